@@ -174,7 +174,7 @@ impl<K: Key, V: Stored> Map<K, V> {
         self.rows(self.place.range(&bounds))
     }
 
-    /// The entries whose keys begin so: a part of a string, or the first parts of a tuple as `(a,)`.
+    /// The entries whose keys begin so: a part of a string, or the first parts of a tuple as `(&a,)`.
     pub fn prefix<P: Prefix<K> + ?Sized>(&self, prefix: &P) -> Rows<'_, K, V> {
         self.rows(self.place.prefix(prefix))
     }

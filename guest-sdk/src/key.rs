@@ -25,7 +25,7 @@ pub trait Key: EncodeKey + Sized {
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey>;
 }
 
-/// Something that a number of keys of type `K` begin with: `"ab"` for strings, `(1,)` for tuples.
+/// Something that a number of keys of type `K` begin with: `"ab"` for strings, `(&1,)` for tuples.
 pub trait Prefix<K> {
     /// Appends the bytes that those keys begin with, and no other key.
     fn encode_prefix(&self, out: &mut Vec<u8>);
@@ -254,42 +254,24 @@ tuple_keys!(A 0, B 1, C 2);
 tuple_keys!(A 0, B 1, C 2, D 3);
 
 macro_rules! tuple_prefixes {
-    ($(($($part:ident),+) of ($($whole:ident),+): $($given:ident $key:ident $place:tt),+;)*) => {$(
-        impl<$($whole,)+ $($given),+> Prefix<($($whole,)+)> for ($($given,)+)
-        where $($given: AsPart<$key>),+
+    ($(($($whole:ident),+): $($given:ident $key:ident $place:tt),+;)*) => {$(
+        impl<$($whole,)+ $($given: EncodeKey + ?Sized),+> Prefix<($($whole,)+)> for ($(&$given,)+)
+        where $($key: std::borrow::Borrow<$given>),+
         {
             fn encode_prefix(&self, out: &mut Vec<u8>) {
-                $(self.$place.encode_part(out);)+
+                $(self.$place.encode_key(out);)+
             }
         }
     )*};
 }
 
-/// A leading part of a tuple key of type `K`, owned or borrowed.
-pub trait AsPart<K> {
-    /// Appends the bytes of this part.
-    fn encode_part(&self, out: &mut Vec<u8>);
-}
-
-impl<K: Key> AsPart<K> for K {
-    fn encode_part(&self, out: &mut Vec<u8>) {
-        self.encode_key(out);
-    }
-}
-
-impl<K: std::borrow::Borrow<Q>, Q: EncodeKey + ?Sized> AsPart<K> for &Q {
-    fn encode_part(&self, out: &mut Vec<u8>) {
-        self.encode_key(out);
-    }
-}
-
 tuple_prefixes! {
-    (A) of (A, B): GivenA A 0;
-    (A) of (A, B, C): GivenA A 0;
-    (A, B) of (A, B, C): GivenA A 0, GivenB B 1;
-    (A) of (A, B, C, D): GivenA A 0;
-    (A, B) of (A, B, C, D): GivenA A 0, GivenB B 1;
-    (A, B, C) of (A, B, C, D): GivenA A 0, GivenB B 1, GivenC C 2;
+    (A, B): GivenA A 0;
+    (A, B, C): GivenA A 0;
+    (A, B, C): GivenA A 0, GivenB B 1;
+    (A, B, C, D): GivenA A 0;
+    (A, B, C, D): GivenA A 0, GivenB B 1;
+    (A, B, C, D): GivenA A 0, GivenB B 1, GivenC C 2;
 }
 
 #[cfg(test)]
