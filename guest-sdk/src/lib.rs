@@ -22,6 +22,9 @@
 //! be gone at the next command, or may not. Keep everything in collections. There is no clock and no
 //! randomness: [`Command::time`] is the log's time, [`Command::id`] is unique and grows.
 
+// Generated code names this crate by its name, also in here.
+extern crate self as lockstep_guest;
+
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]
 #[allow(unsafe_code, missing_docs, unused_qualifications, clippy::all)]
