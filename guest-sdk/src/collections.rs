@@ -371,7 +371,10 @@ impl Counter {
     /// # Panics
     /// Past `u64::MAX`, so that a count never starts over unseen; the command is undone.
     pub fn add(&mut self, amount: u64) -> u64 {
-        let sum = self.get().checked_add(amount).expect("a counter stays within u64");
+        let sum = self
+            .get()
+            .checked_add(amount)
+            .expect("a counter stays within u64");
         self.value.set(&sum);
         sum
     }

@@ -159,5 +159,7 @@ fn find<M: Machine>(name: &str) -> Result<&'static Method<M>, Status> {
 
 fn wrong_kind<S>(method: &Method<S>, called_as: &str) -> Status {
     let (name, kind) = (method.name, method.kind());
-    Status::unimplemented(format!("{name} is a {kind} and was called as a {called_as}"))
+    Status::unimplemented(format!(
+        "{name} is a {kind} and was called as a {called_as}"
+    ))
 }

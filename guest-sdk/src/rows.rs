@@ -45,8 +45,16 @@ impl RawRows {
     }
 
     fn fetch(&mut self) {
-        let page = host::scan(&self.range.start, self.range.end.as_deref(), self.reverse, self.limit);
-        assert!(!page.more || !page.rows.is_empty(), "a page with more to come has a row");
+        let page = host::scan(
+            &self.range.start,
+            self.range.end.as_deref(),
+            self.reverse,
+            self.limit,
+        );
+        assert!(
+            !page.more || !page.rows.is_empty(),
+            "a page with more to come has a row"
+        );
         self.page = page.rows;
         self.offset = 0;
         self.more = page.more;
@@ -57,8 +65,8 @@ impl RawRows {
     }
 
     fn take_row(&mut self) -> (Vec<u8>, Vec<u8>) {
-        let (key, value, rest) = split_row(&self.page[self.offset..])
-            .expect("the host sends whole rows");
+        let (key, value, rest) =
+            split_row(&self.page[self.offset..]).expect("the host sends whole rows");
         let row = (key.to_vec(), value.to_vec());
         self.offset = self.page.len() - rest.len();
         if self.offset == self.page.len() {

@@ -95,7 +95,9 @@ fn read_end(source: &mut Source, value_len: u32, rows: u64) -> Result<(), Status
     let count = source.read_exact(END_VALUE_BYTES as usize)?;
     let expected = u64::from_le_bytes(count.try_into().expect("eight bytes were read"));
     if rows != expected {
-        return Err(Status::data_loss(format!("the snapshot has {rows} rows and claims {expected}")));
+        return Err(Status::data_loss(format!(
+            "the snapshot has {rows} rows and claims {expected}"
+        )));
     }
     if !source.at_end() {
         return Err(Status::data_loss("the snapshot goes on after its end"));

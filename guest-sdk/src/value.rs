@@ -61,7 +61,10 @@ pub(crate) fn encode(value: &(impl EncodeValue + ?Sized)) -> Vec<u8> {
 pub(crate) fn describe(bytes: &[u8]) -> String {
     const SHOWN: usize = 32;
     let more = if bytes.len() > SHOWN { "…" } else { "" };
-    format!("\"{}{more}\"", bytes[..bytes.len().min(SHOWN)].escape_ascii())
+    format!(
+        "\"{}{more}\"",
+        bytes[..bytes.len().min(SHOWN)].escape_ascii()
+    )
 }
 
 #[doc(hidden)]
@@ -115,7 +118,11 @@ impl EncodeValue for () {
 
 impl Stored for () {
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
-        if bytes.is_empty() { Ok(()) } else { Err(Malformed::of::<Self>()) }
+        if bytes.is_empty() {
+            Ok(())
+        } else {
+            Err(Malformed::of::<Self>())
+        }
     }
 }
 

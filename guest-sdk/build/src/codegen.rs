@@ -32,7 +32,10 @@ impl ServiceGenerator for Traits {
             package => format!("{package}.{}", service.proto_name),
         };
         service.comments.append_with_indent(0, out);
-        line(out, &format!("pub trait {}: ::lockstep_guest::State {{", service.name));
+        line(
+            out,
+            &format!("pub trait {}: ::lockstep_guest::State {{", service.name),
+        );
         let mut table = String::new();
         for method in &service.methods {
             let name = format!("{full_name}/{}", method.proto_name);
@@ -41,7 +44,10 @@ impl ServiceGenerator for Traits {
             write_row(&service.name, &method.name, &name, kind, &mut table);
         }
         line(out, "    #[doc(hidden)]");
-        line(out, "    const LOCKSTEP_METHODS: &'static [::lockstep_guest::dispatch::Method<Self>] = &[");
+        line(
+            out,
+            "    const LOCKSTEP_METHODS: &'static [::lockstep_guest::dispatch::Method<Self>] = &[",
+        );
         out.push_str(&table);
         line(out, "    ];");
         line(out, "}");
@@ -55,10 +61,13 @@ fn write_method(method: &Method, kind: Kind, out: &mut String) {
         Kind::Query => ("&self", "Query", "Reply"),
         Kind::Watch => ("&self", "Watch", "Step"),
     };
-    line(out, &format!(
-        "    fn {}({receiver}, cx: &::lockstep_guest::{context}, request: {}) -> ::lockstep_guest::{reply}<{}>;",
-        method.name, method.input_type, method.output_type,
-    ));
+    line(
+        out,
+        &format!(
+            "    fn {}({receiver}, cx: &::lockstep_guest::{context}, request: {}) -> ::lockstep_guest::{reply}<{}>;",
+            method.name, method.input_type, method.output_type,
+        ),
+    );
 }
 
 fn write_row(service: &str, method: &str, name: &str, kind: Kind, out: &mut String) {
@@ -67,11 +76,14 @@ fn write_row(service: &str, method: &str, name: &str, kind: Kind, out: &mut Stri
         Kind::Query => ("query", "serve"),
         Kind::Watch => ("watch", "serve_step"),
     };
-    line(out, &format!(
-        "        ::lockstep_guest::dispatch::Method::{constructor}({name:?}, |state, cx, request| \
+    line(
+        out,
+        &format!(
+            "        ::lockstep_guest::dispatch::Method::{constructor}({name:?}, |state, cx, request| \
          ::lockstep_guest::dispatch::{serve}({name:?}, request, |request| \
          <Self as {service}>::{method}(state, cx, request))),"
-    ));
+        ),
+    );
 }
 
 /// Lets every message of a file be a value in a collection.
@@ -88,7 +100,10 @@ fn write_message_value(message: &MessageDescriptor, path: &str, out: &mut String
         return;
     }
     let name = identifier(message.name().to_upper_camel_case());
-    line(out, &format!("::lockstep_guest::message_value!({path}{name});"));
+    line(
+        out,
+        &format!("::lockstep_guest::message_value!({path}{name});"),
+    );
     let nested = format!("{path}{}::", identifier(message.name().to_snake_case()));
     for child in message.child_messages() {
         write_message_value(&child, &nested, out);
@@ -98,11 +113,11 @@ fn write_message_value(message: &MessageDescriptor, path: &str, out: &mut String
 /// An identifier as prost writes it.
 fn identifier(name: String) -> String {
     const KEYWORDS: [&str; 47] = [
-        "as", "break", "const", "continue", "else", "enum", "false", "fn", "for", "if", "impl", "in",
-        "let", "loop", "match", "mod", "move", "mut", "pub", "ref", "return", "static", "struct",
-        "trait", "true", "type", "unsafe", "use", "where", "while", "dyn", "abstract", "become", "box",
-        "do", "final", "macro", "override", "priv", "typeof", "unsized", "virtual", "yield", "async",
-        "await", "try", "gen",
+        "as", "break", "const", "continue", "else", "enum", "false", "fn", "for", "if", "impl",
+        "in", "let", "loop", "match", "mod", "move", "mut", "pub", "ref", "return", "static",
+        "struct", "trait", "true", "type", "unsafe", "use", "where", "while", "dyn", "abstract",
+        "become", "box", "do", "final", "macro", "override", "priv", "typeof", "unsized",
+        "virtual", "yield", "async", "await", "try", "gen",
     ];
     match name.as_str() {
         "super" | "self" | "Self" | "extern" | "crate" => format!("{name}_"),
@@ -124,22 +139,34 @@ pub(crate) fn assemble(
         tree.insert(&parts, source);
     }
     let mut out = String::from("// Written by lockstep-guest-build. Do not edit.\n");
-    line(&mut out, "#[allow(missing_docs, unused_qualifications, unused_imports, clippy::all)]");
+    line(
+        &mut out,
+        "#[allow(missing_docs, unused_qualifications, unused_imports, clippy::all)]",
+    );
     line(&mut out, "pub mod lockstep_proto {");
     tree.write(&mut out);
     line(&mut out, "}");
-    line(&mut out, "#[allow(unused_imports)]\npub use lockstep_proto::*;");
+    line(
+        &mut out,
+        "#[allow(unused_imports)]\npub use lockstep_proto::*;",
+    );
     for module in own.iter().filter(|module| !module.is_empty()) {
         let path: Vec<&str> = module.parts().collect();
-        line(&mut out, &format!(
-            "#[allow(unused_imports)]\npub use lockstep_proto::{}::*;",
-            path.join("::")
-        ));
+        line(
+            &mut out,
+            &format!(
+                "#[allow(unused_imports)]\npub use lockstep_proto::{}::*;",
+                path.join("::")
+            ),
+        );
     }
-    line(&mut out, &format!(
-        "::lockstep_guest::descriptor_section!({descriptor_len}, \
+    line(
+        &mut out,
+        &format!(
+            "::lockstep_guest::descriptor_section!({descriptor_len}, \
          include_bytes!(concat!(env!(\"OUT_DIR\"), \"/lockstep.bin\")));"
-    ));
+        ),
+    );
     out
 }
 

@@ -34,6 +34,10 @@ pub const OPTIONS_PROTO_NAME: &str = "lockstep/options.proto";
 /// Text of `lockstep/options.proto`, which declares the option `(lockstep.method)`.
 pub const OPTIONS_PROTO: &str = include_str!("../../../proto/lockstep/options.proto");
 
+/// Stack of a guest. The linker's default of 1 MiB would have to be mapped for every fresh instance,
+/// which is every log entry.
+const GUEST_STACK_BYTES: u32 = 64 * 1024;
+
 /// Why a `.proto` could not be turned into a guest's code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -106,6 +110,9 @@ pub fn compile_protos(
     let output = generate(protos, includes)?;
     for source in &output.sources {
         println!("cargo:rerun-if-changed={}", source.display());
+    }
+    if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "wasm32") {
+        println!("cargo:rustc-link-arg-cdylib=-zstack-size={GUEST_STACK_BYTES}");
     }
     write(&out_dir.join("lockstep.bin"), &output.descriptor)?;
     write(&out_dir.join("lockstep.rs"), output.rust.as_bytes())
@@ -191,9 +198,8 @@ fn encode_descriptor(pool: &DescriptorPool, own: &[String]) -> Vec<u8> {
 fn without_source_info(file: &FileDescriptor) -> Vec<u8> {
     use prost_reflect::{DynamicMessage, ReflectMessage};
     let descriptor = prost_types::FileDescriptorProto::default().descriptor();
-    let mut message =
-        DynamicMessage::decode(descriptor, file.encode_to_vec().as_slice())
-            .expect("the pool encodes what it decoded");
+    let mut message = DynamicMessage::decode(descriptor, file.encode_to_vec().as_slice())
+        .expect("the pool encodes what it decoded");
     message.clear_field_by_name("source_code_info");
     prost::Message::encode_to_vec(&message)
 }
@@ -206,7 +212,9 @@ fn generate_rust(
 ) -> Result<String, Error> {
     let files: Vec<FileDescriptor> = pool
         .files()
-        .filter(|file| file.name() != OPTIONS_PROTO_NAME && file.package_name() != "google.protobuf")
+        .filter(|file| {
+            file.name() != OPTIONS_PROTO_NAME && file.package_name() != "google.protobuf"
+        })
         .collect();
     let requests = files
         .iter()

@@ -49,9 +49,11 @@ fn method_kind(
     option: Option<&ExtensionDescriptor>,
 ) -> Result<Kind, String> {
     if method.is_client_streaming() {
-        return Err("client streaming cannot be one command of a replicated log; \
+        return Err(
+            "client streaming cannot be one command of a replicated log; \
                     take a repeated field in the request instead"
-            .to_owned());
+                .to_owned(),
+        );
     }
     let options = method.options();
     let rules = option
@@ -98,7 +100,9 @@ fn check_consistency(
         .and_then(|value| value.as_str().map(str::to_owned))
         .unwrap_or_default();
     if kind == Kind::Command && (fixed || !field.is_empty()) {
-        return Err("consistency is for queries and watches; a command is always ordered".to_owned());
+        return Err(
+            "consistency is for queries and watches; a command is always ordered".to_owned(),
+        );
     }
     if field.is_empty() {
         return Ok(());

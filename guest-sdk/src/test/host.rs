@@ -87,12 +87,16 @@ impl Call {
 
     /// Runs guest code with this call as its host. A panic becomes INTERNAL; on any error the writes are
     /// undone.
-    pub(crate) fn run<T>(mut self, code: impl FnOnce() -> Result<T, Status>) -> (Self, Result<T, Status>) {
+    pub(crate) fn run<T>(
+        mut self,
+        code: impl FnOnce() -> Result<T, Status>,
+    ) -> (Self, Result<T, Status>) {
         HOST.with_borrow_mut(|host| {
             assert!(host.is_none(), "a handler cannot use the harness");
             *host = Some(self);
         });
-        let outcome = catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| Err(explain(&*panic)));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| Err(explain(&*panic)));
         self = HOST.take().expect("the call is still there");
         if outcome.is_err() {
             self.undo();
@@ -151,7 +155,10 @@ impl Call {
 
     fn only_in(&self, mode: Mode, what: &str) {
         if self.mode != mode {
-            end(Status::internal(format!("{what} is for {mode:?} only, not for {:?}", self.mode)));
+            end(Status::internal(format!(
+                "{what} is for {mode:?} only, not for {:?}",
+                self.mode
+            )));
         }
     }
 }
@@ -226,7 +233,13 @@ struct Scanned {
     last: Option<Vec<u8>>,
 }
 
-fn scan_store(store: &Store, start: &[u8], end: Option<&[u8]>, reverse: bool, limit: u32) -> Scanned {
+fn scan_store(
+    store: &Store,
+    start: &[u8],
+    end: Option<&[u8]>,
+    reverse: bool,
+    limit: u32,
+) -> Scanned {
     let mut scanned = Scanned {
         page: Page::default(),
         last: None,
@@ -236,7 +249,11 @@ fn scan_store(store: &Store, start: &[u8], end: Option<&[u8]>, reverse: bool, li
     }
     let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
     let rows = store.range::<[u8], _>((Bound::Included(start), upper));
-    let rows: Box<dyn Iterator<Item = _>> = if reverse { Box::new(rows.rev()) } else { Box::new(rows) };
+    let rows: Box<dyn Iterator<Item = _>> = if reverse {
+        Box::new(rows.rev())
+    } else {
+        Box::new(rows)
+    };
     for (count, (key, value)) in (0_u32..).zip(rows) {
         let bytes = scanned.page.rows.len() + 8 + key.len() + value.len();
         let full = (limit != 0 && count == limit) || (count > 0 && bytes > PAGE_BYTES_MAX);
@@ -265,7 +282,11 @@ pub(crate) fn remove(key: &[u8]) {
 
 pub(crate) fn remove_range(start: &[u8], end: Option<&[u8]>, limit: u32) -> u64 {
     with(|call| {
-        let most = if limit == 0 { usize::MAX } else { limit as usize };
+        let most = if limit == 0 {
+            usize::MAX
+        } else {
+            limit as usize
+        };
         let keys: Vec<Vec<u8>> = call
             .store
             .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))

@@ -89,7 +89,11 @@ impl<M: Machine> Harness<M> {
     ///
     /// # Panics
     /// When the reply is not an `R`: the test names the wrong type.
-    pub fn command<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Reply<R> {
+    pub fn command<Q: Message, R: Message + Default>(
+        &mut self,
+        method: &str,
+        request: &Q,
+    ) -> Reply<R> {
         decode_reply(method, self.command_bytes(method, &request.encode_to_vec()))
     }
 
@@ -120,13 +124,18 @@ impl<M: Machine> Harness<M> {
     ///
     /// # Panics
     /// When the reply is not an `R`: the test names the wrong type.
-    pub fn query<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Reply<R> {
+    pub fn query<Q: Message, R: Message + Default>(
+        &mut self,
+        method: &str,
+        request: &Q,
+    ) -> Reply<R> {
         let request = request.encode_to_vec();
         let cx = Query::at(self.place());
         let mut call = Call::new(Mode::Query, std::mem::take(&mut self.store));
         call.caller.clone_from(&self.caller);
         call.node_status.clone_from(&self.node_status);
-        let (call, outcome) = call.run(|| checked_reply(dispatch::query::<M>(&cx, method, &request)));
+        let (call, outcome) =
+            call.run(|| checked_reply(dispatch::query::<M>(&cx, method, &request)));
         self.store = call.store;
         self.lines.extend(call.lines);
         decode_reply(method, outcome)
@@ -143,13 +152,30 @@ impl<M: Machine> Harness<M> {
         outcome.unwrap_or_else(|status| panic!("{status}"))
     }
 
+    /// Changes the state from the test: for preparing it, and for tests of code below the handlers. It
+    /// is no command, so it is not in the log and the replicas do not agree afterwards.
+    ///
+    /// # Panics
+    /// When `change` panics.
+    pub fn change<T>(&mut self, change: impl FnOnce(&mut M) -> T) -> T {
+        let call = Call::new(Mode::Apply, std::mem::take(&mut self.store));
+        let (call, outcome) = call.run(|| Ok(change(&mut M::open())));
+        let writes = call.writes();
+        self.store = call.store;
+        self.streams_after_commit(&writes);
+        outcome.unwrap_or_else(|status| panic!("{status}"))
+    }
+
     /// Moves the state to a new node through a snapshot. Streams see a reset.
     ///
     /// # Panics
     /// When the snapshot fails or the restored state differs.
     pub fn snapshot_restore(&mut self) {
-        let snapshot = self.snapshot().unwrap_or_else(|status| panic!("snapshot: {status}"));
-        let restored = Self::restored(snapshot).unwrap_or_else(|status| panic!("restore: {status}"));
+        let snapshot = self
+            .snapshot()
+            .unwrap_or_else(|status| panic!("snapshot: {status}"));
+        let restored =
+            Self::restored(snapshot).unwrap_or_else(|status| panic!("restore: {status}"));
         if let Some(difference) = difference(&self.store, &restored) {
             panic!("the restored state differs from the original: {difference}");
         }
@@ -253,7 +279,13 @@ struct Applied {
     lines: Vec<(Level, String)>,
 }
 
-fn apply<M: Machine>(store: Store, place: Place, caller: &str, method: &str, request: &[u8]) -> Applied {
+fn apply<M: Machine>(
+    store: Store,
+    place: Place,
+    caller: &str,
+    method: &str,
+    request: &[u8],
+) -> Applied {
     let mut call = Call::new(Mode::Apply, store);
     caller.clone_into(&mut call.caller);
     let cx = Command::at(place);
@@ -275,7 +307,13 @@ fn apply<M: Machine>(store: Store, place: Place, caller: &str, method: &str, req
 fn replay<M: Machine>(log: &[Entry]) -> Result<(), String> {
     let mut store = Store::new();
     for first in log {
-        let applied = apply::<M>(store, first.place, &first.caller, &first.method, &first.request);
+        let applied = apply::<M>(
+            store,
+            first.place,
+            &first.caller,
+            &first.method,
+            &first.request,
+        );
         let second = applied.entry;
         store = applied.store;
         let place = format!("{} at index {}", first.method, first.place.index);
@@ -315,7 +353,9 @@ fn decode_reply<R: Message + Default>(method: &str, reply: Reply<Vec<u8>>) -> Re
 /// The first key at which two stores differ.
 fn difference(one: &Store, other: &Store) -> Option<String> {
     let keys = one.keys().chain(other.keys());
-    let mut differing: Vec<_> = keys.filter(|key| one.get(*key) != other.get(*key)).collect();
+    let mut differing: Vec<_> = keys
+        .filter(|key| one.get(*key) != other.get(*key))
+        .collect();
     differing.sort();
     differing.first().map(|key| {
         format!(

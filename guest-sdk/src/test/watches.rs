@@ -42,7 +42,11 @@ struct Open {
 
 impl<M: Machine> Harness<M> {
     /// Opens a stream and runs its first step.
-    pub fn watch<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Stream<R> {
+    pub fn watch<Q: Message, R: Message + Default>(
+        &mut self,
+        method: &str,
+        request: &Q,
+    ) -> Stream<R> {
         let id = self.streams.0.len();
         self.streams.0.push(Open {
             method: method.to_owned(),
@@ -123,7 +127,10 @@ impl<M: Machine> Harness<M> {
 
     fn open_streams(&self) -> Vec<usize> {
         let streams = self.streams.0.iter().enumerate();
-        streams.filter(|(_, open)| open.outcome.is_none()).map(|(id, _)| id).collect()
+        streams
+            .filter(|(_, open)| open.outcome.is_none())
+            .map(|(id, _)| id)
+            .collect()
     }
 
     fn step(&mut self, id: usize, cause: Cause) {
@@ -156,7 +163,11 @@ impl Open {
         self.sent.extend(plan.replies);
         self.memo = plan.memo;
         // An index that is reached already would run the step again and again.
-        self.wake_at_index = if plan.wake_at_index > index { plan.wake_at_index } else { 0 };
+        self.wake_at_index = if plan.wake_at_index > index {
+            plan.wake_at_index
+        } else {
+            0
+        };
         self.wake_at_ms = match plan.wake_after_ms {
             0 => None,
             ms => Some(now_ms + u64::from(ms)),
