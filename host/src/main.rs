@@ -1,1 +1,2 @@
+//! The `lockstep` binary.
 fn main() {}

@@ -1,0 +1,1 @@
+//! Clients and operators: the guest's own service, the admin service, health, reflection.

@@ -1,0 +1,1 @@
+//! Committed entries become effects: apply, queries, watches, snapshots, the state hash.

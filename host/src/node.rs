@@ -1,0 +1,1 @@
+//! Wires the rooms from bottom to top, and stops them from top to bottom. The only file that sees everything.

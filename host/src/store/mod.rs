@@ -1,0 +1,1 @@
+//! The disk. Knows RocksDB, files and fsync; knows no wasm and no network.
