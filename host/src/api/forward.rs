@@ -1,0 +1,224 @@
+//! The node that takes a command answers for it: finds the leader, hands the command on (here or over one hop), and tries again
+//! until it ran, certainly will not, or its deadline passed. Decides what a client may be told; `status` puts it in gRPC's words.
+//! Never sends an attempt while an earlier one may still run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::codec::Command;
+use crate::machine::outcome::is_not_run;
+use crate::machine::{Fate, Outcome, Waiter, Waiters};
+use crate::raft::leader::{LeaderView, LeaderWatch};
+use crate::raft::proposer::Propose;
+use crate::raft::ticket::{Answer, NotProposed, Ticket};
+use crate::types::{NodeId, NodeMode, Origin};
+
+/// Pause between attempts while the leader stays the same.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A command as a client sent it.
+#[derive(Clone, Debug)]
+pub struct CommandCall {
+    /// package.Service/Method.
+    pub method: String,
+    /// The encoded request, not looked into.
+    pub request: Bytes,
+    /// Authenticated name of the client, empty when there is none.
+    pub caller: String,
+    /// When the client stops waiting.
+    pub deadline: Instant,
+}
+
+/// Why a command has no outcome. All but the last two: it certainly did not run and never will.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No leader took it for as long as an election may take.
+    #[error("no leader took the command within {waited:?}; it was not proposed")]
+    NoLeader {
+        /// How long it was offered.
+        waited: Duration,
+    },
+    /// A bound is reached; the text names it.
+    #[error("{0}; the command was not proposed")]
+    Overloaded(String),
+    /// No entry takes it.
+    #[error("the request has {bytes} bytes, the limit is {limit_bytes}")]
+    TooLarge {
+        /// Size of the request.
+        bytes: usize,
+        /// What one command may have.
+        limit_bytes: usize,
+    },
+    /// This node must not serve; the text says why and what mends it.
+    #[error("{0}")]
+    Unfit(String),
+    /// This node is stopping.
+    #[error("this node is stopping; the command was not proposed")]
+    Stopping,
+    /// The deadline came while the command was certainly not proposed.
+    #[error("the deadline passed before the command was proposed; it was not applied")]
+    DeadlineBefore,
+    /// The deadline came after the command was handed on: it may have run, or run yet.
+    #[error("the deadline passed after the command was sent to the leader of term {term}; it may be applied")]
+    DeadlineAfter {
+        /// The term of the attempt.
+        term: u64,
+    },
+    /// A snapshot replaced the log that would have told.
+    #[error("a snapshot replaced the state before the fate of the command was known; it may have been applied")]
+    Unknown,
+}
+
+/// What [`Commands`] is made of.
+pub struct CommandsParts {
+    /// This node and its boot: with a counter, the origin of its commands.
+    pub node: NodeId,
+    /// See `node`.
+    pub boot: u64,
+    /// Who leads.
+    pub leader: LeaderWatch,
+    /// Where outcomes arrive.
+    pub waiters: Waiters,
+    /// Proposes when this node leads.
+    pub local: Arc<dyn Propose>,
+    /// Reaches the leader when another node does.
+    pub hop: Arc<dyn Propose>,
+    /// What this node may do.
+    pub mode: Arc<dyn Fn() -> NodeMode + Send + Sync>,
+    /// How long a command waits for a leader.
+    pub election_timeout: Duration,
+}
+
+/// Runs commands. Cheap to clone.
+#[derive(Clone)]
+pub struct Commands(Arc<Inner>);
+
+struct Inner {
+    parts: CommandsParts,
+    counter: AtomicU64,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Outcome(Outcome),
+    /// Certainly not run. It had been with a leader, so the wait for the next one starts anew.
+    NotRun,
+    /// Certainly not proposed: that node does not lead, or cannot be reached.
+    NotLeader,
+    Failed(CommandError),
+}
+
+impl Commands {
+    /// Over the parts that `node` wires.
+    pub fn new(parts: CommandsParts) -> Commands {
+        Commands(Arc::new(Inner { parts, counter: AtomicU64::new(1) }))
+    }
+
+    /// Runs the command and returns what became of it. Dropping the future withdraws a command that is still queued.
+    pub async fn run(&self, call: CommandCall) -> Result<Outcome, CommandError> {
+        let parts = &self.0.parts;
+        if let NodeMode::Unfit(text) | NodeMode::Quarantined(text) = (parts.mode)() {
+            return Err(CommandError::Unfit(text));
+        }
+        let mut leader = parts.leader.clone();
+        let (mut command, mut waiter) = self.register(&call);
+        let mut patience = Instant::now() + parts.election_timeout;
+        loop {
+            let Some(view) = leader.wait(patience.min(call.deadline)).await else {
+                return Err(self.gave_up(call.deadline));
+            };
+            match self.attempt(&view, &command, &mut waiter, call.deadline).await {
+                Attempt::Failed(error) => return Err(error),
+                // The entry had no fuel left for it: a new command for the log, with a new origin.
+                Attempt::Outcome(outcome) if is_not_run(&outcome.verdict) && Instant::now() < call.deadline => {
+                    (command, waiter) = self.register(&call);
+                    patience = Instant::now() + parts.election_timeout;
+                }
+                Attempt::Outcome(outcome) => return Ok(outcome),
+                Attempt::NotRun => patience = Instant::now() + parts.election_timeout,
+                Attempt::NotLeader if Instant::now() >= patience.min(call.deadline) => return Err(self.gave_up(call.deadline)),
+                Attempt::NotLeader => pause(&mut leader, patience.min(call.deadline)).await,
+            }
+            waiter.reset();
+        }
+    }
+
+    /// A command with an origin of its own, and who waits for it.
+    fn register(&self, call: &CommandCall) -> (Command, Waiter) {
+        let counter = self.0.counter.fetch_add(1, Ordering::Relaxed);
+        let origin = Origin { node: self.0.parts.node, boot: self.0.parts.boot, counter };
+        let command = Command {
+            origin: Some(origin.into()),
+            method: call.method.clone(),
+            request: call.request.clone(),
+            caller: call.caller.clone(),
+        };
+        (command, self.0.parts.waiters.register(origin))
+    }
+
+    async fn attempt(&self, leader: &LeaderView, command: &Command, waiter: &mut Waiter, deadline: Instant) -> Attempt {
+        let way = if leader.is_me { &self.0.parts.local } else { &self.0.parts.hop };
+        waiter.sent_under(leader.term);
+        match way.propose(leader, command.clone(), deadline) {
+            Ok(ticket) => follow(ticket, waiter, leader, deadline).await,
+            Err(reason) => refused(reason, leader.is_me),
+        }
+    }
+
+    fn gave_up(&self, deadline: Instant) -> CommandError {
+        if Instant::now() >= deadline {
+            CommandError::DeadlineBefore
+        } else {
+            CommandError::NoLeader { waited: self.0.parts.election_timeout }
+        }
+    }
+}
+
+/// Waits for whichever tells first: own apply, the proposing side, or the clock.
+async fn follow(mut ticket: Ticket, waiter: &mut Waiter, leader: &LeaderView, deadline: Instant) -> Attempt {
+    tokio::select! {
+        biased;
+        fate = waiter.fate() => match fate {
+            Fate::Outcome(outcome) => Attempt::Outcome(outcome),
+            Fate::NotRun => Attempt::NotRun,
+            Fate::Unknown if ticket.withdraw() => Attempt::NotRun,
+            Fate::Unknown => Attempt::Failed(CommandError::Unknown),
+        },
+        answer = ticket.answer() => match answer {
+            Answer::Outcome(outcome) => Attempt::Outcome(outcome),
+            Answer::NotProposed(reason) => refused(reason, leader.is_me),
+        },
+        () = sleep_until(deadline) => Attempt::Failed(match ticket.withdraw() {
+            true => CommandError::DeadlineBefore,
+            false => CommandError::DeadlineAfter { term: leader.term },
+        }),
+    }
+}
+
+fn refused(reason: NotProposed, by_me: bool) -> Attempt {
+    match reason {
+        NotProposed::NotLeader => Attempt::NotLeader,
+        NotProposed::Overloaded(text) => Attempt::Failed(CommandError::Overloaded(text)),
+        NotProposed::Expired => Attempt::Failed(CommandError::DeadlineBefore),
+        NotProposed::TooLarge { bytes, limit_bytes } => Attempt::Failed(CommandError::TooLarge { bytes, limit_bytes }),
+        NotProposed::Stopping if by_me => Attempt::Failed(CommandError::Stopping),
+        NotProposed::Stopping => Attempt::NotLeader,
+    }
+}
+
+/// Until there is news of a leader, or it is time to ask the same one again.
+async fn pause(leader: &mut LeaderWatch, until: Instant) {
+    tokio::select! {
+        () = leader.changed() => {}
+        () = sleep(RETRY_INTERVAL) => {}
+        () = sleep_until(until) => {}
+    }
+}
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;
