@@ -4,24 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::FuturesUnordered;
-use futures::{Stream, StreamExt};
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::ClusterCell;
 use super::hop::{encode_not_proposed, encode_outcome};
 use super::leader::LeaderWatch;
 use super::peer::{self, forward_response};
 use super::proposer::Proposer;
-use super::read::ReadIndex;
+use super::read::{ReadIndex, RoundError};
+use super::service::{ForwardHandler, ReadIndexHandler};
 use super::ticket::{Answer, NotProposed};
 use crate::codec::Command;
 use crate::machine::{Fate, Waiters};
-use crate::types::{NodeId, Origin};
+use crate::types::{CommittedLeaderId, NodeId, Origin};
 
 /// Commands of one node that wait for their outcome here, at most; the stream is not read beyond.
 const COMMANDS_MAX: usize = 16_384;
@@ -36,7 +37,6 @@ pub struct Forwarded(Arc<Parts>);
 
 struct Parts {
     me: NodeId,
-    cluster: ClusterCell,
     leader: LeaderWatch,
     proposer: Proposer,
     waiters: Waiters,
@@ -47,42 +47,15 @@ impl Forwarded {
     /// Over the parts that serve this node's own clients, too.
     pub fn new(
         me: NodeId,
-        cluster: ClusterCell,
         leader: LeaderWatch,
         proposer: Proposer,
         waiters: Waiters,
         reads: ReadIndex,
     ) -> Forwarded {
-        Forwarded(Arc::new(Parts { me, cluster, leader, proposer, waiters, reads }))
+        Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads }))
     }
 
-    /// Serves one stream of commands. The answers come in any order, one for each command.
-    pub fn forward<S>(&self, requests: S) -> ReceiverStream<Result<peer::ForwardResponse, Status>>
-    where
-        S: Stream<Item = Result<peer::ForwardRequest, Status>> + Send + Unpin + 'static,
-    {
-        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
-        tokio::spawn(self.clone().serve(requests, answers));
-        ReceiverStream::new(receiver)
-    }
-
-    /// The index for the readers of the node that asks. FAILED_PRECONDITION when this node does not lead.
-    pub async fn read_index(&self, request: &peer::ReadIndexRequest) -> Result<peer::ReadIndexResponse, Status> {
-        self.0.cluster.check(request.route.as_ref(), self.0.me)?;
-        if !self.0.leader.current().is_some_and(|leader| leader.is_me) {
-            return Err(Status::failed_precondition("this node does not lead"));
-        }
-        match self.0.reads.confirm().await {
-            Ok(index) => Ok(peer::ReadIndexResponse { index }),
-            Err(super::read::RoundError::NotLeader) => Err(Status::failed_precondition("this node does not lead")),
-            Err(error) => Err(Status::unavailable(error.to_string())),
-        }
-    }
-
-    async fn serve<S>(self, mut requests: S, answers: mpsc::Sender<Result<peer::ForwardResponse, Status>>)
-    where
-        S: Stream<Item = Result<peer::ForwardRequest, Status>> + Send + Unpin + 'static,
-    {
+    async fn serve(self, from: NodeId, mut requests: Requests, answers: mpsc::Sender<Result<peer::ForwardResponse, Status>>) {
         let mut running = FuturesUnordered::new();
         let mut open = true;
         while open || !running.is_empty() {
@@ -91,7 +64,7 @@ impl Forwarded {
                 Some(response) = running.next(), if !running.is_empty() => Ok(response),
                 request = requests.next(), if open && running.len() < COMMANDS_MAX => match request.map(accept) {
                     Some(Ok(accepted)) => {
-                        running.push(self.clone().run(accepted));
+                        running.push(self.clone().run(from, accepted));
                         continue;
                     }
                     Some(Err(status)) => {
@@ -111,9 +84,9 @@ impl Forwarded {
         }
     }
 
-    async fn run(self, accepted: Accepted) -> peer::ForwardResponse {
+    async fn run(self, from: NodeId, accepted: Accepted) -> peer::ForwardResponse {
         let counter = accepted.origin.counter;
-        let result = match self.outcome(accepted).await {
+        let result = match self.outcome(from, accepted).await {
             Ok(Some(outcome)) => Some(forward_response::Result::Outcome(outcome)),
             Ok(None) => None,
             Err(reason) => Some(forward_response::Result::NotProposed(encode_not_proposed(&reason))),
@@ -122,18 +95,14 @@ impl Forwarded {
     }
 
     /// The outcome; `None` when only the other node itself can learn the fate.
-    async fn outcome(&self, accepted: Accepted) -> Result<Option<peer::Outcome>, NotProposed> {
-        let from = self.0.cluster.check(accepted.request.route.as_ref(), self.0.me).map_err(|error| {
-            tracing::warn!(%error, "refused a forwarded command");
-            NotProposed::NotLeader
-        })?;
+    async fn outcome(&self, from: NodeId, accepted: Accepted) -> Result<Option<peer::Outcome>, NotProposed> {
         if from != accepted.origin.node {
             tracing::error!(from, origin = accepted.origin.node, "a node forwarded a command that another one took");
             return Err(NotProposed::NotLeader);
         }
         let term = accepted.request.leader_term;
         let mut waiter = self.0.waiters.register(accepted.origin);
-        waiter.sent_under(term);
+        waiter.sent_under(CommittedLeaderId { term, node_id: self.0.me });
         let mut ticket = self.0.proposer.propose(term, accepted.command, accepted.deadline)?;
         tokio::select! {
             biased;
@@ -154,6 +123,33 @@ impl Forwarded {
         }
     }
 }
+
+impl ForwardHandler for Forwarded {
+    fn forward(&self, from: NodeId, requests: Requests) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
+        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
+        tokio::spawn(self.clone().serve(from, requests, answers));
+        ReceiverStream::new(receiver).boxed()
+    }
+}
+
+impl ReadIndexHandler for Forwarded {
+    fn read_index(&self, _from: NodeId) -> BoxFuture<'static, Result<u64, Status>> {
+        let parts = self.0.clone();
+        async move {
+            let not_leader = || Status::failed_precondition("this node does not lead");
+            if !parts.leader.current().is_some_and(|leader| leader.is_me) {
+                return Err(not_leader());
+            }
+            parts.reads.confirm().await.map_err(|error| match error {
+                RoundError::NotLeader => not_leader(),
+                error => Status::unavailable(error.to_string()),
+            })
+        }
+        .boxed()
+    }
+}
+
+type Requests = BoxStream<'static, Result<peer::ForwardRequest, Status>>;
 
 /// A forwarded command, decoded.
 struct Accepted {

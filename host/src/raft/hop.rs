@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -17,9 +16,9 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
-use super::ClusterCell;
+use super::{ClusterCell, link};
 use super::leader::LeaderView;
 use super::peer::peer_client::PeerClient;
 use super::peer::{self, forward_response, not_proposed};
@@ -27,18 +26,8 @@ use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
 use super::read::{RemoteIndex, RoundError};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
 use crate::codec::{CodecError, Command};
-use crate::machine::Outcome;
-use crate::machine::outcome::{decode_verdict, encode_verdict};
+use crate::machine::{Outcome, decode_verdict, encode_verdict};
 use crate::types::NodeId;
-
-/// A connection that is not there by then is given up; the command is tried again with whoever leads then.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Silence on a connection before it is probed, and how long the probe may take.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// A reply of a guest and its framing.
-const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// Flow control of a connection: enough for a leader that is busy for a moment.
-const WINDOW_BYTES: u32 = 4 << 20;
 
 /// Sends commands and read requests to the leader. Cheap to clone.
 #[derive(Clone)]
@@ -106,7 +95,7 @@ impl RemoteIndex for Hop {
         let channel = self.with_lane(leader, |lane| lane.channel.clone());
         async move {
             let channel = channel.map_err(|_| RoundError::NotLeader)?;
-            match PeerClient::new(channel).read_index(peer::ReadIndexRequest { route }).await {
+            match link::client(channel).read_index(peer::ReadIndexRequest { route }).await {
                 Ok(response) => Ok(response.into_inner().index),
                 Err(status) if status.code() == tonic::Code::FailedPrecondition => Err(RoundError::NotLeader),
                 Err(status) => Err(RoundError::Failed(format!("the leader: {}", status.message()))),
@@ -120,15 +109,8 @@ impl Lane {
     /// Connects when first used. Its task ends when the stream does, or when the lane was replaced and its last answer is in.
     fn open(leader: &LeaderView, route: peer::Route) -> Result<Lane, NotProposed> {
         let address = leader.node.raft_addr.clone();
-        let channel = match Endpoint::from_shared(format!("http://{address}")) {
-            Ok(endpoint) => endpoint
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(KEEP_ALIVE)
-                .keep_alive_timeout(KEEP_ALIVE)
-                .initial_stream_window_size(WINDOW_BYTES)
-                .initial_connection_window_size(4 * WINDOW_BYTES)
-                .connect_lazy(),
+        let channel = match link::endpoint(&address) {
+            Ok(endpoint) => endpoint.connect_lazy(),
             Err(error) => {
                 tracing::error!(%address, %error, "the leader's raft address in the membership is not an address");
                 return Err(NotProposed::NotLeader);
@@ -136,7 +118,7 @@ impl Lane {
         };
         let (queue, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let traffic = Arc::new(Traffic { route, queue: Mutex::new(receiver), handed: Mutex::default() });
-        let client = PeerClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let client = link::client(channel.clone());
         tokio::spawn(traffic.run(client, address.clone()));
         Ok(Lane { leader: leader.node_id, address, channel, queue })
     }

@@ -9,7 +9,7 @@ use openraft::vote::RaftLeaderId;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::types::{Node, NodeId, TypeConfig};
+use crate::types::{CommittedLeaderId, Node, NodeId, TypeConfig};
 
 /// The leader of a term.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,13 @@ pub struct LeaderView {
     pub node: Node,
     /// Whether that is this node.
     pub is_me: bool,
+}
+
+impl LeaderView {
+    /// Its id, as the entries it appends carry it.
+    pub fn id(&self) -> CommittedLeaderId {
+        CommittedLeaderId { term: self.term, node_id: self.node_id }
+    }
 }
 
 /// Cheap to clone; each clone sees changes on its own.
@@ -109,11 +116,11 @@ mod tests {
         LeaderView { term, node_id: 1, node: Node::default(), is_me }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn waits_for_a_leader_and_no_longer_than_told() {
         let (sender, receiver) = watch::channel(None);
         let mut watch = LeaderWatch::new(receiver);
-        let until = Instant::now() + Duration::from_secs(3);
+        let until = Instant::now() + Duration::from_millis(50);
         assert_eq!(watch.wait(until).await, None);
         assert!(Instant::now() >= until);
         publish(&sender, Some(leader(4, true)));
