@@ -205,9 +205,7 @@ mod tests {
         let node = Node { name: "a".into(), raft_addr: "b:1".into(), grpc_addr: "c:2".into() };
         let membership = Membership::new_with_defaults(vec![BTreeSet::from([1, 2])], BTreeSet::from([3]));
         let named = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, node)])).unwrap();
-        for payload in
-            [EntryPayload::Blank, EntryPayload::Membership(membership), EntryPayload::Membership(named)]
-        {
+        for payload in [EntryPayload::Blank, EntryPayload::Membership(membership), EntryPayload::Membership(named)] {
             let entry = Entry { payload, ..entry(2, 1, 3, b"") };
             assert_eq!(decode_entry(0, 3, &encode_entry(0, &entry)).unwrap(), entry);
         }

@@ -107,9 +107,7 @@ impl Generation {
         let families = [DEFAULT, DATA, SYSTEM].map(|name| family(&self.database, name));
         let mut wait = FlushOptions::default();
         wait.set_wait(true);
-        self.database
-            .flush_cfs_opt(&families, &wait)
-            .map_err(StoreError::rocks("flush", self.path()))
+        self.database.flush_cfs_opt(&families, &wait).map_err(StoreError::rocks("flush", self.path()))
     }
 
     /// The state as it is now, for as long as the view lives.

@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use openraft::OptionalSend;
-use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
 use rocksdb::DB;

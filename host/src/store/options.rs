@@ -2,7 +2,8 @@
 //! about 200 MiB. Opens nothing itself.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options,
+    WriteOptions,
 };
 
 use super::columns::{DATA, LOG, META, SYSTEM};

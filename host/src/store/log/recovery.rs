@@ -104,8 +104,9 @@ pub(super) fn range_options(group: u32, indexes: Range<u64>) -> ReadOptions {
 
 fn meta<T: DeserializeOwned>(database: &DB, path: &Path, group: u32, meta: Meta) -> Result<Option<T>, StoreError> {
     let family: &ColumnFamily = family(database, META);
-    let value =
-        database.get_cf(family, encode_meta_key(group, meta)).map_err(StoreError::rocks("read the log's meta", path))?;
+    let value = database
+        .get_cf(family, encode_meta_key(group, meta))
+        .map_err(StoreError::rocks("read the log's meta", path))?;
     value
         .map(|value| decode_record(&value))
         .transpose()

@@ -141,7 +141,8 @@ mod tests {
         let record = encode(0, Some(vote(3, true)), Some(log_id(2, 9)));
         assert_eq!(
             hex(&record[..44]),
-            "01070000000000000000000300000000000000070000000000000002000000000000000700000000000000 09".replace(' ', "")
+            "01070000000000000000000300000000000000070000000000000002000000000000000700000000000000 09"
+                .replace(' ', "")
         );
         assert_eq!(decode(0, &record), Some((Some(vote(3, true)), Some(log_id(2, 9)))));
         assert_eq!(decode(0, &encode(0, None, None)), Some((None, None)));
