@@ -30,11 +30,21 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
         .with_ansi(format == LogFormat::Text && std::io::stderr().is_terminal());
     let node = node.to_owned();
     match format {
-        LogFormat::Text => builder.map_event_format(|inner| Named { inner, node, format }).init(),
+        LogFormat::Text => builder
+            .map_event_format(|inner| Named {
+                inner,
+                node,
+                format,
+            })
+            .init(),
         LogFormat::Json => builder
             .json()
             .flatten_event(true)
-            .map_event_format(|inner| Named { inner, node, format })
+            .map_event_format(|inner| Named {
+                inner,
+                node,
+                format,
+            })
             .init(),
     }
     Ok(())
@@ -43,14 +53,26 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
 /// The libraries below us say at `info` what only their authors want to know.
 fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     let is_plain_level = level.parse::<tracing::level_filters::LevelFilter>().is_ok();
-    let quiet = if level.eq_ignore_ascii_case("info") { "info,openraft=warn" } else { level };
+    let quiet = if level.eq_ignore_ascii_case("info") {
+        "info,openraft=warn"
+    } else {
+        level
+    };
     if !is_plain_level && !level.contains(['=', ',']) {
         let hint = "give off, error, warn, info, debug or trace, or a filter such as info,lockstep::raft=debug";
-        return Err(ConfigError::new("--log_level", format!("{level:?} is no level"), hint));
+        return Err(ConfigError::new(
+            "--log_level",
+            format!("{level:?} is no level"),
+            hint,
+        ));
     }
     EnvFilter::try_new(quiet).map_err(|error| {
         let hint = "a filter is a list such as info,lockstep::raft=debug";
-        ConfigError::new("--log_level", format!("{level:?} is no filter: {error}"), hint)
+        ConfigError::new(
+            "--log_level",
+            format!("{level:?} is no filter: {error}"),
+            hint,
+        )
     })
 }
 
@@ -67,14 +89,23 @@ where
     N: for<'a> FormatFields<'a> + 'static,
     F: FormatEvent<S, N>,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut line = String::new();
         let mut buffer = Writer::new(&mut line);
         if writer.has_ansi_escapes() {
             buffer = buffer.with_ansi_escapes(true);
         }
         self.inner.format_event(context, buffer, event)?;
-        writeln!(writer, "{}", with_name(line.trim_end(), &self.node, self.format))
+        writeln!(
+            writer,
+            "{}",
+            with_name(line.trim_end(), &self.node, self.format)
+        )
     }
 }
 
@@ -95,7 +126,10 @@ mod tests {
     fn json_line_stays_json_and_names_the_node() {
         let line = with_name("{\"level\":\"INFO\"}", "nodeA", LogFormat::Json);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!((&value["node"], &value["level"]), (&"nodeA".into(), &"INFO".into()));
+        assert_eq!(
+            (&value["node"], &value["level"]),
+            (&"nodeA".into(), &"INFO".into())
+        );
     }
 
     #[test]
