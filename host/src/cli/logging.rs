@@ -1,7 +1,6 @@
 //! Where log lines go and what they look like: stderr, text or JSON, the node's name on every line.
 
 use std::fmt;
-use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use tracing::{Event, Subscriber};
@@ -27,7 +26,7 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(format == LogFormat::Text && std::io::stderr().is_terminal());
+        .with_ansi(false);
     let node = node.to_owned();
     match format {
         LogFormat::Text => builder
@@ -96,11 +95,8 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut line = String::new();
-        let mut buffer = Writer::new(&mut line);
-        if writer.has_ansi_escapes() {
-            buffer = buffer.with_ansi_escapes(true);
-        }
-        self.inner.format_event(context, buffer, event)?;
+        self.inner
+            .format_event(context, Writer::new(&mut line), event)?;
         writeln!(
             writer,
             "{}",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prost_reflect::{
     Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MethodDescriptor,
-    ServiceDescriptor, Value,
+    ReflectMessage, ServiceDescriptor, Value,
 };
 use tonic::Status;
 use tonic::transport::Channel;
@@ -41,10 +41,9 @@ pub(crate) fn rpcs() -> Vec<MethodDescriptor> {
 /// The RPC of this name: `add_voter`, `add-voter` or `AddVoter`.
 pub(crate) fn rpc(name: &str) -> Option<MethodDescriptor> {
     let snake = name.replace('-', "_");
-    let found = service()
+    service()
         .methods()
-        .find(|method| method.name() == name || snake_case(method.name()) == snake);
-    found
+        .find(|method| method.name() == name || snake_case(method.name()) == snake)
 }
 
 /// `add_voter <id> <address> [previous_index]`

@@ -1,6 +1,6 @@
 //! Protobuf messages as short text, `id: "nodeB" previous_index: 3`, and names in the spelling of the command line.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 
 /// Whether fields that hold their default are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

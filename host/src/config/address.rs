@@ -1,7 +1,7 @@
 //! `host:port` as an operator types it. Parses and compares; never asks a name server.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::ConfigError;
 
@@ -35,10 +35,14 @@ impl Address {
         let bracketed = host
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'));
+        let is_host = match bracketed {
+            Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
+            None => {
+                !host.contains([':', '[', ']', '/', '@']) && !host.contains(char::is_whitespace)
+            }
+        };
         let host = bracketed.unwrap_or(host);
-        let plain_name =
-            !host.contains([':', '[', ']', '/', '@']) && !host.contains(char::is_whitespace);
-        if !plain_name && !(bracketed.is_some() && host.parse::<IpAddr>().is_ok()) {
+        if !is_host {
             return Err(ConfigError::new(
                 flag,
                 format!("{text:?} is not host:port"),
