@@ -23,6 +23,7 @@ mod outcome;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use engine::{Engine, QUERY_INSTANCES_MAX};
 pub use instance::{ApplyInstance, QueryInstance};
