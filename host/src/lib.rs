@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Lockstep: a WebAssembly state machine on every node of a Raft cluster.
+//!
+//! The path of one command, and with it the order in which to read the rooms:
+//!
+//! ```text
+//! client ── gRPC ──► api/dynamic ──► api/forward ──┬─ leader here ──► raft/proposer ──► openraft ──► store/log (fsync)
+//!                                                  └─ elsewhere ──► raft/hop ──► the leader's raft/service ──► its proposer
+//!                             committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
+//! ```
+//!
+//! Nothing points up: `api → raft → machine → {guest, store}`; `types` and `codec` may be used by all, and only `node` sees everything.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod node;
+
+pub mod raft;
+
+pub mod machine;
+
+pub mod guest;
+pub mod store;
+
+pub mod codec;
+pub mod types;

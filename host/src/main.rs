@@ -1,1 +1,7 @@
-fn main() {}
+//! The `lockstep` binary: hands the command line to `cli/`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lockstep::cli::main()
+}

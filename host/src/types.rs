@@ -1,0 +1,185 @@
+//! The words every room uses: openraft's type configuration, node, cluster and origin.
+//! Owns no behaviour and never does IO.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// A node's identity in Raft: random, minted once per data directory. A wiped disk is another node.
+pub type NodeId = u64;
+
+/// The Raft group. One process serves one group today; keys on disk and peer messages carry it already.
+pub const GROUP: u32 = 0;
+
+/// Room for addresses and the operator's own name, as the membership holds them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// The operator's `--raft_id`.
+    pub name: String,
+    /// `host:port` of the peer port, as other nodes dial it.
+    pub raft_addr: String,
+    /// `host:port` of the client port, as clients and other nodes dial it.
+    pub grpc_addr: String,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} (raft {}, grpc {})",
+            self.name, self.raft_addr, self.grpc_addr
+        )
+    }
+}
+
+/// An encoded `lockstep.entry.v1.Entry`: opaque to Raft, read by the apply thread. Cloning shares the bytes.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryData(pub Bytes);
+
+impl fmt::Debug for EntryData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EntryData({} bytes)", self.0.len())
+    }
+}
+
+impl fmt::Display for EntryData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// What openraft hands back for an applied entry: nothing. Outcomes travel through `machine::Waiters`, because the node that
+/// took a command answers it, and that is often not the leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied;
+
+openraft::declare_raft_types!(
+    /// openraft's view of us.
+    pub TypeConfig:
+        D = EntryData,
+        R = Applied,
+        NodeId = NodeId,
+        Node = Node,
+);
+
+/// The aliases of openraft for [`TypeConfig`].
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+/// A vote: term, node, committed.
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+/// The leader of a term, as committed log ids name it.
+pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
+/// A log entry.
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+/// Membership with the log id that set it.
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+/// Voter sets and nodes.
+pub type Membership = openraft::Membership<NodeId, Node>;
+
+/// Which cluster a node belongs to, stamped on its disk and carried in every peer message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Random, minted by the bootstrap node.
+    pub id: [u8; 16],
+    /// Raised by a recovery from a lost majority, which fences the old members.
+    pub incarnation: u32,
+    /// BLAKE3 of the encoded component that the genesis entry records.
+    pub component_hash: [u8; 32],
+}
+
+impl Cluster {
+    /// The id in hex, as operators see it.
+    pub fn id_hex(&self) -> String {
+        hex(&self.id)
+    }
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a String does not fail");
+            text
+        })
+}
+
+/// What is stamped on a data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Minted with the directory.
+    pub node_id: NodeId,
+    /// The operator's `--raft_id` at that time; a start under another name is refused.
+    pub name: String,
+    /// `None` until the node has bootstrapped or joined.
+    pub cluster: Option<Cluster>,
+    /// How many times a process has opened this directory. With `node_id` it makes origins unique.
+    pub boot: u64,
+}
+
+/// Who took a command and will answer it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// The node that took it.
+    pub node: NodeId,
+    /// Its boot number then.
+    pub boot: u64,
+    /// Counts the commands of that boot.
+    pub counter: u64,
+}
+
+/// Where the whole process reports what it cannot survive. The first reason wins; the node then stops and exits non-zero.
+#[derive(Clone, Debug)]
+pub struct Fatal(Arc<watch::Sender<Option<String>>>);
+
+impl Default for Fatal {
+    fn default() -> Self {
+        Fatal(Arc::new(watch::channel(None).0))
+    }
+}
+
+impl Fatal {
+    /// Ends the node, with this reason as its last word. Returns at once.
+    pub fn raise(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        tracing::error!(%reason, "fatal: this node stops");
+        self.0.send_if_modified(|slot| {
+            let first = slot.is_none();
+            if first {
+                *slot = Some(reason);
+            }
+            first
+        });
+    }
+
+    /// Completes with the reason once raised.
+    pub async fn raised(&self) -> String {
+        let mut receiver = self.0.subscribe();
+        let reason = receiver
+            .wait_for(Option::is_some)
+            .await
+            .expect("the sender lives as long as self");
+        reason.clone().expect("waited for Some")
+    }
+
+    /// Whether it was raised.
+    pub fn is_raised(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+}
+
+/// What this node may do. Reads, watches, snapshots and health all ask it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeMode {
+    /// Applied everything it had committed before its last stop; serves.
+    Serving,
+    /// Not yet there, or in no cluster yet; the text says which.
+    CatchingUp(String),
+    /// Its state differs from the majority's. Later work raises it.
+    Quarantined(String),
+    /// Its component or profile is not the cluster's; the text says which two differ and what mends it.
+    Unfit(String),
+}
