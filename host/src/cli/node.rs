@@ -130,6 +130,11 @@ pub(crate) struct NodeArgs {
         default_value_t = config::TRAILING_LOGS)]
     trailing_logs: u64,
 
+    /// Log entries that stay in any case (an entry holds a batch of commands)
+    #[arg(long = "trailing_entries_min", env = "LOCKSTEP_TRAILING_ENTRIES_MIN", value_name = "ENTRIES",
+        default_value_t = config::TRAILING_ENTRIES_MIN)]
+    trailing_entries_min: u64,
+
     /// Accepted for scripts that set it: a node always starts from its own durable state, never from a snapshot
     #[arg(long = "no_snapshot_restore_on_start", env = "LOCKSTEP_NO_SNAPSHOT_RESTORE_ON_START", value_name = "true|false",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
@@ -278,6 +283,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         heartbeat_timeout: args.heartbeat_timeout,
         election_timeout: args.election_timeout,
         trailing_logs: args.trailing_logs,
+        trailing_entries_min: args.trailing_entries_min,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
     };
     config.validate()?;
