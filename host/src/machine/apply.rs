@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use openraft::EntryPayload;
@@ -165,10 +165,8 @@ impl Applier {
     fn next(&self, work: &Receiver<Job>) -> Option<Job> {
         match self.dirty.since {
             None => work.recv().ok(),
-            Some(since) => match work.recv_timeout(FLUSH_AFTER.saturating_sub(since.elapsed())) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            // Disconnected: the flush comes first, then the end.
+            Some(since) => work.recv_timeout(FLUSH_AFTER.saturating_sub(since.elapsed())).ok(),
         }
     }
 

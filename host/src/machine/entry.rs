@@ -184,5 +184,6 @@ impl<R: Read + Send + 'static> Batch<R> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "entry_tests.rs"]
 mod tests;

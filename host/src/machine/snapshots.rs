@@ -49,9 +49,16 @@ pub enum SnapshotData {
 #[derive(Debug)]
 pub struct PreparedState {
     pub(crate) generation: Arc<Generation>,
-    pub(crate) applied: LogId,
+    applied: LogId,
     /// Another may be received when this is installed or gone.
     _turn: Turn,
+}
+
+impl PreparedState {
+    /// The last entry it includes; what openraft is told must be equal.
+    pub fn applied(&self) -> LogId {
+        self.applied
+    }
 }
 
 /// Why a snapshot was not made, sent or received.
