@@ -142,8 +142,11 @@ impl Applier {
                 Some(Job::Apply(entries, done)) => (self.apply_all(entries), Some(done)),
                 Some(Job::Install(generation, done)) => (self.install(generation), Some(done)),
                 Some(Job::Close(done)) => {
+                    let flushed = self.flush();
+                    // Whoever is told may open the state again at once.
+                    drop(self);
                     // Whoever closes may have gone; the flush is what counts.
-                    let _gone = done.send(self.flush());
+                    let _gone = done.send(flushed);
                     return;
                 }
                 None if self.dirty.since.is_some() => (self.flush(), None),
