@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 
 use super::*;
@@ -126,8 +125,7 @@ impl TestNode {
             forward: Arc::new(reached.clone()),
             read_index: Arc::new(reached.clone()),
         });
-        let server = tonic::transport::Server::builder().add_service(service.into_server());
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        tokio::spawn(service.serve(listener, std::future::pending()));
         TestNode { address, cluster, host, reached }
     }
 
