@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use openraft::EntryPayload;
@@ -76,7 +76,14 @@ impl ApplyHandle {
     pub(crate) fn start(shared: Arc<Shared>, gate: Arc<dyn Gate>, system: System) -> Result<Self, MachineError> {
         let (jobs, work) = channel();
         let generation = shared.state.current();
-        let applier = Applier { shared: shared.clone(), gate, generation, system, recent: Recent::default(), dirty: Dirty::default() };
+        let applier = Applier {
+            shared: shared.clone(),
+            gate,
+            generation,
+            system,
+            recent: Recent::default(),
+            dirty: Dirty::default(),
+        };
         std::thread::Builder::new()
             .name("apply".into())
             .stack_size(STACK_BYTES)
@@ -158,10 +165,8 @@ impl Applier {
     fn next(&self, work: &Receiver<Job>) -> Option<Job> {
         match self.dirty.since {
             None => work.recv().ok(),
-            Some(since) => match work.recv_timeout(FLUSH_AFTER.saturating_sub(since.elapsed())) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            // Disconnected: the flush comes first, then the end.
+            Some(since) => work.recv_timeout(FLUSH_AFTER.saturating_sub(since.elapsed())).ok(),
         }
     }
 
@@ -220,7 +225,8 @@ impl Applier {
             }
             _ => None,
         };
-        let runner = component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
+        let runner =
+            component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
         Ok(entry::normal(&self.system, log_id, &entry, runner, self.generation.clone())?)
     }
 
