@@ -39,7 +39,7 @@ use crate::types::{Fatal, LogId, NodeId, NodeMode};
 
 pub use changes::{Change, Changed, ReadSet};
 pub use fitness::{SEMANTICS, genesis_of, limits_json};
-pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run};
+pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
 pub use snapshots::{PreparedState, Receiving, SnapshotData, SnapshotError, Snapshots};
 pub use state_machine::StateMachine;
