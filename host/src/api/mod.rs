@@ -291,16 +291,15 @@ impl Shared {
         let Some(raft) = self.parts.raft.get() else { return Contact::Never };
         let asked = raft.with_raft_state(|state| state.vote_last_modified());
         match timeout(CORE_TIMEOUT, asked).await {
-            Ok(Ok(Some(at))) => Contact::Ago(at.elapsed()),
+            Ok(Ok(Some(at))) => Contact::Ago(openraft::Instant::elapsed(&at)),
             Ok(Ok(None) | Err(_)) | Err(_) => Contact::Never,
         }
     }
 
     /// Term of the last entry in the log; 0 for none, or when the core does not answer.
     async fn last_log_term(&self) -> u64 {
-        use openraft::storage::LogStateReader;
         let Some(raft) = self.parts.raft.get() else { return 0 };
-        let asked = raft.with_raft_state(|state| state.last_log_id().map(|log_id| log_id.committed_leader_id().term));
+        let asked = raft.with_raft_state(|state| state.log_ids.last().map(|log_id| log_id.committed_leader_id().term));
         match timeout(CORE_TIMEOUT, asked).await {
             Ok(Ok(term)) => term.unwrap_or(0),
             Ok(Err(_)) | Err(_) => 0,

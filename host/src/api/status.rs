@@ -7,8 +7,6 @@
 //! - `lockstep-origin` tells the guest's refusals from the host's.
 //! - `lockstep-index` and `lockstep-leader` are initial metadata of a reply, trailers of an error.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
@@ -151,9 +149,9 @@ pub fn query(error: &QueryError) -> Status {
 /// A linearizable read that could not learn how far to wait.
 pub fn read(error: &ReadError) -> Status {
     match error {
-        ReadError::NoLeader { .. } => host(Code::Unavailable, &error.to_string()),
+        ReadError::NoLeader(_) | ReadError::Stopping => host(Code::Unavailable, &error.to_string()),
+        ReadError::Overloaded => host(Code::ResourceExhausted, &error.to_string()),
         ReadError::Deadline => host(Code::DeadlineExceeded, &error.to_string()),
-        ReadError::Stopping => host(Code::Unavailable, &error.to_string()),
     }
 }
 
@@ -259,9 +257,4 @@ fn with(mut status: Status, key: &'static str, value: &str) -> Status {
 /// Cut at a character.
 fn cut(message: &str) -> &str {
     &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
-}
-
-/// For messages: `1.5s` rather than nanoseconds.
-pub fn seconds(duration: Duration) -> String {
-    format!("{:?}", Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
 }

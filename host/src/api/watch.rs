@@ -12,8 +12,8 @@ use tonic::Status;
 
 use super::routes::{Consistency, Method};
 use super::{Shared, status};
-use crate::guest::{Cause, Step};
-use crate::machine::{QueryError, ReadSet, WatchCall};
+use crate::guest::{Cause, Step, Stepped};
+use crate::machine::{Change, QueryError, ReadSet, WatchCall};
 
 /// Watches open at a time on one node.
 pub const WATCHES_MAX: usize = 4096;
@@ -121,8 +121,9 @@ impl Watch {
                 status: self.shared.node_status(),
             };
             match self.shared.parts.machine.watch_step(call).await {
-                Ok((index, Ok(step), reads)) => return Ok((index, step, reads)),
-                Ok((index, Err(verdict), _)) => return Err(status::watch_verdict(verdict, index)),
+                Ok((index, Stepped::Step(step), reads)) => return Ok((index, step, reads)),
+                Ok((index, Stepped::Refused(refusal), _)) => return Err(status::watch_refused(refusal, index)),
+                Ok((index, Stepped::Failed(failure), _)) => return Err(status::watch_failed(&failure, index)),
                 Err(QueryError::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
                 Err(error) => return Err(status::query(&error)),
             }
@@ -145,7 +146,10 @@ impl Watch {
             }
         };
         tokio::select! {
-            cause = machine.changed(index, reads) => cause,
+            change = machine.changed(index, reads) => match change {
+                Change::Touched => Cause::Change,
+                Change::Reset => Cause::Reset,
+            },
             () = wake_at => Cause::Wake,
             () = wake_after => Cause::Wake,
         }
