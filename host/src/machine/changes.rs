@@ -99,6 +99,8 @@ struct Table {
 
 #[derive(Debug)]
 struct Reader {
+    /// The index its reads were made at.
+    since: u64,
     reads: ReadSet,
     wake: oneshot::Sender<Change>,
 }
@@ -119,7 +121,7 @@ impl Changes {
             Some(change) => {
                 wake.send(change).expect("the receiver is in this function");
             }
-            None => table.insert(id, Reader { reads, wake }),
+            None => table.insert(id, Reader { since, reads, wake }),
         }
         Changed { changes: self.clone(), id, woken }
     }
@@ -131,7 +133,7 @@ impl Changes {
         }
         let mut table = self.0.lock();
         for id in table.touched_by(&written) {
-            table.fire(id, Change::Touched);
+            table.fire(id, index, Change::Touched);
         }
         table.remember(index, written);
     }
@@ -145,7 +147,7 @@ impl Changes {
         table.reset_at = Some(index);
         let ids: Vec<u64> = table.readers.keys().copied().collect();
         for id in ids {
-            table.fire(id, Change::Reset);
+            table.fire(id, index, Change::Reset);
         }
     }
 }
@@ -185,8 +187,10 @@ impl Table {
         Some(reader)
     }
 
-    fn fire(&mut self, id: u64, change: Change) {
-        if let Some(reader) = self.remove(id) {
+    /// Wakes a reader whose reads are older than `index`: one that read between the commit and this call has seen it.
+    fn fire(&mut self, id: u64, index: u64, change: Change) {
+        let is_older = self.readers.get(&id).is_some_and(|reader| reader.since < index);
+        if let Some(reader) = is_older.then(|| self.remove(id)).flatten() {
             // A reader that has gone does not mind.
             let _gone = reader.wake.send(change);
         }

@@ -10,9 +10,27 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 use crate::guest::{Page, Range, Store, StoreFault};
 use crate::store::{Column, Read, StoreError};
+
+impl<R: Read + ?Sized> Read for Arc<R> {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).get(column, key)
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: Option<&[u8]>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        (**self).scan(column, start, end, reverse, row)
+    }
+}
 
 /// `None` is a removed key.
 type Value = Option<Vec<u8>>;
@@ -78,11 +96,14 @@ impl<R: Read> Transaction<R> {
         let mut own = OwnRows::new(&self.writes, range, reverse);
         let mut stopped = false;
         self.base.scan(Column::Data, range.start, range.end, reverse, &mut |key, value| {
-            let flow = own.before(key, row).and_then_continue(|| match own.take_equal(key) {
-                Some(Some(newer)) => row(key, newer),
-                Some(None) => ControlFlow::Continue(()),
-                None => row(key, value),
-            });
+            let mut flow = own.before(key, row);
+            if flow.is_continue() {
+                flow = match own.take_equal(key) {
+                    Some(Some(newer)) => row(key, newer),
+                    Some(None) => ControlFlow::Continue(()),
+                    None => row(key, value),
+                };
+            }
             stopped = flow.is_break();
             flow
         })?;
@@ -90,20 +111,6 @@ impl<R: Read> Transaction<R> {
             let _stopped_or_done = own.rest(row);
         }
         Ok(())
-    }
-}
-
-/// `and_then` for control flow; the standard one needs both arms to carry values.
-trait AndThenContinue {
-    fn and_then_continue(self, next: impl FnOnce() -> ControlFlow<()>) -> ControlFlow<()>;
-}
-
-impl AndThenContinue for ControlFlow<()> {
-    fn and_then_continue(self, next: impl FnOnce() -> ControlFlow<()>) -> ControlFlow<()> {
-        match self {
-            ControlFlow::Continue(()) => next(),
-            ControlFlow::Break(()) => self,
-        }
     }
 }
 

@@ -2,6 +2,8 @@
 //! Written in the same batch as the guest's writes, carried by every snapshot. Never does IO of its own: callers pass a reader.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use openraft::vote::RaftLeaderId;
 use prost::Message;
@@ -25,22 +27,6 @@ pub(crate) mod key {
     pub(crate) const MEMBERSHIP: &[u8] = b"membership";
     /// Log time in milliseconds since 1970.
     pub(crate) const TIME: &[u8] = b"time";
-}
-
-/// A record of the `system` column that cannot be read: the disk failed, or what is there is damaged.
-#[derive(Debug, thiserror::Error)]
-pub enum SystemError {
-    /// The read failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The record is not one of ours.
-    #[error("record `{key}` of the state: {source}; the state is damaged, remove this node and add it again with an empty directory")]
-    Record {
-        /// Which one.
-        key: String,
-        /// Why.
-        source: CodecError,
-    },
 }
 
 /// A log id as it stands on disk.
@@ -121,28 +107,36 @@ struct GenesisRecord {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct System {
     pub(crate) applied: Option<LogId>,
-    pub(crate) membership: StoredMembership,
+    pub(crate) membership: Arc<StoredMembership>,
     pub(crate) time_ms: u64,
     pub(crate) hash: HashRecord,
     pub(crate) counters: Counters,
-    pub(crate) genesis: Option<(u64, Genesis)>,
+    /// With the index of its entry.
+    pub(crate) genesis: Option<Arc<(u64, Genesis)>>,
 }
 
 impl System {
     /// Reads all records; those not there yet are at their beginnings.
-    pub(crate) fn read(from: &dyn Read) -> Result<System, SystemError> {
+    pub(crate) fn read(from: &dyn Read) -> Result<System, StoreError> {
         let genesis = record::<GenesisRecord>(from, key::GENESIS)?.map(decode_genesis).transpose()?;
         Ok(System {
             applied: record::<LogPosition>(from, key::APPLIED)?.map(LogId::from),
             membership: record::<MembershipRecord>(from, key::MEMBERSHIP)?
                 .map(|record| StoredMembership::try_from(record).map_err(damaged(key::MEMBERSHIP)))
                 .transpose()?
-                .unwrap_or_default(),
+                .unwrap_or_default()
+                .into(),
             time_ms: record(from, key::TIME)?.unwrap_or_default(),
             hash: record(from, key::HASH)?.unwrap_or_default(),
             counters: record(from, key::COUNTERS)?.unwrap_or_default(),
-            genesis,
+            genesis: genesis.map(Arc::new),
         })
+    }
+
+    /// Index of the last applied entry and log time there, without the rest.
+    pub(crate) fn read_position(from: &dyn Read) -> Result<(u64, u64), StoreError> {
+        let applied = record::<LogPosition>(from, key::APPLIED)?.map_or(0, |applied| applied.index);
+        Ok((applied, record(from, key::TIME)?.unwrap_or_default()))
     }
 
     /// Index of the last applied entry, 0 before the first.
@@ -159,12 +153,12 @@ impl System {
         if self.counters != before.counters {
             writes.push((key::COUNTERS, encode_record(&self.counters)));
         }
-        if let Some((index, genesis)) = self.genesis.as_ref().filter(|_| self.genesis != before.genesis) {
-            let record = GenesisRecord { index: *index, genesis: genesis.encode_to_vec() };
+        if let Some(genesis) = self.genesis.as_ref().filter(|_| self.genesis != before.genesis) {
+            let record = GenesisRecord { index: genesis.0, genesis: genesis.1.encode_to_vec() };
             writes.push((key::GENESIS, encode_record(&record)));
         }
         if self.membership != before.membership {
-            writes.push((key::MEMBERSHIP, encode_record(&MembershipRecord::from(&self.membership))));
+            writes.push((key::MEMBERSHIP, encode_record(&MembershipRecord::from(self.membership.as_ref()))));
         }
         if self.time_ms != before.time_ms {
             writes.push((key::TIME, encode_record(&self.time_ms)));
@@ -173,17 +167,20 @@ impl System {
     }
 }
 
-fn decode_genesis(record: GenesisRecord) -> Result<(u64, Genesis), SystemError> {
+fn decode_genesis(record: GenesisRecord) -> Result<(u64, Genesis), StoreError> {
     Genesis::decode(record.genesis.as_slice())
         .map(|genesis| (record.index, genesis))
         .map_err(|error| damaged(key::GENESIS)(CodecError::Damaged(error.to_string())))
 }
 
-fn damaged(key: &'static [u8]) -> impl FnOnce(CodecError) -> SystemError {
-    move |source| SystemError::Record { key: String::from_utf8_lossy(key).into_owned(), source }
+fn damaged(key: &'static [u8]) -> impl FnOnce(CodecError) -> StoreError {
+    move |error| StoreError::Damaged {
+        path: PathBuf::from("state"),
+        what: format!("record `{}`: {error}", String::from_utf8_lossy(key)),
+    }
 }
 
-fn record<T: serde::de::DeserializeOwned>(from: &dyn Read, key: &'static [u8]) -> Result<Option<T>, SystemError> {
+fn record<T: serde::de::DeserializeOwned>(from: &dyn Read, key: &'static [u8]) -> Result<Option<T>, StoreError> {
     from.get(Column::System, key)?
         .map(|bytes| decode_record(&bytes))
         .transpose()
