@@ -27,7 +27,11 @@ pub struct Node {
 
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (raft {}, grpc {})", self.name, self.raft_addr, self.grpc_addr)
+        write!(
+            f,
+            "{} (raft {}, grpc {})",
+            self.name, self.raft_addr, self.grpc_addr
+        )
     }
 }
 
@@ -95,10 +99,12 @@ impl Cluster {
 /// Lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String does not fail");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("writing to a String does not fail");
+            text
+        })
 }
 
 /// What is stamped on a data directory.

@@ -1,1 +1,40 @@
-//! Placeholder.
+//! The harness of the scenarios: real `lockstep` processes in temporary directories, real faults, stock clients.
+//! It waits for conditions, never for a duration, and leaves nothing behind. It knows nothing of the host's insides.
+
+mod cluster;
+mod process;
+
+pub use cluster::{Cluster, formed};
+pub use process::{NodeProcess, Options, kv_wasm, lockstep, lockstep_binary};
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// Clients generated from the protos.
+#[allow(missing_docs, clippy::all)]
+pub mod pb {
+    tonic::include_proto!("_");
+}
+
+/// How long any condition may take before the test fails. Far above what is needed, so that a slow machine passes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Repeats `attempt` until it succeeds; after [`PATIENCE`] fails with its last error.
+pub async fn eventually<T, F, Fut>(what: &str, mut attempt: F) -> Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).with_context(|| format!("{what}: not within {PATIENCE:?}"));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}

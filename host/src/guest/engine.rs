@@ -2,13 +2,16 @@
 //! between them (fuel, deadline, rights) is set per call. Settings that could make two replicas differ
 //! are all set here, explicitly, and never left to a default that a patch may change.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 use wasmtime::component::Linker;
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures};
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig,
+    WasmFeatures,
+};
 
 use super::imports::{self, State};
 use super::limits::Limits;
@@ -69,14 +72,26 @@ impl Engine {
     /// Builds the engine. Fails when this machine cannot give what the limits promise.
     pub fn new(limits: &Limits) -> Result<Self, LoadError> {
         let unavailable = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
-        let wasmtime = config(limits).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
+        let wasmtime = config(limits)
+            .and_then(|config| wasmtime::Engine::new(&config))
+            .map_err(unavailable)?;
         let mut linker = Linker::new(&wasmtime);
         imports::link(&mut linker).map_err(unavailable)?;
         let clock = Arc::new(Clock::default());
-        let ticker = tick(wasmtime.weak(), clock.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
+        let ticker = tick(wasmtime.weak(), clock.clone())
+            .map_err(|error| LoadError::Engine(error.to_string()))?;
         let limits = Arc::new(limits.clone());
-        let inner = Inner { wasmtime, linker, limits, query_instances: AtomicUsize::new(0), clock, ticker };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Inner {
+            wasmtime,
+            linker,
+            limits,
+            query_instances: AtomicUsize::new(0),
+            clock,
+            ticker,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The limits that every guest of this engine runs under.
@@ -86,9 +101,12 @@ impl Engine {
 
     /// Takes one of the slots for queries, if one is free.
     pub(super) fn query_slot(&self) -> Option<QuerySlot> {
-        let taken = self.inner.query_instances.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
-            (held < QUERY_INSTANCES_MAX as usize).then_some(held + 1)
-        });
+        let taken =
+            self.inner
+                .query_instances
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
+                    (held < QUERY_INSTANCES_MAX as usize).then_some(held + 1)
+                });
         taken.ok().map(|_| QuerySlot(self.clone()))
     }
 
@@ -98,7 +116,10 @@ impl Engine {
             self.inner.ticker.unpark();
         }
         // One more, because the current epoch is already partly over.
-        (Deadline(self.inner.clock.clone()), u64::from(ms).div_ceil(EPOCH_MS) + 1)
+        (
+            Deadline(self.inner.clock.clone()),
+            u64::from(ms).div_ceil(EPOCH_MS) + 1,
+        )
     }
 }
 
@@ -147,7 +168,9 @@ fn tick(engine: wasmtime::EngineWeak, clock: Arc<Clock>) -> std::io::Result<Thre
             }
         }
     };
-    let handle = thread::Builder::new().name("guest-epochs".to_owned()).spawn(run)?;
+    let handle = thread::Builder::new()
+        .name("guest-epochs".to_owned())
+        .spawn(run)?;
     Ok(handle.thread().clone())
 }
 
@@ -169,8 +192,6 @@ fn config(limits: &Limits) -> wasmtime::Result<Config> {
     // Nothing here is async; a call without the bookkeeping costs a third.
     config.concurrency_support(false);
     config.cranelift_opt_level(OptLevel::Speed);
-    // Backtraces go to the operator and the client, never into what is replicated.
-    config.wasm_backtrace(true);
     // A fresh instance starts from a copy-on-write image of its memory.
     config.memory_init_cow(true);
     config.memory_reservation(MEMORY_RESERVATION_BYTES);
@@ -203,7 +224,8 @@ fn pool(limits: &Limits) -> wasmtime::Result<PoolingAllocationConfig> {
 }
 
 fn fuel_table() -> wasmtime::Result<OperatorCost> {
-    serde_json::from_str(FUEL).map_err(|error| wasmtime::format_err!("fuel.json does not fit this wasmtime: {error}"))
+    serde_json::from_str(FUEL)
+        .map_err(|error| wasmtime::format_err!("fuel.json does not fit this wasmtime: {error}"))
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
@@ -227,6 +249,9 @@ mod tests {
     fn fuel_table_names_every_operator() {
         let ours: serde_json::Value = serde_json::from_str(FUEL).expect("fuel.json is JSON");
         let read = serde_json::to_value(fuel_table().expect("complete")).expect("a table is JSON");
-        assert_eq!(ours, read, "fuel.json names an operator that the engine does not know");
+        assert_eq!(
+            ours, read,
+            "fuel.json names an operator that the engine does not know"
+        );
     }
 }

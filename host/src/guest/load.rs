@@ -25,17 +25,29 @@ const ADVICE: &str = "a guest may import only the interfaces of lockstep:machine
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum LoadError {
-    #[error("not WebAssembly: the first bytes are neither those of a module nor of a component; give the .wasm file that the compiler left")]
+    #[error(
+        "not WebAssembly: the first bytes are neither those of a module nor of a component; give the .wasm file that the compiler left"
+    )]
     NotWasm,
     #[error("the WebAssembly is damaged: {0}")]
     Damaged(String),
-    #[error("a plain module without a component type: build it against {PACKAGE}@{VERSION} with the guest SDK, or add the type with `wasm-tools component embed`")]
+    #[error(
+        "a plain module without a component type: build it against {PACKAGE}@{VERSION} with the guest SDK, or add the type with `wasm-tools component embed`"
+    )]
     NoComponentType,
     #[error("imports that no guest may have: {}; {advice}", .names.join(", "))]
     ForbiddenImport { names: Vec<String>, advice: String },
-    #[error("{name} has version {found}, this host speaks {wanted}: rebuild the guest with an SDK of that version, or run a host that speaks {found}")]
-    WrongVersion { name: String, found: String, wanted: String },
-    #[error("nothing named {name} is exported: is this a guest? It must export the world machine-guest of {PACKAGE}@{VERSION}")]
+    #[error(
+        "{name} has version {found}, this host speaks {wanted}: rebuild the guest with an SDK of that version, or run a host that speaks {found}"
+    )]
+    WrongVersion {
+        name: String,
+        found: String,
+        wanted: String,
+    },
+    #[error(
+        "nothing named {name} is exported: is this a guest? It must export the world machine-guest of {PACKAGE}@{VERSION}"
+    )]
     MissingExport { name: String },
     #[error("the module cannot be made a component: {0}")]
     Encode(String),
@@ -45,7 +57,9 @@ pub enum LoadError {
     Link(String),
     #[error("the component compiles, but no instance of it can be made: {0}")]
     Instantiate(String),
-    #[error("the WebAssembly engine cannot be started under these limits (does `ulimit -v` allow the address space?): {0}")]
+    #[error(
+        "the WebAssembly engine cannot be started under these limits (does `ulimit -v` allow the address space?): {0}"
+    )]
     Engine(String),
 }
 
@@ -85,7 +99,12 @@ impl Component {
         if !found.has_component_type {
             return Err(LoadError::NoComponentType);
         }
-        let encode = || ComponentEncoder::default().validate(true).module(bytes)?.encode();
+        let encode = || {
+            ComponentEncoder::default()
+                .validate(true)
+                .module(bytes)?
+                .encode()
+        };
         let encoded = encode().map_err(|error| LoadError::Encode(format!("{error:#}")))?;
         Ok(encoded.into())
     }
@@ -98,10 +117,15 @@ impl Component {
         let found = inspect(encoded)?;
         found.check_imports()?;
         found.require("machine")?;
-        let component = wasmtime::component::Component::from_binary(&engine.inner.wasmtime, encoded)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let component =
+            wasmtime::component::Component::from_binary(&engine.inner.wasmtime, encoded)
+                .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         let exports = Exports::find(&component, &found)?;
-        let pre = engine.inner.linker.instantiate_pre(&component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre = engine
+            .inner
+            .linker
+            .instantiate_pre(&component)
+            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let inner = Inner {
             engine: engine.clone(),
             pre,
@@ -110,7 +134,9 @@ impl Component {
             hash: *blake3::hash(encoded).as_bytes(),
             descriptor: found.descriptor,
         };
-        let component = Self { inner: Arc::new(inner) };
+        let component = Self {
+            inner: Arc::new(inner),
+        };
         Sandbox::admit(&component)?;
         Ok(component)
     }
@@ -152,9 +178,15 @@ impl Component {
 impl Exports {
     fn find(component: &wasmtime::component::Component, found: &Found) -> Result<Self, LoadError> {
         let function = |interface: &str, name: &str| {
-            let missing = || LoadError::MissingExport { name: format!("{interface}#{name}") };
-            let instance = component.get_export_index(None, interface).ok_or_else(missing)?;
-            component.get_export_index(Some(&instance), name).ok_or_else(missing)
+            let missing = || LoadError::MissingExport {
+                name: format!("{interface}#{name}"),
+            };
+            let instance = component
+                .get_export_index(None, interface)
+                .ok_or_else(missing)?;
+            component
+                .get_export_index(Some(&instance), name)
+                .ok_or_else(missing)
         };
         let machine = found.require("machine")?;
         let watcher = found.export("watcher");
@@ -163,7 +195,9 @@ impl Exports {
             query: function(machine, "query")?,
             snapshot: function(machine, "snapshot")?,
             restore: function(machine, "restore")?,
-            watch: watcher.map(|watcher| function(watcher, "watch")).transpose()?,
+            watch: watcher
+                .map(|watcher| function(watcher, "watch"))
+                .transpose()?,
         })
     }
 }
@@ -183,7 +217,9 @@ impl Found {
         let mut names = Vec::new();
         for name in &self.imports {
             match interface(name) {
-                Some((interface, version)) if INTERFACES.contains(&interface) => check_version(name, version)?,
+                Some((interface, version)) if INTERFACES.contains(&interface) => {
+                    check_version(name, version)?
+                }
                 _ => names.push(name.clone()),
             }
         }
@@ -196,12 +232,15 @@ impl Found {
     }
 
     fn export(&self, wanted: &str) -> Option<&str> {
-        let is_wanted = |name: &&String| interface(name).is_some_and(|(interface, _)| interface == wanted);
+        let is_wanted =
+            |name: &&String| interface(name).is_some_and(|(interface, _)| interface == wanted);
         self.exports.iter().find(is_wanted).map(String::as_str)
     }
 
     fn require(&self, wanted: &str) -> Result<&str, LoadError> {
-        let missing = || LoadError::MissingExport { name: format!("{PACKAGE}/{wanted}@{VERSION}") };
+        let missing = || LoadError::MissingExport {
+            name: format!("{PACKAGE}/{wanted}@{VERSION}"),
+        };
         let name = self.export(wanted).ok_or_else(missing)?;
         let (_, version) = interface(name).ok_or_else(missing)?;
         check_version(name, version)?;
@@ -221,7 +260,11 @@ fn check_version(name: &str, version: &str) -> Result<(), LoadError> {
     if major(version) == major(VERSION) {
         return Ok(());
     }
-    Err(LoadError::WrongVersion { name: name.to_owned(), found: version.to_owned(), wanted: VERSION.to_owned() })
+    Err(LoadError::WrongVersion {
+        name: name.to_owned(),
+        found: version.to_owned(),
+        wanted: VERSION.to_owned(),
+    })
 }
 
 fn advice(names: &[String]) -> &'static str {
@@ -266,7 +309,9 @@ impl Found {
     fn custom(&mut self, name: &str, data: &[u8]) {
         if name == DESCRIPTOR_SECTION {
             // Descriptor sets may be concatenated: that is how protobuf merges messages.
-            self.descriptor.get_or_insert_default().extend_from_slice(data);
+            self.descriptor
+                .get_or_insert_default()
+                .extend_from_slice(data);
         }
         self.has_component_type |= name.starts_with(COMPONENT_TYPE_SECTION);
     }
@@ -287,7 +332,11 @@ impl Found {
                 for import in imports.into_imports() {
                     let import = import?;
                     let is_ours = import.module.starts_with(PACKAGE);
-                    self.imports.push(if is_ours { import.module.to_owned() } else { format!("{}#{}", import.module, import.name) });
+                    self.imports.push(if is_ours {
+                        import.module.to_owned()
+                    } else {
+                        format!("{}#{}", import.module, import.name)
+                    });
                 }
             }
             _ => {}

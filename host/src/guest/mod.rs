@@ -23,6 +23,7 @@ mod outcome;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use engine::{Engine, QUERY_INSTANCES_MAX};
 pub use instance::{ApplyInstance, QueryInstance};
@@ -86,8 +87,10 @@ impl Page {
             self.more = true;
             return false;
         }
-        self.rows.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        self.rows.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.rows
+            .extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.rows
+            .extend_from_slice(&(value.len() as u32).to_le_bytes());
         self.rows.extend_from_slice(key);
         self.rows.extend_from_slice(value);
         true

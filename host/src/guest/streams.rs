@@ -2,21 +2,31 @@
 //! side given by the caller. Frames, digests and what belongs to the host are not known here.
 
 use bytes::Bytes;
-use wasmtime::component::{ComponentExportIndex, TypedFunc};
+use wasmtime::component::ComponentExportIndex;
 
 use super::imports::Mode;
-use super::instance::{Sandbox, WireContext, WireStatus};
+use super::instance::Sandbox;
 use super::load::Component;
 use super::outcome::{self, Interrupts};
+use super::wire::Stream;
 use super::{Context, HostFault, SnapshotSink, SnapshotSource, Store, Verdict};
 
-pub(super) type Stream = TypedFunc<(WireContext,), (Result<(), WireStatus>,)>;
-
 /// Lets the guest write the state that `store` shows into `sink`. An empty reply means it is complete.
-pub fn snapshot(component: &Component, context: Context, store: Box<dyn Store>, sink: Box<dyn SnapshotSink>) -> Result<Verdict, HostFault> {
+pub fn snapshot(
+    component: &Component,
+    context: Context,
+    store: Box<dyn Store>,
+    sink: Box<dyn SnapshotSink>,
+) -> Result<Verdict, HostFault> {
     let mut sandbox = Sandbox::new(component)?;
     sandbox.state().sink = Some(sink);
-    let (verdict, _) = run(&mut sandbox, &component.exports().snapshot, Mode::Snapshot, context, store);
+    let (verdict, _) = run(
+        &mut sandbox,
+        &component.exports().snapshot,
+        Mode::Snapshot,
+        context,
+        store,
+    );
     verdict
 }
 
@@ -33,7 +43,13 @@ pub fn restore(
         Err(fault) => return (Err(fault), store),
     };
     sandbox.state().source = Some(source);
-    run(&mut sandbox, &component.exports().restore, Mode::Restore, context, store)
+    run(
+        &mut sandbox,
+        &component.exports().restore,
+        Mode::Restore,
+        context,
+        store,
+    )
 }
 
 fn run(

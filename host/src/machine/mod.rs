@@ -50,6 +50,7 @@ use apply::{ApplyHandle, Gate};
 use shared::Shared;
 
 /// What a machine is made of.
+#[derive(Clone)]
 pub struct Options {
     /// The guest's and the host's state.
     pub state: State,
@@ -77,14 +78,15 @@ pub enum MachineError {
     Store(#[from] StoreError),
     /// The state holds entries that the log never had: the log is another node's, or was cut.
     #[error(
-        "the state has applied entry {applied}, but the log ends at {last}; the log of this data directory was lost or replaced. \
-         Remove this node from the cluster and add it again with an empty data directory"
+        "the state has applied entry {applied}, but the log ends at {}; the log of this data directory was lost or replaced. \
+         Remove this node from the cluster and add it again with an empty data directory",
+        last.map_or("its beginning".to_owned(), |last| last.to_string())
     )]
     StateAhead {
         /// The last index the state holds.
         applied: u64,
-        /// The last index of the log.
-        last: u64,
+        /// The last index of the log; `None` when it is empty.
+        last: Option<u64>,
     },
     /// A thread could not be started.
     #[error("start the {name} thread: {source}")]
@@ -146,13 +148,13 @@ fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateM
 /// A state ahead of the log is sound in one case: a snapshot was installed, its checkpoint is there, and the crash came before the
 /// log was purged up to it. openraft then cleans the log.
 fn check_log_reaches_state(options: &Options) -> Result<(), MachineError> {
-    let applied = system::System::read(&*options.state.current())?.applied_index();
+    let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
     let last = options.log.stats().last_index;
-    let installed = options.checkpoints.list().iter().any(|checkpoint| checkpoint.index == applied);
-    if applied > last && !installed {
-        return Err(MachineError::StateAhead { applied, last });
+    let installed = options.checkpoints.list().iter().any(|checkpoint| Some(checkpoint.index) == applied);
+    match applied {
+        Some(applied) if Some(applied) > last && !installed => Err(MachineError::StateAhead { applied, last }),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The machine as `raft/`, `api/` and `node` use it. Cheap to clone.

@@ -135,6 +135,12 @@ impl Queue {
         Work { ops, committed: state.committed.take(), last }
     }
 
+    /// Whether the writer has taken everything.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.lock().ops.is_empty()
+    }
+
     /// Takes nothing more; what is queued is still written.
     pub(super) fn close(&self) {
         self.state.lock().closed.get_or_insert(Closed::ByOwner);

@@ -1,0 +1,331 @@
+//! One node process: its reserved ports, its directory, its log; start, kill, stop, restart.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, Socket, Type};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::pb::example_client::ExampleClient;
+use crate::pb::raft_manager_client::RaftManagerClient;
+use crate::{PATIENCE, eventually};
+
+/// A port that the system picked and keeps for us: bound but never listening, so a node may listen on it, and nobody else gets it.
+struct Reserved {
+    _socket: Socket,
+    address: SocketAddr,
+}
+
+impl Reserved {
+    fn new() -> Result<Reserved> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+        let address = socket
+            .local_addr()?
+            .as_socket()
+            .context("an inet socket has an inet address")?;
+        Ok(Reserved {
+            _socket: socket,
+            address,
+        })
+    }
+}
+
+/// What a node is started with beside its id and addresses.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--raft_bootstrap`.
+    pub bootstrap: bool,
+    /// `--fsm`; `None` leaves the flag out.
+    pub fsm: Option<PathBuf>,
+    /// Further arguments, verbatim.
+    pub more: Vec<String>,
+}
+
+impl Options {
+    /// A member to be added, with the KV.
+    pub fn member() -> Options {
+        Options {
+            bootstrap: false,
+            fsm: Some(kv_wasm()),
+            more: Vec::new(),
+        }
+    }
+
+    /// The node that starts the cluster.
+    pub fn bootstrap() -> Options {
+        Options {
+            bootstrap: true,
+            ..Options::member()
+        }
+    }
+
+    /// With further arguments.
+    pub fn with(mut self, more: &[&str]) -> Options {
+        self.more.extend(more.iter().map(|word| word.to_string()));
+        self
+    }
+}
+
+/// A node that can be started, killed and started again at the same addresses and directory.
+pub struct NodeProcess {
+    /// `--raft_id`.
+    pub name: String,
+    /// `--raft_data_dir`; the node's data lies in `<data_dir>/<name>`.
+    pub data_dir: PathBuf,
+    /// What the next start uses.
+    pub options: Options,
+    grpc: Reserved,
+    raft: Reserved,
+    http: Reserved,
+    child: Option<Child>,
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            drop(child.kill());
+            drop(child.wait());
+            if std::thread::panicking() {
+                eprintln!("--- log of {}:\n{}", self.name, self.log());
+            }
+        }
+    }
+}
+
+impl NodeProcess {
+    /// Reserves addresses. Nothing runs yet.
+    pub fn new(name: &str, data_dir: &Path, options: Options) -> Result<NodeProcess> {
+        Ok(NodeProcess {
+            name: name.to_string(),
+            data_dir: data_dir.to_path_buf(),
+            options,
+            grpc: Reserved::new()?,
+            raft: Reserved::new()?,
+            http: Reserved::new()?,
+            child: None,
+        })
+    }
+
+    /// The client address.
+    pub fn grpc_addr(&self) -> String {
+        self.grpc.address.to_string()
+    }
+
+    /// The peer address.
+    pub fn raft_addr(&self) -> String {
+        self.raft.address.to_string()
+    }
+
+    /// Address of `/livez`, `/readyz` and `/metrics`.
+    pub fn http_addr(&self) -> String {
+        self.http.address.to_string()
+    }
+
+    /// The arguments of a start.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut words: Vec<String> = vec!["node".into()];
+        let mut flag = |name: &str, value: String| words.push(format!("--{name}={value}"));
+        flag("raft_id", self.name.clone());
+        flag("grpc_addr", self.grpc_addr());
+        flag("raft_addr", self.raft_addr());
+        flag("http_addr", self.http_addr());
+        flag("raft_data_dir", self.data_dir.display().to_string());
+        if let Some(fsm) = &self.options.fsm {
+            flag("fsm", fsm.display().to_string());
+        }
+        if self.options.bootstrap {
+            words.push("--raft_bootstrap".into());
+        }
+        words.extend(self.options.more.iter().cloned());
+        words
+    }
+
+    /// Starts the process and waits until it answers on its client port.
+    pub async fn start(&mut self) -> Result<()> {
+        self.spawn()?;
+        let address = self.grpc_addr();
+        let deadline = Instant::now() + PATIENCE;
+        while tokio::net::TcpStream::connect(&address).await.is_err() {
+            if let Some(status) = self.exited()? {
+                bail!(
+                    "{} ended with {status} instead of serving:\n{}",
+                    self.name,
+                    self.log()
+                );
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "{} does not listen on {address}:\n{}",
+                    self.name,
+                    self.log()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Starts the process and returns at once.
+    pub fn spawn(&mut self) -> Result<()> {
+        if self.child.is_some() {
+            bail!("{} runs already", self.name);
+        }
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())?;
+        let child = Command::new(lockstep_binary())
+            .args(self.arguments())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("{} does not start", lockstep_binary().display()))?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.data_dir.join(format!("{}.log", self.name))
+    }
+
+    /// What the node has printed, over all its starts.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// SIGKILL, and reaped.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM; waits for the end.
+    pub async fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal("-TERM")?;
+        self.wait_exit().await
+    }
+
+    /// Sends a signal, named as `kill` names it.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let child = self.child.as_ref().context("not running")?;
+        let sent = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()?;
+        if !sent.success() {
+            bail!("kill {signal} failed");
+        }
+        Ok(())
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn wait_exit(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.exited()? {
+                self.child = None;
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("{} did not end:\n{}", self.name, self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn exited(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.as_mut().context("not running")?.try_wait()?)
+    }
+
+    /// Whether a process is there.
+    pub fn running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// A fresh connection to the client port.
+    pub async fn channel(&self) -> Result<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr()))?;
+        eventually("a connection", || async { Ok(endpoint.connect().await?) }).await
+    }
+
+    /// raft-example's client.
+    pub async fn client(&self) -> Result<ExampleClient<Channel>> {
+        Ok(ExampleClient::new(self.channel().await?))
+    }
+
+    /// The manager's client.
+    pub async fn manager(&self) -> Result<RaftManagerClient<Channel>> {
+        Ok(RaftManagerClient::new(self.channel().await?))
+    }
+
+    /// `Stat`, parsed.
+    pub async fn stat(&self) -> Result<serde_json::Value> {
+        let reply = self
+            .client()
+            .await?
+            .stat(crate::pb::StatRequest {})
+            .await?
+            .into_inner();
+        serde_json::from_str(&reply.stats)
+            .with_context(|| format!("Stat answered {:?}", reply.stats))
+    }
+
+    /// GET on the HTTP port: status line and body.
+    pub async fn http(&self, path: &str) -> Result<(u16, String)> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(self.http_addr()).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let status = text
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .context("no HTTP answer")?;
+        let body = text
+            .split_once("\r\n\r\n")
+            .map(|(_, body)| body.to_string())
+            .unwrap_or_default();
+        Ok((status, body))
+    }
+}
+
+/// The binary under test: `build/lockstep`, as `cargo xtask build` leaves it.
+pub fn lockstep_binary() -> PathBuf {
+    built("lockstep")
+}
+
+/// The default guest.
+pub fn kv_wasm() -> PathBuf {
+    built("kv.wasm")
+}
+
+fn built(name: &str) -> PathBuf {
+    let directory = std::env::var_os("LOCKSTEP_BUILD_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../build"));
+    let path = directory.join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: `cargo xtask build` makes it",
+        path.display()
+    );
+    path
+}
+
+/// Runs a short `lockstep` command to its end.
+pub fn lockstep(arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new(lockstep_binary())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()?)
+}

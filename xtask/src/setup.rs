@@ -1,0 +1,181 @@
+//! What a machine needs beside Rust and git: a C++ compiler and libclang (for RocksDB), the wasm target. Installs them where it may
+//! (rustup; apt-get as root or with passwordless sudo) and otherwise names the exact command.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+const ADVICE: &str = "\
+  Debian, Ubuntu:  sudo apt-get install g++ make libclang-dev
+  Fedora:          sudo dnf install gcc-c++ make clang-devel
+  Arch:            sudo pacman -S gcc make clang
+  macOS:           xcode-select --install && brew install llvm
+libclang in an unusual place: set LIBCLANG_PATH to its directory.";
+
+pub(crate) fn all() -> Result<()> {
+    native()?;
+    wasm_target()?;
+    components()
+}
+
+/// The C++ compiler and libclang.
+fn native() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("missing: {}", missing.join(", "));
+    if !(apt_install()? && self::missing().is_empty()) {
+        bail!(
+            "{} not found; install it and run this again:\n{ADVICE}",
+            missing.join(" and ")
+        );
+    }
+    Ok(())
+}
+
+fn missing() -> Vec<&'static str> {
+    let mut missing = Vec::new();
+    if !(runs("c++", &["--version"]) || runs("clang++", &["--version"])) {
+        missing.push("a C++ compiler");
+    }
+    if !has_libclang() {
+        missing.push("libclang");
+    }
+    missing
+}
+
+fn runs(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Whether bindgen will find libclang: the places that clang-sys looks in.
+fn has_libclang() -> bool {
+    if let Some(path) = std::env::var_os("LIBCLANG_PATH") {
+        let path = PathBuf::from(path);
+        return path.is_file() || holds_libclang(&path);
+    }
+    let mut places: Vec<PathBuf> = [
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local/lib",
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/opt/homebrew/opt/llvm/lib",
+        "/usr/local/opt/llvm/lib",
+        "/Library/Developer/CommandLineTools/usr/lib",
+    ]
+    .map(PathBuf::from)
+    .to_vec();
+    if let Ok(entries) = std::fs::read_dir("/usr/lib") {
+        let llvm = entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm"));
+        places.extend(llvm.map(|entry| entry.path().join("lib")));
+    }
+    places.iter().any(|place| holds_libclang(place))
+}
+
+fn holds_libclang(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with("libclang.")
+                || (name.starts_with("libclang-") && !name.contains("cpp") && name.contains(".so"))
+        })
+    })
+}
+
+/// True when apt-get could be used.
+fn apt_install() -> Result<bool> {
+    if !runs("apt-get", &["--version"]) {
+        return Ok(false);
+    }
+    let prefix: &[&str] = if runs("sh", &["-c", "test $(id -u) = 0"]) {
+        &[]
+    } else if runs("sudo", &["-n", "true"]) {
+        &["sudo", "-n"]
+    } else {
+        return Ok(false);
+    };
+    for arguments in [
+        vec!["apt-get", "update"],
+        vec![
+            "apt-get",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "g++",
+            "make",
+            "libclang-dev",
+        ],
+    ] {
+        let words: Vec<&str> = prefix.iter().copied().chain(arguments).collect();
+        println!("$ {}", words.join(" "));
+        let status = Command::new(words[0])
+            .args(&words[1..])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null())
+            .status()?;
+        if !status.success() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The standard library for guests.
+pub(crate) fn wasm_target() -> Result<()> {
+    let output = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .current_dir(crate::root())
+        .output()?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    if sysroot
+        .join("lib/rustlib/wasm32-unknown-unknown/lib")
+        .exists()
+    {
+        return Ok(());
+    }
+    rustup(&["target", "add", "wasm32-unknown-unknown"])
+}
+
+/// rustfmt and clippy, which the tests run.
+fn components() -> Result<()> {
+    for (probe, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
+        let found = Command::new(probe)
+            .arg("--version")
+            .current_dir(crate::root())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !found {
+            rustup(&["component", "add", component])?;
+        }
+    }
+    Ok(())
+}
+
+fn rustup(arguments: &[&str]) -> Result<()> {
+    println!("$ rustup {}", arguments.join(" "));
+    let added = Command::new("rustup")
+        .args(arguments)
+        .current_dir(crate::root())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !added {
+        bail!(
+            "`rustup {}` failed; install it for the toolchain that rust-toolchain.toml names and run this again",
+            arguments.join(" ")
+        );
+    }
+    Ok(())
+}
