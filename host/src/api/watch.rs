@@ -13,7 +13,7 @@ use tonic::Status;
 use super::routes::{Consistency, Method};
 use super::{Shared, status};
 use crate::guest::{Cause, Step, Stepped};
-use crate::machine::{Change, QueryError, ReadSet, WatchCall};
+use crate::machine::{Change, QueryError, ReadSet, WatchCall, Watched};
 
 /// Watches open at a time on one node.
 pub const WATCHES_MAX: usize = 4096;
@@ -118,12 +118,15 @@ impl Watch {
                 caller: String::new(),
                 cause,
                 memo: self.memo.clone(),
-                status: self.shared.node_status(),
             };
             match self.shared.parts.machine.watch_step(call).await {
-                Ok((index, Stepped::Step(step), reads)) => return Ok((index, step, reads)),
-                Ok((index, Stepped::Refused(refusal), _)) => return Err(status::watch_refused(refusal, index)),
-                Ok((index, Stepped::Failed(failure), _)) => return Err(status::watch_failed(&failure, index)),
+                Ok(Watched { index, stepped: Stepped::Step(step), reads }) => return Ok((index, step, reads)),
+                Ok(Watched { index, stepped: Stepped::Refused(refusal), .. }) => {
+                    return Err(status::watch_refused(refusal, index));
+                }
+                Ok(Watched { index, stepped: Stepped::Failed(failure), .. }) => {
+                    return Err(status::watch_failed(&failure, index));
+                }
                 Err(QueryError::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
                 Err(error) => return Err(status::query(&error)),
             }
