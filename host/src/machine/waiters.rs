@@ -77,7 +77,11 @@ impl Waiters {
 
     /// Registers for the outcome of the command with this origin, which must be of this node and boot, and used once.
     pub fn register(&self, origin: Origin) -> Waiter {
-        assert_eq!((origin.node, origin.boot), (self.0.node, self.0.boot), "origins are minted by the node that takes a command");
+        assert_eq!(
+            (origin.node, origin.boot),
+            (self.0.node, self.0.boot),
+            "origins are minted by the node that takes a command"
+        );
         let slot = Slot::default();
         let wake = slot.wake.clone();
         let before = self.0.slots.lock().waiting.insert(origin.counter, slot);
