@@ -61,7 +61,7 @@ async fn accept(listener: TcpListener, router: axum::Router, mut stopped: watch:
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            () = until(&mut stopped) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
         };
@@ -91,7 +91,7 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: 
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stopped.wait_for(|stopped| *stopped) => {
+        () = until(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -99,6 +99,11 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: 
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection ended");
     }
+}
+
+/// Completes once the flag is set, or nobody is left who could set it.
+async fn until(stopped: &mut watch::Receiver<bool>) {
+    drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
 fn builder() -> Builder<TokioExecutor> {

@@ -84,3 +84,6 @@ impl RaftCell {
         self.0.store(None);
     }
 }
+
+#[cfg(test)]
+mod cluster_tests;

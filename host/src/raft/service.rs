@@ -148,12 +148,10 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<peer::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let raft = self
-            .gate
-            .raft
-            .get()
-            .filter(|_| self.gate.cluster.get().is_some())
-            .ok_or_else(|| Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance"))?;
+        let raft =
+            self.gate.raft.get().filter(|_| self.gate.cluster.get().is_some()).ok_or_else(|| {
+                Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance")
+            })?;
         let (requests, refusal) = accepted(request.into_inner(), self.gate.clone());
         let answers = raft
             .stream_append(requests)

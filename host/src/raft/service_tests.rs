@@ -179,12 +179,18 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
             client.heartbeat(append.clone()).await.map(drop),
             client.vote(vote.clone()).await.map(drop),
             client.pre_vote(vote).await.map(drop),
-            client.transfer_leader(peer::TransferLeaderRequest { route: wrong.clone(), ..Default::default() }).await.map(drop),
+            client
+                .transfer_leader(peer::TransferLeaderRequest { route: wrong.clone(), ..Default::default() })
+                .await
+                .map(drop),
             client.append(stream::iter([append])).await.map(drop),
             client.snapshot(stream::iter([snapshot])).await.map(drop),
             forwarded.message().await.map(drop),
             client.read_index(peer::ReadIndexRequest { route: wrong.clone() }).await.map(drop),
-            client.fetch_component(peer::FetchComponentRequest { route: wrong.clone(), ..Default::default() }).await.map(drop),
+            client
+                .fetch_component(peer::FetchComponentRequest { route: wrong.clone(), ..Default::default() })
+                .await
+                .map(drop),
             client.set_addresses(peer::SetAddressesRequest { route: wrong.clone(), node: None }).await.map(drop),
         ];
         for status in statuses {

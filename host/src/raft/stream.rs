@@ -150,7 +150,12 @@ mod tests {
     const PROGRESS: Duration = Duration::from_millis(50);
 
     fn request() -> AppendEntriesRequest<TypeConfig> {
-        AppendEntriesRequest { vote: Vote::new_committed(1, 1), prev_log_id: None, entries: vec![], leader_commit: None }
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            entries: vec![],
+            leader_commit: None,
+        }
     }
 
     fn success() -> peer::AppendResponse {
