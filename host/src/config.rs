@@ -1,1 +1,425 @@
-//! What an operator can set, with its defaults and limits.
+//! What an operator can set on a node, with its defaults and limits, and the listening sockets that follow from it.
+//! Knows no command line (that is `cli/`) and starts nothing; it reads no file and binds nothing until asked.
+
+mod address;
+mod listen;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use address::Address;
+pub use listen::{ListenError, advertised, bind};
+
+/// Without anything said, a checkpoint is considered this often.
+pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(120);
+/// Commands since the last checkpoint that make another one worth its price.
+pub const SNAPSHOT_THRESHOLD: u64 = 8192;
+/// Silence of the leader before a follower stands for election.
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a command waits for a leader.
+pub const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// Commands that stay in the log behind the newest checkpoint.
+pub const TRAILING_LOGS: u64 = 10_240;
+
+/// Below this, an fsync that takes a little longer than usual would look like a dead leader.
+pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
+/// Above this a duration is surely a slip of the unit, and adding it to a clock could overflow.
+pub const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Bytes of a `--raft_id`: it is a directory name and travels in every membership entry.
+pub const RAFT_ID_BYTES_MAX: usize = 64;
+
+/// Everything a node is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Form a new cluster of this one node, when the data directory is in none yet.
+    pub bootstrap: bool,
+    /// The operator's name for the node, unique in the cluster (`--raft_id`).
+    pub name: String,
+    /// Where clients and operators are served.
+    pub grpc_addr: String,
+    /// Where peers are served.
+    pub raft_addr: String,
+    /// What other nodes and clients dial instead of `grpc_addr`.
+    pub grpc_advertise_addr: Option<String>,
+    /// What peers dial instead of `raft_addr`.
+    pub raft_advertise_addr: Option<String>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served; `None`: nowhere.
+    pub http_addr: Option<String>,
+    /// The directory that holds one sub-directory for each node (`--raft_data_dir`).
+    pub raft_data_dir: PathBuf,
+    /// The state machine: a component, or a core module with an embedded component type.
+    pub fsm: Option<PathBuf>,
+    /// Plain text beyond loopback is accepted.
+    pub insecure: bool,
+    /// How often a checkpoint is considered; spread over one to two times this.
+    pub snapshot_interval: Duration,
+    /// Commands since the last checkpoint below which none is made.
+    pub snapshot_threshold: u64,
+    /// H: silence of the leader before a follower stands.
+    pub heartbeat_timeout: Duration,
+    /// How long a command waits for a leader; at least `heartbeat_timeout`.
+    pub election_timeout: Duration,
+    /// Commands that stay in the log behind the newest checkpoint.
+    pub trailing_logs: u64,
+    /// Start from the state as the disk has it. It always does: the state is durable by itself and no snapshot is restored on start.
+    pub no_snapshot_restore_on_start: bool,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        NodeConfig {
+            bootstrap: false,
+            name: String::new(),
+            grpc_addr: "localhost:40051".into(),
+            raft_addr: "localhost:50051".into(),
+            grpc_advertise_addr: None,
+            raft_advertise_addr: None,
+            http_addr: None,
+            raft_data_dir: PathBuf::from("/tmp"),
+            fsm: None,
+            insecure: false,
+            snapshot_interval: SNAPSHOT_INTERVAL,
+            snapshot_threshold: SNAPSHOT_THRESHOLD,
+            heartbeat_timeout: HEARTBEAT_TIMEOUT,
+            election_timeout: ELECTION_TIMEOUT,
+            trailing_logs: TRAILING_LOGS,
+            no_snapshot_restore_on_start: false,
+        }
+    }
+}
+
+/// A setting that cannot work: which one, why, and what to do instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag}: {problem}")]
+pub struct ConfigError {
+    /// The flag, as it is typed.
+    pub flag: &'static str,
+    /// One sentence without its full stop.
+    pub problem: String,
+    /// What to do instead.
+    pub hint: String,
+}
+
+impl ConfigError {
+    /// A refusal of `flag`.
+    pub fn new(flag: &'static str, problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        ConfigError {
+            flag,
+            problem: problem.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+impl NodeConfig {
+    /// The directory of this node alone: `<raft_data_dir>/<raft_id>`.
+    pub fn data_dir(&self) -> PathBuf {
+        self.raft_data_dir.join(&self.name)
+    }
+
+    /// Refuses what cannot work, before anything is opened or bound. The first problem found is reported.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_name()?;
+        self.validate_addresses()?;
+        self.validate_times()?;
+        self.validate_fsm()
+    }
+
+    fn validate_name(&self) -> Result<(), ConfigError> {
+        let refuse = |problem: String| {
+            let hint = "choose a short name that is unique in the cluster, such as --raft_id=nodeA";
+            Err(ConfigError::new("--raft_id", problem, hint))
+        };
+        if self.name.is_empty() {
+            return refuse("the node needs a name".into());
+        }
+        if self.name.len() > RAFT_ID_BYTES_MAX {
+            return refuse(format!(
+                "{} bytes are more than the {RAFT_ID_BYTES_MAX} that are allowed",
+                self.name.len()
+            ));
+        }
+        let odd = self
+            .name
+            .chars()
+            .find(|&c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.'));
+        if let Some(odd) = odd {
+            return refuse(format!(
+                "{odd:?} in {:?} is not a letter, digit, '-', '_' or '.'; the name becomes a directory",
+                self.name
+            ));
+        }
+        if self.name.starts_with(['.', '-']) {
+            return refuse(format!(
+                "{:?} begins with '.' or '-', but it becomes the name of a directory",
+                self.name
+            ));
+        }
+        Ok(())
+    }
+
+    fn validate_addresses(&self) -> Result<(), ConfigError> {
+        let mut listening: Vec<(&'static str, Address)> = Vec::new();
+        let listen = [
+            (
+                "--grpc_addr",
+                Some(&self.grpc_addr),
+                Some(("--grpc_advertise_addr", &self.grpc_advertise_addr)),
+            ),
+            (
+                "--raft_addr",
+                Some(&self.raft_addr),
+                Some(("--raft_advertise_addr", &self.raft_advertise_addr)),
+            ),
+            ("--http_addr", self.http_addr.as_ref(), None),
+        ];
+        for (flag, text, advertise) in listen {
+            let Some(text) = text else { continue };
+            let address = Address::parse(flag, text)?;
+            if let Some((advertise_flag, advertised)) = advertise {
+                validate_advertised(flag, &address, advertise_flag, advertised.as_deref())?;
+            }
+            if !address.is_loopback() && !self.insecure {
+                return Err(ConfigError::new(
+                    flag,
+                    format!(
+                        "{address} can be reached from other machines, and the connection is neither encrypted nor authenticated"
+                    ),
+                    "add --insecure if the network is trusted, or listen on localhost",
+                ));
+            }
+            if let Some((other, _)) = listening
+                .iter()
+                .find(|(_, earlier)| earlier.collides_with(&address))
+            {
+                let hint = "give each its own port, or port 0 to let the system choose";
+                return Err(ConfigError::new(
+                    flag,
+                    format!("{address} is the same port as {other}"),
+                    hint,
+                ));
+            }
+            listening.push((flag, address));
+        }
+        Ok(())
+    }
+
+    fn validate_times(&self) -> Result<(), ConfigError> {
+        let durations = [
+            (
+                "--snapshot_interval",
+                self.snapshot_interval,
+                Duration::from_millis(1),
+            ),
+            (
+                "--heartbeat_timeout",
+                self.heartbeat_timeout,
+                HEARTBEAT_TIMEOUT_MIN,
+            ),
+            (
+                "--election_timeout",
+                self.election_timeout,
+                HEARTBEAT_TIMEOUT_MIN,
+            ),
+        ];
+        for (flag, value, min) in durations {
+            if value < min || value > DURATION_MAX {
+                let shown = humantime::format_duration(value);
+                let (min, max) = (
+                    humantime::format_duration(min),
+                    humantime::format_duration(DURATION_MAX),
+                );
+                let hint = format!("give a duration from {min} to {max}, such as 500ms or 2s");
+                return Err(ConfigError::new(
+                    flag,
+                    format!("{shown} is out of range"),
+                    hint,
+                ));
+            }
+        }
+        if self.election_timeout < self.heartbeat_timeout {
+            let (election, heartbeat) = (
+                humantime::format_duration(self.election_timeout),
+                humantime::format_duration(self.heartbeat_timeout),
+            );
+            return Err(ConfigError::new(
+                "--election_timeout",
+                format!(
+                    "{election} is shorter than --heartbeat_timeout {heartbeat}, so commands would give up before a new leader can be found"
+                ),
+                "make it at least as long as --heartbeat_timeout; three times that is a good value",
+            ));
+        }
+        Ok(())
+    }
+
+    fn validate_fsm(&self) -> Result<(), ConfigError> {
+        let build =
+            "`cargo xtask guests` builds the example guests into build/, among them build/kv.wasm";
+        match &self.fsm {
+            None if self.bootstrap => Err(ConfigError::new(
+                "--fsm",
+                "a node that bootstraps a cluster must bring the cluster's state machine",
+                format!("add --fsm path/to/machine.wasm; {build}"),
+            )),
+            Some(path) if path.is_dir() => Err(ConfigError::new(
+                "--fsm",
+                format!("{} is a directory", path.display()),
+                "name the .wasm file in it",
+            )),
+            Some(path) if !path.exists() => Err(ConfigError::new(
+                "--fsm",
+                format!("there is no file {}", path.display()),
+                format!("check the path; {build}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What others will dial must lead somewhere.
+fn validate_advertised(
+    flag: &'static str,
+    listen: &Address,
+    advertise_flag: &'static str,
+    advertised: Option<&str>,
+) -> Result<(), ConfigError> {
+    let Some(advertised) = advertised else {
+        if listen.is_unspecified() {
+            return Err(ConfigError::new(
+                flag,
+                format!(
+                    "{listen} means every interface, which is no address that other nodes could dial"
+                ),
+                format!(
+                    "add {advertise_flag}=<name or IP of this machine>:{}",
+                    listen.port
+                ),
+            ));
+        }
+        return Ok(());
+    };
+    let advertised = Address::parse(advertise_flag, advertised)?;
+    if advertised.is_unspecified() || advertised.port == 0 {
+        return Err(ConfigError::new(
+            advertise_flag,
+            format!("{advertised} is no address that other nodes could dial"),
+            "give the name or IP of this machine and the port, such as 10.0.0.5:50051",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn good() -> NodeConfig {
+        NodeConfig {
+            name: "nodeA".into(),
+            ..NodeConfig::default()
+        }
+    }
+
+    #[test]
+    fn defaults_with_a_name_are_valid() {
+        good().validate().unwrap();
+        assert_eq!(good().data_dir(), PathBuf::from("/tmp/nodeA"));
+    }
+
+    #[test]
+    fn each_mistake_names_its_flag_and_says_what_to_do() {
+        type Change = fn(&mut NodeConfig);
+        let table: &[(&str, &str, Change)] = &[
+            ("--raft_id", "needs a name", |c| c.name.clear()),
+            ("--raft_id", "'/' in", |c| c.name = "a/b".into()),
+            ("--raft_id", "begins with", |c| c.name = "..".into()),
+            ("--raft_id", "65 bytes", |c| c.name = "a".repeat(65)),
+            ("--fsm", "must bring", |c| c.bootstrap = true),
+            ("--fsm", "no file", |c| {
+                c.fsm = Some("/nonexistent/x.wasm".into())
+            }),
+            ("--fsm", "is a directory", |c| c.fsm = Some("/".into())),
+            ("--grpc_addr", "reached from other machines", |c| {
+                c.grpc_addr = "10.0.0.1:1".into()
+            }),
+            ("--raft_addr", "reached from other machines", |c| {
+                c.raft_addr = "db1.example:1".into()
+            }),
+            ("--http_addr", "reached from other machines", |c| {
+                c.http_addr = Some("0.0.0.0:80".into())
+            }),
+            ("--raft_addr", "every interface", |c| {
+                c.insecure = true;
+                c.raft_addr = "0.0.0.0:5".into();
+            }),
+            ("--grpc_addr", "every interface", |c| {
+                c.insecure = true;
+                c.grpc_addr = ":5".into();
+            }),
+            ("--raft_advertise_addr", "no address", |c| {
+                c.raft_advertise_addr = Some("[::]:5".into())
+            }),
+            ("--raft_advertise_addr", "no address", |c| {
+                c.raft_advertise_addr = Some("host:0".into())
+            }),
+            ("--grpc_advertise_addr", "has no port", |c| {
+                c.grpc_advertise_addr = Some("host".into())
+            }),
+            ("--grpc_addr", "has no port", |c| {
+                c.grpc_addr = "localhost".into()
+            }),
+            ("--grpc_addr", "is not a port", |c| {
+                c.grpc_addr = "localhost:70000".into()
+            }),
+            ("--raft_addr", "same port as --grpc_addr", |c| {
+                c.raft_addr = "127.0.0.1:40051".into()
+            }),
+            ("--http_addr", "same port as --raft_addr", |c| {
+                c.http_addr = Some("[::1]:50051".into())
+            }),
+            ("--election_timeout", "shorter than", |c| {
+                c.heartbeat_timeout = Duration::from_secs(4)
+            }),
+            ("--heartbeat_timeout", "out of range", |c| {
+                c.heartbeat_timeout = Duration::from_millis(1)
+            }),
+            ("--snapshot_interval", "out of range", |c| {
+                c.snapshot_interval = Duration::ZERO
+            }),
+        ];
+        for (flag, problem, change) in table {
+            let mut config = good();
+            change(&mut config);
+            let error = config.validate().expect_err(problem);
+            assert_eq!(error.flag, *flag, "{error}");
+            assert!(
+                error.problem.contains(problem),
+                "{problem:?} not in {error}"
+            );
+            assert!(!error.hint.is_empty(), "{error} has no hint");
+        }
+    }
+
+    #[test]
+    fn what_looks_odd_but_works_is_accepted() {
+        type Change = fn(&mut NodeConfig);
+        let table: &[Change] = &[
+            |c| (c.grpc_addr, c.raft_addr) = ("localhost:0".into(), "localhost:0".into()),
+            |c| (c.grpc_addr, c.raft_addr) = ("127.0.0.1:7".into(), "127.0.0.2:7".into()),
+            |c| c.raft_addr = "[::1]:50052".into(),
+            |c| {
+                c.insecure = true;
+                c.raft_addr = "0.0.0.0:5".into();
+                c.raft_advertise_addr = Some("db1.example:5".into());
+            },
+            |c| c.election_timeout = c.heartbeat_timeout,
+        ];
+        for (row, change) in table.iter().enumerate() {
+            let mut config = good();
+            change(&mut config);
+            assert_eq!(config.validate(), Ok(()), "row {row}");
+        }
+    }
+}

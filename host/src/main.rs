@@ -1,2 +1,7 @@
-//! The `lockstep` binary.
-fn main() {}
+//! The `lockstep` binary: hands the command line to `cli/`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lockstep::cli::main()
+}

@@ -1,1 +1,124 @@
-//! The subcommands of `lockstep`.
+//! The subcommands of `lockstep`: reads the command line, runs one of them, and turns its end into an exit code.
+//! Knows no Raft and no storage; a node is reached through `node::Node` or over gRPC like any other client.
+//!
+//! Exit codes: 0 done, 1 it failed, 2 the command line or the configuration cannot work, 130 stopped by a second signal.
+
+mod admin;
+mod argv;
+mod bench;
+mod call;
+mod client;
+mod dev;
+mod logging;
+mod manager;
+mod node;
+mod reflection;
+mod report;
+mod similar;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use report::report;
+
+const AFTER_HELP: &str = "\
+Flags may be written --raft_id, --raft-id or -raft_id.
+
+Examples:
+  lockstep dev                                         try it: three nodes on this machine
+  lockstep node --raft_bootstrap --raft_id=nodeA --fsm kv.wasm
+  lockstep admin localhost:40051 add_voter nodeB localhost:50052
+  lockstep call localhost:40051 Example/Add '{\"key\": \"a\", \"val\": \"1\"}'";
+
+/// A WebAssembly state machine on every node of a Raft cluster, in lockstep.
+#[derive(Debug, Parser)]
+#[command(name = "lockstep", version, after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node of a cluster
+    Node(Box<node::NodeArgs>),
+    /// Run a cluster of three nodes on this machine, until Ctrl-C
+    Dev(dev::DevArgs),
+    /// Call a method of a running cluster, with JSON
+    Call(call::CallArgs),
+    /// Change or inspect a cluster through its RaftManager service
+    Admin(admin::AdminArgs),
+    /// Measure how many commands a cluster running the key-value guest takes
+    Bench(bench::BenchArgs),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        // clap's own exit: help and version go to stdout with code 0, everything else to stderr with code 2.
+        Err(error) => error.exit(),
+    };
+    let result = match cli.command {
+        Command::Node(args) => node::run(&args),
+        Command::Dev(args) => dev::run(&args),
+        Command::Call(args) => call::run(&args),
+        Command::Admin(args) => admin::run(&args),
+        Command::Bench(args) => bench::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches_from(argv::normalise(arguments))?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// The command line with the list of RPCs that only the descriptor knows.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("admin", |command| command.after_help(admin::help()))
+}
+
+/// The runtime of the client commands: they wait for one thing at a time.
+fn client_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_has_help_with_an_example() {
+        for subcommand in command().get_subcommands_mut() {
+            let name = subcommand.get_name().to_owned();
+            let help = subcommand.render_long_help().to_string();
+            assert!(help.contains("Example"), "{name} shows no example");
+            assert!(
+                help.contains(&format!("lockstep {name}")),
+                "{name}'s example does not call it"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_flag_is_a_usage_error() {
+        let arguments = ["lockstep", "node", "--raft_identity=a"]
+            .into_iter()
+            .map(Into::into);
+        assert_eq!(parse(arguments).unwrap_err().exit_code(), 2);
+    }
+}

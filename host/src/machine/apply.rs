@@ -76,7 +76,14 @@ impl ApplyHandle {
     pub(crate) fn start(shared: Arc<Shared>, gate: Arc<dyn Gate>, system: System) -> Result<Self, MachineError> {
         let (jobs, work) = channel();
         let generation = shared.state.current();
-        let applier = Applier { shared: shared.clone(), gate, generation, system, recent: Recent::default(), dirty: Dirty::default() };
+        let applier = Applier {
+            shared: shared.clone(),
+            gate,
+            generation,
+            system,
+            recent: Recent::default(),
+            dirty: Dirty::default(),
+        };
         std::thread::Builder::new()
             .name("apply".into())
             .stack_size(STACK_BYTES)
@@ -220,7 +227,8 @@ impl Applier {
             }
             _ => None,
         };
-        let runner = component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
+        let runner =
+            component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
         Ok(entry::normal(&self.system, log_id, &entry, runner, self.generation.clone())?)
     }
 

@@ -88,6 +88,18 @@ pub enum MachineError {
         /// The last index of the log; `None` when it is empty.
         last: Option<u64>,
     },
+    /// The log no longer holds what the state needs next, and no snapshot fills the gap.
+    #[error(
+        "the state has applied {}, but the log begins at entry {first} and no snapshot on disk reaches it; the state of this data \
+         directory was lost or replaced. Remove this node from the cluster and add it again with an empty data directory",
+        applied.map_or("nothing".to_owned(), |applied| format!("up to entry {applied}"))
+    )]
+    StateBehind {
+        /// The last index the state holds; `None` when it is empty.
+        applied: Option<u64>,
+        /// The first index that the log has, or will have.
+        first: u64,
+    },
     /// A thread could not be started.
     #[error("start the {name} thread: {source}")]
     Thread {
@@ -130,7 +142,7 @@ pub struct Position {
 /// Opens the machine over what the store holds, and starts its threads.
 pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let gate = Arc::new(options.log.clone());
-    check_log_reaches_state(&options)?;
+    check_log_joins_state(&options)?;
     open_behind(gate, options)
 }
 
@@ -145,16 +157,25 @@ fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateM
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
 }
 
-/// A state ahead of the log is sound in one case: a snapshot was installed, its checkpoint is there, and the crash came before the
-/// log was purged up to it. openraft then cleans the log.
-fn check_log_reaches_state(options: &Options) -> Result<(), MachineError> {
+/// State, log and snapshots must join without a gap. A state ahead of the log is sound in one case: a snapshot was installed, its
+/// checkpoint is there, and the crash came before the log was purged up to it. openraft then cleans the log. A state behind the log
+/// is sound when a checkpoint fills the gap: openraft installs it.
+fn check_log_joins_state(options: &Options) -> Result<(), MachineError> {
     let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
-    let last = options.log.stats().last_index;
-    let installed = options.checkpoints.list().iter().any(|checkpoint| Some(checkpoint.index) == applied);
-    match applied {
-        Some(applied) if Some(applied) > last && !installed => Err(MachineError::StateAhead { applied, last }),
-        _ => Ok(()),
+    let stats = options.log.stats();
+    let last = stats.last_index;
+    let checkpoints = options.checkpoints.list();
+    let installed = || checkpoints.iter().any(|checkpoint| Some(checkpoint.index) == applied);
+    if let Some(applied) = applied
+        && Some(applied) > last
+        && !installed()
+    {
+        return Err(MachineError::StateAhead { applied, last });
     }
+    let reached = applied.max(options.checkpoints.newest().map(|newest| newest.index)).map_or(0, |index| index + 1);
+    // An empty log that was purged begins after what was purged.
+    let first = stats.first_index.unwrap_or(last.map_or(0, |last| last + 1));
+    if reached < first { Err(MachineError::StateBehind { applied, first }) } else { Ok(()) }
 }
 
 /// The machine as `raft/`, `api/` and `node` use it. Cheap to clone.

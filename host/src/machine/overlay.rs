@@ -124,7 +124,8 @@ struct OwnRows<'a> {
 impl<'a> OwnRows<'a> {
     fn new(writes: &'a BTreeMap<Vec<u8>, Value>, range: Range<'_>, reverse: bool) -> Self {
         let end = range.end.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut own = OwnRows { range: writes.range::<[u8], _>((Bound::Included(range.start), end)), next: None, reverse };
+        let mut own =
+            OwnRows { range: writes.range::<[u8], _>((Bound::Included(range.start), end)), next: None, reverse };
         own.advance();
         own
     }

@@ -108,7 +108,7 @@ proptest! {
             }
         }
         for (key, value) in &model {
-            prop_assert_eq!(transaction.get(key).unwrap().as_ref(), Some(value));
+            prop_assert_eq!(transaction.get(key).unwrap(), Some(value.clone()));
         }
         let mut written = stored;
         for (key, value) in transaction.into_writes() {

@@ -103,6 +103,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let copy = blocking::<_, ApplyError>(move || Ok(snapshots.copy_back(&checkpoint)?)).await?;
                 (copy, None)
             }
+            SnapshotData::Empty => return Err(io::Error::other("a snapshot of nothing cannot be installed")),
         };
         let applied = System::read(&*generation)?.applied;
         if applied != meta.last_log_id {
@@ -147,7 +148,12 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
                     let checkpoint = snapshots.make(&snapshots.state().current())?;
                     Ok((snapshots.meta(&checkpoint)?, checkpoint))
                 };
-                blocking::<_, SnapshotError>(made).await?
+                match blocking::<_, SnapshotError>(made).await {
+                    Err(SnapshotError::Empty) => {
+                        return Ok(Snapshot { meta: Meta::default(), snapshot: SnapshotData::Empty });
+                    }
+                    made => made?,
+                }
             }
         };
         self.snapshots.handed_over(&meta);

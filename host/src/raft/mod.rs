@@ -47,7 +47,7 @@ pub use ticket::NotProposed;
 pub use timeouts::Timeouts;
 
 /// Generated messages and services of `proto/lockstep/peer.proto`.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, unused_qualifications, clippy::all)]
 pub mod peer {
     tonic::include_proto!("lockstep.peer.v1");
 }
@@ -84,3 +84,6 @@ impl RaftCell {
         self.0.store(None);
     }
 }
+
+#[cfg(test)]
+mod cluster_tests;

@@ -132,7 +132,11 @@ pub(super) fn commands(rows: &[(&str, &str)]) -> codec::entry::Entry {
         request: request(key, value).into(),
         caller: String::new(),
     };
-    codec::entry::Entry { time_ms: 2000, commands: rows.iter().enumerate().map(command).collect(), ..Default::default() }
+    codec::entry::Entry {
+        time_ms: 2000,
+        commands: rows.iter().enumerate().map(command).collect(),
+        ..Default::default()
+    }
 }
 
 pub(super) fn origin(counter: u64) -> Origin {

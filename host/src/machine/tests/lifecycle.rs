@@ -14,7 +14,7 @@ use super::super::{Change, Fate, MachineError, QueryError, open};
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::{Reason, Stepped, Verdict};
-use crate::store::{StoreError, State};
+use crate::store::{State, StoreError};
 use crate::types::{Entry, EntryData, GROUP, NodeMode};
 
 fn reply(text: &'static str) -> Verdict {
@@ -180,6 +180,17 @@ async fn state_ahead_of_its_log_is_refused() {
     node.machine.close().await.unwrap();
     let refused = open(node.options.clone()).err().unwrap();
     assert!(matches!(refused, MachineError::StateAhead { applied: 5, last: None }), "{refused}");
+}
+
+#[tokio::test]
+async fn log_that_begins_after_its_state_is_refused() {
+    use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+    let node = start();
+    let mut log = node.options.log.clone();
+    log.blocking_append((0..=4).map(membership)).await.unwrap();
+    log.purge(log_id(1, 2)).await.unwrap();
+    let refused = open(node.options.clone()).err().unwrap();
+    assert!(matches!(refused, MachineError::StateBehind { applied: None, first: 3 }), "{refused}");
 }
 
 #[tokio::test]

@@ -124,7 +124,11 @@ async fn damaged_and_cut_snapshots_change_nothing_and_leave_room_for_the_next() 
         assert!(matches!(refused, SnapshotError::Damaged(_)), "{cut}: {refused}");
     }
     let mut flipped = whole.clone();
-    flipped[1] = { let mut frame = flipped[1].to_vec(); frame[7] ^= 1; frame.into() };
+    flipped[1] = {
+        let mut frame = flipped[1].to_vec();
+        frame[7] ^= 1;
+        frame.into()
+    };
     assert!(receive(&to, flipped).await.is_err());
     let swapped = vec![whole[0].clone(), whole[2].clone(), whole[1].clone(), whole[3].clone()];
     assert!(receive(&to, swapped).await.is_err());

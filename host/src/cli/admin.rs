@@ -1,0 +1,175 @@
+//! `lockstep admin`: one RPC of a node's manager from the command line, with what it sends and what comes back.
+//! Decides nothing about membership; the node does.
+
+use std::time::Duration;
+
+use prost_reflect::{DynamicMessage, MethodDescriptor};
+use tonic::Status;
+
+use super::client::{self, CONNECT_PATIENCE};
+use super::manager::{self, Manager, is_operation, known, operation_error, text_field};
+use super::report::{Failure, print_line};
+use super::similar::similar;
+use super::text::{self, Defaults};
+
+/// Call one RPC of a node's RaftManager service, and wait for the operation it starts.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AdminArgs {
+    /// Ask each address who leads, and talk to the leader
+    #[arg(long = "leader")]
+    leader: bool,
+
+    /// Give up on a call after this long [default: never]
+    #[arg(long = "timeout", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+
+    /// The grpc_addr of a node; several with commas together with --leader
+    #[arg(value_name = "HOST:PORT")]
+    addr: String,
+
+    /// What to do; the list is below
+    #[arg(value_name = "RPC")]
+    rpc: String,
+
+    /// Its arguments, in the order of the list
+    #[arg(value_name = "ARGUMENT")]
+    arguments: Vec<String>,
+}
+
+/// The RPCs with their arguments, and examples.
+pub(crate) fn help() -> String {
+    let mut help = String::from("RPCs:\n");
+    for rpc in manager::rpcs() {
+        help.push_str(&format!("  {}\n", manager::usage(&rpc)));
+    }
+    help.push_str(
+        "\n\
+        A previous_index other than 0 refuses the change if the configuration changed after that index.\n\
+        Bytes are text, hex:… or @file. What an operation waits for is awaited; an error exits with code 1.\n\
+        \n\
+        Examples:\n  \
+          lockstep admin localhost:40051 add_voter nodeB localhost:50052\n  \
+          lockstep admin localhost:40051 get_configuration\n  \
+          lockstep admin --leader localhost:40051,localhost:40052 leadership_transfer",
+    );
+    help
+}
+
+/// Runs one RPC to its end.
+pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
+    let rpc = manager::rpc(&args.rpc).ok_or_else(|| unknown_rpc(&args.rpc))?;
+    let request = manager::request(&rpc, &args.arguments)?;
+    super::client_runtime()?.block_on(async {
+        let manager = if args.leader {
+            find_leader(&args.addr, args.timeout).await?
+        } else {
+            Manager::new(
+                client::connect(&args.addr, CONNECT_PATIENCE).await?,
+                args.timeout,
+            )
+        };
+        invoke(&manager, &rpc, &request).await
+    })
+}
+
+async fn invoke(
+    manager: &Manager,
+    rpc: &MethodDescriptor,
+    request: &DynamicMessage,
+) -> anyhow::Result<()> {
+    let reply = say(manager, rpc, request).await?;
+    if !is_operation(&reply) {
+        return Ok(());
+    }
+    let outcome = say(manager, &known("Await"), &reply).await?;
+    // The operation is over whatever becomes of its token; a node that was shut down may be gone already.
+    if let Err(status) = manager.call(&known("Forget"), &reply).await {
+        eprintln!(
+            "the operation ended, but its token was not forgotten: {}",
+            Failure::from_status(&status)
+        );
+    }
+    match operation_error(&outcome) {
+        Some(error) => Err(Failure::new(format!("{} failed: {error}", rpc.name())).into()),
+        None => Ok(()),
+    }
+}
+
+/// Calls, and prints both sides.
+async fn say(
+    manager: &Manager,
+    rpc: &MethodDescriptor,
+    request: &DynamicMessage,
+) -> anyhow::Result<DynamicMessage> {
+    print_line(format!(
+        "Invoking {}({})",
+        rpc.name(),
+        text::format(request, Defaults::Hidden)
+    ))?;
+    let failed = |status: Status| Failure::from_status(&status);
+    let reply = manager.call(rpc, request).await.map_err(failed)?;
+    let shown = text::format(&reply, Defaults::Shown);
+    let separator = if shown.contains('\n') { "\n" } else { " " };
+    print_line(format!("Response:{separator}{shown}").trim_end())?;
+    Ok(reply)
+}
+
+async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<Manager> {
+    let mut answers = Vec::new();
+    for addr in addrs.split(',') {
+        // A dead node is no reason to wait: another one may lead.
+        let state = match client::connect(addr, Duration::ZERO).await {
+            Ok(channel) => {
+                let manager = Manager::new(channel, timeout);
+                let reply = manager.run("State", &[]).await;
+                match reply.map(|reply| text_field(&reply, "state").unwrap_or_default()) {
+                    Ok(state) if state == "Leader" => return Ok(manager),
+                    Ok(state) => state,
+                    Err(error) => error.to_string(),
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        answers.push(format!("{addr}: {state}"));
+    }
+    let failure = Failure::new("none of these nodes leads");
+    Err(answers.into_iter().fold(failure, Failure::hint).into())
+}
+
+fn unknown_rpc(name: &str) -> Failure {
+    let names: Vec<String> = manager::rpcs()
+        .iter()
+        .map(|rpc| text::snake_case(rpc.name()))
+        .collect();
+    let close = similar(name, names.iter().map(String::as_str));
+    let hint = if close.is_empty() {
+        format!("there are {}", names.join(", "))
+    } else {
+        format!("did you mean {}?", close.join(" or "))
+    };
+    Failure::usage(format!("there is no RPC {name:?}")).hint(hint)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_lists_every_rpc_with_its_arguments() {
+        let help = help();
+        for rpc in manager::rpcs() {
+            assert!(
+                help.contains(&format!("  {}\n", manager::usage(&rpc))),
+                "{}",
+                rpc.name()
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_rpc_is_answered_with_what_was_meant() {
+        assert!(format!("{:?}", unknown_rpc("add_votr")).contains("did you mean add_voter"));
+        assert!(format!("{:?}", unknown_rpc("xyzzy")).contains("get_configuration"));
+    }
+}

@@ -1,0 +1,321 @@
+//! `lockstep call`: any unary or server-streaming method of any server with reflection, JSON in and out.
+//! Knows no service; what a method takes comes from the server.
+
+use std::io::Read;
+use std::time::Duration;
+
+use anyhow::Context;
+use prost_reflect::{DynamicMessage, MethodDescriptor, SerializeOptions, ServiceDescriptor};
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
+use tonic::transport::Channel;
+
+use super::client::{self, CONNECT_PATIENCE, CallOptions};
+use super::reflection::Reflection;
+use super::report::{Failure, print_line};
+use super::similar::similar;
+
+const AFTER_HELP: &str = "\
+Each reply is printed as one line of JSON; a stream ends with Ctrl-C. An error exits with code 1.
+
+Examples:
+  lockstep call localhost:40051
+  lockstep call localhost:40051 Example/Add '{\"key\": \"a\", \"val\": \"1\"}'
+  lockstep call localhost:40051 Example/Get '{\"key\": \"a\", \"linearizable\": true}' --timeout 2s
+  lockstep call localhost:40051 Example/Watch '{\"key\": \"a\"}'
+  lockstep call localhost:40051 Example/Add @request.json
+  echo '{\"key\": \"a\"}' | lockstep call localhost:40051 Example/Get -";
+
+/// Call a method of a running cluster, with JSON.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct CallArgs {
+    /// The grpc_addr of a node
+    #[arg(value_name = "HOST:PORT")]
+    addr: String,
+
+    /// Service/Method; without it, or with a service alone, the methods are listed
+    #[arg(value_name = "SERVICE/METHOD")]
+    method: Option<String>,
+
+    /// The request as JSON, @file, or - for stdin
+    #[arg(value_name = "JSON", default_value = "{}")]
+    json: String,
+
+    /// Give up after this long, such as 500ms or 2s [default: the server decides]
+    #[arg(long = "timeout", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+
+    /// Metadata to send; may be given several times
+    #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = metadata_pair)]
+    metadata: Vec<(AsciiMetadataKey, AsciiMetadataValue)>,
+}
+
+/// Makes one call, or lists what could be called.
+pub(crate) fn run(args: &CallArgs) -> anyhow::Result<()> {
+    super::client_runtime()?.block_on(async {
+        let channel = client::connect(&args.addr, CONNECT_PATIENCE).await?;
+        match args.method.as_deref().map(split_method) {
+            None => list(channel, None).await,
+            Some((service, None)) => list(channel, Some(service)).await,
+            Some((service, Some(method))) => call(channel, service, method, args).await,
+        }
+    })
+}
+
+async fn call(
+    channel: Channel,
+    service: &str,
+    method: &str,
+    args: &CallArgs,
+) -> anyhow::Result<()> {
+    let service = describe(channel.clone(), service).await?;
+    let method = find_method(&service, method)?;
+    let request = request(&method, &args.json)?;
+    let mut options = CallOptions {
+        timeout: args.timeout,
+        metadata: MetadataMap::new(),
+    };
+    for (key, value) in &args.metadata {
+        options.metadata.append(key.clone(), value.clone());
+    }
+    if method.is_client_streaming() {
+        let name = method.full_name();
+        return Err(Failure::usage(format!(
+            "{name} takes a stream of requests, which this command cannot send"
+        ))
+        .into());
+    }
+    let failed = |status: tonic::Status| Failure::from_status(&status);
+    if !method.is_server_streaming() {
+        let reply = client::unary(&channel, &method, &request, &options)
+            .await
+            .map_err(failed)?;
+        return print_line(to_json(&reply)?);
+    }
+    let mut replies = client::server_streaming(&channel, &method, &request, &options)
+        .await
+        .map_err(failed)?;
+    loop {
+        let reply = replies
+            .message()
+            .await
+            .map_err(|status| failed(client::say_timeout(status, &options)))?;
+        let Some(reply) = reply else { return Ok(()) };
+        print_line(to_json(&client::decode(&method, reply).map_err(failed)?)?)?;
+    }
+}
+
+async fn describe(channel: Channel, service: &str) -> anyhow::Result<ServiceDescriptor> {
+    let mut reflection = Reflection::new(channel);
+    let services = reflection.services().await?;
+    let unknown =
+        |hint: String| Failure::new(format!("the server has no service {service:?}")).hint(hint);
+    if !services.iter().any(|known| known == service) {
+        let close = similar(service, services.iter().map(String::as_str));
+        let shown = if close.is_empty() {
+            services.join(", ")
+        } else {
+            close.join(", ")
+        };
+        return Err(unknown(format!("it has {shown}")).into());
+    }
+    let pool = reflection.describe(&[service.to_owned()]).await?;
+    let found = pool.and_then(|pool| pool.get_service_by_name(service));
+    found.ok_or_else(|| unknown("it lists the service but does not describe it".into()).into())
+}
+
+fn find_method(service: &ServiceDescriptor, name: &str) -> anyhow::Result<MethodDescriptor> {
+    let exact = service.methods().find(|method| method.name() == name);
+    exact.ok_or_else(|| {
+        let names: Vec<String> = service
+            .methods()
+            .map(|method| method.name().to_owned())
+            .collect();
+        let close = similar(name, names.iter().map(String::as_str));
+        let shown = if close.is_empty() {
+            names.join(", ")
+        } else {
+            close.join(", ")
+        };
+        Failure::new(format!("{} has no method {name:?}", service.full_name()))
+            .hint(format!("it has {shown}"))
+            .into()
+    })
+}
+
+/// Prints the methods of one service, or of all that a user of the server would call.
+async fn list(channel: Channel, only: Option<&str>) -> anyhow::Result<()> {
+    if let Some(service) = only {
+        return print_service(&describe(channel, service).await?);
+    }
+    let mut reflection = Reflection::new(channel);
+    for service in reflection.services().await? {
+        // One at a time: two services of different authors may each bring their own version of a file.
+        let pool = reflection.describe(std::slice::from_ref(&service)).await?;
+        match pool.and_then(|pool| pool.get_service_by_name(&service)) {
+            Some(service) => print_service(&service)?,
+            None => print_line(format!("{service}  (not described by the server)"))?,
+        }
+    }
+    Ok(())
+}
+
+fn print_service(service: &ServiceDescriptor) -> anyhow::Result<()> {
+    for method in service.methods() {
+        print_line(signature(&method))?;
+    }
+    Ok(())
+}
+
+/// `Example/Add  {"key": string, "val": string} -> {"commitIndex": uint64}`
+pub(crate) fn signature(method: &MethodDescriptor) -> String {
+    let shape = |message: prost_reflect::MessageDescriptor| {
+        let fields: Vec<String> = message
+            .fields()
+            .map(|field| {
+                let many = if field.is_list() { "repeated " } else { "" };
+                format!("{:?}: {many}{}", field.json_name(), kind_name(&field))
+            })
+            .collect();
+        format!("{{{}}}", fields.join(", "))
+    };
+    let stream = |streaming: bool| if streaming { "stream " } else { "" };
+    format!(
+        "{}/{}  {}{} -> {}{}",
+        method.parent_service().full_name(),
+        method.name(),
+        stream(method.is_client_streaming()),
+        shape(method.input()),
+        stream(method.is_server_streaming()),
+        shape(method.output()),
+    )
+}
+
+fn kind_name(field: &prost_reflect::FieldDescriptor) -> String {
+    match field.kind() {
+        prost_reflect::Kind::Message(_) if field.is_map() => "map".into(),
+        prost_reflect::Kind::Message(message) => message.name().to_owned(),
+        prost_reflect::Kind::Enum(kind) => kind.name().to_owned(),
+        scalar => format!("{scalar:?}").to_lowercase(),
+    }
+}
+
+/// `/Example/Add` and `Example/Add` name a method, `Example` a service.
+fn split_method(text: &str) -> (&str, Option<&str>) {
+    let text = text.strip_prefix('/').unwrap_or(text);
+    match text.rsplit_once('/') {
+        Some((service, method)) => (service, Some(method)),
+        None => (text, None),
+    }
+}
+
+fn request(method: &MethodDescriptor, argument: &str) -> anyhow::Result<DynamicMessage> {
+    let json = match argument.strip_prefix('@') {
+        Some(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?
+        }
+        None if argument == "-" => {
+            let mut text = String::new();
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read stdin")?;
+            text
+        }
+        None => argument.to_owned(),
+    };
+    let json = if json.trim().is_empty() {
+        "{}"
+    } else {
+        json.as_str()
+    };
+    parse(method, json).map_err(|error| {
+        let message = method.input().full_name().to_owned();
+        Failure::usage(format!("the request is no {message}: {error}"))
+            .hint(format!("the method is {}", signature(method)))
+            .into()
+    })
+}
+
+fn parse(method: &MethodDescriptor, json: &str) -> Result<DynamicMessage, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let message = DynamicMessage::deserialize(method.input(), &mut deserializer)?;
+    deserializer.end()?;
+    Ok(message)
+}
+
+/// The JSON mapping of protobuf, as other tools print it, with fields that hold their default.
+fn to_json(message: &DynamicMessage) -> anyhow::Result<String> {
+    let mut json = Vec::new();
+    let options = SerializeOptions::new().skip_default_fields(false);
+    message
+        .serialize_with_options(&mut serde_json::Serializer::new(&mut json), &options)
+        .context("the reply has no JSON form")?;
+    Ok(String::from_utf8(json)?)
+}
+
+fn metadata_pair(text: &str) -> Result<(AsciiMetadataKey, AsciiMetadataValue), String> {
+    let (key, value) = text.split_once('=').ok_or("give key=value")?;
+    let key = key
+        .parse()
+        .map_err(|_| format!("{key:?} is no metadata key (binary ones are not supported)"))?;
+    let value = value
+        .parse()
+        .map_err(|_| format!("{value:?} is no metadata value"))?;
+    Ok((key, value))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn method(name: &str) -> MethodDescriptor {
+        let pool = crate::cli::manager::descriptors();
+        find_method(&pool.get_service_by_name("RaftManager").unwrap(), name).unwrap()
+    }
+
+    #[test]
+    fn methods_are_split_with_and_without_a_leading_slash() {
+        assert_eq!(split_method("Example/Add"), ("Example", Some("Add")));
+        assert_eq!(
+            split_method("/a.b.Example/Add"),
+            ("a.b.Example", Some("Add"))
+        );
+        assert_eq!(split_method("Example"), ("Example", None));
+    }
+
+    #[test]
+    fn json_is_read_and_written_as_protobuf_maps_it() {
+        let reply = parse(&method("Await"), r#"{"operationToken": "t"}"#).unwrap();
+        assert_eq!(to_json(&reply).unwrap(), r#"{"operationToken":"t"}"#);
+        let index = DynamicMessage::new(method("LastIndex").output());
+        assert_eq!(to_json(&index).unwrap(), r#"{"index":"0"}"#);
+    }
+
+    #[test]
+    fn wrong_field_is_refused_with_the_right_ones() {
+        let error = request(&method("AddVoter"), r#"{"name": "x"}"#).unwrap_err();
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert!(failure.to_string().contains("AddVoterRequest"), "{failure}");
+        assert!(
+            request(&method("AddVoter"), r#"{} {}"#).is_err(),
+            "trailing text is refused"
+        );
+    }
+
+    #[test]
+    fn unknown_method_suggests_a_similar_one() {
+        let service = method("State").parent_service().clone();
+        let error = find_method(&service, "AddVotr").unwrap_err();
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert!(format!("{failure:?}").contains("AddVoter"));
+    }
+
+    #[test]
+    fn signature_shows_both_messages() {
+        assert_eq!(
+            signature(&method("LastIndex")),
+            r#"RaftManager/LastIndex  {} -> {"index": uint64}"#
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! `lockstep dev`: a cluster on this machine, formed with the same commands a person would type, gone when it ends.
+//! The nodes are ordinary `lockstep node` processes; nothing here is known to them but a pipe that closes when we die.
+
+mod nodes;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::call::signature;
+use super::client;
+use super::manager::{Manager, text_field};
+use super::reflection::Reflection;
+use super::report::{Failure, print_line};
+use nodes::{Nodes, Plan};
+
+/// Loading a large guest for the first time takes a while on a busy machine.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+/// One operation on the manager while forming.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
+const NODES_MAX: u16 = 9;
+
+const AFTER_HELP: &str = "\
+The cluster lives in a temporary directory that is removed at the end. Without a file it takes ./build/kv.wasm, or the
+kv.wasm beside this program.
+
+Examples:
+  lockstep dev
+  lockstep dev target/wasm32-unknown-unknown/release/my_machine.wasm
+  lockstep dev --base_port 40051";
+
+/// Run a cluster on this machine, until Ctrl-C.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct DevArgs {
+    /// The state machine
+    #[arg(value_name = "FILE")]
+    fsm: Option<PathBuf>,
+
+    /// How many nodes
+    #[arg(long = "nodes", value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
+    nodes: u16,
+
+    /// First of the ports to use: one a node for clients, then one a node for peers [default: the system chooses]
+    #[arg(long = "base_port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=i64::from(u16::MAX - 2 * NODES_MAX)))]
+    base_port: Option<u16>,
+
+    /// Log level of the nodes
+    #[arg(long = "log_level", value_name = "LEVEL", default_value = "warn")]
+    log_level: String,
+}
+
+/// Runs the cluster until Ctrl-C or SIGTERM, or until every node has died.
+pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
+    let fsm = find_fsm(args.fsm.as_deref())?;
+    super::client_runtime()?.block_on(serve(args, &fsm))
+}
+
+async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let plan = Plan::new(args.nodes, args.base_port)?;
+    let mut nodes = Nodes::start(plan, fsm, &args.log_level)?;
+    let result = tokio::select! {
+        formed = form_and_watch(&mut nodes, fsm) => formed,
+        () = signals.next() => {
+            eprintln!("stopping the nodes; once more to kill them");
+            Ok(())
+        }
+    };
+    tokio::select! {
+        () = nodes.stop() => {}
+        () = signals.next() => nodes.kill().await,
+    }
+    result
+}
+
+/// Returns when every node has died, or with the reason why there is no cluster.
+async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
+    let plan = nodes.plan().clone();
+    tokio::select! {
+        formed = form(&plan) => formed?,
+        dead = nodes.one_died() => return Err(Failure::new(format!("{dead} while the cluster was formed")).hint("its log is above").into()),
+    }
+    tell(&plan, fsm).await?;
+    for _ in &plan.nodes {
+        let dead = nodes.one_died().await;
+        eprintln!("{dead}");
+    }
+    Err(Failure::new("every node has died").into())
+}
+
+/// What the README tells a person to do: the first node leads alone, then it adds the others.
+async fn form(plan: &Plan) -> anyhow::Result<()> {
+    let first = plan
+        .nodes
+        .first()
+        .context("a cluster has at least one node")?;
+    let channel = client::connect(&first.grpc_addr, START_PATIENCE).await?;
+    let manager = Manager::new(channel, Some(OPERATION_TIMEOUT));
+    let leads = async {
+        while text_field(&manager.run("State", &[]).await?, "state").as_deref() != Some("Leader") {
+            tokio::time::sleep(POLL_PAUSE).await;
+        }
+        anyhow::Ok(())
+    };
+    let patience = humantime::format_duration(START_PATIENCE);
+    let leads = tokio::time::timeout(START_PATIENCE, leads).await;
+    leads.with_context(|| format!("{} did not become leader within {patience}", first.name))??;
+    for node in &plan.nodes[1..] {
+        // Its peer port opens when it has started; the leader dials it at once.
+        client::connect(&node.grpc_addr, START_PATIENCE).await?;
+        manager
+            .run("AddVoter", &[&node.name, &node.raft_addr, "0"])
+            .await
+            .with_context(|| format!("{} was not added", node.name))?;
+    }
+    Ok(())
+}
+
+/// Where the nodes are and what to try first.
+async fn tell(plan: &Plan, fsm: &Path) -> anyhow::Result<()> {
+    print_line(format!(
+        "\n{} nodes run {}:",
+        plan.nodes.len(),
+        fsm.display()
+    ))?;
+    for node in &plan.nodes {
+        print_line(format!(
+            "  {}  clients {}  peers {}",
+            node.name, node.grpc_addr, node.raft_addr
+        ))?;
+    }
+    let addr = &plan.nodes[0].grpc_addr;
+    let methods = guest_methods(addr).await?;
+    print_line("\nIts methods, on every node:")?;
+    for method in &methods {
+        print_line(format!("  {method}"))?;
+    }
+    print_line("\nTry, in another terminal:")?;
+    let is_key_value = methods
+        .iter()
+        .any(|method| method.starts_with("Example/Add  {\"key\": string, \"val\": string}"));
+    if is_key_value {
+        let other = &plan.nodes[plan.nodes.len() - 1].grpc_addr;
+        print_line(format!(
+            "  lockstep call {addr} Example/Add '{{\"key\": \"hello\", \"val\": \"world\"}}'"
+        ))?;
+        print_line(format!(
+            "  lockstep call {other} Example/Get '{{\"key\": \"hello\", \"linearizable\": true}}'"
+        ))?;
+        print_line(format!(
+            "  grpcurl -plaintext -d '{{\"key\": \"hello\"}}' {addr} Example/Get"
+        ))?;
+    } else if let Some(name) = methods
+        .first()
+        .and_then(|method| method.split_whitespace().next())
+    {
+        print_line(format!("  lockstep call {addr} {name} '{{}}'"))?;
+        print_line(format!("  grpcurl -plaintext -d '{{}}' {addr} {name}"))?;
+    }
+    print_line(format!("  lockstep admin {addr} get_configuration"))?;
+    print_line("\nCtrl-C stops the nodes and removes their data.")
+}
+
+async fn guest_methods(addr: &str) -> anyhow::Result<Vec<String>> {
+    let mut reflection = Reflection::new(client::connect(addr, client::CONNECT_PATIENCE).await?);
+    let mut methods = Vec::new();
+    for service in reflection.services().await? {
+        let of_the_host = service.starts_with("grpc.")
+            || service.starts_with("lockstep.")
+            || ["RaftManager", "RaftAdmin"].contains(&service.as_str());
+        if of_the_host {
+            continue;
+        }
+        let pool = reflection.describe(std::slice::from_ref(&service)).await?;
+        let described = pool.and_then(|pool| pool.get_service_by_name(&service));
+        methods.extend(
+            described
+                .iter()
+                .flat_map(|service| service.methods())
+                .map(|method| signature(&method)),
+        );
+    }
+    Ok(methods)
+}
+
+fn find_fsm(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let build = "`cargo xtask guests` builds the example guests, among them build/kv.wasm";
+    if let Some(path) = given {
+        anyhow::ensure!(
+            path.is_file(),
+            Failure::usage(format!("there is no file {}", path.display())).hint(build)
+        );
+        return Ok(path.to_owned());
+    }
+    let beside_us = std::env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.join("kv.wasm")));
+    let candidates = [Some(PathBuf::from("build/kv.wasm")), beside_us];
+    let found = candidates.into_iter().flatten().find(|path| path.is_file());
+    found.ok_or_else(|| {
+        Failure::usage("no state machine was named, and there is no ./build/kv.wasm")
+            .hint(build)
+            .into()
+    })
+}
+
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?,
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

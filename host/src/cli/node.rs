@@ -1,0 +1,375 @@
+//! `lockstep node`: flags and environment become a `NodeConfig`, signals become a clean stop. Wires nothing: that is `node::Node`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ArgAction;
+use clap::builder::BoolishValueParser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use super::logging::{self, LogFormat};
+use crate::config::{self, ConfigError, NodeConfig};
+use crate::node::Node;
+
+/// As shells report a process that Ctrl-C ended.
+const STOPPED_BY_SIGNAL: i32 = 130;
+/// Disk, network and apply must not wait for each other even on one core.
+const WORKER_THREADS_MIN: usize = 2;
+
+const AFTER_HELP: &str = "\
+A node keeps everything in <raft_data_dir>/<raft_id>. Durations are written 500ms, 2s, 5m.
+Every flag can be set in the environment as well; the flag wins.
+
+Examples:
+  The first node forms the cluster and brings its state machine:
+    lockstep node --raft_bootstrap --raft_id=nodeA --grpc_addr=localhost:40051 --raft_addr=localhost:50051 \\
+      --raft_data_dir /tmp/cluster --fsm build/kv.wasm
+  Others start empty, then they are added through any node:
+    lockstep node --raft_id=nodeB --grpc_addr=localhost:40052 --raft_addr=localhost:50052 --raft_data_dir /tmp/cluster
+    lockstep admin localhost:40051 add_voter nodeB localhost:50052";
+
+/// Run one node of a cluster.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct NodeArgs {
+    /// Form a new cluster of this one node; does nothing when its data directory is in a cluster already
+    #[arg(long = "raft_bootstrap", env = "LOCKSTEP_RAFT_BOOTSTRAP", value_name = "true|false",
+        default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+        value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    raft_bootstrap: bool,
+
+    /// Name of the node, unique in its cluster; also the name of its data directory
+    #[arg(long = "raft_id", env = "LOCKSTEP_RAFT_ID", value_name = "NAME")]
+    raft_id: String,
+
+    /// Where clients and operators are served
+    #[arg(
+        long = "grpc_addr",
+        env = "LOCKSTEP_GRPC_ADDR",
+        value_name = "HOST:PORT",
+        default_value = "localhost:40051"
+    )]
+    grpc_addr: String,
+
+    /// Where the other nodes are served
+    #[arg(
+        long = "raft_addr",
+        env = "LOCKSTEP_RAFT_ADDR",
+        value_name = "HOST:PORT",
+        default_value = "localhost:50051"
+    )]
+    raft_addr: String,
+
+    /// What clients and other nodes dial instead of --grpc_addr
+    #[arg(
+        long = "grpc_advertise_addr",
+        env = "LOCKSTEP_GRPC_ADVERTISE_ADDR",
+        value_name = "HOST:PORT"
+    )]
+    grpc_advertise_addr: Option<String>,
+
+    /// What other nodes dial instead of --raft_addr
+    #[arg(
+        long = "raft_advertise_addr",
+        env = "LOCKSTEP_RAFT_ADVERTISE_ADDR",
+        value_name = "HOST:PORT"
+    )]
+    raft_advertise_addr: Option<String>,
+
+    /// Where /livez, /readyz and /metrics are served [default: nowhere]
+    #[arg(
+        long = "http_addr",
+        env = "LOCKSTEP_HTTP_ADDR",
+        value_name = "HOST:PORT"
+    )]
+    http_addr: Option<String>,
+
+    /// Directory that holds one sub-directory for each node
+    #[arg(
+        long = "raft_data_dir",
+        env = "LOCKSTEP_RAFT_DATA_DIR",
+        value_name = "DIR",
+        default_value = "/tmp"
+    )]
+    raft_data_dir: PathBuf,
+
+    /// The state machine, a WebAssembly file; needed with --raft_bootstrap, elsewhere it must match the cluster's
+    #[arg(long = "fsm", env = "LOCKSTEP_FSM", value_name = "FILE")]
+    fsm: Option<PathBuf>,
+
+    /// Allow addresses that other machines can reach, although nothing is encrypted
+    #[arg(long = "insecure", env = "LOCKSTEP_INSECURE", value_name = "true|false",
+        default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+        value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    insecure: bool,
+
+    /// How often a snapshot is considered
+    #[arg(long = "snapshot_interval", env = "LOCKSTEP_SNAPSHOT_INTERVAL", value_name = "DURATION",
+        default_value = "120s", value_parser = humantime::parse_duration)]
+    snapshot_interval: Duration,
+
+    /// Commands since the last snapshot that make another one worth it
+    #[arg(long = "snapshot_threshold", env = "LOCKSTEP_SNAPSHOT_THRESHOLD", value_name = "COMMANDS",
+        default_value_t = config::SNAPSHOT_THRESHOLD)]
+    snapshot_threshold: u64,
+
+    /// Silence of the leader before a follower stands for election
+    #[arg(long = "heartbeat_timeout", env = "LOCKSTEP_HEARTBEAT_TIMEOUT", value_name = "DURATION",
+        default_value = "1s", value_parser = humantime::parse_duration)]
+    heartbeat_timeout: Duration,
+
+    /// How long a command waits for a leader
+    #[arg(long = "election_timeout", env = "LOCKSTEP_ELECTION_TIMEOUT", value_name = "DURATION",
+        default_value = "3s", value_parser = humantime::parse_duration)]
+    election_timeout: Duration,
+
+    /// Commands that stay in the log behind the newest snapshot
+    #[arg(long = "trailing_logs", env = "LOCKSTEP_TRAILING_LOGS", value_name = "COMMANDS",
+        default_value_t = config::TRAILING_LOGS)]
+    trailing_logs: u64,
+
+    /// Accepted for scripts that set it: a node always starts from its own durable state, never from a snapshot
+    #[arg(long = "no_snapshot_restore_on_start", env = "LOCKSTEP_NO_SNAPSHOT_RESTORE_ON_START", value_name = "true|false",
+        default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
+        value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
+    no_snapshot_restore_on_start: bool,
+
+    /// Discovery by gossip is not there yet: refused; add nodes with `lockstep admin … add_voter`
+    #[arg(
+        long = "gossip_addr",
+        env = "LOCKSTEP_GOSSIP_ADDR",
+        value_name = "HOST:PORT"
+    )]
+    gossip_addr: Option<String>,
+
+    /// Discovery by gossip is not there yet: refused; add nodes with `lockstep admin … add_voter`
+    #[arg(
+        long = "gossip_seeds",
+        env = "LOCKSTEP_GOSSIP_SEEDS",
+        value_name = "HOST:PORT,…"
+    )]
+    gossip_seeds: Option<String>,
+
+    /// off, error, warn, info, debug or trace, or a filter such as info,lockstep::raft=debug
+    #[arg(
+        long = "log_level",
+        env = "LOCKSTEP_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info"
+    )]
+    log_level: String,
+
+    /// What a log line on stderr looks like
+    #[arg(
+        long = "log_format",
+        env = "LOCKSTEP_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+
+    /// Stop cleanly when stdin is closed, so that the node ends with the process that started it
+    #[arg(long = "exit_on_stdin_close", hide = true)]
+    exit_on_stdin_close: bool,
+}
+
+/// Runs a node until a signal, or until it cannot go on.
+pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
+    let config = config_of(args)?;
+    logging::init(&args.log_level, args.log_format, &config.name)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.max(WORKER_THREADS_MIN))
+        .thread_name("lockstep")
+        .enable_all()
+        .build()
+        .context("cannot start the threads of this process")?;
+    runtime.block_on(serve(config, args.exit_on_stdin_close))
+}
+
+async fn serve(config: NodeConfig, exit_on_stdin_close: bool) -> anyhow::Result<()> {
+    let stop = stop_on_signals(exit_on_stdin_close)?;
+    let name = config.name.clone();
+    let node = tokio::select! {
+        node = Node::start(config) => node.with_context(|| format!("node {name} could not start"))?,
+        () = stopped(stop.clone()) => return Ok(()),
+    };
+    node.run(stopped(stop))
+        .await
+        .with_context(|| format!("node {name} stopped"))
+}
+
+/// Turns true at the first SIGINT or SIGTERM; a second one ends the process at once.
+fn stop_on_signals(exit_on_stdin_close: bool) -> anyhow::Result<watch::Receiver<bool>> {
+    let interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let (stop, stopping) = watch::channel(false);
+    if exit_on_stdin_close {
+        let stop = stop.clone();
+        // A thread of its own: the runtime's blocking threads are waited for when it ends, and this read may never return.
+        std::thread::Builder::new()
+            .name("stdin".into())
+            .spawn(move || {
+                wait_for_end_of_stdin();
+                stop.send_replace(true);
+            })
+            .context("cannot start a thread")?;
+    }
+    tokio::spawn(count_signals(interrupt, terminate, stop));
+    Ok(stopping)
+}
+
+async fn count_signals(mut interrupt: Signal, mut terminate: Signal, stop: watch::Sender<bool>) {
+    loop {
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        if stop.send_replace(true) {
+            tracing::warn!("{name} while stopping: exiting at once");
+            std::process::exit(STOPPED_BY_SIGNAL);
+        }
+        tracing::info!("{name}: stopping; once more to exit at once");
+    }
+}
+
+fn wait_for_end_of_stdin() {
+    // What is typed is nobody's business here; an error is an end as well.
+    if let Err(error) = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()) {
+        tracing::warn!(%error, "stdin broke, taken as its end");
+    }
+}
+
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // The sender lives in a task that never ends; should it end, there is nobody left who could ask for a stop later.
+    if stopping.wait_for(|&stop| stop).await.is_err() {
+        tracing::warn!("nothing listens for signals any more: stopping");
+    }
+}
+
+fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
+    for (flag, value) in [
+        ("--gossip_addr", &args.gossip_addr),
+        ("--gossip_seeds", &args.gossip_seeds),
+    ] {
+        if value.as_ref().is_some_and(|value| !value.is_empty()) {
+            return Err(ConfigError::new(
+                flag,
+                "nodes do not discover each other by gossip yet",
+                "leave it out, and add this node with `lockstep admin <a node's grpc_addr> add_voter <raft_id> <raft_addr>`",
+            ));
+        }
+    }
+    let config = NodeConfig {
+        bootstrap: args.raft_bootstrap,
+        name: args.raft_id.clone(),
+        grpc_addr: args.grpc_addr.clone(),
+        raft_addr: args.raft_addr.clone(),
+        grpc_advertise_addr: args.grpc_advertise_addr.clone(),
+        raft_advertise_addr: args.raft_advertise_addr.clone(),
+        http_addr: args.http_addr.clone(),
+        raft_data_dir: args.raft_data_dir.clone(),
+        fsm: args.fsm.clone(),
+        insecure: args.insecure,
+        snapshot_interval: args.snapshot_interval,
+        snapshot_threshold: args.snapshot_threshold,
+        heartbeat_timeout: args.heartbeat_timeout,
+        election_timeout: args.election_timeout,
+        trailing_logs: args.trailing_logs,
+        no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::cli::{Command, argv};
+    use clap::FromArgMatches;
+
+    fn config(flags: &[&str]) -> Result<NodeConfig, String> {
+        let arguments = ["lockstep", "node"].iter().chain(flags).map(Into::into);
+        let matches = crate::cli::command()
+            .try_get_matches_from(argv::normalise(arguments))
+            .map_err(|error| error.to_string())?;
+        match crate::cli::Cli::from_arg_matches(&matches)
+            .map_err(|error| error.to_string())?
+            .command
+        {
+            Command::Node(args) => config_of(&args).map_err(|error| error.to_string()),
+            other => Err(format!("not a node: {other:?}")),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_configuration() {
+        let expected = NodeConfig {
+            name: "nodeA".into(),
+            ..NodeConfig::default()
+        };
+        assert_eq!(config(&["--raft_id=nodeA"]).unwrap(), expected);
+    }
+
+    #[test]
+    fn every_spelling_of_a_flag_is_understood() {
+        let snake = config(&[
+            "--raft_id=a",
+            "--heartbeat_timeout=500ms",
+            "--election_timeout",
+            "2s",
+        ])
+        .unwrap();
+        assert_eq!(
+            snake,
+            config(&[
+                "--raft-id=a",
+                "--heartbeat-timeout=500ms",
+                "--election-timeout",
+                "2s"
+            ])
+            .unwrap()
+        );
+        assert_eq!(
+            snake,
+            config(&[
+                "-raft_id=a",
+                "-heartbeat_timeout=500ms",
+                "-election_timeout",
+                "2s"
+            ])
+            .unwrap()
+        );
+        assert_eq!(snake.heartbeat_timeout, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn booleans_take_an_optional_value() {
+        let bootstrap = |flag: &str| {
+            config(&["--raft_id=a", "--fsm=/dev/null", flag])
+                .unwrap()
+                .bootstrap
+        };
+        assert!(bootstrap("--raft_bootstrap"));
+        assert!(bootstrap("-raft_bootstrap=true"));
+        assert!(!bootstrap("--raft-bootstrap=false"));
+    }
+
+    #[test]
+    fn gossip_is_refused_by_name() {
+        let error = config(&["--raft_id=a", "--gossip_seeds=x:1"]).unwrap_err();
+        assert!(
+            error.contains("--gossip_seeds") && error.contains("gossip yet"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn bad_duration_names_its_flag() {
+        let error = config(&["--raft_id=a", "--heartbeat_timeout=fast"]).unwrap_err();
+        assert!(error.contains("--heartbeat_timeout"), "{error}");
+    }
+}
