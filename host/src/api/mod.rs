@@ -23,6 +23,7 @@ pub mod status;
 mod watch;
 mod wire;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::TcpListener as StdListener;
 use std::pin::Pin;
@@ -31,11 +32,14 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
+use axum::response::IntoResponse;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch as watch_channel};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
 use tonic_health::server::HealthReporter;
 
 use crate::guest::Component;
@@ -204,7 +208,6 @@ impl Api {
 }
 
 async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {
-    use tonic::codegen::Service;
     match router.call(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -223,11 +226,20 @@ fn router(
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     );
-    let services = tonic::service::Routes::new(manager).add_service(health);
+    let services = mount(mount(Router::new(), manager), health);
     let shared = shared.clone();
     Ok(reflection::add(services, routes)?
-        .into_axum_router()
         .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))
+}
+
+/// Adds a generated service under its own name.
+fn mount<S>(router: Router, service: S) -> Router
+where
+    S: Service<axum::extract::Request, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+    S::Response: IntoResponse,
+    S::Future: Send + 'static,
+{
+    router.route_service(&format!("/{}/{{*method}}", S::NAME), service)
 }
 
 impl Shared {
