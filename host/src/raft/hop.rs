@@ -18,13 +18,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::{ClusterCell, link};
 use super::leader::LeaderView;
 use super::peer::peer_client::PeerClient;
 use super::peer::{self, forward_response, not_proposed};
 use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
 use super::read::{RemoteIndex, RoundError};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
+use super::{ClusterCell, link};
 use crate::codec::{CodecError, Command};
 use crate::machine::{Outcome, decode_verdict, encode_verdict};
 use crate::types::NodeId;
