@@ -8,10 +8,10 @@ use prost_reflect::DescriptorPool;
 use prost_types::FileDescriptorProto;
 use tonic::Code;
 use tonic::transport::Channel;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ErrorResponse, ServerReflectionRequest};
 
 use super::report::Failure;
 
@@ -138,7 +138,16 @@ impl Reflection {
             Ok(replies) => replies.into_inner().message().await,
             Err(status) => Err(status),
         };
-        let reply = reply.map_err(|status| refused(&status))?;
+        let reply = match reply {
+            // Some servers say so in a reply, others end the stream with it.
+            Err(status) if status.code() == Code::NotFound => {
+                return Ok(MessageResponse::ErrorResponse(ErrorResponse {
+                    error_code: Code::NotFound as i32,
+                    error_message: status.message().to_owned(),
+                }));
+            }
+            reply => reply.map_err(|status| refused(&status))?,
+        };
         let response = reply.and_then(|reply| reply.message_response);
         response.context("the server ended the description of its services early")
     }
@@ -149,9 +158,6 @@ fn refused(status: &tonic::Status) -> Failure {
     match status.code() {
         Code::Unimplemented => {
             failure.hint("this server has no reflection; is the address the --grpc_addr of a node?")
-        }
-        Code::NotFound => {
-            failure.hint("name it as package.Service/Method; without a name all are listed")
         }
         _ => failure,
     }
