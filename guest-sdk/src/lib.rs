@@ -1,1 +1,80 @@
-//! Placeholder.
+//! Write a replicated state machine for Lockstep: typed state over the host's store, handlers from
+//! your `.proto`, tests that need no wasm.
+//!
+//! ```text
+//! app.proto ─ build.rs ─► include_proto!(): messages, service traits, descriptor
+//!
+//! host calls apply / query / watch
+//!   └► exports ─► dispatch: find the method, decode
+//!        └► your handler (context, request) ─► collections ─► key, value ─► host: the store
+//!   ◄─ Reply, Step or Status, encoded
+//! ```
+//!
+//! - [`Command`], [`Query`], [`Watch`]: what a handler may ask about its call.
+//! - [`Status`], [`Reply`], [`Step`]: what it answers.
+//! - [`Map`], [`Set`], [`Value`], [`Counter`]: the state, declared with [`state!`]. `&mut self` is the
+//!   permission to write.
+//! - [`snapshot`]: how the state travels to another node; the default takes it as it is.
+//! - [`log`]: lines for the node's operator.
+//! - [`Harness`]: the same handlers in an ordinary `cargo test`.
+//!
+//! Nothing in memory outlives a call: a static, a thread-local or a field that is not a collection may
+//! be gone at the next command, or may not. Keep everything in collections. There is no clock and no
+//! randomness: [`Command::time`] is the log's time, [`Command::id`] is unique and grows.
+
+// Generated code names this crate by its name, also in here.
+extern crate self as lockstep_guest;
+
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+#[allow(unsafe_code, missing_docs, unused_qualifications, clippy::all)]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "watching-guest",
+        pub_export_macro: true,
+        export_macro_name: "export_machine",
+        default_bindings_module: "lockstep_guest::bindings",
+        runtime_path: "lockstep_guest::wit_bindgen_rt",
+    });
+}
+
+mod collections;
+mod context;
+#[doc(hidden)]
+pub mod dispatch;
+#[cfg(target_arch = "wasm32")]
+mod exports;
+mod host;
+pub mod key;
+pub mod log;
+mod macros;
+mod rows;
+pub mod snapshot;
+mod status;
+mod step;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod test;
+pub mod value;
+
+pub use collections::{Counter, Map, Set, Value};
+pub use context::{Cause, Command, Query, Watch};
+pub use dispatch::{Machine, State};
+pub use key::Key;
+pub use rows::{Keys, Rows};
+pub use status::{Code, Reply, Status};
+pub use step::Step;
+#[cfg(not(target_arch = "wasm32"))]
+pub use test::Harness;
+pub use value::Stored;
+
+// For generated code, so that an author's crate depends on this one alone.
+pub use prost;
+pub use prost_types;
+
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+pub use exports::Exports;
+#[cfg(target_arch = "wasm32")]
+#[doc(hidden)]
+pub use wit_bindgen::rt as wit_bindgen_rt;

@@ -1,2 +1,14 @@
-//! Placeholder.
-fn main() {}
+//! Scenarios: one behaviour, one file, real processes.
+#![allow(clippy::unwrap_used)]
+
+mod failover;
+mod first_hour;
+mod forwarding;
+mod joining;
+mod kill_rounds;
+mod operating;
+mod reading;
+mod restart;
+mod snapshot_catch_up;
+mod surface;
+mod watching;

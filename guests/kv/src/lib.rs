@@ -1,1 +1,58 @@
-//! Placeholder.
+//! The default guest: the key-value service of raft-example, unchanged on the wire. It owns what the
+//! four methods mean and nothing about how they are replicated.
+
+use std::time::Duration;
+
+use lockstep_guest::{Cause, Command, Map, Query, Reply, Step, Watch};
+
+lockstep_guest::include_proto!();
+
+lockstep_guest::state! {
+    /// Keys and their values.
+    pub struct Kv {
+        values: Map<String, String> = 1,
+    }
+}
+
+/// How long a watch is quiet when the client does not say.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
+
+impl Example for Kv {
+    fn add(&mut self, cx: &Command, request: AddRequest) -> Reply<AddResponse> {
+        self.values.insert(&request.key, &request.val);
+        Ok(AddResponse {
+            commit_index: cx.index(),
+        })
+    }
+
+    fn get(&self, cx: &Query, request: GetRequest) -> Reply<GetResponse> {
+        Ok(GetResponse {
+            read_at_index: cx.index(),
+            value: self.values.get(&request.key).unwrap_or_default(),
+        })
+    }
+
+    fn stat(&self, cx: &Query, _: StatRequest) -> Reply<StatResponse> {
+        Ok(StatResponse {
+            stats: cx.node_status(),
+        })
+    }
+
+    fn watch(&self, cx: &Watch, request: WatchRequest) -> Step<WatchResponse> {
+        if cx.index() < request.min_index {
+            return Step::wait().until_index(request.min_index);
+        }
+        let timeout = match request.timeout_seconds {
+            0 => WATCH_TIMEOUT,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        Step::send(WatchResponse {
+            value: self.values.get(&request.key).unwrap_or_default(),
+            current_index: cx.index(),
+            abandoned: cx.cause() == Cause::Reset,
+        })
+        .or_after(timeout)
+    }
+}
+
+lockstep_guest::export!(Kv: Example);

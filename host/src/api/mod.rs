@@ -1,1 +1,309 @@
-//! Clients and operators: the guest's own service, the admin service, health, reflection.
+//! Clients and operators: the guest's services, RaftManager, health, reflection, and plain HTTP for whoever runs the process.
+//! Knows gRPC and words for people; leaves consensus to `raft/`, state to `machine/`, and never touches the disk.
+//!
+//! ```text
+//! server (HTTP/2) ──► router ──┬─ manager, health, reflection
+//!                              └─ dynamic ──┬─ COMMAND ──► forward ──► raft/
+//!                                           ├─ QUERY ────► raft/read (linearizable), then machine/query
+//!                                           └─ WATCH ────► watch ──► machine, step by step
+//! ```
+
+mod dynamic;
+pub mod forward;
+mod health;
+mod http;
+mod manager;
+mod metrics;
+mod node_status;
+mod operations;
+mod reflection;
+pub mod routes;
+mod server;
+pub mod status;
+mod watch;
+mod wire;
+
+use std::future::Future;
+use std::net::TcpListener as StdListener;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use axum::Router;
+use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch as watch_channel};
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::Status;
+use tonic_health::server::HealthReporter;
+
+use crate::guest::Component;
+use crate::machine::Machine;
+use crate::raft::{LeaderWatch, Members, RaftCell, ReadIndex};
+use crate::types::Node;
+use forward::Commands;
+use node_status::{Contact, NodeStatus, RaftStatus};
+use routes::{RouteError, Routes};
+
+pub use dynamic::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX};
+pub use health::LEADER_SERVICE;
+
+/// Generated messages and services of `proto/manager.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod proto {
+    tonic::include_proto!("_");
+}
+
+/// Generated messages of `proto/lockstep/call.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod call {
+    tonic::include_proto!("lockstep.v1");
+}
+
+/// How long Raft's core may take to say what it alone knows, before a page shows an older number.
+const CORE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A future that a caller of this room hands in.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What stands below this room.
+pub struct ApiParts {
+    /// This node's name and advertised addresses.
+    pub node: Node,
+    /// The running Raft instance, if any.
+    pub raft: RaftCell,
+    /// The state machine.
+    pub machine: Machine,
+    /// The way of a command.
+    pub commands: Commands,
+    /// The way of a linearizable read.
+    pub read: ReadIndex,
+    /// Changes of membership and leadership.
+    pub members: Members,
+    /// Who leads.
+    pub leader: LeaderWatch,
+    /// `--election_timeout`: a node that heard no leader for so long is not ready.
+    pub election_timeout: Duration,
+    /// Makes a snapshot now and says its last index.
+    pub take_snapshot: Arc<dyn Fn() -> BoxFuture<Result<u64, String>> + Send + Sync>,
+    /// What Shutdown needs of the process.
+    pub stop: Stop,
+}
+
+/// What Shutdown needs of the process.
+#[derive(Clone)]
+pub struct Stop {
+    /// Hands leadership over and stops the Raft group; listeners stay open. Called once or more.
+    pub raft: Arc<dyn Fn() -> BoxFuture<Result<(), String>> + Send + Sync>,
+    /// Lets the process end with 0. Called when the operation's token is forgotten, at most a second after the group stopped.
+    pub exit: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// The room, as `node.rs` holds it. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    shared: Arc<Shared>,
+    router: Arc<ArcSwap<Router>>,
+    health: HealthReporter,
+}
+
+/// What every service here shares.
+struct Shared {
+    parts: ApiParts,
+    /// None until the component is known.
+    routes: ArcSwapOption<Routes>,
+    operations: operations::Operations,
+    metrics: metrics::Metrics,
+    watches: Arc<Semaphore>,
+    progress: Mutex<http::Progress>,
+    /// Set when the listeners are about to close.
+    stopping: watch_channel::Sender<bool>,
+    /// Set by Shutdown, while the listeners stay open.
+    shutting_down: AtomicBool,
+}
+
+/// Why the room cannot serve a component.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its services cannot be served.
+    #[error(transparent)]
+    Routes(#[from] RouteError),
+    /// Its descriptor cannot be reflected.
+    #[error("the component's descriptor cannot be served by reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Reads a component's services, or says why they cannot be served. Asked before a component is accepted.
+pub fn admit(component: &Component) -> Result<Routes, RouteError> {
+    Routes::new(component.descriptor(), component.has_watcher())
+}
+
+impl Api {
+    /// Ready to serve the host's own services; the guest's follow with [`Api::set_component`].
+    pub fn new(parts: ApiParts) -> Result<Api, ServeError> {
+        let shared = Arc::new(Shared {
+            parts,
+            routes: ArcSwapOption::empty(),
+            operations: operations::Operations::default(),
+            metrics: metrics::Metrics::new(),
+            watches: Arc::new(Semaphore::new(watch::WATCHES_MAX)),
+            progress: Mutex::new(http::Progress::new()),
+            stopping: watch_channel::channel(false).0,
+            shutting_down: AtomicBool::new(false),
+        });
+        shared.metrics.watch(&shared);
+        let health = HealthReporter::new();
+        let router = router(&shared, &health, None)?;
+        Ok(Api { shared, router: Arc::new(ArcSwap::from_pointee(router)), health })
+    }
+
+    /// Serves this component's services from now on.
+    pub fn set_component(&self, component: &Component) -> Result<(), ServeError> {
+        let routes = Arc::new(admit(component)?);
+        let router = router(&self.shared, &self.health, Some(&routes))?;
+        self.shared.routes.store(Some(routes));
+        self.router.store(Arc::new(router));
+        Ok(())
+    }
+
+    /// Serves clients on `grpc`, and whoever runs the process on `http`, until [`Api::stop`]. Open calls then get a moment to end.
+    pub async fn serve(&self, grpc: Vec<StdListener>, http: Vec<StdListener>) -> std::io::Result<()> {
+        let background = [
+            tokio::spawn(health::run(self.shared.clone(), self.health.clone())),
+            tokio::spawn(http::observe_progress(self.shared.clone())),
+        ];
+        let current = self.router.clone();
+        // One hop to the router of the moment: a component may become known while connections are open.
+        let router = Router::new().fallback(move |request: axum::extract::Request| {
+            let router = Router::clone(&current.load());
+            call_router(router, request)
+        });
+        let served = tokio::try_join!(
+            server::serve(grpc, router, self.shared.stopped()),
+            http::serve(self.shared.clone(), http),
+        );
+        for task in background {
+            task.abort();
+        }
+        served.map(|_| ())
+    }
+
+    /// Ends open watches and closes the listeners.
+    pub fn stop(&self) {
+        self.shared.stopping.send_replace(true);
+    }
+
+    /// The JSON object about this node.
+    pub fn status_json(&self) -> String {
+        self.shared.status_now().to_json().to_string()
+    }
+}
+
+async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {
+    use tonic::codegen::Service;
+    match router.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// The host's own services first, so that no guest can shadow one; the guest's behind them.
+fn router(
+    shared: &Arc<Shared>,
+    health: &HealthReporter,
+    routes: Option<&Routes>,
+) -> Result<Router, tonic_reflection::server::Error> {
+    let manager = proto::raft_manager_server::RaftManagerServer::new(manager::Manager(shared.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health.clone()),
+    );
+    let services = tonic::service::Routes::new(manager).add_service(health);
+    let shared = shared.clone();
+    Ok(reflection::add(services, routes)?
+        .into_axum_router()
+        .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))
+}
+
+impl Shared {
+    fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Relaxed)
+    }
+
+    /// Completes once [`Api::stop`] was called.
+    fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut receiver = self.stopping.subscribe();
+        async move {
+            // An error means that the sender is gone, and with it everything to serve.
+            drop(receiver.wait_for(|stopping| *stopping).await);
+        }
+    }
+
+    fn watches_open(&self) -> u64 {
+        (watch::WATCHES_MAX - self.watches.available_permits()) as u64
+    }
+
+    /// The leader's client address, when one is known.
+    fn leader_address(&self) -> Option<String> {
+        self.parts.leader.current().map(|leader| leader.node.grpc_addr)
+    }
+
+    /// Completes when this node has applied everything that was answered before the call.
+    async fn read_barrier(&self, deadline: Instant) -> Result<(), Status> {
+        let index = self.parts.read.read_index(deadline).await.map_err(|error| status::read(&error))?;
+        timeout_at(deadline, self.parts.machine.wait_applied(index)).await.map_err(|_| status::read_behind(index))
+    }
+
+    /// Answers `node.status` for a query.
+    fn node_status(self: &Arc<Self>) -> crate::guest::NodeStatus {
+        let shared = self.clone();
+        Arc::new(move || shared.status_now().to_json().to_string())
+    }
+
+    fn raft_status(&self) -> RaftStatus {
+        let raft = self.parts.raft.get();
+        let metrics = raft.map(|raft| raft.metrics().borrow_watched().clone());
+        RaftStatus::new(metrics.as_ref(), self.is_shutting_down())
+    }
+
+    fn status_now(&self) -> NodeStatus {
+        let configuration = self.parts.members.configuration();
+        NodeStatus {
+            node: self.parts.node.clone(),
+            leader: self.parts.leader.current(),
+            servers: configuration.servers,
+            servers_index: configuration.index,
+            raft: self.raft_status(),
+            machine: self.parts.machine.status(),
+            mode: self.parts.machine.mode(),
+        }
+    }
+
+    /// When a leader was last heard; openraft touches the vote at each message of one. Never when the core does not answer.
+    async fn last_contact(&self) -> Contact {
+        let leader = self.parts.leader.current();
+        if leader.is_some_and(|leader| leader.is_me) {
+            return Contact::Ago(Duration::ZERO);
+        }
+        let Some(raft) = self.parts.raft.get() else { return Contact::Never };
+        let asked = raft.with_raft_state(|state| state.vote_last_modified());
+        match timeout(CORE_TIMEOUT, asked).await {
+            Ok(Ok(Some(at))) => Contact::Ago(at.elapsed()),
+            Ok(Ok(None) | Err(_)) | Err(_) => Contact::Never,
+        }
+    }
+
+    /// Term of the last entry in the log; 0 for none, or when the core does not answer.
+    async fn last_log_term(&self) -> u64 {
+        use openraft::storage::LogStateReader;
+        let Some(raft) = self.parts.raft.get() else { return 0 };
+        let asked = raft.with_raft_state(|state| state.last_log_id().map(|log_id| log_id.committed_leader_id().term));
+        match timeout(CORE_TIMEOUT, asked).await {
+            Ok(Ok(term)) => term.unwrap_or(0),
+            Ok(Err(_)) | Err(_) => 0,
+        }
+    }
+}

@@ -1,11 +1,41 @@
 //! The sandbox: loads a component, runs its exports. Knows no Raft, no gRPC, no RocksDB; what a guest stores goes through [`Store`].
+//!
+//! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
+//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`).
+//! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
+//! - The functions it may call back (`imports`), and what became of a call (`outcome`).
+//!
+//! Rules: an instance serves one call at a time; after anything but a reply it is spent; outcomes are
+//! equal on every replica, and what is not is a [`HostFault`]. Calls use up to [`Limits::wasm_stack_bytes`]
+//! of the calling thread's stack, which must be at least four times as large.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+
+mod engine;
+mod imports;
+mod instance;
+mod limits;
+mod load;
+mod outcome;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use engine::{Engine, QUERY_INSTANCES_MAX};
+pub use instance::{ApplyInstance, QueryInstance};
+pub use limits::Limits;
+pub use load::{Component, LoadError};
+pub use outcome::{Failure, HostFault, Reason, Status, Verdict};
+pub use streams::{restore, snapshot};
 
 /// What a guest call reads and writes. Implemented by transactions and views in `machine/`.
+///
+/// The caller has checked lengths, budget and rights, and never passes a range whose end is not past
+/// its start. The implementer answers alike on every replica, or with a fault.
 pub trait Store: Send + 'static {
     /// The value of `key`, own writes included.
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault>;
@@ -28,6 +58,13 @@ pub struct Range<'a> {
     pub start: &'a [u8],
     /// First key past the range.
     pub end: Option<&'a [u8]>,
+}
+
+impl Range<'_> {
+    /// Whether no key can be in it.
+    pub fn is_empty(&self) -> bool {
+        self.end.is_some_and(|end| end <= self.start)
+    }
 }
 
 /// Bytes of rows in one page of a scan, at most (a single larger row still comes, alone).
@@ -65,11 +102,6 @@ impl Page {
 #[error("{0}")]
 pub struct StoreFault(pub String);
 
-/// Something that only this node suffers. The caller stops the node; nothing is recorded.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("host fault: {0}")]
-pub struct HostFault(pub String);
-
 /// Where a call stands in history (`context` of the contract).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
@@ -81,57 +113,72 @@ pub struct Context {
     pub time_ms: u64,
 }
 
-/// A refusal by the guest, already cut to the contract's limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// gRPC code 1 to 16 (anything else was made 13).
-    pub code: u32,
-    /// At most 1 KiB.
-    pub message: String,
-    /// At most 4 KiB.
-    pub details: Vec<u8>,
+/// One call of `apply`, `query` or `watch`.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Where it stands in history.
+    pub context: Context,
+    /// The full gRPC name without a leading slash.
+    pub method: &'a str,
+    /// The encoded request message.
+    pub request: &'a [u8],
+    /// The authenticated client; empty for none.
+    pub caller: &'a str,
+    /// What the call may burn.
+    pub fuel: u64,
 }
 
-/// How a call ended.
+/// Why a step of a watch runs (`watcher.cause` of the contract).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The client has just asked.
+    Start,
+    /// A commit touched what the last step read.
+    Change,
+    /// A time or an index that the last step asked for was reached.
+    Wake,
+    /// A snapshot replaced the state since the last step.
+    Reset,
+}
+
+/// What one step of a watch says (`watcher.step` of the contract), within the profile's limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Messages to send now, in order.
+    pub replies: Vec<Bytes>,
+    /// Handed to the next step.
+    pub memo: Bytes,
+    /// Also run when this index has been applied; 0 for never.
+    pub wake_at_index: u64,
+    /// Also run after this many milliseconds without a step; 0 for never.
+    pub wake_after_ms: u32,
+    /// End the stream with OK after the replies.
+    pub done: bool,
+}
+
+/// How a step of a watch ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The guest's reply, an encoded message.
-    Reply(Bytes),
-    /// The guest said no.
+pub enum Stepped {
+    /// The guest said what to send.
+    Step(Step),
+    /// The guest said no: the stream ends with this.
     Refused(Status),
-    /// The call did not end well; equal on every replica for `apply`.
+    /// The step did not end well: the stream ends.
     Failed(Failure),
 }
 
-/// Why a call failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// What is replicated and hashed.
-    pub reason: Reason,
-    /// For the log and the client, on this node only: message, wasm backtrace.
-    pub detail: String,
+/// Answers `node.status` with a JSON object.
+pub type NodeStatus = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Where a guest's snapshot goes.
+pub trait SnapshotSink: Send + 'static {
+    /// Takes a chunk, blocking while the receiver is slow. An error ends the call with [`Reason::Stream`].
+    fn write(&mut self, chunk: &[u8]) -> Result<(), String>;
 }
 
-/// The enumerated reasons of a failed call. Numbers are frozen: they stand in outcomes and hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[repr(u8)]
-#[allow(missing_docs)]
-pub enum Reason {
-    Trap = 1,
-    Fuel = 2,
-    Memory = 3,
-    Stack = 4,
-    StoreBudget = 5,
-    /// A key, value or the writes of the command were too large.
-    LimitExceeded = 6,
-    MalformedReply = 7,
-    OversizedReply = 8,
-    /// A write in a query, `node.status` in a command.
-    Forbidden = 9,
-    /// The guest called `log.abort` (a panic).
-    Aborted = 10,
-    /// Queries only: past its wall-clock deadline.
-    Deadline = 11,
-    /// Snapshot or restore: the stream ended or its other side failed.
-    Stream = 12,
+/// Where a guest's restore reads.
+pub trait SnapshotSource: Send + 'static {
+    /// At least 1 and at most `bytes_max` bytes; none at the end and ever after. An error ends the call
+    /// with [`Reason::Stream`].
+    fn read(&mut self, bytes_max: usize) -> Result<Vec<u8>, String>;
 }

@@ -1,1 +1,265 @@
-//! Committed entries become effects: apply, queries, watches, snapshots, the state hash.
+//! Committed entries become effects: apply, queries, watches, snapshots, the state hash. Knows no network and proposes nothing.
+//!
+//! ```text
+//! openraft ──► state_machine ──► apply (one thread) ──► entry: guest over an overlay ──► one batch ──► store/state
+//!                  │                                        hash, system              │
+//!                  └─ snapshots: send, receive                                        └──► progress, changes, waiters
+//! api ──► query (a few threads) ──► guest over a view
+//! ```
+//!
+//! [`open`] gives two ends: [`StateMachine`] for openraft, [`Machine`] for everyone else.
+
+mod apply;
+mod changes;
+mod entry;
+mod fitness;
+mod hash;
+mod outcome;
+mod overlay;
+mod progress;
+mod query;
+mod shared;
+mod snapshot_frames;
+mod snapshot_receive;
+mod snapshot_send;
+mod snapshots;
+mod state_machine;
+mod status;
+mod system;
+mod waiters;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::codec::Genesis;
+use crate::guest::{Component, HostFault};
+use crate::store::{Checkpoints, Log, State, StoreError};
+use crate::types::{Fatal, LogId, NodeId, NodeMode};
+
+pub use changes::{Change, Changed, ReadSet};
+pub use fitness::{SEMANTICS, genesis_of, limits_json};
+pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run};
+pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
+pub use snapshots::{PreparedState, Receiving, SnapshotData, SnapshotError, Snapshots};
+pub use state_machine::StateMachine;
+pub use status::MachineStatus;
+pub use waiters::{Fate, Waiter, Waiters};
+
+use apply::{ApplyHandle, Gate};
+use shared::Shared;
+
+/// What a machine is made of.
+pub struct Options {
+    /// The guest's and the host's state.
+    pub state: State,
+    /// Snapshots on disk.
+    pub checkpoints: Checkpoints,
+    /// The log: an entry is committed to the state only once it is durable there.
+    pub log: Log,
+    /// This node, as origins name it.
+    pub node: NodeId,
+    /// The number of this run, as origins name it.
+    pub boot: u64,
+    /// Where what this node cannot survive is reported.
+    pub fatal: Fatal,
+    /// Threads that serve queries and steps of watches.
+    pub query_threads: usize,
+    /// Queries that may wait for a thread; more are refused.
+    pub query_queue_max: usize,
+}
+
+/// A machine that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The state holds entries that the log never had: the log is another node's, or was cut.
+    #[error(
+        "the state has applied entry {applied}, but the log ends at {last}; the log of this data directory was lost or replaced. \
+         Remove this node from the cluster and add it again with an empty data directory"
+    )]
+    StateAhead {
+        /// The last index the state holds.
+        applied: u64,
+        /// The last index of the log.
+        last: u64,
+    },
+    /// A thread could not be started.
+    #[error("start the {name} thread: {source}")]
+    Thread {
+        /// Which one.
+        name: &'static str,
+        /// The system's words.
+        source: std::io::Error,
+    },
+}
+
+/// A fault that ends apply on this node. The cluster goes on without it.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sandbox.
+    #[error(transparent)]
+    Host(#[from] HostFault),
+    /// The machine was closed, or an earlier entry failed.
+    #[error("the state machine has stopped")]
+    Stopped,
+}
+
+impl From<ApplyError> for std::io::Error {
+    fn from(error: ApplyError) -> Self {
+        std::io::Error::other(error)
+    }
+}
+
+/// How far the state has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// The last applied entry.
+    pub log_id: Option<LogId>,
+    /// Log time there, milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+/// Opens the machine over what the store holds, and starts its threads.
+pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
+    let gate = Arc::new(options.log.clone());
+    check_log_reaches_state(&options)?;
+    open_behind(gate, options)
+}
+
+/// As [`open`], with `gate` in place of the log.
+fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateMachine), MachineError> {
+    let system = system::System::read(&*options.state.current())?;
+    let shared = Arc::new(Shared::new(&options, &system));
+    let queries = query::Pool::start(options.query_threads, options.query_queue_max)?;
+    let apply = ApplyHandle::start(shared.clone(), gate.clone(), system)?;
+    let snapshots = Snapshots::new(shared.clone());
+    let machine = Machine { shared, queries, apply: apply.clone(), snapshots: snapshots.clone() };
+    Ok((machine, StateMachine::new(apply, gate, snapshots)))
+}
+
+/// A state ahead of the log is sound in one case: a snapshot was installed, its checkpoint is there, and the crash came before the
+/// log was purged up to it. openraft then cleans the log.
+fn check_log_reaches_state(options: &Options) -> Result<(), MachineError> {
+    let applied = system::System::read(&*options.state.current())?.applied_index();
+    let last = options.log.stats().last_index;
+    let installed = options.checkpoints.list().iter().any(|checkpoint| checkpoint.index == applied);
+    if applied > last && !installed {
+        return Err(MachineError::StateAhead { applied, last });
+    }
+    Ok(())
+}
+
+/// The machine as `raft/`, `api/` and `node` use it. Cheap to clone.
+#[derive(Clone)]
+pub struct Machine {
+    shared: Arc<Shared>,
+    queries: query::Pool,
+    apply: ApplyHandle,
+    snapshots: Snapshots,
+}
+
+impl Machine {
+    /// The component to run, from now on. Apply waits for one as soon as an entry needs it.
+    pub fn set_component(&self, component: Component) {
+        self.shared.set_component(component);
+    }
+
+    /// The component in use.
+    pub fn component(&self) -> Option<Component> {
+        self.shared.component()
+    }
+
+    /// The cluster's genesis entry, once it is applied here.
+    pub fn genesis(&self) -> Option<Genesis> {
+        self.shared.genesis()
+    }
+
+    /// Whether a genesis entry is applied here.
+    pub fn genesis_applied(&self) -> watch::Receiver<bool> {
+        self.shared.genesis_applied.subscribe()
+    }
+
+    /// What this node may do now.
+    pub fn mode(&self) -> NodeMode {
+        self.shared.mode.borrow().clone()
+    }
+
+    /// Follows [`Machine::mode`].
+    pub fn watch_mode(&self) -> watch::Receiver<NodeMode> {
+        self.shared.mode.subscribe()
+    }
+
+    /// Changes what this node may do. While the machine itself finds the node unfit, that stands, and this is what it returns to.
+    pub fn set_mode(&self, mode: NodeMode) {
+        self.shared.set_mode(mode);
+    }
+
+    /// `Err` says which hashes differ and what mends it. `Ok` while there is nothing to compare.
+    pub fn check_fitness(&self) -> Result<(), String> {
+        self.shared.check_fitness()
+    }
+
+    /// How far the state has come.
+    pub fn applied(&self) -> watch::Receiver<Position> {
+        self.shared.position.subscribe()
+    }
+
+    /// Index of the last applied entry, 0 before the first.
+    pub fn applied_index(&self) -> u64 {
+        self.shared.progress.applied()
+    }
+
+    /// Completes when `index` is applied and visible to queries.
+    pub async fn wait_applied(&self, index: u64) {
+        self.shared.progress.wait(index).await;
+    }
+
+    /// The newest index and the rolling hash there, for the entries this node proposes.
+    pub fn hash_tip(&self) -> (u64, u64) {
+        self.shared.hash_tip()
+    }
+
+    /// Who waits for outcomes.
+    pub fn waiters(&self) -> &Waiters {
+        &self.shared.waiters
+    }
+
+    /// Answers from the newest applied state. A refusal or failure of the guest is an answer.
+    pub async fn query(&self, call: QueryCall) -> Result<Answer, QueryError> {
+        query::query(&self.shared, &self.queries, call).await
+    }
+
+    /// One step of a watch, with what it read.
+    pub async fn watch_step(&self, call: WatchCall) -> Result<Watched, QueryError> {
+        query::watch_step(&self.shared, &self.queries, call).await
+    }
+
+    /// Completes when a commit after `since` touches `reads`, or a snapshot replaced the state.
+    pub fn changed(&self, since: u64, reads: ReadSet) -> Changed {
+        self.shared.changes.register(since, reads)
+    }
+
+    /// Numbers for people and metrics.
+    pub fn status(&self) -> MachineStatus {
+        status::of(&self.shared)
+    }
+
+    /// Snapshots: made, sent, received.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// Stops apply after what it is doing, and flushes the state so that the next start replays little.
+    pub async fn close(&self) -> Result<(), ApplyError> {
+        self.apply.close().await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,69 @@
 //! openraft and the peers: proposals, replication, votes, membership.
+//! Never touches a guest or the disk: those are reached through `machine` and the traits that `node.rs` implements.
+//!
+//! Out: `network` (openraft's view of a peer) → `link` (one pooled channel per peer and lane) → the peer port of another node.
+//! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft. Operators: `membership`, which asks
+//! strangers in through `join`.
+
+pub mod cluster;
+pub mod install;
+pub mod join;
+pub mod link;
+pub mod membership;
+pub mod network;
+pub mod service;
+mod stream;
+pub mod timeouts;
+pub mod wire;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::machine;
+use crate::types::{Node, NodeId, TypeConfig};
+
+pub use cluster::ClusterCell;
+pub use membership::Members;
+pub use network::NetworkFactory;
+pub use service::PeerService;
+pub use timeouts::Timeouts;
 
 /// Generated messages and services of `proto/lockstep/peer.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod peer {
     tonic::include_proto!("lockstep.peer.v1");
+}
+
+/// openraft over our state machine.
+pub type Raft = openraft::Raft<TypeConfig, machine::StateMachine>;
+
+/// This node, as others know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Me {
+    /// Minted with the data directory.
+    pub node_id: NodeId,
+    /// Name and advertised addresses.
+    pub node: Node,
+}
+
+/// The running Raft instance, or none: before the node is fit to run one, and while it is being replaced.
+#[derive(Clone, Default)]
+pub struct RaftCell(Arc<ArcSwapOption<Raft>>);
+
+impl RaftCell {
+    /// The instance to use for one call.
+    pub fn get(&self) -> Option<Arc<Raft>> {
+        self.0.load_full()
+    }
+
+    /// Puts an instance to work.
+    pub fn set(&self, raft: Raft) {
+        self.0.store(Some(Arc::new(raft)));
+    }
+
+    /// Takes the instance away: peers are then told that this node runs none.
+    pub fn clear(&self) {
+        self.0.store(None);
+    }
 }

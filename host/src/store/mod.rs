@@ -1,1 +1,32 @@
 //! The disk. Knows RocksDB, files and fsync; knows no wasm and no network.
+//!
+//! ```text
+//! <data dir>/FORMAT  LOCK                    directory  what this directory is, and who has it open
+//!            components/                     directory  encoded components by BLAKE3
+//!            raft/  SYNCED                   log        vote, entries, identity: fsynced before anything is acknowledged
+//!            state/<group>/<generation>/     state      the guest's and the host's rows: no WAL, the Raft log is its WAL
+//!            snapshots/<group>/<index>-<term>/ snapshot checkpoints of the state at one log position
+//! ```
+//!
+//! The page about every column family, key and value is [`columns`]. Two promises are kept apart: `raft/` is durable when a call
+//! completes; `state/` is durable after a flush, and whoever writes it does so only once the log entry it came from is durable.
+
+pub mod columns;
+mod directory;
+mod error;
+mod files;
+mod generation;
+mod log;
+mod options;
+mod pinned;
+mod rows;
+mod snapshot;
+mod state;
+
+pub use directory::DataDir;
+pub use error::StoreError;
+pub use generation::{Generation, View};
+pub use log::{Durable, Log, LogReader, LogStats};
+pub use rows::{Batch, Column, Read};
+pub use snapshot::{Checkpoint, Checkpoints};
+pub use state::State;

@@ -1,0 +1,165 @@
+//! From a method name and bytes to a handler and back. Generated code fills the tables; the host's
+//! exports and the harness run through the same functions, so a native test tests this too.
+
+use std::fmt;
+
+use prost::Message;
+
+use crate::context::{Command, Query, Watch};
+use crate::snapshot::Format;
+use crate::status::{Reply, Status};
+use crate::step::{Plan, Step};
+
+/// A struct of collections, made by [`state!`](crate::state).
+pub trait State: Sized + 'static {
+    /// The handles. Reads nothing.
+    fn open() -> Self;
+}
+
+/// A collection that `state!` can declare.
+#[doc(hidden)]
+pub trait Collection {
+    /// The handle of the collection with this tag.
+    fn at(tag: u16) -> Self;
+}
+
+/// A state with its services, made by [`export!`](crate::export).
+pub trait Machine: State {
+    /// How snapshots are written and read.
+    type Snapshots: Format;
+    #[doc(hidden)]
+    const METHODS: &'static [&'static [Method<Self>]];
+}
+
+/// One row of a service's table.
+pub struct Method<S> {
+    name: &'static str,
+    handler: Handler<S>,
+}
+
+type CommandHandler<S> = fn(&mut S, &Command, &[u8]) -> Reply<Vec<u8>>;
+type QueryHandler<S> = fn(&S, &Query, &[u8]) -> Reply<Vec<u8>>;
+type WatchHandler<S> = fn(&S, &Watch, &[u8]) -> EncodedStep;
+
+enum Handler<S> {
+    Command(CommandHandler<S>),
+    Query(QueryHandler<S>),
+    Watch(WatchHandler<S>),
+}
+
+/// A step whose messages are bytes.
+#[derive(Debug)]
+pub struct EncodedStep(pub(crate) Result<Plan<Vec<u8>>, Status>);
+
+impl<S> Method<S> {
+    /// A row for a command.
+    pub const fn command(name: &'static str, handler: CommandHandler<S>) -> Self {
+        let handler = Handler::Command(handler);
+        Self { name, handler }
+    }
+
+    /// A row for a query.
+    pub const fn query(name: &'static str, handler: QueryHandler<S>) -> Self {
+        let handler = Handler::Query(handler);
+        Self { name, handler }
+    }
+
+    /// A row for a watch.
+    pub const fn watch(name: &'static str, handler: WatchHandler<S>) -> Self {
+        let handler = Handler::Watch(handler);
+        Self { name, handler }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.handler {
+            Handler::Command(_) => "command",
+            Handler::Query(_) => "query",
+            Handler::Watch(_) => "watch",
+        }
+    }
+}
+
+impl<S> fmt::Debug for Method<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind(), self.name)
+    }
+}
+
+/// Decodes a request, calls the handler, encodes the reply.
+pub fn serve<Q: Message + Default, R: Message>(
+    method: &str,
+    request: &[u8],
+    handler: impl FnOnce(Q) -> Reply<R>,
+) -> Reply<Vec<u8>> {
+    Ok(handler(decode(method, request)?)?.encode_to_vec())
+}
+
+/// [`serve`] for a step of a watch.
+pub fn serve_step<Q: Message + Default, R: Message>(
+    method: &str,
+    request: &[u8],
+    handler: impl FnOnce(Q) -> Step<R>,
+) -> EncodedStep {
+    EncodedStep(decode(method, request).and_then(|request| {
+        let plan = handler(request).0?;
+        Ok(Plan {
+            replies: plan.replies.iter().map(Message::encode_to_vec).collect(),
+            memo: plan.memo,
+            wake_at_index: plan.wake_at_index,
+            wake_after_ms: plan.wake_after_ms,
+            done: plan.done,
+        })
+    }))
+}
+
+fn decode<Q: Message + Default>(method: &str, request: &[u8]) -> Result<Q, Status> {
+    Q::decode(request).map_err(|error| {
+        Status::invalid_argument(format!("{method}: the request cannot be decoded: {error}"))
+    })
+}
+
+/// Runs a command.
+pub(crate) fn apply<M: Machine>(cx: &Command, name: &str, request: &[u8]) -> Reply<Vec<u8>> {
+    let method = find::<M>(name)?;
+    match method.handler {
+        Handler::Command(handler) => handler(&mut M::open(), cx, request),
+        _ => Err(wrong_kind(method, "command")),
+    }
+}
+
+/// Runs a query.
+pub(crate) fn query<M: Machine>(cx: &Query, name: &str, request: &[u8]) -> Reply<Vec<u8>> {
+    let method = find::<M>(name)?;
+    match method.handler {
+        Handler::Query(handler) => handler(&M::open(), cx, request),
+        _ => Err(wrong_kind(method, "query")),
+    }
+}
+
+/// Runs a step of a watch.
+pub(crate) fn watch<M: Machine>(
+    cx: &Watch,
+    name: &str,
+    request: &[u8],
+) -> Result<Plan<Vec<u8>>, Status> {
+    let method = find::<M>(name)?;
+    match method.handler {
+        Handler::Watch(handler) => handler(&M::open(), cx, request).0,
+        _ => Err(wrong_kind(method, "watch")),
+    }
+}
+
+fn find<M: Machine>(name: &str) -> Result<&'static Method<M>, Status> {
+    M::METHODS
+        .iter()
+        .flat_map(|service| service.iter())
+        .find(|method| method.name == name)
+        .ok_or_else(|| Status::unimplemented(format!("{name}: this machine has no such method")))
+}
+
+fn wrong_kind<S>(method: &Method<S>, called_as: &str) -> Status {
+    let (name, kind) = (method.name, method.kind());
+    Status::unimplemented(format!(
+        "{name} is a {kind} and was called as a {called_as}"
+    ))
+}

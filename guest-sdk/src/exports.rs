@@ -1,0 +1,100 @@
+//! The exports of `machine.wit`, for any machine. Only conversions and the panic hook; `export!` ties
+//! them to the author's type.
+
+use std::marker::PhantomData;
+use std::sync::Once;
+
+use crate::bindings::exports::lockstep::machine::{machine, watcher};
+use crate::bindings::lockstep::machine::types;
+use crate::context::{Cause, Command, Place, Query, Watch};
+use crate::dispatch::{self, Machine};
+use crate::snapshot::{self, Format};
+use crate::{Status, host};
+
+/// What `export!` exports.
+#[derive(Debug)]
+pub struct Exports<M>(PhantomData<M>);
+
+impl<M: Machine> machine::Guest for Exports<M> {
+    fn apply(
+        context: types::Context,
+        method: String,
+        request: Vec<u8>,
+    ) -> Result<Vec<u8>, types::Status> {
+        report_panics();
+        dispatch::apply::<M>(&Command::at(place(context)), &method, &request).map_err(status)
+    }
+
+    fn query(
+        context: types::Context,
+        method: String,
+        request: Vec<u8>,
+    ) -> Result<Vec<u8>, types::Status> {
+        report_panics();
+        dispatch::query::<M>(&Query::at(place(context)), &method, &request).map_err(status)
+    }
+
+    fn snapshot(_: types::Context) -> Result<(), types::Status> {
+        report_panics();
+        let mut sink = snapshot::Sink::open();
+        M::Snapshots::write(&mut sink).map_err(status)?;
+        sink.finish();
+        Ok(())
+    }
+
+    fn restore(_: types::Context) -> Result<(), types::Status> {
+        report_panics();
+        M::Snapshots::read(&mut snapshot::Source::open()).map_err(status)
+    }
+}
+
+impl<M: Machine> watcher::Guest for Exports<M> {
+    fn watch(
+        context: types::Context,
+        method: String,
+        request: Vec<u8>,
+        cause: watcher::Cause,
+        memo: Vec<u8>,
+    ) -> Result<watcher::Step, types::Status> {
+        report_panics();
+        let cause = match cause {
+            watcher::Cause::Start => Cause::Start,
+            watcher::Cause::Change => Cause::Change,
+            watcher::Cause::Wake => Cause::Wake,
+            watcher::Cause::Reset => Cause::Reset,
+        };
+        let cx = Watch::at(place(context), cause, memo);
+        let plan = dispatch::watch::<M>(&cx, &method, &request).map_err(status)?;
+        Ok(watcher::Step {
+            replies: plan.replies,
+            memo: plan.memo,
+            wake_at_index: plan.wake_at_index,
+            wake_after_ms: plan.wake_after_ms,
+            done: plan.done,
+        })
+    }
+}
+
+fn place(context: types::Context) -> Place {
+    Place {
+        index: context.index,
+        position: context.position,
+        time_ms: context.time_ms,
+    }
+}
+
+fn status(status: Status) -> types::Status {
+    types::Status {
+        code: status.code() as u32,
+        message: status.message().to_owned(),
+        details: status.details().to_vec(),
+    }
+}
+
+/// A panic becomes an `abort` with message and place, which otherwise would be a bare `unreachable`.
+fn report_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        std::panic::set_hook(Box::new(|panic| host::abort(&panic.to_string())));
+    });
+}

@@ -1,0 +1,374 @@
+//! Keys as bytes whose order is the order of the values, so that a range of keys is a range of rows.
+//!
+//! - Unsigned integers: big-endian, fixed width. Signed: the same with the sign bit flipped.
+//! - `bool`: one byte, 0 or 1.
+//! - `String`, `Vec<u8>`: the bytes, each 0x00 written 0x00 0xFF, ended by 0x00 0x00. The end sorts
+//!   before every continuation, so a string sorts before its extensions, also inside a tuple.
+//! - Tuples of two to four: one part after the other.
+//!
+//! No encoding is a prefix of another one of the same type. These bytes are on disk: they never change.
+
+use std::fmt;
+
+/// A key that can be written.
+pub trait EncodeKey {
+    /// Appends the bytes of this key.
+    fn encode_key(&self, out: &mut Vec<u8>);
+}
+
+/// A type that collections take as key.
+pub trait Key: EncodeKey + Sized {
+    /// Reads a key off the front of `input`.
+    ///
+    /// # Errors
+    /// When the bytes are not such a key.
+    fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey>;
+}
+
+/// Something that a number of keys of type `K` begin with: `"ab"` for strings, `(&1,)` for tuples.
+pub trait Prefix<K> {
+    /// Appends the bytes that those keys begin with, and no other key.
+    fn encode_prefix(&self, out: &mut Vec<u8>);
+}
+
+/// Bytes that are not a key of the wanted type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAKey;
+
+impl fmt::Display for NotAKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a key of this type")
+    }
+}
+
+impl std::error::Error for NotAKey {}
+
+/// Largest tag of a collection: what two bytes of [`encode_tag`] hold.
+const TAG_MAX: u16 = 0x3fff;
+
+/// Fails the build when a tag is out of range or taken twice.
+#[doc(hidden)]
+pub const fn check_tags(tags: &[u16]) {
+    let mut i = 0;
+    while i < tags.len() {
+        assert!(tags[i] >= 1 && tags[i] <= TAG_MAX, "a tag is 1 to 16383");
+        let mut j = 0;
+        while j < i {
+            assert!(tags[i] != tags[j], "two collections have the same tag");
+            j += 1;
+        }
+        i += 1;
+    }
+}
+
+/// The first bytes of every key of a collection: one byte up to 127, two with the top bit set above.
+/// No tag's bytes begin another's.
+pub(crate) fn encode_tag(tag: u16, out: &mut Vec<u8>) {
+    debug_assert!((1..=TAG_MAX).contains(&tag));
+    match u8::try_from(tag) {
+        Ok(small) if small < 0x80 => out.push(small),
+        _ => out.extend_from_slice(&(tag | 0x8000).to_be_bytes()),
+    }
+}
+
+/// The least bytes above everything that begins with `prefix`; none if there are no such bytes.
+pub(crate) fn end_of_prefix(mut prefix: Vec<u8>) -> Option<Vec<u8>> {
+    while let Some(last) = prefix.pop() {
+        if last < u8::MAX {
+            prefix.push(last + 1);
+            return Some(prefix);
+        }
+    }
+    None
+}
+
+fn take<'a>(input: &mut &'a [u8], len: usize) -> Result<&'a [u8], NotAKey> {
+    let (head, rest) = input.split_at_checked(len).ok_or(NotAKey)?;
+    *input = rest;
+    Ok(head)
+}
+
+macro_rules! integer_keys {
+    ($($unsigned:ty, $signed:ty;)*) => {$(
+        impl EncodeKey for $unsigned {
+            fn encode_key(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_be_bytes());
+            }
+        }
+
+        impl Key for $unsigned {
+            fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+                let bytes = take(input, size_of::<Self>())?;
+                Ok(Self::from_be_bytes(bytes.try_into().map_err(|_| NotAKey)?))
+            }
+        }
+
+        impl EncodeKey for $signed {
+            fn encode_key(&self, out: &mut Vec<u8>) {
+                // Flipping the sign bit puts negative numbers below the others.
+                (self.cast_unsigned() ^ (1 << (Self::BITS - 1))).encode_key(out);
+            }
+        }
+
+        impl Key for $signed {
+            fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+                let flipped = <$unsigned>::decode_key(input)?;
+                Ok((flipped ^ (1 << (Self::BITS - 1))).cast_signed())
+            }
+        }
+    )*};
+}
+
+integer_keys! {
+    u8, i8;
+    u16, i16;
+    u32, i32;
+    u64, i64;
+    u128, i128;
+}
+
+impl EncodeKey for bool {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+}
+
+impl Key for bool {
+    fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+        match take(input, 1)? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            _ => Err(NotAKey),
+        }
+    }
+}
+
+const ESCAPE: u8 = 0x00;
+const ESCAPED_ZERO: u8 = 0xff;
+const END: u8 = 0x00;
+
+fn encode_escaped(bytes: &[u8], out: &mut Vec<u8>) {
+    out.reserve(bytes.len() + 2);
+    for &byte in bytes {
+        out.push(byte);
+        if byte == ESCAPE {
+            out.push(ESCAPED_ZERO);
+        }
+    }
+}
+
+impl EncodeKey for [u8] {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        encode_escaped(self, out);
+        out.extend_from_slice(&[ESCAPE, END]);
+    }
+}
+
+impl EncodeKey for Vec<u8> {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        self.as_slice().encode_key(out);
+    }
+}
+
+impl EncodeKey for str {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        self.as_bytes().encode_key(out);
+    }
+}
+
+impl EncodeKey for String {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        self.as_bytes().encode_key(out);
+    }
+}
+
+impl<T: EncodeKey + ?Sized> EncodeKey for &T {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        (**self).encode_key(out);
+    }
+}
+
+impl Key for Vec<u8> {
+    fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+        let mut bytes = Vec::new();
+        loop {
+            let zero = input
+                .iter()
+                .position(|&byte| byte == ESCAPE)
+                .ok_or(NotAKey)?;
+            bytes.extend_from_slice(take(input, zero)?);
+            match take(input, 2)? {
+                [ESCAPE, ESCAPED_ZERO] => bytes.push(0),
+                [ESCAPE, END] => return Ok(bytes),
+                _ => return Err(NotAKey),
+            }
+        }
+    }
+}
+
+impl Key for String {
+    fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+        Self::from_utf8(Vec::decode_key(input)?).map_err(|_| NotAKey)
+    }
+}
+
+impl Prefix<String> for str {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        encode_escaped(self.as_bytes(), out);
+    }
+}
+
+impl Prefix<String> for String {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        encode_escaped(self.as_bytes(), out);
+    }
+}
+
+impl Prefix<Vec<u8>> for [u8] {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        encode_escaped(self, out);
+    }
+}
+
+impl Prefix<Vec<u8>> for Vec<u8> {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        encode_escaped(self, out);
+    }
+}
+
+macro_rules! tuple_keys {
+    ($($part:ident $place:tt),+) => {
+        impl<$($part: EncodeKey),+> EncodeKey for ($($part,)+) {
+            fn encode_key(&self, out: &mut Vec<u8>) {
+                $(self.$place.encode_key(out);)+
+            }
+        }
+
+        impl<$($part: Key),+> Key for ($($part,)+) {
+            fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+                Ok(($($part::decode_key(input)?,)+))
+            }
+        }
+    };
+}
+
+tuple_keys!(A 0, B 1);
+tuple_keys!(A 0, B 1, C 2);
+tuple_keys!(A 0, B 1, C 2, D 3);
+
+macro_rules! tuple_prefixes {
+    ($(($($whole:ident),+): $($given:ident $key:ident $place:tt),+;)*) => {$(
+        impl<$($whole,)+ $($given: EncodeKey + ?Sized),+> Prefix<($($whole,)+)> for ($(&$given,)+)
+        where $($key: std::borrow::Borrow<$given>),+
+        {
+            fn encode_prefix(&self, out: &mut Vec<u8>) {
+                $(self.$place.encode_key(out);)+
+            }
+        }
+    )*};
+}
+
+tuple_prefixes! {
+    (A, B): GivenA A 0;
+    (A, B, C): GivenA A 0;
+    (A, B, C): GivenA A 0, GivenB B 1;
+    (A, B, C, D): GivenA A 0;
+    (A, B, C, D): GivenA A 0, GivenB B 1;
+    (A, B, C, D): GivenA A 0, GivenB B 1, GivenC C 2;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes(key: &(impl EncodeKey + ?Sized)) -> Vec<u8> {
+        let mut out = Vec::new();
+        key.encode_key(&mut out);
+        out
+    }
+
+    fn check<K: Key + Ord + Clone + fmt::Debug>(a: &K, b: &K) {
+        for key in [a, b] {
+            let encoded = bytes(key);
+            let mut rest = encoded.as_slice();
+            assert_eq!(&K::decode_key(&mut rest).unwrap(), key);
+            assert!(rest.is_empty());
+        }
+        assert_eq!(bytes(a).cmp(&bytes(b)), a.cmp(b), "{a:?} {b:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn order_and_value_survive(
+            unsigned in any::<[(u8, u16, u32, u64); 2]>(),
+            signed in any::<[(i8, i16, i32, i64); 2]>(),
+            wide in any::<[(u128, i128); 2]>(),
+            mixed in any::<[(String, i64, Vec<u8>); 2]>(),
+            flags in any::<[(bool, Vec<u8>); 2]>(),
+        ) {
+            check(&unsigned[0], &unsigned[1]);
+            check(&signed[0], &signed[1]);
+            check(&wide[0], &wide[1]);
+            check(&mixed[0], &mixed[1]);
+            check(&flags[0], &flags[1]);
+        }
+
+        /// Few letters, so that prefixes, zeros and 0xFF meet often.
+        #[test]
+        fn strings_of_zeros_and_ones_keep_their_order(
+            a in proptest::collection::vec((prop::sample::select(vec![0u8, 1, 0xfe, 0xff]), any::<bool>()), 0..6),
+            b in proptest::collection::vec((prop::sample::select(vec![0u8, 1, 0xfe, 0xff]), any::<bool>()), 0..6),
+        ) {
+            let text = |pairs: &[(u8, bool)]| pairs.iter().map(|pair| pair.0).collect::<Vec<u8>>();
+            check(&(text(&a), -1i8), &(text(&b), 1i8));
+            check(&text(&a), &text(&b));
+            let mut prefix = Vec::new();
+            text(&a).encode_prefix(&mut prefix);
+            prop_assert_eq!(bytes(&text(&b)).starts_with(&prefix), text(&b).starts_with(&text(&a)));
+        }
+
+        #[test]
+        fn decoding_never_panics(input in any::<Vec<u8>>()) {
+            let _ = <(String, u64)>::decode_key(&mut input.as_slice());
+            let _ = <(bool, Vec<u8>, i16)>::decode_key(&mut input.as_slice());
+        }
+
+        #[test]
+        fn tags_never_begin_one_another(a in 1..=TAG_MAX, b in 1..=TAG_MAX) {
+            let (mut x, mut y) = (Vec::new(), Vec::new());
+            encode_tag(a, &mut x);
+            encode_tag(b, &mut y);
+            prop_assert_eq!(x.starts_with(&y), a == b);
+            prop_assert_eq!(x.cmp(&y), a.cmp(&b));
+            prop_assert!(end_of_prefix(x.clone()).unwrap() > x);
+        }
+    }
+
+    #[test]
+    fn bytes_on_disk_stay_as_they_are() {
+        assert_eq!(bytes(&0x0102_u16), [1, 2]);
+        assert_eq!(bytes(&-1_i32), [0x7f, 0xff, 0xff, 0xff]);
+        assert_eq!(bytes(&1_i64), [0x80, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(bytes(&true), [1]);
+        assert_eq!(bytes("a\0b"), [b'a', 0, 0xff, b'b', 0, 0]);
+        assert_eq!(bytes(&("k".to_owned(), 7_u8)), [b'k', 0, 0, 7]);
+        let tag = |tag| {
+            let mut out = Vec::new();
+            encode_tag(tag, &mut out);
+            out
+        };
+        assert_eq!(tag(1), [1]);
+        assert_eq!(tag(127), [127]);
+        assert_eq!(tag(128), [0x80, 0x80]);
+        assert_eq!(tag(16383), [0xbf, 0xff]);
+    }
+
+    #[test]
+    fn end_of_prefix_carries() {
+        assert_eq!(end_of_prefix(vec![1, 0xff, 0xff]), Some(vec![2]));
+        assert_eq!(end_of_prefix(vec![0xff]), None);
+    }
+}

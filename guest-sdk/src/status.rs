@@ -1,0 +1,113 @@
+//! A refusal: what a handler returns instead of a reply. The host sends it to the client as it is and
+//! undoes what the command wrote.
+
+use std::fmt;
+
+/// What a command or a query returns.
+pub type Reply<T> = Result<T, Status>;
+
+/// The gRPC status codes but OK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+#[repr(u32)]
+pub enum Code {
+    Cancelled = 1,
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Aborted = 10,
+    OutOfRange = 11,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    DataLoss = 15,
+    Unauthenticated = 16,
+}
+
+/// A refusal by the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    code: Code,
+    message: String,
+    details: Vec<u8>,
+}
+
+impl Status {
+    /// A status with a message for people. The host cuts the message at 1 KiB.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: Vec::new(),
+        }
+    }
+
+    /// Adds an encoded `google.rpc.Status` for programs, at most 4 KiB. It is sent as
+    /// `grpc-status-details-bin`.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<Vec<u8>>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// The code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The message for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The encoded `google.rpc.Status`; empty for none.
+    pub fn details(&self) -> &[u8] {
+        &self.details
+    }
+}
+
+/// A constructor per code.
+macro_rules! constructors {
+    ($($name:ident $code:ident $when:literal;)*) => {
+        impl Status {
+            $(
+                #[doc = $when]
+                pub fn $name(message: impl Into<String>) -> Self {
+                    Self::new(Code::$code, message)
+                }
+            )*
+        }
+    };
+}
+
+constructors! {
+    cancelled Cancelled "The caller no longer wants it.";
+    unknown Unknown "Nothing better fits.";
+    invalid_argument InvalidArgument "The request is wrong whatever the state is.";
+    deadline_exceeded DeadlineExceeded "It came too late, by the time of the log.";
+    not_found NotFound "What the request names is not there.";
+    already_exists AlreadyExists "What the request would create is there.";
+    permission_denied PermissionDenied "The caller may not do this.";
+    resource_exhausted ResourceExhausted "A quota of the machine is used up.";
+    failed_precondition FailedPrecondition "The state does not allow it, and repeating will not help.";
+    aborted Aborted "It lost against a concurrent change; read again and repeat.";
+    out_of_range OutOfRange "Beyond the valid range of the present state.";
+    unimplemented Unimplemented "This machine does not do this.";
+    internal Internal "An invariant of the machine is broken.";
+    unavailable Unavailable "Not now; repeat later.";
+    data_loss DataLoss "The state is damaged.";
+    unauthenticated Unauthenticated "The caller has no name.";
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for Status {}

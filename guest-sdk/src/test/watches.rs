@@ -1,0 +1,192 @@
+//! Streams in the harness: which step runs when. A commit that touches what the last step read, an
+//! applied index, a quiet time and a replaced state each run the next step, as on a node.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+
+use super::host::{Call, Mode, Reads, Writes};
+use super::{Harness, checked_reply};
+use crate::context::{Cause, Watch};
+use crate::dispatch::{self, Machine};
+use crate::status::{Reply, Status};
+use crate::step::Plan;
+
+/// Most bytes that a step hands to the next.
+const MEMO_BYTES_MAX: usize = 4 * 1024;
+
+/// A stream that a test opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream<R> {
+    id: usize,
+    reply: PhantomData<fn() -> R>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Streams(Vec<Open>);
+
+#[derive(Debug)]
+struct Open {
+    method: String,
+    request: Vec<u8>,
+    caller: String,
+    memo: Vec<u8>,
+    reads: Reads,
+    wake_at_index: u64,
+    /// Milliseconds since 1970; none for never.
+    wake_at_ms: Option<u64>,
+    sent: Vec<Vec<u8>>,
+    steps: usize,
+    outcome: Option<Reply<()>>,
+}
+
+impl<M: Machine> Harness<M> {
+    /// Opens a stream and runs its first step.
+    pub fn watch<Q: Message, R: Message + Default>(
+        &mut self,
+        method: &str,
+        request: &Q,
+    ) -> Stream<R> {
+        let id = self.streams.0.len();
+        self.streams.0.push(Open {
+            method: method.to_owned(),
+            request: request.encode_to_vec(),
+            caller: self.caller.clone(),
+            memo: Vec::new(),
+            reads: Reads::default(),
+            wake_at_index: 0,
+            wake_at_ms: None,
+            sent: Vec::new(),
+            steps: 0,
+            outcome: None,
+        });
+        self.step(id, Cause::Start);
+        Stream {
+            id,
+            reply: PhantomData,
+        }
+    }
+
+    /// Takes the messages sent on a stream since the last call.
+    ///
+    /// # Panics
+    /// When a message is not an `R`: the test names the wrong type.
+    pub fn sent<R: Message + Default>(&mut self, stream: &Stream<R>) -> Vec<R> {
+        std::mem::take(&mut self.streams.0[stream.id].sent)
+            .iter()
+            .map(|bytes| R::decode(bytes.as_slice()).expect("the stream carries this message"))
+            .collect()
+    }
+
+    /// How the stream ended; none while it is open.
+    pub fn ended<R>(&self, stream: &Stream<R>) -> Option<Reply<()>> {
+        self.streams.0[stream.id].outcome.clone()
+    }
+
+    /// How many steps the stream has run. A commit that touches nothing that it read adds none.
+    pub fn steps<R>(&self, stream: &Stream<R>) -> usize {
+        self.streams.0[stream.id].steps
+    }
+
+    /// Closes a stream, as a client that goes away.
+    pub fn close<R>(&mut self, stream: &Stream<R>) {
+        self.streams.0[stream.id].outcome = Some(Err(Status::cancelled("the client went away")));
+    }
+
+    pub(super) fn streams_after_commit(&mut self, writes: &Writes) {
+        for id in self.open_streams() {
+            let open = &self.streams.0[id];
+            if open.reads.touched_by(writes) {
+                self.step(id, Cause::Change);
+            } else if open.wake_at_index != 0 && open.wake_at_index <= self.index {
+                self.step(id, Cause::Wake);
+            }
+        }
+    }
+
+    pub(super) fn streams_after_reset(&mut self) {
+        for id in self.open_streams() {
+            self.step(id, Cause::Reset);
+        }
+    }
+
+    pub(super) fn advance_to(&mut self, until_ms: u64) {
+        while let Some((at_ms, id)) = self.next_timer().filter(|timer| timer.0 <= until_ms) {
+            self.now_ms = at_ms;
+            self.step(id, Cause::Wake);
+        }
+        self.now_ms = until_ms;
+    }
+
+    fn next_timer(&self) -> Option<(u64, usize)> {
+        self.open_streams()
+            .into_iter()
+            .filter_map(|id| Some((self.streams.0[id].wake_at_ms?, id)))
+            .min()
+    }
+
+    fn open_streams(&self) -> Vec<usize> {
+        let streams = self.streams.0.iter().enumerate();
+        streams
+            .filter(|(_, open)| open.outcome.is_none())
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    fn step(&mut self, id: usize, cause: Cause) {
+        let open = &mut self.streams.0[id];
+        let cx = Watch::at(
+            crate::context::Place {
+                index: self.index,
+                position: 0,
+                time_ms: self.now_ms,
+            },
+            cause,
+            std::mem::take(&mut open.memo),
+        );
+        let mut call = Call::new(Mode::Watch, std::mem::take(&mut self.store));
+        call.caller.clone_from(&open.caller);
+        let (call, outcome) = call.run(|| dispatch::watch::<M>(&cx, &open.method, &open.request));
+        self.store = call.store;
+        self.lines.extend(call.lines);
+        open.steps += 1;
+        open.reads = call.reads;
+        match outcome.and_then(checked_plan) {
+            Ok(plan) => open.follow(plan, self.index, self.now_ms),
+            Err(status) => open.outcome = Some(Err(status)),
+        }
+    }
+}
+
+impl Open {
+    fn follow(&mut self, plan: Plan<Vec<u8>>, index: u64, now_ms: u64) {
+        self.sent.extend(plan.replies);
+        self.memo = plan.memo;
+        // An index that is reached already would run the step again and again.
+        self.wake_at_index = if plan.wake_at_index > index {
+            plan.wake_at_index
+        } else {
+            0
+        };
+        self.wake_at_ms = match plan.wake_after_ms {
+            0 => None,
+            ms => Some(now_ms + u64::from(ms)),
+        };
+        if plan.done {
+            self.outcome = Some(Ok(()));
+        }
+    }
+}
+
+fn checked_plan(plan: Plan<Vec<u8>>) -> Result<Plan<Vec<u8>>, Status> {
+    if plan.memo.len() > MEMO_BYTES_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "the memo has {} bytes; at most {MEMO_BYTES_MAX}",
+            plan.memo.len()
+        )));
+    }
+    for reply in &plan.replies {
+        checked_reply(Ok(reply.clone()))?;
+    }
+    Ok(plan)
+}

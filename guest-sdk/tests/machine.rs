@@ -1,0 +1,310 @@
+//! Collections, contexts and the harness's rules, on a machine written without a `.proto`: its requests
+//! are prost's wrapper types.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lockstep_guest::dispatch::{Method, serve, serve_step};
+use lockstep_guest::snapshot::{Format, Sink, Source};
+use lockstep_guest::{
+    Code, Counter, Harness, Machine, Map, Reply, Set, Status, Step, Value, Watch, log,
+};
+
+lockstep_guest::state! {
+    struct Shop {
+        stock: Map<String, u64> = 1,
+        orders: Map<(String, u64), Vec<u8>> = 2,
+        closed: Set<i64> = 3,
+        owner: Value<String> = 200,
+        visits: Counter = 16383,
+    }
+}
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+
+trait Service: lockstep_guest::State {
+    const LOCKSTEP_METHODS: &'static [Method<Self>];
+}
+
+impl Service for Shop {
+    const LOCKSTEP_METHODS: &'static [Method<Self>] = &[
+        Method::command("Shop/Fill", |shop, _, r| {
+            serve("Shop/Fill", r, |n| shop.fill(n))
+        }),
+        Method::command("Shop/Fail", |shop, cx, r| {
+            serve("Shop/Fail", r, |how: String| {
+                shop.owner.set(cx.caller().as_str());
+                match how.as_str() {
+                    "refuse" => {
+                        Err::<u64, _>(Status::failed_precondition("closed").with_details(*b"why"))
+                    }
+                    how => panic!("told to: {how}"),
+                }
+            })
+        }),
+        Method::command("Shop/Own", |shop, cx, r| {
+            serve("Shop/Own", r, |name: String| {
+                log::info!("{name} at {:?}", cx.id());
+                shop.owner.set(&name);
+                Ok(cx.time_ms())
+            })
+        }),
+        Method::command("Shop/Static", |shop, _, r| {
+            serve("Shop/Static", r, |_: u64| {
+                let calls = CALLS.fetch_add(1, Ordering::Relaxed);
+                shop.stock.insert("calls", &calls);
+                Ok(0_u64)
+            })
+        }),
+        Method::query("Shop/Owner", |shop, _, r| {
+            serve("Shop/Owner", r, |(): ()| {
+                Ok(shop.owner.get().unwrap_or_default())
+            })
+        }),
+        Method::query("Shop/Cheat", |_, _, r| {
+            serve("Shop/Cheat", r, |(): ()| {
+                <Shop as lockstep_guest::State>::open().owner.set("me");
+                Ok(())
+            })
+        }),
+        Method::watch("Shop/Stock", |shop, cx, r| {
+            serve_step("Shop/Stock", r, |prefix: String| shop.follow(cx, &prefix))
+        }),
+    ];
+}
+
+lockstep_guest::export!(Shop: Service);
+
+impl Shop {
+    fn fill(&mut self, count: u64) -> Reply<u64> {
+        for n in 0..count {
+            self.stock.insert(&format!("item-{n:05}"), &n);
+        }
+        self.visits.add(1);
+        Ok(self.visits.get())
+    }
+
+    /// Sends how many entries begin so, when that is news; ends at three.
+    fn follow(&self, cx: &Watch, prefix: &str) -> Step<u64> {
+        let count = self.stock.prefix(prefix).count() as u64;
+        let step = if cx.recall::<u64>() == Some(count) {
+            Step::wait()
+        } else {
+            Step::send(count)
+        };
+        let step = step.remember(&count).or_after(Duration::from_secs(5));
+        if count == 3 { step.done() } else { step }
+    }
+}
+
+fn run(code: impl FnOnce(&mut Shop)) {
+    Harness::<Shop>::new().change(code);
+}
+
+#[test]
+fn map_reads_ranges_and_prefixes_in_order_across_pages() {
+    run(|shop| {
+        shop.fill(1500).unwrap();
+        shop.stock.insert("other", &7);
+        assert_eq!(shop.stock.len(), 1501);
+        let all: Vec<u64> = shop.stock.prefix("item-").map(|(_, n)| n).collect();
+        assert_eq!(all, (0..1500).collect::<Vec<_>>());
+        let back: Vec<u64> = shop
+            .stock
+            .prefix("item-")
+            .descending()
+            .map(|(_, n)| n)
+            .collect();
+        assert_eq!(back, (0..1500).rev().collect::<Vec<_>>());
+        let some = shop
+            .stock
+            .range("item-00010".to_owned()..="item-00012".to_owned());
+        assert_eq!(some.map(|(_, n)| n).collect::<Vec<_>>(), [10, 11, 12]);
+        assert_eq!(shop.stock.first(), Some(("item-00000".to_owned(), 0)));
+        assert_eq!(shop.stock.last(), Some(("other".to_owned(), 7)));
+        assert_eq!(shop.stock.remove_prefix("item-"), 1500);
+        assert_eq!(shop.stock.take("other"), Some(7));
+        assert!(shop.stock.is_empty());
+        assert_eq!(shop.stock.update("new", |n| *n += 2), 2);
+        assert_eq!(shop.visits.get(), 1);
+    });
+}
+
+#[test]
+fn tuple_keys_are_found_by_their_first_part() {
+    run(|shop| {
+        for (who, n) in [("ann", 2), ("ann", 10), ("anna", 1), ("a\0nn", 5)] {
+            shop.orders.insert(&(who.to_owned(), n), b"x".as_slice());
+        }
+        let anns = shop.orders.prefix(&("ann",)).map(|((_, n), _)| n);
+        assert_eq!(anns.collect::<Vec<_>>(), [2, 10]);
+        assert_eq!(shop.orders.iter().count(), 4);
+        assert_eq!(shop.orders.clear(), 4);
+    });
+}
+
+#[test]
+fn set_says_what_was_new_and_keeps_negative_numbers_first() {
+    run(|shop| {
+        assert!(shop.closed.insert(&5));
+        assert!(shop.closed.insert(&-5));
+        assert!(!shop.closed.insert(&5));
+        assert_eq!(shop.closed.iter().collect::<Vec<_>>(), [-5, 5]);
+        assert_eq!(shop.closed.range(0..).collect::<Vec<_>>(), [5]);
+        assert_eq!(
+            (shop.closed.first(), shop.closed.last()),
+            (Some(-5), Some(5))
+        );
+        assert!(shop.closed.remove(&-5));
+        assert!(!shop.closed.remove(&-5));
+        assert_eq!(shop.closed.len(), 1);
+    });
+}
+
+#[test]
+fn collections_do_not_touch_one_another() {
+    run(|shop| {
+        shop.fill(3).unwrap();
+        shop.closed.insert(&1);
+        shop.owner.set("ann");
+        shop.orders.insert(&(String::new(), 0), b"".as_slice());
+        shop.stock.clear();
+        assert_eq!((shop.closed.len(), shop.orders.len()), (1, 1));
+        assert_eq!(shop.owner.get().as_deref(), Some("ann"));
+        assert_eq!(shop.visits.get(), 1);
+    });
+}
+
+#[test]
+fn failed_command_leaves_nothing_and_says_why() {
+    let mut shop = Harness::<Shop>::new();
+    let _: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
+    shop.as_caller("bob");
+    let refused = shop
+        .command::<_, u64>("Shop/Fail", &"refuse".to_owned())
+        .unwrap_err();
+    assert_eq!(
+        (refused.code(), refused.details()),
+        (Code::FailedPrecondition, b"why".as_slice())
+    );
+    let broken = shop
+        .command::<_, u64>("Shop/Fail", &"break".to_owned())
+        .unwrap_err();
+    assert_eq!(broken.code(), Code::Internal);
+    assert!(broken.message().contains("told to: break"), "{broken}");
+    assert_eq!(
+        shop.inspect(|shop| shop.owner.get()).as_deref(),
+        Some("ann")
+    );
+    shop.assert_replicas_agree();
+}
+
+#[test]
+fn query_that_writes_is_an_error() {
+    let mut shop = Harness::<Shop>::new();
+    let refused = shop.query::<_, ()>("Shop/Cheat", &()).unwrap_err();
+    assert_eq!(refused.code(), Code::Internal);
+    assert!(refused.message().contains("must not write"), "{refused}");
+    let owner: String = shop.query("Shop/Owner", &()).unwrap();
+    assert_eq!(owner, "");
+}
+
+#[test]
+fn static_in_the_state_is_found() {
+    let mut shop = Harness::<Shop>::new();
+    let _: u64 = shop.command("Shop/Static", &0_u64).unwrap();
+    let verdict = std::panic::catch_unwind(|| shop.assert_replicas_agree());
+    let message = *verdict.unwrap_err().downcast::<String>().unwrap();
+    assert!(
+        message.contains("Shop/Static at index 1 wrote"),
+        "{message}"
+    );
+}
+
+#[test]
+fn log_time_and_lines_come_from_the_harness() {
+    let mut shop = Harness::<Shop>::new();
+    let before: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
+    shop.advance(Duration::from_secs(2));
+    let after: u64 = shop.command("Shop/Own", &"bob".to_owned()).unwrap();
+    assert_eq!(after - before, 2000);
+    let lines: Vec<String> = shop.take_log().into_iter().map(|(_, line)| line).collect();
+    assert_eq!(lines, ["ann at (1, 0)", "bob at (2, 0)"]);
+}
+
+#[test]
+fn watch_of_a_range_remembers_and_ends() {
+    let mut shop = Harness::<Shop>::new();
+    let stream = shop.watch::<_, u64>("Shop/Stock", &"item-".to_owned());
+    assert_eq!(shop.sent(&stream), [0]);
+    let _: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
+    assert_eq!(shop.steps(&stream), 1, "a commit elsewhere runs no step");
+    let _: u64 = shop.command("Shop/Fill", &2_u64).unwrap();
+    shop.advance(Duration::from_secs(5));
+    assert_eq!((shop.sent(&stream), shop.steps(&stream)), (vec![2], 3));
+    let _: u64 = shop.command("Shop/Fill", &3_u64).unwrap();
+    assert_eq!(shop.sent(&stream), [3]);
+    assert_eq!(shop.ended(&stream), Some(Ok(())));
+}
+
+#[test]
+fn snapshot_survives_and_damage_is_refused() {
+    let mut shop = Harness::<Shop>::new();
+    let _: u64 = shop.command("Shop/Fill", &20_000_u64).unwrap();
+    shop.snapshot_restore();
+    assert_eq!(shop.inspect(|shop| shop.stock.len()), 20_000);
+    let snapshot = shop.snapshot().unwrap();
+    for len in [0, 3, 4, 9, snapshot.len() / 2, snapshot.len() - 1] {
+        let refused = shop.restore(snapshot[..len].to_vec()).unwrap_err();
+        assert_eq!(refused.code(), Code::DataLoss, "{len} bytes: {refused}");
+    }
+    let longer = [snapshot.as_slice(), b"x"].concat();
+    assert!(
+        shop.restore(longer)
+            .unwrap_err()
+            .message()
+            .contains("goes on after its end")
+    );
+    assert_eq!(
+        shop.inspect(|shop| shop.stock.len()),
+        20_000,
+        "the old state remains"
+    );
+}
+
+/// A format that forgets: the harness must notice, as the host does.
+struct Forgetful;
+
+impl Format for Forgetful {
+    fn write(_: &mut Sink) -> Result<(), Status> {
+        Ok(())
+    }
+
+    fn read(_: &mut Source) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+lockstep_guest::state! {
+    struct Leaky {
+        n: Counter = 1,
+    }
+}
+
+impl Machine for Leaky {
+    type Snapshots = Forgetful;
+    const METHODS: &'static [&'static [Method<Self>]] =
+        &[&[Method::command("Leaky/Add", |leaky, _, r| {
+            serve("Leaky/Add", r, |n: u64| Ok(leaky.n.add(n)))
+        })]];
+}
+
+#[test]
+#[should_panic(expected = "the restored state differs from the original")]
+fn unfaithful_snapshot_is_found() {
+    let mut leaky = Harness::<Leaky>::new();
+    let _: u64 = leaky.command("Leaky/Add", &1_u64).unwrap();
+    leaky.snapshot_restore();
+}

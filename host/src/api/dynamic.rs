@@ -1,0 +1,256 @@
+//! The guest's services: bytes in, bytes out, each method a command, query or watch by its route. Checks limits and deadlines,
+//! decodes no message, and answers every call with a definite status.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Buf, BufMut, Bytes};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::{Grpc, ServerStreamingService, UnaryService};
+use tonic::{Code, Request, Response, Status};
+
+use super::forward::CommandCall;
+use super::routes::{Consistency, Kind, Method};
+use super::wire::parse_timeout;
+use super::{Shared, status, watch};
+use crate::machine::QueryCall;
+
+/// Bytes of one request or reply message, decompressed. What stock clients accept, too.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// The deadline of a unary call whose client gave none.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// A deadline further away than this is this far away.
+const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How much later than the deadline the last resort answers, when the call itself did not.
+const DEADLINE_GRACE: Duration = Duration::from_millis(500);
+
+/// Serves a request that no service of the host's own took.
+pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> http::Response<Body> {
+    if !is_grpc(&request) {
+        return not_grpc();
+    }
+    match route(&shared, &request) {
+        Ok(call) => call.serve(request).await,
+        Err(status) => into_http(status),
+    }
+}
+
+fn is_grpc(request: &http::Request<Body>) -> bool {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn not_grpc() -> http::Response<Body> {
+    let mut response = http::Response::new(Body::from(
+        "This port speaks gRPC. Try `grpcurl -plaintext <address> list`; plain HTTP is served on --http_addr.\n",
+    ));
+    *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
+}
+
+fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, Status> {
+    let name = request.uri().path().trim_start_matches('/');
+    let routes = shared.routes.load_full().ok_or_else(|| status::no_component(&shared.parts.node))?;
+    let method = routes.method(name).ok_or_else(|| status::unimplemented(&routes.explain_unknown(name)))?;
+    let timeout = client_timeout(request.headers())?;
+    let now = Instant::now();
+    Ok(Call {
+        shared: shared.clone(),
+        method: method.clone(),
+        started: now,
+        deadline: match (timeout, method.kind) {
+            (Some(timeout), _) => Some(now + timeout.min(DEADLINE_MAX)),
+            (None, Kind::Watch) => None,
+            (None, Kind::Command | Kind::Query) => Some(now + DEADLINE_DEFAULT),
+        },
+        reached: Arc::default(),
+    })
+}
+
+fn client_timeout(headers: &http::HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let timeout = value.to_str().ok().and_then(parse_timeout);
+    timeout.map(Some).ok_or_else(|| status::bad_timeout(value.as_bytes()))
+}
+
+/// One call of a guest's method, from its headers to its reply.
+#[derive(Clone)]
+struct Call {
+    shared: Arc<Shared>,
+    method: Arc<Method>,
+    started: Instant,
+    /// None only for a watch without one.
+    deadline: Option<Instant>,
+    /// Set once the request message was read whole.
+    reached: Arc<AtomicBool>,
+}
+
+impl Call {
+    async fn serve(self, request: http::Request<Body>) -> http::Response<Body> {
+        let mut grpc = Grpc::new(RawCodec)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .apply_max_message_size_config(Some(MESSAGE_BYTES_MAX), Some(MESSAGE_BYTES_MAX));
+        let reached = self.reached.clone();
+        let overdue = overdue(self.deadline);
+        let (kind, shared, started, name) = (self.method.kind, self.shared.clone(), self.started, self.method.name.clone());
+        let served = async {
+            match kind {
+                Kind::Watch => grpc.server_streaming(self, request).await,
+                Kind::Command | Kind::Query => grpc.unary(self, request).await,
+            }
+        };
+        let response = tokio::select! {
+            response = served => response.map(Body::new),
+            () = overdue => into_http(status::overdue(kind, reached.load(Ordering::Relaxed))),
+        };
+        let response = if reached.load(Ordering::Relaxed) { response } else { explain_unread(response) };
+        let code = response_code(&response);
+        shared.metrics.call_ended(&name, kind, code, started.elapsed());
+        response
+    }
+
+    async fn unary(self, request: Bytes) -> Result<Response<Bytes>, Status> {
+        match self.method.kind {
+            Kind::Query => self.query(request).await,
+            Kind::Command | Kind::Watch => self.command(request).await,
+        }
+    }
+
+    async fn command(self, request: Bytes) -> Result<Response<Bytes>, Status> {
+        let call = CommandCall {
+            method: self.method.name.to_string(),
+            request,
+            caller: String::new(),
+            deadline: self.unary_deadline(),
+        };
+        let leader = || self.shared.leader_address();
+        match self.shared.parts.commands.run(call).await {
+            Ok(outcome) => status::outcome(outcome, leader()),
+            Err(error) => Err(status::with_leader(status::command(&error), leader())),
+        }
+    }
+
+    async fn query(self, request: Bytes) -> Result<Response<Bytes>, Status> {
+        let deadline = self.unary_deadline();
+        if self.method.consistency(&request) == Consistency::Linearizable {
+            self.shared.read_barrier(deadline).await?;
+        }
+        let call = QueryCall {
+            method: self.method.name.to_string(),
+            request,
+            caller: String::new(),
+            deadline,
+            status: self.shared.node_status(),
+        };
+        let answer = self.shared.parts.machine.query(call).await.map_err(|error| status::query(&error))?;
+        status::verdict(answer.verdict, answer.index, self.shared.leader_address())
+    }
+
+    fn unary_deadline(&self) -> Instant {
+        self.deadline.unwrap_or(self.started + DEADLINE_DEFAULT)
+    }
+}
+
+/// Completes some time after the deadline. Calls answer at their deadline themselves; this ends those whose request never
+/// arrives whole. A stream that has begun is past this and ends itself.
+async fn overdue(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline + DEADLINE_GRACE).await,
+        None => std::future::pending().await,
+    }
+}
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+impl UnaryService<Bytes> for Call {
+    type Response = Bytes;
+    type Future = BoxFuture<Result<Response<Bytes>, Status>>;
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        self.reached.store(true, Ordering::Relaxed);
+        Box::pin(self.clone().unary(request.into_inner()))
+    }
+}
+
+impl ServerStreamingService<Bytes> for Call {
+    type Response = Bytes;
+    type ResponseStream = ReceiverStream<Result<Bytes, Status>>;
+    type Future = BoxFuture<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        self.reached.store(true, Ordering::Relaxed);
+        let call = self.clone();
+        Box::pin(async move {
+            watch::start(call.shared, call.method, request.into_inner(), call.deadline).map(Response::new)
+        })
+    }
+}
+
+/// tonic calls a message that is too large OUT_OF_RANGE or RESOURCE_EXHAUSTED, and names no limit of ours.
+fn explain_unread(response: http::Response<Body>) -> http::Response<Body> {
+    match response_code(&response) {
+        Code::OutOfRange | Code::ResourceExhausted => into_http(status::request_too_large(MESSAGE_BYTES_MAX)),
+        _ => response,
+    }
+}
+
+/// The code of a response that failed before its first message; of others, OK (a stream's trailers come later).
+fn response_code(response: &http::Response<Body>) -> Code {
+    response.headers().get("grpc-status").map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
+}
+
+fn into_http(status: Status) -> http::Response<Body> {
+    status.into_http::<tonic::body::Body>().map(Body::new)
+}
+
+/// Messages as the bytes they are.
+#[derive(Clone, Copy, Default)]
+struct RawCodec;
+
+struct RawEncoder;
+
+struct RawDecoder;
+
+impl Codec for RawCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = RawEncoder;
+    type Decoder = RawDecoder;
+
+    fn encoder(&mut self) -> RawEncoder {
+        RawEncoder
+    }
+
+    fn decoder(&mut self) -> RawDecoder {
+        RawDecoder
+    }
+}
+
+impl Encoder for RawEncoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(item.len());
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for RawDecoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}

@@ -1,0 +1,67 @@
+//! grpc.health.v1: `""` for the process, `quis.RaftLeader` for the leader alone, and each guest service while this node serves.
+//! The process is healthy without a leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::Shared;
+use crate::types::NodeMode;
+
+/// The service name by which `raftadmin --leader` finds the leader.
+pub const LEADER_SERVICE: &str = "quis.RaftLeader";
+
+/// How often the node's mode is looked at; changes of leader are seen at once.
+const MODE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Keeps the reported states true until the node stops, then reports everything as not serving.
+pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
+    let mut leader = shared.parts.leader.clone();
+    let mut stopping = shared.stopping.subscribe();
+    let mut interval = tokio::time::interval(MODE_INTERVAL);
+    let mut reported: Vec<(String, bool)> = Vec::new();
+    loop {
+        let stops = *stopping.borrow_and_update() || shared.is_shutting_down();
+        let current = if stops { all_down(&reported) } else { states(&shared) };
+        for (service, serves) in &current {
+            if !reported.contains(&(service.clone(), *serves)) {
+                reporter.set_service_status(service, serving(*serves)).await;
+            }
+        }
+        reported = current;
+        if *stopping.borrow() {
+            return;
+        }
+        tokio::select! {
+            () = leader.changed() => {}
+            _ = interval.tick() => {}
+            // An error means that the node is gone, and this task with it.
+            _ = stopping.changed() => {}
+        }
+    }
+}
+
+/// Every service's state now.
+fn states(shared: &Shared) -> Vec<(String, bool)> {
+    let serves = shared.parts.machine.mode() == NodeMode::Serving;
+    let leads = shared.parts.leader.current().is_some_and(|leader| leader.is_me);
+    let mut states = vec![
+        (String::new(), true),
+        (LEADER_SERVICE.to_owned(), leads),
+        ("RaftManager".to_owned(), true),
+    ];
+    if let Some(routes) = shared.routes.load_full() {
+        states.extend(routes.services().iter().map(|service| (service.clone(), serves)));
+    }
+    states
+}
+
+fn all_down(reported: &[(String, bool)]) -> Vec<(String, bool)> {
+    reported.iter().map(|(service, _)| (service.clone(), false)).collect()
+}
+
+fn serving(serves: bool) -> ServingStatus {
+    if serves { ServingStatus::Serving } else { ServingStatus::NotServing }
+}

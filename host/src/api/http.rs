@@ -1,0 +1,139 @@
+//! Plain HTTP for whoever runs the process: `/livez`, `/readyz`, `/metrics`. Liveness asks whether the process makes progress and
+//! never whether there is a leader; readiness says in words why not.
+
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::time::Instant;
+
+use super::node_status::{Contact, NodeStatus, mode_name};
+use super::{Shared, server};
+use crate::types::NodeMode;
+
+/// Committed entries may wait so long without one being applied before the process counts as stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
+/// How often progress is looked at.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Entries this node may be behind what it knows to be committed and still be ready.
+const LAG_MAX: u64 = 1024;
+
+/// Serves the three pages until the node stops.
+pub(super) async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .with_state(shared.clone());
+    server::serve(listeners, router, shared.stopped()).await
+}
+
+/// Notes when the machine last got anywhere, until the node stops.
+pub(super) async fn observe_progress(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(PROGRESS_INTERVAL);
+    let stopped = shared.stopped();
+    tokio::pin!(stopped);
+    loop {
+        tokio::select! {
+            () = &mut stopped => return,
+            _ = interval.tick() => {}
+        }
+        let applied = shared.parts.machine.applied_index();
+        let committed = shared.raft_status().commit_index;
+        shared.progress.lock().observe(applied, committed);
+    }
+}
+
+/// Whether the machine gets anywhere.
+#[derive(Debug)]
+pub(super) struct Progress {
+    applied: u64,
+    at: Instant,
+}
+
+impl Progress {
+    pub(super) fn new() -> Progress {
+        Progress { applied: 0, at: Instant::now() }
+    }
+
+    fn observe(&mut self, applied: u64, committed: u64) {
+        if applied >= committed || applied != self.applied {
+            *self = Progress { applied, at: Instant::now() };
+        }
+    }
+
+    fn stuck_for(&self) -> Option<Duration> {
+        Some(self.at.elapsed()).filter(|elapsed| *elapsed > STUCK_AFTER)
+    }
+}
+
+async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+    // An unfit or quarantined node does not apply on purpose; a restart would not help it.
+    let applies = matches!(shared.parts.machine.mode(), NodeMode::Serving | NodeMode::CatchingUp(_));
+    match shared.progress.lock().stuck_for().filter(|_| applies) {
+        None => (StatusCode::OK, "ok\n").into_response(),
+        Some(stuck) => {
+            let text = format!("no committed entry was applied for {} s\n", stuck.as_secs());
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let contact = shared.last_contact().await;
+    let reasons = unready(&shared.status_now(), contact, shared.parts.election_timeout, shared.is_shutting_down());
+    if reasons.is_empty() {
+        return (StatusCode::OK, "ok\n").into_response();
+    }
+    let text = reasons.iter().map(|reason| format!("{reason}\n")).collect::<String>();
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+/// Why this node should get no traffic; empty when it should.
+fn unready(status: &NodeStatus, contact: Contact, silence_max: Duration, stopping: bool) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if stopping {
+        reasons.push("this node is stopping".into());
+    }
+    if status.mode != NodeMode::Serving {
+        let (mode, reason) = mode_name(&status.mode);
+        reasons.push(format!("mode is {mode}: {reason}"));
+    }
+    match (&status.leader, contact) {
+        (None, _) => reasons.push("no leader is known".into()),
+        (Some(leader), Contact::Ago(ago)) if ago > silence_max => {
+            reasons.push(format!("nothing was heard from the leader, {}, for {ago:?}", leader.node.name));
+        }
+        (Some(leader), Contact::Never) => {
+            reasons.push(format!("nothing was heard from the leader, {}, yet", leader.node.name));
+        }
+        (Some(_), Contact::Ago(_)) => {}
+    }
+    let lag = status.raft.commit_index.saturating_sub(status.machine.applied_index);
+    if lag > LAG_MAX {
+        reasons.push(format!("{lag} committed entries are not applied yet"));
+    }
+    reasons
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.metrics.encode() {
+        Ok(text) => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], shared.status_now().to_json().to_string()).into_response()
+}

@@ -1,0 +1,293 @@
+//! RaftManager, the admin service of raft-example, on every node. What changes the cluster runs on the leader only; elsewhere the
+//! operation's error says who leads. Translates and starts operations; the changes themselves are raft/'s.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use prost::Message;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::call::Call as EncodedCall;
+use super::forward::CommandCall;
+use super::node_status::Contact;
+use super::operations::{Done, OperationError};
+use super::proto::raft_manager_server::RaftManager;
+use super::proto::{self as pb, Future as Token};
+use super::routes::Kind;
+use super::{Shared, status};
+use crate::raft::LeaderView;
+
+/// How long an operation on the leader may take that only waits for the log.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long after the Raft group has stopped a Shutdown's token still answers, unless it is forgotten before.
+const SHUTDOWN_LINGER: Duration = Duration::from_secs(1);
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Manager(pub(super) Arc<Shared>);
+
+type Reply<T> = Result<Response<T>, Status>;
+
+impl Manager {
+    fn start(&self, work: impl Future<Output = Result<u64, String>> + Send + 'static) -> Reply<Token> {
+        self.start_done(async move { work.await.into() })
+    }
+
+    fn start_done(&self, work: impl Future<Output = Done> + Send + 'static) -> Reply<Token> {
+        token_reply(self.0.operations.start(work))
+    }
+
+    /// Starts `work` if this node leads; the operation's error says who does otherwise.
+    fn start_on_leader<F>(&self, work: impl FnOnce(LeaderView, Arc<Shared>) -> F + Send + 'static) -> Reply<Token>
+    where
+        F: Future<Output = Result<u64, String>> + Send + 'static,
+    {
+        let shared = self.0.clone();
+        self.start(async move {
+            let leader = shared.require_leader()?;
+            work(leader, shared).await
+        })
+    }
+}
+
+fn token_reply(token: Result<String, OperationError>) -> Reply<Token> {
+    let token = token.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+    Ok(Response::new(Token { operation_token: token }))
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+#[tonic::async_trait]
+impl RaftManager for Manager {
+    async fn add_voter(&self, request: Request<pb::AddVoterRequest>) -> Reply<Token> {
+        let pb::AddVoterRequest { id, address, previous_index } = request.into_inner();
+        self.start_on_leader(move |_, shared| async move {
+            shared.parts.members.add_voter(&id, &address, previous_index).await.map_err(text)
+        })
+    }
+
+    async fn add_nonvoter(&self, request: Request<pb::AddNonvoterRequest>) -> Reply<Token> {
+        let pb::AddNonvoterRequest { id, address, previous_index } = request.into_inner();
+        self.start_on_leader(move |_, shared| async move {
+            shared.parts.members.add_learner(&id, &address, previous_index).await.map_err(text)
+        })
+    }
+
+    async fn demote_voter(&self, request: Request<pb::DemoteVoterRequest>) -> Reply<Token> {
+        let pb::DemoteVoterRequest { id, previous_index } = request.into_inner();
+        self.start_on_leader(move |_, shared| async move {
+            shared.parts.members.demote(&id, previous_index).await.map_err(text)
+        })
+    }
+
+    async fn remove_server(&self, request: Request<pb::RemoveServerRequest>) -> Reply<Token> {
+        let pb::RemoveServerRequest { id, previous_index } = request.into_inner();
+        self.start_on_leader(move |_, shared| async move {
+            shared.parts.members.remove(&id, previous_index).await.map_err(text)
+        })
+    }
+
+    async fn leadership_transfer(&self, _: Request<pb::LeadershipTransferRequest>) -> Reply<Token> {
+        self.start_on_leader(|_, shared| async move { shared.parts.members.transfer_leader().await.map_err(text) })
+    }
+
+    async fn leadership_transfer_to_server(
+        &self,
+        request: Request<pb::LeadershipTransferToServerRequest>,
+    ) -> Reply<Token> {
+        let pb::LeadershipTransferToServerRequest { id, address } = request.into_inner();
+        self.start_on_leader(move |_, shared| async move {
+            shared.parts.members.transfer_leader_to(&id, &address).await.map_err(text)
+        })
+    }
+
+    async fn apply_log(&self, request: Request<pb::ApplyLogRequest>) -> Reply<Token> {
+        let call = self.0.decode_call(&request.into_inner().data)?;
+        let shared = self.0.clone();
+        self.start_done(async move {
+            match shared.require_leader() {
+                Ok(_) => apply_log(&shared, call).await,
+                Err(error) => Err(error).into(),
+            }
+        })
+    }
+
+    async fn barrier(&self, _: Request<pb::BarrierRequest>) -> Reply<Token> {
+        self.start_on_leader(|leader, shared| async move { barrier(&shared, leader).await })
+    }
+
+    async fn verify_leader(&self, _: Request<pb::VerifyLeaderRequest>) -> Reply<Token> {
+        self.start_on_leader(|_, shared| async move {
+            let index = shared.parts.read.read_index(operation_deadline()).await.map_err(text)?;
+            shared.require_leader().map(|_| index)
+        })
+    }
+
+    // A snapshot changes nothing for others, so every node takes its own, as the original does.
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Reply<Token> {
+        let take = self.0.parts.take_snapshot.clone();
+        self.start(async move { take().await })
+    }
+
+    async fn shutdown(&self, _: Request<pb::ShutdownRequest>) -> Reply<Token> {
+        let shared = self.0.clone();
+        token_reply(self.0.operations.start_with(|forgotten| async move {
+            shared.shutting_down.store(true, std::sync::atomic::Ordering::Relaxed);
+            let stopped = (shared.parts.stop.raft)().await;
+            let exit = shared.parts.stop.exit.clone();
+            tokio::spawn(async move {
+                // Running out of time is the ordinary case of a client that does not forget.
+                let _timed_out = tokio::time::timeout(SHUTDOWN_LINGER, forgotten.wait()).await;
+                exit();
+            });
+            stopped.map(|()| 0).into()
+        }))
+    }
+
+    async fn applied_index(&self, _: Request<pb::AppliedIndexRequest>) -> Reply<pb::AppliedIndexResponse> {
+        Ok(Response::new(pb::AppliedIndexResponse { index: self.0.parts.machine.applied_index() }))
+    }
+
+    async fn last_index(&self, _: Request<pb::LastIndexRequest>) -> Reply<pb::LastIndexResponse> {
+        Ok(Response::new(pb::LastIndexResponse { index: self.0.raft_status().last_log_index }))
+    }
+
+    async fn last_contact(&self, _: Request<pb::LastContactRequest>) -> Reply<pb::LastContactResponse> {
+        Ok(Response::new(match self.0.last_contact().await {
+            Contact::Never => pb::LastContactResponse { unix_nano: 0, time_format: "never".into() },
+            Contact::Ago(ago) => {
+                let at = SystemTime::now() - ago;
+                let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                pb::LastContactResponse {
+                    unix_nano: i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX),
+                    time_format: humantime::format_rfc3339_nanos(at).to_string(),
+                }
+            }
+        }))
+    }
+
+    async fn leader(&self, _: Request<pb::LeaderRequest>) -> Reply<pb::LeaderResponse> {
+        let node = self.0.parts.leader.current().map(|leader| leader.node).unwrap_or_default();
+        Ok(Response::new(pb::LeaderResponse { address: node.raft_addr, server_id: node.name }))
+    }
+
+    async fn state(&self, _: Request<pb::StateRequest>) -> Reply<pb::StateResponse> {
+        Ok(Response::new(pb::StateResponse { state: self.0.raft_status().state.into() }))
+    }
+
+    async fn stats(&self, _: Request<pb::StatsRequest>) -> Reply<pb::StatsResponse> {
+        let (last_log_term, contact) = (self.0.last_log_term().await, self.0.last_contact().await);
+        Ok(Response::new(pb::StatsResponse { stats: self.0.status_now().to_stats(last_log_term, contact) }))
+    }
+
+    async fn get_configuration(
+        &self,
+        _: Request<pb::GetConfigurationRequest>,
+    ) -> Reply<pb::GetConfigurationResponse> {
+        let configuration = self.0.parts.members.configuration();
+        let servers = configuration.servers.into_iter().map(|server| pb::get_configuration_response::Server {
+            suffrage: server.suffrage.to_string(),
+            id: server.name,
+            address: server.addr,
+            leader: server.leader,
+        });
+        Ok(Response::new(pb::GetConfigurationResponse { servers: servers.collect(), index: configuration.index }))
+    }
+
+    async fn r#await(&self, request: Request<Token>) -> Reply<pb::AwaitResponse> {
+        let Done { index, error } =
+            self.0.operations.wait(&request.into_inner().operation_token).await.map_err(unknown_token)?;
+        Ok(Response::new(pb::AwaitResponse { error, index }))
+    }
+
+    async fn forget(&self, request: Request<Token>) -> Reply<pb::ForgetResponse> {
+        self.0.operations.forget(&request.into_inner().operation_token).map_err(unknown_token)?;
+        Ok(Response::new(pb::ForgetResponse {}))
+    }
+}
+
+fn unknown_token(error: OperationError) -> Status {
+    Status::not_found(error.to_string())
+}
+
+fn operation_deadline() -> Instant {
+    Instant::now() + OPERATION_TIMEOUT
+}
+
+impl Shared {
+    /// The leader, if that is this node; else the sentence an operator needs.
+    fn require_leader(&self) -> Result<LeaderView, String> {
+        match self.parts.leader.current() {
+            Some(leader) if leader.is_me => Ok(leader),
+            Some(leader) => Err(format!(
+                "node is not the leader; the leader is {} at {} (admin: {})",
+                leader.node.name, leader.node.raft_addr, leader.node.grpc_addr
+            )),
+            None => Err("node is not the leader, and knows of none at the moment".into()),
+        }
+    }
+
+    /// What ApplyLog carries, if it names a command; nothing else is ever proposed.
+    fn decode_call(&self, data: &[u8]) -> Result<EncodedCall, Status> {
+        let call = EncodedCall::decode(data)
+            .map_err(|error| Status::invalid_argument(format!("data is no encoded lockstep.v1.Call: {error}")))?;
+        let routes = self.routes.load_full().ok_or_else(|| status::no_component(&self.parts.node))?;
+        match routes.method(&call.method) {
+            Some(method) if method.kind == Kind::Command => Ok(call),
+            Some(method) => Err(Status::invalid_argument(format!(
+                "{} is a {}; ApplyLog takes commands only",
+                call.method,
+                method.kind.name()
+            ))),
+            None => Err(Status::invalid_argument(format!(
+                "data names no command: {} (the method is written package.Service/Method)",
+                routes.explain_unknown(&call.method)
+            ))),
+        }
+    }
+}
+
+async fn apply_log(shared: &Shared, call: EncodedCall) -> Done {
+    let call = CommandCall {
+        method: call.method,
+        request: call.request,
+        caller: String::new(),
+        deadline: Instant::now() + super::dynamic::DEADLINE_DEFAULT,
+    };
+    match shared.parts.commands.run(call).await {
+        Ok(outcome) => {
+            let index = outcome.index;
+            let error = match status::outcome(outcome, None) {
+                Ok(_) => String::new(),
+                Err(status) => format!("{:?}: {}", status.code(), status.message()),
+            };
+            Done { index, error }
+        }
+        Err(error) => Err(error.to_string()).into(),
+    }
+}
+
+/// Waits until everything that stood in this leader's log is applied here.
+async fn barrier(shared: &Shared, leader: LeaderView) -> Result<u64, String> {
+    let deadline = operation_deadline();
+    let committed = shared.parts.read.read_index(deadline).await.map_err(text)?;
+    let index = committed.max(shared.raft_status().last_log_index);
+    let mut watch = shared.parts.leader.clone();
+    let lost = async {
+        while watch.leads(leader.term) {
+            watch.changed().await;
+        }
+    };
+    tokio::select! {
+        // When both are true, the entries were applied under this leader.
+        biased;
+        () = shared.parts.machine.wait_applied(index) => Ok(index),
+        () = lost => Err("leadership was lost while waiting; entries before the barrier may not have been applied".into()),
+        () = tokio::time::sleep_until(deadline) => Err(format!("index {index} was not applied within {OPERATION_TIMEOUT:?}")),
+    }
+}

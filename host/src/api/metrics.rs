@@ -1,0 +1,140 @@
+//! Numbers for `/metrics`: calls of the guest's methods as they end, and gauges read from Raft and the machine at each scrape.
+//! Method names come from routes, never from clients, so that the label set is bounded.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tonic::Code;
+
+use super::Shared;
+use super::routes::Kind;
+use crate::types::NodeMode;
+
+/// Upper bounds in seconds: from a local query to the default deadline.
+const SECONDS_BOUNDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+
+/// The registry, and what calls add to.
+pub(super) struct Metrics {
+    registry: Mutex<Registry>,
+    calls: Family<CallLabels, Counter>,
+    seconds: Family<KindLabels, Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: Arc<str>,
+    kind: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Metrics {
+        let calls = Family::default();
+        let seconds = Family::new_with_constructor((|| Histogram::new(SECONDS_BOUNDS)) as fn() -> Histogram);
+        let mut registry = Registry::with_prefix("lockstep");
+        registry.register("calls", "Ended calls of the guest's methods (a stream counts when it begins)", calls.clone());
+        registry.register("call_seconds", "Seconds from headers to reply of the guest's methods", seconds.clone());
+        Metrics { registry: Mutex::new(registry), calls, seconds }
+    }
+
+    /// Adds what is read at each scrape.
+    pub(super) fn watch(&self, shared: &Arc<Shared>) {
+        self.registry.lock().register_collector(Box::new(Gauges(Arc::downgrade(shared))));
+    }
+
+    pub(super) fn call_ended(&self, method: &Arc<str>, kind: Kind, code: Code, took: Duration) {
+        let kind = kind.name();
+        self.calls.get_or_create(&CallLabels { method: method.clone(), kind, code: code_name(code) }).inc();
+        self.seconds.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
+    }
+
+    /// The OpenMetrics text.
+    pub(super) fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())?;
+        Ok(text)
+    }
+}
+
+/// As the gRPC specification writes codes.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Reads Raft and the machine at each scrape.
+struct Gauges(Weak<Shared>);
+
+impl std::fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gauges")
+    }
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(shared) = self.0.upgrade() else { return Ok(()) };
+        let status = shared.status_now();
+        let (raft, machine) = (&status.raft, &status.machine);
+        let leads = status.leader.as_ref().is_some_and(|leader| leader.is_me);
+        let gauges = [
+            ("raft_is_leader", "1 on the leader", u64::from(leads)),
+            ("raft_has_leader", "1 while a leader is known", u64::from(status.leader.is_some())),
+            ("raft_term", "Current term", raft.term),
+            ("raft_last_log_index", "Last index in the log", raft.last_log_index),
+            ("raft_commit_index", "Last index known to be committed", raft.commit_index),
+            ("raft_snapshot_index", "Last index of the newest snapshot", raft.snapshot_index),
+            ("raft_purged_index", "Last index purged from the log", raft.purged_index),
+            ("raft_servers", "Servers in the configuration in force", status.servers.len() as u64),
+            ("applied_index", "Last index applied to the state", machine.applied_index),
+            ("state_bytes", "Approximate bytes of the state on disk", machine.state_bytes),
+            ("serving", "1 while this node serves reads", u64::from(status.mode == NodeMode::Serving)),
+            ("watches_open", "Open watches", shared.watches_open()),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let counters = [
+            ("commands_applied", "Commands applied by this process", machine.commands_applied),
+            ("commands_failed", "Commands applied whose guest call failed", machine.commands_failed),
+            ("snapshots", "Snapshots made", machine.snapshot_count),
+            ("restores", "Snapshots installed", machine.restore_count),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! Server reflection, v1 and v1alpha: the host's own services and the guest's, with the guest's bytes as they are, so that custom
+//! options survive. Built anew when the component becomes known, because the service cannot change once built.
+
+use tonic::service::Routes as TonicRoutes;
+use tonic_reflection::server::{Builder, Error};
+
+use super::routes::Routes;
+
+/// Descriptors of the protos that the host speaks.
+const HOST_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/host_descriptor.bin"));
+
+/// Services that clients of this port may call, apart from the guest's.
+const HOST_SERVICES: [&str; 2] = ["RaftManager", "grpc.health.v1.Health"];
+
+/// Adds both versions to `services`.
+pub(super) fn add(services: TonicRoutes, guest: Option<&Routes>) -> Result<TonicRoutes, Error> {
+    let v1 = builder(guest).with_service_name("grpc.reflection.v1.ServerReflection").build_v1()?;
+    let v1alpha = builder(guest).with_service_name("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?;
+    Ok(services.add_service(v1).add_service(v1alpha))
+}
+
+fn builder(guest: Option<&Routes>) -> Builder<'_> {
+    let builder = Builder::configure()
+        .register_encoded_file_descriptor_set(HOST_DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    // The guest's last: of two symbols of one name, the one it means is the one it gets.
+    let builder = match guest {
+        Some(routes) => builder.register_encoded_file_descriptor_set(routes.encoded()),
+        None => builder,
+    };
+    let guests = guest.map(Routes::services).unwrap_or_default();
+    let names = HOST_SERVICES.into_iter().chain(guests.iter().map(String::as_str));
+    names.fold(builder, |builder, name| builder.with_service_name(name))
+}

@@ -1,0 +1,379 @@
+//! From a component's descriptor to the methods the host serves for it: kind, consistency, names.
+//! Refuses what cannot be served, with the reason. Never decodes a request beyond one bool field, and never does IO.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+
+use super::wire::find_bool;
+
+/// What a method means to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes through the log.
+    Command,
+    /// Reads the state of one node.
+    Query,
+    /// A stream that runs again when what it read changes.
+    Watch,
+}
+
+impl Kind {
+    /// As metrics and messages name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Command => "command",
+            Kind::Query => "query",
+            Kind::Watch => "watch",
+        }
+    }
+}
+
+/// How fresh the state must be that a query or watch sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Sees every command answered before the call began; needs a leader.
+    Linearizable,
+    /// Sees what this node has applied.
+    Local,
+}
+
+/// Who decides the consistency of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freshness {
+    Fixed(Consistency),
+    /// The request's bool field of this number: true for linearizable.
+    Field(u32),
+}
+
+/// One method of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// `package.Service/Method`, without a leading slash.
+    pub name: Arc<str>,
+    /// What it means to the host.
+    pub kind: Kind,
+    freshness: Freshness,
+}
+
+impl Method {
+    /// The consistency that this request asks for.
+    pub fn consistency(&self, request: &[u8]) -> Consistency {
+        match self.freshness {
+            Freshness::Fixed(consistency) => consistency,
+            Freshness::Field(number) if find_bool(request, number) => Consistency::Linearizable,
+            Freshness::Field(_) => Consistency::Local,
+        }
+    }
+}
+
+/// Why a component's services cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum RouteError {
+    #[error(
+        "the component carries no protobuf descriptor (custom section `lockstep.descriptor`): build it with the SDK, or add \
+         one with `lockstep guest pack <file> --proto <file>`"
+    )]
+    NoDescriptor,
+    #[error("the component's protobuf descriptor does not decode: {0}")]
+    Undecodable(String),
+    #[error("the component's protobuf descriptor names no service, so there is nothing to serve")]
+    NoServices,
+    #[error("service {service} would shadow the host's own; rename it or move it to another package")]
+    Shadows { service: String },
+    #[error("method {method}: client streaming is not supported; one request is one command, query or watch")]
+    ClientStreaming { method: String },
+    #[error("method {method} is a streaming {kind}; only a WATCH may stream replies, and a WATCH must")]
+    Streaming { method: String, kind: &'static str },
+    #[error("method {method}: option (lockstep.method) is not that of lockstep/options.proto: {reason}")]
+    Option { method: String, reason: String },
+    #[error("method {method}: consistency_field `{field}` is not a bool field of {message}")]
+    ConsistencyField { method: String, field: String, message: String },
+    #[error("method {method} is a WATCH, but the component does not export `watcher`")]
+    NoWatcher { method: String },
+}
+
+/// The services of one component.
+#[derive(Debug)]
+pub struct Routes {
+    encoded: Bytes,
+    methods: HashMap<Arc<str>, Arc<Method>>,
+    services: Vec<String>,
+}
+
+impl Routes {
+    /// Reads the component's descriptor set and refuses what cannot be served.
+    pub fn new(descriptor: Option<&[u8]>, has_watcher: bool) -> Result<Routes, RouteError> {
+        let encoded = Bytes::copy_from_slice(descriptor.ok_or(RouteError::NoDescriptor)?);
+        let pool = DescriptorPool::decode(encoded.clone())
+            .map_err(|error| RouteError::Undecodable(error.to_string()))?;
+        let mut methods = HashMap::new();
+        let mut services = BTreeSet::new();
+        for service in pool.services() {
+            if is_reserved(service.full_name()) {
+                return Err(RouteError::Shadows { service: service.full_name().into() });
+            }
+            services.insert(service.full_name().to_owned());
+            for descriptor in service.methods() {
+                let method = admit(&pool, &descriptor, has_watcher)?;
+                methods.insert(method.name.clone(), Arc::new(method));
+            }
+        }
+        if services.is_empty() {
+            return Err(RouteError::NoServices);
+        }
+        Ok(Routes { encoded, methods, services: services.into_iter().collect() })
+    }
+
+    /// The method of `package.Service/Method`.
+    pub fn method(&self, name: &str) -> Option<&Arc<Method>> {
+        self.methods.get(name)
+    }
+
+    /// Full names of the services, sorted.
+    pub fn services(&self) -> &[String] {
+        &self.services
+    }
+
+    /// The descriptor set as the component carries it, custom options included.
+    pub fn encoded(&self) -> &[u8] {
+        &self.encoded
+    }
+
+    /// For a client that called something else.
+    pub fn explain_unknown(&self, name: &str) -> String {
+        let service = name.split_once('/').map_or(name, |(service, _)| service);
+        if self.services.iter().any(|known| known == service) {
+            let prefix = format!("{service}/");
+            let mut known: Vec<&str> = self.methods.keys().filter_map(|key| key.strip_prefix(&prefix)).collect();
+            known.sort_unstable();
+            return format!("service {service} has no such method; it has {}", known.join(", "));
+        }
+        format!("no service {service:?} here; this node serves {}", self.services.join(", "))
+    }
+}
+
+/// Services of the host itself, by full name.
+fn is_reserved(service: &str) -> bool {
+    const NAMES: [&str; 2] = ["RaftManager", "RaftAdmin"];
+    const PACKAGES: [&str; 3] = ["grpc.health.", "grpc.reflection.", "lockstep."];
+    NAMES.contains(&service) || PACKAGES.iter().any(|package| service.starts_with(package))
+}
+
+fn admit(pool: &DescriptorPool, descriptor: &MethodDescriptor, has_watcher: bool) -> Result<Method, RouteError> {
+    let name = format!("{}/{}", descriptor.parent_service().full_name(), descriptor.name());
+    if descriptor.is_client_streaming() {
+        return Err(RouteError::ClientStreaming { method: name });
+    }
+    let rules = Rules::read(pool, descriptor, &name)?;
+    let kind = rules.kind.unwrap_or_else(|| kind_by_shape(descriptor));
+    if descriptor.is_server_streaming() != (kind == Kind::Watch) {
+        return Err(RouteError::Streaming { method: name, kind: kind.name() });
+    }
+    if kind == Kind::Watch && !has_watcher {
+        return Err(RouteError::NoWatcher { method: name });
+    }
+    let freshness = match rules.consistency_field.as_str() {
+        "" => Freshness::Fixed(rules.consistency.unwrap_or(match kind {
+            Kind::Watch => Consistency::Local,
+            Kind::Command | Kind::Query => Consistency::Linearizable,
+        })),
+        field => Freshness::Field(bool_field(descriptor, &name, field)?),
+    };
+    Ok(Method { name: name.into(), kind, freshness })
+}
+
+/// Without an option: what the method's own shape says.
+fn kind_by_shape(descriptor: &MethodDescriptor) -> Kind {
+    use prost_types::method_options::IdempotencyLevel;
+    let options = descriptor.method_descriptor_proto().options.as_ref();
+    if descriptor.is_server_streaming() {
+        Kind::Watch
+    } else if options.is_some_and(|options| options.idempotency_level() == IdempotencyLevel::NoSideEffects) {
+        Kind::Query
+    } else {
+        Kind::Command
+    }
+}
+
+fn bool_field(descriptor: &MethodDescriptor, method: &str, field: &str) -> Result<u32, RouteError> {
+    let message = descriptor.input();
+    message
+        .get_field_by_name(field)
+        .filter(|found| matches!(found.kind(), prost_reflect::Kind::Bool) && !found.is_list())
+        .map(|found| found.number())
+        .ok_or_else(|| RouteError::ConsistencyField {
+            method: method.into(),
+            field: field.into(),
+            message: message.full_name().into(),
+        })
+}
+
+/// What `option (lockstep.method)` says; empty where it is not set.
+#[derive(Default)]
+struct Rules {
+    kind: Option<Kind>,
+    consistency: Option<Consistency>,
+    consistency_field: String,
+}
+
+impl Rules {
+    fn read(pool: &DescriptorPool, descriptor: &MethodDescriptor, method: &str) -> Result<Rules, RouteError> {
+        let Some(extension) = pool.get_extension_by_name("lockstep.method") else {
+            return Ok(Rules::default());
+        };
+        let options = descriptor.options();
+        if !options.has_extension(&extension) {
+            return Ok(Rules::default());
+        }
+        let refuse = |reason: String| RouteError::Option { method: method.into(), reason };
+        match options.get_extension(&extension).as_ref() {
+            Value::Message(rules) => Rules::from_message(rules).map_err(refuse),
+            other => Err(refuse(format!("found {other:?} instead of a message"))),
+        }
+    }
+
+    fn from_message(message: &DynamicMessage) -> Result<Rules, String> {
+        let number = |field: &str| match message.get_field_by_name(field).as_deref() {
+            Some(Value::EnumNumber(number)) => Ok(*number),
+            _ => Err(format!("no enum field `{field}`")),
+        };
+        let kind = match number("kind")? {
+            0 => None,
+            1 => Some(Kind::Command),
+            2 => Some(Kind::Query),
+            3 => Some(Kind::Watch),
+            other => return Err(format!("unknown kind {other}; this host may be too old for the component")),
+        };
+        let consistency = match number("consistency")? {
+            0 => None,
+            1 => Some(Consistency::Linearizable),
+            2 => Some(Consistency::Local),
+            other => return Err(format!("unknown consistency {other}; this host may be too old for the component")),
+        };
+        let consistency_field = match message.get_field_by_name("consistency_field").as_deref() {
+            Some(Value::String(field)) => field.clone(),
+            _ => return Err("no string field `consistency_field`".into()),
+        };
+        if consistency.is_some() && !consistency_field.is_empty() {
+            return Err("consistency and consistency_field exclude each other".into());
+        }
+        Ok(Rules { kind, consistency, consistency_field })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Compiles `body` as a proto3 file that may use the method options.
+    fn compile(body: &str) -> Vec<u8> {
+        let dir = tempfile::tempdir().unwrap();
+        let source = format!("syntax = \"proto3\";\nimport \"lockstep/options.proto\";\n{body}");
+        std::fs::write(dir.path().join("app.proto"), source).unwrap();
+        let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+        let mut compiler = protox::Compiler::new([dir.path(), protos.as_ref()]).unwrap();
+        compiler.include_imports(true).open_file("app.proto").unwrap();
+        compiler.encode_file_descriptor_set()
+    }
+
+    fn routes(body: &str) -> Result<Routes, RouteError> {
+        Routes::new(Some(&compile(body)), true)
+    }
+
+    const MESSAGES: &str = "message M { bool fresh = 7; string text = 2; }";
+
+    #[test]
+    fn the_option_says_what_a_method_is() {
+        let routes = routes(&format!(
+            "package app; {MESSAGES} service S {{
+               rpc Put(M) returns (M) {{ option (lockstep.method) = {{ kind: COMMAND }}; }}
+               rpc Get(M) returns (M) {{ option (lockstep.method) = {{ kind: QUERY, consistency_field: \"fresh\" }}; }}
+               rpc Stat(M) returns (M) {{ option (lockstep.method) = {{ kind: QUERY, consistency: LOCAL }}; }}
+               rpc See(M) returns (stream M) {{ option (lockstep.method) = {{ kind: WATCH, consistency: LINEARIZABLE }}; }}
+             }}"
+        ))
+        .unwrap();
+        let kind = |name: &str| routes.method(name).unwrap().kind;
+        assert_eq!(kind("app.S/Put"), Kind::Command);
+        assert_eq!(kind("app.S/Get"), Kind::Query);
+        assert_eq!(kind("app.S/See"), Kind::Watch);
+        let get = routes.method("app.S/Get").unwrap();
+        assert_eq!(get.consistency(&[0x38, 1]), Consistency::Linearizable);
+        assert_eq!(get.consistency(&[]), Consistency::Local);
+        assert_eq!(routes.method("app.S/Stat").unwrap().consistency(&[0x38, 1]), Consistency::Local);
+        assert_eq!(routes.method("app.S/See").unwrap().consistency(&[]), Consistency::Linearizable);
+        assert_eq!(routes.services(), ["app.S"]);
+    }
+
+    #[test]
+    fn without_options_the_shape_decides() {
+        let routes = routes(&format!(
+            "{MESSAGES} service S {{
+               rpc Put(M) returns (M);
+               rpc Get(M) returns (M) {{ option idempotency_level = NO_SIDE_EFFECTS; }}
+               rpc See(M) returns (stream M);
+             }}"
+        ))
+        .unwrap();
+        let method = |name: &str| routes.method(name).unwrap().clone();
+        assert_eq!(method("S/Put").kind, Kind::Command);
+        assert_eq!((method("S/Get").kind, method("S/Get").consistency(&[])), (Kind::Query, Consistency::Linearizable));
+        assert_eq!((method("S/See").kind, method("S/See").consistency(&[])), (Kind::Watch, Consistency::Local));
+        assert!(routes.method("S/Nope").is_none());
+        assert_eq!(routes.explain_unknown("S/Nope"), "service S has no such method; it has Get, Put, See");
+        assert_eq!(routes.explain_unknown("X/Get"), "no service \"X\" here; this node serves S");
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_by_name() {
+        let cases = [
+            ("service S { rpc A(stream M) returns (M); }", "method S/A: client streaming"),
+            (
+                "service S { rpc A(M) returns (stream M) { option (lockstep.method) = { kind: COMMAND }; } }",
+                "method S/A is a streaming command",
+            ),
+            (
+                "service S { rpc A(M) returns (M) { option (lockstep.method) = { kind: WATCH }; } }",
+                "method S/A is a streaming watch",
+            ),
+            ("service RaftManager { rpc A(M) returns (M); }", "service RaftManager would shadow"),
+            ("service RaftAdmin { rpc A(M) returns (M); }", "service RaftAdmin would shadow"),
+            (
+                "service S { rpc A(M) returns (M) { option (lockstep.method) = { kind: QUERY, consistency_field: \"text\" }; } }",
+                "consistency_field `text` is not a bool field of M",
+            ),
+            (
+                "service S { rpc A(M) returns (M) { option (lockstep.method) = \
+                 { kind: QUERY, consistency: LOCAL, consistency_field: \"fresh\" }; } }",
+                "exclude each other",
+            ),
+            ("", "names no service"),
+        ];
+        for (body, expected) in cases {
+            let error = routes(&format!("{MESSAGES} {body}")).unwrap_err().to_string();
+            assert!(error.contains(expected), "{body}: {error}");
+        }
+        let shadow = routes(&format!("package lockstep.v9; {MESSAGES} service S {{ rpc A(M) returns (M); }}"));
+        assert!(matches!(shadow, Err(RouteError::Shadows { .. })));
+    }
+
+    #[test]
+    fn a_component_without_a_usable_descriptor_is_refused() {
+        assert!(matches!(Routes::new(None, true), Err(RouteError::NoDescriptor)));
+        assert!(matches!(Routes::new(Some(b"\xff\xff"), true), Err(RouteError::Undecodable(_))));
+        let watch = compile(&format!("{MESSAGES} service S {{ rpc A(M) returns (stream M); }}"));
+        assert!(matches!(Routes::new(Some(&watch), false), Err(RouteError::NoWatcher { .. })));
+    }
+
+    #[test]
+    fn descriptors_of_several_crates_may_follow_each_other() {
+        let mut set = compile(&format!("{MESSAGES} service S {{ rpc A(M) returns (M); }}"));
+        set.extend(set.clone());
+        assert_eq!(Routes::new(Some(&set), true).unwrap().services(), ["S"]);
+    }
+}

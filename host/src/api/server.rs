@@ -1,0 +1,117 @@
+//! Accepts connections of clients and serves HTTP/2 (and HTTP/1, so that a browser gets a sentence instead of a reset) on them.
+//!
+//! tonic's own server is not used because it answers `grpc-timeout` itself, with CANCELLED and without telling whether the
+//! command was proposed. Knows no gRPC method.
+
+use std::future::Future;
+use std::net::TcpListener as StdListener;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Calls that one connection may have open at a time; a client library queues what exceeds it.
+pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
+
+/// Connections that may be open at a time on one port.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// How often a silent connection is asked for a sign of life, and how long it may take to give one.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Flow control windows: room for a few requests of the largest size.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// Bytes of request headers.
+const HEADERS_BYTES_MAX: u32 = 64 << 10;
+
+/// How long open calls may take to end once the node stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Pause after a failed accept (usually: out of file descriptors), so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` on every listener until `stop` completes; then lets open calls end for at most [`DRAIN`].
+pub async fn serve(
+    listeners: Vec<StdListener>,
+    router: axum::Router,
+    stop: impl Future<Output = ()>,
+) -> std::io::Result<()> {
+    let (stopping, stopped) = watch::channel(false);
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        accepting.spawn(accept(listener, router.clone(), stopped.clone()));
+    }
+    stop.await;
+    stopping.send_replace(true);
+    // Each acceptor bounds its own drain.
+    while accepting.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(serve_connection(stream, router.clone(), stopped.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client's connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::info!("closing connections with calls that did not end in time");
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY on a client's connection");
+    }
+    let builder = builder();
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stopped.wait_for(|stopped| *stopped) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client's connection ended");
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    builder
+}

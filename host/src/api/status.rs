@@ -1,0 +1,267 @@
+//! The one table from what can happen to a call to what its client is told: gRPC code, message, and the metadata that programs
+//! read. Decides nothing itself.
+//!
+//! - UNAVAILABLE says that a command was certainly not proposed: client libraries and meshes send it again by themselves.
+//! - `lockstep-outcome` is on every failed call that was or could have been a command: `not-applied`, `unknown`, or `applied`
+//!   (the guest refused it or failed; its writes were undone, and all nodes recorded that).
+//! - `lockstep-origin` tells the guest's refusals from the host's.
+//! - `lockstep-index` and `lockstep-leader` are initial metadata of a reply, trailers of an error.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Response, Status};
+
+use super::forward::CommandError;
+use super::routes::Kind;
+use crate::guest::{Failure, Reason, Verdict};
+use crate::machine::{Outcome, QueryError, is_not_run};
+use crate::raft::ReadError;
+use crate::types::Node;
+
+/// Log index of the entry that held the command, or of the state that a query saw.
+pub const INDEX: &str = "lockstep-index";
+/// The leader's client address, when one is known.
+pub const LEADER: &str = "lockstep-leader";
+/// What became of a command that has no reply.
+pub const OUTCOME: &str = "lockstep-outcome";
+/// `guest` or `host`.
+pub const ORIGIN: &str = "lockstep-origin";
+/// Which of the enumerated reasons ended the guest's call.
+pub const REASON: &str = "lockstep-reason";
+
+/// Bytes of a status message: stock clients take 8 KiB of headers, all together.
+const MESSAGE_BYTES_MAX: usize = 1 << 10;
+
+/// Bytes of status details.
+const DETAILS_BYTES_MAX: usize = 4 << 10;
+
+/// Whether a command without a reply took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    NotApplied,
+    Unknown,
+    Applied,
+}
+
+impl Fate {
+    fn text(self) -> &'static str {
+        match self {
+            Fate::NotApplied => "not-applied",
+            Fate::Unknown => "unknown",
+            Fate::Applied => "applied",
+        }
+    }
+}
+
+/// The reply to a command, or why there is none.
+pub fn outcome(outcome: Outcome, leader: Option<String>) -> Result<Response<Bytes>, Status> {
+    let not_run = is_not_run(&outcome.verdict);
+    let index = outcome.index;
+    verdict(outcome.verdict, index, leader).map_err(|status| {
+        let fate = if not_run { Fate::NotApplied } else { Fate::Applied };
+        let status = with_fate(status, fate);
+        if not_run { with(status, ORIGIN, "host") } else { status }
+    })
+}
+
+/// The reply to a query, or why there is none.
+pub fn verdict(verdict: Verdict, index: u64, leader: Option<String>) -> Result<Response<Bytes>, Status> {
+    let reply = match verdict {
+        Verdict::Reply(reply) => reply,
+        Verdict::Refused(refusal) => return Err(at(refused(refusal), index, leader)),
+        Verdict::Failed(failure) => return Err(at(failed(&failure), index, leader)),
+    };
+    let mut response = Response::new(reply);
+    describe(response.metadata_mut(), index, leader);
+    Ok(response)
+}
+
+/// The end of a stream whose guest refused or failed.
+pub fn watch_refused(refusal: crate::guest::Status, index: u64) -> Status {
+    at(refused(refusal), index, None)
+}
+
+/// The end of a stream whose guest failed.
+pub fn watch_failed(failure: &Failure, index: u64) -> Status {
+    at(failed(failure), index, None)
+}
+
+fn refused(refusal: crate::guest::Status) -> Status {
+    let code = Code::from_i32(i32::try_from(refusal.code).unwrap_or(0));
+    let code = if code == Code::Ok { Code::Internal } else { code };
+    let mut details = refusal.details;
+    if details.len() > DETAILS_BYTES_MAX {
+        // Cut details would not decode.
+        details.clear();
+    }
+    with(Status::with_details(code, cut(&refusal.message), details.into()), ORIGIN, "guest")
+}
+
+fn failed(failure: &Failure) -> Status {
+    let (code, name, what) = failure_row(failure.reason);
+    let message = match failure.detail.as_str() {
+        "" => format!("the guest {what}"),
+        detail => format!("the guest {what}: {detail}"),
+    };
+    with(with(Status::new(code, cut(&message)), ORIGIN, "host"), REASON, name)
+}
+
+fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
+    match reason {
+        Reason::Trap => (Code::Internal, "trap", "trapped"),
+        Reason::Fuel => (Code::ResourceExhausted, "fuel", "used all its fuel"),
+        Reason::Memory => (Code::ResourceExhausted, "memory", "asked for more memory than the limit"),
+        Reason::Stack => (Code::ResourceExhausted, "stack", "overflowed its stack"),
+        Reason::StoreBudget => (Code::ResourceExhausted, "store-budget", "used all its store budget"),
+        Reason::LimitExceeded => (Code::ResourceExhausted, "limit", "wrote more than a limit of the store allows"),
+        Reason::MalformedReply => (Code::Internal, "malformed-reply", "returned a malformed reply"),
+        Reason::OversizedReply => (Code::ResourceExhausted, "oversized-reply", "returned a reply above the limit"),
+        Reason::Forbidden => (Code::Internal, "forbidden", "called what is forbidden in this kind of call"),
+        Reason::Aborted => (Code::Internal, "aborted", "panicked"),
+        Reason::Deadline => (Code::DeadlineExceeded, "deadline", "did not answer in time"),
+        Reason::Stream => (Code::Internal, "stream", "read or wrote a broken snapshot stream"),
+    }
+}
+
+/// A command without an outcome.
+pub fn command(error: &CommandError) -> Status {
+    use CommandError as E;
+    let (code, fate) = match error {
+        E::NoLeader { .. } | E::NotReady(_) | E::Stopping => (Code::Unavailable, Fate::NotApplied),
+        E::Unfit(_) => (Code::FailedPrecondition, Fate::NotApplied),
+        E::Overloaded(_) | E::TooLarge { .. } => (Code::ResourceExhausted, Fate::NotApplied),
+        E::DeadlineBefore => (Code::DeadlineExceeded, Fate::NotApplied),
+        E::DeadlineAfter => (Code::DeadlineExceeded, Fate::Unknown),
+        E::Unknown => (Code::Unknown, Fate::Unknown),
+    };
+    with_fate(host(code, &error.to_string()), fate)
+}
+
+/// A query or a step of a watch that did not run.
+pub fn query(error: &QueryError) -> Status {
+    match error {
+        QueryError::NotReady(_) => host(Code::Unavailable, &error.to_string()),
+        QueryError::Busy => host(Code::ResourceExhausted, &error.to_string()),
+        QueryError::Fault => host(Code::Internal, &error.to_string()),
+    }
+}
+
+/// A linearizable read that could not learn how far to wait.
+pub fn read(error: &ReadError) -> Status {
+    match error {
+        ReadError::NoLeader { .. } => host(Code::Unavailable, &error.to_string()),
+        ReadError::Deadline => host(Code::DeadlineExceeded, &error.to_string()),
+        ReadError::Stopping => host(Code::Unavailable, &error.to_string()),
+    }
+}
+
+/// A linearizable read that learned how far to wait, and did not get there.
+pub fn read_behind(index: u64) -> Status {
+    host(Code::DeadlineExceeded, &format!("this node did not apply index {index} before the deadline"))
+}
+
+/// The last resort after the deadline.
+pub fn overdue(kind: Kind, reached: bool) -> Status {
+    if !reached {
+        let status = host(Code::DeadlineExceeded, "the request did not arrive whole before the deadline");
+        return with_fate(status, Fate::NotApplied);
+    }
+    let status = host(Code::DeadlineExceeded, "no reply before the deadline");
+    match kind {
+        Kind::Command => with_fate(status, Fate::Unknown),
+        Kind::Query | Kind::Watch => status,
+    }
+}
+
+/// A watch past the deadline its client set.
+pub fn watch_deadline() -> Status {
+    host(Code::DeadlineExceeded, "the watch's deadline has passed")
+}
+
+/// What open streams are told when the node stops.
+pub fn stopping() -> Status {
+    host(Code::Unavailable, "this node is stopping; watch again on another one")
+}
+
+/// More watches than the node keeps open.
+pub fn too_many_watches(limit: usize) -> Status {
+    host(Code::ResourceExhausted, &format!("{limit} watches are open on this node, which is its limit"))
+}
+
+/// A request above the limit.
+pub fn request_too_large(limit_bytes: usize) -> Status {
+    let text = format!("the request message is larger than {limit_bytes} bytes (decompressed), the limit of this node");
+    with_fate(host(Code::ResourceExhausted, &text), Fate::NotApplied)
+}
+
+/// A `grpc-timeout` that is none.
+pub fn bad_timeout(value: &[u8]) -> Status {
+    let text = format!(
+        "grpc-timeout {:?} is not one to eight digits and one of H, M, S, m, u, n",
+        String::from_utf8_lossy(&value[..value.len().min(32)])
+    );
+    with_fate(host(Code::InvalidArgument, &text), Fate::NotApplied)
+}
+
+/// A method that nobody here has.
+pub fn unimplemented(explanation: &str) -> Status {
+    with_fate(host(Code::Unimplemented, explanation), Fate::NotApplied)
+}
+
+/// A node that does not know yet what its cluster runs.
+pub fn no_component(node: &Node) -> Status {
+    let text = format!(
+        "this node has not joined a cluster yet; add it from the leader with `lockstep admin <leader's grpc address> add_voter \
+         {} {} 0`",
+        node.name, node.raft_addr
+    );
+    with_fate(host(Code::Unavailable, &text), Fate::NotApplied)
+}
+
+/// Adds the leader's client address.
+pub fn with_leader(status: Status, leader: Option<String>) -> Status {
+    match leader {
+        Some(leader) => with(status, LEADER, &leader),
+        None => status,
+    }
+}
+
+fn at(mut status: Status, index: u64, leader: Option<String>) -> Status {
+    describe(status.metadata_mut(), index, leader);
+    status
+}
+
+fn describe(metadata: &mut MetadataMap, index: u64, leader: Option<String>) {
+    metadata.insert(INDEX, MetadataValue::from(index));
+    if let Some(Ok(leader)) = leader.map(MetadataValue::try_from) {
+        metadata.insert(LEADER, leader);
+    }
+}
+
+fn host(code: Code, message: &str) -> Status {
+    with(Status::new(code, cut(message)), ORIGIN, "host")
+}
+
+fn with_fate(status: Status, fate: Fate) -> Status {
+    with(status, OUTCOME, fate.text())
+}
+
+fn with(mut status: Status, key: &'static str, value: &str) -> Status {
+    // Addresses and our own words are ASCII; anything else is better left out than a reason to fail.
+    if let Ok(value) = MetadataValue::try_from(value) {
+        status.metadata_mut().insert(key, value);
+    }
+    status
+}
+
+/// Cut at a character.
+fn cut(message: &str) -> &str {
+    &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
+}
+
+/// For messages: `1.5s` rather than nanoseconds.
+pub fn seconds(duration: Duration) -> String {
+    format!("{:?}", Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,380 @@
+//! The host's side of `wit/machine.wit`: what a guest may import, what each import costs, and who may
+//! call it. An import that cannot do what it was asked to ends the call; the guest never sees a failure.
+
+use std::sync::Arc;
+
+use wasmtime::component::{ComponentType, Lift, Linker, LinkerInstance, Lower, WasmList, WasmStr};
+use wasmtime::{Result, StoreContextMut};
+
+use super::limits::{Budget, Growth, Limits, fuel};
+use super::outcome::{Ended, Reason, cut};
+use super::{NodeStatus, Page, Range, SnapshotSink, SnapshotSource, Store, StoreFault};
+
+/// The package whose interfaces a guest may import and must export.
+pub(super) const PACKAGE: &str = "lockstep:machine";
+/// The version that this host speaks; guests built for an older or newer minor version of the same
+/// major one are linked by their types.
+pub(super) const VERSION: &str = "1.0.0";
+/// Interfaces of the package that may be imported (`types` has no functions).
+pub(super) const INTERFACES: [&str; 7] = [
+    "types",
+    "store",
+    "call",
+    "log",
+    "node",
+    "snapshot-sink",
+    "snapshot-source",
+];
+
+/// The kind of call being served; decides what the imports may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// No call: start functions run now, and may use nothing.
+    Idle,
+    Apply,
+    Query,
+    Watch,
+    Snapshot,
+    Restore,
+}
+
+impl Mode {
+    fn writes(self) -> bool {
+        matches!(self, Self::Apply | Self::Restore)
+    }
+}
+
+/// What an instance carries. Everything below `limits` belongs to the call being served.
+pub(super) struct State {
+    pub(super) limits: Arc<Limits>,
+    pub(super) growth: Growth,
+    pub(super) mode: Mode,
+    pub(super) store: Option<Box<dyn Store>>,
+    pub(super) budget: Budget,
+    pub(super) caller: String,
+    pub(super) node_status: Option<NodeStatus>,
+    pub(super) sink: Option<Box<dyn SnapshotSink>>,
+    pub(super) source: Option<Box<dyn SnapshotSource>>,
+}
+
+impl State {
+    pub(super) fn new(limits: Arc<Limits>) -> Self {
+        Self {
+            growth: Growth::new(&limits),
+            limits,
+            mode: Mode::Idle,
+            store: None,
+            budget: Budget::default(),
+            caller: String::new(),
+            node_status: None,
+            sink: None,
+            source: None,
+        }
+    }
+}
+
+type Guest<'a> = StoreContextMut<'a, State>;
+
+/// `store.page` of the contract.
+#[derive(ComponentType, Lower)]
+#[component(record)]
+struct Rows {
+    rows: Vec<u8>,
+    more: bool,
+}
+
+/// `log.level` of the contract.
+#[allow(dead_code, reason = "made by lifting only")]
+#[derive(Clone, Copy, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+enum Level {
+    #[component(name = "debug")]
+    Debug,
+    #[component(name = "info")]
+    Info,
+    #[component(name = "warn")]
+    Warn,
+    #[component(name = "error")]
+    Error,
+}
+
+/// Defines every import of the contract, and nothing else.
+pub(super) fn link(linker: &mut Linker<State>) -> Result<()> {
+    let store = &mut interface(linker, "store")?;
+    store.func_wrap("get", get)?;
+    store.func_wrap("scan", scan)?;
+    store.func_wrap("put", put)?;
+    store.func_wrap("remove", remove)?;
+    store.func_wrap("remove-range", remove_range)?;
+    interface(linker, "call")?.func_wrap("caller", caller)?;
+    let log = &mut interface(linker, "log")?;
+    log.func_wrap("write", log_write)?;
+    log.func_wrap("abort", log_abort)?;
+    interface(linker, "node")?.func_wrap("status", node_status)?;
+    interface(linker, "snapshot-sink")?.func_wrap("write", sink_write)?;
+    interface(linker, "snapshot-source")?.func_wrap("read", source_read)
+}
+
+fn interface<'a>(linker: &'a mut Linker<State>, name: &str) -> Result<LinkerInstance<'a, State>> {
+    linker.instance(&format!("{PACKAGE}/{name}@{VERSION}"))
+}
+
+fn get(mut guest: Guest<'_>, (key,): (WasmList<u8>,)) -> Result<(Option<Vec<u8>>,)> {
+    enter_store(&mut guest, fuel::GET, key.len())?;
+    check_key(&guest, &key)?;
+    let value = with_store(&mut guest, |store, guest| store.get(key.as_le_slice(guest)))?;
+    charge_bytes(&mut guest, value.as_ref().map_or(0, Vec::len))?;
+    Ok((value,))
+}
+
+type Bounds = (WasmList<u8>, Option<WasmList<u8>>, bool, u32);
+
+fn scan(mut guest: Guest<'_>, (start, end, reverse, limit): Bounds) -> Result<(Rows,)> {
+    enter_store(
+        &mut guest,
+        fuel::SCAN,
+        start.len() + end.as_ref().map_or(0, WasmList::len),
+    )?;
+    check_bounds(&guest, &start, end.as_ref())?;
+    let Page { rows, more } = with_store(&mut guest, |store, guest| {
+        let range = range(guest, &start, end.as_ref());
+        if range.is_empty() {
+            return Ok(Page::default());
+        }
+        store.scan(range, reverse, limit)
+    })?;
+    charge(&mut guest, count_rows(&rows).saturating_mul(fuel::ROW))?;
+    charge_bytes(&mut guest, rows.len())?;
+    Ok((Rows { rows, more },))
+}
+
+fn put(mut guest: Guest<'_>, (key, value): (WasmList<u8>, WasmList<u8>)) -> Result<()> {
+    enter_write(&mut guest, fuel::PUT, key.len() + value.len())?;
+    check_key(&guest, &key)?;
+    let limit = guest.data().limits.value_bytes_max;
+    check_length("value", value.len(), limit)?;
+    with_store(&mut guest, |store, guest| {
+        store.put(key.as_le_slice(guest), value.as_le_slice(guest))
+    })
+}
+
+fn remove(mut guest: Guest<'_>, (key,): (WasmList<u8>,)) -> Result<()> {
+    enter_write(&mut guest, fuel::REMOVE, key.len())?;
+    check_key(&guest, &key)?;
+    with_store(&mut guest, |store, guest| {
+        store.remove(key.as_le_slice(guest))
+    })
+}
+
+fn remove_range(
+    mut guest: Guest<'_>,
+    (start, end, limit): (WasmList<u8>, Option<WasmList<u8>>, u32),
+) -> Result<(u64,)> {
+    enter_write(
+        &mut guest,
+        fuel::REMOVE_RANGE,
+        start.len() + end.as_ref().map_or(0, WasmList::len),
+    )?;
+    check_bounds(&guest, &start, end.as_ref())?;
+    // Neither the budget nor the fuel that is left lets it remove more than this.
+    let affordable = (guest.get_fuel()? / fuel::ROW)
+        .saturating_add(1)
+        .min(guest.data().budget.removable());
+    let limit = if limit == 0 {
+        affordable
+    } else {
+        affordable.min(limit.into())
+    };
+    let removed = with_store(&mut guest, |store, guest| {
+        let range = range(guest, &start, end.as_ref());
+        if range.is_empty() {
+            Ok(0)
+        } else {
+            store.remove_range(range, limit)
+        }
+    })?;
+    guest.data_mut().budget.take_removed(removed)?;
+    charge(&mut guest, removed.saturating_mul(fuel::ROW))?;
+    Ok((removed,))
+}
+
+fn caller(mut guest: Guest<'_>, (): ()) -> Result<(String,)> {
+    let caller = guest.data().caller.clone();
+    enter(&mut guest, fuel::CALL, caller.len())?;
+    if guest.data().mode == Mode::Idle {
+        return Err(forbidden("call.caller", "outside a call"));
+    }
+    Ok((caller,))
+}
+
+fn log_write(mut guest: Guest<'_>, (level, message): (Level, WasmStr)) -> Result<()> {
+    let bytes = message.to_str(&guest)?.len();
+    enter(&mut guest, fuel::CALL, bytes)?;
+    // Counted by length alone, before anyone asks whether the operator listens to this level.
+    if !guest.data_mut().budget.take_log(bytes as u64) {
+        return Ok(());
+    }
+    let message = message.to_str(&guest)?;
+    match level {
+        Level::Debug => tracing::debug!(target: "guest", "{message}"),
+        Level::Info => tracing::info!(target: "guest", "{message}"),
+        Level::Warn => tracing::warn!(target: "guest", "{message}"),
+        Level::Error => tracing::error!(target: "guest", "{message}"),
+    }
+    Ok(())
+}
+
+fn log_abort(guest: Guest<'_>, (message,): (WasmStr,)) -> Result<()> {
+    let mut message = message.to_str(&guest)?.into_owned();
+    cut(
+        &mut message,
+        guest.data().limits.status_message_bytes_max as usize,
+    );
+    Err(Ended::guest(Reason::Aborted, message).into())
+}
+
+fn node_status(mut guest: Guest<'_>, (): ()) -> Result<(String,)> {
+    enter(&mut guest, fuel::CALL, 0)?;
+    let state = guest.data();
+    let (Mode::Query, Some(status)) = (state.mode, &state.node_status) else {
+        return Err(forbidden("node.status", "outside a query"));
+    };
+    let status = status();
+    charge_bytes(&mut guest, status.len())?;
+    Ok((status,))
+}
+
+fn sink_write(mut guest: Guest<'_>, (chunk,): (WasmList<u8>,)) -> Result<()> {
+    enter(&mut guest, fuel::CALL, chunk.len())?;
+    let limit = guest.data().limits.snapshot_chunk_bytes_max;
+    check_length("snapshot chunk", chunk.len(), limit)?;
+    let Some(mut sink) = guest.data_mut().sink.take() else {
+        return Err(forbidden("snapshot-sink.write", "outside a snapshot"));
+    };
+    let written = sink.write(chunk.as_le_slice(&guest));
+    guest.data_mut().sink = Some(sink);
+    written.map_err(|error| Ended::guest(Reason::Stream, error).into())
+}
+
+fn source_read(mut guest: Guest<'_>, (bytes_max,): (u32,)) -> Result<(Vec<u8>,)> {
+    enter(&mut guest, fuel::CALL, 0)?;
+    // At least one byte must be asked for: an empty answer means the end.
+    let bytes_max = bytes_max.clamp(1, guest.data().limits.snapshot_chunk_bytes_max) as usize;
+    let Some(source) = guest.data_mut().source.as_mut() else {
+        return Err(forbidden("snapshot-source.read", "outside a restore"));
+    };
+    let bytes = source
+        .read(bytes_max)
+        .map_err(|error| Ended::guest(Reason::Stream, error))?;
+    if bytes.len() > bytes_max {
+        return Err(
+            Ended::Host("a snapshot source returned more than was asked for".to_owned()).into(),
+        );
+    }
+    charge(&mut guest, bytes.len() as u64 * fuel::BYTE)?;
+    Ok((bytes,))
+}
+
+/// Every import starts here: its price, before it does anything.
+fn enter(guest: &mut Guest<'_>, cost: u64, bytes: usize) -> Result<()> {
+    charge(guest, cost.saturating_add(bytes as u64 * fuel::BYTE))
+}
+
+fn enter_store(guest: &mut Guest<'_>, cost: u64, bytes: usize) -> Result<()> {
+    enter(guest, cost, bytes)?;
+    if guest.data().store.is_none() {
+        return Err(forbidden("store", "outside a call"));
+    }
+    let budget = &mut guest.data_mut().budget;
+    budget.take_call()?;
+    Ok(budget.take_bytes(bytes as u64)?)
+}
+
+fn enter_write(guest: &mut Guest<'_>, cost: u64, bytes: usize) -> Result<()> {
+    enter(guest, cost, bytes)?;
+    if !guest.data().mode.writes() || guest.data().store.is_none() {
+        return Err(forbidden("a write to store", "outside apply and restore"));
+    }
+    let budget = &mut guest.data_mut().budget;
+    budget.take_call()?;
+    Ok(budget.take_write(bytes as u64)?)
+}
+
+fn charge(guest: &mut Guest<'_>, amount: u64) -> Result<()> {
+    match guest.get_fuel()?.checked_sub(amount) {
+        Some(left) => guest.set_fuel(left),
+        None => {
+            guest.set_fuel(0)?;
+            Err(Ended::guest(
+                Reason::Fuel,
+                "the fuel of the call was used up by a call into the host",
+            )
+            .into())
+        }
+    }
+}
+
+/// Charges what the store gave back.
+fn charge_bytes(guest: &mut Guest<'_>, bytes: usize) -> Result<()> {
+    charge(guest, bytes as u64 * fuel::BYTE)?;
+    Ok(guest.data_mut().budget.take_bytes(bytes as u64)?)
+}
+
+/// Runs `work` with the store beside the guest's memory, so that keys and values are not copied.
+fn with_store<T>(
+    guest: &mut Guest<'_>,
+    work: impl FnOnce(&mut dyn Store, &Guest<'_>) -> std::result::Result<T, StoreFault>,
+) -> Result<T> {
+    let mut store = guest.data_mut().store.take().expect("checked on entry");
+    let done = work(store.as_mut(), guest);
+    guest.data_mut().store = Some(store);
+    done.map_err(|StoreFault(fault)| Ended::Host(fault).into())
+}
+
+fn range<'a>(guest: &'a Guest<'_>, start: &WasmList<u8>, end: Option<&WasmList<u8>>) -> Range<'a> {
+    Range {
+        start: start.as_le_slice(guest),
+        end: end.map(|end| end.as_le_slice(guest)),
+    }
+}
+
+fn check_key(guest: &Guest<'_>, key: &WasmList<u8>) -> Result<()> {
+    if key.len() == 0 {
+        return Err(Ended::guest(Reason::LimitExceeded, "a key has at least one byte").into());
+    }
+    check_length("key", key.len(), guest.data().limits.key_bytes_max)
+}
+
+/// A bound may be one byte longer than a key: the last key and a zero byte.
+fn check_bounds(guest: &Guest<'_>, start: &WasmList<u8>, end: Option<&WasmList<u8>>) -> Result<()> {
+    let limit = guest.data().limits.key_bytes_max.saturating_add(1);
+    check_length("start of the range", start.len(), limit)?;
+    check_length("end of the range", end.map_or(0, WasmList::len), limit)
+}
+
+fn check_length(what: &str, bytes: usize, bytes_max: u32) -> Result<()> {
+    if bytes <= bytes_max as usize {
+        return Ok(());
+    }
+    let detail = format!("the {what} has {bytes} bytes, the limit is {bytes_max}");
+    Err(Ended::guest(Reason::LimitExceeded, detail).into())
+}
+
+fn forbidden(what: &str, place: &str) -> wasmtime::Error {
+    Ended::guest(Reason::Forbidden, format!("{what} may not be used {place}")).into()
+}
+
+/// Rows in the framing of the contract.
+fn count_rows(mut rows: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Some((key, rest)) = rows.split_first_chunk::<4>() {
+        let Some((value, rest)) = rest.split_first_chunk::<4>() else {
+            break;
+        };
+        let row = u32::from_le_bytes(*key) as usize + u32::from_le_bytes(*value) as usize;
+        rows = rest.get(row..).unwrap_or_default();
+        count += 1;
+    }
+    count
+}

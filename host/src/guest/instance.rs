@@ -1,0 +1,406 @@
+//! Instances and the calls into them: commands, queries, steps of a watch. An instance serves one call
+//! at a time and is spent after anything but a reply, because what a failed call left in its memory
+//! must not reach the next one. Decides nothing about retries or batches; that is `machine/`'s.
+
+use wasmtime::Store as Wasm;
+use wasmtime::component::{
+    ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower, TypedFunc,
+};
+
+use super::engine::QuerySlot;
+use super::imports::{Mode, State};
+use super::limits::{Budget, Limits};
+use super::load::{Component, LoadError};
+use super::outcome::{self, Interrupts};
+use super::wire::{Command, Stream, Watch, WireStep};
+use super::{Call, Cause, Failure, HostFault, NodeStatus, Reason, Step, Stepped, Store, Verdict};
+
+/// An epoch that is never reached. Not `u64::MAX`: that plus the current epoch wraps.
+const NO_DEADLINE: u64 = u64::MAX / 2;
+
+/// An instance with its memory and fuel, whatever it is used for.
+pub(super) struct Sandbox {
+    wasm: Wasm<State>,
+    instance: Instance,
+    fuel_given: u64,
+    usable: bool,
+}
+
+impl Sandbox {
+    /// A fresh instance of a component that admission saw instantiate: failing now is this host's fault.
+    pub(super) fn new(component: &Component) -> Result<Self, HostFault> {
+        Self::instantiate(component)
+            .map_err(|error| HostFault(format!("no instance of the guest: {error:#}")))
+    }
+
+    /// Proves that the component instantiates and that its functions have the contract's types.
+    pub(super) fn admit(component: &Component) -> Result<(), LoadError> {
+        let mut sandbox = Self::instantiate(component)
+            .map_err(|error| LoadError::Instantiate(format!("{error:#}")))?;
+        let exports = component.exports();
+        let mut types = || -> wasmtime::Result<()> {
+            let _: Command = sandbox.typed(&exports.apply)?;
+            let _: Command = sandbox.typed(&exports.query)?;
+            let _: Stream = sandbox.typed(&exports.snapshot)?;
+            let _: Stream = sandbox.typed(&exports.restore)?;
+            if let Some(watch) = &exports.watch {
+                let _: Watch = sandbox.typed(watch)?;
+            }
+            Ok(())
+        };
+        types().map_err(|error| LoadError::Link(format!("{error:#}")))
+    }
+
+    fn instantiate(component: &Component) -> wasmtime::Result<Self> {
+        let engine = &component.engine().inner;
+        let mut wasm = Wasm::new(&engine.wasmtime, State::new(engine.limits.clone()));
+        wasm.limiter(|state| &mut state.growth);
+        // What one call may move into the host is bounded by the guest's own memory.
+        wasm.set_hostcall_fuel(usize::try_from(engine.limits.memory_bytes_max)?);
+        wasm.set_epoch_deadline(NO_DEADLINE);
+        wasm.set_fuel(engine.limits.fuel_per_instantiation)?;
+        let instance = component.pre().instantiate(&mut wasm)?;
+        Ok(Self {
+            wasm,
+            instance,
+            fuel_given: 0,
+            usable: true,
+        })
+    }
+
+    pub(super) fn typed<P, R>(
+        &mut self,
+        export: &ComponentExportIndex,
+    ) -> wasmtime::Result<TypedFunc<P, R>>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        let function = self.instance.get_func(&mut self.wasm, export);
+        let function = function
+            .ok_or_else(|| wasmtime::format_err!("an export of the guest is not a function"))?;
+        function.typed(&self.wasm)
+    }
+
+    /// Looks an export up in an instance of a component that was admitted.
+    pub(super) fn admitted<P, R>(
+        &mut self,
+        export: &ComponentExportIndex,
+    ) -> Result<TypedFunc<P, R>, HostFault>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        self.typed(export)
+            .map_err(|error| HostFault(format!("an admitted guest lost an export: {error:#}")))
+    }
+
+    pub(super) fn state(&mut self) -> &mut State {
+        self.wasm.data_mut()
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.wasm.data().limits
+    }
+
+    fn set_caller(&mut self, caller: &str) {
+        let own = &mut self.wasm.data_mut().caller;
+        own.clear();
+        own.push_str(caller);
+    }
+
+    fn fuel_used(&self) -> u64 {
+        self.fuel_given
+            .saturating_sub(self.wasm.get_fuel().unwrap_or(0))
+    }
+
+    /// Makes the state ready for a call; undone by `finish`.
+    pub(super) fn start(
+        &mut self,
+        mode: Mode,
+        fuel: u64,
+        store: Box<dyn Store>,
+    ) -> Result<(), HostFault> {
+        let state = self.wasm.data_mut();
+        state.mode = mode;
+        state.store = Some(store);
+        state.growth.start_call();
+        state.budget = match mode {
+            Mode::Snapshot | Mode::Restore => Budget::of_snapshot(&state.limits),
+            _ => Budget::of_call(&state.limits),
+        };
+        self.fuel_given = fuel;
+        self.wasm
+            .set_fuel(fuel)
+            .map_err(|error| HostFault(format!("fuel could not be set: {error:#}")))
+    }
+
+    /// Gives the store back.
+    pub(super) fn finish(&mut self) -> Box<dyn Store> {
+        let state = self.wasm.data_mut();
+        state.mode = Mode::Idle;
+        state
+            .store
+            .take()
+            .expect("every import puts the store back")
+    }
+
+    /// Calls and sorts what comes back; `value` says what a good return is worth. Spends the instance
+    /// unless it answers with a reply.
+    pub(super) fn call<P, R>(
+        &mut self,
+        function: &TypedFunc<P, R>,
+        params: P,
+        interrupts: Interrupts,
+    ) -> Result<Result<R, Failure>, HostFault>
+    where
+        P: ComponentNamedList + Lower,
+        R: ComponentNamedList + Lift,
+    {
+        self.usable = false;
+        match function.call(&mut self.wasm, params) {
+            Ok(value) => Ok(Ok(value)),
+            Err(error) => {
+                let denied = self.wasm.data().growth.denied();
+                outcome::classify(&error, interrupts, denied).map(Err)
+            }
+        }
+    }
+
+    fn command(
+        &mut self,
+        function: &Command,
+        call: Call<'_>,
+        interrupts: Interrupts,
+    ) -> Result<Verdict, HostFault> {
+        let params = (
+            call.context.into(),
+            call.method.to_owned(),
+            call.request.to_vec(),
+        );
+        let verdict = match self.call(function, params, interrupts)? {
+            Ok((Ok(reply),)) => outcome::reply(reply, self.limits()),
+            Ok((Err(status),)) => outcome::refusal(status.into(), self.limits()),
+            Err(failure) => Verdict::Failed(failure),
+        };
+        self.usable = matches!(verdict, Verdict::Reply(_));
+        Ok(verdict)
+    }
+
+    fn watch(
+        &mut self,
+        function: &Watch,
+        call: Call<'_>,
+        cause: Cause,
+        memo: &[u8],
+    ) -> Result<Stepped, HostFault> {
+        let params = (
+            call.context.into(),
+            call.method.to_owned(),
+            call.request.to_vec(),
+            cause.into(),
+            memo.to_vec(),
+        );
+        let stepped = match self.call(function, params, Interrupts::Deadline)? {
+            Ok((Ok(step),)) => step_within(step, self.limits()),
+            Ok((Err(status),)) => match outcome::refusal(status.into(), self.limits()) {
+                Verdict::Refused(status) => Stepped::Refused(status),
+                verdict => failed(verdict),
+            },
+            Err(failure) => Stepped::Failed(failure),
+        };
+        self.usable = matches!(stepped, Stepped::Step(_));
+        Ok(stepped)
+    }
+}
+
+fn step_within(step: WireStep, limits: &Limits) -> Stepped {
+    let largest = step.replies.iter().map(Vec::len).max().unwrap_or(0);
+    let total = step
+        .replies
+        .iter()
+        .fold(0, |total: usize, reply| total.saturating_add(reply.len()));
+    let checks = [
+        ("memo", step.memo.len(), limits.watch_memo_bytes_max),
+        ("largest reply", largest, limits.reply_bytes_max),
+        ("sum of replies", total, limits.watch_replies_bytes_max),
+    ];
+    for (what, bytes, bytes_max) in checks {
+        if bytes > bytes_max as usize {
+            return failed(outcome::oversized(what, bytes, bytes_max));
+        }
+    }
+    Stepped::Step(Step {
+        replies: step.replies.into_iter().map(Into::into).collect(),
+        memo: step.memo.into(),
+        wake_at_index: step.wake_at_index,
+        wake_after_ms: step.wake_after_ms,
+        done: step.done,
+    })
+}
+
+fn failed(verdict: Verdict) -> Stepped {
+    match verdict {
+        Verdict::Failed(failure) => Stepped::Failed(failure),
+        Verdict::Refused(status) => Stepped::Refused(status),
+        Verdict::Reply(_) => unreachable!("an oversized value is never a reply"),
+    }
+}
+
+/// An instance for commands. Fuel is what decides how long one may run; nothing interrupts it.
+pub struct ApplyInstance {
+    sandbox: Sandbox,
+    apply: Command,
+    served: u32,
+}
+
+impl ApplyInstance {
+    /// A fresh instance.
+    pub fn new(component: &Component) -> Result<Self, HostFault> {
+        let mut sandbox = Sandbox::new(component)?;
+        let apply = sandbox.admitted(&component.exports().apply)?;
+        Ok(Self {
+            sandbox,
+            apply,
+            served: 0,
+        })
+    }
+
+    /// Commands served so far; 0 means that no neighbour can have had a hand in the next outcome.
+    pub fn served(&self) -> u32 {
+        self.served
+    }
+
+    /// Whether another command may be served: not after anything but a reply.
+    pub fn usable(&self) -> bool {
+        self.sandbox.usable
+    }
+
+    /// Fuel that the last command used. For metrics and for the entry's budget.
+    pub fn fuel_used(&self) -> u64 {
+        self.sandbox.fuel_used()
+    }
+
+    /// Runs one command. The store comes back with whatever was written; the caller keeps that for a
+    /// reply and undoes it otherwise.
+    pub fn apply(
+        &mut self,
+        call: Call<'_>,
+        store: Box<dyn Store>,
+    ) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+        if !self.usable() {
+            return (
+                Err(HostFault("a spent instance was asked to apply".to_owned())),
+                store,
+            );
+        }
+        self.served += 1;
+        self.sandbox.set_caller(call.caller);
+        let started = self.sandbox.start(Mode::Apply, call.fuel, store);
+        let verdict =
+            started.and_then(|()| self.sandbox.command(&self.apply, call, Interrupts::Fault));
+        (verdict, self.sandbox.finish())
+    }
+}
+
+/// An instance for queries and steps of watches: it cannot write, and it has a deadline.
+pub struct QueryInstance {
+    sandbox: Sandbox,
+    component: Component,
+    query: Command,
+    watch: Option<Watch>,
+    _slot: QuerySlot,
+}
+
+impl QueryInstance {
+    /// A fresh instance; `None` when as many as the pool has for queries are in use.
+    pub fn new(component: &Component) -> Result<Option<Self>, HostFault> {
+        let Some(slot) = component.engine().query_slot() else {
+            return Ok(None);
+        };
+        let mut sandbox = Sandbox::new(component)?;
+        let exports = component.exports();
+        let query = sandbox.admitted(&exports.query)?;
+        let watch = exports
+            .watch
+            .as_ref()
+            .map(|watch| sandbox.admitted(watch))
+            .transpose()?;
+        Ok(Some(Self {
+            sandbox,
+            component: component.clone(),
+            query,
+            watch,
+            _slot: slot,
+        }))
+    }
+
+    /// Whether another query may be served: not after anything but a reply.
+    pub fn usable(&self) -> bool {
+        self.sandbox.usable
+    }
+
+    /// Fuel that the last call used.
+    pub fn fuel_used(&self) -> u64 {
+        self.sandbox.fuel_used()
+    }
+
+    /// Runs one query; `status` answers `node.status`.
+    pub fn query(
+        &mut self,
+        call: Call<'_>,
+        store: Box<dyn Store>,
+        status: NodeStatus,
+    ) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+        self.sandbox.state().node_status = Some(status);
+        self.limited(Mode::Query, call, store, |this| {
+            this.sandbox
+                .command(&this.query, call, Interrupts::Deadline)
+        })
+    }
+
+    /// Runs one step of a watch.
+    pub fn watch(
+        &mut self,
+        call: Call<'_>,
+        cause: Cause,
+        memo: &[u8],
+        store: Box<dyn Store>,
+    ) -> (Result<Stepped, HostFault>, Box<dyn Store>) {
+        self.limited(Mode::Watch, call, store, |this| match &this.watch {
+            Some(watch) => this.sandbox.watch(watch, call, cause, memo),
+            None => {
+                let detail = "the guest does not export watcher".to_owned();
+                Ok(Stepped::Failed(Failure {
+                    reason: Reason::Forbidden,
+                    detail,
+                }))
+            }
+        })
+    }
+
+    fn limited<T>(
+        &mut self,
+        mode: Mode,
+        call: Call<'_>,
+        store: Box<dyn Store>,
+        run: impl FnOnce(&mut Self) -> Result<T, HostFault>,
+    ) -> (Result<T, HostFault>, Box<dyn Store>) {
+        if !self.usable() {
+            return (
+                Err(HostFault("a spent instance was asked to query".to_owned())),
+                store,
+            );
+        }
+        self.sandbox.set_caller(call.caller);
+        let (_running, epochs) = self
+            .component
+            .engine()
+            .start_deadline(self.sandbox.limits().query_deadline_ms);
+        self.sandbox.wasm.set_epoch_deadline(epochs);
+        let started = self.sandbox.start(mode, call.fuel, store);
+        let done = started.and_then(|()| run(self));
+        self.sandbox.wasm.set_epoch_deadline(NO_DEADLINE);
+        (done, self.sandbox.finish())
+    }
+}

@@ -1,0 +1,346 @@
+//! Admission: turns bytes into a component that is known to run here, or says what is wrong with them
+//! and what to do. Never runs on the path of a command, and never looks into descriptors; it only
+//! finds their bytes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmparser::{Parser, Payload};
+use wasmtime::component::{ComponentExportIndex, InstancePre};
+use wit_component::ComponentEncoder;
+
+use super::engine::Engine;
+use super::imports::{INTERFACES, PACKAGE, State, VERSION};
+use super::instance::Sandbox;
+
+/// Custom section that carries the guest's protobuf descriptor set.
+const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
+/// Prefix of the custom sections in which compilers leave the component type.
+const COMPONENT_TYPE_SECTION: &str = "component-type";
+/// What advice is given for imports that have no better one.
+const ADVICE: &str = "a guest may import only the interfaces of lockstep:machine: no WASI, no clock, no randomness, no files; find the dependency that \
+     needs it, or turn that feature of it off";
+
+/// Why bytes were not admitted as a guest.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum LoadError {
+    #[error(
+        "not WebAssembly: the first bytes are neither those of a module nor of a component; give the .wasm file that the compiler left"
+    )]
+    NotWasm,
+    #[error("the WebAssembly is damaged: {0}")]
+    Damaged(String),
+    #[error(
+        "a plain module without a component type: build it against {PACKAGE}@{VERSION} with the guest SDK, or add the type with `wasm-tools component embed`"
+    )]
+    NoComponentType,
+    #[error("imports that no guest may have: {}; {advice}", .names.join(", "))]
+    ForbiddenImport { names: Vec<String>, advice: String },
+    #[error(
+        "{name} has version {found}, this host speaks {wanted}: rebuild the guest with an SDK of that version, or run a host that speaks {found}"
+    )]
+    WrongVersion {
+        name: String,
+        found: String,
+        wanted: String,
+    },
+    #[error(
+        "nothing named {name} is exported: is this a guest? It must export the world machine-guest of {PACKAGE}@{VERSION}"
+    )]
+    MissingExport { name: String },
+    #[error("the module cannot be made a component: {0}")]
+    Encode(String),
+    #[error("the component does not compile: {0}")]
+    Compile(String),
+    #[error("the component does not fit the contract {PACKAGE}@{VERSION}: {0}")]
+    Link(String),
+    #[error("the component compiles, but no instance of it can be made: {0}")]
+    Instantiate(String),
+    #[error(
+        "the WebAssembly engine cannot be started under these limits (does `ulimit -v` allow the address space?): {0}"
+    )]
+    Engine(String),
+}
+
+/// A guest that was checked, compiled and seen to instantiate. Cheap to clone.
+#[derive(Clone)]
+pub struct Component {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    pre: InstancePre<State>,
+    exports: Exports,
+    encoded: Bytes,
+    hash: [u8; 32],
+    descriptor: Option<Vec<u8>>,
+}
+
+/// Where the functions of the contract are in a component.
+pub(super) struct Exports {
+    pub(super) apply: ComponentExportIndex,
+    pub(super) query: ComponentExportIndex,
+    pub(super) snapshot: ComponentExportIndex,
+    pub(super) restore: ComponentExportIndex,
+    pub(super) watch: Option<ComponentExportIndex>,
+}
+
+impl Component {
+    /// Makes a component of a core module with embedded component type, and leaves a component as it
+    /// is. Done once for a cluster: the result, not the input, is what nodes agree on.
+    pub fn encode(bytes: &[u8]) -> Result<Bytes, LoadError> {
+        if Parser::is_component(bytes) {
+            return Ok(Bytes::copy_from_slice(bytes));
+        }
+        let found = inspect(bytes)?;
+        found.check_imports()?;
+        if !found.has_component_type {
+            return Err(LoadError::NoComponentType);
+        }
+        let encode = || {
+            ComponentEncoder::default()
+                .validate(true)
+                .module(bytes)?
+                .encode()
+        };
+        let encoded = encode().map_err(|error| LoadError::Encode(format!("{error:#}")))?;
+        Ok(encoded.into())
+    }
+
+    /// Checks, compiles and instantiates an encoded component.
+    pub fn load(engine: &Engine, encoded: &[u8]) -> Result<Self, LoadError> {
+        if Parser::is_core_wasm(encoded) {
+            return Err(LoadError::Encode("it was not encoded yet".to_owned()));
+        }
+        let found = inspect(encoded)?;
+        found.check_imports()?;
+        found.require("machine")?;
+        let component =
+            wasmtime::component::Component::from_binary(&engine.inner.wasmtime, encoded)
+                .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let exports = Exports::find(&component, &found)?;
+        let pre = engine
+            .inner
+            .linker
+            .instantiate_pre(&component)
+            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let inner = Inner {
+            engine: engine.clone(),
+            pre,
+            exports,
+            encoded: Bytes::copy_from_slice(encoded),
+            hash: *blake3::hash(encoded).as_bytes(),
+            descriptor: found.descriptor,
+        };
+        let component = Self {
+            inner: Arc::new(inner),
+        };
+        Sandbox::admit(&component)?;
+        Ok(component)
+    }
+
+    /// BLAKE3 of the encoded bytes: the guest's identity.
+    pub fn hash(&self) -> [u8; 32] {
+        self.inner.hash
+    }
+
+    /// The encoded bytes.
+    pub fn encoded(&self) -> &Bytes {
+        &self.inner.encoded
+    }
+
+    /// The guest's protobuf descriptor set, if it carries one.
+    pub fn descriptor(&self) -> Option<&[u8]> {
+        self.inner.descriptor.as_deref()
+    }
+
+    /// Whether it exports `watcher`.
+    pub fn has_watcher(&self) -> bool {
+        self.inner.exports.watch.is_some()
+    }
+
+    /// The engine it was compiled by.
+    pub fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    pub(super) fn pre(&self) -> &InstancePre<State> {
+        &self.inner.pre
+    }
+
+    pub(super) fn exports(&self) -> &Exports {
+        &self.inner.exports
+    }
+}
+
+impl Exports {
+    fn find(component: &wasmtime::component::Component, found: &Found) -> Result<Self, LoadError> {
+        let function = |interface: &str, name: &str| {
+            let missing = || LoadError::MissingExport {
+                name: format!("{interface}#{name}"),
+            };
+            let instance = component
+                .get_export_index(None, interface)
+                .ok_or_else(missing)?;
+            component
+                .get_export_index(Some(&instance), name)
+                .ok_or_else(missing)
+        };
+        let machine = found.require("machine")?;
+        let watcher = found.export("watcher");
+        Ok(Self {
+            apply: function(machine, "apply")?,
+            query: function(machine, "query")?,
+            snapshot: function(machine, "snapshot")?,
+            restore: function(machine, "restore")?,
+            watch: watcher
+                .map(|watcher| function(watcher, "watch"))
+                .transpose()?,
+        })
+    }
+}
+
+/// What stands at the top level of a module or component, by name.
+#[derive(Default)]
+struct Found {
+    imports: Vec<String>,
+    exports: Vec<String>,
+    descriptor: Option<Vec<u8>>,
+    has_component_type: bool,
+}
+
+impl Found {
+    /// Refuses every import outside the contract, all of them at once.
+    fn check_imports(&self) -> Result<(), LoadError> {
+        let mut names = Vec::new();
+        for name in &self.imports {
+            match interface(name) {
+                Some((interface, version)) if INTERFACES.contains(&interface) => {
+                    check_version(name, version)?
+                }
+                _ => names.push(name.clone()),
+            }
+        }
+        names.dedup();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let advice = advice(&names).to_owned();
+        Err(LoadError::ForbiddenImport { names, advice })
+    }
+
+    fn export(&self, wanted: &str) -> Option<&str> {
+        let is_wanted =
+            |name: &&String| interface(name).is_some_and(|(interface, _)| interface == wanted);
+        self.exports.iter().find(is_wanted).map(String::as_str)
+    }
+
+    fn require(&self, wanted: &str) -> Result<&str, LoadError> {
+        let missing = || LoadError::MissingExport {
+            name: format!("{PACKAGE}/{wanted}@{VERSION}"),
+        };
+        let name = self.export(wanted).ok_or_else(missing)?;
+        let (_, version) = interface(name).ok_or_else(missing)?;
+        check_version(name, version)?;
+        Ok(name)
+    }
+}
+
+/// Interface and version of a name such as `lockstep:machine/store@1.0.0`.
+fn interface(name: &str) -> Option<(&str, &str)> {
+    let rest = name.strip_prefix(PACKAGE)?.strip_prefix('/')?;
+    Some(rest.split_once('@').unwrap_or((rest, "none")))
+}
+
+/// The major version must be ours; within it, types decide at link time.
+fn check_version(name: &str, version: &str) -> Result<(), LoadError> {
+    let major = |version: &str| version.split('.').next().map(str::to_owned);
+    if major(version) == major(VERSION) {
+        return Ok(());
+    }
+    Err(LoadError::WrongVersion {
+        name: name.to_owned(),
+        found: version.to_owned(),
+        wanted: VERSION.to_owned(),
+    })
+}
+
+fn advice(names: &[String]) -> &'static str {
+    let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
+    if any("__wbindgen") {
+        "a dependency was built for browsers: turn off its `js`, `wasm-bindgen` or `wasm_js` feature"
+    } else if any("wasi_snapshot_preview1") || any("wasi:") {
+        "there is no WASI here: build for wasm32-unknown-unknown (Rust), or with WASI stubbed out (Python, JavaScript)"
+    } else if any("env") {
+        "symbols were left undefined at link time: link the library that defines them, or drop the dependency that needs them"
+    } else {
+        ADVICE
+    }
+}
+
+/// Reads names and sections without compiling anything. Imports of a module are named by its module
+/// name, with the function where that says more.
+fn inspect(bytes: &[u8]) -> Result<Found, LoadError> {
+    if !Parser::is_component(bytes) && !Parser::is_core_wasm(bytes) {
+        return Err(LoadError::NotWasm);
+    }
+    let mut found = Found::default();
+    let mut depth = 0;
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload = payload.map_err(damaged)?;
+        match &payload {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::CustomSection(section) => found.custom(section.name(), section.data()),
+            _ if depth == 1 => found.top_level(payload).map_err(damaged)?,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn damaged(error: wasmparser::BinaryReaderError) -> LoadError {
+    LoadError::Damaged(error.to_string())
+}
+
+impl Found {
+    fn custom(&mut self, name: &str, data: &[u8]) {
+        if name == DESCRIPTOR_SECTION {
+            // Descriptor sets may be concatenated: that is how protobuf merges messages.
+            self.descriptor
+                .get_or_insert_default()
+                .extend_from_slice(data);
+        }
+        self.has_component_type |= name.starts_with(COMPONENT_TYPE_SECTION);
+    }
+
+    fn top_level(&mut self, payload: Payload<'_>) -> wasmparser::Result<()> {
+        match payload {
+            Payload::ComponentImportSection(imports) => {
+                for import in imports {
+                    self.imports.push(import?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(exports) => {
+                for export in exports {
+                    self.exports.push(export?.name.name.to_owned());
+                }
+            }
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import?;
+                    let is_ours = import.module.starts_with(PACKAGE);
+                    self.imports.push(if is_ours {
+                        import.module.to_owned()
+                    } else {
+                        format!("{}#{}", import.module, import.name)
+                    });
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

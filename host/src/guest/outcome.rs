@@ -1,0 +1,215 @@
+//! What became of a call. One question sorts everything that can go wrong: would every replica get
+//! the same? Then it is an outcome (`Verdict`), recorded like any other. Only the causes listed in
+//! `classify` are this host's own (`HostFault`); they stop the node and never become an outcome.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use wasmtime::{OutOfMemory, PoolConcurrencyLimitError, Trap};
+
+use super::limits::Limits;
+
+/// Longest detail of a failure that is kept, in bytes.
+const DETAIL_BYTES_MAX: usize = 8 * 1024;
+
+/// gRPC's INTERNAL, sent for a refusal whose code gRPC does not have.
+const CODE_INTERNAL: u32 = 13;
+
+/// The guest's own refusal, sent to the client as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// gRPC code, 1 to 16.
+    pub code: u32,
+    /// For people; within the profile's limit.
+    pub message: String,
+    /// An encoded `google.rpc.Status`; empty for none.
+    pub details: Vec<u8>,
+}
+
+/// What a call came to. Everything but a reply undoes what the call wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The guest answered; for `snapshot` and `restore`, empty.
+    Reply(Bytes),
+    /// The guest said no.
+    Refused(Status),
+    /// The guest did not get to an answer.
+    Failed(Failure),
+}
+
+/// Why a guest did not get to an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Equal on every replica, hence part of what is recorded and hashed.
+    pub reason: Reason,
+    /// For the local log and the client only, because it may differ from node to node: a message, the
+    /// guest's backtrace.
+    pub detail: String,
+}
+
+/// The enumerated part of a failure. Values are stored and hashed: they are frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Reason {
+    /// A WebAssembly trap, such as `unreachable` or an access out of bounds.
+    Trap = 1,
+    /// The fuel of the call was used up.
+    Fuel = 2,
+    /// A trap after the guest was denied memory or table growth past the profile's limit.
+    Memory = 3,
+    /// The stack was used up.
+    Stack = 4,
+    /// Too many store calls, bytes or removed keys in one call.
+    StoreBudget = 5,
+    /// A key, a value, a chunk, or what one command writes is too big.
+    LimitExceeded = 6,
+    /// What crossed the boundary was not a valid value of its type.
+    MalformedReply = 7,
+    /// A reply, memo or status details past the profile's limit.
+    OversizedReply = 8,
+    /// An import that this kind of call may not use.
+    Forbidden = 9,
+    /// The guest called `log.abort`.
+    Aborted = 10,
+    /// The deadline passed; queries and watches only.
+    Deadline = 11,
+    /// The other side of a snapshot or restore stream failed; never in a command.
+    Stream = 12,
+}
+
+impl Reason {
+    /// The reason stored as this byte, if it is one.
+    pub fn from_u8(byte: u8) -> Option<Self> {
+        const ALL: [Reason; 12] = [
+            Reason::Trap,
+            Reason::Fuel,
+            Reason::Memory,
+            Reason::Stack,
+            Reason::StoreBudget,
+            Reason::LimitExceeded,
+            Reason::MalformedReply,
+            Reason::OversizedReply,
+            Reason::Forbidden,
+            Reason::Aborted,
+            Reason::Deadline,
+            Reason::Stream,
+        ];
+        ALL.into_iter().find(|reason| *reason as u8 == byte)
+    }
+}
+
+/// This host could not do its part. The node must not go on as if the guest had failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("host fault: {0}")]
+pub struct HostFault(pub String);
+
+/// How an import or the limiter ends the call it serves.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("{}", .0.detail)]
+    Guest(Failure),
+    #[error("{0}")]
+    Host(String),
+}
+
+impl Ended {
+    pub(super) fn guest(reason: Reason, detail: impl Into<String>) -> Self {
+        Self::Guest(Failure {
+            reason,
+            detail: detail.into(),
+        })
+    }
+}
+
+/// What an epoch interrupt means for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupts {
+    /// Its deadline passed.
+    Deadline,
+    /// Calls without a deadline are never interrupted; if one is, the host is wrong.
+    Fault,
+}
+
+/// Sorts what wasmtime returns for a call that did not return. `growth_denied`: the call was refused
+/// memory or table growth.
+pub(super) fn classify(
+    error: &wasmtime::Error,
+    interrupts: Interrupts,
+    growth_denied: bool,
+) -> Result<Failure, HostFault> {
+    if let Some(ended) = error.downcast_ref::<Ended>() {
+        return match ended {
+            Ended::Guest(failure) => Ok(Failure {
+                reason: failure.reason,
+                detail: detail(error),
+            }),
+            Ended::Host(fault) => Err(HostFault(fault.clone())),
+        };
+    }
+    if error.is::<PoolConcurrencyLimitError>() || error.is::<OutOfMemory>() {
+        return Err(HostFault(format!("{error:#}")));
+    }
+    let reason = match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) if interrupts == Interrupts::Fault => {
+            return Err(HostFault(
+                "a call without a deadline was interrupted".to_owned(),
+            ));
+        }
+        Some(Trap::Interrupt) => Reason::Deadline,
+        Some(Trap::OutOfFuel) => Reason::Fuel,
+        Some(Trap::StackOverflow) => Reason::Stack,
+        Some(_) if growth_denied => Reason::Memory,
+        Some(_) => Reason::Trap,
+        // Errors of lifting and lowering are plain errors in wasmtime, not traps.
+        None => Reason::MalformedReply,
+    };
+    Ok(Failure {
+        reason,
+        detail: detail(error),
+    })
+}
+
+fn detail(error: &wasmtime::Error) -> String {
+    let mut text = format!("{error:?}");
+    cut(&mut text, DETAIL_BYTES_MAX);
+    text
+}
+
+/// Brings a guest's refusal into the form that the contract promises to clients.
+pub(super) fn refusal(mut status: Status, limits: &Limits) -> Verdict {
+    if status.details.len() > limits.status_details_bytes_max as usize {
+        return oversized(
+            "status details",
+            status.details.len(),
+            limits.status_details_bytes_max,
+        );
+    }
+    if !(1..=16).contains(&status.code) {
+        status.code = CODE_INTERNAL;
+    }
+    cut(
+        &mut status.message,
+        limits.status_message_bytes_max as usize,
+    );
+    Verdict::Refused(status)
+}
+
+/// A reply, unless it is past the profile's limit.
+pub(super) fn reply(reply: Vec<u8>, limits: &Limits) -> Verdict {
+    if reply.len() > limits.reply_bytes_max as usize {
+        return oversized("reply", reply.len(), limits.reply_bytes_max);
+    }
+    Verdict::Reply(reply.into())
+}
+
+pub(super) fn oversized(what: &str, bytes: usize, bytes_max: u32) -> Verdict {
+    let detail = format!("the {what} has {bytes} bytes, the limit is {bytes_max}");
+    Verdict::Failed(Failure {
+        reason: Reason::OversizedReply,
+        detail,
+    })
+}
+
+/// Cuts at a character, so that the text stays text.
+pub(super) fn cut(text: &mut String, bytes_max: usize) {
+    text.truncate(text.floor_char_boundary(bytes_max));
+}

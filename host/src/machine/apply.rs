@@ -1,0 +1,307 @@
+//! The apply thread: takes committed entries in order, makes one batch of each, commits it, and tells everyone. Also flushes, and
+//! puts installed snapshots in force, because nothing else may write the state. What an entry does is `entry.rs`'s.
+//!
+//! - Entry i is committed to the state only when log i is durable here: after a crash the state is never ahead of the log.
+//! - A fault stops this thread for good; nothing after it is acknowledged.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use openraft::EntryPayload;
+use openraft::storage::ApplyResponder;
+use tokio::sync::oneshot;
+
+use super::entry::{self, Effects, Runner};
+use super::hash::Recent;
+use super::outcome::Outcome;
+use super::shared::Shared;
+use super::system::{System, key};
+use super::{ApplyError, MachineError};
+use crate::codec::{self, encode_record};
+use crate::guest::Verdict;
+use crate::store::{Batch, Column, Generation, Log, StoreError};
+use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
+
+/// Guest calls run on it, and they need four times the guest's stack.
+const STACK_BYTES: usize = 16 << 20;
+/// The state is flushed after so many entries,
+const FLUSH_ENTRIES: u64 = 4096;
+/// so many bytes,
+const FLUSH_BYTES: usize = 16 << 20;
+/// or so long after the first unflushed one, whichever comes first: this bounds what a crash has to replay.
+const FLUSH_AFTER: Duration = Duration::from_secs(2);
+
+/// What the state waits for before it takes an entry.
+pub(crate) trait Gate: Send + Sync + 'static {
+    /// Blocks until log entry `index` is durable on this node.
+    fn wait_durable(&self, index: u64) -> Result<(), StoreError>;
+    /// Completes when everything submitted to the log so far is durable.
+    fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>>;
+}
+
+impl Gate for Log {
+    fn wait_durable(&self, index: u64) -> Result<(), StoreError> {
+        self.durable().wait(index)
+    }
+
+    fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
+        Box::pin(Log::barrier(self))
+    }
+}
+
+/// An entry, and whom openraft wants told when it is applied.
+pub(crate) type Committed = (Entry, Option<ApplyResponder<TypeConfig>>);
+
+type Done = oneshot::Sender<Result<(), ApplyError>>;
+
+enum Job {
+    Apply(Vec<Committed>, Done),
+    /// Puts a complete generation in force.
+    Install(Arc<Generation>, Done),
+    Close(Done),
+}
+
+/// Gives the thread its work. Each call waits for its own answer, so the queue holds one job for each caller at most.
+#[derive(Clone)]
+pub(crate) struct ApplyHandle {
+    jobs: Sender<Job>,
+    shared: Arc<Shared>,
+}
+
+impl ApplyHandle {
+    pub(crate) fn start(shared: Arc<Shared>, gate: Arc<dyn Gate>, system: System) -> Result<Self, MachineError> {
+        let (jobs, work) = channel();
+        let generation = shared.state.current();
+        let applier = Applier { shared: shared.clone(), gate, generation, system, recent: Recent::default(), dirty: Dirty::default() };
+        std::thread::Builder::new()
+            .name("apply".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || applier.run(work))
+            .map_err(|source| MachineError::Thread { name: "apply", source })?;
+        Ok(ApplyHandle { jobs, shared })
+    }
+
+    /// Applies entries in order.
+    pub(crate) async fn apply(&self, entries: Vec<Committed>) -> Result<(), ApplyError> {
+        self.ask(|done| Job::Apply(entries, done)).await
+    }
+
+    /// Puts a complete generation in force.
+    pub(crate) async fn install(&self, generation: Arc<Generation>) -> Result<(), ApplyError> {
+        self.ask(|done| Job::Install(generation, done)).await
+    }
+
+    /// Flushes and ends the thread.
+    pub(crate) async fn close(&self) -> Result<(), ApplyError> {
+        self.shared.stop();
+        match self.ask(Job::Close).await {
+            Err(ApplyError::Stopped) => Ok(()),
+            done => done,
+        }
+    }
+
+    async fn ask(&self, job: impl FnOnce(Done) -> Job) -> Result<(), ApplyError> {
+        let (done, answer) = oneshot::channel();
+        self.jobs.send(job(done)).map_err(|_| ApplyError::Stopped)?;
+        answer.await.unwrap_or(Err(ApplyError::Stopped))
+    }
+}
+
+/// What is committed and not yet flushed.
+#[derive(Default)]
+struct Dirty {
+    entries: u64,
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+struct Applier {
+    shared: Arc<Shared>,
+    gate: Arc<dyn Gate>,
+    generation: Arc<Generation>,
+    system: System,
+    recent: Recent,
+    dirty: Dirty,
+}
+
+impl Applier {
+    fn run(mut self, work: Receiver<Job>) {
+        loop {
+            let (result, done) = match self.next(&work) {
+                Some(Job::Apply(entries, done)) => (self.apply_all(entries), Some(done)),
+                Some(Job::Install(generation, done)) => (self.install(generation), Some(done)),
+                Some(Job::Close(done)) => {
+                    // Whoever closes may have gone; the flush is what counts.
+                    let _gone = done.send(self.flush());
+                    return;
+                }
+                None if self.dirty.since.is_some() => (self.flush(), None),
+                None => return,
+            };
+            let failed = result.as_ref().err().map(ToString::to_string);
+            if let Some(done) = done {
+                // openraft drops its future when it shuts down.
+                let _gone = done.send(result);
+            }
+            if let Some(why) = failed {
+                self.end(&why);
+                return;
+            }
+        }
+    }
+
+    /// The next job; `None` when a flush is due, or when there is nothing to do any more.
+    fn next(&self, work: &Receiver<Job>) -> Option<Job> {
+        match self.dirty.since {
+            None => work.recv().ok(),
+            Some(since) => match work.recv_timeout(FLUSH_AFTER.saturating_sub(since.elapsed())) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+            },
+        }
+    }
+
+    /// A stop while an entry waited for its component is no fault.
+    fn end(&mut self, why: &str) {
+        if !self.shared.stopping.load(Relaxed) {
+            self.shared.fatal.raise(format!("apply after index {}: {why}", self.system.applied_index()));
+        } else if let Err(error) = self.flush() {
+            tracing::error!(%error, "the state was not flushed at the stop; the next start replays more of the log");
+        }
+    }
+
+    fn apply_all(&mut self, entries: Vec<Committed>) -> Result<(), ApplyError> {
+        for (entry, responder) in entries {
+            self.apply(&entry)?;
+            if let Some(responder) = responder {
+                responder.send(Applied);
+            }
+            let waited = self.dirty.since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER);
+            if waited || self.dirty.entries >= FLUSH_ENTRIES || self.dirty.bytes >= FLUSH_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) -> Result<(), ApplyError> {
+        let log_id = entry.log_id;
+        let effects = match &entry.payload {
+            EntryPayload::Blank => entry::empty(&self.system, log_id, self.system.clone()),
+            EntryPayload::Membership(membership) => {
+                let mut system = self.system.clone();
+                system.membership = Arc::new(crate::types::StoredMembership::new(Some(log_id), membership.clone()));
+                entry::empty(&self.system, log_id, system)
+            }
+            EntryPayload::Normal(data) => self.normal(log_id, data)?,
+        };
+        self.commit(log_id, effects)
+    }
+
+    fn normal(&mut self, log_id: LogId, data: &EntryData) -> Result<Effects, ApplyError> {
+        let entry = match codec::decode_entry(data) {
+            Ok(entry) => entry,
+            Err(error) => {
+                // The log's checksum was right, so every replica has these bytes and does this: nothing.
+                tracing::error!(index = log_id.index, %error, "a log entry cannot be decoded; it is applied as an empty one");
+                self.shared.counts.undecodable.fetch_add(1, Relaxed);
+                return Ok(entry::empty(&self.system, log_id, self.system.clone()));
+            }
+        };
+        self.compare_hash(&entry);
+        let recorded = self.system.genesis.as_ref().map(|genesis| &genesis.1);
+        let component = match recorded.or(entry.genesis.as_ref()) {
+            Some(genesis) if !entry.commands.is_empty() || entry.genesis.is_some() => {
+                Some(self.shared.fit_component(genesis).ok_or(ApplyError::Stopped)?)
+            }
+            _ => None,
+        };
+        let runner = component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
+        Ok(entry::normal(&self.system, log_id, &entry, runner, self.generation.clone())?)
+    }
+
+    /// A difference is a question to be asked of everyone, not a verdict on anyone.
+    fn compare_hash(&self, entry: &codec::entry::Entry) {
+        let ours = self.recent.at(entry.hash_index);
+        if entry.hash_index != 0 && ours.is_some_and(|ours| ours != entry.hash) {
+            self.shared.counts.hash_mismatches.fetch_add(1, Relaxed);
+            tracing::error!(
+                index = entry.hash_index,
+                ours = format!("{:016x}", ours.unwrap_or_default()),
+                proposer = format!("{:016x}", entry.hash),
+                "the state of this node and of the entry's proposer differ"
+            );
+        }
+    }
+
+    fn commit(&mut self, log_id: LogId, effects: Effects) -> Result<(), ApplyError> {
+        let batch = batch_of(&effects);
+        self.gate.wait_durable(log_id.index)?;
+        self.generation.commit(&batch)?;
+        self.dirty.entries += 1;
+        self.dirty.bytes += batch.bytes();
+        self.dirty.since.get_or_insert_with(Instant::now);
+        self.system = effects.system;
+        self.recent.push(self.system.hash);
+        self.shared.counts.entries.fetch_add(1, Relaxed);
+        self.shared.publish(&self.system);
+        self.shared.changes.committed(log_id.index, effects.writes.into_keys().collect());
+        self.answer(log_id, effects.outcomes);
+        Ok(())
+    }
+
+    fn answer(&self, log_id: LogId, outcomes: Vec<(Option<Origin>, Verdict)>) {
+        let (index, term) = (log_id.index, log_id.leader_id.term);
+        let mut ours = Vec::new();
+        for (position, (origin, verdict)) in (0u32..).zip(outcomes) {
+            if let Verdict::Failed(failure) = &verdict {
+                tracing::warn!(index, position, reason = ?failure.reason, detail = %failure.detail, "a command failed");
+            }
+            if let Some(origin) = origin.filter(|origin| self.shared.waiters.is_ours(origin)) {
+                ours.push((origin, Outcome { index, position, term, time_ms: self.system.time_ms, verdict }));
+            }
+        }
+        self.shared.waiters.entry_applied(term, ours);
+    }
+
+    fn flush(&mut self) -> Result<(), ApplyError> {
+        self.generation.flush()?;
+        self.dirty = Dirty::default();
+        self.shared.counts.flushes.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn install(&mut self, generation: Arc<Generation>) -> Result<(), ApplyError> {
+        let system = System::read(&*generation)?;
+        self.shared.state.install(generation.clone())?;
+        self.generation = generation;
+        self.system = system;
+        self.recent.clear();
+        self.dirty = Dirty::default();
+        self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);
+        self.shared.publish(&self.system);
+        self.shared.changes.reset(self.system.applied_index());
+        self.shared.waiters.snapshot_installed(self.system.applied.map_or(0, |log_id| log_id.leader_id.term));
+        Ok(())
+    }
+}
+
+/// Everything of one entry in one batch: all of it lands or none.
+fn batch_of(effects: &Effects) -> Batch {
+    let mut batch = Batch::new();
+    for (key, value) in &effects.writes {
+        match value {
+            Some(value) => batch.put(Column::Data, key, value),
+            None => batch.remove(Column::Data, key),
+        }
+    }
+    for (key, value) in &effects.system_writes {
+        batch.put(Column::System, key, value);
+    }
+    batch.put(Column::System, key::HASH, &encode_record(&effects.system.hash));
+    batch
+}

@@ -1,0 +1,315 @@
+//! Which readers a commit concerns: what each remembers having read, against what entries wrote. Knows keys and ranges, and
+//! nothing of guests or streams.
+//!
+//! - A registration is told of every commit after the index its reads were made at, also of those between the read and the
+//!   registration: the newest write sets are kept. Where they no longer reach back, it fires: a needless step, never a lost one.
+//! - An installed snapshot fires every registration made from an older state, with [`Change::Reset`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// Entries whose write sets are kept.
+const ENTRIES_KEPT_MAX: usize = 1024;
+/// Keys in the kept write sets, all together.
+const KEYS_KEPT_MAX: usize = 65_536;
+/// Keys and ranges that one reader remembers; past this it depends on everything.
+const READS_MAX: usize = 4096;
+
+/// What a step of a watch read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadSet {
+    keys: BTreeSet<Vec<u8>>,
+    /// Start, and end unless it reaches to the last key.
+    ranges: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Read more than is worth remembering.
+    everything: bool,
+}
+
+impl ReadSet {
+    /// Remembers a key.
+    pub fn key(&mut self, key: &[u8]) {
+        if self.has_room() {
+            self.keys.insert(key.to_vec());
+        }
+    }
+
+    /// Remembers a range.
+    pub fn range(&mut self, start: Vec<u8>, end: Option<Vec<u8>>) {
+        if self.has_room() {
+            self.ranges.push((start, end));
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        if self.keys.len() + self.ranges.len() >= READS_MAX {
+            *self = ReadSet { everything: true, ..ReadSet::default() };
+        }
+        !self.everything
+    }
+
+    fn is_touched_by(&self, written: &[Vec<u8>]) -> bool {
+        if written.is_empty() {
+            return false;
+        }
+        self.everything
+            || written.iter().any(|key| self.keys.contains(key))
+            || self.ranges.iter().any(|(start, end)| range_holds_any(start, end.as_deref(), written))
+    }
+}
+
+fn range_holds_any(start: &[u8], end: Option<&[u8]>, written: &[Vec<u8>]) -> bool {
+    let first = written.partition_point(|key| key.as_slice() < start);
+    written.get(first).is_some_and(|key| end.is_none_or(|end| key.as_slice() < end))
+}
+
+/// Why a reader is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A commit touched what it read, or may have.
+    Touched,
+    /// A snapshot replaced the state.
+    Reset,
+}
+
+/// The registrations and the newest write sets.
+#[derive(Debug, Default)]
+pub(crate) struct Changes(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Index and sorted keys, oldest first.
+    recent: VecDeque<(u64, Vec<Vec<u8>>)>,
+    recent_keys: usize,
+    /// Every commit after this index is in `recent`, or wrote nothing.
+    reaches_back_to: u64,
+    /// Index of the last installed snapshot.
+    reset_at: Option<u64>,
+    next_id: u64,
+    readers: BTreeMap<u64, Reader>,
+    by_key: BTreeMap<Vec<u8>, BTreeSet<u64>>,
+    /// Readers with ranges, or that depend on everything.
+    by_range: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    /// The index its reads were made at.
+    since: u64,
+    reads: ReadSet,
+    wake: oneshot::Sender<Change>,
+}
+
+impl Changes {
+    /// Begins after `index`: earlier write sets are unknown.
+    pub(crate) fn new(index: u64) -> Changes {
+        Changes(Mutex::new(Table { reaches_back_to: index, ..Table::default() }))
+    }
+
+    /// Fires once for the reads made at index `since`.
+    pub(crate) fn register(self: &Arc<Self>, since: u64, reads: ReadSet) -> Changed {
+        let (wake, woken) = oneshot::channel();
+        let mut table = self.0.lock();
+        let id = table.next_id;
+        table.next_id += 1;
+        match table.missed(since, &reads) {
+            Some(change) => {
+                wake.send(change).expect("the receiver is in this function");
+            }
+            None => table.insert(id, Reader { since, reads, wake }),
+        }
+        Changed { changes: self.clone(), id, woken }
+    }
+
+    /// An entry was committed, with these keys in order.
+    pub(crate) fn committed(&self, index: u64, written: Vec<Vec<u8>>) {
+        if written.is_empty() {
+            return;
+        }
+        let mut table = self.0.lock();
+        for id in table.touched_by(&written) {
+            table.fire(id, index, Change::Touched);
+        }
+        table.remember(index, written);
+    }
+
+    /// A snapshot replaced the state; `index` is its last.
+    pub(crate) fn reset(&self, index: u64) {
+        let mut table = self.0.lock();
+        table.recent.clear();
+        table.recent_keys = 0;
+        table.reaches_back_to = index;
+        table.reset_at = Some(index);
+        let ids: Vec<u64> = table.readers.keys().copied().collect();
+        for id in ids {
+            table.fire(id, index, Change::Reset);
+        }
+    }
+}
+
+impl Table {
+    /// What a reader would have been told had it registered at once.
+    fn missed(&self, since: u64, reads: &ReadSet) -> Option<Change> {
+        if self.reset_at.is_some_and(|reset_at| since < reset_at) {
+            return Some(Change::Reset);
+        }
+        let later = || self.recent.iter().filter(|(index, _)| *index > since);
+        let touched = since < self.reaches_back_to || later().any(|(_, written)| reads.is_touched_by(written));
+        touched.then_some(Change::Touched)
+    }
+
+    fn insert(&mut self, id: u64, reader: Reader) {
+        for key in &reader.reads.keys {
+            self.by_key.entry(key.clone()).or_default().insert(id);
+        }
+        if reader.reads.everything || !reader.reads.ranges.is_empty() {
+            self.by_range.insert(id);
+        }
+        self.readers.insert(id, reader);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Reader> {
+        let reader = self.readers.remove(&id)?;
+        for key in &reader.reads.keys {
+            if let Some(ids) = self.by_key.get_mut(key) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.by_key.remove(key);
+                }
+            }
+        }
+        self.by_range.remove(&id);
+        Some(reader)
+    }
+
+    /// Wakes a reader whose reads are older than `index`: one that read between the commit and this call has seen it.
+    fn fire(&mut self, id: u64, index: u64, change: Change) {
+        let is_older = self.readers.get(&id).is_some_and(|reader| reader.since < index);
+        if let Some(reader) = is_older.then(|| self.remove(id)).flatten() {
+            // A reader that has gone does not mind.
+            let _gone = reader.wake.send(change);
+        }
+    }
+
+    fn touched_by(&self, written: &[Vec<u8>]) -> BTreeSet<u64> {
+        let by_key = written.iter().filter_map(|key| self.by_key.get(key)).flatten().copied();
+        let by_range = self.by_range.iter().copied().filter(|id| self.readers[id].reads.is_touched_by(written));
+        by_key.chain(by_range).collect()
+    }
+
+    fn remember(&mut self, index: u64, written: Vec<Vec<u8>>) {
+        self.recent_keys += written.len();
+        self.recent.push_back((index, written));
+        while self.recent.len() > ENTRIES_KEPT_MAX || (self.recent_keys > KEYS_KEPT_MAX && self.recent.len() > 1) {
+            let (index, written) = self.recent.pop_front().expect("not empty");
+            self.recent_keys -= written.len();
+            self.reaches_back_to = index;
+        }
+    }
+}
+
+/// Completes when a commit touches what was read. Dropping it deregisters.
+#[derive(Debug)]
+pub struct Changed {
+    changes: Arc<Changes>,
+    id: u64,
+    woken: oneshot::Receiver<Change>,
+}
+
+impl Future for Changed {
+    type Output = Change;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Change> {
+        // The sender lives in the table until it fires; a table that is gone means that the machine is, and nothing is missed.
+        Pin::new(&mut self.woken).poll(context).map(|woken| woken.unwrap_or(Change::Touched))
+    }
+}
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        drop(self.changes.0.lock().remove(self.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    fn changes() -> Arc<Changes> {
+        Arc::new(Changes::new(10))
+    }
+
+    fn keys(keys: &[&str]) -> Vec<Vec<u8>> {
+        keys.iter().map(|key| key.as_bytes().to_vec()).collect()
+    }
+
+    fn reads(read: &[&str], ranges: &[(&str, Option<&str>)]) -> ReadSet {
+        let mut set = ReadSet::default();
+        read.iter().for_each(|key| set.key(key.as_bytes()));
+        ranges.iter().for_each(|(start, end)| set.range(start.as_bytes().to_vec(), end.map(|end| end.as_bytes().to_vec())));
+        set
+    }
+
+    #[test]
+    fn commits_wake_only_those_who_read_what_they_wrote() {
+        let changes = changes();
+        let mut by_key = changes.register(10, reads(&["b"], &[]));
+        let mut by_range = changes.register(10, reads(&[], &[("c", Some("e"))]));
+        let mut open_end = changes.register(10, reads(&[], &[("x", None)]));
+        changes.committed(11, keys(&["a", "e"]));
+        assert_eq!((&mut by_key).now_or_never(), None);
+        assert_eq!((&mut by_range).now_or_never(), None);
+        changes.committed(12, keys(&["b", "d"]));
+        assert_eq!(by_key.now_or_never(), Some(Change::Touched));
+        assert_eq!(by_range.now_or_never(), Some(Change::Touched));
+        assert_eq!((&mut open_end).now_or_never(), None);
+        changes.committed(13, keys(&["z"]));
+        assert_eq!(open_end.now_or_never(), Some(Change::Touched));
+        assert!(changes.0.lock().by_key.is_empty() && changes.0.lock().by_range.is_empty());
+    }
+
+    #[test]
+    fn commits_between_the_read_and_the_registration_are_not_lost() {
+        let changes = changes();
+        changes.committed(11, keys(&["a"]));
+        assert_eq!(changes.register(10, reads(&["a"], &[])).now_or_never(), Some(Change::Touched));
+        assert_eq!(changes.register(11, reads(&["a"], &[])).now_or_never(), None);
+        assert_eq!(changes.register(9, reads(&["q"], &[])).now_or_never(), Some(Change::Touched), "before what is known");
+    }
+
+    #[test]
+    fn forgotten_write_sets_wake_those_who_may_depend_on_them() {
+        let changes = changes();
+        for index in 11..11 + ENTRIES_KEPT_MAX as u64 + 1 {
+            changes.committed(index, keys(&["a"]));
+        }
+        assert_eq!(changes.register(10, reads(&["q"], &[])).now_or_never(), Some(Change::Touched));
+        assert_eq!(changes.register(11, reads(&["q"], &[])).now_or_never(), None);
+    }
+
+    #[test]
+    fn snapshots_wake_everyone_with_reset() {
+        let changes = changes();
+        let before = changes.register(10, reads(&["a"], &[]));
+        changes.reset(20);
+        assert_eq!(before.now_or_never(), Some(Change::Reset));
+        assert_eq!(changes.register(15, reads(&["a"], &[])).now_or_never(), Some(Change::Reset));
+        assert_eq!(changes.register(20, reads(&["a"], &[])).now_or_never(), None);
+    }
+
+    #[test]
+    fn readers_of_very_much_depend_on_everything() {
+        let mut set = ReadSet::default();
+        (0..READS_MAX as u32 + 1).for_each(|n| set.key(&n.to_be_bytes()));
+        let changes = changes();
+        let everything = changes.register(10, set);
+        changes.committed(11, keys(&["unrelated"]));
+        assert_eq!(everything.now_or_never(), Some(Change::Touched));
+    }
+}

@@ -1,0 +1,56 @@
+//! Whether this node's component and profile are those that the cluster's genesis entry records. Compares and explains; what
+//! follows from the answer is the caller's.
+
+use crate::codec::Genesis;
+use crate::guest::{Component, Limits};
+use crate::types::hex;
+
+/// Version of what fuel, limits and verdicts mean. Raised when a change would let two builds disagree on an outcome.
+pub const SEMANTICS: u32 = 1;
+
+/// The genesis entry of a new cluster that runs `component`. `source_hash` is the BLAKE3 of the file it was encoded from.
+pub fn genesis_of(cluster_id: [u8; 16], component: &Component, source_hash: [u8; 32]) -> Genesis {
+    Genesis {
+        cluster_id: cluster_id.to_vec().into(),
+        component_hash: component.hash().to_vec().into(),
+        source_hash: source_hash.to_vec().into(),
+        semantics: SEMANTICS,
+        limits_json: limits_json(component.engine().limits()),
+    }
+}
+
+/// A profile's limits as genesis entries and join offers carry them.
+pub fn limits_json(limits: &Limits) -> String {
+    serde_json::to_string(limits).expect("limits are numbers")
+}
+
+/// `Err` says what differs and what mends it.
+pub(crate) fn check(genesis: &Genesis, component: Option<&Component>) -> Result<(), String> {
+    let wanted = hex(&genesis.component_hash);
+    if genesis.semantics != SEMANTICS {
+        return Err(format!(
+            "the cluster's profile has semantics {}, this build has {SEMANTICS}; run the build that the other nodes run",
+            genesis.semantics
+        ));
+    }
+    let Some(component) = component else {
+        return Err(format!("the cluster runs component {wanted} and this node has none; start it with --fsm and that component"));
+    };
+    let found = component.hash();
+    if found.as_slice() != genesis.component_hash.as_ref() {
+        let found = hex(&found);
+        return Err(format!(
+            "the cluster runs component {wanted}, this node has {found}; start it without --fsm, or with --fsm and the cluster's component"
+        ));
+    }
+    let limits: Limits = serde_json::from_str(&genesis.limits_json)
+        .map_err(|error| format!("the cluster's limits cannot be read ({error}); run the build that the other nodes run"))?;
+    if limits != *component.engine().limits() {
+        return Err(format!(
+            "the cluster's limits are {}, this node runs with {}; start it with the cluster's limits",
+            genesis.limits_json,
+            limits_json(component.engine().limits())
+        ));
+    }
+    Ok(())
+}

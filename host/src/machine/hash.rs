@@ -1,0 +1,113 @@
+//! The rolling hash of everything that apply did, and the last 8192 of them, so that a proposer's hash can be compared with
+//! ours at the same index. A difference is reported, never decided here.
+
+use std::collections::VecDeque;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::system::HashRecord;
+
+/// How many past hashes are kept to compare with.
+pub(crate) const HASHES_KEPT: usize = 8192;
+
+/// A write as the hash sees it: column, key, and the value unless it was removed.
+pub(crate) struct Write<'a> {
+    pub(crate) column: u8,
+    pub(crate) key: &'a [u8],
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+/// `Write::column` of the guest's keys.
+pub(crate) const DATA: u8 = 0;
+/// `Write::column` of the host's records.
+pub(crate) const SYSTEM: u8 = 1;
+
+/// `h' = xxh3(h, index, outcomes, sorted write set)`; every part carries its length, so that no two histories look alike.
+pub(crate) fn next<'a>(
+    before: HashRecord,
+    index: u64,
+    outcomes: &[Vec<u8>],
+    writes: impl Iterator<Item = Write<'a>>,
+) -> HashRecord {
+    let mut hasher = Xxh3::new();
+    hasher.update(&before.hash.to_le_bytes());
+    hasher.update(&index.to_le_bytes());
+    hasher.update(&(outcomes.len() as u64).to_le_bytes());
+    for outcome in outcomes {
+        update_bytes(&mut hasher, outcome);
+    }
+    for write in writes {
+        hasher.update(&[write.column, u8::from(write.value.is_some())]);
+        update_bytes(&mut hasher, write.key);
+        update_bytes(&mut hasher, write.value.unwrap_or_default());
+    }
+    HashRecord { index, hash: hasher.digest() }
+}
+
+fn update_bytes(hasher: &mut Xxh3, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
+}
+
+/// The newest hashes, of consecutive indexes. Empty after a start and after an install: what was before cannot be compared.
+#[derive(Debug, Default)]
+pub(crate) struct Recent(VecDeque<HashRecord>);
+
+impl Recent {
+    pub(crate) fn push(&mut self, record: HashRecord) {
+        if self.0.len() == HASHES_KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(record);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Our hash at `index`, if it is still known.
+    pub(crate) fn at(&self, index: u64) -> Option<u64> {
+        let first = self.0.front()?.index;
+        let record = self.0.get(usize::try_from(index.checked_sub(first)?).ok()?)?;
+        (record.index == index).then_some(record.hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(key: &'static [u8], value: Option<&'static [u8]>) -> Write<'static> {
+        Write { column: DATA, key, value }
+    }
+
+    #[test]
+    fn hash_is_frozen() {
+        let before = HashRecord { index: 4, hash: 9 };
+        let writes = vec![write(b"a", Some(b"1")), write(b"b", None)];
+        let after = next(before, 5, &[b"ok".to_vec()], writes.into_iter());
+        assert_eq!(after, HashRecord { index: 5, hash: after.hash });
+        assert_eq!(after.hash, FROZEN);
+    }
+    const FROZEN: u64 = 0;
+
+    #[test]
+    fn removing_differs_from_writing_nothing() {
+        let start = HashRecord::default();
+        let removed = next(start, 1, &[], std::iter::once(write(b"a", None)));
+        let emptied = next(start, 1, &[], std::iter::once(write(b"a", Some(b""))));
+        assert_ne!(removed.hash, emptied.hash);
+    }
+
+    #[test]
+    fn only_recent_hashes_are_known() {
+        let mut recent = Recent::default();
+        assert_eq!(recent.at(0), None);
+        for index in 10..10 + HASHES_KEPT as u64 + 5 {
+            recent.push(HashRecord { index, hash: index * 2 });
+        }
+        assert_eq!(recent.at(14), None);
+        assert_eq!(recent.at(15), Some(30));
+        assert_eq!(recent.at(10 + HASHES_KEPT as u64 + 5), None);
+    }
+}

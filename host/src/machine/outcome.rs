@@ -1,0 +1,124 @@
+//! What became of a command, and the bytes of it that are equal on every replica: reply, refusal, or an enumerated reason.
+//! Local detail (messages of traps, backtraces) travels beside these bytes and never in them: the state hash covers them.
+
+use bytes::Bytes;
+
+use crate::codec::CodecError;
+use crate::guest::{Failure, Reason, Status, Verdict};
+
+/// What became of one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Log index of the entry that held it.
+    pub index: u64,
+    /// Its place in that entry.
+    pub position: u32,
+    /// Term of that entry.
+    pub term: u64,
+    /// Log time of that entry, milliseconds since 1970; 0 when it came from another node.
+    pub time_ms: u64,
+    /// How the guest's call ended.
+    pub verdict: Verdict,
+}
+
+/// gRPC's RESOURCE_EXHAUSTED.
+const RESOURCE_EXHAUSTED: u32 = 8;
+/// gRPC's FAILED_PRECONDITION.
+const FAILED_PRECONDITION: u32 = 9;
+
+/// The verdict on a command for which its entry had no fuel left. It changed nothing; it may be sent again as it is.
+pub fn not_run() -> Verdict {
+    refused(RESOURCE_EXHAUSTED, "not run: the commands before it in its log entry used the entry's fuel; send it again")
+}
+
+/// Whether a verdict is [`not_run`].
+pub fn is_not_run(verdict: &Verdict) -> bool {
+    *verdict == not_run()
+}
+
+/// The verdict on a command that stands in the log before the cluster's genesis entry.
+pub(crate) fn before_genesis() -> Verdict {
+    refused(FAILED_PRECONDITION, "not run: the cluster had no genesis entry yet; send it again")
+}
+
+fn refused(code: u32, message: &str) -> Verdict {
+    Verdict::Refused(Status { code, message: message.into(), details: Vec::new() })
+}
+
+// First byte of an encoded verdict. Frozen.
+const REPLY: u8 = 1;
+const REFUSED: u8 = 2;
+const FAILED: u8 = 3;
+
+/// The replicated bytes: a tag, then the reply; or code (u32 LE), message length (u32 LE), message, details; or the reason.
+pub fn encode_verdict(verdict: &Verdict) -> Vec<u8> {
+    match verdict {
+        Verdict::Reply(reply) => [&[REPLY], reply.as_ref()].concat(),
+        Verdict::Refused(status) => [
+            &[REFUSED],
+            status.code.to_le_bytes().as_slice(),
+            (status.message.len() as u32).to_le_bytes().as_slice(),
+            status.message.as_bytes(),
+            status.details.as_slice(),
+        ]
+        .concat(),
+        Verdict::Failed(failure) => vec![FAILED, failure.reason as u8],
+    }
+}
+
+/// The inverse of [`encode_verdict`]; `detail` is what travelled beside the bytes.
+pub fn decode_verdict(bytes: &Bytes, detail: &str) -> Result<Verdict, CodecError> {
+    let damaged = |what: &str| CodecError::Damaged(format!("verdict: {what}"));
+    match bytes.first() {
+        Some(&REPLY) => Ok(Verdict::Reply(bytes.slice(1..))),
+        Some(&REFUSED) => decode_status(&bytes[1..]).map(Verdict::Refused).ok_or_else(|| damaged("refusal")),
+        Some(&FAILED) => {
+            let reason = bytes.get(1).copied().and_then(Reason::from_u8).ok_or_else(|| damaged("unknown reason"))?;
+            Ok(Verdict::Failed(Failure { reason, detail: detail.into() }))
+        }
+        _ => Err(damaged("unknown tag")),
+    }
+}
+
+fn decode_status(body: &[u8]) -> Option<Status> {
+    let (code, rest) = body.split_first_chunk::<4>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (message, details) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    Some(Status {
+        code: u32::from_le_bytes(*code),
+        message: String::from_utf8(message.to_vec()).ok()?,
+        details: details.to_vec(),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::types::hex;
+
+    #[test]
+    fn verdict_bytes_are_frozen() {
+        let refused = Verdict::Refused(Status { code: 5, message: "no".into(), details: vec![7] });
+        let failed = Verdict::Failed(Failure { reason: Reason::Fuel, detail: "only here".into() });
+        assert_eq!(hex(&encode_verdict(&Verdict::Reply(Bytes::from_static(b"ab")))), "016162");
+        assert_eq!(hex(&encode_verdict(&refused)), "0205000000020000006e6f07");
+        assert_eq!(hex(&encode_verdict(&failed)), "0302");
+    }
+
+    #[test]
+    fn verdicts_survive_the_hop_with_their_detail() {
+        for verdict in [
+            Verdict::Reply(Bytes::new()),
+            not_run(),
+            before_genesis(),
+            Verdict::Failed(Failure { reason: Reason::Stream, detail: "here".into() }),
+        ] {
+            let bytes = Bytes::from(encode_verdict(&verdict));
+            assert_eq!(decode_verdict(&bytes, "here").unwrap(), verdict);
+        }
+        for foreign in [&b""[..], b"\x09", b"\x03\xff", b"\x02\0\0"] {
+            assert!(decode_verdict(&Bytes::from_static(foreign), "").is_err());
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! One transaction over the guest's keys: what it wrote on top of what is stored. Never writes to the disk; whoever owns the
+//! transaction turns its write set into a batch.
+//!
+//! - Reads see the transaction's own writes.
+//! - `rollback` returns to the last `savepoint`, exactly; a savepoint cannot fail to exist (the beginning is one).
+//! - The write set comes out sorted, each key once.
+
+use std::any::Any;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use crate::guest::{Page, Range, Store, StoreFault};
+use crate::store::{Column, Read, StoreError};
+
+impl<R: Read + ?Sized> Read for Arc<R> {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).get(column, key)
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: Option<&[u8]>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        (**self).scan(column, start, end, reverse, row)
+    }
+}
+
+/// `None` is a removed key.
+type Value = Option<Vec<u8>>;
+
+/// Writes on top of `base`, with a way back to the last savepoint.
+pub(crate) struct Transaction<R> {
+    base: R,
+    writes: BTreeMap<Vec<u8>, Value>,
+    /// What `writes` held before each write since the savepoint, oldest first.
+    undo: Vec<(Vec<u8>, Option<Value>)>,
+}
+
+impl<R: Read> Transaction<R> {
+    pub(crate) fn new(base: R) -> Self {
+        Transaction { base, writes: BTreeMap::new(), undo: Vec::new() }
+    }
+
+    /// Keeps everything so far.
+    pub(crate) fn savepoint(&mut self) {
+        self.undo.clear();
+    }
+
+    /// Undoes everything since the last savepoint.
+    pub(crate) fn rollback(&mut self) {
+        while let Some((key, before)) = self.undo.pop() {
+            match before {
+                Some(value) => self.writes.insert(key, value),
+                None => self.writes.remove(&key),
+            };
+        }
+    }
+
+    /// The write set in key order.
+    pub(crate) fn writes(&self) -> &BTreeMap<Vec<u8>, Value> {
+        &self.writes
+    }
+
+    pub(crate) fn into_writes(self) -> BTreeMap<Vec<u8>, Value> {
+        self.writes
+    }
+
+    /// Takes the write set out, leaving an empty one; only sound once the base holds it.
+    pub(crate) fn take_writes(&mut self) -> BTreeMap<Vec<u8>, Value> {
+        self.undo.clear();
+        std::mem::take(&mut self.writes)
+    }
+
+    fn write(&mut self, key: &[u8], value: Value) {
+        let before = self.writes.insert(key.to_vec(), value);
+        self.undo.push((key.to_vec(), before));
+    }
+
+    /// Calls `row` with the rows of the range, in order, own writes included, until it says Break.
+    fn rows(
+        &self,
+        range: Range<'_>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut own = OwnRows::new(&self.writes, range, reverse);
+        let mut stopped = false;
+        self.base.scan(Column::Data, range.start, range.end, reverse, &mut |key, value| {
+            let mut flow = own.before(key, row);
+            if flow.is_continue() {
+                flow = match own.take_equal(key) {
+                    Some(Some(newer)) => row(key, newer),
+                    Some(None) => ControlFlow::Continue(()),
+                    None => row(key, value),
+                };
+            }
+            stopped = flow.is_break();
+            flow
+        })?;
+        if !stopped {
+            let _stopped_or_done = own.rest(row);
+        }
+        Ok(())
+    }
+}
+
+/// The transaction's own writes in a range, in scan order, merged with rows of the base by the caller.
+struct OwnRows<'a> {
+    range: btree_map::Range<'a, Vec<u8>, Value>,
+    next: Option<(&'a Vec<u8>, &'a Value)>,
+    reverse: bool,
+}
+
+impl<'a> OwnRows<'a> {
+    fn new(writes: &'a BTreeMap<Vec<u8>, Value>, range: Range<'_>, reverse: bool) -> Self {
+        let end = range.end.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut own = OwnRows { range: writes.range::<[u8], _>((Bound::Included(range.start), end)), next: None, reverse };
+        own.advance();
+        own
+    }
+
+    fn advance(&mut self) {
+        self.next = if self.reverse { self.range.next_back() } else { self.range.next() };
+    }
+
+    fn is_before(&self, key: &[u8], other: &[u8]) -> bool {
+        key.cmp(other) == if self.reverse { Ordering::Greater } else { Ordering::Less }
+    }
+
+    /// Own rows that come before `key`.
+    fn before(&mut self, key: &[u8], row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+        while let Some((own, value)) = self.next.filter(|(own, _)| self.is_before(own, key)) {
+            self.advance();
+            if let Some(value) = value {
+                row(own, value)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// What this transaction did to `key` itself.
+    fn take_equal(&mut self, key: &[u8]) -> Option<&'a Value> {
+        let (_, value) = self.next.filter(|(own, _)| own.as_slice() == key)?;
+        self.advance();
+        Some(value)
+    }
+
+    fn rest(&mut self, row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+        while let Some((own, value)) = self.next {
+            self.advance();
+            if let Some(value) = value {
+                row(own, value)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Collects rows into a page until `limit` rows (0: no limit) or the page is full.
+pub(crate) struct Pager {
+    pub(crate) page: Page,
+    rows: u32,
+    limit: u32,
+    /// The last key that went in.
+    pub(crate) last: Option<Vec<u8>>,
+}
+
+impl Pager {
+    pub(crate) fn new(limit: u32) -> Self {
+        Pager { page: Page::default(), rows: 0, limit, last: None }
+    }
+
+    pub(crate) fn row(&mut self, key: &[u8], value: &[u8]) -> ControlFlow<()> {
+        if self.limit != 0 && self.rows == self.limit {
+            self.page.more = true;
+            return ControlFlow::Break(());
+        }
+        if !self.page.push(key, value) {
+            return ControlFlow::Break(());
+        }
+        self.rows += 1;
+        self.last = Some(key.to_vec());
+        ControlFlow::Continue(())
+    }
+}
+
+pub(crate) fn fault(error: StoreError) -> StoreFault {
+    StoreFault(error.to_string())
+}
+
+impl<R: Read + Send + 'static> Store for Transaction<R> {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+        match self.writes.get(key) {
+            Some(own) => Ok(own.clone()),
+            None => self.base.get(Column::Data, key).map_err(fault),
+        }
+    }
+
+    fn scan(&mut self, range: Range<'_>, reverse: bool, limit: u32) -> Result<Page, StoreFault> {
+        let mut pager = Pager::new(limit);
+        self.rows(range, reverse, &mut |key, value| pager.row(key, value)).map_err(fault)?;
+        Ok(pager.page)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreFault> {
+        self.write(key, Some(value.to_vec()));
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), StoreFault> {
+        self.write(key, None);
+        Ok(())
+    }
+
+    fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        self.rows(range, false, &mut |key, _| {
+            if limit != 0 && keys.len() as u64 == limit {
+                return ControlFlow::Break(());
+            }
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })
+        .map_err(fault)?;
+        for key in &keys {
+            self.write(key, None);
+        }
+        Ok(keys.len() as u64)
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+#[path = "overlay_tests.rs"]
+mod tests;

@@ -1,0 +1,82 @@
+//! How far apply has come, and who waits for it to come further. A waiter is woken once, when its own index is reached, so that
+//! many readers do not wake for every entry. Knows nothing of what is applied.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// The applied index, and those who wait for a greater one.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    applied: AtomicU64,
+    waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
+}
+
+impl Progress {
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// `index` is applied and visible to every reader that begins now.
+    pub(crate) fn advance(&self, index: u64) {
+        self.applied.fetch_max(index, Ordering::AcqRel);
+        let mut waiting = self.waiting.lock();
+        if waiting.first_key_value().is_some_and(|(first, _)| *first <= index) {
+            let later = waiting.split_off(&(index + 1));
+            let reached = std::mem::replace(&mut *waiting, later);
+            drop(waiting);
+            for sender in reached.into_values().flatten() {
+                // A reader that gave up has dropped its receiver.
+                let _gone = sender.send(());
+            }
+        }
+    }
+
+    /// Completes when `index` is applied.
+    pub(crate) async fn wait(&self, index: u64) {
+        while self.applied() < index {
+            let receiver = {
+                let mut waiting = self.waiting.lock();
+                if self.applied() >= index {
+                    return;
+                }
+                let (sender, receiver) = oneshot::channel();
+                let waiters = waiting.entry(index).or_default();
+                waiters.retain(|waiter| !waiter.is_closed());
+                waiters.push(sender);
+                receiver
+            };
+            // Woken, or the sender was dropped by a shutdown: the loop looks again.
+            let _woken = receiver.await;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn waiters_wake_at_their_own_index() {
+        let progress = Arc::new(Progress::default());
+        progress.wait(0).await;
+        let waiter = |index| {
+            let progress = progress.clone();
+            tokio::spawn(async move { progress.wait(index).await })
+        };
+        let (third, fifth) = (waiter(3), waiter(5));
+        while progress.waiting.lock().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        progress.advance(4);
+        third.await.unwrap();
+        assert!(!fifth.is_finished());
+        progress.advance(5);
+        fifth.await.unwrap();
+        assert!(progress.waiting.lock().is_empty());
+    }
+}

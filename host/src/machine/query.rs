@@ -1,0 +1,297 @@
+//! Queries and steps of watches: a view of the newest state, an instance that cannot write, and for watches what was read. A few
+//! threads of its own, so that a flood of queries is refused here and does not starve apply. Never writes.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::MachineError;
+use super::changes::ReadSet;
+use super::overlay::{Pager, fault};
+use super::shared::Shared;
+use super::system::System;
+use crate::guest::{
+    Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, QueryInstance, Range, Reason, Stepped, Store, StoreFault,
+    Verdict,
+};
+use crate::store::{Column, Read, View};
+use crate::types::NodeMode;
+
+/// Guest calls need four times the guest's stack.
+const STACK_BYTES: usize = 16 << 20;
+
+/// A query.
+pub struct QueryCall {
+    /// `package.Service/Method`.
+    pub method: String,
+    /// The encoded request.
+    pub request: Bytes,
+    /// The authenticated client; empty for none.
+    pub caller: String,
+    /// Not begun after this.
+    pub deadline: Instant,
+    /// Answers `node.status`.
+    pub status: NodeStatus,
+}
+
+/// An answered query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The last index that the state it read holds.
+    pub index: u64,
+    /// Reply, refusal or failure.
+    pub verdict: Verdict,
+}
+
+/// A step of a watch.
+pub struct WatchCall {
+    /// `package.Service/Method`.
+    pub method: String,
+    /// The encoded request of the stream.
+    pub request: Bytes,
+    /// The authenticated client; empty for none.
+    pub caller: String,
+    /// Why it runs.
+    pub cause: Cause,
+    /// What the last step handed on; empty for the first.
+    pub memo: Bytes,
+}
+
+/// A step that has run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The last index that the state it read holds: the next change is one after this.
+    pub index: u64,
+    /// What to send, or how it ended.
+    pub stepped: Stepped,
+    /// What it depends on.
+    pub reads: ReadSet,
+}
+
+/// Why a query was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// This node may not answer now; the text says why.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// More queries wait than are allowed.
+    #[error("too many queries wait on this node; try again, or ask another node")]
+    Busy,
+    /// This node failed at it.
+    #[error("this node failed: {0}")]
+    Fault(String),
+}
+
+impl From<HostFault> for QueryError {
+    fn from(fault: HostFault) -> Self {
+        QueryError::Fault(fault.to_string())
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The threads.
+#[derive(Clone)]
+pub(crate) struct Pool(SyncSender<Work>);
+
+impl Pool {
+    /// The threads end when the last clone is dropped.
+    pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
+        let (sender, receiver) = sync_channel(queue_max);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for number in 0..threads.max(1) {
+            let receiver = receiver.clone();
+            std::thread::Builder::new()
+                .name(format!("query-{number}"))
+                .stack_size(STACK_BYTES)
+                .spawn(move || serve(&receiver))
+                .map_err(|source| MachineError::Thread { name: "query", source })?;
+        }
+        Ok(Pool(sender))
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, QueryError> + Send + 'static) -> Result<T, QueryError> {
+        let (done, answer) = oneshot::channel();
+        let work: Work = Box::new(move || {
+            // Not begun for a client that has gone.
+            if !done.is_closed() {
+                let _gone = done.send(work());
+            }
+        });
+        self.0.try_send(work).map_err(|error| match error {
+            TrySendError::Full(_) => QueryError::Busy,
+            TrySendError::Disconnected(_) => QueryError::Fault("the query threads have ended".into()),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(QueryError::Fault("a query thread ended; its panic is in the log".into())))
+    }
+}
+
+fn serve(receiver: &Mutex<Receiver<Work>>) {
+    loop {
+        let work = receiver.lock().recv();
+        let Ok(work) = work else { return };
+        // A panic of ours in one query must not cost the node its query threads.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+            tracing::error!("a query panicked");
+        }
+    }
+}
+
+pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) -> Result<Answer, QueryError> {
+    let (component, shared) = (ready(shared)?, shared.clone());
+    pool.run(move || {
+        let (context, reads) = begin(&shared, None)?;
+        if Instant::now() >= call.deadline {
+            let failure = Failure { reason: Reason::Deadline, detail: "its deadline passed before it began".into() };
+            return Ok(Answer { index: context.index, verdict: Verdict::Failed(failure) });
+        }
+        let mut instance = QueryInstance::new(&component)?.ok_or(QueryError::Busy)?;
+        let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
+        let (verdict, _) = instance.query(guest_call, Box::new(reads), call.status);
+        Ok(Answer { index: context.index, verdict: verdict? })
+    })
+    .await
+}
+
+pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCall) -> Result<Watched, QueryError> {
+    let (component, shared) = (ready(shared)?, shared.clone());
+    pool.run(move || {
+        let (context, reads) = begin(&shared, Some(ReadSet::default()))?;
+        let mut instance = QueryInstance::new(&component)?.ok_or(QueryError::Busy)?;
+        let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
+        let (stepped, store) = instance.watch(guest_call, call.cause, &call.memo, Box::new(reads));
+        let reads = store.into_any().downcast::<Reads>().expect("the store that was given comes back");
+        Ok(Watched { index: context.index, stepped: stepped?, reads: reads.recorded.unwrap_or_default() })
+    })
+    .await
+}
+
+/// The component to ask, if this node may answer.
+fn ready(shared: &Shared) -> Result<Component, QueryError> {
+    match &*shared.mode.borrow() {
+        NodeMode::Serving => {}
+        NodeMode::CatchingUp(why) | NodeMode::Quarantined(why) | NodeMode::Unfit(why) => {
+            return Err(QueryError::NotReady(why.clone()));
+        }
+    }
+    shared.component().ok_or_else(|| QueryError::NotReady("this node has no component yet".into()))
+}
+
+/// Pins the state, and says where it stands.
+fn begin(shared: &Shared, recorded: Option<ReadSet>) -> Result<(Context, Reads), QueryError> {
+    let view = shared.state.current().view();
+    let (index, time_ms) = System::read_position(&view).map_err(|error| QueryError::Fault(error.to_string()))?;
+    Ok((Context { index, position: 0, time_ms }, Reads { view, recorded }))
+}
+
+fn guest_call<'a>(component: &Component, context: Context, method: &'a str, request: &'a [u8], caller: &'a str) -> Call<'a> {
+    Call { context, method, request, caller, fuel: component.engine().limits().fuel_per_query }
+}
+
+/// A view that cannot be written, and remembers what was read when asked to.
+pub(crate) struct Reads {
+    pub(crate) view: View,
+    pub(crate) recorded: Option<ReadSet>,
+}
+
+fn read_only<T>() -> Result<T, StoreFault> {
+    Err(StoreFault("a write reached a read-only view".into()))
+}
+
+impl Store for Reads {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.key(key);
+        }
+        self.view.get(Column::Data, key).map_err(fault)
+    }
+
+    fn scan(&mut self, range: Range<'_>, reverse: bool, limit: u32) -> Result<Page, StoreFault> {
+        let mut pager = Pager::new(limit);
+        let mut row = |key: &[u8], value: &[u8]| -> ControlFlow<()> { pager.row(key, value) };
+        self.view.scan(Column::Data, range.start, range.end, reverse, &mut row).map_err(fault)?;
+        if let Some(recorded) = &mut self.recorded {
+            let (start, end) = looked_at(range, reverse, &pager);
+            recorded.range(start, end);
+        }
+        Ok(pager.page)
+    }
+
+    fn put(&mut self, _: &[u8], _: &[u8]) -> Result<(), StoreFault> {
+        read_only()
+    }
+
+    fn remove(&mut self, _: &[u8]) -> Result<(), StoreFault> {
+        read_only()
+    }
+
+    fn remove_range(&mut self, _: Range<'_>, _: u64) -> Result<u64, StoreFault> {
+        read_only()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// The part of the range that the rows came from: up to the last of them when some were left out.
+fn looked_at(range: Range<'_>, reverse: bool, pager: &Pager) -> (Vec<u8>, Option<Vec<u8>>) {
+    let (start, end) = (range.start.to_vec(), range.end.map(<[u8]>::to_vec));
+    match pager.last.as_ref().filter(|_| pager.page.more) {
+        None => (start, end),
+        Some(last) if reverse => (last.clone(), end),
+        Some(last) => (start, Some([last.as_slice(), &[0]].concat())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pager(keys: &[&str], limit: u32) -> Pager {
+        let mut pager = Pager::new(limit);
+        let _stopped = keys.iter().try_for_each(|key| pager.row(key.as_bytes(), b""));
+        pager
+    }
+
+    #[test]
+    fn watches_depend_on_the_part_of_a_range_that_was_looked_at() {
+        let range = Range { start: b"a", end: Some(b"z") };
+        let whole = (b"a".to_vec(), Some(b"z".to_vec()));
+        assert_eq!(looked_at(range, false, &pager(&["b", "c"], 2)), whole);
+        assert_eq!(looked_at(range, false, &pager(&["b", "c"], 1)), (b"a".to_vec(), Some(b"b\0".to_vec())));
+        assert_eq!(looked_at(range, true, &pager(&["c", "b"], 1)), (b"c".to_vec(), Some(b"z".to_vec())));
+        assert_eq!(looked_at(range, false, &pager(&[], 1)), whole);
+    }
+
+    #[tokio::test]
+    async fn queries_past_the_queue_are_refused() {
+        let pool = Pool::start(1, 1).expect("threads");
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (began, begun) = oneshot::channel();
+        let running = tokio::spawn({
+            let pool = pool.clone();
+            async move {
+                pool.run(move || {
+                    let _ = began.send(());
+                    let _ = held.recv();
+                    Ok(())
+                })
+                .await
+            }
+        });
+        begun.await.expect("the first began");
+        let mut queued = Box::pin(pool.run(|| Ok(1)));
+        assert!(futures::poll!(&mut queued).is_pending());
+        assert_eq!(pool.run(|| Ok(2)).await, Err(QueryError::Busy));
+        release.send(()).expect("the first waits");
+        assert_eq!(queued.await, Ok(1));
+        assert_eq!(running.await.expect("no panic"), Ok(()));
+    }
+}

@@ -1,0 +1,193 @@
+//! What the apply thread publishes and everyone else reads. Decides nothing; each field has one writer, named beside it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+
+use super::changes::Changes;
+use super::fitness;
+use super::progress::Progress;
+use super::system::{HashRecord, System};
+use super::waiters::Waiters;
+use super::{Options, Position};
+use crate::codec::Genesis;
+use crate::guest::Component;
+use crate::store::{Checkpoints, State};
+use crate::types::{Fatal, NodeMode};
+
+/// Counts since this process began, for status and metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) entries: AtomicU64,
+    /// A copy of the replicated counters: commands, and those that did not end with a reply.
+    pub(crate) commands: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) flushes: AtomicU64,
+    pub(crate) undecodable: AtomicU64,
+    /// Entries whose proposer had another hash than we at the same index.
+    pub(crate) hash_mismatches: AtomicU64,
+    pub(crate) snapshots_made: AtomicU64,
+    pub(crate) snapshots_failed: AtomicU64,
+    pub(crate) snapshots_sent: AtomicU64,
+    pub(crate) snapshots_installed: AtomicU64,
+}
+
+/// See the file's head.
+pub(crate) struct Shared {
+    pub(crate) state: State,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) fatal: Fatal,
+    pub(crate) waiters: Waiters,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) counts: Counts,
+    /// Apply thread.
+    pub(crate) progress: Progress,
+    /// Apply thread.
+    pub(crate) position: watch::Sender<Position>,
+    /// Apply thread.
+    pub(crate) genesis_applied: watch::Sender<bool>,
+    /// `set_mode` and `set_unfit`.
+    pub(crate) mode: watch::Sender<NodeMode>,
+    /// What the mode is when the node is not unfit.
+    fit_mode: Mutex<NodeMode>,
+    /// Apply thread.
+    replicated: Mutex<Replicated>,
+    component: Mutex<Option<Component>>,
+    /// Signalled when the component changes or the machine stops.
+    component_changed: Condvar,
+    /// `close`.
+    pub(crate) stopping: AtomicBool,
+}
+
+#[derive(Default)]
+struct Replicated {
+    hash: HashRecord,
+    genesis: Option<Arc<(u64, Genesis)>>,
+}
+
+impl Shared {
+    pub(crate) fn new(options: &Options, system: &System) -> Shared {
+        let starting = NodeMode::CatchingUp("the node is starting".into());
+        let shared = Shared {
+            state: options.state.clone(),
+            checkpoints: options.checkpoints.clone(),
+            fatal: options.fatal.clone(),
+            waiters: Waiters::new(options.node, options.boot),
+            changes: Arc::new(Changes::new(system.applied_index())),
+            counts: Counts::default(),
+            progress: Progress::default(),
+            position: watch::Sender::new(Position::default()),
+            genesis_applied: watch::Sender::new(false),
+            mode: watch::Sender::new(starting.clone()),
+            fit_mode: Mutex::new(starting),
+            replicated: Mutex::default(),
+            component: Mutex::new(None),
+            component_changed: Condvar::new(),
+            stopping: AtomicBool::new(false),
+        };
+        shared.publish(system);
+        shared
+    }
+
+    /// The state now stands at `system`, visible to every reader that begins after this.
+    pub(crate) fn publish(&self, system: &System) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let genesis_is_new = {
+            let mut replicated = self.replicated.lock();
+            replicated.hash = system.hash;
+            let is_new = replicated.genesis != system.genesis;
+            if is_new {
+                replicated.genesis.clone_from(&system.genesis);
+            }
+            is_new
+        };
+        self.counts.commands.store(system.counters.commands, Relaxed);
+        self.counts.failed.store(system.counters.failed, Relaxed);
+        self.position.send_replace(Position { log_id: system.applied, time_ms: system.time_ms });
+        if genesis_is_new {
+            self.genesis_applied.send_replace(system.genesis.is_some());
+        }
+        self.progress.advance(system.applied_index());
+    }
+
+    pub(crate) fn hash_tip(&self) -> (u64, u64) {
+        let hash = self.replicated.lock().hash;
+        (hash.index, hash.hash)
+    }
+
+    pub(crate) fn genesis(&self) -> Option<Genesis> {
+        self.replicated.lock().genesis.as_ref().map(|genesis| genesis.1.clone())
+    }
+
+    pub(crate) fn component(&self) -> Option<Component> {
+        self.component.lock().clone()
+    }
+
+    pub(crate) fn set_component(&self, component: Component) {
+        *self.component.lock() = Some(component);
+        self.component_changed.notify_all();
+    }
+
+    pub(crate) fn check_fitness(&self) -> Result<(), String> {
+        let (genesis, component) = (self.genesis(), self.component());
+        genesis.map_or(Ok(()), |genesis| fitness::check(&genesis, component.as_ref()))
+    }
+
+    pub(crate) fn set_mode(&self, mode: NodeMode) {
+        let mut fit = self.fit_mode.lock();
+        *fit = mode.clone();
+        self.mode.send_if_modified(|current| {
+            let changes = !matches!(current, NodeMode::Unfit(_)) && *current != mode;
+            if changes {
+                *current = mode;
+            }
+            changes
+        });
+    }
+
+    /// The component that `genesis` asks for. Waits while this node has another or none, and says so as its mode: to diverge would
+    /// be worse than to lag. `None` when the machine stops.
+    pub(crate) fn fit_component(&self, genesis: &Genesis) -> Option<Component> {
+        use std::sync::atomic::Ordering::Acquire;
+        let mut slot = self.component.lock();
+        loop {
+            if self.stopping.load(Acquire) {
+                return None;
+            }
+            match fitness::check(genesis, slot.as_ref()) {
+                Ok(()) => {
+                    self.end_unfit();
+                    return slot.clone();
+                }
+                Err(why) => self.set_unfit(why),
+            }
+            self.component_changed.wait(&mut slot);
+        }
+    }
+
+    /// Wakes an apply thread that waits for a component.
+    pub(crate) fn stop(&self) {
+        let _slot = self.component.lock();
+        self.stopping.store(true, std::sync::atomic::Ordering::Release);
+        self.component_changed.notify_all();
+    }
+
+    fn set_unfit(&self, why: String) {
+        tracing::error!(%why, "this node is not fit to run the cluster's component; it applies nothing until that is mended");
+        let _fit = self.fit_mode.lock();
+        self.mode.send_replace(NodeMode::Unfit(why));
+    }
+
+    fn end_unfit(&self) {
+        let fit = self.fit_mode.lock();
+        self.mode.send_if_modified(|current| {
+            let changes = matches!(current, NodeMode::Unfit(_));
+            if changes {
+                current.clone_from(&fit);
+            }
+            changes
+        });
+    }
+}

@@ -1,0 +1,235 @@
+//! The frames of a snapshot on its way: kinds, bytes, limits. Pure encoding; knows no guest and no disk.
+//!
+//! ```text
+//! frame   = kind u8, crc32c u32 LE (of kind and body), body (zstd)
+//! stream  = Header, (Guest* [Restart Raw*] | Raw*), System*, Footer
+//! Guest   = the guest's own snapshot, cut anywhere        Raw, System = rows, cut anywhere
+//! row     = key length u32 LE, value length u32 LE, key, value
+//! ```
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::system::LogPosition;
+use crate::codec::{decode_record, encode_record};
+
+/// Bytes of a body before compression, at most.
+pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+/// Fast; the network and disk of a cluster outrun higher levels.
+const ZSTD_LEVEL: i32 = 1;
+/// Version of everything in this file.
+pub(crate) const FORMAT: u32 = 1;
+/// Kind and checksum.
+const HEAD_BYTES: usize = 5;
+
+/// What a snapshot is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    pub(crate) format: u32,
+    pub(crate) applied: LogPosition,
+    pub(crate) time_ms: u64,
+    /// The component whose own snapshot follows; without one, rows follow.
+    pub(crate) component: Option<[u8; 32]>,
+}
+
+/// What the receiver must arrive at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Footer {
+    /// BLAKE3 of all rows of both columns.
+    pub(crate) digest: [u8; 32],
+    pub(crate) rows: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Header(Header),
+    Guest(Vec<u8>),
+    /// What came so far of the guest's is void; rows follow.
+    Restart,
+    Raw(Vec<u8>),
+    System(Vec<u8>),
+    Footer(Footer),
+}
+
+impl Frame {
+    fn kind(&self) -> u8 {
+        match self {
+            Frame::Header(_) => 1,
+            Frame::Guest(_) => 2,
+            Frame::Restart => 3,
+            Frame::Raw(_) => 4,
+            Frame::System(_) => 5,
+            Frame::Footer(_) => 6,
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let body = match self {
+            Frame::Header(header) => encode_record(header),
+            Frame::Footer(footer) => encode_record(footer),
+            Frame::Restart => Vec::new(),
+            Frame::Guest(bytes) | Frame::Raw(bytes) | Frame::System(bytes) => bytes.clone(),
+        };
+        assert!(body.len() <= BODY_BYTES_MAX, "whoever makes frames cuts them");
+        let body = zstd::bulk::compress(&body, ZSTD_LEVEL).expect("compressing into a growing buffer does not fail");
+        let mut frame = Vec::with_capacity(HEAD_BYTES + body.len());
+        frame.push(self.kind());
+        frame.extend_from_slice(&checksum(self.kind(), &body).to_le_bytes());
+        frame.extend_from_slice(&body);
+        frame.into()
+    }
+
+    /// `Err` says what is wrong with the bytes.
+    pub(crate) fn decode(frame: &[u8]) -> Result<Frame, String> {
+        let (head, body) = frame.split_at_checked(HEAD_BYTES).ok_or("a frame is cut short")?;
+        let kind = head[0];
+        if checksum(kind, body).to_le_bytes() != head[1..] {
+            return Err("the checksum of a frame does not fit".into());
+        }
+        let body = zstd::bulk::decompress(body, BODY_BYTES_MAX).map_err(|error| format!("a frame does not unpack: {error}"))?;
+        match kind {
+            1 => decode_record(&body).map(Frame::Header).map_err(|error| format!("header: {error}")),
+            2 => Ok(Frame::Guest(body)),
+            3 => Ok(Frame::Restart),
+            4 => Ok(Frame::Raw(body)),
+            5 => Ok(Frame::System(body)),
+            6 => decode_record(&body).map(Frame::Footer).map_err(|error| format!("footer: {error}")),
+            _ => Err(format!("a frame of unknown kind {kind}; the sender is newer than this node")),
+        }
+    }
+}
+
+fn checksum(kind: u8, body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&[kind]), body)
+}
+
+/// Cuts a byte stream into bodies.
+#[derive(Default)]
+pub(crate) struct Cutter(Vec<u8>);
+
+impl Cutter {
+    /// Appends; `full` gets every body that is complete.
+    pub(crate) fn push<E>(&mut self, mut bytes: &[u8], mut full: impl FnMut(Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+        while self.0.len() + bytes.len() >= BODY_BYTES_MAX {
+            let (now, later) = bytes.split_at(BODY_BYTES_MAX - self.0.len());
+            self.0.extend_from_slice(now);
+            bytes = later;
+            full(std::mem::take(&mut self.0))?;
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// What is left.
+    pub(crate) fn rest(&mut self) -> Option<Vec<u8>> {
+        (!self.0.is_empty()).then(|| std::mem::take(&mut self.0))
+    }
+}
+
+/// The head of a row.
+pub(crate) fn row_head(key: &[u8], value: &[u8]) -> [u8; 8] {
+    let mut head = [0; 8];
+    head[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
+    head[4..].copy_from_slice(&(value.len() as u32).to_le_bytes());
+    head
+}
+
+/// Puts rows together again that were cut into bodies.
+#[derive(Default)]
+pub(crate) struct RowReader(Vec<u8>);
+
+impl RowReader {
+    /// Appends a body; `row` gets every row that is complete.
+    pub(crate) fn push<E>(&mut self, body: &[u8], mut row: impl FnMut(&[u8], &[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.0.extend_from_slice(body);
+        let mut at = 0;
+        while let Some((key, value)) = split_row(&self.0[at..]) {
+            at += 8 + key.len() + value.len();
+            row(key, value)?;
+        }
+        self.0.drain(..at);
+        Ok(())
+    }
+
+    /// Whether every row was complete.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn split_row(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<8>()?;
+    let length = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes")) as usize;
+    let (key, rest) = rest.split_at_checked(length(0))?;
+    Some((key, rest.get(..length(4))?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frames() -> Vec<Frame> {
+        let applied = LogPosition { term: 1, leader: 2, index: 3 };
+        vec![
+            Frame::Header(Header { format: FORMAT, applied, time_ms: 4, component: Some([5; 32]) }),
+            Frame::Guest(b"own".to_vec()),
+            Frame::Restart,
+            Frame::Raw(vec![0; BODY_BYTES_MAX]),
+            Frame::System(b"rows".to_vec()),
+            Frame::Footer(Footer { digest: [6; 32], rows: 7 }),
+        ]
+    }
+
+    #[test]
+    fn frames_arrive_as_they_were_sent() {
+        for frame in frames() {
+            assert_eq!(Frame::decode(&frame.encode()).unwrap(), frame);
+        }
+    }
+
+    #[test]
+    fn flipped_bits_are_noticed() {
+        for frame in frames() {
+            let bytes = frame.encode();
+            for at in (0..bytes.len()).step_by(7) {
+                let mut damaged = bytes.to_vec();
+                damaged[at] ^= 4;
+                assert!(Frame::decode(&damaged).is_err());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            drop(Frame::decode(&bytes));
+        }
+
+        #[test]
+        fn rows_survive_any_cut(
+            rows in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..9), prop::collection::vec(any::<u8>(), 0..9)), 0..20),
+            cut in 1usize..20,
+        ) {
+            let stream: Vec<u8> =
+                rows.iter().flat_map(|(key, value)| [&row_head(key, value)[..], key, value].concat()).collect();
+            let (mut reader, mut read) = (RowReader::default(), Vec::new());
+            for body in stream.chunks(cut) {
+                reader.push(body, |key, value| { read.push((key.to_vec(), value.to_vec())); Ok::<_, ()>(()) }).unwrap();
+            }
+            prop_assert!(reader.is_empty());
+            prop_assert_eq!(read, rows);
+        }
+    }
+
+    #[test]
+    fn cutter_loses_nothing() {
+        let (mut cutter, mut bodies) = (Cutter::default(), Vec::new());
+        for size in [1, BODY_BYTES_MAX - 1, 5, 3 * BODY_BYTES_MAX] {
+            cutter.push(&vec![9; size], |body| { bodies.push(body.len()); Ok::<_, ()>(()) }).unwrap();
+        }
+        assert!(bodies.iter().all(|body| *body == BODY_BYTES_MAX));
+        assert_eq!(bodies.len() * BODY_BYTES_MAX + cutter.rest().unwrap().len(), 4 * BODY_BYTES_MAX + 5);
+    }
+}

@@ -1,0 +1,241 @@
+//! The receiving side of a snapshot: frames become a new generation beside the one in force. Compares what it arrived at with what
+//! was sent, and hands over only what is equal. Never touches the state in force.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::overlay::{Transaction, fault};
+use super::snapshot_frames::{FORMAT, Footer, Frame, Header, RowReader};
+use super::snapshot_send::digest;
+use super::snapshots::SnapshotError;
+use super::system::{LogPosition, System};
+use crate::guest::{self, Component, Context, Page, Range, SnapshotSource, Store, StoreFault, Verdict};
+use crate::store::{Batch, Column, Generation, State, StoreError};
+use crate::types::hex;
+
+/// What a restore has written and not yet committed, in bytes.
+const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
+
+/// Builds the state that the frames describe. Blocks; runs guests, so the thread needs their stack.
+pub(super) fn receive(
+    state: &State,
+    component: Option<&Component>,
+    frames: mpsc::Receiver<Bytes>,
+) -> Result<(Arc<Generation>, System), SnapshotError> {
+    let frames = Arc::new(Mutex::new(Frames { frames, peeked: None, problem: None }));
+    let header = read_header(&frames)?;
+    let mut generation = Arc::new(state.create()?);
+    let mut restored = Ok(());
+    if let Some(wanted) = header.component {
+        restored = restore(&generation, header, wanted, component, &frames);
+        frames.lock().skip_guest()?;
+        if frames.lock().take(&Frame::Restart)? {
+            tracing::warn!("the sender's guest failed in the middle of its snapshot; the rows themselves follow");
+            drop(generation);
+            generation = Arc::new(state.create()?);
+            restored = Ok(());
+        }
+    }
+    restored?;
+    let footer = read_rows(&generation, &frames)?;
+    check(&generation, header, footer).map(|system| (generation, system))
+}
+
+/// Frames as they come in, with one to look ahead.
+struct Frames {
+    frames: mpsc::Receiver<Bytes>,
+    peeked: Option<Frame>,
+    /// Once there is one, nothing more is read.
+    problem: Option<String>,
+}
+
+impl Frames {
+    fn peek(&mut self) -> Result<&Frame, SnapshotError> {
+        if let Some(problem) = &self.problem {
+            return Err(SnapshotError::Damaged(problem.clone()));
+        }
+        if self.peeked.is_none() {
+            let frame = self.frames.blocking_recv().ok_or_else(|| "it ended before its footer".to_owned());
+            match frame.and_then(|bytes| Frame::decode(&bytes)) {
+                Ok(frame) => self.peeked = Some(frame),
+                Err(problem) => {
+                    self.problem = Some(problem.clone());
+                    return Err(SnapshotError::Damaged(problem));
+                }
+            }
+        }
+        Ok(self.peeked.as_ref().expect("just put there"))
+    }
+
+    fn next(&mut self) -> Result<Frame, SnapshotError> {
+        self.peek()?;
+        Ok(self.peeked.take().expect("peeked"))
+    }
+
+    fn take(&mut self, wanted: &Frame) -> Result<bool, SnapshotError> {
+        let is_wanted = self.peek()? == wanted;
+        if is_wanted {
+            self.peeked = None;
+        }
+        Ok(is_wanted)
+    }
+
+    /// What a guest left unread, or did not get to read.
+    fn skip_guest(&mut self) -> Result<(), SnapshotError> {
+        while matches!(self.peek()?, Frame::Guest(_)) {
+            self.peeked = None;
+        }
+        Ok(())
+    }
+}
+
+fn read_header(frames: &Mutex<Frames>) -> Result<Header, SnapshotError> {
+    match frames.lock().next()? {
+        Frame::Header(header) if header.format == FORMAT => Ok(header),
+        Frame::Header(header) => Err(SnapshotError::Format { found: header.format, supported: FORMAT }),
+        _ => Err(SnapshotError::Damaged("it does not begin with a header".into())),
+    }
+}
+
+fn restore(
+    generation: &Arc<Generation>,
+    header: Header,
+    wanted: [u8; 32],
+    component: Option<&Component>,
+    frames: &Arc<Mutex<Frames>>,
+) -> Result<(), SnapshotError> {
+    let component = component.filter(|component| component.hash() == wanted).ok_or_else(|| {
+        SnapshotError::Unfaithful(format!("it is the guest's own, of component {}, which this node does not run", hex(&wanted)))
+    })?;
+    let context = Context { index: header.applied.index, position: 0, time_ms: header.time_ms };
+    let source = Source { frames: frames.clone(), rest: Bytes::new() };
+    let loader = Loader { generation: generation.clone(), transaction: Transaction::new(generation.clone()), uncommitted: 0 };
+    let (ended, store) = guest::restore(component, context, Box::new(loader), Box::new(source));
+    match ended? {
+        Verdict::Reply(_) => {
+            let mut loader = store.into_any().downcast::<Loader>().expect("the store that was given comes back");
+            Ok(loader.commit()?)
+        }
+        Verdict::Refused(status) => Err(SnapshotError::Unfaithful(format!("the guest refused to restore: {}", status.message))),
+        Verdict::Failed(failure) => {
+            Err(SnapshotError::Unfaithful(format!("the guest's restore failed: {:?}: {}", failure.reason, failure.detail)))
+        }
+    }
+}
+
+fn read_rows(generation: &Generation, frames: &Mutex<Frames>) -> Result<Footer, SnapshotError> {
+    let (mut data, mut system) = (RowReader::default(), RowReader::default());
+    loop {
+        let mut batch = Batch::new();
+        match frames.lock().next()? {
+            Frame::Raw(body) => data.push(&body, |key, value| put(&mut batch, Column::Data, key, value))?,
+            Frame::System(body) => system.push(&body, |key, value| put(&mut batch, Column::System, key, value))?,
+            Frame::Footer(footer) if data.is_empty() && system.is_empty() => return Ok(footer),
+            other => return Err(SnapshotError::Damaged(format!("a frame out of place: {other:?}"))),
+        }
+        generation.commit(&batch)?;
+    }
+}
+
+fn put(batch: &mut Batch, column: Column, key: &[u8], value: &[u8]) -> Result<(), SnapshotError> {
+    batch.put(column, key, value);
+    Ok(())
+}
+
+fn check(generation: &Generation, header: Header, footer: Footer) -> Result<System, SnapshotError> {
+    let system = System::read(generation)?;
+    if system.applied.as_ref().map(LogPosition::from) != Some(header.applied) {
+        return Err(SnapshotError::Damaged("its host records are of another position than its header".into()));
+    }
+    let found = digest(generation)?;
+    if found != footer {
+        return Err(SnapshotError::Unfaithful(format!(
+            "{} rows with digest {} were sent, {} rows with digest {} came out of the restore",
+            footer.rows,
+            hex(&footer.digest),
+            found.rows,
+            hex(&found.digest)
+        )));
+    }
+    Ok(system)
+}
+
+/// Hands a guest the bodies of its frames.
+struct Source {
+    frames: Arc<Mutex<Frames>>,
+    rest: Bytes,
+}
+
+impl SnapshotSource for Source {
+    fn read(&mut self, bytes_max: usize) -> Result<Vec<u8>, String> {
+        while self.rest.is_empty() {
+            let mut frames = self.frames.lock();
+            if !matches!(frames.peek().map_err(|error| error.to_string())?, Frame::Guest(_)) {
+                return Ok(Vec::new());
+            }
+            if let Frame::Guest(body) = frames.next().map_err(|error| error.to_string())? {
+                self.rest = body.into();
+            }
+        }
+        Ok(self.rest.split_to(bytes_max.min(self.rest.len())).to_vec())
+    }
+}
+
+/// A transaction that commits whenever it has become large: what a restore writes may be larger than memory, and is thrown away
+/// as a whole if the restore fails.
+struct Loader {
+    generation: Arc<Generation>,
+    transaction: Transaction<Arc<Generation>>,
+    uncommitted: usize,
+}
+
+impl Loader {
+    fn commit(&mut self) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        for (key, value) in self.transaction.take_writes() {
+            match value {
+                Some(value) => batch.put(Column::Data, &key, &value),
+                None => batch.remove(Column::Data, &key),
+            }
+        }
+        self.uncommitted = 0;
+        self.generation.commit(&batch)
+    }
+
+    fn wrote(&mut self, bytes: usize) -> Result<(), StoreFault> {
+        self.uncommitted += bytes;
+        if self.uncommitted >= UNCOMMITTED_BYTES_MAX { self.commit().map_err(fault) } else { Ok(()) }
+    }
+}
+
+impl Store for Loader {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+        self.transaction.get(key)
+    }
+
+    fn scan(&mut self, range: Range<'_>, reverse: bool, limit: u32) -> Result<Page, StoreFault> {
+        self.transaction.scan(range, reverse, limit)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreFault> {
+        self.transaction.put(key, value)?;
+        self.wrote(key.len() + value.len())
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), StoreFault> {
+        self.transaction.remove(key)?;
+        self.wrote(key.len())
+    }
+
+    fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault> {
+        self.transaction.remove_range(range, limit)
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}

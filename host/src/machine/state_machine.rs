@@ -1,0 +1,156 @@
+//! openraft's end of the machine. Adapts: entries go to the apply thread, snapshots to `snapshots.rs`. Decides nothing about
+//! either but the order of an install.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use openraft::alias::SnapshotOf;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+
+use super::ApplyError;
+use super::apply::{ApplyHandle, Committed, Gate};
+use super::snapshots::{Meta, SnapshotData, SnapshotError, Snapshots, blocking};
+use super::system::System;
+use crate::store::{Checkpoint, StoreError};
+use crate::types::{LogId, StoredMembership, TypeConfig};
+
+/// Entries handed to the apply thread at once, at most,
+const ENTRIES_MAX: usize = 256;
+/// and their bytes: what is handed over is held in memory.
+const BYTES_MAX: usize = 4 << 20;
+
+type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
+
+/// See the file's head.
+pub struct StateMachine {
+    apply: ApplyHandle,
+    gate: Arc<dyn Gate>,
+    snapshots: Snapshots,
+}
+
+impl StateMachine {
+    pub(crate) fn new(apply: ApplyHandle, gate: Arc<dyn Gate>, snapshots: Snapshots) -> StateMachine {
+        StateMachine { apply, gate, snapshots }
+    }
+}
+
+fn payload_bytes(committed: &Committed) -> usize {
+    match &committed.0.payload {
+        EntryPayload::Normal(data) => data.0.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
+impl From<SnapshotError> for ApplyError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Store(error) => ApplyError::Store(error),
+            other => ApplyError::Store(StoreError::Misuse(other.to_string())),
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let system = System::read(&*self.snapshots.state().current())?;
+        Ok((system.applied, (*system.membership).clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let (mut batch, mut bytes): (Vec<Committed>, usize) = (Vec::new(), 0);
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            bytes += payload_bytes(&entry);
+            batch.push(entry);
+            if batch.len() == ENTRIES_MAX || bytes >= BYTES_MAX {
+                bytes = 0;
+                self.apply.apply(std::mem::take(&mut batch)).await?;
+            }
+        }
+        if !batch.is_empty() {
+            self.apply.apply(batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        let snapshots = self.snapshots.clone();
+        let ready = blocking::<_, SnapshotError>(move || Ok(snapshots.not_handed_over())).await;
+        let ready = ready.unwrap_or_else(|error| {
+            tracing::error!(%error, "snapshots were not looked at");
+            None
+        });
+        (force || ready.is_some()).then(|| Builder { snapshots: self.snapshots.clone(), ready })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { snapshots: self.snapshots.clone(), ready: None }
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        let snapshots = self.snapshots.clone();
+        let (generation, turn) = match snapshot {
+            SnapshotData::Prepared(prepared) => (prepared.generation.clone(), Some(prepared)),
+            SnapshotData::Checkpoint(checkpoint) => {
+                let copy = blocking::<_, ApplyError>(move || Ok(snapshots.copy_back(&checkpoint)?)).await?;
+                (copy, None)
+            }
+        };
+        let applied = System::read(&*generation)?.applied;
+        if applied != meta.last_log_id {
+            return Err(io::Error::other(format!("a snapshot of {:?} came as one of {:?}", applied, meta.last_log_id)));
+        }
+        // What was submitted to the log before this must not reach the disk after it.
+        self.gate.barrier().await?;
+        let (snapshots, complete) = (self.snapshots.clone(), generation.clone());
+        let made = blocking::<_, SnapshotError>(move || {
+            complete.flush()?;
+            snapshots.make(&complete)
+        });
+        made.await?;
+        self.apply.install(generation).await?;
+        self.snapshots.handed_over(meta);
+        drop(turn);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        let newest = blocking::<_, SnapshotError>(move || Ok(snapshots.newest())).await?;
+        Ok(newest.map(|(meta, checkpoint)| Snapshot { meta, snapshot: SnapshotData::Checkpoint(checkpoint) }))
+    }
+}
+
+/// Hands a checkpoint over, or makes one when there is none to hand over.
+pub struct Builder {
+    snapshots: Snapshots,
+    ready: Option<(Meta, Arc<Checkpoint>)>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let (meta, checkpoint) = match self.ready.take() {
+            Some(ready) => ready,
+            None => {
+                let snapshots = self.snapshots.clone();
+                let made = move || {
+                    let checkpoint = snapshots.make(&snapshots.state().current())?;
+                    Ok((snapshots.meta(&checkpoint)?, checkpoint))
+                };
+                blocking::<_, SnapshotError>(made).await?
+            }
+        };
+        self.snapshots.handed_over(&meta);
+        Ok(Snapshot { meta, snapshot: SnapshotData::Checkpoint(checkpoint) })
+    }
+}

@@ -1,0 +1,77 @@
+//! The machine in numbers, for `Stat`, operators and metrics. Reads what others count.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::shared::Shared;
+use crate::types::{LogId, NodeMode};
+
+/// Numbers as of now; each is read by itself, so they may differ by an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineStatus {
+    /// What this node may do.
+    pub mode: NodeMode,
+    /// The last applied entry.
+    pub applied: Option<LogId>,
+    /// Log time there, milliseconds since 1970.
+    pub time_ms: u64,
+    /// Entries applied by this process.
+    pub entries_applied: u64,
+    /// Commands that the cluster has run, equal on every replica at one index.
+    pub commands_applied: u64,
+    /// Of these, those that the guest refused or that failed.
+    pub commands_failed: u64,
+    /// Commands of this node whose outcome somebody waits for.
+    pub commands_waiting: u64,
+    /// Log entries that could not be decoded, since this process began.
+    pub entries_undecodable: u64,
+    /// The rolling state hash, and the index it stands at.
+    pub hash_index: u64,
+    /// See `hash_index`.
+    pub hash: u64,
+    /// Entries whose proposer had another hash, since this process began.
+    pub hash_mismatches: u64,
+    /// Flushes of the state, since this process began.
+    pub flushes: u64,
+    /// About the bytes of the state.
+    pub state_bytes: u64,
+    /// Snapshots made by this process.
+    pub snapshot_count: u64,
+    /// Attempts to make one that failed, since this process began.
+    pub snapshots_failed: u64,
+    /// Snapshots sent to other nodes, since this process began.
+    pub snapshots_sent: u64,
+    /// Snapshots of other nodes installed, since this process began.
+    pub restore_count: u64,
+    /// Index of the newest snapshot on disk, 0 for none.
+    pub last_snapshot_index: u64,
+    /// Its term.
+    pub last_snapshot_term: u64,
+}
+
+pub(crate) fn of(shared: &Shared) -> MachineStatus {
+    let position = *shared.position.borrow();
+    let (hash_index, hash) = shared.hash_tip();
+    let newest = shared.checkpoints.newest();
+    let counts = &shared.counts;
+    MachineStatus {
+        mode: shared.mode.borrow().clone(),
+        applied: position.log_id,
+        time_ms: position.time_ms,
+        entries_applied: counts.entries.load(Relaxed),
+        commands_applied: counts.commands.load(Relaxed),
+        commands_failed: counts.failed.load(Relaxed),
+        commands_waiting: shared.waiters.len() as u64,
+        entries_undecodable: counts.undecodable.load(Relaxed),
+        hash_index,
+        hash,
+        hash_mismatches: counts.hash_mismatches.load(Relaxed),
+        flushes: counts.flushes.load(Relaxed),
+        state_bytes: shared.state.current().approximate_bytes(),
+        snapshot_count: counts.snapshots_made.load(Relaxed),
+        snapshots_failed: counts.snapshots_failed.load(Relaxed),
+        snapshots_sent: counts.snapshots_sent.load(Relaxed),
+        restore_count: counts.snapshots_installed.load(Relaxed),
+        last_snapshot_index: newest.as_ref().map_or(0, |newest| newest.index),
+        last_snapshot_term: newest.as_ref().map_or(0, |newest| newest.term),
+    }
+}

@@ -1,0 +1,211 @@
+//! Which cluster this node is in, and the check that stands before every peer message. Never does IO.
+//!
+//! - A message from another cluster, another incarnation of it, another group, or meant for another node changes nothing here.
+//! - A node joins one cluster in its life; [`ClusterCell::set`] refuses a second one.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::raft::peer::Route;
+use crate::types::{Cluster, GROUP, NodeId, hex};
+
+/// Shared by everything that talks to peers; set on bootstrap or join, or from the disk at start.
+#[derive(Clone, Debug)]
+pub struct ClusterCell(Arc<watch::Sender<Option<Cluster>>>);
+
+/// Why a peer message was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// Not one of ours.
+    #[error("the message has no route")]
+    Missing,
+    /// Raft traffic came before a Join.
+    #[error("this node ({me:016x}) is in no cluster yet; the message is for cluster {theirs}")]
+    InNoCluster {
+        /// This node.
+        me: NodeId,
+        /// The sender's cluster, in hex.
+        theirs: String,
+    },
+    /// Two clusters share an address.
+    #[error("the message is for cluster {theirs}, this node is in cluster {ours}")]
+    OtherCluster {
+        /// The sender's cluster, in hex.
+        theirs: String,
+        /// Ours, in hex.
+        ours: String,
+    },
+    /// One side was recovered from a lost majority and the other not.
+    #[error("the message is of incarnation {theirs} of cluster {cluster}, this node of incarnation {ours}; the older one was left behind by a recovery")]
+    OtherIncarnation {
+        /// In hex.
+        cluster: String,
+        /// The sender's.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// A later version with several groups.
+    #[error("the message is for group {theirs}, this node serves group {GROUP}")]
+    OtherGroup {
+        /// The sender's.
+        theirs: u32,
+    },
+    /// An address that changed hands, or a wiped disk.
+    #[error("the message is for node {theirs:016x}, this is node {me:016x}")]
+    OtherNode {
+        /// Whom the sender meant.
+        theirs: NodeId,
+        /// This node.
+        me: NodeId,
+    },
+    /// A node dialled itself.
+    #[error("the message names this node ({0:016x}) as its sender")]
+    Myself(NodeId),
+}
+
+impl From<RouteError> for tonic::Status {
+    fn from(error: RouteError) -> Self {
+        tonic::Status::failed_precondition(error.to_string())
+    }
+}
+
+impl ClusterCell {
+    /// From the identity on disk.
+    pub fn new(cluster: Option<Cluster>) -> Self {
+        ClusterCell(Arc::new(watch::channel(cluster).0))
+    }
+
+    /// The cluster, once in one.
+    pub fn get(&self) -> Option<Cluster> {
+        self.0.borrow().clone()
+    }
+
+    /// Enters a cluster; false, and nothing changed, when already in another one. The caller has stamped the disk.
+    pub fn set(&self, cluster: Cluster) -> bool {
+        let mut accepted = true;
+        self.0.send_if_modified(|slot| match slot {
+            None => {
+                *slot = Some(cluster.clone());
+                true
+            }
+            Some(current) => {
+                accepted = current.id == cluster.id && current.incarnation == cluster.incarnation;
+                false
+            }
+        });
+        accepted
+    }
+
+    /// Waits until this node is in a cluster.
+    pub async fn joined(&self) -> Cluster {
+        let mut receiver = self.0.subscribe();
+        let cluster = receiver.wait_for(Option::is_some).await.expect("the sender lives as long as self");
+        cluster.clone().expect("waited for Some")
+    }
+
+    /// What a message from `from` to `to` carries; none while in no cluster.
+    pub fn route(&self, from: NodeId, to: NodeId) -> Option<Route> {
+        let slot = self.0.borrow();
+        slot.as_ref().map(|cluster| Route {
+            cluster_id: cluster.id.to_vec().into(),
+            incarnation: cluster.incarnation,
+            group: GROUP,
+            from,
+            to,
+        })
+    }
+
+    /// Whether a message is for this node. Called first, before any state changes.
+    pub fn check(&self, route: Option<&Route>, me: NodeId) -> Result<NodeId, RouteError> {
+        let route = route.ok_or(RouteError::Missing)?;
+        {
+            let slot = self.0.borrow();
+            let Some(cluster) = slot.as_ref() else {
+                return Err(RouteError::InNoCluster { me, theirs: hex(&route.cluster_id) });
+            };
+            same_cluster(route, cluster)?;
+        }
+        check_ends(route, me)?;
+        Ok(route.from)
+    }
+}
+
+/// The part of the check that a Join needs too, which comes before there is a cluster.
+pub(crate) fn check_ends(route: &Route, me: NodeId) -> Result<(), RouteError> {
+    if route.group != GROUP {
+        Err(RouteError::OtherGroup { theirs: route.group })
+    } else if route.to != me {
+        Err(RouteError::OtherNode { theirs: route.to, me })
+    } else if route.from == me {
+        Err(RouteError::Myself(me))
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether the route names our cluster, in our incarnation.
+pub(crate) fn same_cluster(route: &Route, cluster: &Cluster) -> Result<(), RouteError> {
+    if route.cluster_id[..] != cluster.id {
+        Err(RouteError::OtherCluster { theirs: hex(&route.cluster_id), ours: cluster.id_hex() })
+    } else if route.incarnation != cluster.incarnation {
+        Err(RouteError::OtherIncarnation {
+            cluster: cluster.id_hex(),
+            theirs: route.incarnation,
+            ours: cluster.incarnation,
+        })
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn cluster(id: u8, incarnation: u32) -> Cluster {
+        Cluster { id: [id; 16], incarnation, component_hash: [9; 32] }
+    }
+
+    #[test]
+    fn a_message_of_the_own_cluster_passes_and_names_its_sender() {
+        let cell = ClusterCell::new(Some(cluster(1, 0)));
+        let route = cell.route(5, 6).unwrap();
+        assert_eq!(cell.check(Some(&route), 6), Ok(5));
+    }
+
+    #[test]
+    fn every_other_message_is_refused_with_both_sides_named() {
+        let cell = ClusterCell::new(Some(cluster(1, 0)));
+        let route = cell.route(5, 6).unwrap();
+        let refused = |route: &Route| cell.check(Some(route), 6).unwrap_err().to_string();
+        assert_eq!(cell.check(None, 6), Err(RouteError::Missing));
+        let text = refused(&Route { cluster_id: vec![2; 16].into(), ..route.clone() });
+        assert!(text.contains(&"02".repeat(16)) && text.contains(&"01".repeat(16)), "{text}");
+        assert!(refused(&Route { incarnation: 3, ..route.clone() }).contains("incarnation 3"));
+        assert!(refused(&Route { group: 4, ..route.clone() }).contains("group 4"));
+        assert!(refused(&Route { to: 7, ..route.clone() }).contains("node 0000000000000007"));
+        assert!(refused(&Route { from: 6, ..route.clone() }).contains("as its sender"));
+        // A cluster id of another length is another cluster, not a panic.
+        assert!(refused(&Route { cluster_id: vec![1; 3].into(), ..route }).contains("010101"));
+    }
+
+    #[test]
+    fn a_node_in_no_cluster_refuses_raft_traffic() {
+        let route = ClusterCell::new(Some(cluster(1, 0))).route(5, 6).unwrap();
+        let error = ClusterCell::new(None).check(Some(&route), 6).unwrap_err();
+        assert!(matches!(error, RouteError::InNoCluster { .. }));
+        assert_eq!(tonic::Status::from(error).code(), tonic::Code::FailedPrecondition);
+    }
+
+    #[test]
+    fn a_node_enters_one_cluster_only() {
+        let cell = ClusterCell::new(None);
+        assert!(cell.set(cluster(1, 0)));
+        assert!(cell.set(cluster(1, 0)), "again is no change");
+        assert!(!cell.set(cluster(2, 0)));
+        assert_eq!(cell.get(), Some(cluster(1, 0)));
+    }
+}

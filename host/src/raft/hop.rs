@@ -1,0 +1,265 @@
+//! One hop: commands and read requests of this node to the node that leads. One pooled stream for commands, one channel for both.
+//! Never a second hop, and never a copy of a command: what was handed to a stream is not sent again from here.
+//!
+//! - A command leaves the queue when the transport asks for the next message. Before that its client can take it back, and a
+//!   failure to connect answers "not proposed".
+//! - When the stream breaks, what was handed over has an unknown fate here; the waiters decide it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, stream};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::{ClusterCell, link};
+use super::leader::LeaderView;
+use super::peer::peer_client::PeerClient;
+use super::peer::{self, forward_response, not_proposed};
+use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
+use super::read::{RemoteIndex, RoundError};
+use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
+use crate::codec::{CodecError, Command};
+use crate::machine::{Outcome, decode_verdict, encode_verdict};
+use crate::types::NodeId;
+
+/// Sends commands and read requests to the leader. Cheap to clone.
+#[derive(Clone)]
+pub struct Hop(Arc<Shared>);
+
+struct Shared {
+    me: NodeId,
+    cluster: ClusterCell,
+    budget: Arc<Budget>,
+    lane: Mutex<Option<Lane>>,
+}
+
+/// The way to one leader at one address.
+struct Lane {
+    leader: NodeId,
+    address: String,
+    channel: Channel,
+    queue: mpsc::Sender<Queued>,
+}
+
+impl Hop {
+    /// A hop from node `me`; nothing is connected before it is used.
+    pub fn new(me: NodeId, cluster: ClusterCell) -> Hop {
+        Hop(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), lane: Mutex::new(None) }))
+    }
+
+    /// Bytes of commands that wait to be sent.
+    pub fn queued_bytes(&self) -> usize {
+        self.0.budget.used_bytes()
+    }
+
+    /// Runs `with` on the lane to `leader`, made anew when the leader or its address changed or the lane broke.
+    fn with_lane<T>(&self, leader: &LeaderView, with: impl FnOnce(&Lane) -> T) -> Result<T, NotProposed> {
+        let route = self.0.cluster.route(self.0.me, leader.node_id).ok_or(NotProposed::NotLeader)?;
+        let mut slot = self.0.lane.lock();
+        let usable = slot.as_ref().is_some_and(|lane| {
+            lane.leader == leader.node_id && lane.address == leader.node.raft_addr && !lane.queue.is_closed()
+        });
+        if !usable {
+            *slot = Some(Lane::open(leader, route)?);
+        }
+        Ok(with(slot.as_ref().expect("set above")))
+    }
+}
+
+impl Propose for Hop {
+    fn propose(&self, leader: &LeaderView, command: Command, deadline: Instant) -> Result<Ticket, NotProposed> {
+        check_size(&command)?;
+        let overloaded = |what: String| NotProposed::Overloaded(format!("{what} wait for the leader on this node"));
+        let share = self.0.budget.share(weight_bytes(&command));
+        let share = share.ok_or_else(|| overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands")))?;
+        let (ticket, claim) = ticket();
+        let queued = Queued { term: leader.term, command, deadline, claim, share };
+        self.with_lane(leader, |lane| lane.queue.try_send(queued))?.map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => overloaded(format!("{QUEUE_COMMANDS_MAX} commands")),
+            mpsc::error::TrySendError::Closed(_) => NotProposed::NotLeader,
+        })?;
+        Ok(ticket)
+    }
+}
+
+impl RemoteIndex for Hop {
+    fn read_index(&self, leader: &LeaderView) -> BoxFuture<'static, Result<u64, RoundError>> {
+        let route = self.0.cluster.route(self.0.me, leader.node_id);
+        let channel = self.with_lane(leader, |lane| lane.channel.clone());
+        async move {
+            let channel = channel.map_err(|_| RoundError::NotLeader)?;
+            match link::client(channel).read_index(peer::ReadIndexRequest { route }).await {
+                Ok(response) => Ok(response.into_inner().index),
+                Err(status) if status.code() == tonic::Code::FailedPrecondition => Err(RoundError::NotLeader),
+                Err(status) => Err(RoundError::Failed(format!("the leader: {}", status.message()))),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Lane {
+    /// Connects when first used. Its task ends when the stream does, or when the lane was replaced and its last answer is in.
+    fn open(leader: &LeaderView, route: peer::Route) -> Result<Lane, NotProposed> {
+        let address = leader.node.raft_addr.clone();
+        let channel = match link::endpoint(&address) {
+            Ok(endpoint) => endpoint.connect_lazy(),
+            Err(error) => {
+                tracing::error!(%address, %error, "the leader's raft address in the membership is not an address");
+                return Err(NotProposed::NotLeader);
+            }
+        };
+        let (queue, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
+        let traffic = Arc::new(Traffic { route, queue: Mutex::new(receiver), handed: Mutex::default() });
+        let client = link::client(channel.clone());
+        tokio::spawn(traffic.run(client, address.clone()));
+        Ok(Lane { leader: leader.node_id, address, channel, queue })
+    }
+}
+
+/// What one Forward stream carries.
+struct Traffic {
+    route: peer::Route,
+    queue: Mutex<mpsc::Receiver<Queued>>,
+    /// Handed to the transport and not answered, by `Origin::counter`.
+    handed: Mutex<HashMap<u64, Claim>>,
+}
+
+impl Traffic {
+    async fn run(self: Arc<Self>, mut client: PeerClient<Channel>, address: String) {
+        let error = match client.forward(self.clone().outgoing()).await {
+            Ok(responses) => self.listen(responses.into_inner()).await,
+            Err(status) => Some(status),
+        };
+        if let Some(status) = error {
+            tracing::debug!(%address, error = status.message(), "the stream of forwarded commands to the leader ended");
+        }
+        self.close();
+    }
+
+    async fn listen(&self, mut responses: tonic::Streaming<peer::ForwardResponse>) -> Option<tonic::Status> {
+        loop {
+            match responses.message().await {
+                Ok(Some(response)) => self.answered(response),
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            }
+        }
+    }
+
+    fn outgoing(self: Arc<Self>) -> impl Stream<Item = peer::ForwardRequest> + Send + 'static {
+        stream::poll_fn(move |cx| self.poll_next(cx))
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<peer::ForwardRequest>> {
+        let mut queue = self.queue.lock();
+        loop {
+            let Poll::Ready(next) = queue.poll_recv(cx) else { return Poll::Pending };
+            let Some(queued) = next else { return Poll::Ready(None) };
+            if let Some(request) = self.hand_over(queued) {
+                return Poll::Ready(Some(request));
+            }
+        }
+    }
+
+    /// From here on the command may be proposed.
+    fn hand_over(&self, queued: Queued) -> Option<peer::ForwardRequest> {
+        let left = queued.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            queued.claim.refuse(NotProposed::Expired);
+            return None;
+        }
+        if !queued.claim.take() {
+            return None;
+        }
+        let counter = queued.command.origin.as_ref().map_or(0, |origin| origin.counter);
+        self.handed.lock().insert(counter, queued.claim);
+        Some(peer::ForwardRequest {
+            route: Some(self.route.clone()),
+            leader_term: queued.term,
+            command: Bytes::from(queued.command.encode_to_vec()),
+            timeout_ms: left.as_millis().max(1) as u64,
+        })
+    }
+
+    fn answered(&self, response: peer::ForwardResponse) {
+        let Some(claim) = self.handed.lock().remove(&response.counter) else { return };
+        match response.result {
+            Some(forward_response::Result::NotProposed(refusal)) => claim.refuse(decode_not_proposed(refusal)),
+            Some(forward_response::Result::Outcome(outcome)) => match decode_outcome(&outcome) {
+                Ok(outcome) => claim.complete(outcome),
+                // Its own apply will tell.
+                Err(error) => tracing::error!(%error, "the leader sent an outcome that this node cannot read"),
+            },
+            // The leader has no more to say; the waiters decide.
+            None => {}
+        }
+    }
+
+    /// What still waits was not proposed (dropping it says so); what was handed over is left to the waiters.
+    fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.close();
+        while queue.try_recv().is_ok() {}
+        drop(queue);
+        self.handed.lock().clear();
+    }
+}
+
+/// A refusal for the node that asked.
+pub fn encode_not_proposed(reason: &NotProposed) -> peer::NotProposed {
+    use not_proposed::Reason;
+    let code = match reason {
+        NotProposed::NotLeader => Reason::NotLeader,
+        NotProposed::Overloaded(_) => Reason::Overloaded,
+        NotProposed::Expired => Reason::Expired,
+        NotProposed::TooLarge { .. } => Reason::TooLarge,
+        NotProposed::Stopping => Reason::Stopping,
+    };
+    peer::NotProposed { reason: code.into(), detail: reason.to_string() }
+}
+
+fn decode_not_proposed(refusal: peer::NotProposed) -> NotProposed {
+    use not_proposed::Reason;
+    match refusal.reason() {
+        Reason::Overloaded => NotProposed::Overloaded(refusal.detail),
+        Reason::Expired => NotProposed::Expired,
+        // Both nodes check the same limit before anything is sent, so this is a leader of another version.
+        Reason::TooLarge => NotProposed::Overloaded(refusal.detail),
+        // A leader that stops leaves the lead to another.
+        Reason::NotLeader | Reason::Stopping => NotProposed::NotLeader,
+    }
+}
+
+/// An outcome for the node that asked.
+pub fn encode_outcome(outcome: &Outcome) -> peer::Outcome {
+    let detail = match &outcome.verdict {
+        crate::guest::Verdict::Failed(failure) => failure.detail.clone(),
+        _ => String::new(),
+    };
+    peer::Outcome {
+        index: outcome.index,
+        position: outcome.position,
+        term: outcome.term,
+        verdict: encode_verdict(&outcome.verdict).into(),
+        detail,
+    }
+}
+
+/// The opposite of [`encode_outcome`]; log time does not travel.
+pub fn decode_outcome(outcome: &peer::Outcome) -> Result<Outcome, CodecError> {
+    Ok(Outcome {
+        index: outcome.index,
+        position: outcome.position,
+        term: outcome.term,
+        time_ms: 0,
+        verdict: decode_verdict(&outcome.verdict, &outcome.detail)?,
+    })
+}

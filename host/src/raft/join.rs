@@ -1,0 +1,292 @@
+//! How a stranger becomes a peer: who it is, whether it may come in, and the component it must run.
+//! Stamps no disk and compiles nothing: that is `node.rs`, behind [`Host`]. Adds nobody to the membership: that is `membership`.
+//!
+//! - A node that is in a cluster never enters another one; asked again by its own cluster it says yes and changes nothing.
+//! - A node that brought a component must have brought the cluster's; one that brought none fetches it and checks its BLAKE3.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::StreamExt;
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::codec::Genesis;
+use crate::raft::cluster::{check_ends, same_cluster};
+use crate::raft::network::describe;
+use crate::raft::peer::{
+    FetchComponentRequest, FetchComponentResponse, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Route,
+};
+use crate::raft::{ClusterCell, Me, link, wire};
+use crate::types::{Cluster, Node, hex};
+
+/// A component is shipped in pieces of this size.
+const COMPONENT_CHUNK_BYTES: usize = 256 << 10;
+
+/// The largest component a node accepts from its leader.
+pub const COMPONENT_BYTES_MAX: usize = 256 << 20;
+
+/// Fetching a component, whole.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Fetching and compiling, on a slow machine.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// One answer to "who are you".
+const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Between attempts to reach a joiner that is not up yet.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the rest of the node does for this room. `node.rs` implements it.
+pub trait Host: Send + Sync + 'static {
+    /// How many processes have opened this data directory, this one included.
+    fn boot(&self) -> u64;
+    /// The component this node runs, or was started with.
+    fn component(&self) -> Option<ComponentId>;
+    /// The recorded genesis, once applied.
+    fn genesis(&self) -> Option<Genesis>;
+    /// The encoded component of that hash from the data directory, if there. Blocks on the disk.
+    fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String>;
+    /// Enters the cluster: compiles and keeps the component, and stamps the disk, durable on success. The error is a text for
+    /// the operator who is adding this node. Called once at a time.
+    fn adopt(&self, offer: JoinOffer) -> BoxFuture<'static, Result<(), String>>;
+}
+
+/// A component, as nodes compare it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComponentId {
+    /// BLAKE3 of the encoded component.
+    pub hash: [u8; 32],
+    /// BLAKE3 of the file it was encoded from.
+    pub source_hash: [u8; 32],
+}
+
+/// What a joiner gets to know before it accepts Raft traffic.
+#[derive(Clone, Debug)]
+pub struct JoinOffer {
+    /// Where it is going.
+    pub cluster: Cluster,
+    /// Component hashes and profile, as the cluster recorded them.
+    pub genesis: Genesis,
+    /// Who invites.
+    pub leader: Node,
+    /// The encoded component, checked against its hash; `None` when this node brought it itself.
+    pub component: Option<Bytes>,
+}
+
+/// Why a node could not be asked in.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// Nobody answers there.
+    #[error("no node answers at {address}: {reason}")]
+    Unreachable {
+        /// As dialled.
+        address: String,
+        /// Of the last attempt.
+        reason: String,
+    },
+    /// It answered, with a no.
+    #[error("the node at {address} refuses: {reason}")]
+    Refused {
+        /// As dialled.
+        address: String,
+        /// Its own words.
+        reason: String,
+    },
+}
+
+/// Asks the node at `address` who it is, and keeps trying for `patience` while nobody answers.
+pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyResponse, JoinError> {
+    let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
+    let endpoint = link::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
+    let deadline = Instant::now() + patience;
+    loop {
+        let attempt = async {
+            let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
+            Ok(link::client(channel).identify(IdentifyRequest {}).await?.into_inner())
+        };
+        let answer: Result<IdentifyResponse, Status> = match tokio::time::timeout(IDENTIFY_TIMEOUT, attempt).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Status::unavailable(format!("no answer within {IDENTIFY_TIMEOUT:?}"))),
+        };
+        match answer {
+            Ok(answer) => return Ok(answer),
+            Err(status) if Instant::now() >= deadline => return Err(unreachable(describe(&status))),
+            Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+/// Asks the node at `address` in. Returns once it has stamped its disk and accepts Raft traffic.
+pub async fn invite(address: &str, route: Route, genesis: &Genesis, leader: &Node) -> Result<(), JoinError> {
+    let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
+    let request = JoinRequest {
+        route: Some(route),
+        component_hash: genesis.component_hash.clone(),
+        source_hash: genesis.source_hash.clone(),
+        leader: Some(wire::encode_node(leader)),
+        limits_json: genesis.limits_json.clone(),
+        semantics: genesis.semantics,
+    };
+    let endpoint = link::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
+    let mut client = link::client(endpoint.connect_lazy());
+    match tokio::time::timeout(JOIN_TIMEOUT, client.join(request)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+            Err(JoinError::Refused { address: address.to_owned(), reason: status.message().to_owned() })
+        }
+        Ok(Err(status)) => Err(unreachable(describe(&status))),
+        Err(_) => Err(unreachable(format!("it did not enter the cluster within {JOIN_TIMEOUT:?}"))),
+    }
+}
+
+/// The joiner's side, and the side that ships components.
+pub(super) struct Joins {
+    me: Me,
+    cluster: ClusterCell,
+    host: Arc<dyn Host>,
+    /// One at a time: two clusters may ask at once.
+    busy: tokio::sync::Mutex<()>,
+}
+
+impl Joins {
+    pub(super) fn new(me: Me, cluster: ClusterCell, host: Arc<dyn Host>) -> Self {
+        Joins { me, cluster, host, busy: tokio::sync::Mutex::default() }
+    }
+
+    pub(super) fn identify(&self) -> IdentifyResponse {
+        let cluster = self.cluster.get();
+        let component = self.host.component();
+        IdentifyResponse {
+            node_id: self.me.node_id,
+            node: Some(wire::encode_node(&self.me.node)),
+            cluster_id: cluster.as_ref().map(|cluster| cluster.id.to_vec().into()).unwrap_or_default(),
+            incarnation: cluster.map(|cluster| cluster.incarnation).unwrap_or_default(),
+            boot: self.host.boot(),
+            component_hash: component.map(|id| id.hash.to_vec().into()).unwrap_or_default(),
+            source_hash: component.map(|id| id.source_hash.to_vec().into()).unwrap_or_default(),
+        }
+    }
+
+    pub(super) async fn join(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
+        let route = request.route.as_ref().ok_or_else(|| Status::invalid_argument("the message has no route"))?;
+        check_ends(route, self.me.node_id)?;
+        let _busy = self.busy.lock().await;
+        if let Some(cluster) = self.cluster.get() {
+            same_cluster(route, &cluster)?;
+            return Ok(JoinResponse {});
+        }
+        let (cluster, genesis) = offered(&request, route)?;
+        let leader = wire::decode_node(request.leader.unwrap_or_default());
+        let component = match self.host.component() {
+            Some(brought) => {
+                check_component(&brought, &genesis)?;
+                None
+            }
+            None => Some(fetch_component(&leader.raft_addr, self.reply_route(route), cluster.component_hash).await?),
+        };
+        tracing::info!(cluster = cluster.id_hex(), %leader, fetched = component.is_some(), "joining");
+        let offer = JoinOffer { cluster: cluster.clone(), genesis, leader, component };
+        self.host.adopt(offer).await.map_err(Status::failed_precondition)?;
+        if !self.cluster.set(cluster) {
+            return Err(Status::failed_precondition("this node entered another cluster meanwhile"));
+        }
+        Ok(JoinResponse {})
+    }
+
+    /// The component, if this node holds it. The route is checked by the caller.
+    pub(super) async fn ship(
+        &self,
+        request: FetchComponentRequest,
+    ) -> Result<BoxStream<'static, Result<FetchComponentResponse, Status>>, Status> {
+        let hash = hash_of("component_hash", &request.component_hash)?;
+        let host = self.host.clone();
+        let loaded = tokio::task::spawn_blocking(move || host.load_component(&hash)).await;
+        let bytes = match loaded.map_err(|error| Status::internal(error.to_string()))? {
+            Ok(Some(bytes)) => Bytes::from(bytes),
+            Ok(None) => return Err(Status::not_found(format!("this node does not hold component {}", hex(&hash)))),
+            Err(reason) => return Err(Status::internal(reason)),
+        };
+        let chunks = stream::unfold(bytes, |mut rest| async move {
+            let chunk = rest.split_to(rest.len().min(COMPONENT_CHUNK_BYTES));
+            (!chunk.is_empty()).then_some((Ok(FetchComponentResponse { chunk }), rest))
+        });
+        Ok(chunks.boxed())
+    }
+
+    fn reply_route(&self, route: &Route) -> Route {
+        Route { from: route.to, to: route.from, ..route.clone() }
+    }
+}
+
+fn offered(request: &JoinRequest, route: &Route) -> Result<(Cluster, Genesis), Status> {
+    let id = route
+        .cluster_id
+        .as_ref()
+        .try_into()
+        .map_err(|_| Status::invalid_argument("a cluster id has 16 bytes"))?;
+    let component_hash = hash_of("component_hash", &request.component_hash)?;
+    let genesis = Genesis {
+        cluster_id: route.cluster_id.clone(),
+        component_hash: request.component_hash.clone(),
+        source_hash: request.source_hash.clone(),
+        semantics: request.semantics,
+        limits_json: request.limits_json.clone(),
+    };
+    Ok((Cluster { id, incarnation: route.incarnation, component_hash }, genesis))
+}
+
+fn hash_of(field: &str, bytes: &[u8]) -> Result<[u8; 32], Status> {
+    bytes.try_into().map_err(|_| Status::invalid_argument(format!("{field} has {} bytes, not 32", bytes.len())))
+}
+
+/// Either hash may agree: nodes with another encoder version make other bytes of the same source, but then the recorded
+/// component is what must run, and the node fetches it by its hash when it starts.
+fn check_component(brought: &ComponentId, genesis: &Genesis) -> Result<(), Status> {
+    if genesis.component_hash[..] == brought.hash || genesis.source_hash[..] == brought.source_hash {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "this node was started with component {} (from source {}), the cluster runs {} (from source {}); start it with the \
+         same --fsm, or without one to fetch the cluster's",
+        hex(&brought.hash),
+        hex(&brought.source_hash),
+        hex(&genesis.component_hash),
+        hex(&genesis.source_hash),
+    )))
+}
+
+/// Fetches and verifies a component from the node at `address`. `node.rs` also calls it for a node that lost its copy.
+pub async fn fetch_component(address: &str, route: Route, hash: [u8; 32]) -> Result<Bytes, Status> {
+    let fetch = async {
+        let endpoint = link::endpoint(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut client = link::client(endpoint.connect_lazy());
+        let request = FetchComponentRequest { route: Some(route), component_hash: hash.to_vec().into() };
+        let mut chunks = client.fetch_component(request).await?.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(message) = chunks.message().await? {
+            if bytes.len() + message.chunk.len() > COMPONENT_BYTES_MAX {
+                return Err(Status::resource_exhausted(format!("it is larger than {COMPONENT_BYTES_MAX} bytes")));
+            }
+            bytes.extend_from_slice(&message.chunk);
+        }
+        Ok(bytes)
+    };
+    let failed = |reason: String| {
+        Status::failed_precondition(format!("cannot fetch component {} from {address}: {reason}", hex(&hash)))
+    };
+    let bytes = match tokio::time::timeout(FETCH_TIMEOUT, fetch).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(status)) => return Err(failed(describe(&status))),
+        Err(_) => return Err(failed(format!("not complete within {FETCH_TIMEOUT:?}"))),
+    };
+    let found = blake3::hash(&bytes);
+    if *found.as_bytes() != hash {
+        return Err(failed(format!("what came hashes to {found}")));
+    }
+    Ok(bytes.into())
+}

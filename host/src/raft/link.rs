@@ -1,0 +1,237 @@
+//! Connections to peers: one pooled channel for each peer and lane, and the one place that dials. Knows no Raft messages.
+//!
+//! - A link that is closed looks its address up in the current membership before it dials again, so a node that moved is found.
+//! - Lanes have channels of their own, so that a snapshot or a burst of entries never delays a heartbeat.
+//! - A host name is tried at every address it resolves to (`localhost` is two).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::raft::peer::peer_client::PeerClient;
+use crate::raft::{ClusterCell, RaftCell};
+use crate::types::{Node, NodeId};
+
+/// Largest message between peers, both ways. One log entry must fit, and entries are cut at a few MiB by the proposer.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// A dead TCP connection is noticed after these two even when nothing is being sent.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time to reach a peer, over all of its addresses.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// What a channel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// The append stream.
+    Append,
+    /// Heartbeats, votes, hand-overs: small and urgent.
+    Control,
+    /// Snapshots and components: large and patient.
+    Bulk,
+}
+
+/// An address nobody can dial.
+#[derive(Debug, thiserror::Error)]
+#[error("{address:?} is not an address of the form host:port: {source}")]
+pub struct AddressError {
+    address: String,
+    source: tonic::transport::Error,
+}
+
+/// How to reach an address known by text alone. Nothing is dialled yet.
+pub fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|source| AddressError { address: address.to_owned(), source })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
+}
+
+/// A client with the limits that all peers keep.
+pub fn client(channel: Channel) -> PeerClient<Channel> {
+    PeerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// All links of this node.
+#[derive(Clone)]
+pub struct Links(Arc<Pool>);
+
+struct Pool {
+    me: NodeId,
+    cluster: ClusterCell,
+    raft: RaftCell,
+    silence_max: Duration,
+    open: Mutex<HashMap<(NodeId, Lane), Arc<Link>>>,
+}
+
+impl Links {
+    /// `silence_max`: a link on which every call timed out for so long is dialled anew.
+    pub fn new(me: NodeId, cluster: ClusterCell, raft: RaftCell, silence_max: Duration) -> Self {
+        Links(Arc::new(Pool { me, cluster, raft, silence_max, open: Mutex::default() }))
+    }
+
+    /// This node.
+    pub fn me(&self) -> NodeId {
+        self.0.me
+    }
+
+    /// The cluster that messages on these links name.
+    pub fn cluster(&self) -> &ClusterCell {
+        &self.0.cluster
+    }
+
+    /// The link to a peer. `node` serves while the membership does not know it.
+    pub fn to(&self, target: NodeId, node: &Node, lane: Lane) -> Arc<Link> {
+        assert_ne!(target, self.0.me, "a node never dials itself");
+        let mut open = self.0.open.lock();
+        let link = open.entry((target, lane)).or_insert_with(|| {
+            Arc::new(Link {
+                target,
+                lane,
+                raft: self.0.raft.clone(),
+                silence_max: self.0.silence_max,
+                state: Mutex::new(State { fallback: node.clone(), open: None }),
+            })
+        });
+        link.state.lock().fallback = node.clone();
+        let link = link.clone();
+        // Links of nodes that left are held by nobody else.
+        if open.len() > LINKS_BEFORE_CLEANUP {
+            open.retain(|_, link| Arc::strong_count(link) > 1);
+        }
+        link
+    }
+}
+
+/// More links than a large cluster has; then those nobody uses are dropped.
+const LINKS_BEFORE_CLEANUP: usize = 64;
+
+/// One channel to one peer.
+pub struct Link {
+    target: NodeId,
+    lane: Lane,
+    raft: RaftCell,
+    silence_max: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    fallback: Node,
+    open: Option<Open>,
+}
+
+struct Open {
+    address: String,
+    client: PeerClient<Channel>,
+    heard: Instant,
+}
+
+impl Link {
+    /// A client on the open channel, or on a new one. The channel connects with the first call; a call that is dropped does
+    /// not stop it from connecting, so short timeouts do not keep a far peer away for ever.
+    pub fn client(&self) -> Result<PeerClient<Channel>, AddressError> {
+        let current = self.address_in_membership();
+        let mut state = self.state.lock();
+        let address = current.unwrap_or_else(|| state.fallback.raft_addr.clone());
+        if let Some(open) = state.open.as_ref().filter(|open| open.address == address) {
+            return Ok(open.client.clone());
+        }
+        tracing::debug!(peer = format_args!("{:016x}", self.target), lane = ?self.lane, %address, "dialling");
+        let client = client(endpoint(&address)?.connect_lazy());
+        state.open = Some(Open { address, client: client.clone(), heard: Instant::now() });
+        Ok(client)
+    }
+
+    /// Something came back.
+    pub fn heard(&self) {
+        if let Some(open) = self.state.lock().open.as_mut() {
+            open.heard = Instant::now();
+        }
+    }
+
+    /// A call was answered by nothing in time. A channel that stays silent is closed: its connection may lead nowhere.
+    pub fn timed_out(&self) {
+        let mut state = self.state.lock();
+        state.open = state.open.take().filter(|open| open.heard.elapsed() < self.silence_max);
+    }
+
+    /// Drops the channel; the next call looks the address up and dials.
+    pub fn close(&self) {
+        self.state.lock().open = None;
+    }
+
+    fn address_in_membership(&self) -> Option<String> {
+        let metrics = self.raft.get()?.metrics();
+        // Cloned at once: holding the borrow would stop the core.
+        let membership = metrics.borrow_watched().membership_config.clone();
+        membership.get_node(&self.target).map(|node| node.raft_addr.clone())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn node(address: &str) -> Node {
+        Node { raft_addr: address.into(), ..Node::default() }
+    }
+
+    fn links() -> Links {
+        Links::new(1, ClusterCell::new(None), RaftCell::default(), Duration::from_secs(1))
+    }
+
+    fn opened_at(link: &Link) -> Option<String> {
+        link.state.lock().open.as_ref().map(|open| open.address.clone())
+    }
+
+    #[tokio::test]
+    async fn lanes_have_links_of_their_own_and_links_are_shared() {
+        let links = links();
+        let append = links.to(2, &node("a:1"), Lane::Append);
+        assert!(Arc::ptr_eq(&append, &links.to(2, &node("a:1"), Lane::Append)));
+        assert!(!Arc::ptr_eq(&append, &links.to(2, &node("a:1"), Lane::Control)));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_moved_is_dialled_at_its_new_address() {
+        let links = links();
+        let link = links.to(2, &node("a:1"), Lane::Append);
+        link.client().unwrap();
+        assert_eq!(opened_at(&link).as_deref(), Some("a:1"));
+        links.to(2, &node("b:2"), Lane::Append).client().unwrap();
+        assert_eq!(opened_at(&link).as_deref(), Some("b:2"));
+    }
+
+    #[tokio::test]
+    async fn only_a_silent_link_is_given_up_on_timeout() {
+        let link = links().to(2, &node("a:1"), Lane::Control);
+        link.client().unwrap();
+        link.timed_out();
+        assert!(opened_at(&link).is_some(), "heard of just now");
+        link.state.lock().open.as_mut().unwrap().heard -= Duration::from_secs(2);
+        link.timed_out();
+        assert_eq!(opened_at(&link), None);
+    }
+
+    #[tokio::test]
+    async fn nonsense_addresses_are_errors() {
+        let error = links().to(2, &node("no spaces allowed"), Lane::Append).client().unwrap_err();
+        assert!(error.to_string().contains("no spaces allowed"));
+    }
+}

@@ -1,0 +1,513 @@
+//! Who is in the cluster, and changing it: add, demote, remove, hand leadership over, record new addresses.
+//! Runs on the leader; everywhere else it only says who leads. Never waits without a limit.
+//!
+//! - Changes are made one at a time, and a joint configuration that a lost leader left behind is finished first.
+//! - A node enters as a learner and becomes a voter only once it has caught up, so that a dead joiner never counts in a quorum.
+//! - A name belongs to one disk: a known name with another node id must be removed first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Precondition, RaftMetrics};
+
+use crate::raft::join::{self, Host, JoinError};
+use crate::raft::link::Links;
+use crate::raft::peer::IdentifyResponse;
+use crate::raft::{Me, Raft, RaftCell, Timeouts, wire};
+use crate::types::{LogId, Membership, Node, NodeId, TypeConfig, hex};
+
+mod transfer;
+
+/// A learner that is to vote must be this close to the leader's log.
+const CAUGHT_UP_ENTRIES: u64 = 1_024;
+
+/// How long a learner may take for that before it is taken out again.
+pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A joiner that does not answer yet is tried for so long.
+const JOINER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// One configuration entry, from proposal to applied.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+type Metrics = RaftMetrics<TypeConfig>;
+type Changes = ChangeMembers<NodeId, Node>;
+
+/// Why a change was not made; the texts are for operators.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// Asked of a follower.
+    #[error("{}", not_leader(leader))]
+    NotLeader {
+        /// Who leads, when known.
+        leader: Option<Node>,
+    },
+    /// No Raft instance here, or it has stopped.
+    #[error("Raft is not running on this node: {0}")]
+    Stopped(String),
+    /// The joiner cannot be reached, or says no.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// The address leads to another node than the operator thinks.
+    #[error("the node at {address} is {found:?}, not {asked:?}")]
+    OtherName {
+        /// As given.
+        address: String,
+        /// Its own name.
+        found: String,
+        /// As given.
+        asked: String,
+    },
+    /// The joiner belongs to another cluster.
+    #[error("{name:?} is in cluster {theirs}, this is cluster {ours}; a node joins one cluster in its life (start it with an empty data directory)")]
+    OtherCluster {
+        /// The joiner.
+        name: String,
+        /// In hex.
+        theirs: String,
+        /// In hex.
+        ours: String,
+    },
+    /// A known name on another disk.
+    #[error("{name:?} is in the configuration with another data directory (node {known:016x}, now {found:016x}); remove it first, then add it")]
+    OtherDisk {
+        /// The name.
+        name: String,
+        /// In the configuration.
+        known: NodeId,
+        /// At the address.
+        found: NodeId,
+    },
+    /// No such server.
+    #[error("there is no server {0:?} in the configuration")]
+    UnknownServer(String),
+    /// `previous_index` no longer holds.
+    #[error("the configuration changed since index {expected} (it is now of index {found})")]
+    ConfigurationChanged {
+        /// The precondition.
+        expected: u64,
+        /// In force.
+        found: u64,
+    },
+    /// The cluster has no genesis yet, so there is nothing a joiner could be compared with.
+    #[error("the cluster has not recorded its component yet; try again in a moment")]
+    NoGenesis,
+    /// Taken out again.
+    #[error("{name:?} did not catch up within {limit:?} and was taken out again; {reason}")]
+    NotCaughtUp {
+        /// The learner.
+        name: String,
+        /// What it was given.
+        limit: Duration,
+        /// How far it came.
+        reason: String,
+    },
+    /// A cluster needs a voter.
+    #[error("this would leave the cluster without a voter")]
+    LastVoter,
+    /// No voter can take leadership over.
+    #[error("leadership was not transferred: {0}")]
+    NotTransferred(String),
+    /// openraft says no.
+    #[error("Raft refuses: {0}")]
+    Refused(String),
+    /// The change may still happen.
+    #[error("the outcome is unknown: {0}; look at the configuration before trying again")]
+    Unknown(String),
+}
+
+fn not_leader(leader: &Option<Node>) -> String {
+    match leader {
+        Some(node) => format!("node is not the leader; the leader is {} at {}", node.name, node.grpc_addr),
+        None => "node is not the leader; no leader is known at the moment".into(),
+    }
+}
+
+/// A member, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Minted with its data directory.
+    pub id: NodeId,
+    /// Name and addresses.
+    pub node: Node,
+    /// Whether it votes, in any of the sets of a joint configuration.
+    pub voter: bool,
+    /// Whether this node believes that it leads.
+    pub leader: bool,
+}
+
+/// The configuration in force, committed or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// Log index of the entry that set it; 0 while there is none.
+    pub index: u64,
+    /// By name.
+    pub servers: Vec<Server>,
+}
+
+/// What a server is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suffrage {
+    Voter,
+    Nonvoter,
+}
+
+/// The handle. Cheap to clone; clones share the lock that serialises changes.
+#[derive(Clone)]
+pub struct Members(Arc<Inner>);
+
+struct Inner {
+    me: Me,
+    links: Links,
+    raft: RaftCell,
+    host: Arc<dyn Host>,
+    timeouts: Timeouts,
+    catch_up: Duration,
+    one_change: tokio::sync::Mutex<()>,
+}
+
+impl Members {
+    /// `catch_up`: how long a new voter may take to catch up, [`CATCH_UP_TIMEOUT`] by default.
+    pub fn new(me: Me, links: Links, raft: RaftCell, host: Arc<dyn Host>, timeouts: Timeouts, catch_up: Duration) -> Self {
+        let one_change = tokio::sync::Mutex::default();
+        Members(Arc::new(Inner { me, links, raft, host, timeouts, catch_up, one_change }))
+    }
+
+    /// The configuration as this node knows it; answered by every node.
+    pub fn configuration(&self) -> Result<Configuration, MembershipError> {
+        let metrics = metrics(&*self.raft()?);
+        let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
+        let mut servers: Vec<Server> = metrics
+            .membership_config
+            .nodes()
+            .map(|(&id, node)| Server {
+                id,
+                node: node.clone(),
+                voter: voters.contains(&id),
+                leader: metrics.current_leader == Some(id),
+            })
+            .collect();
+        servers.sort_by(|a, b| (&a.node.name, a.id).cmp(&(&b.node.name, b.id)));
+        Ok(Configuration { index: configuration_index(&metrics), servers })
+    }
+
+    /// Adds the node at `raft_addr`, which must call itself `name`, as a voter, or makes a learner one. Returns the index of the
+    /// configuration once it is applied here. `previous_index` 0: no precondition.
+    pub async fn add_voter(&self, name: &str, raft_addr: &str, previous_index: u64) -> Result<u64, MembershipError> {
+        self.add(name, raft_addr, previous_index, Suffrage::Voter).await
+    }
+
+    /// Adds the node at `raft_addr` as a learner: it follows the log and serves reads, and does not vote. A voter stays one.
+    pub async fn add_learner(&self, name: &str, raft_addr: &str, previous_index: u64) -> Result<u64, MembershipError> {
+        self.add(name, raft_addr, previous_index, Suffrage::Nonvoter).await
+    }
+
+    /// Takes the vote from a server and keeps it as a learner.
+    pub async fn demote(&self, name: &str, previous_index: u64) -> Result<u64, MembershipError> {
+        let change = self.begin(previous_index).await?;
+        let id = change.by_name(name)?;
+        match change.is_voter(id) {
+            true => change.apply(ChangeMembers::RemoveVoters([id].into()), true).await,
+            false => Ok(change.index()),
+        }
+    }
+
+    /// Removes a server, voter or not. It is not told; stopping it is up to the operator.
+    pub async fn remove(&self, name: &str, previous_index: u64) -> Result<u64, MembershipError> {
+        let change = self.begin(previous_index).await?;
+        let id = change.by_name(name)?;
+        match change.is_voter(id) {
+            true => change.apply(ChangeMembers::RemoveVoters([id].into()), false).await,
+            false => change.apply(ChangeMembers::RemoveNodes([id].into()), false).await,
+        }
+    }
+
+    /// Records the addresses a member says it has now. Its name cannot change.
+    pub async fn set_addresses(&self, id: NodeId, node: Node) -> Result<u64, MembershipError> {
+        let change = self.begin(0).await?;
+        let known = change.membership().get_node(&id).ok_or_else(|| MembershipError::UnknownServer(node.name.clone()))?;
+        if known.name != node.name {
+            return Err(MembershipError::OtherName {
+                address: node.raft_addr,
+                found: node.name,
+                asked: known.name.clone(),
+            });
+        }
+        if *known == node {
+            return Ok(change.index());
+        }
+        tracing::info!(%node, "a member has new addresses");
+        change.apply(ChangeMembers::SetNodes([(id, node)].into()), true).await
+    }
+
+    async fn add(&self, name: &str, address: &str, previous: u64, wanted: Suffrage) -> Result<u64, MembershipError> {
+        let change = self.begin(previous).await?;
+        if address == self.0.me.node.raft_addr && name == self.0.me.node.name {
+            return Ok(change.index());
+        }
+        let found = join::identify(address, JOINER_PATIENCE).await?;
+        let node = check_joiner(name, address, &found, change.membership())?;
+        self.let_in(address, &found, &node).await?;
+        let id = found.node_id;
+        let known = change.membership().get_node(&id).cloned();
+        let newcomer = known.is_none();
+        let mut index = change.index();
+        if newcomer {
+            index = change.apply(ChangeMembers::AddNodes([(id, node.clone())].into()), true).await?;
+            tracing::info!(%node, index, "added a learner");
+        } else if known.as_ref() != Some(&node) {
+            index = change.apply(ChangeMembers::SetNodes([(id, node.clone())].into()), true).await?;
+        }
+        if wanted == Suffrage::Nonvoter || change.is_voter(id) {
+            return Ok(index);
+        }
+        if let Err(error) = self.caught_up(&change.raft, id, &node, index).await {
+            if newcomer {
+                roll_back(&change, id, &node).await;
+            }
+            return Err(error);
+        }
+        let index = change.apply(ChangeMembers::AddVoterIds([id].into()), true).await?;
+        tracing::info!(%node, index, "added a voter");
+        Ok(index)
+    }
+
+    /// Makes the joiner a node of this cluster, if it is not one already.
+    async fn let_in(&self, address: &str, found: &IdentifyResponse, node: &Node) -> Result<(), MembershipError> {
+        let inner = &self.0;
+        let stopped = || MembershipError::Stopped("this node is in no cluster".into());
+        let ours = inner.links.cluster().get().ok_or_else(stopped)?;
+        if found.cluster_id[..] == ours.id {
+            return Ok(());
+        }
+        if !found.cluster_id.is_empty() {
+            return Err(MembershipError::OtherCluster {
+                name: node.name.clone(),
+                theirs: hex(&found.cluster_id),
+                ours: ours.id_hex(),
+            });
+        }
+        let genesis = inner.host.genesis().ok_or(MembershipError::NoGenesis)?;
+        let route = inner.links.cluster().route(inner.me.node_id, found.node_id).ok_or_else(stopped)?;
+        Ok(join::invite(address, route, &genesis, &inner.me.node).await?)
+    }
+
+    async fn caught_up(&self, raft: &Raft, id: NodeId, node: &Node, since: u64) -> Result<(), MembershipError> {
+        let limit = self.0.catch_up;
+        let me = self.0.me.node_id;
+        let decided = |metrics: &Metrics| metrics.current_leader != Some(me) || is_close(metrics, id, since);
+        let reached = raft.wait(Some(limit)).metrics(decided, "a learner catches up").await;
+        match reached {
+            Ok(metrics) if metrics.current_leader == Some(me) => Ok(()),
+            Ok(metrics) => Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
+            Err(_) => {
+                let metrics = metrics(raft);
+                let reason = match matched(&metrics, id) {
+                    Some(index) => format!("it has {index} of {} entries", metrics.last_log_index.unwrap_or(0)),
+                    None => "it has acknowledged nothing".into(),
+                };
+                Err(MembershipError::NotCaughtUp { name: node.name.clone(), limit, reason })
+            }
+        }
+    }
+
+    fn raft(&self) -> Result<Arc<Raft>, MembershipError> {
+        self.0.raft.get().ok_or_else(|| MembershipError::Stopped("no instance".into()))
+    }
+
+    /// Waits for its turn, checks that this node leads and that `previous_index` holds, and finishes what was left over.
+    async fn begin(&self, previous_index: u64) -> Result<Change<'_>, MembershipError> {
+        let guard = self.0.one_change.lock().await;
+        let raft = self.raft()?;
+        let settled = self.settle(&raft).await?;
+        let found = configuration_index(&settled);
+        if previous_index != 0 && previous_index != found {
+            return Err(MembershipError::ConfigurationChanged { expected: previous_index, found });
+        }
+        let mut change = Change { raft, start: settled, _guard: guard };
+        if change.membership().get_joint_config().len() > 1 {
+            tracing::warn!("finishing a joint configuration that was left behind");
+            change.apply(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await?;
+            change.start = self.settle(&change.raft).await?;
+        }
+        Ok(change)
+    }
+
+    /// Waits until this node, as leader, has committed an entry of its term and the configuration in force.
+    async fn settle(&self, raft: &Raft) -> Result<Metrics, MembershipError> {
+        let me = self.0.me.node_id;
+        let now = metrics(raft);
+        if now.current_leader != Some(me) {
+            return Err(MembershipError::NotLeader { leader: leader_node(&now) });
+        }
+        let settled = |metrics: &Metrics| {
+            let own_term = metrics.local_committed.is_some_and(|id| id.leader_id.term == metrics.current_term);
+            let committed = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
+            metrics.current_leader != Some(me) || (own_term && committed)
+        };
+        let metrics = raft
+            .wait(Some(CHANGE_TIMEOUT))
+            .metrics(settled, "the configuration in force is committed")
+            .await
+            .map_err(|_| MembershipError::Refused("the configuration in force is not committed; is a majority alive?".into()))?;
+        match metrics.current_leader == Some(me) {
+            true => Ok(metrics),
+            false => Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
+        }
+    }
+}
+
+/// One change under way: nobody else makes one until it is dropped.
+struct Change<'a> {
+    raft: Arc<Raft>,
+    start: Metrics,
+    _guard: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Change<'_> {
+    fn membership(&self) -> &Membership {
+        self.start.membership_config.membership()
+    }
+
+    fn index(&self) -> u64 {
+        configuration_index(&self.start)
+    }
+
+    fn is_voter(&self, id: NodeId) -> bool {
+        self.membership().voter_ids().any(|voter| voter == id)
+    }
+
+    fn by_name(&self, name: &str) -> Result<NodeId, MembershipError> {
+        find_name(self.membership(), name).ok_or_else(|| MembershipError::UnknownServer(name.into()))
+    }
+
+    /// Proposes and waits until the final configuration is applied here. `retain` keeps who loses its vote as a learner.
+    async fn apply(&self, changes: Changes, retain: bool) -> Result<u64, MembershipError> {
+        // Under the lock nobody else on this node changes the configuration; the precondition refuses what another leader did.
+        let in_force = *metrics(&self.raft).membership_config.log_id();
+        let unchanged = [Precondition::LastMembershipLogId { last_membership_log_id: in_force }];
+        let change = self.raft.change_membership_if(changes, retain, unchanged);
+        match tokio::time::timeout(CHANGE_TIMEOUT, change).await {
+            Ok(Ok(response)) => Ok(response.log_id.index),
+            Ok(Err(error)) => Err(refusal(error)),
+            Err(_) => Err(MembershipError::Unknown(format!("not committed within {CHANGE_TIMEOUT:?}; is a majority alive?"))),
+        }
+    }
+}
+
+async fn roll_back(change: &Change<'_>, id: NodeId, node: &Node) {
+    match change.apply(ChangeMembers::RemoveNodes([id].into()), false).await {
+        Ok(index) => tracing::warn!(%node, index, "took a learner out that did not catch up"),
+        Err(error) => tracing::error!(%node, %error, "cannot take a learner out that did not catch up; remove it by hand"),
+    }
+}
+
+/// Whether the node that answered is the one that was meant, and how the configuration shall know it.
+fn check_joiner(
+    name: &str,
+    address: &str,
+    found: &IdentifyResponse,
+    membership: &Membership,
+) -> Result<Node, MembershipError> {
+    let node = wire::decode_node(found.node.clone().unwrap_or_default());
+    if node.name != name {
+        return Err(MembershipError::OtherName { address: address.into(), found: node.name, asked: name.into() });
+    }
+    match find_name(membership, name) {
+        Some(known) if known != found.node_id => {
+            Err(MembershipError::OtherDisk { name: name.into(), known, found: found.node_id })
+        }
+        _ => Ok(node),
+    }
+}
+
+fn find_name(membership: &Membership, name: &str) -> Option<NodeId> {
+    membership.nodes().find(|(_, node)| node.name == name).map(|(&id, _)| id)
+}
+
+/// Cloned at once: holding the borrow would stop the core.
+fn metrics(raft: &Raft) -> Metrics {
+    raft.metrics().borrow_watched().clone()
+}
+
+fn configuration_index(metrics: &Metrics) -> u64 {
+    metrics.membership_config.log_id().as_ref().map_or(0, |id: &LogId| id.index)
+}
+
+fn leader_node(metrics: &Metrics) -> Option<Node> {
+    metrics.current_leader.and_then(|id| metrics.membership_config.get_node(&id).cloned())
+}
+
+fn matched(metrics: &Metrics, id: NodeId) -> Option<u64> {
+    let replication: &BTreeMap<NodeId, Option<LogId>> = metrics.replication.as_ref()?;
+    replication.get(&id)?.as_ref().map(|id| id.index)
+}
+
+fn is_close(metrics: &Metrics, id: NodeId, since: u64) -> bool {
+    let last = metrics.last_log_index.unwrap_or(0);
+    matched(metrics, id).is_some_and(|index| index >= since && last - index.min(last) <= CAUGHT_UP_ENTRIES)
+}
+
+fn refusal(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipError {
+    match error {
+        RaftError::Fatal(error) => MembershipError::Stopped(error.to_string()),
+        RaftError::APIError(ClientWriteError::ForwardToLeader(leader)) => {
+            MembershipError::NotLeader { leader: leader.leader_node }
+        }
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
+            MembershipError::Unknown("this node lost leadership while it changed the configuration".into())
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::EmptyMembership(_))) => {
+            MembershipError::LastVoter
+        }
+        RaftError::APIError(error) => MembershipError::Refused(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> Node {
+        Node { name: name.into(), raft_addr: format!("{name}:1"), grpc_addr: format!("{name}:2") }
+    }
+
+    fn membership() -> Membership {
+        Membership::new(vec![[1].into()], BTreeMap::from([(1, node("nodeA")), (2, node("nodeB"))])).unwrap()
+    }
+
+    fn found(id: NodeId, name: &str) -> IdentifyResponse {
+        IdentifyResponse { node_id: id, node: Some(wire::encode_node(&node(name))), ..Default::default() }
+    }
+
+    #[test]
+    fn a_newcomer_and_a_known_node_pass() {
+        assert_eq!(check_joiner("nodeC", "x:1", &found(3, "nodeC"), &membership()).unwrap(), node("nodeC"));
+        assert_eq!(check_joiner("nodeB", "x:1", &found(2, "nodeB"), &membership()).unwrap(), node("nodeB"));
+    }
+
+    #[test]
+    fn a_node_of_another_name_is_refused_with_both_names() {
+        let error = check_joiner("nodeC", "x:1", &found(3, "nodeD"), &membership()).unwrap_err().to_string();
+        assert_eq!(error, r#"the node at x:1 is "nodeD", not "nodeC""#);
+    }
+
+    #[test]
+    fn a_known_name_on_another_disk_must_be_removed_first() {
+        let error = check_joiner("nodeB", "x:1", &found(9, "nodeB"), &membership()).unwrap_err();
+        assert!(matches!(error, MembershipError::OtherDisk { known: 2, found: 9, .. }));
+        assert!(error.to_string().contains("remove it first"));
+    }
+
+    #[test]
+    fn a_follower_names_its_leader() {
+        let error = MembershipError::NotLeader { leader: Some(node("nodeA")) };
+        assert_eq!(error.to_string(), "node is not the leader; the leader is nodeA at nodeA:2");
+        let error = MembershipError::NotLeader { leader: None };
+        assert!(error.to_string().starts_with("node is not the leader; no leader is known"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Handing leadership over, and telling the leader where this node is now. Elects nobody itself.
+//!
+//! openraft never takes a hand-over back: once asked, this leader accepts no more commands. So a target must have been heard of
+//! a moment ago and hold nearly the whole log, and when it does not take over in time the next such voter is asked.
+
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver;
+
+use super::{MembershipError, Members, Metrics, find_name, leader_node, matched, metrics};
+use crate::raft::link::Lane;
+use crate::raft::peer::SetAddressesRequest;
+use crate::raft::{Raft, wire};
+use crate::types::{Node, NodeId};
+
+/// A target may lack this many entries when it is asked; it waits for them before it stands.
+const TARGET_LAG_ENTRIES: u64 = 64;
+
+/// A target has acknowledged a heartbeat within this many intervals.
+const TARGET_HEARD_INTERVALS: u32 = 2;
+
+/// Between attempts to have new addresses recorded.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
+
+/// One attempt of that; the leader commits an entry meanwhile.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Members {
+    /// Hands leadership to the voter that is furthest, or to the next one that takes it. Returns once another node leads.
+    pub async fn transfer_leadership(&self) -> Result<(), MembershipError> {
+        let _guard = self.0.one_change.lock().await;
+        let raft = self.raft()?;
+        self.hand_over(&raft, |_| true).await
+    }
+
+    /// Hands leadership to the named voter and to nobody else.
+    pub async fn transfer_leadership_to(&self, name: &str) -> Result<(), MembershipError> {
+        let _guard = self.0.one_change.lock().await;
+        let raft = self.raft()?;
+        let now = metrics(&raft);
+        let membership = now.membership_config.membership();
+        let target = find_name(membership, name).ok_or_else(|| MembershipError::UnknownServer(name.into()))?;
+        if !membership.voter_ids().any(|voter| voter == target) {
+            return Err(MembershipError::NotTransferred(format!("{name:?} is not a voter")));
+        }
+        if now.current_leader == Some(target) {
+            return Ok(());
+        }
+        self.hand_over(&raft, |id| id == target).await
+    }
+
+    async fn hand_over(&self, raft: &Raft, wanted: impl Fn(NodeId) -> bool) -> Result<(), MembershipError> {
+        let me = self.0.me.node_id;
+        let mut asked: Vec<NodeId> = Vec::new();
+        loop {
+            let now = metrics(raft);
+            if now.current_leader != Some(me) {
+                return match asked.is_empty() {
+                    true => Err(MembershipError::NotLeader { leader: leader_node(&now) }),
+                    false => self.await_successor(raft, self.0.timeouts.election).await,
+                };
+            }
+            let usable = |id: NodeId| wanted(id) && !asked.contains(&id);
+            let target = match asked.is_empty() {
+                true => self.await_target(raft, usable).await,
+                // A leader that hands over sends no heartbeats, so what was heard before must do.
+                false => self.targets(&now, Duration::MAX).into_iter().find(|&id| usable(id)),
+            };
+            let Some(target) = target else { return Err(no_target(&asked)) };
+            asked.push(target);
+            tracing::info!(target = format_args!("{target:016x}"), "handing leadership over");
+            let stopped = |error: openraft::errors::Fatal<_>| MembershipError::Stopped(error.to_string());
+            raft.trigger().transfer_leader(target).await.map_err(stopped)?;
+            if self.await_successor(raft, self.0.timeouts.election_min()).await.is_ok() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The best target, once there is one; none after a whole heartbeat timeout without.
+    async fn await_target(&self, raft: &Raft, usable: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let heard = self.0.timeouts.heartbeat_interval() * TARGET_HEARD_INTERVALS;
+        let deadline = tokio::time::Instant::now() + self.0.timeouts.heartbeat;
+        let mut changes = raft.metrics();
+        loop {
+            let now = changes.borrow_and_update().clone();
+            let target = self.targets(&now, heard).into_iter().find(|&id| usable(id));
+            if target.is_some() || now.current_leader != Some(self.0.me.node_id) {
+                return target;
+            }
+            if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return None;
+            }
+        }
+    }
+
+    /// Other voters that were heard of within `heard` and lack little of the log, the furthest first.
+    fn targets(&self, now: &Metrics, heard: Duration) -> Vec<NodeId> {
+        let last = now.last_log_index.unwrap_or(0);
+        let acknowledged = |id: &NodeId| {
+            let at = now.heartbeat.as_ref().and_then(|heartbeats| *heartbeats.get(id)?);
+            at.is_some_and(|at| at.elapsed() <= heard)
+        };
+        let mut targets: Vec<(u64, NodeId)> = now
+            .membership_config
+            .voter_ids()
+            .filter(|id| *id != self.0.me.node_id && acknowledged(id))
+            .filter_map(|id| Some((matched(now, id)?, id)))
+            .filter(|(index, _)| last.saturating_sub(*index) <= TARGET_LAG_ENTRIES)
+            .collect();
+        targets.sort_unstable_by(|a, b| b.cmp(a));
+        targets.into_iter().map(|(_, id)| id).collect()
+    }
+
+    async fn await_successor(&self, raft: &Raft, limit: Duration) -> Result<(), MembershipError> {
+        let me = self.0.me.node_id;
+        let succeeded = |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != me);
+        match raft.wait(Some(limit)).metrics(succeeded, "another node leads").await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(MembershipError::NotTransferred(format!("no other node leads after {limit:?}"))),
+        }
+    }
+
+    /// Has the leader record this node's addresses when the membership holds others. Returns once it holds these; runs beside
+    /// everything else, since a node that moved may have to wait for a leader.
+    pub async fn announce_addresses(&self) {
+        let me = &self.0.me;
+        loop {
+            let Some(raft) = self.0.raft.get() else {
+                tokio::time::sleep(ANNOUNCE_PAUSE).await;
+                continue;
+            };
+            let now = metrics(&raft);
+            match now.membership_config.get_node(&me.node_id) {
+                Some(recorded) if *recorded == me.node => return,
+                Some(recorded) => {
+                    if let Err(reason) = self.announce(&now).await {
+                        tracing::warn!(%recorded, now = %me.node, reason, "the leader has not recorded the new addresses yet");
+                    }
+                }
+                None => {}
+            }
+            // The leader's entry reaches this node like any other.
+            let recorded = |metrics: &Metrics| metrics.membership_config.get_node(&me.node_id) == Some(&me.node);
+            if raft.wait(Some(ANNOUNCE_PAUSE)).metrics(recorded, "the new addresses are recorded").await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn announce(&self, now: &Metrics) -> Result<(), String> {
+        let (me, links) = (&self.0.me, &self.0.links);
+        let leader = now.current_leader.ok_or("no leader is known")?;
+        if leader == me.node_id {
+            return self.set_addresses(leader, me.node.clone()).await.map(drop).map_err(|error| error.to_string());
+        }
+        let node: Node = leader_node(now).ok_or("the leader is not in the membership")?;
+        let route = links.cluster().route(me.node_id, leader);
+        let request = SetAddressesRequest { route, node: Some(wire::encode_node(&me.node)) };
+        let link = links.to(leader, &node, Lane::Control);
+        let mut client = link.client().map_err(|error| error.to_string())?;
+        match tokio::time::timeout(ANNOUNCE_TIMEOUT, client.set_addresses(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err(format!("no answer within {ANNOUNCE_TIMEOUT:?}")),
+        }
+    }
+}
+
+fn no_target(asked: &[NodeId]) -> MembershipError {
+    MembershipError::NotTransferred(match asked.is_empty() {
+        true => "no voter that could take over answers and has the whole log".into(),
+        false => format!("{} voters were asked and none took over in time", asked.len()),
+    })
+}

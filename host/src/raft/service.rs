@@ -1,0 +1,301 @@
+//! The peer port: every message of `peer.proto` arrives here, has its route checked, and goes to whom it concerns.
+//! Decides nothing: openraft, `membership`, `join`, `install` and the handlers of the command path do.
+//!
+//! A refused route changes nothing. A node in no cluster answers Identify and Join, and refuses the rest.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::raft::install::SnapshotHandler;
+use crate::raft::join::{Host, Joins};
+use crate::raft::link::MESSAGE_BYTES_MAX;
+use crate::raft::membership::Members;
+use crate::raft::peer::peer_server::{Peer, PeerServer};
+use crate::raft::peer::snapshot_request::Part;
+use crate::raft::{ClusterCell, Me, Raft, RaftCell, peer, wire};
+use crate::types::NodeId;
+
+/// Commands that other nodes took for this leader.
+pub trait ForwardHandler: Send + Sync + 'static {
+    /// Answers requests, whose routes are checked, in any order. The answers end after the requests have ended and all are
+    /// answered.
+    fn forward(
+        &self,
+        from: NodeId,
+        requests: BoxStream<'static, Result<peer::ForwardRequest, Status>>,
+    ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>>;
+}
+
+/// Linearizable reads of other nodes.
+pub trait ReadIndexHandler: Send + Sync + 'static {
+    /// The index to wait for; FAILED_PRECONDITION when this node does not lead.
+    fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>>;
+}
+
+/// What the service hands messages to.
+pub struct Parts {
+    /// This node.
+    pub me: Me,
+    /// Its cluster.
+    pub cluster: ClusterCell,
+    /// Its Raft instance.
+    pub raft: RaftCell,
+    /// Membership, for nodes that moved.
+    pub members: Members,
+    /// The rest of the node.
+    pub host: Arc<dyn Host>,
+    /// `install::Installer`.
+    pub snapshots: Arc<dyn SnapshotHandler>,
+    /// `hop`, its receiving half.
+    pub forward: Arc<dyn ForwardHandler>,
+    /// `read`, its leader half.
+    pub read_index: Arc<dyn ReadIndexHandler>,
+}
+
+/// The tonic service. Cheap to clone.
+#[derive(Clone)]
+pub struct PeerService {
+    gate: Gate,
+    joins: Arc<Joins>,
+    members: Members,
+    snapshots: Arc<dyn SnapshotHandler>,
+    forward: Arc<dyn ForwardHandler>,
+    read_index: Arc<dyn ReadIndexHandler>,
+}
+
+impl PeerService {
+    /// Serves nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        PeerService {
+            joins: Arc::new(Joins::new(parts.me.clone(), parts.cluster.clone(), parts.host)),
+            gate: Gate { me: parts.me.node_id, cluster: parts.cluster, raft: parts.raft },
+            members: parts.members,
+            snapshots: parts.snapshots,
+            forward: parts.forward,
+            read_index: parts.read_index,
+        }
+    }
+
+    /// For a tonic server, with the limits that peers keep.
+    pub fn into_server(self) -> PeerServer<Self> {
+        PeerServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+/// What stands before everything.
+#[derive(Clone)]
+struct Gate {
+    me: NodeId,
+    cluster: ClusterCell,
+    raft: RaftCell,
+}
+
+impl Gate {
+    fn check(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
+        self.cluster.check(route, self.me).map_err(|error| {
+            tracing::warn!(%error, "refused a peer message");
+            error.into()
+        })
+    }
+
+    fn raft(&self, route: Option<&peer::Route>) -> Result<Arc<Raft>, Status> {
+        self.check(route)?;
+        self.raft.get().ok_or_else(|| Status::failed_precondition("this node runs no Raft instance at the moment"))
+    }
+}
+
+/// openraft answers an error only when its core has stopped.
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("Raft has stopped: {error}"))
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type AppendStream = Answers<peer::AppendResponse>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<peer::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let raft = self
+            .gate
+            .raft
+            .get()
+            .filter(|_| self.gate.cluster.get().is_some())
+            .ok_or_else(|| Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance"))?;
+        let (requests, refusal) = accepted(request.into_inner(), self.gate.clone());
+        let answers = raft
+            .stream_append(requests)
+            .map(|answer| answer.map(|answer| wire::encode_stream_result(&answer)).map_err(stopped));
+        // What was accepted is answered first, then comes what ended the stream.
+        let last = stream::once(async move { refusal.lock().take() }).filter_map(|refusal| async { refusal.map(Err) });
+        Ok(Response::new(Box::pin(answers.chain(last))))
+    }
+
+    async fn heartbeat(&self, request: Request<peer::AppendRequest>) -> Result<Response<peer::AppendResponse>, Status> {
+        let request = request.into_inner();
+        let raft = self.gate.raft(request.route.as_ref())?;
+        if !request.entries.is_empty() {
+            return Err(Status::invalid_argument("a heartbeat carries no entries"));
+        }
+        let request = wire::decode_append(request)?;
+        let prev = request.prev_log_id;
+        let response = raft.append_entries(request).await.map_err(stopped)?;
+        Ok(Response::new(wire::encode_heartbeat_response(response, prev)))
+    }
+
+    async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
+        let request = request.into_inner();
+        let raft = self.gate.raft(request.route.as_ref())?;
+        let response = raft.vote(wire::decode_vote_request(request)?).await.map_err(stopped)?;
+        Ok(Response::new(wire::encode_vote_response(&response)))
+    }
+
+    async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
+        let request = request.into_inner();
+        let raft = self.gate.raft(request.route.as_ref())?;
+        let response = raft.pre_vote(wire::decode_vote_request(request)?).await.map_err(stopped)?;
+        Ok(Response::new(wire::encode_vote_response(&response)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<peer::TransferLeaderRequest>,
+    ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
+        let request = request.into_inner();
+        let raft = self.gate.raft(request.route.as_ref())?;
+        let response = raft.handle_transfer_leader(wire::decode_transfer(request)?).await.map_err(stopped)?;
+        Ok(Response::new(wire::encode_transfer_response(&response)))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<peer::SnapshotRequest>>,
+    ) -> Result<Response<peer::SnapshotResponse>, Status> {
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.and_then(|message| message.part);
+        let Some(Part::Header(header)) = first else {
+            return Err(Status::invalid_argument("a snapshot begins with its header"));
+        };
+        let raft = self.gate.raft(header.route.as_ref())?;
+        Ok(Response::new(self.snapshots.install(raft, header, frames.boxed()).await?))
+    }
+
+    type ForwardStream = Answers<peer::ForwardResponse>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<peer::ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let answers = forwarded(request.into_inner(), self.gate.clone(), self.forward.clone());
+        // The stream is open before anyone has spoken: its opener may have nothing to send yet.
+        Ok(Response::new(Box::pin(stream::once(answers).flatten())))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<peer::ReadIndexRequest>,
+    ) -> Result<Response<peer::ReadIndexResponse>, Status> {
+        let from = self.gate.check(request.get_ref().route.as_ref())?;
+        let index = self.read_index.read_index(from).await?;
+        Ok(Response::new(peer::ReadIndexResponse { index }))
+    }
+
+    async fn identify(
+        &self,
+        _request: Request<peer::IdentifyRequest>,
+    ) -> Result<Response<peer::IdentifyResponse>, Status> {
+        Ok(Response::new(self.joins.identify()))
+    }
+
+    async fn join(&self, request: Request<peer::JoinRequest>) -> Result<Response<peer::JoinResponse>, Status> {
+        Ok(Response::new(self.joins.join(request.into_inner()).await?))
+    }
+
+    type FetchComponentStream = Answers<peer::FetchComponentResponse>;
+
+    async fn fetch_component(
+        &self,
+        request: Request<peer::FetchComponentRequest>,
+    ) -> Result<Response<Self::FetchComponentStream>, Status> {
+        let request = request.into_inner();
+        self.gate.check(request.route.as_ref())?;
+        Ok(Response::new(self.joins.ship(request).await?))
+    }
+
+    async fn set_addresses(
+        &self,
+        request: Request<peer::SetAddressesRequest>,
+    ) -> Result<Response<peer::SetAddressesResponse>, Status> {
+        let request = request.into_inner();
+        let from = self.gate.check(request.route.as_ref())?;
+        let node = request.node.ok_or_else(|| Status::invalid_argument("the message has no node"))?;
+        match self.members.set_addresses(from, wire::decode_node(node)).await {
+            Ok(_) => Ok(Response::new(peer::SetAddressesResponse {})),
+            Err(error) => Err(Status::failed_precondition(error.to_string())),
+        }
+    }
+}
+
+/// Waits for the first message, which says who speaks, and hands the stream over.
+async fn forwarded(
+    mut requests: Streaming<peer::ForwardRequest>,
+    gate: Gate,
+    handler: Arc<dyn ForwardHandler>,
+) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
+    let first = match requests.message().await {
+        Ok(Some(first)) => gate.check(first.route.as_ref()).map(|from| (from, first)),
+        Ok(None) => return stream::empty().boxed(),
+        Err(status) => Err(status),
+    };
+    let (from, first) = match first {
+        Ok(first) => first,
+        Err(status) => return stream::once(async { Err(status) }).boxed(),
+    };
+    let rest = requests.map(move |request| {
+        let request = request?;
+        match gate.check(request.route.as_ref())? {
+            sender if sender == from => Ok(request),
+            _ => Err(Status::failed_precondition("one stream, one sender")),
+        }
+    });
+    handler.forward(from, stream::once(async { Ok(first) }).chain(rest).boxed())
+}
+
+type Refusal = Arc<Mutex<Option<Status>>>;
+
+/// The requests up to the first one that is refused, and where the reason will be.
+fn accepted(
+    requests: Streaming<peer::AppendRequest>,
+    gate: Gate,
+) -> (impl Stream<Item = openraft::raft::AppendEntriesRequest<crate::types::TypeConfig>> + Send + 'static, Refusal) {
+    let refusal = Refusal::default();
+    let slot = refusal.clone();
+    let accepted = stream::unfold((requests, gate, slot), |(mut requests, gate, slot)| async move {
+        let checked = requests.message().await.and_then(|message| {
+            let Some(message) = message else { return Ok(None) };
+            gate.check(message.route.as_ref())?;
+            Ok(Some(wire::decode_append(message)?))
+        });
+        match checked {
+            Ok(request) => request.map(|request| (request, (requests, gate, slot))),
+            Err(status) => {
+                *slot.lock() = Some(status);
+                None
+            }
+        }
+    });
+    (accepted, refusal)
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

@@ -1,0 +1,217 @@
+//! The append stream to one peer: pipelined, bounded, and given up when its oldest request stays unanswered.
+//! Knows nothing of who leads or what the entries hold.
+//!
+//! - Requests and answers are one to one and in the same order.
+//! - The stream ends after the first answer that is not a success; openraft then opens another.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use openraft::errors::RPCError;
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use crate::raft::peer;
+use crate::raft::wire;
+use crate::types::TypeConfig;
+
+/// Requests on their way at once. More would only make them smaller: what waits goes into the next one.
+const REQUESTS_IN_FLIGHT_MAX: usize = 16;
+
+/// What is sent and not yet answered.
+pub(super) struct Outstanding {
+    sent_at: Mutex<VecDeque<Instant>>,
+    room: Semaphore,
+    /// Wakes the reading side, which sets no timer while nothing is outstanding.
+    began: Notify,
+}
+
+impl Outstanding {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Outstanding {
+            sent_at: Mutex::default(),
+            room: Semaphore::new(REQUESTS_IN_FLIGHT_MAX),
+            began: Notify::new(),
+        })
+    }
+
+    /// The requests as they go out. Room is waited for *before* a request is taken, so that it is built as late as possible
+    /// and carries all that came meanwhile.
+    pub(super) fn requests<S>(
+        self: &Arc<Self>,
+        input: S,
+        route: peer::Route,
+    ) -> impl Stream<Item = peer::AppendRequest> + Send + use<S>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        stream::unfold((input, self.clone(), route), |(mut input, outstanding, route)| async move {
+            let permit = outstanding.room.acquire().await.expect("the semaphore is never closed");
+            let request = input.next().await?;
+            permit.forget();
+            outstanding.sent();
+            Some((wire::encode_append(route.clone(), &request), (input, outstanding, route)))
+        })
+    }
+
+    fn sent(&self) {
+        self.sent_at.lock().push_back(Instant::now());
+        self.began.notify_one();
+    }
+
+    fn answered(&self) {
+        if self.sent_at.lock().pop_front().is_some() {
+            self.room.add_permits(1);
+        }
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        self.sent_at.lock().front().copied()
+    }
+}
+
+/// The reading half.
+pub(super) struct Answers<R> {
+    pub(super) responses: R,
+    pub(super) outstanding: Arc<Outstanding>,
+    /// The oldest request may be unanswered for so long.
+    pub(super) progress_timeout: Duration,
+}
+
+/// Why the reading half ended.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The peer, or the way there, said so.
+    Status(tonic::Status),
+    /// It said nothing.
+    Silent,
+}
+
+type AppendError = RPCError<TypeConfig>;
+
+impl<R> Answers<R>
+where
+    R: Stream<Item = Result<peer::AppendResponse, tonic::Status>> + Send + Unpin,
+{
+    /// The answers as openraft wants them; `explain` turns the end of the stream into its error.
+    pub(super) fn into_stream<'s>(
+        self,
+        explain: impl Fn(Broken) -> AppendError + Send + 's,
+    ) -> impl Stream<Item = Result<StreamAppendResult<TypeConfig>, AppendError>> + Send + 's
+    where
+        R: 's,
+    {
+        stream::unfold(Some((self, explain)), |state| async move {
+            let (mut answers, explain) = state?;
+            let answer = match answers.next().await? {
+                Ok(answer) => Ok(answer),
+                Err(broken) => Err(explain(broken)),
+            };
+            let goes_on = matches!(answer, Ok(Ok(_)));
+            Some((answer, goes_on.then_some((answers, explain))))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<TypeConfig>, Broken>> {
+        loop {
+            let deadline = self.outstanding.oldest().map(|oldest| oldest + self.progress_timeout);
+            tokio::select! {
+                biased;
+                response = self.responses.next() => {
+                    self.outstanding.answered();
+                    return Some(decode(response?));
+                }
+                () = self.outstanding.began.notified(), if deadline.is_none() => {}
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Some(Err(Broken::Silent));
+                }
+            }
+        }
+    }
+}
+
+fn decode(response: Result<peer::AppendResponse, tonic::Status>) -> Result<StreamAppendResult<TypeConfig>, Broken> {
+    let response = response.map_err(Broken::Status)?;
+    wire::decode_stream_result(response).map_err(|error| Broken::Status(error.into()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::types::Vote;
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    fn request() -> AppendEntriesRequest<TypeConfig> {
+        AppendEntriesRequest { vote: Vote::new_committed(1, 1), prev_log_id: None, entries: vec![], leader_commit: None }
+    }
+
+    fn success() -> peer::AppendResponse {
+        wire::encode_stream_result(&Ok(None))
+    }
+
+    fn explain(broken: Broken) -> AppendError {
+        RPCError::Network(openraft::errors::NetworkError::from_string(format!("{broken:?}")))
+    }
+
+    fn answers(
+        outstanding: &Arc<Outstanding>,
+    ) -> (
+        mpsc::Sender<Result<peer::AppendResponse, tonic::Status>>,
+        Answers<ReceiverStream<Result<peer::AppendResponse, tonic::Status>>>,
+    ) {
+        let (sender, receiver) = mpsc::channel(64);
+        let answers = Answers {
+            responses: ReceiverStream::new(receiver),
+            outstanding: outstanding.clone(),
+            progress_timeout: Duration::from_secs(2),
+        };
+        (sender, answers)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_the_bound_is_in_flight_until_an_answer_comes() {
+        let outstanding = Outstanding::new();
+        let input = stream::iter(std::iter::repeat_with(request).take(40));
+        let mut requests = Box::pin(outstanding.requests(input, peer::Route::default()));
+        for _ in 0..REQUESTS_IN_FLIGHT_MAX {
+            requests.next().await.unwrap();
+        }
+        assert!(futures::poll!(requests.next()).is_pending());
+        let (sender, mut answers) = answers(&outstanding);
+        sender.send(Ok(success())).await.unwrap();
+        assert!(matches!(answers.next().await, Some(Ok(Ok(None)))));
+        assert!(requests.next().await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_is_given_up_and_an_idle_stream_is_not() {
+        let outstanding = Outstanding::new();
+        let (_sender, answers) = answers(&outstanding);
+        let mut answers = Box::pin(answers.into_stream(explain));
+        let idle = tokio::time::timeout(Duration::from_secs(3600), answers.next()).await;
+        assert!(idle.is_err(), "nothing was asked, so nothing is late");
+        outstanding.sent();
+        let error = answers.next().await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("Silent"), "{error}");
+        assert!(answers.next().await.is_none(), "the stream ends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_stream_ends_after_a_conflict() {
+        let outstanding = Outstanding::new();
+        let (sender, answers) = answers(&outstanding);
+        let at = wire::decode_log_id(&peer::LogId { term: 1, leader: 2, index: 3 });
+        let conflict = Err(openraft::raft::StreamAppendError::Conflict(at));
+        sender.send(Ok(wire::encode_stream_result(&conflict))).await.unwrap();
+        sender.send(Ok(success())).await.unwrap();
+        let all: Vec<_> = answers.into_stream(explain).collect().await;
+        assert_eq!(all.len(), 1);
+        assert_eq!(all.into_iter().next().unwrap().unwrap(), conflict);
+    }
+}

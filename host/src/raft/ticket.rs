@@ -1,0 +1,261 @@
+//! The two ends of one attempt to have a command proposed: the [`Ticket`] of who waits, the [`Claim`] of who proposes.
+//! Owns the answer to "was it still queued?", which decides between "not applied" and "unknown". Never proposes itself.
+
+use std::future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::codec::Command;
+use crate::machine::Outcome;
+
+/// Why a command was certainly not proposed. It may be sent again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotProposed {
+    /// The node asked does not lead in that term.
+    #[error("the node asked does not lead in that term")]
+    NotLeader,
+    /// A bound of the proposing node is reached; the text names it.
+    #[error("{0}")]
+    Overloaded(String),
+    /// Its deadline passed while it was queued.
+    #[error("the deadline passed while the command was queued")]
+    Expired,
+    /// No entry takes a command of this size.
+    #[error("the command has {bytes} bytes, the limit is {limit_bytes}")]
+    TooLarge {
+        /// Size of the request.
+        bytes: usize,
+        /// What one command may have.
+        limit_bytes: usize,
+    },
+    /// The node asked is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// What the proposing side says about a command.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// It was not proposed.
+    NotProposed(NotProposed),
+    /// It was applied (only over a hop; a local outcome comes through the waiters).
+    Outcome(Outcome),
+}
+
+const QUEUED: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+/// Held by who waits for the command. Dropping it withdraws a command that is still queued.
+#[derive(Debug)]
+pub struct Ticket {
+    state: Arc<AtomicU8>,
+    answer: Option<oneshot::Receiver<Answer>>,
+}
+
+/// Held by who proposes the command. Dropping it unanswered means: not proposed if it was never taken, else fate unknown.
+#[derive(Debug)]
+pub struct Claim {
+    state: Arc<AtomicU8>,
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// Both ends of one attempt.
+pub fn ticket() -> (Ticket, Claim) {
+    let state = Arc::new(AtomicU8::new(QUEUED));
+    let (sender, receiver) = oneshot::channel();
+    (Ticket { state: state.clone(), answer: Some(receiver) }, Claim { state, answer: Some(sender) })
+}
+
+impl Ticket {
+    /// What the proposing side says. Never completes when it has nothing more to say: the fate then comes through the waiters.
+    /// Cancel safe.
+    pub async fn answer(&mut self) -> Answer {
+        if let Some(receiver) = &mut self.answer {
+            let answer = receiver.await;
+            self.answer = None;
+            if let Ok(answer) = answer {
+                return answer;
+            }
+        }
+        future::pending().await
+    }
+
+    /// Takes the command back. True: it was still queued and is certainly not proposed.
+    pub fn withdraw(&self) -> bool {
+        match self.state.compare_exchange(QUEUED, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(state) => state == WITHDRAWN,
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+impl Claim {
+    /// Takes the command out of the queue, right before it is handed on. False: it was withdrawn and must not be proposed.
+    pub fn take(&self) -> bool {
+        self.state.compare_exchange(QUEUED, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// It was not proposed.
+    pub fn refuse(mut self, reason: NotProposed) {
+        self.send(Answer::NotProposed(reason));
+    }
+
+    /// It was applied, elsewhere.
+    pub fn complete(mut self, outcome: Outcome) {
+        self.send(Answer::Outcome(outcome));
+    }
+
+    fn send(&mut self, answer: Answer) {
+        if let Some(sender) = self.answer.take() {
+            // The receiver is gone when its client is: nobody to tell.
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.answer.is_some() && self.take() {
+            self.send(Answer::NotProposed(NotProposed::NotLeader));
+        }
+    }
+}
+
+/// Bytes that wait in a queue or are in flight. Shared by the queue and what came out of it.
+#[derive(Debug)]
+pub struct Budget {
+    used: AtomicUsize,
+    limit_bytes: usize,
+}
+
+/// A share of a [`Budget`], given back on drop.
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(limit_bytes: usize) -> Arc<Budget> {
+        Arc::new(Budget { used: AtomicUsize::new(0), limit_bytes })
+    }
+
+    /// Takes `bytes`; `None` when they do not fit.
+    pub fn share(self: &Arc<Self>, bytes: usize) -> Option<Share> {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let share = Share { budget: self.clone(), bytes };
+        (used + bytes <= self.limit_bytes).then_some(share)
+    }
+
+    /// Bytes taken now.
+    pub fn used_bytes(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A command in a queue.
+#[derive(Debug)]
+pub struct Queued {
+    /// The term whose leader it is meant for.
+    pub term: u64,
+    /// What to propose.
+    pub command: Command,
+    /// When its client stops waiting.
+    pub deadline: Instant,
+    /// The other end of its ticket.
+    pub claim: Claim,
+    /// What it holds of the queue's budget.
+    pub share: Share,
+}
+
+/// Room a command takes in an entry or a queue, its fields' framing included.
+pub fn weight_bytes(command: &Command) -> usize {
+    /// Origin, field tags and lengths.
+    const FRAMING_BYTES: usize = 64;
+    command.method.len() + command.request.len() + command.caller.len() + FRAMING_BYTES
+}
+
+/// The largest request that is taken into the log.
+pub const REQUEST_BYTES_MAX: usize = 2 << 20;
+
+/// Refuses a command that no entry takes.
+pub fn check_size(command: &Command) -> Result<(), NotProposed> {
+    let bytes = command.request.len();
+    if bytes > REQUEST_BYTES_MAX {
+        return Err(NotProposed::TooLarge { bytes, limit_bytes: REQUEST_BYTES_MAX });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn a_withdrawn_command_cannot_be_taken() {
+        let (ticket, claim) = ticket();
+        assert!(ticket.withdraw());
+        assert!(!claim.take());
+        assert!(ticket.withdraw(), "withdrawing twice says the same");
+    }
+
+    #[test]
+    fn a_taken_command_cannot_be_withdrawn() {
+        let (ticket, claim) = ticket();
+        assert!(claim.take());
+        assert!(!ticket.withdraw());
+    }
+
+    #[tokio::test]
+    async fn a_claim_dropped_in_the_queue_says_not_proposed() {
+        let (mut ticket, claim) = ticket();
+        drop(claim);
+        assert!(matches!(ticket.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+        assert!(ticket.answer().now_or_never().is_none(), "nothing more to be heard");
+    }
+
+    #[test]
+    fn a_claim_dropped_after_being_taken_says_nothing() {
+        let (mut ticket, claim) = ticket();
+        assert!(claim.take());
+        drop(claim);
+        assert!(ticket.answer().now_or_never().is_none());
+    }
+
+    #[test]
+    fn a_client_that_leaves_withdraws() {
+        let (ticket, claim) = ticket();
+        drop(ticket);
+        assert!(!claim.take());
+    }
+
+    #[test]
+    fn a_budget_is_given_back() {
+        let budget = Budget::new(10);
+        let first = budget.share(6).unwrap();
+        assert!(budget.share(6).is_none());
+        assert_eq!(budget.used_bytes(), 6);
+        drop(first);
+        assert!(budget.share(10).is_some());
+        assert_eq!(budget.used_bytes(), 0);
+    }
+}

@@ -1,0 +1,146 @@
+//! From the two timeouts an operator sets to openraft's configuration, with the reason of each setting.
+//! Owns no clock.
+
+use std::time::Duration;
+
+use openraft::{Config, ConfigError, SnapshotPolicy};
+
+/// A restarted leader must be elected anew. Its log is fsynced behind its followers' backs, so a leader that resumed its old
+/// term could give log ids that followers hold with other contents to new entries.
+const LEADER_RESTORE: Option<bool> = Some(false);
+
+/// The core must never wait for the state machine: this many commands may lie before it. Admission keeps the real number far
+/// below (`proposer`).
+const STATE_MACHINE_CHANNEL: u64 = 65_536;
+
+/// Entries in one append, at most. The log reader cuts by bytes long before.
+const APPEND_ENTRIES_MAX: u64 = 4_096;
+
+/// A whole snapshot transfer, heavy restore on the other side included.
+const SNAPSHOT_TRANSFER: Duration = Duration::from_mins(10);
+
+/// The shortest `--heartbeat_timeout`: below it, timers of a few milliseconds would lose to the scheduler.
+pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
+
+/// What an operator sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// `--heartbeat_timeout`, H: silence of the leader before a follower stands.
+    pub heartbeat: Duration,
+    /// `--election_timeout`: how long a command waits for a leader. At least H.
+    pub election: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { heartbeat: Duration::from_secs(1), election: Duration::from_secs(3) }
+    }
+}
+
+/// Timeouts that cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum TimeoutsError {
+    /// Too short for timers.
+    #[error("--heartbeat_timeout {0:?} is shorter than {HEARTBEAT_TIMEOUT_MIN:?}")]
+    HeartbeatTooShort(Duration),
+    /// A command would give up before a leader can be replaced.
+    #[error("--election_timeout {election:?} is shorter than --heartbeat_timeout {heartbeat:?}")]
+    ElectionBelowHeartbeat {
+        /// As set.
+        election: Duration,
+        /// As set.
+        heartbeat: Duration,
+    },
+    /// openraft disagrees with the table below.
+    #[error("openraft refuses the configuration: {0}")]
+    Openraft(#[from] Box<ConfigError>),
+}
+
+impl Timeouts {
+    /// How often a leader makes itself heard.
+    pub fn heartbeat_interval(&self) -> Duration {
+        self.heartbeat / 10
+    }
+
+    /// The least random delay of a candidate; also how long one hand-over may take before another target is tried.
+    pub fn election_min(&self) -> Duration {
+        self.heartbeat * 4 / 10
+    }
+
+    /// The greatest random delay of a candidate, and the leader's lease: together they make a silent leader last about H.
+    pub fn election_max(&self) -> Duration {
+        self.heartbeat * 6 / 10
+    }
+
+    /// An append stream whose oldest request is unanswered for so long is given up and opened anew.
+    pub fn append_progress(&self) -> Duration {
+        self.heartbeat * 2
+    }
+
+    /// openraft's configuration. Errors when the two timeouts contradict each other.
+    pub fn config(&self, cluster_name: &str) -> Result<Config, TimeoutsError> {
+        if self.heartbeat < HEARTBEAT_TIMEOUT_MIN {
+            return Err(TimeoutsError::HeartbeatTooShort(self.heartbeat));
+        }
+        if self.election < self.heartbeat {
+            return Err(TimeoutsError::ElectionBelowHeartbeat { election: self.election, heartbeat: self.heartbeat });
+        }
+        let election_max_ms = millis(self.election_max());
+        let config = Config {
+            cluster_name: cluster_name.into(),
+            heartbeat_interval: millis(self.heartbeat_interval()),
+            election_timeout_min: millis(self.election_min()),
+            election_timeout_max: election_max_ms,
+            // A leader that reaches no quorum falls silent for one lease and one election, so that others can stand.
+            quorum_loss_probe_interval: Some(2 * election_max_ms),
+            enable_pre_vote: Some(true),
+            enable_leader_restore: LEADER_RESTORE,
+            // We decide when to make checkpoints and what to purge; openraft's own purge never finds anything.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            install_snapshot_timeout: millis(SNAPSHOT_TRANSFER),
+            max_payload_entries: APPEND_ENTRIES_MAX,
+            max_append_entries: Some(APPEND_ENTRIES_MAX),
+            state_machine_channel_size: Some(STATE_MACHINE_CHANNEL),
+            ..Config::default()
+        };
+        config.validate().map_err(|error| TimeoutsError::Openraft(Box::new(error)))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_the_documented_tenths_of_the_heartbeat_timeout() {
+        let config = Timeouts::default().config("test").unwrap();
+        assert_eq!(
+            (config.heartbeat_interval, config.election_timeout_min, config.election_timeout_max),
+            (100, 400, 600)
+        );
+        assert_eq!(config.quorum_loss_probe_interval, Some(1200));
+        assert_eq!(config.enable_leader_restore, Some(false));
+    }
+
+    #[test]
+    fn every_permitted_heartbeat_timeout_makes_a_valid_configuration() {
+        for ms in (50..2_000).chain([10_000, 600_000]) {
+            let heartbeat = Duration::from_millis(ms);
+            Timeouts { heartbeat, election: heartbeat }.config("test").unwrap();
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let short = Timeouts { heartbeat: Duration::from_millis(10), election: Duration::from_secs(1) };
+        assert!(matches!(short.config("test"), Err(TimeoutsError::HeartbeatTooShort(_))));
+        let inverted = Timeouts { heartbeat: Duration::from_secs(2), election: Duration::from_secs(1) };
+        assert!(matches!(inverted.config("test"), Err(TimeoutsError::ElectionBelowHeartbeat { .. })));
+    }
+}

@@ -1,0 +1,259 @@
+//! The one page about the disk: every column family, key and value, who writes it, and when it disappears.
+//! Pure encoding; never does IO.
+//!
+//! Integers in keys are big-endian and of fixed width, so that byte order is numeric order. Names and tags are frozen.
+//!
+//! `raft/`, WAL on, each batch fsynced before anything in it is acknowledged; one writer: the log's writer thread.
+//!
+//! | family | key | value | written by | disappears |
+//! |---|---|---|---|---|
+//! | `log` | group u32, index u64 | [`encode_entry`] | append | truncate (point deletes), purge (one range delete) |
+//! | `meta` | group u32, tag 1 | record of `Vote` | save_vote | never |
+//! | `meta` | group u32, tag 2 | record of `LogId`: known committed; a hint, rides with the next batch | save_committed | never |
+//! | `meta` | group u32, tag 3 | record of `LogId`: the last purged | purge, with the range delete | never |
+//! | `meta` | group u32, tag 4 | record of `Identity` | start, bootstrap, join | never |
+//!
+//! A record is `codec::encode_record`: a version byte, then the fields.
+//!
+//! `state/<group>/<generation>/`, WAL off, flushed with all families at once; one writer: the apply thread, or an install.
+//!
+//! | family | key | value | written by | disappears |
+//! |---|---|---|---|---|
+//! | `data` | the guest's own bytes | the guest's own bytes | the guest's store calls | the guest removes it, or the generation goes |
+//! | `system` | `machine` defines them | applied log id, membership, log time, hash, sessions | the apply thread, in the entry's batch | with the generation |
+//!
+//! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It goes when three newer ones exist
+//! and nobody reads it.
+//!
+//! Small files: `FORMAT` (a number), `LOCK` (flock), `state/<group>/CURRENT` (the number of the generation in force, replaced by
+//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `components/<blake3>.wasm`.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use openraft::EntryPayload;
+
+use crate::codec::{CodecError, decode_record, encode_record};
+use crate::types::{CommittedLeaderId, Entry, EntryData, LogId};
+
+/// Families of `raft/`.
+pub(super) const LOG: &str = "log";
+/// See the table.
+pub(super) const META: &str = "meta";
+/// Families of `state/` and of checkpoints.
+pub(super) const DATA: &str = "data";
+/// See the table.
+pub(super) const SYSTEM: &str = "system";
+
+/// What stands in `meta`, one key each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Meta {
+    /// The vote.
+    Vote = 1,
+    /// The committed hint.
+    Committed = 2,
+    /// The last purged log id.
+    Purged = 3,
+    /// Who this node is.
+    Identity = 4,
+}
+
+/// Bytes of a key in `log`.
+pub(super) const LOG_KEY_BYTES: usize = 12;
+
+/// The key of a log entry.
+pub(super) fn encode_log_key(group: u32, index: u64) -> [u8; LOG_KEY_BYTES] {
+    let mut key = [0; LOG_KEY_BYTES];
+    key[..4].copy_from_slice(&group.to_be_bytes());
+    key[4..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// Group and index of a key in `log`; `None` when it is not one.
+pub(super) fn decode_log_key(key: &[u8]) -> Option<(u32, u64)> {
+    let (group, index) = key.split_at_checked(4)?;
+    Some((u32::from_be_bytes(group.try_into().ok()?), u64::from_be_bytes(index.try_into().ok()?)))
+}
+
+/// The keys of the entries `[indexes.start, indexes.end)`.
+pub(super) fn log_keys(group: u32, indexes: Range<u64>) -> Range<[u8; LOG_KEY_BYTES]> {
+    encode_log_key(group, indexes.start)..encode_log_key(group, indexes.end)
+}
+
+/// The key of a record in `meta`.
+pub(super) fn encode_meta_key(group: u32, meta: Meta) -> [u8; 5] {
+    let mut key = [0; 5];
+    key[..4].copy_from_slice(&group.to_be_bytes());
+    key[4] = meta as u8;
+    key
+}
+
+const ENTRY_VERSION: u8 = 1;
+const KIND_BLANK: u8 = 0;
+const KIND_NORMAL: u8 = 1;
+const KIND_MEMBERSHIP: u8 = 2;
+/// version u8, kind u8, term u64, leader u64.
+const HEAD_BYTES: usize = 18;
+/// The head and its checksum.
+const ENTRY_OVERHEAD_BYTES: usize = HEAD_BYTES + 4;
+
+/// The value of a log entry: version, kind, term, leader, crc32c, payload. The checksum covers the key, the head and the payload,
+/// so that a whole record in the wrong place is noticed too.
+pub(super) fn encode_entry(group: u32, entry: &Entry) -> Vec<u8> {
+    let (kind, membership);
+    let payload: &[u8] = match &entry.payload {
+        EntryPayload::Blank => {
+            kind = KIND_BLANK;
+            &[]
+        }
+        EntryPayload::Normal(EntryData(bytes)) => {
+            kind = KIND_NORMAL;
+            bytes
+        }
+        EntryPayload::Membership(voters_and_nodes) => {
+            kind = KIND_MEMBERSHIP;
+            membership = encode_record(voters_and_nodes);
+            &membership
+        }
+    };
+    let mut value = Vec::with_capacity(ENTRY_OVERHEAD_BYTES + payload.len());
+    value.extend([ENTRY_VERSION, kind]);
+    value.extend(entry.log_id.leader_id.term.to_be_bytes());
+    value.extend(entry.log_id.leader_id.node_id.to_be_bytes());
+    value.extend(checksum(&encode_log_key(group, entry.log_id.index), &value, payload).to_be_bytes());
+    value.extend(payload);
+    value
+}
+
+/// The entry that `value` holds under the key of `index`. Fails on any bit that changed since [`encode_entry`].
+pub(super) fn decode_entry(group: u32, index: u64, value: &[u8]) -> Result<Entry, CodecError> {
+    let damaged = |what: &str| CodecError::Damaged(what.to_owned());
+    let (head, rest) = value.split_at_checked(HEAD_BYTES).ok_or_else(|| damaged("shorter than a head"))?;
+    let (crc, payload) = rest.split_at_checked(4).ok_or_else(|| damaged("shorter than a checksum"))?;
+    if head[0] != ENTRY_VERSION {
+        return Err(CodecError::Version { found: head[0] });
+    }
+    if checksum(&encode_log_key(group, index), head, payload).to_be_bytes() != crc {
+        return Err(damaged("the checksum does not fit"));
+    }
+    let payload = match head[1] {
+        KIND_BLANK if payload.is_empty() => EntryPayload::Blank,
+        KIND_NORMAL => EntryPayload::Normal(EntryData(Bytes::copy_from_slice(payload))),
+        KIND_MEMBERSHIP => EntryPayload::Membership(decode_record(payload)?),
+        _ => return Err(damaged("unknown kind")),
+    };
+    let number = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes of the head"));
+    let leader_id = CommittedLeaderId { term: number(2), node_id: number(10) };
+    Ok(Entry { log_id: LogId::new(leader_id, index), payload })
+}
+
+/// About the bytes an entry takes in memory and on the wire; what the byte caps count.
+pub(super) fn entry_bytes(entry: &Entry) -> usize {
+    let payload = match &entry.payload {
+        EntryPayload::Blank => 0,
+        EntryPayload::Normal(data) => data.0.len(),
+        EntryPayload::Membership(membership) => 128 * (1 + membership.nodes().count()),
+    };
+    // The entry itself in the tail, and its key and head on disk.
+    payload + 96
+}
+
+fn checksum(key: &[u8], head: &[u8], payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), head), payload)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::{Membership, Node, hex};
+
+    fn entry(term: u64, leader: u64, index: u64, payload: &[u8]) -> Entry {
+        Entry {
+            log_id: LogId::new(CommittedLeaderId { term, node_id: leader }, index),
+            payload: EntryPayload::Normal(EntryData(Bytes::copy_from_slice(payload))),
+        }
+    }
+
+    #[test]
+    fn key_bytes_are_frozen() {
+        assert_eq!(hex(&encode_log_key(1, 0x0203)), "000000010000000000000203");
+        assert_eq!(hex(&encode_meta_key(0, Meta::Vote)), "0000000001");
+        assert_eq!(hex(&encode_meta_key(0, Meta::Committed)), "0000000002");
+        assert_eq!(hex(&encode_meta_key(0, Meta::Purged)), "0000000003");
+        assert_eq!(hex(&encode_meta_key(7, Meta::Identity)), "0000000704");
+        assert_eq!([LOG, META, DATA, SYSTEM], ["log", "meta", "data", "system"]);
+    }
+
+    #[test]
+    fn entry_bytes_are_frozen() {
+        let value = encode_entry(0, &entry(5, 9, 42, b"abc"));
+        assert_eq!(hex(&value[..HEAD_BYTES]), "010100000000000000050000000000000009");
+        assert_eq!(value.len(), ENTRY_OVERHEAD_BYTES + 3);
+        assert_eq!(hex(&value[HEAD_BYTES..]), GOLDEN_CRC_AND_PAYLOAD);
+    }
+
+    const GOLDEN_CRC_AND_PAYLOAD: &str = "00000000616263";
+
+    #[test]
+    fn every_kind_survives() {
+        let node = Node { name: "a".into(), raft_addr: "b:1".into(), grpc_addr: "c:2".into() };
+        let membership = Membership::new_with_defaults(vec![BTreeSet::from([1, 2])], BTreeSet::from([3]));
+        let named = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, node)])).unwrap();
+        for payload in [EntryPayload::Blank, EntryPayload::Membership(membership), EntryPayload::Membership(named)] {
+            let entry = Entry { payload, ..entry(2, 1, 3, b"") };
+            assert_eq!(decode_entry(0, 3, &encode_entry(0, &entry)).unwrap(), entry);
+        }
+    }
+
+    #[test]
+    fn a_record_in_the_wrong_place_is_damaged() {
+        let value = encode_entry(0, &entry(5, 9, 42, b"abc"));
+        assert!(decode_entry(0, 43, &value).is_err());
+        assert!(decode_entry(1, 42, &value).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn log_keys_round_trip_and_sort_as_numbers(a: (u32, u64), b: (u32, u64)) {
+            let (left, right) = (encode_log_key(a.0, a.1), encode_log_key(b.0, b.1));
+            prop_assert_eq!(decode_log_key(&left), Some(a));
+            prop_assert_eq!(left.cmp(&right), a.cmp(&b));
+        }
+
+        #[test]
+        fn foreign_keys_are_not_log_keys(key in prop::collection::vec(any::<u8>(), 0..24)) {
+            prop_assert_eq!(decode_log_key(&key).is_some(), key.len() == LOG_KEY_BYTES);
+        }
+
+        #[test]
+        fn entries_round_trip(
+            group: u32, term: u64, leader: u64, index: u64,
+            payload in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let entry = entry(term, leader, index, &payload);
+            prop_assert_eq!(decode_entry(group, index, &encode_entry(group, &entry)).unwrap(), entry);
+        }
+
+        #[test]
+        fn any_flipped_bit_is_noticed(
+            payload in prop::collection::vec(any::<u8>(), 0..64), at: prop::sample::Index, bit in 0u8..8,
+        ) {
+            let mut value = encode_entry(0, &entry(3, 4, 5, &payload));
+            let at = at.index(value.len());
+            value[at] ^= 1 << bit;
+            prop_assert!(decode_entry(0, 5, &value).is_err());
+        }
+
+        #[test]
+        fn a_cut_record_is_noticed(payload in prop::collection::vec(any::<u8>(), 0..64), at: prop::sample::Index) {
+            let value = encode_entry(0, &entry(3, 4, 5, &payload));
+            prop_assert!(decode_entry(0, 5, &value[..at.index(value.len())]).is_err());
+        }
+    }
+}

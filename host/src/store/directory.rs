@@ -1,0 +1,159 @@
+//! The data directory: its places, its format number, its lock, and the components kept in it by content.
+//! Opens no database.
+
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use super::files::{create_directory, write_atomically};
+use crate::types::hex;
+
+/// The format this version writes. Raised when an older version could misread what we write.
+const FORMAT: u32 = 1;
+
+/// An open data directory. Held exclusively until dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    /// The lock goes with the file handle.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens or creates a data directory. Fails when another process has it, or when its format is newer than ours.
+    pub fn open(root: &Path) -> Result<DataDir, StoreError> {
+        create_directory(root)?;
+        let lock = lock(&root.join("LOCK"))?;
+        let directory = DataDir { root: root.to_owned(), _lock: lock };
+        directory.check_format()?;
+        for place in [directory.raft(), root.join("state"), root.join("snapshots"), directory.components()] {
+            create_directory(&place)?;
+        }
+        Ok(directory)
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The database of log, vote and identity.
+    pub fn raft(&self) -> PathBuf {
+        self.root.join("raft")
+    }
+
+    /// The generations of a group's state.
+    pub fn state(&self, group: u32) -> PathBuf {
+        self.root.join("state").join(group.to_string())
+    }
+
+    /// The checkpoints of a group's state.
+    pub fn snapshots(&self, group: u32) -> PathBuf {
+        self.root.join("snapshots").join(group.to_string())
+    }
+
+    /// Encoded components, named by hash.
+    pub fn components(&self) -> PathBuf {
+        self.root.join("components")
+    }
+
+    /// Keeps a component; durable on return. `hash` is the caller's, and names the file.
+    pub fn save_component(&self, hash: &[u8; 32], bytes: &[u8]) -> Result<(), StoreError> {
+        write_atomically(&self.component(hash), bytes)
+    }
+
+    /// A component kept earlier. The caller compares its BLAKE3 with `hash`.
+    pub fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        read_if_there(&self.component(hash))
+    }
+
+    fn component(&self, hash: &[u8; 32]) -> PathBuf {
+        self.components().join(format!("{}.wasm", hex(hash)))
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let path = self.root.join("FORMAT");
+        let Some(bytes) = read_if_there(&path)? else {
+            // FORMAT is written before anything else, so a directory with data and without it was tampered with.
+            if self.raft().exists() {
+                return Err(StoreError::damaged(&path, "raft/ is there and FORMAT is not"));
+            }
+            return write_atomically(&path, format!("{FORMAT}\n").as_bytes());
+        };
+        let found = String::from_utf8_lossy(&bytes).trim().to_owned();
+        match found.parse::<u32>() {
+            Ok(number) if number <= FORMAT => Ok(()),
+            _ => Err(StoreError::Format { path, found, supported: FORMAT }),
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(StoreError::io("open lock file", path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_held_until_dropped() {
+        let root = tempfile::tempdir().unwrap();
+        let first = DataDir::open(root.path()).unwrap();
+        let error = DataDir::open(root.path()).unwrap_err();
+        assert!(matches!(error, StoreError::Locked { .. }));
+        assert!(error.to_string().contains("in use by another process"));
+        drop(first);
+        DataDir::open(root.path()).unwrap();
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        drop(DataDir::open(root.path()).unwrap());
+        fs::write(root.path().join("FORMAT"), "2\n").unwrap();
+        let error = DataDir::open(root.path()).unwrap_err();
+        assert!(error.to_string().contains("data format 2, this version reads up to 1"), "{error}");
+        fs::write(root.path().join("FORMAT"), "soup").unwrap();
+        assert!(matches!(DataDir::open(root.path()), Err(StoreError::Format { .. })));
+    }
+
+    #[test]
+    fn data_without_a_format_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        drop(DataDir::open(root.path()).unwrap());
+        fs::remove_file(root.path().join("FORMAT")).unwrap();
+        assert!(matches!(DataDir::open(root.path()), Err(StoreError::Damaged { .. })));
+    }
+
+    #[test]
+    fn components_are_kept_by_hash() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(&root.path().join("deep/er")).unwrap();
+        assert_eq!(directory.load_component(&[7; 32]).unwrap(), None);
+        directory.save_component(&[7; 32], b"\0asm").unwrap();
+        directory.save_component(&[7; 32], b"\0asm").unwrap();
+        assert_eq!(directory.load_component(&[7; 32]).unwrap().as_deref(), Some(&b"\0asm"[..]));
+        assert_eq!(fs::read_dir(directory.components()).unwrap().count(), 1, "no temporary file stays");
+    }
+}

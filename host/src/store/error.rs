@@ -1,0 +1,88 @@
+//! What can go wrong with the disk, in words an operator can act on. Never decides what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A failure of the data directory or of a database in it. The text says what failed, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the data directory open.
+    #[error("{} is in use by another process: stop that node, or give this one its own --raft_data_dir", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The directory was written by a newer version, or is not one of ours.
+    #[error(
+        "{} has data format {found}, this version reads up to {supported}: start the version that wrote it, or a newer one",
+        path.display()
+    )]
+    Format {
+        /// The file that holds the number.
+        path: PathBuf,
+        /// What stands there.
+        found: String,
+        /// The greatest number this version reads.
+        supported: u32,
+    },
+    /// What is on disk contradicts itself or fails its checksum. Nothing was changed.
+    #[error("damaged data in {}: {what}. Nothing was changed. Remove this node from the cluster and let it rejoin with an empty data directory", path.display())]
+    Damaged {
+        /// The file or database.
+        path: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
+    /// RocksDB refused.
+    #[error("{doing} in {}: {source}", path.display())]
+    Rocks {
+        /// What was being done.
+        doing: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// RocksDB's own words.
+        source: rocksdb::Error,
+    },
+    /// The file system refused.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's own words.
+        source: io::Error,
+    },
+    /// The caller broke a rule of the store: a gap in the log, or a second generation while one is being built.
+    #[error("refused by the store: {0}")]
+    Misuse(String),
+    /// An earlier write failed, so nothing is acknowledged any more; the node must restart.
+    #[error("the log takes no more writes since one failed: {0}")]
+    Poisoned(String),
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// For `map_err` on RocksDB calls.
+    pub(super) fn rocks(doing: &'static str, path: &Path) -> impl FnOnce(rocksdb::Error) -> StoreError {
+        move |source| StoreError::Rocks { doing, path: path.to_owned(), source }
+    }
+
+    /// For `map_err` on file system calls.
+    pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+        move |source| StoreError::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// Something on disk that cannot be what we wrote.
+    pub(super) fn damaged(path: &Path, what: impl Into<String>) -> StoreError {
+        StoreError::Damaged { path: path.to_owned(), what: what.into() }
+    }
+}
+
+impl From<StoreError> for io::Error {
+    fn from(error: StoreError) -> Self {
+        io::Error::other(error)
+    }
+}

@@ -1,0 +1,63 @@
+//! Small files that are either the old or the new one after a crash, and directories whose entries survive one.
+//! Knows nothing of what the files mean.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use super::StoreError;
+
+/// The suffix of files being written. A crash may leave one; nothing ever reads it.
+pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Replaces `path` by `bytes`: written beside it, fsynced, renamed, and the directory fsynced.
+pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(TEMPORARY_SUFFIX);
+    let temporary = Path::new(&name);
+    let mut file = File::create(temporary).map_err(StoreError::io("create", temporary))?;
+    file.write_all(bytes).map_err(StoreError::io("write", temporary))?;
+    file.sync_all().map_err(StoreError::io("fsync", temporary))?;
+    fs::rename(temporary, path).map_err(StoreError::io("rename to", path))?;
+    sync_directory(path.parent().expect("a file in the data directory has a parent"))
+}
+
+/// Makes creations, renames and removals in `path` survive a power cut.
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(StoreError::io("fsync directory", path))
+}
+
+/// Creates `path` and its parents; each new name survives a power cut.
+pub(super) fn create_directory(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_directory(parent)?;
+    }
+    fs::create_dir(path).map_err(StoreError::io("create directory", path))?;
+    sync_directory(parent.unwrap_or(Path::new(".")))
+}
+
+/// Removes a directory and all in it; one that is already gone is fine.
+pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove directory", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names in a directory, sorted; names that are not UTF-8 are not ours and are left out.
+pub(super) fn names(path: &Path) -> Result<Vec<String>, StoreError> {
+    let listing = fs::read_dir(path).map_err(StoreError::io("list", path))?;
+    let mut names = Vec::new();
+    for entry in listing {
+        let entry = entry.map_err(StoreError::io("list", path))?;
+        names.extend(entry.file_name().into_string());
+    }
+    names.sort();
+    Ok(names)
+}

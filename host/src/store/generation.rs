@@ -1,0 +1,210 @@
+//! One state database: commit, flush, read, pin. Never decides which generation is in force; `state.rs` does.
+//!
+//! - A commit is visible at once and durable only after a flush. Both families reach the disk at the same log position.
+//! - Only [`Generation::flush`] flushes on purpose, and it names every family.
+//! - A generation whose directory is doomed removes it when the last reader is gone.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rocksdb::{DB, FlushOptions, WriteBatch};
+
+use super::StoreError;
+use super::columns::{DATA, SYSTEM};
+use super::files::remove_directory;
+use super::options;
+use super::pinned::{Pinned, family};
+use super::rows::{Batch, Column, Read, bounded, walk};
+use super::snapshot::Checkpoint;
+
+/// The family RocksDB insists on. We keep nothing in it.
+const DEFAULT: &str = "default";
+
+/// An open state database, of `state/` or of a checkpoint.
+pub struct Generation {
+    // Declared before `place`, so closed before its directory is removed.
+    database: Arc<DB>,
+    place: Place,
+    /// Frees the place of the one generation that may be under construction.
+    under_construction: Mutex<Option<Construction>>,
+    /// Keeps a checkpoint's directory while it is read.
+    _checkpoint: Option<Arc<Checkpoint>>,
+}
+
+/// Where a generation lives, and whether that is to be removed with it.
+struct Place {
+    path: PathBuf,
+    doomed: AtomicBool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.doomed.load(Ordering::Acquire)
+            && let Err(error) = remove_directory(&self.path)
+        {
+            tracing::warn!(%error, "a replaced state stays on disk until the next start");
+        }
+    }
+}
+
+/// Holds `State`'s mark that a generation is being built.
+pub(super) struct Construction(pub(super) Arc<AtomicBool>);
+
+impl Drop for Construction {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Generation({})", self.place.path.display())
+    }
+}
+
+impl Generation {
+    /// Opens or creates the database at `path` for reading and writing.
+    pub(super) fn open(path: &Path) -> Result<Generation, StoreError> {
+        let database = DB::open_cf_descriptors(&options::state(), path, options::state_families())
+            .map_err(StoreError::rocks("open the state", path))?;
+        Ok(Generation::new(database, path, None))
+    }
+
+    /// Opens the database at `path` so that nothing in it can change.
+    pub(super) fn open_read_only(path: &Path, pin: Option<Arc<Checkpoint>>) -> Result<Generation, StoreError> {
+        let database = DB::open_cf_descriptors_read_only(&options::state(), path, options::state_families(), false)
+            .map_err(StoreError::rocks("open a checkpoint", path))?;
+        Ok(Generation::new(database, path, pin))
+    }
+
+    fn new(database: DB, path: &Path, checkpoint: Option<Arc<Checkpoint>>) -> Generation {
+        Generation {
+            database: Arc::new(database),
+            place: Place { path: path.to_owned(), doomed: AtomicBool::new(false) },
+            under_construction: Mutex::new(None),
+            _checkpoint: checkpoint,
+        }
+    }
+
+    /// Makes the batch visible, all of it or nothing. Durable only after a flush.
+    pub fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::with_capacity_bytes(batch.bytes() + 16 * batch.len());
+        for (column, key, value) in batch.changes() {
+            let family = family(&self.database, column.family());
+            match value {
+                Some(value) => writes.put_cf(family, key, value),
+                None => writes.delete_cf(family, key),
+            }
+        }
+        self.database.write_opt(writes, &options::unlogged()).map_err(StoreError::rocks("write", self.path()))
+    }
+
+    /// Makes everything committed so far durable. The only place that flushes, and it names all families.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let families = [DEFAULT, DATA, SYSTEM].map(|name| family(&self.database, name));
+        let mut wait = FlushOptions::default();
+        wait.set_wait(true);
+        self.database.flush_cfs_opt(&families, &wait).map_err(StoreError::rocks("flush", self.path()))
+    }
+
+    /// The state as it is now, for as long as the view lives.
+    pub fn view(self: &Arc<Self>) -> View {
+        View { pinned: Pinned::new(self.database.clone()), generation: self.clone() }
+    }
+
+    /// About the bytes of live rows, in memory and on disk.
+    pub fn approximate_bytes(&self) -> u64 {
+        let number = |column: Column, property: &str| {
+            let value = self.database.property_int_value_cf(family(&self.database, column.family()), property);
+            value.ok().flatten().unwrap_or(0)
+        };
+        [Column::Data, Column::System]
+            .map(|column| {
+                number(column, "rocksdb.estimate-live-data-size") + number(column, "rocksdb.cur-size-all-mem-tables")
+            })
+            .iter()
+            .sum()
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.place.path
+    }
+
+    pub(super) fn database(&self) -> &DB {
+        &self.database
+    }
+
+    /// The directory goes when the last reader drops.
+    pub(super) fn doom(&self) {
+        self.place.doomed.store(true, Ordering::Release);
+    }
+
+    /// Marks a generation that goes away again unless it is [`established`](Self::establish).
+    pub(super) fn under_construction(self, construction: Construction) -> Generation {
+        self.doom();
+        *self.under_construction.lock() = Some(construction);
+        self
+    }
+
+    /// Ends the construction: the directory stays, and another generation may be built.
+    pub(super) fn establish(&self) {
+        self.place.doomed.store(false, Ordering::Release);
+        self.under_construction.lock().take();
+    }
+}
+
+impl Read for Generation {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let family = family(&self.database, column.family());
+        self.database.get_cf(family, key).map_err(StoreError::rocks("read", self.path()))
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: Option<&[u8]>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        let family = family(&self.database, column.family());
+        let rows = self.database.raw_iterator_cf_opt(family, bounded(start, end));
+        walk(rows, reverse, row).map_err(StoreError::rocks("scan", self.path()))
+    }
+}
+
+/// A generation as it was at one moment. Later commits do not show; the generation's directory stays while the view lives.
+pub struct View {
+    // Declared before `generation`, so that the database is closed before its directory may go.
+    pinned: Pinned,
+    generation: Arc<Generation>,
+}
+
+impl Read for View {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let family = self.pinned.family(column.family());
+        self.pinned.snapshot().get_cf(family, key).map_err(StoreError::rocks("read", self.generation.path()))
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: Option<&[u8]>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        let family = self.pinned.family(column.family());
+        let rows = self.pinned.snapshot().raw_iterator_cf_opt(family, bounded(start, end));
+        walk(rows, reverse, row).map_err(StoreError::rocks("scan", self.generation.path()))
+    }
+}

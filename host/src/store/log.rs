@@ -1,0 +1,282 @@
+//! The Raft log, vote and identity of one group, durable before anything is acknowledged. Never interprets an entry.
+//!
+//! ```text
+//! openraft ── append, truncate, purge, save_vote ──► Shared: what readers see at once (tail.rs)
+//!                                              └───► queue.rs ──► writer.rs: one thread, one batch, one fsync ──► callbacks
+//! ```
+//!
+//! - Readers see an append when it returns; it is acknowledged only after its fsync.
+//! - Everything reaches the disk in the order it was submitted: memory and queue change under one lock.
+//! - After a failed write nothing is acknowledged any more and the node ends.
+
+mod durable;
+mod queue;
+mod reader;
+mod recovery;
+mod synced;
+mod tail;
+mod writer;
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use parking_lot::{Mutex, RwLock};
+use rocksdb::DB;
+
+pub use durable::Durable;
+use durable::Progress;
+use queue::{Op, Queue, Reply};
+pub use reader::LogReader;
+use tail::View;
+use writer::{Rocks, Sink, Writer};
+
+use super::{DataDir, StoreError, options};
+use crate::types::{Entry, Fatal, Identity, LogId, TypeConfig, Vote};
+
+/// The log of one group. Cloning shares it; the last clone to drop closes it.
+#[derive(Clone)]
+pub struct Log(Arc<Handle>);
+
+/// Numbers for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogStats {
+    /// The first index present; `None` when the log holds no entries.
+    pub first_index: Option<u64>,
+    /// The last index present, or purged; `None` when nothing was ever appended.
+    pub last_index: Option<u64>,
+    /// Everything up to this index is on disk; 0 also when nothing is.
+    pub durable_index: u64,
+    /// Bytes held in memory for readers.
+    pub tail_bytes: usize,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the log, its readers and its writer share. Locks are taken in this order: `view`, then queue or progress.
+struct Shared {
+    group: u32,
+    database: Arc<DB>,
+    view: RwLock<View>,
+    queue: Queue,
+    progress: Arc<Progress>,
+    identity: Mutex<Option<Identity>>,
+}
+
+impl Log {
+    /// Opens the log and checks all of it: no gaps, no record that fails its checksum, nothing less than the last start had synced.
+    /// Starts the writer thread. `fatal` is raised when a write fails.
+    pub fn open(directory: &DataDir, group: u32, fatal: Fatal) -> Result<Log, StoreError> {
+        let path = directory.raft();
+        let database = DB::open_cf_descriptors(&options::raft(), &path, options::raft_families())
+            .map_err(StoreError::rocks("open the log", &path))?;
+        let database = Arc::new(database);
+        let sink = Rocks::new(database.clone(), path);
+        Log::with_sink(directory, group, fatal, database, sink)
+    }
+
+    fn with_sink(
+        directory: &DataDir,
+        group: u32,
+        fatal: Fatal,
+        database: Arc<DB>,
+        sink: impl Sink,
+    ) -> Result<Log, StoreError> {
+        let found = recovery::check(&database, &directory.raft(), group)?;
+        let synced = synced::Synced::open(&directory.root().join("SYNCED"), group)?;
+        synced.compare(found.vote, found.last())?;
+        let shared = Arc::new(Shared {
+            group,
+            database: database.clone(),
+            progress: Arc::new(Progress::new(found.last().map_or(0, |last| last.index + 1))),
+            queue: Queue::default(),
+            identity: Mutex::new(found.identity.clone()),
+            view: RwLock::new(View::new(&found)),
+        });
+        let writer = Writer::new(shared.clone(), sink, synced, fatal, &found);
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run())
+            .map_err(StoreError::io("start the log writer of", directory.root()))?;
+        Ok(Log(Arc::new(Handle { shared, writer: Mutex::new(Some(thread)) })))
+    }
+
+    /// Who this node is; `None` before the first start recorded it.
+    pub fn identity(&self) -> Option<Identity> {
+        self.0.shared.identity.lock().clone()
+    }
+
+    /// Records who this node is; durable on return. Blocks for one fsync.
+    pub fn save_identity(&self, identity: &Identity) -> Result<(), StoreError> {
+        let (reply, answer) = std::sync::mpsc::channel();
+        self.0.shared.queue.push(Op::Identity(identity.clone(), Reply::Blocking(reply)));
+        answer.recv().unwrap_or(Err(StoreError::Closed))?;
+        *self.0.shared.identity.lock() = Some(identity.clone());
+        Ok(())
+    }
+
+    /// Tells when entries are on this node's disk.
+    pub fn durable(&self) -> Durable {
+        Durable::new(self.0.shared.progress.clone())
+    }
+
+    /// Completes when everything submitted before is on disk.
+    pub async fn barrier(&self) -> Result<(), StoreError> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.0.shared.queue.push(Op::Barrier(Reply::Async(reply)));
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// The greatest log id known to be committed; after a restart what the last one had recorded, which may be behind.
+    pub fn committed_hint(&self) -> Option<LogId> {
+        self.0.shared.view.read().committed
+    }
+
+    /// Numbers for operators.
+    pub fn stats(&self) -> LogStats {
+        let view = self.0.shared.view.read();
+        LogStats {
+            first_index: view.last.filter(|last| view.first() <= last.index).map(|_| view.first()),
+            last_index: view.last.map(|last| last.index),
+            durable_index: self.0.shared.progress.index(),
+            tail_bytes: view.tail.bytes(),
+        }
+    }
+
+    /// Writes what is queued, stops the writer thread and refuses everything after. A second call does nothing.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.shared.queue.close();
+        if let Some(thread) = self.writer.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log writer panicked");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Log {
+    type LogReader = LogReader;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let view = self.0.shared.view.read();
+        Ok(LogState { last_purged_log_id: view.purged, last_log_id: view.last })
+    }
+
+    async fn get_log_reader(&mut self) -> LogReader {
+        LogReader::new(self.0.shared.clone())
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        {
+            let mut view = self.0.shared.view.write();
+            view.vote = Some(*vote);
+            self.0.shared.queue.push(Op::Vote(*vote, Reply::Async(reply)));
+        }
+        Ok(answer.await.unwrap_or(Err(StoreError::Closed))?)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let mut view = self.0.shared.view.write();
+        view.committed = committed;
+        self.0.shared.queue.set_committed(committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.committed_hint())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        self.0.shared.progress.room().await;
+        self.0.shared.append(entries, callback)?;
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        self.0.shared.truncate_after(last_log_id);
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        self.0.shared.purge(log_id);
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn append(&self, entries: Vec<Entry>, callback: IOFlushed<TypeConfig>) -> Result<(), StoreError> {
+        let mut view = self.view.write();
+        view.check_follows(&entries)?;
+        let ticket = view.next_ticket();
+        let before = view.tail.bytes();
+        for entry in &entries {
+            view.push(entry.clone(), ticket);
+        }
+        let bytes = view.tail.bytes() - before;
+        self.progress.submitted(bytes);
+        self.queue.push(Op::Append { entries, bytes, ticket, callback });
+        Ok(())
+    }
+
+    /// Everything up to the append `ticket` is on disk.
+    fn synced(&self, ticket: u64, bytes: usize) {
+        // The lock keeps a truncation from coming between the look and the change.
+        let mut view = self.view.write();
+        let next = view.synced(ticket, self.progress.next());
+        self.progress.synced(bytes, next);
+    }
+
+    fn truncate_after(&self, last_log_id: Option<LogId>) {
+        let mut view = self.view.write();
+        let Some(old_last) = view.last else { return };
+        let from = last_log_id.map_or(0, |kept| kept.index + 1).max(view.first());
+        if from > old_last.index {
+            return;
+        }
+        let kept = if from == view.first() { view.purged } else { last_log_id };
+        view.truncate(from, kept);
+        self.progress.truncate(from);
+        self.queue.push(Op::Truncate { from, to: old_last.index, kept });
+    }
+
+    fn purge(&self, upto: LogId) {
+        let mut view = self.view.write();
+        if view.purged.is_some_and(|purged| purged.index >= upto.index) {
+            return;
+        }
+        let from = view.first();
+        if view.last.is_none_or(|last| last.index < upto.index) {
+            // A snapshot covers more than the log: from here on the log begins behind it.
+            self.progress.skip_to(upto.index + 1);
+        }
+        view.purge(upto);
+        self.queue.push(Op::Purge { from, upto });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,157 @@
+//! Reads of the log: from memory where it is there, else from RocksDB on a blocking thread. Never writes.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
+
+use futures::Stream;
+use futures::stream::try_unfold;
+use openraft::OptionalSend;
+use openraft::RaftLogReader;
+use openraft::entry::RaftEntry;
+
+use super::super::StoreError;
+use super::super::columns::{LOG, entry_bytes};
+use super::super::pinned::Pinned;
+use super::Shared;
+use super::recovery::{range_options, walk};
+use crate::types::{Entry, TypeConfig, Vote};
+
+/// Bytes of entries in one read for replication or apply, at least one entry: one peer message, one step of the apply stream.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// Reads the log. Each replication task has one, and the apply task.
+pub struct LogReader(Arc<Shared>);
+
+/// Where the entries of a range are.
+enum Plan {
+    Memory(Vec<Entry>),
+    /// The older ones on disk, pinned; the newer ones in memory.
+    Disk {
+        pinned: Pinned,
+        indexes: Range<u64>,
+        then: Vec<Entry>,
+    },
+}
+
+impl LogReader {
+    pub(super) fn new(shared: Arc<Shared>) -> LogReader {
+        LogReader(shared)
+    }
+
+    /// What of `range` the log has now.
+    fn present(&self, range: impl RangeBounds<u64>) -> Range<u64> {
+        let view = self.0.view.read();
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        start.max(view.first())..end.min(view.end())
+    }
+
+    /// Decides under the lock, so that what is read belongs to one moment; reads no disk under it.
+    fn plan(&self, indexes: Range<u64>, bytes_max: usize) -> Result<Plan, StoreError> {
+        let view = self.0.view.read();
+        if indexes.is_empty() {
+            return Ok(Plan::Memory(Vec::new()));
+        }
+        if indexes.start < view.first() || indexes.end > view.end() {
+            let present = view.first()..view.end();
+            return Err(StoreError::Misuse(format!("reading log entries {indexes:?}, the log holds {present:?}")));
+        }
+        let in_memory = view.tail.first();
+        if indexes.start >= in_memory {
+            return Ok(Plan::Memory(view.tail.read(indexes, bytes_max)));
+        }
+        // Entries before the tail are on disk, and a later cut or purge does not reach the pinned snapshot.
+        let pinned = Pinned::new(self.0.database.clone());
+        let on_disk = indexes.start..indexes.end.min(in_memory);
+        let then = if indexes.end > in_memory && bytes_max == usize::MAX {
+            view.tail.read(in_memory..indexes.end, bytes_max)
+        } else {
+            Vec::new()
+        };
+        Ok(Plan::Disk { pinned, indexes: on_disk, then })
+    }
+
+    /// Entries of `indexes`, all of which the log must have, until they exceed `bytes_max`; at least one.
+    async fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        match self.plan(indexes, bytes_max)? {
+            Plan::Memory(entries) => Ok(entries),
+            Plan::Disk { pinned, indexes, then } => {
+                let group = self.0.group;
+                let reading = move || read_disk(&pinned, group, indexes, bytes_max);
+                let mut entries = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other)??;
+                entries.extend(then);
+                Ok(entries)
+            }
+        }
+    }
+}
+
+fn read_disk(pinned: &Pinned, group: u32, indexes: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, StoreError> {
+    let path = pinned.path();
+    let rows = pinned.snapshot().raw_iterator_cf_opt(pinned.family(LOG), range_options(group, indexes.clone()));
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    walk(rows, path, group, |entry| {
+        let expected = indexes.start + entries.len() as u64;
+        if entry.index() != expected {
+            return Err(StoreError::damaged(path, format!("log entry {expected} is missing")));
+        }
+        bytes += entry_bytes(&entry);
+        if bytes > bytes_max && !entries.is_empty() {
+            return Ok(false);
+        }
+        entries.push(entry);
+        Ok(true)
+    })?;
+    let next = indexes.start + entries.len() as u64;
+    if next < indexes.end && bytes <= bytes_max {
+        return Err(StoreError::damaged(path, format!("log entry {next} is missing")));
+    }
+    Ok(entries)
+}
+
+impl RaftLogReader<TypeConfig> for LogReader {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        self.read(self.present(range), usize::MAX).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.0.view.read().vote)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start..end, READ_BYTES_MAX).await
+    }
+
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let reader = LogReader(self.0.clone());
+        let present = self.present(range);
+        let chunks = try_unfold((reader, present), |(reader, left)| async move {
+            let entries = reader.read(left.clone(), READ_BYTES_MAX).await?;
+            let left = left.start + entries.len() as u64..left.end;
+            Ok((!entries.is_empty()).then_some((entries, (reader, left))))
+        });
+        Box::pin(flatten(chunks))
+    }
+}
+
+fn flatten(chunks: impl Stream<Item = io::Result<Vec<Entry>>>) -> impl Stream<Item = io::Result<Entry>> {
+    use futures::{StreamExt, TryStreamExt};
+    chunks.map_ok(|entries| futures::stream::iter(entries).map(Ok)).try_flatten()
+}

@@ -1,0 +1,399 @@
+use std::fs;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use openraft::storage::{RaftLogReader, RaftLogStorageExt};
+use openraft::type_config::TypeConfigExt;
+use openraft::{EntryPayload, entry::RaftEntry};
+use proptest::prelude::*;
+use rocksdb::WriteBatch;
+use tempfile::TempDir;
+
+use super::super::columns::{LOG, encode_log_key};
+use super::super::pinned::family;
+use super::*;
+use crate::types::{CommittedLeaderId, EntryData};
+
+mod suite;
+
+fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
+    let payload = EntryPayload::Normal(EntryData(Bytes::copy_from_slice(payload)));
+    Entry { log_id: log_id(term, index), payload }
+}
+
+fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(CommittedLeaderId { term, node_id: 1 }, index)
+}
+
+fn vote(term: u64) -> Vote {
+    Vote { leader_id: CommittedLeaderId { term, node_id: 1 }, committed: true }
+}
+
+fn open(root: &TempDir) -> Result<Log, StoreError> {
+    let directory = DataDir::open(root.path()).unwrap();
+    Log::open(&directory, 0, Fatal::default())
+}
+
+async fn append(log: &mut Log, term: u64, indexes: std::ops::Range<u64>) {
+    log.blocking_append(indexes.map(|index| entry(term, index, &index.to_be_bytes()))).await.unwrap();
+}
+
+async fn indexes(log: &mut Log) -> Vec<(u64, u64)> {
+    let entries = log.get_log_reader().await.try_get_log_entries(..).await.unwrap();
+    entries.iter().map(|entry| (entry.log_id.leader_id.term, entry.log_id.index)).collect()
+}
+
+#[tokio::test]
+async fn a_restart_keeps_vote_entries_identity_and_hint() {
+    let root = tempfile::tempdir().unwrap();
+    let identity = Identity { node_id: 9, name: "a".into(), cluster: None, boot: 3 };
+    let mut log = open(&root).unwrap();
+    assert_eq!(log.identity(), None);
+    log.save_identity(&identity).unwrap();
+    log.save_vote(&vote(2)).await.unwrap();
+    append(&mut log, 2, 0..5).await;
+    log.save_committed(Some(log_id(2, 3))).await.unwrap();
+    log.close();
+    drop(log);
+    let mut log = open(&root).unwrap();
+    assert_eq!(log.identity(), Some(identity));
+    assert_eq!(log.get_log_reader().await.read_vote().await.unwrap(), Some(vote(2)));
+    assert_eq!(log.committed_hint(), Some(log_id(2, 3)));
+    assert_eq!(indexes(&mut log).await, (0..5).map(|index| (2, index)).collect::<Vec<_>>());
+    let stats = LogStats { first_index: Some(0), last_index: Some(4), durable_index: 4, tail_bytes: 0 };
+    assert_eq!(log.stats(), stats);
+    append(&mut log, 2, 5..6).await;
+}
+
+#[tokio::test]
+async fn purge_and_truncate_survive_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    append(&mut log, 1, 0..10).await;
+    log.purge(log_id(1, 3)).await.unwrap();
+    log.truncate_after(Some(log_id(1, 6))).await.unwrap();
+    append(&mut log, 2, 7..9).await;
+    let expected = [(1, 4), (1, 5), (1, 6), (2, 7), (2, 8)];
+    assert_eq!(indexes(&mut log).await, expected);
+    drop(log);
+    let mut log = open(&root).unwrap();
+    assert_eq!(indexes(&mut log).await, expected);
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(1, 3)), Some(log_id(2, 8))));
+    // A snapshot beyond the log.
+    log.purge(log_id(5, 20)).await.unwrap();
+    log.barrier().await.unwrap();
+    log.durable().wait(20).unwrap();
+    append(&mut log, 5, 21..22).await;
+    drop(log);
+    let mut log = open(&root).unwrap();
+    assert_eq!(indexes(&mut log).await, [(5, 21)]);
+    assert_eq!(log.stats().first_index, Some(21));
+}
+
+#[tokio::test]
+async fn a_gap_or_a_step_back_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    append(&mut log, 3, 0..3).await;
+    for bad in [entry(3, 4, b""), entry(3, 2, b""), entry(2, 3, b"")] {
+        assert!(log.append([bad], IOFlushed::noop()).await.is_err());
+    }
+    append(&mut log, 3, 3..4).await;
+}
+
+#[tokio::test]
+async fn reads_come_from_disk_and_memory_and_are_bounded_by_bytes() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    let large = vec![7; 400 * 1024];
+    log.blocking_append((0..6).map(|index| entry(1, index, &large))).await.unwrap();
+    drop(log);
+    let mut log = open(&root).unwrap();
+    log.blocking_append((6..12).map(|index| entry(1, index, &large))).await.unwrap();
+    let mut reader = log.get_log_reader().await;
+    let read = |entries: Vec<Entry>| entries.iter().map(|entry| entry.index()).collect::<Vec<_>>();
+    assert_eq!(read(reader.try_get_log_entries(..).await.unwrap()), (0..12).collect::<Vec<_>>());
+    assert_eq!(read(reader.try_get_log_entries(4..=7).await.unwrap()), [4, 5, 6, 7]);
+    assert_eq!(read(reader.limited_get_log_entries(1, 12).await.unwrap()), [1, 2]);
+    assert_eq!(read(reader.limited_get_log_entries(5, 12).await.unwrap()), [5]);
+    assert_eq!(read(reader.limited_get_log_entries(6, 12).await.unwrap()), [6, 7]);
+    assert!(reader.limited_get_log_entries(6, 13).await.is_err(), "an entry that is not there is no empty answer");
+    let stream: Vec<Entry> = reader.entries_stream(2..20).await.try_collect().await.unwrap();
+    assert_eq!(read(stream), (2..12).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn one_entry_larger_than_the_cap_is_read() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    let huge = vec![7; 3 * 1024 * 1024];
+    log.blocking_append((0..2).map(|index| entry(1, index, &huge))).await.unwrap();
+    assert_eq!(log.get_log_reader().await.limited_get_log_entries(0, 2).await.unwrap().len(), 1);
+    drop(log);
+    let mut log = open(&root).unwrap();
+    let mut reader = log.get_log_reader().await;
+    assert_eq!(reader.limited_get_log_entries(0, 2).await.unwrap().len(), 1);
+    let stream: Vec<Entry> = reader.entries_stream(..).await.try_collect().await.unwrap();
+    assert_eq!(stream.len(), 2);
+}
+
+#[tokio::test]
+async fn a_closed_log_refuses_and_wakes_who_waits() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    append(&mut log, 1, 0..1).await;
+    let durable = log.durable();
+    let waiting = std::thread::spawn(move || durable.wait(1));
+    log.close();
+    log.close();
+    assert!(matches!(waiting.join().unwrap(), Err(StoreError::Closed)));
+    log.durable().wait(0).unwrap();
+    assert!(log.save_vote(&vote(1)).await.is_err());
+    assert!(matches!(log.barrier().await, Err(StoreError::Closed)));
+    assert!(log.blocking_append([entry(1, 1, b"")]).await.is_err());
+}
+
+/// Changes one record of a closed log.
+fn tamper(root: &TempDir, change: impl FnOnce(&DB)) {
+    let path = DataDir::open(root.path()).unwrap().raft();
+    change(&DB::open_cf_descriptors(&options::raft(), path, options::raft_families()).unwrap());
+}
+
+#[tokio::test]
+async fn damage_inside_the_log_is_found_at_open() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    append(&mut log, 1, 0..5).await;
+    drop(log);
+    let key = encode_log_key(0, 2);
+    let mut sound = Vec::new();
+    tamper(&root, |database| {
+        sound = database.get_cf(family(database, LOG), key).unwrap().unwrap();
+        let mut flipped = sound.clone();
+        flipped[25] ^= 1;
+        database.put_cf(family(database, LOG), key, flipped).unwrap();
+    });
+    let error = open(&root).err().unwrap();
+    assert!(matches!(error, StoreError::Damaged { .. }));
+    assert!(error.to_string().contains("log entry 2: damaged record: the checksum does not fit"), "{error}");
+    tamper(&root, |database| database.delete_cf(family(database, LOG), key).unwrap());
+    assert!(matches!(open(&root), Err(StoreError::Damaged { .. })), "a hole");
+    tamper(&root, |database| database.put_cf(family(database, LOG), key, &sound).unwrap());
+    open(&root).unwrap();
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_cut_but_not_below_what_was_synced() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    for index in 0..5 {
+        append(&mut log, 1, index..index + 1).await;
+    }
+    // What a killed process leaves: a copy made while the log is open, then cut in its last WAL record.
+    let torn = tempfile::tempdir().unwrap();
+    drop(DataDir::open(torn.path()).unwrap());
+    for entry in fs::read_dir(root.path().join("raft")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, torn.path().join("raft").join(path.file_name().unwrap())).unwrap();
+    }
+    let wal = |path: &std::path::Path| path.extension().is_some_and(|extension| extension == "log");
+    let files = fs::read_dir(torn.path().join("raft")).unwrap().map(|entry| entry.unwrap().path());
+    let wal = files.filter(|path| wal(path)).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let file = fs::File::options().write(true).open(&wal).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 3).unwrap();
+    fs::copy(root.path().join("SYNCED"), torn.path().join("SYNCED")).unwrap();
+    let error = open(&torn).err().unwrap();
+    assert!(error.to_string().contains("the last log id on disk"), "{error}");
+    // Without the word that entry 4 had been synced, its record is the tail that a crash may tear.
+    fs::remove_file(torn.path().join("SYNCED")).unwrap();
+    assert_eq!(indexes(&mut open(&torn).unwrap()).await, [(1, 0), (1, 1), (1, 2), (1, 3)]);
+}
+
+/// A disk that waits for leave before each batch, and fails when told to.
+struct Gate {
+    disk: Rocks,
+    leave: mpsc::Receiver<bool>,
+}
+
+impl Sink for Gate {
+    fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        if self.leave.recv().unwrap_or(true) {
+            self.disk.commit(batch)
+        } else {
+            Err(StoreError::Io { doing: "write", path: "disk".into(), source: io::Error::other("no space left") })
+        }
+    }
+}
+
+fn gated(root: &TempDir) -> (Log, mpsc::Sender<bool>, Fatal) {
+    let directory = DataDir::open(root.path()).unwrap();
+    let database =
+        Arc::new(DB::open_cf_descriptors(&options::raft(), directory.raft(), options::raft_families()).unwrap());
+    let (sender, leave) = mpsc::channel();
+    let sink = Gate { disk: Rocks::new(database.clone(), directory.raft()), leave };
+    let fatal = Fatal::default();
+    let log = Log::with_sink(&directory, 0, fatal.clone(), database, sink).unwrap();
+    (log, sender, fatal)
+}
+
+type Flushed = tokio::sync::oneshot::Receiver<io::Result<()>>;
+
+async fn submit(log: &mut Log, entries: Vec<Entry>) -> Flushed {
+    let (sender, receiver) = TypeConfig::oneshot();
+    log.append(entries, IOFlushed::signal(sender)).await.unwrap();
+    receiver
+}
+
+#[tokio::test]
+async fn entries_are_readable_before_and_acknowledged_after_the_fsync() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut log, leave, _) = gated(&root);
+    let mut flushed = submit(&mut log, vec![entry(1, 0, b"a")]).await;
+    assert_eq!(indexes(&mut log).await, [(1, 0)]);
+    assert!(flushed.try_recv().is_err(), "nobody is told before the fsync");
+    leave.send(true).unwrap();
+    flushed.await.unwrap().unwrap();
+    log.durable().wait(0).unwrap();
+    drop(leave);
+}
+
+#[tokio::test]
+async fn a_failed_write_poisons_the_log() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut log, leave, fatal) = gated(&root);
+    let first = submit(&mut log, vec![entry(1, 0, b"a")]).await;
+    let second = submit(&mut log, vec![entry(1, 1, b"b")]).await;
+    leave.send(false).unwrap();
+    assert!(first.await.unwrap().is_err());
+    assert!(second.await.unwrap().is_err());
+    assert!(fatal.raised().await.contains("no space left"));
+    assert!(matches!(log.durable().wait(0), Err(StoreError::Poisoned(_))));
+    assert!(log.save_vote(&vote(1)).await.is_err());
+    assert!(log.blocking_append([entry(1, 2, b"")]).await.is_err());
+    assert!(matches!(log.barrier().await, Err(StoreError::Poisoned(_))));
+    leave.send(true).unwrap_err();
+}
+
+#[tokio::test]
+async fn an_entry_that_took_the_place_of_a_cut_one_is_not_durable_by_the_old_ones_fsync() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut log, leave, _) = gated(&root);
+    let old = submit(&mut log, (0..10).map(|index| entry(1, index, b"old")).collect()).await;
+    // The writer holds the old entries and waits for leave, while they are cut and replaced.
+    while !log.0.shared.queue.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    log.truncate_after(Some(log_id(1, 5))).await.unwrap();
+    let new = submit(&mut log, vec![entry(2, 6, b"new"), entry(2, 7, b"new")]).await;
+    leave.send(true).unwrap();
+    old.await.unwrap().unwrap();
+    assert_eq!(log.durable().index(), 5);
+    leave.send(true).unwrap();
+    new.await.unwrap().unwrap();
+    assert_eq!(log.durable().index(), 7);
+    drop(leave);
+    drop(log);
+    assert_eq!(indexes(&mut open(&root).unwrap()).await.last(), Some(&(2, 7)));
+}
+
+#[tokio::test]
+async fn the_committed_hint_waits_for_its_entry() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    append(&mut log, 1, 0..2).await;
+    log.save_committed(Some(log_id(1, 5))).await.unwrap();
+    log.save_vote(&vote(1)).await.unwrap();
+    drop(log);
+    let mut log = open(&root).unwrap();
+    assert_eq!(log.committed_hint(), None, "a hint beyond the log would keep the node from starting");
+    log.save_committed(Some(log_id(1, 5))).await.unwrap();
+    append(&mut log, 1, 2..8).await;
+    drop(log);
+    assert_eq!(open(&root).unwrap().committed_hint(), Some(log_id(1, 5)));
+}
+
+#[tokio::test]
+async fn callbacks_of_openraft_arrive_in_order() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    let mut flushed = Vec::new();
+    for index in 0..200 {
+        flushed.push(submit(&mut log, vec![entry(1, index, b"x")]).await);
+    }
+    flushed.pop().unwrap().await.unwrap().unwrap();
+    for mut earlier in flushed {
+        earlier.try_recv().unwrap().unwrap();
+    }
+    assert_eq!(log.stats().durable_index, 199);
+}
+
+/// What a test does to the log and to a plain model of it.
+#[derive(Clone, Debug)]
+enum Step {
+    Append(u8),
+    Truncate(u8),
+    Purge(u8),
+    Vote,
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (1u8..8).prop_map(Step::Append),
+        2 => (0u8..6).prop_map(Step::Truncate),
+        2 => (0u8..6).prop_map(Step::Purge),
+        1 => Just(Step::Vote),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 1..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn the_log_is_what_a_plain_list_would_be(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(follow(steps));
+    }
+}
+
+async fn follow(steps: Vec<Step>) {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    let mut model: Vec<(u64, u64)> = Vec::new();
+    let (mut term, mut purged) = (1, None::<(u64, u64)>);
+    for step in steps {
+        match step {
+            Step::Append(count) => {
+                let start = model.last().or(purged.as_ref()).map_or(0, |last| last.1 + 1);
+                append(&mut log, term, start..start + u64::from(count)).await;
+                model.extend((start..start + u64::from(count)).map(|index| (term, index)));
+            }
+            Step::Truncate(count) => {
+                model.truncate(model.len().saturating_sub(usize::from(count)));
+                let kept = model.last().or(purged.as_ref());
+                log.truncate_after(kept.map(|(term, index)| log_id(*term, *index))).await.unwrap();
+                term += 1;
+            }
+            Step::Purge(count) => {
+                let gone = model.drain(..model.len().min(usize::from(count))).last();
+                purged = gone.or(purged);
+                if let Some((term, index)) = purged {
+                    log.purge(log_id(term, index)).await.unwrap();
+                }
+            }
+            Step::Vote => log.save_vote(&vote(term)).await.unwrap(),
+            Step::Restart => {
+                drop(log);
+                log = open(&root).unwrap();
+            }
+        }
+        assert_eq!(indexes(&mut log).await, model);
+        log.barrier().await.unwrap();
+        let last = model.last().or(purged.as_ref());
+        assert_eq!(log.stats().last_index, last.map(|last| last.1));
+        assert_eq!(log.stats().durable_index, last.map_or(0, |last| last.1));
+    }
+}

@@ -1,0 +1,90 @@
+//! openraft's own conformance suite, with the log under test and a state machine that lives in memory.
+
+use std::io;
+
+use futures::{Stream, TryStreamExt};
+use openraft::entry::RaftPayload;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{OptionalSend, RaftSnapshotBuilder, StorageError, alias};
+use tempfile::TempDir;
+
+use super::super::Log;
+use super::open;
+use crate::types::{Applied, LogId, StoredMembership, TypeConfig};
+
+type Meta = alias::SnapshotMetaOf<TypeConfig>;
+type Snapshot = alias::SnapshotOf<TypeConfig, ()>;
+
+/// Remembers positions only.
+#[derive(Clone, Default)]
+struct Memory {
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    snapshot: Option<Meta>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Memory {
+    type SnapshotData = ();
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let meta = self.snapshot.clone().expect("set when the builder was made");
+        Ok(Snapshot { meta, snapshot: () })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Memory {
+    type SnapshotData = ();
+    type SnapshotBuilder = Memory;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.applied = Some(entry.log_id);
+            if let Some(membership) = entry.payload.get_membership() {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+            }
+            if let Some(responder) = responder {
+                responder.send(Applied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Memory {
+        self.snapshot = Some(Meta { last_log_id: self.applied, last_membership: self.membership.clone() });
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, (): ()) -> io::Result<()> {
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.snapshot = Some(meta.clone());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.snapshot.clone().map(|meta| Snapshot { meta, snapshot: () }))
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, Log, Memory, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, Log, Memory), StorageError<TypeConfig>> {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let log = open(&root).expect("a new log opens");
+        Ok((root, log, Memory::default()))
+    }
+}
+
+#[tokio::test]
+async fn openrafts_own_suite_passes() {
+    Suite::test_all(Builder).await.unwrap();
+}

@@ -1,0 +1,179 @@
+//! The one thread that writes `raft/`: whatever waits becomes one batch and one fsync, then everyone is told, in order.
+//! Never reads the log.
+//!
+//! - Nobody is told before the fsync and the rewrite of `SYNCED`.
+//! - The first failure is the last write: nothing is retried, because after a failed fsync the kernel may have dropped the pages.
+//! - The committed hint never runs ahead of the entries on disk.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use openraft::entry::RaftEntry;
+use rocksdb::{DB, WriteBatch};
+
+use super::super::columns::{LOG, META, Meta, encode_entry, encode_log_key, encode_meta_key, log_keys};
+use super::super::pinned::family;
+use super::super::{StoreError, options};
+use super::Shared;
+use super::queue::{Op, Work};
+use super::recovery::Found;
+use super::synced::Synced;
+use crate::codec::encode_record;
+use crate::types::{Fatal, LogId, Vote};
+
+/// Where a batch becomes durable: RocksDB, or a disk that fails when a test says so.
+pub(super) trait Sink: Send + 'static {
+    /// On disk when it returns `Ok`; after an error, unknown.
+    fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError>;
+}
+
+pub(super) struct Rocks {
+    database: Arc<DB>,
+    path: PathBuf,
+}
+
+impl Rocks {
+    pub(super) fn new(database: Arc<DB>, path: PathBuf) -> Rocks {
+        Rocks { database, path }
+    }
+}
+
+impl Sink for Rocks {
+    fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        self.database.write_opt(batch, &options::synced()).map_err(StoreError::rocks("write the log", &self.path))
+    }
+}
+
+pub(super) struct Writer<S> {
+    shared: Arc<Shared>,
+    sink: S,
+    synced: Synced,
+    fatal: Fatal,
+    disk: Disk,
+}
+
+/// What the log on disk is, once the batch being built is written.
+#[derive(Clone, Copy)]
+struct Disk {
+    vote: Option<Vote>,
+    last: Option<LogId>,
+}
+
+/// A batch under construction.
+struct Draft {
+    batch: WriteBatch,
+    /// The shortest the log gets on the way, when it is cut at all.
+    cut_to: Option<Option<LogId>>,
+}
+
+impl<S: Sink> Writer<S> {
+    pub(super) fn new(shared: Arc<Shared>, sink: S, synced: Synced, fatal: Fatal, found: &Found) -> Writer<S> {
+        Writer { shared, sink, synced, fatal, disk: Disk { vote: found.vote, last: found.last() } }
+    }
+
+    /// Writes until the queue is closed and empty, or a write fails.
+    pub(super) fn run(mut self) {
+        loop {
+            let Work { ops, committed, last } = self.shared.queue.take();
+            match self.write(&ops, committed) {
+                Ok(()) => self.acknowledge(ops),
+                Err(error) => return self.poison(ops, &error),
+            }
+            if last {
+                return self.shared.progress.close();
+            }
+        }
+    }
+
+    fn write(&mut self, ops: &[Op], committed: Option<LogId>) -> Result<(), StoreError> {
+        let before = self.disk;
+        let mut draft = Draft { batch: WriteBatch::default(), cut_to: None };
+        for op in ops {
+            self.draft(op, &mut draft);
+        }
+        if let Some(committed) = committed {
+            self.draft_committed(committed, &mut draft.batch);
+        }
+        if draft.batch.is_empty() {
+            return Ok(());
+        }
+        if let Some(last) = draft.cut_to {
+            self.synced.lower(before.vote, last.min(before.last))?;
+        }
+        self.sink.commit(draft.batch)?;
+        self.synced.write(self.disk.vote, self.disk.last)
+    }
+
+    fn draft(&mut self, op: &Op, draft: &mut Draft) {
+        let group = self.shared.group;
+        let log = family(&self.shared.database, LOG);
+        let meta = family(&self.shared.database, META);
+        let batch = &mut draft.batch;
+        match op {
+            Op::Append { entries, .. } => {
+                for entry in entries {
+                    batch.put_cf(log, encode_log_key(group, entry.index()), encode_entry(group, entry));
+                    self.disk.last = Some(entry.log_id());
+                }
+            }
+            Op::Truncate { from, to, kept } => {
+                // Point deletes: the cut tail is short, and range tombstones at the growing end would slow every read there.
+                for index in *from..=*to {
+                    batch.delete_cf(log, encode_log_key(group, index));
+                }
+                self.disk.last = *kept;
+                draft.cut_to = Some(draft.cut_to.map_or(*kept, |shortest| shortest.min(*kept)));
+            }
+            Op::Purge { from, upto } => {
+                let keys = log_keys(group, *from..upto.index + 1);
+                if from <= &upto.index {
+                    batch.delete_range_cf(log, keys.start, keys.end);
+                }
+                batch.put_cf(meta, encode_meta_key(group, Meta::Purged), encode_record(upto));
+                self.disk.last = self.disk.last.max(Some(*upto));
+            }
+            Op::Vote(vote, _) => {
+                batch.put_cf(meta, encode_meta_key(group, Meta::Vote), encode_record(vote));
+                self.disk.vote = Some(*vote);
+            }
+            Op::Identity(identity, _) => {
+                batch.put_cf(meta, encode_meta_key(group, Meta::Identity), encode_record(identity));
+            }
+            Op::Barrier(_) => {}
+        }
+    }
+
+    /// A hint beyond the entries on disk would keep openraft from starting after a crash; it waits for them.
+    fn draft_committed(&self, committed: LogId, batch: &mut WriteBatch) {
+        if self.disk.last.is_some_and(|last| committed.index <= last.index) {
+            let meta = family(&self.shared.database, META);
+            batch.put_cf(meta, encode_meta_key(self.shared.group, Meta::Committed), encode_record(&committed));
+        } else {
+            self.shared.queue.return_committed(committed);
+        }
+    }
+
+    fn acknowledge(&self, ops: Vec<Op>) {
+        let bytes = ops.iter().map(Op::bytes).sum();
+        let newest = ops.iter().rev().find_map(|op| match op {
+            Op::Append { ticket, .. } => Some(*ticket),
+            _ => None,
+        });
+        if let Some(ticket) = newest {
+            self.shared.synced(ticket, bytes);
+        }
+        for op in ops {
+            op.complete(Ok(()));
+        }
+    }
+
+    fn poison(&self, ops: Vec<Op>, error: &StoreError) {
+        let reason = error.to_string();
+        self.fatal.raise(format!("the log could not be written: {reason}"));
+        let queued = self.shared.queue.poison(reason.clone());
+        self.shared.progress.poison(reason.clone());
+        for op in ops.into_iter().chain(queued) {
+            op.complete(Err(StoreError::Poisoned(reason.clone())));
+        }
+    }
+}

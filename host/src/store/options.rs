@@ -1,0 +1,105 @@
+//! How RocksDB is set up, each setting with its reason. Sized for small machines: all memtables and caches of a node stay below
+//! about 200 MiB. Opens nothing itself.
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options,
+    WriteOptions,
+};
+
+use super::columns::{DATA, LOG, META, SYSTEM};
+
+const MIB: usize = 1024 * 1024;
+/// One memtable of the Raft log. Entries that are purged before it is full never reach a table file's lower levels.
+const LOG_MEMTABLE_BYTES: usize = 32 * MIB;
+/// One memtable of the log's `meta`: a handful of small records.
+const META_MEMTABLE_BYTES: usize = 4 * MIB;
+/// `meta` hardly ever fills its memtable; this bounds the WALs it would otherwise keep alive.
+const WAL_BYTES_MAX: u64 = 256 * MIB as u64;
+/// All memtables of the state. The apply thread flushes at 16 MiB; this is for one that is late.
+const STATE_MEMTABLES_BYTES: usize = 32 * MIB;
+/// Cache of table blocks, for state and log each.
+const BLOCK_CACHE_BYTES: usize = 32 * MIB;
+/// Open table files, each database; RocksDB's own default is without limit.
+const OPEN_FILES_MAX: i32 = 512;
+/// RocksDB's own text log: this many files of this many bytes.
+const TEXT_LOG_FILES: usize = 3;
+const TEXT_LOG_BYTES: usize = 4 * MIB;
+
+/// For `raft/`.
+pub(super) fn raft() -> Options {
+    let mut options = common();
+    // The default, point-in-time, drops synced records after bit rot and opens all the same.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // A recycled WAL has old records behind its end, which that mode cannot tell from damage.
+    options.set_recycle_log_file_num(0);
+    // A WAL that is missing or too short is found at open.
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options
+}
+
+/// The families of `raft/`.
+pub(super) fn raft_families() -> Vec<ColumnFamilyDescriptor> {
+    let mut log = family();
+    log.set_write_buffer_size(LOG_MEMTABLE_BYTES);
+    let mut meta = family();
+    meta.set_write_buffer_size(META_MEMTABLE_BYTES);
+    vec![ColumnFamilyDescriptor::new(LOG, log), ColumnFamilyDescriptor::new(META, meta)]
+}
+
+/// Writes to `raft/`: on disk when the call returns.
+pub(super) fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+/// For `state/` and checkpoints.
+pub(super) fn state() -> Options {
+    let mut options = common();
+    // Without a WAL this is what keeps `data` and `system` at the same log position on disk.
+    options.set_atomic_flush(true);
+    options.set_db_write_buffer_size(STATE_MEMTABLES_BYTES);
+    options
+}
+
+/// The families of `state/`. One cache serves both.
+pub(super) fn state_families() -> Vec<ColumnFamilyDescriptor> {
+    let family = family();
+    vec![ColumnFamilyDescriptor::new(DATA, family.clone()), ColumnFamilyDescriptor::new(SYSTEM, family)]
+}
+
+/// Writes to `state/`: no WAL, the Raft log is its WAL.
+pub(super) fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}
+
+fn common() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_log_level(LogLevel::Info);
+    options.set_keep_log_file_num(TEXT_LOG_FILES);
+    options.set_max_log_file_size(TEXT_LOG_BYTES);
+    // Statistics in the text log every ten minutes would push what matters out of three small files.
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn family() -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    // Index and filter blocks count against the cache, so that a large state does not grow the process.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_bloom_filter(10.0, false);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(STATE_MEMTABLES_BYTES / 2);
+    options
+}

@@ -1,0 +1,162 @@
+//! Rows of the state: which column, how to read them, and a batch of changes. Opens nothing.
+
+use std::ops::ControlFlow;
+
+use rocksdb::{DBAccess, DBRawIteratorWithThreadMode, ReadOptions};
+
+use super::StoreError;
+use super::columns::{DATA, SYSTEM};
+
+/// Whose rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Column {
+    /// The guest's.
+    Data,
+    /// The host's: applied position, membership, log time, hash, sessions.
+    System,
+}
+
+impl Column {
+    pub(super) fn family(self) -> &'static str {
+        match self {
+            Column::Data => DATA,
+            Column::System => SYSTEM,
+        }
+    }
+}
+
+/// A state that can be read: the newest one, or one pinned at a moment.
+pub trait Read {
+    /// The value of a key.
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Calls `row` with each key and value of `[start, end)` in key order, or in the opposite order when `reverse`, until it
+    /// breaks. No `end` means to the last key.
+    fn scan(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: Option<&[u8]>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+}
+
+/// Changes that become visible together, in the order they were put in: a later one of the same key wins.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    changes: Vec<Change>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    column: Column,
+    key_bytes: usize,
+    /// `None` removes the key.
+    value_bytes: Option<usize>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Batch {
+        Batch::default()
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, column: Column, key: &[u8], value: &[u8]) {
+        self.bytes.extend(key);
+        self.bytes.extend(value);
+        self.changes.push(Change { column, key_bytes: key.len(), value_bytes: Some(value.len()) });
+    }
+
+    /// Removes a key; one that is not there is fine.
+    pub fn remove(&mut self, column: Column, key: &[u8]) {
+        self.bytes.extend(key);
+        self.changes.push(Change { column, key_bytes: key.len(), value_bytes: None });
+    }
+
+    /// How many changes.
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Column, key, and the value or `None` for a removal, in order.
+    pub fn changes(&self) -> impl Iterator<Item = (Column, &[u8], Option<&[u8]>)> {
+        let mut rest = self.bytes.as_slice();
+        self.changes.iter().map(move |change| {
+            let (key, tail) = rest.split_at(change.key_bytes);
+            let (value, tail) = tail.split_at(change.value_bytes.unwrap_or(0));
+            rest = tail;
+            (change.column, key, change.value_bytes.map(|_| value))
+        })
+    }
+}
+
+/// Read options for `[start, end)`; RocksDB then looks at no key beyond.
+pub(super) fn bounded(start: &[u8], end: Option<&[u8]>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start);
+    if let Some(end) = end {
+        options.set_iterate_upper_bound(end);
+    }
+    options
+}
+
+/// Walks an iterator made with [`bounded`].
+pub(super) fn walk<D: DBAccess>(
+    mut rows: DBRawIteratorWithThreadMode<'_, D>,
+    reverse: bool,
+    row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<(), rocksdb::Error> {
+    if reverse {
+        rows.seek_to_last();
+    } else {
+        rows.seek_to_first();
+    }
+    while let Some((key, value)) = rows.item() {
+        if row(key, value).is_break() {
+            return Ok(());
+        }
+        if reverse {
+            rows.prev();
+        } else {
+            rows.next();
+        }
+    }
+    rows.status()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_gives_back_its_changes_in_order() {
+        let mut batch = Batch::new();
+        assert!(batch.is_empty());
+        batch.put(Column::Data, b"k", b"value");
+        batch.remove(Column::System, b"gone");
+        batch.put(Column::Data, b"", b"");
+        assert_eq!((batch.len(), batch.bytes()), (3, 10));
+        assert_eq!(
+            batch.changes().collect::<Vec<_>>(),
+            [
+                (Column::Data, &b"k"[..], Some(&b"value"[..])),
+                (Column::System, b"gone", None),
+                (Column::Data, b"", Some(b"")),
+            ]
+        );
+    }
+}

@@ -1,0 +1,175 @@
+//! Checkpoints: the state at one log position, as hard links beside it. Protect against a bad install, not against disk rot.
+//! Never reads a row itself; the caller says at which position a checkpoint stands.
+//!
+//! - A checkpoint has its final name only when it is complete and durable.
+//! - The three newest are kept; one that is in use is never removed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::files::{create_directory, names, remove_directory, sync_directory};
+use super::generation::Generation;
+use super::{DataDir, Read, StoreError};
+
+/// How many are kept. They share files with the state, so older ones cost what has changed since.
+const KEPT: usize = 3;
+/// The name of the one being made.
+const TEMPORARY: &str = "making.tmp";
+
+/// The checkpoints of one group. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Checkpoints(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    /// Oldest first.
+    list: Mutex<Vec<Arc<Checkpoint>>>,
+    /// One is made at a time.
+    making: Mutex<()>,
+}
+
+/// The state at one log position. Whoever holds the `Arc` keeps it on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The last log index it includes.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+/// Says at which (index, term) a state stands; `None` when nothing was applied yet.
+pub type Position<'a> = &'a dyn Fn(&dyn Read) -> Result<Option<(u64, u64)>, StoreError>;
+
+impl Checkpoints {
+    /// Lists what is there. Removes the unfinished, and loudly what cannot be opened.
+    pub fn open(directory: &DataDir, group: u32) -> Result<Checkpoints, StoreError> {
+        let root = directory.snapshots(group);
+        create_directory(&root)?;
+        // RocksDB makes `<name>.tmp` before it gives a checkpoint the name asked for.
+        for name in names(&root)?.iter().filter(|name| name.ends_with(".tmp")) {
+            remove_directory(&root.join(name))?;
+        }
+        let mut list = Vec::new();
+        for (index, term) in names(&root)?.iter().filter_map(|name| decode_name(name)) {
+            let path = root.join(encode_name(index, term));
+            match Generation::open_read_only(&path, None) {
+                Ok(_) => list.push(Arc::new(Checkpoint { index, term, path })),
+                Err(error) => {
+                    tracing::warn!(%error, "removing a checkpoint that cannot be opened");
+                    remove_directory(&path)?;
+                }
+            }
+        }
+        list.sort_by_key(|checkpoint| (checkpoint.index, checkpoint.term));
+        Ok(Checkpoints(Arc::new(Inner { root, list: Mutex::new(list), making: Mutex::new(()) })))
+    }
+
+    /// Makes a checkpoint of `from` as it is now; commits may go on meanwhile. The position is read from the checkpoint itself, so
+    /// it fits the rows. Durable on return. A checkpoint that stands at the same position already is returned instead; without a
+    /// position there is none. Blocks while another one is made.
+    pub fn create(&self, from: &Generation, position: Position<'_>) -> Result<Option<Arc<Checkpoint>>, StoreError> {
+        let _making = self.0.making.lock();
+        let temporary = self.0.root.join(TEMPORARY);
+        remove_directory(&temporary)?;
+        let made = make(from, &temporary).and_then(|()| position(&Generation::open_read_only(&temporary, None)?));
+        let checkpoint = match made {
+            Ok(Some((index, term))) => self.publish(&temporary, index, term),
+            Ok(None) => remove_directory(&temporary).map(|()| None),
+            Err(error) => Err(error),
+        };
+        if checkpoint.is_err() {
+            // The first error is the one to tell; a leftover is removed at the next attempt.
+            drop(remove_directory(&temporary));
+        }
+        checkpoint
+    }
+
+    /// The one at the greatest position.
+    pub fn newest(&self) -> Option<Arc<Checkpoint>> {
+        self.0.list.lock().last().cloned()
+    }
+
+    /// All, oldest first.
+    pub fn list(&self) -> Vec<Arc<Checkpoint>> {
+        self.0.list.lock().clone()
+    }
+
+    fn publish(&self, temporary: &Path, index: u64, term: u64) -> Result<Option<Arc<Checkpoint>>, StoreError> {
+        let same = |checkpoint: &&Arc<Checkpoint>| (checkpoint.index, checkpoint.term) == (index, term);
+        let existing = self.0.list.lock().iter().find(same).cloned();
+        if existing.is_some() {
+            remove_directory(temporary)?;
+            return Ok(existing);
+        }
+        let path = self.0.root.join(encode_name(index, term));
+        fs::rename(temporary, &path).map_err(StoreError::io("rename to", &path))?;
+        sync_directory(&self.0.root)?;
+        let checkpoint = Arc::new(Checkpoint { index, term, path });
+        let mut list = self.0.list.lock();
+        list.push(checkpoint.clone());
+        list.sort_by_key(|checkpoint| (checkpoint.index, checkpoint.term));
+        remove_superfluous(&mut list);
+        Ok(Some(checkpoint))
+    }
+}
+
+fn make(from: &Generation, temporary: &Path) -> Result<(), StoreError> {
+    let doing = "make a checkpoint";
+    rocksdb::checkpoint::Checkpoint::new(from.database())
+        .and_then(|checkpoint| checkpoint.create_checkpoint(temporary))
+        .map_err(StoreError::rocks(doing, from.path()))
+}
+
+/// Removes all but the newest; those in use stay listed and are looked at again next time.
+fn remove_superfluous(list: &mut Vec<Arc<Checkpoint>>) {
+    let superfluous = list.len().saturating_sub(KEPT);
+    let newest = list.split_off(superfluous);
+    list.retain(|checkpoint| {
+        // Under the list's lock nobody can take another reference from it.
+        if Arc::strong_count(checkpoint) > 1 {
+            return true;
+        }
+        if let Err(error) = remove_directory(&checkpoint.path) {
+            tracing::warn!(%error, "an old checkpoint stays on disk");
+        }
+        false
+    });
+    list.extend(newest);
+}
+
+impl Checkpoint {
+    /// Opens it for reading. It stays on disk while the result lives.
+    pub fn open(self: &Arc<Self>) -> Result<Arc<Generation>, StoreError> {
+        Ok(Arc::new(Generation::open_read_only(&self.path, Some(self.clone()))?))
+    }
+
+    /// Bytes of its files. Most are shared with the state.
+    pub fn bytes(&self) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        for name in names(&self.path)? {
+            let path = self.path.join(name);
+            bytes += fs::metadata(&path).map_err(StoreError::io("look at", &path))?.len();
+        }
+        Ok(bytes)
+    }
+}
+
+fn encode_name(index: u64, term: u64) -> String {
+    format!("{index}-{term}")
+}
+
+fn decode_name(name: &str) -> Option<(u64, u64)> {
+    let (index, term) = name.split_once('-')?;
+    let position = (index.parse().ok()?, term.parse().ok()?);
+    (encode_name(position.0, position.1) == name).then_some(position)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

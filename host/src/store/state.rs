@@ -1,0 +1,114 @@
+//! Which generation of the state is in force, and how another takes its place. Knows nothing of the rows.
+//!
+//! - `CURRENT` names the generation in force. It is replaced by rename, after the new one is complete and fsynced.
+//! - At most one other generation exists at a time; one that was never installed goes away when dropped, and at open.
+//! - A replaced generation stays readable until its last reader drops.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use super::files::{create_directory, names, remove_directory, sync_directory, write_atomically};
+use super::generation::{Construction, Generation};
+use super::{DataDir, StoreError};
+
+/// The state of one group. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct State(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    current: ArcSwap<Generation>,
+    /// The number of the newest generation ever made; numbers are not used twice in one run.
+    newest: AtomicU64,
+    constructing: Arc<AtomicBool>,
+}
+
+impl State {
+    /// Opens the generation in force, or makes the first. Removes what a crash left of others.
+    pub fn open(directory: &DataDir, group: u32) -> Result<State, StoreError> {
+        let root = directory.state(group);
+        create_directory(&root)?;
+        let numbers = numbers(&root)?;
+        let number = match read_current(&root)? {
+            Some(number) => number,
+            // A crash before the very first CURRENT leaves at most generation 1, which is then empty or complete.
+            None if numbers.iter().all(|number| *number == 1) => first(&root)?,
+            None => return Err(StoreError::damaged(&root, "there are several generations and no CURRENT")),
+        };
+        if !numbers.contains(&number) && number != 1 {
+            return Err(StoreError::damaged(&root, format!("CURRENT names generation {number}, which is not there")));
+        }
+        for other in numbers.iter().filter(|other| **other != number) {
+            remove_directory(&root.join(other.to_string()))?;
+        }
+        let generation = Generation::open(&root.join(number.to_string()))?;
+        Ok(State(Arc::new(Inner {
+            root,
+            current: ArcSwap::from_pointee(generation),
+            newest: AtomicU64::new(number),
+            constructing: Arc::default(),
+        })))
+    }
+
+    /// The generation in force.
+    pub fn current(&self) -> Arc<Generation> {
+        self.0.current.load_full()
+    }
+
+    /// A new, empty generation beside the one in force. Refused while another is being built. Dropped without
+    /// [`install`](Self::install), it takes its directory with it.
+    pub fn create(&self) -> Result<Generation, StoreError> {
+        if self.0.constructing.swap(true, Ordering::AcqRel) {
+            return Err(StoreError::Misuse("another state is being built".into()));
+        }
+        let construction = Construction(self.0.constructing.clone());
+        let number = self.0.newest.fetch_add(1, Ordering::Relaxed) + 1;
+        let generation = Generation::open(&self.0.root.join(number.to_string()))?;
+        Ok(generation.under_construction(construction))
+    }
+
+    /// Puts a generation from [`create`](Self::create) in force: flushed, fsynced, then CURRENT, then visible. When this returns,
+    /// a restart finds the new one. On an error the old one stays in force.
+    pub fn install(&self, generation: Arc<Generation>) -> Result<(), StoreError> {
+        generation.flush()?;
+        sync_directory(generation.path())?;
+        // Its name must be on disk before CURRENT says it.
+        sync_directory(&self.0.root)?;
+        let number = generation.path().file_name().and_then(|name| name.to_str()).expect("generations have numbers");
+        write_atomically(&self.0.root.join("CURRENT"), format!("{number}\n").as_bytes())?;
+        generation.establish();
+        self.0.current.swap(generation).doom();
+        Ok(())
+    }
+}
+
+/// Records generation 1 as the one in force; its directory appears when it is opened.
+fn first(root: &Path) -> Result<u64, StoreError> {
+    write_atomically(&root.join("CURRENT"), b"1\n")?;
+    Ok(1)
+}
+
+fn read_current(root: &Path) -> Result<Option<u64>, StoreError> {
+    let path = root.join("CURRENT");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("read", &path)(error)),
+    };
+    let number = text.trim().parse().map_err(|_| StoreError::damaged(&path, "it holds no number"))?;
+    Ok(Some(number))
+}
+
+fn numbers(root: &Path) -> Result<Vec<u64>, StoreError> {
+    Ok(names(root)?.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,167 @@
+use std::ops::ControlFlow;
+
+use tempfile::TempDir;
+
+use super::super::{Batch, Column, Read};
+use super::*;
+
+fn directory() -> (TempDir, DataDir) {
+    let root = tempfile::tempdir().unwrap();
+    let directory = DataDir::open(root.path()).unwrap();
+    (root, directory)
+}
+
+fn put(generation: &Generation, rows: &[(&str, &str)]) {
+    let mut batch = Batch::new();
+    for (key, value) in rows {
+        batch.put(Column::Data, key.as_bytes(), value.as_bytes());
+    }
+    generation.commit(&batch).unwrap();
+}
+
+fn get(state: &dyn Read, key: &str) -> Option<String> {
+    state.get(Column::Data, key.as_bytes()).unwrap().map(|value| String::from_utf8(value).unwrap())
+}
+
+fn scan(state: &dyn Read, start: &str, end: Option<&str>, reverse: bool, limit: usize) -> Vec<String> {
+    let mut keys = Vec::new();
+    state
+        .scan(Column::Data, start.as_bytes(), end.map(str::as_bytes), reverse, &mut |key, _| {
+            keys.push(String::from_utf8(key.to_vec()).unwrap());
+            if keys.len() == limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+    keys
+}
+
+fn generations(directory: &DataDir) -> Vec<u64> {
+    numbers(&directory.state(0)).unwrap()
+}
+
+#[test]
+fn what_was_flushed_survives_and_nothing_of_a_batch_survives_alone() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 0).unwrap();
+    let current = state.current();
+    let mut batch = Batch::new();
+    batch.put(Column::Data, b"k", b"1");
+    batch.put(Column::System, b"applied", b"1");
+    current.commit(&batch).unwrap();
+    current.flush().unwrap();
+    let mut batch = Batch::new();
+    batch.put(Column::Data, b"k", b"2");
+    batch.put(Column::System, b"applied", b"2");
+    current.commit(&batch).unwrap();
+    assert!(current.approximate_bytes() > 0);
+    // A copy of the directory is what a killed process leaves.
+    let copy = tempfile::tempdir().unwrap();
+    for name in names(current.path()).unwrap() {
+        fs::copy(current.path().join(&name), copy.path().join(&name)).unwrap();
+    }
+    let found = Generation::open(copy.path()).unwrap();
+    let data = found.get(Column::Data, b"k").unwrap();
+    assert_eq!(data, found.get(Column::System, b"applied").unwrap());
+    assert_eq!(data.as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_restart_finds_the_flushed_state() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 0).unwrap();
+    put(&state.current(), &[("a", "1")]);
+    state.current().flush().unwrap();
+    drop(state);
+    let state = State::open(&directory, 0).unwrap();
+    assert_eq!(get(&*state.current(), "a").as_deref(), Some("1"));
+}
+
+#[test]
+fn scans_are_ordered_bounded_and_stop() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 0).unwrap();
+    let current = state.current();
+    put(&current, &[("a", ""), ("b", ""), ("c", ""), ("d", "")]);
+    let mut batch = Batch::new();
+    batch.remove(Column::Data, b"c");
+    batch.put(Column::System, b"b2", b"another column");
+    current.commit(&batch).unwrap();
+    let view = current.view();
+    for state in [&*current as &dyn Read, &view] {
+        assert_eq!(scan(state, "", None, false, 9), ["a", "b", "d"]);
+        assert_eq!(scan(state, "", None, true, 9), ["d", "b", "a"]);
+        assert_eq!(scan(state, "b", Some("d"), false, 9), ["b"]);
+        assert_eq!(scan(state, "a", Some("d"), true, 1), ["b"]);
+        assert_eq!(scan(state, "d", Some("a"), false, 9), Vec::<String>::new());
+        assert_eq!(scan(state, "b", Some("b"), true, 9), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_view_does_not_see_later_commits_and_crosses_threads() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 0).unwrap();
+    put(&state.current(), &[("a", "old")]);
+    let view = state.current().view();
+    put(&state.current(), &[("a", "new"), ("b", "new")]);
+    state.current().flush().unwrap();
+    drop(state);
+    let seen = std::thread::spawn(move || (get(&view, "a"), scan(&view, "", None, false, 9)));
+    assert_eq!(seen.join().unwrap(), (Some("old".into()), vec!["a".to_owned()]));
+}
+
+#[test]
+fn an_installed_generation_replaces_the_old_one_for_good() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 0).unwrap();
+    put(&state.current(), &[("a", "old")]);
+    let view = state.current().view();
+    let new = Arc::new(state.create().unwrap());
+    put(&new, &[("a", "new")]);
+    state.install(new).unwrap();
+    assert_eq!(get(&*state.current(), "a").as_deref(), Some("new"));
+    assert_eq!(get(&view, "a").as_deref(), Some("old"), "who was reading reads on");
+    assert_eq!(generations(&directory), [1, 2]);
+    drop(view);
+    assert_eq!(generations(&directory), [2], "the last reader takes the old directory along");
+    drop(state);
+    let state = State::open(&directory, 0).unwrap();
+    assert_eq!(get(&*state.current(), "a").as_deref(), Some("new"));
+}
+
+#[test]
+fn one_generation_is_built_at_a_time_and_an_abandoned_one_goes() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 0).unwrap();
+    let first = state.create().unwrap();
+    assert!(matches!(state.create(), Err(StoreError::Misuse(_))));
+    drop(first);
+    assert_eq!(generations(&directory), [1]);
+    let second = Arc::new(state.create().unwrap());
+    state.install(second).unwrap();
+    state.create().unwrap();
+}
+
+#[test]
+fn what_a_crash_left_beside_the_current_generation_is_removed() {
+    let (_root, directory) = directory();
+    drop(State::open(&directory, 0).unwrap());
+    drop(Generation::open(&directory.state(0).join("7")).unwrap());
+    fs::write(directory.state(0).join("CURRENT.tmp"), "7").unwrap();
+    let state = State::open(&directory, 0).unwrap();
+    assert_eq!(generations(&directory), [1]);
+    assert_eq!(state.current().path(), directory.state(0).join("1"));
+}
+
+#[test]
+fn a_missing_generation_is_not_replaced_by_an_empty_one() {
+    let (_root, directory) = directory();
+    drop(State::open(&directory, 0).unwrap());
+    let current = directory.state(0).join("CURRENT");
+    fs::write(&current, "3\n").unwrap();
+    assert!(matches!(State::open(&directory, 0), Err(StoreError::Damaged { .. })));
+    fs::write(&current, "soup").unwrap();
+    assert!(matches!(State::open(&directory, 0), Err(StoreError::Damaged { .. })));
+    fs::remove_file(&current).unwrap();
+    fs::create_dir(directory.state(0).join("2")).unwrap();
+    assert!(matches!(State::open(&directory, 0), Err(StoreError::Damaged { .. })));
+}

@@ -1,0 +1,105 @@
+//! What a client meets at the door: reflection, health, limits, unknown methods, the call command.
+
+use anyhow::{Result, ensure};
+use lockstep_tests::pb::AddRequest;
+use lockstep_tests::{formed, lockstep};
+use tonic::codec::ProstCodec;
+use tonic::codegen::http::uri::PathAndQuery;
+
+#[tokio::test]
+async fn an_unknown_method_is_unimplemented() -> Result<()> {
+    let cluster = formed(1, &[]).await?;
+    for path in ["/Example/Remove", "/Nothing/At", "/x"] {
+        let mut client = tonic::client::Grpc::new(cluster.nodes[0].channel().await?);
+        client.ready().await?;
+        let codec = ProstCodec::<AddRequest, AddRequest>::default();
+        let status = client
+            .unary(tonic::Request::new(AddRequest::default()), PathAndQuery::from_static(path), codec)
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unimplemented, "{path}: {status:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_message_too_large_is_refused_and_the_node_lives() -> Result<()> {
+    let cluster = formed(1, &[]).await?;
+    for size in [3 << 20, 5 << 20] {
+        let request = AddRequest { key: "big".into(), val: "x".repeat(size) };
+        let status = cluster.nodes[0].client().await?.add(request).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{size}: {status:?}");
+        assert!(!status.message().is_empty());
+    }
+    cluster.add(0, "big", "small").await?;
+    assert_eq!(cluster.get(0, "big", true).await?, "small");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_malformed_request_is_invalid_and_changes_nothing() -> Result<()> {
+    let cluster = formed(1, &[]).await?;
+    // Field 1 of Add is a string; this sends a varint there.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Wrong {
+        #[prost(uint64, tag = "1")]
+        key: u64,
+    }
+    let mut client = tonic::client::Grpc::new(cluster.nodes[0].channel().await?);
+    client.ready().await?;
+    let codec = ProstCodec::<Wrong, Wrong>::default();
+    let status = client
+        .unary(tonic::Request::new(Wrong { key: 7 }), PathAndQuery::from_static("/Example/Add"), codec)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status:?}");
+    Ok(())
+}
+
+fn run(arguments: &[&str]) -> Result<String> {
+    let output = lockstep(arguments)?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(text)
+}
+
+#[tokio::test]
+async fn call_speaks_json_through_reflection() -> Result<()> {
+    let cluster = formed(1, &[]).await?;
+    let address = cluster.nodes[0].grpc_addr();
+    let reply: serde_json::Value = serde_json::from_str(&run(&["call", &address, "Example/Add", r#"{"key":"a","val":"b"}"#])?)?;
+    assert!(reply["commitIndex"].as_str().is_some_and(|index| index != "0"), "{reply}");
+    let reply: serde_json::Value = serde_json::from_str(&run(&["call", &address, "Example/Get", r#"{"key":"a"}"#])?)?;
+    assert_eq!(reply["value"], "b");
+    let services = run(&["call", &address])?;
+    for name in ["Example/Add", "Example/Watch", "RaftManager/AddVoter", "grpc.health.v1.Health/Check"] {
+        assert!(services.contains(name), "{name} is not in {services}");
+    }
+    let wrong = lockstep(&["call", &address, "Example/Ad", "{}"])?;
+    assert!(!wrong.status.success());
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("Example/Add"), "{wrong:?}");
+    let wrong = lockstep(&["call", &address, "Example/Add", r#"{"kei":"a"}"#])?;
+    assert!(!wrong.status.success());
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("kei"), "{wrong:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn health_knows_the_guest_and_the_leader() -> Result<()> {
+    let cluster = formed(3, &[]).await?;
+    let leader = cluster.leader().await?;
+    for (n, node) in cluster.nodes.iter().enumerate() {
+        for service in ["", "Example"] {
+            let request = format!(r#"{{"service":"{service}"}}"#);
+            let reply = run(&["call", &node.grpc_addr(), "grpc.health.v1.Health/Check", &request])?;
+            assert!(reply.contains("\"SERVING\""), "{service} on {}: {reply}", node.name);
+        }
+        lockstep_tests::eventually("quis.RaftLeader is right", || async {
+            let reply = run(&["call", &node.grpc_addr(), "grpc.health.v1.Health/Check", r#"{"service":"quis.RaftLeader"}"#])?;
+            ensure!(reply.contains("\"SERVING\"") == (n == leader), "{}: {reply}", node.name);
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
