@@ -24,10 +24,11 @@ Every flag can be set in the environment as well; the flag wins.
 
 Examples:
   The first node forms the cluster and brings its state machine:
-    lockstep node --raft_bootstrap --raft_id=nodeA --grpc_addr=localhost:40051 --raft_addr=localhost:50051 \\
-      --raft_data_dir /tmp/cluster --fsm build/kv.wasm
-  Others start empty, then they are added through any node:
-    lockstep node --raft_id=nodeB --grpc_addr=localhost:40052 --raft_addr=localhost:50052 --raft_data_dir /tmp/cluster
+    lockstep node --raft_bootstrap --raft_id=nodeA --raft_data_dir /tmp/cluster --fsm build/kv.wasm \\
+      --grpc_addr=localhost:40051 --raft_addr=localhost:50051
+  Others start empty; the leader adds them:
+    lockstep node --raft_id=nodeB --raft_data_dir /tmp/cluster \\
+      --grpc_addr=localhost:40052 --raft_addr=localhost:50052
     lockstep admin localhost:40051 add_voter nodeB localhost:50052";
 
 /// Run one node of a cluster.
