@@ -14,14 +14,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::api::forward::{Commands, CommandsParts};
-use crate::api::{Api, ApiParts, BoxFuture, Stop};
+use crate::api::{Api, ApiParts, Stop};
 use crate::config::{self, NodeConfig};
 use crate::machine::{self, Machine};
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
     ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Propose, Proposer, Raft,
-    RaftCell, RaftCore, ReadIndex, Timeouts, install, link, membership, server,
+    RaftCell, RaftCore, ReadIndex, Timeouts, install, link, membership, 
 };
 use crate::store::{Checkpoints, DataDir, Log, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity};
@@ -42,7 +42,6 @@ pub struct Node {
     log: Log,
     fatal: Fatal,
     exit: Arc<Notify>,
-    peers_stop: Arc<Notify>,
     tasks: JoinSet<()>,
     listeners: Option<Listeners>,
     /// Held until the end: the lock on the directory.
@@ -122,7 +121,6 @@ impl Node {
             membership::CATCH_UP_TIMEOUT,
         );
 
-        let peers_stop = Arc::new(Notify::new());
         let forwarded = Arc::new(Forwarded::new(
             me.node_id,
             leader.clone(),
@@ -141,14 +139,9 @@ impl Node {
             read_index: forwarded,
         });
         let Listeners { grpc, raft: raft_listeners, http } = listeners;
-        let stop_peers = peers_stop.clone();
-        let peers = server::serve(service, raft_listeners, async move { stop_peers.notified().await })?;
-        let peers_fatal = fatal.clone();
-        tasks.spawn(async move {
-            if let Err(error) = peers.await {
-                peers_fatal.raise(format!("the peer port cannot be served: {error}"));
-            }
-        });
+        for listener in raft_listeners {
+            tasks.spawn(serve_peers(service.clone(), listener, fatal.clone()));
+        }
 
         let local: Arc<dyn Propose> = Arc::new(proposer.clone());
         let mode = machine.clone();
@@ -183,7 +176,7 @@ impl Node {
             members: members.clone(),
             leader: leader.clone(),
             election_timeout: config.election_timeout,
-            take_snapshot: take_snapshot(&retention),
+            retention: retention.clone(),
             stop: stop_handle(&members, &raft_cell, &exit),
         })?;
         // Set here only, so it is empty.
@@ -207,7 +200,6 @@ impl Node {
             log,
             fatal,
             exit,
-            peers_stop,
             tasks,
             listeners: Some(Listeners { grpc, raft: Vec::new(), http }),
             _directory: directory,
@@ -244,7 +236,7 @@ impl Node {
         self.api.stop();
         serving.await?.context("the client port did not close cleanly")?;
         stop_raft(&self.raft).await.map_err(anyhow::Error::msg)?;
-        self.peers_stop.notify_waiters();
+        // With them go the peer port and its streams, which would never end by themselves.
         self.tasks.shutdown().await;
         self.machine.close().await?;
         let log = self.log.clone();
@@ -340,12 +332,16 @@ fn announce(config: &NodeConfig, me: &Me, cluster: &ClusterCell) {
     );
 }
 
-fn take_snapshot(retention: &Retention) -> Arc<dyn Fn() -> BoxFuture<Result<u64, String>> + Send + Sync> {
-    let retention = retention.clone();
-    Arc::new(move || {
-        let retention = retention.clone();
-        Box::pin(async move { retention.take_now().await })
-    })
+/// One listener of the peer port, for as long as the node lives.
+async fn serve_peers(service: PeerService, listener: TcpListener, fatal: Fatal) {
+    let served = async {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        service.serve(listener, std::future::pending()).await.map_err(std::io::Error::other)
+    };
+    if let Err(error) = served.await {
+        fatal.raise(format!("the peer port cannot be served: {error}"));
+    }
 }
 
 fn stop_handle(members: &Members, raft: &RaftCell, exit: &Arc<Notify>) -> Stop {

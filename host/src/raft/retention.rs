@@ -19,6 +19,9 @@ use crate::store::Log;
 /// Log bytes since the last checkpoint that are enough by themselves.
 const LOG_BYTES_ENOUGH: u64 = 256 << 20;
 
+/// openraft takes a checkpoint that is ready by asking for its name; a core that takes longer has other troubles.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How often the count of commands is noted beside the index it was reached at.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -75,8 +78,8 @@ impl Retention {
         let held = |metrics: &openraft::RaftMetrics<crate::types::TypeConfig>| {
             metrics.snapshot.as_ref().is_some_and(|snapshot| snapshot.index >= index)
         };
-        let wait = inner.raft.wait(Some(Duration::from_secs(10))).metrics(held, "Raft holds the snapshot");
-        wait.await.map_err(|error| error.to_string())?;
+        let taken = inner.raft.wait(Some(TAKE_TIMEOUT));
+        taken.metrics(held, "Raft holds the snapshot").await.map_err(|error| error.to_string())?;
         self.purge(index).await?;
         Ok(index)
     }
