@@ -122,7 +122,8 @@ pub struct Rows<'a, K, V> {
     /// Length of the collection's tag, which every key begins with.
     tag_len: usize,
     /// Borrows the state, so that it cannot change under the iteration.
-    state: PhantomData<(&'a (), fn() -> (K, V))>,
+    state: PhantomData<&'a ()>,
+    types: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K, V> Rows<'_, K, V> {
@@ -131,6 +132,7 @@ impl<K, V> Rows<'_, K, V> {
             raw: RawRows::new(range),
             tag_len,
             state: PhantomData,
+            types: PhantomData,
         }
     }
 

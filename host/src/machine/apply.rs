@@ -279,16 +279,16 @@ impl Applier {
 
     fn answer(&self, log_id: LogId, outcomes: Vec<(Option<Origin>, Verdict)>) {
         let (index, term) = (log_id.index, log_id.leader_id.term);
-        let mut ours = Vec::new();
+        let mut awaited = Vec::new();
         for (position, (origin, verdict)) in (0u32..).zip(outcomes) {
             if let Verdict::Failed(failure) = &verdict {
                 tracing::warn!(index, position, reason = ?failure.reason, detail = %failure.detail, "a command failed");
             }
-            if let Some(origin) = origin.filter(|origin| self.shared.waiters.is_ours(origin)) {
-                ours.push((origin, Outcome { index, position, term, time_ms: self.system.time_ms, verdict }));
+            if let Some(origin) = origin.filter(|origin| self.shared.waiters.is_awaited(origin)) {
+                awaited.push((origin, Outcome { index, position, term, time_ms: self.system.time_ms, verdict }));
             }
         }
-        self.shared.waiters.entry_applied(term, ours);
+        self.shared.waiters.entry_applied(log_id.leader_id, awaited);
     }
 
     fn flush(&mut self) -> Result<(), ApplyError> {
@@ -309,7 +309,9 @@ impl Applier {
         self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);
         self.shared.publish(&self.system);
         self.shared.changes.reset(self.system.applied_index());
-        self.shared.waiters.snapshot_installed(self.system.applied.map_or(0, |log_id| log_id.leader_id.term));
+        if let Some(log_id) = self.system.applied {
+            self.shared.waiters.snapshot_installed(log_id.leader_id);
+        }
         Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl Shared {
             state: options.state.clone(),
             checkpoints: options.checkpoints.clone(),
             fatal: options.fatal.clone(),
-            waiters: Waiters::new(options.node, options.boot),
+            waiters: Waiters::default(),
             changes: Arc::new(Changes::new(system.applied_index())),
             counts: Counts::default(),
             progress: Progress::default(),

@@ -1,9 +1,11 @@
-//! Who waits for the outcome of a command that this node took. Decides whether a command ran, did not run, or may have; never
-//! sends anything anywhere.
+//! Who waits here for the outcome of a command: the node that took it, and the leader on behalf of a node that forwarded it.
+//! Decides whether a command ran, did not run, or may have; never sends anything anywhere.
 //!
-//! - A command is told apart by its origin's counter; origins of other nodes or earlier boots are nobody's here.
-//! - An attempt is sent under one term. Its entry, if there is one, has that term, and precedes every entry of a later one: once
-//!   an entry of a later term is applied here and the command was not seen, it was not run.
+//! - A command is told apart by its origin. A node forwards one again only after the earlier attempt certainly did not run, so the
+//!   newest waiter for an origin is the one that counts.
+//! - An attempt is sent to one leader. Its entry, if there is one, carries that leader's id, and precedes every entry of a later
+//!   leader: once an entry of a later leader is applied here and the command was not seen, it was not run. A later leader may
+//!   have the same term (ids order by term, then node), so terms alone would leave waiters hanging.
 //! - An installed snapshot may have swallowed the entry: the fate of every attempt sent before it is unknown.
 
 use std::collections::HashMap;
@@ -13,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::outcome::Outcome;
-use crate::types::{NodeId, Origin};
+use crate::types::{CommittedLeaderId, Origin};
 
 /// What became of one attempt to run a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,29 +29,33 @@ pub enum Fate {
 }
 
 /// The table of waiters. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Waiters(Arc<Table>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Table {
-    node: NodeId,
-    boot: u64,
     slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
 struct Slots {
-    /// By `Origin::counter`.
-    waiting: HashMap<u64, Slot>,
-    /// The greatest term of an applied entry.
-    term: u64,
+    waiting: HashMap<Origin, Slot>,
+    /// The latest leader of an applied entry.
+    leader: Option<CommittedLeaderId>,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
-    sent_under: Option<u64>,
+    sent_under: Option<CommittedLeaderId>,
     fate: Option<Fate>,
     wake: Arc<Notify>,
+}
+
+impl Slots {
+    /// The waiter's own slot, unless a newer waiter took its place.
+    fn slot(&mut self, waiter: &Waiter) -> Option<&mut Slot> {
+        self.waiting.get_mut(&waiter.origin).filter(|slot| Arc::ptr_eq(&slot.wake, &waiter.wake))
+    }
 }
 
 impl Slot {
@@ -66,27 +72,19 @@ impl Slot {
 #[derive(Debug)]
 pub struct Waiter {
     table: Arc<Table>,
-    counter: u64,
+    origin: Origin,
     wake: Arc<Notify>,
 }
 
 impl Waiters {
-    pub(crate) fn new(node: NodeId, boot: u64) -> Waiters {
-        Waiters(Arc::new(Table { node, boot, slots: Mutex::default() }))
-    }
-
-    /// Registers for the outcome of the command with this origin, which must be of this node and boot, and used once.
+    /// Registers for the outcome of the command with this origin.
     pub fn register(&self, origin: Origin) -> Waiter {
-        assert_eq!(
-            (origin.node, origin.boot),
-            (self.0.node, self.0.boot),
-            "origins are minted by the node that takes a command"
-        );
         let slot = Slot::default();
         let wake = slot.wake.clone();
-        let before = self.0.slots.lock().waiting.insert(origin.counter, slot);
-        assert!(before.is_none(), "an origin is used once");
-        Waiter { table: self.0.clone(), counter: origin.counter, wake }
+        if let Some(before) = self.0.slots.lock().waiting.insert(origin, slot) {
+            before.wake.notify_one();
+        }
+        Waiter { table: self.0.clone(), origin, wake }
     }
 
     /// How many wait.
@@ -99,53 +97,59 @@ impl Waiters {
         self.len() == 0
     }
 
-    /// Whether somebody here may wait for this origin.
-    pub(crate) fn is_ours(&self, origin: &Origin) -> bool {
-        origin.node == self.0.node && origin.boot == self.0.boot
+    /// Whether somebody here waits for this origin.
+    pub(crate) fn is_awaited(&self, origin: &Origin) -> bool {
+        self.0.slots.lock().waiting.contains_key(origin)
     }
 
-    /// An entry of `term` was applied, with these outcomes of commands of ours. Outcomes first: the entry itself may hold them.
-    pub(crate) fn entry_applied(&self, term: u64, outcomes: Vec<(Origin, Outcome)>) {
+    /// An entry of `leader` was applied, with these outcomes of commands that are awaited. Outcomes first: the entry itself may hold them.
+    pub(crate) fn entry_applied(&self, leader: CommittedLeaderId, outcomes: Vec<(Origin, Outcome)>) {
         let mut slots = self.0.slots.lock();
         for (origin, outcome) in outcomes {
-            if let Some(slot) = slots.waiting.get_mut(&origin.counter) {
+            if let Some(slot) = slots.waiting.get_mut(&origin) {
                 slot.settle(Fate::Outcome(outcome));
             }
         }
-        if term > slots.term {
-            slots.term = term;
-            for slot in slots.waiting.values_mut().filter(|slot| slot.sent_under.is_some_and(|sent| sent < term)) {
+        if slots.leader < Some(leader) {
+            slots.leader = Some(leader);
+            for slot in slots.waiting.values_mut().filter(|slot| slot.sent_under.is_some_and(|sent| sent < leader)) {
                 slot.settle(Fate::NotRun);
             }
         }
     }
 
-    /// A snapshot whose last entry is of `term` replaced the state.
-    pub(crate) fn snapshot_installed(&self, term: u64) {
+    /// A snapshot whose last entry is of `leader` replaced the state.
+    pub(crate) fn snapshot_installed(&self, leader: CommittedLeaderId) {
         let mut slots = self.0.slots.lock();
-        slots.term = slots.term.max(term);
-        for slot in slots.waiting.values_mut().filter(|slot| slot.sent_under.is_some()) {
+        slots.leader = slots.leader.max(Some(leader));
+        // What was sent to a later leader stands behind the snapshot, if anywhere.
+        for slot in slots.waiting.values_mut().filter(|slot| slot.sent_under.is_some_and(|sent| sent <= leader)) {
             slot.settle(Fate::Unknown);
         }
     }
 }
 
 impl Waiter {
-    /// The attempt goes to the leader of `term`. Call before anything is sent or proposed: from then on its fate is decided here.
-    pub fn sent_under(&self, term: u64) {
+    /// The attempt goes to `leader`. Call before anything is sent or proposed: from then on its fate is decided here.
+    pub fn sent_under(&self, leader: CommittedLeaderId) {
         let mut slots = self.table.slots.lock();
-        let applied_term = slots.term;
-        let slot = slots.waiting.get_mut(&self.counter).expect("registered until dropped");
-        slot.sent_under = Some(term);
-        if term < applied_term {
-            slot.settle(Fate::NotRun);
+        let applied = slots.leader;
+        if let Some(slot) = slots.slot(self) {
+            slot.sent_under = Some(leader);
+            if Some(leader) < applied {
+                slot.settle(Fate::NotRun);
+            }
         }
     }
 
     /// Completes when the fate of the attempt is known. Cancel-safe.
     pub async fn fate(&mut self) -> Fate {
         loop {
-            let fate = self.table.slots.lock().waiting.get(&self.counter).and_then(|slot| slot.fate.clone());
+            let fate = match self.table.slots.lock().slot(self) {
+                Some(slot) => slot.fate.clone(),
+                // A newer attempt took its place, so this one did not run.
+                None => Some(Fate::NotRun),
+            };
             match fate {
                 Some(fate) => return fate,
                 None => self.wake.notified().await,
@@ -156,17 +160,21 @@ impl Waiter {
     /// Forgets an attempt that certainly did not run, so that the next can be sent. An outcome is never forgotten.
     pub fn reset(&mut self) {
         let mut slots = self.table.slots.lock();
-        let slot = slots.waiting.get_mut(&self.counter).expect("registered until dropped");
-        slot.sent_under = None;
-        if !matches!(slot.fate, Some(Fate::Outcome(_))) {
-            slot.fate = None;
+        if let Some(slot) = slots.slot(self) {
+            slot.sent_under = None;
+            if !matches!(slot.fate, Some(Fate::Outcome(_))) {
+                slot.fate = None;
+            }
         }
     }
 }
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.table.slots.lock().waiting.remove(&self.counter);
+        let mut slots = self.table.slots.lock();
+        if slots.slot(self).is_some() {
+            slots.waiting.remove(&self.origin);
+        }
     }
 }
 
@@ -181,55 +189,84 @@ mod tests {
         Origin { node: 1, boot: 1, counter }
     }
 
+    fn leader(term: u64) -> CommittedLeaderId {
+        CommittedLeaderId { term, node_id: 1 }
+    }
+
     fn outcome(index: u64) -> Outcome {
         Outcome { index, position: 0, term: 1, time_ms: 0, verdict: Verdict::Reply(Bytes::new()) }
     }
 
     #[tokio::test]
     async fn outcome_reaches_its_waiter() {
-        let waiters = Waiters::new(1, 1);
+        let waiters = Waiters::default();
         let (mut first, mut second) = (waiters.register(origin(1)), waiters.register(origin(2)));
-        first.sent_under(1);
-        second.sent_under(1);
-        waiters.entry_applied(1, vec![(origin(2), outcome(7))]);
+        first.sent_under(leader(1));
+        second.sent_under(leader(1));
+        waiters.entry_applied(leader(1), vec![(origin(2), outcome(7))]);
         assert_eq!(second.fate().await, Fate::Outcome(outcome(7)));
         assert_eq!(first.fate().now_or_never(), None);
     }
 
     #[tokio::test]
     async fn entry_of_a_later_term_means_not_run_unless_it_holds_the_command() {
-        let waiters = Waiters::new(1, 1);
+        let waiters = Waiters::default();
         let (mut lost, mut kept) = (waiters.register(origin(1)), waiters.register(origin(2)));
-        lost.sent_under(1);
-        kept.sent_under(1);
-        waiters.entry_applied(2, vec![(origin(2), outcome(8))]);
+        lost.sent_under(leader(1));
+        kept.sent_under(leader(1));
+        waiters.entry_applied(leader(2), vec![(origin(2), outcome(8))]);
         assert_eq!(lost.fate().await, Fate::NotRun);
         assert_eq!(kept.fate().await, Fate::Outcome(outcome(8)));
         lost.reset();
-        lost.sent_under(1);
+        lost.sent_under(leader(1));
         assert_eq!(lost.fate().await, Fate::NotRun, "that term is over already");
         lost.reset();
-        lost.sent_under(2);
+        lost.sent_under(leader(2));
         assert_eq!(lost.fate().now_or_never(), None);
     }
 
     #[tokio::test]
     async fn snapshot_hides_the_fate_of_what_was_sent_only() {
-        let waiters = Waiters::new(1, 1);
+        let waiters = Waiters::default();
         let (mut sent, mut unsent) = (waiters.register(origin(1)), waiters.register(origin(2)));
-        sent.sent_under(1);
-        waiters.snapshot_installed(3);
+        sent.sent_under(leader(1));
+        waiters.snapshot_installed(leader(3));
         assert_eq!(sent.fate().await, Fate::Unknown);
         assert_eq!(unsent.fate().now_or_never(), None);
-        unsent.sent_under(3);
+        unsent.sent_under(leader(3));
         assert_eq!(unsent.fate().now_or_never(), None);
     }
 
     #[test]
     fn dropped_waiters_leave_nothing() {
-        let waiters = Waiters::new(1, 1);
+        let waiters = Waiters::default();
         drop(waiters.register(origin(1)));
         assert!(waiters.is_empty());
-        waiters.entry_applied(1, vec![(origin(1), outcome(1))]);
+        waiters.entry_applied(leader(1), vec![(origin(1), outcome(1))]);
+    }
+
+    #[tokio::test]
+    async fn a_command_forwarded_again_is_waited_for_by_the_newest_attempt() {
+        let waiters = Waiters::default();
+        let mut old = waiters.register(origin(1));
+        old.sent_under(leader(1));
+        let mut new = waiters.register(origin(1));
+        new.sent_under(leader(2));
+        assert_eq!(old.fate().await, Fate::NotRun);
+        drop(old);
+        assert!(waiters.is_awaited(&origin(1)));
+        waiters.entry_applied(leader(2), vec![(origin(1), outcome(3))]);
+        assert_eq!(new.fate().await, Fate::Outcome(outcome(3)));
+        drop(new);
+        assert!(!waiters.is_awaited(&origin(1)));
+    }
+
+    #[tokio::test]
+    async fn a_second_leader_of_one_term_decides_too() {
+        let waiters = Waiters::default();
+        let mut lost = waiters.register(origin(1));
+        lost.sent_under(leader(1));
+        waiters.entry_applied(CommittedLeaderId { term: 1, node_id: 2 }, vec![]);
+        assert_eq!(lost.fate().await, Fate::NotRun);
     }
 }
