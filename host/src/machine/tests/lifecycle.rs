@@ -25,7 +25,7 @@ fn reply(text: &'static str) -> Verdict {
 async fn command_reaches_its_waiter_and_every_reader_after_it() {
     let mut node = TestNode::begun(faithful()).await;
     let mut waiter = node.machine.waiters().register(origin(0));
-    waiter.sent_under(1);
+    waiter.sent_under(log_id(1, 0).leader_id);
     node.apply(vec![puts(2, &[("a", "1")])]).await;
     let Fate::Outcome(outcome) = waiter.fate().await else { panic!("an outcome") };
     assert_eq!((outcome.index, outcome.position, outcome.time_ms), (2, 0, 2000));

@@ -83,7 +83,7 @@ async fn install_resets_watches_and_hides_the_fate_of_commands() {
     let step = to.watch("a").await;
     let changed = to.machine.changed(step.index, step.reads);
     let mut waiter = to.machine.waiters().register(origin(9));
-    waiter.sent_under(1);
+    waiter.sent_under(log_id(1, 0).leader_id);
     let data = receive(&to, frames(&mut from).await).await.unwrap();
     install(&mut from, &mut to, data).await;
     assert_eq!(changed.await, Change::Reset);
