@@ -90,6 +90,8 @@ pub struct ApiParts {
     pub leader: LeaderWatch,
     /// `--election_timeout`: a node that heard no leader for so long is not ready.
     pub election_timeout: Duration,
+    /// Makes a snapshot now and says its last index.
+    pub take_snapshot: Arc<dyn Fn() -> BoxFuture<Result<u64, String>> + Send + Sync>,
     /// What Shutdown needs of the process.
     pub stop: Stop,
 }
