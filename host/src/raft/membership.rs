@@ -10,16 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Precondition, RaftMetrics};
 
-use crate::raft::join::{self, Host, JoinError};
+use crate::raft::join::{self, Host};
 use crate::raft::link::Links;
 use crate::raft::peer::IdentifyResponse;
 use crate::raft::{Me, Raft, RaftCell, Timeouts, wire};
 use crate::types::{LogId, Membership, Node, NodeId, TypeConfig, hex};
 
+mod error;
 mod transfer;
+
+pub use error::MembershipError;
+use error::refusal;
 
 /// A learner that is to vote must be this close to the leader's log.
 const CAUGHT_UP_ENTRIES: u64 = 1_024;
@@ -35,100 +38,6 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Metrics = RaftMetrics<TypeConfig>;
 type Changes = ChangeMembers<NodeId, Node>;
-
-/// Why a change was not made; the texts are for operators.
-#[derive(Debug, thiserror::Error)]
-pub enum MembershipError {
-    /// Asked of a follower.
-    #[error("{}", not_leader(leader))]
-    NotLeader {
-        /// Who leads, when known.
-        leader: Option<Node>,
-    },
-    /// No Raft instance here, or it has stopped.
-    #[error("Raft is not running on this node: {0}")]
-    Stopped(String),
-    /// The joiner cannot be reached, or says no.
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    /// The address leads to another node than the operator thinks.
-    #[error("the node at {address} is {found:?}, not {asked:?}")]
-    OtherName {
-        /// As given.
-        address: String,
-        /// Its own name.
-        found: String,
-        /// As given.
-        asked: String,
-    },
-    /// The joiner belongs to another cluster.
-    #[error(
-        "{name:?} is in cluster {theirs}, this is cluster {ours}; a node joins one cluster in its life (start it with an empty data directory)"
-    )]
-    OtherCluster {
-        /// The joiner.
-        name: String,
-        /// In hex.
-        theirs: String,
-        /// In hex.
-        ours: String,
-    },
-    /// A known name on another disk.
-    #[error(
-        "{name:?} is in the configuration with another data directory (node {known:016x}, now {found:016x}); remove it first, then add it"
-    )]
-    OtherDisk {
-        /// The name.
-        name: String,
-        /// In the configuration.
-        known: NodeId,
-        /// At the address.
-        found: NodeId,
-    },
-    /// No such server.
-    #[error("there is no server {0:?} in the configuration")]
-    UnknownServer(String),
-    /// `previous_index` no longer holds.
-    #[error("the configuration changed since index {expected} (it is now of index {found})")]
-    ConfigurationChanged {
-        /// The precondition.
-        expected: u64,
-        /// In force.
-        found: u64,
-    },
-    /// The cluster has no genesis yet, so there is nothing a joiner could be compared with.
-    #[error("the cluster has not recorded its component yet; try again in a moment")]
-    NoGenesis,
-    /// Taken out again.
-    #[error("{name:?} did not catch up within {limit:?} and was taken out again; {reason}")]
-    NotCaughtUp {
-        /// The learner.
-        name: String,
-        /// What it was given.
-        limit: Duration,
-        /// How far it came.
-        reason: String,
-    },
-    /// A cluster needs a voter.
-    #[error("this would leave the cluster without a voter")]
-    LastVoter,
-    /// No voter can take leadership over.
-    #[error("leadership was not transferred: {0}")]
-    NotTransferred(String),
-    /// openraft says no.
-    #[error("Raft refuses: {0}")]
-    Refused(String),
-    /// The change may still happen.
-    #[error("the outcome is unknown: {0}; look at the configuration before trying again")]
-    Unknown(String),
-}
-
-fn not_leader(leader: &Option<Node>) -> String {
-    match leader {
-        Some(node) => format!("node is not the leader; the leader is {} at {}", node.name, node.grpc_addr),
-        None => "node is not the leader; no leader is known at the moment".into(),
-    }
-}
 
 /// A member, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -466,22 +375,6 @@ fn matched(metrics: &Metrics, id: NodeId) -> Option<u64> {
 fn is_close(metrics: &Metrics, id: NodeId, since: u64) -> bool {
     let last = metrics.last_log_index.unwrap_or(0);
     matched(metrics, id).is_some_and(|index| index >= since && last - index.min(last) <= CAUGHT_UP_ENTRIES)
-}
-
-fn refusal(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipError {
-    match error {
-        RaftError::Fatal(error) => MembershipError::Stopped(error.to_string()),
-        RaftError::APIError(ClientWriteError::ForwardToLeader(leader)) => {
-            MembershipError::NotLeader { leader: leader.leader_node }
-        }
-        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
-            MembershipError::Unknown("this node lost leadership while it changed the configuration".into())
-        }
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::EmptyMembership(_))) => {
-            MembershipError::LastVoter
-        }
-        RaftError::APIError(error) => MembershipError::Refused(error.to_string()),
-    }
 }
 
 #[cfg(test)]
