@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf, BufMut, Bytes};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
@@ -101,7 +101,8 @@ impl Call {
             .apply_max_message_size_config(Some(MESSAGE_BYTES_MAX), Some(MESSAGE_BYTES_MAX));
         let reached = self.reached.clone();
         let overdue = overdue(self.deadline);
-        let (kind, shared, started, name) = (self.method.kind, self.shared.clone(), self.started, self.method.name.clone());
+        let (kind, shared, started, name) =
+            (self.method.kind, self.shared.clone(), self.started, self.method.name.clone());
         let served = async {
             match kind {
                 Kind::Watch => grpc.server_streaming(self, request).await,
@@ -148,10 +149,11 @@ impl Call {
             method: self.method.name.to_string(),
             request,
             caller: String::new(),
-            deadline,
+            deadline: deadline.into_std(),
             status: self.shared.node_status(),
         };
-        let answer = self.shared.parts.machine.query(call).await.map_err(|error| status::query(&error))?;
+        let answered = timeout_at(deadline, self.shared.parts.machine.query(call)).await;
+        let answer = answered.map_err(|_| status::query_deadline())?.map_err(|error| status::query(&error))?;
         status::verdict(answer.verdict, answer.index, self.shared.leader_address())
     }
 

@@ -139,7 +139,9 @@ impl Commands {
                 }
                 Attempt::Outcome(outcome) => return Ok(outcome),
                 Attempt::NotRun => patience = Instant::now() + parts.election_timeout,
-                Attempt::NotLeader if Instant::now() >= patience.min(call.deadline) => return Err(self.gave_up(call.deadline)),
+                Attempt::NotLeader if Instant::now() >= patience.min(call.deadline) => {
+                    return Err(self.gave_up(call.deadline));
+                }
                 Attempt::NotLeader => pause(&mut leader, patience.min(call.deadline)).await,
             }
             waiter.reset();

@@ -2,7 +2,6 @@
 //! The process is healthy without a leader.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -13,14 +12,13 @@ use crate::types::NodeMode;
 /// The service name by which `raftadmin --leader` finds the leader.
 pub const LEADER_SERVICE: &str = "quis.RaftLeader";
 
-/// How often the node's mode is looked at; changes of leader are seen at once.
-const MODE_INTERVAL: Duration = Duration::from_millis(250);
-
 /// Keeps the reported states true until the node stops, then reports everything as not serving.
 pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
     let mut leader = shared.parts.leader.clone();
     let mut stopping = shared.stopping.subscribe();
-    let mut interval = tokio::time::interval(MODE_INTERVAL);
+    let mut mode = shared.parts.machine.watch_mode();
+    let mut shutting_down = shared.shutting_down.subscribe();
+    let mut component = shared.component_known.subscribe();
     let mut reported: Vec<(String, bool)> = Vec::new();
     loop {
         let stops = *stopping.borrow_and_update() || shared.is_shutting_down();
@@ -36,9 +34,12 @@ pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
         }
         tokio::select! {
             () = leader.changed() => {}
-            _ = interval.tick() => {}
-            // An error means that the node is gone, and this task with it.
-            _ = stopping.changed() => {}
+            // The senders live as long as the node, and so do these.
+            Ok(()) = mode.changed() => {}
+            Ok(()) = component.changed() => {}
+            Ok(()) = shutting_down.changed() => {}
+            Ok(()) = stopping.changed() => {}
+            else => return,
         }
     }
 }
@@ -47,11 +48,7 @@ pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
 fn states(shared: &Shared) -> Vec<(String, bool)> {
     let serves = shared.parts.machine.mode() == NodeMode::Serving;
     let leads = shared.parts.leader.current().is_some_and(|leader| leader.is_me);
-    let mut states = vec![
-        (String::new(), true),
-        (LEADER_SERVICE.to_owned(), leads),
-        ("RaftManager".to_owned(), true),
-    ];
+    let mut states = vec![(String::new(), true), (LEADER_SERVICE.to_owned(), leads), ("RaftManager".to_owned(), true)];
     if let Some(routes) = shared.routes.load_full() {
         states.extend(routes.services().iter().map(|service| (service.clone(), serves)));
     }

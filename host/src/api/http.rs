@@ -48,7 +48,7 @@ pub(super) async fn observe_progress(shared: Arc<Shared>) {
         }
         let applied = shared.parts.machine.applied_index();
         let committed = shared.raft_status().commit_index;
-        shared.progress.lock().observe(applied, committed);
+        shared.progress.lock().observe(applied, committed, Instant::now());
     }
 }
 
@@ -64,21 +64,21 @@ impl Progress {
         Progress { applied: 0, at: Instant::now() }
     }
 
-    fn observe(&mut self, applied: u64, committed: u64) {
+    fn observe(&mut self, applied: u64, committed: u64, now: Instant) {
         if applied >= committed || applied != self.applied {
-            *self = Progress { applied, at: Instant::now() };
+            *self = Progress { applied, at: now };
         }
     }
 
-    fn stuck_for(&self) -> Option<Duration> {
-        Some(self.at.elapsed()).filter(|elapsed| *elapsed > STUCK_AFTER)
+    fn stuck_for(&self, now: Instant) -> Option<Duration> {
+        Some(now.saturating_duration_since(self.at)).filter(|elapsed| *elapsed > STUCK_AFTER)
     }
 }
 
 async fn livez(State(shared): State<Arc<Shared>>) -> Response {
     // An unfit or quarantined node does not apply on purpose; a restart would not help it.
     let applies = matches!(shared.parts.machine.mode(), NodeMode::Serving | NodeMode::CatchingUp(_));
-    match shared.progress.lock().stuck_for().filter(|_| applies) {
+    match shared.progress.lock().stuck_for(Instant::now()).filter(|_| applies) {
         None => (StatusCode::OK, "ok\n").into_response(),
         Some(stuck) => {
             let text = format!("no committed entry was applied for {} s\n", stuck.as_secs());
@@ -103,8 +103,8 @@ fn unready(status: &NodeStatus, contact: Contact, silence_max: Duration, stoppin
     if stopping {
         reasons.push("this node is stopping".into());
     }
-    if status.mode != NodeMode::Serving {
-        let (mode, reason) = mode_name(&status.mode);
+    if status.machine.mode != NodeMode::Serving {
+        let (mode, reason) = mode_name(&status.machine.mode);
         reasons.push(format!("mode is {mode}: {reason}"));
     }
     match (&status.leader, contact) {
@@ -117,7 +117,7 @@ fn unready(status: &NodeStatus, contact: Contact, silence_max: Duration, stoppin
         }
         (Some(_), Contact::Ago(_)) => {}
     }
-    let lag = status.raft.commit_index.saturating_sub(status.machine.applied_index);
+    let lag = status.raft.commit_index.saturating_sub(status.applied_index());
     if lag > LAG_MAX {
         reasons.push(format!("{lag} committed entries are not applied yet"));
     }
@@ -136,4 +136,53 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn status(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], shared.status_now().to_json().to_string()).into_response()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::node_status::tests::{machine, status};
+    use super::*;
+
+    const SILENCE_MAX: Duration = Duration::from_secs(3);
+    const HEARD: Contact = Contact::Ago(Duration::from_millis(10));
+
+    #[test]
+    fn a_node_that_follows_closely_is_ready() {
+        assert!(unready(&status(), HEARD, SILENCE_MAX, false).is_empty());
+    }
+
+    #[test]
+    fn readiness_says_why_not() {
+        let far = NodeStatus { machine: machine(1), ..status() };
+        let far = NodeStatus { raft: super::super::node_status::RaftStatus { commit_index: 5_000, ..far.raft }, ..far };
+        let mut behind = status();
+        behind.machine.mode = NodeMode::CatchingUp("applying".into());
+        let rows = [
+            (NodeStatus { leader: None, ..status() }, HEARD, false, "no leader is known"),
+            (status(), Contact::Ago(Duration::from_secs(9)), false, "nothing was heard from the leader, nodeA, for 9s"),
+            (status(), Contact::Never, false, "nothing was heard from the leader, nodeA, yet"),
+            (behind, HEARD, false, "mode is catching-up: applying"),
+            (far, HEARD, false, "4999 committed entries are not applied yet"),
+            (status(), HEARD, true, "this node is stopping"),
+        ];
+        for (status, contact, stopping, expected) in rows {
+            assert_eq!(unready(&status, contact, SILENCE_MAX, stopping), [expected]);
+        }
+    }
+
+    #[test]
+    fn a_machine_is_stuck_when_committed_entries_wait_for_a_minute() {
+        let mut progress = Progress::new();
+        let begin = Instant::now();
+        let later = begin + STUCK_AFTER + Duration::from_secs(1);
+        progress.observe(5, 9, begin);
+        progress.observe(5, 9, later);
+        assert!(progress.stuck_for(later).is_some());
+        progress.observe(6, 9, later);
+        assert!(progress.stuck_for(later).is_none());
+        let much_later = later + STUCK_AFTER * 2;
+        progress.observe(9, 9, much_later);
+        assert!(progress.stuck_for(much_later).is_none(), "idle is not stuck");
+    }
 }

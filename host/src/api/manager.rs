@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::Call as EncodedCall;
 use super::forward::CommandCall;
-use super::node_status::Contact;
+use super::node_status::{Contact, suffrage};
 use super::operations::{Done, OperationError};
 use super::proto::raft_manager_server::RaftManager;
 use super::proto::{self as pb, Future as Token};
@@ -93,7 +93,10 @@ impl RaftManager for Manager {
     }
 
     async fn leadership_transfer(&self, _: Request<pb::LeadershipTransferRequest>) -> Reply<Token> {
-        self.start_on_leader(|_, shared| async move { shared.parts.members.transfer_leader().await.map_err(text) })
+        self.start_on_leader(|_, shared| async move {
+            shared.parts.members.transfer_leadership().await.map_err(text)?;
+            Ok(shared.parts.machine.applied_index())
+        })
     }
 
     async fn leadership_transfer_to_server(
@@ -102,7 +105,9 @@ impl RaftManager for Manager {
     ) -> Reply<Token> {
         let pb::LeadershipTransferToServerRequest { id, address } = request.into_inner();
         self.start_on_leader(move |_, shared| async move {
-            shared.parts.members.transfer_leader_to(&id, &address).await.map_err(text)
+            shared.check_address(&id, &address)?;
+            shared.parts.members.transfer_leadership_to(&id).await.map_err(text)?;
+            Ok(shared.parts.machine.applied_index())
         })
     }
 
@@ -130,14 +135,14 @@ impl RaftManager for Manager {
 
     // A snapshot changes nothing for others, so every node takes its own, as the original does.
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Reply<Token> {
-        let take = self.0.parts.take_snapshot.clone();
-        self.start(async move { take().await })
+        let shared = self.0.clone();
+        self.start(async move { shared.parts.retention.take_now().await })
     }
 
     async fn shutdown(&self, _: Request<pb::ShutdownRequest>) -> Reply<Token> {
         let shared = self.0.clone();
         token_reply(self.0.operations.start_with(|forgotten| async move {
-            shared.shutting_down.store(true, std::sync::atomic::Ordering::Relaxed);
+            shared.shutting_down.send_replace(true);
             let stopped = (shared.parts.stop.raft)().await;
             let exit = shared.parts.stop.exit.clone();
             tokio::spawn(async move {
@@ -189,11 +194,11 @@ impl RaftManager for Manager {
         &self,
         _: Request<pb::GetConfigurationRequest>,
     ) -> Reply<pb::GetConfigurationResponse> {
-        let configuration = self.0.parts.members.configuration();
+        let configuration = self.0.configuration();
         let servers = configuration.servers.into_iter().map(|server| pb::get_configuration_response::Server {
-            suffrage: server.suffrage.to_string(),
-            id: server.name,
-            address: server.addr,
+            suffrage: suffrage(&server).into(),
+            id: server.node.name,
+            address: server.node.raft_addr,
             leader: server.leader,
         });
         Ok(Response::new(pb::GetConfigurationResponse { servers: servers.collect(), index: configuration.index }))
@@ -229,6 +234,18 @@ impl Shared {
                 leader.node.name, leader.node.raft_addr, leader.node.grpc_addr
             )),
             None => Err("node is not the leader, and knows of none at the moment".into()),
+        }
+    }
+
+    /// An operator who gives an address means the server at it.
+    fn check_address(&self, name: &str, address: &str) -> Result<(), String> {
+        let servers = self.configuration().servers;
+        match servers.iter().find(|server| server.node.name == name) {
+            Some(server) if !address.is_empty() && server.node.raft_addr != address => {
+                Err(format!("{name} is at {}, not at {address}", server.node.raft_addr))
+            }
+            // An unknown name is the transfer's own error.
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -45,7 +45,11 @@ impl Metrics {
         let calls = Family::default();
         let seconds = Family::new_with_constructor((|| Histogram::new(SECONDS_BOUNDS)) as fn() -> Histogram);
         let mut registry = Registry::with_prefix("lockstep");
-        registry.register("calls", "Ended calls of the guest's methods (a stream counts when it begins)", calls.clone());
+        registry.register(
+            "calls",
+            "Ended calls of the guest's methods (a stream counts when it begins)",
+            calls.clone(),
+        );
         registry.register("call_seconds", "Seconds from headers to reply of the guest's methods", seconds.clone());
         Metrics { registry: Mutex::new(registry), calls, seconds }
     }
@@ -116,9 +120,10 @@ impl Collector for Gauges {
             ("raft_snapshot_index", "Last index of the newest snapshot", raft.snapshot_index),
             ("raft_purged_index", "Last index purged from the log", raft.purged_index),
             ("raft_servers", "Servers in the configuration in force", status.servers.len() as u64),
-            ("applied_index", "Last index applied to the state", machine.applied_index),
+            ("applied_index", "Last index applied to the state", status.applied_index()),
             ("state_bytes", "Approximate bytes of the state on disk", machine.state_bytes),
-            ("serving", "1 while this node serves reads", u64::from(status.mode == NodeMode::Serving)),
+            ("serving", "1 while this node serves reads", u64::from(machine.mode == NodeMode::Serving)),
+            ("commands_waiting", "Commands of this node whose outcome somebody waits for", machine.commands_waiting),
             ("watches_open", "Open watches", shared.watches_open()),
         ];
         for (name, help, value) in gauges {
@@ -126,9 +131,19 @@ impl Collector for Gauges {
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         let counters = [
-            ("commands_applied", "Commands applied by this process", machine.commands_applied),
-            ("commands_failed", "Commands applied whose guest call failed", machine.commands_failed),
+            (
+                "commands_applied",
+                "Commands that the cluster has run, as this node's state holds it",
+                machine.commands_applied,
+            ),
+            ("commands_failed", "Of these, those that the guest refused or that failed", machine.commands_failed),
+            ("entries_applied", "Entries applied by this process", machine.entries_applied),
+            ("entries_undecodable", "Log entries that could not be decoded", machine.entries_undecodable),
+            ("state_hash_mismatches", "Entries whose proposer had another state hash", machine.hash_mismatches),
+            ("state_flushes", "Flushes of the state", machine.flushes),
             ("snapshots", "Snapshots made", machine.snapshot_count),
+            ("snapshots_failed", "Snapshots that could not be made", machine.snapshots_failed),
+            ("snapshots_sent", "Snapshots sent to other nodes", machine.snapshots_sent),
             ("restores", "Snapshots installed", machine.restore_count),
         ];
         for (name, help, value) in counters {

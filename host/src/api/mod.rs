@@ -23,25 +23,29 @@ pub mod status;
 mod watch;
 mod wire;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::TcpListener as StdListener;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
+use axum::response::IntoResponse;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch as watch_channel};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
 use tonic_health::server::HealthReporter;
 
 use crate::guest::Component;
 use crate::machine::Machine;
-use crate::raft::{LeaderWatch, Members, RaftCell, ReadIndex};
+use crate::raft::membership::Configuration;
+use crate::raft::{LeaderWatch, Members, RaftCell, ReadIndex, Retention};
 use crate::types::Node;
 use forward::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
@@ -86,8 +90,8 @@ pub struct ApiParts {
     pub leader: LeaderWatch,
     /// `--election_timeout`: a node that heard no leader for so long is not ready.
     pub election_timeout: Duration,
-    /// Makes a snapshot now and says its last index.
-    pub take_snapshot: Arc<dyn Fn() -> BoxFuture<Result<u64, String>> + Send + Sync>,
+    /// Makes snapshots.
+    pub retention: Retention,
     /// What Shutdown needs of the process.
     pub stop: Stop,
 }
@@ -121,7 +125,9 @@ struct Shared {
     /// Set when the listeners are about to close.
     stopping: watch_channel::Sender<bool>,
     /// Set by Shutdown, while the listeners stay open.
-    shutting_down: AtomicBool,
+    shutting_down: watch_channel::Sender<bool>,
+    /// Told when `routes` changed.
+    component_known: watch_channel::Sender<bool>,
 }
 
 /// Why the room cannot serve a component.
@@ -151,7 +157,8 @@ impl Api {
             watches: Arc::new(Semaphore::new(watch::WATCHES_MAX)),
             progress: Mutex::new(http::Progress::new()),
             stopping: watch_channel::channel(false).0,
-            shutting_down: AtomicBool::new(false),
+            shutting_down: watch_channel::channel(false).0,
+            component_known: watch_channel::channel(false).0,
         });
         shared.metrics.watch(&shared);
         let health = HealthReporter::new();
@@ -165,6 +172,7 @@ impl Api {
         let router = router(&self.shared, &self.health, Some(&routes))?;
         self.shared.routes.store(Some(routes));
         self.router.store(Arc::new(router));
+        self.shared.component_known.send_replace(true);
         Ok(())
     }
 
@@ -202,7 +210,6 @@ impl Api {
 }
 
 async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {
-    use tonic::codegen::Service;
     match router.call(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -221,16 +228,25 @@ fn router(
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     );
-    let services = tonic::service::Routes::new(manager).add_service(health);
+    let services = mount(mount(Router::new(), manager), health);
     let shared = shared.clone();
     Ok(reflection::add(services, routes)?
-        .into_axum_router()
         .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))
+}
+
+/// Adds a generated service under its own name.
+fn mount<S>(router: Router, service: S) -> Router
+where
+    S: Service<axum::extract::Request, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+    S::Response: IntoResponse,
+    S::Future: Send + 'static,
+{
+    router.route_service(&format!("/{}/{{*method}}", S::NAME), service)
 }
 
 impl Shared {
     fn is_shutting_down(&self) -> bool {
-        self.shutting_down.load(Ordering::Relaxed)
+        *self.shutting_down.borrow()
     }
 
     /// Completes once [`Api::stop`] was called.
@@ -270,7 +286,7 @@ impl Shared {
     }
 
     fn status_now(&self) -> NodeStatus {
-        let configuration = self.parts.members.configuration();
+        let configuration = self.configuration();
         NodeStatus {
             node: self.parts.node.clone(),
             leader: self.parts.leader.current(),
@@ -278,8 +294,12 @@ impl Shared {
             servers_index: configuration.index,
             raft: self.raft_status(),
             machine: self.parts.machine.status(),
-            mode: self.parts.machine.mode(),
         }
+    }
+
+    /// The configuration in force; empty while Raft does not run.
+    fn configuration(&self) -> Configuration {
+        self.parts.members.configuration().unwrap_or(Configuration { index: 0, servers: Vec::new() })
     }
 
     /// When a leader was last heard; openraft touches the vote at each message of one. Never when the core does not answer.
@@ -291,16 +311,15 @@ impl Shared {
         let Some(raft) = self.parts.raft.get() else { return Contact::Never };
         let asked = raft.with_raft_state(|state| state.vote_last_modified());
         match timeout(CORE_TIMEOUT, asked).await {
-            Ok(Ok(Some(at))) => Contact::Ago(at.elapsed()),
+            Ok(Ok(Some(at))) => Contact::Ago(openraft::Instant::elapsed(&at)),
             Ok(Ok(None) | Err(_)) | Err(_) => Contact::Never,
         }
     }
 
     /// Term of the last entry in the log; 0 for none, or when the core does not answer.
     async fn last_log_term(&self) -> u64 {
-        use openraft::storage::LogStateReader;
         let Some(raft) = self.parts.raft.get() else { return 0 };
-        let asked = raft.with_raft_state(|state| state.last_log_id().map(|log_id| log_id.committed_leader_id().term));
+        let asked = raft.with_raft_state(|state| state.log_ids.last().map(|log_id| log_id.committed_leader_id().term));
         match timeout(CORE_TIMEOUT, asked).await {
             Ok(Ok(term)) => term.unwrap_or(0),
             Ok(Err(_)) | Err(_) => 0,

@@ -9,7 +9,8 @@ use openraft::metrics::RaftMetrics;
 use serde_json::{Value, json};
 
 use crate::machine::MachineStatus;
-use crate::raft::{LeaderView, Server};
+use crate::raft::LeaderView;
+use crate::raft::membership::Server;
 use crate::types::{LogId, Node, NodeMode, TypeConfig};
 
 /// All that both forms are made of.
@@ -27,8 +28,6 @@ pub struct NodeStatus {
     pub raft: RaftStatus,
     /// The machine's own numbers.
     pub machine: MachineStatus,
-    /// What this node may do.
-    pub mode: NodeMode,
 }
 
 /// Raft's numbers, in hashicorp's words.
@@ -66,7 +65,7 @@ impl RaftStatus {
             commit_index: index(&metrics.local_committed).max(index(&metrics.cluster_committed)),
             applied_index: index(&metrics.last_applied),
             snapshot_index: index(&metrics.snapshot),
-            snapshot_term: metrics.snapshot.as_ref().map_or(0, |log_id| log_id.committed_leader_id().term),
+            snapshot_term: metrics.snapshot.map_or(0, |log_id| log_id.leader_id.term),
             purged_index: index(&metrics.purged),
         }
     }
@@ -93,14 +92,21 @@ pub fn mode_name(mode: &NodeMode) -> (&'static str, &str) {
 }
 
 impl NodeStatus {
+    /// The last applied index; 0 before the first.
+    pub fn applied_index(&self) -> u64 {
+        self.machine.applied.map_or(0, |log_id| log_id.index)
+    }
+
     /// The JSON object. Numbers are JSON numbers; `leader` is an object with empty strings while none is known.
     pub fn to_json(&self) -> Value {
-        let (mode, mode_reason) = mode_name(&self.mode);
+        let (mode, mode_reason) = mode_name(&self.machine.mode);
         let leader = self.leader.as_ref().map(|leader| leader.node.clone()).unwrap_or_default();
         let nodes: Vec<Value> = self
             .servers
             .iter()
-            .map(|server| json!({ "id": server.name, "addr": server.addr, "suffrage": server.suffrage.to_string() }))
+            .map(
+                |server| json!({ "id": server.node.name, "addr": server.node.raft_addr, "suffrage": suffrage(server) }),
+            )
             .collect();
         json!({
             "node_id": self.node.name,
@@ -111,7 +117,7 @@ impl NodeStatus {
             "mode": mode,
             "mode_reason": mode_reason,
             "raft": self.raft_json(),
-            "last_applied_index": self.machine.applied_index,
+            "last_applied_index": self.applied_index(),
             "fsm": self.fsm_json(),
         })
     }
@@ -122,7 +128,7 @@ impl NodeStatus {
             "term": self.raft.term,
             "last_log_index": self.raft.last_log_index,
             "commit_index": self.raft.commit_index,
-            "applied_index": self.machine.applied_index,
+            "applied_index": self.applied_index(),
             "last_snapshot_index": self.raft.snapshot_index,
             "last_snapshot_term": self.raft.snapshot_term,
             "purged_index": self.raft.purged_index,
@@ -134,13 +140,17 @@ impl NodeStatus {
     fn fsm_json(&self) -> Value {
         let machine = &self.machine;
         json!({
-            "fsm_index": machine.applied_index,
+            "fsm_index": self.applied_index(),
             "commands_applied": machine.commands_applied,
             "commands_failed": machine.commands_failed,
             "snapshot_count": machine.snapshot_count,
             "restore_count": machine.restore_count,
             "last_snapshot_index": machine.last_snapshot_index,
-            "state_hash": format!("{:016x}", machine.state_hash),
+            "commands_waiting": machine.commands_waiting,
+            "log_time_ms": machine.time_ms,
+            "state_hash": format!("{:016x}", machine.hash),
+            "state_hash_index": machine.hash_index,
+            "state_hash_mismatches": machine.hash_mismatches,
             "state_bytes": machine.state_bytes,
         })
     }
@@ -148,14 +158,14 @@ impl NodeStatus {
     /// hashicorp's map for `Stats`. `last_log_term` and `last_contact` are what the caller asked Raft's core for.
     pub fn to_stats(&self, last_log_term: u64, last_contact: Contact) -> HashMap<String, String> {
         let raft = &self.raft;
-        let pending = raft.commit_index.saturating_sub(self.machine.applied_index);
+        let pending = raft.commit_index.saturating_sub(self.applied_index());
         [
             ("state", raft.state.to_owned()),
             ("term", raft.term.to_string()),
             ("last_log_index", raft.last_log_index.to_string()),
             ("last_log_term", last_log_term.to_string()),
             ("commit_index", raft.commit_index.to_string()),
-            ("applied_index", self.machine.applied_index.to_string()),
+            ("applied_index", self.applied_index().to_string()),
             ("fsm_pending", pending.to_string()),
             ("last_snapshot_index", raft.snapshot_index.to_string()),
             ("last_snapshot_term", raft.snapshot_term.to_string()),
@@ -177,9 +187,14 @@ impl NodeStatus {
 
     /// Other voters, when this node votes, as hashicorp counts.
     fn peers(&self) -> usize {
-        let voters = || self.servers.iter().filter(|server| server.suffrage.is_voter());
-        if voters().any(|server| server.name == self.node.name) { voters().count() - 1 } else { 0 }
+        let voters = || self.servers.iter().filter(|server| server.voter);
+        if voters().any(|server| server.node.name == self.node.name) { voters().count() - 1 } else { 0 }
     }
+}
+
+/// In hashicorp's words.
+pub fn suffrage(server: &Server) -> &'static str {
+    if server.voter { "Voter" } else { "Nonvoter" }
 }
 
 /// When this node last heard from a leader.
@@ -205,7 +220,129 @@ impl std::fmt::Display for Contact {
 fn configuration_text(servers: &[Server]) -> String {
     let servers: Vec<String> = servers
         .iter()
-        .map(|server| format!("{{Suffrage:{} ID:{} Address:{}}}", server.suffrage, server.name, server.addr))
+        .map(|server| {
+            format!("{{Suffrage:{} ID:{} Address:{}}}", suffrage(server), server.node.name, server.node.raft_addr)
+        })
         .collect();
     format!("[{}]", servers.join(" "))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use super::*;
+    use crate::types::CommittedLeaderId;
+
+    pub(crate) fn machine(applied: u64) -> MachineStatus {
+        let leader_id = CommittedLeaderId { term: 2, node_id: 1 };
+        MachineStatus {
+            mode: NodeMode::Serving,
+            applied: Some(LogId { leader_id, index: applied }),
+            time_ms: 1_000,
+            entries_applied: 5,
+            commands_applied: 4,
+            commands_failed: 1,
+            commands_waiting: 0,
+            entries_undecodable: 0,
+            hash_index: applied,
+            hash: 0xab,
+            hash_mismatches: 0,
+            flushes: 1,
+            state_bytes: 100,
+            snapshot_count: 3,
+            snapshots_failed: 0,
+            snapshots_sent: 0,
+            restore_count: 0,
+            last_snapshot_index: 6,
+            last_snapshot_term: 1,
+        }
+    }
+
+    fn node(name: &str, port: u16) -> Node {
+        Node {
+            name: name.into(),
+            raft_addr: format!("localhost:{port}"),
+            grpc_addr: format!("localhost:{}", port - 10_000),
+        }
+    }
+
+    pub(crate) fn status() -> NodeStatus {
+        let server = |name: &str, port: u16, voter: bool| Server {
+            id: u64::from(port),
+            node: node(name, port),
+            voter,
+            leader: port == 50_051,
+        };
+        NodeStatus {
+            node: node("nodeB", 50_052),
+            leader: Some(LeaderView { term: 2, node_id: 50_051, node: node("nodeA", 50_051), is_me: false }),
+            servers: vec![server("nodeA", 50_051, true), server("nodeB", 50_052, true), server("nodeC", 50_053, false)],
+            servers_index: 4,
+            raft: RaftStatus {
+                state: "Follower",
+                term: 2,
+                last_log_index: 9,
+                commit_index: 9,
+                applied_index: 8,
+                snapshot_index: 6,
+                snapshot_term: 1,
+                purged_index: 0,
+            },
+            machine: machine(8),
+        }
+    }
+
+    #[test]
+    fn the_json_has_the_documented_fields_and_numbers_are_numbers() {
+        let json = status().to_json();
+        assert_eq!(json["node_id"], "nodeB");
+        assert_eq!(json["addr"], "localhost:50052");
+        assert_eq!(json["leader"]["node_id"], "nodeA");
+        assert_eq!(json["leader"]["addr"], "localhost:50051");
+        assert_eq!(json["nodes"][2], json!({ "id": "nodeC", "addr": "localhost:50053", "suffrage": "Nonvoter" }));
+        assert_eq!(json["raft"]["state"], "Follower");
+        assert_eq!(json["raft"]["commit_index"], 9);
+        assert_eq!(json["raft"]["last_log_index"], 9);
+        assert_eq!(json["last_applied_index"], 8);
+        assert_eq!(json["fsm"]["fsm_index"], 8);
+        assert_eq!(json["fsm"]["snapshot_count"], 3);
+    }
+
+    #[test]
+    fn without_a_leader_the_fields_stay_and_are_empty() {
+        let json = NodeStatus { leader: None, ..status() }.to_json();
+        assert_eq!(json["leader"]["node_id"], "");
+        assert_eq!(json["leader"]["addr"], "");
+    }
+
+    #[test]
+    fn stats_use_the_keys_of_hashicorp() {
+        let stats = status().to_stats(2, Contact::Ago(Duration::from_millis(12)));
+        let rows = [
+            ("state", "Follower"),
+            ("term", "2"),
+            ("last_log_index", "9"),
+            ("last_log_term", "2"),
+            ("commit_index", "9"),
+            ("applied_index", "8"),
+            ("fsm_pending", "1"),
+            ("last_snapshot_index", "6"),
+            ("last_snapshot_term", "1"),
+            ("latest_configuration_index", "4"),
+            ("last_contact", "12ms"),
+            ("num_peers", "1"),
+            ("protocol_version", "3"),
+        ];
+        for (key, value) in rows {
+            assert_eq!(stats[key], value, "{key}");
+        }
+        assert!(stats["latest_configuration"].starts_with("[{Suffrage:Voter ID:nodeA Address:localhost:50051} "));
+        assert_eq!(Contact::Never.to_string(), "never");
+        assert_eq!(Contact::Ago(Duration::ZERO).to_string(), "0");
+    }
+
+    #[test]
+    fn a_raft_group_that_does_not_run_is_shut_down() {
+        assert_eq!(RaftStatus::new(None, false).state, "Shutdown");
+    }
 }

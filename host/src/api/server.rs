@@ -61,7 +61,7 @@ async fn accept(listener: TcpListener, router: axum::Router, mut stopped: watch:
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            () = until(&mut stopped) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
         };
@@ -91,7 +91,7 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: 
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stopped.wait_for(|stopped| *stopped) => {
+        () = until(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -99,6 +99,11 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: 
     if let Err(error) = ended {
         tracing::debug!(%error, "a client's connection ended");
     }
+}
+
+/// Completes once the flag is set, or nobody is left who could set it.
+async fn until(stopped: &mut watch::Receiver<bool>) {
+    drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
 fn builder() -> Builder<TokioExecutor> {
@@ -114,4 +119,63 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     builder
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn get_path(addr: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
+    }
+
+    #[tokio::test]
+    async fn every_listener_answers_until_the_stop() {
+        let listeners: Vec<StdListener> = (0..2).map(|_| StdListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addrs: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+        let router = axum::Router::new().route("/", get(|| async { "here" }));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = tokio::spawn(serve(listeners, router, async { stopped.await.unwrap() }));
+        for addr in &addrs {
+            assert!(get_path(*addr, "/").await.ends_with("here"));
+        }
+        stop.send(()).unwrap();
+        served.await.unwrap().unwrap();
+        for addr in addrs {
+            assert!(TcpStream::connect(addr).await.is_err(), "the port is closed");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_open_call_may_end_after_the_stop() {
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (entered_sender, entered) = watch::channel(false);
+        let (release, released) = watch::channel(false);
+        let slow = move || {
+            let (entered_sender, mut released) = (entered_sender.clone(), released.clone());
+            async move {
+                entered_sender.send_replace(true);
+                until(&mut released).await;
+                "done"
+            }
+        };
+        let router = axum::Router::new().route("/", get(slow));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = tokio::spawn(serve(vec![listener], router, async { stopped.await.unwrap() }));
+        let call = tokio::spawn(async move { get_path(addr, "/").await });
+        entered.clone().wait_for(|entered| *entered).await.unwrap();
+        stop.send(()).unwrap();
+        release.send_replace(true);
+        assert!(call.await.unwrap().ends_with("done"));
+        served.await.unwrap().unwrap();
+    }
 }

@@ -7,8 +7,6 @@
 //! - `lockstep-origin` tells the guest's refusals from the host's.
 //! - `lockstep-index` and `lockstep-leader` are initial metadata of a reply, trailers of an error.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
@@ -129,11 +127,11 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
 pub fn command(error: &CommandError) -> Status {
     use CommandError as E;
     let (code, fate) = match error {
-        E::NoLeader { .. } | E::NotReady(_) | E::Stopping => (Code::Unavailable, Fate::NotApplied),
+        E::NoLeader { .. } | E::Stopping => (Code::Unavailable, Fate::NotApplied),
         E::Unfit(_) => (Code::FailedPrecondition, Fate::NotApplied),
         E::Overloaded(_) | E::TooLarge { .. } => (Code::ResourceExhausted, Fate::NotApplied),
         E::DeadlineBefore => (Code::DeadlineExceeded, Fate::NotApplied),
-        E::DeadlineAfter => (Code::DeadlineExceeded, Fate::Unknown),
+        E::DeadlineAfter { .. } => (Code::DeadlineExceeded, Fate::Unknown),
         E::Unknown => (Code::Unknown, Fate::Unknown),
     };
     with_fate(host(code, &error.to_string()), fate)
@@ -144,16 +142,21 @@ pub fn query(error: &QueryError) -> Status {
     match error {
         QueryError::NotReady(_) => host(Code::Unavailable, &error.to_string()),
         QueryError::Busy => host(Code::ResourceExhausted, &error.to_string()),
-        QueryError::Fault => host(Code::Internal, &error.to_string()),
+        QueryError::Fault(_) => host(Code::Internal, &error.to_string()),
     }
+}
+
+/// A query still waiting or running at its deadline.
+pub fn query_deadline() -> Status {
+    host(Code::DeadlineExceeded, "the query was not answered before the deadline")
 }
 
 /// A linearizable read that could not learn how far to wait.
 pub fn read(error: &ReadError) -> Status {
     match error {
-        ReadError::NoLeader { .. } => host(Code::Unavailable, &error.to_string()),
+        ReadError::NoLeader(_) | ReadError::Stopping => host(Code::Unavailable, &error.to_string()),
+        ReadError::Overloaded => host(Code::ResourceExhausted, &error.to_string()),
         ReadError::Deadline => host(Code::DeadlineExceeded, &error.to_string()),
-        ReadError::Stopping => host(Code::Unavailable, &error.to_string()),
     }
 }
 
@@ -261,7 +264,121 @@ fn cut(message: &str) -> &str {
     &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
 }
 
-/// For messages: `1.5s` rather than nanoseconds.
-pub fn seconds(duration: Duration) -> String {
-    format!("{:?}", Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::machine::not_run;
+    use std::time::Duration;
+
+    fn text<'a>(status: &'a Status, key: &str) -> &'a str {
+        status.metadata().get(key).map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn a_command_without_an_outcome_says_whether_it_may_have_run() {
+        use CommandError as E;
+        let waited = Duration::from_secs(3);
+        let rows = [
+            (E::NoLeader { waited }, Code::Unavailable, "not-applied"),
+            (E::Stopping, Code::Unavailable, "not-applied"),
+            (E::Unfit("hashes differ".into()), Code::FailedPrecondition, "not-applied"),
+            (E::Overloaded("queue".into()), Code::ResourceExhausted, "not-applied"),
+            (E::TooLarge { bytes: 9, limit_bytes: 8 }, Code::ResourceExhausted, "not-applied"),
+            (E::DeadlineBefore, Code::DeadlineExceeded, "not-applied"),
+            (E::DeadlineAfter { term: 4 }, Code::DeadlineExceeded, "unknown"),
+            (E::Unknown, Code::Unknown, "unknown"),
+        ];
+        for (error, code, fate) in rows {
+            let status = command(&error);
+            assert_eq!((status.code(), text(&status, OUTCOME)), (code, fate), "{error:?}");
+            assert_eq!(text(&status, ORIGIN), "host");
+            assert!(code != Code::Unavailable || fate == "not-applied", "UNAVAILABLE is retried blindly");
+        }
+    }
+
+    #[test]
+    fn a_failed_guest_call_names_its_reason() {
+        let rows = [
+            (Reason::Trap, Code::Internal, "trap"),
+            (Reason::Fuel, Code::ResourceExhausted, "fuel"),
+            (Reason::Memory, Code::ResourceExhausted, "memory"),
+            (Reason::Stack, Code::ResourceExhausted, "stack"),
+            (Reason::StoreBudget, Code::ResourceExhausted, "store-budget"),
+            (Reason::LimitExceeded, Code::ResourceExhausted, "limit"),
+            (Reason::MalformedReply, Code::Internal, "malformed-reply"),
+            (Reason::OversizedReply, Code::ResourceExhausted, "oversized-reply"),
+            (Reason::Forbidden, Code::Internal, "forbidden"),
+            (Reason::Aborted, Code::Internal, "aborted"),
+            (Reason::Deadline, Code::DeadlineExceeded, "deadline"),
+            (Reason::Stream, Code::Internal, "stream"),
+        ];
+        for (reason, code, name) in rows {
+            let failure = Failure { reason, detail: String::new() };
+            let status = outcome(outcome_of(Verdict::Failed(failure)), None).unwrap_err();
+            assert_eq!((status.code(), text(&status, REASON)), (code, name));
+            assert_eq!((text(&status, OUTCOME), text(&status, INDEX)), ("applied", "7"));
+        }
+    }
+
+    #[test]
+    fn queries_and_reads_have_codes_of_their_own() {
+        let queries = [
+            (QueryError::NotReady("catching up".into()), Code::Unavailable),
+            (QueryError::Busy, Code::ResourceExhausted),
+            (QueryError::Fault("disk".into()), Code::Internal),
+        ];
+        for (error, code) in queries {
+            assert_eq!(query(&error).code(), code, "{error:?}");
+        }
+        let reads = [
+            (ReadError::NoLeader("none".into()), Code::Unavailable),
+            (ReadError::Overloaded, Code::ResourceExhausted),
+            (ReadError::Stopping, Code::Unavailable),
+            (ReadError::Deadline, Code::DeadlineExceeded),
+        ];
+        for (error, code) in reads {
+            assert_eq!(read(&error).code(), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_guest_arrives_as_it_is() {
+        let refusal = crate::guest::Status { code: 5, message: "no such key".into(), details: vec![1, 2] };
+        let status = outcome(outcome_of(Verdict::Refused(refusal)), Some("localhost:40051".into())).unwrap_err();
+        assert_eq!((status.code(), status.message(), status.details()), (Code::NotFound, "no such key", &[1u8, 2][..]));
+        assert_eq!((text(&status, ORIGIN), text(&status, OUTCOME)), ("guest", "applied"));
+        assert_eq!((text(&status, INDEX), text(&status, LEADER)), ("7", "localhost:40051"));
+        for code in [0, 17, u32::MAX] {
+            let refusal = crate::guest::Status { code, message: String::new(), details: Vec::new() };
+            assert_ne!(refused(refusal).code(), Code::Ok, "a refusal never looks like success");
+        }
+    }
+
+    #[test]
+    fn a_command_that_found_no_fuel_was_not_applied() {
+        let status = outcome(outcome_of(not_run()), None).unwrap_err();
+        assert_eq!((status.code(), text(&status, OUTCOME)), (Code::ResourceExhausted, "not-applied"));
+        assert_eq!(text(&status, ORIGIN), "host");
+    }
+
+    #[test]
+    fn a_reply_carries_index_and_leader() {
+        let reply = Verdict::Reply(Bytes::from_static(b"ok"));
+        let response = outcome(outcome_of(reply), Some("localhost:40051".into())).unwrap();
+        assert_eq!(response.metadata().get(INDEX).unwrap(), "7");
+        assert_eq!(response.metadata().get(LEADER).unwrap(), "localhost:40051");
+        assert_eq!(response.into_inner(), "ok");
+    }
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        let status = host(Code::Internal, &"ä".repeat(2_000));
+        assert_eq!(status.message().len(), MESSAGE_BYTES_MAX);
+        assert!(host(Code::Internal, &format!("x{}", "ä".repeat(2_000))).message().len() < MESSAGE_BYTES_MAX);
+    }
+
+    fn outcome_of(verdict: Verdict) -> Outcome {
+        Outcome { index: 7, position: 0, term: 2, time_ms: 0, verdict }
+    }
 }

@@ -12,8 +12,8 @@ use tonic::Status;
 
 use super::routes::{Consistency, Method};
 use super::{Shared, status};
-use crate::guest::{Cause, Step};
-use crate::machine::{QueryError, ReadSet, WatchCall};
+use crate::guest::{Cause, Step, Stepped};
+use crate::machine::{Change, QueryError, ReadSet, WatchCall, Watched};
 
 /// Watches open at a time on one node.
 pub const WATCHES_MAX: usize = 4096;
@@ -118,11 +118,15 @@ impl Watch {
                 caller: String::new(),
                 cause,
                 memo: self.memo.clone(),
-                status: self.shared.node_status(),
             };
             match self.shared.parts.machine.watch_step(call).await {
-                Ok((index, Ok(step), reads)) => return Ok((index, step, reads)),
-                Ok((index, Err(verdict), _)) => return Err(status::watch_verdict(verdict, index)),
+                Ok(Watched { index, stepped: Stepped::Step(step), reads }) => return Ok((index, step, reads)),
+                Ok(Watched { index, stepped: Stepped::Refused(refusal), .. }) => {
+                    return Err(status::watch_refused(refusal, index));
+                }
+                Ok(Watched { index, stepped: Stepped::Failed(failure), .. }) => {
+                    return Err(status::watch_failed(&failure, index));
+                }
                 Err(QueryError::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
                 Err(error) => return Err(status::query(&error)),
             }
@@ -145,7 +149,10 @@ impl Watch {
             }
         };
         tokio::select! {
-            cause = machine.changed(index, reads) => cause,
+            change = machine.changed(index, reads) => match change {
+                Change::Touched => Cause::Change,
+                Change::Reset => Cause::Reset,
+            },
             () = wake_at => Cause::Wake,
             () = wake_after => Cause::Wake,
         }

@@ -104,9 +104,9 @@ pub(crate) struct NodeArgs {
         default_value_t = config::TRAILING_LOGS)]
     trailing_logs: u64,
 
-    /// Log entries that stay whatever --trailing_logs says; tests of catching up lower it
+    /// Log entries that stay in any case (an entry holds a batch of commands)
     #[arg(long = "trailing_entries_min", env = "LOCKSTEP_TRAILING_ENTRIES_MIN", value_name = "ENTRIES",
-        default_value_t = config::TRAILING_ENTRIES_MIN, hide = true)]
+        default_value_t = config::TRAILING_ENTRIES_MIN)]
     trailing_entries_min: u64,
 
     /// Accepted for scripts that set it: a node always starts from its own durable state, never from a snapshot

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use openraft::EntryPayload;
@@ -21,8 +21,8 @@ use super::outcome::Outcome;
 use super::shared::Shared;
 use super::system::{System, key};
 use super::{ApplyError, MachineError};
-use crate::codec::{self, encode_record};
-use crate::guest::Verdict;
+use crate::codec::{self, Genesis, encode_record};
+use crate::guest::{Component, Verdict};
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 
@@ -76,7 +76,15 @@ impl ApplyHandle {
     pub(crate) fn start(shared: Arc<Shared>, gate: Arc<dyn Gate>, system: System) -> Result<Self, MachineError> {
         let (jobs, work) = channel();
         let generation = shared.state.current();
-        let applier = Applier { shared: shared.clone(), gate, generation, system, recent: Recent::default(), dirty: Dirty::default() };
+        let applier = Applier {
+            shared: shared.clone(),
+            gate,
+            generation,
+            system,
+            recent: Recent::default(),
+            dirty: Dirty::default(),
+            fit: None,
+        };
         std::thread::Builder::new()
             .name("apply".into())
             .stack_size(STACK_BYTES)
@@ -126,6 +134,9 @@ struct Applier {
     system: System,
     recent: Recent,
     dirty: Dirty,
+    /// The component found fit for the recorded genesis, and which of those set it was: comparing for each entry would cost more
+    /// than the entry.
+    fit: Option<(u64, Component)>,
 }
 
 impl Applier {
@@ -135,8 +146,11 @@ impl Applier {
                 Some(Job::Apply(entries, done)) => (self.apply_all(entries), Some(done)),
                 Some(Job::Install(generation, done)) => (self.install(generation), Some(done)),
                 Some(Job::Close(done)) => {
+                    let flushed = self.flush();
+                    // Whoever is told may open the state again at once.
+                    drop(self);
                     // Whoever closes may have gone; the flush is what counts.
-                    let _gone = done.send(self.flush());
+                    let _gone = done.send(flushed);
                     return;
                 }
                 None if self.dirty.since.is_some() => (self.flush(), None),
@@ -158,10 +172,8 @@ impl Applier {
     fn next(&self, work: &Receiver<Job>) -> Option<Job> {
         match self.dirty.since {
             None => work.recv().ok(),
-            Some(since) => match work.recv_timeout(FLUSH_AFTER.saturating_sub(since.elapsed())) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            // Disconnected: the flush comes first, then the end.
+            Some(since) => work.recv_timeout(FLUSH_AFTER.saturating_sub(since.elapsed())).ok(),
         }
     }
 
@@ -213,15 +225,26 @@ impl Applier {
             }
         };
         self.compare_hash(&entry);
-        let recorded = self.system.genesis.as_ref().map(|genesis| &genesis.1);
-        let component = match recorded.or(entry.genesis.as_ref()) {
-            Some(genesis) if !entry.commands.is_empty() || entry.genesis.is_some() => {
-                Some(self.shared.fit_component(genesis).ok_or(ApplyError::Stopped)?)
-            }
-            _ => None,
+        let component = match !entry.commands.is_empty() || entry.genesis.is_some() {
+            true => self.fit_component(entry.genesis.as_ref())?,
+            false => None,
         };
-        let runner = component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
+        let runner =
+            component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
         Ok(entry::normal(&self.system, log_id, &entry, runner, self.generation.clone())?)
+    }
+
+    /// The component of the recorded genesis, or else of `proposed`; `None` before any.
+    fn fit_component(&mut self, proposed: Option<&Genesis>) -> Result<Option<Component>, ApplyError> {
+        let version = self.shared.component_version();
+        if let Some((_, component)) = self.fit.as_ref().filter(|fit| fit.0 == version) {
+            return Ok(Some(component.clone()));
+        }
+        let recorded = self.system.genesis.as_ref().map(|genesis| &genesis.1);
+        let Some(genesis) = recorded.or(proposed) else { return Ok(None) };
+        let component = self.shared.fit_component(genesis).ok_or(ApplyError::Stopped)?;
+        self.fit = recorded.map(|_| (version, component.clone()));
+        Ok(Some(component))
     }
 
     /// A difference is a question to be asked of everyone, not a verdict on anyone.
@@ -256,16 +279,16 @@ impl Applier {
 
     fn answer(&self, log_id: LogId, outcomes: Vec<(Option<Origin>, Verdict)>) {
         let (index, term) = (log_id.index, log_id.leader_id.term);
-        let mut ours = Vec::new();
+        let mut awaited = Vec::new();
         for (position, (origin, verdict)) in (0u32..).zip(outcomes) {
             if let Verdict::Failed(failure) = &verdict {
                 tracing::warn!(index, position, reason = ?failure.reason, detail = %failure.detail, "a command failed");
             }
-            if let Some(origin) = origin.filter(|origin| self.shared.waiters.is_ours(origin)) {
-                ours.push((origin, Outcome { index, position, term, time_ms: self.system.time_ms, verdict }));
+            if let Some(origin) = origin.filter(|origin| self.shared.waiters.is_awaited(origin)) {
+                awaited.push((origin, Outcome { index, position, term, time_ms: self.system.time_ms, verdict }));
             }
         }
-        self.shared.waiters.entry_applied(term, ours);
+        self.shared.waiters.entry_applied(log_id.leader_id, awaited);
     }
 
     fn flush(&mut self) -> Result<(), ApplyError> {
@@ -281,11 +304,14 @@ impl Applier {
         self.generation = generation;
         self.system = system;
         self.recent.clear();
+        self.fit = None;
         self.dirty = Dirty::default();
         self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);
         self.shared.publish(&self.system);
         self.shared.changes.reset(self.system.applied_index());
-        self.shared.waiters.snapshot_installed(self.system.applied.map_or(0, |log_id| log_id.leader_id.term));
+        if let Some(log_id) = self.system.applied {
+            self.shared.waiters.snapshot_installed(log_id.leader_id);
+        }
         Ok(())
     }
 }

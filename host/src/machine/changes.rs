@@ -252,7 +252,9 @@ mod tests {
     fn reads(read: &[&str], ranges: &[(&str, Option<&str>)]) -> ReadSet {
         let mut set = ReadSet::default();
         read.iter().for_each(|key| set.key(key.as_bytes()));
-        ranges.iter().for_each(|(start, end)| set.range(start.as_bytes().to_vec(), end.map(|end| end.as_bytes().to_vec())));
+        ranges
+            .iter()
+            .for_each(|(start, end)| set.range(start.as_bytes().to_vec(), end.map(|end| end.as_bytes().to_vec())));
         set
     }
 
@@ -280,7 +282,11 @@ mod tests {
         changes.committed(11, keys(&["a"]));
         assert_eq!(changes.register(10, reads(&["a"], &[])).now_or_never(), Some(Change::Touched));
         assert_eq!(changes.register(11, reads(&["a"], &[])).now_or_never(), None);
-        assert_eq!(changes.register(9, reads(&["q"], &[])).now_or_never(), Some(Change::Touched), "before what is known");
+        assert_eq!(
+            changes.register(9, reads(&["q"], &[])).now_or_never(),
+            Some(Change::Touched),
+            "before what is known"
+        );
     }
 
     #[test]

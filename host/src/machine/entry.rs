@@ -169,7 +169,8 @@ impl<R: Read + Send + 'static> Batch<R> {
             fuel: runner.limits.fuel_per_command,
         };
         let (verdict, store) = instance.apply(call, transaction);
-        let mut transaction = store.into_any().downcast::<Transaction<R>>().expect("the store that was given comes back");
+        let mut transaction =
+            store.into_any().downcast::<Transaction<R>>().expect("the store that was given comes back");
         let verdict = verdict?;
         self.fuel_used = self.fuel_used.saturating_add(instance.fuel_used());
         if matches!(verdict, Verdict::Reply(_)) {
@@ -182,7 +183,7 @@ impl<R: Read + Send + 'static> Batch<R> {
     }
 }
 
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "entry_tests.rs"]
 mod tests;

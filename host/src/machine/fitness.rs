@@ -34,7 +34,9 @@ pub(crate) fn check(genesis: &Genesis, component: Option<&Component>) -> Result<
         ));
     }
     let Some(component) = component else {
-        return Err(format!("the cluster runs component {wanted} and this node has none; start it with --fsm and that component"));
+        return Err(format!(
+            "the cluster runs component {wanted} and this node has none; start it with --fsm and that component"
+        ));
     };
     let found = component.hash();
     if found.as_slice() != genesis.component_hash.as_ref() {
@@ -43,8 +45,9 @@ pub(crate) fn check(genesis: &Genesis, component: Option<&Component>) -> Result<
             "the cluster runs component {wanted}, this node has {found}; start it without --fsm, or with --fsm and the cluster's component"
         ));
     }
-    let limits: Limits = serde_json::from_str(&genesis.limits_json)
-        .map_err(|error| format!("the cluster's limits cannot be read ({error}); run the build that the other nodes run"))?;
+    let limits: Limits = serde_json::from_str(&genesis.limits_json).map_err(|error| {
+        format!("the cluster's limits cannot be read ({error}); run the build that the other nodes run")
+    })?;
     if limits != *component.engine().limits() {
         return Err(format!(
             "the cluster's limits are {}, this node runs with {}; start it with the cluster's limits",

@@ -39,7 +39,7 @@ use crate::types::{Fatal, LogId, NodeId, NodeMode};
 
 pub use changes::{Change, Changed, ReadSet};
 pub use fitness::{SEMANTICS, genesis_of, limits_json};
-pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run};
+pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
 pub use snapshots::{PreparedState, Receiving, SnapshotData, SnapshotError, Snapshots};
 pub use state_machine::StateMachine;
@@ -50,6 +50,7 @@ use apply::{ApplyHandle, Gate};
 use shared::Shared;
 
 /// What a machine is made of.
+#[derive(Clone)]
 pub struct Options {
     /// The guest's and the host's state.
     pub state: State,
@@ -77,14 +78,27 @@ pub enum MachineError {
     Store(#[from] StoreError),
     /// The state holds entries that the log never had: the log is another node's, or was cut.
     #[error(
-        "the state has applied entry {applied}, but the log ends at {last}; the log of this data directory was lost or replaced. \
-         Remove this node from the cluster and add it again with an empty data directory"
+        "the state has applied entry {applied}, but the log ends at {}; the log of this data directory was lost or replaced. \
+         Remove this node from the cluster and add it again with an empty data directory",
+        last.map_or("its beginning".to_owned(), |last| last.to_string())
     )]
     StateAhead {
         /// The last index the state holds.
         applied: u64,
-        /// The last index of the log.
-        last: u64,
+        /// The last index of the log; `None` when it is empty.
+        last: Option<u64>,
+    },
+    /// The log no longer holds what the state needs next, and no snapshot fills the gap.
+    #[error(
+        "the state has applied {}, but the log begins at entry {first} and no snapshot on disk reaches it; the state of this data \
+         directory was lost or replaced. Remove this node from the cluster and add it again with an empty data directory",
+        applied.map_or("nothing".to_owned(), |applied| format!("up to entry {applied}"))
+    )]
+    StateBehind {
+        /// The last index the state holds; `None` when it is empty.
+        applied: Option<u64>,
+        /// The first index that the log has, or will have.
+        first: u64,
     },
     /// A thread could not be started.
     #[error("start the {name} thread: {source}")]
@@ -128,7 +142,7 @@ pub struct Position {
 /// Opens the machine over what the store holds, and starts its threads.
 pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let gate = Arc::new(options.log.clone());
-    check_log_reaches_state(&options)?;
+    check_log_joins_state(&options)?;
     open_behind(gate, options)
 }
 
@@ -143,16 +157,25 @@ fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateM
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
 }
 
-/// A state ahead of the log is sound in one case: a snapshot was installed, its checkpoint is there, and the crash came before the
-/// log was purged up to it. openraft then cleans the log.
-fn check_log_reaches_state(options: &Options) -> Result<(), MachineError> {
-    let applied = system::System::read(&*options.state.current())?.applied_index();
-    let last = options.log.stats().last_index;
-    let installed = options.checkpoints.list().iter().any(|checkpoint| checkpoint.index == applied);
-    if applied > last && !installed {
+/// State, log and snapshots must join without a gap. A state ahead of the log is sound in one case: a snapshot was installed, its
+/// checkpoint is there, and the crash came before the log was purged up to it. openraft then cleans the log. A state behind the log
+/// is sound when a checkpoint fills the gap: openraft installs it.
+fn check_log_joins_state(options: &Options) -> Result<(), MachineError> {
+    let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
+    let stats = options.log.stats();
+    let last = stats.last_index;
+    let checkpoints = options.checkpoints.list();
+    let installed = || checkpoints.iter().any(|checkpoint| Some(checkpoint.index) == applied);
+    if let Some(applied) = applied
+        && Some(applied) > last
+        && !installed()
+    {
         return Err(MachineError::StateAhead { applied, last });
     }
-    Ok(())
+    let reached = applied.max(options.checkpoints.newest().map(|newest| newest.index)).map_or(0, |index| index + 1);
+    // An empty log that was purged begins after what was purged.
+    let first = stats.first_index.unwrap_or(last.map_or(0, |last| last + 1));
+    if reached < first { Err(MachineError::StateBehind { applied, first }) } else { Ok(()) }
 }
 
 /// The machine as `raft/`, `api/` and `node` use it. Cheap to clone.

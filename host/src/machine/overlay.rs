@@ -32,6 +32,9 @@ impl<R: Read + ?Sized> Read for Arc<R> {
     }
 }
 
+/// What a scan calls with each key and value.
+type Row<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// `None` is a removed key.
 type Value = Option<Vec<u8>>;
 
@@ -63,11 +66,7 @@ impl<R: Read> Transaction<R> {
         }
     }
 
-    /// The write set in key order.
-    pub(crate) fn writes(&self) -> &BTreeMap<Vec<u8>, Value> {
-        &self.writes
-    }
-
+    /// The write set, in key order.
     pub(crate) fn into_writes(self) -> BTreeMap<Vec<u8>, Value> {
         self.writes
     }
@@ -84,12 +83,7 @@ impl<R: Read> Transaction<R> {
     }
 
     /// Calls `row` with the rows of the range, in order, own writes included, until it says Break.
-    fn rows(
-        &self,
-        range: Range<'_>,
-        reverse: bool,
-        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn rows(&self, range: Range<'_>, reverse: bool, row: &mut Row<'_>) -> Result<(), StoreError> {
         if range.is_empty() {
             return Ok(());
         }
@@ -124,7 +118,8 @@ struct OwnRows<'a> {
 impl<'a> OwnRows<'a> {
     fn new(writes: &'a BTreeMap<Vec<u8>, Value>, range: Range<'_>, reverse: bool) -> Self {
         let end = range.end.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut own = OwnRows { range: writes.range::<[u8], _>((Bound::Included(range.start), end)), next: None, reverse };
+        let mut own =
+            OwnRows { range: writes.range::<[u8], _>((Bound::Included(range.start), end)), next: None, reverse };
         own.advance();
         own
     }
@@ -138,7 +133,7 @@ impl<'a> OwnRows<'a> {
     }
 
     /// Own rows that come before `key`.
-    fn before(&mut self, key: &[u8], row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn before(&mut self, key: &[u8], row: &mut Row<'_>) -> ControlFlow<()> {
         while let Some((own, value)) = self.next.filter(|(own, _)| self.is_before(own, key)) {
             self.advance();
             if let Some(value) = value {
@@ -155,7 +150,7 @@ impl<'a> OwnRows<'a> {
         Some(value)
     }
 
-    fn rest(&mut self, row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> ControlFlow<()> {
+    fn rest(&mut self, row: &mut Row<'_>) -> ControlFlow<()> {
         while let Some((own, value)) = self.next {
             self.advance();
             if let Some(value) = value {
@@ -244,5 +239,6 @@ impl<R: Read + Send + 'static> Store for Transaction<R> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 #[path = "overlay_tests.rs"]
 mod tests;

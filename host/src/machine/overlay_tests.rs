@@ -108,7 +108,7 @@ proptest! {
             }
         }
         for (key, value) in &model {
-            prop_assert_eq!(transaction.get(key).unwrap().as_ref(), Some(value));
+            prop_assert_eq!(transaction.get(key).unwrap(), Some(value.clone()));
         }
         let mut written = stored;
         for (key, value) in transaction.into_writes() {
@@ -126,7 +126,7 @@ fn page_ends_at_its_size_and_says_so() {
     let big = vec![0; crate::guest::PAGE_BYTES_MAX / 2];
     let stored = Stored((0u8..3).map(|n| (vec![n], big.clone())).collect());
     let mut transaction = Transaction::new(stored);
-    let page = transaction.scan(Range { start: &[], end: None }, false, 0).unwrap();
+    let page = transaction.scan(Range { start: b"", end: None }, false, 0).unwrap();
     assert!(page.more);
     assert_eq!(page.rows.len(), 8 + 1 + big.len());
 }

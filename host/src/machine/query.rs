@@ -17,8 +17,8 @@ use super::overlay::{Pager, fault};
 use super::shared::Shared;
 use super::system::System;
 use crate::guest::{
-    Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, QueryInstance, Range, Reason, Stepped, Store, StoreFault,
-    Verdict,
+    Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, QueryInstance, Range, Reason, Stepped,
+    Store, StoreFault, Verdict,
 };
 use crate::store::{Column, Read, View};
 use crate::types::NodeMode;
@@ -116,7 +116,10 @@ impl Pool {
         Ok(Pool(sender))
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, QueryError> + Send + 'static) -> Result<T, QueryError> {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
         let (done, answer) = oneshot::channel();
         let work: Work = Box::new(move || {
             // Not begun for a client that has gone.
@@ -190,7 +193,13 @@ fn begin(shared: &Shared, recorded: Option<ReadSet>) -> Result<(Context, Reads),
     Ok((Context { index, position: 0, time_ms }, Reads { view, recorded }))
 }
 
-fn guest_call<'a>(component: &Component, context: Context, method: &'a str, request: &'a [u8], caller: &'a str) -> Call<'a> {
+fn guest_call<'a>(
+    component: &Component,
+    context: Context,
+    method: &'a str,
+    request: &'a [u8],
+    caller: &'a str,
+) -> Call<'a> {
     Call { context, method, request, caller, fuel: component.engine().limits().fuel_per_query }
 }
 

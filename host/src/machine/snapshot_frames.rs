@@ -86,7 +86,8 @@ impl Frame {
         if checksum(kind, body).to_le_bytes() != head[1..] {
             return Err("the checksum of a frame does not fit".into());
         }
-        let body = zstd::bulk::decompress(body, BODY_BYTES_MAX).map_err(|error| format!("a frame does not unpack: {error}"))?;
+        let body = zstd::bulk::decompress(body, BODY_BYTES_MAX)
+            .map_err(|error| format!("a frame does not unpack: {error}"))?;
         match kind {
             1 => decode_record(&body).map(Frame::Header).map_err(|error| format!("header: {error}")),
             2 => Ok(Frame::Guest(body)),
@@ -109,7 +110,11 @@ pub(crate) struct Cutter(Vec<u8>);
 
 impl Cutter {
     /// Appends; `full` gets every body that is complete.
-    pub(crate) fn push<E>(&mut self, mut bytes: &[u8], mut full: impl FnMut(Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn push<E>(
+        &mut self,
+        mut bytes: &[u8],
+        mut full: impl FnMut(Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
         while self.0.len() + bytes.len() >= BODY_BYTES_MAX {
             let (now, later) = bytes.split_at(BODY_BYTES_MAX - self.0.len());
             self.0.extend_from_slice(now);
@@ -227,7 +232,12 @@ mod tests {
     fn cutter_loses_nothing() {
         let (mut cutter, mut bodies) = (Cutter::default(), Vec::new());
         for size in [1, BODY_BYTES_MAX - 1, 5, 3 * BODY_BYTES_MAX] {
-            cutter.push(&vec![9; size], |body| { bodies.push(body.len()); Ok::<_, ()>(()) }).unwrap();
+            cutter
+                .push(&vec![9; size], |body| {
+                    bodies.push(body.len());
+                    Ok::<_, ()>(())
+                })
+                .unwrap();
         }
         assert!(bodies.iter().all(|body| *body == BODY_BYTES_MAX));
         assert_eq!(bodies.len() * BODY_BYTES_MAX + cutter.rest().unwrap().len(), 4 * BODY_BYTES_MAX + 5);

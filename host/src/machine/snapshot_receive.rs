@@ -109,21 +109,28 @@ fn restore(
     frames: &Arc<Mutex<Frames>>,
 ) -> Result<(), SnapshotError> {
     let component = component.filter(|component| component.hash() == wanted).ok_or_else(|| {
-        SnapshotError::Unfaithful(format!("it is the guest's own, of component {}, which this node does not run", hex(&wanted)))
+        SnapshotError::Unfaithful(format!(
+            "it is the guest's own, of component {}, which this node does not run",
+            hex(&wanted)
+        ))
     })?;
     let context = Context { index: header.applied.index, position: 0, time_ms: header.time_ms };
     let source = Source { frames: frames.clone(), rest: Bytes::new() };
-    let loader = Loader { generation: generation.clone(), transaction: Transaction::new(generation.clone()), uncommitted: 0 };
+    let loader =
+        Loader { generation: generation.clone(), transaction: Transaction::new(generation.clone()), uncommitted: 0 };
     let (ended, store) = guest::restore(component, context, Box::new(loader), Box::new(source));
     match ended? {
         Verdict::Reply(_) => {
             let mut loader = store.into_any().downcast::<Loader>().expect("the store that was given comes back");
             Ok(loader.commit()?)
         }
-        Verdict::Refused(status) => Err(SnapshotError::Unfaithful(format!("the guest refused to restore: {}", status.message))),
-        Verdict::Failed(failure) => {
-            Err(SnapshotError::Unfaithful(format!("the guest's restore failed: {:?}: {}", failure.reason, failure.detail)))
+        Verdict::Refused(status) => {
+            Err(SnapshotError::Unfaithful(format!("the guest refused to restore: {}", status.message)))
         }
+        Verdict::Failed(failure) => Err(SnapshotError::Unfaithful(format!(
+            "the guest's restore failed: {:?}: {}",
+            failure.reason, failure.detail
+        ))),
     }
 }
 

@@ -34,8 +34,7 @@ pub(super) fn send(checkpoint: &Arc<Checkpoint>, component: Option<&Component>, 
     let generation = checkpoint.open()?;
     let system = System::read(&*generation)?;
     let applied = system.applied.as_ref().map(LogPosition::from).ok_or(SendError::Empty)?;
-    let header =
-        Header { format: FORMAT, applied, time_ms: system.time_ms, component: component.map(Component::hash) };
+    let header = Header { format: FORMAT, applied, time_ms: system.time_ms, component: component.map(Component::hash) };
     put(out, &Frame::Header(header))?;
     match component {
         Some(component) => send_guest(&generation, &system, component, out)?,
@@ -63,7 +62,12 @@ fn put(out: &Out, frame: &Frame) -> Result<(), SendError> {
     out.blocking_send(Ok(frame.encode())).map_err(|_| SendError::Gone)
 }
 
-fn send_guest(generation: &Arc<Generation>, system: &System, component: &Component, out: &Out) -> Result<(), SendError> {
+fn send_guest(
+    generation: &Arc<Generation>,
+    system: &System,
+    component: &Component,
+    out: &Out,
+) -> Result<(), SendError> {
     let context = Context { index: system.applied_index(), position: 0, time_ms: system.time_ms };
     let cutter = Arc::<Mutex<Cutter>>::default();
     let sink = Sink { cutter: cutter.clone(), out: out.clone() };

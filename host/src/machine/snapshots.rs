@@ -40,15 +40,25 @@ pub enum SnapshotData {
     Checkpoint(Arc<Checkpoint>),
     /// Received, complete and compared; not in force.
     Prepared(PreparedState),
+    /// Of a state that nothing was applied to: openraft insists on one when it finds a purged log and no snapshot. [`super::open`]
+    /// refuses such a directory, so only openraft's own tests see it. Neither sent nor installed.
+    Empty,
 }
 
 /// A state that was received and waits to be installed. Dropping it removes it.
 #[derive(Debug)]
 pub struct PreparedState {
     pub(crate) generation: Arc<Generation>,
-    pub(crate) applied: LogId,
+    applied: LogId,
     /// Another may be received when this is installed or gone.
     _turn: Turn,
+}
+
+impl PreparedState {
+    /// The last entry it includes; what openraft is told must be equal.
+    pub fn applied(&self) -> LogId {
+        self.applied
+    }
 }
 
 /// Why a snapshot was not made, sent or received.
@@ -156,8 +166,8 @@ impl Snapshots {
         let component = self.shared.component().filter(|_| !self.guest_distrusted.load(Ordering::Acquire));
         let checkpoint = match data {
             SnapshotData::Checkpoint(checkpoint) => checkpoint.clone(),
-            SnapshotData::Prepared(_) => {
-                out.try_send(Err("a snapshot that is not installed is not sent on".into())).expect("the channel is empty");
+            SnapshotData::Prepared(_) | SnapshotData::Empty => {
+                out.try_send(Err("only a snapshot that is on disk can be sent".into())).expect("the channel is empty");
                 return frames;
             }
         };
@@ -171,7 +181,8 @@ impl Snapshots {
                 drop(out.blocking_send(Err(error.to_string())));
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("snapshot-send".into()).stack_size(STACK_BYTES).spawn(work) {
+        if let Err(error) = std::thread::Builder::new().name("snapshot-send".into()).stack_size(STACK_BYTES).spawn(work)
+        {
             failed.try_send(Err(format!("no thread to send the snapshot: {error}"))).expect("the channel is empty");
         }
         frames
@@ -199,6 +210,7 @@ impl Snapshots {
                 let applied = system.applied.ok_or(SnapshotError::Empty)?;
                 Ok(PreparedState { generation, applied, _turn: turn })
             });
+            drop(shared);
             // Whoever gave up on it drops it, and with it the directory.
             drop(done.send(prepared));
         };

@@ -9,11 +9,10 @@ use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
-use super::ApplyError;
 use super::apply::{ApplyHandle, Committed, Gate};
 use super::snapshots::{Meta, SnapshotData, SnapshotError, Snapshots, blocking};
 use super::system::System;
-use crate::store::{Checkpoint, StoreError};
+use crate::store::Checkpoint;
 use crate::types::{LogId, StoredMembership, TypeConfig};
 
 /// Entries handed to the apply thread at once, at most,
@@ -40,15 +39,6 @@ fn payload_bytes(committed: &Committed) -> usize {
     match &committed.0.payload {
         EntryPayload::Normal(data) => data.0.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-    }
-}
-
-impl From<SnapshotError> for ApplyError {
-    fn from(error: SnapshotError) -> Self {
-        match error {
-            SnapshotError::Store(error) => ApplyError::Store(error),
-            other => ApplyError::Store(StoreError::Misuse(other.to_string())),
-        }
     }
 }
 
@@ -97,14 +87,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> Result<(), io::Error> {
         let snapshots = self.snapshots.clone();
-        let (generation, turn) = match snapshot {
-            SnapshotData::Prepared(prepared) => (prepared.generation.clone(), Some(prepared)),
+        let (generation, applied, turn) = match snapshot {
+            SnapshotData::Prepared(prepared) => (prepared.generation.clone(), Some(prepared.applied()), Some(prepared)),
             SnapshotData::Checkpoint(checkpoint) => {
-                let copy = blocking::<_, ApplyError>(move || Ok(snapshots.copy_back(&checkpoint)?)).await?;
-                (copy, None)
+                let copy = move || {
+                    let copy = snapshots.copy_back(&checkpoint)?;
+                    let applied = System::read(&*copy)?.applied;
+                    Ok((copy, applied, None))
+                };
+                blocking::<_, SnapshotError>(copy).await?
             }
+            SnapshotData::Empty => return Err(io::Error::other("a snapshot of nothing cannot be installed")),
         };
-        let applied = System::read(&*generation)?.applied;
         if applied != meta.last_log_id {
             return Err(io::Error::other(format!("a snapshot of {:?} came as one of {:?}", applied, meta.last_log_id)));
         }
@@ -147,7 +141,12 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
                     let checkpoint = snapshots.make(&snapshots.state().current())?;
                     Ok((snapshots.meta(&checkpoint)?, checkpoint))
                 };
-                blocking::<_, SnapshotError>(made).await?
+                match blocking::<_, SnapshotError>(made).await {
+                    Err(SnapshotError::Empty) => {
+                        return Ok(Snapshot { meta: Meta::default(), snapshot: SnapshotData::Empty });
+                    }
+                    made => made?,
+                }
             }
         };
         self.snapshots.handed_over(&meta);

@@ -73,7 +73,8 @@ impl TryFrom<MembershipRecord> for StoredMembership {
     type Error = CodecError;
 
     fn try_from(record: MembershipRecord) -> Result<Self, CodecError> {
-        let configs: Vec<BTreeSet<NodeId>> = record.configs.into_iter().map(|voters| voters.into_iter().collect()).collect();
+        let configs: Vec<BTreeSet<NodeId>> =
+            record.configs.into_iter().map(|voters| voters.into_iter().collect()).collect();
         let nodes: BTreeMap<NodeId, Node> = record.nodes.into_iter().collect();
         let membership = Membership::new(configs, nodes).map_err(|error| CodecError::Damaged(error.to_string()))?;
         Ok(StoredMembership::new(record.log_id.map(LogId::from), membership))
@@ -181,10 +182,7 @@ fn damaged(key: &'static [u8]) -> impl FnOnce(CodecError) -> StoreError {
 }
 
 fn record<T: serde::de::DeserializeOwned>(from: &dyn Read, key: &'static [u8]) -> Result<Option<T>, StoreError> {
-    from.get(Column::System, key)?
-        .map(|bytes| decode_record(&bytes))
-        .transpose()
-        .map_err(damaged(key))
+    from.get(Column::System, key)?.map(|bytes| decode_record(&bytes)).transpose().map_err(damaged(key))
 }
 
 #[cfg(test)]
@@ -209,7 +207,8 @@ mod tests {
         assert_eq!(hex(&encode_record(&Counters { commands: 1, failed: 2 })), "0101000000000000000200000000000000");
         assert_eq!(hex(&encode_record(&HashRecord { index: 1, hash: 2 })), "0101000000000000000200000000000000");
         let word = |value: u8| format!("{value:02x}00000000000000");
-        let node = |id: u8, name: &str| format!("{}{}{}{}{}", word(id), word(1), hex(name.as_bytes()), word(0), word(0));
+        let node =
+            |id: u8, name: &str| format!("{}{}{}{}{}", word(id), word(1), hex(name.as_bytes()), word(0), word(0));
         let wanted = [
             "0101".to_string(),
             word(2) + &word(3) + &word(5),

@@ -1,5 +1,5 @@
-//! Who waits here for the outcome of a command: its own node, and the leader for the node that forwarded it. Decides whether a command ran, did not run, or may have; never
-//! sends anything anywhere.
+//! Who waits here for the outcome of a command: the node that took it, and the leader on behalf of a node that forwarded it.
+//! Decides whether a command ran, did not run, or may have; never sends anything anywhere.
 //!
 //! - A command is told apart by its origin. A node forwards one again only after the earlier attempt certainly did not run, so the
 //!   newest waiter for an origin is the one that counts.
@@ -122,7 +122,8 @@ impl Waiters {
     pub(crate) fn snapshot_installed(&self, leader: CommittedLeaderId) {
         let mut slots = self.0.slots.lock();
         slots.leader = slots.leader.max(Some(leader));
-        for slot in slots.waiting.values_mut().filter(|slot| slot.sent_under.is_some()) {
+        // What was sent to a later leader stands behind the snapshot, if anywhere.
+        for slot in slots.waiting.values_mut().filter(|slot| slot.sent_under.is_some_and(|sent| sent <= leader)) {
             slot.settle(Fate::Unknown);
         }
     }

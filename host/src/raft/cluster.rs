@@ -37,7 +37,9 @@ pub enum RouteError {
         ours: String,
     },
     /// One side was recovered from a lost majority and the other not.
-    #[error("the message is of incarnation {theirs} of cluster {cluster}, this node of incarnation {ours}; the older one was left behind by a recovery")]
+    #[error(
+        "the message is of incarnation {theirs} of cluster {cluster}, this node of incarnation {ours}; the older one was left behind by a recovery"
+    )]
     OtherIncarnation {
         /// In hex.
         cluster: String,

@@ -45,17 +45,16 @@ struct Parts {
 
 impl Forwarded {
     /// Over the parts that serve this node's own clients, too.
-    pub fn new(
-        me: NodeId,
-        leader: LeaderWatch,
-        proposer: Proposer,
-        waiters: Waiters,
-        reads: ReadIndex,
-    ) -> Forwarded {
+    pub fn new(me: NodeId, leader: LeaderWatch, proposer: Proposer, waiters: Waiters, reads: ReadIndex) -> Forwarded {
         Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads }))
     }
 
-    async fn serve(self, from: NodeId, mut requests: Requests, answers: mpsc::Sender<Result<peer::ForwardResponse, Status>>) {
+    async fn serve(
+        self,
+        from: NodeId,
+        mut requests: Requests,
+        answers: mpsc::Sender<Result<peer::ForwardResponse, Status>>,
+    ) {
         let mut running = FuturesUnordered::new();
         let mut open = true;
         while open || !running.is_empty() {
@@ -164,7 +163,8 @@ fn accept(request: Result<peer::ForwardRequest, Status>) -> Result<Accepted, Sta
     let request = request?;
     let command = Command::decode(request.command.clone())
         .map_err(|error| Status::invalid_argument(format!("a forwarded command cannot be read: {error}")))?;
-    let origin = command.origin.as_ref().ok_or_else(|| Status::invalid_argument("a forwarded command has no origin"))?.into();
+    let origin =
+        command.origin.as_ref().ok_or_else(|| Status::invalid_argument("a forwarded command has no origin"))?.into();
     let deadline = Instant::now() + Duration::from_millis(request.timeout_ms).min(TIMEOUT_MAX);
     Ok(Accepted { request, command, origin, deadline })
 }

@@ -18,13 +18,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::{ClusterCell, link};
 use super::leader::LeaderView;
 use super::peer::peer_client::PeerClient;
 use super::peer::{self, forward_response, not_proposed};
 use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
 use super::read::{RemoteIndex, RoundError};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
+use super::{ClusterCell, link};
 use crate::codec::{CodecError, Command};
 use crate::machine::{Outcome, decode_verdict, encode_verdict};
 use crate::types::NodeId;
@@ -117,7 +117,7 @@ impl Lane {
             }
         };
         let (queue, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
-        let traffic = Arc::new(Traffic { route, queue: Mutex::new(receiver), handed: Mutex::default() });
+        let traffic = Traffic::new(route, receiver);
         let client = link::client(channel.clone());
         tokio::spawn(traffic.run(client, address.clone()));
         Ok(Lane { leader: leader.node_id, address, channel, queue })
@@ -133,6 +133,10 @@ struct Traffic {
 }
 
 impl Traffic {
+    fn new(route: peer::Route, queue: mpsc::Receiver<Queued>) -> Arc<Traffic> {
+        Arc::new(Traffic { route, queue: Mutex::new(queue), handed: Mutex::default() })
+    }
+
     async fn run(self: Arc<Self>, mut client: PeerClient<Channel>, address: String) {
         let error = match client.forward(self.clone().outgoing()).await {
             Ok(responses) => self.listen(responses.into_inner()).await,
@@ -263,3 +267,7 @@ pub fn decode_outcome(outcome: &peer::Outcome) -> Result<Outcome, CodecError> {
         verdict: decode_verdict(&outcome.verdict, &outcome.detail)?,
     })
 }
+
+#[cfg(test)]
+#[path = "hop_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@ use openraft::raft::SnapshotResponse;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tonic::Status;
 
-use crate::machine::{Machine, SnapshotData};
+use crate::machine::{Machine, SnapshotData, SnapshotError};
 use crate::raft::peer::{SnapshotHeader, SnapshotRequest, snapshot_request::Part};
 use crate::raft::{Raft, peer, wire};
 use crate::types::{TypeConfig, Vote};
@@ -61,9 +61,9 @@ impl SnapshotHandler for Installer {
         let machine = self.machine.clone();
         let gate = self.gate.clone();
         Box::pin(async move {
-            let guard = gate
-                .try_lock_owned()
-                .map_err(|_| Status::failed_precondition("this node is installing another snapshot; try again later"))?;
+            let guard = gate.try_lock_owned().map_err(|_| {
+                Status::failed_precondition("this node is installing another snapshot; try again later")
+            })?;
             let (vote, meta) = wire::decode_snapshot_header(header)?;
             if let Some(newer) = newer_vote(&raft, &vote) {
                 return Ok(wire::encode_snapshot_response(&SnapshotResponse::new(newer)));
@@ -83,19 +83,27 @@ fn newer_vote(raft: &Raft, vote: &Vote) -> Option<Vote> {
 }
 
 async fn receive(machine: &Machine, mut frames: Frames) -> Result<SnapshotData, Status> {
-    let refuse = |error: &dyn std::fmt::Display| Status::failed_precondition(format!("cannot restore the snapshot: {error}"));
-    let mut receiving = machine.snapshots().receive().map_err(|error| refuse(&error))?;
+    let receiving = machine.snapshots().receive().map_err(refuse)?;
     loop {
         let frame = tokio::time::timeout(FRAME_TIMEOUT, frames.next())
             .await
             .map_err(|_| Status::deadline_exceeded(format!("no snapshot frame within {FRAME_TIMEOUT:?}")))?;
         match frame.transpose()?.map(|message| message.part) {
-            Some(Some(Part::Frame(frame))) => receiving.push(frame).await.map_err(|error| refuse(&error))?,
+            Some(Some(Part::Frame(frame))) => receiving.push(frame).await,
             Some(_) => return Err(Status::invalid_argument("a snapshot has one header, then frames")),
             None => break,
         }
     }
-    receiving.finish().await.map_err(|error| refuse(&error))
+    receiving.finish().await.map_err(refuse)
+}
+
+/// DATA_LOSS has a meaning between peers: what the guest restored is not what was sent, and the sender must ship the rows itself.
+fn refuse(error: SnapshotError) -> Status {
+    let text = format!("cannot restore the snapshot: {error}");
+    match error.is_unfaithful() {
+        true => Status::data_loss(text),
+        false => Status::failed_precondition(text),
+    }
 }
 
 async fn finish(

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::StreamExt;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -224,11 +224,7 @@ impl Joins {
 }
 
 fn offered(request: &JoinRequest, route: &Route) -> Result<(Cluster, Genesis), Status> {
-    let id = route
-        .cluster_id
-        .as_ref()
-        .try_into()
-        .map_err(|_| Status::invalid_argument("a cluster id has 16 bytes"))?;
+    let id = route.cluster_id.as_ref().try_into().map_err(|_| Status::invalid_argument("a cluster id has 16 bytes"))?;
     let component_hash = hash_of("component_hash", &request.component_hash)?;
     let genesis = Genesis {
         cluster_id: route.cluster_id.clone(),

@@ -20,14 +20,14 @@ use crate::types::{Node, NodeId};
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// A dead TCP connection is noticed after these two even when nothing is being sent.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time to reach a peer, over all of its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+pub(super) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// What a channel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -62,7 +62,9 @@ pub enum MembershipError {
         asked: String,
     },
     /// The joiner belongs to another cluster.
-    #[error("{name:?} is in cluster {theirs}, this is cluster {ours}; a node joins one cluster in its life (start it with an empty data directory)")]
+    #[error(
+        "{name:?} is in cluster {theirs}, this is cluster {ours}; a node joins one cluster in its life (start it with an empty data directory)"
+    )]
     OtherCluster {
         /// The joiner.
         name: String,
@@ -72,7 +74,9 @@ pub enum MembershipError {
         ours: String,
     },
     /// A known name on another disk.
-    #[error("{name:?} is in the configuration with another data directory (node {known:016x}, now {found:016x}); remove it first, then add it")]
+    #[error(
+        "{name:?} is in the configuration with another data directory (node {known:016x}, now {found:016x}); remove it first, then add it"
+    )]
     OtherDisk {
         /// The name.
         name: String,
@@ -171,7 +175,14 @@ struct Inner {
 
 impl Members {
     /// `catch_up`: how long a new voter may take to catch up, [`CATCH_UP_TIMEOUT`] by default.
-    pub fn new(me: Me, links: Links, raft: RaftCell, host: Arc<dyn Host>, timeouts: Timeouts, catch_up: Duration) -> Self {
+    pub fn new(
+        me: Me,
+        links: Links,
+        raft: RaftCell,
+        host: Arc<dyn Host>,
+        timeouts: Timeouts,
+        catch_up: Duration,
+    ) -> Self {
         let one_change = tokio::sync::Mutex::default();
         Members(Arc::new(Inner { me, links, raft, host, timeouts, catch_up, one_change }))
     }
@@ -228,7 +239,8 @@ impl Members {
     /// Records the addresses a member says it has now. Its name cannot change.
     pub async fn set_addresses(&self, id: NodeId, node: Node) -> Result<u64, MembershipError> {
         let change = self.begin(0).await?;
-        let known = change.membership().get_node(&id).ok_or_else(|| MembershipError::UnknownServer(node.name.clone()))?;
+        let known =
+            change.membership().get_node(&id).ok_or_else(|| MembershipError::UnknownServer(node.name.clone()))?;
         if known.name != node.name {
             return Err(MembershipError::OtherName {
                 address: node.raft_addr,
@@ -348,11 +360,12 @@ impl Members {
             let committed = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
             metrics.current_leader != Some(me) || (own_term && committed)
         };
-        let metrics = raft
-            .wait(Some(CHANGE_TIMEOUT))
-            .metrics(settled, "the configuration in force is committed")
-            .await
-            .map_err(|_| MembershipError::Refused("the configuration in force is not committed; is a majority alive?".into()))?;
+        let metrics =
+            raft.wait(Some(CHANGE_TIMEOUT)).metrics(settled, "the configuration in force is committed").await.map_err(
+                |_| {
+                    MembershipError::Refused("the configuration in force is not committed; is a majority alive?".into())
+                },
+            )?;
         match metrics.current_leader == Some(me) {
             true => Ok(metrics),
             false => Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
@@ -393,7 +406,9 @@ impl Change<'_> {
         match tokio::time::timeout(CHANGE_TIMEOUT, change).await {
             Ok(Ok(response)) => Ok(response.log_id.index),
             Ok(Err(error)) => Err(refusal(error)),
-            Err(_) => Err(MembershipError::Unknown(format!("not committed within {CHANGE_TIMEOUT:?}; is a majority alive?"))),
+            Err(_) => {
+                Err(MembershipError::Unknown(format!("not committed within {CHANGE_TIMEOUT:?}; is a majority alive?")))
+            }
         }
     }
 }
@@ -401,7 +416,9 @@ impl Change<'_> {
 async fn roll_back(change: &Change<'_>, id: NodeId, node: &Node) {
     match change.apply(ChangeMembers::RemoveNodes([id].into()), false).await {
         Ok(index) => tracing::warn!(%node, index, "took a learner out that did not catch up"),
-        Err(error) => tracing::error!(%node, %error, "cannot take a learner out that did not catch up; remove it by hand"),
+        Err(error) => {
+            tracing::error!(%node, %error, "cannot take a learner out that did not catch up; remove it by hand")
+        }
     }
 }
 

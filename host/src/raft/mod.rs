@@ -2,17 +2,28 @@
 //! Never touches a guest or the disk: those are reached through `machine` and the traits that `node.rs` implements.
 //!
 //! Out: `network` (openraft's view of a peer) → `link` (one pooled channel per peer and lane) → the peer port of another node.
+//! Commands: `proposer` packs those of the leader into entries, `hop` takes the others' to it (`forwarded` is its far side);
+//! `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams with openraft.
 //! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft. Operators: `membership`, which asks
 //! strangers in through `join`.
 
 pub mod cluster;
+pub mod core;
+pub mod forwarded;
+pub mod hop;
 pub mod install;
 pub mod join;
+pub mod leader;
 pub mod link;
 pub mod membership;
 pub mod network;
+pub mod packing;
+pub mod proposer;
+pub mod read;
+pub mod retention;
 pub mod service;
 mod stream;
+pub mod ticket;
 pub mod timeouts;
 pub mod wire;
 
@@ -23,14 +34,22 @@ use arc_swap::ArcSwapOption;
 use crate::machine;
 use crate::types::{Node, NodeId, TypeConfig};
 
+pub use self::core::RaftCore;
 pub use cluster::ClusterCell;
+pub use forwarded::Forwarded;
+pub use hop::Hop;
+pub use leader::{LeaderView, LeaderWatch};
 pub use membership::Members;
 pub use network::NetworkFactory;
+pub use proposer::{Propose, Proposer};
+pub use read::{ReadError, ReadIndex};
+pub use retention::Retention;
 pub use service::PeerService;
+pub use ticket::NotProposed;
 pub use timeouts::Timeouts;
 
 /// Generated messages and services of `proto/lockstep/peer.proto`.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, unused_qualifications, clippy::all)]
 pub mod peer {
     tonic::include_proto!("lockstep.peer.v1");
 }
@@ -67,3 +86,6 @@ impl RaftCell {
         self.0.store(None);
     }
 }
+
+#[cfg(test)]
+mod cluster_tests;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use openraft::RPCTypes;
 use openraft::alias::SnapshotOf;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -17,7 +18,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::RPCTypes;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -289,6 +289,9 @@ impl NetSnapshot<TypeConfig> for Peer {
             // Whatever went wrong, a transfer is worth a pause.
             Ok(Err(status)) => {
                 link.close();
+                if status.code() == tonic::Code::DataLoss {
+                    self.factory.snapshots.distrust_guest(status.message());
+                }
                 Err(unreachable(describe(&status)).into())
             }
             Err(_) => {

@@ -120,7 +120,10 @@ impl LogClock {
         let capped = self.time_ms != 0 && wall_ms > limit_ms;
         if capped && !self.capped {
             let ahead_ms = wall_ms - self.time_ms;
-            tracing::warn!(ahead_ms, "this node's clock is far ahead of log time; entries move it in steps of a minute");
+            tracing::warn!(
+                ahead_ms,
+                "this node's clock is far ahead of log time; entries move it in steps of a minute"
+            );
         }
         self.capped = capped;
         let stamp = if capped { limit_ms } else { wall_ms };

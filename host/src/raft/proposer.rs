@@ -101,7 +101,9 @@ impl Proposer {
         let share = self.admit(weight_bytes(&command))?;
         let (ticket, claim) = ticket();
         self.queue.try_send(Queued { term, command, deadline, claim, share }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => NotProposed::Overloaded(format!("{QUEUE_COMMANDS_MAX} commands wait on the leader")),
+            mpsc::error::TrySendError::Full(_) => {
+                NotProposed::Overloaded(format!("{QUEUE_COMMANDS_MAX} commands wait on the leader"))
+            }
             mpsc::error::TrySendError::Closed(_) => NotProposed::Stopping,
         })?;
         Ok(ticket)
@@ -122,7 +124,8 @@ impl Proposer {
     fn admit(&self, bytes: usize) -> Result<Share, NotProposed> {
         let behind = self.core.entries_behind();
         if behind > ENTRIES_BEHIND_MAX {
-            let text = format!("the leader has {behind} entries to apply, it takes commands below {ENTRIES_BEHIND_MAX}");
+            let text =
+                format!("the leader has {behind} entries to apply, it takes commands below {ENTRIES_BEHIND_MAX}");
             return Err(NotProposed::Overloaded(text));
         }
         self.budget
@@ -303,7 +306,11 @@ mod tests {
         world.genesis.send_replace(false);
         let _ticket = world.proposer.propose(1, command(1), later()).unwrap();
         let running = tokio::spawn(task.run());
-        assert_eq!(world.proposer.propose_entry(1, entry::Entry::default()).now_or_never(), None, "genesis goes past the queue");
+        assert_eq!(
+            world.proposer.propose_entry(1, entry::Entry::default()).now_or_never(),
+            None,
+            "genesis goes past the queue"
+        );
         let (_, own, _done) = world.core.written().await;
         assert!(own.commands.is_empty());
         world.genesis.send_replace(true);
@@ -360,7 +367,8 @@ mod tests {
     #[tokio::test]
     async fn overload_is_answered_at_once() {
         let (world, _task) = world();
-        let tickets: Vec<_> = (0..15).map(|_| world.proposer.propose(1, command(REQUEST_BYTES_MAX), later()).unwrap()).collect();
+        let tickets: Vec<_> =
+            (0..15).map(|_| world.proposer.propose(1, command(REQUEST_BYTES_MAX), later()).unwrap()).collect();
         let full = world.proposer.propose(1, command(REQUEST_BYTES_MAX), later()).unwrap_err();
         assert!(matches!(&full, NotProposed::Overloaded(text) if text.contains("bytes")), "{full:?}");
         world.core.behind.store(ENTRIES_BEHIND_MAX + 1, std::sync::atomic::Ordering::Relaxed);

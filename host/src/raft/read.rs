@@ -91,8 +91,7 @@ impl ReadIndex {
         election_timeout: Duration,
     ) -> (ReadIndex, ReadIndexTask) {
         let (sender, readers) = mpsc::channel(READERS_MAX);
-        let task =
-            ReadIndexTask { readers, local: local.clone(), remote, leader: leader.clone(), election_timeout };
+        let task = ReadIndexTask { readers, local: local.clone(), remote, leader: leader.clone(), election_timeout };
         (ReadIndex { readers: sender, local, leader, election_timeout }, task)
     }
 
@@ -103,7 +102,11 @@ impl ReadIndex {
         let patience = (Instant::now() + self.election_timeout).min(deadline);
         loop {
             if leader.wait(patience).await.is_none() {
-                return Err(if patience == deadline { ReadError::Deadline } else { ReadError::NoLeader("none is known".into()) });
+                return Err(if patience == deadline {
+                    ReadError::Deadline
+                } else {
+                    ReadError::NoLeader("none is known".into())
+                });
             }
             let (sender, receiver) = oneshot::channel();
             self.readers.try_send(sender).map_err(|error| match error {
@@ -172,7 +175,9 @@ impl ReadIndexTask {
 }
 
 async fn bounded(request: BoxFuture<'static, Result<u64, RoundError>>, limit: Duration) -> Result<u64, RoundError> {
-    timeout(limit, request).await.unwrap_or_else(|_| Err(RoundError::Failed("the leader did not answer in time".into())))
+    timeout(limit, request)
+        .await
+        .unwrap_or_else(|_| Err(RoundError::Failed("the leader did not answer in time".into())))
 }
 
 #[cfg(test)]
@@ -237,8 +242,7 @@ mod tests {
     fn world(first: Option<LeaderView>) -> World {
         let (local, remote) = (Arc::new(FakeIndex::default()), Arc::new(FakeIndex::default()));
         let (leader, seen) = watch::channel(first);
-        let (reads, task) =
-            ReadIndex::new(local.clone(), remote.clone(), LeaderWatch::new(seen), ELECTION);
+        let (reads, task) = ReadIndex::new(local.clone(), remote.clone(), LeaderWatch::new(seen), ELECTION);
         tokio::spawn(task.run());
         World { local, remote, leader, reads }
     }

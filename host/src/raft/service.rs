@@ -10,16 +10,24 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
-use crate::raft::link::MESSAGE_BYTES_MAX;
+use crate::raft::link::{
+    CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+};
 use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
 use crate::raft::{ClusterCell, Me, Raft, RaftCell, peer, wire};
 use crate::types::NodeId;
+
+/// Calls that one connection may have under way. A peer needs a handful.
+const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 
 /// Commands that other nodes took for this leader.
 pub trait ForwardHandler: Send + Sync + 'static {
@@ -82,9 +90,24 @@ impl PeerService {
         }
     }
 
-    /// For a tonic server, with the limits that peers keep.
-    pub fn into_server(self) -> PeerServer<Self> {
-        PeerServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    /// Serves one listener of the peer port until `stopped` completes and the calls under way have ended.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stopped: impl Future<Output = ()>,
+    ) -> Result<(), tonic::transport::Error> {
+        let server = PeerServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .serve_with_incoming_shutdown(server, incoming, stopped)
+            .await
     }
 }
 
@@ -125,12 +148,10 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<peer::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let raft = self
-            .gate
-            .raft
-            .get()
-            .filter(|_| self.gate.cluster.get().is_some())
-            .ok_or_else(|| Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance"))?;
+        let raft =
+            self.gate.raft.get().filter(|_| self.gate.cluster.get().is_some()).ok_or_else(|| {
+                Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance")
+            })?;
         let (requests, refusal) = accepted(request.into_inner(), self.gate.clone());
         let answers = raft
             .stream_append(requests)

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 
 use super::*;
@@ -126,8 +125,7 @@ impl TestNode {
             forward: Arc::new(reached.clone()),
             read_index: Arc::new(reached.clone()),
         });
-        let server = tonic::transport::Server::builder().add_service(service.into_server());
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        tokio::spawn(service.serve(listener, std::future::pending()));
         TestNode { address, cluster, host, reached }
     }
 
@@ -181,12 +179,18 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
             client.heartbeat(append.clone()).await.map(drop),
             client.vote(vote.clone()).await.map(drop),
             client.pre_vote(vote).await.map(drop),
-            client.transfer_leader(peer::TransferLeaderRequest { route: wrong.clone(), ..Default::default() }).await.map(drop),
+            client
+                .transfer_leader(peer::TransferLeaderRequest { route: wrong.clone(), ..Default::default() })
+                .await
+                .map(drop),
             client.append(stream::iter([append])).await.map(drop),
             client.snapshot(stream::iter([snapshot])).await.map(drop),
             forwarded.message().await.map(drop),
             client.read_index(peer::ReadIndexRequest { route: wrong.clone() }).await.map(drop),
-            client.fetch_component(peer::FetchComponentRequest { route: wrong.clone(), ..Default::default() }).await.map(drop),
+            client
+                .fetch_component(peer::FetchComponentRequest { route: wrong.clone(), ..Default::default() })
+                .await
+                .map(drop),
             client.set_addresses(peer::SetAddressesRequest { route: wrong.clone(), node: None }).await.map(drop),
         ];
         for status in statuses {

@@ -147,8 +147,15 @@ mod tests {
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::ReceiverStream;
 
+    const PROGRESS: Duration = Duration::from_millis(50);
+
     fn request() -> AppendEntriesRequest<TypeConfig> {
-        AppendEntriesRequest { vote: Vote::new_committed(1, 1), prev_log_id: None, entries: vec![], leader_commit: None }
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            entries: vec![],
+            leader_commit: None,
+        }
     }
 
     fn success() -> peer::AppendResponse {
@@ -169,12 +176,12 @@ mod tests {
         let answers = Answers {
             responses: ReceiverStream::new(receiver),
             outstanding: outstanding.clone(),
-            progress_timeout: Duration::from_secs(2),
+            progress_timeout: PROGRESS,
         };
         (sender, answers)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn no_more_than_the_bound_is_in_flight_until_an_answer_comes() {
         let outstanding = Outstanding::new();
         let input = stream::iter(std::iter::repeat_with(request).take(40));
@@ -189,12 +196,12 @@ mod tests {
         assert!(requests.next().await.is_some());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_silent_peer_is_given_up_and_an_idle_stream_is_not() {
         let outstanding = Outstanding::new();
         let (_sender, answers) = answers(&outstanding);
         let mut answers = Box::pin(answers.into_stream(explain));
-        let idle = tokio::time::timeout(Duration::from_secs(3600), answers.next()).await;
+        let idle = tokio::time::timeout(PROGRESS * 4, answers.next()).await;
         assert!(idle.is_err(), "nothing was asked, so nothing is late");
         outstanding.sent();
         let error = answers.next().await.unwrap().unwrap_err();
@@ -202,7 +209,7 @@ mod tests {
         assert!(answers.next().await.is_none(), "the stream ends");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_stream_ends_after_a_conflict() {
         let outstanding = Outstanding::new();
         let (sender, answers) = answers(&outstanding);

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::EntryPayload;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use crate::raft::peer;
@@ -157,7 +157,10 @@ pub fn decode_stream_result(response: peer::AppendResponse) -> Result<StreamAppe
 }
 
 /// The answer to a heartbeat whose request had `prev`. A heartbeat carries no entries, so it cannot succeed in part.
-pub fn encode_heartbeat_response(response: AppendEntriesResponse<TypeConfig>, prev: Option<LogId>) -> peer::AppendResponse {
+pub fn encode_heartbeat_response(
+    response: AppendEntriesResponse<TypeConfig>,
+    prev: Option<LogId>,
+) -> peer::AppendResponse {
     encode_stream_result(&match response {
         AppendEntriesResponse::Success => Ok(prev),
         AppendEntriesResponse::PartialSuccess(flushed) => Ok(flushed),
@@ -171,7 +174,9 @@ pub fn encode_heartbeat_response(response: AppendEntriesResponse<TypeConfig>, pr
 }
 
 /// The opposite of [`encode_heartbeat_response`].
-pub fn decode_heartbeat_response(response: peer::AppendResponse) -> Result<AppendEntriesResponse<TypeConfig>, WireError> {
+pub fn decode_heartbeat_response(
+    response: peer::AppendResponse,
+) -> Result<AppendEntriesResponse<TypeConfig>, WireError> {
     Ok(decode_stream_result(response)?.into())
 }
 

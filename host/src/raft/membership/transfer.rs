@@ -8,7 +8,7 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 
-use super::{MembershipError, Members, Metrics, find_name, leader_node, matched, metrics};
+use super::{Members, MembershipError, Metrics, find_name, leader_node, matched, metrics};
 use crate::raft::link::Lane;
 use crate::raft::peer::SetAddressesRequest;
 use crate::raft::{Raft, wire};

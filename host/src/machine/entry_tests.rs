@@ -1,0 +1,221 @@
+//! Entries against guests that are functions: what is kept, what is undone, what is run again.
+
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use super::*;
+use crate::codec::Genesis;
+use crate::guest::{Failure, Reason, Status};
+use crate::store::{Column, StoreError};
+use crate::types::CommittedLeaderId;
+use openraft::vote::RaftLeaderId;
+
+/// An empty base.
+#[derive(Clone)]
+struct Empty;
+
+impl Read for Empty {
+    fn get(&self, _: Column, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(None)
+    }
+
+    fn scan(
+        &self,
+        _: Column,
+        _: &[u8],
+        _: Option<&[u8]>,
+        _: bool,
+        _: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// Runs requests like "put a", "put a; fail", "neighbour" (fails unless it is alone), "burn", "fault".
+#[derive(Default)]
+struct Scripted {
+    /// The requests in the order in which they ran, and how many commands their instance had served.
+    ran: Rc<RefCell<Vec<(String, u32)>>>,
+}
+
+struct ScriptedInstance {
+    served: u32,
+    fuel_used: u64,
+    ran: Rc<RefCell<Vec<(String, u32)>>>,
+}
+
+impl Sandbox for Scripted {
+    fn fresh(&self) -> Result<Box<dyn Instance>, HostFault> {
+        Ok(Box::new(ScriptedInstance { served: 0, fuel_used: 0, ran: self.ran.clone() }))
+    }
+}
+
+impl Instance for ScriptedInstance {
+    fn served(&self) -> u32 {
+        self.served
+    }
+
+    fn apply(&mut self, call: Call<'_>, mut store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+        let request = String::from_utf8_lossy(call.request).into_owned();
+        self.ran.borrow_mut().push((request.clone(), self.served));
+        let neighbours = self.served;
+        self.served += 1;
+        self.fuel_used = 10;
+        let mut verdict = Verdict::Reply(call.request.to_vec().into());
+        for step in request.split("; ") {
+            match step {
+                "fail" => verdict = failed(),
+                "refuse" => verdict = Verdict::Refused(Status { code: 5, message: "no".into(), details: vec![] }),
+                "neighbour" if neighbours > 0 => verdict = failed(),
+                "burn" => self.fuel_used = call.fuel,
+                "fault" => return (Err(HostFault("disk".into())), store),
+                put => {
+                    if let Some(key) = put.strip_prefix("put ") {
+                        store.put(key.as_bytes(), b"1").unwrap();
+                    }
+                }
+            }
+        }
+        (Ok(verdict), store)
+    }
+
+    fn fuel_used(&self) -> u64 {
+        self.fuel_used
+    }
+}
+
+fn failed() -> Verdict {
+    Verdict::Failed(Failure { reason: Reason::Trap, detail: "here".into() })
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId { leader_id: CommittedLeaderId::new(1, 1), index }
+}
+
+fn entry_of(requests: &[&str]) -> codec::entry::Entry {
+    let command = |(counter, request): (usize, &&str)| Command {
+        origin: Some(Origin { node: 1, boot: 1, counter: counter as u64 }.into()),
+        method: "S/M".into(),
+        request: request.as_bytes().to_vec().into(),
+        caller: String::new(),
+    };
+    let commands = requests.iter().enumerate().map(command).collect();
+    codec::entry::Entry { time_ms: 7, commands, ..Default::default() }
+}
+
+fn begun() -> System {
+    System { genesis: Some((1, Genesis::default()).into()), ..System::default() }
+}
+
+fn limits() -> Limits {
+    Limits { fuel_per_command: 100, fuel_per_entry: 250, ..Limits::default() }
+}
+
+struct Run {
+    effects: Effects,
+    ran: Vec<(String, u32)>,
+}
+
+impl Run {
+    fn keys(&self) -> Vec<&str> {
+        self.effects.writes.keys().map(|key| std::str::from_utf8(key).unwrap()).collect()
+    }
+
+    fn verdicts(&self) -> Vec<Verdict> {
+        self.effects.outcomes.iter().map(|(_, verdict)| verdict.clone()).collect()
+    }
+
+    fn ran(&self) -> Vec<(&str, u32)> {
+        self.ran.iter().map(|(request, served)| (request.as_str(), *served)).collect()
+    }
+}
+
+fn run_from(system: &System, requests: &[&str]) -> Result<Run, HostFault> {
+    let (sandbox, limits) = (Scripted::default(), limits());
+    let runner = Runner { sandbox: &sandbox, limits: &limits };
+    let effects = normal(system, log_id(2), &entry_of(requests), Some(runner), Empty)?;
+    let ran = sandbox.ran.borrow().clone();
+    Ok(Run { effects, ran })
+}
+
+fn run(requests: &[&str]) -> Run {
+    run_from(&begun(), requests).unwrap()
+}
+
+fn reply(text: &str) -> Verdict {
+    Verdict::Reply(text.as_bytes().to_vec().into())
+}
+
+#[test]
+fn commands_of_an_entry_share_an_instance_while_all_goes_well() {
+    let run = run(&["put a", "put b"]);
+    assert_eq!(run.keys(), ["a", "b"]);
+    assert_eq!(run.ran(), [("put a", 0), ("put b", 1)]);
+    assert_eq!(run.effects.system.counters.commands, 2);
+}
+
+#[test]
+fn failed_and_refused_commands_leave_no_write_and_a_fresh_instance() {
+    let run = run(&["put a; refuse", "put b", "put c; fail", "put d"]);
+    assert_eq!(run.keys(), ["b", "d"]);
+    assert_eq!(run.ran(), [("put a; refuse", 0), ("put b", 0), ("put c; fail", 1), ("put c; fail", 0), ("put d", 0)]);
+    assert_eq!((run.effects.system.counters.commands, run.effects.system.counters.failed), (4, 2));
+}
+
+#[test]
+fn failure_beside_a_neighbour_is_run_again_alone_and_only_that_counts() {
+    let run = run(&["put a", "put b; neighbour", "put c"]);
+    assert_eq!(run.verdicts(), [reply("put a"), reply("put b; neighbour"), reply("put c")]);
+    assert_eq!(run.keys(), ["a", "b", "c"]);
+    assert_eq!(run.ran(), [("put a", 0), ("put b; neighbour", 1), ("put b; neighbour", 0), ("put c", 1)]);
+}
+
+#[test]
+fn commands_past_the_fuel_of_their_entry_are_not_run() {
+    let run = run(&["burn", "burn", "put c"]);
+    assert_eq!(run.verdicts(), [reply("burn"), reply("burn"), not_run()]);
+    assert_eq!(run.keys(), Vec::<&str>::new());
+    assert_eq!(run.effects.system.counters.commands, 2, "what was not run is not counted");
+}
+
+#[test]
+fn commands_before_genesis_are_refused_and_those_beside_it_run() {
+    let before = run_from(&System::default(), &["put a"]).unwrap();
+    assert_eq!(before.verdicts(), [before_genesis()]);
+    assert!(before.ran.is_empty());
+    let (sandbox, limits) = (Scripted::default(), limits());
+    let runner = Runner { sandbox: &sandbox, limits: &limits };
+    let with = codec::entry::Entry { genesis: Some(Genesis::default()), ..entry_of(&["put a"]) };
+    let effects = normal(&System::default(), log_id(1), &with, Some(runner), Empty).unwrap();
+    assert_eq!(effects.outcomes[0].1, reply("put a"));
+    assert_eq!(effects.system.genesis.unwrap().0, 1);
+}
+
+#[test]
+fn second_genesis_changes_nothing() {
+    let other = Genesis { cluster_id: vec![9; 16].into(), ..Genesis::default() };
+    let entry = codec::entry::Entry { genesis: Some(other), ..entry_of(&[]) };
+    let effects = normal(&begun(), log_id(5), &entry, None, Empty).unwrap();
+    assert_eq!(effects.system.genesis, begun().genesis);
+}
+
+#[test]
+fn log_time_never_goes_back() {
+    let system = System { time_ms: 50, ..begun() };
+    assert_eq!(run_from(&system, &["put a"]).unwrap().effects.system.time_ms, 50);
+    assert_eq!(run(&["put a"]).effects.system.time_ms, 7);
+}
+
+#[test]
+fn host_faults_are_no_outcome() {
+    assert!(run_from(&begun(), &["put a", "fault"]).is_err());
+}
+
+#[test]
+fn hash_depends_on_outcomes_and_writes_alone() {
+    let hash = |requests: &[&str]| run(requests).effects.system.hash;
+    assert_eq!(hash(&["put a"]), hash(&["put a"]));
+    assert_ne!(hash(&["put a"]), hash(&["put b"]));
+    assert_ne!(hash(&["fail"]), hash(&["refuse"]));
+}

@@ -1,0 +1,8 @@
+//! The machine over a real disk and a real guest in text: from an entry to its outcome, through restarts and snapshots.
+#![allow(clippy::unwrap_used)]
+
+mod conformance;
+mod guest_text;
+mod harness;
+mod lifecycle;
+mod transfer;

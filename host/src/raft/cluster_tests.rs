@@ -1,0 +1,293 @@
+//! Whole clusters in one process: real disks, real connections, real Raft, and no guest (entries are blank).
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use openraft::async_runtime::WatchReceiver;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tonic::Status;
+
+use crate::codec::Genesis;
+use crate::machine::{self, Machine};
+use crate::raft::install::Installer;
+use crate::raft::join::{ComponentId, Host, JoinOffer};
+use crate::raft::link::Links;
+use crate::raft::membership::MembershipError;
+use crate::raft::service::{ForwardHandler, Parts, ReadIndexHandler};
+use crate::raft::{ClusterCell, Me, Members, NetworkFactory, PeerService, Raft, RaftCell, Timeouts, peer};
+use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::types::{Cluster, Fatal, GROUP, Node, NodeId};
+
+const COMPONENT: &[u8] = b"pretend that this is wasm";
+
+/// What a test waits for at most. Long: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct TestHost;
+
+impl Host for TestHost {
+    fn boot(&self) -> u64 {
+        1
+    }
+    fn component(&self) -> Option<ComponentId> {
+        None
+    }
+    fn genesis(&self) -> Option<Genesis> {
+        let component_hash = blake3::hash(COMPONENT).as_bytes().to_vec().into();
+        Some(Genesis { component_hash, ..Genesis::default() })
+    }
+    fn load_component(&self, _hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String> {
+        Ok(Some(COMPONENT.to_vec()))
+    }
+    fn adopt(&self, _offer: JoinOffer) -> BoxFuture<'static, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The command path is not under test here.
+struct Nobody;
+
+impl ForwardHandler for Nobody {
+    fn forward(
+        &self,
+        _from: NodeId,
+        _requests: BoxStream<'static, Result<peer::ForwardRequest, Status>>,
+    ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
+        futures::stream::empty().boxed()
+    }
+}
+
+impl ReadIndexHandler for Nobody {
+    fn read_index(&self, _from: NodeId) -> BoxFuture<'static, Result<u64, Status>> {
+        Box::pin(async { Err(Status::failed_precondition("not under test")) })
+    }
+}
+
+struct TestNode {
+    me: Me,
+    cluster: ClusterCell,
+    raft: RaftCell,
+    members: Members,
+    machine: Machine,
+    log: Log,
+    catch_up: Duration,
+    stop: Option<oneshot::Sender<()>>,
+    /// Held open: the lock and the directory go last.
+    _place: (DataDir, TempDir),
+}
+
+impl TestNode {
+    /// A node with a running Raft instance that is in no cluster yet.
+    async fn start(id: NodeId, name: &str) -> TestNode {
+        Self::start_with(id, name, Duration::from_secs(30), true).await
+    }
+
+    async fn start_with(id: NodeId, name: &str, catch_up: Duration, with_raft: bool) -> TestNode {
+        let place = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(place.path()).unwrap();
+        let fatal = Fatal::default();
+        let log = Log::open(&directory, GROUP, fatal.clone()).unwrap();
+        let (machine, state_machine) = machine::open(machine::Options {
+            state: State::open(&directory, GROUP).unwrap(),
+            checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),
+            log: log.clone(),
+            node: id,
+            boot: 1,
+            fatal,
+            query_threads: 1,
+            query_queue_max: 1,
+        })
+        .unwrap();
+        let (cluster, raft) = (ClusterCell::new(None), RaftCell::default());
+        let links = Links::new(id, cluster.clone(), raft.clone(), Duration::from_secs(1));
+        if with_raft {
+            let network = NetworkFactory::new(links, machine.snapshots().clone(), timeouts());
+            let config = Arc::new(timeouts().config("test").unwrap());
+            raft.set(Raft::new(id, config, network, log.clone(), state_machine).await.unwrap());
+        }
+        let node = Node { name: name.into(), ..Node::default() };
+        let me = Me { node_id: id, node };
+        let members = members(&me, &cluster, &raft, catch_up);
+        let mut node =
+            TestNode { me, cluster, raft, members, machine, log, catch_up, stop: None, _place: (directory, place) };
+        node.listen().await;
+        node
+    }
+
+    /// Serves at a new address, and no longer at the one before.
+    async fn listen(&mut self) {
+        drop(self.stop.take());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        self.me.node.grpc_addr = format!("client-of-{address}");
+        self.me.node.raft_addr = address;
+        self.members = members(&self.me, &self.cluster, &self.raft, self.catch_up);
+        let service = PeerService::new(Parts {
+            me: self.me.clone(),
+            cluster: self.cluster.clone(),
+            raft: self.raft.clone(),
+            members: self.members.clone(),
+            host: Arc::new(TestHost),
+            snapshots: Arc::new(Installer::new(self.machine.clone())),
+            forward: Arc::new(Nobody),
+            read_index: Arc::new(Nobody),
+        });
+        let (stop, stopped) = oneshot::channel::<()>();
+        self.stop = Some(stop);
+        tokio::spawn(service.serve(listener, async { drop(stopped.await) }));
+    }
+
+    /// The first node of a cluster, leading it.
+    async fn bootstrapped(id: NodeId, name: &str, catch_up: Duration) -> TestNode {
+        let node = Self::start_with(id, name, catch_up, true).await;
+        let component_hash = *blake3::hash(COMPONENT).as_bytes();
+        assert!(node.cluster.set(Cluster { id: [1; 16], incarnation: 0, component_hash }));
+        node.raft().initialize(BTreeMap::from([(id, node.me.node.clone())])).await.unwrap();
+        node.wait_leader(id).await;
+        node
+    }
+
+    fn raft(&self) -> Arc<Raft> {
+        self.raft.get().unwrap()
+    }
+
+    async fn wait_leader(&self, leader: NodeId) {
+        let leads = |metrics: &openraft::RaftMetrics<_>| metrics.current_leader == Some(leader);
+        self.raft().wait(Some(PATIENCE)).metrics(leads, "the leader").await.unwrap();
+    }
+
+    async fn write(&self, entries: usize) -> u64 {
+        let mut index = 0;
+        for _ in 0..entries {
+            index = self.raft().write_blank().await.unwrap().log_id.index;
+        }
+        index
+    }
+
+    async fn applied(&self, index: u64) {
+        tokio::time::timeout(PATIENCE, self.machine.wait_applied(index)).await.unwrap();
+    }
+
+    async fn add_voter(&self, other: &TestNode) -> u64 {
+        self.members.add_voter(&other.me.node.name, &other.me.node.raft_addr, 0).await.unwrap()
+    }
+
+    fn voters(&self) -> Vec<(String, bool)> {
+        let configuration = self.members.configuration().unwrap();
+        configuration.servers.into_iter().map(|server| (server.node.name, server.voter)).collect()
+    }
+
+    async fn stop(self) {
+        self.raft().shutdown().await.unwrap();
+        self.machine.close().await.unwrap();
+        self.log.close();
+    }
+}
+
+fn timeouts() -> Timeouts {
+    Timeouts { heartbeat: Duration::from_secs(2), election: Duration::from_secs(10) }
+}
+
+fn members(me: &Me, cluster: &ClusterCell, raft: &RaftCell, catch_up: Duration) -> Members {
+    let links = Links::new(me.node_id, cluster.clone(), raft.clone(), Duration::from_secs(1));
+    Members::new(me.clone(), links, raft.clone(), Arc::new(TestHost), timeouts(), catch_up)
+}
+
+fn set(members: &[(&str, bool)]) -> Vec<(String, bool)> {
+    members.iter().map(|(name, voter)| ((*name).to_owned(), *voter)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_forms_hands_leadership_over_and_shrinks() {
+    let a = TestNode::bootstrapped(1, "nodeA", PATIENCE).await;
+    let (b, c) = (TestNode::start(2, "nodeB").await, TestNode::start(3, "nodeC").await);
+    a.write(20).await;
+
+    let index = a.add_voter(&b).await;
+    assert_eq!(a.members.configuration().unwrap().index, index);
+    let stale = a.members.add_voter("nodeC", &c.me.node.raft_addr, index - 1).await.unwrap_err();
+    assert!(matches!(stale, MembershipError::ConfigurationChanged { found, .. } if found == index));
+    a.add_voter(&c).await;
+    assert_eq!(a.add_voter(&c).await, a.members.configuration().unwrap().index, "again is no change");
+    let last = a.write(20).await;
+    for node in [&a, &b, &c] {
+        node.applied(last).await;
+        assert_eq!(node.voters(), set(&[("nodeA", true), ("nodeB", true), ("nodeC", true)]));
+    }
+
+    let refused = b.members.remove("nodeC", 0).await.unwrap_err().to_string();
+    assert!(refused.starts_with("node is not the leader; the leader is nodeA at client-of-"), "{refused}");
+    let stranger = a.members.add_voter("nodeX", &b.me.node.raft_addr, 0).await.unwrap_err();
+    assert!(matches!(stranger, MembershipError::OtherName { .. }));
+
+    a.members.transfer_leadership_to("nodeB").await.unwrap();
+    b.wait_leader(2).await;
+    b.members.demote("nodeC", 0).await.unwrap();
+    assert_eq!(b.voters(), set(&[("nodeA", true), ("nodeB", true), ("nodeC", false)]));
+    b.members.remove("nodeC", 0).await.unwrap();
+    assert_eq!(b.voters(), set(&[("nodeA", true), ("nodeB", true)]));
+    b.members.transfer_leadership().await.unwrap();
+    a.wait_leader(1).await;
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_behind_the_purged_log_gets_a_snapshot() {
+    let a = TestNode::bootstrapped(1, "nodeA", PATIENCE).await;
+    a.applied(a.write(50).await).await;
+    let taken = a.machine.snapshots().take().await.unwrap();
+    a.raft().trigger().snapshot().await.unwrap();
+    let wait = a.raft().wait(Some(PATIENCE));
+    wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index == taken), "a snapshot").await.unwrap();
+    a.raft().trigger().purge_log(taken).await.unwrap();
+    wait.metrics(|metrics| metrics.purged.is_some_and(|id| id.index == taken), "a purge").await.unwrap();
+
+    let b = TestNode::start(2, "nodeB").await;
+    a.members.add_learner("nodeB", &b.me.node.raft_addr, 0).await.unwrap();
+    b.applied(a.write(3).await).await;
+    assert!(b.raft().metrics().borrow_watched().purged.is_some(), "its log begins behind the snapshot");
+    b.applied(a.add_voter(&b).await).await;
+    assert_eq!(b.machine.hash_tip(), a.machine.hash_tip());
+    for node in [a, b] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_that_does_not_catch_up_is_taken_out_again() {
+    let a = TestNode::bootstrapped(1, "nodeA", Duration::from_millis(500)).await;
+    let deaf = TestNode::start_with(2, "nodeB", PATIENCE, false).await;
+    let error = a.members.add_voter("nodeB", &deaf.me.node.raft_addr, 0).await.unwrap_err();
+    assert!(matches!(error, MembershipError::NotCaughtUp { .. }), "{error}");
+    assert_eq!(a.voters(), set(&[("nodeA", true)]));
+    a.write(1).await;
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_moved_is_recorded_and_reached_at_its_new_address() {
+    let a = TestNode::bootstrapped(1, "nodeA", PATIENCE).await;
+    let mut b = TestNode::start(2, "nodeB").await;
+    a.add_voter(&b).await;
+    b.applied(a.write(1).await).await;
+
+    let before = b.me.node.raft_addr.clone();
+    b.listen().await;
+    assert_ne!(b.me.node.raft_addr, before);
+    tokio::time::timeout(PATIENCE, b.members.announce_addresses()).await.unwrap();
+    let servers = a.members.configuration().unwrap().servers;
+    assert_eq!(servers[1].node, b.me.node);
+    b.applied(a.write(3).await).await;
+    for node in [a, b] {
+        node.stop().await;
+    }
+}
