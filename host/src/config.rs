@@ -108,11 +108,7 @@ pub struct ConfigError {
 impl ConfigError {
     /// A refusal of `flag`.
     pub fn new(flag: &'static str, problem: impl Into<String>, hint: impl Into<String>) -> Self {
-        ConfigError {
-            flag,
-            problem: problem.into(),
-            hint: hint.into(),
-        }
+        ConfigError { flag, problem: problem.into(), hint: hint.into() }
     }
 }
 
@@ -139,15 +135,9 @@ impl NodeConfig {
             return refuse("the node needs a name".into());
         }
         if self.name.len() > RAFT_ID_BYTES_MAX {
-            return refuse(format!(
-                "{} bytes are more than the {RAFT_ID_BYTES_MAX} that are allowed",
-                self.name.len()
-            ));
+            return refuse(format!("{} bytes are more than the {RAFT_ID_BYTES_MAX} that are allowed", self.name.len()));
         }
-        let odd = self
-            .name
-            .chars()
-            .find(|&c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.'));
+        let odd = self.name.chars().find(|&c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.'));
         if let Some(odd) = odd {
             return refuse(format!(
                 "{odd:?} in {:?} is not a letter, digit, '-', '_' or '.'; the name becomes a directory",
@@ -155,10 +145,7 @@ impl NodeConfig {
             ));
         }
         if self.name.starts_with(['.', '-']) {
-            return refuse(format!(
-                "{:?} begins with '.' or '-', but it becomes the name of a directory",
-                self.name
-            ));
+            return refuse(format!("{:?} begins with '.' or '-', but it becomes the name of a directory", self.name));
         }
         Ok(())
     }
@@ -166,16 +153,8 @@ impl NodeConfig {
     fn validate_addresses(&self) -> Result<(), ConfigError> {
         let mut listening: Vec<(&'static str, Address)> = Vec::new();
         let listen = [
-            (
-                "--grpc_addr",
-                Some(&self.grpc_addr),
-                Some(("--grpc_advertise_addr", &self.grpc_advertise_addr)),
-            ),
-            (
-                "--raft_addr",
-                Some(&self.raft_addr),
-                Some(("--raft_advertise_addr", &self.raft_advertise_addr)),
-            ),
+            ("--grpc_addr", Some(&self.grpc_addr), Some(("--grpc_advertise_addr", &self.grpc_advertise_addr))),
+            ("--raft_addr", Some(&self.raft_addr), Some(("--raft_advertise_addr", &self.raft_advertise_addr))),
             ("--http_addr", self.http_addr.as_ref(), None),
         ];
         for (flag, text, advertise) in listen {
@@ -193,16 +172,9 @@ impl NodeConfig {
                     "add --insecure if the network is trusted, or listen on localhost",
                 ));
             }
-            if let Some((other, _)) = listening
-                .iter()
-                .find(|(_, earlier)| earlier.collides_with(&address))
-            {
+            if let Some((other, _)) = listening.iter().find(|(_, earlier)| earlier.collides_with(&address)) {
                 let hint = "give each its own port, or port 0 to let the system choose";
-                return Err(ConfigError::new(
-                    flag,
-                    format!("{address} is the same port as {other}"),
-                    hint,
-                ));
+                return Err(ConfigError::new(flag, format!("{address} is the same port as {other}"), hint));
             }
             listening.push((flag, address));
         }
@@ -211,42 +183,21 @@ impl NodeConfig {
 
     fn validate_times(&self) -> Result<(), ConfigError> {
         let durations = [
-            (
-                "--snapshot_interval",
-                self.snapshot_interval,
-                Duration::from_millis(1),
-            ),
-            (
-                "--heartbeat_timeout",
-                self.heartbeat_timeout,
-                HEARTBEAT_TIMEOUT_MIN,
-            ),
-            (
-                "--election_timeout",
-                self.election_timeout,
-                HEARTBEAT_TIMEOUT_MIN,
-            ),
+            ("--snapshot_interval", self.snapshot_interval, Duration::from_millis(1)),
+            ("--heartbeat_timeout", self.heartbeat_timeout, HEARTBEAT_TIMEOUT_MIN),
+            ("--election_timeout", self.election_timeout, HEARTBEAT_TIMEOUT_MIN),
         ];
         for (flag, value, min) in durations {
             if value < min || value > DURATION_MAX {
                 let shown = humantime::format_duration(value);
-                let (min, max) = (
-                    humantime::format_duration(min),
-                    humantime::format_duration(DURATION_MAX),
-                );
+                let (min, max) = (humantime::format_duration(min), humantime::format_duration(DURATION_MAX));
                 let hint = format!("give a duration from {min} to {max}, such as 500ms or 2s");
-                return Err(ConfigError::new(
-                    flag,
-                    format!("{shown} is out of range"),
-                    hint,
-                ));
+                return Err(ConfigError::new(flag, format!("{shown} is out of range"), hint));
             }
         }
         if self.election_timeout < self.heartbeat_timeout {
-            let (election, heartbeat) = (
-                humantime::format_duration(self.election_timeout),
-                humantime::format_duration(self.heartbeat_timeout),
-            );
+            let (election, heartbeat) =
+                (humantime::format_duration(self.election_timeout), humantime::format_duration(self.heartbeat_timeout));
             return Err(ConfigError::new(
                 "--election_timeout",
                 format!(
@@ -259,8 +210,7 @@ impl NodeConfig {
     }
 
     fn validate_fsm(&self) -> Result<(), ConfigError> {
-        let build =
-            "`cargo xtask guests` builds the example guests into build/, among them build/kv.wasm";
+        let build = "`cargo xtask guests` builds the example guests into build/, among them build/kv.wasm";
         match &self.fsm {
             None if self.bootstrap => Err(ConfigError::new(
                 "--fsm",
@@ -293,13 +243,8 @@ fn validate_advertised(
         if listen.is_unspecified() {
             return Err(ConfigError::new(
                 flag,
-                format!(
-                    "{listen} means every interface, which is no address that other nodes could dial"
-                ),
-                format!(
-                    "add {advertise_flag}=<name or IP of this machine>:{}",
-                    listen.port
-                ),
+                format!("{listen} means every interface, which is no address that other nodes could dial"),
+                format!("add {advertise_flag}=<name or IP of this machine>:<port>, and give the port here too"),
             ));
         }
         return Ok(());
@@ -321,10 +266,7 @@ mod tests {
     use super::*;
 
     fn good() -> NodeConfig {
-        NodeConfig {
-            name: "nodeA".into(),
-            ..NodeConfig::default()
-        }
+        NodeConfig { name: "nodeA".into(), ..NodeConfig::default() }
     }
 
     #[test]
@@ -342,19 +284,11 @@ mod tests {
             ("--raft_id", "begins with", |c| c.name = "..".into()),
             ("--raft_id", "65 bytes", |c| c.name = "a".repeat(65)),
             ("--fsm", "must bring", |c| c.bootstrap = true),
-            ("--fsm", "no file", |c| {
-                c.fsm = Some("/nonexistent/x.wasm".into())
-            }),
+            ("--fsm", "no file", |c| c.fsm = Some("/nonexistent/x.wasm".into())),
             ("--fsm", "is a directory", |c| c.fsm = Some("/".into())),
-            ("--grpc_addr", "reached from other machines", |c| {
-                c.grpc_addr = "10.0.0.1:1".into()
-            }),
-            ("--raft_addr", "reached from other machines", |c| {
-                c.raft_addr = "db1.example:1".into()
-            }),
-            ("--http_addr", "reached from other machines", |c| {
-                c.http_addr = Some("0.0.0.0:80".into())
-            }),
+            ("--grpc_addr", "reached from other machines", |c| c.grpc_addr = "10.0.0.1:1".into()),
+            ("--raft_addr", "reached from other machines", |c| c.raft_addr = "db1.example:1".into()),
+            ("--http_addr", "reached from other machines", |c| c.http_addr = Some("0.0.0.0:80".into())),
             ("--raft_addr", "every interface", |c| {
                 c.insecure = true;
                 c.raft_addr = "0.0.0.0:5".into();
@@ -363,46 +297,23 @@ mod tests {
                 c.insecure = true;
                 c.grpc_addr = ":5".into();
             }),
-            ("--raft_advertise_addr", "no address", |c| {
-                c.raft_advertise_addr = Some("[::]:5".into())
-            }),
-            ("--raft_advertise_addr", "no address", |c| {
-                c.raft_advertise_addr = Some("host:0".into())
-            }),
-            ("--grpc_advertise_addr", "has no port", |c| {
-                c.grpc_advertise_addr = Some("host".into())
-            }),
-            ("--grpc_addr", "has no port", |c| {
-                c.grpc_addr = "localhost".into()
-            }),
-            ("--grpc_addr", "is not a port", |c| {
-                c.grpc_addr = "localhost:70000".into()
-            }),
-            ("--raft_addr", "same port as --grpc_addr", |c| {
-                c.raft_addr = "127.0.0.1:40051".into()
-            }),
-            ("--http_addr", "same port as --raft_addr", |c| {
-                c.http_addr = Some("[::1]:50051".into())
-            }),
-            ("--election_timeout", "shorter than", |c| {
-                c.heartbeat_timeout = Duration::from_secs(4)
-            }),
-            ("--heartbeat_timeout", "out of range", |c| {
-                c.heartbeat_timeout = Duration::from_millis(1)
-            }),
-            ("--snapshot_interval", "out of range", |c| {
-                c.snapshot_interval = Duration::ZERO
-            }),
+            ("--raft_advertise_addr", "no address", |c| c.raft_advertise_addr = Some("[::]:5".into())),
+            ("--raft_advertise_addr", "no address", |c| c.raft_advertise_addr = Some("host:0".into())),
+            ("--grpc_advertise_addr", "has no port", |c| c.grpc_advertise_addr = Some("host".into())),
+            ("--grpc_addr", "has no port", |c| c.grpc_addr = "localhost".into()),
+            ("--grpc_addr", "is not a port", |c| c.grpc_addr = "localhost:70000".into()),
+            ("--raft_addr", "same port as --grpc_addr", |c| c.raft_addr = "127.0.0.1:40051".into()),
+            ("--http_addr", "same port as --raft_addr", |c| c.http_addr = Some("[::1]:50051".into())),
+            ("--election_timeout", "shorter than", |c| c.heartbeat_timeout = Duration::from_secs(4)),
+            ("--heartbeat_timeout", "out of range", |c| c.heartbeat_timeout = Duration::from_millis(1)),
+            ("--snapshot_interval", "out of range", |c| c.snapshot_interval = Duration::ZERO),
         ];
         for (flag, problem, change) in table {
             let mut config = good();
             change(&mut config);
             let error = config.validate().expect_err(problem);
             assert_eq!(error.flag, *flag, "{error}");
-            assert!(
-                error.problem.contains(problem),
-                "{problem:?} not in {error}"
-            );
+            assert!(error.problem.contains(problem), "{problem:?} not in {error}");
             assert!(!error.hint.is_empty(), "{error} has no hint");
         }
     }

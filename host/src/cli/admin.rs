@@ -63,31 +63,21 @@ pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
         let manager = if args.leader {
             find_leader(&args.addr, args.timeout).await?
         } else {
-            Manager::new(
-                client::connect(&args.addr, CONNECT_PATIENCE).await?,
-                args.timeout,
-            )
+            Manager::new(client::connect(&args.addr, CONNECT_PATIENCE).await?, args.timeout)
         };
         invoke(&manager, &rpc, &request).await
     })
 }
 
-async fn invoke(
-    manager: &Manager,
-    rpc: &MethodDescriptor,
-    request: &DynamicMessage,
-) -> anyhow::Result<()> {
+async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage) -> anyhow::Result<()> {
     let reply = say(manager, rpc, request).await?;
     if !is_operation(&reply) {
         return Ok(());
     }
     let outcome = say(manager, &known("Await"), &reply).await?;
     // The operation is over whatever becomes of its token; a node that was shut down may be gone already.
-    if let Err(status) = manager.call(&known("Forget"), &reply).await {
-        eprintln!(
-            "the operation ended, but its token was not forgotten: {}",
-            Failure::from_status(&status)
-        );
+    if let Err(error) = say(manager, &known("Forget"), &reply).await {
+        eprintln!("the operation ended, but its token was not forgotten: {error}");
     }
     match operation_error(&outcome) {
         Some(error) => Err(Failure::new(format!("{} failed: {error}", rpc.name())).into()),
@@ -96,16 +86,8 @@ async fn invoke(
 }
 
 /// Calls, and prints both sides.
-async fn say(
-    manager: &Manager,
-    rpc: &MethodDescriptor,
-    request: &DynamicMessage,
-) -> anyhow::Result<DynamicMessage> {
-    print_line(format!(
-        "Invoking {}({})",
-        rpc.name(),
-        text::format(request, Defaults::Hidden)
-    ))?;
+async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage) -> anyhow::Result<DynamicMessage> {
+    print_line(format!("Invoking {}({})", rpc.name(), text::format(request, Defaults::Hidden)))?;
     let failed = |status: Status| Failure::from_status(&status);
     let reply = manager.call(rpc, request).await.map_err(failed)?;
     let shown = text::format(&reply, Defaults::Shown);
@@ -137,10 +119,7 @@ async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<M
 }
 
 fn unknown_rpc(name: &str) -> Failure {
-    let names: Vec<String> = manager::rpcs()
-        .iter()
-        .map(|rpc| text::snake_case(rpc.name()))
-        .collect();
+    let names: Vec<String> = manager::rpcs().iter().map(|rpc| text::snake_case(rpc.name())).collect();
     let close = similar(name, names.iter().map(String::as_str));
     let hint = if close.is_empty() {
         format!("there are {}", names.join(", "))
@@ -159,11 +138,7 @@ mod tests {
     fn help_lists_every_rpc_with_its_arguments() {
         let help = help();
         for rpc in manager::rpcs() {
-            assert!(
-                help.contains(&format!("  {}\n", manager::usage(&rpc))),
-                "{}",
-                rpc.name()
-            );
+            assert!(help.contains(&format!("  {}\n", manager::usage(&rpc))), "{}", rpc.name());
         }
     }
 

@@ -25,9 +25,7 @@ fn flag(text: &str) -> Option<String> {
     };
     let is_long = name.len() > 1
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     is_long.then(|| {
         let name = name.replace('-', "_");
         value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
@@ -54,19 +52,13 @@ mod tests {
             ("node-a", "node-a"),
         ];
         for (typed, meant) in table {
-            assert_eq!(
-                normalise([OsString::from(typed)].into_iter()),
-                [OsString::from(meant)]
-            );
+            assert_eq!(normalise([OsString::from(typed)].into_iter()), [OsString::from(meant)]);
         }
     }
 
     #[test]
     fn nothing_changes_behind_a_double_dash() {
         let typed = ["-raft_id", "--", "-raft-id"].map(OsString::from);
-        assert_eq!(
-            normalise(typed.into_iter()),
-            ["--raft_id", "--", "-raft-id"].map(OsString::from)
-        );
+        assert_eq!(normalise(typed.into_iter()), ["--raft_id", "--", "-raft-id"].map(OsString::from));
     }
 }

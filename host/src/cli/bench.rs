@@ -78,14 +78,9 @@ struct Seen {
 
 /// Runs the load for each number of clients and prints a line a run.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        print_line(format!(
-            "Example/Add, {}-byte values, {} s a run, closed loop",
-            args.value_bytes, args.seconds
-        ))?;
+        print_line(format!("Example/Add, {}-byte values, {} s a run, closed loop", args.value_bytes, args.seconds))?;
         print_line(format!(
             "{:>7} {:>10} {:>10} {:>10} {:>10} {:>10} {:>8}",
             "clients", "ops", "ops/s", "p50", "p99", "max", "errors"
@@ -98,11 +93,8 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
                 print_line(format!("        {count} times {error}"))?;
             }
             if seen.latencies.is_empty() {
-                let elapsed =
-                    humantime::format_duration(Duration::from_secs(began.elapsed().as_secs()));
-                return Err(
-                    Failure::new(format!("no command was acknowledged in {elapsed}")).into(),
-                );
+                let elapsed = humantime::format_duration(Duration::from_secs(began.elapsed().as_secs()));
+                return Err(Failure::new(format!("no command was acknowledged in {elapsed}")).into());
             }
         }
         Ok(())
@@ -139,10 +131,7 @@ async fn drive(channel: Channel, client: usize, value_bytes: usize, end: Instant
     let val = "x".repeat(value_bytes);
     let mut count = 0;
     while Instant::now() < end {
-        let request = AddRequest {
-            key: format!("bench/{client}/{}", count % KEYS_PER_CLIENT),
-            val: val.clone(),
-        };
+        let request = AddRequest { key: format!("bench/{client}/{}", count % KEYS_PER_CLIENT), val: val.clone() };
         count += 1;
         let began = Instant::now();
         match add(&mut grpc, request).await {
@@ -158,16 +147,12 @@ async fn drive(channel: Channel, client: usize, value_bytes: usize, end: Instant
 }
 
 async fn add(grpc: &mut Grpc<Channel>, request: AddRequest) -> Result<u64, Status> {
-    let gone = |error: tonic::transport::Error| {
-        Status::unavailable(format!("the connection is gone: {error}"))
-    };
+    let gone = |error: tonic::transport::Error| Status::unavailable(format!("the connection is gone: {error}"));
     grpc.ready().await.map_err(gone)?;
     let mut request = Request::new(request);
     request.set_timeout(COMMAND_TIMEOUT);
     let codec: ProstCodec<AddRequest, AddResponse> = ProstCodec::default();
-    let reply = grpc
-        .unary(request, PathAndQuery::from_static("/Example/Add"), codec)
-        .await?;
+    let reply = grpc.unary(request, PathAndQuery::from_static("/Example/Add"), codec).await?;
     Ok(reply.into_inner().commit_index)
 }
 
@@ -176,12 +161,7 @@ fn row(clients: u32, seen: &Seen, elapsed: Duration) -> String {
     let rate = ops as f64 / elapsed.as_secs_f64();
     let errors: u64 = seen.errors.values().sum();
     let at = |percent| milliseconds(percentile(&seen.latencies, percent));
-    format!(
-        "{clients:>7} {ops:>10} {rate:>10.0} {:>10} {:>10} {:>10} {errors:>8}",
-        at(50),
-        at(99),
-        at(100)
-    )
+    format!("{clients:>7} {ops:>10} {rate:>10.0} {:>10} {:>10} {:>10} {errors:>8}", at(50), at(99), at(100))
 }
 
 /// The latency that `percent` of the commands did not exceed; `sorted` is ascending.
@@ -191,10 +171,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
 }
 
 fn milliseconds(latency: Option<Duration>) -> String {
-    latency.map_or_else(
-        || "-".into(),
-        |latency| format!("{:.2}ms", latency.as_secs_f64() * 1000.0),
-    )
+    latency.map_or_else(|| "-".into(), |latency| format!("{:.2}ms", latency.as_secs_f64() * 1000.0))
 }
 
 #[cfg(test)]

@@ -62,39 +62,24 @@ pub(crate) fn run(args: &CallArgs) -> anyhow::Result<()> {
     })
 }
 
-async fn call(
-    channel: Channel,
-    service: &str,
-    method: &str,
-    args: &CallArgs,
-) -> anyhow::Result<()> {
+async fn call(channel: Channel, service: &str, method: &str, args: &CallArgs) -> anyhow::Result<()> {
     let service = describe(channel.clone(), service).await?;
     let method = find_method(&service, method)?;
     let request = request(&method, &args.json)?;
-    let mut options = CallOptions {
-        timeout: args.timeout,
-        metadata: MetadataMap::new(),
-    };
+    let mut options = CallOptions { timeout: args.timeout, metadata: MetadataMap::new() };
     for (key, value) in &args.metadata {
         options.metadata.append(key.clone(), value.clone());
     }
     if method.is_client_streaming() {
         let name = method.full_name();
-        return Err(Failure::usage(format!(
-            "{name} takes a stream of requests, which this command cannot send"
-        ))
-        .into());
+        return Err(Failure::usage(format!("{name} takes a stream of requests, which this command cannot send")).into());
     }
     let failed = |status: tonic::Status| Failure::from_status(&status);
     if !method.is_server_streaming() {
-        let reply = client::unary(&channel, &method, &request, &options)
-            .await
-            .map_err(failed)?;
+        let reply = client::unary(&channel, &method, &request, &options).await.map_err(failed)?;
         return print_line(to_json(&reply)?);
     }
-    let mut replies = client::server_streaming(&channel, &method, &request, &options)
-        .await
-        .map_err(failed)?;
+    let mut replies = client::server_streaming(&channel, &method, &request, &options).await.map_err(failed)?;
     loop {
         let reply = client::next(&mut replies, &options).await.map_err(failed)?;
         let Some(reply) = reply else { return Ok(()) };
@@ -105,15 +90,10 @@ async fn call(
 async fn describe(channel: Channel, service: &str) -> anyhow::Result<ServiceDescriptor> {
     let mut reflection = Reflection::new(channel);
     let services = reflection.services().await?;
-    let unknown =
-        |hint: String| Failure::new(format!("the server has no service {service:?}")).hint(hint);
+    let unknown = |hint: String| Failure::new(format!("the server has no service {service:?}")).hint(hint);
     if !services.iter().any(|known| known == service) {
         let close = similar(service, services.iter().map(String::as_str));
-        let shown = if close.is_empty() {
-            services.join(", ")
-        } else {
-            close.join(", ")
-        };
+        let shown = if close.is_empty() { services.join(", ") } else { close.join(", ") };
         return Err(unknown(format!("it has {shown}")).into());
     }
     let pool = reflection.describe(&[service.to_owned()]).await?;
@@ -124,18 +104,12 @@ async fn describe(channel: Channel, service: &str) -> anyhow::Result<ServiceDesc
 fn find_method(service: &ServiceDescriptor, name: &str) -> anyhow::Result<MethodDescriptor> {
     let exact = service.methods().find(|method| method.name() == name);
     exact.ok_or_else(|| {
-        let names: Vec<String> = service
-            .methods()
-            .map(|method| method.name().to_owned())
-            .collect();
+        let names: Vec<String> = service.methods().map(|method| method.name().to_owned()).collect();
         let close = similar(name, names.iter().map(String::as_str));
-        let shown = if close.is_empty() {
-            names.join(", ")
-        } else {
-            close.join(", ")
-        };
+        let shown = if close.is_empty() { names.iter().map(String::as_str).collect() } else { close };
+        let paths: Vec<String> = shown.iter().map(|method| format!("{}/{method}", service.full_name())).collect();
         Failure::new(format!("{} has no method {name:?}", service.full_name()))
-            .hint(format!("it has {shown}"))
+            .hint(format!("it has {}", paths.join(", ")))
             .into()
     })
 }
@@ -208,23 +182,15 @@ fn split_method(text: &str) -> (&str, Option<&str>) {
 
 fn request(method: &MethodDescriptor, argument: &str) -> anyhow::Result<DynamicMessage> {
     let json = match argument.strip_prefix('@') {
-        Some(path) => {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?
-        }
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?,
         None if argument == "-" => {
             let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .context("cannot read stdin")?;
+            std::io::stdin().read_to_string(&mut text).context("cannot read stdin")?;
             text
         }
         None => argument.to_owned(),
     };
-    let json = if json.trim().is_empty() {
-        "{}"
-    } else {
-        json.as_str()
-    };
+    let json = if json.trim().is_empty() { "{}" } else { json.as_str() };
     parse(method, json).map_err(|error| {
         let message = method.input().full_name().to_owned();
         Failure::usage(format!("the request is no {message}: {error}"))
@@ -252,12 +218,8 @@ fn to_json(message: &DynamicMessage) -> anyhow::Result<String> {
 
 fn metadata_pair(text: &str) -> Result<(AsciiMetadataKey, AsciiMetadataValue), String> {
     let (key, value) = text.split_once('=').ok_or("give key=value")?;
-    let key = key
-        .parse()
-        .map_err(|_| format!("{key:?} is no metadata key (binary ones are not supported)"))?;
-    let value = value
-        .parse()
-        .map_err(|_| format!("{value:?} is no metadata value"))?;
+    let key = key.parse().map_err(|_| format!("{key:?} is no metadata key (binary ones are not supported)"))?;
+    let value = value.parse().map_err(|_| format!("{value:?} is no metadata value"))?;
     Ok((key, value))
 }
 
@@ -274,10 +236,7 @@ mod tests {
     #[test]
     fn methods_are_split_with_and_without_a_leading_slash() {
         assert_eq!(split_method("Example/Add"), ("Example", Some("Add")));
-        assert_eq!(
-            split_method("/a.b.Example/Add"),
-            ("a.b.Example", Some("Add"))
-        );
+        assert_eq!(split_method("/a.b.Example/Add"), ("a.b.Example", Some("Add")));
         assert_eq!(split_method("Example"), ("Example", None));
     }
 
@@ -294,10 +253,7 @@ mod tests {
         let error = request(&method("AddVoter"), r#"{"name": "x"}"#).unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert!(failure.to_string().contains("AddVoterRequest"), "{failure}");
-        assert!(
-            request(&method("AddVoter"), r#"{} {}"#).is_err(),
-            "trailing text is refused"
-        );
+        assert!(request(&method("AddVoter"), r#"{} {}"#).is_err(), "trailing text is refused");
     }
 
     #[test]
@@ -310,9 +266,6 @@ mod tests {
 
     #[test]
     fn signature_shows_both_messages() {
-        assert_eq!(
-            signature(&method("LastIndex")),
-            r#"RaftManager/LastIndex  {} -> {"index": uint64}"#
-        );
+        assert_eq!(signature(&method("LastIndex")), r#"RaftManager/LastIndex  {} -> {"index": uint64}"#);
     }
 }

@@ -72,8 +72,8 @@ pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Ch
 
 fn endpoint(addr: &str) -> anyhow::Result<Endpoint> {
     let plain = addr.strip_prefix("http://").unwrap_or(addr);
-    let mut address = Address::parse("the address", plain)
-        .map_err(|refused| Failure::usage(refused.problem).hint(refused.hint))?;
+    let mut address =
+        Address::parse("the address", plain).map_err(|refused| Failure::usage(refused.problem).hint(refused.hint))?;
     if address.host.is_empty() {
         address.host = "localhost".into();
     }
@@ -95,9 +95,7 @@ fn innermost(error: &tonic::transport::Error) -> String {
     last.map_or_else(|| error.to_string(), |cause| cause.to_string())
 }
 
-fn causes<'a>(
-    error: &'a tonic::transport::Error,
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+fn causes<'a>(error: &'a tonic::transport::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     let first: &(dyn std::error::Error + 'static) = error;
     std::iter::successors(Some(first), |cause| cause.source())
 }
@@ -130,17 +128,11 @@ pub(crate) async fn server_streaming(
         .server_streaming(request_of(request, options), path(method), RawCodec)
         .await
         .map_err(|status| say_timeout(status, options))?;
-    Ok(Replies {
-        stream: reply.into_inner(),
-        deadline,
-    })
+    Ok(Replies { stream: reply.into_inner(), deadline })
 }
 
 /// The next reply of a stream, or `None` at its end. The timeout of a call covers its whole stream.
-pub(crate) async fn next(
-    replies: &mut Replies,
-    options: &CallOptions,
-) -> Result<Option<Bytes>, Status> {
+pub(crate) async fn next(replies: &mut Replies, options: &CallOptions) -> Result<Option<Bytes>, Status> {
     let reply = match replies.deadline {
         Some(deadline) => tokio::time::timeout_at(deadline, replies.stream.message())
             .await
@@ -152,12 +144,8 @@ pub(crate) async fn next(
 
 /// The bytes of a reply as a message.
 pub(crate) fn decode(method: &MethodDescriptor, reply: Bytes) -> Result<DynamicMessage, Status> {
-    DynamicMessage::decode(method.output(), reply).map_err(|error| {
-        Status::internal(format!(
-            "the reply is no {}: {error}",
-            method.output().full_name()
-        ))
-    })
+    DynamicMessage::decode(method.output(), reply)
+        .map_err(|error| Status::internal(format!("the reply is no {}: {error}", method.output().full_name())))
 }
 
 /// tonic's channel ends a call at its timeout as CANCELLED, which would say that somebody wanted it to end.
@@ -165,9 +153,7 @@ fn say_timeout(status: Status, options: &CallOptions) -> Status {
     match options.timeout {
         Some(timeout) if status.code() == Code::Cancelled => {
             let timeout = humantime::format_duration(timeout);
-            Status::deadline_exceeded(format!(
-                "no answer within {timeout}; a command may still have taken effect"
-            ))
+            Status::deadline_exceeded(format!("no answer within {timeout}; a command may still have taken effect"))
         }
         _ => status,
     }
@@ -175,9 +161,9 @@ fn say_timeout(status: Status, options: &CallOptions) -> Status {
 
 async fn ready(channel: &Channel) -> Result<Grpc<Channel>, Status> {
     let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    grpc.ready().await.map_err(|error| {
-        Status::unavailable(format!("the connection is gone: {}", innermost(&error)))
-    })?;
+    grpc.ready()
+        .await
+        .map_err(|error| Status::unavailable(format!("the connection is gone: {}", innermost(&error))))?;
     Ok(grpc)
 }
 

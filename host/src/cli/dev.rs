@@ -94,10 +94,7 @@ async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
 
 /// What the README tells a person to do: the first node leads alone, then it adds the others.
 async fn form(plan: &Plan) -> anyhow::Result<()> {
-    let first = plan
-        .nodes
-        .first()
-        .context("a cluster has at least one node")?;
+    let first = plan.nodes.first().context("a cluster has at least one node")?;
     let channel = client::connect(&first.grpc_addr, START_PATIENCE).await?;
     let manager = Manager::new(channel, Some(OPERATION_TIMEOUT));
     let leads = async {
@@ -122,16 +119,9 @@ async fn form(plan: &Plan) -> anyhow::Result<()> {
 
 /// Where the nodes are and what to try first.
 async fn tell(plan: &Plan, fsm: &Path) -> anyhow::Result<()> {
-    print_line(format!(
-        "\n{} nodes run {}:",
-        plan.nodes.len(),
-        fsm.display()
-    ))?;
+    print_line(format!("\n{} nodes run {}:", plan.nodes.len(), fsm.display()))?;
     for node in &plan.nodes {
-        print_line(format!(
-            "  {}  clients {}  peers {}",
-            node.name, node.grpc_addr, node.raft_addr
-        ))?;
+        print_line(format!("  {}  clients {}  peers {}", node.name, node.grpc_addr, node.raft_addr))?;
     }
     let addr = &plan.nodes[0].grpc_addr;
     let methods = guest_methods(addr).await?;
@@ -140,24 +130,14 @@ async fn tell(plan: &Plan, fsm: &Path) -> anyhow::Result<()> {
         print_line(format!("  {method}"))?;
     }
     print_line("\nTry, in another terminal:")?;
-    let is_key_value = methods
-        .iter()
-        .any(|method| method.starts_with("Example/Add  {\"key\": string, \"val\": string}"));
+    let is_key_value =
+        methods.iter().any(|method| method.starts_with("Example/Add  {\"key\": string, \"val\": string}"));
     if is_key_value {
         let other = &plan.nodes[plan.nodes.len() - 1].grpc_addr;
-        print_line(format!(
-            "  lockstep call {addr} Example/Add '{{\"key\": \"hello\", \"val\": \"world\"}}'"
-        ))?;
-        print_line(format!(
-            "  lockstep call {other} Example/Get '{{\"key\": \"hello\", \"linearizable\": true}}'"
-        ))?;
-        print_line(format!(
-            "  grpcurl -plaintext -d '{{\"key\": \"hello\"}}' {addr} Example/Get"
-        ))?;
-    } else if let Some(name) = methods
-        .first()
-        .and_then(|method| method.split_whitespace().next())
-    {
+        print_line(format!("  lockstep call {addr} Example/Add '{{\"key\": \"hello\", \"val\": \"world\"}}'"))?;
+        print_line(format!("  lockstep call {other} Example/Get '{{\"key\": \"hello\", \"linearizable\": true}}'"))?;
+        print_line(format!("  grpcurl -plaintext -d '{{\"key\": \"hello\"}}' {addr} Example/Get"))?;
+    } else if let Some(name) = methods.first().and_then(|method| method.split_whitespace().next()) {
         print_line(format!("  lockstep call {addr} {name} '{{}}'"))?;
         print_line(format!("  grpcurl -plaintext -d '{{}}' {addr} {name}"))?;
     }
@@ -177,12 +157,7 @@ async fn guest_methods(addr: &str) -> anyhow::Result<Vec<String>> {
         }
         let pool = reflection.describe(std::slice::from_ref(&service)).await?;
         let described = pool.and_then(|pool| pool.get_service_by_name(&service));
-        methods.extend(
-            described
-                .iter()
-                .flat_map(|service| service.methods())
-                .map(|method| signature(&method)),
-        );
+        methods.extend(described.iter().flat_map(|service| service.methods()).map(|method| signature(&method)));
     }
     Ok(methods)
 }
@@ -190,22 +165,14 @@ async fn guest_methods(addr: &str) -> anyhow::Result<Vec<String>> {
 fn find_fsm(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let build = "`cargo xtask guests` builds the example guests, among them build/kv.wasm";
     if let Some(path) = given {
-        anyhow::ensure!(
-            path.is_file(),
-            Failure::usage(format!("there is no file {}", path.display())).hint(build)
-        );
+        anyhow::ensure!(path.is_file(), Failure::usage(format!("there is no file {}", path.display())).hint(build));
         return Ok(path.to_owned());
     }
-    let beside_us = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.join("kv.wasm")));
+    let beside_us = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("kv.wasm")));
     let candidates = [Some(PathBuf::from("build/kv.wasm")), beside_us];
     let found = candidates.into_iter().flatten().find(|path| path.is_file());
-    found.ok_or_else(|| {
-        Failure::usage("no state machine was named, and there is no ./build/kv.wasm")
-            .hint(build)
-            .into()
-    })
+    found
+        .ok_or_else(|| Failure::usage("no state machine was named, and there is no ./build/kv.wasm").hint(build).into())
 }
 
 /// Ctrl-C and SIGTERM.

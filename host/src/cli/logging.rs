@@ -23,28 +23,13 @@ pub(crate) enum LogFormat {
 /// Starts logging for this process. `level` is a level or a filter such as `info,lockstep::raft=debug`.
 pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), ConfigError> {
     let filter = filter(level)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     let node = node.to_owned();
     match format {
-        LogFormat::Text => builder
-            .map_event_format(|inner| Named {
-                inner,
-                node,
-                format,
-            })
-            .init(),
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .map_event_format(|inner| Named {
-                inner,
-                node,
-                format,
-            })
-            .init(),
+        LogFormat::Text => builder.map_event_format(|inner| Named { inner, node, format }).init(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).map_event_format(|inner| Named { inner, node, format }).init()
+        }
     }
     Ok(())
 }
@@ -52,26 +37,14 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
 /// The libraries below us say at `info` what only their authors want to know.
 fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     let is_plain_level = level.parse::<tracing::level_filters::LevelFilter>().is_ok();
-    let quiet = if level.eq_ignore_ascii_case("info") {
-        "info,openraft=warn"
-    } else {
-        level
-    };
+    let quiet = if level.eq_ignore_ascii_case("info") { "info,openraft=warn" } else { level };
     if !is_plain_level && !level.contains(['=', ',']) {
         let hint = "give off, error, warn, info, debug or trace, or a filter such as info,lockstep::raft=debug";
-        return Err(ConfigError::new(
-            "--log_level",
-            format!("{level:?} is no level"),
-            hint,
-        ));
+        return Err(ConfigError::new("--log_level", format!("{level:?} is no level"), hint));
     }
     EnvFilter::try_new(quiet).map_err(|error| {
         let hint = "a filter is a list such as info,lockstep::raft=debug";
-        ConfigError::new(
-            "--log_level",
-            format!("{level:?} is no filter: {error}"),
-            hint,
-        )
+        ConfigError::new("--log_level", format!("{level:?} is no filter: {error}"), hint)
     })
 }
 
@@ -88,20 +61,10 @@ where
     N: for<'a> FormatFields<'a> + 'static,
     F: FormatEvent<S, N>,
 {
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut line = String::new();
-        self.inner
-            .format_event(context, Writer::new(&mut line), event)?;
-        writeln!(
-            writer,
-            "{}",
-            with_name(line.trim_end(), &self.node, self.format)
-        )
+        self.inner.format_event(context, Writer::new(&mut line), event)?;
+        writeln!(writer, "{}", with_name(line.trim_end(), &self.node, self.format))
     }
 }
 
@@ -122,10 +85,7 @@ mod tests {
     fn json_line_stays_json_and_names_the_node() {
         let line = with_name("{\"level\":\"INFO\"}", "nodeA", LogFormat::Json);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(
-            (&value["node"], &value["level"]),
-            (&"nodeA".into(), &"INFO".into())
-        );
+        assert_eq!((&value["node"], &value["level"]), (&"nodeA".into(), &"INFO".into()));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use prost_reflect::{
-    Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MethodDescriptor,
-    ReflectMessage, ServiceDescriptor, Value,
+    Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MethodDescriptor, ReflectMessage,
+    ServiceDescriptor, Value,
 };
 use tonic::Status;
 use tonic::transport::Channel;
@@ -41,9 +41,7 @@ pub(crate) fn rpcs() -> Vec<MethodDescriptor> {
 /// The RPC of this name: `add_voter`, `add-voter` or `AddVoter`.
 pub(crate) fn rpc(name: &str) -> Option<MethodDescriptor> {
     let snake = name.replace('-', "_");
-    service()
-        .methods()
-        .find(|method| method.name() == name || snake_case(method.name()) == snake)
+    service().methods().find(|method| method.name() == name || snake_case(method.name()) == snake)
 }
 
 /// `add_voter <id> <address> [previous_index]`
@@ -51,11 +49,7 @@ pub(crate) fn usage(rpc: &MethodDescriptor) -> String {
     let mut words = vec![snake_case(rpc.name())];
     for field in rpc.input().fields() {
         let name = field.name();
-        words.push(if is_optional(&field) {
-            format!("[{name}]")
-        } else {
-            format!("<{name}>")
-        });
+        words.push(if is_optional(&field) { format!("[{name}]") } else { format!("<{name}>") });
     }
     words.join(" ")
 }
@@ -68,10 +62,7 @@ pub(crate) fn request(rpc: &MethodDescriptor, words: &[String]) -> Result<Dynami
     let required = fields.iter().filter(|field| !is_optional(field)).count();
     if words.len() < required || words.len() > fields.len() {
         let given = words.len();
-        let failure = Failure::usage(format!(
-            "{} was given {given} arguments",
-            snake_case(rpc.name())
-        ));
+        let failure = Failure::usage(format!("{} was given {given} arguments", snake_case(rpc.name())));
         return Err(failure.hint(format!("it is used as: {}", usage(rpc))));
     }
     let mut message = DynamicMessage::new(input);
@@ -89,35 +80,22 @@ fn value(field: &FieldDescriptor, word: &str) -> Result<Value, Failure> {
     let name = field.name();
     let not_a = |what: &str| Failure::usage(format!("{name}: {word:?} is not {what}"));
     if field.cardinality() == Cardinality::Repeated {
-        return Err(Failure::usage(format!(
-            "{name} takes several values, which the command line cannot say"
-        )));
+        return Err(Failure::usage(format!("{name} takes several values, which the command line cannot say")));
     }
     match field.kind() {
         Kind::String => Ok(Value::String(word.to_owned())),
-        Kind::Uint64 => word
-            .parse()
-            .map(Value::U64)
-            .map_err(|_| not_a("a number from 0 up")),
+        Kind::Uint64 => word.parse().map(Value::U64).map_err(|_| not_a("a number from 0 up")),
         Kind::Int64 => word.parse().map(Value::I64).map_err(|_| not_a("a number")),
-        Kind::Bool => word
-            .parse()
-            .map(Value::Bool)
-            .map_err(|_| not_a("true or false")),
-        Kind::Bytes => bytes(word)
-            .map(Value::Bytes)
-            .map_err(|problem| Failure::usage(format!("{name}: {problem}"))),
-        other => Err(Failure::usage(format!(
-            "{name} is a {other:?}, which the command line cannot say"
-        ))),
+        Kind::Bool => word.parse().map(Value::Bool).map_err(|_| not_a("true or false")),
+        Kind::Bytes => bytes(word).map(Value::Bytes).map_err(|problem| Failure::usage(format!("{name}: {problem}"))),
+        other => Err(Failure::usage(format!("{name} is a {other:?}, which the command line cannot say"))),
     }
 }
 
 /// Bytes as text, as `hex:…`, or as the contents of `@file`.
 fn bytes(word: &str) -> Result<bytes::Bytes, String> {
     if let Some(path) = word.strip_prefix('@') {
-        let contents =
-            std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+        let contents = std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
         return Ok(contents.into());
     }
     let Some(hex) = word.strip_prefix("hex:") else {
@@ -127,13 +105,8 @@ fn bytes(word: &str) -> Result<bytes::Bytes, String> {
     if !hex.is_ascii() || hex.len() % 2 != 0 {
         return Err(odd());
     }
-    let pairs = (0..hex.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16));
-    pairs
-        .collect::<Result<Vec<u8>, _>>()
-        .map(Into::into)
-        .map_err(|_| odd())
+    let pairs = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16));
+    pairs.collect::<Result<Vec<u8>, _>>().map(Into::into).map_err(|_| odd())
 }
 
 /// The manager service of one node.
@@ -146,10 +119,7 @@ pub(crate) struct Manager {
 impl Manager {
     /// Over an open connection; `timeout` bounds each call.
     pub(crate) fn new(channel: Channel, timeout: Option<Duration>) -> Self {
-        let options = CallOptions {
-            timeout,
-            ..CallOptions::default()
-        };
+        let options = CallOptions { timeout, ..CallOptions::default() };
         Manager { channel, options }
     }
 
@@ -167,10 +137,7 @@ impl Manager {
         let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         let rpc = known(name);
         let failed = |status: Status| Failure::from_status(&status);
-        let reply = self
-            .call(&rpc, &request(&rpc, &words)?)
-            .await
-            .map_err(failed)?;
+        let reply = self.call(&rpc, &request(&rpc, &words)?).await.map_err(failed)?;
         if !is_operation(&reply) {
             return Ok(reply);
         }
@@ -215,9 +182,7 @@ mod tests {
 
     fn said(name: &str, arguments: &[&str]) -> Result<String, String> {
         let request = request(&rpc(name).unwrap(), &words(arguments));
-        request
-            .map(|message| text::format(&message, Defaults::Hidden))
-            .map_err(|failure| failure.to_string())
+        request.map(|message| text::format(&message, Defaults::Hidden)).map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -233,15 +198,9 @@ mod tests {
     #[test]
     fn words_become_fields_in_order() {
         let expected = r#"id: "nodeB" address: "localhost:50052" previous_index: 3"#;
-        assert_eq!(
-            said("add_voter", &["nodeB", "localhost:50052", "3"]).unwrap(),
-            expected
-        );
+        assert_eq!(said("add_voter", &["nodeB", "localhost:50052", "3"]).unwrap(), expected);
         assert_eq!(said("demote_voter", &["nodeB"]).unwrap(), r#"id: "nodeB""#);
-        assert_eq!(
-            said("apply_log", &["hex:0a01ff"]).unwrap(),
-            r#"data: "\n\x01\xff""#
-        );
+        assert_eq!(said("apply_log", &["hex:0a01ff"]).unwrap(), r#"data: "\n\x01\xff""#);
         assert_eq!(said("state", &[]).unwrap(), "");
     }
 
@@ -262,10 +221,7 @@ mod tests {
 
     #[test]
     fn usage_marks_what_may_be_left_out() {
-        assert_eq!(
-            usage(&known("AddVoter")),
-            "add_voter <id> <address> [previous_index]"
-        );
+        assert_eq!(usage(&known("AddVoter")), "add_voter <id> <address> [previous_index]");
         assert_eq!(usage(&known("Barrier")), "barrier");
     }
 }

@@ -86,9 +86,7 @@ fn command() -> clap::Command {
 
 /// The runtime of the client commands: they wait for one thing at a time.
 fn client_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?)
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
 #[cfg(test)]
@@ -107,18 +105,13 @@ mod tests {
             let name = subcommand.get_name().to_owned();
             let help = subcommand.render_long_help().to_string();
             assert!(help.contains("Example"), "{name} shows no example");
-            assert!(
-                help.contains(&format!("lockstep {name}")),
-                "{name}'s example does not call it"
-            );
+            assert!(help.contains(&format!("lockstep {name}")), "{name}'s example does not call it");
         }
     }
 
     #[test]
     fn unknown_flag_is_a_usage_error() {
-        let arguments = ["lockstep", "node", "--raft_identity=a"]
-            .into_iter()
-            .map(Into::into);
+        let arguments = ["lockstep", "node", "--raft_identity=a"].into_iter().map(Into::into);
         assert_eq!(parse(arguments).unwrap_err().exit_code(), 2);
     }
 }

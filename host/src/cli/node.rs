@@ -46,54 +46,27 @@ pub(crate) struct NodeArgs {
     raft_id: String,
 
     /// Where clients and operators are served
-    #[arg(
-        long = "grpc_addr",
-        env = "LOCKSTEP_GRPC_ADDR",
-        value_name = "HOST:PORT",
-        default_value = "localhost:40051"
-    )]
+    #[arg(long = "grpc_addr", env = "LOCKSTEP_GRPC_ADDR", value_name = "HOST:PORT", default_value = "localhost:40051")]
     grpc_addr: String,
 
     /// Where the other nodes are served
-    #[arg(
-        long = "raft_addr",
-        env = "LOCKSTEP_RAFT_ADDR",
-        value_name = "HOST:PORT",
-        default_value = "localhost:50051"
-    )]
+    #[arg(long = "raft_addr", env = "LOCKSTEP_RAFT_ADDR", value_name = "HOST:PORT", default_value = "localhost:50051")]
     raft_addr: String,
 
     /// What clients and other nodes dial instead of --grpc_addr
-    #[arg(
-        long = "grpc_advertise_addr",
-        env = "LOCKSTEP_GRPC_ADVERTISE_ADDR",
-        value_name = "HOST:PORT"
-    )]
+    #[arg(long = "grpc_advertise_addr", env = "LOCKSTEP_GRPC_ADVERTISE_ADDR", value_name = "HOST:PORT")]
     grpc_advertise_addr: Option<String>,
 
     /// What other nodes dial instead of --raft_addr
-    #[arg(
-        long = "raft_advertise_addr",
-        env = "LOCKSTEP_RAFT_ADVERTISE_ADDR",
-        value_name = "HOST:PORT"
-    )]
+    #[arg(long = "raft_advertise_addr", env = "LOCKSTEP_RAFT_ADVERTISE_ADDR", value_name = "HOST:PORT")]
     raft_advertise_addr: Option<String>,
 
     /// Where /livez, /readyz and /metrics are served [default: nowhere]
-    #[arg(
-        long = "http_addr",
-        env = "LOCKSTEP_HTTP_ADDR",
-        value_name = "HOST:PORT"
-    )]
+    #[arg(long = "http_addr", env = "LOCKSTEP_HTTP_ADDR", value_name = "HOST:PORT")]
     http_addr: Option<String>,
 
     /// Directory that holds one sub-directory for each node
-    #[arg(
-        long = "raft_data_dir",
-        env = "LOCKSTEP_RAFT_DATA_DIR",
-        value_name = "DIR",
-        default_value = "/tmp"
-    )]
+    #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = "/tmp")]
     raft_data_dir: PathBuf,
 
     /// The state machine, a WebAssembly file; needed with --raft_bootstrap, elsewhere it must match the cluster's
@@ -143,37 +116,19 @@ pub(crate) struct NodeArgs {
     no_snapshot_restore_on_start: bool,
 
     /// Discovery by gossip is not there yet: refused; add nodes with `lockstep admin … add_voter`
-    #[arg(
-        long = "gossip_addr",
-        env = "LOCKSTEP_GOSSIP_ADDR",
-        value_name = "HOST:PORT"
-    )]
+    #[arg(long = "gossip_addr", env = "LOCKSTEP_GOSSIP_ADDR", value_name = "HOST:PORT")]
     gossip_addr: Option<String>,
 
     /// Discovery by gossip is not there yet: refused; add nodes with `lockstep admin … add_voter`
-    #[arg(
-        long = "gossip_seeds",
-        env = "LOCKSTEP_GOSSIP_SEEDS",
-        value_name = "HOST:PORT,…"
-    )]
+    #[arg(long = "gossip_seeds", env = "LOCKSTEP_GOSSIP_SEEDS", value_name = "HOST:PORT,…")]
     gossip_seeds: Option<String>,
 
     /// off, error, warn, info, debug or trace, or a filter such as info,lockstep::raft=debug
-    #[arg(
-        long = "log_level",
-        env = "LOCKSTEP_LOG_LEVEL",
-        value_name = "LEVEL",
-        default_value = "info"
-    )]
+    #[arg(long = "log_level", env = "LOCKSTEP_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: String,
 
     /// What a log line on stderr looks like
-    #[arg(
-        long = "log_format",
-        env = "LOCKSTEP_LOG_FORMAT",
-        value_name = "FORMAT",
-        default_value = "text"
-    )]
+    #[arg(long = "log_format", env = "LOCKSTEP_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 
     /// Stop cleanly when stdin is closed, so that the node ends with the process that started it
@@ -202,9 +157,7 @@ async fn serve(config: NodeConfig, exit_on_stdin_close: bool) -> anyhow::Result<
         node = Node::start(config) => node.with_context(|| format!("node {name} could not start"))?,
         () = stopped(stop.clone()) => return Ok(()),
     };
-    node.run(stopped(stop))
-        .await
-        .with_context(|| format!("node {name} stopped"))
+    node.run(stopped(stop)).await.with_context(|| format!("node {name} stopped"))
 }
 
 /// Turns true at the first SIGINT or SIGTERM; a second one ends the process at once.
@@ -256,10 +209,7 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 }
 
 fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
-    for (flag, value) in [
-        ("--gossip_addr", &args.gossip_addr),
-        ("--gossip_seeds", &args.gossip_seeds),
-    ] {
+    for (flag, value) in [("--gossip_addr", &args.gossip_addr), ("--gossip_seeds", &args.gossip_seeds)] {
         if value.as_ref().is_some_and(|value| !value.is_empty()) {
             return Err(ConfigError::new(
                 flag,
@@ -303,10 +253,7 @@ mod tests {
         let matches = crate::cli::command()
             .try_get_matches_from(argv::normalise(arguments))
             .map_err(|error| error.to_string())?;
-        match crate::cli::Cli::from_arg_matches(&matches)
-            .map_err(|error| error.to_string())?
-            .command
-        {
+        match crate::cli::Cli::from_arg_matches(&matches).map_err(|error| error.to_string())?.command {
             Command::Node(args) => config_of(&args).map_err(|error| error.to_string()),
             other => Err(format!("not a node: {other:?}")),
         }
@@ -314,52 +261,21 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_configuration() {
-        let expected = NodeConfig {
-            name: "nodeA".into(),
-            ..NodeConfig::default()
-        };
+        let expected = NodeConfig { name: "nodeA".into(), ..NodeConfig::default() };
         assert_eq!(config(&["--raft_id=nodeA"]).unwrap(), expected);
     }
 
     #[test]
     fn every_spelling_of_a_flag_is_understood() {
-        let snake = config(&[
-            "--raft_id=a",
-            "--heartbeat_timeout=500ms",
-            "--election_timeout",
-            "2s",
-        ])
-        .unwrap();
-        assert_eq!(
-            snake,
-            config(&[
-                "--raft-id=a",
-                "--heartbeat-timeout=500ms",
-                "--election-timeout",
-                "2s"
-            ])
-            .unwrap()
-        );
-        assert_eq!(
-            snake,
-            config(&[
-                "-raft_id=a",
-                "-heartbeat_timeout=500ms",
-                "-election_timeout",
-                "2s"
-            ])
-            .unwrap()
-        );
+        let snake = config(&["--raft_id=a", "--heartbeat_timeout=500ms", "--election_timeout", "2s"]).unwrap();
+        assert_eq!(snake, config(&["--raft-id=a", "--heartbeat-timeout=500ms", "--election-timeout", "2s"]).unwrap());
+        assert_eq!(snake, config(&["-raft_id=a", "-heartbeat_timeout=500ms", "-election_timeout", "2s"]).unwrap());
         assert_eq!(snake.heartbeat_timeout, Duration::from_millis(500));
     }
 
     #[test]
     fn booleans_take_an_optional_value() {
-        let bootstrap = |flag: &str| {
-            config(&["--raft_id=a", "--fsm=/dev/null", flag])
-                .unwrap()
-                .bootstrap
-        };
+        let bootstrap = |flag: &str| config(&["--raft_id=a", "--fsm=/dev/null", flag]).unwrap().bootstrap;
         assert!(bootstrap("--raft_bootstrap"));
         assert!(bootstrap("-raft_bootstrap=true"));
         assert!(!bootstrap("--raft-bootstrap=false"));
@@ -368,10 +284,7 @@ mod tests {
     #[test]
     fn gossip_is_refused_by_name() {
         let error = config(&["--raft_id=a", "--gossip_seeds=x:1"]).unwrap_err();
-        assert!(
-            error.contains("--gossip_seeds") && error.contains("gossip yet"),
-            "{error}"
-        );
+        assert!(error.contains("--gossip_seeds") && error.contains("gossip yet"), "{error}");
     }
 
     #[test]

@@ -26,20 +26,14 @@ pub(crate) struct Reflection {
 impl Reflection {
     /// Over an open connection.
     pub(crate) fn new(channel: Channel) -> Self {
-        Reflection {
-            client: ServerReflectionClient::new(channel),
-        }
+        Reflection { client: ServerReflectionClient::new(channel) }
     }
 
     /// The full names of the services, sorted.
     pub(crate) async fn services(&mut self) -> anyhow::Result<Vec<String>> {
         match self.ask(MessageRequest::ListServices("*".into())).await? {
             MessageResponse::ListServicesResponse(list) => {
-                let names: BTreeSet<String> = list
-                    .service
-                    .into_iter()
-                    .map(|service| service.name)
-                    .collect();
+                let names: BTreeSet<String> = list.service.into_iter().map(|service| service.name).collect();
                 Ok(names.into_iter().collect())
             }
             other => Err(unexpected(&other)),
@@ -47,16 +41,10 @@ impl Reflection {
     }
 
     /// Everything that the descriptions of these services need, or `None` if the server knows one of them not.
-    pub(crate) async fn describe(
-        &mut self,
-        services: &[String],
-    ) -> anyhow::Result<Option<DescriptorPool>> {
+    pub(crate) async fn describe(&mut self, services: &[String]) -> anyhow::Result<Option<DescriptorPool>> {
         let mut files: BTreeMap<String, FileDescriptorProto> = BTreeMap::new();
         for service in services {
-            let Some(found) = self
-                .files(MessageRequest::FileContainingSymbol(service.clone()))
-                .await?
-            else {
+            let Some(found) = self.files(MessageRequest::FileContainingSymbol(service.clone())).await? else {
                 return Ok(None);
             };
             files.extend(found.into_iter().map(|file| (file.name().to_owned(), file)));
@@ -69,10 +57,7 @@ impl Reflection {
     }
 
     /// Servers may send a file alone, so we ask for what it imports.
-    async fn add_imports(
-        &mut self,
-        files: &mut BTreeMap<String, FileDescriptorProto>,
-    ) -> anyhow::Result<()> {
+    async fn add_imports(&mut self, files: &mut BTreeMap<String, FileDescriptorProto>) -> anyhow::Result<()> {
         loop {
             let missing: BTreeSet<String> = files
                 .values()
@@ -88,12 +73,9 @@ impl Reflection {
                     files.len() < FILES_MAX,
                     "the server describes its services in more than {FILES_MAX} files"
                 );
-                let found = self
-                    .files(MessageRequest::FileByFilename(name.clone()))
-                    .await?;
-                let found = found.with_context(|| {
-                    format!("the server does not know {name}, which its own services import")
-                })?;
+                let found = self.files(MessageRequest::FileByFilename(name.clone())).await?;
+                let found =
+                    found.with_context(|| format!("the server does not know {name}, which its own services import"))?;
                 anyhow::ensure!(
                     found.iter().any(|file| file.name() == name),
                     "asked for {name}, the server sent another file"
@@ -103,38 +85,22 @@ impl Reflection {
         }
     }
 
-    async fn files(
-        &mut self,
-        request: MessageRequest,
-    ) -> anyhow::Result<Option<Vec<FileDescriptorProto>>> {
+    async fn files(&mut self, request: MessageRequest) -> anyhow::Result<Option<Vec<FileDescriptorProto>>> {
         match self.ask(request).await? {
             MessageResponse::FileDescriptorResponse(found) => {
-                let decoded = found
-                    .file_descriptor_proto
-                    .iter()
-                    .map(|bytes| FileDescriptorProto::decode(bytes.as_slice()));
+                let decoded =
+                    found.file_descriptor_proto.iter().map(|bytes| FileDescriptorProto::decode(bytes.as_slice()));
                 let files = decoded.collect::<Result<Vec<_>, _>>();
-                Ok(Some(files.context(
-                    "the server's description of its services is damaged",
-                )?))
+                Ok(Some(files.context("the server's description of its services is damaged")?))
             }
-            MessageResponse::ErrorResponse(error) if error.error_code == Code::NotFound as i32 => {
-                Ok(None)
-            }
+            MessageResponse::ErrorResponse(error) if error.error_code == Code::NotFound as i32 => Ok(None),
             other => Err(unexpected(&other)),
         }
     }
 
     async fn ask(&mut self, request: MessageRequest) -> anyhow::Result<MessageResponse> {
-        let request = ServerReflectionRequest {
-            host: String::new(),
-            message_request: Some(request),
-        };
-        let reply = match self
-            .client
-            .server_reflection_info(futures::stream::iter([request]))
-            .await
-        {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+        let reply = match self.client.server_reflection_info(futures::stream::iter([request])).await {
             Ok(replies) => replies.into_inner().message().await,
             Err(status) => Err(status),
         };
@@ -156,20 +122,16 @@ impl Reflection {
 fn refused(status: &tonic::Status) -> Failure {
     let failure = Failure::from_status(status);
     match status.code() {
-        Code::Unimplemented => {
-            failure.hint("this server has no reflection; is the address the --grpc_addr of a node?")
-        }
+        Code::Unimplemented => failure.hint("this server has no reflection; is the address the --grpc_addr of a node?"),
         _ => failure,
     }
 }
 
 fn unexpected(response: &MessageResponse) -> anyhow::Error {
     match response {
-        MessageResponse::ErrorResponse(error) => Failure::new(format!(
-            "the server does not describe its services: {}",
-            error.error_message
-        ))
-        .into(),
+        MessageResponse::ErrorResponse(error) => {
+            Failure::new(format!("the server does not describe its services: {}", error.error_message)).into()
+        }
         _ => Failure::new("the server answered another question than the one asked").into(),
     }
 }
@@ -190,9 +152,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (reporter, health) = tonic_health::server::health_reporter();
-        reporter
-            .set_service_status("Example", tonic_health::ServingStatus::Serving)
-            .await;
+        reporter.set_service_status("Example", tonic_health::ServingStatus::Serving).await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
@@ -213,9 +173,7 @@ mod tests {
 
     async fn health() -> (Channel, impl Fn(&str) -> MethodDescriptor) {
         let addr = serve("127.0.0.1:0".parse().unwrap()).await;
-        let channel = client::connect(&addr.to_string(), CONNECT_PATIENCE)
-            .await
-            .unwrap();
+        let channel = client::connect(&addr.to_string(), CONNECT_PATIENCE).await.unwrap();
         let mut reflection = Reflection::new(channel.clone());
         let pool = reflection.describe(&[HEALTH.to_owned()]).await.unwrap();
         let service = pool.unwrap().get_service_by_name(HEALTH).unwrap();
@@ -252,10 +210,7 @@ mod tests {
         let watch = method("Watch");
         let request = check(&watch, "Example");
         let replies = client::server_streaming(&channel, &watch, &request, &options).await;
-        let first = client::next(&mut replies.unwrap(), &options)
-            .await
-            .unwrap()
-            .unwrap();
+        let first = client::next(&mut replies.unwrap(), &options).await.unwrap().unwrap();
         let first = client::decode(&watch, first).unwrap();
         assert_eq!(*first.get_field_by_name("status").unwrap(), serving);
     }
@@ -273,14 +228,9 @@ mod tests {
     async fn stream_past_its_timeout_is_deadline_exceeded() {
         let (channel, method) = health().await;
         let watch = method("Watch");
-        let options = CallOptions {
-            timeout: Some(std::time::Duration::from_millis(20)),
-            ..CallOptions::default()
-        };
+        let options = CallOptions { timeout: Some(std::time::Duration::from_millis(20)), ..CallOptions::default() };
         let request = check(&watch, "Example");
-        let mut replies = client::server_streaming(&channel, &watch, &request, &options)
-            .await
-            .unwrap();
+        let mut replies = client::server_streaming(&channel, &watch, &request, &options).await.unwrap();
         let status = loop {
             match client::next(&mut replies, &options).await {
                 Ok(reply) => assert!(reply.is_some(), "the stream ended without an error"),
@@ -310,9 +260,6 @@ mod tests {
         drop(free);
         let error = client::connect(&addr, std::time::Duration::ZERO).await;
         let text = format!("{:?}", error.unwrap_err().downcast_ref::<Failure>());
-        assert!(
-            text.contains(&addr) && text.contains("--grpc_addr"),
-            "{text}"
-        );
+        assert!(text.contains(&addr) && text.contains("--grpc_addr"), "{text}");
     }
 }

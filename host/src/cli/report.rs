@@ -24,19 +24,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// Something went wrong while running.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Failure {
-            message: message.into(),
-            notes: Vec::new(),
-            usage: false,
-        }
+        Failure { message: message.into(), notes: Vec::new(), usage: false }
     }
 
     /// What was typed cannot work.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Failure {
-            usage: true,
-            ..Failure::new(message)
-        }
+        Failure { usage: true, ..Failure::new(message) }
     }
 
     /// With what to do about it.
@@ -53,16 +46,10 @@ impl Failure {
 
     /// A gRPC error: code, message, and the metadata that is not gRPC's own.
     pub(crate) fn from_status(status: &Status) -> Self {
-        let mut failure = Failure::new(format!(
-            "{}: {}",
-            code_name(status.code()),
-            status.message()
-        ));
+        let mut failure = Failure::new(format!("{}: {}", code_name(status.code()), status.message()));
         failure.notes.extend(metadata_lines(status.metadata()));
         if !status.details().is_empty() {
-            failure
-                .notes
-                .push(format!("details: {}", status.details().escape_ascii()));
+            failure.notes.push(format!("details: {}", status.details().escape_ascii()));
         }
         failure
     }
@@ -129,9 +116,8 @@ pub(crate) fn code_name(code: Code) -> String {
 }
 
 fn metadata_lines(metadata: &MetadataMap) -> Vec<String> {
-    let of_transport = |key: &str| {
-        key.starts_with("grpc-") || ["content-type", "date", "content-length"].contains(&key)
-    };
+    let of_transport =
+        |key: &str| key.starts_with("grpc-") || ["content-type", "date", "content-length"].contains(&key);
     metadata
         .iter()
         .filter_map(|pair| match pair {
@@ -155,47 +141,26 @@ mod tests {
 
     #[test]
     fn configuration_error_names_flag_and_hint_and_exits_2() {
-        let error = anyhow::Error::from(ConfigError::new(
-            "--fsm",
-            "there is no file x",
-            "check the path",
-        ));
+        let error = anyhow::Error::from(ConfigError::new("--fsm", "there is no file x", "check the path"));
         let (text, code) = describe(&error);
-        assert_eq!(
-            (text.as_str(), code),
-            (
-                "error: --fsm: there is no file x\n  hint: check the path",
-                USAGE
-            )
-        );
+        assert_eq!((text.as_str(), code), ("error: --fsm: there is no file x\n  hint: check the path", USAGE));
     }
 
     #[test]
     fn causes_are_listed_once() {
         let io = std::io::Error::new(ErrorKind::NotFound, "no such thing");
-        let error = Err::<(), _>(io)
-            .context("cannot read a")
-            .context("cannot start")
-            .unwrap_err();
+        let error = Err::<(), _>(io).context("cannot read a").context("cannot start").unwrap_err();
         let (text, code) = describe(&error);
-        assert_eq!(
-            text,
-            "error: cannot start\n  cause: cannot read a\n  cause: no such thing"
-        );
+        assert_eq!(text, "error: cannot start\n  cause: cannot read a\n  cause: no such thing");
         assert_eq!(code, FAILED);
     }
 
     #[test]
     fn grpc_error_shows_code_message_and_metadata() {
         let mut status = Status::deadline_exceeded("no leader");
-        status
-            .metadata_mut()
-            .insert("lockstep-outcome", "unknown".parse().unwrap());
+        status.metadata_mut().insert("lockstep-outcome", "unknown".parse().unwrap());
         let (text, code) = describe(&Failure::from_status(&status).into());
-        assert_eq!(
-            text,
-            "error: DEADLINE_EXCEEDED: no leader\n  lockstep-outcome: unknown"
-        );
+        assert_eq!(text, "error: DEADLINE_EXCEEDED: no leader\n  lockstep-outcome: unknown");
         assert_eq!(code, FAILED);
     }
 }

@@ -10,11 +10,7 @@ pub(crate) fn similar<'a>(typed: &str, candidates: impl Iterator<Item = &'a str>
         .filter_map(|candidate| {
             let lower = candidate.to_lowercase();
             let contained = typed.len() >= 3 && (lower.contains(&typed) || typed.contains(&lower));
-            let distance = if contained {
-                1
-            } else {
-                distance(&typed, &lower)
-            };
+            let distance = if contained { 1 } else { distance(&typed, &lower) };
             (distance <= DISTANCE_MAX).then_some((distance, candidate))
         })
         .collect();

@@ -13,9 +13,7 @@ pub(crate) enum Defaults {
 
 /// The message on one line, or one line a field where it holds messages or maps.
 pub(crate) fn format(message: &DynamicMessage, defaults: Defaults) -> String {
-    let has_parts = message
-        .fields()
-        .any(|(field, _)| matches!(field.kind(), Kind::Message(_)));
+    let has_parts = message.fields().any(|(field, _)| matches!(field.kind(), Kind::Message(_)));
     fields(message, defaults).join(if has_parts { "\n" } else { " " })
 }
 
@@ -66,10 +64,7 @@ fn push_field(parts: &mut Vec<String>, field: &FieldDescriptor, value: &Value, d
             }
         }
         Value::Message(inner) => {
-            parts.push(format!(
-                "{name} {{ {} }}",
-                fields(inner, defaults).join(" ")
-            ));
+            parts.push(format!("{name} {{ {} }}", fields(inner, defaults).join(" ")));
         }
         value => parts.push(format!("{name}: {}", scalar(field, value))),
     }
@@ -98,9 +93,9 @@ fn scalar(field: &FieldDescriptor, value: &Value) -> String {
         Value::String(value) => format!("{value:?}"),
         Value::Bytes(value) => format!("\"{}\"", value.escape_ascii()),
         Value::EnumNumber(number) => match field.kind() {
-            Kind::Enum(kind) => kind
-                .get_value(*number)
-                .map_or_else(|| number.to_string(), |value| value.name().to_owned()),
+            Kind::Enum(kind) => {
+                kind.get_value(*number).map_or_else(|| number.to_string(), |value| value.name().to_owned())
+            }
             _ => number.to_string(),
         },
         Value::Message(inner) => format!("{{ {} }}", fields(inner, Defaults::Hidden).join(" ")),
@@ -116,38 +111,25 @@ mod tests {
     fn message(name: &str, json: &str) -> DynamicMessage {
         let pool = crate::cli::manager::descriptors();
         let descriptor = pool.get_message_by_name(name).unwrap();
-        DynamicMessage::deserialize(descriptor, &mut serde_json::Deserializer::from_str(json))
-            .unwrap()
+        DynamicMessage::deserialize(descriptor, &mut serde_json::Deserializer::from_str(json)).unwrap()
     }
 
     #[test]
     fn request_shows_what_was_set() {
-        let request = message(
-            "AddVoterRequest",
-            r#"{"id": "node\"B", "previousIndex": 3}"#,
-        );
-        assert_eq!(
-            format(&request, Defaults::Hidden),
-            r#"id: "node\"B" previous_index: 3"#
-        );
+        let request = message("AddVoterRequest", r#"{"id": "node\"B", "previousIndex": 3}"#);
+        assert_eq!(format(&request, Defaults::Hidden), r#"id: "node\"B" previous_index: 3"#);
     }
 
     #[test]
     fn reply_shows_zero_but_not_empty_text() {
-        assert_eq!(
-            format(&message("AwaitResponse", "{}"), Defaults::Shown),
-            "index: 0"
-        );
+        assert_eq!(format(&message("AwaitResponse", "{}"), Defaults::Shown), "index: 0");
     }
 
     #[test]
     fn servers_and_statistics_take_a_line_each() {
         let servers = r#"{"servers": [{"suffrage": "Voter", "id": "a", "leader": true}, {"id": "b"}], "index": 7}"#;
         assert_eq!(
-            format(
-                &message("GetConfigurationResponse", servers),
-                Defaults::Shown
-            ),
+            format(&message("GetConfigurationResponse", servers), Defaults::Shown),
             "servers { suffrage: \"Voter\" id: \"a\" leader: true }\nservers { id: \"b\" leader: false }\nindex: 7"
         );
         let stats = r#"{"stats": {"term": "2", "state": "Leader"}}"#;
@@ -159,9 +141,6 @@ mod tests {
 
     #[test]
     fn names_become_snake_case() {
-        assert_eq!(
-            snake_case("LeadershipTransferToServer"),
-            "leadership_transfer_to_server"
-        );
+        assert_eq!(snake_case("LeadershipTransferToServer"), "leadership_transfer_to_server");
     }
 }

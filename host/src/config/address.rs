@@ -19,40 +19,21 @@ impl Address {
     pub fn parse(flag: &'static str, text: &str) -> Result<Address, ConfigError> {
         let hint = "give host:port, such as localhost:40051 or [::1]:40051";
         let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(ConfigError::new(
-                flag,
-                format!("{text:?} has no port"),
-                hint,
-            ));
+            return Err(ConfigError::new(flag, format!("{text:?} has no port"), hint));
         };
-        let port = port.parse().map_err(|_| {
-            ConfigError::new(
-                flag,
-                format!("{port:?} in {text:?} is not a port (0 to 65535)"),
-                hint,
-            )
-        })?;
-        let bracketed = host
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
+        let port = port
+            .parse()
+            .map_err(|_| ConfigError::new(flag, format!("{port:?} in {text:?} is not a port (0 to 65535)"), hint))?;
+        let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let is_host = match bracketed {
             Some(ip) => ip.parse::<Ipv6Addr>().is_ok(),
-            None => {
-                !host.contains([':', '[', ']', '/', '@']) && !host.contains(char::is_whitespace)
-            }
+            None => !host.contains([':', '[', ']', '/', '@']) && !host.contains(char::is_whitespace),
         };
         let host = bracketed.unwrap_or(host);
         if !is_host {
-            return Err(ConfigError::new(
-                flag,
-                format!("{text:?} is not host:port"),
-                hint,
-            ));
+            return Err(ConfigError::new(flag, format!("{text:?} is not host:port"), hint));
         }
-        Ok(Address {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Address { host: host.to_owned(), port })
     }
 
     /// Whether only this machine can reach it. A name other than `localhost` counts as reachable: what it resolves to may change.
@@ -105,34 +86,15 @@ mod tests {
 
     #[test]
     fn addresses_print_as_they_were_typed() {
-        for text in [
-            "localhost:40051",
-            "127.0.0.1:0",
-            "[::1]:5",
-            ":7",
-            "db-1.example:65535",
-        ] {
+        for text in ["localhost:40051", "127.0.0.1:0", "[::1]:5", ":7", "db-1.example:65535"] {
             assert_eq!(Address::parse("--x", text).unwrap().to_string(), text);
         }
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in [
-            "",
-            "localhost",
-            "localhost:",
-            "::1:5",
-            "[::1:5",
-            "[name]:5",
-            "http://a:5",
-            "a b:5",
-            "a:-1",
-        ] {
-            assert!(
-                Address::parse("--x", text).is_err(),
-                "{text:?} was accepted"
-            );
+        for text in ["", "localhost", "localhost:", "::1:5", "[::1:5", "[name]:5", "http://a:5", "a b:5", "a:-1"] {
+            assert!(Address::parse("--x", text).is_err(), "{text:?} was accepted");
         }
     }
 }

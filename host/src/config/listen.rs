@@ -56,9 +56,7 @@ pub fn bind(flag: &'static str, addr: &str) -> Result<Vec<TcpListener>, ListenEr
     let mut attempt = 1;
     loop {
         match bind_all(flag, &ips, address.port) {
-            Err(ListenError::Taken { .. }) if address.port == 0 && attempt < PORT_ATTEMPTS_MAX => {
-                attempt += 1
-            }
+            Err(ListenError::Taken { .. }) if address.port == 0 && attempt < PORT_ATTEMPTS_MAX => attempt += 1,
             result => return result,
         }
     }
@@ -67,11 +65,7 @@ pub fn bind(flag: &'static str, addr: &str) -> Result<Vec<TcpListener>, ListenEr
 /// What others dial: `advertise` if given, else the host as it was typed with the port that was bound.
 ///
 /// `listeners` are those that [`bind`] made of `addr`.
-pub fn advertised(
-    advertise: Option<&str>,
-    addr: &str,
-    listeners: &[TcpListener],
-) -> Result<String, ListenError> {
+pub fn advertised(advertise: Option<&str>, addr: &str, listeners: &[TcpListener]) -> Result<String, ListenError> {
     if let Some(advertise) = advertise {
         return Ok(advertise.to_owned());
     }
@@ -89,21 +83,11 @@ pub fn advertised(
 
 fn resolve(flag: &'static str, address: &Address) -> Result<Vec<IpAddr>, ListenError> {
     if address.host.is_empty() {
-        return Ok(vec![
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        ]);
+        return Ok(vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)]);
     }
-    let failed = |source| ListenError::Resolve {
-        flag,
-        addr: address.to_string(),
-        source,
-    };
+    let failed = |source| ListenError::Resolve { flag, addr: address.to_string(), source };
     let mut ips = Vec::new();
-    for found in (address.host.as_str(), address.port)
-        .to_socket_addrs()
-        .map_err(failed)?
-    {
+    for found in (address.host.as_str(), address.port).to_socket_addrs().map_err(failed)? {
         if !ips.contains(&found.ip()) {
             ips.push(found.ip());
         }
@@ -114,11 +98,7 @@ fn resolve(flag: &'static str, address: &Address) -> Result<Vec<IpAddr>, ListenE
     Ok(ips)
 }
 
-fn bind_all(
-    flag: &'static str,
-    ips: &[IpAddr],
-    port: u16,
-) -> Result<Vec<TcpListener>, ListenError> {
+fn bind_all(flag: &'static str, ips: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, ListenError> {
     let mut listeners = Vec::new();
     let mut port = port;
     let mut left_out = None;
@@ -130,25 +110,18 @@ fn bind_all(
                 listeners.push(listener);
             }
             // ":port" asks for both families; on most systems the IPv6 socket already serves both.
-            Err(error)
-                if error.kind() == ErrorKind::AddrInUse
-                    && ip.is_unspecified()
-                    && !listeners.is_empty() => {}
+            Err(error) if error.kind() == ErrorKind::AddrInUse && ip.is_unspecified() && !listeners.is_empty() => {}
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 return Err(ListenError::Taken { flag, addr });
             }
-            Err(source) if is_missing_family(&source) => {
-                left_out = Some(ListenError::Bind { flag, addr, source })
-            }
+            Err(source) if is_missing_family(&source) => left_out = Some(ListenError::Bind { flag, addr, source }),
             Err(source) => return Err(ListenError::Bind { flag, addr, source }),
         }
     }
     match left_out {
         Some(error) if listeners.is_empty() => Err(error),
         Some(error) => {
-            tracing::warn!(
-                "{error}; this machine has no such address, the others of the name are served"
-            );
+            tracing::warn!("{error}; this machine has no such address, the others of the name are served");
             Ok(listeners)
         }
         None => Ok(listeners),
@@ -180,11 +153,7 @@ mod tests {
     fn port_zero_gives_every_address_of_localhost_the_same_port() {
         let listeners = bind("--grpc_addr", "localhost:0").unwrap();
         assert!(!listeners.is_empty());
-        assert!(
-            listeners
-                .iter()
-                .all(|listener| port(listener) == port(&listeners[0]))
-        );
+        assert!(listeners.iter().all(|listener| port(listener) == port(&listeners[0])));
         let advertised = advertised(None, "localhost:0", &listeners).unwrap();
         assert_eq!(advertised, format!("localhost:{}", port(&listeners[0])));
     }
@@ -196,18 +165,12 @@ mod tests {
         let error = bind("--raft_addr", &addr).unwrap_err();
         assert!(matches!(error, ListenError::Taken { .. }));
         let text = error.to_string();
-        assert!(
-            text.contains(&addr) && text.contains("--raft_addr"),
-            "{text}"
-        );
+        assert!(text.contains(&addr) && text.contains("--raft_addr"), "{text}");
     }
 
     #[test]
     fn advertise_address_wins_over_the_listen_address() {
         let listeners = bind("--grpc_addr", "127.0.0.1:0").unwrap();
-        assert_eq!(
-            advertised(Some("db1:5"), "127.0.0.1:0", &listeners).unwrap(),
-            "db1:5"
-        );
+        assert_eq!(advertised(Some("db1:5"), "127.0.0.1:0", &listeners).unwrap(), "db1:5");
     }
 }

@@ -36,16 +36,12 @@ impl Plan {
             None => free_ports(2 * count)?,
         };
         let (grpc, raft) = ports.split_at(usize::from(count));
-        let nodes = ('A'..)
-            .zip(grpc.iter().zip(raft))
-            .map(|(letter, (grpc, raft))| PlannedNode {
-                name: format!("node{letter}"),
-                grpc_addr: format!("localhost:{grpc}"),
-                raft_addr: format!("localhost:{raft}"),
-            });
-        Ok(Plan {
-            nodes: nodes.collect(),
-        })
+        let nodes = ('A'..).zip(grpc.iter().zip(raft)).map(|(letter, (grpc, raft))| PlannedNode {
+            name: format!("node{letter}"),
+            grpc_addr: format!("localhost:{grpc}"),
+            raft_addr: format!("localhost:{raft}"),
+        });
+        Ok(Plan { nodes: nodes.collect() })
     }
 }
 
@@ -76,12 +72,7 @@ pub(crate) struct Nodes {
 impl Nodes {
     /// Starts them all; the first one bootstraps.
     pub(crate) fn start(plan: Plan, fsm: &Path, log_level: &str) -> anyhow::Result<Nodes> {
-        let mut nodes = Nodes {
-            plan,
-            ends: JoinSet::new(),
-            pipes: Vec::new(),
-            directory: Directory::create()?,
-        };
+        let mut nodes = Nodes { plan, ends: JoinSet::new(), pipes: Vec::new(), directory: Directory::create()? };
         for position in 0..nodes.plan.nodes.len() {
             nodes.start_one(position, fsm, log_level)?;
         }
@@ -94,8 +85,7 @@ impl Nodes {
 
     fn start_one(&mut self, position: usize, fsm: &Path, log_level: &str) -> anyhow::Result<()> {
         let node = &self.plan.nodes[position];
-        let mut command =
-            Command::new(std::env::current_exe().context("cannot find this program")?);
+        let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
         command
             .args(["node", "--exit_on_stdin_close"])
             .arg(format!("--raft_id={}", node.name))
@@ -115,20 +105,9 @@ impl Nodes {
         }
         // Ctrl-C reaches a whole process group; the nodes are to hear of it from us alone.
         command.process_group(0).kill_on_drop(true);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", node.name))?;
-        for output in [
-            child.stdout.take().map(boxed),
-            child.stderr.take().map(boxed),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", node.name))?;
+        for output in [child.stdout.take().map(boxed), child.stderr.take().map(boxed)].into_iter().flatten() {
             tokio::spawn(prefix_lines(node.name.clone(), output));
         }
         self.pipes.extend(child.stdin.take());
@@ -149,15 +128,9 @@ impl Nodes {
     pub(crate) async fn stop(&mut self) {
         self.pipes.clear();
         let all_ended = async { while self.ends.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP_PATIENCE, all_ended)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(STOP_PATIENCE, all_ended).await.is_err() {
             let patience = humantime::format_duration(STOP_PATIENCE);
-            eprintln!(
-                "{} nodes did not stop within {patience}: killing them",
-                self.ends.len()
-            );
+            eprintln!("{} nodes did not stop within {patience}: killing them", self.ends.len());
             self.kill().await;
         }
     }
@@ -200,8 +173,7 @@ impl Directory {
         use std::os::unix::fs::DirBuilderExt;
         let mut random = [0; 8];
         getrandom::fill(&mut random).context("the system gives no random bytes")?;
-        let path =
-            std::env::temp_dir().join(format!("lockstep-dev-{}", crate::types::hex(&random)));
+        let path = std::env::temp_dir().join(format!("lockstep-dev-{}", crate::types::hex(&random)));
         let created = std::fs::DirBuilder::new().mode(0o700).create(&path);
         created.with_context(|| format!("cannot make the directory {}", path.display()))?;
         Ok(Directory { path })
@@ -224,11 +196,8 @@ mod tests {
     #[test]
     fn base_port_gives_neighbouring_ports() {
         let plan = Plan::new(3, Some(4000)).unwrap();
-        let addresses: Vec<_> = plan
-            .nodes
-            .iter()
-            .map(|node| format!("{} {} {}", node.name, node.grpc_addr, node.raft_addr))
-            .collect();
+        let addresses: Vec<_> =
+            plan.nodes.iter().map(|node| format!("{} {} {}", node.name, node.grpc_addr, node.raft_addr)).collect();
         assert_eq!(
             addresses,
             [
