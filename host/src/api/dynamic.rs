@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf, BufMut, Bytes};
-use tokio::time::{Instant, timeout_at};
+use futures::StreamExt;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
@@ -33,6 +34,9 @@ const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How much later than the deadline the last resort answers, when the call itself did not.
 const DEADLINE_GRACE: Duration = Duration::from_millis(500);
 
+/// How long a refused call may take to send the rest of its request.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Serves a request that no service of the host's own took.
 pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> http::Response<Body> {
     if !is_grpc(&request) {
@@ -40,8 +44,27 @@ pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> 
     }
     match route(&shared, &request) {
         Ok(call) => call.serve(request).await,
-        Err(status) => into_http(status),
+        Err(status) => {
+            drain(request.into_body()).await;
+            into_http(status)
+        }
     }
+}
+
+/// Reads what a client still sends to a call that is refused: some clients take the reset of an unread request for the answer.
+async fn drain(body: Body) {
+    let mut frames = body.into_data_stream();
+    let mut rest = MESSAGE_BYTES_MAX;
+    let read = async {
+        while let Some(Ok(frame)) = frames.next().await {
+            rest = rest.saturating_sub(frame.len());
+            if rest == 0 {
+                break;
+            }
+        }
+    };
+    // A client that is slower than this gets the reset.
+    let _out_of_time = timeout(DRAIN_TIMEOUT, read).await;
 }
 
 fn is_grpc(request: &http::Request<Body>) -> bool {

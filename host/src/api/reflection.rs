@@ -41,11 +41,11 @@ mod tests {
 
     #[test]
     fn it_is_built_with_and_without_a_guest() {
-        add(Router::new(), None).unwrap();
+        drop(add(Router::new(), None).unwrap());
         let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
         let mut compiler = protox::Compiler::new([protos]).unwrap();
         compiler.include_imports(true).open_file("example.proto").unwrap();
         let routes = Routes::new(Some(&compiler.encode_file_descriptor_set()), true).unwrap();
-        add(Router::new(), Some(&routes)).unwrap();
+        drop(add(Router::new(), Some(&routes)).unwrap());
     }
 }

@@ -5,7 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::encoding::{self, DecodeContext, WireType};
+use prost::{DecodeError, Message};
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+use prost_types::FileDescriptorProto;
 
 use super::wire::find_bool;
 
@@ -107,7 +110,7 @@ pub struct Routes {
 impl Routes {
     /// Reads the component's descriptor set and refuses what cannot be served.
     pub fn new(descriptor: Option<&[u8]>, has_watcher: bool) -> Result<Routes, RouteError> {
-        let encoded = Bytes::copy_from_slice(descriptor.ok_or(RouteError::NoDescriptor)?);
+        let encoded = merge_files(descriptor.ok_or(RouteError::NoDescriptor)?)?;
         let pool =
             DescriptorPool::decode(encoded.clone()).map_err(|error| RouteError::Undecodable(error.to_string()))?;
         let mut methods = HashMap::new();
@@ -154,6 +157,53 @@ impl Routes {
         }
         format!("no service {service:?} here; this node serves {}", self.services.join(", "))
     }
+}
+
+/// The set with each file once: what several crates leave in one section is their sets, one after the other, and they share imports.
+fn merge_files(encoded: &[u8]) -> Result<Bytes, RouteError> {
+    let undecodable = |error: DecodeError| RouteError::Undecodable(error.to_string());
+    let mut merged = Vec::with_capacity(encoded.len());
+    let mut seen: HashMap<String, FileDescriptorProto> = HashMap::new();
+    for raw in split_files(encoded).map_err(undecodable)? {
+        let mut file = FileDescriptorProto::decode(raw).map_err(undecodable)?;
+        // Comments are kept or left out by the build; they make no other file.
+        file.source_code_info = None;
+        match seen.get(file.name()) {
+            Some(first) if *first == file => {}
+            Some(_) => {
+                let text = format!("two different files are called {}", file.name());
+                return Err(RouteError::Undecodable(text));
+            }
+            None => {
+                encoding::encode_key(FILE_FIELD, WireType::LengthDelimited, &mut merged);
+                encoding::encode_varint(raw.len() as u64, &mut merged);
+                merged.extend_from_slice(raw);
+                seen.insert(file.name().to_owned(), file);
+            }
+        }
+    }
+    Ok(merged.into())
+}
+
+/// `FileDescriptorSet.file`.
+const FILE_FIELD: u32 = 1;
+
+/// The encoded files of a set as they are: decoding them into prost's types would lose custom options.
+fn split_files(mut rest: &[u8]) -> Result<Vec<&[u8]>, DecodeError> {
+    let mut files = Vec::new();
+    while !rest.is_empty() {
+        let (tag, wire_type) = encoding::decode_key(&mut rest)?;
+        if tag != FILE_FIELD || wire_type != WireType::LengthDelimited {
+            encoding::skip_field(wire_type, tag, &mut rest, DecodeContext::default())?;
+            continue;
+        }
+        let length = usize::try_from(encoding::decode_varint(&mut rest)?).unwrap_or(usize::MAX);
+        // Decoding what is left gives the error for a set that is cut short.
+        let (file, after) = rest.split_at(length.min(rest.len()));
+        files.push(file);
+        rest = after;
+    }
+    Ok(files)
 }
 
 /// Services of the host itself, by full name.
@@ -374,6 +424,13 @@ mod tests {
     fn descriptors_of_several_crates_may_follow_each_other() {
         let mut set = compile(&format!("{MESSAGES} service S {{ rpc A(M) returns (M); }}"));
         set.extend(set.clone());
-        assert_eq!(Routes::new(Some(&set), true).unwrap().services(), ["S"]);
+        let routes = Routes::new(Some(&set), true).unwrap();
+        assert_eq!(routes.services(), ["S"]);
+        assert!(routes.encoded().len() < set.len());
+        set.extend(compile(&format!("package other; {MESSAGES} service S {{ rpc A(M) returns (M); }}")));
+        let error = Routes::new(Some(&set), true).unwrap_err().to_string();
+        assert!(error.contains("two different files are called app.proto"), "{error}");
+        set.truncate(set.len() - 1);
+        assert!(matches!(Routes::new(Some(&set), true), Err(RouteError::Undecodable(_))));
     }
 }
