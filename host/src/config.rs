@@ -20,6 +20,8 @@ pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Commands that stay in the log behind the newest checkpoint.
 pub const TRAILING_LOGS: u64 = 10_240;
+/// Entries that stay in the log in any case, so that a busy batch does not leave a follower with nothing.
+pub const TRAILING_ENTRIES_MIN: u64 = 10_240;
 
 /// Below this, an fsync that takes a little longer than usual would look like a dead leader.
 pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
@@ -61,6 +63,8 @@ pub struct NodeConfig {
     pub election_timeout: Duration,
     /// Commands that stay in the log behind the newest checkpoint.
     pub trailing_logs: u64,
+    /// Entries that stay in any case; one entry holds a batch of commands.
+    pub trailing_entries_min: u64,
     /// Start from the state as the disk has it. It always does: the state is durable by itself and no snapshot is restored on start.
     pub no_snapshot_restore_on_start: bool,
 }
@@ -83,6 +87,7 @@ impl Default for NodeConfig {
             heartbeat_timeout: HEARTBEAT_TIMEOUT,
             election_timeout: ELECTION_TIMEOUT,
             trailing_logs: TRAILING_LOGS,
+            trailing_entries_min: TRAILING_ENTRIES_MIN,
             no_snapshot_restore_on_start: false,
         }
     }

@@ -101,7 +101,8 @@ impl Call {
             .apply_max_message_size_config(Some(MESSAGE_BYTES_MAX), Some(MESSAGE_BYTES_MAX));
         let reached = self.reached.clone();
         let overdue = overdue(self.deadline);
-        let (kind, shared, started, name) = (self.method.kind, self.shared.clone(), self.started, self.method.name.clone());
+        let (kind, shared, started, name) =
+            (self.method.kind, self.shared.clone(), self.started, self.method.name.clone());
         let served = async {
             match kind {
                 Kind::Watch => grpc.server_streaming(self, request).await,

@@ -136,7 +136,7 @@ impl RaftManager for Manager {
     // A snapshot changes nothing for others, so every node takes its own, as the original does.
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Reply<Token> {
         let shared = self.0.clone();
-        self.start(async move { take_snapshot(&shared).await })
+        self.start(async move { shared.parts.retention.take_now().await })
     }
 
     async fn shutdown(&self, _: Request<pb::ShutdownRequest>) -> Reply<Token> {
@@ -287,14 +287,6 @@ async fn apply_log(shared: &Shared, call: EncodedCall) -> Done {
         }
         Err(error) => Err(error.to_string()).into(),
     }
-}
-
-/// Makes a checkpoint and has openraft take it.
-async fn take_snapshot(shared: &Shared) -> Result<u64, String> {
-    let index = shared.parts.machine.snapshots().take().await.map_err(text)?;
-    let raft = shared.parts.raft.get().ok_or("Raft is not running on this node")?;
-    raft.trigger().snapshot().await.map_err(text)?;
-    Ok(index)
 }
 
 /// Waits until everything that stood in this leader's log is applied here.

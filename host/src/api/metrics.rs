@@ -45,7 +45,11 @@ impl Metrics {
         let calls = Family::default();
         let seconds = Family::new_with_constructor((|| Histogram::new(SECONDS_BOUNDS)) as fn() -> Histogram);
         let mut registry = Registry::with_prefix("lockstep");
-        registry.register("calls", "Ended calls of the guest's methods (a stream counts when it begins)", calls.clone());
+        registry.register(
+            "calls",
+            "Ended calls of the guest's methods (a stream counts when it begins)",
+            calls.clone(),
+        );
         registry.register("call_seconds", "Seconds from headers to reply of the guest's methods", seconds.clone());
         Metrics { registry: Mutex::new(registry), calls, seconds }
     }
@@ -127,7 +131,11 @@ impl Collector for Gauges {
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
         let counters = [
-            ("commands_applied", "Commands that the cluster has run, as this node's state holds it", machine.commands_applied),
+            (
+                "commands_applied",
+                "Commands that the cluster has run, as this node's state holds it",
+                machine.commands_applied,
+            ),
             ("commands_failed", "Of these, those that the guest refused or that failed", machine.commands_failed),
             ("entries_applied", "Entries applied by this process", machine.entries_applied),
             ("entries_undecodable", "Log entries that could not be decoded", machine.entries_undecodable),

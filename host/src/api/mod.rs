@@ -45,7 +45,7 @@ use tonic_health::server::HealthReporter;
 use crate::guest::Component;
 use crate::machine::Machine;
 use crate::raft::membership::Configuration;
-use crate::raft::{LeaderWatch, Members, RaftCell, ReadIndex};
+use crate::raft::{LeaderWatch, Members, RaftCell, ReadIndex, Retention};
 use crate::types::Node;
 use forward::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
@@ -90,6 +90,8 @@ pub struct ApiParts {
     pub leader: LeaderWatch,
     /// `--election_timeout`: a node that heard no leader for so long is not ready.
     pub election_timeout: Duration,
+    /// Makes snapshots.
+    pub retention: Retention,
     /// What Shutdown needs of the process.
     pub stop: Stop,
 }

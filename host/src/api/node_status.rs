@@ -104,7 +104,9 @@ impl NodeStatus {
         let nodes: Vec<Value> = self
             .servers
             .iter()
-            .map(|server| json!({ "id": server.node.name, "addr": server.node.raft_addr, "suffrage": suffrage(server) }))
+            .map(
+                |server| json!({ "id": server.node.name, "addr": server.node.raft_addr, "suffrage": suffrage(server) }),
+            )
             .collect();
         json!({
             "node_id": self.node.name,
@@ -218,7 +220,9 @@ impl std::fmt::Display for Contact {
 fn configuration_text(servers: &[Server]) -> String {
     let servers: Vec<String> = servers
         .iter()
-        .map(|server| format!("{{Suffrage:{} ID:{} Address:{}}}", suffrage(server), server.node.name, server.node.raft_addr))
+        .map(|server| {
+            format!("{{Suffrage:{} ID:{} Address:{}}}", suffrage(server), server.node.name, server.node.raft_addr)
+        })
         .collect();
     format!("[{}]", servers.join(" "))
 }
@@ -263,7 +267,12 @@ pub(super) mod tests {
     }
 
     pub(crate) fn status() -> NodeStatus {
-        let server = |name: &str, port, voter| Server { id: port.into(), node: node(name, port), voter, leader: port == 50_051 };
+        let server = |name: &str, port: u16, voter: bool| Server {
+            id: u64::from(port),
+            node: node(name, port),
+            voter,
+            leader: port == 50_051,
+        };
         NodeStatus {
             node: node("nodeB", 50_052),
             leader: Some(LeaderView { term: 2, node_id: 50_051, node: node("nodeA", 50_051), is_me: false }),

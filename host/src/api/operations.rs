@@ -99,7 +99,7 @@ impl Operations {
     pub async fn wait(&self, token: &str) -> Result<Done, OperationError> {
         let mut receiver = {
             let mut operations = self.0.lock();
-            expire(&mut operations);
+            expire(&mut operations, Instant::now());
             operations.get(token).ok_or(OperationError::Unknown)?.done.clone()
         };
         // The sender goes early only when the operation panicked.
@@ -119,21 +119,19 @@ impl Operations {
 
 /// Drops what is remembered too long, and the oldest finished one when there still is no room.
 fn make_room(operations: &mut HashMap<String, Operation>) -> Result<(), OperationError> {
-    expire(operations);
+    expire(operations, Instant::now());
     if operations.len() < OPERATIONS_MAX {
         return Ok(());
     }
-    let oldest = operations
-        .iter()
-        .filter_map(|(token, operation)| Some((finished_at(operation)?, token.clone())))
-        .min();
+    let oldest =
+        operations.iter().filter_map(|(token, operation)| Some((finished_at(operation)?, token.clone()))).min();
     let (_, token) = oldest.ok_or(OperationError::TooMany)?;
     operations.remove(&token);
     Ok(())
 }
 
-fn expire(operations: &mut HashMap<String, Operation>) {
-    operations.retain(|_, operation| finished_at(operation).is_none_or(|at| at.elapsed() < REMEMBERED));
+fn expire(operations: &mut HashMap<String, Operation>, now: Instant) {
+    operations.retain(|_, operation| finished_at(operation).is_none_or(|at| now < at + REMEMBERED));
 }
 
 fn finished_at(operation: &Operation) -> Option<Instant> {
@@ -188,15 +186,18 @@ mod tests {
         receiver.await.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_finished_operation_is_remembered_for_ten_minutes() {
         let operations = Operations::default();
         let token = operations.start(async { Ok(1).into() }).unwrap();
+        let running = operations.start(std::future::pending()).unwrap();
         operations.wait(&token).await.unwrap();
-        tokio::time::advance(REMEMBERED - Duration::from_secs(1)).await;
+        let finished = Instant::now();
+        expire(&mut operations.0.lock(), finished + REMEMBERED - Duration::from_secs(60));
         assert!(operations.wait(&token).await.is_ok());
-        tokio::time::advance(Duration::from_secs(2)).await;
+        expire(&mut operations.0.lock(), finished + REMEMBERED);
         assert_eq!(operations.wait(&token).await, Err(OperationError::Unknown));
+        operations.forget(&running).unwrap();
     }
 
     #[tokio::test]

@@ -118,22 +118,22 @@ async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<M
     let mut answers = Vec::new();
     for addr in addrs.split(',') {
         // A dead node is no reason to wait: another one may lead.
-        let state = match client::connect(addr, Duration::ZERO).await {
+        let answer = match client::connect(addr, Duration::ZERO).await {
             Ok(channel) => {
                 let manager = Manager::new(channel, timeout);
                 let reply = manager.run("State", &[]).await;
                 match reply.map(|reply| text_field(&reply, "state").unwrap_or_default()) {
                     Ok(state) if state == "Leader" => return Ok(manager),
-                    Ok(state) => state,
-                    Err(error) => error.to_string(),
+                    Ok(state) => format!("{addr}: {state}"),
+                    Err(error) => format!("{addr}: {error}"),
                 }
             }
             Err(error) => error.to_string(),
         };
-        answers.push(format!("{addr}: {state}"));
+        answers.push(answer);
     }
     let failure = Failure::new("none of these nodes leads");
-    Err(answers.into_iter().fold(failure, Failure::hint).into())
+    Err(answers.into_iter().fold(failure, Failure::note).into())
 }
 
 fn unknown_rpc(name: &str) -> Failure {

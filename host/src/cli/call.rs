@@ -96,10 +96,7 @@ async fn call(
         .await
         .map_err(failed)?;
     loop {
-        let reply = replies
-            .message()
-            .await
-            .map_err(|status| failed(client::say_timeout(status, &options)))?;
+        let reply = client::next(&mut replies, &options).await.map_err(failed)?;
         let Some(reply) = reply else { return Ok(()) };
         print_line(to_json(&client::decode(&method, reply).map_err(failed)?)?)?;
     }

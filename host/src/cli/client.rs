@@ -34,6 +34,13 @@ pub(crate) struct CallOptions {
     pub(crate) metadata: MetadataMap,
 }
 
+/// The replies of a stream, to be read with [`next`].
+#[derive(Debug)]
+pub(crate) struct Replies {
+    stream: Streaming<Bytes>,
+    deadline: Option<Instant>,
+}
+
 /// Connects to the gRPC port of a node. While it refuses, tries again for `patience`, with a notice on stderr.
 pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Channel> {
     let endpoint = endpoint(addr)?;
@@ -110,19 +117,37 @@ pub(crate) async fn unary(
     decode(method, reply.into_inner())
 }
 
-/// Calls a method with a stream of replies; each goes through [`decode`].
+/// Calls a method with a stream of replies; [`next`] reads and [`decode`] decodes them.
 pub(crate) async fn server_streaming(
     channel: &Channel,
     method: &MethodDescriptor,
     request: &DynamicMessage,
     options: &CallOptions,
-) -> Result<Streaming<Bytes>, Status> {
+) -> Result<Replies, Status> {
+    let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
     let mut grpc = ready(channel).await?;
     let reply = grpc
         .server_streaming(request_of(request, options), path(method), RawCodec)
         .await
         .map_err(|status| say_timeout(status, options))?;
-    Ok(reply.into_inner())
+    Ok(Replies {
+        stream: reply.into_inner(),
+        deadline,
+    })
+}
+
+/// The next reply of a stream, or `None` at its end. The timeout of a call covers its whole stream.
+pub(crate) async fn next(
+    replies: &mut Replies,
+    options: &CallOptions,
+) -> Result<Option<Bytes>, Status> {
+    let reply = match replies.deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, replies.stream.message())
+            .await
+            .unwrap_or_else(|_| Err(Status::cancelled("timeout"))),
+        None => replies.stream.message().await,
+    };
+    reply.map_err(|status| say_timeout(status, options))
 }
 
 /// The bytes of a reply as a message.
@@ -136,7 +161,7 @@ pub(crate) fn decode(method: &MethodDescriptor, reply: Bytes) -> Result<DynamicM
 }
 
 /// tonic's channel ends a call at its timeout as CANCELLED, which would say that somebody wanted it to end.
-pub(crate) fn say_timeout(status: Status, options: &CallOptions) -> Status {
+fn say_timeout(status: Status, options: &CallOptions) -> Status {
     match options.timeout {
         Some(timeout) if status.code() == Code::Cancelled => {
             let timeout = humantime::format_duration(timeout);

@@ -24,10 +24,11 @@ Every flag can be set in the environment as well; the flag wins.
 
 Examples:
   The first node forms the cluster and brings its state machine:
-    lockstep node --raft_bootstrap --raft_id=nodeA --grpc_addr=localhost:40051 --raft_addr=localhost:50051 \\
-      --raft_data_dir /tmp/cluster --fsm build/kv.wasm
-  Others start empty, then they are added through any node:
-    lockstep node --raft_id=nodeB --grpc_addr=localhost:40052 --raft_addr=localhost:50052 --raft_data_dir /tmp/cluster
+    lockstep node --raft_bootstrap --raft_id=nodeA --raft_data_dir /tmp/cluster --fsm build/kv.wasm \\
+      --grpc_addr=localhost:40051 --raft_addr=localhost:50051
+  Others start empty; the leader adds them:
+    lockstep node --raft_id=nodeB --raft_data_dir /tmp/cluster \\
+      --grpc_addr=localhost:40052 --raft_addr=localhost:50052
     lockstep admin localhost:40051 add_voter nodeB localhost:50052";
 
 /// Run one node of a cluster.
@@ -129,6 +130,11 @@ pub(crate) struct NodeArgs {
     #[arg(long = "trailing_logs", env = "LOCKSTEP_TRAILING_LOGS", value_name = "COMMANDS",
         default_value_t = config::TRAILING_LOGS)]
     trailing_logs: u64,
+
+    /// Log entries that stay in any case (an entry holds a batch of commands)
+    #[arg(long = "trailing_entries_min", env = "LOCKSTEP_TRAILING_ENTRIES_MIN", value_name = "ENTRIES",
+        default_value_t = config::TRAILING_ENTRIES_MIN)]
+    trailing_entries_min: u64,
 
     /// Accepted for scripts that set it: a node always starts from its own durable state, never from a snapshot
     #[arg(long = "no_snapshot_restore_on_start", env = "LOCKSTEP_NO_SNAPSHOT_RESTORE_ON_START", value_name = "true|false",
@@ -278,6 +284,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         heartbeat_timeout: args.heartbeat_timeout,
         election_timeout: args.election_timeout,
         trailing_logs: args.trailing_logs,
+        trailing_entries_min: args.trailing_entries_min,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
     };
     config.validate()?;

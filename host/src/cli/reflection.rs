@@ -8,10 +8,10 @@ use prost_reflect::DescriptorPool;
 use prost_types::FileDescriptorProto;
 use tonic::Code;
 use tonic::transport::Channel;
-use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ErrorResponse, ServerReflectionRequest};
 
 use super::report::Failure;
 
@@ -138,7 +138,16 @@ impl Reflection {
             Ok(replies) => replies.into_inner().message().await,
             Err(status) => Err(status),
         };
-        let reply = reply.map_err(|status| refused(&status))?;
+        let reply = match reply {
+            // Some servers say so in a reply, others end the stream with it.
+            Err(status) if status.code() == Code::NotFound => {
+                return Ok(MessageResponse::ErrorResponse(ErrorResponse {
+                    error_code: Code::NotFound as i32,
+                    error_message: status.message().to_owned(),
+                }));
+            }
+            reply => reply.map_err(|status| refused(&status))?,
+        };
         let response = reply.and_then(|reply| reply.message_response);
         response.context("the server ended the description of its services early")
     }
@@ -149,9 +158,6 @@ fn refused(status: &tonic::Status) -> Failure {
     match status.code() {
         Code::Unimplemented => {
             failure.hint("this server has no reflection; is the address the --grpc_addr of a node?")
-        }
-        Code::NotFound => {
-            failure.hint("name it as package.Service/Method; without a name all are listed")
         }
         _ => failure,
     }
@@ -165,5 +171,148 @@ fn unexpected(response: &MessageResponse) -> anyhow::Error {
         ))
         .into(),
         _ => Failure::new("the server answered another question than the one asked").into(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::cli::client::{self, CONNECT_PATIENCE, CallOptions};
+    use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
+    use std::net::SocketAddr;
+    use tokio_stream::wrappers::TcpListenerStream;
+
+    const HEALTH: &str = "grpc.health.v1.Health";
+
+    /// A server with the health service and its reflection; it ends with the runtime of the test.
+    async fn serve(addr: SocketAddr) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter
+            .set_service_status("Example", tonic_health::ServingStatus::Serving)
+            .await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .unwrap();
+        tokio::spawn(async move {
+            let services = axum::Router::new()
+                .route_service("/grpc.health.v1.Health/{method}", health)
+                .route_service("/grpc.reflection.v1.ServerReflection/{method}", reflection);
+            tonic::transport::Server::builder()
+                .serve_with_incoming(services, TcpListenerStream::new(listener))
+                .await
+                .unwrap();
+            // The reporter keeps the health service's watches open.
+            drop(reporter);
+        });
+        addr
+    }
+
+    async fn health() -> (Channel, impl Fn(&str) -> MethodDescriptor) {
+        let addr = serve("127.0.0.1:0".parse().unwrap()).await;
+        let channel = client::connect(&addr.to_string(), CONNECT_PATIENCE)
+            .await
+            .unwrap();
+        let mut reflection = Reflection::new(channel.clone());
+        let pool = reflection.describe(&[HEALTH.to_owned()]).await.unwrap();
+        let service = pool.unwrap().get_service_by_name(HEALTH).unwrap();
+        let method = move |name: &str| service.methods().find(|m| m.name() == name).unwrap();
+        (channel, method)
+    }
+
+    fn check(method: &MethodDescriptor, service: &str) -> DynamicMessage {
+        let mut request = DynamicMessage::new(method.input());
+        request.set_field_by_name("service", Value::String(service.to_owned()));
+        request
+    }
+
+    #[tokio::test]
+    async fn services_are_listed_and_unknown_ones_are_none() {
+        let (channel, _) = health().await;
+        let mut reflection = Reflection::new(channel);
+        let services = reflection.services().await.unwrap();
+        assert!(services.iter().any(|service| service == HEALTH));
+        let unknown = reflection.describe(&["No.Such".to_owned()]).await.unwrap();
+        assert!(unknown.is_none());
+    }
+
+    #[tokio::test]
+    async fn described_method_can_be_called_and_streamed() {
+        let (channel, method) = health().await;
+        let options = CallOptions::default();
+        let serving = Value::EnumNumber(1);
+        let unary = method("Check");
+        let reply = client::unary(&channel, &unary, &check(&unary, "Example"), &options).await;
+        let reply = reply.unwrap();
+        assert_eq!(*reply.get_field_by_name("status").unwrap(), serving);
+
+        let watch = method("Watch");
+        let request = check(&watch, "Example");
+        let replies = client::server_streaming(&channel, &watch, &request, &options).await;
+        let first = client::next(&mut replies.unwrap(), &options)
+            .await
+            .unwrap()
+            .unwrap();
+        let first = client::decode(&watch, first).unwrap();
+        assert_eq!(*first.get_field_by_name("status").unwrap(), serving);
+    }
+
+    #[tokio::test]
+    async fn error_of_the_server_keeps_its_code() {
+        let (channel, method) = health().await;
+        let unary = method("Check");
+        let request = check(&unary, "Nobody");
+        let result = client::unary(&channel, &unary, &request, &CallOptions::default()).await;
+        assert_eq!(result.unwrap_err().code(), Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn stream_past_its_timeout_is_deadline_exceeded() {
+        let (channel, method) = health().await;
+        let watch = method("Watch");
+        let options = CallOptions {
+            timeout: Some(std::time::Duration::from_millis(20)),
+            ..CallOptions::default()
+        };
+        let request = check(&watch, "Example");
+        let mut replies = client::server_streaming(&channel, &watch, &request, &options)
+            .await
+            .unwrap();
+        let status = loop {
+            match client::next(&mut replies, &options).await {
+                Ok(reply) => assert!(reply.is_some(), "the stream ended without an error"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn node_that_is_just_starting_is_waited_for() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = free.local_addr().unwrap();
+        drop(free);
+        let text = addr.to_string();
+        let (connected, _) = tokio::join!(client::connect(&text, CONNECT_PATIENCE), async {
+            tokio::task::yield_now().await;
+            serve(addr).await
+        });
+        connected.unwrap();
+    }
+
+    #[tokio::test]
+    async fn refused_connection_says_what_to_check() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = free.local_addr().unwrap().to_string();
+        drop(free);
+        let error = client::connect(&addr, std::time::Duration::ZERO).await;
+        let text = format!("{:?}", error.unwrap_err().downcast_ref::<Failure>());
+        assert!(
+            text.contains(&addr) && text.contains("--grpc_addr"),
+            "{text}"
+        );
     }
 }

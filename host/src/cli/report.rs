@@ -45,6 +45,12 @@ impl Failure {
         self
     }
 
+    /// With a line of evidence.
+    pub(crate) fn note(mut self, note: String) -> Self {
+        self.notes.push(note);
+        self
+    }
+
     /// A gRPC error: code, message, and the metadata that is not gRPC's own.
     pub(crate) fn from_status(status: &Status) -> Self {
         let mut failure = Failure::new(format!(
@@ -99,8 +105,7 @@ fn describe(error: &anyhow::Error) -> (String, u8) {
 }
 
 fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let io = cause.downcast_ref::<PipeClosed>();
-    io.is_some()
+    cause.is::<PipeClosed>()
 }
 
 /// Our own stdout was closed by its reader.

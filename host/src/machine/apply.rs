@@ -21,8 +21,8 @@ use super::outcome::Outcome;
 use super::shared::Shared;
 use super::system::{System, key};
 use super::{ApplyError, MachineError};
-use crate::codec::{self, encode_record};
-use crate::guest::Verdict;
+use crate::codec::{self, Genesis, encode_record};
+use crate::guest::{Component, Verdict};
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 
@@ -83,6 +83,7 @@ impl ApplyHandle {
             system,
             recent: Recent::default(),
             dirty: Dirty::default(),
+            fit: None,
         };
         std::thread::Builder::new()
             .name("apply".into())
@@ -133,6 +134,9 @@ struct Applier {
     system: System,
     recent: Recent,
     dirty: Dirty,
+    /// The component found fit for the recorded genesis, and which of those set it was: comparing for each entry would cost more
+    /// than the entry.
+    fit: Option<(u64, Component)>,
 }
 
 impl Applier {
@@ -142,8 +146,11 @@ impl Applier {
                 Some(Job::Apply(entries, done)) => (self.apply_all(entries), Some(done)),
                 Some(Job::Install(generation, done)) => (self.install(generation), Some(done)),
                 Some(Job::Close(done)) => {
+                    let flushed = self.flush();
+                    // Whoever is told may open the state again at once.
+                    drop(self);
                     // Whoever closes may have gone; the flush is what counts.
-                    let _gone = done.send(self.flush());
+                    let _gone = done.send(flushed);
                     return;
                 }
                 None if self.dirty.since.is_some() => (self.flush(), None),
@@ -218,16 +225,26 @@ impl Applier {
             }
         };
         self.compare_hash(&entry);
-        let recorded = self.system.genesis.as_ref().map(|genesis| &genesis.1);
-        let component = match recorded.or(entry.genesis.as_ref()) {
-            Some(genesis) if !entry.commands.is_empty() || entry.genesis.is_some() => {
-                Some(self.shared.fit_component(genesis).ok_or(ApplyError::Stopped)?)
-            }
-            _ => None,
+        let component = match !entry.commands.is_empty() || entry.genesis.is_some() {
+            true => self.fit_component(entry.genesis.as_ref())?,
+            false => None,
         };
         let runner =
             component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
         Ok(entry::normal(&self.system, log_id, &entry, runner, self.generation.clone())?)
+    }
+
+    /// The component of the recorded genesis, or else of `proposed`; `None` before any.
+    fn fit_component(&mut self, proposed: Option<&Genesis>) -> Result<Option<Component>, ApplyError> {
+        let version = self.shared.component_version();
+        if let Some((_, component)) = self.fit.as_ref().filter(|fit| fit.0 == version) {
+            return Ok(Some(component.clone()));
+        }
+        let recorded = self.system.genesis.as_ref().map(|genesis| &genesis.1);
+        let Some(genesis) = recorded.or(proposed) else { return Ok(None) };
+        let component = self.shared.fit_component(genesis).ok_or(ApplyError::Stopped)?;
+        self.fit = recorded.map(|_| (version, component.clone()));
+        Ok(Some(component))
     }
 
     /// A difference is a question to be asked of everyone, not a verdict on anyone.
@@ -287,6 +304,7 @@ impl Applier {
         self.generation = generation;
         self.system = system;
         self.recent.clear();
+        self.fit = None;
         self.dirty = Dirty::default();
         self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);
         self.shared.publish(&self.system);

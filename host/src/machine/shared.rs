@@ -1,7 +1,7 @@
 //! What the apply thread publishes and everyone else reads. Decides nothing; each field has one writer, named beside it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     /// Apply thread.
     replicated: Mutex<Replicated>,
     component: Mutex<Option<Component>>,
+    /// Counts the components set.
+    component_version: AtomicU64,
     /// Signalled when the component changes or the machine stops.
     component_changed: Condvar,
     /// `close`.
@@ -84,6 +86,7 @@ impl Shared {
             fit_mode: Mutex::new(starting),
             replicated: Mutex::default(),
             component: Mutex::new(None),
+            component_version: AtomicU64::new(0),
             component_changed: Condvar::new(),
             stopping: AtomicBool::new(false),
         };
@@ -93,7 +96,6 @@ impl Shared {
 
     /// The state now stands at `system`, visible to every reader that begins after this.
     pub(crate) fn publish(&self, system: &System) {
-        use std::sync::atomic::Ordering::Relaxed;
         let genesis_is_new = {
             let mut replicated = self.replicated.lock();
             replicated.hash = system.hash;
@@ -103,8 +105,8 @@ impl Shared {
             }
             is_new
         };
-        self.counts.commands.store(system.counters.commands, Relaxed);
-        self.counts.failed.store(system.counters.failed, Relaxed);
+        self.counts.commands.store(system.counters.commands, Ordering::Relaxed);
+        self.counts.failed.store(system.counters.failed, Ordering::Relaxed);
         self.position.send_replace(Position { log_id: system.applied, time_ms: system.time_ms });
         if genesis_is_new {
             self.genesis_applied.send_replace(system.genesis.is_some());
@@ -126,8 +128,15 @@ impl Shared {
     }
 
     pub(crate) fn set_component(&self, component: Component) {
-        *self.component.lock() = Some(component);
+        let mut slot = self.component.lock();
+        *slot = Some(component);
+        self.component_version.fetch_add(1, Ordering::AcqRel);
         self.component_changed.notify_all();
+    }
+
+    /// Rises whenever another component is set.
+    pub(crate) fn component_version(&self) -> u64 {
+        self.component_version.load(Ordering::Acquire)
     }
 
     pub(crate) fn check_fitness(&self) -> Result<(), String> {
@@ -150,10 +159,9 @@ impl Shared {
     /// The component that `genesis` asks for. Waits while this node has another or none, and says so as its mode: to diverge would
     /// be worse than to lag. `None` when the machine stops.
     pub(crate) fn fit_component(&self, genesis: &Genesis) -> Option<Component> {
-        use std::sync::atomic::Ordering::Acquire;
         let mut slot = self.component.lock();
         loop {
-            if self.stopping.load(Acquire) {
+            if self.stopping.load(Ordering::Acquire) {
                 return None;
             }
             match fitness::check(genesis, slot.as_ref()) {
@@ -170,7 +178,7 @@ impl Shared {
     /// Wakes an apply thread that waits for a component.
     pub(crate) fn stop(&self) {
         let _slot = self.component.lock();
-        self.stopping.store(true, std::sync::atomic::Ordering::Release);
+        self.stopping.store(true, Ordering::Release);
         self.component_changed.notify_all();
     }
 

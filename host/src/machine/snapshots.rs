@@ -210,6 +210,7 @@ impl Snapshots {
                 let applied = system.applied.ok_or(SnapshotError::Empty)?;
                 Ok(PreparedState { generation, applied, _turn: turn })
             });
+            drop(shared);
             // Whoever gave up on it drops it, and with it the directory.
             drop(done.send(prepared));
         };

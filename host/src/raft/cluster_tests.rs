@@ -255,7 +255,7 @@ async fn a_joiner_behind_the_purged_log_gets_a_snapshot() {
     a.members.add_learner("nodeB", &b.me.node.raft_addr, 0).await.unwrap();
     b.applied(a.write(3).await).await;
     assert!(b.raft().metrics().borrow_watched().purged.is_some(), "its log begins behind the snapshot");
-    a.add_voter(&b).await;
+    b.applied(a.add_voter(&b).await).await;
     assert_eq!(b.machine.hash_tip(), a.machine.hash_tip());
     for node in [a, b] {
         node.stop().await;

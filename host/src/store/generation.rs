@@ -4,7 +4,6 @@
 //! - Only [`Generation::flush`] flushes on purpose, and it names every family.
 //! - A generation whose directory is doomed removes it when the last reader is gone.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +16,7 @@ use super::columns::{DATA, SYSTEM};
 use super::files::remove_directory;
 use super::options;
 use super::pinned::{Pinned, family};
-use super::rows::{Batch, Column, Read, bounded, walk};
+use super::rows::{Batch, Column, Read, Row, bounded, walk};
 use super::snapshot::Checkpoint;
 
 /// The family RocksDB insists on. We keep nothing in it.
@@ -168,7 +167,7 @@ impl Read for Generation {
         start: &[u8],
         end: Option<&[u8]>,
         reverse: bool,
-        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        row: Row<'_>,
     ) -> Result<(), StoreError> {
         if end.is_some_and(|end| end <= start) {
             return Ok(());
@@ -198,7 +197,7 @@ impl Read for View {
         start: &[u8],
         end: Option<&[u8]>,
         reverse: bool,
-        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        row: Row<'_>,
     ) -> Result<(), StoreError> {
         if end.is_some_and(|end| end <= start) {
             return Ok(());

@@ -51,6 +51,8 @@ pub struct LogStats {
     pub durable_index: u64,
     /// Bytes held in memory for readers.
     pub tail_bytes: usize,
+    /// Bytes of entries appended since this process began.
+    pub written_bytes: u64,
 }
 
 struct Handle {
@@ -145,6 +147,7 @@ impl Log {
             last_index: view.last.map(|last| last.index),
             durable_index: self.0.shared.progress.index(),
             tail_bytes: view.tail.bytes(),
+            written_bytes: view.written_bytes,
         }
     }
 
@@ -236,6 +239,7 @@ impl Shared {
             view.push(entry.clone(), ticket);
         }
         let bytes = view.tail.bytes() - before;
+        view.written_bytes += bytes as u64;
         self.progress.submitted(bytes);
         self.queue.push(Op::Append { entries, bytes, ticket, callback });
         Ok(())

@@ -27,6 +27,6 @@ pub use directory::DataDir;
 pub use error::StoreError;
 pub use generation::{Generation, View};
 pub use log::{Durable, Log, LogReader, LogStats};
-pub use rows::{Batch, Column, Read};
+pub use rows::{Batch, Column, Read, Row};
 pub use snapshot::{Checkpoint, Checkpoints};
 pub use state::State;

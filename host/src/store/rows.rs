@@ -25,6 +25,9 @@ impl Column {
     }
 }
 
+/// Called with each key and value of a scan, until it breaks.
+pub type Row<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// A state that can be read: the newest one, or one pinned at a moment.
 pub trait Read {
     /// The value of a key.
@@ -38,7 +41,7 @@ pub trait Read {
         start: &[u8],
         end: Option<&[u8]>,
         reverse: bool,
-        row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        row: Row<'_>,
     ) -> Result<(), StoreError>;
 }
 
@@ -117,7 +120,7 @@ pub(super) fn bounded(start: &[u8], end: Option<&[u8]>) -> ReadOptions {
 pub(super) fn walk<D: DBAccess>(
     mut rows: DBRawIteratorWithThreadMode<'_, D>,
     reverse: bool,
-    row: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    row: Row<'_>,
 ) -> Result<(), rocksdb::Error> {
     if reverse {
         rows.seek_to_last();

@@ -23,6 +23,9 @@ const FLAG_VOTE: u8 = 1;
 const FLAG_VOTE_COMMITTED: u8 = 2;
 const FLAG_LAST: u8 = 4;
 
+/// What was synced: the vote and the last log id.
+type Ends = (Option<Vote>, Option<LogId>);
+
 pub(super) struct Synced {
     file: File,
     path: PathBuf,
@@ -71,7 +74,7 @@ impl Synced {
     }
 
     /// `None` when there is no record or a power cut tore it.
-    fn read(&self) -> Result<Option<(Option<Vote>, Option<LogId>)>, StoreError> {
+    fn read(&self) -> Result<Option<Ends>, StoreError> {
         let mut record = [0; RECORD_BYTES];
         match self.file.read_exact_at(&mut record, self.offset()) {
             Ok(()) => Ok(decode(self.group, &record)),
@@ -106,7 +109,7 @@ fn encode(group: u32, vote: Option<Vote>, last: Option<LogId>) -> [u8; RECORD_BY
     record
 }
 
-fn decode(group: u32, record: &[u8; RECORD_BYTES]) -> Option<(Option<Vote>, Option<LogId>)> {
+fn decode(group: u32, record: &[u8; RECORD_BYTES]) -> Option<Ends> {
     if record[0] != VERSION || checksum(group, &record[..44]).to_be_bytes() != record[44..] {
         return None;
     }

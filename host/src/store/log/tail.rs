@@ -26,6 +26,8 @@ pub(super) struct View {
     /// The first index present, or the next one when there is none.
     first: u64,
     pub(super) tail: Tail,
+    /// Of all appends since this process began.
+    pub(super) written_bytes: u64,
     tickets: u64,
 }
 
@@ -39,6 +41,7 @@ impl View {
             last: found.last(),
             first: found.first.unwrap_or(next),
             tail: Tail { first: next, entries: VecDeque::new(), bytes: 0 },
+            written_bytes: 0,
             tickets: 0,
         }
     }

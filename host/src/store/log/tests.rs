@@ -1,3 +1,5 @@
+//! The log against restarts, damage, a failing disk, a plain model of itself, and openraft's own suite.
+
 use std::fs;
 use std::sync::mpsc;
 
@@ -379,7 +381,7 @@ async fn follow(steps: Vec<Step>) {
                 term += 1;
             }
             Step::Purge(count) => {
-                let gone = model.drain(..model.len().min(usize::from(count))).last();
+                let gone = model.drain(..model.len().min(usize::from(count))).next_back();
                 purged = gone.or(purged);
                 if let Some((term, index)) = purged {
                     log.purge(log_id(term, index)).await.unwrap();

@@ -1,3 +1,5 @@
+//! Checkpoints: their position, how many stay, and what is removed at open.
+
 use std::sync::mpsc;
 
 use tempfile::TempDir;

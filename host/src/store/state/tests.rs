@@ -1,3 +1,5 @@
+//! Generations: commits, views, installs and what crashes leave.
+
 use std::ops::ControlFlow;
 
 use tempfile::TempDir;

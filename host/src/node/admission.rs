@@ -1,0 +1,225 @@
+//! Which component this node may run and which cluster it is in: loads, keeps and compares components, stamps the disk.
+//! Speaks to nobody; `raft/join.rs` does that, through the [`Host`] this implements.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use crate::api::{self, Api};
+use crate::codec::Genesis;
+use crate::guest::{Component, Engine, Limits};
+use crate::machine::{self, Machine};
+use crate::raft::ClusterCell;
+use crate::raft::join::{ComponentId, Host, JoinOffer};
+use crate::store::{DataDir, Log};
+use crate::types::{Cluster, Identity, hex};
+
+/// A node's own admission desk. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub(crate) struct Admission {
+    directory: Arc<DataDir>,
+    log: Log,
+    machine: Machine,
+    cluster: ClusterCell,
+    identity: Arc<Mutex<Identity>>,
+    /// What the node was started with or has fetched.
+    current: Arc<Mutex<Option<ComponentId>>>,
+    /// Told when the component becomes known; empty while the node is being wired.
+    api: Arc<OnceLock<Api>>,
+}
+
+impl Admission {
+    pub(crate) fn new(
+        directory: Arc<DataDir>,
+        log: Log,
+        machine: Machine,
+        cluster: ClusterCell,
+        identity: Identity,
+        api: Arc<OnceLock<Api>>,
+    ) -> Admission {
+        let (identity, current) = (Arc::new(Mutex::new(identity)), Arc::default());
+        Admission { directory, log, machine, cluster, identity, current, api }
+    }
+
+    pub(crate) fn cluster(&self) -> Option<Cluster> {
+        self.cluster.get()
+    }
+
+    pub(crate) fn component_hash(&self) -> Option<[u8; 32]> {
+        self.current.lock().map(|component| component.hash)
+    }
+
+    /// The genesis entry for the cluster this node is in, if it knows both cluster and component.
+    pub(crate) fn genesis_to_propose(&self) -> Option<Genesis> {
+        let (cluster, current) = (self.cluster.get()?, (*self.current.lock())?);
+        Some(machine::genesis_of(cluster.id, &self.machine.component()?, current.source_hash))
+    }
+
+    /// Before Raft starts: the recorded component of a member, else what `--fsm` names, else nothing yet. Blocks: it compiles.
+    pub(crate) fn load_at_start(&self, fsm: Option<&Path>) -> anyhow::Result<()> {
+        let brought = fsm.map(read).transpose()?;
+        let Some(cluster) = self.cluster.get() else {
+            return match (fsm, brought) {
+                (Some(path), Some((id, encoded))) => {
+                    let component = self.compile(&encoded, &Limits::default()).with_context(|| refusal(path))?;
+                    self.install(id, component)
+                }
+                _ => Ok(()),
+            };
+        };
+        let genesis = self.machine.genesis();
+        let source_hash = genesis.as_ref().and_then(|genesis| genesis.source_hash.as_ref().try_into().ok());
+        let recorded = ComponentId {
+            hash: cluster.component_hash,
+            source_hash: source_hash.unwrap_or(cluster.component_hash),
+        };
+        if let (Some(path), Some((id, _))) = (fsm, &brought)
+            && !same_component(*id, recorded)
+        {
+            bail!(
+                "{} is component {}, but this node's cluster runs {}; leave --fsm out, or give the file that the cluster was started with",
+                path.display(),
+                hex(&id.hash),
+                hex(&recorded.hash)
+            );
+        }
+        let encoded = self.recorded(&recorded.hash)?;
+        let limits = match &genesis {
+            Some(genesis) => limits_of(genesis).map_err(anyhow::Error::msg)?,
+            None => Limits::default(),
+        };
+        let component = self.compile(&encoded, &limits).context("the cluster's component cannot run here")?;
+        self.install(recorded, component)?;
+        self.machine.check_fitness().map_err(anyhow::Error::msg)
+    }
+
+    fn recorded(&self, hash: &[u8; 32]) -> anyhow::Result<Vec<u8>> {
+        let directory = self.directory.components();
+        let Some(encoded) = self.directory.load_component(hash)? else {
+            bail!(
+                "{} does not hold component {}, which this node's cluster runs; copy it there from another node",
+                directory.display(),
+                hex(hash)
+            );
+        };
+        if blake3::hash(&encoded).as_bytes() != hash {
+            bail!(
+                "{}/{}.wasm is damaged: its BLAKE3 is not its name; copy it from another node",
+                directory.display(),
+                hex(hash)
+            );
+        }
+        Ok(encoded)
+    }
+
+    fn compile(&self, encoded: &[u8], limits: &Limits) -> anyhow::Result<Component> {
+        let engine = Engine::new(limits)?;
+        let component = Component::load(&engine, encoded)?;
+        api::admit(&component)?;
+        Ok(component)
+    }
+
+    /// Keeps the component on disk and puts it to work.
+    fn install(&self, id: ComponentId, component: Component) -> anyhow::Result<()> {
+        self.directory.save_component(&id.hash, component.encoded())?;
+        if let Some(api) = self.api.get() {
+            api.set_component(&component)?;
+        }
+        self.machine.set_component(component);
+        *self.current.lock() = Some(id);
+        Ok(())
+    }
+
+    /// Writes on the disk which cluster this node is in, for ever. Durable on return.
+    pub(crate) fn stamp(&self, cluster: Cluster) -> anyhow::Result<()> {
+        let mut identity = self.identity.lock();
+        if let Some(current) = &identity.cluster
+            && current.id != cluster.id
+        {
+            bail!("this node is already in cluster {}, it cannot enter {}", current.id_hex(), cluster.id_hex());
+        }
+        let stamped = Identity { cluster: Some(cluster.clone()), ..identity.clone() };
+        self.log.save_identity(&stamped)?;
+        *identity = stamped;
+        self.cluster.set(cluster.clone());
+        tracing::info!(cluster = cluster.id_hex(), "this node is in a cluster now");
+        Ok(())
+    }
+
+    fn enter(&self, offer: JoinOffer) -> anyhow::Result<()> {
+        if offer.genesis.semantics != machine::SEMANTICS {
+            bail!(
+                "the cluster's profile has semantics {}, this build of Lockstep has {}; run the version that the other nodes run",
+                offer.genesis.semantics,
+                machine::SEMANTICS
+            );
+        }
+        let limits = limits_of(&offer.genesis).map_err(anyhow::Error::msg)?;
+        let hash = offer.cluster.component_hash;
+        let source_hash = offer.genesis.source_hash.as_ref().try_into().unwrap_or(hash);
+        let encoded = match (offer.component, self.machine.component()) {
+            (Some(fetched), _) => fetched,
+            (None, Some(own)) => own.encoded().clone(),
+            (None, None) => bail!("no component was offered and this node brought none"),
+        };
+        if blake3::hash(&encoded).as_bytes() != &hash {
+            bail!("the component here is not {}, which the cluster runs", hex(&hash));
+        }
+        let component = self.compile(&encoded, &limits).context("the cluster's component cannot run on this node")?;
+        self.install(ComponentId { hash, source_hash }, component)?;
+        tracing::info!(leader = %offer.leader, "asked in by the leader");
+        self.stamp(offer.cluster)
+    }
+}
+
+/// The file of `--fsm`: its two hashes and the encoded component. Also used by the CLI's checks.
+fn read(path: &Path) -> anyhow::Result<(ComponentId, Bytes)> {
+    let file = std::fs::read(path).with_context(|| format!("--fsm: cannot read {}", path.display()))?;
+    let encoded = Component::encode(&file).with_context(|| refusal(path))?;
+    let id = ComponentId { hash: *blake3::hash(&encoded).as_bytes(), source_hash: *blake3::hash(&file).as_bytes() };
+    Ok((id, encoded))
+}
+
+fn refusal(path: &Path) -> String {
+    format!("--fsm: {} is refused", path.display())
+}
+
+/// Equal by the encoded component, or by the file that was encoded once: no node re-encodes what is recorded.
+fn same_component(a: ComponentId, b: ComponentId) -> bool {
+    a.hash == b.hash || a.source_hash == b.source_hash
+}
+
+fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
+    serde_json::from_str(&genesis.limits_json)
+        .map_err(|error| format!("the cluster's limits cannot be read ({error}); run the version that the other nodes run"))
+}
+
+impl Host for Admission {
+    fn boot(&self) -> u64 {
+        self.identity.lock().boot
+    }
+
+    fn component(&self) -> Option<ComponentId> {
+        *self.current.lock()
+    }
+
+    fn genesis(&self) -> Option<Genesis> {
+        self.machine.genesis()
+    }
+
+    fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String> {
+        self.directory.load_component(hash).map_err(|error| error.to_string())
+    }
+
+    fn adopt(&self, offer: JoinOffer) -> BoxFuture<'static, Result<(), String>> {
+        let desk = self.clone();
+        Box::pin(async move {
+            let entered = tokio::task::spawn_blocking(move || desk.enter(offer)).await;
+            entered.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! What a node does unasked: the genesis entry of a new cluster, its own mode, and ending the process when Raft's core has ended.
+//! Each duty is one loop that waits for a change; none polls the disk or talks to a client.
+
+use crate::codec::entry;
+use crate::machine::Machine;
+use crate::node::admission::Admission;
+use crate::raft::proposer::Written;
+use crate::raft::{ClusterCell, LeaderWatch, Proposer, Raft, RaftCell};
+use crate::types::{Fatal, LogId, NodeMode};
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::{Duration, sleep};
+
+/// Before a genesis entry that was not applied is proposed again.
+const GENESIS_RETRY: Duration = Duration::from_millis(100);
+
+/// While this node leads a cluster that has no genesis entry yet, proposes one. A second one changes nothing.
+pub(crate) async fn propose_genesis(
+    mut leader: LeaderWatch,
+    proposer: Proposer,
+    machine: Machine,
+    admission: Admission,
+) {
+    let mut applied = machine.genesis_applied();
+    while !*applied.borrow_and_update() {
+        let mine = leader.current().filter(|view| view.is_me);
+        match (mine, admission.genesis_to_propose()) {
+            (Some(view), Some(genesis)) => {
+                let entry = entry::Entry { genesis: Some(genesis), ..entry::Entry::default() };
+                if !matches!(proposer.propose_entry(view.term, entry).await, Written::Applied { .. }) {
+                    sleep(GENESIS_RETRY).await;
+                }
+            }
+            _ => tokio::select! {
+                () = leader.changed() => {}
+                changed = applied.changed() => if changed.is_err() { return },
+            },
+        }
+    }
+}
+
+/// A node serves once it is in a cluster and has applied what its last run knew to be committed: local reads never go backwards.
+pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, committed_hint: Option<LogId>) {
+    if cluster.get().is_none() {
+        let why = "this node has not joined a cluster yet; add it with `lockstep admin <the leader's grpc_addr> add_voter \
+                   <its raft_id> <its raft_addr>`";
+        machine.set_mode(NodeMode::CatchingUp(why.into()));
+        cluster.joined().await;
+    }
+    // A joiner's first reads wait for the genesis entry, without which it would serve an empty state.
+    machine.set_mode(NodeMode::CatchingUp("the cluster's log has not reached this node yet".into()));
+    let mut genesis = machine.genesis_applied();
+    if genesis.wait_for(|applied| *applied).await.is_err() {
+        return;
+    }
+    if let Some(hint) = committed_hint {
+        let why = format!("applying what was committed before the restart, up to entry {}", hint.index);
+        machine.set_mode(NodeMode::CatchingUp(why));
+        machine.wait_applied(hint.index).await;
+    }
+    machine.set_mode(NodeMode::Serving);
+    tracing::info!(index = machine.applied_index(), "ready");
+}
+
+/// Ends the node when Raft's core has stopped without being asked to: a node that answers but does not replicate is worse than none.
+pub(crate) async fn watch_core(raft: Raft, cell: RaftCell, fatal: Fatal) {
+    let mut metrics = raft.metrics();
+    loop {
+        let running = metrics.borrow_watched().running_state.clone();
+        if let Err(error) = running {
+            // The cell is emptied before a stop that is meant.
+            if cell.get().is_some() {
+                fatal.raise(format!("Raft's core has stopped: {error}"));
+            }
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            if cell.get().is_some() {
+                fatal.raise("Raft's core is gone");
+            }
+            return;
+        }
+    }
+}
