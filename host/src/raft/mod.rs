@@ -39,7 +39,7 @@ pub use cluster::ClusterCell;
 pub use forwarded::Forwarded;
 pub use hop::Hop;
 pub use leader::{LeaderView, LeaderWatch};
-pub use membership::Members;
+pub use membership::{Configuration, Members, MembershipError, Server};
 pub use network::NetworkFactory;
 pub use proposer::{Propose, Proposer};
 pub use read::{ReadError, ReadIndex};

@@ -166,12 +166,9 @@ mod tests {
         RPCError::Network(openraft::errors::NetworkError::from_string(format!("{broken:?}")))
     }
 
-    fn answers(
-        outstanding: &Arc<Outstanding>,
-    ) -> (
-        mpsc::Sender<Result<peer::AppendResponse, tonic::Status>>,
-        Answers<ReceiverStream<Result<peer::AppendResponse, tonic::Status>>>,
-    ) {
+    type Response = Result<peer::AppendResponse, tonic::Status>;
+
+    fn answers(outstanding: &Arc<Outstanding>) -> (mpsc::Sender<Response>, Answers<ReceiverStream<Response>>) {
         let (sender, receiver) = mpsc::channel(64);
         let answers = Answers {
             responses: ReceiverStream::new(receiver),

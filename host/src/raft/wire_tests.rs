@@ -106,7 +106,7 @@ fn the_empty_membership_of_a_fresh_node_survives() {
 #[test]
 fn a_heartbeat_conflict_names_the_place_that_was_asked_about() {
     let wire = encode_heartbeat_response(AppendEntriesResponse::Conflict, Some(log_id(1, 2, 3)));
-    assert_eq!(decode_stream_result(wire.clone()).unwrap(), Err(StreamAppendError::Conflict(log_id(1, 2, 3))));
+    assert_eq!(decode_stream_result(wire).unwrap(), Err(StreamAppendError::Conflict(log_id(1, 2, 3))));
     assert_eq!(decode_heartbeat_response(wire).unwrap(), AppendEntriesResponse::Conflict);
 }
 
