@@ -435,7 +435,7 @@ mod tests {
         let (_, first, claim) = world.hop.next().await;
         let (_, second, _waiting) = world.hop.next().await;
         assert!(claim.take());
-        world.waiters.snapshot_installed(leader(1));
+        world.waiters.snapshot_installed(CommittedLeaderId { term: 1, node_id: 2 });
         assert_eq!(proposed.await.unwrap(), Err(CommandError::Unknown));
         let (_, again, claim) = world.hop.next().await;
         assert!(again == second && first != second);
