@@ -81,7 +81,8 @@ impl Propose for Hop {
         let share = share.ok_or_else(|| overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands")))?;
         let (ticket, claim) = ticket();
         let queued = Queued { term: leader.term, command, deadline, claim, share };
-        self.with_lane(leader, |lane| lane.queue.try_send(queued))?.map_err(|error| match error {
+        let queue = self.with_lane(leader, |lane| lane.queue.clone())?;
+        queue.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => overloaded(format!("{QUEUE_COMMANDS_MAX} commands")),
             mpsc::error::TrySendError::Closed(_) => NotProposed::NotLeader,
         })?;
