@@ -1,12 +1,7 @@
 //! Compiles the protos that the host itself speaks. No protoc: protox parses in process.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let protos = [
-        "lockstep/entry.proto",
-        "lockstep/peer.proto",
-        "lockstep/call.proto",
-        "manager.proto",
-    ];
+    let protos = ["lockstep/entry.proto", "lockstep/peer.proto", "lockstep/call.proto", "manager.proto"];
     for proto in protos {
         println!("cargo::rerun-if-changed=../proto/{proto}");
     }
@@ -15,10 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::path::Path::new(&std::env::var("OUT_DIR")?).join("host_descriptor.bin"),
         prost_build_bytes(&set),
     )?;
-    tonic_prost_build::configure()
-        .bytes(".lockstep")
-        .build_transport(true)
-        .compile_fds(set)?;
+    tonic_prost_build::configure().bytes(".lockstep").build_transport(true).compile_fds(set)?;
     Ok(())
 }
 

@@ -354,9 +354,7 @@ pub struct Counter {
 
 impl Collection for Counter {
     fn at(tag: u16) -> Self {
-        Self {
-            value: Value::at(tag),
-        }
+        Self { value: Value::at(tag) }
     }
 }
 
@@ -371,10 +369,7 @@ impl Counter {
     /// # Panics
     /// Past `u64::MAX`, so that a count never starts over unseen; the command is undone.
     pub fn add(&mut self, amount: u64) -> u64 {
-        let sum = self
-            .get()
-            .checked_add(amount)
-            .expect("a counter stays within u64");
+        let sum = self.get().checked_add(amount).expect("a counter stays within u64");
         self.value.set(&sum);
         sum
     }

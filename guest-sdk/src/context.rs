@@ -48,10 +48,7 @@ pub struct Command {
     place: Place,
 }
 
-shared_methods!(
-    Command,
-    "Raft log index of the entry being applied. Commands of one entry share it."
-);
+shared_methods!(Command, "Raft log index of the entry being applied. Commands of one entry share it.");
 
 impl Command {
     /// Place in the entry, from 0.
@@ -77,10 +74,7 @@ pub struct Query {
     place: Place,
 }
 
-shared_methods!(
-    Query,
-    "Raft log index last applied to the state that this call sees."
-);
+shared_methods!(Query, "Raft log index last applied to the state that this call sees.");
 
 impl Query {
     /// What this node says about itself: a JSON object. Different on each node.
@@ -115,10 +109,7 @@ pub struct Watch {
     memo: Vec<u8>,
 }
 
-shared_methods!(
-    Watch,
-    "Raft log index last applied to the state that this call sees."
-);
+shared_methods!(Watch, "Raft log index last applied to the state that this call sees.");
 
 impl Watch {
     /// Why this step runs.

@@ -113,9 +113,8 @@ pub fn serve_step<Q: Message + Default, R: Message>(
 }
 
 fn decode<Q: Message + Default>(method: &str, request: &[u8]) -> Result<Q, Status> {
-    Q::decode(request).map_err(|error| {
-        Status::invalid_argument(format!("{method}: the request cannot be decoded: {error}"))
-    })
+    Q::decode(request)
+        .map_err(|error| Status::invalid_argument(format!("{method}: the request cannot be decoded: {error}")))
 }
 
 /// Runs a command.
@@ -137,11 +136,7 @@ pub(crate) fn query<M: Machine>(cx: &Query, name: &str, request: &[u8]) -> Reply
 }
 
 /// Runs a step of a watch.
-pub(crate) fn watch<M: Machine>(
-    cx: &Watch,
-    name: &str,
-    request: &[u8],
-) -> Result<Plan<Vec<u8>>, Status> {
+pub(crate) fn watch<M: Machine>(cx: &Watch, name: &str, request: &[u8]) -> Result<Plan<Vec<u8>>, Status> {
     let method = find::<M>(name)?;
     match method.handler {
         Handler::Watch(handler) => handler(&M::open(), cx, request).0,
@@ -159,7 +154,5 @@ fn find<M: Machine>(name: &str) -> Result<&'static Method<M>, Status> {
 
 fn wrong_kind<S>(method: &Method<S>, called_as: &str) -> Status {
     let (name, kind) = (method.name, method.kind());
-    Status::unimplemented(format!(
-        "{name} is a {kind} and was called as a {called_as}"
-    ))
+    Status::unimplemented(format!("{name} is a {kind} and was called as a {called_as}"))
 }

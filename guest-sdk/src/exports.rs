@@ -16,20 +16,12 @@ use crate::{Status, host};
 pub struct Exports<M>(PhantomData<M>);
 
 impl<M: Machine> machine::Guest for Exports<M> {
-    fn apply(
-        context: types::Context,
-        method: String,
-        request: Vec<u8>,
-    ) -> Result<Vec<u8>, types::Status> {
+    fn apply(context: types::Context, method: String, request: Vec<u8>) -> Result<Vec<u8>, types::Status> {
         report_panics();
         dispatch::apply::<M>(&Command::at(place(context)), &method, &request).map_err(status)
     }
 
-    fn query(
-        context: types::Context,
-        method: String,
-        request: Vec<u8>,
-    ) -> Result<Vec<u8>, types::Status> {
+    fn query(context: types::Context, method: String, request: Vec<u8>) -> Result<Vec<u8>, types::Status> {
         report_panics();
         dispatch::query::<M>(&Query::at(place(context)), &method, &request).map_err(status)
     }
@@ -76,11 +68,7 @@ impl<M: Machine> watcher::Guest for Exports<M> {
 }
 
 fn place(context: types::Context) -> Place {
-    Place {
-        index: context.index,
-        position: context.position,
-        time_ms: context.time_ms,
-    }
+    Place { index: context.index, position: context.position, time_ms: context.time_ms }
 }
 
 fn status(status: Status) -> types::Status {

@@ -20,10 +20,7 @@ mod imports {
 
     pub(crate) fn scan(start: &[u8], end: Option<&[u8]>, reverse: bool, limit: u32) -> Page {
         let page = wit::store::scan(start, end, reverse, limit);
-        Page {
-            rows: page.rows,
-            more: page.more,
-        }
+        Page { rows: page.rows, more: page.more }
     }
 
     pub(crate) fn put(key: &[u8], value: &[u8]) {

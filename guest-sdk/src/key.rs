@@ -192,10 +192,7 @@ impl Key for Vec<u8> {
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
         let mut bytes = Vec::new();
         loop {
-            let zero = input
-                .iter()
-                .position(|&byte| byte == ESCAPE)
-                .ok_or(NotAKey)?;
+            let zero = input.iter().position(|&byte| byte == ESCAPE).ok_or(NotAKey)?;
             bytes.extend_from_slice(take(input, zero)?);
             match take(input, 2)? {
                 [ESCAPE, ESCAPED_ZERO] => bytes.push(0),

@@ -34,27 +34,12 @@ pub(crate) struct RawRows {
 
 impl RawRows {
     pub(crate) fn new(range: Range) -> Self {
-        Self {
-            range,
-            reverse: false,
-            page: Vec::new(),
-            offset: 0,
-            more: true,
-            limit: FIRST_PAGE_ROWS,
-        }
+        Self { range, reverse: false, page: Vec::new(), offset: 0, more: true, limit: FIRST_PAGE_ROWS }
     }
 
     fn fetch(&mut self) {
-        let page = host::scan(
-            &self.range.start,
-            self.range.end.as_deref(),
-            self.reverse,
-            self.limit,
-        );
-        assert!(
-            !page.more || !page.rows.is_empty(),
-            "a page with more to come has a row"
-        );
+        let page = host::scan(&self.range.start, self.range.end.as_deref(), self.reverse, self.limit);
+        assert!(!page.more || !page.rows.is_empty(), "a page with more to come has a row");
         self.page = page.rows;
         self.offset = 0;
         self.more = page.more;
@@ -65,8 +50,7 @@ impl RawRows {
     }
 
     fn take_row(&mut self) -> (Vec<u8>, Vec<u8>) {
-        let (key, value, rest) =
-            split_row(&self.page[self.offset..]).expect("the host sends whole rows");
+        let (key, value, rest) = split_row(&self.page[self.offset..]).expect("the host sends whole rows");
         let row = (key.to_vec(), value.to_vec());
         self.offset = self.page.len() - rest.len();
         if self.offset == self.page.len() {
@@ -128,12 +112,7 @@ pub struct Rows<'a, K, V> {
 
 impl<K, V> Rows<'_, K, V> {
     pub(crate) fn new(range: Range, tag_len: usize) -> Self {
-        Self {
-            raw: RawRows::new(range),
-            tag_len,
-            state: PhantomData,
-            types: PhantomData,
-        }
+        Self { raw: RawRows::new(range), tag_len, state: PhantomData, types: PhantomData }
     }
 
     /// Goes from the last entry to the first. Call it before the first `next`.
@@ -188,11 +167,7 @@ fn decode_key<K: Key>(row: &[u8], tag_len: usize) -> K {
     let mut rest = &row[tag_len..];
     match K::decode_key(&mut rest) {
         Ok(key) if rest.is_empty() => key,
-        _ => panic!(
-            "the key {} is not a {}; did a tag change its type?",
-            describe(row),
-            std::any::type_name::<K>()
-        ),
+        _ => panic!("the key {} is not a {}; did a tag change its type?", describe(row), std::any::type_name::<K>()),
     }
 }
 

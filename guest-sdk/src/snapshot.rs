@@ -95,9 +95,7 @@ fn read_end(source: &mut Source, value_len: u32, rows: u64) -> Result<(), Status
     let count = source.read_exact(END_VALUE_BYTES as usize)?;
     let expected = u64::from_le_bytes(count.try_into().expect("eight bytes were read"));
     if rows != expected {
-        return Err(Status::data_loss(format!(
-            "the snapshot has {rows} rows and claims {expected}"
-        )));
+        return Err(Status::data_loss(format!("the snapshot has {rows} rows and claims {expected}")));
     }
     if !source.at_end() {
         return Err(Status::data_loss("the snapshot goes on after its end"));
@@ -121,9 +119,7 @@ pub struct Sink {
 
 impl Sink {
     pub(crate) fn open() -> Self {
-        Self {
-            buffer: Vec::with_capacity(CHUNK_BYTES),
-        }
+        Self { buffer: Vec::with_capacity(CHUNK_BYTES) }
     }
 
     /// Appends bytes. Chunk boundaries are not kept.
@@ -157,10 +153,7 @@ pub struct Source {
 
 impl Source {
     pub(crate) fn open() -> Self {
-        Self {
-            buffer: Vec::new(),
-            taken: 0,
-        }
+        Self { buffer: Vec::new(), taken: 0 }
     }
 
     /// The next `len` bytes.
@@ -205,10 +198,7 @@ pub mod raw {
     /// All rows in key order. In [`Format::write`](super::Format::write).
     pub fn rows() -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
         // The empty key does not exist, so the least key is one zero byte.
-        let range = Range {
-            start: vec![0],
-            end: None,
-        };
+        let range = Range { start: vec![0], end: None };
         RawRows::new(range)
     }
 

@@ -40,11 +40,7 @@ pub struct Status {
 impl Status {
     /// A status with a message for people. The host cuts the message at 1 KiB.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            details: Vec::new(),
-        }
+        Self { code, message: message.into(), details: Vec::new() }
     }
 
     /// Adds an encoded `google.rpc.Status` for programs, at most 4 KiB. It is sent as

@@ -36,9 +36,7 @@ pub struct Malformed {
 impl Malformed {
     /// Not a value of type `T`.
     pub fn of<T>() -> Self {
-        Self {
-            wanted: std::any::type_name::<T>(),
-        }
+        Self { wanted: std::any::type_name::<T>() }
     }
 }
 
@@ -61,10 +59,7 @@ pub(crate) fn encode(value: &(impl EncodeValue + ?Sized)) -> Vec<u8> {
 pub(crate) fn describe(bytes: &[u8]) -> String {
     const SHOWN: usize = 32;
     let more = if bytes.len() > SHOWN { "…" } else { "" };
-    format!(
-        "\"{}{more}\"",
-        bytes[..bytes.len().min(SHOWN)].escape_ascii()
-    )
+    format!("\"{}{more}\"", bytes[..bytes.len().min(SHOWN)].escape_ascii())
 }
 
 #[doc(hidden)]
@@ -118,11 +113,7 @@ impl EncodeValue for () {
 
 impl Stored for () {
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
-        if bytes.is_empty() {
-            Ok(())
-        } else {
-            Err(Malformed::of::<Self>())
-        }
+        if bytes.is_empty() { Ok(()) } else { Err(Malformed::of::<Self>()) }
     }
 }
 

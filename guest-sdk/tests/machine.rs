@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use lockstep_guest::dispatch::{Method, serve, serve_step};
 use lockstep_guest::snapshot::{Format, Sink, Source};
-use lockstep_guest::{
-    Code, Counter, Harness, Machine, Map, Reply, Set, Status, Step, Value, Watch, log,
-};
+use lockstep_guest::{Code, Counter, Harness, Machine, Map, Reply, Set, Status, Step, Value, Watch, log};
 
 lockstep_guest::state! {
     struct Shop {
@@ -30,16 +28,12 @@ trait Service: lockstep_guest::State {
 
 impl Service for Shop {
     const LOCKSTEP_METHODS: &'static [Method<Self>] = &[
-        Method::command("Shop/Fill", |shop, _, r| {
-            serve("Shop/Fill", r, |n| shop.fill(n))
-        }),
+        Method::command("Shop/Fill", |shop, _, r| serve("Shop/Fill", r, |n| shop.fill(n))),
         Method::command("Shop/Fail", |shop, cx, r| {
             serve("Shop/Fail", r, |how: String| {
                 shop.owner.set(cx.caller().as_str());
                 match how.as_str() {
-                    "refuse" => {
-                        Err::<u64, _>(Status::failed_precondition("closed").with_details(*b"why"))
-                    }
+                    "refuse" => Err::<u64, _>(Status::failed_precondition("closed").with_details(*b"why")),
                     how => panic!("told to: {how}"),
                 }
             })
@@ -59,9 +53,7 @@ impl Service for Shop {
             })
         }),
         Method::query("Shop/Owner", |shop, _, r| {
-            serve("Shop/Owner", r, |(): ()| {
-                Ok(shop.owner.get().unwrap_or_default())
-            })
+            serve("Shop/Owner", r, |(): ()| Ok(shop.owner.get().unwrap_or_default()))
         }),
         Method::query("Shop/Cheat", |_, _, r| {
             serve("Shop/Cheat", r, |(): ()| {
@@ -89,11 +81,7 @@ impl Shop {
     /// Sends how many entries begin so, when that is news; ends at three.
     fn follow(&self, cx: &Watch, prefix: &str) -> Step<u64> {
         let count = self.stock.prefix(prefix).count() as u64;
-        let step = if cx.recall::<u64>() == Some(count) {
-            Step::wait()
-        } else {
-            Step::send(count)
-        };
+        let step = if cx.recall::<u64>() == Some(count) { Step::wait() } else { Step::send(count) };
         let step = step.remember(&count).or_after(Duration::from_secs(5));
         if count == 3 { step.done() } else { step }
     }
@@ -111,16 +99,9 @@ fn map_reads_ranges_and_prefixes_in_order_across_pages() {
         assert_eq!(shop.stock.len(), 1501);
         let all: Vec<u64> = shop.stock.prefix("item-").map(|(_, n)| n).collect();
         assert_eq!(all, (0..1500).collect::<Vec<_>>());
-        let back: Vec<u64> = shop
-            .stock
-            .prefix("item-")
-            .descending()
-            .map(|(_, n)| n)
-            .collect();
+        let back: Vec<u64> = shop.stock.prefix("item-").descending().map(|(_, n)| n).collect();
         assert_eq!(back, (0..1500).rev().collect::<Vec<_>>());
-        let some = shop
-            .stock
-            .range("item-00010".to_owned()..="item-00012".to_owned());
+        let some = shop.stock.range("item-00010".to_owned()..="item-00012".to_owned());
         assert_eq!(some.map(|(_, n)| n).collect::<Vec<_>>(), [10, 11, 12]);
         assert_eq!(shop.stock.first(), Some(("item-00000".to_owned(), 0)));
         assert_eq!(shop.stock.last(), Some(("other".to_owned(), 7)));
@@ -153,10 +134,7 @@ fn set_says_what_was_new_and_keeps_negative_numbers_first() {
         assert!(!shop.closed.insert(&5));
         assert_eq!(shop.closed.iter().collect::<Vec<_>>(), [-5, 5]);
         assert_eq!(shop.closed.range(0..).collect::<Vec<_>>(), [5]);
-        assert_eq!(
-            (shop.closed.first(), shop.closed.last()),
-            (Some(-5), Some(5))
-        );
+        assert_eq!((shop.closed.first(), shop.closed.last()), (Some(-5), Some(5)));
         assert!(shop.closed.remove(&-5));
         assert!(!shop.closed.remove(&-5));
         assert_eq!(shop.closed.len(), 1);
@@ -182,22 +160,12 @@ fn failed_command_leaves_nothing_and_says_why() {
     let mut shop = Harness::<Shop>::new();
     let _: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
     shop.as_caller("bob");
-    let refused = shop
-        .command::<_, u64>("Shop/Fail", &"refuse".to_owned())
-        .unwrap_err();
-    assert_eq!(
-        (refused.code(), refused.details()),
-        (Code::FailedPrecondition, b"why".as_slice())
-    );
-    let broken = shop
-        .command::<_, u64>("Shop/Fail", &"break".to_owned())
-        .unwrap_err();
+    let refused = shop.command::<_, u64>("Shop/Fail", &"refuse".to_owned()).unwrap_err();
+    assert_eq!((refused.code(), refused.details()), (Code::FailedPrecondition, b"why".as_slice()));
+    let broken = shop.command::<_, u64>("Shop/Fail", &"break".to_owned()).unwrap_err();
     assert_eq!(broken.code(), Code::Internal);
     assert!(broken.message().contains("told to: break"), "{broken}");
-    assert_eq!(
-        shop.inspect(|shop| shop.owner.get()).as_deref(),
-        Some("ann")
-    );
+    assert_eq!(shop.inspect(|shop| shop.owner.get()).as_deref(), Some("ann"));
     shop.assert_replicas_agree();
 }
 
@@ -217,10 +185,7 @@ fn static_in_the_state_is_found() {
     let _: u64 = shop.command("Shop/Static", &0_u64).unwrap();
     let verdict = std::panic::catch_unwind(|| shop.assert_replicas_agree());
     let message = *verdict.unwrap_err().downcast::<String>().unwrap();
-    assert!(
-        message.contains("Shop/Static at index 1 wrote"),
-        "{message}"
-    );
+    assert!(message.contains("Shop/Static at index 1 wrote"), "{message}");
 }
 
 #[test]
@@ -261,17 +226,8 @@ fn snapshot_survives_and_damage_is_refused() {
         assert_eq!(refused.code(), Code::DataLoss, "{len} bytes: {refused}");
     }
     let longer = [snapshot.as_slice(), b"x"].concat();
-    assert!(
-        shop.restore(longer)
-            .unwrap_err()
-            .message()
-            .contains("goes on after its end")
-    );
-    assert_eq!(
-        shop.inspect(|shop| shop.stock.len()),
-        20_000,
-        "the old state remains"
-    );
+    assert!(shop.restore(longer).unwrap_err().message().contains("goes on after its end"));
+    assert_eq!(shop.inspect(|shop| shop.stock.len()), 20_000, "the old state remains");
 }
 
 /// A format that forgets: the harness must notice, as the host does.
@@ -296,9 +252,7 @@ lockstep_guest::state! {
 impl Machine for Leaky {
     type Snapshots = Forgetful;
     const METHODS: &'static [&'static [Method<Self>]] =
-        &[&[Method::command("Leaky/Add", |leaky, _, r| {
-            serve("Leaky/Add", r, |n: u64| Ok(leaky.n.add(n)))
-        })]];
+        &[&[Method::command("Leaky/Add", |leaky, _, r| serve("Leaky/Add", r, |n: u64| Ok(leaky.n.add(n))))]];
 }
 
 #[test]

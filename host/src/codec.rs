@@ -43,19 +43,14 @@ pub fn encode_record<T: Serialize>(record: &T) -> Vec<u8> {
 
 /// Decodes an internal record; trailing bytes are damage.
 pub fn decode_record<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (&version, body) = bytes
-        .split_first()
-        .ok_or_else(|| CodecError::Damaged("empty".into()))?;
+    let (&version, body) = bytes.split_first().ok_or_else(|| CodecError::Damaged("empty".into()))?;
     if version != RECORD_VERSION {
         return Err(CodecError::Version { found: version });
     }
     let (record, read) = bincode::serde::decode_from_slice(body, bincode::config::legacy())
         .map_err(|error| CodecError::Damaged(error.to_string()))?;
     if read != body.len() {
-        return Err(CodecError::Damaged(format!(
-            "{} bytes follow the record",
-            body.len() - read
-        )));
+        return Err(CodecError::Damaged(format!("{} bytes follow the record", body.len() - read)));
     }
     Ok(record)
 }
@@ -72,21 +67,13 @@ pub fn decode_entry(data: &EntryData) -> Result<entry::Entry, CodecError> {
 
 impl From<Origin> for entry::Origin {
     fn from(origin: Origin) -> Self {
-        entry::Origin {
-            node: origin.node,
-            boot: origin.boot,
-            counter: origin.counter,
-        }
+        entry::Origin { node: origin.node, boot: origin.boot, counter: origin.counter }
     }
 }
 
 impl From<&entry::Origin> for Origin {
     fn from(origin: &entry::Origin) -> Self {
-        Origin {
-            node: origin.node,
-            boot: origin.boot,
-            counter: origin.counter,
-        }
+        Origin { node: origin.node, boot: origin.boot, counter: origin.counter }
     }
 }
 
@@ -99,14 +86,7 @@ mod tests {
 
     fn command(counter: u64, method: &str, request: Vec<u8>) -> Command {
         Command {
-            origin: Some(
-                Origin {
-                    node: 7,
-                    boot: 2,
-                    counter,
-                }
-                .into(),
-            ),
+            origin: Some(Origin { node: 7, boot: 2, counter }.into()),
             method: method.into(),
             request: request.into(),
             caller: String::new(),
@@ -135,11 +115,7 @@ mod tests {
         let identity = Identity {
             node_id: 1,
             name: "nodeA".into(),
-            cluster: Some(Cluster {
-                id: [2; 16],
-                incarnation: 3,
-                component_hash: [4; 32],
-            }),
+            cluster: Some(Cluster { id: [2; 16], incarnation: 3, component_hash: [4; 32] }),
             boot: 5,
         };
         let bytes = encode_record(&identity);
@@ -161,20 +137,11 @@ mod tests {
 
     #[test]
     fn foreign_records_are_refused_by_name() {
-        assert!(matches!(
-            decode_record::<u64>(&[9, 0]),
-            Err(CodecError::Version { found: 9 })
-        ));
-        assert!(matches!(
-            decode_record::<u64>(&[]),
-            Err(CodecError::Damaged(_))
-        ));
+        assert!(matches!(decode_record::<u64>(&[9, 0]), Err(CodecError::Version { found: 9 })));
+        assert!(matches!(decode_record::<u64>(&[]), Err(CodecError::Damaged(_))));
         let mut long = encode_record(&5u64);
         long.push(0);
-        assert!(matches!(
-            decode_record::<u64>(&long),
-            Err(CodecError::Damaged(_))
-        ));
+        assert!(matches!(decode_record::<u64>(&long), Err(CodecError::Damaged(_))));
     }
 
     proptest! {

@@ -21,7 +21,7 @@ use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
     ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Propose, Proposer, Raft,
-    RaftCell, RaftCore, ReadIndex, Timeouts, install, link, membership, 
+    RaftCell, RaftCore, ReadIndex, Timeouts, install, link, membership,
 };
 use crate::store::{Checkpoints, DataDir, Log, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity};
@@ -305,7 +305,9 @@ async fn bootstrap(config: &NodeConfig, raft: &Raft, admission: &Admission, me: 
         return Ok(());
     }
     let Some(component) = admission.component_hash() else {
-        bail!("this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that");
+        bail!(
+            "this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that"
+        );
     };
     if !initialized {
         raft.initialize([(me.node_id, me.node.clone())].into_iter().collect::<std::collections::BTreeMap<_, _>>())

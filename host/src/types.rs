@@ -27,11 +27,7 @@ pub struct Node {
 
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (raft {}, grpc {})",
-            self.name, self.raft_addr, self.grpc_addr
-        )
+        write!(f, "{} (raft {}, grpc {})", self.name, self.raft_addr, self.grpc_addr)
     }
 }
 
@@ -99,12 +95,10 @@ impl Cluster {
 /// Lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            write!(text, "{byte:02x}").expect("writing to a String does not fail");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a String does not fail");
+        text
+    })
 }
 
 /// What is stamped on a data directory.
@@ -158,10 +152,7 @@ impl Fatal {
     /// Completes with the reason once raised.
     pub async fn raised(&self) -> String {
         let mut receiver = self.0.subscribe();
-        let reason = receiver
-            .wait_for(Option::is_some)
-            .await
-            .expect("the sender lives as long as self");
+        let reason = receiver.wait_for(Option::is_some).await.expect("the sender lives as long as self");
         reason.clone().expect("waited for Some")
     }
 

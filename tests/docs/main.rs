@@ -1,2 +1,120 @@
-//! Placeholder.
-fn main() {}
+//! Every command of the README is executed, as it stands there: its `sh` blocks are one script, run from the checkout.
+//! Left out are the test command itself, which would run this test again, and the demo, which has its own test.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Result, ensure};
+
+fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The `sh` blocks of a page, in order.
+fn blocks(page: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(checkout().join(page)).unwrap();
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line == "```sh" {
+            let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            blocks.push(block.join("\n") + "\n");
+        }
+    }
+    blocks
+}
+
+/// Runs a script from the checkout, in a network of its own where the system allows that: its ports are then surely free.
+fn run(script: &str) -> Result<Output> {
+    let isolated = |flags: &str| {
+        let probe =
+            Command::new("unshare").args([flags, "sh", "-c", "ip link set lo up"]).stderr(Stdio::null()).status();
+        probe.is_ok_and(|status| status.success())
+    };
+    let script = format!("set -eu\nset -o pipefail\n{script}");
+    let mut command = match ["-n", "-rn"].into_iter().find(|flags| isolated(flags)) {
+        Some(flags) => {
+            let mut command = Command::new("unshare");
+            command.args([flags, "bash", "-c"]).arg(format!("ip link set lo up\n{script}"));
+            command
+        }
+        None => {
+            let mut command = Command::new("bash");
+            command.arg("-c").arg(script);
+            command
+        }
+    };
+    Ok(command.current_dir(checkout()).stdin(Stdio::null()).output()?)
+}
+
+fn succeeded(output: &Output) -> Result<String> {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{}:\n{text}", output.status);
+    Ok(text)
+}
+
+/// The README's cluster by hand, its node processes ended even when a command fails.
+fn cluster_script() -> String {
+    let blocks = blocks("README.md");
+    let script: String = blocks.into_iter().filter(|block| !block.contains("cargo xtask")).collect();
+    assert!(script.contains("--raft_bootstrap") && script.contains("add_voter") && script.contains("Example/Watch"));
+    format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}")
+}
+
+/// Two at a time would share directories and ports.
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[test]
+fn the_readme_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let text = succeeded(&run(&cluster_script())?)?;
+    for expected in
+        [r#""commitIndex""#, r#""value":"world""#, "RaftManager/AddVoter", "lockstep 0.1.0", "--raft_data_dir"]
+    {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_readme_works_with_addresses_instead_of_names() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let text = succeeded(&run(&cluster_script().replace("localhost", "127.0.0.1"))?)?;
+    assert!(text.contains(r#""value":"world""#), "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_guests_build_as_the_readme_says() -> Result<()> {
+    let block = blocks("README.md").into_iter().find(|block| block.contains("cargo xtask guests")).unwrap();
+    succeeded(&run(&block)?).map(drop)
+}
+
+#[test]
+fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
+    let block = blocks("README.md").into_iter().find(|block| block.contains("cargo xtask demo")).unwrap();
+    let text = succeeded(&run(&block)?)?;
+    for expected in ["through a follower", "from every node", "SIGKILL", "Nothing was lost", "exit code 0"] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    let left = std::fs::read_dir(std::env::temp_dir())?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("lockstep-demo-"))
+        .filter(|entry| text.contains(&*entry.file_name().to_string_lossy()))
+        .count();
+    assert_eq!(left, 0, "directories are left behind");
+    Ok(())
+}
+
+#[test]
+fn every_path_that_the_pages_name_exists() {
+    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        let text = std::fs::read_to_string(checkout().join(page)).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !link.contains("://") && !link.starts_with('#') {
+                assert!(checkout().join(link).exists(), "{page} names {link}, which is not there");
+            }
+        }
+    }
+}

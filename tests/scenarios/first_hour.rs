@@ -97,7 +97,8 @@ async fn a_port_that_is_taken() -> Result<()> {
 fn node_output(directory: &Path, more: &[&str]) -> Result<String> {
     let directory = directory.display().to_string();
     let fsm = lockstep_tests::kv_wasm().display().to_string();
-    let mut arguments = vec!["node", "--raft_bootstrap", "--raft_id=nodeA", "--raft_data_dir", &directory, "--fsm", &fsm];
+    let mut arguments =
+        vec!["node", "--raft_bootstrap", "--raft_id=nodeA", "--raft_data_dir", &directory, "--fsm", &fsm];
     arguments.extend(more);
     let output = lockstep(&arguments)?;
     ensure!(!output.status.success(), "it started");
@@ -135,7 +136,14 @@ async fn a_data_directory_of_another_node() -> Result<()> {
     cluster.nodes[0].kill()?;
     std::fs::rename(cluster.directory().join("nodeA"), cluster.directory().join("nodeB"))?;
     let directory = cluster.directory().display().to_string();
-    let output = lockstep(&["node", "--raft_id=nodeB", "--raft_data_dir", &directory, "--grpc_addr=127.0.0.1:0", "--raft_addr=127.0.0.1:0"])?;
+    let output = lockstep(&[
+        "node",
+        "--raft_id=nodeB",
+        "--raft_data_dir",
+        &directory,
+        "--grpc_addr=127.0.0.1:0",
+        "--raft_addr=127.0.0.1:0",
+    ])?;
     assert!(!output.status.success());
     assert_says(&String::from_utf8_lossy(&output.stderr), &["nodeA", "nodeB"]);
     Ok(())
@@ -170,12 +178,11 @@ async fn a_write_without_a_leader_is_unavailable_after_a_bounded_wait() -> Resul
         cluster.nodes[n].kill()?;
     }
     let request = lockstep_tests::pb::AddRequest { key: "k".into(), val: "v".into() };
-    let answer = tokio::time::timeout(std::time::Duration::from_secs(30), cluster.nodes[survivor].client().await?.add(request)).await?;
+    let answer =
+        tokio::time::timeout(std::time::Duration::from_secs(30), cluster.nodes[survivor].client().await?.add(request))
+            .await?;
     let status = answer.unwrap_err();
-    assert!(
-        matches!(status.code(), tonic::Code::Unavailable | tonic::Code::DeadlineExceeded),
-        "{status:?}"
-    );
+    assert!(matches!(status.code(), tonic::Code::Unavailable | tonic::Code::DeadlineExceeded), "{status:?}");
     // A second one surely finds no leader.
     let request = lockstep_tests::pb::AddRequest { key: "k".into(), val: "v".into() };
     let status = cluster.nodes[survivor].client().await?.add(request).await.unwrap_err();

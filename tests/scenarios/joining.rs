@@ -1,12 +1,15 @@
 //! Learners and voters join; what cannot join is told why.
 
 use anyhow::Result;
-use lockstep_tests::pb::{AddNonvoterRequest, AddVoterRequest, DemoteVoterRequest, GetConfigurationRequest, RemoveServerRequest};
+use lockstep_tests::pb::{
+    AddNonvoterRequest, AddVoterRequest, DemoteVoterRequest, GetConfigurationRequest, RemoveServerRequest,
+};
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed};
 
 async fn suffrage(cluster: &Cluster, n: usize) -> Result<String> {
     let leader = cluster.leader().await?;
-    let configuration = cluster.nodes[leader].manager().await?.get_configuration(GetConfigurationRequest {}).await?.into_inner();
+    let configuration =
+        cluster.nodes[leader].manager().await?.get_configuration(GetConfigurationRequest {}).await?.into_inner();
     let found = configuration.servers.iter().find(|server| server.id == cluster.nodes[n].name);
     Ok(found.map(|server| server.suffrage.clone()).unwrap_or_default())
 }

@@ -65,7 +65,10 @@ async fn no_acknowledged_write_is_lost() -> Result<()> {
         let victim = (random >> 33) as usize % 3;
         cluster.nodes[victim].kill()?;
         let survivor = (victim + 1) % 3;
-        cluster.add(survivor, "round", &round.to_string()).await.with_context(|| format!("round {round}: two of three live"))?;
+        cluster
+            .add(survivor, "round", &round.to_string())
+            .await
+            .with_context(|| format!("round {round}: two of three live"))?;
         cluster.nodes[victim].start().await?;
         eventually("the victim is back", || async {
             anyhow::ensure!(cluster.get(victim, "round", true).await? == round.to_string());
@@ -82,7 +85,10 @@ async fn no_acknowledged_write_is_lost() -> Result<()> {
                 let request = GetRequest { key: key.clone(), linearizable: true };
                 let found: u64 = node.client().await?.get(request).await?.into_inner().value.parse()?;
                 let tried = written.tried[key];
-                assert!(found >= *acknowledged && found <= tried, "{key}: {found}, acknowledged {acknowledged}, tried {tried}");
+                assert!(
+                    found >= *acknowledged && found <= tried,
+                    "{key}: {found}, acknowledged {acknowledged}, tried {tried}"
+                );
                 checked += 1;
             }
         }

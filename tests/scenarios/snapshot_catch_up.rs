@@ -5,7 +5,8 @@ use lockstep_tests::pb::{SnapshotRequest, WatchRequest};
 use lockstep_tests::{Cluster, Options, eventually, formed};
 
 /// Small enough that a few hundred writes leave a follower behind.
-const TIGHT: [&str; 4] = ["--snapshot_threshold=50", "--snapshot_interval=1s", "--trailing_logs=10", "--trailing_entries_min=10"];
+const TIGHT: [&str; 4] =
+    ["--snapshot_threshold=50", "--snapshot_interval=1s", "--trailing_logs=10", "--trailing_entries_min=10"];
 
 async fn write(cluster: &Cluster, n: usize, count: usize, value: &str) -> Result<()> {
     let mut client = cluster.nodes[n].client().await?;

@@ -67,7 +67,8 @@ fn run(arguments: &[&str]) -> Result<String> {
 async fn call_speaks_json_through_reflection() -> Result<()> {
     let cluster = formed(1, &[]).await?;
     let address = cluster.nodes[0].grpc_addr();
-    let reply: serde_json::Value = serde_json::from_str(&run(&["call", &address, "Example/Add", r#"{"key":"a","val":"b"}"#])?)?;
+    let reply: serde_json::Value =
+        serde_json::from_str(&run(&["call", &address, "Example/Add", r#"{"key":"a","val":"b"}"#])?)?;
     assert!(reply["commitIndex"].as_str().is_some_and(|index| index != "0"), "{reply}");
     let reply: serde_json::Value = serde_json::from_str(&run(&["call", &address, "Example/Get", r#"{"key":"a"}"#])?)?;
     assert_eq!(reply["value"], "b");
@@ -95,7 +96,8 @@ async fn health_knows_the_guest_and_the_leader() -> Result<()> {
             assert!(reply.contains("\"SERVING\""), "{service} on {}: {reply}", node.name);
         }
         lockstep_tests::eventually("quis.RaftLeader is right", || async {
-            let reply = run(&["call", &node.grpc_addr(), "grpc.health.v1.Health/Check", r#"{"service":"quis.RaftLeader"}"#])?;
+            let reply =
+                run(&["call", &node.grpc_addr(), "grpc.health.v1.Health/Check", r#"{"service":"quis.RaftLeader"}"#])?;
             ensure!(reply.contains("\"SERVING\"") == (n == leader), "{}: {reply}", node.name);
             Ok(())
         })

@@ -7,7 +7,13 @@ use lockstep_tests::pb::{WatchRequest, WatchResponse};
 use lockstep_tests::{Cluster, PATIENCE, formed};
 use tonic::Streaming;
 
-async fn watch(cluster: &Cluster, n: usize, key: &str, min_index: u64, timeout_seconds: u32) -> Result<Streaming<WatchResponse>> {
+async fn watch(
+    cluster: &Cluster,
+    n: usize,
+    key: &str,
+    min_index: u64,
+    timeout_seconds: u32,
+) -> Result<Streaming<WatchResponse>> {
     let request = WatchRequest { key: key.into(), min_index, timeout_seconds };
     Ok(cluster.nodes[n].client().await?.watch(request).await?.into_inner())
 }

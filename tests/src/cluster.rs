@@ -6,9 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::eventually;
-use crate::pb::{
-    AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest,
-};
+use crate::pb::{AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest};
 use crate::process::{NodeProcess, Options};
 
 /// Nodes in one temporary directory, which goes with the value.
@@ -34,10 +32,7 @@ pub async fn formed(size: usize, more: &[&str]) -> Result<Cluster> {
 impl Cluster {
     /// No node yet.
     pub fn new() -> Result<Cluster> {
-        Ok(Cluster {
-            nodes: Vec::new(),
-            directory: tempfile::tempdir()?,
-        })
+        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()? })
     }
 
     /// The nodes' `--raft_data_dir`.
@@ -49,8 +44,7 @@ impl Cluster {
     pub fn push(&mut self, options: Options) -> Result<usize> {
         let n = self.nodes.len();
         let name = format!("node{}", char::from(b'A' + n as u8));
-        self.nodes
-            .push(NodeProcess::new(&name, self.directory.path(), options)?);
+        self.nodes.push(NodeProcess::new(&name, self.directory.path(), options)?);
         Ok(n)
     }
 
@@ -58,16 +52,9 @@ impl Cluster {
     pub async fn add_voter(&self, n: usize) -> Result<u64> {
         let leader = self.leader().await?;
         let mut manager = self.nodes[leader].manager().await?;
-        let previous_index = manager
-            .applied_index(AppliedIndexRequest {})
-            .await?
-            .into_inner()
-            .index;
-        let request = AddVoterRequest {
-            id: self.nodes[n].name.clone(),
-            address: self.nodes[n].raft_addr(),
-            previous_index,
-        };
+        let previous_index = manager.applied_index(AppliedIndexRequest {}).await?.into_inner().index;
+        let request =
+            AddVoterRequest { id: self.nodes[n].name.clone(), address: self.nodes[n].raft_addr(), previous_index };
         let operation = manager.add_voter(request).await?.into_inner();
         self.finish(leader, operation).await
     }
@@ -86,35 +73,18 @@ impl Cluster {
         eventually("all running nodes agree on a leader", || async {
             let mut seen = None;
             for node in self.nodes.iter().filter(|node| node.running()) {
-                let name = node
-                    .manager()
-                    .await?
-                    .leader(LeaderRequest {})
-                    .await?
-                    .into_inner()
-                    .server_id;
+                let name = node.manager().await?.leader(LeaderRequest {}).await?.into_inner().server_id;
                 // A node that was planned but not yet added knows none.
                 if name.is_empty()
-                    && !node
-                        .stat()
-                        .await
-                        .is_ok_and(|stat| stat["nodes"].as_array().is_some_and(|n| !n.is_empty()))
+                    && !node.stat().await.is_ok_and(|stat| stat["nodes"].as_array().is_some_and(|n| !n.is_empty()))
                 {
                     continue;
                 }
                 ensure!(!name.is_empty(), "{} knows no leader", node.name);
-                ensure!(
-                    seen.replace(name.clone())
-                        .is_none_or(|before| before == name),
-                    "two opinions"
-                );
+                ensure!(seen.replace(name.clone()).is_none_or(|before| before == name), "two opinions");
             }
             let name = seen.context("nobody runs")?;
-            let place = self
-                .nodes
-                .iter()
-                .position(|node| node.name == name)
-                .context("an unknown leader")?;
+            let place = self.nodes.iter().position(|node| node.name == name).context("an unknown leader")?;
             ensure!(self.nodes[place].running(), "{name} is dead");
             Ok(place)
         })
@@ -124,39 +94,19 @@ impl Cluster {
     /// A running node that does not lead.
     pub async fn follower(&self) -> Result<usize> {
         let leader = self.leader().await?;
-        (0..self.nodes.len())
-            .find(|n| *n != leader && self.nodes[*n].running())
-            .context("no follower runs")
+        (0..self.nodes.len()).find(|n| *n != leader && self.nodes[*n].running()).context("no follower runs")
     }
 
     /// Writes through node `n`; the commit index.
     pub async fn add(&self, n: usize, key: &str, val: &str) -> Result<u64> {
-        let request = AddRequest {
-            key: key.into(),
-            val: val.into(),
-        };
-        Ok(self.nodes[n]
-            .client()
-            .await?
-            .add(request)
-            .await?
-            .into_inner()
-            .commit_index)
+        let request = AddRequest { key: key.into(), val: val.into() };
+        Ok(self.nodes[n].client().await?.add(request).await?.into_inner().commit_index)
     }
 
     /// Reads at node `n`.
     pub async fn get(&self, n: usize, key: &str, linearizable: bool) -> Result<String> {
-        let request = GetRequest {
-            key: key.into(),
-            linearizable,
-        };
-        Ok(self.nodes[n]
-            .client()
-            .await?
-            .get(request)
-            .await?
-            .into_inner()
-            .value)
+        let request = GetRequest { key: key.into(), linearizable };
+        Ok(self.nodes[n].client().await?.get(request).await?.into_inner().value)
     }
 
     /// Wants `value` from every running node, linearizably.
@@ -164,10 +114,7 @@ impl Cluster {
         for n in (0..self.nodes.len()).filter(|n| self.nodes[*n].running()) {
             let got = self.get(n, key, true).await?;
             if got != value {
-                bail!(
-                    "{} reads {got:?} at {key:?} instead of {value:?}",
-                    self.nodes[n].name
-                );
+                bail!("{} reads {got:?} at {key:?} instead of {value:?}", self.nodes[n].name);
             }
         }
         Ok(())

@@ -25,14 +25,8 @@ impl Reserved {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        let address = socket
-            .local_addr()?
-            .as_socket()
-            .context("an inet socket has an inet address")?;
-        Ok(Reserved {
-            _socket: socket,
-            address,
-        })
+        let address = socket.local_addr()?.as_socket().context("an inet socket has an inet address")?;
+        Ok(Reserved { _socket: socket, address })
     }
 }
 
@@ -50,19 +44,12 @@ pub struct Options {
 impl Options {
     /// A member to be added, with the KV.
     pub fn member() -> Options {
-        Options {
-            bootstrap: false,
-            fsm: Some(kv_wasm()),
-            more: Vec::new(),
-        }
+        Options { bootstrap: false, fsm: Some(kv_wasm()), more: Vec::new() }
     }
 
     /// The node that starts the cluster.
     pub fn bootstrap() -> Options {
-        Options {
-            bootstrap: true,
-            ..Options::member()
-        }
+        Options { bootstrap: true, ..Options::member() }
     }
 
     /// With further arguments.
@@ -153,18 +140,10 @@ impl NodeProcess {
         let deadline = Instant::now() + PATIENCE;
         while tokio::net::TcpStream::connect(&address).await.is_err() {
             if let Some(status) = self.exited()? {
-                bail!(
-                    "{} ended with {status} instead of serving:\n{}",
-                    self.name,
-                    self.log()
-                );
+                bail!("{} ended with {status} instead of serving:\n{}", self.name, self.log());
             }
             if Instant::now() > deadline {
-                bail!(
-                    "{} does not listen on {address}:\n{}",
-                    self.name,
-                    self.log()
-                );
+                bail!("{} does not listen on {address}:\n{}", self.name, self.log());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -176,10 +155,7 @@ impl NodeProcess {
         if self.child.is_some() {
             bail!("{} runs already", self.name);
         }
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())?;
+        let log = File::options().create(true).append(true).open(self.log_path())?;
         let child = Command::new(lockstep_binary())
             .args(self.arguments())
             .stdin(Stdio::null())
@@ -217,9 +193,7 @@ impl NodeProcess {
     /// Sends a signal, named as `kill` names it.
     pub fn signal(&self, signal: &str) -> Result<()> {
         let child = self.child.as_ref().context("not running")?;
-        let sent = Command::new("kill")
-            .args([signal, &child.id().to_string()])
-            .status()?;
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status()?;
         if !sent.success() {
             bail!("kill {signal} failed");
         }
@@ -268,14 +242,8 @@ impl NodeProcess {
 
     /// `Stat`, parsed.
     pub async fn stat(&self) -> Result<serde_json::Value> {
-        let reply = self
-            .client()
-            .await?
-            .stat(crate::pb::StatRequest {})
-            .await?
-            .into_inner();
-        serde_json::from_str(&reply.stats)
-            .with_context(|| format!("Stat answered {:?}", reply.stats))
+        let reply = self.client().await?.stat(crate::pb::StatRequest {}).await?.into_inner();
+        serde_json::from_str(&reply.stats).with_context(|| format!("Stat answered {:?}", reply.stats))
     }
 
     /// GET on the HTTP port: status line and body.
@@ -286,15 +254,8 @@ impl NodeProcess {
         stream.write_all(request.as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
-        let status = text
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .context("no HTTP answer")?;
-        let body = text
-            .split_once("\r\n\r\n")
-            .map(|(_, body)| body.to_string())
-            .unwrap_or_default();
+        let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP answer")?;
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default();
         Ok((status, body))
     }
 }
@@ -314,18 +275,11 @@ fn built(name: &str) -> PathBuf {
         .map(PathBuf::from)
         .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../build"));
     let path = directory.join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: `cargo xtask build` makes it",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing: `cargo xtask build` makes it", path.display());
     path
 }
 
 /// Runs a short `lockstep` command to its end.
 pub fn lockstep(arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(lockstep_binary())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()?)
+    Ok(Command::new(lockstep_binary()).args(arguments).stdin(Stdio::null()).output()?)
 }

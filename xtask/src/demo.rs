@@ -26,12 +26,7 @@ fn run(cluster: &Cluster) -> Result<()> {
 
     step("Write through a follower: it forwards to the leader");
     let follower = others(&leader(cluster)?)[0];
-    cluster.lockstep(&[
-        "call",
-        cluster.grpc_addr(follower),
-        "Example/Add",
-        r#"{"key":"hello","val":"world"}"#,
-    ])?;
+    cluster.lockstep(&["call", cluster.grpc_addr(follower), "Example/Add", r#"{"key":"hello","val":"world"}"#])?;
     written.insert("hello".to_string(), "world".to_string());
 
     step("Read it linearizably from every node");
@@ -63,28 +58,15 @@ fn form(cluster: &Cluster) -> Result<()> {
     for name in ["nodeB", "nodeC"] {
         let index = cluster.eventually("nodeA applies its first entries", || {
             let reply = cluster.call("nodeA", "RaftManager/AppliedIndex", "{}")?;
-            index_of(&reply["index"])
-                .filter(|index| *index > 0)
-                .context("nothing applied yet")
+            index_of(&reply["index"]).filter(|index| *index > 0).context("nothing applied yet")
         })?;
         println!("  $ lockstep admin {leader} applied_index\n    {index}");
-        cluster.lockstep(&[
-            "admin",
-            leader,
-            "add_voter",
-            name,
-            cluster.raft_addr(name),
-            &index.to_string(),
-        ])?;
+        cluster.lockstep(&["admin", leader, "add_voter", name, cluster.raft_addr(name), &index.to_string()])?;
     }
     Ok(())
 }
 
-fn watch_a_change(
-    cluster: &Cluster,
-    follower: &'static str,
-    written: &mut BTreeMap<String, String>,
-) -> Result<()> {
+fn watch_a_change(cluster: &Cluster, follower: &'static str, written: &mut BTreeMap<String, String>) -> Result<()> {
     step("Watch a key on a follower while it changes");
     let stream = cluster.stream(follower, "Example/Watch", r#"{"key":"watched"}"#)?;
     let (sender, updates) = mpsc::channel();
@@ -96,21 +78,14 @@ fn watch_a_change(
         }
     });
     let patience = Duration::from_secs(10);
-    let (_, first) = updates
-        .recv_timeout(patience)
-        .context("the watch did not send the current value")?;
+    let (_, first) = updates.recv_timeout(patience).context("the watch did not send the current value")?;
     println!("    {first}");
     let began = Instant::now();
     add(cluster, follower, "watched", "now")?;
     let acknowledged = began.elapsed();
-    let (seen, second) = updates
-        .recv_timeout(patience)
-        .context("the watch did not see the change")?;
+    let (seen, second) = updates.recv_timeout(patience).context("the watch did not see the change")?;
     println!("    {second}");
-    ensure!(
-        serde_json::from_str::<Value>(&second)?["value"] == "now",
-        "the watch sent {second}"
-    );
+    ensure!(serde_json::from_str::<Value>(&second)?["value"] == "now", "the watch sent {second}");
     println!(
         "  the write, typed as a command, took {acknowledged:.0?}; the watcher had the value {:.0?} after it began",
         seen - began
@@ -120,9 +95,7 @@ fn watch_a_change(
 }
 
 fn kill_the_leader(cluster: &Cluster, written: &mut BTreeMap<String, String>) -> Result<()> {
-    step(&format!(
-        "Write {KEYS_BEFORE} keys, kill the leader with SIGKILL, write {KEYS_AFTER} more"
-    ));
+    step(&format!("Write {KEYS_BEFORE} keys, kill the leader with SIGKILL, write {KEYS_AFTER} more"));
     let dead = leader(cluster)?;
     let survivors = others(&dead);
     for n in 0..KEYS_BEFORE {
@@ -150,19 +123,12 @@ fn kill_the_leader(cluster: &Cluster, written: &mut BTreeMap<String, String>) ->
     step(&format!("Restart {dead} and let it catch up"));
     cluster.start(&dead, false)?;
     let began = Instant::now();
-    cluster.eventually("the restarted node serves everything", || {
-        check_all(cluster, &dead, written)
-    })?;
+    cluster.eventually("the restarted node serves everything", || check_all(cluster, &dead, written))?;
     println!("  {dead} was back {:.0?} after its start", began.elapsed());
     Ok(())
 }
 
-fn put(
-    cluster: &Cluster,
-    through: &str,
-    n: usize,
-    written: &mut BTreeMap<String, String>,
-) -> Result<()> {
+fn put(cluster: &Cluster, through: &str, n: usize, written: &mut BTreeMap<String, String>) -> Result<()> {
     let (key, value) = (format!("key-{n}"), format!("value-{n}"));
     add(cluster, through, &key, &value)?;
     written.insert(key, value);
@@ -170,32 +136,16 @@ fn put(
 }
 
 fn add(cluster: &Cluster, through: &str, key: &str, value: &str) -> Result<()> {
-    let reply = cluster.call(
-        through,
-        "Example/Add",
-        &json!({ "key": key, "val": value }).to_string(),
-    )?;
-    index_of(&reply["commitIndex"])
-        .map(drop)
-        .with_context(|| format!("Add answered {reply}"))
+    let reply = cluster.call(through, "Example/Add", &json!({ "key": key, "val": value }).to_string())?;
+    index_of(&reply["commitIndex"]).map(drop).with_context(|| format!("Add answered {reply}"))
 }
 
 fn check_all(cluster: &Cluster, name: &str, written: &BTreeMap<String, String>) -> Result<()> {
     for (key, value) in written {
-        let reply = cluster.call(
-            name,
-            "Example/Get",
-            &json!({ "key": key, "linearizable": true }).to_string(),
-        )?;
-        ensure!(
-            reply["value"] == *value,
-            "{name} answered {reply} for {key}, which was acknowledged as {value}"
-        );
+        let reply = cluster.call(name, "Example/Get", &json!({ "key": key, "linearizable": true }).to_string())?;
+        ensure!(reply["value"] == *value, "{name} answered {reply} for {key}, which was acknowledged as {value}");
     }
-    println!(
-        "  all {} acknowledged keys read back linearizably from {name}",
-        written.len()
-    );
+    println!("  all {} acknowledged keys read back linearizably from {name}", written.len());
     Ok(())
 }
 
@@ -206,28 +156,20 @@ fn index_of(value: &Value) -> Option<u64> {
 
 fn leader(cluster: &Cluster) -> Result<String> {
     cluster.eventually("a leader", || {
-        Cluster::NAMES
-            .iter()
-            .find_map(|name| leader_seen_by(cluster, name).ok())
-            .context("no node knows a leader")
+        Cluster::NAMES.iter().find_map(|name| leader_seen_by(cluster, name).ok()).context("no node knows a leader")
     })
 }
 
 fn leader_seen_by(cluster: &Cluster, name: &str) -> Result<String> {
     let reply = cluster.call(name, "RaftManager/Leader", "{}")?;
-    let id = reply["serverId"]
-        .as_str()
-        .filter(|id| !id.is_empty())
-        .with_context(|| format!("{name} knows no leader"))?;
+    let id =
+        reply["serverId"].as_str().filter(|id| !id.is_empty()).with_context(|| format!("{name} knows no leader"))?;
     Ok(id.to_string())
 }
 
 fn others(leader: &str) -> [&'static str; 2] {
     let mut others = Cluster::NAMES.into_iter().filter(|name| *name != leader);
-    [
-        others.next().expect("three names"),
-        others.next().expect("three names"),
-    ]
+    [others.next().expect("three names"), others.next().expect("three names")]
 }
 
 fn table(cluster: &Cluster) -> Result<()> {
@@ -238,10 +180,7 @@ fn table(cluster: &Cluster) -> Result<()> {
     );
     let target = cluster
         .eventually("a status of every node", || {
-            Cluster::NAMES
-                .iter()
-                .map(|name| status(cluster, name))
-                .collect::<Result<Vec<_>>>()
+            Cluster::NAMES.iter().map(|name| status(cluster, name)).collect::<Result<Vec<_>>>()
         })?
         .iter()
         .filter_map(|status| status["raft"]["last_log_index"].as_u64())
@@ -250,10 +189,7 @@ fn table(cluster: &Cluster) -> Result<()> {
     for name in Cluster::NAMES {
         let status = cluster.eventually("every node applies everything", || {
             let status = status(cluster, name)?;
-            ensure!(
-                status["last_applied_index"].as_u64() >= Some(target),
-                "{name} is behind: {status}"
-            );
+            ensure!(status["last_applied_index"].as_u64() >= Some(target), "{name} is behind: {status}");
             Ok(status)
         })?;
         let raft = &status["raft"];
@@ -273,9 +209,7 @@ fn table(cluster: &Cluster) -> Result<()> {
 
 fn status(cluster: &Cluster, name: &str) -> Result<Value> {
     let reply = cluster.call(name, "Example/Stat", "{}")?;
-    let text = reply["stats"]
-        .as_str()
-        .with_context(|| format!("Stat answered {reply}"))?;
+    let text = reply["stats"].as_str().with_context(|| format!("Stat answered {reply}"))?;
     Ok(serde_json::from_str(text)?)
 }
 
@@ -293,15 +227,6 @@ pub(crate) fn bench(seconds: u64) -> Result<()> {
     step("256-byte values, closed loop");
     let addresses = Cluster::NAMES.map(|name| cluster.grpc_addr(name)).join(",");
     let seconds = seconds.to_string();
-    cluster.lockstep(&[
-        "bench",
-        &addresses,
-        "--clients",
-        "1,64",
-        "--value_bytes",
-        "256",
-        "--seconds",
-        &seconds,
-    ])?;
+    cluster.lockstep(&["bench", &addresses, "--clients", "1,64", "--value_bytes", "256", "--seconds", &seconds])?;
     cluster.stop()
 }

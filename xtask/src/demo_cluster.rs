@@ -59,43 +59,25 @@ impl Cluster {
     pub(crate) fn plan() -> Result<Cluster> {
         let directory = std::env::temp_dir().join(format!("lockstep-demo-{}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
-        let cleanup = Arc::new(Mutex::new(Cleanup {
-            children: Vec::new(),
-            directory: Some(directory.clone()),
-        }));
+        let cleanup = Arc::new(Mutex::new(Cleanup { children: Vec::new(), directory: Some(directory.clone()) }));
         let at_interrupt = cleanup.clone();
         ctrlc::set_handler(move || {
             at_interrupt.lock().expect("no holder panics").run();
             std::process::exit(130);
         })?;
         // All six listeners live at once, so that the system picks six different ports.
-        let listeners: Vec<TcpListener> = (0..6)
-            .map(|_| TcpListener::bind("127.0.0.1:0"))
-            .collect::<Result<_, _>>()?;
+        let listeners: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
         let address = |n: usize| listeners[n].local_addr().map(|address| address.to_string());
         let nodes = Self::NAMES
             .iter()
             .enumerate()
-            .map(|(n, name)| {
-                Ok(Node {
-                    name,
-                    grpc_addr: address(n)?,
-                    raft_addr: address(n + 3)?,
-                })
-            })
+            .map(|(n, name)| Ok(Node { name, grpc_addr: address(n)?, raft_addr: address(n + 3)? }))
             .collect::<Result<_>>()?;
-        Ok(Cluster {
-            directory,
-            nodes,
-            cleanup,
-        })
+        Ok(Cluster { directory, nodes, cleanup })
     }
 
     fn node(&self, name: &str) -> &Node {
-        self.nodes
-            .iter()
-            .find(|node| node.name == name)
-            .expect("a name of NAMES")
+        self.nodes.iter().find(|node| node.name == name).expect("a name of NAMES")
     }
 
     pub(crate) fn grpc_addr(&self, name: &str) -> &str {
@@ -111,24 +93,14 @@ impl Cluster {
         let node = self.node(name);
         let directory = self.directory.display().to_string();
         let fsm = crate::build_dir().join("kv.wasm").display().to_string();
-        let mut arguments = vec![
-            "node",
-            "--raft_id",
-            name,
-            "--grpc_addr",
-            &node.grpc_addr,
-            "--raft_addr",
-            &node.raft_addr,
-        ];
+        let mut arguments =
+            vec!["node", "--raft_id", name, "--grpc_addr", &node.grpc_addr, "--raft_addr", &node.raft_addr];
         arguments.extend(["--raft_data_dir", &directory, "--fsm", &fsm]);
         if bootstrap {
             arguments.push("--raft_bootstrap");
         }
         say_command(&arguments);
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.directory.join(format!("{name}.log")))?;
+        let log = File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
         let child = Command::new(crate::build_dir().join("lockstep"))
             .args(&arguments)
             .stdin(Stdio::null())
@@ -136,22 +108,15 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .context("build/lockstep does not start")?;
-        self.cleanup
-            .lock()
-            .expect("no holder panics")
-            .children
-            .push((name.to_string(), child));
+        self.cleanup.lock().expect("no holder panics").children.push((name.to_string(), child));
         Ok(())
     }
 
     /// SIGKILL: no time to say goodbye.
     pub(crate) fn kill(&self, name: &str) -> Result<()> {
         let mut cleanup = self.cleanup.lock().expect("no holder panics");
-        let position = cleanup
-            .children
-            .iter()
-            .position(|(child, _)| child == name)
-            .context("that node does not run")?;
+        let position =
+            cleanup.children.iter().position(|(child, _)| child == name).context("that node does not run")?;
         let (_, mut child) = cleanup.children.remove(position);
         child.kill()?;
         child.wait()?;
@@ -162,9 +127,7 @@ impl Cluster {
     pub(crate) fn stop(&self) -> Result<()> {
         let mut cleanup = self.cleanup.lock().expect("no holder panics");
         for (_, child) in &cleanup.children {
-            let killed = Command::new("kill")
-                .args(["-TERM", &child.id().to_string()])
-                .status()?;
+            let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
             if !killed.success() {
                 bail!("a node was gone before it was told to stop");
             }
@@ -200,16 +163,9 @@ impl Cluster {
 
     /// The same, without a word.
     pub(crate) fn quietly(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(crate::build_dir().join("lockstep"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()?;
+        let output = Command::new(crate::build_dir().join("lockstep")).args(arguments).stdin(Stdio::null()).output()?;
         if !output.status.success() {
-            bail!(
-                "lockstep {}: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("lockstep {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8(output.stdout)?)
     }
@@ -221,12 +177,7 @@ impl Cluster {
     }
 
     /// A long-running call: `lockstep call` as a child whose lines are read. It ends with the cluster.
-    pub(crate) fn stream(
-        &self,
-        name: &str,
-        method: &str,
-        request: &str,
-    ) -> Result<std::process::ChildStdout> {
+    pub(crate) fn stream(&self, name: &str, method: &str, request: &str) -> Result<std::process::ChildStdout> {
         let arguments = ["call", self.grpc_addr(name), method, request];
         say_command(&arguments);
         let mut child = Command::new(crate::build_dir().join("lockstep"))
@@ -235,11 +186,7 @@ impl Cluster {
             .stdout(Stdio::piped())
             .spawn()?;
         let lines = child.stdout.take().expect("piped");
-        self.cleanup
-            .lock()
-            .expect("no holder panics")
-            .children
-            .push(("call".into(), child));
+        self.cleanup.lock().expect("no holder panics").children.push(("call".into(), child));
         Ok(lines)
     }
 
@@ -250,20 +197,13 @@ impl Cluster {
     }
 
     /// Tries until it works or patience ends; then the last error and the nodes' last words.
-    pub(crate) fn eventually<T>(
-        &self,
-        what: &str,
-        mut attempt: impl FnMut() -> Result<T>,
-    ) -> Result<T> {
+    pub(crate) fn eventually<T>(&self, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match attempt() {
                 Ok(value) => return Ok(value),
                 Err(error) if Instant::now() > deadline => {
-                    return Err(error.context(format!(
-                        "{what}: not within {PATIENCE:?}{}",
-                        self.last_words()
-                    )));
+                    return Err(error.context(format!("{what}: not within {PATIENCE:?}{}", self.last_words())));
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -274,8 +214,7 @@ impl Cluster {
     pub(crate) fn last_words(&self) -> String {
         let mut words = String::new();
         for name in Self::NAMES {
-            let Ok(log) = std::fs::read_to_string(self.directory.join(format!("{name}.log")))
-            else {
+            let Ok(log) = std::fs::read_to_string(self.directory.join(format!("{name}.log"))) else {
                 continue;
             };
             let lines: Vec<&str> = log.lines().rev().take(8).collect();
@@ -289,13 +228,7 @@ impl Cluster {
 fn say_command(arguments: &[&str]) {
     let quoted: Vec<String> = arguments
         .iter()
-        .map(|word| {
-            if word.contains(['{', ' ']) {
-                format!("'{word}'")
-            } else {
-                word.to_string()
-            }
-        })
+        .map(|word| if word.contains(['{', ' ']) { format!("'{word}'") } else { word.to_string() })
         .collect();
     println!("  $ lockstep {}", quoted.join(" "));
 }

@@ -31,9 +31,7 @@ fn main() -> ExitCode {
         ["guests"] => setup::wasm_target().and_then(|()| guests()),
         ["setup"] => setup::all(),
         ["bench"] => build().and_then(|()| demo::bench(5)),
-        ["bench", seconds] => {
-            parse_seconds(seconds).and_then(|seconds| build().and_then(|()| demo::bench(seconds)))
-        }
+        ["bench", seconds] => parse_seconds(seconds).and_then(|seconds| build().and_then(|()| demo::bench(seconds))),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(())
@@ -53,16 +51,12 @@ fn main() -> ExitCode {
 }
 
 fn parse_seconds(text: &str) -> Result<u64> {
-    text.parse()
-        .with_context(|| format!("'{text}' is not a number of seconds"))
+    text.parse().with_context(|| format!("'{text}' is not a number of seconds"))
 }
 
 /// The checkout.
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask/ lies in the checkout")
-        .to_path_buf()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the checkout").to_path_buf()
 }
 
 /// Where finished things are put: `build/lockstep`, `build/kv.wasm`.
@@ -77,11 +71,8 @@ fn target_dir() -> Result<PathBuf> {
     }
     let cache = match std::env::var_os("XDG_CACHE_HOME") {
         Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(
-            std::env::var_os("HOME")
-                .context("neither CARGO_TARGET_DIR nor HOME is set: set one")?,
-        )
-        .join(".cache"),
+        None => PathBuf::from(std::env::var_os("HOME").context("neither CARGO_TARGET_DIR nor HOME is set: set one")?)
+            .join(".cache"),
     };
     Ok(cache.join("lockstep/target"))
 }
@@ -103,16 +94,7 @@ fn cargo(arguments: &[&str]) -> Result<()> {
 }
 
 fn guests() -> Result<()> {
-    cargo(&[
-        "build",
-        "--locked",
-        "--profile",
-        "guest",
-        "--target",
-        "wasm32-unknown-unknown",
-        "--package",
-        "kv",
-    ])?;
+    cargo(&["build", "--locked", "--profile", "guest", "--target", "wasm32-unknown-unknown", "--package", "kv"])?;
     place("wasm32-unknown-unknown/guest/kv.wasm", "kv.wasm")
 }
 
@@ -121,9 +103,7 @@ fn build() -> Result<()> {
     guests()?;
     let binary = target_dir()?.join("release/lockstep");
     if !binary.exists() {
-        println!(
-            "The first build compiles RocksDB and wasmtime: about 25 minutes on two cores, once per machine."
-        );
+        println!("The first build compiles RocksDB and wasmtime: about 25 minutes on two cores, once per machine.");
     }
     cargo(&["build", "--locked", "--release", "--package", "lockstep"])?;
     place("release/lockstep", "lockstep")
@@ -137,10 +117,7 @@ fn place(from: &str, name: &str) -> Result<()> {
     let temporary = build_dir().join(format!(".{name}.{}", std::process::id()));
     std::fs::copy(&from, &temporary).with_context(|| format!("copying {}", from.display()))?;
     std::fs::rename(&temporary, &to)?;
-    println!(
-        "{} is ready",
-        to.strip_prefix(root()).unwrap_or(&to).display()
-    );
+    println!("{} is ready", to.strip_prefix(root()).unwrap_or(&to).display());
     Ok(())
 }
 
@@ -148,16 +125,7 @@ fn test(filter: &[&str]) -> Result<()> {
     build()?;
     if filter.is_empty() {
         cargo(&["fmt", "--all", "--check"])?;
-        cargo(&[
-            "clippy",
-            "--locked",
-            "--release",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "--deny",
-            "warnings",
-        ])?;
+        cargo(&["clippy", "--locked", "--release", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     }
     let mut arguments = vec!["test", "--locked", "--release", "--workspace"];
     arguments.extend_from_slice(filter);

@@ -27,10 +27,7 @@ fn native() -> Result<()> {
     }
     println!("missing: {}", missing.join(", "));
     if !(apt_install()? && self::missing().is_empty()) {
-        bail!(
-            "{} not found; install it and run this again:\n{ADVICE}",
-            missing.join(" and ")
-        );
+        bail!("{} not found; install it and run this again:\n{ADVICE}", missing.join(" and "));
     }
     Ok(())
 }
@@ -75,9 +72,7 @@ fn has_libclang() -> bool {
     .map(PathBuf::from)
     .to_vec();
     if let Ok(entries) = std::fs::read_dir("/usr/lib") {
-        let llvm = entries
-            .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm"));
+        let llvm = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm"));
         places.extend(llvm.map(|entry| entry.path().join("lib")));
     }
     places.iter().any(|place| holds_libclang(place))
@@ -107,15 +102,7 @@ fn apt_install() -> Result<bool> {
     };
     for arguments in [
         vec!["apt-get", "update"],
-        vec![
-            "apt-get",
-            "install",
-            "--yes",
-            "--no-install-recommends",
-            "g++",
-            "make",
-            "libclang-dev",
-        ],
+        vec!["apt-get", "install", "--yes", "--no-install-recommends", "g++", "make", "libclang-dev"],
     ] {
         let words: Vec<&str> = prefix.iter().copied().chain(arguments).collect();
         println!("$ {}", words.join(" "));
@@ -133,15 +120,9 @@ fn apt_install() -> Result<bool> {
 
 /// The standard library for guests.
 pub(crate) fn wasm_target() -> Result<()> {
-    let output = Command::new("rustc")
-        .args(["--print", "sysroot"])
-        .current_dir(crate::root())
-        .output()?;
+    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(crate::root()).output()?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if sysroot
-        .join("lib/rustlib/wasm32-unknown-unknown/lib")
-        .exists()
-    {
+    if sysroot.join("lib/rustlib/wasm32-unknown-unknown/lib").exists() {
         return Ok(());
     }
     rustup(&["target", "add", "wasm32-unknown-unknown"])
@@ -166,11 +147,8 @@ fn components() -> Result<()> {
 
 fn rustup(arguments: &[&str]) -> Result<()> {
     println!("$ rustup {}", arguments.join(" "));
-    let added = Command::new("rustup")
-        .args(arguments)
-        .current_dir(crate::root())
-        .status()
-        .is_ok_and(|status| status.success());
+    let added =
+        Command::new("rustup").args(arguments).current_dir(crate::root()).status().is_ok_and(|status| status.success());
     if !added {
         bail!(
             "`rustup {}` failed; install it for the toolchain that rust-toolchain.toml names and run this again",

@@ -32,10 +32,7 @@ impl ServiceGenerator for Traits {
             package => format!("{package}.{}", service.proto_name),
         };
         service.comments.append_with_indent(0, out);
-        line(
-            out,
-            &format!("pub trait {}: ::lockstep_guest::State {{", service.name),
-        );
+        line(out, &format!("pub trait {}: ::lockstep_guest::State {{", service.name));
         let mut table = String::new();
         for method in &service.methods {
             let name = format!("{full_name}/{}", method.proto_name);
@@ -44,10 +41,7 @@ impl ServiceGenerator for Traits {
             write_row(&service.name, &method.name, &name, kind, &mut table);
         }
         line(out, "    #[doc(hidden)]");
-        line(
-            out,
-            "    const LOCKSTEP_METHODS: &'static [::lockstep_guest::dispatch::Method<Self>] = &[",
-        );
+        line(out, "    const LOCKSTEP_METHODS: &'static [::lockstep_guest::dispatch::Method<Self>] = &[");
         out.push_str(&table);
         line(out, "    ];");
         line(out, "}");
@@ -100,10 +94,7 @@ fn write_message_value(message: &MessageDescriptor, path: &str, out: &mut String
         return;
     }
     let name = identifier(message.name().to_upper_camel_case());
-    line(
-        out,
-        &format!("::lockstep_guest::message_value!({path}{name});"),
-    );
+    line(out, &format!("::lockstep_guest::message_value!({path}{name});"));
     let nested = format!("{path}{}::", identifier(message.name().to_snake_case()));
     for child in message.child_messages() {
         write_message_value(&child, &nested, out);
@@ -113,11 +104,10 @@ fn write_message_value(message: &MessageDescriptor, path: &str, out: &mut String
 /// An identifier as prost writes it.
 fn identifier(name: String) -> String {
     const KEYWORDS: [&str; 47] = [
-        "as", "break", "const", "continue", "else", "enum", "false", "fn", "for", "if", "impl",
-        "in", "let", "loop", "match", "mod", "move", "mut", "pub", "ref", "return", "static",
-        "struct", "trait", "true", "type", "unsafe", "use", "where", "while", "dyn", "abstract",
-        "become", "box", "do", "final", "macro", "override", "priv", "typeof", "unsized",
-        "virtual", "yield", "async", "await", "try", "gen",
+        "as", "break", "const", "continue", "else", "enum", "false", "fn", "for", "if", "impl", "in", "let", "loop",
+        "match", "mod", "move", "mut", "pub", "ref", "return", "static", "struct", "trait", "true", "type", "unsafe",
+        "use", "where", "while", "dyn", "abstract", "become", "box", "do", "final", "macro", "override", "priv",
+        "typeof", "unsized", "virtual", "yield", "async", "await", "try", "gen",
     ];
     match name.as_str() {
         "super" | "self" | "Self" | "extern" | "crate" => format!("{name}_"),
@@ -128,37 +118,21 @@ fn identifier(name: String) -> String {
 
 /// One file: a module tree by package, the author's own packages re-exported at the top, and the
 /// descriptor.
-pub(crate) fn assemble(
-    modules: BTreeMap<Module, String>,
-    own: &[Module],
-    descriptor_len: usize,
-) -> String {
+pub(crate) fn assemble(modules: BTreeMap<Module, String>, own: &[Module], descriptor_len: usize) -> String {
     let mut tree = Tree::default();
     for (module, source) in modules {
         let parts: Vec<&str> = module.parts().collect();
         tree.insert(&parts, source);
     }
     let mut out = String::from("// Written by lockstep-guest-build. Do not edit.\n");
-    line(
-        &mut out,
-        "#[allow(missing_docs, unused_qualifications, unused_imports, clippy::all)]",
-    );
+    line(&mut out, "#[allow(missing_docs, unused_qualifications, unused_imports, clippy::all)]");
     line(&mut out, "pub mod lockstep_proto {");
     tree.write(&mut out);
     line(&mut out, "}");
-    line(
-        &mut out,
-        "#[allow(unused_imports)]\npub use lockstep_proto::*;",
-    );
+    line(&mut out, "#[allow(unused_imports)]\npub use lockstep_proto::*;");
     for module in own.iter().filter(|module| !module.is_empty()) {
         let path: Vec<&str> = module.parts().collect();
-        line(
-            &mut out,
-            &format!(
-                "#[allow(unused_imports)]\npub use lockstep_proto::{}::*;",
-                path.join("::")
-            ),
-        );
+        line(&mut out, &format!("#[allow(unused_imports)]\npub use lockstep_proto::{}::*;", path.join("::")));
     }
     line(
         &mut out,

@@ -22,9 +22,7 @@ use std::{env, fs, io};
 use prost_build::Module;
 use prost_reflect::{DescriptorPool, FileDescriptor};
 use protox::Compiler;
-use protox::file::{
-    ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
-};
+use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 
 pub use rules::Kind;
 
@@ -98,10 +96,7 @@ pub fn compile(proto: impl AsRef<Path>) {
 ///
 /// # Errors
 /// When a file does not compile, a method cannot be served, or `OUT_DIR` cannot be written.
-pub fn compile_protos(
-    protos: &[impl AsRef<Path>],
-    includes: &[impl AsRef<Path>],
-) -> Result<(), Error> {
+pub fn compile_protos(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<(), Error> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or(Error::NoOutDir)?);
     for proto in protos {
         // Also when compilation fails below: the fixed file must start the script again.
@@ -122,35 +117,19 @@ pub fn compile_protos(
 ///
 /// # Errors
 /// When a file does not compile or a method cannot be served.
-pub fn generate(
-    protos: &[impl AsRef<Path>],
-    includes: &[impl AsRef<Path>],
-) -> Result<Output, Error> {
+pub fn generate(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Output, Error> {
     let compiler = compile_sources(protos, includes)?;
     let pool = compiler.descriptor_pool();
     let kinds = rules::method_kinds(&pool)?;
-    let own: Vec<String> = compiler
-        .files()
-        .filter(|file| !file.is_import())
-        .map(|file| file.name().to_owned())
-        .collect();
+    let own: Vec<String> =
+        compiler.files().filter(|file| !file.is_import()).map(|file| file.name().to_owned()).collect();
     let descriptor = encode_descriptor(&pool, &own);
     let rust = generate_rust(&pool, &own, kinds, descriptor.len())?;
-    let sources = compiler
-        .files()
-        .filter_map(|file| file.path().map(Path::to_owned))
-        .collect();
-    Ok(Output {
-        rust,
-        descriptor,
-        sources,
-    })
+    let sources = compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
+    Ok(Output { rust, descriptor, sources })
 }
 
-fn compile_sources(
-    protos: &[impl AsRef<Path>],
-    includes: &[impl AsRef<Path>],
-) -> Result<Compiler, Error> {
+fn compile_sources(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Compiler, Error> {
     let mut resolver = ChainFileResolver::new();
     // First, so that a stray copy on disk cannot change what an option means.
     resolver.add(OptionsResolver);
@@ -160,9 +139,7 @@ fn compile_sources(
     resolver.add(GoogleFileResolver::new());
     let mut compiler = Compiler::with_file_resolver(resolver);
     compiler.include_imports(true).include_source_info(true);
-    compiler
-        .open_files(protos)
-        .map_err(|error| Error::Proto(error.to_string()))?;
+    compiler.open_files(protos).map_err(|error| Error::Proto(error.to_string()))?;
     Ok(compiler)
 }
 
@@ -182,11 +159,8 @@ impl FileResolver for OptionsResolver {
 fn encode_descriptor(pool: &DescriptorPool, own: &[String]) -> Vec<u8> {
     let mut set = Vec::new();
     for file in pool.files() {
-        let bytes = if own.iter().any(|name| name == file.name()) {
-            file.encode_to_vec()
-        } else {
-            without_source_info(&file)
-        };
+        let bytes =
+            if own.iter().any(|name| name == file.name()) { file.encode_to_vec() } else { without_source_info(&file) };
         // Field 1, length-delimited.
         prost::encoding::encode_key(1, prost::encoding::WireType::LengthDelimited, &mut set);
         prost::encoding::encode_varint(bytes.len() as u64, &mut set);
@@ -198,8 +172,8 @@ fn encode_descriptor(pool: &DescriptorPool, own: &[String]) -> Vec<u8> {
 fn without_source_info(file: &FileDescriptor) -> Vec<u8> {
     use prost_reflect::{DynamicMessage, ReflectMessage};
     let descriptor = prost_types::FileDescriptorProto::default().descriptor();
-    let mut message = DynamicMessage::decode(descriptor, file.encode_to_vec().as_slice())
-        .expect("the pool encodes what it decoded");
+    let mut message =
+        DynamicMessage::decode(descriptor, file.encode_to_vec().as_slice()).expect("the pool encodes what it decoded");
     message.clear_field_by_name("source_code_info");
     prost::Message::encode_to_vec(&message)
 }
@@ -212,9 +186,7 @@ fn generate_rust(
 ) -> Result<String, Error> {
     let files: Vec<FileDescriptor> = pool
         .files()
-        .filter(|file| {
-            file.name() != OPTIONS_PROTO_NAME && file.package_name() != "google.protobuf"
-        })
+        .filter(|file| file.name() != OPTIONS_PROTO_NAME && file.package_name() != "google.protobuf")
         .collect();
     let requests = files
         .iter()
@@ -223,9 +195,7 @@ fn generate_rust(
             (module, file.file_descriptor_proto().clone())
         })
         .collect();
-    let mut modules = codegen::prost_config(kinds)
-        .generate(requests)
-        .map_err(Error::Generate)?;
+    let mut modules = codegen::prost_config(kinds).generate(requests).map_err(Error::Generate)?;
     let mut own_modules: Vec<Module> = Vec::new();
     for file in &files {
         let module = Module::from_protobuf_package_name(file.package_name());
@@ -235,18 +205,11 @@ fn generate_rust(
             own_modules.push(module);
         }
     }
-    Ok(codegen::assemble(
-        modules.into_iter().collect(),
-        &own_modules,
-        descriptor_len,
-    ))
+    Ok(codegen::assemble(modules.into_iter().collect(), &own_modules, descriptor_len))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    fs::write(path, bytes).map_err(|source| Error::Write {
-        path: path.to_owned(),
-        source,
-    })
+    fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, ExtensionDescriptor, Kind as FieldKind, MethodDescriptor,
-    ReflectMessage, Value,
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, Kind as FieldKind, MethodDescriptor, ReflectMessage, Value,
 };
 
 use crate::Error;
@@ -34,26 +33,19 @@ pub fn method_kinds(pool: &DescriptorPool) -> Result<BTreeMap<String, Kind>, Err
     for service in pool.services() {
         for method in service.methods() {
             let name = format!("{}/{}", service.full_name(), method.name());
-            let kind = method_kind(&method, option.as_ref()).map_err(|problem| Error::Method {
-                method: name.clone(),
-                problem,
-            })?;
+            let kind = method_kind(&method, option.as_ref())
+                .map_err(|problem| Error::Method { method: name.clone(), problem })?;
             kinds.insert(name, kind);
         }
     }
     Ok(kinds)
 }
 
-fn method_kind(
-    method: &MethodDescriptor,
-    option: Option<&ExtensionDescriptor>,
-) -> Result<Kind, String> {
+fn method_kind(method: &MethodDescriptor, option: Option<&ExtensionDescriptor>) -> Result<Kind, String> {
     if method.is_client_streaming() {
-        return Err(
-            "client streaming cannot be one command of a replicated log; \
+        return Err("client streaming cannot be one command of a replicated log; \
                     take a repeated field in the request instead"
-                .to_owned(),
-        );
+            .to_owned());
     }
     let options = method.options();
     let rules = option
@@ -89,20 +81,14 @@ fn method_kind(
 /// `google.protobuf.MethodOptions.IdempotencyLevel.NO_SIDE_EFFECTS`.
 const NO_SIDE_EFFECTS: i32 = 1;
 
-fn check_consistency(
-    method: &MethodDescriptor,
-    kind: Kind,
-    rules: &DynamicMessage,
-) -> Result<(), String> {
+fn check_consistency(method: &MethodDescriptor, kind: Kind, rules: &DynamicMessage) -> Result<(), String> {
     let fixed = number(rules, "consistency") != 0;
     let field = rules
         .get_field_by_name("consistency_field")
         .and_then(|value| value.as_str().map(str::to_owned))
         .unwrap_or_default();
     if kind == Kind::Command && (fixed || !field.is_empty()) {
-        return Err(
-            "consistency is for queries and watches; a command is always ordered".to_owned(),
-        );
+        return Err("consistency is for queries and watches; a command is always ordered".to_owned());
     }
     if field.is_empty() {
         return Ok(());
@@ -114,10 +100,7 @@ fn check_consistency(
     match input.get_field_by_name(&field) {
         Some(found) if matches!(found.kind(), FieldKind::Bool) && !found.is_list() => Ok(()),
         Some(_) => Err(format!("consistency_field `{field}` is not a bool")),
-        None => Err(format!(
-            "consistency_field `{field}` is not a field of {}",
-            input.full_name()
-        )),
+        None => Err(format!("consistency_field `{field}` is not a field of {}", input.full_name())),
     }
 }
 

@@ -10,8 +10,7 @@ use super::*;
 fn compile_text(header: &str, body: &str) -> Result<Output, Error> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.proto");
-    let text =
-        format!("syntax = \"proto3\";\n{header}\nimport \"lockstep/options.proto\";\n{body}");
+    let text = format!("syntax = \"proto3\";\n{header}\nimport \"lockstep/options.proto\";\n{body}");
     fs::write(&path, text).unwrap();
     generate(&[&path], &[directory.path()])
 }
@@ -55,27 +54,17 @@ fn kind_comes_from_the_option_then_idempotency_then_streaming() {
 fn what_cannot_be_served_is_refused_by_name() {
     let one = |method: &str| refusal(&format!("{MESSAGES} service S {{ {method} }}"));
     let client = one("rpc Up(stream Q) returns (R);");
-    assert!(
-        client.starts_with("app.v1.S/Up: client streaming"),
-        "{client}"
-    );
+    assert!(client.starts_with("app.v1.S/Up: client streaming"), "{client}");
     let option = |rules: &str, reply: &str| {
-        one(&format!(
-            "rpc M(Q) returns ({reply}) {{ option (lockstep.method) = {{ {rules} }}; }}"
-        ))
+        one(&format!("rpc M(Q) returns ({reply}) {{ option (lockstep.method) = {{ {rules} }}; }}"))
     };
     assert!(option("kind: COMMAND", "stream R").contains("a command has one reply"));
     assert!(option("kind: QUERY", "stream R").contains("a query has one reply"));
     assert!(option("kind: WATCH", "R").contains("needs a reply of `stream`"));
     assert!(option("kind: COMMAND consistency: LOCAL", "R").contains("always ordered"));
     assert!(option("kind: QUERY consistency_field: \"text\"", "R").contains("is not a bool"));
-    assert!(
-        option("kind: QUERY consistency_field: \"nope\"", "R").contains("not a field of app.v1.Q")
-    );
-    let both = option(
-        "kind: QUERY consistency: LOCAL consistency_field: \"fresh\"",
-        "R",
-    );
+    assert!(option("kind: QUERY consistency_field: \"nope\"", "R").contains("not a field of app.v1.Q"));
+    let both = option("kind: QUERY consistency: LOCAL consistency_field: \"fresh\"", "R");
     assert!(both.contains("exclude each other"), "{both}");
 }
 
@@ -100,12 +89,8 @@ fn trait_carries_receivers_comments_and_full_names() {
     has("/// Counts things.");
     has("pub trait Counter: ::lockstep_guest::State {");
     has("/// Adds one.");
-    has(
-        "fn add( &mut self, cx: &::lockstep_guest::Command, request: Q, ) -> ::lockstep_guest::Reply<R>;",
-    );
-    has(
-        "fn flow( &self, cx: &::lockstep_guest::Watch, request: Q, ) -> ::lockstep_guest::Step<R>;",
-    );
+    has("fn add( &mut self, cx: &::lockstep_guest::Command, request: Q, ) -> ::lockstep_guest::Reply<R>;");
+    has("fn flow( &self, cx: &::lockstep_guest::Watch, request: Q, ) -> ::lockstep_guest::Step<R>;");
     has("Method::command( \"app.v1.Counter/Add\"");
     has("Method::watch( \"app.v1.Counter/Flow\"");
     has("pub use lockstep_proto::app::v1::*;");
@@ -113,11 +98,8 @@ fn trait_carries_receivers_comments_and_full_names() {
 
 #[test]
 fn maps_are_ordered_and_nested_messages_are_values() {
-    let output = compile_text(
-        "",
-        "message Outer { map<string, Inner> by_name = 1; message Inner { uint64 n = 1; } }",
-    )
-    .unwrap();
+    let output =
+        compile_text("", "message Outer { map<string, Inner> by_name = 1; message Inner { uint64 n = 1; } }").unwrap();
     assert!(output.rust.contains("BTreeMap<"), "{}", output.rust);
     assert!(!output.rust.contains("HashMap<"));
     assert!(output.rust.contains("message_value!(Outer);"));
@@ -129,25 +111,22 @@ fn maps_are_ordered_and_nested_messages_are_values() {
 fn descriptor_keeps_options_and_only_the_authors_comments() {
     let output = compile_text(
         "",
-        &format!("// Mine.\nservice S {{ rpc Ask(Q) returns (R) {{ option (lockstep.method).kind = QUERY; }} }} {MESSAGES}"),
+        &format!(
+            "// Mine.\nservice S {{ rpc Ask(Q) returns (R) {{ option (lockstep.method).kind = QUERY; }} }} {MESSAGES}"
+        ),
     )
     .unwrap();
     let pool = DescriptorPool::decode(output.descriptor.as_slice()).unwrap();
     assert_eq!(rules::method_kinds(&pool).unwrap()["S/Ask"], Kind::Query);
     for file in pool.files() {
-        let has_comments = file
-            .file_descriptor_proto()
-            .source_code_info
-            .as_ref()
-            .is_some_and(|info| !info.location.is_empty());
+        let has_comments =
+            file.file_descriptor_proto().source_code_info.as_ref().is_some_and(|info| !info.location.is_empty());
         assert_eq!(has_comments, file.name() == "app.proto", "{}", file.name());
     }
 }
 
 #[test]
 fn broken_proto_is_reported_with_its_cause() {
-    let error = compile_text("", "message M { Missing field = 1; }")
-        .unwrap_err()
-        .to_string();
+    let error = compile_text("", "message M { Missing field = 1; }").unwrap_err().to_string();
     assert!(error.contains("Missing"), "{error}");
 }

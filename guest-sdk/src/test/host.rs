@@ -61,11 +61,10 @@ pub(crate) struct Reads {
 impl Reads {
     pub(crate) fn touched_by(&self, writes: &Writes) -> bool {
         self.keys.iter().any(|key| writes.contains_key(key))
-            || self.ranges.iter().any(|(start, end)| {
-                writes
-                    .keys()
-                    .any(|key| key >= start && end.as_ref().is_none_or(|end| key < end))
-            })
+            || self
+                .ranges
+                .iter()
+                .any(|(start, end)| writes.keys().any(|key| key >= start && end.as_ref().is_none_or(|end| key < end)))
     }
 }
 
@@ -87,16 +86,12 @@ impl Call {
 
     /// Runs guest code with this call as its host. A panic becomes INTERNAL; on any error the writes are
     /// undone.
-    pub(crate) fn run<T>(
-        mut self,
-        code: impl FnOnce() -> Result<T, Status>,
-    ) -> (Self, Result<T, Status>) {
+    pub(crate) fn run<T>(mut self, code: impl FnOnce() -> Result<T, Status>) -> (Self, Result<T, Status>) {
         HOST.with_borrow_mut(|host| {
             assert!(host.is_none(), "a handler cannot use the harness");
             *host = Some(self);
         });
-        let outcome =
-            catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| Err(explain(&*panic)));
+        let outcome = catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|panic| Err(explain(&*panic)));
         self = HOST.take().expect("the call is still there");
         if outcome.is_err() {
             self.undo();
@@ -105,10 +100,7 @@ impl Call {
     }
 
     pub(crate) fn writes(&self) -> Writes {
-        self.before
-            .keys()
-            .map(|key| (key.clone(), self.store.get(key).cloned()))
-            .collect()
+        self.before.keys().map(|key| (key.clone(), self.store.get(key).cloned())).collect()
     }
 
     fn undo(&mut self) {
@@ -132,9 +124,7 @@ impl Call {
         }
         self.written_bytes += key.len() + value_len;
         if self.mode == Mode::Apply && self.written_bytes > COMMAND_WRITE_BYTES_MAX {
-            end(Status::resource_exhausted(format!(
-                "one command writes at most {COMMAND_WRITE_BYTES_MAX} bytes"
-            )));
+            end(Status::resource_exhausted(format!("one command writes at most {COMMAND_WRITE_BYTES_MAX} bytes")));
         }
         let old = match value {
             Some(value) => self.store.insert(key.to_vec(), value.to_vec()),
@@ -155,10 +145,7 @@ impl Call {
 
     fn only_in(&self, mode: Mode, what: &str) {
         if self.mode != mode {
-            end(Status::internal(format!(
-                "{what} is for {mode:?} only, not for {:?}",
-                self.mode
-            )));
+            end(Status::internal(format!("{what} is for {mode:?} only, not for {:?}", self.mode)));
         }
     }
 }
@@ -188,9 +175,7 @@ fn explain(panic: &(dyn Any + Send)) -> Status {
 
 fn with<T>(f: impl FnOnce(&mut Call) -> T) -> T {
     HOST.with_borrow_mut(|host| {
-        let call = host
-            .as_mut()
-            .expect("the state can be used in a handler only, or through Harness::inspect");
+        let call = host.as_mut().expect("the state can be used in a handler only, or through Harness::inspect");
         f(call)
     })
 }
@@ -233,27 +218,14 @@ struct Scanned {
     last: Option<Vec<u8>>,
 }
 
-fn scan_store(
-    store: &Store,
-    start: &[u8],
-    end: Option<&[u8]>,
-    reverse: bool,
-    limit: u32,
-) -> Scanned {
-    let mut scanned = Scanned {
-        page: Page::default(),
-        last: None,
-    };
+fn scan_store(store: &Store, start: &[u8], end: Option<&[u8]>, reverse: bool, limit: u32) -> Scanned {
+    let mut scanned = Scanned { page: Page::default(), last: None };
     if end.is_some_and(|end| end <= start) {
         return scanned;
     }
     let upper = end.map_or(Bound::Unbounded, Bound::Excluded);
     let rows = store.range::<[u8], _>((Bound::Included(start), upper));
-    let rows: Box<dyn Iterator<Item = _>> = if reverse {
-        Box::new(rows.rev())
-    } else {
-        Box::new(rows)
-    };
+    let rows: Box<dyn Iterator<Item = _>> = if reverse { Box::new(rows.rev()) } else { Box::new(rows) };
     for (count, (key, value)) in (0_u32..).zip(rows) {
         let bytes = scanned.page.rows.len() + 8 + key.len() + value.len();
         let full = (limit != 0 && count == limit) || (count > 0 && bytes > PAGE_BYTES_MAX);
@@ -282,11 +254,7 @@ pub(crate) fn remove(key: &[u8]) {
 
 pub(crate) fn remove_range(start: &[u8], end: Option<&[u8]>, limit: u32) -> u64 {
     with(|call| {
-        let most = if limit == 0 {
-            usize::MAX
-        } else {
-            limit as usize
-        };
+        let most = if limit == 0 { usize::MAX } else { limit as usize };
         let keys: Vec<Vec<u8>> = call
             .store
             .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))

@@ -89,11 +89,7 @@ impl<M: Machine> Harness<M> {
     ///
     /// # Panics
     /// When the reply is not an `R`: the test names the wrong type.
-    pub fn command<Q: Message, R: Message + Default>(
-        &mut self,
-        method: &str,
-        request: &Q,
-    ) -> Reply<R> {
+    pub fn command<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Reply<R> {
         decode_reply(method, self.command_bytes(method, &request.encode_to_vec()))
     }
 
@@ -103,11 +99,7 @@ impl<M: Machine> Harness<M> {
     /// As there.
     pub fn command_bytes(&mut self, method: &str, request: &[u8]) -> Reply<Vec<u8>> {
         self.index += 1;
-        let place = Place {
-            index: self.index,
-            position: 0,
-            time_ms: self.now_ms,
-        };
+        let place = Place { index: self.index, position: 0, time_ms: self.now_ms };
         let store = std::mem::take(&mut self.store);
         let applied = apply::<M>(store, place, &self.caller, method, request);
         self.store = applied.store;
@@ -124,18 +116,13 @@ impl<M: Machine> Harness<M> {
     ///
     /// # Panics
     /// When the reply is not an `R`: the test names the wrong type.
-    pub fn query<Q: Message, R: Message + Default>(
-        &mut self,
-        method: &str,
-        request: &Q,
-    ) -> Reply<R> {
+    pub fn query<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Reply<R> {
         let request = request.encode_to_vec();
         let cx = Query::at(self.place());
         let mut call = Call::new(Mode::Query, std::mem::take(&mut self.store));
         call.caller.clone_from(&self.caller);
         call.node_status.clone_from(&self.node_status);
-        let (call, outcome) =
-            call.run(|| checked_reply(dispatch::query::<M>(&cx, method, &request)));
+        let (call, outcome) = call.run(|| checked_reply(dispatch::query::<M>(&cx, method, &request)));
         self.store = call.store;
         self.lines.extend(call.lines);
         decode_reply(method, outcome)
@@ -171,11 +158,8 @@ impl<M: Machine> Harness<M> {
     /// # Panics
     /// When the snapshot fails or the restored state differs.
     pub fn snapshot_restore(&mut self) {
-        let snapshot = self
-            .snapshot()
-            .unwrap_or_else(|status| panic!("snapshot: {status}"));
-        let restored =
-            Self::restored(snapshot).unwrap_or_else(|status| panic!("restore: {status}"));
+        let snapshot = self.snapshot().unwrap_or_else(|status| panic!("snapshot: {status}"));
+        let restored = Self::restored(snapshot).unwrap_or_else(|status| panic!("restore: {status}"));
         if let Some(difference) = difference(&self.store, &restored) {
             panic!("the restored state differs from the original: {difference}");
         }
@@ -265,11 +249,7 @@ impl<M: Machine> Harness<M> {
     }
 
     fn place(&self) -> Place {
-        Place {
-            index: self.index,
-            position: 0,
-            time_ms: self.now_ms,
-        }
+        Place { index: self.index, position: 0, time_ms: self.now_ms }
     }
 }
 
@@ -279,13 +259,7 @@ struct Applied {
     lines: Vec<(Level, String)>,
 }
 
-fn apply<M: Machine>(
-    store: Store,
-    place: Place,
-    caller: &str,
-    method: &str,
-    request: &[u8],
-) -> Applied {
+fn apply<M: Machine>(store: Store, place: Place, caller: &str, method: &str, request: &[u8]) -> Applied {
     let mut call = Call::new(Mode::Apply, store);
     caller.clone_into(&mut call.caller);
     let cx = Command::at(place);
@@ -307,27 +281,15 @@ fn apply<M: Machine>(
 fn replay<M: Machine>(log: &[Entry]) -> Result<(), String> {
     let mut store = Store::new();
     for first in log {
-        let applied = apply::<M>(
-            store,
-            first.place,
-            &first.caller,
-            &first.method,
-            &first.request,
-        );
+        let applied = apply::<M>(store, first.place, &first.caller, &first.method, &first.request);
         let second = applied.entry;
         store = applied.store;
         let place = format!("{} at index {}", first.method, first.place.index);
         if second.outcome != first.outcome {
-            return Err(format!(
-                "{place} answered {:?} and then {:?}",
-                first.outcome, second.outcome
-            ));
+            return Err(format!("{place} answered {:?} and then {:?}", first.outcome, second.outcome));
         }
         if second.writes != first.writes {
-            return Err(format!(
-                "{place} wrote {:?} and then {:?}",
-                first.writes, second.writes
-            ));
+            return Err(format!("{place} wrote {:?} and then {:?}", first.writes, second.writes));
         }
     }
     Ok(())
@@ -346,23 +308,15 @@ fn checked_reply(reply: Reply<Vec<u8>>) -> Reply<Vec<u8>> {
 
 fn decode_reply<R: Message + Default>(method: &str, reply: Reply<Vec<u8>>) -> Reply<R> {
     let reply = reply?;
-    Ok(R::decode(reply.as_slice())
-        .unwrap_or_else(|error| panic!("{method} replies with another message: {error}")))
+    Ok(R::decode(reply.as_slice()).unwrap_or_else(|error| panic!("{method} replies with another message: {error}")))
 }
 
 /// The first key at which two stores differ.
 fn difference(one: &Store, other: &Store) -> Option<String> {
     let keys = one.keys().chain(other.keys());
-    let mut differing: Vec<_> = keys
-        .filter(|key| one.get(*key) != other.get(*key))
-        .collect();
+    let mut differing: Vec<_> = keys.filter(|key| one.get(*key) != other.get(*key)).collect();
     differing.sort();
-    differing.first().map(|key| {
-        format!(
-            "key \"{}\" had {:?} and has {:?}",
-            key.escape_ascii(),
-            one.get(*key),
-            other.get(*key)
-        )
-    })
+    differing
+        .first()
+        .map(|key| format!("key \"{}\" had {:?} and has {:?}", key.escape_ascii(), one.get(*key), other.get(*key)))
 }

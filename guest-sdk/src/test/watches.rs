@@ -42,11 +42,7 @@ struct Open {
 
 impl<M: Machine> Harness<M> {
     /// Opens a stream and runs its first step.
-    pub fn watch<Q: Message, R: Message + Default>(
-        &mut self,
-        method: &str,
-        request: &Q,
-    ) -> Stream<R> {
+    pub fn watch<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Stream<R> {
         let id = self.streams.0.len();
         self.streams.0.push(Open {
             method: method.to_owned(),
@@ -61,10 +57,7 @@ impl<M: Machine> Harness<M> {
             outcome: None,
         });
         self.step(id, Cause::Start);
-        Stream {
-            id,
-            reply: PhantomData,
-        }
+        Stream { id, reply: PhantomData }
     }
 
     /// Takes the messages sent on a stream since the last call.
@@ -119,28 +112,18 @@ impl<M: Machine> Harness<M> {
     }
 
     fn next_timer(&self) -> Option<(u64, usize)> {
-        self.open_streams()
-            .into_iter()
-            .filter_map(|id| Some((self.streams.0[id].wake_at_ms?, id)))
-            .min()
+        self.open_streams().into_iter().filter_map(|id| Some((self.streams.0[id].wake_at_ms?, id))).min()
     }
 
     fn open_streams(&self) -> Vec<usize> {
         let streams = self.streams.0.iter().enumerate();
-        streams
-            .filter(|(_, open)| open.outcome.is_none())
-            .map(|(id, _)| id)
-            .collect()
+        streams.filter(|(_, open)| open.outcome.is_none()).map(|(id, _)| id).collect()
     }
 
     fn step(&mut self, id: usize, cause: Cause) {
         let open = &mut self.streams.0[id];
         let cx = Watch::at(
-            crate::context::Place {
-                index: self.index,
-                position: 0,
-                time_ms: self.now_ms,
-            },
+            crate::context::Place { index: self.index, position: 0, time_ms: self.now_ms },
             cause,
             std::mem::take(&mut open.memo),
         );
@@ -163,11 +146,7 @@ impl Open {
         self.sent.extend(plan.replies);
         self.memo = plan.memo;
         // An index that is reached already would run the step again and again.
-        self.wake_at_index = if plan.wake_at_index > index {
-            plan.wake_at_index
-        } else {
-            0
-        };
+        self.wake_at_index = if plan.wake_at_index > index { plan.wake_at_index } else { 0 };
         self.wake_at_ms = match plan.wake_after_ms {
             0 => None,
             ms => Some(now_ms + u64::from(ms)),

@@ -20,22 +20,15 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
 impl Example for Kv {
     fn add(&mut self, cx: &Command, request: AddRequest) -> Reply<AddResponse> {
         self.values.insert(&request.key, &request.val);
-        Ok(AddResponse {
-            commit_index: cx.index(),
-        })
+        Ok(AddResponse { commit_index: cx.index() })
     }
 
     fn get(&self, cx: &Query, request: GetRequest) -> Reply<GetResponse> {
-        Ok(GetResponse {
-            read_at_index: cx.index(),
-            value: self.values.get(&request.key).unwrap_or_default(),
-        })
+        Ok(GetResponse { read_at_index: cx.index(), value: self.values.get(&request.key).unwrap_or_default() })
     }
 
     fn stat(&self, cx: &Query, _: StatRequest) -> Reply<StatResponse> {
-        Ok(StatResponse {
-            stats: cx.node_status(),
-        })
+        Ok(StatResponse { stats: cx.node_status() })
     }
 
     fn watch(&self, cx: &Watch, request: WatchRequest) -> Step<WatchResponse> {

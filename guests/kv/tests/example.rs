@@ -5,48 +5,31 @@
 use std::time::Duration;
 
 use kv::{
-    AddRequest, AddResponse, GetRequest, GetResponse, Kv, StatRequest, StatResponse, WatchRequest,
-    WatchResponse,
+    AddRequest, AddResponse, GetRequest, GetResponse, Kv, StatRequest, StatResponse, WatchRequest, WatchResponse,
 };
 use lockstep_guest::{Code, Harness, test::Stream};
 
 fn add(machine: &mut Harness<Kv>, key: &str, val: &str) -> u64 {
     let (key, val) = (key.to_owned(), val.to_owned());
-    let reply: AddResponse = machine
-        .command("Example/Add", &AddRequest { key, val })
-        .unwrap();
+    let reply: AddResponse = machine.command("Example/Add", &AddRequest { key, val }).unwrap();
     reply.commit_index
 }
 
 fn get(machine: &mut Harness<Kv>, key: &str) -> GetResponse {
-    let request = GetRequest {
-        key: key.to_owned(),
-        linearizable: true,
-    };
+    let request = GetRequest { key: key.to_owned(), linearizable: true };
     machine.query("Example/Get", &request).unwrap()
 }
 
-fn watch(
-    machine: &mut Harness<Kv>,
-    key: &str,
-    min_index: u64,
-    timeout_seconds: u32,
-) -> Stream<WatchResponse> {
+fn watch(machine: &mut Harness<Kv>, key: &str, min_index: u64, timeout_seconds: u32) -> Stream<WatchResponse> {
     let key = key.to_owned();
-    let request = WatchRequest {
-        key,
-        min_index,
-        timeout_seconds,
-    };
+    let request = WatchRequest { key, min_index, timeout_seconds };
     machine.watch("Example/Watch", &request)
 }
 
 /// (value, index, abandoned) of everything sent since the last call.
 fn sent(machine: &mut Harness<Kv>, stream: &Stream<WatchResponse>) -> Vec<(String, u64, bool)> {
     let replies = machine.sent(stream).into_iter();
-    replies
-        .map(|reply| (reply.value, reply.current_index, reply.abandoned))
-        .collect()
+    replies.map(|reply| (reply.value, reply.current_index, reply.abandoned)).collect()
 }
 
 fn update(value: &str, index: u64) -> (String, u64, bool) {
@@ -99,10 +82,7 @@ fn watch_sends_the_value_now_and_on_every_change_of_its_key() {
     assert_eq!(sent(&mut machine, &stream), []);
     add(&mut machine, "a", "2");
     add(&mut machine, "a", "3");
-    assert_eq!(
-        sent(&mut machine, &stream),
-        [update("2", 3), update("3", 4)]
-    );
+    assert_eq!(sent(&mut machine, &stream), [update("2", 3), update("3", 4)]);
     assert!(machine.ended(&stream).is_none());
 }
 
@@ -154,13 +134,8 @@ fn watch_says_when_a_snapshot_replaced_the_state() {
 fn oversized_value_is_refused_and_leaves_nothing() {
     let mut machine = Harness::<Kv>::new();
     add(&mut machine, "a", "1");
-    let request = AddRequest {
-        key: "a".to_owned(),
-        val: "x".repeat(1024 * 1024 + 1),
-    };
-    let refused = machine
-        .command::<_, AddResponse>("Example/Add", &request)
-        .unwrap_err();
+    let request = AddRequest { key: "a".to_owned(), val: "x".repeat(1024 * 1024 + 1) };
+    let refused = machine.command::<_, AddResponse>("Example/Add", &request).unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert_eq!(get(&mut machine, "a").value, "1");
     machine.assert_replicas_agree();

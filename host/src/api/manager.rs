@@ -190,10 +190,7 @@ impl RaftManager for Manager {
         Ok(Response::new(pb::StatsResponse { stats: self.0.status_now().to_stats(last_log_term, contact) }))
     }
 
-    async fn get_configuration(
-        &self,
-        _: Request<pb::GetConfigurationRequest>,
-    ) -> Reply<pb::GetConfigurationResponse> {
+    async fn get_configuration(&self, _: Request<pb::GetConfigurationRequest>) -> Reply<pb::GetConfigurationResponse> {
         let configuration = self.0.configuration();
         let servers = configuration.servers.into_iter().map(|server| pb::get_configuration_response::Server {
             suffrage: suffrage(&server).into(),

@@ -37,7 +37,7 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
 /// The libraries below us say at `info` what only their authors want to know.
 fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     let is_plain_level = level.parse::<tracing::level_filters::LevelFilter>().is_ok();
-    let quiet = if level.eq_ignore_ascii_case("info") { "info,openraft=warn" } else { level };
+    let quiet = if level.eq_ignore_ascii_case("info") { "info,openraft=error" } else { level };
     if !is_plain_level && !level.contains(['=', ',']) {
         let hint = "give off, error, warn, info, debug or trace, or a filter such as info,lockstep::raft=debug";
         return Err(ConfigError::new("--log_level", format!("{level:?} is no level"), hint));

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use wasmtime::component::Linker;
 use wasmtime::{
-    Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig,
-    WasmFeatures,
+    Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures,
 };
 
 use super::imports::{self, State};
@@ -72,26 +71,14 @@ impl Engine {
     /// Builds the engine. Fails when this machine cannot give what the limits promise.
     pub fn new(limits: &Limits) -> Result<Self, LoadError> {
         let unavailable = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
-        let wasmtime = config(limits)
-            .and_then(|config| wasmtime::Engine::new(&config))
-            .map_err(unavailable)?;
+        let wasmtime = config(limits).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
         let mut linker = Linker::new(&wasmtime);
         imports::link(&mut linker).map_err(unavailable)?;
         let clock = Arc::new(Clock::default());
-        let ticker = tick(wasmtime.weak(), clock.clone())
-            .map_err(|error| LoadError::Engine(error.to_string()))?;
+        let ticker = tick(wasmtime.weak(), clock.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
         let limits = Arc::new(limits.clone());
-        let inner = Inner {
-            wasmtime,
-            linker,
-            limits,
-            query_instances: AtomicUsize::new(0),
-            clock,
-            ticker,
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        let inner = Inner { wasmtime, linker, limits, query_instances: AtomicUsize::new(0), clock, ticker };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The limits that every guest of this engine runs under.
@@ -101,12 +88,9 @@ impl Engine {
 
     /// Takes one of the slots for queries, if one is free.
     pub(super) fn query_slot(&self) -> Option<QuerySlot> {
-        let taken =
-            self.inner
-                .query_instances
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
-                    (held < QUERY_INSTANCES_MAX as usize).then_some(held + 1)
-                });
+        let taken = self.inner.query_instances.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
+            (held < QUERY_INSTANCES_MAX as usize).then_some(held + 1)
+        });
         taken.ok().map(|_| QuerySlot(self.clone()))
     }
 
@@ -116,10 +100,7 @@ impl Engine {
             self.inner.ticker.unpark();
         }
         // One more, because the current epoch is already partly over.
-        (
-            Deadline(self.inner.clock.clone()),
-            u64::from(ms).div_ceil(EPOCH_MS) + 1,
-        )
+        (Deadline(self.inner.clock.clone()), u64::from(ms).div_ceil(EPOCH_MS) + 1)
     }
 }
 
@@ -168,9 +149,7 @@ fn tick(engine: wasmtime::EngineWeak, clock: Arc<Clock>) -> std::io::Result<Thre
             }
         }
     };
-    let handle = thread::Builder::new()
-        .name("guest-epochs".to_owned())
-        .spawn(run)?;
+    let handle = thread::Builder::new().name("guest-epochs".to_owned()).spawn(run)?;
     Ok(handle.thread().clone())
 }
 
@@ -224,8 +203,7 @@ fn pool(limits: &Limits) -> wasmtime::Result<PoolingAllocationConfig> {
 }
 
 fn fuel_table() -> wasmtime::Result<OperatorCost> {
-    serde_json::from_str(FUEL)
-        .map_err(|error| wasmtime::format_err!("fuel.json does not fit this wasmtime: {error}"))
+    serde_json::from_str(FUEL).map_err(|error| wasmtime::format_err!("fuel.json does not fit this wasmtime: {error}"))
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
@@ -249,9 +227,6 @@ mod tests {
     fn fuel_table_names_every_operator() {
         let ours: serde_json::Value = serde_json::from_str(FUEL).expect("fuel.json is JSON");
         let read = serde_json::to_value(fuel_table().expect("complete")).expect("a table is JSON");
-        assert_eq!(
-            ours, read,
-            "fuel.json names an operator that the engine does not know"
-        );
+        assert_eq!(ours, read, "fuel.json names an operator that the engine does not know");
     }
 }

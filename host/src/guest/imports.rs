@@ -16,15 +16,7 @@ pub(super) const PACKAGE: &str = "lockstep:machine";
 /// major one are linked by their types.
 pub(super) const VERSION: &str = "1.0.0";
 /// Interfaces of the package that may be imported (`types` has no functions).
-pub(super) const INTERFACES: [&str; 7] = [
-    "types",
-    "store",
-    "call",
-    "log",
-    "node",
-    "snapshot-sink",
-    "snapshot-source",
-];
+pub(super) const INTERFACES: [&str; 7] = ["types", "store", "call", "log", "node", "snapshot-sink", "snapshot-source"];
 
 /// The kind of call being served; decides what the imports may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,11 +123,7 @@ fn get(mut guest: Guest<'_>, (key,): (WasmList<u8>,)) -> Result<(Option<Vec<u8>>
 type Bounds = (WasmList<u8>, Option<WasmList<u8>>, bool, u32);
 
 fn scan(mut guest: Guest<'_>, (start, end, reverse, limit): Bounds) -> Result<(Rows,)> {
-    enter_store(
-        &mut guest,
-        fuel::SCAN,
-        start.len() + end.as_ref().map_or(0, WasmList::len),
-    )?;
+    enter_store(&mut guest, fuel::SCAN, start.len() + end.as_ref().map_or(0, WasmList::len))?;
     check_bounds(&guest, &start, end.as_ref())?;
     let Page { rows, more } = with_store(&mut guest, |store, guest| {
         let range = range(guest, &start, end.as_ref());
@@ -154,45 +142,27 @@ fn put(mut guest: Guest<'_>, (key, value): (WasmList<u8>, WasmList<u8>)) -> Resu
     check_key(&guest, &key)?;
     let limit = guest.data().limits.value_bytes_max;
     check_length("value", value.len(), limit)?;
-    with_store(&mut guest, |store, guest| {
-        store.put(key.as_le_slice(guest), value.as_le_slice(guest))
-    })
+    with_store(&mut guest, |store, guest| store.put(key.as_le_slice(guest), value.as_le_slice(guest)))
 }
 
 fn remove(mut guest: Guest<'_>, (key,): (WasmList<u8>,)) -> Result<()> {
     enter_write(&mut guest, fuel::REMOVE, key.len())?;
     check_key(&guest, &key)?;
-    with_store(&mut guest, |store, guest| {
-        store.remove(key.as_le_slice(guest))
-    })
+    with_store(&mut guest, |store, guest| store.remove(key.as_le_slice(guest)))
 }
 
 fn remove_range(
     mut guest: Guest<'_>,
     (start, end, limit): (WasmList<u8>, Option<WasmList<u8>>, u32),
 ) -> Result<(u64,)> {
-    enter_write(
-        &mut guest,
-        fuel::REMOVE_RANGE,
-        start.len() + end.as_ref().map_or(0, WasmList::len),
-    )?;
+    enter_write(&mut guest, fuel::REMOVE_RANGE, start.len() + end.as_ref().map_or(0, WasmList::len))?;
     check_bounds(&guest, &start, end.as_ref())?;
     // Neither the budget nor the fuel that is left lets it remove more than this.
-    let affordable = (guest.get_fuel()? / fuel::ROW)
-        .saturating_add(1)
-        .min(guest.data().budget.removable());
-    let limit = if limit == 0 {
-        affordable
-    } else {
-        affordable.min(limit.into())
-    };
+    let affordable = (guest.get_fuel()? / fuel::ROW).saturating_add(1).min(guest.data().budget.removable());
+    let limit = if limit == 0 { affordable } else { affordable.min(limit.into()) };
     let removed = with_store(&mut guest, |store, guest| {
         let range = range(guest, &start, end.as_ref());
-        if range.is_empty() {
-            Ok(0)
-        } else {
-            store.remove_range(range, limit)
-        }
+        if range.is_empty() { Ok(0) } else { store.remove_range(range, limit) }
     })?;
     guest.data_mut().budget.take_removed(removed)?;
     charge(&mut guest, removed.saturating_mul(fuel::ROW))?;
@@ -227,10 +197,7 @@ fn log_write(mut guest: Guest<'_>, (level, message): (Level, WasmStr)) -> Result
 
 fn log_abort(guest: Guest<'_>, (message,): (WasmStr,)) -> Result<()> {
     let mut message = message.to_str(&guest)?.into_owned();
-    cut(
-        &mut message,
-        guest.data().limits.status_message_bytes_max as usize,
-    );
+    cut(&mut message, guest.data().limits.status_message_bytes_max as usize);
     Err(Ended::guest(Reason::Aborted, message).into())
 }
 
@@ -264,13 +231,9 @@ fn source_read(mut guest: Guest<'_>, (bytes_max,): (u32,)) -> Result<(Vec<u8>,)>
     let Some(source) = guest.data_mut().source.as_mut() else {
         return Err(forbidden("snapshot-source.read", "outside a restore"));
     };
-    let bytes = source
-        .read(bytes_max)
-        .map_err(|error| Ended::guest(Reason::Stream, error))?;
+    let bytes = source.read(bytes_max).map_err(|error| Ended::guest(Reason::Stream, error))?;
     if bytes.len() > bytes_max {
-        return Err(
-            Ended::Host("a snapshot source returned more than was asked for".to_owned()).into(),
-        );
+        return Err(Ended::Host("a snapshot source returned more than was asked for".to_owned()).into());
     }
     charge(&mut guest, bytes.len() as u64 * fuel::BYTE)?;
     Ok((bytes,))
@@ -306,11 +269,7 @@ fn charge(guest: &mut Guest<'_>, amount: u64) -> Result<()> {
         Some(left) => guest.set_fuel(left),
         None => {
             guest.set_fuel(0)?;
-            Err(Ended::guest(
-                Reason::Fuel,
-                "the fuel of the call was used up by a call into the host",
-            )
-            .into())
+            Err(Ended::guest(Reason::Fuel, "the fuel of the call was used up by a call into the host").into())
         }
     }
 }
@@ -333,10 +292,7 @@ fn with_store<T>(
 }
 
 fn range<'a>(guest: &'a Guest<'_>, start: &WasmList<u8>, end: Option<&WasmList<u8>>) -> Range<'a> {
-    Range {
-        start: start.as_le_slice(guest),
-        end: end.map(|end| end.as_le_slice(guest)),
-    }
+    Range { start: start.as_le_slice(guest), end: end.map(|end| end.as_le_slice(guest)) }
 }
 
 fn check_key(guest: &Guest<'_>, key: &WasmList<u8>) -> Result<()> {

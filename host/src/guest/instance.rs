@@ -3,9 +3,7 @@
 //! must not reach the next one. Decides nothing about retries or batches; that is `machine/`'s.
 
 use wasmtime::Store as Wasm;
-use wasmtime::component::{
-    ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower, TypedFunc,
-};
+use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower, TypedFunc};
 
 use super::engine::QuerySlot;
 use super::imports::{Mode, State};
@@ -29,14 +27,12 @@ pub(super) struct Sandbox {
 impl Sandbox {
     /// A fresh instance of a component that admission saw instantiate: failing now is this host's fault.
     pub(super) fn new(component: &Component) -> Result<Self, HostFault> {
-        Self::instantiate(component)
-            .map_err(|error| HostFault(format!("no instance of the guest: {error:#}")))
+        Self::instantiate(component).map_err(|error| HostFault(format!("no instance of the guest: {error:#}")))
     }
 
     /// Proves that the component instantiates and that its functions have the contract's types.
     pub(super) fn admit(component: &Component) -> Result<(), LoadError> {
-        let mut sandbox = Self::instantiate(component)
-            .map_err(|error| LoadError::Instantiate(format!("{error:#}")))?;
+        let mut sandbox = Self::instantiate(component).map_err(|error| LoadError::Instantiate(format!("{error:#}")))?;
         let exports = component.exports();
         let mut types = || -> wasmtime::Result<()> {
             let _: Command = sandbox.typed(&exports.apply)?;
@@ -60,39 +56,26 @@ impl Sandbox {
         wasm.set_epoch_deadline(NO_DEADLINE);
         wasm.set_fuel(engine.limits.fuel_per_instantiation)?;
         let instance = component.pre().instantiate(&mut wasm)?;
-        Ok(Self {
-            wasm,
-            instance,
-            fuel_given: 0,
-            usable: true,
-        })
+        Ok(Self { wasm, instance, fuel_given: 0, usable: true })
     }
 
-    pub(super) fn typed<P, R>(
-        &mut self,
-        export: &ComponentExportIndex,
-    ) -> wasmtime::Result<TypedFunc<P, R>>
+    pub(super) fn typed<P, R>(&mut self, export: &ComponentExportIndex) -> wasmtime::Result<TypedFunc<P, R>>
     where
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
     {
         let function = self.instance.get_func(&mut self.wasm, export);
-        let function = function
-            .ok_or_else(|| wasmtime::format_err!("an export of the guest is not a function"))?;
+        let function = function.ok_or_else(|| wasmtime::format_err!("an export of the guest is not a function"))?;
         function.typed(&self.wasm)
     }
 
     /// Looks an export up in an instance of a component that was admitted.
-    pub(super) fn admitted<P, R>(
-        &mut self,
-        export: &ComponentExportIndex,
-    ) -> Result<TypedFunc<P, R>, HostFault>
+    pub(super) fn admitted<P, R>(&mut self, export: &ComponentExportIndex) -> Result<TypedFunc<P, R>, HostFault>
     where
         P: ComponentNamedList + Lower,
         R: ComponentNamedList + Lift,
     {
-        self.typed(export)
-            .map_err(|error| HostFault(format!("an admitted guest lost an export: {error:#}")))
+        self.typed(export).map_err(|error| HostFault(format!("an admitted guest lost an export: {error:#}")))
     }
 
     pub(super) fn state(&mut self) -> &mut State {
@@ -110,17 +93,11 @@ impl Sandbox {
     }
 
     fn fuel_used(&self) -> u64 {
-        self.fuel_given
-            .saturating_sub(self.wasm.get_fuel().unwrap_or(0))
+        self.fuel_given.saturating_sub(self.wasm.get_fuel().unwrap_or(0))
     }
 
     /// Makes the state ready for a call; undone by `finish`.
-    pub(super) fn start(
-        &mut self,
-        mode: Mode,
-        fuel: u64,
-        store: Box<dyn Store>,
-    ) -> Result<(), HostFault> {
+    pub(super) fn start(&mut self, mode: Mode, fuel: u64, store: Box<dyn Store>) -> Result<(), HostFault> {
         let state = self.wasm.data_mut();
         state.mode = mode;
         state.store = Some(store);
@@ -130,19 +107,14 @@ impl Sandbox {
             _ => Budget::of_call(&state.limits),
         };
         self.fuel_given = fuel;
-        self.wasm
-            .set_fuel(fuel)
-            .map_err(|error| HostFault(format!("fuel could not be set: {error:#}")))
+        self.wasm.set_fuel(fuel).map_err(|error| HostFault(format!("fuel could not be set: {error:#}")))
     }
 
     /// Gives the store back.
     pub(super) fn finish(&mut self) -> Box<dyn Store> {
         let state = self.wasm.data_mut();
         state.mode = Mode::Idle;
-        state
-            .store
-            .take()
-            .expect("every import puts the store back")
+        state.store.take().expect("every import puts the store back")
     }
 
     /// Calls and sorts what comes back; `value` says what a good return is worth. Spends the instance
@@ -167,17 +139,8 @@ impl Sandbox {
         }
     }
 
-    fn command(
-        &mut self,
-        function: &Command,
-        call: Call<'_>,
-        interrupts: Interrupts,
-    ) -> Result<Verdict, HostFault> {
-        let params = (
-            call.context.into(),
-            call.method.to_owned(),
-            call.request.to_vec(),
-        );
+    fn command(&mut self, function: &Command, call: Call<'_>, interrupts: Interrupts) -> Result<Verdict, HostFault> {
+        let params = (call.context.into(), call.method.to_owned(), call.request.to_vec());
         let verdict = match self.call(function, params, interrupts)? {
             Ok((Ok(reply),)) => outcome::reply(reply, self.limits()),
             Ok((Err(status),)) => outcome::refusal(status.into(), self.limits()),
@@ -187,20 +150,8 @@ impl Sandbox {
         Ok(verdict)
     }
 
-    fn watch(
-        &mut self,
-        function: &Watch,
-        call: Call<'_>,
-        cause: Cause,
-        memo: &[u8],
-    ) -> Result<Stepped, HostFault> {
-        let params = (
-            call.context.into(),
-            call.method.to_owned(),
-            call.request.to_vec(),
-            cause.into(),
-            memo.to_vec(),
-        );
+    fn watch(&mut self, function: &Watch, call: Call<'_>, cause: Cause, memo: &[u8]) -> Result<Stepped, HostFault> {
+        let params = (call.context.into(), call.method.to_owned(), call.request.to_vec(), cause.into(), memo.to_vec());
         let stepped = match self.call(function, params, Interrupts::Deadline)? {
             Ok((Ok(step),)) => step_within(step, self.limits()),
             Ok((Err(status),)) => match outcome::refusal(status.into(), self.limits()) {
@@ -216,10 +167,7 @@ impl Sandbox {
 
 fn step_within(step: WireStep, limits: &Limits) -> Stepped {
     let largest = step.replies.iter().map(Vec::len).max().unwrap_or(0);
-    let total = step
-        .replies
-        .iter()
-        .fold(0, |total: usize, reply| total.saturating_add(reply.len()));
+    let total = step.replies.iter().fold(0, |total: usize, reply| total.saturating_add(reply.len()));
     let checks = [
         ("memo", step.memo.len(), limits.watch_memo_bytes_max),
         ("largest reply", largest, limits.reply_bytes_max),
@@ -259,11 +207,7 @@ impl ApplyInstance {
     pub fn new(component: &Component) -> Result<Self, HostFault> {
         let mut sandbox = Sandbox::new(component)?;
         let apply = sandbox.admitted(&component.exports().apply)?;
-        Ok(Self {
-            sandbox,
-            apply,
-            served: 0,
-        })
+        Ok(Self { sandbox, apply, served: 0 })
     }
 
     /// Commands served so far; 0 means that no neighbour can have had a hand in the next outcome.
@@ -283,22 +227,14 @@ impl ApplyInstance {
 
     /// Runs one command. The store comes back with whatever was written; the caller keeps that for a
     /// reply and undoes it otherwise.
-    pub fn apply(
-        &mut self,
-        call: Call<'_>,
-        store: Box<dyn Store>,
-    ) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+    pub fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
         if !self.usable() {
-            return (
-                Err(HostFault("a spent instance was asked to apply".to_owned())),
-                store,
-            );
+            return (Err(HostFault("a spent instance was asked to apply".to_owned())), store);
         }
         self.served += 1;
         self.sandbox.set_caller(call.caller);
         let started = self.sandbox.start(Mode::Apply, call.fuel, store);
-        let verdict =
-            started.and_then(|()| self.sandbox.command(&self.apply, call, Interrupts::Fault));
+        let verdict = started.and_then(|()| self.sandbox.command(&self.apply, call, Interrupts::Fault));
         (verdict, self.sandbox.finish())
     }
 }
@@ -321,18 +257,8 @@ impl QueryInstance {
         let mut sandbox = Sandbox::new(component)?;
         let exports = component.exports();
         let query = sandbox.admitted(&exports.query)?;
-        let watch = exports
-            .watch
-            .as_ref()
-            .map(|watch| sandbox.admitted(watch))
-            .transpose()?;
-        Ok(Some(Self {
-            sandbox,
-            component: component.clone(),
-            query,
-            watch,
-            _slot: slot,
-        }))
+        let watch = exports.watch.as_ref().map(|watch| sandbox.admitted(watch)).transpose()?;
+        Ok(Some(Self { sandbox, component: component.clone(), query, watch, _slot: slot }))
     }
 
     /// Whether another query may be served: not after anything but a reply.
@@ -353,10 +279,7 @@ impl QueryInstance {
         status: NodeStatus,
     ) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
         self.sandbox.state().node_status = Some(status);
-        self.limited(Mode::Query, call, store, |this| {
-            this.sandbox
-                .command(&this.query, call, Interrupts::Deadline)
-        })
+        self.limited(Mode::Query, call, store, |this| this.sandbox.command(&this.query, call, Interrupts::Deadline))
     }
 
     /// Runs one step of a watch.
@@ -371,10 +294,7 @@ impl QueryInstance {
             Some(watch) => this.sandbox.watch(watch, call, cause, memo),
             None => {
                 let detail = "the guest does not export watcher".to_owned();
-                Ok(Stepped::Failed(Failure {
-                    reason: Reason::Forbidden,
-                    detail,
-                }))
+                Ok(Stepped::Failed(Failure { reason: Reason::Forbidden, detail }))
             }
         })
     }
@@ -387,16 +307,10 @@ impl QueryInstance {
         run: impl FnOnce(&mut Self) -> Result<T, HostFault>,
     ) -> (Result<T, HostFault>, Box<dyn Store>) {
         if !self.usable() {
-            return (
-                Err(HostFault("a spent instance was asked to query".to_owned())),
-                store,
-            );
+            return (Err(HostFault("a spent instance was asked to query".to_owned())), store);
         }
         self.sandbox.set_caller(call.caller);
-        let (_running, epochs) = self
-            .component
-            .engine()
-            .start_deadline(self.sandbox.limits().query_deadline_ms);
+        let (_running, epochs) = self.component.engine().start_deadline(self.sandbox.limits().query_deadline_ms);
         self.sandbox.wasm.set_epoch_deadline(epochs);
         let started = self.sandbox.start(mode, call.fuel, store);
         let done = started.and_then(|()| run(self));

@@ -149,40 +149,20 @@ impl Budget {
     }
 
     pub(super) fn take_call(&mut self) -> Result<(), Ended> {
-        take(
-            &mut self.calls_left,
-            1,
-            Reason::StoreBudget,
-            "store calls of one command",
-        )
+        take(&mut self.calls_left, 1, Reason::StoreBudget, "store calls of one command")
     }
 
     pub(super) fn take_bytes(&mut self, bytes: u64) -> Result<(), Ended> {
-        take(
-            &mut self.bytes_left,
-            bytes,
-            Reason::StoreBudget,
-            "store bytes of one command",
-        )
+        take(&mut self.bytes_left, bytes, Reason::StoreBudget, "store bytes of one command")
     }
 
     pub(super) fn take_write(&mut self, bytes: u64) -> Result<(), Ended> {
-        take(
-            &mut self.write_bytes_left,
-            bytes,
-            Reason::LimitExceeded,
-            "bytes written by one command",
-        )?;
+        take(&mut self.write_bytes_left, bytes, Reason::LimitExceeded, "bytes written by one command")?;
         self.take_bytes(bytes)
     }
 
     pub(super) fn take_removed(&mut self, keys: u64) -> Result<(), Ended> {
-        take(
-            &mut self.keys_removed_left,
-            keys,
-            Reason::StoreBudget,
-            "keys removed by one command",
-        )
+        take(&mut self.keys_removed_left, keys, Reason::StoreBudget, "keys removed by one command")
     }
 
     /// One more than may be removed, so that going past the limit shows.
@@ -204,10 +184,7 @@ fn take(left: &mut u64, amount: u64, reason: Reason, what: &str) -> Result<(), E
             *left = rest;
             Ok(())
         }
-        None => Err(Ended::guest(
-            reason,
-            format!("the profile's limit on {what} was reached"),
-        )),
+        None => Err(Ended::guest(reason, format!("the profile's limit on {what} was reached"))),
     }
 }
 
@@ -244,15 +221,9 @@ impl Growth {
 }
 
 impl ResourceLimiter for Growth {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current) as u64;
-        let allowed =
-            more <= self.memory_bytes_left && maximum.is_none_or(|maximum| desired <= maximum);
+        let allowed = more <= self.memory_bytes_left && maximum.is_none_or(|maximum| desired <= maximum);
         if allowed {
             self.memory_bytes_left -= more;
         }
@@ -265,28 +236,16 @@ impl ResourceLimiter for Growth {
             self.denied = true;
             return Ok(());
         }
-        Err(Ended::Host(format!(
-            "memory within the limit could not be had: {error:#}"
-        ))
-        .into())
+        Err(Ended::Host(format!("memory within the limit could not be had: {error:#}")).into())
     }
 
-    fn table_growing(
-        &mut self,
-        _current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let allowed = desired as u64 <= self.table_elements_max
-            && maximum.is_none_or(|maximum| desired <= maximum);
+    fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired as u64 <= self.table_elements_max && maximum.is_none_or(|maximum| desired <= maximum);
         self.denied |= !allowed;
         Ok(allowed)
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        Err(Ended::Host(format!(
-            "a table within the limit could not grow: {error:#}"
-        ))
-        .into())
+        Err(Ended::Host(format!("a table within the limit could not grow: {error:#}")).into())
     }
 }

@@ -40,11 +40,7 @@ pub enum LoadError {
     #[error(
         "{name} has version {found}, this host speaks {wanted}: rebuild the guest with an SDK of that version, or run a host that speaks {found}"
     )]
-    WrongVersion {
-        name: String,
-        found: String,
-        wanted: String,
-    },
+    WrongVersion { name: String, found: String, wanted: String },
     #[error(
         "nothing named {name} is exported: is this a guest? It must export the world machine-guest of {PACKAGE}@{VERSION}"
     )]
@@ -99,12 +95,7 @@ impl Component {
         if !found.has_component_type {
             return Err(LoadError::NoComponentType);
         }
-        let encode = || {
-            ComponentEncoder::default()
-                .validate(true)
-                .module(bytes)?
-                .encode()
-        };
+        let encode = || ComponentEncoder::default().validate(true).module(bytes)?.encode();
         let encoded = encode().map_err(|error| LoadError::Encode(format!("{error:#}")))?;
         Ok(encoded.into())
     }
@@ -117,15 +108,11 @@ impl Component {
         let found = inspect(encoded)?;
         found.check_imports()?;
         found.require("machine")?;
-        let component =
-            wasmtime::component::Component::from_binary(&engine.inner.wasmtime, encoded)
-                .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let component = wasmtime::component::Component::from_binary(&engine.inner.wasmtime, encoded)
+            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         let exports = Exports::find(&component, &found)?;
-        let pre = engine
-            .inner
-            .linker
-            .instantiate_pre(&component)
-            .map_err(|error| LoadError::Link(format!("{error:#}")))?;
+        let pre =
+            engine.inner.linker.instantiate_pre(&component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let inner = Inner {
             engine: engine.clone(),
             pre,
@@ -134,9 +121,7 @@ impl Component {
             hash: *blake3::hash(encoded).as_bytes(),
             descriptor: found.descriptor,
         };
-        let component = Self {
-            inner: Arc::new(inner),
-        };
+        let component = Self { inner: Arc::new(inner) };
         Sandbox::admit(&component)?;
         Ok(component)
     }
@@ -178,15 +163,9 @@ impl Component {
 impl Exports {
     fn find(component: &wasmtime::component::Component, found: &Found) -> Result<Self, LoadError> {
         let function = |interface: &str, name: &str| {
-            let missing = || LoadError::MissingExport {
-                name: format!("{interface}#{name}"),
-            };
-            let instance = component
-                .get_export_index(None, interface)
-                .ok_or_else(missing)?;
-            component
-                .get_export_index(Some(&instance), name)
-                .ok_or_else(missing)
+            let missing = || LoadError::MissingExport { name: format!("{interface}#{name}") };
+            let instance = component.get_export_index(None, interface).ok_or_else(missing)?;
+            component.get_export_index(Some(&instance), name).ok_or_else(missing)
         };
         let machine = found.require("machine")?;
         let watcher = found.export("watcher");
@@ -195,9 +174,7 @@ impl Exports {
             query: function(machine, "query")?,
             snapshot: function(machine, "snapshot")?,
             restore: function(machine, "restore")?,
-            watch: watcher
-                .map(|watcher| function(watcher, "watch"))
-                .transpose()?,
+            watch: watcher.map(|watcher| function(watcher, "watch")).transpose()?,
         })
     }
 }
@@ -217,9 +194,7 @@ impl Found {
         let mut names = Vec::new();
         for name in &self.imports {
             match interface(name) {
-                Some((interface, version)) if INTERFACES.contains(&interface) => {
-                    check_version(name, version)?
-                }
+                Some((interface, version)) if INTERFACES.contains(&interface) => check_version(name, version)?,
                 _ => names.push(name.clone()),
             }
         }
@@ -232,15 +207,12 @@ impl Found {
     }
 
     fn export(&self, wanted: &str) -> Option<&str> {
-        let is_wanted =
-            |name: &&String| interface(name).is_some_and(|(interface, _)| interface == wanted);
+        let is_wanted = |name: &&String| interface(name).is_some_and(|(interface, _)| interface == wanted);
         self.exports.iter().find(is_wanted).map(String::as_str)
     }
 
     fn require(&self, wanted: &str) -> Result<&str, LoadError> {
-        let missing = || LoadError::MissingExport {
-            name: format!("{PACKAGE}/{wanted}@{VERSION}"),
-        };
+        let missing = || LoadError::MissingExport { name: format!("{PACKAGE}/{wanted}@{VERSION}") };
         let name = self.export(wanted).ok_or_else(missing)?;
         let (_, version) = interface(name).ok_or_else(missing)?;
         check_version(name, version)?;
@@ -260,11 +232,7 @@ fn check_version(name: &str, version: &str) -> Result<(), LoadError> {
     if major(version) == major(VERSION) {
         return Ok(());
     }
-    Err(LoadError::WrongVersion {
-        name: name.to_owned(),
-        found: version.to_owned(),
-        wanted: VERSION.to_owned(),
-    })
+    Err(LoadError::WrongVersion { name: name.to_owned(), found: version.to_owned(), wanted: VERSION.to_owned() })
 }
 
 fn advice(names: &[String]) -> &'static str {
@@ -309,9 +277,7 @@ impl Found {
     fn custom(&mut self, name: &str, data: &[u8]) {
         if name == DESCRIPTOR_SECTION {
             // Descriptor sets may be concatenated: that is how protobuf merges messages.
-            self.descriptor
-                .get_or_insert_default()
-                .extend_from_slice(data);
+            self.descriptor.get_or_insert_default().extend_from_slice(data);
         }
         self.has_component_type |= name.starts_with(COMPONENT_TYPE_SECTION);
     }

@@ -87,10 +87,8 @@ impl Page {
             self.more = true;
             return false;
         }
-        self.rows
-            .extend_from_slice(&(key.len() as u32).to_le_bytes());
-        self.rows
-            .extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.rows.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.rows.extend_from_slice(&(value.len() as u32).to_le_bytes());
         self.rows.extend_from_slice(key);
         self.rows.extend_from_slice(value);
         true

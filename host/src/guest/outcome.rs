@@ -113,10 +113,7 @@ pub(super) enum Ended {
 
 impl Ended {
     pub(super) fn guest(reason: Reason, detail: impl Into<String>) -> Self {
-        Self::Guest(Failure {
-            reason,
-            detail: detail.into(),
-        })
+        Self::Guest(Failure { reason, detail: detail.into() })
     }
 }
 
@@ -138,10 +135,7 @@ pub(super) fn classify(
 ) -> Result<Failure, HostFault> {
     if let Some(ended) = error.downcast_ref::<Ended>() {
         return match ended {
-            Ended::Guest(failure) => Ok(Failure {
-                reason: failure.reason,
-                detail: detail(error),
-            }),
+            Ended::Guest(failure) => Ok(Failure { reason: failure.reason, detail: detail(error) }),
             Ended::Host(fault) => Err(HostFault(fault.clone())),
         };
     }
@@ -150,9 +144,7 @@ pub(super) fn classify(
     }
     let reason = match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) if interrupts == Interrupts::Fault => {
-            return Err(HostFault(
-                "a call without a deadline was interrupted".to_owned(),
-            ));
+            return Err(HostFault("a call without a deadline was interrupted".to_owned()));
         }
         Some(Trap::Interrupt) => Reason::Deadline,
         Some(Trap::OutOfFuel) => Reason::Fuel,
@@ -162,10 +154,7 @@ pub(super) fn classify(
         // Errors of lifting and lowering are plain errors in wasmtime, not traps.
         None => Reason::MalformedReply,
     };
-    Ok(Failure {
-        reason,
-        detail: detail(error),
-    })
+    Ok(Failure { reason, detail: detail(error) })
 }
 
 fn detail(error: &wasmtime::Error) -> String {
@@ -177,19 +166,12 @@ fn detail(error: &wasmtime::Error) -> String {
 /// Brings a guest's refusal into the form that the contract promises to clients.
 pub(super) fn refusal(mut status: Status, limits: &Limits) -> Verdict {
     if status.details.len() > limits.status_details_bytes_max as usize {
-        return oversized(
-            "status details",
-            status.details.len(),
-            limits.status_details_bytes_max,
-        );
+        return oversized("status details", status.details.len(), limits.status_details_bytes_max);
     }
     if !(1..=16).contains(&status.code) {
         status.code = CODE_INTERNAL;
     }
-    cut(
-        &mut status.message,
-        limits.status_message_bytes_max as usize,
-    );
+    cut(&mut status.message, limits.status_message_bytes_max as usize);
     Verdict::Refused(status)
 }
 
@@ -203,10 +185,7 @@ pub(super) fn reply(reply: Vec<u8>, limits: &Limits) -> Verdict {
 
 pub(super) fn oversized(what: &str, bytes: usize, bytes_max: u32) -> Verdict {
     let detail = format!("the {what} has {bytes} bytes, the limit is {bytes_max}");
-    Verdict::Failed(Failure {
-        reason: Reason::OversizedReply,
-        detail,
-    })
+    Verdict::Failed(Failure { reason: Reason::OversizedReply, detail })
 }
 
 /// Cuts at a character, so that the text stays text.

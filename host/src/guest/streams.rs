@@ -20,13 +20,7 @@ pub fn snapshot(
 ) -> Result<Verdict, HostFault> {
     let mut sandbox = Sandbox::new(component)?;
     sandbox.state().sink = Some(sink);
-    let (verdict, _) = run(
-        &mut sandbox,
-        &component.exports().snapshot,
-        Mode::Snapshot,
-        context,
-        store,
-    );
+    let (verdict, _) = run(&mut sandbox, &component.exports().snapshot, Mode::Snapshot, context, store);
     verdict
 }
 
@@ -43,13 +37,7 @@ pub fn restore(
         Err(fault) => return (Err(fault), store),
     };
     sandbox.state().source = Some(source);
-    run(
-        &mut sandbox,
-        &component.exports().restore,
-        Mode::Restore,
-        context,
-        store,
-    )
+    run(&mut sandbox, &component.exports().restore, Mode::Restore, context, store)
 }
 
 fn run(

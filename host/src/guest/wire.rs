@@ -56,28 +56,19 @@ pub(super) struct WireStep {
 /// be type-checked again for every call, which costs more than the copy.
 pub(super) type Command = TypedFunc<(WireContext, String, Vec<u8>), (Result<Vec<u8>, WireStatus>,)>;
 /// `watcher.watch`.
-pub(super) type Watch =
-    TypedFunc<(WireContext, String, Vec<u8>, WireCause, Vec<u8>), (Result<WireStep, WireStatus>,)>;
+pub(super) type Watch = TypedFunc<(WireContext, String, Vec<u8>, WireCause, Vec<u8>), (Result<WireStep, WireStatus>,)>;
 /// `machine.snapshot` and `machine.restore`.
 pub(super) type Stream = TypedFunc<(WireContext,), (Result<(), WireStatus>,)>;
 
 impl From<Context> for WireContext {
     fn from(context: Context) -> Self {
-        Self {
-            index: context.index,
-            position: context.position,
-            time_ms: context.time_ms,
-        }
+        Self { index: context.index, position: context.position, time_ms: context.time_ms }
     }
 }
 
 impl From<WireStatus> for Status {
     fn from(status: WireStatus) -> Self {
-        Self {
-            code: status.code,
-            message: status.message,
-            details: status.details,
-        }
+        Self { code: status.code, message: status.message, details: status.details }
     }
 }
 

@@ -73,10 +73,8 @@ impl Admission {
         };
         let genesis = self.machine.genesis();
         let source_hash = genesis.as_ref().and_then(|genesis| genesis.source_hash.as_ref().try_into().ok());
-        let recorded = ComponentId {
-            hash: cluster.component_hash,
-            source_hash: source_hash.unwrap_or(cluster.component_hash),
-        };
+        let recorded =
+            ComponentId { hash: cluster.component_hash, source_hash: source_hash.unwrap_or(cluster.component_hash) };
         if let (Some(path), Some((id, _))) = (fsm, &brought)
             && !same_component(*id, recorded)
         {
@@ -194,8 +192,9 @@ fn same_component(a: ComponentId, b: ComponentId) -> bool {
 }
 
 fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
-    serde_json::from_str(&genesis.limits_json)
-        .map_err(|error| format!("the cluster's limits cannot be read ({error}); run the version that the other nodes run"))
+    serde_json::from_str(&genesis.limits_json).map_err(|error| {
+        format!("the cluster's limits cannot be read ({error}); run the version that the other nodes run")
+    })
 }
 
 impl Host for Admission {

@@ -183,11 +183,14 @@ impl Joins {
         let (cluster, genesis) = offered(&request, route)?;
         let leader = wire::decode_node(request.leader.unwrap_or_default());
         let component = match self.host.component() {
-            Some(brought) => {
-                check_component(&brought, &genesis)?;
-                None
+            Some(brought) if brought.hash == cluster.component_hash => None,
+            brought => {
+                // The same file, encoded by another version: what is recorded is never encoded again, so it is fetched.
+                if let Some(brought) = brought {
+                    check_component(&brought, &genesis)?;
+                }
+                Some(fetch_component(&leader.raft_addr, self.reply_route(route), cluster.component_hash).await?)
             }
-            None => Some(fetch_component(&leader.raft_addr, self.reply_route(route), cluster.component_hash).await?),
         };
         tracing::info!(cluster = cluster.id_hex(), %leader, fetched = component.is_some(), "joining");
         let offer = JoinOffer { cluster: cluster.clone(), genesis, leader, component };

@@ -105,7 +105,7 @@ impl Links {
                 lane,
                 raft: self.0.raft.clone(),
                 silence_max: self.0.silence_max,
-                state: Mutex::new(State { fallback: node.clone(), open: None }),
+                state: Mutex::new(State { fallback: node.clone(), open: None, down: false }),
             })
         });
         link.state.lock().fallback = node.clone();
@@ -133,6 +133,8 @@ pub struct Link {
 struct State {
     fallback: Node,
     open: Option<Open>,
+    /// Told to the operator as unreachable.
+    down: bool,
 }
 
 struct Open {
@@ -159,8 +161,21 @@ impl Link {
 
     /// Something came back.
     pub fn heard(&self) {
-        if let Some(open) = self.state.lock().open.as_mut() {
+        let mut state = self.state.lock();
+        if let Some(open) = state.open.as_mut() {
             open.heard = Instant::now();
+        }
+        if std::mem::take(&mut state.down) {
+            tracing::info!(peer = %state.fallback, "a peer is reachable again");
+        }
+    }
+
+    /// A call failed: drops the channel, and tells the operator once until the peer is heard again.
+    pub fn broke(&self, reason: &str) {
+        let mut state = self.state.lock();
+        state.open = None;
+        if self.lane == Lane::Control && !std::mem::replace(&mut state.down, true) {
+            tracing::warn!(peer = %state.fallback, reason, "a peer is unreachable");
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, Precondition, RaftMetrics};
 
+use crate::codec::Genesis;
 use crate::raft::join::{self, Host};
 use crate::raft::link::Links;
 use crate::raft::peer::IdentifyResponse;
@@ -26,6 +27,9 @@ use error::refusal;
 
 /// A learner that is to vote must be this close to the leader's log.
 const CAUGHT_UP_ENTRIES: u64 = 1_024;
+
+/// How often a cluster that was just bootstrapped is asked for its genesis.
+const GENESIS_POLL: Duration = Duration::from_millis(10);
 
 /// How long a learner may take for that before it is taken out again.
 pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -211,7 +215,7 @@ impl Members {
                 ours: ours.id_hex(),
             });
         }
-        let genesis = inner.host.genesis().ok_or(MembershipError::NoGenesis)?;
+        let genesis = self.genesis().await?;
         let route = inner.links.cluster().route(inner.me.node_id, found.node_id).ok_or_else(stopped)?;
         Ok(join::invite(address, route, &genesis, &inner.me.node).await?)
     }
@@ -245,7 +249,7 @@ impl Members {
         let raft = self.raft()?;
         let settled = self.settle(&raft).await?;
         let found = configuration_index(&settled);
-        if previous_index != 0 && previous_index != found {
+        if previous_index != 0 && found > previous_index {
             return Err(MembershipError::ConfigurationChanged { expected: previous_index, found });
         }
         let mut change = Change { raft, start: settled, _guard: guard };
@@ -257,10 +261,32 @@ impl Members {
         Ok(change)
     }
 
+    /// The metrics once somebody leads, or as they are after the time that an election may take: a cluster that was just started
+    /// is asked at once by scripts.
+    async fn leader_known(&self, raft: &Raft) -> Metrics {
+        let known = |metrics: &Metrics| metrics.current_leader.is_some();
+        match raft.wait(Some(self.0.timeouts.election)).metrics(known, "somebody leads").await {
+            Ok(metrics) => metrics,
+            Err(_) => metrics(raft),
+        }
+    }
+
+    /// The genesis entry, which the first leader proposes as soon as it leads.
+    async fn genesis(&self) -> Result<Genesis, MembershipError> {
+        let deadline = tokio::time::Instant::now() + self.0.timeouts.election;
+        loop {
+            match self.0.host.genesis() {
+                Some(genesis) => return Ok(genesis),
+                None if tokio::time::Instant::now() > deadline => return Err(MembershipError::NoGenesis),
+                None => tokio::time::sleep(GENESIS_POLL).await,
+            }
+        }
+    }
+
     /// Waits until this node, as leader, has committed an entry of its term and the configuration in force.
     async fn settle(&self, raft: &Raft) -> Result<Metrics, MembershipError> {
         let me = self.0.me.node_id;
-        let now = metrics(raft);
+        let now = self.leader_known(raft).await;
         if now.current_leader != Some(me) {
             return Err(MembershipError::NotLeader { leader: leader_node(&now) });
         }

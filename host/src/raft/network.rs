@@ -36,6 +36,9 @@ type CallError = RPCError<TypeConfig>;
 const BACKOFF_MS: [u64; 3] = [100, 200, 400];
 const BACKOFF_LAST_MS: u64 = 500;
 
+/// Between two attempts to open an append stream.
+const REDIAL_PAUSE: Duration = Duration::from_millis(25);
+
 /// Makes a [`Peer`] for each task of openraft that talks to one.
 #[derive(Clone)]
 pub struct NetworkFactory {
@@ -51,7 +54,7 @@ impl NetworkFactory {
     }
 
     fn peer(&self, target: NodeId, node: &Node, appends: Appends) -> Peer {
-        Peer { factory: self.clone(), target, node: node.clone(), appends }
+        Peer { factory: self.clone(), target, node: node.clone(), appends, dialled_at: None }
     }
 }
 
@@ -86,6 +89,8 @@ pub struct Peer {
     target: NodeId,
     node: Node,
     appends: Appends,
+    /// When the append stream was last opened, or tried.
+    dialled_at: Option<tokio::time::Instant>,
 }
 
 impl Peer {
@@ -135,6 +140,11 @@ impl Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
+        // openraft's backoff begins only at the next turn of its loop; until then a refused connection would be tried without rest.
+        if let Some(before) = self.dialled_at {
+            tokio::time::sleep_until(before + REDIAL_PAUSE).await;
+        }
+        self.dialled_at = Some(tokio::time::Instant::now());
         let progress_timeout = self.factory.timeouts.append_progress();
         let link = self.link(Lane::Append);
         let mut client = link.client().map_err(unreachable)?;
@@ -167,8 +177,8 @@ fn unreachable(reason: impl ToString) -> CallError {
 /// Closes the link and says how bad it is: refused connections and refused routes call for a pause, a broken stream does not.
 fn broken(link: &Link, status: &tonic::Status) -> CallError {
     use tonic::Code;
-    link.close();
     let text = describe(status);
+    link.broke(&text);
     match status.code() {
         Code::Unavailable | Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => unreachable(text),
         _ => RPCError::Network(NetworkError::from_string(text)),

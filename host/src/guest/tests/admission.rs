@@ -21,30 +21,16 @@ fn text_is_not_wasm() {
 #[test]
 fn cut_off_file_is_damaged() {
     let whole = typed_module(&Text::default().module(), CONTRACT, "machine-guest");
-    assert!(matches!(
-        refused(&whole[..whole.len() / 2]),
-        LoadError::Damaged(_)
-    ));
+    assert!(matches!(refused(&whole[..whole.len() / 2]), LoadError::Damaged(_)));
     let encoded = Component::encode(&whole).unwrap();
-    assert!(matches!(
-        refused(&encoded[..encoded.len() / 2]),
-        LoadError::Damaged(_)
-    ));
+    assert!(matches!(refused(&encoded[..encoded.len() / 2]), LoadError::Damaged(_)));
 }
 
 #[test]
 fn forbidden_imports_are_named_with_advice() {
     let cases = [
-        (
-            r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#,
-            "wasi:cli/environment@0.2.0",
-            "no WASI",
-        ),
-        (
-            r#"(component (import "acme:clock/now@1.0.0" (instance)))"#,
-            "acme:clock/now@1.0.0",
-            "only the interfaces",
-        ),
+        (r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#, "wasi:cli/environment@0.2.0", "no WASI"),
+        (r#"(component (import "acme:clock/now@1.0.0" (instance)))"#, "acme:clock/now@1.0.0", "only the interfaces"),
         (
             r#"(component (import "lockstep:machine/clock@1.0.0" (instance)))"#,
             "lockstep:machine/clock@1.0.0",
@@ -60,42 +46,24 @@ fn forbidden_imports_are_named_with_advice() {
             "__wbindgen_placeholder__#__wbindgen_throw",
             "browsers",
         ),
-        (
-            r#"(module (import "env" "malloc" (func)))"#,
-            "env#malloc",
-            "undefined at link time",
-        ),
+        (r#"(module (import "env" "malloc" (func)))"#, "env#malloc", "undefined at link time"),
     ];
     for (text, name, advice) in cases {
         let error = refused(&component(text));
-        assert!(
-            matches!(&error, LoadError::ForbiddenImport { names, .. } if names == &[name]),
-            "{error}"
-        );
-        assert!(
-            error.to_string().contains(name) && error.to_string().contains(advice),
-            "{error}"
-        );
+        assert!(matches!(&error, LoadError::ForbiddenImport { names, .. } if names == &[name]), "{error}");
+        assert!(error.to_string().contains(name) && error.to_string().contains(advice), "{error}");
     }
 }
 
 #[test]
 fn other_major_version_is_refused() {
-    let error = refused(&component(
-        r#"(component (import "lockstep:machine/store@2.0.0" (instance)))"#,
-    ));
-    assert!(
-        matches!(&error, LoadError::WrongVersion { found, .. } if found == "2.0.0"),
-        "{error}"
-    );
+    let error = refused(&component(r#"(component (import "lockstep:machine/store@2.0.0" (instance)))"#));
+    assert!(matches!(&error, LoadError::WrongVersion { found, .. } if found == "2.0.0"), "{error}");
 
     let newer = CONTRACT.replace("@1.0.0", "@2.0.0");
     let module = Text::default().module().replace("@1.0.0", "@2.0.0");
     let error = refused(&typed_module(&module, &newer, "machine-guest"));
-    assert!(
-        matches!(&error, LoadError::WrongVersion { wanted, .. } if wanted == "1.0.0"),
-        "{error}"
-    );
+    assert!(matches!(&error, LoadError::WrongVersion { wanted, .. } if wanted == "1.0.0"), "{error}");
 }
 
 #[test]
@@ -128,35 +96,23 @@ fn machine_of_other_types_is_refused() {
 
 #[test]
 fn module_without_component_type_is_refused() {
-    assert!(matches!(
-        refused(&component("(module)")),
-        LoadError::NoComponentType
-    ));
+    assert!(matches!(refused(&component("(module)")), LoadError::NoComponentType));
 }
 
 #[test]
 fn guest_whose_start_never_ends_is_refused() {
     let more = "(func $forever (loop (br 0))) (start $forever)";
-    let module = Text {
-        more,
-        ..Text::default()
-    }
-    .module();
+    let module = Text { more, ..Text::default() }.module();
     let error = refused(&typed_module(&module, CONTRACT, "machine-guest"));
     assert!(matches!(error, LoadError::Instantiate(_)), "{error}");
 }
 
 #[test]
 fn guest_that_starts_with_too_much_memory_is_refused() {
-    let module = Text::default().module().replace(
-        "(memory (export \"memory\") 2)",
-        "(memory (export \"memory\") 2000)",
-    );
+    let module =
+        Text::default().module().replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 2000)");
     let error = refused(&typed_module(&module, CONTRACT, "machine-guest"));
-    assert!(
-        matches!(error, LoadError::Compile(_) | LoadError::Instantiate(_)),
-        "{error}"
-    );
+    assert!(matches!(error, LoadError::Compile(_) | LoadError::Instantiate(_)), "{error}");
 }
 
 #[test]
@@ -171,27 +127,16 @@ fn proposals_outside_the_list_are_refused() {
         "(memory $shared 1 1 shared)",
     ];
     for more in cases {
-        let module = Text {
-            more,
-            ..Text::default()
-        }
-        .module();
+        let module = Text { more, ..Text::default() }.module();
         let error = refused(&typed_module(&module, CONTRACT, "machine-guest"));
-        assert!(
-            matches!(error, LoadError::Compile(_) | LoadError::Encode(_)),
-            "{more}: {error}"
-        );
+        assert!(matches!(error, LoadError::Compile(_) | LoadError::Encode(_)), "{more}: {error}");
     }
 }
 
 #[test]
 fn simd_within_the_baseline_is_accepted() {
     let more = "(func (export \"simd\") (result v128) (i8x16.swizzle (i8x16.popcnt (v128.const i32x4 0 1 2 3)) (f32x4.nearest (v128.const i32x4 0 0 0 0))))";
-    Text {
-        more,
-        ..Text::default()
-    }
-    .load();
+    Text { more, ..Text::default() }.load();
 }
 
 #[test]
@@ -208,27 +153,12 @@ fn encoding_a_component_changes_nothing() {
 #[test]
 fn descriptor_sections_are_found_wherever_they_are() {
     let more = r#"(@custom "lockstep.descriptor" "one") (@custom "lockstep.descriptor" "two")"#;
-    assert_eq!(
-        Text {
-            more,
-            ..Text::default()
-        }
-        .load()
-        .descriptor(),
-        Some(&b"onetwo"[..])
-    );
+    assert_eq!(Text { more, ..Text::default() }.load().descriptor(), Some(&b"onetwo"[..]));
     assert_eq!(Text::default().load().descriptor(), None);
 }
 
 #[test]
 fn watcher_is_probed() {
     assert!(!Text::default().load().has_watcher());
-    assert!(
-        Text {
-            watch: Some("(i32.const 256)"),
-            ..Text::default()
-        }
-        .load()
-        .has_watcher()
-    );
+    assert!(Text { watch: Some("(i32.const 256)"), ..Text::default() }.load().has_watcher());
 }

@@ -59,8 +59,7 @@ const PRELUDE: &str = r#"
 "#;
 
 const CONTEXT: &str = "(param $index i64) (param $position i32) (param $time i64)";
-const REQUEST: &str =
-    "(param $method i32) (param $method_length i32) (param $request i32) (param $length i32)";
+const REQUEST: &str = "(param $method i32) (param $method_length i32) (param $request i32) (param $length i32)";
 const ECHO: &str = "(call $reply (local.get $request) (local.get $length))";
 
 /// A guest in text: bodies of its exports, and anything else that a module may hold.
@@ -75,42 +74,28 @@ struct Text<'a> {
 
 impl Default for Text<'_> {
     fn default() -> Self {
-        Self {
-            apply: ECHO,
-            query: ECHO,
-            snapshot: "(call $ok)",
-            restore: "(call $ok)",
-            watch: None,
-            more: "",
-        }
+        Self { apply: ECHO, query: ECHO, snapshot: "(call $ok)", restore: "(call $ok)", watch: None, more: "" }
     }
 }
 
 impl Text<'_> {
     fn module(&self) -> String {
         let export = |name: &str, params: &str, body: &str| {
-            format!(
-                "(func (export \"lockstep:machine/{name}\") {CONTEXT} {params} (result i32) {body})\n"
-            )
+            format!("(func (export \"lockstep:machine/{name}\") {CONTEXT} {params} (result i32) {body})\n")
         };
         let mut functions = export("machine@1.0.0#apply", REQUEST, self.apply);
         functions += &export("machine@1.0.0#query", REQUEST, self.query);
         functions += &export("machine@1.0.0#snapshot", "", self.snapshot);
         functions += &export("machine@1.0.0#restore", "", self.restore);
         if let Some(watch) = self.watch {
-            let params =
-                format!("{REQUEST} (param $cause i32) (param $memo i32) (param $memo_length i32)");
+            let params = format!("{REQUEST} (param $cause i32) (param $memo i32) (param $memo_length i32)");
             functions += &export("watcher@1.0.0#watch", &params, watch);
         }
         format!("(module {PRELUDE} {functions} {})", self.more)
     }
 
     fn load(&self) -> Component {
-        let world = if self.watch.is_some() {
-            "watching-guest"
-        } else {
-            "machine-guest"
-        };
+        let world = if self.watch.is_some() { "watching-guest" } else { "machine-guest" };
         let encoded = Component::encode(&typed_module(&self.module(), CONTRACT, world)).unwrap();
         Component::load(&ENGINE, &encoded).unwrap()
     }
@@ -124,8 +109,7 @@ fn typed_module(text: &str, contract: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("machine.wit", contract).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
-    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
-        .unwrap();
+    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     module
 }
 
@@ -138,19 +122,12 @@ struct Map {
 
 impl Map {
     fn check(&self) -> Result<(), StoreFault> {
-        if self.broken {
-            Err(StoreFault("the disk is gone".to_owned()))
-        } else {
-            Ok(())
-        }
+        if self.broken { Err(StoreFault("the disk is gone".to_owned())) } else { Ok(()) }
     }
 
     fn keys(&self, range: Range<'_>) -> Vec<Vec<u8>> {
         let end = range.end.map_or(Bound::Unbounded, Bound::Excluded);
-        self.rows
-            .range::<[u8], _>((Bound::Included(range.start), end))
-            .map(|(key, _)| key.clone())
-            .collect()
+        self.rows.range::<[u8], _>((Bound::Included(range.start), end)).map(|(key, _)| key.clone()).collect()
     }
 }
 
@@ -190,11 +167,7 @@ impl Store for Map {
 
     fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault> {
         self.check()?;
-        let limit = if limit == 0 {
-            usize::MAX
-        } else {
-            limit as usize
-        };
+        let limit = if limit == 0 { usize::MAX } else { limit as usize };
         let keys: Vec<_> = self.keys(range).into_iter().take(limit).collect();
         keys.iter().for_each(|key| drop(self.rows.remove(key)));
         Ok(keys.len() as u64)
@@ -210,18 +183,8 @@ fn map(store: Box<dyn Store>) -> Map {
 }
 
 fn call(request: &[u8]) -> Call<'_> {
-    let context = Context {
-        index: 7,
-        position: 2,
-        time_ms: 1_000,
-    };
-    Call {
-        context,
-        method: "test.Service/Method",
-        request,
-        caller: "alice",
-        fuel: Limits::default().fuel_per_command,
-    }
+    let context = Context { index: 7, position: 2, time_ms: 1_000 };
+    Call { context, method: "test.Service/Method", request, caller: "alice", fuel: Limits::default().fuel_per_command }
 }
 
 /// Applies one request in a fresh instance to an empty store.
@@ -230,14 +193,8 @@ fn apply(body: &str, request: &[u8]) -> (Verdict, Map) {
 }
 
 fn apply_to(before: Map, body: &str, request: &[u8]) -> (Verdict, Map) {
-    let component = Text {
-        apply: body,
-        ..Text::default()
-    }
-    .load();
-    let (verdict, store) = ApplyInstance::new(&component)
-        .unwrap()
-        .apply(call(request), Box::new(before));
+    let component = Text { apply: body, ..Text::default() }.load();
+    let (verdict, store) = ApplyInstance::new(&component).unwrap().apply(call(request), Box::new(before));
     (verdict.unwrap(), map(store))
 }
 

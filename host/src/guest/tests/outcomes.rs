@@ -10,10 +10,7 @@ fn reply_carries_the_bytes_and_keeps_the_instance() {
     for (served, request) in [b"first", b"again"].into_iter().enumerate() {
         assert_eq!(instance.served(), served as u32);
         let (verdict, returned) = instance.apply(call(request), store);
-        assert_eq!(
-            verdict.unwrap(),
-            Verdict::Reply(Bytes::from_static(request))
-        );
+        assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::from_static(request)));
         assert!(instance.usable() && instance.fuel_used() > 0);
         store = returned;
     }
@@ -21,15 +18,11 @@ fn reply_carries_the_bytes_and_keeps_the_instance() {
 
 #[test]
 fn writes_and_reads_reach_the_store() {
-    let body =
-        "(call $put (local.get $request) (i32.const 1) (local.get $request) (local.get $length))
+    let body = "(call $put (local.get $request) (i32.const 1) (local.get $request) (local.get $length))
         (call $get (local.get $request) (i32.const 1) (i32.const 64))
         (call $remove (local.get $request) (i32.const 2))
         (call $reply (i32.load (i32.const 68)) (i32.load (i32.const 72)))";
-    let before = Map {
-        rows: [(b"ke".to_vec(), b"old".to_vec())].into(),
-        broken: false,
-    };
+    let before = Map { rows: [(b"ke".to_vec(), b"old".to_vec())].into(), broken: false };
     let (verdict, after) = apply_to(before, body, b"key");
     assert_eq!(verdict, Verdict::Reply(Bytes::from_static(b"key")));
     assert_eq!(after.rows, [(b"k".to_vec(), b"key".to_vec())].into());
@@ -39,23 +32,9 @@ fn writes_and_reads_reach_the_store() {
 fn scan_returns_rows_in_the_contract_s_framing() {
     let body = "(call $scan (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 64))
         (call $reply (i32.load (i32.const 64)) (i32.load (i32.const 68)))";
-    let rows = [
-        (b"a".to_vec(), b"1".to_vec()),
-        (b"b".to_vec(), b"22".to_vec()),
-    ]
-    .into();
-    let (verdict, _) = apply_to(
-        Map {
-            rows,
-            broken: false,
-        },
-        body,
-        b"",
-    );
-    assert_eq!(
-        verdict,
-        Verdict::Reply(Bytes::from_static(b"\x01\0\0\0\x02\0\0\0b22"))
-    );
+    let rows = [(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"22".to_vec())].into();
+    let (verdict, _) = apply_to(Map { rows, broken: false }, body, b"");
+    assert_eq!(verdict, Verdict::Reply(Bytes::from_static(b"\x01\0\0\0\x02\0\0\0b22")));
 }
 
 #[test]
@@ -64,14 +43,7 @@ fn range_that_ends_before_it_starts_is_empty() {
         (drop (call $remove_range (local.get $request) (i32.const 1) (i32.const 1) (local.get $request) (i32.const 1) (i32.const 0)))
         (call $reply (i32.load (i32.const 64)) (i32.load (i32.const 68)))";
     let rows: BTreeMap<_, _> = [(b"a".to_vec(), b"1".to_vec())].into();
-    let (verdict, after) = apply_to(
-        Map {
-            rows: rows.clone(),
-            broken: false,
-        },
-        body,
-        b"a",
-    );
+    let (verdict, after) = apply_to(Map { rows: rows.clone(), broken: false }, body, b"a");
     assert_eq!(verdict, Verdict::Reply(Bytes::new()));
     assert_eq!(after.rows, rows);
 }
@@ -81,14 +53,7 @@ fn remove_range_says_how_many() {
     let body = "(i64.store (i32.const 512) (call $remove_range (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)))
         (call $reply (i32.const 512) (i32.const 1))";
     let rows = (0..9).map(|key| (vec![key], vec![])).collect();
-    let (verdict, after) = apply_to(
-        Map {
-            rows,
-            broken: false,
-        },
-        body,
-        b"",
-    );
+    let (verdict, after) = apply_to(Map { rows, broken: false }, body, b"");
     assert_eq!(verdict, Verdict::Reply(Bytes::from_static(b"\x09")));
     assert!(after.rows.is_empty());
 }
@@ -100,90 +65,44 @@ fn context_and_caller_reach_the_guest() {
         (if (i32.ne (local.get $position) (i32.const 2)) (then unreachable))
         (if (i64.ne (local.get $time) (i64.const 1000)) (then unreachable))
         (call $reply (i32.load (i32.const 64)) (i32.load (i32.const 68)))";
-    assert_eq!(
-        apply(body, b"").0,
-        Verdict::Reply(Bytes::from_static(b"alice"))
-    );
+    assert_eq!(apply(body, b"").0, Verdict::Reply(Bytes::from_static(b"alice")));
 }
 
 #[test]
 fn refusal_is_passed_on_and_made_to_fit() {
-    let (verdict, _) = apply(
-        "(call $refuse (i32.const 9) (local.get $request) (local.get $length))",
-        b"not now",
-    );
-    let expected = Status {
-        code: 9,
-        message: "not now".to_owned(),
-        details: vec![],
-    };
+    let (verdict, _) = apply("(call $refuse (i32.const 9) (local.get $request) (local.get $length))", b"not now");
+    let expected = Status { code: 9, message: "not now".to_owned(), details: vec![] };
     assert_eq!(verdict, Verdict::Refused(expected));
 
     let long = "ä".repeat(1_000);
-    let (verdict, _) = apply(
-        "(call $refuse (i32.const 99) (local.get $request) (local.get $length))",
-        long.as_bytes(),
-    );
-    let Verdict::Refused(status) = verdict else {
-        panic!("{verdict:?}")
-    };
+    let (verdict, _) = apply("(call $refuse (i32.const 99) (local.get $request) (local.get $length))", long.as_bytes());
+    let Verdict::Refused(status) = verdict else { panic!("{verdict:?}") };
     assert_eq!((status.code, status.message.len()), (13, 1_024));
 }
 
 #[test]
 fn failures_have_their_reasons() {
-    let grow =
-        "(if (i32.eq (memory.grow (i32.const 1024)) (i32.const -1)) (then unreachable)) (call $ok)";
+    let grow = "(if (i32.eq (memory.grow (i32.const 1024)) (i32.const -1)) (then unreachable)) (call $ok)";
     let cases = [
         ("unreachable", Reason::Trap),
         ("(i32.load (i32.const -4))", Reason::Trap),
-        (
-            "(i32.div_u (local.get $length) (i32.const 0))",
-            Reason::Trap,
-        ),
+        ("(i32.div_u (local.get $length) (i32.const 0))", Reason::Trap),
         ("(loop (br 0)) (call $ok)", Reason::Fuel),
-        (
-            "(loop (call $get (i32.const 0) (i32.const 1) (i32.const 64)) (br 0)) (call $ok)",
-            Reason::Fuel,
-        ),
+        ("(loop (call $get (i32.const 0) (i32.const 1) (i32.const 64)) (br 0)) (call $ok)", Reason::Fuel),
         (grow, Reason::Memory),
-        (
-            "(call $reply (i32.const 0) (i32.const 4200000))",
-            Reason::MalformedReply,
-        ),
+        ("(call $reply (i32.const 0) (i32.const 4200000))", Reason::MalformedReply),
         ("(i32.const 7)", Reason::MalformedReply),
-        (
-            "(i32.store8 (i32.const 256) (i32.const 9)) (i32.const 256)",
-            Reason::MalformedReply,
-        ),
+        ("(i32.store8 (i32.const 256) (i32.const 9)) (i32.const 256)", Reason::MalformedReply),
         (
             "(i32.store8 (i32.const 300) (i32.const 255)) (call $refuse (i32.const 3) (i32.const 300) (i32.const 1))",
             Reason::MalformedReply,
         ),
-        (
-            "(call $put (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (call $ok)",
-            Reason::LimitExceeded,
-        ),
-        (
-            "(call $put (i32.const 0) (i32.const 4097) (i32.const 0) (i32.const 0)) (call $ok)",
-            Reason::LimitExceeded,
-        ),
-        (
-            "(call $status (i32.const 64)) (call $ok)",
-            Reason::Forbidden,
-        ),
-        (
-            "(call $sink (i32.const 0) (i32.const 1)) (call $ok)",
-            Reason::Forbidden,
-        ),
-        (
-            "(call $source (i32.const 1) (i32.const 64)) (call $ok)",
-            Reason::Forbidden,
-        ),
-        (
-            "(call $abort (local.get $request) (local.get $length)) (call $ok)",
-            Reason::Aborted,
-        ),
+        ("(call $put (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) (call $ok)", Reason::LimitExceeded),
+        ("(call $put (i32.const 0) (i32.const 4097) (i32.const 0) (i32.const 0)) (call $ok)", Reason::LimitExceeded),
+        ("(call $status (i32.const 64)) (call $ok)", Reason::Forbidden),
+        ("(call $sink (i32.const 0) (i32.const 1)) (call $ok)", Reason::Forbidden),
+        ("(call $source (i32.const 1) (i32.const 64)) (call $ok)", Reason::Forbidden),
+        ("(call $abort (local.get $request) (local.get $length)) (call $ok)", Reason::Aborted),
     ];
     for (body, expected) in cases {
         assert_eq!(reason(apply(body, b"x").0), expected, "{body}");
@@ -193,9 +112,7 @@ fn failures_have_their_reasons() {
 #[test]
 fn oversized_value_and_oversized_reply_are_failures() {
     let room = "(drop (memory.grow (i32.const 100)))";
-    let put = format!(
-        "{room} (call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1048577)) (call $ok)"
-    );
+    let put = format!("{room} (call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1048577)) (call $ok)");
     assert_eq!(reason(apply(&put, b"").0), Reason::LimitExceeded);
     let reply = format!("{room} (call $reply (i32.const 0) (i32.const 4128769))");
     assert_eq!(reason(apply(&reply, b"").0), Reason::OversizedReply);
@@ -212,18 +129,10 @@ fn writes_of_one_command_are_bounded_in_sum() {
 
 #[test]
 fn store_budget_is_bounded_whatever_the_fuel() {
-    let component = Text {
-        apply: "(loop (call $remove (i32.const 0) (i32.const 1)) (br 0)) (call $ok)",
-        ..Text::default()
-    }
-    .load();
-    let rich = Call {
-        fuel: 1 << 40,
-        ..call(b"")
-    };
-    let (verdict, _) = ApplyInstance::new(&component)
-        .unwrap()
-        .apply(rich, Box::new(Map::default()));
+    let component =
+        Text { apply: "(loop (call $remove (i32.const 0) (i32.const 1)) (br 0)) (call $ok)", ..Text::default() }.load();
+    let rich = Call { fuel: 1 << 40, ..call(b"") };
+    let (verdict, _) = ApplyInstance::new(&component).unwrap().apply(rich, Box::new(Map::default()));
     assert_eq!(reason(verdict.unwrap()), Reason::StoreBudget);
 }
 
@@ -238,8 +147,7 @@ fn growth_past_the_type_is_the_guest_s_affair() {
 
 #[test]
 fn denied_growth_is_told_to_the_guest_that_asks() {
-    let body =
-        "(if (i32.ne (memory.grow (i32.const 1023)) (i32.const -1)) (then unreachable)) (call $ok)";
+    let body = "(if (i32.ne (memory.grow (i32.const 1023)) (i32.const -1)) (then unreachable)) (call $ok)";
     assert_eq!(apply(body, b"").0, Verdict::Reply(Bytes::new()));
 }
 
@@ -247,21 +155,11 @@ fn denied_growth_is_told_to_the_guest_that_asks() {
 fn endless_recursion_is_an_outcome() {
     let run = || {
         let more = "(func $deep (param i32) (result i32) (i32.add (call $deep (i32.add (local.get 0) (i32.const 1))) (local.get 0)))";
-        let component = Text {
-            apply: "(call $deep (i32.const 0))",
-            more,
-            ..Text::default()
-        }
-        .load();
-        let (verdict, _) = ApplyInstance::new(&component)
-            .unwrap()
-            .apply(call(b""), Box::new(Map::default()));
+        let component = Text { apply: "(call $deep (i32.const 0))", more, ..Text::default() }.load();
+        let (verdict, _) = ApplyInstance::new(&component).unwrap().apply(call(b""), Box::new(Map::default()));
         reason(verdict.unwrap())
     };
-    let thread = std::thread::Builder::new()
-        .stack_size(8 << 20)
-        .spawn(run)
-        .unwrap();
+    let thread = std::thread::Builder::new().stack_size(8 << 20).spawn(run).unwrap();
     assert_eq!(thread.join().unwrap(), Reason::Stack);
 }
 
@@ -270,10 +168,7 @@ fn fuel_is_the_same_in_every_instance() {
     let component = Text { apply: "(call $log (i32.const 1) (local.get $request) (local.get $length)) (memory.fill (i32.const 1024) (i32.const 1) (i32.const 4096)) (call $ok)", ..Text::default() }.load();
     let used = || {
         let mut instance = ApplyInstance::new(&component).unwrap();
-        instance
-            .apply(call(b"hello"), Box::new(Map::default()))
-            .0
-            .unwrap();
+        instance.apply(call(b"hello"), Box::new(Map::default())).0.unwrap();
         instance.fuel_used()
     };
     let first = used();
@@ -283,33 +178,17 @@ fn fuel_is_the_same_in_every_instance() {
 
 #[test]
 fn failed_disk_is_a_host_fault() {
-    let component = Text {
-        apply: "(call $get (i32.const 0) (i32.const 1) (i32.const 64)) (call $ok)",
-        ..Text::default()
-    }
-    .load();
+    let component =
+        Text { apply: "(call $get (i32.const 0) (i32.const 1) (i32.const 64)) (call $ok)", ..Text::default() }.load();
     let mut instance = ApplyInstance::new(&component).unwrap();
-    let (verdict, _) = instance.apply(
-        call(b""),
-        Box::new(Map {
-            broken: true,
-            ..Map::default()
-        }),
-    );
+    let (verdict, _) = instance.apply(call(b""), Box::new(Map { broken: true, ..Map::default() }));
     assert_eq!(verdict.unwrap_err().0, "the disk is gone");
 }
 
 #[test]
 fn instance_is_spent_after_anything_but_a_reply() {
-    for body in [
-        "unreachable",
-        "(call $refuse (i32.const 3) (i32.const 0) (i32.const 0))",
-    ] {
-        let component = Text {
-            apply: body,
-            ..Text::default()
-        }
-        .load();
+    for body in ["unreachable", "(call $refuse (i32.const 3) (i32.const 0) (i32.const 0))"] {
+        let component = Text { apply: body, ..Text::default() }.load();
         let mut instance = ApplyInstance::new(&component).unwrap();
         let (verdict, store) = instance.apply(call(b""), Box::new(Map::default()));
         assert!(!matches!(verdict.unwrap(), Verdict::Reply(_)) && !instance.usable());
@@ -320,19 +199,10 @@ fn instance_is_spent_after_anything_but_a_reply() {
 #[test]
 fn fresh_instance_remembers_nothing() {
     let body = "(i32.store8 (i32.const 512) (i32.add (i32.load8_u (i32.const 512)) (i32.const 1))) (call $reply (i32.const 512) (i32.const 1))";
-    let component = Text {
-        apply: body,
-        ..Text::default()
-    }
-    .load();
+    let component = Text { apply: body, ..Text::default() }.load();
     for _ in 0..100 {
-        let (verdict, _) = ApplyInstance::new(&component)
-            .unwrap()
-            .apply(call(b""), Box::new(Map::default()));
-        assert_eq!(
-            verdict.unwrap(),
-            Verdict::Reply(Bytes::from_static(b"\x01"))
-        );
+        let (verdict, _) = ApplyInstance::new(&component).unwrap().apply(call(b""), Box::new(Map::default()));
+        assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::from_static(b"\x01")));
     }
 }
 
@@ -342,14 +212,7 @@ fn reasons_keep_their_numbers() {
     for number in numbers {
         assert_eq!(Reason::from_u8(number).unwrap() as u8, number);
     }
-    assert_eq!(
-        (
-            Reason::Trap as u8,
-            Reason::Aborted as u8,
-            Reason::Stream as u8
-        ),
-        (1, 10, 12)
-    );
+    assert_eq!((Reason::Trap as u8, Reason::Aborted as u8, Reason::Stream as u8), (1, 10, 12));
     assert_eq!((Reason::from_u8(0), Reason::from_u8(13)), (None, None));
 }
 

@@ -7,38 +7,21 @@ fn status() -> NodeStatus {
 }
 
 fn query(body: &str) -> Verdict {
-    let component = Text {
-        query: body,
-        ..Text::default()
-    }
-    .load();
+    let component = Text { query: body, ..Text::default() }.load();
     let mut instance = QueryInstance::new(&component).unwrap().unwrap();
-    instance
-        .query(call(b"x"), Box::new(Map::default()), status())
-        .0
-        .unwrap()
+    instance.query(call(b"x"), Box::new(Map::default()), status()).0.unwrap()
 }
 
 fn step(body: &str) -> Stepped {
-    let component = Text {
-        watch: Some(body),
-        ..Text::default()
-    }
-    .load();
+    let component = Text { watch: Some(body), ..Text::default() }.load();
     let mut instance = QueryInstance::new(&component).unwrap().unwrap();
-    instance
-        .watch(call(b"x"), Cause::Wake, b"memo", Box::new(Map::default()))
-        .0
-        .unwrap()
+    instance.watch(call(b"x"), Cause::Wake, b"memo", Box::new(Map::default())).0.unwrap()
 }
 
 #[test]
 fn query_reads_the_node_s_status() {
     let body = "(call $status (i32.const 64)) (call $reply (i32.load (i32.const 64)) (i32.load (i32.const 68)))";
-    assert_eq!(
-        query(body),
-        Verdict::Reply(Bytes::from_static(br#"{"node_id":"1"}"#))
-    );
+    assert_eq!(query(body), Verdict::Reply(Bytes::from_static(br#"{"node_id":"1"}"#)));
 }
 
 #[test]
@@ -53,23 +36,13 @@ fn query_cannot_write() {
 
 #[test]
 fn query_past_its_deadline_is_ended() {
-    let limits = Limits {
-        query_deadline_ms: 50,
-        ..Limits::default()
-    };
+    let limits = Limits { query_deadline_ms: 50, ..Limits::default() };
     let engine = Engine::new(&limits).unwrap();
-    let text = Text {
-        query: "(loop (br 0)) (call $ok)",
-        ..Text::default()
-    };
-    let encoded =
-        Component::encode(&typed_module(&text.module(), CONTRACT, "machine-guest")).unwrap();
+    let text = Text { query: "(loop (br 0)) (call $ok)", ..Text::default() };
+    let encoded = Component::encode(&typed_module(&text.module(), CONTRACT, "machine-guest")).unwrap();
     let component = Component::load(&engine, &encoded).unwrap();
     let mut instance = QueryInstance::new(&component).unwrap().unwrap();
-    let rich = Call {
-        fuel: u64::MAX,
-        ..call(b"")
-    };
+    let rich = Call { fuel: u64::MAX, ..call(b"") };
     let (verdict, _) = instance.query(rich, Box::new(Map::default()), status());
     assert_eq!(reason(verdict.unwrap()), Reason::Deadline);
     assert!(!instance.usable());
@@ -79,20 +52,11 @@ fn query_past_its_deadline_is_ended() {
 fn queries_cannot_take_the_instances_of_commands() {
     let limits = Limits::default();
     let engine = Engine::new(&limits).unwrap();
-    let encoded = Component::encode(&typed_module(
-        &Text::default().module(),
-        CONTRACT,
-        "machine-guest",
-    ))
-    .unwrap();
+    let encoded = Component::encode(&typed_module(&Text::default().module(), CONTRACT, "machine-guest")).unwrap();
     let component = Component::load(&engine, &encoded).unwrap();
-    let mut held: Vec<_> = (0..QUERY_INSTANCES_MAX)
-        .map(|_| QueryInstance::new(&component).unwrap().unwrap())
-        .collect();
+    let mut held: Vec<_> = (0..QUERY_INSTANCES_MAX).map(|_| QueryInstance::new(&component).unwrap().unwrap()).collect();
     assert!(QueryInstance::new(&component).unwrap().is_none());
-    let _applies: Vec<_> = (0..4)
-        .map(|_| ApplyInstance::new(&component).unwrap())
-        .collect();
+    let _applies: Vec<_> = (0..4).map(|_| ApplyInstance::new(&component).unwrap()).collect();
     held.pop();
     assert!(QueryInstance::new(&component).unwrap().is_some());
 }
@@ -119,10 +83,9 @@ fn step_says_what_to_send_and_when_to_run_again() {
 
 #[test]
 fn step_with_an_oversized_memo_fails() {
-    let body = "(i32.store8 (i32.const 256) (i32.const 0)) (i32.store (i32.const 276) (i32.const 4097)) (i32.const 256)";
-    assert!(
-        matches!(step(body), Stepped::Failed(failure) if failure.reason == Reason::OversizedReply)
-    );
+    let body =
+        "(i32.store8 (i32.const 256) (i32.const 0)) (i32.store (i32.const 276) (i32.const 4097)) (i32.const 256)";
+    assert!(matches!(step(body), Stepped::Failed(failure) if failure.reason == Reason::OversizedReply));
 }
 
 #[test]
@@ -130,9 +93,6 @@ fn watch_has_no_status_and_no_writes() {
     let status = "(call $status (i32.const 64)) (i32.const 256)";
     let put = "(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) (i32.const 256)";
     for body in [status, put] {
-        assert!(
-            matches!(step(body), Stepped::Failed(failure) if failure.reason == Reason::Forbidden),
-            "{body}"
-        );
+        assert!(matches!(step(body), Stepped::Failed(failure) if failure.reason == Reason::Forbidden), "{body}");
     }
 }

@@ -44,66 +44,32 @@ fn guest() -> Component {
           (br $more)))
         (call $put (i32.const 600) (i32.const 1) (i32.const 1024) (i32.sub (local.get $at) (i32.const 1024)))
         (call $ok)";
-    Text {
-        snapshot,
-        restore,
-        more: key,
-        ..Text::default()
-    }
-    .load()
+    Text { snapshot, restore, more: key, ..Text::default() }.load()
 }
 
 #[test]
 fn restore_rebuilds_what_snapshot_wrote() {
     let component = guest();
-    let state = Map {
-        rows: [(b"v".to_vec(), b"value".to_vec())].into(),
-        broken: false,
-    };
+    let state = Map { rows: [(b"v".to_vec(), b"value".to_vec())].into(), broken: false };
     let stream = Shared::default();
-    let verdict = snapshot(
-        &component,
-        Context::default(),
-        Box::new(state.clone()),
-        Box::new(stream.clone()),
-    );
+    let verdict = snapshot(&component, Context::default(), Box::new(state.clone()), Box::new(stream.clone()));
     assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::new()));
     assert_eq!(*stream.0.lock().unwrap(), b"value");
-    let (verdict, restored) = restore(
-        &component,
-        Context::default(),
-        Box::new(Map::default()),
-        Box::new(stream),
-    );
+    let (verdict, restored) = restore(&component, Context::default(), Box::new(Map::default()), Box::new(stream));
     assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::new()));
     assert_eq!(map(restored), state);
 }
 
 #[test]
 fn receiver_that_goes_away_ends_the_snapshot() {
-    let verdict = snapshot(
-        &guest(),
-        Context::default(),
-        Box::new(Map::default()),
-        Box::new(Broken),
-    );
+    let verdict = snapshot(&guest(), Context::default(), Box::new(Map::default()), Box::new(Broken));
     assert_eq!(reason(verdict.unwrap()), Reason::Stream);
 }
 
 #[test]
 fn snapshot_cannot_write_to_the_store() {
-    let snapshot_body =
-        "(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) (call $ok)";
-    let component = Text {
-        snapshot: snapshot_body,
-        ..Text::default()
-    }
-    .load();
-    let verdict = snapshot(
-        &component,
-        Context::default(),
-        Box::new(Map::default()),
-        Box::new(Shared::default()),
-    );
+    let snapshot_body = "(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) (call $ok)";
+    let component = Text { snapshot: snapshot_body, ..Text::default() }.load();
+    let verdict = snapshot(&component, Context::default(), Box::new(Map::default()), Box::new(Shared::default()));
     assert_eq!(reason(verdict.unwrap()), Reason::Forbidden);
 }

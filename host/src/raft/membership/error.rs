@@ -60,7 +60,9 @@ pub enum MembershipError {
     #[error("there is no server {0:?} in the configuration")]
     UnknownServer(String),
     /// `previous_index` no longer holds.
-    #[error("the configuration changed since index {expected} (it is now of index {found})")]
+    #[error(
+        "previous_index {expected}: the configuration changed after that index, it is now of index {found}; look at it again and give a newer applied_index"
+    )]
     ConfigurationChanged {
         /// The precondition.
         expected: u64,

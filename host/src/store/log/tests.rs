@@ -63,7 +63,8 @@ async fn a_restart_keeps_vote_entries_identity_and_hint() {
     assert_eq!(log.get_log_reader().await.read_vote().await.unwrap(), Some(vote(2)));
     assert_eq!(log.committed_hint(), Some(log_id(2, 3)));
     assert_eq!(indexes(&mut log).await, (0..5).map(|index| (2, index)).collect::<Vec<_>>());
-    let stats = LogStats { first_index: Some(0), last_index: Some(4), durable_index: 4, tail_bytes: 0, written_bytes: 0 };
+    let stats =
+        LogStats { first_index: Some(0), last_index: Some(4), durable_index: 4, tail_bytes: 0, written_bytes: 0 };
     assert_eq!(log.stats(), stats);
     append(&mut log, 2, 5..6).await;
 }
