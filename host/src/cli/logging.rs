@@ -34,10 +34,15 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
     Ok(())
 }
 
-/// The libraries below us say at `info` what only their authors want to know.
+/// A plain `info` or `warn` speaks of this node: openraft warns at every attempt to reach a dead
+/// peer, some hundred times a second.
+/// A filter that names openraft gets what it asks for.
 fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     let is_plain_level = level.parse::<tracing::level_filters::LevelFilter>().is_ok();
-    let quiet = if level.eq_ignore_ascii_case("info") { "info,openraft=error" } else { level };
+    let quiet = match level.to_ascii_lowercase().as_str() {
+        plain @ ("info" | "warn") => format!("{plain},openraft=error"),
+        _ => level.to_owned(),
+    };
     if !is_plain_level && !level.contains(['=', ',']) {
         let hint = "give off, error, warn, info, debug or trace, or a filter such as info,lockstep::raft=debug";
         return Err(ConfigError::new("--log_level", format!("{level:?} is no level"), hint));
