@@ -71,8 +71,8 @@ async fn a_stale_previous_index_is_refused() -> Result<()> {
 #[tokio::test]
 async fn a_node_of_another_cluster_cannot_join() -> Result<()> {
     let cluster = formed(1, &[]).await?;
-    let foreign = formed(1, &[]).await?;
-    let request = AddVoterRequest { id: "nodeA".into(), address: foreign.nodes[0].raft_addr(), previous_index: 0 };
+    let foreign = formed(2, &[]).await?;
+    let request = AddVoterRequest { id: "nodeB".into(), address: foreign.nodes[1].raft_addr(), previous_index: 0 };
     let operation = cluster.nodes[0].manager().await?.add_voter(request).await?.into_inner();
     let error = cluster.finish(0, operation).await.unwrap_err().to_string();
     assert!(error.contains("already") && error.contains("cluster"), "{error}");

@@ -74,7 +74,7 @@ async fn stat_is_a_json_object_with_numbers() -> Result<()> {
         assert_eq!(stat["node_id"], node.name.as_str());
         assert_eq!(stat["leader"]["node_id"], cluster.nodes[leader].name.as_str());
         assert_eq!(stat["nodes"].as_array().map(Vec::len), Some(3));
-        assert!(stat["nodes"].as_array().unwrap().iter().all(|node| node["suffrage"] == "Voter"));
+        assert!(stat["nodes"].as_array().unwrap().iter().all(|node| node["suffrage"] == "Voter"), "{stat}");
         assert_eq!(stat["raft"]["state"], json!(if n == leader { "Leader" } else { "Follower" }));
         for number in ["term", "commit_index", "applied_index", "last_log_index"] {
             assert!(stat["raft"][number].is_u64(), "{number}: {stat}");

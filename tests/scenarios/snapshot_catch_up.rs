@@ -16,12 +16,12 @@ async fn write(cluster: &Cluster, n: usize, count: usize, value: &str) -> Result
     Ok(())
 }
 
-/// Waits until the leader's log begins after `index`, so that only a snapshot can bring it.
+/// Waits until the leader's log has lost `index`, so that only a snapshot can bring it.
 async fn purged_past(cluster: &Cluster, leader: usize, index: u64) -> Result<()> {
     eventually("the log is purged", || async {
         let stat = cluster.nodes[leader].stat().await?;
-        let first = stat["raft"]["first_log_index"].as_u64();
-        ensure!(first > Some(index), "the log begins at {first:?}");
+        let purged = stat["raft"]["purged_index"].as_u64();
+        ensure!(purged >= Some(index), "purged up to {purged:?}");
         Ok(())
     })
     .await

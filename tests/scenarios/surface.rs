@@ -3,8 +3,8 @@
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::AddRequest;
 use lockstep_tests::{formed, lockstep};
-use tonic::codec::ProstCodec;
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic_prost::ProstCodec;
 
 #[tokio::test]
 async fn an_unknown_method_is_unimplemented() -> Result<()> {

@@ -26,6 +26,7 @@ pub async fn formed(size: usize, more: &[&str]) -> Result<Cluster> {
         cluster.nodes[n].start().await?;
         cluster.add_voter(n).await?;
     }
+    cluster.everyone_knows_everyone().await?;
     Ok(cluster)
 }
 
@@ -57,6 +58,20 @@ impl Cluster {
             AddVoterRequest { id: self.nodes[n].name.clone(), address: self.nodes[n].raft_addr(), previous_index };
         let operation = manager.add_voter(request).await?.into_inner();
         self.finish(leader, operation).await
+    }
+
+    /// Waits until every running node has applied the configuration of all of them, as voters.
+    async fn everyone_knows_everyone(&self) -> Result<()> {
+        eventually("every node knows every voter", || async {
+            for node in &self.nodes {
+                let stat = node.stat().await?;
+                let voters = stat["nodes"].as_array().context("no nodes")?.iter();
+                let voters = voters.filter(|node| node["suffrage"] == "Voter").count();
+                ensure!(voters == self.nodes.len() && stat["mode"] == "serving", "{} sees {voters} voters", node.name);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Awaits and forgets an operation of node `n`; its error is ours.

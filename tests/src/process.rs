@@ -133,21 +133,26 @@ impl NodeProcess {
         words
     }
 
-    /// Starts the process and waits until it answers on its client port.
+    /// Starts the process and waits until it answers a call on its client port.
     pub async fn start(&mut self) -> Result<()> {
         self.spawn()?;
-        let address = self.grpc_addr();
         let deadline = Instant::now() + PATIENCE;
-        while tokio::net::TcpStream::connect(&address).await.is_err() {
+        while !self.answers().await {
             if let Some(status) = self.exited()? {
                 bail!("{} ended with {status} instead of serving:\n{}", self.name, self.log());
             }
             if Instant::now() > deadline {
-                bail!("{} does not listen on {address}:\n{}", self.name, self.log());
+                bail!("{} does not answer on {}:\n{}", self.name, self.grpc_addr(), self.log());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
+    }
+
+    async fn answers(&self) -> bool {
+        let endpoint = format!("http://{}", self.grpc_addr());
+        let Ok(mut manager) = RaftManagerClient::connect(endpoint).await else { return false };
+        manager.state(crate::pb::StateRequest {}).await.is_ok()
     }
 
     /// Starts the process and returns at once.

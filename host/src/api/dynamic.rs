@@ -150,6 +150,7 @@ impl Call {
     }
 
     async fn command(self, request: Bytes) -> Result<Response<Bytes>, Status> {
+        self.shared.ready(self.unary_deadline()).await?;
         let call = CommandCall {
             method: self.method.name.to_string(),
             request,
@@ -165,6 +166,7 @@ impl Call {
 
     async fn query(self, request: Bytes) -> Result<Response<Bytes>, Status> {
         let deadline = self.unary_deadline();
+        self.shared.ready(deadline).await?;
         if self.method.consistency(&request) == Consistency::Linearizable {
             self.shared.read_barrier(deadline).await?;
         }

@@ -43,10 +43,10 @@ use tonic::server::NamedService;
 use tonic_health::server::HealthReporter;
 
 use crate::guest::Component;
-use crate::machine::Machine;
+use crate::machine::{Machine, QueryError};
 use crate::raft::membership::Configuration;
 use crate::raft::{LeaderWatch, Members, RaftCell, ReadIndex, Retention};
-use crate::types::Node;
+use crate::types::{Node, NodeMode};
 use forward::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
 use routes::{RouteError, Routes};
@@ -265,6 +265,25 @@ impl Shared {
     /// The leader's client address, when one is known.
     fn leader_address(&self) -> Option<String> {
         self.parts.leader.current().map(|leader| leader.node.grpc_addr)
+    }
+
+    /// Waits while a member catches up with its own log, at most as long as an election may take: a client that comes a moment after
+    /// a start gets an answer instead of an error. A node that is in no cluster says so at once.
+    async fn ready(&self, deadline: Instant) -> Result<(), Status> {
+        let mut mode = self.parts.machine.watch_mode();
+        let reason = match &*mode.borrow() {
+            NodeMode::CatchingUp(reason) => reason.clone(),
+            NodeMode::Serving | NodeMode::Quarantined(_) | NodeMode::Unfit(_) => return Ok(()),
+        };
+        if self.configuration().servers.is_empty() {
+            return Err(status::query(&QueryError::NotReady(reason)));
+        }
+        let patience = deadline.min(Instant::now() + self.parts.election_timeout);
+        let caught_up = mode.wait_for(|mode| !matches!(mode, NodeMode::CatchingUp(_)));
+        match timeout_at(patience, caught_up).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(status::query(&QueryError::NotReady(reason))),
+        }
     }
 
     /// Completes when this node has applied everything that was answered before the call.

@@ -80,8 +80,11 @@ impl Watch {
     }
 
     async fn steps(&mut self) -> End {
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + super::dynamic::DEADLINE_DEFAULT);
+        if let Err(status) = self.shared.ready(deadline).await {
+            return End::Failed(status);
+        }
         if self.method.consistency(&self.request) == Consistency::Linearizable {
-            let deadline = self.deadline.unwrap_or_else(|| Instant::now() + super::dynamic::DEADLINE_DEFAULT);
             if let Err(status) = self.shared.read_barrier(deadline).await {
                 return End::Failed(status);
             }
