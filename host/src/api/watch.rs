@@ -84,10 +84,10 @@ impl Watch {
         if let Err(status) = self.shared.ready(deadline).await {
             return End::Failed(status);
         }
-        if self.method.consistency(&self.request) == Consistency::Linearizable {
-            if let Err(status) = self.shared.read_barrier(deadline).await {
-                return End::Failed(status);
-            }
+        if self.method.consistency(&self.request) == Consistency::Linearizable
+            && let Err(status) = self.shared.read_barrier(deadline).await
+        {
+            return End::Failed(status);
         }
         let mut cause = Cause::Start;
         loop {
