@@ -33,6 +33,9 @@ pub enum CodecError {
 /// First byte of each internal record. Raised when the encoding of any record changes.
 pub const RECORD_VERSION: u8 = 1;
 
+/// The largest internal record; a damaged length must not make us ask for more memory than this.
+const RECORD_BYTES_MAX: usize = 16 << 20;
+
 /// Encodes an internal record. Fixed-width integers, so that golden bytes are readable.
 pub fn encode_record<T: Serialize>(record: &T) -> Vec<u8> {
     let mut bytes = vec![RECORD_VERSION];
@@ -47,8 +50,9 @@ pub fn decode_record<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
     if version != RECORD_VERSION {
         return Err(CodecError::Version { found: version });
     }
-    let (record, read) = bincode::serde::decode_from_slice(body, bincode::config::legacy())
-        .map_err(|error| CodecError::Damaged(error.to_string()))?;
+    let (record, read) =
+        bincode::serde::decode_from_slice(body, bincode::config::legacy().with_limit::<RECORD_BYTES_MAX>())
+            .map_err(|error| CodecError::Damaged(error.to_string()))?;
     if read != body.len() {
         return Err(CodecError::Damaged(format!("{} bytes follow the record", body.len() - read)));
     }
