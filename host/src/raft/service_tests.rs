@@ -251,12 +251,22 @@ async fn a_joiner_fetches_the_component_and_enters_once() {
 }
 
 #[tokio::test]
-async fn a_joiner_that_brought_the_same_source_fetches_nothing() {
-    let brought = ComponentId { hash: [7; 32], source_hash: [8; 32] };
+async fn a_joiner_that_brought_the_component_fetches_nothing() {
+    let brought = ComponentId { hash: component_hash(), source_hash: [9; 32] };
     let joiner = TestNode::start(2, None, TestHost { component: Some(brought), ..TestHost::default() }).await;
     let nowhere = Node { raft_addr: "127.0.0.1:1".into(), ..Node::default() };
     join::invite(&joiner.address, route(1, 1, 2), &genesis(), &nowhere).await.unwrap();
     assert!(joiner.host.0.adopted.lock()[0].component.is_none());
+}
+
+#[tokio::test]
+async fn a_joiner_that_encoded_the_same_source_otherwise_fetches_what_is_recorded() {
+    let leader = TestNode::start(1, Some(cluster(1)), holder()).await;
+    let brought = ComponentId { hash: [7; 32], source_hash: [8; 32] };
+    let joiner = TestNode::start(2, None, TestHost { component: Some(brought), ..TestHost::default() }).await;
+    let inviting = Node { name: "node1".into(), raft_addr: leader.address.clone(), grpc_addr: String::new() };
+    join::invite(&joiner.address, route(1, 1, 2), &genesis(), &inviting).await.unwrap();
+    assert_eq!(joiner.host.0.adopted.lock()[0].component.as_deref(), Some(COMPONENT));
 }
 
 #[tokio::test]
