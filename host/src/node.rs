@@ -20,8 +20,8 @@ use crate::machine::{self, Machine};
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Propose, Proposer, Raft,
-    RaftCell, RaftCore, ReadIndex, Timeouts, install, link, membership,
+    ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Proposer, Raft, RaftCell,
+    RaftCore, ReadIndex, Timeouts, install, link, membership,
 };
 use crate::store::{Checkpoints, DataDir, Log, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity};
@@ -55,154 +55,65 @@ struct Listeners {
     http: Vec<TcpListener>,
 }
 
+/// What stands on the disk, opened: the rooms below Raft.
+struct Foundation {
+    directory: Arc<DataDir>,
+    log: Log,
+    machine: Machine,
+    identity: Identity,
+    me: Me,
+    cluster: ClusterCell,
+    admission: Admission,
+    /// Where the admission desk finds the API once there is one.
+    api: Arc<OnceLock<Api>>,
+}
+
+/// Raft, running, and the way to the peers.
+struct Consensus {
+    raft: Raft,
+    cell: RaftCell,
+    members: Members,
+    leader: LeaderWatch,
+    retention: Retention,
+}
+
+/// The ways of commands and reads.
+struct Paths {
+    proposer: Proposer,
+    hop: Hop,
+    read: ReadIndex,
+}
+
 impl Node {
     /// Binds the ports, opens the disk, joins the rooms. The node takes part from now on; clients are served by [`Node::run`].
     pub async fn start(config: NodeConfig) -> anyhow::Result<Node> {
         config.validate()?;
-        let listeners = bind(&config)?;
+        let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
-        let directory = Arc::new(DataDir::open(&config.data_dir())?);
-        let log = Log::open(&directory, GROUP, fatal.clone())?;
-        let identity = open_identity(&log, &config)?;
-        let me = Me { node_id: identity.node_id, node: describe(&config, &listeners)? };
-
-        let state = State::open(&directory, GROUP)?;
-        let checkpoints = Checkpoints::open(&directory, GROUP)?;
-        let (machine, state_machine) = machine::open(machine::Options {
-            state,
-            checkpoints,
-            log: log.clone(),
-            node: me.node_id,
-            boot: identity.boot,
-            fatal: fatal.clone(),
-            query_threads: std::thread::available_parallelism().map_or(2, usize::from),
-            query_queue_max: QUERY_QUEUE_MAX,
-        })?;
-        let cluster = ClusterCell::new(identity.cluster.clone());
-        let api_cell = Arc::new(OnceLock::new());
-        let admission = Admission::new(
-            directory.clone(),
-            log.clone(),
-            machine.clone(),
-            cluster.clone(),
-            identity.clone(),
-            api_cell.clone(),
-        );
-        let admitted = admission.clone();
-        let fsm = config.fsm.clone();
-        tokio::task::spawn_blocking(move || admitted.load_at_start(fsm.as_deref())).await??;
-
-        let timeouts = Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout };
-        let raft_cell = RaftCell::default();
-        let links = link::Links::new(me.node_id, cluster.clone(), raft_cell.clone(), timeouts.append_progress());
-        let network = NetworkFactory::new(links.clone(), machine.snapshots().clone(), timeouts);
-        let raft_config = Arc::new(timeouts.config("lockstep")?);
-        let raft = Raft::new(me.node_id, raft_config, network, log.clone(), state_machine)
-            .await
-            .context("Raft could not start over this node's log and state")?;
-        raft_cell.set(raft.clone());
-        bootstrap(&config, &raft, &admission, &me).await?;
-
+        let me = describe(&config, &grpc, &peer_listeners)?;
+        let (below, state_machine) = open_disk(&config, me, &fatal).await?;
         let mut tasks = JoinSet::new();
-        let (leader, feed) = LeaderWatch::start(&raft);
-        tasks.spawn(feed);
-        let core = Arc::new(RaftCore::new(raft.clone(), machine.clone(), me.node_id));
-        let (proposer, proposing) = Proposer::new(core.clone(), leader.clone(), machine.genesis_applied());
-        tasks.spawn(proposing.run());
-        let hop = Hop::new(me.node_id, cluster.clone());
-        let (read, reading) = ReadIndex::new(core, Arc::new(hop.clone()), leader.clone(), config.election_timeout);
-        tasks.spawn(reading.run());
-        let members = Members::new(
-            me.clone(),
-            links,
-            raft_cell.clone(),
-            Arc::new(admission.clone()),
-            timeouts,
-            membership::CATCH_UP_TIMEOUT,
-        );
-
-        let forwarded = Arc::new(Forwarded::new(
-            me.node_id,
-            leader.clone(),
-            proposer.clone(),
-            machine.waiters().clone(),
-            read.clone(),
-        ));
-        let service = PeerService::new(Parts {
-            me: me.clone(),
-            cluster: cluster.clone(),
-            raft: raft_cell.clone(),
-            members: members.clone(),
-            host: Arc::new(admission.clone()),
-            snapshots: Arc::new(install::Installer::new(machine.clone())),
-            forward: forwarded.clone(),
-            read_index: forwarded,
-        });
-        let Listeners { grpc, raft: raft_listeners, http } = listeners;
-        for listener in raft_listeners {
+        let consensus = start_raft(&config, &below, state_machine, &mut tasks).await?;
+        let paths = open_paths(&config, &below, &consensus, &mut tasks);
+        let service = peer_service(&below, &consensus, &paths);
+        for listener in peer_listeners {
             tasks.spawn(serve_peers(service.clone(), listener, fatal.clone()));
         }
-
-        let local: Arc<dyn Propose> = Arc::new(proposer.clone());
-        let mode = machine.clone();
-        let commands = Commands::new(CommandsParts {
-            node: me.node_id,
-            boot: identity.boot,
-            leader: leader.clone(),
-            waiters: machine.waiters().clone(),
-            local,
-            hop: Arc::new(hop),
-            mode: Arc::new(move || mode.mode()),
-            election_timeout: config.election_timeout,
-        });
         let exit = Arc::new(Notify::new());
-        let retention = Retention::new(
-            raft.clone(),
-            machine.clone(),
-            log.clone(),
-            RetentionLimits {
-                interval: config.snapshot_interval,
-                threshold_commands: config.snapshot_threshold,
-                trailing_commands: config.trailing_logs,
-                trailing_entries_min: config.trailing_entries_min,
-            },
-        );
-        let api = Api::new(ApiParts {
-            node: me.node.clone(),
-            raft: raft_cell.clone(),
-            machine: machine.clone(),
-            commands,
-            read,
-            members: members.clone(),
-            leader: leader.clone(),
-            election_timeout: config.election_timeout,
-            retention: retention.clone(),
-            stop: stop_handle(&members, &raft_cell, &exit),
-        })?;
-        // Set here only, so it is empty.
-        drop(api_cell.set(api.clone()));
-        if let Some(component) = machine.component() {
-            api.set_component(&component)?;
-        }
-
-        tasks.spawn(retention.run());
-        tasks.spawn(duties::propose_genesis(leader, proposer, machine.clone(), admission.clone()));
-        tasks.spawn(duties::keep_mode(machine.clone(), cluster.clone(), log.committed_hint()));
-        tasks.spawn(duties::watch_core(raft.clone(), raft_cell.clone(), fatal.clone()));
-        let announcing = members.clone();
-        tasks.spawn(async move { announcing.announce_addresses().await });
-        announce(&config, &me, &cluster);
+        let api = open_api(&config, &below, &consensus, &paths, &exit)?;
+        start_duties(&below, &consensus, paths, &fatal, &mut tasks);
+        announce(&config, &below);
         Ok(Node {
             api,
-            members,
-            raft: raft_cell,
-            machine,
-            log,
+            members: consensus.members,
+            raft: consensus.cell,
+            machine: below.machine,
+            log: below.log,
             fatal,
             exit,
             tasks,
             listeners: Some(Listeners { grpc, raft: Vec::new(), http }),
-            _directory: directory,
+            _directory: below.directory,
         })
     }
 
@@ -258,12 +169,159 @@ fn bind(config: &NodeConfig) -> anyhow::Result<Listeners> {
 }
 
 /// This node as others dial it.
-fn describe(config: &NodeConfig, listeners: &Listeners) -> anyhow::Result<crate::types::Node> {
+fn describe(config: &NodeConfig, grpc: &[TcpListener], raft: &[TcpListener]) -> anyhow::Result<crate::types::Node> {
     Ok(crate::types::Node {
         name: config.name.clone(),
-        raft_addr: config::advertised(config.raft_advertise_addr.as_deref(), &config.raft_addr, &listeners.raft)?,
-        grpc_addr: config::advertised(config.grpc_advertise_addr.as_deref(), &config.grpc_addr, &listeners.grpc)?,
+        raft_addr: config::advertised(config.raft_advertise_addr.as_deref(), &config.raft_addr, raft)?,
+        grpc_addr: config::advertised(config.grpc_advertise_addr.as_deref(), &config.grpc_addr, grpc)?,
     })
+}
+
+/// Opens what stands on the disk, and loads the component that this node may run.
+async fn open_disk(
+    config: &NodeConfig,
+    node: crate::types::Node,
+    fatal: &Fatal,
+) -> anyhow::Result<(Foundation, machine::StateMachine)> {
+    let directory = Arc::new(DataDir::open(&config.data_dir())?);
+    let log = Log::open(&directory, GROUP, fatal.clone())?;
+    let identity = open_identity(&log, config)?;
+    let (machine, state_machine) = machine::open(machine::Options {
+        state: State::open(&directory, GROUP)?,
+        checkpoints: Checkpoints::open(&directory, GROUP)?,
+        log: log.clone(),
+        node: identity.node_id,
+        boot: identity.boot,
+        fatal: fatal.clone(),
+        query_threads: std::thread::available_parallelism().map_or(2, usize::from),
+        query_queue_max: QUERY_QUEUE_MAX,
+    })?;
+    let cluster = ClusterCell::new(identity.cluster.clone());
+    let api = Arc::new(OnceLock::new());
+    let admission =
+        Admission::new(directory.clone(), log.clone(), machine.clone(), cluster.clone(), identity.clone(), api.clone());
+    let (desk, fsm) = (admission.clone(), config.fsm.clone());
+    tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
+    let me = Me { node_id: identity.node_id, node };
+    Ok((Foundation { directory, log, machine, identity, me, cluster, admission, api }, state_machine))
+}
+
+/// Starts Raft over the log and the state machine; forms the cluster if that was asked for.
+async fn start_raft(
+    config: &NodeConfig,
+    below: &Foundation,
+    state_machine: machine::StateMachine,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<Consensus> {
+    let me = &below.me;
+    let timeouts = Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout };
+    let cell = RaftCell::default();
+    let links = link::Links::new(me.node_id, below.cluster.clone(), cell.clone(), timeouts.append_progress());
+    let network = NetworkFactory::new(links.clone(), below.machine.snapshots().clone(), timeouts);
+    let raft_config = Arc::new(timeouts.config("lockstep")?);
+    let raft = Raft::new(me.node_id, raft_config, network, below.log.clone(), state_machine)
+        .await
+        .context("Raft could not start over this node's log and state")?;
+    cell.set(raft.clone());
+    bootstrap(config, &raft, &below.admission, me).await?;
+    let (leader, feed) = LeaderWatch::start(&raft);
+    tasks.spawn(feed);
+    let host = Arc::new(below.admission.clone());
+    let members = Members::new(me.clone(), links, cell.clone(), host, timeouts, membership::CATCH_UP_TIMEOUT);
+    let limits = RetentionLimits {
+        interval: config.snapshot_interval,
+        threshold_commands: config.snapshot_threshold,
+        trailing_commands: config.trailing_logs,
+        trailing_entries_min: config.trailing_entries_min,
+    };
+    let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
+    Ok(Consensus { raft, cell, members, leader, retention })
+}
+
+/// The ways of commands and reads, with their loops.
+fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, tasks: &mut JoinSet<()>) -> Paths {
+    let (me, machine) = (below.me.node_id, &below.machine);
+    let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), me));
+    let (proposer, proposing) = Proposer::new(core.clone(), consensus.leader.clone(), machine.genesis_applied());
+    tasks.spawn(proposing.run());
+    let hop = Hop::new(me, below.cluster.clone());
+    let (read, reading) =
+        ReadIndex::new(core, Arc::new(hop.clone()), consensus.leader.clone(), config.election_timeout);
+    tasks.spawn(reading.run());
+    Paths { proposer, hop, read }
+}
+
+/// What answers the other nodes.
+fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> PeerService {
+    let forwarded = Arc::new(Forwarded::new(
+        below.me.node_id,
+        consensus.leader.clone(),
+        paths.proposer.clone(),
+        below.machine.waiters().clone(),
+        paths.read.clone(),
+    ));
+    PeerService::new(Parts {
+        me: below.me.clone(),
+        cluster: below.cluster.clone(),
+        raft: consensus.cell.clone(),
+        members: consensus.members.clone(),
+        host: Arc::new(below.admission.clone()),
+        snapshots: Arc::new(install::Installer::new(below.machine.clone())),
+        forward: forwarded.clone(),
+        read_index: forwarded,
+    })
+}
+
+/// What answers clients and operators; it serves once [`Node::run`] begins.
+fn open_api(
+    config: &NodeConfig,
+    below: &Foundation,
+    consensus: &Consensus,
+    paths: &Paths,
+    exit: &Arc<Notify>,
+) -> anyhow::Result<Api> {
+    let mode = below.machine.clone();
+    let commands = Commands::new(CommandsParts {
+        node: below.me.node_id,
+        boot: below.identity.boot,
+        leader: consensus.leader.clone(),
+        waiters: below.machine.waiters().clone(),
+        local: Arc::new(paths.proposer.clone()),
+        hop: Arc::new(paths.hop.clone()),
+        mode: Arc::new(move || mode.mode()),
+        election_timeout: config.election_timeout,
+    });
+    let api = Api::new(ApiParts {
+        node: below.me.node.clone(),
+        raft: consensus.cell.clone(),
+        machine: below.machine.clone(),
+        commands,
+        read: paths.read.clone(),
+        members: consensus.members.clone(),
+        leader: consensus.leader.clone(),
+        election_timeout: config.election_timeout,
+        retention: consensus.retention.clone(),
+        stop: stop_handle(&consensus.members, &consensus.cell, exit),
+    })?;
+    // The desk is told of the API before the component is looked at, so that a join in between is not missed.
+    if below.api.set(api.clone()).is_err() {
+        bail!("a node opens its API once");
+    }
+    if let Some(component) = below.machine.component() {
+        api.set_component(&component)?;
+    }
+    Ok(api)
+}
+
+/// What the node does unasked.
+fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: &Fatal, tasks: &mut JoinSet<()>) {
+    let (machine, admission) = (&below.machine, below.admission.clone());
+    tasks.spawn(consensus.retention.clone().run());
+    tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
+    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), below.log.committed_hint()));
+    tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
+    let members = consensus.members.clone();
+    tasks.spawn(async move { members.announce_addresses().await });
 }
 
 /// The identity of the directory, minted now if it is new, with this start counted. Durable on return.
@@ -321,12 +379,13 @@ async fn bootstrap(config: &NodeConfig, raft: &Raft, admission: &Admission, me: 
 }
 
 /// The line a person looks for.
-fn announce(config: &NodeConfig, me: &Me, cluster: &ClusterCell) {
+fn announce(config: &NodeConfig, below: &Foundation) {
     let http = config.http_addr.as_deref().unwrap_or("off");
-    let cluster = cluster.get().map_or("none yet: add this node from the cluster's leader".into(), |c| c.id_hex());
+    let cluster = below.cluster.get();
+    let cluster = cluster.map_or("none yet: add this node from the cluster's leader".into(), |found| found.id_hex());
     tracing::info!(
-        grpc = me.node.grpc_addr,
-        raft = me.node.raft_addr,
+        grpc = below.me.node.grpc_addr,
+        raft = below.me.node.raft_addr,
         http,
         cluster,
         data = %config.data_dir().display(),

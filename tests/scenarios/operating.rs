@@ -135,3 +135,21 @@ async fn a_restart_under_other_addresses_is_recorded() -> Result<()> {
     cluster.add(follower, "key", "value").await?;
     cluster.everyone_reads("key", "value").await
 }
+
+/// A stop waited behind a membership operation that asked an address where nobody answers, and ended with 1.
+#[tokio::test]
+async fn a_leader_stops_cleanly_while_members_are_being_added() -> Result<()> {
+    let mut cluster = formed(3, &[]).await?;
+    let leader = cluster.leader().await?;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let mut manager = cluster.nodes[leader].manager().await?;
+    for name in ["nodeX", "nodeY", "nodeZ"] {
+        let request =
+            lockstep_tests::pb::AddVoterRequest { id: name.into(), address: nobody.clone(), previous_index: 0 };
+        manager.add_voter(request).await?;
+    }
+    assert_eq!(cluster.nodes[leader].stop().await?.code(), Some(0), "{}", cluster.nodes[leader].log());
+    let survivor = cluster.leader().await?;
+    cluster.add(survivor, "key", "value").await?;
+    Ok(())
+}

@@ -198,10 +198,10 @@ fn table(cluster: &Cluster) -> Result<()> {
             name,
             cluster.grpc_addr(name),
             raft["state"].as_str().unwrap_or("?"),
-            raft["term"],
-            raft["last_log_index"],
-            raft["commit_index"],
-            status["last_applied_index"]
+            raft["term"].to_string(),
+            raft["last_log_index"].to_string(),
+            raft["commit_index"].to_string(),
+            status["last_applied_index"].to_string()
         );
     }
     Ok(())

@@ -103,7 +103,7 @@ fn build() -> Result<()> {
     guests()?;
     let binary = target_dir()?.join("release/lockstep");
     if !binary.exists() {
-        println!("The first build compiles RocksDB and wasmtime: about 25 minutes on two cores, once per machine.");
+        println!("The first build compiles RocksDB and wasmtime: about 20 minutes on two cores, once per machine.");
     }
     cargo(&["build", "--locked", "--release", "--package", "lockstep"])?;
     place("release/lockstep", "lockstep")

@@ -150,7 +150,7 @@ impl Call {
     }
 
     async fn command(self, request: Bytes) -> Result<Response<Bytes>, Status> {
-        self.shared.ready(self.unary_deadline()).await?;
+        self.shared.ready(self.unary_deadline()).await.map_err(status::not_proposed)?;
         let call = CommandCall {
             method: self.method.name.to_string(),
             request,

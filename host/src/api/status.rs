@@ -64,6 +64,11 @@ pub fn outcome(outcome: Outcome, leader: Option<String>) -> Result<Response<Byte
     })
 }
 
+/// Says of a refusal that came before the command was offered to any leader that the command was not applied.
+pub fn not_proposed(status: Status) -> Status {
+    with_fate(status, Fate::NotApplied)
+}
+
 /// The reply to a query, or why there is none.
 pub fn verdict(verdict: Verdict, index: u64, leader: Option<String>) -> Result<Response<Bytes>, Status> {
     let reply = match verdict {
@@ -120,6 +125,11 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
         Reason::Aborted => (Code::Internal, "aborted", "panicked"),
         Reason::Deadline => (Code::DeadlineExceeded, "deadline", "did not answer in time"),
         Reason::Stream => (Code::Internal, "stream", "read or wrote a broken snapshot stream"),
+        Reason::NotRun => (
+            Code::ResourceExhausted,
+            "not-run",
+            "was not called: the log entry had no fuel left for the command; send it again",
+        ),
     }
 }
 
@@ -312,6 +322,7 @@ mod tests {
             (Reason::Aborted, Code::Internal, "aborted"),
             (Reason::Deadline, Code::DeadlineExceeded, "deadline"),
             (Reason::Stream, Code::Internal, "stream"),
+            (Reason::NotRun, Code::ResourceExhausted, "not-run"),
         ];
         for (reason, code, name) in rows {
             let failure = Failure { reason, detail: String::new() };

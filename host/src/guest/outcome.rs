@@ -74,12 +74,14 @@ pub enum Reason {
     Deadline = 11,
     /// The other side of a snapshot or restore stream failed; never in a command.
     Stream = 12,
+    /// The host did not call the guest: the entry had no fuel left for the command, or the cluster no genesis yet. It may be sent again.
+    NotRun = 13,
 }
 
 impl Reason {
     /// The reason stored as this byte, if it is one.
     pub fn from_u8(byte: u8) -> Option<Self> {
-        const ALL: [Reason; 12] = [
+        const ALL: [Reason; 13] = [
             Reason::Trap,
             Reason::Fuel,
             Reason::Memory,
@@ -92,6 +94,7 @@ impl Reason {
             Reason::Aborted,
             Reason::Deadline,
             Reason::Stream,
+            Reason::NotRun,
         ];
         ALL.into_iter().find(|reason| *reason as u8 == byte)
     }

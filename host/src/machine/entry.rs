@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::hash;
-use super::outcome::{before_genesis, encode_verdict, is_not_run, not_run};
+use super::outcome::{encode_verdict, is_not_run, not_run};
 use super::overlay::Transaction;
 use super::system::System;
 use crate::codec::{self, Command};
@@ -87,7 +87,7 @@ pub(crate) fn normal<R: Read + Send + 'static>(
     for (position, command) in (0u32..).zip(&entry.commands) {
         batch.context.position = position;
         verdicts.push(match (&system.genesis, &runner) {
-            (None, _) => before_genesis(),
+            (None, _) => not_run(),
             (Some(_), Some(runner)) => batch.run(runner, command)?,
             (Some(_), None) => return Err(HostFault("commands were to be applied without a component".into())),
         });

@@ -182,7 +182,7 @@ fn commands_past_the_fuel_of_their_entry_are_not_run() {
 #[test]
 fn commands_before_genesis_are_refused_and_those_beside_it_run() {
     let before = run_from(&System::default(), &["put a"]).unwrap();
-    assert_eq!(before.verdicts(), [before_genesis()]);
+    assert_eq!(before.verdicts(), [not_run()]);
     assert!(before.ran.is_empty());
     let (sandbox, limits) = (Scripted::default(), limits());
     let runner = Runner { sandbox: &sandbox, limits: &limits };

@@ -21,28 +21,15 @@ pub struct Outcome {
     pub verdict: Verdict,
 }
 
-/// gRPC's RESOURCE_EXHAUSTED.
-const RESOURCE_EXHAUSTED: u32 = 8;
-/// gRPC's FAILED_PRECONDITION.
-const FAILED_PRECONDITION: u32 = 9;
-
-/// The verdict on a command for which its entry had no fuel left. It changed nothing; it may be sent again as it is.
+/// The verdict on a command that the host did not run: its entry had no fuel left for it, or it stands in the log before the
+/// cluster's genesis entry. It changed nothing; it may be sent again as it is.
 pub fn not_run() -> Verdict {
-    refused(RESOURCE_EXHAUSTED, "not run: the commands before it in its log entry used the entry's fuel; send it again")
+    Verdict::Failed(Failure { reason: Reason::NotRun, detail: String::new() })
 }
 
 /// Whether a verdict is [`not_run`].
 pub fn is_not_run(verdict: &Verdict) -> bool {
-    *verdict == not_run()
-}
-
-/// The verdict on a command that stands in the log before the cluster's genesis entry.
-pub(crate) fn before_genesis() -> Verdict {
-    refused(FAILED_PRECONDITION, "not run: the cluster had no genesis entry yet; send it again")
-}
-
-fn refused(code: u32, message: &str) -> Verdict {
-    Verdict::Refused(Status { code, message: message.into(), details: Vec::new() })
+    matches!(verdict, Verdict::Failed(failure) if failure.reason == Reason::NotRun)
 }
 
 // First byte of an encoded verdict. Frozen.
@@ -111,7 +98,6 @@ mod tests {
         for verdict in [
             Verdict::Reply(Bytes::new()),
             not_run(),
-            before_genesis(),
             Verdict::Failed(Failure { reason: Reason::Stream, detail: "here".into() }),
         ] {
             let bytes = Bytes::from(encode_verdict(&verdict));

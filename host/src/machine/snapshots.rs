@@ -239,6 +239,21 @@ impl Snapshots {
         Ok(checkpoint)
     }
 
+    /// For each checkpoint on disk that can be read, oldest first: its index, and the commands that were applied at it. Blocks.
+    pub fn commands_at_checkpoints(&self) -> Vec<(u64, u64)> {
+        let commands = |checkpoint: &Arc<Checkpoint>| -> Result<u64, StoreError> {
+            Ok(System::read(&*checkpoint.open()?)?.counters.commands)
+        };
+        let mut found = Vec::new();
+        for checkpoint in self.shared.checkpoints.list() {
+            match commands(&checkpoint) {
+                Ok(commands) => found.push((checkpoint.index, commands)),
+                Err(error) => tracing::warn!(%error, index = checkpoint.index, "a snapshot on disk cannot be read"),
+            }
+        }
+        found
+    }
+
     /// The newest checkpoint that can be read, with what openraft wants to know of it. Blocks.
     pub(crate) fn newest(&self) -> Option<(Meta, Arc<Checkpoint>)> {
         let list = self.shared.checkpoints.list();

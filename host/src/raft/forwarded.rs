@@ -84,13 +84,13 @@ impl Forwarded {
     }
 
     async fn run(self, from: NodeId, accepted: Accepted) -> peer::ForwardResponse {
-        let counter = accepted.origin.counter;
+        let (counter, leader_term) = (accepted.origin.counter, accepted.request.leader_term);
         let result = match self.outcome(from, accepted).await {
             Ok(Some(outcome)) => Some(forward_response::Result::Outcome(outcome)),
             Ok(None) => None,
             Err(reason) => Some(forward_response::Result::NotProposed(encode_not_proposed(&reason))),
         };
-        peer::ForwardResponse { counter, result }
+        peer::ForwardResponse { counter, leader_term, result }
     }
 
     /// The outcome; `None` when only the other node itself can learn the fate.

@@ -129,8 +129,9 @@ impl Lane {
 struct Traffic {
     route: peer::Route,
     queue: Mutex<mpsc::Receiver<Queued>>,
-    /// Handed to the transport and not answered, by `Origin::counter`.
-    handed: Mutex<HashMap<u64, Claim>>,
+    /// Handed to the transport and not answered, by `Origin::counter` and the term of the attempt: a command may be tried again in a
+    /// later term over this stream, and a late refusal of the first attempt must not pass for one of the second.
+    handed: Mutex<HashMap<(u64, u64), Claim>>,
 }
 
 impl Traffic {
@@ -185,7 +186,7 @@ impl Traffic {
             return None;
         }
         let counter = queued.command.origin.as_ref().map_or(0, |origin| origin.counter);
-        self.handed.lock().insert(counter, queued.claim);
+        self.handed.lock().insert((counter, queued.term), queued.claim);
         Some(peer::ForwardRequest {
             route: Some(self.route.clone()),
             leader_term: queued.term,
@@ -195,7 +196,8 @@ impl Traffic {
     }
 
     fn answered(&self, response: peer::ForwardResponse) {
-        let Some(claim) = self.handed.lock().remove(&response.counter) else { return };
+        let attempt = (response.counter, response.leader_term);
+        let Some(claim) = self.handed.lock().remove(&attempt) else { return };
         match response.result {
             Some(forward_response::Result::NotProposed(refusal)) => claim.refuse(decode_not_proposed(refusal)),
             Some(forward_response::Result::Outcome(outcome)) => match decode_outcome(&outcome) {

@@ -213,3 +213,25 @@ fn refusals_keep_their_meaning_over_the_hop() {
     let stopping = decode_not_proposed(encode_not_proposed(&NotProposed::Stopping));
     assert_eq!(stopping, NotProposed::NotLeader, "another node will lead");
 }
+
+/// A command was tried twice over one stream: leadership went away and came back. The refusal of the first attempt came late and was taken
+/// for the second's, which stood in the log: the command was sent a third time and could be applied twice.
+#[tokio::test]
+async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
+    let (_queue, receiver) = mpsc::channel(1);
+    let traffic = Traffic::new(peer::Route::default(), receiver);
+    let attempt = |term: u64| {
+        let (ticket, claim) = ticket();
+        let share = Budget::new(QUEUE_BYTES_MAX).share(1).unwrap();
+        let origin = Origin { node: FOLLOWER, boot: 1, counter: 7 };
+        let command = Command { origin: Some(origin.into()), ..Command::default() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        traffic.hand_over(Queued { term, command, deadline, claim, share }).unwrap();
+        ticket
+    };
+    let (mut first, mut second) = (attempt(1), attempt(3));
+    let refusal = forward_response::Result::NotProposed(encode_not_proposed(&NotProposed::NotLeader));
+    traffic.answered(peer::ForwardResponse { counter: 7, leader_term: 1, result: Some(refusal) });
+    assert!(matches!(first.answer().now_or_never(), Some(Answer::NotProposed(NotProposed::NotLeader))));
+    assert!(second.answer().now_or_never().is_none());
+}

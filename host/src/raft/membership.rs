@@ -84,6 +84,9 @@ struct Inner {
     timeouts: Timeouts,
     catch_up: Duration,
     one_change: tokio::sync::Mutex<()>,
+    /// Apart from `one_change`: a node that stops hands over at once, whatever change is under way. That change then fails at its next
+    /// entry, because this node does not lead any more.
+    one_transfer: tokio::sync::Mutex<()>,
 }
 
 impl Members {
@@ -96,8 +99,8 @@ impl Members {
         timeouts: Timeouts,
         catch_up: Duration,
     ) -> Self {
-        let one_change = tokio::sync::Mutex::default();
-        Members(Arc::new(Inner { me, links, raft, host, timeouts, catch_up, one_change }))
+        let (one_change, one_transfer) = Default::default();
+        Members(Arc::new(Inner { me, links, raft, host, timeouts, catch_up, one_change, one_transfer }))
     }
 
     /// The configuration as this node knows it; answered by every node.
@@ -169,11 +172,13 @@ impl Members {
     }
 
     async fn add(&self, name: &str, address: &str, previous: u64, wanted: Suffrage) -> Result<u64, MembershipError> {
-        let change = self.begin(previous).await?;
+        // Checked before the joiner is asked, which may take long and must not hold others up; and again in its turn.
+        let index = self.begin(previous).await?.index();
         if address == self.0.me.node.raft_addr && name == self.0.me.node.name {
-            return Ok(change.index());
+            return Ok(index);
         }
         let found = join::identify(address, JOINER_PATIENCE).await?;
+        let change = self.begin(previous).await?;
         let node = check_joiner(name, address, &found, change.membership())?;
         self.let_in(address, &found, &node).await?;
         let id = found.node_id;

@@ -86,6 +86,7 @@ impl Retention {
 
     /// Runs until dropped.
     pub async fn run(self) {
+        self.remember().await;
         loop {
             let pause = self.0.limits.interval.mul_f64(1.0 + spread());
             let samples = async {
@@ -103,6 +104,18 @@ impl Retention {
             {
                 tracing::warn!(reason, "no snapshot was made; the log keeps growing until one is");
             }
+        }
+    }
+
+    /// What the checkpoints of earlier runs tell about how many commands had been applied where.
+    async fn remember(&self) {
+        let snapshots = self.0.machine.snapshots().clone();
+        match tokio::task::spawn_blocking(move || snapshots.commands_at_checkpoints()).await {
+            Ok(found) => {
+                let mut samples = self.0.samples.lock();
+                found.into_iter().for_each(|(index, commands)| samples.note(Sample { index, commands }));
+            }
+            Err(error) => tracing::warn!(%error, "the snapshots on disk were not read; the log is kept longer"),
         }
     }
 

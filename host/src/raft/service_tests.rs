@@ -79,7 +79,13 @@ impl ForwardHandler for Reached {
     ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
         self.0.fetch_add(1, Ordering::SeqCst);
         requests
-            .map(|request| request.map(|request| peer::ForwardResponse { counter: request.leader_term, result: None }))
+            .map(|request| {
+                request.map(|request| peer::ForwardResponse {
+                    counter: 1,
+                    leader_term: request.leader_term,
+                    result: None,
+                })
+            })
             .boxed()
     }
 }

@@ -213,7 +213,7 @@ fn reasons_keep_their_numbers() {
         assert_eq!(Reason::from_u8(number).unwrap() as u8, number);
     }
     assert_eq!((Reason::Trap as u8, Reason::Aborted as u8, Reason::Stream as u8), (1, 10, 12));
-    assert_eq!((Reason::from_u8(0), Reason::from_u8(13)), (None, None));
+    assert_eq!((Reason::from_u8(0), Reason::from_u8(14)), (None, None));
 }
 
 #[test]

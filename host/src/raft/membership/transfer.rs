@@ -29,14 +29,14 @@ const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
 impl Members {
     /// Hands leadership to the voter that is furthest, or to the next one that takes it. Returns once another node leads.
     pub async fn transfer_leadership(&self) -> Result<(), MembershipError> {
-        let _guard = self.0.one_change.lock().await;
+        let _guard = self.0.one_transfer.lock().await;
         let raft = self.raft()?;
         self.hand_over(&raft, |_| true).await
     }
 
     /// Hands leadership to the named voter and to nobody else.
     pub async fn transfer_leadership_to(&self, name: &str) -> Result<(), MembershipError> {
-        let _guard = self.0.one_change.lock().await;
+        let _guard = self.0.one_transfer.lock().await;
         let raft = self.raft()?;
         let now = metrics(&raft);
         let membership = now.membership_config.membership();
