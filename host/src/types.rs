@@ -169,7 +169,7 @@ pub enum NodeMode {
     Serving,
     /// Not yet there, or in no cluster yet; the text says which.
     CatchingUp(String),
-    /// Its state differs from the majority's. Later work raises it.
+    /// Its state differs from the majority's.
     Quarantined(String),
     /// Its component or profile is not the cluster's; the text says which two differ and what mends it.
     Unfit(String),

@@ -109,12 +109,18 @@ fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
 
 #[test]
 fn every_path_that_the_pages_name_exists() {
-    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/status.md"] {
         let text = std::fs::read_to_string(checkout().join(page)).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.contains("://") && !link.starts_with('#') {
                 assert!(checkout().join(link).exists(), "{page} names {link}, which is not there");
             }
         }
+    }
+    let contract = std::fs::read_to_string(checkout().join("wit/machine.wit")).unwrap();
+    for word in
+        contract.split_whitespace().map(|word| word.trim_end_matches('.')).filter(|word| word.starts_with("docs/"))
+    {
+        assert!(checkout().join(word).exists(), "the contract names {word}, which is not there");
     }
 }

@@ -21,7 +21,8 @@ pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
     let mut component = shared.component_known.subscribe();
     let mut reported: Vec<(String, bool)> = Vec::new();
     loop {
-        let stops = *stopping.borrow_and_update() || shared.is_shutting_down();
+        let closing = *stopping.borrow_and_update();
+        let stops = closing || shared.is_shutting_down();
         let current = if stops { all_down(&reported) } else { states(&shared) };
         for (service, serves) in &current {
             if !reported.contains(&(service.clone(), *serves)) {
@@ -29,7 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
             }
         }
         reported = current;
-        if *stopping.borrow() {
+        if closing {
             return;
         }
         tokio::select! {

@@ -202,11 +202,6 @@ impl Api {
     pub fn stop(&self) {
         self.shared.stopping.send_replace(true);
     }
-
-    /// The JSON object about this node.
-    pub fn status_json(&self) -> String {
-        self.shared.status_now().to_json().to_string()
-    }
 }
 
 async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {

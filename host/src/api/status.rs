@@ -328,7 +328,8 @@ mod tests {
             let failure = Failure { reason, detail: String::new() };
             let status = outcome(outcome_of(Verdict::Failed(failure)), None).unwrap_err();
             assert_eq!((status.code(), text(&status, REASON)), (code, name));
-            assert_eq!((text(&status, OUTCOME), text(&status, INDEX)), ("applied", "7"));
+            let fate = if reason == Reason::NotRun { "not-applied" } else { "applied" };
+            assert_eq!((text(&status, OUTCOME), text(&status, INDEX)), (fate, "7"));
         }
     }
 

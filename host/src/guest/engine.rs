@@ -13,7 +13,7 @@ use wasmtime::{
 };
 
 use super::imports::{self, State};
-use super::limits::Limits;
+use super::limits::{CALLER_STACK_BYTES, Limits};
 use super::load::LoadError;
 
 /// Slots of the pool that queries never take: the instance that applies, the fresh one that replaces
@@ -70,6 +70,10 @@ pub(super) struct Inner {
 impl Engine {
     /// Builds the engine. Fails when this machine cannot give what the limits promise.
     pub fn new(limits: &Limits) -> Result<Self, LoadError> {
+        if limits.wasm_stack_bytes.saturating_mul(4) > CALLER_STACK_BYTES as u64 {
+            let (asked, room) = (limits.wasm_stack_bytes, CALLER_STACK_BYTES / 4);
+            return Err(LoadError::Engine(format!("a guest stack of {asked} bytes; this build has room for {room}")));
+        }
         let unavailable = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
         let wasmtime = config(limits).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
         let mut linker = Linker::new(&wasmtime);

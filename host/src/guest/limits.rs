@@ -13,6 +13,9 @@ use wasmtime::ResourceLimiter;
 
 use super::outcome::{Ended, Reason};
 
+/// Stack of a thread that calls guests: four times the guest's own of the default profile, for the host functions under it.
+pub const CALLER_STACK_BYTES: usize = 16 << 20;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 

@@ -22,12 +22,10 @@ use super::shared::Shared;
 use super::system::{System, key};
 use super::{ApplyError, MachineError};
 use crate::codec::{self, Genesis, encode_record};
-use crate::guest::{Component, Verdict};
+use crate::guest::{CALLER_STACK_BYTES, Component, Verdict};
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 
-/// Guest calls run on it, and they need four times the guest's stack.
-const STACK_BYTES: usize = 16 << 20;
 /// The state is flushed after so many entries,
 const FLUSH_ENTRIES: u64 = 4096;
 /// so many bytes,
@@ -87,7 +85,7 @@ impl ApplyHandle {
         };
         std::thread::Builder::new()
             .name("apply".into())
-            .stack_size(STACK_BYTES)
+            .stack_size(CALLER_STACK_BYTES)
             .spawn(move || applier.run(work))
             .map_err(|source| MachineError::Thread { name: "apply", source })?;
         Ok(ApplyHandle { jobs, shared })

@@ -97,7 +97,7 @@ mod tests {
     fn verdicts_survive_the_hop_with_their_detail() {
         for verdict in [
             Verdict::Reply(Bytes::new()),
-            not_run(),
+            Verdict::Failed(Failure { reason: Reason::NotRun, detail: "here".into() }),
             Verdict::Failed(Failure { reason: Reason::Stream, detail: "here".into() }),
         ] {
             let bytes = Bytes::from(encode_verdict(&verdict));

@@ -14,6 +14,26 @@ pub(crate) struct Progress {
     waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
 }
 
+/// Takes those who gave up on an index out of the map, however their wait ended.
+struct Registered<'a> {
+    progress: &'a Progress,
+    index: u64,
+    receiver: oneshot::Receiver<()>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        let mut waiting = self.progress.waiting.lock();
+        if let Some(waiters) = waiting.get_mut(&self.index) {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                waiting.remove(&self.index);
+            }
+        }
+    }
+}
+
 impl Progress {
     pub(crate) fn applied(&self) -> u64 {
         self.applied.load(Ordering::Acquire)
@@ -37,19 +57,17 @@ impl Progress {
     /// Completes when `index` is applied.
     pub(crate) async fn wait(&self, index: u64) {
         while self.applied() < index {
-            let receiver = {
+            let mut registered = {
                 let mut waiting = self.waiting.lock();
                 if self.applied() >= index {
                     return;
                 }
                 let (sender, receiver) = oneshot::channel();
-                let waiters = waiting.entry(index).or_default();
-                waiters.retain(|waiter| !waiter.is_closed());
-                waiters.push(sender);
-                receiver
+                waiting.entry(index).or_default().push(sender);
+                Registered { progress: self, index, receiver }
             };
             // Woken, or the sender was dropped by a shutdown: the loop looks again.
-            let _woken = receiver.await;
+            let _woken = (&mut registered.receiver).await;
         }
     }
 }
@@ -77,6 +95,16 @@ mod tests {
         assert!(!fifth.is_finished());
         progress.advance(5);
         fifth.await.unwrap();
+        assert!(progress.waiting.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_leaves_nothing_behind() {
+        use futures::FutureExt;
+        let progress = Progress::default();
+        for index in 1..100 {
+            assert!(progress.wait(index).now_or_never().is_none());
+        }
         assert!(progress.waiting.lock().is_empty());
     }
 }

@@ -17,14 +17,11 @@ use super::overlay::{Pager, fault};
 use super::shared::Shared;
 use super::system::System;
 use crate::guest::{
-    Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, QueryInstance, Range, Reason, Stepped,
-    Store, StoreFault, Verdict,
+    CALLER_STACK_BYTES, Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, QueryInstance, Range,
+    Reason, Stepped, Store, StoreFault, Verdict,
 };
 use crate::store::{Column, Read, View};
 use crate::types::NodeMode;
-
-/// Guest calls need four times the guest's stack.
-const STACK_BYTES: usize = 16 << 20;
 
 /// A query.
 pub struct QueryCall {
@@ -109,7 +106,7 @@ impl Pool {
             let receiver = receiver.clone();
             std::thread::Builder::new()
                 .name(format!("query-{number}"))
-                .stack_size(STACK_BYTES)
+                .stack_size(CALLER_STACK_BYTES)
                 .spawn(move || serve(&receiver))
                 .map_err(|source| MachineError::Thread { name: "query", source })?;
         }

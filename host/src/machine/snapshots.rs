@@ -19,12 +19,10 @@ use super::shared::Shared;
 use super::snapshot_receive;
 use super::snapshot_send::{self, SendError};
 use super::system::System;
-use crate::guest::HostFault;
+use crate::guest::{CALLER_STACK_BYTES, HostFault};
 use crate::store::{Batch, Checkpoint, Column, Generation, Read, State, StoreError};
 use crate::types::{LogId, NodeMode, TypeConfig};
 
-/// Guest calls need four times the guest's stack.
-const STACK_BYTES: usize = 16 << 20;
 /// Frames between a snapshot's thread and the network, each of at most a MiB.
 const FRAMES_IN_FLIGHT: usize = 4;
 /// Bytes of rows in one batch when a checkpoint is copied back.
@@ -181,7 +179,8 @@ impl Snapshots {
                 drop(out.blocking_send(Err(error.to_string())));
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("snapshot-send".into()).stack_size(STACK_BYTES).spawn(work)
+        if let Err(error) =
+            std::thread::Builder::new().name("snapshot-send".into()).stack_size(CALLER_STACK_BYTES).spawn(work)
         {
             failed.try_send(Err(format!("no thread to send the snapshot: {error}"))).expect("the channel is empty");
         }
@@ -216,7 +215,7 @@ impl Snapshots {
         };
         std::thread::Builder::new()
             .name("snapshot-receive".into())
-            .stack_size(STACK_BYTES)
+            .stack_size(CALLER_STACK_BYTES)
             .spawn(work)
             .map_err(|error| SnapshotError::Thread(error.to_string()))?;
         Ok(Receiving { frames, result })

@@ -15,7 +15,7 @@ use crate::types::{CommittedLeaderId, LogId, Membership, Node, NodeId, StoredMem
 
 /// Keys of the `system` column. Frozen: they stand on disk and in snapshots.
 pub(crate) mod key {
-    /// [`super::Applied`]: the last applied log id. Absent before the first entry.
+    /// The last applied log id. Absent before the first entry.
     pub(crate) const APPLIED: &[u8] = b"applied";
     /// Counters: commands and failures since the cluster began.
     pub(crate) const COUNTERS: &[u8] = b"counters";

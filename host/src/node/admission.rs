@@ -174,7 +174,7 @@ impl Admission {
     }
 }
 
-/// The file of `--fsm`: its two hashes and the encoded component. Also used by the CLI's checks.
+/// The file of `--fsm`: its two hashes and the encoded component.
 fn read(path: &Path) -> anyhow::Result<(ComponentId, Bytes)> {
     let file = std::fs::read(path).with_context(|| format!("--fsm: cannot read {}", path.display()))?;
     let encoded = Component::encode(&file).with_context(|| refusal(path))?;

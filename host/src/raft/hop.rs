@@ -55,7 +55,8 @@ impl Hop {
     }
 
     /// Bytes of commands that wait to be sent.
-    pub fn queued_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn queued_bytes(&self) -> usize {
         self.0.budget.used_bytes()
     }
 

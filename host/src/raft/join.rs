@@ -1,5 +1,5 @@
 //! How a stranger becomes a peer: who it is, whether it may come in, and the component it must run.
-//! Stamps no disk and compiles nothing: that is `node.rs`, behind [`Host`]. Adds nobody to the membership: that is `membership`.
+//! Stamps no disk and compiles nothing: that is `node/admission.rs`, behind [`Host`]. Adds nobody to the membership: that is `membership`.
 //!
 //! - A node that is in a cluster never enters another one; asked again by its own cluster it says yes and changes nothing.
 //! - A node that brought a component must have brought the cluster's; one that brought none fetches it and checks its BLAKE3.
@@ -41,7 +41,7 @@ const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between attempts to reach a joiner that is not up yet.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// What the rest of the node does for this room. `node.rs` implements it.
+/// What the rest of the node does for this room. `node/admission.rs` implements it.
 pub trait Host: Send + Sync + 'static {
     /// How many processes have opened this data directory, this one included.
     fn boot(&self) -> u64;
@@ -244,7 +244,7 @@ fn hash_of(field: &str, bytes: &[u8]) -> Result<[u8; 32], Status> {
 }
 
 /// Either hash may agree: nodes with another encoder version make other bytes of the same source, but then the recorded
-/// component is what must run, and the node fetches it by its hash when it starts.
+/// component is what must run, and the node fetches it by its hash as it joins.
 fn check_component(brought: &ComponentId, genesis: &Genesis) -> Result<(), Status> {
     if genesis.component_hash[..] == brought.hash || genesis.source_hash[..] == brought.source_hash {
         return Ok(());
@@ -259,7 +259,7 @@ fn check_component(brought: &ComponentId, genesis: &Genesis) -> Result<(), Statu
     )))
 }
 
-/// Fetches and verifies a component from the node at `address`. `node.rs` also calls it for a node that lost its copy.
+/// Fetches and verifies a component from the node at `address`.
 pub async fn fetch_component(address: &str, route: Route, hash: [u8; 32]) -> Result<Bytes, Status> {
     let fetch = async {
         let endpoint = link::endpoint(address).map_err(|error| Status::invalid_argument(error.to_string()))?;

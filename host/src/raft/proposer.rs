@@ -117,7 +117,8 @@ impl Proposer {
     }
 
     /// Bytes of commands that wait or are in flight.
-    pub fn queued_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn queued_bytes(&self) -> usize {
         self.budget.used_bytes()
     }
 

@@ -230,7 +230,7 @@ async fn the_right_route_reaches_the_handlers() {
     for term in [5, 6] {
         let request = peer::ForwardRequest { route: Some(route(1, 7, 2)), leader_term: term, ..Default::default() };
         sender.send(request).await.unwrap();
-        assert_eq!(answers.message().await.unwrap().unwrap().counter, term);
+        assert_eq!(answers.message().await.unwrap().unwrap().leader_term, term);
     }
     let stranger = peer::ForwardRequest { route: Some(route(1, 8, 2)), ..Default::default() };
     sender.send(stranger).await.unwrap();

@@ -32,7 +32,7 @@ impl From<WireError> for tonic::Status {
     }
 }
 
-/// Room in a log id, vote or node name for the operator.
+/// A node, as membership and introductions carry it.
 pub fn encode_node(node: &Node) -> peer::Node {
     peer::Node { name: node.name.clone(), raft_addr: node.raft_addr.clone(), grpc_addr: node.grpc_addr.clone() }
 }

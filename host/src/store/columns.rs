@@ -20,7 +20,7 @@
 //! | family | key | value | written by | disappears |
 //! |---|---|---|---|---|
 //! | `data` | the guest's own bytes | the guest's own bytes | the guest's store calls | the guest removes it, or the generation goes |
-//! | `system` | `machine` defines them | applied log id, membership, log time, hash, sessions | the apply thread, in the entry's batch | with the generation |
+//! | `system` | `machine` defines them | applied log id, membership, log time, hash, genesis, counters | the apply thread, in the entry's batch | with the generation |
 //!
 //! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It goes when three newer ones exist
 //! and nobody reads it.

@@ -12,7 +12,7 @@ use super::columns::{DATA, SYSTEM};
 pub enum Column {
     /// The guest's.
     Data,
-    /// The host's: applied position, membership, log time, hash, sessions.
+    /// The host's: applied position, membership, log time, hash, genesis, counters.
     System,
 }
 
