@@ -19,6 +19,8 @@ use crate::types::hex;
 
 /// What a restore has written and not yet committed, in bytes.
 const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
+/// Keys that a restore removes before it commits: a range may hold more of them than memory.
+const REMOVED_UNCOMMITTED_MAX: u64 = 16_384;
 
 /// Builds the state that the frames describe. Blocks; runs guests, so the thread needs their stack.
 pub(super) fn receive(
@@ -239,10 +241,51 @@ impl Store for Loader {
     }
 
     fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault> {
-        self.transaction.remove_range(range, limit)
+        let mut removed = 0;
+        loop {
+            let left = if limit == 0 { u64::MAX } else { limit - removed };
+            let at_once = left.min(REMOVED_UNCOMMITTED_MAX);
+            let found = self.transaction.remove_range(range, at_once)?;
+            removed += found;
+            if found > 0 {
+                // Which keys these were is not known here, so their bytes cannot be counted: they are committed instead.
+                self.commit().map_err(fault)?;
+            }
+            if found < at_once || removed == limit {
+                return Ok(removed);
+            }
+        }
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::store::{DataDir, Read};
+
+    #[test]
+    fn what_a_restore_removes_does_not_pile_up_in_memory() {
+        let place = tempfile::tempdir().unwrap();
+        let state = State::open(&DataDir::open(place.path()).unwrap(), 0).unwrap();
+        let generation = Arc::new(state.create().unwrap());
+        let transaction = Transaction::new(generation.clone());
+        let mut loader = Loader { generation: generation.clone(), transaction, uncommitted: 0 };
+        let keys = REMOVED_UNCOMMITTED_MAX + 100;
+        for key in 0..keys {
+            loader.put(&key.to_be_bytes(), b"value").unwrap();
+        }
+        let everything = || Range { start: b"", end: None };
+        assert_eq!(loader.remove_range(everything(), keys - 10).unwrap(), keys - 10);
+        assert_eq!(loader.uncommitted, 0);
+        assert!(loader.transaction.take_writes().is_empty());
+        assert_eq!(generation.get(Column::Data, &(keys - 11).to_be_bytes()).unwrap(), None);
+        assert!(generation.get(Column::Data, &(keys - 10).to_be_bytes()).unwrap().is_some());
+        assert_eq!(loader.remove_range(everything(), 0).unwrap(), 10);
+        assert_eq!(loader.remove_range(everything(), 0).unwrap(), 0);
     }
 }
