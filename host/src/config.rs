@@ -65,7 +65,7 @@ pub struct NodeConfig {
     pub trailing_logs: u64,
     /// Entries that stay in any case; one entry holds a batch of commands.
     pub trailing_entries_min: u64,
-    /// Start from the state as the disk has it. It always does: the state is durable by itself and no snapshot is restored on start.
+    /// Changes nothing: a node starts from its own durable state, and a snapshot is only copied back when the state is behind it.
     pub no_snapshot_restore_on_start: bool,
 }
 

@@ -109,11 +109,16 @@ fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
 
 #[test]
 fn every_path_that_the_pages_name_exists() {
-    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/status.md"] {
-        let text = std::fs::read_to_string(checkout().join(page)).unwrap();
+    let mut pages: Vec<PathBuf> =
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].iter().map(|page| checkout().join(page)).collect();
+    let docs = std::fs::read_dir(checkout().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.contains("://") && !link.starts_with('#') {
-                assert!(checkout().join(link).exists(), "{page} names {link}, which is not there");
+                // A link starts where its page is.
+                assert!(page.with_file_name(link).exists(), "{} names {link}, which is not there", page.display());
             }
         }
     }

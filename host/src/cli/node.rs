@@ -109,7 +109,8 @@ pub(crate) struct NodeArgs {
         default_value_t = config::TRAILING_ENTRIES_MIN)]
     trailing_entries_min: u64,
 
-    /// Accepted for scripts that set it: a node always starts from its own durable state, never from a snapshot
+    /// Accepted for scripts that set it: a node starts from its own durable state; a snapshot is only copied back when
+    /// the state is behind it
     #[arg(long = "no_snapshot_restore_on_start", env = "LOCKSTEP_NO_SNAPSHOT_RESTORE_ON_START", value_name = "true|false",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]

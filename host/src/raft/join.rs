@@ -1,5 +1,6 @@
 //! How a stranger becomes a peer: who it is, whether it may come in, and the component it must run.
-//! Stamps no disk and compiles nothing: that is `node/admission.rs`, behind [`Host`]. Adds nobody to the membership: that is `membership`.
+//! Stamps no disk and compiles nothing: that is `node/admission.rs`, behind [`Host`]. Adds nobody to the membership: that is
+//! `membership`.
 //!
 //! - A node that is in a cluster never enters another one; asked again by its own cluster it says yes and changes nothing.
 //! - A node that brought a component must have brought the cluster's; one that brought none fetches it and checks its BLAKE3.
@@ -260,7 +261,7 @@ fn check_component(brought: &ComponentId, genesis: &Genesis) -> Result<(), Statu
 }
 
 /// Fetches and verifies a component from the node at `address`.
-pub async fn fetch_component(address: &str, route: Route, hash: [u8; 32]) -> Result<Bytes, Status> {
+pub(super) async fn fetch_component(address: &str, route: Route, hash: [u8; 32]) -> Result<Bytes, Status> {
     let fetch = async {
         let endpoint = link::endpoint(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let mut client = link::client(endpoint.connect_lazy());

@@ -1,5 +1,5 @@
 //! Connections to peers: one pooled channel for each peer and lane, and how every channel of this room is set up ([`endpoint`]).
-//! Knows no Raft messages.
+//! Knows no Raft messages. `hop` and `join` keep channels of their own beside the pool: the leader's, and a stranger's.
 //!
 //! - A link that is closed looks its address up in the current membership before it dials again, so a node that moved is found.
 //! - Lanes have channels of their own, so that a snapshot or a burst of entries never delays a heartbeat.
@@ -17,8 +17,8 @@ use crate::raft::peer::peer_client::PeerClient;
 use crate::raft::{ClusterCell, RaftCell};
 use crate::types::{Node, NodeId};
 
-/// Largest message between peers, both ways. One log entry must fit: the proposer packs at most 1 MiB into one, or a single command of 2 MiB; a
-/// genesis entry is small. Appends are cut by the log reader at 1 MiB, or one entry.
+/// Largest message between peers, both ways. One log entry must fit: the proposer packs at most 1 MiB into one, or a single command
+/// of 2 MiB; a genesis entry is small. Appends are cut by the log reader at 1 MiB, or one entry.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// A dead TCP connection is noticed after these two even when nothing is being sent.

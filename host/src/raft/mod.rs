@@ -1,6 +1,6 @@
 //! openraft and the peers: proposals, replication, votes, membership.
 //! Never runs a guest and never writes to the disk: those are reached through `machine`, openraft's log store, and the traits that
-//! `node/admission.rs` implements.
+//! `node/admission.rs` implements. `retention` alone looks into `store::Log`, at how many bytes were written.
 //!
 //! Out: `network` (openraft's view of a peer) → `link` (one pooled channel per peer and lane) → the peer port of another node.
 //! Commands: `proposer` packs those of the leader into entries, `hop` takes the others' to it (`forwarded` is its far side);
