@@ -148,16 +148,6 @@ impl Checkpoint {
     pub fn open(self: &Arc<Self>) -> Result<Arc<Generation>, StoreError> {
         Ok(Arc::new(Generation::open_read_only(&self.path, Some(self.clone()))?))
     }
-
-    /// Bytes of its files. Most are shared with the state.
-    pub fn bytes(&self) -> Result<u64, StoreError> {
-        let mut bytes = 0;
-        for name in names(&self.path)? {
-            let path = self.path.join(name);
-            bytes += fs::metadata(&path).map_err(StoreError::io("look at", &path))?.len();
-        }
-        Ok(bytes)
-    }
 }
 
 fn encode_name(index: u64, term: u64) -> String {
