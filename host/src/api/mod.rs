@@ -26,13 +26,13 @@ mod wire;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::TcpListener as StdListener;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::response::IntoResponse;
+use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch as watch_channel};
@@ -69,9 +69,6 @@ pub mod call {
 /// How long Raft's core may take to say what it alone knows, before a page shows an older number.
 const CORE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A future that a caller of this room hands in.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
 /// What stands below this room.
 pub struct ApiParts {
     /// This node's name and advertised addresses.
@@ -100,7 +97,7 @@ pub struct ApiParts {
 #[derive(Clone)]
 pub struct Stop {
     /// Hands leadership over and stops the Raft group; listeners stay open. Called once or more.
-    pub raft: Arc<dyn Fn() -> BoxFuture<Result<(), String>> + Send + Sync>,
+    pub raft: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
     /// Lets the process end with 0. Called when the operation's token is forgotten, at most a second after the group stopped.
     pub exit: Arc<dyn Fn() + Send + Sync>,
 }
