@@ -1,8 +1,6 @@
 //! The guest's services: bytes in, bytes out, each method a command, query or watch by its route. Checks limits and deadlines,
 //! decodes no message, and answers every call with a definite status.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Buf, BufMut, Bytes};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -196,11 +195,9 @@ async fn overdue(deadline: Option<Instant>) {
     }
 }
 
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
 impl UnaryService<Bytes> for Call {
     type Response = Bytes;
-    type Future = BoxFuture<Result<Response<Bytes>, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         self.reached.store(true, Ordering::Relaxed);
@@ -211,7 +208,7 @@ impl UnaryService<Bytes> for Call {
 impl ServerStreamingService<Bytes> for Call {
     type Response = Bytes;
     type ResponseStream = ReceiverStream<Result<Bytes, Status>>;
-    type Future = BoxFuture<Result<Response<Self::ResponseStream>, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         self.reached.store(true, Ordering::Relaxed);
