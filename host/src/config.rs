@@ -212,7 +212,8 @@ impl NodeConfig {
     fn validate_fsm(&self) -> Result<(), ConfigError> {
         let build = "`cargo xtask guests` builds the example guests into build/, among them build/kv.wasm";
         match &self.fsm {
-            None if self.bootstrap => Err(ConfigError::new(
+            // A node with data ignores the flag, or is told by what is in there.
+            None if self.bootstrap && !self.data_dir().exists() => Err(ConfigError::new(
                 "--fsm",
                 "a node that bootstraps a cluster must bring the cluster's state machine",
                 format!("add --fsm path/to/machine.wasm; {build}"),
@@ -283,7 +284,10 @@ mod tests {
             ("--raft_id", "'/' in", |c| c.name = "a/b".into()),
             ("--raft_id", "begins with", |c| c.name = "..".into()),
             ("--raft_id", "65 bytes", |c| c.name = "a".repeat(65)),
-            ("--fsm", "must bring", |c| c.bootstrap = true),
+            ("--fsm", "must bring", |c| {
+                c.bootstrap = true;
+                c.raft_data_dir = PathBuf::from("/nowhere");
+            }),
             ("--fsm", "no file", |c| c.fsm = Some("/nonexistent/x.wasm".into())),
             ("--fsm", "is a directory", |c| c.fsm = Some("/".into())),
             ("--grpc_addr", "reached from other machines", |c| c.grpc_addr = "10.0.0.1:1".into()),

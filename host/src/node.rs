@@ -318,7 +318,8 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
     let (machine, admission) = (&below.machine, below.admission.clone());
     tasks.spawn(consensus.retention.clone().run());
     tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
-    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), below.log.committed_hint()));
+    let hint = below.log.committed_hint();
+    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), consensus.raft.clone(), hint));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
     let members = consensus.members.clone();
     tasks.spawn(async move { members.announce_addresses().await });

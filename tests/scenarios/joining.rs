@@ -46,6 +46,17 @@ async fn a_learner_joins_is_promoted_demoted_and_removed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_demoted_leader_leads_no_more() -> Result<()> {
+    let cluster = formed(3, &[]).await?;
+    let leader = cluster.leader().await?;
+    let request = DemoteVoterRequest { id: cluster.nodes[leader].name.clone(), previous_index: 0 };
+    cluster.finish(leader, cluster.nodes[leader].manager().await?.demote_voter(request).await?.into_inner()).await?;
+    assert_ne!(cluster.leader().await?, leader);
+    cluster.add(leader, "through the learner", "works").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_joiner_needs_no_fsm() -> Result<()> {
     let mut cluster = formed(1, &[]).await?;
     cluster.add(0, "key", "value").await?;

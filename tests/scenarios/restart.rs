@@ -69,8 +69,8 @@ async fn a_restart_needs_no_fsm() -> Result<()> {
     let mut cluster = formed(1, &[]).await?;
     cluster.add(0, "key", "value").await?;
     cluster.nodes[0].kill()?;
+    // The bootstrap flag stays, as in the command that was typed at first.
     cluster.nodes[0].options.fsm = None;
-    cluster.nodes[0].options.bootstrap = false;
     cluster.nodes[0].start().await?;
     assert_eq!(cluster.get(0, "key", true).await?, "value");
     Ok(())

@@ -316,14 +316,27 @@ impl Shared {
     /// When a leader was last heard; openraft touches the vote at each message of one. Never when the core does not answer.
     async fn last_contact(&self) -> Contact {
         let leader = self.parts.leader.current();
-        if leader.is_some_and(|leader| leader.is_me) {
-            return Contact::Ago(Duration::ZERO);
-        }
         let Some(raft) = self.parts.raft.get() else { return Contact::Never };
+        if leader.is_some_and(|leader| leader.is_me) {
+            return self.quorum_contact(&raft);
+        }
         let asked = raft.with_raft_state(|state| state.vote_last_modified());
         match timeout(CORE_TIMEOUT, asked).await {
             Ok(Ok(Some(at))) => Contact::Ago(openraft::Instant::elapsed(&at)),
             Ok(Ok(None) | Err(_)) | Err(_) => Contact::Never,
+        }
+    }
+
+    /// Of the leader: now, unless its voters have been silent for longer than an election may take.
+    fn quorum_contact(&self, raft: &crate::raft::Raft) -> Contact {
+        let metrics = raft.metrics().borrow_watched().clone();
+        if metrics.membership_config.voter_ids().count() < 2 {
+            return Contact::Ago(Duration::ZERO);
+        }
+        match metrics.last_quorum_acked.map(|at| openraft::Instant::elapsed(&*at)) {
+            Some(ago) if ago > self.parts.election_timeout => Contact::Ago(ago),
+            Some(_) => Contact::Ago(Duration::ZERO),
+            None => Contact::Never,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Connections to a node and calls with messages that only a descriptor knows. Knows no method by name.
 
 use std::io::ErrorKind;
+use std::io::Write;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -63,7 +64,7 @@ pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Ch
         }
         if !noticed {
             let patience = humantime::format_duration(patience);
-            eprintln!("{addr} refuses connections; trying for {patience}");
+            drop(writeln!(std::io::stderr(), "{addr} refuses connections; trying for {patience}"));
             noticed = true;
         }
         tokio::time::sleep(CONNECT_PAUSE).await;

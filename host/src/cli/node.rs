@@ -24,7 +24,8 @@ Every flag can be set in the environment as well; the flag wins.
 
 Examples:
   The first node forms the cluster and brings its state machine:
-    lockstep node --raft_bootstrap --raft_id=nodeA --raft_data_dir /tmp/cluster --fsm build/kv.wasm \\
+    lockstep node --raft_bootstrap --raft_id=nodeA --raft_data_dir /tmp/cluster \\
+      --fsm build/kv.wasm \\
       --grpc_addr=localhost:40051 --raft_addr=localhost:50051
   Others start empty; the leader adds them:
     lockstep node --raft_id=nodeB --raft_data_dir /tmp/cluster \\

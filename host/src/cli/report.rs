@@ -1,6 +1,7 @@
 //! How a command says that it failed: `error:`, the causes, what to do; and the exit code. Never prints a debug form.
 
 use std::io::ErrorKind;
+use std::io::Write;
 
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Code, Status};
@@ -61,7 +62,8 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
         return 0;
     }
     let (text, code) = describe(error);
-    eprintln!("{text}");
+    // Nobody may be listening any more; the code still tells.
+    drop(writeln!(std::io::stderr(), "{text}"));
     code
 }
 

@@ -233,6 +233,11 @@ impl Machine {
         self.shared.position.subscribe()
     }
 
+    /// Commands that the cluster has run, as of what is applied here.
+    pub fn commands_applied(&self) -> u64 {
+        self.shared.counts.commands.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Index of the last applied entry, 0 before the first.
     pub fn applied_index(&self) -> u64 {
         self.shared.progress.applied()

@@ -39,7 +39,7 @@ pub(crate) async fn propose_genesis(
 }
 
 /// A node serves once it is in a cluster and has applied what its last run knew to be committed: local reads never go backwards.
-pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, committed_hint: Option<LogId>) {
+pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, raft: Raft, committed_hint: Option<LogId>) {
     if cluster.get().is_none() {
         let why = "this node has not joined a cluster yet; add it with `lockstep admin <the leader's grpc_addr> add_voter \
                    <its raft_id> <its raft_addr>`";
@@ -59,6 +59,32 @@ pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, committed_
     }
     machine.set_mode(NodeMode::Serving);
     tracing::info!(index = machine.applied_index(), "ready");
+    notice_removal(machine, raft).await;
+}
+
+/// A node outside the configuration that it has applied stops serving and says so: nobody sends it entries any more.
+async fn notice_removal(machine: Machine, raft: Raft) {
+    let mut metrics = raft.metrics();
+    let mut was_member = true;
+    loop {
+        let is_member = {
+            let now = metrics.borrow_watched();
+            now.membership_config.membership().get_node(&now.id).is_some()
+        };
+        if is_member != was_member {
+            was_member = is_member;
+            tracing::warn!(is_member, "this node's place in the configuration changed");
+            machine.set_mode(match is_member {
+                true => NodeMode::Serving,
+                false => NodeMode::CatchingUp(
+                    "this node is not in the cluster's configuration: it was removed, or is not added yet".into(),
+                ),
+            });
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Ends the node when Raft's core has stopped without being asked to: a node that answers but does not replicate is worse than none.

@@ -116,6 +116,10 @@ pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyRespo
         };
         match answer {
             Ok(answer) => return Ok(answer),
+            // Somebody else listens there, and will not turn into a peer port.
+            Err(status) if status.code() == tonic::Code::Unimplemented => {
+                return Err(unreachable(format!("{}; is this its grpc_addr? give its raft_addr", status.message())));
+            }
             Err(status) if Instant::now() >= deadline => return Err(unreachable(describe(&status))),
             Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }

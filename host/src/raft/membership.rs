@@ -136,10 +136,17 @@ impl Members {
     pub async fn demote(&self, name: &str, previous_index: u64) -> Result<u64, MembershipError> {
         let change = self.begin(previous_index).await?;
         let id = change.by_name(name)?;
-        match change.is_voter(id) {
-            true => change.apply(ChangeMembers::RemoveVoters([id].into()), true).await,
-            false => Ok(change.index()),
+        if !change.is_voter(id) {
+            return Ok(change.index());
         }
+        let index = change.apply(ChangeMembers::RemoveVoters([id].into()), true).await?;
+        // Who has no vote must not lead, and openraft lets a demoted leader go on.
+        if id == self.0.me.node_id
+            && let Err(error) = self.transfer_leadership().await
+        {
+            tracing::warn!(%error, "demoted, and still the leader; transfer leadership by hand");
+        }
+        Ok(index)
     }
 
     /// Removes a server, voter or not. It is not told; stopping it is up to the operator.

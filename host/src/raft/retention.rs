@@ -22,8 +22,9 @@ const LOG_BYTES_ENOUGH: u64 = 256 << 20;
 /// openraft takes a checkpoint that is ready by asking for its name; a core that takes longer has other troubles.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the count of commands is noted beside the index it was reached at.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two notes of how many commands had been applied at which index, while entries are applied. A coarser note only keeps
+/// more of the log; a short burst of commands must not fall between two.
+const SAMPLE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Notes kept: when full, every second one is dropped, so that they always reach back far enough.
 const SAMPLES_MAX: usize = 4_096;
@@ -89,15 +90,9 @@ impl Retention {
         self.remember().await;
         loop {
             let pause = self.0.limits.interval.mul_f64(1.0 + spread());
-            let samples = async {
-                loop {
-                    self.note();
-                    sleep(SAMPLE_INTERVAL).await;
-                }
-            };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = samples => {}
+                () = self.keep_notes() => {}
             }
             if self.is_worth_it()
                 && let Err(reason) = self.take_now().await
@@ -119,10 +114,20 @@ impl Retention {
         }
     }
 
-    fn note(&self) {
-        let status = self.0.machine.status();
-        let index = status.applied.map_or(0, |id| id.index);
-        self.0.samples.lock().note(Sample { index, commands: status.commands_applied });
+    /// Notes while entries are applied, for ever.
+    async fn keep_notes(&self) {
+        let mut applied = self.0.machine.applied();
+        loop {
+            let index = applied.borrow_and_update().log_id.map_or(0, |id| id.index);
+            // Read after the index: a count that is an entry too high keeps an entry more.
+            let commands = self.0.machine.commands_applied();
+            self.0.samples.lock().note(Sample { index, commands });
+            sleep(SAMPLE_PAUSE).await;
+            if applied.changed().await.is_err() {
+                // The machine lives as long as the node, and so does this.
+                return std::future::pending().await;
+            }
+        }
     }
 
     fn is_worth_it(&self) -> bool {
