@@ -8,7 +8,7 @@
 //!                             committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```
 //!
-//! Nothing points up: `api → raft → machine → {guest, store}`; `types` and `codec` may be used by all, and only `node` sees everything.
+//! Nothing points up: `api → raft → machine → {guest, store}`; `types`, `codec` and `faults` may be used by all, and only `node` sees everything.
 
 pub mod api;
 pub mod cli;
@@ -23,4 +23,5 @@ pub mod guest;
 pub mod store;
 
 pub mod codec;
+pub mod faults;
 pub mod types;

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    lockstep::faults::start();
     lockstep::cli::main()
 }

@@ -5,7 +5,7 @@ mod cluster;
 mod process;
 
 pub use cluster::{Cluster, formed};
-pub use process::{NodeProcess, Options, kv_wasm, lockstep, lockstep_binary};
+pub use process::{NodeProcess, Options, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -39,17 +39,25 @@ pub struct Options {
     pub fsm: Option<PathBuf>,
     /// Further arguments, verbatim.
     pub more: Vec<String>,
+    /// The program: the product, or its variant with failpoints.
+    pub program: PathBuf,
 }
 
 impl Options {
     /// A member to be added, with the KV.
     pub fn member() -> Options {
-        Options { bootstrap: false, fsm: Some(kv_wasm()), more: Vec::new() }
+        Options { bootstrap: false, fsm: Some(kv_wasm()), more: Vec::new(), program: lockstep_binary() }
     }
 
     /// The node that starts the cluster.
     pub fn bootstrap() -> Options {
         Options { bootstrap: true, ..Options::member() }
+    }
+
+    /// With the program that has failpoints.
+    pub fn with_failpoints(mut self) -> Options {
+        self.program = failpoints_binary();
+        self
     }
 
     /// With further arguments.
@@ -161,19 +169,33 @@ impl NodeProcess {
             bail!("{} runs already", self.name);
         }
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let child = Command::new(lockstep_binary())
+        let program = &self.options.program;
+        let child = Command::new(program)
             .args(self.arguments())
+            .env("LOCKSTEP_FAILPOINTS", self.failpoints_path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("{} does not start", lockstep_binary().display()))?;
+            .with_context(|| format!("{} does not start", program.display()))?;
         self.child = Some(child);
         Ok(())
     }
 
     fn log_path(&self) -> PathBuf {
         self.data_dir.join(format!("{}.log", self.name))
+    }
+
+    fn failpoints_path(&self) -> PathBuf {
+        self.data_dir.join(format!("{}.failpoints", self.name))
+    }
+
+    /// Has the node's failpoints do `tasks` from now on (`name=task`, one a line; `host/src/faults.rs` has the words), and nothing
+    /// else. A running node looks within a few milliseconds, a stopped one at its start. Needs [`Options::with_failpoints`].
+    pub fn fail_at(&self, tasks: &[&str]) -> Result<()> {
+        let whole = self.failpoints_path().with_extension("new");
+        std::fs::write(&whole, tasks.join("\n"))?;
+        Ok(std::fs::rename(whole, self.failpoints_path())?)
     }
 
     /// What the node has printed, over all its starts.
@@ -268,6 +290,11 @@ impl NodeProcess {
 /// The binary under test: `build/lockstep`, as `cargo xtask build` leaves it.
 pub fn lockstep_binary() -> PathBuf {
     built("lockstep")
+}
+
+/// The same node with its failpoints: `build/lockstep-failpoints`, as `cargo xtask test` leaves it.
+pub fn failpoints_binary() -> PathBuf {
+    built("lockstep-failpoints")
 }
 
 /// The default guest.

@@ -122,6 +122,10 @@ fn place(from: &str, name: &str) -> Result<()> {
 }
 
 fn test(filter: &[&str]) -> Result<()> {
+    setup::all()?;
+    // The same node with its failpoints, for the scenarios that crash it between two steps.
+    cargo(&["build", "--locked", "--release", "--package", "lockstep", "--features", "failpoints"])?;
+    place("release/lockstep", "lockstep-failpoints")?;
     build()?;
     if filter.is_empty() {
         cargo(&["fmt", "--all", "--check"])?;
