@@ -6,10 +6,10 @@
 //! an IO step fail (EIO, ENOSPC), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
 //! not name are off.
 
-#[cfg(feature = "failpoints")]
-pub use switched_on::{io, point, start};
 #[cfg(not(feature = "failpoints"))]
 pub use switched_off::{io, point, start};
+#[cfg(feature = "failpoints")]
+pub use switched_on::{io, point, start};
 
 #[cfg(not(feature = "failpoints"))]
 mod switched_off {
@@ -58,7 +58,6 @@ mod switched_on {
             Some(word) => unreachable!("failpoint {name}: {word:?} is none of crash, error, full"),
         }
     }
-
 
     /// Begins to look at the file that a test names, if one is named.
     pub fn start() {
