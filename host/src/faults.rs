@@ -4,12 +4,18 @@
 //! With the feature, `LOCKSTEP_FAILPOINTS` names a file that is looked at every few milliseconds. Each of its lines is `name=task`, the
 //! task in the words of the `fail` crate. `return(crash)` ends the process as `kill -9` would, `return(error)` and `return(full)` make
 //! an IO step fail (EIO, ENOSPC), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
-//! not name are off.
+//! not name are off. At a clock, `return(-2000)` sets it back by two seconds.
+//!
+//! | name | where |
+//! |---|---|
+//! | `apply-entry` | before an entry is applied |
+//! | `clock-shift` | the wall clock that stamps entries |
+//! | `log-before-sync` | before a batch of the log is written and fsynced |
 
 #[cfg(not(feature = "failpoints"))]
-pub use switched_off::{io, point, start};
+pub use switched_off::{io, point, shift_ms, start};
 #[cfg(feature = "failpoints")]
-pub use switched_on::{io, point, start};
+pub use switched_on::{io, point, shift_ms, start};
 
 #[cfg(not(feature = "failpoints"))]
 mod switched_off {
@@ -23,6 +29,12 @@ mod switched_off {
     #[inline(always)]
     pub fn io(_name: &'static str) -> io::Result<()> {
         Ok(())
+    }
+
+    /// How far a test has moved a clock. Always 0 in this build.
+    #[inline(always)]
+    pub fn shift_ms(_name: &'static str) -> i64 {
+        0
     }
 
     /// Begins to look at the file that a test names. Nothing in this build.
@@ -57,6 +69,12 @@ mod switched_on {
             Some("full") => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
             Some(word) => unreachable!("failpoint {name}: {word:?} is none of crash, error, full"),
         }
+    }
+
+    /// How far a test has moved a clock, in milliseconds.
+    pub fn shift_ms(name: &'static str) -> i64 {
+        let word = fail::eval(name, |word| word.unwrap_or_default());
+        word.map_or(0, |word| word.parse().expect("a clock moves by a number of milliseconds"))
     }
 
     /// Begins to look at the file that a test names, if one is named.

@@ -318,8 +318,8 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
     let (machine, admission) = (&below.machine, below.admission.clone());
     tasks.spawn(consensus.retention.clone().run());
     tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
-    let hint = below.log.committed_hint();
-    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), consensus.raft.clone(), hint));
+    let raft = consensus.raft.clone();
+    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), raft, below.log.clone(), fatal.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
     let members = consensus.members.clone();
     tasks.spawn(async move { members.announce_addresses().await });

@@ -6,7 +6,8 @@ use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::raft::proposer::Written;
 use crate::raft::{ClusterCell, LeaderWatch, Proposer, Raft, RaftCell};
-use crate::types::{Fatal, LogId, NodeMode};
+use crate::store::{Log, Seen};
+use crate::types::{Fatal, NodeMode};
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::{Duration, sleep};
 
@@ -38,8 +39,9 @@ pub(crate) async fn propose_genesis(
     }
 }
 
-/// A node serves once it is in a cluster and has applied what its last run knew to be committed: local reads never go backwards.
-pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, raft: Raft, committed_hint: Option<LogId>) {
+/// A node serves once it is in a cluster and its state has reached all that its readers may have seen before this start: local reads
+/// never go backwards.
+pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, raft: Raft, log: Log, fatal: Fatal) {
     if cluster.get().is_none() {
         let why = "this node has not joined a cluster yet; add it with `lockstep admin <the leader's grpc_addr> add_voter \
                    <its raft_id> <its raft_addr>`";
@@ -52,14 +54,49 @@ pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, raft: Raft
     if genesis.wait_for(|applied| *applied).await.is_err() {
         return;
     }
-    if let Some(hint) = committed_hint {
-        let why = format!("applying what was committed before the restart, up to entry {}", hint.index);
-        machine.set_mode(NodeMode::CatchingUp(why));
-        machine.wait_applied(hint.index).await;
+    let Some(index) = index_to_reach(&machine, &raft, log.seen_before()).await else { return };
+    let why = format!("applying what was committed before the restart, up to entry {index}");
+    machine.set_mode(NodeMode::CatchingUp(why));
+    machine.wait_applied(index).await;
+    if let Err(error) = log.note_recovered() {
+        return fatal.raise(error.to_string());
     }
     machine.set_mode(NodeMode::Serving);
     tracing::info!(index = machine.applied_index(), "ready");
     notice_removal(machine, raft).await;
+}
+
+/// The index at which the state holds all that readers may have seen before this start. After a crash of the machine only a leader
+/// can tell what of the log's end was committed. `None` when Raft has stopped.
+async fn index_to_reach(machine: &Machine, raft: &Raft, seen: Seen) -> Option<u64> {
+    let last = match seen {
+        Seen::Through(index) => return Some(index),
+        Seen::Perhaps(last) if machine.applied_index() >= last => return Some(last),
+        Seen::Perhaps(last) => last,
+    };
+    let why = format!(
+        "this machine, or its record of what it served, was lost since the last run; waiting for a leader to say what of the log, which \
+         ends at entry {last}, is committed"
+    );
+    tracing::warn!("{why}");
+    machine.set_mode(NodeMode::CatchingUp(why));
+    let mut metrics = raft.metrics();
+    loop {
+        {
+            let now = metrics.borrow_watched();
+            // What a leader has told this process, never what the disk had. All that was applied here was committed, and stands in
+            // every later leader's log: once the commit reaches the end of ours, cut to that leader's or not, it covers all of it.
+            let committed = now.cluster_committed.map(|log_id| log_id.index);
+            if let Some(committed) = committed
+                && committed >= last.min(now.last_log_index.unwrap_or(0))
+            {
+                return Some(committed);
+            }
+        }
+        if metrics.changed().await.is_err() {
+            return None;
+        }
+    }
 }
 
 /// A node outside the configuration that it has applied stops serving and says so: nobody sends it entries any more.

@@ -26,7 +26,8 @@
 //! and nobody reads it.
 //!
 //! Small files: `FORMAT` (a number), `LOCK` (flock), `state/<group>/CURRENT` (the number of the generation in force, replaced by
-//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `components/<blake3>.wasm`.
+//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `SERVED` (how far readers may have seen, see `log/served.rs`),
+//! `components/<blake3>.wasm`.
 
 use std::ops::Range;
 

@@ -17,6 +17,7 @@ use super::super::pinned::family;
 use super::*;
 use crate::types::{CommittedLeaderId, EntryData};
 
+mod bounds;
 mod suite;
 
 fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
@@ -187,6 +188,20 @@ async fn damage_inside_the_log_is_found_at_open() {
     open(&root).unwrap();
 }
 
+/// What a killed process leaves: a copy made while the log is open.
+fn copy_of_open(root: &TempDir) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    drop(DataDir::open(copy.path()).unwrap());
+    for entry in fs::read_dir(root.path().join("raft")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join("raft").join(path.file_name().unwrap())).unwrap();
+    }
+    for name in ["SYNCED", "SERVED"] {
+        fs::copy(root.path().join(name), copy.path().join(name)).unwrap();
+    }
+    copy
+}
+
 #[tokio::test]
 async fn a_torn_tail_is_cut_but_not_below_what_was_synced() {
     let root = tempfile::tempdir().unwrap();
@@ -194,19 +209,12 @@ async fn a_torn_tail_is_cut_but_not_below_what_was_synced() {
     for index in 0..5 {
         append(&mut log, 1, index..index + 1).await;
     }
-    // What a killed process leaves: a copy made while the log is open, then cut in its last WAL record.
-    let torn = tempfile::tempdir().unwrap();
-    drop(DataDir::open(torn.path()).unwrap());
-    for entry in fs::read_dir(root.path().join("raft")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, torn.path().join("raft").join(path.file_name().unwrap())).unwrap();
-    }
+    let torn = copy_of_open(&root);
     let wal = |path: &std::path::Path| path.extension().is_some_and(|extension| extension == "log");
     let files = fs::read_dir(torn.path().join("raft")).unwrap().map(|entry| entry.unwrap().path());
     let wal = files.filter(|path| wal(path)).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
     let file = fs::File::options().write(true).open(&wal).unwrap();
     file.set_len(file.metadata().unwrap().len() - 3).unwrap();
-    fs::copy(root.path().join("SYNCED"), torn.path().join("SYNCED")).unwrap();
     let error = open(&torn).err().unwrap();
     assert!(error.to_string().contains("the last log id on disk"), "{error}");
     // Without the word that entry 4 had been synced, its record is the tail that a crash may tear.
@@ -319,18 +327,21 @@ async fn the_committed_hint_waits_for_its_entry() {
 }
 
 #[tokio::test]
-async fn callbacks_of_openraft_arrive_in_order() {
+async fn what_was_served_is_known_to_be_committed_after_a_kill() {
     let root = tempfile::tempdir().unwrap();
     let mut log = open(&root).unwrap();
-    let mut flushed = Vec::new();
-    for index in 0..200 {
-        flushed.push(submit(&mut log, vec![entry(1, index, b"x")]).await);
-    }
-    flushed.pop().unwrap().await.unwrap().unwrap();
-    for mut earlier in flushed {
-        earlier.try_recv().unwrap().unwrap();
-    }
-    assert_eq!(log.stats().durable_index, 199);
+    assert_eq!(log.seen_before(), Seen::Through(0));
+    append(&mut log, 1, 0..9).await;
+    log.save_committed(Some(log_id(1, 6))).await.unwrap();
+    log.note_served(log_id(1, 6)).unwrap();
+    // The hint waits for a next batch that never comes: a copy of the open directory is what a kill leaves.
+    let killed = copy_of_open(&root);
+    let log = open(&killed).unwrap();
+    assert_eq!((log.committed_hint(), log.seen_before()), (Some(log_id(1, 6)), Seen::Through(6)));
+    drop(log);
+    fs::remove_file(killed.path().join("SERVED")).unwrap();
+    let log = open(&killed).unwrap();
+    assert_eq!((log.committed_hint(), log.seen_before()), (None, Seen::Perhaps(8)));
 }
 
 /// What a test does to the log and to a plain model of it.

@@ -19,6 +19,7 @@ use super::queue::{Op, Work};
 use super::recovery::Found;
 use super::synced::Synced;
 use crate::codec::encode_record;
+use crate::faults;
 use crate::types::{Fatal, LogId, Vote};
 
 /// Where a batch becomes durable: RocksDB, or a disk that fails when a test says so.
@@ -40,6 +41,7 @@ impl Rocks {
 
 impl Sink for Rocks {
     fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        faults::io("log-before-sync").map_err(StoreError::io("write", &self.path))?;
         self.database.write_opt(batch, &options::synced()).map_err(StoreError::rocks("write the log", &self.path))
     }
 }
