@@ -137,6 +137,10 @@ impl NodeProcess {
         if self.options.bootstrap {
             words.push("--raft_bootstrap".into());
         }
+        // The disk of the machine that runs the tests is not under test, unless a scenario says so.
+        if !self.options.more.iter().any(|word| word.starts_with("--min_free_bytes")) {
+            words.push("--min_free_bytes=0".into());
+        }
         words.extend(self.options.more.iter().cloned());
         words
     }
@@ -240,6 +244,11 @@ impl NodeProcess {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether the process that was started has ended by itself; [`NodeProcess::wait_exit`] then says how.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.exited()?.is_some())
     }
 
     fn exited(&mut self) -> Result<Option<ExitStatus>> {
