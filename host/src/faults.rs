@@ -5,6 +5,13 @@
 //! task in the words of the `fail` crate. `return(crash)` ends the process as `kill -9` would, `return(error)` and `return(full)` make
 //! an IO step fail (EIO, ENOSPC), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
 //! not name are off.
+//!
+//! | point | where |
+//! |---|---|
+//! | `membership-before-voters` | the leader is about to propose the entry that gives or takes a vote |
+//! | `membership-after-voters` | that entry is applied on the leader, and nobody was told yet |
+//! | `recover-after-identity` | `lockstep recover` has raised the incarnation |
+//! | `recover-after-vote` | and saved the vote of its new term; the configuration is not written |
 
 #[cfg(not(feature = "failpoints"))]
 pub use switched_off::{io, point, start};

@@ -4,10 +4,15 @@
 mod failover;
 mod first_hour;
 mod forwarding;
+mod identity;
 mod joining;
 mod kill_rounds;
+mod manager;
+mod membership;
 mod operating;
 mod reading;
+mod recovering;
+mod removed;
 mod restart;
 mod snapshot_catch_up;
 mod surface;
