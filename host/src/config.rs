@@ -18,6 +18,8 @@ pub const SNAPSHOT_THRESHOLD: u64 = 8192;
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a command waits for a leader.
 pub const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a node that is being added as a voter may take to catch up.
+pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Commands that stay in the log behind the newest checkpoint.
 pub const TRAILING_LOGS: u64 = 10_240;
 /// Entries that stay in the log in any case, so that a busy batch does not leave a follower with nothing.
@@ -63,6 +65,8 @@ pub struct NodeConfig {
     pub heartbeat_timeout: Duration,
     /// How long a command waits for a leader; at least `heartbeat_timeout`.
     pub election_timeout: Duration,
+    /// How long a node that this one adds as a voter may take to catch up, before it is taken out again.
+    pub catch_up_timeout: Duration,
     /// Commands that stay in the log behind the newest checkpoint.
     pub trailing_logs: u64,
     /// Entries that stay in any case; one entry holds a batch of commands.
@@ -90,6 +94,7 @@ impl Default for NodeConfig {
             snapshot_threshold: SNAPSHOT_THRESHOLD,
             heartbeat_timeout: HEARTBEAT_TIMEOUT,
             election_timeout: ELECTION_TIMEOUT,
+            catch_up_timeout: CATCH_UP_TIMEOUT,
             trailing_logs: TRAILING_LOGS,
             trailing_entries_min: TRAILING_ENTRIES_MIN,
             min_free_bytes: MIN_FREE_BYTES,
@@ -191,6 +196,7 @@ impl NodeConfig {
             ("--snapshot_interval", self.snapshot_interval, Duration::from_millis(1)),
             ("--heartbeat_timeout", self.heartbeat_timeout, HEARTBEAT_TIMEOUT_MIN),
             ("--election_timeout", self.election_timeout, HEARTBEAT_TIMEOUT_MIN),
+            ("--catch_up_timeout", self.catch_up_timeout, Duration::from_secs(1)),
         ];
         for (flag, value, min) in durations {
             if value < min || value > DURATION_MAX {

@@ -22,6 +22,10 @@
 //! | `checkpoint-before-make` `checkpoint-before-publish` | a checkpoint, and its rename | no snapshot is made |
 //! | `checkpoint-after-publish` | after that; can only crash or wait | |
 //! | `install-before-flush` `install-before-current` `install-after-current` | a new state, before and after CURRENT names it | ends the node |
+//! | `membership-before-voters` | the leader is about to propose the entry that gives or takes a vote | can only crash or wait |
+//! | `membership-after-voters` | that entry is applied on the leader, and nobody was told yet | can only crash or wait |
+//! | `recover-after-identity` | `lockstep recover` has raised the incarnation | can only crash or wait |
+//! | `recover-after-vote` | and saved the vote of its new term; the configuration is not written | can only crash or wait |
 
 #[cfg(not(feature = "failpoints"))]
 pub use switched_off::{io, is_set, point, start};

@@ -3,6 +3,7 @@
 
 mod admission;
 mod duties;
+pub mod recover;
 
 use std::future::Future;
 use std::net::TcpListener;
@@ -10,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::api::forward::{Commands, CommandsParts};
@@ -21,7 +22,7 @@ use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
     ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Proposer, Raft, RaftCell,
-    RaftCore, ReadIndex, Timeouts, install, link, membership,
+    RaftCore, ReadIndex, Standing, Timeouts, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity};
@@ -75,6 +76,8 @@ struct Consensus {
     members: Members,
     leader: LeaderWatch,
     retention: Retention,
+    /// Set when the cluster has removed this node.
+    removed: watch::Receiver<Option<u64>>,
 }
 
 /// The ways of commands and reads.
@@ -200,6 +203,9 @@ async fn open_disk(
         query_queue_max: QUERY_QUEUE_MAX,
     })?;
     let cluster = ClusterCell::new(identity.cluster.clone());
+    if let Some(index) = directory.removed_at()? {
+        cluster.told_removed(index);
+    }
     let api = Arc::new(OnceLock::new());
     let admission =
         Admission::new(directory.clone(), log.clone(), machine.clone(), cluster.clone(), identity.clone(), api.clone());
@@ -230,7 +236,9 @@ async fn start_raft(
     let (leader, feed) = LeaderWatch::start(&raft);
     tasks.spawn(feed);
     let host = Arc::new(below.admission.clone());
-    let members = Members::new(me.clone(), links, cell.clone(), host, timeouts, membership::CATCH_UP_TIMEOUT);
+    let (removed, standing) = Standing::start(raft.clone(), links.clone(), timeouts.heartbeat);
+    tasks.spawn(standing);
+    let members = Members::new(me.clone(), links, cell.clone(), host, timeouts, config.catch_up_timeout);
     let limits = RetentionLimits {
         interval: config.snapshot_interval,
         threshold_commands: config.snapshot_threshold,
@@ -238,7 +246,7 @@ async fn start_raft(
         trailing_entries_min: config.trailing_entries_min,
     };
     let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
-    Ok(Consensus { raft, cell, members, leader, retention })
+    Ok(Consensus { raft, cell, members, leader, retention, removed })
 }
 
 /// The ways of commands and reads, with their loops.
@@ -262,6 +270,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         paths.proposer.clone(),
         below.machine.waiters().clone(),
         paths.read.clone(),
+        consensus.cell.clone(),
     ));
     let space = below.machine.space().clone();
     PeerService::new(Parts {
@@ -325,10 +334,13 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
     tasks.spawn(duties::watch_space(machine.space().clone()));
     tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
     let hint = below.log.committed_hint();
-    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), consensus.raft.clone(), hint));
+    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), hint, consensus.removed.clone()));
+    tasks.spawn(duties::remember_removal(below.directory.clone(), consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
     let members = consensus.members.clone();
     tasks.spawn(async move { members.announce_addresses().await });
+    let members = consensus.members.clone();
+    tasks.spawn(async move { members.finish_changes().await });
 }
 
 /// The identity of the directory, minted now if it is new, with this start counted. Durable on return.

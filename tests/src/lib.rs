@@ -18,6 +18,18 @@ pub mod pb {
     tonic::include_proto!("_");
 }
 
+/// The encoded command that `ApplyLog` takes.
+#[allow(missing_docs, clippy::all)]
+pub mod call {
+    tonic::include_proto!("lockstep.v1");
+}
+
+/// What nodes say to each other, for peers that lie.
+#[allow(missing_docs, clippy::all)]
+pub mod peer {
+    tonic::include_proto!("lockstep.peer.v1");
+}
+
 /// How long any condition may take before the test fails. Far above what is needed, so that a slow machine passes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -120,14 +120,13 @@ impl Commands {
     /// Runs the command and returns what became of it. Dropping the future withdraws a command that is still queued.
     pub async fn run(&self, call: CommandCall) -> Result<Outcome, CommandError> {
         let parts = &self.0.parts;
-        if let NodeMode::Unfit(text) | NodeMode::Quarantined(text) = (parts.mode)() {
-            return Err(CommandError::Unfit(text));
-        }
+        self.check_mode()?;
         let mut leader = parts.leader.clone();
         let (mut command, mut waiter) = self.register(&call);
         let mut patience = Instant::now() + parts.election_timeout;
         loop {
             let Some(view) = leader.wait(patience.min(call.deadline)).await else {
+                self.check_mode()?;
                 return Err(self.gave_up(call.deadline));
             };
             match self.attempt(&view, &command, &mut waiter, call.deadline).await {
@@ -145,6 +144,16 @@ impl Commands {
                 Attempt::NotLeader => pause(&mut leader, patience.min(call.deadline)).await,
             }
             waiter.reset();
+        }
+    }
+
+    /// Whether this node may take commands at all.
+    fn check_mode(&self) -> Result<(), CommandError> {
+        match (self.0.parts.mode)() {
+            NodeMode::Unfit(text) | NodeMode::Quarantined(text) | NodeMode::Removed(text) => {
+                Err(CommandError::Unfit(text))
+            }
+            NodeMode::Serving | NodeMode::CatchingUp(_) => Ok(()),
         }
     }
 
@@ -208,6 +217,7 @@ fn refused(reason: NotProposed, by_me: bool) -> Attempt {
         NotProposed::TooLarge { bytes, limit_bytes } => Attempt::Failed(CommandError::TooLarge { bytes, limit_bytes }),
         NotProposed::Stopping if by_me => Attempt::Failed(CommandError::Stopping),
         NotProposed::Stopping => Attempt::NotLeader,
+        NotProposed::Removed { .. } => Attempt::Failed(CommandError::Unfit(reason.to_string())),
     }
 }
 

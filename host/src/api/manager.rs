@@ -29,7 +29,7 @@ const SHUTDOWN_LINGER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct Manager(pub(super) Arc<Shared>);
 
-type Reply<T> = Result<Response<T>, Status>;
+pub(super) type Reply<T> = Result<Response<T>, Status>;
 
 impl Manager {
     fn start(&self, work: impl Future<Output = Result<u64, String>> + Send + 'static) -> Reply<Token> {

@@ -16,6 +16,7 @@ mod manager;
 mod metrics;
 mod node_status;
 mod operations;
+mod raft_admin;
 mod reflection;
 pub mod routes;
 mod server;
@@ -54,7 +55,7 @@ use routes::{RouteError, Routes};
 pub use dynamic::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX};
 pub use health::LEADER_SERVICE;
 
-/// Generated messages and services of `proto/manager.proto`.
+/// Generated messages and services of `proto/manager.proto` and `proto/raft_admin.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod proto {
     tonic::include_proto!("_");
@@ -220,7 +221,11 @@ fn router(
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     );
-    let services = mount(mount(Router::new(), manager), health);
+    let admin = raft_admin::Admin(manager::Manager(shared.clone()));
+    let admin = proto::raft_admin_server::RaftAdminServer::new(admin)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+    let services = mount(mount(mount(Router::new(), manager), admin), health);
     let shared = shared.clone();
     Ok(reflection::add(services, routes)?
         .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))
@@ -265,6 +270,7 @@ impl Shared {
         let mut mode = self.parts.machine.watch_mode();
         let reason = match &*mode.borrow() {
             NodeMode::CatchingUp(reason) => reason.clone(),
+            NodeMode::Removed(reason) => return Err(status::query(&QueryError::Removed(reason.clone()))),
             NodeMode::Serving | NodeMode::Quarantined(_) | NodeMode::Unfit(_) => return Ok(()),
         };
         if self.configuration().servers.is_empty() {
@@ -280,8 +286,31 @@ impl Shared {
 
     /// Completes when this node has applied everything that was answered before the call.
     async fn read_barrier(&self, deadline: Instant) -> Result<(), Status> {
-        let index = self.parts.read.read_index(deadline).await.map_err(|error| status::read(&error))?;
-        timeout_at(deadline, self.parts.machine.wait_applied(index)).await.map_err(|_| status::read_behind(index))
+        let applied = async {
+            let index = self.parts.read.read_index(deadline).await.map_err(|error| status::read(&error))?;
+            timeout_at(deadline, self.parts.machine.wait_applied(index)).await.map_err(|_| status::read_behind(index))
+        };
+        tokio::select! {
+            biased;
+            removed = self.removed() => Err(removed),
+            applied = applied => applied,
+        }
+    }
+
+    /// Completes when the cluster has removed this node, with what its clients are told.
+    fn removed(&self) -> impl Future<Output = Status> + Send + use<> {
+        let mut mode = self.parts.machine.watch_mode();
+        async move {
+            loop {
+                if let NodeMode::Removed(reason) = &*mode.borrow_and_update() {
+                    return status::query(&QueryError::Removed(reason.clone()));
+                }
+                if mode.changed().await.is_err() {
+                    // The machine is gone, and with it whoever could be removed.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
     }
 
     /// Answers `node.status` for a query.

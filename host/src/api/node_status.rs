@@ -86,6 +86,7 @@ pub fn mode_name(mode: &NodeMode) -> (&'static str, &str) {
     match mode {
         NodeMode::Serving => ("serving", ""),
         NodeMode::CatchingUp(why) => ("catching-up", why),
+        NodeMode::Removed(why) => ("removed", why),
         NodeMode::Quarantined(why) => ("quarantined", why),
         NodeMode::Unfit(why) => ("unfit", why),
     }
@@ -164,6 +165,7 @@ impl NodeStatus {
     pub fn to_stats(&self, last_log_term: u64, last_contact: Contact) -> HashMap<String, String> {
         let raft = &self.raft;
         let pending = raft.commit_index.saturating_sub(self.applied_index());
+        let (mode, mode_reason) = mode_name(&self.machine.mode);
         [
             ("state", raft.state.to_owned()),
             ("term", raft.term.to_string()),
@@ -178,6 +180,9 @@ impl NodeStatus {
             ("latest_configuration_index", self.servers_index.to_string()),
             ("last_contact", last_contact.to_string()),
             ("num_peers", self.peers().to_string()),
+            // What this node may do is not hashicorp's, and no guest answers for a node that may do nothing.
+            ("mode", mode.to_owned()),
+            ("mode_reason", mode_reason.to_owned()),
             // The version of hashicorp's protocol whose membership rules we keep; it has no meaning on our wire.
             ("protocol_version", "3".into()),
             ("protocol_version_min", "0".into()),
@@ -340,6 +345,7 @@ pub(super) mod tests {
             ("last_contact", "12ms"),
             ("num_peers", "1"),
             ("protocol_version", "3"),
+            ("mode", "serving"),
         ];
         for (key, value) in rows {
             assert_eq!(stats[key], value, "{key}");

@@ -12,6 +12,7 @@ mod dev;
 mod logging;
 mod manager;
 mod node;
+mod recover;
 mod reflection;
 mod report;
 mod similar;
@@ -50,6 +51,8 @@ enum Command {
     Call(call::CallArgs),
     /// Change or inspect a cluster through its RaftManager service
     Admin(admin::AdminArgs),
+    /// Make a cluster of one survivor after the majority is lost for good; the node must be stopped
+    Recover(recover::RecoverArgs),
     /// Measure how many commands a cluster running the key-value guest takes
     Bench(bench::BenchArgs),
 }
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(&args),
         Command::Call(args) => call::run(&args),
         Command::Admin(args) => admin::run(&args),
+        Command::Recover(args) => exit_at_once(recover::run(&args)),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -100,6 +100,11 @@ pub(crate) struct NodeArgs {
         default_value = "3s", value_parser = humantime::parse_duration)]
     election_timeout: Duration,
 
+    /// How long a node that is added as a voter may take to catch up, before it is taken out again
+    #[arg(long = "catch_up_timeout", env = "LOCKSTEP_CATCH_UP_TIMEOUT", value_name = "DURATION",
+        default_value = "60s", value_parser = humantime::parse_duration)]
+    catch_up_timeout: Duration,
+
     /// Commands that stay in the log behind the newest snapshot
     #[arg(long = "trailing_logs", env = "LOCKSTEP_TRAILING_LOGS", value_name = "COMMANDS",
         default_value_t = config::TRAILING_LOGS)]
@@ -240,6 +245,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         snapshot_threshold: args.snapshot_threshold,
         heartbeat_timeout: args.heartbeat_timeout,
         election_timeout: args.election_timeout,
+        catch_up_timeout: args.catch_up_timeout,
         trailing_logs: args.trailing_logs,
         trailing_entries_min: args.trailing_entries_min,
         min_free_bytes: args.min_free_bytes,

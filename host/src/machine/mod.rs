@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use crate::codec::Genesis;
 use crate::guest::{Component, HostFault};
 use crate::store::{Checkpoints, Log, Space, State, StoreError};
-use crate::types::{Fatal, LogId, NodeId, NodeMode};
+use crate::types::{Fatal, LogId, NodeId, NodeMode, StoredMembership};
 
 pub use changes::{Change, Changed, ReadSet};
 pub use fitness::{SEMANTICS, genesis_of, limits_json};
@@ -139,6 +139,12 @@ pub struct Position {
     pub log_id: Option<LogId>,
     /// Log time there, milliseconds since 1970.
     pub time_ms: u64,
+}
+
+/// Where a stopped node's state stands: the last applied entry, and the last applied configuration.
+pub fn stands_at(state: &State) -> Result<(Option<LogId>, StoredMembership), StoreError> {
+    let system = system::System::read(&*state.current())?;
+    Ok((system.applied, (*system.membership).clone()))
 }
 
 /// Opens the machine over what the store holds, and starts its threads.

@@ -77,6 +77,9 @@ pub enum QueryError {
     /// This node may not answer now; the text says why.
     #[error("not ready: {0}")]
     NotReady(String),
+    /// The cluster has removed this node; the text says when, and what to do.
+    #[error("{0}")]
+    Removed(String),
     /// More queries wait than are allowed.
     #[error("too many queries wait on this node; try again, or ask another node")]
     Busy,
@@ -176,6 +179,7 @@ pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCal
 fn ready(shared: &Shared) -> Result<Component, QueryError> {
     match &*shared.mode.borrow() {
         NodeMode::Serving => {}
+        NodeMode::Removed(why) => return Err(QueryError::Removed(why.clone())),
         NodeMode::CatchingUp(why) | NodeMode::Quarantined(why) | NodeMode::Unfit(why) => {
             return Err(QueryError::NotReady(why.clone()));
         }

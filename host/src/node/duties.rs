@@ -6,9 +6,11 @@ use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::raft::proposer::Written;
 use crate::raft::{ClusterCell, LeaderWatch, Proposer, Raft, RaftCell};
-use crate::store::Space;
+use crate::store::{DataDir, Space};
 use crate::types::{Fatal, LogId, NodeMode};
 use openraft::async_runtime::WatchReceiver;
+use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
 /// Before a genesis entry that was not applied is proposed again.
@@ -42,51 +44,90 @@ pub(crate) async fn propose_genesis(
     }
 }
 
-/// A node serves once it is in a cluster and has applied what its last run knew to be committed: local reads never go backwards.
-pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, raft: Raft, committed_hint: Option<LogId>) {
+/// A node serves once it is in a cluster and has applied what its last run knew to be committed (local reads never go backwards), and
+/// until the cluster has removed it.
+pub(crate) async fn keep_mode(
+    machine: Machine,
+    cluster: ClusterCell,
+    committed_hint: Option<LogId>,
+    removed: watch::Receiver<Option<u64>>,
+) {
+    let (progress, reached) = watch::channel(NodeMode::CatchingUp("the node is starting".into()));
+    tokio::join!(catch_up(&machine, cluster, committed_hint, progress), publish_mode(&machine, reached, removed));
+}
+
+/// From nothing to serving, as if there were no removal.
+async fn catch_up(
+    machine: &Machine,
+    cluster: ClusterCell,
+    committed_hint: Option<LogId>,
+    progress: watch::Sender<NodeMode>,
+) {
     if cluster.get().is_none() {
         let why = "this node has not joined a cluster yet; add it with `lockstep admin <the leader's grpc_addr> add_voter \
                    <its raft_id> <its raft_addr>`";
-        machine.set_mode(NodeMode::CatchingUp(why.into()));
+        progress.send_replace(NodeMode::CatchingUp(why.into()));
         cluster.joined().await;
     }
     // A joiner's first reads wait for the genesis entry, without which it would serve an empty state.
-    machine.set_mode(NodeMode::CatchingUp("the cluster's log has not reached this node yet".into()));
+    progress.send_replace(NodeMode::CatchingUp("the cluster's log has not reached this node yet".into()));
     let mut genesis = machine.genesis_applied();
     if genesis.wait_for(|applied| *applied).await.is_err() {
         return;
     }
     if let Some(hint) = committed_hint {
         let why = format!("applying what was committed before the restart, up to entry {}", hint.index);
-        machine.set_mode(NodeMode::CatchingUp(why));
+        progress.send_replace(NodeMode::CatchingUp(why));
         machine.wait_applied(hint.index).await;
     }
-    machine.set_mode(NodeMode::Serving);
+    progress.send_replace(NodeMode::Serving);
     tracing::info!(index = machine.applied_index(), "ready");
-    notice_removal(machine, raft).await;
 }
 
-/// A node outside the configuration that it has applied stops serving and says so: nobody sends it entries any more.
-async fn notice_removal(machine: Machine, raft: Raft) {
-    let mut metrics = raft.metrics();
-    let mut was_member = true;
+async fn publish_mode(
+    machine: &Machine,
+    mut reached: watch::Receiver<NodeMode>,
+    mut removed: watch::Receiver<Option<u64>>,
+) {
     loop {
-        let is_member = {
-            let now = metrics.borrow_watched();
-            now.membership_config.membership().get_node(&now.id).is_some()
+        let removed_at = *removed.borrow_and_update();
+        let mode = reached.borrow_and_update().clone();
+        machine.set_mode(removed_at.map_or(mode, |index| {
+            NodeMode::Removed(format!(
+                "this node was removed from the cluster: it is not in the configuration of entry {index}. It serves nothing; stop \
+                 it, or add it again from the leader"
+            ))
+        }));
+        // `reached` says no more once this node serves.
+        let more = async {
+            if reached.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         };
-        if is_member != was_member {
-            was_member = is_member;
-            tracing::warn!(is_member, "this node's place in the configuration changed");
-            machine.set_mode(match is_member {
-                true => NodeMode::Serving,
-                false => NodeMode::CatchingUp(
-                    "this node is not in the cluster's configuration: it was removed, or is not added yet".into(),
-                ),
-            });
+        tokio::select! {
+            () = more => {}
+            changed = removed.changed() => if changed.is_err() { return },
         }
-        if metrics.changed().await.is_err() {
-            return;
+    }
+}
+
+/// Keeps on the disk that this node was removed: after a restart it serves nothing either, whoever can be reached then.
+pub(crate) async fn remember_removal(directory: Arc<DataDir>, mut removed: watch::Receiver<Option<u64>>) {
+    let mut kept = directory.removed_at().unwrap_or_default();
+    while removed.changed().await.is_ok() {
+        let known = *removed.borrow_and_update();
+        if known == kept {
+            continue;
+        }
+        match known {
+            Some(index) => tracing::warn!(index, "the cluster has removed this node; it serves nothing from now on"),
+            None => tracing::info!("this node belongs to the cluster again"),
+        }
+        let place = directory.clone();
+        let saved = tokio::task::spawn_blocking(move || place.save_removed_at(known)).await;
+        match saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|error| error.to_string())) {
+            Ok(()) => kept = known,
+            Err(error) => tracing::error!(error, "cannot keep on the disk that the cluster has removed this node"),
         }
     }
 }

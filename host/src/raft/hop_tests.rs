@@ -79,7 +79,7 @@ fn world() -> World {
     let (reads, _reading) = ReadIndex::new(core.clone(), core, leader.clone(), Duration::from_secs(1));
     tokio::spawn(proposing.run());
     let waiters = Waiters::default();
-    let forwarded = Forwarded::new(LEADER, leader, proposer, waiters.clone(), reads);
+    let forwarded = Forwarded::new(LEADER, leader, proposer, waiters.clone(), reads, RaftCell::default());
     World { view, proposals, waiters, forwarded }
 }
 
@@ -87,7 +87,7 @@ fn world() -> World {
 fn stream_to(forwarded: &Forwarded) -> mpsc::Sender<Queued> {
     let route = peer::Route { group: GROUP, from: FOLLOWER, to: LEADER, ..Default::default() };
     let (queue, receiver) = mpsc::channel(16);
-    let traffic = Traffic::new(route, receiver);
+    let traffic = Traffic::new(ClusterCell::new(None), route, receiver);
     let mut answers = forwarded.forward(FOLLOWER, traffic.clone().outgoing().map(Ok).boxed());
     tokio::spawn(async move {
         while let Some(answer) = answers.next().await {
@@ -222,7 +222,7 @@ fn refusals_keep_their_meaning_over_the_hop() {
 #[tokio::test]
 async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
     let (_queue, receiver) = mpsc::channel(1);
-    let traffic = Traffic::new(peer::Route::default(), receiver);
+    let traffic = Traffic::new(ClusterCell::new(None), peer::Route::default(), receiver);
     let attempt = |term: u64| {
         let (ticket, claim) = ticket();
         let share = Budget::new(QUEUE_BYTES_MAX).share(1).unwrap();

@@ -6,7 +6,7 @@
 //! Commands: `proposer` packs those of the leader into entries, `hop` takes the others' to it (`forwarded` is its far side);
 //! `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams with openraft.
 //! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft. Operators: `membership`, which asks
-//! strangers in through `join`.
+//! strangers in through `join`. Who was removed learns it in `standing`.
 
 pub mod cluster;
 pub mod core;
@@ -23,6 +23,7 @@ pub mod proposer;
 pub mod read;
 pub mod retention;
 pub mod service;
+pub mod standing;
 mod stream;
 pub mod ticket;
 pub mod timeouts;
@@ -46,6 +47,7 @@ pub use proposer::{Propose, Proposer};
 pub use read::{ReadError, ReadIndex};
 pub use retention::Retention;
 pub use service::PeerService;
+pub use standing::Standing;
 pub use ticket::NotProposed;
 pub use timeouts::Timeouts;
 

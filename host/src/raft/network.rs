@@ -124,7 +124,10 @@ impl Peer {
                 link.heard();
                 Ok(response.into_inner())
             }
-            Ok(Err(status)) => Err(broken(&link, &status)),
+            Ok(Err(status)) => {
+                self.factory.links.cluster().note(&status);
+                Err(broken(&link, &status))
+            }
             Err(_) => {
                 link.timed_out();
                 Err(self.timeout(action, limit))

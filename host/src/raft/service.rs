@@ -25,6 +25,7 @@ use crate::raft::link::{
 use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
+use crate::raft::standing;
 use crate::raft::{ClusterCell, Me, Raft, RaftCell, peer, wire};
 use crate::types::{NodeId, TypeConfig};
 
@@ -156,6 +157,17 @@ impl Gate {
     }
 }
 
+/// A removed voter that does not know it goes on standing for election. It cannot win (the entry that removed it is committed and it
+/// does not have it), and is told instead of being answered. One whose log reaches further may be back in: openraft answers it.
+fn refuse_removed(raft: &Raft, request: &peer::VoteRequest) -> Result<(), Status> {
+    let from = request.route.as_ref().map_or(0, |route| route.from);
+    let last = request.last.as_ref().map(|last| last.index);
+    match standing::removed_at(raft, from) {
+        Some(index) if last < Some(index) => Err(standing::refusal(from, index)),
+        _ => Ok(()),
+    }
+}
+
 /// openraft answers an error only when its core has stopped.
 fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("Raft has stopped: {error}"))
@@ -199,6 +211,7 @@ impl Peer for PeerService {
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
         let raft = self.gate.raft(request.route.as_ref())?;
+        refuse_removed(&raft, &request)?;
         let response = raft.vote(wire::decode_vote_request(request)?).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_vote_response(&response)))
     }
@@ -206,6 +219,7 @@ impl Peer for PeerService {
     async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
         let raft = self.gate.raft(request.route.as_ref())?;
+        refuse_removed(&raft, &request)?;
         let response = raft.pre_vote(wire::decode_vote_request(request)?).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_vote_response(&response)))
     }
@@ -273,6 +287,16 @@ impl Peer for PeerService {
         let request = request.into_inner();
         self.gate.check(request.route.as_ref())?;
         Ok(Response::new(self.joins.ship(request).await?))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<peer::StandingRequest>,
+    ) -> Result<Response<peer::StandingResponse>, Status> {
+        let route = request.get_ref().route.as_ref();
+        let raft = self.gate.raft(route)?;
+        let from = self.gate.check(route)?;
+        Ok(Response::new(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
     }
 
     async fn set_addresses(

@@ -25,7 +25,8 @@
 //! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It goes when three newer ones exist
 //! and nobody reads it.
 //!
-//! Small files: `FORMAT` (a number), `LOCK` (flock), `state/<group>/CURRENT` (the number of the generation in force, replaced by
+//! Small files: `FORMAT` (a number), `LOCK` (flock), `REMOVED` (the index of the configuration in which the cluster removed
+//! this node; there only while that stands), `state/<group>/CURRENT` (the number of the generation in force, replaced by
 //! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `components/<blake3>.wasm`, `BALLAST` (room that is
 //! given up when the disk is full, see `space.rs`).
 //!

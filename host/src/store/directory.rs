@@ -104,6 +104,32 @@ impl DataDir {
         read_if_there(&self.component(hash))
     }
 
+    /// The index of the configuration in which the cluster removed this node; `None` while it belongs.
+    pub fn removed_at(&self) -> Result<Option<u64>, StoreError> {
+        let path = self.removed();
+        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&bytes);
+        let index = text.trim().parse().map_err(|_| StoreError::damaged(&path, format!("{text:?} is not an index")))?;
+        Ok(Some(index))
+    }
+
+    /// Keeps, or forgets, that the cluster removed this node; durable on return.
+    pub fn save_removed_at(&self, index: Option<u64>) -> Result<(), StoreError> {
+        let path = self.removed();
+        match index {
+            Some(index) => write_atomically(&path, format!("{index}\n").as_bytes()),
+            None => match fs::remove_file(&path) {
+                Ok(()) => sync_directory(&self.root),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(StoreError::io("remove", &path)(error)),
+            },
+        }
+    }
+
+    fn removed(&self) -> PathBuf {
+        self.root.join("REMOVED")
+    }
+
     fn component(&self, hash: &[u8; 32]) -> PathBuf {
         self.components().join(format!("{}.wasm", hex(hash)))
     }
@@ -205,6 +231,21 @@ mod tests {
         drop(DataDir::open(root.path()).unwrap());
         fs::remove_file(root.path().join("FORMAT")).unwrap();
         assert!(matches!(DataDir::open(root.path()), Err(StoreError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_removal_is_kept_until_it_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(root.path()).unwrap();
+        assert_eq!(directory.removed_at().unwrap(), None);
+        directory.save_removed_at(Some(42)).unwrap();
+        assert_eq!(directory.removed_at().unwrap(), Some(42));
+        for _ in 0..2 {
+            directory.save_removed_at(None).unwrap();
+            assert_eq!(directory.removed_at().unwrap(), None);
+        }
+        fs::write(root.path().join("REMOVED"), "soup").unwrap();
+        assert!(directory.removed_at().unwrap_err().to_string().contains("REMOVED"));
     }
 
     #[test]
