@@ -131,7 +131,7 @@ impl Space {
 
     /// Why this node can take no commands from its leader now.
     pub fn refuses_entries(&self) -> Option<String> {
-        self.refuses_commands().filter(|_| self.level() == Level::Full)
+        if self.level() == Level::Full { self.refuses_commands() } else { None }
     }
 
     /// Numbers for operators.
