@@ -4,7 +4,7 @@
 //! With the feature, `LOCKSTEP_FAILPOINTS` names a file that is looked at every few milliseconds. Each of its lines is `name=task`, the
 //! task in the words of the `fail` crate. `return(crash)` ends the process as `kill -9` would, `return(error)` and `return(full)` make
 //! an IO step fail (EIO, ENOSPC), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
-//! not name are off.
+//! not name are off. At a clock, `return(-2000)` sets it back by two seconds.
 //!
 //! | name | where | what an error does |
 //! |---|---|---|
@@ -26,11 +26,13 @@
 //! | `membership-after-voters` | that entry is applied on the leader, and nobody was told yet | can only crash or wait |
 //! | `recover-after-identity` | `lockstep recover` has raised the incarnation | can only crash or wait |
 //! | `recover-after-vote` | and saved the vote of its new term; the configuration is not written | can only crash or wait |
+//! | `apply-entry` | before an entry is applied | can only crash or wait |
+//! | `clock-shift` | the wall clock that stamps entries, moved by a number of milliseconds | |
 
 #[cfg(not(feature = "failpoints"))]
-pub use switched_off::{io, is_set, point, start};
+pub use switched_off::{io, is_set, point, shift_ms, start};
 #[cfg(feature = "failpoints")]
-pub use switched_on::{io, is_set, point, start};
+pub use switched_on::{io, is_set, point, shift_ms, start};
 
 #[cfg(not(feature = "failpoints"))]
 mod switched_off {
@@ -50,6 +52,12 @@ mod switched_off {
     #[inline(always)]
     pub fn is_set(_name: &'static str) -> bool {
         false
+    }
+
+    /// How far a test has moved a clock. Always 0 in this build.
+    #[inline(always)]
+    pub fn shift_ms(_name: &'static str) -> i64 {
+        0
     }
 
     /// Begins to look at the file that a test names. Nothing in this build.
@@ -89,6 +97,12 @@ mod switched_on {
     /// Whether a test has asked for this, with a task that fails.
     pub fn is_set(name: &'static str) -> bool {
         io(name).is_err()
+    }
+
+    /// How far a test has moved a clock, in milliseconds.
+    pub fn shift_ms(name: &'static str) -> i64 {
+        let word = fail::eval(name, |word| word.unwrap_or_default());
+        word.map_or(0, |word| word.parse().expect("a clock moves by a number of milliseconds"))
     }
 
     /// Begins to look at the file that a test names, if one is named.

@@ -333,8 +333,14 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
     tasks.spawn(consensus.retention.clone().run());
     tasks.spawn(duties::watch_space(machine.space().clone()));
     tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
-    let hint = below.log.committed_hint();
-    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), hint, consensus.removed.clone()));
+    tasks.spawn(duties::keep_mode(
+        machine.clone(),
+        below.cluster.clone(),
+        consensus.raft.clone(),
+        below.log.clone(),
+        fatal.clone(),
+        consensus.removed.clone(),
+    ));
     tasks.spawn(duties::remember_removal(below.directory.clone(), consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
     let members = consensus.members.clone();

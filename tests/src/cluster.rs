@@ -18,11 +18,16 @@ pub struct Cluster {
 
 /// A formed cluster of `size` voters, all running.
 pub async fn formed(size: usize, more: &[&str]) -> Result<Cluster> {
+    formed_of(size, Options::member().with(more)).await
+}
+
+/// As [`formed`], each node started with `options`.
+pub async fn formed_of(size: usize, options: Options) -> Result<Cluster> {
     let mut cluster = Cluster::new()?;
-    let first = cluster.push(Options::bootstrap().with(more))?;
+    let first = cluster.push(Options { bootstrap: true, ..options.clone() })?;
     cluster.nodes[first].start().await?;
     for _ in 1..size {
-        let n = cluster.push(Options::member().with(more))?;
+        let n = cluster.push(options.clone())?;
         cluster.nodes[n].start().await?;
         cluster.add_voter(n).await?;
     }
@@ -122,6 +127,22 @@ impl Cluster {
     pub async fn get(&self, n: usize, key: &str, linearizable: bool) -> Result<String> {
         let request = GetRequest { key: key.into(), linearizable };
         Ok(self.nodes[n].client().await?.get(request).await?.into_inner().value)
+    }
+
+    /// Waits until all running nodes have the same state hash at the same index.
+    pub async fn everyone_has_one_hash(&self) -> Result<()> {
+        eventually("one state hash", || async {
+            let mut seen = None;
+            for node in self.nodes.iter().filter(|node| node.running()) {
+                let fsm = node.stat().await?["fsm"].take();
+                ensure!(fsm["state_hash_mismatches"] == 0, "{} saw another hash: {fsm}", node.name);
+                let here = (fsm["state_hash_index"].as_u64(), fsm["state_hash"].to_string());
+                let before = seen.get_or_insert(here.clone());
+                ensure!(*before == here, "{}: {here:?}, others {before:?}", node.name);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Wants `value` from every running node, linearizably.

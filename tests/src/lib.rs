@@ -4,7 +4,7 @@
 mod cluster;
 mod process;
 
-pub use cluster::{Cluster, formed};
+pub use cluster::{Cluster, formed, formed_of};
 pub use process::{NodeProcess, Options, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
 
 use std::future::Future;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Socket, Type};
 use tonic::transport::{Channel, Endpoint};
 
@@ -200,6 +200,21 @@ impl NodeProcess {
         let whole = self.failpoints_path().with_extension("new");
         std::fs::write(&whole, tasks.join("\n"))?;
         Ok(std::fs::rename(whole, self.failpoints_path())?)
+    }
+
+    /// As [`NodeProcess::fail_at`] on a running node, and waits until it has looked.
+    pub async fn fail_now(&self, tasks: &[&str]) -> Result<()> {
+        let before = self.log().len();
+        self.fail_at(tasks)?;
+        eventually("the failpoints are set", || async {
+            let log = self.log();
+            for task in tasks {
+                let said = task.replacen('=', " is now ", 1);
+                ensure!(log[before..].contains(&said), "{} did not say that {said}", self.name);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// What the node has printed, over all its starts.

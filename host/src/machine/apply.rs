@@ -2,6 +2,7 @@
 //! puts installed snapshots in force, because nothing else may write the state. What an entry does is `entry.rs`'s.
 //!
 //! - Entry i is committed to the state only when log i is durable here: after a crash the state is never ahead of the log.
+//! - Before readers can see entry i it is noted that they can: after a crash they see no less.
 //! - A fault stops this thread for good; nothing after it is acknowledged.
 
 use std::future::Future;
@@ -22,6 +23,7 @@ use super::shared::Shared;
 use super::system::{System, key};
 use super::{ApplyError, MachineError};
 use crate::codec::{self, Genesis, encode_record};
+use crate::faults;
 use crate::guest::{CALLER_STACK_BYTES, Component, Verdict};
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
@@ -39,6 +41,8 @@ const FULL_RETRY: Duration = Duration::from_millis(500);
 pub(crate) trait Gate: Send + Sync + 'static {
     /// Blocks until log entry `index` is durable on this node.
     fn wait_durable(&self, index: u64) -> Result<(), StoreError>;
+    /// Notes, so that a crash of the process does not lose it, that readers will see `log_id` next.
+    fn note_served(&self, log_id: LogId) -> Result<(), StoreError>;
     /// Completes when everything submitted to the log so far is durable.
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>>;
 }
@@ -46,6 +50,10 @@ pub(crate) trait Gate: Send + Sync + 'static {
 impl Gate for Log {
     fn wait_durable(&self, index: u64) -> Result<(), StoreError> {
         self.durable().wait(index)
+    }
+
+    fn note_served(&self, log_id: LogId) -> Result<(), StoreError> {
+        Log::note_served(self, log_id)
     }
 
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
@@ -188,7 +196,10 @@ impl Applier {
 
     fn apply_all(&mut self, entries: Vec<Committed>) -> Result<(), ApplyError> {
         for (entry, responder) in entries {
-            self.apply(&entry)?;
+            *self.shared.applying.lock() = Some(Instant::now());
+            let applied = self.apply(&entry);
+            *self.shared.applying.lock() = None;
+            applied?;
             if let Some(responder) = responder {
                 responder.send(Applied);
             }
@@ -202,6 +213,7 @@ impl Applier {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), ApplyError> {
         let log_id = entry.log_id;
+        faults::point("apply-entry");
         let effects = match &entry.payload {
             EntryPayload::Blank => entry::empty(&self.system, log_id, self.system.clone()),
             EntryPayload::Membership(membership) => {
@@ -264,6 +276,7 @@ impl Applier {
     fn commit(&mut self, log_id: LogId, effects: Effects) -> Result<(), ApplyError> {
         let batch = batch_of(&effects);
         self.gate.wait_durable(log_id.index)?;
+        self.gate.note_served(log_id)?;
         self.until_there_is_room(|| self.generation.commit(&batch))?;
         self.dirty.entries += 1;
         self.dirty.bytes += batch.bytes();

@@ -29,6 +29,7 @@ mod system;
 mod waiters;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -254,6 +255,11 @@ impl Machine {
     /// Completes when `index` is applied and visible to queries.
     pub async fn wait_applied(&self, index: u64) {
         self.shared.progress.wait(index).await;
+    }
+
+    /// How long apply has been at one entry, waiting for its place on the disk included; zero while it is at none.
+    pub fn applying_for(&self) -> Duration {
+        self.shared.applying.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// The newest index and the rolling hash there, for the entries this node proposes.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     /// Apply thread.
     pub(crate) position: watch::Sender<Position>,
+    /// Apply thread: since when it has been at one entry.
+    pub(crate) applying: Mutex<Option<Instant>>,
     /// Apply thread.
     pub(crate) genesis_applied: watch::Sender<bool>,
     /// `set_mode` and `set_unfit`.
@@ -85,6 +88,7 @@ impl Shared {
             counts: Counts::default(),
             progress: Progress::default(),
             position: watch::Sender::new(Position::default()),
+            applying: Mutex::default(),
             genesis_applied: watch::Sender::new(false),
             mode: watch::Sender::new(starting.clone()),
             fit_mode: Mutex::new(starting),

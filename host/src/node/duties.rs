@@ -6,8 +6,8 @@ use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::raft::proposer::Written;
 use crate::raft::{ClusterCell, LeaderWatch, Proposer, Raft, RaftCell};
-use crate::store::{DataDir, Space};
-use crate::types::{Fatal, LogId, NodeMode};
+use crate::store::{DataDir, Log, Seen, Space};
+use crate::types::{Fatal, NodeMode};
 use openraft::async_runtime::WatchReceiver;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -44,23 +44,28 @@ pub(crate) async fn propose_genesis(
     }
 }
 
-/// A node serves once it is in a cluster and has applied what its last run knew to be committed (local reads never go backwards), and
-/// until the cluster has removed it.
+/// A node serves once it is in a cluster and its state has reached all that its readers may have seen before this start (local reads
+/// never go backwards), and until the cluster has removed it.
 pub(crate) async fn keep_mode(
     machine: Machine,
     cluster: ClusterCell,
-    committed_hint: Option<LogId>,
+    raft: Raft,
+    log: Log,
+    fatal: Fatal,
     removed: watch::Receiver<Option<u64>>,
 ) {
     let (progress, reached) = watch::channel(NodeMode::CatchingUp("the node is starting".into()));
-    tokio::join!(catch_up(&machine, cluster, committed_hint, progress), publish_mode(&machine, reached, removed));
+    let catching_up = catch_up(&machine, cluster, raft, log, fatal, progress);
+    tokio::join!(catching_up, publish_mode(&machine, reached, removed));
 }
 
 /// From nothing to serving, as if there were no removal.
 async fn catch_up(
     machine: &Machine,
     cluster: ClusterCell,
-    committed_hint: Option<LogId>,
+    raft: Raft,
+    log: Log,
+    fatal: Fatal,
     progress: watch::Sender<NodeMode>,
 ) {
     if cluster.get().is_none() {
@@ -75,13 +80,48 @@ async fn catch_up(
     if genesis.wait_for(|applied| *applied).await.is_err() {
         return;
     }
-    if let Some(hint) = committed_hint {
-        let why = format!("applying what was committed before the restart, up to entry {}", hint.index);
-        progress.send_replace(NodeMode::CatchingUp(why));
-        machine.wait_applied(hint.index).await;
+    let Some(index) = index_to_reach(machine, &raft, log.seen_before(), &progress).await else { return };
+    let why = format!("applying what was committed before the restart, up to entry {index}");
+    progress.send_replace(NodeMode::CatchingUp(why));
+    machine.wait_applied(index).await;
+    if let Err(error) = log.note_recovered() {
+        return fatal.raise(error.to_string());
     }
     progress.send_replace(NodeMode::Serving);
     tracing::info!(index = machine.applied_index(), "ready");
+}
+
+/// The index at which the state holds all that readers may have seen before this start. After a crash of the machine only a leader
+/// can tell what of the log's end was committed. `None` when Raft has stopped.
+async fn index_to_reach(machine: &Machine, raft: &Raft, seen: Seen, progress: &watch::Sender<NodeMode>) -> Option<u64> {
+    let last = match seen {
+        Seen::Through(index) => return Some(index),
+        Seen::Perhaps(last) if machine.applied_index() >= last => return Some(last),
+        Seen::Perhaps(last) => last,
+    };
+    let why = format!(
+        "this machine, or its record of what it served, was lost since the last run; waiting for a leader to say what of the log, which \
+         ends at entry {last}, is committed"
+    );
+    tracing::warn!("{why}");
+    progress.send_replace(NodeMode::CatchingUp(why));
+    let mut metrics = raft.metrics();
+    loop {
+        {
+            let now = metrics.borrow_watched();
+            // What a leader has told this process, never what the disk had. All that was applied here was committed, and stands in
+            // every later leader's log: once the commit reaches the end of ours, cut to that leader's or not, it covers all of it.
+            let committed = now.cluster_committed.map(|log_id| log_id.index);
+            if let Some(committed) = committed
+                && committed >= last.min(now.last_log_index.unwrap_or(0))
+            {
+                return Some(committed);
+            }
+        }
+        if metrics.changed().await.is_err() {
+            return None;
+        }
+    }
 }
 
 async fn publish_mode(

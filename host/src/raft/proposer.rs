@@ -26,6 +26,8 @@ pub const QUEUE_BYTES_MAX: usize = 32 << 20;
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Entries in the log that are not applied yet, at most, before commands are refused: Raft's core must not wait for a guest.
 pub const ENTRIES_BEHIND_MAX: u64 = 16_384;
+/// How long apply may be at one entry before commands are refused instead of queued behind it: they would only wait for their deadlines.
+pub const APPLY_STALL_MAX: Duration = Duration::from_secs(2);
 /// How often the clock looks at log time on a node that proposes nothing.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -35,6 +37,8 @@ pub trait Core: Send + Sync + 'static {
     fn entries_behind(&self) -> u64;
     /// Why this node takes no commands now, whoever leads: its disk is nearly full.
     fn refuses_commands(&self) -> Option<String>;
+    /// How long apply has been at one entry; zero while it is at none.
+    fn applying_for(&self) -> Duration;
     /// Log time here, milliseconds since 1970; 0 before any.
     fn log_time_ms(&self) -> u64;
     /// The newest applied index and the state hash there.
@@ -134,6 +138,15 @@ impl Proposer {
                 format!("the leader has {behind} entries to apply, it takes commands below {ENTRIES_BEHIND_MAX}");
             return Err(NotProposed::Overloaded(text));
         }
+        let stalled = self.core.applying_for();
+        if stalled > APPLY_STALL_MAX {
+            let text = format!(
+                "the leader has been applying one entry for {} ms, it takes commands while that is below {} ms",
+                stalled.as_millis(),
+                APPLY_STALL_MAX.as_millis()
+            );
+            return Err(NotProposed::Overloaded(text));
+        }
         self.budget
             .share(bytes)
             .ok_or_else(|| NotProposed::Overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands wait on the leader")))
@@ -228,6 +241,7 @@ mod tests {
     struct FakeCore {
         behind: std::sync::atomic::AtomicU64,
         refuses: Mutex<Option<String>>,
+        applying: Mutex<Duration>,
         writes: Mutex<VecDeque<(u64, entry::Entry, oneshot::Sender<Written>)>>,
         wrote: Notify,
     }
@@ -238,6 +252,9 @@ mod tests {
         }
         fn refuses_commands(&self) -> Option<String> {
             self.refuses.lock().clone()
+        }
+        fn applying_for(&self) -> Duration {
+            *self.applying.lock()
         }
         fn log_time_ms(&self) -> u64 {
             1_000
@@ -398,6 +415,10 @@ mod tests {
         world.core.behind.store(ENTRIES_BEHIND_MAX + 1, std::sync::atomic::Ordering::Relaxed);
         let behind = world.proposer.propose(1, command(1), later()).unwrap_err();
         assert!(matches!(&behind, NotProposed::Overloaded(text) if text.contains("entries")), "{behind:?}");
+        world.core.behind.store(0, std::sync::atomic::Ordering::Relaxed);
+        *world.core.applying.lock() = APPLY_STALL_MAX + Duration::from_millis(1);
+        let stalled = world.proposer.propose(1, command(1), later()).unwrap_err();
+        assert!(matches!(&stalled, NotProposed::Overloaded(text) if text.contains("2001 ms")), "{stalled:?}");
         drop(tickets);
     }
 

@@ -27,7 +27,8 @@
 //!
 //! Small files: `FORMAT` (a number), `LOCK` (flock), `REMOVED` (the index of the configuration in which the cluster removed
 //! this node; there only while that stands), `state/<group>/CURRENT` (the number of the generation in force, replaced by
-//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `components/<blake3>.wasm`, `BALLAST` and
+//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `SERVED` (how far readers may
+//! have seen, see `log/served.rs`), `components/<blake3>.wasm`, `BALLAST` and
 //! `BALLAST.running` (room that is given up when the disk is full, see `space.rs`).
 //!
 //! When the tail of `raft/` was torn (`log/opening.rs`): `raft.repairing/` is the copy being repaired, `raft.repaired/` that copy once it is

@@ -14,6 +14,7 @@ mod opening;
 mod queue;
 mod reader;
 mod recovery;
+mod served;
 mod synced;
 mod tail;
 mod wal_tail;
@@ -33,6 +34,8 @@ use durable::Progress;
 use opening::Opened;
 use queue::{Op, Queue, Reply};
 pub use reader::LogReader;
+pub use served::Seen;
+use served::Served;
 use tail::View;
 use writer::{Rocks, Sink, Writer};
 
@@ -73,6 +76,7 @@ struct Shared {
     identity: Mutex<Option<Identity>>,
     /// A log that cannot be read ends the node, as one that cannot be written does.
     fatal: Fatal,
+    served: Served,
 }
 
 impl Log {
@@ -91,7 +95,10 @@ impl Log {
         opened: Opened,
         sink: impl Sink,
     ) -> Result<Log, StoreError> {
-        let Opened { database, found, synced } = opened;
+        let Opened { database, mut found, synced } = opened;
+        let served = Served::open(&directory.root().join("SERVED"), group, found.last())?;
+        // What was applied had been committed.
+        found.committed = found.committed.max(served.log_id());
         let shared = Arc::new(Shared {
             group,
             database,
@@ -100,6 +107,7 @@ impl Log {
             queue: Queue::default(),
             identity: Mutex::new(found.identity.clone()),
             view: RwLock::new(View::new(&found)),
+            served,
         });
         let writer = Writer::new(shared.clone(), sink, synced, fatal, &found);
         let thread = std::thread::Builder::new()
@@ -135,9 +143,25 @@ impl Log {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// The greatest log id known to be committed; after a restart what the last one had recorded, which may be behind.
+    /// The greatest log id known to be committed; after a restart what the last run had recorded, never less than it had applied
+    /// unless the machine crashed.
     pub fn committed_hint(&self) -> Option<LogId> {
         self.0.shared.view.read().committed
+    }
+
+    /// How far readers may have seen the state before this start.
+    pub fn seen_before(&self) -> Seen {
+        self.0.shared.served.before()
+    }
+
+    /// Notes that entry `log_id`, which is on disk, becomes visible to readers next. One small write, no fsync.
+    pub fn note_served(&self, log_id: LogId) -> Result<(), StoreError> {
+        self.0.shared.served.write(log_id)
+    }
+
+    /// Notes that the state has reached all of [`Log::seen_before`].
+    pub fn note_recovered(&self) -> Result<(), StoreError> {
+        self.0.shared.served.recovered()
     }
 
     /// Numbers for operators.

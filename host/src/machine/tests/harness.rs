@@ -28,6 +28,10 @@ impl Gate for Open {
         Ok(())
     }
 
+    fn note_served(&self, _: LogId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
         Box::pin(async { Ok(()) })
     }

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::types::{CommittedLeaderId, EntryData};
 
+mod bounds;
 mod damage;
 mod suite;
 
@@ -283,18 +284,21 @@ async fn the_committed_hint_waits_for_its_entry() {
 }
 
 #[tokio::test]
-async fn callbacks_of_openraft_arrive_in_order() {
+async fn what_was_served_is_known_to_be_committed_after_a_kill() {
     let root = tempfile::tempdir().unwrap();
     let mut log = open(&root).unwrap();
-    let mut flushed = Vec::new();
-    for index in 0..200 {
-        flushed.push(submit(&mut log, vec![entry(1, index, b"x")]).await);
-    }
-    flushed.pop().unwrap().await.unwrap().unwrap();
-    for mut earlier in flushed {
-        earlier.try_recv().unwrap().unwrap();
-    }
-    assert_eq!(log.stats().durable_index, 199);
+    assert_eq!(log.seen_before(), Seen::Through(0));
+    append(&mut log, 1, 0..9).await;
+    log.save_committed(Some(log_id(1, 6))).await.unwrap();
+    log.note_served(log_id(1, 6)).unwrap();
+    // The hint waits for a next batch that never comes: a copy of the open directory is what a kill leaves.
+    let killed = damage::killed(&root);
+    let log = open(&killed).unwrap();
+    assert_eq!((log.committed_hint(), log.seen_before()), (Some(log_id(1, 6)), Seen::Through(6)));
+    drop(log);
+    fs::remove_file(killed.path().join("SERVED")).unwrap();
+    let log = open(&killed).unwrap();
+    assert_eq!((log.committed_hint(), log.seen_before()), (None, Seen::Perhaps(8)));
 }
 
 /// What a test does to the log and to a plain model of it.

@@ -31,7 +31,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn killed(root: &TempDir) -> TempDir {
+/// What a killed process leaves: a copy made while the log is open.
+pub(super) fn killed(root: &TempDir) -> TempDir {
     let image = tempfile::tempdir().unwrap();
     copy(root.path(), image.path());
     image
