@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::eventually;
+use crate::network::Network;
 use crate::pb::{AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest};
+use crate::place::Place;
 use crate::process::{NodeProcess, Options};
 
 /// Nodes in one temporary directory, which goes with the value.
@@ -14,16 +16,25 @@ pub struct Cluster {
     /// In the order they were added; names are nodeA, nodeB, ...
     pub nodes: Vec<NodeProcess>,
     directory: TempDir,
+    network: Option<Network>,
 }
 
 /// A formed cluster of `size` voters, all running.
 pub async fn formed(size: usize, more: &[&str]) -> Result<Cluster> {
-    formed_of(size, Options::member().with(more)).await
+    form(Cluster::new()?, size, Options::member().with(more)).await
 }
 
 /// As [`formed`], each node started with `options`.
 pub async fn formed_of(size: usize, options: Options) -> Result<Cluster> {
-    let mut cluster = Cluster::new()?;
+    form(Cluster::new()?, size, options).await
+}
+
+/// As [`formed`], in a network whose links can be cut.
+pub async fn formed_in(network: Network, size: usize, more: &[&str]) -> Result<Cluster> {
+    form(Cluster { network: Some(network), ..Cluster::new()? }, size, Options::member().with(more)).await
+}
+
+async fn form(mut cluster: Cluster, size: usize, options: Options) -> Result<Cluster> {
     let first = cluster.push(Options { bootstrap: true, ..options.clone() })?;
     cluster.nodes[first].start().await?;
     for _ in 1..size {
@@ -38,7 +49,7 @@ pub async fn formed_of(size: usize, options: Options) -> Result<Cluster> {
 impl Cluster {
     /// No node yet.
     pub fn new() -> Result<Cluster> {
-        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()? })
+        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()?, network: None })
     }
 
     /// The nodes' `--raft_data_dir`.
@@ -46,11 +57,20 @@ impl Cluster {
         self.directory.path()
     }
 
+    /// The network of [`formed_in`].
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("formed by formed_in")
+    }
+
     /// Plans another node and says its place.
     pub fn push(&mut self, options: Options) -> Result<usize> {
         let n = self.nodes.len();
         let name = format!("node{}", char::from(b'A' + n as u8));
-        self.nodes.push(NodeProcess::new(&name, self.directory.path(), options)?);
+        let place = match &mut self.network {
+            Some(network) => network.place()?,
+            None => Place::on_loopback()?,
+        };
+        self.nodes.push(NodeProcess::at(place, &name, self.directory.path(), options));
         Ok(n)
     }
 

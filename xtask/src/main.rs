@@ -18,6 +18,8 @@ cargo xtask <command>
   build    sets up and builds build/lockstep and the guests
   guests   builds the guests only: build/kv.wasm
   setup    installs what is missing, or names it
+  faults   [rounds] [--seed N] [case...]  how long clients wait for a write when a leader dies, is stopped, paused or cut off, when
+           all die, when all are restarted in turn: a table in Markdown. Cases: kill stop pause kill-all rolling cut-off one-way refused
   bench    [seconds]  first throughput figures of a fresh three-node cluster on this machine
 ";
 
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         ["build"] => build(),
         ["guests"] => setup::wasm_target().and_then(|()| guests()),
         ["setup"] => setup::all(),
+        ["faults", words @ ..] => build().and_then(|()| faults(words)),
         ["bench"] => build().and_then(|()| demo::bench(5)),
         ["bench", seconds] => parse_seconds(seconds).and_then(|seconds| build().and_then(|()| demo::bench(seconds))),
         [] | ["help" | "--help" | "-h"] => {
@@ -119,6 +122,11 @@ fn place(from: &str, name: &str) -> Result<()> {
     std::fs::rename(&temporary, &to)?;
     println!("{} is ready", to.strip_prefix(root()).unwrap_or(&to).display());
     Ok(())
+}
+
+fn faults(words: &[&str]) -> Result<()> {
+    let program = ["run", "--locked", "--release", "--package", "lockstep-tests", "--bin", "faults", "--"];
+    cargo(&[&program, words].concat())
 }
 
 fn test(filter: &[&str]) -> Result<()> {
