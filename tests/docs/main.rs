@@ -1,5 +1,5 @@
 //! Every command of the README is executed, as it stands there: its `sh` blocks are one script, run from the checkout.
-//! Left out are the test command itself, which would run this test again, and the demo, which has its own test.
+//! Left out are the test command itself, which would run this test again, and the demo and the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};

@@ -1,12 +1,14 @@
 //! Several nodes as one cluster: formed as an operator forms it, asked as a client asks it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::eventually;
-use crate::pb::{AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest};
+use crate::pb::{
+    AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest, RemoveServerRequest,
+};
 use crate::process::{NodeProcess, Options};
 
 /// Nodes in one temporary directory, which goes with the value.
@@ -14,26 +16,49 @@ pub struct Cluster {
     /// In the order they were added; names are nodeA, nodeB, ...
     pub nodes: Vec<NodeProcess>,
     directory: TempDir,
+    disk: Option<PathBuf>,
 }
 
-/// A formed cluster of `size` voters, all running.
+/// A formed cluster of `size` voters with the KV, all running.
 pub async fn formed(size: usize, more: &[&str]) -> Result<Cluster> {
+    formed_of(size, Options::member().with(more)).await
+}
+
+/// A formed cluster of `size` voters that are all started alike.
+pub async fn formed_of(size: usize, member: Options) -> Result<Cluster> {
     let mut cluster = Cluster::new()?;
-    let first = cluster.push(Options::bootstrap().with(more))?;
-    cluster.nodes[first].start().await?;
-    for _ in 1..size {
-        let n = cluster.push(Options::member().with(more))?;
-        cluster.nodes[n].start().await?;
-        cluster.add_voter(n).await?;
-    }
-    cluster.everyone_knows_everyone().await?;
+    cluster.form(size, &member).await?;
     Ok(cluster)
 }
 
 impl Cluster {
     /// No node yet.
     pub fn new() -> Result<Cluster> {
-        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()? })
+        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()?, disk: None })
+    }
+
+    /// Starts `size` nodes alike and makes voters of them, the first one bootstrapping.
+    pub async fn form(&mut self, size: usize, member: &Options) -> Result<()> {
+        let first = self.push(Options { bootstrap: true, ..member.clone() })?;
+        self.nodes[first].start().await?;
+        for _ in 1..size {
+            let n = self.push(member.clone())?;
+            self.nodes[n].start().await?;
+            self.add_voter(n).await?;
+        }
+        self.everyone_knows_everyone().await
+    }
+
+    /// The nodes' data on another disk from the next [`Cluster::push`] on; their logs stay where they are.
+    pub fn on_disk(&mut self, disk: &Path) {
+        self.disk = Some(disk.to_path_buf());
+    }
+
+    /// Ends all nodes and keeps their directory, for inspection.
+    pub fn keep(mut self) -> PathBuf {
+        self.nodes.clear();
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_path_buf()
     }
 
     /// The nodes' `--raft_data_dir`.
@@ -45,7 +70,11 @@ impl Cluster {
     pub fn push(&mut self, options: Options) -> Result<usize> {
         let n = self.nodes.len();
         let name = format!("node{}", char::from(b'A' + n as u8));
-        self.nodes.push(NodeProcess::new(&name, self.directory.path(), options)?);
+        let mut node = NodeProcess::new(&name, self.directory.path(), options)?;
+        if let Some(disk) = &self.disk {
+            node.data_dir.clone_from(disk);
+        }
+        self.nodes.push(node);
         Ok(n)
     }
 
@@ -60,11 +89,29 @@ impl Cluster {
         self.finish(leader, operation).await
     }
 
+    /// Removes node `n` from the membership through whoever leads, and waits for the operation. Its process goes on.
+    pub async fn remove(&self, n: usize) -> Result<u64> {
+        let leader = self.leader().await?;
+        let mut manager = self.nodes[leader].manager().await?;
+        let previous_index = manager.applied_index(AppliedIndexRequest {}).await?.into_inner().index;
+        let request = RemoveServerRequest { id: self.nodes[n].name.clone(), previous_index };
+        let operation = manager.remove_server(request).await?.into_inner();
+        self.finish(leader, operation).await
+    }
+
+    /// Ends the last node and forgets it, with its data. Its name.
+    pub fn drop_last(&mut self) -> Result<String> {
+        let mut last = self.nodes.pop().context("no node")?;
+        last.kill()?;
+        std::fs::remove_dir_all(last.data_dir.join(&last.name))?;
+        Ok(last.name.clone())
+    }
+
     /// Waits until every running node has applied the configuration of all of them, as voters.
     async fn everyone_knows_everyone(&self) -> Result<()> {
         eventually("every node knows every voter", || async {
             for node in &self.nodes {
-                let stat = node.stat().await?;
+                let stat = node.status().await?;
                 let voters = stat["nodes"].as_array().context("no nodes")?.iter();
                 let voters = voters.filter(|node| node["suffrage"] == "Voter").count();
                 ensure!(voters == self.nodes.len() && stat["mode"] == "serving", "{} sees {voters} voters", node.name);
@@ -91,7 +138,7 @@ impl Cluster {
                 let name = node.manager().await?.leader(LeaderRequest {}).await?.into_inner().server_id;
                 // A node that was planned but not yet added knows none.
                 if name.is_empty()
-                    && !node.stat().await.is_ok_and(|stat| stat["nodes"].as_array().is_some_and(|n| !n.is_empty()))
+                    && !node.status().await.is_ok_and(|stat| stat["nodes"].as_array().is_some_and(|n| !n.is_empty()))
                 {
                     continue;
                 }

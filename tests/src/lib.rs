@@ -3,9 +3,10 @@
 
 mod cluster;
 mod process;
+pub mod torture;
 
-pub use cluster::{Cluster, formed};
-pub use process::{NodeProcess, Options, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
+pub use cluster::{Cluster, formed, formed_of};
+pub use process::{NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -16,6 +17,12 @@ use anyhow::{Context, Result};
 #[allow(missing_docs, clippy::all)]
 pub mod pb {
     tonic::include_proto!("_");
+}
+
+/// The client of the test guest.
+#[allow(missing_docs, clippy::all)]
+pub mod chain_pb {
+    tonic::include_proto!("chain");
 }
 
 /// How long any condition may take before the test fails. Far above what is needed, so that a slow machine passes.

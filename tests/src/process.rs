@@ -73,6 +73,8 @@ pub struct NodeProcess {
     pub name: String,
     /// `--raft_data_dir`; the node's data lies in `<data_dir>/<name>`.
     pub data_dir: PathBuf,
+    /// Where its log and its failpoints are: no part of the disk that a test may take away.
+    side_dir: PathBuf,
     /// What the next start uses.
     pub options: Options,
     grpc: Reserved,
@@ -99,6 +101,7 @@ impl NodeProcess {
         Ok(NodeProcess {
             name: name.to_string(),
             data_dir: data_dir.to_path_buf(),
+            side_dir: data_dir.to_path_buf(),
             options,
             grpc: Reserved::new()?,
             raft: Reserved::new()?,
@@ -144,6 +147,11 @@ impl NodeProcess {
     /// Starts the process and waits until it answers a call on its client port.
     pub async fn start(&mut self) -> Result<()> {
         self.spawn()?;
+        self.wait_answers().await
+    }
+
+    /// Waits until a process that was started answers a call on its client port.
+    pub async fn wait_answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.answers().await {
             if let Some(status) = self.exited()? {
@@ -183,11 +191,11 @@ impl NodeProcess {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.data_dir.join(format!("{}.log", self.name))
+        self.side_dir.join(format!("{}.log", self.name))
     }
 
     fn failpoints_path(&self) -> PathBuf {
-        self.data_dir.join(format!("{}.failpoints", self.name))
+        self.side_dir.join(format!("{}.failpoints", self.name))
     }
 
     /// Has the node's failpoints do `tasks` from now on (`name=task`, one a line; `host/src/faults.rs` has the words), and nothing
@@ -242,7 +250,8 @@ impl NodeProcess {
         }
     }
 
-    fn exited(&mut self) -> Result<Option<ExitStatus>> {
+    /// How the process ended, if it did so by itself and nobody waited for it.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.as_mut().context("not running")?.try_wait()?)
     }
 
@@ -273,6 +282,13 @@ impl NodeProcess {
         serde_json::from_str(&reply.stats).with_context(|| format!("Stat answered {:?}", reply.stats))
     }
 
+    /// `GET /status`, parsed: what `Stat` says, of a node with any guest.
+    pub async fn status(&self) -> Result<serde_json::Value> {
+        let (code, body) = self.http("/status").await?;
+        anyhow::ensure!(code == 200, "/status answered {code}: {body}");
+        serde_json::from_str(&body).with_context(|| format!("/status answered {body:?}"))
+    }
+
     /// GET on the HTTP port: status line and body.
     pub async fn http(&self, path: &str) -> Result<(u16, String)> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -300,6 +316,11 @@ pub fn failpoints_binary() -> PathBuf {
 /// The default guest.
 pub fn kv_wasm() -> PathBuf {
     built("kv.wasm")
+}
+
+/// The guest of the torture, which is no part of the product: `build/chain.wasm`, as `cargo xtask test` leaves it.
+pub fn chain_wasm() -> PathBuf {
+    built("chain.wasm")
 }
 
 fn built(name: &str) -> PathBuf {
