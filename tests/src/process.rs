@@ -41,12 +41,20 @@ pub struct Options {
     pub more: Vec<String>,
     /// The program: the product, or its variant with failpoints.
     pub program: PathBuf,
+    /// Failpoints that are set at every start and stay, beside those of [`NodeProcess::fail_at`].
+    pub planted: Vec<String>,
 }
 
 impl Options {
     /// A member to be added, with the KV.
     pub fn member() -> Options {
-        Options { bootstrap: false, fsm: Some(kv_wasm()), more: Vec::new(), program: lockstep_binary() }
+        Options {
+            bootstrap: false,
+            fsm: Some(kv_wasm()),
+            more: Vec::new(),
+            program: lockstep_binary(),
+            planted: Vec::new(),
+        }
     }
 
     /// The node that starts the cluster.
@@ -176,6 +184,9 @@ impl NodeProcess {
         if self.child.is_some() {
             bail!("{} runs already", self.name);
         }
+        if !self.failpoints_path().exists() {
+            self.fail_at(&[])?;
+        }
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let program = &self.options.program;
         let child = Command::new(program)
@@ -202,7 +213,9 @@ impl NodeProcess {
     /// else. A running node looks within a few milliseconds, a stopped one at its start. Needs [`Options::with_failpoints`].
     pub fn fail_at(&self, tasks: &[&str]) -> Result<()> {
         let whole = self.failpoints_path().with_extension("new");
-        std::fs::write(&whole, tasks.join("\n"))?;
+        let planted = self.options.planted.iter().map(String::as_str);
+        let lines: Vec<&str> = planted.chain(tasks.iter().copied()).collect();
+        std::fs::write(&whole, lines.join("\n"))?;
         Ok(std::fs::rename(whole, self.failpoints_path())?)
     }
 

@@ -9,20 +9,20 @@ use lockstep_tests::torture::plan::FaultKind;
 use lockstep_tests::torture::run::{Options, run};
 
 const HELP: &str = "\
-usage: cargo xtask torture [--seconds N] [--cycles N] [--seed S] [--nodes 3|5] [--faults LIST]
+usage: cargo xtask torture [--seconds N] [--cycles N] [--seed S] [--nodes 3|5] [--faults LIST] [--plant TASK]
 
   --seconds N    begin no cycle after N seconds; 60 unless --cycles is given
   --cycles N     end after N cycles of load, fault, heal and verdict
   --seed S       draw faults and load from S; drawn from the clock and printed otherwise
   --nodes N      nodes of every cluster; three otherwise, and five in every fourth
+  --plant TASK   a failpoint that every node has all the time, to see it found: read-skip-index=return(error)
   --faults LIST  only these, with commas: ";
 
 fn help() -> String {
     format!("{HELP}{}\n", FaultKind::ALL.map(FaultKind::name).join(","))
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| matches!(word.as_str(), "--help" | "-h")) {
         print!("{}", help());
@@ -36,12 +36,7 @@ async fn main() -> ExitCode {
         }
     };
     println!("torture: seed {}", options.seed);
-    let done = tokio::select! {
-        done = run(&options) => done,
-        // The nodes go with the run.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
-    match done {
+    match run(&options) {
         Ok(summary) => {
             println!("torture: seed {}\n{summary}", options.seed);
             ExitCode::SUCCESS
@@ -61,6 +56,7 @@ fn parse(words: &[String]) -> Result<Options> {
         cycles: None,
         kinds: FaultKind::ALL.to_vec(),
         nodes: None,
+        planted: Vec::new(),
     };
     let mut words = words.iter();
     while let Some(flag) = words.next() {
@@ -70,6 +66,7 @@ fn parse(words: &[String]) -> Result<Options> {
             "--cycles" => options.cycles = Some(number(flag, value()?)?),
             "--seed" => options.seed = number(flag, value()?)?,
             "--nodes" => options.nodes = Some(nodes(value()?)?),
+            "--plant" => options.planted.push(value()?.clone()),
             "--faults" => options.kinds = kinds(value()?)?,
             _ => bail!("no flag '{flag}'"),
         }

@@ -46,6 +46,8 @@ pub struct Options {
     pub kinds: Vec<FaultKind>,
     /// Nodes of every cluster; `None` for three, and five in every fourth.
     pub nodes: Option<usize>,
+    /// Failpoints that every node has all the time: bugs, to see whether they are found.
+    pub planted: Vec<String>,
 }
 
 /// What a run that passed has done.
@@ -81,8 +83,9 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// Runs to a limit. An error is a violation or a fault that could not be brought about; it names what was kept for inspection.
-pub async fn run(options: &Options) -> Result<Summary> {
+/// Runs to a limit, or until Ctrl-C. An error is a violation or a fault that could not be brought about; it names what was kept for
+/// inspection.
+pub fn run(options: &Options) -> Result<Summary> {
     let mut run = Run {
         plan: Plan::new(options.seed, &options.kinds),
         options: options.clone(),
@@ -93,7 +96,14 @@ pub async fn run(options: &Options) -> Result<Summary> {
         restored: Vec::new(),
     };
     while !run.is_over() {
-        run.one_cluster().await?;
+        // A runtime for each cluster: its clients end with it.
+        tokio::runtime::Runtime::new()?.block_on(async {
+            tokio::select! {
+                done = run.one_cluster() => done,
+                // The nodes go with the cluster.
+                _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            }
+        })?;
     }
     Ok(run.summary)
 }
@@ -118,7 +128,8 @@ impl Run {
     async fn one_cluster(&mut self) -> Result<()> {
         let default = SIZES[self.summary.clusters as usize % SIZES.len()];
         let size = self.options.nodes.unwrap_or(default);
-        let node = NodeOptions { fsm: Some(chain_wasm()), ..NodeOptions::member() };
+        let planted = self.options.planted.clone();
+        let node = NodeOptions { fsm: Some(chain_wasm()), planted, ..NodeOptions::member() };
         let mut cluster = formed_of(size, node.with_failpoints().with(&TIGHT)).await?;
         self.summary.clusters += 1;
         self.restored.clear();
