@@ -57,6 +57,12 @@ impl Options {
         }
     }
 
+    /// A member with the guest of the torture, in the program that has failpoints.
+    pub fn tortured() -> Options {
+        let (fsm, program) = (Some(chain_wasm()), failpoints_binary());
+        Options { bootstrap: false, fsm, more: Vec::new(), program, planted: Vec::new() }
+    }
+
     /// The node that starts the cluster.
     pub fn bootstrap() -> Options {
         Options { bootstrap: true, ..Options::member() }

@@ -7,17 +7,13 @@ use lockstep_tests::torture::disk::Disk;
 use lockstep_tests::torture::history::{Clock, Operation};
 use lockstep_tests::torture::judge::Verdict;
 use lockstep_tests::torture::load::{self, Load, LoadOptions, Tokens};
-use lockstep_tests::{Cluster, Options, chain_wasm, eventually, formed_of};
+use lockstep_tests::{Cluster, Options, eventually, formed_of};
 
 /// Keys of one run.
 const KEYS: std::ops::Range<u32> = 0..8;
 
 /// Acknowledged writes before the blow.
 const WRITES: u64 = 300;
-
-fn member() -> Options {
-    Options { fsm: Some(chain_wasm()), ..Options::member() }.with_failpoints()
-}
 
 /// A cluster under load and what its clients saw.
 struct Seen {
@@ -49,7 +45,7 @@ impl Seen {
 async fn power_loss(disk: &Disk, plant: &[&str]) -> Result<Verdict> {
     let mut cluster = Cluster::new()?;
     cluster.on_disk(disk.path());
-    cluster.form(3, &member()).await?;
+    cluster.form(3, &Options::tortured()).await?;
     for node in &cluster.nodes {
         node.fail_at(plant)?;
     }
@@ -86,7 +82,7 @@ async fn a_log_that_is_not_synced_is_seen_when_the_power_fails() -> Result<()> {
 
 /// The followers say what `plant` makes them say; then the leader is lost for good.
 async fn leader_loss(plant: &[&str]) -> Result<Verdict> {
-    let mut cluster = formed_of(3, member()).await?;
+    let mut cluster = formed_of(3, Options::tortured()).await?;
     let leader = cluster.leader().await?;
     // A stream lies from its beginning or not at all: the followers start with the plant.
     for n in (0..3).filter(|n| *n != leader) {
@@ -123,7 +119,7 @@ async fn an_acknowledgement_before_the_quorum_is_seen_when_the_leader_is_lost() 
 
 /// One follower applies late; `plant` is what its linearizable reads do about it.
 async fn late_follower(plant: &[&str]) -> Result<Verdict> {
-    let cluster = formed_of(3, member()).await?;
+    let cluster = formed_of(3, Options::tortured()).await?;
     let follower = cluster.follower().await?;
     let slow = "log-before-sync=sleep(50)";
     let tasks: Vec<&str> = [slow].iter().chain(plant).copied().collect();

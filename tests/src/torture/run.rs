@@ -12,7 +12,7 @@ use super::judge::Verdict;
 use super::load::{self, Load, LoadOptions, Session, Tokens};
 use super::nemesis;
 use super::plan::{Fault, FaultKind, Plan};
-use crate::{Cluster, Options as NodeOptions, PATIENCE, chain_wasm, formed_of};
+use crate::{Cluster, Options as NodeOptions, PATIENCE, formed_of};
 
 /// Cycles on one cluster, before another begins.
 const CYCLES_PER_CLUSTER: u64 = 25;
@@ -129,8 +129,8 @@ impl Run {
         let default = SIZES[self.summary.clusters as usize % SIZES.len()];
         let size = self.options.nodes.unwrap_or(default);
         let planted = self.options.planted.clone();
-        let node = NodeOptions { fsm: Some(chain_wasm()), planted, ..NodeOptions::member() };
-        let mut cluster = formed_of(size, node.with_failpoints().with(&TIGHT)).await?;
+        let node = NodeOptions { planted, ..NodeOptions::tortured() };
+        let mut cluster = formed_of(size, node.with(&TIGHT)).await?;
         self.summary.clusters += 1;
         self.restored.clear();
         let mut memory = Memory::default();
