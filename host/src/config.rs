@@ -22,6 +22,8 @@ pub const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 pub const TRAILING_LOGS: u64 = 10_240;
 /// Entries that stay in the log in any case, so that a busy batch does not leave a follower with nothing.
 pub const TRAILING_ENTRIES_MIN: u64 = 10_240;
+/// Free bytes on the disk below which commands are refused.
+pub const MIN_FREE_BYTES: u64 = 512 << 20;
 
 /// Below this, an fsync that takes a little longer than usual would look like a dead leader.
 pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
@@ -65,6 +67,8 @@ pub struct NodeConfig {
     pub trailing_logs: u64,
     /// Entries that stay in any case; one entry holds a batch of commands.
     pub trailing_entries_min: u64,
+    /// Free bytes on the disk of the data directory below which commands are refused; 0: never.
+    pub min_free_bytes: u64,
     /// Changes nothing: a node starts from its own durable state, and a snapshot is only copied back when the state is behind it.
     pub no_snapshot_restore_on_start: bool,
 }
@@ -88,6 +92,7 @@ impl Default for NodeConfig {
             election_timeout: ELECTION_TIMEOUT,
             trailing_logs: TRAILING_LOGS,
             trailing_entries_min: TRAILING_ENTRIES_MIN,
+            min_free_bytes: MIN_FREE_BYTES,
             no_snapshot_restore_on_start: false,
         }
     }

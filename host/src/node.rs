@@ -23,7 +23,7 @@ use crate::raft::{
     ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Proposer, Raft, RaftCell,
     RaftCore, ReadIndex, Timeouts, install, link, membership,
 };
-use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity};
 use admission::Admission;
 
@@ -184,12 +184,15 @@ async fn open_disk(
     fatal: &Fatal,
 ) -> anyhow::Result<(Foundation, machine::StateMachine)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);
+    // Before any database is opened: on a full disk this makes the room they need.
+    let space = Space::open(&directory, config.min_free_bytes)?;
     let log = Log::open(&directory, GROUP, fatal.clone())?;
     let identity = open_identity(&log, config)?;
     let (machine, state_machine) = machine::open(machine::Options {
         state: State::open(&directory, GROUP)?,
         checkpoints: Checkpoints::open(&directory, GROUP)?,
         log: log.clone(),
+        space,
         node: identity.node_id,
         boot: identity.boot,
         fatal: fatal.clone(),
@@ -260,11 +263,13 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         below.machine.waiters().clone(),
         paths.read.clone(),
     ));
+    let space = below.machine.space().clone();
     PeerService::new(Parts {
         me: below.me.clone(),
         cluster: below.cluster.clone(),
         raft: consensus.cell.clone(),
         members: consensus.members.clone(),
+        refuses_entries: Arc::new(move || space.refuses_entries()),
         host: Arc::new(below.admission.clone()),
         snapshots: Arc::new(install::Installer::new(below.machine.clone())),
         forward: forwarded.clone(),
@@ -317,6 +322,7 @@ fn open_api(
 fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: &Fatal, tasks: &mut JoinSet<()>) {
     let (machine, admission) = (&below.machine, below.admission.clone());
     tasks.spawn(consensus.retention.clone().run());
+    tasks.spawn(duties::watch_space(machine.space().clone()));
     tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
     let hint = below.log.committed_hint();
     tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), consensus.raft.clone(), hint));

@@ -1,6 +1,9 @@
 //! Scenarios: one behaviour, one file, real processes.
 #![allow(clippy::unwrap_used)]
 
+mod damaged_disk;
+mod disk_full;
+mod durable_steps;
 mod failover;
 mod first_hour;
 mod forwarding;

@@ -154,6 +154,10 @@ impl NodeProcess {
         if self.options.bootstrap {
             words.push("--raft_bootstrap".into());
         }
+        // The disk of the machine that runs the tests is not under test, unless a scenario says so.
+        if !self.options.more.iter().any(|word| word.starts_with("--min_free_bytes")) {
+            words.push("--min_free_bytes=0".into());
+        }
         words.extend(self.options.more.iter().cloned());
         words
     }
@@ -269,8 +273,12 @@ impl NodeProcess {
         }
     }
 
-    /// How the process ended, if it did so by itself and nobody waited for it.
-    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
+    /// Whether the process that was started has ended by itself; [`NodeProcess::wait_exit`] then says how.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.exited()?.is_some())
+    }
+
+    fn exited(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.as_mut().context("not running")?.try_wait()?)
     }
 

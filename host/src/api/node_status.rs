@@ -119,6 +119,11 @@ impl NodeStatus {
             "raft": self.raft_json(),
             "last_applied_index": self.applied_index(),
             "fsm": self.fsm_json(),
+            "disk": {
+                "state": self.machine.disk.level.name(),
+                "free_bytes": self.machine.disk.free_bytes,
+                "min_free_bytes": self.machine.disk.min_free_bytes,
+            },
         })
     }
 
@@ -231,6 +236,7 @@ fn configuration_text(servers: &[Server]) -> String {
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
     use super::*;
+    use crate::store::{Level, SpaceStatus};
     use crate::types::CommittedLeaderId;
 
     pub(crate) fn machine(applied: u64) -> MachineStatus {
@@ -248,6 +254,8 @@ pub(super) mod tests {
             hash: 0xab,
             hash_mismatches: 0,
             flushes: 1,
+            disk_full: 0,
+            disk: SpaceStatus { free_bytes: 1 << 30, min_free_bytes: 1 << 29, level: Level::Ample },
             state_bytes: 100,
             snapshot_count: 3,
             snapshots_failed: 0,

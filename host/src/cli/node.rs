@@ -110,6 +110,11 @@ pub(crate) struct NodeArgs {
         default_value_t = config::TRAILING_ENTRIES_MIN)]
     trailing_entries_min: u64,
 
+    /// Free bytes on the disk below which commands are refused, while reads go on; 0: never
+    #[arg(long = "min_free_bytes", env = "LOCKSTEP_MIN_FREE_BYTES", value_name = "BYTES",
+        default_value_t = config::MIN_FREE_BYTES)]
+    min_free_bytes: u64,
+
     /// Accepted for scripts that set it: a node starts from its own durable state; a snapshot is only copied back when
     /// the state is behind it
     #[arg(long = "no_snapshot_restore_on_start", env = "LOCKSTEP_NO_SNAPSHOT_RESTORE_ON_START", value_name = "true|false",
@@ -237,6 +242,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         election_timeout: args.election_timeout,
         trailing_logs: args.trailing_logs,
         trailing_entries_min: args.trailing_entries_min,
+        min_free_bytes: args.min_free_bytes,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
     };
     config.validate()?;

@@ -34,7 +34,7 @@ use tokio::sync::watch;
 
 use crate::codec::Genesis;
 use crate::guest::{Component, HostFault};
-use crate::store::{Checkpoints, Log, State, StoreError};
+use crate::store::{Checkpoints, Log, Space, State, StoreError};
 use crate::types::{Fatal, LogId, NodeId, NodeMode};
 
 pub use changes::{Change, Changed, ReadSet};
@@ -58,6 +58,8 @@ pub struct Options {
     pub checkpoints: Checkpoints,
     /// The log: an entry is committed to the state only once it is durable there.
     pub log: Log,
+    /// The room on the disk.
+    pub space: Space,
     /// This node, as origins name it.
     pub node: NodeId,
     /// The number of this run, as origins name it.
@@ -276,6 +278,11 @@ impl Machine {
     /// Numbers for people and metrics.
     pub fn status(&self) -> MachineStatus {
         status::of(&self.shared)
+    }
+
+    /// The room on this node's disk.
+    pub fn space(&self) -> &Space {
+        &self.shared.space
     }
 
     /// Snapshots: made, sent, received.

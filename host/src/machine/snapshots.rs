@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::alias::SnapshotMetaOf;
@@ -25,6 +26,8 @@ use crate::types::{LogId, NodeMode, TypeConfig};
 
 /// Frames between a snapshot's thread and the network, each of at most a MiB.
 const FRAMES_IN_FLIGHT: usize = 4;
+/// Before the checkpoint of a received state is tried again that found the disk full.
+const FULL_RETRY: Duration = Duration::from_secs(1);
 /// Bytes of rows in one batch when a checkpoint is copied back.
 const COPY_BATCH_BYTES: usize = 4 << 20;
 
@@ -236,6 +239,28 @@ impl Snapshots {
         }
         self.shared.counts.snapshots_made.fetch_add(1, Ordering::Relaxed);
         Ok(checkpoint)
+    }
+
+    /// Makes the checkpoint of a received state before that is put in force. While the disk is full it tries again: an error
+    /// would end the node.
+    pub(crate) async fn make_of_received(&self, received: &Arc<Generation>) -> Result<(), SnapshotError> {
+        loop {
+            let (this, generation) = (self.clone(), received.clone());
+            let made = blocking(move || {
+                generation.flush()?;
+                this.make(&generation)
+            });
+            match made.await {
+                Err(SnapshotError::Store(error))
+                    if error.is_full() && !self.shared.stopping.load(Ordering::Acquire) =>
+                {
+                    self.shared.counts.disk_full.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%error, "the disk is full: a received snapshot is not put in force yet");
+                    tokio::time::sleep(FULL_RETRY).await;
+                }
+                made => return made.map(|_| ()),
+            }
+        }
     }
 
     /// For each checkpoint on disk that can be read, oldest first: its index, and the commands that were applied at it. Blocks.

@@ -104,12 +104,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         // What was submitted to the log before this must not reach the disk after it.
         self.gate.barrier().await?;
-        let (snapshots, complete) = (self.snapshots.clone(), generation.clone());
-        let made = blocking::<_, SnapshotError>(move || {
-            complete.flush()?;
-            snapshots.make(&complete)
-        });
-        made.await?;
+        self.snapshots.make_of_received(&generation).await?;
         self.apply.install(generation).await?;
         self.snapshots.handed_over(meta);
         drop(turn);

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::shared::Shared;
+use crate::store::SpaceStatus;
 use crate::types::{LogId, NodeMode};
 
 /// Numbers as of now; each is read by itself, so they may differ by an entry.
@@ -32,6 +33,10 @@ pub struct MachineStatus {
     pub hash_mismatches: u64,
     /// Flushes of the state, since this process began.
     pub flushes: u64,
+    /// Writes of the state that found the disk full and were tried again, since this process began.
+    pub disk_full: u64,
+    /// Room on the disk.
+    pub disk: SpaceStatus,
     /// About the bytes of the state.
     pub state_bytes: u64,
     /// Snapshots made by this process.
@@ -66,6 +71,8 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         hash,
         hash_mismatches: counts.hash_mismatches.load(Relaxed),
         flushes: counts.flushes.load(Relaxed),
+        disk_full: counts.disk_full.load(Relaxed),
+        disk: shared.space.status(),
         state_bytes: shared.state.current().approximate_bytes(),
         snapshot_count: counts.snapshots_made.load(Relaxed),
         snapshots_failed: counts.snapshots_failed.load(Relaxed),

@@ -1,17 +1,21 @@
-//! What a node does unasked: the genesis entry of a new cluster, its own mode, and ending the process when Raft's core has ended.
-//! Each duty is one loop that waits for a change; none polls the disk or talks to a client.
+//! What a node does unasked: the genesis entry of a new cluster, its own mode, a look at the room on the disk now and then, and ending
+//! the process when Raft's core has ended. Each duty is one loop; none talks to a client.
 
 use crate::codec::entry;
 use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::raft::proposer::Written;
 use crate::raft::{ClusterCell, LeaderWatch, Proposer, Raft, RaftCell};
+use crate::store::Space;
 use crate::types::{Fatal, LogId, NodeMode};
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::{Duration, sleep};
 
 /// Before a genesis entry that was not applied is proposed again.
 const GENESIS_RETRY: Duration = Duration::from_millis(100);
+
+/// Between two looks at the room on the disk. A disk of a gigabyte a second fills half of the default `--min_free_bytes` meanwhile.
+const SPACE_PAUSE: Duration = Duration::from_millis(250);
 
 /// While this node leads a cluster that has no genesis entry yet, proposes one. A second one changes nothing.
 pub(crate) async fn propose_genesis(
@@ -83,6 +87,17 @@ async fn notice_removal(machine: Machine, raft: Raft) {
         }
         if metrics.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Looks at the room on the disk, for as long as the node lives.
+pub(crate) async fn watch_space(space: Space) {
+    loop {
+        sleep(SPACE_PAUSE).await;
+        let looked = space.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || looked.look()).await {
+            tracing::error!(%error, "looking at the room on the disk failed");
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::raft::link::Links;
 use crate::raft::membership::MembershipError;
 use crate::raft::service::{ForwardHandler, Parts, ReadIndexHandler};
 use crate::raft::{ClusterCell, Me, Members, NetworkFactory, PeerService, Raft, RaftCell, Timeouts, peer};
-use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Node, NodeId};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
@@ -98,6 +98,7 @@ impl TestNode {
             state: State::open(&directory, GROUP).unwrap(),
             checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),
             log: log.clone(),
+            space: Space::open(&directory, 0).unwrap(),
             node: id,
             boot: 1,
             fatal,
@@ -134,6 +135,7 @@ impl TestNode {
             cluster: self.cluster.clone(),
             raft: self.raft.clone(),
             members: self.members.clone(),
+            refuses_entries: Arc::new(|| None),
             host: Arc::new(TestHost),
             snapshots: Arc::new(Installer::new(self.machine.clone())),
             forward: Arc::new(Nobody),

@@ -40,6 +40,10 @@ impl Core for RaftCore {
         last.saturating_sub(self.machine.applied_index())
     }
 
+    fn refuses_commands(&self) -> Option<String> {
+        self.machine.space().refuses_commands()
+    }
+
     fn log_time_ms(&self) -> u64 {
         self.machine.applied().borrow().time_ms
     }

@@ -30,6 +30,9 @@ impl Core for FakeCore {
     fn entries_behind(&self) -> u64 {
         0
     }
+    fn refuses_commands(&self) -> Option<String> {
+        None
+    }
     fn log_time_ms(&self) -> u64 {
         0
     }

@@ -33,6 +33,8 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 pub trait Core: Send + Sync + 'static {
     /// Entries in the log that are not applied.
     fn entries_behind(&self) -> u64;
+    /// Why this node takes no commands now, whoever leads: its disk is nearly full.
+    fn refuses_commands(&self) -> Option<String>;
     /// Log time here, milliseconds since 1970; 0 before any.
     fn log_time_ms(&self) -> u64;
     /// The newest applied index and the state hash there.
@@ -123,6 +125,9 @@ impl Proposer {
     }
 
     fn admit(&self, bytes: usize) -> Result<Share, NotProposed> {
+        if let Some(why) = self.core.refuses_commands() {
+            return Err(NotProposed::Overloaded(why));
+        }
         let behind = self.core.entries_behind();
         if behind > ENTRIES_BEHIND_MAX {
             let text =
@@ -222,6 +227,7 @@ mod tests {
     #[derive(Default)]
     struct FakeCore {
         behind: std::sync::atomic::AtomicU64,
+        refuses: Mutex<Option<String>>,
         writes: Mutex<VecDeque<(u64, entry::Entry, oneshot::Sender<Written>)>>,
         wrote: Notify,
     }
@@ -229,6 +235,9 @@ mod tests {
     impl Core for FakeCore {
         fn entries_behind(&self) -> u64 {
             self.behind.load(std::sync::atomic::Ordering::Relaxed)
+        }
+        fn refuses_commands(&self) -> Option<String> {
+            self.refuses.lock().clone()
         }
         fn log_time_ms(&self) -> u64 {
             1_000
@@ -363,6 +372,20 @@ mod tests {
         let mut queued = world.proposer.propose(1, command(1), later()).unwrap();
         world.leader.send_replace(leads(3));
         assert!(matches!(queued.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_commands_and_not_what_the_host_proposes() {
+        let (world, task) = world();
+        tokio::spawn(task.run());
+        *world.core.refuses.lock() = Some("the disk is full".into());
+        let refused = world.proposer.propose(1, command(1), later()).unwrap_err();
+        assert_eq!(refused, NotProposed::Overloaded("the disk is full".into()));
+        assert_eq!(world.proposer.propose_entry(1, entry::Entry::default()).now_or_never(), None);
+        world.core.written().await;
+        *world.core.refuses.lock() = None;
+        let _ticket = world.proposer.propose(1, command(1), later()).unwrap();
+        world.core.written().await;
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
+use openraft::EntryPayload;
+use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -25,7 +27,7 @@ use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
 use crate::raft::{ClusterCell, Me, Raft, RaftCell, peer, planted, wire};
-use crate::types::NodeId;
+use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
@@ -47,6 +49,9 @@ pub trait ReadIndexHandler: Send + Sync + 'static {
     fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>>;
 }
 
+/// Why something is refused now, if it is.
+pub type Refuses = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What the service hands messages to.
 pub struct Parts {
     /// This node.
@@ -57,6 +62,8 @@ pub struct Parts {
     pub raft: RaftCell,
     /// Membership, for nodes that moved.
     pub members: Members,
+    /// Why this node can take no commands from its leader now: its disk is full.
+    pub refuses_entries: Refuses,
     /// The rest of the node.
     pub host: Arc<dyn Host>,
     /// `install::Installer`.
@@ -83,7 +90,12 @@ impl PeerService {
     pub fn new(parts: Parts) -> Self {
         PeerService {
             joins: Arc::new(Joins::new(parts.me.clone(), parts.cluster.clone(), parts.host)),
-            gate: Gate { me: parts.me.node_id, cluster: parts.cluster, raft: parts.raft },
+            gate: Gate {
+                me: parts.me.node_id,
+                cluster: parts.cluster,
+                raft: parts.raft,
+                refuses_entries: parts.refuses_entries,
+            },
             members: parts.members,
             snapshots: parts.snapshots,
             forward: parts.forward,
@@ -118,9 +130,20 @@ struct Gate {
     me: NodeId,
     cluster: ClusterCell,
     raft: RaftCell,
+    refuses_entries: Refuses,
 }
 
 impl Gate {
+    /// Commands would fill the rest of a disk that is full; what holds the cluster together (votes, blank and membership entries)
+    /// goes on. The leader tries again, as with a node that does not answer.
+    fn check_room(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
+        let is_command = |entry: &crate::types::Entry| matches!(entry.payload, EntryPayload::Normal(_));
+        match (self.refuses_entries)().filter(|_| request.entries.iter().any(is_command)) {
+            None => Ok(()),
+            Some(why) => Err(Status::resource_exhausted(why)),
+        }
+    }
+
     fn check(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
         self.cluster.check(route, self.me).map_err(|error| {
             tracing::warn!(%error, "refused a peer message");
@@ -301,14 +324,16 @@ type Refusal = Arc<Mutex<Option<Status>>>;
 fn accepted(
     requests: Streaming<peer::AppendRequest>,
     gate: Gate,
-) -> (impl Stream<Item = openraft::raft::AppendEntriesRequest<crate::types::TypeConfig>> + Send + 'static, Refusal) {
+) -> (impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static, Refusal) {
     let refusal = Refusal::default();
     let slot = refusal.clone();
     let accepted = stream::unfold((requests, gate, slot), |(mut requests, gate, slot)| async move {
         let checked = requests.message().await.and_then(|message| {
             let Some(message) = message else { return Ok(None) };
             gate.check(message.route.as_ref())?;
-            Ok(Some(wire::decode_append(message)?))
+            let request = wire::decode_append(message)?;
+            gate.check_room(&request)?;
+            Ok(Some(request))
         });
         match checked {
             Ok(request) => request.map(|request| (request, (requests, gate, slot))),

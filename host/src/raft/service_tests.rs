@@ -126,6 +126,7 @@ impl TestNode {
             cluster: cluster.clone(),
             raft,
             members,
+            refuses_entries: Arc::new(|| None),
             host: Arc::new(host.clone()),
             snapshots: Arc::new(reached.clone()),
             forward: Arc::new(reached.clone()),

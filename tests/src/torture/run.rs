@@ -220,13 +220,13 @@ impl Run {
         seen: &mut Vec<Operation>,
         ends_at: &mut Option<u64>,
     ) -> Result<()> {
-        nobody_died(cluster)?;
+        nobody_died(cluster).await?;
         seen.extend(load::liveness(cluster, keys.clone(), self.clock, &self.tokens).await?);
         *ends_at = Some(self.clock.now());
         seen.extend(load::final_reads(cluster, keys, self.clock).await?);
         states_agree(cluster).await?;
         self.count_installs(cluster).await?;
-        nobody_died(cluster)
+        nobody_died(cluster).await
     }
 }
 
@@ -243,9 +243,10 @@ impl Run {
     }
 }
 
-fn nobody_died(cluster: &mut Cluster) -> Result<()> {
+async fn nobody_died(cluster: &mut Cluster) -> Result<()> {
     for node in &mut cluster.nodes {
-        if let Some(status) = node.exited()? {
+        if node.has_ended()? {
+            let status = node.wait_exit().await?;
             bail!("{} ended with {status} although nobody struck it:\n{}", node.name, tail(&node.log()));
         }
         ensure!(!node.log().contains("panicked at"), "{} panicked: its log says where", node.name);

@@ -17,7 +17,7 @@ use super::super::{Answer, Machine, Options, QueryCall, StateMachine, WatchCall,
 use super::guest_text::request;
 use crate::codec::{self, Command};
 use crate::guest::{Cause, Component};
-use crate::store::{Checkpoints, DataDir, Log, State, StoreError};
+use crate::store::{Checkpoints, DataDir, Log, Space, State, StoreError};
 use crate::types::{CommittedLeaderId, Entry, Fatal, GROUP, LogId, Membership, NodeMode, Origin};
 
 /// Everything is durable at once.
@@ -52,6 +52,7 @@ pub(super) fn start_in(place: TempDir, gate: Arc<dyn Gate>) -> TestNode {
         state: State::open(&directory, GROUP).unwrap(),
         checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),
         log: Log::open(&directory, GROUP, fatal.clone()).unwrap(),
+        space: Space::open(&directory, 0).unwrap(),
         node: 1,
         boot: 1,
         fatal,

@@ -1,6 +1,5 @@
 //! The log against restarts, damage, a failing disk, a plain model of itself, and openraft's own suite.
 
-use std::fs;
 use std::sync::mpsc;
 
 use bytes::Bytes;
@@ -12,11 +11,10 @@ use proptest::prelude::*;
 use rocksdb::WriteBatch;
 use tempfile::TempDir;
 
-use super::super::columns::{LOG, encode_log_key};
-use super::super::pinned::family;
 use super::*;
 use crate::types::{CommittedLeaderId, EntryData};
 
+mod damage;
 mod suite;
 
 fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
@@ -158,62 +156,6 @@ async fn a_closed_log_refuses_and_wakes_who_waits() {
     assert!(log.blocking_append([entry(1, 1, b"")]).await.is_err());
 }
 
-/// Changes one record of a closed log.
-fn tamper(root: &TempDir, change: impl FnOnce(&DB)) {
-    let path = DataDir::open(root.path()).unwrap().raft();
-    change(&DB::open_cf_descriptors(&options::raft(), path, options::raft_families()).unwrap());
-}
-
-#[tokio::test]
-async fn damage_inside_the_log_is_found_at_open() {
-    let root = tempfile::tempdir().unwrap();
-    let mut log = open(&root).unwrap();
-    append(&mut log, 1, 0..5).await;
-    drop(log);
-    let key = encode_log_key(0, 2);
-    let mut sound = Vec::new();
-    tamper(&root, |database| {
-        sound = database.get_cf(family(database, LOG), key).unwrap().unwrap();
-        let mut flipped = sound.clone();
-        flipped[25] ^= 1;
-        database.put_cf(family(database, LOG), key, flipped).unwrap();
-    });
-    let error = open(&root).err().unwrap();
-    assert!(matches!(error, StoreError::Damaged { .. }));
-    assert!(error.to_string().contains("log entry 2: damaged record: the checksum does not fit"), "{error}");
-    tamper(&root, |database| database.delete_cf(family(database, LOG), key).unwrap());
-    assert!(matches!(open(&root), Err(StoreError::Damaged { .. })), "a hole");
-    tamper(&root, |database| database.put_cf(family(database, LOG), key, &sound).unwrap());
-    open(&root).unwrap();
-}
-
-#[tokio::test]
-async fn a_torn_tail_is_cut_but_not_below_what_was_synced() {
-    let root = tempfile::tempdir().unwrap();
-    let mut log = open(&root).unwrap();
-    for index in 0..5 {
-        append(&mut log, 1, index..index + 1).await;
-    }
-    // What a killed process leaves: a copy made while the log is open, then cut in its last WAL record.
-    let torn = tempfile::tempdir().unwrap();
-    drop(DataDir::open(torn.path()).unwrap());
-    for entry in fs::read_dir(root.path().join("raft")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, torn.path().join("raft").join(path.file_name().unwrap())).unwrap();
-    }
-    let wal = |path: &std::path::Path| path.extension().is_some_and(|extension| extension == "log");
-    let files = fs::read_dir(torn.path().join("raft")).unwrap().map(|entry| entry.unwrap().path());
-    let wal = files.filter(|path| wal(path)).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
-    let file = fs::File::options().write(true).open(&wal).unwrap();
-    file.set_len(file.metadata().unwrap().len() - 3).unwrap();
-    fs::copy(root.path().join("SYNCED"), torn.path().join("SYNCED")).unwrap();
-    let error = open(&torn).err().unwrap();
-    assert!(error.to_string().contains("the last log id on disk"), "{error}");
-    // Without the word that entry 4 had been synced, its record is the tail that a crash may tear.
-    fs::remove_file(torn.path().join("SYNCED")).unwrap();
-    assert_eq!(indexes(&mut open(&torn).unwrap()).await, [(1, 0), (1, 1), (1, 2), (1, 3)]);
-}
-
 /// A disk that waits for leave before each batch, and fails when told to.
 struct Gate {
     disk: Rocks,
@@ -228,16 +170,19 @@ impl Sink for Gate {
             Err(StoreError::Io { doing: "write", path: "disk".into(), source: io::Error::other("no space left") })
         }
     }
+
+    fn path(&self) -> &std::path::Path {
+        self.disk.path()
+    }
 }
 
 fn gated(root: &TempDir) -> (Log, mpsc::Sender<bool>, Fatal) {
     let directory = DataDir::open(root.path()).unwrap();
-    let database =
-        Arc::new(DB::open_cf_descriptors(&options::raft(), directory.raft(), options::raft_families()).unwrap());
+    let opened = opening::open(&directory, 0).unwrap();
     let (sender, leave) = mpsc::channel();
-    let sink = Gate { disk: Rocks::new(database.clone(), directory.raft()), leave };
+    let sink = Gate { disk: Rocks::new(opened.database.clone(), directory.raft()), leave };
     let fatal = Fatal::default();
-    let log = Log::with_sink(&directory, 0, fatal.clone(), database, sink).unwrap();
+    let log = Log::with_sink(&directory, 0, fatal.clone(), opened, sink).unwrap();
     (log, sender, fatal)
 }
 
