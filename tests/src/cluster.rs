@@ -6,9 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::eventually;
+use crate::network::Network;
 use crate::pb::{
     AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest, RemoveServerRequest,
 };
+use crate::place::Place;
 use crate::process::{NodeProcess, Options};
 
 /// Nodes in one temporary directory, which goes with the value.
@@ -17,6 +19,7 @@ pub struct Cluster {
     pub nodes: Vec<NodeProcess>,
     directory: TempDir,
     disk: Option<PathBuf>,
+    network: Option<Network>,
 }
 
 /// A formed cluster of `size` voters with the KV, all running.
@@ -31,10 +34,22 @@ pub async fn formed_of(size: usize, member: Options) -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// A formed cluster of `size` voters with the KV, in a network whose links can be cut.
+pub async fn formed_in(network: Network, size: usize, more: &[&str]) -> Result<Cluster> {
+    let mut cluster = Cluster::inside(network)?;
+    cluster.form(size, &Options::member().with(more)).await?;
+    Ok(cluster)
+}
+
 impl Cluster {
     /// No node yet.
     pub fn new() -> Result<Cluster> {
-        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()?, disk: None })
+        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()?, disk: None, network: None })
+    }
+
+    /// No node yet; all that come are in a network whose links can be cut.
+    pub fn inside(network: Network) -> Result<Cluster> {
+        Ok(Cluster { network: Some(network), ..Cluster::new()? })
     }
 
     /// Starts `size` nodes alike and makes voters of them, the first one bootstrapping.
@@ -66,11 +81,20 @@ impl Cluster {
         self.directory.path()
     }
 
+    /// The network of [`formed_in`].
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("formed by formed_in")
+    }
+
     /// Plans another node and says its place.
     pub fn push(&mut self, options: Options) -> Result<usize> {
         let n = self.nodes.len();
         let name = format!("node{}", char::from(b'A' + n as u8));
-        let mut node = NodeProcess::new(&name, self.directory.path(), options)?;
+        let place = match &mut self.network {
+            Some(network) => network.place()?,
+            None => Place::on_loopback()?,
+        };
+        let mut node = NodeProcess::at(place, &name, self.directory.path(), options);
         if let Some(disk) = &self.disk {
             node.data_dir.clone_from(disk);
         }

@@ -2,10 +2,15 @@
 //! It waits for conditions, never for a duration, and leaves nothing behind. It knows nothing of the host's insides.
 
 mod cluster;
+mod load;
+mod network;
+mod place;
 mod process;
 pub mod torture;
 
-pub use cluster::{Cluster, formed, formed_of};
+pub use cluster::{Cluster, formed, formed_in, formed_of};
+pub use load::{Failure, Load, Seen, Written};
+pub use network::{Cut, Network, in_network};
 pub use process::{NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
 
 use std::future::Future;

@@ -1,34 +1,17 @@
 //! One node process: its reserved ports, its directory, its log; start, kill, stop, restart.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use socket2::{Domain, Socket, Type};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::pb::example_client::ExampleClient;
 use crate::pb::raft_manager_client::RaftManagerClient;
+use crate::place::Place;
 use crate::{PATIENCE, eventually};
-
-/// A port that the system picked and keeps for us: bound but never listening, so a node may listen on it, and nobody else gets it.
-struct Reserved {
-    _socket: Socket,
-    address: SocketAddr,
-}
-
-impl Reserved {
-    fn new() -> Result<Reserved> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        let address = socket.local_addr()?.as_socket().context("an inet socket has an inet address")?;
-        Ok(Reserved { _socket: socket, address })
-    }
-}
 
 /// What a node is started with beside its id and addresses.
 #[derive(Clone, Debug)]
@@ -91,10 +74,8 @@ pub struct NodeProcess {
     side_dir: PathBuf,
     /// What the next start uses.
     pub options: Options,
-    grpc: Reserved,
-    raft: Reserved,
-    http: Reserved,
     child: Option<Child>,
+    place: Place,
 }
 
 impl Drop for NodeProcess {
@@ -110,33 +91,36 @@ impl Drop for NodeProcess {
 }
 
 impl NodeProcess {
-    /// Reserves addresses. Nothing runs yet.
+    /// Reserves addresses on loopback. Nothing runs yet.
     pub fn new(name: &str, data_dir: &Path, options: Options) -> Result<NodeProcess> {
-        Ok(NodeProcess {
+        Ok(NodeProcess::at(Place::on_loopback()?, name, data_dir, options))
+    }
+
+    /// At addresses that were chosen.
+    pub(crate) fn at(place: Place, name: &str, data_dir: &Path, options: Options) -> NodeProcess {
+        NodeProcess {
             name: name.to_string(),
             data_dir: data_dir.to_path_buf(),
             side_dir: data_dir.to_path_buf(),
             options,
-            grpc: Reserved::new()?,
-            raft: Reserved::new()?,
-            http: Reserved::new()?,
             child: None,
-        })
+            place,
+        }
     }
 
     /// The client address.
     pub fn grpc_addr(&self) -> String {
-        self.grpc.address.to_string()
+        self.place.grpc.to_string()
     }
 
     /// The peer address.
     pub fn raft_addr(&self) -> String {
-        self.raft.address.to_string()
+        self.place.raft.to_string()
     }
 
     /// Address of `/livez`, `/readyz` and `/metrics`.
     pub fn http_addr(&self) -> String {
-        self.http.address.to_string()
+        self.place.http.to_string()
     }
 
     /// The arguments of a start.
@@ -157,6 +141,10 @@ impl NodeProcess {
         // The disk of the machine that runs the tests is not under test, unless a scenario says so.
         if !self.options.more.iter().any(|word| word.starts_with("--min_free_bytes")) {
             words.push("--min_free_bytes=0".into());
+        }
+        if self.place.namespace.is_some() {
+            // Not loopback, but nobody else's network either.
+            words.push("--insecure".into());
         }
         words.extend(self.options.more.iter().cloned());
         words
@@ -199,15 +187,18 @@ impl NodeProcess {
         }
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let program = &self.options.program;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(self.arguments())
             .env("LOCKSTEP_FAILPOINTS", self.failpoints_path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("{} does not start", program.display()))?;
-        self.child = Some(child);
+            .stderr(log);
+        let child = match &self.place.namespace {
+            Some(namespace) => namespace.enter(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        self.child = Some(child.with_context(|| format!("{} does not start", program.display()))?);
         Ok(())
     }
 

@@ -19,6 +19,8 @@ cargo xtask <command>
   guests   builds the guests only: build/kv.wasm
   setup    installs what is missing, or names it
   torture  [--seconds N] [--cycles N] [--seed S] [--faults LIST]  faults under load, every answer checked; --help tells more
+  faults   [rounds] [--seed N] [case...]  how long clients wait for a write when a leader dies, is stopped, paused or cut off, when
+           all die, when all are restarted in turn: a table in Markdown. Cases: kill stop pause kill-all rolling cut-off one-way refused
   bench    [seconds]  first throughput figures of a fresh three-node cluster on this machine
 ";
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["guests"] => setup::wasm_target().and_then(|()| guests()),
         ["setup"] => setup::all(),
         ["torture", options @ ..] => torture(options),
+        ["faults", words @ ..] => build().and_then(|()| faults(words)),
         ["bench"] => build().and_then(|()| demo::bench(5)),
         ["bench", seconds] => parse_seconds(seconds).and_then(|seconds| build().and_then(|()| demo::bench(seconds))),
         [] | ["help" | "--help" | "-h"] => {
@@ -123,6 +126,11 @@ fn place(from: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
+fn faults(words: &[&str]) -> Result<()> {
+    let program = ["run", "--locked", "--release", "--package", "lockstep-tests", "--bin", "faults", "--"];
+    cargo(&[&program, words].concat())
+}
+
 /// What only tests run: the node with its failpoints, which can be made to crash between two steps, and the guest whose answers
 /// tell their history.
 fn test_programs() -> Result<()> {
@@ -135,9 +143,8 @@ fn test_programs() -> Result<()> {
 fn torture(options: &[&str]) -> Result<()> {
     setup::all()?;
     test_programs()?;
-    let mut arguments = vec!["run", "--locked", "--release", "--package", "lockstep-tests", "--bin", "torture", "--"];
-    arguments.extend_from_slice(options);
-    cargo(&arguments)
+    let program = ["run", "--locked", "--release", "--package", "lockstep-tests", "--bin", "torture", "--"];
+    cargo(&[&program, options].concat())
 }
 
 fn test(filter: &[&str]) -> Result<()> {

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::load::Load;
 use super::plan::{Fault, FaultKind};
 use super::points::{Point, Role, Setup};
-use crate::{Cluster, NodeProcess, Options, eventually};
+use crate::{Cluster, Cut, NodeProcess, Options, eventually};
 
 /// Writes that must be acknowledged while a fault lasts that leaves a majority.
 const PROGRESS: u64 = 20;
@@ -35,6 +35,18 @@ pub async fn strike(cluster: &mut Cluster, fault: &Fault, load: &Load) -> Result
         }
         FaultKind::FallBehind => fall_behind(cluster, fault).await,
         FaultKind::GrowAndShrink => grow_and_shrink(cluster, load).await,
+        FaultKind::CutOffLeader => {
+            let leader = cluster.leader().await?;
+            let before = term(&cluster.nodes[leader]).await?;
+            let words = cut_off(cluster, leader, fault.hold, load).await?;
+            is_replaced(&cluster.nodes[leader], before).await?;
+            Ok(words)
+        }
+        FaultKind::CutOffFollower => {
+            let follower = follower(cluster, fault.draw).await?;
+            cut_off(cluster, follower, fault.hold, load).await
+        }
+        FaultKind::CutOneWay => cut_one_way(cluster, fault).await,
         FaultKind::Crash => {
             let (point, role) = fault.point.context("no crash point is known")?;
             crash(cluster, point, role, fault, load).await
@@ -113,13 +125,40 @@ async fn pause_leader(cluster: &mut Cluster, hold: Duration) -> Result<String> {
     let leader = cluster.leader().await?;
     let before = term(&cluster.nodes[leader]).await?;
     let words = pause(&cluster.nodes[leader], hold).await?;
+    is_replaced(&cluster.nodes[leader], before).await?;
+    Ok(words)
+}
+
+async fn is_replaced(leader: &NodeProcess, term_before: u64) -> Result<()> {
     eventually("a leader that was silent for seconds is replaced", || async {
-        let now = term(&cluster.nodes[leader]).await?;
-        ensure!(now > before, "term {now}, as before");
+        let now = term(leader).await?;
+        ensure!(now > term_before, "term {now}, as before");
         Ok(())
     })
-    .await?;
-    Ok(words)
+    .await
+}
+
+/// Clients reach the node all the time; its peers do not.
+async fn cut_off(cluster: &Cluster, n: usize, hold: Duration, load: &Load) -> Result<String> {
+    cluster.network().isolate(n)?;
+    sleep(hold).await;
+    let progress = load.progress(PROGRESS).await;
+    cluster.network().heal()?;
+    progress.context("a majority is connected")?;
+    Ok(format!("{} for {hold:.1?}", cluster.nodes[n].name))
+}
+
+async fn cut_one_way(cluster: &Cluster, fault: &Fault) -> Result<String> {
+    let size = cluster.nodes.len();
+    let n = fault.draw as usize % size;
+    let sends = fault.draw >> 32 & 1 == 0;
+    let others = (0..size).filter(|other| *other != n);
+    let cut = |other| if sends { Cut::Lost { from: n, to: other } } else { Cut::Lost { from: other, to: n } };
+    cluster.network().cut(&others.map(cut).collect::<Vec<_>>())?;
+    sleep(fault.hold).await;
+    cluster.network().heal()?;
+    let direction = if sends { "is not heard" } else { "does not hear" };
+    Ok(format!("{} {direction} for {:.1?}", cluster.nodes[n].name, fault.hold))
 }
 
 async fn term(node: &NodeProcess) -> Result<u64> {

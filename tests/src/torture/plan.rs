@@ -60,6 +60,12 @@ pub enum FaultKind {
     FallBehind,
     /// A node is added under load, and removed again.
     GrowAndShrink,
+    /// The leader is cut off from the others, both ways, for seconds.
+    CutOffLeader,
+    /// The same for a follower.
+    CutOffFollower,
+    /// What one node sends to the others is lost, or what they send to it.
+    CutOneWay,
     /// A crash at a point before or after a durable step.
     Crash,
     /// A durable step fails with EIO: the node ends itself and says why.
@@ -68,7 +74,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 11] = [
+    pub const ALL: [FaultKind; 14] = [
         FaultKind::KillLeader,
         FaultKind::KillFollower,
         FaultKind::KillAll,
@@ -78,9 +84,22 @@ impl FaultKind {
         FaultKind::PauseFollower,
         FaultKind::FallBehind,
         FaultKind::GrowAndShrink,
+        FaultKind::CutOffLeader,
+        FaultKind::CutOffFollower,
+        FaultKind::CutOneWay,
         FaultKind::Crash,
         FaultKind::SyncError,
     ];
+
+    /// Whether it takes a network that can be cut.
+    pub fn needs_network(self) -> bool {
+        matches!(self, FaultKind::CutOffLeader | FaultKind::CutOffFollower | FaultKind::CutOneWay)
+    }
+
+    /// Whether it lasts for seconds: long enough for an election.
+    fn lasts(self) -> bool {
+        self.needs_network() || matches!(self, FaultKind::PauseLeader | FaultKind::PauseFollower)
+    }
 
     /// How often it comes up in a round: crash points are many.
     pub fn weight(self) -> usize {
@@ -102,6 +121,9 @@ impl FaultKind {
             FaultKind::PauseFollower => "pause-follower",
             FaultKind::FallBehind => "fall-behind",
             FaultKind::GrowAndShrink => "grow-and-shrink",
+            FaultKind::CutOffLeader => "cut-off-leader",
+            FaultKind::CutOffFollower => "cut-off-follower",
+            FaultKind::CutOneWay => "cut-one-way",
             FaultKind::Crash => "crash",
             FaultKind::SyncError => "sync-error",
         }
@@ -188,10 +210,8 @@ impl Iterator for Plan {
             FaultKind::SyncError => self.errors.draw(&mut self.random),
             _ => None,
         };
-        let hold = match kind {
-            FaultKind::PauseLeader | FaultKind::PauseFollower => self.random.millis(2_000, 5_000),
-            _ => self.random.millis(0, 1_000),
-        };
+        let (from, to) = if kind.lasts() { (2_000, 5_000) } else { (0, 1_000) };
+        let hold = self.random.millis(from, to);
         Some(Fault { kind, draw: self.random.next(), lead: self.random.millis(0, 500), hold, point })
     }
 }

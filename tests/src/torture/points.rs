@@ -39,13 +39,46 @@ const fn point(name: &'static str, setup: Setup) -> Point {
 }
 
 /// Before and after each durable step.
-pub const CRASHES: &[Point] = &[point("log-before-sync", Setup::Load), point("log-after-sync", Setup::Load)];
+pub const CRASHES: &[Point] = &[
+    point("log-before-sync", Setup::Load),
+    point("log-after-sync", Setup::Load),
+    point("vote-before-sync", Setup::Election),
+    point("vote-after-sync", Setup::Election),
+    point("truncate-before-sync", Setup::Rejoin),
+    point("truncate-after-sync", Setup::Rejoin),
+    point("purge-before-sync", Setup::Load),
+    point("purge-after-sync", Setup::Load),
+    point("synced-before-write", Setup::Load),
+    point("synced-after-write", Setup::Load),
+    point("state-before-flush", Setup::Load),
+    point("state-after-flush", Setup::Load),
+    point("checkpoint-before-make", Setup::Load),
+    point("checkpoint-before-publish", Setup::Load),
+    point("checkpoint-after-publish", Setup::Load),
+    point("install-before-flush", Setup::Install),
+    point("install-before-current", Setup::Install),
+    point("install-after-current", Setup::Install),
+];
 
-/// Steps that fail with EIO: a node that cannot sync must acknowledge nothing more and end.
-pub const ERRORS: &[Point] = &[point("log-before-sync", Setup::Load)];
+/// Steps that fail with EIO: a node whose disk fails must acknowledge nothing more and end.
+pub const ERRORS: &[Point] = &[
+    point("log-before-sync", Setup::Load),
+    point("log-after-sync", Setup::Load),
+    point("vote-before-sync", Setup::Election),
+    point("truncate-before-sync", Setup::Rejoin),
+    point("purge-before-sync", Setup::Load),
+    point("synced-before-write", Setup::Load),
+    point("state-before-flush", Setup::Load),
+    point("state-read", Setup::Load),
+    point("install-before-current", Setup::Install),
+];
 
-/// Points of the host that are no crash points, with what they are for.
+/// Points of the host that the torture does not strike, with what they are for.
 pub const OTHERS: &[(&str, &str)] = &[
+    ("identity-before-sync", "a first start or a join: no load is there yet"),
+    ("identity-after-sync", "a first start or a join: no load is there yet"),
+    ("log-read", "reads of what is no longer in memory: the store's scenarios fail them"),
+    ("view-read", "reads of queries: the store's scenarios fail them"),
     ("log-skip-sync", "planted: the log is written and not synced"),
     ("peer-skip-append", "planted: a follower says to have stored what it did not"),
     ("read-skip-index", "planted: a linearizable read asks no leader"),

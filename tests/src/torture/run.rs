@@ -12,7 +12,7 @@ use super::judge::Verdict;
 use super::load::{self, Load, LoadOptions, Session, Tokens};
 use super::nemesis;
 use super::plan::{Fault, FaultKind, Plan};
-use crate::{Cluster, Options as NodeOptions, PATIENCE, formed_of};
+use crate::{Cluster, Network, Options as NodeOptions, PATIENCE};
 
 /// Cycles on one cluster, before another begins.
 const CYCLES_PER_CLUSTER: u64 = 25;
@@ -84,10 +84,19 @@ impl std::fmt::Display for Summary {
 }
 
 /// Runs to a limit, or until Ctrl-C. An error is a violation or a fault that could not be brought about; it names what was kept for
-/// inspection.
+/// inspection. Faults that need a network to cut are left out, with a notice, where the system allows none.
 pub fn run(options: &Options) -> Result<Summary> {
+    let mut kinds = options.kinds.clone();
+    if kinds.iter().any(|kind| kind.needs_network())
+        && let Err(reason) = Network::available()
+    {
+        println!("NOTICE: no network is cut, because {reason}");
+        kinds.retain(|kind| !kind.needs_network());
+        ensure!(!kinds.is_empty(), "no fault is left");
+    }
     let mut run = Run {
-        plan: Plan::new(options.seed, &options.kinds),
+        plan: Plan::new(options.seed, &kinds),
+        in_network: kinds.iter().any(|kind| kind.needs_network()),
         options: options.clone(),
         began: Instant::now(),
         clock: Clock::start(),
@@ -97,13 +106,11 @@ pub fn run(options: &Options) -> Result<Summary> {
     };
     while !run.is_over() {
         // A runtime for each cluster: its clients end with it.
-        tokio::runtime::Runtime::new()?.block_on(async {
-            tokio::select! {
-                done = run.one_cluster() => done,
-                // The nodes go with the cluster.
-                _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-            }
-        })?;
+        if run.in_network {
+            Network::run(|network| async { run.interruptible(Cluster::inside(network)?).await })?;
+        } else {
+            tokio::runtime::Runtime::new()?.block_on(async { run.interruptible(Cluster::new()?).await })?;
+        }
     }
     Ok(run.summary)
 }
@@ -111,6 +118,7 @@ pub fn run(options: &Options) -> Result<Summary> {
 struct Run {
     options: Options,
     plan: Plan,
+    in_network: bool,
     began: Instant,
     clock: Clock,
     tokens: Tokens,
@@ -125,12 +133,20 @@ impl Run {
             || self.options.cycles.is_some_and(|cycles| self.summary.cycles >= cycles)
     }
 
-    async fn one_cluster(&mut self) -> Result<()> {
+    async fn interruptible(&mut self, cluster: Cluster) -> Result<()> {
+        tokio::select! {
+            done = self.one_cluster(cluster) => done,
+            // The nodes go with the cluster.
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    }
+
+    async fn one_cluster(&mut self, mut cluster: Cluster) -> Result<()> {
         let default = SIZES[self.summary.clusters as usize % SIZES.len()];
         let size = self.options.nodes.unwrap_or(default);
         let planted = self.options.planted.clone();
         let node = NodeOptions { planted, ..NodeOptions::tortured() };
-        let mut cluster = formed_of(size, node.with(&TIGHT)).await?;
+        cluster.form(size, &node.with(&TIGHT)).await?;
         self.summary.clusters += 1;
         self.restored.clear();
         let mut memory = Memory::default();
