@@ -15,7 +15,7 @@ fn a_short_run_finds_nothing() -> Result<()> {
     let _turn = crate::ONE_AT_A_TIME.blocking_lock();
     let options = Options {
         seed: SEED,
-        time: Some(Duration::from_secs(40)),
+        time: Some(Duration::from_secs(25)),
         cycles: Some(FaultKind::ALL.len() as u64),
         kinds: FaultKind::ALL.to_vec(),
         nodes: Some(3),

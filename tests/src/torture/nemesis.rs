@@ -151,7 +151,7 @@ async fn cut_off(cluster: &Cluster, n: usize, hold: Duration, load: &Load) -> Re
 async fn cut_one_way(cluster: &Cluster, fault: &Fault) -> Result<String> {
     let size = cluster.nodes.len();
     let n = fault.draw as usize % size;
-    let sends = fault.draw >> 32 & 1 == 0;
+    let sends = (fault.draw >> 32) & 1 == 0;
     let others = (0..size).filter(|other| *other != n);
     let cut = |other| if sends { Cut::Lost { from: n, to: other } } else { Cut::Lost { from: other, to: n } };
     cluster.network().cut(&others.map(cut).collect::<Vec<_>>())?;

@@ -24,7 +24,7 @@ const SIZES: [usize; 4] = [3, 3, 3, 5];
 const KEYS: u32 = 16;
 
 /// Clients of one node.
-const CLIENTS_PER_NODE: u32 = 2;
+const CLIENTS_PER_NODE: u32 = 4;
 
 /// Writes acknowledged before the fault, and again after it.
 const PROGRESS: u64 = 50;
@@ -106,10 +106,11 @@ pub fn run(options: &Options) -> Result<Summary> {
     };
     while !run.is_over() {
         // A runtime for each cluster: its clients end with it.
-        if run.in_network {
-            Network::run(|network| async { run.interruptible(Cluster::inside(network)?).await })?;
+        let turn = &mut run;
+        if turn.in_network {
+            Network::run(move |network| async move { turn.interruptible(Cluster::inside(network)?).await })?;
         } else {
-            tokio::runtime::Runtime::new()?.block_on(async { run.interruptible(Cluster::new()?).await })?;
+            tokio::runtime::Runtime::new()?.block_on(async { turn.interruptible(Cluster::new()?).await })?;
         }
     }
     Ok(run.summary)
