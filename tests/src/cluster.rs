@@ -1,6 +1,7 @@
 //! Several nodes as one cluster: formed as an operator forms it, asked as a client asks it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -12,13 +13,14 @@ use crate::pb::{
 };
 use crate::place::Place;
 use crate::process::{NodeProcess, Options};
+use crate::torture::disk::Disk;
 
 /// Nodes in one temporary directory, which goes with the value.
 pub struct Cluster {
     /// In the order they were added; names are nodeA, nodeB, ...
     pub nodes: Vec<NodeProcess>,
     directory: TempDir,
-    disk: Option<PathBuf>,
+    disk: Option<Disk>,
     network: Option<Network>,
 }
 
@@ -64,14 +66,32 @@ impl Cluster {
         self.everyone_knows_everyone().await
     }
 
-    /// The nodes' data on another disk from the next [`Cluster::push`] on; their logs stay where they are.
-    pub fn on_disk(&mut self, disk: &Path) {
-        self.disk = Some(disk.to_path_buf());
+    /// The data of all nodes to come on a disk that can lose its power; their logs stay where they are.
+    pub fn on_disk(&mut self, disk: Disk) {
+        self.disk = Some(disk);
     }
 
-    /// Ends all nodes and keeps their directory, for inspection.
+    /// Whether the nodes' data is on a disk that can lose its power.
+    pub fn has_power_to_cut(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// What no node has synced is gone. All nodes are dead.
+    pub fn cut_power(&self) -> Result<()> {
+        ensure!(self.nodes.iter().all(|node| !node.running()), "a node runs without power");
+        self.disk.as_ref().context("an ordinary disk")?.cut_power();
+        Ok(())
+    }
+
+    /// Ends all nodes and keeps their directory, for inspection; what is on the other disk is copied to `disk` in there.
     pub fn keep(mut self) -> PathBuf {
         self.nodes.clear();
+        if let Some(disk) = &self.disk {
+            let copied = Command::new("cp").arg("-r").arg(disk.path()).arg(self.directory.path().join("disk")).status();
+            if !copied.is_ok_and(|status| status.success()) {
+                eprintln!("what was on the disk could not be kept");
+            }
+        }
         self.directory.disable_cleanup(true);
         self.directory.path().to_path_buf()
     }
@@ -96,7 +116,7 @@ impl Cluster {
         };
         let mut node = NodeProcess::at(place, &name, self.directory.path(), options);
         if let Some(disk) = &self.disk {
-            node.data_dir.clone_from(disk);
+            node.data_dir = disk.path().to_path_buf();
         }
         self.nodes.push(node);
         Ok(n)

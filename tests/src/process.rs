@@ -13,6 +13,9 @@ use crate::pb::raft_manager_client::RaftManagerClient;
 use crate::place::Place;
 use crate::{PATIENCE, eventually};
 
+/// Lines of a node's log that a message quotes.
+const LAST_LINES: usize = 60;
+
 /// What a node is started with beside its id and addresses.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -84,7 +87,7 @@ impl Drop for NodeProcess {
             drop(child.kill());
             drop(child.wait());
             if std::thread::panicking() {
-                eprintln!("--- log of {}:\n{}", self.name, self.log());
+                eprintln!("--- log of {}:\n{}", self.name, self.last_words());
             }
         }
     }
@@ -161,10 +164,10 @@ impl NodeProcess {
         let deadline = Instant::now() + PATIENCE;
         while !self.answers().await {
             if let Some(status) = self.exited()? {
-                bail!("{} ended with {status} instead of serving:\n{}", self.name, self.log());
+                bail!("{} ended with {status} instead of serving:\n{}", self.name, self.last_words());
             }
             if Instant::now() > deadline {
-                bail!("{} does not answer on {}:\n{}", self.name, self.grpc_addr(), self.log());
+                bail!("{} does not answer on {}:\n{}", self.name, self.grpc_addr(), self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -225,6 +228,13 @@ impl NodeProcess {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// The end of that, for messages.
+    pub fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+    }
+
     /// SIGKILL, and reaped.
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().context("not running")?;
@@ -258,7 +268,7 @@ impl NodeProcess {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("{} did not end:\n{}", self.name, self.log());
+                bail!("{} did not end:\n{}", self.name, self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -42,9 +42,9 @@ impl Seen {
 }
 
 /// All nodes lose their power at once, under load.
-async fn power_loss(disk: &Disk, plant: &[&str]) -> Result<Verdict> {
+async fn power_loss(disk: Disk, plant: &[&str]) -> Result<Verdict> {
     let mut cluster = Cluster::new()?;
-    cluster.on_disk(disk.path());
+    cluster.on_disk(disk);
     cluster.form(3, &Options::tortured()).await?;
     for node in &cluster.nodes {
         node.fail_at(plant)?;
@@ -55,7 +55,7 @@ async fn power_loss(disk: &Disk, plant: &[&str]) -> Result<Verdict> {
     for node in &mut cluster.nodes {
         node.kill()?;
     }
-    disk.cut_power();
+    cluster.cut_power()?;
     for node in &mut cluster.nodes {
         node.fail_at(&[])?;
         node.spawn()?;
@@ -71,10 +71,10 @@ async fn power_loss(disk: &Disk, plant: &[&str]) -> Result<Verdict> {
 async fn a_log_that_is_not_synced_is_seen_when_the_power_fails() -> Result<()> {
     let _turn = crate::ONE_AT_A_TIME.lock().await;
     let Some(disk) = Disk::mount()? else { return Ok(()) };
-    let sound = power_loss(&disk, &[]).await.context("with every sync")?;
+    let sound = power_loss(disk, &[]).await.context("with every sync")?;
     assert!(sound.passed(), "{sound}");
     let Some(disk) = Disk::mount()? else { return Ok(()) };
-    let planted = power_loss(&disk, &["log-skip-sync=return(error)"]).await.context("without syncs")?;
+    let planted = power_loss(disk, &["log-skip-sync=return(error)"]).await.context("without syncs")?;
     let lost = |violation: &String| violation.contains("lost or stale") || violation.contains("fork");
     assert!(planted.chain.iter().any(lost) && !planted.wgl.is_empty(), "not seen: {planted}");
     Ok(())

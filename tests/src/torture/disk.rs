@@ -45,7 +45,7 @@ impl Disk {
         match mounted {
             Ok(session) => Ok(Some(Disk { files, session: Some(session), point })),
             Err(error) if is_refusal(&error) => {
-                eprintln!("NOTICE: skipped, because FUSE cannot be mounted here: {error}");
+                println!("NOTICE: no power is cut, because FUSE cannot be mounted here: {error}");
                 Ok(None)
             }
             Err(error) => Err(error).context("mounting a disk in memory"),

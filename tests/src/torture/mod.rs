@@ -14,6 +14,9 @@
 pub mod chain;
 #[cfg(target_os = "linux")]
 pub mod disk;
+#[cfg(not(target_os = "linux"))]
+#[path = "disk_nowhere.rs"]
+pub mod disk;
 pub mod history;
 pub mod judge;
 pub mod load;

@@ -29,6 +29,7 @@ pub async fn strike(cluster: &mut Cluster, fault: &Fault, load: &Load) -> Result
             kill_one(cluster, follower, load).await
         }
         FaultKind::KillAll => kill_all(cluster).await,
+        FaultKind::CutPower => cut_power(cluster).await,
         FaultKind::KillTwo => kill_two(cluster, fault).await,
         FaultKind::StopLeader => stop_leader(cluster, load).await,
         FaultKind::PauseLeader => pause_leader(cluster, fault.hold).await,
@@ -85,6 +86,18 @@ async fn kill_all(cluster: &mut Cluster) -> Result<String> {
     for node in &mut cluster.nodes {
         node.kill()?;
     }
+    start_all(cluster).await
+}
+
+async fn cut_power(cluster: &mut Cluster) -> Result<String> {
+    for node in &mut cluster.nodes {
+        node.kill()?;
+    }
+    cluster.cut_power()?;
+    start_all(cluster).await
+}
+
+async fn start_all(cluster: &mut Cluster) -> Result<String> {
     for node in &mut cluster.nodes {
         node.spawn()?;
     }

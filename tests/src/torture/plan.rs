@@ -48,6 +48,8 @@ pub enum FaultKind {
     KillFollower,
     /// SIGKILL of every node at once.
     KillAll,
+    /// The same, and with it everything that was not synced is lost.
+    CutPower,
     /// SIGKILL of any node, and of another while the first one starts.
     KillTwo,
     /// SIGTERM of the leader, which must end with exit code 0.
@@ -74,10 +76,11 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [FaultKind; 14] = [
+    pub const ALL: [FaultKind; 15] = [
         FaultKind::KillLeader,
         FaultKind::KillFollower,
         FaultKind::KillAll,
+        FaultKind::CutPower,
         FaultKind::KillTwo,
         FaultKind::StopLeader,
         FaultKind::PauseLeader,
@@ -115,6 +118,7 @@ impl FaultKind {
             FaultKind::KillLeader => "kill-leader",
             FaultKind::KillFollower => "kill-follower",
             FaultKind::KillAll => "kill-all",
+            FaultKind::CutPower => "cut-power",
             FaultKind::KillTwo => "kill-two",
             FaultKind::StopLeader => "stop-leader",
             FaultKind::PauseLeader => "pause-leader",

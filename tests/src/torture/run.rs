@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::disk::Disk;
 use super::history::{self, Clock, Counts, Kind, Operation, Outcome, Record};
 use super::judge::Verdict;
 use super::load::{self, Load, LoadOptions, Session, Tokens};
@@ -86,17 +87,12 @@ impl std::fmt::Display for Summary {
 /// Runs to a limit, or until Ctrl-C. An error is a violation or a fault that could not be brought about; it names what was kept for
 /// inspection. Faults that need a network to cut are left out, with a notice, where the system allows none.
 pub fn run(options: &Options) -> Result<Summary> {
-    let mut kinds = options.kinds.clone();
-    if kinds.iter().any(|kind| kind.needs_network())
-        && let Err(reason) = Network::available()
-    {
-        println!("NOTICE: no network is cut, because {reason}");
-        kinds.retain(|kind| !kind.needs_network());
-        ensure!(!kinds.is_empty(), "no fault is left");
-    }
+    let kinds = possible(&options.kinds)?;
     let mut run = Run {
         plan: Plan::new(options.seed, &kinds),
         in_network: kinds.iter().any(|kind| kind.needs_network()),
+        cuts_power: kinds.contains(&FaultKind::CutPower),
+        only_cuts_power: kinds == [FaultKind::CutPower],
         options: options.clone(),
         began: Instant::now(),
         clock: Clock::start(),
@@ -116,10 +112,28 @@ pub fn run(options: &Options) -> Result<Summary> {
     Ok(run.summary)
 }
 
+/// The faults that this system lets us bring about.
+fn possible(kinds: &[FaultKind]) -> Result<Vec<FaultKind>> {
+    let mut kinds = kinds.to_vec();
+    if kinds.iter().any(|kind| kind.needs_network())
+        && let Err(reason) = Network::available()
+    {
+        println!("NOTICE: no network is cut, because {reason}");
+        kinds.retain(|kind| !kind.needs_network());
+    }
+    if kinds.contains(&FaultKind::CutPower) && Disk::mount()?.is_none() {
+        kinds.retain(|kind| *kind != FaultKind::CutPower);
+    }
+    ensure!(!kinds.is_empty(), "no fault is left");
+    Ok(kinds)
+}
+
 struct Run {
     options: Options,
     plan: Plan,
     in_network: bool,
+    cuts_power: bool,
+    only_cuts_power: bool,
     began: Instant,
     clock: Clock,
     tokens: Tokens,
@@ -143,6 +157,13 @@ impl Run {
     }
 
     async fn one_cluster(&mut self, mut cluster: Cluster) -> Result<()> {
+        // Half of the clusters have the machine's own disk, whose syncs take time.
+        if self.cuts_power
+            && (self.only_cuts_power || self.summary.clusters % 2 == 1)
+            && let Some(disk) = Disk::mount()?
+        {
+            cluster.on_disk(disk);
+        }
         let default = SIZES[self.summary.clusters as usize % SIZES.len()];
         let size = self.options.nodes.unwrap_or(default);
         let planted = self.options.planted.clone();
@@ -166,7 +187,8 @@ impl Run {
     }
 
     async fn cycle(&mut self, cluster: &mut Cluster, memory: &mut Memory) -> Result<()> {
-        let fault = self.plan.next().context("a plan has no end")?;
+        let possible = |fault: &Fault| fault.kind != FaultKind::CutPower || cluster.has_power_to_cut();
+        let fault = self.plan.find(possible).context("a plan has no end")?;
         let cycle = self.summary.cycles;
         let history = cluster.directory().join(format!("history-{cycle}.jsonl"));
         let name = fault.kind.name();
@@ -264,16 +286,11 @@ async fn nobody_died(cluster: &mut Cluster) -> Result<()> {
     for node in &mut cluster.nodes {
         if node.has_ended()? {
             let status = node.wait_exit().await?;
-            bail!("{} ended with {status} although nobody struck it:\n{}", node.name, tail(&node.log()));
+            bail!("{} ended with {status} although nobody struck it:\n{}", node.name, node.last_words());
         }
         ensure!(!node.log().contains("panicked at"), "{} panicked: its log says where", node.name);
     }
     Ok(())
-}
-
-fn tail(log: &str) -> String {
-    let lines: Vec<&str> = log.lines().collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
 /// Waits until every node has applied the same index, and wants one state hash.
