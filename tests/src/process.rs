@@ -87,7 +87,7 @@ impl Drop for NodeProcess {
             drop(child.kill());
             drop(child.wait());
             if std::thread::panicking() {
-                eprintln!("--- log of {}:\n{}", self.name, self.last_words());
+                eprintln!("--- log of {}:\n{}", self.name, self.log());
             }
         }
     }
