@@ -118,3 +118,29 @@ async fn a_newer_format_is_refused_by_name() -> Result<()> {
     assert!(said.contains("FORMAT has data format 9, this version reads up to 1"), "{said}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_damaged_state_is_refused_and_made_again_from_snapshot_and_log() -> Result<()> {
+    let flags = ["--snapshot_threshold=20", "--snapshot_interval=1s", "--trailing_logs=5", "--trailing_entries_min=5"];
+    let mut cluster = formed(1, &flags).await?;
+    eventually("the log is purged, so that the log alone cannot make the state again", || async {
+        cluster.add(0, "key", "value").await?;
+        let stat = cluster.nodes[0].stat().await?;
+        anyhow::ensure!(stat["raft"]["purged_index"].as_u64() > Some(0), "{}", stat["raft"]);
+        Ok(())
+    })
+    .await?;
+    assert!(cluster.nodes[0].stop().await?.success());
+    let state = place(&cluster, 0).join("state/0");
+    fs::write(state.join("1/CURRENT"), "soup\n")?;
+    let said = refusal(&mut cluster, 0).await?;
+    assert!(said.contains("the state of this node is damaged"), "{said}");
+    assert!(said.contains(&format!("Delete {}", state.display())), "{said}");
+    fs::remove_dir_all(&state)?;
+    cluster.nodes[0].start().await?;
+    eventually("the state is there again", || async {
+        anyhow::ensure!(cluster.get(0, "key", true).await? == "value");
+        Ok(())
+    })
+    .await
+}

@@ -131,7 +131,12 @@ async fn a_state_that_cannot_be_read_ends_that_node_only() -> Result<()> {
     let mut cluster = formed().await?;
     let follower = cluster.follower().await?;
     cluster.nodes[follower].fail_at(&["view-read=return(error)"])?;
-    assert!(cluster.get(follower, "first", false).await.is_err(), "nothing is served that may be wrong");
+    // The running node looks at its failpoints within milliseconds; from then on nothing is served that may be wrong.
+    eventually("a read fails", || async {
+        ensure!(cluster.get(follower, "first", false).await.is_err());
+        Ok(())
+    })
+    .await?;
     assert!(!cluster.nodes[follower].wait_exit().await?.success());
     let log = cluster.nodes[follower].log();
     assert!(log.contains("the state could not be read"), "{log}");

@@ -174,13 +174,15 @@ fn unreachable(reason: impl ToString) -> CallError {
     RPCError::Unreachable(Unreachable::from_string(reason))
 }
 
-/// Closes the link and says how bad it is: refused connections and refused routes call for a pause, a broken stream does not.
+/// Closes the link and says how bad it is: refused connections and refused requests call for a pause, a broken stream does not.
 fn broken(link: &Link, status: &tonic::Status) -> CallError {
     use tonic::Code;
     let text = describe(status);
     link.broke(&text);
     match status.code() {
         Code::Unavailable | Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => unreachable(text),
+        // Its disk is full.
+        Code::ResourceExhausted => unreachable(text),
         _ => RPCError::Network(NetworkError::from_string(text)),
     }
 }

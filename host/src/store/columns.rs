@@ -26,8 +26,8 @@
 //! and nobody reads it.
 //!
 //! Small files: `FORMAT` (a number), `LOCK` (flock), `state/<group>/CURRENT` (the number of the generation in force, replaced by
-//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `components/<blake3>.wasm`, `BALLAST` (room that is
-//! given up when the disk is full, see `space.rs`).
+//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `components/<blake3>.wasm`, `BALLAST` and
+//! `BALLAST.running` (room that is given up when the disk is full, see `space.rs`).
 //!
 //! When the tail of `raft/` was torn (`log/opening.rs`): `raft.repairing/` is the copy being repaired, `raft.repaired/` that copy once it is
 //! whole, `raft.damaged/` the original, until the next start that finds nothing to repair.

@@ -56,6 +56,18 @@ pub enum StoreError {
         /// Its data directory.
         root: PathBuf,
     },
+    /// The state cannot be opened. It is made from the log, so it can be made again.
+    #[error(
+        "the state of this node is damaged: {what}. Nothing was changed. Delete {} to have it made again from the newest snapshot and the \
+         log when the node starts; should that be refused too, remove the node from the cluster and add it again with an empty data directory",
+        root.display()
+    )]
+    StateDamaged {
+        /// What cannot be read.
+        what: String,
+        /// The directory of the state's generations.
+        root: PathBuf,
+    },
     /// RocksDB refused.
     #[error("{doing} in {}: {source}", path.display())]
     Rocks {

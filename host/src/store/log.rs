@@ -16,6 +16,7 @@ mod reader;
 mod recovery;
 mod synced;
 mod tail;
+mod wal_tail;
 mod writer;
 
 use std::io;

@@ -6,7 +6,7 @@
 //!            raft/  SYNCED                   log        vote, entries, identity: fsynced before anything is acknowledged
 //!            state/<group>/<generation>/     state      the guest's and the host's rows: no WAL, the Raft log is its WAL
 //!            snapshots/<group>/<index>-<term>/ snapshot checkpoints of the state at one log position
-//!            BALLAST                         space      room to give up when the disk is full
+//!            BALLAST  BALLAST.running        space      room to give up when the disk is full
 //! ```
 //!
 //! The page about every column family, key and value is [`columns`]. Two promises are kept apart: `raft/` is durable when a call

@@ -3,7 +3,8 @@
 //!
 //! - Below `min_free_bytes` commands are refused; everything else goes on. Commands are taken again once there is a little more.
 //! - Below the size of the ballast a follower takes no commands from its leader either: a full disk would end it.
-//! - The ballast is made when there is room for it above `min_free_bytes`, and removed when hardly anything is left.
+//! - The ballast is made when there is room for it above `min_free_bytes`. A small part of it is given up while the node runs, so that it
+//!   can vote and purge; the rest only at a start, whatever filled the disk meanwhile.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -22,8 +23,11 @@ const MIB: u64 = 1 << 20;
 const BALLAST_BYTES_MAX: u64 = 32 * MIB;
 /// Commands are taken again when this part of `min_free_bytes` is free above it, so that a disk at the limit does not flutter.
 const RESUME_PART: u64 = 32;
-/// The ballast is given up when less than this part of it is free.
-const RELEASE_PART: u64 = 4;
+/// This part of the ballast is for the running node, beside the rest; given up when less than half of it is free.
+const RUNNING_PART: u64 = 4;
+/// The files.
+const FOR_START: &str = "BALLAST";
+const FOR_RUNNING: &str = "BALLAST.running";
 
 /// How short the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,11 +96,12 @@ impl Space {
             level: AtomicU8::new(Level::Ample as u8),
             looking: Mutex::new(()),
         }));
-        let ballast_bytes = space.ballast_bytes();
-        let there = fs::metadata(space.ballast()).map(|metadata| metadata.len()).ok();
-        let is_needed = free_bytes(&space.0.root)? < ballast_bytes;
-        if there.is_some() && (is_needed || there != Some(ballast_bytes)) {
-            space.release()?;
+        let is_needed = free_bytes(&space.0.root)? < space.ballast_bytes();
+        for (name, bytes) in space.ballast() {
+            let there = fs::metadata(space.0.root.join(name)).map(|metadata| metadata.len()).ok();
+            if there.is_some() && (is_needed || there != Some(bytes)) {
+                space.release(name)?;
+            }
         }
         space.look();
         Ok(space)
@@ -126,7 +131,7 @@ impl Space {
 
     /// Why this node can take no commands from its leader now.
     pub fn refuses_entries(&self) -> Option<String> {
-        self.refuses_commands().filter(|_| self.level() == Level::Full)
+        if self.level() == Level::Full { self.refuses_commands() } else { None }
     }
 
     /// Numbers for operators.
@@ -146,10 +151,9 @@ impl Space {
         let (root, min_free_bytes, ballast_bytes) = (&self.0.root, self.0.min_free_bytes, self.ballast_bytes());
         let free = free_bytes(root)?;
         if ballast_bytes > 0 {
-            let is_there = self.ballast().exists();
-            if is_there && free < ballast_bytes / RELEASE_PART {
-                self.release()?;
-            } else if !is_there && free >= min_free_bytes + min_free_bytes / RESUME_PART + ballast_bytes {
+            if free < ballast_bytes / RUNNING_PART / 2 && root.join(FOR_RUNNING).exists() {
+                self.release(FOR_RUNNING)?;
+            } else if free >= min_free_bytes + min_free_bytes / RESUME_PART + 2 * ballast_bytes {
                 self.make()?;
             }
         }
@@ -186,25 +190,33 @@ impl Space {
         }
     }
 
+    /// Makes what of the ballast is missing.
     fn make(&self) -> Result<(), StoreError> {
-        let path = self.ballast();
-        let made = File::create(&path).and_then(|file| allocate(file, self.ballast_bytes()));
-        made.map_err(|error| {
-            // Half of it would only be in the way.
-            drop(fs::remove_file(&path));
-            StoreError::io("make", &path)(error)
-        })
-    }
-
-    fn release(&self) -> Result<(), StoreError> {
-        let path = self.ballast();
-        fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-        tracing::warn!(path = %path.display(), "gave up the ballast, because the disk is full or --min_free_bytes changed");
+        for (name, bytes) in self.ballast() {
+            let path = self.0.root.join(name);
+            if path.exists() {
+                continue;
+            }
+            File::create(&path).and_then(|file| allocate(file, bytes)).map_err(|error| {
+                // Half of it would only be in the way.
+                drop(fs::remove_file(&path));
+                StoreError::io("make", &path)(error)
+            })?;
+        }
         Ok(())
     }
 
-    fn ballast(&self) -> PathBuf {
-        self.0.root.join("BALLAST")
+    fn release(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.0.root.join(name);
+        fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        tracing::warn!(path = %path.display(), "gave up ballast, because the disk is full or --min_free_bytes changed");
+        Ok(())
+    }
+
+    /// Its files, and how long each is.
+    fn ballast(&self) -> [(&'static str, u64); 2] {
+        let bytes = self.ballast_bytes();
+        [(FOR_START, bytes), (FOR_RUNNING, bytes / RUNNING_PART)]
     }
 
     fn ballast_bytes(&self) -> u64 {
@@ -287,16 +299,14 @@ mod tests {
     #[test]
     fn the_ballast_is_made_when_there_is_room_and_kept() {
         let root = tempfile::tempdir().unwrap();
-        let ballast = root.path().join("BALLAST");
+        let bytes = |name: &str| fs::metadata(root.path().join(name)).map_or(0, |file| file.len());
         let (directory, first) = space(&root, 2 * MIB);
-        assert_eq!(fs::metadata(&ballast).unwrap().len(), MIB);
         first.look();
-        let again = Space::open(&directory, 2 * MIB).unwrap();
-        assert_eq!(fs::metadata(&ballast).unwrap().len(), MIB);
-        drop(again);
+        let _again = Space::open(&directory, 2 * MIB).unwrap();
+        assert_eq!((bytes("BALLAST"), bytes("BALLAST.running")), (MIB, MIB / 4));
         // Nobody has so much: the disk counts as full, and there is no ballast of that size.
         let space = Space::open(&directory, 1 << 60).unwrap();
-        assert!(!ballast.exists());
+        assert_eq!((bytes("BALLAST"), bytes("BALLAST.running")), (0, 0));
         assert_eq!(space.status().level, Level::Low);
     }
 }

@@ -48,7 +48,10 @@ impl State {
         for other in numbers.iter().filter(|other| **other != number) {
             remove_directory(&root.join(other.to_string()))?;
         }
-        let generation = Generation::open(&root.join(number.to_string()))?;
+        let generation = Generation::open(&root.join(number.to_string())).map_err(|error| match error.is_damage() {
+            true => StoreError::StateDamaged { what: error.to_string(), root: root.clone() },
+            false => error,
+        })?;
         Ok(State(Arc::new(Inner {
             root,
             current: ArcSwap::from_pointee(generation),

@@ -16,6 +16,7 @@ use super::super::files::{create_directory, names, remove_directory, sync_direct
 use super::super::{DataDir, StoreError, options};
 use super::recovery::{self, Found};
 use super::synced::{Ends, Synced};
+use super::wal_tail;
 
 /// The copy while it is repaired.
 const REPAIRING: &str = "raft.repairing";
@@ -39,6 +40,7 @@ fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     // RocksDB would make a new log where `CURRENT` is missing.
     let mut setup = options::raft();
     setup.create_if_missing(promised.is_nothing());
+    let torn = wal_tail::torn(&directory.raft());
     let database = match open_database(&setup, &directory.raft()) {
         Ok(database) => {
             forget_original(directory);
@@ -52,6 +54,14 @@ fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     };
     let found = recovery::check(&database, &directory.raft(), group)?;
     check_promise(&promised, &found, &directory.raft())?;
+    if let Some((wal, bytes)) = torn {
+        tracing::warn!(
+            wal = %wal.display(),
+            bytes,
+            last_log_id = ?found.last(),
+            "CUT a torn tail off the log: its last record was incomplete, and had never been acknowledged"
+        );
+    }
     Ok(Opened { database: Arc::new(database), found, synced })
 }
 

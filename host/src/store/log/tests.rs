@@ -140,6 +140,25 @@ async fn one_entry_larger_than_the_cap_is_read() {
     assert_eq!(stream.len(), 2);
 }
 
+/// `LOCKSTEP_LOG_ENTRIES=1000000` shows how long a log of a million small entries takes to open.
+#[tokio::test]
+async fn a_long_log_of_small_entries_opens_whole() {
+    let count = std::env::var("LOCKSTEP_LOG_ENTRIES").map_or(20_000, |text| text.parse::<u64>().unwrap());
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    for first in (0..count).step_by(10_000) {
+        let entries = first..count.min(first + 10_000);
+        log.blocking_append(entries.map(|index| entry(1, index, &[7; 100]))).await.unwrap();
+    }
+    drop(log);
+    for _ in 0..2 {
+        let begun = std::time::Instant::now();
+        let log = open(&root).unwrap();
+        eprintln!("{count} entries opened in {:?}", begun.elapsed());
+        assert_eq!((log.stats().first_index, log.stats().last_index), (Some(0), Some(count - 1)));
+    }
+}
+
 #[tokio::test]
 async fn a_closed_log_refuses_and_wakes_who_waits() {
     let root = tempfile::tempdir().unwrap();
