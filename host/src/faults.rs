@@ -28,6 +28,8 @@
 //! | `recover-after-vote` | and saved the vote of its new term; the configuration is not written | can only crash or wait |
 //! | `apply-entry` | before an entry is applied | can only crash or wait |
 //! | `clock-shift` | the wall clock that stamps entries, moved by a number of milliseconds | |
+//! | `peer-skip-append` | any task, before a stream begins: a follower says to have stored what it did not | nothing, until the leader is lost |
+//! | `read-skip-index` | any task: a linearizable read asks no leader | a stale answer |
 
 #[cfg(not(feature = "failpoints"))]
 pub use switched_off::{io, is_set, point, shift_ms, start};

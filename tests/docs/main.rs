@@ -1,6 +1,6 @@
 //! Every command of the README and of `docs/lost-majority.md` is executed, as it stands there: the `sh` blocks of a page are one script,
 //! run from the checkout.
-//! Left out are the test command itself, which would run this test again, and the demo, which has its own test.
+//! Left out are the test command itself, which would run this test again, the demo and the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};

@@ -19,6 +19,7 @@ pub mod link;
 pub mod membership;
 pub mod network;
 pub mod packing;
+mod planted;
 pub mod proposer;
 pub mod read;
 pub mod retention;

@@ -17,6 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::faults;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
@@ -25,8 +26,7 @@ use crate::raft::link::{
 use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
-use crate::raft::standing;
-use crate::raft::{ClusterCell, Me, Raft, RaftCell, peer, wire};
+use crate::raft::{ClusterCell, Me, Raft, RaftCell, peer, planted, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.
@@ -188,6 +188,9 @@ impl Peer for PeerService {
                 Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance")
             })?;
         let (requests, refusal) = accepted(request.into_inner(), self.gate.clone());
+        if faults::is_set("peer-skip-append") {
+            return Ok(Response::new(Box::pin(planted::answers(requests).map(Ok))));
+        }
         let answers = raft
             .stream_append(requests)
             .map(|answer| answer.map(|answer| wire::encode_stream_result(&answer)).map_err(stopped));
