@@ -6,6 +6,7 @@ mod first_hour;
 mod forwarding;
 mod joining;
 mod kill_rounds;
+mod leader_changes;
 mod operating;
 mod reading;
 mod restart;

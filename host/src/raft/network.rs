@@ -43,14 +43,15 @@ const REDIAL_PAUSE: Duration = Duration::from_millis(25);
 #[derive(Clone)]
 pub struct NetworkFactory {
     links: Links,
+    boot: u64,
     snapshots: Snapshots,
     timeouts: Timeouts,
 }
 
 impl NetworkFactory {
-    /// Dials nothing.
-    pub fn new(links: Links, snapshots: Snapshots, timeouts: Timeouts) -> Self {
-        NetworkFactory { links, snapshots, timeouts }
+    /// Dials nothing. `boot`: which process of this node it is.
+    pub fn new(links: Links, boot: u64, snapshots: Snapshots, timeouts: Timeouts) -> Self {
+        NetworkFactory { links, boot, snapshots, timeouts }
     }
 
     fn peer(&self, target: NodeId, node: &Node, appends: Appends) -> Peer {
@@ -149,7 +150,7 @@ impl Peer {
         let link = self.link(Lane::Append);
         let mut client = link.client().map_err(unreachable)?;
         let outstanding = Outstanding::new();
-        let requests = outstanding.requests(input, self.route()?);
+        let requests = outstanding.requests(input, self.route()?, self.factory.boot);
         let responses = match tokio::time::timeout(progress_timeout, client.append(requests)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Err(broken(&link, &status)),
