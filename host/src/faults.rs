@@ -5,6 +5,12 @@
 //! task in the words of the `fail` crate. `return(crash)` ends the process as `kill -9` would, `return(error)` and `return(full)` make
 //! an IO step fail (EIO, ENOSPC), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
 //! not name are off.
+//!
+//! | point | where | `return(error)` |
+//! |---|---|---|
+//! | `peer-append-refused` | an append has arrived on a stream of the leader | the stream ends |
+//! | `peer-transfer-refused` | a hand-over of leadership has arrived | it is not taken |
+//! | `probe-refused` | whether anybody listens at a peer's port | nobody does |
 
 #[cfg(not(feature = "failpoints"))]
 pub use switched_off::{io, point, start};
