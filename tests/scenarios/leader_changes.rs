@@ -159,17 +159,13 @@ async fn a_hand_over_that_nobody_takes_says_so_and_the_cluster_goes_on() -> Resu
     cluster.nodes[deaf].fail_at(&["peer-transfer-refused=return(error)"])?;
     let target = &cluster.nodes[deaf];
     let request = LeadershipTransferToServerRequest { id: target.name.clone(), address: target.raft_addr() };
-    let mut refused = None;
     eventually("the failpoint is seen", || async {
-        let leader = cluster.leader().await?;
-        ensure!(leader != deaf, "it took over before the failpoint was seen");
-        let mut manager = cluster.nodes[leader].manager().await?;
-        let operation = manager.leadership_transfer_to_server(request.clone()).await?.into_inner();
-        cluster.finish(leader, operation).await.err().context("the hand-over was taken")
+        ensure!(cluster.nodes[deaf].log().contains("failpoint peer-transfer-refused is now"));
+        Ok(())
     })
-    .await
-    .map(|error| refused = Some(error.to_string()))?;
-    let refused = refused.unwrap_or_default();
+    .await?;
+    let operation = cluster.nodes[leader].manager().await?.leadership_transfer_to_server(request).await?.into_inner();
+    let refused = cluster.finish(leader, operation).await.err().context("the hand-over was taken")?.to_string();
     ensure!(refused.contains("stepped down"), "{refused}");
     for n in 0..3 {
         cluster.add(n, &format!("after-{n}"), "1").await?;
