@@ -30,6 +30,9 @@
 //! | `clock-shift` | the wall clock that stamps entries, moved by a number of milliseconds | |
 //! | `peer-skip-append` | any task, before a stream begins: a follower says to have stored what it did not | nothing, until the leader is lost |
 //! | `read-skip-index` | any task: a linearizable read asks no leader | a stale answer |
+//! | `peer-append-refused` | an append has arrived on a stream of the leader | the stream ends |
+//! | `peer-transfer-refused` | a hand-over of leadership has arrived | it is not taken |
+//! | `probe-refused` | whether anybody listens at a peer's port | nobody does |
 
 #[cfg(not(feature = "failpoints"))]
 pub use switched_off::{io, is_set, point, shift_ms, start};

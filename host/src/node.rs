@@ -21,8 +21,8 @@ use crate::machine::{self, Machine};
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Proposer, Raft, RaftCell,
-    RaftCore, ReadIndex, Standing, Timeouts, install, link,
+    Canvass, ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence, Proposer,
+    Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity};
@@ -73,6 +73,7 @@ struct Foundation {
 struct Consensus {
     raft: Raft,
     cell: RaftCell,
+    canvass: Canvass,
     members: Members,
     leader: LeaderWatch,
     retention: Retention,
@@ -149,6 +150,8 @@ impl Node {
         hand_over(&self.members, &self.raft).await;
         self.api.stop();
         serving.await?.context("the client port did not close cleanly")?;
+        // Another node that stops at the same time may have handed leadership to this one meanwhile.
+        hand_over(&self.members, &self.raft).await;
         stop_raft(&self.raft).await.map_err(anyhow::Error::msg)?;
         // With them go the peer port and its streams, which would never end by themselves.
         self.tasks.shutdown().await;
@@ -226,7 +229,7 @@ async fn start_raft(
     let timeouts = Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout };
     let cell = RaftCell::default();
     let links = link::Links::new(me.node_id, below.cluster.clone(), cell.clone(), timeouts.append_progress());
-    let network = NetworkFactory::new(links.clone(), below.machine.snapshots().clone(), timeouts);
+    let network = NetworkFactory::new(links.clone(), below.identity.boot, below.machine.snapshots().clone(), timeouts);
     let raft_config = Arc::new(timeouts.config("lockstep")?);
     let raft = Raft::new(me.node_id, raft_config, network, below.log.clone(), state_machine)
         .await
@@ -235,6 +238,7 @@ async fn start_raft(
     bootstrap(config, &raft, &below.admission, me).await?;
     let (leader, feed) = LeaderWatch::start(&raft);
     tasks.spawn(feed);
+    let canvass = Canvass::new(cell.clone(), links.clone(), Presence::default(), timeouts);
     let host = Arc::new(below.admission.clone());
     let (removed, standing) = Standing::start(raft.clone(), links.clone(), timeouts.heartbeat);
     tasks.spawn(standing);
@@ -246,7 +250,7 @@ async fn start_raft(
         trailing_entries_min: config.trailing_entries_min,
     };
     let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
-    Ok(Consensus { raft, cell, members, leader, retention, removed })
+    Ok(Consensus { raft, cell, canvass, members, leader, retention, removed })
 }
 
 /// The ways of commands and reads, with their loops.
@@ -277,6 +281,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         me: below.me.clone(),
         cluster: below.cluster.clone(),
         raft: consensus.cell.clone(),
+        canvass: consensus.canvass.clone(),
         members: consensus.members.clone(),
         refuses_entries: Arc::new(move || space.refuses_entries()),
         host: Arc::new(below.admission.clone()),
@@ -330,6 +335,7 @@ fn open_api(
 /// What the node does unasked.
 fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: &Fatal, tasks: &mut JoinSet<()>) {
     let (machine, admission) = (&below.machine, below.admission.clone());
+    tasks.spawn(consensus.canvass.clone().run());
     tasks.spawn(consensus.retention.clone().run());
     tasks.spawn(duties::watch_space(machine.space().clone()));
     tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));

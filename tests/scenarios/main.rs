@@ -11,6 +11,7 @@ mod held_fsync;
 mod identity;
 mod joining;
 mod kill_rounds;
+mod leader_changes;
 mod local_reads;
 mod log_time;
 mod manager;

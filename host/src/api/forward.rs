@@ -16,8 +16,10 @@ use crate::raft::proposer::Propose;
 use crate::raft::ticket::{Answer, NotProposed, Ticket};
 use crate::types::{NodeId, NodeMode, Origin};
 
-/// Pause between attempts while the leader stays the same.
-const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Pause between attempts while the leader stays the same: short at first, since a leader that was just elected takes commands a moment
+/// later; it doubles.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(2);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A command as a client sent it.
 #[derive(Clone, Debug)]
@@ -124,6 +126,7 @@ impl Commands {
         let mut leader = parts.leader.clone();
         let (mut command, mut waiter) = self.register(&call);
         let mut patience = Instant::now() + parts.election_timeout;
+        let mut retry_pause = RETRY_PAUSE_MIN;
         loop {
             let Some(view) = leader.wait(patience.min(call.deadline)).await else {
                 self.check_mode()?;
@@ -137,11 +140,17 @@ impl Commands {
                     patience = Instant::now() + parts.election_timeout;
                 }
                 Attempt::Outcome(outcome) => return Ok(outcome),
-                Attempt::NotRun => patience = Instant::now() + parts.election_timeout,
+                Attempt::NotRun => {
+                    patience = Instant::now() + parts.election_timeout;
+                    retry_pause = RETRY_PAUSE_MIN;
+                }
                 Attempt::NotLeader if Instant::now() >= patience.min(call.deadline) => {
                     return Err(self.gave_up(call.deadline));
                 }
-                Attempt::NotLeader => pause(&mut leader, patience.min(call.deadline)).await,
+                Attempt::NotLeader => {
+                    pause(&mut leader, retry_pause, patience.min(call.deadline)).await;
+                    retry_pause = (2 * retry_pause).min(RETRY_PAUSE_MAX);
+                }
             }
             waiter.reset();
         }
@@ -222,10 +231,10 @@ fn refused(reason: NotProposed, by_me: bool) -> Attempt {
 }
 
 /// Until there is news of a leader, or it is time to ask the same one again.
-async fn pause(leader: &mut LeaderWatch, until: Instant) {
+async fn pause(leader: &mut LeaderWatch, at_most: Duration, until: Instant) {
     tokio::select! {
         () = leader.changed() => {}
-        () = sleep(RETRY_INTERVAL) => {}
+        () = sleep(at_most) => {}
         () = sleep_until(until) => {}
     }
 }

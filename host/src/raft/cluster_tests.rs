@@ -22,7 +22,7 @@ use crate::raft::join::{ComponentId, Host, JoinOffer};
 use crate::raft::link::Links;
 use crate::raft::membership::MembershipError;
 use crate::raft::service::{ForwardHandler, Parts, ReadIndexHandler};
-use crate::raft::{ClusterCell, Me, Members, NetworkFactory, PeerService, Raft, RaftCell, Timeouts, peer};
+use crate::raft::{Canvass, ClusterCell, Me, Members, NetworkFactory, PeerService, Raft, RaftCell, Timeouts, peer};
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Membership, Node, NodeId};
 
@@ -110,7 +110,7 @@ impl TestNode {
         let (cluster, raft) = (ClusterCell::new(None), RaftCell::default());
         let links = Links::new(id, cluster.clone(), raft.clone(), Duration::from_secs(1));
         if with_raft {
-            let network = NetworkFactory::new(links, machine.snapshots().clone(), timeouts());
+            let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), timeouts());
             let config = Arc::new(timeouts().config("test").unwrap());
             raft.set(Raft::new(id, config, network, log.clone(), state_machine).await.unwrap());
         }
@@ -135,6 +135,7 @@ impl TestNode {
             me: self.me.clone(),
             cluster: self.cluster.clone(),
             raft: self.raft.clone(),
+            canvass: self.canvass(),
             members: self.members.clone(),
             refuses_entries: Arc::new(|| None),
             host: Arc::new(TestHost),
@@ -145,6 +146,11 @@ impl TestNode {
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
         tokio::spawn(service.serve(listener, async { drop(stopped.await) }));
+    }
+
+    fn canvass(&self) -> Canvass {
+        let links = links(&self.me, &self.cluster, &self.raft);
+        Canvass::new(self.raft.clone(), links, Presence::default(), timeouts())
     }
 
     /// The first node of a cluster, leading it.
@@ -199,8 +205,12 @@ fn timeouts() -> Timeouts {
 }
 
 fn members(me: &Me, cluster: &ClusterCell, raft: &RaftCell, catch_up: Duration) -> Members {
-    let links = Links::new(me.node_id, cluster.clone(), raft.clone(), Duration::from_secs(1));
+    let links = links(me, cluster, raft);
     Members::new(me.clone(), links, raft.clone(), Arc::new(TestHost), timeouts(), catch_up)
+}
+
+fn links(me: &Me, cluster: &ClusterCell, raft: &RaftCell) -> Links {
+    Links::new(me.node_id, cluster.clone(), raft.clone(), Duration::from_secs(1))
 }
 
 fn set(members: &[(&str, bool)]) -> Vec<(String, bool)> {
@@ -315,6 +325,35 @@ async fn a_joint_configuration_that_was_left_behind_is_finished_by_the_next_lead
         node.raft().wait(Some(PATIENCE)).metrics(uniform, "a uniform configuration").await.unwrap();
         assert_eq!(node.voters(), set(&[("nodeA", true), ("nodeB", true), ("nodeC", false)]));
     }
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_that_nobody_takes_is_taken_back() {
+    let a = TestNode::bootstrapped(1, "nodeA", PATIENCE).await;
+    let (b, c) = (TestNode::start(2, "nodeB").await, TestNode::start(3, "nodeC").await);
+    a.add_voter(&b).await;
+    a.add_voter(&c).await;
+    let rafts = [b.raft(), c.raft()];
+    for (node, raft) in [&b, &c].into_iter().zip(&rafts) {
+        node.applied(a.write(1).await).await;
+        // They never stand by themselves, and from now on they answer nothing; a moment ago they did.
+        raft.runtime_config().elect(false);
+        node.raft.clear();
+    }
+    let error = a.members.transfer_leadership().await.unwrap_err().to_string();
+    assert!(error.contains("2 voters were asked"), "{error}");
+    for (node, raft) in [&b, &c].into_iter().zip(&rafts) {
+        node.raft.set((**raft).clone());
+    }
+    let written = async {
+        while a.raft().write_blank().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.expect("the old leader leads again and takes commands");
     for node in [a, b, c] {
         node.stop().await;
     }

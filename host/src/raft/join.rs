@@ -163,6 +163,7 @@ impl Joins {
         Joins { me, cluster, host, busy: tokio::sync::Mutex::default() }
     }
 
+    /// Who this is. Whether it leads, the caller knows.
     pub(super) fn identify(&self) -> IdentifyResponse {
         let cluster = self.cluster.get();
         let component = self.host.component();
@@ -174,6 +175,7 @@ impl Joins {
             boot: self.host.boot(),
             component_hash: component.map(|id| id.hash.to_vec().into()).unwrap_or_default(),
             source_hash: component.map(|id| id.source_hash.to_vec().into()).unwrap_or_default(),
+            leads: false,
         }
     }
 

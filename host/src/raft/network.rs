@@ -18,6 +18,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -36,25 +37,26 @@ type CallError = RPCError<TypeConfig>;
 const BACKOFF_MS: [u64; 3] = [100, 200, 400];
 const BACKOFF_LAST_MS: u64 = 500;
 
-/// Between two attempts to open an append stream.
+/// Before an append stream is opened again that could not be opened, or broke.
 const REDIAL_PAUSE: Duration = Duration::from_millis(25);
 
 /// Makes a [`Peer`] for each task of openraft that talks to one.
 #[derive(Clone)]
 pub struct NetworkFactory {
     links: Links,
+    boot: u64,
     snapshots: Snapshots,
     timeouts: Timeouts,
 }
 
 impl NetworkFactory {
-    /// Dials nothing.
-    pub fn new(links: Links, snapshots: Snapshots, timeouts: Timeouts) -> Self {
-        NetworkFactory { links, snapshots, timeouts }
+    /// Dials nothing. `boot`: which process of this node it is.
+    pub fn new(links: Links, boot: u64, snapshots: Snapshots, timeouts: Timeouts) -> Self {
+        NetworkFactory { links, boot, snapshots, timeouts }
     }
 
     fn peer(&self, target: NodeId, node: &Node, appends: Appends) -> Peer {
-        Peer { factory: self.clone(), target, node: node.clone(), appends, dialled_at: None }
+        Peer { factory: self.clone(), target, node: node.clone(), appends, failed_at: Mutex::default() }
     }
 }
 
@@ -89,8 +91,8 @@ pub struct Peer {
     target: NodeId,
     node: Node,
     appends: Appends,
-    /// When the append stream was last opened, or tried.
-    dialled_at: Option<tokio::time::Instant>,
+    /// When the append stream last could not be opened, or broke.
+    failed_at: Mutex<Option<tokio::time::Instant>>,
 }
 
 impl Peer {
@@ -143,32 +145,35 @@ impl Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        // openraft's backoff begins only at the next turn of its loop; until then a refused connection would be tried without rest.
-        if let Some(before) = self.dialled_at {
-            tokio::time::sleep_until(before + REDIAL_PAUSE).await;
+        // openraft's backoff begins only at the next turn of its loop; until then a refused connection would be tried without rest. A
+        // stream that was open is another matter: a new leader opens a dozen, one after the other, to find what its follower has.
+        let failed_at = self.failed_at.lock().take();
+        if let Some(failed_at) = failed_at {
+            tokio::time::sleep_until(failed_at + REDIAL_PAUSE).await;
         }
-        self.dialled_at = Some(tokio::time::Instant::now());
         let progress_timeout = self.factory.timeouts.append_progress();
         let link = self.link(Lane::Append);
         let mut client = link.client().map_err(unreachable)?;
         let outstanding = Outstanding::new();
-        let requests = outstanding.requests(input, self.route()?);
+        let requests = outstanding.requests(input, self.route()?, self.factory.boot);
         let responses = match tokio::time::timeout(progress_timeout, client.append(requests)).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Err(broken(&link, &status)),
-            Err(_) => {
-                link.close();
-                return Err(self.timeout(RPCTypes::AppendEntries, progress_timeout));
-            }
+            Ok(Err(status)) => return Err(self.append_broke(&link, Broken::Status(status))),
+            Err(_) => return Err(self.append_broke(&link, Broken::Silent)),
         };
-        let explain = move |cause| match cause {
-            Broken::Status(status) => broken(&link, &status),
+        let explain = move |cause| self.append_broke(&link, cause);
+        Ok(Box::pin(Answers { responses, outstanding, progress_timeout }.into_stream(explain)))
+    }
+
+    fn append_broke(&self, link: &Link, cause: Broken) -> CallError {
+        *self.failed_at.lock() = Some(tokio::time::Instant::now());
+        match cause {
+            Broken::Status(status) => broken(link, &status),
             Broken::Silent => {
                 link.close();
-                self.timeout(RPCTypes::AppendEntries, progress_timeout)
+                self.timeout(RPCTypes::AppendEntries, self.factory.timeouts.append_progress())
             }
-        };
-        Ok(Box::pin(Answers { responses, outstanding, progress_timeout }.into_stream(explain)))
+        }
     }
 }
 

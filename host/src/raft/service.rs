@@ -1,5 +1,5 @@
 //! The peer port: every message of `peer.proto` arrives here, has its route checked, and goes to whom it concerns.
-//! Decides nothing: openraft, `membership`, `join`, `install` and the handlers of the command path do.
+//! Decides nothing: openraft, `canvass`, `membership`, `join`, `install` and the handlers of the command path do.
 //!
 //! A refused route changes nothing. A node in no cluster answers Identify and Join, and refuses the rest.
 
@@ -26,7 +26,8 @@ use crate::raft::link::{
 use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
-use crate::raft::{ClusterCell, Me, Raft, RaftCell, peer, planted, standing, wire};
+use crate::raft::presence::{self, Presence};
+use crate::raft::{Canvass, ClusterCell, Me, Raft, RaftCell, peer, planted, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.
@@ -60,6 +61,8 @@ pub struct Parts {
     pub cluster: ClusterCell,
     /// Its Raft instance.
     pub raft: RaftCell,
+    /// Whether the leader is gone.
+    pub canvass: Canvass,
     /// Membership, for nodes that moved.
     pub members: Members,
     /// Why this node can take no commands from its leader now: its disk is full.
@@ -78,6 +81,7 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct PeerService {
     gate: Gate,
+    canvass: Canvass,
     joins: Arc<Joins>,
     members: Members,
     snapshots: Arc<dyn SnapshotHandler>,
@@ -96,6 +100,7 @@ impl PeerService {
                 raft: parts.raft,
                 refuses_entries: parts.refuses_entries,
             },
+            canvass: parts.canvass,
             members: parts.members,
             snapshots: parts.snapshots,
             forward: parts.forward,
@@ -187,7 +192,7 @@ impl Peer for PeerService {
             self.gate.raft.get().filter(|_| self.gate.cluster.get().is_some()).ok_or_else(|| {
                 Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance")
             })?;
-        let (requests, refusal) = accepted(request.into_inner(), self.gate.clone());
+        let (requests, refusal) = accepted(request.into_inner(), self.gate.clone(), self.canvass.presence().clone());
         if faults::is_set("peer-skip-append") {
             return Ok(Response::new(Box::pin(planted::answers(requests).map(Ok))));
         }
@@ -233,8 +238,14 @@ impl Peer for PeerService {
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
         let raft = self.gate.raft(request.route.as_ref())?;
+        faults::io("peer-transfer-refused")?;
         let response = raft.handle_transfer_leader(wire::decode_transfer(request)?).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_transfer_response(&response)))
+    }
+
+    async fn canvass(&self, request: Request<peer::CanvassRequest>) -> Result<Response<peer::CanvassResponse>, Status> {
+        let raft = self.gate.raft(request.get_ref().route.as_ref())?;
+        Ok(Response::new(self.canvass.answer(&raft).await))
     }
 
     async fn snapshot(
@@ -274,7 +285,8 @@ impl Peer for PeerService {
         &self,
         _request: Request<peer::IdentifyRequest>,
     ) -> Result<Response<peer::IdentifyResponse>, Status> {
-        Ok(Response::new(self.joins.identify()))
+        let leads = self.gate.raft.get().is_some_and(|raft| raft.is_leader());
+        Ok(Response::new(peer::IdentifyResponse { leads, ..self.joins.identify() }))
     }
 
     async fn join(&self, request: Request<peer::JoinRequest>) -> Result<Response<peer::JoinResponse>, Status> {
@@ -343,30 +355,48 @@ async fn forwarded(
 
 type Refusal = Arc<Mutex<Option<Status>>>;
 
-/// The requests up to the first one that is refused, and where the reason will be.
+/// The requests up to the first one that is refused, and where the reason will be. The sender is present from its first request until
+/// the stream ends.
 fn accepted(
     requests: Streaming<peer::AppendRequest>,
     gate: Gate,
+    presence: Presence,
 ) -> (impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static, Refusal) {
     let refusal = Refusal::default();
-    let slot = refusal.clone();
-    let accepted = stream::unfold((requests, gate, slot), |(mut requests, gate, slot)| async move {
-        let checked = requests.message().await.and_then(|message| {
-            let Some(message) = message else { return Ok(None) };
-            gate.check(message.route.as_ref())?;
-            let request = wire::decode_append(message)?;
-            gate.check_room(&request)?;
-            Ok(Some(request))
-        });
-        match checked {
-            Ok(request) => request.map(|request| (request, (requests, gate, slot))),
+    let begun = Accepted { requests, gate, presence, open: None, refusal: refusal.clone() };
+    let accepted = stream::unfold(begun, |mut accepted| async move {
+        match accepted.next().await {
+            Ok(request) => request.map(|request| (request, accepted)),
             Err(status) => {
-                *slot.lock() = Some(status);
+                *accepted.refusal.lock() = Some(status);
                 None
             }
         }
     });
     (accepted, refusal)
+}
+
+/// One append stream, read.
+struct Accepted {
+    requests: Streaming<peer::AppendRequest>,
+    gate: Gate,
+    presence: Presence,
+    open: Option<presence::Stream>,
+    refusal: Refusal,
+}
+
+impl Accepted {
+    async fn next(&mut self) -> Result<Option<AppendEntriesRequest<TypeConfig>>, Status> {
+        let Some(message) = self.requests.message().await? else { return Ok(None) };
+        faults::io("peer-append-refused")?;
+        let from = self.gate.check(message.route.as_ref())?;
+        if self.open.is_none() {
+            self.open = Some(self.presence.opened(from, message.boot));
+        }
+        let request = wire::decode_append(message)?;
+        self.gate.check_room(&request)?;
+        Ok(Some(request))
+    }
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ impl TestNode {
         let (cluster, raft) = (ClusterCell::new(cluster), RaftCell::default());
         let (host, reached) = (Shared(Arc::new(host)), Reached::default());
         let links = Links::new(id, cluster.clone(), raft.clone(), Duration::from_secs(1));
+        let canvass = Canvass::new(raft.clone(), links.clone(), Presence::default(), Timeouts::default());
         let members = Members::new(
             me.clone(),
             links,
@@ -125,6 +126,7 @@ impl TestNode {
             me,
             cluster: cluster.clone(),
             raft,
+            canvass,
             members,
             refuses_entries: Arc::new(|| None),
             host: Arc::new(host.clone()),

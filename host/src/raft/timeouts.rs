@@ -22,6 +22,10 @@ const SNAPSHOT_TRANSFER: Duration = Duration::from_mins(10);
 /// The shortest `--heartbeat_timeout`: below it, timers of a few milliseconds would lose to the scheduler.
 pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
 
+/// A probe asks a process that may be busy, and holds up who asked.
+const PROBE_MIN: Duration = Duration::from_millis(50);
+const PROBE_MAX: Duration = Duration::from_millis(250);
+
 /// What an operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -75,6 +79,11 @@ impl Timeouts {
     /// An append stream whose oldest request is unanswered for so long is given up and opened anew.
     pub fn append_progress(&self) -> Duration {
         self.heartbeat * 2
+    }
+
+    /// One look at whether a leader's process is gone. A port that refuses says so at once; what takes longer proves nothing.
+    pub fn probe(&self) -> Duration {
+        self.heartbeat_interval().clamp(PROBE_MIN, PROBE_MAX)
     }
 
     /// openraft's configuration. Errors when the two timeouts contradict each other.

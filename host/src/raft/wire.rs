@@ -122,6 +122,7 @@ pub fn encode_append(route: peer::Route, request: &AppendEntriesRequest<TypeConf
         prev: request.prev_log_id.as_ref().map(encode_log_id),
         entries: request.entries.iter().map(encode_entry).collect(),
         leader_commit: request.leader_commit.as_ref().map(encode_log_id),
+        boot: 0,
     }
 }
 
