@@ -5,6 +5,13 @@
 //! task in the words of the `fail` crate. `return(crash)` ends the process as `kill -9` would, `return(error)` and `return(full)` make
 //! an IO step fail (EIO, ENOSPC), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
 //! not name are off.
+//!
+//! | point | where | crash | fail |
+//! |---|---|---|---|
+//! | `snapshot-send-frame` | a sender is about to hand over a frame | yes | no |
+//! | `snapshot-receive-frame` | a receiver has got a frame and not looked at it | yes | no |
+//! | `snapshot-install` | a received state is complete, nothing of it is in force | yes | openraft's core stops |
+//! | `raft-core` | openraft's core is about to apply; `panic` ends the core and not the process | yes | no |
 
 #[cfg(not(feature = "failpoints"))]
 pub use switched_off::{io, point, start};

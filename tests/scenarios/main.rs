@@ -1,6 +1,7 @@
 //! Scenarios: one behaviour, one file, real processes.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod failover;
 mod first_hour;
 mod forwarding;
@@ -11,4 +12,5 @@ mod reading;
 mod restart;
 mod snapshot_catch_up;
 mod surface;
+mod transfers;
 mod watching;

@@ -10,6 +10,7 @@ use super::changes::Changes;
 use super::fitness;
 use super::progress::Progress;
 use super::system::{HashRecord, System};
+use super::transfers::Transfers;
 use super::waiters::Waiters;
 use super::{Options, Position};
 use crate::codec::Genesis;
@@ -38,6 +39,7 @@ pub(crate) struct Counts {
 pub(crate) struct Shared {
     pub(crate) state: State,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) transfers: Transfers,
     pub(crate) fatal: Fatal,
     pub(crate) waiters: Waiters,
     pub(crate) changes: Arc<Changes>,
@@ -75,6 +77,7 @@ impl Shared {
         let shared = Shared {
             state: options.state.clone(),
             checkpoints: options.checkpoints.clone(),
+            transfers: Transfers::default(),
             fatal: options.fatal.clone(),
             waiters: Waiters::default(),
             changes: Arc::new(Changes::new(system.applied_index())),

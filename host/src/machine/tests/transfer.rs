@@ -29,16 +29,16 @@ fn follower(component: Component) -> TestNode {
 
 async fn frames(node: &mut TestNode) -> Vec<Bytes> {
     let snapshot = node.state_machine.get_current_snapshot().await.unwrap().unwrap();
-    let mut sending = node.machine.snapshots().send(&snapshot.snapshot);
+    let mut sending = node.machine.snapshots().send(&snapshot.snapshot, 2, "nodeB");
     let mut frames = Vec::new();
-    while let Some(frame) = sending.recv().await {
+    while let Some(frame) = sending.frames.recv().await {
         frames.push(frame.unwrap());
     }
     frames
 }
 
 async fn receive(node: &TestNode, frames: Vec<Bytes>) -> Result<SnapshotData, SnapshotError> {
-    let receiving = node.machine.snapshots().receive().unwrap();
+    let receiving = node.machine.snapshots().receive(Some(1), "nodeA").unwrap();
     for frame in frames {
         receiving.push(frame).await;
     }
@@ -141,7 +141,7 @@ async fn damaged_and_cut_snapshots_change_nothing_and_leave_room_for_the_next() 
 async fn one_snapshot_is_received_at_a_time() {
     let (mut from, to) = (leader(faithful()).await, follower(faithful()));
     let first = receive(&to, frames(&mut from).await).await.unwrap();
-    assert!(matches!(to.machine.snapshots().receive(), Err(SnapshotError::Busy)), "one waits to be installed");
+    assert!(matches!(to.machine.snapshots().receive(None, ""), Err(SnapshotError::Busy)), "one waits to be installed");
     drop(first);
     assert!(receive(&to, frames(&mut from).await).await.is_ok());
 }

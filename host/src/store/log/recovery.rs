@@ -8,7 +8,7 @@ use rocksdb::{ColumnFamily, DB, DBAccess, DBRawIteratorWithThreadMode, ReadOptio
 use serde::de::DeserializeOwned;
 
 use super::super::StoreError;
-use super::super::columns::{LOG, META, Meta, decode_entry, decode_log_key, encode_meta_key, log_keys};
+use super::super::columns::{LOG, META, Meta, decode_entry, decode_log_key, encode_meta_key, entry_bytes, log_keys};
 use super::super::pinned::family;
 use crate::codec::decode_record;
 use crate::types::{Entry, Identity, LogId, Vote};
@@ -23,6 +23,8 @@ pub(super) struct Found {
     pub(super) identity: Option<Identity>,
     /// Index of the first entry present.
     pub(super) first: Option<u64>,
+    /// Bytes of all entries, as `columns::entry_bytes` counts them.
+    pub(super) bytes: u64,
     last_entry: Option<LogId>,
 }
 
@@ -43,6 +45,7 @@ pub(super) fn check(database: &DB, path: &Path, group: u32) -> Result<Found, Sto
         identity: meta(database, path, group, Meta::Identity)?,
         purged,
         first: None,
+        bytes: 0,
         last_entry: None,
     };
     let all = database.raw_iterator_cf_opt(family(database, LOG), range_options(group, 0..u64::MAX));
@@ -56,6 +59,7 @@ pub(super) fn check(database: &DB, path: &Path, group: u32) -> Result<Found, Sto
         }
         before = Some(log_id);
         found.first.get_or_insert(log_id.index);
+        found.bytes += entry_bytes(&entry) as u64;
         Ok(true)
     })?;
     if found.first.is_some() {
