@@ -199,11 +199,13 @@ impl Snapshots {
         };
         let transfer = self.transfers.begin(Direction::Sending, name, Some(to));
         transfer.is_of(checkpoint.index);
-        let (checkpoint, shared) = (checkpoint.clone(), self.shared.clone());
+        let (checkpoint, this) = (checkpoint.clone(), self.clone());
         self.spawn_sender(transfer, move |outlet| {
             let sent = snapshot_send::send(&checkpoint, component.as_ref(), outlet);
-            if sent.is_ok() {
-                shared.counts.snapshots_sent.fetch_add(1, Ordering::Relaxed);
+            match &sent {
+                Ok(()) => drop(this.shared.counts.snapshots_sent.fetch_add(1, Ordering::Relaxed)),
+                Err(SendError::Store(_)) => this.set_aside(&checkpoint),
+                Err(SendError::Empty | SendError::Gone) => {}
             }
             sent
         })
@@ -222,6 +224,21 @@ impl Snapshots {
             drop(turn);
             sent
         }))
+    }
+
+    /// A checkpoint could not be read to its end: whoever asks next gets another one, older or newer.
+    fn set_aside(&self, broken: &Arc<Checkpoint>) {
+        if self.shared.checkpoints.list().len() < 2
+            && let Err(error) = self.make(&self.shared.state.current())
+        {
+            tracing::error!(%error, "no snapshot can take the place of one that cannot be read");
+        }
+        if self.shared.checkpoints.discard(broken) {
+            tracing::error!(
+                index = broken.index,
+                "a snapshot on disk cannot be read; it is left out, and another one is used"
+            );
+        }
     }
 
     fn spawn_sender(

@@ -53,9 +53,11 @@ pub fn restore(file: &Path, directory: &Path, name: &str) -> anyhow::Result<Rest
             return Err(error);
         }
     };
-    // An empty directory of that name is replaced; a full one would refuse.
-    fs::rename(&unfinished, directory)
-        .with_context(|| format!("cannot rename {} to {}", unfinished.display(), directory.display()))?;
+    // An empty directory of that name is replaced; a full one refuses.
+    if let Err(error) = fs::rename(&unfinished, directory) {
+        remove(&unfinished)?;
+        return Err(error).with_context(|| format!("cannot put the new state in place at {}", directory.display()));
+    }
     File::open(parent).and_then(|parent| parent.sync_all()).with_context(|| format!("fsync {}", parent.display()))?;
     Ok(Restored { directory: directory.to_owned(), ..restored })
 }

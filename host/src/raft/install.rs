@@ -222,3 +222,52 @@ async fn finish(
 fn last_index(meta: &SnapshotMetaOf<TypeConfig>) -> u64 {
     meta.last_log_id.map_or(0, |id| id.index)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[test]
+    fn only_an_unfaithful_restore_asks_for_the_rows() {
+        assert_eq!(refuse(SnapshotError::Unfaithful("x".into())).code(), Code::DataLoss);
+        for error in [SnapshotError::Busy, SnapshotError::Damaged("x".into()), SnapshotError::Empty] {
+            assert_eq!(refuse(error).code(), Code::FailedPrecondition);
+        }
+    }
+
+    #[tokio::test]
+    async fn steps_are_told_until_the_answer() {
+        let transfer = Arc::<Transfer>::default();
+        let (done, answer) = tokio::sync::oneshot::channel();
+        let vote = Vote::new_committed(3, 4);
+        let work = async move { answer.await.map_err(|_| Status::internal("gone")) };
+        let mut answers = telling_steps(Box::pin(work), transfer.clone());
+        for _ in 0..2 {
+            transfer.step();
+            let Some(snapshot_response::Part::Steps(steps)) = answers.next().await.unwrap().unwrap().part else {
+                panic!("steps")
+            };
+            assert_eq!(steps, transfer.steps());
+        }
+        done.send(installed(&vote)).unwrap();
+        let last = answers.collect::<Vec<_>>().await.pop().unwrap().unwrap();
+        assert_eq!(last, installed(&vote));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_end_has_stalled_when_its_count_stands_still() {
+        let mut end = OtherEnd::new();
+        let began = end.stalled_at();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        end.told(0);
+        assert_eq!(end.stalled_at(), began, "nothing went on");
+        end.told(1);
+        let moved = end.stalled_at();
+        assert!(moved > began);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        end.told(1);
+        assert_eq!(end.stalled_at(), moved);
+    }
+}

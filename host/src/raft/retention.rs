@@ -39,6 +39,9 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// A log that stays above its quota is told again after this.
 const ALARM_AGAIN: Duration = Duration::from_secs(60);
 
+/// Between two attempts to shorten it by a snapshot.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
 /// What an operator sets.
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionLimits {
@@ -134,17 +137,20 @@ impl Retention {
 
     /// Sounds the alarm, and purges what a transfer had held.
     async fn watch_the_log(&self) {
-        let mut told: Option<Instant> = None;
+        let (mut told, mut tried): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             sleep(LOOK_PAUSE).await;
             let (bytes, max) = (self.log_bytes(), self.0.limits.log_bytes_max);
             let over = max != 0 && bytes > max;
             self.0.over_quota.store(over, Relaxed);
-            if !over {
-                told = None;
-            } else if told.is_none_or(|at| at.elapsed() >= ALARM_AGAIN) {
+            if over && told.is_none_or(|at| at.elapsed() >= ALARM_AGAIN) {
                 told = Some(Instant::now());
-                tracing::warn!(bytes, quota = max, "the log is larger than its quota; making a snapshot to shorten it");
+                tracing::warn!(bytes, quota = max, "the log is larger than its quota");
+            }
+            // Most of it lies behind the newest snapshot already: then another one would not help.
+            let helps = over && self.bytes_since_snapshot() > max / 2;
+            if helps && tried.is_none_or(|at| at.elapsed() >= TRY_AGAIN) {
+                tried = Some(Instant::now());
                 self.take_or_say_why_not().await;
             }
             let snapshot = self.0.machine.status().last_snapshot_index;
@@ -188,13 +194,17 @@ impl Retention {
 
     fn is_worth_it(&self) -> bool {
         let (status, limits) = (self.0.machine.status(), &self.0.limits);
-        let written = self.0.log.stats().written_bytes;
-        let samples = self.0.samples.lock();
-        let commands = status.commands_applied.saturating_sub(samples.commands_at(status.last_snapshot_index));
-        let bytes = written.saturating_sub(samples.bytes_at(status.last_snapshot_index));
+        let before = self.0.samples.lock().commands_at(status.last_snapshot_index);
+        let commands = status.commands_applied.saturating_sub(before);
         let moved = status.applied.is_some_and(|applied| applied.index > status.last_snapshot_index);
-        let large = limits.threshold_bytes != 0 && bytes >= limits.threshold_bytes;
+        let large = limits.threshold_bytes != 0 && self.bytes_since_snapshot() >= limits.threshold_bytes;
         moved && (commands >= limits.threshold_commands || large)
+    }
+
+    /// Bytes of log written since the newest snapshot.
+    fn bytes_since_snapshot(&self) -> u64 {
+        let index = self.0.machine.status().last_snapshot_index;
+        self.0.log.stats().written_bytes.saturating_sub(self.0.samples.lock().bytes_at(index))
     }
 
     fn log_bytes(&self) -> u64 {
