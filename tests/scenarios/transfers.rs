@@ -280,6 +280,24 @@ async fn a_node_that_lost_its_snapshots_makes_one_at_its_start() -> Result<()> {
     caught_up(&cluster, joiner).await
 }
 
+#[tokio::test]
+async fn a_log_past_its_quota_is_an_alarm_and_is_shortened() -> Result<()> {
+    let cluster = formed(1, &["--log_quota=256KiB", "--snapshot_interval=1h"]).await?;
+    write_large(&cluster, 0, 100).await?;
+    // Far fewer commands and entries than would stay otherwise.
+    purged_past(&cluster, 0, 50).await?;
+    eventually("the log is within its quota again", || async {
+        let metrics = cluster.nodes[0].http("/metrics").await?.1;
+        ensure!(metrics.contains("lockstep_raft_log_over_quota 0\n"), "{metrics}");
+        let bytes = status(&cluster.nodes[0]).await?["raft"]["log_bytes"].as_u64();
+        ensure!(bytes.is_some_and(|bytes| bytes <= 256 << 10), "{bytes:?}");
+        Ok(())
+    })
+    .await?;
+    ensure!(cluster.nodes[0].log().contains("larger than its quota"), "{}", cluster.nodes[0].log());
+    cluster.everyone_reads("large99", &noise(99, 16 << 10)).await
+}
+
 fn made(snapshots: &Path) -> Result<usize> {
     Ok(std::fs::read_dir(snapshots.join("0"))?.count())
 }

@@ -49,7 +49,7 @@ pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
 pub use snapshots::{PreparedState, Receiving, Sending, SnapshotData, SnapshotError, Snapshots};
 pub use state_machine::StateMachine;
 pub use status::MachineStatus;
-pub use transfers::{Attempt, Direction, Transfer, TransferStatus, Transfers};
+pub use transfers::{Attempt, Direction, Running, Transfer, TransferStatus, Transfers};
 pub use waiters::{Fate, Waiter, Waiters};
 
 use apply::{ApplyHandle, Gate};

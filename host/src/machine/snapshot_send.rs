@@ -36,7 +36,7 @@ pub(super) enum SendError {
 /// Where the frames go, counted and paced.
 pub(super) struct Outlet {
     pub(super) out: mpsc::Sender<Result<Bytes, String>>,
-    pub(super) transfer: Running,
+    pub(super) transfer: Arc<Running>,
     pub(super) pace: Pace,
 }
 

@@ -194,8 +194,8 @@ impl Snapshots {
         let SnapshotData::Checkpoint(checkpoint) = data else {
             let (out, frames) = mpsc::channel(1);
             out.try_send(Err("only a snapshot that is on disk can be sent".into())).expect("the channel is empty");
-            let transfer = self.transfers.begin(Direction::Sending, name, Some(to)).shared();
-            return Sending { frames, transfer };
+            let transfer = self.transfers.begin(Direction::Sending, name, Some(to));
+            return Sending { frames, transfer: Arc::new(transfer) };
         };
         let transfer = self.transfers.begin(Direction::Sending, name, Some(to));
         transfer.is_of(checkpoint.index);
@@ -247,8 +247,8 @@ impl Snapshots {
         send: impl FnOnce(&Arc<Outlet>) -> Result<(), SendError> + Send + 'static,
     ) -> Sending {
         let (out, frames) = mpsc::channel(FRAMES_IN_FLIGHT);
-        let (failed, progress) = (out.clone(), transfer.shared());
-        let outlet = Arc::new(Outlet { out, transfer, pace: self.pace.clone() });
+        let (failed, transfer) = (out.clone(), Arc::new(transfer));
+        let outlet = Arc::new(Outlet { out, transfer: transfer.clone(), pace: self.pace.clone() });
         let work = move || match send(&outlet) {
             Ok(()) => outlet.transfer.tell("a snapshot is sent"),
             Err(SendError::Gone) => outlet.transfer.tell("a snapshot's receiver has gone"),
@@ -263,7 +263,7 @@ impl Snapshots {
         {
             failed.try_send(Err(format!("no thread to send the snapshot: {error}"))).expect("the channel is empty");
         }
-        Sending { frames, transfer: progress }
+        Sending { frames, transfer }
     }
 
     /// From now on the host ships the rows themselves: a receiver found that the guest's restore is not the inverse of its snapshot.
@@ -412,8 +412,8 @@ pub(crate) async fn blocking<T: Send + 'static, E: From<SnapshotError> + Send + 
 pub struct Sending {
     /// In order; the last may be the reason why there are no more.
     pub frames: mpsc::Receiver<Result<Bytes, String>>,
-    /// How far it is.
-    pub transfer: Arc<Transfer>,
+    /// How far it is. It is listed while this, or a clone, lives.
+    pub transfer: Arc<Running>,
 }
 
 /// A snapshot on its way in.

@@ -234,9 +234,9 @@ impl Transfers {
     }
 }
 
-/// Keeps a transfer listed.
+/// Keeps a transfer listed: until the other end has all of it in force, when that is a node.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub struct Running {
     transfer: Arc<Transfer>,
     all: Transfers,
 }

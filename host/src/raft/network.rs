@@ -286,6 +286,7 @@ impl NetSnapshot<TypeConfig> for Peer {
         let header = wire::encode_snapshot_header(self.route()?, &vote, &snapshot);
         let (broke, mut unreadable) = oneshot::channel();
         let sending = self.factory.snapshots.send(&snapshot.snapshot, self.target, &self.node.name);
+        // Listed until the receiver has installed it, though the last frame has gone long before.
         let transfer = sending.transfer.clone();
         let answer = tokio::select! {
             answer = send_snapshot(client, snapshot_parts(header, sending, broke), &transfer) => answer,
@@ -368,6 +369,7 @@ fn snapshot_parts(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::machine::{Direction, Transfers};
     use bytes::Bytes;
 
     #[tokio::test]
@@ -376,7 +378,7 @@ mod tests {
         for frame in [Ok(Bytes::from_static(b"a")), Err("disk".to_owned()), Ok(Bytes::from_static(b"b"))] {
             out.try_send(frame).unwrap();
         }
-        let sending = Sending { frames, transfer: Default::default() };
+        let sending = Sending { frames, transfer: Arc::new(Transfers::default().begin(Direction::Sending, "", None)) };
         let (broke, reason) = oneshot::channel();
         let parts: Vec<_> = snapshot_parts(peer::SnapshotHeader::default(), sending, broke).collect().await;
         let is_frame = |part: &peer::SnapshotRequest| matches!(part.part, Some(peer::snapshot_request::Part::Frame(_)));
@@ -388,7 +390,7 @@ mod tests {
     async fn a_sender_without_a_frame_tells_its_steps() {
         use peer::snapshot_request::Part;
         let (_out, frames) = tokio::sync::mpsc::channel(1);
-        let sending = Sending { frames, transfer: Default::default() };
+        let sending = Sending { frames, transfer: Arc::new(Transfers::default().begin(Direction::Sending, "", None)) };
         let transfer = sending.transfer.clone();
         let (broke, _reason) = oneshot::channel();
         let mut parts = Box::pin(snapshot_parts(peer::SnapshotHeader::default(), sending, broke));
