@@ -3,8 +3,8 @@
 
 mod backup;
 mod conformance;
-mod double_install;
 mod guest_text;
 mod harness;
+mod installing;
 mod lifecycle;
 mod transfer;

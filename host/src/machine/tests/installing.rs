@@ -1,3 +1,5 @@
+//! Snapshots into a running openraft: one after the other, by rows where the guest's own restore is wrong.
+//!
 //! openraft's issue 2116: its core panics when a second snapshot comes while the first is still being installed and the log goes on
 //! behind both. The first test shows it on this version; the second that the gate in front of openraft keeps it away. Once the first
 //! one fails, openraft has mended it, and the gate may go.
@@ -17,8 +19,9 @@ use tokio::sync::watch;
 
 use super::super::apply::Gate;
 use super::super::{Machine, SnapshotData};
-use super::guest_text::faithful;
+use super::guest_text::{faithful, forgetful};
 use super::harness::*;
+use crate::guest::Component;
 use crate::raft::install::{Frames, Installer, SnapshotHandler};
 use crate::raft::link::Links;
 use crate::raft::peer::{SnapshotRequest, snapshot_request, snapshot_response};
@@ -65,23 +68,23 @@ fn vote() -> Vote {
 }
 
 /// Entry 0 is the membership, 1 the genesis.
-fn entries(first: u64, last: u64) -> Vec<Entry> {
+fn entries(component: &Component, first: u64, last: u64) -> Vec<Entry> {
     let entry = |index| match index {
         0 => membership(0),
-        1 => genesis(1, &faithful()),
+        1 => genesis(1, component),
         index => puts(index, &[("a", "1")]),
     };
     (first..=last).map(entry).collect()
 }
 
 /// A node of the leader's state, with a checkpoint at each of the indexes.
-async fn leader(indexes: &[u64]) -> (TestNode, Vec<Snapshot>) {
+async fn leader(component: &Component, indexes: &[u64]) -> (TestNode, Vec<Snapshot>) {
     let mut node = start();
-    node.machine.set_component(faithful());
+    node.machine.set_component(component.clone());
     node.machine.set_mode(NodeMode::Serving);
     let (mut next, mut snapshots) = (0, Vec::new());
     for index in indexes {
-        node.apply(entries(next, *index)).await;
+        node.apply(entries(component, next, *index)).await;
         next = index + 1;
         assert_eq!(node.machine.snapshots().take().await.unwrap(), *index);
         let (meta, checkpoint) = node.machine.snapshots().newest().unwrap();
@@ -91,17 +94,17 @@ async fn leader(indexes: &[u64]) -> (TestNode, Vec<Snapshot>) {
 }
 
 /// A node that has entries 0 to 20 and has applied up to 5; its installs wait.
-async fn follower() -> Follower {
+async fn follower(component: &Component) -> Follower {
     let gate = Arc::new(Held { open: watch::Sender::new(false), reached: watch::Sender::new(false) });
     let TestNode { machine, state_machine, options, directory } = start_in(tempfile::tempdir().unwrap(), gate.clone());
-    machine.set_component(faithful());
+    machine.set_component(component.clone());
     machine.set_mode(NodeMode::Serving);
     let links = Links::new(FOLLOWER, ClusterCell::new(None), RaftCell::default(), Duration::from_secs(1));
     let network = NetworkFactory::new(links, machine.snapshots().clone(), Timeouts::default());
     let config = Arc::new(Timeouts::default().config("test").unwrap());
     let raft = Raft::new(FOLLOWER, config, network, options.log.clone(), state_machine).await.unwrap();
     let follower = Follower { raft: Arc::new(raft), machine, gate, _rest: (options, directory) };
-    assert!(append(&follower, entries(0, 20), 5).await);
+    assert!(append(&follower, entries(component, 0, 20), 5).await);
     tokio::time::timeout(PATIENCE, follower.machine.wait_applied(5)).await.unwrap();
     follower
 }
@@ -125,8 +128,8 @@ fn is_running(raft: &Raft) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openraft_panics_when_a_second_snapshot_overtakes_an_install() {
-    let (_leader, snapshots) = leader(&[10, 15]).await;
-    let follower = follower().await;
+    let (_leader, snapshots) = leader(&faithful(), &[10, 15]).await;
+    let follower = follower(&faithful()).await;
     let mut snapshots = snapshots.into_iter();
     let install = |snapshot| {
         let raft = follower.raft.clone();
@@ -161,8 +164,8 @@ async fn messages(leader: &TestNode, snapshot: &Snapshot) -> Frames {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gate_refuses_a_second_snapshot_until_the_first_is_applied() {
-    let (leader, snapshots) = leader(&[10, 15]).await;
-    let follower = follower().await;
+    let (leader, snapshots) = leader(&faithful(), &[10, 15]).await;
+    let follower = follower(&faithful()).await;
     let installer = Installer::new(follower.machine.clone());
     let install = async |snapshot: &Snapshot| {
         let header = wire::encode_snapshot_header(Default::default(), &vote(), snapshot);
@@ -187,4 +190,31 @@ async fn the_gate_refuses_a_second_snapshot_until_the_first_is_applied() {
     tokio::time::timeout(PATIENCE, follower.machine.wait_applied(20)).await.unwrap();
     assert!(is_running(&follower.raft));
     assert_eq!(follower.machine.status().restore_count, 1);
+}
+
+/// The code between peers for "what came out of the restore is not what was sent".
+const DATA_LOSS: i32 = 15;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfaithful_restore_changes_nothing_and_the_rows_are_installed_instead() {
+    let component = forgetful();
+    let (leader, snapshots) = leader(&component, &[10]).await;
+    let follower = follower(&component).await;
+    follower.gate.open.send_replace(true);
+    let installer = Installer::new(follower.machine.clone());
+    let answer = async || {
+        let header = wire::encode_snapshot_header(Default::default(), &vote(), &snapshots[0]);
+        let frames = messages(&leader, &snapshots[0]).await;
+        let answers = installer.install(follower.raft.clone(), LEADER, header, frames);
+        answers.collect::<Vec<_>>().await.pop().unwrap()
+    };
+    let refused = answer().await.unwrap_err();
+    assert_eq!(refused.code() as i32, DATA_LOSS, "{refused}");
+    assert_eq!((follower.machine.applied_index(), follower.machine.status().restore_count), (5, 0));
+    // As the sender does when it is told so.
+    leader.machine.snapshots().distrust_guest(refused.message());
+    assert!(matches!(answer().await.unwrap().part, Some(snapshot_response::Part::Vote(_))));
+    assert_eq!((follower.machine.applied_index(), follower.machine.status().restore_count), (10, 1));
+    assert!(append(&follower, Vec::new(), 20).await);
+    tokio::time::timeout(PATIENCE, follower.machine.wait_applied(20)).await.unwrap();
 }
