@@ -3,17 +3,25 @@
 
 mod address;
 mod listen;
+mod size;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use address::Address;
 pub use listen::{ListenError, advertised, bind};
+pub use size::{format_size, parse_size};
 
 /// Without anything said, a checkpoint is considered this often.
 pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(120);
 /// Commands since the last checkpoint that make another one worth its price.
 pub const SNAPSHOT_THRESHOLD: u64 = 8192;
+/// Log bytes since the last checkpoint that make another one worth its price, however few the commands are.
+pub const SNAPSHOT_THRESHOLD_BYTES: u64 = 256 << 20;
+/// Bytes a second at which snapshots leave a node, all together: a fast network's worth, so that a fast disk keeps some for the log.
+pub const SNAPSHOT_RATE_LIMIT: u64 = 128 << 20;
+/// Bytes of log above which a node warns and keeps no more behind its newest checkpoint than it must.
+pub const LOG_QUOTA: u64 = 4 << 30;
 /// Silence of the leader before a follower stands for election.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a command waits for a leader.
@@ -61,6 +69,12 @@ pub struct NodeConfig {
     pub snapshot_interval: Duration,
     /// Commands since the last checkpoint below which none is made.
     pub snapshot_threshold: u64,
+    /// Log bytes since the last checkpoint that make one worth it in any case; 0: never.
+    pub snapshot_threshold_bytes: u64,
+    /// Bytes a second at which snapshots leave this node, all together; 0: no limit.
+    pub snapshot_rate_limit: u64,
+    /// Bytes of log above which the node warns and keeps only what it must; 0: never.
+    pub log_quota: u64,
     /// H: silence of the leader before a follower stands.
     pub heartbeat_timeout: Duration,
     /// How long a command waits for a leader; at least `heartbeat_timeout`.
@@ -92,6 +106,9 @@ impl Default for NodeConfig {
             insecure: false,
             snapshot_interval: SNAPSHOT_INTERVAL,
             snapshot_threshold: SNAPSHOT_THRESHOLD,
+            snapshot_threshold_bytes: SNAPSHOT_THRESHOLD_BYTES,
+            snapshot_rate_limit: SNAPSHOT_RATE_LIMIT,
+            log_quota: LOG_QUOTA,
             heartbeat_timeout: HEARTBEAT_TIMEOUT,
             election_timeout: ELECTION_TIMEOUT,
             catch_up_timeout: CATCH_UP_TIMEOUT,

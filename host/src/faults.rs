@@ -33,6 +33,10 @@
 //! | `peer-append-refused` | an append has arrived on a stream of the leader | the stream ends |
 //! | `peer-transfer-refused` | a hand-over of leadership has arrived | it is not taken |
 //! | `probe-refused` | whether anybody listens at a peer's port | nobody does |
+//! | `snapshot-send-frame` | a sender is about to hand over a frame | can only crash or wait |
+//! | `snapshot-receive-frame` | a receiver has got a frame and not looked at it | can only crash or wait |
+//! | `snapshot-install` | a received state is complete, nothing of it is in force | openraft's core stops |
+//! | `raft-core` | openraft's core is about to apply; `panic` ends the core and not the process | can only crash or wait |
 
 #[cfg(not(feature = "failpoints"))]
 pub use switched_off::{io, is_set, point, shift_ms, start};

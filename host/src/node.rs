@@ -4,9 +4,11 @@
 mod admission;
 mod duties;
 pub mod recover;
+pub mod restore;
 
 use std::future::Future;
 use std::net::TcpListener;
+use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -202,6 +204,7 @@ async fn open_disk(
         node: identity.node_id,
         boot: identity.boot,
         fatal: fatal.clone(),
+        snapshot_pace: machine::Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
         query_threads: std::thread::available_parallelism().map_or(2, usize::from),
         query_queue_max: QUERY_QUEUE_MAX,
     })?;
@@ -246,8 +249,10 @@ async fn start_raft(
     let limits = RetentionLimits {
         interval: config.snapshot_interval,
         threshold_commands: config.snapshot_threshold,
+        threshold_bytes: config.snapshot_threshold_bytes,
         trailing_commands: config.trailing_logs,
         trailing_entries_min: config.trailing_entries_min,
+        log_bytes_max: config.log_quota,
     };
     let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
     Ok(Consensus { raft, cell, canvass, members, leader, retention, removed })

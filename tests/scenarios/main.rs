@@ -1,6 +1,7 @@
 //! Scenarios: one behaviour, one file, real processes.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod damaged_disk;
 mod disk_full;
 mod durable_steps;
@@ -28,4 +29,5 @@ mod slow_apply;
 mod snapshot_catch_up;
 mod state_hash;
 mod surface;
+mod transfers;
 mod watching;

@@ -8,6 +8,7 @@
 //!                                           └─ WATCH ────► watch ──► machine, step by step
 //! ```
 
+mod admin;
 mod dynamic;
 pub mod forward;
 mod health;
@@ -61,7 +62,7 @@ pub mod proto {
     tonic::include_proto!("_");
 }
 
-/// Generated messages of `proto/lockstep/call.proto`.
+/// Generated messages and services of `proto/lockstep/call.proto` and `admin.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod call {
     tonic::include_proto!("lockstep.v1");
@@ -218,6 +219,8 @@ fn router(
     let manager = proto::raft_manager_server::RaftManagerServer::new(manager::Manager(shared.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+    let admin = call::admin_server::AdminServer::new(admin::AdminService(shared.clone()))
+        .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     );
@@ -334,6 +337,7 @@ impl Shared {
             servers_index: configuration.index,
             raft: self.raft_status(),
             machine: self.parts.machine.status(),
+            log: self.parts.retention.status(),
         }
     }
 

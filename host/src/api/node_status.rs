@@ -8,9 +8,10 @@ use openraft::ServerState;
 use openraft::metrics::RaftMetrics;
 use serde_json::{Value, json};
 
-use crate::machine::MachineStatus;
+use crate::machine::{MachineStatus, TransferStatus};
 use crate::raft::LeaderView;
 use crate::raft::membership::Server;
+use crate::raft::retention::RetentionStatus;
 use crate::types::{LogId, Node, NodeMode, TypeConfig};
 
 /// All that both forms are made of.
@@ -28,6 +29,8 @@ pub struct NodeStatus {
     pub raft: RaftStatus,
     /// The machine's own numbers.
     pub machine: MachineStatus,
+    /// The log's.
+    pub log: RetentionStatus,
 }
 
 /// Raft's numbers, in hashicorp's words.
@@ -125,6 +128,7 @@ impl NodeStatus {
                 "free_bytes": self.machine.disk.free_bytes,
                 "min_free_bytes": self.machine.disk.min_free_bytes,
             },
+            "transfers": self.machine.transfers.iter().map(transfer_json).collect::<Vec<_>>(),
         })
     }
 
@@ -138,6 +142,8 @@ impl NodeStatus {
             "last_snapshot_index": self.raft.snapshot_index,
             "last_snapshot_term": self.raft.snapshot_term,
             "purged_index": self.raft.purged_index,
+            "log_bytes": self.log.log_bytes,
+            "log_over_quota": self.log.over_quota,
             "latest_configuration_index": self.servers_index,
             "num_peers": self.peers(),
         })
@@ -200,6 +206,18 @@ impl NodeStatus {
         let voters = || self.servers.iter().filter(|server| server.voter);
         if voters().any(|server| server.node.name == self.node.name) { voters().count() - 1 } else { 0 }
     }
+}
+
+fn transfer_json(transfer: &TransferStatus) -> Value {
+    json!({
+        "direction": transfer.direction.name(),
+        "peer": transfer.peer,
+        "index": transfer.index,
+        "bytes": transfer.bytes,
+        "rows": transfer.rows,
+        "began_ms": transfer.began_ms,
+        "seconds": transfer.elapsed.as_secs(),
+    })
 }
 
 /// In hashicorp's words.
@@ -268,6 +286,16 @@ pub(super) mod tests {
             restore_count: 0,
             last_snapshot_index: 6,
             last_snapshot_term: 1,
+            transfers: vec![TransferStatus {
+                direction: crate::machine::Direction::Sending,
+                peer: "nodeC".into(),
+                node: Some(50_053),
+                index: 6,
+                bytes: 70,
+                rows: 3,
+                began_ms: 1,
+                elapsed: Duration::from_secs(9),
+            }],
         }
     }
 
@@ -302,6 +330,7 @@ pub(super) mod tests {
                 purged_index: 0,
             },
             machine: machine(8),
+            log: RetentionStatus { log_bytes: 500, over_quota: false },
         }
     }
 
@@ -319,6 +348,11 @@ pub(super) mod tests {
         assert_eq!(json["last_applied_index"], 8);
         assert_eq!(json["fsm"]["fsm_index"], 8);
         assert_eq!(json["fsm"]["snapshot_count"], 3);
+        assert_eq!((&json["raft"]["log_bytes"], &json["raft"]["log_over_quota"]), (&json!(500), &json!(false)));
+        let transfer = json!({
+            "direction": "sending", "peer": "nodeC", "index": 6, "bytes": 70, "rows": 3, "began_ms": 1, "seconds": 9
+        });
+        assert_eq!(json["transfers"], json!([transfer]));
     }
 
     #[test]

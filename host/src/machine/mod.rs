@@ -10,12 +10,15 @@
 //! [`open`] gives two ends: [`StateMachine`] for openraft, [`Machine`] for everyone else.
 
 mod apply;
+pub mod backup;
 mod changes;
+mod digest;
 mod entry;
 mod fitness;
 mod hash;
 mod outcome;
 mod overlay;
+mod pace;
 mod progress;
 mod query;
 mod shared;
@@ -26,6 +29,7 @@ mod snapshots;
 mod state_machine;
 mod status;
 mod system;
+mod transfers;
 mod waiters;
 
 use std::sync::Arc;
@@ -41,10 +45,12 @@ use crate::types::{Fatal, LogId, NodeId, NodeMode, StoredMembership};
 pub use changes::{Change, Changed, ReadSet};
 pub use fitness::{SEMANTICS, genesis_of, limits_json};
 pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
+pub use pace::Pace;
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
-pub use snapshots::{PreparedState, Receiving, SnapshotData, SnapshotError, Snapshots};
+pub use snapshots::{PreparedState, Receiving, Sending, SnapshotData, SnapshotError, Snapshots};
 pub use state_machine::StateMachine;
 pub use status::MachineStatus;
+pub use transfers::{Attempt, Direction, Running, Transfer, TransferStatus, Transfers};
 pub use waiters::{Fate, Waiter, Waiters};
 
 use apply::{ApplyHandle, Gate};
@@ -67,6 +73,8 @@ pub struct Options {
     pub boot: u64,
     /// Where what this node cannot survive is reported.
     pub fatal: Fatal,
+    /// How fast snapshots leave this node.
+    pub snapshot_pace: Pace,
     /// Threads that serve queries and steps of watches.
     pub query_threads: usize,
     /// Queries that may wait for a thread; more are refused.
@@ -161,7 +169,7 @@ fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateM
     let shared = Arc::new(Shared::new(&options, &system));
     let queries = query::Pool::start(options.query_threads, options.query_queue_max)?;
     let apply = ApplyHandle::start(shared.clone(), gate.clone(), system)?;
-    let snapshots = Snapshots::new(shared.clone());
+    let snapshots = Snapshots::new(shared.clone(), options.snapshot_pace.clone());
     let machine = Machine { shared, queries, apply: apply.clone(), snapshots: snapshots.clone() };
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
 }

@@ -11,6 +11,7 @@ use super::changes::Changes;
 use super::fitness;
 use super::progress::Progress;
 use super::system::{HashRecord, System};
+use super::transfers::Transfers;
 use super::waiters::Waiters;
 use super::{Options, Position};
 use crate::codec::Genesis;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) state: State,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) space: Space,
+    pub(crate) transfers: Transfers,
     pub(crate) fatal: Fatal,
     pub(crate) waiters: Waiters,
     pub(crate) changes: Arc<Changes>,
@@ -82,6 +84,7 @@ impl Shared {
             state: options.state.clone(),
             checkpoints: options.checkpoints.clone(),
             space: options.space.clone(),
+            transfers: Transfers::default(),
             fatal: options.fatal.clone(),
             waiters: Waiters::default(),
             changes: Arc::new(Changes::new(system.applied_index())),

@@ -12,6 +12,7 @@ use openraft::{EntryPayload, OptionalSend};
 use super::apply::{ApplyHandle, Committed, Gate};
 use super::snapshots::{Meta, SnapshotData, SnapshotError, Snapshots, blocking};
 use super::system::System;
+use crate::faults;
 use crate::store::Checkpoint;
 use crate::types::{LogId, StoredMembership, TypeConfig};
 
@@ -86,6 +87,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        // Off the runtime's threads, because a test may have it wait.
+        blocking(|| faults::io("snapshot-install")).await?;
         let snapshots = self.snapshots.clone();
         let (generation, applied, turn) = match snapshot {
             SnapshotData::Prepared(prepared) => (prepared.generation.clone(), Some(prepared.applied()), Some(prepared)),

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::shared::Shared;
+use super::transfers::TransferStatus;
 use crate::store::SpaceStatus;
 use crate::types::{LogId, NodeMode};
 
@@ -51,6 +52,8 @@ pub struct MachineStatus {
     pub last_snapshot_index: u64,
     /// Its term.
     pub last_snapshot_term: u64,
+    /// Snapshots on their way to or from this node.
+    pub transfers: Vec<TransferStatus>,
 }
 
 pub(crate) fn of(shared: &Shared) -> MachineStatus {
@@ -80,5 +83,6 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         restore_count: counts.snapshots_installed.load(Relaxed),
         last_snapshot_index: newest.as_ref().map_or(0, |newest| newest.index),
         last_snapshot_term: newest.as_ref().map_or(0, |newest| newest.term),
+        transfers: shared.transfers.running(),
     }
 }

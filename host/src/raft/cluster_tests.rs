@@ -103,6 +103,7 @@ impl TestNode {
             node: id,
             boot: 1,
             fatal,
+            snapshot_pace: Default::default(),
             query_threads: 1,
             query_queue_max: 1,
         })

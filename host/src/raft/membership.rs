@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, RaftMetrics};
@@ -21,16 +21,21 @@ use crate::types::{LogId, Membership, Node, NodeId, TypeConfig, hex};
 
 mod change;
 mod error;
+mod nearer;
 mod transfer;
 
 use change::Change;
 pub use error::MembershipError;
+use nearer::Nearer;
 
 /// A learner that is to vote must be this close to the leader's log.
 const CAUGHT_UP_ENTRIES: u64 = 1_024;
 
 /// How often a cluster that was just bootstrapped is asked for its genesis.
 const GENESIS_POLL: Duration = Duration::from_millis(10);
+
+/// How often the progress of a learner is looked at.
+const CATCH_UP_LOOK: Duration = Duration::from_secs(1);
 
 /// A joiner that does not answer yet is tried for so long.
 const JOINER_PATIENCE: Duration = Duration::from_secs(10);
@@ -85,7 +90,8 @@ struct Inner {
 }
 
 impl Members {
-    /// `catch_up`: how long a new voter may take to catch up before it is taken out again.
+    /// `catch_up`: how long a new voter may come no nearer to the others, by entries or by a snapshot on its way, before it is taken
+    /// out again.
     pub fn new(
         me: Me,
         links: Links,
@@ -234,21 +240,28 @@ impl Members {
         Ok(join::invite(address, route, &genesis, &inner.me.node).await?)
     }
 
+    /// Waits as long as the learner comes nearer; a large state takes its time.
     async fn caught_up(&self, raft: &Raft, id: NodeId, node: &Node, since: u64) -> Result<(), MembershipError> {
         let limit = self.0.catch_up;
         let me = self.0.me.node_id;
         let decided = |metrics: &Metrics| metrics.current_leader != Some(me) || is_close(metrics, id, since);
-        let reached = raft.wait(Some(limit)).metrics(decided, "a learner catches up").await;
-        match reached {
-            Ok(metrics) if metrics.current_leader == Some(me) => Ok(()),
-            Ok(metrics) => Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
-            Err(_) => {
-                let metrics = metrics(raft);
-                let reason = match matched(&metrics, id) {
-                    Some(index) => format!("it has {index} of {} entries", metrics.last_log_index.unwrap_or(0)),
+        let (mut nearer, mut moved) = (Nearer::default(), Instant::now());
+        loop {
+            match raft.wait(Some(limit.min(CATCH_UP_LOOK))).metrics(decided, "a learner catches up").await {
+                Ok(metrics) if metrics.current_leader == Some(me) => return Ok(()),
+                Ok(metrics) => return Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
+                Err(_) => {}
+            }
+            let now = metrics(raft);
+            if nearer.came(matched(&now, id), self.0.host.sending_to(id)) {
+                moved = Instant::now();
+            }
+            if moved.elapsed() >= limit {
+                let reason = match matched(&now, id) {
+                    Some(index) => format!("it has {index} of {} entries", now.last_log_index.unwrap_or(0)),
                     None => "it has acknowledged nothing".into(),
                 };
-                Err(MembershipError::NotCaughtUp { name: node.name.clone(), limit, reason })
+                return Err(MembershipError::NotCaughtUp { name: node.name.clone(), limit, reason });
             }
         }
     }

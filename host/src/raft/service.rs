@@ -248,17 +248,20 @@ impl Peer for PeerService {
         Ok(Response::new(self.canvass.answer(&raft).await))
     }
 
+    type SnapshotStream = Answers<peer::SnapshotResponse>;
+
     async fn snapshot(
         &self,
         request: Request<Streaming<peer::SnapshotRequest>>,
-    ) -> Result<Response<peer::SnapshotResponse>, Status> {
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
         let mut frames = request.into_inner();
         let first = frames.message().await?.and_then(|message| message.part);
         let Some(Part::Header(header)) = first else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
+        let from = self.gate.check(header.route.as_ref())?;
         let raft = self.gate.raft(header.route.as_ref())?;
-        Ok(Response::new(self.snapshots.install(raft, header, frames.boxed()).await?))
+        Ok(Response::new(self.snapshots.install(raft, from, header, frames.boxed())))
     }
 
     type ForwardStream = Answers<peer::ForwardResponse>;

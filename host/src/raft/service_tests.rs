@@ -10,7 +10,7 @@ use tonic::Code;
 
 use super::*;
 use crate::codec::Genesis;
-use crate::raft::install::Frames;
+use crate::raft::install::{Answers, Frames};
 use crate::raft::join::{self, ComponentId, JoinOffer};
 use crate::raft::link::Links;
 use crate::raft::{Timeouts, link, membership};
@@ -60,14 +60,9 @@ impl Reached {
 }
 
 impl SnapshotHandler for Reached {
-    fn install(
-        &self,
-        _raft: Arc<Raft>,
-        _header: peer::SnapshotHeader,
-        _frames: Frames,
-    ) -> BoxFuture<'static, Result<peer::SnapshotResponse, Status>> {
+    fn install(&self, _raft: Arc<Raft>, _from: NodeId, _header: peer::SnapshotHeader, _frames: Frames) -> Answers {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async { Ok(peer::SnapshotResponse::default()) })
+        stream::empty().boxed()
     }
 }
 

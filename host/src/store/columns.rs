@@ -23,7 +23,7 @@
 //! | `system` | `machine` defines them | applied log id, membership, log time, hash, genesis, counters | the apply thread, in the entry's batch | with the generation |
 //!
 //! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It goes when three newer ones exist
-//! and nobody reads it.
+//! and nobody reads it; one that cannot be read is renamed to `<index>-<term>.tmp`, as one that is not complete, and goes at the next open.
 //!
 //! Small files: `FORMAT` (a number), `LOCK` (flock), `REMOVED` (the index of the configuration in which the cluster removed
 //! this node; there only while that stands), `state/<group>/CURRENT` (the number of the generation in force, replaced by

@@ -40,6 +40,7 @@ use tail::View;
 use writer::{Rocks, Sink, Writer};
 
 use super::{DataDir, StoreError};
+use crate::faults;
 use crate::types::{Entry, Fatal, Identity, LogId, TypeConfig, Vote};
 
 /// The log of one group. Cloning shares it; the last clone to drop closes it.
@@ -57,7 +58,7 @@ pub struct LogStats {
     pub durable_index: u64,
     /// Bytes held in memory for readers.
     pub tail_bytes: usize,
-    /// Bytes of entries appended since this process began.
+    /// Bytes of the entries found when the log was opened, and of all appended since; purging does not lower it.
     pub written_bytes: u64,
 }
 
@@ -222,6 +223,8 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        // On the task of openraft's core, as every method here.
+        faults::point("raft-core");
         let mut view = self.0.shared.view.write();
         view.committed = committed;
         self.0.shared.queue.set_committed(committed);

@@ -103,6 +103,23 @@ impl Checkpoints {
         self.0.list.lock().clone()
     }
 
+    /// Leaves out one that cannot be read, now and after a restart. The last one stays: openraft must never be told that there is none.
+    /// Whether it is left out.
+    pub fn discard(&self, broken: &Arc<Checkpoint>) -> bool {
+        let mut list = self.0.list.lock();
+        if list.len() < 2 || !list.iter().any(|kept| Arc::ptr_eq(kept, broken)) {
+            return false;
+        }
+        // The name of something unfinished: the next open removes it, and whoever reads it now may end in peace.
+        let aside = self.0.root.join(format!("{}.tmp", encode_name(broken.index, broken.term)));
+        if let Err(error) = fs::rename(&broken.path, &aside) {
+            tracing::warn!(%error, path = %broken.path.display(), "a broken checkpoint cannot be set aside");
+            return false;
+        }
+        list.retain(|kept| !Arc::ptr_eq(kept, broken));
+        true
+    }
+
     fn publish(&self, temporary: &Path, index: u64, term: u64) -> Result<Option<Arc<Checkpoint>>, StoreError> {
         let same = |checkpoint: &&Arc<Checkpoint>| (checkpoint.index, checkpoint.term) == (index, term);
         let existing = self.0.list.lock().iter().find(same).cloned();

@@ -29,6 +29,8 @@ pub(super) struct Found {
     pub(super) identity: Option<Identity>,
     /// Index of the first entry present.
     pub(super) first: Option<u64>,
+    /// Bytes of all entries, about as `columns::entry_bytes` counts them.
+    pub(super) bytes: u64,
     last_entry: Option<LogId>,
 }
 
@@ -58,6 +60,7 @@ pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -
         identity: meta(database, path, group, Meta::Identity)?,
         purged: meta(database, path, group, Meta::Purged)?,
         first: None,
+        bytes: 0,
         last_entry: None,
     };
     if let Some((first, last)) = outermost(database, path, group)? {
@@ -74,7 +77,11 @@ pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -
         }
         let before = found.purged.filter(|_| from == first);
         found.first = Some(first);
-        found.last_entry = Some(check_range(database, path, group, from..last + 1, before)?);
+        let (last_entry, checked) = check_range(database, path, group, from..last + 1, before)?;
+        found.last_entry = Some(last_entry);
+        // Of the older ones as many bytes each as of the newer.
+        let whole = u128::from(checked) * u128::from(last + 1 - first) / u128::from(last + 1 - from);
+        found.bytes = u64::try_from(whole).unwrap_or(u64::MAX);
     }
     if found.committed > found.last() {
         tracing::warn!(committed = ?found.committed, last = ?found.last(), "ignoring a committed hint beyond the log");
@@ -110,17 +117,18 @@ fn newest_within(database: &DB, group: u32, indexes: Range<u64>, bytes: u64) -> 
     indexes.end - u64::try_from(newest).unwrap_or(count).clamp(1, count)
 }
 
-/// Checks every entry of `indexes`, all of which must be there, after `before`. The last one's log id.
+/// Checks every entry of `indexes`, all of which must be there, after `before`. The last one's log id, and the bytes of all.
 fn check_range(
     database: &DB,
     path: &Path,
     group: u32,
     indexes: Range<u64>,
     mut before: Option<LogId>,
-) -> Result<LogId, StoreError> {
+) -> Result<(LogId, u64), StoreError> {
     let mut rows = database.raw_iterator_cf_opt(family(database, LOG), range_options(group, indexes.clone()));
     rows.seek_to_first();
     let mut next = indexes.start;
+    let mut bytes = 0;
     while let Some((key, value)) = rows.item() {
         let index = index_of(key, path, group)?;
         let (log_id, ..) = check_entry(group, index, value).map_err(|error| entry_damaged(path, index, &error))?;
@@ -131,12 +139,13 @@ fn check_range(
             return Err(StoreError::damaged(path, format!("entry {log_id} follows {before}")));
         }
         before = Some(log_id);
+        bytes += (key.len() + value.len()) as u64;
         next += 1;
         rows.next();
     }
     rows.status().map_err(StoreError::rocks("read the log", path))?;
     match before.filter(|_| next == indexes.end) {
-        Some(last) => Ok(last),
+        Some(last) => Ok((last, bytes)),
         None => Err(StoreError::damaged(path, format!("log entry {next} is missing"))),
     }
 }
