@@ -224,11 +224,11 @@ fn router(
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     );
-    let admin = raft_admin::Admin(manager::Manager(shared.clone()));
-    let admin = proto::raft_admin_server::RaftAdminServer::new(admin)
+    let raft_admin = raft_admin::Admin(manager::Manager(shared.clone()));
+    let raft_admin = proto::raft_admin_server::RaftAdminServer::new(raft_admin)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
-    let services = mount(mount(mount(Router::new(), manager), admin), health);
+    let services = mount(mount(mount(mount(Router::new(), manager), raft_admin), admin), health);
     let shared = shared.clone();
     Ok(reflection::add(services, routes)?
         .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))

@@ -22,7 +22,9 @@ use crate::raft::join::{ComponentId, Host, JoinOffer};
 use crate::raft::link::Links;
 use crate::raft::membership::MembershipError;
 use crate::raft::service::{ForwardHandler, Parts, ReadIndexHandler};
-use crate::raft::{Canvass, ClusterCell, Me, Members, NetworkFactory, PeerService, Raft, RaftCell, Timeouts, peer};
+use crate::raft::{
+    Canvass, ClusterCell, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts, peer,
+};
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Membership, Node, NodeId};
 

@@ -161,6 +161,9 @@ pub(super) fn check_entry(group: u32, index: u64, value: &[u8]) -> Result<(LogId
     Ok((LogId::new(leader_id, index), head[1], payload))
 }
 
+/// The entry itself in the tail, and its key and head on disk.
+pub(super) const ENTRY_BESIDE_PAYLOAD_BYTES: usize = 96;
+
 /// About the bytes an entry takes in memory and on the wire; what the byte caps count.
 pub(super) fn entry_bytes(entry: &Entry) -> usize {
     let payload = match &entry.payload {
@@ -168,8 +171,7 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
         EntryPayload::Normal(data) => data.0.len(),
         EntryPayload::Membership(membership) => 128 * (1 + membership.nodes().count()),
     };
-    // The entry itself in the tail, and its key and head on disk.
-    payload + 96
+    payload + ENTRY_BESIDE_PAYLOAD_BYTES
 }
 
 fn checksum(key: &[u8], head: &[u8], payload: &[u8]) -> u32 {

@@ -27,7 +27,7 @@ use crate::raft::link::Links;
 use crate::raft::peer::{SnapshotRequest, snapshot_request, snapshot_response};
 use crate::raft::{ClusterCell, NetworkFactory, Raft, RaftCell, Timeouts, wire};
 use crate::store::StoreError;
-use crate::types::{Entry, NodeMode, TypeConfig, Vote};
+use crate::types::{Entry, LogId, NodeMode, TypeConfig, Vote};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The leader, which is the test itself, and the node that installs.
@@ -44,6 +44,10 @@ struct Held {
 
 impl Gate for Held {
     fn wait_durable(&self, _: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn note_served(&self, _: LogId) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -100,7 +104,7 @@ async fn follower(component: &Component) -> Follower {
     machine.set_component(component.clone());
     machine.set_mode(NodeMode::Serving);
     let links = Links::new(FOLLOWER, ClusterCell::new(None), RaftCell::default(), Duration::from_secs(1));
-    let network = NetworkFactory::new(links, machine.snapshots().clone(), Timeouts::default());
+    let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), Timeouts::default());
     let config = Arc::new(Timeouts::default().config("test").unwrap());
     let raft = Raft::new(FOLLOWER, config, network, options.log.clone(), state_machine).await.unwrap();
     let follower = Follower { raft: Arc::new(raft), machine, gate, _rest: (options, directory) };

@@ -10,7 +10,9 @@ use rocksdb::{ColumnFamily, DB, DBAccess, DBRawIteratorWithThreadMode, Range as 
 use serde::de::DeserializeOwned;
 
 use super::super::StoreError;
-use super::super::columns::{LOG, META, Meta, check_entry, decode_entry, decode_log_key, encode_meta_key, log_keys};
+use super::super::columns::{
+    ENTRY_BESIDE_PAYLOAD_BYTES, LOG, META, Meta, check_entry, decode_entry, decode_log_key, encode_meta_key, log_keys,
+};
 use super::super::pinned::family;
 use super::synced::Ends;
 use crate::codec::decode_record;
@@ -131,7 +133,8 @@ fn check_range(
     let mut bytes = 0;
     while let Some((key, value)) = rows.item() {
         let index = index_of(key, path, group)?;
-        let (log_id, ..) = check_entry(group, index, value).map_err(|error| entry_damaged(path, index, &error))?;
+        let (log_id, _, payload) =
+            check_entry(group, index, value).map_err(|error| entry_damaged(path, index, &error))?;
         if index != next {
             return Err(StoreError::damaged(path, format!("log entry {next} is missing")));
         }
@@ -139,7 +142,7 @@ fn check_range(
             return Err(StoreError::damaged(path, format!("entry {log_id} follows {before}")));
         }
         before = Some(log_id);
-        bytes += (key.len() + value.len()) as u64;
+        bytes += (payload.len() + ENTRY_BESIDE_PAYLOAD_BYTES) as u64;
         next += 1;
         rows.next();
     }

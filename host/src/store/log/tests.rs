@@ -1,5 +1,6 @@
 //! The log against restarts, damage, a failing disk, a plain model of itself, and openraft's own suite.
 
+use std::fs;
 use std::sync::mpsc;
 
 use bytes::Bytes;
