@@ -58,7 +58,7 @@ mod tests {
 
     fn fragment(kind: u8, bytes: usize) -> Vec<u8> {
         let length = u16::try_from(bytes).expect("a fragment fits a block").to_le_bytes();
-        [&[9, 9, 9, 9, length[0], length[1], kind][..], &vec![7; bytes]].concat()
+        [&[9, 9, 9, 9, length[0], length[1], kind][..], &vec![7; bytes][..]].concat()
     }
 
     #[test]
