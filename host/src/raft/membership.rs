@@ -135,23 +135,29 @@ impl Members {
             return Ok(change.index());
         }
         let index = change.set_voter(id, false, true).await?;
-        // Who has no vote must not lead, and openraft lets a demoted leader go on.
-        if id == self.0.me.node_id
+        self.step_aside(id).await;
+        Ok(index)
+    }
+
+    /// Who has no vote must not lead: openraft lets a demoted leader go on, and a removed one for a while.
+    async fn step_aside(&self, without_vote: NodeId) {
+        if without_vote == self.0.me.node_id
             && let Err(error) = self.transfer_leadership().await
         {
-            tracing::warn!(%error, "demoted, and still the leader; transfer leadership by hand");
+            tracing::warn!(%error, "without a vote, and still the leader; transfer leadership by hand");
         }
-        Ok(index)
     }
 
     /// Removes a server, voter or not. Its process goes on and serves nothing (`standing`); a leader that removes itself hands over.
     pub async fn remove(&self, name: &str, previous_index: u64) -> Result<u64, MembershipError> {
         let change = self.begin(previous_index).await?;
         let id = change.by_name(name)?;
-        match change.is_voter(id) {
-            true => change.set_voter(id, false, false).await,
-            false => change.apply(ChangeMembers::RemoveNodes([id].into()), false).await,
+        if !change.is_voter(id) {
+            return change.apply(ChangeMembers::RemoveNodes([id].into()), false).await;
         }
+        let index = change.set_voter(id, false, false).await?;
+        self.step_aside(id).await;
+        Ok(index)
     }
 
     /// Records the addresses a member says it has now. Its name cannot change.
