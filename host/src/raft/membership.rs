@@ -135,17 +135,13 @@ impl Members {
             return Ok(change.index());
         }
         let index = change.set_voter(id, false, true).await?;
-        self.step_aside(id).await;
-        Ok(index)
-    }
-
-    /// Who has no vote must not lead: openraft lets a demoted leader go on, and a removed one for a while.
-    async fn step_aside(&self, without_vote: NodeId) {
-        if without_vote == self.0.me.node_id
+        // Who has no vote must not lead, and openraft lets a demoted leader go on.
+        if id == self.0.me.node_id
             && let Err(error) = self.transfer_leadership().await
         {
-            tracing::warn!(%error, "without a vote, and still the leader; transfer leadership by hand");
+            tracing::warn!(%error, "demoted, and still the leader; transfer leadership by hand");
         }
+        Ok(index)
     }
 
     /// Removes a server, voter or not. Its process goes on and serves nothing (`standing`); a leader that removes itself hands over.
@@ -155,9 +151,9 @@ impl Members {
         if !change.is_voter(id) {
             return change.apply(ChangeMembers::RemoveNodes([id].into()), false).await;
         }
-        let index = change.set_voter(id, false, false).await?;
-        self.step_aside(id).await;
-        Ok(index)
+        // A leader that removes itself goes on until this is committed; then openraft hands leadership over. It will not hear from its
+        // successor, so nothing here could wait for one.
+        change.set_voter(id, false, false).await
     }
 
     /// Records the addresses a member says it has now. Its name cannot change.
