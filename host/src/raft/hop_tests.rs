@@ -10,12 +10,12 @@ use super::*;
 use crate::codec;
 use crate::guest::Verdict;
 use crate::machine::Waiters;
-use crate::raft::Forwarded;
 use crate::raft::leader::LeaderWatch;
 use crate::raft::proposer::{Core, Proposer, Written};
 use crate::raft::read::{LocalIndex, ReadIndex};
 use crate::raft::service::{ForwardHandler, ReadIndexHandler};
 use crate::raft::ticket::Answer;
+use crate::raft::{Forwarded, RaftCell};
 use crate::types::{CommittedLeaderId, EntryData, GROUP, Node, Origin};
 
 const FOLLOWER: NodeId = 2;

@@ -13,7 +13,7 @@ use crate::codec::Genesis;
 use crate::raft::install::Frames;
 use crate::raft::join::{self, ComponentId, JoinOffer};
 use crate::raft::link::Links;
-use crate::raft::{Timeouts, link, membership};
+use crate::raft::{Timeouts, link};
 use crate::types::{Cluster, Node, hex};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
@@ -119,7 +119,7 @@ impl TestNode {
             raft.clone(),
             Arc::new(host.clone()),
             Timeouts::default(),
-            membership::CATCH_UP_TIMEOUT,
+            Duration::from_secs(60),
         );
         let service = PeerService::new(Parts {
             me,
