@@ -44,14 +44,16 @@ async fn a_message_with_a_wrong_route_is_refused_and_the_term_stays() -> Result<
             ..AppendRequest::default()
         };
         let transfer = TransferLeaderRequest { route, from_leader: Some(vote), to: me.node_id, last: None };
-        let stream =
-            client.append(tonic::codegen::tokio_stream::iter([append.clone()])).await?.into_inner().message().await;
+        let stream = match client.append(tonic::codegen::tokio_stream::iter([append.clone()])).await {
+            Ok(answers) => answers.into_inner().message().await.map(drop),
+            Err(status) => Err(status),
+        };
         let answers = [
             client.vote(request.clone()).await.map(drop),
             client.pre_vote(request).await.map(drop),
             client.heartbeat(append).await.map(drop),
             client.transfer_leader(transfer).await.map(drop),
-            stream.map(drop),
+            stream,
         ];
         for answer in answers {
             let status = answer.unwrap_err();

@@ -5,7 +5,7 @@ use lockstep_tests::call::Call;
 use lockstep_tests::pb::raft_admin_client::RaftAdminClient;
 use lockstep_tests::pb::raft_admin_get_configuration_response::server::Suffrage;
 use lockstep_tests::pb::raft_admin_state_response::State;
-use lockstep_tests::pb::{self, AddRequest, AddResponse, Future};
+use lockstep_tests::pb::{self, AddRequest, Future};
 use lockstep_tests::{Options, eventually, formed, lockstep};
 use prost::Message;
 

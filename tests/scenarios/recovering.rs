@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use lockstep_tests::pb::AddVoterRequest;
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, lockstep};
 
-const CONFIRM: &str = "--yes-i-lose-what-the-others-had";
+const CONFIRM: &str = "--yes_i_lose_what_the_others_had";
 
 /// Exit code and all that was printed.
 fn recover(program: &std::path::Path, node: &NodeProcess, more: &[&str]) -> Result<(Option<i32>, String)> {

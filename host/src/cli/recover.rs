@@ -9,7 +9,7 @@ use crate::node::recover::{Found, Survivor};
 use crate::types::LogId;
 
 /// The confirmation, as it is typed.
-const CONFIRM: &str = "--yes-i-lose-what-the-others-had";
+const CONFIRM: &str = "--yes_i_lose_what_the_others_had";
 
 const AFTER_HELP: &str = "\
 Only for a cluster whose majority will never come back. What the lost nodes had acknowledged and this one never got is lost;
@@ -23,7 +23,7 @@ this one: remove their data first.
 
 Examples:
   lockstep recover --raft_id=nodeA --raft_data_dir /tmp/cluster
-  lockstep recover --raft_id=nodeA --raft_data_dir /tmp/cluster --yes-i-lose-what-the-others-had";
+  lockstep recover --raft_id=nodeA --raft_data_dir /tmp/cluster --yes_i_lose_what_the_others_had";
 
 /// Make a cluster of one survivor after the majority is lost for good; the node must be stopped.
 #[derive(Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub(crate) struct RecoverArgs {
     raft_data_dir: PathBuf,
 
     /// Do it. Without this, only show what the node holds
-    #[arg(long = "yes-i-lose-what-the-others-had")]
+    #[arg(long = "yes_i_lose_what_the_others_had")]
     confirmed: bool,
 }
 

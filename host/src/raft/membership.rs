@@ -154,10 +154,12 @@ impl Members {
     pub async fn remove(&self, name: &str, previous_index: u64) -> Result<u64, MembershipError> {
         let change = self.begin(previous_index).await?;
         let id = change.by_name(name)?;
-        match change.is_voter(id) {
-            true => change.set_voter(id, false, false).await,
-            false => change.apply(ChangeMembers::RemoveNodes([id].into()), false).await,
+        if !change.is_voter(id) {
+            return change.apply(ChangeMembers::RemoveNodes([id].into()), false).await;
         }
+        // A leader that removes itself goes on until this is committed; then openraft hands leadership over. It will not hear from its
+        // successor, so nothing here could wait for one.
+        change.set_voter(id, false, false).await
     }
 
     /// Records the addresses a member says it has now. Its name cannot change.

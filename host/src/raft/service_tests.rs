@@ -195,6 +195,7 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
                 .fetch_component(peer::FetchComponentRequest { route: wrong.clone(), ..Default::default() })
                 .await
                 .map(drop),
+            client.standing(peer::StandingRequest { route: wrong.clone() }).await.map(drop),
             client.set_addresses(peer::SetAddressesRequest { route: wrong.clone(), node: None }).await.map(drop),
         ];
         for status in statuses {
