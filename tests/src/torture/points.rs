@@ -10,7 +10,7 @@ pub enum Setup {
     Election,
     /// A snapshot from the leader: the node was away until its log was gone.
     Install,
-    /// The leader wrote alone and comes back to another one: what nobody else has is cut off.
+    /// The leader comes back to another one with what nobody else stored, which is cut off.
     Rejoin,
     /// A start.
     Start,
