@@ -148,6 +148,8 @@ impl Cluster {
         let mut last = self.nodes.pop().context("no node")?;
         last.kill()?;
         std::fs::remove_dir_all(last.data_dir.join(&last.name))?;
+        // Or a power cut brings it back.
+        std::fs::File::open(&last.data_dir)?.sync_all()?;
         Ok(last.name.clone())
     }
 

@@ -10,7 +10,7 @@ pub enum Setup {
     Election,
     /// A snapshot from the leader: the node was away until its log was gone.
     Install,
-    /// The leader wrote alone and comes back to another one: what nobody else has is cut off.
+    /// The leader comes back to another one with what nobody else stored, which is cut off.
     Rejoin,
     /// A start.
     Start,
@@ -79,6 +79,18 @@ pub const OTHERS: &[(&str, &str)] = &[
     ("identity-after-sync", "a first start or a join: no load is there yet"),
     ("log-read", "reads of what is no longer in memory: the store's scenarios fail them"),
     ("view-read", "reads of queries: the store's scenarios fail them"),
+    ("peer-append-refused", "a refused link: scenarios of changes of leader"),
+    ("peer-transfer-refused", "a refused hand-over: scenarios of changes of leader"),
+    ("probe-refused", "a refused probe: scenarios of changes of leader"),
+    ("apply-entry", "holds apply up: scenarios of a slow guest"),
+    ("membership-before-voters", "a change left half-way: scenarios of membership"),
+    ("membership-after-voters", "a change left half-way: scenarios of membership"),
+    ("recover-after-identity", "an offline command: scenarios of recovery"),
+    ("recover-after-vote", "an offline command: scenarios of recovery"),
+    ("snapshot-send-frame", "a sender that dies: scenarios of snapshots"),
+    ("snapshot-receive-frame", "a receiver that dies: scenarios of snapshots"),
+    ("snapshot-install", "an install that fails: scenarios of snapshots"),
+    ("raft-core", "a Raft core that stops: scenarios of the watchdog"),
     ("log-skip-sync", "planted: the log is written and not synced"),
     ("peer-skip-append", "planted: a follower says to have stored what it did not"),
     ("read-skip-index", "planted: a linearizable read asks no leader"),
