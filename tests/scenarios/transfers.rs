@@ -256,7 +256,7 @@ async fn a_node_whose_raft_core_has_stopped_ends_with_the_reason() -> Result<()>
     cluster.add(leader, "key", "value").await?;
     let status = cluster.nodes[follower].wait_exit().await?;
     let log = cluster.nodes[follower].log();
-    ensure!(status.code() == Some(1) && log.contains("Raft's core has stopped"), "{status}: {log}");
+    ensure!(status.code() == Some(1) && log.contains("fatal: this node stops reason=Raft's core"), "{status}: {log}");
     cluster.nodes[follower].fail_at(&[])?;
     cluster.nodes[follower].start().await?;
     cluster.everyone_reads("key", "value").await
