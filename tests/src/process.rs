@@ -1,34 +1,20 @@
 //! One node process: its reserved ports, its directory, its log; start, kill, stop, restart.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use socket2::{Domain, Socket, Type};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::pb::example_client::ExampleClient;
 use crate::pb::raft_manager_client::RaftManagerClient;
+use crate::place::Place;
 use crate::{PATIENCE, eventually};
 
-/// A port that the system picked and keeps for us: bound but never listening, so a node may listen on it, and nobody else gets it.
-struct Reserved {
-    _socket: Socket,
-    address: SocketAddr,
-}
-
-impl Reserved {
-    fn new() -> Result<Reserved> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        let address = socket.local_addr()?.as_socket().context("an inet socket has an inet address")?;
-        Ok(Reserved { _socket: socket, address })
-    }
-}
+/// Lines of a node's log that a message quotes.
+const LAST_LINES: usize = 60;
 
 /// What a node is started with beside its id and addresses.
 #[derive(Clone, Debug)]
@@ -41,12 +27,26 @@ pub struct Options {
     pub more: Vec<String>,
     /// The program: the product, or its variant with failpoints.
     pub program: PathBuf,
+    /// Failpoints that are set at every start and stay, beside those of [`NodeProcess::fail_at`].
+    pub planted: Vec<String>,
 }
 
 impl Options {
     /// A member to be added, with the KV.
     pub fn member() -> Options {
-        Options { bootstrap: false, fsm: Some(kv_wasm()), more: Vec::new(), program: lockstep_binary() }
+        Options {
+            bootstrap: false,
+            fsm: Some(kv_wasm()),
+            more: Vec::new(),
+            program: lockstep_binary(),
+            planted: Vec::new(),
+        }
+    }
+
+    /// A member with the guest of the torture, in the program that has failpoints.
+    pub fn tortured() -> Options {
+        let (fsm, program) = (Some(chain_wasm()), failpoints_binary());
+        Options { bootstrap: false, fsm, more: Vec::new(), program, planted: Vec::new() }
     }
 
     /// The node that starts the cluster.
@@ -73,12 +73,12 @@ pub struct NodeProcess {
     pub name: String,
     /// `--raft_data_dir`; the node's data lies in `<data_dir>/<name>`.
     pub data_dir: PathBuf,
+    /// Where its log and its failpoints are: no part of the disk that a test may take away.
+    side_dir: PathBuf,
     /// What the next start uses.
     pub options: Options,
-    grpc: Reserved,
-    raft: Reserved,
-    http: Reserved,
     child: Option<Child>,
+    place: Place,
 }
 
 impl Drop for NodeProcess {
@@ -94,32 +94,36 @@ impl Drop for NodeProcess {
 }
 
 impl NodeProcess {
-    /// Reserves addresses. Nothing runs yet.
+    /// Reserves addresses on loopback. Nothing runs yet.
     pub fn new(name: &str, data_dir: &Path, options: Options) -> Result<NodeProcess> {
-        Ok(NodeProcess {
+        Ok(NodeProcess::at(Place::on_loopback()?, name, data_dir, options))
+    }
+
+    /// At addresses that were chosen.
+    pub(crate) fn at(place: Place, name: &str, data_dir: &Path, options: Options) -> NodeProcess {
+        NodeProcess {
             name: name.to_string(),
             data_dir: data_dir.to_path_buf(),
+            side_dir: data_dir.to_path_buf(),
             options,
-            grpc: Reserved::new()?,
-            raft: Reserved::new()?,
-            http: Reserved::new()?,
             child: None,
-        })
+            place,
+        }
     }
 
     /// The client address.
     pub fn grpc_addr(&self) -> String {
-        self.grpc.address.to_string()
+        self.place.grpc.to_string()
     }
 
     /// The peer address.
     pub fn raft_addr(&self) -> String {
-        self.raft.address.to_string()
+        self.place.raft.to_string()
     }
 
     /// Address of `/livez`, `/readyz` and `/metrics`.
     pub fn http_addr(&self) -> String {
-        self.http.address.to_string()
+        self.place.http.to_string()
     }
 
     /// The arguments of a start.
@@ -137,6 +141,14 @@ impl NodeProcess {
         if self.options.bootstrap {
             words.push("--raft_bootstrap".into());
         }
+        // The disk of the machine that runs the tests is not under test, unless a scenario says so.
+        if !self.options.more.iter().any(|word| word.starts_with("--min_free_bytes")) {
+            words.push("--min_free_bytes=0".into());
+        }
+        if self.place.namespace.is_some() {
+            // Not loopback, but nobody else's network either.
+            words.push("--insecure".into());
+        }
         words.extend(self.options.more.iter().cloned());
         words
     }
@@ -144,13 +156,18 @@ impl NodeProcess {
     /// Starts the process and waits until it answers a call on its client port.
     pub async fn start(&mut self) -> Result<()> {
         self.spawn()?;
+        self.wait_answers().await
+    }
+
+    /// Waits until a process that was started answers a call on its client port.
+    pub async fn wait_answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.answers().await {
             if let Some(status) = self.exited()? {
-                bail!("{} ended with {status} instead of serving:\n{}", self.name, self.log());
+                bail!("{} ended with {status} instead of serving:\n{}", self.name, self.last_words());
             }
             if Instant::now() > deadline {
-                bail!("{} does not answer on {}:\n{}", self.name, self.grpc_addr(), self.log());
+                bail!("{} does not answer on {}:\n{}", self.name, self.grpc_addr(), self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -168,33 +185,41 @@ impl NodeProcess {
         if self.child.is_some() {
             bail!("{} runs already", self.name);
         }
+        if !self.failpoints_path().exists() {
+            self.fail_at(&[])?;
+        }
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let program = &self.options.program;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(self.arguments())
             .env("LOCKSTEP_FAILPOINTS", self.failpoints_path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("{} does not start", program.display()))?;
-        self.child = Some(child);
+            .stderr(log);
+        let child = match &self.place.namespace {
+            Some(namespace) => namespace.enter(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        self.child = Some(child.with_context(|| format!("{} does not start", program.display()))?);
         Ok(())
     }
 
     fn log_path(&self) -> PathBuf {
-        self.data_dir.join(format!("{}.log", self.name))
+        self.side_dir.join(format!("{}.log", self.name))
     }
 
     fn failpoints_path(&self) -> PathBuf {
-        self.data_dir.join(format!("{}.failpoints", self.name))
+        self.side_dir.join(format!("{}.failpoints", self.name))
     }
 
     /// Has the node's failpoints do `tasks` from now on (`name=task`, one a line; `host/src/faults.rs` has the words), and nothing
     /// else. A running node looks within a few milliseconds, a stopped one at its start. Needs [`Options::with_failpoints`].
     pub fn fail_at(&self, tasks: &[&str]) -> Result<()> {
         let whole = self.failpoints_path().with_extension("new");
-        std::fs::write(&whole, tasks.join("\n"))?;
+        let planted = self.options.planted.iter().map(String::as_str);
+        let lines: Vec<&str> = planted.chain(tasks.iter().copied()).collect();
+        std::fs::write(&whole, lines.join("\n"))?;
         Ok(std::fs::rename(whole, self.failpoints_path())?)
     }
 
@@ -216,6 +241,13 @@ impl NodeProcess {
     /// What the node has printed, over all its starts.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The end of that, for messages.
+    pub fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
     /// SIGKILL, and reaped.
@@ -251,10 +283,15 @@ impl NodeProcess {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("{} did not end:\n{}", self.name, self.log());
+                bail!("{} did not end:\n{}", self.name, self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether the process that was started has ended by itself; [`NodeProcess::wait_exit`] then says how.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.exited()?.is_some())
     }
 
     fn exited(&mut self) -> Result<Option<ExitStatus>> {
@@ -288,6 +325,13 @@ impl NodeProcess {
         serde_json::from_str(&reply.stats).with_context(|| format!("Stat answered {:?}", reply.stats))
     }
 
+    /// `GET /status`, parsed: what `Stat` says, of a node with any guest.
+    pub async fn status(&self) -> Result<serde_json::Value> {
+        let (code, body) = self.http("/status").await?;
+        anyhow::ensure!(code == 200, "/status answered {code}: {body}");
+        serde_json::from_str(&body).with_context(|| format!("/status answered {body:?}"))
+    }
+
     /// GET on the HTTP port: status line and body.
     pub async fn http(&self, path: &str) -> Result<(u16, String)> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -315,6 +359,11 @@ pub fn failpoints_binary() -> PathBuf {
 /// The default guest.
 pub fn kv_wasm() -> PathBuf {
     built("kv.wasm")
+}
+
+/// The guest of the torture, which is no part of the product: `build/chain.wasm`, as `cargo xtask test` leaves it.
+pub fn chain_wasm() -> PathBuf {
+    built("chain.wasm")
 }
 
 fn built(name: &str) -> PathBuf {

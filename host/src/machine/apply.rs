@@ -34,6 +34,8 @@ const FLUSH_ENTRIES: u64 = 4096;
 const FLUSH_BYTES: usize = 16 << 20;
 /// or so long after the first unflushed one, whichever comes first: this bounds what a crash has to replay.
 const FLUSH_AFTER: Duration = Duration::from_secs(2);
+/// Before a write of the state is tried again that found the disk full.
+const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// What the state waits for before it takes an entry.
 pub(crate) trait Gate: Send + Sync + 'static {
@@ -275,7 +277,7 @@ impl Applier {
         let batch = batch_of(&effects);
         self.gate.wait_durable(log_id.index)?;
         self.gate.note_served(log_id)?;
-        self.generation.commit(&batch)?;
+        self.until_there_is_room(|| self.generation.commit(&batch))?;
         self.dirty.entries += 1;
         self.dirty.bytes += batch.bytes();
         self.dirty.since.get_or_insert_with(Instant::now);
@@ -302,16 +304,44 @@ impl Applier {
         self.shared.waiters.entry_applied(log_id.leader_id, awaited);
     }
 
+    /// A full disk leaves the state unflushed: the log still has all of it, and the next attempt is due [`FLUSH_AFTER`] from now.
     fn flush(&mut self) -> Result<(), ApplyError> {
-        self.generation.flush()?;
-        self.dirty = Dirty::default();
-        self.shared.counts.flushes.fetch_add(1, Relaxed);
+        match self.generation.flush() {
+            Ok(()) => {
+                self.dirty = Dirty::default();
+                self.shared.counts.flushes.fetch_add(1, Relaxed);
+            }
+            Err(error) if error.is_full() => {
+                self.note_full(&error);
+                self.dirty = Dirty { since: Some(Instant::now()), ..Dirty::default() };
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
+    }
+
+    /// Does `write`, again and again while the disk is full: what is committed has to be applied, and reads go on meanwhile.
+    fn until_there_is_room(&self, write: impl Fn() -> Result<(), StoreError>) -> Result<(), ApplyError> {
+        loop {
+            match write() {
+                Err(error) if error.is_full() && self.shared.stopping.load(Relaxed) => return Err(ApplyError::Stopped),
+                Err(error) if error.is_full() => {
+                    self.note_full(&error);
+                    std::thread::sleep(FULL_RETRY);
+                }
+                written => return Ok(written?),
+            }
+        }
+    }
+
+    fn note_full(&self, error: &StoreError) {
+        self.shared.counts.disk_full.fetch_add(1, Relaxed);
+        tracing::warn!(%error, "the disk is full: the state is not written and will be tried again; nothing is lost");
     }
 
     fn install(&mut self, generation: Arc<Generation>) -> Result<(), ApplyError> {
         let system = System::read(&*generation)?;
-        self.shared.state.install(generation.clone())?;
+        self.until_there_is_room(|| self.shared.state.install(generation.clone()))?;
         self.generation = generation;
         self.system = system;
         self.recent.clear();

@@ -42,6 +42,10 @@ impl Core for RaftCore {
         last.saturating_sub(self.machine.applied_index())
     }
 
+    fn refuses_commands(&self) -> Option<String> {
+        self.machine.space().refuses_commands()
+    }
+
     fn applying_for(&self) -> Duration {
         self.machine.applying_for()
     }

@@ -35,6 +35,8 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 pub trait Core: Send + Sync + 'static {
     /// Entries in the log that are not applied.
     fn entries_behind(&self) -> u64;
+    /// Why this node takes no commands now, whoever leads: its disk is nearly full.
+    fn refuses_commands(&self) -> Option<String>;
     /// How long apply has been at one entry; zero while it is at none.
     fn applying_for(&self) -> Duration;
     /// Log time here, milliseconds since 1970; 0 before any.
@@ -127,6 +129,9 @@ impl Proposer {
     }
 
     fn admit(&self, bytes: usize) -> Result<Share, NotProposed> {
+        if let Some(why) = self.core.refuses_commands() {
+            return Err(NotProposed::Overloaded(why));
+        }
         let behind = self.core.entries_behind();
         if behind > ENTRIES_BEHIND_MAX {
             let text =
@@ -235,6 +240,7 @@ mod tests {
     #[derive(Default)]
     struct FakeCore {
         behind: std::sync::atomic::AtomicU64,
+        refuses: Mutex<Option<String>>,
         applying: Mutex<Duration>,
         writes: Mutex<VecDeque<(u64, entry::Entry, oneshot::Sender<Written>)>>,
         wrote: Notify,
@@ -243,6 +249,9 @@ mod tests {
     impl Core for FakeCore {
         fn entries_behind(&self) -> u64 {
             self.behind.load(std::sync::atomic::Ordering::Relaxed)
+        }
+        fn refuses_commands(&self) -> Option<String> {
+            self.refuses.lock().clone()
         }
         fn applying_for(&self) -> Duration {
             *self.applying.lock()
@@ -380,6 +389,20 @@ mod tests {
         let mut queued = world.proposer.propose(1, command(1), later()).unwrap();
         world.leader.send_replace(leads(3));
         assert!(matches!(queued.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_commands_and_not_what_the_host_proposes() {
+        let (world, task) = world();
+        tokio::spawn(task.run());
+        *world.core.refuses.lock() = Some("the disk is full".into());
+        let refused = world.proposer.propose(1, command(1), later()).unwrap_err();
+        assert_eq!(refused, NotProposed::Overloaded("the disk is full".into()));
+        assert_eq!(world.proposer.propose_entry(1, entry::Entry::default()).now_or_never(), None);
+        world.core.written().await;
+        *world.core.refuses.lock() = None;
+        let _ticket = world.proposer.propose(1, command(1), later()).unwrap();
+        world.core.written().await;
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use super::super::pinned::Pinned;
 use super::Shared;
 use super::recovery::{range_options, walk};
 use super::tail::View;
+use crate::faults;
 use crate::types::{Entry, TypeConfig, Vote};
 
 /// Bytes of entries in one read for replication or apply, at least one entry: one peer message, one step of the apply stream.
@@ -71,13 +72,18 @@ impl LogReader {
         Ok(Plan::Disk { pinned, indexes: on_disk, then })
     }
 
+    /// Serves a plan, up to `bytes_max`; at least one entry. A log that cannot be read, or fails a checksum, ends this node with the
+    /// reason; nobody is served what may be wrong.
     async fn follow(&self, plan: Plan, bytes_max: usize) -> io::Result<Vec<Entry>> {
         match plan {
             Plan::Memory(entries) => Ok(entries),
             Plan::Disk { pinned, indexes, then } => {
                 let group = self.0.group;
                 let reading = move || read_disk(&pinned, group, indexes, bytes_max);
-                let mut entries = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other)??;
+                let read = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other)?;
+                let mut entries = read.inspect_err(|error| {
+                    self.0.fatal.raise(format!("the log could not be read: {error}"));
+                })?;
                 entries.extend(then);
                 Ok(entries)
             }
@@ -102,6 +108,7 @@ fn present(view: &View, range: &impl RangeBounds<u64>) -> Range<u64> {
 
 fn read_disk(pinned: &Pinned, group: u32, indexes: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, StoreError> {
     let path = pinned.path();
+    faults::io("log-read").map_err(StoreError::io("read the log in", path))?;
     let rows = pinned.snapshot().raw_iterator_cf_opt(pinned.family(LOG), range_options(group, indexes.clone()));
     let mut entries = Vec::new();
     let mut bytes = 0;

@@ -21,7 +21,7 @@ async fn a_vote_is_on_disk_when_its_saving_returns() {
     assert!((&mut saving).now_or_never().is_none(), "a vote was granted before its fsync");
     leave.send(true).unwrap();
     saving.await.unwrap();
-    let killed = copy_of_open(&root);
+    let killed = damage::killed(&root);
     drop(leave);
     let mut log = open(&killed).unwrap();
     assert_eq!(log.get_log_reader().await.read_vote().await.unwrap(), Some(four));

@@ -1,0 +1,93 @@
+//! A leader that stands still for seconds (SIGSTOP) and does not know it: when it goes on, it answers nothing that is not true any more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::pb::{AddRequest, GetRequest};
+use lockstep_tests::{Cluster, Load, eventually, formed};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Longer than it takes the others to replace a leader.
+const PAUSE: Duration = Duration::from_secs(4);
+
+/// Writes growing numbers to `key` at node `n`; publishes each once it is acknowledged.
+async fn counting(cluster: &Cluster, n: usize, acknowledged: Arc<AtomicU64>) -> Result<JoinHandle<()>> {
+    let mut client = cluster.nodes[n].client().await?;
+    Ok(tokio::spawn(async move {
+        for version in 1u64.. {
+            let request = AddRequest { key: "key".into(), val: version.to_string() };
+            if client.add(request).await.is_ok() {
+                acknowledged.store(version, Ordering::SeqCst);
+            }
+        }
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_paused_serves_no_stale_read() -> Result<()> {
+    let cluster = formed(3, &[]).await?;
+    let paused = cluster.leader().await?;
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let writer = counting(&cluster, (paused + 1) % 3, acknowledged.clone()).await?;
+    eventually("the first write", || async { Ok(ensure!(acknowledged.load(Ordering::SeqCst) > 0)) }).await?;
+
+    // Readers begin all the time, also while nothing is answered: the paused node finds their requests when it goes on.
+    let client = cluster.nodes[paused].client().await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopping, known) = (stop.clone(), acknowledged.clone());
+    let readers = tokio::spawn(async move {
+        let mut readers: JoinSet<Result<Option<u64>>> = JoinSet::new();
+        while !stopping.load(Ordering::SeqCst) {
+            let (mut client, known) = (client.clone(), known.clone());
+            readers.spawn(async move {
+                let before = known.load(Ordering::SeqCst);
+                let Ok(reply) = client.get(GetRequest { key: "key".into(), linearizable: true }).await else {
+                    return Ok(None);
+                };
+                let found: u64 = reply.into_inner().value.parse().context("a number")?;
+                ensure!(found >= before, "{found} was read after {before} was acknowledged");
+                Ok(Some(before))
+            });
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        readers.join_all().await.into_iter().collect::<Result<Vec<_>>>()
+    });
+
+    cluster.nodes[paused].signal("-STOP")?;
+    tokio::time::sleep(PAUSE).await;
+    // The others have gone on without it: what the old leader held to be the last write is not.
+    let before = acknowledged.load(Ordering::SeqCst);
+    eventually("a new leader", || async { Ok(ensure!(acknowledged.load(Ordering::SeqCst) > before + 1)) }).await?;
+    let while_paused = acknowledged.load(Ordering::SeqCst);
+    cluster.nodes[paused].signal("-CONT")?;
+    eventually("reads at the paused node", || async {
+        let found: u64 = cluster.get(paused, "key", true).await?.parse()?;
+        Ok(ensure!(found >= while_paused))
+    })
+    .await?;
+    stop.store(true, Ordering::SeqCst);
+    let served = readers.await??.into_iter().flatten().filter(|before| *before > 1).count();
+    ensure!(served > 0, "no reader was served");
+    writer.abort();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_of_the_leader_loses_no_acknowledged_write() -> Result<()> {
+    let cluster = formed(3, &[]).await?;
+    let load = Load::start(&cluster, 2)?;
+    for _ in 0..2 {
+        let leader = cluster.leader().await?;
+        load.touch(&[leader]);
+        cluster.nodes[leader].signal("-STOP")?;
+        tokio::time::sleep(PAUSE).await;
+        cluster.nodes[leader].signal("-CONT")?;
+        load.everyone_served().await?;
+    }
+    for written in load.finish().await? {
+        ensure!(written.check(&cluster).await? > 0);
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! One round: calm, a fault, calm again; and the figures of what the clients saw. Knows no fault.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::{Cluster, Load, Seen, eventually};
+
+use crate::cases::Case;
+
+/// Undisturbed time before each fault.
+const CALM: Duration = Duration::from_millis(500);
+
+/// A reproducible source of lots: the high bits of a linear congruential generator.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+/// The figures of one round.
+pub(crate) struct Round {
+    /// Which of the case's variants it was.
+    pub(crate) variant: Option<&'static str>,
+    /// The longest time in which no client had a write acknowledged.
+    pub(crate) gap: Duration,
+    /// The longest time in which some client had none, of those at nodes that the fault left alone the whole round.
+    pub(crate) client_gap: Option<Duration>,
+    /// From the restart of dead processes to the first acknowledged write.
+    pub(crate) from_restart: Option<Duration>,
+    /// Failed calls at nodes that were left alone when it failed.
+    pub(crate) failed_alone: Vec<String>,
+    /// Failed calls at touched nodes.
+    pub(crate) failed_touched: usize,
+    /// Acknowledged writes.
+    pub(crate) acknowledged: usize,
+    /// Terms that went by.
+    pub(crate) terms: u64,
+    /// A leader other than before.
+    pub(crate) leader_changed: bool,
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(variant) = self.variant {
+            write!(f, "{variant}: ")?;
+        }
+        write!(f, "{:.3} s without a write", self.gap.as_secs_f64())?;
+        if let Some(from_restart) = self.from_restart {
+            write!(f, ", {:.3} s from the restart", from_restart.as_secs_f64())?;
+        }
+        write!(
+            f,
+            ", {} failed at nodes left alone, {} at the victim, {} acknowledged, {} terms",
+            self.failed_alone.len(),
+            self.failed_touched,
+            self.acknowledged,
+            self.terms
+        )?;
+        self.failed_alone.iter().take(3).try_for_each(|reason| write!(f, "\n    {reason}"))
+    }
+}
+
+pub(crate) async fn run(
+    case: Case,
+    cluster: &mut Cluster,
+    load: &Load,
+    random: &mut Random,
+    calm: Duration,
+) -> Result<Round> {
+    let (leader, term) = (cluster.leader().await?, term(cluster).await?);
+    load.take();
+    let from = load.now();
+    tokio::time::sleep(CALM).await;
+    let told = case.happen(cluster, load, random, calm).await?;
+    all_well(cluster, load).await?;
+    let until = load.now();
+    let seen = load.take();
+    load.touch(&[]);
+    let failures = || seen.iter().flat_map(|seen| seen.failures.iter().map(|failure| (seen.node, failure)));
+    let mut all: Vec<Duration> = seen.iter().flat_map(|seen| seen.acknowledged.iter().copied()).collect();
+    all.sort_unstable();
+    let after = |at: Duration| all.iter().find(|acknowledged| **acknowledged > at).map(|first| *first - at);
+    Ok(Round {
+        variant: told.variant,
+        gap: longest_gap(&all, from, until),
+        client_gap: longest_of_a_client(&seen, from, until),
+        from_restart: told.restarted_at.and_then(after),
+        failed_alone: failures()
+            .filter(|(_, failure)| !failure.touched)
+            .map(|(node, failure)| {
+                format!(
+                    "{} at {:.3} s: {}",
+                    cluster.nodes[node].name,
+                    (failure.at - from).as_secs_f64(),
+                    failure.reason
+                )
+            })
+            .collect(),
+        failed_touched: failures().filter(|(_, failure)| failure.touched).count(),
+        acknowledged: all.len(),
+        terms: self::term(cluster).await?.saturating_sub(term),
+        leader_changed: cluster.leader().await? != leader,
+    })
+}
+
+/// Waits until all nodes run and know one leader, every client has written, and every node has applied what was committed.
+pub(crate) async fn all_well(cluster: &Cluster, load: &Load) -> Result<()> {
+    load.everyone_served().await?;
+    let leader = cluster.leader().await?;
+    let committed = number(&cluster.nodes[leader].stat().await?["raft"]["commit_index"])?;
+    eventually("every node has applied everything", || async {
+        for node in &cluster.nodes {
+            let applied = number(&node.stat().await?["last_applied_index"])?;
+            ensure!(applied >= committed, "{} has applied {applied} of {committed}", node.name);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The highest term that a node is in.
+async fn term(cluster: &Cluster) -> Result<u64> {
+    let mut term = 0;
+    for node in &cluster.nodes {
+        term = term.max(number(&node.stat().await?["raft"]["term"])?);
+    }
+    Ok(term)
+}
+
+fn number(value: &serde_json::Value) -> Result<u64> {
+    value.as_u64().with_context(|| format!("{value} is no number"))
+}
+
+/// The longest time between two of `times`, which are in order, or between one of them and an end.
+fn longest_gap(times: &[Duration], from: Duration, until: Duration) -> Duration {
+    let mut last = from;
+    let mut longest = Duration::ZERO;
+    for time in times.iter().copied().chain([until]) {
+        longest = longest.max(time.saturating_sub(last));
+        last = time;
+    }
+    longest
+}
+
+fn longest_of_a_client(seen: &[Seen], from: Duration, until: Duration) -> Option<Duration> {
+    let alone = seen.iter().filter(|seen| !seen.touched);
+    alone.map(|seen| longest_gap(&seen.acknowledged, from, until)).max()
+}

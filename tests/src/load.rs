@@ -1,0 +1,223 @@
+//! Clients that write without a pause, each through its own node and to its own keys, and what they saw: every acknowledgement and
+//! every failure with its time. Knows nothing of what is done to the nodes but which of them a fault touches.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::pb::example_client::ExampleClient;
+use crate::pb::{AddRequest, GetRequest};
+use crate::{Cluster, eventually};
+
+/// Keys of one client.
+const KEYS: u64 = 10;
+/// A client tries so soon again to connect to a node that was taken from it.
+const RECONNECT: Duration = Duration::from_millis(5);
+/// A client waits so long after a failed call.
+const RETRY: Duration = Duration::from_millis(10);
+/// A call without an answer for so long has failed; nodes answer after 10 s at the latest.
+const GIVE_UP: Duration = Duration::from_secs(15);
+
+/// Running clients.
+pub struct Load {
+    clients: Vec<JoinHandle<Written>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    started: Instant,
+    stop: AtomicBool,
+    /// One bit a node: what fails there now is the fault's doing.
+    touched: AtomicU64,
+    /// The same, of every node touched since the last [`Load::take`].
+    touched_lately: AtomicU64,
+    seen: Vec<Mutex<Seen>>,
+    /// For each client, when the call began that was acknowledged last, in microseconds.
+    last: Vec<AtomicU64>,
+    /// For each client, its node.
+    nodes: Vec<usize>,
+}
+
+/// What one client saw. Times count from the start of the load.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The client's node.
+    pub node: usize,
+    /// A fault touched the node at some time.
+    pub touched: bool,
+    /// When each acknowledgement came, in order.
+    pub acknowledged: Vec<Duration>,
+    /// Calls that failed.
+    pub failures: Vec<Failure>,
+}
+
+/// One failed call.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// When it failed.
+    pub at: Duration,
+    /// The node was touched by the fault.
+    pub touched: bool,
+    /// What the client was told.
+    pub reason: String,
+}
+
+/// One client's own keys: the highest version that was acknowledged, and the highest that was tried.
+#[derive(Default, Debug)]
+pub struct Written {
+    acknowledged: BTreeMap<String, u64>,
+    tried: BTreeMap<String, u64>,
+}
+
+impl Load {
+    /// Starts `each` clients at every node of the cluster.
+    pub fn start(cluster: &Cluster, each: usize) -> Result<Load> {
+        let nodes: Vec<usize> = (0..cluster.nodes.len()).flat_map(|node| vec![node; each]).collect();
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            stop: AtomicBool::new(false),
+            touched: AtomicU64::new(0),
+            touched_lately: AtomicU64::new(0),
+            seen: nodes.iter().map(|node| Mutex::new(Seen { node: *node, ..Seen::default() })).collect(),
+            last: nodes.iter().map(|_| AtomicU64::new(0)).collect(),
+            nodes,
+        });
+        let client = |(client, node): (usize, &usize)| {
+            let endpoint = Endpoint::from_shared(format!("http://{}", cluster.nodes[*node].grpc_addr()))?;
+            Ok(tokio::spawn(write(client, *node, endpoint, shared.clone())))
+        };
+        let clients = shared.nodes.iter().enumerate().map(client).collect::<Result<_>>()?;
+        Ok(Load { clients, shared })
+    }
+
+    /// Since the start of the load.
+    pub fn now(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+
+    /// From now on, what fails at these nodes, and only there, is the fault's doing, and clients there connect anew.
+    pub fn touch(&self, nodes: &[usize]) {
+        let bits = nodes.iter().fold(0, |bits, node| bits | 1 << node);
+        self.shared.touched.store(bits, Ordering::SeqCst);
+        self.shared.touched_lately.fetch_or(bits, Ordering::SeqCst);
+    }
+
+    /// How many clients had a write acknowledged that they began after `since`: those at touched nodes, and the others.
+    pub fn served_since(&self, since: Duration) -> (usize, usize) {
+        let served = (0..self.shared.nodes.len())
+            .filter(|client| self.shared.last[*client].load(Ordering::SeqCst) > since.as_micros() as u64);
+        let (touched, others): (Vec<usize>, Vec<usize>) =
+            served.partition(|client| self.shared.is_touched(self.shared.nodes[*client]));
+        (touched.len(), others.len())
+    }
+
+    /// Waits until every client has had a write acknowledged that it begins from now on.
+    pub async fn everyone_served(&self) -> Result<()> {
+        let since = self.now();
+        eventually("every client writes again", || async {
+            let (touched, others) = self.served_since(since);
+            ensure!(touched + others == self.shared.nodes.len(), "{touched} at touched nodes and {others} others do");
+            Ok(())
+        })
+        .await
+    }
+
+    /// What was seen since the last time.
+    pub fn take(&self) -> Vec<Seen> {
+        let touched = self.shared.touched_lately.swap(self.shared.touched.load(Ordering::SeqCst), Ordering::SeqCst);
+        let take = |seen: &Mutex<Seen>| {
+            let mut seen = seen.lock().expect("no holder panics");
+            let node = seen.node;
+            let taken = std::mem::replace(&mut *seen, Seen { node, ..Seen::default() });
+            Seen { touched: touched & (1 << node) != 0, ..taken }
+        };
+        self.shared.seen.iter().map(take).collect()
+    }
+
+    /// Ends the clients, each after its last call.
+    pub async fn finish(self) -> Result<Vec<Written>> {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        let mut written = Vec::new();
+        for client in self.clients {
+            written.push(client.await?);
+        }
+        Ok(written)
+    }
+}
+
+impl Shared {
+    fn is_touched(&self, node: usize) -> bool {
+        self.touched.load(Ordering::SeqCst) & (1 << node) != 0
+    }
+}
+
+/// Writes growing versions to keys of its own until told to stop.
+async fn write(client: usize, node: usize, endpoint: Endpoint, shared: Arc<Shared>) -> Written {
+    let mut written = Written::default();
+    let mut connection: Option<ExampleClient<Channel>> = None;
+    let mut version = 0;
+    while !shared.stop.load(Ordering::SeqCst) {
+        let Some(connected) = &mut connection else {
+            match endpoint.connect().await {
+                Ok(channel) => connection = Some(ExampleClient::new(channel)),
+                Err(_) => tokio::time::sleep(RECONNECT).await,
+            }
+            continue;
+        };
+        version += 1;
+        let key = format!("client{client}-{}", version % KEYS);
+        written.tried.insert(key.clone(), version);
+        let begun = shared.started.elapsed();
+        let request = AddRequest { key: key.clone(), val: version.to_string() };
+        let answer = tokio::time::timeout(GIVE_UP, connected.add(request)).await;
+        let at = shared.started.elapsed();
+        let reason = match answer {
+            Ok(Ok(_)) => {
+                written.acknowledged.insert(key, version);
+                shared.last[client].store(begun.as_micros() as u64, Ordering::SeqCst);
+                shared.seen[client].lock().expect("no holder panics").acknowledged.push(at);
+                continue;
+            }
+            Ok(Err(status)) => format!("{:?}: {}", status.code(), status.message()),
+            Err(_) => format!("no answer for {GIVE_UP:?}"),
+        };
+        let touched = shared.is_touched(node);
+        shared.seen[client].lock().expect("no holder panics").failures.push(Failure { at, touched, reason });
+        if touched {
+            connection = None;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    written
+}
+
+impl Written {
+    /// Reads every key at every node: what was acknowledged must be there, and nothing that was never tried. The number of reads.
+    pub async fn check(&self, cluster: &Cluster) -> Result<usize> {
+        for node in &cluster.nodes {
+            let mut client = node.client().await?;
+            for (key, acknowledged) in &self.acknowledged {
+                let request = GetRequest { key: key.clone(), linearizable: true };
+                let found = client.get(request).await?.into_inner().value;
+                let version: u64 = found.parse().with_context(|| format!("{} holds {found:?} at {key}", node.name))?;
+                let tried = self.tried[key];
+                ensure!(
+                    version >= *acknowledged && version <= tried,
+                    "{} holds {version} at {key}, of which {acknowledged} was acknowledged last and {tried} tried last",
+                    node.name
+                );
+            }
+        }
+        Ok(self.acknowledged.len() * cluster.nodes.len())
+    }
+
+    /// How many keys had a write acknowledged.
+    pub fn keys(&self) -> usize {
+        self.acknowledged.len()
+    }
+}
