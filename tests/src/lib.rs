@@ -8,7 +8,7 @@ mod place;
 mod process;
 
 pub use cluster::{Cluster, formed, formed_in};
-pub use load::{Failure, Load, Seen, Written};
+pub use load::{Failure, Load, Seen};
 pub use network::{Cut, Network, in_network};
 pub use process::{NodeProcess, Options, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
 
