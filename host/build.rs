@@ -1,7 +1,14 @@
 //! Compiles the protos that the host itself speaks. No protoc: protox parses in process.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let protos = ["lockstep/entry.proto", "lockstep/peer.proto", "lockstep/call.proto", "manager.proto"];
+    let protos = [
+        "lockstep/entry.proto",
+        "lockstep/peer.proto",
+        "lockstep/call.proto",
+        "manager.proto",
+        "raft_admin.proto",
+        "lockstep/admin.proto",
+    ];
     for proto in protos {
         println!("cargo::rerun-if-changed=../proto/{proto}");
     }

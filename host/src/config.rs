@@ -3,25 +3,37 @@
 
 mod address;
 mod listen;
+mod size;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use address::Address;
 pub use listen::{ListenError, advertised, bind};
+pub use size::{format_size, parse_size};
 
 /// Without anything said, a checkpoint is considered this often.
 pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(120);
 /// Commands since the last checkpoint that make another one worth its price.
 pub const SNAPSHOT_THRESHOLD: u64 = 8192;
+/// Log bytes since the last checkpoint that make another one worth its price, however few the commands are.
+pub const SNAPSHOT_THRESHOLD_BYTES: u64 = 256 << 20;
+/// Bytes a second at which snapshots leave a node, all together: a fast network's worth, so that a fast disk keeps some for the log.
+pub const SNAPSHOT_RATE_LIMIT: u64 = 128 << 20;
+/// Bytes of log above which a node warns and keeps no more behind its newest checkpoint than it must.
+pub const LOG_QUOTA: u64 = 4 << 30;
 /// Silence of the leader before a follower stands for election.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a command waits for a leader.
 pub const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a node that is being added as a voter may take to catch up.
+pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Commands that stay in the log behind the newest checkpoint.
 pub const TRAILING_LOGS: u64 = 10_240;
 /// Entries that stay in the log in any case, so that a busy batch does not leave a follower with nothing.
 pub const TRAILING_ENTRIES_MIN: u64 = 10_240;
+/// Free bytes on the disk below which commands are refused.
+pub const MIN_FREE_BYTES: u64 = 512 << 20;
 
 /// Below this, an fsync that takes a little longer than usual would look like a dead leader.
 pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
@@ -57,14 +69,24 @@ pub struct NodeConfig {
     pub snapshot_interval: Duration,
     /// Commands since the last checkpoint below which none is made.
     pub snapshot_threshold: u64,
+    /// Log bytes since the last checkpoint that make one worth it in any case; 0: never.
+    pub snapshot_threshold_bytes: u64,
+    /// Bytes a second at which snapshots leave this node, all together; 0: no limit.
+    pub snapshot_rate_limit: u64,
+    /// Bytes of log above which the node warns and keeps only what it must; 0: never.
+    pub log_quota: u64,
     /// H: silence of the leader before a follower stands.
     pub heartbeat_timeout: Duration,
     /// How long a command waits for a leader; at least `heartbeat_timeout`.
     pub election_timeout: Duration,
+    /// How long a node that this one adds as a voter may take to catch up, before it is taken out again.
+    pub catch_up_timeout: Duration,
     /// Commands that stay in the log behind the newest checkpoint.
     pub trailing_logs: u64,
     /// Entries that stay in any case; one entry holds a batch of commands.
     pub trailing_entries_min: u64,
+    /// Free bytes on the disk of the data directory below which commands are refused; 0: never.
+    pub min_free_bytes: u64,
     /// Changes nothing: a node starts from its own durable state, and a snapshot is only copied back when the state is behind it.
     pub no_snapshot_restore_on_start: bool,
 }
@@ -84,10 +106,15 @@ impl Default for NodeConfig {
             insecure: false,
             snapshot_interval: SNAPSHOT_INTERVAL,
             snapshot_threshold: SNAPSHOT_THRESHOLD,
+            snapshot_threshold_bytes: SNAPSHOT_THRESHOLD_BYTES,
+            snapshot_rate_limit: SNAPSHOT_RATE_LIMIT,
+            log_quota: LOG_QUOTA,
             heartbeat_timeout: HEARTBEAT_TIMEOUT,
             election_timeout: ELECTION_TIMEOUT,
+            catch_up_timeout: CATCH_UP_TIMEOUT,
             trailing_logs: TRAILING_LOGS,
             trailing_entries_min: TRAILING_ENTRIES_MIN,
+            min_free_bytes: MIN_FREE_BYTES,
             no_snapshot_restore_on_start: false,
         }
     }
@@ -186,6 +213,7 @@ impl NodeConfig {
             ("--snapshot_interval", self.snapshot_interval, Duration::from_millis(1)),
             ("--heartbeat_timeout", self.heartbeat_timeout, HEARTBEAT_TIMEOUT_MIN),
             ("--election_timeout", self.election_timeout, HEARTBEAT_TIMEOUT_MIN),
+            ("--catch_up_timeout", self.catch_up_timeout, Duration::from_secs(1)),
         ];
         for (flag, value, min) in durations {
             if value < min || value > DURATION_MAX {

@@ -4,12 +4,44 @@
 //! With the feature, `LOCKSTEP_FAILPOINTS` names a file that is looked at every few milliseconds. Each of its lines is `name=task`, the
 //! task in the words of the `fail` crate. `return(crash)` ends the process as `kill -9` would, `return(error)` and `return(full)` make
 //! an IO step fail (EIO, ENOSPC), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
-//! not name are off.
+//! not name are off. At a clock, `return(-2000)` sets it back by two seconds.
+//!
+//! | name | where | what an error does |
+//! |---|---|---|
+//! | `log-before-sync` `log-after-sync` | entries, before and after their write and fsync | ends the node |
+//! | `vote-before-sync` `vote-after-sync` | the same for a vote | ends the node |
+//! | `truncate-before-sync` `truncate-after-sync` | the same for a cut of the log's end | ends the node |
+//! | `purge-before-sync` `purge-after-sync` | the same for a cut of its beginning | ends the node |
+//! | `identity-before-sync` `identity-after-sync` | the same for the identity | the start fails, or the join |
+//! | `synced-before-write` `synced-after-write` | the rewrite of `SYNCED` after an fsync | ends the node |
+//! | `log-skip-sync` | any task: the log is written and not fsynced | nothing, until a power cut |
+//! | `log-read` | a read of the log from disk | ends the node |
+//! | `state-before-flush` `state-after-flush` | the flush of the state | ENOSPC: tried again; else ends the node |
+//! | `state-read` | a read of the newest state while an entry is applied | ends the node |
+//! | `view-read` | a read of the state for a query or a watch | ends the node |
+//! | `checkpoint-before-make` `checkpoint-before-publish` | a checkpoint, and its rename | no snapshot is made |
+//! | `checkpoint-after-publish` | after that; can only crash or wait | |
+//! | `install-before-flush` `install-before-current` `install-after-current` | a new state, before and after CURRENT names it | ends the node |
+//! | `membership-before-voters` | the leader is about to propose the entry that gives or takes a vote | can only crash or wait |
+//! | `membership-after-voters` | that entry is applied on the leader, and nobody was told yet | can only crash or wait |
+//! | `recover-after-identity` | `lockstep recover` has raised the incarnation | can only crash or wait |
+//! | `recover-after-vote` | and saved the vote of its new term; the configuration is not written | can only crash or wait |
+//! | `apply-entry` | before an entry is applied | can only crash or wait |
+//! | `clock-shift` | the wall clock that stamps entries, moved by a number of milliseconds | |
+//! | `peer-skip-append` | any task, before a stream begins: a follower says to have stored what it did not | nothing, until the leader is lost |
+//! | `read-skip-index` | any task: a linearizable read asks no leader | a stale answer |
+//! | `peer-append-refused` | an append has arrived on a stream of the leader | the stream ends |
+//! | `peer-transfer-refused` | a hand-over of leadership has arrived | it is not taken |
+//! | `probe-refused` | whether anybody listens at a peer's port | nobody does |
+//! | `snapshot-send-frame` | a sender is about to hand over a frame | can only crash or wait |
+//! | `snapshot-receive-frame` | a receiver has got a frame and not looked at it | can only crash or wait |
+//! | `snapshot-install` | a received state is complete, nothing of it is in force | openraft's core stops |
+//! | `raft-core` | openraft's core is about to apply; `panic` ends the core and not the process | can only crash or wait |
 
 #[cfg(not(feature = "failpoints"))]
-pub use switched_off::{io, point, start};
+pub use switched_off::{io, is_set, point, shift_ms, start};
 #[cfg(feature = "failpoints")]
-pub use switched_on::{io, point, start};
+pub use switched_on::{io, is_set, point, shift_ms, start};
 
 #[cfg(not(feature = "failpoints"))]
 mod switched_off {
@@ -23,6 +55,18 @@ mod switched_off {
     #[inline(always)]
     pub fn io(_name: &'static str) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Whether a test has asked for this. Never in this build.
+    #[inline(always)]
+    pub fn is_set(_name: &'static str) -> bool {
+        false
+    }
+
+    /// How far a test has moved a clock. Always 0 in this build.
+    #[inline(always)]
+    pub fn shift_ms(_name: &'static str) -> i64 {
+        0
     }
 
     /// Begins to look at the file that a test names. Nothing in this build.
@@ -57,6 +101,17 @@ mod switched_on {
             Some("full") => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
             Some(word) => unreachable!("failpoint {name}: {word:?} is none of crash, error, full"),
         }
+    }
+
+    /// Whether a test has asked for this, with a task that fails.
+    pub fn is_set(name: &'static str) -> bool {
+        io(name).is_err()
+    }
+
+    /// How far a test has moved a clock, in milliseconds.
+    pub fn shift_ms(name: &'static str) -> i64 {
+        let word = fail::eval(name, |word| word.unwrap_or_default());
+        word.map_or(0, |word| word.parse().expect("a clock moves by a number of milliseconds"))
     }
 
     /// Begins to look at the file that a test names, if one is named.

@@ -3,14 +3,17 @@
 
 mod admission;
 mod duties;
+pub mod recover;
+pub mod restore;
 
 use std::future::Future;
 use std::net::TcpListener;
+use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::api::forward::{Commands, CommandsParts};
@@ -20,10 +23,10 @@ use crate::machine::{self, Machine};
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Proposer, Raft, RaftCell,
-    RaftCore, ReadIndex, Timeouts, install, link, membership,
+    Canvass, ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence, Proposer,
+    Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
 };
-use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity};
 use admission::Admission;
 
@@ -72,9 +75,12 @@ struct Foundation {
 struct Consensus {
     raft: Raft,
     cell: RaftCell,
+    canvass: Canvass,
     members: Members,
     leader: LeaderWatch,
     retention: Retention,
+    /// Set when the cluster has removed this node.
+    removed: watch::Receiver<Option<u64>>,
 }
 
 /// The ways of commands and reads.
@@ -146,6 +152,8 @@ impl Node {
         hand_over(&self.members, &self.raft).await;
         self.api.stop();
         serving.await?.context("the client port did not close cleanly")?;
+        // Another node that stops at the same time may have handed leadership to this one meanwhile.
+        hand_over(&self.members, &self.raft).await;
         stop_raft(&self.raft).await.map_err(anyhow::Error::msg)?;
         // With them go the peer port and its streams, which would never end by themselves.
         self.tasks.shutdown().await;
@@ -184,19 +192,26 @@ async fn open_disk(
     fatal: &Fatal,
 ) -> anyhow::Result<(Foundation, machine::StateMachine)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);
+    // Before any database is opened: on a full disk this makes the room they need.
+    let space = Space::open(&directory, config.min_free_bytes)?;
     let log = Log::open(&directory, GROUP, fatal.clone())?;
     let identity = open_identity(&log, config)?;
     let (machine, state_machine) = machine::open(machine::Options {
         state: State::open(&directory, GROUP)?,
         checkpoints: Checkpoints::open(&directory, GROUP)?,
         log: log.clone(),
+        space,
         node: identity.node_id,
         boot: identity.boot,
         fatal: fatal.clone(),
+        snapshot_pace: machine::Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
         query_threads: std::thread::available_parallelism().map_or(2, usize::from),
         query_queue_max: QUERY_QUEUE_MAX,
     })?;
     let cluster = ClusterCell::new(identity.cluster.clone());
+    if let Some(index) = directory.removed_at()? {
+        cluster.told_removed(index);
+    }
     let api = Arc::new(OnceLock::new());
     let admission =
         Admission::new(directory.clone(), log.clone(), machine.clone(), cluster.clone(), identity.clone(), api.clone());
@@ -217,7 +232,7 @@ async fn start_raft(
     let timeouts = Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout };
     let cell = RaftCell::default();
     let links = link::Links::new(me.node_id, below.cluster.clone(), cell.clone(), timeouts.append_progress());
-    let network = NetworkFactory::new(links.clone(), below.machine.snapshots().clone(), timeouts);
+    let network = NetworkFactory::new(links.clone(), below.identity.boot, below.machine.snapshots().clone(), timeouts);
     let raft_config = Arc::new(timeouts.config("lockstep")?);
     let raft = Raft::new(me.node_id, raft_config, network, below.log.clone(), state_machine)
         .await
@@ -226,16 +241,21 @@ async fn start_raft(
     bootstrap(config, &raft, &below.admission, me).await?;
     let (leader, feed) = LeaderWatch::start(&raft);
     tasks.spawn(feed);
+    let canvass = Canvass::new(cell.clone(), links.clone(), Presence::default(), timeouts);
     let host = Arc::new(below.admission.clone());
-    let members = Members::new(me.clone(), links, cell.clone(), host, timeouts, membership::CATCH_UP_TIMEOUT);
+    let (removed, standing) = Standing::start(raft.clone(), links.clone(), timeouts.heartbeat);
+    tasks.spawn(standing);
+    let members = Members::new(me.clone(), links, cell.clone(), host, timeouts, config.catch_up_timeout);
     let limits = RetentionLimits {
         interval: config.snapshot_interval,
         threshold_commands: config.snapshot_threshold,
+        threshold_bytes: config.snapshot_threshold_bytes,
         trailing_commands: config.trailing_logs,
         trailing_entries_min: config.trailing_entries_min,
+        log_bytes_max: config.log_quota,
     };
     let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
-    Ok(Consensus { raft, cell, members, leader, retention })
+    Ok(Consensus { raft, cell, canvass, members, leader, retention, removed })
 }
 
 /// The ways of commands and reads, with their loops.
@@ -259,12 +279,16 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         paths.proposer.clone(),
         below.machine.waiters().clone(),
         paths.read.clone(),
+        consensus.cell.clone(),
     ));
+    let space = below.machine.space().clone();
     PeerService::new(Parts {
         me: below.me.clone(),
         cluster: below.cluster.clone(),
         raft: consensus.cell.clone(),
+        canvass: consensus.canvass.clone(),
         members: consensus.members.clone(),
+        refuses_entries: Arc::new(move || space.refuses_entries()),
         host: Arc::new(below.admission.clone()),
         snapshots: Arc::new(install::Installer::new(below.machine.clone())),
         forward: forwarded.clone(),
@@ -316,13 +340,24 @@ fn open_api(
 /// What the node does unasked.
 fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: &Fatal, tasks: &mut JoinSet<()>) {
     let (machine, admission) = (&below.machine, below.admission.clone());
+    tasks.spawn(consensus.canvass.clone().run());
     tasks.spawn(consensus.retention.clone().run());
+    tasks.spawn(duties::watch_space(machine.space().clone()));
     tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
-    let hint = below.log.committed_hint();
-    tasks.spawn(duties::keep_mode(machine.clone(), below.cluster.clone(), consensus.raft.clone(), hint));
+    tasks.spawn(duties::keep_mode(
+        machine.clone(),
+        below.cluster.clone(),
+        consensus.raft.clone(),
+        below.log.clone(),
+        fatal.clone(),
+        consensus.removed.clone(),
+    ));
+    tasks.spawn(duties::remember_removal(below.directory.clone(), consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
     let members = consensus.members.clone();
     tasks.spawn(async move { members.announce_addresses().await });
+    let members = consensus.members.clone();
+    tasks.spawn(async move { members.finish_changes().await });
 }
 
 /// The identity of the directory, minted now if it is new, with this start counted. Durable on return.

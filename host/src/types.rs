@@ -169,6 +169,8 @@ pub enum NodeMode {
     Serving,
     /// Not yet there, or in no cluster yet; the text says which.
     CatchingUp(String),
+    /// The cluster has removed it; the text says when, and what to do. It serves nothing, and lives until it is stopped.
+    Removed(String),
     /// Its state differs from the majority's.
     Quarantined(String),
     /// Its component or profile is not the cluster's; the text says which two differ and what mends it.

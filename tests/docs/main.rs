@@ -1,5 +1,6 @@
-//! Every command of the README is executed, as it stands there: its `sh` blocks are one script, run from the checkout.
-//! Left out are the test command itself, which would run this test again, and the demo, which has its own test.
+//! Every command of the README and of `docs/lost-majority.md` is executed, as it stands there: the `sh` blocks of a page are one script,
+//! run from the checkout.
+//! Left out are the test command itself, which would run this test again, the demo and the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,8 @@ fn run(script: &str) -> Result<Output> {
             command
         }
     };
+    // The commands work on a machine that has little disk left, too.
+    command.env("LOCKSTEP_MIN_FREE_BYTES", "0");
     Ok(command.current_dir(checkout()).stdin(Stdio::null()).output()?)
 }
 
@@ -82,6 +85,18 @@ fn the_readme_works_with_addresses_instead_of_names() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap();
     let text = succeeded(&run(&cluster_script().replace("localhost", "127.0.0.1"))?)?;
     assert!(text.contains(r#""value":"world""#), "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_a_lost_majority_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/lost-majority.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in ["nothing was changed", "the only member now, in incarnation 1"] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    assert_eq!(text.matches(r#""value":"world""#).count(), 2, "{text}");
     Ok(())
 }
 

@@ -1,17 +1,33 @@
 //! Scenarios: one behaviour, one file, real processes.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
+mod damaged_disk;
+mod disk_full;
+mod durable_steps;
 mod failover;
 mod first_hour;
 mod forwarding;
+mod held_fsync;
+mod identity;
 mod joining;
 mod kill_rounds;
+mod leader_changes;
+mod local_reads;
+mod log_time;
+mod manager;
+mod membership;
 mod operating;
 mod partitions;
 mod pausing;
 mod quiet_links;
 mod reading;
+mod recovering;
+mod removed;
 mod restart;
+mod slow_apply;
 mod snapshot_catch_up;
+mod state_hash;
 mod surface;
+mod transfers;
 mod watching;

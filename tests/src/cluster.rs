@@ -1,50 +1,99 @@
 //! Several nodes as one cluster: formed as an operator forms it, asked as a client asks it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::eventually;
 use crate::network::Network;
-use crate::pb::{AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest};
+use crate::pb::{
+    AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest, RemoveServerRequest,
+};
 use crate::place::Place;
 use crate::process::{NodeProcess, Options};
+use crate::torture::disk::Disk;
 
 /// Nodes in one temporary directory, which goes with the value.
 pub struct Cluster {
     /// In the order they were added; names are nodeA, nodeB, ...
     pub nodes: Vec<NodeProcess>,
     directory: TempDir,
+    disk: Option<Disk>,
     network: Option<Network>,
 }
 
-/// A formed cluster of `size` voters, all running.
+/// A formed cluster of `size` voters with the KV, all running.
 pub async fn formed(size: usize, more: &[&str]) -> Result<Cluster> {
-    form(Cluster::new()?, size, more).await
+    formed_of(size, Options::member().with(more)).await
 }
 
-/// The same, in a network whose links can be cut.
+/// A formed cluster of `size` voters that are all started alike.
+pub async fn formed_of(size: usize, member: Options) -> Result<Cluster> {
+    let mut cluster = Cluster::new()?;
+    cluster.form(size, &member).await?;
+    Ok(cluster)
+}
+
+/// A formed cluster of `size` voters with the KV, in a network whose links can be cut.
 pub async fn formed_in(network: Network, size: usize, more: &[&str]) -> Result<Cluster> {
-    form(Cluster { network: Some(network), ..Cluster::new()? }, size, more).await
-}
-
-async fn form(mut cluster: Cluster, size: usize, more: &[&str]) -> Result<Cluster> {
-    let first = cluster.push(Options::bootstrap().with(more))?;
-    cluster.nodes[first].start().await?;
-    for _ in 1..size {
-        let n = cluster.push(Options::member().with(more))?;
-        cluster.nodes[n].start().await?;
-        cluster.add_voter(n).await?;
-    }
-    cluster.everyone_knows_everyone().await?;
+    let mut cluster = Cluster::inside(network)?;
+    cluster.form(size, &Options::member().with(more)).await?;
     Ok(cluster)
 }
 
 impl Cluster {
     /// No node yet.
     pub fn new() -> Result<Cluster> {
-        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()?, network: None })
+        Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()?, disk: None, network: None })
+    }
+
+    /// No node yet; all that come are in a network whose links can be cut.
+    pub fn inside(network: Network) -> Result<Cluster> {
+        Ok(Cluster { network: Some(network), ..Cluster::new()? })
+    }
+
+    /// Starts `size` nodes alike and makes voters of them, the first one bootstrapping.
+    pub async fn form(&mut self, size: usize, member: &Options) -> Result<()> {
+        let first = self.push(Options { bootstrap: true, ..member.clone() })?;
+        self.nodes[first].start().await?;
+        for _ in 1..size {
+            let n = self.push(member.clone())?;
+            self.nodes[n].start().await?;
+            self.add_voter(n).await?;
+        }
+        self.everyone_knows_everyone().await
+    }
+
+    /// The data of all nodes to come on a disk that can lose its power; their logs stay where they are.
+    pub fn on_disk(&mut self, disk: Disk) {
+        self.disk = Some(disk);
+    }
+
+    /// Whether the nodes' data is on a disk that can lose its power.
+    pub fn has_power_to_cut(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// What no node has synced is gone. All nodes are dead.
+    pub fn cut_power(&self) -> Result<()> {
+        ensure!(self.nodes.iter().all(|node| !node.running()), "a node runs without power");
+        self.disk.as_ref().context("an ordinary disk")?.cut_power();
+        Ok(())
+    }
+
+    /// Ends all nodes and keeps their directory, for inspection; what is on the other disk is copied to `disk` in there.
+    pub fn keep(mut self) -> PathBuf {
+        self.nodes.clear();
+        if let Some(disk) = &self.disk {
+            let copied = Command::new("cp").arg("-r").arg(disk.path()).arg(self.directory.path().join("disk")).status();
+            if !copied.is_ok_and(|status| status.success()) {
+                eprintln!("what was on the disk could not be kept");
+            }
+        }
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_path_buf()
     }
 
     /// The nodes' `--raft_data_dir`.
@@ -65,7 +114,11 @@ impl Cluster {
             Some(network) => network.place()?,
             None => Place::on_loopback()?,
         };
-        self.nodes.push(NodeProcess::at(place, &name, self.directory.path(), options));
+        let mut node = NodeProcess::at(place, &name, self.directory.path(), options);
+        if let Some(disk) = &self.disk {
+            node.data_dir = disk.path().to_path_buf();
+        }
+        self.nodes.push(node);
         Ok(n)
     }
 
@@ -80,11 +133,31 @@ impl Cluster {
         self.finish(leader, operation).await
     }
 
+    /// Removes node `n` from the membership through whoever leads, and waits for the operation. Its process goes on.
+    pub async fn remove(&self, n: usize) -> Result<u64> {
+        let leader = self.leader().await?;
+        let mut manager = self.nodes[leader].manager().await?;
+        let previous_index = manager.applied_index(AppliedIndexRequest {}).await?.into_inner().index;
+        let request = RemoveServerRequest { id: self.nodes[n].name.clone(), previous_index };
+        let operation = manager.remove_server(request).await?.into_inner();
+        self.finish(leader, operation).await
+    }
+
+    /// Ends the last node and forgets it, with its data. Its name.
+    pub fn drop_last(&mut self) -> Result<String> {
+        let mut last = self.nodes.pop().context("no node")?;
+        last.kill()?;
+        std::fs::remove_dir_all(last.data_dir.join(&last.name))?;
+        // Or a power cut brings it back.
+        std::fs::File::open(&last.data_dir)?.sync_all()?;
+        Ok(last.name.clone())
+    }
+
     /// Waits until every running node has applied the configuration of all of them, as voters.
     async fn everyone_knows_everyone(&self) -> Result<()> {
         eventually("every node knows every voter", || async {
             for node in &self.nodes {
-                let stat = node.stat().await?;
+                let stat = node.status().await?;
                 let voters = stat["nodes"].as_array().context("no nodes")?.iter();
                 let voters = voters.filter(|node| node["suffrage"] == "Voter").count();
                 ensure!(voters == self.nodes.len() && stat["mode"] == "serving", "{} sees {voters} voters", node.name);
@@ -111,7 +184,7 @@ impl Cluster {
                 let name = node.manager().await?.leader(LeaderRequest {}).await?.into_inner().server_id;
                 // A node that was planned but not yet added knows none.
                 if name.is_empty()
-                    && !node.stat().await.is_ok_and(|stat| stat["nodes"].as_array().is_some_and(|n| !n.is_empty()))
+                    && !node.status().await.is_ok_and(|stat| stat["nodes"].as_array().is_some_and(|n| !n.is_empty()))
                 {
                     continue;
                 }
@@ -167,6 +240,22 @@ impl Cluster {
     pub async fn get(&self, n: usize, key: &str, linearizable: bool) -> Result<String> {
         let request = GetRequest { key: key.into(), linearizable };
         Ok(self.nodes[n].client().await?.get(request).await?.into_inner().value)
+    }
+
+    /// Waits until all running nodes have the same state hash at the same index.
+    pub async fn everyone_has_one_hash(&self) -> Result<()> {
+        eventually("one state hash", || async {
+            let mut seen = None;
+            for node in self.nodes.iter().filter(|node| node.running()) {
+                let fsm = node.stat().await?["fsm"].take();
+                ensure!(fsm["state_hash_mismatches"] == 0, "{} saw another hash: {fsm}", node.name);
+                let here = (fsm["state_hash_index"].as_u64(), fsm["state_hash"].to_string());
+                let before = seen.get_or_insert(here.clone());
+                ensure!(*before == here, "{}: {here:?}, others {before:?}", node.name);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Wants `value` from every running node, linearizably.

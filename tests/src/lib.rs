@@ -6,11 +6,12 @@ mod load;
 mod network;
 mod place;
 mod process;
+pub mod torture;
 
-pub use cluster::{Cluster, formed, formed_in};
+pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
 pub use network::{Cut, Network, in_network};
-pub use process::{NodeProcess, Options, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
+pub use process::{NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -21,6 +22,24 @@ use anyhow::{Context, Result};
 #[allow(missing_docs, clippy::all)]
 pub mod pb {
     tonic::include_proto!("_");
+}
+
+/// The encoded command that `ApplyLog` takes.
+#[allow(missing_docs, clippy::all)]
+pub mod call {
+    tonic::include_proto!("lockstep.v1");
+}
+
+/// What nodes say to each other, for peers that lie.
+#[allow(missing_docs, clippy::all)]
+pub mod peer {
+    tonic::include_proto!("lockstep.peer.v1");
+}
+
+/// The client of the test guest.
+#[allow(missing_docs, clippy::all)]
+pub mod chain_pb {
+    tonic::include_proto!("chain");
 }
 
 /// How long any condition may take before the test fails. Far above what is needed, so that a slow machine passes.

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::pb::example_client::ExampleClient;
 use crate::pb::raft_manager_client::RaftManagerClient;
 use crate::place::Place;
 use crate::{PATIENCE, eventually};
+
+/// Lines of a node's log that a message quotes.
+const LAST_LINES: usize = 60;
 
 /// What a node is started with beside its id and addresses.
 #[derive(Clone, Debug)]
@@ -24,12 +27,26 @@ pub struct Options {
     pub more: Vec<String>,
     /// The program: the product, or its variant with failpoints.
     pub program: PathBuf,
+    /// Failpoints that are set at every start and stay, beside those of [`NodeProcess::fail_at`].
+    pub planted: Vec<String>,
 }
 
 impl Options {
     /// A member to be added, with the KV.
     pub fn member() -> Options {
-        Options { bootstrap: false, fsm: Some(kv_wasm()), more: Vec::new(), program: lockstep_binary() }
+        Options {
+            bootstrap: false,
+            fsm: Some(kv_wasm()),
+            more: Vec::new(),
+            program: lockstep_binary(),
+            planted: Vec::new(),
+        }
+    }
+
+    /// A member with the guest of the torture, in the program that has failpoints.
+    pub fn tortured() -> Options {
+        let (fsm, program) = (Some(chain_wasm()), failpoints_binary());
+        Options { bootstrap: false, fsm, more: Vec::new(), program, planted: Vec::new() }
     }
 
     /// The node that starts the cluster.
@@ -56,6 +73,8 @@ pub struct NodeProcess {
     pub name: String,
     /// `--raft_data_dir`; the node's data lies in `<data_dir>/<name>`.
     pub data_dir: PathBuf,
+    /// Where its log and its failpoints are: no part of the disk that a test may take away.
+    side_dir: PathBuf,
     /// What the next start uses.
     pub options: Options,
     child: Option<Child>,
@@ -82,7 +101,14 @@ impl NodeProcess {
 
     /// At addresses that were chosen.
     pub(crate) fn at(place: Place, name: &str, data_dir: &Path, options: Options) -> NodeProcess {
-        NodeProcess { name: name.to_string(), data_dir: data_dir.to_path_buf(), options, child: None, place }
+        NodeProcess {
+            name: name.to_string(),
+            data_dir: data_dir.to_path_buf(),
+            side_dir: data_dir.to_path_buf(),
+            options,
+            child: None,
+            place,
+        }
     }
 
     /// The client address.
@@ -115,6 +141,10 @@ impl NodeProcess {
         if self.options.bootstrap {
             words.push("--raft_bootstrap".into());
         }
+        // The disk of the machine that runs the tests is not under test, unless a scenario says so.
+        if !self.options.more.iter().any(|word| word.starts_with("--min_free_bytes")) {
+            words.push("--min_free_bytes=0".into());
+        }
         if self.place.namespace.is_some() {
             // Not loopback, but nobody else's network either.
             words.push("--insecure".into());
@@ -126,13 +156,18 @@ impl NodeProcess {
     /// Starts the process and waits until it answers a call on its client port.
     pub async fn start(&mut self) -> Result<()> {
         self.spawn()?;
+        self.wait_answers().await
+    }
+
+    /// Waits until a process that was started answers a call on its client port.
+    pub async fn wait_answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.answers().await {
             if let Some(status) = self.exited()? {
-                bail!("{} ended with {status} instead of serving:\n{}", self.name, self.log());
+                bail!("{} ended with {status} instead of serving:\n{}", self.name, self.last_words());
             }
             if Instant::now() > deadline {
-                bail!("{} does not answer on {}:\n{}", self.name, self.grpc_addr(), self.log());
+                bail!("{} does not answer on {}:\n{}", self.name, self.grpc_addr(), self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -149,6 +184,9 @@ impl NodeProcess {
     pub fn spawn(&mut self) -> Result<()> {
         if self.child.is_some() {
             bail!("{} runs already", self.name);
+        }
+        if !self.failpoints_path().exists() {
+            self.fail_at(&[])?;
         }
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let program = &self.options.program;
@@ -168,24 +206,48 @@ impl NodeProcess {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.data_dir.join(format!("{}.log", self.name))
+        self.side_dir.join(format!("{}.log", self.name))
     }
 
     fn failpoints_path(&self) -> PathBuf {
-        self.data_dir.join(format!("{}.failpoints", self.name))
+        self.side_dir.join(format!("{}.failpoints", self.name))
     }
 
     /// Has the node's failpoints do `tasks` from now on (`name=task`, one a line; `host/src/faults.rs` has the words), and nothing
     /// else. A running node looks within a few milliseconds, a stopped one at its start. Needs [`Options::with_failpoints`].
     pub fn fail_at(&self, tasks: &[&str]) -> Result<()> {
         let whole = self.failpoints_path().with_extension("new");
-        std::fs::write(&whole, tasks.join("\n"))?;
+        let planted = self.options.planted.iter().map(String::as_str);
+        let lines: Vec<&str> = planted.chain(tasks.iter().copied()).collect();
+        std::fs::write(&whole, lines.join("\n"))?;
         Ok(std::fs::rename(whole, self.failpoints_path())?)
+    }
+
+    /// As [`NodeProcess::fail_at`] on a running node, and waits until it has looked.
+    pub async fn fail_now(&self, tasks: &[&str]) -> Result<()> {
+        let before = self.log().len();
+        self.fail_at(tasks)?;
+        eventually("the failpoints are set", || async {
+            let log = self.log();
+            for task in tasks {
+                let said = task.replacen('=', " is now ", 1);
+                ensure!(log[before..].contains(&said), "{} did not say that {said}", self.name);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// What the node has printed, over all its starts.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The end of that, for messages.
+    pub fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
     /// SIGKILL, and reaped.
@@ -221,10 +283,15 @@ impl NodeProcess {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("{} did not end:\n{}", self.name, self.log());
+                bail!("{} did not end:\n{}", self.name, self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Whether the process that was started has ended by itself; [`NodeProcess::wait_exit`] then says how.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.exited()?.is_some())
     }
 
     fn exited(&mut self) -> Result<Option<ExitStatus>> {
@@ -258,6 +325,13 @@ impl NodeProcess {
         serde_json::from_str(&reply.stats).with_context(|| format!("Stat answered {:?}", reply.stats))
     }
 
+    /// `GET /status`, parsed: what `Stat` says, of a node with any guest.
+    pub async fn status(&self) -> Result<serde_json::Value> {
+        let (code, body) = self.http("/status").await?;
+        anyhow::ensure!(code == 200, "/status answered {code}: {body}");
+        serde_json::from_str(&body).with_context(|| format!("/status answered {body:?}"))
+    }
+
     /// GET on the HTTP port: status line and body.
     pub async fn http(&self, path: &str) -> Result<(u16, String)> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -285,6 +359,11 @@ pub fn failpoints_binary() -> PathBuf {
 /// The default guest.
 pub fn kv_wasm() -> PathBuf {
     built("kv.wasm")
+}
+
+/// The guest of the torture, which is no part of the product: `build/chain.wasm`, as `cargo xtask test` leaves it.
+pub fn chain_wasm() -> PathBuf {
+    built("chain.wasm")
 }
 
 fn built(name: &str) -> PathBuf {

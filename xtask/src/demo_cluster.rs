@@ -95,7 +95,8 @@ impl Cluster {
         let fsm = crate::build_dir().join("kv.wasm").display().to_string();
         let mut arguments =
             vec!["node", "--raft_id", name, "--grpc_addr", &node.grpc_addr, "--raft_addr", &node.raft_addr];
-        arguments.extend(["--raft_data_dir", &directory, "--fsm", &fsm]);
+        // The demo works on a disk that has little left; nodes of one's own keep more.
+        arguments.extend(["--raft_data_dir", &directory, "--fsm", &fsm, "--min_free_bytes=67108864"]);
         if bootstrap {
             arguments.push("--raft_bootstrap");
         }

@@ -18,6 +18,7 @@ cargo xtask <command>
   build    sets up and builds build/lockstep and the guests
   guests   builds the guests only: build/kv.wasm
   setup    installs what is missing, or names it
+  torture  [--seconds N] [--cycles N] [--seed S] [--faults LIST]  faults under load, every answer checked; --help tells more
   faults   [rounds] [--seed N] [case...]  how long clients wait for a write when a leader dies, is stopped, paused or cut off, when
            all die, when all are restarted in turn: a table in Markdown. Cases: kill stop pause kill-all rolling cut-off one-way refused
   bench    [seconds]  first throughput figures of a fresh three-node cluster on this machine
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ["build"] => build(),
         ["guests"] => setup::wasm_target().and_then(|()| guests()),
         ["setup"] => setup::all(),
+        ["torture", options @ ..] => torture(options),
         ["faults", words @ ..] => build().and_then(|()| faults(words)),
         ["bench"] => build().and_then(|()| demo::bench(5)),
         ["bench", seconds] => parse_seconds(seconds).and_then(|seconds| build().and_then(|()| demo::bench(seconds))),
@@ -129,11 +131,25 @@ fn faults(words: &[&str]) -> Result<()> {
     cargo(&[&program, words].concat())
 }
 
-fn test(filter: &[&str]) -> Result<()> {
-    setup::all()?;
-    // The same node with its failpoints, for the scenarios that crash it between two steps.
+/// What only tests run: the node with its failpoints, which can be made to crash between two steps, and the guest whose answers
+/// tell their history.
+fn test_programs() -> Result<()> {
     cargo(&["build", "--locked", "--release", "--package", "lockstep", "--features", "failpoints"])?;
     place("release/lockstep", "lockstep-failpoints")?;
+    cargo(&["build", "--locked", "--profile", "guest", "--target", "wasm32-unknown-unknown", "--package", "chain"])?;
+    place("wasm32-unknown-unknown/guest/chain.wasm", "chain.wasm")
+}
+
+fn torture(options: &[&str]) -> Result<()> {
+    setup::all()?;
+    test_programs()?;
+    let program = ["run", "--locked", "--release", "--package", "lockstep-tests", "--bin", "torture", "--"];
+    cargo(&[&program, options].concat())
+}
+
+fn test(filter: &[&str]) -> Result<()> {
+    setup::all()?;
+    test_programs()?;
     build()?;
     if filter.is_empty() {
         cargo(&["fmt", "--all", "--check"])?;

@@ -16,8 +16,10 @@ use crate::raft::proposer::Propose;
 use crate::raft::ticket::{Answer, NotProposed, Ticket};
 use crate::types::{NodeId, NodeMode, Origin};
 
-/// Pause between attempts while the leader stays the same.
-const RETRY_INTERVAL: Duration = Duration::from_millis(20);
+/// Pause between attempts while the leader stays the same: short at first, since a leader that was just elected takes commands a moment
+/// later; it doubles.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(2);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A command as a client sent it.
 #[derive(Clone, Debug)]
@@ -120,14 +122,14 @@ impl Commands {
     /// Runs the command and returns what became of it. Dropping the future withdraws a command that is still queued.
     pub async fn run(&self, call: CommandCall) -> Result<Outcome, CommandError> {
         let parts = &self.0.parts;
-        if let NodeMode::Unfit(text) | NodeMode::Quarantined(text) = (parts.mode)() {
-            return Err(CommandError::Unfit(text));
-        }
+        self.check_mode()?;
         let mut leader = parts.leader.clone();
         let (mut command, mut waiter) = self.register(&call);
         let mut patience = Instant::now() + parts.election_timeout;
+        let mut retry_pause = RETRY_PAUSE_MIN;
         loop {
             let Some(view) = leader.wait(patience.min(call.deadline)).await else {
+                self.check_mode()?;
                 return Err(self.gave_up(call.deadline));
             };
             match self.attempt(&view, &command, &mut waiter, call.deadline).await {
@@ -138,13 +140,29 @@ impl Commands {
                     patience = Instant::now() + parts.election_timeout;
                 }
                 Attempt::Outcome(outcome) => return Ok(outcome),
-                Attempt::NotRun => patience = Instant::now() + parts.election_timeout,
+                Attempt::NotRun => {
+                    patience = Instant::now() + parts.election_timeout;
+                    retry_pause = RETRY_PAUSE_MIN;
+                }
                 Attempt::NotLeader if Instant::now() >= patience.min(call.deadline) => {
                     return Err(self.gave_up(call.deadline));
                 }
-                Attempt::NotLeader => pause(&mut leader, patience.min(call.deadline)).await,
+                Attempt::NotLeader => {
+                    pause(&mut leader, retry_pause, patience.min(call.deadline)).await;
+                    retry_pause = (2 * retry_pause).min(RETRY_PAUSE_MAX);
+                }
             }
             waiter.reset();
+        }
+    }
+
+    /// Whether this node may take commands at all.
+    fn check_mode(&self) -> Result<(), CommandError> {
+        match (self.0.parts.mode)() {
+            NodeMode::Unfit(text) | NodeMode::Quarantined(text) | NodeMode::Removed(text) => {
+                Err(CommandError::Unfit(text))
+            }
+            NodeMode::Serving | NodeMode::CatchingUp(_) => Ok(()),
         }
     }
 
@@ -208,14 +226,15 @@ fn refused(reason: NotProposed, by_me: bool) -> Attempt {
         NotProposed::TooLarge { bytes, limit_bytes } => Attempt::Failed(CommandError::TooLarge { bytes, limit_bytes }),
         NotProposed::Stopping if by_me => Attempt::Failed(CommandError::Stopping),
         NotProposed::Stopping => Attempt::NotLeader,
+        NotProposed::Removed { .. } => Attempt::Failed(CommandError::Unfit(reason.to_string())),
     }
 }
 
 /// Until there is news of a leader, or it is time to ask the same one again.
-async fn pause(leader: &mut LeaderWatch, until: Instant) {
+async fn pause(leader: &mut LeaderWatch, at_most: Duration, until: Instant) {
     tokio::select! {
         () = leader.changed() => {}
-        () = sleep(RETRY_INTERVAL) => {}
+        () = sleep(at_most) => {}
         () = sleep_until(until) => {}
     }
 }

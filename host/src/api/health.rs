@@ -49,7 +49,8 @@ pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
 fn states(shared: &Shared) -> Vec<(String, bool)> {
     let serves = shared.parts.machine.mode() == NodeMode::Serving;
     let leads = shared.parts.leader.current().is_some_and(|leader| leader.is_me);
-    let mut states = vec![(String::new(), true), (LEADER_SERVICE.to_owned(), leads), ("RaftManager".to_owned(), true)];
+    let mut states = vec![(String::new(), true), (LEADER_SERVICE.to_owned(), leads)];
+    states.extend(["RaftManager", "RaftAdmin"].map(|service| (service.to_owned(), true)));
     if let Some(routes) = shared.routes.load_full() {
         states.extend(routes.services().iter().map(|service| (service.clone(), serves)));
     }

@@ -89,9 +89,13 @@ async fn livez(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let contact = shared.last_contact().await;
-    let reasons = unready(&shared.status_now(), contact, shared.parts.election_timeout, shared.is_shutting_down());
+    let status = shared.status_now();
+    let reasons = unready(&status, contact, shared.parts.election_timeout, shared.is_shutting_down());
     if reasons.is_empty() {
-        return (StatusCode::OK, "ok\n").into_response();
+        // It serves reads, and forwards commands to a leader that may have room.
+        let disk = shared.parts.machine.space().refuses_commands();
+        let text = disk.map_or("ok\n".to_owned(), |disk| format!("ok\n{disk}\n"));
+        return (StatusCode::OK, text).into_response();
     }
     let text = reasons.iter().map(|reason| format!("{reason}\n")).collect::<String>();
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()

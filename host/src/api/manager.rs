@@ -29,7 +29,7 @@ const SHUTDOWN_LINGER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct Manager(pub(super) Arc<Shared>);
 
-type Reply<T> = Result<Response<T>, Status>;
+pub(super) type Reply<T> = Result<Response<T>, Status>;
 
 impl Manager {
     fn start(&self, work: impl Future<Output = Result<u64, String>> + Send + 'static) -> Reply<Token> {
@@ -47,7 +47,7 @@ impl Manager {
     {
         let shared = self.0.clone();
         self.start(async move {
-            let leader = shared.require_leader()?;
+            let leader = shared.require_leader().await?;
             work(leader, shared).await
         })
     }
@@ -115,7 +115,7 @@ impl RaftManager for Manager {
         let call = self.0.decode_call(&request.into_inner().data)?;
         let shared = self.0.clone();
         self.start_done(async move {
-            match shared.require_leader() {
+            match shared.require_leader().await {
                 Ok(_) => apply_log(&shared, call).await,
                 Err(error) => Err(error).into(),
             }
@@ -129,7 +129,7 @@ impl RaftManager for Manager {
     async fn verify_leader(&self, _: Request<pb::VerifyLeaderRequest>) -> Reply<Token> {
         self.start_on_leader(|_, shared| async move {
             let index = shared.parts.read.read_index(operation_deadline()).await.map_err(text)?;
-            shared.require_leader().map(|_| index)
+            shared.require_leader().await.map(|_| index)
         })
     }
 
@@ -222,9 +222,10 @@ fn operation_deadline() -> Instant {
 }
 
 impl Shared {
-    /// The leader, if that is this node; else the sentence an operator needs.
-    fn require_leader(&self) -> Result<LeaderView, String> {
-        match self.parts.leader.current() {
+    /// The leader, if that is this node; else the sentence an operator needs. While none is known, waits as long as an election may take:
+    /// scripts ask a node that has just started.
+    async fn require_leader(&self) -> Result<LeaderView, String> {
+        match self.parts.leader.clone().wait(Instant::now() + self.parts.election_timeout).await {
             Some(leader) if leader.is_me => Ok(leader),
             Some(leader) => Err(format!(
                 "node is not the leader; the leader is {} at {} (admin: {})",

@@ -111,6 +111,7 @@ impl Collector for Gauges {
         let status = shared.status_now();
         let (raft, machine) = (&status.raft, &status.machine);
         let leads = status.leader.as_ref().is_some_and(|leader| leader.is_me);
+        let transferred = machine.transfers.iter().map(|transfer| transfer.bytes).sum();
         let gauges = [
             ("raft_is_leader", "1 on the leader", u64::from(leads)),
             ("raft_has_leader", "1 while a leader is known", u64::from(status.leader.is_some())),
@@ -119,9 +120,19 @@ impl Collector for Gauges {
             ("raft_commit_index", "Last index known to be committed", raft.commit_index),
             ("raft_snapshot_index", "Last index of the newest snapshot", raft.snapshot_index),
             ("raft_purged_index", "Last index purged from the log", raft.purged_index),
+            ("raft_log_bytes", "About the bytes of the entries in the log", status.log.log_bytes),
+            ("raft_log_over_quota", "1 while the log is larger than --log_quota", u64::from(status.log.over_quota)),
+            ("snapshot_transfers", "Snapshots on their way to or from this node", machine.transfers.len() as u64),
+            ("snapshot_transfer_bytes", "Bytes so far of those on their way", transferred),
             ("raft_servers", "Servers in the configuration in force", status.servers.len() as u64),
             ("applied_index", "Last index applied to the state", status.applied_index()),
             ("state_bytes", "Approximate bytes of the state on disk", machine.state_bytes),
+            ("disk_free_bytes", "Bytes that are free on the disk of the data directory", machine.disk.free_bytes),
+            (
+                "disk_level",
+                "0: there is room; 1: commands are refused; 2: also those of a leader",
+                machine.disk.level as u64,
+            ),
             ("serving", "1 while this node serves reads", u64::from(machine.mode == NodeMode::Serving)),
             ("commands_waiting", "Commands of this node whose outcome somebody waits for", machine.commands_waiting),
             ("watches_open", "Open watches", shared.watches_open()),
@@ -141,6 +152,7 @@ impl Collector for Gauges {
             ("entries_undecodable", "Log entries that could not be decoded", machine.entries_undecodable),
             ("state_hash_mismatches", "Entries whose proposer had another state hash", machine.hash_mismatches),
             ("state_flushes", "Flushes of the state", machine.flushes),
+            ("state_disk_full", "Writes of the state that found the disk full", machine.disk_full),
             ("snapshots", "Snapshots made", machine.snapshot_count),
             ("snapshots_failed", "Snapshots that could not be made", machine.snapshots_failed),
             ("snapshots_sent", "Snapshots sent to other nodes", machine.snapshots_sent),

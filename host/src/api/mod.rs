@@ -8,6 +8,7 @@
 //!                                           └─ WATCH ────► watch ──► machine, step by step
 //! ```
 
+mod admin;
 mod dynamic;
 pub mod forward;
 mod health;
@@ -16,6 +17,7 @@ mod manager;
 mod metrics;
 mod node_status;
 mod operations;
+mod raft_admin;
 mod reflection;
 pub mod routes;
 mod server;
@@ -54,13 +56,13 @@ use routes::{RouteError, Routes};
 pub use dynamic::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX};
 pub use health::LEADER_SERVICE;
 
-/// Generated messages and services of `proto/manager.proto`.
+/// Generated messages and services of `proto/manager.proto` and `proto/raft_admin.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod proto {
     tonic::include_proto!("_");
 }
 
-/// Generated messages of `proto/lockstep/call.proto`.
+/// Generated messages and services of `proto/lockstep/call.proto` and `admin.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod call {
     tonic::include_proto!("lockstep.v1");
@@ -217,10 +219,16 @@ fn router(
     let manager = proto::raft_manager_server::RaftManagerServer::new(manager::Manager(shared.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+    let admin = call::admin_server::AdminServer::new(admin::AdminService(shared.clone()))
+        .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     );
-    let services = mount(mount(Router::new(), manager), health);
+    let raft_admin = raft_admin::Admin(manager::Manager(shared.clone()));
+    let raft_admin = proto::raft_admin_server::RaftAdminServer::new(raft_admin)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
+    let services = mount(mount(mount(mount(Router::new(), manager), raft_admin), admin), health);
     let shared = shared.clone();
     Ok(reflection::add(services, routes)?
         .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))
@@ -265,6 +273,7 @@ impl Shared {
         let mut mode = self.parts.machine.watch_mode();
         let reason = match &*mode.borrow() {
             NodeMode::CatchingUp(reason) => reason.clone(),
+            NodeMode::Removed(reason) => return Err(status::query(&QueryError::Removed(reason.clone()))),
             NodeMode::Serving | NodeMode::Quarantined(_) | NodeMode::Unfit(_) => return Ok(()),
         };
         if self.configuration().servers.is_empty() {
@@ -280,8 +289,31 @@ impl Shared {
 
     /// Completes when this node has applied everything that was answered before the call.
     async fn read_barrier(&self, deadline: Instant) -> Result<(), Status> {
-        let index = self.parts.read.read_index(deadline).await.map_err(|error| status::read(&error))?;
-        timeout_at(deadline, self.parts.machine.wait_applied(index)).await.map_err(|_| status::read_behind(index))
+        let applied = async {
+            let index = self.parts.read.read_index(deadline).await.map_err(|error| status::read(&error))?;
+            timeout_at(deadline, self.parts.machine.wait_applied(index)).await.map_err(|_| status::read_behind(index))
+        };
+        tokio::select! {
+            biased;
+            removed = self.removed() => Err(removed),
+            applied = applied => applied,
+        }
+    }
+
+    /// Completes when the cluster has removed this node, with what its clients are told.
+    fn removed(&self) -> impl Future<Output = Status> + Send + use<> {
+        let mut mode = self.parts.machine.watch_mode();
+        async move {
+            loop {
+                if let NodeMode::Removed(reason) = &*mode.borrow_and_update() {
+                    return status::query(&QueryError::Removed(reason.clone()));
+                }
+                if mode.changed().await.is_err() {
+                    // The machine is gone, and with it whoever could be removed.
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
     }
 
     /// Answers `node.status` for a query.
@@ -305,6 +337,7 @@ impl Shared {
             servers_index: configuration.index,
             raft: self.raft_status(),
             machine: self.parts.machine.status(),
+            log: self.parts.retention.status(),
         }
     }
 

@@ -8,9 +8,10 @@ use openraft::ServerState;
 use openraft::metrics::RaftMetrics;
 use serde_json::{Value, json};
 
-use crate::machine::MachineStatus;
+use crate::machine::{MachineStatus, TransferStatus};
 use crate::raft::LeaderView;
 use crate::raft::membership::Server;
+use crate::raft::retention::RetentionStatus;
 use crate::types::{LogId, Node, NodeMode, TypeConfig};
 
 /// All that both forms are made of.
@@ -28,6 +29,8 @@ pub struct NodeStatus {
     pub raft: RaftStatus,
     /// The machine's own numbers.
     pub machine: MachineStatus,
+    /// The log's.
+    pub log: RetentionStatus,
 }
 
 /// Raft's numbers, in hashicorp's words.
@@ -86,6 +89,7 @@ pub fn mode_name(mode: &NodeMode) -> (&'static str, &str) {
     match mode {
         NodeMode::Serving => ("serving", ""),
         NodeMode::CatchingUp(why) => ("catching-up", why),
+        NodeMode::Removed(why) => ("removed", why),
         NodeMode::Quarantined(why) => ("quarantined", why),
         NodeMode::Unfit(why) => ("unfit", why),
     }
@@ -119,6 +123,12 @@ impl NodeStatus {
             "raft": self.raft_json(),
             "last_applied_index": self.applied_index(),
             "fsm": self.fsm_json(),
+            "disk": {
+                "state": self.machine.disk.level.name(),
+                "free_bytes": self.machine.disk.free_bytes,
+                "min_free_bytes": self.machine.disk.min_free_bytes,
+            },
+            "transfers": self.machine.transfers.iter().map(transfer_json).collect::<Vec<_>>(),
         })
     }
 
@@ -132,6 +142,8 @@ impl NodeStatus {
             "last_snapshot_index": self.raft.snapshot_index,
             "last_snapshot_term": self.raft.snapshot_term,
             "purged_index": self.raft.purged_index,
+            "log_bytes": self.log.log_bytes,
+            "log_over_quota": self.log.over_quota,
             "latest_configuration_index": self.servers_index,
             "num_peers": self.peers(),
         })
@@ -159,6 +171,7 @@ impl NodeStatus {
     pub fn to_stats(&self, last_log_term: u64, last_contact: Contact) -> HashMap<String, String> {
         let raft = &self.raft;
         let pending = raft.commit_index.saturating_sub(self.applied_index());
+        let (mode, mode_reason) = mode_name(&self.machine.mode);
         [
             ("state", raft.state.to_owned()),
             ("term", raft.term.to_string()),
@@ -173,6 +186,9 @@ impl NodeStatus {
             ("latest_configuration_index", self.servers_index.to_string()),
             ("last_contact", last_contact.to_string()),
             ("num_peers", self.peers().to_string()),
+            // What this node may do is not hashicorp's, and no guest answers for a node that may do nothing.
+            ("mode", mode.to_owned()),
+            ("mode_reason", mode_reason.to_owned()),
             // The version of hashicorp's protocol whose membership rules we keep; it has no meaning on our wire.
             ("protocol_version", "3".into()),
             ("protocol_version_min", "0".into()),
@@ -190,6 +206,18 @@ impl NodeStatus {
         let voters = || self.servers.iter().filter(|server| server.voter);
         if voters().any(|server| server.node.name == self.node.name) { voters().count() - 1 } else { 0 }
     }
+}
+
+fn transfer_json(transfer: &TransferStatus) -> Value {
+    json!({
+        "direction": transfer.direction.name(),
+        "peer": transfer.peer,
+        "index": transfer.index,
+        "bytes": transfer.bytes,
+        "rows": transfer.rows,
+        "began_ms": transfer.began_ms,
+        "seconds": transfer.elapsed.as_secs(),
+    })
 }
 
 /// In hashicorp's words.
@@ -231,6 +259,7 @@ fn configuration_text(servers: &[Server]) -> String {
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
     use super::*;
+    use crate::store::{Level, SpaceStatus};
     use crate::types::CommittedLeaderId;
 
     pub(crate) fn machine(applied: u64) -> MachineStatus {
@@ -248,6 +277,8 @@ pub(super) mod tests {
             hash: 0xab,
             hash_mismatches: 0,
             flushes: 1,
+            disk_full: 0,
+            disk: SpaceStatus { free_bytes: 1 << 30, min_free_bytes: 1 << 29, level: Level::Ample },
             state_bytes: 100,
             snapshot_count: 3,
             snapshots_failed: 0,
@@ -255,6 +286,16 @@ pub(super) mod tests {
             restore_count: 0,
             last_snapshot_index: 6,
             last_snapshot_term: 1,
+            transfers: vec![TransferStatus {
+                direction: crate::machine::Direction::Sending,
+                peer: "nodeC".into(),
+                node: Some(50_053),
+                index: 6,
+                bytes: 70,
+                rows: 3,
+                began_ms: 1,
+                elapsed: Duration::from_secs(9),
+            }],
         }
     }
 
@@ -289,6 +330,7 @@ pub(super) mod tests {
                 purged_index: 0,
             },
             machine: machine(8),
+            log: RetentionStatus { log_bytes: 500, over_quota: false },
         }
     }
 
@@ -306,6 +348,11 @@ pub(super) mod tests {
         assert_eq!(json["last_applied_index"], 8);
         assert_eq!(json["fsm"]["fsm_index"], 8);
         assert_eq!(json["fsm"]["snapshot_count"], 3);
+        assert_eq!((&json["raft"]["log_bytes"], &json["raft"]["log_over_quota"]), (&json!(500), &json!(false)));
+        let transfer = json!({
+            "direction": "sending", "peer": "nodeC", "index": 6, "bytes": 70, "rows": 3, "began_ms": 1, "seconds": 9
+        });
+        assert_eq!(json["transfers"], json!([transfer]));
     }
 
     #[test]
@@ -332,6 +379,7 @@ pub(super) mod tests {
             ("last_contact", "12ms"),
             ("num_peers", "1"),
             ("protocol_version", "3"),
+            ("mode", "serving"),
         ];
         for (key, value) in rows {
             assert_eq!(stats[key], value, "{key}");

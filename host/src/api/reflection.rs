@@ -11,7 +11,7 @@ use super::routes::Routes;
 const HOST_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/host_descriptor.bin"));
 
 /// Services that clients of this port may call, apart from the guest's.
-const HOST_SERVICES: [&str; 2] = ["RaftManager", "grpc.health.v1.Health"];
+const HOST_SERVICES: [&str; 4] = ["RaftManager", "RaftAdmin", "lockstep.v1.Admin", "grpc.health.v1.Health"];
 
 /// Adds both versions to `router`.
 pub(super) fn add(router: Router, guest: Option<&Routes>) -> Result<Router, Error> {

@@ -151,6 +151,7 @@ pub fn command(error: &CommandError) -> Status {
 pub fn query(error: &QueryError) -> Status {
     match error {
         QueryError::NotReady(_) => host(Code::Unavailable, &error.to_string()),
+        QueryError::Removed(_) => host(Code::FailedPrecondition, &error.to_string()),
         QueryError::Busy => host(Code::ResourceExhausted, &error.to_string()),
         QueryError::Fault(_) => host(Code::Internal, &error.to_string()),
     }

@@ -66,10 +66,12 @@ impl Watch {
                 None => std::future::pending().await,
             }
         };
+        let removed = self.shared.removed();
         let end = tokio::select! {
             end = self.steps() => end,
             () = replies.closed() => End::ClientLeft,
             () = overdue => End::Failed(status::watch_deadline()),
+            removed = removed => End::Failed(removed),
             _ = stopping.wait_for(|stopping| *stopping) => End::Failed(status::stopping()),
         };
         if let End::Failed(status) = end {

@@ -8,6 +8,7 @@ use tonic::Status;
 
 use super::client::{self, CONNECT_PATIENCE};
 use super::manager::{self, Manager, is_operation, known, operation_error, text_field};
+use super::progress::with_transfers;
 use super::report::{Failure, print_line};
 use super::similar::similar;
 use super::text::{self, Defaults};
@@ -74,7 +75,7 @@ async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMess
     if !is_operation(&reply) {
         return Ok(());
     }
-    let outcome = say(manager, &known("Await"), &reply).await?;
+    let outcome = with_transfers(manager.channel(), say(manager, &known("Await"), &reply)).await?;
     // The operation is over whatever becomes of its token; a node that was shut down may be gone already.
     if let Err(error) = say(manager, &known("Forget"), &reply).await {
         eprintln!("the operation ended, but its token was not forgotten: {error}");

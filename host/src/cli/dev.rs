@@ -25,7 +25,7 @@ const NODES_MAX: u16 = 9;
 
 const AFTER_HELP: &str = "\
 The cluster lives in a temporary directory that is removed at the end. Without a file it takes ./build/kv.wasm, or the
-kv.wasm beside this program.
+kv.wasm beside this program. Its nodes take commands while 64 MiB of disk are free (--min_free_bytes of `lockstep node`).
 
 Examples:
   lockstep dev

@@ -123,6 +123,11 @@ impl Manager {
         Manager { channel, options }
     }
 
+    /// To other services of the same node.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// One call.
     pub(crate) async fn call(
         &self,

@@ -5,6 +5,7 @@
 
 mod admin;
 mod argv;
+mod backup;
 mod bench;
 mod call;
 mod client;
@@ -12,8 +13,11 @@ mod dev;
 mod logging;
 mod manager;
 mod node;
+mod progress;
+mod recover;
 mod reflection;
 mod report;
+mod restore;
 mod similar;
 mod text;
 
@@ -30,7 +34,8 @@ Examples:
   lockstep dev                                         try it: three nodes on this machine
   lockstep node --raft_bootstrap --raft_id=nodeA --fsm kv.wasm
   lockstep admin localhost:40051 add_voter nodeB localhost:50052
-  lockstep call localhost:40051 Example/Add '{\"key\": \"a\", \"val\": \"1\"}'";
+  lockstep call localhost:40051 Example/Add '{\"key\": \"a\", \"val\": \"1\"}'
+  lockstep backup localhost:40051 > today.backup";
 
 /// A WebAssembly state machine on every node of a Raft cluster, in lockstep.
 #[derive(Debug, Parser)]
@@ -50,6 +55,12 @@ enum Command {
     Call(call::CallArgs),
     /// Change or inspect a cluster through its RaftManager service
     Admin(admin::AdminArgs),
+    /// Make a cluster of one survivor after the majority is lost for good; the node must be stopped
+    Recover(recover::RecoverArgs),
+    /// Write a consistent snapshot of a node's state to stdout
+    Backup(backup::BackupArgs),
+    /// Prepare the data directory of a new cluster's first node from a backup
+    Restore(restore::RestoreArgs),
     /// Measure how many commands a cluster running the key-value guest takes
     Bench(bench::BenchArgs),
 }
@@ -66,6 +77,9 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => dev::run(&args),
         Command::Call(args) => call::run(&args),
         Command::Admin(args) => admin::run(&args),
+        Command::Recover(args) => exit_at_once(recover::run(&args)),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => exit_at_once(restore::run(&args)),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -100,6 +100,11 @@ pub(crate) struct NodeArgs {
         default_value = "3s", value_parser = humantime::parse_duration)]
     election_timeout: Duration,
 
+    /// How long a node that is added as a voter may take to catch up, before it is taken out again
+    #[arg(long = "catch_up_timeout", env = "LOCKSTEP_CATCH_UP_TIMEOUT", value_name = "DURATION",
+        default_value = "60s", value_parser = humantime::parse_duration)]
+    catch_up_timeout: Duration,
+
     /// Commands that stay in the log behind the newest snapshot
     #[arg(long = "trailing_logs", env = "LOCKSTEP_TRAILING_LOGS", value_name = "COMMANDS",
         default_value_t = config::TRAILING_LOGS)]
@@ -109,6 +114,26 @@ pub(crate) struct NodeArgs {
     #[arg(long = "trailing_entries_min", env = "LOCKSTEP_TRAILING_ENTRIES_MIN", value_name = "ENTRIES",
         default_value_t = config::TRAILING_ENTRIES_MIN)]
     trailing_entries_min: u64,
+
+    /// Free bytes on the disk below which commands are refused, while reads go on; 0: never
+    #[arg(long = "min_free_bytes", env = "LOCKSTEP_MIN_FREE_BYTES", value_name = "BYTES",
+        default_value_t = config::MIN_FREE_BYTES)]
+    min_free_bytes: u64,
+
+    /// Log bytes since the last snapshot that make another worth it, however few the commands; 0 for never
+    #[arg(long = "snapshot_threshold_bytes", env = "LOCKSTEP_SNAPSHOT_THRESHOLD_BYTES", value_name = "SIZE",
+        default_value_t = Size(config::SNAPSHOT_THRESHOLD_BYTES), value_parser = size)]
+    snapshot_threshold_bytes: Size,
+
+    /// How many bytes a second leave this node as snapshots and backups, all together; 0 for no limit
+    #[arg(long = "snapshot_rate_limit", env = "LOCKSTEP_SNAPSHOT_RATE_LIMIT", value_name = "SIZE",
+        default_value_t = Size(config::SNAPSHOT_RATE_LIMIT), value_parser = size)]
+    snapshot_rate_limit: Size,
+
+    /// A log larger than this is an alarm, and keeps no trailing commands any more; 0 for never
+    #[arg(long = "log_quota", env = "LOCKSTEP_LOG_QUOTA", value_name = "SIZE",
+        default_value_t = Size(config::LOG_QUOTA), value_parser = size)]
+    log_quota: Size,
 
     /// Accepted for scripts that set it: a node starts from its own durable state; a snapshot is only copied back when
     /// the state is behind it
@@ -136,6 +161,20 @@ pub(crate) struct NodeArgs {
     /// Stop cleanly when stdin is closed, so that the node ends with the process that started it
     #[arg(long = "exit_on_stdin_close", hide = true)]
     exit_on_stdin_close: bool,
+}
+
+/// Bytes, read and shown as people write them.
+#[derive(Clone, Copy, Debug)]
+struct Size(u64);
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&config::format_size(self.0))
+    }
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    config::parse_size(text).map(Size)
 }
 
 /// Runs a node until a signal, or until it cannot go on.
@@ -233,10 +272,15 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         insecure: args.insecure,
         snapshot_interval: args.snapshot_interval,
         snapshot_threshold: args.snapshot_threshold,
+        snapshot_threshold_bytes: args.snapshot_threshold_bytes.0,
+        snapshot_rate_limit: args.snapshot_rate_limit.0,
+        log_quota: args.log_quota.0,
         heartbeat_timeout: args.heartbeat_timeout,
         election_timeout: args.election_timeout,
+        catch_up_timeout: args.catch_up_timeout,
         trailing_logs: args.trailing_logs,
         trailing_entries_min: args.trailing_entries_min,
+        min_free_bytes: args.min_free_bytes,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
     };
     config.validate()?;

@@ -2,6 +2,7 @@
 //! puts installed snapshots in force, because nothing else may write the state. What an entry does is `entry.rs`'s.
 //!
 //! - Entry i is committed to the state only when log i is durable here: after a crash the state is never ahead of the log.
+//! - Before readers can see entry i it is noted that they can: after a crash they see no less.
 //! - A fault stops this thread for good; nothing after it is acknowledged.
 
 use std::future::Future;
@@ -22,6 +23,7 @@ use super::shared::Shared;
 use super::system::{System, key};
 use super::{ApplyError, MachineError};
 use crate::codec::{self, Genesis, encode_record};
+use crate::faults;
 use crate::guest::{CALLER_STACK_BYTES, Component, Verdict};
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
@@ -32,11 +34,15 @@ const FLUSH_ENTRIES: u64 = 4096;
 const FLUSH_BYTES: usize = 16 << 20;
 /// or so long after the first unflushed one, whichever comes first: this bounds what a crash has to replay.
 const FLUSH_AFTER: Duration = Duration::from_secs(2);
+/// Before a write of the state is tried again that found the disk full.
+const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// What the state waits for before it takes an entry.
 pub(crate) trait Gate: Send + Sync + 'static {
     /// Blocks until log entry `index` is durable on this node.
     fn wait_durable(&self, index: u64) -> Result<(), StoreError>;
+    /// Notes, so that a crash of the process does not lose it, that readers will see `log_id` next.
+    fn note_served(&self, log_id: LogId) -> Result<(), StoreError>;
     /// Completes when everything submitted to the log so far is durable.
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>>;
 }
@@ -44,6 +50,10 @@ pub(crate) trait Gate: Send + Sync + 'static {
 impl Gate for Log {
     fn wait_durable(&self, index: u64) -> Result<(), StoreError> {
         self.durable().wait(index)
+    }
+
+    fn note_served(&self, log_id: LogId) -> Result<(), StoreError> {
+        Log::note_served(self, log_id)
     }
 
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
@@ -186,7 +196,10 @@ impl Applier {
 
     fn apply_all(&mut self, entries: Vec<Committed>) -> Result<(), ApplyError> {
         for (entry, responder) in entries {
-            self.apply(&entry)?;
+            *self.shared.applying.lock() = Some(Instant::now());
+            let applied = self.apply(&entry);
+            *self.shared.applying.lock() = None;
+            applied?;
             if let Some(responder) = responder {
                 responder.send(Applied);
             }
@@ -200,6 +213,7 @@ impl Applier {
 
     fn apply(&mut self, entry: &Entry) -> Result<(), ApplyError> {
         let log_id = entry.log_id;
+        faults::point("apply-entry");
         let effects = match &entry.payload {
             EntryPayload::Blank => entry::empty(&self.system, log_id, self.system.clone()),
             EntryPayload::Membership(membership) => {
@@ -262,7 +276,8 @@ impl Applier {
     fn commit(&mut self, log_id: LogId, effects: Effects) -> Result<(), ApplyError> {
         let batch = batch_of(&effects);
         self.gate.wait_durable(log_id.index)?;
-        self.generation.commit(&batch)?;
+        self.gate.note_served(log_id)?;
+        self.until_there_is_room(|| self.generation.commit(&batch))?;
         self.dirty.entries += 1;
         self.dirty.bytes += batch.bytes();
         self.dirty.since.get_or_insert_with(Instant::now);
@@ -289,16 +304,44 @@ impl Applier {
         self.shared.waiters.entry_applied(log_id.leader_id, awaited);
     }
 
+    /// A full disk leaves the state unflushed: the log still has all of it, and the next attempt is due [`FLUSH_AFTER`] from now.
     fn flush(&mut self) -> Result<(), ApplyError> {
-        self.generation.flush()?;
-        self.dirty = Dirty::default();
-        self.shared.counts.flushes.fetch_add(1, Relaxed);
+        match self.generation.flush() {
+            Ok(()) => {
+                self.dirty = Dirty::default();
+                self.shared.counts.flushes.fetch_add(1, Relaxed);
+            }
+            Err(error) if error.is_full() => {
+                self.note_full(&error);
+                self.dirty = Dirty { since: Some(Instant::now()), ..Dirty::default() };
+            }
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
+    }
+
+    /// Does `write`, again and again while the disk is full: what is committed has to be applied, and reads go on meanwhile.
+    fn until_there_is_room(&self, write: impl Fn() -> Result<(), StoreError>) -> Result<(), ApplyError> {
+        loop {
+            match write() {
+                Err(error) if error.is_full() && self.shared.stopping.load(Relaxed) => return Err(ApplyError::Stopped),
+                Err(error) if error.is_full() => {
+                    self.note_full(&error);
+                    std::thread::sleep(FULL_RETRY);
+                }
+                written => return Ok(written?),
+            }
+        }
+    }
+
+    fn note_full(&self, error: &StoreError) {
+        self.shared.counts.disk_full.fetch_add(1, Relaxed);
+        tracing::warn!(%error, "the disk is full: the state is not written and will be tried again; nothing is lost");
     }
 
     fn install(&mut self, generation: Arc<Generation>) -> Result<(), ApplyError> {
         let system = System::read(&*generation)?;
-        self.shared.state.install(generation.clone())?;
+        self.until_there_is_room(|| self.shared.state.install(generation.clone()))?;
         self.generation = generation;
         self.system = system;
         self.recent.clear();

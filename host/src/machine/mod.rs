@@ -10,12 +10,15 @@
 //! [`open`] gives two ends: [`StateMachine`] for openraft, [`Machine`] for everyone else.
 
 mod apply;
+pub mod backup;
 mod changes;
+mod digest;
 mod entry;
 mod fitness;
 mod hash;
 mod outcome;
 mod overlay;
+mod pace;
 mod progress;
 mod query;
 mod shared;
@@ -26,24 +29,28 @@ mod snapshots;
 mod state_machine;
 mod status;
 mod system;
+mod transfers;
 mod waiters;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::codec::Genesis;
 use crate::guest::{Component, HostFault};
-use crate::store::{Checkpoints, Log, State, StoreError};
-use crate::types::{Fatal, LogId, NodeId, NodeMode};
+use crate::store::{Checkpoints, Log, Space, State, StoreError};
+use crate::types::{Fatal, LogId, NodeId, NodeMode, StoredMembership};
 
 pub use changes::{Change, Changed, ReadSet};
 pub use fitness::{SEMANTICS, genesis_of, limits_json};
 pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
+pub use pace::Pace;
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
-pub use snapshots::{PreparedState, Receiving, SnapshotData, SnapshotError, Snapshots};
+pub use snapshots::{PreparedState, Receiving, Sending, SnapshotData, SnapshotError, Snapshots};
 pub use state_machine::StateMachine;
 pub use status::MachineStatus;
+pub use transfers::{Attempt, Direction, Running, Transfer, TransferStatus, Transfers};
 pub use waiters::{Fate, Waiter, Waiters};
 
 use apply::{ApplyHandle, Gate};
@@ -58,12 +65,16 @@ pub struct Options {
     pub checkpoints: Checkpoints,
     /// The log: an entry is committed to the state only once it is durable there.
     pub log: Log,
+    /// The room on the disk.
+    pub space: Space,
     /// This node, as origins name it.
     pub node: NodeId,
     /// The number of this run, as origins name it.
     pub boot: u64,
     /// Where what this node cannot survive is reported.
     pub fatal: Fatal,
+    /// How fast snapshots leave this node.
+    pub snapshot_pace: Pace,
     /// Threads that serve queries and steps of watches.
     pub query_threads: usize,
     /// Queries that may wait for a thread; more are refused.
@@ -139,6 +150,12 @@ pub struct Position {
     pub time_ms: u64,
 }
 
+/// Where a stopped node's state stands: the last applied entry, and the last applied configuration.
+pub fn stands_at(state: &State) -> Result<(Option<LogId>, StoredMembership), StoreError> {
+    let system = system::System::read(&*state.current())?;
+    Ok((system.applied, (*system.membership).clone()))
+}
+
 /// Opens the machine over what the store holds, and starts its threads.
 pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let gate = Arc::new(options.log.clone());
@@ -152,7 +169,7 @@ fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateM
     let shared = Arc::new(Shared::new(&options, &system));
     let queries = query::Pool::start(options.query_threads, options.query_queue_max)?;
     let apply = ApplyHandle::start(shared.clone(), gate.clone(), system)?;
-    let snapshots = Snapshots::new(shared.clone());
+    let snapshots = Snapshots::new(shared.clone(), options.snapshot_pace.clone());
     let machine = Machine { shared, queries, apply: apply.clone(), snapshots: snapshots.clone() };
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
 }
@@ -248,6 +265,11 @@ impl Machine {
         self.shared.progress.wait(index).await;
     }
 
+    /// How long apply has been at one entry, waiting for its place on the disk included; zero while it is at none.
+    pub fn applying_for(&self) -> Duration {
+        self.shared.applying.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// The newest index and the rolling hash there, for the entries this node proposes.
     pub fn hash_tip(&self) -> (u64, u64) {
         self.shared.hash_tip()
@@ -276,6 +298,11 @@ impl Machine {
     /// Numbers for people and metrics.
     pub fn status(&self) -> MachineStatus {
         status::of(&self.shared)
+    }
+
+    /// The room on this node's disk.
+    pub fn space(&self) -> &Space {
+        &self.shared.space
     }
 
     /// Snapshots: made, sent, received.

@@ -20,8 +20,8 @@ use crate::guest::{
     CALLER_STACK_BYTES, Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, QueryInstance, Range,
     Reason, Stepped, Store, StoreFault, Verdict,
 };
-use crate::store::{Column, Read, View};
-use crate::types::NodeMode;
+use crate::store::{Column, Read, StoreError, View};
+use crate::types::{Fatal, NodeMode};
 
 /// A query.
 pub struct QueryCall {
@@ -77,6 +77,9 @@ pub enum QueryError {
     /// This node may not answer now; the text says why.
     #[error("not ready: {0}")]
     NotReady(String),
+    /// The cluster has removed this node; the text says when, and what to do.
+    #[error("{0}")]
+    Removed(String),
     /// More queries wait than are allowed.
     #[error("too many queries wait on this node; try again, or ask another node")]
     Busy,
@@ -176,6 +179,7 @@ pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCal
 fn ready(shared: &Shared) -> Result<Component, QueryError> {
     match &*shared.mode.borrow() {
         NodeMode::Serving => {}
+        NodeMode::Removed(why) => return Err(QueryError::Removed(why.clone())),
         NodeMode::CatchingUp(why) | NodeMode::Quarantined(why) | NodeMode::Unfit(why) => {
             return Err(QueryError::NotReady(why.clone()));
         }
@@ -186,8 +190,10 @@ fn ready(shared: &Shared) -> Result<Component, QueryError> {
 /// Pins the state, and says where it stands.
 fn begin(shared: &Shared, recorded: Option<ReadSet>) -> Result<(Context, Reads), QueryError> {
     let view = shared.state.current().view();
-    let (index, time_ms) = System::read_position(&view).map_err(|error| QueryError::Fault(error.to_string()))?;
-    Ok((Context { index, position: 0, time_ms }, Reads { view, recorded }))
+    let reads = Reads { view, recorded, fatal: shared.fatal.clone() };
+    let (index, time_ms) =
+        System::read_position(&reads.view).map_err(|error| QueryError::Fault(reads.broken(error).0))?;
+    Ok((Context { index, position: 0, time_ms }, reads))
 }
 
 fn guest_call<'a>(
@@ -204,6 +210,15 @@ fn guest_call<'a>(
 pub(crate) struct Reads {
     pub(crate) view: View,
     pub(crate) recorded: Option<ReadSet>,
+    fatal: Fatal,
+}
+
+impl Reads {
+    /// A state that cannot be read ends this node: the others have it, and clients find them.
+    fn broken(&self, error: StoreError) -> StoreFault {
+        self.fatal.raise(format!("the state could not be read: {error}"));
+        fault(error)
+    }
 }
 
 fn read_only<T>() -> Result<T, StoreFault> {
@@ -215,13 +230,14 @@ impl Store for Reads {
         if let Some(recorded) = &mut self.recorded {
             recorded.key(key);
         }
-        self.view.get(Column::Data, key).map_err(fault)
+        self.view.get(Column::Data, key).map_err(|error| self.broken(error))
     }
 
     fn scan(&mut self, range: Range<'_>, reverse: bool, limit: u32) -> Result<Page, StoreFault> {
         let mut pager = Pager::new(limit);
         let mut row = |key: &[u8], value: &[u8]| -> ControlFlow<()> { pager.row(key, value) };
-        self.view.scan(Column::Data, range.start, range.end, reverse, &mut row).map_err(fault)?;
+        let scanned = self.view.scan(Column::Data, range.start, range.end, reverse, &mut row);
+        scanned.map_err(|error| self.broken(error))?;
         if let Some(recorded) = &mut self.recorded {
             let (start, end) = looked_at(range, reverse, &pager);
             recorded.range(start, end);

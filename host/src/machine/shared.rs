@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
@@ -10,11 +11,12 @@ use super::changes::Changes;
 use super::fitness;
 use super::progress::Progress;
 use super::system::{HashRecord, System};
+use super::transfers::Transfers;
 use super::waiters::Waiters;
 use super::{Options, Position};
 use crate::codec::Genesis;
 use crate::guest::Component;
-use crate::store::{Checkpoints, State};
+use crate::store::{Checkpoints, Space, State};
 use crate::types::{Fatal, NodeMode};
 
 /// Counts since this process began, for status and metrics.
@@ -25,6 +27,8 @@ pub(crate) struct Counts {
     pub(crate) commands: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) flushes: AtomicU64,
+    /// Writes and flushes of the state that found the disk full.
+    pub(crate) disk_full: AtomicU64,
     pub(crate) undecodable: AtomicU64,
     /// Entries whose proposer had another hash than we at the same index.
     pub(crate) hash_mismatches: AtomicU64,
@@ -38,6 +42,8 @@ pub(crate) struct Counts {
 pub(crate) struct Shared {
     pub(crate) state: State,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) space: Space,
+    pub(crate) transfers: Transfers,
     pub(crate) fatal: Fatal,
     pub(crate) waiters: Waiters,
     pub(crate) changes: Arc<Changes>,
@@ -46,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     /// Apply thread.
     pub(crate) position: watch::Sender<Position>,
+    /// Apply thread: since when it has been at one entry.
+    pub(crate) applying: Mutex<Option<Instant>>,
     /// Apply thread.
     pub(crate) genesis_applied: watch::Sender<bool>,
     /// `set_mode` and `set_unfit`.
@@ -75,12 +83,15 @@ impl Shared {
         let shared = Shared {
             state: options.state.clone(),
             checkpoints: options.checkpoints.clone(),
+            space: options.space.clone(),
+            transfers: Transfers::default(),
             fatal: options.fatal.clone(),
             waiters: Waiters::default(),
             changes: Arc::new(Changes::new(system.applied_index())),
             counts: Counts::default(),
             progress: Progress::default(),
             position: watch::Sender::new(Position::default()),
+            applying: Mutex::default(),
             genesis_applied: watch::Sender::new(false),
             mode: watch::Sender::new(starting.clone()),
             fit_mode: Mutex::new(starting),

@@ -1,9 +1,10 @@
-//! The frames of a snapshot on its way: kinds, bytes, limits. Pure encoding; knows no guest and no disk.
+//! The frames of a snapshot on its way, or in a backup file: kinds, bytes, limits. Pure encoding; knows no guest and no disk.
 //!
 //! ```text
 //! frame   = kind u8, crc32c u32 LE (of kind and body), body (zstd)
-//! stream  = Header, (Guest* [Restart Raw*] | Raw*), System*, Footer
-//! Guest   = the guest's own snapshot, cut anywhere        Raw, System = rows, cut anywhere
+//! stream  = Header, (Guest* [Restart Raw*] | Raw*), System*, Footer          between nodes
+//! backup  = Header, Component*, Raw*, System*, Footer, End                   in a file, see backup.rs
+//! Guest   = the guest's own snapshot, cut anywhere        Raw, System = rows, cut anywhere        Component = cut anywhere
 //! row     = key length u32 LE, value length u32 LE, key, value
 //! ```
 
@@ -40,6 +41,17 @@ pub(crate) struct Footer {
     pub(crate) rows: u64,
 }
 
+/// The last record of a backup file: what a file must hold before it to be whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// The last log index that the state holds.
+    pub(crate) index: u64,
+    /// Frames before this one.
+    pub(crate) frames: u64,
+    /// BLAKE3 of every byte of the file before this record.
+    pub(crate) digest: [u8; 32],
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     Header(Header),
@@ -49,6 +61,10 @@ pub(crate) enum Frame {
     Raw(Vec<u8>),
     System(Vec<u8>),
     Footer(Footer),
+    /// Of a backup only: the encoded component that runs over the rows.
+    Component(Vec<u8>),
+    /// Of a backup only.
+    End(End),
 }
 
 impl Frame {
@@ -60,6 +76,22 @@ impl Frame {
             Frame::Raw(_) => 4,
             Frame::System(_) => 5,
             Frame::Footer(_) => 6,
+            Frame::Component(_) => 7,
+            Frame::End(_) => 8,
+        }
+    }
+
+    /// For messages: a body may be a MiB.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Frame::Header(_) => "header",
+            Frame::Guest(_) => "guest",
+            Frame::Restart => "restart",
+            Frame::Raw(_) => "rows",
+            Frame::System(_) => "system rows",
+            Frame::Footer(_) => "footer",
+            Frame::Component(_) => "component",
+            Frame::End(_) => "end",
         }
     }
 
@@ -67,8 +99,9 @@ impl Frame {
         let body = match self {
             Frame::Header(header) => encode_record(header),
             Frame::Footer(footer) => encode_record(footer),
+            Frame::End(end) => encode_record(end),
             Frame::Restart => Vec::new(),
-            Frame::Guest(bytes) | Frame::Raw(bytes) | Frame::System(bytes) => bytes.clone(),
+            Frame::Guest(bytes) | Frame::Raw(bytes) | Frame::System(bytes) | Frame::Component(bytes) => bytes.clone(),
         };
         assert!(body.len() <= BODY_BYTES_MAX, "whoever makes frames cuts them");
         let body = zstd::bulk::compress(&body, ZSTD_LEVEL).expect("compressing into a growing buffer does not fail");
@@ -95,6 +128,8 @@ impl Frame {
             4 => Ok(Frame::Raw(body)),
             5 => Ok(Frame::System(body)),
             6 => decode_record(&body).map(Frame::Footer).map_err(|error| format!("footer: {error}")),
+            7 => Ok(Frame::Component(body)),
+            8 => decode_record(&body).map(Frame::End).map_err(|error| format!("end: {error}")),
             _ => Err(format!("a frame of unknown kind {kind}; the sender is newer than this node")),
         }
     }
@@ -162,7 +197,8 @@ impl RowReader {
     }
 }
 
-fn split_row(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// The first row of some, when it is there whole.
+pub(super) fn split_row(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     let length = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes")) as usize;
     let (key, rest) = rest.split_at_checked(length(0))?;
@@ -184,6 +220,8 @@ mod tests {
             Frame::Raw(vec![0; BODY_BYTES_MAX]),
             Frame::System(b"rows".to_vec()),
             Frame::Footer(Footer { digest: [6; 32], rows: 7 }),
+            Frame::Component(b"wasm".to_vec()),
+            Frame::End(End { index: 3, frames: 6, digest: [8; 32] }),
         ]
     }
 

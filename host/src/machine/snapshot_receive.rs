@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
+use super::digest::digest;
 use super::overlay::{Transaction, fault};
 use super::snapshot_frames::{FORMAT, Footer, Frame, Header, RowReader};
-use super::snapshot_send::digest;
 use super::snapshots::SnapshotError;
 use super::system::{LogPosition, System};
+use super::transfers::Transfer;
+use crate::faults;
 use crate::guest::{self, Component, Context, Page, Range, SnapshotSource, Store, StoreFault, Verdict};
 use crate::store::{Batch, Column, Generation, State, StoreError};
 use crate::types::hex;
@@ -22,18 +23,22 @@ const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
 /// Keys that a restore removes before it commits: a range may hold more of them than memory.
 const REMOVED_UNCOMMITTED_MAX: u64 = 16_384;
 
+/// The next frame, waited for; none when there are no more.
+pub(super) type Incoming = Box<dyn FnMut() -> Result<Option<Bytes>, SnapshotError> + Send>;
+
 /// Builds the state that the frames describe. Blocks; runs guests, so the thread needs their stack.
 pub(super) fn receive(
     state: &State,
     component: Option<&Component>,
-    frames: mpsc::Receiver<Bytes>,
+    incoming: Incoming,
+    transfer: &Arc<Transfer>,
 ) -> Result<(Arc<Generation>, System), SnapshotError> {
-    let frames = Arc::new(Mutex::new(Frames { frames, peeked: None, problem: None }));
+    let frames = Frames::new(incoming, transfer.clone());
     let header = read_header(&frames)?;
     let mut generation = Arc::new(state.create()?);
     let mut restored = Ok(());
     if let Some(wanted) = header.component {
-        restored = restore(&generation, header, wanted, component, &frames);
+        restored = restore(&generation, header, wanted, component, &frames, transfer);
         frames.lock().skip_guest()?;
         if frames.lock().take(&Frame::Restart)? {
             tracing::warn!("the sender's guest failed in the middle of its snapshot; the rows themselves follow");
@@ -43,34 +48,72 @@ pub(super) fn receive(
         }
     }
     restored?;
-    let footer = read_rows(&generation, &frames)?;
-    check(&generation, header, footer).map(|system| (generation, system))
+    let footer = read_rows(&generation, &frames, transfer)?;
+    let system = check(&generation, header, footer, transfer)?;
+    // Here rather than in the install: a disk that has no room for it refuses the snapshot, and ends no node.
+    generation.flush()?;
+    Ok((generation, system))
+}
+
+/// Builds the state of a backup, up to its footer. Also gives the encoded component. Blocks.
+pub(super) fn receive_backup(
+    state: &State,
+    incoming: Incoming,
+    transfer: &Arc<Transfer>,
+) -> Result<(Arc<Generation>, System, Vec<u8>), SnapshotError> {
+    let frames = Frames::new(incoming, transfer.clone());
+    let header = read_header(&frames)?;
+    if header.component.is_some() {
+        return Err(SnapshotError::Damaged("it holds a guest's own snapshot, which no backup does".into()));
+    }
+    let mut component = Vec::new();
+    while matches!(frames.lock().peek()?, Frame::Component(_)) {
+        if let Frame::Component(body) = frames.lock().next()? {
+            component.extend(body);
+        }
+    }
+    let generation = Arc::new(state.create()?);
+    let footer = read_rows(&generation, &frames, transfer)?;
+    let system = check(&generation, header, footer, transfer)?;
+    match frames.lock().end()? {
+        true => Ok((generation, system, component)),
+        false => Err(SnapshotError::Damaged("frames follow the footer".into())),
+    }
 }
 
 /// Frames as they come in, with one to look ahead.
 struct Frames {
-    frames: mpsc::Receiver<Bytes>,
+    incoming: Incoming,
+    transfer: Arc<Transfer>,
     peeked: Option<Frame>,
     /// Once there is one, nothing more is read.
     problem: Option<String>,
 }
 
 impl Frames {
+    fn new(incoming: Incoming, transfer: Arc<Transfer>) -> Arc<Mutex<Frames>> {
+        Arc::new(Mutex::new(Frames { incoming, transfer, peeked: None, problem: None }))
+    }
+
     fn peek(&mut self) -> Result<&Frame, SnapshotError> {
         if let Some(problem) = &self.problem {
             return Err(SnapshotError::Damaged(problem.clone()));
         }
         if self.peeked.is_none() {
-            let frame = self.frames.blocking_recv().ok_or_else(|| "it ended before its footer".to_owned());
-            match frame.and_then(|bytes| Frame::decode(&bytes)) {
+            let Some(bytes) = (self.incoming)()? else { return Err(self.fail("it ended before its footer".into())) };
+            faults::point("snapshot-receive-frame");
+            self.transfer.moved(bytes.len());
+            match Frame::decode(&bytes) {
                 Ok(frame) => self.peeked = Some(frame),
-                Err(problem) => {
-                    self.problem = Some(problem.clone());
-                    return Err(SnapshotError::Damaged(problem));
-                }
+                Err(problem) => return Err(self.fail(problem)),
             }
         }
         Ok(self.peeked.as_ref().expect("just put there"))
+    }
+
+    fn fail(&mut self, problem: String) -> SnapshotError {
+        self.problem = Some(problem.clone());
+        SnapshotError::Damaged(problem)
     }
 
     fn next(&mut self) -> Result<Frame, SnapshotError> {
@@ -93,11 +136,20 @@ impl Frames {
         }
         Ok(())
     }
+
+    /// Whether there are no more.
+    fn end(&mut self) -> Result<bool, SnapshotError> {
+        Ok(self.peeked.is_none() && (self.incoming)()?.is_none())
+    }
 }
 
 fn read_header(frames: &Mutex<Frames>) -> Result<Header, SnapshotError> {
-    match frames.lock().next()? {
-        Frame::Header(header) if header.format == FORMAT => Ok(header),
+    let mut frames = frames.lock();
+    match frames.next()? {
+        Frame::Header(header) if header.format == FORMAT => {
+            frames.transfer.is_of(header.applied.index);
+            Ok(header)
+        }
         Frame::Header(header) => Err(SnapshotError::Format { found: header.format, supported: FORMAT }),
         _ => Err(SnapshotError::Damaged("it does not begin with a header".into())),
     }
@@ -109,6 +161,7 @@ fn restore(
     wanted: [u8; 32],
     component: Option<&Component>,
     frames: &Arc<Mutex<Frames>>,
+    transfer: &Arc<Transfer>,
 ) -> Result<(), SnapshotError> {
     let component = component.filter(|component| component.hash() == wanted).ok_or_else(|| {
         SnapshotError::Unfaithful(format!(
@@ -118,8 +171,12 @@ fn restore(
     })?;
     let context = Context { index: header.applied.index, position: 0, time_ms: header.time_ms };
     let source = Source { frames: frames.clone(), rest: Bytes::new() };
-    let loader =
-        Loader { generation: generation.clone(), transaction: Transaction::new(generation.clone()), uncommitted: 0 };
+    let loader = Loader {
+        generation: generation.clone(),
+        transaction: Transaction::new(generation.clone()),
+        uncommitted: 0,
+        transfer: transfer.clone(),
+    };
     let (ended, store) = guest::restore(component, context, Box::new(loader), Box::new(source));
     match ended? {
         Verdict::Reply(_) => {
@@ -136,17 +193,19 @@ fn restore(
     }
 }
 
-fn read_rows(generation: &Generation, frames: &Mutex<Frames>) -> Result<Footer, SnapshotError> {
+fn read_rows(generation: &Generation, frames: &Mutex<Frames>, transfer: &Transfer) -> Result<Footer, SnapshotError> {
     let (mut data, mut system) = (RowReader::default(), RowReader::default());
     loop {
         let mut batch = Batch::new();
-        match frames.lock().next()? {
+        let frame = frames.lock().next()?;
+        match frame {
             Frame::Raw(body) => data.push(&body, |key, value| put(&mut batch, Column::Data, key, value))?,
             Frame::System(body) => system.push(&body, |key, value| put(&mut batch, Column::System, key, value))?,
             Frame::Footer(footer) if data.is_empty() && system.is_empty() => return Ok(footer),
-            other => return Err(SnapshotError::Damaged(format!("a frame out of place: {other:?}"))),
+            other => return Err(SnapshotError::Damaged(format!("a frame out of place: {}", other.name()))),
         }
         generation.commit(&batch)?;
+        transfer.passed(batch.len() as u64);
     }
 }
 
@@ -155,12 +214,17 @@ fn put(batch: &mut Batch, column: Column, key: &[u8], value: &[u8]) -> Result<()
     Ok(())
 }
 
-fn check(generation: &Generation, header: Header, footer: Footer) -> Result<System, SnapshotError> {
+fn check(
+    generation: &Generation,
+    header: Header,
+    footer: Footer,
+    transfer: &Transfer,
+) -> Result<System, SnapshotError> {
     let system = System::read(generation)?;
     if system.applied.as_ref().map(LogPosition::from) != Some(header.applied) {
         return Err(SnapshotError::Damaged("its host records are of another position than its header".into()));
     }
-    let found = digest(generation)?;
+    let found = digest(generation, transfer)?;
     if found != footer {
         return Err(SnapshotError::Unfaithful(format!(
             "{} rows with digest {} were sent, {} rows with digest {} came out of the restore",
@@ -200,6 +264,7 @@ struct Loader {
     generation: Arc<Generation>,
     transaction: Transaction<Arc<Generation>>,
     uncommitted: usize,
+    transfer: Arc<Transfer>,
 }
 
 impl Loader {
@@ -223,15 +288,18 @@ impl Loader {
 
 impl Store for Loader {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+        self.transfer.step();
         self.transaction.get(key)
     }
 
     fn scan(&mut self, range: Range<'_>, reverse: bool, limit: u32) -> Result<Page, StoreFault> {
+        self.transfer.step();
         self.transaction.scan(range, reverse, limit)
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreFault> {
         self.transaction.put(key, value)?;
+        self.transfer.passed(1);
         self.wrote(key.len() + value.len())
     }
 
@@ -247,6 +315,7 @@ impl Store for Loader {
             let at_once = left.min(REMOVED_UNCOMMITTED_MAX);
             let found = self.transaction.remove_range(range, at_once)?;
             removed += found;
+            self.transfer.step();
             if found > 0 {
                 // Which keys these were is not known here, so their bytes cannot be counted: they are committed instead.
                 self.commit().map_err(fault)?;
@@ -274,7 +343,8 @@ mod tests {
         let state = State::open(&DataDir::open(place.path()).unwrap(), 0).unwrap();
         let generation = Arc::new(state.create().unwrap());
         let transaction = Transaction::new(generation.clone());
-        let mut loader = Loader { generation: generation.clone(), transaction, uncommitted: 0 };
+        let transfer = Arc::default();
+        let mut loader = Loader { generation: generation.clone(), transaction, uncommitted: 0, transfer };
         let keys = REMOVED_UNCOMMITTED_MAX + 100;
         for key in 0..keys {
             loader.put(&key.to_be_bytes(), b"value").unwrap();

@@ -3,19 +3,23 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::hash;
-use super::overlay::Transaction;
-use super::snapshot_frames::{Cutter, FORMAT, Footer, Frame, Header, row_head};
+use super::digest::{Digester, Seen, Watched};
+use super::pace::Pace;
+use super::snapshot_frames::{BODY_BYTES_MAX, Cutter, FORMAT, Frame, Header, row_head};
 use super::system::{LogPosition, System};
+use super::transfers::Running;
+use crate::faults;
 use crate::guest::{self, Component, Context, SnapshotSink, Verdict};
 use crate::store::{Checkpoint, Column, Generation, Read, StoreError};
 
-type Out = mpsc::Sender<Result<Bytes, String>>;
+/// While a frame waits for its turn: how often it is seen that nobody wants it any more.
+const PACE_LOOK: Duration = Duration::from_millis(100);
 
 /// Why sending ended early.
 #[derive(Debug, thiserror::Error)]
@@ -29,70 +33,147 @@ pub(super) enum SendError {
     Gone,
 }
 
-/// Sends everything. Blocks while the receiver is slow; runs guests, so the thread needs their stack.
-pub(super) fn send(checkpoint: &Arc<Checkpoint>, component: Option<&Component>, out: &Out) -> Result<(), SendError> {
+/// Where the frames go, counted and paced.
+pub(super) struct Outlet {
+    pub(super) out: mpsc::Sender<Result<Bytes, String>>,
+    pub(super) transfer: Arc<Running>,
+    pub(super) pace: Pace,
+}
+
+impl Outlet {
+    fn put(&self, frame: &Frame) -> Result<(), SendError> {
+        faults::point("snapshot-send-frame");
+        let frame = frame.encode();
+        let bytes = frame.len();
+        self.wait(self.pace.book(bytes))?;
+        self.out.blocking_send(Ok(frame)).map_err(|_| SendError::Gone)?;
+        self.transfer.moved(bytes);
+        Ok(())
+    }
+
+    fn wait(&self, pause: Duration) -> Result<(), SendError> {
+        let turn = Instant::now() + pause;
+        loop {
+            let left = turn.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            if self.out.is_closed() {
+                return Err(SendError::Gone);
+            }
+            std::thread::sleep(left.min(PACE_LOOK));
+            self.transfer.step();
+        }
+    }
+}
+
+/// Sends everything to a node. Blocks while the receiver is slow; runs guests, so the thread needs their stack.
+pub(super) fn send(
+    checkpoint: &Arc<Checkpoint>,
+    component: Option<&Component>,
+    outlet: &Arc<Outlet>,
+) -> Result<(), SendError> {
+    let (generation, system) = begin(checkpoint, component, outlet)?;
+    let digester = match component {
+        Some(component) => send_guest(&generation, &system, component, outlet)?,
+        None => send_data(&generation, outlet)?,
+    };
+    finish(&generation, digester, outlet)
+}
+
+/// Sends everything to a file: the component that runs over the rows, and always the rows themselves, so that reading it back depends
+/// on no guest.
+pub(super) fn send_backup(
+    checkpoint: &Arc<Checkpoint>,
+    component: &Component,
+    outlet: &Arc<Outlet>,
+) -> Result<(), SendError> {
+    let (generation, _) = begin(checkpoint, None, outlet)?;
+    for chunk in component.encoded().chunks(BODY_BYTES_MAX) {
+        outlet.put(&Frame::Component(chunk.to_vec()))?;
+    }
+    let digester = send_data(&generation, outlet)?;
+    finish(&generation, digester, outlet)
+}
+
+fn begin(
+    checkpoint: &Arc<Checkpoint>,
+    component: Option<&Component>,
+    outlet: &Outlet,
+) -> Result<(Arc<Generation>, System), SendError> {
     let generation = checkpoint.open()?;
     let system = System::read(&*generation)?;
     let applied = system.applied.as_ref().map(LogPosition::from).ok_or(SendError::Empty)?;
     let header = Header { format: FORMAT, applied, time_ms: system.time_ms, component: component.map(Component::hash) };
-    put(out, &Frame::Header(header))?;
-    match component {
-        Some(component) => send_guest(&generation, &system, component, out)?,
-        None => send_rows(&generation, Column::Data, Frame::Raw, out)?,
-    }
-    send_rows(&generation, Column::System, Frame::System, out)?;
-    put(out, &Frame::Footer(digest(&*generation)?))
+    outlet.put(&Frame::Header(header))?;
+    Ok((generation, system))
 }
 
-/// The digest of everything in a state, and how many rows that is.
-pub(super) fn digest(state: &dyn Read) -> Result<Footer, StoreError> {
-    let (mut hasher, mut rows) = (blake3::Hasher::new(), 0);
-    for (tag, column) in [(hash::DATA, Column::Data), (hash::SYSTEM, Column::System)] {
-        hasher.update(&[tag]);
-        state.scan(column, &[], None, false, &mut |key, value| {
-            hasher.update(&row_head(key, value)).update(key).update(value);
-            rows += 1;
-            ControlFlow::Continue(())
-        })?;
-    }
-    Ok(Footer { digest: hasher.finalize().into(), rows })
+fn finish(generation: &Generation, mut digester: Digester, outlet: &Outlet) -> Result<(), SendError> {
+    digester.begin(Column::System);
+    send_rows(generation, Column::System, Frame::System, &mut digester, outlet)?;
+    outlet.put(&Frame::Footer(digester.finish()))
 }
 
-fn put(out: &Out, frame: &Frame) -> Result<(), SendError> {
-    out.blocking_send(Ok(frame.encode())).map_err(|_| SendError::Gone)
-}
-
+/// The guest's own snapshot, and the digest of the rows it is of.
 fn send_guest(
     generation: &Arc<Generation>,
     system: &System,
     component: &Component,
-    out: &Out,
-) -> Result<(), SendError> {
+    outlet: &Arc<Outlet>,
+) -> Result<Digester, SendError> {
     let context = Context { index: system.applied_index(), position: 0, time_ms: system.time_ms };
     let cutter = Arc::<Mutex<Cutter>>::default();
-    let sink = Sink { cutter: cutter.clone(), out: out.clone() };
-    // A transaction whose writes nobody takes; the sandbox refuses them anyway.
-    let store = Box::new(Transaction::new(generation.clone()));
-    let ended = guest::snapshot(component, context, store, Box::new(sink));
-    if out.is_closed() {
+    let seen = Arc::new(Mutex::new(Seen::new()));
+    let sink = Sink { cutter: cutter.clone(), outlet: outlet.clone() };
+    let store = Watched::new(generation.clone(), seen.clone(), outlet.transfer.shared());
+    let ended = guest::snapshot(component, context, Box::new(store), Box::new(sink));
+    if outlet.out.is_closed() {
         return Err(SendError::Gone);
     }
     let problem = match ended {
-        Ok(Verdict::Reply(_)) => return cutter.lock().rest().map_or(Ok(()), |body| put(out, &Frame::Guest(body))),
+        Ok(Verdict::Reply(_)) => {
+            if let Some(body) = cutter.lock().rest() {
+                outlet.put(&Frame::Guest(body))?;
+            }
+            let digested = seen.lock().whole();
+            return match digested {
+                Some(digester) => Ok(digester),
+                None => {
+                    let mut digester = Digester::new();
+                    digester.scan(&**generation, Column::Data, &outlet.transfer)?;
+                    Ok(digester)
+                }
+            };
+        }
         Ok(Verdict::Refused(status)) => status.message,
         Ok(Verdict::Failed(failure)) => format!("{:?}: {}", failure.reason, failure.detail),
         Err(fault) => fault.to_string(),
     };
     tracing::error!(%problem, index = context.index, "the guest's snapshot failed; the host sends the rows themselves instead");
-    put(out, &Frame::Restart)?;
-    send_rows(generation, Column::Data, Frame::Raw, out)
+    outlet.put(&Frame::Restart)?;
+    send_data(generation, outlet)
 }
 
-fn send_rows(generation: &Generation, column: Column, frame: fn(Vec<u8>) -> Frame, out: &Out) -> Result<(), SendError> {
+fn send_data(generation: &Generation, outlet: &Outlet) -> Result<Digester, SendError> {
+    let mut digester = Digester::new();
+    send_rows(generation, Column::Data, Frame::Raw, &mut digester, outlet)?;
+    Ok(digester)
+}
+
+fn send_rows(
+    generation: &Generation,
+    column: Column,
+    frame: fn(Vec<u8>) -> Frame,
+    digester: &mut Digester,
+    outlet: &Outlet,
+) -> Result<(), SendError> {
     let (mut cutter, mut sent) = (Cutter::default(), Ok(()));
     generation.scan(column, &[], None, false, &mut |key, value| {
+        digester.row(key, value);
+        outlet.transfer.passed(1);
         for part in [&row_head(key, value)[..], key, value] {
-            sent = cutter.push(part, |body| put(out, &frame(body)));
+            sent = cutter.push(part, |body| outlet.put(&frame(body)));
             if sent.is_err() {
                 return ControlFlow::Break(());
             }
@@ -100,17 +181,18 @@ fn send_rows(generation: &Generation, column: Column, frame: fn(Vec<u8>) -> Fram
         ControlFlow::Continue(())
     })?;
     sent?;
-    cutter.rest().map_or(Ok(()), |body| put(out, &frame(body)))
+    cutter.rest().map_or(Ok(()), |body| outlet.put(&frame(body)))
 }
 
 /// Frames what the guest writes. What is left in the cutter when the guest has ended is its maker's to send.
 struct Sink {
     cutter: Arc<Mutex<Cutter>>,
-    out: Out,
+    outlet: Arc<Outlet>,
 }
 
 impl SnapshotSink for Sink {
     fn write(&mut self, chunk: &[u8]) -> Result<(), String> {
-        self.cutter.lock().push(chunk, |body| put(&self.out, &Frame::Guest(body))).map_err(|error| error.to_string())
+        let put = |body| self.outlet.put(&Frame::Guest(body));
+        self.cutter.lock().push(chunk, put).map_err(|error| error.to_string())
     }
 }

@@ -9,22 +9,27 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::alias::SnapshotMetaOf;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use super::pace::Pace;
 use super::shared::Shared;
 use super::snapshot_receive;
-use super::snapshot_send::{self, SendError};
+use super::snapshot_send::{self, Outlet, SendError};
 use super::system::System;
+use super::transfers::{Direction, Running, Transfer, Transfers};
 use crate::guest::{CALLER_STACK_BYTES, HostFault};
 use crate::store::{Batch, Checkpoint, Column, Generation, Read, State, StoreError};
-use crate::types::{LogId, NodeMode, TypeConfig};
+use crate::types::{LogId, NodeId, NodeMode, TypeConfig};
 
 /// Frames between a snapshot's thread and the network, each of at most a MiB.
 const FRAMES_IN_FLIGHT: usize = 4;
+/// Before the checkpoint of a received state is tried again that found the disk full.
+const FULL_RETRY: Duration = Duration::from_secs(1);
 /// Bytes of rows in one batch when a checkpoint is copied back.
 const COPY_BATCH_BYTES: usize = 4 << 20;
 
@@ -48,7 +53,9 @@ pub enum SnapshotData {
 pub struct PreparedState {
     pub(crate) generation: Arc<Generation>,
     applied: LogId,
-    /// Another may be received when this is installed or gone.
+    /// Listed until it is installed or gone,
+    _transfer: Running,
+    /// and then another may be received.
     _turn: Turn,
 }
 
@@ -65,6 +72,12 @@ pub enum SnapshotError {
     /// One is received at a time.
     #[error("this node is receiving another snapshot; try again when that is installed")]
     Busy,
+    /// One is backed up at a time.
+    #[error("another backup of this node is under way; try again when that is done, or take it from another node")]
+    BackingUp,
+    /// A backup carries the component, and there is none yet.
+    #[error("there is nothing to back up yet: this node does not know its cluster's component")]
+    NoComponent,
     /// Nothing was applied yet, so there is nothing to take.
     #[error("there is nothing to take a snapshot of: no entry is applied")]
     Empty,
@@ -85,6 +98,9 @@ pub enum SnapshotError {
     /// The guest's restore did not arrive at what was sent. The sender should ship rows next time: [`Snapshots::distrust_guest`].
     #[error("the guest's snapshot and restore are not inverse: {0}; the snapshot was not installed")]
     Unfaithful(String),
+    /// The file that the frames come from.
+    #[error("{0}")]
+    Backup(String),
     /// The disk.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -109,9 +125,15 @@ impl From<SnapshotError> for std::io::Error {
     }
 }
 
-/// The turn to receive; given back when dropped.
+/// The turn to receive, or to back up; given back when dropped.
 #[derive(Debug)]
 struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn take(of: &Arc<AtomicBool>) -> Option<Turn> {
+        (!of.swap(true, Ordering::AcqRel)).then(|| Turn(of.clone()))
+    }
+}
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -123,7 +145,10 @@ impl Drop for Turn {
 #[derive(Clone)]
 pub struct Snapshots {
     shared: Arc<Shared>,
+    pace: Pace,
+    transfers: Transfers,
     receiving: Arc<AtomicBool>,
+    backing_up: Arc<AtomicBool>,
     /// Guests' own snapshots are not sent any more by this process.
     guest_distrusted: Arc<AtomicBool>,
     /// By (index, term) of the checkpoint.
@@ -132,9 +157,12 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    pub(crate) fn new(shared: Arc<Shared>) -> Snapshots {
+    pub(crate) fn new(shared: Arc<Shared>, pace: Pace) -> Snapshots {
         Snapshots {
+            transfers: shared.transfers.clone(),
             shared,
+            pace,
+            backing_up: Arc::default(),
             receiving: Arc::default(),
             guest_distrusted: Arc::default(),
             metas: Arc::default(),
@@ -147,7 +175,7 @@ impl Snapshots {
     pub async fn take(&self) -> Result<u64, SnapshotError> {
         match &*self.shared.mode.borrow() {
             NodeMode::Quarantined(why) | NodeMode::Unfit(why) => return Err(SnapshotError::Mode(why.clone())),
-            NodeMode::Serving | NodeMode::CatchingUp(_) => {}
+            NodeMode::Serving | NodeMode::CatchingUp(_) | NodeMode::Removed(_) => {}
         }
         let this = self.clone();
         let made = blocking(move || this.make(&this.shared.state.current())).await;
@@ -157,26 +185,80 @@ impl Snapshots {
         made.map(|checkpoint| checkpoint.index)
     }
 
-    /// Sends a snapshot as frames, in order, from a thread of its own; ends early with a text when that fails. Drop the receiver to
-    /// cancel. The checkpoint stays on disk meanwhile.
-    pub fn send(&self, data: &SnapshotData) -> mpsc::Receiver<Result<Bytes, String>> {
-        let (out, frames) = mpsc::channel(FRAMES_IN_FLIGHT);
+    /// Snapshots on their way.
+    pub fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+
+    /// Sends a snapshot to a node as frames, in order, from a thread of its own; ends early with a text when that fails. Drop the
+    /// receiver to cancel. The checkpoint stays on disk meanwhile.
+    pub fn send(&self, data: &SnapshotData, to: NodeId, name: &str) -> Sending {
         let component = self.shared.component().filter(|_| !self.guest_distrusted.load(Ordering::Acquire));
-        let checkpoint = match data {
-            SnapshotData::Checkpoint(checkpoint) => checkpoint.clone(),
-            SnapshotData::Prepared(_) | SnapshotData::Empty => {
-                out.try_send(Err("only a snapshot that is on disk can be sent".into())).expect("the channel is empty");
-                return frames;
-            }
+        let SnapshotData::Checkpoint(checkpoint) = data else {
+            let (out, frames) = mpsc::channel(1);
+            out.try_send(Err("only a snapshot that is on disk can be sent".into())).expect("the channel is empty");
+            let transfer = self.transfers.begin(Direction::Sending, name, Some(to));
+            return Sending { frames, transfer: Arc::new(transfer) };
         };
-        let (shared, failed) = (self.shared.clone(), out.clone());
-        let work = move || match snapshot_send::send(&checkpoint, component.as_ref(), &out) {
-            Ok(()) => drop(shared.counts.snapshots_sent.fetch_add(1, Ordering::Relaxed)),
-            Err(SendError::Gone) => tracing::info!("a snapshot's receiver has gone"),
+        let transfer = self.transfers.begin(Direction::Sending, name, Some(to));
+        transfer.is_of(checkpoint.index);
+        let (checkpoint, this) = (checkpoint.clone(), self.clone());
+        self.spawn_sender(transfer, move |outlet| {
+            let sent = snapshot_send::send(&checkpoint, component.as_ref(), outlet);
+            match &sent {
+                Ok(()) => drop(this.shared.counts.snapshots_sent.fetch_add(1, Ordering::Relaxed)),
+                Err(SendError::Store(_)) => this.set_aside(&checkpoint),
+                Err(SendError::Empty | SendError::Gone) => {}
+            }
+            sent
+        })
+    }
+
+    /// Makes a checkpoint now and sends it as the frames of a backup, like [`Snapshots::send`]. One at a time.
+    pub async fn back_up(&self, peer: &str) -> Result<Sending, SnapshotError> {
+        let turn = Turn::take(&self.backing_up).ok_or(SnapshotError::BackingUp)?;
+        let component = self.shared.component().ok_or(SnapshotError::NoComponent)?;
+        self.take().await?;
+        let checkpoint = self.shared.checkpoints.newest().ok_or(SnapshotError::Empty)?;
+        let transfer = self.transfers.begin(Direction::BackingUp, peer, None);
+        transfer.is_of(checkpoint.index);
+        Ok(self.spawn_sender(transfer, move |outlet| {
+            let sent = snapshot_send::send_backup(&checkpoint, &component, outlet);
+            drop(turn);
+            sent
+        }))
+    }
+
+    /// A checkpoint could not be read to its end: whoever asks next gets another one, older or newer.
+    fn set_aside(&self, broken: &Arc<Checkpoint>) {
+        if self.shared.checkpoints.list().len() < 2
+            && let Err(error) = self.make(&self.shared.state.current())
+        {
+            tracing::error!(%error, "no snapshot can take the place of one that cannot be read");
+        }
+        if self.shared.checkpoints.discard(broken) {
+            tracing::error!(
+                index = broken.index,
+                "a snapshot on disk cannot be read; it is left out, and another one is used"
+            );
+        }
+    }
+
+    fn spawn_sender(
+        &self,
+        transfer: Running,
+        send: impl FnOnce(&Arc<Outlet>) -> Result<(), SendError> + Send + 'static,
+    ) -> Sending {
+        let (out, frames) = mpsc::channel(FRAMES_IN_FLIGHT);
+        let (failed, transfer) = (out.clone(), Arc::new(transfer));
+        let outlet = Arc::new(Outlet { out, transfer: transfer.clone(), pace: self.pace.clone() });
+        let work = move || match send(&outlet) {
+            Ok(()) => outlet.transfer.tell("a snapshot is sent"),
+            Err(SendError::Gone) => outlet.transfer.tell("a snapshot's receiver has gone"),
             // If the receiver goes just now, the log still has it.
             Err(error) => {
                 tracing::error!(%error, "a snapshot was not sent");
-                drop(out.blocking_send(Err(error.to_string())));
+                drop(outlet.out.blocking_send(Err(error.to_string())));
             }
         };
         if let Err(error) =
@@ -184,7 +266,7 @@ impl Snapshots {
         {
             failed.try_send(Err(format!("no thread to send the snapshot: {error}"))).expect("the channel is empty");
         }
-        frames
+        Sending { frames, transfer }
     }
 
     /// From now on the host ships the rows themselves: a receiver found that the guest's restore is not the inverse of its snapshot.
@@ -194,20 +276,22 @@ impl Snapshots {
         }
     }
 
-    /// Begins to receive. Nothing in force changes before openraft installs the result.
-    pub fn receive(&self) -> Result<Receiving, SnapshotError> {
-        if self.receiving.swap(true, Ordering::AcqRel) {
-            return Err(SnapshotError::Busy);
-        }
-        let turn = Turn(self.receiving.clone());
-        let (frames, incoming) = mpsc::channel(FRAMES_IN_FLIGHT);
+    /// Begins to receive, from `peer` as people know it. Nothing in force changes before openraft installs the result.
+    pub fn receive(&self, from: Option<NodeId>, peer: &str) -> Result<Receiving, SnapshotError> {
+        let turn = Turn::take(&self.receiving).ok_or(SnapshotError::Busy)?;
+        let transfer = self.transfers.begin(Direction::Receiving, peer, from);
+        let progress = transfer.shared();
+        let (frames, mut incoming) = mpsc::channel(FRAMES_IN_FLIGHT);
         let (done, result) = oneshot::channel();
         let shared = self.shared.clone();
         let work = move || {
-            let received = snapshot_receive::receive(&shared.state, shared.component().as_ref(), incoming);
+            let incoming = Box::new(move || Ok(incoming.blocking_recv()));
+            let component = shared.component();
+            let received = snapshot_receive::receive(&shared.state, component.as_ref(), incoming, &transfer.shared());
             let prepared = received.and_then(|(generation, system)| {
                 let applied = system.applied.ok_or(SnapshotError::Empty)?;
-                Ok(PreparedState { generation, applied, _turn: turn })
+                transfer.tell("a snapshot is received");
+                Ok(PreparedState { generation, applied, _transfer: transfer, _turn: turn })
             });
             drop(shared);
             // Whoever gave up on it drops it, and with it the directory.
@@ -218,7 +302,7 @@ impl Snapshots {
             .stack_size(CALLER_STACK_BYTES)
             .spawn(work)
             .map_err(|error| SnapshotError::Thread(error.to_string()))?;
-        Ok(Receiving { frames, result })
+        Ok(Receiving { frames, result, transfer: progress })
     }
 
     /// Makes a checkpoint of `generation`. Blocks.
@@ -236,6 +320,28 @@ impl Snapshots {
         }
         self.shared.counts.snapshots_made.fetch_add(1, Ordering::Relaxed);
         Ok(checkpoint)
+    }
+
+    /// Makes the checkpoint of a received state before that is put in force. While the disk is full it tries again: an error
+    /// would end the node.
+    pub(crate) async fn make_of_received(&self, received: &Arc<Generation>) -> Result<(), SnapshotError> {
+        loop {
+            let (this, generation) = (self.clone(), received.clone());
+            let made = blocking(move || {
+                generation.flush()?;
+                this.make(&generation)
+            });
+            match made.await {
+                Err(SnapshotError::Store(error))
+                    if error.is_full() && !self.shared.stopping.load(Ordering::Acquire) =>
+                {
+                    self.shared.counts.disk_full.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%error, "the disk is full: a received snapshot is not put in force yet");
+                    tokio::time::sleep(FULL_RETRY).await;
+                }
+                made => return made.map(|_| ()),
+            }
+        }
     }
 
     /// For each checkpoint on disk that can be read, oldest first: its index, and the commands that were applied at it. Blocks.
@@ -326,14 +432,29 @@ pub(crate) async fn blocking<T: Send + 'static, E: From<SnapshotError> + Send + 
     }
 }
 
+/// A snapshot on its way out.
+#[derive(Debug)]
+pub struct Sending {
+    /// In order; the last may be the reason why there are no more.
+    pub frames: mpsc::Receiver<Result<Bytes, String>>,
+    /// How far it is. It is listed while this, or a clone, lives.
+    pub transfer: Arc<Running>,
+}
+
 /// A snapshot on its way in.
 #[derive(Debug)]
 pub struct Receiving {
     frames: mpsc::Sender<Bytes>,
     result: oneshot::Receiver<Result<PreparedState, SnapshotError>>,
+    transfer: Arc<Transfer>,
 }
 
 impl Receiving {
+    /// How far it is.
+    pub fn transfer(&self) -> Arc<Transfer> {
+        self.transfer.clone()
+    }
+
     /// Takes the next frame, waiting while the restore is slower than the network. Once a frame was wrong, later ones are taken
     /// and dropped: [`Receiving::finish`] says what was wrong.
     pub async fn push(&self, frame: Bytes) {

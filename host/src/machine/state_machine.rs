@@ -12,6 +12,7 @@ use openraft::{EntryPayload, OptionalSend};
 use super::apply::{ApplyHandle, Committed, Gate};
 use super::snapshots::{Meta, SnapshotData, SnapshotError, Snapshots, blocking};
 use super::system::System;
+use crate::faults;
 use crate::store::Checkpoint;
 use crate::types::{LogId, StoredMembership, TypeConfig};
 
@@ -86,6 +87,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        // Off the runtime's threads, because a test may have it wait.
+        blocking(|| faults::io("snapshot-install")).await?;
         let snapshots = self.snapshots.clone();
         let (generation, applied, turn) = match snapshot {
             SnapshotData::Prepared(prepared) => (prepared.generation.clone(), Some(prepared.applied()), Some(prepared)),
@@ -104,12 +107,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         // What was submitted to the log before this must not reach the disk after it.
         self.gate.barrier().await?;
-        let (snapshots, complete) = (self.snapshots.clone(), generation.clone());
-        let made = blocking::<_, SnapshotError>(move || {
-            complete.flush()?;
-            snapshots.make(&complete)
-        });
-        made.await?;
+        self.snapshots.make_of_received(&generation).await?;
         self.apply.install(generation).await?;
         self.snapshots.handed_over(meta);
         drop(turn);

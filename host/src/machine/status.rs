@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::shared::Shared;
+use super::transfers::TransferStatus;
+use crate::store::SpaceStatus;
 use crate::types::{LogId, NodeMode};
 
 /// Numbers as of now; each is read by itself, so they may differ by an entry.
@@ -32,6 +34,10 @@ pub struct MachineStatus {
     pub hash_mismatches: u64,
     /// Flushes of the state, since this process began.
     pub flushes: u64,
+    /// Writes of the state that found the disk full and were tried again, since this process began.
+    pub disk_full: u64,
+    /// Room on the disk.
+    pub disk: SpaceStatus,
     /// About the bytes of the state.
     pub state_bytes: u64,
     /// Snapshots made by this process.
@@ -46,6 +52,8 @@ pub struct MachineStatus {
     pub last_snapshot_index: u64,
     /// Its term.
     pub last_snapshot_term: u64,
+    /// Snapshots on their way to or from this node.
+    pub transfers: Vec<TransferStatus>,
 }
 
 pub(crate) fn of(shared: &Shared) -> MachineStatus {
@@ -66,6 +74,8 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         hash,
         hash_mismatches: counts.hash_mismatches.load(Relaxed),
         flushes: counts.flushes.load(Relaxed),
+        disk_full: counts.disk_full.load(Relaxed),
+        disk: shared.space.status(),
         state_bytes: shared.state.current().approximate_bytes(),
         snapshot_count: counts.snapshots_made.load(Relaxed),
         snapshots_failed: counts.snapshots_failed.load(Relaxed),
@@ -73,5 +83,6 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         restore_count: counts.snapshots_installed.load(Relaxed),
         last_snapshot_index: newest.as_ref().map_or(0, |newest| newest.index),
         last_snapshot_term: newest.as_ref().map_or(0, |newest| newest.term),
+        transfers: shared.transfers.running(),
     }
 }

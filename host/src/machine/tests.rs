@@ -1,8 +1,10 @@
 //! The machine over a real disk and a real guest in text: from an entry to its outcome, through restarts and snapshots.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
 mod conformance;
 mod guest_text;
 mod harness;
+mod installing;
 mod lifecycle;
 mod transfer;

@@ -16,7 +16,7 @@ use crate::machine::{self, Machine};
 use crate::raft::ClusterCell;
 use crate::raft::join::{ComponentId, Host, JoinOffer};
 use crate::store::{DataDir, Log};
-use crate::types::{Cluster, Identity, hex};
+use crate::types::{Cluster, Identity, NodeId, hex};
 
 /// A node's own admission desk. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -208,6 +208,10 @@ impl Host for Admission {
 
     fn genesis(&self) -> Option<Genesis> {
         self.machine.genesis()
+    }
+
+    fn sending_to(&self, node: NodeId) -> Option<machine::Attempt> {
+        self.machine.snapshots().transfers().progress_to(node)
     }
 
     fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String> {

@@ -1,17 +1,23 @@
-//! What a node does unasked: the genesis entry of a new cluster, its own mode, and ending the process when Raft's core has ended.
-//! Each duty is one loop that waits for a change; none polls the disk or talks to a client.
+//! What a node does unasked: the genesis entry of a new cluster, its own mode, a look at the room on the disk now and then, and ending
+//! the process when Raft's core has ended. Each duty is one loop; none talks to a client.
 
 use crate::codec::entry;
 use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::raft::proposer::Written;
 use crate::raft::{ClusterCell, LeaderWatch, Proposer, Raft, RaftCell};
-use crate::types::{Fatal, LogId, NodeMode};
+use crate::store::{DataDir, Log, Seen, Space};
+use crate::types::{Fatal, NodeMode};
 use openraft::async_runtime::WatchReceiver;
+use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
 /// Before a genesis entry that was not applied is proposed again.
 const GENESIS_RETRY: Duration = Duration::from_millis(100);
+
+/// Between two looks at the room on the disk. A disk of a gigabyte a second fills half of the default `--min_free_bytes` meanwhile.
+const SPACE_PAUSE: Duration = Duration::from_millis(250);
 
 /// While this node leads a cluster that has no genesis entry yet, proposes one. A second one changes nothing.
 pub(crate) async fn propose_genesis(
@@ -38,51 +44,141 @@ pub(crate) async fn propose_genesis(
     }
 }
 
-/// A node serves once it is in a cluster and has applied what its last run knew to be committed: local reads never go backwards.
-pub(crate) async fn keep_mode(machine: Machine, cluster: ClusterCell, raft: Raft, committed_hint: Option<LogId>) {
+/// A node serves once it is in a cluster and its state has reached all that its readers may have seen before this start (local reads
+/// never go backwards), and until the cluster has removed it.
+pub(crate) async fn keep_mode(
+    machine: Machine,
+    cluster: ClusterCell,
+    raft: Raft,
+    log: Log,
+    fatal: Fatal,
+    removed: watch::Receiver<Option<u64>>,
+) {
+    let (progress, reached) = watch::channel(NodeMode::CatchingUp("the node is starting".into()));
+    let catching_up = catch_up(&machine, cluster, raft, log, fatal, progress);
+    tokio::join!(catching_up, publish_mode(&machine, reached, removed));
+}
+
+/// From nothing to serving, as if there were no removal.
+async fn catch_up(
+    machine: &Machine,
+    cluster: ClusterCell,
+    raft: Raft,
+    log: Log,
+    fatal: Fatal,
+    progress: watch::Sender<NodeMode>,
+) {
     if cluster.get().is_none() {
         let why = "this node has not joined a cluster yet; add it with `lockstep admin <the leader's grpc_addr> add_voter \
                    <its raft_id> <its raft_addr>`";
-        machine.set_mode(NodeMode::CatchingUp(why.into()));
+        progress.send_replace(NodeMode::CatchingUp(why.into()));
         cluster.joined().await;
     }
     // A joiner's first reads wait for the genesis entry, without which it would serve an empty state.
-    machine.set_mode(NodeMode::CatchingUp("the cluster's log has not reached this node yet".into()));
+    progress.send_replace(NodeMode::CatchingUp("the cluster's log has not reached this node yet".into()));
     let mut genesis = machine.genesis_applied();
     if genesis.wait_for(|applied| *applied).await.is_err() {
         return;
     }
-    if let Some(hint) = committed_hint {
-        let why = format!("applying what was committed before the restart, up to entry {}", hint.index);
-        machine.set_mode(NodeMode::CatchingUp(why));
-        machine.wait_applied(hint.index).await;
+    let Some(index) = index_to_reach(machine, &raft, log.seen_before(), &progress).await else { return };
+    let why = format!("applying what was committed before the restart, up to entry {index}");
+    progress.send_replace(NodeMode::CatchingUp(why));
+    machine.wait_applied(index).await;
+    if let Err(error) = log.note_recovered() {
+        return fatal.raise(error.to_string());
     }
-    machine.set_mode(NodeMode::Serving);
+    progress.send_replace(NodeMode::Serving);
     tracing::info!(index = machine.applied_index(), "ready");
-    notice_removal(machine, raft).await;
 }
 
-/// A node outside the configuration that it has applied stops serving and says so: nobody sends it entries any more.
-async fn notice_removal(machine: Machine, raft: Raft) {
+/// The index at which the state holds all that readers may have seen before this start. After a crash of the machine only a leader
+/// can tell what of the log's end was committed. `None` when Raft has stopped.
+async fn index_to_reach(machine: &Machine, raft: &Raft, seen: Seen, progress: &watch::Sender<NodeMode>) -> Option<u64> {
+    let last = match seen {
+        Seen::Through(index) => return Some(index),
+        Seen::Perhaps(last) if machine.applied_index() >= last => return Some(last),
+        Seen::Perhaps(last) => last,
+    };
+    let why = format!(
+        "this machine, or its record of what it served, was lost since the last run; waiting for a leader to say what of the log, which \
+         ends at entry {last}, is committed"
+    );
+    tracing::warn!("{why}");
+    progress.send_replace(NodeMode::CatchingUp(why));
     let mut metrics = raft.metrics();
-    let mut was_member = true;
     loop {
-        let is_member = {
+        {
             let now = metrics.borrow_watched();
-            now.membership_config.membership().get_node(&now.id).is_some()
-        };
-        if is_member != was_member {
-            was_member = is_member;
-            tracing::warn!(is_member, "this node's place in the configuration changed");
-            machine.set_mode(match is_member {
-                true => NodeMode::Serving,
-                false => NodeMode::CatchingUp(
-                    "this node is not in the cluster's configuration: it was removed, or is not added yet".into(),
-                ),
-            });
+            // What a leader has told this process, never what the disk had. All that was applied here was committed, and stands in
+            // every later leader's log: once the commit reaches the end of ours, cut to that leader's or not, it covers all of it.
+            let committed = now.cluster_committed.map(|log_id| log_id.index);
+            if let Some(committed) = committed
+                && committed >= last.min(now.last_log_index.unwrap_or(0))
+            {
+                return Some(committed);
+            }
         }
         if metrics.changed().await.is_err() {
-            return;
+            return None;
+        }
+    }
+}
+
+async fn publish_mode(
+    machine: &Machine,
+    mut reached: watch::Receiver<NodeMode>,
+    mut removed: watch::Receiver<Option<u64>>,
+) {
+    loop {
+        let removed_at = *removed.borrow_and_update();
+        let mode = reached.borrow_and_update().clone();
+        machine.set_mode(removed_at.map_or(mode, |index| {
+            NodeMode::Removed(format!(
+                "this node was removed from the cluster: it is not in the configuration of entry {index}. It serves nothing; stop \
+                 it, or add it again from the leader"
+            ))
+        }));
+        // `reached` says no more once this node serves.
+        let more = async {
+            if reached.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = more => {}
+            changed = removed.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Keeps on the disk that this node was removed: after a restart it serves nothing either, whoever can be reached then.
+pub(crate) async fn remember_removal(directory: Arc<DataDir>, mut removed: watch::Receiver<Option<u64>>) {
+    let mut kept = directory.removed_at().unwrap_or_default();
+    while removed.changed().await.is_ok() {
+        let known = *removed.borrow_and_update();
+        if known == kept {
+            continue;
+        }
+        match known {
+            Some(index) => tracing::warn!(index, "the cluster has removed this node; it serves nothing from now on"),
+            None => tracing::info!("this node belongs to the cluster again"),
+        }
+        let place = directory.clone();
+        let saved = tokio::task::spawn_blocking(move || place.save_removed_at(known)).await;
+        match saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|error| error.to_string())) {
+            Ok(()) => kept = known,
+            Err(error) => tracing::error!(error, "cannot keep on the disk that the cluster has removed this node"),
+        }
+    }
+}
+
+/// Looks at the room on the disk, for as long as the node lives.
+pub(crate) async fn watch_space(space: Space) {
+    loop {
+        sleep(SPACE_PAUSE).await;
+        let looked = space.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || looked.look()).await {
+            tracing::error!(%error, "looking at the room on the disk failed");
         }
     }
 }

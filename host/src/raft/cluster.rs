@@ -1,4 +1,4 @@
-//! Which cluster this node is in, and the check that stands before every peer message. Never does IO.
+//! Which cluster this node is in, what it was told of its removal, and the check that stands before every peer message. Never does IO.
 //!
 //! - A message from another cluster, another incarnation of it, another group, or meant for another node changes nothing here.
 //! - A node joins one cluster in its life; [`ClusterCell::set`] refuses a second one.
@@ -8,11 +8,19 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::raft::peer::Route;
+use crate::raft::standing;
 use crate::types::{Cluster, GROUP, NodeId, hex};
 
 /// Shared by everything that talks to peers; set on bootstrap or join, or from the disk at start.
 #[derive(Clone, Debug)]
-pub struct ClusterCell(Arc<watch::Sender<Option<Cluster>>>);
+pub struct ClusterCell(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    cluster: watch::Sender<Option<Cluster>>,
+    /// The greatest index of a configuration of which a member said that this node is not in it.
+    removed_at: watch::Sender<Option<u64>>,
+}
 
 /// Why a peer message was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,18 +84,18 @@ impl From<RouteError> for tonic::Status {
 impl ClusterCell {
     /// From the identity on disk.
     pub fn new(cluster: Option<Cluster>) -> Self {
-        ClusterCell(Arc::new(watch::channel(cluster).0))
+        ClusterCell(Arc::new(Inner { cluster: watch::channel(cluster).0, removed_at: watch::channel(None).0 }))
     }
 
     /// The cluster, once in one.
     pub fn get(&self) -> Option<Cluster> {
-        self.0.borrow().clone()
+        self.0.cluster.borrow().clone()
     }
 
     /// Enters a cluster; false, and nothing changed, when already in another one. The caller has stamped the disk.
     pub fn set(&self, cluster: Cluster) -> bool {
         let mut accepted = true;
-        self.0.send_if_modified(|slot| match slot {
+        self.0.cluster.send_if_modified(|slot| match slot {
             None => {
                 *slot = Some(cluster.clone());
                 true
@@ -102,14 +110,37 @@ impl ClusterCell {
 
     /// Waits until this node is in a cluster.
     pub async fn joined(&self) -> Cluster {
-        let mut receiver = self.0.subscribe();
+        let mut receiver = self.0.cluster.subscribe();
         let cluster = receiver.wait_for(Option::is_some).await.expect("the sender lives as long as self");
         cluster.clone().expect("waited for Some")
     }
 
+    /// Notes what a member said: this node is not in the committed configuration of entry `index`. `standing` judges it.
+    pub fn told_removed(&self, index: u64) {
+        self.0.removed_at.send_if_modified(|told| {
+            let is_news = *told < Some(index);
+            if is_news {
+                *told = Some(index);
+            }
+            is_news
+        });
+    }
+
+    /// Notes it if a refusal says so.
+    pub fn note(&self, refusal: &tonic::Status) {
+        if let Some(index) = standing::told(refusal) {
+            self.told_removed(index);
+        }
+    }
+
+    /// Follows what members said.
+    pub fn removals(&self) -> watch::Receiver<Option<u64>> {
+        self.0.removed_at.subscribe()
+    }
+
     /// What a message from `from` to `to` carries; none while in no cluster.
     pub fn route(&self, from: NodeId, to: NodeId) -> Option<Route> {
-        let slot = self.0.borrow();
+        let slot = self.0.cluster.borrow();
         slot.as_ref().map(|cluster| Route {
             cluster_id: cluster.id.to_vec().into(),
             incarnation: cluster.incarnation,
@@ -123,7 +154,7 @@ impl ClusterCell {
     pub fn check(&self, route: Option<&Route>, me: NodeId) -> Result<NodeId, RouteError> {
         let route = route.ok_or(RouteError::Missing)?;
         {
-            let slot = self.0.borrow();
+            let slot = self.0.cluster.borrow();
             let Some(cluster) = slot.as_ref() else {
                 return Err(RouteError::InNoCluster { me, theirs: hex(&route.cluster_id) });
             };

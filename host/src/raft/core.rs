@@ -1,6 +1,8 @@
 //! The seams of the command path filled with openraft and the machine: how entries are proposed and read indexes obtained.
 //! Owns the meaning of openraft's write errors (section "not proposed" against "unknown") and nothing else.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use openraft::ReadPolicy;
@@ -38,6 +40,14 @@ impl Core for RaftCore {
     fn entries_behind(&self) -> u64 {
         let last = self.metrics.borrow_watched().last_log.map_or(0, |id| id.index);
         last.saturating_sub(self.machine.applied_index())
+    }
+
+    fn refuses_commands(&self) -> Option<String> {
+        self.machine.space().refuses_commands()
+    }
+
+    fn applying_for(&self) -> Duration {
+        self.machine.applying_for()
     }
 
     fn log_time_ms(&self) -> u64 {

@@ -13,12 +13,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::RaftCell;
 use super::hop::{encode_not_proposed, encode_outcome};
 use super::leader::LeaderWatch;
 use super::peer::{self, forward_response};
 use super::proposer::Proposer;
 use super::read::{ReadIndex, RoundError};
 use super::service::{ForwardHandler, ReadIndexHandler};
+use super::standing;
 use super::ticket::{Answer, NotProposed};
 use crate::codec::Command;
 use crate::machine::{Fate, Waiters};
@@ -41,12 +43,25 @@ struct Parts {
     proposer: Proposer,
     waiters: Waiters,
     reads: ReadIndex,
+    raft: RaftCell,
 }
 
 impl Forwarded {
     /// Over the parts that serve this node's own clients, too.
-    pub fn new(me: NodeId, leader: LeaderWatch, proposer: Proposer, waiters: Waiters, reads: ReadIndex) -> Forwarded {
-        Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads }))
+    pub fn new(
+        me: NodeId,
+        leader: LeaderWatch,
+        proposer: Proposer,
+        waiters: Waiters,
+        reads: ReadIndex,
+        raft: RaftCell,
+    ) -> Forwarded {
+        Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads, raft }))
+    }
+
+    /// Set when the node is none of the cluster any more.
+    fn removed_at(&self, from: NodeId) -> Option<u64> {
+        standing::removed_at(&*self.0.raft.get()?, from)
     }
 
     async fn serve(
@@ -99,6 +114,9 @@ impl Forwarded {
             tracing::error!(from, origin = accepted.origin.node, "a node forwarded a command that another one took");
             return Err(NotProposed::NotLeader);
         }
+        if let Some(index) = self.removed_at(from) {
+            return Err(NotProposed::Removed { index });
+        }
         let term = accepted.request.leader_term;
         let mut waiter = self.0.waiters.register(accepted.origin);
         waiter.sent_under(CommittedLeaderId { term, node_id: self.0.me });
@@ -132,9 +150,13 @@ impl ForwardHandler for Forwarded {
 }
 
 impl ReadIndexHandler for Forwarded {
-    fn read_index(&self, _from: NodeId) -> BoxFuture<'static, Result<u64, Status>> {
+    fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>> {
         let parts = self.0.clone();
+        let removed_at = self.removed_at(from);
         async move {
+            if let Some(index) = removed_at {
+                return Err(standing::refusal(from, index));
+            }
             let not_leader = || Status::failed_precondition("this node does not lead");
             if !parts.leader.current().is_some_and(|leader| leader.is_me) {
                 return Err(not_leader());

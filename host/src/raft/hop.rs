@@ -68,7 +68,7 @@ impl Hop {
             lane.leader == leader.node_id && lane.address == leader.node.raft_addr && !lane.queue.is_closed()
         });
         if !usable {
-            *slot = Some(Lane::open(leader, route)?);
+            *slot = Some(Lane::open(&self.0.cluster, leader, route)?);
         }
         Ok(with(slot.as_ref().expect("set above")))
     }
@@ -95,11 +95,15 @@ impl RemoteIndex for Hop {
     fn read_index(&self, leader: &LeaderView) -> BoxFuture<'static, Result<u64, RoundError>> {
         let route = self.0.cluster.route(self.0.me, leader.node_id);
         let channel = self.with_lane(leader, |lane| lane.channel.clone());
+        let cluster = self.0.cluster.clone();
         async move {
             let channel = channel.map_err(|_| RoundError::NotLeader)?;
             match link::client(channel).read_index(peer::ReadIndexRequest { route }).await {
                 Ok(response) => Ok(response.into_inner().index),
-                Err(status) if status.code() == tonic::Code::FailedPrecondition => Err(RoundError::NotLeader),
+                Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+                    cluster.note(&status);
+                    Err(RoundError::NotLeader)
+                }
                 Err(status) => Err(RoundError::Failed(format!("the leader: {}", status.message()))),
             }
         }
@@ -109,7 +113,7 @@ impl RemoteIndex for Hop {
 
 impl Lane {
     /// Connects when first used. Its task ends when the stream does, or when the lane was replaced and its last answer is in.
-    fn open(leader: &LeaderView, route: peer::Route) -> Result<Lane, NotProposed> {
+    fn open(cluster: &ClusterCell, leader: &LeaderView, route: peer::Route) -> Result<Lane, NotProposed> {
         let address = leader.node.raft_addr.clone();
         let channel = match link::endpoint(&address) {
             Ok(endpoint) => endpoint.connect_lazy(),
@@ -119,7 +123,7 @@ impl Lane {
             }
         };
         let (queue, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
-        let traffic = Traffic::new(route, receiver);
+        let traffic = Traffic::new(cluster.clone(), route, receiver);
         let client = link::client(channel.clone());
         tokio::spawn(traffic.run(client, address.clone()));
         Ok(Lane { leader: leader.node_id, address, channel, queue })
@@ -128,6 +132,7 @@ impl Lane {
 
 /// What one Forward stream carries.
 struct Traffic {
+    cluster: ClusterCell,
     route: peer::Route,
     queue: Mutex<mpsc::Receiver<Queued>>,
     /// Handed to the transport and not answered, by `Origin::counter` and the term of the attempt: a command may be tried again in a
@@ -136,8 +141,8 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn new(route: peer::Route, queue: mpsc::Receiver<Queued>) -> Arc<Traffic> {
-        Arc::new(Traffic { route, queue: Mutex::new(queue), handed: Mutex::default() })
+    fn new(cluster: ClusterCell, route: peer::Route, queue: mpsc::Receiver<Queued>) -> Arc<Traffic> {
+        Arc::new(Traffic { cluster, route, queue: Mutex::new(queue), handed: Mutex::default() })
     }
 
     async fn run(self: Arc<Self>, mut client: PeerClient<Channel>, address: String) {
@@ -200,7 +205,13 @@ impl Traffic {
         let attempt = (response.counter, response.leader_term);
         let Some(claim) = self.handed.lock().remove(&attempt) else { return };
         match response.result {
-            Some(forward_response::Result::NotProposed(refusal)) => claim.refuse(decode_not_proposed(refusal)),
+            Some(forward_response::Result::NotProposed(refusal)) => {
+                let reason = decode_not_proposed(refusal);
+                if let NotProposed::Removed { index } = reason {
+                    self.cluster.told_removed(index);
+                }
+                claim.refuse(reason);
+            }
             Some(forward_response::Result::Outcome(outcome)) => match decode_outcome(&outcome) {
                 Ok(outcome) => claim.complete(outcome),
                 // Its own apply will tell.
@@ -230,8 +241,13 @@ pub fn encode_not_proposed(reason: &NotProposed) -> peer::NotProposed {
         NotProposed::Expired => Reason::Expired,
         NotProposed::TooLarge { .. } => Reason::TooLarge,
         NotProposed::Stopping => Reason::Stopping,
+        NotProposed::Removed { .. } => Reason::Removed,
     };
-    peer::NotProposed { reason: code.into(), detail: reason.to_string() }
+    let index = match reason {
+        NotProposed::Removed { index } => *index,
+        _ => 0,
+    };
+    peer::NotProposed { reason: code.into(), detail: reason.to_string(), index }
 }
 
 fn decode_not_proposed(refusal: peer::NotProposed) -> NotProposed {
@@ -241,6 +257,7 @@ fn decode_not_proposed(refusal: peer::NotProposed) -> NotProposed {
         Reason::Expired => NotProposed::Expired,
         // Both nodes check the same limit before anything is sent, so this is a leader of another version.
         Reason::TooLarge => NotProposed::Overloaded(refusal.detail),
+        Reason::Removed => NotProposed::Removed { index: refusal.index },
         // A leader that stops leaves the lead to another.
         Reason::NotLeader | Reason::Stopping => NotProposed::NotLeader,
     }

@@ -10,12 +10,12 @@ use super::*;
 use crate::codec;
 use crate::guest::Verdict;
 use crate::machine::Waiters;
-use crate::raft::Forwarded;
 use crate::raft::leader::LeaderWatch;
 use crate::raft::proposer::{Core, Proposer, Written};
 use crate::raft::read::{LocalIndex, ReadIndex};
 use crate::raft::service::{ForwardHandler, ReadIndexHandler};
 use crate::raft::ticket::Answer;
+use crate::raft::{Forwarded, RaftCell};
 use crate::types::{CommittedLeaderId, EntryData, GROUP, Node, Origin};
 
 const FOLLOWER: NodeId = 2;
@@ -29,6 +29,12 @@ struct FakeCore(mpsc::UnboundedSender<Proposal>);
 impl Core for FakeCore {
     fn entries_behind(&self) -> u64 {
         0
+    }
+    fn refuses_commands(&self) -> Option<String> {
+        None
+    }
+    fn applying_for(&self) -> Duration {
+        Duration::ZERO
     }
     fn log_time_ms(&self) -> u64 {
         0
@@ -76,7 +82,7 @@ fn world() -> World {
     let (reads, _reading) = ReadIndex::new(core.clone(), core, leader.clone(), Duration::from_secs(1));
     tokio::spawn(proposing.run());
     let waiters = Waiters::default();
-    let forwarded = Forwarded::new(LEADER, leader, proposer, waiters.clone(), reads);
+    let forwarded = Forwarded::new(LEADER, leader, proposer, waiters.clone(), reads, RaftCell::default());
     World { view, proposals, waiters, forwarded }
 }
 
@@ -84,7 +90,7 @@ fn world() -> World {
 fn stream_to(forwarded: &Forwarded) -> mpsc::Sender<Queued> {
     let route = peer::Route { group: GROUP, from: FOLLOWER, to: LEADER, ..Default::default() };
     let (queue, receiver) = mpsc::channel(16);
-    let traffic = Traffic::new(route, receiver);
+    let traffic = Traffic::new(ClusterCell::new(None), route, receiver);
     let mut answers = forwarded.forward(FOLLOWER, traffic.clone().outgoing().map(Ok).boxed());
     tokio::spawn(async move {
         while let Some(answer) = answers.next().await {
@@ -206,7 +212,8 @@ async fn a_leader_that_cannot_be_reached_was_not_given_the_command() {
 
 #[test]
 fn refusals_keep_their_meaning_over_the_hop() {
-    let survives = [NotProposed::NotLeader, NotProposed::Overloaded("full".into()), NotProposed::Expired];
+    let full = NotProposed::Overloaded("full".into());
+    let survives = [NotProposed::NotLeader, full, NotProposed::Expired, NotProposed::Removed { index: 9 }];
     for reason in survives {
         assert_eq!(decode_not_proposed(encode_not_proposed(&reason)), reason);
     }
@@ -219,7 +226,7 @@ fn refusals_keep_their_meaning_over_the_hop() {
 #[tokio::test]
 async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
     let (_queue, receiver) = mpsc::channel(1);
-    let traffic = Traffic::new(peer::Route::default(), receiver);
+    let traffic = Traffic::new(ClusterCell::new(None), peer::Route::default(), receiver);
     let attempt = |term: u64| {
         let (ticket, claim) = ticket();
         let share = Budget::new(QUEUE_BYTES_MAX).share(1).unwrap();
@@ -234,4 +241,22 @@ async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
     traffic.answered(peer::ForwardResponse { counter: 7, leader_term: 1, result: Some(refusal) });
     assert!(matches!(first.answer().now_or_never(), Some(Answer::NotProposed(NotProposed::NotLeader))));
     assert!(second.answer().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn a_command_of_a_removed_node_is_refused_and_the_node_learns_it() {
+    let (_queue, receiver) = mpsc::channel(1);
+    let cluster = ClusterCell::new(None);
+    let traffic = Traffic::new(cluster.clone(), peer::Route::default(), receiver);
+    let (mut ticket, claim) = ticket();
+    let share = Budget::new(QUEUE_BYTES_MAX).share(1).unwrap();
+    let origin = Origin { node: FOLLOWER, boot: 1, counter: 7 };
+    let command = Command { origin: Some(origin.into()), ..Command::default() };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    traffic.hand_over(Queued { term: 1, command, deadline, claim, share }).unwrap();
+    let refusal = forward_response::Result::NotProposed(encode_not_proposed(&NotProposed::Removed { index: 42 }));
+    traffic.answered(peer::ForwardResponse { counter: 7, leader_term: 1, result: Some(refusal) });
+    let answer = ticket.answer().now_or_never();
+    assert!(matches!(answer, Some(Answer::NotProposed(NotProposed::Removed { index: 42 }))));
+    assert_eq!(*cluster.removals().borrow(), Some(42));
 }

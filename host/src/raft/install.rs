@@ -2,40 +2,45 @@
 //!
 //! - One install at a time: a second snapshot that arrives while the first is being installed can panic openraft's core
 //!   (openraft issue 2116). The gate opens again only once the installed position is applied.
-//! - An install that has begun runs to its end even when the sender hangs up.
+//! - An install that has begun runs to its end even when the sender hangs up; until then a sender that hangs up leaves nothing behind.
+//! - No limit on the whole: either end may take as long as it likes while its count of steps grows, and tells it about every second.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::SnapshotResponse;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Status;
 
-use crate::machine::{Machine, SnapshotData, SnapshotError};
-use crate::raft::peer::{SnapshotHeader, SnapshotRequest, snapshot_request::Part};
-use crate::raft::{Raft, peer, wire};
-use crate::types::{TypeConfig, Vote};
+use crate::machine::{Machine, Receiving, SnapshotData, SnapshotError, Transfer};
+use crate::raft::peer::{
+    SnapshotHeader, SnapshotRequest, SnapshotResponse as Answer, snapshot_request, snapshot_response,
+};
+use crate::raft::{Raft, wire};
+use crate::types::{NodeId, TypeConfig, Vote};
 
-/// Between two frames of a sender. It may be restoring nothing meanwhile, only reading its disk.
-const FRAME_TIMEOUT: Duration = Duration::from_secs(60);
+/// An end of a transfer whose count of steps stands still for so long has stalled: its disk hangs, or its guest does. A dead or
+/// unreachable one is noticed by the connection much sooner.
+pub const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// The frames that follow the header.
+/// How often an end tells its steps while it has nothing else to say.
+pub const STEPS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The messages that follow the header.
 pub type Frames = BoxStream<'static, Result<SnapshotRequest, Status>>;
+/// The receiver's steps, then its vote once the snapshot is installed.
+pub type Answers = BoxStream<'static, Result<Answer, Status>>;
 
 /// What `service` does with a snapshot whose route it has checked.
 pub trait SnapshotHandler: Send + Sync + 'static {
-    /// Installs it, or says why not; nothing has changed then.
-    fn install(
-        &self,
-        raft: Arc<Raft>,
-        header: SnapshotHeader,
-        frames: Frames,
-    ) -> BoxFuture<'static, Result<peer::SnapshotResponse, Status>>;
+    /// Installs it, or says why not; nothing has changed then. Dropping the answers before the install has begun cancels it.
+    fn install(&self, raft: Arc<Raft>, from: NodeId, header: SnapshotHeader, frames: Frames) -> Answers;
 }
 
 /// The one that is used.
@@ -49,31 +54,114 @@ impl Installer {
     pub fn new(machine: Machine) -> Self {
         Installer { machine, gate: Arc::default() }
     }
+
+    /// Takes the turn and begins to receive, or says why not.
+    fn begin(&self, raft: &Raft, from: NodeId, header: SnapshotHeader) -> Result<Begun, Status> {
+        let gate = self.gate.clone();
+        let guard = gate
+            .try_lock_owned()
+            .map_err(|_| Status::failed_precondition("this node is installing another snapshot; try again later"))?;
+        let (vote, meta) = wire::decode_snapshot_header(header)?;
+        if let Some(newer) = newer_vote(raft, &vote) {
+            return Ok(Begun::Outdated(newer));
+        }
+        let receiving = self.machine.snapshots().receive(Some(from), &name_of(raft, from)).map_err(refuse)?;
+        Ok(Begun::Receiving { guard, vote, meta, receiving })
+    }
+}
+
+enum Begun {
+    Outdated(Vote),
+    Receiving { guard: OwnedMutexGuard<()>, vote: Vote, meta: SnapshotMetaOf<TypeConfig>, receiving: Receiving },
 }
 
 impl SnapshotHandler for Installer {
-    fn install(
-        &self,
-        raft: Arc<Raft>,
-        header: SnapshotHeader,
-        frames: Frames,
-    ) -> BoxFuture<'static, Result<peer::SnapshotResponse, Status>> {
+    fn install(&self, raft: Arc<Raft>, from: NodeId, header: SnapshotHeader, frames: Frames) -> Answers {
+        let (guard, vote, meta, receiving) = match self.begin(&raft, from, header) {
+            Ok(Begun::Receiving { guard, vote, meta, receiving }) => (guard, vote, meta, receiving),
+            Ok(Begun::Outdated(newer)) => return stream::once(async move { Ok(installed(&newer)) }).boxed(),
+            Err(status) => return stream::once(async { Err(status) }).boxed(),
+        };
         let machine = self.machine.clone();
-        let gate = self.gate.clone();
-        Box::pin(async move {
-            let guard = gate.try_lock_owned().map_err(|_| {
-                Status::failed_precondition("this node is installing another snapshot; try again later")
-            })?;
-            let (vote, meta) = wire::decode_snapshot_header(header)?;
-            if let Some(newer) = newer_vote(&raft, &vote) {
-                return Ok(wire::encode_snapshot_response(&SnapshotResponse::new(newer)));
-            }
-            let data = receive(&machine, frames).await?;
+        let transfer = receiving.transfer();
+        let progress = transfer.clone();
+        let work = async move {
+            let data = receive(receiving, frames).await?;
             let install = finish(machine, raft, vote, SnapshotOf::<TypeConfig, _> { meta, snapshot: data }, guard);
-            let response = tokio::spawn(install).await.map_err(|error| Status::internal(error.to_string()))??;
-            Ok(wire::encode_snapshot_response(&response))
-        })
+            // openraft answers, or the node ends: while it runs, this end is alive.
+            let mut install = tokio::spawn(install);
+            let mut ticks = ticks();
+            let response = loop {
+                tokio::select! {
+                    done = &mut install => break done.map_err(|error| Status::internal(error.to_string()))??,
+                    _ = ticks.tick() => progress.step(),
+                }
+            };
+            Ok(installed(&response.vote))
+        };
+        telling_steps(Box::pin(work), transfer)
     }
+}
+
+fn installed(vote: &Vote) -> Answer {
+    Answer { part: Some(snapshot_response::Part::Vote(wire::encode_vote(vote))) }
+}
+
+/// The answer of `work`, and until then the steps.
+fn telling_steps(work: BoxFuture<'static, Result<Answer, Status>>, transfer: Arc<Transfer>) -> Answers {
+    stream::unfold((Some(work), ticks(), transfer), |(work, mut ticks, transfer)| async move {
+        let mut work = work?;
+        tokio::select! {
+            answer = &mut work => Some((answer, (None, ticks, transfer))),
+            _ = ticks.tick() => {
+                let steps = Answer { part: Some(snapshot_response::Part::Steps(transfer.steps())) };
+                Some((Ok(steps), (Some(work), ticks, transfer)))
+            }
+        }
+    })
+    .boxed()
+}
+
+/// The pace at which steps are told. The first is due at once.
+pub(super) fn ticks() -> tokio::time::Interval {
+    let mut ticks = interval(STEPS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// The other end's count of steps, and when it last grew.
+pub(super) struct OtherEnd {
+    steps: u64,
+    grew: Instant,
+}
+
+impl OtherEnd {
+    pub(super) fn new() -> OtherEnd {
+        OtherEnd { steps: 0, grew: Instant::now() }
+    }
+
+    /// It told its count.
+    pub(super) fn told(&mut self, steps: u64) {
+        if steps != self.steps {
+            self.steps = steps;
+            self.alive();
+        }
+    }
+
+    /// It did something, or was not waited for.
+    pub(super) fn alive(&mut self) {
+        self.grew = Instant::now();
+    }
+
+    /// When it will have stalled.
+    pub(super) fn stalled_at(&self) -> Instant {
+        self.grew + STALLED_AFTER
+    }
+}
+
+fn name_of(raft: &Raft, node: NodeId) -> String {
+    let membership = raft.metrics().borrow_watched().membership_config.clone();
+    membership.get_node(&node).map_or_else(|| format!("{node:016x}"), |node| node.name.clone())
 }
 
 /// The vote that outdates the sender's, before anything is received in vain. openraft checks again.
@@ -82,14 +170,20 @@ fn newer_vote(raft: &Raft, vote: &Vote) -> Option<Vote> {
     (ours > *vote).then_some(ours)
 }
 
-async fn receive(machine: &Machine, mut frames: Frames) -> Result<SnapshotData, Status> {
-    let receiving = machine.snapshots().receive().map_err(refuse)?;
+async fn receive(receiving: Receiving, mut frames: Frames) -> Result<SnapshotData, Status> {
+    use snapshot_request::Part;
+    let mut sender = OtherEnd::new();
     loop {
-        let frame = tokio::time::timeout(FRAME_TIMEOUT, frames.next())
-            .await
-            .map_err(|_| Status::deadline_exceeded(format!("no snapshot frame within {FRAME_TIMEOUT:?}")))?;
-        match frame.transpose()?.map(|message| message.part) {
-            Some(Some(Part::Frame(frame))) => receiving.push(frame).await,
+        let message = timeout_at(sender.stalled_at(), frames.next()).await.map_err(|_| {
+            Status::deadline_exceeded(format!("the sender of the snapshot did nothing for {STALLED_AFTER:?}"))
+        })?;
+        match message.transpose()?.map(|message| message.part) {
+            Some(Some(Part::Frame(frame))) => {
+                receiving.push(frame).await;
+                // The restore may have been slow, which is not the sender's doing.
+                sender.alive();
+            }
+            Some(Some(Part::Steps(steps))) => sender.told(steps),
             Some(_) => return Err(Status::invalid_argument("a snapshot has one header, then frames")),
             None => break,
         }
@@ -127,4 +221,53 @@ async fn finish(
 
 fn last_index(meta: &SnapshotMetaOf<TypeConfig>) -> u64 {
     meta.last_log_id.map_or(0, |id| id.index)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[test]
+    fn only_an_unfaithful_restore_asks_for_the_rows() {
+        assert_eq!(refuse(SnapshotError::Unfaithful("x".into())).code(), Code::DataLoss);
+        for error in [SnapshotError::Busy, SnapshotError::Damaged("x".into()), SnapshotError::Empty] {
+            assert_eq!(refuse(error).code(), Code::FailedPrecondition);
+        }
+    }
+
+    #[tokio::test]
+    async fn steps_are_told_until_the_answer() {
+        let transfer = Arc::<Transfer>::default();
+        let (done, answer) = tokio::sync::oneshot::channel();
+        let vote = Vote::new_committed(3, 4);
+        let work = async move { answer.await.map_err(|_| Status::internal("gone")) };
+        let mut answers = telling_steps(Box::pin(work), transfer.clone());
+        for _ in 0..2 {
+            transfer.step();
+            let Some(snapshot_response::Part::Steps(steps)) = answers.next().await.unwrap().unwrap().part else {
+                panic!("steps")
+            };
+            assert_eq!(steps, transfer.steps());
+        }
+        done.send(installed(&vote)).unwrap();
+        let last = answers.collect::<Vec<_>>().await.pop().unwrap().unwrap();
+        assert_eq!(last, installed(&vote));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_end_has_stalled_when_its_count_stands_still() {
+        let mut end = OtherEnd::new();
+        let began = end.stalled_at();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        end.told(0);
+        assert_eq!(end.stalled_at(), began, "nothing went on");
+        end.told(1);
+        let moved = end.stalled_at();
+        assert!(moved > began);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        end.told(1);
+        assert_eq!(end.stalled_at(), moved);
+    }
 }

@@ -16,13 +16,14 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::codec::Genesis;
+use crate::machine::Attempt;
 use crate::raft::cluster::{check_ends, same_cluster};
 use crate::raft::network::describe;
 use crate::raft::peer::{
     FetchComponentRequest, FetchComponentResponse, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Route,
 };
 use crate::raft::{ClusterCell, Me, link, wire};
-use crate::types::{Cluster, Node, hex};
+use crate::types::{Cluster, Node, NodeId, hex};
 
 /// A component is shipped in pieces of this size.
 const COMPONENT_CHUNK_BYTES: usize = 256 << 10;
@@ -52,6 +53,10 @@ pub trait Host: Send + Sync + 'static {
     fn genesis(&self) -> Option<Genesis>;
     /// The encoded component of that hash from the data directory, if there. Blocks on the disk.
     fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String>;
+    /// How far the snapshot is that is being sent to `node`, if one is.
+    fn sending_to(&self, _node: NodeId) -> Option<Attempt> {
+        None
+    }
     /// Enters the cluster: compiles and keeps the component, and stamps the disk, durable on success. The error is a text for
     /// the operator who is adding this node. Called once at a time.
     fn adopt(&self, offer: JoinOffer) -> BoxFuture<'static, Result<(), String>>;
@@ -163,6 +168,7 @@ impl Joins {
         Joins { me, cluster, host, busy: tokio::sync::Mutex::default() }
     }
 
+    /// Who this is. Whether it leads, the caller knows.
     pub(super) fn identify(&self) -> IdentifyResponse {
         let cluster = self.cluster.get();
         let component = self.host.component();
@@ -174,6 +180,7 @@ impl Joins {
             boot: self.host.boot(),
             component_hash: component.map(|id| id.hash.to_vec().into()).unwrap_or_default(),
             source_hash: component.map(|id| id.source_hash.to_vec().into()).unwrap_or_default(),
+            leads: false,
         }
     }
 

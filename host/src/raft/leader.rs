@@ -64,6 +64,11 @@ impl LeaderWatch {
         self.0.borrow().clone()
     }
 
+    /// The leader now; only a change after this wakes [`LeaderWatch::changed`].
+    pub fn seen(&mut self) -> Option<LeaderView> {
+        self.0.borrow_and_update().clone()
+    }
+
     /// Whether this node leads in `term`.
     pub fn leads(&self, term: u64) -> bool {
         self.0.borrow().as_ref().is_some_and(|leader| leader.is_me && leader.term == term)
@@ -90,6 +95,10 @@ type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 
 fn view(metrics: &ServerMetrics) -> Option<LeaderView> {
     let node_id = metrics.current_leader?;
+    // The vote is the last flushed one: for a moment it may be behind the leader, whose term is not known then.
+    if metrics.vote.leader_id.node_id != node_id || !metrics.vote.committed {
+        return None;
+    }
     // A leader that left the membership has no address; it hands over as soon as that membership is committed.
     let node = metrics.membership_config.membership().get_node(&node_id)?.clone();
     let term = metrics.vote.leader_id.term();

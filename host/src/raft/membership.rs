@@ -1,16 +1,16 @@
 //! Who is in the cluster, and changing it: add, demote, remove, hand leadership over, record new addresses.
 //! Runs on the leader; everywhere else it only says who leads. Never waits without a limit.
 //!
-//! - Changes are made one at a time, and a joint configuration that a lost leader left behind is finished first.
+//! - Changes are made one at a time, each of one node, and a joint configuration that was left behind is finished first (`change`).
 //! - A node enters as a learner and becomes a voter only once it has caught up, so that a dead joiner never counts in a quorum.
 //! - A name belongs to one disk: a known name with another node id must be removed first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::{ChangeMembers, Precondition, RaftMetrics};
+use openraft::{ChangeMembers, RaftMetrics};
 
 use crate::codec::Genesis;
 use crate::raft::join::{self, Host};
@@ -19,11 +19,14 @@ use crate::raft::peer::IdentifyResponse;
 use crate::raft::{Me, Raft, RaftCell, Timeouts, wire};
 use crate::types::{LogId, Membership, Node, NodeId, TypeConfig, hex};
 
+mod change;
 mod error;
+mod nearer;
 mod transfer;
 
+use change::Change;
 pub use error::MembershipError;
-use error::refusal;
+use nearer::Nearer;
 
 /// A learner that is to vote must be this close to the leader's log.
 const CAUGHT_UP_ENTRIES: u64 = 1_024;
@@ -31,14 +34,11 @@ const CAUGHT_UP_ENTRIES: u64 = 1_024;
 /// How often a cluster that was just bootstrapped is asked for its genesis.
 const GENESIS_POLL: Duration = Duration::from_millis(10);
 
-/// How long a learner may take for that before it is taken out again.
-pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the progress of a learner is looked at.
+const CATCH_UP_LOOK: Duration = Duration::from_secs(1);
 
 /// A joiner that does not answer yet is tried for so long.
 const JOINER_PATIENCE: Duration = Duration::from_secs(10);
-
-/// One configuration entry, from proposal to applied.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Metrics = RaftMetrics<TypeConfig>;
 type Changes = ChangeMembers<NodeId, Node>;
@@ -90,7 +90,8 @@ struct Inner {
 }
 
 impl Members {
-    /// `catch_up`: how long a new voter may take to catch up, [`CATCH_UP_TIMEOUT`] by default.
+    /// `catch_up`: how long a new voter may come no nearer to the others, by entries or by a snapshot on its way, before it is taken
+    /// out again.
     pub fn new(
         me: Me,
         links: Links,
@@ -139,7 +140,7 @@ impl Members {
         if !change.is_voter(id) {
             return Ok(change.index());
         }
-        let index = change.apply(ChangeMembers::RemoveVoters([id].into()), true).await?;
+        let index = change.set_voter(id, false, true).await?;
         // Who has no vote must not lead, and openraft lets a demoted leader go on.
         if id == self.0.me.node_id
             && let Err(error) = self.transfer_leadership().await
@@ -149,14 +150,16 @@ impl Members {
         Ok(index)
     }
 
-    /// Removes a server, voter or not. It is not told; stopping it is up to the operator.
+    /// Removes a server, voter or not. Its process goes on and serves nothing (`standing`); a leader that removes itself hands over.
     pub async fn remove(&self, name: &str, previous_index: u64) -> Result<u64, MembershipError> {
         let change = self.begin(previous_index).await?;
         let id = change.by_name(name)?;
-        match change.is_voter(id) {
-            true => change.apply(ChangeMembers::RemoveVoters([id].into()), false).await,
-            false => change.apply(ChangeMembers::RemoveNodes([id].into()), false).await,
+        if !change.is_voter(id) {
+            return change.apply(ChangeMembers::RemoveNodes([id].into()), false).await;
         }
+        // A leader that removes itself goes on until this is committed; then openraft hands leadership over. It will not hear from its
+        // successor, so nothing here could wait for one.
+        change.set_voter(id, false, false).await
     }
 
     /// Records the addresses a member says it has now. Its name cannot change.
@@ -207,7 +210,7 @@ impl Members {
             }
             return Err(error);
         }
-        let index = change.apply(ChangeMembers::AddVoterIds([id].into()), true).await?;
+        let index = change.set_voter(id, true, true).await?;
         tracing::info!(%node, index, "added a voter");
         Ok(index)
     }
@@ -217,8 +220,15 @@ impl Members {
         let inner = &self.0;
         let stopped = || MembershipError::Stopped("this node is in no cluster".into());
         let ours = inner.links.cluster().get().ok_or_else(stopped)?;
-        if found.cluster_id[..] == ours.id {
+        if found.cluster_id[..] == ours.id && found.incarnation == ours.incarnation {
             return Ok(());
+        }
+        if found.cluster_id[..] == ours.id {
+            return Err(MembershipError::LeftBehind {
+                name: node.name.clone(),
+                theirs: found.incarnation,
+                ours: ours.incarnation,
+            });
         }
         if !found.cluster_id.is_empty() {
             return Err(MembershipError::OtherCluster {
@@ -232,55 +242,34 @@ impl Members {
         Ok(join::invite(address, route, &genesis, &inner.me.node).await?)
     }
 
+    /// Waits as long as the learner comes nearer; a large state takes its time.
     async fn caught_up(&self, raft: &Raft, id: NodeId, node: &Node, since: u64) -> Result<(), MembershipError> {
         let limit = self.0.catch_up;
         let me = self.0.me.node_id;
         let decided = |metrics: &Metrics| metrics.current_leader != Some(me) || is_close(metrics, id, since);
-        let reached = raft.wait(Some(limit)).metrics(decided, "a learner catches up").await;
-        match reached {
-            Ok(metrics) if metrics.current_leader == Some(me) => Ok(()),
-            Ok(metrics) => Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
-            Err(_) => {
-                let metrics = metrics(raft);
-                let reason = match matched(&metrics, id) {
-                    Some(index) => format!("it has {index} of {} entries", metrics.last_log_index.unwrap_or(0)),
+        let (mut nearer, mut moved) = (Nearer::default(), Instant::now());
+        loop {
+            match raft.wait(Some(limit.min(CATCH_UP_LOOK))).metrics(decided, "a learner catches up").await {
+                Ok(metrics) if metrics.current_leader == Some(me) => return Ok(()),
+                Ok(metrics) => return Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
+                Err(_) => {}
+            }
+            let now = metrics(raft);
+            if nearer.came(matched(&now, id), self.0.host.sending_to(id)) {
+                moved = Instant::now();
+            }
+            if moved.elapsed() >= limit {
+                let reason = match matched(&now, id) {
+                    Some(index) => format!("it has {index} of {} entries", now.last_log_index.unwrap_or(0)),
                     None => "it has acknowledged nothing".into(),
                 };
-                Err(MembershipError::NotCaughtUp { name: node.name.clone(), limit, reason })
+                return Err(MembershipError::NotCaughtUp { name: node.name.clone(), limit, reason });
             }
         }
     }
 
     fn raft(&self) -> Result<Arc<Raft>, MembershipError> {
         self.0.raft.get().ok_or_else(|| MembershipError::Stopped("no instance".into()))
-    }
-
-    /// Waits for its turn, checks that this node leads and that `previous_index` holds, and finishes what was left over.
-    async fn begin(&self, previous_index: u64) -> Result<Change<'_>, MembershipError> {
-        let guard = self.0.one_change.lock().await;
-        let raft = self.raft()?;
-        let settled = self.settle(&raft).await?;
-        let found = configuration_index(&settled);
-        if previous_index != 0 && found > previous_index {
-            return Err(MembershipError::ConfigurationChanged { expected: previous_index, found });
-        }
-        let mut change = Change { raft, start: settled, _guard: guard };
-        if change.membership().get_joint_config().len() > 1 {
-            tracing::warn!("finishing a joint configuration that was left behind");
-            change.apply(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await?;
-            change.start = self.settle(&change.raft).await?;
-        }
-        Ok(change)
-    }
-
-    /// The metrics once somebody leads, or as they are after the time that an election may take: a cluster that was just started
-    /// is asked at once by scripts.
-    async fn leader_known(&self, raft: &Raft) -> Metrics {
-        let known = |metrics: &Metrics| metrics.current_leader.is_some();
-        match raft.wait(Some(self.0.timeouts.election)).metrics(known, "somebody leads").await {
-            Ok(metrics) => metrics,
-            Err(_) => metrics(raft),
-        }
     }
 
     /// The genesis entry, which the first leader proposes as soon as it leads.
@@ -291,70 +280,6 @@ impl Members {
                 Some(genesis) => return Ok(genesis),
                 None if tokio::time::Instant::now() > deadline => return Err(MembershipError::NoGenesis),
                 None => tokio::time::sleep(GENESIS_POLL).await,
-            }
-        }
-    }
-
-    /// Waits until this node, as leader, has committed an entry of its term and the configuration in force.
-    async fn settle(&self, raft: &Raft) -> Result<Metrics, MembershipError> {
-        let me = self.0.me.node_id;
-        let now = self.leader_known(raft).await;
-        if now.current_leader != Some(me) {
-            return Err(MembershipError::NotLeader { leader: leader_node(&now) });
-        }
-        let settled = |metrics: &Metrics| {
-            let own_term = metrics.local_committed.is_some_and(|id| id.leader_id.term == metrics.current_term);
-            let committed = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
-            metrics.current_leader != Some(me) || (own_term && committed)
-        };
-        let metrics =
-            raft.wait(Some(CHANGE_TIMEOUT)).metrics(settled, "the configuration in force is committed").await.map_err(
-                |_| {
-                    MembershipError::Refused("the configuration in force is not committed; is a majority alive?".into())
-                },
-            )?;
-        match metrics.current_leader == Some(me) {
-            true => Ok(metrics),
-            false => Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
-        }
-    }
-}
-
-/// One change under way: nobody else makes one until it is dropped.
-struct Change<'a> {
-    raft: Arc<Raft>,
-    start: Metrics,
-    _guard: tokio::sync::MutexGuard<'a, ()>,
-}
-
-impl Change<'_> {
-    fn membership(&self) -> &Membership {
-        self.start.membership_config.membership()
-    }
-
-    fn index(&self) -> u64 {
-        configuration_index(&self.start)
-    }
-
-    fn is_voter(&self, id: NodeId) -> bool {
-        self.membership().voter_ids().any(|voter| voter == id)
-    }
-
-    fn by_name(&self, name: &str) -> Result<NodeId, MembershipError> {
-        find_name(self.membership(), name).ok_or_else(|| MembershipError::UnknownServer(name.into()))
-    }
-
-    /// Proposes and waits until the final configuration is applied here. `retain` keeps who loses its vote as a learner.
-    async fn apply(&self, changes: Changes, retain: bool) -> Result<u64, MembershipError> {
-        // Under the lock nobody else on this node changes the configuration; the precondition refuses what another leader did.
-        let in_force = *metrics(&self.raft).membership_config.log_id();
-        let unchanged = [Precondition::LastMembershipLogId { last_membership_log_id: in_force }];
-        let change = self.raft.change_membership_if(changes, retain, unchanged);
-        match tokio::time::timeout(CHANGE_TIMEOUT, change).await {
-            Ok(Ok(response)) => Ok(response.log_id.index),
-            Ok(Err(error)) => Err(refusal(error)),
-            Err(_) => {
-                Err(MembershipError::Unknown(format!("not committed within {CHANGE_TIMEOUT:?}; is a majority alive?")))
             }
         }
     }

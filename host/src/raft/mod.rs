@@ -6,8 +6,10 @@
 //! Commands: `proposer` packs those of the leader into entries, `hop` takes the others' to it (`forwarded` is its far side);
 //! `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams with openraft.
 //! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft. Operators: `membership`, which asks
-//! strangers in through `join`.
+//! strangers in through `join`. Who was removed learns it in `standing`. A leader that died: `presence` (who streams to us), `probe` (is its process gone), `canvass` (do the
+//! others find so, and who takes over).
 
+pub mod canvass;
 pub mod cluster;
 pub mod core;
 pub mod forwarded;
@@ -19,10 +21,14 @@ pub mod link;
 pub mod membership;
 pub mod network;
 pub mod packing;
+mod planted;
+pub mod presence;
+mod probe;
 pub mod proposer;
 pub mod read;
 pub mod retention;
 pub mod service;
+pub mod standing;
 mod stream;
 pub mod ticket;
 pub mod timeouts;
@@ -36,16 +42,19 @@ use crate::machine;
 use crate::types::{Node, NodeId, TypeConfig};
 
 pub use self::core::RaftCore;
+pub use canvass::Canvass;
 pub use cluster::ClusterCell;
 pub use forwarded::Forwarded;
 pub use hop::Hop;
 pub use leader::{LeaderView, LeaderWatch};
 pub use membership::{Configuration, Members, MembershipError, Server};
 pub use network::NetworkFactory;
+pub use presence::Presence;
 pub use proposer::{Propose, Proposer};
 pub use read::{ReadError, ReadIndex};
 pub use retention::Retention;
 pub use service::PeerService;
+pub use standing::Standing;
 pub use ticket::NotProposed;
 pub use timeouts::Timeouts;
 

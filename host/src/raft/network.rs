@@ -18,11 +18,13 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::timeout_at;
 use tonic::transport::Channel;
 
-use crate::machine::{SnapshotData, Snapshots};
+use crate::machine::{Sending, SnapshotData, Snapshots, Transfer};
+use crate::raft::install::{self, OtherEnd, STALLED_AFTER};
 use crate::raft::link::{Lane, Link, Links};
 use crate::raft::peer::peer_client::PeerClient;
 use crate::raft::stream::{Answers, Broken, Outstanding};
@@ -36,25 +38,26 @@ type CallError = RPCError<TypeConfig>;
 const BACKOFF_MS: [u64; 3] = [100, 200, 400];
 const BACKOFF_LAST_MS: u64 = 500;
 
-/// Between two attempts to open an append stream.
+/// Before an append stream is opened again that could not be opened, or broke.
 const REDIAL_PAUSE: Duration = Duration::from_millis(25);
 
 /// Makes a [`Peer`] for each task of openraft that talks to one.
 #[derive(Clone)]
 pub struct NetworkFactory {
     links: Links,
+    boot: u64,
     snapshots: Snapshots,
     timeouts: Timeouts,
 }
 
 impl NetworkFactory {
-    /// Dials nothing.
-    pub fn new(links: Links, snapshots: Snapshots, timeouts: Timeouts) -> Self {
-        NetworkFactory { links, snapshots, timeouts }
+    /// Dials nothing. `boot`: which process of this node it is.
+    pub fn new(links: Links, boot: u64, snapshots: Snapshots, timeouts: Timeouts) -> Self {
+        NetworkFactory { links, boot, snapshots, timeouts }
     }
 
     fn peer(&self, target: NodeId, node: &Node, appends: Appends) -> Peer {
-        Peer { factory: self.clone(), target, node: node.clone(), appends, dialled_at: None }
+        Peer { factory: self.clone(), target, node: node.clone(), appends, failed_at: Mutex::default() }
     }
 }
 
@@ -89,8 +92,8 @@ pub struct Peer {
     target: NodeId,
     node: Node,
     appends: Appends,
-    /// When the append stream was last opened, or tried.
-    dialled_at: Option<tokio::time::Instant>,
+    /// When the append stream last could not be opened, or broke.
+    failed_at: Mutex<Option<tokio::time::Instant>>,
 }
 
 impl Peer {
@@ -124,7 +127,10 @@ impl Peer {
                 link.heard();
                 Ok(response.into_inner())
             }
-            Ok(Err(status)) => Err(broken(&link, &status)),
+            Ok(Err(status)) => {
+                self.factory.links.cluster().note(&status);
+                Err(broken(&link, &status))
+            }
             Err(_) => {
                 link.timed_out();
                 Err(self.timeout(action, limit))
@@ -140,32 +146,35 @@ impl Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        // openraft's backoff begins only at the next turn of its loop; until then a refused connection would be tried without rest.
-        if let Some(before) = self.dialled_at {
-            tokio::time::sleep_until(before + REDIAL_PAUSE).await;
+        // openraft's backoff begins only at the next turn of its loop; until then a refused connection would be tried without rest. A
+        // stream that was open is another matter: a new leader opens a dozen, one after the other, to find what its follower has.
+        let failed_at = self.failed_at.lock().take();
+        if let Some(failed_at) = failed_at {
+            tokio::time::sleep_until(failed_at + REDIAL_PAUSE).await;
         }
-        self.dialled_at = Some(tokio::time::Instant::now());
         let progress_timeout = self.factory.timeouts.append_progress();
         let link = self.link(Lane::Append);
         let mut client = link.client().map_err(unreachable)?;
         let outstanding = Outstanding::new();
-        let requests = outstanding.requests(input, self.route()?);
+        let requests = outstanding.requests(input, self.route()?, self.factory.boot);
         let responses = match tokio::time::timeout(progress_timeout, client.append(requests)).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return Err(broken(&link, &status)),
-            Err(_) => {
-                link.close();
-                return Err(self.timeout(RPCTypes::AppendEntries, progress_timeout));
-            }
+            Ok(Err(status)) => return Err(self.append_broke(&link, Broken::Status(status))),
+            Err(_) => return Err(self.append_broke(&link, Broken::Silent)),
         };
-        let explain = move |cause| match cause {
-            Broken::Status(status) => broken(&link, &status),
+        let explain = move |cause| self.append_broke(&link, cause);
+        Ok(Box::pin(Answers { responses, outstanding, progress_timeout }.into_stream(explain)))
+    }
+
+    fn append_broke(&self, link: &Link, cause: Broken) -> CallError {
+        *self.failed_at.lock() = Some(tokio::time::Instant::now());
+        match cause {
+            Broken::Status(status) => broken(link, &status),
             Broken::Silent => {
                 link.close();
-                self.timeout(RPCTypes::AppendEntries, progress_timeout)
+                self.timeout(RPCTypes::AppendEntries, self.factory.timeouts.append_progress())
             }
-        };
-        Ok(Box::pin(Answers { responses, outstanding, progress_timeout }.into_stream(explain)))
+        }
     }
 }
 
@@ -174,13 +183,15 @@ fn unreachable(reason: impl ToString) -> CallError {
     RPCError::Unreachable(Unreachable::from_string(reason))
 }
 
-/// Closes the link and says how bad it is: refused connections and refused routes call for a pause, a broken stream does not.
+/// Closes the link and says how bad it is: refused connections and refused requests call for a pause, a broken stream does not.
 fn broken(link: &Link, status: &tonic::Status) -> CallError {
     use tonic::Code;
     let text = describe(status);
     link.broke(&text);
     match status.code() {
         Code::Unavailable | Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => unreachable(text),
+        // Its disk is full.
+        Code::ResourceExhausted => unreachable(text),
         _ => RPCError::Network(NetworkError::from_string(text)),
     }
 }
@@ -277,16 +288,18 @@ impl NetSnapshot<TypeConfig> for Peer {
         vote: Vote,
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        option: RPCOption,
+        // Its time limit would be one for the whole.
+        _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let link = self.link(Lane::Bulk);
-        let mut client = link.client().map_err(unreachable)?;
+        let client = link.client().map_err(unreachable)?;
         let header = wire::encode_snapshot_header(self.route()?, &vote, &snapshot);
         let (broke, mut unreadable) = oneshot::channel();
-        let frames = ReceiverStream::new(self.factory.snapshots.send(&snapshot.snapshot));
-        let call = tokio::time::timeout(option.hard_ttl(), client.snapshot(snapshot_parts(header, frames, broke)));
+        let sending = self.factory.snapshots.send(&snapshot.snapshot, self.target, &self.node.name);
+        // Listed until the receiver has installed it, though the last frame has gone long before.
+        let transfer = sending.transfer.clone();
         let answer = tokio::select! {
-            answer = call => answer,
+            answer = send_snapshot(client, snapshot_parts(header, sending, broke), &transfer) => answer,
             closed = cancel => return Err(closed.into()),
         };
         // The receiver sees only a stream that ends too soon; the reason is on this side.
@@ -295,57 +308,108 @@ impl NetSnapshot<TypeConfig> for Peer {
             return Err(unreachable(format!("cannot read the snapshot to send: {reason}")).into());
         }
         match answer {
-            Ok(Ok(response)) => Ok(wire::decode_snapshot_response(response.into_inner()).map_err(unreachable)?),
-            // Whatever went wrong, a transfer is worth a pause.
-            Ok(Err(status)) => {
+            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            // Whatever went wrong, a transfer is worth a pause, and then begins anew.
+            Err(status) => {
                 link.close();
                 if status.code() == tonic::Code::DataLoss {
                     self.factory.snapshots.distrust_guest(status.message());
                 }
                 Err(unreachable(describe(&status)).into())
             }
-            Err(_) => {
-                link.close();
-                Err(self.timeout(RPCTypes::InstallSnapshot, option.hard_ttl()).into())
-            }
         }
     }
 }
 
-/// The header, then the frames until the first that cannot be read.
+/// Sends the parts and follows the receiver until its vote, for as long as its steps grow.
+async fn send_snapshot(
+    mut client: PeerClient<Channel>,
+    parts: impl Stream<Item = peer::SnapshotRequest> + Send + 'static,
+    transfer: &Transfer,
+) -> Result<Vote, tonic::Status> {
+    use peer::snapshot_response::Part;
+    let mut receiver = OtherEnd::new();
+    let stalled =
+        |_| tonic::Status::deadline_exceeded(format!("the receiver of the snapshot did nothing for {STALLED_AFTER:?}"));
+    let answers = timeout_at(receiver.stalled_at(), client.snapshot(parts)).await.map_err(stalled)??;
+    let mut answers = answers.into_inner();
+    loop {
+        let answer = timeout_at(receiver.stalled_at(), answers.message()).await.map_err(stalled)??;
+        match answer.map(|answer| answer.part) {
+            Some(Some(Part::Steps(steps))) => {
+                receiver.told(steps);
+                transfer.heard(steps);
+            }
+            Some(Some(Part::Vote(vote))) => return Ok(wire::decode_vote(Some(vote))?),
+            Some(None) => return Err(tonic::Status::invalid_argument("an answer to a snapshot without a part")),
+            None => return Err(tonic::Status::unavailable("the receiver ended the transfer without an answer")),
+        }
+    }
+}
+
+/// The header, then the frames until the first that cannot be read, and the sender's steps while none is ready.
 fn snapshot_parts(
     header: peer::SnapshotHeader,
-    frames: impl Stream<Item = Result<bytes::Bytes, String>> + Send + Unpin + 'static,
+    sending: Sending,
     broke: oneshot::Sender<String>,
 ) -> impl Stream<Item = peer::SnapshotRequest> + Send + 'static {
     use peer::snapshot_request::Part;
-    let frames = stream::unfold(Some((frames, broke)), |state| async move {
-        let (mut frames, broke) = state?;
-        match frames.next().await? {
-            Ok(frame) => Some((Part::Frame(frame), Some((frames, broke)))),
-            Err(reason) => {
-                // Nobody listens when the transfer is over already.
-                let _ = broke.send(reason);
-                None
+    let parts = stream::unfold(Some((sending, install::ticks(), broke)), |state| async move {
+        let (mut sending, mut ticks, broke) = state?;
+        tokio::select! {
+            biased;
+            frame = sending.frames.recv() => match frame? {
+                Ok(frame) => Some((Part::Frame(frame), Some((sending, ticks, broke)))),
+                Err(reason) => {
+                    // Nobody listens when the transfer is over already.
+                    let _ = broke.send(reason);
+                    None
+                }
+            },
+            _ = ticks.tick() => {
+                let steps = sending.transfer.steps();
+                Some((Part::Steps(steps), Some((sending, ticks, broke))))
             }
         }
     });
-    stream::once(async { Part::Header(header) }).chain(frames).map(|part| peer::SnapshotRequest { part: Some(part) })
+    stream::once(async { Part::Header(header) }).chain(parts).map(|part| peer::SnapshotRequest { part: Some(part) })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::machine::{Direction, Transfers};
     use bytes::Bytes;
 
     #[tokio::test]
     async fn a_snapshot_that_cannot_be_read_stops_and_says_why() {
-        let frames = stream::iter([Ok(Bytes::from_static(b"a")), Err("disk".to_owned()), Ok(Bytes::from_static(b"b"))]);
+        let (out, frames) = tokio::sync::mpsc::channel(3);
+        for frame in [Ok(Bytes::from_static(b"a")), Err("disk".to_owned()), Ok(Bytes::from_static(b"b"))] {
+            out.try_send(frame).unwrap();
+        }
+        let sending = Sending { frames, transfer: Arc::new(Transfers::default().begin(Direction::Sending, "", None)) };
         let (broke, reason) = oneshot::channel();
-        let parts: Vec<_> = snapshot_parts(peer::SnapshotHeader::default(), frames, broke).collect().await;
-        assert_eq!(parts.len(), 2, "the header and one frame");
+        let parts: Vec<_> = snapshot_parts(peer::SnapshotHeader::default(), sending, broke).collect().await;
+        let is_frame = |part: &peer::SnapshotRequest| matches!(part.part, Some(peer::snapshot_request::Part::Frame(_)));
+        assert_eq!(parts.iter().filter(|part| is_frame(part)).count(), 1);
         assert_eq!(reason.await.unwrap(), "disk");
+    }
+
+    #[tokio::test]
+    async fn a_sender_without_a_frame_tells_its_steps() {
+        use peer::snapshot_request::Part;
+        let (_out, frames) = tokio::sync::mpsc::channel(1);
+        let sending = Sending { frames, transfer: Arc::new(Transfers::default().begin(Direction::Sending, "", None)) };
+        let transfer = sending.transfer.clone();
+        let (broke, _reason) = oneshot::channel();
+        let mut parts = Box::pin(snapshot_parts(peer::SnapshotHeader::default(), sending, broke));
+        assert!(matches!(parts.next().await.unwrap().part, Some(Part::Header(_))));
+        for _ in 0..2 {
+            transfer.step();
+            let Some(Part::Steps(steps)) = parts.next().await.unwrap().part else { panic!("steps") };
+            assert_eq!(steps, transfer.steps());
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub const QUEUE_BYTES_MAX: usize = 32 << 20;
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Entries in the log that are not applied yet, at most, before commands are refused: Raft's core must not wait for a guest.
 pub const ENTRIES_BEHIND_MAX: u64 = 16_384;
+/// How long apply may be at one entry before commands are refused instead of queued behind it: they would only wait for their deadlines.
+pub const APPLY_STALL_MAX: Duration = Duration::from_secs(2);
 /// How often the clock looks at log time on a node that proposes nothing.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -33,6 +35,10 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 pub trait Core: Send + Sync + 'static {
     /// Entries in the log that are not applied.
     fn entries_behind(&self) -> u64;
+    /// Why this node takes no commands now, whoever leads: its disk is nearly full.
+    fn refuses_commands(&self) -> Option<String>;
+    /// How long apply has been at one entry; zero while it is at none.
+    fn applying_for(&self) -> Duration;
     /// Log time here, milliseconds since 1970; 0 before any.
     fn log_time_ms(&self) -> u64;
     /// The newest applied index and the state hash there.
@@ -123,10 +129,22 @@ impl Proposer {
     }
 
     fn admit(&self, bytes: usize) -> Result<Share, NotProposed> {
+        if let Some(why) = self.core.refuses_commands() {
+            return Err(NotProposed::Overloaded(why));
+        }
         let behind = self.core.entries_behind();
         if behind > ENTRIES_BEHIND_MAX {
             let text =
                 format!("the leader has {behind} entries to apply, it takes commands below {ENTRIES_BEHIND_MAX}");
+            return Err(NotProposed::Overloaded(text));
+        }
+        let stalled = self.core.applying_for();
+        if stalled > APPLY_STALL_MAX {
+            let text = format!(
+                "the leader has been applying one entry for {} ms, it takes commands while that is below {} ms",
+                stalled.as_millis(),
+                APPLY_STALL_MAX.as_millis()
+            );
             return Err(NotProposed::Overloaded(text));
         }
         self.budget
@@ -222,6 +240,8 @@ mod tests {
     #[derive(Default)]
     struct FakeCore {
         behind: std::sync::atomic::AtomicU64,
+        refuses: Mutex<Option<String>>,
+        applying: Mutex<Duration>,
         writes: Mutex<VecDeque<(u64, entry::Entry, oneshot::Sender<Written>)>>,
         wrote: Notify,
     }
@@ -229,6 +249,12 @@ mod tests {
     impl Core for FakeCore {
         fn entries_behind(&self) -> u64 {
             self.behind.load(std::sync::atomic::Ordering::Relaxed)
+        }
+        fn refuses_commands(&self) -> Option<String> {
+            self.refuses.lock().clone()
+        }
+        fn applying_for(&self) -> Duration {
+            *self.applying.lock()
         }
         fn log_time_ms(&self) -> u64 {
             1_000
@@ -366,6 +392,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_full_disk_refuses_commands_and_not_what_the_host_proposes() {
+        let (world, task) = world();
+        tokio::spawn(task.run());
+        *world.core.refuses.lock() = Some("the disk is full".into());
+        let refused = world.proposer.propose(1, command(1), later()).unwrap_err();
+        assert_eq!(refused, NotProposed::Overloaded("the disk is full".into()));
+        assert_eq!(world.proposer.propose_entry(1, entry::Entry::default()).now_or_never(), None);
+        world.core.written().await;
+        *world.core.refuses.lock() = None;
+        let _ticket = world.proposer.propose(1, command(1), later()).unwrap();
+        world.core.written().await;
+    }
+
+    #[tokio::test]
     async fn overload_is_answered_at_once() {
         let (world, _task) = world();
         let tickets: Vec<_> =
@@ -375,6 +415,10 @@ mod tests {
         world.core.behind.store(ENTRIES_BEHIND_MAX + 1, std::sync::atomic::Ordering::Relaxed);
         let behind = world.proposer.propose(1, command(1), later()).unwrap_err();
         assert!(matches!(&behind, NotProposed::Overloaded(text) if text.contains("entries")), "{behind:?}");
+        world.core.behind.store(0, std::sync::atomic::Ordering::Relaxed);
+        *world.core.applying.lock() = APPLY_STALL_MAX + Duration::from_millis(1);
+        let stalled = world.proposer.propose(1, command(1), later()).unwrap_err();
+        assert!(matches!(&stalled, NotProposed::Overloaded(text) if text.contains("2001 ms")), "{stalled:?}");
         drop(tickets);
     }
 

@@ -2,12 +2,17 @@
 //! operator's flags count commands. Makes nothing itself: `machine` makes checkpoints, `store/log` purges.
 //!
 //! - A checkpoint is considered every interval, spread over one to two times it, and made when enough happened since the last.
-//! - The log keeps `trailing_commands` behind the newest checkpoint, and never fewer than `trailing_entries_min` entries.
-//! - Nothing is purged that the newest checkpoint does not hold.
+//! - The log keeps `trailing_commands` behind the newest checkpoint, and never fewer than `trailing_entries_min` entries. Older
+//!   checkpoints hold nothing back.
+//! - What a node that is being sent a snapshot needs next stays, and still for a while afterwards.
+//! - A log larger than its quota is an alarm: a checkpoint is made at once, and only what the rules around this one demand is kept.
+//! - Nothing is purged that the newest checkpoint does not hold. A checkpoint is durable, and so is the state that it was made of.
 
-use std::collections::VecDeque;
+mod samples;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::time::sleep;
@@ -15,9 +20,7 @@ use tokio::time::sleep;
 use super::Raft;
 use crate::machine::Machine;
 use crate::store::Log;
-
-/// Log bytes since the last checkpoint that are enough by themselves.
-const LOG_BYTES_ENOUGH: u64 = 256 << 20;
+use samples::{Sample, Samples};
 
 /// openraft takes a checkpoint that is ready by asking for its name; a core that takes longer has other troubles.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,8 +29,18 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// more of the log; a short burst of commands must not fall between two.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(10);
 
-/// Notes kept: when full, every second one is dropped, so that they always reach back far enough.
-const SAMPLES_MAX: usize = 4_096;
+/// How long the log that a snapshot's receiver needs next stays after the transfer has ended, well or not: it then follows the log, or
+/// is sent another one.
+const RECENTLY: Duration = Duration::from_secs(60);
+
+/// How often the quota is looked at, and what stayed for a transfer.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// A log that stays above its quota is told again after this.
+const ALARM_AGAIN: Duration = Duration::from_secs(60);
+
+/// Between two attempts to shorten it by a snapshot.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// What an operator sets.
 #[derive(Clone, Copy, Debug)]
@@ -36,17 +49,23 @@ pub struct RetentionLimits {
     pub interval: Duration,
     /// Commands since the last one that make another worth it.
     pub threshold_commands: u64,
+    /// Log bytes since the last one that make another worth it; 0: never.
+    pub threshold_bytes: u64,
     /// Commands that stay in the log behind the newest checkpoint.
     pub trailing_commands: u64,
     /// Entries that stay in any case: a batch of commands is one entry, and a follower is behind by entries.
     pub trailing_entries_min: u64,
+    /// Bytes of log above which the alarm is on; 0: never.
+    pub log_bytes_max: u64,
 }
 
-/// At `index`, `commands` had been applied since the beginning.
+/// The log in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sample {
-    index: u64,
-    commands: u64,
+pub struct RetentionStatus {
+    /// About the bytes of the entries in the log.
+    pub log_bytes: u64,
+    /// Whether that is above the quota.
+    pub over_quota: bool,
 }
 
 /// Makes snapshots and purges the log. Cheap to clone.
@@ -59,18 +78,23 @@ struct Inner {
     log: Log,
     limits: RetentionLimits,
     samples: Mutex<Samples>,
+    over_quota: AtomicBool,
+    /// Two at a time would purge by each other's numbers.
+    taking: tokio::sync::Mutex<()>,
 }
 
 impl Retention {
     /// For one group.
     pub fn new(raft: Raft, machine: Machine, log: Log, limits: RetentionLimits) -> Retention {
-        let samples = Mutex::new(Samples::default());
-        Retention(Arc::new(Inner { raft, machine, log, limits, samples }))
+        let samples = Mutex::new(Samples::new(&log.stats()));
+        let (over_quota, taking) = Default::default();
+        Retention(Arc::new(Inner { raft, machine, log, limits, samples, over_quota, taking }))
     }
 
     /// Makes a snapshot of the state as it is now and purges what it makes superfluous. Its last index, or why there is none.
     pub async fn take_now(&self) -> Result<u64, String> {
         let inner = &self.0;
+        let _turn = inner.taking.lock().await;
         if inner.machine.applied_index() == 0 {
             return Err("nothing has been applied yet, so there is nothing to make a snapshot of".into());
         }
@@ -85,19 +109,53 @@ impl Retention {
         Ok(index)
     }
 
+    /// The log in numbers.
+    pub fn status(&self) -> RetentionStatus {
+        RetentionStatus { log_bytes: self.log_bytes(), over_quota: self.0.over_quota.load(Relaxed) }
+    }
+
     /// Runs until dropped.
     pub async fn run(self) {
         self.remember().await;
+        tokio::join!(self.keep_notes(), self.make_in_time(), self.watch_the_log());
+    }
+
+    async fn make_in_time(&self) {
         loop {
-            let pause = self.0.limits.interval.mul_f64(1.0 + spread());
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.keep_notes() => {}
+            sleep(self.0.limits.interval.mul_f64(1.0 + spread())).await;
+            if self.is_worth_it() {
+                self.take_or_say_why_not().await;
             }
-            if self.is_worth_it()
-                && let Err(reason) = self.take_now().await
-            {
-                tracing::warn!(reason, "no snapshot was made; the log keeps growing until one is");
+        }
+    }
+
+    async fn take_or_say_why_not(&self) {
+        if let Err(reason) = self.take_now().await {
+            tracing::warn!(reason, "no snapshot was made; the log keeps growing until one is");
+        }
+    }
+
+    /// Sounds the alarm, and purges what a transfer had held.
+    async fn watch_the_log(&self) {
+        let (mut told, mut tried): (Option<Instant>, Option<Instant>) = (None, None);
+        loop {
+            sleep(LOOK_PAUSE).await;
+            let (bytes, max) = (self.log_bytes(), self.0.limits.log_bytes_max);
+            let over = max != 0 && bytes > max;
+            self.0.over_quota.store(over, Relaxed);
+            if over && told.is_none_or(|at| at.elapsed() >= ALARM_AGAIN) {
+                told = Some(Instant::now());
+                tracing::warn!(bytes, quota = max, "the log is larger than its quota");
+            }
+            // Most of it lies behind the newest snapshot already: then another one would not help.
+            let helps = over && self.bytes_since_snapshot() > max / 2;
+            if helps && tried.is_none_or(|at| at.elapsed() >= TRY_AGAIN) {
+                tried = Some(Instant::now());
+                self.take_or_say_why_not().await;
+            }
+            let snapshot = self.0.machine.status().last_snapshot_index;
+            if let Err(reason) = self.purge(snapshot).await {
+                tracing::warn!(reason, "the log is not purged");
             }
         }
     }
@@ -108,7 +166,10 @@ impl Retention {
         match tokio::task::spawn_blocking(move || snapshots.commands_at_checkpoints()).await {
             Ok(found) => {
                 let mut samples = self.0.samples.lock();
-                found.into_iter().for_each(|(index, commands)| samples.note(Sample { index, commands }));
+                for (index, commands) in found {
+                    let bytes = samples.bytes_at(index);
+                    samples.note(Sample { index, commands, bytes });
+                }
             }
             Err(error) => tracing::warn!(%error, "the snapshots on disk were not read; the log is kept longer"),
         }
@@ -121,7 +182,8 @@ impl Retention {
             let index = applied.borrow_and_update().log_id.map_or(0, |id| id.index);
             // Read after the index: a count that is an entry too high keeps an entry more.
             let commands = self.0.machine.commands_applied();
-            self.0.samples.lock().note(Sample { index, commands });
+            let bytes = self.0.log.stats().written_bytes;
+            self.0.samples.lock().note(Sample { index, commands, bytes });
             sleep(SAMPLE_PAUSE).await;
             if applied.changed().await.is_err() {
                 // The machine lives as long as the node, and so does this.
@@ -131,23 +193,39 @@ impl Retention {
     }
 
     fn is_worth_it(&self) -> bool {
-        let status = self.0.machine.status();
-        let samples = self.0.samples.lock();
-        let since = status.commands_applied.saturating_sub(samples.commands_at(status.last_snapshot_index));
-        let bytes = self.0.log.stats().written_bytes.saturating_sub(samples.bytes_at_snapshot);
+        let (status, limits) = (self.0.machine.status(), &self.0.limits);
+        let before = self.0.samples.lock().commands_at(status.last_snapshot_index);
+        let commands = status.commands_applied.saturating_sub(before);
         let moved = status.applied.is_some_and(|applied| applied.index > status.last_snapshot_index);
-        moved && (since >= self.0.limits.threshold_commands || bytes >= LOG_BYTES_ENOUGH)
+        let large = limits.threshold_bytes != 0 && self.bytes_since_snapshot() >= limits.threshold_bytes;
+        moved && (commands >= limits.threshold_commands || large)
     }
 
+    /// Bytes of log written since the newest snapshot.
+    fn bytes_since_snapshot(&self) -> u64 {
+        let index = self.0.machine.status().last_snapshot_index;
+        self.0.log.stats().written_bytes.saturating_sub(self.0.samples.lock().bytes_at(index))
+    }
+
+    fn log_bytes(&self) -> u64 {
+        let stats = self.0.log.stats();
+        stats.first_index.map_or(0, |first| self.0.samples.lock().bytes_from(first, stats.written_bytes))
+    }
+
+    /// Purges what a snapshot at `snapshot_index` makes superfluous and nobody needs.
     async fn purge(&self, snapshot_index: u64) -> Result<(), String> {
-        let upto = {
-            let mut samples = self.0.samples.lock();
-            samples.bytes_at_snapshot = self.0.log.stats().written_bytes;
-            samples.purgeable(snapshot_index, &self.0.limits)
+        let stats = self.0.log.stats();
+        let upto = match self.0.over_quota.load(Relaxed) {
+            true => Some(snapshot_index),
+            false => self.0.samples.lock().superfluous(snapshot_index, &self.0.limits),
         };
+        let needed = self.0.machine.snapshots().transfers().log_needed_after(RECENTLY);
+        let upto = upto.map(|upto| upto.min(needed.unwrap_or(upto)));
         match upto {
-            Some(upto) => self.0.raft.trigger().purge_log(upto).await.map_err(|error| error.to_string()),
-            None => Ok(()),
+            Some(upto) if stats.first_index.is_some_and(|first| first <= upto) => {
+                self.0.raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -157,97 +235,5 @@ fn spread() -> f64 {
     match getrandom::u32() {
         Ok(number) => f64::from(number) / f64::from(u32::MAX),
         Err(_) => 0.5,
-    }
-}
-
-/// Notes of (index, commands), growing in both.
-#[derive(Debug, Default)]
-struct Samples {
-    notes: VecDeque<Sample>,
-    bytes_at_snapshot: u64,
-}
-
-impl Samples {
-    fn note(&mut self, sample: Sample) {
-        if self.notes.back().is_none_or(|last| last.index < sample.index) {
-            self.notes.push_back(sample);
-        }
-        if self.notes.len() > SAMPLES_MAX {
-            let mut keep = false;
-            self.notes.retain(|_| {
-                keep = !keep;
-                keep
-            });
-        }
-    }
-
-    /// Commands that had certainly been applied at `index`.
-    fn commands_at(&self, index: u64) -> u64 {
-        self.notes.iter().rev().find(|note| note.index <= index).map_or(0, |note| note.commands)
-    }
-
-    /// The last entry that may go: `trailing_commands` lie between it and the snapshot, and enough entries, too.
-    fn purgeable(&self, snapshot_index: u64, limits: &RetentionLimits) -> Option<u64> {
-        let by_entries = snapshot_index.checked_sub(limits.trailing_entries_min)?;
-        let commands = self.commands_at(snapshot_index).checked_sub(limits.trailing_commands)?;
-        let by_commands = self.notes.iter().rev().find(|note| note.commands <= commands)?.index;
-        Some(by_entries.min(by_commands)).filter(|upto| *upto > 0)
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn limits(trailing_commands: u64, trailing_entries_min: u64) -> RetentionLimits {
-        RetentionLimits {
-            interval: Duration::from_secs(1),
-            threshold_commands: 1,
-            trailing_commands,
-            trailing_entries_min,
-        }
-    }
-
-    fn samples(notes: &[(u64, u64)]) -> Samples {
-        let mut samples = Samples::default();
-        for (index, commands) in notes {
-            samples.note(Sample { index: *index, commands: *commands });
-        }
-        samples
-    }
-
-    #[test]
-    fn the_log_keeps_trailing_commands_behind_the_snapshot() {
-        let samples = samples(&[(10, 100), (20, 200), (30, 300), (40, 400)]);
-        assert_eq!(samples.purgeable(40, &limits(150, 0)), Some(20));
-        assert_eq!(samples.purgeable(40, &limits(100, 0)), Some(30));
-        assert_eq!(samples.purgeable(40, &limits(0, 0)), Some(40));
-    }
-
-    #[test]
-    fn the_log_keeps_a_least_number_of_entries() {
-        let samples = samples(&[(10, 100), (20, 200), (30, 300), (40, 400)]);
-        assert_eq!(samples.purgeable(40, &limits(0, 25)), Some(15));
-        assert_eq!(samples.purgeable(40, &limits(0, 40)), None);
-        assert_eq!(samples.purgeable(40, &limits(0, 10_240)), None);
-    }
-
-    #[test]
-    fn nothing_goes_that_is_not_known_to_be_superfluous() {
-        assert_eq!(samples(&[]).purgeable(1_000, &limits(0, 0)), None);
-        assert_eq!(samples(&[(500, 500)]).purgeable(1_000, &limits(10_240, 0)), None);
-        // A snapshot between two notes counts what the earlier one had.
-        assert_eq!(samples(&[(10, 100), (20, 200)]).purgeable(15, &limits(50, 0)), None);
-    }
-
-    #[test]
-    fn notes_stay_bounded_and_reach_back() {
-        let mut samples = Samples::default();
-        for n in 1..100_000 {
-            samples.note(Sample { index: n, commands: n });
-        }
-        assert!(samples.notes.len() <= SAMPLES_MAX);
-        assert_eq!(samples.notes.front().unwrap().index, 1);
     }
 }

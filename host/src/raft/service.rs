@@ -1,5 +1,5 @@
 //! The peer port: every message of `peer.proto` arrives here, has its route checked, and goes to whom it concerns.
-//! Decides nothing: openraft, `membership`, `join`, `install` and the handlers of the command path do.
+//! Decides nothing: openraft, `canvass`, `membership`, `join`, `install` and the handlers of the command path do.
 //!
 //! A refused route changes nothing. A node in no cluster answers Identify and Join, and refuses the rest.
 
@@ -9,12 +9,15 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
+use openraft::EntryPayload;
+use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::faults;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
@@ -23,8 +26,9 @@ use crate::raft::link::{
 use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
-use crate::raft::{ClusterCell, Me, Raft, RaftCell, peer, wire};
-use crate::types::NodeId;
+use crate::raft::presence::{self, Presence};
+use crate::raft::{Canvass, ClusterCell, Me, Raft, RaftCell, peer, planted, standing, wire};
+use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;
@@ -46,6 +50,9 @@ pub trait ReadIndexHandler: Send + Sync + 'static {
     fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>>;
 }
 
+/// Why something is refused now, if it is.
+pub type Refuses = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What the service hands messages to.
 pub struct Parts {
     /// This node.
@@ -54,8 +61,12 @@ pub struct Parts {
     pub cluster: ClusterCell,
     /// Its Raft instance.
     pub raft: RaftCell,
+    /// Whether the leader is gone.
+    pub canvass: Canvass,
     /// Membership, for nodes that moved.
     pub members: Members,
+    /// Why this node can take no commands from its leader now: its disk is full.
+    pub refuses_entries: Refuses,
     /// The rest of the node.
     pub host: Arc<dyn Host>,
     /// `install::Installer`.
@@ -70,6 +81,7 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct PeerService {
     gate: Gate,
+    canvass: Canvass,
     joins: Arc<Joins>,
     members: Members,
     snapshots: Arc<dyn SnapshotHandler>,
@@ -82,7 +94,13 @@ impl PeerService {
     pub fn new(parts: Parts) -> Self {
         PeerService {
             joins: Arc::new(Joins::new(parts.me.clone(), parts.cluster.clone(), parts.host)),
-            gate: Gate { me: parts.me.node_id, cluster: parts.cluster, raft: parts.raft },
+            gate: Gate {
+                me: parts.me.node_id,
+                cluster: parts.cluster,
+                raft: parts.raft,
+                refuses_entries: parts.refuses_entries,
+            },
+            canvass: parts.canvass,
             members: parts.members,
             snapshots: parts.snapshots,
             forward: parts.forward,
@@ -117,9 +135,20 @@ struct Gate {
     me: NodeId,
     cluster: ClusterCell,
     raft: RaftCell,
+    refuses_entries: Refuses,
 }
 
 impl Gate {
+    /// Commands would fill the rest of a disk that is full; what holds the cluster together (votes, blank and membership entries)
+    /// goes on. The leader tries again, as with a node that does not answer.
+    fn check_room(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
+        let is_command = |entry: &crate::types::Entry| matches!(entry.payload, EntryPayload::Normal(_));
+        match (self.refuses_entries)().filter(|_| request.entries.iter().any(is_command)) {
+            None => Ok(()),
+            Some(why) => Err(Status::resource_exhausted(why)),
+        }
+    }
+
     fn check(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
         self.cluster.check(route, self.me).map_err(|error| {
             tracing::warn!(%error, "refused a peer message");
@@ -130,6 +159,17 @@ impl Gate {
     fn raft(&self, route: Option<&peer::Route>) -> Result<Arc<Raft>, Status> {
         self.check(route)?;
         self.raft.get().ok_or_else(|| Status::failed_precondition("this node runs no Raft instance at the moment"))
+    }
+}
+
+/// A removed voter that does not know it goes on standing for election. It cannot win (the entry that removed it is committed and it
+/// does not have it), and is told instead of being answered. One whose log reaches further may be back in: openraft answers it.
+fn refuse_removed(raft: &Raft, request: &peer::VoteRequest) -> Result<(), Status> {
+    let from = request.route.as_ref().map_or(0, |route| route.from);
+    let last = request.last.as_ref().map(|last| last.index);
+    match standing::removed_at(raft, from) {
+        Some(index) if last < Some(index) => Err(standing::refusal(from, index)),
+        _ => Ok(()),
     }
 }
 
@@ -152,7 +192,10 @@ impl Peer for PeerService {
             self.gate.raft.get().filter(|_| self.gate.cluster.get().is_some()).ok_or_else(|| {
                 Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance")
             })?;
-        let (requests, refusal) = accepted(request.into_inner(), self.gate.clone());
+        let (requests, refusal) = accepted(request.into_inner(), self.gate.clone(), self.canvass.presence().clone());
+        if faults::is_set("peer-skip-append") {
+            return Ok(Response::new(Box::pin(planted::answers(requests).map(Ok))));
+        }
         let answers = raft
             .stream_append(requests)
             .map(|answer| answer.map(|answer| wire::encode_stream_result(&answer)).map_err(stopped));
@@ -176,6 +219,7 @@ impl Peer for PeerService {
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
         let raft = self.gate.raft(request.route.as_ref())?;
+        refuse_removed(&raft, &request)?;
         let response = raft.vote(wire::decode_vote_request(request)?).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_vote_response(&response)))
     }
@@ -183,6 +227,7 @@ impl Peer for PeerService {
     async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
         let raft = self.gate.raft(request.route.as_ref())?;
+        refuse_removed(&raft, &request)?;
         let response = raft.pre_vote(wire::decode_vote_request(request)?).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_vote_response(&response)))
     }
@@ -193,21 +238,30 @@ impl Peer for PeerService {
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
         let raft = self.gate.raft(request.route.as_ref())?;
+        faults::io("peer-transfer-refused")?;
         let response = raft.handle_transfer_leader(wire::decode_transfer(request)?).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_transfer_response(&response)))
     }
 
+    async fn canvass(&self, request: Request<peer::CanvassRequest>) -> Result<Response<peer::CanvassResponse>, Status> {
+        let raft = self.gate.raft(request.get_ref().route.as_ref())?;
+        Ok(Response::new(self.canvass.answer(&raft).await))
+    }
+
+    type SnapshotStream = Answers<peer::SnapshotResponse>;
+
     async fn snapshot(
         &self,
         request: Request<Streaming<peer::SnapshotRequest>>,
-    ) -> Result<Response<peer::SnapshotResponse>, Status> {
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
         let mut frames = request.into_inner();
         let first = frames.message().await?.and_then(|message| message.part);
         let Some(Part::Header(header)) = first else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
+        let from = self.gate.check(header.route.as_ref())?;
         let raft = self.gate.raft(header.route.as_ref())?;
-        Ok(Response::new(self.snapshots.install(raft, header, frames.boxed()).await?))
+        Ok(Response::new(self.snapshots.install(raft, from, header, frames.boxed())))
     }
 
     type ForwardStream = Answers<peer::ForwardResponse>;
@@ -234,7 +288,8 @@ impl Peer for PeerService {
         &self,
         _request: Request<peer::IdentifyRequest>,
     ) -> Result<Response<peer::IdentifyResponse>, Status> {
-        Ok(Response::new(self.joins.identify()))
+        let leads = self.gate.raft.get().is_some_and(|raft| raft.is_leader());
+        Ok(Response::new(peer::IdentifyResponse { leads, ..self.joins.identify() }))
     }
 
     async fn join(&self, request: Request<peer::JoinRequest>) -> Result<Response<peer::JoinResponse>, Status> {
@@ -250,6 +305,16 @@ impl Peer for PeerService {
         let request = request.into_inner();
         self.gate.check(request.route.as_ref())?;
         Ok(Response::new(self.joins.ship(request).await?))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<peer::StandingRequest>,
+    ) -> Result<Response<peer::StandingResponse>, Status> {
+        let route = request.get_ref().route.as_ref();
+        let raft = self.gate.raft(route)?;
+        let from = self.gate.check(route)?;
+        Ok(Response::new(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
     }
 
     async fn set_addresses(
@@ -293,28 +358,48 @@ async fn forwarded(
 
 type Refusal = Arc<Mutex<Option<Status>>>;
 
-/// The requests up to the first one that is refused, and where the reason will be.
+/// The requests up to the first one that is refused, and where the reason will be. The sender is present from its first request until
+/// the stream ends.
 fn accepted(
     requests: Streaming<peer::AppendRequest>,
     gate: Gate,
-) -> (impl Stream<Item = openraft::raft::AppendEntriesRequest<crate::types::TypeConfig>> + Send + 'static, Refusal) {
+    presence: Presence,
+) -> (impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static, Refusal) {
     let refusal = Refusal::default();
-    let slot = refusal.clone();
-    let accepted = stream::unfold((requests, gate, slot), |(mut requests, gate, slot)| async move {
-        let checked = requests.message().await.and_then(|message| {
-            let Some(message) = message else { return Ok(None) };
-            gate.check(message.route.as_ref())?;
-            Ok(Some(wire::decode_append(message)?))
-        });
-        match checked {
-            Ok(request) => request.map(|request| (request, (requests, gate, slot))),
+    let begun = Accepted { requests, gate, presence, open: None, refusal: refusal.clone() };
+    let accepted = stream::unfold(begun, |mut accepted| async move {
+        match accepted.next().await {
+            Ok(request) => request.map(|request| (request, accepted)),
             Err(status) => {
-                *slot.lock() = Some(status);
+                *accepted.refusal.lock() = Some(status);
                 None
             }
         }
     });
     (accepted, refusal)
+}
+
+/// One append stream, read.
+struct Accepted {
+    requests: Streaming<peer::AppendRequest>,
+    gate: Gate,
+    presence: Presence,
+    open: Option<presence::Stream>,
+    refusal: Refusal,
+}
+
+impl Accepted {
+    async fn next(&mut self) -> Result<Option<AppendEntriesRequest<TypeConfig>>, Status> {
+        let Some(message) = self.requests.message().await? else { return Ok(None) };
+        faults::io("peer-append-refused")?;
+        let from = self.gate.check(message.route.as_ref())?;
+        if self.open.is_none() {
+            self.open = Some(self.presence.opened(from, message.boot));
+        }
+        let request = wire::decode_append(message)?;
+        self.gate.check_room(&request)?;
+        Ok(Some(request))
+    }
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use tonic::Code;
 
 use super::*;
 use crate::codec::Genesis;
-use crate::raft::install::Frames;
+use crate::raft::install::{Answers, Frames};
 use crate::raft::join::{self, ComponentId, JoinOffer};
 use crate::raft::link::Links;
-use crate::raft::{Timeouts, link, membership};
+use crate::raft::{Timeouts, link};
 use crate::types::{Cluster, Node, hex};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
@@ -60,14 +60,9 @@ impl Reached {
 }
 
 impl SnapshotHandler for Reached {
-    fn install(
-        &self,
-        _raft: Arc<Raft>,
-        _header: peer::SnapshotHeader,
-        _frames: Frames,
-    ) -> BoxFuture<'static, Result<peer::SnapshotResponse, Status>> {
+    fn install(&self, _raft: Arc<Raft>, _from: NodeId, _header: peer::SnapshotHeader, _frames: Frames) -> Answers {
         self.0.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async { Ok(peer::SnapshotResponse::default()) })
+        stream::empty().boxed()
     }
 }
 
@@ -113,19 +108,22 @@ impl TestNode {
         let (cluster, raft) = (ClusterCell::new(cluster), RaftCell::default());
         let (host, reached) = (Shared(Arc::new(host)), Reached::default());
         let links = Links::new(id, cluster.clone(), raft.clone(), Duration::from_secs(1));
+        let canvass = Canvass::new(raft.clone(), links.clone(), Presence::default(), Timeouts::default());
         let members = Members::new(
             me.clone(),
             links,
             raft.clone(),
             Arc::new(host.clone()),
             Timeouts::default(),
-            membership::CATCH_UP_TIMEOUT,
+            Duration::from_secs(60),
         );
         let service = PeerService::new(Parts {
             me,
             cluster: cluster.clone(),
             raft,
+            canvass,
             members,
+            refuses_entries: Arc::new(|| None),
             host: Arc::new(host.clone()),
             snapshots: Arc::new(reached.clone()),
             forward: Arc::new(reached.clone()),
@@ -197,6 +195,7 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
                 .fetch_component(peer::FetchComponentRequest { route: wrong.clone(), ..Default::default() })
                 .await
                 .map(drop),
+            client.standing(peer::StandingRequest { route: wrong.clone() }).await.map(drop),
             client.set_addresses(peer::SetAddressesRequest { route: wrong.clone(), node: None }).await.map(drop),
         ];
         for status in statuses {

@@ -40,21 +40,23 @@ impl Outstanding {
     }
 
     /// The requests as they go out. Room is waited for *before* a request is taken, so that it is built as late as possible
-    /// and carries all that came meanwhile.
+    /// and carries all that came meanwhile. `boot` tells the receiver which process of this node speaks.
     pub(super) fn requests<S>(
         self: &Arc<Self>,
         input: S,
         route: peer::Route,
+        boot: u64,
     ) -> impl Stream<Item = peer::AppendRequest> + Send + use<S>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        stream::unfold((input, self.clone(), route), |(mut input, outstanding, route)| async move {
+        stream::unfold((input, self.clone(), route), move |(mut input, outstanding, route)| async move {
             let permit = outstanding.room.acquire().await.expect("the semaphore is never closed");
             let request = input.next().await?;
             permit.forget();
             outstanding.sent();
-            Some((wire::encode_append(route.clone(), &request), (input, outstanding, route)))
+            let message = peer::AppendRequest { boot, ..wire::encode_append(route.clone(), &request) };
+            Some((message, (input, outstanding, route)))
         })
     }
 
@@ -182,7 +184,7 @@ mod tests {
     async fn no_more_than_the_bound_is_in_flight_until_an_answer_comes() {
         let outstanding = Outstanding::new();
         let input = stream::iter(std::iter::repeat_with(request).take(40));
-        let mut requests = Box::pin(outstanding.requests(input, peer::Route::default()));
+        let mut requests = Box::pin(outstanding.requests(input, peer::Route::default(), 1));
         for _ in 0..REQUESTS_IN_FLIGHT_MAX {
             requests.next().await.unwrap();
         }

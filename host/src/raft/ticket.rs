@@ -34,6 +34,12 @@ pub enum NotProposed {
     /// The node asked is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// The node that took the command was removed from the cluster.
+    #[error("this node was removed from the cluster: it is not in the configuration of entry {index}")]
+    Removed {
+        /// The leader's committed configuration.
+        index: u64,
+    },
 }
 
 /// What the proposing side says about a command.

@@ -16,11 +16,12 @@ const STATE_MACHINE_CHANNEL: u64 = 65_536;
 /// Entries in one append, at most. The log reader cuts by bytes long before.
 const APPEND_ENTRIES_MAX: u64 = 4_096;
 
-/// A whole snapshot transfer, heavy restore on the other side included.
-const SNAPSHOT_TRANSFER: Duration = Duration::from_mins(10);
-
 /// The shortest `--heartbeat_timeout`: below it, timers of a few milliseconds would lose to the scheduler.
 pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
+
+/// A probe asks a process that may be busy, and holds up who asked.
+const PROBE_MIN: Duration = Duration::from_millis(50);
+const PROBE_MAX: Duration = Duration::from_millis(250);
 
 /// What an operator sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,11 @@ impl Timeouts {
         self.heartbeat * 2
     }
 
+    /// One look at whether a leader's process is gone. A port that refuses says so at once; what takes longer proves nothing.
+    pub fn probe(&self) -> Duration {
+        self.heartbeat_interval().clamp(PROBE_MIN, PROBE_MAX)
+    }
+
     /// openraft's configuration. Errors when the two timeouts contradict each other.
     pub fn config(&self, cluster_name: &str) -> Result<Config, TimeoutsError> {
         if self.heartbeat < HEARTBEAT_TIMEOUT_MIN {
@@ -98,7 +104,6 @@ impl Timeouts {
             // We decide when to make checkpoints and what to purge; openraft's own purge never finds anything.
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
-            install_snapshot_timeout: millis(SNAPSHOT_TRANSFER),
             max_payload_entries: APPEND_ENTRIES_MAX,
             max_append_entries: Some(APPEND_ENTRIES_MAX),
             state_machine_channel_size: Some(STATE_MACHINE_CHANNEL),

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use openraft::EntryPayload;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
-    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use crate::raft::peer;
@@ -122,6 +122,7 @@ pub fn encode_append(route: peer::Route, request: &AppendEntriesRequest<TypeConf
         prev: request.prev_log_id.as_ref().map(encode_log_id),
         entries: request.entries.iter().map(encode_entry).collect(),
         leader_commit: request.leader_commit.as_ref().map(encode_log_id),
+        boot: 0,
     }
 }
 
@@ -288,16 +289,6 @@ pub fn decode_snapshot_header(header: peer::SnapshotHeader) -> Result<(Vote, Sna
         last_membership: StoredMembership::new(header.membership_log_id.as_ref().map(decode_log_id), membership),
     };
     Ok((decode_vote(header.vote)?, meta))
-}
-
-/// What the receiver of a snapshot answers once it is installed.
-pub fn encode_snapshot_response(response: &SnapshotResponse<TypeConfig>) -> peer::SnapshotResponse {
-    peer::SnapshotResponse { vote: Some(encode_vote(&response.vote)) }
-}
-
-/// The opposite of [`encode_snapshot_response`].
-pub fn decode_snapshot_response(response: peer::SnapshotResponse) -> Result<SnapshotResponse<TypeConfig>, WireError> {
-    Ok(SnapshotResponse::new(decode_vote(response.vote)?))
 }
 
 #[cfg(test)]

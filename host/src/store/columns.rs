@@ -23,10 +23,16 @@
 //! | `system` | `machine` defines them | applied log id, membership, log time, hash, genesis, counters | the apply thread, in the entry's batch | with the generation |
 //!
 //! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It goes when three newer ones exist
-//! and nobody reads it.
+//! and nobody reads it; one that cannot be read is renamed to `<index>-<term>.tmp`, as one that is not complete, and goes at the next open.
 //!
-//! Small files: `FORMAT` (a number), `LOCK` (flock), `state/<group>/CURRENT` (the number of the generation in force, replaced by
-//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `components/<blake3>.wasm`.
+//! Small files: `FORMAT` (a number), `LOCK` (flock), `REMOVED` (the index of the configuration in which the cluster removed
+//! this node; there only while that stands), `state/<group>/CURRENT` (the number of the generation in force, replaced by
+//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `SERVED` (how far readers may
+//! have seen, see `log/served.rs`), `components/<blake3>.wasm`, `BALLAST` and
+//! `BALLAST.running` (room that is given up when the disk is full, see `space.rs`).
+//!
+//! When the tail of `raft/` was torn (`log/opening.rs`): `raft.repairing/` is the copy being repaired, `raft.repaired/` that copy once it is
+//! whole, `raft.damaged/` the original, until the next start that finds nothing to repair.
 
 use std::ops::Range;
 
@@ -128,6 +134,19 @@ pub(super) fn encode_entry(group: u32, entry: &Entry) -> Vec<u8> {
 
 /// The entry that `value` holds under the key of `index`. Fails on any bit that changed since [`encode_entry`].
 pub(super) fn decode_entry(group: u32, index: u64, value: &[u8]) -> Result<Entry, CodecError> {
+    let (log_id, kind, payload) = check_entry(group, index, value)?;
+    let payload = match kind {
+        KIND_BLANK if payload.is_empty() => EntryPayload::Blank,
+        KIND_NORMAL => EntryPayload::Normal(EntryData(Bytes::copy_from_slice(payload))),
+        KIND_MEMBERSHIP => EntryPayload::Membership(decode_record(payload)?),
+        _ => return Err(CodecError::Damaged("unknown kind".to_owned())),
+    };
+    Ok(Entry { log_id, payload })
+}
+
+/// Log id, kind and payload of the entry that `value` holds under the key of `index`, unchanged since [`encode_entry`]. Copies
+/// nothing: a long log is looked through with it.
+pub(super) fn check_entry(group: u32, index: u64, value: &[u8]) -> Result<(LogId, u8, &[u8]), CodecError> {
     let damaged = |what: &str| CodecError::Damaged(what.to_owned());
     let (head, rest) = value.split_at_checked(HEAD_BYTES).ok_or_else(|| damaged("shorter than a head"))?;
     let (crc, payload) = rest.split_at_checked(4).ok_or_else(|| damaged("shorter than a checksum"))?;
@@ -137,16 +156,13 @@ pub(super) fn decode_entry(group: u32, index: u64, value: &[u8]) -> Result<Entry
     if checksum(&encode_log_key(group, index), head, payload).to_be_bytes() != crc {
         return Err(damaged("the checksum does not fit"));
     }
-    let payload = match head[1] {
-        KIND_BLANK if payload.is_empty() => EntryPayload::Blank,
-        KIND_NORMAL => EntryPayload::Normal(EntryData(Bytes::copy_from_slice(payload))),
-        KIND_MEMBERSHIP => EntryPayload::Membership(decode_record(payload)?),
-        _ => return Err(damaged("unknown kind")),
-    };
     let number = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes of the head"));
     let leader_id = CommittedLeaderId { term: number(2), node_id: number(10) };
-    Ok(Entry { log_id: LogId::new(leader_id, index), payload })
+    Ok((LogId::new(leader_id, index), head[1], payload))
 }
+
+/// The entry itself in the tail, and its key and head on disk.
+pub(super) const ENTRY_BESIDE_PAYLOAD_BYTES: usize = 96;
 
 /// About the bytes an entry takes in memory and on the wire; what the byte caps count.
 pub(super) fn entry_bytes(entry: &Entry) -> usize {
@@ -155,8 +171,7 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
         EntryPayload::Normal(data) => data.0.len(),
         EntryPayload::Membership(membership) => 128 * (1 + membership.nodes().count()),
     };
-    // The entry itself in the tail, and its key and head on disk.
-    payload + 96
+    payload + ENTRY_BESIDE_PAYLOAD_BYTES
 }
 
 fn checksum(key: &[u8], head: &[u8], payload: &[u8]) -> u32 {

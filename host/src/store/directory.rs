@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::files::{create_directory, write_atomically};
+use super::files::{create_directory, remove_directory, sync_directory, write_atomically};
 use crate::types::hex;
 
 /// The format this version writes. Raised when an older version could misread what we write.
@@ -27,6 +27,7 @@ impl DataDir {
         let lock = lock(&root.join("LOCK"))?;
         let directory = DataDir { root: root.to_owned(), _lock: lock };
         directory.check_format()?;
+        directory.finish_replacing_log()?;
         for place in [directory.raft(), root.join("state"), root.join("snapshots"), directory.components()] {
             create_directory(&place)?;
         }
@@ -41,6 +42,41 @@ impl DataDir {
     /// The database of log, vote and identity.
     pub fn raft(&self) -> PathBuf {
         self.root.join("raft")
+    }
+
+    /// The original of a log that was repaired, until the next start that finds nothing to repair.
+    pub(super) fn damaged_log(&self) -> PathBuf {
+        self.root.join("raft.damaged")
+    }
+
+    /// A repaired log that is whole and about to take the place of `raft/`.
+    fn repaired_log(&self) -> PathBuf {
+        self.root.join("raft.repaired")
+    }
+
+    /// Puts the log at `copy`, which is on disk, in the place of `raft/`. Says where the original is now. A crash in between leaves
+    /// `raft/` as it was, or `raft.repaired/` and no `raft/`, which the next start finishes.
+    pub(super) fn replace_log(&self, copy: &Path) -> Result<PathBuf, StoreError> {
+        let original = self.damaged_log();
+        remove_directory(&original)?;
+        self.rename(copy, &self.repaired_log())?;
+        self.rename(&self.raft(), &original)?;
+        self.rename(&self.repaired_log(), &self.raft())?;
+        Ok(original)
+    }
+
+    fn finish_replacing_log(&self) -> Result<(), StoreError> {
+        match (self.raft().exists(), self.repaired_log().exists()) {
+            (false, true) => self.rename(&self.repaired_log(), &self.raft()),
+            // The original is still in force, and is looked at anew.
+            (true, true) => remove_directory(&self.repaired_log()),
+            (_, false) => Ok(()),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        fs::rename(from, to).map_err(StoreError::io("rename to", to))?;
+        sync_directory(&self.root)
     }
 
     /// The generations of a group's state.
@@ -68,6 +104,32 @@ impl DataDir {
         read_if_there(&self.component(hash))
     }
 
+    /// The index of the configuration in which the cluster removed this node; `None` while it belongs.
+    pub fn removed_at(&self) -> Result<Option<u64>, StoreError> {
+        let path = self.removed();
+        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&bytes);
+        let index = text.trim().parse().map_err(|_| StoreError::damaged(&path, format!("{text:?} is not an index")))?;
+        Ok(Some(index))
+    }
+
+    /// Keeps, or forgets, that the cluster removed this node; durable on return.
+    pub fn save_removed_at(&self, index: Option<u64>) -> Result<(), StoreError> {
+        let path = self.removed();
+        match index {
+            Some(index) => write_atomically(&path, format!("{index}\n").as_bytes()),
+            None => match fs::remove_file(&path) {
+                Ok(()) => sync_directory(&self.root),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(StoreError::io("remove", &path)(error)),
+            },
+        }
+    }
+
+    fn removed(&self) -> PathBuf {
+        self.root.join("REMOVED")
+    }
+
     fn component(&self, hash: &[u8; 32]) -> PathBuf {
         self.components().join(format!("{}.wasm", hex(hash)))
     }
@@ -83,7 +145,7 @@ impl DataDir {
         };
         let found = String::from_utf8_lossy(&bytes).trim().to_owned();
         match found.parse::<u32>() {
-            Ok(number) if number <= FORMAT => Ok(()),
+            Ok(number) if (1..=FORMAT).contains(&number) => Ok(()),
             _ => Err(StoreError::Format { path, found, supported: FORMAT }),
         }
     }
@@ -134,8 +196,33 @@ mod tests {
         fs::write(root.path().join("FORMAT"), "2\n").unwrap();
         let error = DataDir::open(root.path()).unwrap_err();
         assert!(error.to_string().contains("data format 2, this version reads up to 1"), "{error}");
-        fs::write(root.path().join("FORMAT"), "soup").unwrap();
-        assert!(matches!(DataDir::open(root.path()), Err(StoreError::Format { .. })));
+        for soup in ["soup", "0\n", "", "1 1"] {
+            fs::write(root.path().join("FORMAT"), soup).unwrap();
+            assert!(matches!(DataDir::open(root.path()), Err(StoreError::Format { .. })), "{soup:?}");
+        }
+    }
+
+    #[test]
+    fn replacing_the_log_is_finished_after_a_crash_at_any_step() {
+        for crash in 0..3 {
+            let root = tempfile::tempdir().unwrap();
+            let place = |name: &str| root.path().join(name);
+            drop(DataDir::open(root.path()).unwrap());
+            fs::write(place("raft").join("is"), "old").unwrap();
+            fs::create_dir(place("raft.repaired")).unwrap();
+            fs::write(place("raft.repaired").join("is"), "new").unwrap();
+            if crash > 0 {
+                fs::rename(place("raft"), place("raft.damaged")).unwrap();
+            }
+            if crash > 1 {
+                fs::rename(place("raft.repaired"), place("raft")).unwrap();
+            }
+            let directory = DataDir::open(root.path()).unwrap();
+            let expected = if crash == 0 { "old" } else { "new" };
+            assert_eq!(fs::read_to_string(directory.raft().join("is")).unwrap(), expected);
+            assert!(!place("raft.repaired").exists());
+            assert_eq!(directory.damaged_log().exists(), crash > 0);
+        }
     }
 
     #[test]
@@ -144,6 +231,21 @@ mod tests {
         drop(DataDir::open(root.path()).unwrap());
         fs::remove_file(root.path().join("FORMAT")).unwrap();
         assert!(matches!(DataDir::open(root.path()), Err(StoreError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_removal_is_kept_until_it_is_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(root.path()).unwrap();
+        assert_eq!(directory.removed_at().unwrap(), None);
+        directory.save_removed_at(Some(42)).unwrap();
+        assert_eq!(directory.removed_at().unwrap(), Some(42));
+        for _ in 0..2 {
+            directory.save_removed_at(None).unwrap();
+            assert_eq!(directory.removed_at().unwrap(), None);
+        }
+        fs::write(root.path().join("REMOVED"), "soup").unwrap();
+        assert!(directory.removed_at().unwrap_err().to_string().contains("REMOVED"));
     }
 
     #[test]

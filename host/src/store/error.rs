@@ -3,6 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rocksdb::ErrorKind;
+
+/// ENOSPC and EDQUOT, as the C library says them.
+const FULL: [&str; 2] = ["No space left on device", "quota exceeded"];
+
 /// A failure of the data directory or of a database in it. The text says what failed, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -32,6 +37,36 @@ pub enum StoreError {
         path: PathBuf,
         /// What does not fit.
         what: String,
+    },
+    /// The log lacks what it had promised, or cannot be read. The node must not take part with it.
+    #[error(
+        "the log of this node is damaged, and the node does not start with it: {}: {what}. A node that lost what it had acknowledged must \
+         neither vote nor acknowledge again: remove it from the cluster (lockstep admin <leader's grpc_addr> remove_server {name} 0), \
+         delete {}, start it empty and add it again; it will be a new node",
+        path.display(),
+        root.display()
+    )]
+    LogDamaged {
+        /// The file or database.
+        path: PathBuf,
+        /// What is missing, or what cannot be read.
+        what: String,
+        /// The node, as operators name it.
+        name: String,
+        /// Its data directory.
+        root: PathBuf,
+    },
+    /// The state cannot be opened. It is made from the log, so it can be made again.
+    #[error(
+        "the state of this node is damaged: {what}. Nothing was changed. Delete {} to have it made again from the newest snapshot and the \
+         log when the node starts; should that be refused too, remove the node from the cluster and add it again with an empty data directory",
+        root.display()
+    )]
+    StateDamaged {
+        /// What cannot be read.
+        what: String,
+        /// The directory of the state's generations.
+        root: PathBuf,
     },
     /// RocksDB refused.
     #[error("{doing} in {}: {source}", path.display())]
@@ -73,6 +108,34 @@ impl StoreError {
     /// For `map_err` on file system calls.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
         move |source| StoreError::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// Whether the disk is full, which passes, as opposed to broken.
+    pub fn is_full(&self) -> bool {
+        match self {
+            StoreError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            // RocksDB hands on the system's words only.
+            StoreError::Rocks { source, .. } => {
+                let text = source.to_string();
+                FULL.iter().any(|words| text.contains(words))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether what is on disk is not what was written there, as opposed to a disk that does not answer.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Damaged { .. } | StoreError::LogDamaged { .. } => true,
+            StoreError::Rocks { source, .. } => match source.kind() {
+                ErrorKind::IOError => source.to_string().contains("No such file"),
+                ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::Aborted | ErrorKind::ShutdownInProgress => false,
+                _ => true,
+            },
+            _ => false,
+        }
     }
 
     /// Something on disk that cannot be what we wrote.

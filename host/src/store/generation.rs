@@ -18,6 +18,7 @@ use super::options;
 use super::pinned::{Pinned, family};
 use super::rows::{Batch, Column, Read, Row, bounded, walk};
 use super::snapshot::Checkpoint;
+use crate::faults;
 
 /// The family RocksDB insists on. We keep nothing in it.
 const DEFAULT: &str = "default";
@@ -106,7 +107,9 @@ impl Generation {
         let families = [DEFAULT, DATA, SYSTEM].map(|name| family(&self.database, name));
         let mut wait = FlushOptions::default();
         wait.set_wait(true);
-        self.database.flush_cfs_opt(&families, &wait).map_err(StoreError::rocks("flush", self.path()))
+        faults::io("state-before-flush").map_err(StoreError::io("flush", self.path()))?;
+        self.database.flush_cfs_opt(&families, &wait).map_err(StoreError::rocks("flush", self.path()))?;
+        faults::io("state-after-flush").map_err(StoreError::io("flush", self.path()))
     }
 
     /// The state as it is now, for as long as the view lives.
@@ -157,6 +160,7 @@ impl Generation {
 
 impl Read for Generation {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        faults::io("state-read").map_err(StoreError::io("read", self.path()))?;
         let family = family(&self.database, column.family());
         self.database.get_cf(family, key).map_err(StoreError::rocks("read", self.path()))
     }
@@ -187,6 +191,7 @@ pub struct View {
 
 impl Read for View {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        faults::io("view-read").map_err(StoreError::io("read", self.generation.path()))?;
         let family = self.pinned.family(column.family());
         self.pinned.snapshot().get_cf(family, key).map_err(StoreError::rocks("read", self.generation.path()))
     }

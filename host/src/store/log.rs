@@ -10,11 +10,14 @@
 //! - After a failed write nothing is acknowledged any more and the node ends.
 
 mod durable;
+mod opening;
 mod queue;
 mod reader;
 mod recovery;
+mod served;
 mod synced;
 mod tail;
+mod wal_tail;
 mod writer;
 
 use std::io;
@@ -28,12 +31,16 @@ use rocksdb::DB;
 
 pub use durable::Durable;
 use durable::Progress;
+use opening::Opened;
 use queue::{Op, Queue, Reply};
 pub use reader::LogReader;
+pub use served::Seen;
+use served::Served;
 use tail::View;
 use writer::{Rocks, Sink, Writer};
 
-use super::{DataDir, StoreError, options};
+use super::{DataDir, StoreError};
+use crate::faults;
 use crate::types::{Entry, Fatal, Identity, LogId, TypeConfig, Vote};
 
 /// The log of one group. Cloning shares it; the last clone to drop closes it.
@@ -51,7 +58,7 @@ pub struct LogStats {
     pub durable_index: u64,
     /// Bytes held in memory for readers.
     pub tail_bytes: usize,
-    /// Bytes of entries appended since this process began.
+    /// Bytes of the entries found when the log was opened, and of all appended since; purging does not lower it.
     pub written_bytes: u64,
 }
 
@@ -68,37 +75,40 @@ struct Shared {
     queue: Queue,
     progress: Arc<Progress>,
     identity: Mutex<Option<Identity>>,
+    /// A log that cannot be read ends the node, as one that cannot be written does.
+    fatal: Fatal,
+    served: Served,
 }
 
 impl Log {
-    /// Opens the log and checks all of it: no gaps, no record that fails its checksum, nothing less than the last start had synced.
-    /// Starts the writer thread. `fatal` is raised when a write fails.
+    /// Opens the log and checks it: no gaps, no record that fails its checksum, nothing less than the last start had synced. Cuts a
+    /// torn tail and refuses damage (`log/opening.rs`). Starts the writer thread. `fatal` is raised when a write or a read fails.
     pub fn open(directory: &DataDir, group: u32, fatal: Fatal) -> Result<Log, StoreError> {
-        let path = directory.raft();
-        let database = DB::open_cf_descriptors(&options::raft(), &path, options::raft_families())
-            .map_err(StoreError::rocks("open the log", &path))?;
-        let database = Arc::new(database);
-        let sink = Rocks::new(database.clone(), path);
-        Log::with_sink(directory, group, fatal, database, sink)
+        let opened = opening::open(directory, group)?;
+        let sink = Rocks::new(opened.database.clone(), directory.raft());
+        Log::with_sink(directory, group, fatal, opened, sink)
     }
 
     fn with_sink(
         directory: &DataDir,
         group: u32,
         fatal: Fatal,
-        database: Arc<DB>,
+        opened: Opened,
         sink: impl Sink,
     ) -> Result<Log, StoreError> {
-        let found = recovery::check(&database, &directory.raft(), group)?;
-        let synced = synced::Synced::open(&directory.root().join("SYNCED"), group)?;
-        synced.compare(found.vote, found.last())?;
+        let Opened { database, mut found, synced } = opened;
+        let served = Served::open(&directory.root().join("SERVED"), group, found.last())?;
+        // What was applied had been committed.
+        found.committed = found.committed.max(served.log_id());
         let shared = Arc::new(Shared {
             group,
-            database: database.clone(),
+            database,
+            fatal: fatal.clone(),
             progress: Arc::new(Progress::new(found.last().map_or(0, |last| last.index + 1))),
             queue: Queue::default(),
             identity: Mutex::new(found.identity.clone()),
             view: RwLock::new(View::new(&found)),
+            served,
         });
         let writer = Writer::new(shared.clone(), sink, synced, fatal, &found);
         let thread = std::thread::Builder::new()
@@ -134,9 +144,25 @@ impl Log {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// The greatest log id known to be committed; after a restart what the last one had recorded, which may be behind.
+    /// The greatest log id known to be committed; after a restart what the last run had recorded, never less than it had applied
+    /// unless the machine crashed.
     pub fn committed_hint(&self) -> Option<LogId> {
         self.0.shared.view.read().committed
+    }
+
+    /// How far readers may have seen the state before this start.
+    pub fn seen_before(&self) -> Seen {
+        self.0.shared.served.before()
+    }
+
+    /// Notes that entry `log_id`, which is on disk, becomes visible to readers next. One small write, no fsync.
+    pub fn note_served(&self, log_id: LogId) -> Result<(), StoreError> {
+        self.0.shared.served.write(log_id)
+    }
+
+    /// Notes that the state has reached all of [`Log::seen_before`].
+    pub fn note_recovered(&self) -> Result<(), StoreError> {
+        self.0.shared.served.recovered()
     }
 
     /// Numbers for operators.
@@ -197,6 +223,8 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        // On the task of openraft's core, as every method here.
+        faults::point("raft-core");
         let mut view = self.0.shared.view.write();
         view.committed = committed;
         self.0.shared.queue.set_committed(committed);

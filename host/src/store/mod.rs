@@ -3,9 +3,10 @@
 //! ```text
 //! <data dir>/FORMAT  LOCK                    directory  what this directory is, and who has it open
 //!            components/                     directory  encoded components by BLAKE3
-//!            raft/  SYNCED                   log        vote, entries, identity: fsynced before anything is acknowledged
+//!            raft/  SYNCED  SERVED           log        vote, entries, identity: fsynced before anything is acknowledged
 //!            state/<group>/<generation>/     state      the guest's and the host's rows: no WAL, the Raft log is its WAL
 //!            snapshots/<group>/<index>-<term>/ snapshot checkpoints of the state at one log position
+//!            BALLAST  BALLAST.running        space      room to give up when the disk is full
 //! ```
 //!
 //! The page about every column family, key and value is [`columns`]. Two promises are kept apart: `raft/` is durable when a call
@@ -21,12 +22,14 @@ mod options;
 mod pinned;
 mod rows;
 mod snapshot;
+mod space;
 mod state;
 
 pub use directory::DataDir;
 pub use error::StoreError;
 pub use generation::{Generation, View};
-pub use log::{Durable, Log, LogReader, LogStats};
+pub use log::{Durable, Log, LogReader, LogStats, Seen};
 pub use rows::{Batch, Column, Read, Row};
 pub use snapshot::{Checkpoint, Checkpoints};
+pub use space::{Level, Space, SpaceStatus};
 pub use state::State;

@@ -38,6 +38,17 @@ pub(super) fn raft() -> Options {
     options
 }
 
+/// For a copy of a damaged `raft/`: everything up to the first record that is not whole.
+pub(super) fn raft_up_to_damage() -> Options {
+    let mut options = raft();
+    options.create_if_missing(false);
+    options.create_missing_column_families(false);
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // A WAL that is too short is what this is for; `SYNCED` says whether too much is gone.
+    options.set_track_and_verify_wals_in_manifest(false);
+    options
+}
+
 /// The families of `raft/`.
 pub(super) fn raft_families() -> Vec<ColumnFamilyDescriptor> {
     let mut log = family();
@@ -52,6 +63,11 @@ pub(super) fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(true);
     options
+}
+
+/// Writes to `raft/` in a test of the tests: a power cut would take them away.
+pub(super) fn unsynced() -> WriteOptions {
+    WriteOptions::default()
 }
 
 /// For `state/` and checkpoints.

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::files::{create_directory, names, remove_directory, sync_directory};
 use super::generation::Generation;
 use super::{DataDir, Read, StoreError};
+use crate::faults;
 
 /// How many are kept. They share files with the state, so older ones cost what has changed since.
 const KEPT: usize = 3;
@@ -47,7 +48,7 @@ pub struct Checkpoint {
 pub type Position<'a> = &'a dyn Fn(&dyn Read) -> Result<Option<(u64, u64)>, StoreError>;
 
 impl Checkpoints {
-    /// Lists what is there. Removes the unfinished, and loudly what cannot be opened.
+    /// Lists what is there. Removes the unfinished, and loudly what is damaged.
     pub fn open(directory: &DataDir, group: u32) -> Result<Checkpoints, StoreError> {
         let root = directory.snapshots(group);
         create_directory(&root)?;
@@ -60,10 +61,12 @@ impl Checkpoints {
             let path = root.join(encode_name(index, term));
             match Generation::open_read_only(&path, None) {
                 Ok(_) => list.push(Arc::new(Checkpoint { index, term, path })),
-                Err(error) => {
-                    tracing::warn!(%error, "removing a checkpoint that cannot be opened");
+                Err(error) if error.is_damage() => {
+                    tracing::error!(%error, "removing a damaged checkpoint; the one before it is used");
                     remove_directory(&path)?;
                 }
+                // A disk that does not answer now says nothing about the checkpoint.
+                Err(error) => tracing::error!(%error, "a checkpoint cannot be opened and is left alone"),
             }
         }
         list.sort_by_key(|checkpoint| (checkpoint.index, checkpoint.term));
@@ -100,6 +103,23 @@ impl Checkpoints {
         self.0.list.lock().clone()
     }
 
+    /// Leaves out one that cannot be read, now and after a restart. The last one stays: openraft must never be told that there is none.
+    /// Whether it is left out.
+    pub fn discard(&self, broken: &Arc<Checkpoint>) -> bool {
+        let mut list = self.0.list.lock();
+        if list.len() < 2 || !list.iter().any(|kept| Arc::ptr_eq(kept, broken)) {
+            return false;
+        }
+        // The name of something unfinished: the next open removes it, and whoever reads it now may end in peace.
+        let aside = self.0.root.join(format!("{}.tmp", encode_name(broken.index, broken.term)));
+        if let Err(error) = fs::rename(&broken.path, &aside) {
+            tracing::warn!(%error, path = %broken.path.display(), "a broken checkpoint cannot be set aside");
+            return false;
+        }
+        list.retain(|kept| !Arc::ptr_eq(kept, broken));
+        true
+    }
+
     fn publish(&self, temporary: &Path, index: u64, term: u64) -> Result<Option<Arc<Checkpoint>>, StoreError> {
         let same = |checkpoint: &&Arc<Checkpoint>| (checkpoint.index, checkpoint.term) == (index, term);
         let existing = self.0.list.lock().iter().find(same).cloned();
@@ -108,8 +128,10 @@ impl Checkpoints {
             return Ok(existing);
         }
         let path = self.0.root.join(encode_name(index, term));
+        faults::io("checkpoint-before-publish").map_err(StoreError::io("rename to", &path))?;
         fs::rename(temporary, &path).map_err(StoreError::io("rename to", &path))?;
         sync_directory(&self.0.root)?;
+        faults::point("checkpoint-after-publish");
         let checkpoint = Arc::new(Checkpoint { index, term, path });
         let mut list = self.0.list.lock();
         list.push(checkpoint.clone());
@@ -121,6 +143,7 @@ impl Checkpoints {
 
 fn make(from: &Generation, temporary: &Path) -> Result<(), StoreError> {
     let doing = "make a checkpoint";
+    faults::io("checkpoint-before-make").map_err(StoreError::io(doing, from.path()))?;
     rocksdb::checkpoint::Checkpoint::new(from.database())
         .and_then(|checkpoint| checkpoint.create_checkpoint(temporary))
         .map_err(StoreError::rocks(doing, from.path()))

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use super::files::{create_directory, names, remove_directory, sync_directory, write_atomically};
 use super::generation::{Construction, Generation};
 use super::{DataDir, StoreError};
+use crate::faults;
 
 /// The state of one group. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -47,7 +48,10 @@ impl State {
         for other in numbers.iter().filter(|other| **other != number) {
             remove_directory(&root.join(other.to_string()))?;
         }
-        let generation = Generation::open(&root.join(number.to_string()))?;
+        let generation = Generation::open(&root.join(number.to_string())).map_err(|error| match error.is_damage() {
+            true => StoreError::StateDamaged { what: error.to_string(), root: root.clone() },
+            false => error,
+        })?;
         Ok(State(Arc::new(Inner {
             root,
             current: ArcSwap::from_pointee(generation),
@@ -74,15 +78,20 @@ impl State {
     }
 
     /// Puts a generation from [`create`](Self::create) in force: flushed, fsynced, then CURRENT, then visible. When this returns,
-    /// a restart finds the new one. On an error the old one stays in force.
+    /// a restart finds the new one. On an error the old one stays in force, and the same may be tried again.
     pub fn install(&self, generation: Arc<Generation>) -> Result<(), StoreError> {
+        faults::io("install-before-flush").map_err(StoreError::io("flush", generation.path()))?;
         generation.flush()?;
         sync_directory(generation.path())?;
         // Its name must be on disk before CURRENT says it.
         sync_directory(&self.0.root)?;
         let number = generation.path().file_name().and_then(|name| name.to_str()).expect("generations have numbers");
-        write_atomically(&self.0.root.join("CURRENT"), format!("{number}\n").as_bytes())?;
+        let current = self.0.root.join("CURRENT");
+        faults::io("install-before-current").map_err(StoreError::io("write", &current))?;
+        // From here on a restart may find its name in CURRENT, so it stays, whatever fails now.
         generation.establish();
+        write_atomically(&current, format!("{number}\n").as_bytes())?;
+        faults::io("install-after-current").map_err(StoreError::io("write", &current))?;
         self.0.current.swap(generation).doom();
         Ok(())
     }

@@ -15,6 +15,9 @@ use crate::config;
 /// A node that hands over leadership and flushes is done well within this.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A playground works on a disk that has little left; nodes of one's own keep more.
+const MIN_FREE_BYTES: u64 = 64 << 20;
+
 /// Names and addresses, before anything runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -92,6 +95,7 @@ impl Nodes {
             .arg(format!("--grpc_addr={}", node.grpc_addr))
             .arg(format!("--raft_addr={}", node.raft_addr))
             .arg(format!("--log_level={log_level}"))
+            .arg(format!("--min_free_bytes={MIN_FREE_BYTES}"))
             .arg("--raft_data_dir")
             .arg(&self.directory.path);
         if position == 0 {

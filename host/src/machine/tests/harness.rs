@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use super::super::{Answer, Machine, Options, QueryCall, StateMachine, WatchCall,
 use super::guest_text::request;
 use crate::codec::{self, Command};
 use crate::guest::{Cause, Component};
-use crate::store::{Checkpoints, DataDir, Log, State, StoreError};
+use crate::store::{Checkpoints, Column, DataDir, Log, Read, Space, State, StoreError};
 use crate::types::{CommittedLeaderId, Entry, Fatal, GROUP, LogId, Membership, NodeMode, Origin};
 
 /// Everything is durable at once.
@@ -25,6 +26,10 @@ pub(super) struct Open;
 
 impl Gate for Open {
     fn wait_durable(&self, _: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn note_served(&self, _: LogId) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -52,9 +57,11 @@ pub(super) fn start_in(place: TempDir, gate: Arc<dyn Gate>) -> TestNode {
         state: State::open(&directory, GROUP).unwrap(),
         checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),
         log: Log::open(&directory, GROUP, fatal.clone()).unwrap(),
+        space: Space::open(&directory, 0).unwrap(),
         node: 1,
         boot: 1,
         fatal,
+        snapshot_pace: Default::default(),
         query_threads: 2,
         query_queue_max: 16,
     };
@@ -97,6 +104,19 @@ impl TestNode {
             memo: Default::default(),
         };
         self.machine.watch_step(call).await.unwrap()
+    }
+
+    /// Rows of the state in force, the host's included.
+    pub(super) fn state_rows(&self) -> usize {
+        let mut rows = 0;
+        for column in [Column::Data, Column::System] {
+            let mut count = |_: &[u8], _: &[u8]| {
+                rows += 1;
+                ControlFlow::Continue(())
+            };
+            self.options.state.current().scan(column, &[], None, false, &mut count).unwrap();
+        }
+        rows
     }
 
     /// Stops it and gives back its directory, as a kill would leave it after a flush.

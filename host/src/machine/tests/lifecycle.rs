@@ -15,7 +15,7 @@ use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::{Reason, Stepped, Verdict};
 use crate::store::{State, StoreError};
-use crate::types::{Entry, EntryData, GROUP, NodeMode};
+use crate::types::{Entry, EntryData, GROUP, LogId, NodeMode};
 
 fn reply(text: &'static str) -> Verdict {
     Verdict::Reply(Bytes::from_static(text.as_bytes()))
@@ -152,6 +152,10 @@ impl Gate for Held {
         Ok(())
     }
 
+    fn note_served(&self, _: LogId) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
         Box::pin(async { Ok(()) })
     }
@@ -199,6 +203,10 @@ async fn failing_disk_ends_the_node_and_acknowledges_nothing() {
     impl Gate for Broken {
         fn wait_durable(&self, _: u64) -> Result<(), StoreError> {
             Err(StoreError::Poisoned("fsync failed".into()))
+        }
+
+        fn note_served(&self, _: LogId) -> Result<(), StoreError> {
+            Ok(())
         }
         fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
             Box::pin(async { Ok(()) })

@@ -29,16 +29,16 @@ fn follower(component: Component) -> TestNode {
 
 async fn frames(node: &mut TestNode) -> Vec<Bytes> {
     let snapshot = node.state_machine.get_current_snapshot().await.unwrap().unwrap();
-    let mut sending = node.machine.snapshots().send(&snapshot.snapshot);
+    let mut sending = node.machine.snapshots().send(&snapshot.snapshot, 2, "nodeB");
     let mut frames = Vec::new();
-    while let Some(frame) = sending.recv().await {
+    while let Some(frame) = sending.frames.recv().await {
         frames.push(frame.unwrap());
     }
     frames
 }
 
 async fn receive(node: &TestNode, frames: Vec<Bytes>) -> Result<SnapshotData, SnapshotError> {
-    let receiving = node.machine.snapshots().receive().unwrap();
+    let receiving = node.machine.snapshots().receive(Some(1), "nodeA").unwrap();
     for frame in frames {
         receiving.push(frame).await;
     }
@@ -141,7 +141,7 @@ async fn damaged_and_cut_snapshots_change_nothing_and_leave_room_for_the_next() 
 async fn one_snapshot_is_received_at_a_time() {
     let (mut from, to) = (leader(faithful()).await, follower(faithful()));
     let first = receive(&to, frames(&mut from).await).await.unwrap();
-    assert!(matches!(to.machine.snapshots().receive(), Err(SnapshotError::Busy)), "one waits to be installed");
+    assert!(matches!(to.machine.snapshots().receive(None, ""), Err(SnapshotError::Busy)), "one waits to be installed");
     drop(first);
     assert!(receive(&to, frames(&mut from).await).await.is_ok());
 }
@@ -162,4 +162,38 @@ async fn builder_hands_over_a_checkpoint_once_and_makes_one_only_when_forced() {
 async fn nothing_applied_means_no_snapshot() {
     let node = start();
     assert!(matches!(node.machine.snapshots().take().await, Err(SnapshotError::Empty)));
+}
+
+/// A checkpoint shares its files with the state and with older ones; this one's own are broken.
+fn break_files(directory: &std::path::Path) {
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    for file in files.filter(|path| path.extension().is_some_and(|extension| extension == "sst")) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[..64].iter_mut().for_each(|byte| *byte ^= 0x55);
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, bytes).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_read_is_left_out_and_another_one_is_sent() {
+    let (mut from, to) = (leader(faithful()).await, follower(faithful()));
+    from.apply(vec![puts(4, &[("c", "3")])]).await;
+    assert_eq!(from.machine.snapshots().take().await.unwrap(), 4);
+    for expected in [3, 5] {
+        let broken = from.machine.snapshots().newest().unwrap().1;
+        break_files(&broken.path);
+        if expected == 5 {
+            from.apply(vec![puts(5, &[("d", "4")])]).await;
+        }
+        let snapshot = SnapshotData::Checkpoint(broken);
+        let mut sending = from.machine.snapshots().send(&snapshot, 2, "nodeB");
+        let mut last = None;
+        while let Some(frame) = sending.frames.recv().await {
+            last = Some(frame);
+        }
+        assert!(last.unwrap().is_err(), "it cannot be read");
+        assert_eq!(from.machine.snapshots().newest().unwrap().1.index, expected);
+    }
+    assert!(receive(&to, frames(&mut from).await).await.is_ok());
 }

@@ -44,6 +44,19 @@ pub enum MembershipError {
         /// In hex.
         ours: String,
     },
+    /// The joiner's data is from before a recovery.
+    #[error(
+        "{name:?} holds data of incarnation {theirs} of this cluster, which is in incarnation {ours} since a recovery from a lost \
+         majority; that data was left behind: start the node with an empty data directory, then add it"
+    )]
+    LeftBehind {
+        /// The joiner.
+        name: String,
+        /// Its incarnation.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
     /// A known name on another disk.
     #[error(
         "{name:?} is in the configuration with another data directory (node {known:016x}, now {found:016x}); remove it first, then add it"

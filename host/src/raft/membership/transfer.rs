@@ -1,24 +1,30 @@
 //! Handing leadership over, and telling the leader where this node is now. Elects nobody itself.
 //!
 //! openraft never takes a hand-over back: once asked, this leader accepts no more commands. So a target must have been heard of
-//! a moment ago and hold nearly the whole log, and when it does not take over in time the next such voter is asked.
+//! a moment ago and hold nearly the whole log, and when it does not take over in time the next such voter is asked; after the last, this
+//! node ends its leadership itself and stands again.
 
 use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
+use openraft::raft::VoteRequest;
+use tokio::time::sleep;
 
 use super::{Members, MembershipError, Metrics, find_name, leader_node, matched, metrics};
 use crate::raft::link::Lane;
 use crate::raft::peer::SetAddressesRequest;
-use crate::raft::{Raft, wire};
-use crate::types::{Node, NodeId};
+use crate::raft::{Raft, probe, wire};
+use crate::types::{Node, NodeId, Vote};
 
 /// A target may lack this many entries when it is asked; it waits for them before it stands.
 const TARGET_LAG_ENTRIES: u64 = 64;
 
 /// A target has acknowledged a heartbeat within this many intervals.
 const TARGET_HEARD_INTERVALS: u32 = 2;
+
+/// How often a voter that others wait for is looked at.
+const GONE_POLL: Duration = Duration::from_millis(50);
 
 /// Between attempts to have new addresses recorded.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
@@ -52,46 +58,73 @@ impl Members {
 
     async fn hand_over(&self, raft: &Raft, wanted: impl Fn(NodeId) -> bool) -> Result<(), MembershipError> {
         let me = self.0.me.node_id;
-        let mut asked: Vec<NodeId> = Vec::new();
+        let (mut tried, mut asked): (Vec<NodeId>, usize) = Default::default();
         loop {
             let now = metrics(raft);
             if now.current_leader != Some(me) {
-                return match asked.is_empty() {
-                    true => Err(MembershipError::NotLeader { leader: leader_node(&now) }),
-                    false => self.await_successor(raft, self.0.timeouts.election).await,
+                return match asked {
+                    0 => Err(MembershipError::NotLeader { leader: leader_node(&now) }),
+                    _ => self.await_successor(raft, self.0.timeouts.heartbeat, None).await,
                 };
             }
-            let usable = |id: NodeId| wanted(id) && !asked.contains(&id);
-            let target = match asked.is_empty() {
-                true => self.await_target(raft, usable).await,
+            let usable = |id: NodeId| wanted(id) && !tried.contains(&id);
+            let target = match asked {
+                0 => self.await_target(raft, usable).await,
                 // A leader that hands over sends no heartbeats, so what was heard before must do.
-                false => self.targets(&now, Duration::MAX).into_iter().find(|&id| usable(id)),
+                _ => self.targets(&now, Duration::MAX).into_iter().find(|&id| usable(id)),
             };
-            let Some(target) = target else { return Err(no_target(&asked)) };
-            asked.push(target);
+            let Some(target) = target else {
+                if asked > 0 {
+                    self.take_back(raft, tried[tried.len() - 1]).await;
+                }
+                return Err(no_target(asked));
+            };
+            tried.push(target);
+            if self.refuses(&now, target).await {
+                continue;
+            }
+            asked += 1;
             tracing::info!(target = format_args!("{target:016x}"), "handing leadership over");
             let stopped = |error: openraft::errors::Fatal<_>| MembershipError::Stopped(error.to_string());
             raft.trigger().transfer_leader(target).await.map_err(stopped)?;
-            if self.await_successor(raft, self.0.timeouts.election_min()).await.is_ok() {
+            if self.await_successor(raft, self.0.timeouts.election_min(), Some(target)).await.is_ok() {
                 return Ok(());
             }
         }
     }
 
-    /// The best target, once there is one; none after a whole heartbeat timeout without.
+    /// Makes a leader that nobody replaced useful again. openraft never takes a hand-over back: the leader stays, silent and without
+    /// taking commands. So it grants `target` the vote it was to ask for, as if it had asked with a log like ours, which ends this
+    /// leadership; then it stands itself, in the next term. Should the target ask yet, its log is looked at as ever.
+    async fn take_back(&self, raft: &Raft, target: NodeId) {
+        let last_log_id = raft.data_metrics().borrow_watched().last_log;
+        let term = metrics(raft).vote.leader_id.term + 1;
+        let request = VoteRequest { vote: Vote::new(term, target), last_log_id, leadership_transfer: true };
+        tracing::warn!(term, "nobody took leadership over; stepping down and standing again");
+        // An error of either is a core that stopped, which the watchdog sees.
+        if raft.vote(request).await.is_ok() {
+            let _ = raft.trigger().elect(true).await;
+        }
+    }
+
+    /// The best target, once there is one; none after a whole heartbeat timeout without, or when nobody else is there at all.
     async fn await_target(&self, raft: &Raft, usable: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let heard = self.0.timeouts.heartbeat_interval() * TARGET_HEARD_INTERVALS;
-        let deadline = tokio::time::Instant::now() + self.0.timeouts.heartbeat;
         let mut changes = raft.metrics();
-        loop {
-            let now = changes.borrow_and_update().clone();
-            let target = self.targets(&now, heard).into_iter().find(|&id| usable(id));
-            if target.is_some() || now.current_leader != Some(self.0.me.node_id) {
-                return target;
+        let found = async {
+            loop {
+                let now = changes.borrow_and_update().clone();
+                let target = self.targets(&now, heard).into_iter().find(|&id| usable(id));
+                if target.is_some() || now.current_leader != Some(self.0.me.node_id) || changes.changed().await.is_err()
+                {
+                    return target;
+                }
             }
-            if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
-                return None;
-            }
+        };
+        tokio::select! {
+            found = found => found,
+            () = sleep(self.0.timeouts.heartbeat) => None,
+            () = self.everybody_gone(raft) => None,
         }
     }
 
@@ -113,12 +146,56 @@ impl Members {
         targets.into_iter().map(|(_, id)| id).collect()
     }
 
-    async fn await_successor(&self, raft: &Raft, limit: Duration) -> Result<(), MembershipError> {
+    /// Waits for another leader, `limit` at most, and not in vain: no longer than the process of `target` is there, or that of any
+    /// other voter.
+    async fn await_successor(
+        &self,
+        raft: &Raft,
+        limit: Duration,
+        target: Option<NodeId>,
+    ) -> Result<(), MembershipError> {
         let me = self.0.me.node_id;
         let succeeded = |metrics: &Metrics| metrics.current_leader.is_some_and(|leader| leader != me);
-        match raft.wait(Some(limit)).metrics(succeeded, "another node leads").await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(MembershipError::NotTransferred(format!("no other node leads after {limit:?}"))),
+        let gone = async {
+            match target {
+                Some(target) => self.gone(raft, |id| id == target).await,
+                None => self.everybody_gone(raft).await,
+            }
+        };
+        let failed = |reason: String| Err(MembershipError::NotTransferred(reason));
+        let wait = raft.wait(Some(limit));
+        tokio::select! {
+            found = wait.metrics(succeeded, "another node leads") => match found {
+                Ok(_) => Ok(()),
+                Err(_) => failed(format!("no other node leads after {limit:?}")),
+            },
+            () = gone => failed("who was to take over is gone".into()),
+        }
+    }
+
+    async fn everybody_gone(&self, raft: &Raft) {
+        self.gone(raft, |_| true).await;
+    }
+
+    /// Completes when nothing listens any more at the peer ports of those voters, this node aside.
+    async fn gone(&self, raft: &Raft, which: impl Fn(NodeId) -> bool) {
+        loop {
+            let now = metrics(raft);
+            let mut all_gone = true;
+            for id in now.membership_config.voter_ids().filter(|id| *id != self.0.me.node_id && which(*id)) {
+                all_gone = all_gone && self.refuses(&now, id).await;
+            }
+            if all_gone {
+                return;
+            }
+            sleep(GONE_POLL).await;
+        }
+    }
+
+    async fn refuses(&self, now: &Metrics, id: NodeId) -> bool {
+        match now.membership_config.get_node(&id) {
+            Some(node) => probe::refuses(&node.raft_addr, self.0.timeouts.probe()).await,
+            None => true,
         }
     }
 
@@ -168,9 +245,11 @@ impl Members {
     }
 }
 
-fn no_target(asked: &[NodeId]) -> MembershipError {
-    MembershipError::NotTransferred(match asked.is_empty() {
-        true => "no voter that could take over answers and has the whole log".into(),
-        false => format!("{} voters were asked and none took over in time", asked.len()),
+fn no_target(asked: usize) -> MembershipError {
+    MembershipError::NotTransferred(match asked {
+        0 => "no voter that could take over answers and has the whole log".into(),
+        _ => format!(
+            "{asked} voters were asked and none took over in time; this node stepped down and stands for election again"
+        ),
     })
 }

@@ -16,6 +16,8 @@ use super::super::columns::{LOG, entry_bytes};
 use super::super::pinned::Pinned;
 use super::Shared;
 use super::recovery::{range_options, walk};
+use super::tail::View;
+use crate::faults;
 use crate::types::{Entry, TypeConfig, Vote};
 
 /// Bytes of entries in one read for replication or apply, at least one entry: one peer message, one step of the apply stream.
@@ -40,25 +42,14 @@ impl LogReader {
         LogReader(shared)
     }
 
-    /// What of `range` the log has now.
-    fn present(&self, range: impl RangeBounds<u64>) -> Range<u64> {
-        let view = self.0.view.read();
-        let start = match range.start_bound() {
-            Bound::Included(start) => *start,
-            Bound::Excluded(before) => before.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(last) => last.saturating_add(1),
-            Bound::Excluded(end) => *end,
-            Bound::Unbounded => u64::MAX,
-        };
-        start.max(view.first())..end.min(view.end())
+    /// Entries of `indexes`, all of which the log must have, until they exceed `bytes_max`; at least one.
+    async fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let plan = self.plan(&self.0.view.read(), indexes, bytes_max)?;
+        self.follow(plan, bytes_max).await
     }
 
     /// Decides under the lock, so that what is read belongs to one moment; reads no disk under it.
-    fn plan(&self, indexes: Range<u64>, bytes_max: usize) -> Result<Plan, StoreError> {
-        let view = self.0.view.read();
+    fn plan(&self, view: &View, indexes: Range<u64>, bytes_max: usize) -> Result<Plan, StoreError> {
         if indexes.is_empty() {
             return Ok(Plan::Memory(Vec::new()));
         }
@@ -81,14 +72,18 @@ impl LogReader {
         Ok(Plan::Disk { pinned, indexes: on_disk, then })
     }
 
-    /// Entries of `indexes`, all of which the log must have, until they exceed `bytes_max`; at least one.
-    async fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        match self.plan(indexes, bytes_max)? {
+    /// Serves a plan, up to `bytes_max`; at least one entry. A log that cannot be read, or fails a checksum, ends this node with the
+    /// reason; nobody is served what may be wrong.
+    async fn follow(&self, plan: Plan, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        match plan {
             Plan::Memory(entries) => Ok(entries),
             Plan::Disk { pinned, indexes, then } => {
                 let group = self.0.group;
                 let reading = move || read_disk(&pinned, group, indexes, bytes_max);
-                let mut entries = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other)??;
+                let read = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other)?;
+                let mut entries = read.inspect_err(|error| {
+                    self.0.fatal.raise(format!("the log could not be read: {error}"));
+                })?;
                 entries.extend(then);
                 Ok(entries)
             }
@@ -96,8 +91,24 @@ impl LogReader {
     }
 }
 
+/// What of `range` the log has.
+fn present(view: &View, range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start.max(view.first())..end.min(view.end())
+}
+
 fn read_disk(pinned: &Pinned, group: u32, indexes: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, StoreError> {
     let path = pinned.path();
+    faults::io("log-read").map_err(StoreError::io("read the log in", path))?;
     let rows = pinned.snapshot().raw_iterator_cf_opt(pinned.family(LOG), range_options(group, indexes.clone()));
     let mut entries = Vec::new();
     let mut bytes = 0;
@@ -125,7 +136,11 @@ impl RaftLogReader<TypeConfig> for LogReader {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        self.read(self.present(range), usize::MAX).await
+        let plan = {
+            let view = self.0.view.read();
+            self.plan(&view, present(&view, &range), usize::MAX)?
+        };
+        self.follow(plan, usize::MAX).await
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -141,7 +156,7 @@ impl RaftLogReader<TypeConfig> for LogReader {
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
         let reader = LogReader(self.0.clone());
-        let present = self.present(range);
+        let present = present(&self.0.view.read(), &range);
         let chunks = try_unfold((reader, present), |(reader, left)| async move {
             let entries = reader.read(left.clone(), READ_BYTES_MAX).await?;
             let left = left.start + entries.len() as u64..left.end;

@@ -1,17 +1,25 @@
-//! What a log on disk holds, checked record by record when it is opened. Changes nothing: damage is reported, never repaired.
+//! What a log on disk holds, checked when it is opened. Changes nothing: damage is reported, never repaired.
+//!
+//! The records in `meta`, the first entry, and the newest entries up to [`CHECKED_BYTES`] are checked at open: each passes its checksum, none
+//! is missing, terms never go back. What is older is checked in the same way whenever it is read.
 
 use std::ops::Range;
 use std::path::Path;
 
-use openraft::entry::RaftEntry;
-use rocksdb::{ColumnFamily, DB, DBAccess, DBRawIteratorWithThreadMode, ReadOptions};
+use rocksdb::{ColumnFamily, DB, DBAccess, DBRawIteratorWithThreadMode, Range as KeyRange, ReadOptions};
 use serde::de::DeserializeOwned;
 
 use super::super::StoreError;
-use super::super::columns::{LOG, META, Meta, decode_entry, decode_log_key, encode_meta_key, log_keys};
+use super::super::columns::{
+    ENTRY_BESIDE_PAYLOAD_BYTES, LOG, META, Meta, check_entry, decode_entry, decode_log_key, encode_meta_key, log_keys,
+};
 use super::super::pinned::family;
+use super::synced::Ends;
 use crate::codec::decode_record;
 use crate::types::{Entry, Identity, LogId, Vote};
+
+/// Bytes of log on disk that are checked at open. What a node keeps by default is far less; a log of gigabytes must not keep it from starting.
+const CHECKED_BYTES: u64 = 256 << 20;
 
 /// A log that is sound.
 #[derive(Debug)]
@@ -23,6 +31,8 @@ pub(super) struct Found {
     pub(super) identity: Option<Identity>,
     /// Index of the first entry present.
     pub(super) first: Option<u64>,
+    /// Bytes of all entries, about as `columns::entry_bytes` counts them.
+    pub(super) bytes: u64,
     last_entry: Option<LogId>,
 }
 
@@ -31,42 +41,127 @@ impl Found {
     pub(super) fn last(&self) -> Option<LogId> {
         self.last_entry.or(self.purged)
     }
+
+    /// In the form in which it was promised.
+    pub(super) fn ends(&self) -> Ends {
+        let (node, boot) = self.identity.as_ref().map_or((0, 0), |identity| (identity.node_id, identity.boot));
+        Ends { vote: self.vote, last: self.last(), node, boot }
+    }
 }
 
-/// Reads all of it: every record passes its checksum, no index is missing, terms never go back, and it begins behind what was
-/// purged.
+/// Reads what the file's head says.
 pub(super) fn check(database: &DB, path: &Path, group: u32) -> Result<Found, StoreError> {
-    let purged: Option<LogId> = meta(database, path, group, Meta::Purged)?;
+    check_newest(database, path, group, CHECKED_BYTES)
+}
+
+/// As [`check`], with another bound.
+pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -> Result<Found, StoreError> {
     let mut found = Found {
         vote: meta(database, path, group, Meta::Vote)?,
         committed: meta(database, path, group, Meta::Committed)?,
         identity: meta(database, path, group, Meta::Identity)?,
-        purged,
+        purged: meta(database, path, group, Meta::Purged)?,
         first: None,
+        bytes: 0,
         last_entry: None,
     };
-    let all = database.raw_iterator_cf_opt(family(database, LOG), range_options(group, 0..u64::MAX));
-    let mut before = purged;
-    walk(all, path, group, |entry| {
-        let log_id = entry.log_id();
-        if let Some(before) = before
-            && (log_id.index != before.index + 1 || log_id.leader_id < before.leader_id)
-        {
-            return Err(StoreError::damaged(path, format!("entry {log_id} follows {before}")));
+    if let Some((first, last)) = outermost(database, path, group)? {
+        if found.purged.is_some_and(|purged| purged.index + 1 != first) {
+            let text = format!(
+                "the first log entry is {first}, and entries up to {} were purged",
+                found.purged.map_or(0, |id| id.index)
+            );
+            return Err(StoreError::damaged(path, text));
         }
-        before = Some(log_id);
-        found.first.get_or_insert(log_id.index);
-        Ok(true)
-    })?;
-    if found.first.is_some() {
-        found.last_entry = before;
+        let from = newest_within(database, group, first..last + 1, bytes);
+        if from > first {
+            tracing::info!(first, last, from, "the log is long: entries before `from` are checked when they are read");
+        }
+        let before = found.purged.filter(|_| from == first);
+        found.first = Some(first);
+        let (last_entry, checked) = check_range(database, path, group, from..last + 1, before)?;
+        found.last_entry = Some(last_entry);
+        // Of the older ones as many bytes each as of the newer.
+        let whole = u128::from(checked) * u128::from(last + 1 - first) / u128::from(last + 1 - from);
+        found.bytes = u64::try_from(whole).unwrap_or(u64::MAX);
     }
     if found.committed > found.last() {
         tracing::warn!(committed = ?found.committed, last = ?found.last(), "ignoring a committed hint beyond the log");
         // What was purged had been committed.
-        found.committed = purged;
+        found.committed = found.purged;
     }
     Ok(found)
+}
+
+/// Indexes of the first and the last entry.
+fn outermost(database: &DB, path: &Path, group: u32) -> Result<Option<(u64, u64)>, StoreError> {
+    let mut rows = database.raw_iterator_cf_opt(family(database, LOG), range_options(group, 0..u64::MAX));
+    rows.seek_to_first();
+    let first = rows.key().map(|key| index_of(key, path, group)).transpose()?;
+    if first.is_some() {
+        rows.seek_to_last();
+    }
+    let last = rows.key().map(|key| index_of(key, path, group)).transpose()?;
+    rows.status().map_err(StoreError::rocks("read the log", path))?;
+    Ok(first.zip(last))
+}
+
+/// Where the newest entries of `indexes` begin that have about `bytes` on disk.
+fn newest_within(database: &DB, group: u32, indexes: Range<u64>, bytes: u64) -> u64 {
+    let keys = log_keys(group, indexes.clone());
+    let all = database.get_approximate_sizes_cf(family(database, LOG), &[KeyRange::new(&keys.start, &keys.end)]);
+    let all = all.first().copied().unwrap_or(0);
+    if all <= bytes {
+        return indexes.start;
+    }
+    let count = indexes.end - indexes.start;
+    let newest = u128::from(count) * u128::from(bytes) / u128::from(all);
+    indexes.end - u64::try_from(newest).unwrap_or(count).clamp(1, count)
+}
+
+/// Checks every entry of `indexes`, all of which must be there, after `before`. The last one's log id, and the bytes of all.
+fn check_range(
+    database: &DB,
+    path: &Path,
+    group: u32,
+    indexes: Range<u64>,
+    mut before: Option<LogId>,
+) -> Result<(LogId, u64), StoreError> {
+    let mut rows = database.raw_iterator_cf_opt(family(database, LOG), range_options(group, indexes.clone()));
+    rows.seek_to_first();
+    let mut next = indexes.start;
+    let mut bytes = 0;
+    while let Some((key, value)) = rows.item() {
+        let index = index_of(key, path, group)?;
+        let (log_id, _, payload) =
+            check_entry(group, index, value).map_err(|error| entry_damaged(path, index, &error))?;
+        if index != next {
+            return Err(StoreError::damaged(path, format!("log entry {next} is missing")));
+        }
+        if let Some(before) = before.filter(|before| log_id.leader_id < before.leader_id) {
+            return Err(StoreError::damaged(path, format!("entry {log_id} follows {before}")));
+        }
+        before = Some(log_id);
+        bytes += (payload.len() + ENTRY_BESIDE_PAYLOAD_BYTES) as u64;
+        next += 1;
+        rows.next();
+    }
+    rows.status().map_err(StoreError::rocks("read the log", path))?;
+    match before.filter(|_| next == indexes.end) {
+        Some(last) => Ok((last, bytes)),
+        None => Err(StoreError::damaged(path, format!("log entry {next} is missing"))),
+    }
+}
+
+fn index_of(key: &[u8], path: &Path, group: u32) -> Result<u64, StoreError> {
+    match decode_log_key(key).filter(|(of, _)| *of == group) {
+        Some((_, index)) => Ok(index),
+        None => Err(StoreError::damaged(path, format!("a key of {} bytes is not a log key", key.len()))),
+    }
+}
+
+fn entry_damaged(path: &Path, index: u64, error: &crate::codec::CodecError) -> StoreError {
+    StoreError::damaged(path, format!("log entry {index}: {error}"))
 }
 
 /// Calls `each` with the entries of an iterator made with [`range_options`], in order, while it returns true.
@@ -78,11 +173,8 @@ pub(super) fn walk<D: DBAccess>(
 ) -> Result<(), StoreError> {
     rows.seek_to_first();
     while let Some((key, value)) = rows.item() {
-        let Some((_, index)) = decode_log_key(key).filter(|(of, _)| *of == group) else {
-            return Err(StoreError::damaged(path, format!("a key of {} bytes is not a log key", key.len())));
-        };
-        let entry = decode_entry(group, index, value)
-            .map_err(|error| StoreError::damaged(path, format!("log entry {index}: {error}")))?;
+        let index = index_of(key, path, group)?;
+        let entry = decode_entry(group, index, value).map_err(|error| entry_damaged(path, index, &error))?;
         if !each(entry)? {
             return Ok(());
         }

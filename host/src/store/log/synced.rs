@@ -1,12 +1,14 @@
 //! `SYNCED`: what the last fsync of the log made durable, beside the log itself. Tells damage from a torn tail: what was not yet
-//! synced may be missing after a crash, what was synced may not.
+//! synced may be missing after a crash, what was synced may not. Also names the node, so that a log of another node is noticed.
 //!
+//! - Made, and fsynced, before the log is: where a log is and no `SYNCED`, it was taken away.
 //! - Rewritten in place after each fsync and before anyone is told. Not fsynced itself: exact after a process crash, a lower bound
 //!   after a power cut.
 //! - Lowered, and then fsynced, before the log is cut: so it is never above the disk.
 //!
-//! One slot of [`SLOT_BYTES`] per group: version u8, flags u8, two zero bytes, vote term u64, vote node u64, last term u64, last node
-//! u64, last index u64, crc32c u32 over the group and all before; big-endian.
+//! One slot of [`SLOT_BYTES`] per group, in it the same record twice, [`COPY_BYTES`] apart, so that a rotten bit takes nothing away:
+//! version u8, flags u8, two zero bytes, vote term u64, vote node u64, last term u64, last node u64, last index u64, NodeId u64, boot
+//! u64, crc32c u32 over the group and all before; big-endian.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -14,17 +16,70 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::super::StoreError;
-use crate::types::{CommittedLeaderId, LogId, Vote};
+use super::super::files::sync_directory;
+use crate::faults;
+use crate::types::{CommittedLeaderId, LogId, NodeId, Vote};
 
-const SLOT_BYTES: u64 = 64;
-const RECORD_BYTES: usize = 48;
+const SLOT_BYTES: usize = 256;
+const COPY_BYTES: usize = 128;
+const RECORD_BYTES: usize = 64;
+/// Where the checksum stands in a record.
+const CHECKED_BYTES: usize = RECORD_BYTES - 4;
 const VERSION: u8 = 1;
 const FLAG_VOTE: u8 = 1;
 const FLAG_VOTE_COMMITTED: u8 = 2;
 const FLAG_LAST: u8 = 4;
 
-/// What was synced: the vote and the last log id.
-type Ends = (Option<Vote>, Option<LogId>);
+/// What was synced, or what is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) vote: Option<Vote>,
+    pub(super) last: Option<LogId>,
+    /// Of the identity; 0 before there is one.
+    pub(super) node: NodeId,
+    /// Of the identity; 0 before there is one.
+    pub(super) boot: u64,
+}
+
+impl Ends {
+    /// Whether a new log holds as much.
+    pub(super) fn is_nothing(&self) -> bool {
+        *self == Ends::default()
+    }
+
+    /// What `found` lacks of this, in words; `None` when nothing.
+    pub(super) fn missing_in(&self, found: &Ends) -> Option<String> {
+        if self.node != 0 && found.node != 0 && found.node != self.node {
+            return Some(format!(
+                "raft/ is the log of node id {:016x}, and SYNCED belongs to {:016x}: directories of two nodes were mixed",
+                found.node, self.node
+            ));
+        }
+        let less = |what: &str, found: String, synced: String| {
+            Some(format!("{what} is {found}, and {synced} had been synced"))
+        };
+        if found.last < self.last {
+            return less("the last log id on disk", show(&found.last), show(&self.last));
+        }
+        if found.vote < self.vote {
+            return less("the vote on disk", show(&found.vote), show(&self.vote));
+        }
+        if (found.node, found.boot) < (self.node, self.boot) {
+            let identity = |ends: &Ends| format!("node id {:016x} at start {}", ends.node, ends.boot);
+            return less("the identity on disk", identity(found), identity(self));
+        }
+        None
+    }
+
+    fn max(self, other: Ends) -> Ends {
+        if other.missing_in(&self).is_some() { other } else { self }
+    }
+}
+
+/// As operators read it.
+fn show(value: &Option<impl std::fmt::Display>) -> String {
+    value.as_ref().map_or("none".into(), ToString::to_string)
+}
 
 pub(super) struct Synced {
     file: File,
@@ -33,7 +88,17 @@ pub(super) struct Synced {
 }
 
 impl Synced {
-    pub(super) fn open(path: &Path, group: u32) -> Result<Synced, StoreError> {
+    /// Opens the file, and makes it if the log at `raft` is still to be made. Durable on return.
+    pub(super) fn open(path: &Path, group: u32, raft: &Path) -> Result<Synced, StoreError> {
+        let is_new = match std::fs::metadata(path) {
+            Ok(metadata) => metadata.len() == 0,
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
+            Err(error) => return Err(StoreError::io("look at", path)(error)),
+        };
+        if is_new && raft.join("CURRENT").exists() {
+            let text = "it is missing, and there is a log: nobody can tell whether that log is whole";
+            return Err(StoreError::damaged(path, text));
+        }
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -41,84 +106,97 @@ impl Synced {
             .write(true)
             .open(path)
             .map_err(StoreError::io("open", path))?;
-        Ok(Synced { file, path: path.to_owned(), group })
+        let synced = Synced { file, path: path.to_owned(), group };
+        if is_new {
+            synced.lower(&Ends::default())?;
+            sync_directory(path.parent().expect("a file in the data directory has a parent"))?;
+        }
+        Ok(synced)
     }
 
-    /// Refuses a log that holds less than was synced.
-    pub(super) fn compare(&self, vote: Option<Vote>, last: Option<LogId>) -> Result<(), StoreError> {
-        let Some((synced_vote, synced_last)) = self.read()? else { return Ok(()) };
-        let less = |what: &str, found: String, synced: String| {
-            let text = format!("the {what} on disk is {found}, and {synced} had been synced");
-            Err(StoreError::damaged(&self.path, text))
-        };
-        if vote < synced_vote {
-            return less("vote", format!("{vote:?}"), format!("{synced_vote:?}"));
+    /// What was synced. An error when both copies are damaged.
+    pub(super) fn read(&self) -> Result<Ends, StoreError> {
+        let mut slot = [0; SLOT_BYTES];
+        let mut length = 0;
+        while length < SLOT_BYTES {
+            match self.file.read_at(&mut slot[length..], self.offset() + length as u64) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(StoreError::io("read", &self.path)(error)),
+            }
         }
-        if last < synced_last {
-            return less("last log id", format!("{last:?}"), format!("{synced_last:?}"));
+        match [0, COPY_BYTES].map(|at| decode(self.group, &slot[at..at + RECORD_BYTES])) {
+            // A power cut between the two sectors leaves two that differ, and both hold.
+            [Some(one), Some(other)] => Ok(one.max(other)),
+            [Some(one), None] | [None, Some(one)] => {
+                tracing::warn!(path = %self.path.display(), "one of the two copies was damaged; the other one counts");
+                Ok(one)
+            }
+            [None, None] => {
+                let text = "both copies of its record are damaged: nobody can tell whether the log beside it is whole";
+                Err(StoreError::damaged(&self.path, text))
+            }
         }
-        Ok(())
     }
 
     /// After an fsync of the log.
-    pub(super) fn write(&self, vote: Option<Vote>, last: Option<LogId>) -> Result<(), StoreError> {
-        self.file
-            .write_all_at(&encode(self.group, vote, last), self.offset())
-            .map_err(StoreError::io("write", &self.path))
+    pub(super) fn write(&self, ends: &Ends) -> Result<(), StoreError> {
+        faults::io("synced-before-write").map_err(StoreError::io("write", &self.path))?;
+        let mut slot = [0; SLOT_BYTES];
+        let record = encode(self.group, ends);
+        slot[..RECORD_BYTES].copy_from_slice(&record);
+        slot[COPY_BYTES..COPY_BYTES + RECORD_BYTES].copy_from_slice(&record);
+        self.file.write_all_at(&slot, self.offset()).map_err(StoreError::io("write", &self.path))?;
+        faults::io("synced-after-write").map_err(StoreError::io("write", &self.path))
     }
 
-    /// Before the log is cut down to `last`. On disk when it returns.
-    pub(super) fn lower(&self, vote: Option<Vote>, last: Option<LogId>) -> Result<(), StoreError> {
-        self.write(vote, last)?;
+    /// Before the log is cut down. On disk when it returns.
+    pub(super) fn lower(&self, ends: &Ends) -> Result<(), StoreError> {
+        self.write(ends)?;
         self.file.sync_data().map_err(StoreError::io("fsync", &self.path))
     }
 
-    /// `None` when there is no record or a power cut tore it.
-    fn read(&self) -> Result<Option<Ends>, StoreError> {
-        let mut record = [0; RECORD_BYTES];
-        match self.file.read_exact_at(&mut record, self.offset()) {
-            Ok(()) => Ok(decode(self.group, &record)),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(None),
-            Err(error) => Err(StoreError::io("read", &self.path)(error)),
-        }
-    }
-
     fn offset(&self) -> u64 {
-        u64::from(self.group) * SLOT_BYTES
+        u64::from(self.group) * SLOT_BYTES as u64
     }
 }
 
-fn encode(group: u32, vote: Option<Vote>, last: Option<LogId>) -> [u8; RECORD_BYTES] {
+fn encode(group: u32, ends: &Ends) -> [u8; RECORD_BYTES] {
     let mut flags = 0;
-    let mut numbers = [0u64; 5];
-    if let Some(vote) = vote {
+    let mut numbers = [0u64; 7];
+    if let Some(vote) = ends.vote {
         flags |= FLAG_VOTE | if vote.committed { FLAG_VOTE_COMMITTED } else { 0 };
         numbers[..2].copy_from_slice(&[vote.leader_id.term, vote.leader_id.node_id]);
     }
-    if let Some(last) = last {
+    if let Some(last) = ends.last {
         flags |= FLAG_LAST;
-        numbers[2..].copy_from_slice(&[last.leader_id.term, last.leader_id.node_id, last.index]);
+        numbers[2..5].copy_from_slice(&[last.leader_id.term, last.leader_id.node_id, last.index]);
     }
+    numbers[5..].copy_from_slice(&[ends.node, ends.boot]);
     let mut record = [0; RECORD_BYTES];
     record[..2].copy_from_slice(&[VERSION, flags]);
-    for (place, number) in record[4..44].chunks_exact_mut(8).zip(numbers) {
+    for (place, number) in record[4..CHECKED_BYTES].chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_be_bytes());
     }
-    let crc = checksum(group, &record[..44]);
-    record[44..].copy_from_slice(&crc.to_be_bytes());
+    let crc = checksum(group, &record[..CHECKED_BYTES]);
+    record[CHECKED_BYTES..].copy_from_slice(&crc.to_be_bytes());
     record
 }
 
-fn decode(group: u32, record: &[u8; RECORD_BYTES]) -> Option<Ends> {
-    if record[0] != VERSION || checksum(group, &record[..44]).to_be_bytes() != record[44..] {
+fn decode(group: u32, record: &[u8]) -> Option<Ends> {
+    if record[0] != VERSION || checksum(group, &record[..CHECKED_BYTES]).to_be_bytes() != record[CHECKED_BYTES..] {
         return None;
     }
     let number = |n: usize| u64::from_be_bytes(record[4 + 8 * n..12 + 8 * n].try_into().expect("eight bytes"));
     let flag = |flag: u8| record[1] & flag != 0;
     let leader = |n: usize| CommittedLeaderId { term: number(n), node_id: number(n + 1) };
-    let vote = flag(FLAG_VOTE).then(|| Vote { leader_id: leader(0), committed: flag(FLAG_VOTE_COMMITTED) });
-    let last = flag(FLAG_LAST).then(|| LogId::new(leader(2), number(4)));
-    Some((vote, last))
+    Some(Ends {
+        vote: flag(FLAG_VOTE).then(|| Vote { leader_id: leader(0), committed: flag(FLAG_VOTE_COMMITTED) }),
+        last: flag(FLAG_LAST).then(|| LogId::new(leader(2), number(4))),
+        node: number(5),
+        boot: number(6),
+    })
 }
 
 fn checksum(group: u32, record: &[u8]) -> u32 {
@@ -131,49 +209,76 @@ mod tests {
     use super::*;
     use crate::types::hex;
 
-    fn vote(term: u64, committed: bool) -> Vote {
-        Vote { leader_id: CommittedLeaderId { term, node_id: 7 }, committed }
+    fn ends(vote: Option<(u64, bool)>, last: Option<(u64, u64)>, boot: u64) -> Ends {
+        let leader_id = |term| CommittedLeaderId { term, node_id: 7 };
+        Ends {
+            vote: vote.map(|(term, committed)| Vote { leader_id: leader_id(term), committed }),
+            last: last.map(|(term, index)| LogId::new(leader_id(term), index)),
+            node: 5,
+            boot,
+        }
     }
 
-    fn log_id(term: u64, index: u64) -> LogId {
-        LogId::new(CommittedLeaderId { term, node_id: 7 }, index)
+    fn file(directory: &tempfile::TempDir) -> Synced {
+        Synced::open(&directory.path().join("SYNCED"), 0, &directory.path().join("raft")).unwrap()
     }
 
     #[test]
     fn record_bytes_are_frozen() {
-        let record = encode(0, Some(vote(3, true)), Some(log_id(2, 9)));
-        assert_eq!(
-            hex(&record[..44]),
-            "01070000000000000000000300000000000000070000000000000002000000000000000700000000000000 09"
-                .replace(' ', "")
-        );
-        assert_eq!(decode(0, &record), Some((Some(vote(3, true)), Some(log_id(2, 9)))));
-        assert_eq!(decode(0, &encode(0, None, None)), Some((None, None)));
+        let full = ends(Some((3, true)), Some((2, 9)), 4);
+        let record = encode(0, &full);
+        let expected = "01070000 0000000000000003 0000000000000007 0000000000000002 0000000000000007 0000000000000009 \
+                        0000000000000005 0000000000000004";
+        assert_eq!(hex(&record[..CHECKED_BYTES]), expected.replace(' ', ""));
+        assert_eq!(decode(0, &record), Some(full));
+        assert_eq!(decode(0, &encode(0, &Ends::default())), Some(Ends::default()));
         assert_eq!(decode(1, &record), None, "a slot belongs to one group");
     }
 
     #[test]
-    fn less_than_synced_is_damage_and_more_is_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let synced = Synced::open(&directory.path().join("SYNCED"), 0).unwrap();
-        synced.compare(None, None).unwrap();
-        synced.write(Some(vote(3, false)), Some(log_id(2, 9))).unwrap();
-        synced.compare(Some(vote(3, false)), Some(log_id(2, 9))).unwrap();
-        synced.compare(Some(vote(3, true)), Some(log_id(3, 4))).unwrap();
-        assert!(synced.compare(Some(vote(2, true)), Some(log_id(2, 9))).is_err());
-        assert!(synced.compare(Some(vote(3, false)), Some(log_id(2, 8))).is_err());
-        assert!(synced.compare(None, Some(log_id(2, 9))).is_err());
-        synced.lower(Some(vote(3, false)), Some(log_id(2, 5))).unwrap();
-        synced.compare(Some(vote(3, false)), Some(log_id(2, 8))).unwrap();
+    fn less_than_synced_is_missing_and_more_is_not() {
+        let synced = ends(Some((3, false)), Some((2, 9)), 4);
+        let rows = [
+            (ends(Some((3, false)), Some((2, 9)), 4), ""),
+            (ends(Some((3, true)), Some((3, 4)), 5), ""),
+            (ends(Some((2, true)), Some((2, 9)), 4), "the vote on disk is"),
+            (ends(Some((3, false)), Some((2, 8)), 4), "the last log id on disk is"),
+            (ends(None, Some((2, 9)), 4), "the vote on disk is none"),
+            (ends(Some((3, false)), Some((2, 9)), 3), "the identity on disk is"),
+            (Ends { node: 6, ..synced }, "directories of two nodes were mixed"),
+            (Ends { node: 0, boot: 0, ..synced }, "the identity on disk is"),
+        ];
+        for (found, expected) in rows {
+            let missing = synced.missing_in(&found);
+            assert_eq!(missing.is_some(), !expected.is_empty(), "{missing:?}");
+            assert!(missing.is_none_or(|text| text.contains(expected)), "{expected}");
+        }
     }
 
     #[test]
-    fn a_torn_record_says_nothing() {
+    fn what_was_written_is_read_and_one_damaged_copy_takes_nothing_away() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("SYNCED");
-        let synced = Synced::open(&path, 0).unwrap();
-        synced.write(Some(vote(3, false)), Some(log_id(2, 9))).unwrap();
-        synced.file.write_all_at(&[9], 20).unwrap();
-        synced.compare(None, None).unwrap();
+        assert_eq!(file(&directory).read().unwrap(), Ends::default());
+        let written = ends(Some((3, false)), Some((2, 9)), 4);
+        file(&directory).write(&written).unwrap();
+        assert_eq!(file(&directory).read().unwrap(), written);
+        for at in [20, COPY_BYTES as u64 + 20] {
+            file(&directory).write(&written).unwrap();
+            file(&directory).file.write_all_at(&[9], at).unwrap();
+            assert_eq!(file(&directory).read().unwrap(), written);
+        }
+        file(&directory).file.write_all_at(&[9], 20).unwrap();
+        let error = file(&directory).read().unwrap_err().to_string();
+        assert!(error.contains("SYNCED") && error.contains("both copies"), "{error}");
+    }
+
+    #[test]
+    fn it_is_not_made_anew_beside_a_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let raft = directory.path().join("raft");
+        std::fs::create_dir(&raft).unwrap();
+        std::fs::write(raft.join("CURRENT"), "MANIFEST-000001").unwrap();
+        let error = Synced::open(&directory.path().join("SYNCED"), 0, &raft).err().unwrap().to_string();
+        assert!(error.contains("SYNCED: it is missing"), "{error}");
     }
 }

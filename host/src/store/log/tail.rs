@@ -26,7 +26,7 @@ pub(super) struct View {
     /// The first index present, or the next one when there is none.
     first: u64,
     pub(super) tail: Tail,
-    /// Of all appends since this process began.
+    /// Of what was found at the open, and of all appends since.
     pub(super) written_bytes: u64,
     tickets: u64,
 }
@@ -41,7 +41,7 @@ impl View {
             last: found.last(),
             first: found.first.unwrap_or(next),
             tail: Tail { first: next, entries: VecDeque::new(), bytes: 0 },
-            written_bytes: 0,
+            written_bytes: found.bytes,
             tickets: 0,
         }
     }

@@ -12,11 +12,11 @@ use proptest::prelude::*;
 use rocksdb::WriteBatch;
 use tempfile::TempDir;
 
-use super::super::columns::{LOG, encode_log_key};
-use super::super::pinned::family;
 use super::*;
 use crate::types::{CommittedLeaderId, EntryData};
 
+mod bounds;
+mod damage;
 mod suite;
 
 fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
@@ -56,6 +56,7 @@ async fn a_restart_keeps_vote_entries_identity_and_hint() {
     log.save_vote(&vote(2)).await.unwrap();
     append(&mut log, 2, 0..5).await;
     log.save_committed(Some(log_id(2, 3))).await.unwrap();
+    let written_bytes = log.stats().written_bytes;
     log.close();
     drop(log);
     let mut log = open(&root).unwrap();
@@ -63,9 +64,8 @@ async fn a_restart_keeps_vote_entries_identity_and_hint() {
     assert_eq!(log.get_log_reader().await.read_vote().await.unwrap(), Some(vote(2)));
     assert_eq!(log.committed_hint(), Some(log_id(2, 3)));
     assert_eq!(indexes(&mut log).await, (0..5).map(|index| (2, index)).collect::<Vec<_>>());
-    let stats =
-        LogStats { first_index: Some(0), last_index: Some(4), durable_index: 4, tail_bytes: 0, written_bytes: 0 };
-    assert_eq!(log.stats(), stats);
+    let stats = LogStats { first_index: Some(0), last_index: Some(4), durable_index: 4, tail_bytes: 0, written_bytes };
+    assert_eq!(log.stats(), stats, "what was found counts as written");
     append(&mut log, 2, 5..6).await;
 }
 
@@ -142,6 +142,25 @@ async fn one_entry_larger_than_the_cap_is_read() {
     assert_eq!(stream.len(), 2);
 }
 
+/// `LOCKSTEP_LOG_ENTRIES=1000000` shows how long a log of a million small entries takes to open.
+#[tokio::test]
+async fn a_long_log_of_small_entries_opens_whole() {
+    let count = std::env::var("LOCKSTEP_LOG_ENTRIES").map_or(20_000, |text| text.parse::<u64>().unwrap());
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    for first in (0..count).step_by(10_000) {
+        let entries = first..count.min(first + 10_000);
+        log.blocking_append(entries.map(|index| entry(1, index, &[7; 100]))).await.unwrap();
+    }
+    drop(log);
+    for _ in 0..2 {
+        let begun = std::time::Instant::now();
+        let log = open(&root).unwrap();
+        eprintln!("{count} entries opened in {:?}", begun.elapsed());
+        assert_eq!((log.stats().first_index, log.stats().last_index), (Some(0), Some(count - 1)));
+    }
+}
+
 #[tokio::test]
 async fn a_closed_log_refuses_and_wakes_who_waits() {
     let root = tempfile::tempdir().unwrap();
@@ -158,62 +177,6 @@ async fn a_closed_log_refuses_and_wakes_who_waits() {
     assert!(log.blocking_append([entry(1, 1, b"")]).await.is_err());
 }
 
-/// Changes one record of a closed log.
-fn tamper(root: &TempDir, change: impl FnOnce(&DB)) {
-    let path = DataDir::open(root.path()).unwrap().raft();
-    change(&DB::open_cf_descriptors(&options::raft(), path, options::raft_families()).unwrap());
-}
-
-#[tokio::test]
-async fn damage_inside_the_log_is_found_at_open() {
-    let root = tempfile::tempdir().unwrap();
-    let mut log = open(&root).unwrap();
-    append(&mut log, 1, 0..5).await;
-    drop(log);
-    let key = encode_log_key(0, 2);
-    let mut sound = Vec::new();
-    tamper(&root, |database| {
-        sound = database.get_cf(family(database, LOG), key).unwrap().unwrap();
-        let mut flipped = sound.clone();
-        flipped[25] ^= 1;
-        database.put_cf(family(database, LOG), key, flipped).unwrap();
-    });
-    let error = open(&root).err().unwrap();
-    assert!(matches!(error, StoreError::Damaged { .. }));
-    assert!(error.to_string().contains("log entry 2: damaged record: the checksum does not fit"), "{error}");
-    tamper(&root, |database| database.delete_cf(family(database, LOG), key).unwrap());
-    assert!(matches!(open(&root), Err(StoreError::Damaged { .. })), "a hole");
-    tamper(&root, |database| database.put_cf(family(database, LOG), key, &sound).unwrap());
-    open(&root).unwrap();
-}
-
-#[tokio::test]
-async fn a_torn_tail_is_cut_but_not_below_what_was_synced() {
-    let root = tempfile::tempdir().unwrap();
-    let mut log = open(&root).unwrap();
-    for index in 0..5 {
-        append(&mut log, 1, index..index + 1).await;
-    }
-    // What a killed process leaves: a copy made while the log is open, then cut in its last WAL record.
-    let torn = tempfile::tempdir().unwrap();
-    drop(DataDir::open(torn.path()).unwrap());
-    for entry in fs::read_dir(root.path().join("raft")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, torn.path().join("raft").join(path.file_name().unwrap())).unwrap();
-    }
-    let wal = |path: &std::path::Path| path.extension().is_some_and(|extension| extension == "log");
-    let files = fs::read_dir(torn.path().join("raft")).unwrap().map(|entry| entry.unwrap().path());
-    let wal = files.filter(|path| wal(path)).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
-    let file = fs::File::options().write(true).open(&wal).unwrap();
-    file.set_len(file.metadata().unwrap().len() - 3).unwrap();
-    fs::copy(root.path().join("SYNCED"), torn.path().join("SYNCED")).unwrap();
-    let error = open(&torn).err().unwrap();
-    assert!(error.to_string().contains("the last log id on disk"), "{error}");
-    // Without the word that entry 4 had been synced, its record is the tail that a crash may tear.
-    fs::remove_file(torn.path().join("SYNCED")).unwrap();
-    assert_eq!(indexes(&mut open(&torn).unwrap()).await, [(1, 0), (1, 1), (1, 2), (1, 3)]);
-}
-
 /// A disk that waits for leave before each batch, and fails when told to.
 struct Gate {
     disk: Rocks,
@@ -228,16 +191,19 @@ impl Sink for Gate {
             Err(StoreError::Io { doing: "write", path: "disk".into(), source: io::Error::other("no space left") })
         }
     }
+
+    fn path(&self) -> &std::path::Path {
+        self.disk.path()
+    }
 }
 
 fn gated(root: &TempDir) -> (Log, mpsc::Sender<bool>, Fatal) {
     let directory = DataDir::open(root.path()).unwrap();
-    let database =
-        Arc::new(DB::open_cf_descriptors(&options::raft(), directory.raft(), options::raft_families()).unwrap());
+    let opened = opening::open(&directory, 0).unwrap();
     let (sender, leave) = mpsc::channel();
-    let sink = Gate { disk: Rocks::new(database.clone(), directory.raft()), leave };
+    let sink = Gate { disk: Rocks::new(opened.database.clone(), directory.raft()), leave };
     let fatal = Fatal::default();
-    let log = Log::with_sink(&directory, 0, fatal.clone(), database, sink).unwrap();
+    let log = Log::with_sink(&directory, 0, fatal.clone(), opened, sink).unwrap();
     (log, sender, fatal)
 }
 
@@ -319,18 +285,21 @@ async fn the_committed_hint_waits_for_its_entry() {
 }
 
 #[tokio::test]
-async fn callbacks_of_openraft_arrive_in_order() {
+async fn what_was_served_is_known_to_be_committed_after_a_kill() {
     let root = tempfile::tempdir().unwrap();
     let mut log = open(&root).unwrap();
-    let mut flushed = Vec::new();
-    for index in 0..200 {
-        flushed.push(submit(&mut log, vec![entry(1, index, b"x")]).await);
-    }
-    flushed.pop().unwrap().await.unwrap().unwrap();
-    for mut earlier in flushed {
-        earlier.try_recv().unwrap().unwrap();
-    }
-    assert_eq!(log.stats().durable_index, 199);
+    assert_eq!(log.seen_before(), Seen::Through(0));
+    append(&mut log, 1, 0..9).await;
+    log.save_committed(Some(log_id(1, 6))).await.unwrap();
+    log.note_served(log_id(1, 6)).unwrap();
+    // The hint waits for a next batch that never comes: a copy of the open directory is what a kill leaves.
+    let killed = damage::killed(&root);
+    let log = open(&killed).unwrap();
+    assert_eq!((log.committed_hint(), log.seen_before()), (Some(log_id(1, 6)), Seen::Through(6)));
+    drop(log);
+    fs::remove_file(killed.path().join("SERVED")).unwrap();
+    let log = open(&killed).unwrap();
+    assert_eq!((log.committed_hint(), log.seen_before()), (None, Seen::Perhaps(8)));
 }
 
 /// What a test does to the log and to a plain model of it.

@@ -5,7 +5,7 @@
 //! - The first failure is the last write: nothing is retried, because after a failed fsync the kernel may have dropped the pages.
 //! - The committed hint never runs ahead of the entries on disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use openraft::entry::RaftEntry;
@@ -17,14 +17,17 @@ use super::super::{StoreError, options};
 use super::Shared;
 use super::queue::{Op, Work};
 use super::recovery::Found;
-use super::synced::Synced;
+use super::synced::{Ends, Synced};
 use crate::codec::encode_record;
-use crate::types::{Fatal, LogId, Vote};
+use crate::faults;
+use crate::types::{Fatal, LogId};
 
 /// Where a batch becomes durable: RocksDB, or a disk that fails when a test says so.
 pub(super) trait Sink: Send + 'static {
     /// On disk when it returns `Ok`; after an error, unknown.
     fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError>;
+    /// What to name when it fails.
+    fn path(&self) -> &Path;
 }
 
 pub(super) struct Rocks {
@@ -40,7 +43,12 @@ impl Rocks {
 
 impl Sink for Rocks {
     fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.database.write_opt(batch, &options::synced()).map_err(StoreError::rocks("write the log", &self.path))
+        let options = if faults::is_set("log-skip-sync") { options::unsynced() } else { options::synced() };
+        self.database.write_opt(batch, &options).map_err(StoreError::rocks("write the log", &self.path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -49,14 +57,8 @@ pub(super) struct Writer<S> {
     sink: S,
     synced: Synced,
     fatal: Fatal,
-    disk: Disk,
-}
-
-/// What the log on disk is, once the batch being built is written.
-#[derive(Clone, Copy)]
-struct Disk {
-    vote: Option<Vote>,
-    last: Option<LogId>,
+    /// What the log on disk is, once the batch being built is written.
+    disk: Ends,
 }
 
 /// A batch under construction.
@@ -68,7 +70,7 @@ struct Draft {
 
 impl<S: Sink> Writer<S> {
     pub(super) fn new(shared: Arc<Shared>, sink: S, synced: Synced, fatal: Fatal, found: &Found) -> Writer<S> {
-        Writer { shared, sink, synced, fatal, disk: Disk { vote: found.vote, last: found.last() } }
+        Writer { shared, sink, synced, fatal, disk: found.ends() }
     }
 
     /// Writes until the queue is closed and empty, or a write fails.
@@ -98,10 +100,44 @@ impl<S: Sink> Writer<S> {
             return Ok(());
         }
         if let Some(last) = draft.cut_to {
-            self.synced.lower(before.vote, last.min(before.last))?;
+            self.synced.lower(&Ends { last: last.min(before.last), ..before })?;
         }
+        self.fail_before(ops)?;
         self.sink.commit(draft.batch)?;
-        self.synced.write(self.disk.vote, self.disk.last)
+        self.fail_after(ops)?;
+        self.synced.write(&self.disk)
+    }
+
+    /// Where a test lets a step fail that is not on disk yet.
+    fn fail_before(&self, ops: &[Op]) -> Result<(), StoreError> {
+        for op in ops {
+            let failed = match op {
+                Op::Append { .. } => faults::io("log-before-sync"),
+                Op::Truncate { .. } => faults::io("truncate-before-sync"),
+                Op::Purge { .. } => faults::io("purge-before-sync"),
+                Op::Vote(..) => faults::io("vote-before-sync"),
+                Op::Identity(..) => faults::io("identity-before-sync"),
+                Op::Barrier(_) => Ok(()),
+            };
+            failed.map_err(StoreError::io("write the log in", self.sink.path()))?;
+        }
+        Ok(())
+    }
+
+    /// Where a test lets a step fail that is on disk already.
+    fn fail_after(&self, ops: &[Op]) -> Result<(), StoreError> {
+        for op in ops {
+            let failed = match op {
+                Op::Append { .. } => faults::io("log-after-sync"),
+                Op::Truncate { .. } => faults::io("truncate-after-sync"),
+                Op::Purge { .. } => faults::io("purge-after-sync"),
+                Op::Vote(..) => faults::io("vote-after-sync"),
+                Op::Identity(..) => faults::io("identity-after-sync"),
+                Op::Barrier(_) => Ok(()),
+            };
+            failed.map_err(StoreError::io("write the log in", self.sink.path()))?;
+        }
+        Ok(())
     }
 
     fn draft(&mut self, op: &Op, draft: &mut Draft) {
@@ -137,6 +173,7 @@ impl<S: Sink> Writer<S> {
                 self.disk.vote = Some(*vote);
             }
             Op::Identity(identity, _) => {
+                (self.disk.node, self.disk.boot) = (identity.node_id, identity.boot);
                 batch.put_cf(meta, encode_meta_key(group, Meta::Identity), encode_record(identity));
             }
             Op::Barrier(_) => {}

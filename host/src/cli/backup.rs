@@ -1,0 +1,88 @@
+//! `lockstep backup`: a node's state as a file on stdout. Frames come from the node; what a file is, `machine/backup.rs` says.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, IsTerminal};
+use std::os::fd::AsFd;
+
+use anyhow::Context;
+
+use super::client::{self, CONNECT_PATIENCE};
+use super::progress::{Line, mebibytes};
+use super::report::Failure;
+use crate::api::call::BackupRequest;
+use crate::api::call::admin_client::AdminClient;
+use crate::machine::backup::{BackupReader, BackupWriter, Summary};
+
+/// A frame and its envelope.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+const AFTER_HELP: &str = "\
+The file holds the whole state at one index, and the component that runs over it; `lockstep restore` makes a new cluster of it.
+Any node will do. The cluster goes on meanwhile. What was written to a file is read back and checked before the command exits
+with 0; a file that was cut short is known by its missing end.
+
+Examples:
+  lockstep backup localhost:40051 > today.backup
+  lockstep backup localhost:40051 | ssh elsewhere 'cat > today.backup'
+  lockstep backup --local localhost:40052 > last-words.backup";
+
+/// Write a consistent snapshot of a node's state to stdout.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct BackupArgs {
+    /// Take what this node has applied, however old, and need no leader [default: all that was acknowledged before]
+    #[arg(long = "local")]
+    local: bool,
+
+    /// The grpc_addr of a node
+    #[arg(value_name = "HOST:PORT")]
+    addr: String,
+}
+
+/// Writes one backup.
+pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<()> {
+    let stdout = std::io::stdout();
+    if stdout.is_terminal() {
+        let failure = Failure::usage("a backup is binary, and stdout is a terminal");
+        return Err(failure.hint(format!("lockstep backup {} > today.backup", args.addr)).into());
+    }
+    // A handle of its own: what is buffered in the process's stdout would not be part of what is checked.
+    let out = File::from(stdout.as_fd().try_clone_to_owned().context("cannot use stdout")?);
+    let written = super::client_runtime()?.block_on(fetch(args, &out))?;
+    verify(&out, &written)?;
+    let Summary { index, rows, bytes } = written;
+    eprintln!("backed up {rows} rows as of index {index}: {bytes} bytes");
+    Ok(())
+}
+
+async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
+    let channel = client::connect(&args.addr, CONNECT_PATIENCE).await?;
+    let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let failed = |status| Failure::from_status(&status);
+    let mut frames = client.backup(BackupRequest { local: args.local }).await.map_err(failed)?.into_inner();
+    let mut writer = BackupWriter::new(BufWriter::new(out)).context("cannot write the backup")?;
+    let mut line = Line::new();
+    while let Some(frame) = frames.message().await.map_err(failed)? {
+        writer.push(&frame.frame).context("cannot write the backup")?;
+        line.draw(&format!("backing up {}: {}", args.addr, mebibytes(writer.bytes())));
+    }
+    let (summary, buffer) = writer.finish().context("the node stopped sending; what was written is no backup")?;
+    drop(buffer);
+    Ok(summary)
+}
+
+/// Reads a regular file back from the disk. A pipe was checked frame by frame, and whoever reads it checks the end.
+fn verify(out: &File, written: &Summary) -> anyhow::Result<()> {
+    if !out.metadata().context("cannot look at stdout")?.is_file() {
+        return Ok(());
+    }
+    out.sync_all().context("the backup is not safe on the disk")?;
+    let again = File::open("/proc/self/fd/1").context("cannot read the backup back")?;
+    let found = BackupReader::new(BufReader::new(again)).and_then(BackupReader::verify);
+    let found =
+        found.context("the file on stdout is not the backup that was written; does it hold something before it?")?;
+    if found != *written {
+        return Err(Failure::new("the file on stdout does not hold what was written to it").into());
+    }
+    Ok(())
+}

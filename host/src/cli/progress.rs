@@ -1,0 +1,115 @@
+//! One line on a terminal's stderr that says how far something is, drawn over itself. Elsewhere it prints nothing: logs and scripts
+//! want whole lines.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use serde_json::Value;
+use tonic::transport::Channel;
+
+use crate::api::call::StatusRequest;
+use crate::api::call::admin_client::AdminClient;
+
+/// Between two looks at a node.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The line. Erased when dropped.
+pub(crate) struct Line {
+    is_shown: bool,
+    drawn: bool,
+}
+
+impl Line {
+    pub(crate) fn new() -> Line {
+        Line { is_shown: std::io::stderr().is_terminal(), drawn: false }
+    }
+
+    /// Whether anybody sees it.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.is_shown
+    }
+
+    /// Draws it anew.
+    pub(crate) fn draw(&mut self, text: &str) {
+        if self.is_shown {
+            self.drawn = true;
+            // A line that cannot be drawn is nobody's loss.
+            drop(write!(std::io::stderr(), "\r\x1b[K{text}"));
+        }
+    }
+
+    /// Takes it away.
+    pub(crate) fn erase(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            drop(write!(std::io::stderr(), "\r\x1b[K"));
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.erase();
+    }
+}
+
+/// Waits for `work`, and meanwhile shows on a terminal which snapshots are on their way to or from the node.
+pub(crate) async fn with_transfers<T>(channel: &Channel, work: impl Future<Output = T>) -> T {
+    let mut line = Line::new();
+    if !line.is_shown() {
+        return work.await;
+    }
+    let shown = async {
+        loop {
+            tokio::time::sleep(LOOK_PAUSE).await;
+            // A node that does not answer, or is older, has no line; the work itself says what is wrong.
+            match AdminClient::new(channel.clone()).status(StatusRequest {}).await {
+                Ok(status) => match transfers(&status.into_inner().json) {
+                    Some(text) => line.draw(&text),
+                    None => line.erase(),
+                },
+                Err(_) => line.erase(),
+            }
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = shown => unreachable!("it goes on until the work is done"),
+    }
+}
+
+/// All transfers of a status object in one line.
+fn transfers(json: &str) -> Option<String> {
+    let status: Value = serde_json::from_str(json).ok()?;
+    let described: Vec<String> = status["transfers"].as_array()?.iter().map(describe).collect();
+    (!described.is_empty()).then(|| described.join("; "))
+}
+
+fn describe(transfer: &Value) -> String {
+    let text = |field: &str| transfer[field].as_str().unwrap_or("?").to_owned();
+    let number = |field: &str| transfer[field].as_u64().unwrap_or(0);
+    let way = if transfer["direction"] == "receiving" { "from" } else { "to" };
+    let (bytes, rows, seconds) = (number("bytes"), number("rows"), number("seconds"));
+    format!("{} a snapshot {way} {}: {}, {rows} rows, {seconds} s", text("direction"), text("peer"), mebibytes(bytes))
+}
+
+/// `12.3 MiB`.
+pub(crate) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transfers_are_one_line_of_words() {
+        let transfer = serde_json::json!({
+            "direction": "sending", "peer": "nodeB", "index": 7, "bytes": 3 << 20, "rows": 40, "began_ms": 0, "seconds": 12
+        });
+        let status = serde_json::json!({ "transfers": [transfer] }).to_string();
+        assert_eq!(transfers(&status).unwrap(), "sending a snapshot to nodeB: 3.0 MiB, 40 rows, 12 s");
+        assert_eq!(transfers(r#"{"transfers": []}"#), None);
+        assert_eq!(transfers("{}"), None);
+    }
+}

@@ -1,0 +1,92 @@
+//! From a backup to the state of a new cluster's first node. Changes the host's own records only: who is in the cluster, and which
+//! cluster it is. The guest's rows, log time and indexes go on where the old cluster's were.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::sync::Arc;
+
+use super::super::snapshot_receive::receive_backup;
+use super::super::snapshots::SnapshotError;
+use super::super::system::System;
+use super::super::transfers::{Direction, Transfers};
+use super::{BackupError, BackupReader};
+use crate::codec::Genesis;
+use crate::store::{Batch, Checkpoints, Column, Generation, State};
+use crate::types::{LogId, Membership, Node, NodeId, StoredMembership};
+
+/// Who begins the new cluster.
+#[derive(Clone, Debug)]
+pub struct Founder {
+    /// Minted for its data directory.
+    pub node_id: NodeId,
+    /// Its name; addresses are recorded when it starts.
+    pub node: Node,
+    /// Minted for the new cluster.
+    pub cluster_id: [u8; 16],
+}
+
+/// What was built.
+#[derive(Clone, Debug)]
+pub struct Founded {
+    /// The last entry of the old cluster that the state holds.
+    pub applied: LogId,
+    /// As the new cluster has it.
+    pub genesis: Genesis,
+    /// The component, encoded. Its BLAKE3 is that of the genesis.
+    pub component: Vec<u8>,
+    /// Rows of the guest and the host together.
+    pub rows: u64,
+}
+
+/// Builds the state in force, and a checkpoint of it, from a backup. `state` is a new node's. Blocks.
+pub fn found(
+    state: &State,
+    checkpoints: &Checkpoints,
+    from: impl Read + Send + 'static,
+    founder: &Founder,
+) -> Result<Founded, BackupError> {
+    let transfer = Transfers::default().begin(Direction::Receiving, "a backup", None);
+    let mut reader = BackupReader::new(from)?;
+    let incoming = Box::new(move || reader.next().map_err(|error| SnapshotError::Backup(error.to_string())));
+    let (generation, system, component) = receive_backup(state, incoming, &transfer.shared())?;
+    let applied = system.applied.ok_or(SnapshotError::Empty)?;
+    let genesis = genesis(&system, &component, founder)?;
+    rewrite(&generation, &system, genesis.clone(), applied, founder)?;
+    state.install(generation.clone()).map_err(SnapshotError::from)?;
+    let position = (applied.index, applied.leader_id.term);
+    checkpoints.create(&generation, &|_| Ok(Some(position))).map_err(SnapshotError::from)?;
+    Ok(Founded { applied, genesis, component, rows: transfer.status().rows })
+}
+
+/// The recorded genesis under the new cluster's id.
+fn genesis(system: &System, component: &[u8], founder: &Founder) -> Result<Genesis, BackupError> {
+    let damaged = |what: &str| BackupError::Damaged(what.into());
+    let recorded = system.genesis.as_ref().ok_or_else(|| damaged("it is of a cluster without a genesis entry"))?;
+    if recorded.1.component_hash != blake3::hash(component).as_bytes()[..] {
+        return Err(damaged("the component in it is not the one that its genesis entry names"));
+    }
+    Ok(Genesis { cluster_id: founder.cluster_id.to_vec().into(), ..recorded.1.clone() })
+}
+
+fn rewrite(
+    generation: &Generation,
+    before: &System,
+    genesis: Genesis,
+    applied: LogId,
+    founder: &Founder,
+) -> Result<(), BackupError> {
+    let nodes = BTreeMap::from([(founder.node_id, founder.node.clone())]);
+    let membership = Membership::new(vec![BTreeSet::from([founder.node_id])], nodes)
+        .map_err(|error| BackupError::Damaged(format!("no membership of one: {error}")))?;
+    let index = before.genesis.as_ref().map_or(0, |genesis| genesis.0);
+    let after = System {
+        membership: Arc::new(StoredMembership::new(Some(applied), membership)),
+        genesis: Some(Arc::new((index, genesis))),
+        ..before.clone()
+    };
+    let mut batch = Batch::new();
+    for (key, value) in after.changes_since(before) {
+        batch.put(Column::System, key, &value);
+    }
+    Ok(generation.commit(&batch).map_err(SnapshotError::from)?)
+}

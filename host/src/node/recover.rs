@@ -1,0 +1,177 @@
+//! Recovery from a lost majority, on the data directory of one survivor that is stopped: looks at it, and makes it a cluster of its
+//! own. Keeps log, state, cluster id and node id. Starts no node and speaks to nobody.
+//!
+//! What Raft forbids is done by decree: a configuration of this node alone is appended behind the log, in a term beyond every one that
+//! the directory knows. Everything the survivor holds is then committed by it, whether or not the others had acknowledged it.
+//!
+//! - The incarnation of the cluster is raised first, and is durable before anything else changes: from then on no message of the old
+//!   members counts here and none from here counts there. A crash after it leaves a node without a quorum that is recovered again.
+//! - The vote comes before the entry, as in Raft; one entry is there or not.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use openraft::EntryPayload;
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+
+use crate::machine;
+use crate::store::{DataDir, Log, State};
+use crate::types::{
+    Cluster, CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, Node, NodeId, StoredMembership,
+    TypeConfig, Vote,
+};
+
+/// A member of the old configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Name and addresses.
+    pub node: Node,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Whether it is this node.
+    pub me: bool,
+}
+
+/// What a data directory holds.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where.
+    pub path: PathBuf,
+    /// This node's name.
+    pub name: String,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The last entry of the log.
+    pub last: LogId,
+    /// The last entry that is known to be committed; entries behind it may have been acknowledged all the same.
+    pub committed: Option<LogId>,
+    /// The last entry that the state has applied.
+    pub applied: Option<LogId>,
+    /// The configuration in force.
+    pub members: Vec<Member>,
+    /// Set when the cluster had told this node that it was removed.
+    pub removed_at: Option<u64>,
+}
+
+/// The directory of a survivor, held open and locked.
+pub struct Survivor {
+    directory: Arc<DataDir>,
+    log: Log,
+    vote: Option<Vote>,
+    identity: Identity,
+    membership: StoredMembership,
+    found: Found,
+}
+
+impl Survivor {
+    /// Opens and checks the directory. Fails when a node runs on it, when it is none, or when there is nothing to recover from.
+    pub async fn open(path: &Path) -> anyhow::Result<Survivor> {
+        if !path.join("raft").is_dir() {
+            bail!(
+                "{} is no data directory of a node; give --raft_data_dir and --raft_id as the node is started with",
+                path.display()
+            );
+        }
+        let directory = Arc::new(DataDir::open(path)?);
+        let mut log = Log::open(&directory, GROUP, Fatal::default())?;
+        let identity = log.identity().context("this directory was never used by a node")?;
+        let Some(cluster) = identity.cluster.clone() else {
+            bail!("node {} is in no cluster yet, so it has nothing to recover", identity.name);
+        };
+        let (applied, applied_membership) = machine::stands_at(&State::open(&directory, GROUP)?)?;
+        let state = log.get_log_state().await?;
+        let Some(last) = state.last_log_id else { bail!("the log is empty; there is nothing to recover from") };
+        if applied.is_some_and(|applied| applied.index > last.index) {
+            bail!(
+                "a snapshot was being installed when the node stopped; start the node once, which finishes that, and stop it again"
+            );
+        }
+        let present = log.stats().first_index.unwrap_or(last.index + 1)..last.index + 1;
+        let mut reader = log.get_log_reader().await;
+        let vote = reader.read_vote().await?;
+        let membership = in_force(&mut reader, applied_membership, present).await?;
+        let found = Found {
+            path: path.to_owned(),
+            name: identity.name.clone(),
+            cluster,
+            last,
+            committed: log.committed_hint().max(applied),
+            applied,
+            members: members(membership.membership(), identity.node_id),
+            removed_at: directory.removed_at()?,
+        };
+        Ok(Survivor { directory, log, vote, identity, membership, found })
+    }
+
+    /// What the directory holds.
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// Makes this node the only member of its cluster, in the next incarnation. Durable on return. After a crash in between it can be
+    /// done again.
+    pub async fn recover(mut self) -> anyhow::Result<Cluster> {
+        let node_id = self.identity.node_id;
+        let Some(node) = self.membership.membership().get_node(&node_id).cloned() else {
+            bail!(
+                "{} is not in the configuration it holds, so its data may end before the cluster's did; recover from a member",
+                self.found.name
+            );
+        };
+        if self.membership.membership().voter_ids().eq([node_id]) {
+            bail!("{} is the only voter of its cluster already; start it", self.found.name);
+        }
+        let cluster = Cluster { incarnation: self.found.cluster.incarnation + 1, ..self.found.cluster.clone() };
+        self.log.save_identity(&Identity { cluster: Some(cluster.clone()), ..self.identity.clone() })?;
+        crate::faults::point("recover-after-identity");
+        let term = 1 + self.vote.map_or(0, |vote| vote.leader_id.term).max(self.found.last.leader_id.term);
+        let leader_id = CommittedLeaderId { term, node_id };
+        self.log.save_vote(&Vote { leader_id, committed: true }).await?;
+        crate::faults::point("recover-after-vote");
+        let alone = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, node)]))?;
+        self.append(leader_id, alone).await?;
+        self.directory.save_removed_at(None)?;
+        let log = self.log.clone();
+        tokio::task::spawn_blocking(move || log.close()).await?;
+        Ok(cluster)
+    }
+
+    async fn append(&mut self, leader_id: CommittedLeaderId, alone: Membership) -> anyhow::Result<()> {
+        let log_id = LogId::new(leader_id, self.found.last.index + 1);
+        let entry = Entry { log_id, payload: EntryPayload::Membership(alone) };
+        self.log.append([entry], IOFlushed::noop()).await?;
+        Ok(self.log.barrier().await?)
+    }
+}
+
+fn members(membership: &Membership, me: NodeId) -> Vec<Member> {
+    let votes = |id: NodeId| membership.voter_ids().any(|voter| voter == id);
+    let mut members: Vec<Member> =
+        membership.nodes().map(|(id, node)| Member { node: node.clone(), voter: votes(*id), me: *id == me }).collect();
+    members.sort_by(|a, b| a.node.name.cmp(&b.node.name));
+    members
+}
+
+/// The last configuration of the log, committed or not; the state's when the entries that are present hold none behind it: what was
+/// purged is in the state.
+async fn in_force(
+    reader: &mut impl RaftLogReader<TypeConfig>,
+    applied: StoredMembership,
+    present: Range<u64>,
+) -> anyhow::Result<StoredMembership> {
+    let mut found = applied;
+    let mut next = found.log_id().as_ref().map_or(0, |log_id| log_id.index + 1).max(present.start);
+    while next < present.end {
+        // A read is cut by bytes, and brings one entry at least.
+        for entry in reader.limited_get_log_entries(next, present.end).await? {
+            next = entry.log_id.index + 1;
+            if let EntryPayload::Membership(membership) = entry.payload {
+                found = StoredMembership::new(Some(entry.log_id), membership);
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,153 @@
+//! `lockstep restore`: a data directory for the first node of a new cluster, from a backup. Runs no node.
+//!
+//! The directory is built under another name and renamed when it is whole, so that there is never half of one.
+
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use openraft::storage::RaftLogStorage;
+
+use crate::api;
+use crate::codec::Genesis;
+use crate::guest::{Component, Engine, Limits};
+use crate::machine::{self, backup};
+use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::types::{Cluster, Fatal, GROUP, Identity, Node, Vote, hex};
+
+/// What is added to the name of a directory that is not whole yet.
+const UNFINISHED_SUFFIX: &str = ".restoring";
+
+/// A prepared directory.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// `<raft_data_dir>/<raft_id>`.
+    pub directory: PathBuf,
+    /// The last entry that the state holds; the new cluster's log goes on behind it.
+    pub index: u64,
+    /// Rows of the guest and the host together.
+    pub rows: u64,
+    /// The new cluster, in hex.
+    pub cluster: String,
+    /// The component that came with the backup, by BLAKE3.
+    pub component: String,
+}
+
+/// Prepares `directory`, which must be empty or not there, for a node called `name`. On an error nothing is left.
+pub fn restore(file: &Path, directory: &Path, name: &str) -> anyhow::Result<Restored> {
+    let from = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    refuse_used(directory)?;
+    let parent = directory.parent().context("a data directory has a parent")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let unfinished = unfinished(directory);
+    // Of an earlier attempt that was killed.
+    remove(&unfinished)?;
+    let built = build(from, &unfinished, name).with_context(|| {
+        format!("{} was not restored, and nothing was left in {}", file.display(), directory.display())
+    });
+    let restored = match built {
+        Ok(restored) => restored,
+        Err(error) => {
+            remove(&unfinished)?;
+            return Err(error);
+        }
+    };
+    // An empty directory of that name is replaced; a full one refuses.
+    if let Err(error) = fs::rename(&unfinished, directory) {
+        remove(&unfinished)?;
+        return Err(error).with_context(|| format!("cannot put the new state in place at {}", directory.display()));
+    }
+    File::open(parent).and_then(|parent| parent.sync_all()).with_context(|| format!("fsync {}", parent.display()))?;
+    Ok(Restored { directory: directory.to_owned(), ..restored })
+}
+
+fn refuse_used(directory: &Path) -> anyhow::Result<()> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", directory.display())),
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => bail!(
+                "{} is not empty; a backup is restored into a new directory only: give another --raft_id or --raft_data_dir, \
+                 or remove what is there",
+                directory.display()
+            ),
+        },
+    }
+}
+
+fn unfinished(directory: &Path) -> PathBuf {
+    let mut name = directory.as_os_str().to_owned();
+    name.push(UNFINISHED_SUFFIX);
+    name.into()
+}
+
+fn remove(directory: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
+    let data = DataDir::open(directory)?;
+    let mut cluster_id = [0; 16];
+    getrandom::fill(&mut cluster_id).context("the system gives no random numbers")?;
+    let node_id = getrandom::u64().context("the system gives no random numbers")?;
+    // Its addresses are recorded when it starts and leads.
+    let node = Node { name: name.into(), ..Node::default() };
+    let founder = backup::Founder { node_id, node, cluster_id };
+    let state = State::open(&data, GROUP)?;
+    let checkpoints = Checkpoints::open(&data, GROUP)?;
+    let founded = backup::found(&state, &checkpoints, BufReader::new(from), &founder)?;
+    check_component(&founded.genesis, &founded.component)?;
+    let component_hash = *blake3::hash(&founded.component).as_bytes();
+    data.save_component(&component_hash, &founded.component)?;
+    let cluster = Cluster { id: cluster_id, incarnation: 0, component_hash };
+    let identity = Identity { node_id, name: name.into(), cluster: Some(cluster.clone()), boot: 0 };
+    write_log(&data, &identity, &founded)?;
+    Ok(Restored {
+        directory: directory.to_owned(),
+        index: founded.applied.index,
+        rows: founded.rows,
+        cluster: cluster.id_hex(),
+        component: hex(&component_hash),
+    })
+}
+
+/// What a node would find out at its start is found out now.
+fn check_component(genesis: &Genesis, encoded: &[u8]) -> anyhow::Result<()> {
+    if genesis.semantics != machine::SEMANTICS {
+        bail!(
+            "the backup is of a cluster whose profile has semantics {}, this build of Lockstep has {}; use the version that the \
+             cluster ran",
+            genesis.semantics,
+            machine::SEMANTICS
+        );
+    }
+    let limits: Limits = serde_json::from_str(&genesis.limits_json)
+        .context("the limits in the backup cannot be read; use the version that its cluster ran")?;
+    let component =
+        Component::load(&Engine::new(&limits)?, encoded).context("the backup's component cannot run here")?;
+    api::admit(&component)?;
+    Ok(())
+}
+
+/// An empty log that goes on behind the state, in a term of which nobody has heard.
+fn write_log(data: &DataDir, identity: &Identity, founded: &backup::Founded) -> anyhow::Result<()> {
+    let mut log = Log::open(data, GROUP, Fatal::default())?;
+    log.save_identity(identity)?;
+    let vote = Vote::new(founded.applied.leader_id.term + 1, identity.node_id);
+    let written = async {
+        log.save_vote(&vote).await?;
+        log.purge(founded.applied).await?;
+        log.barrier().await.map_err(std::io::Error::other)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start a runtime")?;
+    let written = runtime.block_on(written).context("the log was not written");
+    log.close();
+    written
+}

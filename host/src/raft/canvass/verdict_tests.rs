@@ -1,0 +1,131 @@
+//! The rules of a canvass, one by one.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::types::CommittedLeaderId;
+use proptest::prelude::*;
+
+const LEADER: NodeId = 9;
+
+fn led(term: u64) -> Vote {
+    Vote::new_committed(term, LEADER)
+}
+
+fn log(index: u64) -> Option<LogId> {
+    Some(LogId::new(CommittedLeaderId { term: 1, node_id: LEADER }, index))
+}
+
+fn bereft(node: NodeId, index: u64) -> Standing {
+    Standing { node, vote: led(5), last: log(index), leaderless: true }
+}
+
+fn voters(nodes: &[NodeId]) -> Vec<BTreeSet<NodeId>> {
+    vec![nodes.iter().copied().collect()]
+}
+
+#[test]
+fn one_refused_link_deposes_nobody() {
+    let (me, three) = (bereft(1, 7), voters(&[1, 2, LEADER]));
+    let hears_it = Standing { leaderless: false, ..bereft(2, 7) };
+    assert_eq!(verdict(&me, &[hears_it], &three, false), Verdict::NoQuorum);
+    assert_eq!(verdict(&me, &[], &three, false), Verdict::NoQuorum);
+    // Not even in a larger cluster, where two links are refused.
+    let five = voters(&[1, 2, 3, 4, LEADER]);
+    assert_eq!(verdict(&me, &[bereft(2, 7), hears_it], &five, false), Verdict::NoQuorum);
+}
+
+#[test]
+fn who_hears_the_leader_takes_no_part() {
+    let me = Standing { leaderless: false, ..bereft(1, 7) };
+    assert_eq!(verdict(&me, &[bereft(2, 7), bereft(3, 7)], &voters(&[1, 2, 3]), true), Verdict::Wait);
+}
+
+#[test]
+fn the_greatest_log_stands_first_and_then_the_greatest_id() {
+    let three = voters(&[1, 2, LEADER]);
+    assert_eq!(verdict(&bereft(1, 8), &[bereft(2, 7)], &three, false), Verdict::TakeOver(0));
+    assert_eq!(verdict(&bereft(2, 7), &[bereft(1, 8)], &three, false), Verdict::TakeOver(1));
+    assert_eq!(verdict(&bereft(1, 7), &[bereft(2, 7)], &three, false), Verdict::TakeOver(1));
+    assert_eq!(verdict(&bereft(2, 7), &[bereft(1, 7)], &three, false), Verdict::TakeOver(0));
+    let later_term = Some(LogId::new(CommittedLeaderId { term: 2, node_id: 1 }, 3));
+    let behind = Standing { last: later_term, ..bereft(1, 0) };
+    assert_eq!(verdict(&behind, &[bereft(2, 7)], &three, false), Verdict::TakeOver(0), "term before index");
+}
+
+#[test]
+fn the_others_follow_in_the_order_of_their_ids() {
+    let five = voters(&[1, 2, 3, 4, LEADER]);
+    let all = [bereft(1, 7), bereft(2, 7), bereft(3, 9), bereft(4, 7)];
+    let ranks: Vec<Verdict> = all
+        .iter()
+        .map(|me| {
+            verdict(me, &all.iter().filter(|other| other.node != me.node).copied().collect::<Vec<_>>(), &five, false)
+        })
+        .collect();
+    assert_eq!(ranks, [1, 2, 0, 3].map(Verdict::TakeOver));
+}
+
+#[test]
+fn other_votes_do_not_count_for_taking_over() {
+    let three = voters(&[1, 2, LEADER]);
+    for vote in [led(4), led(6), Vote::new(5, LEADER), Vote::new(6, 2)] {
+        let other = Standing { vote, ..bereft(2, 7) };
+        assert_eq!(verdict(&bereft(1, 7), &[other], &three, false), Verdict::NoQuorum, "{vote}");
+        assert_eq!(verdict(&bereft(1, 8), &[other], &three, true), Verdict::Stand(0), "{vote}");
+    }
+}
+
+#[test]
+fn an_uncommitted_vote_names_no_leader_to_replace() {
+    let candidate = |node| Standing { vote: Vote::new(5, LEADER), ..bereft(node, 7) };
+    assert_eq!(verdict(&candidate(1), &[candidate(2)], &voters(&[1, 2, LEADER]), false), Verdict::NoQuorum);
+}
+
+#[test]
+fn the_leader_started_again_agrees_and_leaves_the_place_to_others() {
+    let three = voters(&[1, 2, LEADER]);
+    let again = bereft(LEADER, 99);
+    assert_eq!(verdict(&bereft(1, 7), &[again], &three, false), Verdict::TakeOver(0));
+    assert_eq!(
+        verdict(&again, &[bereft(1, 7)], &three, true),
+        Verdict::Stand(0),
+        "asking first: a lease may still hold"
+    );
+    assert_eq!(verdict(&again, &[bereft(1, 7)], &three, false), Verdict::NoQuorum);
+}
+
+#[test]
+fn learners_and_strangers_do_not_count() {
+    let three = voters(&[1, 2, LEADER]);
+    assert_eq!(verdict(&bereft(1, 7), &[bereft(3, 7), bereft(4, 7)], &three, true), Verdict::NoQuorum);
+    assert_eq!(verdict(&bereft(3, 7), &[bereft(1, 7), bereft(2, 7)], &three, true), Verdict::Wait);
+    assert_eq!(verdict(&bereft(1, 7), &[], &[], true), Verdict::Wait);
+}
+
+#[test]
+fn a_joint_configuration_needs_a_quorum_of_both() {
+    let joint = [voters(&[1, 2, LEADER]), voters(&[1, 3, 4])].concat();
+    assert_eq!(verdict(&bereft(1, 7), &[bereft(2, 7)], &joint, true), Verdict::NoQuorum);
+    assert_eq!(verdict(&bereft(1, 8), &[bereft(2, 7), bereft(3, 7)], &joint, false), Verdict::TakeOver(0));
+}
+
+proptest! {
+    /// Whatever each of them knows of the others, two that take over at once are of different rank.
+    #[test]
+    fn those_that_agree_have_ranks_of_their_own(logs in prop::collection::vec(0u64..4, 2..7)) {
+        let all: Vec<Standing> = logs.iter().enumerate().map(|(id, index)| bereft(id as u64, *index)).collect();
+        let configs = voters(&all.iter().map(|standing| standing.node).collect::<Vec<_>>());
+        let mut ranks: Vec<u32> = all
+            .iter()
+            .map(|me| {
+                let others: Vec<Standing> = all.iter().filter(|other| other.node != me.node).copied().collect();
+                match verdict(me, &others, &configs, false) {
+                    Verdict::TakeOver(rank) => rank,
+                    other => panic!("{other:?}"),
+                }
+            })
+            .collect();
+        ranks.sort_unstable();
+        prop_assert_eq!(ranks, (0..all.len() as u32).collect::<Vec<_>>());
+    }
+}

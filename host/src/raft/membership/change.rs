@@ -1,0 +1,178 @@
+//! One change of the configuration, from its turn to its entry applied. Decides nothing about who joins or goes; `membership` does.
+//!
+//! A change of one voter is one entry: the old and the new majorities share a node, so there is no half-way. The joint configuration
+//! that other ways of changing need can stand in a log all the same; whoever leads finishes one that it finds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResponse;
+use openraft::{ChangeMembers, EntryPayload, Precondition};
+
+use super::error::refusal;
+use super::{Changes, Members, MembershipError, Metrics, configuration_index, find_name, leader_node, metrics};
+use crate::raft::Raft;
+use crate::types::{Membership, NodeId, TypeConfig};
+
+/// One configuration entry, from proposal to applied.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Before a joint configuration that could not be finished is tried again.
+const FINISH_PAUSE: Duration = Duration::from_secs(1);
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+impl Members {
+    /// Waits for its turn, checks that this node leads and that `previous_index` holds, and finishes what was left over.
+    pub(super) async fn begin(&self, previous_index: u64) -> Result<Change<'_>, MembershipError> {
+        let guard = self.0.one_change.lock().await;
+        let raft = self.raft()?;
+        let settled = self.settle(&raft).await?;
+        let found = configuration_index(&settled);
+        if previous_index != 0 && found > previous_index {
+            return Err(MembershipError::ConfigurationChanged { expected: previous_index, found });
+        }
+        let mut change = Change { raft, start: settled, _guard: guard };
+        if is_joint(&change.start) {
+            tracing::warn!("finishing a joint configuration that was left behind");
+            // Who loses its vote stays as a learner: whether it was to go altogether is not written anywhere.
+            change.apply(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await?;
+            change.start = self.settle(&change.raft).await?;
+        }
+        Ok(change)
+    }
+
+    /// The leader's duty: a joint configuration that a crash left behind is led to its end, whoever left it. Runs beside everything
+    /// else; ends with Raft.
+    pub async fn finish_changes(&self) {
+        let Some(raft) = self.0.raft.get() else { return };
+        let mut changes = raft.server_metrics();
+        loop {
+            let now = metrics(&raft);
+            if now.current_leader == Some(self.0.me.node_id) && is_joint(&now) {
+                // A change that is under way holds the turn; then there is nothing left to finish.
+                if let Err(error) = self.begin(0).await.map(drop) {
+                    tracing::warn!(%error, "a joint configuration is not finished yet");
+                    tokio::time::sleep(FINISH_PAUSE).await;
+                }
+                continue;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The metrics once somebody leads, or as they are after the time that an election may take: a cluster that was just started
+    /// is asked at once by scripts.
+    async fn leader_known(&self, raft: &Raft) -> Metrics {
+        let known = |metrics: &Metrics| metrics.current_leader.is_some();
+        match raft.wait(Some(self.0.timeouts.election)).metrics(known, "somebody leads").await {
+            Ok(metrics) => metrics,
+            Err(_) => metrics(raft),
+        }
+    }
+
+    /// Waits until this node, as leader, has committed an entry of its term and the configuration in force.
+    async fn settle(&self, raft: &Raft) -> Result<Metrics, MembershipError> {
+        let me = self.0.me.node_id;
+        let now = self.leader_known(raft).await;
+        if now.current_leader != Some(me) {
+            return Err(MembershipError::NotLeader { leader: leader_node(&now) });
+        }
+        let settled = |metrics: &Metrics| {
+            let own_term = metrics.local_committed.is_some_and(|id| id.leader_id.term == metrics.current_term);
+            let committed = metrics.membership_config.log_id() == metrics.committed_membership_config.log_id();
+            metrics.current_leader != Some(me) || (own_term && committed)
+        };
+        let metrics =
+            raft.wait(Some(CHANGE_TIMEOUT)).metrics(settled, "the configuration in force is committed").await.map_err(
+                |_| {
+                    MembershipError::Refused("the configuration in force is not committed; is a majority alive?".into())
+                },
+            )?;
+        match metrics.current_leader == Some(me) {
+            true => Ok(metrics),
+            false => Err(MembershipError::NotLeader { leader: leader_node(&metrics) }),
+        }
+    }
+}
+
+/// One change under way: nobody else makes one until it is dropped.
+pub(super) struct Change<'a> {
+    pub(super) raft: Arc<Raft>,
+    start: Metrics,
+    _guard: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Change<'_> {
+    pub(super) fn membership(&self) -> &Membership {
+        self.start.membership_config.membership()
+    }
+
+    pub(super) fn index(&self) -> u64 {
+        configuration_index(&self.start)
+    }
+
+    pub(super) fn is_voter(&self, id: NodeId) -> bool {
+        self.membership().voter_ids().any(|voter| voter == id)
+    }
+
+    pub(super) fn by_name(&self, name: &str) -> Result<NodeId, MembershipError> {
+        find_name(self.membership(), name).ok_or_else(|| MembershipError::UnknownServer(name.into()))
+    }
+
+    /// Makes `voter` one, or takes its vote from it, in one entry. `retain`: who loses it stays as a learner. Returns the index of
+    /// the configuration once it is applied here.
+    pub(super) async fn set_voter(&self, voter: NodeId, votes: bool, retain: bool) -> Result<u64, MembershipError> {
+        let now = metrics(&self.raft);
+        let before = now.membership_config.membership();
+        let mut voters: BTreeSet<NodeId> = before.voter_ids().collect();
+        match votes {
+            true => voters.insert(voter),
+            false => voters.remove(&voter),
+        };
+        if voters.is_empty() {
+            return Err(MembershipError::LastVoter);
+        }
+        let stays = |id: NodeId| votes || retain || id != voter;
+        let nodes = before.nodes().filter(|(id, _)| stays(**id)).map(|(id, node)| (*id, node.clone()));
+        let after = Membership::new(vec![voters], nodes.collect::<BTreeMap<_, _>>())
+            .map_err(|error| MembershipError::Refused(error.to_string()))?;
+        crate::faults::point("membership-before-voters");
+        let change = self.raft.append_membership(after, EntryPayload::Blank, [unchanged(&now)]);
+        let index = bounded(change).await?;
+        crate::faults::point("membership-after-voters");
+        Ok(index)
+    }
+
+    /// Proposes and waits until the final configuration is applied here. `retain` keeps who loses its vote as a learner.
+    pub(super) async fn apply(&self, changes: Changes, retain: bool) -> Result<u64, MembershipError> {
+        let now = metrics(&self.raft);
+        bounded(self.raft.change_membership_if(changes, retain, [unchanged(&now)])).await
+    }
+}
+
+/// Under the lock nobody else on this node changes the configuration; this refuses what another leader did.
+fn unchanged(now: &Metrics) -> Precondition<TypeConfig> {
+    Precondition::LastMembershipLogId { last_membership_log_id: *now.membership_config.log_id() }
+}
+
+async fn bounded(
+    change: impl Future<Output = Result<ClientWriteResponse<TypeConfig>, WriteError>>,
+) -> Result<u64, MembershipError> {
+    match tokio::time::timeout(CHANGE_TIMEOUT, change).await {
+        Ok(Ok(response)) => Ok(response.log_id.index),
+        Ok(Err(error)) => Err(refusal(error)),
+        Err(_) => {
+            Err(MembershipError::Unknown(format!("not committed within {CHANGE_TIMEOUT:?}; is a majority alive?")))
+        }
+    }
+}
+
+fn is_joint(metrics: &Metrics) -> bool {
+    metrics.membership_config.membership().get_joint_config().len() > 1
+}

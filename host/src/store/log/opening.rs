@@ -1,0 +1,171 @@
+//! Opens `raft/`, and decides what a log that is not whole is: the torn tail of a crash, which is cut, or damage, which is refused.
+//! Never opens a log that holds less than `SYNCED` says; never changes a damaged one.
+//!
+//! - RocksDB opens a log whose last record is incomplete. Whether that took away too much, `SYNCED` tells.
+//! - When RocksDB refuses, a *copy* is opened up to the first damage. If the copy has all that was synced, it takes the log's place,
+//!   and the original stays beside it until the next start that finds nothing to repair.
+//! - Anything else is refused: a node that lost what it had acknowledged must neither vote nor acknowledge again.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+
+use rocksdb::{DB, Options};
+
+use super::super::files::{create_directory, names, remove_directory, sync_directory};
+use super::super::{DataDir, StoreError, options};
+use super::recovery::{self, Found};
+use super::synced::{Ends, Synced};
+use super::wal_tail;
+
+/// The copy while it is repaired.
+const REPAIRING: &str = "raft.repairing";
+
+/// A log that may be used.
+pub(super) struct Opened {
+    pub(super) database: Arc<DB>,
+    pub(super) found: Found,
+    pub(super) synced: Synced,
+}
+
+/// Opens the log of `group`. See the head of this file.
+pub(super) fn open(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
+    open_sound(directory, group).map_err(|error| refusal(directory, error))
+}
+
+fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
+    let synced = Synced::open(&directory.root().join("SYNCED"), group, &directory.raft())?;
+    let promised = synced.read()?;
+    remove_directory(&directory.root().join(REPAIRING))?;
+    // RocksDB would make a new log where `CURRENT` is missing.
+    let mut setup = options::raft();
+    setup.create_if_missing(promised.is_nothing());
+    let torn = wal_tail::torn(&directory.raft());
+    let database = match open_database(&setup, &directory.raft()) {
+        Ok(database) => {
+            forget_original(directory);
+            database
+        }
+        Err(refused) if refused.is_damage() => {
+            repair(directory, group, &promised, &refused)?;
+            open_database(&setup, &directory.raft())?
+        }
+        Err(error) => return Err(error),
+    };
+    let found = recovery::check(&database, &directory.raft(), group)?;
+    check_promise(&promised, &found, &directory.raft())?;
+    if let Some((wal, bytes)) = torn {
+        tracing::warn!(
+            wal = %wal.display(),
+            bytes,
+            last_log_id = ?found.last(),
+            "CUT a torn tail off the log: its last record was incomplete, and had never been acknowledged"
+        );
+    }
+    Ok(Opened { database: Arc::new(database), found, synced })
+}
+
+fn open_database(setup: &Options, path: &Path) -> Result<DB, StoreError> {
+    DB::open_cf_descriptors(setup, path, options::raft_families()).map_err(StoreError::rocks("open the log", path))
+}
+
+fn check_promise(promised: &Ends, found: &Found, path: &Path) -> Result<(), StoreError> {
+    match promised.missing_in(&found.ends()) {
+        None => Ok(()),
+        Some(missing) => Err(StoreError::damaged(path, missing)),
+    }
+}
+
+/// Puts a copy without the damaged tail in the log's place, if it holds all that was promised.
+fn repair(directory: &DataDir, group: u32, promised: &Ends, refused: &StoreError) -> Result<(), StoreError> {
+    let copy = directory.root().join(REPAIRING);
+    tracing::warn!(error = %refused, "the log was not opened; looking at a copy of it whether only a torn tail is wrong");
+    let repaired = copy_log(&directory.raft(), &copy).and_then(|()| open_copy(&copy, group, promised));
+    let ends = match repaired {
+        Ok(ends) => ends,
+        Err(error) => {
+            // The copy is worth nothing, and the error is the one to tell; the next start removes what stays.
+            drop(remove_directory(&copy));
+            return Err(match error {
+                StoreError::Damaged { what, .. } => {
+                    StoreError::damaged(&directory.raft(), format!("{refused}; and up to that damage, {what}"))
+                }
+                error if error.is_damage() => {
+                    StoreError::damaged(&directory.raft(), format!("{refused}; and a copy: {error}"))
+                }
+                error => error,
+            });
+        }
+    };
+    let original = directory.replace_log(&copy)?;
+    tracing::error!(
+        why = %refused,
+        last_log_id = ?ends.last,
+        vote = ?ends.vote,
+        synced_last_log_id = ?promised.last,
+        synced_vote = ?promised.vote,
+        original = %original.display(),
+        "CUT a torn tail off the log: what stood behind `last_log_id` had never been acknowledged. The original is kept until the next start"
+    );
+    Ok(())
+}
+
+/// Copies what may be changed, and links what never is.
+fn copy_log(from: &Path, to: &Path) -> Result<(), StoreError> {
+    create_directory(to)?;
+    for name in names(from)? {
+        let (source, target) = (from.join(&name), to.join(&name));
+        if name == "LOCK" || name.starts_with("LOG") || source.is_dir() {
+            continue;
+        }
+        if name.ends_with(".sst") {
+            fs::hard_link(&source, &target).map_err(StoreError::io("link to", &target))?;
+        } else {
+            fs::copy(&source, &target).map_err(StoreError::io("copy to", &target))?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the copy up to its first damage and checks what is there. On disk and closed on return.
+fn open_copy(copy: &Path, group: u32, promised: &Ends) -> Result<Ends, StoreError> {
+    let found = {
+        let database = open_database(&options::raft_up_to_damage(), copy)?;
+        recovery::check(&database, copy, group)?
+    };
+    check_promise(promised, &found, copy)?;
+    for name in names(copy)? {
+        let path = copy.join(name);
+        File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io("fsync", &path))?;
+    }
+    sync_directory(copy)?;
+    Ok(found.ends())
+}
+
+/// A start that needed no repair: the original of an earlier one has served.
+fn forget_original(directory: &DataDir) {
+    let original = directory.damaged_log();
+    if !original.exists() {
+        return;
+    }
+    match remove_directory(&original) {
+        Ok(()) => {
+            tracing::info!(path = %original.display(), "removed the damaged original of the log that was repaired")
+        }
+        Err(error) => tracing::warn!(%error, "the damaged original of the log stays on disk"),
+    }
+}
+
+/// What is wrong with a log, with the way back.
+fn refusal(directory: &DataDir, error: StoreError) -> StoreError {
+    let root = directory.root();
+    let name = root.file_name().map_or_else(|| "<its name>".into(), |name| name.to_string_lossy().into_owned());
+    match error {
+        StoreError::Damaged { path, what } => StoreError::LogDamaged { path, what, name, root: root.to_owned() },
+        StoreError::Rocks { ref path, .. } if error.is_damage() => {
+            let path = path.clone();
+            StoreError::LogDamaged { path, what: error.to_string(), name, root: root.to_owned() }
+        }
+        error => error,
+    }
+}

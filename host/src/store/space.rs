@@ -1,0 +1,312 @@
+//! Room on the disk of the data directory: how much is free, what is refused while it is short, and the ballast that is given up so that
+//! a node can start, vote and purge on a full disk. Writes nothing but the ballast, and refuses nothing itself.
+//!
+//! - Below `min_free_bytes` commands are refused; everything else goes on. Commands are taken again once there is a little more.
+//! - Below the size of the ballast a follower takes no commands from its leader either: a full disk would end it.
+//! - The ballast is made when there is room for it above `min_free_bytes`. A small part of it is given up while the node runs, so that it
+//!   can vote and purge; the rest only at a start, whatever filled the disk meanwhile.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
+
+use super::{DataDir, StoreError};
+
+const MIB: u64 = 1 << 20;
+/// The ballast, and what stays free of commands from a leader. Half of `min_free_bytes` when that is less.
+const BALLAST_BYTES_MAX: u64 = 32 * MIB;
+/// Commands are taken again when this part of `min_free_bytes` is free above it, so that a disk at the limit does not flutter.
+const RESUME_PART: u64 = 32;
+/// This part of the ballast is for the running node, beside the rest; given up when less than half of it is free.
+const RUNNING_PART: u64 = 4;
+/// The files.
+const FOR_START: &str = "BALLAST";
+const FOR_RUNNING: &str = "BALLAST.running";
+
+/// How short the disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// There is room.
+    Ample = 0,
+    /// Less than `min_free_bytes`: commands are refused.
+    Low = 1,
+    /// Less than the ballast: commands of a leader are refused, too.
+    Full = 2,
+}
+
+impl Level {
+    /// As operators read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Ample => "ample",
+            Level::Low => "low",
+            Level::Full => "full",
+        }
+    }
+
+    fn of(number: u8) -> Level {
+        match number {
+            0 => Level::Ample,
+            1 => Level::Low,
+            _ => Level::Full,
+        }
+    }
+}
+
+/// Numbers for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceStatus {
+    /// Bytes that this process may still use, when it last looked.
+    pub free_bytes: u64,
+    /// Below this, commands are refused; 0: never.
+    pub min_free_bytes: u64,
+    /// How short that is.
+    pub level: Level,
+}
+
+/// The room of one data directory. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Space(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    min_free_bytes: u64,
+    free_bytes: AtomicU64,
+    level: AtomicU8,
+    /// One looks at a time.
+    looking: Mutex<()>,
+}
+
+impl Space {
+    /// Looks for the first time, and gives the ballast up if the node might not be able to start otherwise. Before any database is
+    /// opened. `min_free_bytes` of 0 switches all of it off.
+    pub fn open(directory: &DataDir, min_free_bytes: u64) -> Result<Space, StoreError> {
+        let space = Space(Arc::new(Inner {
+            root: directory.root().to_owned(),
+            min_free_bytes,
+            free_bytes: AtomicU64::new(0),
+            level: AtomicU8::new(Level::Ample as u8),
+            looking: Mutex::new(()),
+        }));
+        let is_needed = free_bytes(&space.0.root)? < space.ballast_bytes();
+        for (name, bytes) in space.ballast() {
+            let there = fs::metadata(space.0.root.join(name)).map(|metadata| metadata.len()).ok();
+            if there.is_some() && (is_needed || there != Some(bytes)) {
+                space.release(name)?;
+            }
+        }
+        space.look();
+        Ok(space)
+    }
+
+    /// Looks at the disk, and gives up or makes the ballast. Blocks; call it every now and then.
+    pub fn look(&self) {
+        let _looking = self.0.looking.lock();
+        if let Err(error) = self.look_once() {
+            tracing::warn!(%error, "the room on the disk is not known");
+        }
+    }
+
+    /// Why no command may be taken now, for the client.
+    pub fn refuses_commands(&self) -> Option<String> {
+        (self.level() >= Level::Low).then(|| {
+            let Inner { root, min_free_bytes, free_bytes, .. } = &*self.0;
+            let name = root.file_name().unwrap_or_default().to_string_lossy();
+            format!(
+                "the disk of node {name} is nearly full: {} are free in {}, and commands are taken above {} (--min_free_bytes); reads go on",
+                in_words(free_bytes.load(Ordering::Relaxed)),
+                root.display(),
+                in_words(*min_free_bytes)
+            )
+        })
+    }
+
+    /// Why this node can take no commands from its leader now.
+    pub fn refuses_entries(&self) -> Option<String> {
+        if self.level() == Level::Full { self.refuses_commands() } else { None }
+    }
+
+    /// Numbers for operators.
+    pub fn status(&self) -> SpaceStatus {
+        SpaceStatus {
+            free_bytes: self.0.free_bytes.load(Ordering::Relaxed),
+            min_free_bytes: self.0.min_free_bytes,
+            level: self.level(),
+        }
+    }
+
+    fn level(&self) -> Level {
+        Level::of(self.0.level.load(Ordering::Relaxed))
+    }
+
+    fn look_once(&self) -> Result<(), StoreError> {
+        let (root, min_free_bytes, ballast_bytes) = (&self.0.root, self.0.min_free_bytes, self.ballast_bytes());
+        let free = free_bytes(root)?;
+        if ballast_bytes > 0 {
+            if free < ballast_bytes / RUNNING_PART / 2 && root.join(FOR_RUNNING).exists() {
+                self.release(FOR_RUNNING)?;
+            } else if free >= min_free_bytes + min_free_bytes / RESUME_PART + 2 * ballast_bytes {
+                self.make()?;
+            }
+        }
+        self.note(free_bytes(root)?);
+        Ok(())
+    }
+
+    /// Takes note of `free`, and says so when that changes what is refused.
+    fn note(&self, free: u64) {
+        let min = self.0.min_free_bytes;
+        let before = self.level();
+        let resume = min + min / RESUME_PART;
+        let level = if free < self.ballast_bytes() {
+            Level::Full
+        } else if free < min || (before > Level::Ample && free < resume) {
+            Level::Low
+        } else {
+            Level::Ample
+        };
+        self.0.free_bytes.store(free, Ordering::Relaxed);
+        self.0.level.store(level as u8, Ordering::Relaxed);
+        if level == before {
+            return;
+        }
+        let (free, path) = (in_words(free), self.0.root.display());
+        match level {
+            Level::Ample => tracing::info!(%free, %path, "there is room on the disk again: commands are taken"),
+            Level::Low => {
+                tracing::warn!(%free, %path, "the disk is nearly full: commands are refused until there is room")
+            }
+            Level::Full => {
+                tracing::error!(%free, %path, "the disk is full: commands are refused, also from a leader, until there is room");
+            }
+        }
+    }
+
+    /// Makes what of the ballast is missing.
+    fn make(&self) -> Result<(), StoreError> {
+        for (name, bytes) in self.ballast() {
+            let path = self.0.root.join(name);
+            if path.exists() {
+                continue;
+            }
+            File::create(&path).and_then(|file| allocate(file, bytes)).map_err(|error| {
+                // Half of it would only be in the way.
+                drop(fs::remove_file(&path));
+                StoreError::io("make", &path)(error)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn release(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.0.root.join(name);
+        fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        tracing::warn!(path = %path.display(), "gave up ballast, because the disk is full or --min_free_bytes changed");
+        Ok(())
+    }
+
+    /// Its files, and how long each is.
+    fn ballast(&self) -> [(&'static str, u64); 2] {
+        let bytes = self.ballast_bytes();
+        [(FOR_START, bytes), (FOR_RUNNING, bytes / RUNNING_PART)]
+    }
+
+    fn ballast_bytes(&self) -> u64 {
+        BALLAST_BYTES_MAX.min(self.0.min_free_bytes / 2)
+    }
+}
+
+fn free_bytes(root: &std::path::Path) -> Result<u64, StoreError> {
+    let found = statvfs(root).map_err(|error| StoreError::io("look at the room of", root)(error.into()))?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Takes the room without writing it where the file system can.
+fn allocate(mut file: File, bytes: u64) -> io::Result<()> {
+    match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            let zeros = vec![0; 1 << 16];
+            let mut left = bytes;
+            while left > 0 {
+                let count = left.min(zeros.len() as u64);
+                file.write_all(&zeros[..usize::try_from(count).expect("at most the zeros")])?;
+                left -= count;
+            }
+            Ok(())
+        }
+        allocated => Ok(allocated?),
+    }
+}
+
+fn in_words(bytes: u64) -> String {
+    if bytes >= 10 * MIB { format!("{} MiB", bytes / MIB) } else { format!("{} KiB", bytes / 1024) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn space(root: &tempfile::TempDir, min_free_bytes: u64) -> (DataDir, Space) {
+        let directory = DataDir::open(root.path()).unwrap();
+        let space = Space::open(&directory, min_free_bytes).unwrap();
+        (directory, space)
+    }
+
+    #[test]
+    fn levels_follow_what_is_free_and_do_not_flutter() {
+        let root = tempfile::tempdir().unwrap();
+        let (_directory, space) = space(&root, 64 * MIB);
+        let rows = [
+            (70 * MIB, Level::Ample),
+            (64 * MIB, Level::Ample),
+            (63 * MIB, Level::Low),
+            (65 * MIB, Level::Low),
+            (31 * MIB, Level::Full),
+            (40 * MIB, Level::Low),
+            (66 * MIB, Level::Ample),
+        ];
+        for (free, level) in rows {
+            space.note(free);
+            assert_eq!(space.status().level, level, "{free}");
+            assert_eq!(space.refuses_commands().is_some(), level >= Level::Low);
+            assert_eq!(space.refuses_entries().is_some(), level == Level::Full);
+        }
+        space.note(5 * MIB);
+        let text = space.refuses_commands().unwrap();
+        let name = root.path().file_name().unwrap().to_str().unwrap();
+        assert!(text.contains(name) && text.contains("5120 KiB are free") && text.contains("64 MiB"), "{text}");
+    }
+
+    #[test]
+    fn zero_switches_it_off() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("BALLAST"), "old").unwrap();
+        let (_directory, space) = space(&root, 0);
+        space.note(0);
+        assert_eq!(space.refuses_commands(), None);
+        assert!(!root.path().join("BALLAST").exists());
+    }
+
+    #[test]
+    fn the_ballast_is_made_when_there_is_room_and_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let bytes = |name: &str| fs::metadata(root.path().join(name)).map_or(0, |file| file.len());
+        let (directory, first) = space(&root, 2 * MIB);
+        first.look();
+        let _again = Space::open(&directory, 2 * MIB).unwrap();
+        assert_eq!((bytes("BALLAST"), bytes("BALLAST.running")), (MIB, MIB / 4));
+        // Nobody has so much: the disk counts as full, and there is no ballast of that size.
+        let space = Space::open(&directory, 1 << 60).unwrap();
+        assert_eq!((bytes("BALLAST"), bytes("BALLAST.running")), (0, 0));
+        assert_eq!(space.status().level, Level::Low);
+    }
+}

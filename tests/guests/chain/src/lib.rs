@@ -1,0 +1,46 @@
+//! A guest of the tests: registers that tell their own history, and a command that burns fuel. Owns what the checkers rely on:
+//! a write answers with its own place in the log and with the write that it followed. Not part of what users get.
+
+use std::hint::black_box;
+
+use lockstep_guest::{Command, Map, Query, Reply};
+
+lockstep_guest::include_proto!();
+
+lockstep_guest::state! {
+    /// Keys and their newest write.
+    pub struct Registers {
+        records: Map<String, Record> = 1,
+    }
+}
+
+/// Rounds in one unit of `Burn`.
+const ROUNDS_PER_UNIT: u64 = 100_000;
+
+impl Chain for Registers {
+    fn put(&mut self, cx: &Command, request: PutRequest) -> Reply<PutResponse> {
+        let previous = self.records.get(&request.key);
+        let version = previous.as_ref().map_or(0, |record| record.version) + 1;
+        let written = Record { value: request.value, index: cx.index(), position: cx.position(), version };
+        self.records.insert(&request.key, &written);
+        Ok(PutResponse { written: Some(written), previous })
+    }
+
+    fn get(&self, cx: &Query, request: GetRequest) -> Reply<GetResponse> {
+        Ok(GetResponse { read_at_index: cx.index(), record: self.records.get(&request.key) })
+    }
+
+    fn burn(&mut self, _: &Command, request: BurnRequest) -> Reply<BurnResponse> {
+        let mut result = 1_u64;
+        for _ in 0..request.units {
+            for _ in 0..ROUNDS_PER_UNIT {
+                result ^= result << 13;
+                result ^= result >> 7;
+                result = black_box(result ^ (result << 17));
+            }
+        }
+        Ok(BurnResponse { result })
+    }
+}
+
+lockstep_guest::export!(Registers: Chain);

@@ -1,0 +1,199 @@
+//! A disk that is full: commands are refused and say why, reads and purges go on, commands resume when there is room again, and a node
+//! starts on it. Each node has a small disk of its own, in memory; that needs root, and is skipped with a notice without it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use lockstep_tests::pb::AddRequest;
+use lockstep_tests::{Cluster, Options, eventually};
+
+const DISK: &str = "size=160m";
+const FLAGS: [&str; 5] = [
+    "--min_free_bytes=33554432",
+    "--snapshot_threshold=20",
+    "--snapshot_interval=1s",
+    "--trailing_logs=5",
+    "--trailing_entries_min=5",
+];
+
+/// A file system in memory, for as long as it lives. Declared after the cluster, or the nodes would still use it.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path) -> Result<Option<Disk>> {
+        fs::create_dir_all(at)?;
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", DISK, "lockstep-test"]).arg(at).output()?;
+        if mounted.status.success() {
+            return Ok(Some(Disk(at.to_owned())));
+        }
+        eprintln!("SKIPPED: a small disk cannot be mounted: {}", String::from_utf8_lossy(&mounted.stderr).trim());
+        Ok(None)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes all that is left.
+    fn fill(&self) -> Result<()> {
+        let mut file = fs::File::options().create(true).append(true).open(self.filler())?;
+        let block = vec![1; 1 << 16];
+        loop {
+            match file.write(&block) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn empty(&self) -> Result<()> {
+        Ok(fs::remove_file(self.filler())?)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a node that the test gave up on may still have it open.
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+/// Three voters, each on its disk; `None` where no disk can be mounted.
+async fn formed() -> Result<Option<(Cluster, Vec<Disk>)>> {
+    let mut cluster = Cluster::new()?;
+    let mut disks = Vec::new();
+    for n in 0..3 {
+        let options = if n == 0 { Options::bootstrap() } else { Options::member() };
+        let n = cluster.push(options.with(&FLAGS))?;
+        let place = cluster.directory().join(&cluster.nodes[n].name);
+        let Some(disk) = Disk::mount(&place)? else { return Ok(None) };
+        disks.push(disk);
+        cluster.nodes[n].start().await?;
+        if n > 0 {
+            cluster.add_voter(n).await?;
+        }
+    }
+    for n in 0..40 {
+        cluster.add(n % 3, &format!("k{n}"), "before").await?;
+    }
+    Ok(Some((cluster, disks)))
+}
+
+/// Waits until commands at node `n` are refused because of the disk of `who`, and looks at how.
+async fn refused(cluster: &Cluster, n: usize, who: &str) -> Result<()> {
+    // Until the node has looked at its disk, it takes some.
+    eventually("commands are refused", || refuses(cluster, n, "probe", who)).await?;
+    refuses(cluster, n, "never", who).await
+}
+
+async fn refuses(cluster: &Cluster, n: usize, key: &str, who: &str) -> Result<()> {
+    let request = AddRequest { key: key.into(), val: "x".into() };
+    let status = match cluster.nodes[n].client().await?.add(request).await {
+        Ok(_) => anyhow::bail!("the command was taken"),
+        Err(status) => status,
+    };
+    let outcome = status.metadata().get("lockstep-outcome").and_then(|outcome| outcome.to_str().ok());
+    ensure!(status.code() == tonic::Code::ResourceExhausted, "{status:?}");
+    ensure!(outcome == Some("not-applied"), "{status:?}");
+    ensure!(status.message().contains(&format!("the disk of node {who} is nearly full")), "{status:?}");
+    Ok(())
+}
+
+async fn taken_again(cluster: &Cluster, value: &str) -> Result<()> {
+    for n in 0..3 {
+        eventually("commands are taken again", || cluster.add(n, "again", value)).await?;
+    }
+    cluster.everyone_reads("again", value).await
+}
+
+async fn level(cluster: &Cluster, n: usize, level: &str) -> Result<()> {
+    eventually("the level of the disk", || async {
+        let stat = cluster.nodes[n].stat().await?;
+        ensure!(stat["disk"]["state"] == level, "{}", stat["disk"]);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_leader_whose_disk_is_full_refuses_commands_and_resumes() -> Result<()> {
+    let Some((cluster, disks)) = formed().await? else { return Ok(()) };
+    let leader = cluster.leader().await?;
+    let name = cluster.nodes[leader].name.clone();
+    disks[leader].fill()?;
+    for n in 0..3 {
+        refused(&cluster, n, &name).await?;
+    }
+    cluster.everyone_reads("k39", "before").await?;
+    let (code, body) = cluster.nodes[leader].http("/readyz").await?;
+    assert!(code == 200 && body.contains("is nearly full"), "{code} {body}");
+    assert!(cluster.nodes[leader].http("/metrics").await?.1.contains("lockstep_disk_level "));
+    assert_eq!(cluster.leader().await?, leader, "a full disk deposes nobody");
+    disks[leader].empty()?;
+    level(&cluster, leader, "ample").await?;
+    taken_again(&cluster, "leader").await?;
+    assert_eq!(cluster.get(leader, "never", true).await?, "", "a refused command never ran");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_follower_whose_disk_is_full_costs_nobody_anything_and_catches_up() -> Result<()> {
+    let Some((mut cluster, disks)) = formed().await? else { return Ok(()) };
+    let follower = cluster.follower().await?;
+    let leader = cluster.leader().await?;
+    disks[follower].fill()?;
+    level(&cluster, follower, "full").await?;
+    for n in 0..200 {
+        cluster.add(n % 3, &format!("f{n}"), "while full").await?;
+    }
+    assert_eq!(cluster.leader().await?, leader);
+    // It starts on the full disk, too.
+    cluster.nodes[follower].kill()?;
+    disks[follower].fill()?;
+    cluster.nodes[follower].start().await?;
+    cluster.add(leader, "g", "started").await?;
+    disks[follower].empty()?;
+    eventually("the follower has caught up", || async {
+        ensure!(cluster.get(follower, "g", false).await? == "started");
+        Ok(())
+    })
+    .await?;
+    taken_again(&cluster, "follower").await
+}
+
+#[tokio::test]
+async fn all_disks_full_refuse_read_purge_restart_and_resume() -> Result<()> {
+    let Some((mut cluster, disks)) = formed().await? else { return Ok(()) };
+    let leader = cluster.leader().await?;
+    for disk in &disks {
+        disk.fill()?;
+    }
+    let name = cluster.nodes[leader].name.clone();
+    refused(&cluster, leader, &name).await?;
+    cluster.everyone_reads("k39", "before").await?;
+    // Killed all at once, with nothing left on any disk: they start, elect, and read.
+    for node in &mut cluster.nodes {
+        node.kill()?;
+    }
+    for (node, disk) in cluster.nodes.iter_mut().zip(&disks) {
+        disk.fill()?;
+        node.spawn()?;
+    }
+    eventually("everyone reads again", || cluster.everyone_reads("k39", "before")).await?;
+    let leader = cluster.leader().await?;
+    let name = cluster.nodes[leader].name.clone();
+    refused(&cluster, leader, &name).await?;
+    for disk in &disks {
+        disk.empty()?;
+    }
+    taken_again(&cluster, "all").await?;
+    for n in 0..40 {
+        assert_eq!(cluster.get(n % 3, &format!("k{n}"), true).await?, "before");
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Log time is every node's, whatever one node's clock says: a leader years ahead moves it by bounded steps, one behind not at all.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::{Cluster, Options, eventually, formed_of};
+
+const TEN_YEARS_MS: u64 = 315_360_000_000;
+
+/// Log time, once it is equal on all nodes at an equal index.
+async fn log_time(cluster: &Cluster) -> Result<u64> {
+    eventually("one log time", || async {
+        let mut seen = None;
+        for node in cluster.nodes.iter().filter(|node| node.running()) {
+            let stat = node.stat().await?;
+            let here = (stat["last_applied_index"].as_u64(), stat["fsm"]["log_time_ms"].as_u64().context("no time")?);
+            ensure!(*seen.get_or_insert(here) == here, "{}: {here:?}, others {seen:?}", node.name);
+        }
+        Ok(seen.context("no node")?.1)
+    })
+    .await
+}
+
+async fn write_some(cluster: &Cluster, leader: usize) -> Result<()> {
+    for n in 0..100 {
+        cluster.add(leader, "key", &n.to_string()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_leader_with_a_clock_years_ahead_moves_log_time_by_a_minute() -> Result<()> {
+    let mut cluster = formed_of(3, Options::member().with_failpoints()).await?;
+    let leader = cluster.leader().await?;
+    let start = Instant::now();
+    cluster.add(leader, "key", "value").await?;
+    let before = log_time(&cluster).await?;
+    cluster.nodes[leader].fail_now(&[&format!("clock-shift=return({TEN_YEARS_MS})")]).await?;
+    let mut last = before;
+    for _ in 0..3 {
+        write_some(&cluster, leader).await?;
+        let now = log_time(&cluster).await?;
+        ensure!(now >= last, "log time went back from {last} to {now}");
+        last = now;
+    }
+    ensure!(last >= before + 60_000, "the clock was not ahead");
+    // A minute at once, and then at most twice as fast as time itself.
+    let limit = before + 60_000 + 2 * start.elapsed().as_millis() as u64;
+    ensure!(last <= limit, "log time is at {last}, {} ms too far", last - limit);
+    // Another leader, whose clock is right, is behind now and does not turn it back.
+    cluster.nodes[leader].kill()?;
+    let other = cluster.leader().await?;
+    write_some(&cluster, other).await?;
+    ensure!(log_time(&cluster).await? >= last);
+    cluster.everyone_has_one_hash().await
+}
+
+#[tokio::test]
+async fn a_leader_with_a_clock_years_behind_lets_log_time_stand() -> Result<()> {
+    let cluster = formed_of(3, Options::member().with_failpoints()).await?;
+    let leader = cluster.leader().await?;
+    cluster.nodes[leader].fail_now(&[&format!("clock-shift=return(-{TEN_YEARS_MS})")]).await?;
+    let before = log_time(&cluster).await?;
+    write_some(&cluster, leader).await?;
+    ensure!(log_time(&cluster).await? == before, "a clock behind log time moved it");
+    cluster.everyone_has_one_hash().await
+}

@@ -1,0 +1,193 @@
+//! Members come and go under load, leaders crash in the middle of it, and nodes move.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::pb::{self, AddRequest};
+use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed};
+use tokio::task::JoinHandle;
+
+/// Writes growing numbers under a key of its own, through a node that stays; the last one acknowledged.
+async fn writer(cluster: &Cluster, n: usize, stop: Arc<AtomicBool>) -> Result<JoinHandle<(String, u64)>> {
+    let mut client = cluster.nodes[0].client().await?;
+    let key = format!("writer{n}");
+    Ok(tokio::spawn(async move {
+        let mut acknowledged = 0;
+        let mut next = 1;
+        while !stop.load(Ordering::Relaxed) {
+            let request = AddRequest { key: key.clone(), val: next.to_string() };
+            if client.add(request).await.is_ok() {
+                acknowledged = next;
+            }
+            next += 1;
+        }
+        (key, acknowledged)
+    }))
+}
+
+async fn remove(cluster: &Cluster, n: usize) -> Result<u64> {
+    let leader = leader_by(cluster, 0).await?;
+    let request = pb::RemoveServerRequest { id: cluster.nodes[n].name.clone(), previous_index: 0 };
+    let operation = cluster.nodes[leader].manager().await?.remove_server(request).await?.into_inner();
+    cluster.finish(leader, operation).await
+}
+
+/// The leader as node `n` knows it; others may be removed, or frozen.
+async fn leader_by(cluster: &Cluster, n: usize) -> Result<usize> {
+    eventually("a leader is known", || async {
+        let name = cluster.nodes[n].manager().await?.leader(pb::LeaderRequest {}).await?.into_inner().server_id;
+        cluster.nodes.iter().position(|node| node.name == name).context("no leader")
+    })
+    .await
+}
+
+async fn servers(cluster: &Cluster, n: usize) -> Result<Vec<(String, String)>> {
+    let configuration = cluster.nodes[n].manager().await?.get_configuration(pb::GetConfigurationRequest {}).await?;
+    Ok(configuration.into_inner().servers.into_iter().map(|server| (server.id, server.suffrage)).collect())
+}
+
+#[tokio::test]
+async fn it_grows_to_five_and_shrinks_to_one_under_load() -> Result<()> {
+    let mut cluster = formed(1, &[]).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for n in 0..4 {
+        writers.push(writer(&cluster, n, stop.clone()).await?);
+    }
+    for _ in 1..5 {
+        let n = cluster.push(Options::member())?;
+        cluster.nodes[n].start().await?;
+        cluster.add_voter(n).await?;
+    }
+    let voters = |names: &[&str]| names.iter().map(|name| (name.to_string(), "Voter".to_string())).collect::<Vec<_>>();
+    assert_eq!(servers(&cluster, 0).await?, voters(&["nodeA", "nodeB", "nodeC", "nodeD", "nodeE"]));
+
+    // Leadership moves between the changes, so that a node that goes may be the leader and one that changes things may be new.
+    for n in (1..5).rev() {
+        let leader = leader_by(&cluster, 0).await?;
+        let (id, address) = (cluster.nodes[n].name.clone(), cluster.nodes[n].raft_addr());
+        let request = pb::LeadershipTransferToServerRequest { id, address };
+        let operation =
+            cluster.nodes[leader].manager().await?.leadership_transfer_to_server(request).await?.into_inner();
+        cluster.finish(leader, operation).await?;
+        remove(&cluster, n).await?;
+        eventually("the others have another leader", || async {
+            ensure!(leader_by(&cluster, 0).await? != n, "still the removed one");
+            Ok(())
+        })
+        .await?;
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert_eq!(servers(&cluster, 0).await?, voters(&["nodeA"]));
+    for writer in writers {
+        let (key, acknowledged) = writer.await?;
+        ensure!(acknowledged > 10, "{key}: {acknowledged} writes only");
+        let found: u64 = cluster.get(0, &key, true).await?.parse()?;
+        assert!(found >= acknowledged, "{key}: {found}, and {acknowledged} was acknowledged");
+    }
+    Ok(())
+}
+
+/// The leader crashes before and after the entry that changes the voters: the next one has a whole configuration, never a joint one,
+/// and the change can be asked for again.
+#[tokio::test]
+async fn a_leader_that_crashes_while_it_changes_voters_leaves_nothing_half_way() -> Result<()> {
+    for point in ["membership-before-voters", "membership-after-voters"] {
+        let mut cluster = formed(3, &[]).await?;
+        for n in 0..3 {
+            cluster.nodes[n].stop().await?;
+            cluster.nodes[n].options = Options::member().with_failpoints();
+        }
+        for n in 0..3 {
+            cluster.nodes[n].start().await?;
+        }
+        let newcomer = cluster.push(Options::member())?;
+        cluster.nodes[newcomer].start().await?;
+        let leader = leader_by(&cluster, 0).await?;
+        cluster.nodes[leader].fail_at(&[&format!("{point}=return(crash)")])?;
+        let (id, address) = (cluster.nodes[newcomer].name.clone(), cluster.nodes[newcomer].raft_addr());
+        let request = pb::AddVoterRequest { id, address, previous_index: 0 };
+        let mut manager = cluster.nodes[leader].manager().await?;
+        let operation = manager.add_voter(request.clone()).await?.into_inner();
+        manager.r#await(operation).await.unwrap_err();
+        cluster.nodes[leader].wait_exit().await?;
+        cluster.nodes[leader].fail_at(&[])?;
+
+        let next = eventually("another one leads", || async {
+            let asked = (0..3).find(|n| *n != leader).context("nobody")?;
+            let next = leader_by(&cluster, asked).await?;
+            ensure!(next != leader, "the dead one");
+            cluster.add(next, "key", point).await.map(|_| next)
+        })
+        .await?;
+        let operation = cluster.nodes[next].manager().await?.add_voter(request).await?.into_inner();
+        cluster.finish(next, operation).await?;
+        let seen = servers(&cluster, next).await?;
+        assert!(seen.len() == 4 && seen.iter().all(|(_, suffrage)| suffrage == "Voter"), "{seen:?}");
+        cluster.nodes[leader].start().await?;
+        eventually("all four serve", || cluster.everyone_reads("key", point)).await?;
+    }
+    Ok(())
+}
+
+/// A voter that answers once and is never reachable again must not cost a cluster of one its quorum.
+#[tokio::test]
+async fn a_voter_added_at_a_wrong_address_is_rolled_back_and_the_quorum_kept() -> Result<()> {
+    let mut cluster = formed(1, &["--catch_up_timeout=2s"]).await?;
+    // It says of itself that it lives where nobody does.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let n = cluster.push(Options::member().with(&[format!("--raft_advertise_addr={nobody}").as_str()]))?;
+    cluster.nodes[n].start().await?;
+    let error = cluster.add_voter(n).await.unwrap_err().to_string();
+    assert!(error.contains("did not catch up") && error.contains("taken out again"), "{error}");
+    assert_eq!(servers(&cluster, 0).await?, [("nodeA".to_string(), "Voter".to_string())]);
+    cluster.add(0, "still", "works").await?;
+
+    let request = pb::AddVoterRequest { id: "nodeB".into(), address: nobody, previous_index: 0 };
+    let operation = cluster.nodes[0].manager().await?.add_voter(request).await?.into_inner();
+    let error = cluster.finish(0, operation).await.unwrap_err().to_string();
+    assert!(error.contains("no node answers"), "{error}");
+    cluster.add(0, "still", "works, too").await?;
+    Ok(())
+}
+
+/// The leader itself comes back elsewhere: it is recorded, found by its peers, and leads again.
+#[tokio::test]
+async fn a_leader_that_moved_is_recorded_and_leads_from_its_new_address() -> Result<()> {
+    for size in [1, 3] {
+        let mut cluster = formed(size, &[]).await?;
+        cluster.add(0, "key", "before").await?;
+        let moved = cluster.leader().await?;
+        cluster.nodes[moved].stop().await?;
+        let name = cluster.nodes[moved].name.clone();
+        let directory = cluster.directory().to_path_buf();
+        cluster.nodes[moved] = NodeProcess::new(&name, &directory, Options::member())?;
+        cluster.nodes[moved].start().await?;
+        let address = cluster.nodes[moved].raft_addr();
+        eventually("every node knows the new address", || async {
+            for node in &cluster.nodes {
+                let stat = node.stat().await?;
+                let known =
+                    stat["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(|node| node["addr"] == *address));
+                ensure!(known, "{stat}");
+            }
+            Ok(())
+        })
+        .await?;
+        if size > 1 {
+            let leader = cluster.leader().await?;
+            let request = pb::LeadershipTransferToServerRequest { id: name, address };
+            let operation =
+                cluster.nodes[leader].manager().await?.leadership_transfer_to_server(request).await?.into_inner();
+            cluster.finish(leader, operation).await?;
+        }
+        assert_eq!(cluster.leader().await?, moved);
+        for n in 0..size {
+            cluster.add(n, "key", "from its new address").await?;
+        }
+        tokio::time::timeout(Duration::from_secs(60), cluster.everyone_reads("key", "from its new address")).await??;
+    }
+    Ok(())
+}

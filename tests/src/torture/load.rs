@@ -1,0 +1,293 @@
+//! Clients: each pinned to a node, writing and reading the keys of one cycle until told to stop, recording what it sees. Owns what
+//! an answer means for the history; knows nothing of faults.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::history::{Clock, Kind, Operation, Outcome, Record};
+use super::plan::Random;
+use crate::chain_pb::chain_client::ChainClient;
+use crate::chain_pb::{GetRequest, PutRequest};
+use crate::{Cluster, NodeProcess, PATIENCE};
+
+/// How long a client waits for an answer; what it sent is unknown after that.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a connection may take.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Between two attempts to reach a node that is not there.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Operations of one client in one cycle before it slows down, so that a history stays small.
+const BRISK_OPERATIONS: usize = 10_000;
+
+/// Pause of a client that has slowed down.
+const SLOW_PAUSE: Duration = Duration::from_millis(20);
+
+/// Draws the tokens of a run: no two writes share one.
+pub type Tokens = Arc<AtomicU64>;
+
+/// One client of one node.
+pub struct Session {
+    /// Who calls.
+    pub id: u32,
+    /// The node that is called.
+    pub node: u32,
+    endpoint: Endpoint,
+    client: Option<ChainClient<Channel>>,
+    clock: Clock,
+}
+
+impl Session {
+    /// Connects at the first call.
+    pub fn new(id: u32, node: u32, address: &str, clock: Clock) -> Result<Session> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(CONNECT_TIME_MAX);
+        Ok(Session { id, node, endpoint, client: None, clock })
+    }
+
+    async fn client(&mut self) -> Option<ChainClient<Channel>> {
+        if self.client.is_none() {
+            self.client = self.endpoint.connect().await.ok().map(ChainClient::new);
+        }
+        self.client.clone()
+    }
+
+    /// Writes `token`. None when no node was there to be asked.
+    pub async fn put(&mut self, key: u32, token: u64) -> Result<Option<Operation>> {
+        let Some(mut client) = self.client().await else { return Ok(None) };
+        let request = request(PutRequest { key: key_text(key), value: token.to_string() });
+        let invoked = self.clock.now();
+        let answer = tokio::time::timeout(ANSWER_TIME_MAX, client.put(request)).await;
+        let outcome = match answer {
+            Ok(Ok(reply)) => {
+                let reply = reply.into_inner();
+                let written = reply.written.as_ref().context("a write was answered without its place")?;
+                let previous = reply.previous.as_ref().map(Record::decode).transpose()?;
+                Outcome::Wrote(Record::decode(written)?, previous)
+            }
+            Ok(Err(status)) => self.failed(&status),
+            Err(_) => self.silent(),
+        };
+        Ok(Some(self.operation(key, Kind::Put(token), invoked, outcome)))
+    }
+
+    /// Reads. None when it failed: a failed read proves nothing.
+    pub async fn get(&mut self, key: u32, linearizable: bool) -> Result<Option<Operation>> {
+        let Some(mut client) = self.client().await else { return Ok(None) };
+        let request = request(GetRequest { key: key_text(key), linearizable });
+        let invoked = self.clock.now();
+        match tokio::time::timeout(ANSWER_TIME_MAX, client.get(request)).await {
+            Ok(Ok(reply)) => {
+                let record = reply.into_inner().record.as_ref().map(Record::decode).transpose()?;
+                let kind = if linearizable { Kind::Get } else { Kind::GetLocal };
+                Ok(Some(self.operation(key, kind, invoked, Outcome::Read(record))))
+            }
+            Ok(Err(status)) => {
+                self.failed(&status);
+                Ok(None)
+            }
+            Err(_) => {
+                self.silent();
+                Ok(None)
+            }
+        }
+    }
+
+    fn operation(&self, key: u32, kind: Kind, invoked: u64, outcome: Outcome) -> Operation {
+        Operation { client: self.id, node: self.node, key, kind, invoked, returned: self.clock.now(), outcome }
+    }
+
+    /// What a failed write means: only a node can say that it did not and will not happen. Without a node's word the connection is
+    /// in doubt, too.
+    fn failed(&mut self, status: &Status) -> Outcome {
+        match status.metadata().get("lockstep-outcome").map(|value| value.as_bytes()) {
+            // The guest of the tests refuses nothing; what it failed at is undone.
+            Some(b"not-applied" | b"applied") => Outcome::Refused,
+            Some(_) => Outcome::Maybe,
+            None => self.silent(),
+        }
+    }
+
+    fn silent(&mut self) -> Outcome {
+        self.client = None;
+        Outcome::Maybe
+    }
+}
+
+fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(ANSWER_TIME_MAX);
+    request
+}
+
+fn key_text(key: u32) -> String {
+    format!("k{key}")
+}
+
+/// What a load is.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// The keys that are written and read.
+    pub keys: Range<u32>,
+    /// Clients at each node.
+    pub clients_per_node: u32,
+    /// Of the choice of keys and operations; their interleaving is the cluster's.
+    pub seed: u64,
+}
+
+/// Clients at work.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    clients: Vec<JoinHandle<Result<Vec<Operation>>>>,
+}
+
+impl Load {
+    /// Starts the clients, some at every node, there or not.
+    pub fn start(cluster: &Cluster, options: &LoadOptions, clock: Clock, tokens: &Tokens) -> Result<Load> {
+        let mut load = Load { stop: Arc::default(), acknowledged: Arc::default(), clients: Vec::new() };
+        for (node, process) in (0..).zip(&cluster.nodes) {
+            for _ in 0..options.clients_per_node {
+                let id = u32::try_from(load.clients.len()).expect("few clients");
+                let client = Client {
+                    session: Session::new(id, node, &process.grpc_addr(), clock)?,
+                    keys: options.keys.clone(),
+                    random: Random::new(options.seed ^ (u64::from(id) << 32)),
+                    tokens: tokens.clone(),
+                    stop: load.stop.clone(),
+                    acknowledged: load.acknowledged.clone(),
+                };
+                load.clients.push(tokio::spawn(client.run()));
+            }
+        }
+        Ok(load)
+    }
+
+    /// Writes acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `more` further writes are acknowledged.
+    pub async fn progress(&self, more: u64) -> Result<()> {
+        let target = self.acknowledged() + more;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.acknowledged() < target {
+            if tokio::time::Instant::now() > deadline {
+                bail!("no progress: {} of {target} writes acknowledged after {PATIENCE:?}", self.acknowledged());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Stops the clients after their current operations; what they saw.
+    pub async fn finish(self) -> Result<Vec<Operation>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut history = Vec::new();
+        for client in self.clients {
+            history.extend(client.await.context("a client panicked")??);
+        }
+        Ok(history)
+    }
+}
+
+struct Client {
+    session: Session,
+    keys: Range<u32>,
+    random: Random,
+    tokens: Tokens,
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+}
+
+impl Client {
+    async fn run(mut self) -> Result<Vec<Operation>> {
+        let mut seen = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let key = self.keys.start + self.random.below(u64::from(self.keys.end - self.keys.start)) as u32;
+            let operation = match self.random.below(10) {
+                0..5 => self.session.put(key, self.tokens.fetch_add(1, Ordering::Relaxed)).await?,
+                5..8 => self.session.get(key, true).await?,
+                _ => self.session.get(key, false).await?,
+            };
+            match operation {
+                Some(operation) => {
+                    let wrote = matches!(operation.outcome, Outcome::Wrote(..));
+                    self.acknowledged.fetch_add(u64::from(wrote), Ordering::Relaxed);
+                    seen.push(operation);
+                }
+                None => tokio::time::sleep(RECONNECT_PAUSE).await,
+            }
+            if seen.len() > BRISK_OPERATIONS {
+                tokio::time::sleep(SLOW_PAUSE).await;
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// The nodes that run, with their places.
+fn running(cluster: &Cluster) -> impl Iterator<Item = (u32, &NodeProcess)> {
+    (0..).zip(&cluster.nodes).filter(|(_, node)| node.running())
+}
+
+/// After everything is healed: every node acknowledges a write and answers a linearizable read, within [`PATIENCE`] each.
+pub async fn liveness(cluster: &Cluster, keys: Range<u32>, clock: Clock, tokens: &Tokens) -> Result<Vec<Operation>> {
+    let mut seen = Vec::new();
+    for (node, process) in running(cluster) {
+        let mut session = Session::new(LIVENESS_CLIENT + node, node, &process.grpc_addr(), clock)?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let (mut wrote, mut read) = (false, false);
+        while !(wrote && read) {
+            let operation = match wrote {
+                false => session.put(keys.start, tokens.fetch_add(1, Ordering::Relaxed)).await?,
+                true => session.get(keys.start, true).await?,
+            };
+            match operation.map(|operation| operation.outcome) {
+                Some(Outcome::Wrote(..)) => wrote = true,
+                Some(Outcome::Read(_)) => read = true,
+                _ if tokio::time::Instant::now() > deadline => {
+                    bail!("not live: {} neither wrote nor read within {PATIENCE:?} after all was healed", process.name)
+                }
+                _ => tokio::time::sleep(RECONNECT_PAUSE).await,
+            }
+            seen.extend(operation);
+        }
+    }
+    Ok(seen)
+}
+
+/// Reads every key at every node, both ways, until each is answered.
+pub async fn final_reads(cluster: &Cluster, keys: Range<u32>, clock: Clock) -> Result<Vec<Operation>> {
+    let mut seen = Vec::new();
+    for (node, process) in running(cluster) {
+        let mut session = Session::new(FINAL_CLIENT + node, node, &process.grpc_addr(), clock)?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        for (key, linearizable) in keys.clone().flat_map(|key| [(key, true), (key, false)]) {
+            loop {
+                if let Some(operation) = session.get(key, linearizable).await? {
+                    seen.push(operation);
+                    break;
+                }
+                if tokio::time::Instant::now() > deadline {
+                    bail!("{} did not answer the final reads within {PATIENCE:?}", process.name);
+                }
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+            }
+        }
+    }
+    Ok(seen)
+}
+
+/// Ids of clients that are not load.
+const LIVENESS_CLIENT: u32 = 1_000;
+const FINAL_CLIENT: u32 = 2_000;

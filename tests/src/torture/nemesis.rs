@@ -1,0 +1,326 @@
+//! Does to the cluster what a fault says, under load, and heals it. Says so when a fault did not happen: a crash point that was never
+//! reached, a leader that was never replaced. Judges nothing else.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::sleep;
+
+use super::load::Load;
+use super::plan::{Fault, FaultKind};
+use super::points::{Point, Role, Setup};
+use crate::{Cluster, Cut, NodeProcess, Options, eventually};
+
+/// Writes that must be acknowledged while a fault lasts that leaves a majority.
+const PROGRESS: u64 = 20;
+
+/// Within this an append is on disk, surely enough.
+const SYNC_TIME: Duration = Duration::from_millis(500);
+
+/// One fault, from the blow to the last restart. The words say who was struck.
+pub async fn strike(cluster: &mut Cluster, fault: &Fault, load: &Load) -> Result<String> {
+    match fault.kind {
+        FaultKind::KillLeader => {
+            let leader = cluster.leader().await?;
+            kill_one(cluster, leader, load).await
+        }
+        FaultKind::KillFollower => {
+            let follower = follower(cluster, fault.draw).await?;
+            kill_one(cluster, follower, load).await
+        }
+        FaultKind::KillAll => kill_all(cluster).await,
+        FaultKind::CutPower => cut_power(cluster).await,
+        FaultKind::KillTwo => kill_two(cluster, fault).await,
+        FaultKind::StopLeader => stop_leader(cluster, load).await,
+        FaultKind::PauseLeader => pause_leader(cluster, fault.hold).await,
+        FaultKind::PauseFollower => {
+            let follower = follower(cluster, fault.draw).await?;
+            pause(&cluster.nodes[follower], fault.hold).await
+        }
+        FaultKind::FallBehind => fall_behind(cluster, fault).await,
+        FaultKind::GrowAndShrink => grow_and_shrink(cluster, load).await,
+        FaultKind::CutOffLeader => {
+            let leader = cluster.leader().await?;
+            let before = term(&cluster.nodes[leader]).await?;
+            let words = cut_off(cluster, leader, fault.hold, load).await?;
+            is_replaced(&cluster.nodes[leader], before).await?;
+            Ok(words)
+        }
+        FaultKind::CutOffFollower => {
+            let follower = follower(cluster, fault.draw).await?;
+            cut_off(cluster, follower, fault.hold, load).await
+        }
+        FaultKind::CutOneWay => cut_one_way(cluster, fault).await,
+        FaultKind::Crash => {
+            let (point, role) = fault.point.context("no crash point is known")?;
+            crash(cluster, point, role, fault, load).await
+        }
+        FaultKind::SyncError => {
+            let (point, role) = fault.point.context("no point for an error is known")?;
+            fail_step(cluster, point, role, fault, load).await
+        }
+    }
+}
+
+async fn follower(cluster: &Cluster, draw: u64) -> Result<usize> {
+    let leader = cluster.leader().await?;
+    let place = draw as usize % (cluster.nodes.len() - 1);
+    Ok(if place >= leader { place + 1 } else { place })
+}
+
+async fn with_role(cluster: &Cluster, role: Role, draw: u64) -> Result<usize> {
+    match role {
+        Role::Leader => cluster.leader().await,
+        Role::Follower => follower(cluster, draw).await,
+    }
+}
+
+async fn kill_one(cluster: &mut Cluster, n: usize, load: &Load) -> Result<String> {
+    cluster.nodes[n].kill()?;
+    load.progress(PROGRESS).await.context("a majority lives")?;
+    cluster.nodes[n].start().await?;
+    Ok(cluster.nodes[n].name.clone())
+}
+
+async fn kill_all(cluster: &mut Cluster) -> Result<String> {
+    for node in &mut cluster.nodes {
+        node.kill()?;
+    }
+    start_all(cluster).await
+}
+
+async fn cut_power(cluster: &mut Cluster) -> Result<String> {
+    for node in &mut cluster.nodes {
+        node.kill()?;
+    }
+    cluster.cut_power()?;
+    start_all(cluster).await
+}
+
+async fn start_all(cluster: &mut Cluster) -> Result<String> {
+    for node in &mut cluster.nodes {
+        node.spawn()?;
+    }
+    for node in &mut cluster.nodes {
+        node.wait_answers().await?;
+    }
+    Ok("all".into())
+}
+
+async fn kill_two(cluster: &mut Cluster, fault: &Fault) -> Result<String> {
+    let size = cluster.nodes.len();
+    let first = fault.draw as usize % size;
+    let second = (first + 1 + (fault.draw >> 32) as usize % (size - 1)) % size;
+    cluster.nodes[first].kill()?;
+    sleep(fault.hold).await;
+    cluster.nodes[first].spawn()?;
+    sleep(fault.hold / 4).await;
+    cluster.nodes[second].kill()?;
+    cluster.nodes[first].wait_answers().await?;
+    cluster.nodes[second].start().await?;
+    Ok(format!("{} and {}", cluster.nodes[first].name, cluster.nodes[second].name))
+}
+
+async fn stop_leader(cluster: &mut Cluster, load: &Load) -> Result<String> {
+    let leader = cluster.leader().await?;
+    let status = cluster.nodes[leader].stop().await?;
+    ensure!(status.success(), "{} ended with {status} on SIGTERM", cluster.nodes[leader].name);
+    load.progress(PROGRESS).await.context("a majority lives")?;
+    cluster.nodes[leader].start().await?;
+    Ok(cluster.nodes[leader].name.clone())
+}
+
+async fn pause(node: &NodeProcess, hold: Duration) -> Result<String> {
+    node.signal("-STOP")?;
+    sleep(hold).await;
+    node.signal("-CONT")?;
+    Ok(format!("{} for {hold:.1?}", node.name))
+}
+
+async fn pause_leader(cluster: &mut Cluster, hold: Duration) -> Result<String> {
+    let leader = cluster.leader().await?;
+    let before = term(&cluster.nodes[leader]).await?;
+    let words = pause(&cluster.nodes[leader], hold).await?;
+    is_replaced(&cluster.nodes[leader], before).await?;
+    Ok(words)
+}
+
+async fn is_replaced(leader: &NodeProcess, term_before: u64) -> Result<()> {
+    eventually("a leader that was silent for seconds is replaced", || async {
+        let now = term(leader).await?;
+        ensure!(now > term_before, "term {now}, as before");
+        Ok(())
+    })
+    .await
+}
+
+/// Clients reach the node all the time; its peers do not.
+async fn cut_off(cluster: &Cluster, n: usize, hold: Duration, load: &Load) -> Result<String> {
+    cluster.network().isolate(n)?;
+    sleep(hold).await;
+    let progress = load.progress(PROGRESS).await;
+    cluster.network().heal()?;
+    progress.context("a majority is connected")?;
+    Ok(format!("{} for {hold:.1?}", cluster.nodes[n].name))
+}
+
+async fn cut_one_way(cluster: &Cluster, fault: &Fault) -> Result<String> {
+    let size = cluster.nodes.len();
+    let n = fault.draw as usize % size;
+    let sends = (fault.draw >> 32) & 1 == 0;
+    let others = (0..size).filter(|other| *other != n);
+    let cut = |other| if sends { Cut::Lost { from: n, to: other } } else { Cut::Lost { from: other, to: n } };
+    cluster.network().cut(&others.map(cut).collect::<Vec<_>>())?;
+    sleep(fault.hold).await;
+    cluster.network().heal()?;
+    let direction = if sends { "is not heard" } else { "does not hear" };
+    Ok(format!("{} {direction} for {:.1?}", cluster.nodes[n].name, fault.hold))
+}
+
+async fn term(node: &NodeProcess) -> Result<u64> {
+    node.status().await?["raft"]["term"].as_u64().context("no term")
+}
+
+/// Kills a follower and waits until the others have purged what it would need.
+async fn outlive_log(cluster: &mut Cluster, victim: usize) -> Result<()> {
+    let has = cluster.nodes[victim].status().await?["raft"]["last_log_index"].as_u64().context("no last log index")?;
+    cluster.nodes[victim].kill()?;
+    eventually("the log that the follower misses is purged", || async {
+        let leader = cluster.leader().await?;
+        let purged = cluster.nodes[leader].status().await?["raft"]["purged_index"].as_u64();
+        ensure!(purged > Some(has + 1), "purged up to {purged:?}, the follower has {has}");
+        Ok(())
+    })
+    .await
+}
+
+async fn fall_behind(cluster: &mut Cluster, fault: &Fault) -> Result<String> {
+    let victim = follower(cluster, fault.draw).await?;
+    outlive_log(cluster, victim).await?;
+    cluster.nodes[victim].start().await?;
+    is_restored(&cluster.nodes[victim]).await?;
+    Ok(cluster.nodes[victim].name.clone())
+}
+
+/// The newcomer starts from nothing each time, so it gets a snapshot, too.
+async fn grow_and_shrink(cluster: &mut Cluster, load: &Load) -> Result<String> {
+    let member = cluster.nodes[0].options.clone();
+    let newcomer = cluster.push(Options { bootstrap: false, ..member })?;
+    cluster.nodes[newcomer].start().await?;
+    cluster.add_voter(newcomer).await?;
+    load.progress(PROGRESS).await.context("with one more voter")?;
+    cluster.remove(newcomer).await?;
+    load.progress(PROGRESS).await.context("with one voter less")?;
+    let removed = cluster.drop_last()?;
+    Ok(format!("{removed} came and went"))
+}
+
+async fn is_restored(node: &NodeProcess) -> Result<()> {
+    eventually("a follower that was away too long gets a snapshot", || async {
+        let restored = node.status().await?["fsm"]["restore_count"].as_u64();
+        ensure!(restored >= Some(1), "{restored:?} snapshots installed");
+        Ok(())
+    })
+    .await
+}
+
+async fn crash(cluster: &mut Cluster, point: Point, role: Role, fault: &Fault, load: &Load) -> Result<String> {
+    let victim = with_role(cluster, role, fault.draw).await?;
+    let words = format!("{} of {} ({role:?})", point.name, cluster.nodes[victim].name);
+    let before = hits(&cluster.nodes[victim], point);
+    let killed = bring_to(cluster, victim, point, "return(crash)", load).await.with_context(|| words.clone())?;
+    let reached = cluster.nodes[victim].wait_exit().await;
+    reached.with_context(|| format!("{words}: the point was never reached"))?;
+    ensure!(hits(&cluster.nodes[victim], point) > before, "{words}: the node ended elsewhere");
+    start_again(cluster, victim, killed).await?;
+    Ok(words)
+}
+
+/// Without the failpoint, and whoever was killed for it.
+async fn start_again(cluster: &mut Cluster, victim: usize, killed: Option<usize>) -> Result<()> {
+    cluster.nodes[victim].fail_at(&[])?;
+    let ended: Vec<usize> = killed.into_iter().chain([victim]).collect();
+    for n in &ended {
+        cluster.nodes[*n].spawn()?;
+    }
+    for n in &ended {
+        cluster.nodes[*n].wait_answers().await?;
+    }
+    Ok(())
+}
+
+/// Arms the point and does what makes the node pass it. The node that was killed for it, and is still to be started.
+async fn bring_to(
+    cluster: &mut Cluster,
+    victim: usize,
+    point: Point,
+    task: &str,
+    load: &Load,
+) -> Result<Option<usize>> {
+    let armed = format!("{}={task}", point.name);
+    match point.setup {
+        Setup::Load => cluster.nodes[victim].fail_at(&[&armed])?,
+        Setup::Election => {
+            cluster.nodes[victim].fail_at(&[&armed])?;
+            let leader = cluster.leader().await?;
+            cluster.nodes[leader].kill()?;
+            return Ok(Some(leader));
+        }
+        Setup::Install => {
+            outlive_log(cluster, victim).await?;
+            cluster.nodes[victim].fail_at(&[&armed])?;
+            cluster.nodes[victim].spawn()?;
+        }
+        Setup::Rejoin => {
+            write_alone(cluster, victim, load).await?;
+            cluster.nodes[victim].fail_at(&[&armed])?;
+            cluster.nodes[victim].spawn()?;
+        }
+        Setup::Start => {
+            cluster.nodes[victim].kill()?;
+            cluster.nodes[victim].fail_at(&[&armed])?;
+            cluster.nodes[victim].spawn()?;
+        }
+    }
+    Ok(None)
+}
+
+/// The leader has in its log what no other node stored, and is killed; they go on without it. Back among them it must cut that off.
+async fn write_alone(cluster: &mut Cluster, leader: usize, load: &Load) -> Result<()> {
+    let others: Vec<usize> = (0..cluster.nodes.len()).filter(|n| *n != leader).collect();
+    // Each follower ends when it is to store an entry, and the last one takes the quorum with it.
+    for n in &others {
+        cluster.nodes[*n].fail_at(&["log-before-sync=return(crash)"])?;
+    }
+    for n in &others {
+        cluster.nodes[*n].wait_exit().await?;
+        cluster.nodes[*n].fail_at(&[])?;
+    }
+    // Nobody tells when the entry is on the leader's disk. Were it not, there would be nothing to cut off, and the cycle would say so.
+    sleep(SYNC_TIME).await;
+    cluster.nodes[leader].kill()?;
+    for n in &others {
+        cluster.nodes[*n].spawn()?;
+    }
+    for n in &others {
+        cluster.nodes[*n].wait_answers().await?;
+    }
+    load.progress(PROGRESS).await.context("a majority lives")
+}
+
+/// How often the node says that it crashed there.
+fn hits(node: &NodeProcess, point: Point) -> usize {
+    node.log().matches(&format!("failpoint {}: crash", point.name)).count()
+}
+
+async fn fail_step(cluster: &mut Cluster, point: Point, role: Role, fault: &Fault, load: &Load) -> Result<String> {
+    let victim = with_role(cluster, role, fault.draw).await?;
+    let words = format!("{} of {} ({role:?})", point.name, cluster.nodes[victim].name);
+    let killed = bring_to(cluster, victim, point, "return(error)", load).await.with_context(|| words.clone())?;
+    let ended = cluster.nodes[victim].wait_exit().await;
+    let status = ended.with_context(|| format!("{words}: a step that failed did not end the node"))?;
+    // Ended by itself with a code, not by a signal or a panic.
+    ensure!(status.code().is_some_and(|code| code != 0 && code != 101), "{words}: ended with {status}");
+    start_again(cluster, victim, killed).await?;
+    Ok(words)
+}

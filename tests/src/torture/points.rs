@@ -1,0 +1,116 @@
+//! The crash points of the host that torture strikes, and what it takes to reach each. The names are the host's
+//! (`host/src/faults.rs`); a test holds that both lists agree.
+
+/// What makes a node pass a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// Load is enough; snapshots and purges come with it.
+    Load,
+    /// An election: the leader is killed.
+    Election,
+    /// A snapshot from the leader: the node was away until its log was gone.
+    Install,
+    /// The leader comes back to another one with what nobody else stored, which is cut off.
+    Rejoin,
+    /// A start.
+    Start,
+}
+
+/// A step at which the node ends as by `kill -9`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// The host's name for it.
+    pub name: &'static str,
+    /// What it takes.
+    pub setup: Setup,
+}
+
+/// Which node is struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The leader.
+    Leader,
+    /// One that follows.
+    Follower,
+}
+
+const fn point(name: &'static str, setup: Setup) -> Point {
+    Point { name, setup }
+}
+
+/// Before and after each durable step.
+pub const CRASHES: &[Point] = &[
+    point("log-before-sync", Setup::Load),
+    point("log-after-sync", Setup::Load),
+    point("vote-before-sync", Setup::Election),
+    point("vote-after-sync", Setup::Election),
+    point("truncate-before-sync", Setup::Rejoin),
+    point("truncate-after-sync", Setup::Rejoin),
+    point("purge-before-sync", Setup::Load),
+    point("purge-after-sync", Setup::Load),
+    point("synced-before-write", Setup::Load),
+    point("synced-after-write", Setup::Load),
+    point("state-before-flush", Setup::Load),
+    point("state-after-flush", Setup::Load),
+    point("checkpoint-before-make", Setup::Load),
+    point("checkpoint-before-publish", Setup::Load),
+    point("checkpoint-after-publish", Setup::Load),
+    point("install-before-flush", Setup::Install),
+    point("install-before-current", Setup::Install),
+    point("install-after-current", Setup::Install),
+];
+
+/// Steps that fail with EIO: a node whose disk fails must acknowledge nothing more and end.
+pub const ERRORS: &[Point] = &[
+    point("log-before-sync", Setup::Load),
+    point("log-after-sync", Setup::Load),
+    point("vote-before-sync", Setup::Election),
+    point("truncate-before-sync", Setup::Rejoin),
+    point("purge-before-sync", Setup::Load),
+    point("synced-before-write", Setup::Load),
+    point("state-before-flush", Setup::Load),
+    point("state-read", Setup::Load),
+    point("install-before-current", Setup::Install),
+];
+
+/// Points of the host that the torture does not strike, with what they are for.
+pub const OTHERS: &[(&str, &str)] = &[
+    ("identity-before-sync", "a first start or a join: no load is there yet"),
+    ("identity-after-sync", "a first start or a join: no load is there yet"),
+    ("log-read", "reads of what is no longer in memory: the store's scenarios fail them"),
+    ("view-read", "reads of queries: the store's scenarios fail them"),
+    ("peer-append-refused", "a refused link: scenarios of changes of leader"),
+    ("peer-transfer-refused", "a refused hand-over: scenarios of changes of leader"),
+    ("probe-refused", "a refused probe: scenarios of changes of leader"),
+    ("apply-entry", "holds apply up: scenarios of a slow guest"),
+    ("membership-before-voters", "a change left half-way: scenarios of membership"),
+    ("membership-after-voters", "a change left half-way: scenarios of membership"),
+    ("recover-after-identity", "an offline command: scenarios of recovery"),
+    ("recover-after-vote", "an offline command: scenarios of recovery"),
+    ("snapshot-send-frame", "a sender that dies: scenarios of snapshots"),
+    ("snapshot-receive-frame", "a receiver that dies: scenarios of snapshots"),
+    ("snapshot-install", "an install that fails: scenarios of snapshots"),
+    ("raft-core", "a Raft core that stops: scenarios of the watchdog"),
+    ("log-skip-sync", "planted: the log is written and not synced"),
+    ("peer-skip-append", "planted: a follower says to have stored what it did not"),
+    ("read-skip-index", "planted: a linearizable read asks no leader"),
+];
+
+fn with_roles(points: &[Point]) -> Vec<(Point, Role)> {
+    let roles = |point: &Point| match point.setup {
+        Setup::Load => &[Role::Leader, Role::Follower][..],
+        Setup::Rejoin => &[Role::Leader],
+        Setup::Election | Setup::Install | Setup::Start => &[Role::Follower],
+    };
+    points.iter().flat_map(|point| roles(point).iter().map(|role| (*point, *role))).collect()
+}
+
+/// Every crash point with every role that can reach it.
+pub fn crashes() -> Vec<(Point, Role)> {
+    with_roles(CRASHES)
+}
+
+/// The same for [`ERRORS`].
+pub fn errors() -> Vec<(Point, Role)> {
+    with_roles(ERRORS)
+}

@@ -1,0 +1,100 @@
+//! The second judge: porcupine's search for a linear order, per key, over the same history. Shares nothing with `chain` but the
+//! operations, so that a mistake in one shows in the other. Leaves local reads out: they promise less.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use porcupine_rs::{CheckResult, Model, Operation as Step, check_operations_timeout};
+
+use super::chain::Violation;
+use super::history::{Kind, Operation, Outcome};
+
+/// What the search may take for one history. A search that is not done is a failed one.
+pub const TIME_MAX: Duration = Duration::from_secs(60);
+
+/// A register that hands out what it replaces.
+#[derive(Clone, Debug)]
+struct Register;
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Puts a token and says what was there.
+    Swap(u64, Option<u64>),
+    /// Puts a token; what was there is not known.
+    Put(u64),
+    Read(Option<u64>),
+}
+
+impl Model for Register {
+    type State = Option<u64>;
+    type Op = Op;
+    type Metadata = ();
+
+    fn init() -> Option<u64> {
+        None
+    }
+
+    fn step(state: &Option<u64>, op: &Op) -> (bool, Option<u64>) {
+        match op {
+            Op::Swap(token, previous) => (previous == state, Some(*token)),
+            Op::Put(token) => (true, Some(*token)),
+            Op::Read(token) => (token == state, *state),
+        }
+    }
+}
+
+/// Searches each key of the history, within [`TIME_MAX`] for all.
+pub fn check(history: &[Operation]) -> Vec<Violation> {
+    check_within(history, TIME_MAX)
+}
+
+/// The same within another time.
+pub fn check_within(history: &[Operation], time_max: Duration) -> Vec<Violation> {
+    let deadline = Instant::now() + time_max;
+    let mut keys: BTreeMap<u32, Vec<&Operation>> = BTreeMap::new();
+    for operation in history {
+        keys.entry(operation.key).or_default().push(operation);
+    }
+    let verdicts = keys.iter().map(|(key, operations)| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match check_operations_timeout(&steps(operations), left) {
+            CheckResult::Ok => None,
+            CheckResult::Illegal => Some(format!("key {key}: porcupine finds no linear order")),
+            CheckResult::Unknown => Some(format!("key {key}: porcupine was not done after {time_max:?}")),
+        }
+    });
+    verdicts.flatten().collect()
+}
+
+/// A write of unknown outcome that nobody saw can be left out: were it in the order, the next operation would have seen it, or be
+/// another such write. One that was seen happened at some time after its call.
+fn steps(operations: &[&Operation]) -> Vec<Step<Register>> {
+    let mut seen = HashSet::new();
+    for operation in operations {
+        match operation.outcome {
+            Outcome::Wrote(_, Some(record)) | Outcome::Read(Some(record)) => {
+                seen.insert(record.token);
+            }
+            _ => {}
+        }
+    }
+    let time = |nanoseconds: u64| i64::try_from(nanoseconds).expect("a run ends within centuries");
+    let steps = operations.iter().filter_map(|operation| {
+        let (op, return_time) = match (operation.kind, operation.outcome) {
+            (Kind::Put(token), Outcome::Wrote(_, previous)) => {
+                (Op::Swap(token, previous.map(|record| record.token)), time(operation.returned))
+            }
+            (Kind::Put(token), Outcome::Maybe) if seen.contains(&token) => (Op::Put(token), i64::MAX),
+            (Kind::Get, Outcome::Read(found)) => (Op::Read(found.map(|record| record.token)), time(operation.returned)),
+            _ => return None,
+        };
+        Some(Step {
+            client_id: Some(operation.client),
+            call_time: time(operation.invoked),
+            return_time,
+            op,
+            metadata: None,
+        })
+    });
+    steps.collect()
+}

@@ -1,0 +1,44 @@
+//! The failpoints of the host and those that the torture knows are the same.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use lockstep_tests::torture::points::{CRASHES, ERRORS, OTHERS};
+
+/// Names in `faults::point("…")`, `faults::io("…")` and the like, with how often each stands in the host.
+fn in_the_host() -> Result<BTreeMap<String, usize>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src")];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            let inside: std::io::Result<Vec<PathBuf>> = path.read_dir()?.map(|entry| Ok(entry?.path())).collect();
+            open.extend(inside?);
+        } else {
+            let text = std::fs::read_to_string(&path)?;
+            for call in text.split("faults::").skip(1) {
+                let named = ["point(\"", "io(\"", "is_set(\""].iter().find_map(|start| call.strip_prefix(start));
+                if let Some(name) = named.and_then(|rest| rest.split('"').next()) {
+                    *found.entry(name.to_owned()).or_default() += 1;
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn every_point_of_the_host_is_struck_or_known_to_be_something_else() -> Result<()> {
+    let host = in_the_host()?;
+    assert!(!host.is_empty(), "the host has failpoints");
+    for (name, count) in &host {
+        assert_eq!(*count, 1, "{name} stands once in the code");
+        let known = CRASHES.iter().chain(ERRORS).any(|point| point.name == name)
+            || OTHERS.iter().any(|(other, _)| other == name);
+        assert!(known, "{name} is neither a crash point of the torture nor listed beside them");
+    }
+    for point in CRASHES.iter().chain(ERRORS) {
+        assert!(host.contains_key(point.name), "the host has no point {}", point.name);
+    }
+    Ok(())
+}
