@@ -4,23 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::{AddRequest, GetRequest};
-use lockstep_tests::{Cluster, Cut, Load, eventually, formed_in, in_network};
+use lockstep_tests::{Cut, Load, eventually, formed_in, in_network};
 use tonic::{Code, Request};
-
-/// The leader that the nodes but `cut_off` agree on.
-async fn leader_of_the_others(cluster: &Cluster, cut_off: usize) -> Result<usize> {
-    eventually("the others have a leader", || async {
-        let mut leaders = Vec::new();
-        for n in (0..cluster.nodes.len()).filter(|n| *n != cut_off) {
-            let name = cluster.nodes[n].stat().await?["leader"]["node_id"].clone();
-            leaders.extend(cluster.nodes.iter().position(|node| name == node.name.as_str()));
-        }
-        ensure!(leaders.len() == cluster.nodes.len() - 1 && leaders.iter().all(|leader| *leader == leaders[0]));
-        ensure!(leaders[0] != cut_off, "they still follow the one that is cut off");
-        Ok(leaders[0])
-    })
-    .await
-}
 
 /// A request that is given up after two seconds, by both sides.
 fn soon<T>(message: T) -> Request<T> {
@@ -46,7 +31,7 @@ fn a_leader_without_its_majority_serves_nothing_and_acknowledges_nothing() -> Re
             ensure!(read.is_err(), "read without a majority: {read:?}");
             let local = client.get(soon(GetRequest { key: "key".into(), linearizable: false })).await?.into_inner();
             assert_eq!(local.value, "before", "a local read needs no majority");
-            let other = leader_of_the_others(&cluster, alone).await?;
+            let other = cluster.leader_without(alone).await?;
             cluster.add(other, "key", &format!("majority-{round}")).await?;
         }
 
@@ -57,41 +42,44 @@ fn a_leader_without_its_majority_serves_nothing_and_acknowledges_nothing() -> Re
     })
 }
 
-/// Runs clients everywhere through one cut, held until clients at the nodes left alone are served again; then checks all they wrote.
-async fn load_survives(cluster: &Cluster, touched: &[usize], cuts: &[Cut]) -> Result<()> {
-    let load = Load::start(cluster, 2)?;
-    load.everyone_served().await?;
-    load.touch(touched);
-    cluster.network().cut(cuts)?;
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    let since = load.now();
-    eventually("the others are served", || async { Ok(ensure!(load.served_since(since).1 > 0)) }).await?;
-    cluster.network().heal()?;
-    load.everyone_served().await?;
-    for written in load.finish().await? {
-        ensure!(written.check(cluster).await? > 0);
-    }
-    Ok(())
+/// Cuts the leader's links to the others while clients write everywhere, until others lead and serve; then heals, and checks all that
+/// was written. `cuts` says what is cut between leader and other.
+fn leader_is_replaced(cuts: fn(usize, usize) -> Vec<Cut>) -> Result<()> {
+    in_network(|network| async move {
+        let cluster = formed_in(network, 3, &[]).await?;
+        let load = Load::start(&cluster, 2)?;
+        load.everyone_served().await?;
+        let leader = cluster.leader().await?;
+        load.touch(&[leader]);
+        cluster.network().cut(&[cuts(leader, (leader + 1) % 3), cuts(leader, (leader + 2) % 3)].concat())?;
+        cluster.leader_without(leader).await?;
+        let since = load.now();
+        eventually("the others are served", || async {
+            ensure!(load.served_since(since).1 > 0);
+            Ok(())
+        })
+        .await?;
+        cluster.network().heal()?;
+        load.everyone_served().await?;
+        load.finish(&cluster).await.map(drop)
+    })
+}
+
+#[test]
+fn a_leader_that_is_cut_off_is_replaced() -> Result<()> {
+    leader_is_replaced(|leader, other| {
+        vec![Cut::Lost { from: leader, to: other }, Cut::Lost { from: other, to: leader }]
+    })
 }
 
 #[test]
 fn a_leader_that_cannot_send_is_replaced() -> Result<()> {
-    in_network(|network| async {
-        let cluster = formed_in(network, 3, &[]).await?;
-        let mute = cluster.leader().await?;
-        let cuts = [1, 2].map(|n| Cut::Lost { from: mute, to: (mute + n) % 3 });
-        load_survives(&cluster, &[mute], &cuts).await
-    })
+    leader_is_replaced(|leader, other| vec![Cut::Lost { from: leader, to: other }])
 }
 
 #[test]
 fn a_leader_that_cannot_hear_is_replaced() -> Result<()> {
-    in_network(|network| async {
-        let cluster = formed_in(network, 3, &[]).await?;
-        let deaf = cluster.leader().await?;
-        let cuts = [1, 2].map(|n| Cut::Lost { from: (deaf + n) % 3, to: deaf });
-        load_survives(&cluster, &[deaf], &cuts).await
-    })
+    leader_is_replaced(|leader, other| vec![Cut::Lost { from: other, to: leader }])
 }
 
 #[test]

@@ -31,7 +31,11 @@ async fn a_leader_that_was_paused_serves_no_stale_read() -> Result<()> {
     let paused = cluster.leader().await?;
     let acknowledged = Arc::new(AtomicU64::new(0));
     let writer = counting(&cluster, (paused + 1) % 3, acknowledged.clone()).await?;
-    eventually("the first write", || async { Ok(ensure!(acknowledged.load(Ordering::SeqCst) > 0)) }).await?;
+    eventually("the first write", || async {
+        ensure!(acknowledged.load(Ordering::SeqCst) > 0);
+        Ok(())
+    })
+    .await?;
 
     // Readers begin all the time, also while nothing is answered: the paused node finds their requests when it goes on.
     let client = cluster.nodes[paused].client().await?;
@@ -59,12 +63,17 @@ async fn a_leader_that_was_paused_serves_no_stale_read() -> Result<()> {
     tokio::time::sleep(PAUSE).await;
     // The others have gone on without it: what the old leader held to be the last write is not.
     let before = acknowledged.load(Ordering::SeqCst);
-    eventually("a new leader", || async { Ok(ensure!(acknowledged.load(Ordering::SeqCst) > before + 1)) }).await?;
+    eventually("a new leader", || async {
+        ensure!(acknowledged.load(Ordering::SeqCst) > before + 1);
+        Ok(())
+    })
+    .await?;
     let while_paused = acknowledged.load(Ordering::SeqCst);
     cluster.nodes[paused].signal("-CONT")?;
     eventually("reads at the paused node", || async {
         let found: u64 = cluster.get(paused, "key", true).await?.parse()?;
-        Ok(ensure!(found >= while_paused))
+        ensure!(found >= while_paused);
+        Ok(())
     })
     .await?;
     stop.store(true, Ordering::SeqCst);
@@ -86,8 +95,5 @@ async fn a_pause_of_the_leader_loses_no_acknowledged_write() -> Result<()> {
         cluster.nodes[leader].signal("-CONT")?;
         load.everyone_served().await?;
     }
-    for written in load.finish().await? {
-        ensure!(written.check(&cluster).await? > 0);
-    }
-    Ok(())
+    load.finish(&cluster).await.map(drop)
 }

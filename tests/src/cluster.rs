@@ -199,6 +199,31 @@ impl Cluster {
         .await
     }
 
+    /// The place of the node that all nodes but `without` agree to be the leader, which is not that one.
+    pub async fn leader_without(&self, without: usize) -> Result<usize> {
+        eventually("the others have a leader", || async {
+            let mut leaders = Vec::new();
+            for node in self.nodes.iter().enumerate().filter(|(n, _)| *n != without).map(|(_, node)| node) {
+                let name = node.stat().await?["leader"]["node_id"].clone();
+                leaders.push(self.nodes.iter().position(|node| name == node.name.as_str()).context("no leader")?);
+            }
+            ensure!(leaders.iter().all(|leader| *leader == leaders[0]), "two opinions");
+            ensure!(leaders[0] != without, "they still follow {}", self.nodes[without].name);
+            Ok(leaders[0])
+        })
+        .await
+    }
+
+    /// The highest term that a node is in.
+    pub async fn term(&self) -> Result<u64> {
+        let mut highest = 0;
+        for node in &self.nodes {
+            let stat = node.stat().await?;
+            highest = highest.max(stat["raft"]["term"].as_u64().context("Stat holds no raft.term")?);
+        }
+        Ok(highest)
+    }
+
     /// A running node that does not lead.
     pub async fn follower(&self) -> Result<usize> {
         let leader = self.leader().await?;

@@ -9,7 +9,7 @@ mod process;
 pub mod torture;
 
 pub use cluster::{Cluster, formed, formed_in, formed_of};
-pub use load::{Failure, Load, Seen, Written};
+pub use load::{Failure, Load, Seen};
 pub use network::{Cut, Network, in_network};
 pub use process::{NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
 

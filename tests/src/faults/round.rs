@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{Cluster, Load, Seen, eventually};
+use lockstep_tests::{Cluster, Failure, Load, Seen, eventually};
 
 use crate::cases::Case;
 
@@ -34,7 +34,7 @@ pub(crate) struct Round {
     /// Failed calls at nodes that were left alone when it failed.
     pub(crate) failed_alone: Vec<String>,
     /// Failed calls at touched nodes.
-    pub(crate) failed_touched: usize,
+    pub(crate) failed_touched: Vec<String>,
     /// Acknowledged writes.
     pub(crate) acknowledged: usize,
     /// Terms that went by.
@@ -56,11 +56,12 @@ impl fmt::Display for Round {
             f,
             ", {} failed at nodes left alone, {} at the victim, {} acknowledged, {} terms",
             self.failed_alone.len(),
-            self.failed_touched,
+            self.failed_touched.len(),
             self.acknowledged,
             self.terms
         )?;
-        self.failed_alone.iter().take(3).try_for_each(|reason| write!(f, "\n    {reason}"))
+        let examples = self.failed_alone.iter().take(3).chain(self.failed_touched.first());
+        examples.into_iter().try_for_each(|reason| write!(f, "\n    {reason}"))
     }
 }
 
@@ -71,7 +72,7 @@ pub(crate) async fn run(
     random: &mut Random,
     calm: Duration,
 ) -> Result<Round> {
-    let (leader, term) = (cluster.leader().await?, term(cluster).await?);
+    let (leader, term) = (cluster.leader().await?, cluster.term().await?);
     load.take();
     let from = load.now();
     tokio::time::sleep(CALM).await;
@@ -80,7 +81,14 @@ pub(crate) async fn run(
     let until = load.now();
     let seen = load.take();
     load.touch(&[]);
-    let failures = || seen.iter().flat_map(|seen| seen.failures.iter().map(|failure| (seen.node, failure)));
+    let failed = |touched: bool| -> Vec<String> {
+        let failures = seen.iter().flat_map(|seen| seen.failures.iter().map(|failure| (seen.node, failure)));
+        let told = |(node, failure): (usize, &Failure)| {
+            let after = failure.at.saturating_sub(from).as_secs_f64();
+            format!("{}, {after:.3} s after the beginning: {}", cluster.nodes[node].name, failure.reason)
+        };
+        failures.filter(|(_, failure)| failure.touched == touched).map(told).collect()
+    };
     let mut all: Vec<Duration> = seen.iter().flat_map(|seen| seen.acknowledged.iter().copied()).collect();
     all.sort_unstable();
     let after = |at: Duration| all.iter().find(|acknowledged| **acknowledged > at).map(|first| *first - at);
@@ -89,20 +97,10 @@ pub(crate) async fn run(
         gap: longest_gap(&all, from, until),
         client_gap: longest_of_a_client(&seen, from, until),
         from_restart: told.restarted_at.and_then(after),
-        failed_alone: failures()
-            .filter(|(_, failure)| !failure.touched)
-            .map(|(node, failure)| {
-                format!(
-                    "{} at {:.3} s: {}",
-                    cluster.nodes[node].name,
-                    (failure.at - from).as_secs_f64(),
-                    failure.reason
-                )
-            })
-            .collect(),
-        failed_touched: failures().filter(|(_, failure)| failure.touched).count(),
+        failed_alone: failed(false),
+        failed_touched: failed(true),
         acknowledged: all.len(),
-        terms: self::term(cluster).await?.saturating_sub(term),
+        terms: cluster.term().await?.saturating_sub(term),
         leader_changed: cluster.leader().await? != leader,
     })
 }
@@ -120,15 +118,6 @@ pub(crate) async fn all_well(cluster: &Cluster, load: &Load) -> Result<()> {
         Ok(())
     })
     .await
-}
-
-/// The highest term that a node is in.
-async fn term(cluster: &Cluster) -> Result<u64> {
-    let mut term = 0;
-    for node in &cluster.nodes {
-        term = term.max(number(&node.stat().await?["raft"]["term"])?);
-    }
-    Ok(term)
 }
 
 fn number(value: &serde_json::Value) -> Result<u64> {
