@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use lockstep_tests::torture::plan::Random;
 use lockstep_tests::{Cluster, Cut, Load, eventually};
 
-use crate::round::{Random, all_well};
+use crate::round::all_well;
 
 /// A pause or a cut lasts at least so long.
 const HELD: Duration = Duration::from_secs(4);
@@ -111,7 +112,7 @@ impl Case {
             }
             Case::OneWay => return one_way(cluster, load, random, leader).await,
             Case::Refused => {
-                let follower = (leader + 1 + random.below(2)) % 3;
+                let follower = (leader + 1 + random.below(2) as usize) % 3;
                 load.touch(&[follower]);
                 cluster.network().cut(&[Cut::Refused(leader, follower)])?;
                 hold(cluster, load).await?;

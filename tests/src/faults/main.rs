@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use lockstep_tests::torture::plan::Random;
 use lockstep_tests::{Cluster, Load, Network, formed, formed_in};
 
 use crate::cases::Case;
-use crate::round::{Random, Round};
+use crate::round::Round;
 
 /// Clients at each of the three nodes.
 const CLIENTS: usize = 4;
@@ -160,7 +161,7 @@ async fn interrupted() -> Result<()> {
 
 async fn rounds_of(case: Case, rounds: u64, seed: u64, calm: Duration, mut cluster: Cluster) -> Result<Measured> {
     let load = Load::start(&cluster, CLIENTS)?;
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let began = Instant::now();
     round::all_well(&cluster, &load).await?;
     let mut done = Vec::new();

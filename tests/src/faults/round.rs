@@ -4,22 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lockstep_tests::torture::plan::Random;
 use lockstep_tests::{Cluster, Failure, Load, Seen, eventually};
 
 use crate::cases::Case;
 
 /// Undisturbed time before each fault.
 const CALM: Duration = Duration::from_millis(500);
-
-/// A reproducible source of lots: the high bits of a linear congruential generator.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % limit
-    }
-}
 
 /// The figures of one round.
 pub(crate) struct Round {
