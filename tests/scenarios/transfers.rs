@@ -137,11 +137,15 @@ async fn a_sender_that_dies_in_the_middle_is_replaced_and_the_next_begins_anew()
     cluster.everyone_reads("after", "1").await
 }
 
+/// A writer under way.
+struct Writing {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    writer: tokio::task::JoinHandle<Result<()>>,
+}
+
 /// Writes as fast as one client can, until told to stop.
-fn keep_writing(
-    cluster: &Cluster,
-    n: usize,
-) -> Result<(Arc<AtomicBool>, Arc<AtomicU64>, tokio::task::JoinHandle<Result<()>>)> {
+fn keep_writing(cluster: &Cluster, n: usize) -> Result<Writing> {
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let endpoint = format!("http://{}", cluster.nodes[n].grpc_addr());
     let (stopping, count) = (stop.clone(), written.clone());
@@ -154,7 +158,7 @@ fn keep_writing(
         }
         Ok(())
     });
-    Ok((stop, written, writer))
+    Ok(Writing { stop, written, writer })
 }
 
 #[tokio::test]
@@ -162,7 +166,7 @@ async fn a_joiner_that_needs_longer_than_the_trailing_logs_last_still_joins() ->
     let mut cluster = formed(1, &TIGHT_AND_SLOW).await?;
     write_large(&cluster, 0, 400).await?;
     purged_past(&cluster, 0, 100).await?;
-    let (stop, written, writer) = keep_writing(&cluster, 0)?;
+    let Writing { stop, written, writer } = keep_writing(&cluster, 0)?;
     let joiner = cluster.push(Options { fsm: None, ..Options::member().with(&TIGHT_AND_SLOW) })?;
     cluster.nodes[joiner].start().await?;
     let before = written.load(Relaxed);

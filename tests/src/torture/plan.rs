@@ -15,7 +15,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Random {
 
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.draw() % end
     }
 
     fn shuffle<T>(&mut self, items: &mut [T]) {
@@ -216,7 +216,7 @@ impl Iterator for Plan {
         };
         let (from, to) = if kind.lasts() { (2_000, 5_000) } else { (0, 1_000) };
         let hold = self.random.millis(from, to);
-        Some(Fault { kind, draw: self.random.next(), lead: self.random.millis(0, 500), hold, point })
+        Some(Fault { kind, draw: self.random.draw(), lead: self.random.millis(0, 500), hold, point })
     }
 }
 
