@@ -173,7 +173,7 @@ impl<R: Read> BackupReader<R> {
     }
 
     /// The next frame, without the end; none when the file is whole and was read.
-    pub fn next(&mut self) -> Result<Option<Bytes>, BackupError> {
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, BackupError> {
         if self.ended {
             return Ok(None);
         }
@@ -193,7 +193,7 @@ impl<R: Read> BackupReader<R> {
 
     /// Reads the whole file, and says what it holds when it is good.
     pub fn verify(mut self) -> Result<Summary, BackupError> {
-        while self.next()?.is_some() {}
+        while self.next_frame()?.is_some() {}
         Ok(Summary { index: self.index, rows: self.rows, bytes: self.tally.bytes })
     }
 
@@ -280,9 +280,9 @@ mod tests {
         let file = file();
         let mut reader = BackupReader::new(file.as_slice()).unwrap();
         for frame in frames() {
-            assert_eq!(Frame::decode(&reader.next().unwrap().unwrap()).unwrap(), frame);
+            assert_eq!(Frame::decode(&reader.next_frame().unwrap().unwrap()).unwrap(), frame);
         }
-        assert!(reader.next().unwrap().is_none());
+        assert!(reader.next_frame().unwrap().is_none());
         assert_eq!(verify(&file).unwrap(), Summary { index: 30, rows: 7, bytes: file.len() as u64 });
     }
 

@@ -47,7 +47,7 @@ pub fn found(
 ) -> Result<Founded, BackupError> {
     let transfer = Transfers::default().begin(Direction::Receiving, "a backup", None);
     let mut reader = BackupReader::new(from)?;
-    let incoming = Box::new(move || reader.next().map_err(|error| SnapshotError::Backup(error.to_string())));
+    let incoming = Box::new(move || reader.next_frame().map_err(|error| SnapshotError::Backup(error.to_string())));
     let (generation, system, component) = receive_backup(state, incoming, &transfer.shared())?;
     let applied = system.applied.ok_or(SnapshotError::Empty)?;
     let genesis = genesis(&system, &component, founder)?;
