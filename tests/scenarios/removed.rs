@@ -1,6 +1,6 @@
 //! A node that was removed: it stops serving and says so, however and whenever it learns of it, and its process stays up.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{self, AddRequest, GetRequest, RemoveServerRequest, WatchRequest};
 use lockstep_tests::{Cluster, eventually, formed, lockstep};
 
@@ -134,7 +134,8 @@ async fn a_node_that_was_frozen_while_it_was_removed_is_told_when_it_wakes() -> 
 /// Whom node `n` calls the leader; a frozen node cannot be asked.
 async fn leader_among(cluster: &Cluster, n: usize) -> Result<usize> {
     let name = cluster.nodes[n].manager().await?.leader(pb::LeaderRequest {}).await?.into_inner().server_id;
-    Ok(cluster.nodes.iter().position(|node| node.name == name).unwrap())
+    let place = cluster.nodes.iter().position(|node| node.name == name);
+    place.with_context(|| format!("{} calls {name:?} the leader", cluster.nodes[n].name))
 }
 
 #[tokio::test]
