@@ -223,7 +223,8 @@ async fn a_second_snapshot_during_a_slow_install_harms_nobody() -> Result<()> {
     let (leader, follower) = (cluster.leader().await?, cluster.follower().await?);
     let other = (0..3).find(|n| *n != leader && *n != follower).context("three nodes")?;
     cluster.nodes[follower].kill()?;
-    write_large(&cluster, leader, 100).await?;
+    // With fewer than 50 commands behind the last snapshot no further one is made.
+    write_large(&cluster, leader, 150).await?;
     for n in [leader, other] {
         purged_past(&cluster, n, 50).await?;
     }
@@ -256,7 +257,7 @@ async fn a_node_whose_raft_core_has_stopped_ends_with_the_reason() -> Result<()>
         }
     }
     let (leader, follower) = (cluster.leader().await?, cluster.follower().await?);
-    cluster.nodes[follower].fail_at(&["raft-core=panic"])?;
+    cluster.nodes[follower].fail_now(&["raft-core=panic"]).await?;
     cluster.add(leader, "key", "value").await?;
     let status = cluster.nodes[follower].wait_exit().await?;
     let log = cluster.nodes[follower].log();
