@@ -1,7 +1,7 @@
 //! What a log on disk holds, checked when it is opened. Changes nothing: damage is reported, never repaired.
 //!
-//! The records in `meta`, the first entry, and the newest entries up to [`CHECKED_BYTES`] are checked at open: each passes its checksum, none
-//! is missing, terms never go back. What is older is checked in the same way whenever it is read.
+//! The records in `meta` and the newest entries up to [`CHECKED_BYTES`] are checked at open: each passes its checksum, none is missing,
+//! terms never go back; and that the log begins behind what was purged. What is older is checked in the same way whenever it is read.
 
 use std::ops::Range;
 use std::path::Path;
