@@ -288,7 +288,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         raft: consensus.cell.clone(),
         canvass: consensus.canvass.clone(),
         members: consensus.members.clone(),
-        refuses_entries: Arc::new(move || space.refuses_entries()),
+        refuses_entries: Arc::new(move |bytes| space.refuses_entries(bytes)),
         host: Arc::new(below.admission.clone()),
         snapshots: Arc::new(install::Installer::new(below.machine.clone())),
         forward: forwarded.clone(),

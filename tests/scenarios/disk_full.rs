@@ -148,8 +148,10 @@ async fn a_follower_whose_disk_is_full_costs_nobody_anything_and_catches_up() ->
     let leader = cluster.leader().await?;
     disks[follower].fill()?;
     level(&cluster, follower, "full").await?;
+    // Twice what a full disk still takes.
+    let value = "while full ".repeat(1000);
     for n in 0..200 {
-        cluster.add(n % 3, &format!("f{n}"), "while full").await?;
+        cluster.add(n % 3, &format!("f{n}"), &value).await?;
     }
     assert_eq!(cluster.leader().await?, leader);
     // It starts on the full disk, too.

@@ -24,6 +24,10 @@ cargo xtask <command>
   bench    [seconds]  first throughput figures of a fresh three-node cluster on this machine
 ";
 
+/// How a program is built. Of the whole workspace, although it is one: else cargo chooses other features of its dependencies than for
+/// the tests, and compiles them and the host once more.
+const PROGRAM: [&str; 5] = ["build", "--locked", "--release", "--workspace", "--bin"];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -34,7 +38,7 @@ fn main() -> ExitCode {
         ["guests"] => setup::wasm_target().and_then(|()| guests()),
         ["setup"] => setup::all(),
         ["torture", options @ ..] => torture(options),
-        ["faults", words @ ..] => build().and_then(|()| faults(words)),
+        ["faults", words @ ..] => build().and_then(|()| run("faults", words)),
         ["bench"] => build().and_then(|()| demo::bench(5)),
         ["bench", seconds] => parse_seconds(seconds).and_then(|seconds| build().and_then(|()| demo::bench(seconds))),
         [] | ["help" | "--help" | "-h"] => {
@@ -110,7 +114,7 @@ fn build() -> Result<()> {
     if !binary.exists() {
         println!("The first build compiles RocksDB and wasmtime: about 20 minutes on two cores, once per machine.");
     }
-    cargo(&["build", "--locked", "--release", "--package", "lockstep"])?;
+    program("lockstep", &[])?;
     place("release/lockstep", "lockstep")
 }
 
@@ -126,15 +130,29 @@ fn place(from: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn faults(words: &[&str]) -> Result<()> {
-    let program = ["run", "--locked", "--release", "--package", "lockstep-tests", "--bin", "faults", "--"];
-    cargo(&[&program, words].concat())
+fn program(name: &str, options: &[&str]) -> Result<()> {
+    cargo(&[&PROGRAM[..], &[name], options].concat())
+}
+
+/// Builds one of the tests' programs, and runs it.
+fn run(name: &str, words: &[&str]) -> Result<()> {
+    program(name, &[])?;
+    let status = Command::new(target_dir()?.join("release").join(name))
+        .args(words)
+        .current_dir(root())
+        .env("LOCKSTEP_BUILD_DIR", build_dir())
+        .status()
+        .with_context(|| format!("{name} does not start"))?;
+    if !status.success() {
+        bail!("{name} failed");
+    }
+    Ok(())
 }
 
 /// What only tests run: the node with its failpoints, which can be made to crash between two steps, and the guest whose answers
 /// tell their history.
 fn test_programs() -> Result<()> {
-    cargo(&["build", "--locked", "--release", "--package", "lockstep", "--features", "failpoints"])?;
+    program("lockstep", &["--features", "lockstep/failpoints"])?;
     place("release/lockstep", "lockstep-failpoints")?;
     cargo(&["build", "--locked", "--profile", "guest", "--target", "wasm32-unknown-unknown", "--package", "chain"])?;
     place("wasm32-unknown-unknown/guest/chain.wasm", "chain.wasm")
@@ -143,8 +161,7 @@ fn test_programs() -> Result<()> {
 fn torture(options: &[&str]) -> Result<()> {
     setup::all()?;
     test_programs()?;
-    let program = ["run", "--locked", "--release", "--package", "lockstep-tests", "--bin", "torture", "--"];
-    cargo(&[&program, options].concat())
+    run("torture", options)
 }
 
 fn test(filter: &[&str]) -> Result<()> {

@@ -36,7 +36,7 @@ const EPOCH_MS: u64 = 10;
 
 /// Fuel of every operator. A complete table of our own, because the engine's defaults may change in a
 /// patch release and fuel decides outcomes. An operator that is missing here is an error at start.
-const FUEL: &str = include_str!("fuel.json");
+pub(super) const FUEL: &str = include_str!("fuel.json");
 
 /// What the allow-list holds: what compilers emit today, minus everything whose result or cost depends
 /// on the host. Not here, among others: threads, relaxed SIMD, GC, exceptions, 64-bit memories, several

@@ -9,6 +9,7 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wit_component::ComponentEncoder;
 
+use super::code::{self, Shelf};
 use super::engine::Engine;
 use super::imports::{INTERFACES, PACKAGE, State, VERSION};
 use super::instance::Sandbox;
@@ -102,14 +103,27 @@ impl Component {
 
     /// Checks, compiles and instantiates an encoded component.
     pub fn load(engine: &Engine, encoded: &[u8]) -> Result<Self, LoadError> {
+        Self::admit(engine, encoded, |_| code::compile(engine, encoded))
+    }
+
+    /// As [`Component::load`], but compiles only what is not on the shelf.
+    pub fn load_from(engine: &Engine, encoded: &[u8], shelf: &dyn Shelf) -> Result<Self, LoadError> {
+        Self::admit(engine, encoded, |hash| code::compiled(engine, encoded, hash, shelf))
+    }
+
+    fn admit(
+        engine: &Engine,
+        encoded: &[u8],
+        compiled: impl FnOnce(&[u8; 32]) -> Result<wasmtime::component::Component, LoadError>,
+    ) -> Result<Self, LoadError> {
         if Parser::is_core_wasm(encoded) {
             return Err(LoadError::Encode("it was not encoded yet".to_owned()));
         }
         let found = inspect(encoded)?;
         found.check_imports()?;
         found.require("machine")?;
-        let component = wasmtime::component::Component::from_binary(&engine.inner.wasmtime, encoded)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let hash = *blake3::hash(encoded).as_bytes();
+        let component = compiled(&hash)?;
         let exports = Exports::find(&component, &found)?;
         let pre =
             engine.inner.linker.instantiate_pre(&component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
@@ -118,7 +132,7 @@ impl Component {
             pre,
             exports,
             encoded: Bytes::copy_from_slice(encoded),
-            hash: *blake3::hash(encoded).as_bytes(),
+            hash,
             descriptor: found.descriptor,
         };
         let component = Self { inner: Arc::new(inner) };

@@ -1,7 +1,7 @@
 //! The sandbox: loads a component, runs its exports. Knows no Raft, no gRPC, no RocksDB; what a guest stores goes through [`Store`].
 //!
 //! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
-//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`).
+//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`).
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
 //! - The functions it may call back (`imports`), and what became of a call (`outcome`).
 //!
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+mod code;
 mod engine;
 mod imports;
 mod instance;
@@ -25,6 +26,7 @@ mod streams;
 mod tests;
 mod wire;
 
+pub use code::Shelf;
 pub use engine::{Engine, QUERY_INSTANCES_MAX};
 pub use instance::{ApplyInstance, QueryInstance};
 pub use limits::{CALLER_STACK_BYTES, Limits};

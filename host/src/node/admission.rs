@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::api::{self, Api};
 use crate::codec::Genesis;
-use crate::guest::{Component, Engine, Limits};
+use crate::guest::{Component, Engine, Limits, Shelf};
 use crate::machine::{self, Machine};
 use crate::raft::ClusterCell;
 use crate::raft::join::{ComponentId, Host, JoinOffer};
@@ -116,7 +116,7 @@ impl Admission {
 
     fn compile(&self, encoded: &[u8], limits: &Limits) -> anyhow::Result<Component> {
         let engine = Engine::new(limits)?;
-        let component = Component::load(&engine, encoded)?;
+        let component = Component::load_from(&engine, encoded, &*self.directory)?;
         api::admit(&component)?;
         Ok(component)
     }
@@ -195,6 +195,22 @@ fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
     serde_json::from_str(&genesis.limits_json).map_err(|error| {
         format!("the cluster's limits cannot be read ({error}); run the version that the other nodes run")
     })
+}
+
+/// Compiled code is kept beside the components it was compiled from.
+impl Shelf for DataDir {
+    fn take(&self, name: &str) -> Option<Vec<u8>> {
+        self.load_code(name).unwrap_or_else(|error| {
+            tracing::warn!(%error, "compiled code cannot be read; it is compiled again");
+            None
+        })
+    }
+
+    fn put(&self, name: &str, replaces: &str, code: &[u8]) {
+        if let Err(error) = self.save_code(name, replaces, code) {
+            tracing::warn!(%error, "compiled code cannot be kept; the next start compiles again");
+        }
+    }
 }
 
 impl Host for Admission {

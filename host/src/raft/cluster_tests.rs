@@ -140,7 +140,7 @@ impl TestNode {
             raft: self.raft.clone(),
             canvass: self.canvass(),
             members: self.members.clone(),
-            refuses_entries: Arc::new(|| None),
+            refuses_entries: Arc::new(|_| None),
             host: Arc::new(TestHost),
             snapshots: Arc::new(Installer::new(self.machine.clone())),
             forward: Arc::new(Nobody),

@@ -50,8 +50,8 @@ pub trait ReadIndexHandler: Send + Sync + 'static {
     fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>>;
 }
 
-/// Why something is refused now, if it is.
-pub type Refuses = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+/// Why so many bytes of commands are refused now, if they are.
+pub type Refuses = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
 
 /// What the service hands messages to.
 pub struct Parts {
@@ -142,8 +142,12 @@ impl Gate {
     /// Commands would fill the rest of a disk that is full; what holds the cluster together (votes, blank and membership entries)
     /// goes on. The leader tries again, as with a node that does not answer.
     fn check_room(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
-        let is_command = |entry: &crate::types::Entry| matches!(entry.payload, EntryPayload::Normal(_));
-        match (self.refuses_entries)().filter(|_| request.entries.iter().any(is_command)) {
+        let bytes = |entry: &crate::types::Entry| match &entry.payload {
+            EntryPayload::Normal(data) => data.0.len() as u64,
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
+        let commands: u64 = request.entries.iter().map(bytes).sum();
+        match (commands > 0).then(|| (self.refuses_entries)(commands)).flatten() {
             None => Ok(()),
             Some(why) => Err(Status::resource_exhausted(why)),
         }

@@ -123,7 +123,7 @@ impl TestNode {
             raft,
             canvass,
             members,
-            refuses_entries: Arc::new(|| None),
+            refuses_entries: Arc::new(|_| None),
             host: Arc::new(host.clone()),
             snapshots: Arc::new(reached.clone()),
             forward: Arc::new(reached.clone()),

@@ -6,11 +6,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::files::{create_directory, remove_directory, sync_directory, write_atomically};
+use super::files::{create_directory, names, remove_directory, sync_directory, write_atomically};
 use crate::types::hex;
 
 /// The format this version writes. Raised when an older version could misread what we write.
 const FORMAT: u32 = 1;
+
+/// The suffix of compiled code.
+const CODE_SUFFIX: &str = ".code";
 
 /// An open data directory. Held exclusively until dropped.
 #[derive(Debug)]
@@ -94,14 +97,33 @@ impl DataDir {
         self.root.join("components")
     }
 
-    /// Keeps a component; durable on return. `hash` is the caller's, and names the file.
+    /// Keeps a component; durable on return. `hash` is the caller's, and names the file. One that is there is left as it is.
     pub fn save_component(&self, hash: &[u8; 32], bytes: &[u8]) -> Result<(), StoreError> {
-        write_atomically(&self.component(hash), bytes)
+        let path = self.component(hash);
+        if read_if_there(&path)?.is_some_and(|there| there == bytes) {
+            return sync_directory(&self.components());
+        }
+        write_atomically(&path, bytes)
     }
 
     /// A component kept earlier. The caller compares its BLAKE3 with `hash`.
     pub fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
         read_if_there(&self.component(hash))
+    }
+
+    /// Keeps compiled code, and removes what was kept under a name that begins with `replaces`. Whole or not there after a crash.
+    pub fn save_code(&self, name: &str, replaces: &str, code: &[u8]) -> Result<(), StoreError> {
+        let is_replaced = |old: &&String| old.starts_with(replaces) && old.ends_with(CODE_SUFFIX);
+        for old in names(&self.components())?.iter().filter(is_replaced) {
+            let path = self.components().join(old);
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        }
+        write_atomically(&self.code(name), code)
+    }
+
+    /// Compiled code kept earlier.
+    pub fn load_code(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        read_if_there(&self.code(name))
     }
 
     /// The index of the configuration in which the cluster removed this node; `None` while it belongs.
@@ -132,6 +154,10 @@ impl DataDir {
 
     fn component(&self, hash: &[u8; 32]) -> PathBuf {
         self.components().join(format!("{}.wasm", hex(hash)))
+    }
+
+    fn code(&self, name: &str) -> PathBuf {
+        self.components().join(format!("{name}{CODE_SUFFIX}"))
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
@@ -257,5 +283,24 @@ mod tests {
         directory.save_component(&[7; 32], b"\0asm").unwrap();
         assert_eq!(directory.load_component(&[7; 32]).unwrap().as_deref(), Some(&b"\0asm"[..]));
         assert_eq!(fs::read_dir(directory.components()).unwrap().count(), 1, "no temporary file stays");
+        fs::write(directory.component(&[7; 32]), "rotten").unwrap();
+        directory.save_component(&[7; 32], b"\0asm").unwrap();
+        assert_eq!(directory.load_component(&[7; 32]).unwrap().as_deref(), Some(&b"\0asm"[..]));
+    }
+
+    #[test]
+    fn of_a_component_only_the_newest_code_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(root.path()).unwrap();
+        directory.save_component(&[7; 32], b"\0asm").unwrap();
+        let component = hex(&[7; 32]);
+        let name = |version: &str| format!("{component}.{version}");
+        for (name, replaces) in [(name("1"), &*component), (name("2"), &component), ("other.1".to_owned(), "other")] {
+            directory.save_code(&name, replaces, name.as_bytes()).unwrap();
+        }
+        assert_eq!(directory.load_code(&name("1")).unwrap(), None);
+        assert_eq!(directory.load_code(&name("2")).unwrap(), Some(name("2").into_bytes()));
+        assert!(directory.load_code("other.1").unwrap().is_some());
+        assert!(directory.load_component(&[7; 32]).unwrap().is_some(), "what it was compiled from stays");
     }
 }

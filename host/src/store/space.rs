@@ -2,7 +2,8 @@
 //! a node can start, vote and purge on a full disk. Writes nothing but the ballast, and refuses nothing itself.
 //!
 //! - Below `min_free_bytes` commands are refused; everything else goes on. Commands are taken again once there is a little more.
-//! - Below the size of the ballast a follower takes no commands from its leader either: a full disk would end it.
+//! - Below the size of the ballast a follower takes no commands from its leader either: a full disk would end it. It still takes the few
+//!   that were on their way, so that it can answer reads when the leader's disk is full, too, and takes no more.
 //! - The ballast is made when there is room for it above `min_free_bytes`. A small part of it is given up while the node runs, so that it
 //!   can vote and purge; the rest only at a start, whatever filled the disk meanwhile.
 
@@ -25,6 +26,8 @@ const BALLAST_BYTES_MAX: u64 = 32 * MIB;
 const RESUME_PART: u64 = 32;
 /// This part of the ballast is for the running node, beside the rest; given up when less than half of it is free.
 const RUNNING_PART: u64 = 4;
+/// Commands of this part of the ballast are still taken from a leader on a full disk: more than a leader takes before it sees its own.
+const IN_FLIGHT_PART: u64 = 16;
 /// The files.
 const FOR_START: &str = "BALLAST";
 const FOR_RUNNING: &str = "BALLAST.running";
@@ -81,6 +84,8 @@ struct Inner {
     min_free_bytes: u64,
     free_bytes: AtomicU64,
     level: AtomicU8,
+    /// Bytes of commands that are still taken from a leader while the disk is full.
+    allowance: AtomicU64,
     /// One looks at a time.
     looking: Mutex<()>,
 }
@@ -94,6 +99,7 @@ impl Space {
             min_free_bytes,
             free_bytes: AtomicU64::new(0),
             level: AtomicU8::new(Level::Ample as u8),
+            allowance: AtomicU64::new(0),
             looking: Mutex::new(()),
         }));
         let is_needed = free_bytes(&space.0.root)? < space.ballast_bytes();
@@ -129,9 +135,14 @@ impl Space {
         })
     }
 
-    /// Why this node can take no commands from its leader now.
-    pub fn refuses_entries(&self) -> Option<String> {
-        if self.level() == Level::Full { self.refuses_commands() } else { None }
+    /// Why this node can take no commands of `bytes` from its leader now; `None` takes them off what a full disk still takes.
+    pub fn refuses_entries(&self, bytes: u64) -> Option<String> {
+        if self.level() < Level::Full {
+            return None;
+        }
+        let allowance = &self.0.allowance;
+        let taken = allowance.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        if taken.is_ok() { None } else { self.refuses_commands() }
     }
 
     /// Numbers for operators.
@@ -174,6 +185,9 @@ impl Space {
             Level::Ample
         };
         self.0.free_bytes.store(free, Ordering::Relaxed);
+        if level != before {
+            self.0.allowance.store(self.ballast_bytes() / IN_FLIGHT_PART, Ordering::Relaxed);
+        }
         self.0.level.store(level as u8, Ordering::Relaxed);
         if level == before {
             return;
@@ -278,9 +292,13 @@ mod tests {
             space.note(free);
             assert_eq!(space.status().level, level, "{free}");
             assert_eq!(space.refuses_commands().is_some(), level >= Level::Low);
-            assert_eq!(space.refuses_entries().is_some(), level == Level::Full);
+            assert_eq!(space.refuses_entries(3 * MIB).is_some(), level == Level::Full);
         }
         space.note(5 * MIB);
+        assert_eq!(space.refuses_entries(MIB), None, "what was on its way");
+        assert_eq!(space.refuses_entries(MIB), None);
+        space.note(4 * MIB);
+        assert!(space.refuses_entries(1).is_some(), "and no more, however often it looks");
         let text = space.refuses_commands().unwrap();
         let name = root.path().file_name().unwrap().to_str().unwrap();
         assert!(text.contains(name) && text.contains("5120 KiB are free") && text.contains("64 MiB"), "{text}");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod code;
 mod outcomes;
 mod queries;
 mod streaming;
