@@ -34,6 +34,8 @@ const FLUSH_ENTRIES: u64 = 4096;
 const FLUSH_BYTES: usize = 16 << 20;
 /// or so long after the first unflushed one, whichever comes first: this bounds what a crash has to replay.
 const FLUSH_AFTER: Duration = Duration::from_secs(2);
+/// The first time sooner: what a start replayed is not to be replayed again by the next one, or crashes in a row would add up.
+const FIRST_FLUSH_AFTER: Duration = Duration::from_millis(200);
 /// Before a write of the state is tried again that found the disk full.
 const FULL_RETRY: Duration = Duration::from_millis(500);
 
@@ -90,7 +92,7 @@ impl ApplyHandle {
             generation,
             system,
             recent: Recent::default(),
-            dirty: Dirty::default(),
+            dirty: Dirty::nothing(FIRST_FLUSH_AFTER),
             fit: None,
         };
         std::thread::Builder::new()
@@ -128,11 +130,23 @@ impl ApplyHandle {
 }
 
 /// What is committed and not yet flushed.
-#[derive(Default)]
 struct Dirty {
     entries: u64,
     bytes: usize,
     since: Option<Instant>,
+    /// How long after `since` it is flushed.
+    patience: Duration,
+}
+
+impl Dirty {
+    fn nothing(patience: Duration) -> Dirty {
+        Dirty { entries: 0, bytes: 0, since: None, patience }
+    }
+
+    /// How long the flush can still wait; `None` when there is nothing to flush.
+    fn due_in(&self) -> Option<Duration> {
+        self.since.map(|since| self.patience.saturating_sub(since.elapsed()))
+    }
 }
 
 struct Applier {
@@ -178,10 +192,10 @@ impl Applier {
 
     /// The next job; `None` when a flush is due, or when there is nothing to do any more.
     fn next(&self, work: &Receiver<Job>) -> Option<Job> {
-        match self.dirty.since {
+        match self.dirty.due_in() {
             None => work.recv().ok(),
             // Disconnected: the flush comes first, then the end.
-            Some(since) => work.recv_timeout(FLUSH_AFTER.saturating_sub(since.elapsed())).ok(),
+            Some(wait) => work.recv_timeout(wait).ok(),
         }
     }
 
@@ -203,8 +217,8 @@ impl Applier {
             if let Some(responder) = responder {
                 responder.send(Applied);
             }
-            let waited = self.dirty.since.is_some_and(|since| since.elapsed() >= FLUSH_AFTER);
-            if waited || self.dirty.entries >= FLUSH_ENTRIES || self.dirty.bytes >= FLUSH_BYTES {
+            let is_due = self.dirty.due_in() == Some(Duration::ZERO);
+            if is_due || self.dirty.entries >= FLUSH_ENTRIES || self.dirty.bytes >= FLUSH_BYTES {
                 self.flush()?;
             }
         }
@@ -308,12 +322,12 @@ impl Applier {
     fn flush(&mut self) -> Result<(), ApplyError> {
         match self.generation.flush() {
             Ok(()) => {
-                self.dirty = Dirty::default();
+                self.dirty = Dirty::nothing(FLUSH_AFTER);
                 self.shared.counts.flushes.fetch_add(1, Relaxed);
             }
             Err(error) if error.is_full() => {
                 self.note_full(&error);
-                self.dirty = Dirty { since: Some(Instant::now()), ..Dirty::default() };
+                self.dirty = Dirty { since: Some(Instant::now()), ..Dirty::nothing(FLUSH_AFTER) };
             }
             Err(error) => return Err(error.into()),
         }
@@ -346,7 +360,7 @@ impl Applier {
         self.system = system;
         self.recent.clear();
         self.fit = None;
-        self.dirty = Dirty::default();
+        self.dirty = Dirty::nothing(FLUSH_AFTER);
         self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);
         self.shared.publish(&self.system);
         self.shared.changes.reset(self.system.applied_index());

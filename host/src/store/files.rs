@@ -22,6 +22,11 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreErr
     sync_directory(path.parent().expect("a file in the data directory has a parent"))
 }
 
+/// Opens a small file that is rewritten in place, and makes it if it is not there. Its name is not durable yet.
+pub(super) fn open_in_place(path: &Path) -> Result<File, StoreError> {
+    File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(StoreError::io("open", path))
+}
+
 /// Makes creations, renames and removals in `path` survive a power cut.
 pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(StoreError::io("fsync directory", path))

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use super::super::StoreError;
+use super::super::files::open_in_place;
 use crate::types::{CommittedLeaderId, LogId};
 
 const SLOT_BYTES: u64 = 64;
@@ -58,13 +59,7 @@ impl Served {
     }
 
     fn open_in_boot(path: &Path, group: u32, last: Option<LogId>, boot: [u8; 16]) -> Result<Served, StoreError> {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(StoreError::io("open", path))?;
+        let file = open_in_place(path)?;
         let found = read(&file, group).map_err(StoreError::io("read", path))?;
         // A record beyond the log would be of another log.
         let found = found.filter(|(log_id, _)| last >= Some(*log_id));

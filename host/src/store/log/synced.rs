@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::super::StoreError;
-use super::super::files::sync_directory;
+use super::super::files::{open_in_place, sync_directory};
 use crate::faults;
 use crate::types::{CommittedLeaderId, LogId, NodeId, Vote};
 
@@ -99,13 +99,7 @@ impl Synced {
             let text = "it is missing, and there is a log: nobody can tell whether that log is whole";
             return Err(StoreError::damaged(path, text));
         }
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(StoreError::io("open", path))?;
+        let file = open_in_place(path)?;
         let synced = Synced { file, path: path.to_owned(), group };
         if is_new {
             synced.lower(&Ends::default())?;
