@@ -66,6 +66,8 @@ struct Foundation {
     identity: Identity,
     me: Me,
     cluster: ClusterCell,
+    /// The configuration in which the cluster removed this node, as the disk says.
+    removed: Option<u64>,
     admission: Admission,
     /// Where the admission desk finds the API once there is one.
     api: Arc<OnceLock<Api>>,
@@ -132,6 +134,7 @@ impl Node {
             () = stop => None,
             () = self.exit.notified() => None,
             reason = self.fatal.raised() => Some(reason),
+            reason = panicked(&mut self.tasks) => Some(reason),
             served = &mut serving => Some(match served? {
                 Ok(()) => "the client port was closed".to_string(),
                 Err(error) => format!("the client port cannot be served: {error}"),
@@ -163,6 +166,18 @@ impl Node {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// Completes when one of the tasks has panicked: without it the node would answer and do only half of its work.
+async fn panicked(tasks: &mut JoinSet<()>) -> String {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            return format!("a task of this node panicked: {error}");
+        }
+    }
+    std::future::pending().await
 }
 
 fn bind(config: &NodeConfig) -> anyhow::Result<Listeners> {
@@ -209,7 +224,8 @@ async fn open_disk(
         query_queue_max: QUERY_QUEUE_MAX,
     })?;
     let cluster = ClusterCell::new(identity.cluster.clone());
-    if let Some(index) = directory.removed_at()? {
+    let removed = directory.removed_at()?;
+    if let Some(index) = removed {
         cluster.told_removed(index);
     }
     let api = Arc::new(OnceLock::new());
@@ -218,7 +234,7 @@ async fn open_disk(
     let (desk, fsm) = (admission.clone(), config.fsm.clone());
     tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
     let me = Me { node_id: identity.node_id, node };
-    Ok((Foundation { directory, log, machine, identity, me, cluster, admission, api }, state_machine))
+    Ok((Foundation { directory, log, machine, identity, me, cluster, removed, admission, api }, state_machine))
 }
 
 /// Starts Raft over the log and the state machine; forms the cluster if that was asked for.
@@ -352,7 +368,7 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
         fatal.clone(),
         consensus.removed.clone(),
     ));
-    tasks.spawn(duties::remember_removal(below.directory.clone(), consensus.removed.clone()));
+    tasks.spawn(duties::remember_removal(below.directory.clone(), below.removed, consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
     let members = consensus.members.clone();
     tasks.spawn(async move { members.announce_addresses().await });
@@ -472,4 +488,19 @@ async fn stop_raft(cell: &RaftCell) -> Result<(), String> {
     let Some(raft) = cell.get() else { return Ok(()) };
     cell.clear();
     raft.shutdown().await.map_err(|error| format!("Raft's core did not stop cleanly: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        let ended = tokio::time::timeout(Duration::from_millis(50), panicked(&mut tasks)).await;
+        assert!(ended.is_err(), "{ended:?}");
+        tasks.spawn(async { panic!("a bug") });
+        assert!(panicked(&mut tasks).await.contains("a bug"));
+    }
 }

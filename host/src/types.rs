@@ -14,6 +14,9 @@ pub type NodeId = u64;
 /// The Raft group. One process serves one group today; keys on disk and peer messages carry it already.
 pub const GROUP: u32 = 0;
 
+/// The largest encoded component that a node accepts, from a leader or a backup.
+pub const COMPONENT_BYTES_MAX: usize = 256 << 20;
+
 /// Room for addresses and the operator's own name, as the membership holds them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {

@@ -54,8 +54,6 @@ pub struct Limits {
     pub store_bytes_max: u64,
     /// Keys that one command removes with `remove-range`.
     pub keys_removed_max: u64,
-    /// A request, in bytes. Enforced where requests enter the system.
-    pub request_bytes_max: u32,
     /// A reply, in bytes; each reply of a watch step.
     pub reply_bytes_max: u32,
     /// All replies of one watch step, in bytes.
@@ -90,7 +88,6 @@ impl Default for Limits {
             store_calls_max: 100_000,
             store_bytes_max: 64 * MIB,
             keys_removed_max: 100_000,
-            request_bytes_max: (4 * MIB - 64 * KIB) as u32,
             reply_bytes_max: (4 * MIB - 64 * KIB) as u32,
             watch_replies_bytes_max: 16 * MIB as u32,
             watch_memo_bytes_max: 4 * KIB as u32,

@@ -5,7 +5,8 @@ use crate::codec::Genesis;
 use crate::guest::{Component, Limits};
 use crate::types::hex;
 
-/// Version of what fuel, limits and verdicts mean. Raised when a change would let two builds disagree on an outcome.
+/// Version of what fuel, limits and verdicts mean. Raised when a change would let two builds disagree on an outcome, so also with the
+/// version of wasmtime: the size of its frames says where a recursion ends.
 pub const SEMANTICS: u32 = 1;
 
 /// The genesis entry of a new cluster that runs `component`. `source_hash` is the BLAKE3 of the file it was encoded from.

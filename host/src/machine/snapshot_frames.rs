@@ -16,6 +16,8 @@ use crate::codec::{decode_record, encode_record};
 
 /// Bytes of a body before compression, at most.
 pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
+/// Key and value of a row, at most: many times what any limit lets a guest or the host write.
+const ROW_BYTES_MAX: u64 = 32 << 20;
 /// Fast; the network and disk of a cluster outrun higher levels.
 const ZSTD_LEVEL: i32 = 1;
 /// Version of everything in this file.
@@ -191,6 +193,13 @@ impl RowReader {
         Ok(())
     }
 
+    /// What is wrong with the row that is not complete yet, if nothing that follows can mend it.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let lengths = self.0.first_chunk::<8>()?;
+        let bytes: u64 = row_lengths(lengths).map(|length| length as u64).into_iter().sum();
+        (bytes > ROW_BYTES_MAX).then(|| format!("a row of {bytes} bytes, of {ROW_BYTES_MAX} at most"))
+    }
+
     /// Whether every row was complete.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -200,9 +209,14 @@ impl RowReader {
 /// The first row of some, when it is there whole.
 pub(super) fn split_row(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
-    let length = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes")) as usize;
-    let (key, rest) = rest.split_at_checked(length(0))?;
-    Some((key, rest.get(..length(4))?))
+    let [key_length, value_length] = row_lengths(head);
+    let (key, rest) = rest.split_at_checked(key_length)?;
+    Some((key, rest.get(..value_length)?))
+}
+
+/// Of key and value, as a row's head has them.
+fn row_lengths(head: &[u8; 8]) -> [usize; 2] {
+    [0, 4].map(|at| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes")) as usize)
 }
 
 #[cfg(test)]
@@ -263,6 +277,17 @@ mod tests {
             }
             prop_assert!(reader.is_empty());
             prop_assert_eq!(read, rows);
+        }
+    }
+
+    #[test]
+    fn a_row_that_no_limit_allows_is_refused_before_it_is_there() {
+        for (key, value, refused) in
+            [(9, 9, false), (4 << 10, 1 << 20, false), (9, u32::MAX, true), (u32::MAX, u32::MAX, true)]
+        {
+            let mut reader = RowReader::default();
+            reader.push(&[key.to_le_bytes(), value.to_le_bytes()].concat(), |_, _| Ok::<_, ()>(())).unwrap();
+            assert_eq!(reader.problem().is_some(), refused, "{key} {value}");
         }
     }
 

@@ -16,7 +16,7 @@ use super::transfers::Transfer;
 use crate::faults;
 use crate::guest::{self, Component, Context, Page, Range, SnapshotSource, Store, StoreFault, Verdict};
 use crate::store::{Batch, Column, Generation, State, StoreError};
-use crate::types::hex;
+use crate::types::{COMPONENT_BYTES_MAX, hex};
 
 /// What a restore has written and not yet committed, in bytes.
 const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
@@ -70,6 +70,10 @@ pub(super) fn receive_backup(
     while matches!(frames.lock().peek()?, Frame::Component(_)) {
         if let Frame::Component(body) = frames.lock().next()? {
             component.extend(body);
+            if component.len() > COMPONENT_BYTES_MAX {
+                let problem = format!("its component is larger than {COMPONENT_BYTES_MAX} bytes");
+                return Err(SnapshotError::Damaged(problem));
+            }
         }
     }
     let generation = Arc::new(state.create()?);
@@ -203,6 +207,9 @@ fn read_rows(generation: &Generation, frames: &Mutex<Frames>, transfer: &Transfe
             Frame::System(body) => system.push(&body, |key, value| put(&mut batch, Column::System, key, value))?,
             Frame::Footer(footer) if data.is_empty() && system.is_empty() => return Ok(footer),
             other => return Err(SnapshotError::Damaged(format!("a frame out of place: {}", other.name()))),
+        }
+        if let Some(problem) = data.problem().or_else(|| system.problem()) {
+            return Err(SnapshotError::Damaged(problem));
         }
         generation.commit(&batch)?;
         transfer.passed(batch.len() as u64);

@@ -124,10 +124,11 @@ impl Admission {
     /// Keeps the component on disk and puts it to work.
     fn install(&self, id: ComponentId, component: Component) -> anyhow::Result<()> {
         self.directory.save_component(&id.hash, component.encoded())?;
+        // The machine first: whoever opens the API meanwhile is seen here, or sees the component there.
+        self.machine.set_component(component.clone());
         if let Some(api) = self.api.get() {
             api.set_component(&component)?;
         }
-        self.machine.set_component(component);
         *self.current.lock() = Some(id);
         Ok(())
     }

@@ -152,8 +152,12 @@ async fn publish_mode(
 }
 
 /// Keeps on the disk that this node was removed: after a restart it serves nothing either, whoever can be reached then.
-pub(crate) async fn remember_removal(directory: Arc<DataDir>, mut removed: watch::Receiver<Option<u64>>) {
-    let mut kept = directory.removed_at().unwrap_or_default();
+/// `kept` is what stands there now.
+pub(crate) async fn remember_removal(
+    directory: Arc<DataDir>,
+    mut kept: Option<u64>,
+    mut removed: watch::Receiver<Option<u64>>,
+) {
     while removed.changed().await.is_ok() {
         let known = *removed.borrow_and_update();
         if known == kept {

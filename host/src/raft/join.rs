@@ -23,13 +23,10 @@ use crate::raft::peer::{
     FetchComponentRequest, FetchComponentResponse, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Route,
 };
 use crate::raft::{ClusterCell, Me, link, wire};
-use crate::types::{Cluster, Node, NodeId, hex};
+use crate::types::{COMPONENT_BYTES_MAX, Cluster, Node, NodeId, hex};
 
 /// A component is shipped in pieces of this size.
 const COMPONENT_CHUNK_BYTES: usize = 256 << 10;
-
-/// The largest component a node accepts from its leader.
-pub const COMPONENT_BYTES_MAX: usize = 256 << 20;
 
 /// Fetching a component, whole.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -160,12 +157,12 @@ pub(super) struct Joins {
     cluster: ClusterCell,
     host: Arc<dyn Host>,
     /// One at a time: two clusters may ask at once.
-    busy: tokio::sync::Mutex<()>,
+    busy: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Joins {
     pub(super) fn new(me: Me, cluster: ClusterCell, host: Arc<dyn Host>) -> Self {
-        Joins { me, cluster, host, busy: tokio::sync::Mutex::default() }
+        Joins { me, cluster, host, busy: Arc::default() }
     }
 
     /// Who this is. Whether it leads, the caller knows.
@@ -187,7 +184,7 @@ impl Joins {
     pub(super) async fn join(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
         let route = request.route.as_ref().ok_or_else(|| Status::invalid_argument("the message has no route"))?;
         check_ends(route, self.me.node_id)?;
-        let _busy = self.busy.lock().await;
+        let busy = self.busy.clone().lock_owned().await;
         if let Some(cluster) = self.cluster.get() {
             same_cluster(route, &cluster)?;
             return Ok(JoinResponse {});
@@ -206,7 +203,13 @@ impl Joins {
         };
         tracing::info!(cluster = cluster.id_hex(), %leader, fetched = component.is_some(), "joining");
         let offer = JoinOffer { cluster: cluster.clone(), genesis, leader, component };
-        self.host.adopt(offer).await.map_err(Status::failed_precondition)?;
+        let host = self.host.clone();
+        // To its end, and nobody else meanwhile, also when the inviting node hangs up: entering a cluster is not undone.
+        let adopted = tokio::spawn(async move {
+            let _busy = busy;
+            host.adopt(offer).await
+        });
+        adopted.await.map_err(|error| Status::internal(error.to_string()))?.map_err(Status::failed_precondition)?;
         if !self.cluster.set(cluster) {
             return Err(Status::failed_precondition("this node entered another cluster meanwhile"));
         }

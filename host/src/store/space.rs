@@ -295,13 +295,13 @@ mod tests {
             assert_eq!(space.refuses_entries(3 * MIB).is_some(), level == Level::Full);
         }
         space.note(5 * MIB);
+        let text = space.refuses_commands().unwrap();
+        let name = root.path().file_name().unwrap().to_str().unwrap();
+        assert!(text.contains(name) && text.contains("5120 KiB are free") && text.contains("64 MiB"), "{text}");
         assert_eq!(space.refuses_entries(MIB), None, "what was on its way");
         assert_eq!(space.refuses_entries(MIB), None);
         space.note(4 * MIB);
         assert!(space.refuses_entries(1).is_some(), "and no more, however often it looks");
-        let text = space.refuses_commands().unwrap();
-        let name = root.path().file_name().unwrap().to_str().unwrap();
-        assert!(text.contains(name) && text.contains("5120 KiB are free") && text.contains("64 MiB"), "{text}");
     }
 
     #[test]

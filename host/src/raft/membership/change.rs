@@ -20,6 +20,9 @@ use crate::types::{Membership, NodeId, TypeConfig};
 /// One configuration entry, from proposal to applied.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Behind another change; one that adds a voter takes as long as its snapshot.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Before a joint configuration that could not be finished is tried again.
 const FINISH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -28,7 +31,8 @@ type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 impl Members {
     /// Waits for its turn, checks that this node leads and that `previous_index` holds, and finishes what was left over.
     pub(super) async fn begin(&self, previous_index: u64) -> Result<Change<'_>, MembershipError> {
-        let guard = self.0.one_change.lock().await;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.0.one_change.lock()).await;
+        let guard = turn.map_err(|_| MembershipError::Busy(TURN_TIMEOUT))?;
         let raft = self.raft()?;
         let settled = self.settle(&raft).await?;
         let found = configuration_index(&settled);

@@ -19,6 +19,12 @@ pub enum MembershipError {
     /// No Raft instance here, or it has stopped.
     #[error("Raft is not running on this node: {0}")]
     Stopped(String),
+    /// Another change took too long.
+    #[error(
+        "another change of the members is under way and was not over after {0:?}; a voter that is being added takes as long as its \
+         snapshot: see `transfers` in the status, and try again"
+    )]
+    Busy(Duration),
     /// The joiner cannot be reached, or says no.
     #[error(transparent)]
     Join(#[from] JoinError),

@@ -41,19 +41,19 @@ fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     let mut setup = options::raft();
     setup.create_if_missing(promised.is_nothing());
     let torn = wal_tail::torn(&directory.raft());
-    let database = match open_database(&setup, &directory.raft()) {
-        Ok(database) => {
-            forget_original(directory);
-            database
-        }
+    let (database, repaired) = match open_database(&setup, &directory.raft()) {
+        Ok(database) => (database, false),
         Err(refused) if refused.is_damage() => {
             repair(directory, group, &promised, &refused)?;
-            open_database(&setup, &directory.raft())?
+            (open_database(&setup, &directory.raft())?, true)
         }
         Err(error) => return Err(error),
     };
     let found = recovery::check(&database, &directory.raft(), group)?;
     check_promise(&promised, &found, &directory.raft())?;
+    if !repaired {
+        forget_original(directory);
+    }
     if let Some((wal, bytes)) = torn {
         tracing::warn!(
             wal = %wal.display(),

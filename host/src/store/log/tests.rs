@@ -181,10 +181,12 @@ async fn a_closed_log_refuses_and_wakes_who_waits() {
 struct Gate {
     disk: Rocks,
     leave: mpsc::Receiver<bool>,
+    panics: bool,
 }
 
 impl Sink for Gate {
     fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
+        assert!(!self.panics, "a bug");
         if self.leave.recv().unwrap_or(true) {
             self.disk.commit(batch)
         } else {
@@ -198,10 +200,14 @@ impl Sink for Gate {
 }
 
 fn gated(root: &TempDir) -> (Log, mpsc::Sender<bool>, Fatal) {
+    with_gate(root, false)
+}
+
+fn with_gate(root: &TempDir, panics: bool) -> (Log, mpsc::Sender<bool>, Fatal) {
     let directory = DataDir::open(root.path()).unwrap();
     let opened = opening::open(&directory, 0).unwrap();
     let (sender, leave) = mpsc::channel();
-    let sink = Gate { disk: Rocks::new(opened.database.clone(), directory.raft()), leave };
+    let sink = Gate { disk: Rocks::new(opened.database.clone(), directory.raft()), leave, panics };
     let fatal = Fatal::default();
     let log = Log::with_sink(&directory, 0, fatal.clone(), opened, sink).unwrap();
     (log, sender, fatal)
@@ -244,6 +250,16 @@ async fn a_failed_write_poisons_the_log() {
     assert!(matches!(log.barrier().await, Err(StoreError::Poisoned(_))));
     log.close();
     assert!(leave.send(true).is_err(), "nothing was tried again");
+}
+
+#[tokio::test]
+async fn a_writer_that_panics_leaves_nobody_waiting() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut log, _leave, fatal) = with_gate(&root, true);
+    assert!(log.blocking_append([entry(1, 0, b"a")]).await.is_err());
+    assert!(fatal.raised().await.contains("its writer panicked"));
+    assert!(matches!(log.durable().wait(0), Err(StoreError::Poisoned(_))));
+    assert!(log.save_vote(&vote(1)).await.is_err());
 }
 
 #[tokio::test]

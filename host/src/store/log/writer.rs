@@ -205,7 +205,21 @@ impl<S: Sink> Writer<S> {
     }
 
     fn poison(&self, ops: Vec<Op>, error: &StoreError) {
-        let reason = error.to_string();
+        self.end(ops, error.to_string());
+    }
+}
+
+/// A writer that panicked writes no more, and whoever waits for it must not wait for ever.
+impl<S> Drop for Writer<S> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.end(Vec::new(), "its writer panicked".to_owned());
+        }
+    }
+}
+
+impl<S> Writer<S> {
+    fn end(&self, ops: Vec<Op>, reason: String) {
         self.fatal.raise(format!("the log could not be written: {reason}"));
         let queued = self.shared.queue.poison(reason.clone());
         self.shared.progress.poison(reason.clone());

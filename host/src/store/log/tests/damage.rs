@@ -145,6 +145,10 @@ async fn a_torn_tail_that_nobody_was_told_of_is_cut() {
     append(&mut log, 2, 39..42).await;
     drop(log);
     assert!(image.path().join("raft.damaged").exists(), "the original is kept,");
+    promise_only(&image, log_id(2, 99));
+    check_refusal(&error_of(&image));
+    assert!(image.path().join("raft.damaged").exists(), "also by a start that refuses the log,");
+    promise_only(&image, log_id(2, 38));
     let mut log = open(&image).unwrap();
     assert!(!image.path().join("raft.damaged").exists(), "until a start needs no repair");
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(2, 41)));
