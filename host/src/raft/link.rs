@@ -38,7 +38,7 @@ pub enum Lane {
     Append,
     /// Heartbeats, votes, hand-overs: small and urgent.
     Control,
-    /// Snapshots and components: large and patient.
+    /// Snapshots: large and patient. A component comes over a channel of its own, dialled by `join`.
     Bulk,
 }
 

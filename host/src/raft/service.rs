@@ -71,9 +71,9 @@ pub struct Parts {
     pub host: Arc<dyn Host>,
     /// `install::Installer`.
     pub snapshots: Arc<dyn SnapshotHandler>,
-    /// `hop`, its receiving half.
+    /// `forwarded::Forwarded`.
     pub forward: Arc<dyn ForwardHandler>,
-    /// `read`, its leader half.
+    /// The same one, for reads.
     pub read_index: Arc<dyn ReadIndexHandler>,
 }
 
