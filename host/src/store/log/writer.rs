@@ -193,11 +193,11 @@ impl<S: Sink> Writer<S> {
     fn acknowledge(&self, ops: Vec<Op>) {
         let bytes = ops.iter().map(Op::bytes).sum();
         let newest = ops.iter().rev().find_map(|op| match op {
-            Op::Append { ticket, .. } => Some(*ticket),
+            Op::Append { append_number, .. } => Some(*append_number),
             _ => None,
         });
-        if let Some(ticket) = newest {
-            self.shared.synced(ticket, bytes);
+        if let Some(append_number) = newest {
+            self.shared.synced(append_number, bytes);
         }
         for op in ops {
             op.complete(Ok(()));
