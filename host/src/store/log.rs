@@ -9,11 +9,11 @@
 //! - Everything reaches the disk in the order it was submitted: memory and queue change under one lock.
 //! - After a failed write nothing is acknowledged any more and the node ends.
 
+mod check;
 mod durable;
 mod opening;
 mod queue;
 mod reader;
-mod recovery;
 mod served;
 mod synced;
 mod tail;

@@ -10,7 +10,7 @@ use openraft::entry::RaftEntry;
 
 use super::super::StoreError;
 use super::super::columns::entry_bytes;
-use super::recovery::Found;
+use super::check::Found;
 use crate::types::{Entry, LogId, Vote};
 
 /// Bytes of synced entries kept for replication and apply. A follower further behind is served from RocksDB.

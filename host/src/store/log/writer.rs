@@ -15,8 +15,8 @@ use super::super::columns::{LOG, META, Meta, encode_entry, encode_log_key, encod
 use super::super::pinned::family;
 use super::super::{StoreError, options};
 use super::Shared;
+use super::check::Found;
 use super::queue::{Op, Work};
-use super::recovery::Found;
 use super::synced::{Ends, Synced};
 use crate::codec::encode_record;
 use crate::faults;
