@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::api::forward::{Commands, CommandsParts};
+use crate::api::commands::{Commands, CommandsParts};
 use crate::api::{Api, ApiParts, Stop};
 use crate::config::{self, NodeConfig};
 use crate::machine::{self, Machine};

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
 
-use super::forward::CommandError;
+use super::commands::CommandError;
 use super::routes::Kind;
 use crate::guest::{Failure, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
