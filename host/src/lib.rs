@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! client ── gRPC ──► api/dynamic ──► api/commands ─┬─ leader here ──► raft/proposer ──► openraft ──► store/log (fsync)
-//!                                                  └─ elsewhere ──► raft/hop ──► the leader's raft/service ──► raft/forwarded ──► its proposer
+//!                                                  └─ elsewhere ──► raft/forward ──► the leader's raft/service ──► raft/forwarded ──► its proposer
 //!                             committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```
 //!

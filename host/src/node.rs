@@ -23,8 +23,8 @@ use crate::machine::{self, Machine};
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    Canvass, ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence, Proposer,
-    Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
+    Canvass, ClusterCell, Forward, Forwarded, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence,
+    Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity};
@@ -86,7 +86,7 @@ struct Consensus {
 /// The ways of commands and reads.
 struct Paths {
     proposer: Proposer,
-    hop: Hop,
+    forward: Forward,
     read: ReadIndex,
 }
 
@@ -264,11 +264,11 @@ fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, ta
     let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), me));
     let (proposer, proposing) = Proposer::new(core.clone(), consensus.leader.clone(), machine.genesis_applied());
     tasks.spawn(proposing.run());
-    let hop = Hop::new(me, below.cluster.clone());
+    let forward = Forward::new(me, below.cluster.clone());
     let (read, reading) =
-        ReadIndex::new(core, Arc::new(hop.clone()), consensus.leader.clone(), config.election_timeout);
+        ReadIndex::new(core, Arc::new(forward.clone()), consensus.leader.clone(), config.election_timeout);
     tasks.spawn(reading.run());
-    Paths { proposer, hop, read }
+    Paths { proposer, forward, read }
 }
 
 /// What answers the other nodes.
@@ -311,7 +311,7 @@ fn open_api(
         leader: consensus.leader.clone(),
         waiters: below.machine.waiters().clone(),
         local: Arc::new(paths.proposer.clone()),
-        hop: Arc::new(paths.hop.clone()),
+        forward: Arc::new(paths.forward.clone()),
         mode: Arc::new(move || mode.mode()),
         election_timeout: config.election_timeout,
     });

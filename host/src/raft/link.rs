@@ -1,5 +1,5 @@
 //! Connections to peers: one pooled channel for each peer and lane, and how every channel of this room is set up ([`endpoint`]).
-//! Knows no Raft messages. `hop` and `join` keep channels of their own beside the pool: the leader's, and a stranger's.
+//! Knows no Raft messages. `forward` and `join` keep channels of their own beside the pool: the leader's, and a stranger's.
 //!
 //! - A link that is closed looks its address up in the current membership before it dials again, so a node that moved is found.
 //! - Lanes have channels of their own, so that a snapshot or a burst of entries never delays a heartbeat.

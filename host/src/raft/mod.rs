@@ -4,7 +4,7 @@
 //!
 //! Out: `network` (openraft's view of a peer; `stream` pipelines its appends) → `link` (one pooled channel per peer and lane) → the peer
 //! port of another node.
-//! Commands: `proposer` makes those of the leader into entries (`packing` says which go together), `hop` takes the others' to it
+//! Commands: `proposer` makes those of the leader into entries (`packing` says which go together), `forward` takes the others' to it
 //! (`forwarded` is its far side); `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams
 //! with openraft.
 //! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft; a snapshot goes through `install`. Operators:
@@ -16,8 +16,8 @@
 pub mod canvass;
 pub mod cluster;
 pub mod core;
+pub mod forward;
 pub mod forwarded;
-pub mod hop;
 pub mod install;
 pub mod join;
 pub mod leader;
@@ -48,8 +48,8 @@ use crate::types::{Node, NodeId, TypeConfig};
 pub use self::core::RaftCore;
 pub use canvass::Canvass;
 pub use cluster::ClusterCell;
+pub use forward::Forward;
 pub use forwarded::Forwarded;
-pub use hop::Hop;
 pub use leader::{LeaderView, LeaderWatch};
 pub use membership::{Configuration, Members, MembershipError, Server};
 pub use network::NetworkFactory;
