@@ -57,7 +57,7 @@ pub struct NodeConfig {
     pub grpc_advertise_addr: Option<String>,
     /// What peers dial instead of `raft_addr`.
     pub raft_advertise_addr: Option<String>,
-    /// Where `/livez`, `/readyz` and `/metrics` are served; `None`: nowhere.
+    /// Where `/livez`, `/readyz`, `/metrics` and `/status` are served; `None`: nowhere.
     pub http_addr: Option<String>,
     /// The directory that holds one sub-directory for each node (`--raft_data_dir`).
     pub raft_data_dir: PathBuf,

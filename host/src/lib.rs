@@ -3,8 +3,8 @@
 //! The path of one command, and with it the order in which to read the rooms:
 //!
 //! ```text
-//! client ── gRPC ──► api/dynamic ──► api/forward ──┬─ leader here ──► raft/proposer ──► openraft ──► store/log (fsync)
-//!                                                  └─ elsewhere ──► raft/hop ──► the leader's raft/service ──► its proposer
+//! client ── gRPC ──► api/dynamic ──► api/commands ─┬─ leader here ──► raft/proposer ──► openraft ──► store/log (fsync)
+//!                                                  └─ elsewhere ──► raft/forward ──► the leader's raft/service ──► raft/forwarded ──► its proposer
 //!                             committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```
 //!

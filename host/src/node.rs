@@ -1,8 +1,10 @@
 //! Wires the rooms from bottom to top, and stops them from top to bottom. The only file that sees everything.
-//! Decides nothing by itself: what a node may run is `node/admission.rs`, what it does unasked is `node/duties.rs`.
+//! Decides nothing by itself: who a node is and whether it forms a cluster is `node/identity.rs`, what it may run is
+//! `node/admission.rs`, what it does unasked is `node/duties.rs`.
 
 mod admission;
 mod duties;
+mod identity;
 pub mod recover;
 pub mod restore;
 
@@ -16,18 +18,18 @@ use anyhow::{Context, bail};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::api::forward::{Commands, CommandsParts};
+use crate::api::commands::{Commands, CommandsParts};
 use crate::api::{Api, ApiParts, Stop};
 use crate::config::{self, NodeConfig};
 use crate::machine::{self, Machine};
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    Canvass, ClusterCell, Forwarded, Hop, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence, Proposer,
-    Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
+    Canvass, ClusterCell, Forward, Forwarded, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence,
+    Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
-use crate::types::{Cluster, Fatal, GROUP, Identity};
+use crate::types::{Fatal, GROUP, Identity};
 use admission::Admission;
 
 /// Queries that may wait for a thread; more are refused.
@@ -88,7 +90,7 @@ struct Consensus {
 /// The ways of commands and reads.
 struct Paths {
     proposer: Proposer,
-    hop: Hop,
+    forward: Forward,
     read: ReadIndex,
 }
 
@@ -210,7 +212,7 @@ async fn open_disk(
     // Before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
     let log = Log::open(&directory, GROUP, fatal.clone())?;
-    let identity = open_identity(&log, config)?;
+    let identity = identity::open(&log, config)?;
     let (machine, state_machine) = machine::open(machine::Options {
         state: State::open(&directory, GROUP)?,
         checkpoints: Checkpoints::open(&directory, GROUP)?,
@@ -254,7 +256,7 @@ async fn start_raft(
         .await
         .context("Raft could not start over this node's log and state")?;
     cell.set(raft.clone());
-    bootstrap(config, &raft, &below.admission, me).await?;
+    identity::bootstrap(config, &raft, &below.admission, me).await?;
     let (leader, feed) = LeaderWatch::start(&raft);
     tasks.spawn(feed);
     let canvass = Canvass::new(cell.clone(), links.clone(), Presence::default(), timeouts);
@@ -280,11 +282,11 @@ fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, ta
     let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), me));
     let (proposer, proposing) = Proposer::new(core.clone(), consensus.leader.clone(), machine.genesis_applied());
     tasks.spawn(proposing.run());
-    let hop = Hop::new(me, below.cluster.clone());
+    let forward = Forward::new(me, below.cluster.clone());
     let (read, reading) =
-        ReadIndex::new(core, Arc::new(hop.clone()), consensus.leader.clone(), config.election_timeout);
+        ReadIndex::new(core, Arc::new(forward.clone()), consensus.leader.clone(), config.election_timeout);
     tasks.spawn(reading.run());
-    Paths { proposer, hop, read }
+    Paths { proposer, forward, read }
 }
 
 /// What answers the other nodes.
@@ -327,7 +329,7 @@ fn open_api(
         leader: consensus.leader.clone(),
         waiters: below.machine.waiters().clone(),
         local: Arc::new(paths.proposer.clone()),
-        hop: Arc::new(paths.hop.clone()),
+        forward: Arc::new(paths.forward.clone()),
         mode: Arc::new(move || mode.mode()),
         election_timeout: config.election_timeout,
     });
@@ -374,60 +376,6 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
     tasks.spawn(async move { members.announce_addresses().await });
     let members = consensus.members.clone();
     tasks.spawn(async move { members.finish_changes().await });
-}
-
-/// The identity of the directory, minted now if it is new, with this start counted. Durable on return.
-fn open_identity(log: &Log, config: &NodeConfig) -> anyhow::Result<Identity> {
-    let mut identity = match log.identity() {
-        Some(identity) => identity,
-        None => Identity { node_id: mint_u64()?, name: config.name.clone(), cluster: None, boot: 0 },
-    };
-    if identity.name != config.name {
-        bail!(
-            "{} holds the data of node {:?}, not of {:?}; start it with --raft_id={}, or give this node its own directory",
-            config.data_dir().display(),
-            identity.name,
-            config.name,
-            identity.name
-        );
-    }
-    identity.boot += 1;
-    log.save_identity(&identity)?;
-    Ok(identity)
-}
-
-fn mint_u64() -> anyhow::Result<u64> {
-    getrandom::u64().context("the system gives no random numbers")
-}
-
-/// Forms a cluster of this node alone, if that was asked for and it is in none. Raft is initialized before the disk is stamped, so a
-/// crash in between leaves a node that the next start finishes: alone in its cluster, it cannot disagree with anybody.
-async fn bootstrap(config: &NodeConfig, raft: &Raft, admission: &Admission, me: &Me) -> anyhow::Result<()> {
-    let initialized = raft.is_initialized().await?;
-    if let Some(cluster) = admission.cluster() {
-        if config.bootstrap {
-            let id = cluster.id_hex();
-            tracing::warn!("--raft_bootstrap is ignored: this node is already in cluster {id}");
-        }
-        return Ok(());
-    }
-    if !config.bootstrap && !initialized {
-        return Ok(());
-    }
-    let Some(component) = admission.component_hash() else {
-        bail!(
-            "this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that"
-        );
-    };
-    if !initialized {
-        raft.initialize([(me.node_id, me.node.clone())].into_iter().collect::<std::collections::BTreeMap<_, _>>())
-            .await
-            .context("the new cluster could not be initialized")?;
-    }
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).context("the system gives no random numbers")?;
-    admission.stamp(Cluster { id, incarnation: 0, component_hash: component })?;
-    Ok(())
 }
 
 /// The line a person looks for.

@@ -15,7 +15,7 @@ pub(crate) struct Place {
     pub(crate) grpc: SocketAddr,
     /// For peers.
     pub(crate) raft: SocketAddr,
-    /// For `/livez`, `/readyz` and `/metrics`.
+    /// For `/livez`, `/readyz`, `/metrics` and `/status`.
     pub(crate) http: SocketAddr,
     /// Where the process is started, when it is not in ours.
     pub(crate) namespace: Option<Arc<Namespace>>,

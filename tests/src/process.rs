@@ -121,7 +121,7 @@ impl NodeProcess {
         self.place.raft.to_string()
     }
 
-    /// Address of `/livez`, `/readyz` and `/metrics`.
+    /// Address of `/livez`, `/readyz`, `/metrics` and `/status`.
     pub fn http_addr(&self) -> String {
         self.place.http.to_string()
     }

@@ -15,7 +15,7 @@ use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, En
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
-use super::forward::CommandCall;
+use super::commands::CommandCall;
 use super::routes::{Consistency, Kind, Method};
 use super::wire::parse_timeout;
 use super::{Shared, status, watch};

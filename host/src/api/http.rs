@@ -1,4 +1,4 @@
-//! Plain HTTP for whoever runs the process: `/livez`, `/readyz`, `/metrics`. Liveness asks whether the process makes progress and
+//! Plain HTTP for whoever runs the process: `/livez`, `/readyz`, `/metrics`, `/status`. Liveness asks whether the process makes progress and
 //! never whether there is a leader; readiness says in words why not.
 
 use std::net::TcpListener as StdListener;
@@ -25,7 +25,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Entries this node may be behind what it knows to be committed and still be ready.
 const LAG_MAX: u64 = 1024;
 
-/// Serves the three pages until the node stops.
+/// Serves the four pages until the node stops.
 pub(super) async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> std::io::Result<()> {
     let router = Router::new()
         .route("/livez", get(livez))

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::call::Call as EncodedCall;
-use super::forward::CommandCall;
+use super::commands::CommandCall;
 use super::node_status::{Contact, suffrage};
 use super::operations::{Done, OperationError};
 use super::proto::raft_manager_server::RaftManager;

@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! server (HTTP/2) ──► router ──┬─ manager, health, reflection
-//!                              └─ dynamic ──┬─ COMMAND ──► forward ──► raft/
+//!                              └─ dynamic ──┬─ COMMAND ──► commands ─► raft/
 //!                                           ├─ QUERY ────► raft/read (linearizable), then machine/query
 //!                                           └─ WATCH ────► watch ──► machine, step by step
 //! ```
 
 mod admin;
+pub mod commands;
 mod dynamic;
-pub mod forward;
 mod health;
 mod http;
 mod manager;
@@ -49,7 +49,7 @@ use crate::machine::{Machine, QueryError};
 use crate::raft::membership::Configuration;
 use crate::raft::{LeaderWatch, Members, RaftCell, ReadIndex, Retention};
 use crate::types::{Node, NodeMode};
-use forward::Commands;
+use commands::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
 use routes::{RouteError, Routes};
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
 
-use super::forward::CommandError;
+use super::commands::CommandError;
 use super::routes::Kind;
 use crate::guest::{Failure, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
@@ -30,7 +30,7 @@ pub const ORIGIN: &str = "lockstep-origin";
 pub const REASON: &str = "lockstep-reason";
 
 /// Bytes of a status message: stock clients take 8 KiB of headers, all together.
-const MESSAGE_BYTES_MAX: usize = 1 << 10;
+const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
 
 /// Bytes of status details.
 const DETAILS_BYTES_MAX: usize = 4 << 10;
@@ -272,7 +272,7 @@ fn with(mut status: Status, key: &'static str, value: &str) -> Status {
 
 /// Cut at a character.
 fn cut(message: &str) -> &str {
-    &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
+    &message[..message.floor_char_boundary(STATUS_TEXT_BYTES_MAX)]
 }
 
 #[cfg(test)]
@@ -387,8 +387,8 @@ mod tests {
     #[test]
     fn long_messages_are_cut_at_a_character() {
         let status = host(Code::Internal, &"ä".repeat(2_000));
-        assert_eq!(status.message().len(), MESSAGE_BYTES_MAX);
-        assert!(host(Code::Internal, &format!("x{}", "ä".repeat(2_000))).message().len() < MESSAGE_BYTES_MAX);
+        assert_eq!(status.message().len(), STATUS_TEXT_BYTES_MAX);
+        assert!(host(Code::Internal, &format!("x{}", "ä".repeat(2_000))).message().len() < STATUS_TEXT_BYTES_MAX);
     }
 
     fn outcome_of(verdict: Verdict) -> Outcome {

@@ -62,7 +62,7 @@ pub(crate) struct NodeArgs {
     #[arg(long = "raft_advertise_addr", env = "LOCKSTEP_RAFT_ADVERTISE_ADDR", value_name = "HOST:PORT")]
     raft_advertise_addr: Option<String>,
 
-    /// Where /livez, /readyz and /metrics are served [default: nowhere]
+    /// Where /livez, /readyz, /metrics and /status are served [default: nowhere]
     #[arg(long = "http_addr", env = "LOCKSTEP_HTTP_ADDR", value_name = "HOST:PORT")]
     http_addr: Option<String>,
 

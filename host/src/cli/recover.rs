@@ -14,7 +14,7 @@ const CONFIRM: &str = "--yes_i_lose_what_the_others_had";
 const AFTER_HELP: &str = "\
 Only for a cluster whose majority will never come back. What the lost nodes had acknowledged and this one never got is lost;
 of several survivors, take the one with the greatest term and index of its last log entry. Run it without the confirmation
-to see what a node holds; that changes nothing.
+to see what a node holds; that changes nothing beyond what any start does (a torn tail is cut off the log).
 
 Afterwards this node is a cluster of one, with its log, its state and its cluster id, in the cluster's next incarnation.
 Start it and add nodes again. The old members must come back with empty data directories: what they hold is of the old

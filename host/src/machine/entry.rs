@@ -13,7 +13,7 @@ use crate::store::Read;
 use crate::types::{LogId, Origin};
 
 /// Makes instances that serve commands. Real guests and, in tests, functions.
-pub(crate) trait Sandbox {
+pub(crate) trait Instances {
     fn fresh(&self) -> Result<Box<dyn Instance>, HostFault>;
 }
 
@@ -26,7 +26,7 @@ pub(crate) trait Instance {
     fn fuel_used(&self) -> u64;
 }
 
-impl Sandbox for Component {
+impl Instances for Component {
     fn fresh(&self) -> Result<Box<dyn Instance>, HostFault> {
         Ok(Box::new(ApplyInstance::new(self)?))
     }
@@ -60,7 +60,7 @@ pub(crate) struct Effects {
 
 /// What runs the commands of an entry.
 pub(crate) struct Runner<'a> {
-    pub(crate) sandbox: &'a dyn Sandbox,
+    pub(crate) sandbox: &'a dyn Instances,
     pub(crate) limits: &'a Limits,
 }
 

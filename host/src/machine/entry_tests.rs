@@ -45,7 +45,7 @@ struct ScriptedInstance {
     ran: Rc<RefCell<Vec<(String, u32)>>>,
 }
 
-impl Sandbox for Scripted {
+impl Instances for Scripted {
     fn fresh(&self) -> Result<Box<dyn Instance>, HostFault> {
         Ok(Box::new(ScriptedInstance { served: 0, fuel_used: 0, ran: self.ran.clone() }))
     }

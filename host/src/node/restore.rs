@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use openraft::storage::RaftLogStorage;
 
+use super::identity::{mint_cluster_id, mint_node_id};
 use crate::api;
 use crate::codec::Genesis;
 use crate::guest::{Component, Engine, Limits};
@@ -94,9 +95,7 @@ fn remove(directory: &Path) -> anyhow::Result<()> {
 
 fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     let data = DataDir::open(directory)?;
-    let mut cluster_id = [0; 16];
-    getrandom::fill(&mut cluster_id).context("the system gives no random numbers")?;
-    let node_id = getrandom::u64().context("the system gives no random numbers")?;
+    let (cluster_id, node_id) = (mint_cluster_id()?, mint_node_id()?);
     // Its addresses are recorded when it starts and leads.
     let node = Node { name: name.into(), ..Node::default() };
     let founder = backup::Founder { node_id, node, cluster_id };

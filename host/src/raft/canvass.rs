@@ -28,7 +28,7 @@ use crate::types::{Node, NodeId, TypeConfig, Vote};
 
 mod verdict;
 
-use verdict::{Standing, Verdict, leader_of, verdict};
+use verdict::{Opinion, Verdict, leader_of, verdict};
 
 /// Between the turns of those that agree.
 const TURN: Duration = Duration::from_millis(50);
@@ -65,11 +65,11 @@ impl Canvass {
 
     /// What this node says when asked. Takes as long as a probe.
     pub async fn answer(&self, raft: &Raft) -> peer::CanvassResponse {
-        let standing = self.standing(raft, &server(raft)).await;
+        let opinion = self.opinion(raft, &server(raft)).await;
         peer::CanvassResponse {
-            leaderless: standing.leaderless,
-            vote: Some(wire::encode_vote(&standing.vote)),
-            last: standing.last.as_ref().map(wire::encode_log_id),
+            leaderless: opinion.leaderless,
+            vote: Some(wire::encode_vote(&opinion.vote)),
+            last: opinion.last.as_ref().map(wire::encode_log_id),
         }
     }
 
@@ -110,20 +110,20 @@ impl Canvass {
 
     /// Looks at the own stream and port, then asks everybody else.
     async fn round(&self, raft: &Raft, now: &Metrics, starting: bool) -> Verdict {
-        let me = self.standing(raft, now).await;
+        let me = self.opinion(raft, now).await;
         if !me.leaderless {
             return Verdict::Wait;
         }
         let membership = now.membership_config.membership();
         let others = membership.voter_ids().collect::<BTreeSet<NodeId>>().into_iter().filter(|id| *id != me.node);
         let asked = others.filter_map(|id| Some(self.ask(id, membership.get_node(&id)?)));
-        let answers: Vec<Standing> = join_all(asked).await.into_iter().flatten().collect();
+        let answers: Vec<Opinion> = join_all(asked).await.into_iter().flatten().collect();
         let found = verdict(&me, &answers, membership.get_joint_config(), starting);
         tracing::debug!(?me, ?answers, ?found, "asked the other voters");
         found
     }
 
-    async fn ask(&self, id: NodeId, node: &Node) -> Option<Standing> {
+    async fn ask(&self, id: NodeId, node: &Node) -> Option<Opinion> {
         let links = &self.0.links;
         let route = links.cluster().route(links.me(), id);
         let link = links.to(id, node, Lane::Control);
@@ -132,7 +132,7 @@ impl Canvass {
             Ok(Ok(response)) => {
                 link.heard();
                 let response = response.into_inner();
-                Some(Standing {
+                Some(Opinion {
                     node: id,
                     vote: wire::decode_vote(response.vote).ok()?,
                     last: response.last.as_ref().map(wire::decode_log_id),
@@ -151,10 +151,10 @@ impl Canvass {
     }
 
     /// This node, looked at now.
-    async fn standing(&self, raft: &Raft, now: &Metrics) -> Standing {
+    async fn opinion(&self, raft: &Raft, now: &Metrics) -> Opinion {
         let leaderless = self.leaderless(now).await && server(raft).vote == now.vote;
         let last = raft.data_metrics().borrow_watched().last_log;
-        Standing { node: now.id, vote: now.vote, last, leaderless }
+        Opinion { node: now.id, vote: now.vote, last, leaderless }
     }
 
     async fn leaderless(&self, now: &Metrics) -> bool {

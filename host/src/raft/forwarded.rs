@@ -1,4 +1,4 @@
-//! The leader's side of a hop: commands and read requests that other nodes took. Each is proposed in the term it was meant for or
+//! The leader's side of `forward`: commands and read requests that other nodes took. Each is proposed in the term it was meant for or
 //! answered "not proposed"; none is queued for a later term and none goes further. Never answers a client.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::RaftCell;
-use super::hop::{encode_not_proposed, encode_outcome};
+use super::forward::{encode_not_proposed, encode_outcome};
 use super::leader::LeaderWatch;
 use super::peer::{self, forward_response};
 use super::proposer::Proposer;

@@ -1,5 +1,5 @@
 //! Connections to peers: one pooled channel for each peer and lane, and how every channel of this room is set up ([`endpoint`]).
-//! Knows no Raft messages. `hop` and `join` keep channels of their own beside the pool: the leader's, and a stranger's.
+//! Knows no Raft messages. `forward` and `join` keep channels of their own beside the pool: the leader's, and a stranger's.
 //!
 //! - A link that is closed looks its address up in the current membership before it dials again, so a node that moved is found.
 //! - Lanes have channels of their own, so that a snapshot or a burst of entries never delays a heartbeat.
@@ -19,7 +19,7 @@ use crate::types::{Node, NodeId};
 
 /// Largest message between peers, both ways. One log entry must fit: the proposer packs at most 1 MiB into one, or a single command
 /// of 2 MiB; a genesis entry is small. Appends are cut by the log reader at 1 MiB, or one entry.
-pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+pub const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// A dead TCP connection is noticed after these two even when nothing is being sent.
 pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ pub enum Lane {
     Append,
     /// Heartbeats, votes, hand-overs: small and urgent.
     Control,
-    /// Snapshots and components: large and patient.
+    /// Snapshots: large and patient. A component comes over a channel of its own, dialled by `join`.
     Bulk,
 }
 
@@ -66,7 +66,9 @@ pub fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
 
 /// A client with the limits that all peers keep.
 pub fn client(channel: Channel) -> PeerClient<Channel> {
-    PeerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    PeerClient::new(channel)
+        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
 }
 
 /// All links of this node.

@@ -19,6 +19,7 @@ use crate::raft::peer::IdentifyResponse;
 use crate::raft::{Me, Raft, RaftCell, Timeouts, wire};
 use crate::types::{LogId, Membership, Node, NodeId, TypeConfig, hex};
 
+mod announce;
 mod change;
 mod error;
 mod nearer;

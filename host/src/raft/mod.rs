@@ -2,18 +2,22 @@
 //! Never runs a guest and never writes to the disk: those are reached through `machine`, openraft's log store, and the traits that
 //! `node/admission.rs` implements. `retention` alone looks into `store::Log`, at how many bytes were written.
 //!
-//! Out: `network` (openraft's view of a peer) → `link` (one pooled channel per peer and lane) → the peer port of another node.
-//! Commands: `proposer` packs those of the leader into entries, `hop` takes the others' to it (`forwarded` is its far side);
-//! `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams with openraft.
-//! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft. Operators: `membership`, which asks
-//! strangers in through `join`. Who was removed learns it in `standing`. A leader that died: `presence` (who streams to us), `probe` (is its process gone), `canvass` (do the
-//! others find so, and who takes over).
+//! Out: `network` (openraft's view of a peer; `stream` pipelines its appends) → `link` (one pooled channel per peer and lane) → the peer
+//! port of another node.
+//! Commands: `proposer` makes those of the leader into entries (`packing` says which go together), `forward` takes the others' to it
+//! (`forwarded` is its far side); `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams
+//! with openraft.
+//! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft; a snapshot goes through `install`. Operators:
+//! `membership`, which asks strangers in through `join`. Who was removed learns it in `standing`. A leader that died: `presence` (who
+//! streams to us), `probe` (is its process gone), `canvass` (do the others find so, and who takes over).
+//! Beside these: `timeouts` makes openraft's configuration, `retention` says when a snapshot is made and how much log stays behind it,
+//! `planted` is a fault that a test plants.
 
 pub mod canvass;
 pub mod cluster;
 pub mod core;
+pub mod forward;
 pub mod forwarded;
-pub mod hop;
 pub mod install;
 pub mod join;
 pub mod leader;
@@ -44,8 +48,8 @@ use crate::types::{Node, NodeId, TypeConfig};
 pub use self::core::RaftCore;
 pub use canvass::Canvass;
 pub use cluster::ClusterCell;
+pub use forward::Forward;
 pub use forwarded::Forwarded;
-pub use hop::Hop;
 pub use leader::{LeaderView, LeaderWatch};
 pub use membership::{Configuration, Members, MembershipError, Server};
 pub use network::NetworkFactory;
@@ -76,7 +80,7 @@ pub struct Me {
     pub node: Node,
 }
 
-/// The running Raft instance, or none: before the node is fit to run one, and while it is being replaced.
+/// The running Raft instance, or none: before the node has started it, and from the moment it stops it. Set once, cleared once.
 #[derive(Clone, Default)]
 pub struct RaftCell(Arc<ArcSwapOption<Raft>>);
 

@@ -18,7 +18,8 @@ use super::ticket::{Budget, Claim, NotProposed, Queued, Share, Ticket, check_siz
 use crate::codec::{self, Command, entry};
 use crate::types::EntryData;
 
-/// Commands that wait to be packed, at most.
+/// Commands that wait in the channel to be packed, at most. News of the leader that keeps the term takes what waits out of the channel
+/// (`Queue::retain`), which has room for as many again: then only [`QUEUE_BYTES_MAX`] bounds what waits.
 pub const QUEUE_COMMANDS_MAX: usize = 16_384;
 /// Bytes of commands that wait or are in flight, at most.
 pub const QUEUE_BYTES_MAX: usize = 32 << 20;

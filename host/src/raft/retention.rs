@@ -135,7 +135,8 @@ impl Retention {
         }
     }
 
-    /// Sounds the alarm, and purges what a transfer had held.
+    /// Sounds the alarm, and purges what a transfer had held. It purges without taking its turn, even by a checkpoint that `take_now`
+    /// has just made and not handed on: openraft purges nothing that the snapshot it holds does not cover, and never goes back.
     async fn watch_the_log(&self) {
         let (mut told, mut tried): (Option<Instant>, Option<Instant>) = (None, None);
         loop {

@@ -21,7 +21,7 @@ use crate::faults;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
-    CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
 use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
@@ -71,9 +71,9 @@ pub struct Parts {
     pub host: Arc<dyn Host>,
     /// `install::Installer`.
     pub snapshots: Arc<dyn SnapshotHandler>,
-    /// `hop`, its receiving half.
+    /// `forwarded::Forwarded`.
     pub forward: Arc<dyn ForwardHandler>,
-    /// `read`, its leader half.
+    /// The same one, for reads.
     pub read_index: Arc<dyn ReadIndexHandler>,
 }
 
@@ -115,8 +115,8 @@ impl PeerService {
         stopped: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
         let server = PeerServer::new(self)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -28,8 +28,9 @@
 //! Small files: `FORMAT` (a number), `LOCK` (flock), `REMOVED` (the index of the configuration in which the cluster removed
 //! this node; there only while that stands), `state/<group>/CURRENT` (the number of the generation in force, replaced by
 //! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `SERVED` (how far readers may
-//! have seen, see `log/served.rs`), `components/<blake3>.wasm`, `BALLAST` and
-//! `BALLAST.running` (room that is given up when the disk is full, see `space.rs`).
+//! have seen, see `log/served.rs`), `components/<blake3>.wasm`, `components/<blake3>.<hash>.code` (its compiled code; the hash is of
+//! what it was compiled with, and code of another hash goes when this is kept), `BALLAST` and `BALLAST.running` (room that is given up
+//! when the disk is full, see `space.rs`).
 //!
 //! When the tail of `raft/` was torn (`log/opening.rs`): `raft.repairing/` is the copy being repaired, `raft.repaired/` that copy once it is
 //! whole, `raft.damaged/` the original, until the next start that finds nothing to repair.

@@ -1,5 +1,5 @@
-//! The data directory: its places, its format number, its lock, and the components kept in it by content.
-//! Opens no database.
+//! The data directory: its places, its format number, its lock, the components kept in it by content, and their
+//! compiled code. Opens no database.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -92,7 +92,7 @@ impl DataDir {
         self.root.join("snapshots").join(group.to_string())
     }
 
-    /// Encoded components, named by hash.
+    /// Encoded components, named by hash, and their compiled code.
     pub fn components(&self) -> PathBuf {
         self.root.join("components")
     }

@@ -9,11 +9,11 @@
 //! - Everything reaches the disk in the order it was submitted: memory and queue change under one lock.
 //! - After a failed write nothing is acknowledged any more and the node ends.
 
+mod check;
 mod durable;
 mod opening;
 mod queue;
 mod reader;
-mod recovery;
 mod served;
 mod synced;
 mod tail;
@@ -261,23 +261,23 @@ impl Shared {
     fn append(&self, entries: Vec<Entry>, callback: IOFlushed<TypeConfig>) -> Result<(), StoreError> {
         let mut view = self.view.write();
         view.check_follows(&entries)?;
-        let ticket = view.next_ticket();
+        let append_number = view.next_append_number();
         let before = view.tail.bytes();
         for entry in &entries {
-            view.push(entry.clone(), ticket);
+            view.push(entry.clone(), append_number);
         }
         let bytes = view.tail.bytes() - before;
         view.written_bytes += bytes as u64;
         self.progress.submitted(bytes);
-        self.queue.push(Op::Append { entries, bytes, ticket, callback });
+        self.queue.push(Op::Append { entries, bytes, append_number, callback });
         Ok(())
     }
 
-    /// Everything up to the append `ticket` is on disk.
-    fn synced(&self, ticket: u64, bytes: usize) {
+    /// Every append up to `append_number` is on disk.
+    fn synced(&self, append_number: u64, bytes: usize) {
         // The lock keeps a truncation from coming between the look and the change.
         let mut view = self.view.write();
-        let next = view.synced(ticket, self.progress.next());
+        let next = view.synced(append_number, self.progress.next());
         self.progress.synced(bytes, next);
     }
 

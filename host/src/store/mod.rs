@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data dir>/FORMAT  LOCK                    directory  what this directory is, and who has it open
-//!            components/                     directory  encoded components by BLAKE3
+//!            components/                     directory  encoded components by BLAKE3, and their compiled code
 //!            raft/  SYNCED  SERVED           log        vote, entries, identity: fsynced before anything is acknowledged
 //!            state/<group>/<generation>/     state      the guest's and the host's rows: no WAL, the Raft log is its WAL
 //!            snapshots/<group>/<index>-<term>/ snapshot checkpoints of the state at one log position

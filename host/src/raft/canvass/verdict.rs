@@ -6,7 +6,7 @@ use crate::types::{LogId, NodeId, Vote};
 
 /// What one voter says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct Opinion {
     /// Who.
     pub node: NodeId,
     /// Its vote, flushed.
@@ -36,36 +36,35 @@ pub fn leader_of(vote: &Vote, me: NodeId) -> Option<NodeId> {
 }
 
 /// `configs`: the voters, two sets while the configuration is joint. `starting`: this process has heard no leader yet.
-pub fn verdict(me: &Standing, others: &[Standing], configs: &[BTreeSet<NodeId>], starting: bool) -> Verdict {
+pub fn verdict(me: &Opinion, others: &[Opinion], configs: &[BTreeSet<NodeId>], starting: bool) -> Verdict {
     let votes = |node: NodeId| configs.iter().any(|config| config.contains(&node));
     if !me.leaderless || !votes(me.node) {
         return Verdict::Wait;
     }
     let all = std::iter::once(me).chain(others.iter().filter(|other| other.leaderless && votes(other.node)));
-    let same: Vec<&Standing> = all.clone().filter(|standing| standing.vote == me.vote).collect();
+    let same: Vec<&Opinion> = all.clone().filter(|opinion| opinion.vote == me.vote).collect();
     if let Some(leader) = leader_of(&me.vote, me.node)
         && is_quorum(&same, configs)
     {
         // The leader itself, started again, agrees that it does not lead; it is not among those that can replace it.
-        return Verdict::TakeOver(rank(me, same.into_iter().filter(|standing| standing.node != leader)));
+        return Verdict::TakeOver(rank(me, same.into_iter().filter(|opinion| opinion.node != leader)));
     }
-    let all: Vec<&Standing> = all.collect();
+    let all: Vec<&Opinion> = all.collect();
     match starting && is_quorum(&all, configs) {
         true => Verdict::Stand(rank(me, all.into_iter())),
         false => Verdict::NoQuorum,
     }
 }
 
-fn is_quorum(agreeing: &[&Standing], configs: &[BTreeSet<NodeId>]) -> bool {
-    let agrees = |node: &&NodeId| agreeing.iter().any(|standing| standing.node == **node);
+fn is_quorum(agreeing: &[&Opinion], configs: &[BTreeSet<NodeId>]) -> bool {
+    let agrees = |node: &&NodeId| agreeing.iter().any(|opinion| opinion.node == **node);
     let majority = |config: &BTreeSet<NodeId>| config.iter().filter(agrees).count() > config.len() / 2;
     !configs.is_empty() && configs.iter().all(majority)
 }
 
 /// 0 for the one with the greatest log, which the others can all vote for; the rest follow in the order of their ids.
-fn rank<'a>(me: &Standing, candidates: impl Iterator<Item = &'a Standing> + Clone) -> u32 {
-    let best =
-        candidates.clone().max_by_key(|standing| (standing.last, standing.node)).map_or(me.node, |best| best.node);
+fn rank<'a>(me: &Opinion, candidates: impl Iterator<Item = &'a Opinion> + Clone) -> u32 {
+    let best = candidates.clone().max_by_key(|opinion| (opinion.last, opinion.node)).map_or(me.node, |best| best.node);
     match best == me.node {
         true => 0,
         false => 1 + candidates.filter(|other| other.node != best && other.node < me.node).count() as u32,

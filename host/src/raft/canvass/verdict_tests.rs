@@ -15,8 +15,8 @@ fn log(index: u64) -> Option<LogId> {
     Some(LogId::new(CommittedLeaderId { term: 1, node_id: LEADER }, index))
 }
 
-fn bereft(node: NodeId, index: u64) -> Standing {
-    Standing { node, vote: led(5), last: log(index), leaderless: true }
+fn bereft(node: NodeId, index: u64) -> Opinion {
+    Opinion { node, vote: led(5), last: log(index), leaderless: true }
 }
 
 fn voters(nodes: &[NodeId]) -> Vec<BTreeSet<NodeId>> {
@@ -26,7 +26,7 @@ fn voters(nodes: &[NodeId]) -> Vec<BTreeSet<NodeId>> {
 #[test]
 fn one_refused_link_deposes_nobody() {
     let (me, three) = (bereft(1, 7), voters(&[1, 2, LEADER]));
-    let hears_it = Standing { leaderless: false, ..bereft(2, 7) };
+    let hears_it = Opinion { leaderless: false, ..bereft(2, 7) };
     assert_eq!(verdict(&me, &[hears_it], &three, false), Verdict::NoQuorum);
     assert_eq!(verdict(&me, &[], &three, false), Verdict::NoQuorum);
     // Not even in a larger cluster, where two links are refused.
@@ -36,7 +36,7 @@ fn one_refused_link_deposes_nobody() {
 
 #[test]
 fn who_hears_the_leader_takes_no_part() {
-    let me = Standing { leaderless: false, ..bereft(1, 7) };
+    let me = Opinion { leaderless: false, ..bereft(1, 7) };
     assert_eq!(verdict(&me, &[bereft(2, 7), bereft(3, 7)], &voters(&[1, 2, 3]), true), Verdict::Wait);
 }
 
@@ -48,7 +48,7 @@ fn the_greatest_log_stands_first_and_then_the_greatest_id() {
     assert_eq!(verdict(&bereft(1, 7), &[bereft(2, 7)], &three, false), Verdict::TakeOver(1));
     assert_eq!(verdict(&bereft(2, 7), &[bereft(1, 7)], &three, false), Verdict::TakeOver(0));
     let later_term = Some(LogId::new(CommittedLeaderId { term: 2, node_id: 1 }, 3));
-    let behind = Standing { last: later_term, ..bereft(1, 0) };
+    let behind = Opinion { last: later_term, ..bereft(1, 0) };
     assert_eq!(verdict(&behind, &[bereft(2, 7)], &three, false), Verdict::TakeOver(0), "term before index");
 }
 
@@ -69,7 +69,7 @@ fn the_others_follow_in_the_order_of_their_ids() {
 fn other_votes_do_not_count_for_taking_over() {
     let three = voters(&[1, 2, LEADER]);
     for vote in [led(4), led(6), Vote::new(5, LEADER), Vote::new(6, 2)] {
-        let other = Standing { vote, ..bereft(2, 7) };
+        let other = Opinion { vote, ..bereft(2, 7) };
         assert_eq!(verdict(&bereft(1, 7), &[other], &three, false), Verdict::NoQuorum, "{vote}");
         assert_eq!(verdict(&bereft(1, 8), &[other], &three, true), Verdict::Stand(0), "{vote}");
     }
@@ -77,7 +77,7 @@ fn other_votes_do_not_count_for_taking_over() {
 
 #[test]
 fn an_uncommitted_vote_names_no_leader_to_replace() {
-    let candidate = |node| Standing { vote: Vote::new(5, LEADER), ..bereft(node, 7) };
+    let candidate = |node| Opinion { vote: Vote::new(5, LEADER), ..bereft(node, 7) };
     assert_eq!(verdict(&candidate(1), &[candidate(2)], &voters(&[1, 2, LEADER]), false), Verdict::NoQuorum);
 }
 
@@ -113,12 +113,12 @@ proptest! {
     /// Whatever each of them knows of the others, two that take over at once are of different rank.
     #[test]
     fn those_that_agree_have_ranks_of_their_own(logs in prop::collection::vec(0u64..4, 2..7)) {
-        let all: Vec<Standing> = logs.iter().enumerate().map(|(id, index)| bereft(id as u64, *index)).collect();
-        let configs = voters(&all.iter().map(|standing| standing.node).collect::<Vec<_>>());
+        let all: Vec<Opinion> = logs.iter().enumerate().map(|(id, index)| bereft(id as u64, *index)).collect();
+        let configs = voters(&all.iter().map(|opinion| opinion.node).collect::<Vec<_>>());
         let mut ranks: Vec<u32> = all
             .iter()
             .map(|me| {
-                let others: Vec<Standing> = all.iter().filter(|other| other.node != me.node).copied().collect();
+                let others: Vec<Opinion> = all.iter().filter(|other| other.node != me.node).copied().collect();
                 match verdict(me, &others, &configs, false) {
                     Verdict::TakeOver(rank) => rank,
                     other => panic!("{other:?}"),

@@ -1,4 +1,4 @@
-//! Handing leadership over, and telling the leader where this node is now. Elects nobody itself.
+//! Handing leadership over. Elects nobody itself.
 //!
 //! openraft never takes a hand-over back: once asked, this leader accepts no more commands. So a target must have been heard of
 //! a moment ago and hold nearly the whole log, and when it does not take over in time the next such voter is asked; after the last, this
@@ -12,10 +12,8 @@ use openraft::raft::VoteRequest;
 use tokio::time::sleep;
 
 use super::{Members, MembershipError, Metrics, find_name, leader_node, matched, metrics};
-use crate::raft::link::Lane;
-use crate::raft::peer::SetAddressesRequest;
-use crate::raft::{Raft, probe, wire};
-use crate::types::{Node, NodeId, Vote};
+use crate::raft::{Raft, probe};
+use crate::types::{NodeId, Vote};
 
 /// A target may lack this many entries when it is asked; it waits for them before it stands.
 const TARGET_LAG_ENTRIES: u64 = 64;
@@ -25,12 +23,6 @@ const TARGET_HEARD_INTERVALS: u32 = 2;
 
 /// How often a voter that others wait for is looked at.
 const GONE_POLL: Duration = Duration::from_millis(50);
-
-/// Between attempts to have new addresses recorded.
-const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
-
-/// One attempt of that; the leader commits an entry meanwhile.
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Members {
     /// Hands leadership to the voter that is furthest, or to the next one that takes it. Returns once another node leads.
@@ -196,51 +188,6 @@ impl Members {
         match now.membership_config.get_node(&id) {
             Some(node) => probe::refuses(&node.raft_addr, self.0.timeouts.probe()).await,
             None => true,
-        }
-    }
-
-    /// Has the leader record this node's addresses when the membership holds others. Returns once it holds these; runs beside
-    /// everything else, since a node that moved may have to wait for a leader.
-    pub async fn announce_addresses(&self) {
-        let me = &self.0.me;
-        loop {
-            let Some(raft) = self.0.raft.get() else {
-                tokio::time::sleep(ANNOUNCE_PAUSE).await;
-                continue;
-            };
-            let now = metrics(&raft);
-            match now.membership_config.get_node(&me.node_id) {
-                Some(recorded) if *recorded == me.node => return,
-                Some(recorded) => {
-                    if let Err(reason) = self.announce(&now).await {
-                        tracing::warn!(%recorded, now = %me.node, reason, "the leader has not recorded the new addresses yet");
-                    }
-                }
-                None => {}
-            }
-            // The leader's entry reaches this node like any other.
-            let recorded = |metrics: &Metrics| metrics.membership_config.get_node(&me.node_id) == Some(&me.node);
-            if raft.wait(Some(ANNOUNCE_PAUSE)).metrics(recorded, "the new addresses are recorded").await.is_ok() {
-                return;
-            }
-        }
-    }
-
-    async fn announce(&self, now: &Metrics) -> Result<(), String> {
-        let (me, links) = (&self.0.me, &self.0.links);
-        let leader = now.current_leader.ok_or("no leader is known")?;
-        if leader == me.node_id {
-            return self.set_addresses(leader, me.node.clone()).await.map(drop).map_err(|error| error.to_string());
-        }
-        let node: Node = leader_node(now).ok_or("the leader is not in the membership")?;
-        let route = links.cluster().route(me.node_id, leader);
-        let request = SetAddressesRequest { route, node: Some(wire::encode_node(&me.node)) };
-        let link = links.to(leader, &node, Lane::Control);
-        let mut client = link.client().map_err(|error| error.to_string())?;
-        match tokio::time::timeout(ANNOUNCE_TIMEOUT, client.set_addresses(request)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(status)) => Err(status.message().to_owned()),
-            Err(_) => Err(format!("no answer within {ANNOUNCE_TIMEOUT:?}")),
         }
     }
 }

@@ -14,7 +14,7 @@ use rocksdb::{DB, Options};
 
 use super::super::files::{create_directory, names, remove_directory, sync_directory};
 use super::super::{DataDir, StoreError, options};
-use super::recovery::{self, Found};
+use super::check::{self as recovery, Found};
 use super::synced::{Ends, Synced};
 use super::wal_tail;
 

@@ -13,7 +13,7 @@ const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// One submission.
 pub(super) enum Op {
-    Append { entries: Vec<Entry>, bytes: usize, ticket: u64, callback: IOFlushed<TypeConfig> },
+    Append { entries: Vec<Entry>, bytes: usize, append_number: u64, callback: IOFlushed<TypeConfig> },
     Truncate { from: u64, to: u64, kept: Option<LogId> },
     Purge { from: u64, upto: LogId },
     Vote(Vote, Reply),

@@ -15,7 +15,7 @@ use super::super::StoreError;
 use super::super::columns::{LOG, entry_bytes};
 use super::super::pinned::Pinned;
 use super::Shared;
-use super::recovery::{range_options, walk};
+use super::check::{range_options, walk};
 use super::tail::View;
 use crate::faults;
 use crate::types::{Entry, TypeConfig, Vote};

@@ -10,7 +10,7 @@ use openraft::entry::RaftEntry;
 
 use super::super::StoreError;
 use super::super::columns::entry_bytes;
-use super::recovery::Found;
+use super::check::Found;
 use crate::types::{Entry, LogId, Vote};
 
 /// Bytes of synced entries kept for replication and apply. A follower further behind is served from RocksDB.
@@ -28,7 +28,7 @@ pub(super) struct View {
     pub(super) tail: Tail,
     /// Of what was found at the open, and of all appends since.
     pub(super) written_bytes: u64,
-    tickets: u64,
+    appends: u64,
 }
 
 impl View {
@@ -42,7 +42,7 @@ impl View {
             first: found.first.unwrap_or(next),
             tail: Tail { first: next, entries: VecDeque::new(), bytes: 0 },
             written_bytes: found.bytes,
-            tickets: 0,
+            appends: 0,
         }
     }
 
@@ -70,12 +70,12 @@ impl View {
     }
 
     /// Numbers appends, so that the writer can say which of them are on disk.
-    pub(super) fn next_ticket(&mut self) -> u64 {
-        self.tickets += 1;
-        self.tickets
+    pub(super) fn next_append_number(&mut self) -> u64 {
+        self.appends += 1;
+        self.appends
     }
 
-    pub(super) fn push(&mut self, entry: Entry, ticket: u64) {
+    pub(super) fn push(&mut self, entry: Entry, append_number: u64) {
         let log_id = entry.log_id();
         if self.last.is_none() {
             // The first entry ever says where the log begins.
@@ -83,7 +83,7 @@ impl View {
             self.tail.first = log_id.index;
         }
         self.last = Some(log_id);
-        self.tail.push(entry, ticket);
+        self.tail.push(entry, append_number);
     }
 
     /// Cuts `from` and all behind it; `kept` is what remains last.
@@ -101,10 +101,10 @@ impl View {
         self.tail.drop_before(self.first);
     }
 
-    /// All appends up to `ticket` are on disk, and everything before `next` was: the index before which the log as it is now is on
+    /// All appends up to `append_number` are on disk, and everything before `next` was: the index before which the log as it is now is on
     /// disk. Entries that were cut meanwhile do not count, nor do the ones that took their place.
-    pub(super) fn synced(&mut self, ticket: u64, next: u64) -> u64 {
-        let next = self.tail.synced(ticket, next);
+    pub(super) fn synced(&mut self, append_number: u64, next: u64) -> u64 {
+        let next = self.tail.synced(append_number, next);
         self.tail.shrink(next);
         next
     }
@@ -121,7 +121,7 @@ pub(super) struct Tail {
 struct Kept {
     entry: Entry,
     bytes: usize,
-    ticket: u64,
+    append_number: u64,
 }
 
 impl Tail {
@@ -152,10 +152,10 @@ impl Tail {
             .collect()
     }
 
-    fn push(&mut self, entry: Entry, ticket: u64) {
+    fn push(&mut self, entry: Entry, append_number: u64) {
         let bytes = entry_bytes(&entry);
         self.bytes += bytes;
-        self.entries.push_back(Kept { entry, bytes, ticket });
+        self.entries.push_back(Kept { entry, bytes, append_number });
     }
 
     fn truncate(&mut self, from: u64) {
@@ -178,11 +178,11 @@ impl Tail {
         self.first = self.first.max(first);
     }
 
-    fn synced(&self, ticket: u64, next: u64) -> u64 {
+    fn synced(&self, append_number: u64, next: u64) -> u64 {
         // What was purged while it was queued counts: a snapshot holds it.
         let next = next.max(self.first);
         let known = usize::try_from(next - self.first).expect("the tail is in memory");
-        let newly = self.entries.iter().skip(known).take_while(|kept| kept.ticket <= ticket).count();
+        let newly = self.entries.iter().skip(known).take_while(|kept| kept.append_number <= append_number).count();
         next + newly as u64
     }
 

@@ -1,5 +1,5 @@
 //! How many bytes at the end of a write-ahead log are the beginning of a record that a crash cut short. RocksDB leaves them out
-//! without a word when it opens the log; an operator is told. Reads headers only, and decides nothing.
+//! without a word when it opens the log; an operator is told. Reads the whole file, looks at headers only, and decides nothing.
 //!
 //! The format is RocksDB's: blocks of 32 KiB, in them fragments of header (crc u32, length u16, type u8, little-endian; types 5 to 8
 //! and 11 and 13 have four bytes more) and payload. A record is one full fragment, or a first, middle ones and a last.

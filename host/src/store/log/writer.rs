@@ -15,8 +15,8 @@ use super::super::columns::{LOG, META, Meta, encode_entry, encode_log_key, encod
 use super::super::pinned::family;
 use super::super::{StoreError, options};
 use super::Shared;
+use super::check::Found;
 use super::queue::{Op, Work};
-use super::recovery::Found;
 use super::synced::{Ends, Synced};
 use crate::codec::encode_record;
 use crate::faults;
@@ -193,11 +193,11 @@ impl<S: Sink> Writer<S> {
     fn acknowledge(&self, ops: Vec<Op>) {
         let bytes = ops.iter().map(Op::bytes).sum();
         let newest = ops.iter().rev().find_map(|op| match op {
-            Op::Append { ticket, .. } => Some(*ticket),
+            Op::Append { append_number, .. } => Some(*append_number),
             _ => None,
         });
-        if let Some(ticket) = newest {
-            self.shared.synced(ticket, bytes);
+        if let Some(append_number) = newest {
+            self.shared.synced(append_number, bytes);
         }
         for op in ops {
             op.complete(Ok(()));

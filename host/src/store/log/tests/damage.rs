@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::super::columns::{LOG, Meta, encode_log_key, encode_meta_key};
 use super::super::super::options;
 use super::super::super::pinned::family;
-use super::super::recovery;
+use super::super::check;
 use super::super::synced::{Ends, Synced};
 use super::*;
 
@@ -350,13 +350,13 @@ async fn what_is_too_long_to_be_checked_at_open_is_checked_when_it_is_read() {
         flipped[25] ^= 1;
         database.put_cf(log, key, flipped).unwrap();
         database.flush_cf(log).unwrap();
-        assert!(recovery::check(database, root.path(), 0).is_err());
-        let found = recovery::check_newest(database, root.path(), 0, 1 << 20).unwrap();
+        assert!(check::check(database, root.path(), 0).is_err());
+        let found = check::check_newest(database, root.path(), 0, 1 << 20).unwrap();
         assert_eq!((found.first, found.last()), (Some(0), Some(log_id(1, 399))));
         database.delete_cf(log, encode_log_key(0, 0)).unwrap();
         database.put_cf(family(database, "meta"), encode_meta_key(0, Meta::Purged), purged_at(4)).unwrap();
         assert!(
-            recovery::check_newest(database, root.path(), 0, 1 << 20).is_err(),
+            check::check_newest(database, root.path(), 0, 1 << 20).is_err(),
             "where it begins is looked at in any case"
         );
     });

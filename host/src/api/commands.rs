@@ -87,7 +87,7 @@ pub struct CommandsParts {
     /// Proposes when this node leads.
     pub local: Arc<dyn Propose>,
     /// Reaches the leader when another node does.
-    pub hop: Arc<dyn Propose>,
+    pub forward: Arc<dyn Propose>,
     /// What this node may do.
     pub mode: Arc<dyn Fn() -> NodeMode + Send + Sync>,
     /// How long a command waits for a leader.
@@ -180,7 +180,7 @@ impl Commands {
     }
 
     async fn attempt(&self, leader: &LeaderView, command: &Command, waiter: &mut Waiter, deadline: Instant) -> Attempt {
-        let way = if leader.is_me { &self.0.parts.local } else { &self.0.parts.hop };
+        let way = if leader.is_me { &self.0.parts.local } else { &self.0.parts.forward };
         waiter.sent_under(leader.id());
         match way.propose(leader, command.clone(), deadline) {
             Ok(ticket) => follow(ticket, waiter, leader, deadline).await,
@@ -290,7 +290,7 @@ mod tests {
     struct World {
         leader: watch::Sender<Option<LeaderView>>,
         local: Arc<FakeWay>,
-        hop: Arc<FakeWay>,
+        forward: Arc<FakeWay>,
         waiters: Waiters,
         mode: Arc<Mutex<NodeMode>>,
         commands: Commands,
@@ -302,7 +302,7 @@ mod tests {
 
     fn world(first: Option<LeaderView>) -> World {
         let (leader, seen) = watch::channel(first);
-        let (local, hop) = (Arc::new(FakeWay::default()), Arc::new(FakeWay::default()));
+        let (local, forward) = (Arc::new(FakeWay::default()), Arc::new(FakeWay::default()));
         let waiters = Waiters::default();
         let mode = Arc::new(Mutex::new(NodeMode::Serving));
         let mode_now = mode.clone();
@@ -312,11 +312,11 @@ mod tests {
             leader: LeaderWatch::new(seen),
             waiters: waiters.clone(),
             local: local.clone(),
-            hop: hop.clone(),
+            forward: forward.clone(),
             mode: Arc::new(move || mode_now.lock().clone()),
             election_timeout: ELECTION,
         });
-        World { leader, local, hop, waiters, mode, commands }
+        World { leader, local, forward, waiters, mode, commands }
     }
 
     impl World {
@@ -358,7 +358,7 @@ mod tests {
     async fn the_leaders_reply_answers() {
         let world = world(view(1, false));
         let run = world.spawn();
-        let (_, _, claim) = world.hop.next().await;
+        let (_, _, claim) = world.forward.next().await;
         assert!(claim.take());
         claim.complete(outcome(6));
         assert_eq!(run.await.unwrap(), Ok(outcome(6)));
@@ -368,7 +368,7 @@ mod tests {
     async fn a_change_of_leader_is_a_pause() {
         let world = world(view(1, false));
         let run = world.spawn();
-        let (_, origin, claim) = world.hop.next().await;
+        let (_, origin, claim) = world.forward.next().await;
         assert!(claim.take());
         drop(claim); // The stream to the leader broke: only the log can tell.
         world.leader.send_replace(view(2, true));
@@ -384,7 +384,7 @@ mod tests {
     async fn a_command_that_may_be_in_the_log_is_not_sent_again() {
         let world = world(view(1, false));
         let run = world.spawn_for(ELECTION);
-        let (_, _, claim) = world.hop.next().await;
+        let (_, _, claim) = world.forward.next().await;
         assert!(claim.take());
         drop(claim);
         world.leader.send_replace(view(2, true));
@@ -408,9 +408,9 @@ mod tests {
     #[tokio::test]
     async fn news_of_a_leader_ends_the_pause() {
         let world = world(view(1, false));
-        *world.hop.refusal.lock() = Some(NotProposed::NotLeader);
+        *world.forward.refusal.lock() = Some(NotProposed::NotLeader);
         let run = world.spawn();
-        while world.hop.asked.load(Ordering::Relaxed) == 0 {
+        while world.forward.asked.load(Ordering::Relaxed) == 0 {
             tokio::task::yield_now().await;
         }
         world.leader.send_replace(view(2, true));
@@ -452,12 +452,12 @@ mod tests {
     async fn a_snapshot_hides_the_fate_of_what_was_proposed_only() {
         let world = world(view(1, false));
         let (proposed, queued) = (world.spawn(), world.spawn());
-        let (_, first, claim) = world.hop.next().await;
-        let (_, second, _waiting) = world.hop.next().await;
+        let (_, first, claim) = world.forward.next().await;
+        let (_, second, _waiting) = world.forward.next().await;
         assert!(claim.take());
         world.waiters.snapshot_installed(CommittedLeaderId { term: 1, node_id: 2 });
         assert_eq!(proposed.await.unwrap(), Err(CommandError::Unknown));
-        let (_, again, claim) = world.hop.next().await;
+        let (_, again, claim) = world.forward.next().await;
         assert!(again == second && first != second);
         assert!(claim.take());
         claim.complete(outcome(4));

@@ -31,7 +31,7 @@ use crate::types::NodeId;
 
 /// Sends commands and read requests to the leader. Cheap to clone.
 #[derive(Clone)]
-pub struct Hop(Arc<Shared>);
+pub struct Forward(Arc<Shared>);
 
 struct Shared {
     me: NodeId,
@@ -48,10 +48,10 @@ struct Lane {
     queue: mpsc::Sender<Queued>,
 }
 
-impl Hop {
-    /// A hop from node `me`; nothing is connected before it is used.
-    pub fn new(me: NodeId, cluster: ClusterCell) -> Hop {
-        Hop(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), lane: Mutex::new(None) }))
+impl Forward {
+    /// From node `me`; nothing is connected before it is used.
+    pub fn new(me: NodeId, cluster: ClusterCell) -> Forward {
+        Forward(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), lane: Mutex::new(None) }))
     }
 
     /// Bytes of commands that wait to be sent.
@@ -74,7 +74,7 @@ impl Hop {
     }
 }
 
-impl Propose for Hop {
+impl Propose for Forward {
     fn propose(&self, leader: &LeaderView, command: Command, deadline: Instant) -> Result<Ticket, NotProposed> {
         check_size(&command)?;
         let overloaded = |what: String| NotProposed::Overloaded(format!("{what} wait for the leader on this node"));
@@ -91,7 +91,7 @@ impl Propose for Hop {
     }
 }
 
-impl RemoteIndex for Hop {
+impl RemoteIndex for Forward {
     fn read_index(&self, leader: &LeaderView) -> BoxFuture<'static, Result<u64, RoundError>> {
         let route = self.0.cluster.route(self.0.me, leader.node_id);
         let channel = self.with_lane(leader, |lane| lane.channel.clone());
@@ -290,5 +290,5 @@ pub fn decode_outcome(outcome: &peer::Outcome) -> Result<Outcome, CodecError> {
 }
 
 #[cfg(test)]
-#[path = "hop_tests.rs"]
+#[path = "forward_tests.rs"]
 mod tests;

@@ -198,14 +198,14 @@ async fn a_leader_that_cannot_be_reached_was_not_given_the_command() {
     // A port that was free a moment ago and that nobody listens on.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let cluster = crate::types::Cluster { id: [1; 16], incarnation: 0, component_hash: [2; 32] };
-    let hop = Hop::new(FOLLOWER, ClusterCell::new(Some(cluster)));
+    let forward = Forward::new(FOLLOWER, ClusterCell::new(Some(cluster)));
     let node = Node { raft_addr: address.to_string(), ..Node::default() };
     let leader = LeaderView { term: 1, node_id: LEADER, node, is_me: false };
     let command = Command { origin: Some(origin(1).into()), ..Command::default() };
-    let mut ticket = hop.propose(&leader, command, Instant::now() + LONG).unwrap();
+    let mut ticket = forward.propose(&leader, command, Instant::now() + LONG).unwrap();
     assert!(matches!(ticket.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
-    assert!(matches!(RemoteIndex::read_index(&hop, &leader).await, Err(RoundError::Failed(_))));
-    while hop.queued_bytes() > 0 {
+    assert!(matches!(RemoteIndex::read_index(&forward, &leader).await, Err(RoundError::Failed(_))));
+    while forward.queued_bytes() > 0 {
         tokio::task::yield_now().await;
     }
 }
