@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 
@@ -166,7 +166,9 @@ async fn in_force(
     let mut next = found.log_id().as_ref().map_or(0, |log_id| log_id.index + 1).max(present.start);
     while next < present.end {
         // A read is cut by bytes, and brings one entry at least.
-        for entry in reader.limited_get_log_entries(next, present.end).await? {
+        let entries = reader.limited_get_log_entries(next, present.end).await?;
+        ensure!(!entries.is_empty(), "log entry {next} is missing");
+        for entry in entries {
             next = entry.log_id.index + 1;
             if let EntryPayload::Membership(membership) = entry.payload {
                 found = StoredMembership::new(Some(entry.log_id), membership);

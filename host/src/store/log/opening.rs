@@ -14,7 +14,7 @@ use rocksdb::{DB, Options};
 
 use super::super::files::{create_directory, names, remove_directory, sync_directory};
 use super::super::{DataDir, StoreError, options};
-use super::check::{self as recovery, Found};
+use super::check::{self, Found};
 use super::synced::{Ends, Synced};
 use super::wal_tail;
 
@@ -49,7 +49,7 @@ fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
         }
         Err(error) => return Err(error),
     };
-    let found = recovery::check(&database, &directory.raft(), group)?;
+    let found = check::check(&database, &directory.raft(), group)?;
     check_promise(&promised, &found, &directory.raft())?;
     if !repaired {
         forget_original(directory);
@@ -131,7 +131,7 @@ fn copy_log(from: &Path, to: &Path) -> Result<(), StoreError> {
 fn open_copy(copy: &Path, group: u32, promised: &Ends) -> Result<Ends, StoreError> {
     let found = {
         let database = open_database(&options::raft_up_to_damage(), copy)?;
-        recovery::check(&database, copy, group)?
+        check::check(&database, copy, group)?
     };
     check_promise(promised, &found, copy)?;
     for name in names(copy)? {

@@ -122,9 +122,24 @@ async fn reads_come_from_disk_and_memory_and_are_bounded_by_bytes() {
     assert_eq!(read(reader.limited_get_log_entries(1, 12).await.unwrap()), [1, 2]);
     assert_eq!(read(reader.limited_get_log_entries(5, 12).await.unwrap()), [5]);
     assert_eq!(read(reader.limited_get_log_entries(6, 12).await.unwrap()), [6, 7]);
-    assert!(reader.limited_get_log_entries(6, 13).await.is_err(), "an entry that is not there is no empty answer");
+    assert_eq!(read(reader.limited_get_log_entries(11, 13).await.unwrap()), [11], "what is there, up to the log's end");
     let stream: Vec<Entry> = reader.entries_stream(2..20).await.try_collect().await.unwrap();
     assert_eq!(read(stream), (2..12).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_task_of_a_past_leader_that_asks_for_what_is_gone_gets_nothing_and_no_error() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    append(&mut log, 1, 0..10).await;
+    let mut reader = log.get_log_reader().await;
+    log.truncate_after(Some(log_id(1, 7))).await.unwrap();
+    assert_eq!(reader.limited_get_log_entries(8, 10).await.unwrap(), [], "another leader cut it off");
+    assert_eq!(reader.limited_get_log_entries(6, 10).await.unwrap().len(), 2);
+    log.purge(log_id(2, 20)).await.unwrap();
+    append(&mut log, 2, 21..23).await;
+    assert_eq!(reader.limited_get_log_entries(8, 23).await.unwrap(), [], "a snapshot has it");
+    assert_eq!(reader.limited_get_log_entries(21, 23).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
