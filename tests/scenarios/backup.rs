@@ -181,3 +181,33 @@ async fn a_backup_of_a_node_without_a_leader_is_taken_with_local() -> Result<()>
     new.nodes[n].start().await?;
     new.everyone_reads("key", "value").await
 }
+
+#[tokio::test]
+async fn of_two_restores_into_one_directory_one_is_whole_and_the_other_says_so() -> Result<()> {
+    let (_cluster, file) = small().await?;
+    for _ in 0..8 {
+        let target = tempfile::tempdir()?;
+        let begin = || {
+            Command::new(lockstep_binary())
+                .args(["restore", "--raft_id=nodeA", "--from"])
+                .arg(&file)
+                .arg("--raft_data_dir")
+                .arg(target.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+        };
+        let (one, other) = (begin()?, begin()?);
+        let outputs = [one.wait_with_output()?, other.wait_with_output()?];
+        let whole = outputs.iter().filter(|output| output.status.success()).count();
+        let said = outputs.each_ref().map(stderr).concat();
+        ensure!(whole == 1 && (said.contains("another restore") || said.contains("not empty")), "{whole}: {said}");
+        let names: Vec<_> =
+            std::fs::read_dir(target.path())?.map(|entry| entry.map(|entry| entry.file_name())).collect();
+        ensure!(names.len() == 1, "{names:?}");
+        ensure!(
+            ["FORMAT", "raft/CURRENT", "SYNCED"].iter().all(|name| target.path().join("nodeA").join(name).exists())
+        );
+    }
+    Ok(())
+}

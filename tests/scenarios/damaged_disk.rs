@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use lockstep_tests::pb::RemoveServerRequest;
+use lockstep_tests::pb::{RemoveServerRequest, SnapshotRequest};
 use lockstep_tests::{Cluster, eventually, formed};
 
 fn place(cluster: &Cluster, n: usize) -> PathBuf {
@@ -143,4 +143,157 @@ async fn a_damaged_state_is_refused_and_made_again_from_snapshot_and_log() -> Re
         Ok(())
     })
     .await
+}
+
+/// A copy of what stands at `from`, a file or a directory.
+fn copy(from: &Path, to: &Path) {
+    if !from.is_dir() {
+        fs::copy(from, to).unwrap();
+        return;
+    }
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let name = entry.unwrap().file_name();
+        copy(&from.join(&name), &to.join(&name));
+    }
+}
+
+fn replace(place: &Path, by: &Path) {
+    if place.is_dir() {
+        fs::remove_dir_all(place).unwrap();
+    }
+    copy(by, place);
+}
+
+#[tokio::test]
+async fn a_state_whose_log_is_gone_is_not_a_new_node() -> Result<()> {
+    let flags = ["--snapshot_threshold=20", "--snapshot_interval=1s"];
+    let mut cluster = formed(1, &flags).await?;
+    let snapshots = place(&cluster, 0).join("snapshots/0");
+    eventually("there is a snapshot", || async {
+        cluster.add(0, "key", "value").await?;
+        anyhow::ensure!(fs::read_dir(&snapshots).is_ok_and(|mut names| names.next().is_some()));
+        Ok(())
+    })
+    .await?;
+    assert!(cluster.nodes[0].stop().await?.success());
+    let (place, whole) = (place(&cluster, 0), cluster.directory().join("whole"));
+    copy(&place, &whole);
+    for lost in [&["raft", "SYNCED"][..], &["raft", "SYNCED", "state"], &["raft", "SYNCED", "state", "snapshots"]] {
+        for name in lost {
+            let path = place.join(name);
+            if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+        }
+        for _ in 0..2 {
+            let said = refusal(&mut cluster, 0).await?;
+            assert!(said.contains("it holds no log") && said.contains("remove_server"), "{lost:?}: {said}");
+        }
+        replace(&place, &whole);
+    }
+    cluster.nodes[0].start().await?;
+    cluster.everyone_reads("key", "value").await
+}
+
+#[tokio::test]
+async fn a_state_of_another_cluster_is_refused() -> Result<()> {
+    let (mut ours, mut theirs) = (formed(1, &[]).await?, formed(1, &[]).await?);
+    for count in 0..20 {
+        ours.add(0, &format!("k{count}"), "v").await?;
+    }
+    assert!(ours.nodes[0].stop().await?.success() && theirs.nodes[0].stop().await?.success());
+    let (state, aside) = (place(&ours, 0).join("state"), ours.directory().join("aside"));
+    fs::rename(&state, &aside)?;
+    copy(&place(&theirs, 0).join("state"), &state);
+    let said = refusal(&mut ours, 0).await?;
+    assert!(said.contains("state/ holds the state of cluster"), "{said}");
+    fs::remove_dir_all(&state)?;
+    fs::rename(&aside, &state)?;
+    ours.nodes[0].start().await?;
+    ours.everyone_reads("k19", "v").await
+}
+
+#[tokio::test]
+async fn an_older_copy_of_the_log_is_noticed_by_what_readers_have_seen_and_by_the_state() -> Result<()> {
+    let flags = ["--snapshot_threshold=20", "--snapshot_interval=1s", "--trailing_logs=5", "--trailing_entries_min=5"];
+    let mut cluster = formed(1, &flags).await?;
+    for count in 0..60 {
+        cluster.add(0, &format!("old{count}"), "v").await?;
+    }
+    cluster.nodes[0].kill()?;
+    let (place, old) = (place(&cluster, 0), cluster.directory().join("old"));
+    copy(&place, &old);
+    cluster.nodes[0].start().await?;
+    for count in 0..60 {
+        cluster.add(0, &format!("new{count}"), "v").await?;
+    }
+    // Of the state as it is now.
+    let operation = cluster.nodes[0].manager().await?.snapshot(SnapshotRequest {}).await?.into_inner();
+    cluster.finish(0, operation).await?;
+    cluster.nodes[0].kill()?;
+    let new = cluster.directory().join("new");
+    copy(&place, &new);
+    // The log alone is old, and the newest snapshot stands where the state does.
+    for name in ["raft", "SYNCED"] {
+        replace(&place.join(name), &old.join(name));
+    }
+    let said = refusal(&mut cluster, 0).await?;
+    assert!(said.contains("Remove this node from the cluster"), "{said}");
+    // All is old but the record of what was served.
+    for name in ["state", "snapshots"] {
+        replace(&place.join(name), &old.join(name));
+    }
+    let said = refusal(&mut cluster, 0).await?;
+    assert!(said.contains("readers of this node have seen entry"), "{said}");
+    replace(&place, &new);
+    cluster.nodes[0].start().await?;
+    cluster.everyone_reads("new59", "v").await
+}
+
+#[tokio::test]
+async fn a_snapshot_with_a_rotten_block_is_left_out_and_the_one_before_it_is_used() -> Result<()> {
+    let flags = ["--snapshot_threshold=20", "--snapshot_interval=1s"];
+    let mut cluster = formed(1, &flags).await?;
+    let (place, mut last) = (place(&cluster, 0), 0);
+    let snapshots = place.join("snapshots/0");
+    let names = || -> Result<Vec<(u64, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&snapshots)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some((index, _)) = name.split_once('-') {
+                found.push((index.parse()?, path));
+            }
+        }
+        found.sort();
+        Ok(found)
+    };
+    eventually("there are three snapshots", || {
+        last += 1;
+        let (cluster, names, last) = (&cluster, &names, last);
+        async move {
+            cluster.add(0, &format!("k{last}"), "v").await?;
+            anyhow::ensure!(names().is_ok_and(|names| names.len() == 3));
+            Ok(())
+        }
+    })
+    .await?;
+    assert!(cluster.nodes[0].stop().await?.success());
+    // The newest file of the newest snapshot is in no other one.
+    let newest = names()?.pop().expect("there are three").1;
+    let files = fs::read_dir(&newest)?.map(|entry| entry.unwrap().path());
+    let table = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).max().unwrap();
+    let mut bytes = fs::read(&table)?;
+    bytes[10] ^= 1;
+    fs::remove_dir_all(place.join("state/0"))?;
+    fs::write(&table, &bytes)?;
+    cluster.nodes[0].start().await?;
+    assert!(
+        cluster.nodes[0].log().contains("a snapshot on disk is damaged and left out"),
+        "{}",
+        cluster.nodes[0].log()
+    );
+    for k in 1..=last {
+        assert_eq!(cluster.get(0, &format!("k{k}"), true).await?, "v");
+    }
+    Ok(())
 }

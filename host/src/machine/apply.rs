@@ -355,7 +355,8 @@ impl Applier {
 
     fn install(&mut self, generation: Arc<Generation>) -> Result<(), ApplyError> {
         let system = System::read(&*generation)?;
-        self.until_there_is_room(|| self.shared.state.install(generation.clone()))?;
+        let index = system.applied_index();
+        self.until_there_is_room(|| self.shared.state.install(generation.clone(), index))?;
         self.generation = generation;
         self.system = system;
         self.recent.clear();

@@ -99,6 +99,21 @@ pub enum MachineError {
         /// The last index of the log; `None` when it is empty.
         last: Option<u64>,
     },
+    /// Neither log nor state has what readers have seen: an older copy of the log took the place of the newer one.
+    #[error(
+        "readers of this node have seen entry {seen}, but the log ends at {} and the state at {}; what this node had acknowledged is \
+         missing here. Remove this node from the cluster and add it again with an empty data directory",
+        last.map_or("its beginning".to_owned(), |last| last.to_string()),
+        applied.map_or("its beginning".to_owned(), |applied| applied.to_string())
+    )]
+    SeenIsLost {
+        /// The last index that readers have seen.
+        seen: u64,
+        /// The last index the state holds.
+        applied: Option<u64>,
+        /// The last index of the log.
+        last: Option<u64>,
+    },
     /// The log no longer holds what the state needs next, and no snapshot fills the gap.
     #[error(
         "the state has applied {}, but the log begins at entry {first} and no snapshot on disk reaches it; the state of this data \
@@ -159,6 +174,7 @@ pub fn stands_at(state: &State) -> Result<(Option<LogId>, StoredMembership), Sto
 /// Opens the machine over what the store holds, and starts its threads.
 pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let gate = Arc::new(options.log.clone());
+    leave_out_rotten(&options)?;
     check_log_joins_state(&options)?;
     open_behind(gate, options)
 }
@@ -174,20 +190,45 @@ fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateM
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
 }
 
+/// A checkpoint that is ahead of the state is about to be read: openraft makes the state of it. Read to its end before, a rotten one is
+/// left out, and the one before it, or the log, takes its place.
+fn leave_out_rotten(options: &Options) -> Result<(), MachineError> {
+    let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
+    while let Some(newest) = options.checkpoints.newest().filter(|newest| Some(newest.index) > applied) {
+        let read = newest.open().and_then(|generation| digest::digest(&*generation, &Transfer::default()));
+        match read {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_damage() && options.checkpoints.set_aside(&newest) => {
+                tracing::error!(%error, index = newest.index, "a snapshot on disk is damaged and left out; what comes before it is used");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// State, log and snapshots must join without a gap. A state ahead of the log is sound in one case: a snapshot was installed, its
 /// checkpoint is there, and the crash came before the log was purged up to it. openraft then cleans the log. A state behind the log
-/// is sound when a checkpoint fills the gap: openraft installs it.
+/// is sound when a checkpoint fills the gap: openraft installs it. What readers of this node have seen must be in one of them.
 fn check_log_joins_state(options: &Options) -> Result<(), MachineError> {
     let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
     let stats = options.log.stats();
     let last = stats.last_index;
     let checkpoints = options.checkpoints.list();
-    let installed = || checkpoints.iter().any(|checkpoint| Some(checkpoint.index) == applied);
+    let installed = || {
+        options.state.installed_from() == applied
+            && checkpoints.iter().any(|checkpoint| Some(checkpoint.index) == applied)
+    };
     if let Some(applied) = applied
         && Some(applied) > last
         && !installed()
     {
         return Err(MachineError::StateAhead { applied, last });
+    }
+    if let Some(seen) = options.log.seen_beyond().map(|log_id| log_id.index)
+        && applied < Some(seen)
+    {
+        return Err(MachineError::SeenIsLost { seen, applied, last });
     }
     let reached = applied.max(options.checkpoints.newest().map(|newest| newest.index)).map_or(0, |index| index + 1);
     // An empty log that was purged begins after what was purged.

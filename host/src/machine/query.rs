@@ -216,7 +216,14 @@ pub(crate) struct Reads {
 impl Reads {
     /// A state that cannot be read ends this node: the others have it, and clients find them.
     fn broken(&self, error: StoreError) -> StoreFault {
-        self.fatal.raise(format!("the state could not be read: {error}"));
+        let advice = if error.is_damage() {
+            ". If the disk is sound, delete the directories of `state/` of this node: the next start makes it again from the newest snapshot \
+             that is whole and the log; should that be refused, remove the node from the cluster and add it again with an empty data \
+             directory"
+        } else {
+            ""
+        };
+        self.fatal.raise(format!("the state could not be read: {error}{advice}"));
         fault(error)
     }
 }

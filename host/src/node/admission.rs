@@ -72,6 +72,16 @@ impl Admission {
             };
         };
         let genesis = self.machine.genesis();
+        if let Some(genesis) = &genesis
+            && genesis.cluster_id != cluster.id[..]
+        {
+            bail!(
+                "state/ holds the state of cluster {}, and raft/ is of a node of cluster {}: directories of two nodes were mixed; put back \
+                 what belongs here, or remove this node from the cluster and add it again with an empty data directory",
+                hex(&genesis.cluster_id),
+                cluster.id_hex()
+            );
+        }
         let source_hash = genesis.as_ref().and_then(|genesis| genesis.source_hash.as_ref().try_into().ok());
         let recorded =
             ComponentId { hash: cluster.component_hash, source_hash: source_hash.unwrap_or(cluster.component_hash) };

@@ -2,7 +2,7 @@
 //!
 //! The directory is built under another name and renamed when it is whole, so that there is never half of one.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
@@ -38,9 +38,14 @@ pub struct Restored {
 /// Prepares `directory`, which must be empty or not there, for a node called `name`. On an error nothing is left.
 pub fn restore(file: &Path, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     let from = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
-    refuse_used(directory)?;
     let parent = directory.parent().context("a data directory has a parent")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    // One at a time, or each would remove what the other one builds.
+    let turn = File::open(parent).with_context(|| format!("cannot open {}", parent.display()))?;
+    if let Err(TryLockError::WouldBlock) = turn.try_lock() {
+        bail!("another restore into {} is under way; try again when that is done", parent.display());
+    }
+    refuse_used(directory)?;
     let unfinished = unfinished(directory);
     // Of an earlier attempt that was killed.
     remove(&unfinished)?;
@@ -99,6 +104,8 @@ fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     // Its addresses are recorded when it starts and leads.
     let node = Node { name: name.into(), ..Node::default() };
     let founder = backup::Founder { node_id, node, cluster_id };
+    // First the log, as in every node: one that comes after its state would be a lost one.
+    let log = Log::open(&data, GROUP, Fatal::default())?;
     let state = State::open(&data, GROUP)?;
     let checkpoints = Checkpoints::open(&data, GROUP)?;
     let founded = backup::found(&state, &checkpoints, BufReader::new(from), &founder)?;
@@ -107,7 +114,7 @@ fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     data.save_component(&component_hash, &founded.component)?;
     let cluster = Cluster { id: cluster_id, incarnation: 0, component_hash };
     let identity = Identity { node_id, name: name.into(), cluster: Some(cluster.clone()), boot: 0 };
-    write_log(&data, &identity, &founded)?;
+    write_log(log, &identity, &founded)?;
     Ok(Restored {
         directory: directory.to_owned(),
         index: founded.applied.index,
@@ -136,8 +143,7 @@ fn check_component(genesis: &Genesis, encoded: &[u8]) -> anyhow::Result<()> {
 }
 
 /// An empty log that goes on behind the state, in a term of which nobody has heard.
-fn write_log(data: &DataDir, identity: &Identity, founded: &backup::Founded) -> anyhow::Result<()> {
-    let mut log = Log::open(data, GROUP, Fatal::default())?;
+fn write_log(mut log: Log, identity: &Identity, founded: &backup::Founded) -> anyhow::Result<()> {
     log.save_identity(identity)?;
     let vote = Vote::new(founded.applied.leader_id.term + 1, identity.node_id);
     let written = async {

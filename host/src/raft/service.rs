@@ -160,16 +160,17 @@ impl Gate {
         })
     }
 
-    fn raft(&self, route: Option<&peer::Route>) -> Result<Arc<Raft>, Status> {
-        self.check(route)?;
-        self.raft.get().ok_or_else(|| Status::failed_precondition("this node runs no Raft instance at the moment"))
+    fn raft(&self, route: Option<&peer::Route>) -> Result<(NodeId, Arc<Raft>), Status> {
+        let from = self.check(route)?;
+        let raft = self.raft.get();
+        let raft = raft.ok_or_else(|| Status::failed_precondition("this node runs no Raft instance at the moment"))?;
+        Ok((from, raft))
     }
 }
 
 /// A removed voter that does not know it goes on standing for election. It cannot win (the entry that removed it is committed and it
 /// does not have it), and is told instead of being answered. One whose log reaches further may be back in: openraft answers it.
-fn refuse_removed(raft: &Raft, request: &peer::VoteRequest) -> Result<(), Status> {
-    let from = request.route.as_ref().map_or(0, |route| route.from);
+fn refuse_removed(raft: &Raft, from: NodeId, request: &peer::VoteRequest) -> Result<(), Status> {
     let last = request.last.as_ref().map(|last| last.index);
     match standing::removed_at(raft, from) {
         Some(index) if last < Some(index) => Err(standing::refusal(from, index)),
@@ -210,11 +211,12 @@ impl Peer for PeerService {
 
     async fn heartbeat(&self, request: Request<peer::AppendRequest>) -> Result<Response<peer::AppendResponse>, Status> {
         let request = request.into_inner();
-        let raft = self.gate.raft(request.route.as_ref())?;
+        let (from, raft) = self.gate.raft(request.route.as_ref())?;
         if !request.entries.is_empty() {
             return Err(Status::invalid_argument("a heartbeat carries no entries"));
         }
         let request = wire::decode_append(request)?;
+        wire::check_append(from, &request)?;
         let prev = request.prev_log_id;
         let response = raft.append_entries(request).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_heartbeat_response(response, prev)))
@@ -222,17 +224,21 @@ impl Peer for PeerService {
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
-        let raft = self.gate.raft(request.route.as_ref())?;
-        refuse_removed(&raft, &request)?;
-        let response = raft.vote(wire::decode_vote_request(request)?).await.map_err(stopped)?;
+        let (from, raft) = self.gate.raft(request.route.as_ref())?;
+        refuse_removed(&raft, from, &request)?;
+        let request = wire::decode_vote_request(request)?;
+        wire::check_vote(from, &request.vote)?;
+        let response = raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_vote_response(&response)))
     }
 
     async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
-        let raft = self.gate.raft(request.route.as_ref())?;
-        refuse_removed(&raft, &request)?;
-        let response = raft.pre_vote(wire::decode_vote_request(request)?).await.map_err(stopped)?;
+        let (from, raft) = self.gate.raft(request.route.as_ref())?;
+        refuse_removed(&raft, from, &request)?;
+        let request = wire::decode_vote_request(request)?;
+        wire::check_vote(from, &request.vote)?;
+        let response = raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_vote_response(&response)))
     }
 
@@ -241,14 +247,14 @@ impl Peer for PeerService {
         request: Request<peer::TransferLeaderRequest>,
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
-        let raft = self.gate.raft(request.route.as_ref())?;
+        let (_, raft) = self.gate.raft(request.route.as_ref())?;
         faults::io("peer-transfer-refused")?;
         let response = raft.handle_transfer_leader(wire::decode_transfer(request)?).await.map_err(stopped)?;
         Ok(Response::new(wire::encode_transfer_response(&response)))
     }
 
     async fn canvass(&self, request: Request<peer::CanvassRequest>) -> Result<Response<peer::CanvassResponse>, Status> {
-        let raft = self.gate.raft(request.get_ref().route.as_ref())?;
+        let (_, raft) = self.gate.raft(request.get_ref().route.as_ref())?;
         Ok(Response::new(self.canvass.answer(&raft).await))
     }
 
@@ -263,8 +269,7 @@ impl Peer for PeerService {
         let Some(Part::Header(header)) = first else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
-        let from = self.gate.check(header.route.as_ref())?;
-        let raft = self.gate.raft(header.route.as_ref())?;
+        let (from, raft) = self.gate.raft(header.route.as_ref())?;
         Ok(Response::new(self.snapshots.install(raft, from, header, frames.boxed())))
     }
 
@@ -315,9 +320,7 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::StandingRequest>,
     ) -> Result<Response<peer::StandingResponse>, Status> {
-        let route = request.get_ref().route.as_ref();
-        let raft = self.gate.raft(route)?;
-        let from = self.gate.check(route)?;
+        let (from, raft) = self.gate.raft(request.get_ref().route.as_ref())?;
         Ok(Response::new(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
     }
 
@@ -401,6 +404,7 @@ impl Accepted {
             self.open = Some(self.presence.opened(from, message.boot));
         }
         let request = wire::decode_append(message)?;
+        wire::check_append(from, &request)?;
         self.gate.check_room(&request)?;
         Ok(Some(request))
     }

@@ -13,7 +13,9 @@ use openraft::raft::{
 };
 
 use crate::raft::peer;
-use crate::types::{CommittedLeaderId, Entry, EntryData, LogId, Membership, Node, StoredMembership, TypeConfig, Vote};
+use crate::types::{
+    CommittedLeaderId, Entry, EntryData, LogId, Membership, Node, NodeId, StoredMembership, TypeConfig, Vote,
+};
 
 /// A peer sent something that this version cannot mean.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +26,22 @@ pub enum WireError {
     /// Voter sets and nodes contradict each other.
     #[error("impossible membership: {0}")]
     Membership(String),
+    /// A vote speaks for the node that sends it.
+    #[error("the message is from node {from:016x} and carries the vote of node {of:016x}")]
+    OthersVote {
+        /// The sender.
+        from: NodeId,
+        /// Whom the vote is for.
+        of: NodeId,
+    },
+    /// Entries that no leader's log can hold.
+    #[error("entry {found} does not follow {before}")]
+    Gap {
+        /// What comes before it in the message, as a log id.
+        before: String,
+        /// The entry's log id.
+        found: String,
+    },
 }
 
 impl From<WireError> for tonic::Status {
@@ -134,6 +152,31 @@ pub fn decode_append(request: peer::AppendRequest) -> Result<AppendEntriesReques
         entries: request.entries.into_iter().map(decode_entry).collect::<Result<_, _>>()?,
         leader_commit: request.leader_commit.as_ref().map(decode_log_id),
     })
+}
+
+/// What a leader's append always has: its own vote, and entries that follow each other and `prev`. openraft takes that for granted.
+pub fn check_append(from: NodeId, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), WireError> {
+    check_vote(from, &request.vote)?;
+    let mut before = request.prev_log_id;
+    for entry in &request.entries {
+        let index = before.map_or(0, |before| before.index + 1);
+        let leader = before.map(|before| before.leader_id);
+        if entry.log_id.index != index || Some(entry.log_id.leader_id) < leader {
+            let before = before.map_or("the beginning".to_owned(), |before| before.to_string());
+            return Err(WireError::Gap { before, found: entry.log_id.to_string() });
+        }
+        before = Some(entry.log_id);
+    }
+    Ok(())
+}
+
+/// Whether the vote is the sender's own.
+pub fn check_vote(from: NodeId, vote: &Vote) -> Result<(), WireError> {
+    if vote.leader_id.node_id == from {
+        Ok(())
+    } else {
+        Err(WireError::OthersVote { from, of: vote.leader_id.node_id })
+    }
 }
 
 /// One answer on the append stream.

@@ -170,3 +170,28 @@ proptest! {
         if let Ok(message) = peer::SnapshotHeader::decode(bytes) { drop(decode_snapshot_header(message)); }
     }
 }
+
+#[test]
+fn entries_that_no_leader_has_in_a_row_are_refused() {
+    let append = |from: u64, prev: Option<LogId>, ids: &[LogId]| {
+        let entries = ids.iter().map(|log_id| Entry { log_id: *log_id, payload: EntryPayload::Blank }).collect();
+        let vote = Vote { leader_id: CommittedLeaderId { term: 3, node_id: 1 }, committed: true };
+        check_append(from, &AppendEntriesRequest { vote, prev_log_id: prev, entries, leader_commit: None })
+    };
+    let id = |term, index| log_id(term, 1, index);
+    assert_eq!(append(1, None, &[]), Ok(()));
+    assert_eq!(append(1, None, &[id(1, 0), id(1, 1), id(3, 2)]), Ok(()));
+    assert_eq!(append(1, Some(id(2, 5)), &[id(2, 6), id(3, 7)]), Ok(()));
+    for (prev, ids) in [
+        (None, &[id(1, 1)][..]),
+        (Some(id(2, 5)), &[id(2, 7)]),
+        (Some(id(2, 5)), &[id(2, 5)]),
+        (Some(id(2, 5)), &[id(1, 6)]),
+        (Some(id(2, 5)), &[id(2, 6), id(2, 8)]),
+        (Some(id(2, 5)), &[id(2, 6), id(2, 6)]),
+    ] {
+        assert!(matches!(append(1, prev, ids), Err(WireError::Gap { .. })), "{prev:?} {ids:?}");
+    }
+    let error = append(2, None, &[]).unwrap_err().to_string();
+    assert!(error.contains("from node 0000000000000002") && error.contains("0000000000000001"), "{error}");
+}

@@ -92,6 +92,17 @@ impl DataDir {
         self.root.join("snapshots").join(group.to_string())
     }
 
+    /// Something that only a node leaves which had a log; `None` in a new directory.
+    pub(super) fn remains_of_state(&self, group: u32) -> Result<Option<PathBuf>, StoreError> {
+        for place in [self.state(group), self.snapshots(group)] {
+            if place.is_dir() && !names(&place)?.is_empty() {
+                return Ok(Some(place));
+            }
+        }
+        let served = self.root.join("SERVED");
+        Ok(fs::metadata(&served).is_ok_and(|metadata| metadata.len() > 0).then_some(served))
+    }
+
     /// Encoded components, named by hash, and their compiled code.
     pub fn components(&self) -> PathBuf {
         self.root.join("components")

@@ -126,7 +126,7 @@ impl StoreError {
     }
 
     /// Whether what is on disk is not what was written there, as opposed to a disk that does not answer.
-    pub(super) fn is_damage(&self) -> bool {
+    pub(crate) fn is_damage(&self) -> bool {
         match self {
             StoreError::Damaged { .. } | StoreError::LogDamaged { .. } => true,
             StoreError::Rocks { source, .. } => match source.kind() {

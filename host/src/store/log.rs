@@ -155,6 +155,11 @@ impl Log {
         self.0.shared.served.before()
     }
 
+    /// An entry that readers of this node have seen for certain, beyond the log as it is now. Sound only when the state reaches it.
+    pub fn seen_beyond(&self) -> Option<LogId> {
+        self.0.shared.served.beyond()
+    }
+
     /// Notes that entry `log_id`, which is on disk, becomes visible to readers next. One small write, no fsync.
     pub fn note_served(&self, log_id: LogId) -> Result<(), StoreError> {
         self.0.shared.served.write(log_id)

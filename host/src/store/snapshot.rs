@@ -106,8 +106,13 @@ impl Checkpoints {
     /// Leaves out one that cannot be read, now and after a restart. The last one stays: openraft must never be told that there is none.
     /// Whether it is left out.
     pub fn discard(&self, broken: &Arc<Checkpoint>) -> bool {
+        self.list().len() > 1 && self.set_aside(broken)
+    }
+
+    /// As [`Checkpoints::discard`], and the last one, too. Before openraft is started.
+    pub fn set_aside(&self, broken: &Arc<Checkpoint>) -> bool {
         let mut list = self.0.list.lock();
-        if list.len() < 2 || !list.iter().any(|kept| Arc::ptr_eq(kept, broken)) {
+        if !list.iter().any(|kept| Arc::ptr_eq(kept, broken)) {
             return false;
         }
         // The name of something unfinished: the next open removes it, and whoever reads it now may end in peace.

@@ -1,6 +1,7 @@
 //! Which generation of the state is in force, and how another takes its place. Knows nothing of the rows.
 //!
-//! - `CURRENT` names the generation in force. It is replaced by rename, after the new one is complete and fsynced.
+//! - `CURRENT` names the generation in force, and the index of the snapshot that it was installed from, if it was. It is replaced by
+//!   rename, after the new one is complete and fsynced.
 //! - At most one other generation exists at a time; one that was never installed goes away when dropped, and at open.
 //! - A replaced generation stays readable until its last reader drops.
 
@@ -25,6 +26,8 @@ pub struct State(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     current: ArcSwap<Generation>,
+    /// The index of the snapshot that the generation found at open had been installed from.
+    installed: Option<u64>,
     /// The number of the newest generation ever made; numbers are not used twice in one run.
     newest: AtomicU64,
     constructing: Arc<AtomicBool>,
@@ -36,10 +39,10 @@ impl State {
         let root = directory.state(group);
         create_directory(&root)?;
         let numbers = numbers(&root)?;
-        let number = match read_current(&root)? {
-            Some(number) => number,
+        let (number, installed) = match read_current(&root)? {
+            Some(current) => current,
             // A crash before the very first CURRENT leaves at most generation 1, which is then empty or complete.
-            None if numbers.iter().all(|number| *number == 1) => first(&root)?,
+            None if numbers.iter().all(|number| *number == 1) => (first(&root)?, None),
             None => return Err(StoreError::damaged(&root, "there are several generations and no CURRENT")),
         };
         if !numbers.contains(&number) && number != 1 {
@@ -55,6 +58,7 @@ impl State {
         Ok(State(Arc::new(Inner {
             root,
             current: ArcSwap::from_pointee(generation),
+            installed,
             newest: AtomicU64::new(number),
             constructing: Arc::default(),
         })))
@@ -63,6 +67,11 @@ impl State {
     /// The generation in force.
     pub fn current(&self) -> Arc<Generation> {
         self.0.current.load_full()
+    }
+
+    /// The index of the snapshot that the state found at open had been installed from; `None` when it grew here from nothing.
+    pub fn installed_from(&self) -> Option<u64> {
+        self.0.installed
     }
 
     /// A new, empty generation beside the one in force. Refused while another is being built. Dropped without
@@ -77,9 +86,9 @@ impl State {
         Ok(generation.under_construction(construction))
     }
 
-    /// Puts a generation from [`create`](Self::create) in force: flushed, fsynced, then CURRENT, then visible. When this returns,
+    /// Puts a generation from [`create`](Self::create), of a snapshot at `index`, in force: flushed, fsynced, then CURRENT, then visible. When this returns,
     /// a restart finds the new one. On an error the old one stays in force, and the same may be tried again.
-    pub fn install(&self, generation: Arc<Generation>) -> Result<(), StoreError> {
+    pub fn install(&self, generation: Arc<Generation>, index: u64) -> Result<(), StoreError> {
         faults::io("install-before-flush").map_err(StoreError::io("flush", generation.path()))?;
         generation.flush()?;
         sync_directory(generation.path())?;
@@ -90,7 +99,7 @@ impl State {
         faults::io("install-before-current").map_err(StoreError::io("write", &current))?;
         // From here on a restart may find its name in CURRENT, so it stays, whatever fails now.
         generation.establish();
-        write_atomically(&current, format!("{number}\n").as_bytes())?;
+        write_atomically(&current, format!("{number} {index}\n").as_bytes())?;
         faults::io("install-after-current").map_err(StoreError::io("write", &current))?;
         self.0.current.swap(generation).doom();
         Ok(())
@@ -103,15 +112,24 @@ fn first(root: &Path) -> Result<u64, StoreError> {
     Ok(1)
 }
 
-fn read_current(root: &Path) -> Result<Option<u64>, StoreError> {
+/// The generation, and the index of the snapshot that it was installed from.
+fn read_current(root: &Path) -> Result<Option<(u64, Option<u64>)>, StoreError> {
     let path = root.join("CURRENT");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StoreError::io("read", &path)(error)),
     };
-    let number = text.trim().parse().map_err(|_| StoreError::damaged(&path, "it holds no number"))?;
-    Ok(Some(number))
+    let text = String::from_utf8_lossy(&bytes);
+    let numbers: Option<Vec<u64>> = text.split_whitespace().map(|number| number.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([number]) => Ok(Some((*number, None))),
+        Some([number, index]) => Ok(Some((*number, Some(*index)))),
+        _ => {
+            let what = format!("{} names no generation", path.display());
+            Err(StoreError::StateDamaged { what, root: root.to_owned() })
+        }
+    }
 }
 
 fn numbers(root: &Path) -> Result<Vec<u64>, StoreError> {

@@ -52,7 +52,7 @@ pub fn found(
     let applied = system.applied.ok_or(SnapshotError::Empty)?;
     let genesis = genesis(&system, &component, founder)?;
     rewrite(&generation, &system, genesis.clone(), applied, founder)?;
-    state.install(generation.clone()).map_err(SnapshotError::from)?;
+    state.install(generation.clone(), applied.index).map_err(SnapshotError::from)?;
     let position = (applied.index, applied.leader_id.term);
     checkpoints.create(&generation, &|_| Ok(Some(position))).map_err(SnapshotError::from)?;
     Ok(Founded { applied, genesis, component, rows: transfer.status().rows })

@@ -36,6 +36,9 @@ pub(super) fn open(directory: &DataDir, group: u32) -> Result<Opened, StoreError
 fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     let synced = Synced::open(&directory.root().join("SYNCED"), group, &directory.raft())?;
     let promised = synced.read()?;
+    if promised.is_nothing() {
+        check_nothing_was_lost(directory, group)?;
+    }
     remove_directory(&directory.root().join(REPAIRING))?;
     // RocksDB would make a new log where `CURRENT` is missing.
     let mut setup = options::raft();
@@ -63,6 +66,17 @@ fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
         );
     }
     Ok(Opened { database: Arc::new(database), found, synced })
+}
+
+/// A node without a log is a new one, and a new one has applied nothing.
+fn check_nothing_was_lost(directory: &DataDir, group: u32) -> Result<(), StoreError> {
+    match directory.remains_of_state(group)? {
+        None => Ok(()),
+        Some(remains) => Err(StoreError::damaged(
+            &directory.raft(),
+            format!("it holds no log, and {} says that there was one", remains.display()),
+        )),
+    }
 }
 
 fn open_database(setup: &Options, path: &Path) -> Result<DB, StoreError> {

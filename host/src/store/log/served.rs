@@ -44,6 +44,7 @@ pub(super) struct Served {
     /// Of this machine; `UNKNOWN` where it has none.
     boot: [u8; 16],
     before: Seen,
+    beyond: Option<LogId>,
     state: Mutex<State>,
 }
 
@@ -61,7 +62,8 @@ impl Served {
     fn open_in_boot(path: &Path, group: u32, last: Option<LogId>, boot: [u8; 16]) -> Result<Served, StoreError> {
         let file = open_in_place(path)?;
         let found = read(&file, group).map_err(StoreError::io("read", path))?;
-        // A record beyond the log would be of another log.
+        // A record beyond the log is of another log, or of a log that has lost its end.
+        let beyond = found.filter(|(log_id, of_boot)| last < Some(*log_id) && *of_boot == boot && boot != UNKNOWN);
         let found = found.filter(|(log_id, _)| last >= Some(*log_id));
         let exact = match &found {
             Some((_, of_boot)) => *of_boot == boot && boot != UNKNOWN,
@@ -71,12 +73,18 @@ impl Served {
         let index = |log_id: Option<LogId>| log_id.map_or(0, |log_id| log_id.index);
         let before = if exact { Seen::Through(index(log_id)) } else { Seen::Perhaps(index(last)) };
         let state = Mutex::new(State { log_id, exact });
-        Ok(Served { file, path: path.to_owned(), group, boot, before, state })
+        let beyond = beyond.map(|(log_id, _)| log_id);
+        Ok(Served { file, path: path.to_owned(), group, boot, before, beyond, state })
     }
 
     /// What readers may have seen before this start.
     pub(super) fn before(&self) -> Seen {
         self.before
+    }
+
+    /// What readers have seen although the log does not reach it. A snapshot may; else the log was lost.
+    pub(super) fn beyond(&self) -> Option<LogId> {
+        self.beyond
     }
 
     /// The last entry that is known to have been applied here, and with it committed.

@@ -119,7 +119,7 @@ fn an_installed_generation_replaces_the_old_one_for_good() {
     let view = state.current().view();
     let new = Arc::new(state.create().unwrap());
     put(&new, &[("a", "new")]);
-    state.install(new).unwrap();
+    state.install(new, 7).unwrap();
     assert_eq!(get(&*state.current(), "a").as_deref(), Some("new"));
     assert_eq!(get(&view, "a").as_deref(), Some("old"), "who was reading reads on");
     assert_eq!(generations(&directory), [1, 2]);
@@ -128,6 +128,18 @@ fn an_installed_generation_replaces_the_old_one_for_good() {
     drop(state);
     let state = State::open(&directory, 0).unwrap();
     assert_eq!(get(&*state.current(), "a").as_deref(), Some("new"));
+    assert_eq!(state.installed_from(), Some(7));
+}
+
+#[test]
+fn what_names_no_generation_is_refused_with_the_way_back() {
+    let (_root, directory) = directory();
+    drop(State::open(&directory, 0).unwrap());
+    for soup in [&b"\xff\xfe"[..], b"", b"one", b"1 2 3", b"-1"] {
+        fs::write(directory.state(0).join("CURRENT"), soup).unwrap();
+        let error = State::open(&directory, 0).unwrap_err().to_string();
+        assert!(error.contains("names no generation") && error.contains("Delete"), "{error}");
+    }
 }
 
 #[test]
@@ -139,7 +151,7 @@ fn one_generation_is_built_at_a_time_and_an_abandoned_one_goes() {
     drop(first);
     assert_eq!(generations(&directory), [1]);
     let second = Arc::new(state.create().unwrap());
-    state.install(second).unwrap();
+    state.install(second, 8).unwrap();
     state.create().unwrap();
 }
 
@@ -160,8 +172,6 @@ fn a_missing_generation_is_not_replaced_by_an_empty_one() {
     drop(State::open(&directory, 0).unwrap());
     let current = directory.state(0).join("CURRENT");
     fs::write(&current, "3\n").unwrap();
-    assert!(matches!(State::open(&directory, 0), Err(StoreError::Damaged { .. })));
-    fs::write(&current, "soup").unwrap();
     assert!(matches!(State::open(&directory, 0), Err(StoreError::Damaged { .. })));
     fs::remove_file(&current).unwrap();
     fs::create_dir(directory.state(0).join("2")).unwrap();
