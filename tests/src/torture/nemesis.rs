@@ -229,7 +229,11 @@ async fn crash(cluster: &mut Cluster, point: Point, role: Role, fault: &Fault, l
     let words = format!("{} of {} ({role:?})", point.name, cluster.nodes[victim].name);
     let before = hits(&cluster.nodes[victim], point);
     let killed = bring_to(cluster, victim, point, "return(crash)", load).await.with_context(|| words.clone())?;
-    let reached = cluster.nodes[victim].wait_exit().await;
+    let mut reached = cluster.nodes[victim].wait_exit().await;
+    if reached.is_err() {
+        // For as long again: the log is not purged for a minute after a node was sent a snapshot.
+        reached = cluster.nodes[victim].wait_exit().await;
+    }
     reached.with_context(|| format!("{words}: the point was never reached"))?;
     ensure!(hits(&cluster.nodes[victim], point) > before, "{words}: the node ended elsewhere");
     start_again(cluster, victim, killed).await?;
