@@ -19,7 +19,7 @@ use super::guest_text::request;
 use crate::codec::{self, Command};
 use crate::guest::{Cause, Component};
 use crate::store::{Checkpoints, Column, DataDir, Log, Read, Space, State, StoreError};
-use crate::types::{CommittedLeaderId, Entry, Fatal, GROUP, LogId, Membership, NodeMode, Origin};
+use crate::types::{CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, NodeMode, Origin};
 
 /// Everything is durable at once.
 pub(super) struct Open;
@@ -53,10 +53,15 @@ pub(super) fn start() -> TestNode {
 pub(super) fn start_in(place: TempDir, gate: Arc<dyn Gate>) -> TestNode {
     let directory = DataDir::open(place.path()).unwrap();
     let fatal = Fatal::default();
+    let log = Log::open(&directory, GROUP, fatal.clone()).unwrap();
+    // As a node does before it has a state: a state beside a log without an owner is one whose log was lost.
+    if log.identity().is_none() {
+        log.save_identity(&Identity { node_id: 1, name: "a".into(), cluster: None, boot: 1 }).unwrap();
+    }
     let options = Options {
         state: State::open(&directory, GROUP).unwrap(),
         checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),
-        log: Log::open(&directory, GROUP, fatal.clone()).unwrap(),
+        log,
         space: Space::open(&directory, 0).unwrap(),
         node: 1,
         boot: 1,
