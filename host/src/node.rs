@@ -25,7 +25,7 @@ use crate::machine::{self, Machine};
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    Canvass, ClusterCell, Forward, Forwarded, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence,
+    Canvass, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence,
     Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
@@ -83,6 +83,7 @@ struct Consensus {
     members: Members,
     leader: LeaderWatch,
     retention: Retention,
+    inquiry: Inquiry,
     /// Set when the cluster has removed this node.
     removed: watch::Receiver<Option<u64>>,
 }
@@ -209,6 +210,9 @@ async fn open_disk(
     fatal: &Fatal,
 ) -> anyhow::Result<(Foundation, machine::StateMachine)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);
+    if let Some(why) = directory.quarantined()? {
+        bail!("this node is in quarantine: {why}");
+    }
     // Before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
     let log = Log::open(&directory, GROUP, fatal.clone())?;
@@ -261,6 +265,7 @@ async fn start_raft(
     tasks.spawn(feed);
     let canvass = Canvass::new(cell.clone(), links.clone(), Presence::default(), timeouts);
     let host = Arc::new(below.admission.clone());
+    let inquiry = Inquiry::new(raft.clone(), links.clone(), below.machine.clone());
     let (removed, standing) = Standing::start(raft.clone(), links.clone(), timeouts.heartbeat);
     tasks.spawn(standing);
     let members = Members::new(me.clone(), links, cell.clone(), host, timeouts, config.catch_up_timeout);
@@ -273,7 +278,7 @@ async fn start_raft(
         log_bytes_max: config.log_quota,
     };
     let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
-    Ok(Consensus { raft, cell, canvass, members, leader, retention, removed })
+    Ok(Consensus { raft, cell, canvass, members, leader, retention, inquiry, removed })
 }
 
 /// The ways of commands and reads, with their loops.
@@ -307,6 +312,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         canvass: consensus.canvass.clone(),
         members: consensus.members.clone(),
         refuses_entries: Arc::new(move |bytes| space.refuses_entries(bytes)),
+        states: Arc::new(below.machine.clone()),
         host: Arc::new(below.admission.clone()),
         snapshots: Arc::new(install::Installer::new(below.machine.clone())),
         forward: forwarded.clone(),
@@ -362,6 +368,14 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
     tasks.spawn(consensus.retention.clone().run());
     tasks.spawn(duties::watch_space(machine.space().clone()));
     tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
+    let (quarantine, quarantined) = watch::channel(None);
+    tasks.spawn(duties::quarantine(
+        consensus.inquiry.clone(),
+        below.directory.clone(),
+        consensus.members.clone(),
+        consensus.cell.clone(),
+        quarantine,
+    ));
     tasks.spawn(duties::keep_mode(
         machine.clone(),
         below.cluster.clone(),
@@ -369,6 +383,7 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
         below.log.clone(),
         fatal.clone(),
         consensus.removed.clone(),
+        quarantined,
     ));
     tasks.spawn(duties::remember_removal(below.directory.clone(), below.removed, consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));

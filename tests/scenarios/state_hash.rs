@@ -1,7 +1,8 @@
-//! The rolling state hash is equal on all nodes, whatever restarts lie between.
+//! The rolling state hash is equal on all nodes, whatever restarts lie between; a node whose state differs is found out and serves
+//! nothing any more.
 
 use anyhow::{Result, ensure};
-use lockstep_tests::formed;
+use lockstep_tests::{Cluster, Options, eventually, formed, formed_of};
 
 #[tokio::test]
 async fn all_nodes_have_one_hash_after_restarts() -> Result<()> {
@@ -24,4 +25,57 @@ async fn all_nodes_have_one_hash_after_restarts() -> Result<()> {
         ensure!(cluster.nodes[n].stat().await?["fsm"]["state_hash"] != before, "a write leaves a trace in the hash");
     }
     cluster.everyone_reads("while", "down").await
+}
+
+async fn is_quarantined(cluster: &Cluster, n: usize) -> Result<()> {
+    eventually("the node is in quarantine", || async {
+        let status = cluster.nodes[n].status().await?;
+        ensure!(status["mode"] == "quarantined", "{}", status["mode"]);
+        Ok(())
+    })
+    .await?;
+    let read = cluster.get(n, "key", false).await.unwrap_err().to_string();
+    ensure!(read.contains("a majority of the voters has"), "{read}");
+    let write = cluster.add(n, "key", "never").await.unwrap_err().to_string();
+    ensure!(write.contains("serves nothing any more"), "{write}");
+    let (code, body) = cluster.nodes[n].http("/readyz").await?;
+    ensure!(code == 503 && body.contains("quarantined"), "{code} {body}");
+    Ok(())
+}
+
+async fn diverges(leads: bool) -> Result<()> {
+    let mut cluster = formed_of(3, Options::member().with_failpoints()).await?;
+    let victim = if leads { cluster.leader().await? } else { cluster.follower().await? };
+    let healthy: Vec<usize> = (0..3).filter(|n| *n != victim).collect();
+    cluster.add(healthy[0], "key", "before").await?;
+    cluster.nodes[victim].fail_now(&["apply-diverge=return(error)"]).await?;
+    // One entry makes the state another one, and the next one carries the hash.
+    for n in 0..20 {
+        drop(cluster.add(healthy[n % 2], "key", &format!("v{n}")).await);
+    }
+    is_quarantined(&cluster, victim).await?;
+    for n in &healthy {
+        eventually("the others go on", || async { cluster.add(*n, "key", "after").await }).await?;
+        ensure!(cluster.get(*n, "key", true).await? == "after");
+        ensure!(cluster.nodes[*n].status().await?["mode"] == "serving");
+    }
+    ensure!(cluster.nodes[victim].running(), "its process stays up to say why");
+    // It does not come back as if nothing had been.
+    cluster.nodes[victim].kill()?;
+    let before = cluster.nodes[victim].log().len();
+    cluster.nodes[victim].spawn()?;
+    ensure!(!cluster.nodes[victim].wait_exit().await?.success());
+    let said = cluster.nodes[victim].log()[before..].to_owned();
+    ensure!(said.contains("this node is in quarantine: after entry"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_follower_whose_state_differs_is_quarantined() -> Result<()> {
+    diverges(false).await
+}
+
+#[tokio::test]
+async fn a_leader_whose_state_differs_is_quarantined_and_another_one_leads() -> Result<()> {
+    diverges(true).await
 }

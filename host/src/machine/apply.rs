@@ -17,7 +17,6 @@ use openraft::storage::ApplyResponder;
 use tokio::sync::oneshot;
 
 use super::entry::{self, Effects, Runner};
-use super::hash::Recent;
 use super::outcome::Outcome;
 use super::shared::Shared;
 use super::system::{System, key};
@@ -91,7 +90,6 @@ impl ApplyHandle {
             gate,
             generation,
             system,
-            recent: Recent::default(),
             dirty: Dirty::nothing(FIRST_FLUSH_AFTER),
             fit: None,
         };
@@ -154,7 +152,6 @@ struct Applier {
     gate: Arc<dyn Gate>,
     generation: Arc<Generation>,
     system: System,
-    recent: Recent,
     dirty: Dirty,
     /// The component found fit for the recorded genesis, and which of those set it was: comparing for each entry would cost more
     /// than the entry.
@@ -250,7 +247,9 @@ impl Applier {
                 return Ok(entry::empty(&self.system, log_id, self.system.clone()));
             }
         };
-        self.compare_hash(&entry);
+        if entry.hash_index != 0 {
+            self.shared.compare_hash(entry.hash_index, entry.hash);
+        }
         let component = match !entry.commands.is_empty() || entry.genesis.is_some() {
             true => self.fit_component(entry.genesis.as_ref())?,
             false => None,
@@ -273,20 +272,6 @@ impl Applier {
         Ok(Some(component))
     }
 
-    /// A difference is a question to be asked of everyone, not a verdict on anyone.
-    fn compare_hash(&self, entry: &codec::entry::Entry) {
-        let ours = self.recent.at(entry.hash_index);
-        if entry.hash_index != 0 && ours.is_some_and(|ours| ours != entry.hash) {
-            self.shared.counts.hash_mismatches.fetch_add(1, Relaxed);
-            tracing::error!(
-                index = entry.hash_index,
-                ours = format!("{:016x}", ours.unwrap_or_default()),
-                proposer = format!("{:016x}", entry.hash),
-                "the state of this node and of the entry's proposer differ"
-            );
-        }
-    }
-
     fn commit(&mut self, log_id: LogId, effects: Effects) -> Result<(), ApplyError> {
         let batch = batch_of(&effects);
         self.gate.wait_durable(log_id.index)?;
@@ -296,7 +281,10 @@ impl Applier {
         self.dirty.bytes += batch.bytes();
         self.dirty.since.get_or_insert_with(Instant::now);
         self.system = effects.system;
-        self.recent.push(self.system.hash);
+        if faults::is_set("apply-diverge") {
+            self.system.hash.hash ^= 1;
+        }
+        self.shared.recent.lock().push(self.system.hash);
         self.shared.counts.entries.fetch_add(1, Relaxed);
         self.shared.publish(&self.system);
         self.shared.changes.committed(log_id.index, effects.writes.into_keys().collect());
@@ -359,7 +347,7 @@ impl Applier {
         self.until_there_is_room(|| self.shared.state.install(generation.clone(), index))?;
         self.generation = generation;
         self.system = system;
-        self.recent.clear();
+        self.shared.recent.lock().clear();
         self.fit = None;
         self.dirty = Dirty::nothing(FLUSH_AFTER);
         self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);

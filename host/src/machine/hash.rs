@@ -10,6 +10,17 @@ use super::system::HashRecord;
 /// How many past hashes are kept to compare with.
 pub(crate) const HASHES_KEPT: usize = 8192;
 
+/// Two nodes whose states differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// The entry after which they do.
+    pub index: u64,
+    /// Our hash there.
+    pub ours: u64,
+    /// The other one.
+    pub theirs: u64,
+}
+
 /// A write as the hash sees it: column, key, and the value unless it was removed.
 pub(crate) struct Write<'a> {
     pub(crate) column: u8,

@@ -44,6 +44,7 @@ use crate::types::{Fatal, LogId, NodeId, NodeMode, StoredMembership};
 
 pub use changes::{Change, Changed, ReadSet};
 pub use fitness::{SEMANTICS, genesis_of, limits_json};
+pub use hash::Doubt;
 pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
 pub use pace::Pace;
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
@@ -314,6 +315,21 @@ impl Machine {
     /// The newest index and the rolling hash there, for the entries this node proposes.
     pub fn hash_tip(&self) -> (u64, u64) {
         self.shared.hash_tip()
+    }
+
+    /// The rolling hash at `index`, while it is known: for the last 8192 entries of this run.
+    pub fn hash_at(&self, index: u64) -> Option<u64> {
+        self.shared.recent.lock().at(index)
+    }
+
+    /// Another node's hash at `index`. A difference raises a doubt.
+    pub fn compare_hash(&self, index: u64, theirs: u64) {
+        self.shared.compare_hash(index, theirs);
+    }
+
+    /// The newest index at which the hash of another node was not ours.
+    pub fn doubts(&self) -> watch::Receiver<Option<Doubt>> {
+        self.shared.doubt.subscribe()
     }
 
     /// Who waits for outcomes.

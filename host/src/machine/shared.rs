@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::changes::Changes;
 use super::fitness;
+use super::hash::{Doubt, Recent};
 use super::progress::Progress;
 use super::system::{HashRecord, System};
 use super::transfers::Transfers;
@@ -55,6 +56,10 @@ pub(crate) struct Shared {
     /// Apply thread: since when it has been at one entry.
     pub(crate) applying: Mutex<Option<Instant>>,
     /// Apply thread.
+    pub(crate) recent: Mutex<Recent>,
+    /// The newest index at which another node's state hash is not ours.
+    pub(crate) doubt: watch::Sender<Option<Doubt>>,
+    /// Apply thread.
     pub(crate) genesis_applied: watch::Sender<bool>,
     /// `set_mode` and `set_unfit`.
     pub(crate) mode: watch::Sender<NodeMode>,
@@ -92,6 +97,8 @@ impl Shared {
             progress: Progress::default(),
             position: watch::Sender::new(Position::default()),
             applying: Mutex::default(),
+            recent: Mutex::default(),
+            doubt: watch::Sender::new(None),
             genesis_applied: watch::Sender::new(false),
             mode: watch::Sender::new(starting.clone()),
             fit_mode: Mutex::new(starting),
@@ -123,6 +130,23 @@ impl Shared {
             self.genesis_applied.send_replace(system.genesis.is_some());
         }
         self.progress.advance(system.applied_index());
+    }
+
+    /// Whether our hash at `index` is `theirs`; `None` when it is not known. A difference is a question to be asked of everyone, not a
+    /// verdict on anyone.
+    pub(crate) fn compare_hash(&self, index: u64, theirs: u64) -> Option<bool> {
+        let ours = self.recent.lock().at(index)?;
+        if ours != theirs {
+            self.counts.hash_mismatches.fetch_add(1, Ordering::Relaxed);
+            self.doubt.send_if_modified(|doubt| {
+                let is_newer = doubt.is_none_or(|before| before.index < index);
+                if is_newer {
+                    *doubt = Some(Doubt { index, ours, theirs });
+                }
+                is_newer
+            });
+        }
+        Some(ours == theirs)
     }
 
     pub(crate) fn hash_tip(&self) -> (u64, u64) {

@@ -4,8 +4,9 @@
 use crate::codec::entry;
 use crate::machine::Machine;
 use crate::node::admission::Admission;
+use crate::node::{hand_over, stop_raft};
 use crate::raft::proposer::Written;
-use crate::raft::{ClusterCell, LeaderWatch, Proposer, Raft, RaftCell};
+use crate::raft::{ClusterCell, Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
 use crate::store::{DataDir, Log, Seen, Space};
 use crate::types::{Fatal, NodeMode};
 use openraft::async_runtime::WatchReceiver;
@@ -53,10 +54,11 @@ pub(crate) async fn keep_mode(
     log: Log,
     fatal: Fatal,
     removed: watch::Receiver<Option<u64>>,
+    quarantined: watch::Receiver<Option<String>>,
 ) {
     let (progress, reached) = watch::channel(NodeMode::CatchingUp("the node is starting".into()));
     let catching_up = catch_up(&machine, cluster, raft, log, fatal, progress);
-    tokio::join!(catching_up, publish_mode(&machine, reached, removed));
+    tokio::join!(catching_up, publish_mode(&machine, reached, removed, quarantined));
 }
 
 /// From nothing to serving, as if there were no removal.
@@ -128,8 +130,13 @@ async fn publish_mode(
     machine: &Machine,
     mut reached: watch::Receiver<NodeMode>,
     mut removed: watch::Receiver<Option<u64>>,
+    mut quarantined: watch::Receiver<Option<String>>,
 ) {
     loop {
+        if let Some(why) = quarantined.borrow_and_update().clone() {
+            // For the rest of this process's life.
+            return machine.set_mode(NodeMode::Quarantined(why));
+        }
         let removed_at = *removed.borrow_and_update();
         let mode = reached.borrow_and_update().clone();
         machine.set_mode(removed_at.map_or(mode, |index| {
@@ -146,6 +153,8 @@ async fn publish_mode(
         };
         tokio::select! {
             () = more => {}
+            // Its sender ends with the node.
+            _ = quarantined.changed() => {}
             changed = removed.changed() => if changed.is_err() { return },
         }
     }
@@ -174,6 +183,29 @@ pub(crate) async fn remember_removal(
             Err(error) => tracing::error!(error, "cannot keep on the disk that the cluster has removed this node"),
         }
     }
+}
+
+/// Takes a node out of service whose state is not the cluster's, for good: nothing is served, also after a restart; leadership goes to
+/// another node, Raft stops, and process and health stay up to say why.
+pub(crate) async fn quarantine(
+    inquiry: Inquiry,
+    directory: Arc<DataDir>,
+    members: Members,
+    cell: RaftCell,
+    quarantined: watch::Sender<Option<String>>,
+) {
+    let why = inquiry.run().await;
+    tracing::error!("QUARANTINE: {why}");
+    quarantined.send_replace(Some(why.clone()));
+    let saved = tokio::task::spawn_blocking(move || directory.save_quarantined(&why)).await;
+    if let Err(error) = saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|e| e.to_string())) {
+        tracing::error!(error, "cannot keep on the disk that this node is in quarantine; do not start it again");
+    }
+    hand_over(&members, &cell).await;
+    if let Err(error) = stop_raft(&cell).await {
+        tracing::error!(error, "stopping Raft in quarantine");
+    }
+    quarantined.closed().await;
 }
 
 /// Looks at the room on the disk, for as long as the node lives.

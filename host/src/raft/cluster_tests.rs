@@ -141,6 +141,7 @@ impl TestNode {
             canvass: self.canvass(),
             members: self.members.clone(),
             refuses_entries: Arc::new(|_| None),
+            states: Arc::new(self.machine.clone()),
             host: Arc::new(TestHost),
             snapshots: Arc::new(Installer::new(self.machine.clone())),
             forward: Arc::new(Nobody),

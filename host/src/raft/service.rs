@@ -18,6 +18,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::faults;
+use crate::machine::Machine;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
@@ -53,6 +54,24 @@ pub trait ReadIndexHandler: Send + Sync + 'static {
 /// Why so many bytes of commands are refused now, if they are.
 pub type Refuses = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
 
+/// The rolling state hash of this node. [`Machine`] has it.
+pub trait StateHashes: Send + Sync + 'static {
+    /// Our hash after entry `index`, if it is known.
+    fn hash_at(&self, index: u64) -> Option<u64>;
+    /// Another node's; a difference raises a doubt here, too.
+    fn compare_hash(&self, index: u64, theirs: u64);
+}
+
+impl StateHashes for Machine {
+    fn hash_at(&self, index: u64) -> Option<u64> {
+        Machine::hash_at(self, index)
+    }
+
+    fn compare_hash(&self, index: u64, theirs: u64) {
+        Machine::compare_hash(self, index, theirs);
+    }
+}
+
 /// What the service hands messages to.
 pub struct Parts {
     /// This node.
@@ -67,6 +86,8 @@ pub struct Parts {
     pub members: Members,
     /// Why this node can take no commands from its leader now: its disk is full.
     pub refuses_entries: Refuses,
+    /// The rolling hash, for who has a doubt.
+    pub states: Arc<dyn StateHashes>,
     /// The rest of the node.
     pub host: Arc<dyn Host>,
     /// `install::Installer`.
@@ -84,6 +105,7 @@ pub struct PeerService {
     canvass: Canvass,
     joins: Arc<Joins>,
     members: Members,
+    states: Arc<dyn StateHashes>,
     snapshots: Arc<dyn SnapshotHandler>,
     forward: Arc<dyn ForwardHandler>,
     read_index: Arc<dyn ReadIndexHandler>,
@@ -102,6 +124,7 @@ impl PeerService {
             },
             canvass: parts.canvass,
             members: parts.members,
+            states: parts.states,
             snapshots: parts.snapshots,
             forward: parts.forward,
             read_index: parts.read_index,
@@ -322,6 +345,16 @@ impl Peer for PeerService {
     ) -> Result<Response<peer::StandingResponse>, Status> {
         let (from, raft) = self.gate.raft(request.get_ref().route.as_ref())?;
         Ok(Response::new(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
+    }
+
+    async fn state_hash(
+        &self,
+        request: Request<peer::StateHashRequest>,
+    ) -> Result<Response<peer::StateHashResponse>, Status> {
+        let request = request.into_inner();
+        self.gate.check(request.route.as_ref())?;
+        self.states.compare_hash(request.index, request.hash);
+        Ok(Response::new(peer::StateHashResponse { hash: self.states.hash_at(request.index) }))
     }
 
     async fn set_addresses(

@@ -92,6 +92,16 @@ impl ReadIndexHandler for Reached {
     }
 }
 
+struct NoStates;
+
+impl StateHashes for NoStates {
+    fn hash_at(&self, _: u64) -> Option<u64> {
+        None
+    }
+
+    fn compare_hash(&self, _: u64, _: u64) {}
+}
+
 struct TestNode {
     address: String,
     cluster: ClusterCell,
@@ -124,6 +134,7 @@ impl TestNode {
             canvass,
             members,
             refuses_entries: Arc::new(|_| None),
+            states: Arc::new(NoStates),
             host: Arc::new(host.clone()),
             snapshots: Arc::new(reached.clone()),
             forward: Arc::new(reached.clone()),

@@ -159,6 +159,16 @@ impl DataDir {
         }
     }
 
+    /// Why this node must not serve, if it was found to have another state than its cluster.
+    pub fn quarantined(&self) -> Result<Option<String>, StoreError> {
+        Ok(read_if_there(&self.root.join("QUARANTINE"))?.map(|text| String::from_utf8_lossy(&text).trim().to_owned()))
+    }
+
+    /// Keeps that; durable on return. Nothing here takes it back: the state is wrong.
+    pub fn save_quarantined(&self, why: &str) -> Result<(), StoreError> {
+        write_atomically(&self.root.join("QUARANTINE"), format!("{why}\n").as_bytes())
+    }
+
     fn removed(&self) -> PathBuf {
         self.root.join("REMOVED")
     }

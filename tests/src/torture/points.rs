@@ -82,6 +82,7 @@ pub const OTHERS: &[(&str, &str)] = &[
     ("peer-append-refused", "a refused link: scenarios of changes of leader"),
     ("peer-transfer-refused", "a refused hand-over: scenarios of changes of leader"),
     ("probe-refused", "a refused probe: scenarios of changes of leader"),
+    ("apply-diverge", "a state that differs: scenarios of the state hash"),
     ("apply-entry", "holds apply up: scenarios of a slow guest"),
     ("membership-before-voters", "a change left half-way: scenarios of membership"),
     ("membership-after-voters", "a change left half-way: scenarios of membership"),
