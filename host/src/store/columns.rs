@@ -26,8 +26,9 @@
 //! and nobody reads it; one that cannot be read is renamed to `<index>-<term>.tmp`, as one that is not complete, and goes at the next open.
 //!
 //! Small files: `FORMAT` (a number), `LOCK` (flock), `REMOVED` (the index of the configuration in which the cluster removed
-//! this node; there only while that stands), `state/<group>/CURRENT` (the number of the generation in force, replaced by
-//! rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `SERVED` (how far readers may
+//! this node; there only while that stands), `QUARANTINE` (why this node must not serve: its state is not its cluster's),
+//! `state/<group>/CURRENT` (the number of the generation in force, and the index of the snapshot that it was installed from, if it was;
+//! replaced by rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `SERVED` (how far readers may
 //! have seen, see `log/served.rs`), `components/<blake3>.wasm`, `components/<blake3>.<hash>.code` (its compiled code; the hash is of
 //! what it was compiled with, and code of another hash goes when this is kept), `BALLAST` and `BALLAST.running` (room that is given up
 //! when the disk is full, see `space.rs`).
