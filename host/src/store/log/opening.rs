@@ -36,7 +36,8 @@ pub(super) fn open(directory: &DataDir, group: u32) -> Result<Opened, StoreError
 fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     let synced = Synced::open(&directory.root().join("SYNCED"), group, &directory.raft())?;
     let promised = synced.read()?;
-    if promised.is_nothing() {
+    // After a power cut `SYNCED` may promise nothing of a log that is there.
+    if promised.is_nothing() && !directory.raft().join("CURRENT").exists() {
         check_nothing_was_lost(directory, group)?;
     }
     remove_directory(&directory.root().join(REPAIRING))?;

@@ -156,6 +156,17 @@ async fn a_torn_tail_that_nobody_was_told_of_is_cut() {
 }
 
 #[tokio::test]
+async fn a_power_cut_may_leave_a_log_without_a_promise_beside_its_state() {
+    let root = tempfile::tempdir().unwrap();
+    let log = history(&root).await;
+    let image = killed(&root);
+    drop(log);
+    synced(&image).write(&Ends::default()).unwrap();
+    fs::create_dir_all(image.path().join("state/0/1")).unwrap();
+    check_opened(open(&image).unwrap(), &Ends::default()).await;
+}
+
+#[tokio::test]
 async fn a_log_below_what_was_synced_is_refused_by_name() {
     let root = tempfile::tempdir().unwrap();
     let log = history(&root).await;
