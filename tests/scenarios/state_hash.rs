@@ -2,7 +2,7 @@
 //! nothing any more.
 
 use anyhow::{Result, ensure};
-use lockstep_tests::{Cluster, Options, eventually, formed, formed_of};
+use lockstep_tests::{Cluster, Options, eventually, formed, formed_of, lockstep};
 
 #[tokio::test]
 async fn all_nodes_have_one_hash_after_restarts() -> Result<()> {
@@ -67,6 +67,12 @@ async fn diverges(leads: bool) -> Result<()> {
     ensure!(!cluster.nodes[victim].wait_exit().await?.success());
     let said = cluster.nodes[victim].log()[before..].to_owned();
     ensure!(said.contains("this node is in quarantine: after entry"), "{said}");
+    // Nor does it become the one survivor of a recovery.
+    let (name, place) = (cluster.nodes[victim].name.clone(), cluster.directory().display().to_string());
+    let recovered =
+        lockstep(&["recover", "--raft_id", &name, "--raft_data_dir", &place, "--yes_i_lose_what_the_others_had"])?;
+    let said = String::from_utf8_lossy(&recovered.stderr).into_owned();
+    ensure!(recovered.status.code() == Some(1) && said.contains("recover from another one"), "{said}");
     Ok(())
 }
 

@@ -132,21 +132,18 @@ impl Shared {
         self.progress.advance(system.applied_index());
     }
 
-    /// Whether our hash at `index` is `theirs`; `None` when it is not known. A difference is a question to be asked of everyone, not a
-    /// verdict on anyone.
-    pub(crate) fn compare_hash(&self, index: u64, theirs: u64) -> Option<bool> {
-        let ours = self.recent.lock().at(index)?;
-        if ours != theirs {
-            self.counts.hash_mismatches.fetch_add(1, Ordering::Relaxed);
-            self.doubt.send_if_modified(|doubt| {
-                let is_newer = doubt.is_none_or(|before| before.index < index);
-                if is_newer {
-                    *doubt = Some(Doubt { index, ours, theirs });
-                }
-                is_newer
-            });
-        }
-        Some(ours == theirs)
+    /// Raises a doubt when our hash at `index` is known and is not `theirs`: a question to be asked of everyone, not a verdict on anyone.
+    pub(crate) fn compare_hash(&self, index: u64, theirs: u64) {
+        let known = self.recent.lock().at(index);
+        let Some(ours) = known.filter(|ours| *ours != theirs) else { return };
+        self.counts.hash_mismatches.fetch_add(1, Ordering::Relaxed);
+        self.doubt.send_if_modified(|doubt| {
+            let is_newer = doubt.is_none_or(|before| before.index < index);
+            if is_newer {
+                *doubt = Some(Doubt { index, ours, theirs });
+            }
+            is_newer
+        });
     }
 
     pub(crate) fn hash_tip(&self) -> (u64, u64) {

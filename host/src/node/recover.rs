@@ -76,6 +76,11 @@ impl Survivor {
             );
         }
         let directory = Arc::new(DataDir::open(path)?);
+        if let Some(why) = directory.quarantined()? {
+            bail!(
+                "this node is in quarantine, so its state must not become the cluster's; recover from another one: {why}"
+            );
+        }
         let mut log = Log::open(&directory, GROUP, Fatal::default())?;
         let identity = log.identity().context("this directory was never used by a node")?;
         let Some(cluster) = identity.cluster.clone() else {
