@@ -191,3 +191,37 @@ async fn a_leader_that_moved_is_recorded_and_leads_from_its_new_address() -> Res
     }
     Ok(())
 }
+
+/// With one of three voters dead, another one that lives is not taken out: nothing could be committed any more. The dead one may go.
+#[tokio::test]
+async fn a_change_that_would_leave_no_quorum_is_refused_and_changes_nothing() -> Result<()> {
+    let mut cluster = formed(3, &[]).await?;
+    let leader = cluster.leader().await?;
+    let (dead, alive) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.nodes[dead].kill()?;
+    let before = servers(&cluster, leader).await?;
+    let refused = |id: String, demote: bool| {
+        let cluster = &cluster;
+        async move {
+            let mut manager = cluster.nodes[leader].manager().await?;
+            let operation = match demote {
+                true => manager.demote_voter(pb::DemoteVoterRequest { id, previous_index: 0 }).await?,
+                false => manager.remove_server(pb::RemoveServerRequest { id, previous_index: 0 }).await?,
+            };
+            let error = cluster.finish(leader, operation.into_inner()).await.err().context("it was changed")?;
+            Ok::<_, anyhow::Error>(format!("{error:#}"))
+        }
+    };
+    for (victim, demote) in [(alive, false), (alive, true), (leader, false), (leader, true)] {
+        let said = refused(cluster.nodes[victim].name.clone(), demote).await?;
+        let expected = format!("would leave 2 voters, of which 1 answer; it takes 2 to commit anything. Silent: {}", {
+            &cluster.nodes[dead].name
+        });
+        ensure!(said.contains(&expected), "{said}");
+        ensure!(servers(&cluster, leader).await? == before, "refused, and the configuration is another one");
+    }
+    cluster.add(alive, "still", "served").await?;
+    remove(&cluster, dead).await?;
+    cluster.add(alive, "with", "two").await?;
+    Ok(())
+}

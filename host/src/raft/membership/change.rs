@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
@@ -26,6 +27,8 @@ const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Before a joint configuration that could not be finished is tried again.
 const FINISH_PAUSE: Duration = Duration::from_secs(1);
 
+type Moment = openraft::alias::InstantOf<TypeConfig>;
+
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 impl Members {
@@ -39,7 +42,7 @@ impl Members {
         if previous_index != 0 && found > previous_index {
             return Err(MembershipError::ConfigurationChanged { expected: previous_index, found });
         }
-        let mut change = Change { raft, start: settled, _guard: guard };
+        let mut change = Change { raft, start: settled, heartbeat: self.0.timeouts.heartbeat, _guard: guard };
         if is_joint(&change.start) {
             tracing::warn!("finishing a joint configuration that was left behind");
             // Who loses its vote stays as a learner: whether it was to go altogether is not written anywhere.
@@ -95,7 +98,11 @@ impl Members {
         let metrics =
             raft.wait(Some(CHANGE_TIMEOUT)).metrics(settled, "the configuration in force is committed").await.map_err(
                 |_| {
-                    MembershipError::Refused("the configuration in force is not committed; is a majority alive?".into())
+                    MembershipError::Refused(
+                        "the configuration in force is not committed: more than half of its voters must answer. Start them again; \
+                         when they are lost for good, see `lockstep recover --help`"
+                            .into(),
+                    )
                 },
             )?;
         match metrics.current_leader == Some(me) {
@@ -109,6 +116,7 @@ impl Members {
 pub(super) struct Change<'a> {
     pub(super) raft: Arc<Raft>,
     start: Metrics,
+    heartbeat: Duration,
     _guard: tokio::sync::MutexGuard<'a, ()>,
 }
 
@@ -146,6 +154,7 @@ impl Change<'_> {
         let nodes = before.nodes().filter(|(id, _)| stays(**id)).map(|(id, node)| (*id, node.clone()));
         let after = Membership::new(vec![voters], nodes.collect::<BTreeMap<_, _>>())
             .map_err(|error| MembershipError::Refused(error.to_string()))?;
+        self.quorum_answers(&after).await?;
         crate::faults::point("membership-before-voters");
         let change = self.raft.append_membership(after, EntryPayload::Blank, [unchanged(&now)]);
         let index = bounded(change).await?;
@@ -153,11 +162,63 @@ impl Change<'_> {
         Ok(index)
     }
 
+    /// Refuses a change after which nothing could be committed, the change itself least of all: a configuration is in force from its
+    /// entry on, committed or not. What was heard before the question proves nothing: a node may have died since.
+    async fn quorum_answers(&self, after: &Membership) -> Result<(), MembershipError> {
+        let asked = Moment::now();
+        // An error is a core that stopped, which what follows finds as well.
+        drop(self.raft.trigger().heartbeat().await);
+        let answers = |now: &Metrics| now.current_leader != Some(now.id) || silent(now, after, asked).has_quorum();
+        let waited =
+            self.raft.wait(Some(self.heartbeat)).metrics(answers, "a majority of the new voters answers").await;
+        match waited {
+            Ok(_) => Ok(()),
+            Err(_) => Err(silent(&metrics(&self.raft), after, asked).refusal(after)),
+        }
+    }
+
     /// Proposes and waits until the final configuration is applied here. `retain` keeps who loses its vote as a learner.
     pub(super) async fn apply(&self, changes: Changes, retain: bool) -> Result<u64, MembershipError> {
         let now = metrics(&self.raft);
         bounded(self.raft.change_membership_if(changes, retain, [unchanged(&now)])).await
     }
+}
+
+/// The voters of a configuration, as their leader hears them.
+#[derive(Debug, PartialEq, Eq)]
+struct Voters {
+    all: usize,
+    silent: Vec<NodeId>,
+}
+
+impl Voters {
+    fn quorum(&self) -> usize {
+        self.all / 2 + 1
+    }
+
+    fn has_quorum(&self) -> bool {
+        self.all - self.silent.len() >= self.quorum()
+    }
+
+    fn refusal(&self, after: &Membership) -> MembershipError {
+        let name = |id: &NodeId| after.get_node(id).map_or_else(|| format!("{id:016x}"), |node| node.name.clone());
+        MembershipError::NoQuorumAfter {
+            voters: self.all,
+            quorum: self.quorum(),
+            heard: self.all - self.silent.len(),
+            silent: self.silent.iter().map(name).collect(),
+        }
+    }
+}
+
+/// Who of the voters of `after` acknowledged nothing that was sent since `asked`. The leader, which asks, is not silent.
+fn silent(now: &Metrics, after: &Membership, asked: Moment) -> Voters {
+    let heard = |id: &NodeId| {
+        let sent = now.heartbeat.as_ref().and_then(|acknowledged| *acknowledged.get(id)?);
+        *id == now.id || sent.is_some_and(|sent| *sent >= asked)
+    };
+    let voters: BTreeSet<NodeId> = after.voter_ids().collect();
+    Voters { all: voters.len(), silent: voters.into_iter().filter(|id| !heard(id)).collect() }
 }
 
 /// Under the lock nobody else on this node changes the configuration; this refuses what another leader did.

@@ -104,6 +104,22 @@ pub enum MembershipError {
     /// A cluster needs a voter.
     #[error("this would leave the cluster without a voter")]
     LastVoter,
+    /// More than half of the voters that the change would leave are silent.
+    #[error(
+        "the change would leave {voters} voters, of which {heard} answer; it takes {quorum} to commit anything. Silent: {}. Start them \
+         again or remove them first; when a majority is lost for good, see `lockstep recover --help`",
+        silent.join(", ")
+    )]
+    NoQuorumAfter {
+        /// Voters after the change.
+        voters: usize,
+        /// A majority of those.
+        quorum: usize,
+        /// Of the voters after the change, those that answered within a heartbeat timeout.
+        heard: usize,
+        /// The others, by name.
+        silent: Vec<String>,
+    },
     /// No voter can take leadership over.
     #[error("leadership was not transferred: {0}")]
     NotTransferred(String),
