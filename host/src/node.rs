@@ -22,6 +22,7 @@ use crate::api::commands::{Commands, CommandsParts};
 use crate::api::{Api, ApiParts, Stop};
 use crate::config::{self, NodeConfig};
 use crate::machine::{self, Machine};
+use crate::raft::proposer::STALL_MAX;
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
@@ -112,7 +113,7 @@ impl Node {
         }
         let exit = Arc::new(Notify::new());
         let api = open_api(&config, &below, &consensus, &paths, &exit)?;
-        start_duties(&below, &consensus, paths, &fatal, &mut tasks);
+        start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks);
         announce(&config, &below);
         Ok(Node {
             api,
@@ -284,7 +285,7 @@ async fn start_raft(
 /// The ways of commands and reads, with their loops.
 fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, tasks: &mut JoinSet<()>) -> Paths {
     let (me, machine) = (below.me.node_id, &below.machine);
-    let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), me));
+    let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), below.log.clone(), me));
     let (proposer, proposing) = Proposer::new(core.clone(), consensus.leader.clone(), machine.genesis_applied());
     tasks.spawn(proposing.run());
     let forward = Forward::new(me, below.cluster.clone());
@@ -362,7 +363,14 @@ fn open_api(
 }
 
 /// What the node does unasked.
-fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: &Fatal, tasks: &mut JoinSet<()>) {
+fn start_duties(
+    config: &NodeConfig,
+    below: &Foundation,
+    consensus: &Consensus,
+    paths: Paths,
+    fatal: &Fatal,
+    tasks: &mut JoinSet<()>,
+) {
     let (machine, admission) = (&below.machine, below.admission.clone());
     tasks.spawn(consensus.canvass.clone().run());
     tasks.spawn(consensus.retention.clone().run());
@@ -387,6 +395,8 @@ fn start_duties(below: &Foundation, consensus: &Consensus, paths: Paths, fatal: 
     ));
     tasks.spawn(duties::remember_removal(below.directory.clone(), below.removed, consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
+    let hung = STALL_MAX.max(2 * config.heartbeat_timeout);
+    tasks.spawn(duties::leave_hung_disk(below.log.clone(), consensus.leader.clone(), consensus.members.clone(), hung));
     let members = consensus.members.clone();
     tasks.spawn(async move { members.announce_addresses().await });
     let members = consensus.members.clone();

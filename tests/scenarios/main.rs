@@ -9,6 +9,7 @@ mod failover;
 mod first_hour;
 mod forwarding;
 mod held_fsync;
+mod hung_disk;
 mod identity;
 mod joining;
 mod kill_rounds;

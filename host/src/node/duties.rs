@@ -12,13 +12,19 @@ use crate::types::{Fatal, NodeMode};
 use openraft::async_runtime::WatchReceiver;
 use std::sync::Arc;
 use tokio::sync::watch;
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 /// Before a genesis entry that was not applied is proposed again.
 const GENESIS_RETRY: Duration = Duration::from_millis(100);
 
 /// Between two looks at the room on the disk. A disk of a gigabyte a second fills half of the default `--min_free_bytes` meanwhile.
 const SPACE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Between two looks at how long the disk has been at one write of the log.
+const DISK_LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Before a leader whose disk still hangs tries again to find somebody who takes over.
+const LET_GO_RETRY: Duration = Duration::from_secs(10);
 
 /// While this node leads a cluster that has no genesis entry yet, proposes one. A second one changes nothing.
 pub(crate) async fn propose_genesis(
@@ -215,6 +221,26 @@ pub(crate) async fn watch_space(space: Space) {
         let looked = space.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || looked.look()).await {
             tracing::error!(%error, "looking at the room on the disk failed");
+        }
+    }
+}
+
+/// A leader whose disk hangs can apply nothing, and whoever asks it gets no answer; the others could go on without it. So it lets go of
+/// its leadership when one write of the log has taken `limit`.
+pub(crate) async fn leave_hung_disk(log: Log, leader: LeaderWatch, members: Members, limit: Duration) {
+    loop {
+        sleep(DISK_LOOK_PAUSE).await;
+        let writing = log.writing_for();
+        if writing < limit || leader.current().is_none_or(|view| !view.is_me) {
+            continue;
+        }
+        tracing::error!("the disk has been at one write of the log for {} ms", writing.as_millis());
+        if let Err(error) = members.let_go().await {
+            tracing::warn!(%error, "this node keeps the lead although its disk hangs");
+        }
+        let end = Instant::now() + LET_GO_RETRY;
+        while log.writing_for() >= limit && Instant::now() < end {
+            sleep(DISK_LOOK_PAUSE).await;
         }
     }
 }

@@ -15,6 +15,7 @@ use super::Raft;
 use super::proposer::{Core, Written};
 use super::read::{LocalIndex, RoundError};
 use crate::machine::Machine;
+use crate::store::Log;
 use crate::types::{CommittedLeaderId, EntryData, NodeId, TypeConfig};
 
 type DataMetrics = openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftDataMetrics<TypeConfig>>;
@@ -24,15 +25,16 @@ type DataMetrics = openraft::alias::WatchReceiverOf<TypeConfig, openraft::metric
 pub struct RaftCore {
     raft: Raft,
     machine: Machine,
+    log: Log,
     me: NodeId,
     metrics: DataMetrics,
 }
 
 impl RaftCore {
-    /// Over this node's Raft and machine.
-    pub fn new(raft: Raft, machine: Machine, me: NodeId) -> RaftCore {
+    /// Over this node's Raft, machine and log.
+    pub fn new(raft: Raft, machine: Machine, log: Log, me: NodeId) -> RaftCore {
         let metrics = raft.data_metrics();
-        RaftCore { raft, machine, me, metrics }
+        RaftCore { raft, machine, log, me, metrics }
     }
 }
 
@@ -44,6 +46,10 @@ impl Core for RaftCore {
 
     fn refuses_commands(&self) -> Option<String> {
         self.machine.space().refuses_commands()
+    }
+
+    fn writing_for(&self) -> Duration {
+        self.log.writing_for()
     }
 
     fn applying_for(&self) -> Duration {

@@ -33,6 +33,9 @@ impl Core for FakeCore {
     fn refuses_commands(&self) -> Option<String> {
         None
     }
+    fn writing_for(&self) -> Duration {
+        Duration::ZERO
+    }
     fn applying_for(&self) -> Duration {
         Duration::ZERO
     }

@@ -27,8 +27,9 @@ pub const QUEUE_BYTES_MAX: usize = 32 << 20;
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Entries in the log that are not applied yet, at most, before commands are refused: Raft's core must not wait for a guest.
 pub const ENTRIES_BEHIND_MAX: u64 = 16_384;
-/// How long apply may be at one entry before commands are refused instead of queued behind it: they would only wait for their deadlines.
-pub const APPLY_STALL_MAX: Duration = Duration::from_secs(2);
+/// How long the disk may be at one batch of the log, or apply at one entry, before commands are refused instead of queued behind it: they
+/// would only wait for their deadlines.
+pub const STALL_MAX: Duration = Duration::from_secs(2);
 /// How often the clock looks at log time on a node that proposes nothing.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -38,6 +39,8 @@ pub trait Core: Send + Sync + 'static {
     fn entries_behind(&self) -> u64;
     /// Why this node takes no commands now, whoever leads: its disk is nearly full.
     fn refuses_commands(&self) -> Option<String>;
+    /// How long this node's disk has been at one batch of the log; zero while it is at none.
+    fn writing_for(&self) -> Duration;
     /// How long apply has been at one entry; zero while it is at none.
     fn applying_for(&self) -> Duration;
     /// Log time here, milliseconds since 1970; 0 before any.
@@ -139,14 +142,19 @@ impl Proposer {
                 format!("the leader has {behind} entries to apply, it takes commands below {ENTRIES_BEHIND_MAX}");
             return Err(NotProposed::Overloaded(text));
         }
-        let stalled = self.core.applying_for();
-        if stalled > APPLY_STALL_MAX {
-            let text = format!(
-                "the leader has been applying one entry for {} ms, it takes commands while that is below {} ms",
-                stalled.as_millis(),
-                APPLY_STALL_MAX.as_millis()
-            );
-            return Err(NotProposed::Overloaded(text));
+        // What is not on this disk is not applied here either, so the disk is named first.
+        let stalls = [
+            ("writing one batch of its log", self.core.writing_for()),
+            ("applying one entry", self.core.applying_for()),
+        ];
+        for (doing, stalled) in stalls {
+            if stalled > STALL_MAX {
+                let (stalled, limit) = (stalled.as_millis(), STALL_MAX.as_millis());
+                let text = format!(
+                    "the leader has been {doing} for {stalled} ms, it takes commands while that is below {limit} ms"
+                );
+                return Err(NotProposed::Overloaded(text));
+            }
         }
         self.budget
             .share(bytes)
@@ -242,6 +250,7 @@ mod tests {
     struct FakeCore {
         behind: std::sync::atomic::AtomicU64,
         refuses: Mutex<Option<String>>,
+        writing: Mutex<Duration>,
         applying: Mutex<Duration>,
         writes: Mutex<VecDeque<(u64, entry::Entry, oneshot::Sender<Written>)>>,
         wrote: Notify,
@@ -253,6 +262,9 @@ mod tests {
         }
         fn refuses_commands(&self) -> Option<String> {
             self.refuses.lock().clone()
+        }
+        fn writing_for(&self) -> Duration {
+            *self.writing.lock()
         }
         fn applying_for(&self) -> Duration {
             *self.applying.lock()
@@ -417,9 +429,15 @@ mod tests {
         let behind = world.proposer.propose(1, command(1), later()).unwrap_err();
         assert!(matches!(&behind, NotProposed::Overloaded(text) if text.contains("entries")), "{behind:?}");
         world.core.behind.store(0, std::sync::atomic::Ordering::Relaxed);
-        *world.core.applying.lock() = APPLY_STALL_MAX + Duration::from_millis(1);
+        *world.core.applying.lock() = STALL_MAX + Duration::from_millis(1);
         let stalled = world.proposer.propose(1, command(1), later()).unwrap_err();
         assert!(matches!(&stalled, NotProposed::Overloaded(text) if text.contains("2001 ms")), "{stalled:?}");
+        *world.core.applying.lock() = Duration::ZERO;
+        *world.core.writing.lock() = STALL_MAX + Duration::from_millis(2);
+        let hung = world.proposer.propose(1, command(1), later()).unwrap_err();
+        assert!(
+            matches!(&hung, NotProposed::Overloaded(text) if text.contains("writing one batch of its log for 2002 ms"))
+        );
         drop(tickets);
     }
 

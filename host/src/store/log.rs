@@ -23,6 +23,7 @@ mod writer;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -78,6 +79,8 @@ struct Shared {
     /// A log that cannot be read ends the node, as one that cannot be written does.
     fatal: Fatal,
     served: Served,
+    /// Since when the writer has been at the batch that it writes now.
+    writing: Mutex<Option<Instant>>,
 }
 
 impl Log {
@@ -109,6 +112,7 @@ impl Log {
             identity: Mutex::new(found.identity.clone()),
             view: RwLock::new(View::new(&found)),
             served,
+            writing: Mutex::default(),
         });
         let writer = Writer::new(shared.clone(), sink, synced, fatal, &found);
         let thread = std::thread::Builder::new()
@@ -135,6 +139,11 @@ impl Log {
     /// Tells when entries are on this node's disk.
     pub fn durable(&self) -> Durable {
         Durable::new(self.0.shared.progress.clone())
+    }
+
+    /// How long the disk has been at one batch of the log; zero while it is at none.
+    pub fn writing_for(&self) -> Duration {
+        self.0.shared.writing.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Completes when everything submitted before is on disk.

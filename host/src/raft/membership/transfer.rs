@@ -48,6 +48,18 @@ impl Members {
         self.hand_over(&raft, |id| id == target).await
     }
 
+    /// Asks the best target to take over, once, and does not wait until it did: this node's core may hang at its next vote. A leader that
+    /// was asked to hand over falls silent, so that another one stands even if the target does not.
+    pub async fn let_go(&self) -> Result<(), MembershipError> {
+        // Whoever holds it is handing over already.
+        let Ok(_guard) = self.0.one_transfer.try_lock() else { return Ok(()) };
+        let raft = self.raft()?;
+        let target = self.await_target(&raft, |_| true).await.ok_or_else(|| no_target(0))?;
+        tracing::info!(target = format_args!("{target:016x}"), "handing leadership over");
+        let stopped = |error: openraft::errors::Fatal<_>| MembershipError::Stopped(error.to_string());
+        raft.trigger().transfer_leader(target).await.map_err(stopped)
+    }
+
     async fn hand_over(&self, raft: &Raft, wanted: impl Fn(NodeId) -> bool) -> Result<(), MembershipError> {
         let me = self.0.me.node_id;
         let (mut tried, mut asked): (Vec<NodeId>, usize) = Default::default();

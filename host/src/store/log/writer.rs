@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use openraft::entry::RaftEntry;
 use rocksdb::{DB, WriteBatch};
@@ -77,7 +78,10 @@ impl<S: Sink> Writer<S> {
     pub(super) fn run(mut self) {
         loop {
             let Work { ops, committed, last } = self.shared.queue.take();
-            match self.write(&ops, committed) {
+            *self.shared.writing.lock() = Some(Instant::now());
+            let written = self.write(&ops, committed);
+            *self.shared.writing.lock() = None;
+            match written {
                 Ok(()) => self.acknowledge(ops),
                 Err(error) => return self.poison(ops, &error),
             }
