@@ -65,11 +65,15 @@ impl Drop for Disk {
 
 /// Three voters, each on its disk; `None` where no disk can be mounted.
 async fn formed() -> Result<Option<(Cluster, Vec<Disk>)>> {
+    formed_with(&[]).await
+}
+
+async fn formed_with(more: &[&str]) -> Result<Option<(Cluster, Vec<Disk>)>> {
     let mut cluster = Cluster::new()?;
     let mut disks = Vec::new();
     for n in 0..3 {
         let options = if n == 0 { Options::bootstrap() } else { Options::member() };
-        let n = cluster.push(options.with(&FLAGS))?;
+        let n = cluster.push(options.with(&FLAGS).with(more))?;
         let place = cluster.directory().join(&cluster.nodes[n].name);
         let Some(disk) = Disk::mount(&place)? else { return Ok(None) };
         disks.push(disk);
@@ -198,4 +202,56 @@ async fn all_disks_full_refuse_read_purge_restart_and_resume() -> Result<()> {
         assert_eq!(cluster.get(n % 3, &format!("k{n}"), true).await?, "before");
     }
     Ok(())
+}
+
+/// Text that hardly compresses.
+fn noise(seed: u64, bytes: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..bytes / 16).map(|_| format!("{:016x}", next())).collect()
+}
+
+#[tokio::test]
+async fn a_snapshot_that_finds_no_room_costs_nothing_and_is_installed_when_there_is_some() -> Result<()> {
+    let Some((mut cluster, disks)) = formed_with(&["--snapshot_rate_limit=1MiB"]).await? else { return Ok(()) };
+    let follower = cluster.follower().await?;
+    let leader = cluster.leader().await?;
+    let has = cluster.nodes[follower].status().await?["raft"]["last_log_index"].as_u64();
+    cluster.nodes[follower].kill()?;
+    for n in 0..24 {
+        cluster.add(leader, &format!("large{n}"), &noise(n, 512 << 10)).await?;
+    }
+    eventually("the log that the follower misses is purged", || async {
+        let purged = cluster.nodes[leader].status().await?["raft"]["purged_index"].as_u64();
+        ensure!(purged > has.map(|index| index + 1), "purged up to {purged:?}");
+        Ok(())
+    })
+    .await?;
+    disks[follower].fill()?;
+    cluster.nodes[follower].start().await?;
+    // And what the ballast was, before the snapshot, which takes ten seconds, is there.
+    disks[follower].fill()?;
+    eventually("a snapshot found no room", || async {
+        let log = cluster.nodes[leader].log();
+        ensure!(log.contains("cannot restore the snapshot") && log.contains("No space left"), "not refused");
+        Ok(())
+    })
+    .await?;
+    let status = cluster.nodes[follower].status().await?;
+    ensure!(status["fsm"]["restore_count"] == 0 && status["disk"]["state"] == "full", "{status}");
+    disks[follower].empty()?;
+    eventually("it is installed", || async {
+        let status = cluster.nodes[follower].status().await?;
+        ensure!(status["fsm"]["restore_count"].as_u64() >= Some(1) && status["mode"] == "serving", "{status}");
+        Ok(())
+    })
+    .await?;
+    cluster.everyone_reads("large23", &noise(23, 512 << 10)).await?;
+    taken_again(&cluster, "installed").await?;
+    cluster.everyone_has_one_hash().await
 }

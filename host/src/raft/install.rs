@@ -86,7 +86,9 @@ impl SnapshotHandler for Installer {
         let transfer = receiving.transfer();
         let progress = transfer.clone();
         let work = async move {
-            let data = receive(receiving, frames).await?;
+            let data = receive(receiving, frames)
+                .await
+                .inspect_err(|status| tracing::warn!(error = status.message(), "a snapshot was not restored"))?;
             let install = finish(machine, raft, vote, SnapshotOf::<TypeConfig, _> { meta, snapshot: data }, guard);
             // openraft answers, or the node ends: while it runs, this end is alive.
             let mut install = tokio::spawn(install);

@@ -312,6 +312,7 @@ impl NetSnapshot<TypeConfig> for Peer {
             // Whatever went wrong, a transfer is worth a pause, and then begins anew.
             Err(status) => {
                 link.close();
+                tracing::warn!(peer = %self.node, error = status.message(), "a snapshot was not installed; it is tried again");
                 if status.code() == tonic::Code::DataLoss {
                     self.factory.snapshots.distrust_guest(status.message());
                 }
