@@ -1,9 +1,10 @@
 //! Does to the cluster what a fault says, under load, and heals it. Says so when a fault did not happen: a crash point that was never
 //! reached, a leader that was never replaced. Judges nothing else.
 
-use std::time::Duration;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::time::sleep;
 
 use super::load::Load;
@@ -13,6 +14,15 @@ use crate::{Cluster, Cut, NodeProcess, Options, eventually};
 
 /// Writes that must be acknowledged while a fault lasts that leaves a majority.
 const PROGRESS: u64 = 20;
+
+/// A crash point is reached within this, or never: after a node was sent a snapshot the log is not purged for a minute.
+const REACHED_WITHIN: Duration = Duration::from_secs(120);
+
+/// Between two looks at a node that is to end.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often a node is brought back with a log to cut off, when each time a snapshot was there first.
+const REJOINS_MAX: usize = 4;
 
 /// Within this an append is on disk, surely enough.
 const SYNC_TIME: Duration = Duration::from_millis(500);
@@ -217,40 +227,85 @@ async fn grow_and_shrink(cluster: &mut Cluster, load: &Load) -> Result<String> {
 
 async fn is_restored(node: &NodeProcess) -> Result<()> {
     eventually("a follower that was away too long gets a snapshot", || async {
-        let restored = node.status().await?["fsm"]["restore_count"].as_u64();
-        ensure!(restored >= Some(1), "{restored:?} snapshots installed");
+        ensure!(restores(node).await >= 1, "no snapshot is installed");
         Ok(())
     })
     .await
 }
 
 async fn crash(cluster: &mut Cluster, point: Point, role: Role, fault: &Fault, load: &Load) -> Result<String> {
-    let victim = with_role(cluster, role, fault.draw).await?;
-    let words = format!("{} of {} ({role:?})", point.name, cluster.nodes[victim].name);
-    let before = hits(&cluster.nodes[victim], point);
-    let killed = bring_to(cluster, victim, point, "return(crash)", load).await.with_context(|| words.clone())?;
-    let mut reached = cluster.nodes[victim].wait_exit().await;
-    if reached.is_err() {
-        // For as long again: the log is not purged for a minute after a node was sent a snapshot.
-        reached = cluster.nodes[victim].wait_exit().await;
+    let ended = end_at(cluster, point, role, "return(crash)", fault.draw, load).await?;
+    ensure!(ended.crashes > 0, "{}: the node ended elsewhere", ended.words);
+    start_again(cluster, &ended).await
+}
+
+async fn fail_step(cluster: &mut Cluster, point: Point, role: Role, fault: &Fault, load: &Load) -> Result<String> {
+    let ended = end_at(cluster, point, role, "return(error)", fault.draw, load).await?;
+    // Ended by itself with a code, not by a signal or a panic.
+    let status = ended.status;
+    ensure!(status.code().is_some_and(|code| code != 0 && code != 101), "{}: ended with {status}", ended.words);
+    start_again(cluster, &ended).await
+}
+
+/// A node that ended at a point.
+struct Ended {
+    victim: usize,
+    /// Who was killed to bring it there.
+    killed: Option<usize>,
+    status: ExitStatus,
+    /// How often it said that it crashed there.
+    crashes: usize,
+    words: String,
+}
+
+/// Arms the point on a node of that role and does what makes it pass there.
+async fn end_at(cluster: &mut Cluster, point: Point, role: Role, task: &str, draw: u64, load: &Load) -> Result<Ended> {
+    for _ in 0..REJOINS_MAX {
+        let victim = with_role(cluster, role, draw).await?;
+        let words = format!("{} of {} ({role:?})", point.name, cluster.nodes[victim].name);
+        let before = hits(&cluster.nodes[victim], point);
+        let killed = bring_to(cluster, victim, point, task, load).await.with_context(|| words.clone())?;
+        let status = struck(&mut cluster.nodes[victim], point).await.with_context(|| words.clone())?;
+        if let Some(status) = status {
+            let crashes = hits(&cluster.nodes[victim], point) - before;
+            return Ok(Ended { victim, killed, status, crashes, words });
+        }
+        cluster.nodes[victim].fail_at(&[])?;
     }
-    reached.with_context(|| format!("{words}: the point was never reached"))?;
-    ensure!(hits(&cluster.nodes[victim], point) > before, "{words}: the node ended elsewhere");
-    start_again(cluster, victim, killed).await?;
-    Ok(words)
+    bail!("{}: {REJOINS_MAX} times a snapshot was there before anything could be cut off", point.name)
+}
+
+/// Waits until the victim has ended; none when it never will, because a snapshot replaced what it was to cut off: on a slow machine the
+/// others write that much meanwhile.
+async fn struck(node: &mut NodeProcess, point: Point) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + REACHED_WITHIN;
+    while !node.has_ended()? {
+        ensure!(Instant::now() < deadline, "the point was never reached:\n{}", node.last_words());
+        if point.setup == Setup::Rejoin && restores(node).await >= 1 {
+            return Ok(None);
+        }
+        sleep(LOOK_PAUSE).await;
+    }
+    Ok(Some(node.wait_exit().await?))
+}
+
+/// Snapshots installed since the process began; 0 also while it does not answer.
+async fn restores(node: &NodeProcess) -> u64 {
+    let status = node.status().await.unwrap_or_default();
+    status["fsm"]["restore_count"].as_u64().unwrap_or(0)
 }
 
 /// Without the failpoint, and whoever was killed for it.
-async fn start_again(cluster: &mut Cluster, victim: usize, killed: Option<usize>) -> Result<()> {
-    cluster.nodes[victim].fail_at(&[])?;
-    let ended: Vec<usize> = killed.into_iter().chain([victim]).collect();
-    for n in &ended {
+async fn start_again(cluster: &mut Cluster, ended: &Ended) -> Result<String> {
+    cluster.nodes[ended.victim].fail_at(&[])?;
+    let down: Vec<usize> = ended.killed.into_iter().chain([ended.victim]).collect();
+    for n in &down {
         cluster.nodes[*n].spawn()?;
     }
-    for n in &ended {
+    for n in &down {
         cluster.nodes[*n].wait_answers().await?;
     }
-    Ok(())
+    Ok(ended.words.clone())
 }
 
 /// Arms the point and does what makes the node pass it. The node that was killed for it, and is still to be started.
@@ -315,16 +370,4 @@ async fn write_alone(cluster: &mut Cluster, leader: usize, load: &Load) -> Resul
 /// How often the node says that it crashed there.
 fn hits(node: &NodeProcess, point: Point) -> usize {
     node.log().matches(&format!("failpoint {}: crash", point.name)).count()
-}
-
-async fn fail_step(cluster: &mut Cluster, point: Point, role: Role, fault: &Fault, load: &Load) -> Result<String> {
-    let victim = with_role(cluster, role, fault.draw).await?;
-    let words = format!("{} of {} ({role:?})", point.name, cluster.nodes[victim].name);
-    let killed = bring_to(cluster, victim, point, "return(error)", load).await.with_context(|| words.clone())?;
-    let ended = cluster.nodes[victim].wait_exit().await;
-    let status = ended.with_context(|| format!("{words}: a step that failed did not end the node"))?;
-    // Ended by itself with a code, not by a signal or a panic.
-    ensure!(status.code().is_some_and(|code| code != 0 && code != 101), "{words}: ended with {status}");
-    start_again(cluster, victim, killed).await?;
-    Ok(words)
 }
