@@ -21,19 +21,27 @@ pub fn genesis_of(cluster_id: [u8; 16], component: &Component, source_hash: [u8;
 }
 
 /// A profile's limits as genesis entries and join offers carry them.
-pub fn limits_json(limits: &Limits) -> String {
+fn limits_json(limits: &Limits) -> String {
     serde_json::to_string(limits).expect("limits are numbers")
+}
+
+/// The limits of a profile that this build can run. `Err` says what differs and what mends it.
+pub fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
+    if genesis.semantics != SEMANTICS {
+        return Err(format!(
+            "the cluster's profile has semantics {}, this build of Lockstep has {SEMANTICS}; run the version that the cluster runs",
+            genesis.semantics
+        ));
+    }
+    serde_json::from_str(&genesis.limits_json).map_err(|error| {
+        format!("the cluster's limits cannot be read ({error}); run the version that the cluster runs")
+    })
 }
 
 /// `Err` says what differs and what mends it.
 pub(crate) fn check(genesis: &Genesis, component: Option<&Component>) -> Result<(), String> {
+    let limits = limits_of(genesis)?;
     let wanted = hex(&genesis.component_hash);
-    if genesis.semantics != SEMANTICS {
-        return Err(format!(
-            "the cluster's profile has semantics {}, this build has {SEMANTICS}; run the build that the other nodes run",
-            genesis.semantics
-        ));
-    }
     let Some(component) = component else {
         return Err(format!(
             "the cluster runs component {wanted} and this node has none; start it with --fsm and that component"
@@ -46,9 +54,6 @@ pub(crate) fn check(genesis: &Genesis, component: Option<&Component>) -> Result<
             "the cluster runs component {wanted}, this node has {found}; start it without --fsm, or with --fsm and the cluster's component"
         ));
     }
-    let limits: Limits = serde_json::from_str(&genesis.limits_json).map_err(|error| {
-        format!("the cluster's limits cannot be read ({error}); run the build that the other nodes run")
-    })?;
     if limits != *component.engine().limits() {
         return Err(format!(
             "the cluster's limits are {}, this node runs with {}; start it with the cluster's limits",

@@ -97,7 +97,7 @@ impl Admission {
         }
         let encoded = self.recorded(&recorded.hash)?;
         let limits = match &genesis {
-            Some(genesis) => limits_of(genesis).map_err(anyhow::Error::msg)?,
+            Some(genesis) => machine::limits_of(genesis).map_err(anyhow::Error::msg)?,
             None => Limits::default(),
         };
         let component = self.compile(&encoded, &limits).context("the cluster's component cannot run here")?;
@@ -160,14 +160,7 @@ impl Admission {
     }
 
     fn enter(&self, offer: JoinOffer) -> anyhow::Result<()> {
-        if offer.genesis.semantics != machine::SEMANTICS {
-            bail!(
-                "the cluster's profile has semantics {}, this build of Lockstep has {}; run the version that the other nodes run",
-                offer.genesis.semantics,
-                machine::SEMANTICS
-            );
-        }
-        let limits = limits_of(&offer.genesis).map_err(anyhow::Error::msg)?;
+        let limits = machine::limits_of(&offer.genesis).map_err(anyhow::Error::msg)?;
         let hash = offer.cluster.component_hash;
         let source_hash = offer.genesis.source_hash.as_ref().try_into().unwrap_or(hash);
         let encoded = match (offer.component, self.machine.component()) {
@@ -200,12 +193,6 @@ fn refusal(path: &Path) -> String {
 /// Equal by the encoded component, or by the file that was encoded once: no node re-encodes what is recorded.
 fn same_component(a: ComponentId, b: ComponentId) -> bool {
     a.hash == b.hash || a.source_hash == b.source_hash
-}
-
-fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
-    serde_json::from_str(&genesis.limits_json).map_err(|error| {
-        format!("the cluster's limits cannot be read ({error}); run the version that the other nodes run")
-    })
 }
 
 /// Compiled code is kept beside the components it was compiled from.

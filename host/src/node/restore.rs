@@ -12,7 +12,7 @@ use openraft::storage::RaftLogStorage;
 use super::identity::{mint_cluster_id, mint_node_id};
 use crate::api;
 use crate::codec::Genesis;
-use crate::guest::{Component, Engine, Limits};
+use crate::guest::{Component, Engine};
 use crate::machine::{self, backup};
 use crate::store::{Checkpoints, DataDir, Log, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity, Node, Vote, hex};
@@ -126,16 +126,7 @@ fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
 
 /// What a node would find out at its start is found out now.
 fn check_component(genesis: &Genesis, encoded: &[u8]) -> anyhow::Result<()> {
-    if genesis.semantics != machine::SEMANTICS {
-        bail!(
-            "the backup is of a cluster whose profile has semantics {}, this build of Lockstep has {}; use the version that the \
-             cluster ran",
-            genesis.semantics,
-            machine::SEMANTICS
-        );
-    }
-    let limits: Limits = serde_json::from_str(&genesis.limits_json)
-        .context("the limits in the backup cannot be read; use the version that its cluster ran")?;
+    let limits = machine::limits_of(genesis).map_err(anyhow::Error::msg).context("the backup cannot be used")?;
     let component =
         Component::load(&Engine::new(&limits)?, encoded).context("the backup's component cannot run here")?;
     api::admit(&component)?;
