@@ -7,10 +7,12 @@ mod duties;
 mod identity;
 pub mod recover;
 pub mod restore;
+mod resync;
 
 use std::future::Future;
 use std::net::TcpListener;
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -30,8 +32,9 @@ use crate::raft::{
     Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
-use crate::types::{Fatal, GROUP, Identity};
+use crate::types::{Fatal, GROUP, Identity, NodeMode};
 use admission::Admission;
+use resync::Resync;
 
 /// Queries that may wait for a thread; more are refused.
 const QUERY_QUEUE_MAX: usize = 4_096;
@@ -48,10 +51,21 @@ pub struct Node {
     log: Log,
     fatal: Fatal,
     exit: Arc<Notify>,
+    /// Set when the process is to start again after it has stopped.
+    restart: Arc<AtomicBool>,
     tasks: JoinSet<()>,
     listeners: Option<Listeners>,
     /// Held until the end: the lock on the directory.
     _directory: Arc<DataDir>,
+}
+
+/// How a node that could go on has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was to stop.
+    Stopped,
+    /// It is to start again, with what it has prepared on its disk.
+    Restart,
 }
 
 /// The sockets of a node, bound before anything on disk is touched.
@@ -74,6 +88,8 @@ struct Foundation {
     admission: Admission,
     /// Where the admission desk finds the API once there is one.
     api: Arc<OnceLock<Api>>,
+    /// Why this node takes no part in its cluster and only says so, if it does not.
+    held: Option<NodeMode>,
 }
 
 /// Raft, running, and the way to the peers.
@@ -111,9 +127,13 @@ impl Node {
         for listener in peer_listeners {
             tasks.spawn(serve_peers(service.clone(), listener, fatal.clone()));
         }
-        let exit = Arc::new(Notify::new());
-        let api = open_api(&config, &below, &consensus, &paths, &exit)?;
-        start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks);
+        let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
+        let resync = Resync::new(&below, &exit, &restart);
+        let api = open_api(&config, &below, &consensus, &paths, &exit, resync)?;
+        match below.held {
+            None => start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks),
+            Some(_) => drop(tasks.spawn(duties::watch_space(below.machine.space().clone()))),
+        }
         announce(&config, &below);
         Ok(Node {
             api,
@@ -123,6 +143,7 @@ impl Node {
             log: below.log,
             fatal,
             exit,
+            restart,
             tasks,
             listeners: Some(Listeners { grpc, raft: Vec::new(), http }),
             _directory: below.directory,
@@ -130,7 +151,7 @@ impl Node {
     }
 
     /// Serves until `stop` completes, Shutdown was called, or the node cannot go on. An error says why it could not.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
         let listeners = self.listeners.take().expect("a node runs once");
         let api = self.api.clone();
         let mut serving = tokio::spawn(async move { api.serve(listeners.grpc, listeners.http).await });
@@ -148,8 +169,9 @@ impl Node {
             // What failed may hold anything up; nothing acknowledged needs a farewell.
             bail!("{reason}");
         }
+        let restart = self.restart.clone();
         match tokio::time::timeout(STOP_TIMEOUT, self.stop(serving)).await {
-            Ok(stopped) => stopped,
+            Ok(stopped) => stopped.map(|()| if restart.load(Relaxed) { Ended::Restart } else { Ended::Stopped }),
             Err(_) => bail!("the clean stop took longer than {STOP_TIMEOUT:?}; nothing acknowledged is lost"),
         }
     }
@@ -211,11 +233,10 @@ async fn open_disk(
     fatal: &Fatal,
 ) -> anyhow::Result<(Foundation, machine::StateMachine)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);
-    if let Some(why) = directory.quarantined()? {
-        bail!("this node is in quarantine: {why}");
-    }
     // Before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
+    resync::finish(&directory).await?;
+    let mut held = directory.quarantined()?.map(NodeMode::Quarantined);
     let log = Log::open(&directory, GROUP, fatal.clone())?;
     let identity = identity::open(&log, config)?;
     let (machine, state_machine) = machine::open(machine::Options {
@@ -239,9 +260,10 @@ async fn open_disk(
     let admission =
         Admission::new(directory.clone(), log.clone(), machine.clone(), cluster.clone(), identity.clone(), api.clone());
     let (desk, fsm) = (admission.clone(), config.fsm.clone());
-    tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
+    let unfit = tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
+    held = held.or(unfit.map(NodeMode::Unfit));
     let me = Me { node_id: identity.node_id, node };
-    Ok((Foundation { directory, log, machine, identity, me, cluster, removed, admission, api }, state_machine))
+    Ok((Foundation { directory, log, machine, identity, me, cluster, removed, admission, api, held }, state_machine))
 }
 
 /// Starts Raft over the log and the state machine; forms the cluster if that was asked for.
@@ -257,11 +279,17 @@ async fn start_raft(
     let links = link::Links::new(me.node_id, below.cluster.clone(), cell.clone(), timeouts.append_progress());
     let network = NetworkFactory::new(links.clone(), below.identity.boot, below.machine.snapshots().clone(), timeouts);
     let raft_config = Arc::new(timeouts.config("lockstep")?);
+    if below.held.is_some() {
+        below.log.apply_nothing();
+    }
     let raft = Raft::new(me.node_id, raft_config, network, below.log.clone(), state_machine)
         .await
         .context("Raft could not start over this node's log and state")?;
     cell.set(raft.clone());
-    identity::bootstrap(config, &raft, &below.admission, me).await?;
+    match &below.held {
+        None => identity::bootstrap(config, &raft, &below.admission, me).await?,
+        Some(mode) => hold(mode, &below.machine, &cell).await?,
+    }
     let (leader, feed) = LeaderWatch::start(&raft);
     tasks.spawn(feed);
     let canvass = Canvass::new(cell.clone(), links.clone(), Presence::default(), timeouts);
@@ -280,6 +308,13 @@ async fn start_raft(
     };
     let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
     Ok(Consensus { raft, cell, canvass, members, leader, retention, inquiry, removed })
+}
+
+/// A node that takes no part: nobody is served, and Raft, which has heard nobody yet, stops; what only says how it stands goes on.
+async fn hold(mode: &NodeMode, machine: &Machine, cell: &RaftCell) -> anyhow::Result<()> {
+    tracing::error!("this node takes no part in its cluster: {mode}");
+    machine.set_mode(mode.clone());
+    stop_raft(cell).await.map_err(anyhow::Error::msg)
 }
 
 /// The ways of commands and reads, with their loops.
@@ -328,6 +363,7 @@ fn open_api(
     consensus: &Consensus,
     paths: &Paths,
     exit: &Arc<Notify>,
+    resync: Resync,
 ) -> anyhow::Result<Api> {
     let mode = below.machine.clone();
     let commands = Commands::new(CommandsParts {
@@ -351,6 +387,10 @@ fn open_api(
         election_timeout: config.election_timeout,
         retention: consensus.retention.clone(),
         stop: stop_handle(&consensus.members, &consensus.cell, exit),
+        resync: Arc::new(move |from| {
+            let resync = resync.clone();
+            Box::pin(async move { resync.run(from).await })
+        }),
     })?;
     // The desk is told of the API before the component is looked at, so that a join in between is not missed.
     if below.api.set(api.clone()).is_err() {
@@ -380,6 +420,8 @@ fn start_duties(
     tasks.spawn(duties::quarantine(
         consensus.inquiry.clone(),
         below.directory.clone(),
+        below.log.clone(),
+        machine.clone(),
         consensus.members.clone(),
         consensus.cell.clone(),
         quarantine,

@@ -179,3 +179,15 @@ pub enum NodeMode {
     /// Its component or profile is not the cluster's; the text says which two differ and what mends it.
     Unfit(String),
 }
+
+impl std::fmt::Display for NodeMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NodeMode::Serving => f.write_str("serving"),
+            NodeMode::CatchingUp(why) => write!(f, "catching up: {why}"),
+            NodeMode::Removed(why) => write!(f, "removed: {why}"),
+            NodeMode::Quarantined(why) => write!(f, "quarantined: {why}"),
+            NodeMode::Unfit(why) => write!(f, "unfit: {why}"),
+        }
+    }
+}

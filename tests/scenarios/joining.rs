@@ -132,6 +132,37 @@ async fn a_node_with_another_component_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_member_that_is_started_with_another_component_stays_up_unfit_and_says_why() -> Result<()> {
+    let mut cluster = formed(3, &[]).await?;
+    let n = cluster.follower().await?;
+    let other = (n + 1) % 3;
+    let mut component = std::fs::read(lockstep_tests::kv_wasm())?;
+    component.extend_from_slice(&[0, 3, 1, b'x', 0]);
+    let path = cluster.directory().join("other.wasm");
+    std::fs::write(&path, component)?;
+    cluster.nodes[n].stop().await?;
+    let fitting = cluster.nodes[n].options.clone();
+    cluster.nodes[n].options.fsm = Some(path);
+    cluster.nodes[n].spawn()?;
+    eventually("it says that it is unfit", || async {
+        let status = cluster.nodes[n].status().await?;
+        anyhow::ensure!(status["mode"] == "unfit", "{}", status["mode"]);
+        Ok(())
+    })
+    .await?;
+    let (code, body) = cluster.nodes[n].http("/readyz").await?;
+    assert!(code == 503 && body.contains("other.wasm is component") && body.contains("cluster runs"), "{code} {body}");
+    assert_eq!(cluster.nodes[n].http("/livez").await?.0, 200);
+    cluster.add(other, "while", "unfit").await?;
+    let refused = cluster.add(n, "never", "here").await.unwrap_err().to_string();
+    assert!(refused.contains("other.wasm is component"), "{refused}");
+    assert!(cluster.nodes[n].stop().await?.success());
+    cluster.nodes[n].options = fitting;
+    cluster.nodes[n].start().await?;
+    cluster.everyone_reads("while", "unfit").await
+}
+
+#[tokio::test]
 async fn a_node_not_yet_added_says_so() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let mut node = NodeProcess::new("nodeA", directory.path(), Options::member())?;

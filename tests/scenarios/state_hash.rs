@@ -43,6 +43,33 @@ async fn is_quarantined(cluster: &Cluster, n: usize) -> Result<()> {
     Ok(())
 }
 
+/// By the state of another node, in the same process id, with the same place in the cluster.
+async fn is_made_anew(cluster: &mut Cluster, victim: usize, other: usize) -> Result<()> {
+    let addr = cluster.nodes[other].grpc_addr();
+    let healthy = lockstep(&["admin", &addr, "resync"])?;
+    let said = String::from_utf8_lossy(&healthy.stderr).into_owned();
+    ensure!(healthy.status.code() == Some(1) && said.contains("only a node in quarantine is made anew"), "{said}");
+    let addr = cluster.nodes[victim].grpc_addr();
+    let made = lockstep(&["admin", &addr, "resync"])?;
+    let said = String::from_utf8_lossy(&made.stdout).into_owned();
+    ensure!(made.status.success() && said.contains("starts again with it"), "{said} {made:?}");
+    eventually("it serves again", || async {
+        let status = cluster.nodes[victim].status().await?;
+        ensure!(status["mode"] == "serving", "{}", status["mode"]);
+        Ok(())
+    })
+    .await?;
+    ensure!(cluster.nodes[victim].running(), "another process took its place");
+    cluster.add(victim, "key", "anew").await?;
+    cluster.everyone_reads("key", "anew").await?;
+    cluster.everyone_has_one_hash().await?;
+    // For good.
+    cluster.nodes[victim].kill()?;
+    cluster.nodes[victim].start().await?;
+    cluster.everyone_reads("key", "anew").await?;
+    cluster.everyone_has_one_hash().await
+}
+
 async fn diverges(leads: bool) -> Result<()> {
     let mut cluster = formed_of(3, Options::member().with_failpoints()).await?;
     let victim = if leads { cluster.leader().await? } else { cluster.follower().await? };
@@ -60,20 +87,22 @@ async fn diverges(leads: bool) -> Result<()> {
         ensure!(cluster.nodes[*n].status().await?["mode"] == "serving");
     }
     ensure!(cluster.nodes[victim].running(), "its process stays up to say why");
-    // It does not come back as if nothing had been.
+    // It does not come back as if nothing had been: its process is there, and takes no part.
     cluster.nodes[victim].kill()?;
-    let before = cluster.nodes[victim].log().len();
+    cluster.nodes[victim].fail_at(&[])?;
     cluster.nodes[victim].spawn()?;
-    ensure!(!cluster.nodes[victim].wait_exit().await?.success());
-    let said = cluster.nodes[victim].log()[before..].to_owned();
-    ensure!(said.contains("this node is in quarantine: after entry"), "{said}");
+    is_quarantined(&cluster, victim).await?;
+    ensure!(cluster.nodes[victim].http("/livez").await?.0 == 200, "alive, though it serves nothing");
+    cluster.nodes[victim].stop().await?;
     // Nor does it become the one survivor of a recovery.
     let (name, place) = (cluster.nodes[victim].name.clone(), cluster.directory().display().to_string());
     let recovered =
         lockstep(&["recover", "--raft_id", &name, "--raft_data_dir", &place, "--yes_i_lose_what_the_others_had"])?;
     let said = String::from_utf8_lossy(&recovered.stderr).into_owned();
     ensure!(recovered.status.code() == Some(1) && said.contains("recover from another one"), "{said}");
-    Ok(())
+    cluster.nodes[victim].spawn()?;
+    is_quarantined(&cluster, victim).await?;
+    is_made_anew(&mut cluster, victim, healthy[0]).await
 }
 
 #[tokio::test]

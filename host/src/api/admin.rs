@@ -9,8 +9,9 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use super::call::admin_server::Admin;
-use super::call::{BackupRequest, BackupResponse, StatusRequest, StatusResponse};
+use super::call::{BackupRequest, BackupResponse, ResyncRequest, ResyncResponse, StatusRequest, StatusResponse};
 use super::dynamic::DEADLINE_DEFAULT;
+use super::fetch::Fetched;
 use crate::machine::SnapshotError;
 
 /// The service. Cheap to clone.
@@ -32,6 +33,15 @@ impl Admin for AdminService {
             Some((frame.map(|frame| BackupResponse { frame }).map_err(Status::internal), sending))
         });
         Ok(Response::new(frames.boxed()))
+    }
+
+    async fn resync(&self, request: Request<ResyncRequest>) -> Result<Response<ResyncResponse>, Status> {
+        let from = Some(request.into_inner().from).filter(|from| !from.is_empty());
+        // On a task of its own: whoever asked may go, and what was begun is finished all the same.
+        let resync = tokio::spawn((self.0.parts.resync)(from));
+        let fetched = resync.await.map_err(|error| Status::internal(error.to_string()))?;
+        let Fetched { from, index, rows } = fetched.map_err(Status::failed_precondition)?;
+        Ok(Response::new(ResyncResponse { index, rows, from }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {

@@ -11,6 +11,7 @@
 mod admin;
 pub mod commands;
 mod dynamic;
+mod fetch;
 mod health;
 mod http;
 mod manager;
@@ -54,6 +55,7 @@ use node_status::{Contact, NodeStatus, RaftStatus};
 use routes::{RouteError, Routes};
 
 pub use dynamic::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX};
+pub use fetch::{Fetched, fetch_backup};
 pub use health::LEADER_SERVICE;
 
 /// Generated messages and services of `proto/manager.proto` and `proto/raft_admin.proto`.
@@ -93,6 +95,8 @@ pub struct ApiParts {
     pub retention: Retention,
     /// What Shutdown needs of the process.
     pub stop: Stop,
+    /// Has this node get its state from the one at that grpc_addr, or from any voter, and start again. An error is for operators.
+    pub resync: Arc<dyn Fn(Option<String>) -> BoxFuture<'static, Result<Fetched, String>> + Send + Sync>,
 }
 
 /// What Shutdown needs of the process.

@@ -10,6 +10,7 @@ use super::client::{self, CONNECT_PATIENCE};
 use super::manager::{self, Manager, is_operation, known, operation_error, text_field};
 use super::progress::with_transfers;
 use super::report::{Failure, print_line};
+use super::resync;
 use super::similar::similar;
 use super::text::{self, Defaults};
 
@@ -43,8 +44,10 @@ pub(crate) fn help() -> String {
     for rpc in manager::rpcs() {
         help.push_str(&format!("  {}\n", manager::usage(&rpc)));
     }
+    help.push_str(&format!("  {}\n", resync::USAGE));
     help.push_str(
         "\n\
+        resync makes a node in quarantine anew, from the node with the grpc_addr `from` or from any voter.\n\
         A previous_index other than 0 refuses the change if the configuration changed after that index.\n\
         Bytes are text, hex:… or @file. What an operation waits for is awaited; an error exits with code 1.\n\
         \n\
@@ -58,6 +61,9 @@ pub(crate) fn help() -> String {
 
 /// Runs one RPC to its end.
 pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
+    if args.rpc == "resync" {
+        return resync::run(&args.addr, &args.arguments, args.timeout);
+    }
     let rpc = manager::rpc(&args.rpc).ok_or_else(|| unknown_rpc(&args.rpc))?;
     let request = manager::request(&rpc, &args.arguments)?;
     super::client_runtime()?.block_on(async {
@@ -120,7 +126,9 @@ async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<M
 }
 
 fn unknown_rpc(name: &str) -> Failure {
-    let names: Vec<String> = manager::rpcs().iter().map(|rpc| text::snake_case(rpc.name())).collect();
+    let rpcs = manager::rpcs();
+    let names = rpcs.iter().map(|rpc| text::snake_case(rpc.name())).chain(["resync".into()]);
+    let names: Vec<String> = names.collect();
     let close = similar(name, names.iter().map(String::as_str));
     let hint = if close.is_empty() {
         format!("there are {}", names.join(", "))

@@ -18,6 +18,7 @@ mod recover;
 mod reflection;
 mod report;
 mod restore;
+mod resync;
 mod similar;
 mod text;
 

@@ -1,5 +1,6 @@
 //! `lockstep node`: flags and environment become a `NodeConfig`, signals become a clean stop. Wires nothing: that is `node::Node`.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 
 use super::logging::{self, LogFormat};
 use crate::config::{self, ConfigError, NodeConfig};
-use crate::node::Node;
+use crate::node::{Ended, Node};
 
 /// As shells report a process that Ctrl-C ended.
 const STOPPED_BY_SIGNAL: i32 = 130;
@@ -188,15 +189,26 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of this process")?;
-    runtime.block_on(serve(config, args.exit_on_stdin_close))
+    match runtime.block_on(serve(config, args.exit_on_stdin_close))? {
+        Ended::Stopped => Ok(()),
+        Ended::Restart => Err(start_again()).context("cannot start this node again; start it by hand"),
+    }
 }
 
-async fn serve(config: NodeConfig, exit_on_stdin_close: bool) -> anyhow::Result<()> {
+/// Puts a fresh process of the same program with the same arguments in the place of this one. Returns only when that fails.
+fn start_again() -> std::io::Error {
+    match std::env::current_exe() {
+        Ok(program) => std::process::Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Err(error) => error,
+    }
+}
+
+async fn serve(config: NodeConfig, exit_on_stdin_close: bool) -> anyhow::Result<Ended> {
     let stop = stop_on_signals(exit_on_stdin_close)?;
     let name = config.name.clone();
     let node = tokio::select! {
         node = Node::start(config) => node.with_context(|| format!("node {name} could not start"))?,
-        () = stopped(stop.clone()) => return Ok(()),
+        () = stopped(stop.clone()) => return Ok(Ended::Stopped),
     };
     node.run(stopped(stop)).await.with_context(|| format!("node {name} stopped"))
 }

@@ -19,7 +19,7 @@ use super::snapshots::SnapshotError;
 
 mod found;
 
-pub use found::{Founded, Founder, found};
+pub use found::{Founded, Founder, Replaced, found, replace};
 
 const MAGIC: &[u8; 16] = b"LOCKSTEP BACKUP\n";
 /// A frame is hardly longer than its body: zstd adds little to what it cannot compress.

@@ -59,17 +59,16 @@ impl Admission {
         Some(machine::genesis_of(cluster.id, &self.machine.component()?, current.source_hash))
     }
 
-    /// Before Raft starts: the recorded component of a member, else what `--fsm` names, else nothing yet. Blocks: it compiles.
-    pub(crate) fn load_at_start(&self, fsm: Option<&Path>) -> anyhow::Result<()> {
+    /// Before Raft starts: the recorded component of a member, else what `--fsm` names, else nothing yet. Says why this node may not take
+    /// part in its cluster, if it may not: another component, or a profile that this build does not run. Blocks: it compiles.
+    pub(crate) fn load_at_start(&self, fsm: Option<&Path>) -> anyhow::Result<Option<String>> {
         let brought = fsm.map(read).transpose()?;
         let Some(cluster) = self.cluster.get() else {
-            return match (fsm, brought) {
-                (Some(path), Some((id, encoded))) => {
-                    let component = self.compile(&encoded, &Limits::default()).with_context(|| refusal(path))?;
-                    self.install(id, component)
-                }
-                _ => Ok(()),
-            };
+            if let (Some(path), Some((id, encoded))) = (fsm, brought) {
+                let component = self.compile(&encoded, &Limits::default()).with_context(|| refusal(path))?;
+                self.install(id, component)?;
+            }
+            return Ok(None);
         };
         let genesis = self.machine.genesis();
         if let Some(genesis) = &genesis
@@ -88,21 +87,23 @@ impl Admission {
         if let (Some(path), Some((id, _))) = (fsm, &brought)
             && !same_component(*id, recorded)
         {
-            bail!(
-                "{} is component {}, but this node's cluster runs {}; leave --fsm out, or give the file that the cluster was started with",
+            return Ok(Some(format!(
+                "{} is component {}, but this node's cluster runs {}; start it without --fsm, or with the file that the cluster was \
+                 started with",
                 path.display(),
                 hex(&id.hash),
                 hex(&recorded.hash)
-            );
+            )));
         }
         let encoded = self.recorded(&recorded.hash)?;
-        let limits = match &genesis {
-            Some(genesis) => machine::limits_of(genesis).map_err(anyhow::Error::msg)?,
+        let limits = match genesis.as_ref().map(machine::limits_of) {
+            Some(Err(why)) => return Ok(Some(why)),
+            Some(Ok(limits)) => limits,
             None => Limits::default(),
         };
         let component = self.compile(&encoded, &limits).context("the cluster's component cannot run here")?;
         self.install(recorded, component)?;
-        self.machine.check_fitness().map_err(anyhow::Error::msg)
+        Ok(self.machine.check_fitness().err())
     }
 
     fn recorded(&self, hash: &[u8; 32]) -> anyhow::Result<Vec<u8>> {

@@ -5,11 +5,14 @@ use crate::codec::entry;
 use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::node::{hand_over, stop_raft};
+use crate::raft::inquiry::Verdict;
 use crate::raft::proposer::Written;
 use crate::raft::{ClusterCell, Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
 use crate::store::{DataDir, Log, Seen, Space};
-use crate::types::{Fatal, NodeMode};
+use crate::types::{Fatal, NodeMode, hex};
 use openraft::async_runtime::WatchReceiver;
+use openraft::storage::RaftLogStorage;
+use openraft::{EntryPayload, RaftLogReader};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep};
@@ -192,18 +195,23 @@ pub(crate) async fn remember_removal(
 }
 
 /// Takes a node out of service whose state is not the cluster's, for good: nothing is served, also after a restart; leadership goes to
-/// another node, Raft stops, and process and health stay up to say why.
+/// another node, Raft stops, and process and health stay up to say why. The entry is kept beside the reason.
 pub(crate) async fn quarantine(
     inquiry: Inquiry,
     directory: Arc<DataDir>,
+    log: Log,
+    machine: Machine,
     members: Members,
     cell: RaftCell,
     quarantined: watch::Sender<Option<String>>,
 ) {
-    let why = inquiry.run().await;
+    let Verdict { index, reason } = inquiry.run().await;
+    let component = machine.component().map_or("none".into(), |component| hex(&component.hash()));
+    let why = format!("{reason} (component {component})");
     tracing::error!("QUARANTINE: {why}");
     quarantined.send_replace(Some(why.clone()));
-    let saved = tokio::task::spawn_blocking(move || directory.save_quarantined(&why)).await;
+    let entry = entry_at(log, index).await;
+    let saved = tokio::task::spawn_blocking(move || directory.save_quarantined(&why, entry.as_deref())).await;
     if let Err(error) = saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|e| e.to_string())) {
         tracing::error!(error, "cannot keep on the disk that this node is in quarantine; do not start it again");
     }
@@ -212,6 +220,15 @@ pub(crate) async fn quarantine(
         tracing::error!(error, "stopping Raft in quarantine");
     }
     quarantined.closed().await;
+}
+
+/// What the commands of that entry were, as the log holds them; evidence that may be gone already.
+async fn entry_at(mut log: Log, index: u64) -> Option<Vec<u8>> {
+    let found = log.get_log_reader().await.try_get_log_entries(index..=index).await;
+    match found.ok()?.pop()?.payload {
+        EntryPayload::Normal(data) => Some(data.0.to_vec()),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
+    }
 }
 
 /// Looks at the room on the disk, for as long as the node lives.

@@ -35,6 +35,15 @@ pub struct Inquiry {
     machine: Machine,
 }
 
+/// Why a node must not serve any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The entry after which its state was found to be another one.
+    pub index: u64,
+    /// For operators.
+    pub reason: String,
+}
+
 /// What the answers tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finding {
@@ -73,14 +82,14 @@ impl Inquiry {
     }
 
     /// Completes when this node must not serve any more, with the reason for operators. Else it runs as long as the machine.
-    pub async fn run(self) -> String {
+    pub async fn run(self) -> Verdict {
         let mut doubts = self.machine.doubts();
         loop {
             let doubt = *doubts.borrow_and_update();
             if let Some(doubt) = doubt
                 && let Some(reason) = self.decide(doubt).await
             {
-                return reason;
+                return Verdict { index: doubt.index, reason };
             }
             if doubts.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -108,7 +117,7 @@ impl Inquiry {
                     return Some(format!(
                         "after entry {index} the hash of this node's state is {ours:016x}, and a majority of the voters has {hash:016x}: \
                          this node has another state than the cluster, and serves nothing any more. Its directory is the evidence: keep a \
-                         copy; then remove the node, delete the directory, and add the node again"
+                         copy. Then `lockstep admin <its grpc_addr> resync` makes it anew from another node"
                     ));
                 }
                 Finding::Split => {

@@ -164,9 +164,41 @@ impl DataDir {
         Ok(read_if_there(&self.root.join("QUARANTINE"))?.map(|text| String::from_utf8_lossy(&text).trim().to_owned()))
     }
 
-    /// Keeps that; durable on return. Nothing here takes it back: the state is wrong.
-    pub fn save_quarantined(&self, why: &str) -> Result<(), StoreError> {
+    /// Keeps that, and beside it what led to it; durable on return.
+    pub fn save_quarantined(&self, why: &str, entry: Option<&[u8]>) -> Result<(), StoreError> {
+        if let Some(entry) = entry {
+            write_atomically(&self.root.join("QUARANTINE.entry"), entry)?;
+        }
         write_atomically(&self.root.join("QUARANTINE"), format!("{why}\n").as_bytes())
+    }
+
+    /// A whole backup of another node, which the next start takes its state from.
+    pub fn resync(&self) -> PathBuf {
+        self.root.join("RESYNC")
+    }
+
+    /// Where that is written.
+    pub fn resync_unfinished(&self) -> PathBuf {
+        self.root.join("RESYNC.tmp")
+    }
+
+    /// The file at [`DataDir::resync_unfinished`], which is on disk, is whole. Durable on return.
+    pub fn keep_resync(&self) -> Result<(), StoreError> {
+        self.rename(&self.resync_unfinished(), &self.resync())
+    }
+
+    /// The state was made anew: no quarantine, and nothing to make it from. Durable on return. What led to the quarantine stays to be
+    /// looked at.
+    pub fn end_quarantine(&self) -> Result<(), StoreError> {
+        for path in [self.root.join("QUARANTINE"), self.resync()] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("remove", &path)(error));
+                }
+                _ => sync_directory(&self.root)?,
+            }
+        }
+        Ok(())
     }
 
     fn removed(&self) -> PathBuf {

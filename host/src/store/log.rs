@@ -22,10 +22,12 @@ mod writer;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openraft::OptionalSend;
+use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
 use rocksdb::DB;
@@ -81,6 +83,8 @@ struct Shared {
     served: Served,
     /// Since when the writer has been at the batch that it writes now.
     writing: Mutex<Option<Instant>>,
+    /// Whether openraft must not hear what is committed.
+    applies_nothing: AtomicBool,
 }
 
 impl Log {
@@ -113,6 +117,7 @@ impl Log {
             view: RwLock::new(View::new(&found)),
             served,
             writing: Mutex::default(),
+            applies_nothing: AtomicBool::new(false),
         });
         let writer = Writer::new(shared.clone(), sink, synced, fatal, &found);
         let thread = std::thread::Builder::new()
@@ -177,6 +182,28 @@ impl Log {
     /// Notes that the state has reached all of [`Log::seen_before`].
     pub fn note_recovered(&self) -> Result<(), StoreError> {
         self.0.shared.served.recovered()
+    }
+
+    /// For a node that must not apply: openraft, which begins with what it hears of as committed, hears of nothing.
+    pub fn apply_nothing(&self) {
+        self.0.shared.applies_nothing.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes on behind a state at `applied` that came from another node: what the log has up to there goes, unless it holds that very
+    /// entry; so does what another leader had put behind it. Durable on return.
+    pub async fn go_on_behind(&mut self, applied: LogId) -> io::Result<()> {
+        let index = applied.index;
+        let mut reader = self.get_log_reader().await;
+        let around = reader.try_get_log_entries(index.saturating_sub(1)..=index).await?;
+        let found = around.iter().map(|entry| entry.log_id).find(|log_id| log_id.index == index);
+        if found != Some(applied) {
+            if found.is_some() {
+                let before = around.iter().map(|entry| entry.log_id).find(|log_id| log_id.index + 1 == index);
+                self.truncate_after(before).await?;
+            }
+            self.purge(applied).await?;
+        }
+        Ok(self.barrier().await?)
     }
 
     /// Numbers for operators.
@@ -246,7 +273,8 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        Ok(self.committed_hint())
+        let held = self.0.shared.applies_nothing.load(Ordering::Relaxed);
+        Ok(self.committed_hint().filter(|_| !held))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>

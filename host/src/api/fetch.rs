@@ -1,0 +1,40 @@
+//! A client of another node's admin service: its state as the frames of a backup. Keeps and judges nothing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tonic::transport::Endpoint;
+
+use super::call::BackupRequest;
+use super::call::admin_client::AdminClient;
+
+/// One attempt to reach the other node.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A frame and its envelope.
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// A state that is on this node's disk now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The grpc_addr of the node that it came from.
+    pub from: String,
+    /// The last log index that it holds.
+    pub index: u64,
+    /// Rows of the guest and the host together.
+    pub rows: u64,
+}
+
+/// The frames of a backup of the node at `grpc_addr`, with all that was acknowledged before the call.
+pub async fn fetch_backup(grpc_addr: &str) -> Result<impl Stream<Item = Result<Bytes, String>> + Send, String> {
+    let text = |error: tonic::transport::Error| format!("cannot connect: {error}");
+    let endpoint = Endpoint::from_shared(format!("http://{grpc_addr}")).map_err(text)?;
+    let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(text)?;
+    let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let frames = client.backup(BackupRequest { local: false }).await.map_err(|status| status.message().to_owned())?;
+    let frame = |answer: Result<super::call::BackupResponse, tonic::Status>| match answer {
+        Ok(answer) => Ok(answer.frame),
+        Err(status) => Err(status.message().to_owned()),
+    };
+    Ok(frames.into_inner().map(frame))
+}

@@ -1,0 +1,33 @@
+//! `lockstep admin <addr> resync`: has a node in quarantine made anew from another one. The node does the work.
+
+use std::time::Duration;
+
+use super::client::{self, CONNECT_PATIENCE};
+use super::report::{Failure, print_line};
+use crate::api::call::ResyncRequest;
+use crate::api::call::admin_client::AdminClient;
+
+/// As the list of RPCs shows it.
+pub(crate) const USAGE: &str = "resync [from]";
+
+/// Asks, and waits until the other node's state is on that node's disk.
+pub(crate) fn run(addr: &str, arguments: &[String], timeout: Option<Duration>) -> anyhow::Result<()> {
+    let from = match arguments {
+        [] => String::new(),
+        [from] => from.clone(),
+        _ => return Err(Failure::usage(format!("{USAGE}: too many arguments")).into()),
+    };
+    super::client_runtime()?.block_on(async {
+        let channel = client::connect(addr, CONNECT_PATIENCE).await?;
+        let mut request = tonic::Request::new(ResyncRequest { from });
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        let done = AdminClient::new(channel).resync(request).await.map_err(|status| Failure::from_status(&status))?;
+        let done = done.into_inner();
+        print_line(format!(
+            "{addr} has the state of {} as of index {}, {} rows, and starts again with it",
+            done.from, done.index, done.rows
+        ))
+    })
+}

@@ -1,0 +1,152 @@
+//! A node in quarantine gets another node's state: fetched while it runs, put in place at its next start. Its log, vote and identity
+//! stay: only what was computed from the log was wrong.
+//!
+//! - The state comes as a backup of a node that serves, taken behind a read of its leader's index, so it holds all that this node had
+//!   acknowledged and shown.
+//! - Nothing of the old state is touched before the whole backup is on the disk. A crash after that finishes at the next start.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tokio::sync::{Mutex, Notify, mpsc};
+
+use super::Foundation;
+use crate::api::{self, Fetched};
+use crate::machine::Machine;
+use crate::machine::backup::{self, BackupWriter, Summary};
+use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::types::{Fatal, GROUP, NodeId, NodeMode};
+
+/// Frames between the network and the disk.
+const FRAMES_AHEAD: usize = 4;
+
+/// Fetches. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Resync {
+    me: NodeId,
+    directory: Arc<DataDir>,
+    machine: Machine,
+    exit: Arc<Notify>,
+    restart: Arc<AtomicBool>,
+    one: Arc<Mutex<()>>,
+}
+
+impl Resync {
+    pub(super) fn new(below: &Foundation, exit: &Arc<Notify>, restart: &Arc<AtomicBool>) -> Resync {
+        Resync {
+            me: below.me.node_id,
+            directory: below.directory.clone(),
+            machine: below.machine.clone(),
+            exit: exit.clone(),
+            restart: restart.clone(),
+            one: Arc::default(),
+        }
+    }
+
+    /// Fetches the state from the node at `from`, or from the first voter that gives one, and has the process start again.
+    pub(super) async fn run(&self, from: Option<String>) -> Result<Fetched, String> {
+        let Ok(_turn) = self.one.try_lock() else { return Err("a resync is under way on this node".into()) };
+        if !matches!(self.machine.mode(), NodeMode::Quarantined(_)) {
+            return Err(format!("only a node in quarantine is made anew; this one is {}", self.machine.mode()));
+        }
+        let sources = from.map_or_else(|| self.voters(), |from| vec![from]);
+        let mut refusals = Vec::new();
+        for from in sources {
+            tracing::info!(from, "fetching the state of another node");
+            match self.fetch(&from).await {
+                Ok(Summary { index, rows, .. }) => {
+                    tracing::info!(
+                        from,
+                        index,
+                        rows,
+                        "the state of another node is on the disk; starting again with it"
+                    );
+                    self.restart.store(true, Relaxed);
+                    self.exit.notify_one();
+                    return Ok(Fetched { from, index, rows });
+                }
+                Err(error) => refusals.push(format!("{from}: {error:#}")),
+            }
+        }
+        Err(format!("no other voter gave its state: {}", refusals.join("; ")))
+    }
+
+    /// Where the other voters serve clients.
+    fn voters(&self) -> Vec<String> {
+        let stored = self.machine.membership();
+        let membership = stored.membership();
+        let others = membership.voter_ids().filter(|id| *id != self.me);
+        others.filter_map(|id| membership.get_node(&id)).map(|node| node.grpc_addr.clone()).collect()
+    }
+
+    async fn fetch(&self, from: &str) -> anyhow::Result<Summary> {
+        let frames = api::fetch_backup(from).await.map_err(anyhow::Error::msg)?;
+        let (sender, receiver) = mpsc::channel(FRAMES_AHEAD);
+        let directory = self.directory.clone();
+        let writing = tokio::task::spawn_blocking(move || write(&directory, receiver));
+        let received = pass_on(frames, sender).await;
+        let written = writing.await.context("the thread that writes the state ended")?;
+        received?;
+        written
+    }
+}
+
+/// Until the stream ends, fails, or nobody writes any more.
+async fn pass_on(frames: impl Stream<Item = Result<Bytes, String>>, to: mpsc::Sender<Bytes>) -> anyhow::Result<()> {
+    let mut frames = std::pin::pin!(frames);
+    while let Some(frame) = frames.next().await {
+        if to.send(frame.map_err(anyhow::Error::msg)?).await.is_err() {
+            // The writer's own error says more.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn write(directory: &DataDir, mut frames: mpsc::Receiver<Bytes>) -> anyhow::Result<Summary> {
+    let path = directory.resync_unfinished();
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    let mut writer = BackupWriter::new(BufWriter::new(file))?;
+    while let Some(frame) = frames.blocking_recv() {
+        writer.push(&frame)?;
+    }
+    let (summary, buffer) = writer.finish().context("the other node stopped sending")?;
+    let file = buffer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    file.sync_all().with_context(|| format!("fsync {}", path.display()))?;
+    directory.keep_resync()?;
+    Ok(summary)
+}
+
+/// At a start: puts a fetched state in the place of the one in quarantine, if one was fetched.
+pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
+    let path = directory.resync();
+    let from = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+    };
+    let mut log = Log::open(directory, GROUP, Fatal::default())?;
+    let Some(cluster) = log.identity().and_then(|identity| identity.cluster) else {
+        bail!("{} is there, and this node is in no cluster; remove that file", path.display());
+    };
+    let (state, checkpoints) = (State::open(directory, GROUP)?, Checkpoints::open(directory, GROUP)?);
+    let replaced =
+        tokio::task::block_in_place(|| backup::replace(&state, &checkpoints, BufReader::new(from), cluster.id))
+            .with_context(|| {
+                format!(
+                    "the state in {} cannot be used; remove that file, start the node, and resync it again",
+                    path.display()
+                )
+            })?;
+    log.go_on_behind(replaced.applied).await?;
+    log.close();
+    directory.end_quarantine()?;
+    let (index, rows) = (replaced.applied.index, replaced.rows);
+    tracing::warn!(index, rows, "this node's state was replaced by that of another node; its quarantine is over");
+    Ok(())
+}
