@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::torture::plan::FaultKind;
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -68,6 +69,9 @@ fn cluster_script() -> String {
 /// Two at a time would share directories and ports.
 static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
+/// One would clear up what the other killed.
+static ONE_DEMO_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[test]
 fn the_readme_does_what_it_says() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap();
@@ -108,6 +112,7 @@ fn the_guests_build_as_the_readme_says() -> Result<()> {
 
 #[test]
 fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
+    let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();
     let block = blocks("README.md").into_iter().find(|block| block.contains("cargo xtask demo")).unwrap();
     let text = succeeded(&run(&block)?)?;
     for expected in ["through a follower", "from every node", "SIGKILL", "Nothing was lost", "exit code 0"] {
@@ -119,6 +124,68 @@ fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
         .filter(|entry| text.contains(&*entry.file_name().to_string_lossy()))
         .count();
     assert_eq!(left, 0, "directories are left behind");
+    Ok(())
+}
+
+/// Help and slips cost no build.
+#[test]
+fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
+    let xtask = |words: &str| run(&format!("cargo xtask {words} || echo \"code $?\""));
+    let text = succeeded(&xtask("torture --help")?)?;
+    let faults = FaultKind::ALL.map(FaultKind::name).join(",");
+    assert!(text.contains(&format!(": {faults}\n")) && !text.contains("code"), "{text}");
+    for (words, expected) in [
+        ("demo --help", "kills the leader"),
+        ("test --help", "--test scenarios first_hour"),
+        ("faults --help", "one-way"),
+        ("bench --help", "1 to 600"),
+        ("help", "cargo xtask <command> --help"),
+        ("demo --fast", "error: '--fast' is unknown here"),
+        ("torture --cycle 3", "error: there is no flag '--cycle'"),
+        ("faults kil", "error: no case 'kil'"),
+        ("tset", "error: there is no command 'tset'"),
+    ] {
+        let text = succeeded(&xtask(words)?)?;
+        assert!(text.contains(expected), "{words}: {expected} is not in:\n{text}");
+        assert_eq!(text.contains("code 2"), expected.starts_with("error"), "{words}:\n{text}");
+        assert!(!text.contains("$ cargo"), "{words} built something:\n{text}");
+    }
+    Ok(())
+}
+
+/// The nodes lived on, and so did their directory.
+#[test]
+fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
+    let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();
+    use std::io::{BufRead, BufReader};
+    let mut demo = Command::new("cargo")
+        .args(["xtask", "demo"])
+        .current_dir(checkout())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let lines = BufReader::new(demo.stdout.take().context("piped")?).lines();
+    let mut addresses = Vec::new();
+    for line in lines.map_while(Result::ok) {
+        addresses.extend(line.split_whitespace().filter(|word| word.starts_with("127.0.0.1:")).map(str::to_owned));
+        if line.contains("Watch a key") {
+            break;
+        }
+    }
+    // Where the nodes listen: said with their start.
+    assert!(addresses.len() >= 6, "the demo did not come to its watch: {addresses:?}");
+    demo.kill()?;
+    demo.wait()?;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    for address in addresses {
+        while std::net::TcpStream::connect(&address).is_ok() {
+            ensure!(std::time::Instant::now() < deadline, "a node still serves {address}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    // The next one clears up what this one could not.
+    let text = succeeded(&run("cargo xtask demo")?)?;
+    assert!(text.contains("which a demo left that was killed"), "{text}");
     Ok(())
 }
 
