@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use prost_reflect::{DynamicMessage, MethodDescriptor};
-use tonic::Status;
 
 use super::client::{self, CONNECT_PATIENCE};
+use super::door;
 use super::manager::{self, Manager, is_operation, known, operation_error, text_field};
 use super::progress::with_transfers;
 use super::report::{Failure, print_line};
@@ -89,8 +89,10 @@ async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMess
 /// Calls, and prints both sides.
 async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage) -> anyhow::Result<DynamicMessage> {
     print_line(format!("Invoking {}({})", rpc.name(), text::format(request, Defaults::Hidden)))?;
-    let failed = |status: Status| Failure::from_status(&status);
-    let reply = manager.call(rpc, request).await.map_err(failed)?;
+    let reply = match manager.call(rpc, request).await {
+        Ok(reply) => reply,
+        Err(status) => return Err(door::failure(manager.channel(), status).await.into()),
+    };
     let shown = text::format(&reply, Defaults::Shown);
     let separator = if shown.contains('\n') { "\n" } else { " " };
     print_line(format!("Response:{separator}{shown}").trim_end())?;

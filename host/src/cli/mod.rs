@@ -8,8 +8,11 @@ mod argv;
 mod backup;
 mod bench;
 mod call;
+mod called;
 mod client;
 mod dev;
+mod door;
+mod fsm;
 mod logging;
 mod manager;
 mod node;
@@ -105,7 +108,7 @@ fn exit_at_once(result: anyhow::Result<()>) -> ! {
 }
 
 fn parse(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
-    let matches = command().try_get_matches_from(argv::normalise(arguments))?;
+    let matches = called::help_as_called(command()).try_get_matches_from(argv::normalise(arguments))?;
     Cli::from_arg_matches(&matches)
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     }
     let (text, code) = describe(error);
     // Nobody may be listening any more; the code still tells.
-    drop(writeln!(std::io::stderr(), "{text}"));
+    drop(writeln!(std::io::stderr(), "{}", super::called::as_called(&text)));
     code
 }
 
