@@ -61,7 +61,8 @@ fn succeeded(output: &Output) -> Result<String> {
 /// The README's cluster by hand, its node processes ended even when a command fails.
 fn cluster_script() -> String {
     let blocks = blocks("README.md");
-    let script: String = blocks.into_iter().filter(|block| !block.contains("cargo xtask")).collect();
+    let elsewhere = |block: &String| block.contains("cargo xtask") || block.contains("hello.Hello");
+    let script: String = blocks.into_iter().filter(|block| !elsewhere(block)).collect();
     assert!(script.contains("--raft_bootstrap") && script.contains("add_voter") && script.contains("Example/Watch"));
     format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}")
 }
@@ -104,10 +105,42 @@ fn the_page_on_a_lost_majority_does_what_it_says() -> Result<()> {
     Ok(())
 }
 
+/// The README's own guest: written, built, run in `dev` and called, in a copy of the checkout.
 #[test]
-fn the_guests_build_as_the_readme_says() -> Result<()> {
-    let block = blocks("README.md").into_iter().find(|block| block.contains("cargo xtask guests")).unwrap();
-    succeeded(&run(&block)?).map(drop)
+fn the_guest_of_the_readme_builds_and_runs_as_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let copy = tempfile::tempdir()?;
+    let text = std::fs::read_to_string(checkout().join("README.md"))?;
+    let section =
+        text.split("## Write your own").nth(1).and_then(|rest| rest.split("\n## ").next()).context("no section")?;
+    let command = |start: &str| {
+        let found = section.lines().find_map(|line| line.strip_prefix("$ ")).filter(|line| line.starts_with(start));
+        found.with_context(|| format!("no command {start}"))
+    };
+    let dev = command("build/lockstep dev")?;
+    let blocks: Vec<String> = blocks("README.md")
+        .into_iter()
+        .filter(|block| block.contains("hello"))
+        .filter(|block| section.contains(&**block))
+        .collect();
+    let [build, call] = blocks.as_slice() else { panic!("the section has {} blocks of hello", blocks.len()) };
+    let copy = copy.path().display();
+    let script = format!(
+        "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
+        for entry in .cargo *; do case $entry in build|target) ;; *) cp -r $entry {copy} ;; esac; done
+        mkdir {copy}/build; cp build/lockstep {copy}/build; cd {copy}
+        {build}
+        {dev} > dev.log 2>&1 &
+        until grep -q 'Ctrl-C stops' dev.log; do kill -0 %1; sleep 0.1; done
+        {call}
+        cat dev.log"
+    );
+    let text = succeeded(&run(&script)?)?;
+    let line = section.split('`').find(|words| words.starts_with("cargo build")).context("no build command")?;
+    assert!(line.split_whitespace().all(|word| text.contains(word)), "cargo xtask guests does not run {line}:\n{text}");
+    assert_eq!(text.matches(r#"{"count":"1","last":"world"}"#).count(), 2, "{text}");
+    assert!(text.contains("hello.wasm is ready") && text.contains("kv.wasm is ready"), "{text}");
+    Ok(())
 }
 
 #[test]

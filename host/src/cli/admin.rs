@@ -100,7 +100,8 @@ async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage
 }
 
 async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<Manager> {
-    let mut answers = Vec::new();
+    // By answer, so that one that comes from many is said once.
+    let mut answers: Vec<(String, Vec<&str>)> = Vec::new();
     for addr in addrs.split(',') {
         // A dead node is no reason to wait: another one may lead.
         let answer = match client::connect(addr, Duration::ZERO).await {
@@ -109,16 +110,21 @@ async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<M
                 let reply = manager.run("State", &[]).await;
                 match reply.map(|reply| text_field(&reply, "state").unwrap_or_default()) {
                     Ok(state) if state == "Leader" => return Ok(manager),
-                    Ok(state) => format!("{addr}: {state}"),
-                    Err(error) => format!("{addr}: {error}"),
+                    Ok(state) => state,
+                    Err(error) => error.to_string(),
                 }
             }
-            Err(error) => error.to_string(),
+            Err(error) => error.to_string().replace(&format!(" to {addr}"), ""),
         };
-        answers.push(answer);
+        match answers.iter_mut().find(|(known, _)| *known == answer) {
+            Some((_, from)) => from.push(addr),
+            None => answers.push((answer, vec![addr])),
+        }
     }
     let failure = Failure::new("none of these nodes leads");
-    Err(answers.into_iter().fold(failure, Failure::note).into())
+    let failure =
+        answers.iter().fold(failure, |failure, (answer, from)| failure.note(format!("{}: {answer}", from.join(", "))));
+    Err(failure.hint("give the --grpc_addr of every node that runs; without a majority there is no leader").into())
 }
 
 fn unknown_rpc(name: &str) -> Failure {

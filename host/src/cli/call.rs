@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use prost_reflect::{DynamicMessage, MethodDescriptor, SerializeOptions, ServiceDescriptor};
+use tonic::Status;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::Channel;
 
@@ -82,12 +83,33 @@ async fn call(channel: Channel, service: &str, method: &str, args: &CallArgs) ->
             Err(status) => Err(door::failure(&channel, status).await.into()),
         };
     }
-    let failed = |status: tonic::Status| Failure::from_status(&status);
-    let mut replies = client::server_streaming(&channel, &method, &request, &options).await.map_err(failed)?;
+    match stream(&channel, &method, &request, &options).await? {
+        Ok(()) => Ok(()),
+        Err(status) => Err(door::failure(&channel, status).await.into()),
+    }
+}
+
+/// Prints the replies until the stream ends; the inner error is the server's or the connection's.
+async fn stream(
+    channel: &Channel,
+    method: &MethodDescriptor,
+    request: &DynamicMessage,
+    options: &CallOptions,
+) -> anyhow::Result<Result<(), Status>> {
+    let mut replies = match client::server_streaming(channel, method, request, options).await {
+        Ok(replies) => replies,
+        Err(status) => return Ok(Err(status)),
+    };
     loop {
-        let reply = client::next(&mut replies, &options).await.map_err(failed)?;
-        let Some(reply) = reply else { return Ok(()) };
-        print_line(to_json(&client::decode(&method, reply).map_err(failed)?)?)?;
+        let reply = match client::next(&mut replies, options).await {
+            Ok(Some(reply)) => client::decode(method, reply),
+            Ok(None) => return Ok(Ok(())),
+            Err(status) => return Ok(Err(status)),
+        };
+        match reply {
+            Ok(reply) => print_line(to_json(&reply)?)?,
+            Err(status) => return Ok(Err(status)),
+        }
     }
 }
 

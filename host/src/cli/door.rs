@@ -15,9 +15,14 @@ use crate::api::call::admin_client::AdminClient;
 /// A port that does not say at once what it is, is none of ours.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A gRPC error, and what to do when the address is that of a port for nodes.
+/// A gRPC error, and what to do when the address is that of a port for nodes, or when nobody is there any more.
 pub(crate) async fn failure(channel: &Channel, status: Status) -> Failure {
     let failure = Failure::from_status(&status);
+    // What a server answers has no cause here; what our own side makes of a broken connection has.
+    if std::error::Error::source(&status).is_some() {
+        return failure
+            .hint("the connection broke: is the node still running? What was on its way may have taken effect; any other node will do");
+    }
     if status.code() != Code::Unimplemented {
         return failure;
     }
