@@ -121,11 +121,15 @@ fn dev_on_a_taken_port_says_so_before_anything_else() -> Result<()> {
 }
 
 #[test]
-fn dev_with_a_file_that_is_no_component_names_it() -> Result<()> {
+fn dev_refuses_what_no_node_would_take_before_it_starts_one() -> Result<()> {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md").display().to_string();
     let output = lockstep(&["dev", &readme])?;
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert_says(&said(&output), &["README.md is no state machine", "not WebAssembly", "cargo xtask guests"]);
+    assert!(!said(&output).contains("starting"), "{}", said(&output));
+    let output = lockstep(&["dev", &kv_wasm().display().to_string(), "--log_level", "loud"])?;
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_says(&said(&output), &["--log_level", "\"loud\" is no level"]);
     assert!(!said(&output).contains("starting"), "{}", said(&output));
     Ok(())
 }

@@ -60,7 +60,7 @@ fn form(cluster: &Cluster) -> Result<()> {
             let reply = cluster.call("nodeA", "RaftManager/AppliedIndex", "{}")?;
             index_of(&reply["index"]).filter(|index| *index > 0).context("nothing applied yet")
         })?;
-        println!("  $ lockstep admin {leader} applied_index\n    {index}");
+        println!("  $ build/lockstep admin {leader} applied_index\n    {index}");
         cluster.lockstep(&["admin", leader, "add_voter", name, cluster.raft_addr(name), &index.to_string()])?;
     }
     Ok(())

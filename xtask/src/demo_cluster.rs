@@ -237,5 +237,5 @@ fn say_command(arguments: &[&str]) {
         .iter()
         .map(|word| if word.contains(['{', ' ']) { format!("'{word}'") } else { word.to_string() })
         .collect();
-    println!("  $ lockstep {}", quoted.join(" "));
+    println!("  $ build/lockstep {}", quoted.join(" "));
 }

@@ -14,6 +14,7 @@ use super::call::signature;
 use super::called::as_called;
 use super::client;
 use super::fsm::{self, BUILD_HINT};
+use super::logging;
 use super::manager::{Manager, text_field};
 use super::progress::mebibytes;
 use super::reflection::Reflection;
@@ -62,6 +63,7 @@ pub(crate) struct DevArgs {
 pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
     let fsm = find_fsm(args.fsm.as_deref())?;
     fsm::check("", &fsm)?;
+    logging::check(&args.log_level)?;
     super::client_runtime()?.block_on(serve(args, &fsm))
 }
 

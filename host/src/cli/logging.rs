@@ -34,6 +34,11 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
     Ok(())
 }
 
+/// Refuses a level that no node would take.
+pub(crate) fn check(level: &str) -> Result<(), ConfigError> {
+    filter(level).map(drop)
+}
+
 /// A plain `info` or `warn` speaks of this node: openraft warns at every attempt to reach a dead
 /// peer, some hundred times a second, and calls it an error when a peer's stream ends because this node stops. (When Raft's core
 /// stops by itself, the node says so and ends.)

@@ -35,7 +35,7 @@ Flags may be written --raft_id, --raft-id or -raft_id.
 
 Examples:
   lockstep dev                                         try it: three nodes on this machine
-  lockstep node --raft_bootstrap --raft_id=nodeA --fsm kv.wasm
+  lockstep node --raft_bootstrap --raft_id=nodeA --fsm build/kv.wasm
   lockstep admin localhost:40051 add_voter nodeB localhost:50052
   lockstep call localhost:40051 Example/Add '{\"key\": \"a\", \"val\": \"1\"}'
   lockstep backup localhost:40051 > today.backup";
