@@ -494,7 +494,7 @@ async fn hand_over(members: &Members, raft: &RaftCell) {
     }
     match members.transfer_leadership().await {
         Ok(()) => tracing::info!("leadership is handed over"),
-        Err(error) => tracing::warn!(%error, "stopping as leader; the others will elect one"),
+        Err(error) => tracing::info!(%error, "stopping as leader; the others elect one"),
     }
 }
 

@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::torture::plan::FaultKind;
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -60,13 +61,17 @@ fn succeeded(output: &Output) -> Result<String> {
 /// The README's cluster by hand, its node processes ended even when a command fails.
 fn cluster_script() -> String {
     let blocks = blocks("README.md");
-    let script: String = blocks.into_iter().filter(|block| !block.contains("cargo xtask")).collect();
+    let elsewhere = |block: &String| block.contains("cargo xtask") || block.contains("hello.Hello");
+    let script: String = blocks.into_iter().filter(|block| !elsewhere(block)).collect();
     assert!(script.contains("--raft_bootstrap") && script.contains("add_voter") && script.contains("Example/Watch"));
     format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}")
 }
 
 /// Two at a time would share directories and ports.
 static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// One would clear up what the other killed.
+static ONE_DEMO_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 #[test]
 fn the_readme_does_what_it_says() -> Result<()> {
@@ -100,14 +105,47 @@ fn the_page_on_a_lost_majority_does_what_it_says() -> Result<()> {
     Ok(())
 }
 
+/// The README's own guest: written, built, run in `dev` and called, in a copy of the checkout.
 #[test]
-fn the_guests_build_as_the_readme_says() -> Result<()> {
-    let block = blocks("README.md").into_iter().find(|block| block.contains("cargo xtask guests")).unwrap();
-    succeeded(&run(&block)?).map(drop)
+fn the_guest_of_the_readme_builds_and_runs_as_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let copy = tempfile::tempdir()?;
+    let text = std::fs::read_to_string(checkout().join("README.md"))?;
+    let section =
+        text.split("## Write your own").nth(1).and_then(|rest| rest.split("\n## ").next()).context("no section")?;
+    let command = |start: &str| {
+        let found = section.lines().find_map(|line| line.strip_prefix("$ ")).filter(|line| line.starts_with(start));
+        found.with_context(|| format!("no command {start}"))
+    };
+    let dev = command("build/lockstep dev")?;
+    let blocks: Vec<String> = blocks("README.md")
+        .into_iter()
+        .filter(|block| block.contains("hello"))
+        .filter(|block| section.contains(&**block))
+        .collect();
+    let [build, call] = blocks.as_slice() else { panic!("the section has {} blocks of hello", blocks.len()) };
+    let copy = copy.path().display();
+    let script = format!(
+        "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT
+        for entry in .cargo *; do case $entry in build|target) ;; *) cp -r $entry {copy} ;; esac; done
+        mkdir {copy}/build; cp build/lockstep {copy}/build; cd {copy}
+        {build}
+        {dev} > dev.log 2>&1 &
+        until grep -q 'Ctrl-C stops' dev.log; do kill -0 %1; sleep 0.1; done
+        {call}
+        cat dev.log"
+    );
+    let text = succeeded(&run(&script)?)?;
+    let line = section.split('`').find(|words| words.starts_with("cargo build")).context("no build command")?;
+    assert!(line.split_whitespace().all(|word| text.contains(word)), "cargo xtask guests does not run {line}:\n{text}");
+    assert_eq!(text.matches(r#"{"count":"1","last":"world"}"#).count(), 2, "{text}");
+    assert!(text.contains("hello.wasm is ready") && text.contains("kv.wasm is ready"), "{text}");
+    Ok(())
 }
 
 #[test]
 fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
+    let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();
     let block = blocks("README.md").into_iter().find(|block| block.contains("cargo xtask demo")).unwrap();
     let text = succeeded(&run(&block)?)?;
     for expected in ["through a follower", "from every node", "SIGKILL", "Nothing was lost", "exit code 0"] {
@@ -119,6 +157,68 @@ fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
         .filter(|entry| text.contains(&*entry.file_name().to_string_lossy()))
         .count();
     assert_eq!(left, 0, "directories are left behind");
+    Ok(())
+}
+
+/// Help and slips cost no build.
+#[test]
+fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
+    let xtask = |words: &str| run(&format!("cargo xtask {words} || echo \"code $?\""));
+    let text = succeeded(&xtask("torture --help")?)?;
+    let faults = FaultKind::ALL.map(FaultKind::name).join(",");
+    assert!(text.contains(&format!(": {faults}\n")) && !text.contains("code"), "{text}");
+    for (words, expected) in [
+        ("demo --help", "kills the leader"),
+        ("test --help", "--test scenarios first_hour"),
+        ("faults --help", "one-way"),
+        ("bench --help", "1 to 600"),
+        ("help", "cargo xtask <command> --help"),
+        ("demo --fast", "error: '--fast' is unknown here"),
+        ("torture --cycle 3", "error: there is no flag '--cycle'"),
+        ("faults kil", "error: no case 'kil'"),
+        ("tset", "error: there is no command 'tset'"),
+    ] {
+        let text = succeeded(&xtask(words)?)?;
+        assert!(text.contains(expected), "{words}: {expected} is not in:\n{text}");
+        assert_eq!(text.contains("code 2"), expected.starts_with("error"), "{words}:\n{text}");
+        assert!(!text.contains("$ cargo"), "{words} built something:\n{text}");
+    }
+    Ok(())
+}
+
+/// The nodes lived on, and so did their directory.
+#[test]
+fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
+    let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();
+    use std::io::{BufRead, BufReader};
+    let mut demo = Command::new("cargo")
+        .args(["xtask", "demo"])
+        .current_dir(checkout())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let lines = BufReader::new(demo.stdout.take().context("piped")?).lines();
+    let mut addresses = Vec::new();
+    for line in lines.map_while(Result::ok) {
+        addresses.extend(line.split_whitespace().filter(|word| word.starts_with("127.0.0.1:")).map(str::to_owned));
+        if line.contains("Watch a key") {
+            break;
+        }
+    }
+    // Where the nodes listen: said with their start.
+    assert!(addresses.len() >= 6, "the demo did not come to its watch: {addresses:?}");
+    demo.kill()?;
+    demo.wait()?;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    for address in addresses {
+        while std::net::TcpStream::connect(&address).is_ok() {
+            ensure!(std::time::Instant::now() < deadline, "a node still serves {address}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+    // The next one clears up what this one could not.
+    let text = succeeded(&run("cargo xtask demo")?)?;
+    assert!(text.contains("which a demo left that was killed"), "{text}");
     Ok(())
 }
 

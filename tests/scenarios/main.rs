@@ -18,6 +18,7 @@ mod local_reads;
 mod log_time;
 mod manager;
 mod membership;
+mod newcomer;
 mod operating;
 mod partitions;
 mod pausing;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::demo_directory;
+
 /// How long anything in the demo may take before it is called a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -18,6 +20,8 @@ pub(crate) struct Cluster {
     directory: PathBuf,
     nodes: Vec<Node>,
     cleanup: Arc<Mutex<Cleanup>>,
+    /// Says to other demos that the directory is in use.
+    _lock: File,
 }
 
 struct Node {
@@ -57,14 +61,14 @@ impl Cluster {
 
     /// Three nodes' places: directory and addresses. Nothing runs yet.
     pub(crate) fn plan() -> Result<Cluster> {
-        let directory = std::env::temp_dir().join(format!("lockstep-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&directory)?;
+        let (directory, lock) = demo_directory::create()?;
         let cleanup = Arc::new(Mutex::new(Cleanup { children: Vec::new(), directory: Some(directory.clone()) }));
         let at_interrupt = cleanup.clone();
         ctrlc::set_handler(move || {
             at_interrupt.lock().expect("no holder panics").run();
             std::process::exit(130);
         })?;
+        demo_directory::remove_left_behind(&directory)?;
         // All six listeners live at once, so that the system picks six different ports.
         let listeners: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
         let address = |n: usize| listeners[n].local_addr().map(|address| address.to_string());
@@ -73,7 +77,7 @@ impl Cluster {
             .enumerate()
             .map(|(n, name)| Ok(Node { name, grpc_addr: address(n)?, raft_addr: address(n + 3)? }))
             .collect::<Result<_>>()?;
-        Ok(Cluster { directory, nodes, cleanup })
+        Ok(Cluster { directory, nodes, cleanup, _lock: lock })
     }
 
     fn node(&self, name: &str) -> &Node {
@@ -96,15 +100,17 @@ impl Cluster {
         let mut arguments =
             vec!["node", "--raft_id", name, "--grpc_addr", &node.grpc_addr, "--raft_addr", &node.raft_addr];
         // The demo works on a disk that has little left; nodes of one's own keep more.
-        arguments.extend(["--raft_data_dir", &directory, "--fsm", &fsm, "--min_free_bytes=67108864"]);
+        arguments.extend(["--raft_data_dir", &directory, "--fsm", &fsm, "--min_free_bytes=64MiB"]);
         if bootstrap {
             arguments.push("--raft_bootstrap");
         }
         say_command(&arguments);
+        // Also when this process is killed: its end of the pipe closes with it.
+        arguments.push("--exit_on_stdin_close");
         let log = File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
         let child = Command::new(crate::build_dir().join("lockstep"))
             .args(&arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -231,5 +237,5 @@ fn say_command(arguments: &[&str]) {
         .iter()
         .map(|word| if word.contains(['{', ' ']) { format!("'{word}'") } else { word.to_string() })
         .collect();
-    println!("  $ lockstep {}", quoted.join(" "));
+    println!("  $ build/lockstep {}", quoted.join(" "));
 }

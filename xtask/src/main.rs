@@ -3,26 +3,18 @@
 
 mod demo;
 mod demo_cluster;
+mod demo_directory;
+mod guests;
 mod setup;
+mod words;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-const HELP: &str = "\
-cargo xtask <command>
-
-  demo     sets up and builds, then shows a three-node cluster: writes, reads, a watch, a killed leader, a restart
-  test     sets up and builds, then checks format and lints and runs every test
-  build    sets up and builds build/lockstep and the guests
-  guests   builds the guests only: build/kv.wasm
-  setup    installs what is missing, or names it
-  torture  [--seconds N] [--cycles N] [--seed S] [--faults LIST]  faults under load, every answer checked; --help tells more
-  faults   [rounds] [--seed N] [case...]  how long clients wait for a write when a leader dies, is stopped, paused or cut off, when
-           all die, when all are restarted in turn: a table in Markdown. Cases: kill stop pause kill-all rolling cut-off one-way refused
-  bench    [seconds]  first throughput figures of a fresh three-node cluster on this machine
-";
+use guests::guests;
+use words::{Refusal, Task};
 
 /// How a program is built. Of the whole workspace, although it is one: else cargo chooses other features of its dependencies than for
 /// the tests, and compiles them and the host once more.
@@ -31,26 +23,15 @@ const PROGRAM: [&str; 5] = ["build", "--locked", "--release", "--workspace", "--
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let done = match words.as_slice() {
-        ["demo"] => build().and_then(|()| demo::demo()),
-        ["test", filter @ ..] => test(filter),
-        ["build"] => build(),
-        ["guests"] => setup::wasm_target().and_then(|()| guests()),
-        ["setup"] => setup::all(),
-        ["torture", options @ ..] => torture(options),
-        ["faults", words @ ..] => build().and_then(|()| run("faults", words)),
-        ["bench"] => build().and_then(|()| demo::bench(5)),
-        ["bench", seconds] => parse_seconds(seconds).and_then(|seconds| build().and_then(|()| demo::bench(seconds))),
-        [] | ["help" | "--help" | "-h"] => {
-            print!("{HELP}");
-            Ok(())
-        }
-        [unknown, ..] => {
-            eprint!("error: no command '{unknown}'\n\n{HELP}");
+    // Before anything is built, so that a slip costs no time.
+    let task = match words::parse(&words) {
+        Ok(task) => task,
+        Err(Refusal { problem, usage }) => {
+            eprint!("error: {problem}\n\n{usage}");
             return ExitCode::from(2);
         }
     };
-    match done {
+    match run_task(&task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -59,8 +40,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<u64> {
-    text.parse().with_context(|| format!("'{text}' is not a number of seconds"))
+fn run_task(task: &Task<'_>) -> Result<()> {
+    match task {
+        Task::Help(text) => {
+            print!("{text}");
+            Ok(())
+        }
+        Task::Demo => build().and_then(|()| demo::demo()),
+        Task::Test(filter) => test(filter),
+        Task::Build => build(),
+        Task::Guests => setup::wasm_target().and_then(|()| guests()),
+        Task::Setup => setup::all(),
+        Task::Torture(options) => torture(options),
+        Task::Faults(words) => build().and_then(|()| run("faults", words)),
+        Task::Bench(seconds) => build().and_then(|()| demo::bench(*seconds)),
+    }
 }
 
 /// The checkout.
@@ -87,7 +81,7 @@ fn target_dir() -> Result<PathBuf> {
 }
 
 /// cargo, in the checkout, with our target directory.
-fn cargo(arguments: &[&str]) -> Result<()> {
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     println!("$ cargo {}", arguments.join(" "));
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(arguments)
@@ -102,11 +96,6 @@ fn cargo(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn guests() -> Result<()> {
-    cargo(&["build", "--locked", "--profile", "guest", "--target", "wasm32-unknown-unknown", "--package", "kv"])?;
-    place("wasm32-unknown-unknown/guest/kv.wasm", "kv.wasm")
-}
-
 fn build() -> Result<()> {
     setup::all()?;
     guests()?;
@@ -119,7 +108,7 @@ fn build() -> Result<()> {
 }
 
 /// Copies a finished thing out of cargo's directory, by rename, so that a running node keeps the file it has open.
-fn place(from: &str, name: &str) -> Result<()> {
+pub(crate) fn place(from: &str, name: &str) -> Result<()> {
     let from = target_dir()?.join(from);
     let to = build_dir().join(name);
     std::fs::create_dir_all(build_dir())?;
@@ -152,10 +141,9 @@ fn run(name: &str, words: &[&str]) -> Result<()> {
 /// What only tests run: the node with its failpoints, which can be made to crash between two steps, and the guest whose answers
 /// tell their history.
 fn test_programs() -> Result<()> {
+    guests::build(&["chain".into()])?;
     program("lockstep", &["--features", "lockstep/failpoints"])?;
-    place("release/lockstep", "lockstep-failpoints")?;
-    cargo(&["build", "--locked", "--profile", "guest", "--target", "wasm32-unknown-unknown", "--package", "chain"])?;
-    place("wasm32-unknown-unknown/guest/chain.wasm", "chain.wasm")
+    place("release/lockstep", "lockstep-failpoints")
 }
 
 fn torture(options: &[&str]) -> Result<()> {

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use prost_reflect::{DynamicMessage, MethodDescriptor};
-use tonic::Status;
 
 use super::client::{self, CONNECT_PATIENCE};
+use super::door;
 use super::manager::{self, Manager, is_operation, known, operation_error, text_field};
 use super::progress::with_transfers;
 use super::report::{Failure, print_line};
@@ -95,8 +95,10 @@ async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMess
 /// Calls, and prints both sides.
 async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage) -> anyhow::Result<DynamicMessage> {
     print_line(format!("Invoking {}({})", rpc.name(), text::format(request, Defaults::Hidden)))?;
-    let failed = |status: Status| Failure::from_status(&status);
-    let reply = manager.call(rpc, request).await.map_err(failed)?;
+    let reply = match manager.call(rpc, request).await {
+        Ok(reply) => reply,
+        Err(status) => return Err(door::failure(manager.channel(), status).await.into()),
+    };
     let shown = text::format(&reply, Defaults::Shown);
     let separator = if shown.contains('\n') { "\n" } else { " " };
     print_line(format!("Response:{separator}{shown}").trim_end())?;
@@ -104,7 +106,8 @@ async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage
 }
 
 async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<Manager> {
-    let mut answers = Vec::new();
+    // By answer, so that one that comes from many is said once.
+    let mut answers: Vec<(String, Vec<&str>)> = Vec::new();
     for addr in addrs.split(',') {
         // A dead node is no reason to wait: another one may lead.
         let answer = match client::connect(addr, Duration::ZERO).await {
@@ -113,16 +116,21 @@ async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<M
                 let reply = manager.run("State", &[]).await;
                 match reply.map(|reply| text_field(&reply, "state").unwrap_or_default()) {
                     Ok(state) if state == "Leader" => return Ok(manager),
-                    Ok(state) => format!("{addr}: {state}"),
-                    Err(error) => format!("{addr}: {error}"),
+                    Ok(state) => state,
+                    Err(error) => error.to_string(),
                 }
             }
-            Err(error) => error.to_string(),
+            Err(error) => error.to_string().replace(&format!(" to {addr}"), ""),
         };
-        answers.push(answer);
+        match answers.iter_mut().find(|(known, _)| *known == answer) {
+            Some((_, from)) => from.push(addr),
+            None => answers.push((answer, vec![addr])),
+        }
     }
     let failure = Failure::new("none of these nodes leads");
-    Err(answers.into_iter().fold(failure, Failure::note).into())
+    let failure =
+        answers.iter().fold(failure, |failure, (answer, from)| failure.note(format!("{}: {answer}", from.join(", "))));
+    Err(failure.hint("give the --grpc_addr of every node that runs; without a majority there is no leader").into())
 }
 
 fn unknown_rpc(name: &str) -> Failure {

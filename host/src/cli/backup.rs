@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 
 use super::client::{self, CONNECT_PATIENCE};
+use super::door;
 use super::progress::{Line, mebibytes};
 use super::report::Failure;
 use crate::api::call::BackupRequest;
@@ -57,9 +58,12 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<()> {
 
 async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
     let channel = client::connect(&args.addr, CONNECT_PATIENCE).await?;
-    let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut client = AdminClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let failed = |status| Failure::from_status(&status);
-    let mut frames = client.backup(BackupRequest { local: args.local }).await.map_err(failed)?.into_inner();
+    let mut frames = match client.backup(BackupRequest { local: args.local }).await {
+        Ok(reply) => reply.into_inner(),
+        Err(status) => return Err(door::failure(&channel, status).await.into()),
+    };
     let mut writer = BackupWriter::new(BufWriter::new(out)).context("cannot write the backup")?;
     let mut line = Line::new();
     while let Some(frame) = frames.message().await.map_err(failed)? {

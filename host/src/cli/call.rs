@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use prost_reflect::{DynamicMessage, MethodDescriptor, SerializeOptions, ServiceDescriptor};
+use tonic::Status;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::Channel;
 
+use super::called::as_called;
 use super::client::{self, CONNECT_PATIENCE, CallOptions};
+use super::door;
 use super::reflection::Reflection;
 use super::report::{Failure, print_line};
 use super::similar::similar;
@@ -74,24 +77,50 @@ async fn call(channel: Channel, service: &str, method: &str, args: &CallArgs) ->
         let name = method.full_name();
         return Err(Failure::usage(format!("{name} takes a stream of requests, which this command cannot send")).into());
     }
-    let failed = |status: tonic::Status| Failure::from_status(&status);
     if !method.is_server_streaming() {
-        let reply = client::unary(&channel, &method, &request, &options).await.map_err(failed)?;
-        return print_line(to_json(&reply)?);
+        return match client::unary(&channel, &method, &request, &options).await {
+            Ok(reply) => print_line(to_json(&reply)?),
+            Err(status) => Err(door::failure(&channel, status).await.into()),
+        };
     }
-    let mut replies = client::server_streaming(&channel, &method, &request, &options).await.map_err(failed)?;
+    match stream(&channel, &method, &request, &options).await? {
+        Ok(()) => Ok(()),
+        Err(status) => Err(door::failure(&channel, status).await.into()),
+    }
+}
+
+/// Prints the replies until the stream ends; the inner error is the server's or the connection's.
+async fn stream(
+    channel: &Channel,
+    method: &MethodDescriptor,
+    request: &DynamicMessage,
+    options: &CallOptions,
+) -> anyhow::Result<Result<(), Status>> {
+    let mut replies = match client::server_streaming(channel, method, request, options).await {
+        Ok(replies) => replies,
+        Err(status) => return Ok(Err(status)),
+    };
     loop {
-        let reply = client::next(&mut replies, &options).await.map_err(failed)?;
-        let Some(reply) = reply else { return Ok(()) };
-        print_line(to_json(&client::decode(&method, reply).map_err(failed)?)?)?;
+        let reply = match client::next(&mut replies, options).await {
+            Ok(Some(reply)) => client::decode(method, reply),
+            Ok(None) => return Ok(Ok(())),
+            Err(status) => return Ok(Err(status)),
+        };
+        match reply {
+            Ok(reply) => print_line(to_json(&reply)?)?,
+            Err(status) => return Ok(Err(status)),
+        }
     }
 }
 
 async fn describe(channel: Channel, service: &str) -> anyhow::Result<ServiceDescriptor> {
-    let mut reflection = Reflection::new(channel);
+    let mut reflection = Reflection::new(channel.clone());
     let services = reflection.services().await?;
     let unknown = |hint: String| Failure::new(format!("the server has no service {service:?}")).hint(hint);
     if !services.iter().any(|known| known == service) {
+        if let Some(what_to_do) = door::outside(&channel).await {
+            return Err(unknown(what_to_do).into());
+        }
         let close = similar(service, services.iter().map(String::as_str));
         let shown = if close.is_empty() { services.join(", ") } else { close.join(", ") };
         return Err(unknown(format!("it has {shown}")).into());
@@ -119,7 +148,7 @@ async fn list(channel: Channel, only: Option<&str>) -> anyhow::Result<()> {
     if let Some(service) = only {
         return print_service(&describe(channel, service).await?);
     }
-    let mut reflection = Reflection::new(channel);
+    let mut reflection = Reflection::new(channel.clone());
     for service in reflection.services().await? {
         // One at a time: two services of different authors may each bring their own version of a file.
         let pool = reflection.describe(std::slice::from_ref(&service)).await?;
@@ -127,6 +156,9 @@ async fn list(channel: Channel, only: Option<&str>) -> anyhow::Result<()> {
             Some(service) => print_service(&service)?,
             None => print_line(format!("{service}  (not described by the server)"))?,
         }
+    }
+    if let Some(what_to_do) = door::outside(&channel).await {
+        eprintln!("{}", as_called(&what_to_do));
     }
     Ok(())
 }

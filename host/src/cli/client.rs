@@ -44,6 +44,15 @@ pub(crate) struct Replies {
 
 /// Connects to the gRPC port of a node. While it refuses, tries again for `patience`, with a notice on stderr.
 pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Channel> {
+    connect_with(addr, patience, |notice| drop(writeln!(std::io::stderr(), "{notice}"))).await
+}
+
+/// The same without a notice, to a node that is known to be starting.
+pub(crate) async fn connect_quietly(addr: &str, patience: Duration) -> anyhow::Result<Channel> {
+    connect_with(addr, patience, |_| ()).await
+}
+
+async fn connect_with(addr: &str, patience: Duration, notice: impl Fn(&str)) -> anyhow::Result<Channel> {
     let endpoint = endpoint(addr)?;
     let deadline = Instant::now() + patience;
     let mut noticed = false;
@@ -64,7 +73,7 @@ pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Ch
         }
         if !noticed {
             let patience = humantime::format_duration(patience);
-            drop(writeln!(std::io::stderr(), "{addr} refuses connections; trying for {patience}"));
+            notice(&format!("nothing listens at {addr} yet; trying for {patience}"));
             noticed = true;
         }
         tokio::time::sleep(CONNECT_PAUSE).await;
@@ -128,7 +137,7 @@ pub(crate) async fn server_streaming(
     let reply = grpc
         .server_streaming(request_of(request, options), path(method), RawCodec)
         .await
-        .map_err(|status| say_timeout(status, options))?;
+        .map_err(|status| say_stream_timeout(status, options))?;
     Ok(Replies { stream: reply.into_inner(), deadline })
 }
 
@@ -140,7 +149,8 @@ pub(crate) async fn next(replies: &mut Replies, options: &CallOptions) -> Result
             .unwrap_or_else(|_| Err(Status::cancelled("timeout"))),
         None => replies.stream.message().await,
     };
-    reply.map_err(|status| say_timeout(status, options))
+    let is_over = replies.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    reply.map_err(|status| if is_over { say_stream_timeout(status, options) } else { status })
 }
 
 /// The bytes of a reply as a message.
@@ -155,6 +165,17 @@ fn say_timeout(status: Status, options: &CallOptions) -> Status {
         Some(timeout) if status.code() == Code::Cancelled => {
             let timeout = humantime::format_duration(timeout);
             Status::deadline_exceeded(format!("no answer within {timeout}; a command may still have taken effect"))
+        }
+        _ => status,
+    }
+}
+
+/// What a stream has sent, it has sent: its end by the timeout leaves nothing in doubt.
+fn say_stream_timeout(status: Status, options: &CallOptions) -> Status {
+    match (options.timeout, status.code()) {
+        (Some(timeout), Code::Cancelled | Code::DeadlineExceeded) => {
+            let timeout = humantime::format_duration(timeout);
+            Status::deadline_exceeded(format!("the stream was ended after {timeout}, as --timeout asks"))
         }
         _ => status,
     }

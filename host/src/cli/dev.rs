@@ -2,6 +2,7 @@
 //! The nodes are ordinary `lockstep node` processes; nothing here is known to them but a pipe that closes when we die.
 
 mod nodes;
+mod place;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,11 +11,16 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::call::signature;
+use super::called::as_called;
 use super::client;
+use super::fsm::{self, BUILD_HINT};
+use super::logging;
 use super::manager::{Manager, text_field};
+use super::progress::mebibytes;
 use super::reflection::Reflection;
 use super::report::{Failure, print_line};
 use nodes::{Nodes, Plan};
+use place::Directory;
 
 /// Loading a large guest for the first time takes a while on a busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -56,13 +62,20 @@ pub(crate) struct DevArgs {
 /// Runs the cluster until Ctrl-C or SIGTERM, or until every node has died.
 pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
     let fsm = find_fsm(args.fsm.as_deref())?;
+    fsm::check("", &fsm)?;
+    logging::check(&args.log_level)?;
     super::client_runtime()?.block_on(serve(args, &fsm))
 }
 
 async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let plan = Plan::new(args.nodes, args.base_port)?;
-    let mut nodes = Nodes::start(plan, fsm, &args.log_level)?;
+    let directory = Directory::create()?;
+    for (path, bytes) in directory.remove_left_behind() {
+        eprintln!("removed {} ({}), which a killed run left", path.display(), mebibytes(bytes));
+    }
+    eprintln!("starting {} nodes", plan.nodes.len());
+    let mut nodes = Nodes::start(plan, directory, fsm, &args.log_level)?;
     let result = tokio::select! {
         formed = form_and_watch(&mut nodes, fsm) => formed,
         () = signals.next() => {
@@ -80,11 +93,13 @@ async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
 /// Returns when every node has died, or with the reason why there is no cluster.
 async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
     let plan = nodes.plan().clone();
-    tokio::select! {
-        formed = form(&plan) => formed?,
+    let methods = tokio::select! {
+        // First: whatever answers in the place of a node that is dead is none of ours.
+        biased;
         dead = nodes.one_died() => return Err(Failure::new(format!("{dead} while the cluster was formed")).hint("its log is above").into()),
-    }
-    tell(&plan, fsm).await?;
+        formed = form(&plan) => formed?,
+    };
+    tell(&plan, fsm, &methods)?;
     for _ in &plan.nodes {
         let dead = nodes.one_died().await;
         eprintln!("{dead}");
@@ -92,10 +107,11 @@ async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
     Err(Failure::new("every node has died").into())
 }
 
-/// What the README tells a person to do: the first node leads alone, then it adds the others.
-async fn form(plan: &Plan) -> anyhow::Result<()> {
+/// What the README tells a person to do: the first node leads alone, then it adds the others. Returns the methods that every node
+/// serves, once every node does.
+async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
     let first = plan.nodes.first().context("a cluster has at least one node")?;
-    let channel = client::connect(&first.grpc_addr, START_PATIENCE).await?;
+    let channel = client::connect_quietly(&first.grpc_addr, START_PATIENCE).await?;
     let manager = Manager::new(channel, Some(OPERATION_TIMEOUT));
     let leads = async {
         while text_field(&manager.run("State", &[]).await?, "state").as_deref() != Some("Leader") {
@@ -108,25 +124,38 @@ async fn form(plan: &Plan) -> anyhow::Result<()> {
     leads.with_context(|| format!("{} did not become leader within {patience}", first.name))??;
     for node in &plan.nodes[1..] {
         // Its peer port opens when it has started; the leader dials it at once.
-        client::connect(&node.grpc_addr, START_PATIENCE).await?;
+        client::connect_quietly(&node.grpc_addr, START_PATIENCE).await?;
         manager
             .run("AddVoter", &[&node.name, &node.raft_addr, "0"])
             .await
             .with_context(|| format!("{} was not added", node.name))?;
     }
-    Ok(())
+    let mut methods = Vec::new();
+    for node in &plan.nodes {
+        let serves = async {
+            loop {
+                match guest_methods(&node.grpc_addr).await? {
+                    methods if methods.is_empty() => tokio::time::sleep(POLL_PAUSE).await,
+                    methods => return anyhow::Ok(methods),
+                }
+            }
+        };
+        let serves = tokio::time::timeout(START_PATIENCE, serves).await;
+        methods =
+            serves.with_context(|| format!("{} did not serve the state machine within {patience}", node.name))??;
+    }
+    Ok(methods)
 }
 
 /// Where the nodes are and what to try first.
-async fn tell(plan: &Plan, fsm: &Path) -> anyhow::Result<()> {
+fn tell(plan: &Plan, fsm: &Path, methods: &[String]) -> anyhow::Result<()> {
     print_line(format!("\n{} nodes run {}:", plan.nodes.len(), fsm.display()))?;
     for node in &plan.nodes {
         print_line(format!("  {}  clients {}  peers {}", node.name, node.grpc_addr, node.raft_addr))?;
     }
     let addr = &plan.nodes[0].grpc_addr;
-    let methods = guest_methods(addr).await?;
     print_line("\nIts methods, on every node:")?;
-    for method in &methods {
+    for method in methods {
         print_line(format!("  {method}"))?;
     }
     print_line("\nTry, in another terminal:")?;
@@ -134,19 +163,24 @@ async fn tell(plan: &Plan, fsm: &Path) -> anyhow::Result<()> {
         methods.iter().any(|method| method.starts_with("Example/Add  {\"key\": string, \"val\": string}"));
     if is_key_value {
         let other = &plan.nodes[plan.nodes.len() - 1].grpc_addr;
-        print_line(format!("  lockstep call {addr} Example/Add '{{\"key\": \"hello\", \"val\": \"world\"}}'"))?;
-        print_line(format!("  lockstep call {other} Example/Get '{{\"key\": \"hello\", \"linearizable\": true}}'"))?;
+        try_line(&format!("  lockstep call {addr} Example/Add '{{\"key\": \"hello\", \"val\": \"world\"}}'"))?;
+        try_line(&format!("  lockstep call {other} Example/Get '{{\"key\": \"hello\", \"linearizable\": true}}'"))?;
         print_line(format!("  grpcurl -plaintext -d '{{\"key\": \"hello\"}}' {addr} Example/Get"))?;
     } else if let Some(name) = methods.first().and_then(|method| method.split_whitespace().next()) {
-        print_line(format!("  lockstep call {addr} {name} '{{}}'"))?;
+        try_line(&format!("  lockstep call {addr} {name} '{{}}'"))?;
         print_line(format!("  grpcurl -plaintext -d '{{}}' {addr} {name}"))?;
     }
-    print_line(format!("  lockstep admin {addr} get_configuration"))?;
+    try_line(&format!("  lockstep admin {addr} get_configuration"))?;
     print_line("\nCtrl-C stops the nodes and removes their data.")
 }
 
+/// A command to try, as the person would type it.
+fn try_line(command: &str) -> anyhow::Result<()> {
+    print_line(as_called(command))
+}
+
 async fn guest_methods(addr: &str) -> anyhow::Result<Vec<String>> {
-    let mut reflection = Reflection::new(client::connect(addr, client::CONNECT_PATIENCE).await?);
+    let mut reflection = Reflection::new(client::connect_quietly(addr, client::CONNECT_PATIENCE).await?);
     let mut methods = Vec::new();
     for service in reflection.services().await? {
         let of_the_host = service.starts_with("grpc.")
@@ -163,16 +197,19 @@ async fn guest_methods(addr: &str) -> anyhow::Result<Vec<String>> {
 }
 
 fn find_fsm(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let build = "`cargo xtask guests` builds the example guests, among them build/kv.wasm";
     if let Some(path) = given {
-        anyhow::ensure!(path.is_file(), Failure::usage(format!("there is no file {}", path.display())).hint(build));
+        anyhow::ensure!(
+            path.is_file(),
+            Failure::usage(format!("there is no file {}", path.display())).hint(BUILD_HINT)
+        );
         return Ok(path.to_owned());
     }
     let beside_us = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("kv.wasm")));
     let candidates = [Some(PathBuf::from("build/kv.wasm")), beside_us];
     let found = candidates.into_iter().flatten().find(|path| path.is_file());
-    found
-        .ok_or_else(|| Failure::usage("no state machine was named, and there is no ./build/kv.wasm").hint(build).into())
+    found.ok_or_else(|| {
+        Failure::usage("no state machine was named, and there is no ./build/kv.wasm").hint(BUILD_HINT).into()
+    })
 }
 
 /// Ctrl-C and SIGTERM.

@@ -34,13 +34,19 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
     Ok(())
 }
 
+/// Refuses a level that no node would take.
+pub(crate) fn check(level: &str) -> Result<(), ConfigError> {
+    filter(level).map(drop)
+}
+
 /// A plain `info` or `warn` speaks of this node: openraft warns at every attempt to reach a dead
-/// peer, some hundred times a second.
+/// peer, some hundred times a second, and calls it an error when a peer's stream ends because this node stops. (When Raft's core
+/// stops by itself, the node says so and ends.)
 /// A filter that names openraft gets what it asks for.
 fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     let is_plain_level = level.parse::<tracing::level_filters::LevelFilter>().is_ok();
     let quiet = match level.to_ascii_lowercase().as_str() {
-        plain @ ("info" | "warn") => format!("{plain},openraft=error"),
+        plain @ ("info" | "warn") => format!("{plain},openraft=error,openraft::raft::stream_append=off"),
         _ => level.to_owned(),
     };
     if !is_plain_level && !level.contains(['=', ',']) {

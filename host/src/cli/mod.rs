@@ -8,8 +8,11 @@ mod argv;
 mod backup;
 mod bench;
 mod call;
+mod called;
 mod client;
 mod dev;
+mod door;
+mod fsm;
 mod logging;
 mod manager;
 mod node;
@@ -33,7 +36,7 @@ Flags may be written --raft_id, --raft-id or -raft_id.
 
 Examples:
   lockstep dev                                         try it: three nodes on this machine
-  lockstep node --raft_bootstrap --raft_id=nodeA --fsm kv.wasm
+  lockstep node --raft_bootstrap --raft_id=nodeA --fsm build/kv.wasm
   lockstep admin localhost:40051 add_voter nodeB localhost:50052
   lockstep call localhost:40051 Example/Add '{\"key\": \"a\", \"val\": \"1\"}'
   lockstep backup localhost:40051 > today.backup";
@@ -106,7 +109,7 @@ fn exit_at_once(result: anyhow::Result<()>) -> ! {
 }
 
 fn parse(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
-    let matches = command().try_get_matches_from(argv::normalise(arguments))?;
+    let matches = called::help_as_called(command()).try_get_matches_from(argv::normalise(arguments))?;
     Cli::from_arg_matches(&matches)
 }
 

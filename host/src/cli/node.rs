@@ -10,6 +10,7 @@ use clap::builder::BoolishValueParser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use super::fsm;
 use super::logging::{self, LogFormat};
 use crate::config::{self, ConfigError, NodeConfig};
 use crate::node::{Ended, Node};
@@ -117,9 +118,9 @@ pub(crate) struct NodeArgs {
     trailing_entries_min: u64,
 
     /// Free bytes on the disk below which commands are refused, while reads go on; 0: never
-    #[arg(long = "min_free_bytes", env = "LOCKSTEP_MIN_FREE_BYTES", value_name = "BYTES",
-        default_value_t = config::MIN_FREE_BYTES)]
-    min_free_bytes: u64,
+    #[arg(long = "min_free_bytes", env = "LOCKSTEP_MIN_FREE_BYTES", value_name = "SIZE",
+        default_value_t = Size(config::MIN_FREE_BYTES), value_parser = size)]
+    min_free_bytes: Size,
 
     /// Log bytes since the last snapshot that make another worth it, however few the commands; 0 for never
     #[arg(long = "snapshot_threshold_bytes", env = "LOCKSTEP_SNAPSHOT_THRESHOLD_BYTES", value_name = "SIZE",
@@ -181,6 +182,10 @@ fn size(text: &str) -> Result<Size, String> {
 /// Runs a node until a signal, or until it cannot go on.
 pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     let config = config_of(args)?;
+    // A node with data is told by what is in there. One that has none leaves none behind when its file cannot be run.
+    if let (Some(fsm), false) = (&config.fsm, config.data_dir().exists()) {
+        fsm::check("--fsm: ", fsm)?;
+    }
     logging::init(&args.log_level, args.log_format, &config.name)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -292,7 +297,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         catch_up_timeout: args.catch_up_timeout,
         trailing_logs: args.trailing_logs,
         trailing_entries_min: args.trailing_entries_min,
-        min_free_bytes: args.min_free_bytes,
+        min_free_bytes: args.min_free_bytes.0,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
     };
     config.validate()?;
@@ -343,6 +348,16 @@ mod tests {
     fn gossip_is_refused_by_name() {
         let error = config(&["--raft_id=a", "--gossip_seeds=x:1"]).unwrap_err();
         assert!(error.contains("--gossip_seeds") && error.contains("gossip yet"), "{error}");
+    }
+
+    #[test]
+    fn sizes_are_written_with_a_unit_or_as_bytes() {
+        let free = |flag: &str| config(&["--raft_id=a", flag]).map(|config| config.min_free_bytes);
+        assert_eq!(free("--min_free_bytes=64MiB").unwrap(), 64 << 20);
+        assert_eq!(free("--min_free_bytes=67108864").unwrap(), 64 << 20);
+        assert_eq!(free("--min_free_bytes=0").unwrap(), 0);
+        let error = free("--min_free_bytes=lots").unwrap_err();
+        assert!(error.contains("--min_free_bytes") && error.contains("256MiB"), "{error}");
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub(crate) fn run(args: &RecoverArgs) -> anyhow::Result<()> {
         for line in describe(survivor.found()) {
             print_line(line)?;
         }
+        if let Some(failure) = nothing_to_recover(survivor.found(), args) {
+            return Err(failure.into());
+        }
         if !args.confirmed {
             let what = "nothing was changed: the old members' configuration is still in force";
             let hint = format!("if they are lost for good, run this again with {CONFIRM}");
@@ -63,6 +66,20 @@ pub(crate) fn run(args: &RecoverArgs) -> anyhow::Result<()> {
             cluster.id_hex()
         ))?;
         print_line("Start it, then add the other nodes again; each must begin with an empty data directory.")
+    })
+}
+
+/// A node that needs nobody: it would be a cluster of one before and after.
+fn nothing_to_recover(found: &Found, args: &RecoverArgs) -> Option<Failure> {
+    let mut voters = found.members.iter().filter(|member| member.voter);
+    let is_alone = voters.next().is_some_and(|voter| voter.me) && voters.next().is_none();
+    is_alone.then(|| {
+        let (name, directory) = (&found.name, args.raft_data_dir.display());
+        Failure::new(format!(
+            "nothing was changed, because there is nothing to recover: {name} is the only voter of its cluster, so it needs nobody to lead it"
+        ))
+        .hint(format!("start it with `lockstep node --raft_id={name} --raft_data_dir={directory}` and its addresses"))
+        .hint("then add other nodes with `lockstep admin <its grpc_addr> add_voter <raft_id> <raft_addr>`")
     })
 }
 

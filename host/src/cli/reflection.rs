@@ -13,6 +13,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ErrorResponse, ServerReflectionRequest};
 
+use super::door;
 use super::report::Failure;
 
 /// Files of one service's description; far more than anyone writes by hand.
@@ -20,13 +21,14 @@ const FILES_MAX: usize = 1000;
 
 /// The reflection service of one server.
 pub(crate) struct Reflection {
+    channel: Channel,
     client: ServerReflectionClient<Channel>,
 }
 
 impl Reflection {
     /// Over an open connection.
     pub(crate) fn new(channel: Channel) -> Self {
-        Reflection { client: ServerReflectionClient::new(channel) }
+        Reflection { client: ServerReflectionClient::new(channel.clone()), channel }
     }
 
     /// The full names of the services, sorted.
@@ -112,18 +114,11 @@ impl Reflection {
                     error_message: status.message().to_owned(),
                 }));
             }
-            reply => reply.map_err(|status| refused(&status))?,
+            Err(status) => return Err(door::failure(&self.channel, status).await.into()),
+            Ok(reply) => reply,
         };
         let response = reply.and_then(|reply| reply.message_response);
         response.context("the server ended the description of its services early")
-    }
-}
-
-fn refused(status: &tonic::Status) -> Failure {
-    let failure = Failure::from_status(status);
-    match status.code() {
-        Code::Unimplemented => failure.hint("this server has no reflection; is the address the --grpc_addr of a node?"),
-        _ => failure,
     }
 }
 

@@ -46,7 +46,11 @@ impl Failure {
 
     /// A gRPC error: code, message, and the metadata that is not gRPC's own.
     pub(crate) fn from_status(status: &Status) -> Self {
-        let mut failure = Failure::new(format!("{}: {}", code_name(status.code()), status.message()));
+        let code = code_name(status.code());
+        let mut failure = Failure::new(match status.message() {
+            "" => code,
+            message => format!("{code}: {message}"),
+        });
         failure.notes.extend(metadata_lines(status.metadata()));
         if !status.details().is_empty() {
             failure.notes.push(format!("details: {}", status.details().escape_ascii()));
@@ -63,7 +67,7 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     }
     let (text, code) = describe(error);
     // Nobody may be listening any more; the code still tells.
-    drop(writeln!(std::io::stderr(), "{text}"));
+    drop(writeln!(std::io::stderr(), "{}", super::called::as_called(&text)));
     code
 }
 

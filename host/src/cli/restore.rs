@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::called::as_called;
 use super::report::print_line;
 use crate::config::NodeConfig;
 use crate::node::restore::{Restored, restore};
@@ -46,9 +47,9 @@ pub(crate) fn run(args: &RestoreArgs) -> anyhow::Result<()> {
         "restored {rows} rows as of index {index} into {}\nnew cluster {cluster}, component {component}",
         directory.display()
     ))?;
-    print_line(format!(
+    print_line(as_called(&format!(
         "start it with: lockstep node --raft_bootstrap --raft_id={} --raft_data_dir={}",
         args.raft_id,
         args.raft_data_dir.display()
-    ))
+    )))
 }

@@ -66,6 +66,15 @@ pub struct Component {
     inner: Arc<Inner>,
 }
 
+/// What names and sections say of a guest that was looked at only.
+#[derive(Debug)]
+pub struct Checked {
+    /// Its protobuf descriptor set, if it carries one.
+    pub descriptor: Option<Vec<u8>>,
+    /// Whether it exports `watcher`.
+    pub has_watcher: bool,
+}
+
 struct Inner {
     engine: Engine,
     pre: InstancePre<State>,
@@ -99,6 +108,15 @@ impl Component {
         let encode = || ComponentEncoder::default().validate(true).module(bytes)?.encode();
         let encoded = encode().map_err(|error| LoadError::Encode(format!("{error:#}")))?;
         Ok(encoded.into())
+    }
+
+    /// Refuses what can be refused without compiling anything: a file that is no guest.
+    pub fn check(bytes: &[u8]) -> Result<Checked, LoadError> {
+        let found = inspect(&Self::encode(bytes)?)?;
+        found.check_imports()?;
+        found.require("machine")?;
+        let has_watcher = found.export("watcher").is_some();
+        Ok(Checked { descriptor: found.descriptor, has_watcher })
     }
 
     /// Checks, compiles and instantiates an encoded component.

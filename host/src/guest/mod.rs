@@ -30,7 +30,7 @@ pub use code::Shelf;
 pub use engine::{Engine, QUERY_INSTANCES_MAX};
 pub use instance::{ApplyInstance, QueryInstance};
 pub use limits::{CALLER_STACK_BYTES, Limits};
-pub use load::{Component, LoadError};
+pub use load::{Checked, Component, LoadError};
 pub use outcome::{Failure, HostFault, Reason, Status, Verdict};
 pub use streams::{restore, snapshot};
 

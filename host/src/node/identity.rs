@@ -36,7 +36,7 @@ pub(super) async fn bootstrap(config: &NodeConfig, raft: &Raft, admission: &Admi
     if let Some(cluster) = admission.cluster() {
         if config.bootstrap {
             let id = cluster.id_hex();
-            tracing::warn!("--raft_bootstrap is ignored: this node is already in cluster {id}");
+            tracing::info!("--raft_bootstrap is ignored: this node is already in cluster {id}");
         }
         return Ok(());
     }

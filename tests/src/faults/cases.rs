@@ -185,3 +185,16 @@ async fn others_served(load: &Load, since: Duration) -> Result<()> {
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_xtask_knows_every_case_before_it_builds() {
+        let words = include_str!("../../../xtask/src/words.rs");
+        let names: Vec<String> = Case::ALL.iter().map(|case| format!("{:?}", case.name())).collect();
+        let expected = format!("const FAULTS_CASES: [&str; {}] = [{}];", names.len(), names.join(", "));
+        assert!(words.contains(&expected), "xtask/src/words.rs has other cases than {expected}");
+    }
+}

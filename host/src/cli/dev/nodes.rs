@@ -1,8 +1,11 @@
 //! The child processes of `lockstep dev` and their directory. Knows flags of `lockstep node` and nothing of Raft.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -10,13 +13,15 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinSet;
 
-use crate::config;
+use super::place::Directory;
+use crate::cli::report::Failure;
+use crate::config::{self, ListenError};
 
 /// A node that hands over leadership and flushes is done well within this.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A playground works on a disk that has little left; nodes of one's own keep more.
-const MIN_FREE_BYTES: u64 = 64 << 20;
+const MIN_FREE: &str = "64MiB";
 
 /// Names and addresses, before anything runs.
 #[derive(Clone, Debug)]
@@ -35,7 +40,7 @@ impl Plan {
     /// `count` nodes on the ports from `base_port`, or on ports that are free now.
     pub(crate) fn new(count: u16, base_port: Option<u16>) -> anyhow::Result<Plan> {
         let ports = match base_port {
-            Some(base) => (base..base + 2 * count).collect(),
+            Some(base) => check_free(base..base + 2 * count)?,
             None => free_ports(2 * count)?,
         };
         let (grpc, raft) = ports.split_at(usize::from(count));
@@ -46,6 +51,24 @@ impl Plan {
         });
         Ok(Plan { nodes: nodes.collect() })
     }
+}
+
+/// Listens on each for a moment: a port of another cluster would answer for ours, and everything would look well.
+fn check_free(ports: Range<u16>) -> anyhow::Result<Vec<u16>> {
+    for port in ports.clone() {
+        if let Err(error) = config::bind("--base_port", &format!("localhost:{port}")) {
+            let (first, last) = (ports.start, ports.end - 1);
+            let problem = match error {
+                ListenError::Taken { .. } => format!("port {port} is taken by another process"),
+                other => other.to_string(),
+            };
+            let what = format!("{problem}; the nodes were to use the ports {first} to {last}");
+            return Err(Failure::usage(what)
+                .hint("give another --base_port, or leave it out: then the system chooses ports that are free")
+                .into());
+        }
+    }
+    Ok(ports.collect())
 }
 
 /// All are held until all are found, so no port comes twice. Another process may take one before the node does; the node says so.
@@ -68,14 +91,17 @@ pub(crate) struct Nodes {
     ends: JoinSet<String>,
     /// A node stops when its pipe closes, also when it closes because we were killed.
     pipes: Vec<ChildStdin>,
+    /// Set when the nodes were told to stop.
+    stopping: Arc<AtomicBool>,
     // Last, so that the nodes are dead when their directory goes.
     directory: Directory,
 }
 
 impl Nodes {
     /// Starts them all; the first one bootstraps.
-    pub(crate) fn start(plan: Plan, fsm: &Path, log_level: &str) -> anyhow::Result<Nodes> {
-        let mut nodes = Nodes { plan, ends: JoinSet::new(), pipes: Vec::new(), directory: Directory::create()? };
+    pub(crate) fn start(plan: Plan, directory: Directory, fsm: &Path, log_level: &str) -> anyhow::Result<Nodes> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut nodes = Nodes { plan, ends: JoinSet::new(), pipes: Vec::new(), stopping, directory };
         for position in 0..nodes.plan.nodes.len() {
             nodes.start_one(position, fsm, log_level)?;
         }
@@ -95,9 +121,9 @@ impl Nodes {
             .arg(format!("--grpc_addr={}", node.grpc_addr))
             .arg(format!("--raft_addr={}", node.raft_addr))
             .arg(format!("--log_level={log_level}"))
-            .arg(format!("--min_free_bytes={MIN_FREE_BYTES}"))
+            .arg(format!("--min_free_bytes={MIN_FREE}"))
             .arg("--raft_data_dir")
-            .arg(&self.directory.path);
+            .arg(self.directory.path());
         if position == 0 {
             command.arg("--raft_bootstrap").arg("--fsm").arg(fsm);
         }
@@ -112,7 +138,7 @@ impl Nodes {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", node.name))?;
         for output in [child.stdout.take().map(boxed), child.stderr.take().map(boxed)].into_iter().flatten() {
-            tokio::spawn(prefix_lines(node.name.clone(), output));
+            tokio::spawn(prefix_lines(node.name.clone(), output, self.stopping.clone()));
         }
         self.pipes.extend(child.stdin.take());
         self.ends.spawn(wait(node.name.clone(), child));
@@ -130,6 +156,7 @@ impl Nodes {
 
     /// Closes the pipes and waits for the nodes; kills those that take too long.
     pub(crate) async fn stop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
         self.pipes.clear();
         let all_ended = async { while self.ends.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_PATIENCE, all_ended).await.is_err() {
@@ -156,38 +183,15 @@ async fn wait(name: String, mut child: Child) -> String {
     }
 }
 
-async fn prefix_lines(name: String, output: impl AsyncRead + Unpin) {
+/// Passes a node's lines on. While all of them stop, a warning says only that others have stopped.
+async fn prefix_lines(name: String, output: impl AsyncRead + Unpin, stopping: Arc<AtomicBool>) {
     let mut lines = BufReader::new(output).lines();
     loop {
         match lines.next_line().await {
+            Ok(Some(line)) if stopping.load(Ordering::Relaxed) && line.contains(" WARN ") => {}
             Ok(Some(line)) => eprintln!("{name} | {line}"),
             Ok(None) => return,
             Err(error) => return eprintln!("{name} | (its output cannot be read: {error})"),
-        }
-    }
-}
-
-/// A directory of ours alone, removed when dropped.
-struct Directory {
-    path: PathBuf,
-}
-
-impl Directory {
-    fn create() -> anyhow::Result<Directory> {
-        use std::os::unix::fs::DirBuilderExt;
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).context("the system gives no random bytes")?;
-        let path = std::env::temp_dir().join(format!("lockstep-dev-{}", crate::types::hex(&random)));
-        let created = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        created.with_context(|| format!("cannot make the directory {}", path.display()))?;
-        Ok(Directory { path })
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("{} could not be removed: {error}", self.path.display());
         }
     }
 }
@@ -199,16 +203,32 @@ mod tests {
 
     #[test]
     fn base_port_gives_neighbouring_ports() {
-        let plan = Plan::new(3, Some(4000)).unwrap();
+        let base = free_run(6);
+        let plan = Plan::new(3, Some(base)).unwrap();
         let addresses: Vec<_> =
             plan.nodes.iter().map(|node| format!("{} {} {}", node.name, node.grpc_addr, node.raft_addr)).collect();
-        assert_eq!(
-            addresses,
-            [
-                "nodeA localhost:4000 localhost:4003",
-                "nodeB localhost:4001 localhost:4004",
-                "nodeC localhost:4002 localhost:4005"
-            ]
+        let expected: Vec<_> = (0..3)
+            .zip(["nodeA", "nodeB", "nodeC"])
+            .map(|(n, name)| format!("{name} localhost:{} localhost:{}", base + n, base + 3 + n))
+            .collect();
+        assert_eq!(addresses, expected);
+    }
+
+    /// The first of `count` neighbouring ports that nobody uses now.
+    fn free_run(count: u16) -> u16 {
+        let free = |base: &u16| check_free(*base..base + count).is_ok();
+        (20_000..60_000).step_by(usize::from(count)).find(free).unwrap()
+    }
+
+    #[test]
+    fn a_taken_port_is_named_with_what_to_do() {
+        let base = free_run(6);
+        let _holder = TcpListener::bind(("127.0.0.1", base + 4)).unwrap();
+        let error = Plan::new(3, Some(base)).unwrap_err();
+        let text = format!("{:?}", error.downcast_ref::<Failure>().unwrap());
+        assert!(
+            text.contains(&format!("port {} is taken", base + 4)) && text.contains("another --base_port"),
+            "{text}"
         );
     }
 
@@ -218,14 +238,5 @@ mod tests {
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 6);
-    }
-
-    #[test]
-    fn directory_is_removed_with_its_contents() {
-        let directory = Directory::create().unwrap();
-        let path = directory.path.clone();
-        std::fs::write(path.join("file"), "x").unwrap();
-        drop(directory);
-        assert!(!path.exists());
     }
 }

@@ -28,6 +28,8 @@ impl Members {
             let now = metrics(&raft);
             match now.membership_config.get_node(&me.node_id) {
                 Some(recorded) if *recorded == me.node => return,
+                // There is nobody to tell yet.
+                Some(_) if now.current_leader.is_none() => {}
                 Some(recorded) => {
                     if let Err(reason) = self.announce(&now).await {
                         tracing::warn!(%recorded, now = %me.node, reason, "the leader has not recorded the new addresses yet");

@@ -1,0 +1,100 @@
+//! This program as the person called it: who typed `build/lockstep` is told to type that again. Changes words that are shown, nothing else.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use clap::Command;
+
+/// What our texts call this program.
+const NAME: &str = "lockstep";
+/// The subcommands that our texts name. A line such as `/tmp/lockstep is gone` is not about this program.
+const SUBCOMMANDS: [&str; 9] = ["node", "dev", "call", "admin", "recover", "backup", "restore", "bench", "guest"];
+
+static CALLED: LazyLock<String> = LazyLock::new(|| {
+    let called = std::env::args_os().next().unwrap_or_default();
+    quoted(&called.to_string_lossy()).into_owned()
+});
+
+/// The text, with this program as it was called wherever one of its subcommands is named.
+pub(crate) fn as_called(text: &str) -> String {
+    replace(text, &CALLED)
+}
+
+/// The command line with help that calls this program as it was called.
+pub(crate) fn help_as_called(command: Command) -> Command {
+    let shown = command.get_after_help().map(|help| as_called(&help.to_string()));
+    let command = match shown {
+        Some(help) => command.after_help(help),
+        None => command,
+    };
+    let below: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    below.into_iter().fold(command, |command, name| command.mut_subcommand(name, help_as_called))
+}
+
+/// As a shell needs it.
+fn quoted(called: &str) -> Cow<'_, str> {
+    if called.is_empty() {
+        return Cow::Borrowed(NAME);
+    }
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+~".contains(c);
+    if called.chars().all(is_plain) {
+        Cow::Borrowed(called)
+    } else {
+        Cow::Owned(format!("'{}'", called.replace('\'', r"'\''")))
+    }
+}
+
+fn replace(text: &str, called: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(NAME) {
+        let (before, after) = (&rest[..at], &rest[at + NAME.len()..]);
+        let begins_a_word = before.chars().next_back().is_none_or(|c| c.is_whitespace() || "`('\"".contains(c))
+            && (!before.is_empty() || shown.is_empty());
+        let subcommand = after.strip_prefix(' ').and_then(|words| words.split(|c: char| !c.is_alphanumeric()).next());
+        let is_this = begins_a_word && subcommand.is_some_and(|word| SUBCOMMANDS.contains(&word));
+        shown.push_str(before);
+        shown.push_str(if is_this { called } else { NAME });
+        rest = after;
+    }
+    shown + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_calls_of_this_program_are_changed() {
+        let table = [
+            ("lockstep dev", "build/lockstep dev"),
+            (
+                "add it with `lockstep admin a:1 add_voter b a:2`",
+                "add it with `build/lockstep admin a:1 add_voter b a:2`",
+            ),
+            ("  lockstep call x\n  lockstep backup x", "  build/lockstep call x\n  build/lockstep backup x"),
+            ("Lockstep and lockstep are names", "Lockstep and lockstep are names"),
+            ("lockstep developers", "lockstep developers"),
+            ("/tmp/lockstep node", "/tmp/lockstep node"),
+            ("lockstep:machine is not lockstep/node", "lockstep:machine is not lockstep/node"),
+            ("lockstep", "lockstep"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(replace(text, "build/lockstep"), expected);
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_shell_would_split_is_quoted() {
+        assert_eq!(quoted("build/lockstep"), "build/lockstep");
+        assert_eq!(quoted("/my files/lockstep"), "'/my files/lockstep'");
+        assert_eq!(quoted(""), "lockstep");
+    }
+
+    #[test]
+    fn every_subcommand_is_known_here() {
+        for subcommand in crate::cli::command().get_subcommands() {
+            assert!(SUBCOMMANDS.contains(&subcommand.get_name()), "{}", subcommand.get_name());
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What is behind an address when it is not what was asked for: a peer port, or a node that is in no cluster yet. Asks, changes nothing.
+
+use std::time::Duration;
+
+use prost_reflect::{DynamicMessage, Value};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::client::{self, CallOptions};
+use super::manager;
+use super::report::Failure;
+use crate::api::call::StatusRequest;
+use crate::api::call::admin_client::AdminClient;
+
+/// A port that does not say at once what it is, is none of ours.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A gRPC error, and what to do when the address is that of a port for nodes, or when nobody is there any more.
+pub(crate) async fn failure(channel: &Channel, status: Status) -> Failure {
+    let failure = Failure::from_status(&status);
+    // What a server answers has no cause here; what our own side makes of a broken connection has.
+    if std::error::Error::source(&status).is_some() {
+        return failure
+            .hint("the connection broke: is the node still running? What was on its way may have taken effect; any other node will do");
+    }
+    if status.code() != Code::Unimplemented {
+        return failure;
+    }
+    match peer_port(channel).await {
+        Some(hint) => failure.hint(hint),
+        None => failure.hint("is this the --grpc_addr of a node, and is the node of this version?"),
+    }
+}
+
+/// What to say when the server is the peer port of a node.
+async fn peer_port(channel: &Channel) -> Option<String> {
+    let service = manager::descriptors().get_service_by_name("lockstep.peer.v1.Peer")?;
+    let identify = service.methods().find(|method| method.name() == "Identify")?;
+    let options = CallOptions { timeout: Some(ASK_TIMEOUT), ..CallOptions::default() };
+    let request = DynamicMessage::new(identify.input());
+    let reply = client::unary(channel, &identify, &request, &options).await.ok()?;
+    let node = reply.get_field_by_name("node")?;
+    let node = node.as_message()?;
+    let text = |field| node.get_field_by_name(field).as_deref().and_then(Value::as_str).unwrap_or("?").to_owned();
+    Some(format!(
+        "this is the port of {} for other nodes, its --raft_addr; clients and operators use its --grpc_addr, {}",
+        text("name"),
+        text("grpc_addr")
+    ))
+}
+
+/// What to do about a node that is in no cluster yet; `None` for a member, and for servers of others.
+pub(crate) async fn outside(channel: &Channel) -> Option<String> {
+    let mut request = tonic::Request::new(StatusRequest {});
+    request.set_timeout(ASK_TIMEOUT);
+    let status = AdminClient::new(channel.clone()).status(request).await.ok()?;
+    advice(&serde_json::from_str(&status.into_inner().json).ok()?)
+}
+
+/// From the status object of `docs/status.md`.
+fn advice(status: &serde_json::Value) -> Option<String> {
+    let is_outside = status["mode"] == "catching-up" && status["nodes"].as_array()?.is_empty();
+    let (name, addr) = (status["node_id"].as_str()?, status["addr"].as_str()?);
+    is_outside.then(|| {
+        format!(
+            "{name} is in no cluster yet: add it with `lockstep admin <the leader's grpc_addr> add_voter {name} {addr}`, or let it begin a \
+             cluster of its own: start it with --raft_bootstrap and --fsm"
+        )
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_a_node_without_a_cluster_is_told_how_to_enter_one() {
+        let mut status = json!({ "mode": "catching-up", "nodes": [], "node_id": "nodeB", "addr": "localhost:50052" });
+        assert!(advice(&status).unwrap().contains("add_voter nodeB localhost:50052"));
+        status["nodes"] = json!([{ "id": "nodeB" }]);
+        assert_eq!(advice(&status), None);
+        status["nodes"] = json!([]);
+        status["mode"] = json!("removed");
+        assert_eq!(advice(&status), None);
+    }
+}

@@ -1,0 +1,302 @@
+//! The words behind `cargo xtask`: what each command takes, and what is wrong with what was typed. Known before anything is
+//! compiled, so that a slip costs no build. Runs nothing.
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// What `cargo xtask` does.
+pub(crate) const HELP: &str = "\
+cargo xtask <command>
+
+  demo      sets up and builds, then shows a three-node cluster: writes, reads, a watch, a killed leader, a restart
+  test      sets up and builds, then checks format and lints and runs every test
+  build     sets up and builds build/lockstep and the guests
+  guests    builds every crate under guests/: build/kv.wasm and so on
+  setup     installs what is missing, or names it
+  torture   faults under load, every answer checked
+  faults    how long clients wait for a write when a leader dies, is stopped, paused or cut off
+  bench     first throughput figures of a fresh three-node cluster on this machine
+
+cargo xtask <command> --help tells what a command takes.
+";
+
+const DEMO: &str = "\
+cargo xtask demo
+
+Sets up and builds, then starts three node processes, forms a cluster, writes, reads, watches, kills the leader, restarts
+it, and stops everything. Leaves no process and no file behind. Takes no arguments.
+";
+
+const TEST: &str = "\
+cargo xtask test [argument of cargo test ...]
+
+Sets up and builds, checks format and lints, and runs every test. With arguments it runs only what they choose, and leaves out
+format and lints:
+
+  cargo xtask test --test scenarios first_hour
+  cargo xtask test --package lockstep --lib config::
+";
+
+const BUILD: &str = "\
+cargo xtask build
+
+Sets up what is missing, and builds build/lockstep and the guests. Takes no arguments.
+";
+
+const GUESTS: &str = "\
+cargo xtask guests
+
+Builds every crate under guests/ for wasm32-unknown-unknown and puts it where `lockstep` looks: guests/kv becomes
+build/kv.wasm. Takes no arguments.
+";
+
+const SETUP: &str = "\
+cargo xtask setup
+
+Installs what is missing (a C++ compiler, libclang, the wasm32-unknown-unknown target, rustfmt, clippy) where it may, and
+otherwise names the command. Takes no arguments.
+";
+
+const TORTURE: &str = "\
+cargo xtask torture [--seconds N] [--cycles N] [--seed S] [--nodes 3|5] [--faults LIST] [--plant TASK]
+
+  --seconds N    begin no cycle after N seconds; 60 unless --cycles is given
+  --cycles N     end after N cycles of load, fault, heal and verdict
+  --seed S       draw faults and load from S; drawn from the clock and printed otherwise
+  --nodes N      nodes of every cluster; three otherwise, and five in every fourth
+  --plant TASK   a failpoint that every node has all the time, to see it found: read-skip-index=return(error)
+  --faults LIST  only these, with commas: ";
+
+const FAULTS: &str = "\
+cargo xtask faults [rounds] [--seed N] [case ...]
+
+Twenty rounds of every case, without anything said: nearly half an hour. The table goes to stdout, in Markdown.
+Cases: ";
+
+const BENCH: &str = "\
+cargo xtask bench [seconds]
+
+Sets up and builds, forms three nodes, and drives them for 5 seconds a run, or as many as are given (1 to 600).
+";
+
+/// The faults of the torture; `tests/src/torture/plan.rs` makes them, and a test there compares.
+const TORTURE_FAULTS: [&str; 15] = [
+    "kill-leader",
+    "kill-follower",
+    "kill-all",
+    "cut-power",
+    "kill-two",
+    "stop-leader",
+    "pause-leader",
+    "pause-follower",
+    "fall-behind",
+    "grow-and-shrink",
+    "cut-off-leader",
+    "cut-off-follower",
+    "cut-one-way",
+    "crash",
+    "sync-error",
+];
+
+/// The cases of `faults`; `tests/src/faults/cases.rs` makes them, and a test there compares.
+const FAULTS_CASES: [&str; 8] = ["kill", "stop", "pause", "kill-all", "rolling", "cut-off", "one-way", "refused"];
+
+/// What `cargo test` is told by a flag that this project's tests are run with.
+const TEST_FLAGS: [&str; 10] =
+    ["--test", "--package", "-p", "--lib", "--bin", "--bins", "--doc", "--no-run", "--no-fail-fast", "--exclude"];
+
+const BENCH_SECONDS: u64 = 5;
+const BENCH_SECONDS_MAX: u64 = 600;
+
+/// What was asked for, checked as far as words go.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Task<'a> {
+    /// Print this, and nothing else.
+    Help(String),
+    Demo,
+    /// With the arguments of `cargo test`.
+    Test(&'a [&'a str]),
+    Build,
+    Guests,
+    Setup,
+    /// With the words that its program takes.
+    Torture(&'a [&'a str]),
+    /// With the words that its program takes.
+    Faults(&'a [&'a str]),
+    /// For so many seconds a run.
+    Bench(u64),
+}
+
+/// What was typed is wrong, and what could have been typed.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) problem: String,
+    pub(crate) usage: String,
+}
+
+/// Reads the words of a command line.
+pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
+    let [command, rest @ ..] = words else { return Ok(Task::Help(HELP.into())) };
+    if let "help" | "--help" | "-h" = *command {
+        return rest.first().map_or(Ok(HELP.into()), |command| help(command)).map(Task::Help);
+    }
+    let help = help(command)?;
+    // Behind `--` stand words of the tests' own programs.
+    if rest.iter().take_while(|word| **word != "--").any(|word| matches!(*word, "--help" | "-h")) {
+        return Ok(Task::Help(help));
+    }
+    let task = match *command {
+        "demo" => nothing_behind(rest).map(|()| Task::Demo),
+        "test" => check_test(rest).map(|()| Task::Test(rest)),
+        "build" => nothing_behind(rest).map(|()| Task::Build),
+        "guests" => nothing_behind(rest).map(|()| Task::Guests),
+        "setup" => nothing_behind(rest).map(|()| Task::Setup),
+        "torture" => check_torture(rest).map(|()| Task::Torture(rest)),
+        "faults" => check_faults(rest).map(|()| Task::Faults(rest)),
+        "bench" => bench_seconds(rest).map(Task::Bench),
+        unknown => unreachable!("{unknown} has help and no task"),
+    };
+    task.map_err(|error| Refusal { problem: error.to_string(), usage: help })
+}
+
+fn help(command: &str) -> Result<String, Refusal> {
+    Ok(match command {
+        "demo" => DEMO.into(),
+        "test" => TEST.into(),
+        "build" => BUILD.into(),
+        "guests" => GUESTS.into(),
+        "setup" => SETUP.into(),
+        "torture" => format!("{TORTURE}{}\n", TORTURE_FAULTS.join(",")),
+        "faults" => format!("{FAULTS}{}\n", FAULTS_CASES.join(" ")),
+        "bench" => BENCH.into(),
+        unknown => {
+            return Err(Refusal { problem: format!("there is no command '{unknown}'"), usage: HELP.into() });
+        }
+    })
+}
+
+fn nothing_behind(words: &[&str]) -> Result<()> {
+    match words {
+        [] => Ok(()),
+        [first, ..] => bail!("'{first}' is unknown here: this command takes no arguments"),
+    }
+}
+
+fn check_test(words: &[&str]) -> Result<()> {
+    let own = words.iter().take_while(|word| **word != "--");
+    for flag in own.filter(|word| word.starts_with('-')) {
+        let name = flag.split('=').next().unwrap_or(flag);
+        ensure!(
+            TEST_FLAGS.contains(&name),
+            "'{flag}' is no flag that is passed on to cargo test; there are {}",
+            TEST_FLAGS.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn check_torture(words: &[&str]) -> Result<()> {
+    let mut words = words.iter();
+    while let Some(flag) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{flag} needs a value"));
+        match *flag {
+            "--seconds" | "--cycles" | "--seed" => number(flag, value()?).map(drop)?,
+            "--nodes" => ensure!(matches!(*value()?, "3" | "5"), "--nodes is 3 or 5"),
+            "--plant" => drop(value()?),
+            "--faults" => {
+                for name in value()?.split(',') {
+                    known("--faults: no fault", name, &TORTURE_FAULTS)?;
+                }
+            }
+            _ => bail!("there is no flag '{flag}'"),
+        }
+    }
+    Ok(())
+}
+
+fn check_faults(words: &[&str]) -> Result<()> {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if *word == "--seed" {
+            number("--seed", words.next().context("--seed needs a value")?)?;
+        } else if !word.starts_with(|first: char| first.is_ascii_digit()) {
+            known("no case", word, &FAULTS_CASES)?;
+        } else {
+            ensure!((1..=1000).contains(&number("rounds", word)?), "rounds must be 1 to 1000");
+        }
+    }
+    Ok(())
+}
+
+fn bench_seconds(words: &[&str]) -> Result<u64> {
+    let seconds = match words {
+        [] => BENCH_SECONDS,
+        [seconds] => number("seconds", seconds)?,
+        [_, more, ..] => bail!("'{more}' is one argument too many"),
+    };
+    ensure!((1..=BENCH_SECONDS_MAX).contains(&seconds), "seconds must be 1 to {BENCH_SECONDS_MAX}");
+    Ok(seconds)
+}
+
+fn number(what: &str, text: &str) -> Result<u64> {
+    text.parse().ok().with_context(|| format!("{what}: '{text}' is not a number"))
+}
+
+fn known(what: &str, name: &str, names: &[&str]) -> Result<()> {
+    ensure!(names.contains(&name), "{what} '{name}'; there are {}", names.join(", "));
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const COMMANDS: [&str; 8] = ["demo", "test", "build", "guests", "setup", "torture", "faults", "bench"];
+
+    #[test]
+    fn every_command_has_help_wherever_it_is_asked_for() {
+        for command in COMMANDS {
+            assert!(HELP.contains(&format!("\n  {command} ")), "{command} is not in the list");
+            for words in [&[command, "--help"][..], &[command, "-h"], &["help", command], &[command, "5", "--help"]] {
+                let Task::Help(help) = parse(words).unwrap() else { panic!("{words:?} is a task") };
+                assert!(help.starts_with(&format!("cargo xtask {command}")), "{help}");
+            }
+        }
+        assert_eq!(parse(&[]).unwrap(), Task::Help(HELP.into()));
+    }
+
+    #[test]
+    fn good_words_are_taken() {
+        let words = ["torture", "--cycles", "300", "--faults", "crash,cut-power", "--nodes", "5"];
+        assert_eq!(parse(&words).unwrap(), Task::Torture(&words[1..]));
+        let words = ["faults", "5", "kill", "cut-off", "--seed", "7"];
+        assert_eq!(parse(&words).unwrap(), Task::Faults(&words[1..]));
+        let words = ["test", "--test", "scenarios", "first_hour", "--", "--help"];
+        assert_eq!(parse(&words).unwrap(), Task::Test(&words[1..]));
+        assert_eq!(parse(&["bench"]).unwrap(), Task::Bench(5));
+        assert_eq!(parse(&["bench", "9"]).unwrap(), Task::Bench(9));
+    }
+
+    #[test]
+    fn bad_words_are_refused_by_name_with_the_usage() {
+        let table: &[(&[&str], &str)] = &[
+            (&["dmeo"], "no command 'dmeo'"),
+            (&["demo", "--fast"], "'--fast' is unknown"),
+            (&["build", "x"], "'x' is unknown"),
+            (&["torture", "--cycle", "3"], "no flag '--cycle'"),
+            (&["torture", "--cycles"], "--cycles needs a value"),
+            (&["torture", "--cycles", "many"], "'many' is not a number"),
+            (&["torture", "--faults", "crash,flood"], "no fault 'flood'"),
+            (&["faults", "kil"], "no case 'kil'"),
+            (&["faults", "0"], "1 to 1000"),
+            (&["bench", "soon"], "'soon' is not a number"),
+            (&["bench", "5", "6"], "'6' is one argument"),
+            (&["test", "--tset", "x"], "'--tset' is no flag"),
+        ];
+        for (words, problem) in table {
+            let refusal = parse(words).unwrap_err();
+            assert!(refusal.problem.contains(problem), "{words:?}: {}", refusal.problem);
+            assert!(refusal.usage.starts_with("cargo xtask"), "{}", refusal.usage);
+        }
+    }
+}
