@@ -2,6 +2,7 @@
 //!
 //! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
 //! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`).
+//! - [`Anatomy`]: the tools' way to look at one (`anatomy`).
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
 //! - The functions it may call back (`imports`), and what became of a call (`outcome`).
 //!
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+mod anatomy;
 mod code;
 mod engine;
 mod imports;
@@ -26,6 +28,7 @@ mod streams;
 mod tests;
 mod wire;
 
+pub use anatomy::Anatomy;
 pub use code::Shelf;
 pub use engine::{Engine, QUERY_INSTANCES_MAX};
 pub use instance::{ApplyInstance, QueryInstance};
