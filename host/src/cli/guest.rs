@@ -3,6 +3,7 @@
 
 mod check;
 mod inspect;
+mod pack;
 
 use std::path::Path;
 
@@ -30,6 +31,8 @@ enum GuestCommand {
     Check(check::CheckArgs),
     /// Show a guest's services, hash, size and version, without running anything of it
     Inspect(inspect::InspectArgs),
+    /// Add the protobuf descriptor to a guest of a language whose compiler adds none
+    Pack(pack::PackArgs),
 }
 
 /// Runs one of the tools.
@@ -37,6 +40,7 @@ pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
     match &args.command {
         GuestCommand::Check(args) => check::run(args),
         GuestCommand::Inspect(args) => inspect::run(args),
+        GuestCommand::Pack(args) => pack::run(args),
     }
 }
 

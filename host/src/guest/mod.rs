@@ -2,7 +2,7 @@
 //!
 //! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
 //! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`).
-//! - [`Anatomy`]: the tools' way to look at one (`anatomy`).
+//! - [`Anatomy`], [`with_descriptor`]: the tools' ways to look at one and to complete one (`anatomy`, `pack`).
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
 //! - The functions it may call back (`imports`), and what became of a call (`outcome`).
 //!
@@ -23,6 +23,7 @@ mod instance;
 mod limits;
 mod load;
 mod outcome;
+mod pack;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use instance::{ApplyInstance, QueryInstance};
 pub use limits::{CALLER_STACK_BYTES, Limits};
 pub use load::{Component, LoadError};
 pub use outcome::{Failure, HostFault, Reason, Status, Verdict};
+pub use pack::{PackError, with_descriptor};
 pub use streams::{restore, snapshot};
 
 /// What a guest call reads and writes. Implemented by transactions and views in `machine/`.
