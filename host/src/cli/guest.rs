@@ -3,6 +3,7 @@
 
 mod check;
 mod inspect;
+mod new;
 mod pack;
 
 use std::path::Path;
@@ -15,6 +16,7 @@ use crate::guest::{CALLER_STACK_BYTES, Component, Engine, Limits};
 
 const AFTER_HELP: &str = "\
 Examples:
+  lockstep guest new my-machine
   lockstep guest check target/wasm32-unknown-unknown/release/my_machine.wasm";
 
 /// Make, look at, check, test and measure guests; no cluster is needed.
@@ -27,6 +29,8 @@ pub(crate) struct GuestArgs {
 
 #[derive(Debug, Subcommand)]
 enum GuestCommand {
+    /// Make a project that builds, tests and deploys as it stands
+    New(new::NewArgs),
     /// Say whether a node would take a guest, and if not, what to change
     Check(check::CheckArgs),
     /// Show a guest's services, hash, size and version, without running anything of it
@@ -38,6 +42,7 @@ enum GuestCommand {
 /// Runs one of the tools.
 pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
     match &args.command {
+        GuestCommand::New(args) => new::run(args),
         GuestCommand::Check(args) => check::run(args),
         GuestCommand::Inspect(args) => inspect::run(args),
         GuestCommand::Pack(args) => pack::run(args),
