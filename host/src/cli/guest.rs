@@ -5,6 +5,9 @@ mod check;
 mod inspect;
 mod new;
 mod pack;
+mod script;
+mod test;
+mod trial;
 
 use std::path::Path;
 
@@ -17,7 +20,8 @@ use crate::guest::{CALLER_STACK_BYTES, Component, Engine, Limits};
 const AFTER_HELP: &str = "\
 Examples:
   lockstep guest new my-machine
-  lockstep guest check target/wasm32-unknown-unknown/release/my_machine.wasm";
+  lockstep guest check target/wasm32-unknown-unknown/release/my_machine.wasm
+  lockstep guest test target/wasm32-unknown-unknown/release/my_machine.wasm --script calls.jsonl";
 
 /// Make, look at, check, test and measure guests; no cluster is needed.
 #[derive(Debug, clap::Args)]
@@ -35,6 +39,8 @@ enum GuestCommand {
     Check(check::CheckArgs),
     /// Show a guest's services, hash, size and version, without running anything of it
     Inspect(inspect::InspectArgs),
+    /// Run a script of calls in every way a cluster may run it, and compare
+    Test(test::TestArgs),
     /// Add the protobuf descriptor to a guest of a language whose compiler adds none
     Pack(pack::PackArgs),
 }
@@ -45,6 +51,7 @@ pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
         GuestCommand::New(args) => new::run(args),
         GuestCommand::Check(args) => check::run(args),
         GuestCommand::Inspect(args) => inspect::run(args),
+        GuestCommand::Test(args) => test::run(args),
         GuestCommand::Pack(args) => pack::run(args),
     }
 }
@@ -61,6 +68,11 @@ fn admit(bytes: &[u8]) -> anyhow::Result<Admitted> {
     let component = Component::load(&engine, &Component::encode(bytes)?)?;
     let routes = crate::api::admit(&component)?;
     Ok(Admitted { component, routes })
+}
+
+/// As [`admit`], with the file's name in what it says.
+fn admit_file(path: &Path) -> anyhow::Result<Admitted> {
+    admit(&read(path)?).with_context(|| format!("a node would refuse {}", path.display()))
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
