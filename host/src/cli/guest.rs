@@ -1,6 +1,7 @@
 //! `lockstep guest`: what an author needs between the compiler and the cluster. No node and no network: a file is read, and where a guest is
 //! run it is run by the machine's own code. Rules of its own it has none: a node's admission decides, here as there.
 
+mod bench;
 mod check;
 mod inspect;
 mod new;
@@ -43,6 +44,8 @@ enum GuestCommand {
     Test(test::TestArgs),
     /// Add the protobuf descriptor to a guest of a language whose compiler adds none
     Pack(pack::PackArgs),
+    /// Measure what commands cost
+    Bench(bench::BenchArgs),
 }
 
 /// Runs one of the tools.
@@ -53,6 +56,7 @@ pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
         GuestCommand::Inspect(args) => inspect::run(args),
         GuestCommand::Test(args) => test::run(args),
         GuestCommand::Pack(args) => pack::run(args),
+        GuestCommand::Bench(args) => bench::run(args),
     }
 }
 
