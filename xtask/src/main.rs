@@ -149,13 +149,16 @@ fn run(name: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What only tests run: the node with its failpoints, which can be made to crash between two steps, and the guest whose answers
-/// tell their history.
+/// What only tests run: the node with its failpoints, which can be made to crash between two steps, the guest whose answers
+/// tell their history, and the one that does what no guest may.
 fn test_programs() -> Result<()> {
     program("lockstep", &["--features", "lockstep/failpoints"])?;
     place("release/lockstep", "lockstep-failpoints")?;
-    cargo(&["build", "--locked", "--profile", "guest", "--target", "wasm32-unknown-unknown", "--package", "chain"])?;
-    place("wasm32-unknown-unknown/guest/chain.wasm", "chain.wasm")
+    for guest in ["chain", "statics"] {
+        cargo(&["build", "--locked", "--profile", "guest", "--target", "wasm32-unknown-unknown", "--package", guest])?;
+        place(&format!("wasm32-unknown-unknown/guest/{guest}.wasm"), &format!("{guest}.wasm"))?;
+    }
+    Ok(())
 }
 
 fn torture(options: &[&str]) -> Result<()> {
