@@ -65,7 +65,7 @@ fn a_good_guest_is_checked_inspected_tested_and_measured() -> Result<()> {
     let (directory, kv) = (tempdir()?, as_text(&kv_wasm())?);
     let script = written(directory.path(), "calls.jsonl", KV_SCRIPT)?;
     let checked = done(&["check", &kv])?;
-    assert_says(&checked, &["nodes take", "Example (4 methods, with watches)"]);
+    assert_says(&checked, &["nodes take", "Example (4 methods)"]);
     let inspected = done(&["inspect", &kv])?;
     assert_says(
         &inspected,

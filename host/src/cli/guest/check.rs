@@ -41,9 +41,8 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
             if args.json {
                 return print_line(json!({ "file": file, "ok": true, "component": hash, "services": services }));
             }
-            let watcher = if component.has_watcher() { ", with watches" } else { "" };
             print_line(format!(
-                "{file} is a guest that nodes take\n  component  {hash}\n  serves     {} ({} methods{watcher})",
+                "{file} is a guest that nodes take\n  component  {hash}\n  serves     {} ({} methods)",
                 services.join(", "),
                 routes.methods().len(),
             ))
