@@ -8,6 +8,7 @@ mod durable_steps;
 mod failover;
 mod first_hour;
 mod forwarding;
+mod guest_tools;
 mod held_fsync;
 mod hung_disk;
 mod identity;

@@ -11,7 +11,9 @@ pub mod torture;
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
 pub use network::{Cut, Network, in_network};
-pub use process::{NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary};
+pub use process::{
+    NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, statics_wasm,
+};
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -366,6 +366,11 @@ pub fn chain_wasm() -> PathBuf {
     built("chain.wasm")
 }
 
+/// The guest that keeps state where none may be: `build/statics.wasm`, as `cargo xtask test` leaves it.
+pub fn statics_wasm() -> PathBuf {
+    built("statics.wasm")
+}
+
 fn built(name: &str) -> PathBuf {
     let directory = std::env::var_os("LOCKSTEP_BUILD_DIR")
         .map(PathBuf::from)

@@ -121,12 +121,27 @@ pub fn generate(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> R
     let compiler = compile_sources(protos, includes)?;
     let pool = compiler.descriptor_pool();
     let kinds = rules::method_kinds(&pool)?;
-    let own: Vec<String> =
-        compiler.files().filter(|file| !file.is_import()).map(|file| file.name().to_owned()).collect();
+    let own = own_files(&compiler);
     let descriptor = encode_descriptor(&pool, &own);
     let rust = generate_rust(&pool, &own, kinds, descriptor.len())?;
     let sources = compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
     Ok(Output { rust, descriptor, sources })
+}
+
+/// The descriptor alone, for guests that are not written in Rust.
+///
+/// # Errors
+/// When a file does not compile or a method cannot be served.
+pub fn descriptor(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Vec<u8>, Error> {
+    let compiler = compile_sources(protos, includes)?;
+    let pool = compiler.descriptor_pool();
+    rules::method_kinds(&pool)?;
+    Ok(encode_descriptor(&pool, &own_files(&compiler)))
+}
+
+/// Names of the files that were given, imports left out.
+fn own_files(compiler: &Compiler) -> Vec<String> {
+    compiler.files().filter(|file| !file.is_import()).map(|file| file.name().to_owned()).collect()
 }
 
 fn compile_sources(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Compiler, Error> {

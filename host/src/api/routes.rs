@@ -70,6 +70,16 @@ impl Method {
             Freshness::Field(_) => Consistency::Local,
         }
     }
+
+    /// How fresh the state is that a query or a watch sees, for people: `linearizable`, `local`, or the field of the request that says.
+    pub fn freshness(&self) -> Option<String> {
+        match (self.kind, self.freshness) {
+            (Kind::Command, _) => None,
+            (_, Freshness::Fixed(Consistency::Linearizable)) => Some("linearizable".into()),
+            (_, Freshness::Fixed(Consistency::Local)) => Some("local".into()),
+            (_, Freshness::Field(number)) => Some(format!("as field {number} says")),
+        }
+    }
 }
 
 /// Why a component's services cannot be served.
@@ -134,6 +144,13 @@ impl Routes {
     /// The method of `package.Service/Method`.
     pub fn method(&self, name: &str) -> Option<&Arc<Method>> {
         self.methods.get(name)
+    }
+
+    /// All methods, by name.
+    pub fn methods(&self) -> Vec<&Method> {
+        let mut methods: Vec<&Method> = self.methods.values().map(|method| &**method).collect();
+        methods.sort_by(|a, b| a.name.cmp(&b.name));
+        methods
     }
 
     /// Full names of the services, sorted.

@@ -13,6 +13,7 @@ mod client;
 mod dev;
 mod door;
 mod fsm;
+mod guest;
 mod logging;
 mod manager;
 mod node;
@@ -67,6 +68,8 @@ enum Command {
     Restore(restore::RestoreArgs),
     /// Measure how many commands a cluster running the key-value guest takes
     Bench(bench::BenchArgs),
+    /// Make, look at, check, test and measure guests
+    Guest(guest::GuestArgs),
 }
 
 /// Runs the command line of this process.
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => exit_at_once(restore::run(&args)),
         Command::Bench(args) => bench::run(&args),
+        Command::Guest(args) => exit_at_once(guest::run(&args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -135,11 +139,20 @@ mod tests {
 
     #[test]
     fn every_subcommand_has_help_with_an_example() {
-        for subcommand in command().get_subcommands_mut() {
-            let name = subcommand.get_name().to_owned();
-            let help = subcommand.render_long_help().to_string();
-            assert!(help.contains("Example"), "{name} shows no example");
-            assert!(help.contains(&format!("lockstep {name}")), "{name}'s example does not call it");
+        let mut lockstep = command();
+        let mut unread: Vec<(String, clap::Command)> = Vec::new();
+        let below = |name: &str, command: &clap::Command| -> Vec<(String, clap::Command)> {
+            command.get_subcommands().map(|sub| (format!("{name} {}", sub.get_name()), sub.clone())).collect()
+        };
+        lockstep.build();
+        unread.extend(below("lockstep", &lockstep));
+        while let Some((name, mut subcommand)) = unread.pop() {
+            if subcommand.get_name() != "help" {
+                unread.extend(below(&name, &subcommand));
+                let help = subcommand.render_long_help().to_string();
+                assert!(help.contains("Example"), "{name} shows no example");
+                assert!(help.contains(&name), "{name}'s example does not call it");
+            }
         }
     }
 

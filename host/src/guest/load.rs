@@ -13,9 +13,10 @@ use super::code::{self, Shelf};
 use super::engine::Engine;
 use super::imports::{INTERFACES, PACKAGE, State, VERSION};
 use super::instance::Sandbox;
+use crate::types::COMPONENT_BYTES_MAX;
 
 /// Custom section that carries the guest's protobuf descriptor set.
-const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
+pub(super) const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
 /// Prefix of the custom sections in which compilers leave the component type.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
 /// What advice is given for imports that have no better one.
@@ -48,6 +49,10 @@ pub enum LoadError {
     MissingExport { name: String },
     #[error("the module cannot be made a component: {0}")]
     Encode(String),
+    #[error(
+        "the component has {bytes} bytes, and {COMPONENT_BYTES_MAX} is what one node takes from another: strip debug information, or leave out what the guest does not use"
+    )]
+    TooLarge { bytes: usize },
     #[error("the component does not compile: {0}")]
     Compile(String),
     #[error("the component does not fit the contract {PACKAGE}@{VERSION}: {0}")]
@@ -137,9 +142,11 @@ impl Component {
         if Parser::is_core_wasm(encoded) {
             return Err(LoadError::Encode("it was not encoded yet".to_owned()));
         }
+        if encoded.len() > COMPONENT_BYTES_MAX {
+            return Err(LoadError::TooLarge { bytes: encoded.len() });
+        }
         let found = inspect(encoded)?;
-        found.check_imports()?;
-        found.require("machine")?;
+        found.check()?;
         let hash = *blake3::hash(encoded).as_bytes();
         let component = compiled(&hash)?;
         let exports = Exports::find(&component, &found)?;
@@ -213,14 +220,20 @@ impl Exports {
 
 /// What stands at the top level of a module or component, by name.
 #[derive(Default)]
-struct Found {
-    imports: Vec<String>,
-    exports: Vec<String>,
-    descriptor: Option<Vec<u8>>,
+pub(super) struct Found {
+    pub(super) imports: Vec<String>,
+    pub(super) exports: Vec<String>,
+    pub(super) descriptor: Option<Vec<u8>>,
     has_component_type: bool,
 }
 
 impl Found {
+    /// What is refused without compiling anything.
+    pub(super) fn check(&self) -> Result<(), LoadError> {
+        self.check_imports()?;
+        self.require("machine").map(drop)
+    }
+
     /// Refuses every import outside the contract, all of them at once.
     fn check_imports(&self) -> Result<(), LoadError> {
         let mut names = Vec::new();
@@ -238,7 +251,7 @@ impl Found {
         Err(LoadError::ForbiddenImport { names, advice })
     }
 
-    fn export(&self, wanted: &str) -> Option<&str> {
+    pub(super) fn export(&self, wanted: &str) -> Option<&str> {
         let is_wanted = |name: &&String| interface(name).is_some_and(|(interface, _)| interface == wanted);
         self.exports.iter().find(is_wanted).map(String::as_str)
     }
@@ -253,7 +266,7 @@ impl Found {
 }
 
 /// Interface and version of a name such as `lockstep:machine/store@1.0.0`.
-fn interface(name: &str) -> Option<(&str, &str)> {
+pub(super) fn interface(name: &str) -> Option<(&str, &str)> {
     let rest = name.strip_prefix(PACKAGE)?.strip_prefix('/')?;
     Some(rest.split_once('@').unwrap_or((rest, "none")))
 }
@@ -282,7 +295,7 @@ fn advice(names: &[String]) -> &'static str {
 
 /// Reads names and sections without compiling anything. Imports of a module are named by its module
 /// name, with the function where that says more.
-fn inspect(bytes: &[u8]) -> Result<Found, LoadError> {
+pub(super) fn inspect(bytes: &[u8]) -> Result<Found, LoadError> {
     if !Parser::is_component(bytes) && !Parser::is_core_wasm(bytes) {
         return Err(LoadError::NotWasm);
     }
@@ -301,7 +314,7 @@ fn inspect(bytes: &[u8]) -> Result<Found, LoadError> {
     Ok(found)
 }
 
-fn damaged(error: wasmparser::BinaryReaderError) -> LoadError {
+pub(super) fn damaged(error: wasmparser::BinaryReaderError) -> LoadError {
     LoadError::Damaged(error.to_string())
 }
 

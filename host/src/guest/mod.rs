@@ -2,6 +2,7 @@
 //!
 //! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
 //! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`).
+//! - [`Anatomy`], [`with_descriptor`]: the tools' ways to look at one and to complete one (`anatomy`, `pack`).
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
 //! - The functions it may call back (`imports`), and what became of a call (`outcome`).
 //!
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+mod anatomy;
 mod code;
 mod engine;
 mod imports;
@@ -21,17 +23,20 @@ mod instance;
 mod limits;
 mod load;
 mod outcome;
+mod pack;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod wire;
 
+pub use anatomy::Anatomy;
 pub use code::Shelf;
 pub use engine::{Engine, QUERY_INSTANCES_MAX};
 pub use instance::{ApplyInstance, QueryInstance};
 pub use limits::{CALLER_STACK_BYTES, Limits};
 pub use load::{Checked, Component, LoadError};
 pub use outcome::{Failure, HostFault, Reason, Status, Verdict};
+pub use pack::{PackError, with_descriptor};
 pub use streams::{restore, snapshot};
 
 /// What a guest call reads and writes. Implemented by transactions and views in `machine/`.

@@ -361,7 +361,7 @@ impl Applier {
 }
 
 /// Everything of one entry in one batch: all of it lands or none.
-fn batch_of(effects: &Effects) -> Batch {
+pub(super) fn batch_of(effects: &Effects) -> Batch {
     let mut batch = Batch::new();
     for (key, value) in &effects.writes {
         match value {

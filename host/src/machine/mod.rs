@@ -7,7 +7,8 @@
 //! api ──► query (a few threads) ──► guest over a view
 //! ```
 //!
-//! [`open`] gives two ends: [`StateMachine`] for openraft, [`Machine`] for everyone else.
+//! [`open`] gives two ends: [`StateMachine`] for openraft, [`Machine`] for everyone else. A [`Replica`] is the same without Raft and
+//! threads, for tools that try a guest out.
 
 mod apply;
 pub mod backup;
@@ -21,6 +22,7 @@ mod overlay;
 mod pace;
 mod progress;
 mod query;
+mod replica;
 mod shared;
 mod snapshot_frames;
 mod snapshot_receive;
@@ -48,6 +50,7 @@ pub use hash::Doubt;
 pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
 pub use pace::Pace;
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
+pub use replica::{Applied, Replica, ReplicaError, Reuse, Standing};
 pub use snapshots::{PreparedState, Receiving, Sending, SnapshotData, SnapshotError, Snapshots};
 pub use state_machine::StateMachine;
 pub use status::MachineStatus;

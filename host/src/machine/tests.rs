@@ -7,4 +7,5 @@ mod guest_text;
 mod harness;
 mod installing;
 mod lifecycle;
+mod replica;
 mod transfer;

@@ -162,3 +162,28 @@ fn watcher_is_probed() {
     assert!(!Text::default().load().has_watcher());
     assert!(Text { watch: Some("(i32.const 256)"), ..Text::default() }.load().has_watcher());
 }
+
+#[test]
+fn more_than_a_node_hands_on_is_refused_before_it_is_read() {
+    let mut huge = vec![0; crate::types::COMPONENT_BYTES_MAX + 1];
+    let header = component("(component)");
+    huge[..header.len()].copy_from_slice(&header);
+    let error = Component::load(&ENGINE, &huge).err().unwrap();
+    assert!(matches!(error, LoadError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn a_file_is_taken_apart_also_when_it_is_refused() {
+    let module = typed_module(&Text::default().module(), CONTRACT, "machine-guest");
+    let good = Anatomy::of(&module).unwrap();
+    assert_eq!(good.encoded, Some(Component::encode(&module).unwrap()));
+    assert_eq!(good.contract.as_deref(), Some("1.0.0"));
+    assert!(good.exports.contains(&"lockstep:machine/machine@1.0.0".to_owned()), "{:?}", good.exports);
+    assert!(good.refused.is_none() && !good.has_watcher);
+    let wasi = Anatomy::of(&component(r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#)).unwrap();
+    assert_eq!(wasi.imports, ["wasi:cli/environment@0.2.0"]);
+    assert!(matches!(wasi.refused, Some(LoadError::ForbiddenImport { .. })));
+    let plain = Anatomy::of(&component("(module)")).unwrap();
+    assert!(plain.encoded.is_none() && matches!(plain.refused, Some(LoadError::NoComponentType)));
+    assert!(matches!(Anatomy::of(b"text"), Err(LoadError::NotWasm)));
+}

@@ -1,0 +1,93 @@
+//! `lockstep guest`: what an author needs between the compiler and the cluster. No node and no network: a file is read, and where a guest is
+//! run it is run by the machine's own code. Rules of its own it has none: a node's admission decides, here as there.
+
+mod bench;
+mod check;
+mod inspect;
+mod new;
+mod pack;
+mod script;
+mod test;
+mod trial;
+
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use crate::api::routes::Routes;
+use crate::guest::{CALLER_STACK_BYTES, Component, Engine, Limits};
+
+const AFTER_HELP: &str = "\
+Examples:
+  lockstep guest new my-machine
+  lockstep guest check target/wasm32-unknown-unknown/release/my_machine.wasm
+  lockstep guest test target/wasm32-unknown-unknown/release/my_machine.wasm --script calls.jsonl";
+
+/// Make, look at, check, test and measure guests; no cluster is needed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct GuestArgs {
+    #[command(subcommand)]
+    command: GuestCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum GuestCommand {
+    /// Make a project that builds, tests and deploys as it stands
+    New(new::NewArgs),
+    /// Say whether a node would take a guest, and if not, what to change
+    Check(check::CheckArgs),
+    /// Show a guest's services, hash, size and version, without running anything of it
+    Inspect(inspect::InspectArgs),
+    /// Run a script of calls in every way a cluster may run it, and compare
+    Test(test::TestArgs),
+    /// Add the protobuf descriptor to a guest of a language whose compiler adds none
+    Pack(pack::PackArgs),
+    /// Measure what commands cost
+    Bench(bench::BenchArgs),
+}
+
+/// Runs one of the tools.
+pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
+    match &args.command {
+        GuestCommand::New(args) => new::run(args),
+        GuestCommand::Check(args) => check::run(args),
+        GuestCommand::Inspect(args) => inspect::run(args),
+        GuestCommand::Test(args) => test::run(args),
+        GuestCommand::Pack(args) => pack::run(args),
+        GuestCommand::Bench(args) => bench::run(args),
+    }
+}
+
+/// A guest that a node would take.
+struct Admitted {
+    component: Component,
+    routes: Routes,
+}
+
+/// Does what a node does with the file of `--fsm`, under the limits of a new cluster. Call it [`on_guest_stack`].
+fn admit(bytes: &[u8]) -> anyhow::Result<Admitted> {
+    let engine = Engine::new(&Limits::default())?;
+    let component = Component::load(&engine, &Component::encode(bytes)?)?;
+    let routes = crate::api::admit(&component)?;
+    Ok(Admitted { component, routes })
+}
+
+/// As [`admit`], with the file's name in what it says.
+fn admit_file(path: &Path) -> anyhow::Result<Admitted> {
+    admit(&read(path)?).with_context(|| format!("a node would refuse {}", path.display()))
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Runs `work` on a thread whose stack is large enough to call guests.
+fn on_guest_stack<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("guest".into()).stack_size(CALLER_STACK_BYTES);
+        let running = thread.spawn_scoped(scope, work).context("cannot start a thread")?;
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

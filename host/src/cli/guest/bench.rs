@@ -1,0 +1,167 @@
+//! `lockstep guest bench`: what a guest's commands cost on this machine, in time and in fuel. Measures apply alone, as a node's apply thread does
+//! it: instance, guest, overlay, commit to the state. No consensus, no log, no network; `lockstep bench` measures a cluster.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::script::{self, ScriptCall};
+use super::{admit_file, on_guest_stack};
+use crate::api::routes::Kind;
+use crate::cli::report::{Failure, print_line};
+use crate::codec::Command;
+use crate::guest::{ApplyInstance, Component, Verdict};
+use crate::machine::{Replica, Reuse};
+use crate::types::hex;
+
+/// Commands an entry.
+const SIZES: [usize; 4] = [1, 16, 64, 1024];
+/// Instances made to see what one costs.
+const INSTANCES: u32 = 500;
+const START_MS: u64 = 1_704_067_200_000;
+
+const AFTER_HELP: &str = "\
+The commands of the script are taken in turn, over and over, on one thread; queries and
+expectations are left out. What a cluster does with them is measured by `lockstep bench`.
+
+Examples:
+  lockstep guest bench build/kv.wasm --script calls.jsonl
+  lockstep guest bench build/kv.wasm --script calls.jsonl --seconds 5";
+
+/// Measure what commands cost.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct BenchArgs {
+    /// A component, or a module with an embedded component type
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Calls as JSON lines; see `lockstep guest test --help`
+    #[arg(long = "script", value_name = "FILE")]
+    script: PathBuf,
+
+    /// Length of each run
+    #[arg(long = "seconds", value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+}
+
+/// One run with entries of one size.
+struct Row {
+    commands: u64,
+    took: Duration,
+    replies: u64,
+}
+
+/// Fuel of the commands of one method.
+#[derive(Default)]
+struct Fuel {
+    calls: u64,
+    sum: u64,
+    least: u64,
+    most: u64,
+}
+
+/// Measures one guest.
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    on_guest_stack(|| {
+        let admitted = admit_file(&args.file)?;
+        let calls = script::read(&args.script, &admitted.routes)?;
+        let commands: Vec<Command> =
+            calls.iter().filter(|call| call.kind == Kind::Command).map(ScriptCall::command).collect();
+        if commands.is_empty() {
+            return Err(Failure::usage(format!("{} has no commands to measure", args.script.display())).into());
+        }
+        print_conditions(args, &admitted.component, commands.len())?;
+        print_times(args, &admitted.component, &commands)?;
+        print_fuel(&admitted.component, &commands)
+    })
+}
+
+fn print_conditions(args: &BenchArgs, component: &Component, commands: usize) -> anyhow::Result<()> {
+    print_line(format!("component {}", hex(&component.hash())))?;
+    print_line(format!(
+        "{commands} commands of {} in turn, {} s a row, on one thread; the state is in {} and is not flushed;",
+        args.script.display(),
+        args.seconds,
+        std::env::temp_dir().display()
+    ))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    print_line(format!(
+        "apply alone: no log, no fsync, no network. lockstep {}, {cores} cores\n",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn print_times(args: &BenchArgs, component: &Component, commands: &[Command]) -> anyhow::Result<()> {
+    let began = Instant::now();
+    for _ in 0..INSTANCES {
+        drop(ApplyInstance::new(component)?);
+    }
+    print_line(format!("a fresh instance  {:>9.2} µs\n", micros(began.elapsed()) / f64::from(INSTANCES)))?;
+    print_line("commands an entry  µs a command  commands a second  replies")?;
+    for size in SIZES {
+        let row = measure(component, commands, size, Duration::from_secs(args.seconds))?;
+        print_line(format!(
+            "{size:>17}  {:>12.2}  {:>17.0}  {:>6.1}%",
+            micros(row.took) / row.commands as f64,
+            row.commands as f64 / row.took.as_secs_f64(),
+            100.0 * row.replies as f64 / row.commands as f64,
+        ))?;
+    }
+    Ok(())
+}
+
+fn measure(component: &Component, commands: &[Command], size: usize, length: Duration) -> anyhow::Result<Row> {
+    let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
+    let mut replica = Replica::open(place.path(), component.clone())?;
+    let mut next = commands.iter().cycle();
+    let mut row = Row { commands: 0, took: Duration::ZERO, replies: 0 };
+    let mut time_ms = START_MS;
+    while row.took < length {
+        let entry: Vec<Command> = next.by_ref().take(size).cloned().collect();
+        time_ms += 1;
+        let began = Instant::now();
+        let applied = replica.apply(time_ms, entry, Reuse::WithinEntry)?;
+        row.took += began.elapsed();
+        row.commands += size as u64;
+        row.replies += applied.verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Reply(_))).count() as u64;
+    }
+    Ok(row)
+}
+
+/// One pass, each command in an instance of its own: what it uses does then not depend on its neighbours.
+fn print_fuel(component: &Component, commands: &[Command]) -> anyhow::Result<()> {
+    let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
+    let mut replica = Replica::open(place.path(), component.clone())?;
+    let mut methods: BTreeMap<&str, Fuel> = BTreeMap::new();
+    for (time_ms, command) in (START_MS..).zip(commands) {
+        let applied = replica.apply(time_ms, vec![command.clone()], Reuse::Never)?;
+        methods.entry(&command.method).or_default().add(applied.fuel[0]);
+    }
+    let width = methods.keys().map(|method| method.len()).max().unwrap_or(0).max("fuel".len());
+    print_line(format!("\n{:<width$}     calls        mean         least          most", "fuel"))?;
+    for (method, fuel) in methods {
+        print_line(format!(
+            "{method:<width$}  {:>8}  {:>10}  {:>12}  {:>12}",
+            fuel.calls,
+            fuel.sum / fuel.calls,
+            fuel.least,
+            fuel.most
+        ))?;
+    }
+    let limits = component.engine().limits();
+    print_line(format!("limits: {} a command, {} an entry", limits.fuel_per_command, limits.fuel_per_entry))
+}
+
+impl Fuel {
+    fn add(&mut self, used: u64) {
+        self.least = if self.calls == 0 { used } else { self.least.min(used) };
+        self.most = self.most.max(used);
+        self.sum += used;
+        self.calls += 1;
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}

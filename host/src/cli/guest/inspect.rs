@@ -1,0 +1,115 @@
+//! `lockstep guest inspect`: what a guest's file says of itself. Nothing of the guest is compiled or run.
+
+use std::path::PathBuf;
+
+use prost_reflect::DescriptorPool;
+use serde_json::{Value, json};
+
+use super::read;
+use crate::api::routes::{RouteError, Routes};
+use crate::cli::call::signature;
+use crate::cli::report::{Failure, print_line};
+use crate::guest::Anatomy;
+use crate::types::hex;
+
+const AFTER_HELP: &str = "\
+Nothing of the guest is run. The hash is the BLAKE3 of the encoded component: what a cluster
+records, and what every node of it must have. Whether a node would take the guest is said by
+`lockstep guest check`.
+
+Examples:
+  lockstep guest inspect build/kv.wasm
+  lockstep guest inspect build/kv.wasm --json";
+
+/// Show a guest's services, hash, size and version, without running anything of it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct InspectArgs {
+    /// A component, or a module with an embedded component type
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// One JSON object, for programs
+    #[arg(long = "json")]
+    json: bool,
+}
+
+/// Shows one file.
+pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
+    let bytes = read(&args.file)?;
+    let refused = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", args.file.display()));
+    let anatomy = Anatomy::of(&bytes).map_err(|error| refused(&error))?;
+    let routes = Routes::new(anatomy.descriptor.as_deref(), anatomy.has_watcher);
+    if args.json { print_line(as_json(bytes.len(), &anatomy, &routes)) } else { print(bytes.len(), &anatomy, &routes) }
+}
+
+fn print(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Routes, RouteError>) -> anyhow::Result<()> {
+    match &anatomy.encoded {
+        Some(encoded) => {
+            print_line(format!("component  {}", hex(blake3::hash(encoded).as_bytes())))?;
+            print_line(format!("size       {} bytes encoded, {file_bytes} in the file", encoded.len()))?;
+        }
+        None => print_line(format!("size       {file_bytes} bytes, which cannot be made a component"))?,
+    }
+    print_line(format!("contract   {}", anatomy.contract.as_deref().unwrap_or("none")))?;
+    print_list("imports", &anatomy.imports)?;
+    print_list("exports", &anatomy.exports)?;
+    match routes {
+        Ok(routes) => print_methods(routes)?,
+        Err(error) => print_line(format!("services   {error}"))?,
+    }
+    match &anatomy.refused {
+        Some(error) => print_line(format!("refused    {error}")),
+        None => Ok(()),
+    }
+}
+
+fn print_list(title: &str, names: &[String]) -> anyhow::Result<()> {
+    let first = names.first().map_or("none", String::as_str);
+    print_line(format!("{title:<10} {first}"))?;
+    names.iter().skip(1).try_for_each(|name| print_line(format!("{:<10} {name}", "")))
+}
+
+/// `Example/Get  query, local  {"key": string} -> {"value": string}`
+fn print_methods(routes: &Routes) -> anyhow::Result<()> {
+    let pool = DescriptorPool::decode(routes.encoded())?;
+    let methods = routes.methods();
+    let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0);
+    print_line(format!("services   {}", routes.services().join(", ")))?;
+    for method in methods {
+        let shape = method
+            .name
+            .split_once('/')
+            .and_then(|(service, name)| {
+                let service = pool.get_service_by_name(service)?;
+                service.methods().find(|method| method.name() == name)
+            })
+            .map(|descriptor| signature(&descriptor))
+            .unwrap_or_default();
+        let shape = shape.split_once("  ").map_or("", |(_, shape)| shape);
+        let kind = match method.freshness() {
+            Some(freshness) => format!("{}, {freshness}", method.kind.name()),
+            None => method.kind.name().to_owned(),
+        };
+        print_line(format!("  {:<width$}  {kind:<23}  {shape}", method.name))?;
+    }
+    Ok(())
+}
+
+fn as_json(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Routes, RouteError>) -> Value {
+    let methods = |routes: &Routes| -> Vec<Value> {
+        let one = |method: &crate::api::routes::Method| json!({ "name": &*method.name, "kind": method.kind.name(), "consistency": method.freshness() });
+        routes.methods().into_iter().map(one).collect()
+    };
+    json!({
+        "component": anatomy.encoded.as_ref().map(|encoded| hex(blake3::hash(encoded).as_bytes())),
+        "encoded_bytes": anatomy.encoded.as_ref().map(|encoded| encoded.len()),
+        "file_bytes": file_bytes,
+        "contract": anatomy.contract,
+        "imports": anatomy.imports,
+        "exports": anatomy.exports,
+        "services": routes.as_ref().map(|routes| routes.services().to_vec()).unwrap_or_default(),
+        "methods": routes.as_ref().map(methods).unwrap_or_default(),
+        "problem": anatomy.refused.as_ref().map(ToString::to_string).or(routes.as_ref().err().map(ToString::to_string)),
+    })
+}

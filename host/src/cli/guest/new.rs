@@ -1,0 +1,319 @@
+//! `lockstep guest new`: a project from the templates beside this file. Only fills in names and writes files; it never runs cargo and never
+//! touches a directory that is there already.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::cli::report::{Failure, print_line};
+
+/// Path in the project, and text. `{{…}}` is filled in.
+const FILES: [(&str, &str); 8] = [
+    ("Cargo.toml", include_str!("template/Cargo.toml.txt")),
+    (".gitignore", "/target\n"),
+    ("README.md", include_str!("template/README.md")),
+    ("build.rs", include_str!("template/build.rs")),
+    ("calls.jsonl", include_str!("template/calls.jsonl")),
+    ("proto/app.proto", include_str!("template/app.proto")),
+    ("src/lib.rs", include_str!("template/lib.rs")),
+    ("tests/machine.rs", include_str!("template/machine.rs")),
+];
+
+/// The SDK of the checkout that this program was built from.
+const OWN_SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk");
+const NAME_BYTES_MAX: usize = 64;
+
+const AFTER_HELP: &str = "\
+The project depends on the guest SDK by its path: the one of the checkout that this program was
+built from, or another one given with --sdk, or a git repository that holds it. With a path the
+checkout's Cargo.lock comes along, so that the versions are those the SDK is tested with.
+
+Examples:
+  lockstep guest new my-machine
+  lockstep guest new my-machine --sdk ../lockstep/guest-sdk
+  lockstep guest new my-machine --sdk https://example.org/lockstep.git";
+
+/// Make a project that builds, tests and deploys as it stands.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct NewArgs {
+    /// Name of the project, of its crate and of the directory that is made for it here
+    #[arg(value_name = "NAME")]
+    name: String,
+
+    /// The guest SDK: its directory, or the URL of a git repository
+    #[arg(long = "sdk", value_name = "DIR|URL")]
+    sdk: Option<String>,
+}
+
+/// What the templates leave open.
+#[derive(Debug, PartialEq, Eq)]
+struct Names {
+    /// `my-machine`
+    name: String,
+    /// `my_machine`: crate, proto package, file.
+    crate_name: String,
+    /// `MyMachine`
+    service: String,
+}
+
+/// Where the SDK comes from.
+struct Sdk {
+    /// The dependency in TOML, of the SDK and of its build half.
+    run: String,
+    build: String,
+    /// The lock file of its checkout.
+    lock: Option<PathBuf>,
+}
+
+/// Makes one project.
+pub(crate) fn run(args: &NewArgs) -> anyhow::Result<()> {
+    let names = Names::of(&args.name)?;
+    let sdk = Sdk::of(args.sdk.as_deref())?;
+    let place = Path::new(&names.name);
+    // Made by us or not at all: nothing that is there is ever written over.
+    fs::create_dir(place).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => anyhow::Error::from(
+            Failure::usage(format!("{} is there already", place.display())).hint("give another name, or remove it"),
+        ),
+        _ => anyhow::Error::from(error).context(format!("cannot make {}", place.display())),
+    })?;
+    for (path, template) in FILES {
+        let path = place.join(path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        fs::write(&path, fill(template, &names, &sdk)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(lock) = &sdk.lock {
+        fs::copy(lock, place.join("Cargo.lock")).with_context(|| format!("cannot copy {}", lock.display()))?;
+    }
+    tell(&names)
+}
+
+fn tell(names: &Names) -> anyhow::Result<()> {
+    let Names { name, crate_name, service } = names;
+    print_line(format!(
+        "{name}/ is a machine with the service {crate_name}.{service}, in proto/app.proto and src/lib.rs. In there:\n\
+         \n  cargo test\n  cargo build --release --target wasm32-unknown-unknown\n  lockstep dev \
+         target/wasm32-unknown-unknown/release/{crate_name}.wasm"
+    ))
+}
+
+fn fill(template: &str, names: &Names, sdk: &Sdk) -> String {
+    template
+        .replace("{{name}}", &names.name)
+        .replace("{{crate}}", &names.crate_name)
+        .replace("{{Service}}", &names.service)
+        .replace("{{sdk}}", &sdk.run)
+        .replace("{{sdk-build}}", &sdk.build)
+}
+
+impl Names {
+    fn of(name: &str) -> anyhow::Result<Names> {
+        let refused = |why: String| {
+            Failure::usage(format!("{name:?} is no name for a project: {why}"))
+                .hint("begin with a letter, go on with lower-case letters, digits, - and _, as in my-machine")
+        };
+        if name.len() > NAME_BYTES_MAX {
+            return Err(refused(format!("it is longer than {NAME_BYTES_MAX} bytes")).into());
+        }
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if let Some(wrong) = name.chars().find(|c| !is_allowed(*c)) {
+            return Err(refused(format!("it has {wrong:?} in it")).into());
+        }
+        let words: Vec<&str> = name.split(['-', '_']).collect();
+        if words.iter().any(|word| !word.starts_with(|c: char| c.is_ascii_lowercase())) {
+            return Err(refused("each of its words must begin with a letter".into()).into());
+        }
+        let crate_name = name.replace('-', "_");
+        if TAKEN.contains(&crate_name.as_str()) || crate_name.starts_with("lockstep") {
+            return Err(refused("Rust, protobuf or the SDK has it for something else".into()).into());
+        }
+        let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+        let service = words.into_iter().map(capital).collect();
+        Ok(Names { name: name.to_owned(), crate_name, service })
+    }
+}
+
+/// Names that a crate, a proto package, or beside the template's own types a service, cannot have.
+const TAKEN: [&str; 92] = [
+    // Keywords of Rust.
+    "abstract",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "const",
+    "continue",
+    "crate",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "static",
+    "struct",
+    "super",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "union",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+    "yield",
+    // Crates that are always there, and cargo's own directories.
+    "alloc",
+    "core",
+    "proc_macro",
+    "std",
+    "test",
+    "build",
+    "deps",
+    "examples",
+    "incremental",
+    "target",
+    "prost",
+    "prost_types",
+    // What the template imports or declares.
+    "add_reply",
+    "add_request",
+    "command",
+    "get_reply",
+    "get_request",
+    "map",
+    "query",
+    "reply",
+    "status",
+    // What Rust has in scope everywhere.
+    "box_",
+    "clone",
+    "copy",
+    "debug",
+    "default",
+    "drop",
+    "eq",
+    "hash",
+    "iterator",
+    "option",
+    "ord",
+    "result",
+    "send",
+    "some",
+    "string",
+    "sync",
+    "to_string",
+    "vec",
+    "from",
+];
+
+impl Sdk {
+    fn of(given: Option<&str>) -> anyhow::Result<Sdk> {
+        if let Some(url) = given.filter(|given| given.contains("://") || given.starts_with("git@")) {
+            let dependency = format!("{{ git = {url:?} }}");
+            return Ok(Sdk { run: dependency.clone(), build: dependency, lock: None });
+        }
+        let path = Path::new(given.unwrap_or(OWN_SDK));
+        let (run, build) = (path.to_owned(), path.join("build"));
+        if !run.join("Cargo.toml").is_file() || !build.join("Cargo.toml").is_file() {
+            let hint =
+                "give the directory guest-sdk of a checkout of Lockstep with --sdk, or the URL of its git repository";
+            return Err(Failure::usage(format!("there is no guest SDK at {}", path.display())).hint(hint).into());
+        }
+        let absolute = |path: &Path| -> anyhow::Result<String> {
+            let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
+            let text =
+                path.to_str().with_context(|| format!("{} is not text, which Cargo.toml needs", path.display()))?;
+            Ok(format!("{{ path = {text:?} }}"))
+        };
+        let lock = path.join("../Cargo.lock");
+        Ok(Sdk { run: absolute(&run)?, build: absolute(&build)?, lock: lock.is_file().then_some(lock) })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_becomes_crate_and_service() {
+        let names = Names::of("my-lock_service2").unwrap();
+        assert_eq!(names.crate_name, "my_lock_service2");
+        assert_eq!(names.service, "MyLockService2");
+    }
+
+    #[test]
+    fn names_that_would_not_build_are_refused() {
+        for name in [
+            "",
+            "-a",
+            "a-",
+            "a--b",
+            "1a",
+            "a-1",
+            "A",
+            "a/b",
+            "..",
+            "a b",
+            "é",
+            "fn",
+            "map",
+            "lockstep",
+            "lockstep-guest",
+        ] {
+            let error = Names::of(name).unwrap_err().to_string();
+            assert!(error.contains("is no name for a project"), "{name}: {error}");
+        }
+        assert!(Names::of(&"a".repeat(NAME_BYTES_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn nothing_in_the_templates_stays_open() {
+        let (names, sdk) = (Names::of("my-machine").unwrap(), Sdk::of(None).unwrap());
+        for (path, template) in FILES {
+            let text = fill(template, &names, &sdk);
+            assert!(!text.contains("{{"), "{path}: {text}");
+            assert!(text.ends_with('\n'), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_sdk_is_a_directory_or_a_repository() {
+        assert_eq!(Sdk::of(Some("https://example.org/x.git")).unwrap().run, r#"{ git = "https://example.org/x.git" }"#);
+        assert!(Sdk::of(None).unwrap().build.ends_with("guest-sdk/build\" }"));
+        let place = tempfile::tempdir().unwrap();
+        let error = Sdk::of(place.path().to_str()).err().unwrap().to_string();
+        assert!(error.contains("no guest SDK"), "{error}");
+    }
+}

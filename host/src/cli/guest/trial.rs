@@ -1,0 +1,115 @@
+//! One run of a script, in one of the ways in which a cluster may come to run it. Compares nothing and prints nothing.
+
+use std::path::Path;
+
+use super::script::{Answer, ScriptCall};
+use crate::api::routes::Kind;
+use crate::guest::Component;
+use crate::machine::{Replica, ReplicaError, Reuse, Standing};
+
+/// Log time of the first command: 2024-01-01. Each entry is a second later.
+const START_MS: u64 = 1_704_067_200_000;
+const STEP_MS: u64 = 1000;
+/// Restarts, or snapshots, of one run: after every call of a short script, spread over a long one.
+const PAUSES_MAX: usize = 32;
+
+/// How a script is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Each command in an entry, and so in an instance, of its own; queries where they stand in the script.
+    OneByOne,
+    /// As `OneByOne`, with the node stopped and started between calls.
+    Restarts,
+    /// As `OneByOne`, with a snapshot made and restored by the guest between calls.
+    Snapshots,
+    /// All commands in one entry, which share an instance while all goes well; then the queries.
+    Together,
+    /// As `Together`, but each command in an instance of its own.
+    Apart,
+}
+
+/// What one run gave.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Of each call.
+    pub(super) answers: Vec<Answer>,
+    pub(super) standing: Standing,
+}
+
+/// Why a run did not come to its end.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// After this call the guest did not write or restore its snapshot as it must.
+    Snapshot(usize, ReplicaError),
+    /// This machine.
+    Host(ReplicaError),
+}
+
+impl From<ReplicaError> for Stop {
+    fn from(error: ReplicaError) -> Stop {
+        Stop::Host(error)
+    }
+}
+
+/// Runs the calls on a new replica in a temporary directory.
+pub(super) fn run(way: Way, calls: &[ScriptCall], component: &Component) -> anyhow::Result<Result<Run, Stop>> {
+    let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
+    Ok(match way {
+        Way::OneByOne | Way::Restarts | Way::Snapshots => in_order(way, calls, component, place.path()),
+        Way::Together => in_one_entry(Reuse::WithinEntry, calls, component, place.path()),
+        Way::Apart => in_one_entry(Reuse::Never, calls, component, place.path()),
+    })
+}
+
+fn in_order(way: Way, calls: &[ScriptCall], component: &Component, place: &Path) -> Result<Run, Stop> {
+    let mut replica = Replica::open(place, component.clone())?;
+    let mut answers = Vec::with_capacity(calls.len());
+    let mut time_ms = START_MS;
+    let every = calls.len().div_ceil(PAUSES_MAX);
+    for (number, call) in calls.iter().enumerate() {
+        answers.push(match call.kind {
+            Kind::Command => {
+                time_ms += STEP_MS;
+                let applied = replica.apply(time_ms, vec![call.command()], Reuse::WithinEntry)?;
+                Answer::Verdict(applied.verdicts.into_iter().next().expect("one command, one verdict"))
+            }
+            Kind::Query | Kind::Watch => read(&replica, call)?,
+        });
+        if (number + 1).is_multiple_of(every) {
+            match way {
+                Way::Restarts => replica = replica.reopen()?,
+                Way::Snapshots => replica.snapshot_restore().map_err(|error| blame(number, error))?,
+                Way::OneByOne | Way::Together | Way::Apart => {}
+            }
+        }
+    }
+    Ok(Run { answers, standing: replica.standing()? })
+}
+
+fn blame(call: usize, error: ReplicaError) -> Stop {
+    match error {
+        ReplicaError::Snapshot(_) => Stop::Snapshot(call, error),
+        ReplicaError::Restore(inner) if inner.is_unfaithful() => Stop::Snapshot(call, inner.into()),
+        other => Stop::Host(other),
+    }
+}
+
+fn in_one_entry(reuse: Reuse, calls: &[ScriptCall], component: &Component, place: &Path) -> Result<Run, Stop> {
+    let mut replica = Replica::open(place, component.clone())?;
+    let is_command = |call: &&ScriptCall| call.kind == Kind::Command;
+    let commands = calls.iter().filter(is_command).map(ScriptCall::command).collect();
+    let mut verdicts = replica.apply(START_MS, commands, reuse)?.verdicts.into_iter();
+    let answers = calls.iter().map(|call| match call.kind {
+        Kind::Command => Ok(Answer::Verdict(verdicts.next().expect("a verdict for each command"))),
+        Kind::Query | Kind::Watch => read(&replica, call),
+    });
+    let answers = answers.collect::<Result<_, ReplicaError>>()?;
+    Ok(Run { answers, standing: replica.standing()? })
+}
+
+fn read(replica: &Replica, call: &ScriptCall) -> Result<Answer, ReplicaError> {
+    Ok(match call.kind {
+        Kind::Watch => Answer::Stepped(replica.watch(&call.method, &call.request, &call.caller)?),
+        Kind::Command | Kind::Query => Answer::Verdict(replica.query(&call.method, &call.request, &call.caller)?),
+    })
+}

@@ -1,0 +1,112 @@
+//! Puts a protobuf descriptor into an encoded component whose compiler left none. Changes nothing else of it, and does not
+//! ask whether a node would take the result.
+
+use bytes::Bytes;
+use wasmparser::{BinaryReader, Parser};
+
+use super::load::{DESCRIPTOR_SECTION, LoadError, damaged, inspect};
+
+/// Magic number and version.
+const HEADER_BYTES: usize = 8;
+/// Id of a custom section, in modules and components alike.
+const CUSTOM: u8 = 0;
+
+/// Why a descriptor was not put into a component.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// What was given cannot be read.
+    #[error(transparent)]
+    Component(#[from] LoadError),
+    /// The toolchain left a descriptor inside, which cannot be taken out.
+    #[error(
+        "it already carries a descriptor inside its module, as the guest SDK's build leaves it: change the .proto and build again; packing is for \
+         guests whose compiler adds none"
+    )]
+    HasDescriptor,
+}
+
+/// The component with this descriptor set as a custom section at its top level, in place of one that an earlier call put there.
+pub fn with_descriptor(encoded: &[u8], descriptor: &[u8]) -> Result<Bytes, PackError> {
+    if !Parser::is_component(encoded) {
+        return Err(LoadError::Encode("it was not encoded yet".to_owned()).into());
+    }
+    let mut packed = without_section(encoded, DESCRIPTOR_SECTION).map_err(damaged)?;
+    if inspect(&packed)?.descriptor.is_some() {
+        return Err(PackError::HasDescriptor);
+    }
+    let mut body = length(DESCRIPTOR_SECTION.len());
+    body.extend_from_slice(DESCRIPTOR_SECTION.as_bytes());
+    body.extend_from_slice(descriptor);
+    packed.push(CUSTOM);
+    packed.extend(length(body.len()));
+    packed.extend(body);
+    Ok(packed.into())
+}
+
+/// All sections of the top level but the custom ones of this name.
+fn without_section(encoded: &[u8], name: &str) -> wasmparser::Result<Vec<u8>> {
+    let mut kept = encoded[..HEADER_BYTES].to_vec();
+    let mut reader = BinaryReader::new(&encoded[HEADER_BYTES..], HEADER_BYTES);
+    while !reader.eof() {
+        let start = reader.original_position();
+        let id = reader.read_u8()?;
+        let bytes = reader.read_var_u32()? as usize;
+        let body = reader.read_bytes(bytes)?;
+        let is_unwanted = id == CUSTOM && BinaryReader::new(body, start).read_string()? == name;
+        if !is_unwanted {
+            kept.extend_from_slice(&encoded[start..reader.original_position()]);
+        }
+    }
+    Ok(kept)
+}
+
+/// LEB128, as WebAssembly writes lengths.
+fn length(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn descriptor(component: &[u8]) -> Option<Vec<u8>> {
+        inspect(component).unwrap().descriptor
+    }
+
+    #[test]
+    fn a_descriptor_is_added_and_replaced() {
+        let bare = wat::parse_str("(component (core module))").unwrap();
+        assert_eq!(descriptor(&bare), None);
+        let long = vec![7; 300];
+        let packed = with_descriptor(&bare, &long).unwrap();
+        assert_eq!(descriptor(&packed), Some(long));
+        let again = with_descriptor(&packed, b"short").unwrap();
+        assert_eq!(descriptor(&again), Some(b"short".to_vec()));
+        assert_eq!(without_section(&again, DESCRIPTOR_SECTION).unwrap(), bare);
+    }
+
+    #[test]
+    fn one_that_the_compiler_left_inside_stays() {
+        let built = wat::parse_str(r#"(component (core module (@custom "lockstep.descriptor" "x")))"#).unwrap();
+        assert!(matches!(with_descriptor(&built, b"y"), Err(PackError::HasDescriptor)));
+    }
+
+    #[test]
+    fn what_is_no_component_is_not_packed() {
+        let module = wat::parse_str("(module)").unwrap();
+        assert!(matches!(with_descriptor(&module, b"y"), Err(PackError::Component(LoadError::Encode(_)))));
+        let bare = wat::parse_str("(component (core module))").unwrap();
+        let cut = &bare[..bare.len() - 1];
+        assert!(matches!(with_descriptor(cut, b"y"), Err(PackError::Component(LoadError::Damaged(_)))));
+    }
+}

@@ -1,0 +1,301 @@
+//! A state machine driven by hand, for tools that try a guest out: a state in a directory, entries applied one after the other by whoever
+//! calls, no Raft, no log, no threads. What an entry does is `entry`'s, what a snapshot is `snapshot_send`'s and
+//! `snapshot_receive`'s, as on a node; this file decides none of that.
+//!
+//! - The first entry is a genesis entry, as in every cluster.
+//! - Guests run on the caller's thread, whose stack must have [`CALLER_STACK_BYTES`].
+//! - Nothing survives a crash: the state is flushed only by [`Replica::reopen`].
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use openraft::vote::RaftLeaderId;
+use tokio::sync::mpsc;
+
+use super::apply::batch_of;
+use super::digest::Digester;
+use super::entry::{self, Instance, Instances, Runner};
+use super::fitness::genesis_of;
+use super::overlay::Transaction;
+use super::pace::Pace;
+use super::snapshot_frames::Frame;
+use super::snapshot_receive;
+use super::snapshot_send::{self, Outlet};
+use super::snapshots::SnapshotError;
+use super::system::System;
+use super::transfers::{Direction, Transfer, Transfers};
+use crate::codec::Command;
+use crate::codec::entry::Entry;
+use crate::guest::{
+    self, ApplyInstance, CALLER_STACK_BYTES, Call, Cause, Component, Context, HostFault, Limits, NodeStatus,
+    QueryInstance, SnapshotSink, Stepped, Store, Verdict,
+};
+use crate::store::{Checkpoints, Column, DataDir, Read, State, StoreError, View};
+use crate::types::{CommittedLeaderId, GROUP, LogId};
+
+/// The term and the leader of all entries.
+const TERM: u64 = 1;
+/// Frames between the two ends of a snapshot, each of at most a MiB.
+const FRAMES_IN_FLIGHT: usize = 4;
+
+/// How long an instance serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// From command to command of an entry while all goes well, as on a node.
+    WithinEntry,
+    /// One command: whatever it leaves in memory, no other command sees.
+    Never,
+}
+
+/// An applied entry.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// Its index.
+    pub index: u64,
+    /// How each command ended.
+    pub verdicts: Vec<Verdict>,
+    /// What each command used, a first run that was undone and repeated included.
+    pub fuel: Vec<u64>,
+}
+
+/// What two replicas that did the same have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The last applied index.
+    pub index: u64,
+    /// The rolling hash of everything that was done.
+    pub hash: u64,
+    /// The guest's rows,
+    pub rows: u64,
+    /// and their BLAKE3.
+    pub digest: [u8; 32],
+}
+
+/// Why a replica cannot go on. Nothing that a guest does in a command or a query is among it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// The disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sandbox.
+    #[error(transparent)]
+    Host(#[from] HostFault),
+    /// The guest did not write its snapshot.
+    #[error("the guest's snapshot did not end well: {0}")]
+    Snapshot(String),
+    /// What was restored is not what was there, or nothing was.
+    #[error(transparent)]
+    Restore(#[from] SnapshotError),
+    /// A thread could not be started.
+    #[error("start the thread that sends a snapshot: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// See the file's head.
+pub struct Replica {
+    // Declared before `directory`, so closed before its lock goes.
+    state: State,
+    checkpoints: Checkpoints,
+    system: System,
+    component: Component,
+    limits: Limits,
+    directory: DataDir,
+}
+
+impl Replica {
+    /// Opens or makes the state at `place`. A new one has its genesis entry applied.
+    pub fn open(place: &Path, component: Component) -> Result<Replica, ReplicaError> {
+        let directory = DataDir::open(place)?;
+        let state = State::open(&directory, GROUP)?;
+        let checkpoints = Checkpoints::open(&directory, GROUP)?;
+        let system = System::read(&*state.current())?;
+        // How many commands share an entry is the caller's to say, here.
+        let limits = Limits { fuel_per_entry: u64::MAX, ..component.engine().limits().clone() };
+        let mut replica = Replica { state, checkpoints, system, component, limits, directory };
+        if replica.system.genesis.is_none() {
+            let genesis = genesis_of([0; 16], &replica.component, replica.component.hash());
+            replica.apply_entry(&Entry { genesis: Some(genesis), ..Entry::default() }, Reuse::WithinEntry)?;
+        }
+        Ok(replica)
+    }
+
+    /// Applies the next entry.
+    pub fn apply(&mut self, time_ms: u64, commands: Vec<Command>, reuse: Reuse) -> Result<Applied, ReplicaError> {
+        self.apply_entry(&Entry { time_ms, commands, ..Entry::default() }, reuse)
+    }
+
+    fn apply_entry(&mut self, entry: &Entry, reuse: Reuse) -> Result<Applied, ReplicaError> {
+        let index = self.system.applied_index() + 1;
+        let log_id = LogId { leader_id: CommittedLeaderId::new(TERM, 1), index };
+        let fuel = Rc::new(RefCell::new(vec![0; entry.commands.len()]));
+        let sandbox = Metered { component: &self.component, reuse, fuel: fuel.clone() };
+        let runner = Runner { sandbox: &sandbox, limits: &self.limits };
+        let generation = self.state.current();
+        let effects = entry::normal(&self.system, log_id, entry, Some(runner), generation.clone())?;
+        generation.commit(&batch_of(&effects))?;
+        self.system = effects.system;
+        let verdicts = effects.outcomes.into_iter().map(|(_, verdict)| verdict).collect();
+        Ok(Applied { index, verdicts, fuel: fuel.take() })
+    }
+
+    /// Answers a query from the state as it is.
+    pub fn query(&self, method: &str, request: &[u8], caller: &str) -> Result<Verdict, ReplicaError> {
+        let status: NodeStatus = Arc::new(|| "{}".to_owned());
+        let call = self.read_call(method, request, caller);
+        let (verdict, _) = self.query_instance()?.query(call, self.view(), status);
+        Ok(verdict?)
+    }
+
+    /// The first step of a watch.
+    pub fn watch(&self, method: &str, request: &[u8], caller: &str) -> Result<Stepped, ReplicaError> {
+        let call = self.read_call(method, request, caller);
+        let (stepped, _) = self.query_instance()?.watch(call, Cause::Start, &[], self.view());
+        Ok(stepped?)
+    }
+
+    fn query_instance(&self) -> Result<QueryInstance, HostFault> {
+        QueryInstance::new(&self.component)?.ok_or_else(|| HostFault("all instances for queries are in use".into()))
+    }
+
+    /// The sandbox refuses writes in a query; the view could not be written either.
+    fn view(&self) -> Box<dyn Store> {
+        Box::new(Transaction::<View>::new(self.state.current().view()))
+    }
+
+    fn read_call<'a>(&self, method: &'a str, request: &'a [u8], caller: &'a str) -> Call<'a> {
+        Call { context: self.context(), method, request, caller, fuel: self.limits.fuel_per_query }
+    }
+
+    fn context(&self) -> Context {
+        Context { index: self.system.applied_index(), position: 0, time_ms: self.system.time_ms }
+    }
+
+    /// Where it stands. Reads every row.
+    pub fn standing(&self) -> Result<Standing, ReplicaError> {
+        let mut digester = Digester::new();
+        digester.scan(&*self.state.current(), Column::Data, &Transfer::default())?;
+        let data = digester.finish();
+        let (index, hash) = (self.system.applied_index(), self.system.hash.hash);
+        Ok(Standing { index, hash, rows: data.rows, digest: data.digest })
+    }
+
+    /// Stops and starts again, as a node does.
+    pub fn reopen(self) -> Result<Replica, ReplicaError> {
+        self.state.current().flush()?;
+        let Replica { state, checkpoints, component, directory, .. } = self;
+        let place = directory.root().to_owned();
+        drop((state, checkpoints, directory));
+        Replica::open(&place, component)
+    }
+
+    /// Lets the guest write a snapshot, and goes on from what the guest restores from it. The two must be inverse.
+    pub fn snapshot_restore(&mut self) -> Result<(), ReplicaError> {
+        let position = |read: &dyn Read| {
+            let applied = System::read(read)?.applied;
+            Ok(applied.map(|log_id| (log_id.index, log_id.leader_id.term)))
+        };
+        let checkpoint = self.checkpoints.create(&self.state.current(), &position)?.ok_or(SnapshotError::Empty)?;
+        let (out, mut frames) = mpsc::channel(FRAMES_IN_FLIGHT);
+        let transfer = Arc::new(Transfers::default().begin(Direction::Sending, "the same replica", None));
+        let outlet = Arc::new(Outlet { out, transfer, pace: Pace::default() });
+        let component = self.component.clone();
+        let sender = std::thread::Builder::new()
+            .name("snapshot-send".into())
+            .stack_size(CALLER_STACK_BYTES)
+            .spawn(move || snapshot_send::send(&checkpoint, Some(&component), &outlet))
+            .map_err(ReplicaError::Thread)?;
+        let fell_back = Arc::new(AtomicBool::new(false));
+        let noted = fell_back.clone();
+        let incoming = Box::new(move || {
+            let frame = frames.blocking_recv().transpose().map_err(SnapshotError::Damaged)?;
+            if frame.as_ref().is_some_and(|frame| Frame::decode(frame) == Ok(Frame::Restart)) {
+                noted.store(true, Ordering::Release);
+            }
+            Ok(frame)
+        });
+        let received = snapshot_receive::receive(&self.state, Some(&self.component), incoming, &Arc::default());
+        let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // A node would ship the rows instead, so that no guest can make it irreplaceable; here the guest is on trial.
+        if fell_back.load(Ordering::Acquire) {
+            return Err(ReplicaError::Snapshot(self.snapshot_problem()?));
+        }
+        let (generation, system) = received?;
+        if let Err(snapshot_send::SendError::Store(error)) = sent {
+            return Err(error.into());
+        }
+        self.state.install(generation, system.applied_index())?;
+        self.system = system;
+        Ok(())
+    }
+
+    /// The snapshot once more, for the reason that the sender keeps to its log.
+    fn snapshot_problem(&self) -> Result<String, ReplicaError> {
+        Ok(match guest::snapshot(&self.component, self.context(), self.view(), Box::new(Nowhere))? {
+            Verdict::Reply(_) => "it failed once and then did not".to_owned(),
+            Verdict::Refused(status) => status.message,
+            Verdict::Failed(failure) => format!("{:?}: {}", failure.reason, failure.detail),
+        })
+    }
+}
+
+/// Takes a snapshot that nobody reads.
+struct Nowhere;
+
+impl SnapshotSink for Nowhere {
+    fn write(&mut self, _: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Makes instances that note what each command used, by its place in the entry.
+struct Metered<'a> {
+    component: &'a Component,
+    reuse: Reuse,
+    fuel: Rc<RefCell<Vec<u64>>>,
+}
+
+impl Instances for Metered<'_> {
+    fn fresh(&self) -> Result<Box<dyn Instance>, HostFault> {
+        Ok(Box::new(MeteredInstance {
+            instance: ApplyInstance::new(self.component)?,
+            component: self.component.clone(),
+            reuse: self.reuse,
+            fuel: self.fuel.clone(),
+        }))
+    }
+}
+
+struct MeteredInstance {
+    instance: ApplyInstance,
+    component: Component,
+    reuse: Reuse,
+    fuel: Rc<RefCell<Vec<u64>>>,
+}
+
+impl Instance for MeteredInstance {
+    fn served(&self) -> u32 {
+        match self.reuse {
+            Reuse::WithinEntry => self.instance.served(),
+            Reuse::Never => 0,
+        }
+    }
+
+    fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+        if self.reuse == Reuse::Never && self.instance.served() > 0 {
+            match ApplyInstance::new(&self.component) {
+                Ok(instance) => self.instance = instance,
+                Err(fault) => return (Err(fault), store),
+            }
+        }
+        let (verdict, store) = self.instance.apply(call, store);
+        self.fuel.borrow_mut()[call.context.position as usize] += self.instance.fuel_used();
+        (verdict, store)
+    }
+
+    fn fuel_used(&self) -> u64 {
+        self.instance.fuel_used()
+    }
+}

@@ -1,0 +1,243 @@
+//! What an author has without a cluster: `lockstep guest` on good guests, on bad ones, and on a project that it made itself.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::{chain_wasm, kv_wasm, lockstep, lockstep_binary, statics_wasm};
+use tempfile::tempdir;
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn guest(arguments: &[&str]) -> Result<Output> {
+    lockstep(&[&["guest"], arguments].concat())
+}
+
+/// What a tool says that must succeed.
+fn done(arguments: &[&str]) -> Result<String> {
+    let output = guest(arguments)?;
+    ensure!(output.status.success(), "{arguments:?}: {}", text(&output));
+    Ok(text(&output))
+}
+
+/// What a tool says that must exit with 1, or with 2 when what was typed is wrong.
+fn refused(arguments: &[&str], code: i32) -> Result<String> {
+    let output = guest(arguments)?;
+    ensure!(output.status.code() == Some(code), "{arguments:?}: {:?} {}", output.status, text(&output));
+    Ok(text(&output))
+}
+
+fn assert_says(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "does not say {word:?}:\n{text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+fn written(directory: &Path, name: &str, bytes: impl AsRef<[u8]>) -> Result<String> {
+    let path = directory.join(name);
+    std::fs::write(&path, bytes)?;
+    as_text(&path)
+}
+
+fn as_text(path: &Path) -> Result<String> {
+    Ok(path.to_str().context("paths of tests are text")?.to_owned())
+}
+
+fn hash_in(text: &str) -> &str {
+    let after = text.split("component  ").nth(1).unwrap_or_default();
+    &after[..after.find(char::is_whitespace).unwrap_or(after.len())]
+}
+
+const KV_SCRIPT: &str = r#"
+{"method": "Example/Add", "request": {"key": "a", "val": "1"}}
+{"method": "Example/Add", "request": {"key": "b", "val": "2"}, "reply": {"commitIndex": 3}}
+{"method": "Example/Get", "request": {"key": "a"}, "reply": {"value": "1"}}
+{"method": "Example/Watch", "request": {"key": "b"}, "reply": [{"value": "2", "abandoned": false}]}
+{"method": "Example/Add", "request": {"key": "a", "val": "3"}}
+{"method": "Example/Get", "request": {"key": "a"}, "reply": {"value": "3"}}
+"#;
+
+#[test]
+fn a_good_guest_is_checked_inspected_tested_and_measured() -> Result<()> {
+    let (directory, kv) = (tempdir()?, as_text(&kv_wasm())?);
+    let script = written(directory.path(), "calls.jsonl", KV_SCRIPT)?;
+    let checked = done(&["check", &kv])?;
+    assert_says(&checked, &["nodes take", "Example (4 methods)"]);
+    let inspected = done(&["inspect", &kv])?;
+    assert_says(
+        &inspected,
+        &["contract   1.0.0", "lockstep:machine/store@1.0.0", "Example/Add", "command", "\"commitIndex\": uint64"],
+    );
+    assert_eq!(hash_in(&checked).len(), 64);
+    assert_eq!(hash_in(&checked), hash_in(&inspected));
+    let json: serde_json::Value = serde_json::from_str(&done(&["check", &kv, "--json"])?)?;
+    assert_eq!((&json["ok"], &json["component"]), (&true.into(), &hash_in(&checked).into()));
+    let tested = done(&["test", &kv, "--script", &script])?;
+    assert_says(
+        &tested,
+        &["6 calls: 6 replies, 0 errors", "4 of 4 met", "all commands in one entry: the same", "ok: 2 rows"],
+    );
+    let measured = done(&["bench", &kv, "--script", &script])?;
+    assert_says(&measured, &["a fresh instance", "1024", "100.0%", "Example/Add", "no fsync"]);
+    Ok(())
+}
+
+#[test]
+fn what_no_node_takes_is_refused_with_what_to_do() -> Result<()> {
+    let directory = tempdir()?;
+    let file = |name: &str, bytes: &[u8]| written(directory.path(), name, bytes);
+    let wasi = wat::parse_str(r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)))"#)?;
+    let cases = [
+        (file("text.wasm", b"#!/bin/sh\n")?, &["not WebAssembly", "text.wasm"][..]),
+        (file("wasi.wasm", &wasi)?, &["wasi_snapshot_preview1#fd_write", "wasm32-unknown-unknown"][..]),
+        (file("plain.wasm", &wat::parse_str("(module)")?)?, &["component type", "guest SDK"][..]),
+        (file("other.wasm", &wat::parse_str("(component)")?)?, &["is this a guest?"][..]),
+        (file("bare.wasm", &without_descriptor(&std::fs::read(kv_wasm())?)?)?, &["lockstep guest pack"][..]),
+    ];
+    for (path, words) in &cases {
+        assert_says(&refused(&["check", path], 1)?, words);
+        let json = guest(&["check", path, "--json"])?;
+        let json: serde_json::Value = serde_json::from_slice(&json.stdout)?;
+        assert_eq!(json["ok"], false);
+        assert_says(json["problem"].as_str().unwrap_or_default(), &words[..1]);
+    }
+    assert_says(&done(&["inspect", &cases[1].0])?, &["wasi_snapshot_preview1#fd_write", "refused"]);
+    assert_says(&refused(&["inspect", &cases[0].0], 1)?, &["not WebAssembly"]);
+    assert_says(&refused(&["check", "/nowhere.wasm"], 1)?, &["cannot read /nowhere.wasm"]);
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_keeps_state_in_a_static_is_found() -> Result<()> {
+    let (directory, statics) = (tempdir()?, as_text(&statics_wasm())?);
+    let sound = "{\"method\": \"statics.Statics/Sound\"}\n";
+    let (leaky, silent) = (sound.replace("Sound", "Leaky"), sound.replace("Sound", "Silent"));
+    let script = |name: &str, lines: &[&str]| written(directory.path(), name, lines.concat());
+    let tested = done(&["test", &statics, "--script", &script("sound", &[sound; 5])?])?;
+    assert_says(&tested, &["5 replies", "ok: 1 rows"]);
+    // Two calls of five are enough to show it, and the second is where it shows.
+    let told = refused(&["test", &statics, "--script", &script("leaky", &[sound, &leaky, sound, &leaky, sound])?], 1)?;
+    assert_says(
+        &told,
+        &[
+            "with all commands in one entry",
+            "line 2: ",
+            "{\"count\":\"1\"}",
+            "{\"count\":\"2\"}",
+            "head -n 2 ",
+            "static",
+        ],
+    );
+    // Here nothing but the state shows it.
+    let told = refused(&["test", &statics, "--script", &script("silent", &[&silent, &silent, sound, sound])?], 1)?;
+    assert_says(&told, &["with all commands in one entry", "head -n 2 ", "digest", "after line 2: "]);
+    Ok(())
+}
+
+#[test]
+fn a_script_is_held_against_the_guest() -> Result<()> {
+    let (directory, chain) = (tempdir()?, as_text(&chain_wasm())?);
+    let script = |name: &str, line: &str| written(directory.path(), name, line);
+    let unmet = script("unmet", r#"{"method": "chain.Chain/Put", "request": {"key": "a"}, "error": "ABORTED"}"#)?;
+    assert_says(
+        &refused(&["test", &chain, "--script", &unmet], 1)?,
+        &["1 of 1 expectations", "error ABORTED", "\"version\":\"1\""],
+    );
+    let wrong = script("wrong", "\n{\"method\": \"chain.Chain/Putt\"}")?;
+    assert_says(&refused(&["test", &chain, "--script", &wrong], 2)?, &["line 2", "chain.Chain/Put"]);
+    // A command that uses up its fuel is an answer like any other.
+    let burn = r#"{"method": "chain.Chain/Burn", "request": {"units": 1000000}, "error": "RESOURCE_EXHAUSTED"}"#;
+    let put = r#"{"method": "chain.Chain/Put", "request": {"key": "a"}}"#;
+    let burning = script("burn", &[put, burn, put].join("\n"))?;
+    assert_says(&done(&["test", &chain, "--script", &burning])?, &["2 replies, 1 errors", "1 of 1 met", "ok: 1 rows"]);
+    Ok(())
+}
+
+/// The module as a compiler of another language leaves it.
+fn without_descriptor(module: &[u8]) -> Result<Vec<u8>> {
+    let (mut kept, mut at) = (module[..8].to_vec(), 8);
+    while at < module.len() {
+        let (mut length, mut shift, mut body) = (0_usize, 0, at + 1);
+        loop {
+            let byte = *module.get(body).context("a length ends")?;
+            length |= usize::from(byte & 0x7f) << shift;
+            (shift, body) = (shift + 7, body + 1);
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let section = module.get(body..body + length).context("a section ends")?;
+        if module[at] != 0 || !section[1..].starts_with(b"lockstep.descriptor") {
+            kept.extend_from_slice(&module[at..body + length]);
+        }
+        at = body + length;
+    }
+    ensure!(kept.len() < module.len(), "there was no descriptor");
+    Ok(kept)
+}
+
+#[test]
+fn a_guest_of_another_language_is_packed_once() -> Result<()> {
+    let directory = tempdir()?;
+    let bare = written(directory.path(), "bare.wasm", without_descriptor(&std::fs::read(kv_wasm())?)?)?;
+    let proto = as_text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/example.proto"))?;
+    let packed = as_text(&directory.path().join("packed.wasm"))?;
+    let told = done(&["pack", &bare, "--proto", &proto, "-o", &packed])?;
+    assert_says(&told, &["packed.wasm serves Example (4 methods)"]);
+    let checked = done(&["check", &packed])?;
+    assert_eq!(hash_in(&told), hash_in(&checked));
+    let script = written(directory.path(), "calls.jsonl", KV_SCRIPT)?;
+    assert_says(&done(&["test", &packed, "--script", &script])?, &["4 of 4 met", "ok: 2 rows"]);
+    let again = as_text(&directory.path().join("again.wasm"))?;
+    let told = done(&["pack", &packed, "--proto", &proto, "-o", &again])?;
+    assert_eq!(hash_in(&told), hash_in(&checked), "the same descriptor again is the same component");
+    assert_says(&refused(&["pack", &as_text(&kv_wasm())?, "--proto", &proto], 1)?, &["already carries a descriptor"]);
+    let broken = written(
+        directory.path(),
+        "broken.proto",
+        "syntax = \"proto3\"; service S { rpc A(Nothing) returns (Nothing); }",
+    )?;
+    assert_says(&refused(&["pack", &bare, "--proto", &broken, "-o", &again], 1)?, &["broken.proto", "Nothing"]);
+    Ok(())
+}
+
+/// A directory of cargo's that all runs share, beside that of these tests.
+fn shared_target() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    Ok(program.ancestors().nth(3).context("tests run in target/release/deps")?.join("generated"))
+}
+
+#[test]
+fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
+    let (directory, target) = (tempdir()?, shared_target()?);
+    let new = |name: &str| {
+        let mut command = Command::new(lockstep_binary());
+        command.args(["guest", "new", name]).current_dir(directory.path()).stdin(Stdio::null()).output()
+    };
+    let made = new("my-machine")?;
+    ensure!(made.status.success(), "{}", text(&made));
+    assert_says(&text(&made), &["my_machine.MyMachine", "cargo test", "lockstep dev"]);
+    let again = new("my-machine")?;
+    ensure!(again.status.code() == Some(2), "{}", text(&again));
+    assert_says(&text(&again), &["is there already"]);
+    assert_says(&text(&new("../other")?), &["is no name for a project"]);
+    let project = directory.path().join("my-machine");
+    // The lock file names versions that this checkout was built with, so nothing has to be fetched.
+    let cargo = |arguments: &[&str]| -> Result<()> {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(arguments).arg("--offline").current_dir(&project).env("CARGO_TARGET_DIR", &target);
+        let output = command.stdin(Stdio::null()).output()?;
+        ensure!(output.status.success(), "cargo {arguments:?}: {}", text(&output));
+        Ok(())
+    };
+    cargo(&["test"])?;
+    cargo(&["build", "--release", "--target", "wasm32-unknown-unknown"])?;
+    let built = as_text(&target.join("wasm32-unknown-unknown/release/my_machine.wasm"))?;
+    assert_says(&done(&["check", &built])?, &["my_machine.MyMachine (2 methods"]);
+    let script = as_text(&project.join("calls.jsonl"))?;
+    assert_says(&done(&["test", &built, "--script", &script])?, &["5 of 5 met", "4 replies, 1 errors", "ok: 2 rows"]);
+    Ok(())
+}
