@@ -8,6 +8,7 @@ mod durable_steps;
 mod failover;
 mod first_hour;
 mod forwarding;
+mod guests;
 mod held_fsync;
 mod identity;
 mod joining;
