@@ -1,50 +1,55 @@
 //! The state as an author declares it: typed handles over ranges of the store. A handle holds a tag and
-//! nothing else; every read and write is a call to the host.
+//! nothing else; every read and write is a call to the host. Owns where a collection lies in the store,
+//! and the map and the set; what holds one value is in `single`, a map with indexes in `table`.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 
-use crate::dispatch::Collection;
 use crate::host;
-use crate::key::{EncodeKey, Key, Prefix, encode_tag, end_of_prefix};
-use crate::rows::{Keys, Range, Rows, decode_value};
+use crate::key::{self, EncodeKey, Key, Prefix, encode_tag, end_of_prefix};
+use crate::rows::{Drain, DrainKeys, Keys, Range, RawRows, Rows, Values, decode_key, decode_value};
 use crate::value::{EncodeValue, Stored, encode};
 
 /// Where a collection lies in the store.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    tag: u16,
+pub(crate) struct Place {
+    pub(crate) tag: u16,
 }
 
 impl Place {
-    fn tag_bytes(self) -> Vec<u8> {
+    pub(crate) fn tag_bytes(self) -> Vec<u8> {
         let mut bytes = Vec::new();
         encode_tag(self.tag, &mut bytes);
         bytes
     }
 
-    fn key(self, key: &(impl EncodeKey + ?Sized)) -> Vec<u8> {
+    /// How many bytes of a row's key are the tag.
+    pub(crate) fn tag_len(self) -> usize {
+        key::tag_len(self.tag)
+    }
+
+    pub(crate) fn key(self, key: &(impl EncodeKey + ?Sized)) -> Vec<u8> {
         let mut bytes = self.tag_bytes();
         key.encode_key(&mut bytes);
         bytes
     }
 
-    fn everything(self) -> Range {
+    pub(crate) fn everything(self) -> Range {
         let start = self.tag_bytes();
         let end = end_of_prefix(start.clone());
         Range { start, end }
     }
 
-    fn prefix<K>(self, prefix: &(impl Prefix<K> + ?Sized)) -> Range {
+    pub(crate) fn prefix<K>(self, prefix: &(impl Prefix<K> + ?Sized)) -> Range {
         let mut start = self.tag_bytes();
         prefix.encode_prefix(&mut start);
         let end = end_of_prefix(start.clone());
         Range { start, end }
     }
 
-    fn range<Q: EncodeKey + ?Sized>(self, bounds: &impl RangeBounds<Q>) -> Range {
+    pub(crate) fn range<Q: EncodeKey + ?Sized>(self, bounds: &impl RangeBounds<Q>) -> Range {
         let everything = self.everything();
         // No key is a prefix of another, so a zero byte makes the least bytes above a key.
         let above = |key: &Q| {
@@ -66,15 +71,15 @@ impl Place {
     }
 }
 
-fn remove_range(range: &Range) -> u64 {
+pub(crate) fn remove_range(range: &Range) -> u64 {
     host::remove_range(&range.start, range.end.as_deref(), 0)
 }
 
 macro_rules! handle {
-    ($name:ident<$($parameter:ident),*>) => {
-        impl<$($parameter),*> Collection for $name<$($parameter),*> {
+    ($name:ident<$($parameter:ident: $bound:ident),*>) => {
+        impl<$($parameter: $bound),*> $crate::dispatch::Collection for $name<$($parameter),*> {
             fn at(tag: u16) -> Self {
-                Self { place: Place { tag }, types: PhantomData }
+                Self { place: $crate::collections::Place { tag }, types: PhantomData }
             }
         }
 
@@ -85,14 +90,15 @@ macro_rules! handle {
         }
     };
 }
+pub(crate) use handle;
 
 /// A sorted map.
 pub struct Map<K, V> {
-    place: Place,
+    pub(crate) place: Place,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-handle!(Map<K, V>);
+handle!(Map<K: Key, V: Stored>);
 
 impl<K: Key, V: Stored> Map<K, V> {
     /// The value of a key.
@@ -165,6 +171,16 @@ impl<K: Key, V: Stored> Map<K, V> {
         self.rows(self.place.everything())
     }
 
+    /// All keys.
+    pub fn keys(&self) -> Keys<'_, K> {
+        Keys::of(self.place.everything(), self.place)
+    }
+
+    /// All values, in the order of their keys.
+    pub fn values(&self) -> Values<'_, V> {
+        Values::of(self.place.everything(), self.place)
+    }
+
     /// The entries whose keys lie in a range.
     pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Rows<'_, K, V>
     where
@@ -189,7 +205,27 @@ impl<K: Key, V: Stored> Map<K, V> {
         self.iter().descending().just_one().next()
     }
 
-    /// How many entries there are. Reads them all: keep a [`Counter`] where this is asked often.
+    /// Removes the entry with the least key and returns it.
+    pub fn pop_first(&mut self) -> Option<(K, V)> {
+        let entry = self.first();
+        self.remove_popped(entry)
+    }
+
+    /// Removes the entry with the greatest key and returns it.
+    pub fn pop_last(&mut self) -> Option<(K, V)> {
+        let entry = self.last();
+        self.remove_popped(entry)
+    }
+
+    fn remove_popped(&mut self, entry: Option<(K, V)>) -> Option<(K, V)> {
+        if let Some((key, _)) = &entry {
+            host::remove(&self.place.key(key));
+        }
+        entry
+    }
+
+    /// How many entries there are. Reads them all: keep a [`Counter`](crate::Counter) where this is asked
+    /// often.
     pub fn len(&self) -> usize {
         self.iter().raw_count()
     }
@@ -218,8 +254,44 @@ impl<K: Key, V: Stored> Map<K, V> {
         remove_range(&self.place.everything())
     }
 
+    /// Takes all entries out. What is not iterated over is removed all the same.
+    pub fn drain(&mut self) -> Drain<'_, K, V> {
+        Drain::of(self.place.everything(), self.place)
+    }
+
+    /// Takes the entries out whose keys lie in a range.
+    pub fn drain_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> Drain<'_, K, V>
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        Drain::of(self.place.range(&bounds), self.place)
+    }
+
+    /// Takes the entries out whose keys begin so.
+    pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> Drain<'_, K, V> {
+        Drain::of(self.place.prefix(prefix), self.place)
+    }
+
+    /// Keeps the entries that `keep` wants, as it leaves them, and removes the others. Only what changed
+    /// is written.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        let range = self.place.everything();
+        for (key, bytes) in RawRows::new(range) {
+            let mut value = decode_value(&key, &bytes);
+            if !keep(&decode_key(&key, self.place), &mut value) {
+                host::remove(&key);
+                continue;
+            }
+            let changed = encode(&value);
+            if changed != bytes {
+                host::put(&key, &changed);
+            }
+        }
+    }
+
     fn rows(&self, range: Range) -> Rows<'_, K, V> {
-        Rows::new(range, self.place.tag_bytes().len())
+        Rows::new(range, self.place)
     }
 }
 
@@ -229,7 +301,7 @@ pub struct Set<K> {
     types: PhantomData<fn() -> K>,
 }
 
-handle!(Set<K>);
+handle!(Set<K: Key>);
 
 impl<K: Key> Set<K> {
     /// Whether a key is in the set.
@@ -288,17 +360,36 @@ impl<K: Key> Set<K> {
 
     /// The least key.
     pub fn first(&self) -> Option<K> {
-        Keys(self.iter().0.just_one()).next()
+        self.iter().just_one().next()
     }
 
     /// The greatest key.
     pub fn last(&self) -> Option<K> {
-        Keys(self.iter().0.descending().just_one()).next()
+        self.iter().descending().just_one().next()
+    }
+
+    /// Removes the least key and returns it.
+    pub fn pop_first(&mut self) -> Option<K> {
+        let key = self.first();
+        self.remove_popped(key)
+    }
+
+    /// Removes the greatest key and returns it.
+    pub fn pop_last(&mut self) -> Option<K> {
+        let key = self.last();
+        self.remove_popped(key)
+    }
+
+    fn remove_popped(&mut self, key: Option<K>) -> Option<K> {
+        if let Some(key) = &key {
+            host::remove(&self.place.key(key));
+        }
+        key
     }
 
     /// How many keys there are. Reads them all.
     pub fn len(&self) -> usize {
-        self.iter().0.raw_count()
+        self.iter().raw_count()
     }
 
     /// Whether the set is empty. Reads one row.
@@ -306,78 +397,54 @@ impl<K: Key> Set<K> {
         self.first().is_none()
     }
 
+    /// Removes the keys in a range and says how many.
+    pub fn remove_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> u64
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        remove_range(&self.place.range(&bounds))
+    }
+
+    /// Removes the keys that begin so and says how many.
+    pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
+        remove_range(&self.place.prefix(prefix))
+    }
+
     /// Removes all keys and says how many.
     pub fn clear(&mut self) -> u64 {
         remove_range(&self.place.everything())
     }
 
-    fn keys(&self, range: Range) -> Keys<'_, K> {
-        Keys(Rows::new(range, self.place.tag_bytes().len()))
-    }
-}
-
-/// One value, or none.
-pub struct Value<V> {
-    place: Place,
-    types: PhantomData<fn() -> V>,
-}
-
-handle!(Value<V>);
-
-impl<V: Stored> Value<V> {
-    /// The value; none when never set.
-    pub fn get(&self) -> Option<V> {
-        let key = self.place.tag_bytes();
-        host::get(&key).map(|value| decode_value(&key, &value))
+    /// Takes all keys out. What is not iterated over is removed all the same.
+    pub fn drain(&mut self) -> DrainKeys<'_, K> {
+        DrainKeys::of(self.place.everything(), self.place)
     }
 
-    /// Sets the value.
-    pub fn set<W>(&mut self, value: &W)
+    /// Takes the keys in a range out.
+    pub fn drain_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> DrainKeys<'_, K>
     where
-        V: Borrow<W>,
-        W: EncodeValue + ?Sized,
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
     {
-        host::put(&self.place.tag_bytes(), &encode(value));
+        DrainKeys::of(self.place.range(&bounds), self.place)
     }
 
-    /// Forgets the value.
-    pub fn clear(&mut self) {
-        host::remove(&self.place.tag_bytes());
-    }
-}
-
-/// A number that counts up from 0.
-#[derive(Debug)]
-pub struct Counter {
-    value: Value<u64>,
-}
-
-impl Collection for Counter {
-    fn at(tag: u16) -> Self {
-        Self { value: Value::at(tag) }
-    }
-}
-
-impl Counter {
-    /// The number.
-    pub fn get(&self) -> u64 {
-        self.value.get().unwrap_or(0)
+    /// Takes the keys out that begin so.
+    pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> DrainKeys<'_, K> {
+        DrainKeys::of(self.place.prefix(prefix), self.place)
     }
 
-    /// Adds and returns the sum.
-    ///
-    /// # Panics
-    /// Past `u64::MAX`, so that a count never starts over unseen; the command is undone.
-    pub fn add(&mut self, amount: u64) -> u64 {
-        let sum = self.get().checked_add(amount).expect("a counter stays within u64");
-        self.value.set(&sum);
-        sum
+    /// Keeps the keys that `keep` wants and removes the others.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
+        for (key, _) in RawRows::new(self.place.everything()) {
+            if !keep(&decode_key(&key, self.place)) {
+                host::remove(&key);
+            }
+        }
     }
 
-    /// Subtracts and returns the rest, at least 0.
-    pub fn subtract(&mut self, amount: u64) -> u64 {
-        let rest = self.get().saturating_sub(amount);
-        self.value.set(&rest);
-        rest
+    fn keys(&self, range: Range) -> Keys<'_, K> {
+        Keys::of(range, self.place)
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::host;
+use crate::random::Sequence;
 use crate::value::{Stored, describe};
 
 /// Where a call stands in history, as the host says.
@@ -46,6 +47,7 @@ macro_rules! shared_methods {
 #[derive(Debug)]
 pub struct Command {
     place: Place,
+    random: Sequence,
 }
 
 shared_methods!(Command, "Raft log index of the entry being applied. Commands of one entry share it.");
@@ -62,9 +64,31 @@ impl Command {
         (self.place.index, self.place.position)
     }
 
+    /// The next number of a sequence that follows from [`id`](Self::id) alone, so it is the same on every
+    /// node. Clients can foretell it: never use it for a secret.
+    pub fn random(&self) -> u64 {
+        self.random.next()
+    }
+
+    /// As [`random`](Self::random), from 0 to less than `bound`, each number equally likely.
+    ///
+    /// # Panics
+    /// When `bound` is 0.
+    pub fn random_below(&self, bound: u64) -> u64 {
+        self.random.below(bound)
+    }
+
+    /// Puts things into an order drawn with [`random`](Self::random).
+    pub fn shuffle<T>(&self, things: &mut [T]) {
+        for last in (1..things.len()).rev() {
+            let other = self.random.below(last as u64 + 1);
+            things.swap(last, usize::try_from(other).expect("not more than last"));
+        }
+    }
+
     #[doc(hidden)]
     pub fn at(place: Place) -> Self {
-        Self { place }
+        Self { place, random: Sequence::at(place.index, place.position) }
     }
 }
 

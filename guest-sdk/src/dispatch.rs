@@ -18,7 +18,17 @@ pub trait State: Sized + 'static {
 
 /// A collection that `state!` can declare.
 #[doc(hidden)]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a field of the state",
+    label = "not a collection of the store",
+    note = "a field of the state is a `Map` (also for what would be a `HashMap` or `BTreeMap`), a `Set` (a `HashSet`, `BTreeSet`), \
+            a `Value` (one value of a type), a `Counter` or a `Table` of `lockstep_guest`",
+    note = "they are ordered, and every node holds them in the same order; a hash map's order differs from node to node"
+)]
 pub trait Collection {
+    /// Tags of its indexes.
+    const INDEX_TAGS: &'static [u16] = &[];
+
     /// The handle of the collection with this tag.
     fn at(tag: u16) -> Self;
 }

@@ -4,10 +4,14 @@
 //! - `bool`: one byte, 0 or 1.
 //! - `String`, `Vec<u8>`: the bytes, each 0x00 written 0x00 0xFF, ended by 0x00 0x00. The end sorts
 //!   before every continuation, so a string sorts before its extensions, also inside a tuple.
-//! - Tuples of two to four: one part after the other.
+//! - `[u8; N]`: the bytes. `char`: its number, as a u32. `()`: nothing.
+//! - `Option<K>`: a byte 0, or a byte 1 and the key: `None` comes first.
+//! - `Reverse<K>`: the key with every bit flipped, so the greatest comes first.
+//! - Tuples of two to four: one part after the other. For more parts, a tuple in a tuple.
 //!
 //! No encoding is a prefix of another one of the same type. These bytes are on disk: they never change.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 /// A key that can be written.
@@ -17,6 +21,11 @@ pub trait EncodeKey {
 }
 
 /// A type that collections take as key.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a key: its bytes have no order of their own",
+    note = "keys are integers, `bool`, `char`, `String`, `Vec<u8>`, `[u8; N]`, `Option` and `Reverse` of keys, and tuples of two to four keys",
+    note = "a float is no key: round it to an integer; what a hash orders is not equal on every node"
+)]
 pub trait Key: EncodeKey + Sized {
     /// Reads a key off the front of `input`.
     ///
@@ -46,19 +55,36 @@ impl std::error::Error for NotAKey {}
 /// Largest tag of a collection: what two bytes of [`encode_tag`] hold.
 const TAG_MAX: u16 = 0x3fff;
 
-/// Fails the build when a tag is out of range or taken twice.
+/// Fails the build when a tag is out of range or taken twice. Each collection comes with all of its tags.
 #[doc(hidden)]
-pub const fn check_tags(tags: &[u16]) {
+pub const fn check_tags(collections: &[&[u16]]) {
     let mut i = 0;
-    while i < tags.len() {
-        assert!(tags[i] >= 1 && tags[i] <= TAG_MAX, "a tag is 1 to 16383");
-        let mut j = 0;
-        while j < i {
-            assert!(tags[i] != tags[j], "two collections have the same tag");
-            j += 1;
+    while i < collections.len() {
+        let mut n = 0;
+        while n < collections[i].len() {
+            let tag = collections[i][n];
+            assert!(tag >= 1 && tag <= TAG_MAX, "a tag is 1 to 16383");
+            assert!(times(tag, collections) == 1, "two collections or indexes have the same tag");
+            n += 1;
         }
         i += 1;
     }
+}
+
+const fn times(tag: u16, collections: &[&[u16]]) -> usize {
+    let mut count = 0;
+    let mut i = 0;
+    while i < collections.len() {
+        let mut n = 0;
+        while n < collections[i].len() {
+            if collections[i][n] == tag {
+                count += 1;
+            }
+            n += 1;
+        }
+        i += 1;
+    }
+    count
 }
 
 /// The first bytes of every key of a collection: one byte up to 127, two with the top bit set above.
@@ -69,6 +95,11 @@ pub(crate) fn encode_tag(tag: u16, out: &mut Vec<u8>) {
         Ok(small) if small < 0x80 => out.push(small),
         _ => out.extend_from_slice(&(tag | 0x8000).to_be_bytes()),
     }
+}
+
+/// Length of [`encode_tag`].
+pub(crate) fn tag_len(tag: u16) -> usize {
+    if tag < 0x80 { 1 } else { 2 }
 }
 
 /// The least bytes above everything that begins with `prefix`; none if there are no such bytes.
@@ -140,6 +171,74 @@ impl Key for bool {
             [1] => Ok(true),
             _ => Err(NotAKey),
         }
+    }
+}
+
+impl EncodeKey for () {
+    fn encode_key(&self, _: &mut Vec<u8>) {}
+}
+
+impl Key for () {
+    fn decode_key(_: &mut &[u8]) -> Result<Self, NotAKey> {
+        Ok(())
+    }
+}
+
+impl EncodeKey for char {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        u32::from(*self).encode_key(out);
+    }
+}
+
+impl Key for char {
+    fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+        Self::from_u32(u32::decode_key(input)?).ok_or(NotAKey)
+    }
+}
+
+impl<const N: usize> EncodeKey for [u8; N] {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+}
+
+impl<const N: usize> Key for [u8; N] {
+    fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+        take(input, N)?.try_into().map_err(|_| NotAKey)
+    }
+}
+
+impl<K: EncodeKey> EncodeKey for Option<K> {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        self.is_some().encode_key(out);
+        if let Some(key) = self {
+            key.encode_key(out);
+        }
+    }
+}
+
+impl<K: Key> Key for Option<K> {
+    fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+        if bool::decode_key(input)? { K::decode_key(input).map(Some) } else { Ok(None) }
+    }
+}
+
+impl<K: EncodeKey> EncodeKey for Reverse<K> {
+    fn encode_key(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.0.encode_key(out);
+        // No encoding is a prefix of another, so the first byte that differs decides, and flipping it turns the order round.
+        out[start..].iter_mut().for_each(|byte| *byte = !*byte);
+    }
+}
+
+impl<K: Key> Key for Reverse<K> {
+    fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
+        let flipped: Vec<u8> = input.iter().map(|byte| !byte).collect();
+        let mut rest = flipped.as_slice();
+        let key = K::decode_key(&mut rest)?;
+        take(input, flipped.len() - rest.len())?;
+        Ok(Self(key))
     }
 }
 
@@ -305,12 +404,17 @@ mod tests {
             wide in any::<[(u128, i128); 2]>(),
             mixed in any::<[(String, i64, Vec<u8>); 2]>(),
             flags in any::<[(bool, Vec<u8>); 2]>(),
+            maybe in any::<[(Option<String>, [u8; 3], char); 2]>(),
+            turned in any::<[(String, i16); 2]>(),
         ) {
             check(&unsigned[0], &unsigned[1]);
             check(&signed[0], &signed[1]);
             check(&wide[0], &wide[1]);
             check(&mixed[0], &mixed[1]);
             check(&flags[0], &flags[1]);
+            check(&maybe[0], &maybe[1]);
+            let [a, b] = turned.map(|(text, n)| (Reverse(text.clone()), (Reverse(Some(n)), text)));
+            check(&a, &b);
         }
 
         /// Few letters, so that prefixes, zeros and 0xFF meet often.
@@ -331,6 +435,7 @@ mod tests {
         fn decoding_never_panics(input in any::<Vec<u8>>()) {
             let _ = <(String, u64)>::decode_key(&mut input.as_slice());
             let _ = <(bool, Vec<u8>, i16)>::decode_key(&mut input.as_slice());
+            let _ = <(Reverse<String>, Option<char>, [u8; 2])>::decode_key(&mut input.as_slice());
         }
 
         #[test]
@@ -338,6 +443,7 @@ mod tests {
             let (mut x, mut y) = (Vec::new(), Vec::new());
             encode_tag(a, &mut x);
             encode_tag(b, &mut y);
+            prop_assert_eq!(x.len(), tag_len(a));
             prop_assert_eq!(x.starts_with(&y), a == b);
             prop_assert_eq!(x.cmp(&y), a.cmp(&b));
             prop_assert!(end_of_prefix(x.clone()).unwrap() > x);
@@ -350,6 +456,11 @@ mod tests {
         assert_eq!(bytes(&-1_i32), [0x7f, 0xff, 0xff, 0xff]);
         assert_eq!(bytes(&1_i64), [0x80, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(bytes(&true), [1]);
+        assert_eq!(bytes(&'a'), [0, 0, 0, 97]);
+        assert_eq!(bytes(&[7_u8, 0]), [7, 0]);
+        assert_eq!(bytes(&Some(1_u8)), [1, 1]);
+        assert_eq!(bytes(&None::<u8>), [0]);
+        assert_eq!(bytes(&Reverse(1_u16)), [0xff, 0xfe]);
         assert_eq!(bytes("a\0b"), [b'a', 0, 0xff, b'b', 0, 0]);
         assert_eq!(bytes(&("k".to_owned(), 7_u8)), [b'k', 0, 0, 7]);
         let tag = |tag| {

@@ -12,15 +12,16 @@
 //!
 //! - [`Command`], [`Query`], [`Watch`]: what a handler may ask about its call.
 //! - [`Status`], [`Reply`], [`Step`]: what it answers.
-//! - [`Map`], [`Set`], [`Value`], [`Counter`]: the state, declared with [`state!`]. `&mut self` is the
-//!   permission to write.
+//! - [`Map`], [`Set`], [`Value`], [`Counter`], and [`Table`], a map with indexes: the state, declared with
+//!   [`state!`]. `&mut self` is the permission to write.
 //! - [`snapshot`]: how the state travels to another node; the default takes it as it is.
 //! - [`log`]: lines for the node's operator.
 //! - [`Harness`]: the same handlers in an ordinary `cargo test`.
 //!
 //! Nothing in memory outlives a call: a static, a thread-local or a field that is not a collection may
-//! be gone at the next command, or may not. Keep everything in collections. There is no clock and no
-//! randomness: [`Command::time`] is the log's time, [`Command::id`] is unique and grows.
+//! be gone at the next command, or may not. Keep everything in collections. There is no clock and no source
+//! of randomness: [`Command::time`] is the log's time, [`Command::id`] is unique and grows, and
+//! [`Command::random`] draws the same numbers on every node.
 
 // Generated code names this crate by its name, also in here.
 extern crate self as lockstep_guest;
@@ -41,6 +42,7 @@ pub mod bindings {
 
 mod collections;
 mod context;
+mod details;
 #[doc(hidden)]
 pub mod dispatch;
 #[cfg(target_arch = "wasm32")]
@@ -49,21 +51,26 @@ mod host;
 pub mod key;
 pub mod log;
 mod macros;
+mod random;
 mod rows;
+mod single;
 pub mod snapshot;
 mod status;
 mod step;
+mod table;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
 pub mod value;
 
-pub use collections::{Counter, Map, Set, Value};
+pub use collections::{Map, Set};
 pub use context::{Cause, Command, Query, Watch};
 pub use dispatch::{Machine, State};
 pub use key::Key;
-pub use rows::{Keys, Rows};
-pub use status::{Code, Reply, Status};
+pub use rows::{Drain, DrainKeys, Keys, Rows, Values};
+pub use single::{Counter, Value};
+pub use status::{Code, ErrorInfo, Reply, Status};
 pub use step::Step;
+pub use table::{By, Found, FoundKeys, Index, Table};
 #[cfg(not(target_arch = "wasm32"))]
 pub use test::Harness;
 pub use value::Stored;

@@ -26,16 +26,6 @@ macro_rules! include_proto {
 ///     }
 /// }
 /// ```
-///
-/// ```compile_fail
-/// # use lockstep_guest::Map;
-/// lockstep_guest::state! {
-///     pub struct TwoOnOneTag {
-///         a: Map<String, u64> = 1,
-///         b: Map<String, u64> = 1,
-///     }
-/// }
-/// ```
 #[macro_export]
 macro_rules! state {
     (
@@ -49,10 +39,13 @@ macro_rules! state {
             $( $(#[$field_meta])* $field_visibility $field: $collection, )*
         }
 
+        // An item, so that `cargo check` sees it, too.
+        const _: () = $crate::key::check_tags(&[
+            $(&[$tag], <$collection as $crate::dispatch::Collection>::INDEX_TAGS),*
+        ]);
+
         impl $crate::State for $name {
             fn open() -> Self {
-                const TAGS: &[u16] = &[$($tag),*];
-                const { $crate::key::check_tags(TAGS) };
                 Self { $( $field: <$collection as $crate::dispatch::Collection>::at($tag), )* }
             }
         }

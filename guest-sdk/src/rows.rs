@@ -3,6 +3,7 @@
 
 use std::marker::PhantomData;
 
+use crate::collections::Place;
 use crate::host;
 use crate::key::Key;
 use crate::value::{Stored, describe};
@@ -35,6 +36,10 @@ pub(crate) struct RawRows {
 impl RawRows {
     pub(crate) fn new(range: Range) -> Self {
         Self { range, reverse: false, page: Vec::new(), offset: 0, more: true, limit: FIRST_PAGE_ROWS }
+    }
+
+    pub(crate) fn descend(&mut self) {
+        self.reverse = true;
     }
 
     fn fetch(&mut self) {
@@ -103,22 +108,21 @@ pub(crate) fn split_row(page: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 #[derive(Debug)]
 pub struct Rows<'a, K, V> {
     raw: RawRows,
-    /// Length of the collection's tag, which every key begins with.
-    tag_len: usize,
+    place: Place,
     /// Borrows the state, so that it cannot change under the iteration.
     state: PhantomData<&'a ()>,
     types: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K, V> Rows<'_, K, V> {
-    pub(crate) fn new(range: Range, tag_len: usize) -> Self {
-        Self { raw: RawRows::new(range), tag_len, state: PhantomData, types: PhantomData }
+    pub(crate) fn new(range: Range, place: Place) -> Self {
+        Self { raw: RawRows::new(range), place, state: PhantomData, types: PhantomData }
     }
 
     /// Goes from the last entry to the first. Call it before the first `next`.
     #[must_use]
     pub fn descending(mut self) -> Self {
-        self.raw.reverse = true;
+        self.raw.descend();
         self
     }
 
@@ -139,23 +143,103 @@ impl<K: Key, V: Stored> Iterator for Rows<'_, K, V> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let (key, value) = self.raw.next()?;
-        Some((decode_key(&key, self.tag_len), decode_value(&key, &value)))
+        Some((decode_key(&key, self.place), decode_value(&key, &value)))
     }
 }
 
-/// Keys of a [`Set`](crate::Set), in order.
+/// Rows of which one half is decoded.
+macro_rules! half {
+    ($(#[$meta:meta])* $name:ident<$item:ident: $bound:ident>, $rows:ty, |$key:ident, $value:ident, $place:ident| $decode:expr) => {
+        $(#[$meta])*
+        #[derive(Debug)]
+        pub struct $name<'a, $item>($rows);
+
+        impl<$item> $name<'_, $item> {
+            pub(crate) fn of(range: Range, place: Place) -> Self {
+                Self(Rows::new(range, place))
+            }
+
+            /// Goes from the last to the first. Call it before the first `next`.
+            #[must_use]
+            pub fn descending(self) -> Self {
+                Self(self.0.descending())
+            }
+
+            #[allow(dead_code, reason = "values are not asked for one or a count")]
+            pub(crate) fn just_one(self) -> Self {
+                Self(self.0.just_one())
+            }
+
+            #[allow(dead_code, reason = "values are not asked for one or a count")]
+            pub(crate) fn raw_count(self) -> usize {
+                self.0.raw_count()
+            }
+        }
+
+        impl<$item: $bound> Iterator for $name<'_, $item> {
+            type Item = $item;
+
+            fn next(&mut self) -> Option<$item> {
+                let ($key, $value) = self.0.raw.next()?;
+                let $place = self.0.place;
+                Some($decode)
+            }
+        }
+    };
+}
+
+half! {
+    /// Keys of a [`Map`](crate::Map) or a [`Set`](crate::Set), in order.
+    Keys<K: Key>, Rows<'a, K, ()>, |key, _value, place| decode_key(&key, place)
+}
+
+half! {
+    /// Values of a [`Map`](crate::Map), in the order of their keys.
+    Values<V: Stored>, Rows<'a, (), V>, |key, value, _place| decode_value(&key, &value)
+}
+
+/// Entries that leave a [`Map`](crate::Map), in key order. When it is dropped all of them are removed, with
+/// one call to the host.
 #[derive(Debug)]
-pub struct Keys<'a, K>(pub(crate) Rows<'a, K, ()>);
+pub struct Drain<'a, K, V> {
+    rows: Rows<'a, K, V>,
+    range: Range,
+}
 
-impl<K> Keys<'_, K> {
-    /// Goes from the last key to the first. Call it before the first `next`.
-    #[must_use]
-    pub fn descending(self) -> Self {
-        Self(self.0.descending())
+impl<K, V> Drain<'_, K, V> {
+    pub(crate) fn of(range: Range, place: Place) -> Self {
+        Self { rows: Rows::new(range.clone(), place), range }
     }
 }
 
-impl<K: Key> Iterator for Keys<'_, K> {
+impl<K: Key, V: Stored> Iterator for Drain<'_, K, V> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.rows.next()
+    }
+}
+
+impl<K, V> Drop for Drain<'_, K, V> {
+    fn drop(&mut self) {
+        // A call that ends here is undone anyway, and in an unwinding thread another end would abort the process.
+        if !std::thread::panicking() {
+            host::remove_range(&self.range.start, self.range.end.as_deref(), 0);
+        }
+    }
+}
+
+/// Keys that leave a [`Set`](crate::Set), as [`Drain`].
+#[derive(Debug)]
+pub struct DrainKeys<'a, K>(Drain<'a, K, ()>);
+
+impl<K> DrainKeys<'_, K> {
+    pub(crate) fn of(range: Range, place: Place) -> Self {
+        Self(Drain::of(range, place))
+    }
+}
+
+impl<K: Key> Iterator for DrainKeys<'_, K> {
     type Item = K;
 
     fn next(&mut self) -> Option<K> {
@@ -163,8 +247,8 @@ impl<K: Key> Iterator for Keys<'_, K> {
     }
 }
 
-fn decode_key<K: Key>(row: &[u8], tag_len: usize) -> K {
-    let mut rest = &row[tag_len..];
+pub(crate) fn decode_key<K: Key>(row: &[u8], place: Place) -> K {
+    let mut rest = &row[place.tag_len()..];
     match K::decode_key(&mut rest) {
         Ok(key) if rest.is_empty() => key,
         _ => panic!("the key {} is not a {}; did a tag change its type?", describe(row), std::any::type_name::<K>()),

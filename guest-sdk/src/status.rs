@@ -3,6 +3,15 @@
 
 use std::fmt;
 
+use prost::{Message, Name};
+
+use crate::details::{self, RpcStatus};
+
+pub use crate::details::ErrorInfo;
+
+/// Where the host cuts the message of a status.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1024;
+
 /// What a command or a query returns.
 pub type Reply<T> = Result<T, Status>;
 
@@ -43,11 +52,50 @@ impl Status {
         Self { code, message: message.into(), details: Vec::new() }
     }
 
-    /// Adds an encoded `google.rpc.Status` for programs, at most 4 KiB. It is sent as
-    /// `grpc-status-details-bin`.
+    /// Adds a message for programs, one of your `.proto` or an [`ErrorInfo`]. Clients find it where
+    /// every gRPC library looks for details. All of them together, and the message for people, have at
+    /// most 4 KiB.
+    ///
+    /// # Panics
+    /// After [`with_details`](Self::with_details) with bytes that are no `google.rpc.Status`.
+    #[must_use]
+    pub fn with_detail<M: Message + Name>(mut self, detail: &M) -> Self {
+        let mut status = if self.details.is_empty() {
+            let message = &self.message[..self.message.floor_char_boundary(MESSAGE_BYTES_MAX)];
+            RpcStatus { code: self.code as i32, message: message.to_owned(), details: Vec::new() }
+        } else {
+            RpcStatus::decode(self.details.as_slice()).expect("the details are a google.rpc.Status")
+        };
+        status.details.push(details::pack(detail));
+        self.details = status.encode_to_vec();
+        self
+    }
+
+    /// Adds a reason that programs compare, as `google.rpc.ErrorInfo`: `with_reason("SOLD_OUT", "shop.v1")`.
+    #[must_use]
+    pub fn with_reason(self, reason: impl Into<String>, domain: impl Into<String>) -> Self {
+        let (reason, domain) = (reason.into(), domain.into());
+        self.with_detail(&ErrorInfo { reason, domain, ..ErrorInfo::default() })
+    }
+
+    /// The first detail of this type; for tests.
+    pub fn detail<M: Message + Name + Default>(&self) -> Option<M> {
+        let status = RpcStatus::decode(self.details.as_slice()).ok()?;
+        status.details.iter().find_map(details::unpack)
+    }
+
+    /// Sets the details to an encoded `google.rpc.Status` of one's own making, at most 4 KiB. It is sent
+    /// as `grpc-status-details-bin`.
     #[must_use]
     pub fn with_details(mut self, details: impl Into<Vec<u8>>) -> Self {
         self.details = details.into();
+        self
+    }
+
+    /// With the message as long as the host sends it.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn with_short_message(mut self) -> Self {
+        self.message.truncate(self.message.floor_char_boundary(MESSAGE_BYTES_MAX));
         self
     }
 

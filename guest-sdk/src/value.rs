@@ -19,6 +19,12 @@ pub trait EncodeValue {
 }
 
 /// A type that collections take as value.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored",
+    note = "values are integers, `bool`, `String`, `Vec<u8>`, `Option` of values, and the messages of your `.proto`",
+    note = "for a `HashMap` or `BTreeMap` declare a `Map` in `state!`, or a map field in a message, which is a `BTreeMap`: \
+            the order of a hash map differs from node to node"
+)]
 pub trait Stored: EncodeValue + Sized {
     /// Reads a value from all of `bytes`.
     ///

@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockstep_guest::dispatch::{Method, serve, serve_step};
 use lockstep_guest::snapshot::{Format, Sink, Source};
-use lockstep_guest::{Code, Counter, Harness, Machine, Map, Reply, Set, Status, Step, Value, Watch, log};
+use lockstep_guest::{Code, Counter, ErrorInfo, Harness, Machine, Map, Reply, Set, Status, Step, Value, Watch, log};
 
 lockstep_guest::state! {
     struct Shop {
@@ -22,6 +23,10 @@ lockstep_guest::state! {
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
+thread_local! {
+    static LOCAL_CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
 trait Service: lockstep_guest::State {
     const LOCKSTEP_METHODS: &'static [Method<Self>];
 }
@@ -33,6 +38,11 @@ impl Service for Shop {
             serve("Shop/Fail", r, |how: String| {
                 shop.owner.set(cx.caller().as_str());
                 match how.as_str() {
+                    "detail" => {
+                        Err(Status::not_found("gone").with_detail(&"ann".to_owned()).with_reason("GONE", "shop"))
+                    }
+                    "long" => Err(Status::not_found("é".repeat(1000)).with_reason("LONG", "shop")),
+                    "details" => Err(Status::not_found("").with_details(vec![0; 4097])),
                     "refuse" => Err::<u64, _>(Status::failed_precondition("closed").with_details(*b"why")),
                     how => panic!("told to: {how}"),
                 }
@@ -45,12 +55,23 @@ impl Service for Shop {
                 Ok(cx.time_ms())
             })
         }),
+        Method::command("Shop/Draw", |shop, cx, r| {
+            serve("Shop/Draw", r, |bound: u64| {
+                let mut order = [0, 1, 2, 3, 4, 5, 6, 7];
+                cx.shuffle(&mut order);
+                shop.orders.insert(&(cx.random().to_string(), cx.random()), order.as_slice());
+                Ok(cx.random_below(bound))
+            })
+        }),
         Method::command("Shop/Static", |shop, _, r| {
             serve("Shop/Static", r, |_: u64| {
                 let calls = CALLS.fetch_add(1, Ordering::Relaxed);
                 shop.stock.insert("calls", &calls);
                 Ok(0_u64)
             })
+        }),
+        Method::command("Shop/Local", |_, _, r| {
+            serve("Shop/Local", r, |_: u64| Ok(LOCAL_CALLS.replace(LOCAL_CALLS.get() + 1)))
         }),
         Method::query("Shop/Owner", |shop, _, r| {
             serve("Shop/Owner", r, |(): ()| Ok(shop.owner.get().unwrap_or_default()))
@@ -142,6 +163,80 @@ fn set_says_what_was_new_and_keeps_negative_numbers_first() {
 }
 
 #[test]
+fn drained_rows_are_gone_whether_looked_at_or_not() {
+    run(|shop| {
+        shop.fill(100).unwrap();
+        shop.stock.insert("other", &7);
+        let range = "item-00098".to_owned()..;
+        let some: Vec<_> = shop.stock.drain_range(range).take(2).map(|(key, _)| key).collect();
+        assert_eq!(some, ["item-00098", "item-00099"]);
+        assert!(!shop.stock.contains("other"), "in the range, though not looked at");
+        drop(shop.stock.drain_prefix("item-0009"));
+        assert_eq!(shop.stock.len(), 90);
+        assert_eq!(shop.stock.drain().map(|(_, n)| n).sum::<u64>(), (0..90).sum());
+        assert!(shop.stock.is_empty());
+        for n in [3, -1, 8] {
+            shop.closed.insert(&n);
+        }
+        assert_eq!(shop.closed.drain_range(..0).collect::<Vec<_>>(), [-1]);
+        assert_eq!(shop.closed.drain().collect::<Vec<_>>(), [3, 8]);
+        assert!(shop.closed.is_empty());
+    });
+}
+
+#[test]
+fn retain_keeps_what_is_wanted_as_it_was_left() {
+    run(|shop| {
+        shop.fill(1000).unwrap();
+        shop.stock.retain(|key, n| {
+            *n *= 2;
+            !key.ends_with('7')
+        });
+        assert_eq!(shop.stock.len(), 900);
+        assert_eq!((shop.stock.get("item-00008"), shop.stock.get("item-00007")), (Some(16), None));
+        assert_eq!(shop.stock.values().take(3).collect::<Vec<_>>(), [0, 2, 4]);
+        assert_eq!(shop.stock.keys().descending().next().as_deref(), Some("item-00999"));
+        assert_eq!(shop.stock.pop_first(), Some(("item-00000".to_owned(), 0)));
+        assert_eq!(shop.stock.pop_last(), Some(("item-00999".to_owned(), 1998)));
+        assert_eq!(shop.stock.len(), 898);
+        for n in 0..10 {
+            shop.closed.insert(&n);
+        }
+        shop.closed.retain(|n| n % 3 == 0);
+        assert_eq!(shop.closed.iter().collect::<Vec<_>>(), [0, 3, 6, 9]);
+        assert_eq!((shop.closed.pop_first(), shop.closed.pop_last()), (Some(0), Some(9)));
+        assert_eq!(shop.closed.remove_range(4..), 1);
+    });
+}
+
+/// A value that did not change is not written, so that no watch wakes for it.
+#[test]
+fn retain_writes_only_what_changed() {
+    let mut shop = Harness::<Shop>::new();
+    let _: u64 = shop.command("Shop/Fill", &3_u64).unwrap();
+    let stream = shop.watch::<_, u64>("Shop/Stock", &"item-00001".to_owned());
+    shop.change(|shop| shop.stock.retain(|_, _| true));
+    assert_eq!(shop.steps(&stream), 1);
+    shop.change(|shop| shop.stock.retain(|_, n| *n != 1));
+    assert_eq!((shop.steps(&stream), shop.sent(&stream)), (2, vec![1, 0]));
+}
+
+#[test]
+fn counters_and_values_change_in_place() {
+    run(|shop| {
+        assert_eq!(shop.visits.try_add(5), Ok(5));
+        assert_eq!(shop.visits.try_subtract(6).unwrap_err().code(), Code::OutOfRange);
+        assert_eq!(shop.visits.try_add(u64::MAX).unwrap_err().code(), Code::OutOfRange);
+        assert_eq!(shop.visits.try_subtract(2), Ok(3));
+        shop.visits.reset();
+        assert_eq!(shop.visits.get(), 0);
+        assert_eq!(shop.owner.update(|owner| owner.push_str("ann")), "ann");
+        assert_eq!(shop.owner.take().as_deref(), Some("ann"));
+        assert_eq!(shop.owner.take(), None);
+    });
+}
+
+#[test]
 fn collections_do_not_touch_one_another() {
     run(|shop| {
         shop.fill(3).unwrap();
@@ -170,6 +265,62 @@ fn failed_command_leaves_nothing_and_says_why() {
 }
 
 #[test]
+fn refusal_carries_details_for_programs() {
+    let mut shop = Harness::<Shop>::new();
+    let mut refusal = |how: &str| shop.command::<_, u64>("Shop/Fail", &how.to_owned()).unwrap_err();
+    let detailed = refusal("detail");
+    assert_eq!(detailed.detail::<String>().as_deref(), Some("ann"));
+    let info: ErrorInfo = detailed.detail().unwrap();
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("GONE", "shop"));
+    assert_eq!(detailed.detail::<u64>(), None);
+    let long = refusal("long");
+    assert_eq!(long.message().len(), 1024, "as the host cuts it");
+    assert!(long.details().len() < 1200, "the message in the details is cut, too");
+    let too_much = refusal("details");
+    assert_eq!(too_much.code(), Code::ResourceExhausted);
+    assert!(too_much.message().contains("4097 bytes"), "{too_much}");
+}
+
+#[test]
+fn commands_of_one_entry_share_index_and_wake_once() {
+    let mut shop = Harness::<Shop>::new();
+    let stream = shop.watch::<_, u64>("Shop/Stock", &"item-".to_owned());
+    shop.together(|shop| {
+        let _: u64 = shop.command("Shop/Fill", &1_u64).unwrap();
+        let _: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
+        shop.command::<_, u64>("Shop/Fail", &"refuse".to_owned()).unwrap_err();
+        let _: u64 = shop.command("Shop/Fill", &2_u64).unwrap();
+    });
+    assert_eq!((shop.index(), shop.steps(&stream), shop.sent(&stream)), (1, 2, vec![0, 2]));
+    let _: u64 = shop.command("Shop/Own", &"bob".to_owned()).unwrap();
+    let lines: Vec<String> = shop.take_log().into_iter().map(|(_, line)| line).collect();
+    assert_eq!(lines, ["ann at (1, 1)", "bob at (2, 0)"]);
+    shop.assert_replicas_agree();
+}
+
+#[test]
+fn random_numbers_follow_from_the_place_in_the_log() {
+    let mut shop = Harness::<Shop>::new();
+    let drawn: Vec<u64> = (0..4).map(|_| shop.command("Shop/Draw", &1000_u64).unwrap()).collect();
+    assert!(drawn.windows(2).all(|pair| pair[0] != pair[1]), "{drawn:?}");
+    let again: Vec<u64> = {
+        let mut shop = Harness::<Shop>::new();
+        (0..4).map(|_| shop.command("Shop/Draw", &1000_u64).unwrap()).collect()
+    };
+    assert_eq!(drawn, again);
+    shop.assert_replicas_agree();
+}
+
+#[test]
+fn store_budget_is_kept() {
+    let mut shop = Harness::<Shop>::new();
+    let refused = shop.command::<_, u64>("Shop/Fill", &100_000_u64).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("at most 100000 calls"), "{refused}");
+    assert!(shop.inspect(|shop| shop.stock.is_empty()));
+}
+
+#[test]
 fn query_that_writes_is_an_error() {
     let mut shop = Harness::<Shop>::new();
     let refused = shop.query::<_, ()>("Shop/Cheat", &()).unwrap_err();
@@ -186,6 +337,16 @@ fn static_in_the_state_is_found() {
     let verdict = std::panic::catch_unwind(|| shop.assert_replicas_agree());
     let message = *verdict.unwrap_err().downcast::<String>().unwrap();
     assert!(message.contains("Shop/Static at index 1 wrote"), "{message}");
+}
+
+/// Begins anew in each thread, so a replica that runs every command once draws the same numbers.
+#[test]
+fn thread_local_in_the_state_is_found() {
+    let mut shop = Harness::<Shop>::new();
+    let _: u64 = shop.command("Shop/Local", &0_u64).unwrap();
+    let verdict = std::panic::catch_unwind(|| shop.assert_replicas_agree());
+    let message = *verdict.unwrap_err().downcast::<String>().unwrap();
+    assert!(message.contains("Shop/Local at index 1 answered"), "{message}");
 }
 
 #[test]
@@ -261,4 +422,13 @@ fn unfaithful_snapshot_is_found() {
     let mut leaky = Harness::<Leaky>::new();
     let _: u64 = leaky.command("Leaky/Add", &1_u64).unwrap();
     leaky.snapshot_restore();
+}
+
+#[test]
+#[should_panic(expected = "before index 2: the restored state differs from the original")]
+fn replica_that_is_moved_finds_an_unfaithful_snapshot() {
+    let mut leaky = Harness::<Leaky>::new();
+    let _: u64 = leaky.command("Leaky/Add", &1_u64).unwrap();
+    let _: u64 = leaky.command("Leaky/Add", &1_u64).unwrap();
+    leaky.assert_replicas_agree();
 }

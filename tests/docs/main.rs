@@ -1,7 +1,9 @@
 //! Every command of the README and of `docs/lost-majority.md` is executed, as it stands there: the `sh` blocks of a page are one script,
-//! run from the checkout.
+//! run from the checkout. The guide for authors is in `guide`.
 //! Left out are the test command itself, which would run this test again, the demo and the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
+
+mod guide;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

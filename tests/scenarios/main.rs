@@ -9,6 +9,7 @@ mod failover;
 mod first_hour;
 mod forwarding;
 mod guest_tools;
+mod guests;
 mod held_fsync;
 mod hung_disk;
 mod identity;

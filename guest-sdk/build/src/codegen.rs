@@ -15,6 +15,8 @@ pub(crate) fn prost_config(kinds: BTreeMap<String, Kind>) -> Config {
     let mut config = Config::new();
     config
         .btree_map(["."])
+        // A detail of a refusal travels under the name of its message.
+        .enable_type_names()
         .prost_path("::lockstep_guest::prost")
         .prost_types_path("::lockstep_guest::prost_types")
         .service_generator(Box::new(Traits { kinds }));

@@ -16,6 +16,9 @@ use crate::value::describe;
 const KEY_BYTES_MAX: usize = 4 * 1024;
 const VALUE_BYTES_MAX: usize = 1024 * 1024;
 const COMMAND_WRITE_BYTES_MAX: usize = 8 * 1024 * 1024;
+const STORE_CALLS_MAX: usize = 100_000;
+const STORE_BYTES_MAX: usize = 64 * 1024 * 1024;
+const KEYS_REMOVED_MAX: usize = 100_000;
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
@@ -48,6 +51,8 @@ pub(crate) struct Call {
     /// Values before the call, of the keys that it wrote.
     before: Writes,
     written_bytes: usize,
+    store_calls: usize,
+    store_bytes: usize,
 }
 
 /// What a step looked at.
@@ -81,6 +86,8 @@ impl Call {
             source: Vec::new(),
             before: Writes::new(),
             written_bytes: 0,
+            store_calls: 0,
+            store_bytes: 0,
         }
     }
 
@@ -126,11 +133,34 @@ impl Call {
         if self.mode == Mode::Apply && self.written_bytes > COMMAND_WRITE_BYTES_MAX {
             end(Status::resource_exhausted(format!("one command writes at most {COMMAND_WRITE_BYTES_MAX} bytes")));
         }
+        self.replace(key, value);
+    }
+
+    fn replace(&mut self, key: &[u8], value: Option<&[u8]>) {
         let old = match value {
             Some(value) => self.store.insert(key.to_vec(), value.to_vec()),
             None => self.store.remove(key),
         };
         self.before.entry(key.to_vec()).or_insert(old);
+    }
+
+    /// Takes a call and what it moves off the store budget, which snapshots and restores do not have.
+    fn spend(&mut self, calls: usize, bytes: usize) {
+        self.store_calls += calls;
+        self.store_bytes += bytes;
+        if matches!(self.mode, Mode::Snapshot | Mode::Restore) {
+            return;
+        }
+        if self.store_calls > STORE_CALLS_MAX {
+            end(Status::resource_exhausted(format!(
+                "one call of the guest makes at most {STORE_CALLS_MAX} calls of store"
+            )));
+        }
+        if self.store_bytes > STORE_BYTES_MAX {
+            end(Status::resource_exhausted(format!(
+                "one call of the guest reads and writes at most {STORE_BYTES_MAX} bytes of store"
+            )));
+        }
     }
 
     fn may_write(&self, what: &str, key: &[u8]) {
@@ -192,14 +222,17 @@ fn check_key(key: &[u8]) {
 pub(crate) fn get(key: &[u8]) -> Option<Vec<u8>> {
     check_key(key);
     with(|call| {
+        let value = call.store.get(key).cloned();
+        call.spend(1, key.len() + value.as_ref().map_or(0, Vec::len));
         call.reads.keys.push(key.to_vec());
-        call.store.get(key).cloned()
+        value
     })
 }
 
 pub(crate) fn scan(start: &[u8], end: Option<&[u8]>, reverse: bool, limit: u32) -> Page {
     with(|call| {
         let page = scan_store(&call.store, start, end, reverse, limit);
+        call.spend(1, start.len() + end.map_or(0, <[u8]>::len) + page.page.rows.len());
         let mut looked_at = (start.to_vec(), end.map(<[u8]>::to_vec));
         if let (true, Some(last)) = (page.page.more, page.last) {
             if reverse {
@@ -245,11 +278,17 @@ fn scan_store(store: &Store, start: &[u8], end: Option<&[u8]>, reverse: bool, li
 }
 
 pub(crate) fn put(key: &[u8], value: &[u8]) {
-    with(|call| call.set("put", key, Some(value)));
+    with(|call| {
+        call.spend(1, key.len() + value.len());
+        call.set("put", key, Some(value));
+    });
 }
 
 pub(crate) fn remove(key: &[u8]) {
-    with(|call| call.set("remove", key, None));
+    with(|call| {
+        call.spend(1, key.len());
+        call.set("remove", key, None);
+    });
 }
 
 pub(crate) fn remove_range(start: &[u8], end: Option<&[u8]>, limit: u32) -> u64 {
@@ -264,8 +303,14 @@ pub(crate) fn remove_range(start: &[u8], end: Option<&[u8]>, limit: u32) -> u64 
             .collect();
         // An empty removal is a write all the same.
         call.may_write("remove-range", start);
+        call.spend(1, start.len() + end.map_or(0, <[u8]>::len));
+        if call.mode == Mode::Apply && keys.len() > KEYS_REMOVED_MAX {
+            self::end(Status::resource_exhausted(format!(
+                "one command removes at most {KEYS_REMOVED_MAX} keys of a range"
+            )));
+        }
         for key in &keys {
-            call.set("remove-range", key, None);
+            call.replace(key, None);
         }
         keys.len() as u64
     })

@@ -9,8 +9,10 @@
 //!
 //! It plays one node: commands in order, rollback of what fails, watches that run again when what they
 //! read changes. It keeps the host's rules and limits on the store, but neither fuel nor memory limits.
+//! What other replicas would make of the log is in `replay`.
 
 pub(crate) mod host;
+mod replay;
 mod watches;
 
 use std::marker::PhantomData;
@@ -31,6 +33,9 @@ pub use watches::Stream;
 /// Largest reply that clients of any make accept: 4 MiB less 64 KiB.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
 
+/// Most bytes in the details of a refusal.
+const DETAILS_BYTES_MAX: usize = 4 * 1024;
+
 /// Milliseconds since 1970 at which a harness begins: 2024-01-01.
 const START_MS: u64 = 1_704_067_200_000;
 
@@ -42,19 +47,33 @@ pub struct Harness<M> {
     now_ms: u64,
     caller: String,
     node_status: String,
-    log: Vec<Entry>,
+    log: Vec<Applied>,
+    /// What the commands of the open entry wrote so far; none between entries.
+    entry: Option<OpenEntry>,
     lines: Vec<(Level, String)>,
     streams: Streams,
     machine: PhantomData<fn() -> M>,
 }
 
-/// A command that was run, and what came of it.
+#[derive(Debug, Default)]
+struct OpenEntry {
+    commands: u32,
+    writes: Writes,
+}
+
+/// A command as the log has it.
 #[derive(Clone, Debug)]
-struct Entry {
+struct Logged {
     place: Place,
     caller: String,
     method: String,
     request: Vec<u8>,
+}
+
+/// A command that was run, and what came of it.
+#[derive(Clone, Debug)]
+struct Applied {
+    command: Logged,
     outcome: Reply<Vec<u8>>,
     writes: Writes,
 }
@@ -75,6 +94,7 @@ impl<M: Machine> Harness<M> {
             caller: String::new(),
             node_status: "{}".to_owned(),
             log: Vec::new(),
+            entry: None,
             lines: Vec::new(),
             streams: Streams::default(),
             machine: PhantomData,
@@ -98,15 +118,51 @@ impl<M: Machine> Harness<M> {
     /// # Errors
     /// As there.
     pub fn command_bytes(&mut self, method: &str, request: &[u8]) -> Reply<Vec<u8>> {
+        match self.entry {
+            Some(_) => self.apply_next(method, request),
+            None => self.together(|machine| machine.apply_next(method, request)),
+        }
+    }
+
+    /// Puts the commands of `commands` into one log entry: they share index and time, and watches run after
+    /// all of them, as on a busy node.
+    ///
+    /// ```ignore
+    /// machine.together(|machine| {
+    ///     machine.command::<_, AddResponse>("Example/Add", &one)?;
+    ///     machine.command::<_, AddResponse>("Example/Add", &two)
+    /// })
+    /// ```
+    ///
+    /// # Panics
+    /// When called in `commands`.
+    pub fn together<T>(&mut self, commands: impl FnOnce(&mut Self) -> T) -> T {
+        assert!(self.entry.is_none(), "an entry cannot hold another entry");
         self.index += 1;
-        let place = Place { index: self.index, position: 0, time_ms: self.now_ms };
-        let store = std::mem::take(&mut self.store);
-        let applied = apply::<M>(store, place, &self.caller, method, request);
-        self.store = applied.store;
-        self.lines.extend(applied.lines);
-        self.log.push(applied.entry.clone());
-        self.streams_after_commit(&applied.entry.writes);
-        applied.entry.outcome
+        self.entry = Some(OpenEntry::default());
+        let done = commands(self);
+        let entry = self.entry.take().expect("the entry is still open");
+        self.streams_after_commit(&entry.writes);
+        done
+    }
+
+    fn apply_next(&mut self, method: &str, request: &[u8]) -> Reply<Vec<u8>> {
+        let entry = self.entry.as_mut().expect("an entry is open");
+        let place = Place { index: self.index, position: entry.commands, time_ms: self.now_ms };
+        entry.commands += 1;
+        let (method, request) = (method.to_owned(), request.to_vec());
+        let command = Logged { place, caller: self.caller.clone(), method, request };
+        let call = apply::<M>(std::mem::take(&mut self.store), &command);
+        entry.writes.extend(call.applied.writes.clone());
+        self.store = call.store;
+        self.lines.extend(call.lines);
+        let outcome = call.applied.outcome.clone();
+        self.log.push(call.applied);
+        outcome
+    }
+
+    fn between_entries(&self) {
+        assert!(self.entry.is_none(), "only commands run inside an entry");
     }
 
     /// Answers a query.
@@ -117,6 +173,7 @@ impl<M: Machine> Harness<M> {
     /// # Panics
     /// When the reply is not an `R`: the test names the wrong type.
     pub fn query<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Reply<R> {
+        self.between_entries();
         let request = request.encode_to_vec();
         let cx = Query::at(self.place());
         let mut call = Call::new(Mode::Query, std::mem::take(&mut self.store));
@@ -158,12 +215,8 @@ impl<M: Machine> Harness<M> {
     /// # Panics
     /// When the snapshot fails or the restored state differs.
     pub fn snapshot_restore(&mut self) {
-        let snapshot = self.snapshot().unwrap_or_else(|status| panic!("snapshot: {status}"));
-        let restored = Self::restored(snapshot).unwrap_or_else(|status| panic!("restore: {status}"));
-        if let Some(difference) = difference(&self.store, &restored) {
-            panic!("the restored state differs from the original: {difference}");
-        }
-        self.store = restored;
+        self.between_entries();
+        self.store = moved::<M>(std::mem::take(&mut self.store)).unwrap_or_else(|problem| panic!("{problem}"));
         self.streams_after_reset();
     }
 
@@ -172,15 +225,9 @@ impl<M: Machine> Harness<M> {
     /// # Errors
     /// What the guest's snapshot returned.
     pub fn snapshot(&mut self) -> Result<Vec<u8>, Status> {
-        let call = Call::new(Mode::Snapshot, std::mem::take(&mut self.store));
-        let (call, outcome) = call.run(|| {
-            let mut sink = Sink::open();
-            M::Snapshots::write(&mut sink)?;
-            sink.finish();
-            Ok(())
-        });
-        self.store = call.store;
-        outcome.map(|()| call.sink)
+        let (store, snapshot) = written::<M>(std::mem::take(&mut self.store));
+        self.store = store;
+        snapshot
     }
 
     /// Replaces the state with a snapshot's. Streams see a reset.
@@ -188,30 +235,22 @@ impl<M: Machine> Harness<M> {
     /// # Errors
     /// What the guest's restore returned; the old state remains.
     pub fn restore(&mut self, snapshot: Vec<u8>) -> Result<(), Status> {
-        self.store = Self::restored(snapshot)?;
+        self.between_entries();
+        self.store = restored::<M>(snapshot)?;
         self.streams_after_reset();
         Ok(())
     }
 
-    fn restored(snapshot: Vec<u8>) -> Result<Store, Status> {
-        let mut call = Call::new(Mode::Restore, Store::new());
-        call.source = snapshot;
-        let (call, outcome) = call.run(|| M::Snapshots::read(&mut Source::open()));
-        outcome.map(|()| call.store)
-    }
-
-    /// Runs all commands so far on a second replica, in another thread, and compares every reply and
-    /// every write. A hash map's order, a static or a clock that got into the state shows here.
+    /// Runs all commands so far on other replicas and compares every reply and every write. One of them
+    /// runs in another thread; one begins each command, is interrupted, and runs it again; one is moved to
+    /// a new node by snapshots between entries. A hash map's order, a static or a clock that got into
+    /// the state shows here.
     ///
     /// # Panics
     /// At the first difference, saying which.
     pub fn assert_replicas_agree(&self) {
-        let log = &self.log;
-        let verdict = std::thread::scope(|scope| {
-            let second = scope.spawn(move || replay::<M>(log));
-            second.join().expect("outcomes of the guest do not unwind")
-        });
-        if let Err(difference) = verdict {
+        self.between_entries();
+        if let Err(difference) = replay::agree::<M>(&self.log) {
             panic!("the replicas disagree: {difference}");
         }
     }
@@ -253,50 +292,54 @@ impl<M: Machine> Harness<M> {
     }
 }
 
-struct Applied {
+/// A command that was run, and the store after it.
+struct Ran {
     store: Store,
-    entry: Entry,
+    applied: Applied,
     lines: Vec<(Level, String)>,
 }
 
-fn apply<M: Machine>(store: Store, place: Place, caller: &str, method: &str, request: &[u8]) -> Applied {
+fn apply<M: Machine>(store: Store, command: &Logged) -> Ran {
     let mut call = Call::new(Mode::Apply, store);
-    caller.clone_into(&mut call.caller);
-    let cx = Command::at(place);
-    let (call, outcome) = call.run(|| checked_reply(dispatch::apply::<M>(&cx, method, request)));
-    Applied {
-        entry: Entry {
-            place,
-            caller: caller.to_owned(),
-            method: method.to_owned(),
-            request: request.to_vec(),
-            outcome,
-            writes: call.writes(),
-        },
-        store: call.store,
-        lines: call.lines,
+    call.caller.clone_from(&command.caller);
+    let cx = Command::at(command.place);
+    let (call, outcome) = call.run(|| checked_reply(dispatch::apply::<M>(&cx, &command.method, &command.request)));
+    let applied = Applied { command: command.clone(), outcome, writes: call.writes() };
+    Ran { store: call.store, applied, lines: call.lines }
+}
+
+/// The bytes of a snapshot of a store.
+fn written<M: Machine>(store: Store) -> (Store, Result<Vec<u8>, Status>) {
+    let (call, outcome) = Call::new(Mode::Snapshot, store).run(|| {
+        let mut sink = Sink::open();
+        M::Snapshots::write(&mut sink)?;
+        sink.finish();
+        Ok(())
+    });
+    (call.store, outcome.map(|()| call.sink))
+}
+
+fn restored<M: Machine>(snapshot: Vec<u8>) -> Result<Store, Status> {
+    let mut call = Call::new(Mode::Restore, Store::new());
+    call.source = snapshot;
+    let (call, outcome) = call.run(|| M::Snapshots::read(&mut Source::open()));
+    outcome.map(|()| call.store)
+}
+
+/// A store on a new node, after a snapshot; or how it differs there.
+fn moved<M: Machine>(store: Store) -> Result<Store, String> {
+    let (store, snapshot) = written::<M>(store);
+    let snapshot = snapshot.map_err(|status| format!("snapshot: {status}"))?;
+    let restored = restored::<M>(snapshot).map_err(|status| format!("restore: {status}"))?;
+    match difference(&store, &restored) {
+        Some(difference) => Err(format!("the restored state differs from the original: {difference}")),
+        None => Ok(restored),
     }
 }
 
-fn replay<M: Machine>(log: &[Entry]) -> Result<(), String> {
-    let mut store = Store::new();
-    for first in log {
-        let applied = apply::<M>(store, first.place, &first.caller, &first.method, &first.request);
-        let second = applied.entry;
-        store = applied.store;
-        let place = format!("{} at index {}", first.method, first.place.index);
-        if second.outcome != first.outcome {
-            return Err(format!("{place} answered {:?} and then {:?}", first.outcome, second.outcome));
-        }
-        if second.writes != first.writes {
-            return Err(format!("{place} wrote {:?} and then {:?}", first.writes, second.writes));
-        }
-    }
-    Ok(())
-}
-
+/// What the host makes of an outcome before a client sees it.
 fn checked_reply(reply: Reply<Vec<u8>>) -> Reply<Vec<u8>> {
-    let reply = reply?;
+    let reply = reply.map_err(checked_status)?;
     if reply.len() > REPLY_BYTES_MAX {
         return Err(Status::resource_exhausted(format!(
             "the reply has {} bytes; at most {REPLY_BYTES_MAX}",
@@ -304,6 +347,16 @@ fn checked_reply(reply: Reply<Vec<u8>>) -> Reply<Vec<u8>> {
         )));
     }
     Ok(reply)
+}
+
+fn checked_status(status: Status) -> Status {
+    let details = status.details().len();
+    if details > DETAILS_BYTES_MAX {
+        return Status::resource_exhausted(format!(
+            "the details of a refusal have {details} bytes; at most {DETAILS_BYTES_MAX}"
+        ));
+    }
+    status.with_short_message()
 }
 
 fn decode_reply<R: Message + Default>(method: &str, reply: Reply<Vec<u8>>) -> Reply<R> {

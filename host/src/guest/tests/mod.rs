@@ -4,6 +4,7 @@
 
 mod admission;
 mod code;
+mod golden;
 mod outcomes;
 mod queries;
 mod streaming;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::*;
 
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Shared(Arc<Mutex<Vec<u8>>>);
 
 impl SnapshotSink for Shared {
     fn write(&mut self, chunk: &[u8]) -> Result<(), String> {

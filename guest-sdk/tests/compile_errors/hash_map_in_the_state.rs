@@ -1,0 +1,11 @@
+//! A hash map as a field of the state: its order is not equal on every node.
+
+use std::collections::HashMap;
+
+lockstep_guest::state! {
+    struct Shop {
+        stock: HashMap<String, u64> = 1,
+    }
+}
+
+fn main() {}

@@ -1,0 +1,13 @@
+//! A tag that two bytes do not hold.
+
+use lockstep_guest::Map;
+
+lockstep_guest::state! {
+    struct Shop {
+        stock: Map<String, u64> = 16384,
+    }
+}
+
+fn main() {
+    let _ = <Shop as lockstep_guest::State>::open();
+}

@@ -1,0 +1,26 @@
+//! The guide for authors is executed as it stands: a project is made, tested, built, checked and deployed on three nodes.
+//! Outside of the checkout, with cargo's own target directory, as an author has it.
+
+use super::*;
+
+#[test]
+fn the_guide_makes_a_machine_and_deploys_it() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let place = Path::new("/tmp/lockstep-guide");
+    ensure!(!place.exists(), "{} is left over from somebody: remove it", place.display());
+    let script = blocks("docs/guide.md").concat();
+    // An author has no target directory of ours; nodes and files are removed even when a command fails.
+    let clean = "trap 'kill $(jobs -p) 2>/dev/null || true; cd /; rm -rf /tmp/lockstep-guide' EXIT";
+    let text = succeeded(&run(&format!("{clean}\nunset CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR\n{script}"))?)?;
+    for expected in [
+        "test followers_see_the_lease_end ... ok",
+        "is a guest that nodes take",
+        "with all commands in one entry: the same",
+        r#""token":"1""#,
+        "db is held by ann",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    assert!(!place.exists(), "the guide leaves its files behind");
+    Ok(())
+}
