@@ -15,7 +15,7 @@ lockstep_guest::state! {
     }
 }
 
-/// Commands that this instance has served.
+/// Calls of `Leaky` and `Silent` that this instance has served.
 static SERVED: AtomicU64 = AtomicU64::new(0);
 
 fn served() -> u64 {
