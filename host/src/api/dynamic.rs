@@ -81,7 +81,7 @@ fn not_grpc() -> http::Response<Body> {
 
 fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, Status> {
     let name = request.uri().path().trim_start_matches('/');
-    let routes = shared.routes.load_full().ok_or_else(|| status::no_component(&shared.parts.node))?;
+    let routes = shared.routes.load_full().ok_or_else(|| shared.no_component())?;
     let method = routes.method(name).ok_or_else(|| status::unimplemented(&routes.explain_unknown(name)))?;
     let timeout = client_timeout(request.headers())?;
     let now = Instant::now();

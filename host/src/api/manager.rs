@@ -251,7 +251,7 @@ impl Shared {
     fn decode_call(&self, data: &[u8]) -> Result<EncodedCall, Status> {
         let call = EncodedCall::decode(data)
             .map_err(|error| Status::invalid_argument(format!("data is no encoded lockstep.v1.Call: {error}")))?;
-        let routes = self.routes.load_full().ok_or_else(|| status::no_component(&self.parts.node))?;
+        let routes = self.routes.load_full().ok_or_else(|| self.no_component())?;
         match routes.method(&call.method) {
             Some(method) if method.kind == Kind::Command => Ok(call),
             Some(method) => Err(Status::invalid_argument(format!(

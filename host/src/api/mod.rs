@@ -249,6 +249,10 @@ where
 }
 
 impl Shared {
+    fn no_component(&self) -> Status {
+        status::no_component(&self.parts.node, &self.parts.machine.mode())
+    }
+
     fn is_shutting_down(&self) -> bool {
         *self.shutting_down.borrow()
     }

@@ -16,7 +16,7 @@ use super::routes::Kind;
 use crate::guest::{Failure, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
 use crate::raft::ReadError;
-use crate::types::Node;
+use crate::types::{Node, NodeMode};
 
 /// Log index of the entry that held the command, or of the state that a query saw.
 pub const INDEX: &str = "lockstep-index";
@@ -224,13 +224,16 @@ pub fn unimplemented(explanation: &str) -> Status {
     with_fate(host(Code::Unimplemented, explanation), Fate::NotApplied)
 }
 
-/// A node that does not know yet what its cluster runs.
-pub fn no_component(node: &Node) -> Status {
-    let text = format!(
-        "this node has not joined a cluster yet; add it from the leader with `lockstep admin <leader's grpc address> add_voter \
-         {} {} 0`",
-        node.name, node.raft_addr
-    );
+/// A node that does not run what its cluster runs: not yet, or because it may not.
+pub fn no_component(node: &Node, mode: &NodeMode) -> Status {
+    let text = match mode {
+        NodeMode::Unfit(why) | NodeMode::Quarantined(why) | NodeMode::Removed(why) => why.clone(),
+        NodeMode::Serving | NodeMode::CatchingUp(_) => format!(
+            "this node has not joined a cluster yet; add it from the leader with `lockstep admin <leader's grpc address> add_voter \
+             {} {} 0`",
+            node.name, node.raft_addr
+        ),
+    };
     with_fate(host(Code::Unavailable, &text), Fate::NotApplied)
 }
 
