@@ -128,7 +128,7 @@ impl Node {
             tasks.spawn(serve_peers(service.clone(), listener, fatal.clone()));
         }
         let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
-        let resync = Resync::new(&below, &exit, &restart);
+        let resync = Resync::new(&below, &consensus.raft, &exit, &restart);
         let api = open_api(&config, &below, &consensus, &paths, &exit, resync)?;
         match below.held {
             None => start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks),

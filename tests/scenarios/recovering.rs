@@ -51,7 +51,7 @@ async fn one_survivor_serves_what_it_had_and_grows_to_three() -> Result<()> {
     assert_eq!(code, Some(0), "{done}");
     assert!(done.contains("the only member now, in incarnation 1"), "{done}");
     let (code, again) = recover(&program, node, &[CONFIRM])?;
-    assert!(code == Some(1) && again.contains("only voter of its cluster already"), "{again}");
+    assert!(code == Some(1) && again.contains("is the only voter of its cluster"), "{again}");
 
     cluster.nodes[survivor].start().await?;
     for n in 0..50 {

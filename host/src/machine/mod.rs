@@ -285,11 +285,6 @@ impl Machine {
         self.shared.set_mode(mode);
     }
 
-    /// Who is in the cluster, as of what is applied here: also while Raft does not run.
-    pub fn membership(&self) -> Arc<StoredMembership> {
-        self.shared.membership()
-    }
-
     /// `Err` says which hashes differ and what mends it. `Ok` while there is nothing to compare.
     pub fn check_fitness(&self) -> Result<(), String> {
         self.shared.check_fitness()

@@ -18,7 +18,7 @@ use super::{Options, Position};
 use crate::codec::Genesis;
 use crate::guest::Component;
 use crate::store::{Checkpoints, Space, State};
-use crate::types::{Fatal, NodeMode, StoredMembership};
+use crate::types::{Fatal, NodeMode};
 
 /// Counts since this process began, for status and metrics.
 #[derive(Debug, Default)]
@@ -80,7 +80,6 @@ pub(crate) struct Shared {
 struct Replicated {
     hash: HashRecord,
     genesis: Option<Arc<(u64, Genesis)>>,
-    membership: Arc<StoredMembership>,
 }
 
 impl Shared {
@@ -118,7 +117,6 @@ impl Shared {
         let genesis_is_new = {
             let mut replicated = self.replicated.lock();
             replicated.hash = system.hash;
-            replicated.membership = system.membership.clone();
             let is_new = replicated.genesis != system.genesis;
             if is_new {
                 replicated.genesis.clone_from(&system.genesis);
@@ -176,11 +174,6 @@ impl Shared {
     pub(crate) fn check_fitness(&self) -> Result<(), String> {
         let (genesis, component) = (self.genesis(), self.component());
         genesis.map_or(Ok(()), |genesis| fitness::check(&genesis, component.as_ref()))
-    }
-
-    /// Who is in the cluster, as of what is applied here.
-    pub(crate) fn membership(&self) -> Arc<StoredMembership> {
-        self.replicated.lock().membership.clone()
     }
 
     pub(crate) fn set_mode(&self, mode: NodeMode) {

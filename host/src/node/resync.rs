@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::Foundation;
 use crate::api::{self, Fetched};
 use crate::machine::Machine;
 use crate::machine::backup::{self, BackupWriter, Summary};
+use crate::raft::Raft;
 use crate::store::{Checkpoints, DataDir, Log, State};
 use crate::types::{Fatal, GROUP, NodeId, NodeMode};
 
@@ -29,6 +31,7 @@ const FRAMES_AHEAD: usize = 4;
 #[derive(Clone)]
 pub(super) struct Resync {
     me: NodeId,
+    raft: Raft,
     directory: Arc<DataDir>,
     machine: Machine,
     exit: Arc<Notify>,
@@ -37,9 +40,10 @@ pub(super) struct Resync {
 }
 
 impl Resync {
-    pub(super) fn new(below: &Foundation, exit: &Arc<Notify>, restart: &Arc<AtomicBool>) -> Resync {
+    pub(super) fn new(below: &Foundation, raft: &Raft, exit: &Arc<Notify>, restart: &Arc<AtomicBool>) -> Resync {
         Resync {
             me: below.me.node_id,
+            raft: raft.clone(),
             directory: below.directory.clone(),
             machine: below.machine.clone(),
             exit: exit.clone(),
@@ -76,10 +80,11 @@ impl Resync {
         Err(format!("no other voter gave its state: {}", refusals.join("; ")))
     }
 
-    /// Where the other voters serve clients.
+    /// Where the other voters serve clients, as of the end of this node's log: Raft has stopped, and says what it knew then.
     fn voters(&self) -> Vec<String> {
-        let stored = self.machine.membership();
-        let membership = stored.membership();
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let membership = now.membership_config.membership();
         let others = membership.voter_ids().filter(|id| *id != self.me);
         others.filter_map(|id| membership.get_node(&id)).map(|node| node.grpc_addr.clone()).collect()
     }
