@@ -4,6 +4,7 @@
 //! - Only [`Generation::flush`] flushes on purpose, and it names every family.
 //! - A generation whose directory is doomed removes it when the last reader is gone.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +19,16 @@ use super::options;
 use super::pinned::{Pinned, family};
 use super::rows::{Batch, Column, Read, Row, bounded, walk};
 use super::snapshot::Checkpoint;
+use super::space::free_bytes;
 use crate::faults;
 
 /// The family RocksDB insists on. We keep nothing in it.
 const DEFAULT: &str = "default";
+
+/// RocksDB's name for what a family holds in memory, in bytes.
+const MEMTABLE_BYTES: &str = "rocksdb.cur-size-all-mem-tables";
+/// Room that a flush leaves to the log, which a full disk would end.
+const FLUSH_ROOM_BYTES: u64 = 256 << 10;
 
 /// An open state database, of `state/` or of a checkpoint.
 pub struct Generation {
@@ -108,8 +115,25 @@ impl Generation {
         let mut wait = FlushOptions::default();
         wait.set_wait(true);
         faults::io("state-before-flush").map_err(StoreError::io("flush", self.path()))?;
+        self.check_room()?;
         self.database.flush_cfs_opt(&families, &wait).map_err(StoreError::rocks("flush", self.path()))?;
         faults::io("state-after-flush").map_err(StoreError::io("flush", self.path()))
+    }
+
+    /// Whether a flush would fit on the disk. One that does not leaves RocksDB refusing every write, until there is more room than a
+    /// small disk ever has; so it is not begun.
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+        let memory = |name| {
+            let bytes = self.database.property_int_value_cf(family(&self.database, name), MEMTABLE_BYTES);
+            bytes.ok().flatten().unwrap_or(0)
+        };
+        let needed = [DEFAULT, DATA, SYSTEM].map(memory).iter().sum::<u64>() + FLUSH_ROOM_BYTES;
+        let free = free_bytes(self.path())?;
+        if free >= needed {
+            return Ok(());
+        }
+        let text = format!("No space left on device: {free} bytes are free, a flush of the state may take {needed}");
+        Err(StoreError::io("flush", self.path())(io::Error::new(io::ErrorKind::StorageFull, text)))
     }
 
     /// The state as it is now, for as long as the view lives.
@@ -124,9 +148,7 @@ impl Generation {
             value.ok().flatten().unwrap_or(0)
         };
         [Column::Data, Column::System]
-            .map(|column| {
-                number(column, "rocksdb.estimate-live-data-size") + number(column, "rocksdb.cur-size-all-mem-tables")
-            })
+            .map(|column| number(column, "rocksdb.estimate-live-data-size") + number(column, MEMTABLE_BYTES))
             .iter()
             .sum()
     }

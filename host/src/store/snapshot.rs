@@ -149,6 +149,8 @@ impl Checkpoints {
 fn make(from: &Generation, temporary: &Path) -> Result<(), StoreError> {
     let doing = "make a checkpoint";
     faults::io("checkpoint-before-make").map_err(StoreError::io(doing, from.path()))?;
+    // It flushes what is in memory.
+    from.check_room()?;
     rocksdb::checkpoint::Checkpoint::new(from.database())
         .and_then(|checkpoint| checkpoint.create_checkpoint(temporary))
         .map_err(StoreError::rocks(doing, from.path()))

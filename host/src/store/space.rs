@@ -238,7 +238,8 @@ impl Space {
     }
 }
 
-fn free_bytes(root: &std::path::Path) -> Result<u64, StoreError> {
+/// What is free for this process on the file system of `root`.
+pub(super) fn free_bytes(root: &std::path::Path) -> Result<u64, StoreError> {
     let found = statvfs(root).map_err(|error| StoreError::io("look at the room of", root)(error.into()))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
