@@ -4,6 +4,7 @@
 
 mod admission;
 mod code;
+mod corpus;
 mod outcomes;
 mod queries;
 mod streaming;
