@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod apart;
 mod code;
 mod corpus;
 mod outcomes;
