@@ -1,8 +1,10 @@
-//! Generates the clients of the scenarios: raft-example's service from its own proto, its manager's under both names, that of the test
-//! guest, and the messages that a forged peer would send.
+//! Generates the clients of the scenarios: raft-example's service from its own proto, its manager's under both names, those of the test
+//! guests, and the messages that a forged peer would send.
+
+const ROOMS: [&str; 4] = ["proto", "../proto", "guests/chain/proto", "guests/misbehaving/proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    for path in ["proto", "../proto", "guests/chain/proto"] {
+    for path in ROOMS {
         println!("cargo::rerun-if-changed={path}");
     }
     let protos = [
@@ -12,8 +14,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "lockstep/call.proto",
         "lockstep/peer.proto",
         "chain.proto",
+        "misbehaving.proto",
     ];
-    let set = protox::compile(protos, ["proto", "../proto", "guests/chain/proto"])?;
+    let set = protox::compile(protos, ROOMS)?;
     tonic_prost_build::configure().build_server(false).compile_fds(set)?;
+    // The guest that is written as text carries this: encoded here, because prost's types would lose the options of its methods.
+    let mut misbehaving = protox::Compiler::new(ROOMS)?;
+    misbehaving.include_imports(true).open_file("misbehaving.proto")?;
+    let place = std::path::PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    std::fs::write(place.join("misbehaving.bin"), misbehaving.encode_file_descriptor_set())?;
     Ok(())
 }

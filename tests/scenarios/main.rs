@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod backup;
+#[cfg(target_os = "linux")]
+mod compiling;
 mod damaged_disk;
 mod disk_full;
 mod durable_steps;
@@ -20,6 +22,8 @@ mod local_reads;
 mod log_time;
 mod manager;
 mod membership;
+mod misbehaving;
+mod misbehaving_snapshots;
 mod newcomer;
 mod operating;
 mod partitions;
@@ -35,3 +39,5 @@ mod state_hash;
 mod surface;
 mod transfers;
 mod watching;
+#[cfg(target_os = "linux")]
+mod worst_command;

@@ -247,7 +247,7 @@ impl Cluster {
         eventually("one state hash", || async {
             let mut seen = None;
             for node in self.nodes.iter().filter(|node| node.running()) {
-                let fsm = node.stat().await?["fsm"].take();
+                let fsm = node.status().await?["fsm"].take();
                 ensure!(fsm["state_hash_mismatches"] == 0, "{} saw another hash: {fsm}", node.name);
                 let here = (fsm["state_hash_index"].as_u64(), fsm["state_hash"].to_string());
                 let before = seen.get_or_insert(here.clone());

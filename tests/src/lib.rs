@@ -3,6 +3,7 @@
 
 mod cluster;
 mod load;
+mod misbehaving;
 mod network;
 mod place;
 mod process;
@@ -10,6 +11,7 @@ pub mod torture;
 
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
+pub use misbehaving::misbehaving_wasm;
 pub use network::{Cut, Network, in_network};
 pub use process::{
     NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, statics_wasm,
@@ -36,6 +38,12 @@ pub mod call {
 #[allow(missing_docs, clippy::all)]
 pub mod peer {
     tonic::include_proto!("lockstep.peer.v1");
+}
+
+/// The client of the guest that does what no guest should.
+#[allow(missing_docs, clippy::all)]
+pub mod misbehaving_pb {
+    tonic::include_proto!("misbehaving");
 }
 
 /// The client of the test guest.

@@ -303,6 +303,17 @@ impl NodeProcess {
         self.child.is_some()
     }
 
+    /// Processor time of the process so far, all its threads together.
+    #[cfg(target_os = "linux")]
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let id = self.child.as_ref().context("not running")?.id();
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+        // Behind the name: state, then numbers; user and system time are the 12th and 13th of what follows, in hundredths of a second.
+        let fields = stat.rsplit_once(')').context("no name in stat")?.1.split_whitespace();
+        let hundredths: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(hundredths * 10))
+    }
+
     /// A fresh connection to the client port.
     pub async fn channel(&self) -> Result<Channel> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr()))?;

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use wasmtime::component::Component;
 
+use super::apart;
 use super::engine::Engine;
 use super::load::LoadError;
 use crate::types::hex;
@@ -33,17 +34,30 @@ pub(super) fn compiled(
     {
         return Ok(component);
     }
-    let compiled = compile(engine, encoded)?;
-    match compiled.serialize() {
-        Ok(code) => shelf.put(&name, &component, &sealed(code)),
-        Err(error) => tracing::warn!(%error, "compiled code cannot be kept; every start compiles"),
-    }
-    Ok(compiled)
+    let code = code_of(engine, encoded)?;
+    shelf.put(&name, &component, &sealed(&code));
+    fresh(engine, &code)
 }
 
 /// Compiles; nothing is kept.
 pub(super) fn compile(engine: &Engine, encoded: &[u8]) -> Result<Component, LoadError> {
-    Component::from_binary(&engine.inner.wasmtime, encoded).map_err(|error| LoadError::Compile(format!("{error:#}")))
+    fresh(engine, &code_of(engine, encoded)?)
+}
+
+/// Compiles in a process apart where this program can be one, and here otherwise.
+fn code_of(engine: &Engine, encoded: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let apart = apart::compile(engine.limits(), encoded);
+    let compiled = apart.unwrap_or_else(|| {
+        let here = engine.inner.wasmtime.precompile_component(encoded);
+        here.map_err(|error| format!("{error:#}"))
+    });
+    compiled.map_err(LoadError::Compile)
+}
+
+/// Code that was made a moment ago.
+fn fresh(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
+    let problem = "the code that was just made is refused by the engine; is this file of another build?";
+    revive(engine, code).ok_or_else(|| LoadError::Compile(problem.to_owned()))
 }
 
 /// Names whatever can change the code: the engine's version and settings, this build, the limits. Another name only means that the
@@ -58,10 +72,8 @@ fn made_by(engine: &Engine) -> String {
 }
 
 /// With its BLAKE3 in front.
-fn sealed(code: Vec<u8>) -> Vec<u8> {
-    let mut sealed = blake3::hash(&code).as_bytes().to_vec();
-    sealed.extend_from_slice(&code);
-    sealed
+fn sealed(code: &[u8]) -> Vec<u8> {
+    [blake3::hash(code).as_bytes(), code].concat()
 }
 
 /// The code, if not a bit of it has changed.
@@ -76,8 +88,8 @@ fn whole(sealed: &[u8]) -> Option<&[u8]> {
 
 #[allow(unsafe_code, reason = "wasmtime trusts code that was serialized, and so must its caller")]
 fn revive(engine: &Engine, code: &[u8]) -> Option<Component> {
-    // SAFETY: bytes of `Component::serialize`, unchanged (their BLAKE3 was compared), which this node put on its own shelf. The engine
-    // compares its version and settings itself.
+    // SAFETY: bytes of `precompile_component`, of this program a moment ago, or put on its own shelf by this node and unchanged (their
+    // BLAKE3 was compared). The engine compares its version and settings itself.
     match unsafe { Component::deserialize(&engine.inner.wasmtime, code) } {
         Ok(component) => Some(component),
         Err(error) => {

@@ -157,7 +157,20 @@ fn tick(engine: wasmtime::EngineWeak, clock: Arc<Clock>) -> std::io::Result<Thre
     Ok(handle.thread().clone())
 }
 
+/// The code of an encoded component, as an engine of these limits makes it. Needs no pool, and no address space for one.
+pub(super) fn code_of(limits: &Limits, encoded: &[u8]) -> Result<Vec<u8>, String> {
+    let code = || wasmtime::Engine::new(&code_config(limits)?)?.precompile_component(encoded);
+    code().map_err(|error| format!("{error:#}"))
+}
+
 fn config(limits: &Limits) -> wasmtime::Result<Config> {
+    let mut config = code_config(limits)?;
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)?));
+    Ok(config)
+}
+
+/// Everything that decides the code.
+fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     // The named target and not "this machine": what the CPU has beyond the baseline must not matter.
     config.target(TARGET)?;
@@ -179,7 +192,6 @@ fn config(limits: &Limits) -> wasmtime::Result<Config> {
     config.memory_init_cow(true);
     config.memory_reservation(MEMORY_RESERVATION_BYTES);
     config.memory_guard_size(MEMORY_GUARD_BYTES);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)?));
     Ok(config)
 }
 

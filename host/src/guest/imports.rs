@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) node_status: Option<NodeStatus>,
     pub(super) sink: Option<Box<dyn SnapshotSink>>,
     pub(super) source: Option<Box<dyn SnapshotSource>>,
+    /// For how many epochs a snapshot or a restore may leave its stream alone.
+    pub(super) quiet_epochs: Option<u64>,
 }
 
 impl State {
@@ -61,6 +63,7 @@ impl State {
             node_status: None,
             sink: None,
             source: None,
+            quiet_epochs: None,
         }
     }
 }
@@ -132,7 +135,7 @@ fn scan(mut guest: Guest<'_>, (start, end, reverse, limit): Bounds) -> Result<(R
         }
         store.scan(range, reverse, limit)
     })?;
-    charge(&mut guest, count_rows(&rows).saturating_mul(fuel::ROW))?;
+    charge_rows(&mut guest, count_rows(&rows))?;
     charge_bytes(&mut guest, rows.len())?;
     Ok((Rows { rows, more },))
 }
@@ -165,7 +168,7 @@ fn remove_range(
         if range.is_empty() { Ok(0) } else { store.remove_range(range, limit) }
     })?;
     guest.data_mut().budget.take_removed(removed)?;
-    charge(&mut guest, removed.saturating_mul(fuel::ROW))?;
+    charge_rows(&mut guest, removed)?;
     Ok((removed,))
 }
 
@@ -221,6 +224,7 @@ fn sink_write(mut guest: Guest<'_>, (chunk,): (WasmList<u8>,)) -> Result<()> {
     };
     let written = sink.write(chunk.as_le_slice(&guest));
     guest.data_mut().sink = Some(sink);
+    moved(&mut guest, chunk.len());
     written.map_err(|error| Ended::guest(Reason::Stream, error).into())
 }
 
@@ -236,7 +240,15 @@ fn source_read(mut guest: Guest<'_>, (bytes_max,): (u32,)) -> Result<(Vec<u8>,)>
         return Err(Ended::Host("a snapshot source returned more than was asked for".to_owned()).into());
     }
     charge(&mut guest, bytes.len() as u64 * fuel::BYTE)?;
+    moved(&mut guest, bytes.len());
     Ok((bytes,))
+}
+
+/// A stream that has moved gives its guest time again: how long a transfer takes is no reason to end it, standing still is.
+fn moved(guest: &mut Guest<'_>, bytes: usize) {
+    if let (Some(epochs), 1..) = (guest.data().quiet_epochs, bytes) {
+        guest.set_epoch_deadline(epochs);
+    }
 }
 
 /// Every import starts here: its price, before it does anything.
@@ -272,6 +284,12 @@ fn charge(guest: &mut Guest<'_>, amount: u64) -> Result<()> {
             Err(Ended::guest(Reason::Fuel, "the fuel of the call was used up by a call into the host").into())
         }
     }
+}
+
+/// Charges rows that were returned or removed, and with them those that had to be passed over.
+fn charge_rows(guest: &mut Guest<'_>, rows: u64) -> Result<()> {
+    let passed_over = guest.data_mut().store.as_mut().map_or(0, |store| store.passed_over());
+    charge(guest, rows.saturating_add(passed_over).saturating_mul(fuel::ROW))
 }
 
 /// Charges what the store gave back.

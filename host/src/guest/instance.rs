@@ -5,7 +5,7 @@
 use wasmtime::Store as Wasm;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower, TypedFunc};
 
-use super::engine::QuerySlot;
+use super::engine::{Deadline, Engine, QuerySlot};
 use super::imports::{Mode, State};
 use super::limits::{Budget, Limits};
 use super::load::{Component, LoadError};
@@ -18,6 +18,7 @@ const NO_DEADLINE: u64 = u64::MAX / 2;
 
 /// An instance with its memory and fuel, whatever it is used for.
 pub(super) struct Sandbox {
+    engine: Engine,
     wasm: Wasm<State>,
     instance: Instance,
     fuel_given: u64,
@@ -56,7 +57,7 @@ impl Sandbox {
         wasm.set_epoch_deadline(NO_DEADLINE);
         wasm.set_fuel(engine.limits.fuel_per_instantiation)?;
         let instance = component.pre().instantiate(&mut wasm)?;
-        Ok(Self { wasm, instance, fuel_given: 0, usable: true })
+        Ok(Self { engine: component.engine().clone(), wasm, instance, fuel_given: 0, usable: true })
     }
 
     pub(super) fn typed<P, R>(&mut self, export: &ComponentExportIndex) -> wasmtime::Result<TypedFunc<P, R>>
@@ -110,6 +111,14 @@ impl Sandbox {
         self.wasm.set_fuel(fuel).map_err(|error| HostFault(format!("fuel could not be set: {error:#}")))
     }
 
+    /// From now on the call has so long until its stream moves, and again after each time that it does.
+    pub(super) fn start_quiet_deadline(&mut self, ms: u32) -> Deadline {
+        let (running, epochs) = self.engine.start_deadline(ms);
+        self.wasm.data_mut().quiet_epochs = Some(epochs);
+        self.wasm.set_epoch_deadline(epochs);
+        running
+    }
+
     /// Gives the store back.
     pub(super) fn finish(&mut self) -> Box<dyn Store> {
         let state = self.wasm.data_mut();
@@ -146,6 +155,10 @@ impl Sandbox {
             Ok((Err(status),)) => outcome::refusal(status.into(), self.limits()),
             Err(failure) => Verdict::Failed(failure),
         };
+        let verdict = match verdict {
+            Verdict::Failed(failure) => Verdict::Failed(failure.at(call.method, call.context)),
+            other => other,
+        };
         self.usable = matches!(verdict, Verdict::Reply(_));
         Ok(verdict)
     }
@@ -159,6 +172,10 @@ impl Sandbox {
                 verdict => failed(verdict),
             },
             Err(failure) => Stepped::Failed(failure),
+        };
+        let stepped = match stepped {
+            Stepped::Failed(failure) => Stepped::Failed(failure.at(call.method, call.context)),
+            other => other,
         };
         self.usable = matches!(stepped, Stepped::Step(_));
         Ok(stepped)

@@ -5,7 +5,7 @@
 //!
 //! Bulk operators (`memory.copy`, `memory.fill`, `table.init`, ...) are charged per byte or element by
 //! the engine, as `fuel.json` says, so that fuel bounds them like everything else. What fuel bounds worst
-//! is a chain of loads that all miss the cache: 100 ns each, a hundred times an addition. Hence loads are
+//! is a chain of loads that all miss the cache: 100 to 250 ns each, hundreds of times an addition. Hence loads are
 //! dear, and `fuel_per_command` is such that even that chain ends within about a second.
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ const MIB: u64 = 1024 * KIB;
 
 /// The profile's limits: equal on every node of a cluster, because outcomes depend on them.
 ///
-/// A unit of fuel is about one simple instruction, 0.3 to 1 ns; a load from memory is 8.
+/// A unit of fuel is about one simple instruction, 0.3 to 1 ns; a load from memory is 16.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Fuel of one command, calls into the host included.
@@ -107,7 +107,7 @@ pub(super) mod fuel {
     pub(crate) const PUT: u64 = 1_000;
     pub(crate) const REMOVE: u64 = 1_000;
     pub(crate) const REMOVE_RANGE: u64 = 8_000;
-    /// A row that `scan` returns or `remove-range` removes.
+    /// A row that `scan` returns or `remove-range` removes, or that either passes over because this entry has removed it.
     pub(crate) const ROW: u64 = 400;
     /// Any other import.
     pub(crate) const CALL: u64 = 500;

@@ -1,7 +1,8 @@
 //! The sandbox: loads a component, runs its exports. Knows no Raft, no gRPC, no RocksDB; what a guest stores goes through [`Store`].
 //!
 //! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
-//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`).
+//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`), and is made in
+//!   a process of its own ([`apart`]).
 //! - [`Anatomy`], [`with_descriptor`]: the tools' ways to look at one and to complete one (`anatomy`, `pack`).
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
 //! - The functions it may call back (`imports`), and what became of a call (`outcome`).
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 mod anatomy;
+pub mod apart;
 mod code;
 mod engine;
 mod imports;
@@ -54,6 +56,11 @@ pub trait Store: Send + 'static {
     fn remove(&mut self, key: &[u8]) -> Result<(), StoreFault>;
     /// Removes up to `limit` keys (0: all) and says how many.
     fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault>;
+    /// How many keys the last `scan` or `remove_range` passed over because commands of this entry removed them; 0 after being asked.
+    /// They have a price: else a command could remove many rows, and then look for them again and again.
+    fn passed_over(&mut self) -> u64 {
+        0
+    }
     /// Gives the concrete transaction or view back to its maker.
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }

@@ -4,8 +4,9 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use wasmtime::{OutOfMemory, PoolConcurrencyLimitError, Trap};
+use wasmtime::{OutOfMemory, PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
+use super::Context;
 use super::limits::Limits;
 
 /// Longest detail of a failure that is kept, in bytes.
@@ -46,6 +47,15 @@ pub struct Failure {
     pub detail: String,
 }
 
+impl Failure {
+    /// With the method and its place in history in front of the detail.
+    pub(super) fn at(mut self, method: &str, context: Context) -> Self {
+        let Context { index, position, .. } = context;
+        self.detail = format!("{method} at index {index}, position {position}: {}", self.detail);
+        self
+    }
+}
+
 /// The enumerated part of a failure. Values are stored and hashed: they are frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u8)]
@@ -70,7 +80,7 @@ pub enum Reason {
     Forbidden = 9,
     /// The guest called `log.abort`.
     Aborted = 10,
-    /// The deadline passed; queries and watches only.
+    /// The deadline passed; never in a command.
     Deadline = 11,
     /// The other side of a snapshot or restore stream failed; never in a command.
     Stream = 12,
@@ -160,8 +170,12 @@ pub(super) fn classify(
     Ok(Failure { reason, detail: detail(error) })
 }
 
+/// What happened first, then where: whoever cuts the text cuts the outermost frames.
 fn detail(error: &wasmtime::Error) -> String {
-    let mut text = format!("{error:?}");
+    let mut text = match error.downcast_ref::<WasmBacktrace>() {
+        Some(trace) if !trace.frames().is_empty() => format!("{}\nin the guest:\n{trace}", error.root_cause()),
+        _ => format!("{error:#}"),
+    };
     cut(&mut text, DETAIL_BYTES_MAX);
     text
 }

@@ -11,6 +11,10 @@ use super::outcome::{self, Interrupts};
 use super::wire::Stream;
 use super::{Context, HostFault, SnapshotSink, SnapshotSource, Store, Verdict};
 
+/// A guest that computes for so long without moving its stream is ended. Fuel alone would not do it: it must do for states of any size.
+/// Less than the time after which the other side of a transfer gives up, so that the host can still send the rows itself.
+pub(super) const QUIET_MS: u32 = 20_000;
+
 /// Lets the guest write the state that `store` shows into `sink`. An empty reply means it is complete.
 pub fn snapshot(
     component: &Component,
@@ -20,8 +24,7 @@ pub fn snapshot(
 ) -> Result<Verdict, HostFault> {
     let mut sandbox = Sandbox::new(component)?;
     sandbox.state().sink = Some(sink);
-    let (verdict, _) = run(&mut sandbox, &component.exports().snapshot, Mode::Snapshot, context, store);
-    verdict
+    run(&mut sandbox, &component.exports().snapshot, Mode::Snapshot, context, store, QUIET_MS).0
 }
 
 /// Lets the guest build the state in `store`, which is empty, from `source`. The caller keeps what was
@@ -37,23 +40,25 @@ pub fn restore(
         Err(fault) => return (Err(fault), store),
     };
     sandbox.state().source = Some(source);
-    run(&mut sandbox, &component.exports().restore, Mode::Restore, context, store)
+    run(&mut sandbox, &component.exports().restore, Mode::Restore, context, store, QUIET_MS)
 }
 
-fn run(
+pub(super) fn run(
     sandbox: &mut Sandbox,
     export: &ComponentExportIndex,
     mode: Mode,
     context: Context,
     store: Box<dyn Store>,
+    quiet_ms: u32,
 ) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
     let function: Stream = match sandbox.admitted(export) {
         Ok(function) => function,
         Err(fault) => return (Err(fault), store),
     };
     let started = sandbox.start(mode, sandbox.limits().fuel_per_snapshot, store);
+    let _running = sandbox.start_quiet_deadline(quiet_ms);
     let verdict = started.and_then(|()| {
-        let returned = sandbox.call(&function, (context.into(),), Interrupts::Fault)?;
+        let returned = sandbox.call(&function, (context.into(),), Interrupts::Deadline)?;
         Ok(match returned {
             Ok((Ok(()),)) => Verdict::Reply(Bytes::new()),
             Ok((Err(status),)) => outcome::refusal(status.into(), sandbox.limits()),

@@ -16,6 +16,7 @@ mod changes;
 mod digest;
 mod entry;
 mod fitness;
+mod gaps;
 mod hash;
 mod outcome;
 mod overlay;

@@ -12,6 +12,7 @@ use std::collections::btree_map;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
+use super::gaps::Gaps;
 use crate::guest::{Page, Range, Store, StoreFault};
 use crate::store::{Column, Read, StoreError};
 
@@ -44,11 +45,14 @@ pub(crate) struct Transaction<R> {
     writes: BTreeMap<Vec<u8>, Value>,
     /// What `writes` held before each write since the savepoint, oldest first.
     undo: Vec<(Vec<u8>, Option<Value>)>,
+    /// By the last scan, or removal of a range.
+    passed_over: u64,
+    gaps: Gaps,
 }
 
 impl<R: Read> Transaction<R> {
     pub(crate) fn new(base: R) -> Self {
-        Transaction { base, writes: BTreeMap::new(), undo: Vec::new() }
+        Transaction { base, writes: BTreeMap::new(), undo: Vec::new(), passed_over: 0, gaps: Gaps::default() }
     }
 
     /// Keeps everything so far.
@@ -74,6 +78,7 @@ impl<R: Read> Transaction<R> {
     /// Takes the write set out, leaving an empty one; only sound once the base holds it.
     pub(crate) fn take_writes(&mut self) -> BTreeMap<Vec<u8>, Value> {
         self.undo.clear();
+        self.gaps.clear();
         std::mem::take(&mut self.writes)
     }
 
@@ -82,19 +87,23 @@ impl<R: Read> Transaction<R> {
         self.undo.push((key.to_vec(), before));
     }
 
-    /// Calls `row` with the rows of the range, in order, own writes included, until it says Break.
-    fn rows(&self, range: Range<'_>, reverse: bool, row: &mut Row<'_>) -> Result<(), StoreError> {
+    /// Calls `row` with the rows of the range, in order, own writes included, until it says Break. Returns how many keys were passed
+    /// over because this transaction removed them.
+    fn rows(&mut self, range: Range<'_>, reverse: bool, row: &mut Row<'_>) -> Result<u64, StoreError> {
         if range.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let mut own = OwnRows::new(&self.writes, range, reverse);
         let mut stopped = false;
-        self.base.scan(Column::Data, range.start, range.end, reverse, &mut |key, value| {
+        self.gaps.scan(&self.base, range.start, range.end, reverse, &mut |key, value| {
             let mut flow = own.before(key, row);
             if flow.is_continue() {
                 flow = match own.take_equal(key) {
                     Some(Some(newer)) => row(key, newer),
-                    Some(None) => ControlFlow::Continue(()),
+                    Some(None) => {
+                        own.passed_over += 1;
+                        ControlFlow::Continue(())
+                    }
                     None => row(key, value),
                 };
             }
@@ -104,7 +113,7 @@ impl<R: Read> Transaction<R> {
         if !stopped {
             let _stopped_or_done = own.rest(row);
         }
-        Ok(())
+        Ok(own.passed_over)
     }
 }
 
@@ -113,13 +122,15 @@ struct OwnRows<'a> {
     range: btree_map::Range<'a, Vec<u8>, Value>,
     next: Option<(&'a Vec<u8>, &'a Value)>,
     reverse: bool,
+    /// Removed keys so far.
+    passed_over: u64,
 }
 
 impl<'a> OwnRows<'a> {
     fn new(writes: &'a BTreeMap<Vec<u8>, Value>, range: Range<'_>, reverse: bool) -> Self {
         let end = range.end.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut own =
-            OwnRows { range: writes.range::<[u8], _>((Bound::Included(range.start), end)), next: None, reverse };
+        let range = writes.range::<[u8], _>((Bound::Included(range.start), end));
+        let mut own = OwnRows { range, next: None, reverse, passed_over: 0 };
         own.advance();
         own
     }
@@ -136,8 +147,9 @@ impl<'a> OwnRows<'a> {
     fn before(&mut self, key: &[u8], row: &mut Row<'_>) -> ControlFlow<()> {
         while let Some((own, value)) = self.next.filter(|(own, _)| self.is_before(own, key)) {
             self.advance();
-            if let Some(value) = value {
-                row(own, value)?;
+            match value {
+                Some(value) => row(own, value)?,
+                None => self.passed_over += 1,
             }
         }
         ControlFlow::Continue(())
@@ -153,8 +165,9 @@ impl<'a> OwnRows<'a> {
     fn rest(&mut self, row: &mut Row<'_>) -> ControlFlow<()> {
         while let Some((own, value)) = self.next {
             self.advance();
-            if let Some(value) = value {
-                row(own, value)?;
+            match value {
+                Some(value) => row(own, value)?,
+                None => self.passed_over += 1,
             }
         }
         ControlFlow::Continue(())
@@ -203,7 +216,7 @@ impl<R: Read + Send + 'static> Store for Transaction<R> {
 
     fn scan(&mut self, range: Range<'_>, reverse: bool, limit: u32) -> Result<Page, StoreFault> {
         let mut pager = Pager::new(limit);
-        self.rows(range, reverse, &mut |key, value| pager.row(key, value)).map_err(fault)?;
+        self.passed_over = self.rows(range, reverse, &mut |key, value| pager.row(key, value)).map_err(fault)?;
         Ok(pager.page)
     }
 
@@ -219,18 +232,22 @@ impl<R: Read + Send + 'static> Store for Transaction<R> {
 
     fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault> {
         let mut keys: Vec<Vec<u8>> = Vec::new();
-        self.rows(range, false, &mut |key, _| {
+        let counted = self.rows(range, false, &mut |key, _| {
             if limit != 0 && keys.len() as u64 == limit {
                 return ControlFlow::Break(());
             }
             keys.push(key.to_vec());
             ControlFlow::Continue(())
-        })
-        .map_err(fault)?;
+        });
+        self.passed_over = counted.map_err(fault)?;
         for key in &keys {
             self.write(key, None);
         }
         Ok(keys.len() as u64)
+    }
+
+    fn passed_over(&mut self) -> u64 {
+        std::mem::take(&mut self.passed_over)
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

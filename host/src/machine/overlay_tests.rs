@@ -130,3 +130,26 @@ fn page_ends_at_its_size_and_says_so() {
     assert!(page.more);
     assert_eq!(page.rows.len(), 8 + 1 + big.len());
 }
+
+#[test]
+fn removed_keys_that_a_scan_passes_over_are_counted_alike_in_both_directions() {
+    let rows = (0u8..10).map(|n| (vec![n], vec![])).collect();
+    let mut transaction = Transaction::new(Stored(rows));
+    let everything = Range { start: b"", end: None };
+    assert_eq!(transaction.remove_range(Range { start: &[2], end: Some(&[6]) }, 0).unwrap(), 4);
+    assert_eq!(transaction.passed_over(), 0, "they were there");
+    // One that was never there, and one that is back.
+    transaction.remove(&[20]).unwrap();
+    transaction.put(&[3], b"again").unwrap();
+    for reverse in [false, true] {
+        transaction.scan(everything, reverse, 0).unwrap();
+        assert_eq!((transaction.passed_over(), transaction.passed_over()), (4, 0), "2, 4, 5 and 20");
+    }
+    // No further than the scan goes: 0 and 1, then what comes after them.
+    transaction.scan(everything, false, 1).unwrap();
+    assert_eq!(transaction.passed_over(), 0);
+    transaction.scan(everything, false, 3).unwrap();
+    assert_eq!(transaction.passed_over(), 3);
+    assert_eq!(transaction.remove_range(Range { start: &[4], end: Some(&[7]) }, 0).unwrap(), 1);
+    assert_eq!(transaction.passed_over(), 2);
+}

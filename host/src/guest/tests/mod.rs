@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod apart;
 mod code;
+mod corpus;
 mod golden;
 mod outcomes;
 mod queries;

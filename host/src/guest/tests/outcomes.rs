@@ -109,6 +109,28 @@ fn failures_have_their_reasons() {
     }
 }
 
+fn detail(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Failed(failure) => failure.detail,
+        other => panic!("expected a failure, got {other:?}"),
+    }
+}
+
+#[test]
+fn failure_says_what_and_where_before_the_frames() {
+    let more = "(func $inner (result i32) unreachable) (func $outer (result i32) (call $inner))";
+    let component = Text { apply: "(call $outer)", more, ..Text::default() }.load();
+    let (verdict, _) = ApplyInstance::new(&component).unwrap().apply(call(b""), Box::new(Map::default()));
+    let trapped = detail(verdict.unwrap());
+    let lines: Vec<&str> = trapped.lines().collect();
+    assert!(lines[0].starts_with("test.Service/Method at index 7, position 2: wasm trap: "), "{trapped}");
+    let inner = lines.iter().position(|line| line.ends_with("!inner")).expect("a frame with a name");
+    assert!(lines[inner + 1].ends_with("!outer"), "{trapped}");
+
+    let aborted = detail(apply("(call $abort (local.get $request) (local.get $length)) (call $ok)", b"why").0);
+    assert!(aborted.starts_with("test.Service/Method at index 7, position 2: why\n"), "{aborted}");
+}
+
 #[test]
 fn oversized_value_and_oversized_reply_are_failures() {
     let room = "(drop (memory.grow (i32.const 100)))";
@@ -224,4 +246,54 @@ fn instances_and_components_may_change_threads() {
     moves::<QueryInstance>();
     shared::<Component>();
     shared::<Engine>();
+}
+
+/// A store that had to pass over removed keys for every answer.
+struct Hiding(u64);
+
+impl Store for Hiding {
+    fn get(&mut self, _: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+        Ok(None)
+    }
+
+    fn scan(&mut self, _: Range<'_>, _: bool, _: u32) -> Result<Page, StoreFault> {
+        Ok(Page::default())
+    }
+
+    fn put(&mut self, _: &[u8], _: &[u8]) -> Result<(), StoreFault> {
+        Ok(())
+    }
+
+    fn remove(&mut self, _: &[u8]) -> Result<(), StoreFault> {
+        Ok(())
+    }
+
+    fn remove_range(&mut self, _: Range<'_>, _: u64) -> Result<u64, StoreFault> {
+        Ok(0)
+    }
+
+    fn passed_over(&mut self) -> u64 {
+        self.0
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[test]
+fn keys_that_were_passed_over_cost_as_rows_do() {
+    let scan = "(call $scan (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 64)) (call $ok)";
+    let remove = "(drop (call $remove_range (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))) (call $ok)";
+    for apply in [scan, remove] {
+        let component = Text { apply, ..Text::default() }.load();
+        let used = |hidden: u64| {
+            let mut instance = ApplyInstance::new(&component).unwrap();
+            let (verdict, _) = instance.apply(call(b""), Box::new(Hiding(hidden)));
+            (verdict.unwrap(), instance.fuel_used())
+        };
+        let (free, dear) = (used(0).1, used(1_000).1);
+        assert_eq!(dear - free, 400_000, "{apply}");
+        assert_eq!(reason(used(300_000).0), Reason::Fuel);
+    }
 }

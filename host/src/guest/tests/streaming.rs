@@ -73,3 +73,51 @@ fn snapshot_cannot_write_to_the_store() {
     let verdict = snapshot(&component, Context::default(), Box::new(Map::default()), Box::new(Shared::default()));
     assert_eq!(reason(verdict.unwrap()), Reason::Forbidden);
 }
+
+fn ends_by_its_quiet_deadline(text: Text<'_>, mode: imports::Mode) {
+    let component = text.load();
+    let exports = component.exports();
+    let export = if mode == imports::Mode::Restore { &exports.restore } else { &exports.snapshot };
+    let mut sandbox = instance::Sandbox::new(&component).unwrap();
+    let stream = Shared(Arc::new(Mutex::new(vec![7; 40])));
+    sandbox.state().sink = Some(Box::new(stream.clone()));
+    sandbox.state().source = Some(Box::new(stream));
+    let (verdict, _) = streams::run(&mut sandbox, export, mode, Context::default(), Box::new(Map::default()), 50);
+    assert_eq!(reason(verdict.unwrap()), Reason::Deadline);
+}
+
+#[test]
+fn stream_that_stands_still_ends_the_call_whatever_the_fuel() {
+    let spins = "(loop (br 0)) (call $ok)";
+    ends_by_its_quiet_deadline(Text { snapshot: spins, ..Text::default() }, imports::Mode::Snapshot);
+    ends_by_its_quiet_deadline(Text { restore: spins, ..Text::default() }, imports::Mode::Restore);
+    // Nothing written and nothing read is no progress, nor is what does not touch the stream.
+    let writes_nothing = "(loop (call $sink (i32.const 0) (i32.const 0)) (br 0)) (call $ok)";
+    ends_by_its_quiet_deadline(Text { snapshot: writes_nothing, ..Text::default() }, imports::Mode::Snapshot);
+    let reads_past_the_end = "(loop (call $source (i32.const 9) (i32.const 64)) (br 0)) (call $ok)";
+    ends_by_its_quiet_deadline(Text { restore: reads_past_the_end, ..Text::default() }, imports::Mode::Restore);
+    let puts = "(loop (call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) (br 0)) (call $ok)";
+    ends_by_its_quiet_deadline(Text { restore: puts, ..Text::default() }, imports::Mode::Restore);
+}
+
+#[test]
+fn stream_that_moves_may_take_its_time() {
+    // Each turn is shorter than the deadline, all of them together are longer.
+    let turn = "(local.set $i (i32.const 0))
+        (loop $spin (br_if $spin (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 2000000))))";
+    let snapshot = format!(
+        "(local $i i32) (local $n i32)
+        (loop $more {turn} (call $sink (i32.const 0) (i32.const 1))
+          (br_if $more (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 600))))
+        (call $ok)"
+    );
+    let component = Text { snapshot: &snapshot, ..Text::default() }.load();
+    let mut sandbox = instance::Sandbox::new(&component).unwrap();
+    sandbox.state().sink = Some(Box::new(Shared::default()));
+    let export = &component.exports().snapshot;
+    let began = std::time::Instant::now();
+    let (verdict, _) =
+        streams::run(&mut sandbox, export, imports::Mode::Snapshot, Context::default(), Box::new(Map::default()), 500);
+    assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::new()));
+    assert!(began.elapsed().as_millis() > 500, "it did not take longer than the deadline: {:?}", began.elapsed());
+}

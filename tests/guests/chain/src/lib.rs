@@ -1,5 +1,5 @@
-//! A guest of the tests: registers that tell their own history, and a command that burns fuel. Owns what the checkers rely on:
-//! a write answers with its own place in the log and with the write that it followed. Not part of what users get.
+//! A guest of the tests: registers that tell their own history, a command that burns fuel, and one that panics. Owns what the checkers
+//! rely on: a write answers with its own place in the log and with the write that it followed. Not part of what users get.
 
 use std::hint::black_box;
 
@@ -40,6 +40,10 @@ impl Chain for Registers {
             }
         }
         Ok(BurnResponse { result })
+    }
+
+    fn panic(&mut self, _: &Command, request: PanicRequest) -> Reply<PanicResponse> {
+        panic!("the word is {:?}", request.word)
     }
 }
 

@@ -1,0 +1,54 @@
+//! The process that compiles: how its end, of whatever kind, is told.
+
+use std::process::Command;
+
+use super::*;
+use crate::guest::apart::{BOUNDS, Bounds, run};
+
+/// What a shell script in the place of the compiler comes to.
+fn ends(script: &str, bounds: Bounds) -> Result<Vec<u8>, String> {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    run(command, &Limits::default(), bounds, b"component")
+}
+
+#[test]
+fn code_comes_back_and_the_task_goes_there() {
+    let echoed = ends("cat", BOUNDS).unwrap();
+    assert!(echoed.ends_with(b"component"));
+    let task = String::from_utf8_lossy(&echoed[4..]);
+    assert!(task.contains("\"fuel_per_command\":100000000") && task.contains("\"cpu_seconds_max\":600"), "{task}");
+}
+
+#[test]
+fn its_own_words_come_back_when_it_refuses() {
+    assert_eq!(ends("echo 'unknown opcode' >&2; exit 1", BOUNDS).unwrap_err(), "unknown opcode");
+    // Before it has read anything, too, and with more to read than a pipe holds.
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo no >&2; exit 1"]);
+    assert_eq!(run(command, &Limits::default(), BOUNDS, &vec![0; 10 << 20]).unwrap_err(), "no");
+}
+
+#[test]
+fn a_component_that_needs_too_much_is_refused_with_the_numbers() {
+    let short = Bounds { seconds_max: 1, ..BOUNDS };
+    assert!(ends("exec sleep 50", short).unwrap_err().contains("not done after 1 s"));
+    assert!(ends("kill -XCPU $$", BOUNDS).unwrap_err().contains("more than 600 s of processor time"));
+    let aborted = ends("echo memory allocation of 7 bytes failed >&2; kill -ABRT $$", BOUNDS).unwrap_err();
+    assert!(aborted.contains("more than 4096 MiB of memory"), "{aborted}");
+    let killed = ends("kill -KILL $$", BOUNDS).unwrap_err();
+    assert!(killed.contains("signal 9") && killed.contains("4096 MiB"), "{killed}");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_an_error() {
+    let missing = run(Command::new("/nowhere/lockstep"), &Limits::default(), BOUNDS, b"").unwrap_err();
+    assert!(missing.contains("no process to compile in can be started"), "{missing}");
+}
+
+#[test]
+fn code_made_without_a_pool_runs_in_an_engine_with_one() {
+    let encoded = Component::encode(&typed_module(&Text::default().module(), CONTRACT, "machine-guest")).unwrap();
+    let apart = engine::code_of(&Limits::default(), &encoded).unwrap();
+    assert_eq!(apart, ENGINE.inner.wasmtime.precompile_component(&encoded).unwrap(), "bit for bit");
+}

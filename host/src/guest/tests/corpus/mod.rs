@@ -1,0 +1,204 @@
+//! The golden corpus: small guests, what one command of each comes to, and the file that says so. It pins the meaning of fuel, limits
+//! and verdicts: replicas of one cluster must agree on every line. The cases stand in the files beside this one, as data.
+
+mod calls;
+mod control;
+mod numbers;
+mod vectors;
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use super::*;
+use crate::machine::SEMANTICS;
+use crate::types::hex;
+
+/// From the crate's own directory.
+const GOLDEN: &str = "src/guest/tests/corpus/golden.txt";
+/// Set to any value, it has the test write the file instead of comparing with it.
+const REWRITE: &str = "LOCKSTEP_REWRITE_GOLDEN";
+/// Where a recursion ends moves by a few frames with the build of the host; everything else is exact.
+const INEXACT: &str = "-";
+
+/// A guest, and what it is asked to do.
+struct Case {
+    name: String,
+    apply: String,
+    more: String,
+    /// One after the other, in one instance, as the commands of an entry.
+    requests: Vec<Vec<u8>>,
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    fuel: u64,
+    exact: bool,
+}
+
+/// A case with one empty request and an empty store.
+fn case(name: impl Into<String>, apply: impl Into<String>) -> Case {
+    Case {
+        name: name.into(),
+        apply: apply.into(),
+        more: String::new(),
+        requests: vec![Vec::new()],
+        rows: BTreeMap::new(),
+        fuel: Limits::default().fuel_per_command,
+        exact: true,
+    }
+}
+
+impl Case {
+    /// With functions, tables, data beside the exports.
+    fn more(self, more: impl Into<String>) -> Self {
+        Self { more: more.into(), ..self }
+    }
+
+    fn requests(self, requests: &[&[u8]]) -> Self {
+        Self { requests: requests.iter().map(|request| request.to_vec()).collect(), ..self }
+    }
+
+    /// On a store that holds so many rows, of three bytes of key and `value_bytes` each.
+    fn rows(self, count: u32, value_bytes: usize) -> Self {
+        let row = |n: u32| (n.to_be_bytes()[1..].to_vec(), vec![n as u8; value_bytes]);
+        Self { rows: (0..count).map(row).collect(), ..self }
+    }
+
+    fn fuel(self, fuel: u64) -> Self {
+        Self { fuel, ..self }
+    }
+
+    /// The fuel that it uses is not compared.
+    fn inexact(self) -> Self {
+        Self { exact: false, ..self }
+    }
+
+    /// Name, fuel, verdict and what the store holds when it has ended, of each request.
+    fn run(&self) -> String {
+        let text = Text { apply: &self.apply, more: &self.more, ..Text::default() };
+        let component = text.load();
+        let mut instance = ApplyInstance::new(&component).unwrap();
+        let mut store: Box<dyn Store> = Box::new(Map { rows: self.rows.clone(), broken: false });
+        let mut line = self.name.clone();
+        for request in &self.requests {
+            let (verdict, returned) = instance.apply(Call { fuel: self.fuel, ..call(request) }, store);
+            let state = map(returned);
+            let fuel = if self.exact { instance.fuel_used().to_string() } else { INEXACT.to_owned() };
+            write!(line, "  {fuel} {} {}", short(&verdict.unwrap()), hash_of(&state)).unwrap();
+            store = Box::new(state);
+        }
+        line
+    }
+}
+
+fn short(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Reply(reply) => format!("reply:{}:{}", reply.len(), hash(reply)),
+        Verdict::Refused(status) => {
+            let text = [status.message.as_bytes(), &status.details].concat();
+            format!("refused:{}:{}:{}", status.code, status.message.len(), hash(&text))
+        }
+        Verdict::Failed(failure) => format!("{:?}", failure.reason),
+    }
+}
+
+fn hash_of(state: &Map) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (key, value) in &state.rows {
+        hasher.update(&(key.len() as u32).to_le_bytes()).update(key);
+        hasher.update(&(value.len() as u32).to_le_bytes()).update(value);
+    }
+    format!("rows:{}:{}", state.rows.len(), &hex(hasher.finalize().as_bytes())[..12])
+}
+
+fn hash(bytes: &[u8]) -> String {
+    hex(blake3::hash(bytes).as_bytes())[..12].to_owned()
+}
+
+/// What decides outcomes without running anything: the price of every operator, known or not, and the limits.
+fn tables() -> [String; 2] {
+    let limits = serde_json::to_string(&Limits::default()).unwrap();
+    [format!("table/fuel  {}", hash(engine::FUEL.as_bytes())), format!("table/limits  {}", hash(limits.as_bytes()))]
+}
+
+/// Every line, sorted by name.
+fn lines() -> Vec<String> {
+    let cases: Vec<Case> =
+        [numbers::cases(), vectors::cases(), control::cases(), calls::cases()].into_iter().flatten().collect();
+    let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+    assert_eq!(names.len(), cases.len(), "two cases have one name");
+    let mut lines: Vec<String> = cases.iter().map(Case::run).chain(tables()).collect();
+    lines.sort();
+    lines
+}
+
+fn by_name(lines: &[String]) -> BTreeMap<&str, &str> {
+    lines.iter().map(|line| line.split_once("  ").expect("a name and what follows")).collect()
+}
+
+/// What is not as it was: changed and lost cases, then new ones.
+fn differences(golden: &[String], found: &[String]) -> (Vec<String>, Vec<String>) {
+    let (golden, found) = (by_name(golden), by_name(found));
+    let changed = golden.iter().filter(|(name, was)| found.get(*name) != Some(was));
+    let changed = changed.map(|(name, was)| {
+        format!("{name}\n    was {was}\n    is  {}", found.get(name).copied().unwrap_or("no case any more"))
+    });
+    let new = found.keys().filter(|name| !golden.contains_key(*name));
+    (changed.collect(), new.map(|name| name.to_string()).collect())
+}
+
+fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(GOLDEN)
+}
+
+fn rewrite(lines: &[String]) {
+    let path = golden();
+    let text = format!("semantics {SEMANTICS}\n{}\n", lines.join("\n"));
+    std::fs::write(&path, text).unwrap();
+    println!("{} is written", path.display());
+}
+
+/// A recursion may use all the stack that a thread which calls guests has.
+fn on_a_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::Builder::new().stack_size(CALLER_STACK_BYTES).spawn(work).unwrap();
+    thread.join().unwrap()
+}
+
+#[test]
+fn nothing_has_changed_its_meaning() {
+    let found = on_a_deep_stack(lines);
+    let text = std::fs::read_to_string(golden()).unwrap();
+    let mut golden: Vec<String> = text.lines().map(str::to_owned).collect();
+    let semantics = if golden.is_empty() { String::new() } else { golden.remove(0) };
+    let same_semantics = semantics == format!("semantics {SEMANTICS}");
+    let (changed, new) = differences(&golden, &found);
+    let may_rewrite = changed.is_empty() || !same_semantics;
+    if std::env::var_os(REWRITE).is_some() && may_rewrite {
+        rewrite(&found);
+        return;
+    }
+    let advice = format!(
+        "Replicas would disagree with those of the build before. If that is meant, raise SEMANTICS in host/src/machine/fitness.rs first; then \
+         `{REWRITE}=1 cargo test --release --workspace --lib nothing_has_changed_its_meaning` rewrites the file"
+    );
+    assert!(same_semantics, "golden.txt is of {semantics:?}, this build of {SEMANTICS}: rewrite it.\n{advice}");
+    assert!(changed.is_empty(), "{} cases changed:\n  {}\n{advice}", changed.len(), changed.join("\n  "));
+    assert!(new.is_empty(), "{} cases are not in golden.txt yet: {}\n{advice}", new.len(), new.join(", "));
+}
+
+#[test]
+fn a_difference_is_found_and_named() {
+    let lines = |text: &[&str]| text.iter().map(|line| line.to_string()).collect::<Vec<_>>();
+    let golden = lines(&["a  1 Trap", "b  2 Fuel", "c  3 Fuel"]);
+    let (changed, new) = differences(&golden, &lines(&["a  1 Trap", "b  3 Fuel", "d  4 Fuel"]));
+    assert_eq!(changed, ["b\n    was 2 Fuel\n    is  3 Fuel", "c\n    was 3 Fuel\n    is  no case any more"]);
+    assert_eq!(new, ["d"]);
+}
+
+#[test]
+fn every_case_is_the_same_in_a_second_run() {
+    on_a_deep_stack(|| {
+        let some = numbers::cases().into_iter().chain(control::cases()).step_by(7);
+        for case in some {
+            assert_eq!(case.run(), case.run());
+        }
+    });
+}

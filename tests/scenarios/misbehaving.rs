@@ -1,0 +1,224 @@
+//! A guest that does what no guest should: whatever it is, the nodes stay up and agree, the other clients are not harmed, and who asked
+//! for it is told what happened and where.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail, ensure};
+use lockstep_tests::chain_pb::{PanicRequest, chain_client::ChainClient};
+use lockstep_tests::misbehaving_pb::misbehaving_client::MisbehavingClient;
+use lockstep_tests::misbehaving_pb::{Deed, Done, What};
+use lockstep_tests::{Cluster, Options, chain_wasm, formed_of, misbehaving_wasm};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+/// Nodes that run the guest.
+pub(crate) async fn misbehaving(size: usize, more: &[&str]) -> Result<Cluster> {
+    let mut cluster = Cluster::new()?;
+    let fsm = Some(misbehaving_wasm(cluster.directory())?);
+    cluster.form(size, &Options { fsm, ..Options::member().with(more) }).await?;
+    Ok(cluster)
+}
+
+pub(crate) async fn client(cluster: &Cluster, n: usize) -> Result<MisbehavingClient<Channel>> {
+    Ok(MisbehavingClient::new(cluster.nodes[n].channel().await?))
+}
+
+pub(crate) fn deed(what: What) -> Deed {
+    Deed { what: what.into(), ..Deed::default() }
+}
+
+/// What the status of a call must be: its code, and a part of its message; `Ok` for a reply.
+type Expected = (Code, &'static str);
+
+const FUEL: Expected = (Code::ResourceExhausted, "used all its fuel");
+const MEMORY: Expected = (Code::ResourceExhausted, "asked for more memory than the limit");
+const STACK: Expected = (Code::ResourceExhausted, "overflowed its stack");
+const MALFORMED: Expected = (Code::Internal, "returned a malformed reply");
+const BUDGET: Expected = (Code::ResourceExhausted, "used all its store budget");
+const FORBIDDEN: Expected = (Code::Internal, "called what is forbidden in this kind of call");
+const TRAPPED: Expected = (Code::Internal, "trapped");
+const FINE: Expected = (Code::Ok, "");
+
+/// What each comes to as a command.
+const COMMANDS: [(What, Expected); 36] = [
+    (What::Loop, FUEL),
+    (What::Recurse, STACK),
+    (What::Allocate, MEMORY),
+    (What::GrowTable, MEMORY),
+    (What::FillMemory, FUEL),
+    (What::CopyMemory, FUEL),
+    (What::InitMemory, FUEL),
+    (What::FillTable, FUEL),
+    (What::CopyTable, FUEL),
+    (What::InitTable, FUEL),
+    (What::ChaseLoads, FUEL),
+    (What::ScatterStores, FUEL),
+    (What::TrapFirst, TRAPPED),
+    (What::TrapBetween, TRAPPED),
+    (What::TrapLast, TRAPPED),
+    (What::ReplyGigantic, MALFORMED),
+    (What::ReplyTooLarge, (Code::ResourceExhausted, "4128769 bytes, the limit is 4128768")),
+    (What::ReplyBeyondMemory, MALFORMED),
+    (What::ReplyOfNoCase, MALFORMED),
+    (What::RefuseNotUtf8, MALFORMED),
+    // The host hands it on as it is; the client finds that it is no message.
+    (What::ReplyNoMessage, (Code::Internal, "decode")),
+    (What::RefuseGigantic, (Code::FailedPrecondition, "AAAA")),
+    (What::FloodLog, FUEL),
+    (What::FloodGets, FUEL),
+    (What::FloodPuts, FUEL),
+    (What::FloodScans, FUEL),
+    (What::FloodRemoves, FUEL),
+    (What::WriteTooMuch, (Code::ResourceExhausted, "bytes written by one command")),
+    (What::Write, FINE),
+    (What::Remember, FINE),
+    (What::Compute, FINE),
+    (What::Abort, (Code::Internal, "panicked: misbehaving.Misbehaving/Do at index")),
+    (What::Refuse, (Code::FailedPrecondition, " no, never")),
+    (What::AskStatus, FORBIDDEN),
+    (What::WriteSnapshot, FORBIDDEN),
+    (What::ReadSnapshot, FORBIDDEN),
+];
+
+/// What else some of them come to in a query.
+const QUERIES: [(What, Expected); 10] = [
+    (What::FloodGets, BUDGET),
+    (What::FloodScans, BUDGET),
+    (What::TrapBetween, FORBIDDEN),
+    (What::TrapLast, FORBIDDEN),
+    (What::FloodPuts, FORBIDDEN),
+    (What::FloodRemoves, FORBIDDEN),
+    (What::WriteTooMuch, FORBIDDEN),
+    (What::Write, FORBIDDEN),
+    (What::Abort, (Code::Internal, "panicked: misbehaving.Misbehaving/Ask at index")),
+    (What::AskStatus, FINE),
+];
+
+fn check(what: What, expected: Expected, answer: Result<Done, Status>) -> Result<()> {
+    let (code, message) = match &answer {
+        Ok(_) => (Code::Ok, ""),
+        Err(status) => (status.code(), status.message()),
+    };
+    ensure!((code == expected.0) && message.contains(expected.1), "{what:?} came to {answer:?}, not {expected:?}");
+    ensure!(message.len() <= 1024, "{what:?} has a message of {} bytes", message.len());
+    Ok(())
+}
+
+/// Counts up once; `counted` knows how far it is, because nobody else counts.
+async fn count(bystander: &mut MisbehavingClient<Channel>, counted: &mut u64) -> Result<()> {
+    match bystander.r#do(deed(What::Count)).await {
+        Ok(done) => {
+            *counted += 1;
+            ensure!(done.get_ref().value == *counted, "counted to {} instead of {counted}", done.get_ref().value);
+            Ok(())
+        }
+        // Refused before it was in the log, because apply is still at the other command: no harm.
+        Err(status) if status.code() == Code::ResourceExhausted && status.message().contains("apply") => Ok(()),
+        Err(status) => bail!("another client was harmed: {status}"),
+    }
+}
+
+/// Everyone runs and has the same state.
+async fn all_is_well(cluster: &mut Cluster) -> Result<()> {
+    for node in &mut cluster.nodes {
+        ensure!(!node.has_ended()?, "{} has ended", node.name);
+    }
+    cluster.everyone_has_one_hash().await
+}
+
+#[tokio::test]
+async fn whatever_a_command_does_the_nodes_agree_and_others_are_not_harmed() -> Result<()> {
+    let mut cluster = misbehaving(3, &[]).await?;
+    let mut counted = 0;
+    for (n, (what, expected)) in COMMANDS.into_iter().enumerate() {
+        let mut culprit = client(&cluster, n % 3).await?;
+        let mut bystander = client(&cluster, (n + 1) % 3).await?;
+        let misdeed = tokio::spawn(async move { culprit.r#do(deed(what)).await.map(tonic::Response::into_inner) });
+        while !misdeed.is_finished() {
+            count(&mut bystander, &mut counted).await?;
+        }
+        check(what, expected, misdeed.await?).with_context(|| format!("command {what:?}"))?;
+        count(&mut bystander, &mut counted).await?;
+        all_is_well(&mut cluster).await.with_context(|| format!("after the command {what:?}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn whatever_a_query_does_nothing_changes() -> Result<()> {
+    let mut cluster = misbehaving(3, &[]).await?;
+    let mut counted = 0;
+    count(&mut client(&cluster, 0).await?, &mut counted).await?;
+    cluster.everyone_has_one_hash().await?;
+    let before = cluster.nodes[0].status().await?["fsm"]["state_hash"].clone();
+    let special: BTreeSet<i32> = QUERIES.iter().map(|(what, _)| *what as i32).collect();
+    let common = COMMANDS.into_iter().filter(|(what, _)| !special.contains(&(*what as i32)));
+    for (n, (what, expected)) in common.chain(QUERIES).enumerate() {
+        let answer = client(&cluster, n % 3).await?.ask(deed(what)).await.map(tonic::Response::into_inner);
+        // A query has ten times the fuel of a command, and a deadline beside it: whichever ends first.
+        let late = answer.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded) && expected == FUEL;
+        if !late {
+            check(what, expected, answer).with_context(|| format!("query {what:?}"))?;
+        }
+    }
+    all_is_well(&mut cluster).await?;
+    ensure!(cluster.nodes[0].status().await?["fsm"]["state_hash"] == before, "a query changed the state");
+    count(&mut client(&cluster, 1).await?, &mut counted).await
+}
+
+#[tokio::test]
+async fn whatever_a_watch_does_its_stream_alone_ends() -> Result<()> {
+    let oversized = (Code::ResourceExhausted, "limit");
+    let cases = [
+        (What::Loop, FUEL),
+        (What::Recurse, STACK),
+        (What::Allocate, MEMORY),
+        (What::TrapFirst, TRAPPED),
+        (What::Write, FORBIDDEN),
+        (What::AskStatus, FORBIDDEN),
+        (What::FloodGets, BUDGET),
+        (What::StepOfNoCase, MALFORMED),
+        (What::StepGiganticMemo, MALFORMED),
+        (What::StepGiganticReplies, MALFORMED),
+        (What::ReplyTooLarge, oversized),
+    ];
+    let mut cluster = misbehaving(3, &[]).await?;
+    let mut good = client(&cluster, 0).await?.watch(deed(What::Count)).await?.into_inner();
+    ensure!(good.message().await?.context("the stream goes on")?.value == 0);
+    for (n, (what, expected)) in cases.into_iter().enumerate() {
+        let mut client = client(&cluster, n % 3).await?;
+        let answer = match client.watch(deed(what)).await {
+            Ok(stream) => stream.into_inner().message().await.map(|message| message.unwrap_or_default()),
+            Err(status) => Err(status),
+        };
+        let late = answer.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded) && expected == FUEL;
+        if !late {
+            check(what, expected, answer).with_context(|| format!("watch {what:?}"))?;
+        }
+    }
+    let mut counted = 0;
+    count(&mut client(&cluster, 1).await?, &mut counted).await?;
+    ensure!(good.message().await?.context("the stream goes on")?.value == 1, "the good stream tells the change");
+    all_is_well(&mut cluster).await
+}
+
+#[tokio::test]
+async fn who_asked_is_told_what_and_where_and_the_log_says_it_once() -> Result<()> {
+    let cluster = misbehaving(1, &[]).await?;
+    let refused = client(&cluster, 0).await?.r#do(deed(What::TrapLast)).await.unwrap_err();
+    let said = refused.message();
+    ensure!(said.contains("misbehaving.Misbehaving/Do at index "), "method and place: {said}");
+    ensure!(said.contains("position 0: wasm trap: wasm `unreachable` instruction executed"), "{said}");
+    ensure!(said.contains("!trap_last"), "the function by name: {said}");
+    let log = cluster.nodes[0].log();
+    ensure!(log.matches("!trap_last").count() == 1, "{log}");
+
+    let fsm = Some(chain_wasm());
+    let cluster = formed_of(1, Options { fsm, ..Options::member() }).await?;
+    let mut chain = ChainClient::new(cluster.nodes[0].channel().await?);
+    let panicked = chain.panic(PanicRequest { word: "told to".into() }).await.unwrap_err();
+    let said = panicked.message();
+    ensure!(said.contains("chain.Chain/Panic at index ") && said.contains("src/lib.rs:"), "message and place: {said}");
+    ensure!(said.contains("the word is \"told to\""), "{said}");
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! Makes the guest that does what no guest should out of its text: a module with its types and its descriptor, as a compiler leaves one.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use wit_component::StringEncoding;
+use wit_parser::Resolve;
+
+const TEXT: &str = include_str!("../guests/misbehaving/misbehaving.wat");
+const CONTRACT: &str = include_str!("../../wit/machine.wit");
+const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/misbehaving.bin"));
+
+/// Elements of the segment that the guest copies into its table again and again: large, so that the price of the operator itself
+/// does not count.
+const ELEMENTS: usize = 10_000;
+
+/// The guest, written into a directory.
+pub fn misbehaving_wasm(place: &Path) -> Result<PathBuf> {
+    let list = "$ok ".repeat(ELEMENTS);
+    let text = TEXT.replace("ELEMENT_LIST", &list).replace("ELEMENTS", &ELEMENTS.to_string());
+    let descriptor: String = DESCRIPTOR.iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let section = format!("(@custom \"lockstep.descriptor\" \"{descriptor}\"))");
+    let text = format!("{}{section}", text.trim_end().strip_suffix(')').context("the text ends with its module")?);
+    let mut module = wat::parse_str(text)?;
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("machine.wit", CONTRACT)?;
+    let world = resolve.select_world(&[package], Some("watching-guest"))?;
+    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
+    let path = place.join("misbehaving.wasm");
+    std::fs::write(&path, module)?;
+    Ok(path)
+}
