@@ -96,8 +96,11 @@ pub struct ApiParts {
     /// What Shutdown needs of the process.
     pub stop: Stop,
     /// Has this node get its state from the one at that grpc_addr, or from any voter, and start again. An error is for operators.
-    pub resync: Arc<dyn Fn(Option<String>) -> BoxFuture<'static, Result<Fetched, String>> + Send + Sync>,
+    pub resync: Resync,
 }
+
+/// See [`ApiParts::resync`].
+pub type Resync = Arc<dyn Fn(Option<String>) -> BoxFuture<'static, Result<Fetched, String>> + Send + Sync>;
 
 /// What Shutdown needs of the process.
 #[derive(Clone)]
