@@ -1,6 +1,6 @@
 //! Wires the rooms from bottom to top, and stops them from top to bottom. The only file that sees everything.
 //! Decides nothing by itself: who a node is and whether it forms a cluster is `node/identity.rs`, what it may run is
-//! `node/admission.rs`, what it does unasked is `node/duties.rs`.
+//! `node/admission.rs`, what it does unasked is `node/duties.rs`, how its Raft ends is `node/stopping.rs`.
 
 mod admission;
 mod duties;
@@ -8,6 +8,7 @@ mod identity;
 pub mod recover;
 pub mod restore;
 mod resync;
+mod stopping;
 
 use std::future::Future;
 use std::net::TcpListener;
@@ -21,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::api::commands::{Commands, CommandsParts};
-use crate::api::{Api, ApiParts, Stop};
+use crate::api::{Api, ApiParts};
 use crate::config::{self, NodeConfig};
 use crate::machine::{self, Machine};
 use crate::raft::proposer::STALL_MAX;
@@ -35,6 +36,7 @@ use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
 use admission::Admission;
 use resync::Resync;
+use stopping::{hand_over, hold, stop_handle, stop_raft};
 
 /// Queries that may wait for a thread; more are refused.
 const QUERY_QUEUE_MAX: usize = 4_096;
@@ -310,13 +312,6 @@ async fn start_raft(
     Ok(Consensus { raft, cell, canvass, members, leader, retention, inquiry, removed })
 }
 
-/// A node that takes no part: nobody is served, and Raft, which has heard nobody yet, stops; what only says how it stands goes on.
-async fn hold(mode: &NodeMode, machine: &Machine, cell: &RaftCell) -> anyhow::Result<()> {
-    tracing::error!("this node takes no part in its cluster: {mode}");
-    machine.set_mode(mode.clone());
-    stop_raft(cell).await.map_err(anyhow::Error::msg)
-}
-
 /// The ways of commands and reads, with their loops.
 fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, tasks: &mut JoinSet<()>) -> Paths {
     let (me, machine) = (below.me.node_id, &below.machine);
@@ -470,39 +465,6 @@ async fn serve_peers(service: PeerService, listener: TcpListener, fatal: Fatal) 
     if let Err(error) = served.await {
         fatal.raise(format!("the peer port cannot be served: {error}"));
     }
-}
-
-fn stop_handle(members: &Members, raft: &RaftCell, exit: &Arc<Notify>) -> Stop {
-    let (members, raft, exit) = (members.clone(), raft.clone(), exit.clone());
-    Stop {
-        raft: Arc::new(move || {
-            let (members, raft) = (members.clone(), raft.clone());
-            Box::pin(async move {
-                hand_over(&members, &raft).await;
-                stop_raft(&raft).await
-            })
-        }),
-        exit: Arc::new(move || exit.notify_one()),
-    }
-}
-
-/// Gives leadership to somebody who can take it, if this node has it and there is anybody.
-async fn hand_over(members: &Members, raft: &RaftCell) {
-    let Some(raft) = raft.get() else { return };
-    if !raft.is_leader() || raft.voter_ids().count() < 2 {
-        return;
-    }
-    match members.transfer_leadership().await {
-        Ok(()) => tracing::info!("leadership is handed over"),
-        Err(error) => tracing::info!(%error, "stopping as leader; the others elect one"),
-    }
-}
-
-/// Stops the Raft group, once. Emptied first, so that the watchdog sees that it was meant.
-async fn stop_raft(cell: &RaftCell) -> Result<(), String> {
-    let Some(raft) = cell.get() else { return Ok(()) };
-    cell.clear();
-    raft.shutdown().await.map_err(|error| format!("Raft's core did not stop cleanly: {error}"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use crate::codec::entry;
 use crate::machine::Machine;
 use crate::node::admission::Admission;
-use crate::node::{hand_over, stop_raft};
+use crate::node::stopping::{hand_over, stop_raft};
 use crate::raft::inquiry::Verdict;
 use crate::raft::proposer::Written;
 use crate::raft::{ClusterCell, Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
