@@ -157,9 +157,15 @@ impl Node {
         let listeners = self.listeners.take().expect("a node runs once");
         let api = self.api.clone();
         let mut serving = tokio::spawn(async move { api.serve(listeners.grpc, listeners.http).await });
+        let mut ended = Ended::Stopped;
         let failed = tokio::select! {
             () = stop => None,
-            () = self.exit.notified() => None,
+            () = self.exit.notified() => {
+                if self.restart.load(Relaxed) {
+                    ended = Ended::Restart;
+                }
+                None
+            }
             reason = self.fatal.raised() => Some(reason),
             reason = panicked(&mut self.tasks) => Some(reason),
             served = &mut serving => Some(match served? {
@@ -171,9 +177,8 @@ impl Node {
             // What failed may hold anything up; nothing acknowledged needs a farewell.
             bail!("{reason}");
         }
-        let restart = self.restart.clone();
         match tokio::time::timeout(STOP_TIMEOUT, self.stop(serving)).await {
-            Ok(stopped) => stopped.map(|()| if restart.load(Relaxed) { Ended::Restart } else { Ended::Stopped }),
+            Ok(stopped) => stopped.map(|()| ended),
             Err(_) => bail!("the clean stop took longer than {STOP_TIMEOUT:?}; nothing acknowledged is lost"),
         }
     }

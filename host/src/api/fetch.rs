@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, stream};
+use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
 use super::call::BackupRequest;
@@ -11,6 +12,8 @@ use super::call::admin_client::AdminClient;
 
 /// One attempt to reach the other node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A source that says nothing for so long is given up. It makes a checkpoint before its first frame.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// A frame and its envelope.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -31,10 +34,12 @@ pub async fn fetch_backup(grpc_addr: &str) -> Result<impl Stream<Item = Result<B
     let endpoint = Endpoint::from_shared(format!("http://{grpc_addr}")).map_err(text)?;
     let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(text)?;
     let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let frames = client.backup(BackupRequest { local: false }).await.map_err(|status| status.message().to_owned())?;
-    let frame = |answer: Result<super::call::BackupResponse, tonic::Status>| match answer {
-        Ok(answer) => Ok(answer.frame),
-        Err(status) => Err(status.message().to_owned()),
-    };
-    Ok(frames.into_inner().map(frame))
+    let silent = || format!("it said nothing for {SILENCE_MAX:?}");
+    let answer = timeout(SILENCE_MAX, client.backup(BackupRequest { local: false })).await.map_err(|_| silent())?;
+    let frames = answer.map_err(|status| status.message().to_owned())?.into_inner();
+    Ok(stream::try_unfold(frames, move |mut frames| async move {
+        let frame = timeout(SILENCE_MAX, frames.message()).await.map_err(|_| silent())?;
+        let frame = frame.map_err(|status| status.message().to_owned())?;
+        Ok(frame.map(|answer| (answer.frame, frames)))
+    }))
 }

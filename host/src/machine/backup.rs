@@ -55,6 +55,13 @@ pub enum BackupError {
     Io(#[from] io::Error),
 }
 
+impl BackupError {
+    /// Whether it is the file that is of no use, as opposed to this node's disk.
+    pub fn is_of_the_file(&self) -> bool {
+        !matches!(self, BackupError::Io(_) | BackupError::Snapshot(SnapshotError::Store(_)))
+    }
+}
+
 /// What a whole backup holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {

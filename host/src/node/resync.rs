@@ -96,8 +96,11 @@ impl Resync {
         let writing = tokio::task::spawn_blocking(move || write(&directory, receiver));
         let received = pass_on(frames, sender).await;
         let written = writing.await.context("the thread that writes the state ended")?;
-        received?;
-        written
+        let fetched = received.and(written);
+        if fetched.is_err() {
+            self.directory.drop_resync_unfinished()?;
+        }
+        fetched
     }
 }
 
@@ -129,6 +132,7 @@ fn write(directory: &DataDir, mut frames: mpsc::Receiver<Bytes>) -> anyhow::Resu
 
 /// At a start: puts a fetched state in the place of the one in quarantine, if one was fetched.
 pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
+    directory.drop_resync_unfinished()?;
     let path = directory.resync();
     let from = match File::open(&path) {
         Ok(file) => file,
@@ -141,13 +145,17 @@ pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
     };
     let (state, checkpoints) = (State::open(directory, GROUP)?, Checkpoints::open(directory, GROUP)?);
     let replaced =
-        tokio::task::block_in_place(|| backup::replace(&state, &checkpoints, BufReader::new(from), cluster.id))
-            .with_context(|| {
-                format!(
-                    "the state in {} cannot be used; remove that file, start the node, and resync it again",
-                    path.display()
-                )
-            })?;
+        tokio::task::block_in_place(|| backup::replace(&state, &checkpoints, BufReader::new(from), cluster.id));
+    let replaced = match replaced {
+        Err(error) if error.is_of_the_file() => {
+            tracing::error!(%error, "the state that was fetched cannot be used; the node stays in quarantine");
+            return Ok(directory.drop_resync()?);
+        }
+        replaced => replaced.context(
+            "the state that was fetched could not be put in place; start the node again when that is mended",
+        )?,
+    };
+    log.vote_with(replaced.applied.leader_id).await?;
     log.go_on_behind(replaced.applied).await?;
     log.close();
     directory.end_quarantine()?;

@@ -187,18 +187,30 @@ impl DataDir {
         self.rename(&self.resync_unfinished(), &self.resync())
     }
 
+    /// What was written there so far is of no use.
+    pub fn drop_resync_unfinished(&self) -> Result<(), StoreError> {
+        self.remove(&self.resync_unfinished())
+    }
+
+    /// The backup at [`DataDir::resync`] is of no use.
+    pub fn drop_resync(&self) -> Result<(), StoreError> {
+        self.remove(&self.resync())
+    }
+
+    /// Durable on return; one that is not there is fine.
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io("remove", path)(error)),
+            Ok(()) => sync_directory(&self.root),
+        }
+    }
+
     /// The state was made anew: no quarantine, and nothing to make it from. Durable on return. What led to the quarantine stays to be
     /// looked at.
     pub fn end_quarantine(&self) -> Result<(), StoreError> {
-        for path in [self.root.join("QUARANTINE"), self.resync()] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(StoreError::io("remove", &path)(error));
-                }
-                _ => sync_directory(&self.root)?,
-            }
-        }
-        Ok(())
+        self.remove(&self.root.join("QUARANTINE"))?;
+        self.drop_resync()
     }
 
     fn removed(&self) -> PathBuf {

@@ -44,7 +44,7 @@ use writer::{Rocks, Sink, Writer};
 
 use super::{DataDir, StoreError};
 use crate::faults;
-use crate::types::{Entry, Fatal, Identity, LogId, TypeConfig, Vote};
+use crate::types::{CommittedLeaderId, Entry, Fatal, Identity, LogId, TypeConfig, Vote};
 
 /// The log of one group. Cloning shares it; the last clone to drop closes it.
 #[derive(Clone)]
@@ -204,6 +204,16 @@ impl Log {
             self.purge(applied).await?;
         }
         Ok(self.barrier().await?)
+    }
+
+    /// Votes for the leader of a later term than the vote here, as whoever takes its entries does. Durable on return.
+    pub async fn vote_with(&mut self, leader: CommittedLeaderId) -> io::Result<()> {
+        let vote = Vote::new_committed(leader.term, leader.node_id);
+        let before = self.0.shared.view.read().vote;
+        match before {
+            Some(before) if before.leader_id.term >= leader.term => Ok(()),
+            _ => self.save_vote(&vote).await,
+        }
     }
 
     /// Numbers for operators.

@@ -2,7 +2,7 @@
 //! own records only: who is in the cluster, and which cluster it is. The guest's rows, log time and indexes go on as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::super::snapshot_receive::receive_backup;
@@ -63,7 +63,10 @@ pub fn replace(
         return Err(BackupError::Damaged(format!("it is of cluster {theirs}, this node is in cluster {ours}")));
     }
     for old in checkpoints.list() {
-        checkpoints.set_aside(&old);
+        if !checkpoints.set_aside(&old) {
+            // Its own words are in the log.
+            return Err(io::Error::other("a snapshot of the state in quarantine cannot be set aside").into());
+        }
     }
     put_in_force(state, checkpoints, generation, applied)?;
     Ok(Replaced { applied, rows })
