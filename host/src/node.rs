@@ -133,10 +133,12 @@ impl Node {
         let resync = Resync::new(&below, &consensus.raft, &exit, &restart);
         let api = open_api(&config, &below, &consensus, &paths, &exit, resync)?;
         match below.held {
-            None => start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks),
+            None => {
+                start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks);
+                announce(&config, &below);
+            }
             Some(_) => drop(tasks.spawn(duties::watch_space(below.machine.space().clone()))),
         }
-        announce(&config, &below);
         Ok(Node {
             api,
             members: consensus.members,

@@ -180,14 +180,24 @@ pub enum NodeMode {
     Unfit(String),
 }
 
+impl NodeMode {
+    /// Its name, and why it is so; empty while the node serves.
+    pub fn words(&self) -> (&'static str, &str) {
+        match self {
+            NodeMode::Serving => ("serving", ""),
+            NodeMode::CatchingUp(why) => ("catching-up", why),
+            NodeMode::Removed(why) => ("removed", why),
+            NodeMode::Quarantined(why) => ("quarantined", why),
+            NodeMode::Unfit(why) => ("unfit", why),
+        }
+    }
+}
+
 impl std::fmt::Display for NodeMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            NodeMode::Serving => f.write_str("serving"),
-            NodeMode::CatchingUp(why) => write!(f, "catching up: {why}"),
-            NodeMode::Removed(why) => write!(f, "removed: {why}"),
-            NodeMode::Quarantined(why) => write!(f, "quarantined: {why}"),
-            NodeMode::Unfit(why) => write!(f, "unfit: {why}"),
+        match self.words() {
+            (name, "") => f.write_str(name),
+            (name, why) => write!(f, "{name}: {why}"),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::AddRequest;
-use lockstep_tests::{Cluster, Options, eventually};
+use lockstep_tests::{Cluster, Options, eventually, noise};
 
 const DISK: &str = "size=160m";
 const FLAGS: [&str; 5] = [
@@ -202,18 +202,6 @@ async fn all_disks_full_refuse_read_purge_restart_and_resume() -> Result<()> {
         assert_eq!(cluster.get(n % 3, &format!("k{n}"), true).await?, "before");
     }
     Ok(())
-}
-
-/// Text that hardly compresses.
-fn noise(seed: u64, bytes: usize) -> String {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..bytes / 16).map(|_| format!("{:016x}", next())).collect()
 }
 
 #[tokio::test]

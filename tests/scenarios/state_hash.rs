@@ -62,26 +62,13 @@ async fn is_made_anew(cluster: &mut Cluster, victim: usize, other: usize) -> Res
     ensure!(cluster.nodes[victim].running(), "another process took its place");
     cluster.add(victim, "key", "anew").await?;
     cluster.everyone_reads("key", "anew").await?;
-    hashes_agree(cluster).await?;
+    cluster.hashes_agree().await?;
     // For good.
     cluster.nodes[victim].kill()?;
     cluster.nodes[victim].start().await?;
     cluster.everyone_reads("key", "anew").await?;
-    hashes_agree(cluster).await
-}
-
-/// Now; the others remember that there was another hash once.
-async fn hashes_agree(cluster: &Cluster) -> Result<()> {
-    eventually("one state hash", || async {
-        let mut seen = Vec::new();
-        for node in &cluster.nodes {
-            let fsm = node.stat().await?["fsm"].take();
-            seen.push((fsm["state_hash_index"].as_u64(), fsm["state_hash"].to_string()));
-        }
-        ensure!(seen.iter().all(|here| *here == seen[0]), "{seen:?}");
-        Ok(())
-    })
-    .await
+    // The others remember that there was another hash once.
+    cluster.hashes_agree().await
 }
 
 async fn diverges(leads: bool) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddNonvoterRequest, AddRequest};
-use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, lockstep_binary};
+use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, lockstep_binary, noise};
 use serde_json::Value;
 
 /// Small enough that a few hundred writes leave a follower behind, and so slow that a few MiB take seconds.
@@ -18,18 +18,6 @@ const TIGHT_AND_SLOW: [&str; 5] = [
     "--trailing_entries_min=10",
     "--snapshot_rate_limit=512KiB",
 ];
-
-/// Text that hardly compresses.
-fn noise(seed: u64, bytes: usize) -> String {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..bytes / 16).map(|_| format!("{:016x}", next())).collect()
-}
 
 /// `count` values of 16 KiB each.
 async fn write_large(cluster: &Cluster, n: usize, count: u64) -> Result<()> {

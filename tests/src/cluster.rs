@@ -242,13 +242,22 @@ impl Cluster {
         Ok(self.nodes[n].client().await?.get(request).await?.into_inner().value)
     }
 
-    /// Waits until all running nodes have the same state hash at the same index.
+    /// Waits until all running nodes have the same state hash at the same index, and wants that none ever saw another one.
     pub async fn everyone_has_one_hash(&self) -> Result<()> {
+        self.hashes_agree().await?;
+        for node in self.nodes.iter().filter(|node| node.running()) {
+            let fsm = node.status().await?["fsm"].take();
+            ensure!(fsm["state_hash_mismatches"] == 0, "{} saw another hash: {fsm}", node.name);
+        }
+        Ok(())
+    }
+
+    /// Waits until all running nodes have the same state hash at the same index, whatever was before.
+    pub async fn hashes_agree(&self) -> Result<()> {
         eventually("one state hash", || async {
             let mut seen = None;
             for node in self.nodes.iter().filter(|node| node.running()) {
                 let fsm = node.status().await?["fsm"].take();
-                ensure!(fsm["state_hash_mismatches"] == 0, "{} saw another hash: {fsm}", node.name);
                 let here = (fsm["state_hash_index"].as_u64(), fsm["state_hash"].to_string());
                 let before = seen.get_or_insert(here.clone());
                 ensure!(*before == here, "{}: {here:?}, others {before:?}", node.name);

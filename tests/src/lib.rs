@@ -72,3 +72,15 @@ where
         }
     }
 }
+
+/// Text that hardly compresses.
+pub fn noise(seed: u64, bytes: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..bytes / 16).map(|_| format!("{:016x}", next())).collect()
+}

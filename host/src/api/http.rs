@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::time::Instant;
 
-use super::node_status::{Contact, NodeStatus, mode_name};
+use super::node_status::{Contact, NodeStatus};
 use super::{Shared, server};
 use crate::types::NodeMode;
 
@@ -108,7 +108,7 @@ fn unready(status: &NodeStatus, contact: Contact, silence_max: Duration, stoppin
         reasons.push("this node is stopping".into());
     }
     if status.machine.mode != NodeMode::Serving {
-        let (mode, reason) = mode_name(&status.machine.mode);
+        let (mode, reason) = status.machine.mode.words();
         reasons.push(format!("mode is {mode}: {reason}"));
     }
     match (&status.leader, contact) {

@@ -12,7 +12,7 @@ use crate::machine::{MachineStatus, TransferStatus};
 use crate::raft::LeaderView;
 use crate::raft::membership::Server;
 use crate::raft::retention::RetentionStatus;
-use crate::types::{LogId, Node, NodeMode, TypeConfig};
+use crate::types::{LogId, Node, TypeConfig};
 
 /// All that both forms are made of.
 #[derive(Clone, Debug)]
@@ -84,17 +84,6 @@ fn state_name(state: ServerState) -> &'static str {
     }
 }
 
-/// As `/readyz` and the JSON name a mode.
-pub fn mode_name(mode: &NodeMode) -> (&'static str, &str) {
-    match mode {
-        NodeMode::Serving => ("serving", ""),
-        NodeMode::CatchingUp(why) => ("catching-up", why),
-        NodeMode::Removed(why) => ("removed", why),
-        NodeMode::Quarantined(why) => ("quarantined", why),
-        NodeMode::Unfit(why) => ("unfit", why),
-    }
-}
-
 impl NodeStatus {
     /// The last applied index; 0 before the first.
     pub fn applied_index(&self) -> u64 {
@@ -103,7 +92,7 @@ impl NodeStatus {
 
     /// The JSON object. Numbers are JSON numbers; `leader` is an object with empty strings while none is known.
     pub fn to_json(&self) -> Value {
-        let (mode, mode_reason) = mode_name(&self.machine.mode);
+        let (mode, mode_reason) = self.machine.mode.words();
         let leader = self.leader.as_ref().map(|leader| leader.node.clone()).unwrap_or_default();
         let nodes: Vec<Value> = self
             .servers
@@ -171,7 +160,7 @@ impl NodeStatus {
     pub fn to_stats(&self, last_log_term: u64, last_contact: Contact) -> HashMap<String, String> {
         let raft = &self.raft;
         let pending = raft.commit_index.saturating_sub(self.applied_index());
-        let (mode, mode_reason) = mode_name(&self.machine.mode);
+        let (mode, mode_reason) = self.machine.mode.words();
         [
             ("state", raft.state.to_owned()),
             ("term", raft.term.to_string()),
@@ -265,7 +254,7 @@ pub(super) mod tests {
     pub(crate) fn machine(applied: u64) -> MachineStatus {
         let leader_id = CommittedLeaderId { term: 2, node_id: 1 };
         MachineStatus {
-            mode: NodeMode::Serving,
+            mode: crate::types::NodeMode::Serving,
             applied: Some(LogId { leader_id, index: applied }),
             time_ms: 1_000,
             entries_applied: 5,

@@ -62,6 +62,10 @@ pub(crate) fn help() -> String {
 /// Runs one RPC to its end.
 pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
     if args.rpc == "resync" {
+        if args.leader {
+            let failure = Failure::usage("resync is asked of the node in quarantine itself, which never leads");
+            return Err(failure.hint("leave --leader out and give that node's grpc_addr").into());
+        }
         return resync::run(&args.addr, &args.arguments, args.timeout);
     }
     let rpc = manager::rpc(&args.rpc).ok_or_else(|| unknown_rpc(&args.rpc))?;

@@ -97,8 +97,9 @@ impl Resync {
         let received = pass_on(frames, sender).await;
         let written = writing.await.context("the thread that writes the state ended")?;
         let fetched = received.and(written);
-        if fetched.is_err() {
-            self.directory.drop_resync_unfinished()?;
+        match &fetched {
+            Ok(_) => self.directory.keep_resync()?,
+            Err(_) => self.directory.drop_resync_unfinished()?,
         }
         fetched
     }
@@ -126,7 +127,6 @@ fn write(directory: &DataDir, mut frames: mpsc::Receiver<Bytes>) -> anyhow::Resu
     let (summary, buffer) = writer.finish().context("the other node stopped sending")?;
     let file = buffer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
     file.sync_all().with_context(|| format!("fsync {}", path.display()))?;
-    directory.keep_resync()?;
     Ok(summary)
 }
 
