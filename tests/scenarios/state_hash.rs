@@ -43,6 +43,28 @@ async fn is_quarantined(cluster: &Cluster, n: usize) -> Result<()> {
     Ok(())
 }
 
+/// Sources that are none: each is named, and the node is there and in quarantine as before.
+async fn takes_no_other_state(cluster: &Cluster, victim: usize) -> Result<()> {
+    let addr = cluster.nodes[victim].grpc_addr();
+    let refused = lockstep(&["admin", &addr, "resync", "127.0.0.1:1"])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(1) && said.contains("127.0.0.1:1: cannot connect"), "{said}");
+    let refused = lockstep(&["admin", "--leader", &addr, "resync"])?;
+    ensure!(
+        refused.status.code() == Some(2) && String::from_utf8_lossy(&refused.stderr).contains("leave --leader out")
+    );
+    // Whose state it is shows only when all of it is there and looked at, at the next start.
+    let stranger = formed(1, &[]).await?;
+    lockstep(&["admin", &addr, "resync", &stranger.nodes[0].grpc_addr()])?;
+    eventually("the state of another cluster is refused", || async {
+        let said = "the state that was fetched cannot be used";
+        ensure!(cluster.nodes[victim].log().contains(said), "not refused yet");
+        Ok(())
+    })
+    .await?;
+    is_quarantined(cluster, victim).await
+}
+
 /// By the state of another node, in the same process id, with the same place in the cluster.
 async fn is_made_anew(cluster: &mut Cluster, victim: usize, other: usize) -> Result<()> {
     let addr = cluster.nodes[other].grpc_addr();
@@ -50,6 +72,7 @@ async fn is_made_anew(cluster: &mut Cluster, victim: usize, other: usize) -> Res
     let said = String::from_utf8_lossy(&healthy.stderr).into_owned();
     ensure!(healthy.status.code() == Some(1) && said.contains("only a node in quarantine is made anew"), "{said}");
     let addr = cluster.nodes[victim].grpc_addr();
+    takes_no_other_state(cluster, victim).await?;
     let made = lockstep(&["admin", &addr, "resync"])?;
     let said = String::from_utf8_lossy(&made.stdout).into_owned();
     ensure!(made.status.success() && said.contains("starts again with it"), "{said} {made:?}");
