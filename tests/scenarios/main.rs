@@ -7,6 +7,7 @@ mod compiling;
 mod damaged_disk;
 mod disk_full;
 mod durable_steps;
+mod equal_hashes;
 mod failover;
 mod first_hour;
 mod forwarding;
