@@ -64,7 +64,8 @@ fn main() -> Result<()> {
 
 fn measure() -> Result<()> {
     // More fuel than any node gives, so that a measurement can be long.
-    let limits = Limits { fuel_per_command: FUEL, fuel_per_entry: FUEL, store_calls_max: u64::MAX, ..Limits::default() };
+    let limits =
+        Limits { fuel_per_command: FUEL, fuel_per_entry: FUEL, store_calls_max: u64::MAX, ..Limits::default() };
     let limits = Limits { store_bytes_max: u64::MAX, write_bytes_per_command_max: u64::MAX, ..limits };
     let (counting, not_counting) = (Engine::new(&limits)?, Engine::unmetered(&limits)?);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

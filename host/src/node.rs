@@ -29,8 +29,8 @@ use crate::raft::proposer::STALL_MAX;
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    Canvass, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, Me, Members, NetworkFactory, PeerService, Presence,
-    Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
+    Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, Me, Members, NetworkFactory, PeerService,
+    Presence, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
@@ -112,6 +112,7 @@ struct Paths {
     proposer: Proposer,
     forward: Forward,
     read: ReadIndex,
+    clock: Clock,
 }
 
 impl Node {
@@ -327,9 +328,10 @@ fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, ta
     tasks.spawn(proposing.run());
     let forward = Forward::new(me, below.cluster.clone());
     let (read, reading) =
-        ReadIndex::new(core, Arc::new(forward.clone()), consensus.leader.clone(), config.election_timeout);
+        ReadIndex::new(core.clone(), Arc::new(forward.clone()), consensus.leader.clone(), config.election_timeout);
     tasks.spawn(reading.run());
-    Paths { proposer, forward, read }
+    let clock = Clock::new(core, proposer.clone(), Arc::new(forward.clone()), consensus.leader.clone());
+    Paths { proposer, forward, read, clock }
 }
 
 /// What answers the other nodes.
@@ -340,6 +342,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         paths.proposer.clone(),
         below.machine.waiters().clone(),
         paths.read.clone(),
+        paths.clock.clone(),
         consensus.cell.clone(),
     ));
     let space = below.machine.space().clone();
@@ -354,7 +357,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         host: Arc::new(below.admission.clone()),
         snapshots: Arc::new(install::Installer::new(below.machine.clone())),
         forward: forwarded.clone(),
-        read_index: forwarded,
+        leader: forwarded,
     })
 }
 
@@ -384,6 +387,7 @@ fn open_api(
         machine: below.machine.clone(),
         commands,
         read: paths.read.clone(),
+        clock: paths.clock.clone(),
         members: consensus.members.clone(),
         leader: consensus.leader.clone(),
         election_timeout: config.election_timeout,

@@ -48,7 +48,7 @@ use tonic_health::server::HealthReporter;
 use crate::guest::Component;
 use crate::machine::{Machine, QueryError};
 use crate::raft::membership::Configuration;
-use crate::raft::{LeaderWatch, Members, RaftCell, ReadIndex, Retention};
+use crate::raft::{Clock, LeaderWatch, Members, RaftCell, ReadIndex, Retention};
 use crate::types::{Node, NodeMode};
 use commands::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
@@ -85,6 +85,8 @@ pub struct ApiParts {
     pub commands: Commands,
     /// The way of a linearizable read.
     pub read: ReadIndex,
+    /// Log time on an idle cluster.
+    pub clock: Clock,
     /// Changes of membership and leadership.
     pub members: Members,
     /// Who leads.

@@ -24,6 +24,9 @@ const REPLIES_QUEUED_MAX: usize = 4;
 /// How long a step waits before it asks a busy node again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a watch that wakes for a time waits for this node to apply the entry that carries the time.
+const APPLY_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Starts the stream. It ends when the client leaves, the guest is done, the deadline passes or the node stops.
 pub(super) fn start(
     shared: Arc<Shared>,
@@ -97,8 +100,8 @@ impl Watch {
             if self.replies.reserve().await.is_err() {
                 return End::ClientLeft;
             }
-            let (index, step, reads) = match self.step(cause).await {
-                Ok(stepped) => stepped,
+            let Stepping { index, time_ms, step, reads } = match self.step(cause).await {
+                Ok(stepping) => stepping,
                 Err(status) => return End::Failed(status),
             };
             let done = step.done;
@@ -111,11 +114,12 @@ impl Watch {
                 return End::Done;
             }
             self.memo = step.memo;
-            cause = self.next_cause(index, reads, step.wake_at_index, step.wake_after_ms).await;
+            let wakes = Wakes { at_index: step.wake_at_index, time_ms, after_ms: step.wake_after_ms };
+            cause = self.next_cause(index, reads, wakes).await;
         }
     }
 
-    async fn step(&self, cause: Cause) -> Result<(u64, Step, ReadSet), Status> {
+    async fn step(&self, cause: Cause) -> Result<Stepping, Status> {
         loop {
             let call = WatchCall {
                 method: self.method.name.to_string(),
@@ -125,7 +129,9 @@ impl Watch {
                 memo: self.memo.clone(),
             };
             match self.shared.parts.machine.watch_step(call).await {
-                Ok(Watched { index, stepped: Stepped::Step(step), reads }) => return Ok((index, step, reads)),
+                Ok(Watched { index, time_ms, stepped: Stepped::Step(step), reads }) => {
+                    return Ok(Stepping { index, time_ms, step, reads });
+                }
                 Ok(Watched { index, stepped: Stepped::Refused(refusal), .. }) => {
                     return Err(status::watch_refused(refusal, index));
                 }
@@ -138,19 +144,13 @@ impl Watch {
         }
     }
 
-    async fn next_cause(&self, index: u64, reads: ReadSet, wake_at_index: u64, wake_after_ms: u32) -> Cause {
+    async fn next_cause(&self, index: u64, reads: ReadSet, wakes: Wakes) -> Cause {
         let machine = &self.shared.parts.machine;
         let wake_at = async {
-            match wake_at_index {
+            match wakes.at_index {
                 0 => std::future::pending().await,
                 // An index already seen would make a guest's mistake spin.
                 at => machine.wait_applied(at.max(index + 1)).await,
-            }
-        };
-        let wake_after = async {
-            match wake_after_ms {
-                0 => std::future::pending().await,
-                after => tokio::time::sleep(Duration::from_millis(after.into())).await,
             }
         };
         tokio::select! {
@@ -159,7 +159,44 @@ impl Watch {
                 Change::Reset => Cause::Reset,
             },
             () = wake_at => Cause::Wake,
-            () = wake_after => Cause::Wake,
+            () = self.wait_time(wakes) => Cause::Wake,
         }
     }
+
+    /// Until so much time has passed, here and in the log, which stands still while nobody sends commands. Without a leader the watch
+    /// goes on at the old time.
+    async fn wait_time(&self, wakes: Wakes) {
+        if wakes.after_ms == 0 {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(Duration::from_millis(wakes.after_ms.into())).await;
+        match self.shared.parts.clock.pass(wakes.time_ms.saturating_add(wakes.after_ms.into())).await {
+            Ok(passed) => {
+                let applied = self.shared.parts.machine.wait_applied(passed);
+                drop(tokio::time::timeout(APPLY_PATIENCE, applied).await);
+            }
+            Err(error) => {
+                tracing::debug!(%error, method = %self.method.name, "a watch wakes without log time having passed")
+            }
+        }
+    }
+}
+
+/// A step, and where it stood.
+struct Stepping {
+    index: u64,
+    time_ms: u64,
+    step: Step,
+    reads: ReadSet,
+}
+
+/// When a watch runs again although nothing that it read has changed.
+#[derive(Clone, Copy)]
+struct Wakes {
+    /// 0 for never.
+    at_index: u64,
+    /// Log time of the last step.
+    time_ms: u64,
+    /// So long after that; 0 for never.
+    after_ms: u32,
 }

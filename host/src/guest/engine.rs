@@ -87,7 +87,8 @@ impl Engine {
             return Err(LoadError::Engine(format!("a guest stack of {asked} bytes; this build has room for {room}")));
         }
         let unavailable = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
-        let wasmtime = config(limits, metered).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
+        let wasmtime =
+            config(limits, metered).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
         let mut linker = Linker::new(&wasmtime);
         imports::link(&mut linker).map_err(unavailable)?;
         let clock = Arc::new(Clock::default());

@@ -65,6 +65,8 @@ pub struct WatchCall {
 pub struct Watched {
     /// The last index that the state it read holds: the next change is one after this.
     pub index: u64,
+    /// Log time there, milliseconds since 1970.
+    pub time_ms: u64,
     /// What to send, or how it ended.
     pub stepped: Stepped,
     /// What it depends on.
@@ -170,7 +172,12 @@ pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCal
         let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
         let (stepped, store) = instance.watch(guest_call, call.cause, &call.memo, Box::new(reads));
         let reads = store.into_any().downcast::<Reads>().expect("the store that was given comes back");
-        Ok(Watched { index: context.index, stepped: stepped?, reads: reads.recorded.unwrap_or_default() })
+        Ok(Watched {
+            index: context.index,
+            time_ms: context.time_ms,
+            stepped: stepped?,
+            reads: reads.recorded.unwrap_or_default(),
+        })
     })
     .await
 }

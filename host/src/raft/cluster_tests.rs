@@ -21,7 +21,7 @@ use crate::raft::install::Installer;
 use crate::raft::join::{ComponentId, Host, JoinOffer};
 use crate::raft::link::Links;
 use crate::raft::membership::MembershipError;
-use crate::raft::service::{ForwardHandler, Parts, ReadIndexHandler};
+use crate::raft::service::{ForwardHandler, LeaderHandler, Parts};
 use crate::raft::{
     Canvass, ClusterCell, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts, peer,
 };
@@ -67,8 +67,11 @@ impl ForwardHandler for Nobody {
     }
 }
 
-impl ReadIndexHandler for Nobody {
+impl LeaderHandler for Nobody {
     fn read_index(&self, _from: NodeId) -> BoxFuture<'static, Result<u64, Status>> {
+        Box::pin(async { Err(Status::failed_precondition("not under test")) })
+    }
+    fn pass_time(&self, _from: NodeId, _until_ms: u64) -> BoxFuture<'static, Result<u64, Status>> {
         Box::pin(async { Err(Status::failed_precondition("not under test")) })
     }
 }
@@ -145,7 +148,7 @@ impl TestNode {
             host: Arc::new(TestHost),
             snapshots: Arc::new(Installer::new(self.machine.clone())),
             forward: Arc::new(Nobody),
-            read_index: Arc::new(Nobody),
+            leader: Arc::new(Nobody),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);

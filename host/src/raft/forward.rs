@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
+use super::clock::RemoteClock;
 use super::leader::LeaderView;
 use super::peer::peer_client::PeerClient;
 use super::peer::{self, forward_response, not_proposed};
@@ -91,23 +92,46 @@ impl Propose for Forward {
     }
 }
 
-impl RemoteIndex for Forward {
-    fn read_index(&self, leader: &LeaderView) -> BoxFuture<'static, Result<u64, RoundError>> {
+impl Forward {
+    /// Asks the leader one thing whose answer is an index.
+    fn ask<F>(
+        &self,
+        leader: &LeaderView,
+        ask: impl FnOnce(PeerClient<Channel>, Option<peer::Route>) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<u64, RoundError>>
+    where
+        F: Future<Output = Result<u64, tonic::Status>> + Send,
+    {
         let route = self.0.cluster.route(self.0.me, leader.node_id);
         let channel = self.with_lane(leader, |lane| lane.channel.clone());
         let cluster = self.0.cluster.clone();
         async move {
             let channel = channel.map_err(|_| RoundError::NotLeader)?;
-            match link::client(channel).read_index(peer::ReadIndexRequest { route }).await {
-                Ok(response) => Ok(response.into_inner().index),
-                Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+            ask(link::client(channel), route).await.map_err(|status| {
+                if status.code() == tonic::Code::FailedPrecondition {
                     cluster.note(&status);
-                    Err(RoundError::NotLeader)
+                    return RoundError::NotLeader;
                 }
-                Err(status) => Err(RoundError::Failed(format!("the leader: {}", status.message()))),
-            }
+                RoundError::Failed(format!("the leader: {}", status.message()))
+            })
         }
         .boxed()
+    }
+}
+
+impl RemoteIndex for Forward {
+    fn read_index(&self, leader: &LeaderView) -> BoxFuture<'static, Result<u64, RoundError>> {
+        self.ask(leader, |mut client, route| async move {
+            Ok(client.read_index(peer::ReadIndexRequest { route }).await?.into_inner().index)
+        })
+    }
+}
+
+impl RemoteClock for Forward {
+    fn pass_time(&self, leader: &LeaderView, until_ms: u64) -> BoxFuture<'static, Result<u64, RoundError>> {
+        self.ask(leader, move |mut client, route| async move {
+            Ok(client.pass_time(peer::PassTimeRequest { route, until_ms }).await?.into_inner().index)
+        })
     }
 }
 

@@ -10,10 +10,11 @@ use super::*;
 use crate::codec;
 use crate::guest::Verdict;
 use crate::machine::Waiters;
+use crate::raft::clock::{Clock, RemoteClock};
 use crate::raft::leader::LeaderWatch;
 use crate::raft::proposer::{Core, Proposer, Written};
 use crate::raft::read::{LocalIndex, ReadIndex};
-use crate::raft::service::{ForwardHandler, ReadIndexHandler};
+use crate::raft::service::{ForwardHandler, LeaderHandler};
 use crate::raft::ticket::Answer;
 use crate::raft::{Forwarded, RaftCell};
 use crate::types::{CommittedLeaderId, EntryData, GROUP, Node, Origin};
@@ -58,6 +59,12 @@ impl LocalIndex for FakeCore {
     }
 }
 
+impl RemoteClock for FakeCore {
+    fn pass_time(&self, _: &LeaderView, _: u64) -> BoxFuture<'static, Result<u64, RoundError>> {
+        panic!("a leader never asks another one for the time")
+    }
+}
+
 impl RemoteIndex for FakeCore {
     fn read_index(&self, _: &LeaderView) -> BoxFuture<'static, Result<u64, RoundError>> {
         panic!("a forwarded read never makes a second hop")
@@ -82,10 +89,11 @@ fn world() -> World {
     let leader = LeaderWatch::new(seen);
     let (_genesis, applied) = watch::channel(true);
     let (proposer, proposing) = Proposer::new(core.clone(), leader.clone(), applied);
+    let clock = Clock::new(core.clone(), proposer.clone(), core.clone(), leader.clone());
     let (reads, _reading) = ReadIndex::new(core.clone(), core, leader.clone(), Duration::from_secs(1));
     tokio::spawn(proposing.run());
     let waiters = Waiters::default();
-    let forwarded = Forwarded::new(LEADER, leader, proposer, waiters.clone(), reads, RaftCell::default());
+    let forwarded = Forwarded::new(LEADER, leader, proposer, waiters.clone(), reads, clock, RaftCell::default());
     World { view, proposals, waiters, forwarded }
 }
 

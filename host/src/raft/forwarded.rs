@@ -14,12 +14,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::RaftCell;
+use super::clock::Clock;
 use super::forward::{encode_not_proposed, encode_outcome};
 use super::leader::LeaderWatch;
 use super::peer::{self, forward_response};
 use super::proposer::Proposer;
 use super::read::{ReadIndex, RoundError};
-use super::service::{ForwardHandler, ReadIndexHandler};
+use super::service::{ForwardHandler, LeaderHandler};
 use super::standing;
 use super::ticket::{Answer, NotProposed};
 use crate::codec::Command;
@@ -33,7 +34,7 @@ const ANSWERS_MAX: usize = 256;
 /// A forwarded command waits at most this long, whatever its message says.
 const TIMEOUT_MAX: Duration = Duration::from_mins(10);
 
-/// Answers `Forward` and `ReadIndex` of the peer service. Cheap to clone.
+/// Answers `Forward`, `ReadIndex` and `PassTime` of the peer service. Cheap to clone.
 #[derive(Clone)]
 pub struct Forwarded(Arc<Parts>);
 
@@ -43,6 +44,7 @@ struct Parts {
     proposer: Proposer,
     waiters: Waiters,
     reads: ReadIndex,
+    clock: Clock,
     raft: RaftCell,
 }
 
@@ -54,14 +56,39 @@ impl Forwarded {
         proposer: Proposer,
         waiters: Waiters,
         reads: ReadIndex,
+        clock: Clock,
         raft: RaftCell,
     ) -> Forwarded {
-        Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads, raft }))
+        Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads, clock, raft }))
     }
 
     /// Set when the node is none of the cluster any more.
     fn removed_at(&self, from: NodeId) -> Option<u64> {
         standing::removed_at(&*self.0.raft.get()?, from)
+    }
+
+    /// Answers another member, if this node leads.
+    fn as_leader(
+        &self,
+        from: NodeId,
+        answer: impl Future<Output = Result<u64, RoundError>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<u64, Status>> {
+        let leads = self.0.leader.current().is_some_and(|leader| leader.is_me);
+        let removed_at = self.removed_at(from);
+        async move {
+            if let Some(index) = removed_at {
+                return Err(standing::refusal(from, index));
+            }
+            let not_leader = || Status::failed_precondition("this node does not lead");
+            if !leads {
+                return Err(not_leader());
+            }
+            answer.await.map_err(|error| match error {
+                RoundError::NotLeader => not_leader(),
+                error => Status::unavailable(error.to_string()),
+            })
+        }
+        .boxed()
     }
 
     async fn serve(
@@ -149,24 +176,15 @@ impl ForwardHandler for Forwarded {
     }
 }
 
-impl ReadIndexHandler for Forwarded {
+impl LeaderHandler for Forwarded {
     fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>> {
         let parts = self.0.clone();
-        let removed_at = self.removed_at(from);
-        async move {
-            if let Some(index) = removed_at {
-                return Err(standing::refusal(from, index));
-            }
-            let not_leader = || Status::failed_precondition("this node does not lead");
-            if !parts.leader.current().is_some_and(|leader| leader.is_me) {
-                return Err(not_leader());
-            }
-            parts.reads.confirm().await.map_err(|error| match error {
-                RoundError::NotLeader => not_leader(),
-                error => Status::unavailable(error.to_string()),
-            })
-        }
-        .boxed()
+        self.as_leader(from, async move { parts.reads.confirm().await })
+    }
+
+    fn pass_time(&self, from: NodeId, until_ms: u64) -> BoxFuture<'static, Result<u64, Status>> {
+        let parts = self.0.clone();
+        self.as_leader(from, async move { parts.clock.append(until_ms).await })
     }
 }
 

@@ -14,6 +14,7 @@
 //! `planted` is a fault that a test plants.
 
 pub mod canvass;
+pub mod clock;
 pub mod cluster;
 pub mod core;
 pub mod forward;
@@ -48,6 +49,7 @@ use crate::types::{Node, NodeId, TypeConfig};
 
 pub use self::core::RaftCore;
 pub use canvass::Canvass;
+pub use clock::Clock;
 pub use cluster::ClusterCell;
 pub use forward::Forward;
 pub use forwarded::Forwarded;

@@ -45,10 +45,12 @@ pub trait ForwardHandler: Send + Sync + 'static {
     ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>>;
 }
 
-/// Linearizable reads of other nodes.
-pub trait ReadIndexHandler: Send + Sync + 'static {
-    /// The index to wait for; FAILED_PRECONDITION when this node does not lead.
+/// What other nodes ask of the leader beside commands. FAILED_PRECONDITION when this node does not lead.
+pub trait LeaderHandler: Send + Sync + 'static {
+    /// The index that a linearizable read must wait for.
     fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>>;
+    /// The index at which log time is `until_ms`, or as near as can be.
+    fn pass_time(&self, from: NodeId, until_ms: u64) -> BoxFuture<'static, Result<u64, Status>>;
 }
 
 /// Why so many bytes of commands are refused now, if they are.
@@ -95,7 +97,7 @@ pub struct Parts {
     /// `forwarded::Forwarded`.
     pub forward: Arc<dyn ForwardHandler>,
     /// The same one, for reads.
-    pub read_index: Arc<dyn ReadIndexHandler>,
+    pub leader: Arc<dyn LeaderHandler>,
 }
 
 /// The tonic service. Cheap to clone.
@@ -108,7 +110,7 @@ pub struct PeerService {
     states: Arc<dyn StateHashes>,
     snapshots: Arc<dyn SnapshotHandler>,
     forward: Arc<dyn ForwardHandler>,
-    read_index: Arc<dyn ReadIndexHandler>,
+    leader: Arc<dyn LeaderHandler>,
 }
 
 impl PeerService {
@@ -127,7 +129,7 @@ impl PeerService {
             states: parts.states,
             snapshots: parts.snapshots,
             forward: parts.forward,
-            read_index: parts.read_index,
+            leader: parts.leader,
         }
     }
 
@@ -312,8 +314,17 @@ impl Peer for PeerService {
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexResponse>, Status> {
         let from = self.gate.check(request.get_ref().route.as_ref())?;
-        let index = self.read_index.read_index(from).await?;
+        let index = self.leader.read_index(from).await?;
         Ok(Response::new(peer::ReadIndexResponse { index }))
+    }
+
+    async fn pass_time(
+        &self,
+        request: Request<peer::PassTimeRequest>,
+    ) -> Result<Response<peer::PassTimeResponse>, Status> {
+        let from = self.gate.check(request.get_ref().route.as_ref())?;
+        let index = self.leader.pass_time(from, request.get_ref().until_ms).await?;
+        Ok(Response::new(peer::PassTimeResponse { index }))
     }
 
     async fn identify(

@@ -85,10 +85,14 @@ impl ForwardHandler for Reached {
     }
 }
 
-impl ReadIndexHandler for Reached {
+impl LeaderHandler for Reached {
     fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>> {
         self.0.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move { Ok(from * 10) })
+    }
+    fn pass_time(&self, from: NodeId, until_ms: u64) -> BoxFuture<'static, Result<u64, Status>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move { Ok(from * 10 + until_ms) })
     }
 }
 
@@ -138,7 +142,7 @@ impl TestNode {
             host: Arc::new(host.clone()),
             snapshots: Arc::new(reached.clone()),
             forward: Arc::new(reached.clone()),
-            read_index: Arc::new(reached.clone()),
+            leader: Arc::new(reached.clone()),
         });
         tokio::spawn(service.serve(listener, std::future::pending()));
         TestNode { address, cluster, host, reached }
@@ -202,6 +206,7 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
             client.snapshot(stream::iter([snapshot])).await.map(drop),
             forwarded.message().await.map(drop),
             client.read_index(peer::ReadIndexRequest { route: wrong.clone() }).await.map(drop),
+            client.pass_time(peer::PassTimeRequest { route: wrong.clone(), until_ms: 1 }).await.map(drop),
             client
                 .fetch_component(peer::FetchComponentRequest { route: wrong.clone(), ..Default::default() })
                 .await
@@ -233,6 +238,8 @@ async fn the_right_route_reaches_the_handlers() {
     let mut client = node.client().await;
     let read = client.read_index(peer::ReadIndexRequest { route: Some(route(1, 7, 2)) }).await.unwrap();
     assert_eq!(read.into_inner().index, 70);
+    let passed = client.pass_time(peer::PassTimeRequest { route: Some(route(1, 7, 2)), until_ms: 3 }).await.unwrap();
+    assert_eq!(passed.into_inner().index, 73);
     // The answers are open before the first command is sent.
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);

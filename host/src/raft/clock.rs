@@ -1,0 +1,94 @@
+//! Log time on an idle cluster. Time passes with entries only; when a watch waits for a time and nobody sends a command, the leader appends
+//! an entry without commands, which carries its clock like every other. At most one a second, however many watches wait on however many
+//! nodes. Never steps a watch, and never decides what the time is: the proposer stamps, and apply takes the later of two times.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::leader::{LeaderView, LeaderWatch};
+use super::proposer::{Core, Proposer, Written};
+use super::read::RoundError;
+use crate::codec::entry::Entry;
+
+/// Between two clock entries of one leader.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long one attempt may take. Then the watch that waits steps at the old time.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A leader elsewhere, asked to let time pass.
+pub trait RemoteClock: Send + Sync + 'static {
+    /// One request to `leader`; the index of an entry at or after which log time is what it could be made.
+    fn pass_time(&self, leader: &LeaderView, until_ms: u64) -> BoxFuture<'static, Result<u64, RoundError>>;
+}
+
+/// Lets log time pass. Cheap to clone.
+#[derive(Clone)]
+pub struct Clock(Arc<Parts>);
+
+struct Parts {
+    core: Arc<dyn Core>,
+    proposer: Proposer,
+    remote: Arc<dyn RemoteClock>,
+    leader: LeaderWatch,
+    /// One attempt at a time; when this node last appended a clock entry.
+    turn: Mutex<Option<Instant>>,
+}
+
+impl Clock {
+    /// Over what proposes here, and the way to the leader elsewhere.
+    pub fn new(core: Arc<dyn Core>, proposer: Proposer, remote: Arc<dyn RemoteClock>, leader: LeaderWatch) -> Clock {
+        Clock(Arc::new(Parts { core, proposer, remote, leader, turn: Mutex::new(None) }))
+    }
+
+    /// Has log time reach `until_ms`, in milliseconds since 1970, or come as near as the leader's clock allows; the index to wait for.
+    ///
+    /// # Errors
+    /// No leader could be asked, or none appended an entry in time. Nothing is lost: time passes with the next command.
+    pub async fn pass(&self, until_ms: u64) -> Result<u64, RoundError> {
+        let leader = self.0.leader.current().ok_or(RoundError::NotLeader)?;
+        let attempt = async {
+            if leader.is_me {
+                return self.append(until_ms).await;
+            }
+            let _turn = self.0.turn.lock().await;
+            match self.reached(until_ms) {
+                Some(index) => Ok(index),
+                None => self.0.remote.pass_time(&leader, until_ms).await,
+            }
+        };
+        timeout(PATIENCE, attempt)
+            .await
+            .unwrap_or_else(|_| Err(RoundError::Failed("log time did not pass in time".into())))
+    }
+
+    /// The leader's part.
+    pub(super) async fn append(&self, until_ms: u64) -> Result<u64, RoundError> {
+        let mut last = self.0.turn.lock().await;
+        if let (None, Some(last)) = (self.reached(until_ms), *last) {
+            sleep_until(last + INTERVAL).await;
+        }
+        if let Some(index) = self.reached(until_ms) {
+            return Ok(index);
+        }
+        if let Some(why) = self.0.core.refuses_commands() {
+            return Err(RoundError::Failed(why));
+        }
+        let leader = self.0.leader.current().filter(|leader| leader.is_me).ok_or(RoundError::NotLeader)?;
+        *last = Some(Instant::now());
+        match self.0.proposer.propose_entry(leader.term, Entry::default()).await {
+            Written::Applied { index } => Ok(index),
+            Written::NotLeader => Err(RoundError::NotLeader),
+            Written::Unknown => Err(RoundError::NoQuorum),
+            Written::Stopped => Err(RoundError::Failed("the node is stopping".into())),
+        }
+    }
+
+    /// The applied index, when log time has passed by itself.
+    fn reached(&self, until_ms: u64) -> Option<u64> {
+        (self.0.core.log_time_ms() >= until_ms).then(|| self.0.core.hash_tip().0)
+    }
+}
