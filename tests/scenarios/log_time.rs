@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{Cluster, Options, eventually, formed_of};
+use lockstep_tests::pb::WatchRequest;
+use lockstep_tests::{Cluster, Options, PATIENCE, eventually, formed_of};
+use tokio::time::timeout;
 
 const TEN_YEARS_MS: u64 = 315_360_000_000;
 
@@ -52,6 +54,38 @@ async fn a_leader_with_a_clock_years_ahead_moves_log_time_by_a_minute() -> Resul
     let other = cluster.leader().await?;
     write_some(&cluster, other).await?;
     ensure!(log_time(&cluster).await? >= last);
+    cluster.everyone_has_one_hash().await
+}
+
+/// What a watch of a lease relies on.
+#[tokio::test]
+async fn time_passes_for_watches_on_an_idle_cluster() -> Result<()> {
+    let cluster = formed_of(3, Options::member()).await?;
+    let leader = cluster.leader().await?;
+    cluster.add(leader, "key", "value").await?;
+    let before = log_time(&cluster).await?;
+    let (start, first) = (Instant::now(), cluster.nodes[leader].stat().await?["last_applied_index"].clone());
+    // On every node, and so many that an entry for each would show.
+    let mut streams = Vec::new();
+    for node in &cluster.nodes {
+        for _ in 0..20 {
+            let request = WatchRequest { key: "key".into(), min_index: 0, timeout_seconds: 2 };
+            streams.push(node.client().await?.watch(request).await?.into_inner());
+        }
+    }
+    for stream in &mut streams {
+        for _ in 0..3 {
+            let message = timeout(PATIENCE, stream.message()).await.context("no message")??;
+            ensure!(message.is_some_and(|message| message.value == "value"));
+        }
+    }
+    // Each stream has been quiet for two seconds, twice.
+    let passed = log_time(&cluster).await? - before;
+    ensure!(passed >= 4_000, "log time passed by {passed} ms");
+    let seconds = start.elapsed().as_secs() + 1;
+    let last = cluster.nodes[leader].stat().await?["last_applied_index"].clone();
+    let entries = last.as_u64().context("an index")? - first.as_u64().context("an index")?;
+    ensure!(entries <= seconds, "{entries} entries in {seconds} s of silence");
     cluster.everyone_has_one_hash().await
 }
 

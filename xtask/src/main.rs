@@ -53,6 +53,10 @@ fn run_task(task: &Task<'_>) -> Result<()> {
         Task::Setup => setup::all(),
         Task::Torture(options) => torture(options),
         Task::Faults(words) => build().and_then(|()| run("faults", words)),
+        Task::Alike(words) => {
+            setup::all().and_then(|()| test_programs()).and_then(|()| build()).and_then(|()| run("alike", words))
+        }
+        Task::Costs => build().and_then(|()| cargo(&["bench", "--locked", "--workspace", "--bench", "costs"])),
         Task::Bench(seconds) => build().and_then(|()| demo::bench(*seconds)),
     }
 }

@@ -14,7 +14,9 @@ cargo xtask <command>
   setup     installs what is missing, or names it
   torture   faults under load, every answer checked
   faults    how long clients wait for a write when a leader dies, is stopped, paused or cut off
+  alike     ten million commands on three nodes that live differently, and one hash at the end
   bench     first throughput figures of a fresh three-node cluster on this machine
+  costs     what a call into a guest costs, with and without fuel, and beside native code
 
 cargo xtask <command> --help tells what a command takes.
 ";
@@ -72,6 +74,20 @@ cargo xtask faults [rounds] [--seed N] [case ...]
 Twenty rounds of every case, without anything said: nearly half an hour. The table goes to stdout, in Markdown.
 Cases: ";
 
+const ALIKE: &str = "\
+cargo xtask alike [--commands N] [--seed S]
+
+Three nodes with other memory, caches, files, restarts and leaders run the same commands; their hashes and the bytes of their
+backups must be equal. Ten million commands, unless N says otherwise; at least 10000.
+";
+
+const COSTS: &str = "\
+cargo xtask costs
+
+Sets up and builds, and measures on one thread what a call into a guest costs, what counting fuel adds, and the key-value guest
+beside its native twin. A minute or two on a quiet machine. Takes no arguments.
+";
+
 const BENCH: &str = "\
 cargo xtask bench [seconds]
 
@@ -104,6 +120,8 @@ const FAULTS_CASES: [&str; 8] = ["kill", "stop", "pause", "kill-all", "rolling",
 const TEST_FLAGS: [&str; 10] =
     ["--test", "--package", "-p", "--lib", "--bin", "--bins", "--doc", "--no-run", "--no-fail-fast", "--exclude"];
 
+/// As `tests/src/bin/alike.rs` has it.
+const ALIKE_COMMANDS_MIN: u64 = 10_000;
 const BENCH_SECONDS: u64 = 5;
 const BENCH_SECONDS_MAX: u64 = 600;
 
@@ -122,8 +140,11 @@ pub(crate) enum Task<'a> {
     Torture(&'a [&'a str]),
     /// With the words that its program takes.
     Faults(&'a [&'a str]),
+    /// With the words that its program takes.
+    Alike(&'a [&'a str]),
     /// For so many seconds a run.
     Bench(u64),
+    Costs,
 }
 
 /// What was typed is wrong, and what could have been typed.
@@ -152,7 +173,9 @@ pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
         "setup" => nothing_behind(rest).map(|()| Task::Setup),
         "torture" => check_torture(rest).map(|()| Task::Torture(rest)),
         "faults" => check_faults(rest).map(|()| Task::Faults(rest)),
+        "alike" => check_alike(rest).map(|()| Task::Alike(rest)),
         "bench" => bench_seconds(rest).map(Task::Bench),
+        "costs" => nothing_behind(rest).map(|()| Task::Costs),
         unknown => unreachable!("{unknown} has help and no task"),
     };
     task.map_err(|error| Refusal { problem: error.to_string(), usage: help })
@@ -167,7 +190,9 @@ fn help(command: &str) -> Result<String, Refusal> {
         "setup" => SETUP.into(),
         "torture" => format!("{TORTURE}{}\n", TORTURE_FAULTS.join(",")),
         "faults" => format!("{FAULTS}{}\n", FAULTS_CASES.join(" ")),
+        "alike" => ALIKE.into(),
         "bench" => BENCH.into(),
+        "costs" => COSTS.into(),
         unknown => {
             return Err(Refusal { problem: format!("there is no command '{unknown}'"), usage: HELP.into() });
         }
@@ -227,6 +252,21 @@ fn check_faults(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+fn check_alike(words: &[&str]) -> Result<()> {
+    let mut words = words.iter();
+    while let Some(flag) = words.next() {
+        let value = words.next().with_context(|| format!("{flag} needs a value"));
+        match *flag {
+            "--commands" => {
+                ensure!(number(flag, value?)? >= ALIKE_COMMANDS_MIN, "--commands is at least {ALIKE_COMMANDS_MIN}")
+            }
+            "--seed" => number(flag, value?).map(drop)?,
+            _ => bail!("there is no flag '{flag}'"),
+        }
+    }
+    Ok(())
+}
+
 fn bench_seconds(words: &[&str]) -> Result<u64> {
     let seconds = match words {
         [] => BENCH_SECONDS,
@@ -251,7 +291,8 @@ fn known(what: &str, name: &str, names: &[&str]) -> Result<()> {
 mod tests {
     use super::*;
 
-    const COMMANDS: [&str; 8] = ["demo", "test", "build", "guests", "setup", "torture", "faults", "bench"];
+    const COMMANDS: [&str; 10] =
+        ["demo", "test", "build", "guests", "setup", "torture", "faults", "alike", "bench", "costs"];
 
     #[test]
     fn every_command_has_help_wherever_it_is_asked_for() {
@@ -273,6 +314,8 @@ mod tests {
         assert_eq!(parse(&words).unwrap(), Task::Faults(&words[1..]));
         let words = ["test", "--test", "scenarios", "first_hour", "--", "--help"];
         assert_eq!(parse(&words).unwrap(), Task::Test(&words[1..]));
+        let words = ["alike", "--commands", "20000", "--seed", "3"];
+        assert_eq!(parse(&words).unwrap(), Task::Alike(&words[1..]));
         assert_eq!(parse(&["bench"]).unwrap(), Task::Bench(5));
         assert_eq!(parse(&["bench", "9"]).unwrap(), Task::Bench(9));
     }
@@ -289,6 +332,8 @@ mod tests {
             (&["torture", "--faults", "crash,flood"], "no fault 'flood'"),
             (&["faults", "kil"], "no case 'kil'"),
             (&["faults", "0"], "1 to 1000"),
+            (&["alike", "--commands", "9"], "at least 10000"),
+            (&["costs", "all"], "'all' is unknown"),
             (&["bench", "soon"], "'soon' is not a number"),
             (&["bench", "5", "6"], "'6' is one argument"),
             (&["test", "--tset", "x"], "'--tset' is no flag"),

@@ -151,6 +151,7 @@ impl Collector for Gauges {
             ("entries_applied", "Entries applied by this process", machine.entries_applied),
             ("entries_undecodable", "Log entries that could not be decoded", machine.entries_undecodable),
             ("state_hash_mismatches", "Entries whose proposer had another state hash", machine.hash_mismatches),
+            ("queries_failed", "Queries and steps of watches that failed in the guest", machine.queries_failed),
             ("state_flushes", "Flushes of the state", machine.flushes),
             ("state_disk_full", "Writes of the state that found the disk full", machine.disk_full),
             ("snapshots", "Snapshots made", machine.snapshot_count),

@@ -265,6 +265,7 @@ pub(super) mod tests {
             hash_index: applied,
             hash: 0xab,
             hash_mismatches: 0,
+            queries_failed: 0,
             flushes: 1,
             disk_full: 0,
             disk: SpaceStatus { free_bytes: 1 << 30, min_free_bytes: 1 << 29, level: Level::Ample },

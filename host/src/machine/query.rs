@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
@@ -159,7 +160,11 @@ pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) ->
         let mut instance = QueryInstance::new(&component)?.ok_or(QueryError::Busy)?;
         let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
         let (verdict, _) = instance.query(guest_call, Box::new(reads), call.status);
-        Ok(Answer { index: context.index, verdict: verdict? })
+        let verdict = verdict?;
+        if let Verdict::Failed(failure) = &verdict {
+            note_failure(&shared, failure);
+        }
+        Ok(Answer { index: context.index, verdict })
     })
     .await
 }
@@ -172,14 +177,26 @@ pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCal
         let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
         let (stepped, store) = instance.watch(guest_call, call.cause, &call.memo, Box::new(reads));
         let reads = store.into_any().downcast::<Reads>().expect("the store that was given comes back");
+        let stepped = stepped?;
+        if let Stepped::Failed(failure) = &stepped {
+            note_failure(&shared, failure);
+        }
         Ok(Watched {
             index: context.index,
             time_ms: context.time_ms,
-            stepped: stepped?,
+            stepped,
             reads: reads.recorded.unwrap_or_default(),
         })
     })
     .await
+}
+
+/// A client can have as many of these as it likes, so the log gets some of them.
+fn note_failure(shared: &Shared, failure: &Failure) {
+    shared.counts.queries_failed.fetch_add(1, Relaxed);
+    if let Some(left_out) = shared.query_failures.due() {
+        tracing::warn!(reason = ?failure.reason, detail = %failure.detail, left_out, "a query failed");
+    }
 }
 
 /// The component to ask, if this node may answer.

@@ -17,6 +17,7 @@ use super::waiters::Waiters;
 use super::{Options, Position};
 use crate::codec::Genesis;
 use crate::guest::Component;
+use crate::sparse::Sparse;
 use crate::store::{Checkpoints, Space, State};
 use crate::types::{Fatal, NodeMode};
 
@@ -33,6 +34,8 @@ pub(crate) struct Counts {
     pub(crate) undecodable: AtomicU64,
     /// Entries whose proposer had another hash than we at the same index.
     pub(crate) hash_mismatches: AtomicU64,
+    /// Queries and steps of watches that did not end well; refusals are not among them.
+    pub(crate) queries_failed: AtomicU64,
     pub(crate) snapshots_made: AtomicU64,
     pub(crate) snapshots_failed: AtomicU64,
     pub(crate) snapshots_sent: AtomicU64,
@@ -49,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) waiters: Waiters,
     pub(crate) changes: Arc<Changes>,
     pub(crate) counts: Counts,
+    /// Lines about failed queries.
+    pub(crate) query_failures: Sparse,
     /// Apply thread.
     pub(crate) progress: Progress,
     /// Apply thread.
@@ -94,6 +99,7 @@ impl Shared {
             waiters: Waiters::default(),
             changes: Arc::new(Changes::new(system.applied_index())),
             counts: Counts::default(),
+            query_failures: Sparse::default(),
             progress: Progress::default(),
             position: watch::Sender::new(Position::default()),
             applying: Mutex::default(),

@@ -32,6 +32,8 @@ pub struct MachineStatus {
     pub hash: u64,
     /// Entries whose proposer had another hash, since this process began.
     pub hash_mismatches: u64,
+    /// Queries and steps of watches that failed since the process began.
+    pub queries_failed: u64,
     /// Flushes of the state, since this process began.
     pub flushes: u64,
     /// Writes of the state that found the disk full and were tried again, since this process began.
@@ -73,6 +75,7 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         hash_index,
         hash,
         hash_mismatches: counts.hash_mismatches.load(Relaxed),
+        queries_failed: counts.queries_failed.load(Relaxed),
         flushes: counts.flushes.load(Relaxed),
         disk_full: counts.disk_full.load(Relaxed),
         disk: shared.space.status(),

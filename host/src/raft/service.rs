@@ -29,6 +29,7 @@ use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
 use crate::raft::presence::{self, Presence};
 use crate::raft::{Canvass, ClusterCell, Me, Raft, RaftCell, peer, planted, standing, wire};
+use crate::sparse::Sparse;
 use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.
@@ -123,6 +124,7 @@ impl PeerService {
                 cluster: parts.cluster,
                 raft: parts.raft,
                 refuses_entries: parts.refuses_entries,
+                refusals: Arc::default(),
             },
             canvass: parts.canvass,
             members: parts.members,
@@ -161,6 +163,8 @@ struct Gate {
     cluster: ClusterCell,
     raft: RaftCell,
     refuses_entries: Refuses,
+    /// Lines about refused messages.
+    refusals: Arc<Sparse>,
 }
 
 impl Gate {
@@ -180,7 +184,9 @@ impl Gate {
 
     fn check(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
         self.cluster.check(route, self.me).map_err(|error| {
-            tracing::warn!(%error, "refused a peer message");
+            if let Some(left_out) = self.refusals.due() {
+                tracing::warn!(%error, left_out, "refused a peer message");
+            }
             error.into()
         })
     }
