@@ -8,7 +8,7 @@
 //!                             committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```
 //!
-//! Nothing points up: `api → raft → machine → {guest, store}`; `types`, `codec`, `faults` and `sparse` may be used by all, and only `node` sees everything.
+//! Nothing points up: `api → raft → machine → {guest, store}`; `types`, `codec`, `faults` and `logs` may be used by all, and only `node` sees everything.
 
 pub mod api;
 pub mod cli;
@@ -24,5 +24,5 @@ pub mod store;
 
 pub mod codec;
 pub mod faults;
-pub mod sparse;
+pub mod logs;
 pub mod types;

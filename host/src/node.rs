@@ -331,6 +331,7 @@ fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, ta
         ReadIndex::new(core.clone(), Arc::new(forward.clone()), consensus.leader.clone(), config.election_timeout);
     tasks.spawn(reading.run());
     let clock = Clock::new(core, proposer.clone(), Arc::new(forward.clone()), consensus.leader.clone());
+    tasks.spawn(clock.clone().check_silence());
     Paths { proposer, forward, read, clock }
 }
 

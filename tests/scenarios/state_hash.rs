@@ -138,3 +138,40 @@ async fn a_follower_whose_state_differs_is_quarantined() -> Result<()> {
 async fn a_leader_whose_state_differs_is_quarantined_and_another_one_leads() -> Result<()> {
     diverges(true).await
 }
+
+/// The node with the guest that writes other values is found out by the entry behind the first that it did otherwise.
+async fn differs_by_one_entry(next_command: bool) -> Result<()> {
+    let cluster = formed_of(3, Options::member().with_failpoints()).await?;
+    let victim = cluster.follower().await?;
+    let other = (victim + 1) % 3;
+    cluster.add(other, "key", "before").await?;
+    cluster.nodes[victim].fail_now(&["guest-diverge=return(error)"]).await?;
+    let differs_at = cluster.add(other, "key", "value").await?;
+    let next = match next_command {
+        true => cluster.add(other, "key", "next").await?,
+        // Nobody sends anything: the leader has everyone look once more.
+        false => differs_at + 1,
+    };
+    is_quarantined(&cluster, victim).await?;
+    let status = cluster.nodes[victim].status().await?;
+    let reason = status["mode_reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains(&format!("entry {differs_at} ")), "found at another entry than {differs_at}: {reason}");
+    if next_command {
+        ensure!(next == differs_at + 1, "something came between: {next}");
+    }
+    let (_, metrics) = cluster.nodes[victim].http("/metrics").await?;
+    ensure!(metrics.contains("lockstep_mode{mode=\"quarantined\"} 1"), "{metrics}");
+    cluster.add(other, "key", "after").await?;
+    ensure!(cluster.get(other, "key", true).await? == "after");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_guest_that_differs_on_one_node_is_found_by_the_next_entry() -> Result<()> {
+    differs_by_one_entry(true).await
+}
+
+#[tokio::test]
+async fn a_guest_that_differs_on_one_node_is_found_when_the_cluster_falls_silent() -> Result<()> {
+    differs_by_one_entry(false).await
+}

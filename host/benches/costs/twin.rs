@@ -61,4 +61,8 @@ impl Instance for Twin {
     fn fuel_used(&self) -> u64 {
         0
     }
+
+    fn fuel_of_start(&self) -> u64 {
+        0
+    }
 }

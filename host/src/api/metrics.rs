@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -14,8 +15,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tonic::Code;
 
-use super::Shared;
 use super::routes::Kind;
+use super::{Shared, status};
 use crate::types::NodeMode;
 
 /// Upper bounds in seconds: from a local query to the default deadline.
@@ -163,6 +164,17 @@ impl Collector for Gauges {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
+        // Apart from the refusals in `commands_failed`: those are ordinary.
+        if !machine.command_failures.is_empty() {
+            let help = "Commands that failed in the guest, as this process applied them";
+            let mut family = encoder.encode_descriptor("command_failures", help, None, MetricType::Counter)?;
+            for (reason, count) in &machine.command_failures {
+                let label = [("reason", status::reason_name(*reason))];
+                ConstCounter::new(*count).encode(family.encode_family(&label)?)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor("mode", "1 for the mode of this node", None, MetricType::Gauge)?;
+        ConstGauge::new(1_i64).encode(family.encode_family(&[("mode", machine.mode.words().0)])?)?;
         Ok(())
     }
 }

@@ -265,6 +265,7 @@ pub(super) mod tests {
             hash_index: applied,
             hash: 0xab,
             hash_mismatches: 0,
+            command_failures: Vec::new(),
             queries_failed: 0,
             flushes: 1,
             disk_full: 0,

@@ -111,6 +111,11 @@ fn failed(failure: &Failure) -> Status {
     with(with(Status::new(code, cut(&message)), ORIGIN, "host"), REASON, name)
 }
 
+/// A reason as metadata and metrics name it.
+pub fn reason_name(reason: Reason) -> &'static str {
+    failure_row(reason).1
+}
+
 fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
     match reason {
         Reason::Trap => (Code::Internal, "trap", "trapped"),

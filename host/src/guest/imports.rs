@@ -9,6 +9,8 @@ use wasmtime::{Result, StoreContextMut};
 use super::limits::{Budget, Growth, Limits, fuel};
 use super::outcome::{Ended, Reason, cut};
 use super::{NodeStatus, Page, Range, SnapshotSink, SnapshotSource, Store, StoreFault};
+use crate::faults;
+use crate::logs::Foreign;
 
 /// The package whose interfaces a guest may import and must export.
 pub(super) const PACKAGE: &str = "lockstep:machine";
@@ -148,7 +150,13 @@ fn put(mut guest: Guest<'_>, (key, value): (WasmList<u8>, WasmList<u8>)) -> Resu
     check_key(&guest, &key)?;
     let limit = guest.data().limits.value_bytes_max;
     check_length("value", value.len(), limit)?;
-    with_store(&mut guest, |store, guest| store.put(key.as_le_slice(guest), value.as_le_slice(guest)))
+    with_store(&mut guest, |store, guest| {
+        let (key, value) = (key.as_le_slice(guest), value.as_le_slice(guest));
+        if faults::is_set("guest-diverge") {
+            return store.put(key, &[value, b"?"].concat());
+        }
+        store.put(key, value)
+    })
 }
 
 fn remove(mut guest: Guest<'_>, (key,): (WasmList<u8>,)) -> Result<()> {
@@ -193,6 +201,7 @@ fn log_write(mut guest: Guest<'_>, (level, message): (Level, WasmStr)) -> Result
         return Ok(());
     }
     let message = message.to_str(&guest)?;
+    let message = Foreign(&message);
     match level {
         Level::Debug => tracing::debug!(target: "guest", "{message}"),
         Level::Info => tracing::info!(target: "guest", "{message}"),

@@ -22,6 +22,8 @@ pub(super) struct Sandbox {
     wasm: Wasm<State>,
     instance: Instance,
     fuel_given: u64,
+    /// What the start functions used.
+    fuel_of_start: u64,
     usable: bool,
 }
 
@@ -59,7 +61,11 @@ impl Sandbox {
             wasm.set_fuel(engine.limits.fuel_per_instantiation)?;
         }
         let instance = component.pre().instantiate(&mut wasm)?;
-        Ok(Self { engine: component.engine().clone(), wasm, instance, fuel_given: 0, usable: true })
+        let fuel_of_start = match engine.metered {
+            true => engine.limits.fuel_per_instantiation - wasm.get_fuel()?,
+            false => 0,
+        };
+        Ok(Self { engine: component.engine().clone(), wasm, instance, fuel_given: 0, fuel_of_start, usable: true })
     }
 
     pub(super) fn typed<P, R>(&mut self, export: &ComponentExportIndex) -> wasmtime::Result<TypedFunc<P, R>>
@@ -245,6 +251,11 @@ impl ApplyInstance {
     /// Fuel that the last command used. For metrics and for the entry's budget.
     pub fn fuel_used(&self) -> u64 {
         self.sandbox.fuel_used()
+    }
+
+    /// Fuel that making the instance used: its start functions. For the entry's budget.
+    pub fn fuel_of_start(&self) -> u64 {
+        self.sandbox.fuel_of_start
     }
 
     /// Runs one command. The store comes back with whatever was written; the caller keeps that for a

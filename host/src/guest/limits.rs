@@ -6,7 +6,8 @@
 //! Bulk operators (`memory.copy`, `memory.fill`, `table.init`, ...) are charged per byte or element by
 //! the engine, as `fuel.json` says, so that fuel bounds them like everything else. What fuel bounds worst
 //! is a chain of loads that all miss the cache: 100 to 250 ns each, hundreds of times an addition. Hence loads are
-//! dear, and `fuel_per_command` is such that even that chain ends within about a second.
+//! dear, and `fuel_per_command` is such that even that chain ends within about a second. Multiplications, divisions and roots of floats are
+//! dear because processors do them slowly, by microcode, when a number is next to zero (denormal).
 
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
@@ -30,7 +31,7 @@ pub struct Limits {
     pub fuel_per_entry: u64,
     /// Fuel of one query, and of one step of a watch.
     pub fuel_per_query: u64,
-    /// Fuel of the start functions that run when an instance is made.
+    /// Fuel of the start functions that run when an instance is made. What they use counts against the log entry.
     pub fuel_per_instantiation: u64,
     /// Fuel of one whole `snapshot` or `restore`.
     pub fuel_per_snapshot: u64,
@@ -76,7 +77,7 @@ impl Default for Limits {
             fuel_per_command: 100_000_000,
             fuel_per_entry: 400_000_000,
             fuel_per_query: 1_000_000_000,
-            fuel_per_instantiation: 100_000_000,
+            fuel_per_instantiation: 20_000_000,
             fuel_per_snapshot: 100_000_000_000_000,
             query_deadline_ms: 5_000,
             memory_bytes_max: 64 * MIB,

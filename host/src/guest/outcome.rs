@@ -89,24 +89,26 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 13] = [
+        Reason::Trap,
+        Reason::Fuel,
+        Reason::Memory,
+        Reason::Stack,
+        Reason::StoreBudget,
+        Reason::LimitExceeded,
+        Reason::MalformedReply,
+        Reason::OversizedReply,
+        Reason::Forbidden,
+        Reason::Aborted,
+        Reason::Deadline,
+        Reason::Stream,
+        Reason::NotRun,
+    ];
+
     /// The reason stored as this byte, if it is one.
     pub fn from_u8(byte: u8) -> Option<Self> {
-        const ALL: [Reason; 13] = [
-            Reason::Trap,
-            Reason::Fuel,
-            Reason::Memory,
-            Reason::Stack,
-            Reason::StoreBudget,
-            Reason::LimitExceeded,
-            Reason::MalformedReply,
-            Reason::OversizedReply,
-            Reason::Forbidden,
-            Reason::Aborted,
-            Reason::Deadline,
-            Reason::Stream,
-            Reason::NotRun,
-        ];
-        ALL.into_iter().find(|reason| *reason as u8 == byte)
+        Self::ALL.into_iter().find(|reason| *reason as u8 == byte)
     }
 }
 

@@ -24,6 +24,7 @@ use super::{ApplyError, MachineError};
 use crate::codec::{self, Genesis, encode_record};
 use crate::faults;
 use crate::guest::{CALLER_STACK_BYTES, Component, Verdict};
+use crate::logs::Foreign;
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 
@@ -297,7 +298,9 @@ impl Applier {
         let mut awaited = Vec::new();
         for (position, (origin, verdict)) in (0u32..).zip(outcomes) {
             if let Verdict::Failed(failure) = &verdict {
-                tracing::warn!(index, position, reason = ?failure.reason, detail = %failure.detail, "a command failed");
+                self.shared.counts.failures.add(failure.reason);
+                let detail = Foreign(&failure.detail);
+                tracing::warn!(index, position, reason = ?failure.reason, %detail, "a command failed");
             }
             if let Some(origin) = origin.filter(|origin| self.shared.waiters.is_awaited(origin)) {
                 awaited.push((origin, Outcome { index, position, term, time_ms: self.system.time_ms, verdict }));
@@ -347,7 +350,7 @@ impl Applier {
         self.until_there_is_room(|| self.shared.state.install(generation.clone(), index))?;
         self.generation = generation;
         self.system = system;
-        self.shared.recent.lock().clear();
+        self.shared.recent.lock().begin(self.system.hash);
         self.fit = None;
         self.dirty = Dirty::nothing(FLUSH_AFTER);
         self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);

@@ -26,6 +26,8 @@ pub trait Instance {
     fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>);
     /// Fuel of the last command.
     fn fuel_used(&self) -> u64;
+    /// Fuel that making it used.
+    fn fuel_of_start(&self) -> u64;
 }
 
 impl Instances for Component {
@@ -45,6 +47,10 @@ impl Instance for ApplyInstance {
 
     fn fuel_used(&self) -> u64 {
         ApplyInstance::fuel_used(self)
+    }
+
+    fn fuel_of_start(&self) -> u64 {
+        ApplyInstance::fuel_of_start(self)
     }
 }
 
@@ -132,7 +138,7 @@ struct Batch<R> {
     transaction: Option<Box<Transaction<R>>>,
     /// Kept from command to command while all goes well.
     instance: Option<Box<dyn Instance>>,
-    /// Of the entry, abandoned first runs included: they cost every replica alike.
+    /// Of the entry, abandoned first runs and the making of instances included: they cost every replica alike.
     fuel_used: u64,
 }
 
@@ -158,7 +164,12 @@ impl<R: Read + Send + 'static> Batch<R> {
     fn attempt(&mut self, runner: &Runner<'_>, command: &Command) -> Result<(Verdict, bool), HostFault> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => runner.instances.fresh()?,
+            None => {
+                let fresh = runner.instances.fresh()?;
+                // Or an entry of failing commands, each with an instance of its own, would take as long as it likes.
+                self.fuel_used = self.fuel_used.saturating_add(fresh.fuel_of_start());
+                fresh
+            }
         };
         let had_neighbours = instance.served() > 0;
         let mut transaction = self.transaction.take().expect("each call gives it back");

@@ -37,9 +37,12 @@ impl Read for Empty {
 struct Scripted {
     /// The requests in the order in which they ran, and how many commands their instance had served.
     ran: Rc<RefCell<Vec<(String, u32)>>>,
+    /// What each instance costs.
+    fuel_of_start: u64,
 }
 
 struct ScriptedInstance {
+    fuel_of_start: u64,
     served: u32,
     fuel_used: u64,
     ran: Rc<RefCell<Vec<(String, u32)>>>,
@@ -47,7 +50,12 @@ struct ScriptedInstance {
 
 impl Instances for Scripted {
     fn fresh(&self) -> Result<Box<dyn Instance>, HostFault> {
-        Ok(Box::new(ScriptedInstance { served: 0, fuel_used: 0, ran: self.ran.clone() }))
+        Ok(Box::new(ScriptedInstance {
+            fuel_of_start: self.fuel_of_start,
+            served: 0,
+            fuel_used: 0,
+            ran: self.ran.clone(),
+        }))
     }
 }
 
@@ -82,6 +90,10 @@ impl Instance for ScriptedInstance {
 
     fn fuel_used(&self) -> u64 {
         self.fuel_used
+    }
+
+    fn fuel_of_start(&self) -> u64 {
+        self.fuel_of_start
     }
 }
 
@@ -218,4 +230,15 @@ fn hash_depends_on_outcomes_and_writes_alone() {
     assert_eq!(hash(&["put a"]), hash(&["put a"]));
     assert_ne!(hash(&["put a"]), hash(&["put b"]));
     assert_ne!(hash(&["fail"]), hash(&["refuse"]));
+}
+
+#[test]
+fn making_instances_costs_the_entry() {
+    let (sandbox, limits) = (Scripted { fuel_of_start: 60, ..Scripted::default() }, limits());
+    let runner = Runner { instances: &sandbox, limits: &limits };
+    // Each failure takes its instance along: 70 of the 250 are gone after each, and a command may need 100.
+    let effects = normal(&begun(), log_id(2), &entry_of(&["fail"; 6]), Some(runner), Empty).unwrap();
+    let not_run = effects.outcomes.iter().filter(|(_, verdict)| is_not_run(verdict)).count();
+    assert_eq!(not_run, 3);
+    assert_eq!(sandbox.ran.borrow().len(), 3);
 }

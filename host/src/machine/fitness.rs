@@ -7,7 +7,7 @@ use crate::types::hex;
 
 /// Version of what fuel, limits and verdicts mean. Raised when a change would let two builds disagree on an outcome, so also with the
 /// version of wasmtime: the size of its frames says where a recursion ends.
-pub const SEMANTICS: u32 = 2;
+pub const SEMANTICS: u32 = 3;
 
 /// The genesis entry of a new cluster that runs `component`. `source_hash` is the BLAKE3 of the file it was encoded from.
 pub fn genesis_of(cluster_id: [u8; 16], component: &Component, source_hash: [u8; 32]) -> Genesis {

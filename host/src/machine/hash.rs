@@ -60,7 +60,7 @@ fn update_bytes(hasher: &mut Xxh3, bytes: &[u8]) {
     hasher.update(bytes);
 }
 
-/// The newest hashes, of consecutive indexes. Empty after a start and after an install: what was before cannot be compared.
+/// The newest hashes, of consecutive indexes. One after a start and after an install: what was before cannot be compared.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(VecDeque<HashRecord>);
 
@@ -72,8 +72,10 @@ impl Recent {
         self.0.push_back(record);
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// The state stands at `record`, however it came there.
+    pub(crate) fn begin(&mut self, record: HashRecord) {
         self.0.clear();
+        self.0.push_back(record);
     }
 
     /// Our hash at `index`, if it is still known.

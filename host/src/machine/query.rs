@@ -1,15 +1,15 @@
 //! Queries and steps of watches: a view of the newest state, an instance that cannot write, and for watches what was read. A few
-//! threads of its own, so that a flood of queries is refused here and does not starve apply. Never writes.
+//! threads of its own, so that a flood of queries is refused here and does not starve apply; queries and steps take turns. Never writes.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use super::MachineError;
@@ -21,6 +21,7 @@ use crate::guest::{
     CALLER_STACK_BYTES, Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, QueryInstance, Range,
     Reason, Stepped, Store, StoreFault, Verdict,
 };
+use crate::logs::Foreign;
 use crate::store::{Column, Read, StoreError, View};
 use crate::types::{Fatal, NodeMode};
 
@@ -99,28 +100,77 @@ impl From<HostFault> for QueryError {
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The threads.
+/// The threads that serve queries and steps of watches. Cheap to clone; they end when the last clone is dropped.
 #[derive(Clone)]
-pub(crate) struct Pool(SyncSender<Work>);
+pub(crate) struct Pool(Arc<Ends>);
+
+/// What [`Pool`] and its threads share.
+struct Lanes {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+    queue_max: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    queries: VecDeque<Work>,
+    steps: VecDeque<Work>,
+    /// The lane that was not served last goes first, so that neither starves the other.
+    steps_first: bool,
+    closed: bool,
+}
+
+impl Waiting {
+    fn next(&mut self) -> Option<Work> {
+        let (first, second) = match self.steps_first {
+            true => (&mut self.steps, &mut self.queries),
+            false => (&mut self.queries, &mut self.steps),
+        };
+        if let Some(work) = first.pop_front() {
+            self.steps_first = !self.steps_first;
+            return Some(work);
+        }
+        second.pop_front()
+    }
+}
+
+/// Tells the threads to end.
+struct Ends(Arc<Lanes>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.waiting.lock().closed = true;
+        self.0.more.notify_all();
+    }
+}
+
+/// Who waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Queries,
+    Steps,
+}
 
 impl Pool {
-    /// The threads end when the last clone is dropped.
+    /// Of each kind at most `queue_max` wait.
     pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
-        let (sender, receiver) = sync_channel(queue_max);
-        let receiver = Arc::new(Mutex::new(receiver));
+        let lanes = Arc::new(Lanes { waiting: Mutex::default(), more: Condvar::new(), queue_max });
+        // Dropped on an error, it ends those that have begun.
+        let pool = Pool(Arc::new(Ends(lanes.clone())));
         for number in 0..threads.max(1) {
-            let receiver = receiver.clone();
+            let lanes = lanes.clone();
             std::thread::Builder::new()
                 .name(format!("query-{number}"))
                 .stack_size(CALLER_STACK_BYTES)
-                .spawn(move || serve(&receiver))
+                .spawn(move || serve(&lanes))
                 .map_err(|source| MachineError::Thread { name: "query", source })?;
         }
-        Ok(Pool(sender))
+        Ok(pool)
     }
 
     async fn run<T: Send + 'static>(
         &self,
+        lane: Lane,
         work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
         let (done, answer) = oneshot::channel();
@@ -130,18 +180,34 @@ impl Pool {
                 let _gone = done.send(work());
             }
         });
-        self.0.try_send(work).map_err(|error| match error {
-            TrySendError::Full(_) => QueryError::Busy,
-            TrySendError::Disconnected(_) => QueryError::Fault("the query threads have ended".into()),
-        })?;
+        {
+            let lanes = &self.0.0;
+            let mut waiting = lanes.waiting.lock();
+            let queue = match lane {
+                Lane::Queries => &mut waiting.queries,
+                Lane::Steps => &mut waiting.steps,
+            };
+            if queue.len() >= lanes.queue_max {
+                return Err(QueryError::Busy);
+            }
+            queue.push_back(work);
+            lanes.more.notify_one();
+        }
         answer.await.unwrap_or_else(|_| Err(QueryError::Fault("a query thread ended; its panic is in the log".into())))
     }
 }
 
-fn serve(receiver: &Mutex<Receiver<Work>>) {
+fn serve(lanes: &Lanes) {
     loop {
-        let work = receiver.lock().recv();
-        let Ok(work) = work else { return };
+        let mut waiting = lanes.waiting.lock();
+        let work = loop {
+            match waiting.next() {
+                Some(work) => break work,
+                None if waiting.closed => return,
+                None => lanes.more.wait(&mut waiting),
+            }
+        };
+        drop(waiting);
         // A panic of ours in one query must not cost the node its query threads.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
             tracing::error!("a query panicked");
@@ -151,7 +217,7 @@ fn serve(receiver: &Mutex<Receiver<Work>>) {
 
 pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) -> Result<Answer, QueryError> {
     let (component, shared) = (ready(shared)?, shared.clone());
-    pool.run(move || {
+    pool.run(Lane::Queries, move || {
         let (context, reads) = begin(&shared, None)?;
         if Instant::now() >= call.deadline {
             let failure = Failure { reason: Reason::Deadline, detail: "its deadline passed before it began".into() };
@@ -171,7 +237,7 @@ pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) ->
 
 pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCall) -> Result<Watched, QueryError> {
     let (component, shared) = (ready(shared)?, shared.clone());
-    pool.run(move || {
+    pool.run(Lane::Steps, move || {
         let (context, reads) = begin(&shared, Some(ReadSet::default()))?;
         let mut instance = QueryInstance::new(&component)?.ok_or(QueryError::Busy)?;
         let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
@@ -195,7 +261,7 @@ pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCal
 fn note_failure(shared: &Shared, failure: &Failure) {
     shared.counts.queries_failed.fetch_add(1, Relaxed);
     if let Some(left_out) = shared.query_failures.due() {
-        tracing::warn!(reason = ?failure.reason, detail = %failure.detail, left_out, "a query failed");
+        tracing::warn!(reason = ?failure.reason, detail = %Foreign(&failure.detail), left_out, "a query failed");
     }
 }
 
@@ -331,7 +397,7 @@ mod tests {
         let running = tokio::spawn({
             let pool = pool.clone();
             async move {
-                pool.run(move || {
+                pool.run(Lane::Queries, move || {
                     let _ = began.send(());
                     let _ = held.recv();
                     Ok(())
@@ -340,11 +406,27 @@ mod tests {
             }
         });
         begun.await.expect("the first began");
-        let mut queued = Box::pin(pool.run(|| Ok(1)));
+        let mut queued = Box::pin(pool.run(Lane::Queries, || Ok(1)));
         assert!(futures::poll!(&mut queued).is_pending());
-        assert_eq!(pool.run(|| Ok(2)).await, Err(QueryError::Busy));
+        assert_eq!(pool.run(Lane::Queries, || Ok(2)).await, Err(QueryError::Busy));
         release.send(()).expect("the first waits");
         assert_eq!(queued.await, Ok(1));
         assert_eq!(running.await.expect("no panic"), Ok(()));
+    }
+
+    #[test]
+    fn queries_and_steps_take_turns() {
+        let order = Arc::new(Mutex::new(String::new()));
+        let note = |what: char| -> Work {
+            let order = order.clone();
+            Box::new(move || order.lock().push(what))
+        };
+        let mut waiting = Waiting::default();
+        waiting.steps.extend((0..4).map(|_| note('s')));
+        waiting.queries.extend((0..2).map(|_| note('q')));
+        while let Some(work) = waiting.next() {
+            work();
+        }
+        assert_eq!(*order.lock(), "qsqsss");
     }
 }

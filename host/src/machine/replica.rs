@@ -312,4 +312,8 @@ impl Instance for MeteredInstance {
     fn fuel_used(&self) -> u64 {
         self.instance.fuel_used()
     }
+
+    fn fuel_of_start(&self) -> u64 {
+        self.instance.fuel_of_start()
+    }
 }

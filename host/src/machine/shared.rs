@@ -16,8 +16,8 @@ use super::transfers::Transfers;
 use super::waiters::Waiters;
 use super::{Options, Position};
 use crate::codec::Genesis;
-use crate::guest::Component;
-use crate::sparse::Sparse;
+use crate::guest::{Component, Reason};
+use crate::logs::Sparse;
 use crate::store::{Checkpoints, Space, State};
 use crate::types::{Fatal, NodeMode};
 
@@ -34,12 +34,31 @@ pub(crate) struct Counts {
     pub(crate) undecodable: AtomicU64,
     /// Entries whose proposer had another hash than we at the same index.
     pub(crate) hash_mismatches: AtomicU64,
+    /// Commands that did not end well, as this process applied them.
+    pub(crate) failures: Failures,
     /// Queries and steps of watches that did not end well; refusals are not among them.
     pub(crate) queries_failed: AtomicU64,
     pub(crate) snapshots_made: AtomicU64,
     pub(crate) snapshots_failed: AtomicU64,
     pub(crate) snapshots_sent: AtomicU64,
     pub(crate) snapshots_installed: AtomicU64,
+}
+
+/// Failures by their reason.
+#[derive(Debug, Default)]
+pub(crate) struct Failures([AtomicU64; Reason::ALL.len()]);
+
+impl Failures {
+    pub(crate) fn add(&self, reason: Reason) {
+        let place = Reason::ALL.iter().position(|one| *one == reason).expect("all reasons are there");
+        self.0[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Those that have occurred.
+    pub(crate) fn seen(&self) -> Vec<(Reason, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        Reason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
+    }
 }
 
 /// See the file's head.
@@ -114,6 +133,7 @@ impl Shared {
             component_changed: Condvar::new(),
             stopping: AtomicBool::new(false),
         };
+        shared.recent.lock().begin(system.hash);
         shared.publish(system);
         shared
     }

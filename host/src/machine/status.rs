@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::shared::Shared;
 use super::transfers::TransferStatus;
+use crate::guest::Reason;
 use crate::store::SpaceStatus;
 use crate::types::{LogId, NodeMode};
 
@@ -32,6 +33,8 @@ pub struct MachineStatus {
     pub hash: u64,
     /// Entries whose proposer had another hash, since this process began.
     pub hash_mismatches: u64,
+    /// Commands that failed, by reason, since the process began; what the guest refused is not among them.
+    pub command_failures: Vec<(Reason, u64)>,
     /// Queries and steps of watches that failed since the process began.
     pub queries_failed: u64,
     /// Flushes of the state, since this process began.
@@ -75,6 +78,7 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         hash_index,
         hash,
         hash_mismatches: counts.hash_mismatches.load(Relaxed),
+        command_failures: counts.failures.seen(),
         queries_failed: counts.queries_failed.load(Relaxed),
         flushes: counts.flushes.load(Relaxed),
         disk_full: counts.disk_full.load(Relaxed),

@@ -1,13 +1,14 @@
 //! Log time on an idle cluster. Time passes with entries only; when a watch waits for a time and nobody sends a command, the leader appends
 //! an entry without commands, which carries its clock like every other. At most one a second, however many watches wait on however many
-//! nodes. Never steps a watch, and never decides what the time is: the proposer stamps, and apply takes the later of two times.
+//! nodes. And one when the cluster falls silent: each entry carries a state hash, so that it has every node look at what the last commands
+//! did. Never steps a watch, and never decides what the time is: the proposer stamps, and apply takes the later of two times.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::leader::{LeaderView, LeaderWatch};
 use super::proposer::{Core, Proposer, Written};
@@ -16,6 +17,10 @@ use crate::codec::entry::Entry;
 
 /// Between two clock entries of one leader.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A cluster that has been silent for so long is checked once more.
+const SILENCE: Duration = Duration::from_secs(3);
+/// How often it is seen whether it is silent.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long one attempt may take. Then the watch that waits steps at the old time.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -65,6 +70,29 @@ impl Clock {
             .unwrap_or_else(|_| Err(RoundError::Failed("log time did not pass in time".into())))
     }
 
+    /// Appends an entry after each burst of others, while this node leads. Never ends by itself.
+    pub async fn check_silence(self) {
+        let (mut tip, mut since, mut checked) = (0, Instant::now(), 0);
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let now = self.0.core.hash_tip().0;
+            if now != tip {
+                (tip, since) = (now, Instant::now());
+            }
+            let leads = self.0.leader.current().is_some_and(|leader| leader.is_me);
+            if tip == checked || since.elapsed() < SILENCE || !leads {
+                continue;
+            }
+            // It is the newest entry then, or others came, and there will be another silence.
+            match self.propose().await {
+                Ok(index) => checked = index,
+                Err(error) => tracing::debug!(%error, "the last commands are not checked now"),
+            }
+        }
+    }
+
     /// The leader's part.
     pub(super) async fn append(&self, until_ms: u64) -> Result<u64, RoundError> {
         let mut last = self.0.turn.lock().await;
@@ -74,11 +102,15 @@ impl Clock {
         if let Some(index) = self.reached(until_ms) {
             return Ok(index);
         }
+        *last = Some(Instant::now());
+        self.propose().await
+    }
+
+    async fn propose(&self) -> Result<u64, RoundError> {
         if let Some(why) = self.0.core.refuses_commands() {
             return Err(RoundError::Failed(why));
         }
         let leader = self.0.leader.current().filter(|leader| leader.is_me).ok_or(RoundError::NotLeader)?;
-        *last = Some(Instant::now());
         match self.0.proposer.propose_entry(leader.term, Entry::default()).await {
             Written::Applied { index } => Ok(index),
             Written::NotLeader => Err(RoundError::NotLeader),

@@ -18,6 +18,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::faults;
+use crate::logs::Sparse;
 use crate::machine::Machine;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
@@ -29,7 +30,6 @@ use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
 use crate::raft::presence::{self, Presence};
 use crate::raft::{Canvass, ClusterCell, Me, Raft, RaftCell, peer, planted, standing, wire};
-use crate::sparse::Sparse;
 use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.

@@ -209,7 +209,12 @@ impl DataDir {
     /// The state was made anew: no quarantine, and nothing to make it from. Durable on return. What led to the quarantine stays to be
     /// looked at.
     pub fn end_quarantine(&self) -> Result<(), StoreError> {
-        self.remove(&self.root.join("QUARANTINE"))?;
+        let (why, ended) = (self.root.join("QUARANTINE"), self.root.join("QUARANTINE.ended"));
+        match fs::rename(&why, ended) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            renamed => renamed.map_err(StoreError::io("rename", &why))?,
+        }
+        sync_directory(&self.root)?;
         self.drop_resync()
     }
 

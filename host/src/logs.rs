@@ -1,6 +1,7 @@
-//! Log lines that anybody who can reach a port can cause: at most one a second of a kind, and it says how many were left out. Decides
-//! nothing else, and counts nothing that a metric should.
+//! What a node logs on behalf of others. Lines that anybody who can reach a port can cause come at most once a second and say how many
+//! were left out; text that others wrote cannot pass for a line of the node's own. Counts nothing that a metric should.
 
+use std::fmt::{self, Write};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -35,9 +36,34 @@ impl Sparse {
     }
 }
 
+/// Text of a guest or of a client. Its lines are indented behind the first, and what would steer a terminal is shown instead of done.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreign<'a>(pub &'a str);
+
+impl fmt::Display for Foreign<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for char in self.0.chars() {
+            match char {
+                '\n' => f.write_str("\n    | ")?,
+                '\t' => f.write_char(char)?,
+                _ if char.is_control() => write!(f, "{}", char.escape_default())?,
+                _ => f.write_char(char)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_others_is_no_line_of_our_own() {
+        let forged = "boom\n2026-01-01 ERROR lockstep: forged\x1b[31m\r\u{9b}2J\tü";
+        let shown = Foreign(forged).to_string();
+        assert_eq!(shown, "boom\n    | 2026-01-01 ERROR lockstep: forged\\u{1b}[31m\\r\\u{9b}2J\tü");
+    }
 
     #[test]
     fn one_line_a_second_says_how_many_were_left_out() {
