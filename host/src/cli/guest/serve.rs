@@ -58,11 +58,12 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         return Err(failure.hint(format!("run your tests with LOCKSTEP_COMPONENT={file} cargo test")).into());
     }
     on_guest_stack(|| {
-        let limits = Limits { query_deadline_ms: QUERY_DEADLINE_MS, ..Limits::default() };
-        let Admitted { component, routes } = admit_file_under(&limits, &args.file)?;
         // Not through Rust's own stdout, which looks for line ends and keeps what follows the last.
         let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned().context("cannot write to stdout")?);
+        // Before the component is compiled, so that also this ends with the harness.
         let harness = Remote::open(stdout, |gone| crate::cli::exit_at_once(gone))?;
+        let limits = Limits { query_deadline_ms: QUERY_DEADLINE_MS, ..Limits::default() };
+        let Admitted { component, routes } = admit_file_under(&limits, &args.file)?;
         harness.greet(hello(&component, &routes))?;
         loop {
             let call = harness.next_call()?;
