@@ -16,7 +16,8 @@
 //!   [`state!`]. `&mut self` is the permission to write.
 //! - [`snapshot`]: how the state travels to another node; the default takes it as it is.
 //! - [`log`]: lines for the node's operator.
-//! - [`Harness`]: the same handlers in an ordinary `cargo test`.
+//! - [`Harness`]: the same handlers in an ordinary `cargo test`; with `LOCKSTEP_COMPONENT=<file.wasm>` the same tests on the built
+//!   component, in a node's sandbox ([`test`]).
 //!
 //! Nothing in memory outlives a call: a static, a thread-local or a field that is not a collection may
 //! be gone at the next command, or may not. Keep everything in collections. There is no clock and no source

@@ -38,6 +38,28 @@ pub enum Code {
     Unauthenticated = 16,
 }
 
+#[cfg(not(target_arch = "wasm32"))]
+impl Code {
+    const ALL: [Self; 16] = [
+        Self::Cancelled,
+        Self::Unknown,
+        Self::InvalidArgument,
+        Self::DeadlineExceeded,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::PermissionDenied,
+        Self::ResourceExhausted,
+        Self::FailedPrecondition,
+        Self::Aborted,
+        Self::OutOfRange,
+        Self::Unimplemented,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DataLoss,
+        Self::Unauthenticated,
+    ];
+}
+
 /// A refusal by the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -90,6 +112,13 @@ impl Status {
     pub fn with_details(mut self, details: impl Into<Vec<u8>>) -> Self {
         self.details = details.into();
         self
+    }
+
+    /// As a client gets it. A number that is no error of gRPC is UNKNOWN, as for any client.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn from_parts(code: u32, message: String, details: Vec<u8>) -> Self {
+        let known = Code::ALL.into_iter().find(|known| *known as u32 == code);
+        Self { code: known.unwrap_or(Code::Unknown), message, details }
     }
 
     /// With the message as long as the host sends it.

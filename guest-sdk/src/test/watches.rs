@@ -5,15 +5,13 @@ use std::marker::PhantomData;
 
 use prost::Message;
 
+use super::Harness;
+use super::guest::Request;
 use super::host::{Call, Mode, Reads, Writes};
-use super::{Harness, checked_reply};
-use crate::context::{Cause, Watch};
-use crate::dispatch::{self, Machine};
+use crate::context::Cause;
+use crate::dispatch::Machine;
 use crate::status::{Reply, Status};
 use crate::step::Plan;
-
-/// Most bytes that a step hands to the next.
-const MEMO_BYTES_MAX: usize = 4 * 1024;
 
 /// A stream that a test opened.
 #[derive(Clone, Copy, Debug)]
@@ -121,20 +119,18 @@ impl<M: Machine> Harness<M> {
     }
 
     fn step(&mut self, id: usize, cause: Cause) {
+        let place = self.place();
         let open = &mut self.streams.0[id];
-        let cx = Watch::at(
-            crate::context::Place { index: self.index, position: 0, time_ms: self.now_ms },
-            cause,
-            std::mem::take(&mut open.memo),
-        );
+        let memo = std::mem::take(&mut open.memo);
         let mut call = Call::new(Mode::Watch, std::mem::take(&mut self.store));
         call.caller.clone_from(&open.caller);
-        let (call, outcome) = call.run(|| dispatch::watch::<M>(&cx, &open.method, &open.request));
+        let request = Request { place, method: &open.method, bytes: &open.request };
+        let (call, outcome) = self.guest.watch::<M>(call, request, cause, memo);
         self.store = call.store;
         self.lines.extend(call.lines);
         open.steps += 1;
         open.reads = call.reads;
-        match outcome.and_then(checked_plan) {
+        match outcome {
             Ok(plan) => open.follow(plan, self.index, self.now_ms),
             Err(status) => open.outcome = Some(Err(status)),
         }
@@ -155,17 +151,4 @@ impl Open {
             self.outcome = Some(Ok(()));
         }
     }
-}
-
-fn checked_plan(plan: Plan<Vec<u8>>) -> Result<Plan<Vec<u8>>, Status> {
-    if plan.memo.len() > MEMO_BYTES_MAX {
-        return Err(Status::resource_exhausted(format!(
-            "the memo has {} bytes; at most {MEMO_BYTES_MAX}",
-            plan.memo.len()
-        )));
-    }
-    for reply in &plan.replies {
-        checked_reply(Ok(reply.clone()))?;
-    }
-    Ok(plan)
 }
