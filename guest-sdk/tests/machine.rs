@@ -360,6 +360,19 @@ fn log_time_and_lines_come_from_the_harness() {
     assert_eq!(lines, ["ann at (1, 0)", "bob at (2, 0)"]);
 }
 
+/// As on an idle cluster.
+#[test]
+fn log_time_passes_with_entries_only() {
+    let mut shop = Harness::<Shop>::new();
+    let _: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
+    let (start, index) = (shop.time_ms(), shop.index());
+    shop.advance(Duration::from_secs(2));
+    assert_eq!((shop.time_ms(), shop.index()), (start, index), "nobody waits for a time");
+    let _stream = shop.watch::<_, u64>("Shop/Stock", &"item-".to_owned());
+    shop.advance(Duration::from_secs(5));
+    assert!(shop.time_ms() > start && shop.index() > index, "a watch has waited");
+}
+
 #[test]
 fn watch_of_a_range_remembers_and_ends() {
     let mut shop = Harness::<Shop>::new();

@@ -63,7 +63,10 @@ pub struct Harness<M> {
     guest: Guest,
     store: Store,
     index: u64,
-    now_ms: u64,
+    /// What the leader's clock shows.
+    clock_ms: u64,
+    /// Time of the last entry: what guests see.
+    log_ms: u64,
     caller: String,
     node_status: String,
     log: Vec<Applied>,
@@ -129,7 +132,8 @@ impl<M: Machine> Harness<M> {
             guest,
             store: Store::new(),
             index: 0,
-            now_ms: START_MS,
+            clock_ms: START_MS,
+            log_ms: START_MS,
             caller: String::new(),
             node_status: "{}".to_owned(),
             log: Vec::new(),
@@ -177,7 +181,7 @@ impl<M: Machine> Harness<M> {
     /// When called in `commands`.
     pub fn together<T>(&mut self, commands: impl FnOnce(&mut Self) -> T) -> T {
         assert!(self.entry.is_none(), "an entry cannot hold another entry");
-        self.index += 1;
+        self.begin_entry();
         self.entry = Some(OpenEntry::default());
         let done = commands(self);
         let entry = self.entry.take().expect("the entry is still open");
@@ -187,7 +191,7 @@ impl<M: Machine> Harness<M> {
 
     fn apply_next(&mut self, method: &str, request: &[u8]) -> Reply<Vec<u8>> {
         let entry = self.entry.as_mut().expect("an entry is open");
-        let place = Place { index: self.index, position: entry.commands, time_ms: self.now_ms };
+        let place = Place { index: self.index, position: entry.commands, time_ms: self.log_ms };
         entry.commands += 1;
         let (method, request) = (method.to_owned(), request.to_vec());
         let command = Logged { place, caller: self.caller.clone(), method, request };
@@ -306,20 +310,22 @@ impl<M: Machine> Harness<M> {
         json.clone_into(&mut self.node_status);
     }
 
-    /// Log index of the last command.
+    /// Index of the last log entry.
     pub fn index(&self) -> u64 {
         self.index
     }
 
-    /// Time of the log, in milliseconds since 1970.
+    /// Log time, in milliseconds since 1970: that of the last entry. Queries see it, too.
     pub fn time_ms(&self) -> u64 {
-        self.now_ms
+        self.log_ms
     }
 
-    /// Lets time pass; watches wake that asked for it.
+    /// Lets time pass, for the next command and for watches that asked for it. As on a node, log time stands still until one of them
+    /// comes: a query sees the time of the last entry. For a watch that wakes the leader appends an entry without commands, so the
+    /// index grows.
     pub fn advance(&mut self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).expect("a test takes less than an age");
-        self.advance_to(self.now_ms + ms);
+        self.advance_to(self.clock_ms + ms);
     }
 
     /// Takes the lines logged since the last call.
@@ -328,7 +334,13 @@ impl<M: Machine> Harness<M> {
     }
 
     fn place(&self) -> Place {
-        Place { index: self.index, position: 0, time_ms: self.now_ms }
+        Place { index: self.index, position: 0, time_ms: self.log_ms }
+    }
+
+    /// The next entry, which carries the leader's clock.
+    fn begin_entry(&mut self) {
+        self.index += 1;
+        self.log_ms = self.clock_ms;
     }
 }
 

@@ -103,10 +103,18 @@ impl<M: Machine> Harness<M> {
 
     pub(super) fn advance_to(&mut self, until_ms: u64) {
         while let Some((at_ms, id)) = self.next_timer().filter(|timer| timer.0 <= until_ms) {
-            self.now_ms = at_ms;
-            self.step(id, Cause::Wake);
+            self.clock_ms = at_ms;
+            if self.log_ms < at_ms {
+                // The leader appends an entry without commands, so that the watch sees the time that it waits for.
+                self.begin_entry();
+                self.streams_after_commit(&Writes::new());
+            }
+            // Unless that entry has woken it.
+            if self.streams.0[id].wake_at_ms == Some(at_ms) {
+                self.step(id, Cause::Wake);
+            }
         }
-        self.now_ms = until_ms;
+        self.clock_ms = until_ms;
     }
 
     fn next_timer(&self) -> Option<(u64, usize)> {
@@ -131,21 +139,21 @@ impl<M: Machine> Harness<M> {
         open.steps += 1;
         open.reads = call.reads;
         match outcome {
-            Ok(plan) => open.follow(plan, self.index, self.now_ms),
+            Ok(plan) => open.follow(plan, self.index, self.clock_ms),
             Err(status) => open.outcome = Some(Err(status)),
         }
     }
 }
 
 impl Open {
-    fn follow(&mut self, plan: Plan<Vec<u8>>, index: u64, now_ms: u64) {
+    fn follow(&mut self, plan: Plan<Vec<u8>>, index: u64, clock_ms: u64) {
         self.sent.extend(plan.replies);
         self.memo = plan.memo;
         // An index that is reached already would run the step again and again.
         self.wake_at_index = if plan.wake_at_index > index { plan.wake_at_index } else { 0 };
         self.wake_at_ms = match plan.wake_after_ms {
             0 => None,
-            ms => Some(now_ms + u64::from(ms)),
+            ms => Some(clock_ms + u64::from(ms)),
         };
         if plan.done {
             self.outcome = Some(Ok(()));
