@@ -1,7 +1,7 @@
 //! Generates the clients of the scenarios: raft-example's service from its own proto, its manager's under both names, those of the test
 //! guests, and the messages that a forged peer would send.
 
-const ROOMS: [&str; 4] = ["proto", "../proto", "guests/chain/proto", "guests/misbehaving/proto"];
+const ROOMS: [&str; 5] = ["proto", "../proto", "guests/chain/proto", "guests/medley/proto", "guests/misbehaving/proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in ROOMS {
@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "lockstep/call.proto",
         "lockstep/peer.proto",
         "chain.proto",
+        "medley.proto",
         "misbehaving.proto",
     ];
     let set = protox::compile(protos, ROOMS)?;

@@ -18,6 +18,8 @@
 //! | `log-read` | a read of the log from disk | ends the node |
 //! | `state-before-flush` `state-after-flush` | the flush of the state | ENOSPC: tried again; else ends the node |
 //! | `state-read` | a read of the newest state while an entry is applied | ends the node |
+//! | `state-cramped` | any task, when a state is opened: no cache, small files, compaction all the time | nothing |
+//! | `state-piled` | any task, when a state is opened: files pile up, and are compacted all into one | nothing |
 //! | `view-read` | a read of the state for a query or a watch | ends the node |
 //! | `checkpoint-before-make` `checkpoint-before-publish` | a checkpoint, and its rename | no snapshot is made |
 //! | `checkpoint-after-publish` | after that; can only crash or wait | |

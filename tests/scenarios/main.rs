@@ -8,6 +8,7 @@ mod component_tests;
 mod damaged_disk;
 mod disk_full;
 mod durable_steps;
+mod equal_hashes;
 mod failover;
 mod first_hour;
 mod forwarding;

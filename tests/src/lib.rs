@@ -1,6 +1,7 @@
 //! The harness of the scenarios: real `lockstep` processes in temporary directories, real faults, stock clients.
 //! It waits for conditions, never for a duration, and leaves nothing behind. It knows nothing of the host's insides.
 
+pub mod alike;
 mod cluster;
 mod load;
 mod misbehaving;
@@ -14,7 +15,7 @@ pub use load::{Failure, Load, Seen};
 pub use misbehaving::misbehaving_wasm;
 pub use network::{Cut, Network, in_network};
 pub use process::{
-    NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, statics_wasm,
+    NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, medley_wasm, statics_wasm,
 };
 
 use std::future::Future;
@@ -44,6 +45,12 @@ pub mod peer {
 #[allow(missing_docs, clippy::all)]
 pub mod misbehaving_pb {
     tonic::include_proto!("misbehaving");
+}
+
+/// The client of the guest that does a little of everything.
+#[allow(missing_docs, clippy::all)]
+pub mod medley_pb {
+    tonic::include_proto!("medley");
 }
 
 /// The client of the test guest.

@@ -29,6 +29,8 @@ pub struct Options {
     pub program: PathBuf,
     /// Failpoints that are set at every start and stay, beside those of [`NodeProcess::fail_at`].
     pub planted: Vec<String>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
 }
 
 impl Options {
@@ -40,13 +42,14 @@ impl Options {
             more: Vec::new(),
             program: lockstep_binary(),
             planted: Vec::new(),
+            env: Vec::new(),
         }
     }
 
     /// A member with the guest of the torture, in the program that has failpoints.
     pub fn tortured() -> Options {
         let (fsm, program) = (Some(chain_wasm()), failpoints_binary());
-        Options { bootstrap: false, fsm, more: Vec::new(), program, planted: Vec::new() }
+        Options { fsm, program, ..Options::member() }
     }
 
     /// The node that starts the cluster.
@@ -193,6 +196,7 @@ impl NodeProcess {
         let mut command = Command::new(program);
         command
             .args(self.arguments())
+            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .env("LOCKSTEP_FAILPOINTS", self.failpoints_path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -375,6 +379,11 @@ pub fn kv_wasm() -> PathBuf {
 /// The guest of the torture, which is no part of the product: `build/chain.wasm`, as `cargo xtask test` leaves it.
 pub fn chain_wasm() -> PathBuf {
     built("chain.wasm")
+}
+
+/// The guest whose command does a little of everything: `build/medley.wasm`, as `cargo xtask test` leaves it.
+pub fn medley_wasm() -> PathBuf {
+    built("medley.wasm")
 }
 
 /// The guest that keeps state where none may be: `build/statics.wasm`, as `cargo xtask test` leaves it.

@@ -62,6 +62,8 @@ pub(super) struct Inner {
     pub(super) wasmtime: wasmtime::Engine,
     pub(super) linker: Linker<State>,
     pub(super) limits: Arc<Limits>,
+    /// Whether fuel is counted; see [`Engine::unmetered`].
+    pub(super) metered: bool,
     query_instances: AtomicUsize,
     clock: Arc<Clock>,
     ticker: Thread,
@@ -70,18 +72,28 @@ pub(super) struct Inner {
 impl Engine {
     /// Builds the engine. Fails when this machine cannot give what the limits promise.
     pub fn new(limits: &Limits) -> Result<Self, LoadError> {
+        Self::build(limits, true)
+    }
+
+    /// An engine that counts no fuel, so that it can be measured what counting costs. Nothing ends a guest that loops.
+    #[doc(hidden)]
+    pub fn unmetered(limits: &Limits) -> Result<Self, LoadError> {
+        Self::build(limits, false)
+    }
+
+    fn build(limits: &Limits, metered: bool) -> Result<Self, LoadError> {
         if limits.wasm_stack_bytes.saturating_mul(4) > CALLER_STACK_BYTES as u64 {
             let (asked, room) = (limits.wasm_stack_bytes, CALLER_STACK_BYTES / 4);
             return Err(LoadError::Engine(format!("a guest stack of {asked} bytes; this build has room for {room}")));
         }
         let unavailable = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
-        let wasmtime = config(limits).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
+        let wasmtime = config(limits, metered).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
         let mut linker = Linker::new(&wasmtime);
         imports::link(&mut linker).map_err(unavailable)?;
         let clock = Arc::new(Clock::default());
         let ticker = tick(wasmtime.weak(), clock.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
         let limits = Arc::new(limits.clone());
-        let inner = Inner { wasmtime, linker, limits, query_instances: AtomicUsize::new(0), clock, ticker };
+        let inner = Inner { wasmtime, linker, limits, metered, query_instances: AtomicUsize::new(0), clock, ticker };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -163,8 +175,9 @@ pub(super) fn code_of(limits: &Limits, encoded: &[u8]) -> Result<Vec<u8>, String
     code().map_err(|error| format!("{error:#}"))
 }
 
-fn config(limits: &Limits) -> wasmtime::Result<Config> {
+fn config(limits: &Limits, metered: bool) -> wasmtime::Result<Config> {
     let mut config = code_config(limits)?;
+    config.consume_fuel(metered);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)?));
     Ok(config)
 }

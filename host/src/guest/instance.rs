@@ -50,12 +50,14 @@ impl Sandbox {
 
     fn instantiate(component: &Component) -> wasmtime::Result<Self> {
         let engine = &component.engine().inner;
-        let mut wasm = Wasm::new(&engine.wasmtime, State::new(engine.limits.clone()));
+        let mut wasm = Wasm::new(&engine.wasmtime, State::new(engine.limits.clone(), engine.metered));
         wasm.limiter(|state| &mut state.growth);
         // What one call may move into the host is bounded by the guest's own memory.
         wasm.set_hostcall_fuel(usize::try_from(engine.limits.memory_bytes_max)?);
         wasm.set_epoch_deadline(NO_DEADLINE);
-        wasm.set_fuel(engine.limits.fuel_per_instantiation)?;
+        if engine.metered {
+            wasm.set_fuel(engine.limits.fuel_per_instantiation)?;
+        }
         let instance = component.pre().instantiate(&mut wasm)?;
         Ok(Self { engine: component.engine().clone(), wasm, instance, fuel_given: 0, usable: true })
     }
@@ -107,6 +109,9 @@ impl Sandbox {
             Mode::Snapshot | Mode::Restore => Budget::of_snapshot(&state.limits),
             _ => Budget::of_call(&state.limits),
         };
+        if !self.engine.inner.metered {
+            return Ok(());
+        }
         self.fuel_given = fuel;
         self.wasm.set_fuel(fuel).map_err(|error| HostFault(format!("fuel could not be set: {error:#}")))
     }

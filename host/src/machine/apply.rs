@@ -255,7 +255,7 @@ impl Applier {
             false => None,
         };
         let runner =
-            component.as_ref().map(|component| Runner { sandbox: component, limits: component.engine().limits() });
+            component.as_ref().map(|component| Runner { instances: component, limits: component.engine().limits() });
         Ok(entry::normal(&self.system, log_id, &entry, runner, self.generation.clone())?)
     }
 

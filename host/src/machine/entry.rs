@@ -12,15 +12,17 @@ use crate::guest::{ApplyInstance, Call, Component, Context, HostFault, Limits, S
 use crate::store::Read;
 use crate::types::{LogId, Origin};
 
-/// Makes instances that serve commands. Real guests and, in tests, functions.
-pub(crate) trait Instances {
+/// Makes instances that serve commands. Real guests, in tests functions, and in a benchmark what a guest is measured against.
+pub trait Instances {
+    /// A new one, with nothing in its memory.
     fn fresh(&self) -> Result<Box<dyn Instance>, HostFault>;
 }
 
 /// Serves commands until one does not end with a reply.
-pub(crate) trait Instance {
+pub trait Instance {
     /// Commands served before this one.
     fn served(&self) -> u32;
+    /// Runs a command, and gives the store back with whatever was written.
     fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>);
     /// Fuel of the last command.
     fn fuel_used(&self) -> u64;
@@ -60,7 +62,7 @@ pub(crate) struct Effects {
 
 /// What runs the commands of an entry.
 pub(crate) struct Runner<'a> {
-    pub(crate) sandbox: &'a dyn Instances,
+    pub(crate) instances: &'a dyn Instances,
     pub(crate) limits: &'a Limits,
 }
 
@@ -156,7 +158,7 @@ impl<R: Read + Send + 'static> Batch<R> {
     fn attempt(&mut self, runner: &Runner<'_>, command: &Command) -> Result<(Verdict, bool), HostFault> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => runner.sandbox.fresh()?,
+            None => runner.instances.fresh()?,
         };
         let had_neighbours = instance.served() > 0;
         let mut transaction = self.transaction.take().expect("each call gives it back");

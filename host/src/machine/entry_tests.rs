@@ -133,7 +133,7 @@ impl Run {
 
 fn run_from(system: &System, requests: &[&str]) -> Result<Run, HostFault> {
     let (sandbox, limits) = (Scripted::default(), limits());
-    let runner = Runner { sandbox: &sandbox, limits: &limits };
+    let runner = Runner { instances: &sandbox, limits: &limits };
     let effects = normal(system, log_id(2), &entry_of(requests), Some(runner), Empty)?;
     let ran = sandbox.ran.borrow().clone();
     Ok(Run { effects, ran })
@@ -185,7 +185,7 @@ fn commands_before_genesis_are_refused_and_those_beside_it_run() {
     assert_eq!(before.verdicts(), [not_run()]);
     assert!(before.ran.is_empty());
     let (sandbox, limits) = (Scripted::default(), limits());
-    let runner = Runner { sandbox: &sandbox, limits: &limits };
+    let runner = Runner { instances: &sandbox, limits: &limits };
     let with = codec::entry::Entry { genesis: Some(Genesis::default()), ..entry_of(&["put a"]) };
     let effects = normal(&System::default(), log_id(1), &with, Some(runner), Empty).unwrap();
     assert_eq!(effects.outcomes[0].1, reply("put a"));

@@ -46,6 +46,7 @@ use crate::store::{Checkpoints, Log, Space, State, StoreError};
 use crate::types::{Fatal, LogId, NodeId, NodeMode, StoredMembership};
 
 pub use changes::{Change, Changed, ReadSet};
+pub use entry::{Instance, Instances};
 pub use fitness::{SEMANTICS, genesis_of, limits_of};
 pub use hash::Doubt;
 pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};

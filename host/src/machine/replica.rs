@@ -127,18 +127,32 @@ impl Replica {
         self.apply_entry(&Entry { time_ms, commands, ..Entry::default() }, reuse)
     }
 
+    /// As [`apply`](Self::apply), by other instances than the guest's. Says how each command ended.
+    pub fn apply_by(
+        &mut self,
+        instances: &dyn Instances,
+        time_ms: u64,
+        commands: Vec<Command>,
+    ) -> Result<Vec<Verdict>, ReplicaError> {
+        self.run_entry(&Entry { time_ms, commands, ..Entry::default() }, instances)
+    }
+
     fn apply_entry(&mut self, entry: &Entry, reuse: Reuse) -> Result<Applied, ReplicaError> {
+        let fuel = Rc::new(RefCell::new(vec![0; entry.commands.len()]));
+        let metered = Metered { component: self.component.clone(), reuse, fuel: fuel.clone() };
+        let verdicts = self.run_entry(entry, &metered)?;
+        Ok(Applied { index: self.system.applied_index(), verdicts, fuel: fuel.take() })
+    }
+
+    fn run_entry(&mut self, entry: &Entry, instances: &dyn Instances) -> Result<Vec<Verdict>, ReplicaError> {
         let index = self.system.applied_index() + 1;
         let log_id = LogId { leader_id: CommittedLeaderId::new(TERM, 1), index };
-        let fuel = Rc::new(RefCell::new(vec![0; entry.commands.len()]));
-        let sandbox = Metered { component: &self.component, reuse, fuel: fuel.clone() };
-        let runner = Runner { sandbox: &sandbox, limits: &self.limits };
+        let runner = Runner { instances, limits: &self.limits };
         let generation = self.state.current();
         let effects = entry::normal(&self.system, log_id, entry, Some(runner), generation.clone())?;
         generation.commit(&batch_of(&effects))?;
         self.system = effects.system;
-        let verdicts = effects.outcomes.into_iter().map(|(_, verdict)| verdict).collect();
-        Ok(Applied { index, verdicts, fuel: fuel.take() })
+        Ok(effects.outcomes.into_iter().map(|(_, verdict)| verdict).collect())
     }
 
     /// Answers a query from the state as it is.
@@ -251,16 +265,16 @@ impl SnapshotSink for Nowhere {
 }
 
 /// Makes instances that note what each command used, by its place in the entry.
-struct Metered<'a> {
-    component: &'a Component,
+struct Metered {
+    component: Component,
     reuse: Reuse,
     fuel: Rc<RefCell<Vec<u64>>>,
 }
 
-impl Instances for Metered<'_> {
+impl Instances for Metered {
     fn fresh(&self) -> Result<Box<dyn Instance>, HostFault> {
         Ok(Box::new(MeteredInstance {
-            instance: ApplyInstance::new(self.component)?,
+            instance: ApplyInstance::new(&self.component)?,
             component: self.component.clone(),
             reuse: self.reuse,
             fuel: self.fuel.clone(),

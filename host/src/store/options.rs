@@ -2,11 +2,12 @@
 //! about 200 MiB. Opens nothing itself.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompactionStyle, DBCompressionType, DBRecoveryMode, LogLevel,
+    Options, WriteOptions,
 };
 
 use super::columns::{DATA, LOG, META, SYSTEM};
+use crate::faults;
 
 const MIB: usize = 1024 * 1024;
 /// One memtable of the Raft log. Entries that are purged before it is full never reach a table file's lower levels.
@@ -21,6 +22,10 @@ const STATE_MEMTABLES_BYTES: usize = 32 * MIB;
 const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 /// Open table files, each database; RocksDB's own default is without limit.
 const OPEN_FILES_MAX: i32 = 512;
+/// A state file in which this many of so many neighbouring rows are removals is compacted soon: a scan passes over each of them.
+const REMOVALS_WINDOW: usize = 4096;
+/// See [`REMOVALS_WINDOW`].
+const REMOVALS_MAX: usize = 2048;
 /// RocksDB's own text log: this many files of this many bytes.
 const TEXT_LOG_FILES: usize = 3;
 const TEXT_LOG_BYTES: usize = 4 * MIB;
@@ -81,7 +86,16 @@ pub(super) fn state() -> Options {
 
 /// The families of `state/`. One cache serves both.
 pub(super) fn state_families() -> Vec<ColumnFamilyDescriptor> {
-    let family = family();
+    let mut family = family();
+    // A share of the whole file, 0: a single stretch of removals is enough.
+    family.add_compact_on_deletion_collector_factory(REMOVALS_WINDOW, REMOVALS_MAX, 0.0);
+    if faults::is_set("state-cramped") {
+        cramp(&mut family);
+    }
+    if faults::is_set("state-piled") {
+        family.set_compaction_style(DBCompactionStyle::Universal);
+        family.set_level_zero_file_num_compaction_trigger(16);
+    }
     vec![ColumnFamilyDescriptor::new(DATA, family.clone()), ColumnFamilyDescriptor::new(SYSTEM, family)]
 }
 
@@ -90,6 +104,19 @@ pub(super) fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     options
+}
+
+/// Hardly any memory, many small files, and compaction all the time: another way to the same rows.
+fn cramp(family: &mut Options) {
+    let mut table = BlockBasedOptions::default();
+    table.disable_cache();
+    table.set_block_size(512);
+    family.set_block_based_table_factory(&table);
+    family.set_write_buffer_size(MIB / 4);
+    family.set_target_file_size_base(MIB as u64 / 4);
+    family.set_max_bytes_for_level_base(MIB as u64);
+    family.set_level_zero_file_num_compaction_trigger(2);
+    family.set_compression_type(DBCompressionType::None);
 }
 
 fn common() -> Options {

@@ -1,0 +1,417 @@
+//! Many commands on three nodes that live differently: other memory, caches and files, other restarts, other leaders. At the end the nodes
+//! must have the same hash of all that was ever done, and the same rows on their disks. Owns the load, the three lives and the verdict.
+
+use std::fmt;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::medley_pb::ActRequest;
+use crate::medley_pb::medley_client::MedleyClient;
+use crate::pb::LeadershipTransferToServerRequest;
+use crate::process::{NodeProcess, Options, failpoints_binary, lockstep_binary, medley_wasm};
+use crate::{Cluster, PATIENCE, eventually};
+
+/// Calls on their way at each node. Enough that an entry holds many commands, and that it holds other ones each time.
+const CALLS_EACH: usize = 64;
+/// Connections that they share, at each node.
+const CONNECTIONS_EACH: usize = 2;
+/// A call without an answer for so long is made again.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
+/// Between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// How often the run is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The lives. The first node runs from beginning to end, as users run one. The second has hardly any memory and compacts all the time, and is killed again and again.
+const KILLED: usize = 1;
+/// The third lets files pile up, and is stopped, every second time for so long that it comes back by a snapshot.
+const STOPPED: usize = 2;
+
+/// How often the second node is killed, and how often the third one is stopped.
+const KILLS: u64 = 20;
+const STOPS: u64 = 10;
+/// The third node misses one part in so many of the run, when it is to catch up from the log.
+const ABSENCE: u64 = 60;
+
+/// The log is kept short, so that a node that was away needs a snapshot.
+const SHORT_LOG: [&str; 4] =
+    ["--snapshot_threshold=500", "--snapshot_interval=500ms", "--trailing_logs=500", "--trailing_entries_min=20"];
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Commands that have an outcome at the end, at least.
+    pub commands: u64,
+    /// What the commands do follows from it; in which order they come is the cluster's affair.
+    pub seed: u64,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Summary {
+    /// What every node says at its last index: applied index, commands, those refused or failed, the rolling hash.
+    pub index: u64,
+    /// See above.
+    pub commands: u64,
+    /// See above.
+    pub failed: u64,
+    /// See above.
+    pub hash: String,
+    /// Bytes of a backup, equal on all three nodes.
+    pub backup_bytes: usize,
+    /// Kills of the second node, stops of the third, and snapshots that the latter came back by.
+    pub lives: Lives,
+    /// From the first command to the last.
+    pub took: Duration,
+}
+
+/// What happened to the nodes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lives {
+    /// Of the second node.
+    pub kills: u64,
+    /// Of the third.
+    pub stops: u64,
+    /// Snapshots that a node installed.
+    pub installs: u64,
+    /// Changes of the leader that were asked for.
+    pub transfers: u64,
+}
+
+/// Until when the third node is away.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    /// Until so many commands are done.
+    Until(u64),
+    /// Until the others have purged the entry behind this one, its last.
+    Beyond(u64),
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { index, commands, failed, hash, backup_bytes, lives, took } = self;
+        let seconds = took.as_secs_f64();
+        writeln!(f, "{commands} commands ({failed} of them refused or failed) in {index} entries, {seconds:.0} s")?;
+        let Lives { kills, stops, installs, transfers } = lives;
+        writeln!(f, "{kills} kills, {stops} stops, {installs} snapshots installed, {transfers} leaders made")?;
+        write!(f, "one hash on three nodes: {hash}; one backup of {backup_bytes} bytes")
+    }
+}
+
+/// Runs it. When something is wrong, the nodes' directory stays and the error names it.
+pub async fn run(wanted: Wanted, progress: impl FnMut(String)) -> Result<Summary> {
+    let mut cluster = Cluster::new()?;
+    match carry_out(&mut cluster, wanted, progress).await {
+        Ok(summary) => Ok(summary),
+        Err(error) => {
+            let kept = cluster.keep();
+            Err(error.context(format!("the nodes' data and logs are in {}", kept.display())))
+        }
+    }
+}
+
+async fn carry_out(cluster: &mut Cluster, wanted: Wanted, mut progress: impl FnMut(String)) -> Result<Summary> {
+    form(cluster).await?;
+    let began = Instant::now();
+    let load = Load::start(cluster, wanted)?;
+    let mut lives = Lives::default();
+    let mut away = None;
+    let part = wanted.commands / STOPS;
+    for tenth in 0..STOPS {
+        while load.done() < (tenth + 1) * part {
+            live(cluster, &load, wanted, &mut lives, &mut away).await?;
+            tokio::time::sleep(LOOK).await;
+        }
+        progress(format!("{} of {} commands, {:.0} s", load.done(), wanted.commands, began.elapsed().as_secs_f64()));
+    }
+    load.finish().await?;
+    let took = began.elapsed();
+    if away.is_some() {
+        cluster.nodes[STOPPED].start().await?;
+    }
+    let Said { index, commands, failed, hash } = same_hash(cluster).await?;
+    ensure!(commands >= wanted.commands, "only {commands} commands have run");
+    lives.installs += installs(cluster).await?;
+    let backup_bytes = same_rows(cluster)?;
+    // What is on the disks, and not in what is in memory.
+    for node in &mut cluster.nodes {
+        node.kill()?;
+        node.start().await?;
+    }
+    same_hash(cluster).await?;
+    same_rows(cluster)?;
+    Ok(Summary { index, commands, failed, hash, backup_bytes, lives, took })
+}
+
+async fn form(cluster: &mut Cluster) -> Result<()> {
+    let plain = Options { fsm: Some(medley_wasm()), program: failpoints_binary(), ..Options::member() };
+    let plain = plain.with(&SHORT_LOG);
+    let env =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    // One fills memory that it gives out and takes back with bytes of this kind, and has all threads share one arena; the other
+    // gives back to the kernel whatever it can (mallopt(3)).
+    let killed = Options {
+        planted: vec!["state-cramped=return(error)".into()],
+        env: env(&[("MALLOC_PERTURB_", "165"), ("MALLOC_ARENA_MAX", "1")]),
+        ..plain.clone()
+    };
+    let stopped = Options {
+        planted: vec!["state-piled=return(error)".into()],
+        env: env(&[("MALLOC_TRIM_THRESHOLD_", "0"), ("MALLOC_TOP_PAD_", "65536")]),
+        ..plain.clone()
+    };
+    for (n, options) in [Options { bootstrap: true, ..plain }, killed, stopped].into_iter().enumerate() {
+        cluster.push(options)?;
+        cluster.nodes[n].start().await?;
+        if n > 0 {
+            cluster.add_voter(n).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Does to the nodes what is due.
+async fn live(
+    cluster: &mut Cluster,
+    load: &Load,
+    wanted: Wanted,
+    lives: &mut Lives,
+    away: &mut Option<Away>,
+) -> Result<()> {
+    let done = load.done();
+    if let Some(absence) = *away {
+        let over = match absence {
+            Away::Until(commands) => done >= commands,
+            Away::Beyond(index) => purged(cluster).await? > index,
+        };
+        // One node at a time, or nobody serves and nothing is proved.
+        if !over {
+            return Ok(());
+        }
+        cluster.nodes[STOPPED].start().await?;
+        caught_up(cluster, load).await?;
+        *away = None;
+    }
+    if done >= (2 * lives.kills + 1) * wanted.commands / (2 * KILLS) && lives.kills < KILLS {
+        lives.kills += 1;
+        lives.transfers += u64::from(lead(cluster, KILLED).await?);
+        lives.installs += installs_of(cluster, KILLED).await?;
+        cluster.nodes[KILLED].kill()?;
+        cluster.nodes[KILLED].start().await?;
+        caught_up(cluster, load).await?;
+    } else if done >= (lives.stops + 1) * wanted.commands / (STOPS + 1) && lives.stops < STOPS {
+        lives.stops += 1;
+        lives.transfers += u64::from(lead(cluster, STOPPED).await?);
+        lives.installs += installs_of(cluster, STOPPED).await?;
+        cluster.nodes[STOPPED].stop().await?;
+        *away = Some(match lives.stops % 2 {
+            0 => Away::Until(done + wanted.commands / ABSENCE),
+            _ => Away::Beyond(last_index(cluster).await?),
+        });
+    }
+    Ok(())
+}
+
+/// Makes a node the leader, if it is none. A refused transfer is no matter: another node then leads when this one goes.
+async fn lead(cluster: &Cluster, n: usize) -> Result<bool> {
+    let leader = cluster.leader().await?;
+    if leader == n {
+        return Ok(false);
+    }
+    let (id, address) = (cluster.nodes[n].name.clone(), cluster.nodes[n].raft_addr());
+    let mut manager = cluster.nodes[leader].manager().await?;
+    let request = LeadershipTransferToServerRequest { id, address };
+    let operation = manager.leadership_transfer_to_server(request).await?.into_inner();
+    Ok(cluster.finish(leader, operation).await.is_ok())
+}
+
+/// Waits until every node serves and is not far behind: the next fault must meet a majority that can go on. Commands wait meanwhile, or a
+/// machine with few cores is busy with the other two nodes.
+async fn caught_up(cluster: &Cluster, load: &Load) -> Result<()> {
+    load.flows.send_replace(false);
+    let caught_up = eventually("every node serves", || async {
+        let mut applied = Vec::new();
+        for node in &cluster.nodes {
+            let status = node.status().await?;
+            ensure!(status["mode"] == "serving", "{}: {} {}", node.name, status["mode"], status["mode_reason"]);
+            applied.push(status["last_applied_index"].as_u64().context("no last_applied_index")?);
+        }
+        let (least, most) = (applied.iter().min(), applied.iter().max());
+        let behind = most.zip(least).map_or(0, |(most, least)| most - least);
+        ensure!(behind < 20, "the nodes have applied {applied:?}");
+        Ok(())
+    })
+    .await;
+    load.flows.send_replace(true);
+    caught_up
+}
+
+/// Up to where the logs of both nodes that stay are purged.
+async fn purged(cluster: &Cluster) -> Result<u64> {
+    let mut purged = u64::MAX;
+    for node in [&cluster.nodes[0], &cluster.nodes[KILLED]] {
+        let raft = node.status().await?["raft"].take();
+        purged = purged.min(raft["purged_index"].as_u64().context("no purged_index")?);
+    }
+    Ok(purged)
+}
+
+/// The end of the log now; the node that has just gone has no more.
+async fn last_index(cluster: &Cluster) -> Result<u64> {
+    cluster.nodes[0].status().await?["raft"]["last_log_index"].as_u64().context("no last_log_index")
+}
+
+async fn installs(cluster: &Cluster) -> Result<u64> {
+    let mut installs = 0;
+    for n in 0..cluster.nodes.len() {
+        installs += installs_of(cluster, n).await?;
+    }
+    Ok(installs)
+}
+
+async fn installs_of(cluster: &Cluster, n: usize) -> Result<u64> {
+    cluster.nodes[n].status().await?["fsm"]["restore_count"].as_u64().context("no restore_count")
+}
+
+/// What a node says of all that it has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Said {
+    index: u64,
+    commands: u64,
+    failed: u64,
+    hash: String,
+}
+
+/// What all nodes say at one index, none of which ever saw another hash.
+async fn same_hash(cluster: &Cluster) -> Result<Said> {
+    cluster.everyone_has_one_hash().await?;
+    eventually("one word of all nodes", || async {
+        let mut seen: Vec<Said> = Vec::new();
+        for node in &cluster.nodes {
+            let fsm = node.status().await?["fsm"].take();
+            let number = |name: &str| fsm[name].as_u64().with_context(|| format!("no {name} in {fsm}"));
+            seen.push(Said {
+                index: number("state_hash_index")?,
+                commands: number("commands_applied")?,
+                failed: number("commands_failed")?,
+                hash: fsm["state_hash"].as_str().context("no state_hash")?.to_owned(),
+            });
+        }
+        ensure!(seen.iter().all(|one| *one == seen[0]), "the nodes differ: {seen:?}");
+        Ok(seen.swap_remove(0))
+    })
+    .await
+}
+
+/// The bytes of a backup of each node, which are the same: every row, and all that the host keeps.
+fn same_rows(cluster: &Cluster) -> Result<usize> {
+    let backups = cluster.nodes.iter().map(|node| {
+        let words = ["backup", "--local", &node.grpc_addr()];
+        let output = Command::new(lockstep_binary()).args(words).stdin(Stdio::null()).output()?;
+        ensure!(output.status.success(), "{}: {}", node.name, String::from_utf8_lossy(&output.stderr));
+        Ok(output.stdout)
+    });
+    let backups = backups.collect::<Result<Vec<_>>>()?;
+    for (node, backup) in cluster.nodes.iter().zip(&backups) {
+        ensure!(*backup == backups[0], "{} has other rows than {}", node.name, cluster.nodes[0].name);
+    }
+    Ok(backups[0].len())
+}
+
+/// Clients that send commands until enough of them have an outcome.
+struct Load {
+    done: Arc<AtomicU64>,
+    /// Whether clients begin commands.
+    flows: watch::Sender<bool>,
+    clients: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Load {
+    fn start(cluster: &Cluster, wanted: Wanted) -> Result<Load> {
+        let (done, next) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let flows = watch::Sender::new(true);
+        let mut clients = Vec::new();
+        for _ in 0..CONNECTIONS_EACH {
+            let channel = |node: &NodeProcess| -> Result<Channel> {
+                Ok(Endpoint::from_shared(format!("http://{}", node.grpc_addr()))?.connect_lazy())
+            };
+            let mut nodes = cluster.nodes.iter().map(channel).collect::<Result<Vec<_>>>()?;
+            for _ in &cluster.nodes {
+                nodes.rotate_left(1);
+                for _ in 0..CALLS_EACH / CONNECTIONS_EACH {
+                    let nodes = nodes.iter().cloned().map(MedleyClient::new).collect();
+                    clients.push(tokio::spawn(send(nodes, wanted, flows.subscribe(), next.clone(), done.clone())));
+                }
+            }
+        }
+        Ok(Load { done, flows, clients })
+    }
+
+    /// Commands that have an outcome.
+    fn done(&self) -> u64 {
+        self.done.load(Relaxed)
+    }
+
+    async fn finish(self) -> Result<()> {
+        let Load { clients, flows: _flowing, .. } = self;
+        for client in clients {
+            client.await??;
+        }
+        Ok(())
+    }
+}
+
+/// Sends commands until all were taken, to its own node while that answers and to the next one when not. Each is sent until it has an
+/// outcome, so it may run more than once: what counts is that every node runs it as often.
+async fn send(
+    mut nodes: Vec<MedleyClient<Channel>>,
+    wanted: Wanted,
+    mut flows: watch::Receiver<bool>,
+    next: Arc<AtomicU64>,
+    done: Arc<AtomicU64>,
+) -> Result<()> {
+    loop {
+        flows.wait_for(|flows| *flows).await?;
+        let number = next.fetch_add(1, Relaxed);
+        if number >= wanted.commands {
+            return Ok(());
+        }
+        let seed = wanted.seed.wrapping_add(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let deadline = Instant::now() + PATIENCE * 2;
+        for node in (0..nodes.len()).cycle() {
+            let mut request = Request::new(ActRequest { seed });
+            request.set_timeout(ANSWER_TIME_MAX);
+            match nodes[node].act(request).await {
+                Ok(_) => break,
+                Err(status) if has_run(&status) => break,
+                Err(status) => {
+                    ensure!(Instant::now() < deadline, "no outcome of a command in {:?}: {status}", PATIENCE * 2);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+        done.fetch_add(1, Relaxed);
+    }
+}
+
+/// Refused by the guest, or failed in it; both are outcomes.
+fn has_run(status: &Status) -> bool {
+    let outcome = status.metadata().get("lockstep-outcome").map(|outcome| outcome.as_bytes());
+    outcome == Some(b"applied") && matches!(status.code(), Code::FailedPrecondition | Code::Internal)
+}
+
+/// Prints progress as it comes.
+pub fn print(line: String) {
+    let mut out = std::io::stdout();
+    // Nobody may be listening any more; the verdict is the exit code.
+    drop(writeln!(out, "alike: {line}"));
+}
