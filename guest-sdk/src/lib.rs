@@ -49,11 +49,14 @@ pub mod dispatch;
 #[cfg(target_arch = "wasm32")]
 mod exports;
 mod host;
+mod index;
 pub mod key;
 pub mod log;
 mod macros;
+mod map;
 mod random;
 mod rows;
+mod set;
 mod single;
 pub mod snapshot;
 mod status;
@@ -63,15 +66,17 @@ mod table;
 pub mod test;
 pub mod value;
 
-pub use collections::{Map, Set};
 pub use context::{Cause, Command, Query, Watch};
 pub use dispatch::{Machine, State};
+pub use index::{By, Found, FoundKeys, Index};
 pub use key::Key;
+pub use map::Map;
 pub use rows::{Drain, DrainKeys, Keys, Rows, Values};
+pub use set::Set;
 pub use single::{Counter, Value};
 pub use status::{Code, ErrorInfo, Reply, Status};
 pub use step::Step;
-pub use table::{By, Found, FoundKeys, Index, Table};
+pub use table::Table;
 #[cfg(not(target_arch = "wasm32"))]
 pub use test::Harness;
 pub use value::Stored;

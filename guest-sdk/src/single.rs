@@ -1,7 +1,6 @@
 //! What holds one thing: a value, or a number that counts.
 
 use std::borrow::Borrow;
-use std::fmt;
 use std::marker::PhantomData;
 
 use crate::collections::{Place, handle};

@@ -1,0 +1,216 @@
+//! What a table's rows are found by. Owns the entries, whose key is what a row is found by and then the row's
+//! own key, and how they are looked up. It never writes: entries change with their row, in `table`.
+
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+
+use crate::collections::Place;
+use crate::host;
+use crate::key::{EncodeKey, Key, Prefix, end_of_prefix};
+use crate::rows::{Range, RawRows, decode_key, decode_value};
+use crate::value::{Stored, describe};
+
+/// What rows of a [`Table`](crate::Table) are found by.
+///
+/// ```
+/// # use lockstep_guest::{Index, Table};
+/// /// Names by their length.
+/// struct ByLength;
+///
+/// impl Index for ByLength {
+///     type Key = u64;
+///     type Value = String;
+///     type By = u32;
+///     const TAG: u16 = 2;
+///
+///     fn by(_: &u64, name: &String) -> Vec<u32> {
+///         vec![name.len() as u32]
+///     }
+/// }
+///
+/// lockstep_guest::state! {
+///     struct Names {
+///         names: Table<u64, String, ByLength> = 1,
+///     }
+/// }
+/// ```
+///
+/// An index whose function changes takes a new tag, and [`Table::reindex`](crate::Table::reindex) fills it.
+pub trait Index: 'static {
+    /// Key of the table.
+    type Key: Key;
+    /// Value of the table.
+    type Value: Stored;
+    /// What a row is found by.
+    type By: Key;
+    /// The tag of the entries, as of a collection: no other in the state has it.
+    const TAG: u16;
+
+    /// What this row is found by: none, one, or several things.
+    fn by(key: &Self::Key, value: &Self::Value) -> Vec<Self::By>;
+}
+
+/// One index, or a tuple of up to four.
+#[doc(hidden)]
+pub trait Indexes<K, V>: 'static {
+    /// Their tags.
+    const TAGS: &'static [u16];
+
+    /// Adds the keys of the entries of one row.
+    fn entries(key: &K, value: &V, entries: &mut BTreeSet<Vec<u8>>);
+}
+
+impl<A: Index> Indexes<A::Key, A::Value> for A {
+    const TAGS: &'static [u16] = &[A::TAG];
+
+    fn entries(key: &A::Key, value: &A::Value, entries: &mut BTreeSet<Vec<u8>>) {
+        for by in A::by(key, value) {
+            let mut entry = Place { tag: A::TAG }.key(&by);
+            key.encode_key(&mut entry);
+            entries.insert(entry);
+        }
+    }
+}
+
+macro_rules! index_tuples {
+    ($(($first:ident $(, $other:ident)*);)*) => {$(
+        impl<$first: Index, $($other: Index<Key = $first::Key, Value = $first::Value>),*>
+            Indexes<$first::Key, $first::Value> for ($first, $($other,)*)
+        {
+            const TAGS: &'static [u16] = &[$first::TAG, $($other::TAG),*];
+
+            fn entries(key: &$first::Key, value: &$first::Value, entries: &mut BTreeSet<Vec<u8>>) {
+                <$first as Indexes<_, _>>::entries(key, value, entries);
+                $(<$other as Indexes<_, _>>::entries(key, value, entries);)*
+            }
+        }
+    )*};
+}
+
+index_tuples! {
+    (A);
+    (A, B);
+    (A, B, C);
+    (A, B, C, D);
+}
+
+/// A table as one of its indexes has it.
+#[derive(Debug)]
+pub struct By<'a, A> {
+    rows: Place,
+    state: PhantomData<&'a ()>,
+    index: PhantomData<fn() -> A>,
+}
+
+impl<'a, A: Index> By<'a, A> {
+    pub(crate) fn of(rows: Place) -> Self {
+        Self { rows, state: PhantomData, index: PhantomData }
+    }
+
+    /// The rows that are found by just this, in the order of their keys.
+    pub fn find<Q>(&self, by: &Q) -> Found<'a, A>
+    where
+        A::By: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        let start = Self::entries().key(by);
+        self.found(Range { end: end_of_prefix(start.clone()), start })
+    }
+
+    /// All rows, in the order of the index.
+    pub fn iter(&self) -> Found<'a, A> {
+        self.found(Self::entries().everything())
+    }
+
+    /// The rows that are found by something in a range.
+    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Found<'a, A>
+    where
+        A::By: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        let everything = Self::entries().everything();
+        // An entry goes on after what it is found by, and no such beginning begins another.
+        let at = |by: &Q| Self::entries().key(by);
+        let start = match bounds.start_bound() {
+            Bound::Included(by) => at(by),
+            Bound::Excluded(by) => end_of_prefix(at(by)).expect("a tag is not all ones"),
+            Bound::Unbounded => everything.start,
+        };
+        let end = match bounds.end_bound() {
+            Bound::Included(by) => end_of_prefix(at(by)),
+            Bound::Excluded(by) => Some(at(by)),
+            Bound::Unbounded => everything.end,
+        };
+        self.found(Range { start, end })
+    }
+
+    /// The rows that are found by something that begins so.
+    pub fn prefix<P: Prefix<A::By> + ?Sized>(&self, prefix: &P) -> Found<'a, A> {
+        self.found(Self::entries().prefix(prefix))
+    }
+
+    fn entries() -> Place {
+        Place { tag: A::TAG }
+    }
+
+    fn found(&self, range: Range) -> Found<'a, A> {
+        Found {
+            keys: FoundKeys { entries: RawRows::new(range), state: PhantomData, index: PhantomData },
+            rows: self.rows,
+        }
+    }
+}
+
+/// Rows in the order of an index.
+#[derive(Debug)]
+pub struct Found<'a, A> {
+    keys: FoundKeys<'a, A>,
+    rows: Place,
+}
+
+impl<'a, A> Found<'a, A> {
+    /// Goes from the last row to the first. Call it before the first `next`.
+    #[must_use]
+    pub fn descending(mut self) -> Self {
+        self.keys.entries.descend();
+        self
+    }
+
+    /// The keys alone, without reading the rows.
+    pub fn keys(self) -> FoundKeys<'a, A> {
+        self.keys
+    }
+}
+
+impl<A: Index> Iterator for Found<'_, A> {
+    type Item = (A::Key, A::Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key = self.keys.next()?;
+        let row = self.rows.key(&key);
+        let value = host::get(&row).unwrap_or_else(|| {
+            panic!("index {} has an entry for the row {}, which is not there", A::TAG, describe(&row))
+        });
+        Some((key, decode_value(&row, &value)))
+    }
+}
+
+/// Keys in the order of an index.
+#[derive(Debug)]
+pub struct FoundKeys<'a, A> {
+    entries: RawRows,
+    state: PhantomData<&'a ()>,
+    index: PhantomData<fn() -> A>,
+}
+
+impl<A: Index> Iterator for FoundKeys<'_, A> {
+    type Item = A::Key;
+
+    fn next(&mut self) -> Option<A::Key> {
+        let (entry, _) = self.entries.next()?;
+        let (_, key): (A::By, A::Key) = decode_key(&entry, Place { tag: A::TAG });
+        Some(key)
+    }
+}

@@ -1,0 +1,214 @@
+//! The sorted map. Owns what its methods mean; where its rows lie says `Place`, how they are walked `rows`.
+
+use std::borrow::Borrow;
+use std::marker::PhantomData;
+use std::ops::RangeBounds;
+
+use crate::collections::{Place, handle, remove_range};
+use crate::host;
+use crate::key::{EncodeKey, Key, Prefix};
+use crate::rows::{Drain, Keys, Range, RawRows, Rows, Values, decode_key, decode_value};
+use crate::value::{EncodeValue, Stored, encode};
+
+/// A sorted map.
+pub struct Map<K, V> {
+    pub(crate) place: Place,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+handle!(Map<K: Key, V: Stored>);
+
+impl<K: Key, V: Stored> Map<K, V> {
+    /// The value of a key.
+    pub fn get<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        let key = self.place.key(key);
+        host::get(&key).map(|value| decode_value(&key, &value))
+    }
+
+    /// Whether a key has a value. Costs as much as reading it.
+    pub fn contains<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        host::get(&self.place.key(key)).is_some()
+    }
+
+    /// Sets the value of a key.
+    pub fn insert<Q, W>(&mut self, key: &Q, value: &W)
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+        V: Borrow<W>,
+        W: EncodeValue + ?Sized,
+    {
+        host::put(&self.place.key(key), &encode(value));
+    }
+
+    /// Removes a key, if it is there. Reads nothing; [`take`](Self::take) says what was there.
+    pub fn remove<Q>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        host::remove(&self.place.key(key));
+    }
+
+    /// Removes a key and returns its value.
+    pub fn take<Q>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        let value = self.get(key);
+        if value.is_some() {
+            self.remove(key);
+        }
+        value
+    }
+
+    /// Changes the value of a key in place; a missing one starts as the default. Returns it.
+    pub fn update<Q>(&mut self, key: &Q, change: impl FnOnce(&mut V)) -> V
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+        V: Default,
+    {
+        let mut value = self.get(key).unwrap_or_default();
+        change(&mut value);
+        self.insert(key, &value);
+        value
+    }
+
+    /// All entries.
+    pub fn iter(&self) -> Rows<'_, K, V> {
+        self.rows(self.place.everything())
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> Keys<'_, K> {
+        Keys::of(self.place.everything(), self.place)
+    }
+
+    /// All values, in the order of their keys.
+    pub fn values(&self) -> Values<'_, V> {
+        Values::of(self.place.everything(), self.place)
+    }
+
+    /// The entries whose keys lie in a range.
+    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Rows<'_, K, V>
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        self.rows(self.place.range(&bounds))
+    }
+
+    /// The entries whose keys begin so: a part of a string, or the first parts of a tuple as `(&a,)`.
+    pub fn prefix<P: Prefix<K> + ?Sized>(&self, prefix: &P) -> Rows<'_, K, V> {
+        self.rows(self.place.prefix(prefix))
+    }
+
+    /// The entry with the least key.
+    pub fn first(&self) -> Option<(K, V)> {
+        self.iter().just_one().next()
+    }
+
+    /// The entry with the greatest key.
+    pub fn last(&self) -> Option<(K, V)> {
+        self.iter().descending().just_one().next()
+    }
+
+    /// Removes the entry with the least key and returns it.
+    pub fn pop_first(&mut self) -> Option<(K, V)> {
+        let entry = self.first();
+        self.remove_popped(entry)
+    }
+
+    /// Removes the entry with the greatest key and returns it.
+    pub fn pop_last(&mut self) -> Option<(K, V)> {
+        let entry = self.last();
+        self.remove_popped(entry)
+    }
+
+    fn remove_popped(&mut self, entry: Option<(K, V)>) -> Option<(K, V)> {
+        if let Some((key, _)) = &entry {
+            host::remove(&self.place.key(key));
+        }
+        entry
+    }
+
+    /// How many entries there are. Reads them all: keep a [`Counter`](crate::Counter) where this is asked
+    /// often.
+    pub fn len(&self) -> usize {
+        self.iter().raw_count()
+    }
+
+    /// Whether there is no entry. Reads one row.
+    pub fn is_empty(&self) -> bool {
+        self.first().is_none()
+    }
+
+    /// Removes the entries whose keys lie in a range and says how many. Costs as much as reading them.
+    pub fn remove_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> u64
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        remove_range(&self.place.range(&bounds))
+    }
+
+    /// Removes the entries whose keys begin so and says how many.
+    pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
+        remove_range(&self.place.prefix(prefix))
+    }
+
+    /// Removes all entries and says how many.
+    pub fn clear(&mut self) -> u64 {
+        remove_range(&self.place.everything())
+    }
+
+    /// Takes all entries out. What is not iterated over is removed all the same.
+    pub fn drain(&mut self) -> Drain<'_, K, V> {
+        Drain::of(self.place.everything(), self.place)
+    }
+
+    /// Takes the entries out whose keys lie in a range.
+    pub fn drain_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> Drain<'_, K, V>
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        Drain::of(self.place.range(&bounds), self.place)
+    }
+
+    /// Takes the entries out whose keys begin so.
+    pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> Drain<'_, K, V> {
+        Drain::of(self.place.prefix(prefix), self.place)
+    }
+
+    /// Keeps the entries that `keep` wants, as it leaves them, and removes the others. Only what changed
+    /// is written.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        let range = self.place.everything();
+        for (key, bytes) in RawRows::new(range) {
+            let mut value = decode_value(&key, &bytes);
+            if !keep(&decode_key(&key, self.place), &mut value) {
+                host::remove(&key);
+                continue;
+            }
+            let changed = encode(&value);
+            if changed != bytes {
+                host::put(&key, &changed);
+            }
+        }
+    }
+
+    fn rows(&self, range: Range) -> Rows<'_, K, V> {
+        Rows::new(range, self.place)
+    }
+}

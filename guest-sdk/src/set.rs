@@ -1,0 +1,164 @@
+//! The sorted set: keys whose rows have empty values. Owns what its methods mean, as `map` does.
+
+use std::borrow::Borrow;
+use std::marker::PhantomData;
+use std::ops::RangeBounds;
+
+use crate::collections::{Place, handle, remove_range};
+use crate::host;
+use crate::key::{EncodeKey, Key, Prefix};
+use crate::rows::{DrainKeys, Keys, Range, RawRows, decode_key};
+
+/// A sorted set.
+pub struct Set<K> {
+    place: Place,
+    types: PhantomData<fn() -> K>,
+}
+
+handle!(Set<K: Key>);
+
+impl<K: Key> Set<K> {
+    /// Whether a key is in the set.
+    pub fn contains<Q>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        host::get(&self.place.key(key)).is_some()
+    }
+
+    /// Adds a key and says whether it is new.
+    pub fn insert<Q>(&mut self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        let new = !self.contains(key);
+        if new {
+            host::put(&self.place.key(key), &[]);
+        }
+        new
+    }
+
+    /// Removes a key and says whether it was there.
+    pub fn remove<Q>(&mut self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        let there = self.contains(key);
+        if there {
+            host::remove(&self.place.key(key));
+        }
+        there
+    }
+
+    /// All keys.
+    pub fn iter(&self) -> Keys<'_, K> {
+        self.keys(self.place.everything())
+    }
+
+    /// The keys in a range.
+    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Keys<'_, K>
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        self.keys(self.place.range(&bounds))
+    }
+
+    /// The keys that begin so, as [`Map::prefix`].
+    pub fn prefix<P: Prefix<K> + ?Sized>(&self, prefix: &P) -> Keys<'_, K> {
+        self.keys(self.place.prefix(prefix))
+    }
+
+    /// The least key.
+    pub fn first(&self) -> Option<K> {
+        self.iter().just_one().next()
+    }
+
+    /// The greatest key.
+    pub fn last(&self) -> Option<K> {
+        self.iter().descending().just_one().next()
+    }
+
+    /// Removes the least key and returns it.
+    pub fn pop_first(&mut self) -> Option<K> {
+        let key = self.first();
+        self.remove_popped(key)
+    }
+
+    /// Removes the greatest key and returns it.
+    pub fn pop_last(&mut self) -> Option<K> {
+        let key = self.last();
+        self.remove_popped(key)
+    }
+
+    fn remove_popped(&mut self, key: Option<K>) -> Option<K> {
+        if let Some(key) = &key {
+            host::remove(&self.place.key(key));
+        }
+        key
+    }
+
+    /// How many keys there are. Reads them all.
+    pub fn len(&self) -> usize {
+        self.iter().raw_count()
+    }
+
+    /// Whether the set is empty. Reads one row.
+    pub fn is_empty(&self) -> bool {
+        self.first().is_none()
+    }
+
+    /// Removes the keys in a range and says how many.
+    pub fn remove_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> u64
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        remove_range(&self.place.range(&bounds))
+    }
+
+    /// Removes the keys that begin so and says how many.
+    pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
+        remove_range(&self.place.prefix(prefix))
+    }
+
+    /// Removes all keys and says how many.
+    pub fn clear(&mut self) -> u64 {
+        remove_range(&self.place.everything())
+    }
+
+    /// Takes all keys out. What is not iterated over is removed all the same.
+    pub fn drain(&mut self) -> DrainKeys<'_, K> {
+        DrainKeys::of(self.place.everything(), self.place)
+    }
+
+    /// Takes the keys in a range out.
+    pub fn drain_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> DrainKeys<'_, K>
+    where
+        K: Borrow<Q>,
+        Q: EncodeKey + ?Sized,
+    {
+        DrainKeys::of(self.place.range(&bounds), self.place)
+    }
+
+    /// Takes the keys out that begin so.
+    pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> DrainKeys<'_, K> {
+        DrainKeys::of(self.place.prefix(prefix), self.place)
+    }
+
+    /// Keeps the keys that `keep` wants and removes the others.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
+        for (key, _) in RawRows::new(self.place.everything()) {
+            if !keep(&decode_key(&key, self.place)) {
+                host::remove(&key);
+            }
+        }
+    }
+
+    fn keys(&self, range: Range) -> Keys<'_, K> {
+        Keys::of(range, self.place)
+    }
+}
