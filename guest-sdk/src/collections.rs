@@ -2,10 +2,10 @@
 //! nothing else; every read and write is a call to the host. Owns where a collection lies in the store;
 //! the collections stand in `map`, `set`, `table` and `single`.
 
-use std::ops::{Bound, RangeBounds};
+use std::ops::Bound;
 
 use crate::host;
-use crate::key::{self, EncodeKey, Prefix, encode_tag, end_of_prefix};
+use crate::key::{self, EncodeKey, KeyRange, Prefix, encode_tag, end_of_prefix};
 use crate::rows::Range;
 
 /// Where a collection lies in the store.
@@ -26,7 +26,7 @@ impl Place {
         key::tag_len(self.tag)
     }
 
-    pub(crate) fn key(self, key: &(impl EncodeKey + ?Sized)) -> Vec<u8> {
+    pub(crate) fn key<K>(self, key: &(impl EncodeKey<K> + ?Sized)) -> Vec<u8> {
         let mut bytes = self.tag_bytes();
         key.encode_key(&mut bytes);
         bytes
@@ -45,22 +45,19 @@ impl Place {
         Range { start, end }
     }
 
-    pub(crate) fn range<Q: EncodeKey + ?Sized>(self, bounds: &impl RangeBounds<Q>) -> Range {
+    pub(crate) fn range<K>(self, range: &impl KeyRange<K>) -> Range {
         let everything = self.everything();
+        let at = |key: Vec<u8>| [self.tag_bytes(), key].concat();
         // No key is a prefix of another, so a zero byte makes the least bytes above a key.
-        let above = |key: &Q| {
-            let mut bytes = self.key(key);
-            bytes.push(0);
-            bytes
-        };
-        let start = match bounds.start_bound() {
-            Bound::Included(key) => self.key(key),
+        let above = |key: Vec<u8>| [self.tag_bytes(), key, vec![0]].concat();
+        let start = match range.start() {
+            Bound::Included(key) => at(key),
             Bound::Excluded(key) => above(key),
             Bound::Unbounded => everything.start,
         };
-        let end = match bounds.end_bound() {
+        let end = match range.end() {
             Bound::Included(key) => Some(above(key)),
-            Bound::Excluded(key) => Some(self.key(key)),
+            Bound::Excluded(key) => Some(at(key)),
             Bound::Unbounded => everything.end,
         };
         Range { start, end }

@@ -1,14 +1,13 @@
 //! What a table's rows are found by. Owns the entries, whose key is what a row is found by and then the row's
 //! own key, and how they are looked up. It never writes: entries change with their row, in `table`.
 
-use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
-use std::ops::{Bound, RangeBounds};
+use std::ops::Bound;
 
 use crate::collections::Place;
 use crate::host;
-use crate::key::{EncodeKey, Key, Prefix, end_of_prefix};
+use crate::key::{EncodeKey, Key, KeyRange, Prefix, end_of_prefix};
 use crate::rows::{Range, RawRows, decode_key, decode_value};
 use crate::value::{Stored, describe};
 
@@ -110,11 +109,7 @@ impl<'a, A: Index> By<'a, A> {
     }
 
     /// The rows that are found by just this, in the order of their keys.
-    pub fn find<Q>(&self, by: &Q) -> Found<'a, A>
-    where
-        A::By: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn find<Q: EncodeKey<A::By> + ?Sized>(&self, by: &Q) -> Found<'a, A> {
         let start = Self::entries().key(by);
         self.found(Range { end: end_of_prefix(start.clone()), start })
     }
@@ -125,20 +120,16 @@ impl<'a, A: Index> By<'a, A> {
     }
 
     /// The rows that are found by something in a range.
-    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Found<'a, A>
-    where
-        A::By: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn range(&self, range: impl KeyRange<A::By>) -> Found<'a, A> {
         let everything = Self::entries().everything();
+        let at = |by: Vec<u8>| [Self::entries().tag_bytes(), by].concat();
         // An entry goes on after what it is found by, and no such beginning begins another.
-        let at = |by: &Q| Self::entries().key(by);
-        let start = match bounds.start_bound() {
+        let start = match range.start() {
             Bound::Included(by) => at(by),
             Bound::Excluded(by) => end_of_prefix(at(by)).expect("a tag is not all ones"),
             Bound::Unbounded => everything.start,
         };
-        let end = match bounds.end_bound() {
+        let end = match range.end() {
             Bound::Included(by) => end_of_prefix(at(by)),
             Bound::Excluded(by) => Some(at(by)),
             Bound::Unbounded => everything.end,

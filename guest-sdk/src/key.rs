@@ -13,10 +13,16 @@
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
-/// A key that can be written.
-pub trait EncodeKey {
-    /// Appends the bytes of this key.
+/// What can be written as a key of type `K`: the key itself, or its borrowed form. `str` for a `String`, `[u8]` for a
+/// `Vec<u8>`, and so in tuples: `("ann", 5)` for a `(String, u64)`. References to all of them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no key of type `{K}`",
+    note = "a key is named by a value of its type, or by what that borrows: a `&str` for a `String`, a `&[u8]` for a `Vec<u8>`, also in tuples"
+)]
+pub trait EncodeKey<K: ?Sized = Self> {
+    /// Appends the bytes of this key: those that the `K` would append.
     fn encode_key(&self, out: &mut Vec<u8>);
 }
 
@@ -34,10 +40,34 @@ pub trait Key: EncodeKey + Sized {
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey>;
 }
 
-/// Something that a number of keys of type `K` begin with: `"ab"` for strings, `(&1,)` for tuples.
+/// Something that a number of keys of type `K` begin with: `"ab"` for strings, `("ann",)` for tuples, and [`Begins`]
+/// for a part of a tuple's part.
+#[diagnostic::on_unimplemented(
+    message = "keys of type `{K}` cannot begin with `{Self}`",
+    note = "a string begins with a `str`, a tuple with its first parts as `(a,)` or `(a, b)`, or with `Begins((a,), \"ab\")`"
+)]
 pub trait Prefix<K> {
     /// Appends the bytes that those keys begin with, and no other key.
     fn encode_prefix(&self, out: &mut Vec<u8>);
+}
+
+/// The first parts of a tuple, and what the next one begins with: `Begins(("ann",), "2024-")` for the keys of type
+/// `(String, String)` of ann whose second part begins so.
+#[derive(Clone, Copy, Debug)]
+pub struct Begins<H, P>(pub H, pub P);
+
+/// A range of keys of type `K`: what Rust's range expressions make of keys or their borrowed forms, `"a".."b"`,
+/// `("ann", 3)..`, `..`, or a pair of [`Bound`]s.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no range of keys of type `{K}`",
+    note = "a range is `a..b`, `a..=b`, `a..`, `..b`, `..=b`, `..` or a pair of `Bound`s, where both ends name keys"
+)]
+pub trait KeyRange<K> {
+    /// Where it starts, with the key encoded.
+    fn start(&self) -> Bound<Vec<u8>>;
+
+    /// Where it ends, with the key encoded.
+    fn end(&self) -> Bound<Vec<u8>>;
 }
 
 /// Bytes that are not a key of the wanted type.
@@ -208,7 +238,7 @@ impl<const N: usize> Key for [u8; N] {
     }
 }
 
-impl<K: EncodeKey> EncodeKey for Option<K> {
+impl<K, Q: EncodeKey<K>> EncodeKey<Option<K>> for Option<Q> {
     fn encode_key(&self, out: &mut Vec<u8>) {
         self.is_some().encode_key(out);
         if let Some(key) = self {
@@ -223,7 +253,7 @@ impl<K: Key> Key for Option<K> {
     }
 }
 
-impl<K: EncodeKey> EncodeKey for Reverse<K> {
+impl<K, Q: EncodeKey<K>> EncodeKey<Reverse<K>> for Reverse<Q> {
     fn encode_key(&self, out: &mut Vec<u8>) {
         let start = out.len();
         self.0.encode_key(out);
@@ -256,7 +286,7 @@ fn encode_escaped(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-impl EncodeKey for [u8] {
+impl EncodeKey<Vec<u8>> for [u8] {
     fn encode_key(&self, out: &mut Vec<u8>) {
         encode_escaped(self, out);
         out.extend_from_slice(&[ESCAPE, END]);
@@ -269,7 +299,7 @@ impl EncodeKey for Vec<u8> {
     }
 }
 
-impl EncodeKey for str {
+impl EncodeKey<String> for str {
     fn encode_key(&self, out: &mut Vec<u8>) {
         self.as_bytes().encode_key(out);
     }
@@ -281,7 +311,7 @@ impl EncodeKey for String {
     }
 }
 
-impl<T: EncodeKey + ?Sized> EncodeKey for &T {
+impl<K, Q: EncodeKey<K> + ?Sized> EncodeKey<K> for &Q {
     fn encode_key(&self, out: &mut Vec<u8>) {
         (**self).encode_key(out);
     }
@@ -332,9 +362,15 @@ impl Prefix<Vec<u8>> for Vec<u8> {
     }
 }
 
+impl<K, P: Prefix<K> + ?Sized> Prefix<K> for &P {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        (**self).encode_prefix(out);
+    }
+}
+
 macro_rules! tuple_keys {
-    ($($part:ident $place:tt),+) => {
-        impl<$($part: EncodeKey),+> EncodeKey for ($($part,)+) {
+    ($($part:ident $given:ident $place:tt),+) => {
+        impl<$($part, $given: EncodeKey<$part>),+> EncodeKey<($($part,)+)> for ($($given,)+) {
             fn encode_key(&self, out: &mut Vec<u8>) {
                 $(self.$place.encode_key(out);)+
             }
@@ -348,29 +384,76 @@ macro_rules! tuple_keys {
     };
 }
 
-tuple_keys!(A 0, B 1);
-tuple_keys!(A 0, B 1, C 2);
-tuple_keys!(A 0, B 1, C 2, D 3);
+tuple_keys!(A GivenA 0, B GivenB 1);
+tuple_keys!(A GivenA 0, B GivenB 1, C GivenC 2);
+tuple_keys!(A GivenA 0, B GivenB 1, C GivenC 2, D GivenD 3);
 
 macro_rules! tuple_prefixes {
-    ($(($($whole:ident),+): $($given:ident $key:ident $place:tt),+;)*) => {$(
-        impl<$($whole,)+ $($given: EncodeKey + ?Sized),+> Prefix<($($whole,)+)> for ($(&$given,)+)
-        where $($key: std::borrow::Borrow<$given>),+
-        {
+    ($(($($whole:ident),+): $($given:ident $key:ident $place:tt),+; then $next:ident;)*) => {$(
+        impl<$($whole,)+ $($given: EncodeKey<$key>),+> Prefix<($($whole,)+)> for ($($given,)+) {
             fn encode_prefix(&self, out: &mut Vec<u8>) {
                 $(self.$place.encode_key(out);)+
+            }
+        }
+
+        impl<$($whole,)+ $($given: EncodeKey<$key>,)+ P: Prefix<$next>> Prefix<($($whole,)+)> for Begins<($($given,)+), P> {
+            fn encode_prefix(&self, out: &mut Vec<u8>) {
+                $(self.0.$place.encode_key(out);)+
+                self.1.encode_prefix(out);
             }
         }
     )*};
 }
 
 tuple_prefixes! {
-    (A, B): GivenA A 0;
-    (A, B, C): GivenA A 0;
-    (A, B, C): GivenA A 0, GivenB B 1;
-    (A, B, C, D): GivenA A 0;
-    (A, B, C, D): GivenA A 0, GivenB B 1;
-    (A, B, C, D): GivenA A 0, GivenB B 1, GivenC C 2;
+    (A, B): GivenA A 0; then B;
+    (A, B, C): GivenA A 0; then B;
+    (A, B, C): GivenA A 0, GivenB B 1; then C;
+    (A, B, C, D): GivenA A 0; then B;
+    (A, B, C, D): GivenA A 0, GivenB B 1; then C;
+    (A, B, C, D): GivenA A 0, GivenB B 1, GivenC C 2; then D;
+}
+
+/// The bytes of a key.
+fn encode<K>(key: &(impl EncodeKey<K> + ?Sized)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    key.encode_key(&mut bytes);
+    bytes
+}
+
+macro_rules! key_ranges {
+    ($($range:ty: |$it:ident| $start:expr, $end:expr;)*) => {$(
+        impl<K, Q: EncodeKey<K>> KeyRange<K> for $range {
+            fn start(&self) -> Bound<Vec<u8>> {
+                let $it = self;
+                $start
+            }
+
+            fn end(&self) -> Bound<Vec<u8>> {
+                let $it = self;
+                $end
+            }
+        }
+    )*};
+}
+
+key_ranges! {
+    Range<Q>: |it| Bound::Included(encode(&it.start)), Bound::Excluded(encode(&it.end));
+    RangeInclusive<Q>: |it| Bound::Included(encode(it.start())), Bound::Included(encode(it.end()));
+    RangeFrom<Q>: |it| Bound::Included(encode(&it.start)), { let _ = it; Bound::Unbounded };
+    RangeTo<Q>: |it| { let _ = it; Bound::Unbounded }, Bound::Excluded(encode(&it.end));
+    RangeToInclusive<Q>: |it| { let _ = it; Bound::Unbounded }, Bound::Included(encode(&it.end));
+    (Bound<Q>, Bound<Q>): |it| it.0.as_ref().map(encode), it.1.as_ref().map(encode);
+}
+
+impl<K> KeyRange<K> for RangeFull {
+    fn start(&self) -> Bound<Vec<u8>> {
+        Bound::Unbounded
+    }
+
+    fn end(&self) -> Bound<Vec<u8>> {
+        Bound::Unbounded
+    }
 }
 
 #[cfg(test)]
@@ -380,10 +463,14 @@ mod tests {
 
     use super::*;
 
-    fn bytes(key: &(impl EncodeKey + ?Sized)) -> Vec<u8> {
-        let mut out = Vec::new();
-        key.encode_key(&mut out);
-        out
+    fn bytes<K>(key: &(impl EncodeKey<K> + ?Sized)) -> Vec<u8> {
+        encode(key)
+    }
+
+    fn begins_with<K: Key>(key: &K, prefix: &impl Prefix<K>) -> bool {
+        let mut begin = Vec::new();
+        prefix.encode_prefix(&mut begin);
+        encode(key).starts_with(&begin)
     }
 
     fn check<K: Key + Ord + Clone + fmt::Debug>(a: &K, b: &K) {
@@ -429,6 +516,32 @@ mod tests {
             let mut prefix = Vec::new();
             text(&a).encode_prefix(&mut prefix);
             prop_assert_eq!(bytes(&text(&b)).starts_with(&prefix), text(&b).starts_with(&text(&a)));
+        }
+
+        /// Few letters, so that prefixes, zeros and 0xFF meet often.
+        #[test]
+        fn tuples_begin_with_their_first_parts_and_a_part_of_the_next(
+            key in ("[ab\0ÿ]{0,2}", "[ab\0ÿ]{0,3}", 0_u8..2),
+            (first, begin) in ("[ab\0ÿ]{0,2}", "[ab\0ÿ]{0,2}"),
+            number in 0_u8..2,
+        ) {
+            let wanted = key.0 == first && key.1.starts_with(&begin);
+            prop_assert_eq!(begins_with(&key, &Begins((&first,), &begin)), wanted);
+            let pair = (key.0.clone(), key.1.clone());
+            prop_assert_eq!(begins_with(&pair, &Begins((first.as_str(),), begin.as_str())), wanted);
+            prop_assert_eq!(begins_with(&pair, &(&first,)), pair.0 == first);
+            prop_assert_eq!(begins_with(&key, &(&first, begin.as_str())), key.0 == first && key.1 == begin);
+            let last = (number, key.2, pair.1.clone());
+            let wanted = number == 1 && key.2 == 0 && pair.1.starts_with(&begin);
+            prop_assert_eq!(begins_with(&last, &Begins((1, 0), &begin)), wanted);
+        }
+
+        #[test]
+        fn borrowed_forms_have_the_bytes_of_the_key(key in any::<(String, Vec<u8>, Option<String>, i32)>()) {
+            let borrowed = (key.0.as_str(), key.1.as_slice(), key.2.as_deref(), key.3);
+            prop_assert_eq!(encode::<(String, Vec<u8>, Option<String>, i32)>(&borrowed), encode(&key));
+            let turned = Reverse(key.0.as_str());
+            prop_assert_eq!(encode::<Reverse<String>>(&turned), encode(&Reverse(key.0.clone())));
         }
 
         #[test]

@@ -2,11 +2,10 @@
 
 use std::borrow::Borrow;
 use std::marker::PhantomData;
-use std::ops::RangeBounds;
 
 use crate::collections::{Place, handle, remove_range};
 use crate::host;
-use crate::key::{EncodeKey, Key, Prefix};
+use crate::key::{EncodeKey, Key, KeyRange, Prefix};
 use crate::rows::{Drain, Keys, Range, RawRows, Rows, Values, decode_key, decode_value};
 use crate::value::{EncodeValue, Stored, encode};
 
@@ -20,29 +19,20 @@ handle!(Map<K: Key, V: Stored>);
 
 impl<K: Key, V: Stored> Map<K, V> {
     /// The value of a key.
-    pub fn get<Q>(&self, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn get<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> Option<V> {
         let key = self.place.key(key);
         host::get(&key).map(|value| decode_value(&key, &value))
     }
 
     /// Whether a key has a value. Costs as much as reading it.
-    pub fn contains<Q>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn contains<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> bool {
         host::get(&self.place.key(key)).is_some()
     }
 
     /// Sets the value of a key.
     pub fn insert<Q, W>(&mut self, key: &Q, value: &W)
     where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
+        Q: EncodeKey<K> + ?Sized,
         V: Borrow<W>,
         W: EncodeValue + ?Sized,
     {
@@ -50,20 +40,12 @@ impl<K: Key, V: Stored> Map<K, V> {
     }
 
     /// Removes a key, if it is there. Reads nothing; [`take`](Self::take) says what was there.
-    pub fn remove<Q>(&mut self, key: &Q)
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) {
         host::remove(&self.place.key(key));
     }
 
     /// Removes a key and returns its value.
-    pub fn take<Q>(&mut self, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn take<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
         let value = self.get(key);
         if value.is_some() {
             self.remove(key);
@@ -74,8 +56,7 @@ impl<K: Key, V: Stored> Map<K, V> {
     /// Changes the value of a key in place; a missing one starts as the default. Returns it.
     pub fn update<Q>(&mut self, key: &Q, change: impl FnOnce(&mut V)) -> V
     where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
+        Q: EncodeKey<K> + ?Sized,
         V: Default,
     {
         let mut value = self.get(key).unwrap_or_default();
@@ -100,12 +81,8 @@ impl<K: Key, V: Stored> Map<K, V> {
     }
 
     /// The entries whose keys lie in a range.
-    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Rows<'_, K, V>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        self.rows(self.place.range(&bounds))
+    pub fn range(&self, range: impl KeyRange<K>) -> Rows<'_, K, V> {
+        self.rows(self.place.range(&range))
     }
 
     /// The entries whose keys begin so: a part of a string, or the first parts of a tuple as `(&a,)`.
@@ -154,12 +131,8 @@ impl<K: Key, V: Stored> Map<K, V> {
     }
 
     /// Removes the entries whose keys lie in a range and says how many. Costs as much as reading them.
-    pub fn remove_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> u64
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        remove_range(&self.place.range(&bounds))
+    pub fn remove_range(&mut self, range: impl KeyRange<K>) -> u64 {
+        remove_range(&self.place.range(&range))
     }
 
     /// Removes the entries whose keys begin so and says how many.
@@ -178,12 +151,8 @@ impl<K: Key, V: Stored> Map<K, V> {
     }
 
     /// Takes the entries out whose keys lie in a range.
-    pub fn drain_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> Drain<'_, K, V>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        Drain::of(self.place.range(&bounds), self.place)
+    pub fn drain_range(&mut self, range: impl KeyRange<K>) -> Drain<'_, K, V> {
+        Drain::of(self.place.range(&range), self.place)
     }
 
     /// Takes the entries out whose keys begin so.

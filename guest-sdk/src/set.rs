@@ -1,12 +1,10 @@
 //! The sorted set: keys whose rows have empty values. Owns what its methods mean, as `map` does.
 
-use std::borrow::Borrow;
 use std::marker::PhantomData;
-use std::ops::RangeBounds;
 
 use crate::collections::{Place, handle, remove_range};
 use crate::host;
-use crate::key::{EncodeKey, Key, Prefix};
+use crate::key::{EncodeKey, Key, KeyRange, Prefix};
 use crate::rows::{DrainKeys, Keys, Range, RawRows, decode_key};
 
 /// A sorted set.
@@ -19,20 +17,12 @@ handle!(Set<K: Key>);
 
 impl<K: Key> Set<K> {
     /// Whether a key is in the set.
-    pub fn contains<Q>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn contains<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> bool {
         host::get(&self.place.key(key)).is_some()
     }
 
     /// Adds a key and says whether it is new.
-    pub fn insert<Q>(&mut self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn insert<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> bool {
         let new = !self.contains(key);
         if new {
             host::put(&self.place.key(key), &[]);
@@ -41,11 +31,7 @@ impl<K: Key> Set<K> {
     }
 
     /// Removes a key and says whether it was there.
-    pub fn remove<Q>(&mut self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> bool {
         let there = self.contains(key);
         if there {
             host::remove(&self.place.key(key));
@@ -59,12 +45,8 @@ impl<K: Key> Set<K> {
     }
 
     /// The keys in a range.
-    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Keys<'_, K>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        self.keys(self.place.range(&bounds))
+    pub fn range(&self, range: impl KeyRange<K>) -> Keys<'_, K> {
+        self.keys(self.place.range(&range))
     }
 
     /// The keys that begin so, as [`Map::prefix`].
@@ -112,12 +94,8 @@ impl<K: Key> Set<K> {
     }
 
     /// Removes the keys in a range and says how many.
-    pub fn remove_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> u64
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        remove_range(&self.place.range(&bounds))
+    pub fn remove_range(&mut self, range: impl KeyRange<K>) -> u64 {
+        remove_range(&self.place.range(&range))
     }
 
     /// Removes the keys that begin so and says how many.
@@ -136,12 +114,8 @@ impl<K: Key> Set<K> {
     }
 
     /// Takes the keys in a range out.
-    pub fn drain_range<Q>(&mut self, bounds: impl RangeBounds<Q>) -> DrainKeys<'_, K>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        DrainKeys::of(self.place.range(&bounds), self.place)
+    pub fn drain_range(&mut self, range: impl KeyRange<K>) -> DrainKeys<'_, K> {
+        DrainKeys::of(self.place.range(&range), self.place)
     }
 
     /// Takes the keys out that begin so.

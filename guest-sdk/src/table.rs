@@ -2,17 +2,15 @@
 //! same command; what an entry is says `index`. The rows are those of a [`Map`] with the same tag, so a map becomes a table, and
 //! back, without touching them.
 
-use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::RangeBounds;
 
 use crate::collections::{Place, remove_range};
 use crate::dispatch::Collection;
 use crate::host;
 use crate::index::{By, Index, Indexes};
-use crate::key::{EncodeKey, Key, Prefix};
+use crate::key::{EncodeKey, Key, KeyRange, Prefix};
 use crate::map::Map;
 use crate::rows::{RawRows, Rows, decode_key, decode_value};
 use crate::value::Stored;
@@ -41,20 +39,12 @@ impl<K, V, I> fmt::Debug for Table<K, V, I> {
 
 impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
     /// The value of a key.
-    pub fn get<Q>(&self, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn get<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> Option<V> {
         self.rows.get(key)
     }
 
     /// Whether a key has a value. Costs as much as reading it.
-    pub fn contains<Q>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn contains<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> bool {
         self.rows.contains(key)
     }
 
@@ -93,12 +83,8 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
     }
 
     /// The rows whose keys lie in a range.
-    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Rows<'_, K, V>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        self.rows.range(bounds)
+    pub fn range(&self, range: impl KeyRange<K>) -> Rows<'_, K, V> {
+        self.rows.range(range)
     }
 
     /// The rows whose keys begin so, as [`Map::prefix`].
