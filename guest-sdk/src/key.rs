@@ -30,7 +30,8 @@ pub trait EncodeKey<K: ?Sized = Self> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a key: its bytes have no order of their own",
     note = "keys are integers, `bool`, `char`, `String`, `Vec<u8>`, `[u8; N]`, `Option` and `Reverse` of keys, and tuples of two to four keys",
-    note = "a float is no key: round it to an integer; what a hash orders is not equal on every node"
+    note = "a float is no key, because floats have no total order (NaN is not even equal to itself, -0 equals 0): round it to an integer. \
+            What a hash orders is not equal on every node"
 )]
 pub trait Key: EncodeKey + Sized {
     /// Reads a key off the front of `input`.

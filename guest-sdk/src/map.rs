@@ -1,6 +1,5 @@
 //! The sorted map. Owns what its methods mean; where its rows lie says `Place`, how they are walked `rows`.
 
-use std::borrow::Borrow;
 use std::marker::PhantomData;
 
 use crate::collections::{Place, handle, remove_range};
@@ -33,8 +32,7 @@ impl<K: Key, V: Stored> Map<K, V> {
     pub fn insert<Q, W>(&mut self, key: &Q, value: &W)
     where
         Q: EncodeKey<K> + ?Sized,
-        V: Borrow<W>,
-        W: EncodeValue + ?Sized,
+        W: EncodeValue<V> + ?Sized,
     {
         host::put(&self.place.key(key), &encode(value));
     }

@@ -1,6 +1,5 @@
 //! What holds one thing: a value, or a number that counts.
 
-use std::borrow::Borrow;
 use std::marker::PhantomData;
 
 use crate::collections::{Place, handle};
@@ -26,11 +25,7 @@ impl<V: Stored> Value<V> {
     }
 
     /// Sets the value.
-    pub fn set<W>(&mut self, value: &W)
-    where
-        V: Borrow<W>,
-        W: EncodeValue + ?Sized,
-    {
+    pub fn set<W: EncodeValue<V> + ?Sized>(&mut self, value: &W) {
         host::put(&self.place.tag_bytes(), &encode(value));
     }
 

@@ -73,7 +73,7 @@ impl<T> Step<T> {
     }
 
     /// Hands a value to the next step, which takes it with [`Watch::recall`](crate::Watch::recall).
-    pub fn remember(self, value: &(impl EncodeValue + ?Sized)) -> Self {
+    pub fn remember<V>(self, value: &(impl EncodeValue<V> + ?Sized)) -> Self {
         let memo = encode(value);
         self.memo(memo)
     }
