@@ -76,7 +76,7 @@ pub use set::Set;
 pub use single::{Counter, Value};
 pub use status::{Code, ErrorInfo, Reply, Status};
 pub use step::Step;
-pub use table::Table;
+pub use table::{DrainRows, Table};
 #[cfg(not(target_arch = "wasm32"))]
 pub use test::Harness;
 pub use value::Stored;

@@ -28,7 +28,8 @@ impl<K: Key, V: Stored> Map<K, V> {
         host::get(&self.place.key(key)).is_some()
     }
 
-    /// Sets the value of a key.
+    /// Sets the value of a key. Reads nothing, and so does not say what was there, as
+    /// [`Table::insert`](crate::Table::insert) does, which has to know it.
     pub fn insert<Q, W>(&mut self, key: &Q, value: &W)
     where
         Q: EncodeKey<K> + ?Sized,
@@ -37,18 +38,18 @@ impl<K: Key, V: Stored> Map<K, V> {
         host::put(&self.place.key(key), &encode(value));
     }
 
-    /// Removes a key, if it is there. Reads nothing; [`take`](Self::take) says what was there.
-    pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) {
-        host::remove(&self.place.key(key));
-    }
-
-    /// Removes a key and returns its value.
-    pub fn take<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
+    /// Removes a key and returns its value. Costs a read; [`delete`](Self::delete) does not.
+    pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
         let value = self.get(key);
         if value.is_some() {
-            self.remove(key);
+            self.delete(key);
         }
         value
+    }
+
+    /// Removes a key, if it is there. Reads nothing.
+    pub fn delete<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) {
+        host::remove(&self.place.key(key));
     }
 
     /// Changes the value of a key in place; a missing one starts as the default. Returns it.

@@ -30,13 +30,18 @@ impl<K: Key> Set<K> {
         new
     }
 
-    /// Removes a key and says whether it was there.
+    /// Removes a key and says whether it was there. Costs a read; [`delete`](Self::delete) does not.
     pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> bool {
         let there = self.contains(key);
         if there {
             host::remove(&self.place.key(key));
         }
         there
+    }
+
+    /// Removes a key, if it is there. Reads nothing.
+    pub fn delete<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) {
+        host::remove(&self.place.key(key));
     }
 
     /// All keys.

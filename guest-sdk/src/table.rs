@@ -12,8 +12,8 @@ use crate::host;
 use crate::index::{By, Index, Indexes};
 use crate::key::{EncodeKey, Key, KeyRange, Prefix};
 use crate::map::Map;
-use crate::rows::{RawRows, Rows, decode_key, decode_value};
-use crate::value::Stored;
+use crate::rows::{Keys, Range, RawRows, Rows, Values, decode_key, decode_value};
+use crate::value::{Stored, encode};
 
 /// A sorted map with indexes: `Table<u64, Book, ByAuthor>`, `Table<u64, Book, (ByAuthor, ByYear)>`.
 ///
@@ -48,38 +48,66 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         self.rows.contains(key)
     }
 
-    /// Sets the value of a key and returns the one before.
-    pub fn insert(&mut self, key: &K, value: &V) -> Option<V> {
+    /// Sets the value of a key and returns the one before, which it reads because the indexes must forget it.
+    /// [`Map::insert`] reads nothing and returns nothing.
+    pub fn insert<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q, value: &V) -> Option<V> {
+        let row = self.rows.place.key(key);
         let old = self.rows.get(key);
-        let before = old.as_ref().map(|old| entries::<K, V, I>(key, old)).unwrap_or_default();
-        let after = entries::<K, V, I>(key, value);
-        before.difference(&after).for_each(|entry| host::remove(entry));
-        after.difference(&before).for_each(|entry| host::put(entry, &[]));
-        self.rows.insert(key, value);
+        self.write(&row, old.as_ref(), value);
         old
     }
 
     /// Changes the value of a key in place; a missing one starts as the default. Returns it.
-    pub fn update(&mut self, key: &K, change: impl FnOnce(&mut V)) -> V
+    pub fn update<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q, change: impl FnOnce(&mut V)) -> V
     where
         V: Default,
     {
-        let mut value = self.rows.get(key).unwrap_or_default();
+        let row = self.rows.place.key(key);
+        let bytes = host::get(&row);
+        let old = bytes.as_ref().map(|bytes| decode_value(&row, bytes));
+        let mut value = bytes.map(|bytes| decode_value(&row, &bytes)).unwrap_or_default();
         change(&mut value);
-        self.insert(key, &value);
+        self.write(&row, old.as_ref(), &value);
         value
     }
 
     /// Removes a key and returns its value.
-    pub fn remove(&mut self, key: &K) -> Option<V> {
-        let old = self.rows.take(key)?;
-        entries::<K, V, I>(key, &old).iter().for_each(|entry| host::remove(entry));
+    pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
+        let old = self.rows.get(key)?;
+        let row = self.rows.place.key(key);
+        self.forget(&row, &old);
         Some(old)
+    }
+
+    /// Writes a row and what changes in its entries.
+    fn write(&mut self, row: &[u8], old: Option<&V>, value: &V) {
+        let key = decode_key(row, self.rows.place);
+        let before = old.map(|old| entries::<K, V, I>(&key, old)).unwrap_or_default();
+        let after = entries::<K, V, I>(&key, value);
+        before.difference(&after).for_each(|entry| host::remove(entry));
+        after.difference(&before).for_each(|entry| host::put(entry, &[]));
+        host::put(row, &encode(value));
+    }
+
+    /// Removes a row and its entries.
+    fn forget(&mut self, row: &[u8], old: &V) {
+        host::remove(row);
+        forget_entries::<K, V, I>(&decode_key(row, self.rows.place), old);
     }
 
     /// All rows, in the order of their keys.
     pub fn iter(&self) -> Rows<'_, K, V> {
         self.rows.iter()
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> Keys<'_, K> {
+        self.rows.keys()
+    }
+
+    /// All values, in the order of their keys.
+    pub fn values(&self) -> Values<'_, V> {
+        self.rows.values()
     }
 
     /// The rows whose keys lie in a range.
@@ -102,6 +130,26 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         self.rows.last()
     }
 
+    /// Removes the row with the least key and returns it.
+    pub fn pop_first(&mut self) -> Option<(K, V)> {
+        let row = self.first();
+        self.remove_popped(row)
+    }
+
+    /// Removes the row with the greatest key and returns it.
+    pub fn pop_last(&mut self) -> Option<(K, V)> {
+        let row = self.last();
+        self.remove_popped(row)
+    }
+
+    fn remove_popped(&mut self, row: Option<(K, V)>) -> Option<(K, V)> {
+        if let Some((key, value)) = &row {
+            host::remove(&self.rows.place.key(key));
+            forget_entries::<K, V, I>(key, value);
+        }
+        row
+    }
+
     /// How many rows there are. Reads them all.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -120,15 +168,49 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         By::of(self.rows.place)
     }
 
-    /// Keeps the rows that `keep` wants and removes the others.
-    pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
-        for (key, bytes) in RawRows::new(self.rows.place.everything()) {
-            let (decoded, value) = (decode_key(&key, self.rows.place), decode_value(&key, &bytes));
-            if !keep(&decoded, &value) {
-                host::remove(&key);
-                entries::<K, V, I>(&decoded, &value).iter().for_each(|entry| host::remove(entry));
+    /// Keeps the rows that `keep` wants, as it leaves them, and removes the others. Only what changed is written.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        for (row, bytes) in RawRows::new(self.rows.place.everything()) {
+            let mut value = decode_value(&row, &bytes);
+            if !keep(&decode_key(&row, self.rows.place), &mut value) {
+                self.forget(&row, &decode_value(&row, &bytes));
+            } else if encode(&value) != bytes {
+                self.write(&row, Some(&decode_value(&row, &bytes)), &value);
             }
         }
+    }
+
+    /// Removes the rows whose keys lie in a range and says how many. Reads them, for the indexes to forget them.
+    pub fn remove_range(&mut self, range: impl KeyRange<K>) -> u64 {
+        self.remove_rows(&self.rows.place.range(&range))
+    }
+
+    /// Removes the rows whose keys begin so and says how many, as [`remove_range`](Self::remove_range).
+    pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
+        self.remove_rows(&self.rows.place.prefix(prefix))
+    }
+
+    fn remove_rows(&mut self, range: &Range) -> u64 {
+        for (row, value) in RawRows::new(range.clone()) {
+            let key = decode_key(&row, self.rows.place);
+            forget_entries::<K, V, I>(&key, &decode_value(&row, &value));
+        }
+        remove_range(range)
+    }
+
+    /// Takes all rows out. What is not iterated over is removed all the same.
+    pub fn drain(&mut self) -> DrainRows<'_, K, V, I> {
+        DrainRows::of(self.rows.place.everything(), self.rows.place)
+    }
+
+    /// Takes the rows out whose keys lie in a range.
+    pub fn drain_range(&mut self, range: impl KeyRange<K>) -> DrainRows<'_, K, V, I> {
+        DrainRows::of(self.rows.place.range(&range), self.rows.place)
+    }
+
+    /// Takes the rows out whose keys begin so.
+    pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> DrainRows<'_, K, V, I> {
+        DrainRows::of(self.rows.place.prefix(prefix), self.rows.place)
     }
 
     /// Removes all rows and says how many.
@@ -148,12 +230,13 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
     }
 
     /// Writes the entries of one row anew, and says whether there is such a row.
-    pub fn refresh(&mut self, key: &K) -> bool {
-        let row = self.rows.get(key);
-        if let Some(value) = &row {
-            entries::<K, V, I>(key, value).iter().for_each(|entry| host::put(entry, &[]));
+    pub fn refresh<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> bool {
+        let value = self.rows.get(key);
+        if let Some(value) = &value {
+            let key = decode_key(&self.rows.place.key(key), self.rows.place);
+            entries::<K, V, I>(&key, value).iter().for_each(|entry| host::put(entry, &[]));
         }
-        row.is_some()
+        value.is_some()
     }
 
     fn clear_indexes(&mut self) {
@@ -169,6 +252,10 @@ fn entries<K, V, I: Indexes<K, V>>(key: &K, value: &V) -> BTreeSet<Vec<u8>> {
     entries
 }
 
+fn forget_entries<K, V, I: Indexes<K, V>>(key: &K, value: &V) {
+    entries::<K, V, I>(key, value).iter().for_each(|entry| host::remove(entry));
+}
+
 const fn contains(tags: &[u16], tag: u16) -> bool {
     let mut i = 0;
     while i < tags.len() {
@@ -178,4 +265,38 @@ const fn contains(tags: &[u16], tag: u16) -> bool {
         i += 1;
     }
     false
+}
+
+/// Rows that leave a [`Table`], in key order. When it is dropped all of them are removed, with their entries.
+#[derive(Debug)]
+pub struct DrainRows<'a, K: Key, V: Stored, I: Indexes<K, V>> {
+    rows: Rows<'a, K, V>,
+    range: Range,
+    indexes: PhantomData<fn() -> I>,
+}
+
+impl<K: Key, V: Stored, I: Indexes<K, V>> DrainRows<'_, K, V, I> {
+    fn of(range: Range, place: Place) -> Self {
+        Self { rows: Rows::new(range.clone(), place), range, indexes: PhantomData }
+    }
+}
+
+impl<K: Key, V: Stored, I: Indexes<K, V>> Iterator for DrainRows<'_, K, V, I> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<(K, V)> {
+        let (key, value) = self.rows.next()?;
+        forget_entries::<K, V, I>(&key, &value);
+        Some((key, value))
+    }
+}
+
+impl<K: Key, V: Stored, I: Indexes<K, V>> Drop for DrainRows<'_, K, V, I> {
+    fn drop(&mut self) {
+        // As in `Drain`: a call that ends here is undone anyway.
+        if !std::thread::panicking() {
+            self.for_each(drop);
+            remove_range(&self.range);
+        }
+    }
 }

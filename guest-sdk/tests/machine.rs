@@ -127,7 +127,7 @@ fn map_reads_ranges_and_prefixes_in_order_across_pages() {
         assert_eq!(shop.stock.first(), Some(("item-00000".to_owned(), 0)));
         assert_eq!(shop.stock.last(), Some(("other".to_owned(), 7)));
         assert_eq!(shop.stock.remove_prefix("item-"), 1500);
-        assert_eq!(shop.stock.take("other"), Some(7));
+        assert_eq!(shop.stock.remove("other"), Some(7));
         assert!(shop.stock.is_empty());
         assert_eq!(shop.stock.update("new", |n| *n += 2), 2);
         assert_eq!(shop.visits.get(), 1);
@@ -228,11 +228,37 @@ fn counters_and_values_change_in_place() {
         assert_eq!(shop.visits.try_subtract(6).unwrap_err().code(), Code::OutOfRange);
         assert_eq!(shop.visits.try_add(u64::MAX).unwrap_err().code(), Code::OutOfRange);
         assert_eq!(shop.visits.try_subtract(2), Ok(3));
+        assert_eq!((shop.visits.subtract(1), shop.visits.saturating_subtract(7)), (2, 0));
         shop.visits.reset();
         assert_eq!(shop.visits.get(), 0);
         assert_eq!(shop.owner.update(|owner| owner.push_str("ann")), "ann");
-        assert_eq!(shop.owner.take().as_deref(), Some("ann"));
-        assert_eq!(shop.owner.take(), None);
+        assert_eq!(shop.owner.remove().as_deref(), Some("ann"));
+        assert_eq!(shop.owner.remove(), None);
+    });
+}
+
+#[test]
+#[should_panic(expected = "a counter stays at 0 or above")]
+fn counter_below_zero_is_a_panic() {
+    run(|shop| {
+        shop.visits.add(1);
+        shop.visits.subtract(2);
+    });
+}
+
+#[test]
+fn removal_says_what_was_there_and_deletion_does_not() {
+    run(|shop| {
+        shop.fill(2).unwrap();
+        assert_eq!((shop.stock.remove("item-00001"), shop.stock.remove("item-00001")), (Some(1), None));
+        shop.stock.delete("item-00000");
+        shop.stock.delete("item-00000");
+        assert!(shop.stock.is_empty());
+        shop.closed.insert(&1);
+        shop.closed.delete(&1);
+        shop.owner.set("ann");
+        shop.owner.delete();
+        assert_eq!((shop.closed.contains(&1), shop.owner.get()), (false, None));
     });
 }
 

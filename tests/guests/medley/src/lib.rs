@@ -127,7 +127,7 @@ impl Mixture {
             1 => self.notes.prefix(&(&place,)).descending().take(ROWS).map(|(_, text)| text.len() as u64).sum(),
             _ => {
                 let key = note(draw);
-                self.notes.take(&key).map_or(0, |text| text.len() as u64)
+                self.notes.remove(&key).map_or(0, |text| text.len() as u64)
             }
         }
     }
