@@ -7,7 +7,7 @@
 //! host calls apply / query / watch
 //!   └► exports ─► dispatch: find the method, decode
 //!        └► your handler (context, request) ─► collections ─► key, value ─► host: the store
-//!   ◄─ Reply, Step or Status, encoded
+//!   ◄─ Reply of a message or a Step, encoded
 //! ```
 //!
 //! - [`Command`], [`Query`], [`Watch`]: what a handler may ask about its call.

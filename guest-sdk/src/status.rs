@@ -12,7 +12,7 @@ pub use crate::details::ErrorInfo;
 /// Where the host cuts the message of a status.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// What a command or a query returns.
+/// What a handler returns: a command or a query its reply, a watch a [`Step`](crate::Step).
 pub type Reply<T> = Result<T, Status>;
 
 /// The gRPC status codes but OK.

@@ -100,11 +100,14 @@ impl Shop {
     }
 
     /// Sends how many entries begin so, when that is news; ends at three.
-    fn follow(&self, cx: &Watch, prefix: &str) -> Step<u64> {
+    fn follow(&self, cx: &Watch, prefix: &str) -> Reply<Step<u64>> {
+        if prefix.is_empty() {
+            self.owner.get().ok_or_else(|| Status::failed_precondition("nobody owns the shop"))?;
+        }
         let count = self.stock.prefix(prefix).count() as u64;
         let step = if cx.recall::<u64>() == Some(count) { Step::wait() } else { Step::send(count) };
         let step = step.remember(&count).or_after(Duration::from_secs(5));
-        if count == 3 { step.done() } else { step }
+        Ok(if count == 3 { step.done() } else { step })
     }
 }
 
@@ -399,6 +402,17 @@ fn watch_of_a_range_remembers_and_ends() {
     let _: u64 = shop.command("Shop/Fill", &3_u64).unwrap();
     assert_eq!(shop.sent(&stream), [3]);
     assert_eq!(shop.ended(&stream), Some(Ok(())));
+}
+
+#[test]
+fn watch_that_refuses_ends_its_stream() {
+    let mut shop = Harness::<Shop>::new();
+    let refused = shop.watch::<_, u64>("Shop/Stock", &String::new());
+    let refusal = shop.ended(&refused).unwrap().unwrap_err();
+    assert_eq!((refusal.code(), refusal.message()), (Code::FailedPrecondition, "nobody owns the shop"));
+    let _: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
+    let followed = shop.watch::<_, u64>("Shop/Stock", &String::new());
+    assert_eq!((shop.sent(&followed), shop.ended(&followed)), (vec![0], None));
 }
 
 #[test]
