@@ -68,6 +68,15 @@ pub(crate) fn remove_range(range: &Range) -> u64 {
     host::remove_range(&range.start, range.end.as_deref(), 0)
 }
 
+/// Removes the first rows of a range.
+pub(crate) fn remove_first(range: &Range, limit: u32) -> u64 {
+    match limit {
+        // To the host it is no limit.
+        0 => 0,
+        limit => host::remove_range(&range.start, range.end.as_deref(), limit),
+    }
+}
+
 macro_rules! handle {
     ($name:ident<$($parameter:ident: $bound:ident),*>) => {
         impl<$($parameter: $bound),*> $crate::dispatch::Collection for $name<$($parameter),*> {

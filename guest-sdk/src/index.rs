@@ -8,7 +8,7 @@ use std::ops::Bound;
 use crate::collections::Place;
 use crate::host;
 use crate::key::{EncodeKey, Key, KeyRange, Prefix, end_of_prefix};
-use crate::rows::{Range, RawRows, decode_key, decode_value};
+use crate::rows::{Range, RawRows, both_ends, decode_key, decode_value};
 use crate::value::{Stored, describe};
 
 /// What rows of a [`Table`](crate::Table) are found by.
@@ -154,7 +154,7 @@ impl<'a, A: Index> By<'a, A> {
     }
 }
 
-/// Rows in the order of an index.
+/// Rows in the order of an index; `rev()` turns it round.
 #[derive(Debug)]
 pub struct Found<'a, A> {
     keys: FoundKeys<'a, A>,
@@ -162,33 +162,23 @@ pub struct Found<'a, A> {
 }
 
 impl<'a, A> Found<'a, A> {
-    /// Goes from the last row to the first. Call it before the first `next`.
-    #[must_use]
-    pub fn descending(mut self) -> Self {
-        self.keys.entries.descend();
-        self
-    }
-
     /// The keys alone, without reading the rows.
     pub fn keys(self) -> FoundKeys<'a, A> {
         self.keys
     }
-}
 
-impl<A: Index> Iterator for Found<'_, A> {
-    type Item = (A::Key, A::Value);
+    fn raw(&self) -> &RawRows {
+        &self.keys.entries
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
-        let key = self.keys.next()?;
-        let row = self.rows.key(&key);
-        let value = host::get(&row).unwrap_or_else(|| {
-            panic!("index {} has an entry for the row {}, which is not there", A::TAG, describe(&row))
-        });
-        Some((key, decode_value(&row, &value)))
+    fn raw_mut(&mut self) -> &mut RawRows {
+        &mut self.keys.entries
     }
 }
 
-/// Keys in the order of an index.
+both_ends!(Found<A: Index>, (A::Key, A::Value), |found, entry| read_row::<A>(found.rows, key_of::<A>(&entry.0)));
+
+/// Keys in the order of an index; `rev()` turns it round.
 #[derive(Debug)]
 pub struct FoundKeys<'a, A> {
     entries: RawRows,
@@ -196,12 +186,27 @@ pub struct FoundKeys<'a, A> {
     index: PhantomData<fn() -> A>,
 }
 
-impl<A: Index> Iterator for FoundKeys<'_, A> {
-    type Item = A::Key;
-
-    fn next(&mut self) -> Option<A::Key> {
-        let (entry, _) = self.entries.next()?;
-        let (_, key): (A::By, A::Key) = decode_key(&entry, Place { tag: A::TAG });
-        Some(key)
+impl<A> FoundKeys<'_, A> {
+    fn raw(&self) -> &RawRows {
+        &self.entries
     }
+
+    fn raw_mut(&mut self) -> &mut RawRows {
+        &mut self.entries
+    }
+}
+
+both_ends!(FoundKeys<A: Index>, A::Key, |_found, entry| key_of::<A>(&entry.0));
+
+/// The key of the row that an entry is for.
+fn key_of<A: Index>(entry: &[u8]) -> A::Key {
+    let (_, key): (A::By, A::Key) = decode_key(entry, Place { tag: A::TAG });
+    key
+}
+
+fn read_row<A: Index>(rows: Place, key: A::Key) -> (A::Key, A::Value) {
+    let row = rows.key(&key);
+    let value = host::get(&row)
+        .unwrap_or_else(|| panic!("index {} has an entry for the row {}, which is not there", A::TAG, describe(&row)));
+    (key, decode_value(&row, &value))
 }

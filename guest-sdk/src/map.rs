@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::collections::{Place, handle, remove_range};
+use crate::collections::{Place, handle, remove_first, remove_range};
 use crate::host;
 use crate::key::{EncodeKey, Key, KeyRange, Prefix};
 use crate::rows::{Drain, Keys, Range, RawRows, Rows, Values, decode_key, decode_value};
@@ -18,6 +18,10 @@ handle!(Map<K: Key, V: Stored>);
 
 impl<K: Key, V: Stored> Map<K, V> {
     /// The value of a key.
+    ///
+    /// # Panics
+    /// When the value cannot be decoded, as after a tag changed its type. So does everything else that reads values, and
+    /// what iterates over keys when it comes to one that cannot be decoded; the command is undone.
     pub fn get<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> Option<V> {
         let key = self.place.key(key);
         host::get(&key).map(|value| decode_value(&key, &value))
@@ -91,12 +95,12 @@ impl<K: Key, V: Stored> Map<K, V> {
 
     /// The entry with the least key.
     pub fn first(&self) -> Option<(K, V)> {
-        self.iter().just_one().next()
+        self.iter().first()
     }
 
     /// The entry with the greatest key.
     pub fn last(&self) -> Option<(K, V)> {
-        self.iter().descending().just_one().next()
+        self.iter().last()
     }
 
     /// Removes the entry with the least key and returns it.
@@ -121,7 +125,7 @@ impl<K: Key, V: Stored> Map<K, V> {
     /// How many entries there are. Reads them all: keep a [`Counter`](crate::Counter) where this is asked
     /// often.
     pub fn len(&self) -> usize {
-        self.iter().raw_count()
+        RawRows::new(self.place.everything()).count()
     }
 
     /// Whether there is no entry. Reads one row.
@@ -176,7 +180,21 @@ impl<K: Key, V: Stored> Map<K, V> {
         }
     }
 
+    /// Removes the first rows of a range, at most `limit` of them, and says how many. Fewer than `limit` were the last.
+    pub fn remove_first(&mut self, range: impl KeyRange<K>, limit: u32) -> u64 {
+        remove_first(&self.place.range(&range), limit)
+    }
+
     fn rows(&self, range: Range) -> Rows<'_, K, V> {
         Rows::new(range, self.place)
+    }
+}
+
+impl<'a, K: Key, V: Stored> IntoIterator for &'a Map<K, V> {
+    type Item = (K, V);
+    type IntoIter = Rows<'a, K, V>;
+
+    fn into_iter(self) -> Rows<'a, K, V> {
+        self.iter()
     }
 }

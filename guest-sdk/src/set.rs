@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::collections::{Place, handle, remove_range};
+use crate::collections::{Place, handle, remove_first, remove_range};
 use crate::host;
 use crate::key::{EncodeKey, Key, KeyRange, Prefix};
 use crate::rows::{DrainKeys, Keys, Range, RawRows, decode_key};
@@ -45,6 +45,9 @@ impl<K: Key> Set<K> {
     }
 
     /// All keys.
+    ///
+    /// # Panics
+    /// The iterator, when it comes to a key that cannot be decoded, as after a tag changed its type.
     pub fn iter(&self) -> Keys<'_, K> {
         self.keys(self.place.everything())
     }
@@ -61,12 +64,12 @@ impl<K: Key> Set<K> {
 
     /// The least key.
     pub fn first(&self) -> Option<K> {
-        self.iter().just_one().next()
+        self.iter().first()
     }
 
     /// The greatest key.
     pub fn last(&self) -> Option<K> {
-        self.iter().descending().just_one().next()
+        self.iter().last()
     }
 
     /// Removes the least key and returns it.
@@ -90,7 +93,7 @@ impl<K: Key> Set<K> {
 
     /// How many keys there are. Reads them all.
     pub fn len(&self) -> usize {
-        self.iter().raw_count()
+        RawRows::new(self.place.everything()).count()
     }
 
     /// Whether the set is empty. Reads one row.
@@ -137,7 +140,21 @@ impl<K: Key> Set<K> {
         }
     }
 
+    /// Removes the first keys of a range, at most `limit` of them, and says how many. Fewer than `limit` were the last.
+    pub fn remove_first(&mut self, range: impl KeyRange<K>, limit: u32) -> u64 {
+        remove_first(&self.place.range(&range), limit)
+    }
+
     fn keys(&self, range: Range) -> Keys<'_, K> {
         Keys::of(range, self.place)
+    }
+}
+
+impl<'a, K: Key> IntoIterator for &'a Set<K> {
+    type Item = K;
+    type IntoIter = Keys<'a, K>;
+
+    fn into_iter(self) -> Keys<'a, K> {
+        self.iter()
     }
 }

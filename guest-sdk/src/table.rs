@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
 
 use crate::collections::{Place, remove_range};
@@ -190,6 +191,12 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         self.remove_rows(&self.rows.place.prefix(prefix))
     }
 
+    /// Removes the first rows of a range, at most `limit` of them, and says how many. Fewer than `limit` were the last.
+    pub fn remove_first(&mut self, range: impl KeyRange<K>, limit: u32) -> u64 {
+        let rows = RawRows::new(self.rows.place.range(&range));
+        rows.take(limit as usize).map(|(row, value)| self.forget(&row, &decode_value(&row, &value))).count() as u64
+    }
+
     fn remove_rows(&mut self, range: &Range) -> u64 {
         for (row, value) in RawRows::new(range.clone()) {
             let key = decode_key(&row, self.rows.place);
@@ -267,6 +274,15 @@ const fn contains(tags: &[u16], tag: u16) -> bool {
     false
 }
 
+impl<'a, K: Key, V: Stored, I: Indexes<K, V>> IntoIterator for &'a Table<K, V, I> {
+    type Item = (K, V);
+    type IntoIter = Rows<'a, K, V>;
+
+    fn into_iter(self) -> Rows<'a, K, V> {
+        self.iter()
+    }
+}
+
 /// Rows that leave a [`Table`], in key order. When it is dropped all of them are removed, with their entries.
 #[derive(Debug)]
 pub struct DrainRows<'a, K: Key, V: Stored, I: Indexes<K, V>> {
@@ -290,6 +306,16 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Iterator for DrainRows<'_, K, V, I> {
         Some((key, value))
     }
 }
+
+impl<K: Key, V: Stored, I: Indexes<K, V>> DoubleEndedIterator for DrainRows<'_, K, V, I> {
+    fn next_back(&mut self) -> Option<(K, V)> {
+        let (key, value) = self.rows.next_back()?;
+        forget_entries::<K, V, I>(&key, &value);
+        Some((key, value))
+    }
+}
+
+impl<K: Key, V: Stored, I: Indexes<K, V>> FusedIterator for DrainRows<'_, K, V, I> {}
 
 impl<K: Key, V: Stored, I: Indexes<K, V>> Drop for DrainRows<'_, K, V, I> {
     fn drop(&mut self) {

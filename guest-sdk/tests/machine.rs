@@ -123,7 +123,7 @@ fn map_reads_ranges_and_prefixes_in_order_across_pages() {
         assert_eq!(shop.stock.len(), 1501);
         let all: Vec<u64> = shop.stock.prefix("item-").map(|(_, n)| n).collect();
         assert_eq!(all, (0..1500).collect::<Vec<_>>());
-        let back: Vec<u64> = shop.stock.prefix("item-").descending().map(|(_, n)| n).collect();
+        let back: Vec<u64> = shop.stock.prefix("item-").rev().map(|(_, n)| n).collect();
         assert_eq!(back, (0..1500).rev().collect::<Vec<_>>());
         let some = shop.stock.range("item-00010".to_owned()..="item-00012".to_owned());
         assert_eq!(some.map(|(_, n)| n).collect::<Vec<_>>(), [10, 11, 12]);
@@ -198,7 +198,7 @@ fn retain_keeps_what_is_wanted_as_it_was_left() {
         assert_eq!(shop.stock.len(), 900);
         assert_eq!((shop.stock.get("item-00008"), shop.stock.get("item-00007")), (Some(16), None));
         assert_eq!(shop.stock.values().take(3).collect::<Vec<_>>(), [0, 2, 4]);
-        assert_eq!(shop.stock.keys().descending().next().as_deref(), Some("item-00999"));
+        assert_eq!(shop.stock.keys().next_back().as_deref(), Some("item-00999"));
         assert_eq!(shop.stock.pop_first(), Some(("item-00000".to_owned(), 0)));
         assert_eq!(shop.stock.pop_last(), Some(("item-00999".to_owned(), 1998)));
         assert_eq!(shop.stock.len(), 898);
