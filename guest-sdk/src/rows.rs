@@ -367,6 +367,6 @@ pub(crate) fn decode_key<K: Key>(row: &[u8], place: Place) -> K {
 pub(crate) fn decode_value<V: Stored>(key: &[u8], value: &[u8]) -> V {
     match V::decode_value(value) {
         Ok(value) => value,
-        Err(error) => panic!("the value of key {} is {error}", describe(key)),
+        Err(error) => panic!("the value of key {} is {error}; did a tag change its type?", describe(key)),
     }
 }
