@@ -23,10 +23,12 @@ const MIB: u64 = 1024 * KIB;
 ///
 /// A unit of fuel is about one simple instruction, 0.3 to 1 ns; a load from memory is 16.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Fuel of one command, calls into the host included.
     pub fuel_per_command: u64,
-    /// Fuel of all commands of one log entry; enforced by whoever applies entries.
+    /// Fuel of the commands of one log entry; enforced by whoever applies entries. A command starts while `fuel_per_command` of it
+    /// is left, and one that fails beside neighbours runs again: by default an entry may use five times a command's fuel.
     pub fuel_per_entry: u64,
     /// Fuel of one query, and of one step of a watch.
     pub fuel_per_query: u64,
