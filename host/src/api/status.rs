@@ -118,7 +118,11 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
         Reason::Memory => (Code::ResourceExhausted, "memory", "asked for more memory than the limit"),
         Reason::Stack => (Code::ResourceExhausted, "stack", "overflowed its stack"),
         Reason::StoreBudget => (Code::ResourceExhausted, "store-budget", "used all its store budget"),
-        Reason::LimitExceeded => (Code::ResourceExhausted, "limit", "went past a limit on a key, a value, a range, a chunk, or what a command writes"),
+        Reason::LimitExceeded => (
+            Code::ResourceExhausted,
+            "limit",
+            "went past a limit on a key, a value, a range, a chunk, or what a command writes",
+        ),
         Reason::MalformedReply => (Code::Internal, "malformed-reply", "returned a malformed reply"),
         Reason::OversizedReply => (Code::ResourceExhausted, "oversized-reply", "returned a reply above the limit"),
         Reason::Forbidden => (Code::Internal, "forbidden", "called what is forbidden in this kind of call"),

@@ -81,7 +81,8 @@ mod tests {
     #[test]
     fn a_profile_with_a_limit_that_this_build_does_not_know_is_refused() {
         let known = limits_json(&Limits::default());
-        let refusal = limits_of(&profile(known.replacen('{', "{\"stars_max\":7,", 1))).expect_err("nobody keeps that limit");
+        let refusal =
+            limits_of(&profile(known.replacen('{', "{\"stars_max\":7,", 1))).expect_err("nobody keeps that limit");
         assert!(refusal.contains("unknown field `stars_max`"), "{refusal}");
         assert!(refusal.contains("run the version that the cluster runs"), "{refusal}");
     }
