@@ -51,6 +51,8 @@ mod exports;
 mod host;
 mod index;
 pub mod key;
+#[doc(hidden)]
+pub mod limits;
 pub mod log;
 mod macros;
 mod map;

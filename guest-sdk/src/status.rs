@@ -6,11 +6,9 @@ use std::fmt;
 use prost::{Message, Name};
 
 use crate::details::{self, RpcStatus};
+use crate::limits::MESSAGE_BYTES_MAX;
 
 pub use crate::details::ErrorInfo;
-
-/// Where the host cuts the message of a status.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// What a handler returns: a command or a query its reply, a watch a [`Step`](crate::Step).
 pub type Reply<T> = Result<T, Status>;

@@ -6,18 +6,10 @@ use super::frames::{self, Came, Mode};
 use super::host::Call;
 use crate::context::{Cause, Command, Place, Query, Watch};
 use crate::dispatch::{self, Machine};
+use crate::limits::{DETAILS_BYTES_MAX, MEMO_BYTES_MAX, REPLY_BYTES_MAX, STEP_REPLIES_BYTES_MAX};
 use crate::snapshot::{Format, Sink, Source};
 use crate::status::{Reply, Status};
 use crate::step::Step;
-
-/// Largest reply that clients of any make accept: 4 MiB less 64 KiB.
-const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
-
-/// Most bytes in the details of a refusal.
-const DETAILS_BYTES_MAX: usize = 4 * 1024;
-
-/// Most bytes that a step hands to the next.
-const MEMO_BYTES_MAX: usize = 4 * 1024;
 
 /// The code under test.
 #[derive(Clone, Debug)]
@@ -187,6 +179,12 @@ fn checked_step(step: Step<Vec<u8>>) -> Result<Step<Vec<u8>>, Status> {
     }
     for reply in &step.replies {
         checked_reply(Ok(reply.clone()))?;
+    }
+    let total: usize = step.replies.iter().map(Vec::len).sum();
+    if total > STEP_REPLIES_BYTES_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "the replies of a step have {total} bytes together; at most {STEP_REPLIES_BYTES_MAX}"
+        )));
     }
     Ok(step)
 }

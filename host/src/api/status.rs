@@ -13,7 +13,7 @@ use tonic::{Code, Response, Status};
 
 use super::commands::CommandError;
 use super::routes::Kind;
-use crate::guest::{Failure, Reason, Verdict};
+use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
 use crate::raft::ReadError;
 use crate::types::{Node, NodeMode};
@@ -34,6 +34,12 @@ const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
 
 /// Bytes of status details.
 const DETAILS_BYTES_MAX: usize = 4 << 10;
+
+// What the profile lets a guest say arrives whole.
+const _: () = {
+    assert!(STATUS_TEXT_BYTES_MAX >= Limits::DEFAULT.status_message_bytes_max as usize);
+    assert!(DETAILS_BYTES_MAX >= Limits::DEFAULT.status_details_bytes_max as usize);
+};
 
 /// Whether a command without a reply took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
