@@ -7,7 +7,7 @@
 //! host calls apply / query / watch
 //!   └► exports ─► dispatch: find the method, decode
 //!        └► your handler (context, request) ─► collections ─► key, value ─► host: the store
-//!   ◄─ Reply, Step or Status, encoded
+//!   ◄─ Reply of a message or a Step, encoded
 //! ```
 //!
 //! - [`Command`], [`Query`], [`Watch`]: what a handler may ask about its call.
@@ -49,11 +49,16 @@ pub mod dispatch;
 #[cfg(target_arch = "wasm32")]
 mod exports;
 mod host;
+mod index;
 pub mod key;
+#[doc(hidden)]
+pub mod limits;
 pub mod log;
 mod macros;
+mod map;
 mod random;
 mod rows;
+mod set;
 mod single;
 pub mod snapshot;
 mod status;
@@ -63,15 +68,17 @@ mod table;
 pub mod test;
 pub mod value;
 
-pub use collections::{Map, Set};
 pub use context::{Cause, Command, Query, Watch};
 pub use dispatch::{Machine, State};
+pub use index::{By, Found, FoundKeys, Index};
 pub use key::Key;
+pub use map::Map;
 pub use rows::{Drain, DrainKeys, Keys, Rows, Values};
+pub use set::Set;
 pub use single::{Counter, Value};
 pub use status::{Code, ErrorInfo, Reply, Status};
 pub use step::Step;
-pub use table::{By, Found, FoundKeys, Index, Table};
+pub use table::{DrainRows, Table};
 #[cfg(not(target_arch = "wasm32"))]
 pub use test::Harness;
 pub use value::Stored;

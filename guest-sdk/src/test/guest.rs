@@ -6,18 +6,10 @@ use super::frames::{self, Came, Mode};
 use super::host::Call;
 use crate::context::{Cause, Command, Place, Query, Watch};
 use crate::dispatch::{self, Machine};
+use crate::limits::{DETAILS_BYTES_MAX, MEMO_BYTES_MAX, REPLY_BYTES_MAX, STEP_REPLIES_BYTES_MAX};
 use crate::snapshot::{Format, Sink, Source};
 use crate::status::{Reply, Status};
-use crate::step::Plan;
-
-/// Largest reply that clients of any make accept: 4 MiB less 64 KiB.
-const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
-
-/// Most bytes in the details of a refusal.
-const DETAILS_BYTES_MAX: usize = 4 * 1024;
-
-/// Most bytes that a step hands to the next.
-const MEMO_BYTES_MAX: usize = 4 * 1024;
+use crate::step::Step;
 
 /// The code under test.
 #[derive(Clone, Debug)]
@@ -61,11 +53,11 @@ impl Guest {
         request: Request<'_>,
         cause: Cause,
         memo: Vec<u8>,
-    ) -> (Call, Result<Plan<Vec<u8>>, Status>) {
+    ) -> (Call, Result<Step<Vec<u8>>, Status>) {
         match self {
             Self::Native => call.run(|| {
                 let cx = Watch::at(request.place, cause, memo);
-                checked_plan(dispatch::watch::<M>(&cx, request.method, request.bytes).map_err(checked_status)?)
+                checked_step(dispatch::watch::<M>(&cx, request.method, request.bytes).map_err(checked_status)?)
             }),
             Self::Component(component) => {
                 let cause = frame_cause(cause).into();
@@ -133,9 +125,9 @@ fn reply((call, came): Ran) -> (Call, Reply<Vec<u8>>) {
     (call, reply)
 }
 
-fn step((call, came): Ran) -> (Call, Result<Plan<Vec<u8>>, Status>) {
-    let plan = came.map(|came| match came {
-        Came::Step(step) => Plan {
+fn step((call, came): Ran) -> (Call, Result<Step<Vec<u8>>, Status>) {
+    let step = came.map(|came| match came {
+        Came::Step(step) => Step {
             replies: step.replies,
             memo: step.memo,
             wake_at_index: step.wake_at_index,
@@ -144,7 +136,7 @@ fn step((call, came): Ran) -> (Call, Result<Plan<Vec<u8>>, Status>) {
         },
         other => unexpected(&other),
     });
-    (call, plan)
+    (call, step)
 }
 
 fn stream(ran: Ran) -> (Call, Result<(), Status>) {
@@ -178,15 +170,21 @@ fn checked_status(status: Status) -> Status {
     status.with_short_message()
 }
 
-fn checked_plan(plan: Plan<Vec<u8>>) -> Result<Plan<Vec<u8>>, Status> {
-    if plan.memo.len() > MEMO_BYTES_MAX {
+fn checked_step(step: Step<Vec<u8>>) -> Result<Step<Vec<u8>>, Status> {
+    if step.memo.len() > MEMO_BYTES_MAX {
         return Err(Status::resource_exhausted(format!(
             "the memo has {} bytes; at most {MEMO_BYTES_MAX}",
-            plan.memo.len()
+            step.memo.len()
         )));
     }
-    for reply in &plan.replies {
+    for reply in &step.replies {
         checked_reply(Ok(reply.clone()))?;
     }
-    Ok(plan)
+    let total: usize = step.replies.iter().map(Vec::len).sum();
+    if total > STEP_REPLIES_BYTES_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "the replies of a step have {total} bytes together; at most {STEP_REPLIES_BYTES_MAX}"
+        )));
+    }
+    Ok(step)
 }

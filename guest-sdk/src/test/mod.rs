@@ -195,12 +195,12 @@ impl<M: Machine> Harness<M> {
         entry.commands += 1;
         let (method, request) = (method.to_owned(), request.to_vec());
         let command = Logged { place, caller: self.caller.clone(), method, request };
-        let call = apply::<M>(&self.guest, std::mem::take(&mut self.store), &command);
-        entry.writes.extend(call.applied.writes.clone());
+        let Ran { call, applied } = apply::<M>(&self.guest, std::mem::take(&mut self.store), &command);
+        entry.writes.extend(applied.writes.clone());
         self.store = call.store;
         self.lines.extend(call.lines);
-        let outcome = call.applied.outcome.clone();
-        self.log.push(call.applied);
+        let outcome = applied.outcome.clone();
+        self.log.push(applied);
         outcome
     }
 
@@ -344,11 +344,10 @@ impl<M: Machine> Harness<M> {
     }
 }
 
-/// A command that was run, and the store after it.
+/// A command that was run, and the store after it, in what is left of its call.
 struct Ran {
-    store: Store,
+    call: Call,
     applied: Applied,
-    lines: Vec<(Level, String)>,
 }
 
 fn apply<M: Machine>(guest: &Guest, store: Store, command: &Logged) -> Ran {
@@ -357,7 +356,7 @@ fn apply<M: Machine>(guest: &Guest, store: Store, command: &Logged) -> Ran {
     let request = Request { place: command.place, method: &command.method, bytes: &command.request };
     let (call, outcome) = guest.apply::<M>(call, request);
     let applied = Applied { command: command.clone(), outcome, writes: call.writes() };
-    Ran { store: call.store, applied, lines: call.lines }
+    Ran { call, applied }
 }
 
 /// The bytes of a snapshot of a store.

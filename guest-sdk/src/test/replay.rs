@@ -43,13 +43,13 @@ fn replay<M: Machine>(guest: &Guest, log: &[Applied], replica: Replica) -> Resul
             }
         }
         if replica == Replica::Repeating {
-            let mut before = store.clone();
-            std::mem::swap(&mut before, &mut store);
-            compare(first, &apply::<M>(guest, before, &first.command))?;
+            let ran = apply::<M>(guest, store, &first.command);
+            compare(first, &ran)?;
+            store = ran.call.into_store_before();
         }
         let ran = apply::<M>(guest, store, &first.command);
         compare(first, &ran)?;
-        store = ran.store;
+        store = ran.call.store;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::host::{Call, Mode, Reads, Writes};
 use crate::context::Cause;
 use crate::dispatch::Machine;
 use crate::status::{Reply, Status};
-use crate::step::Plan;
+use crate::step::Step;
 
 /// A stream that a test opened.
 #[derive(Clone, Copy, Debug)]
@@ -139,23 +139,23 @@ impl<M: Machine> Harness<M> {
         open.steps += 1;
         open.reads = call.reads;
         match outcome {
-            Ok(plan) => open.follow(plan, self.index, self.clock_ms),
+            Ok(step) => open.follow(step, self.index, self.clock_ms),
             Err(status) => open.outcome = Some(Err(status)),
         }
     }
 }
 
 impl Open {
-    fn follow(&mut self, plan: Plan<Vec<u8>>, index: u64, clock_ms: u64) {
-        self.sent.extend(plan.replies);
-        self.memo = plan.memo;
+    fn follow(&mut self, step: Step<Vec<u8>>, index: u64, clock_ms: u64) {
+        self.sent.extend(step.replies);
+        self.memo = step.memo;
         // An index that is reached already would run the step again and again.
-        self.wake_at_index = if plan.wake_at_index > index { plan.wake_at_index } else { 0 };
-        self.wake_at_ms = match plan.wake_after_ms {
+        self.wake_at_index = if step.wake_at_index > index { step.wake_at_index } else { 0 };
+        self.wake_at_ms = match step.wake_after_ms {
             0 => None,
             ms => Some(clock_ms + u64::from(ms)),
         };
-        if plan.done {
+        if step.done {
             self.outcome = Some(Ok(()));
         }
     }

@@ -259,7 +259,7 @@ mod tests {
     fn routes() -> Routes {
         let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
         let proto = format!("{protos}/example.proto");
-        let descriptor = guest_sdk_build::descriptor(&[proto], &[protos]).unwrap();
+        let descriptor = lockstep_guest_build::descriptor(&[proto], &[protos]).unwrap();
         Routes::new(Some(&descriptor), true).unwrap()
     }
 
