@@ -144,7 +144,8 @@ impl Call {
     async fn unary(self, request: Bytes) -> Result<Response<Bytes>, Status> {
         match self.method.kind {
             Kind::Query => self.query(request).await,
-            Kind::Command | Kind::Watch => self.command(request).await,
+            Kind::Command => self.command(request).await,
+            Kind::Watch => unreachable!("a watch is served as a stream"),
         }
     }
 

@@ -82,6 +82,11 @@ impl Method {
     }
 }
 
+/// A descriptor set, in bytes. Decoded it takes a hundred times as much memory.
+const DESCRIPTOR_BYTES_MAX: usize = 2 << 20;
+/// A full name of a service, or the name of a method, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
 /// Why a component's services cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -91,6 +96,16 @@ pub enum RouteError {
          one with `lockstep guest pack <file> --proto <file>`"
     )]
     NoDescriptor,
+    #[error(
+        "the component's protobuf descriptor has {bytes} bytes, at most {DESCRIPTOR_BYTES_MAX} are taken: leave out the files that its \
+         services do not use"
+    )]
+    DescriptorTooLarge { bytes: usize },
+    #[error(
+        "{name:?} is no name of a service or method: letters, digits and _ between dots, {NAME_BYTES_MAX} bytes at most; was the descriptor made by a \
+         protobuf compiler?"
+    )]
+    BadName { name: String },
     #[error("the component's protobuf descriptor does not decode: {0}")]
     Undecodable(String),
     #[error("the component's protobuf descriptor names no service, so there is nothing to serve")]
@@ -120,17 +135,23 @@ pub struct Routes {
 impl Routes {
     /// Reads the component's descriptor set and refuses what cannot be served.
     pub fn new(descriptor: Option<&[u8]>, has_watcher: bool) -> Result<Routes, RouteError> {
-        let encoded = merge_files(descriptor.ok_or(RouteError::NoDescriptor)?)?;
+        let descriptor = descriptor.ok_or(RouteError::NoDescriptor)?;
+        if descriptor.len() > DESCRIPTOR_BYTES_MAX {
+            return Err(RouteError::DescriptorTooLarge { bytes: descriptor.len() });
+        }
+        let encoded = merge_files(descriptor)?;
         let pool =
             DescriptorPool::decode(encoded.clone()).map_err(|error| RouteError::Undecodable(error.to_string()))?;
         let mut methods = HashMap::new();
         let mut services = BTreeSet::new();
         for service in pool.services() {
+            check_name(service.full_name(), true)?;
             if is_reserved(service.full_name()) {
                 return Err(RouteError::Shadows { service: service.full_name().into() });
             }
             services.insert(service.full_name().to_owned());
             for descriptor in service.methods() {
+                check_name(descriptor.name(), false)?;
                 let method = admit(&pool, &descriptor, has_watcher)?;
                 methods.insert(method.name.clone(), Arc::new(method));
             }
@@ -221,6 +242,20 @@ fn split_files(mut rest: &[u8]) -> Result<Vec<&[u8]>, DecodeError> {
         rest = after;
     }
     Ok(files)
+}
+
+/// Names stand in paths, metrics and on terminals. Their grammar is protobuf's: `ident`, and for a service `fullIdent`.
+fn check_name(name: &str, dots: bool) -> Result<(), RouteError> {
+    let is_ident = |part: &str| {
+        let mut chars = part.chars();
+        chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+            && chars.all(|char| char.is_ascii_alphanumeric() || char == '_')
+    };
+    let is_name = if dots { name.split('.').all(is_ident) } else { is_ident(name) };
+    if is_name && name.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(RouteError::BadName { name: name.chars().take(64).collect() })
 }
 
 /// Services of the host itself, by full name.
@@ -449,5 +484,23 @@ mod tests {
         assert!(error.contains("two different files are called app.proto"), "{error}");
         set.truncate(set.len() - 1);
         assert!(matches!(Routes::new(Some(&set), true), Err(RouteError::Undecodable(_))));
+    }
+
+    #[test]
+    fn names_are_those_of_protobuf() {
+        for (name, dots) in [("a.b_1.Service", true), ("_x", true), ("Method", false), ("S", true)] {
+            assert!(check_name(name, dots).is_ok(), "{name}");
+        }
+        let long = "m".repeat(NAME_BYTES_MAX + 1);
+        for name in ["", "A/B", "{*rest}", "A\nB", "S\x1b[2J", "1a", "a b", "ü", "a..b", "a.", &long] {
+            assert!(check_name(name, true).is_err() && check_name(name, false).is_err(), "{name}");
+        }
+        assert!(check_name("a.b", false).is_err());
+    }
+
+    #[test]
+    fn a_descriptor_without_end_is_not_decoded() {
+        let error = Routes::new(Some(&vec![0; DESCRIPTOR_BYTES_MAX + 1]), false).unwrap_err();
+        assert!(matches!(error, RouteError::DescriptorTooLarge { .. }), "{error}");
     }
 }

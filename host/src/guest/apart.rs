@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine;
 use super::limits::Limits;
+use super::{engine, load};
 
 /// The only argument of the process that compiles. No subcommand: people have no use for it.
 const ARGUMENT: &str = "__compile";
@@ -39,9 +39,21 @@ pub(super) struct Bounds {
 /// Twenty times what the largest guest that we know takes: a Python interpreter of 40 MiB.
 pub(super) const BOUNDS: Bounds = Bounds { memory_bytes_max: 4 << 30, cpu_seconds_max: 600, seconds_max: 300 };
 
-/// What the process is told before the component.
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum What {
+    /// A component of a module.
+    Encode,
+    /// Code of a component.
+    Compile,
+}
+
+/// What the process is told before the module or component.
 #[derive(Serialize, Deserialize)]
 struct Task {
+    what: What,
+    /// The process that asks. When it is gone, nobody waits for the answer.
+    parent: u32,
     /// The default ones when they are left out.
     #[serde(default)]
     limits: Limits,
@@ -63,17 +75,31 @@ pub fn enable() {
 
 /// The code of a component, by a process apart; `None` when this program cannot be one.
 pub(super) fn compile(limits: &Limits, encoded: &[u8]) -> Option<Result<Vec<u8>, String>> {
-    let program = PROGRAM.get()?;
-    let mut command = Command::new(program);
+    Some(run(program()?, What::Compile, limits, BOUNDS, encoded))
+}
+
+/// The component of a module, by a process apart; `None` when this program cannot be one.
+pub(super) fn encode(module: &[u8]) -> Option<Result<Vec<u8>, String>> {
+    Some(run(program()?, What::Encode, &Limits::default(), BOUNDS, module))
+}
+
+fn program() -> Option<Command> {
+    let mut command = Command::new(PROGRAM.get()?);
     command.arg(ARGUMENT).env_clear();
-    Some(run(command, limits, BOUNDS, encoded))
+    Some(command)
 }
 
 /// Gives the task to the process and waits for its end, however that comes.
-pub(super) fn run(mut command: Command, limits: &Limits, bounds: Bounds, encoded: &[u8]) -> Result<Vec<u8>, String> {
+pub(super) fn run(
+    mut command: Command,
+    what: What,
+    limits: &Limits,
+    bounds: Bounds,
+    encoded: &[u8],
+) -> Result<Vec<u8>, String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| format!("no process to compile in can be started: {error}"))?;
-    let task = Task { limits: limits.clone(), bounds };
+    let task = Task { what, parent: std::process::id(), limits: limits.clone(), bounds };
     let task = serde_json::to_vec(&task).expect("numbers are JSON");
     let message = [&(task.len() as u32).to_le_bytes()[..], &task, encoded].concat();
     let mut input = child.stdin.take().expect("it is piped");
@@ -139,8 +165,11 @@ fn explain(ended: Option<ExitStatus>, complaint: &str, bounds: Bounds) -> String
                 memory_bytes_max >> 20
             )
         }
+        Some(libc::SIGABRT | libc::SIGSEGV) if complaint.contains("overflowed its stack") => {
+            "its types are nested too deeply".to_owned()
+        }
         Some(signal) => format!(
-            "the process that compiled it was ended by signal {signal} (it may use {} MiB of memory, and this machine may have less): {complaint}",
+            "the process that worked on it was ended by signal {signal} (it may use {} MiB of memory, and this machine may have less): {complaint}",
             memory_bytes_max >> 20
         ),
     }
@@ -171,9 +200,35 @@ fn serve_one(input: &mut impl Read, output: &mut impl Write) -> Result<(), Strin
     let task: Task = serde_json::from_slice(&task).map_err(|error| format!("the task cannot be read: {error}"))?;
     let mut encoded = Vec::new();
     input.read_to_end(&mut encoded).map_err(broken)?;
+    end_with(task.parent)?;
     bind(task.bounds)?;
-    let code = engine::code_of(&task.limits, &encoded)?;
-    output.write_all(&code).map_err(|error| format!("the code cannot be written: {error}"))
+    let made = match task.what {
+        What::Encode => load::encoded_here(&encoded)?,
+        What::Compile => engine::code_of(&task.limits, &encoded)?,
+    };
+    output.write_all(&made).map_err(|error| format!("what was made cannot be written: {error}"))
+}
+
+/// This process ends when the one that asked does, however that comes.
+#[cfg(target_os = "linux")]
+fn end_with(parent: u32) -> Result<(), String> {
+    #[allow(unsafe_code, reason = "the standard library has no word for it")]
+    // SAFETY: the call takes two numbers and touches no memory.
+    let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if done != 0 {
+        return Err(format!("the process cannot be bound to its parent: {}", std::io::Error::last_os_error()));
+    }
+    // It may have ended before the call.
+    match std::os::unix::process::parent_id() {
+        now if now == parent => Ok(()),
+        _ => Err("the process that asked is gone".to_owned()),
+    }
+}
+
+/// Here it ends by its limits alone.
+#[cfg(not(target_os = "linux"))]
+fn end_with(_parent: u32) -> Result<(), String> {
+    Ok(())
 }
 
 /// This process has no more than that from now on, and leaves no core behind.

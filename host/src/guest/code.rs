@@ -30,9 +30,13 @@ pub(super) fn compiled(
     let name = format!("{component}.{}", made_by(engine));
     if let Some(kept) = shelf.take(&name)
         && let Some(code) = whole(&kept)
-        && let Some(component) = revive(engine, code)
     {
-        return Ok(component);
+        match revive(engine, code) {
+            Ok(component) => return Ok(component),
+            Err(error) => {
+                tracing::info!(error, "the compiled code that was kept is of another engine; it is compiled again")
+            }
+        }
     }
     let code = code_of(engine, encoded)?;
     shelf.put(&name, &component, &sealed(&code));
@@ -56,8 +60,14 @@ fn code_of(engine: &Engine, encoded: &[u8]) -> Result<Vec<u8>, LoadError> {
 
 /// Code that was made a moment ago.
 fn fresh(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
-    let problem = "the code that was just made is refused by the engine; is this file of another build?";
-    revive(engine, code).ok_or_else(|| LoadError::Compile(problem.to_owned()))
+    let limits = engine.limits();
+    revive(engine, code).map_err(|error| {
+        LoadError::Instantiate(format!(
+            "{error} (the profile gives one memory of {} MiB, and tables of {} elements)",
+            limits.memory_bytes_max >> 20,
+            limits.table_elements_max
+        ))
+    })
 }
 
 /// Names whatever can change the code: the engine's version and settings, this build, the limits. Another name only means that the
@@ -87,14 +97,8 @@ fn whole(sealed: &[u8]) -> Option<&[u8]> {
 }
 
 #[allow(unsafe_code, reason = "wasmtime trusts code that was serialized, and so must its caller")]
-fn revive(engine: &Engine, code: &[u8]) -> Option<Component> {
+fn revive(engine: &Engine, code: &[u8]) -> Result<Component, String> {
     // SAFETY: bytes of `precompile_component`, of this program a moment ago, or put on its own shelf by this node and unchanged (their
     // BLAKE3 was compared). The engine compares its version and settings itself.
-    match unsafe { Component::deserialize(&engine.inner.wasmtime, code) } {
-        Ok(component) => Some(component),
-        Err(error) => {
-            tracing::info!(%error, "the compiled code that was kept is of another engine; it is compiled again");
-            None
-        }
-    }
+    unsafe { Component::deserialize(&engine.inner.wasmtime, code) }.map_err(|error| format!("{error:#}"))
 }

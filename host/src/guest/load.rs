@@ -9,6 +9,7 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wit_component::ComponentEncoder;
 
+use super::apart;
 use super::code::{self, Shelf};
 use super::engine::Engine;
 use super::imports::{INTERFACES, PACKAGE, State, VERSION};
@@ -17,6 +18,8 @@ use crate::types::COMPONENT_BYTES_MAX;
 
 /// Custom section that carries the guest's protobuf descriptor set.
 pub(super) const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
+/// Components within components; compilers make two or three.
+const NESTING_MAX: u32 = 64;
 /// Prefix of the custom sections in which compilers leave the component type.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
 /// What advice is given for imports that have no better one.
@@ -110,8 +113,7 @@ impl Component {
         if !found.has_component_type {
             return Err(LoadError::NoComponentType);
         }
-        let encode = || ComponentEncoder::default().validate(true).module(bytes)?.encode();
-        let encoded = encode().map_err(|error| LoadError::Encode(format!("{error:#}")))?;
+        let encoded = apart::encode(bytes).unwrap_or_else(|| encoded_here(bytes)).map_err(LoadError::Encode)?;
         Ok(encoded.into())
     }
 
@@ -197,6 +199,12 @@ impl Component {
     pub(super) fn exports(&self) -> &Exports {
         &self.inner.exports
     }
+}
+
+/// Encodes a module in this process: its stack ends this very process when types are nested without end.
+pub(super) fn encoded_here(module: &[u8]) -> Result<Vec<u8>, String> {
+    let encode = || ComponentEncoder::default().validate(true).module(module)?.encode();
+    encode().map_err(|error| format!("{error:#}"))
 }
 
 impl Exports {
@@ -300,10 +308,13 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Found, LoadError> {
         return Err(LoadError::NotWasm);
     }
     let mut found = Found::default();
-    let mut depth = 0;
+    let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(damaged)?;
         match &payload {
+            Payload::Version { .. } if depth == NESTING_MAX => {
+                return Err(LoadError::Damaged(format!("components are nested more than {NESTING_MAX} deep")));
+            }
             Payload::Version { .. } => depth += 1,
             Payload::End(_) => depth -= 1,
             Payload::CustomSection(section) => found.custom(section.name(), section.data()),

@@ -95,7 +95,16 @@ impl Admission {
                 hex(&recorded.hash)
             )));
         }
-        let encoded = self.recorded(&recorded.hash)?;
+        let same_bytes = brought.filter(|(id, _)| id.hash == recorded.hash);
+        let encoded = match (self.recorded(&recorded.hash), same_bytes) {
+            (Ok(kept), _) => kept,
+            (Err(problem), Some((_, brought))) => {
+                tracing::warn!("{problem:#}; the file of --fsm is the same, and takes its place");
+                brought.to_vec()
+            }
+            // It stays up to say so.
+            (Err(problem), None) => return Ok(Some(format!("{problem:#}"))),
+        };
         let limits = match genesis.as_ref().map(machine::limits_of) {
             Some(Err(why)) => return Ok(Some(why)),
             Some(Ok(limits)) => limits,
@@ -110,14 +119,16 @@ impl Admission {
         let directory = self.directory.components();
         let Some(encoded) = self.directory.load_component(hash)? else {
             bail!(
-                "{} does not hold component {}, which this node's cluster runs; copy it there from another node",
+                "{} does not hold component {}, which this node's cluster runs; copy it there from another node, or start with --fsm and the file that \
+                 was given to the cluster",
                 directory.display(),
                 hex(hash)
             );
         };
         if blake3::hash(&encoded).as_bytes() != hash {
             bail!(
-                "{}/{}.wasm is damaged: its BLAKE3 is not its name; copy it from another node",
+                "{}/{}.wasm is damaged: its BLAKE3 is not its name; copy it from another node, or start with --fsm and the file that was \
+                 given to the cluster",
                 directory.display(),
                 hex(hash)
             );

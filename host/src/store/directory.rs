@@ -23,6 +23,14 @@ pub struct DataDir {
     _lock: File,
 }
 
+/// A file that is none of this node's making may be a link to a device, or a pipe, which never ends.
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(StoreError::damaged(path, "it is no regular file")),
+        _ => read_if_there(path),
+    }
+}
+
 impl DataDir {
     /// Opens or creates a data directory. Fails when another process has it, or when its format is newer than ours.
     pub fn open(root: &Path) -> Result<DataDir, StoreError> {
@@ -119,7 +127,7 @@ impl DataDir {
 
     /// A component kept earlier. The caller compares its BLAKE3 with `hash`.
     pub fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
-        read_if_there(&self.component(hash))
+        read_file(&self.component(hash))
     }
 
     /// Keeps compiled code, and removes what was kept under a name that begins with `replaces`. Whole or not there after a crash.
@@ -134,7 +142,7 @@ impl DataDir {
 
     /// Compiled code kept earlier.
     pub fn load_code(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        read_if_there(&self.code(name))
+        read_file(&self.code(name))
     }
 
     /// The index of the configuration in which the cluster removed this node; `None` while it belongs.

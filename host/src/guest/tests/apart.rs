@@ -3,13 +3,13 @@
 use std::process::Command;
 
 use super::*;
-use crate::guest::apart::{BOUNDS, Bounds, run};
+use crate::guest::apart::{BOUNDS, Bounds, What, run};
 
 /// What a shell script in the place of the compiler comes to.
 fn ends(script: &str, bounds: Bounds) -> Result<Vec<u8>, String> {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
-    run(command, &Limits::default(), bounds, b"component")
+    run(command, What::Compile, &Limits::default(), bounds, b"component")
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn its_own_words_come_back_when_it_refuses() {
     // Before it has read anything, too, and with more to read than a pipe holds.
     let mut command = Command::new("sh");
     command.args(["-c", "echo no >&2; exit 1"]);
-    assert_eq!(run(command, &Limits::default(), BOUNDS, &vec![0; 10 << 20]).unwrap_err(), "no");
+    assert_eq!(run(command, What::Compile, &Limits::default(), BOUNDS, &vec![0; 10 << 20]).unwrap_err(), "no");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_component_that_needs_too_much_is_refused_with_the_numbers() {
 
 #[test]
 fn a_program_that_is_not_there_is_an_error() {
-    let missing = run(Command::new("/nowhere/lockstep"), &Limits::default(), BOUNDS, b"").unwrap_err();
+    let missing = run(Command::new("/nowhere/lockstep"), What::Compile, &Limits::default(), BOUNDS, b"").unwrap_err();
     assert!(missing.contains("no process to compile in can be started"), "{missing}");
 }
 
