@@ -5,7 +5,7 @@ mod address;
 mod listen;
 mod size;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::Address;
@@ -238,7 +238,7 @@ impl NodeConfig {
     }
 
     fn validate_fsm(&self) -> Result<(), ConfigError> {
-        let build = "`cargo xtask guests` builds the example guests into build/, among them build/kv.wasm";
+        let build = guests_hint();
         match &self.fsm {
             // A node with data ignores the flag, or is told by what is in there.
             None if self.bootstrap && !self.data_dir().exists() => Err(ConfigError::new(
@@ -258,6 +258,16 @@ impl NodeConfig {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// What gives somebody a state machine: the examples for whoever stands in a checkout of ours, a project of their own for others.
+pub(crate) fn guests_hint() -> &'static str {
+    let is_checkout = |place: &Path| place.join("xtask/Cargo.toml").is_file() && place.join("guests").is_dir();
+    if std::env::current_dir().is_ok_and(|here| here.ancestors().any(is_checkout)) {
+        "`cargo xtask guests` builds the crates under guests/ into build/, among them build/kv.wasm"
+    } else {
+        "`lockstep guest new my-machine` makes a project that builds one"
     }
 }
 

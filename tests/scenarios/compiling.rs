@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::lockstep_binary;
+use lockstep_tests::{lockstep, lockstep_binary};
 
 /// SIGXCPU: the processor time is used up.
 const TIME_IS_UP: i32 = 24;
@@ -21,7 +21,8 @@ fn compiled(memory_bytes: u64, cpu_seconds: u64, component: &[u8]) -> Result<Out
         .stderr(Stdio::piped())
         .spawn()?;
     let task = format!(
-        r#"{{"bounds":{{"memory_bytes_max":{memory_bytes},"cpu_seconds_max":{cpu_seconds},"seconds_max":60}}}}"#
+        r#"{{"what":"Compile","parent":{},"bounds":{{"memory_bytes_max":{memory_bytes},"cpu_seconds_max":{cpu_seconds},"seconds_max":60}}}}"#,
+        std::process::id()
     );
     let message = [&(task.len() as u32).to_le_bytes()[..], task.as_bytes(), component].concat();
     let mut input = child.stdin.take().context("it is piped")?;
@@ -75,4 +76,36 @@ fn what_is_no_component_is_refused_in_words() -> Result<()> {
     let said = String::from_utf8_lossy(&refused.stderr);
     ensure!(refused.status.code() == Some(1) && !said.trim().is_empty(), "{:?}: {said}", refused.status);
     Ok(())
+}
+
+/// What is nested without end overflows a stack: that of a process apart.
+#[test]
+fn types_nested_without_end_are_refused_in_words() -> Result<()> {
+    const DEPTH: usize = 100_000;
+    // A component whose only type is a component type, which declares a type, which is a component type, and so on.
+    let types = [b"\x01".to_vec(), b"\x41\x01\x01".repeat(DEPTH), b"\x41\x00".to_vec()].concat();
+    let component = [b"\0asm\x0d\0\x01\0\x07".to_vec(), length(types.len()), types].concat();
+    let section = [b"\x11component-type:zz".to_vec(), component].concat();
+    let module = [b"\0asm\x01\0\0\0\0".to_vec(), length(section.len()), section].concat();
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("nested.wasm");
+    std::fs::write(&path, module)?;
+    for tool in ["check", "inspect"] {
+        let refused = lockstep(&["guest", tool, &path.display().to_string()])?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(refused.status.code() == Some(1), "{tool}: {:?}: {said}", refused.status);
+        ensure!(said.contains("nest") || said.contains("deep"), "{tool}: {said}");
+    }
+    Ok(())
+}
+
+/// As WebAssembly writes lengths (LEB128).
+fn length(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
 }

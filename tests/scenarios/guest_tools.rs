@@ -147,12 +147,59 @@ fn a_script_is_held_against_the_guest() -> Result<()> {
         &["1 of 1 expectations", "error ABORTED", "\"version\":\"1\""],
     );
     let wrong = script("wrong", "\n{\"method\": \"chain.Chain/Putt\"}")?;
-    assert_says(&refused(&["test", &chain, "--script", &wrong], 2)?, &["line 2", "chain.Chain/Put"]);
+    assert_says(&refused(&["test", &chain, "--script", &wrong], 2)?, &["wrong:2:2: ", "chain.Chain/Put"]);
     // A command that uses up its fuel is an answer like any other.
     let burn = r#"{"method": "chain.Chain/Burn", "request": {"units": 1000000}, "error": "RESOURCE_EXHAUSTED"}"#;
     let put = r#"{"method": "chain.Chain/Put", "request": {"key": "a"}}"#;
     let burning = script("burn", &[put, burn, put].join("\n"))?;
     assert_says(&done(&["test", &chain, "--script", &burning])?, &["2 replies, 1 errors", "1 of 1 met", "ok: 1 rows"]);
+    Ok(())
+}
+
+#[test]
+fn a_panic_that_nobody_expected_fails_the_test_and_is_told() -> Result<()> {
+    let (directory, chain) = (tempdir()?, as_text(&chain_wasm())?);
+    let script = |name: &str, lines: &[&str]| written(directory.path(), name, lines.join("\n"));
+    let panic = r#"{"method": "chain.Chain/Panic", "request": {"word": "fire"}}"#;
+    let put = r#"{"method": "chain.Chain/Put", "request": {"key": "a"}, "reply": {"written": {"version": 1}}}"#;
+    let told = refused(&["test", &chain, "--script", &script("panic", &[put, panic])?], 1)?;
+    assert_says(
+        &told.replace("panicked", "panics"),
+        &["failed in 1 calls", "line 2: ", "chain.Chain/Panic", "INTERNAL: ", "the word is \"fire\"", "hint: "],
+    );
+    let meant = panic.replace("}}", "}, \"error\": \"INTERNAL\"}");
+    assert_says(&done(&["test", &chain, "--script", &script("meant", &[put, &meant])?])?, &["2 of 2 met"]);
+    // What a message within the reply has, and how it is told when it is not so.
+    let other = put.replace("\"version\": 1", "\"version\": 2");
+    let told = refused(&["test", &chain, "--script", &script("other", &[&other])?], 1)?;
+    assert_says(&told, &["1 of 1 expectations", r#"expected {"written":{"version":2}}"#]);
+    Ok(())
+}
+
+/// The script begins at 2024-01-01, 1704067200000.
+const TIME_SCRIPT: &str = r#"{"method": "statics.Statics/Sound"}
+{"method": "statics.Statics/Clock", "reply": {"count": "1704067201000"}}
+{"method": "statics.Statics/Clock", "after": "10s", "reply": {"count": "1704067211000"}}
+{"method": "statics.Statics/Sound", "after": "1m"}
+{"method": "statics.Statics/Clock", "reply": {"count": "1704067271000"}}
+{"method": "statics.Statics/Refuse"}
+{"method": "statics.Statics/Refuse", "error": "FAILED_PRECONDITION", "reason": "HELD"}
+"#;
+
+#[test]
+fn a_script_lets_time_pass_and_compares_reasons_and_unexpected_refusals_are_noted() -> Result<()> {
+    let (directory, statics) = (tempdir()?, as_text(&statics_wasm())?);
+    let script = |name: &str, text: &str| written(directory.path(), name, text);
+    // Queries are asked last where commands share an entry, and see the last time there: the same in both ways.
+    let told = done(&["test", &statics, "--script", &script("time", TIME_SCRIPT)?])?;
+    let note = "note: line 6: statics.Statics/Refuse was refused: FAILED_PRECONDITION: held by ann (reason HELD)";
+    assert_says(&told, &["4 of 4 met", note, "all commands in one entry: the same"]);
+    let other = TIME_SCRIPT.replace("\"HELD\"", "\"GONE\"");
+    let told = refused(&["test", &statics, "--script", &script("other", &other)?], 1)?;
+    assert_says(&told, &["1 of 4", "error FAILED_PRECONDITION with reason GONE", "held by ann (reason HELD)"]);
+    // Refusals are told by the measurements, too.
+    let told = done(&["bench", &statics, "--script", &script("bench", TIME_SCRIPT)?])?;
+    assert_says(&told, &["50.0%, 50.0% refused with FAILED_PRECONDITION"]);
     Ok(())
 }
 
@@ -228,7 +275,7 @@ fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
     // The lock file names versions that this checkout was built with, so nothing has to be fetched.
     let cargo_with = |arguments: &[&str], variables: &[(&str, &Path)]| -> Result<Output> {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(arguments).arg("--offline").current_dir(&project).env("CARGO_TARGET_DIR", &target);
+        command.args(arguments).env("CARGO_NET_OFFLINE", "true").current_dir(&project).env("CARGO_TARGET_DIR", &target);
         command.env_remove("LOCKSTEP").env_remove("LOCKSTEP_COMPONENT").envs(variables.iter().copied());
         Ok(command.stdin(Stdio::null()).output()?)
     };
@@ -237,6 +284,7 @@ fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
         ensure!(output.status.success(), "cargo {arguments:?}: {}", text(&output));
         Ok(text(&output))
     };
+    cargo(&["fmt", "--check"], &[])?;
     cargo(&["test"], &[])?;
     cargo(&["build", "--release", "--target", "wasm32-unknown-unknown"], &[])?;
     let built = as_text(&target.join("wasm32-unknown-unknown/release/my_machine.wasm"))?;

@@ -7,12 +7,14 @@
 //! ```
 //!
 //! - [`rules`] decides what each method is: command, query or watch. It refuses what cannot be served.
+//! - `report` says where in a `.proto` something is wrong.
 //! - `codegen` writes the service traits with their dispatch tables.
 //! - This file compiles, drives both, and writes `lockstep.rs` and `lockstep.bin` to `OUT_DIR`.
 //!
 //! It never decides at run time and knows nothing of the host.
 
 mod codegen;
+mod report;
 pub mod rules;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use prost_reflect::{DescriptorPool, FileDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 
+pub use report::Place;
 pub use rules::Kind;
 
 /// Name under which a `.proto` imports the method options.
@@ -39,12 +42,17 @@ const GUEST_STACK_BYTES: u32 = 64 * 1024;
 /// Why a `.proto` could not be turned into a guest's code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The `.proto` files do not compile.
+    /// The `.proto` files do not compile: lines `file:line:column: …`, then hints.
     #[error("{0}")]
     Proto(String),
+    /// A file that was asked for is not there.
+    #[error("there is no file {}", report::absolute(.0))]
+    NoFile(PathBuf),
     /// A method asks for something that no replicated machine can serve.
-    #[error("{method}: {problem}")]
+    #[error("{}{method}: {problem}", .place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default())]
     Method {
+        /// Where it stands, if the descriptor says so.
+        place: Option<Place>,
         /// Full name, `package.Service/Method`.
         method: String,
         /// What is wrong and what to do instead.
@@ -87,7 +95,7 @@ pub fn compile(proto: impl AsRef<Path>) {
         _ => Path::new("."),
     };
     if let Err(error) = compile_protos(&[proto], &[include]) {
-        eprintln!("error: {}: {error}", proto.display());
+        eprintln!("error: {error}");
         std::process::exit(1);
     }
 }
@@ -120,7 +128,7 @@ pub fn compile_protos(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]
 pub fn generate(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Output, Error> {
     let compiler = compile_sources(protos, includes)?;
     let pool = compiler.descriptor_pool();
-    let kinds = rules::method_kinds(&pool)?;
+    let kinds = method_kinds(&pool, includes)?;
     let own = own_files(&compiler);
     let descriptor = encode_descriptor(&pool, &own);
     let rust = generate_rust(&pool, &own, kinds, descriptor.len())?;
@@ -135,8 +143,17 @@ pub fn generate(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> R
 pub fn descriptor(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Vec<u8>, Error> {
     let compiler = compile_sources(protos, includes)?;
     let pool = compiler.descriptor_pool();
-    rules::method_kinds(&pool)?;
+    method_kinds(&pool, includes)?;
     Ok(encode_descriptor(&pool, &own_files(&compiler)))
+}
+
+fn method_kinds(pool: &DescriptorPool, includes: &[impl AsRef<Path>]) -> Result<BTreeMap<String, Kind>, Error> {
+    rules::method_kinds(pool).map_err(|error| match error {
+        Error::Method { place, method, problem } => {
+            Error::Method { place: place.map(|place| place.on_disk(includes)), method, problem }
+        }
+        other => other,
+    })
 }
 
 /// Names of the files that were given, imports left out.
@@ -145,6 +162,9 @@ fn own_files(compiler: &Compiler) -> Vec<String> {
 }
 
 fn compile_sources(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Compiler, Error> {
+    if let Some(missing) = protos.iter().map(AsRef::as_ref).find(|proto| !proto.exists()) {
+        return Err(Error::NoFile(missing.to_owned()));
+    }
     let mut resolver = ChainFileResolver::new();
     // First, so that a stray copy on disk cannot change what an option means.
     resolver.add(OptionsResolver);
@@ -154,7 +174,7 @@ fn compile_sources(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -
     resolver.add(GoogleFileResolver::new());
     let mut compiler = Compiler::with_file_resolver(resolver);
     compiler.include_imports(true).include_source_info(true);
-    compiler.open_files(protos).map_err(|error| Error::Proto(error.to_string()))?;
+    compiler.open_files(protos).map_err(|error| Error::Proto(report::text(&error, includes)))?;
     Ok(compiler)
 }
 

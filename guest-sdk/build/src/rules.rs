@@ -7,7 +7,7 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, Kind as FieldKind, MethodDescriptor, ReflectMessage, Value,
 };
 
-use crate::Error;
+use crate::{Error, Place};
 
 /// How a method is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +33,25 @@ pub fn method_kinds(pool: &DescriptorPool) -> Result<BTreeMap<String, Kind>, Err
     for service in pool.services() {
         for method in service.methods() {
             let name = format!("{}/{}", service.full_name(), method.name());
-            let kind = method_kind(&method, option.as_ref())
-                .map_err(|problem| Error::Method { method: name.clone(), problem })?;
+            let kind = method_kind(&method, option.as_ref()).map_err(|problem| Error::Method {
+                place: place(&method),
+                method: name.clone(),
+                problem,
+            })?;
             kinds.insert(name, kind);
         }
     }
     Ok(kinds)
+}
+
+/// Where a method stands, from the source info that only a build keeps.
+fn place(method: &MethodDescriptor) -> Option<Place> {
+    let file = method.parent_file();
+    let info = file.file_descriptor_proto().source_code_info.as_ref()?;
+    let location = info.location.iter().find(|location| location.path == method.path())?;
+    let from_one = |zero: &i32| usize::try_from(*zero).ok().map(|zero| zero + 1);
+    let (line, column) = (from_one(location.span.first()?)?, from_one(location.span.get(1)?)?);
+    Some(Place { file: file.name().to_owned(), line, column })
 }
 
 fn method_kind(method: &MethodDescriptor, option: Option<&ExtensionDescriptor>) -> Result<Kind, String> {

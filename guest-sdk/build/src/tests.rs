@@ -54,7 +54,7 @@ fn kind_comes_from_the_option_then_idempotency_then_streaming() {
 fn what_cannot_be_served_is_refused_by_name() {
     let one = |method: &str| refusal(&format!("{MESSAGES} service S {{ {method} }}"));
     let client = one("rpc Up(stream Q) returns (R);");
-    assert!(client.starts_with("app.v1.S/Up: client streaming"), "{client}");
+    assert!(client.contains("/app.proto:4:73: app.v1.S/Up: client streaming"), "{client}");
     let option = |rules: &str, reply: &str| {
         one(&format!("rpc M(Q) returns ({reply}) {{ option (lockstep.method) = {{ {rules} }}; }}"))
     };
@@ -128,7 +128,38 @@ fn descriptor_keeps_options_and_only_the_authors_comments() {
 }
 
 #[test]
-fn broken_proto_is_reported_with_its_cause() {
-    let error = compile_text("", "message M { Missing field = 1; }").unwrap_err().to_string();
-    assert!(error.contains("Missing"), "{error}");
+fn what_does_not_compile_is_said_with_its_place_and_a_hint() {
+    let of = |body: &str| compile_text("", body).unwrap_err().to_string();
+    let cases = [
+        ("message M { Missing field = 1; }", "/app.proto:4:13: name 'Missing' is not defined", ""),
+        ("\nmessage M {\n  string = 1;\n}", "/app.proto:6:10: expected", ""),
+        (
+            "message M {} service S { rpc A(M) returns (M) { option (lockstep.method) = { kind: COMAND }; } }",
+            "/app.proto:4:",
+            "hint: kind is COMMAND, QUERY or WATCH",
+        ),
+        (
+            "message M {} service S { rpc A(M) returns (M) { option (lockstep.method).kind = COMAND; } }",
+            "/app.proto:4:",
+            "hint: kind is COMMAND, QUERY or WATCH",
+        ),
+        ("import \"lost.proto\";", "/app.proto:4:1: import 'lost.proto' not found", "hint: looked in /"),
+    ];
+    for (body, place, hint) in cases {
+        let told = of(body);
+        assert!(told.contains(place) && told.contains(hint), "{body}: {told}");
+    }
+}
+
+#[test]
+fn options_that_are_not_imported_are_said_to_be_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.proto");
+    let method = "rpc A(M) returns (M) { option (lockstep.method) = { kind: QUERY }; }";
+    fs::write(&path, format!("syntax = \"proto3\";\nmessage M {{}}\nservice S {{\n  {method}\n}}")).unwrap();
+    let told = generate(&[&path], &[directory.path()]).unwrap_err().to_string();
+    assert!(told.contains("/app.proto:4:"), "{told}");
+    assert!(told.contains("hint: add `import \"lockstep/options.proto\";`"), "{told}");
+    let missing = generate(&["proto/none.proto"], &["proto"]).unwrap_err().to_string();
+    assert!(missing.starts_with("there is no file /") && missing.ends_with("/proto/none.proto"), "{missing}");
 }

@@ -71,6 +71,14 @@ impl Method {
         }
     }
 
+    /// Kind and freshness, for people: `query, linearizable`.
+    pub fn nature(&self) -> String {
+        match self.freshness() {
+            Some(freshness) => format!("{}, {freshness}", self.kind.name()),
+            None => self.kind.name().to_owned(),
+        }
+    }
+
     /// How fresh the state is that a query or a watch sees, for people: `linearizable`, `local`, or the field of the request that says.
     pub fn freshness(&self) -> Option<String> {
         match (self.kind, self.freshness) {
@@ -258,8 +266,13 @@ fn check_name(name: &str, dots: bool) -> Result<(), RouteError> {
     Err(RouteError::BadName { name: name.chars().take(64).collect() })
 }
 
+/// A method of a guest whose services a node describes, as that node serves it. `None` when no node would serve it.
+pub(crate) fn described(pool: &DescriptorPool, descriptor: &MethodDescriptor) -> Option<Method> {
+    admit(pool, descriptor, true).ok()
+}
+
 /// Services of the host itself, by full name.
-fn is_reserved(service: &str) -> bool {
+pub(crate) fn is_reserved(service: &str) -> bool {
     const NAMES: [&str; 2] = ["RaftManager", "RaftAdmin"];
     const PACKAGES: [&str; 3] = ["grpc.health.", "grpc.reflection.", "lockstep."];
     NAMES.contains(&service) || PACKAGES.iter().any(|package| service.starts_with(package))

@@ -245,7 +245,7 @@ pub fn no_component(node: &Node, mode: &NodeMode) -> Status {
         NodeMode::Unfit(why) | NodeMode::Quarantined(why) | NodeMode::Removed(why) => why.clone(),
         NodeMode::Serving | NodeMode::CatchingUp(_) => format!(
             "this node has not joined a cluster yet; add it from the leader with `lockstep admin <leader's grpc address> add_voter \
-             {} {} 0`",
+             {} {}`",
             node.name, node.raft_addr
         ),
     };

@@ -16,6 +16,10 @@ use super::door;
 use super::reflection::Reflection;
 use super::report::{Failure, print_line};
 use super::similar::similar;
+use crate::api::routes::{described, is_reserved};
+
+/// What every node serves and nobody else.
+const NODE_SERVICE: &str = "lockstep.v1.Admin";
 
 const AFTER_HELP: &str = "\
 Each reply is printed as one line of JSON; a stream ends with Ctrl-C. An error exits with code 1.
@@ -44,7 +48,7 @@ pub(crate) struct CallArgs {
     #[arg(value_name = "JSON", default_value = "{}")]
     json: String,
 
-    /// Give up after this long, such as 500ms or 2s [default: the server decides]
+    /// Give up after this long, such as 500ms or 2s [default: the node gives commands and queries 10s, watches no limit]
     #[arg(long = "timeout", value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
 
@@ -58,8 +62,8 @@ pub(crate) fn run(args: &CallArgs) -> anyhow::Result<()> {
     super::client_runtime()?.block_on(async {
         let channel = client::connect(&args.addr, CONNECT_PATIENCE).await?;
         match args.method.as_deref().map(split_method) {
-            None => list(channel, None).await,
-            Some((service, None)) => list(channel, Some(service)).await,
+            None => list(args, channel, None).await,
+            Some((service, None)) => list(args, channel, Some(service)).await,
             Some((service, Some(method))) => call(channel, service, method, args).await,
         }
     })
@@ -80,13 +84,17 @@ async fn call(channel: Channel, service: &str, method: &str, args: &CallArgs) ->
     if !method.is_server_streaming() {
         return match client::unary(&channel, &method, &request, &options).await {
             Ok(reply) => print_line(to_json(&reply)?),
-            Err(status) => Err(door::failure(&channel, status).await.into()),
+            Err(status) => Err(refusal(&channel, &method, status).await.into()),
         };
     }
     match stream(&channel, &method, &request, &options).await? {
         Ok(()) => Ok(()),
-        Err(status) => Err(door::failure(&channel, status).await.into()),
+        Err(status) => Err(refusal(&channel, &method, status).await.into()),
     }
+}
+
+async fn refusal(channel: &Channel, method: &MethodDescriptor, status: Status) -> Failure {
+    door::failure_described(channel, status, Some(method.parent_pool())).await
 }
 
 /// Prints the replies until the stream ends; the inner error is the server's or the connection's.
@@ -143,19 +151,26 @@ fn find_method(service: &ServiceDescriptor, name: &str) -> anyhow::Result<Method
     })
 }
 
-/// Prints the methods of one service, or of all that a user of the server would call.
-async fn list(channel: Channel, only: Option<&str>) -> anyhow::Result<()> {
-    if let Some(service) = only {
-        return print_service(&describe(channel, service).await?);
-    }
+/// Prints the methods of one service; or those of the guest, and the names of the host's own services below them.
+async fn list(args: &CallArgs, channel: Channel, only: Option<&str>) -> anyhow::Result<()> {
     let mut reflection = Reflection::new(channel.clone());
-    for service in reflection.services().await? {
+    if let Some(service) = only {
+        let is_node = is_node(&reflection.services().await?);
+        return print_service(&describe(channel, service).await?, is_node);
+    }
+    let services = reflection.services().await?;
+    let is_node = is_node(&services);
+    let (own, others): (Vec<_>, Vec<_>) = services.into_iter().partition(|name| is_node && is_reserved(name));
+    for service in others {
         // One at a time: two services of different authors may each bring their own version of a file.
         let pool = reflection.describe(std::slice::from_ref(&service)).await?;
         match pool.and_then(|pool| pool.get_service_by_name(&service)) {
-            Some(service) => print_service(&service)?,
+            Some(service) => print_service(&service, is_node)?,
             None => print_line(format!("{service}  (not described by the server)"))?,
         }
+    }
+    for service in own {
+        print_line(as_called(&format!("{service}  of the node; `lockstep call {} {service}` lists it", args.addr)))?;
     }
     if let Some(what_to_do) = door::outside(&channel).await {
         eprintln!("{}", as_called(&what_to_do));
@@ -163,15 +178,32 @@ async fn list(channel: Channel, only: Option<&str>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_service(service: &ServiceDescriptor) -> anyhow::Result<()> {
+/// Whether a server with these services is a node of ours, where methods have kinds.
+fn is_node(services: &[String]) -> bool {
+    services.iter().any(|service| service == NODE_SERVICE)
+}
+
+fn print_service(service: &ServiceDescriptor, is_node: bool) -> anyhow::Result<()> {
+    let of_guest = is_node && !is_reserved(service.full_name());
+    let width = service.methods().map(|method| method.name().len()).max().unwrap_or(0) + service.full_name().len() + 1;
     for method in service.methods() {
-        print_line(signature(&method))?;
+        match described(service.parent_pool(), &method).filter(|_| of_guest) {
+            Some(guest) => {
+                print_line(format!("{:<width$}  {:<23}  {}", guest.name, guest.nature(), shapes(&method)))?;
+            }
+            None => print_line(signature(&method))?,
+        }
     }
     Ok(())
 }
 
 /// `Example/Add  {"key": string, "val": string} -> {"commitIndex": uint64}`
 pub(crate) fn signature(method: &MethodDescriptor) -> String {
+    format!("{}/{}  {}", method.parent_service().full_name(), method.name(), shapes(method))
+}
+
+/// `{"key": string, "val": string} -> {"commitIndex": uint64}`
+pub(crate) fn shapes(method: &MethodDescriptor) -> String {
     let shape = |message: prost_reflect::MessageDescriptor| {
         let fields: Vec<String> = message
             .fields()
@@ -184,9 +216,7 @@ pub(crate) fn signature(method: &MethodDescriptor) -> String {
     };
     let stream = |streaming: bool| if streaming { "stream " } else { "" };
     format!(
-        "{}/{}  {}{} -> {}{}",
-        method.parent_service().full_name(),
-        method.name(),
+        "{}{} -> {}{}",
         stream(method.is_client_streaming()),
         shape(method.input()),
         stream(method.is_server_streaming()),
@@ -294,6 +324,14 @@ mod tests {
         let error = find_method(&service, "AddVotr").unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert!(format!("{failure:?}").contains("AddVoter"));
+    }
+
+    #[test]
+    fn help_names_the_deadline_that_the_node_sets() {
+        let command = <CallArgs as clap::Args>::augment_args(clap::Command::new("call"));
+        let timeout = command.get_arguments().find(|argument| argument.get_id() == "timeout").unwrap();
+        let default = humantime::format_duration(crate::api::DEADLINE_DEFAULT).to_string();
+        assert!(timeout.get_help().unwrap().to_string().contains(&default), "{timeout:?}");
     }
 
     #[test]

@@ -13,12 +13,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::call::signature;
 use super::called::as_called;
 use super::client;
-use super::fsm::{self, BUILD_HINT};
+use super::fsm;
 use super::logging;
 use super::manager::{Manager, text_field};
 use super::progress::mebibytes;
 use super::reflection::Reflection;
 use super::report::{Failure, print_line};
+use crate::config::guests_hint;
 use nodes::{Nodes, Plan};
 use place::Directory;
 
@@ -200,7 +201,7 @@ fn find_fsm(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = given {
         anyhow::ensure!(
             path.is_file(),
-            Failure::usage(format!("there is no file {}", path.display())).hint(BUILD_HINT)
+            Failure::usage(format!("there is no file {}", path.display())).hint(guests_hint())
         );
         return Ok(path.to_owned());
     }
@@ -208,7 +209,7 @@ fn find_fsm(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let candidates = [Some(PathBuf::from("build/kv.wasm")), beside_us];
     let found = candidates.into_iter().flatten().find(|path| path.is_file());
     found.ok_or_else(|| {
-        Failure::usage("no state machine was named, and there is no ./build/kv.wasm").hint(BUILD_HINT).into()
+        Failure::usage("no state machine was named, and there is no ./build/kv.wasm").hint(guests_hint()).into()
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prost_reflect::{DynamicMessage, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -17,7 +17,12 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A gRPC error, and what to do when the address is that of a port for nodes, or when nobody is there any more.
 pub(crate) async fn failure(channel: &Channel, status: Status) -> Failure {
-    let failure = Failure::from_status(&status);
+    failure_described(channel, status, None).await
+}
+
+/// As [`failure`], with the messages that the server describes.
+pub(crate) async fn failure_described(channel: &Channel, status: Status, pool: Option<&DescriptorPool>) -> Failure {
+    let failure = Failure::from_described(&status, pool);
     // What a server answers has no cause here; what our own side makes of a broken connection has.
     if std::error::Error::source(&status).is_some() {
         return failure

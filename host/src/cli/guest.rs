@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod expect;
 mod inspect;
 mod new;
 mod pack;

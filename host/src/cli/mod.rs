@@ -10,6 +10,7 @@ mod bench;
 mod call;
 mod called;
 mod client;
+mod details;
 mod dev;
 mod door;
 mod fsm;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
-use prost::Message;
+use prost::{Message, encoding};
 use prost_reflect::DescriptorPool;
 use prost_types::FileDescriptorProto;
 use tonic::Code;
@@ -18,6 +18,15 @@ use super::report::Failure;
 
 /// Files of one service's description; far more than anyone writes by hand.
 const FILES_MAX: usize = 1000;
+
+/// `google.protobuf.FileDescriptorSet.file`.
+const SET_FILE_FIELD: u32 = 1;
+
+/// A file of a server's description.
+struct File {
+    read: FileDescriptorProto,
+    raw: Vec<u8>,
+}
 
 /// The reflection service of one server.
 pub(crate) struct Reflection {
@@ -44,26 +53,30 @@ impl Reflection {
 
     /// Everything that the descriptions of these services need, or `None` if the server knows one of them not.
     pub(crate) async fn describe(&mut self, services: &[String]) -> anyhow::Result<Option<DescriptorPool>> {
-        let mut files: BTreeMap<String, FileDescriptorProto> = BTreeMap::new();
+        let mut files: BTreeMap<String, File> = BTreeMap::new();
         for service in services {
             let Some(found) = self.files(MessageRequest::FileContainingSymbol(service.clone())).await? else {
                 return Ok(None);
             };
-            files.extend(found.into_iter().map(|file| (file.name().to_owned(), file)));
+            files.extend(found.into_iter().map(|file| (file.read.name().to_owned(), file)));
         }
         self.add_imports(&mut files).await?;
-        let mut pool = DescriptorPool::new();
-        pool.add_file_descriptor_protos(files.into_values())
+        // As the server sent them: what prost reads has lost the custom options.
+        let mut set = Vec::new();
+        for file in files.into_values() {
+            encoding::bytes::encode(SET_FILE_FIELD, &file.raw, &mut set);
+        }
+        let pool = DescriptorPool::decode(set.as_slice())
             .context("the server's description of its services does not fit together")?;
         Ok(Some(pool))
     }
 
     /// Servers may send a file alone, so we ask for what it imports.
-    async fn add_imports(&mut self, files: &mut BTreeMap<String, FileDescriptorProto>) -> anyhow::Result<()> {
+    async fn add_imports(&mut self, files: &mut BTreeMap<String, File>) -> anyhow::Result<()> {
         loop {
             let missing: BTreeSet<String> = files
                 .values()
-                .flat_map(|file| &file.dependency)
+                .flat_map(|file| &file.read.dependency)
                 .filter(|name| !files.contains_key(*name))
                 .cloned()
                 .collect();
@@ -79,19 +92,21 @@ impl Reflection {
                 let found =
                     found.with_context(|| format!("the server does not know {name}, which its own services import"))?;
                 anyhow::ensure!(
-                    found.iter().any(|file| file.name() == name),
+                    found.iter().any(|file| file.read.name() == name),
                     "asked for {name}, the server sent another file"
                 );
-                files.extend(found.into_iter().map(|file| (file.name().to_owned(), file)));
+                files.extend(found.into_iter().map(|file| (file.read.name().to_owned(), file)));
             }
         }
     }
 
-    async fn files(&mut self, request: MessageRequest) -> anyhow::Result<Option<Vec<FileDescriptorProto>>> {
+    async fn files(&mut self, request: MessageRequest) -> anyhow::Result<Option<Vec<File>>> {
         match self.ask(request).await? {
             MessageResponse::FileDescriptorResponse(found) => {
-                let decoded =
-                    found.file_descriptor_proto.iter().map(|bytes| FileDescriptorProto::decode(bytes.as_slice()));
+                let decoded = found
+                    .file_descriptor_proto
+                    .into_iter()
+                    .map(|raw| FileDescriptorProto::decode(raw.as_slice()).map(|read| File { read, raw }));
                 let files = decoded.collect::<Result<Vec<_>, _>>();
                 Ok(Some(files.context("the server's description of its services is damaged")?))
             }

@@ -3,9 +3,11 @@
 use std::io::ErrorKind;
 use std::io::Write;
 
+use prost_reflect::DescriptorPool;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Code, Status};
 
+use super::details;
 use crate::config::ConfigError;
 
 const FAILED: u8 = 1;
@@ -44,17 +46,20 @@ impl Failure {
         self
     }
 
-    /// A gRPC error: code, message, and the metadata that is not gRPC's own.
+    /// A gRPC error: code, message, the details, and the metadata that is not gRPC's own.
     pub(crate) fn from_status(status: &Status) -> Self {
+        Failure::from_described(status, None)
+    }
+
+    /// As [`from_status`](Self::from_status), with the messages that the server describes.
+    pub(crate) fn from_described(status: &Status, pool: Option<&DescriptorPool>) -> Self {
         let code = code_name(status.code());
         let mut failure = Failure::new(match status.message() {
             "" => code,
             message => format!("{code}: {message}"),
         });
         failure.notes.extend(metadata_lines(status.metadata()));
-        if !status.details().is_empty() {
-            failure.notes.push(format!("details: {}", status.details().escape_ascii()));
-        }
+        failure.notes.extend(details::lines(status.details(), pool));
         failure
     }
 }

@@ -9,12 +9,12 @@ use crate::node::restore::{Restored, restore};
 
 const AFTER_HELP: &str = "\
 The directory <raft_data_dir>/<raft_id> must be empty or not there. What is made is the first node of a *new* cluster, with an id of its
-own, that goes on from the state and the index of the backup; the component comes with the backup. Members of the old cluster
+own, that goes on from the state and the index of the backup; the component comes with the backup, and no --raft_bootstrap is needed. Members of the old cluster
 do not belong to it. Other nodes are added to it as to any cluster.
 
 Examples:
   lockstep restore --from today.backup --raft_id=nodeA --raft_data_dir /srv/lockstep
-  lockstep node --raft_bootstrap --raft_id=nodeA --raft_data_dir /srv/lockstep";
+  lockstep node --raft_id=nodeA --raft_data_dir /srv/lockstep";
 
 /// Prepare the data directory of a new cluster's first node from a backup.
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &RestoreArgs) -> anyhow::Result<()> {
         directory.display()
     ))?;
     print_line(as_called(&format!(
-        "start it with: lockstep node --raft_bootstrap --raft_id={} --raft_data_dir={}",
+        "start it with: lockstep node --raft_id={} --raft_data_dir={}",
         args.raft_id,
         args.raft_data_dir.display()
     )))

@@ -47,7 +47,8 @@ pub enum LoadError {
     )]
     WrongVersion { name: String, found: String, wanted: String },
     #[error(
-        "nothing named {name} is exported: is this a guest? It must export the world machine-guest of {PACKAGE}@{VERSION}"
+        "nothing named {name} is exported: is this a guest? It must export the world machine-guest of {PACKAGE}@{VERSION}; with the SDK, \
+         is there `lockstep_guest::export!(…)` at the end of src/lib.rs?"
     )]
     MissingExport { name: String },
     #[error("the module cannot be made a component: {0}")]
@@ -291,7 +292,9 @@ fn check_version(name: &str, version: &str) -> Result<(), LoadError> {
 fn advice(names: &[String]) -> &'static str {
     let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
     if any("__wbindgen") {
-        "a dependency was built for browsers: turn off its `js`, `wasm-bindgen` or `wasm_js` feature"
+        "a dependency was built for browsers, often getrandom with its feature `js` or `wasm_js`. A guest takes random numbers from \
+         `cx.random()`, the same on every node: drop the dependency that asks for others, or turn that feature off and, if getrandom then does \
+         not compile, register a custom backend for it that always fails"
     } else if any("wasi_snapshot_preview1") || any("wasi:") {
         "there is no WASI here: build for wasm32-unknown-unknown (Rust), or with WASI stubbed out (Python, JavaScript)"
     } else if any("env") {

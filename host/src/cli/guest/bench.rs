@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tonic::Code;
+
 use super::script::{self, ScriptCall};
 use super::{admit_file, on_guest_stack};
 use crate::api::routes::Kind;
-use crate::cli::report::{Failure, print_line};
+use crate::api::status::reason_name;
+use crate::cli::report::{Failure, code_name, print_line};
 use crate::codec::Command;
 use crate::guest::{ApplyInstance, Component, Verdict};
 use crate::machine::{Replica, Reuse};
@@ -21,8 +24,8 @@ const INSTANCES: u32 = 500;
 const START_MS: u64 = 1_704_067_200_000;
 
 const AFTER_HELP: &str = "\
-The commands of the script are taken in turn, over and over, on one thread; queries and
-expectations are left out. What a cluster does with them is measured by `lockstep bench`.
+The commands of the script are taken in turn, over and over, on one thread; queries,
+expectations and \"after\" are left out. What a cluster does with them is measured by `lockstep bench`.
 
 Examples:
   lockstep guest bench build/kv.wasm --script calls.jsonl
@@ -50,6 +53,8 @@ struct Row {
     commands: u64,
     took: Duration,
     replies: u64,
+    /// What came instead of replies, and how often.
+    others: BTreeMap<String, u64>,
 }
 
 /// Fuel of the commands of one method.
@@ -102,10 +107,11 @@ fn print_times(args: &BenchArgs, component: &Component, commands: &[Command]) ->
     for size in SIZES {
         let row = measure(component, commands, size, Duration::from_secs(args.seconds))?;
         print_line(format!(
-            "{size:>17}  {:>12.2}  {:>17.0}  {:>6.1}%",
+            "{size:>17}  {:>12.2}  {:>17.0}  {:>6.1}%{}",
             micros(row.took) / row.commands as f64,
             row.commands as f64 / row.took.as_secs_f64(),
-            100.0 * row.replies as f64 / row.commands as f64,
+            row.percent(row.replies),
+            row.show_others(),
         ))?;
     }
     Ok(())
@@ -115,7 +121,7 @@ fn measure(component: &Component, commands: &[Command], size: usize, length: Dur
     let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
     let mut replica = Replica::open(place.path(), component.clone())?;
     let mut next = commands.iter().cycle();
-    let mut row = Row { commands: 0, took: Duration::ZERO, replies: 0 };
+    let mut row = Row { commands: 0, took: Duration::ZERO, replies: 0, others: BTreeMap::new() };
     let mut time_ms = START_MS;
     while row.took < length {
         let entry: Vec<Command> = next.by_ref().take(size).cloned().collect();
@@ -124,7 +130,7 @@ fn measure(component: &Component, commands: &[Command], size: usize, length: Dur
         let applied = replica.apply(time_ms, entry, Reuse::WithinEntry)?;
         row.took += began.elapsed();
         row.commands += size as u64;
-        row.replies += applied.verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Reply(_))).count() as u64;
+        applied.verdicts.iter().for_each(|verdict| row.count(verdict));
     }
     Ok(row)
 }
@@ -153,6 +159,32 @@ fn print_fuel(component: &Component, commands: &[Command]) -> anyhow::Result<()>
     print_line(format!("limits: {} a command, {} an entry", limits.fuel_per_command, limits.fuel_per_entry))
 }
 
+impl Row {
+    fn count(&mut self, verdict: &Verdict) {
+        let other = match verdict {
+            Verdict::Reply(_) => {
+                self.replies += 1;
+                return;
+            }
+            Verdict::Refused(refusal) => {
+                let code = Code::from_i32(i32::try_from(refusal.code).unwrap_or(0));
+                format!("refused with {}", code_name(code))
+            }
+            Verdict::Failed(failure) => format!("failed ({})", reason_name(failure.reason)),
+        };
+        *self.others.entry(other).or_default() += 1;
+    }
+
+    fn percent(&self, count: u64) -> f64 {
+        100.0 * count as f64 / self.commands as f64
+    }
+
+    /// `, 37.5% refused with NOT_FOUND`
+    fn show_others(&self) -> String {
+        self.others.iter().map(|(other, count)| format!(", {:.1}% {other}", self.percent(*count))).collect()
+    }
+}
+
 impl Fuel {
     fn add(&mut self, used: u64) {
         self.least = if self.calls == 0 { used } else { self.least.min(used) };
@@ -164,4 +196,24 @@ impl Fuel {
 
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::{Failure, Reason, Status};
+
+    #[test]
+    fn a_row_says_what_came_instead_of_replies() {
+        let mut row = Row { commands: 8, took: Duration::ZERO, replies: 0, others: BTreeMap::new() };
+        let refused = Verdict::Refused(Status { code: 5, message: String::new(), details: Vec::new() });
+        let failed = Verdict::Failed(Failure { reason: Reason::Fuel, detail: String::new() });
+        for verdict in [Verdict::Reply(Default::default()), refused.clone(), refused, failed] {
+            row.count(&verdict);
+        }
+        assert_eq!(
+            (row.replies, row.show_others().as_str()),
+            (1, ", 12.5% failed (fuel), 25.0% refused with NOT_FOUND")
+        );
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::read;
 use crate::api::routes::{RouteError, Routes};
-use crate::cli::call::signature;
+use crate::cli::call::shapes;
 use crate::cli::report::{Failure, print_line};
 use crate::guest::Anatomy;
 use crate::types::hex;
@@ -84,14 +84,9 @@ fn print_methods(routes: &Routes) -> anyhow::Result<()> {
                 let service = pool.get_service_by_name(service)?;
                 service.methods().find(|method| method.name() == name)
             })
-            .map(|descriptor| signature(&descriptor))
+            .map(|descriptor| shapes(&descriptor))
             .unwrap_or_default();
-        let shape = shape.split_once("  ").map_or("", |(_, shape)| shape);
-        let kind = match method.freshness() {
-            Some(freshness) => format!("{}, {freshness}", method.kind.name()),
-            None => method.kind.name().to_owned(),
-        };
-        print_line(format!("  {:<width$}  {kind:<23}  {shape}", method.name))?;
+        print_line(format!("  {:<width$}  {:<23}  {shape}", method.name, method.nature()))?;
     }
     Ok(())
 }

@@ -1,18 +1,21 @@
 //! A script: calls as JSON lines, read against the guest's own descriptor, with what the author expects of the answers. Runs nothing.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tonic::{Code, Status};
+use tonic::Status;
 
+use super::expect::{Expected, as_json};
 use crate::api::routes::{Kind, Routes};
 use crate::api::status;
 use crate::cli::call::signature;
+use crate::cli::details;
 use crate::cli::report::{Failure, code_name};
 use crate::cli::similar::similar;
 use crate::codec::Command;
@@ -25,9 +28,18 @@ A script has one call a line:
   {\"method\": \"Example/Add\", \"request\": {\"key\": \"a\", \"val\": \"1\"}}
   {\"method\": \"Example/Get\", \"request\": {\"key\": \"a\"}, \"reply\": {\"value\": \"1\"}}
   {\"method\": \"Example/Buy\", \"request\": {\"amount\": -1}, \"error\": \"INVALID_ARGUMENT\"}
-\"reply\" names the fields that must be as given, others are not looked at; \"error\" is the code that
-a client must get. \"caller\" sets who calls. Of a watch the first step is run: its \"reply\" is a
-list. Empty lines and lines that begin with # are left out.";
+\"reply\" names the fields that must be as given, in messages within it and in maps, too; others
+are not looked at. Lists must be as long as given. null is for a field that must be missing.
+\"error\" is the code that a client must get, \"reason\" beside it the reason that the guest
+gives in the details. \"caller\" sets who calls. Each command comes a second after the one before;
+with \"after\": \"10s\" that much log time passes before the call instead. Of a watch the first
+step is run, more cannot be: its \"reply\" is a list. Empty lines and lines that begin with # are
+left out.\n\
+A call that nothing is expected of may reply or be refused; when the guest panics in it, traps or
+goes beyond a limit, the test fails.";
+
+/// Where the guest's frames begin in the text of a failure.
+const FRAMES: &str = "in the guest:";
 
 /// A line as it is written.
 #[derive(Deserialize)]
@@ -40,6 +52,14 @@ struct Line {
     caller: String,
     reply: Option<Value>,
     error: Option<String>,
+    reason: Option<String>,
+    after: Option<String>,
+}
+
+/// What is wrong with a line, and in which column of it, if that is known.
+struct Problem {
+    column: Option<usize>,
+    text: String,
 }
 
 /// One call.
@@ -51,14 +71,10 @@ pub(super) struct ScriptCall {
     pub(super) method: String,
     pub(super) request: Bytes,
     pub(super) caller: String,
+    /// Log time that passes before it, in place of what usually does.
+    pub(super) after: Option<Duration>,
     descriptor: MethodDescriptor,
     expected: Option<Expected>,
-}
-
-enum Expected {
-    /// Fields of each reply; one for anything but a watch.
-    Replies(Vec<DynamicMessage>, Vec<Vec<String>>),
-    Error(String),
 }
 
 /// How a call ended.
@@ -74,10 +90,9 @@ pub(super) fn read(path: &Path, routes: &Routes) -> anyhow::Result<Vec<ScriptCal
     let pool = DescriptorPool::decode(routes.encoded())?;
     let mut calls = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        if !line.is_empty() && !line.starts_with('#') {
-            let call = parse(line, number, routes, &pool)
-                .map_err(|problem| Failure::usage(format!("{} line {number}: {problem}", path.display())))?;
+        if !line.trim().is_empty() && !line.trim_start().starts_with('#') {
+            let call =
+                parse(line, number, routes, &pool).map_err(|problem| Failure::usage(problem.at(path, number)))?;
             calls.push(call);
         }
     }
@@ -87,34 +102,72 @@ pub(super) fn read(path: &Path, routes: &Routes) -> anyhow::Result<Vec<ScriptCal
     Ok(calls)
 }
 
-fn parse(text: &str, line: usize, routes: &Routes, pool: &DescriptorPool) -> Result<ScriptCall, String> {
-    let written: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+fn parse(text: &str, line: usize, routes: &Routes, pool: &DescriptorPool) -> Result<ScriptCall, Problem> {
+    let written: Line = serde_json::from_str(text).map_err(|error| Problem::of_json(text, &error))?;
+    let of = |field: &'static str| move |problem: String| Problem::of_field(text, field, problem);
     let name = written.method.strip_prefix('/').unwrap_or(&written.method);
-    let method = routes.method(name).ok_or_else(|| unknown(name, routes))?;
+    let method = routes.method(name).ok_or_else(|| unknown(name, routes)).map_err(of("method"))?;
     let descriptor = name
         .split_once('/')
         .and_then(|(service, method)| pool.get_service_by_name(service)?.methods().find(|found| found.name() == method))
-        .ok_or_else(|| unknown(name, routes))?;
+        .ok_or_else(|| unknown(name, routes))
+        .map_err(of("method"))?;
     let request = written.request.unwrap_or_else(|| Value::Object(Map::new()));
-    let request = DynamicMessage::deserialize(descriptor.input(), request).map_err(|error| {
-        format!("the request is no {}: {error}; {}", descriptor.input().name(), signature(&descriptor))
-    })?;
-    let expected = match (written.reply, written.error) {
-        (Some(_), Some(_)) => return Err("give \"reply\" or \"error\", not both".into()),
-        (Some(reply), None) => Some(replies(reply, method.kind, &descriptor)?),
-        (None, Some(code)) => Some(Expected::Error(known_code(code)?)),
-        (None, None) => None,
+    let request = DynamicMessage::deserialize(descriptor.input(), request)
+        .map_err(|error| {
+            format!("the request is no {}: {error}; {}", descriptor.input().name(), signature(&descriptor))
+        })
+        .map_err(of("request"))?;
+    let expected = match (written.reply, written.error, written.reason) {
+        (Some(_), Some(_), _) => return Err(of("error")("give \"reply\" or \"error\", not both".into())),
+        (_, None, Some(_)) => return Err(of("reason")("a \"reason\" stands beside an \"error\"".into())),
+        (Some(reply), None, None) => Some(Expected::replies(reply, method.kind, &descriptor).map_err(of("reply"))?),
+        (None, Some(code), reason) => Some(Expected::error(code, reason).map_err(of("error"))?),
+        (None, None, None) => None,
     };
     Ok(ScriptCall {
         line,
-        text: text.to_owned(),
+        text: text.trim().to_owned(),
         kind: method.kind,
         method: name.to_owned(),
         request: request.encode_to_vec().into(),
         caller: written.caller,
+        after: written.after.as_deref().map(duration).transpose().map_err(of("after"))?,
         descriptor,
         expected,
     })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{text:?} is no length of time such as 500ms, 10s or 2m: {error}"))
+}
+
+impl Problem {
+    /// From the text of serde_json, which ends with the place.
+    fn of_json(text: &str, error: &serde_json::Error) -> Problem {
+        let message = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        let message = message.strip_suffix(&place).unwrap_or(&message);
+        let is_data = error.classify() == serde_json::error::Category::Data;
+        let message = match text.trim_start().starts_with('{') {
+            true if is_data => message.to_owned(),
+            true => format!("not JSON: {message}"),
+            false => "a line is a call, {\"method\": …} as JSON, or a comment that begins with #".to_owned(),
+        };
+        Problem { column: Some(error.column().max(1)), text: message }
+    }
+
+    /// At the first place where the field's name stands.
+    fn of_field(line: &str, field: &str, text: String) -> Problem {
+        Problem { column: line.find(&format!("\"{field}\"")).map(|at| at + 1), text }
+    }
+
+    /// `calls.jsonl:10:138: …`, as compilers write it.
+    fn at(self, path: &Path, line: usize) -> String {
+        let Problem { column, text } = self;
+        format!("{}:{line}:{}: {text}", path.display(), column.unwrap_or(1))
+    }
 }
 
 fn unknown(name: &str, routes: &Routes) -> String {
@@ -122,31 +175,6 @@ fn unknown(name: &str, routes: &Routes) -> String {
     let close = similar(name, names.iter().copied());
     let shown = if close.is_empty() { names } else { close };
     format!("the guest has no method {name:?}; it has {}", shown.join(", "))
-}
-
-fn known_code(code: String) -> Result<String, String> {
-    let known: Vec<String> = (1..=16).map(|number| code_name(Code::from_i32(number))).collect();
-    if known.contains(&code) {
-        Ok(code)
-    } else {
-        Err(format!("{code:?} is no error code; there are {}", known.join(", ")))
-    }
-}
-
-fn replies(given: Value, kind: Kind, descriptor: &MethodDescriptor) -> Result<Expected, String> {
-    let list = match (kind, given) {
-        (Kind::Watch, Value::Array(list)) => list,
-        (Kind::Watch, _) => return Err("the \"reply\" of a watch is a list, of what its first step sends".into()),
-        (Kind::Command | Kind::Query, one) => vec![one],
-    };
-    let names = |reply: &Value| reply.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default();
-    let fields = list.iter().map(names).collect();
-    let message = |reply| {
-        DynamicMessage::deserialize(descriptor.output(), reply).map_err(|error| {
-            format!("\"reply\" is no {}: {error}; {}", descriptor.output().name(), signature(descriptor))
-        })
-    };
-    Ok(Expected::Replies(list.into_iter().map(message).collect::<Result<_, _>>()?, fields))
 }
 
 impl ScriptCall {
@@ -164,35 +192,24 @@ impl ScriptCall {
     pub(super) fn show(&self, answer: &Answer) -> String {
         match self.outcome(answer) {
             Ok(replies) => {
-                let texts: Vec<String> = replies.iter().map(|reply| self.as_json(reply)).collect();
+                let texts: Vec<String> =
+                    replies.iter().map(|reply| as_json(&self.descriptor.output(), reply)).collect();
                 if self.kind == Kind::Watch { format!("[{}]", texts.join(", ")) } else { texts.concat() }
             }
-            Err(status) => format!("{}: {}", code_name(status.code()), status.message().lines().next().unwrap_or("")),
+            Err(status) => {
+                // The text of a panic stands below its place; the frames after it differ from build to build.
+                let lines = status.message().lines().map(str::trim).take_while(|line| *line != FRAMES);
+                let reason = details::reason(status.details()).map(|reason| format!(" (reason {reason})"));
+                let message = lines.collect::<Vec<_>>().join(" ");
+                format!("{}: {message}{}", code_name(status.code()), reason.unwrap_or_default())
+            }
         }
     }
 
     /// What the author expected and did not get.
     pub(super) fn disappointed(&self, answer: &Answer) -> Option<String> {
         let expected = self.expected.as_ref()?;
-        let met = match (expected, self.outcome(answer)) {
-            (Expected::Error(code), Err(status)) => code_name(status.code()) == *code,
-            (Expected::Replies(wanted, fields), Ok(replies)) => {
-                wanted.len() == replies.len()
-                    && wanted.iter().zip(fields).zip(&replies).all(|((wanted, fields), reply)| {
-                        DynamicMessage::decode(self.descriptor.output(), reply.clone())
-                            .is_ok_and(|reply| fields.iter().all(|field| field_is(&reply, wanted, field)))
-                    })
-            }
-            (Expected::Error(_), Ok(_)) | (Expected::Replies(..), Err(_)) => false,
-        };
-        (!met).then(|| match expected {
-            Expected::Error(code) => format!("error {code}"),
-            Expected::Replies(wanted, _) => {
-                let texts: Vec<String> =
-                    wanted.iter().map(|wanted| self.as_json(&wanted.encode_to_vec().into())).collect();
-                texts.join(", ")
-            }
-        })
+        (!expected.is_met_by(&self.outcome(answer))).then(|| expected.show())
     }
 
     pub(super) fn has_expectation(&self) -> bool {
@@ -209,28 +226,6 @@ impl ScriptCall {
             Answer::Stepped(Stepped::Failed(failure)) => Err(status::watch_failed(failure, 0)),
         }
     }
-
-    fn as_json(&self, reply: &Bytes) -> String {
-        let options = SerializeOptions::new().skip_default_fields(false);
-        let json = DynamicMessage::decode(self.descriptor.output(), reply.clone())
-            .map_err(|error| error.to_string())
-            .and_then(|reply| {
-                reply.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| error.to_string())
-            });
-        match json {
-            Ok(json) => json.to_string(),
-            Err(error) => {
-                format!("bytes that are no {} ({error}): {}", self.descriptor.output().name(), reply.escape_ascii())
-            }
-        }
-    }
-}
-
-fn field_is(reply: &DynamicMessage, wanted: &DynamicMessage, name: &str) -> bool {
-    use prost_reflect::ReflectMessage;
-    let descriptor = reply.descriptor();
-    let field = descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name));
-    field.is_some_and(|field| reply.get_field(&field) == wanted.get_field(&field))
 }
 
 impl Answer {
@@ -243,6 +238,11 @@ impl Answer {
             }
             (one, other) => one == other,
         }
+    }
+
+    /// Whether the guest did not get to an answer: it panicked, trapped, or went beyond a limit.
+    pub(super) fn is_failure(&self) -> bool {
+        matches!(self, Answer::Verdict(Verdict::Failed(_)) | Answer::Stepped(Stepped::Failed(_)))
     }
 
     pub(super) fn is_reply(&self) -> bool {
@@ -304,12 +304,19 @@ mod tests {
             ("{\"method\": \"Example/Add\", \"reply\": {}, \"error\": \"ABORTED\"}", "not both"),
             ("{\"method\": \"Example/Watch\", \"reply\": {}}", "is a list"),
             ("{\"method\": \"Example/Add\", \"requests\": {}}", "requests"),
-            ("Example/Add", "expected value"),
+            ("Example/Add", "calls.jsonl:1:1: a line is a call"),
+            ("not json", "calls.jsonl:1:2: a line is a call"),
+            ("  {\"method\": 1x}", "calls.jsonl:1:15: not JSON: expected"),
+            ("# one\n {\"requests\": {}, \"method\": \"\"}", "calls.jsonl:2:13: unknown field `requests`"),
+            ("{\"method\": \"Example/Add\", \"request\": {\"key\": 1}}", "calls.jsonl:1:26: the request is no"),
+            ("{\"method\": \"Example/Add\", \"reason\": \"HELD\"}", "calls.jsonl:1:26: a \"reason\" stands"),
+            ("{\"method\": \"Example/Add\", \"after\": \"soon\"}", "10s"),
             ("# nothing", "has no calls"),
         ];
         for (line, expected) in cases {
             let error = script(line).err().unwrap().to_string();
             assert!(error.contains(expected), "{line}: {error}");
+            assert!(!error.contains(" at line"), "one place is enough: {error}");
         }
     }
 
@@ -318,7 +325,7 @@ mod tests {
         let get = one("{\"method\": \"Example/Get\", \"reply\": {\"value\": \"1\"}}");
         assert_eq!(get.disappointed(&replied(b"\x08\x07\x12\x011")), None);
         let told = get.disappointed(&replied(b"\x08\x07\x12\x012")).unwrap();
-        assert!(told.contains("\"value\":\"1\""), "{told}");
+        assert_eq!(told, "{\"value\":\"1\"}");
         assert!(get.disappointed(&refused(5)).is_some());
         let empty = one("{\"method\": \"Example/Get\", \"reply\": {\"value\": \"\"}}");
         assert_eq!(empty.disappointed(&replied(b"")), None);
@@ -334,6 +341,23 @@ mod tests {
         assert_eq!(add.show(&refused(5)), "NOT_FOUND: no");
         assert_eq!(add.show(&replied(b"\x08\x07")), "{\"commitIndex\":\"7\"}");
         assert!(add.show(&replied(b"\xff")).contains("no AddResponse"));
+    }
+
+    #[test]
+    fn a_panic_is_shown_with_its_text_and_without_frames() {
+        let detail = "Example/Add at index 2, position 0: panicked at src/lib.rs:7:9:\nthe roof is on fire\nin the guest:\n  0: rust_panic";
+        let failure = guest::Failure { reason: guest::Reason::Aborted, detail: detail.into() };
+        let (failed, add) = (Answer::Verdict(Verdict::Failed(failure)), one("{\"method\": \"Example/Add\"}"));
+        assert!(failed.is_failure() && !failed.is_reply() && !refused(5).is_failure());
+        let shown = add.show(&failed);
+        assert!(shown.starts_with("INTERNAL: ") && shown.ends_with("src/lib.rs:7:9: the roof is on fire"), "{shown}");
+    }
+
+    #[test]
+    fn time_may_pass_before_a_call() {
+        let calls =
+            script("{\"method\": \"Example/Add\", \"after\": \"1m 5s\"}\n{\"method\": \"Example/Add\"}").unwrap();
+        assert_eq!((calls[0].after, calls[1].after), (Some(Duration::from_secs(65)), None));
     }
 
     #[test]

@@ -57,7 +57,7 @@ Runs the script on real instances over states in temporary directories: one comm
 again on another replica, with restarts between calls, with snapshot and restore between calls,
 and with all commands in one entry. Replies and states must be the same; where they are not, the
 shortest beginning of the script that shows it is printed. Works for a guest in any language.
-Exits with 1 when something differs, or is not as the script expects.
+Exits with 1 when something differs, is not as the script expects, or fails unexpectedly.
 
 Examples:
   lockstep guest test target/wasm32-unknown-unknown/release/my_machine.wasm --script calls.jsonl";
@@ -116,29 +116,42 @@ impl Test<'_> {
         print_line(format!("ok: {} rows, digest {}", standing.rows, hex(&standing.digest)))
     }
 
+    /// What was expected and did not come, and what nobody expected.
     fn check_expectations(&self, calls: &[ScriptCall], first: &Run) -> anyhow::Result<()> {
-        let failed: Vec<String> = calls
-            .iter()
-            .zip(&first.answers)
-            .filter_map(|(call, answer)| {
-                let wanted = call.disappointed(answer)?;
-                Some(format!(
-                    "line {}: {}\n    expected {wanted}\n    got      {}",
-                    call.line,
-                    call.text,
-                    call.show(answer)
-                ))
-            })
-            .collect();
-        let given = calls.iter().filter(|call| call.has_expectation()).count();
-        match (given, failed.is_empty()) {
-            (0, _) => return Ok(()),
-            (_, true) => return print_line(format!("expectations: {given} of {given} met")),
-            (_, false) => {}
+        let (mut unmet, mut failed) = (Vec::new(), Vec::new());
+        for (call, answer) in calls.iter().zip(&first.answers) {
+            let (line, got) = (call.line, call.show(answer));
+            match call.disappointed(answer) {
+                Some(wanted) => {
+                    unmet.push(format!("line {line}: {}\n    expected {wanted}\n    got      {got}", call.text));
+                }
+                None if call.has_expectation() || answer.is_reply() => {}
+                None if answer.is_failure() => failed.push(format!("line {line}: {}\n    failed   {got}", call.text)),
+                None => print_line(format!("note: line {line}: {} was refused: {got}", call.method))?,
+            }
         }
+        let given = calls.iter().filter(|call| call.has_expectation()).count();
+        if unmet.is_empty() && failed.is_empty() {
+            return if given == 0 { Ok(()) } else { print_line(format!("expectations: {given} of {given} met")) };
+        }
+        Err(self.disappointment(given, unmet, failed).into())
+    }
+
+    fn disappointment(&self, given: usize, unmet: Vec<String>, failed: Vec<String>) -> Failure {
         let script = self.args.script.display();
-        let failure = Failure::new(format!("{} of {given} expectations of {script} are not met", failed.len()));
-        Err(failed.into_iter().fold(failure, Failure::note).into())
+        let mut parts = Vec::new();
+        if !unmet.is_empty() {
+            parts.push(format!("{} of {given} expectations of {script} are not met", unmet.len()));
+        }
+        if !failed.is_empty() {
+            parts.push(format!("the guest failed in {} calls of {script} that expect no error", failed.len()));
+        }
+        let has_failed = !failed.is_empty();
+        let failure = unmet.into_iter().chain(failed).fold(Failure::new(parts.join(", and ")), Failure::note);
+        if !has_failed {
+            return failure;
+        }
+        failure.hint("a failure is a panic, a trap or a limit, and undoes its command; where it is meant to be, give the line an \"error\" with its code")
     }
 
     fn trial(&self, way: Way, calls: &[ScriptCall]) -> anyhow::Result<Result<Run, Stop>> {

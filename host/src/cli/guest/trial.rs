@@ -7,7 +7,7 @@ use crate::api::routes::Kind;
 use crate::guest::Component;
 use crate::machine::{Replica, ReplicaError, Reuse, Standing};
 
-/// Log time of the first command: 2024-01-01. Each entry is a second later.
+/// Log time at the beginning: 2024-01-01. Each entry is a second later, or as much as the script says.
 const START_MS: u64 = 1_704_067_200_000;
 const STEP_MS: u64 = 1000;
 /// Restarts, or snapshots, of one run: after every call of a short script, spread over a long one.
@@ -22,7 +22,8 @@ pub(super) enum Way {
     Restarts,
     /// As `OneByOne`, with a snapshot made and restored by the guest between calls.
     Snapshots,
-    /// All commands in one entry, which share an instance while all goes well; then the queries.
+    /// All commands in one entry, which share an instance while all goes well; then the queries. Where the script lets time pass, another entry
+    /// begins.
     Together,
     /// As `Together`, but each command in an instance of its own.
     Apart,
@@ -69,11 +70,18 @@ fn in_order(way: Way, calls: &[ScriptCall], component: &Component, place: &Path)
     for (number, call) in calls.iter().enumerate() {
         answers.push(match call.kind {
             Kind::Command => {
-                time_ms += STEP_MS;
+                time_ms = time_ms.saturating_add(pause_ms(call).unwrap_or(STEP_MS));
                 let applied = replica.apply(time_ms, vec![call.command()], Reuse::WithinEntry)?;
                 Answer::Verdict(applied.verdicts.into_iter().next().expect("one command, one verdict"))
             }
-            Kind::Query | Kind::Watch => read(&replica, call)?,
+            Kind::Query | Kind::Watch => {
+                if let Some(pause_ms) = pause_ms(call) {
+                    time_ms = time_ms.saturating_add(pause_ms);
+                    // As a leader lets time pass on an idle cluster: an entry without commands.
+                    replica.apply(time_ms, Vec::new(), Reuse::WithinEntry)?;
+                }
+                read(&replica, call)?
+            }
         });
         if (number + 1).is_multiple_of(every) {
             match way {
@@ -86,6 +94,10 @@ fn in_order(way: Way, calls: &[ScriptCall], component: &Component, place: &Path)
     Ok(Run { answers, standing: replica.standing()? })
 }
 
+fn pause_ms(call: &ScriptCall) -> Option<u64> {
+    call.after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn blame(call: usize, error: ReplicaError) -> Stop {
     match error {
         ReplicaError::Snapshot(_) => Stop::Snapshot(call, error),
@@ -96,9 +108,15 @@ fn blame(call: usize, error: ReplicaError) -> Stop {
 
 fn in_one_entry(reuse: Reuse, calls: &[ScriptCall], component: &Component, place: &Path) -> Result<Run, Stop> {
     let mut replica = Replica::open(place, component.clone())?;
-    let is_command = |call: &&ScriptCall| call.kind == Kind::Command;
-    let commands = calls.iter().filter(is_command).map(ScriptCall::command).collect();
-    let mut verdicts = replica.apply(START_MS, commands, reuse)?.verdicts.into_iter();
+    let mut time_ms = START_MS;
+    let mut verdicts = Vec::with_capacity(calls.len());
+    for group in calls.chunk_by(|_, next| next.after.is_none()) {
+        time_ms = time_ms.saturating_add(pause_ms(&group[0]).unwrap_or(STEP_MS));
+        let commands: Vec<_> =
+            group.iter().filter(|call| call.kind == Kind::Command).map(ScriptCall::command).collect();
+        verdicts.extend(replica.apply(time_ms, commands, reuse)?.verdicts);
+    }
+    let mut verdicts = verdicts.into_iter();
     let answers = calls.iter().map(|call| match call.kind {
         Kind::Command => Ok(Answer::Verdict(verdicts.next().expect("a verdict for each command"))),
         Kind::Query | Kind::Watch => read(&replica, call),

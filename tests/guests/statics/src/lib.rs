@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lockstep_guest::{Command, Value};
+use lockstep_guest::{Command, Query, Status, Value};
 
 lockstep_guest::include_proto!();
 
@@ -36,6 +36,14 @@ impl Statics for Numbers {
     fn silent(&mut self, _: &Command, _: Request) -> lockstep_guest::Reply<Reply> {
         self.leaked.set(&served());
         Ok(Reply { count: 0 })
+    }
+
+    fn refuse(&mut self, _: &Command, _: Request) -> lockstep_guest::Reply<Reply> {
+        Err(Status::failed_precondition("held by ann").with_reason("HELD", "statics"))
+    }
+
+    fn clock(&self, cx: &Query, _: Request) -> lockstep_guest::Reply<Reply> {
+        Ok(Reply { count: cx.time_ms() })
     }
 }
 

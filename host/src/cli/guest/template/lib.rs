@@ -17,13 +17,16 @@ impl {{Service}} for {{Service}}State {
             return Err(Status::invalid_argument("name is empty: say what to count"));
         }
         let before = self.counts.get(&request.name).unwrap_or_default();
-        let count = before.checked_add(request.amount).ok_or_else(|| Status::out_of_range("the count would overflow"))?;
+        let count = before
+            .checked_add(request.amount)
+            .ok_or_else(|| Status::out_of_range("the count would overflow"))?;
         self.counts.insert(&request.name, &count);
         Ok(AddReply { count })
     }
 
     fn get(&self, _: &Query, request: GetRequest) -> Reply<GetReply> {
-        Ok(GetReply { count: self.counts.get(&request.name).unwrap_or_default() })
+        let count = self.counts.get(&request.name).unwrap_or_default();
+        Ok(GetReply { count })
     }
 }
 

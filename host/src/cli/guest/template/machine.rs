@@ -2,22 +2,33 @@
 //! run the built component, in a node's sandbox.
 
 use lockstep_guest::{Code, Harness};
-use {{crate}}::{AddReply, AddRequest, GetReply, GetRequest, {{Service}}State};
+
+use {{crate}}::*;
+
+const ADD: &str = "{{crate}}.{{Service}}/Add";
+const GET: &str = "{{crate}}.{{Service}}/Get";
 
 fn add(name: &str, amount: u64) -> AddRequest {
-    AddRequest { name: name.to_owned(), amount }
+    AddRequest {
+        name: name.to_owned(),
+        amount,
+    }
 }
 
 #[test]
 fn counts_add_up_and_survive_a_snapshot() {
     let mut machine = Harness::<{{Service}}State>::new();
     for (amount, expected) in [(2, 2), (3, 5)] {
-        let reply: AddReply = machine.command("{{crate}}.{{Service}}/Add", &add("apples", amount)).expect("a reply");
+        let reply: AddReply = machine
+            .command(ADD, &add("apples", amount))
+            .expect("a reply");
         assert_eq!(reply.count, expected);
     }
     machine.snapshot_restore();
-    let request = GetRequest { name: "apples".to_owned() };
-    let reply: GetReply = machine.query("{{crate}}.{{Service}}/Get", &request).expect("a reply");
+    let request = GetRequest {
+        name: "apples".to_owned(),
+    };
+    let reply: GetReply = machine.query(GET, &request).expect("a reply");
     assert_eq!(reply.count, 5);
     machine.assert_replicas_agree();
 }
@@ -25,6 +36,8 @@ fn counts_add_up_and_survive_a_snapshot() {
 #[test]
 fn a_count_without_a_name_is_refused() {
     let mut machine = Harness::<{{Service}}State>::new();
-    let refused = machine.command::<_, AddReply>("{{crate}}.{{Service}}/Add", &add("", 1)).expect_err("a refusal");
+    let refused = machine
+        .command::<_, AddReply>(ADD, &add("", 1))
+        .expect_err("a refusal");
     assert_eq!(refused.code(), Code::InvalidArgument);
 }

@@ -1,0 +1,92 @@
+//! What the compiler of `.proto` files says, as `file:line:column: …` and with what to do. Compiles nothing and reads no files, but for asking
+//! where an import lies.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use miette::{Diagnostic, SourceCode};
+
+use crate::OPTIONS_PROTO_NAME;
+
+/// A place in a `.proto`, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file: as others import it, or where it lies.
+    pub file: String,
+    /// Line.
+    pub line: usize,
+    /// Column, in bytes.
+    pub column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+impl Place {
+    /// With the file as it lies on disk, which editors and terminals find.
+    pub(crate) fn on_disk(self, includes: &[impl AsRef<Path>]) -> Place {
+        Place { file: on_disk(&self.file, includes), ..self }
+    }
+}
+
+/// All that is wrong, one line each, then the hints.
+pub(crate) fn text(error: &protox::Error, includes: &[impl AsRef<Path>]) -> String {
+    let source = error.source_code();
+    let file = error.file().map(|file| on_disk(file, includes));
+    let mut lines = vec![line(error, source, file.as_deref())];
+    for related in error.related().into_iter().flatten() {
+        lines.push(line(related, source, file.as_deref()));
+    }
+    let mut hints: Vec<String> = error.help().map(|help| help.to_string()).into_iter().collect();
+    hints.extend(hint(&lines.join("\n"), includes));
+    lines.extend(hints.iter().map(|hint| format!("  hint: {hint}")));
+    lines.join("\n")
+}
+
+fn line(error: &dyn Diagnostic, source: Option<&dyn SourceCode>, file: Option<&str>) -> String {
+    let span = error.labels().and_then(|mut labels| labels.next());
+    let found = span.zip(source).and_then(|(span, source)| source.read_span(span.inner(), 0, 0).ok());
+    // Errors of reading have their reason in their cause.
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    match (file, found) {
+        (Some(file), Some(found)) => format!("{file}:{}:{}: {error}", found.line() + 1, found.column() + 1),
+        (Some(file), None) => format!("{file}: {error}{cause}"),
+        (None, _) => format!("{error}{cause}"),
+    }
+}
+
+fn hint(text: &str, includes: &[impl AsRef<Path>]) -> Option<String> {
+    if text.contains("'lockstep.") && text.contains("is not defined") {
+        return Some(format!("add `import \"{OPTIONS_PROTO_NAME}\";` below the syntax line"));
+    }
+    if text.contains("lockstep.method)") || text.contains("'lockstep.") {
+        return Some(
+            "kind is COMMAND, QUERY or WATCH; of a query or a watch, consistency is LINEARIZABLE or LOCAL, or consistency_field names \
+             a bool field of the request"
+                .to_owned(),
+        );
+    }
+    if text.contains("import '") && text.contains("not found") {
+        let looked: Vec<String> = includes.iter().map(|include| absolute(include.as_ref())).collect();
+        return Some(format!(
+            "looked in {}, and among {OPTIONS_PROTO_NAME} and google/protobuf/*.proto, which are built in",
+            looked.join(", ")
+        ));
+    }
+    None
+}
+
+/// An imported name as a path; a name that is nowhere stays as it is.
+fn on_disk(name: &str, includes: &[impl AsRef<Path>]) -> String {
+    let candidates = includes.iter().map(|include| include.as_ref().join(name));
+    let found: Option<PathBuf> = candidates.into_iter().find(|path| path.is_file());
+    let found = found.map(|path| path.strip_prefix(".").map(Path::to_owned).unwrap_or(path));
+    found.map_or_else(|| name.to_owned(), |path| path.display().to_string())
+}
+
+pub(crate) fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
