@@ -66,6 +66,10 @@ pub(crate) struct Recent(VecDeque<HashRecord>);
 
 impl Recent {
     pub(crate) fn push(&mut self, record: HashRecord) {
+        // The first entry of a log has index 0, as has a state before it.
+        if self.0.back().is_some_and(|last| last.index + 1 != record.index) {
+            self.0.clear();
+        }
         if self.0.len() == HASHES_KEPT {
             self.0.pop_front();
         }
@@ -111,6 +115,19 @@ mod tests {
         let removed = next(start, 1, &[], std::iter::once(write(b"a", None)));
         let emptied = next(start, 1, &[], std::iter::once(write(b"a", Some(b""))));
         assert_ne!(removed.hash, emptied.hash);
+    }
+
+    #[test]
+    fn what_comes_first_is_known_too() {
+        let mut recent = Recent::default();
+        recent.begin(HashRecord::default());
+        for index in 0..3 {
+            recent.push(HashRecord { index, hash: index + 7 });
+        }
+        assert_eq!([recent.at(0), recent.at(1), recent.at(2)], [Some(7), Some(8), Some(9)]);
+        recent.begin(HashRecord { index: 20, hash: 1 });
+        recent.push(HashRecord { index: 21, hash: 2 });
+        assert_eq!([recent.at(2), recent.at(20), recent.at(21)], [None, Some(1), Some(2)]);
     }
 
     #[test]
