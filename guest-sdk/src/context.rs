@@ -35,7 +35,8 @@ macro_rules! shared_methods {
                 Duration::from_millis(self.place.time_ms)
             }
 
-            /// Authenticated name of the client; empty when clients are not authenticated.
+            /// Authenticated name of the client. Clients are not authenticated yet, so a node says the empty string, always;
+            /// a test may set it with `Harness::as_caller`. Decide nothing by it.
             pub fn caller(&self) -> String {
                 host::caller()
             }

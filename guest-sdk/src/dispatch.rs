@@ -8,7 +8,7 @@ use prost::Message;
 use crate::context::{Command, Query, Watch};
 use crate::snapshot::Format;
 use crate::status::{Reply, Status};
-use crate::step::{Plan, Step};
+use crate::step::Step;
 
 /// A struct of collections, made by [`state!`](crate::state).
 pub trait State: Sized + 'static {
@@ -49,17 +49,13 @@ pub struct Method<S> {
 
 type CommandHandler<S> = fn(&mut S, &Command, &[u8]) -> Reply<Vec<u8>>;
 type QueryHandler<S> = fn(&S, &Query, &[u8]) -> Reply<Vec<u8>>;
-type WatchHandler<S> = fn(&S, &Watch, &[u8]) -> EncodedStep;
+type WatchHandler<S> = fn(&S, &Watch, &[u8]) -> Reply<Step<Vec<u8>>>;
 
 enum Handler<S> {
     Command(CommandHandler<S>),
     Query(QueryHandler<S>),
     Watch(WatchHandler<S>),
 }
-
-/// A step whose messages are bytes.
-#[derive(Debug)]
-pub struct EncodedStep(pub(crate) Result<Plan<Vec<u8>>, Status>);
 
 impl<S> Method<S> {
     /// A row for a command.
@@ -108,18 +104,9 @@ pub fn serve<Q: Message + Default, R: Message>(
 pub fn serve_step<Q: Message + Default, R: Message>(
     method: &str,
     request: &[u8],
-    handler: impl FnOnce(Q) -> Step<R>,
-) -> EncodedStep {
-    EncodedStep(decode(method, request).and_then(|request| {
-        let plan = handler(request).0?;
-        Ok(Plan {
-            replies: plan.replies.iter().map(Message::encode_to_vec).collect(),
-            memo: plan.memo,
-            wake_at_index: plan.wake_at_index,
-            wake_after_ms: plan.wake_after_ms,
-            done: plan.done,
-        })
-    }))
+    handler: impl FnOnce(Q) -> Reply<Step<R>>,
+) -> Reply<Step<Vec<u8>>> {
+    Ok(handler(decode(method, request)?)?.map(|reply| reply.encode_to_vec()))
 }
 
 fn decode<Q: Message + Default>(method: &str, request: &[u8]) -> Result<Q, Status> {
@@ -146,10 +133,10 @@ pub(crate) fn query<M: Machine>(cx: &Query, name: &str, request: &[u8]) -> Reply
 }
 
 /// Runs a step of a watch.
-pub(crate) fn watch<M: Machine>(cx: &Watch, name: &str, request: &[u8]) -> Result<Plan<Vec<u8>>, Status> {
+pub(crate) fn watch<M: Machine>(cx: &Watch, name: &str, request: &[u8]) -> Reply<Step<Vec<u8>>> {
     let method = find::<M>(name)?;
     match method.handler {
-        Handler::Watch(handler) => handler(&M::open(), cx, request).0,
+        Handler::Watch(handler) => handler(&M::open(), cx, request),
         _ => Err(wrong_kind(method, "watch")),
     }
 }

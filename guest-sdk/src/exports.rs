@@ -56,13 +56,13 @@ impl<M: Machine> watcher::Guest for Exports<M> {
             watcher::Cause::Reset => Cause::Reset,
         };
         let cx = Watch::at(place(context), cause, memo);
-        let plan = dispatch::watch::<M>(&cx, &method, &request).map_err(status)?;
+        let step = dispatch::watch::<M>(&cx, &method, &request).map_err(status)?;
         Ok(watcher::Step {
-            replies: plan.replies,
-            memo: plan.memo,
-            wake_at_index: plan.wake_at_index,
-            wake_after_ms: plan.wake_after_ms,
-            done: plan.done,
+            replies: step.replies,
+            memo: step.memo,
+            wake_at_index: step.wake_at_index,
+            wake_after_ms: step.wake_after_ms,
+            done: step.done,
         })
     }
 }

@@ -13,10 +13,16 @@
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
-/// A key that can be written.
-pub trait EncodeKey {
-    /// Appends the bytes of this key.
+/// What can be written as a key of type `K`: the key itself, or its borrowed form. `str` for a `String`, `[u8]` for a
+/// `Vec<u8>`, and so in tuples: `("ann", 5)` for a `(String, u64)`. References to all of them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no key of type `{K}`",
+    note = "a key is named by a value of its type, or by what that borrows: a `&str` for a `String`, a `&[u8]` for a `Vec<u8>`, also in tuples"
+)]
+pub trait EncodeKey<K: ?Sized = Self> {
+    /// Appends the bytes of this key: those that the `K` would append.
     fn encode_key(&self, out: &mut Vec<u8>);
 }
 
@@ -24,7 +30,8 @@ pub trait EncodeKey {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a key: its bytes have no order of their own",
     note = "keys are integers, `bool`, `char`, `String`, `Vec<u8>`, `[u8; N]`, `Option` and `Reverse` of keys, and tuples of two to four keys",
-    note = "a float is no key: round it to an integer; what a hash orders is not equal on every node"
+    note = "a float is no key, because floats have no total order (NaN is not even equal to itself, -0 equals 0): round it to an integer. \
+            What a hash orders is not equal on every node"
 )]
 pub trait Key: EncodeKey + Sized {
     /// Reads a key off the front of `input`.
@@ -34,10 +41,34 @@ pub trait Key: EncodeKey + Sized {
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey>;
 }
 
-/// Something that a number of keys of type `K` begin with: `"ab"` for strings, `(&1,)` for tuples.
+/// Something that a number of keys of type `K` begin with: `"ab"` for strings, `("ann",)` for tuples, and [`Begins`]
+/// for a part of a tuple's part.
+#[diagnostic::on_unimplemented(
+    message = "keys of type `{K}` cannot begin with `{Self}`",
+    note = "a string begins with a `str`, a tuple with its first parts as `(a,)` or `(a, b)`, or with `Begins((a,), \"ab\")`"
+)]
 pub trait Prefix<K> {
     /// Appends the bytes that those keys begin with, and no other key.
     fn encode_prefix(&self, out: &mut Vec<u8>);
+}
+
+/// The first parts of a tuple, and what the next one begins with: `Begins(("ann",), "2024-")` for the keys of type
+/// `(String, String)` of ann whose second part begins so.
+#[derive(Clone, Copy, Debug)]
+pub struct Begins<H, P>(pub H, pub P);
+
+/// A range of keys of type `K`: what Rust's range expressions make of keys or their borrowed forms, `"a".."b"`,
+/// `("ann", 3)..`, `..`, or a pair of [`Bound`]s.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no range of keys of type `{K}`",
+    note = "a range is `a..b`, `a..=b`, `a..`, `..b`, `..=b`, `..` or a pair of `Bound`s, where both ends name keys"
+)]
+pub trait KeyRange<K> {
+    /// Where it starts, with the key encoded.
+    fn start(&self) -> Bound<Vec<u8>>;
+
+    /// Where it ends, with the key encoded.
+    fn end(&self) -> Bound<Vec<u8>>;
 }
 
 /// Bytes that are not a key of the wanted type.
@@ -208,7 +239,7 @@ impl<const N: usize> Key for [u8; N] {
     }
 }
 
-impl<K: EncodeKey> EncodeKey for Option<K> {
+impl<K, Q: EncodeKey<K>> EncodeKey<Option<K>> for Option<Q> {
     fn encode_key(&self, out: &mut Vec<u8>) {
         self.is_some().encode_key(out);
         if let Some(key) = self {
@@ -223,7 +254,7 @@ impl<K: Key> Key for Option<K> {
     }
 }
 
-impl<K: EncodeKey> EncodeKey for Reverse<K> {
+impl<K, Q: EncodeKey<K>> EncodeKey<Reverse<K>> for Reverse<Q> {
     fn encode_key(&self, out: &mut Vec<u8>) {
         let start = out.len();
         self.0.encode_key(out);
@@ -256,7 +287,7 @@ fn encode_escaped(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-impl EncodeKey for [u8] {
+impl EncodeKey<Vec<u8>> for [u8] {
     fn encode_key(&self, out: &mut Vec<u8>) {
         encode_escaped(self, out);
         out.extend_from_slice(&[ESCAPE, END]);
@@ -269,7 +300,7 @@ impl EncodeKey for Vec<u8> {
     }
 }
 
-impl EncodeKey for str {
+impl EncodeKey<String> for str {
     fn encode_key(&self, out: &mut Vec<u8>) {
         self.as_bytes().encode_key(out);
     }
@@ -281,7 +312,7 @@ impl EncodeKey for String {
     }
 }
 
-impl<T: EncodeKey + ?Sized> EncodeKey for &T {
+impl<K, Q: EncodeKey<K> + ?Sized> EncodeKey<K> for &Q {
     fn encode_key(&self, out: &mut Vec<u8>) {
         (**self).encode_key(out);
     }
@@ -332,9 +363,15 @@ impl Prefix<Vec<u8>> for Vec<u8> {
     }
 }
 
+impl<K, P: Prefix<K> + ?Sized> Prefix<K> for &P {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        (**self).encode_prefix(out);
+    }
+}
+
 macro_rules! tuple_keys {
-    ($($part:ident $place:tt),+) => {
-        impl<$($part: EncodeKey),+> EncodeKey for ($($part,)+) {
+    ($($part:ident $given:ident $place:tt),+) => {
+        impl<$($part, $given: EncodeKey<$part>),+> EncodeKey<($($part,)+)> for ($($given,)+) {
             fn encode_key(&self, out: &mut Vec<u8>) {
                 $(self.$place.encode_key(out);)+
             }
@@ -348,135 +385,78 @@ macro_rules! tuple_keys {
     };
 }
 
-tuple_keys!(A 0, B 1);
-tuple_keys!(A 0, B 1, C 2);
-tuple_keys!(A 0, B 1, C 2, D 3);
+tuple_keys!(A GivenA 0, B GivenB 1);
+tuple_keys!(A GivenA 0, B GivenB 1, C GivenC 2);
+tuple_keys!(A GivenA 0, B GivenB 1, C GivenC 2, D GivenD 3);
 
 macro_rules! tuple_prefixes {
-    ($(($($whole:ident),+): $($given:ident $key:ident $place:tt),+;)*) => {$(
-        impl<$($whole,)+ $($given: EncodeKey + ?Sized),+> Prefix<($($whole,)+)> for ($(&$given,)+)
-        where $($key: std::borrow::Borrow<$given>),+
-        {
+    ($(($($whole:ident),+): $($given:ident $key:ident $place:tt),+; then $next:ident;)*) => {$(
+        impl<$($whole,)+ $($given: EncodeKey<$key>),+> Prefix<($($whole,)+)> for ($($given,)+) {
             fn encode_prefix(&self, out: &mut Vec<u8>) {
                 $(self.$place.encode_key(out);)+
+            }
+        }
+
+        impl<$($whole,)+ $($given: EncodeKey<$key>,)+ P: Prefix<$next>> Prefix<($($whole,)+)> for Begins<($($given,)+), P> {
+            fn encode_prefix(&self, out: &mut Vec<u8>) {
+                $(self.0.$place.encode_key(out);)+
+                self.1.encode_prefix(out);
             }
         }
     )*};
 }
 
 tuple_prefixes! {
-    (A, B): GivenA A 0;
-    (A, B, C): GivenA A 0;
-    (A, B, C): GivenA A 0, GivenB B 1;
-    (A, B, C, D): GivenA A 0;
-    (A, B, C, D): GivenA A 0, GivenB B 1;
-    (A, B, C, D): GivenA A 0, GivenB B 1, GivenC C 2;
+    (A, B): GivenA A 0; then B;
+    (A, B, C): GivenA A 0; then B;
+    (A, B, C): GivenA A 0, GivenB B 1; then C;
+    (A, B, C, D): GivenA A 0; then B;
+    (A, B, C, D): GivenA A 0, GivenB B 1; then C;
+    (A, B, C, D): GivenA A 0, GivenB B 1, GivenC C 2; then D;
+}
+
+/// The bytes of a key.
+fn encode<K>(key: &(impl EncodeKey<K> + ?Sized)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    key.encode_key(&mut bytes);
+    bytes
+}
+
+macro_rules! key_ranges {
+    ($($range:ty: |$it:ident| $start:expr, $end:expr;)*) => {$(
+        impl<K, Q: EncodeKey<K>> KeyRange<K> for $range {
+            fn start(&self) -> Bound<Vec<u8>> {
+                let $it = self;
+                $start
+            }
+
+            fn end(&self) -> Bound<Vec<u8>> {
+                let $it = self;
+                $end
+            }
+        }
+    )*};
+}
+
+key_ranges! {
+    Range<Q>: |it| Bound::Included(encode(&it.start)), Bound::Excluded(encode(&it.end));
+    RangeInclusive<Q>: |it| Bound::Included(encode(it.start())), Bound::Included(encode(it.end()));
+    RangeFrom<Q>: |it| Bound::Included(encode(&it.start)), { let _ = it; Bound::Unbounded };
+    RangeTo<Q>: |it| { let _ = it; Bound::Unbounded }, Bound::Excluded(encode(&it.end));
+    RangeToInclusive<Q>: |it| { let _ = it; Bound::Unbounded }, Bound::Included(encode(&it.end));
+    (Bound<Q>, Bound<Q>): |it| it.0.as_ref().map(encode), it.1.as_ref().map(encode);
+}
+
+impl<K> KeyRange<K> for RangeFull {
+    fn start(&self) -> Bound<Vec<u8>> {
+        Bound::Unbounded
+    }
+
+    fn end(&self) -> Bound<Vec<u8>> {
+        Bound::Unbounded
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn bytes(key: &(impl EncodeKey + ?Sized)) -> Vec<u8> {
-        let mut out = Vec::new();
-        key.encode_key(&mut out);
-        out
-    }
-
-    fn check<K: Key + Ord + Clone + fmt::Debug>(a: &K, b: &K) {
-        for key in [a, b] {
-            let encoded = bytes(key);
-            let mut rest = encoded.as_slice();
-            assert_eq!(&K::decode_key(&mut rest).unwrap(), key);
-            assert!(rest.is_empty());
-        }
-        assert_eq!(bytes(a).cmp(&bytes(b)), a.cmp(b), "{a:?} {b:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn order_and_value_survive(
-            unsigned in any::<[(u8, u16, u32, u64); 2]>(),
-            signed in any::<[(i8, i16, i32, i64); 2]>(),
-            wide in any::<[(u128, i128); 2]>(),
-            mixed in any::<[(String, i64, Vec<u8>); 2]>(),
-            flags in any::<[(bool, Vec<u8>); 2]>(),
-            maybe in any::<[(Option<String>, [u8; 3], char); 2]>(),
-            turned in any::<[(String, i16); 2]>(),
-        ) {
-            check(&unsigned[0], &unsigned[1]);
-            check(&signed[0], &signed[1]);
-            check(&wide[0], &wide[1]);
-            check(&mixed[0], &mixed[1]);
-            check(&flags[0], &flags[1]);
-            check(&maybe[0], &maybe[1]);
-            let [a, b] = turned.map(|(text, n)| (Reverse(text.clone()), (Reverse(Some(n)), text)));
-            check(&a, &b);
-        }
-
-        /// Few letters, so that prefixes, zeros and 0xFF meet often.
-        #[test]
-        fn strings_of_zeros_and_ones_keep_their_order(
-            a in proptest::collection::vec((prop::sample::select(vec![0u8, 1, 0xfe, 0xff]), any::<bool>()), 0..6),
-            b in proptest::collection::vec((prop::sample::select(vec![0u8, 1, 0xfe, 0xff]), any::<bool>()), 0..6),
-        ) {
-            let text = |pairs: &[(u8, bool)]| pairs.iter().map(|pair| pair.0).collect::<Vec<u8>>();
-            check(&(text(&a), -1i8), &(text(&b), 1i8));
-            check(&text(&a), &text(&b));
-            let mut prefix = Vec::new();
-            text(&a).encode_prefix(&mut prefix);
-            prop_assert_eq!(bytes(&text(&b)).starts_with(&prefix), text(&b).starts_with(&text(&a)));
-        }
-
-        #[test]
-        fn decoding_never_panics(input in any::<Vec<u8>>()) {
-            let _ = <(String, u64)>::decode_key(&mut input.as_slice());
-            let _ = <(bool, Vec<u8>, i16)>::decode_key(&mut input.as_slice());
-            let _ = <(Reverse<String>, Option<char>, [u8; 2])>::decode_key(&mut input.as_slice());
-        }
-
-        #[test]
-        fn tags_never_begin_one_another(a in 1..=TAG_MAX, b in 1..=TAG_MAX) {
-            let (mut x, mut y) = (Vec::new(), Vec::new());
-            encode_tag(a, &mut x);
-            encode_tag(b, &mut y);
-            prop_assert_eq!(x.len(), tag_len(a));
-            prop_assert_eq!(x.starts_with(&y), a == b);
-            prop_assert_eq!(x.cmp(&y), a.cmp(&b));
-            prop_assert!(end_of_prefix(x.clone()).unwrap() > x);
-        }
-    }
-
-    #[test]
-    fn bytes_on_disk_stay_as_they_are() {
-        assert_eq!(bytes(&0x0102_u16), [1, 2]);
-        assert_eq!(bytes(&-1_i32), [0x7f, 0xff, 0xff, 0xff]);
-        assert_eq!(bytes(&1_i64), [0x80, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(bytes(&true), [1]);
-        assert_eq!(bytes(&'a'), [0, 0, 0, 97]);
-        assert_eq!(bytes(&[7_u8, 0]), [7, 0]);
-        assert_eq!(bytes(&Some(1_u8)), [1, 1]);
-        assert_eq!(bytes(&None::<u8>), [0]);
-        assert_eq!(bytes(&Reverse(1_u16)), [0xff, 0xfe]);
-        assert_eq!(bytes("a\0b"), [b'a', 0, 0xff, b'b', 0, 0]);
-        assert_eq!(bytes(&("k".to_owned(), 7_u8)), [b'k', 0, 0, 7]);
-        let tag = |tag| {
-            let mut out = Vec::new();
-            encode_tag(tag, &mut out);
-            out
-        };
-        assert_eq!(tag(1), [1]);
-        assert_eq!(tag(127), [127]);
-        assert_eq!(tag(128), [0x80, 0x80]);
-        assert_eq!(tag(16383), [0xbf, 0xff]);
-    }
-
-    #[test]
-    fn end_of_prefix_carries() {
-        assert_eq!(end_of_prefix(vec![1, 0xff, 0xff]), Some(vec![2]));
-        assert_eq!(end_of_prefix(vec![0xff]), None);
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 //! host calls apply / query / watch
 //!   └► exports ─► dispatch: find the method, decode
 //!        └► your handler (context, request) ─► collections ─► key, value ─► host: the store
-//!   ◄─ Reply, Step or Status, encoded
+//!   ◄─ Reply of a message or a Step, encoded
 //! ```
 //!
 //! - [`Command`], [`Query`], [`Watch`]: what a handler may ask about its call.
@@ -16,7 +16,8 @@
 //!   [`state!`]. `&mut self` is the permission to write.
 //! - [`snapshot`]: how the state travels to another node; the default takes it as it is.
 //! - [`log`]: lines for the node's operator.
-//! - [`Harness`]: the same handlers in an ordinary `cargo test`.
+//! - [`Harness`]: the same handlers in an ordinary `cargo test`; with `LOCKSTEP_COMPONENT=<file.wasm>` the same tests on the built
+//!   component, in a node's sandbox ([`test`]).
 //!
 //! Nothing in memory outlives a call: a static, a thread-local or a field that is not a collection may
 //! be gone at the next command, or may not. Keep everything in collections. There is no clock and no source
@@ -48,11 +49,16 @@ pub mod dispatch;
 #[cfg(target_arch = "wasm32")]
 mod exports;
 mod host;
+mod index;
 pub mod key;
+#[doc(hidden)]
+pub mod limits;
 pub mod log;
 mod macros;
+mod map;
 mod random;
 mod rows;
+mod set;
 mod single;
 pub mod snapshot;
 mod status;
@@ -62,15 +68,17 @@ mod table;
 pub mod test;
 pub mod value;
 
-pub use collections::{Map, Set};
 pub use context::{Cause, Command, Query, Watch};
 pub use dispatch::{Machine, State};
+pub use index::{By, Found, FoundKeys, Index};
 pub use key::Key;
+pub use map::Map;
 pub use rows::{Drain, DrainKeys, Keys, Rows, Values};
+pub use set::Set;
 pub use single::{Counter, Value};
 pub use status::{Code, ErrorInfo, Reply, Status};
 pub use step::Step;
-pub use table::{By, Found, FoundKeys, Index, Table};
+pub use table::{DrainRows, Table};
 #[cfg(not(target_arch = "wasm32"))]
 pub use test::Harness;
 pub use value::Stored;

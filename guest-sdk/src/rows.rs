@@ -1,6 +1,9 @@
-//! Iteration over rows of the store, page by page. Pages begin small, so that taking three rows costs
-//! three rows and a watch depends on little more than what was looked at.
+//! Iteration over rows of the store, page by page and from both ends. Rows are read ahead: the first page asks for 16 rows, later
+//! ones for more. The host charges what a page holds, looked at or not, and a watch depends on the range from where the
+//! iteration started to the last row of the last page. Where one row is wanted, [`RawRows::just_one`] asks for one.
 
+use std::collections::VecDeque;
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
 
 use crate::collections::Place;
@@ -22,76 +25,143 @@ pub(crate) struct Range {
     pub(crate) end: Option<Vec<u8>>,
 }
 
-/// Raw rows of a range.
+/// Raw rows of a range, taken from both ends. Between the two buffers lies what no page has brought yet.
 #[derive(Clone, Debug)]
 pub(crate) struct RawRows {
     range: Range,
-    reverse: bool,
-    page: Vec<u8>,
-    offset: usize,
+    /// Whether there may be rows in `range`.
     more: bool,
+    front: Fetched,
+    back: Fetched,
+    /// Rows that the next page asks for; 0 for as many as fit.
     limit: u32,
 }
 
+type Row = (Vec<u8>, Vec<u8>);
+
 impl RawRows {
     pub(crate) fn new(range: Range) -> Self {
-        Self { range, reverse: false, page: Vec::new(), offset: 0, more: true, limit: FIRST_PAGE_ROWS }
+        let (front, back) = (Fetched::default(), Fetched::default());
+        Self { range, more: true, front, back, limit: FIRST_PAGE_ROWS }
     }
 
-    pub(crate) fn descend(&mut self) {
-        self.reverse = true;
+    /// Of what is left, the row at one end, from a page of its own.
+    pub(crate) fn just_one(mut self, end: End) -> Option<Row> {
+        self.limit = 1;
+        match end {
+            End::Front => self.next(),
+            End::Back => self.next_back(),
+        }
     }
 
-    fn fetch(&mut self) {
-        let page = host::scan(&self.range.start, self.range.end.as_deref(), self.reverse, self.limit);
+    fn fetch(&mut self, end: End) -> Fetched {
+        let reverse = end == End::Back;
+        let page = host::scan(&self.range.start, self.range.end.as_deref(), reverse, self.limit);
         assert!(!page.more || !page.rows.is_empty(), "a page with more to come has a row");
-        self.page = page.rows;
-        self.offset = 0;
         self.more = page.more;
         self.limit = match self.limit {
             0 | PAGE_ROWS_MAX.. => 0,
             limit => limit * 4,
         };
-    }
-
-    fn take_row(&mut self) -> (Vec<u8>, Vec<u8>) {
-        let (key, value, rest) = split_row(&self.page[self.offset..]).expect("the host sends whole rows");
-        let row = (key.to_vec(), value.to_vec());
-        self.offset = self.page.len() - rest.len();
-        if self.offset == self.page.len() {
-            self.page = Vec::new();
-            self.offset = 0;
-            self.advance_past(&row.0);
+        let fetched = Fetched::of(page.rows);
+        if let Some(last) = fetched.last_key() {
+            self.advance_past(end, last);
         }
-        row
+        fetched
     }
 
     /// Moves the range past the last key of a page, as `store.page.more` prescribes.
-    fn advance_past(&mut self, key: &[u8]) {
-        if self.reverse {
-            self.range.end = Some(key.to_vec());
-        } else {
-            self.range.start.clear();
-            self.range.start.extend_from_slice(key);
-            self.range.start.push(0);
+    fn advance_past(&mut self, end: End, key: &[u8]) {
+        match end {
+            End::Front => {
+                self.range.start.clear();
+                self.range.start.extend_from_slice(key);
+                self.range.start.push(0);
+            }
+            End::Back => self.range.end = Some(key.to_vec()),
         }
     }
 }
 
 impl Iterator for RawRows {
-    type Item = (Vec<u8>, Vec<u8>);
+    type Item = Row;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.page.is_empty() {
-            if !self.more {
-                return None;
-            }
-            self.fetch();
-            if self.page.is_empty() {
-                return None;
-            }
+    fn next(&mut self) -> Option<Row> {
+        if self.front.is_empty() && self.more {
+            self.front = self.fetch(End::Front);
         }
-        Some(self.take_row())
+        // When all is fetched, the ends have met: the least row left is the last one that the back was given.
+        self.front.pop_first().or_else(|| self.back.pop_last())
+    }
+}
+
+impl DoubleEndedIterator for RawRows {
+    fn next_back(&mut self) -> Option<Row> {
+        if self.back.is_empty() && self.more {
+            self.back = self.fetch(End::Back);
+        }
+        self.back.pop_first().or_else(|| self.front.pop_last())
+    }
+}
+
+impl FusedIterator for RawRows {}
+
+/// From where rows are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Front,
+    Back,
+}
+
+/// A page, as the host sent it, of which some rows were taken.
+#[derive(Clone, Debug, Default)]
+struct Fetched {
+    page: Vec<u8>,
+    /// Where the rows start that are left.
+    starts: VecDeque<usize>,
+}
+
+impl Fetched {
+    fn of(page: Vec<u8>) -> Self {
+        let mut starts = VecDeque::new();
+        let mut rest = page.as_slice();
+        while !rest.is_empty() {
+            starts.push_back(page.len() - rest.len());
+            (_, _, rest) = split_row(rest).expect("the host sends whole rows");
+        }
+        Self { page, starts }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    fn at(&self, start: usize) -> (&[u8], &[u8]) {
+        let (key, value, _) = split_row(&self.page[start..]).expect("a row starts here");
+        (key, value)
+    }
+
+    fn last_key(&self) -> Option<&[u8]> {
+        self.starts.back().map(|start| self.at(*start).0)
+    }
+
+    fn pop_first(&mut self) -> Option<Row> {
+        let start = self.starts.pop_front();
+        self.take(start)
+    }
+
+    fn pop_last(&mut self) -> Option<Row> {
+        let start = self.starts.pop_back();
+        self.take(start)
+    }
+
+    fn take(&mut self, start: Option<usize>) -> Option<Row> {
+        let (key, value) = self.at(start?);
+        let row = (key.to_vec(), value.to_vec());
+        if self.starts.is_empty() {
+            self.page = Vec::new();
+        }
+        Some(row)
     }
 }
 
@@ -104,7 +174,53 @@ pub(crate) fn split_row(page: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((key, value, rest))
 }
 
-/// Entries of a [`Map`](crate::Map), in key order.
+/// What all iterators have that walk over rows: both ends, and the row at each of them for the price of one.
+macro_rules! both_ends {
+    ($name:ident<$($parameter:ident: $bound:path),+>, $item:ty, |$self:ident, $row:ident| $decode:expr) => {
+        impl<'a, $($parameter: $bound),+> $name<'a, $($parameter),+> {
+            /// The first of what is left. Reads one row, where `next` reads a page.
+            pub fn first(self) -> Option<$item> {
+                let row = self.raw().clone().just_one($crate::rows::End::Front)?;
+                let ($self, $row) = (&self, row);
+                Some($decode)
+            }
+
+            /// The last of what is left. Reads one row, where `next_back` reads a page.
+            pub fn last(self) -> Option<$item> {
+                let row = self.raw().clone().just_one($crate::rows::End::Back)?;
+                let ($self, $row) = (&self, row);
+                Some($decode)
+            }
+        }
+
+        /// # Panics
+        /// When a row cannot be decoded, as after a tag changed its type.
+        impl<$($parameter: $bound),+> Iterator for $name<'_, $($parameter),+> {
+            type Item = $item;
+
+            fn next(&mut self) -> Option<$item> {
+                let $row = self.raw_mut().next()?;
+                let $self = &*self;
+                Some($decode)
+            }
+        }
+
+        impl<$($parameter: $bound),+> DoubleEndedIterator for $name<'_, $($parameter),+> {
+            fn next_back(&mut self) -> Option<$item> {
+                let $row = self.raw_mut().next_back()?;
+                let $self = &*self;
+                Some($decode)
+            }
+        }
+
+        impl<$($parameter: $bound),+> std::iter::FusedIterator for $name<'_, $($parameter),+> {}
+    };
+}
+pub(crate) use both_ends;
+
+/// Entries of a [`Map`](crate::Map), in key order; `rev()` turns it round.
+///
+/// Rows are read ahead, 16 at first and then more, and all that is read is charged.
 #[derive(Debug)]
 pub struct Rows<'a, K, V> {
     raw: RawRows,
@@ -114,42 +230,35 @@ pub struct Rows<'a, K, V> {
     types: PhantomData<fn() -> (K, V)>,
 }
 
-impl<K, V> Rows<'_, K, V> {
+impl<'a, K, V> Rows<'a, K, V> {
     pub(crate) fn new(range: Range, place: Place) -> Self {
         Self { raw: RawRows::new(range), place, state: PhantomData, types: PhantomData }
     }
 
-    /// Goes from the last entry to the first. Call it before the first `next`.
-    #[must_use]
-    pub fn descending(mut self) -> Self {
-        self.raw.descend();
-        self
+    /// The keys alone, without decoding the values.
+    pub fn keys(self) -> Keys<'a, K> {
+        Keys(Rows { raw: self.raw, place: self.place, state: PhantomData, types: PhantomData })
     }
 
-    /// Counts without decoding.
-    pub(crate) fn raw_count(self) -> usize {
-        self.raw.count()
+    /// The values alone, without decoding the keys.
+    pub fn values(self) -> Values<'a, V> {
+        Values(Rows { raw: self.raw, place: self.place, state: PhantomData, types: PhantomData })
     }
 
-    /// Asks the host for one row only.
-    pub(crate) fn just_one(mut self) -> Self {
-        self.raw.limit = 1;
-        self
+    fn raw(&self) -> &RawRows {
+        &self.raw
     }
-}
 
-impl<K: Key, V: Stored> Iterator for Rows<'_, K, V> {
-    type Item = (K, V);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (key, value) = self.raw.next()?;
-        Some((decode_key(&key, self.place), decode_value(&key, &value)))
+    fn raw_mut(&mut self) -> &mut RawRows {
+        &mut self.raw
     }
 }
+
+both_ends!(Rows<K: Key, V: Stored>, (K, V), |rows, row| (decode_key(&row.0, rows.place), decode_value(&row.0, &row.1)));
 
 /// Rows of which one half is decoded.
 macro_rules! half {
-    ($(#[$meta:meta])* $name:ident<$item:ident: $bound:ident>, $rows:ty, |$key:ident, $value:ident, $place:ident| $decode:expr) => {
+    ($(#[$meta:meta])* $name:ident<$item:ident: $bound:path>, $rows:ty, |$half:ident, $row:ident| $decode:expr) => {
         $(#[$meta])*
         #[derive(Debug)]
         pub struct $name<'a, $item>($rows);
@@ -159,43 +268,27 @@ macro_rules! half {
                 Self(Rows::new(range, place))
             }
 
-            /// Goes from the last to the first. Call it before the first `next`.
-            #[must_use]
-            pub fn descending(self) -> Self {
-                Self(self.0.descending())
+            fn raw(&self) -> &RawRows {
+                &self.0.raw
             }
 
-            #[allow(dead_code, reason = "values are not asked for one or a count")]
-            pub(crate) fn just_one(self) -> Self {
-                Self(self.0.just_one())
-            }
-
-            #[allow(dead_code, reason = "values are not asked for one or a count")]
-            pub(crate) fn raw_count(self) -> usize {
-                self.0.raw_count()
+            fn raw_mut(&mut self) -> &mut RawRows {
+                &mut self.0.raw
             }
         }
 
-        impl<$item: $bound> Iterator for $name<'_, $item> {
-            type Item = $item;
-
-            fn next(&mut self) -> Option<$item> {
-                let ($key, $value) = self.0.raw.next()?;
-                let $place = self.0.place;
-                Some($decode)
-            }
-        }
+        both_ends!($name<$item: $bound>, $item, |$half, $row| $decode);
     };
 }
 
 half! {
-    /// Keys of a [`Map`](crate::Map) or a [`Set`](crate::Set), in order.
-    Keys<K: Key>, Rows<'a, K, ()>, |key, _value, place| decode_key(&key, place)
+    /// Keys of a [`Map`](crate::Map) or a [`Set`](crate::Set), in order; `rev()` turns it round. Read ahead as [`Rows`] are.
+    Keys<K: Key>, Rows<'a, K, ()>, |keys, row| decode_key(&row.0, keys.0.place)
 }
 
 half! {
-    /// Values of a [`Map`](crate::Map), in the order of their keys.
-    Values<V: Stored>, Rows<'a, (), V>, |key, value, _place| decode_value(&key, &value)
+    /// Values of a [`Map`](crate::Map), in the order of their keys; `rev()` turns it round. Read ahead as [`Rows`] are.
+    Values<V: Stored>, Rows<'a, (), V>, |_values, row| decode_value(&row.0, &row.1)
 }
 
 /// Entries that leave a [`Map`](crate::Map), in key order. When it is dropped all of them are removed, with
@@ -219,6 +312,14 @@ impl<K: Key, V: Stored> Iterator for Drain<'_, K, V> {
         self.rows.next()
     }
 }
+
+impl<K: Key, V: Stored> DoubleEndedIterator for Drain<'_, K, V> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.rows.next_back()
+    }
+}
+
+impl<K: Key, V: Stored> FusedIterator for Drain<'_, K, V> {}
 
 impl<K, V> Drop for Drain<'_, K, V> {
     fn drop(&mut self) {
@@ -247,6 +348,14 @@ impl<K: Key> Iterator for DrainKeys<'_, K> {
     }
 }
 
+impl<K: Key> DoubleEndedIterator for DrainKeys<'_, K> {
+    fn next_back(&mut self) -> Option<K> {
+        self.0.next_back().map(|(key, ())| key)
+    }
+}
+
+impl<K: Key> FusedIterator for DrainKeys<'_, K> {}
+
 pub(crate) fn decode_key<K: Key>(row: &[u8], place: Place) -> K {
     let mut rest = &row[place.tag_len()..];
     match K::decode_key(&mut rest) {
@@ -258,6 +367,6 @@ pub(crate) fn decode_key<K: Key>(row: &[u8], place: Place) -> K {
 pub(crate) fn decode_value<V: Stored>(key: &[u8], value: &[u8]) -> V {
     match V::decode_value(value) {
         Ok(value) => value,
-        Err(error) => panic!("the value of key {} is {error}", describe(key)),
+        Err(error) => panic!("the value of key {} is {error}; did a tag change its type?", describe(key)),
     }
 }

@@ -1,7 +1,5 @@
 //! What holds one thing: a value, or a number that counts.
 
-use std::borrow::Borrow;
-use std::fmt;
 use std::marker::PhantomData;
 
 use crate::collections::{Place, handle};
@@ -27,11 +25,7 @@ impl<V: Stored> Value<V> {
     }
 
     /// Sets the value.
-    pub fn set<W>(&mut self, value: &W)
-    where
-        V: Borrow<W>,
-        W: EncodeValue + ?Sized,
-    {
+    pub fn set<W: EncodeValue<V> + ?Sized>(&mut self, value: &W) {
         host::put(&self.place.tag_bytes(), &encode(value));
     }
 
@@ -46,17 +40,17 @@ impl<V: Stored> Value<V> {
         value
     }
 
-    /// Forgets the value and returns it.
-    pub fn take(&mut self) -> Option<V> {
+    /// Forgets the value and returns it. Costs a read; [`delete`](Self::delete) does not.
+    pub fn remove(&mut self) -> Option<V> {
         let value = self.get();
         if value.is_some() {
-            self.clear();
+            self.delete();
         }
         value
     }
 
-    /// Forgets the value.
-    pub fn clear(&mut self) {
+    /// Forgets the value. Reads nothing.
+    pub fn delete(&mut self) {
         host::remove(&self.place.tag_bytes());
     }
 }
@@ -102,8 +96,18 @@ impl Counter {
         Ok(sum)
     }
 
-    /// Subtracts and returns the rest, at least 0.
+    /// Subtracts and returns the rest.
+    ///
+    /// # Panics
+    /// Below 0, as [`add`](Self::add) does past the top; the command is undone.
     pub fn subtract(&mut self, amount: u64) -> u64 {
+        let rest = self.get().checked_sub(amount).expect("a counter stays at 0 or above");
+        self.value.set(&rest);
+        rest
+    }
+
+    /// Subtracts and returns the rest, at least 0.
+    pub fn saturating_subtract(&mut self, amount: u64) -> u64 {
         let rest = self.get().saturating_sub(amount);
         self.value.set(&rest);
         rest
@@ -124,6 +128,6 @@ impl Counter {
 
     /// Counts from 0 again.
     pub fn reset(&mut self) {
-        self.value.clear();
+        self.value.delete();
     }
 }

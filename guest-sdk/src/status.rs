@@ -6,36 +6,71 @@ use std::fmt;
 use prost::{Message, Name};
 
 use crate::details::{self, RpcStatus};
+use crate::limits::MESSAGE_BYTES_MAX;
 
 pub use crate::details::ErrorInfo;
 
-/// Where the host cuts the message of a status.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 1024;
-
-/// What a command or a query returns.
+/// What a handler returns: a command or a query its reply, a watch a [`Step`](crate::Step).
 pub type Reply<T> = Result<T, Status>;
 
 /// The gRPC status codes but OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
 #[repr(u32)]
 pub enum Code {
+    /// The caller no longer wants it.
     Cancelled = 1,
+    /// Nothing better fits.
     Unknown = 2,
+    /// The request is wrong whatever the state is.
     InvalidArgument = 3,
+    /// It came too late, by the time of the log.
     DeadlineExceeded = 4,
+    /// What the request names is not there.
     NotFound = 5,
+    /// What the request would create is there.
     AlreadyExists = 6,
+    /// The caller may not do this.
     PermissionDenied = 7,
+    /// A quota of the machine is used up; the host says so of its limits, too.
     ResourceExhausted = 8,
+    /// The state does not allow it, and repeating will not help.
     FailedPrecondition = 9,
+    /// It lost against a concurrent change; read again and repeat.
     Aborted = 10,
+    /// Beyond the valid range of the present state.
     OutOfRange = 11,
+    /// This machine does not do this.
     Unimplemented = 12,
+    /// An invariant of the machine is broken; the host says so of a panic, too.
     Internal = 13,
+    /// Not now; repeat later. Client libraries may do that by themselves, as if nothing had happened.
     Unavailable = 14,
+    /// The state is damaged.
     DataLoss = 15,
+    /// The caller has no name.
     Unauthenticated = 16,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Code {
+    const ALL: [Self; 16] = [
+        Self::Cancelled,
+        Self::Unknown,
+        Self::InvalidArgument,
+        Self::DeadlineExceeded,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::PermissionDenied,
+        Self::ResourceExhausted,
+        Self::FailedPrecondition,
+        Self::Aborted,
+        Self::OutOfRange,
+        Self::Unimplemented,
+        Self::Internal,
+        Self::Unavailable,
+        Self::DataLoss,
+        Self::Unauthenticated,
+    ];
 }
 
 /// A refusal by the guest.
@@ -90,6 +125,13 @@ impl Status {
     pub fn with_details(mut self, details: impl Into<Vec<u8>>) -> Self {
         self.details = details.into();
         self
+    }
+
+    /// As a client gets it. A number that is no error of gRPC is UNKNOWN, as for any client.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn from_parts(code: u32, message: String, details: Vec<u8>) -> Self {
+        let known = Code::ALL.into_iter().find(|known| *known as u32 == code);
+        Self { code: known.unwrap_or(Code::Unknown), message, details }
     }
 
     /// With the message as long as the host sends it.

@@ -1,103 +1,20 @@
-//! A map whose rows are also found by what is in them. Owns the index entries: they change with their row,
-//! in the same command. The rows are those of a [`Map`] with the same tag, so a map becomes a table, and
+//! A map whose rows are also found by what is in them. Owns that index entries change with their row, in the
+//! same command; what an entry is says `index`. The rows are those of a [`Map`] with the same tag, so a map becomes a table, and
 //! back, without touching them.
 
-use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
-use std::ops::{Bound, RangeBounds};
 
-use crate::collections::{Map, Place, remove_range};
+use crate::collections::{Place, remove_range};
 use crate::dispatch::Collection;
 use crate::host;
-use crate::key::{EncodeKey, Key, Prefix, end_of_prefix};
-use crate::rows::{Range, RawRows, Rows, decode_key, decode_value};
-use crate::value::{Stored, describe};
-
-/// What rows of a [`Table`] are found by.
-///
-/// ```
-/// # use lockstep_guest::{Index, Table};
-/// /// Names by their length.
-/// struct ByLength;
-///
-/// impl Index for ByLength {
-///     type Key = u64;
-///     type Value = String;
-///     type By = u32;
-///     const TAG: u16 = 2;
-///
-///     fn by(_: &u64, name: &String) -> Vec<u32> {
-///         vec![name.len() as u32]
-///     }
-/// }
-///
-/// lockstep_guest::state! {
-///     struct Names {
-///         names: Table<u64, String, ByLength> = 1,
-///     }
-/// }
-/// ```
-///
-/// An index whose function changes takes a new tag, and [`Table::reindex`] fills it.
-pub trait Index: 'static {
-    /// Key of the table.
-    type Key: Key;
-    /// Value of the table.
-    type Value: Stored;
-    /// What a row is found by.
-    type By: Key;
-    /// The tag of the entries, as of a collection: no other in the state has it.
-    const TAG: u16;
-
-    /// What this row is found by: none, one, or several things.
-    fn by(key: &Self::Key, value: &Self::Value) -> Vec<Self::By>;
-}
-
-/// One index, or a tuple of up to four.
-#[doc(hidden)]
-pub trait Indexes<K, V>: 'static {
-    /// Their tags.
-    const TAGS: &'static [u16];
-
-    /// Adds the keys of the entries of one row.
-    fn entries(key: &K, value: &V, entries: &mut BTreeSet<Vec<u8>>);
-}
-
-impl<A: Index> Indexes<A::Key, A::Value> for A {
-    const TAGS: &'static [u16] = &[A::TAG];
-
-    fn entries(key: &A::Key, value: &A::Value, entries: &mut BTreeSet<Vec<u8>>) {
-        for by in A::by(key, value) {
-            let mut entry = Place { tag: A::TAG }.key(&by);
-            key.encode_key(&mut entry);
-            entries.insert(entry);
-        }
-    }
-}
-
-macro_rules! index_tuples {
-    ($(($first:ident $(, $other:ident)*);)*) => {$(
-        impl<$first: Index, $($other: Index<Key = $first::Key, Value = $first::Value>),*>
-            Indexes<$first::Key, $first::Value> for ($first, $($other,)*)
-        {
-            const TAGS: &'static [u16] = &[$first::TAG, $($other::TAG),*];
-
-            fn entries(key: &$first::Key, value: &$first::Value, entries: &mut BTreeSet<Vec<u8>>) {
-                <$first as Indexes<_, _>>::entries(key, value, entries);
-                $(<$other as Indexes<_, _>>::entries(key, value, entries);)*
-            }
-        }
-    )*};
-}
-
-index_tuples! {
-    (A);
-    (A, B);
-    (A, B, C);
-    (A, B, C, D);
-}
+use crate::index::{By, Index, Indexes};
+use crate::key::{EncodeKey, Key, KeyRange, Prefix};
+use crate::map::Map;
+use crate::rows::{Keys, Range, RawRows, Rows, Values, decode_key, decode_value};
+use crate::value::{Stored, encode};
 
 /// A sorted map with indexes: `Table<u64, Book, ByAuthor>`, `Table<u64, Book, (ByAuthor, ByYear)>`.
 ///
@@ -123,50 +40,60 @@ impl<K, V, I> fmt::Debug for Table<K, V, I> {
 
 impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
     /// The value of a key.
-    pub fn get<Q>(&self, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn get<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> Option<V> {
         self.rows.get(key)
     }
 
     /// Whether a key has a value. Costs as much as reading it.
-    pub fn contains<Q>(&self, key: &Q) -> bool
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
+    pub fn contains<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> bool {
         self.rows.contains(key)
     }
 
-    /// Sets the value of a key and returns the one before.
-    pub fn insert(&mut self, key: &K, value: &V) -> Option<V> {
+    /// Sets the value of a key and returns the one before, which it reads because the indexes must forget it.
+    /// [`Map::insert`] reads nothing and returns nothing.
+    pub fn insert<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q, value: &V) -> Option<V> {
+        let row = self.rows.place.key(key);
         let old = self.rows.get(key);
-        let before = old.as_ref().map(|old| entries::<K, V, I>(key, old)).unwrap_or_default();
-        let after = entries::<K, V, I>(key, value);
-        before.difference(&after).for_each(|entry| host::remove(entry));
-        after.difference(&before).for_each(|entry| host::put(entry, &[]));
-        self.rows.insert(key, value);
+        self.write(&row, old.as_ref(), value);
         old
     }
 
     /// Changes the value of a key in place; a missing one starts as the default. Returns it.
-    pub fn update(&mut self, key: &K, change: impl FnOnce(&mut V)) -> V
+    pub fn update<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q, change: impl FnOnce(&mut V)) -> V
     where
         V: Default,
     {
-        let mut value = self.rows.get(key).unwrap_or_default();
+        let row = self.rows.place.key(key);
+        let bytes = host::get(&row);
+        let old = bytes.as_ref().map(|bytes| decode_value(&row, bytes));
+        let mut value = bytes.map(|bytes| decode_value(&row, &bytes)).unwrap_or_default();
         change(&mut value);
-        self.insert(key, &value);
+        self.write(&row, old.as_ref(), &value);
         value
     }
 
     /// Removes a key and returns its value.
-    pub fn remove(&mut self, key: &K) -> Option<V> {
-        let old = self.rows.take(key)?;
-        entries::<K, V, I>(key, &old).iter().for_each(|entry| host::remove(entry));
+    pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
+        let old = self.rows.get(key)?;
+        let row = self.rows.place.key(key);
+        self.forget(&row, &old);
         Some(old)
+    }
+
+    /// Writes a row and what changes in its entries.
+    fn write(&mut self, row: &[u8], old: Option<&V>, value: &V) {
+        let key = decode_key(row, self.rows.place);
+        let before = old.map(|old| entries::<K, V, I>(&key, old)).unwrap_or_default();
+        let after = entries::<K, V, I>(&key, value);
+        before.difference(&after).for_each(|entry| host::remove(entry));
+        after.difference(&before).for_each(|entry| host::put(entry, &[]));
+        host::put(row, &encode(value));
+    }
+
+    /// Removes a row and its entries.
+    fn forget(&mut self, row: &[u8], old: &V) {
+        host::remove(row);
+        forget_entries::<K, V, I>(&decode_key(row, self.rows.place), old);
     }
 
     /// All rows, in the order of their keys.
@@ -174,13 +101,19 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         self.rows.iter()
     }
 
+    /// All keys.
+    pub fn keys(&self) -> Keys<'_, K> {
+        self.rows.keys()
+    }
+
+    /// All values, in the order of their keys.
+    pub fn values(&self) -> Values<'_, V> {
+        self.rows.values()
+    }
+
     /// The rows whose keys lie in a range.
-    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Rows<'_, K, V>
-    where
-        K: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        self.rows.range(bounds)
+    pub fn range(&self, range: impl KeyRange<K>) -> Rows<'_, K, V> {
+        self.rows.range(range)
     }
 
     /// The rows whose keys begin so, as [`Map::prefix`].
@@ -198,6 +131,26 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         self.rows.last()
     }
 
+    /// Removes the row with the least key and returns it.
+    pub fn pop_first(&mut self) -> Option<(K, V)> {
+        let row = self.first();
+        self.remove_popped(row)
+    }
+
+    /// Removes the row with the greatest key and returns it.
+    pub fn pop_last(&mut self) -> Option<(K, V)> {
+        let row = self.last();
+        self.remove_popped(row)
+    }
+
+    fn remove_popped(&mut self, row: Option<(K, V)>) -> Option<(K, V)> {
+        if let Some((key, value)) = &row {
+            host::remove(&self.rows.place.key(key));
+            forget_entries::<K, V, I>(key, value);
+        }
+        row
+    }
+
     /// How many rows there are. Reads them all.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -213,18 +166,58 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
     /// An index that the table does not have is an error of the build.
     pub fn by<A: Index<Key = K, Value = V>>(&self, _: A) -> By<'_, A> {
         const { assert!(contains(I::TAGS, A::TAG), "the table does not have this index") };
-        By { rows: self.rows.place, state: PhantomData, index: PhantomData }
+        By::of(self.rows.place)
     }
 
-    /// Keeps the rows that `keep` wants and removes the others.
-    pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
-        for (key, bytes) in RawRows::new(self.rows.place.everything()) {
-            let (decoded, value) = (decode_key(&key, self.rows.place), decode_value(&key, &bytes));
-            if !keep(&decoded, &value) {
-                host::remove(&key);
-                entries::<K, V, I>(&decoded, &value).iter().for_each(|entry| host::remove(entry));
+    /// Keeps the rows that `keep` wants, as it leaves them, and removes the others. Only what changed is written.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        for (row, bytes) in RawRows::new(self.rows.place.everything()) {
+            let mut value = decode_value(&row, &bytes);
+            if !keep(&decode_key(&row, self.rows.place), &mut value) {
+                self.forget(&row, &decode_value(&row, &bytes));
+            } else if encode(&value) != bytes {
+                self.write(&row, Some(&decode_value(&row, &bytes)), &value);
             }
         }
+    }
+
+    /// Removes the rows whose keys lie in a range and says how many. Reads them, for the indexes to forget them.
+    pub fn remove_range(&mut self, range: impl KeyRange<K>) -> u64 {
+        self.remove_rows(&self.rows.place.range(&range))
+    }
+
+    /// Removes the rows whose keys begin so and says how many, as [`remove_range`](Self::remove_range).
+    pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
+        self.remove_rows(&self.rows.place.prefix(prefix))
+    }
+
+    /// Removes the first rows of a range, at most `limit` of them, and says how many. Fewer than `limit` were the last.
+    pub fn remove_first(&mut self, range: impl KeyRange<K>, limit: u32) -> u64 {
+        let rows = RawRows::new(self.rows.place.range(&range));
+        rows.take(limit as usize).map(|(row, value)| self.forget(&row, &decode_value(&row, &value))).count() as u64
+    }
+
+    fn remove_rows(&mut self, range: &Range) -> u64 {
+        for (row, value) in RawRows::new(range.clone()) {
+            let key = decode_key(&row, self.rows.place);
+            forget_entries::<K, V, I>(&key, &decode_value(&row, &value));
+        }
+        remove_range(range)
+    }
+
+    /// Takes all rows out. What is not iterated over is removed all the same.
+    pub fn drain(&mut self) -> DrainRows<'_, K, V, I> {
+        DrainRows::of(self.rows.place.everything(), self.rows.place)
+    }
+
+    /// Takes the rows out whose keys lie in a range.
+    pub fn drain_range(&mut self, range: impl KeyRange<K>) -> DrainRows<'_, K, V, I> {
+        DrainRows::of(self.rows.place.range(&range), self.rows.place)
+    }
+
+    /// Takes the rows out whose keys begin so.
+    pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> DrainRows<'_, K, V, I> {
+        DrainRows::of(self.rows.place.prefix(prefix), self.rows.place)
     }
 
     /// Removes all rows and says how many.
@@ -244,12 +237,13 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
     }
 
     /// Writes the entries of one row anew, and says whether there is such a row.
-    pub fn refresh(&mut self, key: &K) -> bool {
-        let row = self.rows.get(key);
-        if let Some(value) = &row {
-            entries::<K, V, I>(key, value).iter().for_each(|entry| host::put(entry, &[]));
+    pub fn refresh<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> bool {
+        let value = self.rows.get(key);
+        if let Some(value) = &value {
+            let key = decode_key(&self.rows.place.key(key), self.rows.place);
+            entries::<K, V, I>(&key, value).iter().for_each(|entry| host::put(entry, &[]));
         }
-        row.is_some()
+        value.is_some()
     }
 
     fn clear_indexes(&mut self) {
@@ -265,6 +259,10 @@ fn entries<K, V, I: Indexes<K, V>>(key: &K, value: &V) -> BTreeSet<Vec<u8>> {
     entries
 }
 
+fn forget_entries<K, V, I: Indexes<K, V>>(key: &K, value: &V) {
+    entries::<K, V, I>(key, value).iter().for_each(|entry| host::remove(entry));
+}
+
 const fn contains(tags: &[u16], tag: u16) -> bool {
     let mut i = 0;
     while i < tags.len() {
@@ -276,117 +274,55 @@ const fn contains(tags: &[u16], tag: u16) -> bool {
     false
 }
 
-/// A table as one of its indexes has it.
-#[derive(Debug)]
-pub struct By<'a, A> {
-    rows: Place,
-    state: PhantomData<&'a ()>,
-    index: PhantomData<fn() -> A>,
+impl<'a, K: Key, V: Stored, I: Indexes<K, V>> IntoIterator for &'a Table<K, V, I> {
+    type Item = (K, V);
+    type IntoIter = Rows<'a, K, V>;
+
+    fn into_iter(self) -> Rows<'a, K, V> {
+        self.iter()
+    }
 }
 
-impl<'a, A: Index> By<'a, A> {
-    /// The rows that are found by just this, in the order of their keys.
-    pub fn find<Q>(&self, by: &Q) -> Found<'a, A>
-    where
-        A::By: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        let start = Self::entries().key(by);
-        self.found(Range { end: end_of_prefix(start.clone()), start })
-    }
+/// Rows that leave a [`Table`], in key order. When it is dropped all of them are removed, with their entries.
+#[derive(Debug)]
+pub struct DrainRows<'a, K: Key, V: Stored, I: Indexes<K, V>> {
+    rows: Rows<'a, K, V>,
+    range: Range,
+    indexes: PhantomData<fn() -> I>,
+}
 
-    /// All rows, in the order of the index.
-    pub fn iter(&self) -> Found<'a, A> {
-        self.found(Self::entries().everything())
+impl<K: Key, V: Stored, I: Indexes<K, V>> DrainRows<'_, K, V, I> {
+    fn of(range: Range, place: Place) -> Self {
+        Self { rows: Rows::new(range.clone(), place), range, indexes: PhantomData }
     }
+}
 
-    /// The rows that are found by something in a range.
-    pub fn range<Q>(&self, bounds: impl RangeBounds<Q>) -> Found<'a, A>
-    where
-        A::By: Borrow<Q>,
-        Q: EncodeKey + ?Sized,
-    {
-        let everything = Self::entries().everything();
-        // An entry goes on after what it is found by, and no such beginning begins another.
-        let at = |by: &Q| Self::entries().key(by);
-        let start = match bounds.start_bound() {
-            Bound::Included(by) => at(by),
-            Bound::Excluded(by) => end_of_prefix(at(by)).expect("a tag is not all ones"),
-            Bound::Unbounded => everything.start,
-        };
-        let end = match bounds.end_bound() {
-            Bound::Included(by) => end_of_prefix(at(by)),
-            Bound::Excluded(by) => Some(at(by)),
-            Bound::Unbounded => everything.end,
-        };
-        self.found(Range { start, end })
+impl<K: Key, V: Stored, I: Indexes<K, V>> Iterator for DrainRows<'_, K, V, I> {
+    type Item = (K, V);
+
+    fn next(&mut self) -> Option<(K, V)> {
+        let (key, value) = self.rows.next()?;
+        forget_entries::<K, V, I>(&key, &value);
+        Some((key, value))
     }
+}
 
-    /// The rows that are found by something that begins so.
-    pub fn prefix<P: Prefix<A::By> + ?Sized>(&self, prefix: &P) -> Found<'a, A> {
-        self.found(Self::entries().prefix(prefix))
+impl<K: Key, V: Stored, I: Indexes<K, V>> DoubleEndedIterator for DrainRows<'_, K, V, I> {
+    fn next_back(&mut self) -> Option<(K, V)> {
+        let (key, value) = self.rows.next_back()?;
+        forget_entries::<K, V, I>(&key, &value);
+        Some((key, value))
     }
+}
 
-    fn entries() -> Place {
-        Place { tag: A::TAG }
-    }
+impl<K: Key, V: Stored, I: Indexes<K, V>> FusedIterator for DrainRows<'_, K, V, I> {}
 
-    fn found(&self, range: Range) -> Found<'a, A> {
-        Found {
-            keys: FoundKeys { entries: RawRows::new(range), state: PhantomData, index: PhantomData },
-            rows: self.rows,
+impl<K: Key, V: Stored, I: Indexes<K, V>> Drop for DrainRows<'_, K, V, I> {
+    fn drop(&mut self) {
+        // As in `Drain`: a call that ends here is undone anyway.
+        if !std::thread::panicking() {
+            self.for_each(drop);
+            remove_range(&self.range);
         }
-    }
-}
-
-/// Rows in the order of an index.
-#[derive(Debug)]
-pub struct Found<'a, A> {
-    keys: FoundKeys<'a, A>,
-    rows: Place,
-}
-
-impl<'a, A> Found<'a, A> {
-    /// Goes from the last row to the first. Call it before the first `next`.
-    #[must_use]
-    pub fn descending(mut self) -> Self {
-        self.keys.entries.descend();
-        self
-    }
-
-    /// The keys alone, without reading the rows.
-    pub fn keys(self) -> FoundKeys<'a, A> {
-        self.keys
-    }
-}
-
-impl<A: Index> Iterator for Found<'_, A> {
-    type Item = (A::Key, A::Value);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let key = self.keys.next()?;
-        let row = self.rows.key(&key);
-        let value = host::get(&row).unwrap_or_else(|| {
-            panic!("index {} has an entry for the row {}, which is not there", A::TAG, describe(&row))
-        });
-        Some((key, decode_value(&row, &value)))
-    }
-}
-
-/// Keys in the order of an index.
-#[derive(Debug)]
-pub struct FoundKeys<'a, A> {
-    entries: RawRows,
-    state: PhantomData<&'a ()>,
-    index: PhantomData<fn() -> A>,
-}
-
-impl<A: Index> Iterator for FoundKeys<'_, A> {
-    type Item = A::Key;
-
-    fn next(&mut self) -> Option<A::Key> {
-        let (entry, _) = self.entries.next()?;
-        let (_, key): (A::By, A::Key) = decode_key(&entry, Place { tag: A::TAG });
-        Some(key)
     }
 }

@@ -1,10 +1,12 @@
 //! Values as bytes. Equal values have equal bytes on every node: no hash order, no padding, no version
 //! of a library shows through.
 //!
-//! - Integers: big-endian, fixed width. `bool`: one byte. `()`: nothing.
-//! - `String`, `Vec<u8>`: as they are.
+//! - Integers: big-endian, fixed width. `bool`: one byte. `char`: its number, as a u32. `()`: nothing.
+//! - `f64`, `f32`: their bits, big-endian. Every NaN is the same one, positive and quiet; -0 stays -0.
+//! - `String`, `Vec<u8>`, `[u8; N]`: as they are.
 //! - `Option<T>`: a byte 0, or a byte 1 and the value.
-//! - Messages of the `.proto`: protobuf, fields in order, maps sorted by key.
+//! - Tuples of two to four: every part but the last with its length before it (u32, big-endian), the last as it is.
+//! - Messages of the `.proto`, and `prost_types::{Timestamp, Duration}`: protobuf, fields in order, maps sorted by key.
 //!
 //! These bytes are on disk. A field of a collection keeps its type; a message may grow as protobuf allows.
 
@@ -12,16 +14,22 @@ use std::fmt;
 
 use prost::Message;
 
-/// A value that can be written.
-pub trait EncodeValue {
-    /// Appends the bytes of this value.
+/// What can be written as a value of type `V`: the value itself, or its borrowed form. `str` for a `String`, `[u8]`
+/// for a `Vec<u8>`, and so in tuples and options. References to all of them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no value of type `{V}`",
+    note = "a value is given as its type, or as what that borrows: a `&str` for a `String`, a `&[u8]` for a `Vec<u8>`, also in tuples"
+)]
+pub trait EncodeValue<V: ?Sized = Self> {
+    /// Appends the bytes of this value: those that the `V` would append.
     fn encode_value(&self, out: &mut Vec<u8>);
 }
 
 /// A type that collections take as value.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored",
-    note = "values are integers, `bool`, `String`, `Vec<u8>`, `Option` of values, and the messages of your `.proto`",
+    note = "values are integers, `f64`, `f32`, `bool`, `char`, `String`, `Vec<u8>`, `[u8; N]`, `Option` of values, tuples of two to \
+            four values, the messages of your `.proto`, and `Timestamp` and `Duration` of `prost_types`",
     note = "for a `HashMap` or `BTreeMap` declare a `Map` in `state!`, or a map field in a message, which is a `BTreeMap`: \
             the order of a hash map differs from node to node"
 )]
@@ -48,14 +56,14 @@ impl Malformed {
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not a {}; did a tag change its type?", self.wanted)
+        write!(f, "not a {}", self.wanted)
     }
 }
 
 impl std::error::Error for Malformed {}
 
 /// The bytes of a value.
-pub(crate) fn encode(value: &(impl EncodeValue + ?Sized)) -> Vec<u8> {
+pub(crate) fn encode<V>(value: &(impl EncodeValue<V> + ?Sized)) -> Vec<u8> {
     let mut out = Vec::new();
     value.encode_value(&mut out);
     out
@@ -123,7 +131,7 @@ impl Stored for () {
     }
 }
 
-impl EncodeValue for str {
+impl EncodeValue<String> for str {
     fn encode_value(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.as_bytes());
     }
@@ -131,7 +139,7 @@ impl EncodeValue for str {
 
 impl EncodeValue for String {
     fn encode_value(&self, out: &mut Vec<u8>) {
-        self.as_str().encode_value(out);
+        out.extend_from_slice(self.as_bytes());
     }
 }
 
@@ -141,7 +149,7 @@ impl Stored for String {
     }
 }
 
-impl EncodeValue for [u8] {
+impl EncodeValue<Vec<u8>> for [u8] {
     fn encode_value(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self);
     }
@@ -159,7 +167,126 @@ impl Stored for Vec<u8> {
     }
 }
 
-impl<T: EncodeValue> EncodeValue for Option<T> {
+impl<V, W: EncodeValue<V> + ?Sized> EncodeValue<V> for &W {
+    fn encode_value(&self, out: &mut Vec<u8>) {
+        (**self).encode_value(out);
+    }
+}
+
+impl<const N: usize> EncodeValue for [u8; N] {
+    fn encode_value(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+}
+
+impl<const N: usize> Stored for [u8; N] {
+    fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
+        bytes.try_into().map_err(|_| Malformed::of::<Self>())
+    }
+}
+
+impl EncodeValue for char {
+    fn encode_value(&self, out: &mut Vec<u8>) {
+        u32::from(*self).encode_value(out);
+    }
+}
+
+impl Stored for char {
+    fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
+        u32::decode_value(bytes).ok().and_then(Self::from_u32).ok_or_else(Malformed::of::<Self>)
+    }
+}
+
+macro_rules! float_values {
+    ($($float:ty, $bits:ty, $nan:literal;)*) => {$(
+        impl EncodeValue for $float {
+            fn encode_value(&self, out: &mut Vec<u8>) {
+                // Which NaN an operation yields is the processor's choice.
+                let bits = if self.is_nan() { $nan } else { self.to_bits() };
+                bits.encode_value(out);
+            }
+        }
+
+        impl Stored for $float {
+            fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
+                <$bits>::decode_value(bytes).map(Self::from_bits).map_err(|_| Malformed::of::<Self>())
+            }
+        }
+    )*};
+}
+
+float_values! {
+    f64, u64, 0x7ff8_0000_0000_0000;
+    f32, u32, 0x7fc0_0000;
+}
+
+macro_rules! message_values {
+    ($($message:ty)*) => {$(
+        impl EncodeValue for $message {
+            fn encode_value(&self, out: &mut Vec<u8>) {
+                encode_message(self, out);
+            }
+        }
+
+        impl Stored for $message {
+            fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
+                decode_message(bytes)
+            }
+        }
+    )*};
+}
+
+message_values!(prost_types::Timestamp prost_types::Duration);
+
+/// Appends a part of a tuple that others follow: its length, and its bytes.
+fn encode_part<V>(part: &impl EncodeValue<V>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; PART_HEADER_BYTES]);
+    part.encode_value(out);
+    let len = u32::try_from(out.len() - start - PART_HEADER_BYTES).expect("memory is smaller than that");
+    out[start..start + PART_HEADER_BYTES].copy_from_slice(&len.to_be_bytes());
+}
+
+/// Splits such a part off.
+fn split_part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (len, rest) = bytes.split_first_chunk::<PART_HEADER_BYTES>()?;
+    let (part, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
+    *bytes = rest;
+    Some(part)
+}
+
+/// A u32.
+const PART_HEADER_BYTES: usize = 4;
+
+macro_rules! tuple_values {
+    ($(($($part:ident $given:ident $place:tt),+; $last:ident $given_last:ident $last_place:tt);)*) => {$(
+        impl<$($part, $given: EncodeValue<$part>,)+ $last, $given_last: EncodeValue<$last>> EncodeValue<($($part,)+ $last)>
+            for ($($given,)+ $given_last)
+        {
+            fn encode_value(&self, out: &mut Vec<u8>) {
+                $(encode_part(&self.$place, out);)+
+                self.$last_place.encode_value(out);
+            }
+        }
+
+        impl<$($part: Stored,)+ $last: Stored> Stored for ($($part,)+ $last) {
+            fn decode_value(mut bytes: &[u8]) -> Result<Self, Malformed> {
+                Ok((
+                    $($part::decode_value(split_part(&mut bytes).ok_or_else(Malformed::of::<Self>)?)?,)+
+                    $last::decode_value(bytes)?,
+                ))
+            }
+        }
+    )*};
+}
+
+tuple_values! {
+    (A GivenA 0; B GivenB 1);
+    (A GivenA 0, B GivenB 1; C GivenC 2);
+    (A GivenA 0, B GivenB 1, C GivenC 2; D GivenD 3);
+}
+
+impl<V, W: EncodeValue<V>> EncodeValue<Option<V>> for Option<W> {
     fn encode_value(&self, out: &mut Vec<u8>) {
         out.push(u8::from(self.is_some()));
         if let Some(value) = self {
@@ -198,7 +325,22 @@ mod tests {
             bytes in any::<Vec<u8>>(),
             nested in any::<Option<Option<String>>>(),
             flag in any::<bool>(),
+            floats in any::<(f64, f32)>(),
+            letter in any::<char>(),
+            array in any::<[u8; 5]>(),
+            pair in any::<(String, Vec<u8>)>(),
+            nest in any::<((String, u8), (Option<String>, i64, String, bool), char)>(),
+            (seconds, nanos) in any::<(i64, i32)>(),
         ) {
+            round(floats.0);
+            round(floats.1);
+            round(letter);
+            round(array);
+            assert_eq!(encode::<(String, Vec<u8>)>(&(pair.0.as_str(), pair.1.as_slice())), encode(&pair));
+            round(pair);
+            round(nest);
+            round(prost_types::Timestamp { seconds, nanos });
+            round(prost_types::Duration { seconds, nanos });
             round(integers.0);
             round(integers.1);
             round(integers.2);
@@ -213,6 +355,25 @@ mod tests {
             round(nested);
             round(flag);
         }
+
+        /// No two tuples have the same bytes, and whatever is read as a tuple has these bytes.
+        #[test]
+        fn tuples_are_told_apart(
+            (a, b) in any::<((Vec<u8>, Vec<u8>, Vec<u8>), (Vec<u8>, Vec<u8>, Vec<u8>))>(),
+            bytes in proptest::collection::vec(0_u8..3, 0..24),
+        ) {
+            prop_assert_eq!(encode(&a) == encode(&b), a == b);
+            if let Ok(tuple) = <(Vec<u8>, Vec<u8>, Vec<u8>)>::decode_value(&bytes) {
+                prop_assert_eq!(encode(&tuple), bytes);
+            }
+        }
+
+        #[test]
+        fn every_nan_is_stored_as_one(mantissa in 1_u64..1 << 52, negative in any::<bool>()) {
+            let nan = f64::from_bits(u64::from(negative) << 63 | 0x7ff << 52 | mantissa);
+            prop_assert_eq!(encode(&nan), encode(&f64::NAN));
+            prop_assert!(f64::decode_value(&encode(&nan)).unwrap().is_nan());
+        }
     }
 
     #[test]
@@ -221,15 +382,29 @@ mod tests {
         assert_eq!(encode(&-2_i16), [0xff, 0xfe]);
         assert_eq!(encode("añ"), [b'a', 0xc3, 0xb1]);
         assert_eq!(encode(&Some(true)), [1, 1]);
-        assert_eq!(encode(&None::<u64>), [0]);
+        assert_eq!(encode::<Option<u64>>(&None::<u64>), [0]);
+        assert_eq!(encode(&1.5_f64), [0x3f, 0xf8, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(encode(&-f64::NAN), [0x7f, 0xf8, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(encode(&-0.0_f32), [0x80, 0, 0, 0]);
+        assert_eq!(encode(&f32::NAN), [0x7f, 0xc0, 0, 0]);
+        assert_eq!(encode(&'ñ'), [0, 0, 0, 0xf1]);
+        assert_eq!(encode(&[7_u8, 0]), [7, 0]);
+        assert_eq!(encode(&(258_u16, "ab".to_owned())), [0, 0, 0, 2, 1, 2, b'a', b'b']);
+        assert_eq!(encode(&(String::new(), 'a', true)), [0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 97, 1]);
+        assert_eq!(encode(&(1_u8, 2_u8, 3_u8, ())), [0, 0, 0, 1, 1, 0, 0, 0, 1, 2, 0, 0, 0, 1, 3]);
+        assert_eq!(encode(&prost_types::Timestamp { seconds: 3, nanos: 1 }), [8, 3, 16, 1]);
     }
 
     #[test]
     fn wrong_bytes_name_the_wanted_type() {
         let error = u64::decode_value(b"abc").unwrap_err().to_string();
-        assert_eq!(error, "not a u64; did a tag change its type?");
+        assert_eq!(error, "not a u64");
         assert!(bool::decode_value(&[2]).is_err());
         assert!(Option::<u8>::decode_value(&[0, 0]).is_err());
         assert!(String::decode_value(&[0xff]).is_err());
+        assert!(char::decode_value(&[0, 0, 0xd8, 0]).is_err());
+        assert!(<[u8; 2]>::decode_value(&[1]).is_err());
+        assert!(<(u8, u8)>::decode_value(&[0, 0, 0, 2, 1, 1]).is_err());
+        assert!(<(u8, u8)>::decode_value(&[0xff, 0xff, 0xff, 0xff, 1]).is_err());
     }
 }

@@ -100,11 +100,14 @@ impl Shop {
     }
 
     /// Sends how many entries begin so, when that is news; ends at three.
-    fn follow(&self, cx: &Watch, prefix: &str) -> Step<u64> {
+    fn follow(&self, cx: &Watch, prefix: &str) -> Reply<Step<u64>> {
+        if prefix.is_empty() {
+            self.owner.get().ok_or_else(|| Status::failed_precondition("nobody owns the shop"))?;
+        }
         let count = self.stock.prefix(prefix).count() as u64;
         let step = if cx.recall::<u64>() == Some(count) { Step::wait() } else { Step::send(count) };
         let step = step.remember(&count).or_after(Duration::from_secs(5));
-        if count == 3 { step.done() } else { step }
+        Ok(if count == 3 { step.done() } else { step })
     }
 }
 
@@ -120,14 +123,14 @@ fn map_reads_ranges_and_prefixes_in_order_across_pages() {
         assert_eq!(shop.stock.len(), 1501);
         let all: Vec<u64> = shop.stock.prefix("item-").map(|(_, n)| n).collect();
         assert_eq!(all, (0..1500).collect::<Vec<_>>());
-        let back: Vec<u64> = shop.stock.prefix("item-").descending().map(|(_, n)| n).collect();
+        let back: Vec<u64> = shop.stock.prefix("item-").rev().map(|(_, n)| n).collect();
         assert_eq!(back, (0..1500).rev().collect::<Vec<_>>());
         let some = shop.stock.range("item-00010".to_owned()..="item-00012".to_owned());
         assert_eq!(some.map(|(_, n)| n).collect::<Vec<_>>(), [10, 11, 12]);
         assert_eq!(shop.stock.first(), Some(("item-00000".to_owned(), 0)));
         assert_eq!(shop.stock.last(), Some(("other".to_owned(), 7)));
         assert_eq!(shop.stock.remove_prefix("item-"), 1500);
-        assert_eq!(shop.stock.take("other"), Some(7));
+        assert_eq!(shop.stock.remove("other"), Some(7));
         assert!(shop.stock.is_empty());
         assert_eq!(shop.stock.update("new", |n| *n += 2), 2);
         assert_eq!(shop.visits.get(), 1);
@@ -195,7 +198,7 @@ fn retain_keeps_what_is_wanted_as_it_was_left() {
         assert_eq!(shop.stock.len(), 900);
         assert_eq!((shop.stock.get("item-00008"), shop.stock.get("item-00007")), (Some(16), None));
         assert_eq!(shop.stock.values().take(3).collect::<Vec<_>>(), [0, 2, 4]);
-        assert_eq!(shop.stock.keys().descending().next().as_deref(), Some("item-00999"));
+        assert_eq!(shop.stock.keys().next_back().as_deref(), Some("item-00999"));
         assert_eq!(shop.stock.pop_first(), Some(("item-00000".to_owned(), 0)));
         assert_eq!(shop.stock.pop_last(), Some(("item-00999".to_owned(), 1998)));
         assert_eq!(shop.stock.len(), 898);
@@ -228,11 +231,37 @@ fn counters_and_values_change_in_place() {
         assert_eq!(shop.visits.try_subtract(6).unwrap_err().code(), Code::OutOfRange);
         assert_eq!(shop.visits.try_add(u64::MAX).unwrap_err().code(), Code::OutOfRange);
         assert_eq!(shop.visits.try_subtract(2), Ok(3));
+        assert_eq!((shop.visits.subtract(1), shop.visits.saturating_subtract(7)), (2, 0));
         shop.visits.reset();
         assert_eq!(shop.visits.get(), 0);
         assert_eq!(shop.owner.update(|owner| owner.push_str("ann")), "ann");
-        assert_eq!(shop.owner.take().as_deref(), Some("ann"));
-        assert_eq!(shop.owner.take(), None);
+        assert_eq!(shop.owner.remove().as_deref(), Some("ann"));
+        assert_eq!(shop.owner.remove(), None);
+    });
+}
+
+#[test]
+#[should_panic(expected = "a counter stays at 0 or above")]
+fn counter_below_zero_is_a_panic() {
+    run(|shop| {
+        shop.visits.add(1);
+        shop.visits.subtract(2);
+    });
+}
+
+#[test]
+fn removal_says_what_was_there_and_deletion_does_not() {
+    run(|shop| {
+        shop.fill(2).unwrap();
+        assert_eq!((shop.stock.remove("item-00001"), shop.stock.remove("item-00001")), (Some(1), None));
+        shop.stock.delete("item-00000");
+        shop.stock.delete("item-00000");
+        assert!(shop.stock.is_empty());
+        shop.closed.insert(&1);
+        shop.closed.delete(&1);
+        shop.owner.set("ann");
+        shop.owner.delete();
+        assert_eq!((shop.closed.contains(&1), shop.owner.get()), (false, None));
     });
 }
 
@@ -360,6 +389,19 @@ fn log_time_and_lines_come_from_the_harness() {
     assert_eq!(lines, ["ann at (1, 0)", "bob at (2, 0)"]);
 }
 
+/// As on an idle cluster.
+#[test]
+fn log_time_passes_with_entries_only() {
+    let mut shop = Harness::<Shop>::new();
+    let _: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
+    let (start, index) = (shop.time_ms(), shop.index());
+    shop.advance(Duration::from_secs(2));
+    assert_eq!((shop.time_ms(), shop.index()), (start, index), "nobody waits for a time");
+    let _stream = shop.watch::<_, u64>("Shop/Stock", &"item-".to_owned());
+    shop.advance(Duration::from_secs(5));
+    assert!(shop.time_ms() > start && shop.index() > index, "a watch has waited");
+}
+
 #[test]
 fn watch_of_a_range_remembers_and_ends() {
     let mut shop = Harness::<Shop>::new();
@@ -373,6 +415,17 @@ fn watch_of_a_range_remembers_and_ends() {
     let _: u64 = shop.command("Shop/Fill", &3_u64).unwrap();
     assert_eq!(shop.sent(&stream), [3]);
     assert_eq!(shop.ended(&stream), Some(Ok(())));
+}
+
+#[test]
+fn watch_that_refuses_ends_its_stream() {
+    let mut shop = Harness::<Shop>::new();
+    let refused = shop.watch::<_, u64>("Shop/Stock", &String::new());
+    let refusal = shop.ended(&refused).unwrap().unwrap_err();
+    assert_eq!((refusal.code(), refusal.message()), (Code::FailedPrecondition, "nobody owns the shop"));
+    let _: u64 = shop.command("Shop/Own", &"ann".to_owned()).unwrap();
+    let followed = shop.watch::<_, u64>("Shop/Stock", &String::new());
+    assert_eq!((shop.sent(&followed), shop.ended(&followed)), (vec![0], None));
 }
 
 #[test]

@@ -38,10 +38,25 @@ impl Index for ByLength {
     }
 }
 
+/// Towns by how many live there.
+struct ByInhabitants;
+
+impl Index for ByInhabitants {
+    type Key = (String, u8);
+    type Value = u64;
+    type By = u64;
+    const TAG: u16 = 5;
+
+    fn by(_: &(String, u8), inhabitants: &u64) -> Vec<u64> {
+        vec![*inhabitants]
+    }
+}
+
 lockstep_guest::state! {
     struct Words {
         words: Table<u32, String, (ByLetter, ByLength)> = 1,
         others: Counter = 3,
+        towns: Table<(String, u8), u64, ByInhabitants> = 4,
     }
 }
 
@@ -70,7 +85,7 @@ fn rows_are_found_by_each_index_in_its_order() {
         fill(state, &[(1, "abba"), (2, "bus"), (3, "a"), (4, ""), (5, "sub")]);
         assert_eq!(keys(state.words.by(ByLetter).find(&'b')), [1, 2, 5]);
         assert_eq!(keys(state.words.by(ByLength).iter()), [1, 2, 5, 3]);
-        assert_eq!(keys(state.words.by(ByLength).iter().descending()), [3, 5, 2, 1]);
+        assert_eq!(state.words.by(ByLength).iter().keys().rev().collect::<Vec<_>>(), [3, 5, 2, 1]);
         assert_eq!(keys(state.words.by(ByLength).range(..Reverse(1))), [1, 2, 5]);
         assert_eq!(keys(state.words.by(ByLength).range(Reverse(3)..=Reverse(3))), [2, 5]);
         assert_eq!(keys(state.words.by(ByLetter).range('s'..)), [2, 5, 2, 5]);
@@ -101,6 +116,41 @@ fn entries_follow_their_row() {
     });
 }
 
+#[test]
+fn keys_are_borrowed_wherever_they_are_named() {
+    run(|state| {
+        let towns = &mut state.towns;
+        assert_eq!(towns.insert(&("Bonn", 1), &3), None);
+        assert_eq!(towns.insert(&("Bonn", 2), &4), None);
+        assert_eq!(towns.update(&("Bonn", 1), |inhabitants| *inhabitants += 2), 5);
+        assert_eq!(towns.by(ByInhabitants).find(&5).keys().collect::<Vec<_>>(), [("Bonn".to_owned(), 1)]);
+        assert_eq!(towns.by(ByInhabitants).find(&3).count(), 0);
+        assert!(towns.refresh(&("Bonn", 1)));
+        assert_eq!(towns.remove(&("Bonn", 1)), Some(5));
+        assert_eq!(towns.by(ByInhabitants).iter().count(), 1);
+        assert_eq!(towns.remove_prefix(&("Bonn",)), 1);
+        assert_eq!(towns.by(ByInhabitants).iter().count(), 0);
+    });
+}
+
+#[test]
+fn rows_that_are_taken_out_are_forgotten_by_the_indexes() {
+    run(|state| {
+        fill(state, &[(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e"), (6, "f"), (7, "g")]);
+        let words = &mut state.words;
+        assert_eq!(words.keys().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(words.values().collect::<String>(), "abcdefg");
+        assert_eq!(words.pop_first(), Some((1, "a".to_owned())));
+        assert_eq!(words.pop_last(), Some((7, "g".to_owned())));
+        assert_eq!(words.remove_range(..=2), 1);
+        // One is looked at, the other is not.
+        assert_eq!(words.drain_range(3..5).take(1).collect::<Vec<_>>(), [(3, "c".to_owned())]);
+        assert_eq!(words.by(ByLetter).iter().collect::<Vec<_>>(), [(5, "e".to_owned()), (6, "f".to_owned())]);
+        drop(words.drain());
+        assert_eq!((words.len(), words.by(ByLetter).iter().count(), words.by(ByLength).iter().count()), (0, 0, 0));
+    });
+}
+
 /// The rows of a map with the same tag: they become a table without being touched, and `reindex` finds them.
 #[test]
 fn map_becomes_a_table() {
@@ -123,20 +173,72 @@ fn map_becomes_a_table() {
     });
 }
 
+/// What is done to a table, and to the model of one.
+#[derive(Clone, Debug)]
+enum Step {
+    Insert(u32, String),
+    Append(u32, char),
+    Remove(u32),
+    RemoveFrom(u32),
+    DrainFrom(u32),
+    PopFirst,
+    PopLast,
+    /// Removes the words that end so, and appends to the others of this length.
+    Retain(char, usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let letter = || prop::sample::select(vec!['a', 'b', 'c']);
+    let step = prop_oneof![
+        (0_u32..6, "[abc]{0,3}").prop_map(|(key, word)| Step::Insert(key, word)),
+        (0_u32..6, letter()).prop_map(|(key, letter)| Step::Append(key, letter)),
+        (0_u32..6).prop_map(Step::Remove),
+        (3_u32..6).prop_map(Step::RemoveFrom),
+        (3_u32..6).prop_map(Step::DrainFrom),
+        Just(Step::PopFirst),
+        Just(Step::PopLast),
+        (letter(), 0_usize..3).prop_map(|(letter, len)| Step::Retain(letter, len)),
+    ];
+    proptest::collection::vec(step, 0..30)
+}
+
+fn take_step(words: &mut Table<u32, String, (ByLetter, ByLength)>, model: &mut BTreeMap<u32, String>, step: &Step) {
+    match step {
+        Step::Insert(key, word) => assert_eq!(words.insert(key, word), model.insert(*key, word.clone())),
+        Step::Append(key, letter) => {
+            let word = model.entry(*key).or_default();
+            word.push(*letter);
+            assert_eq!(&words.update(key, |word| word.push(*letter)), word);
+        }
+        Step::Remove(key) => assert_eq!(words.remove(key), model.remove(key)),
+        Step::RemoveFrom(key) => assert_eq!(words.remove_range(key..), model.split_off(key).len() as u64),
+        Step::DrainFrom(key) => assert_eq!(words.drain_range(key..).collect::<BTreeMap<_, _>>(), model.split_off(key)),
+        Step::PopFirst => assert_eq!(words.pop_first(), model.pop_first()),
+        Step::PopLast => assert_eq!(words.pop_last(), model.pop_last()),
+        Step::Retain(letter, len) => {
+            let keep = |_: &u32, word: &mut String| {
+                let kept = !word.ends_with(*letter);
+                if word.len() == *len {
+                    word.push('x');
+                }
+                kept
+            };
+            words.retain(keep);
+            model.retain(keep);
+        }
+    }
+}
+
 proptest! {
     /// Whatever is done, an index holds what its function says of the rows that are there.
     #[test]
-    fn indexes_agree_with_the_rows(steps in proptest::collection::vec((0_u32..4, "[abc]{0,3}", any::<bool>()), 0..30)) {
+    fn indexes_agree_with_the_rows(steps in steps()) {
         run(|state| {
             let mut model = BTreeMap::new();
-            for (key, word, remove) in &steps {
-                if *remove {
-                    assert_eq!(state.words.remove(key), model.remove(key));
-                } else {
-                    assert_eq!(state.words.insert(key, word), model.insert(*key, word.clone()));
-                }
+            for step in &steps {
+                take_step(&mut state.words, &mut model, step);
             }
-            for letter in ['a', 'b', 'c'] {
+            for letter in ['a', 'b', 'c', 'x'] {
                 let found: BTreeMap<_, _> = state.words.by(ByLetter).find(&letter).collect();
                 let expected = model.iter().filter(|(_, word)| word.contains(letter));
                 assert_eq!(found, expected.map(|(key, word)| (*key, word.clone())).collect());

@@ -1,5 +1,5 @@
 //! Turns the service's `.proto` into messages and a trait.
 
 fn main() {
-    guest_sdk_build::compile("../../proto/example.proto");
+    lockstep_guest_build::compile("../../proto/example.proto");
 }

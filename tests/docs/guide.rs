@@ -12,6 +12,8 @@ fn the_guide_makes_a_machine_and_deploys_it() -> Result<()> {
     // An author has no target directory of ours; nodes and files are removed even when a command fails.
     let clean = "trap 'kill $(jobs -p) 2>/dev/null || true; cd /; rm -rf /tmp/lockstep-guide' EXIT";
     let text = succeeded(&run(&format!("{clean}\nunset CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR\n{script}"))?)?;
+    // Natively, and in the component.
+    assert_eq!(text.matches("test a_lock_has_one_holder_until_its_lease_runs_out ... ok").count(), 2, "{text}");
     for expected in [
         "test followers_see_the_lease_end ... ok",
         "is a guest that nodes take",

@@ -266,26 +266,54 @@ fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
     };
     let made = new("my-machine")?;
     ensure!(made.status.success(), "{}", text(&made));
-    assert_says(&text(&made), &["my_machine.MyMachine", "cargo test", "lockstep dev"]);
+    assert_says(&text(&made), &["my_machine.MyMachine", "LOCKSTEP_COMPONENT=target/", "lockstep dev"]);
     let again = new("my-machine")?;
     ensure!(again.status.code() == Some(2), "{}", text(&again));
     assert_says(&text(&again), &["is there already"]);
     assert_says(&text(&new("../other")?), &["is no name for a project"]);
     let project = directory.path().join("my-machine");
     // The lock file names versions that this checkout was built with, so nothing has to be fetched.
-    let cargo = |arguments: &[&str]| -> Result<()> {
+    let cargo_with = |arguments: &[&str], variables: &[(&str, &Path)]| -> Result<Output> {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(arguments).arg("--offline").current_dir(&project).env("CARGO_TARGET_DIR", &target);
-        let output = command.stdin(Stdio::null()).output()?;
-        ensure!(output.status.success(), "cargo {arguments:?}: {}", text(&output));
-        Ok(())
+        command.env_remove("LOCKSTEP").env_remove("LOCKSTEP_COMPONENT").envs(variables.iter().copied());
+        Ok(command.stdin(Stdio::null()).output()?)
     };
-    cargo(&["fmt", "--check"])?;
-    cargo(&["test"])?;
-    cargo(&["build", "--release", "--target", "wasm32-unknown-unknown"])?;
+    let cargo = |arguments: &[&str], variables: &[(&str, &Path)]| -> Result<String> {
+        let output = cargo_with(arguments, variables)?;
+        ensure!(output.status.success(), "cargo {arguments:?}: {}", text(&output));
+        Ok(text(&output))
+    };
+    let formatted = Command::new("cargo").args(["fmt", "--check"]).current_dir(&project).output()?;
+    ensure!(formatted.status.success(), "not as cargo fmt has it: {}", text(&formatted));
+    cargo(&["test"], &[])?;
+    cargo(&["build", "--release", "--target", "wasm32-unknown-unknown"], &[])?;
     let built = as_text(&target.join("wasm32-unknown-unknown/release/my_machine.wasm"))?;
     assert_says(&done(&["check", &built])?, &["my_machine.MyMachine (2 methods"]);
     let script = as_text(&project.join("calls.jsonl"))?;
     assert_says(&done(&["test", &built, "--script", &script])?, &["5 of 5 met", "4 replies, 1 errors", "ok: 2 rows"]);
+    // The same tests, of what was built; and of what was not.
+    let (own, other) = (lockstep_binary(), kv_wasm());
+    let (program, component) = (("LOCKSTEP", &*own), "LOCKSTEP_COMPONENT");
+    let tested = cargo(&["test"], &[program, (component, Path::new(&built))])?;
+    assert_says(&tested, &["counts_add_up_and_survive_a_snapshot ... ok", "a_count_without_a_name_is_refused ... ok"]);
+    let cases = [
+        (vec![program, (component, &*other)], &["lacks", "command my_machine.MyMachine/Add", "another guest"][..]),
+        (
+            vec![program, (component, Path::new("no.wasm"))],
+            &["no component no.wasm", "my-machine/no.wasm", "Build it first"],
+        ),
+        (
+            vec![("LOCKSTEP", Path::new("no-lockstep")), (component, Path::new(&built))],
+            &["none in PATH", "set LOCKSTEP"],
+        ),
+    ];
+    for (variables, words) in cases {
+        let output = cargo_with(&["test"], &variables)?;
+        ensure!(!output.status.success(), "{variables:?}: {}", text(&output));
+        for word in words {
+            ensure!(text(&output).contains(word), "{variables:?} does not say {word:?}:\n{}", text(&output));
+        }
+    }
     Ok(())
 }

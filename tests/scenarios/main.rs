@@ -4,6 +4,7 @@
 mod backup;
 #[cfg(target_os = "linux")]
 mod compiling;
+mod component_tests;
 mod damaged_disk;
 mod disk_full;
 mod durable_steps;

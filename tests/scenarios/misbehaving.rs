@@ -28,7 +28,7 @@ pub(crate) fn deed(what: What) -> Deed {
 }
 
 /// What the status of a call must be: its code, and a part of its message; `Ok` for a reply.
-type Expected = (Code, &'static str);
+pub(crate) type Expected = (Code, &'static str);
 
 const FUEL: Expected = (Code::ResourceExhausted, "used all its fuel");
 const MEMORY: Expected = (Code::ResourceExhausted, "asked for more memory than the limit");
@@ -40,7 +40,7 @@ const TRAPPED: Expected = (Code::Internal, "trapped");
 const FINE: Expected = (Code::Ok, "");
 
 /// What each comes to as a command.
-const COMMANDS: [(What, Expected); 36] = [
+pub(crate) const COMMANDS: [(What, Expected); 36] = [
     (What::Loop, FUEL),
     (What::Recurse, STACK),
     (What::Allocate, MEMORY),
@@ -81,7 +81,7 @@ const COMMANDS: [(What, Expected); 36] = [
 ];
 
 /// What else some of them come to in a query.
-const QUERIES: [(What, Expected); 10] = [
+pub(crate) const QUERIES: [(What, Expected); 10] = [
     (What::FloodGets, BUDGET),
     (What::FloodScans, BUDGET),
     (What::TrapBetween, FORBIDDEN),

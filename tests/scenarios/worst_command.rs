@@ -10,10 +10,13 @@ use tonic::Code;
 use crate::misbehaving::{client, deed, misbehaving};
 
 /// What has to be done before, and what is measured.
-const CASES: [(&[What], What); 20] = [
+const CASES: [(&[What], What); 23] = [
     (&[], What::Loop),
     (&[], What::Divide),
     (&[], What::RoundVectors),
+    (&[], What::MultiplyDenormals),
+    (&[], What::RootDenormals),
+    (&[], What::MultiplyDenormalVectors),
     (&[], What::Recurse),
     (&[], What::FillMemory),
     (&[], What::CopyMemory),

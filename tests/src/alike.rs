@@ -21,9 +21,9 @@ use crate::process::{NodeProcess, Options, failpoints_binary, lockstep_binary, m
 use crate::{Cluster, PATIENCE, eventually};
 
 /// Calls on their way at each node. Enough that an entry holds many commands, and that it holds other ones each time.
-const CALLS_EACH: usize = 64;
+const CALLS_EACH: usize = 256;
 /// Connections that they share, at each node.
-const CONNECTIONS_EACH: usize = 2;
+const CONNECTIONS_EACH: usize = 4;
 /// A call without an answer for so long is made again.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 /// Between two attempts.

@@ -1,6 +1,6 @@
 //! Builds the guests: every crate that lies under `guests/`, for wasm32-unknown-unknown, into `build/<name>.wasm`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,7 +8,7 @@ use crate::{cargo, place, root};
 
 /// Every crate under `guests/`, so that one's own is built as soon as it lies there.
 pub(crate) fn guests() -> Result<()> {
-    let packages = packages(&root().join("guests"))?;
+    let packages: Vec<String> = packages(&root().join("guests"))?.into_iter().map(|(_, name)| name).collect();
     ensure!(!packages.is_empty(), "there is no crate under guests/");
     build(&packages)
 }
@@ -27,14 +27,25 @@ pub(crate) fn build(packages: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The names of the packages in the directories of `place`, sorted.
-fn packages(place: &Path) -> Result<Vec<String>> {
+/// The guests that have tests of their name.
+pub(crate) fn with_tests() -> Result<Vec<String>> {
+    let packages = packages(&root().join("guests"))?.into_iter();
+    Ok(packages
+        .filter(|(place, name)| place.join("tests").join(format!("{name}.rs")).is_file())
+        .map(|(_, name)| name)
+        .collect())
+}
+
+/// The packages in the directories of `place`: where, and their names, sorted.
+fn packages(place: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mut packages = Vec::new();
     for entry in std::fs::read_dir(place).with_context(|| format!("reading {}", place.display()))? {
-        let manifest = entry?.path().join("Cargo.toml");
+        let package = entry?.path();
+        let manifest = package.join("Cargo.toml");
         if manifest.is_file() {
             let text = std::fs::read_to_string(&manifest).with_context(|| format!("reading {}", manifest.display()))?;
-            packages.push(name(&text).with_context(|| format!("{} has no line name = \"...\"", manifest.display()))?);
+            let name = name(&text).with_context(|| format!("{} has no line name = \"...\"", manifest.display()))?;
+            packages.push((package, name));
         }
     }
     packages.sort();
@@ -57,7 +68,12 @@ mod tests {
     #[test]
     fn every_crate_under_guests_is_found_by_the_name_of_its_package() {
         let found = packages(&root().join("guests")).unwrap();
-        assert!(found.contains(&"kv".to_owned()), "{found:?}");
+        assert!(found.iter().any(|(place, name)| name == "kv" && place.ends_with("guests/kv")), "{found:?}");
+    }
+
+    #[test]
+    fn the_guests_of_the_checkout_are_tested_as_components() {
+        assert_eq!(with_tests().unwrap(), ["counter", "kv", "words"]);
     }
 
     #[test]

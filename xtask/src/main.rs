@@ -8,7 +8,7 @@ mod guests;
 mod setup;
 mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -86,9 +86,15 @@ fn target_dir() -> Result<PathBuf> {
 
 /// cargo, in the checkout, with our target directory.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
-    println!("$ cargo {}", arguments.join(" "));
+    cargo_with(&[], arguments)
+}
+
+fn cargo_with(variables: &[(&str, &Path)], arguments: &[&str]) -> Result<()> {
+    let set: String = variables.iter().map(|(name, path)| format!("{name}={} ", path.display())).collect();
+    println!("$ {set}cargo {}", arguments.join(" "));
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(arguments)
+        .envs(variables.iter().copied())
         .current_dir(root())
         .env("CARGO_TARGET_DIR", target_dir()?)
         .env("LOCKSTEP_BUILD_DIR", build_dir())
@@ -166,5 +172,18 @@ fn test(filter: &[&str]) -> Result<()> {
     }
     let mut arguments = vec!["test", "--locked", "--release", "--workspace"];
     arguments.extend_from_slice(filter);
-    cargo(&arguments)
+    cargo(&arguments)?;
+    if filter.is_empty() { test_components() } else { Ok(()) }
+}
+
+/// The tests of the guests once more, each against its component. Chosen by name out of the whole workspace, so that nothing is compiled
+/// again: a guest's tests are `tests/<name of the package>.rs`.
+fn test_components() -> Result<()> {
+    let program = build_dir().join("lockstep");
+    for guest in guests::with_tests()? {
+        let component = build_dir().join(format!("{guest}.wasm"));
+        let variables = [("LOCKSTEP", program.as_path()), ("LOCKSTEP_COMPONENT", component.as_path())];
+        cargo_with(&variables, &["test", "--locked", "--release", "--workspace", "--test", &guest])?;
+    }
+    Ok(())
 }

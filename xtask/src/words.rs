@@ -31,8 +31,8 @@ it, and stops everything. Leaves no process and no file behind. Takes no argumen
 const TEST: &str = "\
 cargo xtask test [argument of cargo test ...]
 
-Sets up and builds, checks format and lints, and runs every test. With arguments it runs only what they choose, and leaves out
-format and lints:
+Sets up and builds, checks format and lints, and runs every test, those of the guests a second time against their components. With
+arguments it runs only what they choose, and leaves out format, lints and the second time:
 
   cargo xtask test --test scenarios first_hour
   cargo xtask test --package lockstep --lib config::

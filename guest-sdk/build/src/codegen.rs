@@ -52,16 +52,17 @@ impl ServiceGenerator for Traits {
 
 fn write_method(method: &Method, kind: Kind, out: &mut String) {
     method.comments.append_with_indent(1, out);
+    let output = &method.output_type;
     let (receiver, context, reply) = match kind {
-        Kind::Command => ("&mut self", "Command", "Reply"),
-        Kind::Query => ("&self", "Query", "Reply"),
-        Kind::Watch => ("&self", "Watch", "Step"),
+        Kind::Command => ("&mut self", "Command", output.clone()),
+        Kind::Query => ("&self", "Query", output.clone()),
+        Kind::Watch => ("&self", "Watch", format!("::lockstep_guest::Step<{output}>")),
     };
     line(
         out,
         &format!(
-            "    fn {}({receiver}, cx: &::lockstep_guest::{context}, request: {}) -> ::lockstep_guest::{reply}<{}>;",
-            method.name, method.input_type, method.output_type,
+            "    fn {}({receiver}, cx: &::lockstep_guest::{context}, request: {}) -> ::lockstep_guest::Reply<{reply}>;",
+            method.name, method.input_type,
         ),
     );
 }

@@ -90,7 +90,9 @@ fn trait_carries_receivers_comments_and_full_names() {
     has("pub trait Counter: ::lockstep_guest::State {");
     has("/// Adds one.");
     has("fn add( &mut self, cx: &::lockstep_guest::Command, request: Q, ) -> ::lockstep_guest::Reply<R>;");
-    has("fn flow( &self, cx: &::lockstep_guest::Watch, request: Q, ) -> ::lockstep_guest::Step<R>;");
+    has(
+        "fn flow( &self, cx: &::lockstep_guest::Watch, request: Q, ) -> ::lockstep_guest::Reply<::lockstep_guest::Step<R>>;",
+    );
     has("Method::command( \"app.v1.Counter/Add\"");
     has("Method::watch( \"app.v1.Counter/Flow\"");
     has("pub use lockstep_proto::app::v1::*;");

@@ -8,19 +8,16 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::host::Page;
+use crate::limits::{
+    CHUNK_BYTES_MAX, COMMAND_WRITE_BYTES_MAX, KEY_BYTES_MAX, KEYS_REMOVED_MAX, LOG_BYTES_MAX, STORE_BYTES_MAX,
+    STORE_CALLS_MAX, VALUE_BYTES_MAX,
+};
 use crate::log::Level;
 use crate::status::Status;
 use crate::value::describe;
 
-/// Limits of the host's default profile.
-const KEY_BYTES_MAX: usize = 4 * 1024;
-const VALUE_BYTES_MAX: usize = 1024 * 1024;
-const COMMAND_WRITE_BYTES_MAX: usize = 8 * 1024 * 1024;
-const STORE_CALLS_MAX: usize = 100_000;
-const STORE_BYTES_MAX: usize = 64 * 1024 * 1024;
-const KEYS_REMOVED_MAX: usize = 100_000;
+/// Rows of one page, in bytes; what the host's store sends at once.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
-const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
 /// Rows of a store.
 pub(crate) type Store = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -53,6 +50,8 @@ pub(crate) struct Call {
     written_bytes: usize,
     store_calls: usize,
     store_bytes: usize,
+    keys_removed: usize,
+    log_bytes: usize,
 }
 
 /// What a step looked at.
@@ -88,6 +87,8 @@ impl Call {
             written_bytes: 0,
             store_calls: 0,
             store_bytes: 0,
+            keys_removed: 0,
+            log_bytes: 0,
         }
     }
 
@@ -110,6 +111,12 @@ impl Call {
         self.before.keys().map(|key| (key.clone(), self.store.get(key).cloned())).collect()
     }
 
+    /// Takes the store as it was before the call.
+    pub(crate) fn into_store_before(mut self) -> Store {
+        self.undo();
+        self.store
+    }
+
     fn undo(&mut self) {
         for (key, value) in std::mem::take(&mut self.before) {
             match value {
@@ -129,11 +136,15 @@ impl Call {
                 describe(key)
             )));
         }
-        self.written_bytes += key.len() + value_len;
+        self.count_written(key.len() + value_len);
+        self.replace(key, value);
+    }
+
+    fn count_written(&mut self, bytes: usize) {
+        self.written_bytes += bytes;
         if self.mode == Mode::Apply && self.written_bytes > COMMAND_WRITE_BYTES_MAX {
             end(Status::resource_exhausted(format!("one command writes at most {COMMAND_WRITE_BYTES_MAX} bytes")));
         }
-        self.replace(key, value);
     }
 
     fn replace(&mut self, key: &[u8], value: Option<&[u8]>) {
@@ -219,6 +230,19 @@ fn check_key(key: &[u8]) {
     }
 }
 
+/// A bound of a range may be one byte longer than a key: the least bytes above the longest one.
+fn check_bounds(start: &[u8], end: Option<&[u8]>) {
+    for (what, bound) in [("start", Some(start)), ("end", end)] {
+        let len = bound.map_or(0, <[u8]>::len);
+        if len > KEY_BYTES_MAX + 1 {
+            self::end(Status::resource_exhausted(format!(
+                "the {what} of the range has {len} bytes; at most {} are possible",
+                KEY_BYTES_MAX + 1
+            )));
+        }
+    }
+}
+
 pub(crate) fn get(key: &[u8]) -> Option<Vec<u8>> {
     check_key(key);
     with(|call| {
@@ -230,6 +254,7 @@ pub(crate) fn get(key: &[u8]) -> Option<Vec<u8>> {
 }
 
 pub(crate) fn scan(start: &[u8], end: Option<&[u8]>, reverse: bool, limit: u32) -> Page {
+    check_bounds(start, end);
     with(|call| {
         let page = scan_store(&call.store, start, end, reverse, limit);
         call.spend(1, start.len() + end.map_or(0, <[u8]>::len) + page.page.rows.len());
@@ -293,6 +318,12 @@ pub(crate) fn remove(key: &[u8]) {
 
 pub(crate) fn remove_range(start: &[u8], end: Option<&[u8]>, limit: u32) -> u64 {
     with(|call| {
+        // An empty removal is a write all the same.
+        call.may_write("remove-range", start);
+        let bounds_len = start.len() + end.map_or(0, <[u8]>::len);
+        call.spend(1, bounds_len);
+        call.count_written(bounds_len);
+        check_bounds(start, end);
         let most = if limit == 0 { usize::MAX } else { limit as usize };
         let keys: Vec<Vec<u8>> = call
             .store
@@ -301,12 +332,10 @@ pub(crate) fn remove_range(start: &[u8], end: Option<&[u8]>, limit: u32) -> u64 
             .take_while(|key| end.is_none_or(|end| key.as_slice() < end))
             .take(most)
             .collect();
-        // An empty removal is a write all the same.
-        call.may_write("remove-range", start);
-        call.spend(1, start.len() + end.map_or(0, <[u8]>::len));
-        if call.mode == Mode::Apply && keys.len() > KEYS_REMOVED_MAX {
+        call.keys_removed += keys.len();
+        if call.mode == Mode::Apply && call.keys_removed > KEYS_REMOVED_MAX {
             self::end(Status::resource_exhausted(format!(
-                "one command removes at most {KEYS_REMOVED_MAX} keys of a range"
+                "one command removes at most {KEYS_REMOVED_MAX} keys by range"
             )));
         }
         for key in &keys {
@@ -328,7 +357,13 @@ pub(crate) fn node_status() -> String {
 }
 
 pub(crate) fn log(level: Level, message: &str) {
-    with(|call| call.lines.push((level, message.to_owned())));
+    with(|call| {
+        // A line that does not fit leaves no room for the next.
+        call.log_bytes = call.log_bytes.saturating_add(message.len());
+        if call.log_bytes <= LOG_BYTES_MAX {
+            call.lines.push((level, message.to_owned()));
+        }
+    });
 }
 
 pub(crate) fn sink_write(chunk: &[u8]) {

@@ -8,10 +8,33 @@
 //! ```
 //!
 //! It plays one node: commands in order, rollback of what fails, watches that run again when what they
-//! read changes. It keeps the host's rules and limits on the store, but neither fuel nor memory limits.
-//! What other replicas would make of the log is in `replay`.
+//! read changes. What other replicas would make of the log is in `replay`.
+//!
+//! The same file also tests what is deployed, in the sandbox of a node, with one variable:
+//!
+//! ```text
+//! LOCKSTEP_COMPONENT=target/wasm32-unknown-unknown/release/locks.wasm cargo test
+//!
+//! test ─► Harness: state, log, time, streams ─► guest ─┬► dispatch: handlers, natively
+//!                         ▲                            └► component ─► frames ─► lockstep guest serve: wasm
+//!                         └──── store, log, snapshots: host ◄───── what it asks for ◄────┘
+//! ```
+//!
+//! The state stays in the harness, so a test sees the same either way, but for this:
+//! - Natively the store's rules and limits hold, in a component also those of fuel, memory and stack. Where both have a limit the
+//!   texts of a status may differ, its code does not; a panic is INTERNAL, with the guest's backtrace.
+//! - In a component every call has an instance of its own, which is what nodes promise at least. A static starts anew with each:
+//!   what leaks through one between commands of an entry is found natively, and by `lockstep guest test`.
+//! - [`Harness::inspect`] and [`Harness::change`] are code of the test: they run natively, on the same state.
+//! - Fuel differs a little from a node's: rows that a command removed and then looks for cost nothing extra here. A query is not timed.
 
+mod component;
+#[cfg(test)]
+mod component_tests;
+mod frames;
+mod guest;
 pub(crate) mod host;
+mod program;
 mod replay;
 mod watches;
 
@@ -20,21 +43,16 @@ use std::time::Duration;
 
 use prost::Message;
 
-use crate::context::{Command, Place, Query};
-use crate::dispatch::{self, Machine};
+use crate::context::Place;
+use crate::dispatch::Machine;
 use crate::log::Level;
-use crate::snapshot::{Format, Sink, Source};
 use crate::status::{Reply, Status};
+use guest::{Guest, Request};
 use host::{Call, Mode, Store, Writes};
 use watches::Streams;
 
+pub use component::{Component, ComponentError};
 pub use watches::Stream;
-
-/// Largest reply that clients of any make accept: 4 MiB less 64 KiB.
-const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
-
-/// Most bytes in the details of a refusal.
-const DETAILS_BYTES_MAX: usize = 4 * 1024;
 
 /// Milliseconds since 1970 at which a harness begins: 2024-01-01.
 const START_MS: u64 = 1_704_067_200_000;
@@ -42,9 +60,13 @@ const START_MS: u64 = 1_704_067_200_000;
 /// One machine under test.
 #[derive(Debug)]
 pub struct Harness<M> {
+    guest: Guest,
     store: Store,
     index: u64,
-    now_ms: u64,
+    /// What the leader's clock shows.
+    clock_ms: u64,
+    /// Time of the last entry: what guests see.
+    log_ms: u64,
     caller: String,
     node_status: String,
     log: Vec<Applied>,
@@ -85,12 +107,33 @@ impl<M: Machine> Default for Harness<M> {
 }
 
 impl<M: Machine> Harness<M> {
-    /// An empty state. The first command has index 1.
+    /// An empty state. The first command has index 1. Handlers run natively, or in the component that `LOCKSTEP_COMPONENT` names.
+    ///
+    /// # Panics
+    /// When that component cannot be run, or is another machine's.
     pub fn new() -> Self {
+        match Component::given() {
+            None => Self::on(Guest::Native),
+            Some(component) => Self::in_component(&component),
+        }
+    }
+
+    /// [`new`](Self::new) with this component, whatever is set.
+    ///
+    /// # Panics
+    /// When it is another machine's.
+    pub fn in_component(component: &Component) -> Self {
+        component.assert_serves::<M>();
+        Self::on(Guest::Component(component.clone()))
+    }
+
+    fn on(guest: Guest) -> Self {
         Self {
+            guest,
             store: Store::new(),
             index: 0,
-            now_ms: START_MS,
+            clock_ms: START_MS,
+            log_ms: START_MS,
             caller: String::new(),
             node_status: "{}".to_owned(),
             log: Vec::new(),
@@ -138,7 +181,7 @@ impl<M: Machine> Harness<M> {
     /// When called in `commands`.
     pub fn together<T>(&mut self, commands: impl FnOnce(&mut Self) -> T) -> T {
         assert!(self.entry.is_none(), "an entry cannot hold another entry");
-        self.index += 1;
+        self.begin_entry();
         self.entry = Some(OpenEntry::default());
         let done = commands(self);
         let entry = self.entry.take().expect("the entry is still open");
@@ -148,16 +191,16 @@ impl<M: Machine> Harness<M> {
 
     fn apply_next(&mut self, method: &str, request: &[u8]) -> Reply<Vec<u8>> {
         let entry = self.entry.as_mut().expect("an entry is open");
-        let place = Place { index: self.index, position: entry.commands, time_ms: self.now_ms };
+        let place = Place { index: self.index, position: entry.commands, time_ms: self.log_ms };
         entry.commands += 1;
         let (method, request) = (method.to_owned(), request.to_vec());
         let command = Logged { place, caller: self.caller.clone(), method, request };
-        let call = apply::<M>(std::mem::take(&mut self.store), &command);
-        entry.writes.extend(call.applied.writes.clone());
+        let Ran { call, applied } = apply::<M>(&self.guest, std::mem::take(&mut self.store), &command);
+        entry.writes.extend(applied.writes.clone());
         self.store = call.store;
         self.lines.extend(call.lines);
-        let outcome = call.applied.outcome.clone();
-        self.log.push(call.applied);
+        let outcome = applied.outcome.clone();
+        self.log.push(applied);
         outcome
     }
 
@@ -175,11 +218,11 @@ impl<M: Machine> Harness<M> {
     pub fn query<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Reply<R> {
         self.between_entries();
         let request = request.encode_to_vec();
-        let cx = Query::at(self.place());
+        let request = Request { place: self.place(), method, bytes: &request };
         let mut call = Call::new(Mode::Query, std::mem::take(&mut self.store));
         call.caller.clone_from(&self.caller);
         call.node_status.clone_from(&self.node_status);
-        let (call, outcome) = call.run(|| checked_reply(dispatch::query::<M>(&cx, method, &request)));
+        let (call, outcome) = self.guest.query::<M>(call, request);
         self.store = call.store;
         self.lines.extend(call.lines);
         decode_reply(method, outcome)
@@ -216,7 +259,8 @@ impl<M: Machine> Harness<M> {
     /// When the snapshot fails or the restored state differs.
     pub fn snapshot_restore(&mut self) {
         self.between_entries();
-        self.store = moved::<M>(std::mem::take(&mut self.store)).unwrap_or_else(|problem| panic!("{problem}"));
+        let moved = moved::<M>(&self.guest, std::mem::take(&mut self.store));
+        self.store = moved.unwrap_or_else(|problem| panic!("{problem}"));
         self.streams_after_reset();
     }
 
@@ -225,7 +269,7 @@ impl<M: Machine> Harness<M> {
     /// # Errors
     /// What the guest's snapshot returned.
     pub fn snapshot(&mut self) -> Result<Vec<u8>, Status> {
-        let (store, snapshot) = written::<M>(std::mem::take(&mut self.store));
+        let (store, snapshot) = written::<M>(&self.guest, std::mem::take(&mut self.store));
         self.store = store;
         snapshot
     }
@@ -236,7 +280,7 @@ impl<M: Machine> Harness<M> {
     /// What the guest's restore returned; the old state remains.
     pub fn restore(&mut self, snapshot: Vec<u8>) -> Result<(), Status> {
         self.between_entries();
-        self.store = restored::<M>(snapshot)?;
+        self.store = restored::<M>(&self.guest, snapshot)?;
         self.streams_after_reset();
         Ok(())
     }
@@ -250,7 +294,7 @@ impl<M: Machine> Harness<M> {
     /// At the first difference, saying which.
     pub fn assert_replicas_agree(&self) {
         self.between_entries();
-        if let Err(difference) = replay::agree::<M>(&self.log) {
+        if let Err(difference) = replay::agree::<M>(&self.guest, &self.log) {
             panic!("the replicas disagree: {difference}");
         }
     }
@@ -266,20 +310,22 @@ impl<M: Machine> Harness<M> {
         json.clone_into(&mut self.node_status);
     }
 
-    /// Log index of the last command.
+    /// Index of the last log entry.
     pub fn index(&self) -> u64 {
         self.index
     }
 
-    /// Time of the log, in milliseconds since 1970.
+    /// Log time, in milliseconds since 1970: that of the last entry. Queries see it, too.
     pub fn time_ms(&self) -> u64 {
-        self.now_ms
+        self.log_ms
     }
 
-    /// Lets time pass; watches wake that asked for it.
+    /// Lets time pass, for the next command and for watches that asked for it. As on a node, log time stands still until one of them
+    /// comes: a query sees the time of the last entry. For a watch that wakes the leader appends an entry without commands, so the
+    /// index grows.
     pub fn advance(&mut self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).expect("a test takes less than an age");
-        self.advance_to(self.now_ms + ms);
+        self.advance_to(self.clock_ms + ms);
     }
 
     /// Takes the lines logged since the last call.
@@ -288,75 +334,53 @@ impl<M: Machine> Harness<M> {
     }
 
     fn place(&self) -> Place {
-        Place { index: self.index, position: 0, time_ms: self.now_ms }
+        Place { index: self.index, position: 0, time_ms: self.log_ms }
+    }
+
+    /// The next entry, which carries the leader's clock.
+    fn begin_entry(&mut self) {
+        self.index += 1;
+        self.log_ms = self.clock_ms;
     }
 }
 
-/// A command that was run, and the store after it.
+/// A command that was run, and the store after it, in what is left of its call.
 struct Ran {
-    store: Store,
+    call: Call,
     applied: Applied,
-    lines: Vec<(Level, String)>,
 }
 
-fn apply<M: Machine>(store: Store, command: &Logged) -> Ran {
+fn apply<M: Machine>(guest: &Guest, store: Store, command: &Logged) -> Ran {
     let mut call = Call::new(Mode::Apply, store);
     call.caller.clone_from(&command.caller);
-    let cx = Command::at(command.place);
-    let (call, outcome) = call.run(|| checked_reply(dispatch::apply::<M>(&cx, &command.method, &command.request)));
+    let request = Request { place: command.place, method: &command.method, bytes: &command.request };
+    let (call, outcome) = guest.apply::<M>(call, request);
     let applied = Applied { command: command.clone(), outcome, writes: call.writes() };
-    Ran { store: call.store, applied, lines: call.lines }
+    Ran { call, applied }
 }
 
 /// The bytes of a snapshot of a store.
-fn written<M: Machine>(store: Store) -> (Store, Result<Vec<u8>, Status>) {
-    let (call, outcome) = Call::new(Mode::Snapshot, store).run(|| {
-        let mut sink = Sink::open();
-        M::Snapshots::write(&mut sink)?;
-        sink.finish();
-        Ok(())
-    });
+fn written<M: Machine>(guest: &Guest, store: Store) -> (Store, Result<Vec<u8>, Status>) {
+    let (call, outcome) = guest.snapshot::<M>(Call::new(Mode::Snapshot, store));
     (call.store, outcome.map(|()| call.sink))
 }
 
-fn restored<M: Machine>(snapshot: Vec<u8>) -> Result<Store, Status> {
+fn restored<M: Machine>(guest: &Guest, snapshot: Vec<u8>) -> Result<Store, Status> {
     let mut call = Call::new(Mode::Restore, Store::new());
     call.source = snapshot;
-    let (call, outcome) = call.run(|| M::Snapshots::read(&mut Source::open()));
+    let (call, outcome) = guest.restore::<M>(call);
     outcome.map(|()| call.store)
 }
 
 /// A store on a new node, after a snapshot; or how it differs there.
-fn moved<M: Machine>(store: Store) -> Result<Store, String> {
-    let (store, snapshot) = written::<M>(store);
+fn moved<M: Machine>(guest: &Guest, store: Store) -> Result<Store, String> {
+    let (store, snapshot) = written::<M>(guest, store);
     let snapshot = snapshot.map_err(|status| format!("snapshot: {status}"))?;
-    let restored = restored::<M>(snapshot).map_err(|status| format!("restore: {status}"))?;
+    let restored = restored::<M>(guest, snapshot).map_err(|status| format!("restore: {status}"))?;
     match difference(&store, &restored) {
         Some(difference) => Err(format!("the restored state differs from the original: {difference}")),
         None => Ok(restored),
     }
-}
-
-/// What the host makes of an outcome before a client sees it.
-fn checked_reply(reply: Reply<Vec<u8>>) -> Reply<Vec<u8>> {
-    let reply = reply.map_err(checked_status)?;
-    if reply.len() > REPLY_BYTES_MAX {
-        return Err(Status::resource_exhausted(format!(
-            "the reply has {} bytes; at most {REPLY_BYTES_MAX}",
-            reply.len()
-        )));
-    }
-    Ok(reply)
-}
-
-fn checked_status(status: Status) -> Status {
-    let details = status.details().len();
-    if details > DETAILS_BYTES_MAX {
-        return Status::resource_exhausted(format!(
-            "the details of a refusal have {details} bytes; at most {DETAILS_BYTES_MAX}"
-        ));
-    }
-    status.with_short_message()
 }
 
 fn decode_reply<R: Message + Default>(method: &str, reply: Reply<Vec<u8>>) -> Reply<R> {

@@ -1,6 +1,7 @@
 //! What other replicas make of the same log: each command of it once more, on a store of its own. A
 //! command that is not a function of state and entry alone is found here, unless chance hides it.
 
+use super::guest::Guest;
 use super::host::Store;
 use super::{Applied, Ran, apply, moved};
 use crate::dispatch::Machine;
@@ -17,18 +18,19 @@ enum Replica {
 }
 
 /// Says where a replica disagrees.
-pub(super) fn agree<M: Machine>(log: &[Applied]) -> Result<(), String> {
+pub(super) fn agree<M: Machine>(guest: &Guest, log: &[Applied]) -> Result<(), String> {
     for replica in [Replica::Plain, Replica::Repeating, Replica::Moving] {
         // A thread of its own, so that thread-locals begin anew.
         std::thread::scope(|scope| {
-            let running = scope.spawn(move || replay::<M>(log, replica));
-            running.join().expect("outcomes of the guest do not unwind")
+            let running = scope.spawn(move || replay::<M>(guest, log, replica));
+            // Outcomes of the guest do not unwind; a program that should run its component, and breaks, does.
+            running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
     }
     Ok(())
 }
 
-fn replay<M: Machine>(log: &[Applied], replica: Replica) -> Result<(), String> {
+fn replay<M: Machine>(guest: &Guest, log: &[Applied], replica: Replica) -> Result<(), String> {
     let mut store = Store::new();
     let mut entries = 0_u64;
     for (at, first) in log.iter().enumerate() {
@@ -36,17 +38,18 @@ fn replay<M: Machine>(log: &[Applied], replica: Replica) -> Result<(), String> {
         if place.position == 0 && at > 0 {
             entries += 1;
             if replica == Replica::Moving && entries.is_power_of_two() {
-                store = moved::<M>(store).map_err(|problem| format!("before index {}: {problem}", place.index))?;
+                store =
+                    moved::<M>(guest, store).map_err(|problem| format!("before index {}: {problem}", place.index))?;
             }
         }
         if replica == Replica::Repeating {
-            let mut before = store.clone();
-            std::mem::swap(&mut before, &mut store);
-            compare(first, &apply::<M>(before, &first.command))?;
+            let ran = apply::<M>(guest, store, &first.command);
+            compare(first, &ran)?;
+            store = ran.call.into_store_before();
         }
-        let ran = apply::<M>(store, &first.command);
+        let ran = apply::<M>(guest, store, &first.command);
         compare(first, &ran)?;
-        store = ran.store;
+        store = ran.call.store;
     }
     Ok(())
 }

@@ -5,15 +5,13 @@ use std::marker::PhantomData;
 
 use prost::Message;
 
+use super::Harness;
+use super::guest::Request;
 use super::host::{Call, Mode, Reads, Writes};
-use super::{Harness, checked_reply};
-use crate::context::{Cause, Watch};
-use crate::dispatch::{self, Machine};
+use crate::context::Cause;
+use crate::dispatch::Machine;
 use crate::status::{Reply, Status};
-use crate::step::Plan;
-
-/// Most bytes that a step hands to the next.
-const MEMO_BYTES_MAX: usize = 4 * 1024;
+use crate::step::Step;
 
 /// A stream that a test opened.
 #[derive(Clone, Copy, Debug)]
@@ -105,10 +103,18 @@ impl<M: Machine> Harness<M> {
 
     pub(super) fn advance_to(&mut self, until_ms: u64) {
         while let Some((at_ms, id)) = self.next_timer().filter(|timer| timer.0 <= until_ms) {
-            self.now_ms = at_ms;
-            self.step(id, Cause::Wake);
+            self.clock_ms = at_ms;
+            if self.log_ms < at_ms {
+                // The leader appends an entry without commands, so that the watch sees the time that it waits for.
+                self.begin_entry();
+                self.streams_after_commit(&Writes::new());
+            }
+            // Unless that entry has woken it.
+            if self.streams.0[id].wake_at_ms == Some(at_ms) {
+                self.step(id, Cause::Wake);
+            }
         }
-        self.now_ms = until_ms;
+        self.clock_ms = until_ms;
     }
 
     fn next_timer(&self) -> Option<(u64, usize)> {
@@ -121,51 +127,36 @@ impl<M: Machine> Harness<M> {
     }
 
     fn step(&mut self, id: usize, cause: Cause) {
+        let place = self.place();
         let open = &mut self.streams.0[id];
-        let cx = Watch::at(
-            crate::context::Place { index: self.index, position: 0, time_ms: self.now_ms },
-            cause,
-            std::mem::take(&mut open.memo),
-        );
+        let memo = std::mem::take(&mut open.memo);
         let mut call = Call::new(Mode::Watch, std::mem::take(&mut self.store));
         call.caller.clone_from(&open.caller);
-        let (call, outcome) = call.run(|| dispatch::watch::<M>(&cx, &open.method, &open.request));
+        let request = Request { place, method: &open.method, bytes: &open.request };
+        let (call, outcome) = self.guest.watch::<M>(call, request, cause, memo);
         self.store = call.store;
         self.lines.extend(call.lines);
         open.steps += 1;
         open.reads = call.reads;
-        match outcome.and_then(checked_plan) {
-            Ok(plan) => open.follow(plan, self.index, self.now_ms),
+        match outcome {
+            Ok(step) => open.follow(step, self.index, self.clock_ms),
             Err(status) => open.outcome = Some(Err(status)),
         }
     }
 }
 
 impl Open {
-    fn follow(&mut self, plan: Plan<Vec<u8>>, index: u64, now_ms: u64) {
-        self.sent.extend(plan.replies);
-        self.memo = plan.memo;
+    fn follow(&mut self, step: Step<Vec<u8>>, index: u64, clock_ms: u64) {
+        self.sent.extend(step.replies);
+        self.memo = step.memo;
         // An index that is reached already would run the step again and again.
-        self.wake_at_index = if plan.wake_at_index > index { plan.wake_at_index } else { 0 };
-        self.wake_at_ms = match plan.wake_after_ms {
+        self.wake_at_index = if step.wake_at_index > index { step.wake_at_index } else { 0 };
+        self.wake_at_ms = match step.wake_after_ms {
             0 => None,
-            ms => Some(now_ms + u64::from(ms)),
+            ms => Some(clock_ms + u64::from(ms)),
         };
-        if plan.done {
+        if step.done {
             self.outcome = Some(Ok(()));
         }
     }
-}
-
-fn checked_plan(plan: Plan<Vec<u8>>) -> Result<Plan<Vec<u8>>, Status> {
-    if plan.memo.len() > MEMO_BYTES_MAX {
-        return Err(Status::resource_exhausted(format!(
-            "the memo has {} bytes; at most {MEMO_BYTES_MAX}",
-            plan.memo.len()
-        )));
-    }
-    for reply in &plan.replies {
-        checked_reply(Ok(reply.clone()))?;
-    }
-    Ok(plan)
 }

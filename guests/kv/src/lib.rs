@@ -31,20 +31,20 @@ impl Example for Kv {
         Ok(StatResponse { stats: cx.node_status() })
     }
 
-    fn watch(&self, cx: &Watch, request: WatchRequest) -> Step<WatchResponse> {
+    fn watch(&self, cx: &Watch, request: WatchRequest) -> Reply<Step<WatchResponse>> {
         if cx.index() < request.min_index {
-            return Step::wait().until_index(request.min_index);
+            return Ok(Step::wait().until_index(request.min_index));
         }
         let timeout = match request.timeout_seconds {
             0 => WATCH_TIMEOUT,
             seconds => Duration::from_secs(seconds.into()),
         };
-        Step::send(WatchResponse {
+        let response = WatchResponse {
             value: self.values.get(&request.key).unwrap_or_default(),
             current_index: cx.index(),
             abandoned: cx.cause() == Cause::Reset,
-        })
-        .or_after(timeout)
+        };
+        Ok(Step::send(response).or_after(timeout))
     }
 }
 

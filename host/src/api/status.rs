@@ -13,7 +13,7 @@ use tonic::{Code, Response, Status};
 
 use super::commands::CommandError;
 use super::routes::Kind;
-use crate::guest::{Failure, Reason, Verdict};
+use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
 use crate::raft::ReadError;
 use crate::types::{Node, NodeMode};
@@ -34,6 +34,12 @@ const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
 
 /// Bytes of status details.
 const DETAILS_BYTES_MAX: usize = 4 << 10;
+
+// What the profile lets a guest say arrives whole.
+const _: () = {
+    assert!(STATUS_TEXT_BYTES_MAX >= Limits::DEFAULT.status_message_bytes_max as usize);
+    assert!(DETAILS_BYTES_MAX >= Limits::DEFAULT.status_details_bytes_max as usize);
+};
 
 /// Whether a command without a reply took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +129,11 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
         Reason::Memory => (Code::ResourceExhausted, "memory", "asked for more memory than the limit"),
         Reason::Stack => (Code::ResourceExhausted, "stack", "overflowed its stack"),
         Reason::StoreBudget => (Code::ResourceExhausted, "store-budget", "used all its store budget"),
-        Reason::LimitExceeded => (Code::ResourceExhausted, "limit", "wrote more than a limit of the store allows"),
+        Reason::LimitExceeded => (
+            Code::ResourceExhausted,
+            "limit",
+            "went past a limit on a key, a value, a range, a chunk, or what a command writes",
+        ),
         Reason::MalformedReply => (Code::Internal, "malformed-reply", "returned a malformed reply"),
         Reason::OversizedReply => (Code::ResourceExhausted, "oversized-reply", "returned a reply above the limit"),
         Reason::Forbidden => (Code::Internal, "forbidden", "called what is forbidden in this kind of call"),

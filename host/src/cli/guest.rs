@@ -7,7 +7,9 @@ mod expect;
 mod inspect;
 mod new;
 mod pack;
+mod remote;
 mod script;
+mod serve;
 mod test;
 mod trial;
 
@@ -23,7 +25,8 @@ const AFTER_HELP: &str = "\
 Examples:
   lockstep guest new my-machine
   lockstep guest check target/wasm32-unknown-unknown/release/my_machine.wasm
-  lockstep guest test target/wasm32-unknown-unknown/release/my_machine.wasm --script calls.jsonl";
+  lockstep guest test target/wasm32-unknown-unknown/release/my_machine.wasm --script calls.jsonl
+  LOCKSTEP_COMPONENT=target/wasm32-unknown-unknown/release/my_machine.wasm cargo test";
 
 /// Make, look at, check, test and measure guests; no cluster is needed.
 #[derive(Debug, clap::Args)]
@@ -47,6 +50,8 @@ enum GuestCommand {
     Pack(pack::PackArgs),
     /// Measure what commands cost
     Bench(bench::BenchArgs),
+    /// Run a guest's calls for the SDK's test harness, which starts this by itself
+    Serve(serve::ServeArgs),
 }
 
 /// Runs one of the tools.
@@ -58,6 +63,7 @@ pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
         GuestCommand::Test(args) => test::run(args),
         GuestCommand::Pack(args) => pack::run(args),
         GuestCommand::Bench(args) => bench::run(args),
+        GuestCommand::Serve(args) => serve::run(args),
     }
 }
 
@@ -69,7 +75,11 @@ struct Admitted {
 
 /// Does what a node does with the file of `--fsm`, under the limits of a new cluster. Call it [`on_guest_stack`].
 fn admit(bytes: &[u8]) -> anyhow::Result<Admitted> {
-    let engine = Engine::new(&Limits::default())?;
+    admit_under(&Limits::default(), bytes)
+}
+
+fn admit_under(limits: &Limits, bytes: &[u8]) -> anyhow::Result<Admitted> {
+    let engine = Engine::new(limits)?;
     let component = Component::load(&engine, &Component::encode(bytes)?)?;
     let routes = crate::api::admit(&component)?;
     Ok(Admitted { component, routes })
@@ -77,7 +87,11 @@ fn admit(bytes: &[u8]) -> anyhow::Result<Admitted> {
 
 /// As [`admit`], with the file's name in what it says.
 fn admit_file(path: &Path) -> anyhow::Result<Admitted> {
-    admit(&read(path)?).with_context(|| format!("a node would refuse {}", path.display()))
+    admit_file_under(&Limits::default(), path)
+}
+
+fn admit_file_under(limits: &Limits, path: &Path) -> anyhow::Result<Admitted> {
+    admit_under(limits, &read(path)?).with_context(|| format!("a node would refuse {}", path.display()))
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

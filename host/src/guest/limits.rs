@@ -24,10 +24,12 @@ const MIB: u64 = 1024 * KIB;
 ///
 /// A unit of fuel is about one simple instruction, 0.3 to 1 ns; a load from memory is 16.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Fuel of one command, calls into the host included.
     pub fuel_per_command: u64,
-    /// Fuel of all commands of one log entry; enforced by whoever applies entries.
+    /// Fuel of the commands of one log entry; enforced by whoever applies entries. A command starts while `fuel_per_command` of it
+    /// is left, and one that fails beside neighbours runs again: by default an entry may use five times a command's fuel.
     pub fuel_per_entry: u64,
     /// Fuel of one query, and of one step of a watch.
     pub fuel_per_query: u64,
@@ -71,32 +73,37 @@ pub struct Limits {
     pub log_bytes_max: u32,
 }
 
+impl Limits {
+    /// The default profile.
+    pub const DEFAULT: Self = Self {
+        fuel_per_command: 100_000_000,
+        fuel_per_entry: 400_000_000,
+        fuel_per_query: 1_000_000_000,
+        fuel_per_instantiation: 20_000_000,
+        fuel_per_snapshot: 100_000_000_000_000,
+        query_deadline_ms: 5_000,
+        memory_bytes_max: 64 * MIB,
+        wasm_stack_bytes: 2 * MIB,
+        table_elements_max: 65_536,
+        key_bytes_max: 4 * KIB as u32,
+        value_bytes_max: MIB as u32,
+        write_bytes_per_command_max: 8 * MIB,
+        store_calls_max: 100_000,
+        store_bytes_max: 64 * MIB,
+        keys_removed_max: 100_000,
+        reply_bytes_max: (4 * MIB - 64 * KIB) as u32,
+        watch_replies_bytes_max: 16 * MIB as u32,
+        watch_memo_bytes_max: 4 * KIB as u32,
+        status_message_bytes_max: KIB as u32,
+        status_details_bytes_max: 4 * KIB as u32,
+        snapshot_chunk_bytes_max: MIB as u32,
+        log_bytes_max: 64 * KIB as u32,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            fuel_per_command: 100_000_000,
-            fuel_per_entry: 400_000_000,
-            fuel_per_query: 1_000_000_000,
-            fuel_per_instantiation: 20_000_000,
-            fuel_per_snapshot: 100_000_000_000_000,
-            query_deadline_ms: 5_000,
-            memory_bytes_max: 64 * MIB,
-            wasm_stack_bytes: 2 * MIB,
-            table_elements_max: 65_536,
-            key_bytes_max: 4 * KIB as u32,
-            value_bytes_max: MIB as u32,
-            write_bytes_per_command_max: 8 * MIB,
-            store_calls_max: 100_000,
-            store_bytes_max: 64 * MIB,
-            keys_removed_max: 100_000,
-            reply_bytes_max: (4 * MIB - 64 * KIB) as u32,
-            watch_replies_bytes_max: 16 * MIB as u32,
-            watch_memo_bytes_max: 4 * KIB as u32,
-            status_message_bytes_max: KIB as u32,
-            status_details_bytes_max: 4 * KIB as u32,
-            snapshot_chunk_bytes_max: MIB as u32,
-            log_bytes_max: 64 * KIB as u32,
-        }
+        Self::DEFAULT
     }
 }
 

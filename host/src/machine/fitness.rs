@@ -63,3 +63,27 @@ pub(crate) fn check(genesis: &Genesis, component: Option<&Component>) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(limits_json: String) -> Genesis {
+        Genesis { semantics: SEMANTICS, limits_json, ..Genesis::default() }
+    }
+
+    #[test]
+    fn a_profile_is_read_as_it_was_written() {
+        assert_eq!(limits_of(&profile(limits_json(&Limits::default()))), Ok(Limits::default()));
+    }
+
+    /// A node that leaves a limit out of account comes to other outcomes than those that keep it.
+    #[test]
+    fn a_profile_with_a_limit_that_this_build_does_not_know_is_refused() {
+        let known = limits_json(&Limits::default());
+        let refusal =
+            limits_of(&profile(known.replacen('{', "{\"stars_max\":7,", 1))).expect_err("nobody keeps that limit");
+        assert!(refusal.contains("unknown field `stars_max`"), "{refusal}");
+        assert!(refusal.contains("run the version that the cluster runs"), "{refusal}");
+    }
+}

@@ -109,10 +109,20 @@ fn publish(sender: &watch::Sender<Option<LeaderView>>, next: Option<LeaderView>)
     sender.send_if_modified(|view| {
         let differs = *view != next;
         if differs {
+            announce(next.as_ref());
             *view = next;
         }
         differs
     });
+}
+
+/// What an operator looks for in a log when clients paused.
+fn announce(leader: Option<&LeaderView>) {
+    match leader {
+        Some(leader) if leader.is_me => tracing::info!(term = leader.term, "this node leads"),
+        Some(leader) => tracing::info!(leader = %leader.node.name, term = leader.term, "another node leads"),
+        None => tracing::info!("no leader is known"),
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,8 @@
 //! and nobody reads it; one that cannot be read is renamed to `<index>-<term>.tmp`, as one that is not complete, and goes at the next open.
 //!
 //! Small files: `FORMAT` (a number), `LOCK` (flock), `REMOVED` (the index of the configuration in which the cluster removed
-//! this node; there only while that stands), `QUARANTINE` (why this node must not serve: its state is not its cluster's),
+//! this node; there only while that stands), `QUARANTINE` and `QUARANTINE.entry` (why this node must not serve: its state is not its
+//! cluster's; `QUARANTINE.ended` once it has another),
 //! `state/<group>/CURRENT` (the number of the generation in force, and the index of the snapshot that it was installed from, if it was;
 //! replaced by rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `SERVED` (how far readers may
 //! have seen, see `log/served.rs`), `components/<blake3>.wasm`, `components/<blake3>.<hash>.code` (its compiled code; the hash is of

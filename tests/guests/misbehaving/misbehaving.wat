@@ -24,7 +24,8 @@
     $reply_beyond_memory $reply_of_no_case $refuse_not_utf8 $reply_no_message $refuse_gigantic $flood_log $flood_gets $flood_puts $flood_scans
     $flood_removes $write_too_much $write $remember $compute $abort $refuse $ask_status $write_snapshot $read_snapshot $choose
     $unfaithful $write_gigantic_chunk $read_past_the_end $ok $many_rows $no_rows $scan_where_rows_were $remove_then_scan
-    $flood_large_scans $step_of_no_case $step_gigantic_memo $step_gigantic_replies $divide $round_vectors))
+    $flood_large_scans $step_of_no_case $step_gigantic_memo $step_gigantic_replies $divide $round_vectors
+    $multiply_denormals $root_denormals $multiply_denormal_vectors))
   (data (i32.const 1024) "c!?mwxyz no, never")
   (data $bytes "0123456789012345678901234567890123456789012345678901234567890123")
   (global $next (mut i32) (i32.const 131072))
@@ -135,6 +136,23 @@
   (func $round_vectors (result i32) (local $v v128) (local.set $v (v128.const f64x2 1.7 -2.3))
     (loop $again
       (local.set $v (f64x2.sqrt (f64x2.div (v128.const f64x2 2.5 1e300) (f64x2.sqrt (f64x2.div (v128.const f64x2 1e-300 7) (local.get $v))))))
+      (br $again)) unreachable)
+
+  ;; Numbers next to zero, which processors handle by microcode.
+  (func $multiply_denormals (result i32) (local $x f64) (local $y f64)
+    (local.set $x (f64.const 0x1p-1040)) (local.set $y (f64.const 0.9999999))
+    (loop $again
+      (local.set $x (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (f64.mul (local.get $x) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)) (local.get $y)))
+      (br $again)) unreachable)
+  (func $root_denormals (result i32) (local $x f64) (local $y f64) (local $z f64)
+    (local.set $x (f64.const 0x1p-1040)) (local.set $y (f64.const 0.5)) (local.set $z (f64.const 0x1p-520))
+    (loop $again
+      (local.set $x (f64.mul (f64.sqrt (f64.mul (f64.mul (f64.sqrt (f64.mul (f64.mul (f64.sqrt (f64.mul (f64.mul (f64.sqrt (f64.mul (local.get $x) (local.get $y))) (local.get $z)) (local.get $y))) (local.get $z)) (local.get $y))) (local.get $z)) (local.get $y))) (local.get $z)))
+      (br $again)) unreachable)
+  (func $multiply_denormal_vectors (result i32) (local $v v128) (local $w v128)
+    (local.set $v (v128.const f64x2 0x1p-1040 0x1p-1041)) (local.set $w (v128.const f64x2 0.9999999 0.9999998))
+    (loop $again
+      (local.set $v (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (f64x2.mul (local.get $v) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)) (local.get $w)))
       (br $again)) unreachable)
 
   ;; Traps around writes.

@@ -170,7 +170,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let proto = place.path().join("app.proto");
         std::fs::write(&proto, PROTO).unwrap();
-        let descriptor = guest_sdk_build::descriptor(&[proto], &[place.path()]).unwrap();
+        let descriptor = lockstep_guest_build::descriptor(&[proto], &[place.path()]).unwrap();
         let pool = DescriptorPool::decode(descriptor.as_slice()).unwrap();
         pool.get_service_by_name("S").unwrap().methods().next().unwrap()
     }

@@ -94,10 +94,11 @@ pub(crate) fn run(args: &NewArgs) -> anyhow::Result<()> {
 
 fn tell(names: &Names) -> anyhow::Result<()> {
     let Names { name, crate_name, service } = names;
+    let file = format!("target/wasm32-unknown-unknown/release/{crate_name}.wasm");
     print_line(format!(
         "{name}/ is a machine with the service {crate_name}.{service}, in proto/app.proto and src/lib.rs. In there:\n\
-         \n  cargo test\n  cargo build --release --target wasm32-unknown-unknown\n  lockstep dev \
-         target/wasm32-unknown-unknown/release/{crate_name}.wasm"
+         \n  cargo test\n  cargo build --release --target wasm32-unknown-unknown\n  \
+         LOCKSTEP_COMPONENT={file} cargo test\n  lockstep dev {file}"
     ))
 }
 

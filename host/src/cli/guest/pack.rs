@@ -75,5 +75,6 @@ fn descriptor(protos: &[PathBuf], includes: &[PathBuf]) -> anyhow::Result<Vec<u8
     };
     let includes = if includes.is_empty() { protos.iter().map(beside).collect() } else { includes.to_vec() };
     let names: Vec<String> = protos.iter().map(|proto| proto.display().to_string()).collect();
-    guest_sdk_build::descriptor(protos, &includes).with_context(|| format!("{} does not compile", names.join(", ")))
+    lockstep_guest_build::descriptor(protos, &includes)
+        .with_context(|| format!("{} does not compile", names.join(", ")))
 }

@@ -7,6 +7,7 @@ mod apart;
 mod code;
 mod corpus;
 mod golden;
+mod limits;
 mod outcomes;
 mod queries;
 mod streaming;

@@ -124,10 +124,10 @@ impl Mixture {
         let (place, _) = note(draw);
         match draw.below(4) {
             0 => self.notes.remove_prefix(&(&place,)),
-            1 => self.notes.prefix(&(&place,)).descending().take(ROWS).map(|(_, text)| text.len() as u64).sum(),
+            1 => self.notes.prefix(&(&place,)).rev().take(ROWS).map(|(_, text)| text.len() as u64).sum(),
             _ => {
                 let key = note(draw);
-                self.notes.take(&key).map_or(0, |text| text.len() as u64)
+                self.notes.remove(&key).map_or(0, |text| text.len() as u64)
             }
         }
     }

@@ -1,4 +1,5 @@
-//! What each method promises, in an ordinary `cargo test`: no wasm, no ports, no waiting.
+//! What each method promises, in an ordinary `cargo test`: no wasm, no ports, no waiting. With LOCKSTEP_COMPONENT=<file.wasm> the same tests
+//! run the built component, in a node's sandbox.
 
 use lockstep_guest::{Code, Harness};
 

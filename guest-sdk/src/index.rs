@@ -1,0 +1,212 @@
+//! What a table's rows are found by. Owns the entries, whose key is what a row is found by and then the row's
+//! own key, and how they are looked up. It never writes: entries change with their row, in `table`.
+
+use std::collections::BTreeSet;
+use std::marker::PhantomData;
+use std::ops::Bound;
+
+use crate::collections::Place;
+use crate::host;
+use crate::key::{EncodeKey, Key, KeyRange, Prefix, end_of_prefix};
+use crate::rows::{Range, RawRows, both_ends, decode_key, decode_value};
+use crate::value::{Stored, describe};
+
+/// What rows of a [`Table`](crate::Table) are found by.
+///
+/// ```
+/// # use lockstep_guest::{Index, Table};
+/// /// Names by their length.
+/// struct ByLength;
+///
+/// impl Index for ByLength {
+///     type Key = u64;
+///     type Value = String;
+///     type By = u32;
+///     const TAG: u16 = 2;
+///
+///     fn by(_: &u64, name: &String) -> Vec<u32> {
+///         vec![name.len() as u32]
+///     }
+/// }
+///
+/// lockstep_guest::state! {
+///     struct Names {
+///         names: Table<u64, String, ByLength> = 1,
+///     }
+/// }
+/// ```
+///
+/// An index whose function changes takes a new tag, and [`Table::reindex`](crate::Table::reindex) fills it.
+pub trait Index: 'static {
+    /// Key of the table.
+    type Key: Key;
+    /// Value of the table.
+    type Value: Stored;
+    /// What a row is found by.
+    type By: Key;
+    /// The tag of the entries, as of a collection: no other in the state has it.
+    const TAG: u16;
+
+    /// What this row is found by: none, one, or several things.
+    fn by(key: &Self::Key, value: &Self::Value) -> Vec<Self::By>;
+}
+
+/// One index, or a tuple of up to four.
+#[doc(hidden)]
+pub trait Indexes<K, V>: 'static {
+    /// Their tags.
+    const TAGS: &'static [u16];
+
+    /// Adds the keys of the entries of one row.
+    fn entries(key: &K, value: &V, entries: &mut BTreeSet<Vec<u8>>);
+}
+
+impl<A: Index> Indexes<A::Key, A::Value> for A {
+    const TAGS: &'static [u16] = &[A::TAG];
+
+    fn entries(key: &A::Key, value: &A::Value, entries: &mut BTreeSet<Vec<u8>>) {
+        for by in A::by(key, value) {
+            let mut entry = Place { tag: A::TAG }.key(&by);
+            key.encode_key(&mut entry);
+            entries.insert(entry);
+        }
+    }
+}
+
+macro_rules! index_tuples {
+    ($(($first:ident $(, $other:ident)*);)*) => {$(
+        impl<$first: Index, $($other: Index<Key = $first::Key, Value = $first::Value>),*>
+            Indexes<$first::Key, $first::Value> for ($first, $($other,)*)
+        {
+            const TAGS: &'static [u16] = &[$first::TAG, $($other::TAG),*];
+
+            fn entries(key: &$first::Key, value: &$first::Value, entries: &mut BTreeSet<Vec<u8>>) {
+                <$first as Indexes<_, _>>::entries(key, value, entries);
+                $(<$other as Indexes<_, _>>::entries(key, value, entries);)*
+            }
+        }
+    )*};
+}
+
+index_tuples! {
+    (A);
+    (A, B);
+    (A, B, C);
+    (A, B, C, D);
+}
+
+/// A table as one of its indexes has it.
+#[derive(Debug)]
+pub struct By<'a, A> {
+    rows: Place,
+    state: PhantomData<&'a ()>,
+    index: PhantomData<fn() -> A>,
+}
+
+impl<'a, A: Index> By<'a, A> {
+    pub(crate) fn of(rows: Place) -> Self {
+        Self { rows, state: PhantomData, index: PhantomData }
+    }
+
+    /// The rows that are found by just this, in the order of their keys.
+    pub fn find<Q: EncodeKey<A::By> + ?Sized>(&self, by: &Q) -> Found<'a, A> {
+        let start = Self::entries().key(by);
+        self.found(Range { end: end_of_prefix(start.clone()), start })
+    }
+
+    /// All rows, in the order of the index.
+    pub fn iter(&self) -> Found<'a, A> {
+        self.found(Self::entries().everything())
+    }
+
+    /// The rows that are found by something in a range.
+    pub fn range(&self, range: impl KeyRange<A::By>) -> Found<'a, A> {
+        let everything = Self::entries().everything();
+        let at = |by: Vec<u8>| [Self::entries().tag_bytes(), by].concat();
+        // An entry goes on after what it is found by, and no such beginning begins another.
+        let start = match range.start() {
+            Bound::Included(by) => at(by),
+            Bound::Excluded(by) => end_of_prefix(at(by)).expect("a tag is not all ones"),
+            Bound::Unbounded => everything.start,
+        };
+        let end = match range.end() {
+            Bound::Included(by) => end_of_prefix(at(by)),
+            Bound::Excluded(by) => Some(at(by)),
+            Bound::Unbounded => everything.end,
+        };
+        self.found(Range { start, end })
+    }
+
+    /// The rows that are found by something that begins so.
+    pub fn prefix<P: Prefix<A::By> + ?Sized>(&self, prefix: &P) -> Found<'a, A> {
+        self.found(Self::entries().prefix(prefix))
+    }
+
+    fn entries() -> Place {
+        Place { tag: A::TAG }
+    }
+
+    fn found(&self, range: Range) -> Found<'a, A> {
+        Found {
+            keys: FoundKeys { entries: RawRows::new(range), state: PhantomData, index: PhantomData },
+            rows: self.rows,
+        }
+    }
+}
+
+/// Rows in the order of an index; `rev()` turns it round.
+#[derive(Debug)]
+pub struct Found<'a, A> {
+    keys: FoundKeys<'a, A>,
+    rows: Place,
+}
+
+impl<'a, A> Found<'a, A> {
+    /// The keys alone, without reading the rows.
+    pub fn keys(self) -> FoundKeys<'a, A> {
+        self.keys
+    }
+
+    fn raw(&self) -> &RawRows {
+        &self.keys.entries
+    }
+
+    fn raw_mut(&mut self) -> &mut RawRows {
+        &mut self.keys.entries
+    }
+}
+
+both_ends!(Found<A: Index>, (A::Key, A::Value), |found, entry| read_row::<A>(found.rows, key_of::<A>(&entry.0)));
+
+/// Keys in the order of an index; `rev()` turns it round.
+#[derive(Debug)]
+pub struct FoundKeys<'a, A> {
+    entries: RawRows,
+    state: PhantomData<&'a ()>,
+    index: PhantomData<fn() -> A>,
+}
+
+impl<A> FoundKeys<'_, A> {
+    fn raw(&self) -> &RawRows {
+        &self.entries
+    }
+
+    fn raw_mut(&mut self) -> &mut RawRows {
+        &mut self.entries
+    }
+}
+
+both_ends!(FoundKeys<A: Index>, A::Key, |_found, entry| key_of::<A>(&entry.0));
+
+/// The key of the row that an entry is for.
+fn key_of<A: Index>(entry: &[u8]) -> A::Key {
+    let (_, key): (A::By, A::Key) = decode_key(entry, Place { tag: A::TAG });
+    key
+}
+
+fn read_row<A: Index>(rows: Place, key: A::Key) -> (A::Key, A::Value) {
+    let row = rows.key(&key);
+    let value = host::get(&row)
+        .unwrap_or_else(|| panic!("index {} has an entry for the row {}, which is not there", A::TAG, describe(&row)));
+    (key, decode_value(&row, &value))
+}

@@ -1,0 +1,200 @@
+//! The sorted map. Owns what its methods mean; where its rows lie says `Place`, how they are walked `rows`.
+
+use std::marker::PhantomData;
+
+use crate::collections::{Place, handle, remove_first, remove_range};
+use crate::host;
+use crate::key::{EncodeKey, Key, KeyRange, Prefix};
+use crate::rows::{Drain, Keys, Range, RawRows, Rows, Values, decode_key, decode_value};
+use crate::value::{EncodeValue, Stored, encode};
+
+/// A sorted map.
+pub struct Map<K, V> {
+    pub(crate) place: Place,
+    types: PhantomData<fn() -> (K, V)>,
+}
+
+handle!(Map<K: Key, V: Stored>);
+
+impl<K: Key, V: Stored> Map<K, V> {
+    /// The value of a key.
+    ///
+    /// # Panics
+    /// When the value cannot be decoded, as after a tag changed its type. So does everything else that reads values, and
+    /// what iterates over keys when it comes to one that cannot be decoded; the command is undone.
+    pub fn get<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> Option<V> {
+        let key = self.place.key(key);
+        host::get(&key).map(|value| decode_value(&key, &value))
+    }
+
+    /// Whether a key has a value. Costs as much as reading it.
+    pub fn contains<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> bool {
+        host::get(&self.place.key(key)).is_some()
+    }
+
+    /// Sets the value of a key. Reads nothing, and so does not say what was there, as
+    /// [`Table::insert`](crate::Table::insert) does, which has to know it.
+    pub fn insert<Q, W>(&mut self, key: &Q, value: &W)
+    where
+        Q: EncodeKey<K> + ?Sized,
+        W: EncodeValue<V> + ?Sized,
+    {
+        host::put(&self.place.key(key), &encode(value));
+    }
+
+    /// Removes a key and returns its value. Costs a read; [`delete`](Self::delete) does not.
+    pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
+        let value = self.get(key);
+        if value.is_some() {
+            self.delete(key);
+        }
+        value
+    }
+
+    /// Removes a key, if it is there. Reads nothing.
+    pub fn delete<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) {
+        host::remove(&self.place.key(key));
+    }
+
+    /// Changes the value of a key in place; a missing one starts as the default. Returns it.
+    pub fn update<Q>(&mut self, key: &Q, change: impl FnOnce(&mut V)) -> V
+    where
+        Q: EncodeKey<K> + ?Sized,
+        V: Default,
+    {
+        let mut value = self.get(key).unwrap_or_default();
+        change(&mut value);
+        self.insert(key, &value);
+        value
+    }
+
+    /// All entries.
+    pub fn iter(&self) -> Rows<'_, K, V> {
+        self.rows(self.place.everything())
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> Keys<'_, K> {
+        Keys::of(self.place.everything(), self.place)
+    }
+
+    /// All values, in the order of their keys.
+    pub fn values(&self) -> Values<'_, V> {
+        Values::of(self.place.everything(), self.place)
+    }
+
+    /// The entries whose keys lie in a range.
+    pub fn range(&self, range: impl KeyRange<K>) -> Rows<'_, K, V> {
+        self.rows(self.place.range(&range))
+    }
+
+    /// The entries whose keys begin so: a part of a string, or the first parts of a tuple as `(&a,)`.
+    pub fn prefix<P: Prefix<K> + ?Sized>(&self, prefix: &P) -> Rows<'_, K, V> {
+        self.rows(self.place.prefix(prefix))
+    }
+
+    /// The entry with the least key.
+    pub fn first(&self) -> Option<(K, V)> {
+        self.iter().first()
+    }
+
+    /// The entry with the greatest key.
+    pub fn last(&self) -> Option<(K, V)> {
+        self.iter().last()
+    }
+
+    /// Removes the entry with the least key and returns it.
+    pub fn pop_first(&mut self) -> Option<(K, V)> {
+        let entry = self.first();
+        self.remove_popped(entry)
+    }
+
+    /// Removes the entry with the greatest key and returns it.
+    pub fn pop_last(&mut self) -> Option<(K, V)> {
+        let entry = self.last();
+        self.remove_popped(entry)
+    }
+
+    fn remove_popped(&mut self, entry: Option<(K, V)>) -> Option<(K, V)> {
+        if let Some((key, _)) = &entry {
+            host::remove(&self.place.key(key));
+        }
+        entry
+    }
+
+    /// How many entries there are. Reads them all: keep a [`Counter`](crate::Counter) where this is asked
+    /// often.
+    pub fn len(&self) -> usize {
+        RawRows::new(self.place.everything()).count()
+    }
+
+    /// Whether there is no entry. Reads one row.
+    pub fn is_empty(&self) -> bool {
+        self.first().is_none()
+    }
+
+    /// Removes the entries whose keys lie in a range and says how many. Costs as much as reading them.
+    pub fn remove_range(&mut self, range: impl KeyRange<K>) -> u64 {
+        remove_range(&self.place.range(&range))
+    }
+
+    /// Removes the entries whose keys begin so and says how many.
+    pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
+        remove_range(&self.place.prefix(prefix))
+    }
+
+    /// Removes all entries and says how many.
+    pub fn clear(&mut self) -> u64 {
+        remove_range(&self.place.everything())
+    }
+
+    /// Takes all entries out. What is not iterated over is removed all the same.
+    pub fn drain(&mut self) -> Drain<'_, K, V> {
+        Drain::of(self.place.everything(), self.place)
+    }
+
+    /// Takes the entries out whose keys lie in a range.
+    pub fn drain_range(&mut self, range: impl KeyRange<K>) -> Drain<'_, K, V> {
+        Drain::of(self.place.range(&range), self.place)
+    }
+
+    /// Takes the entries out whose keys begin so.
+    pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> Drain<'_, K, V> {
+        Drain::of(self.place.prefix(prefix), self.place)
+    }
+
+    /// Keeps the entries that `keep` wants, as it leaves them, and removes the others. Only what changed
+    /// is written.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        let range = self.place.everything();
+        for (key, bytes) in RawRows::new(range) {
+            let mut value = decode_value(&key, &bytes);
+            if !keep(&decode_key(&key, self.place), &mut value) {
+                host::remove(&key);
+                continue;
+            }
+            let changed = encode(&value);
+            if changed != bytes {
+                host::put(&key, &changed);
+            }
+        }
+    }
+
+    /// Removes the first rows of a range, at most `limit` of them, and says how many. Fewer than `limit` were the last.
+    pub fn remove_first(&mut self, range: impl KeyRange<K>, limit: u32) -> u64 {
+        remove_first(&self.place.range(&range), limit)
+    }
+
+    fn rows(&self, range: Range) -> Rows<'_, K, V> {
+        Rows::new(range, self.place)
+    }
+}
+
+impl<'a, K: Key, V: Stored> IntoIterator for &'a Map<K, V> {
+    type Item = (K, V);
+    type IntoIter = Rows<'a, K, V>;
+
+    fn into_iter(self) -> Rows<'a, K, V> {
+        self.iter()
+    }
+}

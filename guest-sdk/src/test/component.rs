@@ -1,0 +1,267 @@
+//! A built component under test: which file, and the programs that run it, `lockstep guest serve`. They hold no state: what the guest asks
+//! for is answered by the call's host in this process. A program that breaks is no outcome of the guest; it ends the test.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::frames::{self, Answer, Came, Hello, Said};
+use super::host::{self, Call};
+use super::program::Program;
+use crate::dispatch::Machine;
+use crate::log::Level;
+use crate::status::Status;
+
+/// The variable that names the component for all tests of a run.
+const COMPONENT: &str = "LOCKSTEP_COMPONENT";
+
+/// The variable that names the program that runs it; without it, `lockstep` in PATH does.
+const PROGRAM: &str = "LOCKSTEP";
+
+/// A built component that a [`Harness`](super::Harness) runs in the sandbox of a node, with its fuel, memory and stack.
+///
+/// `LOCKSTEP_COMPONENT=<file.wasm>` gives one to every harness; this is for a test that needs it whatever is set.
+#[derive(Clone)]
+pub struct Component(Arc<Inner>);
+
+struct Inner {
+    file: PathBuf,
+    program: PathBuf,
+    hello: Hello,
+    /// Programs between calls. Tests run in parallel, and a program runs one call at a time.
+    idle: Mutex<Vec<Program>>,
+}
+
+/// Why a component cannot be tested.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ComponentError(String);
+
+impl Component {
+    /// Starts the program that `LOCKSTEP` names, or `lockstep`, with a component. A relative path is looked for in the directory of the
+    /// package, where cargo runs tests, and above, up to that of its workspace.
+    ///
+    /// # Errors
+    /// When there is no such program or file, or when a node would refuse the component.
+    pub fn open(file: impl AsRef<Path>) -> Result<Self, ComponentError> {
+        Self::open_with(std::env::var_os(PROGRAM).unwrap_or_default(), file)
+    }
+
+    /// [`open`](Self::open) with the program `lockstep` of this path.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(program: impl Into<OsString>, file: impl AsRef<Path>) -> Result<Self, ComponentError> {
+        let here = std::env::current_dir().map_err(|error| ComponentError(format!("no current directory: {error}")))?;
+        let file = found(&here, file.as_ref())?;
+        let program = named_program(&here, program.into());
+        let (first, hello) = Program::start(&program, &file).map_err(|problem| ComponentError::of(&file, &problem))?;
+        Ok(Self(Arc::new(Inner { file, program, hello, idle: Mutex::new(vec![first]) })))
+    }
+
+    /// What `LOCKSTEP_COMPONENT` names; the same for the whole process.
+    ///
+    /// # Panics
+    /// When it cannot be tested.
+    pub(super) fn given() -> Option<Self> {
+        static GIVEN: OnceLock<Option<Result<Component, ComponentError>>> = OnceLock::new();
+        let given = GIVEN.get_or_init(|| {
+            let file = std::env::var_os(COMPONENT).filter(|file| !file.is_empty())?;
+            Some(Self::open(PathBuf::from(file)))
+        });
+        match given {
+            None => None,
+            Some(Ok(component)) => Some(component.clone()),
+            Some(Err(error)) => panic!("{error}"),
+        }
+    }
+
+    /// # Panics
+    /// When the component does not serve what this machine does.
+    pub(super) fn assert_serves<M: Machine>(&self) {
+        let own: BTreeSet<String> =
+            M::METHODS.iter().flat_map(|service| service.iter()).map(|method| format!("{method:?}")).collect();
+        let lacking: Vec<&str> =
+            own.iter().filter(|method| !self.0.hello.methods.contains(method)).map(String::as_str).collect();
+        assert!(
+            lacking.is_empty(),
+            "{} (component {}) does not serve what these tests are for: it lacks\n  {}\nand has\n  {}\nIs it the component of another guest, or \
+             older than its source?",
+            self.0.file.display(),
+            self.0.hello.component,
+            lacking.join("\n  "),
+            self.0.hello.methods.join("\n  "),
+        );
+    }
+
+    /// Runs a call in an instance of its own, with `call` as its host; on any error its writes are undone.
+    ///
+    /// # Panics
+    /// When the program breaks.
+    pub(super) fn run(&self, call: Call, frame: frames::Call) -> (Call, Result<Came, Status>) {
+        let frame = frames::Call { caller: call.caller.clone(), ..frame };
+        let mut broken = None;
+        let ran = call.run(|| match self.ask(frame) {
+            Ok(Came::Status(status)) => Err(Status::from_parts(status.code, status.message, status.details)),
+            Ok(came) => Ok(came),
+            Err(problem) => {
+                let status = Status::internal("the program that runs the component broke");
+                broken = Some(problem);
+                Err(status)
+            }
+        });
+        match broken {
+            Some(problem) => panic!("{problem}"),
+            None => ran,
+        }
+    }
+
+    fn ask(&self, call: frames::Call) -> Result<Came, ComponentError> {
+        let broke = |problem: String| ComponentError::of(&self.0.file, &problem);
+        // A test that panics holds no lock of ours; what is in the list was given back whole.
+        let idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut program = match idle {
+            Some(program) => program,
+            None => Program::start(&self.0.program, &self.0.file).map_err(broke)?.0,
+        };
+        match converse(&mut program, call) {
+            Err(problem) => Err(broke(program.end(&problem))),
+            Ok(ended) => {
+                self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).push(program);
+                ended.or_else(|status| resume_unwind(status))
+            }
+        }
+    }
+}
+
+/// How a call ended: by itself, or by the host of the call, which unwinds with this.
+type Ended = Result<Came, Box<dyn Any + Send>>;
+
+fn converse(program: &mut Program, call: frames::Call) -> Result<Ended, String> {
+    program.call(call)?;
+    let mut stopped = None;
+    loop {
+        let said = match program.listen()? {
+            Said::Log(line) => {
+                host::log(level(line.level()), &line.text);
+                continue;
+            }
+            Said::Outcome(outcome) => {
+                return match (stopped, outcome.came) {
+                    (Some(status), _) => Ok(Err(status)),
+                    (None, Some(came)) => Ok(Ok(came)),
+                    (None, None) => Err("a call has no outcome".to_owned()),
+                };
+            }
+            Said::Hello(_) => return Err("it says hello in the middle of a call".to_owned()),
+            asked => asked,
+        };
+        let answer = catch_unwind(AssertUnwindSafe(|| answer(said))).unwrap_or_else(|status| {
+            stopped = Some(status);
+            Answer { ended: true, ..Answer::default() }
+        });
+        program.answer(answer)?;
+    }
+}
+
+/// The same functions that serve native code.
+fn answer(asked: Said) -> Answer {
+    let mut answer = Answer::default();
+    match asked {
+        Said::Get(key) => answer.bytes = host::get(&key),
+        Said::Scan(range) => {
+            let page = host::scan(&range.start, range.end.as_deref(), range.reverse, range.limit);
+            (answer.bytes, answer.more) = (Some(page.rows), page.more);
+        }
+        Said::Put(row) => host::put(&row.key, &row.value),
+        Said::Remove(key) => host::remove(&key),
+        Said::RemoveRange(range) => {
+            answer.removed = host::remove_range(&range.start, range.end.as_deref(), range.limit);
+        }
+        Said::NodeStatus(_) => answer.bytes = Some(host::node_status().into_bytes()),
+        Said::SinkWrite(chunk) => host::sink_write(&chunk),
+        Said::SourceRead(bytes_max) => answer.bytes = Some(host::source_read(bytes_max)),
+        Said::Hello(_) | Said::Outcome(_) | Said::Log(_) => unreachable!("these ask for nothing"),
+    }
+    answer
+}
+
+fn level(level: frames::Level) -> Level {
+    match level {
+        frames::Level::Debug => Level::Debug,
+        frames::Level::Info => Level::Info,
+        frames::Level::Warn => Level::Warn,
+        frames::Level::Error => Level::Error,
+    }
+}
+
+/// The file, absolute.
+fn found(here: &Path, file: &Path) -> Result<PathBuf, ComponentError> {
+    let tried: Vec<PathBuf> = above(here).into_iter().map(|directory| directory.join(file)).collect();
+    if let Some(found) = tried.iter().find(|path| path.is_file()) {
+        return Ok(found.clone());
+    }
+    let mut tried: Vec<String> = tried.iter().map(|path| path.display().to_string()).collect();
+    tried.dedup();
+    Err(ComponentError(format!(
+        "there is no component {}\nlooked for\n  {}\nBuild it first, with `cargo build --release --target wasm32-unknown-unknown`, and name it with \
+         {COMPONENT}; without {COMPONENT} the tests run natively",
+        file.display(),
+        tried.join("\n  "),
+    )))
+}
+
+/// A path is looked for as a file is; a bare name is left to PATH.
+fn named_program(here: &Path, program: OsString) -> PathBuf {
+    if program.is_empty() {
+        return PathBuf::from("lockstep");
+    }
+    let program = PathBuf::from(program);
+    if program.components().count() < 2 {
+        return program;
+    }
+    above(here).into_iter().map(|directory| directory.join(&program)).find(|path| path.is_file()).unwrap_or(program)
+}
+
+/// The directory and those above it, up to the workspace's, which has the lock file.
+fn above(here: &Path) -> Vec<&Path> {
+    let mut directories = Vec::new();
+    for directory in here.ancestors() {
+        directories.push(directory);
+        if directory.join("Cargo.lock").is_file() {
+            return directories;
+        }
+    }
+    // No workspace of cargo's: then only what is said.
+    vec![here]
+}
+
+impl ComponentError {
+    fn of(file: &Path, problem: &str) -> Self {
+        Self(format!("the component {} cannot be tested: {problem}", file.display()))
+    }
+}
+
+impl fmt::Display for ComponentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// As text, so that `expect` and `?` of a test show it as it is.
+impl fmt::Debug for ComponentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ComponentError {}
+
+impl fmt::Debug for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Component({}, {})", self.0.file.display(), self.0.hello.component)
+    }
+}

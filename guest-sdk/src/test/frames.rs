@@ -1,0 +1,257 @@
+//! What the harness and `lockstep guest serve` say to each other over a pipe: a call one way, what the guest asks for meanwhile and its
+//! outcome the other way. Both compile this file, so it names nothing but prost; it never decides what an answer is.
+
+use std::io::{Error, ErrorKind, Read, Result, Write};
+
+use prost::{Enumeration, Message, Oneof};
+
+/// Raised with every change that an older side would not understand. The tag of [`Hello::protocol`] never changes.
+pub const PROTOCOL: u32 = 1;
+
+/// Bytes of a frame. The largest are steps and snapshot chunks; what is longer was not written by either side.
+const FRAME_BYTES_MAX: usize = 256 << 20;
+
+/// Writes a frame: its length (u32, little-endian), and the message.
+pub fn write(to: &mut impl Write, frame: &impl Message) -> Result<()> {
+    let length = frame.encoded_len();
+    if length > FRAME_BYTES_MAX {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("a frame of {length} bytes is too large")));
+    }
+    let mut bytes = Vec::with_capacity(4 + length);
+    bytes.extend_from_slice(&(length as u32).to_le_bytes());
+    frame.encode(&mut bytes).expect("a vector takes any message");
+    to.write_all(&bytes)?;
+    to.flush()
+}
+
+/// Reads a frame; none when the other side ended between two.
+pub fn read<F: Message + Default>(from: &mut impl Read) -> Result<Option<F>> {
+    let mut length = [0; 4];
+    let begun = loop {
+        match from.read(&mut length) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            begun => break begun?,
+        }
+    };
+    // Only an end before the first byte is a good one.
+    if begun == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut length[begun..])?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(Error::new(ErrorKind::InvalidData, "what came is no frame"));
+    }
+    let mut bytes = vec![0; length];
+    from.read_exact(&mut bytes)?;
+    let frame = F::decode(bytes.as_slice()).map_err(|error| Error::new(ErrorKind::InvalidData, error))?;
+    Ok(Some(frame))
+}
+
+/// From the program that runs the component.
+#[derive(Clone, PartialEq, Message)]
+pub struct FromGuest {
+    #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    pub said: Option<Said>,
+}
+
+/// The first frame is a hello, the last of a call its outcome. All others but log lines are asked, and wait for their [`Answer`].
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Said {
+    #[prost(message, tag = "1")]
+    Hello(Hello),
+    #[prost(message, tag = "2")]
+    Outcome(Outcome),
+    #[prost(message, tag = "3")]
+    Log(Line),
+    #[prost(bytes, tag = "4")]
+    Get(Vec<u8>),
+    #[prost(message, tag = "5")]
+    Scan(Range),
+    #[prost(message, tag = "6")]
+    Put(Row),
+    #[prost(bytes, tag = "7")]
+    Remove(Vec<u8>),
+    #[prost(message, tag = "8")]
+    RemoveRange(Range),
+    #[prost(bool, tag = "9")]
+    NodeStatus(bool),
+    #[prost(bytes, tag = "10")]
+    SinkWrite(Vec<u8>),
+    /// At most so many bytes.
+    #[prost(uint32, tag = "11")]
+    SourceRead(u32),
+}
+
+/// Who runs what.
+#[derive(Clone, PartialEq, Message)]
+pub struct Hello {
+    #[prost(uint32, tag = "1")]
+    pub protocol: u32,
+    /// Version of the program.
+    #[prost(string, tag = "2")]
+    pub program: String,
+    /// Hash of the component, as nodes print it.
+    #[prost(string, tag = "3")]
+    pub component: String,
+    /// `command locks.Locks/Acquire`
+    #[prost(string, repeated, tag = "4")]
+    pub methods: Vec<String>,
+}
+
+/// What a call came to; nothing when the harness ended it.
+#[derive(Clone, PartialEq, Message)]
+pub struct Outcome {
+    #[prost(oneof = "Came", tags = "1, 2, 3")]
+    pub came: Option<Came>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Came {
+    /// Of a snapshot or a restore, empty.
+    #[prost(bytes, tag = "1")]
+    Reply(Vec<u8>),
+    #[prost(message, tag = "2")]
+    Step(Step),
+    /// As a client of a node would get it, whether the guest refused or failed.
+    #[prost(message, tag = "3")]
+    Status(Status),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Step {
+    #[prost(bytes, repeated, tag = "1")]
+    pub replies: Vec<Vec<u8>>,
+    #[prost(bytes, tag = "2")]
+    pub memo: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    pub wake_at_index: u64,
+    #[prost(uint32, tag = "4")]
+    pub wake_after_ms: u32,
+    #[prost(bool, tag = "5")]
+    pub done: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Status {
+    #[prost(uint32, tag = "1")]
+    pub code: u32,
+    #[prost(string, tag = "2")]
+    pub message: String,
+    #[prost(bytes, tag = "3")]
+    pub details: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Line {
+    #[prost(enumeration = "Level", tag = "1")]
+    pub level: i32,
+    #[prost(string, tag = "2")]
+    pub text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum Level {
+    Debug = 0,
+    Info = 1,
+    Warn = 2,
+    Error = 3,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Range {
+    #[prost(bytes, tag = "1")]
+    pub start: Vec<u8>,
+    #[prost(bytes, optional, tag = "2")]
+    pub end: Option<Vec<u8>>,
+    #[prost(bool, tag = "3")]
+    pub reverse: bool,
+    /// 0 for none.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Row {
+    #[prost(bytes, tag = "1")]
+    pub key: Vec<u8>,
+    #[prost(bytes, tag = "2")]
+    pub value: Vec<u8>,
+}
+
+/// From the harness.
+#[derive(Clone, PartialEq, Message)]
+pub struct ToGuest {
+    #[prost(oneof = "Told", tags = "1, 2")]
+    pub told: Option<Told>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Told {
+    #[prost(message, tag = "1")]
+    Call(Call),
+    #[prost(message, tag = "2")]
+    Answer(Answer),
+}
+
+/// A call, to be run in an instance of its own.
+#[derive(Clone, PartialEq, Message)]
+pub struct Call {
+    #[prost(enumeration = "Mode", tag = "1")]
+    pub mode: i32,
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+    #[prost(uint32, tag = "3")]
+    pub position: u32,
+    #[prost(uint64, tag = "4")]
+    pub time_ms: u64,
+    #[prost(string, tag = "5")]
+    pub caller: String,
+    #[prost(string, tag = "6")]
+    pub method: String,
+    #[prost(bytes, tag = "7")]
+    pub request: Vec<u8>,
+    /// Of a watch.
+    #[prost(enumeration = "Cause", tag = "8")]
+    pub cause: i32,
+    /// Of a watch.
+    #[prost(bytes, tag = "9")]
+    pub memo: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum Mode {
+    Apply = 0,
+    Query = 1,
+    Watch = 2,
+    Snapshot = 3,
+    Restore = 4,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum Cause {
+    Start = 0,
+    Change = 1,
+    Wake = 2,
+    Reset = 3,
+}
+
+/// To whatever was asked: only what belongs to that is set.
+#[derive(Clone, PartialEq, Message)]
+pub struct Answer {
+    /// The value, if there is one; the rows of a scan; the node's status; the chunk.
+    #[prost(bytes, optional, tag = "1")]
+    pub bytes: Option<Vec<u8>>,
+    /// Whether rows of a scan were left out.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    /// How many keys were removed.
+    #[prost(uint64, tag = "3")]
+    pub removed: u64,
+    /// A rule of the harness ended the call: no answer, and the outcome does not matter any more.
+    #[prost(bool, tag = "4")]
+    pub ended: bool,
+}
