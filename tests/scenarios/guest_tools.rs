@@ -284,7 +284,8 @@ fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
         ensure!(output.status.success(), "cargo {arguments:?}: {}", text(&output));
         Ok(text(&output))
     };
-    cargo(&["fmt", "--check"], &[])?;
+    let formatted = Command::new("cargo").args(["fmt", "--check"]).current_dir(&project).output()?;
+    ensure!(formatted.status.success(), "not as cargo fmt has it: {}", text(&formatted));
     cargo(&["test"], &[])?;
     cargo(&["build", "--release", "--target", "wasm32-unknown-unknown"], &[])?;
     let built = as_text(&target.join("wasm32-unknown-unknown/release/my_machine.wasm"))?;

@@ -77,8 +77,8 @@ async fn call_speaks_json_through_reflection() -> Result<()> {
     let lines: Vec<Vec<&str>> = services.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
     let first = [
         ["Example/Add", "command"],
-        ["Example/Compact", "command"],
         ["Example/Get", "query,"],
+        ["Example/Stat", "query,"],
         ["Example/Watch", "watch,"],
     ];
     assert_eq!(lines[..4], first.map(Vec::from), "{services}");

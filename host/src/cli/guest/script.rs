@@ -150,12 +150,16 @@ impl Problem {
         let place = format!(" at line {} column {}", error.line(), error.column());
         let message = message.strip_suffix(&place).unwrap_or(&message);
         let is_data = error.classify() == serde_json::error::Category::Data;
-        let message = match text.trim_start().starts_with('{') {
-            true if is_data => message.to_owned(),
-            true => format!("not JSON: {message}"),
-            false => "a line is a call, {\"method\": …} as JSON, or a comment that begins with #".to_owned(),
+        let blank = text.len() - text.trim_start().len();
+        let (column, message) = match text[blank..].starts_with('{') {
+            true if is_data => (error.column(), message.to_owned()),
+            true => (error.column(), format!("not JSON: {message}")),
+            false => {
+                let expected = "a line is a call, {\"method\": …} as JSON, or a comment that begins with #";
+                (blank + 1, expected.to_owned())
+            }
         };
-        Problem { column: Some(error.column().max(1)), text: message }
+        Problem { column: Some(column.max(1)), text: message }
     }
 
     /// At the first place where the field's name stands.
@@ -305,11 +309,11 @@ mod tests {
             ("{\"method\": \"Example/Watch\", \"reply\": {}}", "is a list"),
             ("{\"method\": \"Example/Add\", \"requests\": {}}", "requests"),
             ("Example/Add", "calls.jsonl:1:1: a line is a call"),
-            ("not json", "calls.jsonl:1:2: a line is a call"),
-            ("  {\"method\": 1x}", "calls.jsonl:1:15: not JSON: expected"),
-            ("# one\n {\"requests\": {}, \"method\": \"\"}", "calls.jsonl:2:13: unknown field `requests`"),
-            ("{\"method\": \"Example/Add\", \"request\": {\"key\": 1}}", "calls.jsonl:1:26: the request is no"),
-            ("{\"method\": \"Example/Add\", \"reason\": \"HELD\"}", "calls.jsonl:1:26: a \"reason\" stands"),
+            ("  not json", "calls.jsonl:1:3: a line is a call"),
+            ("  {\"method\": x}", "calls.jsonl:1:14: not JSON: expected value"),
+            ("# one\n {\"requests\": {}, \"method\": \"\"}", "calls.jsonl:2:12: unknown field `requests`"),
+            ("{\"method\": \"Example/Add\", \"request\": {\"key\": 1}}", "calls.jsonl:1:27: the request is no"),
+            ("{\"method\": \"Example/Add\", \"reason\": \"HELD\"}", "calls.jsonl:1:27: a \"reason\" stands"),
             ("{\"method\": \"Example/Add\", \"after\": \"soon\"}", "10s"),
             ("# nothing", "has no calls"),
         ];
