@@ -101,10 +101,10 @@ mod tests {
             RpcStatus { details: vec![any] }.encode_to_vec()
         };
         let known = of("AddVoterRequest", b"\x0a\x05nodeB");
-        let shown = lines(&known, Some(&pool)).concat();
+        let shown = lines(&known, Some(pool)).concat();
         assert!(shown.starts_with("details: AddVoterRequest {") && shown.contains(r#""id":"nodeB""#), "{shown}");
         assert!(lines(&known, None)[0].contains("not described by the server) \\n\\x05nodeB"));
-        assert_eq!(lines(b"\xff\x01", Some(&pool)), ["details: \\xff\\x01"]);
+        assert_eq!(lines(b"\xff\x01", Some(pool)), ["details: \\xff\\x01"]);
         assert!(lines(b"", None).is_empty());
     }
 }

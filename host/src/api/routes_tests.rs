@@ -1,0 +1,135 @@
+//! Descriptors: what is served, as what, and what is refused.
+
+use super::*;
+
+/// Compiles `body` as a proto3 file that may use the method options.
+fn compile(body: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let source = format!("syntax = \"proto3\";\nimport \"lockstep/options.proto\";\n{body}");
+    std::fs::write(dir.path().join("app.proto"), source).unwrap();
+    let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+    let mut compiler = protox::Compiler::new([dir.path(), protos.as_ref()]).unwrap();
+    compiler.include_imports(true).open_file("app.proto").unwrap();
+    compiler.encode_file_descriptor_set()
+}
+
+fn routes(body: &str) -> Result<Routes, RouteError> {
+    Routes::new(Some(&compile(body)), true)
+}
+
+const MESSAGES: &str = "message M { bool fresh = 7; string text = 2; }";
+
+#[test]
+fn the_option_says_what_a_method_is() {
+    let routes = routes(&format!(
+        "package app; {MESSAGES} service S {{
+           rpc Put(M) returns (M) {{ option (lockstep.method) = {{ kind: COMMAND }}; }}
+           rpc Get(M) returns (M) {{ option (lockstep.method) = {{ kind: QUERY, consistency_field: \"fresh\" }}; }}
+           rpc Stat(M) returns (M) {{ option (lockstep.method) = {{ kind: QUERY, consistency: LOCAL }}; }}
+           rpc See(M) returns (stream M) {{ option (lockstep.method) = {{ kind: WATCH, consistency: LINEARIZABLE }}; }}
+         }}"
+    ))
+    .unwrap();
+    let kind = |name: &str| routes.method(name).unwrap().kind;
+    assert_eq!(kind("app.S/Put"), Kind::Command);
+    assert_eq!(kind("app.S/Get"), Kind::Query);
+    assert_eq!(kind("app.S/See"), Kind::Watch);
+    let get = routes.method("app.S/Get").unwrap();
+    assert_eq!(get.consistency(&[0x38, 1]), Consistency::Linearizable);
+    assert_eq!(get.consistency(&[]), Consistency::Local);
+    assert_eq!(routes.method("app.S/Stat").unwrap().consistency(&[0x38, 1]), Consistency::Local);
+    assert_eq!(routes.method("app.S/See").unwrap().consistency(&[]), Consistency::Linearizable);
+    assert_eq!(routes.services(), ["app.S"]);
+}
+
+#[test]
+fn without_options_the_shape_decides() {
+    let routes = routes(&format!(
+        "{MESSAGES} service S {{
+           rpc Put(M) returns (M);
+           rpc Get(M) returns (M) {{ option idempotency_level = NO_SIDE_EFFECTS; }}
+           rpc See(M) returns (stream M);
+         }}"
+    ))
+    .unwrap();
+    let method = |name: &str| routes.method(name).unwrap().clone();
+    assert_eq!(method("S/Put").kind, Kind::Command);
+    assert_eq!((method("S/Get").kind, method("S/Get").consistency(&[])), (Kind::Query, Consistency::Linearizable));
+    assert_eq!((method("S/See").kind, method("S/See").consistency(&[])), (Kind::Watch, Consistency::Local));
+    assert!(routes.method("S/Nope").is_none());
+    assert_eq!(routes.explain_unknown("S/Nope"), "service S has no such method; it has Get, Put, See");
+    assert_eq!(routes.explain_unknown("X/Get"), "no service \"X\" here; this node serves S");
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_by_name() {
+    let cases = [
+        ("service S { rpc A(stream M) returns (M); }", "method S/A: client streaming"),
+        (
+            "service S { rpc A(M) returns (stream M) { option (lockstep.method) = { kind: COMMAND }; } }",
+            "method S/A is a streaming command",
+        ),
+        (
+            "service S { rpc A(M) returns (M) { option (lockstep.method) = { kind: WATCH }; } }",
+            "method S/A is a streaming watch",
+        ),
+        ("service RaftManager { rpc A(M) returns (M); }", "service RaftManager would shadow"),
+        ("service RaftAdmin { rpc A(M) returns (M); }", "service RaftAdmin would shadow"),
+        (
+            "service S { rpc A(M) returns (M) { option (lockstep.method) = { kind: QUERY, consistency_field: \"text\" }; } }",
+            "consistency_field `text` is not a bool field of M",
+        ),
+        (
+            "service S { rpc A(M) returns (M) { option (lockstep.method) = \
+             { kind: QUERY, consistency: LOCAL, consistency_field: \"fresh\" }; } }",
+            "exclude each other",
+        ),
+        ("", "names no service"),
+    ];
+    for (body, expected) in cases {
+        let error = routes(&format!("{MESSAGES} {body}")).unwrap_err().to_string();
+        assert!(error.contains(expected), "{body}: {error}");
+    }
+    let shadow = routes(&format!("package lockstep.v9; {MESSAGES} service S {{ rpc A(M) returns (M); }}"));
+    assert!(matches!(shadow, Err(RouteError::Shadows { .. })));
+}
+
+#[test]
+fn a_component_without_a_usable_descriptor_is_refused() {
+    assert!(matches!(Routes::new(None, true), Err(RouteError::NoDescriptor)));
+    assert!(matches!(Routes::new(Some(b"\xff\xff"), true), Err(RouteError::Undecodable(_))));
+    let watch = compile(&format!("{MESSAGES} service S {{ rpc A(M) returns (stream M); }}"));
+    assert!(matches!(Routes::new(Some(&watch), false), Err(RouteError::NoWatcher { .. })));
+}
+
+#[test]
+fn descriptors_of_several_crates_may_follow_each_other() {
+    let mut set = compile(&format!("{MESSAGES} service S {{ rpc A(M) returns (M); }}"));
+    set.extend(set.clone());
+    let routes = Routes::new(Some(&set), true).unwrap();
+    assert_eq!(routes.services(), ["S"]);
+    assert!(routes.encoded().len() < set.len());
+    set.extend(compile(&format!("package other; {MESSAGES} service S {{ rpc A(M) returns (M); }}")));
+    let error = Routes::new(Some(&set), true).unwrap_err().to_string();
+    assert!(error.contains("two different files are called app.proto"), "{error}");
+    set.truncate(set.len() - 1);
+    assert!(matches!(Routes::new(Some(&set), true), Err(RouteError::Undecodable(_))));
+}
+
+#[test]
+fn names_are_those_of_protobuf() {
+    for (name, dots) in [("a.b_1.Service", true), ("_x", true), ("Method", false), ("S", true)] {
+        assert!(check_name(name, dots).is_ok(), "{name}");
+    }
+    let long = "m".repeat(NAME_BYTES_MAX + 1);
+    for name in ["", "A/B", "{*rest}", "A\nB", "S\x1b[2J", "1a", "a b", "ü", "a..b", "a.", &long] {
+        assert!(check_name(name, true).is_err() && check_name(name, false).is_err(), "{name}");
+    }
+    assert!(check_name("a.b", false).is_err());
+}
+
+#[test]
+fn a_descriptor_without_end_is_not_decoded() {
+    let error = Routes::new(Some(&vec![0; DESCRIPTOR_BYTES_MAX + 1]), false).unwrap_err();
+    assert!(matches!(error, RouteError::DescriptorTooLarge { .. }), "{error}");
+}
