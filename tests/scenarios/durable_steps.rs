@@ -79,7 +79,8 @@ async fn a_vote_that_cannot_be_saved_is_not_given() -> Result<()> {
     let mut cluster = formed().await?;
     let leader = cluster.leader().await?;
     let follower = cluster.follower().await?;
-    cluster.nodes[follower].fail_at(&["vote-before-sync=return(error)"])?;
+    // Known to the follower before it can want a vote: it takes over at once when the leader's process is gone.
+    cluster.nodes[follower].fail_now(&["vote-before-sync=return(error)"]).await?;
     cluster.nodes[leader].kill()?;
     let status = cluster.nodes[follower].wait_exit().await?;
     assert!(!status.success());

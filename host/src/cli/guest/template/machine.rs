@@ -3,7 +3,7 @@
 
 use lockstep_guest::{Code, Harness};
 
-use {{crate}}::*;
+use ::{{crate}}::*;
 
 const ADD: &str = "{{crate}}.{{Service}}/Add";
 const GET: &str = "{{crate}}.{{Service}}/Get";
