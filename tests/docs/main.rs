@@ -80,7 +80,7 @@ fn the_readme_does_what_it_says() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap();
     let text = succeeded(&run(&cluster_script())?)?;
     for expected in
-        [r#""commitIndex""#, r#""value":"world""#, "RaftManager/AddVoter", "lockstep 0.1.0", "--raft_data_dir"]
+        [r#""commitIndex""#, r#""value":"world""#, "RaftManager  of the node", "lockstep 0.1.0", "--raft_data_dir"]
     {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
