@@ -102,6 +102,9 @@ impl Sandbox {
     }
 
     fn fuel_used(&self) -> u64 {
+        if !self.engine.inner.metered {
+            return 0;
+        }
         self.fuel_given.saturating_sub(self.wasm.get_fuel().unwrap_or(0))
     }
 
