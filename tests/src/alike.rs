@@ -36,11 +36,16 @@ const KILLED: usize = 1;
 /// The third lets files pile up, and is stopped, every second time for so long that it comes back by a snapshot.
 const STOPPED: usize = 2;
 
-/// How often the second node is killed, and how often the third one is stopped.
-const KILLS: u64 = 20;
-const STOPS: u64 = 10;
-/// The third node misses one part in so many of the run, when it is to catch up from the log.
-const ABSENCE: u64 = 60;
+/// A round: the second node is killed twice, and the third one is stopped once.
+const FAULTS_A_ROUND: u64 = 3;
+/// There is a round for so many commands,
+const COMMANDS_A_ROUND: u64 = 100_000;
+/// and never fewer than these. The commands go on until all rounds are over, however slow the machine is.
+const ROUNDS_MIN: u64 = 4;
+/// The third node misses half of the commands between two faults, when it is to catch up from the log.
+const ABSENCE: u64 = 2;
+/// The parts of the run that are told.
+const PARTS: u64 = 10;
 
 /// The log is kept short, so that a node that was away needs a snapshot.
 const SHORT_LOG: [&str; 4] =
@@ -96,6 +101,24 @@ enum Away {
     Beyond(u64),
 }
 
+impl Wanted {
+    /// What is to happen to the nodes.
+    fn faults(&self) -> u64 {
+        FAULTS_A_ROUND * (self.commands / COMMANDS_A_ROUND).max(ROUNDS_MIN)
+    }
+
+    /// Commands between two faults.
+    fn pause(&self) -> u64 {
+        self.commands / (self.faults() + 1)
+    }
+}
+
+impl Lives {
+    fn faults(&self) -> u64 {
+        self.kills + self.stops
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary { index, commands, failed, hash, backup_bytes, lives, took } = self;
@@ -122,12 +145,14 @@ pub async fn run(wanted: Wanted, progress: impl FnMut(String)) -> Result<Summary
 async fn carry_out(cluster: &mut Cluster, wanted: Wanted, mut progress: impl FnMut(String)) -> Result<Summary> {
     form(cluster).await?;
     let began = Instant::now();
-    let load = Load::start(cluster, wanted)?;
+    let mut load = Load::start(cluster, wanted)?;
     let mut lives = Lives::default();
     let mut away = None;
-    let part = wanted.commands / STOPS;
-    for tenth in 0..STOPS {
-        while load.done() < (tenth + 1) * part {
+    for part in 1..=PARTS {
+        let lived =
+            |lives: &Lives, away: &Option<Away>| part < PARTS || lives.faults() == wanted.faults() && away.is_none();
+        while load.done() < part * wanted.commands / PARTS || !lived(&lives, &away) {
+            load.check().await?;
             live(cluster, &load, wanted, &mut lives, &mut away).await?;
             tokio::time::sleep(LOOK).await;
         }
@@ -135,9 +160,6 @@ async fn carry_out(cluster: &mut Cluster, wanted: Wanted, mut progress: impl FnM
     }
     load.finish().await?;
     let took = began.elapsed();
-    if away.is_some() {
-        cluster.nodes[STOPPED].start().await?;
-    }
     let Said { index, commands, failed, hash } = same_hash(cluster).await?;
     ensure!(commands >= wanted.commands, "only {commands} commands have run");
     lives.installs += installs(cluster).await?;
@@ -201,20 +223,21 @@ async fn live(
         caught_up(cluster, load).await?;
         *away = None;
     }
-    if done >= (2 * lives.kills + 1) * wanted.commands / (2 * KILLS) && lives.kills < KILLS {
+    let due = lives.faults() < wanted.faults() && done >= (lives.faults() + 1) * wanted.pause();
+    if due && (lives.faults() + 1) % FAULTS_A_ROUND != 0 {
         lives.kills += 1;
         lives.transfers += u64::from(lead(cluster, KILLED).await?);
         lives.installs += installs_of(cluster, KILLED).await?;
         cluster.nodes[KILLED].kill()?;
         cluster.nodes[KILLED].start().await?;
         caught_up(cluster, load).await?;
-    } else if done >= (lives.stops + 1) * wanted.commands / (STOPS + 1) && lives.stops < STOPS {
+    } else if due {
         lives.stops += 1;
         lives.transfers += u64::from(lead(cluster, STOPPED).await?);
         lives.installs += installs_of(cluster, STOPPED).await?;
         cluster.nodes[STOPPED].stop().await?;
         *away = Some(match lives.stops % 2 {
-            0 => Away::Until(done + wanted.commands / ABSENCE),
+            0 => Away::Until(done + wanted.pause() / ABSENCE),
             _ => Away::Beyond(last_index(cluster).await?),
         });
     }
@@ -237,7 +260,7 @@ async fn lead(cluster: &Cluster, n: usize) -> Result<bool> {
 /// Waits until every node serves and is not far behind: the next fault must meet a majority that can go on. Commands wait meanwhile, or a
 /// machine with few cores is busy with the other two nodes.
 async fn caught_up(cluster: &Cluster, load: &Load) -> Result<()> {
-    load.flows.send_replace(false);
+    load.flow.send_replace(Flow::Waits);
     let caught_up = eventually("every node serves", || async {
         let mut applied = Vec::new();
         for node in &cluster.nodes {
@@ -251,7 +274,7 @@ async fn caught_up(cluster: &Cluster, load: &Load) -> Result<()> {
         Ok(())
     })
     .await;
-    load.flows.send_replace(true);
+    load.flow.send_replace(Flow::Runs);
     caught_up
 }
 
@@ -327,18 +350,29 @@ fn same_rows(cluster: &Cluster) -> Result<usize> {
     Ok(backups[0].len())
 }
 
-/// Clients that send commands until enough of them have an outcome.
+/// What the clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// They send commands.
+    Runs,
+    /// They begin no command.
+    Waits,
+    /// They begin none any more.
+    Ends,
+}
+
+/// Clients that send commands until they are told that it is enough.
 struct Load {
     done: Arc<AtomicU64>,
-    /// Whether clients begin commands.
-    flows: watch::Sender<bool>,
+    /// What clients are to do.
+    flow: watch::Sender<Flow>,
     clients: Vec<JoinHandle<Result<()>>>,
 }
 
 impl Load {
     fn start(cluster: &Cluster, wanted: Wanted) -> Result<Load> {
         let (done, next) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
-        let flows = watch::Sender::new(true);
+        let flow = watch::Sender::new(Flow::Runs);
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS_EACH {
             let channel = |node: &NodeProcess| -> Result<Channel> {
@@ -349,11 +383,11 @@ impl Load {
                 nodes.rotate_left(1);
                 for _ in 0..CALLS_EACH / CONNECTIONS_EACH {
                     let nodes = nodes.iter().cloned().map(MedleyClient::new).collect();
-                    clients.push(tokio::spawn(send(nodes, wanted, flows.subscribe(), next.clone(), done.clone())));
+                    clients.push(tokio::spawn(send(nodes, wanted.seed, flow.subscribe(), next.clone(), done.clone())));
                 }
             }
         }
-        Ok(Load { done, flows, clients })
+        Ok(Load { done, flow, clients })
     }
 
     /// Commands that have an outcome.
@@ -361,31 +395,35 @@ impl Load {
         self.done.load(Relaxed)
     }
 
+    /// A client that gave up says why.
+    async fn check(&mut self) -> Result<()> {
+        match self.clients.iter().position(JoinHandle::is_finished) {
+            Some(ended) => self.clients.swap_remove(ended).await?,
+            None => Ok(()),
+        }
+    }
+
     async fn finish(self) -> Result<()> {
-        let Load { clients, flows: _flowing, .. } = self;
-        for client in clients {
+        self.flow.send_replace(Flow::Ends);
+        for client in self.clients {
             client.await??;
         }
         Ok(())
     }
 }
 
-/// Sends commands until all were taken, to its own node while that answers and to the next one when not. Each is sent until it has an
-/// outcome, so it may run more than once: what counts is that every node runs it as often.
+/// Sends commands, to its own node while that answers and to the next one when not. Each is sent until it has an outcome, so it may run
+/// more than once: what counts is that every node runs it as often.
 async fn send(
     mut nodes: Vec<MedleyClient<Channel>>,
-    wanted: Wanted,
-    mut flows: watch::Receiver<bool>,
+    seed: u64,
+    mut flow: watch::Receiver<Flow>,
     next: Arc<AtomicU64>,
     done: Arc<AtomicU64>,
 ) -> Result<()> {
-    loop {
-        flows.wait_for(|flows| *flows).await?;
+    while *flow.wait_for(|flow| *flow != Flow::Waits).await? == Flow::Runs {
         let number = next.fetch_add(1, Relaxed);
-        if number >= wanted.commands {
-            return Ok(());
-        }
-        let seed = wanted.seed.wrapping_add(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let seed = seed.wrapping_add(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let deadline = Instant::now() + PATIENCE * 2;
         for node in (0..nodes.len()).cycle() {
             let mut request = Request::new(ActRequest { seed });
@@ -401,6 +439,7 @@ async fn send(
         }
         done.fetch_add(1, Relaxed);
     }
+    Ok(())
 }
 
 /// Refused by the guest, or failed in it; both are outcomes.

@@ -162,7 +162,8 @@ impl Mixture {
     }
 
     fn is_refused(&mut self, draw: &mut Draw) -> Reply<ActResponse> {
-        self.tags.clear();
+        let place = draw.below(TAGS) as u32;
+        self.tags.remove_prefix(&(&place,));
         self.sum.reset();
         Err(Status::failed_precondition(format!("no {} today", draw.text(12))))
     }
