@@ -176,7 +176,7 @@ pub enum NodeMode {
     Removed(String),
     /// Its state differs from the majority's.
     Quarantined(String),
-    /// Its component or profile is not the cluster's; the text says which two differ and what mends it.
+    /// Its component or profile is not the cluster's, or its component is gone; the text says which, and what mends it.
     Unfit(String),
 }
 

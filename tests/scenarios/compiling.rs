@@ -1,11 +1,15 @@
-//! The process that compiles a component is bounded: a component that is made to be dear to compile ends it, and not a node.
+//! The process that encodes and compiles is bounded: a file that is made to be dear to compile, or to overflow a stack, ends it, and not a
+//! node. It ends with the process that it works for.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{lockstep, lockstep_binary};
+use lockstep_tests::{NodeProcess, Options, eventually, lockstep_binary};
+
+use crate::guest_tools::{is_descriptor, sections};
 
 /// SIGXCPU: the processor time is used up.
 const TIME_IS_UP: i32 = 24;
@@ -14,16 +18,22 @@ const ABORTED: i32 = 6;
 
 /// What the program does that a node starts to compile `component`, under bounds of the test's choosing.
 fn compiled(memory_bytes: u64, cpu_seconds: u64, component: &[u8]) -> Result<Output> {
+    told(
+        &format!(
+            r#"{{"what":"Compile","parent":{},"bounds":{{"memory_bytes_max":{memory_bytes},"cpu_seconds_max":{cpu_seconds},"seconds_max":60}}}}"#,
+            std::process::id()
+        ),
+        component,
+    )
+}
+
+fn told(task: &str, component: &[u8]) -> Result<Output> {
     let mut child = Command::new(lockstep_binary())
         .arg("__compile")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let task = format!(
-        r#"{{"what":"Compile","parent":{},"bounds":{{"memory_bytes_max":{memory_bytes},"cpu_seconds_max":{cpu_seconds},"seconds_max":60}}}}"#,
-        std::process::id()
-    );
     let message = [&(task.len() as u32).to_le_bytes()[..], task.as_bytes(), component].concat();
     let mut input = child.stdin.take().context("it is piped")?;
     // It may end before it has read all.
@@ -33,9 +43,13 @@ fn compiled(memory_bytes: u64, cpu_seconds: u64, component: &[u8]) -> Result<Out
 }
 
 /// Functions that are long, and no two of them equal.
-fn large(functions: usize) -> Result<Vec<u8>> {
-    let mut text = "(component (core module (memory 1)\n".to_owned();
-    for n in 0..functions {
+fn large(count: usize) -> Result<Vec<u8>> {
+    Ok(wat::parse_str(format!("(component {})", functions(count)))?)
+}
+
+fn functions(count: usize) -> String {
+    let mut text = "(core module (memory 1)\n".to_owned();
+    for n in 0..count {
         text += "(func (param i64) (result i64) local.get 0\n";
         for k in 0..400 {
             text +=
@@ -43,7 +57,7 @@ fn large(functions: usize) -> Result<Vec<u8>> {
         }
         text += ")\n";
     }
-    Ok(wat::parse_str(text + "))")?)
+    text + ")"
 }
 
 #[test]
@@ -70,43 +84,104 @@ fn one_that_needs_too_much_memory_ends_it_too() -> Result<()> {
     Ok(())
 }
 
+/// The processes of which this one is the parent, by id.
+fn children(of: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // It may be gone by now.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
+        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        if after_name.split(' ').nth(1).and_then(|parent| parent.parse().ok()) == Some(of) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+async fn is_gone(id: u32) -> Result<()> {
+    let gone = || async {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        // One that nobody has waited for yet does nothing more.
+        ensure!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+        Ok(())
+    };
+    eventually("the compiler is gone", gone).await
+}
+
+/// A node at its first start, with a guest by its names that takes minutes to compile, and its compiler, which is at it.
+async fn compiling(place: &Path) -> Result<(Child, u32)> {
+    let nothing = r#"(core module $m (func (export "f"))) (core instance $i (instantiate $m)) (func $f (canon lift (core func $i "f")))"#;
+    let exported = |interface: &str, functions: &[&str]| {
+        let exports: String = functions.iter().map(|name| format!("(export \"{name}\" (func $f))")).collect();
+        format!(
+            "(instance ${interface} {exports}) (export \"lockstep:machine/{interface}@1.0.0\" (instance ${interface}))"
+        )
+    };
+    let (machine, watcher) = (["apply", "query", "snapshot", "restore"], ["watch"]);
+    let (machine, watcher) = (exported("machine", &machine), exported("watcher", &watcher));
+    let mut component = wat::parse_str(format!("(component {} {nothing} {machine} {watcher})", functions(8_000)))?;
+    let kv = std::fs::read(lockstep_tests::kv_wasm())?;
+    component.extend(sections(&kv)?.into_iter().filter(|section| is_descriptor(section)).flatten());
+    let path = place.join("dear.wasm");
+    std::fs::write(&path, component)?;
+    let node = NodeProcess::new("nodeA", place, Options { fsm: Some(path), ..Options::bootstrap() })?;
+    let log = std::fs::File::create(place.join("log"))?;
+    let node = Command::new(lockstep_binary()).args(node.arguments()).stdin(Stdio::null()).stderr(log).spawn()?;
+    let only = || async {
+        let children = children(node.id())?;
+        let log = std::fs::read_to_string(place.join("log"))?;
+        let child = *children.first().with_context(|| format!("no compiler yet: {log}"))?;
+        let line = std::fs::read_to_string(format!("/proc/{child}/cmdline"))?;
+        ensure!(line.contains("__compile"), "{line:?}");
+        Ok(child)
+    };
+    let compiler = eventually("it has started a compiler", only).await?;
+    Ok((node, compiler))
+}
+
+/// It waited for its compiler, for up to five minutes.
+#[tokio::test]
+async fn a_node_that_is_stopped_while_it_compiles_ends_at_once_and_takes_its_compiler_along() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let (mut node, compiler) = compiling(place.path()).await?;
+    ensure!(Command::new("kill").arg(node.id().to_string()).status()?.success());
+    let ended = || {
+        let ended = node.try_wait();
+        async { ended?.context("it runs") }
+    };
+    // Compiled to its end, the guest would have been refused.
+    let status = eventually("it ends", ended).await?;
+    ensure!(status.success(), "{status:?}: {}", std::fs::read_to_string(place.path().join("log"))?);
+    is_gone(compiler).await
+}
+
+/// It went on for minutes, with gigabytes, for nobody.
+#[tokio::test]
+async fn a_compiler_ends_with_a_node_that_is_killed() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let (mut node, compiler) = compiling(place.path()).await?;
+    node.kill()?;
+    node.wait()?;
+    is_gone(compiler).await
+}
+
+#[test]
+fn a_compiler_whose_parent_is_gone_does_nothing() -> Result<()> {
+    let refused = told(
+        r#"{"what":"Compile","bounds":{"memory_bytes_max":4294967296,"cpu_seconds_max":60,"seconds_max":60},"parent":1}"#,
+        &large(1)?,
+    )?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(refused.status.code() == Some(1) && said.contains("process 1, for which"), "{:?}: {said}", refused.status);
+    Ok(())
+}
+
 #[test]
 fn what_is_no_component_is_refused_in_words() -> Result<()> {
     let refused = compiled(4 << 30, 60, b"\0asm nonsense")?;
     let said = String::from_utf8_lossy(&refused.stderr);
     ensure!(refused.status.code() == Some(1) && !said.trim().is_empty(), "{:?}: {said}", refused.status);
     Ok(())
-}
-
-/// What is nested without end overflows a stack: that of a process apart.
-#[test]
-fn types_nested_without_end_are_refused_in_words() -> Result<()> {
-    const DEPTH: usize = 100_000;
-    // A component whose only type is a component type, which declares a type, which is a component type, and so on.
-    let types = [b"\x01".to_vec(), b"\x41\x01\x01".repeat(DEPTH), b"\x41\x00".to_vec()].concat();
-    let component = [b"\0asm\x0d\0\x01\0\x07".to_vec(), length(types.len()), types].concat();
-    let section = [b"\x11component-type:zz".to_vec(), component].concat();
-    let module = [b"\0asm\x01\0\0\0\0".to_vec(), length(section.len()), section].concat();
-    let directory = tempfile::tempdir()?;
-    let path = directory.path().join("nested.wasm");
-    std::fs::write(&path, module)?;
-    let path = path.display().to_string();
-    let refused = lockstep(&["guest", "check", &path])?;
-    let said = String::from_utf8_lossy(&refused.stderr);
-    ensure!(refused.status.code() == Some(1) && said.contains("nest"), "{:?}: {said}", refused.status);
-    // It looks at what is there and judges nothing; it must come to its end.
-    let looked_at = lockstep(&["guest", "inspect", &path])?;
-    ensure!(looked_at.status.code().is_some(), "{:?}", looked_at.status);
-    Ok(())
-}
-
-/// As WebAssembly writes lengths (LEB128).
-fn length(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-    bytes
 }

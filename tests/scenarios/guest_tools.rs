@@ -203,9 +203,9 @@ fn a_script_lets_time_pass_and_compares_reasons_and_unexpected_refusals_are_note
     Ok(())
 }
 
-/// The module as a compiler of another language leaves it.
-fn without_descriptor(module: &[u8]) -> Result<Vec<u8>> {
-    let (mut kept, mut at) = (module[..8].to_vec(), 8);
+/// The sections of a module, each with its id and its length.
+pub(crate) fn sections(module: &[u8]) -> Result<Vec<&[u8]>> {
+    let (mut found, mut at) = (Vec::new(), 8);
     while at < module.len() {
         let (mut length, mut shift, mut body) = (0_usize, 0, at + 1);
         loop {
@@ -216,14 +216,89 @@ fn without_descriptor(module: &[u8]) -> Result<Vec<u8>> {
                 break;
             }
         }
-        let section = module.get(body..body + length).context("a section ends")?;
-        if module[at] != 0 || !section[1..].starts_with(b"lockstep.descriptor") {
-            kept.extend_from_slice(&module[at..body + length]);
-        }
+        found.push(module.get(at..body + length).context("a section ends")?);
         at = body + length;
     }
+    Ok(found)
+}
+
+/// Whether the SDK's build left the descriptor in this section.
+pub(crate) fn is_descriptor(section: &[u8]) -> bool {
+    let name = b"lockstep.descriptor";
+    section[0] == 0 && section.windows(name.len()).take(8).any(|window| window == name)
+}
+
+/// The module as a compiler of another language leaves it.
+fn without_descriptor(module: &[u8]) -> Result<Vec<u8>> {
+    let kept = sections(module)?.into_iter().filter(|section| !is_descriptor(section));
+    let kept = [&module[..8], &kept.collect::<Vec<_>>().concat()].concat();
     ensure!(kept.len() < module.len(), "there was no descriptor");
     Ok(kept)
+}
+
+/// A module with a component type that is so many types deep.
+fn nested(depth: usize) -> Vec<u8> {
+    let sized = |id: u8, body: &[u8]| {
+        let mut section = vec![id];
+        let mut length = body.len();
+        while length >= 0x80 {
+            section.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        section.push(length as u8);
+        section.extend_from_slice(body);
+        section
+    };
+    // One type: a component type of one declaration, which is a type, and so on.
+    let types = [&[1][..], &[0x41, 1, 1].repeat(depth), &[0x41, 0]].concat();
+    let encoding = b"\x16wit-component-encoding\x04\x00";
+    let component = [&b"\0asm\x0d\0\x01\0"[..], &sized(0, encoding), &sized(7, &types)].concat();
+    [&b"\0asm\x01\0\0\0"[..], &sized(0, &[&b"\x11component-type:zz"[..], &component].concat())].concat()
+}
+
+/// Their stack overflowed, and took the tool along; that of a node, too.
+#[test]
+fn a_component_type_nested_without_end_is_refused_in_words() -> Result<()> {
+    let directory = tempdir()?;
+    // How much of the first a stack takes depends on its size; no stack takes the second.
+    for (depth, words) in [(5_000, "cannot be made a component"), (100_000, "nested too deeply")] {
+        let deep = written(directory.path(), "deep.wasm", nested(depth))?;
+        let proto = as_text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/example.proto"))?;
+        assert_says(&done(&["inspect", &deep])?, &["cannot be made a component", words, "refused"]);
+        assert_says(&refused(&["pack", &deep, "--proto", &proto], 1)?, &[words]);
+        assert_says(&refused(&["check", &deep], 1)?, &[words]);
+        let node =
+            ["node", "--raft_bootstrap", "--raft_id=a", "--raft_data_dir", &as_text(directory.path())?, "--fsm", &deep];
+        let node = lockstep(&node)?;
+        ensure!(node.status.code() == Some(2), "{:?} {}", node.status, text(&node));
+        assert_says(&text(&node), &["--fsm", words]);
+    }
+    Ok(())
+}
+
+#[test]
+fn services_are_bounded_in_number_and_name() -> Result<()> {
+    let directory = tempdir()?;
+    let bare = written(directory.path(), "bare.wasm", without_descriptor(&std::fs::read(kv_wasm())?)?)?;
+    let packed = as_text(&directory.path().join("packed.wasm"))?;
+    let pack = |methods: &[String]| -> Result<Output> {
+        let methods: String = methods.iter().map(|name| format!("rpc {name}(M) returns (M);\n")).collect();
+        let text = format!("syntax = \"proto3\"; package p; message M {{}} service S {{ {methods} }}");
+        guest(&["pack", &bare, "--proto", &written(directory.path(), "many.proto", text)?, "-o", &packed])
+    };
+    let many = |count: usize| (0..count).map(|n| format!("Method{n}")).collect::<Vec<_>>();
+    let (long, longer) = (["x".repeat(256)], ["x".repeat(257)]);
+    for (methods, words) in [(&many(4_097)[..], "more than 4096 methods"), (&longer[..], "at most 256 bytes")] {
+        let output = pack(methods)?;
+        ensure!(output.status.code() == Some(1), "{:?} {}", output.status, text(&output));
+        assert_says(&text(&output), &[words, "nothing was written"]);
+    }
+    for methods in [&many(4_096)[..], &long] {
+        let output = pack(methods)?;
+        ensure!(output.status.success(), "{}", text(&output));
+        assert_says(&done(&["inspect", &packed])?, &[&format!("p.S/{}", methods[methods.len() - 1])]);
+    }
+    Ok(())
 }
 
 #[test]

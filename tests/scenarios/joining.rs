@@ -1,6 +1,6 @@
 //! Learners and voters join; what cannot join is told why.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lockstep_tests::pb::{
     AddNonvoterRequest, AddVoterRequest, DemoteVoterRequest, GetConfigurationRequest, RemoveServerRequest,
 };
@@ -160,6 +160,46 @@ async fn a_member_that_is_started_with_another_component_stays_up_unfit_and_says
     cluster.nodes[n].options = fitting;
     cluster.nodes[n].start().await?;
     cluster.everyone_reads("while", "unfit").await
+}
+
+/// The file that every node keeps was missing or damaged: the node exited, also when it was started with the very same bytes.
+#[tokio::test]
+async fn a_member_whose_component_is_gone_stays_up_unfit_until_it_is_given_again() -> Result<()> {
+    let mut cluster = formed(3, &[]).await?;
+    let n = cluster.follower().await?;
+    let components = cluster.directory().join(&cluster.nodes[n].name).join("components");
+    let kept = std::fs::read_dir(&components)?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    let kept = kept.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    let kept = kept.context("a member keeps its component")?;
+    let whole = std::fs::read(&kept)?;
+    cluster.nodes[n].stop().await?;
+    let bare = cluster.nodes[n].options.clone();
+    for (damaged, words) in [(None, "is missing"), (Some(&b"rot"[..]), "is damaged")] {
+        match damaged {
+            None => std::fs::remove_file(&kept)?,
+            Some(bytes) => std::fs::write(&kept, bytes)?,
+        }
+        cluster.nodes[n].options.fsm = None;
+        cluster.nodes[n].spawn()?;
+        eventually("it says that it is unfit", || async {
+            let status = cluster.nodes[n].status().await?;
+            anyhow::ensure!(status["mode"] == "unfit", "{}", status["mode"]);
+            Ok(())
+        })
+        .await?;
+        let (code, body) = cluster.nodes[n].http("/readyz").await?;
+        assert!(code == 503 && body.contains(words) && body.contains("--fsm"), "{code} {body}");
+        assert_eq!(cluster.nodes[n].http("/livez").await?.0, 200);
+        assert!(cluster.nodes[n].stop().await?.success());
+        cluster.nodes[n].options.fsm = Some(lockstep_tests::kv_wasm());
+        cluster.nodes[n].start().await?;
+        assert!(std::fs::read(&kept)? == whole, "the component is kept again");
+        cluster.add(n, words, "works").await?;
+        cluster.nodes[n].stop().await?;
+    }
+    cluster.nodes[n].options = bare;
+    cluster.nodes[n].start().await?;
+    cluster.everyone_reads("is damaged", "works").await
 }
 
 #[tokio::test]

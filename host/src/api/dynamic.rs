@@ -145,7 +145,7 @@ impl Call {
         match self.method.kind {
             Kind::Query => self.query(request).await,
             Kind::Command => self.command(request).await,
-            Kind::Watch => unreachable!("a watch is served as a stream"),
+            Kind::Watch => unreachable!("a watch is a stream, and never served as one call"),
         }
     }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::{Stream, stream};
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 
 use super::call::BackupRequest;
 use super::call::admin_client::AdminClient;
@@ -36,10 +37,33 @@ pub async fn fetch_backup(grpc_addr: &str) -> Result<impl Stream<Item = Result<B
     let mut client = AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let silent = || format!("it said nothing for {SILENCE_MAX:?}");
     let answer = timeout(SILENCE_MAX, client.backup(BackupRequest { local: false })).await.map_err(|_| silent())?;
-    let frames = answer.map_err(|status| status.message().to_owned())?.into_inner();
+    let frames = answer.map_err(|status| words(&status))?.into_inner();
     Ok(stream::try_unfold(frames, move |mut frames| async move {
         let frame = timeout(SILENCE_MAX, frames.message()).await.map_err(|_| silent())?;
-        let frame = frame.map_err(|status| status.message().to_owned())?;
+        let frame = frame.map_err(|status| words(&status))?;
         Ok(frame.map(|answer| (answer.frame, frames)))
     }))
+}
+
+/// Why it refuses. What knows no such call says nothing but so, in a code: that is the peer port of a node, most often.
+fn words(status: &Status) -> String {
+    match (status.code(), status.message()) {
+        (Code::Unimplemented, "") => {
+            "what answers there knows no backups: it is a peer port (--raft_addr) perhaps; give the client port of that node (--grpc_addr)".to_owned()
+        }
+        (code, "") => format!("it refused without a word: {}", code.description()),
+        (_, message) => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_always_has_words() {
+        assert_eq!(words(&Status::unavailable("no leader")), "no leader");
+        assert!(words(&Status::new(Code::Unimplemented, "")).contains("peer port (--raft_addr)"));
+        assert!(words(&Status::new(Code::Internal, "")).contains("Internal error"));
+    }
 }

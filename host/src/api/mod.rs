@@ -10,6 +10,7 @@
 
 mod admin;
 pub mod commands;
+mod descriptor;
 mod dynamic;
 mod fetch;
 mod health;

@@ -5,11 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::encoding::{self, DecodeContext, WireType};
-use prost::{DecodeError, Message};
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
-use prost_types::FileDescriptorProto;
 
+use super::descriptor::{self, NAME_BYTES_MAX};
 use super::wire::find_bool;
 
 /// What a method means to the host.
@@ -90,11 +88,6 @@ impl Method {
     }
 }
 
-/// A descriptor set, in bytes. Decoded it takes a hundred times as much memory.
-const DESCRIPTOR_BYTES_MAX: usize = 2 << 20;
-/// A full name of a service, or the name of a method, in bytes.
-const NAME_BYTES_MAX: usize = 256;
-
 /// Why a component's services cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -105,15 +98,15 @@ pub enum RouteError {
     )]
     NoDescriptor,
     #[error(
-        "the component's protobuf descriptor has {bytes} bytes, at most {DESCRIPTOR_BYTES_MAX} are taken: leave out the files that its \
-         services do not use"
+        "the component's protobuf descriptor has more than {most} {what}: leave out of its .proto files what its services do not use, imports \
+         and comments among them"
     )]
-    DescriptorTooLarge { bytes: usize },
+    TooLarge { what: &'static str, most: usize },
     #[error(
-        "{name:?} is no name of a service or method: letters, digits and _ between dots, {NAME_BYTES_MAX} bytes at most; was the descriptor made by a \
-         protobuf compiler?"
+        "the component's protobuf descriptor calls the {what} \"{name}\" ({bytes} bytes): a name is of letters, digits and _, begins with no digit, and has \
+         at most {NAME_BYTES_MAX} bytes; make the descriptor with a protobuf compiler"
     )]
-    BadName { name: String },
+    Name { what: &'static str, name: String, bytes: usize },
     #[error("the component's protobuf descriptor does not decode: {0}")]
     Undecodable(String),
     #[error("the component's protobuf descriptor names no service, so there is nothing to serve")]
@@ -143,23 +136,17 @@ pub struct Routes {
 impl Routes {
     /// Reads the component's descriptor set and refuses what cannot be served.
     pub fn new(descriptor: Option<&[u8]>, has_watcher: bool) -> Result<Routes, RouteError> {
-        let descriptor = descriptor.ok_or(RouteError::NoDescriptor)?;
-        if descriptor.len() > DESCRIPTOR_BYTES_MAX {
-            return Err(RouteError::DescriptorTooLarge { bytes: descriptor.len() });
-        }
-        let encoded = merge_files(descriptor)?;
+        let encoded = descriptor::read(descriptor.ok_or(RouteError::NoDescriptor)?)?;
         let pool =
             DescriptorPool::decode(encoded.clone()).map_err(|error| RouteError::Undecodable(error.to_string()))?;
         let mut methods = HashMap::new();
         let mut services = BTreeSet::new();
         for service in pool.services() {
-            check_name(service.full_name(), true)?;
             if is_reserved(service.full_name()) {
                 return Err(RouteError::Shadows { service: service.full_name().into() });
             }
             services.insert(service.full_name().to_owned());
             for descriptor in service.methods() {
-                check_name(descriptor.name(), false)?;
                 let method = admit(&pool, &descriptor, has_watcher)?;
                 methods.insert(method.name.clone(), Arc::new(method));
             }
@@ -203,67 +190,6 @@ impl Routes {
         }
         format!("no service {service:?} here; this node serves {}", self.services.join(", "))
     }
-}
-
-/// The set with each file once: what several crates leave in one section is their sets, one after the other, and they share imports.
-fn merge_files(encoded: &[u8]) -> Result<Bytes, RouteError> {
-    let undecodable = |error: DecodeError| RouteError::Undecodable(error.to_string());
-    let mut merged = Vec::with_capacity(encoded.len());
-    let mut seen: HashMap<String, FileDescriptorProto> = HashMap::new();
-    for raw in split_files(encoded).map_err(undecodable)? {
-        let mut file = FileDescriptorProto::decode(raw).map_err(undecodable)?;
-        // Comments are kept or left out by the build; they make no other file.
-        file.source_code_info = None;
-        match seen.get(file.name()) {
-            Some(first) if *first == file => {}
-            Some(_) => {
-                let text = format!("two different files are called {}", file.name());
-                return Err(RouteError::Undecodable(text));
-            }
-            None => {
-                encoding::encode_key(FILE_FIELD, WireType::LengthDelimited, &mut merged);
-                encoding::encode_varint(raw.len() as u64, &mut merged);
-                merged.extend_from_slice(raw);
-                seen.insert(file.name().to_owned(), file);
-            }
-        }
-    }
-    Ok(merged.into())
-}
-
-/// `FileDescriptorSet.file`.
-const FILE_FIELD: u32 = 1;
-
-/// The encoded files of a set as they are: decoding them into prost's types would lose custom options.
-fn split_files(mut rest: &[u8]) -> Result<Vec<&[u8]>, DecodeError> {
-    let mut files = Vec::new();
-    while !rest.is_empty() {
-        let (tag, wire_type) = encoding::decode_key(&mut rest)?;
-        if tag != FILE_FIELD || wire_type != WireType::LengthDelimited {
-            encoding::skip_field(wire_type, tag, &mut rest, DecodeContext::default())?;
-            continue;
-        }
-        let length = usize::try_from(encoding::decode_varint(&mut rest)?).unwrap_or(usize::MAX);
-        // Decoding what is left gives the error for a set that is cut short.
-        let (file, after) = rest.split_at(length.min(rest.len()));
-        files.push(file);
-        rest = after;
-    }
-    Ok(files)
-}
-
-/// Names stand in paths, metrics and on terminals. Their grammar is protobuf's: `ident`, and for a service `fullIdent`.
-fn check_name(name: &str, dots: bool) -> Result<(), RouteError> {
-    let is_ident = |part: &str| {
-        let mut chars = part.chars();
-        chars.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
-            && chars.all(|char| char.is_ascii_alphanumeric() || char == '_')
-    };
-    let is_name = if dots { name.split('.').all(is_ident) } else { is_ident(name) };
-    if is_name && name.len() <= NAME_BYTES_MAX {
-        return Ok(());
-    }
-    Err(RouteError::BadName { name: name.chars().take(64).collect() })
 }
 
 /// A method of a guest whose services a node describes, as that node serves it. `None` when no node would serve it.

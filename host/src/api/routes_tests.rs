@@ -115,21 +115,3 @@ fn descriptors_of_several_crates_may_follow_each_other() {
     set.truncate(set.len() - 1);
     assert!(matches!(Routes::new(Some(&set), true), Err(RouteError::Undecodable(_))));
 }
-
-#[test]
-fn names_are_those_of_protobuf() {
-    for (name, dots) in [("a.b_1.Service", true), ("_x", true), ("Method", false), ("S", true)] {
-        assert!(check_name(name, dots).is_ok(), "{name}");
-    }
-    let long = "m".repeat(NAME_BYTES_MAX + 1);
-    for name in ["", "A/B", "{*rest}", "A\nB", "S\x1b[2J", "1a", "a b", "ü", "a..b", "a.", &long] {
-        assert!(check_name(name, true).is_err() && check_name(name, false).is_err(), "{name}");
-    }
-    assert!(check_name("a.b", false).is_err());
-}
-
-#[test]
-fn a_descriptor_without_end_is_not_decoded() {
-    let error = Routes::new(Some(&vec![0; DESCRIPTOR_BYTES_MAX + 1]), false).unwrap_err();
-    assert!(matches!(error, RouteError::DescriptorTooLarge { .. }), "{error}");
-}

@@ -87,7 +87,7 @@ pub fn verdict(verdict: Verdict, index: u64, leader: Option<String>) -> Result<R
     Ok(response)
 }
 
-/// The end of a stream whose guest refused or failed.
+/// The end of a stream whose guest refused.
 pub fn watch_refused(refusal: crate::guest::Status, index: u64) -> Status {
     at(refused(refusal), index, None)
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::fsm;
 use super::logging::{self, LogFormat};
 use crate::config::{self, ConfigError, NodeConfig};
+use crate::guest::apart;
 use crate::node::{Ended, Node};
 
 /// As shells report a process that Ctrl-C ended.
@@ -194,7 +195,10 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the threads of this process")?;
-    match runtime.block_on(serve(config, args.exit_on_stdin_close))? {
+    let ended = runtime.block_on(serve(config, args.exit_on_stdin_close));
+    // The runtime waits for its blocking threads, and one of them may be waiting for a compiler.
+    apart::end();
+    match ended? {
         Ended::Stopped => Ok(()),
         Ended::Restart => Err(start_again()).context("cannot start this node again; start it by hand"),
     }

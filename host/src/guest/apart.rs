@@ -1,13 +1,17 @@
-//! Compiling in a process of its own, bounded in memory and time: a component may be made to be dear to compile, and the process that
-//! serves a cluster must not pay for it. The same program is started again; it reads a component, writes code, and ends. Never runs
-//! guests, and takes no code from anyone but this very program.
+//! Encoding and compiling in a process of its own, bounded in memory and time: a file may be made to be dear to compile, or to overflow the
+//! stack of whoever decodes it, and the process that serves a cluster must not pay for it. The same program is started again; it reads a
+//! module or a component, writes what it was asked for, and ends, with its parent at the latest. Never runs guests, and takes no code
+//! from anyone but this very program.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
+#[cfg(target_os = "linux")]
+use std::os::unix::process::CommandExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,16 +20,16 @@ use serde::{Deserialize, Serialize};
 use super::limits::Limits;
 use super::{engine, load};
 
-/// The only argument of the process that compiles. No subcommand: people have no use for it.
+/// The only argument of the process that works. No subcommand: people have no use for it.
 const ARGUMENT: &str = "__compile";
 /// How often it is seen whether the process has ended.
 const LOOK: Duration = Duration::from_millis(5);
 /// What is read of its complaints.
 const COMPLAINT_BYTES_MAX: u64 = 4 * 1024;
-/// What is read of its code.
-const CODE_BYTES_MAX: u64 = 1 << 30;
+/// What is read of what it made.
+const RESULT_BYTES_MAX: u64 = 1 << 30;
 
-/// What compiling one component may use.
+/// What encoding or compiling one file may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bounds {
     /// Memory that the process writes to, in bytes. Enforced on Linux.
@@ -39,31 +43,48 @@ pub(super) struct Bounds {
 /// Twenty times what the largest guest that we know takes: a Python interpreter of 40 MiB.
 pub(super) const BOUNDS: Bounds = Bounds { memory_bytes_max: 4 << 30, cpu_seconds_max: 600, seconds_max: 300 };
 
-/// What is to be done.
+/// What the process is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum What {
-    /// A component of a module.
+    /// From a module to a component.
     Encode,
-    /// Code of a component.
+    /// From a component to code.
     Compile,
 }
 
-/// What the process is told before the module or component.
-#[derive(Serialize, Deserialize)]
-struct Task {
-    what: What,
-    /// The process that asks. When it is gone, nobody waits for the answer.
-    parent: u32,
-    /// The default ones when they are left out.
-    #[serde(default)]
-    limits: Limits,
-    bounds: Bounds,
+impl What {
+    fn name(self) -> &'static str {
+        match self {
+            What::Encode => "encode",
+            What::Compile => "compile",
+        }
+    }
 }
 
-/// How this program is started as a compiler, once [`enable`] has said that it can be.
-static PROGRAM: OnceLock<OsString> = OnceLock::new();
+/// What the process is told before the file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Task {
+    pub(super) what: What,
+    /// The default ones when they are left out.
+    #[serde(default)]
+    pub(super) limits: Limits,
+    pub(super) bounds: Bounds,
+    /// Who started the process, by the id: if that one is gone, there is nobody left to work for.
+    pub(super) parent: u32,
+}
 
-/// From now on components are compiled apart. For the main function of a program that begins with [`serve`].
+impl Task {
+    pub(super) fn new(what: What, limits: &Limits) -> Task {
+        Task { what, limits: limits.clone(), bounds: BOUNDS, parent: std::process::id() }
+    }
+}
+
+/// How this program is started again, once [`enable`] has said that it can be.
+static PROGRAM: OnceLock<OsString> = OnceLock::new();
+/// Set for ever by [`end`].
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+/// From now on files are encoded and compiled apart. For the main function of a program that begins with [`serve`].
 pub fn enable() {
     let own = Path::new("/proc/self/exe");
     // It names this very file even after another one took its place on disk.
@@ -73,49 +94,52 @@ pub fn enable() {
     }
 }
 
+/// Kills what works apart for this process, now and from now on. For a process that ends: it would wait for the threads that wait.
+pub fn end() {
+    ENDED.store(true, Relaxed);
+}
+
 /// The code of a component, by a process apart; `None` when this program cannot be one.
 pub(super) fn compile(limits: &Limits, encoded: &[u8]) -> Option<Result<Vec<u8>, String>> {
-    Some(run(program()?, What::Compile, limits, BOUNDS, encoded))
+    start(Task::new(What::Compile, limits), encoded)
 }
 
-/// The component of a module, by a process apart; `None` when this program cannot be one.
+/// The component of a module, likewise.
 pub(super) fn encode(module: &[u8]) -> Option<Result<Vec<u8>, String>> {
-    Some(run(program()?, What::Encode, &Limits::default(), BOUNDS, module))
+    start(Task::new(What::Encode, &Limits::default()), module)
 }
 
-fn program() -> Option<Command> {
+fn start(task: Task, file: &[u8]) -> Option<Result<Vec<u8>, String>> {
     let mut command = Command::new(PROGRAM.get()?);
     command.arg(ARGUMENT).env_clear();
-    Some(command)
+    // A Ctrl-C in a terminal is for this process, which says how it ends and takes the other one along.
+    #[cfg(target_os = "linux")]
+    command.process_group(0);
+    Some(run(command, task, file, &ENDED))
 }
 
-/// Gives the task to the process and waits for its end, however that comes.
-pub(super) fn run(
-    mut command: Command,
-    what: What,
-    limits: &Limits,
-    bounds: Bounds,
-    encoded: &[u8],
-) -> Result<Vec<u8>, String> {
+/// Gives the task to the process and waits for its end, however that comes, or for `ended`.
+pub(super) fn run(mut command: Command, task: Task, file: &[u8], ended: &AtomicBool) -> Result<Vec<u8>, String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| format!("no process to compile in can be started: {error}"))?;
-    let task = Task { what, parent: std::process::id(), limits: limits.clone(), bounds };
-    let task = serde_json::to_vec(&task).expect("numbers are JSON");
-    let message = [&(task.len() as u32).to_le_bytes()[..], &task, encoded].concat();
+    let work = task.what.name();
+    let mut child = command.spawn().map_err(|error| format!("no process to {work} in can be started: {error}"))?;
+    let told = serde_json::to_vec(&task).expect("numbers are JSON");
+    let message = [&(told.len() as u32).to_le_bytes()[..], &told, file].concat();
     let mut input = child.stdin.take().expect("it is piped");
     // A process that ends early takes no more; its end says why.
     let feeder = std::thread::spawn(move || drop(input.write_all(&message)));
-    let code = reader(child.stdout.take().expect("it is piped"), CODE_BYTES_MAX);
+    let made = reader(child.stdout.take().expect("it is piped"), RESULT_BYTES_MAX);
     let complaint = reader(child.stderr.take().expect("it is piped"), COMPLAINT_BYTES_MAX);
-    let ended = wait(&mut child, Duration::from_secs(bounds.seconds_max));
+    // This thread stays until the process has ended: the kernel, too, ends it with the thread that started it.
+    let end = wait(&mut child, Duration::from_secs(task.bounds.seconds_max), ended);
     let joined = |thread: JoinHandle<Vec<u8>>| thread.join().unwrap_or_default();
-    let (code, complaint) = (joined(code), joined(complaint));
+    let (made, complaint) = (joined(made), joined(complaint));
     drop(feeder.join());
     let complaint = String::from_utf8_lossy(&complaint);
-    match ended {
-        Ok(Some(status)) if status.success() => Ok(code),
-        Ok(ended) => Err(explain(ended, complaint.trim(), bounds)),
-        Err(error) => Err(format!("the process that compiles cannot be watched: {error}")),
+    match end {
+        Ok(End::Itself(status)) if status.success() => Ok(made),
+        Ok(end) => Err(explain(end, complaint.trim(), &task)),
+        Err(error) => Err(format!("the process to {work} in cannot be watched: {error}")),
     }
 }
 
@@ -131,26 +155,40 @@ fn reader(from: impl Read + Send + 'static, bytes_max: u64) -> JoinHandle<Vec<u8
     })
 }
 
-/// `None`: it was ended after its time.
-fn wait(child: &mut Child, time: Duration) -> std::io::Result<Option<ExitStatus>> {
+/// How the process came to its end.
+enum End {
+    Itself(ExitStatus),
+    /// It was killed after its time.
+    Overdue,
+    /// It was killed because this process ends.
+    Unwanted,
+}
+
+fn wait(child: &mut Child, time: Duration, ended: &AtomicBool) -> std::io::Result<End> {
     let deadline = Instant::now() + time;
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+            return Ok(End::Itself(status));
         }
-        if Instant::now() >= deadline {
+        let is_unwanted = ended.load(Relaxed);
+        if is_unwanted || Instant::now() >= deadline {
             child.kill()?;
             child.wait()?;
-            return Ok(None);
+            return Ok(if is_unwanted { End::Unwanted } else { End::Overdue });
         }
         std::thread::sleep(LOOK);
     }
 }
 
-fn explain(ended: Option<ExitStatus>, complaint: &str, bounds: Bounds) -> String {
-    let Bounds { memory_bytes_max, cpu_seconds_max, seconds_max } = bounds;
-    let Some(status) = ended else {
-        return format!("it was not done after {seconds_max} s, which is the limit: make the guest smaller");
+fn explain(end: End, complaint: &str, task: &Task) -> String {
+    let Bounds { memory_bytes_max, cpu_seconds_max, seconds_max } = task.bounds;
+    let (memory_mib_max, work) = (memory_bytes_max >> 20, task.what.name());
+    let status = match end {
+        End::Itself(status) => status,
+        End::Overdue => {
+            return format!("it was not done after {seconds_max} s, which is the limit: make the guest smaller");
+        }
+        End::Unwanted => return format!("there was no time to {work} it: this process is stopping"),
     };
     match status.signal() {
         None => complaint.to_owned(),
@@ -161,21 +199,24 @@ fn explain(ended: Option<ExitStatus>, complaint: &str, bounds: Bounds) -> String
         }
         Some(libc::SIGABRT) if complaint.contains("memory allocation") => {
             format!(
-                "it needed more than {} MiB of memory, which is the limit: make the guest smaller ({complaint})",
-                memory_bytes_max >> 20
+                "it needed more than {memory_mib_max} MiB of memory, which is the limit: make the guest smaller ({complaint})"
+            )
+        }
+        Some(libc::SIGABRT | libc::SIGSEGV) if complaint.contains("overflowed its stack") => {
+            format!(
+                "it is nested too deeply: the stack is not large enough to {work} it; no compiler makes such a file"
             )
         }
         Some(libc::SIGABRT | libc::SIGSEGV) if complaint.contains("overflowed its stack") => {
             "its types are nested too deeply".to_owned()
         }
         Some(signal) => format!(
-            "the process that worked on it was ended by signal {signal} (it may use {} MiB of memory, and this machine may have less): {complaint}",
-            memory_bytes_max >> 20
+            "the process to {work} it in was ended by signal {signal} (it may use {memory_mib_max} MiB of memory, and this machine may have less): {complaint}"
         ),
     }
 }
 
-/// Compiles and says how that ended, if this process was started to do so; everything else is the caller's.
+/// Does one task and says how that ended, if this process was started to do so; everything else is the caller's.
 pub fn serve() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if !(arguments.next().is_some_and(|argument| argument == ARGUMENT) && arguments.next().is_none()) {
@@ -198,34 +239,35 @@ fn serve_one(input: &mut impl Read, output: &mut impl Write) -> Result<(), Strin
     let mut task = vec![0; u32::from_le_bytes(length) as usize];
     input.read_exact(&mut task).map_err(broken)?;
     let task: Task = serde_json::from_slice(&task).map_err(|error| format!("the task cannot be read: {error}"))?;
-    let mut encoded = Vec::new();
-    input.read_to_end(&mut encoded).map_err(broken)?;
     end_with(task.parent)?;
+    let mut file = Vec::new();
+    input.read_to_end(&mut file).map_err(broken)?;
     bind(task.bounds)?;
     let made = match task.what {
-        What::Encode => load::encoded_here(&encoded)?,
-        What::Compile => engine::code_of(&task.limits, &encoded)?,
+        What::Encode => load::component_of(&file)?,
+        What::Compile => engine::code_of(&task.limits, &file)?,
     };
     output.write_all(&made).map_err(|error| format!("what was made cannot be written: {error}"))
 }
 
-/// This process ends when the one that asked does, however that comes.
+/// This process is killed when its parent ends, however that comes.
 #[cfg(target_os = "linux")]
 fn end_with(parent: u32) -> Result<(), String> {
     #[allow(unsafe_code, reason = "the standard library has no word for it")]
-    // SAFETY: the call takes two numbers and touches no memory.
-    let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    // SAFETY: it takes numbers and touches no memory of this process.
+    let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0, 0, 0) };
     if done != 0 {
-        return Err(format!("the process cannot be bound to its parent: {}", std::io::Error::last_os_error()));
+        let error = std::io::Error::last_os_error();
+        return Err(format!("this process cannot be made to end with its parent: {error}"));
     }
-    // It may have ended before the call.
-    match std::os::unix::process::parent_id() {
-        now if now == parent => Ok(()),
-        _ => Err("the process that asked is gone".to_owned()),
+    // It may have ended before that.
+    if std::os::unix::process::parent_id() != parent {
+        return Err(format!("process {parent}, for which this was to be done, is gone"));
     }
+    Ok(())
 }
 
-/// Here it ends by its limits alone.
+/// Elsewhere it ends when it has something to write.
 #[cfg(not(target_os = "linux"))]
 fn end_with(_parent: u32) -> Result<(), String> {
     Ok(())
@@ -246,7 +288,7 @@ fn bind(bounds: Bounds) -> Result<(), String> {
         let done = unsafe { libc::setrlimit(what, &limit) };
         if done != 0 {
             let error = std::io::Error::last_os_error();
-            return Err(format!("the process that compiles cannot be bounded: {error}"));
+            return Err(format!("this process cannot be bounded: {error}"));
         }
     }
     Ok(())

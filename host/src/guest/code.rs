@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use wasmtime::component::Component;
 
 use super::apart;
-use super::engine::Engine;
+use super::engine::{Engine, TABLES_PER_COMPONENT};
 use super::load::LoadError;
 use crate::types::hex;
 
@@ -34,7 +34,11 @@ pub(super) fn compiled(
         match revive(engine, code) {
             Ok(component) => return Ok(component),
             Err(error) => {
-                tracing::info!(error, "the compiled code that was kept is of another engine; it is compiled again")
+                let error = format!("{error:#}");
+                tracing::info!(
+                    error,
+                    "the compiled code that was kept is not taken by this engine; it is compiled again"
+                );
             }
         }
     }
@@ -58,15 +62,20 @@ fn code_of(engine: &Engine, encoded: &[u8]) -> Result<Vec<u8>, LoadError> {
     compiled.map_err(LoadError::Compile)
 }
 
-/// Code that was made a moment ago.
+/// Code that was made a moment ago. The compiler knows nothing of the pool, whose slots are of the profile's sizes: what does not fit
+/// into one shows here.
 fn fresh(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
-    let limits = engine.limits();
     revive(engine, code).map_err(|error| {
-        LoadError::Instantiate(format!(
-            "{error} (the profile gives one memory of {} MiB, and tables of {} elements)",
-            limits.memory_bytes_max >> 20,
-            limits.table_elements_max
-        ))
+        let reason = format!("{error:#}");
+        if !reason.contains("exceeds") {
+            return LoadError::Compile(format!("the code that was just made is refused by the engine: {reason}"));
+        }
+        LoadError::Slot {
+            reason,
+            memory_mib_max: engine.limits().memory_bytes_max >> 20,
+            tables_max: TABLES_PER_COMPONENT,
+            elements_max: engine.limits().table_elements_max,
+        }
     })
 }
 
@@ -97,8 +106,8 @@ fn whole(sealed: &[u8]) -> Option<&[u8]> {
 }
 
 #[allow(unsafe_code, reason = "wasmtime trusts code that was serialized, and so must its caller")]
-fn revive(engine: &Engine, code: &[u8]) -> Result<Component, String> {
+fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: bytes of `precompile_component`, of this program a moment ago, or put on its own shelf by this node and unchanged (their
     // BLAKE3 was compared). The engine compares its version and settings itself.
-    unsafe { Component::deserialize(&engine.inner.wasmtime, code) }.map_err(|error| format!("{error:#}"))
+    unsafe { Component::deserialize(&engine.inner.wasmtime, code) }
 }

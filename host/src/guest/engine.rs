@@ -23,7 +23,7 @@ const RESERVED_INSTANCES: u32 = 8;
 pub const QUERY_INSTANCES_MAX: u32 = 24;
 /// Core instances in one component: a module, its shims, and what Python's linker makes.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 40;
-const TABLES_PER_COMPONENT: u32 = 8;
+pub(super) const TABLES_PER_COMPONENT: u32 = 8;
 /// Linear memory that is cleaned in place and not given back to the kernel, in bytes a slot.
 const MEMORY_KEEP_RESIDENT_BYTES: usize = 256 * 1024;
 const TABLE_KEEP_RESIDENT_BYTES: usize = 16 * 1024;

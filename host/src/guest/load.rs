@@ -18,7 +18,7 @@ use crate::types::COMPONENT_BYTES_MAX;
 
 /// Custom section that carries the guest's protobuf descriptor set.
 pub(super) const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
-/// Components within components; compilers make two or three.
+/// Components and modules within each other. Guests of Python's have three; looking at them takes time that grows with the square of it.
 const NESTING_MAX: u32 = 64;
 /// Prefix of the custom sections in which compilers leave the component type.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
@@ -43,6 +43,11 @@ pub enum LoadError {
     #[error("imports that no guest may have: {}; {advice}", .names.join(", "))]
     ForbiddenImport { names: Vec<String>, advice: String },
     #[error(
+        "{name} has version {found}, which is none that was released (a guest names three numbers, as in {VERSION}): rebuild the guest with a \
+         released SDK"
+    )]
+    NoRelease { name: String, found: String },
+    #[error(
         "{name} has version {found}, this host speaks {wanted}: rebuild the guest with an SDK of that version, or run a host that speaks {found}"
     )]
     WrongVersion { name: String, found: String, wanted: String },
@@ -51,6 +56,10 @@ pub enum LoadError {
          is there `lockstep_guest::export!(…)` at the end of src/lib.rs?"
     )]
     MissingExport { name: String },
+    #[error(
+        "components are nested in components more than {NESTING_MAX} deep: no compiler makes that; give the file that it left"
+    )]
+    Nested,
     #[error("the module cannot be made a component: {0}")]
     Encode(String),
     #[error(
@@ -59,8 +68,18 @@ pub enum LoadError {
     TooLarge { bytes: usize },
     #[error("the component does not compile: {0}")]
     Compile(String),
+    #[error(
+        "the component needs more than the profile gives, which is one memory of {memory_mib_max} MiB and {tables_max} tables of {elements_max} \
+         elements: {reason}"
+    )]
+    Slot { reason: String, memory_mib_max: u64, tables_max: u32, elements_max: u32 },
     #[error("the component does not fit the contract {PACKAGE}@{VERSION}: {0}")]
     Link(String),
+    #[error(
+        "the component was built for {PACKAGE}@{found} and uses what came with it; it needs a host that speaks {found}, and this one speaks \
+         {VERSION}: {reason}"
+    )]
+    Newer { found: String, reason: String },
     #[error("the component compiles, but no instance of it can be made: {0}")]
     Instantiate(String),
     #[error(
@@ -114,7 +133,7 @@ impl Component {
         if !found.has_component_type {
             return Err(LoadError::NoComponentType);
         }
-        let encoded = apart::encode(bytes).unwrap_or_else(|| encoded_here(bytes)).map_err(LoadError::Encode)?;
+        let encoded = apart::encode(bytes).unwrap_or_else(|| component_of(bytes)).map_err(LoadError::Encode)?;
         Ok(encoded.into())
     }
 
@@ -154,7 +173,7 @@ impl Component {
         let component = compiled(&hash)?;
         let exports = Exports::find(&component, &found)?;
         let pre =
-            engine.inner.linker.instantiate_pre(&component).map_err(|error| LoadError::Link(format!("{error:#}")))?;
+            engine.inner.linker.instantiate_pre(&component).map_err(|error| found.misfit(format!("{error:#}")))?;
         let inner = Inner {
             engine: engine.clone(),
             pre,
@@ -202,8 +221,8 @@ impl Component {
     }
 }
 
-/// Encodes a module in this process: its stack ends this very process when types are nested without end.
-pub(super) fn encoded_here(module: &[u8]) -> Result<Vec<u8>, String> {
+/// What a module becomes. Decodes its component type, which may be nested without end: on a stack that may overflow.
+pub(super) fn component_of(module: &[u8]) -> Result<Vec<u8>, String> {
     let encode = || ComponentEncoder::default().validate(true).module(module)?.encode();
     encode().map_err(|error| format!("{error:#}"))
 }
@@ -260,6 +279,16 @@ impl Found {
         Err(LoadError::ForbiddenImport { names, advice })
     }
 
+    /// Why it cannot be linked: for a guest of a newer version, that.
+    fn misfit(&self, reason: String) -> LoadError {
+        let version =
+            |name: &String| interface(name).and_then(|(_, version)| Some((numbers(version)?, version.to_owned())));
+        match self.imports.iter().chain(&self.exports).filter_map(version).max() {
+            Some((newest, found)) if Some(newest) > numbers(VERSION) => LoadError::Newer { found, reason },
+            _ => LoadError::Link(reason),
+        }
+    }
+
     pub(super) fn export(&self, wanted: &str) -> Option<&str> {
         let is_wanted = |name: &&String| interface(name).is_some_and(|(interface, _)| interface == wanted);
         self.exports.iter().find(is_wanted).map(String::as_str)
@@ -280,13 +309,21 @@ pub(super) fn interface(name: &str) -> Option<(&str, &str)> {
     Some(rest.split_once('@').unwrap_or((rest, "none")))
 }
 
+/// The three numbers of a version; `None` for anything else, a prerelease among them.
+fn numbers(version: &str) -> Option<[u64; 3]> {
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let parts: Vec<u64> = version.split('.').map(number).collect::<Option<_>>()?;
+    parts.try_into().ok()
+}
+
 /// The major version must be ours; within it, types decide at link time.
 fn check_version(name: &str, version: &str) -> Result<(), LoadError> {
-    let major = |version: &str| version.split('.').next().map(str::to_owned);
-    if major(version) == major(VERSION) {
+    let (name, found) = (name.to_owned(), version.to_owned());
+    let Some([major, ..]) = numbers(version) else { return Err(LoadError::NoRelease { name, found }) };
+    if numbers(VERSION).is_some_and(|[ours, ..]| ours == major) {
         return Ok(());
     }
-    Err(LoadError::WrongVersion { name: name.to_owned(), found: version.to_owned(), wanted: VERSION.to_owned() })
+    Err(LoadError::WrongVersion { name, found, wanted: VERSION.to_owned() })
 }
 
 fn advice(names: &[String]) -> &'static str {
@@ -315,9 +352,7 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Found, LoadError> {
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(damaged)?;
         match &payload {
-            Payload::Version { .. } if depth == NESTING_MAX => {
-                return Err(LoadError::Damaged(format!("components are nested more than {NESTING_MAX} deep")));
-            }
+            Payload::Version { .. } if depth == NESTING_MAX => return Err(LoadError::Nested),
             Payload::Version { .. } => depth += 1,
             Payload::End(_) => depth -= 1,
             Payload::CustomSection(section) => found.custom(section.name(), section.data()),

@@ -1,8 +1,8 @@
 //! The sandbox: loads a component, runs its exports. Knows no Raft, no gRPC, no RocksDB; what a guest stores goes through [`Store`].
 //!
 //! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
-//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`), and is made in
-//!   a process of its own ([`apart`]).
+//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`). Encoding
+//!   and compiling are done in a process of its own ([`apart`]).
 //! - [`Anatomy`], [`with_descriptor`]: the tools' ways to look at one and to complete one (`anatomy`, `pack`).
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
 //! - The functions it may call back (`imports`), and what became of a call (`outcome`).

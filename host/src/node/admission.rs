@@ -60,7 +60,7 @@ impl Admission {
     }
 
     /// Before Raft starts: the recorded component of a member, else what `--fsm` names, else nothing yet. Says why this node may not take
-    /// part in its cluster, if it may not: another component, or a profile that this build does not run. Blocks: it compiles.
+    /// part in its cluster, if it may not: another component, none, or a profile that this build does not run. Blocks: it compiles.
     pub(crate) fn load_at_start(&self, fsm: Option<&Path>) -> anyhow::Result<Option<String>> {
         let brought = fsm.map(read).transpose()?;
         let Some(cluster) = self.cluster.get() else {
@@ -95,15 +95,18 @@ impl Admission {
                 hex(&recorded.hash)
             )));
         }
-        let same_bytes = brought.filter(|(id, _)| id.hash == recorded.hash);
-        let encoded = match (self.recorded(&recorded.hash), same_bytes) {
-            (Ok(kept), _) => kept,
-            (Err(problem), Some((_, brought))) => {
-                tracing::warn!("{problem:#}; the file of --fsm is the same, and takes its place");
-                brought.to_vec()
+        let encoded = match (self.recorded(&recorded.hash), fsm.zip(brought)) {
+            (Ok(encoded), _) => encoded,
+            (Err(problem), Some((path, (id, encoded)))) if id.hash == recorded.hash => {
+                tracing::warn!("{problem}; {} is that component, and takes its place", path.display());
+                encoded.to_vec()
             }
-            // It stays up to say so.
-            (Err(problem), None) => return Ok(Some(format!("{problem:#}"))),
+            (Err(problem), _) => {
+                return Ok(Some(format!(
+                    "{problem}; start the node with --fsm <the file that the cluster was started with>, or copy that file of components/ \
+                     from another node of the cluster, and start it again"
+                )));
+            }
         };
         let limits = match genesis.as_ref().map(machine::limits_of) {
             Some(Err(why)) => return Ok(Some(why)),
@@ -115,25 +118,15 @@ impl Admission {
         Ok(self.machine.check_fitness().err())
     }
 
-    fn recorded(&self, hash: &[u8; 32]) -> anyhow::Result<Vec<u8>> {
-        let directory = self.directory.components();
-        let Some(encoded) = self.directory.load_component(hash)? else {
-            bail!(
-                "{} does not hold component {}, which this node's cluster runs; copy it there from another node, or start with --fsm and the file that \
-                 was given to the cluster",
-                directory.display(),
-                hex(hash)
-            );
-        };
-        if blake3::hash(&encoded).as_bytes() != hash {
-            bail!(
-                "{}/{}.wasm is damaged: its BLAKE3 is not its name; copy it from another node, or start with --fsm and the file that was \
-                 given to the cluster",
-                directory.display(),
-                hex(hash)
-            );
+    /// The component that the cluster runs, as this node keeps it, or what is wrong with that.
+    fn recorded(&self, hash: &[u8; 32]) -> Result<Vec<u8>, String> {
+        let place = || format!("{}/{}.wasm", self.directory.components().display(), hex(hash));
+        match self.directory.load_component(hash) {
+            Ok(Some(encoded)) if blake3::hash(&encoded).as_bytes() == hash => Ok(encoded),
+            Ok(Some(_)) => Err(format!("{} is damaged: its BLAKE3 is not its name", place())),
+            Ok(None) => Err(format!("{}, the component that this node's cluster runs, is missing", place())),
+            Err(error) => Err(error.to_string()),
         }
-        Ok(encoded)
     }
 
     fn compile(&self, encoded: &[u8], limits: &Limits) -> anyhow::Result<Component> {

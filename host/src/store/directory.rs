@@ -3,17 +3,22 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::files::{create_directory, names, remove_directory, sync_directory, write_atomically};
-use crate::types::hex;
+use super::files::{create_directory, names, read_regular, remove_directory, sync_directory, write_atomically};
+use crate::types::{COMPONENT_BYTES_MAX, hex};
 
 /// The format this version writes. Raised when an older version could misread what we write.
 const FORMAT: u32 = 1;
 
 /// The suffix of compiled code.
 const CODE_SUFFIX: &str = ".code";
+/// What one file of compiled code may have. Nothing that is compiled comes near it.
+const CODE_BYTES_MAX: u64 = (1 << 30) + 32;
+/// Code that is kept is run without being checked, so nobody else may write there, or look.
+const COMPONENTS_MODE: u32 = 0o700;
 
 /// An open data directory. Held exclusively until dropped.
 #[derive(Debug)]
@@ -21,14 +26,6 @@ pub struct DataDir {
     root: PathBuf,
     /// The lock goes with the file handle.
     _lock: File,
-}
-
-/// A file that is none of this node's making may be a link to a device, or a pipe, which never ends.
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.is_file() => Err(StoreError::damaged(path, "it is no regular file")),
-        _ => read_if_there(path),
-    }
 }
 
 impl DataDir {
@@ -42,7 +39,20 @@ impl DataDir {
         for place in [directory.raft(), root.join("state"), root.join("snapshots"), directory.components()] {
             create_directory(&place)?;
         }
+        directory.close_components();
         Ok(directory)
+    }
+
+    /// Leaves `components/` to this user alone. A directory of another user's, on a volume that several may write to, is used as it is.
+    fn close_components(&self) {
+        let path = self.components();
+        let mode = fs::metadata(&path).map(|metadata| metadata.permissions().mode() & 0o777);
+        if mode.is_ok_and(|mode| mode == COMPONENTS_MODE) {
+            return;
+        }
+        if let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(COMPONENTS_MODE)) {
+            tracing::warn!(%error, path = %path.display(), "others than this node's user may be able to change what it runs");
+        }
     }
 
     /// The directory itself.
@@ -116,18 +126,18 @@ impl DataDir {
         self.root.join("components")
     }
 
-    /// Keeps a component; durable on return. `hash` is the caller's, and names the file. One that is there is left as it is.
+    /// Keeps a component; durable on return. `hash` is the caller's, and names the file. One that is there is left as it is; anything
+    /// else of that name is replaced.
     pub fn save_component(&self, hash: &[u8; 32], bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.component(hash);
-        if read_if_there(&path)?.is_some_and(|there| there == bytes) {
+        if self.load_component(hash).is_ok_and(|there| there.is_some_and(|there| there == bytes)) {
             return sync_directory(&self.components());
         }
-        write_atomically(&path, bytes)
+        write_atomically(&self.component(hash), bytes)
     }
 
     /// A component kept earlier. The caller compares its BLAKE3 with `hash`.
     pub fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
-        read_file(&self.component(hash))
+        read_regular(&self.component(hash), COMPONENT_BYTES_MAX as u64)
     }
 
     /// Keeps compiled code, and removes what was kept under a name that begins with `replaces`. Whole or not there after a crash.
@@ -142,7 +152,7 @@ impl DataDir {
 
     /// Compiled code kept earlier.
     pub fn load_code(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        read_file(&self.code(name))
+        read_regular(&self.code(name), CODE_BYTES_MAX)
     }
 
     /// The index of the configuration in which the cluster removed this node; `None` while it belongs.
@@ -364,6 +374,41 @@ mod tests {
         fs::write(directory.component(&[7; 32]), "rotten").unwrap();
         directory.save_component(&[7; 32], b"\0asm").unwrap();
         assert_eq!(directory.load_component(&[7; 32]).unwrap().as_deref(), Some(&b"\0asm"[..]));
+    }
+
+    /// A link to a device without end, or a pipe that nobody writes to, held the node's start up for ever.
+    #[test]
+    fn what_is_no_regular_file_is_neither_followed_nor_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(root.path()).unwrap();
+        let (component, code) = (directory.component(&[7; 32]), directory.code("a.1"));
+        for path in [&component, &code] {
+            std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+        }
+        let error = directory.load_component(&[7; 32]).unwrap_err().to_string();
+        assert!(error.contains("it is not a regular file") && error.contains(".wasm"), "{error}");
+        assert!(matches!(directory.load_code("a.1"), Err(StoreError::Unusable { .. })));
+        fs::remove_file(&code).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&code).status().unwrap();
+        assert!(made.success());
+        assert!(matches!(directory.load_code("a.1"), Err(StoreError::Unusable { .. })));
+        // A file too large for memory is not read either; this one takes no room.
+        File::create(directory.code("b.1")).unwrap().set_len(CODE_BYTES_MAX + 1).unwrap();
+        let error = directory.load_code("b.1").unwrap_err().to_string();
+        assert!(error.contains("nothing there has more than"), "{error}");
+        directory.save_component(&[7; 32], b"\0asm").unwrap();
+        assert_eq!(directory.load_component(&[7; 32]).unwrap().as_deref(), Some(&b"\0asm"[..]), "the link is replaced");
+    }
+
+    #[test]
+    fn components_are_this_users_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let mode = |directory: &DataDir| fs::metadata(directory.components()).unwrap().permissions().mode() & 0o777;
+        let directory = DataDir::open(root.path()).unwrap();
+        assert_eq!(mode(&directory), 0o700);
+        fs::set_permissions(directory.components(), fs::Permissions::from_mode(0o777)).unwrap();
+        drop(directory);
+        assert_eq!(mode(&DataDir::open(root.path()).unwrap()), 0o700);
     }
 
     #[test]

@@ -38,6 +38,14 @@ pub enum StoreError {
         /// What does not fit.
         what: String,
     },
+    /// A file of the data directory that can be replaced is not what this node left there.
+    #[error("{} cannot be used: {what}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The log lacks what it had promised, or cannot be read. The node must not take part with it.
     #[error(
         "the log of this node is damaged, and the node does not start with it: {}: {what}. A node that lost what it had acknowledged must \

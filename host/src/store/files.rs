@@ -2,7 +2,8 @@
 //! Knows nothing of what the files mean.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::StoreError;
@@ -20,6 +21,29 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreErr
     file.sync_all().map_err(StoreError::io("fsync", temporary))?;
     fs::rename(temporary, path).map_err(StoreError::io("rename to", path))?;
     sync_directory(path.parent().expect("a file in the data directory has a parent"))
+}
+
+/// What a regular file of at most so many bytes holds; `None` when there is nothing of that name. Anything else of that name is an error,
+/// and none that is waited for: links, pipes and devices are not followed.
+pub(super) fn read_regular(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    let unusable = |what: String| StoreError::Unusable { path: path.to_owned(), what };
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("look at", path)(error)),
+    };
+    if !metadata.is_file() {
+        return Err(unusable("it is not a regular file".to_owned()));
+    }
+    if metadata.len() > bytes_max {
+        return Err(unusable(format!("it has {} bytes, and nothing there has more than {bytes_max}", metadata.len())));
+    }
+    // Whoever puts something else in its place meanwhile is not waited for either.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(StoreError::io("open", path))?;
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(bytes_max).read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
+    Ok(Some(bytes))
 }
 
 /// Opens a small file that is rewritten in place, and makes it if it is not there. Its name is not durable yet.
@@ -48,9 +72,7 @@ pub(super) fn create_directory(path: &Path) -> Result<(), StoreError> {
 /// Removes a directory and all in it; one that is already gone is fine.
 pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::io("remove directory", path)(error))
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("remove directory", path)(error)),
         _ => Ok(()),
     }
 }

@@ -1,8 +1,9 @@
 //! `lockstep guest inspect`: what a guest's file says of itself. Nothing of the guest is compiled or run.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, MethodDescriptor};
 use serde_json::{Value, json};
 
 use super::read;
@@ -11,6 +12,9 @@ use crate::cli::call::shapes;
 use crate::cli::report::{Failure, print_line};
 use crate::guest::Anatomy;
 use crate::types::hex;
+
+/// How wide the column of methods becomes.
+const COLUMN_CHARS_MAX: usize = 80;
 
 const AFTER_HELP: &str = "\
 Nothing of the guest is run. The hash is the BLAKE3 of the encoded component: what a cluster
@@ -73,19 +77,17 @@ fn print_list(title: &str, names: &[String]) -> anyhow::Result<()> {
 /// `Example/Get  query, local  {"key": string} -> {"value": string}`
 fn print_methods(routes: &Routes) -> anyhow::Result<()> {
     let pool = DescriptorPool::decode(routes.encoded())?;
+    let descriptors: HashMap<String, MethodDescriptor> = pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .map(|method| (format!("{}/{}", method.parent_service().full_name(), method.name()), method))
+        .collect();
     let methods = routes.methods();
-    let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0);
+    // A name may be longer than that; its line is then, too.
+    let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0).min(COLUMN_CHARS_MAX);
     print_line(format!("services   {}", routes.services().join(", ")))?;
     for method in methods {
-        let shape = method
-            .name
-            .split_once('/')
-            .and_then(|(service, name)| {
-                let service = pool.get_service_by_name(service)?;
-                service.methods().find(|method| method.name() == name)
-            })
-            .map(|descriptor| shapes(&descriptor))
-            .unwrap_or_default();
+        let shape = descriptors.get(&*method.name).map(shapes).unwrap_or_default();
         print_line(format!("  {:<width$}  {:<23}  {shape}", method.name, method.nature()))?;
     }
     Ok(())

@@ -112,7 +112,53 @@ fn guest_that_starts_with_too_much_memory_is_refused() {
     let module =
         Text::default().module().replace("(memory (export \"memory\") 2)", "(memory (export \"memory\") 2000)");
     let error = refused(&typed_module(&module, CONTRACT, "machine-guest"));
-    assert!(matches!(error, LoadError::Compile(_) | LoadError::Instantiate(_)), "{error}");
+    assert!(matches!(error, LoadError::Slot { .. }), "{error}");
+}
+
+/// "Is this file of another build?" was asked of guests that were only too large.
+#[test]
+fn what_is_larger_than_a_slot_is_told_the_limits_of_the_profile() {
+    let memory = Text::default().module().replace("(export \"memory\") 2)", "(export \"memory\") 1025)");
+    let with = |more: &str| Text { more, ..Text::default() }.module();
+    let cases = [
+        (memory, "minimum byte size of 67174400"),
+        (with(&"(table 1 funcref)".repeat(9)), "9"),
+        (with("(table 65537 funcref)"), "65537"),
+    ];
+    for (module, reason) in cases {
+        let error = refused(&typed_module(&module, CONTRACT, "machine-guest"));
+        let text = error.to_string();
+        assert!(matches!(error, LoadError::Slot { .. }), "{text}");
+        assert!(
+            text.contains("one memory of 64 MiB and 8 tables of 65536 elements") && text.contains(reason),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_a_newer_contract_added_needs_a_newer_host() {
+    let add = |text: &str, to: &str| {
+        text.replace("@1.0.0", "@1.1.0").replacen(to, &format!("{to}\n    count: func() -> u64;"), 1)
+    };
+    let contract = add(CONTRACT, "interface store {");
+    let import = r#"(import "lockstep:machine/store@1.1.0" "count" (func $count (result i64)))"#;
+    let module =
+        Text::default().module().replace("@1.0.0", "@1.1.0").replacen("(module", &format!("(module {import}"), 1);
+    let error = refused(&typed_module(&module, &contract, "machine-guest"));
+    assert!(matches!(&error, LoadError::Newer { found, .. } if found == "1.1.0"), "{error}");
+    assert!(error.to_string().contains("needs a host that speaks 1.1.0"), "{error}");
+}
+
+#[test]
+fn what_was_never_released_is_refused() {
+    for version in ["1.0.0-rc.1", "1.0.0+here", "1", "1.0", "01.0.0-0"] {
+        let text = format!(r#"(component (import "lockstep:machine/store@{version}" (instance)))"#);
+        // What is no version at all is not even a name.
+        let Ok(bytes) = wat::parse_str(text) else { continue };
+        let error = refused(&bytes);
+        assert!(matches!(&error, LoadError::NoRelease { found, .. } if found == version), "{version}: {error}");
+    }
 }
 
 #[test]
@@ -170,6 +216,15 @@ fn more_than_a_node_hands_on_is_refused_before_it_is_read() {
     huge[..header.len()].copy_from_slice(&header);
     let error = Component::load(&ENGINE, &huge).err().unwrap();
     assert!(matches!(error, LoadError::TooLarge { .. }), "{error}");
+}
+
+/// Fifty thousand of them took 22 seconds to look at.
+#[test]
+fn components_within_components_end_somewhere() {
+    let nested = |depth: usize| format!("{}{}", "(component ".repeat(depth), ")".repeat(depth));
+    assert!(matches!(refused(&component(&nested(64))), LoadError::MissingExport { .. }));
+    let error = refused(&component(&nested(65)));
+    assert!(matches!(error, LoadError::Nested) && error.to_string().contains("more than 64 deep"), "{error}");
 }
 
 #[test]

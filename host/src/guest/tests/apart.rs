@@ -1,15 +1,20 @@
 //! The process that compiles: how its end, of whatever kind, is told.
 
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::guest::apart::{BOUNDS, Bounds, What, run};
+use crate::guest::apart::{BOUNDS, Bounds, Task, What, run};
+
+fn task(what: What, bounds: Bounds) -> Task {
+    Task { bounds, ..Task::new(what, &Limits::default()) }
+}
 
 /// What a shell script in the place of the compiler comes to.
 fn ends(script: &str, bounds: Bounds) -> Result<Vec<u8>, String> {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
-    run(command, What::Compile, &Limits::default(), bounds, b"component")
+    run(command, task(What::Compile, bounds), b"component", &AtomicBool::new(false))
 }
 
 #[test]
@@ -26,7 +31,10 @@ fn its_own_words_come_back_when_it_refuses() {
     // Before it has read anything, too, and with more to read than a pipe holds.
     let mut command = Command::new("sh");
     command.args(["-c", "echo no >&2; exit 1"]);
-    assert_eq!(run(command, What::Compile, &Limits::default(), BOUNDS, &vec![0; 10 << 20]).unwrap_err(), "no");
+    assert_eq!(
+        run(command, task(What::Compile, BOUNDS), &vec![0; 10 << 20], &AtomicBool::new(false)).unwrap_err(),
+        "no"
+    );
 }
 
 #[test]
@@ -42,8 +50,31 @@ fn a_component_that_needs_too_much_is_refused_with_the_numbers() {
 
 #[test]
 fn a_program_that_is_not_there_is_an_error() {
-    let missing = run(Command::new("/nowhere/lockstep"), What::Compile, &Limits::default(), BOUNDS, b"").unwrap_err();
-    assert!(missing.contains("no process to compile in can be started"), "{missing}");
+    for (what, words) in [(What::Compile, "no process to compile in"), (What::Encode, "no process to encode in")] {
+        let nowhere = Command::new("/nowhere/lockstep");
+        let missing = run(nowhere, task(what, BOUNDS), b"", &AtomicBool::new(false)).unwrap_err();
+        assert!(missing.contains(words) && missing.contains("can be started"), "{missing}");
+    }
+}
+
+/// A file can be made to overflow the stack of whoever decodes it: "signal 6" told nobody what to do.
+#[test]
+fn an_overflow_of_the_stack_is_told_as_what_it_is() {
+    let script = "echo \"thread 'main' has overflowed its stack\" >&2; kill -ABRT $$";
+    let deep = ends(script, BOUNDS).unwrap_err();
+    assert!(deep.contains("nested too deeply") && deep.contains("to compile it"), "{deep}");
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    let deep = run(command, task(What::Encode, BOUNDS), b"", &AtomicBool::new(false)).unwrap_err();
+    assert!(deep.contains("nested too deeply") && deep.contains("to encode it"), "{deep}");
+}
+
+#[test]
+fn what_is_unwanted_is_killed() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec sleep 50"]);
+    let stopped = run(command, task(What::Compile, BOUNDS), b"", &AtomicBool::new(true)).unwrap_err();
+    assert!(stopped.contains("this process is stopping"), "{stopped}");
 }
 
 #[test]

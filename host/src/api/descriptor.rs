@@ -1,0 +1,348 @@
+//! A component's descriptor set before anything is made of it: how much of it there may be, which names, each file once. Knows nothing of
+//! what the host serves; that is `routes`.
+//!
+//! The bytes come from whoever made the component, and what is decoded takes a hundred times their room. So they are counted as they are
+//! first.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use prost::encoding::{self, DecodeContext, WireType};
+use prost::{DecodeError, Message};
+use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
+
+use super::routes::RouteError;
+
+/// Bytes of a descriptor set. The largest that we know, of a public API with hundreds of services, has half of it.
+pub const DESCRIPTOR_BYTES_MAX: usize = 4 << 20;
+/// Files in it, imports included.
+pub const FILES_MAX: usize = 1_024;
+/// Messages and enums, those within messages included.
+pub const MESSAGES_MAX: usize = 16_384;
+/// Methods of all services together.
+pub const METHODS_MAX: usize = 4_096;
+/// Whatever a declaration has in the encoding: of a field its name, number, type and so on, about seven.
+pub const PARTS_MAX: usize = 262_144;
+/// A package, or the name of anything that is declared.
+pub const NAME_BYTES_MAX: usize = 256;
+
+/// Declarations within each other. What decodes them goes no deeper than a hundred.
+const NESTING_MAX: usize = 64;
+/// What an error shows of a name.
+const SHOWN_CHARS_MAX: usize = 64;
+/// `FileDescriptorSet.file`.
+const FILE_FIELD: u32 = 1;
+
+/// The set with each file once: what several crates leave in one section is their sets, one after the other, and they share imports.
+pub(super) fn read(encoded: &[u8]) -> Result<Bytes, RouteError> {
+    if encoded.len() > DESCRIPTOR_BYTES_MAX {
+        return Err(too_large("bytes", DESCRIPTOR_BYTES_MAX));
+    }
+    let mut merged = Vec::with_capacity(encoded.len());
+    let mut seen: HashMap<String, FileDescriptorProto> = HashMap::new();
+    let mut count = Count::default();
+    for raw in split_files(encoded).map_err(undecodable)? {
+        count.files += 1;
+        count.walk(raw, Kind::File, 0)?;
+        count.check()?;
+        let mut file = FileDescriptorProto::decode(raw).map_err(undecodable)?;
+        check_names(&file)?;
+        // Comments are kept or left out by the build; they make no other file.
+        file.source_code_info = None;
+        match seen.get(file.name()) {
+            Some(first) if *first == file => {}
+            Some(_) => {
+                let text = format!("two different files are called {}", shown(file.name()));
+                return Err(RouteError::Undecodable(text));
+            }
+            None => {
+                encoding::encode_key(FILE_FIELD, WireType::LengthDelimited, &mut merged);
+                encoding::encode_varint(raw.len() as u64, &mut merged);
+                merged.extend_from_slice(raw);
+                seen.insert(file.name().to_owned(), file);
+            }
+        }
+    }
+    Ok(merged.into())
+}
+
+fn undecodable(error: DecodeError) -> RouteError {
+    RouteError::Undecodable(error.to_string())
+}
+
+fn too_large(what: &'static str, most: usize) -> RouteError {
+    RouteError::TooLarge { what, most }
+}
+
+/// The encoded files of a set as they are: decoding them into prost's types would lose custom options.
+fn split_files(mut rest: &[u8]) -> Result<Vec<&[u8]>, DecodeError> {
+    let mut files = Vec::new();
+    while !rest.is_empty() {
+        let (tag, wire_type, body) = next_field(&mut rest)?;
+        if tag == FILE_FIELD && wire_type == WireType::LengthDelimited {
+            files.push(body);
+        }
+    }
+    Ok(files)
+}
+
+/// Number, type, and the bytes of a field that has a length. What is cut short comes as far as it goes: decoding it gives the error.
+fn next_field<'a>(rest: &mut &'a [u8]) -> Result<(u32, WireType, &'a [u8]), DecodeError> {
+    let (tag, wire_type) = encoding::decode_key(rest)?;
+    if wire_type != WireType::LengthDelimited {
+        encoding::skip_field(wire_type, tag, rest, DecodeContext::default())?;
+        return Ok((tag, wire_type, &[]));
+    }
+    let length = usize::try_from(encoding::decode_varint(rest)?).unwrap_or(usize::MAX);
+    let (body, after) = rest.split_at(length.min(rest.len()));
+    *rest = after;
+    Ok((tag, wire_type, body))
+}
+
+/// What a message of `google/protobuf/descriptor.proto` describes, as far as more of them are within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    File,
+    Message,
+    Enum,
+    Service,
+    Method,
+    Field,
+    Value,
+    Oneof,
+    Range,
+    /// Options, or the places of comments: whatever has parts and declares nothing.
+    Other,
+}
+
+impl Kind {
+    /// What stands in this field.
+    fn within(self, tag: u32) -> Option<Kind> {
+        Some(match (self, tag) {
+            (Kind::File, 4) | (Kind::Message, 3) => Kind::Message,
+            (Kind::File, 5) | (Kind::Message, 4) => Kind::Enum,
+            (Kind::File, 6) => Kind::Service,
+            (Kind::Service, 2) => Kind::Method,
+            (Kind::File, 7) | (Kind::Message, 2 | 6) => Kind::Field,
+            (Kind::Message, 5) => Kind::Range,
+            (Kind::Message, 8) => Kind::Oneof,
+            (Kind::Enum, 2) => Kind::Value,
+            (Kind::File, 8 | 9)
+            | (Kind::Message, 7 | 9)
+            | (Kind::Enum, 3 | 4)
+            | (Kind::Service | Kind::Value | Kind::Range, 3)
+            | (Kind::Method, 4)
+            | (Kind::Field, 8)
+            | (Kind::Oneof, 2) => Kind::Other,
+            _ => return None,
+        })
+    }
+}
+
+/// How much there is, of all files so far.
+#[derive(Debug, Default)]
+struct Count {
+    files: usize,
+    messages: usize,
+    methods: usize,
+    parts: usize,
+}
+
+impl Count {
+    /// Counts what is declared in these bytes, without room for it.
+    fn walk(&mut self, mut rest: &[u8], kind: Kind, depth: usize) -> Result<(), RouteError> {
+        if depth > NESTING_MAX {
+            return Err(too_large("levels of declarations within each other", NESTING_MAX));
+        }
+        while !rest.is_empty() {
+            let (tag, _, body) = next_field(&mut rest).map_err(undecodable)?;
+            self.parts += 1;
+            let Some(within) = kind.within(tag) else { continue };
+            self.messages += usize::from(matches!(within, Kind::Message | Kind::Enum));
+            self.methods += usize::from(within == Kind::Method);
+            self.walk(body, within, depth + 1)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), RouteError> {
+        let counts = [
+            (self.files, "files", FILES_MAX),
+            (self.messages, "messages and enums", MESSAGES_MAX),
+            (self.methods, "methods", METHODS_MAX),
+            (self.parts, "parts (names, numbers, types and options of what is declared)", PARTS_MAX),
+        ];
+        let over = counts.into_iter().find(|(found, _, most)| found > most);
+        over.map_or(Ok(()), |(_, what, most)| Err(too_large(what, most)))
+    }
+}
+
+/// Names that no compiler lets through would end up in paths, logs and metrics.
+fn check_names(file: &FileDescriptorProto) -> Result<(), RouteError> {
+    let package = file.package();
+    let is_package = package.len() <= NAME_BYTES_MAX && package.split('.').all(is_identifier);
+    if !is_package && !package.is_empty() {
+        return Err(bad_name("package", package));
+    }
+    for service in &file.service {
+        check_name("service", service.name())?;
+        service.method.iter().try_for_each(|method| check_name("method", method.name()))?;
+    }
+    file.enum_type.iter().try_for_each(check_enum)?;
+    file.message_type.iter().try_for_each(check_message)
+}
+
+fn check_message(message: &DescriptorProto) -> Result<(), RouteError> {
+    check_name("message", message.name())?;
+    message.field.iter().try_for_each(|field| check_name("field", field.name()))?;
+    message.enum_type.iter().try_for_each(check_enum)?;
+    message.nested_type.iter().try_for_each(check_message)
+}
+
+fn check_enum(declared: &EnumDescriptorProto) -> Result<(), RouteError> {
+    check_name("enum", declared.name())
+}
+
+fn check_name(what: &'static str, name: &str) -> Result<(), RouteError> {
+    if name.len() <= NAME_BYTES_MAX && is_identifier(name) { Ok(()) } else { Err(bad_name(what, name)) }
+}
+
+/// As protobuf's grammar has it.
+fn is_identifier(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn bad_name(what: &'static str, name: &str) -> RouteError {
+    RouteError::Name { what, name: shown(name), bytes: name.len() }
+}
+
+/// As it can be printed.
+fn shown(name: &str) -> String {
+    let mut chars = name.escape_debug();
+    let mut text: String = chars.by_ref().take(SHOWN_CHARS_MAX).collect();
+    if chars.next().is_some() {
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use prost_types::{FieldDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
+
+    use super::*;
+
+    fn file() -> FileDescriptorProto {
+        FileDescriptorProto { name: Some("a.proto".into()), ..Default::default() }
+    }
+
+    fn message(name: &str) -> DescriptorProto {
+        DescriptorProto { name: Some(name.into()), ..Default::default() }
+    }
+
+    fn service(name: &str, methods: &[&str]) -> ServiceDescriptorProto {
+        let method = |name: &&str| MethodDescriptorProto {
+            name: Some((*name).into()),
+            input_type: Some(".M".into()),
+            output_type: Some(".M".into()),
+            ..Default::default()
+        };
+        ServiceDescriptorProto { name: Some(name.into()), method: methods.iter().map(method).collect(), options: None }
+    }
+
+    fn refused(file: Vec<FileDescriptorProto>) -> String {
+        read(&FileDescriptorSet { file }.encode_to_vec()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_by_number() {
+        let many = |count: usize| (0..count).map(|n| format!("M{n}")).collect::<Vec<_>>();
+        let messages = |count| FileDescriptorProto {
+            message_type: many(count).iter().map(|name| message(name)).collect(),
+            ..file()
+        };
+        let within = DescriptorProto { nested_type: messages(MESSAGES_MAX).message_type, ..message("M") };
+        let methods = many(METHODS_MAX + 1);
+        let methods = methods.iter().map(String::as_str).collect::<Vec<_>>();
+        let fields = vec![FieldDescriptorProto::default(); PARTS_MAX];
+        let files = (0..=FILES_MAX).map(|n| FileDescriptorProto { name: Some(format!("{n}")), ..file() }).collect();
+        let rows = [
+            (files, "more than 1024 files"),
+            (vec![messages(MESSAGES_MAX + 1)], "more than 16384 messages and enums"),
+            (vec![FileDescriptorProto { message_type: vec![within], ..file() }], "more than 16384 messages and enums"),
+            (vec![FileDescriptorProto { service: vec![service("S", &methods)], ..file() }], "more than 4096 methods"),
+            (
+                vec![FileDescriptorProto {
+                    message_type: vec![DescriptorProto { field: fields, ..message("M") }],
+                    ..file()
+                }],
+                "more than 262144 parts",
+            ),
+            (
+                vec![FileDescriptorProto { syntax: Some("x".repeat(DESCRIPTOR_BYTES_MAX)), ..file() }],
+                "more than 4194304 bytes",
+            ),
+        ];
+        for (files, words) in rows {
+            let text = refused(files);
+            assert!(text.contains(words) && text.contains("leave out"), "{words}: {text}");
+        }
+        read(&FileDescriptorSet { file: vec![messages(MESSAGES_MAX)] }.encode_to_vec()).unwrap();
+    }
+
+    #[test]
+    fn declarations_within_each_other_end_somewhere() {
+        let nested = |depth: usize| {
+            let within = |inner, _| DescriptorProto { nested_type: vec![inner], ..message("M") };
+            FileDescriptorProto { message_type: vec![(1..depth).fold(message("M"), within)], ..file() }
+        };
+        let text = refused(vec![nested(65)]);
+        assert!(text.contains("more than 64 levels"), "{text}");
+        read(&FileDescriptorSet { file: vec![nested(64)] }.encode_to_vec()).unwrap();
+    }
+
+    /// Two bytes a message: a million of them took a gigabyte.
+    #[test]
+    fn empty_messages_are_counted_before_they_take_room() {
+        let inner = [0x22, 0].repeat(1_000_000);
+        let mut set = vec![0x0a];
+        encoding::encode_varint(inner.len() as u64, &mut set);
+        set.extend(inner);
+        assert!(read(&set).unwrap_err().to_string().contains("messages and enums"));
+    }
+
+    #[test]
+    fn names_are_those_of_the_grammar() {
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        for name in ["A/B", "{*rest}", "A\nB", "\u{1b}[2J", "", "1A", "a.b", "ä", &long] {
+            let rows = [
+                (FileDescriptorProto { service: vec![service("S", &[name])], ..file() }, "the method"),
+                (FileDescriptorProto { service: vec![service(name, &[])], ..file() }, "the service"),
+                (FileDescriptorProto { message_type: vec![message(name)], ..file() }, "the message"),
+            ];
+            for (file, what) in rows {
+                let text = refused(vec![file]);
+                assert!(text.contains(what) && text.len() < 300, "{name:?}: {text}");
+                assert!(!text.chars().any(char::is_control), "{text:?}");
+            }
+        }
+        for package in ["a..b", ".a", "a/b", &long] {
+            let text = refused(vec![FileDescriptorProto { package: Some(package.into()), ..file() }]);
+            assert!(text.contains("the package"), "{package}: {text}");
+        }
+        let fine =
+            FileDescriptorProto { package: Some("a.b_1".into()), service: vec![service("_S", &["a", "B2"])], ..file() };
+        read(&FileDescriptorSet { file: vec![fine] }.encode_to_vec()).unwrap();
+    }
+
+    #[test]
+    fn what_is_cut_short_is_an_error() {
+        let whole =
+            FileDescriptorSet { file: vec![FileDescriptorProto { message_type: vec![message("M")], ..file() }] }
+                .encode_to_vec();
+        assert!(matches!(read(&whole[..whole.len() - 1]), Err(RouteError::Undecodable(_))));
+    }
+}
