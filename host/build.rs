@@ -1,4 +1,5 @@
-//! Compiles the protos that the host itself speaks. No protoc: protox parses in process.
+//! Compiles the protos that the host itself speaks (no protoc: protox parses in process), and notes what the program is built with, for
+//! nodes to compare.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = [
@@ -9,6 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "raft_admin.proto",
         "lockstep/admin.proto",
     ];
+    println!("cargo::rerun-if-changed=../Cargo.lock");
+    println!("cargo::rustc-env=LOCKSTEP_WASMTIME={}", locked("wasmtime")?);
+    println!("cargo::rustc-env=LOCKSTEP_OPT_LEVEL={}", std::env::var("OPT_LEVEL")?);
     for proto in protos {
         println!("cargo::rerun-if-changed=../proto/{proto}");
     }
@@ -23,4 +27,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn prost_build_bytes(set: &impl prost::Message) -> Vec<u8> {
     set.encode_to_vec()
+}
+
+/// The version of a package that Cargo.lock names.
+fn locked(package: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let lock = std::fs::read_to_string("../Cargo.lock")?;
+    let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{package}\""));
+    let version = lines.nth(1).and_then(|line| line.strip_prefix("version = \"")?.strip_suffix('"'));
+    Ok(version.ok_or_else(|| format!("Cargo.lock names no version of {package}"))?.to_owned())
 }

@@ -2,8 +2,8 @@
 //! between them (fuel, deadline, rights) is set per call. Settings that could make two replicas differ
 //! are all set here, explicitly, and never left to a default that a patch may change.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures,
 };
 
+use super::build;
 use super::imports::{self, State};
 use super::limits::{CALLER_STACK_BYTES, Limits};
 use super::load::LoadError;
@@ -64,6 +65,8 @@ pub(super) struct Inner {
     pub(super) limits: Arc<Limits>,
     /// Whether fuel is counted; see [`Engine::unmetered`].
     pub(super) metered: bool,
+    /// See [`Engine::build`]; once it is known.
+    build: OnceLock<String>,
     query_instances: AtomicUsize,
     clock: Arc<Clock>,
     ticker: Thread,
@@ -72,16 +75,16 @@ pub(super) struct Inner {
 impl Engine {
     /// Builds the engine. Fails when this machine cannot give what the limits promise.
     pub fn new(limits: &Limits) -> Result<Self, LoadError> {
-        Self::build(limits, true)
+        Self::make(limits, true)
     }
 
     /// An engine that counts no fuel, so that it can be measured what counting costs. Nothing ends a guest that loops.
     #[doc(hidden)]
     pub fn unmetered(limits: &Limits) -> Result<Self, LoadError> {
-        Self::build(limits, false)
+        Self::make(limits, false)
     }
 
-    fn build(limits: &Limits, metered: bool) -> Result<Self, LoadError> {
+    fn make(limits: &Limits, metered: bool) -> Result<Self, LoadError> {
         if limits.wasm_stack_bytes.saturating_mul(4) > CALLER_STACK_BYTES as u64 {
             let (asked, room) = (limits.wasm_stack_bytes, CALLER_STACK_BYTES / 4);
             return Err(LoadError::Engine(format!("a guest stack of {asked} bytes; this build has room for {room}")));
@@ -94,13 +97,25 @@ impl Engine {
         let clock = Arc::new(Clock::default());
         let ticker = tick(wasmtime.weak(), clock.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
         let limits = Arc::new(limits.clone());
-        let inner = Inner { wasmtime, linker, limits, metered, query_instances: AtomicUsize::new(0), clock, ticker };
+        let (build, query_instances) = (OnceLock::new(), AtomicUsize::new(0));
+        let inner = Inner { wasmtime, linker, limits, metered, build, query_instances, clock, ticker };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The limits that every guest of this engine runs under.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// What of this build of the host may move the place at which a recursion of a guest ends, for nodes to compare: the version of
+    /// wasmtime, the target, the host's own level of optimization, and how deep a recursion gets. The first time takes milliseconds.
+    pub fn build(&self) -> Result<&str, LoadError> {
+        if self.inner.build.get().is_none() {
+            let text = build::describe(self).map_err(LoadError::Engine)?;
+            // Whoever was first measured the same.
+            let _ = self.inner.build.set(text);
+        }
+        Ok(self.inner.build.get().map_or("", String::as_str))
     }
 
     /// Takes one of the slots for queries, if one is free.
@@ -237,17 +252,17 @@ fn fuel_table() -> wasmtime::Result<OperatorCost> {
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "musl"))]
-const TARGET: &str = "x86_64-unknown-linux-musl";
+pub(super) const TARGET: &str = "x86_64-unknown-linux-musl";
 #[cfg(all(target_os = "linux", target_arch = "aarch64", target_env = "gnu"))]
-const TARGET: &str = "aarch64-unknown-linux-gnu";
+pub(super) const TARGET: &str = "aarch64-unknown-linux-gnu";
 #[cfg(all(target_os = "linux", target_arch = "aarch64", target_env = "musl"))]
-const TARGET: &str = "aarch64-unknown-linux-musl";
+pub(super) const TARGET: &str = "aarch64-unknown-linux-musl";
 #[cfg(all(target_os = "macos", target_arch = "x86_64"))]
-const TARGET: &str = "x86_64-apple-darwin";
+pub(super) const TARGET: &str = "x86_64-apple-darwin";
 #[cfg(all(target_os = "macos", target_arch = "aarch64"))]
-const TARGET: &str = "aarch64-apple-darwin";
+pub(super) const TARGET: &str = "aarch64-apple-darwin";
 
 #[cfg(test)]
 mod tests {

@@ -3,9 +3,11 @@
 //! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
 //! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`). Encoding
 //!   and compiling are done in a process of its own ([`apart`]).
+//! - What of this build may move where a recursion ends, for nodes to compare (`build`).
 //! - [`Anatomy`], [`with_descriptor`]: the tools' ways to look at one and to complete one (`anatomy`, `pack`).
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
-//! - The functions it may call back (`imports`), and what became of a call (`outcome`).
+//! - The functions it may call back (`imports`), and what became of a call (`outcome`), in whose
+//!   functions it ended (`frames`).
 //!
 //! Rules: an instance serves one call at a time; after anything but a reply it is spent; outcomes are
 //! equal on every replica, and what is not is a [`HostFault`]. Calls use up to [`Limits::wasm_stack_bytes`]
@@ -18,8 +20,10 @@ use bytes::Bytes;
 
 mod anatomy;
 pub mod apart;
+mod build;
 mod code;
 mod engine;
+mod frames;
 mod imports;
 mod instance;
 mod limits;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::{OutOfMemory, PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
 use super::Context;
+use super::frames;
 use super::limits::Limits;
 
 /// Longest detail of a failure that is kept, in bytes.
@@ -175,7 +176,9 @@ pub(super) fn classify(
 /// What happened first, then where: whoever cuts the text cuts the outermost frames.
 fn detail(error: &wasmtime::Error) -> String {
     let mut text = match error.downcast_ref::<WasmBacktrace>() {
-        Some(trace) if !trace.frames().is_empty() => format!("{}\nin the guest:\n{trace}", error.root_cause()),
+        Some(trace) if !trace.frames().is_empty() => {
+            format!("{}\nin the guest:\n{}", error.root_cause(), frames::of(trace))
+        }
         _ => format!("{error:#}"),
     };
     cut(&mut text, DETAIL_BYTES_MAX);

@@ -1,0 +1,75 @@
+//! What of this build of the host may move the place at which a recursion of a guest ends, which is an outcome: the engine's version and
+//! target, how the host itself was compiled, and where a recursion ends indeed. For nodes to compare, and people to read; nothing is
+//! decided by it.
+
+use std::thread;
+
+use wasmtime::{Instance, Module, Store, Trap};
+
+use super::engine::{Engine, TARGET};
+use super::limits::CALLER_STACK_BYTES;
+
+/// A function that counts its calls and calls itself; the test below has it in words.
+const RECURSION: [u8; 59] = [
+    0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 6, 6, 1, 127, 1, 65, 0, 11, 7, 16, 2, 4, 99, 97, 108,
+    108, 0, 0, 5, 99, 97, 108, 108, 115, 3, 0, 10, 13, 1, 11, 0, 35, 0, 65, 1, 106, 36, 0, 16, 0, 11,
+];
+
+/// As nodes compare it. `Err` when the engine does not do what it is for.
+pub(super) fn describe(engine: &Engine) -> Result<String, String> {
+    let (engine, name) = (engine.clone(), "guest-depth".to_owned());
+    let thread = thread::Builder::new().name(name).stack_size(CALLER_STACK_BYTES);
+    let measured = thread.spawn(move || depth(&engine)).map_err(|error| error.to_string())?;
+    let depth = measured.join().map_err(|_| "measuring the depth of a recursion panicked".to_owned())?;
+    let depth = depth.map_err(|error| format!("{error:#}"))?;
+    let (wasmtime, level) = (env!("LOCKSTEP_WASMTIME"), env!("LOCKSTEP_OPT_LEVEL"));
+    Ok(format!("wasmtime {wasmtime}, {TARGET}, opt-level {level}, {depth} calls deep"))
+}
+
+/// Calls within each other until the stack of the profile is full.
+fn depth(engine: &Engine) -> wasmtime::Result<i32> {
+    let wasmtime = &engine.inner.wasmtime;
+    let module = Module::new(wasmtime, RECURSION)?;
+    let mut store = Store::new(wasmtime, ());
+    if engine.inner.metered {
+        store.set_fuel(u64::MAX / 2)?;
+    }
+    store.set_epoch_deadline(u64::MAX / 2);
+    let instance = Instance::new(&mut store, &module, &[])?;
+    let call = instance.get_typed_func::<(), ()>(&mut store, "call")?;
+    match call.call(&mut store, ()) {
+        Err(error) if matches!(error.downcast_ref(), Some(Trap::StackOverflow)) => {}
+        ended => wasmtime::bail!("a recursion without end ended so: {ended:?}"),
+    }
+    let counted = instance.get_global(&mut store, "calls").map(|counted| counted.get(&mut store));
+    counted.and_then(|counted| counted.i32()).ok_or_else(|| wasmtime::format_err!("the calls were not counted"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::Limits;
+    use super::*;
+
+    const IN_WORDS: &str = r#"(module (global (mut i32) (i32.const 0))
+        (func (export "call") global.get 0 i32.const 1 i32.add global.set 0 call 0) (export "calls" (global 0)))"#;
+
+    #[test]
+    fn the_bytes_are_those_of_the_words() {
+        assert_eq!(wat::parse_str(IN_WORDS).unwrap(), RECURSION);
+    }
+
+    #[test]
+    fn a_build_is_told_and_a_smaller_stack_is_less_deep() {
+        let limits = Limits::default();
+        let depth_of = |bytes: u64| {
+            let limits = Limits { wasm_stack_bytes: bytes, ..limits.clone() };
+            let told = Engine::new(&limits).unwrap().build().unwrap().to_owned();
+            let (rest, depth) = told.strip_suffix(" calls deep").unwrap().rsplit_once(", ").unwrap();
+            assert!(rest.starts_with("wasmtime ") && rest.contains(TARGET), "{told}");
+            depth.parse::<u64>().unwrap()
+        };
+        let (whole, half) = (depth_of(limits.wasm_stack_bytes), depth_of(limits.wasm_stack_bytes / 2));
+        assert!(half > 1_000 && whole > half * 3 / 2, "{whole} and {half} calls");
+    }
+}
