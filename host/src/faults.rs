@@ -30,6 +30,7 @@
 //! | `recover-after-vote` | and saved the vote of its new term; the configuration is not written | can only crash or wait |
 //! | `apply-diverge` | any task: the state of this node becomes another one than the cluster's | its hash differs |
 //! | `guest-diverge` | any task: the guest of this node writes other values than those of the others | its hash differs |
+//! | `build-differs` | any task: this node says that it runs guests by another build of the engine | the nodes warn |
 //! | `apply-entry` | before an entry is applied | can only crash or wait |
 //! | `clock-shift` | the wall clock that stamps entries, moved by a number of milliseconds | |
 //! | `peer-skip-append` | any task, before a stream begins: a follower says to have stored what it did not | nothing, until the leader is lost |

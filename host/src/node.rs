@@ -30,7 +30,7 @@ use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
     Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, Me, Members, NetworkFactory, PeerService,
-    Presence, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, install, link,
+    Presence, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
@@ -450,6 +450,7 @@ fn start_duties(
     tasks.spawn(async move { members.announce_addresses().await });
     let members = consensus.members.clone();
     tasks.spawn(async move { members.finish_changes().await });
+    tasks.spawn(builds::compare(below.me.clone(), consensus.raft.clone(), Arc::new(below.admission.clone())));
 }
 
 /// The line a person looks for.

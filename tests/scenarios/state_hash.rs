@@ -175,3 +175,29 @@ async fn a_guest_that_differs_on_one_node_is_found_by_the_next_entry() -> Result
 async fn a_guest_that_differs_on_one_node_is_found_when_the_cluster_falls_silent() -> Result<()> {
     differs_by_one_entry(false).await
 }
+
+/// Where a recursion ends may differ between builds. Upgrades go node by node, so it is a warning: of the one that differs, and to it.
+#[tokio::test]
+async fn nodes_that_run_guests_by_another_build_are_warned_of() -> Result<()> {
+    let mut cluster = formed_of(3, Options::member().with_failpoints()).await?;
+    let victim = cluster.follower().await?;
+    let mut builds = Vec::new();
+    for node in &cluster.nodes {
+        builds.push(node.status().await?["fsm"]["engine"].as_str().unwrap_or_default().to_owned());
+    }
+    ensure!(builds.iter().all(|build| *build == builds[0] && build.starts_with("wasmtime ")), "{builds:?}");
+    let warned = "runs guests by another build of the engine";
+    ensure!(cluster.nodes.iter().all(|node| !node.log().contains(warned)), "they are alike");
+    ensure!(cluster.nodes[victim].stop().await?.success());
+    cluster.nodes[victim].fail_at(&["build-differs=return(error)"])?;
+    cluster.nodes[victim].start().await?;
+    eventually("it sees that the others differ", || async {
+        let log = cluster.nodes[victim].log();
+        ensure!(log.matches(warned).count() == 2 && log.contains("calls deep, planted"), "not yet: {log}");
+        Ok(())
+    })
+    .await?;
+    // And it serves.
+    cluster.add(victim, "key", "value").await?;
+    cluster.everyone_reads("key", "value").await
+}

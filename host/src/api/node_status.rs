@@ -153,6 +153,7 @@ impl NodeStatus {
             "state_hash_index": machine.hash_index,
             "state_hash_mismatches": machine.hash_mismatches,
             "state_bytes": machine.state_bytes,
+            "engine": machine.build,
         })
     }
 
@@ -277,6 +278,7 @@ pub(super) mod tests {
             restore_count: 0,
             last_snapshot_index: 6,
             last_snapshot_term: 1,
+            build: "wasmtime 1.2.3".into(),
             transfers: vec![TransferStatus {
                 direction: crate::machine::Direction::Sending,
                 peer: "nodeC".into(),

@@ -57,6 +57,8 @@ pub struct MachineStatus {
     pub last_snapshot_index: u64,
     /// Its term.
     pub last_snapshot_term: u64,
+    /// How this node runs guests, for nodes to compare; empty while it has none.
+    pub build: String,
     /// Snapshots on their way to or from this node.
     pub transfers: Vec<TransferStatus>,
 }
@@ -90,6 +92,10 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         restore_count: counts.snapshots_installed.load(Relaxed),
         last_snapshot_index: newest.as_ref().map_or(0, |newest| newest.index),
         last_snapshot_term: newest.as_ref().map_or(0, |newest| newest.term),
+        build: shared
+            .component()
+            .and_then(|component| Some(component.engine().build().ok()?.to_owned()))
+            .unwrap_or_default(),
         transfers: shared.transfers.running(),
     }
 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::api::{self, Api};
 use crate::codec::Genesis;
+use crate::faults;
 use crate::guest::{Component, Engine, Limits, Shelf};
 use crate::machine::{self, Machine};
 use crate::raft::ClusterCell;
@@ -131,6 +132,8 @@ impl Admission {
 
     fn compile(&self, encoded: &[u8], limits: &Limits) -> anyhow::Result<Component> {
         let engine = Engine::new(limits)?;
+        let build = engine.build()?;
+        tracing::debug!(build, "guests are run so");
         let component = Component::load_from(&engine, encoded, &*self.directory)?;
         api::admit(&component)?;
         Ok(component)
@@ -223,6 +226,11 @@ impl Host for Admission {
 
     fn component(&self) -> Option<ComponentId> {
         *self.current.lock()
+    }
+
+    fn build(&self) -> Option<String> {
+        let build = self.machine.component()?.engine().build().ok()?.to_owned();
+        Some(if faults::is_set("build-differs") { format!("{build}, planted") } else { build })
     }
 
     fn genesis(&self) -> Option<Genesis> {

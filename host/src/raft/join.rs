@@ -46,6 +46,10 @@ pub trait Host: Send + Sync + 'static {
     fn boot(&self) -> u64;
     /// The component this node runs, or was started with.
     fn component(&self) -> Option<ComponentId>;
+    /// What of this build may move where a recursion of a guest ends, for nodes to compare; `None` while it runs no guest.
+    fn build(&self) -> Option<String> {
+        None
+    }
     /// The recorded genesis, once applied.
     fn genesis(&self) -> Option<Genesis>;
     /// The encoded component of that hash from the data directory, if there. Blocks on the disk.
@@ -178,6 +182,7 @@ impl Joins {
             component_hash: component.map(|id| id.hash.to_vec().into()).unwrap_or_default(),
             source_hash: component.map(|id| id.source_hash.to_vec().into()).unwrap_or_default(),
             leads: false,
+            build: self.host.build().unwrap_or_default(),
         }
     }
 

@@ -10,9 +10,10 @@
 //! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft; a snapshot goes through `install`. Operators:
 //! `membership`, which asks strangers in through `join`. Who was removed learns it in `standing`. A leader that died: `presence` (who
 //! streams to us), `probe` (is its process gone), `canvass` (do the others find so, and who takes over).
-//! Beside these: `timeouts` makes openraft's configuration, `retention` says when a snapshot is made and how much log stays behind it,
+//! Beside these: `builds` compares how members run guests, `timeouts` makes openraft's configuration, `retention` says when a snapshot is made and how much log stays behind it,
 //! `planted` is a fault that a test plants.
 
+pub mod builds;
 pub mod canvass;
 pub mod clock;
 pub mod cluster;

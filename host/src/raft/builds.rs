@@ -1,0 +1,86 @@
+//! Whether the other members run guests by the same build of the engine. Compares and warns; refuses nobody, or no cluster could be
+//! upgraded node by node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::MissedTickBehavior;
+
+use crate::raft::join::{self, Host};
+use crate::raft::{Me, Raft};
+use crate::types::{Node, NodeId};
+
+/// Between two looks, when neither leader nor members change. A member that was upgraded is seen by then.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Asks the others for as long as Raft runs, and warns once of each build that differs.
+pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
+    let mut metrics = raft.server_metrics();
+    let mut pause = tokio::time::interval(PAUSE);
+    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut warned = BTreeMap::new();
+    loop {
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            _ = pause.tick() => {}
+        }
+        let Some(ours) = host.build() else { continue };
+        let members: Vec<(NodeId, Node)> = {
+            let now = metrics.borrow_watched();
+            now.membership_config.membership().nodes().map(|(id, node)| (*id, node.clone())).collect()
+        };
+        let others = members.into_iter().filter(|(id, _)| *id != me.node_id);
+        let answers = join_all(others.map(|(id, node)| async move { (build_of(id, &node).await, id, node) })).await;
+        for (theirs, id, node) in answers {
+            if theirs.as_ref().is_some_and(|theirs| differs(&mut warned, id, theirs, &ours)) {
+                tracing::warn!(
+                    %node,
+                    theirs,
+                    ours,
+                    "that node runs guests by another build of the engine; a guest that recurses until its stack is full may end elsewhere \
+                     there, and the states then differ: give all nodes the same build of Lockstep"
+                );
+            }
+        }
+    }
+}
+
+/// `None` when it does not answer, is another node by now, or runs no guest yet.
+async fn build_of(id: NodeId, node: &Node) -> Option<String> {
+    let found = join::identify(&node.raft_addr, Duration::ZERO).await.ok()?;
+    (found.node_id == id && !found.build.is_empty()).then_some(found.build)
+}
+
+/// Whether a node's build is to be told: it is not ours, and was not told before.
+fn differs(told: &mut BTreeMap<NodeId, String>, id: NodeId, theirs: &str, ours: &str) -> bool {
+    if theirs == ours {
+        told.remove(&id);
+        return false;
+    }
+    told.insert(id, theirs.to_owned()).as_deref() != Some(theirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_difference_is_told_once() {
+        let mut told = BTreeMap::new();
+        let rows = [
+            (7, "a", false),
+            (7, "b", true),
+            (7, "b", false),
+            (8, "b", true),
+            (7, "c", true),
+            (7, "a", false),
+            (7, "c", true),
+        ];
+        for (n, (id, theirs, tells)) in rows.into_iter().enumerate() {
+            assert_eq!(differs(&mut told, id, theirs, "a"), tells, "row {n}");
+        }
+    }
+}
