@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use lockstep_tests::pb::{
     AddNonvoterRequest, AddVoterRequest, DemoteVoterRequest, GetConfigurationRequest, RemoveServerRequest,
 };
-use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed};
+use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, lockstep};
 
 async fn suffrage(cluster: &Cluster, n: usize) -> Result<String> {
     let leader = cluster.leader().await?;
@@ -156,6 +156,9 @@ async fn a_member_that_is_started_with_another_component_stays_up_unfit_and_says
     cluster.add(other, "while", "unfit").await?;
     let refused = cluster.add(n, "never", "here").await.unwrap_err().to_string();
     assert!(refused.contains("other.wasm is component"), "{refused}");
+    let called = lockstep(&["call", &cluster.nodes[n].grpc_addr(), "Example/Get", "{}"])?;
+    let said = String::from_utf8_lossy(&called.stderr);
+    assert!(said.contains("is unfit: ") && said.contains("other.wasm is component"), "{said}");
     assert!(cluster.nodes[n].stop().await?.success());
     cluster.nodes[n].options = fitting;
     cluster.nodes[n].start().await?;

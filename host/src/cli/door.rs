@@ -54,7 +54,7 @@ async fn peer_port(channel: &Channel) -> Option<String> {
     ))
 }
 
-/// What to do about a node that is in no cluster yet; `None` for a member, and for servers of others.
+/// What to do about a node that has no guest's services, because it is in no cluster yet or unfit; `None` for others, and for servers of others.
 pub(crate) async fn outside(channel: &Channel) -> Option<String> {
     let mut request = tonic::Request::new(StatusRequest {});
     request.set_timeout(ASK_TIMEOUT);
@@ -64,14 +64,15 @@ pub(crate) async fn outside(channel: &Channel) -> Option<String> {
 
 /// From the status object of `docs/status.md`.
 fn advice(status: &serde_json::Value) -> Option<String> {
-    let is_outside = status["mode"] == "catching-up" && status["nodes"].as_array()?.is_empty();
     let (name, addr) = (status["node_id"].as_str()?, status["addr"].as_str()?);
-    is_outside.then(|| {
-        format!(
+    match status["mode"].as_str()? {
+        "catching-up" if status["nodes"].as_array()?.is_empty() => Some(format!(
             "{name} is in no cluster yet: add it with `lockstep admin <the leader's grpc_addr> add_voter {name} {addr}`, or let it begin a \
              cluster of its own: start it with --raft_bootstrap and --fsm"
-        )
-    })
+        )),
+        "unfit" => Some(format!("{name} is unfit: {}", status["mode_reason"].as_str()?)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -81,7 +82,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn only_a_node_without_a_cluster_is_told_how_to_enter_one() {
+    fn a_node_without_a_cluster_is_told_how_to_enter_one() {
         let mut status = json!({ "mode": "catching-up", "nodes": [], "node_id": "nodeB", "addr": "localhost:50052" });
         assert!(advice(&status).unwrap().contains("add_voter nodeB localhost:50052"));
         status["nodes"] = json!([{ "id": "nodeB" }]);
@@ -89,5 +90,13 @@ mod tests {
         status["nodes"] = json!([]);
         status["mode"] = json!("removed");
         assert_eq!(advice(&status), None);
+    }
+
+    #[test]
+    fn an_unfit_node_says_what_it_lacks() {
+        let status = json!({
+            "mode": "unfit", "mode_reason": "no component; bring it", "nodes": [], "node_id": "nodeB", "addr": "localhost:50052"
+        });
+        assert_eq!(advice(&status).as_deref(), Some("nodeB is unfit: no component; bring it"));
     }
 }
