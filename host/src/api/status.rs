@@ -32,10 +32,13 @@ pub const REASON: &str = "lockstep-reason";
 /// Bytes of a status message: stock clients take 8 KiB of headers, all together.
 const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
 
+/// Bytes of it as it is sent, where what is not ASCII takes three for one.
+const SENT_TEXT_BYTES_MAX: usize = 2 << 10;
+
 /// Bytes of status details.
 const DETAILS_BYTES_MAX: usize = 4 << 10;
 
-// What the profile lets a guest say arrives whole.
+// What the profile lets a guest say arrives whole, in ASCII.
 const _: () = {
     assert!(STATUS_TEXT_BYTES_MAX >= Limits::DEFAULT.status_message_bytes_max as usize);
     assert!(DETAILS_BYTES_MAX >= Limits::DEFAULT.status_details_bytes_max as usize);
@@ -290,7 +293,14 @@ fn with(mut status: Status, key: &'static str, value: &str) -> Status {
 
 /// Cut at a character.
 fn cut(message: &str) -> &str {
-    &message[..message.floor_char_boundary(STATUS_TEXT_BYTES_MAX)]
+    let message = &message[..message.floor_char_boundary(STATUS_TEXT_BYTES_MAX)];
+    let mut sent = 0;
+    let over = message.char_indices().find(|(_, char)| {
+        // As gRPC has it: printable ASCII but for the percent sign is itself.
+        sent += if matches!(char, ' '..='~') && *char != '%' { 1 } else { 3 * char.len_utf8() };
+        sent > SENT_TEXT_BYTES_MAX
+    });
+    over.map_or(message, |(at, _)| &message[..at])
 }
 
 #[cfg(test)]
@@ -404,9 +414,12 @@ mod tests {
 
     #[test]
     fn long_messages_are_cut_at_a_character() {
-        let status = host(Code::Internal, &"ä".repeat(2_000));
-        assert_eq!(status.message().len(), STATUS_TEXT_BYTES_MAX);
-        assert!(host(Code::Internal, &format!("x{}", "ä".repeat(2_000))).message().len() < STATUS_TEXT_BYTES_MAX);
+        let kept = |text: &str| host(Code::Internal, text).message().len();
+        assert_eq!(kept(&"a".repeat(2_000)), STATUS_TEXT_BYTES_MAX);
+        // Six bytes each when they are sent.
+        assert_eq!(kept(&"ä".repeat(2_000)), SENT_TEXT_BYTES_MAX / 6 * 2);
+        assert_eq!(kept(&format!("x{}", "%".repeat(2_000))), 1 + (SENT_TEXT_BYTES_MAX - 1) / 3);
+        assert_eq!(kept("äö%"), 5);
     }
 
     fn outcome_of(verdict: Verdict) -> Outcome {
