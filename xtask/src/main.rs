@@ -98,6 +98,8 @@ fn cargo_with(variables: &[(&str, &Path)], arguments: &[&str]) -> Result<()> {
         .current_dir(root())
         .env("CARGO_TARGET_DIR", target_dir()?)
         .env("LOCKSTEP_BUILD_DIR", build_dir())
+        // A test that fails says what was wrong; forty frames below that hide it. A panic shows them still.
+        .env("RUST_LIB_BACKTRACE", "0")
         .status()
         .context("cargo does not start")?;
     if !status.success() {
