@@ -174,6 +174,8 @@ fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
         ("test --help", "--test scenarios first_hour"),
         ("faults --help", "one-way"),
         ("bench --help", "1 to 600"),
+        ("alike --help", "Ten million commands"),
+        ("costs --help", "native twin"),
         ("help", "cargo xtask <command> --help"),
         ("demo --fast", "error: '--fast' is unknown here"),
         ("torture --cycle 3", "error: there is no flag '--cycle'"),

@@ -38,8 +38,8 @@ const STOPPED: usize = 2;
 
 /// A round: the second node is killed twice, and the third one is stopped once.
 const FAULTS_A_ROUND: u64 = 3;
-/// There is a round for so many commands,
-const COMMANDS_A_ROUND: u64 = 100_000;
+/// There is a round for so many commands: two cores run them in about the time that a round takes,
+const COMMANDS_A_ROUND: u64 = 500_000;
 /// and never fewer than these. The commands go on until all rounds are over, however slow the machine is.
 const ROUNDS_MIN: u64 = 4;
 /// The third node misses half of the commands between two faults, when it is to catch up from the log.

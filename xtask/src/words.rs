@@ -78,7 +78,7 @@ const ALIKE: &str = "\
 cargo xtask alike [--commands N] [--seed S]
 
 Three nodes with other memory, caches, files, restarts and leaders run the same commands; their hashes and the bytes of their
-backups must be equal. Ten million commands, unless N says otherwise; at least 10000.
+backups must be equal. Ten million commands, unless N says otherwise; at least 10000. They go on until all kills and stops are done.
 ";
 
 const COSTS: &str = "\

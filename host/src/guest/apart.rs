@@ -207,9 +207,6 @@ fn explain(end: End, complaint: &str, task: &Task) -> String {
                 "it is nested too deeply: the stack is not large enough to {work} it; no compiler makes such a file"
             )
         }
-        Some(libc::SIGABRT | libc::SIGSEGV) if complaint.contains("overflowed its stack") => {
-            "its types are nested too deeply".to_owned()
-        }
         Some(signal) => format!(
             "the process to {work} it in was ended by signal {signal} (it may use {memory_mib_max} MiB of memory, and this machine may have less): {complaint}"
         ),

@@ -140,8 +140,7 @@ impl Component {
     /// Refuses what can be refused without compiling anything: a file that is no guest.
     pub fn check(bytes: &[u8]) -> Result<Checked, LoadError> {
         let found = inspect(&Self::encode(bytes)?)?;
-        found.check_imports()?;
-        found.require("machine")?;
+        found.check()?;
         let has_watcher = found.export("watcher").is_some();
         Ok(Checked { descriptor: found.descriptor, has_watcher })
     }
