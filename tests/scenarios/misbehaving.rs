@@ -227,9 +227,9 @@ async fn who_asked_is_told_what_and_where_and_the_log_says_it_once() -> Result<(
     let said = refused.message();
     ensure!(said.contains("misbehaving.Misbehaving/Do at index "), "method and place: {said}");
     ensure!(said.contains("position 0: wasm trap: wasm `unreachable` instruction executed"), "{said}");
-    ensure!(said.contains("!trap_last"), "the function by name: {said}");
+    ensure!(said.contains("\n  trap_last\n"), "the function by name: {said}");
     let log = cluster.nodes[0].log();
-    ensure!(log.matches("!trap_last").count() == 1, "{log}");
+    ensure!(log.matches("  trap_last").count() == 1, "{log}");
 
     let fsm = Some(chain_wasm());
     let cluster = formed_of(1, Options { fsm, ..Options::member() }).await?;

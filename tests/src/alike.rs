@@ -224,7 +224,7 @@ async fn live(
         *away = None;
     }
     let due = lives.faults() < wanted.faults() && done >= (lives.faults() + 1) * wanted.pause();
-    if due && (lives.faults() + 1) % FAULTS_A_ROUND != 0 {
+    if due && !(lives.faults() + 1).is_multiple_of(FAULTS_A_ROUND) {
         lives.kills += 1;
         lives.transfers += u64::from(lead(cluster, KILLED).await?);
         lives.installs += installs_of(cluster, KILLED).await?;

@@ -318,9 +318,10 @@ impl NodeProcess {
         Ok(Duration::from_millis(hundredths * 10))
     }
 
-    /// A fresh connection to the client port.
+    /// A fresh connection to the client port. It breaks when the node has hung, or no test of such a node would end.
     pub async fn channel(&self) -> Result<Channel> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr()))?;
+        let endpoint = endpoint.http2_keep_alive_interval(PATIENCE / 2).keep_alive_timeout(PATIENCE);
         eventually("a connection", || async { Ok(endpoint.connect().await?) }).await
     }
 
@@ -347,8 +348,13 @@ impl NodeProcess {
         serde_json::from_str(&body).with_context(|| format!("/status answered {body:?}"))
     }
 
-    /// GET on the HTTP port: status line and body.
+    /// GET on the HTTP port: status line and body. A node that does not answer in time has hung.
     pub async fn http(&self, path: &str) -> Result<(u16, String)> {
+        let answer = tokio::time::timeout(PATIENCE, self.http_answer(path)).await;
+        answer.with_context(|| format!("{} does not answer GET {path} for {PATIENCE:?}", self.name))?
+    }
+
+    async fn http_answer(&self, path: &str) -> Result<(u16, String)> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.http_addr()).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");

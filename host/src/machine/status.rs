@@ -64,12 +64,15 @@ pub struct MachineStatus {
 }
 
 pub(crate) fn of(shared: &Shared) -> MachineStatus {
+    // One after the other: whoever waits for the component changes the mode meanwhile, and holds the component as it does.
+    let mode = shared.mode.borrow().clone();
+    let build = shared.component().and_then(|component| Some(component.engine().build().ok()?.to_owned()));
     let position = *shared.position.borrow();
     let (hash_index, hash) = shared.hash_tip();
     let newest = shared.checkpoints.newest();
     let counts = &shared.counts;
     MachineStatus {
-        mode: shared.mode.borrow().clone(),
+        mode,
         applied: position.log_id,
         time_ms: position.time_ms,
         entries_applied: counts.entries.load(Relaxed),
@@ -92,10 +95,7 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         restore_count: counts.snapshots_installed.load(Relaxed),
         last_snapshot_index: newest.as_ref().map_or(0, |newest| newest.index),
         last_snapshot_term: newest.as_ref().map_or(0, |newest| newest.term),
-        build: shared
-            .component()
-            .and_then(|component| Some(component.engine().build().ok()?.to_owned()))
-            .unwrap_or_default(),
+        build: build.unwrap_or_default(),
         transfers: shared.transfers.running(),
     }
 }
