@@ -11,9 +11,16 @@ use prost_reflect::{FileDescriptor, MessageDescriptor};
 use crate::Kind;
 
 /// prost as the guests need it: ordered maps, because a hash map's order differs between nodes.
-pub(crate) fn prost_config(kinds: BTreeMap<String, Kind>) -> Config {
+pub(crate) fn prost_config(kinds: BTreeMap<String, Kind>, files: &[FileDescriptor]) -> Config {
     let mut config = Config::new();
+    let with_maps = files.iter().flat_map(FileDescriptor::messages).flat_map(|message| with_maps(&message));
+    let with_maps: Vec<String> = with_maps.collect();
+    for message in &with_maps {
+        config.type_attribute(message, "#[derive(Debug)]");
+    }
     config
+        // prost's own Debug of a map asks for a crate `prost` by that name, which an author does not have.
+        .skip_debug(&with_maps)
         .btree_map(["."])
         // A detail of a refusal travels under the name of its message.
         .enable_type_names()
@@ -101,6 +108,14 @@ fn write_message_value(message: &MessageDescriptor, path: &str, out: &mut String
     let nested = format!("{path}{}::", identifier(message.name().to_snake_case()));
     for child in message.child_messages() {
         write_message_value(&child, &nested, out);
+    }
+}
+
+/// Names of the outermost messages with map fields: what is said of one holds for all within it.
+fn with_maps(message: &MessageDescriptor) -> Vec<String> {
+    match message.fields().any(|field| field.is_map()) {
+        true => vec![format!(".{}", message.full_name())],
+        false => message.child_messages().flat_map(|child| with_maps(&child)).collect(),
     }
 }
 

@@ -219,18 +219,17 @@ fn generate_rust(
     kinds: BTreeMap<String, Kind>,
     descriptor_len: usize,
 ) -> Result<String, Error> {
-    let files: Vec<FileDescriptor> = pool
-        .files()
-        .filter(|file| file.name() != OPTIONS_PROTO_NAME && file.package_name() != "google.protobuf")
-        .collect();
-    let requests = files
+    let all: Vec<FileDescriptor> = pool.files().filter(|file| file.name() != OPTIONS_PROTO_NAME).collect();
+    // prost asks its own types, too, what they can be derived of.
+    let requests = all
         .iter()
         .map(|file| {
             let module = Module::from_protobuf_package_name(file.package_name());
             (module, file.file_descriptor_proto().clone())
         })
         .collect();
-    let mut modules = codegen::prost_config(kinds).generate(requests).map_err(Error::Generate)?;
+    let files: Vec<FileDescriptor> = all.into_iter().filter(|file| file.package_name() != "google.protobuf").collect();
+    let mut modules = codegen::prost_config(kinds, &files).generate(requests).map_err(Error::Generate)?;
     let mut own_modules: Vec<Module> = Vec::new();
     for file in &files {
         let module = Module::from_protobuf_package_name(file.package_name());
