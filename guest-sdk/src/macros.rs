@@ -49,6 +49,15 @@ macro_rules! state {
                 Self { $( $field: <$collection as $crate::dispatch::Collection>::at($tag), )* }
             }
         }
+    };    (
+        $(#[$meta:meta])*
+        $visibility:vis struct $name:ident {
+            $( $(#[$field_meta:meta])* $field_visibility:vis $field:ident : $collection:ty $(= $tag:literal)? ),* $(,)?
+        }
+    ) => {
+        ::core::compile_error!(
+            "each collection of `state!` has a tag, a number that stays its own for ever: `orders: Map<u64, Order> = 1`"
+        );
     };
 }
 

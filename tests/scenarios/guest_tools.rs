@@ -342,6 +342,9 @@ fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
     let made = new("my-machine")?;
     ensure!(made.status.success(), "{}", text(&made));
     assert_says(&text(&made), &["my_machine.MyMachine", "LOCKSTEP_COMPONENT=target/", "lockstep dev"]);
+    // In the project's directory, whatever the program was called as.
+    let program = lockstep_binary().display().to_string();
+    assert_says(&text(&made), &[&format!("LOCKSTEP={program} "), &format!("  {program} dev target/")]);
     let again = new("my-machine")?;
     ensure!(again.status.code() == Some(2), "{}", text(&again));
     assert_says(&text(&again), &["is there already"]);

@@ -8,6 +8,24 @@ use miette::{Diagnostic, SourceCode};
 
 use crate::OPTIONS_PROTO_NAME;
 
+/// Types that come with protobuf, and the files that declare them.
+const GOOGLE: [(&str, &str); 14] = [
+    ("Any", "any"),
+    ("Duration", "duration"),
+    ("Empty", "empty"),
+    ("FieldMask", "field_mask"),
+    ("Struct", "struct"),
+    ("Timestamp", "timestamp"),
+    ("BoolValue", "wrappers"),
+    ("BytesValue", "wrappers"),
+    ("DoubleValue", "wrappers"),
+    ("FloatValue", "wrappers"),
+    ("Int32Value", "wrappers"),
+    ("Int64Value", "wrappers"),
+    ("StringValue", "wrappers"),
+    ("UInt64Value", "wrappers"),
+];
+
 /// A place in a `.proto`, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -59,6 +77,10 @@ fn line(error: &dyn Diagnostic, source: Option<&dyn SourceCode>, file: Option<&s
 }
 
 fn hint(text: &str, includes: &[impl AsRef<Path>]) -> Option<String> {
+    let google = GOOGLE.iter().find(|(name, _)| text.contains(&format!("'google.protobuf.{name}'")));
+    if let (Some((_, file)), true) = (google, text.contains("not defined")) {
+        return Some(format!("add `import \"google/protobuf/{file}.proto\";` below the syntax line"));
+    }
     if text.contains("'lockstep.") && text.contains("is not defined") {
         return Some(format!("add `import \"{OPTIONS_PROTO_NAME}\";` below the syntax line"));
     }

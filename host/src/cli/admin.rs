@@ -11,7 +11,7 @@ use super::manager::{self, Manager, is_operation, known, operation_error, text_f
 use super::progress::with_transfers;
 use super::report::{Failure, print_line};
 use super::resync;
-use super::similar::similar;
+use super::similar::{similar, suggestion};
 use super::text::{self, Defaults};
 
 /// Call one RPC of a node's RaftManager service, and wait for the operation it starts.
@@ -141,13 +141,8 @@ fn unknown_rpc(name: &str) -> Failure {
     let rpcs = manager::rpcs();
     let names = rpcs.iter().map(|rpc| text::snake_case(rpc.name())).chain(["resync".into()]);
     let names: Vec<String> = names.collect();
-    let close = similar(name, names.iter().map(String::as_str));
-    let hint = if close.is_empty() {
-        format!("there are {}", names.join(", "))
-    } else {
-        format!("did you mean {}?", close.join(" or "))
-    };
-    Failure::usage(format!("there is no RPC {name:?}")).hint(hint)
+    let close: Vec<String> = similar(name, names.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
+    Failure::usage(format!("there is no RPC {name:?}")).hint(suggestion(&close, &names))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::client::{self, CONNECT_PATIENCE, CallOptions};
 use super::door;
 use super::reflection::Reflection;
 use super::report::{Failure, print_line};
-use super::similar::similar;
+use super::similar::{similar, suggestion};
 use crate::api::routes::{described, is_reserved};
 
 /// What every node serves and nobody else.
@@ -44,9 +44,9 @@ pub(crate) struct CallArgs {
     #[arg(value_name = "SERVICE/METHOD")]
     method: Option<String>,
 
-    /// The request as JSON, @file, or - for stdin
-    #[arg(value_name = "JSON", default_value = "{}")]
-    json: String,
+    /// The request as JSON, @file, or - for stdin [default: {}]
+    #[arg(value_name = "JSON")]
+    json: Option<String>,
 
     /// Give up after this long, such as 500ms or 2s [default: the node gives commands and queries 10s, watches no limit]
     #[arg(long = "timeout", value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -59,9 +59,15 @@ pub(crate) struct CallArgs {
 
 /// Makes one call, or lists what could be called.
 pub(crate) fn run(args: &CallArgs) -> anyhow::Result<()> {
+    let method = args.method.as_deref().map(split_method);
+    if let (Some((service, None)), Some(_)) = (method, &args.json) {
+        return Err(Failure::usage(format!("{service:?} names no method, and a request is for one"))
+            .hint("a method is called as SERVICE/METHOD; without a request, the methods of a service are listed")
+            .into());
+    }
     super::client_runtime()?.block_on(async {
         let channel = client::connect(&args.addr, CONNECT_PATIENCE).await?;
-        match args.method.as_deref().map(split_method) {
+        match method {
             None => list(args, channel, None).await,
             Some((service, None)) => list(args, channel, Some(service)).await,
             Some((service, Some(method))) => call(channel, service, method, args).await,
@@ -72,7 +78,7 @@ pub(crate) fn run(args: &CallArgs) -> anyhow::Result<()> {
 async fn call(channel: Channel, service: &str, method: &str, args: &CallArgs) -> anyhow::Result<()> {
     let service = describe(channel.clone(), service).await?;
     let method = find_method(&service, method)?;
-    let request = request(&method, &args.json)?;
+    let request = request(&method, args.json.as_deref().unwrap_or("{}"))?;
     let mut options = CallOptions { timeout: args.timeout, metadata: MetadataMap::new() };
     for (key, value) in &args.metadata {
         options.metadata.append(key.clone(), value.clone());
@@ -129,25 +135,43 @@ async fn describe(channel: Channel, service: &str) -> anyhow::Result<ServiceDesc
         if let Some(what_to_do) = door::outside(&channel).await {
             return Err(unknown(what_to_do).into());
         }
-        let close = similar(service, services.iter().map(String::as_str));
-        let shown = if close.is_empty() { services.join(", ") } else { close.join(", ") };
-        return Err(unknown(format!("it has {shown}")).into());
+        if let Some(called) = named_by_its_method(&mut reflection, &services, service).await? {
+            return Err(unknown(format!("a method is called as SERVICE/METHOD; did you mean {called}?")).into());
+        }
+        let close: Vec<String> =
+            similar(service, services.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
+        return Err(unknown(suggestion(&close, &services)).into());
     }
     let pool = reflection.describe(&[service.to_owned()]).await?;
     let found = pool.and_then(|pool| pool.get_service_by_name(service));
     found.ok_or_else(|| unknown("it lists the service but does not describe it".into()).into())
 }
 
+/// `Add` and `Example.Add` are methods, and no services: how the guest's method of that name is called.
+async fn named_by_its_method(
+    reflection: &mut Reflection,
+    services: &[String],
+    called: &str,
+) -> anyhow::Result<Option<String>> {
+    let (before, name) = called.rsplit_once('.').unwrap_or(("", called));
+    for service in services.iter().filter(|service| !is_reserved(service) && [service, ""].contains(&before)) {
+        let pool = reflection.describe(std::slice::from_ref(service)).await?;
+        let service = pool.and_then(|pool| pool.get_service_by_name(service));
+        if let Some(method) = service.iter().flat_map(ServiceDescriptor::methods).find(|method| method.name() == name) {
+            return Ok(Some(format!("{}/{}", method.parent_service().full_name(), method.name())));
+        }
+    }
+    Ok(None)
+}
+
 fn find_method(service: &ServiceDescriptor, name: &str) -> anyhow::Result<MethodDescriptor> {
     let exact = service.methods().find(|method| method.name() == name);
     exact.ok_or_else(|| {
         let names: Vec<String> = service.methods().map(|method| method.name().to_owned()).collect();
-        let close = similar(name, names.iter().map(String::as_str));
-        let shown = if close.is_empty() { names.iter().map(String::as_str).collect() } else { close };
-        let paths: Vec<String> = shown.iter().map(|method| format!("{}/{method}", service.full_name())).collect();
-        Failure::new(format!("{} has no method {name:?}", service.full_name()))
-            .hint(format!("it has {}", paths.join(", ")))
-            .into()
+        let path = |method: &str| format!("{}/{method}", service.full_name());
+        let close: Vec<String> = similar(name, names.iter().map(String::as_str)).into_iter().map(path).collect();
+        let all: Vec<String> = names.iter().map(|name| path(name)).collect();
+        Failure::new(format!("{} has no method {name:?}", service.full_name())).hint(suggestion(&close, &all)).into()
     })
 }
 
@@ -252,8 +276,11 @@ fn request(method: &MethodDescriptor, argument: &str) -> anyhow::Result<DynamicM
         }
         None => argument.to_owned(),
     };
-    let json = if json.trim().is_empty() { "{}" } else { json.as_str() };
-    parse(method, json).map_err(|error| {
+    if json.trim().is_empty() {
+        // An empty variable of a shell would else become a command.
+        return Err(Failure::usage("the request is empty").hint("for a request without fields, give {}").into());
+    }
+    parse(method, &json).map_err(|error| {
         let message = method.input().full_name().to_owned();
         Failure::usage(format!("the request is no {message}: {error}"))
             .hint(format!("the method is {}", signature(method)))
@@ -316,6 +343,7 @@ mod tests {
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert!(failure.to_string().contains("AddVoterRequest"), "{failure}");
         assert!(request(&method("AddVoter"), r#"{} {}"#).is_err(), "trailing text is refused");
+        assert!(request(&method("AddVoter"), " ").unwrap_err().to_string().contains("is empty"));
     }
 
     #[test]

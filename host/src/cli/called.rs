@@ -1,6 +1,7 @@
 //! This program as the person called it: who typed `build/lockstep` is told to type that again. Changes words that are shown, nothing else.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use clap::Command;
@@ -18,6 +19,16 @@ static CALLED: LazyLock<String> = LazyLock::new(|| {
 /// The text, with this program as it was called wherever one of its subcommands is named.
 pub(crate) fn as_called(text: &str) -> String {
     replace(text, &CALLED)
+}
+
+/// How this program is called from another directory: by its name where it was found by that, else by its whole path.
+pub(crate) fn called_from_elsewhere() -> String {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let is_a_path = Path::new(&called).components().count() > 1;
+    match std::path::absolute(&called) {
+        Ok(whole) if is_a_path => quoted(&whole.to_string_lossy()).into_owned(),
+        _ => quoted(&called.to_string_lossy()).into_owned(),
+    }
 }
 
 /// The command line with help that calls this program as it was called.

@@ -18,6 +18,14 @@ pub(crate) fn similar<'a>(typed: &str, candidates: impl Iterator<Item = &'a str>
     close.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
+/// For a hint: what is close, as a question, or else all there is.
+pub(crate) fn suggestion(close: &[String], all: &[String]) -> String {
+    match close {
+        [] => format!("there are {}", all.join(", ")),
+        close => format!("did you mean {}?", close.join(" or ")),
+    }
+}
+
 /// Levenshtein: insertions, removals and replacements that turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();

@@ -29,7 +29,10 @@ pub enum RouteError {
     #[error("the message has no route")]
     Missing,
     /// Raft traffic came before a Join.
-    #[error("this node ({me:016x}) is in no cluster yet; the message is for cluster {theirs}")]
+    #[error(
+        "this node ({me:016x}) is in no cluster yet; the message is for cluster {theirs}. Was it a member there, and has lost its directory? Then remove \
+         it from that cluster, and add it again"
+    )]
     InNoCluster {
         /// This node.
         me: NodeId,

@@ -201,7 +201,11 @@ pub(super) fn describe(status: &tonic::Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
+        let cause = error.to_string();
+        // Some errors say what their cause says, too.
+        if !text.ends_with(&cause) {
+            text.push_str(&format!(": {cause}"));
+        }
         source = error.source();
     }
     text

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::cli::called::called_from_elsewhere;
 use crate::cli::report::{Failure, print_line};
 
 /// Path in the project, and text. `{{…}}` is filled in.
@@ -95,10 +96,12 @@ pub(crate) fn run(args: &NewArgs) -> anyhow::Result<()> {
 fn tell(names: &Names) -> anyhow::Result<()> {
     let Names { name, crate_name, service } = names;
     let file = format!("target/wasm32-unknown-unknown/release/{crate_name}.wasm");
+    let lockstep = called_from_elsewhere();
+    let program = if lockstep == "lockstep" { String::new() } else { format!("LOCKSTEP={lockstep} ") };
     print_line(format!(
         "{name}/ is a machine with the service {crate_name}.{service}, in proto/app.proto and src/lib.rs. In there:\n\
          \n  cargo test\n  cargo build --release --target wasm32-unknown-unknown\n  \
-         LOCKSTEP_COMPONENT={file} cargo test\n  lockstep dev {file}"
+         {program}LOCKSTEP_COMPONENT={file} cargo test\n  {lockstep} dev {file}"
     ))
 }
 

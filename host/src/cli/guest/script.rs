@@ -17,7 +17,7 @@ use crate::api::status;
 use crate::cli::call::signature;
 use crate::cli::details;
 use crate::cli::report::{Failure, code_name};
-use crate::cli::similar::similar;
+use crate::cli::similar::{similar, suggestion};
 use crate::codec::Command;
 use crate::guest::{Stepped, Verdict};
 use crate::machine::encode_verdict;
@@ -175,10 +175,9 @@ impl Problem {
 }
 
 fn unknown(name: &str, routes: &Routes) -> String {
-    let names: Vec<&str> = routes.methods().iter().map(|method| &*method.name).collect();
-    let close = similar(name, names.iter().copied());
-    let shown = if close.is_empty() { names } else { close };
-    format!("the guest has no method {name:?}; it has {}", shown.join(", "))
+    let names: Vec<String> = routes.methods().iter().map(|method| method.name.to_string()).collect();
+    let close: Vec<String> = similar(name, names.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
+    format!("the guest has no method {name:?}; {}", suggestion(&close, &names))
 }
 
 impl ScriptCall {
@@ -301,7 +300,7 @@ mod tests {
     #[test]
     fn a_wrong_line_is_named_with_what_is_right() {
         let cases = [
-            ("{\"method\": \"Example/Ad\"}", "it has Example/Add"),
+            ("{\"method\": \"Example/Ad\"}", "did you mean Example/Add?"),
             ("{\"method\": \"Example/Add\", \"request\": {\"kei\": \"a\"}}", "\"key\": string"),
             ("{\"method\": \"Example/Add\", \"reply\": {\"x\": 1}}", "\"commitIndex\": uint64"),
             ("{\"method\": \"Example/Add\", \"error\": \"NOPE\"}", "NOT_FOUND"),
