@@ -164,6 +164,26 @@ async fn a_node_outside_of_every_cluster_says_how_to_enter_one() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_call_without_its_service_or_its_request_says_how_it_is_made() -> Result<()> {
+    let cluster = formed(1, &[]).await?;
+    let addr = cluster.nodes[0].grpc_addr();
+    for called in ["Add", "Example.Add"] {
+        let output = lockstep(&["call", &addr, called])?;
+        assert_eq!(output.status.code(), Some(1));
+        assert_says(&said(&output), &["SERVICE/METHOD", "did you mean Example/Add?"]);
+    }
+    let before = cluster.nodes[0].stat().await?["fsm"]["commands_applied"].clone();
+    for words in [["call", &addr, "Example", "{}"], ["call", &addr, "Example/Add", ""]] {
+        let output = lockstep(&words)?;
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert_says(&said(&output), &["hint: "]);
+    }
+    assert_eq!(cluster.nodes[0].stat().await?["fsm"]["commands_applied"], before, "no command came of it");
+    assert_says(&said(&lockstep(&["call", &addr, "Example/Ad"])?), &["did you mean Example/Add?"]);
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_peer_port_says_that_it_is_one_and_where_clients_go() -> Result<()> {
     let cluster = formed(1, &[]).await?;
     let node = &cluster.nodes[0];

@@ -143,6 +143,11 @@ fn what_does_not_compile_is_said_with_its_place_and_a_hint() {
             "/app.proto:4:",
             "hint: kind is COMMAND, QUERY or WATCH",
         ),
+        (
+            "message M { google.protobuf.Timestamp at = 1; }",
+            "/app.proto:4:",
+            "hint: add `import \"google/protobuf/timestamp.proto\";`",
+        ),
         ("import \"lost.proto\";", "/app.proto:4:1: import 'lost.proto' not found", "hint: looked in /"),
     ];
     for (body, place, hint) in cases {

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -126,6 +127,27 @@ async fn node_with_another_component_waits_and_says_so() {
     let node = applying.await.unwrap();
     assert_eq!(machine.mode(), NodeMode::Serving);
     assert_eq!(node.get("a").await.verdict, reply("1"));
+}
+
+/// They did, each with a lock that the other one wanted, and the node never answered again.
+#[tokio::test]
+async fn a_status_and_a_component_that_fits_do_not_wait_for_each_other() {
+    let node = TestNode::begun(faithful()).await;
+    let (asked, genesis) = (node.machine.clone(), node.machine.genesis().unwrap());
+    let (done, ended) = std::sync::mpsc::channel();
+    let (machine, told) = (node.machine.clone(), done.clone());
+    // Threads that nobody joins: a test that fails must come to its end.
+    std::thread::spawn(move || {
+        (0..20_000).for_each(|_| drop(machine.shared.fit_component(&genesis)));
+        told.send(()).unwrap();
+    });
+    std::thread::spawn(move || {
+        (0..20_000).for_each(|_| drop(asked.status()));
+        done.send(()).unwrap();
+    });
+    for _ in 0..2 {
+        ended.recv_timeout(Duration::from_secs(60)).expect("they wait for each other");
+    }
 }
 
 #[tokio::test]
