@@ -49,7 +49,8 @@ macro_rules! state {
                 Self { $( $field: <$collection as $crate::dispatch::Collection>::at($tag), )* }
             }
         }
-    };    (
+    };
+    (
         $(#[$meta:meta])*
         $visibility:vis struct $name:ident {
             $( $(#[$field_meta:meta])* $field_visibility:vis $field:ident : $collection:ty $(= $tag:literal)? ),* $(,)?

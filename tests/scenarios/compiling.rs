@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::{NodeProcess, Options, eventually, lockstep_binary};
@@ -110,27 +111,45 @@ async fn is_gone(id: u32) -> Result<()> {
     eventually("the compiler is gone", gone).await
 }
 
+/// A process that does not outlive the test, however that ends.
+struct Node(Child);
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A guest by its names that takes minutes to compile. Made once: it is a hundred megabytes of text.
+fn dear() -> &'static [u8] {
+    static DEAR: OnceLock<Vec<u8>> = OnceLock::new();
+    DEAR.get_or_init(|| {
+        let nothing = r#"(core module $m (func (export "f"))) (core instance $i (instantiate $m)) (func $f (canon lift (core func $i "f")))"#;
+        let exported = |interface: &str, functions: &[&str]| {
+            let exports: String = functions.iter().map(|name| format!("(export \"{name}\" (func $f))")).collect();
+            format!("(instance ${interface} {exports}) (export \"lockstep:machine/{interface}@1.0.0\" (instance ${interface}))")
+        };
+        let (machine, watcher) = (["apply", "query", "snapshot", "restore"], ["watch"]);
+        let (machine, watcher) = (exported("machine", &machine), exported("watcher", &watcher));
+        wat::parse_str(format!("(component {} {nothing} {machine} {watcher})", functions(8_000))).expect("it is WebAssembly")
+    })
+}
+
 /// A node at its first start, with a guest by its names that takes minutes to compile, and its compiler, which is at it.
-async fn compiling(place: &Path) -> Result<(Child, u32)> {
-    let nothing = r#"(core module $m (func (export "f"))) (core instance $i (instantiate $m)) (func $f (canon lift (core func $i "f")))"#;
-    let exported = |interface: &str, functions: &[&str]| {
-        let exports: String = functions.iter().map(|name| format!("(export \"{name}\" (func $f))")).collect();
-        format!(
-            "(instance ${interface} {exports}) (export \"lockstep:machine/{interface}@1.0.0\" (instance ${interface}))"
-        )
-    };
-    let (machine, watcher) = (["apply", "query", "snapshot", "restore"], ["watch"]);
-    let (machine, watcher) = (exported("machine", &machine), exported("watcher", &watcher));
-    let mut component = wat::parse_str(format!("(component {} {nothing} {machine} {watcher})", functions(8_000)))?;
+async fn compiling(place: &Path) -> Result<(Node, u32)> {
+    let mut component = dear().to_vec();
     let kv = std::fs::read(lockstep_tests::kv_wasm())?;
     component.extend(sections(&kv)?.into_iter().filter(|section| is_descriptor(section)).flatten());
     let path = place.join("dear.wasm");
     std::fs::write(&path, component)?;
     let node = NodeProcess::new("nodeA", place, Options { fsm: Some(path), ..Options::bootstrap() })?;
     let log = std::fs::File::create(place.join("log"))?;
-    let node = Command::new(lockstep_binary()).args(node.arguments()).stdin(Stdio::null()).stderr(log).spawn()?;
+    let node =
+        Command::new(lockstep_binary()).args(node.arguments()).stdin(Stdio::null()).stderr(log).spawn().map(Node)?;
     let only = || async {
-        let children = children(node.id())?;
+        let children = children(node.0.id())?;
         let log = std::fs::read_to_string(place.join("log"))?;
         let child = *children.first().with_context(|| format!("no compiler yet: {log}"))?;
         let line = std::fs::read_to_string(format!("/proc/{child}/cmdline"))?;
@@ -146,9 +165,9 @@ async fn compiling(place: &Path) -> Result<(Child, u32)> {
 async fn a_node_that_is_stopped_while_it_compiles_ends_at_once_and_takes_its_compiler_along() -> Result<()> {
     let place = tempfile::tempdir()?;
     let (mut node, compiler) = compiling(place.path()).await?;
-    ensure!(Command::new("kill").arg(node.id().to_string()).status()?.success());
+    ensure!(Command::new("kill").arg(node.0.id().to_string()).status()?.success());
     let ended = || {
-        let ended = node.try_wait();
+        let ended = node.0.try_wait();
         async { ended?.context("it runs") }
     };
     // Compiled to its end, the guest would have been refused.
@@ -162,8 +181,8 @@ async fn a_node_that_is_stopped_while_it_compiles_ends_at_once_and_takes_its_com
 async fn a_compiler_ends_with_a_node_that_is_killed() -> Result<()> {
     let place = tempfile::tempdir()?;
     let (mut node, compiler) = compiling(place.path()).await?;
-    node.kill()?;
-    node.wait()?;
+    node.0.kill()?;
+    node.0.wait()?;
     is_gone(compiler).await
 }
 

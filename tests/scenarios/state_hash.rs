@@ -150,8 +150,15 @@ async fn differs_by_one_entry(next_command: bool) -> Result<()> {
     cluster.nodes[victim].fail_now(&["guest-diverge=return(error)"]).await?;
     let differs_at = cluster.add(other, "key", "value").await?;
     if next_command {
-        cluster.add(other, "key", "next").await?;
-    } // Else nobody sends anything, and the leader has everyone look once more.
+        // Never silent for so long that the leader has everyone look once more.
+        eventually("one of the next commands finds it", || async {
+            cluster.add(other, "key", "next").await?;
+            let mode = cluster.nodes[victim].status().await?["mode"].take();
+            ensure!(mode == "quarantined", "{mode}");
+            Ok(())
+        })
+        .await?;
+    } // Else nobody sends anything.
     is_quarantined(&cluster, victim).await?;
     let status = cluster.nodes[victim].status().await?;
     let reason = status["mode_reason"].as_str().unwrap_or_default();
@@ -188,9 +195,16 @@ async fn nodes_that_run_guests_by_another_build_are_warned_of() -> Result<()> {
     ensure!(cluster.nodes[victim].stop().await?.success());
     cluster.nodes[victim].fail_at(&["build-differs=return(error)"])?;
     cluster.nodes[victim].start().await?;
-    eventually("it sees that the others differ", || async {
-        let log = cluster.nodes[victim].log();
-        ensure!(log.matches(warned).count() == 2 && log.contains("calls deep, planted"), "not yet: {log}");
+    // Another leader, and all look.
+    let leader = cluster.nodes[cluster.leader().await?].grpc_addr();
+    let transferred = lockstep(&["admin", &leader, "leadership_transfer"])?;
+    ensure!(transferred.status.success(), "{}", String::from_utf8_lossy(&transferred.stderr));
+    eventually("each sees who differs", || async {
+        for (n, node) in cluster.nodes.iter().enumerate() {
+            let log = node.log();
+            let wanted = if n == victim { 2 } else { 1 };
+            ensure!(log.matches(warned).count() == wanted && log.contains("calls deep, planted"), "not yet: {log}");
+        }
         Ok(())
     })
     .await?;

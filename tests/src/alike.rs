@@ -44,6 +44,8 @@ const COMMANDS_A_ROUND: u64 = 500_000;
 const ROUNDS_MIN: u64 = 4;
 /// The third node misses half of the commands between two faults, when it is to catch up from the log.
 const ABSENCE: u64 = 2;
+/// After so long a node is not away any more, or the others do not do what it waits for.
+const ABSENCE_TIME_MAX: Duration = Duration::from_secs(600);
 /// The parts of the run that are told.
 const PARTS: u64 = 10;
 
@@ -147,13 +149,21 @@ async fn carry_out(cluster: &mut Cluster, wanted: Wanted, mut progress: impl FnM
     let began = Instant::now();
     let mut load = Load::start(cluster, wanted)?;
     let mut lives = Lives::default();
-    let mut away = None;
+    let (mut away, mut changed) = (None, Instant::now());
     for part in 1..=PARTS {
         let lived =
             |lives: &Lives, away: &Option<Away>| part < PARTS || lives.faults() == wanted.faults() && away.is_none();
         while load.done() < part * wanted.commands / PARTS || !lived(&lives, &away) {
             load.check().await?;
+            let before = away.is_some();
             live(cluster, &load, wanted, &mut lives, &mut away).await?;
+            if away.is_some() != before {
+                changed = Instant::now();
+            }
+            ensure!(
+                away.is_none() || changed.elapsed() < ABSENCE_TIME_MAX,
+                "{away:?} is not over after {ABSENCE_TIME_MAX:?}"
+            );
             tokio::time::sleep(LOOK).await;
         }
         progress(format!("{} of {} commands, {:.0} s", load.done(), wanted.commands, began.elapsed().as_secs_f64()));

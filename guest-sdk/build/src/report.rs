@@ -9,12 +9,14 @@ use miette::{Diagnostic, SourceCode};
 use crate::OPTIONS_PROTO_NAME;
 
 /// Types that come with protobuf, and the files that declare them.
-const GOOGLE: [(&str, &str); 14] = [
+const GOOGLE: [(&str, &str); 17] = [
     ("Any", "any"),
     ("Duration", "duration"),
     ("Empty", "empty"),
     ("FieldMask", "field_mask"),
     ("Struct", "struct"),
+    ("ListValue", "struct"),
+    ("Value", "struct"),
     ("Timestamp", "timestamp"),
     ("BoolValue", "wrappers"),
     ("BytesValue", "wrappers"),
@@ -23,6 +25,7 @@ const GOOGLE: [(&str, &str); 14] = [
     ("Int32Value", "wrappers"),
     ("Int64Value", "wrappers"),
     ("StringValue", "wrappers"),
+    ("UInt32Value", "wrappers"),
     ("UInt64Value", "wrappers"),
 ];
 

@@ -4,7 +4,7 @@
 //! The bytes come from whoever made the component, and what is decoded takes a hundred times their room. So they are counted as they are
 //! first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use prost::encoding::{self, DecodeContext, WireType};
@@ -22,14 +22,16 @@ pub const MESSAGES_MAX: usize = 16_384;
 /// Methods of all services together.
 pub const METHODS_MAX: usize = 4_096;
 /// Whatever a declaration has in the encoding: of a field its name, number, type and so on, about seven.
-pub const PARTS_MAX: usize = 262_144;
-/// A package, or the name of anything that is declared.
+pub const PARTS_MAX: usize = 524_288;
+/// A package, or the name of a service, a method, a message, a field or an enum.
 pub const NAME_BYTES_MAX: usize = 256;
 
 /// Declarations within each other. What decodes them goes no deeper than a hundred.
 const NESTING_MAX: usize = 64;
 /// What an error shows of a name.
 const SHOWN_CHARS_MAX: usize = 64;
+/// What it shows of the words of a decoder, which repeat what they were given.
+const REASON_CHARS_MAX: usize = 256;
 /// `FileDescriptorSet.file`.
 const FILE_FIELD: u32 = 1;
 
@@ -40,8 +42,12 @@ pub(super) fn read(encoded: &[u8]) -> Result<Bytes, RouteError> {
     }
     let mut merged = Vec::with_capacity(encoded.len());
     let mut seen: HashMap<String, FileDescriptorProto> = HashMap::new();
-    let mut count = Count::default();
+    let (mut count, mut known) = (Count::default(), HashSet::new());
     for raw in split_files(encoded).map_err(undecodable)? {
+        // What crates share stands there once for each.
+        if !known.insert(raw) {
+            continue;
+        }
         count.files += 1;
         count.walk(raw, Kind::File, 0)?;
         count.check()?;
@@ -67,7 +73,12 @@ pub(super) fn read(encoded: &[u8]) -> Result<Bytes, RouteError> {
 }
 
 fn undecodable(error: DecodeError) -> RouteError {
-    RouteError::Undecodable(error.to_string())
+    refused(&error.to_string())
+}
+
+/// For a reason that repeats what stands in the descriptor.
+pub(super) fn refused(reason: &str) -> RouteError {
+    RouteError::Undecodable(escaped(reason, REASON_CHARS_MAX))
 }
 
 fn too_large(what: &'static str, most: usize) -> RouteError {
@@ -220,12 +231,22 @@ fn bad_name(what: &'static str, name: &str) -> RouteError {
 
 /// As it can be printed.
 fn shown(name: &str) -> String {
-    let mut chars = name.escape_debug();
-    let mut text: String = chars.by_ref().take(SHOWN_CHARS_MAX).collect();
-    if chars.next().is_some() {
-        text.push('…');
+    escaped(name, SHOWN_CHARS_MAX)
+}
+
+fn escaped(text: &str, chars_max: usize) -> String {
+    let mut chars = text.chars();
+    let mut escaped = String::new();
+    for char in chars.by_ref().take(chars_max) {
+        match char {
+            '"' | '\'' => escaped.push(char),
+            char => escaped.extend(char.escape_debug()),
+        }
     }
-    text
+    if chars.next().is_some() {
+        escaped.push('…');
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -279,7 +300,7 @@ mod tests {
                     message_type: vec![DescriptorProto { field: fields, ..message("M") }],
                     ..file()
                 }],
-                "more than 262144 parts",
+                "more than 524288 parts",
             ),
             (
                 vec![FileDescriptorProto { syntax: Some("x".repeat(DESCRIPTOR_BYTES_MAX)), ..file() }],

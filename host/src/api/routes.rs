@@ -137,8 +137,7 @@ impl Routes {
     /// Reads the component's descriptor set and refuses what cannot be served.
     pub fn new(descriptor: Option<&[u8]>, has_watcher: bool) -> Result<Routes, RouteError> {
         let encoded = descriptor::read(descriptor.ok_or(RouteError::NoDescriptor)?)?;
-        let pool =
-            DescriptorPool::decode(encoded.clone()).map_err(|error| RouteError::Undecodable(error.to_string()))?;
+        let pool = DescriptorPool::decode(encoded.clone()).map_err(|error| descriptor::refused(&error.to_string()))?;
         let mut methods = HashMap::new();
         let mut services = BTreeSet::new();
         for service in pool.services() {

@@ -115,3 +115,21 @@ fn descriptors_of_several_crates_may_follow_each_other() {
     set.truncate(set.len() - 1);
     assert!(matches!(Routes::new(Some(&set), true), Err(RouteError::Undecodable(_))));
 }
+
+/// What the descriptor says comes back in the words of its decoder: to terminals and logs.
+#[test]
+fn a_reason_shows_nothing_that_a_terminal_obeys() {
+    use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
+    let field = FieldDescriptorProto {
+        name: Some("f".into()),
+        number: Some(1),
+        type_name: Some(format!("\u{1b}[2J\n{}", "x".repeat(100_000))),
+        ..Default::default()
+    };
+    let message = DescriptorProto { name: Some("M".into()), field: vec![field], ..Default::default() };
+    let file = FileDescriptorProto { name: Some("a.proto".into()), message_type: vec![message], ..Default::default() };
+    let set = prost::Message::encode_to_vec(&FileDescriptorSet { file: vec![file] });
+    let error = Routes::new(Some(&set), true).unwrap_err().to_string();
+    assert!(matches!(Routes::new(Some(&set), true), Err(RouteError::Undecodable(_))), "{error}");
+    assert!(error.len() < 1_000 && !error.chars().any(char::is_control), "{error:?}");
+}

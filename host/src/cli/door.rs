@@ -1,4 +1,5 @@
-//! What is behind an address when it is not what was asked for: a peer port, or a node that is in no cluster yet. Asks, changes nothing.
+//! What is behind an address when it is not what was asked for: a peer port, or a node that is in no cluster yet, or unfit. Asks, changes
+//! nothing.
 
 use std::time::Duration;
 

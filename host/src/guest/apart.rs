@@ -167,8 +167,14 @@ enum End {
 fn wait(child: &mut Child, time: Duration, ended: &AtomicBool) -> std::io::Result<End> {
     let deadline = Instant::now() + time;
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(End::Itself(status));
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(End::Itself(status)),
+            Ok(None) => {}
+            Err(error) => {
+                // Or whoever reads from it would wait for it.
+                drop(child.kill());
+                return Err(error);
+            }
         }
         let is_unwanted = ended.load(Relaxed);
         if is_unwanted || Instant::now() >= deadline {

@@ -194,7 +194,7 @@ pub(super) fn code_of(limits: &Limits, encoded: &[u8]) -> Result<Vec<u8>, String
 fn config(limits: &Limits, metered: bool) -> wasmtime::Result<Config> {
     let mut config = code_config(limits)?;
     config.consume_fuel(metered);
-    // What is compiled in this process is small; components are compiled in one of their own, on all cores.
+    // What a node compiles in this process is small; components are compiled in one of their own, on all cores.
     config.parallel_compilation(false);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)?));
     Ok(config)

@@ -3,8 +3,10 @@
 
 use wasmtime::WasmBacktrace;
 
-/// What a panic of Rust calls on its way to the trap.
-const PANIC: [&str; 4] = ["core::panicking::", "std::panicking::", "__rustc::rust_begin_unwind", "rust_begin_unwind"];
+/// Where every panic of Rust comes by on its way to the trap.
+const PANIC: [&str; 2] = ["__rustc::rust_begin_unwind", "rust_begin_unwind"];
+/// What calls that. Others of these are called by what catches panics, far below.
+const PANICKING: &str = "core::panicking::";
 /// Digits of the hashes that Rust puts into names.
 const HASH_DIGITS: usize = 16;
 
@@ -23,8 +25,10 @@ fn shown(printed: &str) -> String {
             frame.push_str(&format!(" at {place}"));
         }
     }
-    let is_panic = |frame: &String| PANIC.iter().any(|begin| frame.trim_start().starts_with(begin));
-    let own = frames.iter().rposition(is_panic).map_or(0, |last| last + 1);
+    let is_panic = |frame: &String| PANIC.iter().any(|name| frame.trim_start().starts_with(name));
+    let behind = frames.iter().position(is_panic).map_or(0, |at| at + 1);
+    let panicking = |frame: &&String| behind > 0 && frame.trim_start().starts_with(PANICKING);
+    let own = behind + frames[behind..].iter().take_while(panicking).count();
     // A panic that nothing called is shown as it is.
     let shown = if own < frames.len() { &frames[own..] } else { &frames[..] };
     shown.join("\n")
@@ -87,5 +91,7 @@ mod tests {
             "  core::panicking::panic"
         );
         assert_eq!(shown(""), "");
+        let caught = "0: 0x1 - m!app::traps\n1: 0x2 - m!std::panicking::catch_unwind\n2: 0x3 - m!main";
+        assert_eq!(shown(caught), "  app::traps\n  std::panicking::catch_unwind\n  main");
     }
 }

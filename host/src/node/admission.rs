@@ -102,10 +102,14 @@ impl Admission {
                 tracing::warn!("{problem}; {} is that component, and takes its place", path.display());
                 encoded.to_vec()
             }
-            (Err(problem), _) => {
+            (Err(problem), brought) => {
+                // What was brought is encoded otherwise by this version, or it would have taken the place.
+                let bring = match brought {
+                    None => "start the node with --fsm <the file that the cluster was started with>, or ",
+                    Some(_) => "",
+                };
                 return Ok(Some(format!(
-                    "{problem}; start the node with --fsm <the file that the cluster was started with>, or copy that file of components/ \
-                     from another node of the cluster, and start it again"
+                    "{problem}; {bring}copy that file of components/ from another node of the cluster, and start it again"
                 )));
             }
         };
@@ -114,7 +118,16 @@ impl Admission {
             Some(Ok(limits)) => limits,
             None => Limits::default(),
         };
-        let component = self.compile(&encoded, &limits).context("the cluster's component cannot run here")?;
+        let component = match self.compile(&encoded, &limits) {
+            Ok(component) => component,
+            // It ran here once: under another version of this program, or on a machine with more room.
+            Err(error) => {
+                let why = format!("the cluster's component cannot run here: {error:#}");
+                return Ok(Some(format!(
+                    "{why}; start the version that the cluster runs, or mend that and start the node again"
+                )));
+            }
+        };
         self.install(recorded, component)?;
         Ok(self.machine.check_fitness().err())
     }
@@ -132,8 +145,12 @@ impl Admission {
 
     fn compile(&self, encoded: &[u8], limits: &Limits) -> anyhow::Result<Component> {
         let engine = Engine::new(limits)?;
-        let build = engine.build()?;
-        tracing::debug!(build, "guests are run so");
+        match engine.build() {
+            Ok(build) => tracing::debug!(build, "guests are run so"),
+            Err(error) => {
+                tracing::warn!(%error, "how deep guests may recurse cannot be measured; nodes cannot compare it")
+            }
+        }
         let component = Component::load_from(&engine, encoded, &*self.directory)?;
         api::admit(&component)?;
         Ok(component)

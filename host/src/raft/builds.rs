@@ -13,7 +13,7 @@ use crate::raft::join::{self, Host};
 use crate::raft::{Me, Raft};
 use crate::types::{Node, NodeId};
 
-/// Between two looks, when neither leader nor members change. A member that was upgraded is seen by then.
+/// Between two looks, when nothing changes in the cluster. A member that was upgraded is seen by then.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Asks the others for as long as Raft runs, and warns once of each build that differs.

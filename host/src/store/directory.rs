@@ -52,6 +52,16 @@ impl DataDir {
         }
         if let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(COMPONENTS_MODE)) {
             tracing::warn!(%error, path = %path.display(), "others than this node's user may be able to change what it runs");
+            return;
+        }
+        // Whoever could write there may have left code.
+        let remove = |code: &Path| fs::remove_file(code).map_err(StoreError::io("remove", code));
+        let removed = names(&path).and_then(|names| {
+            let mut codes = names.iter().filter(|name| name.ends_with(CODE_SUFFIX));
+            codes.try_for_each(|name| remove(&path.join(name)))
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "compiled code that others may have written stays");
         }
     }
 
@@ -406,9 +416,15 @@ mod tests {
         let mode = |directory: &DataDir| fs::metadata(directory.components()).unwrap().permissions().mode() & 0o777;
         let directory = DataDir::open(root.path()).unwrap();
         assert_eq!(mode(&directory), 0o700);
+        directory.save_code("a.1", "a", b"of others, perhaps").unwrap();
         fs::set_permissions(directory.components(), fs::Permissions::from_mode(0o777)).unwrap();
         drop(directory);
-        assert_eq!(mode(&DataDir::open(root.path()).unwrap()), 0o700);
+        let directory = DataDir::open(root.path()).unwrap();
+        assert_eq!(mode(&directory), 0o700);
+        assert_eq!(directory.load_code("a.1").unwrap(), None);
+        directory.save_code("a.1", "a", b"ours").unwrap();
+        drop(directory);
+        assert_eq!(DataDir::open(root.path()).unwrap().load_code("a.1").unwrap().as_deref(), Some(&b"ours"[..]));
     }
 
     #[test]

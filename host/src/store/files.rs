@@ -1,4 +1,4 @@
-//! Small files that are either the old or the new one after a crash, and directories whose entries survive one.
+//! Files that are either the old or the new one after a crash, read whole and bounded, and directories whose entries survive one.
 //! Knows nothing of what the files mean.
 
 use std::fs::{self, File};
