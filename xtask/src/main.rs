@@ -63,7 +63,9 @@ fn run_task(task: &Task<'_>) -> Result<()> {
 
 /// The checkout.
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the checkout").to_path_buf()
+    // As cargo says it to what it runs: two checkouts that share a target directory share this program, too.
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    own.parent().expect("xtask/ lies in the checkout").to_path_buf()
 }
 
 /// Where finished things are put: `build/lockstep`, `build/kv.wasm`.
