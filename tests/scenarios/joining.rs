@@ -131,6 +131,15 @@ async fn a_node_with_another_component_is_refused() -> Result<()> {
     Ok(())
 }
 
+async fn says_unfit(node: &NodeProcess) -> Result<()> {
+    eventually("it says that it is unfit", || async {
+        let status = node.status().await?;
+        anyhow::ensure!(status["mode"] == "unfit", "{}", status["mode"]);
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_member_that_is_started_with_another_component_stays_up_unfit_and_says_why() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
@@ -144,12 +153,7 @@ async fn a_member_that_is_started_with_another_component_stays_up_unfit_and_says
     let fitting = cluster.nodes[n].options.clone();
     cluster.nodes[n].options.fsm = Some(path);
     cluster.nodes[n].spawn()?;
-    eventually("it says that it is unfit", || async {
-        let status = cluster.nodes[n].status().await?;
-        anyhow::ensure!(status["mode"] == "unfit", "{}", status["mode"]);
-        Ok(())
-    })
-    .await?;
+    says_unfit(&cluster.nodes[n]).await?;
     let (code, body) = cluster.nodes[n].http("/readyz").await?;
     assert!(code == 503 && body.contains("other.wasm is component") && body.contains("cluster runs"), "{code} {body}");
     assert_eq!(cluster.nodes[n].http("/livez").await?.0, 200);
@@ -184,12 +188,7 @@ async fn a_member_whose_component_is_gone_stays_up_unfit_until_it_is_given_again
         }
         cluster.nodes[n].options.fsm = None;
         cluster.nodes[n].spawn()?;
-        eventually("it says that it is unfit", || async {
-            let status = cluster.nodes[n].status().await?;
-            anyhow::ensure!(status["mode"] == "unfit", "{}", status["mode"]);
-            Ok(())
-        })
-        .await?;
+        says_unfit(&cluster.nodes[n]).await?;
         let (code, body) = cluster.nodes[n].http("/readyz").await?;
         assert!(code == 503 && body.contains(words) && body.contains("--fsm"), "{code} {body}");
         assert_eq!(cluster.nodes[n].http("/livez").await?.0, 200);
