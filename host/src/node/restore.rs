@@ -14,7 +14,7 @@ use crate::api;
 use crate::codec::Genesis;
 use crate::guest::{Component, Engine};
 use crate::machine::{self, backup};
-use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::store::{Checkpoints, DataDir, Lock, Log, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity, Node, Vote, hex};
 
 /// What is added to the name of a directory that is not whole yet.
@@ -42,7 +42,8 @@ pub fn restore(file: &Path, directory: &Path, name: &str) -> anyhow::Result<Rest
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     // One at a time, or each would remove what the other one builds.
     let turn = File::open(parent).with_context(|| format!("cannot open {}", parent.display()))?;
-    if let Err(TryLockError::WouldBlock) = turn.try_lock() {
+    let turn = Lock::take(turn);
+    if let Err(TryLockError::WouldBlock) = turn {
         bail!("another restore into {} is under way; try again when that is done", parent.display());
     }
     refuse_used(directory)?;

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::files::{create_directory, names, read_regular, remove_directory, sync_directory, write_atomically};
+use super::files::{Lock, create_directory, names, read_regular, remove_directory, sync_directory, write_atomically};
 use crate::types::{COMPONENT_BYTES_MAX, hex};
 
 /// The format this version writes. Raised when an older version could misread what we write.
@@ -24,8 +24,7 @@ const COMPONENTS_MODE: u32 = 0o700;
 #[derive(Debug)]
 pub struct DataDir {
     root: PathBuf,
-    /// The lock goes with the file handle.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl DataDir {
@@ -275,15 +274,15 @@ impl DataDir {
     }
 }
 
-fn lock(path: &Path) -> Result<File, StoreError> {
+fn lock(path: &Path) -> Result<Lock, StoreError> {
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(path)
         .map_err(StoreError::io("open lock file", path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    match Lock::take(file) {
+        Ok(lock) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
     }

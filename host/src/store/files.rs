@@ -1,7 +1,7 @@
 //! Files that are either the old or the new one after a crash, read whole and bounded, and directories whose entries survive one.
 //! Knows nothing of what the files mean.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -10,6 +10,29 @@ use super::StoreError;
 
 /// The suffix of files being written. A crash may leave one; nothing ever reads it.
 pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// A file that is locked as long as this lives, by one process of this machine.
+///
+/// Closing it would not do: a process that is being started has a copy of every open file until it runs its own program, and a lock lasts
+/// until the last copy is closed (flock(2)). Unlocking ends it for all copies.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Lock {
+    /// Takes the lock of an open file, which may be a directory. Does not wait: [`TryLockError::WouldBlock`] says that another one has it.
+    pub fn take(file: File) -> Result<Lock, TryLockError> {
+        file.try_lock()?;
+        Ok(Lock(file))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "a lock stays until every copy of its file is closed");
+        }
+    }
+}
 
 /// Replaces `path` by `bytes`: written beside it, fsynced, renamed, and the directory fsynced.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
@@ -87,4 +110,23 @@ pub(super) fn names(path: &Path) -> Result<Vec<String>, StoreError> {
     }
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_when_a_process_that_is_being_started_still_has_a_copy_of_the_file() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("LOCK");
+        let lock = Lock::take(File::create(&path).unwrap()).unwrap();
+        let copy = lock.0.try_clone().unwrap();
+        let other = File::open(&path).unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(lock);
+        drop(Lock::take(other).unwrap());
+        drop(copy);
+    }
 }

@@ -27,6 +27,7 @@ mod state;
 
 pub use directory::DataDir;
 pub use error::StoreError;
+pub use files::Lock;
 pub use generation::{Generation, View};
 pub use log::{Durable, Log, LogReader, LogStats, Seen};
 pub use rows::{Batch, Column, Read, Row};

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::store::Lock;
+
 const PREFIX: &str = "lockstep-dev-";
 /// Held locked by the `lockstep dev` that made the directory.
 const LOCK: &str = "lock";
@@ -14,8 +16,7 @@ const LOCK: &str = "lock";
 /// A directory of ours alone, removed when dropped.
 pub(crate) struct Directory {
     path: PathBuf,
-    /// The lock goes with the file handle.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Directory {
@@ -65,12 +66,11 @@ impl Drop for Directory {
 }
 
 /// A lock file that is locked before it has its name, so that nobody finds it unlocked.
-fn lock(directory: &Path) -> anyhow::Result<File> {
+fn lock(directory: &Path) -> anyhow::Result<Lock> {
     let unnamed = directory.join(".lock");
-    let file = File::create(&unnamed)?;
-    file.try_lock()?;
+    let lock = Lock::take(File::create(&unnamed)?)?;
     std::fs::rename(unnamed, directory.join(LOCK))?;
-    Ok(file)
+    Ok(lock)
 }
 
 /// Removes a directory that nobody uses; `None` when it stays.
@@ -87,11 +87,11 @@ fn remove(directory: &Path) -> Option<u64> {
 }
 
 /// The locks of a run and of its nodes, which may outlive it for a moment. `None` when one is held or cannot be had.
-fn take_over(directory: &Path) -> Option<Vec<File>> {
+fn take_over(directory: &Path) -> Option<Vec<Lock>> {
     let mut locks = vec![directory.join(LOCK)];
     let inside = std::fs::read_dir(directory).ok()?.flatten();
     locks.extend(inside.map(|entry| entry.path().join("LOCK")).filter(|lock| lock.is_file()));
-    locks.iter().map(|lock| File::open(lock).ok().filter(|file| file.try_lock().is_ok())).collect()
+    locks.iter().map(|lock| Lock::take(File::open(lock).ok()?).ok()).collect()
 }
 
 /// What the files in a directory take on the disk; what cannot be read counts as nothing.
