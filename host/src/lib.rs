@@ -26,3 +26,6 @@ pub mod codec;
 pub mod faults;
 pub mod logs;
 pub mod types;
+
+#[cfg(test)]
+mod reserved;

@@ -137,7 +137,7 @@ async fn a_leader_that_crashes_while_it_changes_voters_leaves_nothing_half_way()
 async fn a_voter_added_at_a_wrong_address_is_rolled_back_and_the_quorum_kept() -> Result<()> {
     let mut cluster = formed(1, &["--catch_up_timeout=2s"]).await?;
     // It says of itself that it lives where nobody does.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let (_reserved, nobody) = lockstep_tests::nobody()?;
     let n = cluster.push(Options::member().with(&[format!("--raft_advertise_addr={nobody}").as_str()]))?;
     cluster.nodes[n].start().await?;
     let error = cluster.add_voter(n).await.unwrap_err().to_string();

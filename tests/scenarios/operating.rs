@@ -141,7 +141,7 @@ async fn a_restart_under_other_addresses_is_recorded() -> Result<()> {
 async fn a_leader_stops_cleanly_while_members_are_being_added() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
     let leader = cluster.leader().await?;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let (_reserved, nobody) = lockstep_tests::nobody()?;
     let mut manager = cluster.nodes[leader].manager().await?;
     for name in ["nodeX", "nodeY", "nodeZ"] {
         let request =

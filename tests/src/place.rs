@@ -1,4 +1,4 @@
-//! Where a node listens: three addresses that nobody else gets, on loopback or in a network namespace of its own.
+//! Where a node listens: three addresses that nobody else gets, on loopback or in a network namespace of its own; and where nobody does.
 //! Starts no node.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,6 +37,12 @@ impl Place {
         let at = |port| SocketAddr::from((ip, port));
         Place { grpc: at(40051), raft: at(50051), http: at(8080), namespace: Some(namespace), _reserved: Vec::new() }
     }
+}
+
+/// An address where nobody listens: one that is kept as long as the socket lives, and not given to anybody.
+pub fn nobody() -> Result<(Socket, String)> {
+    let (socket, address) = reserve()?;
+    Ok((socket, address.to_string()))
 }
 
 fn reserve() -> Result<(Socket, SocketAddr)> {

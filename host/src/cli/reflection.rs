@@ -151,15 +151,16 @@ fn unexpected(response: &MessageResponse) -> anyhow::Error {
 mod tests {
     use super::*;
     use crate::cli::client::{self, CONNECT_PATIENCE, CallOptions};
+    use crate::reserved::Reserved;
     use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
     use std::net::SocketAddr;
+    use tokio::net::TcpListener;
     use tokio_stream::wrappers::TcpListenerStream;
 
     const HEALTH: &str = "grpc.health.v1.Health";
 
     /// A server with the health service and its reflection; it ends with the runtime of the test.
-    async fn serve(addr: SocketAddr) -> SocketAddr {
-        let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
+    async fn serve(listener: TcpListener) -> SocketAddr {
         let addr = listener.local_addr().unwrap();
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter.set_service_status("Example", tonic_health::ServingStatus::Serving).await;
@@ -182,7 +183,7 @@ mod tests {
     }
 
     async fn health() -> (Channel, impl Fn(&str) -> MethodDescriptor) {
-        let addr = serve("127.0.0.1:0".parse().unwrap()).await;
+        let addr = serve(Reserved::address().0.listen()).await;
         let channel = client::connect(&addr.to_string(), CONNECT_PATIENCE).await.unwrap();
         let mut reflection = Reflection::new(channel.clone());
         let pool = reflection.describe(&[HEALTH.to_owned()]).await.unwrap();
@@ -252,22 +253,19 @@ mod tests {
 
     #[tokio::test]
     async fn node_that_is_just_starting_is_waited_for() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = free.local_addr().unwrap();
-        drop(free);
+        let (reserved, addr) = Reserved::address();
         let text = addr.to_string();
         let (connected, _) = tokio::join!(client::connect(&text, CONNECT_PATIENCE), async {
             tokio::task::yield_now().await;
-            serve(addr).await
+            serve(reserved.listen()).await
         });
         connected.unwrap();
     }
 
     #[tokio::test]
     async fn refused_connection_says_what_to_check() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = free.local_addr().unwrap().to_string();
-        drop(free);
+        let (_reserved, addr) = Reserved::address();
+        let addr = addr.to_string();
         let error = client::connect(&addr, std::time::Duration::ZERO).await;
         let text = format!("{:?}", error.unwrap_err().downcast_ref::<Failure>());
         assert!(text.contains(&addr) && text.contains("--grpc_addr"), "{text}");

@@ -17,6 +17,7 @@ use crate::raft::read::{LocalIndex, ReadIndex};
 use crate::raft::service::{ForwardHandler, LeaderHandler};
 use crate::raft::ticket::Answer;
 use crate::raft::{Forwarded, RaftCell};
+use crate::reserved::Reserved;
 use crate::types::{CommittedLeaderId, EntryData, GROUP, Node, Origin};
 
 const FOLLOWER: NodeId = 2;
@@ -206,8 +207,7 @@ async fn reads_are_confirmed_by_the_leader_only() {
 
 #[tokio::test]
 async fn a_leader_that_cannot_be_reached_was_not_given_the_command() {
-    // A port that was free a moment ago and that nobody listens on.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_reserved, address) = Reserved::address();
     let cluster = crate::types::Cluster { id: [1; 16], incarnation: 0, component_hash: [2; 32] };
     let forward = Forward::new(FOLLOWER, ClusterCell::new(Some(cluster)));
     let node = Node { raft_addr: address.to_string(), ..Node::default() };
