@@ -20,6 +20,7 @@ mod generation;
 mod log;
 mod options;
 mod pinned;
+mod recycled;
 mod rows;
 mod snapshot;
 mod space;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rocksdb::{DB, Options};
 
 use super::super::files::{create_directory, names, remove_directory, sync_directory};
-use super::super::{DataDir, StoreError, options};
+use super::super::{DataDir, StoreError, options, recycled};
 use super::check::{self, Found};
 use super::synced::{Ends, Synced};
 use super::wal_tail;
@@ -81,6 +81,7 @@ fn check_nothing_was_lost(directory: &DataDir, group: u32) -> Result<(), StoreEr
 }
 
 fn open_database(setup: &Options, path: &Path) -> Result<DB, StoreError> {
+    recycled::check(path)?;
     DB::open_cf_descriptors(setup, path, options::raft_families()).map_err(StoreError::rocks("open the log", path))
 }
 
@@ -144,6 +145,7 @@ fn copy_log(from: &Path, to: &Path) -> Result<(), StoreError> {
 
 /// Opens the copy up to its first damage and checks what is there. On disk and closed on return.
 fn open_copy(copy: &Path, group: u32, promised: &Ends) -> Result<Ends, StoreError> {
+    recycled::spoil(copy)?;
     let found = {
         let database = open_database(&options::raft_up_to_damage(), copy)?;
         check::check(&database, copy, group)?

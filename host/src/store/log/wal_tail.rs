@@ -1,18 +1,15 @@
 //! How many bytes at the end of a write-ahead log are the beginning of a record that a crash cut short. RocksDB leaves them out
 //! without a word when it opens the log; an operator is told. Reads the whole file, looks at headers only, and decides nothing.
 //!
-//! The format is RocksDB's: blocks of 32 KiB, in them fragments of header (crc u32, length u16, type u8, little-endian; types 5 to 8
-//! and 11 and 13 have four bytes more) and payload. A record is one full fragment, or a first, middle ones and a last.
+//! The format is RocksDB's: see `store/recycled.rs`. A record is one full fragment, or a first, middle ones and a last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const BLOCK_BYTES: usize = 32 * 1024;
-const HEADER_BYTES: usize = 7;
-const RECYCLABLE_HEADER_BYTES: usize = 11;
-const FIRST: [u8; 2] = [2, 6];
-const MIDDLE: [u8; 2] = [3, 7];
-const RECYCLABLE: [u8; 6] = [5, 6, 7, 8, 11, 13];
+use super::super::recycled::{BLOCK_BYTES, HEADER_BYTES};
+
+/// The kinds of fragments behind which a record goes on.
+const FIRST_AND_MIDDLE: [u8; 2] = [2, 3];
 
 /// The newest write-ahead log in `raft`, and the bytes of its torn record; `None` when there is none to tell of.
 pub(super) fn torn(raft: &Path) -> Option<(PathBuf, usize)> {
@@ -40,12 +37,11 @@ fn whole_bytes(log: &[u8]) -> usize {
             // Room that was taken in advance and not written.
             return log.len();
         }
-        let header_bytes = if RECYCLABLE.contains(&kind) { RECYCLABLE_HEADER_BYTES } else { HEADER_BYTES };
-        at += header_bytes + length;
+        at += HEADER_BYTES + length;
         if at > log.len() {
             return whole;
         }
-        if !FIRST.contains(&kind) && !MIDDLE.contains(&kind) {
+        if !FIRST_AND_MIDDLE.contains(&kind) {
             whole = at;
         }
     }

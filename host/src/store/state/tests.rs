@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use tempfile::TempDir;
 
+use super::super::recycled::tests::{fragments, recycle};
 use super::super::{Batch, Column, Read};
 use super::*;
 
@@ -176,4 +177,20 @@ fn a_missing_generation_is_not_replaced_by_an_empty_one() {
     fs::remove_file(&current).unwrap();
     fs::create_dir(directory.state(0).join("2")).unwrap();
     assert!(matches!(State::open(&directory, 0), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn a_manifest_that_rocksdb_would_read_for_ever_is_damage() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 0).unwrap();
+    put(&state.current(), &[("key", "value")]);
+    state.current().flush().unwrap();
+    let path = state.current().path().to_owned();
+    drop(state);
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let manifest = files.into_iter().find(|path| path.to_str().unwrap().contains("MANIFEST-")).unwrap();
+    recycle(&manifest, fragments(&manifest).last().unwrap().0);
+    let error = State::open(&directory, 0).err().unwrap();
+    assert!(matches!(error, StoreError::StateDamaged { .. }), "{error}");
+    assert!(error.to_string().contains("only recycled logs have"), "{error}");
 }

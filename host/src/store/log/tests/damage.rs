@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::super::columns::{LOG, Meta, encode_log_key, encode_meta_key};
 use super::super::super::options;
 use super::super::super::pinned::family;
+use super::super::super::recycled::tests::{fragments, recycle};
 use super::super::check;
 use super::super::synced::{Ends, Synced};
 use super::*;
@@ -280,6 +281,34 @@ async fn a_flipped_bit_anywhere_is_survived_or_refused_by_name() {
     }
     eprintln!("{opened} opened, {refused} refused");
     assert!(cases < 40 || (opened > 0 && refused > 0), "both happen");
+}
+
+#[tokio::test]
+async fn a_record_that_rocksdb_would_read_for_ever_is_damage_like_any_other() {
+    let root = tempfile::tempdir().unwrap();
+    let log = history(&root).await;
+    let image = killed(&root);
+    drop(log);
+    let path = wal(&image);
+    recycle(&path, fragments(&path).last().unwrap().0);
+    let error = error_of(&image);
+    check_refusal(&error);
+    assert!(error.contains("only recycled logs have") && error.contains("T2-N1.39 had been synced"), "{error}");
+    promise_only(&image, log_id(2, 38));
+    check_opened(open(&image).unwrap(), &synced(&image).read().unwrap()).await;
+    assert!(image.path().join("raft.damaged").exists(), "its tail was cut, and the original is kept");
+
+    let image = killed(&root);
+    let manifest = files(&image, |name| name.starts_with("MANIFEST-")).pop().unwrap();
+    let sound = fs::read(&manifest).unwrap();
+    for (at, _) in fragments(&manifest) {
+        recycle(&manifest, at);
+        let error = error_of(&image);
+        check_refusal(&error);
+        assert!(error.contains(&format!("the record at byte {at} is of a kind")), "{error}");
+        fs::write(&manifest, &sound).unwrap();
+    }
+    open(&image).unwrap();
 }
 
 #[tokio::test]
