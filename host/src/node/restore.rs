@@ -42,6 +42,7 @@ pub fn restore(file: &Path, directory: &Path, name: &str) -> anyhow::Result<Rest
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     // One at a time, or each would remove what the other one builds.
     let turn = File::open(parent).with_context(|| format!("cannot open {}", parent.display()))?;
+    // Held to the end. Where locks cannot be had, nobody is kept out.
     let turn = Lock::take(turn);
     if let Err(TryLockError::WouldBlock) = turn {
         bail!("another restore into {} is under way; try again when that is done", parent.display());

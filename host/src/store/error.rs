@@ -76,6 +76,14 @@ pub enum StoreError {
         /// The directory of the state's generations.
         root: PathBuf,
     },
+    /// A file of a database is damaged. What that means, and the way back, says whoever needs the database.
+    #[error("{}: {what}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        what: String,
+    },
     /// RocksDB refused.
     #[error("{doing} in {}: {source}", path.display())]
     Rocks {
@@ -136,7 +144,7 @@ impl StoreError {
     /// Whether what is on disk is not what was written there, as opposed to a disk that does not answer.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
-            StoreError::Damaged { .. } | StoreError::LogDamaged { .. } => true,
+            StoreError::Damaged { .. } | StoreError::LogDamaged { .. } | StoreError::Unreadable { .. } => true,
             StoreError::Rocks { source, .. } => match source.kind() {
                 ErrorKind::IOError => source.to_string().contains("No such file"),
                 ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::Aborted | ErrorKind::ShutdownInProgress => false,

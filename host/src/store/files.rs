@@ -11,7 +11,7 @@ use super::StoreError;
 /// The suffix of files being written. A crash may leave one; nothing ever reads it.
 pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// A file that is locked as long as this lives, by one process of this machine.
+/// A file that is locked as long as this lives, by one holder on this machine.
 ///
 /// Closing it would not do: a process that is being started has a copy of every open file until it runs its own program, and a lock lasts
 /// until the last copy is closed (flock(2)). Unlocking ends it for all copies.

@@ -17,7 +17,7 @@ use super::columns::{DATA, SYSTEM};
 use super::files::remove_directory;
 use super::options;
 use super::pinned::{Pinned, family};
-use super::recycled;
+use super::record_files;
 use super::rows::{Batch, Column, Read, Row, bounded, walk};
 use super::snapshot::Checkpoint;
 use super::space::free_bytes;
@@ -76,7 +76,7 @@ impl std::fmt::Debug for Generation {
 impl Generation {
     /// Opens or creates the database at `path` for reading and writing.
     pub(super) fn open(path: &Path) -> Result<Generation, StoreError> {
-        recycled::check(path)?;
+        record_files::check(path)?;
         let database = DB::open_cf_descriptors(&options::state(), path, options::state_families())
             .map_err(StoreError::rocks("open the state", path))?;
         Ok(Generation::new(database, path, None))
@@ -84,7 +84,7 @@ impl Generation {
 
     /// Opens the database at `path` so that nothing in it can change.
     pub(super) fn open_read_only(path: &Path, pin: Option<Arc<Checkpoint>>) -> Result<Generation, StoreError> {
-        recycled::check(path)?;
+        record_files::check(path)?;
         let database = DB::open_cf_descriptors_read_only(&options::state(), path, options::state_families(), false)
             .map_err(StoreError::rocks("open a checkpoint", path))?;
         Ok(Generation::new(database, path, pin))

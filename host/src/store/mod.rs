@@ -20,7 +20,7 @@ mod generation;
 mod log;
 mod options;
 mod pinned;
-mod recycled;
+mod record_files;
 mod rows;
 mod snapshot;
 mod space;

@@ -1,8 +1,8 @@
 //! Opens `raft/`, and decides what a log that is not whole is: the torn tail of a crash, which is cut, or damage, which is refused.
-//! Never opens a log that holds less than `SYNCED` says; never changes a damaged one.
+//! Never lets a log be used that holds less than `SYNCED` says; never changes one that RocksDB refuses.
 //!
 //! - RocksDB opens a log whose last record is incomplete. Whether that took away too much, `SYNCED` tells.
-//! - When RocksDB refuses, a *copy* is opened up to the first damage. If the copy has all that was synced, it takes the log's place,
+//! - When RocksDB refuses, or would not see the damage (`store/record_files.rs`), a *copy* is opened up to the first damage. If the copy has all that was synced, it takes the log's place,
 //!   and the original stays beside it until the next start that finds nothing to repair.
 //! - Anything else is refused: a node that lost what it had acknowledged must neither vote nor acknowledge again.
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rocksdb::{DB, Options};
 
 use super::super::files::{create_directory, names, remove_directory, sync_directory};
-use super::super::{DataDir, StoreError, options, recycled};
+use super::super::{DataDir, StoreError, options, record_files};
 use super::check::{self, Found};
 use super::synced::{Ends, Synced};
 use super::wal_tail;
@@ -81,7 +81,7 @@ fn check_nothing_was_lost(directory: &DataDir, group: u32) -> Result<(), StoreEr
 }
 
 fn open_database(setup: &Options, path: &Path) -> Result<DB, StoreError> {
-    recycled::check(path)?;
+    record_files::check(path)?;
     DB::open_cf_descriptors(setup, path, options::raft_families()).map_err(StoreError::rocks("open the log", path))
 }
 
@@ -145,7 +145,7 @@ fn copy_log(from: &Path, to: &Path) -> Result<(), StoreError> {
 
 /// Opens the copy up to its first damage and checks what is there. On disk and closed on return.
 fn open_copy(copy: &Path, group: u32, promised: &Ends) -> Result<Ends, StoreError> {
-    recycled::spoil(copy)?;
+    record_files::spoil(copy)?;
     let found = {
         let database = open_database(&options::raft_up_to_damage(), copy)?;
         check::check(&database, copy, group)?
@@ -178,7 +178,9 @@ fn refusal(directory: &DataDir, error: StoreError) -> StoreError {
     let root = directory.root();
     let name = root.file_name().map_or_else(|| "<its name>".into(), |name| name.to_string_lossy().into_owned());
     match error {
-        StoreError::Damaged { path, what } => StoreError::LogDamaged { path, what, name, root: root.to_owned() },
+        StoreError::Damaged { path, what } | StoreError::Unreadable { path, what } => {
+            StoreError::LogDamaged { path, what, name, root: root.to_owned() }
+        }
         StoreError::Rocks { ref path, .. } if error.is_damage() => {
             let path = path.clone();
             StoreError::LogDamaged { path, what: error.to_string(), name, root: root.to_owned() }

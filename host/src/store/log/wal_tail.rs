@@ -1,12 +1,12 @@
 //! How many bytes at the end of a write-ahead log are the beginning of a record that a crash cut short. RocksDB leaves them out
 //! without a word when it opens the log; an operator is told. Reads the whole file, looks at headers only, and decides nothing.
 //!
-//! The format is RocksDB's: see `store/recycled.rs`. A record is one full fragment, or a first, middle ones and a last.
+//! The format is RocksDB's: see `store/record_files.rs`. A record is one full fragment, or a first, middle ones and a last.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::super::recycled::{BLOCK_BYTES, HEADER_BYTES};
+use super::super::record_files::{BLOCK_BYTES, HEADER_BYTES};
 
 /// The kinds of fragments behind which a record goes on.
 const FIRST_AND_MIDDLE: [u8; 2] = [2, 3];

@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use tempfile::TempDir;
 
+use super::super::record_files::tests::{fragments, recycle};
 use super::super::{Batch, Column, State};
 use super::*;
 
@@ -134,9 +135,12 @@ fn open_lists_the_sound_and_removes_the_unfinished_and_the_broken() {
     for name in names(&root.join("11-2")).unwrap().iter().filter(|name| name.ends_with(".sst")) {
         fs::remove_file(root.join("11-2").join(name)).unwrap();
     }
+    let manifest = names(&root.join("10-2")).unwrap().into_iter().find(|name| name.starts_with("MANIFEST-")).unwrap();
+    let manifest = root.join("10-2").join(manifest);
+    recycle(&manifest, *fragments(&manifest).last().unwrap());
     let checkpoints = Checkpoints::open(&disk.directory, 0).unwrap();
-    assert_eq!(indexes(&checkpoints), [9, 10]);
-    assert_eq!(names(&root).unwrap(), ["10-2", "9-2"]);
+    assert_eq!(indexes(&checkpoints), [9]);
+    assert_eq!(names(&root).unwrap(), ["9-2"]);
     checkpoints.newest().unwrap().open().unwrap();
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use tempfile::TempDir;
 
-use super::super::recycled::tests::{fragments, recycle};
+use super::super::record_files::tests::{fragments, recycle};
 use super::super::{Batch, Column, Read};
 use super::*;
 
@@ -189,8 +189,10 @@ fn a_manifest_that_rocksdb_would_read_for_ever_is_damage() {
     drop(state);
     let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let manifest = files.into_iter().find(|path| path.to_str().unwrap().contains("MANIFEST-")).unwrap();
-    recycle(&manifest, fragments(&manifest).last().unwrap().0);
+    recycle(&manifest, *fragments(&manifest).last().unwrap());
     let error = State::open(&directory, 0).err().unwrap();
     assert!(matches!(error, StoreError::StateDamaged { .. }), "{error}");
-    assert!(error.to_string().contains("only recycled logs have"), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("only recycled logs have") && text.contains("to have it made again"), "{text}");
+    assert!(!text.contains("Remove this node"), "one way back: {text}");
 }

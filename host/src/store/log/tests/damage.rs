@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::super::super::columns::{LOG, Meta, encode_log_key, encode_meta_key};
 use super::super::super::options;
 use super::super::super::pinned::family;
-use super::super::super::recycled::tests::{fragments, recycle};
+use super::super::super::record_files::BLOCK_BYTES;
+use super::super::super::record_files::tests::{fragments, recycle};
 use super::super::check;
 use super::super::synced::{Ends, Synced};
 use super::*;
@@ -290,10 +291,11 @@ async fn a_record_that_rocksdb_would_read_for_ever_is_damage_like_any_other() {
     let image = killed(&root);
     drop(log);
     let path = wal(&image);
-    recycle(&path, fragments(&path).last().unwrap().0);
+    recycle(&path, *fragments(&path).last().unwrap());
     let error = error_of(&image);
     check_refusal(&error);
     assert!(error.contains("only recycled logs have") && error.contains("T2-N1.39 had been synced"), "{error}");
+    assert_eq!(error.matches("empty").count(), 1, "one way back: {error}");
     promise_only(&image, log_id(2, 38));
     check_opened(open(&image).unwrap(), &synced(&image).read().unwrap()).await;
     assert!(image.path().join("raft.damaged").exists(), "its tail was cut, and the original is kept");
@@ -301,14 +303,44 @@ async fn a_record_that_rocksdb_would_read_for_ever_is_damage_like_any_other() {
     let image = killed(&root);
     let manifest = files(&image, |name| name.starts_with("MANIFEST-")).pop().unwrap();
     let sound = fs::read(&manifest).unwrap();
-    for (at, _) in fragments(&manifest) {
+    for at in fragments(&manifest) {
         recycle(&manifest, at);
         let error = error_of(&image);
         check_refusal(&error);
-        assert!(error.contains(&format!("the record at byte {at} is of a kind")), "{error}");
+        assert!(error.contains(&format!("the record at byte {at}: it is of a kind")), "{error}");
         fs::write(&manifest, &sound).unwrap();
     }
     open(&image).unwrap();
+}
+
+/// RocksDB took what stood behind it, so that entries came back which had been cut off, with others behind them.
+#[tokio::test]
+async fn zeros_in_the_middle_of_the_log_are_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let mut log = open(&root).unwrap();
+    log.save_identity(&Identity { node_id: 9, name: "a".into(), cluster: None, boot: 3 }).unwrap();
+    append(&mut log, 1, 0..30).await;
+    let kept = fragments(&wal(&root)).len();
+    log.truncate_after(Some(log_id(1, 24))).await.unwrap();
+    append(&mut log, 2, 25..28).await;
+    let block = u64::try_from(BLOCK_BYTES).unwrap();
+    let mut next = 28;
+    while fs::metadata(wal(&root)).unwrap().len() < 2 * block {
+        append(&mut log, 2, next..next + 1).await;
+        next += 1;
+    }
+    let image = killed(&root);
+    drop(log);
+    let path = wal(&image);
+    let hole = fragments(&path)[kept];
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[usize::try_from(hole).unwrap()..BLOCK_BYTES].fill(0);
+    fs::write(&path, bytes).unwrap();
+    let error = error_of(&image);
+    check_refusal(&error);
+    assert!(error.contains(&format!("the record at byte {hole}: it begins with zeros")), "{error}");
+    promise_only(&image, log_id(1, 24));
+    assert_eq!(open(&image).unwrap().get_log_state().await.unwrap().last_log_id, Some(log_id(1, 29)));
 }
 
 #[tokio::test]
