@@ -39,6 +39,8 @@ const MASK: u32 = 0xa282_ead8;
 pub(super) enum Seen {
     /// A fragment of this kind.
     Fragment(u8),
+    /// The file ends in the fragment that is told before, or in a header.
+    Cut,
     /// Zeros, and something in a later block. Told when that is seen.
     Hole,
 }
@@ -50,7 +52,7 @@ impl Seen {
             Seen::Fragment(kind) if RECYCLED.contains(&kind) => {
                 Some("it is of a kind that only recycled logs have, and no log of this node is recycled")
             }
-            Seen::Fragment(_) => None,
+            Seen::Fragment(_) | Seen::Cut => None,
             Seen::Hole => Some("it begins with zeros, and others stand behind it"),
         }
     }
@@ -96,7 +98,7 @@ fn faults(path: &Path) -> Result<Vec<(u64, &'static str)>, StoreError> {
 }
 
 /// Shows what stands where, in order.
-fn walk(mut file: impl Read, mut seen: impl FnMut(u64, Seen)) -> io::Result<()> {
+pub(super) fn walk(mut file: impl Read, mut seen: impl FnMut(u64, Seen)) -> io::Result<()> {
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     let mut start = 0;
     // Where zeros began that nothing was seen behind yet.
@@ -119,12 +121,22 @@ fn walk(mut file: impl Read, mut seen: impl FnMut(u64, Seen)) -> io::Result<()> 
                 seen(at, Seen::Hole);
             }
             seen(at, Seen::Fragment(kind));
-            let Some((fragment, behind)) = rest.split_at_checked(HEADER_BYTES + length) else { break };
+            let Some((fragment, behind)) = rest.split_at_checked(HEADER_BYTES + length) else {
+                if block.len() < BLOCK_BYTES {
+                    seen(at, Seen::Cut);
+                }
+                break;
+            };
             let checksum = [header[0], header[1], header[2], header[3]];
             if checksum != masked(crc32c::crc32c(&fragment[KIND_AT..])).to_le_bytes() {
                 break;
             }
             rest = behind;
+        }
+        // Less than a header's room is left at the end of a block.
+        let used = block.len() - rest.len();
+        if !rest.is_empty() && rest.len() < HEADER_BYTES && used + HEADER_BYTES <= BLOCK_BYTES {
+            seen(start + used as u64, Seen::Cut);
         }
         start += block.len() as u64;
     }
@@ -150,7 +162,8 @@ pub(super) mod tests {
 
     /// Where the fragments of a file begin.
     pub(in crate::store) fn fragments(path: &Path) -> Vec<u64> {
-        seen(File::open(path).unwrap()).into_iter().map(|(at, _)| at).collect()
+        let all = seen(File::open(path).unwrap()).into_iter();
+        all.filter(|(_, seen)| matches!(seen, Seen::Fragment(_))).map(|(at, _)| at).collect()
     }
 
     /// Flips the bit that makes a whole record a recycled one. Without [`check`], RocksDB would read that for ever, and the test go on
@@ -163,7 +176,8 @@ pub(super) mod tests {
         file.write_all_at(&[kind[0] ^ 4], at + KIND_AT as u64).unwrap();
     }
 
-    fn fragment(kind: u8, payload: &[u8]) -> Vec<u8> {
+    /// A fragment as RocksDB writes it.
+    pub(in crate::store) fn fragment(kind: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len()).unwrap().to_le_bytes();
         let checksum = masked(crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload)).to_le_bytes();
         [&checksum[..], &length, &[kind], payload].concat()
@@ -239,7 +253,10 @@ pub(super) mod tests {
         let full = fragment(1, &vec![7; BLOCK_BYTES - 2 * HEADER_BYTES + 1]);
         let log = [full, vec![5; HEADER_BYTES - 1], fragment(1, b"next")].concat();
         assert_eq!(seen(&log[..]), [0, NEXT].map(|at| (at, Seen::Fragment(1))));
-        assert_eq!(seen(&log[..log.len() - 1]), seen(&log[..]));
+        let cut = [(0, Seen::Fragment(1)), (NEXT, Seen::Fragment(1)), (NEXT, Seen::Cut)];
+        assert_eq!(seen(&log[..log.len() - 1]), cut);
+        assert_eq!(seen(&log[..BLOCK_BYTES + 3]), [(0, Seen::Fragment(1)), (NEXT, Seen::Cut)]);
+        assert_eq!(seen(&log[..BLOCK_BYTES - 3]), [(0, Seen::Fragment(1))]);
     }
 
     #[test]

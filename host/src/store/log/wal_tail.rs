@@ -1,98 +1,101 @@
 //! How many bytes at the end of a write-ahead log are the beginning of a record that a crash cut short. RocksDB leaves them out
-//! without a word when it opens the log; an operator is told. Reads the whole file, looks at headers only, and decides nothing.
+//! without a word when it opens the log; an operator is told. Decides nothing.
 //!
 //! The format is RocksDB's: see `store/record_files.rs`. A record is one full fragment, or a first, middle ones and a last.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::super::record_files::{BLOCK_BYTES, HEADER_BYTES};
+use super::super::record_files::{Seen, walk};
 
+/// The kinds of fragments that belong to the record before them.
+const MIDDLE_AND_LAST: [u8; 2] = [3, 4];
 /// The kinds of fragments behind which a record goes on.
 const FIRST_AND_MIDDLE: [u8; 2] = [2, 3];
 
 /// The newest write-ahead log in `raft`, and the bytes of its torn record; `None` when there is none to tell of.
-pub(super) fn torn(raft: &Path) -> Option<(PathBuf, usize)> {
+pub(super) fn torn(raft: &Path) -> Option<(PathBuf, u64)> {
     let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
     let logs = fs::read_dir(raft).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let newest = logs.filter(|path| path.extension().is_some_and(|extension| extension == "log")).max_by_key(number)?;
-    let bytes = fs::read(&newest).ok()?;
-    Some((newest, bytes.len() - whole_bytes(&bytes))).filter(|(_, torn)| *torn > 0)
+    let bytes = fs::metadata(&newest).ok()?.len();
+    let begun = unfinished(File::open(&newest).ok()?).ok()??;
+    Some((newest, bytes - begun))
 }
 
-/// Up to here every record is complete.
-fn whole_bytes(log: &[u8]) -> usize {
-    let (mut at, mut whole) = (0, 0);
-    while at < log.len() {
-        let left_in_block = BLOCK_BYTES - at % BLOCK_BYTES;
-        if left_in_block < HEADER_BYTES {
-            at += left_in_block;
-            whole = if whole + left_in_block >= at { at.min(log.len()) } else { whole };
-            continue;
+/// Where the last record begins, if the log ends before it does.
+fn unfinished(log: impl Read) -> io::Result<Option<u64>> {
+    let (mut begun, mut goes_on, mut fragment) = (0, false, None);
+    walk(log, |at, seen| match seen {
+        Seen::Fragment(kind) => {
+            if !MIDDLE_AND_LAST.contains(&kind) {
+                begun = at;
+            }
+            goes_on = FIRST_AND_MIDDLE.contains(&kind);
+            fragment = Some(at);
         }
-        let Some(header) = log.get(at..at + HEADER_BYTES) else { return whole };
-        let length = usize::from(u16::from_le_bytes([header[4], header[5]]));
-        let kind = header[6];
-        if kind == 0 && length == 0 {
-            // Room that was taken in advance and not written.
-            return log.len();
+        Seen::Cut => {
+            // In a header, which begins a record if none goes on.
+            if fragment != Some(at) && !goes_on {
+                begun = at;
+            }
+            goes_on = true;
         }
-        at += HEADER_BYTES + length;
-        if at > log.len() {
-            return whole;
-        }
-        if !FIRST_AND_MIDDLE.contains(&kind) {
-            whole = at;
-        }
-    }
-    whole
+        Seen::Hole => {}
+    })?;
+    Ok(goes_on.then_some(begun))
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::super::record_files::tests::fragment;
+    use super::super::super::record_files::{BLOCK_BYTES, HEADER_BYTES};
     use super::*;
 
-    fn fragment(kind: u8, bytes: usize) -> Vec<u8> {
-        let length = u16::try_from(bytes).expect("a fragment fits a block").to_le_bytes();
-        [&[9, 9, 9, 9, length[0], length[1], kind][..], &vec![7; bytes][..]].concat()
+    fn begun(log: &[u8]) -> Option<usize> {
+        unfinished(log).unwrap().map(|at| usize::try_from(at).unwrap())
     }
 
     #[test]
     fn every_cut_inside_a_record_is_seen() {
-        let records = [fragment(1, 10), fragment(1, 20)].concat();
+        let records = [fragment(1, &[7; 10]), fragment(1, &[7; 20])].concat();
         for cut in 0..=records.len() {
-            let whole = if cut == records.len() {
-                cut
-            } else if cut >= 17 {
-                17
-            } else {
-                0
+            let expected = match cut {
+                1..=16 => Some(0),
+                18..=43 => Some(17),
+                _ => None,
             };
-            assert_eq!(whole_bytes(&records[..cut]), whole, "{cut}");
+            assert_eq!(begun(&records[..cut]), expected, "{cut}");
         }
     }
 
     #[test]
-    fn a_record_over_two_blocks_is_whole_with_its_last_fragment() {
-        let first = fragment(2, BLOCK_BYTES - HEADER_BYTES);
-        assert_eq!(whole_bytes(&first), 0);
-        let both = [first, fragment(4, 5)].concat();
-        assert_eq!(whole_bytes(&both), both.len());
-        assert_eq!(whole_bytes(&both[..both.len() - 1]), 0);
+    fn a_record_over_three_blocks_is_whole_with_its_last_fragment() {
+        let full = [7; BLOCK_BYTES - HEADER_BYTES];
+        let records = [fragment(2, &full), fragment(3, &full), fragment(4, &[7; 5])].concat();
+        assert_eq!(begun(&records), None);
+        for bytes in [records.len() - 1, 2 * BLOCK_BYTES + 3, 2 * BLOCK_BYTES, BLOCK_BYTES + 9, BLOCK_BYTES] {
+            assert_eq!(begun(&records[..bytes]), Some(0), "{bytes}");
+        }
     }
 
     #[test]
     fn what_ends_a_block_is_no_record() {
-        let first = fragment(1, BLOCK_BYTES - HEADER_BYTES - 3);
-        let log = [first, vec![0; 3], fragment(1, 4)].concat();
-        assert_eq!(whole_bytes(&log), log.len());
-        assert_eq!(whole_bytes(&log[..log.len() - 1]), BLOCK_BYTES);
-        assert_eq!(whole_bytes(&log[..BLOCK_BYTES - 2]), BLOCK_BYTES - 2);
+        let first = fragment(1, &[7; BLOCK_BYTES - HEADER_BYTES - 3]);
+        let log = [first, vec![0; 3], fragment(1, &[7; 4])].concat();
+        assert_eq!(begun(&log), None);
+        assert_eq!(begun(&log[..log.len() - 1]), Some(BLOCK_BYTES));
+        assert_eq!(begun(&log[..BLOCK_BYTES - 2]), None);
     }
 
     #[test]
-    fn room_taken_in_advance_is_not_torn() {
-        let log = [fragment(1, 10), vec![0; 100]].concat();
-        assert_eq!(whole_bytes(&log), log.len());
+    fn neither_room_taken_in_advance_nor_what_rocksdb_refuses_is_torn() {
+        let whole = fragment(1, &[7; 10]);
+        assert_eq!(begun(&[&whole[..], &[0; 100]].concat()), None);
+        let mut damaged = whole;
+        damaged[9] ^= 1;
+        assert_eq!(begun(&damaged), None);
     }
 }
