@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::api::commands::{Commands, CommandsParts};
 use crate::api::{Api, ApiParts};
 use crate::config::{self, NodeConfig};
+use crate::guest::QUERY_INSTANCES_MAX;
 use crate::machine::{self, Machine};
 use crate::raft::proposer::STALL_MAX;
 use crate::raft::retention::{Retention, RetentionLimits};
@@ -258,7 +259,8 @@ async fn open_disk(
         boot: identity.boot,
         fatal: fatal.clone(),
         snapshot_pace: machine::Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
-        query_threads: std::thread::available_parallelism().map_or(2, usize::from),
+        // Each keeps an instance of the pool between queries.
+        query_threads: std::thread::available_parallelism().map_or(2, usize::from).min(QUERY_INSTANCES_MAX as usize),
         query_queue_max: QUERY_QUEUE_MAX,
     })?;
     let cluster = ClusterCell::new(identity.cluster.clone());

@@ -17,6 +17,7 @@ fn the_guide_makes_a_machine_and_deploys_it() -> Result<()> {
     for expected in [
         "test followers_see_the_lease_end ... ok",
         "is a guest that nodes take",
+        "with queries in one instance: the same",
         "with all commands in one entry: the same",
         r#""token":"1""#,
         "db is held by ann",

@@ -134,6 +134,9 @@ fn a_guest_that_keeps_state_in_a_static_is_found() -> Result<()> {
     // Here nothing but the state shows it.
     let told = refused(&["test", &statics, "--script", &script("silent", &[&silent, &silent, sound, sound])?], 1)?;
     assert_says(&told, &["with all commands in one entry", "head -n 2 ", "digest", "after line 2: "]);
+    let peek = sound.replace("Sound", "Peek");
+    let told = refused(&["test", &statics, "--script", &script("peek", &[sound, &peek, sound, &peek, &peek])?], 1)?;
+    assert_says(&told, &["with queries in one instance", "line 4: ", "{\"count\":\"2\"}", "head -n 4 ", "static"]);
     Ok(())
 }
 

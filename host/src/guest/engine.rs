@@ -17,11 +17,15 @@ use super::imports::{self, State};
 use super::limits::{CALLER_STACK_BYTES, Limits};
 use super::load::LoadError;
 
-/// Slots of the pool that queries never take: the instance that applies, the fresh one that replaces
-/// it, a snapshot, a restore, and as many for a component that takes over.
-const RESERVED_INSTANCES: u32 = 8;
-/// Queries and watch steps that hold an instance at the same time, at most.
+/// Slots of the pool for commands: the instance that applies, the fresh one that replaces it, and as many for a component that takes
+/// over. Nothing else takes them, because apply must never find the pool full.
+const APPLY_INSTANCES_MAX: u32 = 4;
+/// Queries and watch steps that hold an instance at the same time, at most. A thread keeps one between calls.
 pub const QUERY_INSTANCES_MAX: u32 = 24;
+/// Snapshots that guests write at the same time, at most. One more waits.
+pub const SNAPSHOT_INSTANCES_MAX: u32 = 4;
+/// Restores that guests run at the same time, at most. One more waits.
+pub const RESTORE_INSTANCES_MAX: u32 = 2;
 /// Core instances in one component: a module, its shims, and what Python's linker makes.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 40;
 pub(super) const TABLES_PER_COMPONENT: u32 = 8;
@@ -67,7 +71,9 @@ pub(super) struct Inner {
     pub(super) metered: bool,
     /// See [`Engine::build`]; once it is known.
     build: OnceLock<String>,
-    query_instances: AtomicUsize,
+    queries: Arc<Slots>,
+    snapshots: Arc<Slots>,
+    restores: Arc<Slots>,
     clock: Arc<Clock>,
     ticker: Thread,
 }
@@ -97,8 +103,18 @@ impl Engine {
         let clock = Arc::new(Clock::default());
         let ticker = tick(wasmtime.weak(), clock.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
         let limits = Arc::new(limits.clone());
-        let (build, query_instances) = (OnceLock::new(), AtomicUsize::new(0));
-        let inner = Inner { wasmtime, linker, limits, metered, build, query_instances, clock, ticker };
+        let inner = Inner {
+            wasmtime,
+            linker,
+            limits,
+            metered,
+            build: OnceLock::new(),
+            queries: Slots::new(QUERY_INSTANCES_MAX),
+            snapshots: Slots::new(SNAPSHOT_INSTANCES_MAX),
+            restores: Slots::new(RESTORE_INSTANCES_MAX),
+            clock,
+            ticker,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -119,11 +135,18 @@ impl Engine {
     }
 
     /// Takes one of the slots for queries, if one is free.
-    pub(super) fn query_slot(&self) -> Option<QuerySlot> {
-        let taken = self.inner.query_instances.fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
-            (held < QUERY_INSTANCES_MAX as usize).then_some(held + 1)
-        });
-        taken.ok().map(|_| QuerySlot(self.clone()))
+    pub(super) fn query_slot(&self) -> Option<Slot> {
+        self.inner.queries.take()
+    }
+
+    /// Takes one of the slots for snapshots, if one is free.
+    pub(super) fn snapshot_slot(&self) -> Option<Slot> {
+        self.inner.snapshots.take()
+    }
+
+    /// Takes one of the slots for restores, if one is free.
+    pub(super) fn restore_slot(&self) -> Option<Slot> {
+        self.inner.restores.take()
     }
 
     /// Starts the clock that deadlines need, and says how many epochs `ms` are.
@@ -143,12 +166,31 @@ impl Drop for Inner {
     }
 }
 
-/// A query's place in the pool, given back on drop.
-pub(super) struct QuerySlot(Engine);
+/// How many instances of one use are in the pool.
+struct Slots {
+    taken: AtomicUsize,
+    max: usize,
+}
 
-impl Drop for QuerySlot {
+impl Slots {
+    fn new(max: u32) -> Arc<Self> {
+        Arc::new(Self { taken: AtomicUsize::new(0), max: max as usize })
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Slot> {
+        let taken = self
+            .taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < self.max).then_some(taken + 1));
+        taken.ok().map(|_| Slot(self.clone()))
+    }
+}
+
+/// An instance's place in the pool, given back on drop.
+pub struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.inner.query_instances.fetch_sub(1, Ordering::AcqRel);
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -228,7 +270,7 @@ fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
 
 /// Slots are made once, so that a fresh instance for every entry costs microseconds.
 fn pool(limits: &Limits) -> wasmtime::Result<PoolingAllocationConfig> {
-    let slots = RESERVED_INSTANCES + QUERY_INSTANCES_MAX;
+    let slots = APPLY_INSTANCES_MAX + QUERY_INSTANCES_MAX + SNAPSHOT_INSTANCES_MAX + RESTORE_INSTANCES_MAX;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots);
     pool.total_core_instances(slots * CORE_INSTANCES_PER_COMPONENT);

@@ -5,7 +5,7 @@
 use wasmtime::Store as Wasm;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower, TypedFunc};
 
-use super::engine::{Deadline, Engine, QuerySlot};
+use super::engine::{Deadline, Engine, Slot};
 use super::imports::{Mode, State};
 use super::limits::{Budget, Limits};
 use super::load::{Component, LoadError};
@@ -15,6 +15,11 @@ use super::{Call, Cause, Failure, HostFault, NodeStatus, Reason, Step, Stepped, 
 
 /// An epoch that is never reached. Not `u64::MAX`: that plus the current epoch wraps.
 const NO_DEADLINE: u64 = u64::MAX / 2;
+
+/// Queries and steps that one instance serves, at most: what a guest leaves behind without growing its memory goes with it.
+const CALLS_PER_INSTANCE_MAX: u32 = 10_000;
+/// Memory that an instance may have grown by, in bytes, and still serve another query. A guest that never frees starts anew after it.
+const KEPT_GROWTH_BYTES_MAX: u64 = 1 << 20;
 
 /// An instance with its memory and fuel, whatever it is used for.
 pub(super) struct Sandbox {
@@ -281,7 +286,10 @@ pub struct QueryInstance {
     component: Component,
     query: Command,
     watch: Option<Watch>,
-    _slot: QuerySlot,
+    /// Memory of the instance before its first call, in bytes.
+    memory_bytes_at_start: u64,
+    served: u32,
+    _slot: Slot,
 }
 
 impl QueryInstance {
@@ -294,12 +302,32 @@ impl QueryInstance {
         let exports = component.exports();
         let query = sandbox.admitted(&exports.query)?;
         let watch = exports.watch.as_ref().map(|watch| sandbox.admitted(watch)).transpose()?;
-        Ok(Some(Self { sandbox, component: component.clone(), query, watch, _slot: slot }))
+        let memory_bytes_at_start = sandbox.state().growth.memory_bytes();
+        Ok(Some(Self {
+            sandbox,
+            component: component.clone(),
+            query,
+            watch,
+            memory_bytes_at_start,
+            served: 0,
+            _slot: slot,
+        }))
     }
 
     /// Whether another query may be served: not after anything but a reply.
     pub fn usable(&self) -> bool {
         self.sandbox.usable
+    }
+
+    /// Whether it is worth keeping for another query: it may serve one, and has neither served nor grown too much.
+    pub fn is_fresh_enough(&mut self) -> bool {
+        let grown = self.sandbox.state().growth.memory_bytes().saturating_sub(self.memory_bytes_at_start);
+        self.usable() && self.served < CALLS_PER_INSTANCE_MAX && grown <= KEPT_GROWTH_BYTES_MAX
+    }
+
+    /// Whether it is an instance of this very component, compiled and admitted once.
+    pub fn is_of(&self, component: &Component) -> bool {
+        self.component.is_same(component)
     }
 
     /// Fuel that the last call used.
@@ -315,7 +343,11 @@ impl QueryInstance {
         status: NodeStatus,
     ) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
         self.sandbox.state().node_status = Some(status);
-        self.limited(Mode::Query, call, store, |this| this.sandbox.command(&this.query, call, Interrupts::Deadline))
+        let answered = self
+            .limited(Mode::Query, call, store, |this| this.sandbox.command(&this.query, call, Interrupts::Deadline));
+        // An instance that is kept must keep nothing of its caller alive.
+        self.sandbox.state().node_status = None;
+        answered
     }
 
     /// Runs one step of a watch.
@@ -345,6 +377,7 @@ impl QueryInstance {
         if !self.usable() {
             return (Err(HostFault("a spent instance was asked to query".to_owned())), store);
         }
+        self.served += 1;
         self.sandbox.set_caller(call.caller);
         let (_running, epochs) = self.component.engine().start_deadline(self.sandbox.limits().query_deadline_ms);
         self.sandbox.wasm.set_epoch_deadline(epochs);

@@ -200,6 +200,7 @@ fn take(left: &mut u64, amount: u64, reason: Reason, what: &str) -> Result<(), E
 /// Growth that was allowed and then failed is a fault of this host and never shown to the guest.
 #[derive(Debug)]
 pub(super) struct Growth {
+    memory_bytes_max: u64,
     memory_bytes_left: u64,
     table_elements_max: u64,
     denied: bool,
@@ -212,6 +213,7 @@ impl Growth {
 
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
+            memory_bytes_max: limits.memory_bytes_max,
             memory_bytes_left: limits.memory_bytes_max,
             table_elements_max: limits.table_elements_max.into(),
             denied: false,
@@ -220,6 +222,11 @@ impl Growth {
 
     pub(super) fn start_call(&mut self) {
         self.denied = false;
+    }
+
+    /// Linear memory that the instance has, in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes_max - self.memory_bytes_left
     }
 
     /// Whether this call asked for more than the profile gives.

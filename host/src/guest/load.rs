@@ -206,6 +206,11 @@ impl Component {
         self.inner.exports.watch.is_some()
     }
 
+    /// Whether both are one component, compiled and admitted once.
+    pub(super) fn is_same(&self, other: &Component) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The engine it was compiled by.
     pub fn engine(&self) -> &Engine {
         &self.inner.engine

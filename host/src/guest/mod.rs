@@ -37,13 +37,13 @@ mod wire;
 
 pub use anatomy::Anatomy;
 pub use code::Shelf;
-pub use engine::{Engine, QUERY_INSTANCES_MAX};
+pub use engine::{Engine, QUERY_INSTANCES_MAX, RESTORE_INSTANCES_MAX, SNAPSHOT_INSTANCES_MAX, Slot};
 pub use instance::{ApplyInstance, QueryInstance};
 pub use limits::{CALLER_STACK_BYTES, Limits};
 pub use load::{Checked, Component, LoadError};
 pub use outcome::{Failure, HostFault, Reason, Status, Verdict};
 pub use pack::{PackError, with_descriptor};
-pub use streams::{restore, snapshot};
+pub use streams::{restore, restore_slot, snapshot, snapshot_slot};
 
 /// What a guest call reads and writes. Implemented by transactions and views in `machine/`.
 ///

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use wasmtime::component::ComponentExportIndex;
 
+use super::engine::Slot;
 use super::imports::Mode;
 use super::instance::Sandbox;
 use super::load::Component;
@@ -15,9 +16,21 @@ use super::{Context, HostFault, SnapshotSink, SnapshotSource, Store, Verdict};
 /// Less than the time after which the other side of a transfer gives up, so that the host can still send the rows itself.
 pub(super) const QUIET_MS: u32 = 20_000;
 
+/// A place for one snapshot, given back on drop; none while as many are being written as the pool has for them. Without one a snapshot
+/// could take the instance that apply needs.
+pub fn snapshot_slot(component: &Component) -> Option<Slot> {
+    component.engine().snapshot_slot()
+}
+
+/// A place for one restore, as [`snapshot_slot`].
+pub fn restore_slot(component: &Component) -> Option<Slot> {
+    component.engine().restore_slot()
+}
+
 /// Lets the guest write the state that `store` shows into `sink`. An empty reply means it is complete.
 pub fn snapshot(
     component: &Component,
+    _place: &Slot,
     context: Context,
     store: Box<dyn Store>,
     sink: Box<dyn SnapshotSink>,
@@ -31,6 +44,7 @@ pub fn snapshot(
 /// written after an empty reply, and drops it otherwise.
 pub fn restore(
     component: &Component,
+    _place: &Slot,
     context: Context,
     store: Box<dyn Store>,
     source: Box<dyn SnapshotSource>,

@@ -1,29 +1,29 @@
-//! Queries and steps of watches: a view of the newest state, an instance that cannot write, and for watches what was read. A few
-//! threads of its own, so that a flood of queries is refused here and does not starve apply; queries and steps take turns. Never writes.
+//! Queries and steps of watches: a view of the newest state, an instance that cannot write, and for watches what was read. On which
+//! thread and in which instance they run is `query/threads.rs`'s. Never writes.
+
+mod threads;
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
 
-use super::MachineError;
 use super::changes::ReadSet;
 use super::overlay::{Pager, fault};
 use super::shared::Shared;
 use super::system::System;
 use crate::guest::{
-    CALLER_STACK_BYTES, Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, QueryInstance, Range,
-    Reason, Stepped, Store, StoreFault, Verdict,
+    Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, Range, Reason, Stepped, Store, StoreFault,
+    Verdict,
 };
 use crate::logs::Foreign;
 use crate::store::{Column, Read, StoreError, View};
 use crate::types::{Fatal, NodeMode};
+use threads::Lane;
+pub(crate) use threads::{Kept, Pool};
 
 /// A query.
 pub struct QueryCall {
@@ -98,135 +98,23 @@ impl From<HostFault> for QueryError {
     }
 }
 
-type Work = Box<dyn FnOnce() + Send>;
-
-/// The threads that serve queries and steps of watches. Cheap to clone; they end when the last clone is dropped.
-#[derive(Clone)]
-pub(crate) struct Pool(Arc<Ends>);
-
-/// What [`Pool`] and its threads share.
-struct Lanes {
-    waiting: Mutex<Waiting>,
-    more: Condvar,
-    queue_max: usize,
-}
-
-#[derive(Default)]
-struct Waiting {
-    queries: VecDeque<Work>,
-    steps: VecDeque<Work>,
-    /// The lane that was not served last goes first, so that neither starves the other.
-    steps_first: bool,
-    closed: bool,
-}
-
-impl Waiting {
-    fn next(&mut self) -> Option<Work> {
-        let (first, second) = match self.steps_first {
-            true => (&mut self.steps, &mut self.queries),
-            false => (&mut self.queries, &mut self.steps),
-        };
-        if let Some(work) = first.pop_front() {
-            self.steps_first = !self.steps_first;
-            return Some(work);
-        }
-        second.pop_front()
-    }
-}
-
-/// Tells the threads to end.
-struct Ends(Arc<Lanes>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.waiting.lock().closed = true;
-        self.0.more.notify_all();
-    }
-}
-
-/// Who waits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    Queries,
-    Steps,
-}
-
-impl Pool {
-    /// Of each kind at most `queue_max` wait.
-    pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
-        let lanes = Arc::new(Lanes { waiting: Mutex::default(), more: Condvar::new(), queue_max });
-        // Dropped on an error, it ends those that have begun.
-        let pool = Pool(Arc::new(Ends(lanes.clone())));
-        for number in 0..threads.max(1) {
-            let lanes = lanes.clone();
-            std::thread::Builder::new()
-                .name(format!("query-{number}"))
-                .stack_size(CALLER_STACK_BYTES)
-                .spawn(move || serve(&lanes))
-                .map_err(|source| MachineError::Thread { name: "query", source })?;
-        }
-        Ok(pool)
-    }
-
-    async fn run<T: Send + 'static>(
-        &self,
-        lane: Lane,
-        work: impl FnOnce() -> Result<T, QueryError> + Send + 'static,
-    ) -> Result<T, QueryError> {
-        let (done, answer) = oneshot::channel();
-        let work: Work = Box::new(move || {
-            // Not begun for a client that has gone.
-            if !done.is_closed() {
-                let _gone = done.send(work());
-            }
-        });
-        {
-            let lanes = &self.0.0;
-            let mut waiting = lanes.waiting.lock();
-            let queue = match lane {
-                Lane::Queries => &mut waiting.queries,
-                Lane::Steps => &mut waiting.steps,
-            };
-            if queue.len() >= lanes.queue_max {
-                return Err(QueryError::Busy);
-            }
-            queue.push_back(work);
-            lanes.more.notify_one();
-        }
-        answer.await.unwrap_or_else(|_| Err(QueryError::Fault("a query thread ended; its panic is in the log".into())))
-    }
-}
-
-fn serve(lanes: &Lanes) {
-    loop {
-        let mut waiting = lanes.waiting.lock();
-        let work = loop {
-            match waiting.next() {
-                Some(work) => break work,
-                None if waiting.closed => return,
-                None => lanes.more.wait(&mut waiting),
-            }
-        };
-        drop(waiting);
-        // A panic of ours in one query must not cost the node its query threads.
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
-            tracing::error!("a query panicked");
-        }
-    }
-}
-
 pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) -> Result<Answer, QueryError> {
     let (component, shared) = (ready(shared)?, shared.clone());
-    pool.run(Lane::Queries, move || {
-        let (context, reads) = begin(&shared, None)?;
+    pool.run(Lane::Queries, move |kept| {
+        let (context, reads) = begin(&shared, false)?;
         if Instant::now() >= call.deadline {
             let failure = Failure { reason: Reason::Deadline, detail: "its deadline passed before it began".into() };
             return Ok(Answer { index: context.index, verdict: Verdict::Failed(failure) });
         }
-        let mut instance = QueryInstance::new(&component)?.ok_or(QueryError::Busy)?;
-        let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
-        let (verdict, _) = instance.query(guest_call, Box::new(reads), call.status);
-        let verdict = verdict?;
+        let mut store: Option<Box<dyn Store>> = Some(Box::new(reads));
+        let answered = kept.serve(&component, Some(call.deadline), |instance| {
+            let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
+            let given = store.take().expect("each call gives it back");
+            let (verdict, back) = instance.query(guest_call, given, call.status.clone());
+            store = Some(back);
+            verdict
+        })?;
+        let verdict = answered.ok_or(QueryError::Busy)?;
         if let Verdict::Failed(failure) = &verdict {
             note_failure(&shared, failure);
         }
@@ -237,22 +125,23 @@ pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) ->
 
 pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCall) -> Result<Watched, QueryError> {
     let (component, shared) = (ready(shared)?, shared.clone());
-    pool.run(Lane::Steps, move || {
-        let (context, reads) = begin(&shared, Some(ReadSet::default()))?;
-        let mut instance = QueryInstance::new(&component)?.ok_or(QueryError::Busy)?;
-        let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
-        let (stepped, store) = instance.watch(guest_call, call.cause, &call.memo, Box::new(reads));
-        let reads = store.into_any().downcast::<Reads>().expect("the store that was given comes back");
-        let stepped = stepped?;
+    pool.run(Lane::Steps, move |kept| {
+        let (context, reads) = begin(&shared, true)?;
+        let mut store = Some(Box::new(reads));
+        let answered = kept.serve(&component, None, |instance| {
+            let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
+            // A first run that counts for nothing may have read what the second one does not.
+            let given = store.take().expect("each call gives it back").anew();
+            let (stepped, back) = instance.watch(guest_call, call.cause, &call.memo, given);
+            store = Some(back.into_any().downcast::<Reads>().expect("the store that was given comes back"));
+            stepped
+        })?;
+        let stepped = answered.ok_or(QueryError::Busy)?;
         if let Stepped::Failed(failure) = &stepped {
             note_failure(&shared, failure);
         }
-        Ok(Watched {
-            index: context.index,
-            time_ms: context.time_ms,
-            stepped,
-            reads: reads.recorded.unwrap_or_default(),
-        })
+        let reads = store.expect("each call gives it back").recorded.unwrap_or_default();
+        Ok(Watched { index: context.index, time_ms: context.time_ms, stepped, reads })
     })
     .await
 }
@@ -278,9 +167,9 @@ fn ready(shared: &Shared) -> Result<Component, QueryError> {
 }
 
 /// Pins the state, and says where it stands.
-fn begin(shared: &Shared, recorded: Option<ReadSet>) -> Result<(Context, Reads), QueryError> {
+fn begin(shared: &Shared, records: bool) -> Result<(Context, Reads), QueryError> {
     let view = shared.state.current().view();
-    let reads = Reads { view, recorded, fatal: shared.fatal.clone() };
+    let reads = Reads { view, recorded: records.then(ReadSet::default), fatal: shared.fatal.clone() };
     let (index, time_ms) =
         System::read_position(&reads.view).map_err(|error| QueryError::Fault(reads.broken(error).0))?;
     Ok((Context { index, position: 0, time_ms }, reads))
@@ -304,6 +193,12 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
+    /// The same view, with nothing read yet.
+    fn anew(mut self: Box<Self>) -> Box<Self> {
+        self.recorded = self.recorded.map(|_| ReadSet::default());
+        self
+    }
+
     /// A state that cannot be read ends this node: the others have it, and clients find them.
     fn broken(&self, error: StoreError) -> StoreFault {
         let advice = if error.is_damage() {
@@ -387,46 +282,5 @@ mod tests {
         assert_eq!(looked_at(range, false, &pager(&["b", "c"], 1)), (b"a".to_vec(), Some(b"b\0".to_vec())));
         assert_eq!(looked_at(range, true, &pager(&["c", "b"], 1)), (b"c".to_vec(), Some(b"z".to_vec())));
         assert_eq!(looked_at(range, false, &pager(&[], 1)), whole);
-    }
-
-    #[tokio::test]
-    async fn queries_past_the_queue_are_refused() {
-        let pool = Pool::start(1, 1).expect("threads");
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        let (began, begun) = oneshot::channel();
-        let running = tokio::spawn({
-            let pool = pool.clone();
-            async move {
-                pool.run(Lane::Queries, move || {
-                    let _ = began.send(());
-                    let _ = held.recv();
-                    Ok(())
-                })
-                .await
-            }
-        });
-        begun.await.expect("the first began");
-        let mut queued = Box::pin(pool.run(Lane::Queries, || Ok(1)));
-        assert!(futures::poll!(&mut queued).is_pending());
-        assert_eq!(pool.run(Lane::Queries, || Ok(2)).await, Err(QueryError::Busy));
-        release.send(()).expect("the first waits");
-        assert_eq!(queued.await, Ok(1));
-        assert_eq!(running.await.expect("no panic"), Ok(()));
-    }
-
-    #[test]
-    fn queries_and_steps_take_turns() {
-        let order = Arc::new(Mutex::new(String::new()));
-        let note = |what: char| -> Work {
-            let order = order.clone();
-            Box::new(move || order.lock().push(what))
-        };
-        let mut waiting = Waiting::default();
-        waiting.steps.extend((0..4).map(|_| note('s')));
-        waiting.queries.extend((0..2).map(|_| note('q')));
-        while let Some(work) = waiting.next() {
-            work();
-        }
-        assert_eq!(*order.lock(), "qsqsss");
     }
 }

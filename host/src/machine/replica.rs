@@ -21,6 +21,7 @@ use super::entry::{self, Instance, Instances, Runner};
 use super::fitness::genesis_of;
 use super::overlay::Transaction;
 use super::pace::Pace;
+use super::query::Kept;
 use super::snapshot_frames::Frame;
 use super::snapshot_receive;
 use super::snapshot_send::{self, Outlet};
@@ -44,9 +45,9 @@ const FRAMES_IN_FLIGHT: usize = 4;
 /// How long an instance serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
-    /// From command to command of an entry while all goes well, as on a node.
-    WithinEntry,
-    /// One command: whatever it leaves in memory, no other command sees.
+    /// While all goes well, as on a node: from command to command of an entry, and from query to query.
+    Shared,
+    /// One call: whatever it leaves in memory, no other call sees.
     Never,
 }
 
@@ -102,6 +103,8 @@ pub struct Replica {
     system: System,
     component: Component,
     limits: Limits,
+    /// What served the last query that shared.
+    kept: Kept,
     directory: DataDir,
 }
 
@@ -114,10 +117,10 @@ impl Replica {
         let system = System::read(&*state.current())?;
         // How many commands share an entry is the caller's to say, here.
         let limits = Limits { fuel_per_entry: u64::MAX, ..component.engine().limits().clone() };
-        let mut replica = Replica { state, checkpoints, system, component, limits, directory };
+        let mut replica = Replica { state, checkpoints, system, component, limits, kept: Kept::default(), directory };
         if replica.system.genesis.is_none() {
             let genesis = genesis_of([0; 16], &replica.component, replica.component.hash());
-            replica.apply_entry(&Entry { genesis: Some(genesis), ..Entry::default() }, Reuse::WithinEntry)?;
+            replica.apply_entry(&Entry { genesis: Some(genesis), ..Entry::default() }, Reuse::Shared)?;
         }
         Ok(replica)
     }
@@ -156,22 +159,34 @@ impl Replica {
     }
 
     /// Answers a query from the state as it is.
-    pub fn query(&self, method: &str, request: &[u8], caller: &str) -> Result<Verdict, ReplicaError> {
+    pub fn query(&mut self, method: &str, request: &[u8], caller: &str, reuse: Reuse) -> Result<Verdict, ReplicaError> {
         let status: NodeStatus = Arc::new(|| "{}".to_owned());
-        let call = self.read_call(method, request, caller);
-        let (verdict, _) = self.query_instance()?.query(call, self.view(), status);
-        Ok(verdict?)
+        self.read(reuse, |replica, instance| {
+            instance.query(replica.read_call(method, request, caller), replica.view(), status.clone()).0
+        })
     }
 
     /// The first step of a watch.
-    pub fn watch(&self, method: &str, request: &[u8], caller: &str) -> Result<Stepped, ReplicaError> {
-        let call = self.read_call(method, request, caller);
-        let (stepped, _) = self.query_instance()?.watch(call, Cause::Start, &[], self.view());
-        Ok(stepped?)
+    pub fn watch(&mut self, method: &str, request: &[u8], caller: &str, reuse: Reuse) -> Result<Stepped, ReplicaError> {
+        self.read(reuse, |replica, instance| {
+            instance.watch(replica.read_call(method, request, caller), Cause::Start, &[], replica.view()).0
+        })
     }
 
-    fn query_instance(&self) -> Result<QueryInstance, HostFault> {
-        QueryInstance::new(&self.component)?.ok_or_else(|| HostFault("all instances for queries are in use".into()))
+    fn read<T>(
+        &mut self,
+        reuse: Reuse,
+        mut call: impl FnMut(&Self, &mut QueryInstance) -> Result<T, HostFault>,
+    ) -> Result<T, ReplicaError> {
+        let mut kept = match reuse {
+            Reuse::Shared => std::mem::take(&mut self.kept),
+            Reuse::Never => Kept::default(),
+        };
+        let answer = kept.serve(&self.component, None, |instance| call(self, instance))?;
+        if reuse == Reuse::Shared {
+            self.kept = kept;
+        }
+        answer.ok_or_else(|| HostFault("all instances for queries are in use".into()).into())
     }
 
     /// The sandbox refuses writes in a query; the view could not be written either.
@@ -247,7 +262,9 @@ impl Replica {
 
     /// The snapshot once more, for the reason that the sender keeps to its log.
     fn snapshot_problem(&self) -> Result<String, ReplicaError> {
-        Ok(match guest::snapshot(&self.component, self.context(), self.view(), Box::new(Nowhere))? {
+        let place = guest::snapshot_slot(&self.component)
+            .ok_or_else(|| HostFault("all places for snapshots are taken".into()))?;
+        Ok(match guest::snapshot(&self.component, &place, self.context(), self.view(), Box::new(Nowhere))? {
             Verdict::Reply(_) => "it failed once and then did not".to_owned(),
             Verdict::Refused(status) => status.message,
             Verdict::Failed(failure) => format!("{:?}: {}", failure.reason, failure.detail),
@@ -292,7 +309,7 @@ struct MeteredInstance {
 impl Instance for MeteredInstance {
     fn served(&self) -> u32 {
         match self.reuse {
-            Reuse::WithinEntry => self.instance.served(),
+            Reuse::Shared => self.instance.served(),
             Reuse::Never => 0,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,6 +23,9 @@ use crate::types::{COMPONENT_BYTES_MAX, hex};
 const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
 /// Keys that a restore removes before it commits: a range may hold more of them than memory.
 const REMOVED_UNCOMMITTED_MAX: u64 = 16_384;
+
+/// While a guest waits for its turn to restore: how often it is looked for.
+const PLACE_LOOK: Duration = Duration::from_millis(100);
 
 /// The next frame, waited for; none when there are no more.
 pub(super) type Incoming = Box<dyn FnMut() -> Result<Option<Bytes>, SnapshotError> + Send>;
@@ -181,7 +185,9 @@ fn restore(
         uncommitted: 0,
         transfer: transfer.clone(),
     };
-    let (ended, store) = guest::restore(component, context, Box::new(loader), Box::new(source));
+    let place = place_for(component, transfer);
+    let (ended, store) = guest::restore(component, &place, context, Box::new(loader), Box::new(source));
+    drop(place);
     match ended? {
         Verdict::Reply(_) => {
             let mut loader = store.into_any().downcast::<Loader>().expect("the store that was given comes back");
@@ -194,6 +200,17 @@ fn restore(
             "the guest's restore failed: {:?}: {}",
             failure.reason, failure.detail
         ))),
+    }
+}
+
+/// A place among the restores that guests run. Waits while all are taken; the sender sees by the steps that this node has not gone.
+fn place_for(component: &Component, transfer: &Transfer) -> guest::Slot {
+    loop {
+        if let Some(place) = guest::restore_slot(component) {
+            return place;
+        }
+        std::thread::sleep(PLACE_LOOK);
+        transfer.step();
     }
 }
 

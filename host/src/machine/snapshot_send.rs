@@ -18,7 +18,7 @@ use crate::faults;
 use crate::guest::{self, Component, Context, SnapshotSink, Verdict};
 use crate::store::{Checkpoint, Column, Generation, Read, StoreError};
 
-/// While a frame waits for its turn: how often it is seen that nobody wants it any more.
+/// While a frame or a guest waits for its turn: how often it is seen that nobody wants it any more.
 const PACE_LOOK: Duration = Duration::from_millis(100);
 
 /// Why sending ended early.
@@ -49,6 +49,16 @@ impl Outlet {
         self.out.blocking_send(Ok(frame)).map_err(|_| SendError::Gone)?;
         self.transfer.moved(bytes);
         Ok(())
+    }
+
+    /// A place among the snapshots that guests write. Waits while all are taken; the receiver sees by the steps that this node has not gone.
+    fn place_for(&self, component: &Component) -> Result<guest::Slot, SendError> {
+        loop {
+            if let Some(place) = guest::snapshot_slot(component) {
+                return Ok(place);
+            }
+            self.wait(PACE_LOOK)?;
+        }
     }
 
     fn wait(&self, pause: Duration) -> Result<(), SendError> {
@@ -127,7 +137,9 @@ fn send_guest(
     let seen = Arc::new(Mutex::new(Seen::new()));
     let sink = Sink { cutter: cutter.clone(), outlet: outlet.clone() };
     let store = Watched::new(generation.clone(), seen.clone(), outlet.transfer.shared());
-    let ended = guest::snapshot(component, context, Box::new(store), Box::new(sink));
+    let place = outlet.place_for(component)?;
+    let ended = guest::snapshot(component, &place, context, Box::new(store), Box::new(sink));
+    drop(place);
     if outlet.out.is_closed() {
         return Err(SendError::Gone);
     }

@@ -6,6 +6,7 @@ mod conformance;
 mod guest_text;
 mod harness;
 mod installing;
+mod kept;
 mod lifecycle;
 mod replica;
 mod transfer;

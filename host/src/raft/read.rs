@@ -1,6 +1,9 @@
 //! The index that a linearizable read must wait for. One request to the leader serves all readers that wait and were not yet
-//! sent; a reader that comes later never rides on an earlier request. A request to a leader that is replaced meanwhile is dropped, and
-//! its readers ask the next one. Never reads state and never waits for apply.
+//! sent; a reader that comes later never rides on an earlier request. While a request is under way the next readers gather
+//! (`read/pace.rs` says for how long). A request to a leader that is replaced meanwhile is dropped, and its readers ask the next one.
+//! Never reads state and never waits for apply.
+
+mod pace;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,15 +12,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use self::pace::{Pace, Turn};
 use super::leader::{LeaderView, LeaderWatch};
 use crate::faults;
 
 /// Readers that wait for the next request, at most.
 const READERS_MAX: usize = 16_384;
-/// Requests to the leader at a time: a second reader need not wait for the first one's answer.
-const ROUNDS_MAX: usize = 4;
 /// Pause before the same leader is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -68,7 +70,6 @@ pub trait RemoteIndex: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct ReadIndex {
     readers: mpsc::Sender<Reader>,
-    local: Arc<dyn LocalIndex>,
     leader: LeaderWatch,
     election_timeout: Duration,
 }
@@ -80,9 +81,15 @@ pub struct ReadIndexTask {
     remote: Arc<dyn RemoteIndex>,
     leader: LeaderWatch,
     election_timeout: Duration,
+    pace: Pace,
 }
 
-type Reader = oneshot::Sender<Result<u64, RoundError>>;
+/// Somebody who waits for the next request.
+struct Reader {
+    answer: oneshot::Sender<Result<u64, RoundError>>,
+    /// Whether another node asks, as which it may not be sent on.
+    is_remote: bool,
+}
 
 impl ReadIndex {
     /// A handle and the task that must run for it. `election_timeout` bounds one request and how long a read waits for a leader.
@@ -93,8 +100,9 @@ impl ReadIndex {
         election_timeout: Duration,
     ) -> (ReadIndex, ReadIndexTask) {
         let (sender, readers) = mpsc::channel(READERS_MAX);
-        let task = ReadIndexTask { readers, local: local.clone(), remote, leader: leader.clone(), election_timeout };
-        (ReadIndex { readers: sender, local, leader, election_timeout }, task)
+        let pace = Pace::default();
+        let task = ReadIndexTask { readers, local, remote, leader: leader.clone(), election_timeout, pace };
+        (ReadIndex { readers: sender, leader, election_timeout }, task)
     }
 
     /// The index to wait for: everything acknowledged before this call is at or below it. Asks again after a change of leader,
@@ -113,11 +121,7 @@ impl ReadIndex {
                     ReadError::NoLeader("none is known".into())
                 });
             }
-            let (sender, receiver) = oneshot::channel();
-            self.readers.try_send(sender).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => ReadError::Stopping,
-            })?;
+            let receiver = self.enqueue(false)?;
             match timeout_at(deadline, receiver).await {
                 Ok(Ok(Ok(index))) => return Ok(index),
                 Ok(Ok(Err(error))) if Instant::now() >= patience => return Err(ReadError::NoLeader(error.to_string())),
@@ -131,9 +135,23 @@ impl ReadIndex {
         }
     }
 
-    /// For another node's readers: this node's own confirmation as leader, never a second hop.
+    /// For another node's readers: this node's own confirmation as leader, never a second hop. They share a request with this node's own.
     pub async fn confirm(&self) -> Result<u64, RoundError> {
-        bounded(self.local.read_index(), self.election_timeout).await
+        let receiver = self.enqueue(true).map_err(|error| RoundError::Failed(error.to_string()))?;
+        match timeout(self.election_timeout, receiver).await {
+            Ok(Ok(index)) => index,
+            Ok(Err(_)) => Err(RoundError::Failed(ReadError::Stopping.to_string())),
+            Err(_) => Err(late()),
+        }
+    }
+
+    fn enqueue(&self, is_remote: bool) -> Result<oneshot::Receiver<Result<u64, RoundError>>, ReadError> {
+        let (answer, receiver) = oneshot::channel();
+        self.readers.try_send(Reader { answer, is_remote }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => ReadError::Stopping,
+        })?;
+        Ok(receiver)
     }
 }
 
@@ -142,15 +160,13 @@ impl ReadIndexTask {
     pub async fn run(mut self) {
         let mut rounds = FuturesUnordered::new();
         loop {
+            let turn = self.pace.next_turn(rounds.len());
             tokio::select! {
                 biased;
-                Some(()) = rounds.next(), if !rounds.is_empty() => {}
-                first = self.readers.recv(), if rounds.len() < ROUNDS_MAX => {
-                    let Some(first) = first else { break };
-                    let mut readers = vec![first];
-                    while let Ok(reader) = self.readers.try_recv() {
-                        readers.push(reader);
-                    }
+                Some(took) = rounds.next(), if !rounds.is_empty() => self.pace.ended(took),
+                gathered = gather(&mut self.readers, turn) => {
+                    let Some(readers) = gathered else { break };
+                    self.pace.began(Instant::now());
                     rounds.push(self.round(readers));
                 }
             }
@@ -158,8 +174,9 @@ impl ReadIndexTask {
         while rounds.next().await.is_some() {}
     }
 
-    /// One request. Its readers were all waiting before it is made.
-    fn round(&self, readers: Vec<Reader>) -> impl Future<Output = ()> + Send + use<> {
+    /// One request, and how long it took. Its readers were all waiting before it is made.
+    fn round(&self, readers: Vec<Reader>) -> impl Future<Output = Duration> + Send + use<> {
+        let began = Instant::now();
         let mut watch = self.leader.clone();
         let leader = watch.seen();
         let request = match &leader {
@@ -168,6 +185,7 @@ impl ReadIndexTask {
             None => None,
         };
         let limit = self.election_timeout;
+        let leads = leader.is_some_and(|leader| leader.is_me);
         async move {
             let index = match request {
                 // A leader that was replaced may never answer: paused, or cut off.
@@ -178,17 +196,35 @@ impl ReadIndexTask {
                 None => Err(RoundError::NotLeader),
             };
             for reader in readers {
+                let may_have_it = leads || !reader.is_remote;
                 // A reader that gave up has dropped its receiver.
-                let _ = reader.send(index.clone());
+                let _ = reader.answer.send(if may_have_it { index.clone() } else { Err(RoundError::NotLeader) });
             }
+            began.elapsed()
         }
     }
 }
 
+/// Everybody who waits once `turn` has come and there is one; never when there is no turn. `None` when nobody will come any more.
+async fn gather(readers: &mut mpsc::Receiver<Reader>, turn: Option<Turn>) -> Option<Vec<Reader>> {
+    match turn {
+        None => std::future::pending().await,
+        Some(Turn::Now) => {}
+        Some(Turn::At(at)) => sleep_until(at).await,
+    }
+    let mut gathered = vec![readers.recv().await?];
+    while let Ok(reader) = readers.try_recv() {
+        gathered.push(reader);
+    }
+    Some(gathered)
+}
+
 async fn bounded(request: BoxFuture<'static, Result<u64, RoundError>>, limit: Duration) -> Result<u64, RoundError> {
-    timeout(limit, request)
-        .await
-        .unwrap_or_else(|_| Err(RoundError::Failed("the leader did not answer in time".into())))
+    timeout(limit, request).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn late() -> RoundError {
+    RoundError::Failed("the leader did not answer in time".into())
 }
 
 #[cfg(test)]
@@ -251,10 +287,14 @@ mod tests {
     }
 
     fn world(first: Option<LeaderView>) -> World {
+        world_at(first, Pace::default())
+    }
+
+    fn world_at(first: Option<LeaderView>, pace: Pace) -> World {
         let (local, remote) = (Arc::new(FakeIndex::default()), Arc::new(FakeIndex::default()));
         let (leader, seen) = watch::channel(first);
         let (reads, task) = ReadIndex::new(local.clone(), remote.clone(), LeaderWatch::new(seen), ELECTION);
-        tokio::spawn(task.run());
+        tokio::spawn(ReadIndexTask { pace, ..task }.run());
         World { local, remote, leader, reads }
     }
 
@@ -263,26 +303,61 @@ mod tests {
         tokio::spawn(async move { reads.read_index(Instant::now() + Duration::from_secs(10)).await })
     }
 
-    #[tokio::test]
-    async fn readers_that_wait_share_a_request_and_later_ones_do_not() {
-        let world = world(view(1, false));
-        let mut rounds = Vec::new();
-        let mut early = Vec::new();
-        for _ in 0..ROUNDS_MAX {
-            early.push(spawn_read(&world.reads));
-            rounds.push(world.remote.round().await);
-        }
-        let late: Vec<_> = (0..50).map(|_| spawn_read(&world.reads)).collect();
-        while world.reads.readers.capacity() > READERS_MAX - 50 {
+    async fn until_waiting(world: &World, readers: usize) {
+        while world.reads.readers.capacity() > READERS_MAX - readers {
             tokio::task::yield_now().await;
         }
-        rounds.remove(0).send(Ok(5)).unwrap();
-        assert_eq!(early.remove(0).await.unwrap(), Ok(5));
+    }
+
+    #[tokio::test]
+    async fn readers_that_wait_share_a_request_and_later_ones_do_not() {
+        let world = world_at(view(1, false), Pace::slow_after(Duration::from_secs(3_600)));
+        let early = spawn_read(&world.reads);
+        let first = world.remote.round().await;
+        let late: Vec<_> = (0..50).map(|_| spawn_read(&world.reads)).collect();
+        until_waiting(&world, 50).await;
+        assert!(world.remote.rounds.lock().is_empty(), "the next ones gather while one is under way");
+        first.send(Ok(5)).unwrap();
+        assert_eq!(early.await.unwrap(), Ok(5));
         world.remote.round().await.send(Ok(9)).unwrap();
         for read in late {
             assert_eq!(read.await.unwrap(), Ok(9));
         }
-        assert!(world.local.rounds.lock().is_empty());
+        assert!(world.local.rounds.lock().is_empty() && world.remote.rounds.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_slow_request_does_not_hold_the_next_readers_up() {
+        let world = world(view(1, false));
+        let slow = spawn_read(&world.reads);
+        let unanswered = world.remote.round().await;
+        let next = spawn_read(&world.reads);
+        // The first one is still under way.
+        world.remote.round().await.send(Ok(8)).unwrap();
+        assert_eq!(next.await.unwrap(), Ok(8));
+        unanswered.send(Ok(7)).unwrap();
+        assert_eq!(slow.await.unwrap(), Ok(7));
+    }
+
+    #[tokio::test]
+    async fn readers_of_other_nodes_share_a_request_and_are_not_sent_on() {
+        let world = world_at(view(1, true), Pace::slow_after(Duration::from_secs(3_600)));
+        let first = spawn_read(&world.reads);
+        let under_way = world.local.round().await;
+        let confirm = || {
+            let reads = world.reads.clone();
+            tokio::spawn(async move { reads.confirm().await })
+        };
+        let (mine, theirs) = (spawn_read(&world.reads), confirm());
+        until_waiting(&world, 2).await;
+        under_way.send(Ok(3)).unwrap();
+        assert_eq!(first.await.unwrap(), Ok(3));
+        world.local.round().await.send(Ok(4)).unwrap();
+        assert_eq!((mine.await.unwrap(), theirs.await.unwrap()), (Ok(4), Ok(4)));
+        world.leader.send_replace(view(2, false));
+        let theirs = confirm();
+        world.remote.round().await.send(Ok(9)).unwrap();
+        assert_eq!(theirs.await.unwrap(), Err(RoundError::NotLeader));
     }
 
     #[tokio::test]

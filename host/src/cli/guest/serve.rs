@@ -110,8 +110,14 @@ fn run_mode(component: &Component, call: &frames::Call, harness: &Remote) -> any
             let stepped = instance.watch(guest_call(limits.fuel_per_query), cause, &call.memo, store).0?;
             return Ok(stepped_frame(stepped, call.index));
         }
-        Mode::Snapshot => guest::snapshot(component, place, store, Box::new(harness.clone())),
-        Mode::Restore => guest::restore(component, place, store, Box::new(harness.clone())).0,
+        Mode::Snapshot => {
+            let slot = guest::snapshot_slot(component).ok_or_else(pool_is_full)?;
+            guest::snapshot(component, &slot, place, store, Box::new(harness.clone()))
+        }
+        Mode::Restore => {
+            let slot = guest::restore_slot(component).ok_or_else(pool_is_full)?;
+            guest::restore(component, &slot, place, store, Box::new(harness.clone())).0
+        }
     };
     Ok(match status::verdict(verdict?, call.index, None) {
         Ok(reply) => Came::Reply(reply.into_inner().into()),
@@ -120,7 +126,11 @@ fn run_mode(component: &Component, call: &frames::Call, harness: &Remote) -> any
 }
 
 fn query_instance(component: &Component) -> anyhow::Result<QueryInstance> {
-    QueryInstance::new(component)?.ok_or_else(|| anyhow!("the pool has no instance for the only call there is"))
+    QueryInstance::new(component)?.ok_or_else(pool_is_full)
+}
+
+fn pool_is_full() -> anyhow::Error {
+    anyhow!("the pool has no instance for the only call there is")
 }
 
 fn cause(cause: frames::Cause) -> Cause {

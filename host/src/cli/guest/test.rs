@@ -17,7 +17,7 @@ use crate::types::hex;
 const PRINTED_MAX: usize = 20;
 
 /// Ways to run a script that must give the same, what the first is called, and what it means when they do not.
-const COMPARISONS: [Comparison; 4] = [
+const COMPARISONS: [Comparison; 5] = [
     Comparison {
         name: "on another replica",
         one: Way::OneByOne,
@@ -35,6 +35,13 @@ const COMPARISONS: [Comparison; 4] = [
         one: Way::OneByOne,
         other: Way::Snapshots,
         meaning: "restore must bring back exactly what snapshot saw, key for key; the SDK's default pair does",
+    },
+    Comparison {
+        name: "with queries in one instance",
+        one: Way::OneByOne,
+        other: Way::QueriesTogether,
+        meaning: "queries may share an instance, and something is left in its memory: a static, a thread-local, a cache. Memory may be gone before the \
+                  next query, or may not; read what a query needs from the store",
     },
     Comparison {
         name: "with all commands in one entry",
@@ -55,7 +62,7 @@ struct Comparison {
 const AFTER_HELP: &str = "\
 Runs the script on real instances over states in temporary directories: one command an entry,
 again on another replica, with restarts between calls, with snapshot and restore between calls,
-and with all commands in one entry. Replies and states must be the same; where they are not, the
+with queries that share an instance, and with all commands in one entry. Replies and states must be the same; where they are not, the
 shortest beginning of the script that shows it is printed. Works for a guest in any language.
 Exits with 1 when something differs, is not as the script expects, or fails unexpectedly.
 
@@ -220,6 +227,7 @@ fn name(way: Way) -> &'static str {
         Way::OneByOne => "one by one:",
         Way::Restarts => "with restarts:",
         Way::Snapshots => "with snapshots:",
+        Way::QueriesTogether => "in one instance:",
         Way::Together => "in one instance:",
         Way::Apart => "in one for each:",
     }

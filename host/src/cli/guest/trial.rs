@@ -22,6 +22,8 @@ pub(super) enum Way {
     Restarts,
     /// As `OneByOne`, with a snapshot made and restored by the guest between calls.
     Snapshots,
+    /// As `OneByOne`, with queries that share an instance, as on a node; elsewhere each has its own.
+    QueriesTogether,
     /// All commands in one entry, which share an instance while all goes well; then the queries. Where the script lets time pass, another entry
     /// begins.
     Together,
@@ -56,8 +58,10 @@ impl From<ReplicaError> for Stop {
 pub(super) fn run(way: Way, calls: &[ScriptCall], component: &Component) -> anyhow::Result<Result<Run, Stop>> {
     let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
     Ok(match way {
-        Way::OneByOne | Way::Restarts | Way::Snapshots => in_order(way, calls, component, place.path()),
-        Way::Together => in_one_entry(Reuse::WithinEntry, calls, component, place.path()),
+        Way::OneByOne | Way::Restarts | Way::Snapshots | Way::QueriesTogether => {
+            in_order(way, calls, component, place.path())
+        }
+        Way::Together => in_one_entry(Reuse::Shared, calls, component, place.path()),
         Way::Apart => in_one_entry(Reuse::Never, calls, component, place.path()),
     })
 }
@@ -71,23 +75,23 @@ fn in_order(way: Way, calls: &[ScriptCall], component: &Component, place: &Path)
         answers.push(match call.kind {
             Kind::Command => {
                 time_ms = time_ms.saturating_add(pause_ms(call).unwrap_or(STEP_MS));
-                let applied = replica.apply(time_ms, vec![call.command()], Reuse::WithinEntry)?;
+                let applied = replica.apply(time_ms, vec![call.command()], Reuse::Shared)?;
                 Answer::Verdict(applied.verdicts.into_iter().next().expect("one command, one verdict"))
             }
             Kind::Query | Kind::Watch => {
                 if let Some(pause_ms) = pause_ms(call) {
                     time_ms = time_ms.saturating_add(pause_ms);
                     // As a leader lets time pass on an idle cluster: an entry without commands.
-                    replica.apply(time_ms, Vec::new(), Reuse::WithinEntry)?;
+                    replica.apply(time_ms, Vec::new(), Reuse::Shared)?;
                 }
-                read(&replica, call)?
+                read(&mut replica, call, if way == Way::QueriesTogether { Reuse::Shared } else { Reuse::Never })?
             }
         });
         if (number + 1).is_multiple_of(every) {
             match way {
                 Way::Restarts => replica = replica.reopen()?,
                 Way::Snapshots => replica.snapshot_restore().map_err(|error| blame(number, error))?,
-                Way::OneByOne | Way::Together | Way::Apart => {}
+                Way::OneByOne | Way::QueriesTogether | Way::Together | Way::Apart => {}
             }
         }
     }
@@ -119,15 +123,17 @@ fn in_one_entry(reuse: Reuse, calls: &[ScriptCall], component: &Component, place
     let mut verdicts = verdicts.into_iter();
     let answers = calls.iter().map(|call| match call.kind {
         Kind::Command => Ok(Answer::Verdict(verdicts.next().expect("a verdict for each command"))),
-        Kind::Query | Kind::Watch => read(&replica, call),
+        Kind::Query | Kind::Watch => read(&mut replica, call, Reuse::Never),
     });
     let answers = answers.collect::<Result<_, ReplicaError>>()?;
     Ok(Run { answers, standing: replica.standing()? })
 }
 
-fn read(replica: &Replica, call: &ScriptCall) -> Result<Answer, ReplicaError> {
+fn read(replica: &mut Replica, call: &ScriptCall, reuse: Reuse) -> Result<Answer, ReplicaError> {
     Ok(match call.kind {
-        Kind::Watch => Answer::Stepped(replica.watch(&call.method, &call.request, &call.caller)?),
-        Kind::Command | Kind::Query => Answer::Verdict(replica.query(&call.method, &call.request, &call.caller)?),
+        Kind::Watch => Answer::Stepped(replica.watch(&call.method, &call.request, &call.caller, reuse)?),
+        Kind::Command | Kind::Query => {
+            Answer::Verdict(replica.query(&call.method, &call.request, &call.caller, reuse)?)
+        }
     })
 }

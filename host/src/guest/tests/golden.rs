@@ -52,12 +52,11 @@ fn replied(verdict: Verdict) -> Vec<u8> {
 /// A snapshot of these rows, restored by the guest into an empty store.
 fn moved(component: &Component, rows: &Map) -> Map {
     let bytes = streaming::Shared::default();
-    let context = call(b"").context;
-    let written = snapshot(component, context, Box::new(rows.clone()), Box::new(bytes.clone()));
+    let written = snapshot_of(component, rows.clone(), bytes.clone());
     assert!(matches!(written.unwrap(), Verdict::Reply(_)));
-    let (read, store) = restore(component, context, Box::new(Map::default()), Box::new(bytes));
+    let (read, restored) = restore_of(component, bytes);
     assert!(matches!(read.unwrap(), Verdict::Reply(_)));
-    map(store)
+    restored
 }
 
 #[test]

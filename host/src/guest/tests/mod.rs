@@ -192,6 +192,19 @@ fn call(request: &[u8]) -> Call<'_> {
     Call { context, method: "test.Service/Method", request, caller: "alice", fuel: Limits::default().fuel_per_command }
 }
 
+/// The guest's snapshot, in the place for one.
+fn snapshot_of(component: &Component, state: Map, sink: impl SnapshotSink) -> Result<Verdict, HostFault> {
+    let place = snapshot_slot(component).unwrap();
+    snapshot(component, &place, Context::default(), Box::new(state), Box::new(sink))
+}
+
+/// What the guest restores into an empty store, in the place for one.
+fn restore_of(component: &Component, source: impl SnapshotSource) -> (Result<Verdict, HostFault>, Map) {
+    let place = restore_slot(component).unwrap();
+    let (verdict, store) = restore(component, &place, Context::default(), Box::new(Map::default()), Box::new(source));
+    (verdict, map(store))
+}
+
 /// Applies one request in a fresh instance to an empty store.
 fn apply(body: &str, request: &[u8]) -> (Verdict, Map) {
     apply_to(Map::default(), body, request)

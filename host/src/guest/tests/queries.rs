@@ -1,5 +1,7 @@
 //! What queries and watches may do, and when they end.
 
+use std::sync::Barrier;
+
 use super::*;
 
 fn status() -> NodeStatus {
@@ -59,6 +61,63 @@ fn queries_cannot_take_the_instances_of_commands() {
     let _applies: Vec<_> = (0..4).map(|_| ApplyInstance::new(&component).unwrap()).collect();
     held.pop();
     assert!(QueryInstance::new(&component).unwrap().is_some());
+}
+
+/// Both ends of a stream that stands still until it is let go.
+struct Held(Arc<(Barrier, Barrier)>);
+
+impl Held {
+    fn hold(&self) {
+        self.0.0.wait();
+        self.0.1.wait();
+    }
+}
+
+impl SnapshotSink for Held {
+    fn write(&mut self, _: &[u8]) -> Result<(), String> {
+        self.hold();
+        Ok(())
+    }
+}
+
+impl SnapshotSource for Held {
+    fn read(&mut self, _: usize) -> Result<Vec<u8>, String> {
+        self.hold();
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn snapshots_and_restores_cannot_take_the_instances_of_commands() {
+    let sink = "(call $sink (i32.const 0) (i32.const 1)) (call $ok)";
+    let source = "(call $source (i32.const 1) (i32.const 64)) (call $ok)";
+    let limits = Limits::default();
+    let engine = Engine::new(&limits).unwrap();
+    let text = Text { snapshot: sink, restore: source, ..Text::default() };
+    let encoded = Component::encode(&typed_module(&text.module(), CONTRACT, "machine-guest")).unwrap();
+    let component = &Component::load(&engine, &encoded).unwrap();
+    let _queries: Vec<_> = (0..QUERY_INSTANCES_MAX).map(|_| QueryInstance::new(component).unwrap().unwrap()).collect();
+    let streams = (SNAPSHOT_INSTANCES_MAX + RESTORE_INSTANCES_MAX) as usize;
+    let barriers = Arc::new((Barrier::new(streams + 1), Barrier::new(streams + 1)));
+    let held = || Box::new(Held(barriers.clone()));
+    std::thread::scope(|scope| {
+        for _ in 0..SNAPSHOT_INSTANCES_MAX {
+            let (slot, sink) = (snapshot_slot(component).unwrap(), held());
+            let run = move || snapshot(component, &slot, Context::default(), Box::new(Map::default()), sink).unwrap();
+            std::thread::Builder::new().stack_size(CALLER_STACK_BYTES).spawn_scoped(scope, run).unwrap();
+        }
+        for _ in 0..RESTORE_INSTANCES_MAX {
+            let (slot, source) = (restore_slot(component).unwrap(), held());
+            let run =
+                move || restore(component, &slot, Context::default(), Box::new(Map::default()), source).0.unwrap();
+            std::thread::Builder::new().stack_size(CALLER_STACK_BYTES).spawn_scoped(scope, run).unwrap();
+        }
+        barriers.0.wait();
+        assert!(snapshot_slot(component).is_none() && restore_slot(component).is_none());
+        let _applies: Vec<_> = (0..4).map(|_| ApplyInstance::new(component).unwrap()).collect();
+        barriers.1.wait();
+    });
+    assert!(snapshot_slot(component).is_some() && restore_slot(component).is_some());
 }
 
 #[test]

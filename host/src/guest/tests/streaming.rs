@@ -52,17 +52,17 @@ fn restore_rebuilds_what_snapshot_wrote() {
     let component = guest();
     let state = Map { rows: [(b"v".to_vec(), b"value".to_vec())].into(), broken: false };
     let stream = Shared::default();
-    let verdict = snapshot(&component, Context::default(), Box::new(state.clone()), Box::new(stream.clone()));
+    let verdict = snapshot_of(&component, state.clone(), stream.clone());
     assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::new()));
     assert_eq!(*stream.0.lock().unwrap(), b"value");
-    let (verdict, restored) = restore(&component, Context::default(), Box::new(Map::default()), Box::new(stream));
+    let (verdict, restored) = restore_of(&component, stream);
     assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::new()));
-    assert_eq!(map(restored), state);
+    assert_eq!(restored, state);
 }
 
 #[test]
 fn receiver_that_goes_away_ends_the_snapshot() {
-    let verdict = snapshot(&guest(), Context::default(), Box::new(Map::default()), Box::new(Broken));
+    let verdict = snapshot_of(&guest(), Map::default(), Broken);
     assert_eq!(reason(verdict.unwrap()), Reason::Stream);
 }
 
@@ -70,7 +70,7 @@ fn receiver_that_goes_away_ends_the_snapshot() {
 fn snapshot_cannot_write_to_the_store() {
     let snapshot_body = "(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) (call $ok)";
     let component = Text { snapshot: snapshot_body, ..Text::default() }.load();
-    let verdict = snapshot(&component, Context::default(), Box::new(Map::default()), Box::new(Shared::default()));
+    let verdict = snapshot_of(&component, Map::default(), Shared::default());
     assert_eq!(reason(verdict.unwrap()), Reason::Forbidden);
 }
 

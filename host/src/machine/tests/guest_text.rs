@@ -12,8 +12,8 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(&Limits::default(
 
 const CONTRACT: &str = include_str!("../../../../wit/machine.wit");
 
-/// `$restore` is the body of restore, `$apply_tail` runs after the put.
-fn module(restore: &str) -> String {
+/// `restore` and `query` are the bodies of these exports.
+fn module(restore: &str, query: &str) -> String {
     let context = "(param $index i64) (param $position i32) (param $time i64)";
     let request = "(param $method i32) (param $method_length i32) (param $request i32) (param $length i32)";
     format!(
@@ -52,8 +52,7 @@ fn module(restore: &str) -> String {
       (i32.store (local.get $into) (i32.load (i32.const 68)))
       (i32.store offset=4 (local.get $into) (i32.load (i32.const 72))))))
   (func (export "lockstep:machine/machine@1.0.0#query") {context} {request} (result i32)
-    (call $lookup (local.get $request) (i32.const 128))
-    (call $reply (i32.load (i32.const 128)) (i32.load (i32.const 132))))
+    {query})
   (func (export "lockstep:machine/machine@1.0.0#snapshot") {context} (result i32)
     (call $scan (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 64))
     (if (i32.load (i32.const 68)) (then (call $sink (i32.load (i32.const 64)) (i32.load (i32.const 68)))))
@@ -87,8 +86,20 @@ const RESTORE: &str = r#"
         (i32.add (i32.load (local.get $at)) (i32.load offset=4 (local.get $at)))))
       (br $row)))"#;
 
-fn load(restore: &str) -> Component {
-    let mut module = wat::parse_str(module(restore)).unwrap();
+const LOOKUP: &str = "(call $lookup (local.get $request) (i32.const 128))
+    (call $reply (i32.load (i32.const 128)) (i32.load (i32.const 132)))";
+
+/// Counts its queries in memory and answers with the count, one byte. The request `grow` takes 2 MiB more; `alone` traps unless it is the
+/// first one of its instance.
+const COUNT: &str = r#"
+    (i32.store8 (i32.const 1024) (i32.add (i32.load8_u (i32.const 1024)) (i32.const 1)))
+    (if (i32.eq (i32.load8_u (local.get $request)) (i32.const 103)) (then (drop (memory.grow (i32.const 32)))))
+    (if (i32.eq (i32.load8_u (local.get $request)) (i32.const 97)) (then
+      (if (i32.gt_u (i32.load8_u (i32.const 1024)) (i32.const 1)) (then unreachable))))
+    (call $reply (i32.const 1024) (i32.const 1))"#;
+
+fn load(restore: &str, query: &str) -> Component {
+    let mut module = wat::parse_str(module(restore, query)).unwrap();
     let mut resolve = Resolve::default();
     let package = resolve.push_str("machine.wit", CONTRACT).unwrap();
     let world = resolve.select_world(&[package], Some("watching-guest")).unwrap();
@@ -98,12 +109,17 @@ fn load(restore: &str) -> Component {
 
 /// A guest that keeps its contract.
 pub(super) fn faithful() -> Component {
-    load(RESTORE)
+    load(RESTORE, LOOKUP)
 }
 
 /// A guest whose restore forgets everything.
 pub(super) fn forgetful() -> Component {
-    load("")
+    load("", LOOKUP)
+}
+
+/// A guest with a static: its queries are `x`, `grow` and `alone`.
+pub(super) fn counting() -> Component {
+    load(RESTORE, COUNT)
 }
 
 /// A request that sets, and one that reads when `value` is empty.

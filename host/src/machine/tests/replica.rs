@@ -20,7 +20,7 @@ fn reply(verdict: &Verdict) -> Option<&[u8]> {
 fn commands_and_queries_are_answered_across_restarts_and_snapshots() {
     let place = tempfile::tempdir().unwrap();
     let mut replica = Replica::open(place.path(), faithful()).unwrap();
-    let applied = replica.apply(1000, vec![put("a", "1"), put("b", ""), put("c", "3")], Reuse::WithinEntry).unwrap();
+    let applied = replica.apply(1000, vec![put("a", "1"), put("b", ""), put("c", "3")], Reuse::Shared).unwrap();
     assert_eq!(applied.index, 2, "the genesis entry is the first");
     let replies: Vec<_> = applied.verdicts.iter().map(reply).collect();
     assert_eq!(replies, [Some(&b"1"[..]), None, Some(b"3")]);
@@ -32,9 +32,9 @@ fn commands_and_queries_are_answered_across_restarts_and_snapshots() {
     assert_eq!(replica.standing().unwrap(), before);
     replica.snapshot_restore().unwrap();
     assert_eq!(replica.standing().unwrap(), before);
-    let verdict = replica.query("Test/Get", &request("c", ""), "").unwrap();
+    let verdict = replica.query("Test/Get", &request("c", ""), "", Reuse::Never).unwrap();
     assert_eq!(verdict, Verdict::Reply(bytes::Bytes::from_static(b"3")));
-    assert_eq!(replica.apply(0, Vec::new(), Reuse::WithinEntry).unwrap().index, 3);
+    assert_eq!(replica.apply(0, Vec::new(), Reuse::Shared).unwrap().index, 3);
 }
 
 #[test]
@@ -46,14 +46,14 @@ fn an_instance_for_each_command_ends_where_one_for_all_does() {
         replica.apply(1000, commands, reuse).unwrap();
         replica.standing().unwrap()
     };
-    assert_eq!(standing(Reuse::WithinEntry), standing(Reuse::Never));
+    assert_eq!(standing(Reuse::Shared), standing(Reuse::Never));
 }
 
 #[test]
 fn a_restore_that_forgets_is_found() {
     let place = tempfile::tempdir().unwrap();
     let mut replica = Replica::open(place.path(), forgetful()).unwrap();
-    replica.apply(1000, vec![put("a", "1")], Reuse::WithinEntry).unwrap();
+    replica.apply(1000, vec![put("a", "1")], Reuse::Shared).unwrap();
     let error = replica.snapshot_restore().unwrap_err();
     assert!(matches!(error, ReplicaError::Restore(SnapshotError::Unfaithful(_))), "{error}");
     assert_eq!(replica.standing().unwrap().rows, 1, "the state in force is as it was");

@@ -15,7 +15,7 @@ lockstep_guest::state! {
     }
 }
 
-/// Calls of `Leaky` and `Silent` that this instance has served.
+/// Calls of `Leaky`, `Silent` and `Peek` that this instance has served.
 static SERVED: AtomicU64 = AtomicU64::new(0);
 
 fn served() -> u64 {
@@ -40,6 +40,10 @@ impl Statics for Numbers {
 
     fn refuse(&mut self, _: &Command, _: Request) -> lockstep_guest::Reply<Reply> {
         Err(Status::failed_precondition("held by ann").with_reason("HELD", "statics"))
+    }
+
+    fn peek(&self, _: &Query, _: Request) -> lockstep_guest::Reply<Reply> {
+        Ok(Reply { count: served() })
     }
 
     fn clock(&self, cx: &Query, _: Request) -> lockstep_guest::Reply<Reply> {

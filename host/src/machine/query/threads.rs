@@ -1,0 +1,228 @@
+//! The threads on which queries and steps of watches run, and the instance that each keeps between them. A few threads of their own, so
+//! that a flood of queries is refused here and does not starve apply; queries and steps take turns. Reads no state.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::QueryError;
+use crate::guest::{CALLER_STACK_BYTES, Component, HostFault, QueryInstance};
+use crate::machine::MachineError;
+
+/// A thread that had nothing to do for so long lets its instance go, and with it the component that it may be the last to hold.
+const KEPT_IDLE: Duration = Duration::from_secs(5);
+
+/// What a thread keeps from query to query. The memory of an instance is scratch by the contract, so who served before makes no difference
+/// to a guest that keeps to it; making a fresh one costs more than most queries.
+#[derive(Default)]
+pub(crate) struct Kept(Option<QueryInstance>);
+
+impl Kept {
+    /// Runs `call` in the kept instance or in a fresh one. What does not end with a reply in an instance that had served others runs once
+    /// more in a fresh one, unless `deadline` has passed: beside neighbours a failure may be theirs, alone it is its own. `None` when as many
+    /// instances as the pool has for queries are in use.
+    pub(crate) fn serve<T>(
+        &mut self,
+        component: &Component,
+        deadline: Option<Instant>,
+        mut call: impl FnMut(&mut QueryInstance) -> Result<T, HostFault>,
+    ) -> Result<Option<T>, HostFault> {
+        if let Some(mut instance) = self.0.take().filter(|instance| instance.is_of(component)) {
+            let answer = call(&mut instance)?;
+            let is_final = instance.usable() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            self.keep(instance);
+            if is_final {
+                return Ok(Some(answer));
+            }
+        }
+        let Some(mut instance) = QueryInstance::new(component)? else { return Ok(None) };
+        let answer = call(&mut instance)?;
+        self.keep(instance);
+        Ok(Some(answer))
+    }
+
+    fn keep(&mut self, mut instance: QueryInstance) {
+        self.0 = instance.is_fresh_enough().then_some(instance);
+    }
+}
+
+type Work = Box<dyn FnOnce(&mut Kept) + Send>;
+
+/// The threads that serve queries and steps of watches. Cheap to clone; they end when the last clone is dropped.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Ends>);
+
+/// What [`Pool`] and its threads share.
+struct Lanes {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+    queue_max: usize,
+}
+
+#[derive(Default)]
+struct Waiting {
+    queries: VecDeque<Work>,
+    steps: VecDeque<Work>,
+    /// The lane that was not served last goes first, so that neither starves the other.
+    steps_first: bool,
+    closed: bool,
+}
+
+impl Waiting {
+    fn next(&mut self) -> Option<Work> {
+        let (first, second) = match self.steps_first {
+            true => (&mut self.steps, &mut self.queries),
+            false => (&mut self.queries, &mut self.steps),
+        };
+        if let Some(work) = first.pop_front() {
+            self.steps_first = !self.steps_first;
+            return Some(work);
+        }
+        second.pop_front()
+    }
+}
+
+/// Tells the threads to end.
+struct Ends(Arc<Lanes>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.waiting.lock().closed = true;
+        self.0.more.notify_all();
+    }
+}
+
+/// Who waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    Queries,
+    Steps,
+}
+
+impl Pool {
+    /// Of each kind at most `queue_max` wait.
+    pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
+        let lanes = Arc::new(Lanes { waiting: Mutex::default(), more: Condvar::new(), queue_max });
+        // Dropped on an error, it ends those that have begun.
+        let pool = Pool(Arc::new(Ends(lanes.clone())));
+        for number in 0..threads.max(1) {
+            let lanes = lanes.clone();
+            std::thread::Builder::new()
+                .name(format!("query-{number}"))
+                .stack_size(CALLER_STACK_BYTES)
+                .spawn(move || serve(&lanes))
+                .map_err(|source| MachineError::Thread { name: "query", source })?;
+        }
+        Ok(pool)
+    }
+
+    /// Runs `work` on one of the threads, with what that thread keeps.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        work: impl FnOnce(&mut Kept) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let (done, answer) = oneshot::channel();
+        let work: Work = Box::new(move |kept| {
+            // Not begun for a client that has gone.
+            if !done.is_closed() {
+                let _gone = done.send(work(kept));
+            }
+        });
+        {
+            let lanes = &self.0.0;
+            let mut waiting = lanes.waiting.lock();
+            let queue = match lane {
+                Lane::Queries => &mut waiting.queries,
+                Lane::Steps => &mut waiting.steps,
+            };
+            if queue.len() >= lanes.queue_max {
+                return Err(QueryError::Busy);
+            }
+            queue.push_back(work);
+            lanes.more.notify_one();
+        }
+        answer.await.unwrap_or_else(|_| Err(QueryError::Fault("a query thread ended; its panic is in the log".into())))
+    }
+}
+
+fn serve(lanes: &Lanes) {
+    let mut kept = Kept::default();
+    while let Some(work) = lanes.wait(&mut kept) {
+        // A panic of ours in one query must not cost the node its query threads. What it left behind serves nobody.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut kept))).is_err() {
+            kept = Kept::default();
+            tracing::error!("a query panicked");
+        }
+    }
+}
+
+impl Lanes {
+    /// The next work; `None` when there will be no more. Lets go what is kept when none comes for a while.
+    fn wait(&self, kept: &mut Kept) -> Option<Work> {
+        let mut waiting = self.waiting.lock();
+        loop {
+            if let Some(work) = waiting.next() {
+                return Some(work);
+            }
+            if waiting.closed {
+                return None;
+            }
+            if kept.0.is_none() {
+                self.more.wait(&mut waiting);
+            } else if self.more.wait_for(&mut waiting, KEPT_IDLE).timed_out() {
+                // Not under the lock: it cleans the instance's memory.
+                parking_lot::MutexGuard::unlocked(&mut waiting, || *kept = Kept::default());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn queries_past_the_queue_are_refused() {
+        let pool = Pool::start(1, 1).expect("threads");
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (began, begun) = oneshot::channel();
+        let running = tokio::spawn({
+            let pool = pool.clone();
+            async move {
+                pool.run(Lane::Queries, move |_| {
+                    let _ = began.send(());
+                    let _ = held.recv();
+                    Ok(())
+                })
+                .await
+            }
+        });
+        begun.await.expect("the first began");
+        let mut queued = Box::pin(pool.run(Lane::Queries, |_| Ok(1)));
+        assert!(futures::poll!(&mut queued).is_pending());
+        assert_eq!(pool.run(Lane::Queries, |_| Ok(2)).await, Err(QueryError::Busy));
+        release.send(()).expect("the first waits");
+        assert_eq!(queued.await, Ok(1));
+        assert_eq!(running.await.expect("no panic"), Ok(()));
+    }
+
+    #[test]
+    fn queries_and_steps_take_turns() {
+        let order = Arc::new(Mutex::new(String::new()));
+        let note = |what: char| -> Work {
+            let order = order.clone();
+            Box::new(move |_| order.lock().push(what))
+        };
+        let mut waiting = Waiting::default();
+        waiting.steps.extend((0..4).map(|_| note('s')));
+        waiting.queries.extend((0..2).map(|_| note('q')));
+        while let Some(work) = waiting.next() {
+            work(&mut Kept::default());
+        }
+        assert_eq!(*order.lock(), "qsqsss");
+    }
+}
