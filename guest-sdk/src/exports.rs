@@ -9,7 +9,7 @@ use crate::bindings::lockstep::machine::types;
 use crate::context::{Cause, Command, Place, Query, Watch};
 use crate::dispatch::{self, Machine};
 use crate::snapshot::{self, Format};
-use crate::{Status, host};
+use crate::{Status, host, missing};
 
 /// What `export!` exports.
 #[derive(Debug)]
@@ -79,10 +79,11 @@ fn status(status: Status) -> types::Status {
     }
 }
 
-/// A panic becomes an `abort` with message and place, which otherwise would be a bare `unreachable`.
+/// A panic becomes an `abort` with message and place, which otherwise would be a bare `unreachable`, and with what a guest has in place
+/// of what there is none.
 fn report_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| host::abort(&panic.to_string())));
+        std::panic::set_hook(Box::new(|panic| host::abort(&missing::explained(panic.to_string()))));
     });
 }

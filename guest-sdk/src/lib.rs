@@ -56,6 +56,8 @@ pub mod limits;
 pub mod log;
 mod macros;
 mod map;
+#[cfg(any(test, target_arch = "wasm32"))]
+mod missing;
 mod random;
 mod rows;
 mod set;

@@ -107,12 +107,12 @@ macro_rules! descriptor_section {
 macro_rules! message_value {
     ($message:ty) => {
         impl $crate::Stored for $message {
-            fn decode_value(bytes: &[u8]) -> Result<Self, $crate::value::Malformed> {
+            fn decode_value(bytes: &[u8]) -> ::core::result::Result<Self, $crate::value::Malformed> {
                 $crate::value::decode_message(bytes)
             }
         }
         impl $crate::value::EncodeValue for $message {
-            fn encode_value(&self, out: &mut Vec<u8>) {
+            fn encode_value(&self, out: &mut ::std::vec::Vec<u8>) {
                 $crate::value::encode_message(self, out);
             }
         }

@@ -17,6 +17,7 @@ mod guests;
 mod held_fsync;
 mod hung_disk;
 mod identity;
+mod imports;
 mod joining;
 mod kill_rounds;
 mod leader_changes;

@@ -16,7 +16,8 @@ pub use misbehaving::misbehaving_wasm;
 pub use network::{Cut, Network, in_network};
 pub use place::nobody;
 pub use process::{
-    NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, medley_wasm, statics_wasm,
+    NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, medley_wasm, names_wasm,
+    statics_wasm,
 };
 
 use std::future::Future;

@@ -392,6 +392,11 @@ pub fn medley_wasm() -> PathBuf {
     built("medley.wasm")
 }
 
+/// The guest whose `.proto` has every hard name: `build/names.wasm`, as `cargo xtask test` leaves it.
+pub fn names_wasm() -> PathBuf {
+    built("names.wasm")
+}
+
 /// The guest that keeps state where none may be: `build/statics.wasm`, as `cargo xtask test` leaves it.
 pub fn statics_wasm() -> PathBuf {
     built("statics.wasm")

@@ -155,7 +155,7 @@ fn run(name: &str, words: &[&str]) -> Result<()> {
 /// What only tests run: the node with its failpoints, which can be made to crash between two steps, the guest whose answers
 /// tell their history, and the one that does what no guest may.
 fn test_programs() -> Result<()> {
-    guests::build(&["chain".into(), "medley".into(), "statics".into()])?;
+    guests::build(&["chain".into(), "medley".into(), "names".into(), "statics".into()])?;
     program("lockstep", &["--features", "lockstep/failpoints"])?;
     place("release/lockstep", "lockstep-failpoints")
 }

@@ -1,37 +1,80 @@
 //! Writes Rust: service traits, their dispatch tables, and the file that holds it all. Every path into
 //! the SDK is absolute, so that an author depends on `lockstep-guest` alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use heck::{ToSnakeCase, ToUpperCamelCase};
-use prost_build::{Config, Method, Module, Service, ServiceGenerator};
-use prost_reflect::{FileDescriptor, MessageDescriptor};
+use prost_build::{Config, Method, Service, ServiceGenerator};
+use prost_reflect::{FieldDescriptor, FileDescriptor, Kind as FieldKind, MessageDescriptor};
 
-use crate::Kind;
+use crate::clashes::Scopes;
+use crate::{Kind, names};
+
+/// Lints of an author's crate that generated code may not meet. Those that an author forbids are not for us to allow.
+const ALLOWED: &str = "warnings, missing_docs, unused_qualifications, unused_imports, deprecated, non_camel_case_types, non_snake_case, \
+                       missing_debug_implementations, missing_copy_implementations, unreachable_pub, rustdoc::all, clippy::all, \
+                       clippy::pedantic, clippy::nursery, clippy::restriction";
+/// Names that stay Rust's in an author's crate, whatever a `.proto` declares: types that code names every day, and modules that hide a type
+/// or a crate. What a `.proto` calls so is in `lockstep_proto`.
+const NOT_AT_ROOT: [&str; 28] = [
+    "Box",
+    "Option",
+    "Result",
+    "String",
+    "Vec",
+    "alloc",
+    "bool",
+    "char",
+    "core",
+    "f32",
+    "f64",
+    "i128",
+    "i16",
+    "i32",
+    "i64",
+    "i8",
+    "isize",
+    "lockstep_guest",
+    "lockstep_proto",
+    "lockstep_root",
+    "std",
+    "str",
+    "u128",
+    "u16",
+    "u32",
+    "u64",
+    "u8",
+    "usize",
+];
 
 /// prost as the guests need it: ordered maps, because a hash map's order differs between nodes.
-pub(crate) fn prost_config(kinds: BTreeMap<String, Kind>, files: &[FileDescriptor]) -> Config {
+pub(crate) fn prost_config(traits: Traits, files: &[FileDescriptor]) -> Config {
     let mut config = Config::new();
-    let with_maps = files.iter().flat_map(FileDescriptor::messages).flat_map(|message| with_maps(&message));
-    let with_maps: Vec<String> = with_maps.collect();
-    for message in &with_maps {
+    let messages = || files.iter().flat_map(FileDescriptor::messages);
+    let with_other_debug: Vec<String> = messages().flat_map(|message| with_other_debug(&message)).collect();
+    for message in &with_other_debug {
         config.type_attribute(message, "#[derive(Debug)]");
     }
+    for field in messages().flat_map(|message| endless_groups(&message)) {
+        config.boxed(field);
+    }
     config
-        // prost's own Debug of a map asks for a crate `prost` by that name, which an author does not have.
-        .skip_debug(&with_maps)
+        .skip_debug(&with_other_debug)
         .btree_map(["."])
         // A detail of a refusal travels under the name of its message.
         .enable_type_names()
         .prost_path("::lockstep_guest::prost")
         .prost_types_path("::lockstep_guest::prost_types")
-        .service_generator(Box::new(Traits { kinds }));
+        .service_generator(Box::new(traits));
     config
 }
 
-struct Traits {
-    kinds: BTreeMap<String, Kind>,
+/// Writes a trait for each service.
+pub(crate) struct Traits {
+    /// What each method is, by its full name.
+    pub(crate) kinds: BTreeMap<String, Kind>,
+    /// What each service and each method is called in Rust, by its full name.
+    pub(crate) names: BTreeMap<String, String>,
 }
 
 impl ServiceGenerator for Traits {
@@ -40,14 +83,15 @@ impl ServiceGenerator for Traits {
             "" => service.proto_name.clone(),
             package => format!("{package}.{}", service.proto_name),
         };
+        let rust = &self.names[&full_name];
         service.comments.append_with_indent(0, out);
-        line(out, &format!("pub trait {}: ::lockstep_guest::State {{", service.name));
+        line(out, &format!("pub trait {rust}: ::lockstep_guest::State {{"));
         let mut table = String::new();
         for method in &service.methods {
             let name = format!("{full_name}/{}", method.proto_name);
-            let kind = self.kinds[&name];
-            write_method(method, kind, out);
-            write_row(&service.name, &method.name, &name, kind, &mut table);
+            let (kind, called) = (self.kinds[&name], &self.names[&name]);
+            write_method(method, called, kind, out);
+            write_row(rust, called, &name, kind, &mut table);
         }
         line(out, "    #[doc(hidden)]");
         line(out, "    const LOCKSTEP_METHODS: &'static [::lockstep_guest::dispatch::Method<Self>] = &[");
@@ -57,7 +101,7 @@ impl ServiceGenerator for Traits {
     }
 }
 
-fn write_method(method: &Method, kind: Kind, out: &mut String) {
+fn write_method(method: &Method, called: &str, kind: Kind, out: &mut String) {
     method.comments.append_with_indent(1, out);
     let output = &method.output_type;
     let (receiver, context, reply) = match kind {
@@ -68,8 +112,8 @@ fn write_method(method: &Method, kind: Kind, out: &mut String) {
     line(
         out,
         &format!(
-            "    fn {}({receiver}, cx: &::lockstep_guest::{context}, request: {}) -> ::lockstep_guest::Reply<{reply}>;",
-            method.name, method.input_type,
+            "    fn {called}({receiver}, cx: &::lockstep_guest::{context}, request: {}) -> ::lockstep_guest::Reply<{reply}>;",
+            method.input_type,
         ),
     );
 }
@@ -103,55 +147,92 @@ fn write_message_value(message: &MessageDescriptor, path: &str, out: &mut String
     if message.is_map_entry() {
         return;
     }
-    let name = identifier(message.name().to_upper_camel_case());
+    let name = names::camel(message.name());
     line(out, &format!("::lockstep_guest::message_value!({path}{name});"));
-    let nested = format!("{path}{}::", identifier(message.name().to_snake_case()));
+    let nested = format!("{path}{}::", names::snake(message.name()));
     for child in message.child_messages() {
         write_message_value(&child, &nested, out);
     }
 }
 
-/// Names of the outermost messages with map fields: what is said of one holds for all within it.
-fn with_maps(message: &MessageDescriptor) -> Vec<String> {
-    match message.fields().any(|field| field.is_map()) {
+/// Names of the outermost messages whose `Debug` prost cannot write: what is said of one holds for all within it.
+fn with_other_debug(message: &MessageDescriptor) -> Vec<String> {
+    /// What prost declares in the middle of a `Debug`, where it hides an enum of that name.
+    const HIDING: [&str; 5] = ["Inner", "KeyWrapper", "MapWrapper", "ScalarWrapper", "ValueWrapper"];
+    let is_hidden = |field: &FieldDescriptor| match field.kind() {
+        FieldKind::Enum(declared) => HIDING.contains(&names::camel(declared.name()).as_str()),
+        _ => false,
+    };
+    // That of a map asks for a crate `prost` by that name, which an author does not have.
+    match message.fields().any(|field| field.is_map() || is_hidden(&field)) {
         true => vec![format!(".{}", message.full_name())],
-        false => message.child_messages().flat_map(|child| with_maps(&child)).collect(),
+        false => message.child_messages().flat_map(|child| with_other_debug(&child)).collect(),
     }
 }
 
-/// An identifier as prost writes it.
-fn identifier(name: String) -> String {
-    const KEYWORDS: [&str; 47] = [
-        "as", "break", "const", "continue", "else", "enum", "false", "fn", "for", "if", "impl", "in", "let", "loop",
-        "match", "mod", "move", "mut", "pub", "ref", "return", "static", "struct", "trait", "true", "type", "unsafe",
-        "use", "where", "while", "dyn", "abstract", "become", "box", "do", "final", "macro", "override", "priv",
-        "typeof", "unsized", "virtual", "yield", "async", "await", "try", "gen",
-    ];
-    match name.as_str() {
-        "super" | "self" | "Self" | "extern" | "crate" => format!("{name}_"),
-        keyword if KEYWORDS.contains(&keyword) => format!("r#{name}"),
-        _ => name,
+/// Paths of the fields that lead back to their message by way of a group, which prost does not look at.
+fn endless_groups(message: &MessageDescriptor) -> Vec<String> {
+    let mut paths = Vec::new();
+    for field in message.fields().filter(|field| !field.is_list() && !field.is_map()) {
+        if let FieldKind::Message(next) = field.kind()
+            && leads_to(&next, message, field.is_group(), &mut BTreeSet::new())
+        {
+            let oneof = field.containing_oneof().filter(|oneof| !oneof.is_synthetic());
+            let oneof = oneof.map(|oneof| format!("{}.", oneof.name())).unwrap_or_default();
+            paths.push(format!(".{}.{oneof}{}", message.full_name(), field.name()));
+        }
     }
+    paths.extend(message.child_messages().flat_map(|child| endless_groups(&child)));
+    paths
+}
+
+fn leads_to(
+    from: &MessageDescriptor,
+    to: &MessageDescriptor,
+    by_group: bool,
+    seen: &mut BTreeSet<(String, bool)>,
+) -> bool {
+    if from == to && by_group {
+        return true;
+    }
+    seen.insert((from.full_name().to_owned(), by_group))
+        && from.fields().filter(|field| !field.is_list() && !field.is_map()).any(|field| match field.kind() {
+            FieldKind::Message(next) => leads_to(&next, to, by_group || field.is_group(), seen),
+            _ => false,
+        })
+}
+
+/// Paths under `lockstep_proto` of what an author's crate has at its root: packages, and what the author's own files declare. A name that
+/// several have is none's.
+pub(crate) fn names_at_root(scopes: &Scopes, own: &BTreeSet<Vec<String>>) -> Vec<String> {
+    let root = Vec::new();
+    let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for module in own.iter().filter(|module| !module.is_empty()).chain([&root]) {
+        for name in scopes.names(module) {
+            let path: Vec<&str> = module.iter().map(String::as_str).chain([name]).collect();
+            found.entry(name).or_default().push(path.join("::"));
+        }
+    }
+    let kept = found.into_iter().filter(|(name, paths)| paths.len() == 1 && !NOT_AT_ROOT.contains(name));
+    kept.flat_map(|(_, paths)| paths).collect()
 }
 
 /// One file: a module tree by package, the author's own packages re-exported at the top, and the
 /// descriptor.
-pub(crate) fn assemble(modules: BTreeMap<Module, String>, own: &[Module], descriptor_len: usize) -> String {
+pub(crate) fn assemble(modules: BTreeMap<Vec<String>, String>, at_root: &[String], descriptor_len: usize) -> String {
     let mut tree = Tree::default();
-    for (module, source) in modules {
-        let parts: Vec<&str> = module.parts().collect();
-        tree.insert(&parts, source);
+    for (module, source) in &modules {
+        tree.insert(module, source);
     }
     let mut out = String::from("// Written by lockstep-guest-build. Do not edit.\n");
-    line(&mut out, "#[allow(missing_docs, unused_qualifications, unused_imports, clippy::all)]");
+    line(&mut out, &format!("#[allow({ALLOWED})]"));
     line(&mut out, "pub mod lockstep_proto {");
     tree.write(&mut out);
     line(&mut out, "}");
-    line(&mut out, "#[allow(unused_imports)]\npub use lockstep_proto::*;");
-    for module in own.iter().filter(|module| !module.is_empty()) {
-        let path: Vec<&str> = module.parts().collect();
-        line(&mut out, &format!("#[allow(unused_imports)]\npub use lockstep_proto::{}::*;", path.join("::")));
-    }
+    // In a module, so that what an author declares or imports takes precedence.
+    line(&mut out, "#[doc(hidden)]\n#[allow(unused_imports)]\npub mod lockstep_root {");
+    line(&mut out, &format!("pub use super::lockstep_proto::{{{}}};", at_root.join(", ")));
+    line(&mut out, "}\n#[allow(unused_imports)]\npub use lockstep_root::*;");
     line(
         &mut out,
         &format!(
@@ -169,13 +250,10 @@ struct Tree {
 }
 
 impl Tree {
-    fn insert(&mut self, path: &[&str], source: String) {
+    fn insert(&mut self, path: &[String], source: &str) {
         match path.split_first() {
-            None => self.source.push_str(&source),
-            Some((head, rest)) => {
-                let child = self.children.entry((*head).to_owned()).or_default();
-                child.insert(rest, source);
-            }
+            None => self.source.push_str(&without_doctests(source)),
+            Some((head, rest)) => self.children.entry(head.clone()).or_default().insert(rest, source),
         }
     }
 
@@ -187,6 +265,19 @@ impl Tree {
             line(out, "}");
         }
     }
+}
+
+/// A comment of a `.proto` is documentation, but nothing in it is an example to be compiled and run: rustdoc does not see it when it looks
+/// for tests.
+fn without_doctests(source: &str) -> String {
+    let mut out = String::new();
+    for text in source.lines() {
+        match text.trim_start().strip_prefix("///") {
+            Some(doc) => line(&mut out, &format!("#[cfg_attr(not(doctest), doc = {doc:?})]")),
+            None => line(&mut out, text),
+        }
+    }
+    out
 }
 
 fn line(out: &mut String, text: &str) {

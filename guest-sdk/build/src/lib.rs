@@ -6,22 +6,31 @@
 //! lockstep_guest_build::compile("proto/app.proto");
 //! ```
 //!
+//! The services of the files that are given are the guest's API. A file that is only imported brings messages; its services are somebody
+//! else's, and nobody here serves them.
+//!
+//! - `own` knows which files are the guest's own, and says so in the descriptor.
 //! - [`rules`] decides what each method is: command, query or watch. It refuses what cannot be served.
+//! - `clashes` refuses names that cannot stand beside each other in Rust, and chooses those of traits and their methods.
 //! - `report` says where in a `.proto` something is wrong.
+//! - `requests` makes of the files what prost can take; `names` knows what prost calls things.
 //! - `codegen` writes the service traits with their dispatch tables.
 //! - This file compiles, drives both, and writes `lockstep.rs` and `lockstep.bin` to `OUT_DIR`.
 //!
 //! It never decides at run time and knows nothing of the host.
 
+mod clashes;
 mod codegen;
+mod names;
+mod own;
 mod report;
+mod requests;
 pub mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-use prost_build::Module;
 use prost_reflect::{DescriptorPool, FileDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
@@ -58,6 +67,16 @@ pub enum Error {
         /// What is wrong and what to do instead.
         problem: String,
     },
+    /// A name that protobuf takes and Rust does not.
+    #[error("{}{subject}: {problem}", .place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default())]
+    Name {
+        /// Where it stands, if the descriptor says so.
+        place: Option<Place>,
+        /// What it names, `message package.Name`.
+        subject: String,
+        /// What is wrong and what to do instead.
+        problem: String,
+    },
     /// The messages cannot be written as Rust.
     #[error("generating Rust: {0}")]
     Generate(#[source] io::Error),
@@ -79,13 +98,16 @@ pub enum Error {
 pub struct Output {
     /// Rust source: messages, service traits, dispatch tables, descriptor section.
     pub rust: String,
-    /// Encoded `FileDescriptorSet` with imports and custom options; comments of the given files only.
+    /// Encoded `FileDescriptorSet` with imports, which are marked as such, and custom options; comments of the given files only.
     pub descriptor: Vec<u8>,
     /// Files on disk that were read.
     pub sources: Vec<PathBuf>,
 }
 
 /// Compiles one `.proto` whose imports lie in its own directory, for `include_proto!()`.
+///
+/// Its services are the guest's API. What its package declares stands at the root of the crate, and everything, what is imported too, in
+/// `lockstep_proto`, by package. A message that is called as a type which every Rust file names (`Result`, `Vec`) stands there alone.
 ///
 /// On an error it prints what is wrong and ends the build script.
 pub fn compile(proto: impl AsRef<Path>) {
@@ -100,7 +122,8 @@ pub fn compile(proto: impl AsRef<Path>) {
     }
 }
 
-/// Compiles several `.proto` files for one `include_proto!()`, looking for imports in `includes`.
+/// Compiles several `.proto` files for one `include_proto!()`, looking for imports in `includes`. The services of all the files that are
+/// given are the guest's.
 ///
 /// # Errors
 /// When a file does not compile, a method cannot be served, or `OUT_DIR` cannot be written.
@@ -124,14 +147,13 @@ pub fn compile_protos(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]
 /// Compiles without writing anything.
 ///
 /// # Errors
-/// When a file does not compile or a method cannot be served.
+/// When a file does not compile, a method cannot be served, or a name cannot stand in Rust.
 pub fn generate(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Output, Error> {
     let compiler = compile_sources(protos, includes)?;
     let pool = compiler.descriptor_pool();
-    let kinds = method_kinds(&pool, includes)?;
-    let own = own_files(&compiler);
+    let own = own::files(&compiler);
     let descriptor = encode_descriptor(&pool, &own);
-    let rust = generate_rust(&pool, &own, kinds, descriptor.len())?;
+    let rust = generate_rust(&pool, &own, descriptor.len()).map_err(|error| error.on_disk(includes))?;
     let sources = compiler.files().filter_map(|file| file.path().map(Path::to_owned)).collect();
     Ok(Output { rust, descriptor, sources })
 }
@@ -143,22 +165,19 @@ pub fn generate(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> R
 pub fn descriptor(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Vec<u8>, Error> {
     let compiler = compile_sources(protos, includes)?;
     let pool = compiler.descriptor_pool();
-    method_kinds(&pool, includes)?;
-    Ok(encode_descriptor(&pool, &own_files(&compiler)))
+    let own = own::files(&compiler);
+    rules::method_kinds(&pool, &own).map_err(|error| error.on_disk(includes))?;
+    Ok(encode_descriptor(&pool, &own))
 }
 
-fn method_kinds(pool: &DescriptorPool, includes: &[impl AsRef<Path>]) -> Result<BTreeMap<String, Kind>, Error> {
-    rules::method_kinds(pool).map_err(|error| match error {
-        Error::Method { place, method, problem } => {
-            Error::Method { place: place.map(|place| place.on_disk(includes)), method, problem }
+impl Error {
+    /// With its place as it lies on disk.
+    fn on_disk(mut self, includes: &[impl AsRef<Path>]) -> Error {
+        if let Error::Method { place, .. } | Error::Name { place, .. } = &mut self {
+            *place = place.take().map(|place| place.on_disk(includes));
         }
-        other => other,
-    })
-}
-
-/// Names of the files that were given, imports left out.
-fn own_files(compiler: &Compiler) -> Vec<String> {
-    compiler.files().filter(|file| !file.is_import()).map(|file| file.name().to_owned()).collect()
+        self
+    }
 }
 
 fn compile_sources(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<Compiler, Error> {
@@ -194,8 +213,13 @@ impl FileResolver for OptionsResolver {
 fn encode_descriptor(pool: &DescriptorPool, own: &[String]) -> Vec<u8> {
     let mut set = Vec::new();
     for file in pool.files() {
-        let bytes =
-            if own.iter().any(|name| name == file.name()) { file.encode_to_vec() } else { without_source_info(&file) };
+        let bytes = if own.iter().any(|name| name == file.name()) {
+            file.encode_to_vec()
+        } else {
+            let mut bytes = without_source_info(&file);
+            own::mark_import(&mut bytes);
+            bytes
+        };
         // Field 1, length-delimited.
         prost::encoding::encode_key(1, prost::encoding::WireType::LengthDelimited, &mut set);
         prost::encoding::encode_varint(bytes.len() as u64, &mut set);
@@ -213,39 +237,35 @@ fn without_source_info(file: &FileDescriptor) -> Vec<u8> {
     prost::Message::encode_to_vec(&message)
 }
 
-fn generate_rust(
-    pool: &DescriptorPool,
-    own: &[String],
-    kinds: BTreeMap<String, Kind>,
-    descriptor_len: usize,
-) -> Result<String, Error> {
-    let all: Vec<FileDescriptor> = pool.files().filter(|file| file.name() != OPTIONS_PROTO_NAME).collect();
-    // prost asks its own types, too, what they can be derived of.
-    let requests = all
-        .iter()
-        .map(|file| {
-            let module = Module::from_protobuf_package_name(file.package_name());
-            (module, file.file_descriptor_proto().clone())
-        })
+fn generate_rust(pool: &DescriptorPool, own: &[String], descriptor_len: usize) -> Result<String, Error> {
+    let kinds = rules::method_kinds(pool, own)?;
+    let files = requests::files(pool);
+    clashes::check_rest(pool)?;
+    let scopes = clashes::Scopes::of(&files, own)?;
+    let traits = codegen::Traits { kinds, names: scopes.rust.clone() };
+    let mut modules: BTreeMap<Vec<String>, String> = codegen::prost_config(traits, &files)
+        .generate(requests::all(pool, own))
+        .map_err(Error::Generate)?
+        .into_iter()
+        .map(|(module, source)| (module.parts().map(str::to_owned).collect(), source))
         .collect();
-    let files: Vec<FileDescriptor> = all.into_iter().filter(|file| file.package_name() != "google.protobuf").collect();
-    let mut modules = codegen::prost_config(kinds, &files).generate(requests).map_err(Error::Generate)?;
-    let mut own_modules: Vec<Module> = Vec::new();
     for file in &files {
-        let module = Module::from_protobuf_package_name(file.package_name());
-        let source = modules.entry(module.clone()).or_default();
+        let source = modules.entry(names::package(file.package_name())).or_default();
         source.push_str(&codegen::message_values(file));
-        if own.iter().any(|name| name == file.name()) && !own_modules.contains(&module) {
-            own_modules.push(module);
-        }
     }
-    Ok(codegen::assemble(modules.into_iter().collect(), &own_modules, descriptor_len))
+    let own_files = files.iter().filter(|file| own.iter().any(|name| name == file.name()));
+    let own_modules: BTreeSet<_> = own_files.map(|file| names::package(file.package_name())).collect();
+    let at_root = codegen::names_at_root(&scopes, &own_modules);
+    Ok(codegen::assemble(modules, &at_root, descriptor_len))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod refusals;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use miette::{Diagnostic, SourceCode};
+use prost_reflect::FileDescriptor;
 
 use crate::OPTIONS_PROTO_NAME;
 
@@ -53,6 +54,15 @@ impl Place {
     }
 }
 
+/// Where the declaration of this path stands, from the source info that only a build keeps.
+pub(crate) fn place(file: &FileDescriptor, path: &[i32]) -> Option<Place> {
+    let info = file.file_descriptor_proto().source_code_info.as_ref()?;
+    let location = info.location.iter().find(|location| location.path == path)?;
+    let from_one = |zero: &i32| usize::try_from(*zero).ok().map(|zero| zero + 1);
+    let (line, column) = (from_one(location.span.first()?)?, from_one(location.span.get(1)?)?);
+    Some(Place { file: file.name().to_owned(), line, column })
+}
+
 /// All that is wrong, one line each, then the hints.
 pub(crate) fn text(error: &protox::Error, includes: &[impl AsRef<Path>]) -> String {
     let source = error.source_code();
@@ -60,6 +70,11 @@ pub(crate) fn text(error: &protox::Error, includes: &[impl AsRef<Path>]) -> Stri
     let mut lines = vec![line(error, source, file.as_deref())];
     for related in error.related().into_iter().flatten() {
         lines.push(line(related, source, file.as_deref()));
+    }
+    if let Some((place, _)) =
+        lines[0].split_once(": expected 'enum'").filter(|(_, rest)| rest.ends_with("found 'edition'"))
+    {
+        lines = vec![format!("{place}: editions are not understood here")];
     }
     let mut hints: Vec<String> = error.help().map(|help| help.to_string()).into_iter().collect();
     hints.extend(hint(&lines.join("\n"), includes));
@@ -83,6 +98,13 @@ fn hint(text: &str, includes: &[impl AsRef<Path>]) -> Option<String> {
     let google = GOOGLE.iter().find(|(name, _)| text.contains(&format!("'google.protobuf.{name}'")));
     if let (Some((_, file)), true) = (google, text.contains("not defined")) {
         return Some(format!("add `import \"google/protobuf/{file}.proto\";` below the syntax line"));
+    }
+    if text.contains("editions are not understood") {
+        return Some(
+            "write `syntax = \"proto3\";` in place of the edition, `optional` before each singular field that tells unset from zero, and no \
+             `features`; what is sent stays the same, but for features that change the encoding"
+                .to_owned(),
+        );
     }
     if text.contains("'lockstep.") && text.contains("is not defined") {
         return Some(format!("add `import \"{OPTIONS_PROTO_NAME}\";` below the syntax line"));

@@ -7,7 +7,7 @@ use prost_reflect::{
     DescriptorPool, DynamicMessage, ExtensionDescriptor, Kind as FieldKind, MethodDescriptor, ReflectMessage, Value,
 };
 
-use crate::{Error, Place};
+use crate::{Error, report};
 
 /// How a method is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,18 +23,18 @@ pub enum Kind {
 /// Name of the method option.
 const OPTION: &str = "lockstep.method";
 
-/// Kind of every method in the pool, by its full name `package.Service/Method`.
+/// Kind of every method that the guest's `own` files declare, by its full name `package.Service/Method`.
 ///
 /// # Errors
 /// The first method that cannot be served.
-pub fn method_kinds(pool: &DescriptorPool) -> Result<BTreeMap<String, Kind>, Error> {
+pub fn method_kinds(pool: &DescriptorPool, own: &[String]) -> Result<BTreeMap<String, Kind>, Error> {
     let option = pool.get_extension_by_name(OPTION);
     let mut kinds = BTreeMap::new();
-    for service in pool.services() {
+    for service in pool.services().filter(|service| own.iter().any(|name| name == service.parent_file().name())) {
         for method in service.methods() {
             let name = format!("{}/{}", service.full_name(), method.name());
             let kind = method_kind(&method, option.as_ref()).map_err(|problem| Error::Method {
-                place: place(&method),
+                place: report::place(&method.parent_file(), method.path()),
                 method: name.clone(),
                 problem,
             })?;
@@ -42,16 +42,6 @@ pub fn method_kinds(pool: &DescriptorPool) -> Result<BTreeMap<String, Kind>, Err
         }
     }
     Ok(kinds)
-}
-
-/// Where a method stands, from the source info that only a build keeps.
-fn place(method: &MethodDescriptor) -> Option<Place> {
-    let file = method.parent_file();
-    let info = file.file_descriptor_proto().source_code_info.as_ref()?;
-    let location = info.location.iter().find(|location| location.path == method.path())?;
-    let from_one = |zero: &i32| usize::try_from(*zero).ok().map(|zero| zero + 1);
-    let (line, column) = (from_one(location.span.first()?)?, from_one(location.span.get(1)?)?);
-    Some(Place { file: file.name().to_owned(), line, column })
 }
 
 fn method_kind(method: &MethodDescriptor, option: Option<&ExtensionDescriptor>) -> Result<Kind, String> {

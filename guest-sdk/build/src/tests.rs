@@ -18,7 +18,7 @@ fn compile_text(header: &str, body: &str) -> Result<Output, Error> {
 fn kinds(body: &str) -> Result<BTreeMap<String, Kind>, Error> {
     let output = compile_text("package app.v1;", body)?;
     let pool = DescriptorPool::decode(output.descriptor.as_slice()).unwrap();
-    rules::method_kinds(&pool)
+    rules::method_kinds(&pool, &["app.proto".to_owned()])
 }
 
 fn refusal(body: &str) -> String {
@@ -86,16 +86,16 @@ fn trait_carries_receivers_comments_and_full_names() {
     // The code is formatted; compare without line breaks.
     let rust = output.rust.split_whitespace().collect::<Vec<_>>().join(" ");
     let has = |text: &str| assert!(rust.contains(text), "{text} not in\n{}", output.rust);
-    has("/// Counts things.");
+    has("#[cfg_attr(not(doctest), doc = \" Counts things.\")]");
     has("pub trait Counter: ::lockstep_guest::State {");
-    has("/// Adds one.");
+    has("#[cfg_attr(not(doctest), doc = \" Adds one.\")]");
     has("fn add( &mut self, cx: &::lockstep_guest::Command, request: Q, ) -> ::lockstep_guest::Reply<R>;");
     has(
         "fn flow( &self, cx: &::lockstep_guest::Watch, request: Q, ) -> ::lockstep_guest::Reply<::lockstep_guest::Step<R>>;",
     );
     has("Method::command( \"app.v1.Counter/Add\"");
     has("Method::watch( \"app.v1.Counter/Flow\"");
-    has("pub use lockstep_proto::app::v1::*;");
+    has("pub use super::lockstep_proto::{app::v1::Counter, app::v1::Q, app::v1::R, app};");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn descriptor_keeps_options_and_only_the_authors_comments() {
     )
     .unwrap();
     let pool = DescriptorPool::decode(output.descriptor.as_slice()).unwrap();
-    assert_eq!(rules::method_kinds(&pool).unwrap()["S/Ask"], Kind::Query);
+    assert_eq!(rules::method_kinds(&pool, &["app.proto".to_owned()]).unwrap()["S/Ask"], Kind::Query);
     for file in pool.files() {
         let has_comments =
             file.file_descriptor_proto().source_code_info.as_ref().is_some_and(|info| !info.location.is_empty());
@@ -167,4 +167,40 @@ fn options_that_are_not_imported_are_said_to_be_missing() {
     assert!(told.contains("hint: add `import \"lockstep/options.proto\";`"), "{told}");
     let missing = generate(&["proto/none.proto"], &["proto"]).unwrap_err().to_string();
     assert!(missing.starts_with("there is no file /") && missing.ends_with("/proto/none.proto"), "{missing}");
+}
+
+#[test]
+fn only_what_is_given_has_services_and_the_rest_is_marked_as_imported() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, format!("syntax = \"proto3\";\n{text}")).unwrap();
+        path
+    };
+    let blob = "package blob; message Blob {} service Blobs { rpc Up(stream Blob) returns (Blob); }";
+    let blob = write("blob.proto", blob);
+    let app = "package app; import \"blob.proto\"; service Shop { rpc Put(blob.Blob) returns (blob.Blob); }";
+    let app = write("app.proto", app);
+    let output = generate(&[&app], &[directory.path()]).unwrap();
+    assert!(output.rust.contains("trait Shop") && output.rust.contains("struct Blob"), "{}", output.rust);
+    assert!(!output.rust.contains("Blobs"), "{}", output.rust);
+    // Field 8042 with field 1 in it: true.
+    let mark = [0xd2, 0xf6, 0x03, 2, 8, 1];
+    let marks = |set: &[u8]| set.windows(mark.len()).filter(|window| *window == mark).count();
+    assert_eq!(marks(&output.descriptor), 1);
+    assert_eq!(descriptor(&[&app], &[directory.path()]).unwrap(), output.descriptor);
+    // Who names the file has it as its own.
+    let refused = generate(&[&app, &blob], &[directory.path()]).unwrap_err().to_string();
+    assert!(refused.contains("blob.Blobs/Up: client streaming"), "{refused}");
+}
+
+/// prost has functions of its own for that, which it keeps to itself but for one.
+#[test]
+fn names_are_those_that_prost_writes() {
+    for name in
+        ["Foo", "fooBar", "FOO_BAR", "XMLHttp2Request", "type", "Self", "super", "_1", "a__b", "gen", "Try", "x_"]
+    {
+        let prosts = prost_build::Module::from_protobuf_package_name(name);
+        assert_eq!(prosts.parts().collect::<Vec<_>>(), [names::snake(name)], "{name}");
+    }
 }

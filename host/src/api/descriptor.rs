@@ -34,15 +34,29 @@ const SHOWN_CHARS_MAX: usize = 64;
 const REASON_CHARS_MAX: usize = 256;
 /// `FileDescriptorSet.file`.
 const FILE_FIELD: u32 = 1;
+/// Field of a file that says more about it, as the images of Buf have it: `own.rs` of the SDK's build writes it.
+const MORE_FIELD: u32 = 8042;
+/// In there: whether the file is only imported.
+const IS_IMPORT_FIELD: u32 = 1;
 
-/// The set with each file once: what several crates leave in one section is their sets, one after the other, and they share imports.
-pub(super) fn read(encoded: &[u8]) -> Result<Bytes, RouteError> {
+/// What a section holds.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// The set with each file once.
+    pub(super) encoded: Bytes,
+    /// Names of the files that are only imported: their services are not the guest's.
+    pub(super) imported: HashSet<String>,
+}
+
+/// Reads what several crates leave in one section: their sets, one after the other, and they share imports. A set of a build that marks
+/// no imports has none, so all of its services are the guest's.
+pub(super) fn read(encoded: &[u8]) -> Result<Files, RouteError> {
     if encoded.len() > DESCRIPTOR_BYTES_MAX {
         return Err(too_large("bytes", DESCRIPTOR_BYTES_MAX));
     }
     let mut merged = Vec::with_capacity(encoded.len());
     let mut seen: HashMap<String, FileDescriptorProto> = HashMap::new();
-    let (mut count, mut known) = (Count::default(), HashSet::new());
+    let (mut count, mut known, mut own) = (Count::default(), HashSet::new(), HashSet::new());
     for raw in split_files(encoded).map_err(undecodable)? {
         // What crates share stands there once for each.
         if !known.insert(raw) {
@@ -53,6 +67,10 @@ pub(super) fn read(encoded: &[u8]) -> Result<Bytes, RouteError> {
         count.check()?;
         let mut file = FileDescriptorProto::decode(raw).map_err(undecodable)?;
         check_names(&file)?;
+        // One crate's import may be another's own.
+        if !is_import(raw).map_err(undecodable)? {
+            own.insert(file.name().to_owned());
+        }
         // Comments are kept or left out by the build; they make no other file.
         file.source_code_info = None;
         match seen.get(file.name()) {
@@ -69,7 +87,23 @@ pub(super) fn read(encoded: &[u8]) -> Result<Bytes, RouteError> {
             }
         }
     }
-    Ok(merged.into())
+    let imported = seen.into_keys().filter(|name| !own.contains(name)).collect();
+    Ok(Files { encoded: merged.into(), imported })
+}
+
+fn is_import(mut file: &[u8]) -> Result<bool, DecodeError> {
+    let mut is_import = false;
+    while !file.is_empty() {
+        let (tag, _, mut more) = next_field(&mut file)?;
+        while tag == MORE_FIELD && !more.is_empty() {
+            let (tag, wire_type) = encoding::decode_key(&mut more)?;
+            match (tag, wire_type) {
+                (IS_IMPORT_FIELD, WireType::Varint) => is_import = encoding::decode_varint(&mut more)? != 0,
+                _ => encoding::skip_field(wire_type, tag, &mut more, DecodeContext::default())?,
+            }
+        }
+    }
+    Ok(is_import)
 }
 
 fn undecodable(error: DecodeError) -> RouteError {

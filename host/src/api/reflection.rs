@@ -1,7 +1,11 @@
 //! Server reflection, v1 and v1alpha: the host's own services and the guest's, with the guest's bytes as they are, so that custom
 //! options survive. Built anew when the component becomes known, because the service cannot change once built.
 
+use std::sync::LazyLock;
+
 use axum::Router;
+use prost::Message;
+use prost_types::FileDescriptorSet;
 use tonic_reflection::server::{Builder, Error};
 
 use super::mount;
@@ -13,6 +17,14 @@ const HOST_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/host_d
 /// Services that clients of this port may call, apart from the guest's.
 const HOST_SERVICES: [&str; 4] = ["RaftManager", "RaftAdmin", "lockstep.v1.Admin", "grpc.health.v1.Health"];
 
+/// Where the host's own files are said to lie: of two files of one name reflection tells the first only, and a guest may call its file as
+/// it likes.
+const HOST_FOLDER: &str = "lockstep.host/";
+
+static HOST_FILES: LazyLock<Vec<u8>> = LazyLock::new(|| in_host_folder(HOST_DESCRIPTORS).encode_to_vec());
+static HEALTH_FILES: LazyLock<Vec<u8>> =
+    LazyLock::new(|| in_host_folder(tonic_health::pb::FILE_DESCRIPTOR_SET).encode_to_vec());
+
 /// Adds both versions to `router`.
 pub(super) fn add(router: Router, guest: Option<&Routes>) -> Result<Router, Error> {
     let v1 = builder(guest).with_service_name("grpc.reflection.v1.ServerReflection").build_v1()?;
@@ -22,8 +34,8 @@ pub(super) fn add(router: Router, guest: Option<&Routes>) -> Result<Router, Erro
 
 fn builder(guest: Option<&Routes>) -> Builder<'_> {
     let builder = Builder::configure()
-        .register_encoded_file_descriptor_set(HOST_DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        .register_encoded_file_descriptor_set(&HOST_FILES)
+        .register_encoded_file_descriptor_set(&HEALTH_FILES);
     // The guest's last: of two symbols of one name, the one it means is the one it gets.
     let builder = match guest {
         Some(routes) => builder.register_encoded_file_descriptor_set(routes.encoded()),
@@ -34,10 +46,33 @@ fn builder(guest: Option<&Routes>) -> Builder<'_> {
     names.fold(builder, |builder, name| builder.with_service_name(name))
 }
 
+fn in_host_folder(encoded: &[u8]) -> FileDescriptorSet {
+    let mut set = FileDescriptorSet::decode(encoded).expect("the build encoded it");
+    let move_file = |name: &mut String| {
+        // What comes with protobuf is everybody's.
+        if !name.starts_with("google/protobuf/") {
+            name.insert_str(0, HOST_FOLDER);
+        }
+    };
+    for file in &mut set.file {
+        file.name.iter_mut().chain(&mut file.dependency).for_each(move_file);
+    }
+    set
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_file_of_the_host_has_a_name_that_a_guests_may_have() {
+        for set in [in_host_folder(HOST_DESCRIPTORS), in_host_folder(tonic_health::pb::FILE_DESCRIPTOR_SET)] {
+            prost_reflect::DescriptorPool::from_file_descriptor_set(set.clone()).unwrap();
+            let is_apart = |name: &str| name.starts_with(HOST_FOLDER) || name.starts_with("google/protobuf/");
+            assert!(!set.file.is_empty() && set.file.iter().all(|file| is_apart(file.name())), "{set:?}");
+        }
+    }
 
     #[test]
     fn it_is_built_with_and_without_a_guest() {

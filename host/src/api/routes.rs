@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, ServiceDescriptor, Value};
 
 use super::descriptor::{self, NAME_BYTES_MAX};
 use super::wire::find_bool;
@@ -109,10 +109,15 @@ pub enum RouteError {
     Name { what: &'static str, name: String, bytes: usize },
     #[error("the component's protobuf descriptor does not decode: {0}")]
     Undecodable(String),
-    #[error("the component's protobuf descriptor names no service, so there is nothing to serve")]
-    NoServices,
+    #[error("the component's protobuf descriptor names no service, so there is nothing to serve{}", .imported.as_deref().map(only_imported).unwrap_or_default())]
+    NoServices { imported: Option<String> },
     #[error("service {service} would shadow the host's own; rename it or move it to another package")]
     Shadows { service: String },
+    #[error(
+        "{error}; if {file} is a file that the guest only imports, build the guest with a newer SDK, or pack it with a newer `lockstep guest \
+         pack`: the services of such a file are left out"
+    )]
+    Unmarked { error: Box<RouteError>, file: String },
     #[error("method {method}: client streaming is not supported; one request is one command, query or watch")]
     ClientStreaming { method: String },
     #[error("method {method} is a streaming {kind}; only a WATCH may stream replies, and a WATCH must")]
@@ -125,35 +130,52 @@ pub enum RouteError {
     NoWatcher { method: String },
 }
 
+fn only_imported(services: &str) -> String {
+    format!(
+        ": {services} stand in files that are only imported. Name their .proto, too: to `compile_protos` in build.rs, or with another --proto"
+    )
+}
+
 /// The services of one component.
 #[derive(Debug)]
 pub struct Routes {
     encoded: Bytes,
     methods: HashMap<Arc<str>, Arc<Method>>,
     services: Vec<String>,
+    imported: Vec<String>,
 }
 
 impl Routes {
     /// Reads the component's descriptor set and refuses what cannot be served.
     pub fn new(descriptor: Option<&[u8]>, has_watcher: bool) -> Result<Routes, RouteError> {
-        let encoded = descriptor::read(descriptor.ok_or(RouteError::NoDescriptor)?)?;
+        let files = descriptor::read(descriptor.ok_or(RouteError::NoDescriptor)?)?;
+        let encoded = files.encoded;
         let pool = DescriptorPool::decode(encoded.clone()).map_err(|error| descriptor::refused(&error.to_string()))?;
         let mut methods = HashMap::new();
-        let mut services = BTreeSet::new();
+        let (mut services, mut imported) = (BTreeSet::new(), BTreeSet::new());
         for service in pool.services() {
-            if is_reserved(service.full_name()) {
-                return Err(RouteError::Shadows { service: service.full_name().into() });
+            let (name, file) = (service.full_name(), service.parent_file());
+            if files.imported.contains(file.name()) {
+                imported.insert(name.to_owned());
+                continue;
             }
-            services.insert(service.full_name().to_owned());
-            for descriptor in service.methods() {
-                let method = admit(&pool, &descriptor, has_watcher)?;
-                methods.insert(method.name.clone(), Arc::new(method));
+            services.insert(name.to_owned());
+            match admit_service(&pool, &service, has_watcher) {
+                Ok(admitted) => {
+                    methods.extend(admitted.into_iter().map(|method| (method.name.clone(), Arc::new(method))))
+                }
+                Err(error) if files.imported.is_empty() && is_dependency(&pool, file.name()) => {
+                    return Err(RouteError::Unmarked { error: error.into(), file: file.name().into() });
+                }
+                Err(error) => return Err(error),
             }
         }
+        let imported: Vec<String> = imported.into_iter().collect();
         if services.is_empty() {
-            return Err(RouteError::NoServices);
+            let imported = (!imported.is_empty()).then(|| imported.join(", "));
+            return Err(RouteError::NoServices { imported });
         }
-        Ok(Routes { encoded, methods, services: services.into_iter().collect() })
+        Ok(Routes { encoded, methods, services: services.into_iter().collect(), imported })
     }
 
     /// The method of `package.Service/Method`.
@@ -173,6 +195,11 @@ impl Routes {
         &self.services
     }
 
+    /// Full names of services that stand in files which the guest only imports, sorted. They are described, and nobody serves them.
+    pub fn imported(&self) -> &[String] {
+        &self.imported
+    }
+
     /// The descriptor set as the component carries it, custom options included.
     pub fn encoded(&self) -> &[u8] {
         &self.encoded
@@ -187,7 +214,11 @@ impl Routes {
             known.sort_unstable();
             return format!("service {service} has no such method; it has {}", known.join(", "));
         }
-        format!("no service {service:?} here; this node serves {}", self.services.join(", "))
+        let serves = self.services.join(", ");
+        if self.imported.iter().any(|known| known == service) {
+            return format!("service {service} is of a file that the guest only imports; this node serves {serves}");
+        }
+        format!("no service {service:?} here; this node serves {serves}")
     }
 }
 
@@ -201,6 +232,22 @@ pub(crate) fn is_reserved(service: &str) -> bool {
     const NAMES: [&str; 2] = ["RaftManager", "RaftAdmin"];
     const PACKAGES: [&str; 3] = ["grpc.health.", "grpc.reflection.", "lockstep."];
     NAMES.contains(&service) || PACKAGES.iter().any(|package| service.starts_with(package))
+}
+
+/// Whether another file imports this one.
+fn is_dependency(pool: &DescriptorPool, file: &str) -> bool {
+    pool.files().any(|other| other.dependencies().any(|imported| imported.name() == file))
+}
+
+fn admit_service(
+    pool: &DescriptorPool,
+    service: &ServiceDescriptor,
+    has_watcher: bool,
+) -> Result<Vec<Method>, RouteError> {
+    if is_reserved(service.full_name()) {
+        return Err(RouteError::Shadows { service: service.full_name().into() });
+    }
+    service.methods().map(|descriptor| admit(pool, &descriptor, has_watcher)).collect()
 }
 
 fn admit(pool: &DescriptorPool, descriptor: &MethodDescriptor, has_watcher: bool) -> Result<Method, RouteError> {

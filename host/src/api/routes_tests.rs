@@ -116,6 +116,67 @@ fn descriptors_of_several_crates_may_follow_each_other() {
     assert!(matches!(Routes::new(Some(&set), true), Err(RouteError::Undecodable(_))));
 }
 
+/// As the SDK's build marks it.
+fn compile_with_import(imported: &str, protos: &[&str]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), format!("syntax = \"proto3\";\n{text}")).unwrap()
+    };
+    write("app.proto", "package app; import \"lib.proto\"; service S { rpc A(lib.M) returns (lib.M); }");
+    write("lib.proto", &format!("package lib; message M {{}} {imported}"));
+    let protos: Vec<_> = protos.iter().map(|name| dir.path().join(name)).collect();
+    lockstep_guest_build::descriptor(&protos, &[dir.path()]).unwrap()
+}
+
+#[test]
+fn services_of_imports_are_described_and_not_served() {
+    let never = "service Up { rpc A(stream M) returns (M); } service Down { rpc A(M) returns (stream M); }";
+    let set = compile_with_import(never, &["app.proto"]);
+    let routes = Routes::new(Some(&set), false).unwrap();
+    assert_eq!(
+        (routes.services(), routes.imported()),
+        (&["app.S".to_owned()][..], &["lib.Down".into(), "lib.Up".into()][..])
+    );
+    assert!(routes.method("lib.Up/A").is_none() && routes.method("app.S/A").is_some());
+    let unknown = routes.explain_unknown("lib.Up/A");
+    assert_eq!(unknown, "service lib.Up is of a file that the guest only imports; this node serves app.S");
+    let pool = DescriptorPool::decode(routes.encoded()).unwrap();
+    assert!(pool.get_service_by_name("lib.Up").is_some());
+    // Who names the file has it as its own; and so has a crate beside it, which shares the section.
+    let quiet = "service Q { rpc A(M) returns (M); }";
+    let both = compile_with_import(quiet, &["app.proto", "lib.proto"]);
+    assert_eq!(Routes::new(Some(&both), false).unwrap().services(), ["app.S", "lib.Q"]);
+    let (one, other) = (compile_with_import(quiet, &["app.proto"]), compile_with_import(quiet, &["lib.proto"]));
+    let beside = [one, other].concat();
+    assert_eq!(Routes::new(Some(&beside), false).unwrap().services(), ["app.S", "lib.Q"]);
+}
+
+#[test]
+fn a_set_without_marks_has_no_imports() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("lib.proto"), "message M {} service Up { rpc A(stream M) returns (M); }").unwrap();
+    std::fs::write(dir.path().join("app.proto"), "import \"lib.proto\"; service S { rpc A(M) returns (M); }").unwrap();
+    let mut compiler = protox::Compiler::new([dir.path()]).unwrap();
+    compiler.include_imports(true).open_file("app.proto").unwrap();
+    let error = Routes::new(Some(&compiler.encode_file_descriptor_set()), false).unwrap_err().to_string();
+    assert!(
+        error.starts_with("method Up/A: client streaming") && error.contains("if lib.proto is a file that"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_guest_whose_services_are_all_imported_is_told_to_name_their_file() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("lib.proto"), "package lib; message M {} service Q { rpc A(M) returns (M); }")
+        .unwrap();
+    std::fs::write(dir.path().join("app.proto"), "import \"lib.proto\";").unwrap();
+    let set = lockstep_guest_build::descriptor(&[dir.path().join("app.proto")], &[dir.path()]).unwrap();
+    let error = Routes::new(Some(&set), false).unwrap_err().to_string();
+    assert!(error.contains("nothing to serve: lib.Q stand in files that are only imported"), "{error}");
+    assert!(error.contains("compile_protos") && error.contains("--proto"), "{error}");
+}
+
 /// What the descriptor says comes back in the words of its decoder: to terminals and logs.
 #[test]
 fn a_reason_shows_nothing_that_a_terminal_obeys() {

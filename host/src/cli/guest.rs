@@ -94,6 +94,14 @@ fn admit_file_under(limits: &Limits, path: &Path) -> anyhow::Result<Admitted> {
     admit_under(limits, &read(path)?).with_context(|| format!("a node would refuse {}", path.display()))
 }
 
+/// What is said of services in files that the guest only imports; nothing when there are none.
+fn imported(title: &str, routes: &Routes) -> String {
+    match routes.imported() {
+        [] => String::new(),
+        names => format!("{title}{}, which it does not serve", names.join(", ")),
+    }
+}
+
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -30,7 +30,7 @@ impl Anatomy {
         let (found, encoded, refused) = match Component::encode(bytes) {
             Ok(encoded) => {
                 let found = inspect(&encoded)?;
-                let refused = found.check().err();
+                let refused = found.check(&encoded).err();
                 (found, Some(encoded), refused)
             }
             Err(error) => (inspect(bytes)?, None, Some(error)),

@@ -9,6 +9,7 @@ use wasmparser::{Parser, Payload};
 use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wit_component::ComponentEncoder;
 
+use super::advice;
 use super::apart;
 use super::code::{self, Shelf};
 use super::engine::Engine;
@@ -22,10 +23,6 @@ pub(super) const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
 const NESTING_MAX: u32 = 64;
 /// Prefix of the custom sections in which compilers leave the component type.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
-/// What advice is given for imports that have no better one.
-const ADVICE: &str = "a guest may import only the interfaces of lockstep:machine: no WASI, no clock, no randomness, no files; find the dependency that \
-     needs it, or turn that feature of it off";
-
 /// Why bytes were not admitted as a guest.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -40,7 +37,7 @@ pub enum LoadError {
         "a plain module without a component type: build it against {PACKAGE}@{VERSION} with the guest SDK, or add the type with `wasm-tools component embed`"
     )]
     NoComponentType,
-    #[error("imports that no guest may have: {}; {advice}", .names.join(", "))]
+    #[error("imports that no guest may have: {}; {advice}", advice::shown(.names))]
     ForbiddenImport { names: Vec<String>, advice: String },
     #[error(
         "{name} has version {found}, which is none that was released (a guest names three numbers, as in {VERSION}): rebuild the guest with a \
@@ -129,7 +126,7 @@ impl Component {
             return Ok(Bytes::copy_from_slice(bytes));
         }
         let found = inspect(bytes)?;
-        found.check_imports()?;
+        found.check_imports(bytes)?;
         if !found.has_component_type {
             return Err(LoadError::NoComponentType);
         }
@@ -139,8 +136,9 @@ impl Component {
 
     /// Refuses what can be refused without compiling anything: a file that is no guest.
     pub fn check(bytes: &[u8]) -> Result<Checked, LoadError> {
-        let found = inspect(&Self::encode(bytes)?)?;
-        found.check()?;
+        let encoded = Self::encode(bytes)?;
+        let found = inspect(&encoded)?;
+        found.check(&encoded)?;
         let has_watcher = found.export("watcher").is_some();
         Ok(Checked { descriptor: found.descriptor, has_watcher })
     }
@@ -167,7 +165,7 @@ impl Component {
             return Err(LoadError::TooLarge { bytes: encoded.len() });
         }
         let found = inspect(encoded)?;
-        found.check()?;
+        found.check(encoded)?;
         let hash = *blake3::hash(encoded).as_bytes();
         let component = compiled(&hash)?;
         let exports = Exports::find(&component, &found)?;
@@ -261,13 +259,13 @@ pub(super) struct Found {
 
 impl Found {
     /// What is refused without compiling anything.
-    pub(super) fn check(&self) -> Result<(), LoadError> {
-        self.check_imports()?;
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), LoadError> {
+        self.check_imports(bytes)?;
         self.require("machine").map(drop)
     }
 
     /// Refuses every import outside the contract, all of them at once.
-    fn check_imports(&self) -> Result<(), LoadError> {
+    fn check_imports(&self, bytes: &[u8]) -> Result<(), LoadError> {
         let mut names = Vec::new();
         for name in &self.imports {
             match interface(name) {
@@ -279,7 +277,7 @@ impl Found {
         if names.is_empty() {
             return Ok(());
         }
-        let advice = advice(&names).to_owned();
+        let advice = advice::advice(&names, bytes);
         Err(LoadError::ForbiddenImport { names, advice })
     }
 
@@ -328,21 +326,6 @@ fn check_version(name: &str, version: &str) -> Result<(), LoadError> {
         return Ok(());
     }
     Err(LoadError::WrongVersion { name, found, wanted: VERSION.to_owned() })
-}
-
-fn advice(names: &[String]) -> &'static str {
-    let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
-    if any("__wbindgen") {
-        "a dependency was built for browsers, often getrandom with its feature `js` or `wasm_js`. A guest takes random numbers from \
-         `cx.random()`, the same on every node: drop the dependency that asks for others, or turn that feature off and, if getrandom then does \
-         not compile, register a custom backend for it that always fails"
-    } else if any("wasi_snapshot_preview1") || any("wasi:") {
-        "there is no WASI here: build for wasm32-unknown-unknown (Rust), or with WASI stubbed out (Python, JavaScript)"
-    } else if any("env") {
-        "symbols were left undefined at link time: link the library that defines them, or drop the dependency that needs them"
-    } else {
-        ADVICE
-    }
 }
 
 /// Reads names and sections without compiling anything. Imports of a module are named by its module

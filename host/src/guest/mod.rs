@@ -1,7 +1,7 @@
 //! The sandbox: loads a component, runs its exports. Knows no Raft, no gRPC, no RocksDB; what a guest stores goes through [`Store`].
 //!
 //! - [`Engine`]: wasmtime under one set of [`Limits`], every setting with its reason (`engine`, `limits`).
-//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`); its code may be kept on a [`Shelf`] (`code`). Encoding
+//! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`), or told what to write instead (`advice`); its code may be kept on a [`Shelf`] (`code`). Encoding
 //!   and compiling are done in a process of its own ([`apart`]).
 //! - What of this build may move where a recursion ends, for nodes to compare (`build`).
 //! - [`Anatomy`], [`with_descriptor`]: the tools' ways to look at one and to complete one (`anatomy`, `pack`).
@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+mod advice;
 mod anatomy;
 pub mod apart;
 mod build;

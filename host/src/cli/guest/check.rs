@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Admitted, admit, on_guest_stack, read};
+use super::{Admitted, admit, imported, on_guest_stack, read};
 use crate::cli::report::print_line;
 use crate::types::hex;
 
@@ -25,7 +25,7 @@ pub(crate) struct CheckArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// One JSON object, for programs: {"file", "ok", "component", "services"} or {"file", "ok", "problem"}
+    /// One JSON object, for programs: {"file", "ok", "component", "services", "imported"} or {"file", "ok", "problem"}
     #[arg(long = "json")]
     json: bool,
 }
@@ -39,12 +39,15 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         Ok(Admitted { component, routes }) => {
             let (hash, services) = (hex(&component.hash()), routes.services());
             if args.json {
-                return print_line(json!({ "file": file, "ok": true, "component": hash, "services": services }));
+                return print_line(json!({
+                    "file": file, "ok": true, "component": hash, "services": services, "imported": routes.imported(),
+                }));
             }
             print_line(format!(
-                "{file} is a guest that nodes take\n  component  {hash}\n  serves     {} ({} methods)",
+                "{file} is a guest that nodes take\n  component  {hash}\n  serves     {} ({} methods){}",
                 services.join(", "),
                 routes.methods().len(),
+                imported("\n  imports    ", &routes),
             ))
         }
         Err(error) => {

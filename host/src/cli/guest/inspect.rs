@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use serde_json::{Value, json};
 
-use super::read;
+use super::{imported, read};
 use crate::api::routes::{RouteError, Routes};
 use crate::cli::call::shapes;
 use crate::cli::report::{Failure, print_line};
@@ -85,7 +85,7 @@ fn print_methods(routes: &Routes) -> anyhow::Result<()> {
     let methods = routes.methods();
     // A name may be longer than that; its line is then, too.
     let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0).min(COLUMN_CHARS_MAX);
-    print_line(format!("services   {}", routes.services().join(", ")))?;
+    print_line(format!("services   {}{}", routes.services().join(", "), imported("\nimported   ", routes)))?;
     for method in methods {
         let shape = descriptors.get(&*method.name).map(shapes).unwrap_or_default();
         print_line(format!("  {:<width$}  {:<23}  {shape}", method.name, method.nature()))?;
@@ -106,6 +106,7 @@ fn as_json(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Routes, RouteEr
         "imports": anatomy.imports,
         "exports": anatomy.exports,
         "services": routes.as_ref().map(|routes| routes.services().to_vec()).unwrap_or_default(),
+        "imported_services": routes.as_ref().map(|routes| routes.imported().to_vec()).unwrap_or_default(),
         "methods": routes.as_ref().map(methods).unwrap_or_default(),
         "problem": anatomy.refused.as_ref().map(ToString::to_string).or(routes.as_ref().err().map(ToString::to_string)),
     })

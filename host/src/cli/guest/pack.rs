@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Admitted, admit, on_guest_stack, read};
+use super::{Admitted, admit, imported, on_guest_stack, read};
 use crate::cli::report::print_line;
 use crate::guest::{Component, with_descriptor};
 use crate::types::hex;
@@ -27,7 +27,7 @@ pub(crate) struct PackArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// The .proto of the guest's services; may be given several times
+    /// The .proto of the guest's services; may be given several times. Services of a file that is only imported are not the guest's
     #[arg(long = "proto", value_name = "FILE", required = true)]
     protos: Vec<PathBuf>,
 
@@ -52,10 +52,11 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<()> {
     std::fs::write(&temporary, &packed).with_context(|| format!("cannot write {}", temporary.display()))?;
     std::fs::rename(&temporary, &out).with_context(|| format!("cannot write {}", out.display()))?;
     print_line(format!(
-        "{} serves {} ({} methods)\n  component  {}",
+        "{} serves {} ({} methods){}\n  component  {}",
         out.display(),
         routes.services().join(", "),
         routes.methods().len(),
+        imported("\n  imports    ", &routes),
         hex(&component.hash())
     ))
 }

@@ -1,0 +1,97 @@
+//! The files as prost is to see them: what it cannot make Rust of is put so that it can, and means the same. What clients see is the
+//! descriptor, and nothing here touches that.
+
+use std::collections::BTreeMap;
+
+use prost_build::Module;
+use prost_reflect::{DescriptorPool, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
+
+use crate::OPTIONS_PROTO_NAME;
+
+/// Package of the types that come with protobuf, and with prost.
+const GOOGLE: &str = "google.protobuf";
+
+/// Whether prost has the types of this package ready.
+pub(crate) fn is_google(package: &str) -> bool {
+    package.strip_prefix(GOOGLE).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The files of which Rust is made.
+pub(crate) fn files(pool: &DescriptorPool) -> Vec<FileDescriptor> {
+    let with_options = uses_options(pool);
+    let is_made =
+        |file: &FileDescriptor| !is_google(file.package_name()) && (with_options || file.name() != OPTIONS_PROTO_NAME);
+    pool.files().filter(is_made).collect()
+}
+
+/// A message that has a field of a type of `lockstep/options.proto`; commonly there is none.
+fn uses_options(pool: &DescriptorPool) -> bool {
+    let is_option = |field: FieldDescriptor| {
+        let file = match field.kind() {
+            Kind::Message(message) => message.parent_file(),
+            Kind::Enum(declared) => declared.parent_file(),
+            _ => return false,
+        };
+        file.name() == OPTIONS_PROTO_NAME && field.parent_file().name() != OPTIONS_PROTO_NAME
+    };
+    let is_own = |message: MessageDescriptor| message.parent_file().name() == OPTIONS_PROTO_NAME;
+    pool.all_messages().any(|message| message.fields().any(is_option))
+        || pool
+            .services()
+            .any(|service| service.methods().any(|method| is_own(method.input()) || is_own(method.output())))
+}
+
+/// All of it for prost, which asks the types of protobuf, too, what they can be derived of.
+pub(crate) fn all(pool: &DescriptorPool, own: &[String]) -> Vec<(Module, FileDescriptorProto)> {
+    let made = files(pool);
+    let is_made = |file: &FileDescriptor| made.contains(file) || is_google(file.package_name());
+    let request = |file: FileDescriptor| {
+        let mut proto = file.file_descriptor_proto().clone();
+        if !own.iter().any(|name| name == file.name()) {
+            proto.service.clear();
+        }
+        let mut defaults = BTreeMap::new();
+        file.messages().for_each(|message| collect_aliases(&message, &mut defaults));
+        proto.message_type.iter_mut().for_each(|message| replace_aliases(message, file.package_name(), &defaults));
+        clean_comments(&mut proto);
+        (Module::from_protobuf_package_name(file.package_name()), proto)
+    };
+    pool.files().filter(is_made).map(request).collect()
+}
+
+/// Of each field whose default is an alias: the name that prost knows the number by, which is the first.
+fn collect_aliases(message: &MessageDescriptor, found: &mut BTreeMap<String, String>) {
+    for field in message.fields() {
+        if let (Kind::Enum(declared), Some(default)) = (field.kind(), &field.field_descriptor_proto().default_value) {
+            let number = declared.get_value_by_name(default).map(|value| value.number());
+            let first = declared.enum_descriptor_proto().value.iter().find(|value| Some(value.number()) == number);
+            if let Some(first) = first.filter(|first| first.name() != default.as_str()) {
+                found.insert(field.full_name().to_owned(), first.name().to_owned());
+            }
+        }
+    }
+    message.child_messages().for_each(|child| collect_aliases(&child, found));
+}
+
+fn replace_aliases(message: &mut DescriptorProto, scope: &str, defaults: &BTreeMap<String, String>) {
+    let full_name = if scope.is_empty() { message.name().to_owned() } else { format!("{scope}.{}", message.name()) };
+    let replace = |field: &mut FieldDescriptorProto| {
+        if let Some(first) = defaults.get(&format!("{full_name}.{}", field.name())) {
+            field.default_value = Some(first.clone());
+        }
+    };
+    message.field.iter_mut().for_each(replace);
+    message.nested_type.iter_mut().for_each(|child| replace_aliases(child, &full_name, defaults));
+}
+
+/// A carriage return in a comment is no error of protobuf's, and one of Rust's.
+fn clean_comments(file: &mut FileDescriptorProto) {
+    let clean = |text: &mut String| {
+        *text = text.chars().map(|char| if char.is_control() && char != '\n' { ' ' } else { char }).collect();
+    };
+    for location in file.source_code_info.iter_mut().flat_map(|info| &mut info.location) {
+        location.leading_detached_comments.clear();
+        location.leading_comments.iter_mut().chain(&mut location.trailing_comments).for_each(clean);
+    }
+}
