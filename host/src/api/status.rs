@@ -13,6 +13,7 @@ use tonic::{Code, Response, Status};
 
 use super::commands::CommandError;
 use super::routes::Kind;
+use super::watch::places::{Full, WATCHES_MAX, WATCHES_PER_CONNECTION_MAX};
 use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
 use crate::raft::ReadError;
@@ -217,9 +218,21 @@ pub fn stopping() -> Status {
     host(Code::Unavailable, "this node is stopping; watch again on another one")
 }
 
-/// More watches than the node keeps open.
-pub fn too_many_watches(limit: usize) -> Status {
-    host(Code::ResourceExhausted, &format!("{limit} watches are open on this node, which is its limit"))
+/// More watches than the node, or one connection, keeps open.
+pub fn too_many_watches(full: Full) -> Status {
+    let text = match full {
+        Full::Node => format!("{WATCHES_MAX} watches are open on this node, which is its limit; watch on another one"),
+        Full::Connection => format!(
+            "{WATCHES_PER_CONNECTION_MAX} watches are open on this connection, which is its limit, so that other calls find room on it; \
+             open another connection for more"
+        ),
+    };
+    host(Code::ResourceExhausted, &text)
+}
+
+/// A stream whose task ended without a word.
+pub fn watch_broken() -> Status {
+    host(Code::Internal, "this node failed in the watch; what happened is in its log. Watch again")
 }
 
 /// A request above the limit.
