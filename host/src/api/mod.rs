@@ -314,21 +314,13 @@ impl Shared {
         }
     }
 
-    /// Completes when this node may not serve any more, with what its clients are told: it was removed, is in quarantine, or has another
-    /// guest than its cluster. A node that only catches up serves again by itself.
+    /// Completes when this node may not serve any more, with what its clients are told.
     fn out_of_service(&self) -> impl Future<Output = Status> + Send + use<> {
         let mut mode = self.parts.machine.watch_mode();
         async move {
             loop {
-                let error = match &*mode.borrow_and_update() {
-                    NodeMode::Serving | NodeMode::CatchingUp(_) => None,
-                    NodeMode::Removed(reason) => Some(QueryError::Removed(reason.clone())),
-                    NodeMode::Quarantined(reason) | NodeMode::Unfit(reason) => {
-                        Some(QueryError::NotReady(reason.clone()))
-                    }
-                };
-                if let Some(error) = error {
-                    return status::query(&error);
+                if let Some(status) = status::out_of_service(&mode.borrow_and_update()) {
+                    return status;
                 }
                 if mode.changed().await.is_err() {
                     // The machine is gone, and with it whoever could be told.

@@ -230,6 +230,16 @@ pub fn too_many_watches(full: Full) -> Status {
     host(Code::ResourceExhausted, &text)
 }
 
+/// What open streams and waiting reads are told by a node that may not serve any more: it was removed, is in quarantine, or has another
+/// guest than its cluster. One that only catches up serves again by itself.
+pub fn out_of_service(mode: &NodeMode) -> Option<Status> {
+    match mode {
+        NodeMode::Serving | NodeMode::CatchingUp(_) => None,
+        NodeMode::Removed(why) => Some(query(&QueryError::Removed(why.clone()))),
+        NodeMode::Quarantined(why) | NodeMode::Unfit(why) => Some(query(&QueryError::NotReady(why.clone()))),
+    }
+}
+
 /// A stream whose task ended without a word.
 pub fn watch_broken() -> Status {
     host(Code::Internal, "this node failed in the watch; what happened is in its log. Watch again")
@@ -394,6 +404,22 @@ mod tests {
         ];
         for (error, code) in reads {
             assert_eq!(read(&error).code(), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_may_not_serve_says_why() {
+        let rows = [
+            (NodeMode::Serving, None),
+            (NodeMode::CatchingUp("replaying".into()), None),
+            (NodeMode::Removed("the cluster removed it".into()), Some(Code::FailedPrecondition)),
+            (NodeMode::Quarantined("its state differs".into()), Some(Code::Unavailable)),
+            (NodeMode::Unfit("hashes differ".into()), Some(Code::Unavailable)),
+        ];
+        for (mode, code) in rows {
+            let status = out_of_service(&mode);
+            assert_eq!(status.as_ref().map(Status::code), code, "{mode:?}");
+            assert!(status.is_none_or(|status| status.message().contains(mode.words().1)), "{mode:?}");
         }
     }
 

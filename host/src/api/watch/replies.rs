@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -83,5 +82,58 @@ impl Stream for Replies {
         let ended = ready!(Pin::new(end).poll(context));
         this.end = None;
         Poll::Ready(ended.unwrap_or_else(|_| Some(status::watch_broken())).map(Err))
+    }
+}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::api::watch::places::{Connection, Places};
+    use futures::{FutureExt, StreamExt};
+
+    fn begun() -> (Outlet, Sender, Replies) {
+        let (outlet, replies) = channel(Places::default().take(&Connection::default()).unwrap());
+        let sender = outlet.sender();
+        (outlet, sender, replies)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_slow_learns_how_its_stream_ended() {
+        let (outlet, sender, mut replies) = begun();
+        while sender.send(Bytes::from_static(b"reply")).now_or_never().is_some() {}
+        outlet.end(Some(Status::unavailable("the node stops")));
+        drop(sender);
+        for _ in 0..QUEUED_MAX {
+            assert_eq!(replies.next().await.unwrap().unwrap(), "reply");
+        }
+        assert_eq!(replies.next().await.unwrap().unwrap_err().message(), "the node stops");
+        assert!(replies.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_task_fails_does_not_look_done() {
+        let (outlet, sender, mut replies) = begun();
+        drop((outlet, sender));
+        assert_eq!(replies.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+        assert!(replies.next().await.is_none());
+        let (outlet, sender, mut replies) = begun();
+        outlet.end(None);
+        drop(sender);
+        assert!(replies.next().await.is_none(), "done is no error");
+    }
+
+    #[tokio::test]
+    async fn the_next_step_waits_until_all_is_taken() {
+        let (outlet, sender, mut replies) = begun();
+        assert!(sender.taken().now_or_never().is_some());
+        for _ in 0..2 {
+            assert!(sender.send(Bytes::new()).await.is_ok());
+        }
+        replies.next().await.unwrap().unwrap();
+        assert!(sender.taken().now_or_never().is_none(), "one is there yet");
+        replies.next().await.unwrap().unwrap();
+        assert!(sender.taken().now_or_never().is_some());
+        drop(replies);
+        assert!(sender.taken().await.is_err() && outlet.left().now_or_never().is_some());
     }
 }
