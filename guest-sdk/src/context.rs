@@ -120,7 +120,7 @@ pub enum Cause {
     Start,
     /// A commit touched what the last step read.
     Change,
-    /// A time or an index that the last step asked for was reached.
+    /// A time or an index that the last step asked for was reached, and nothing that it read has changed.
     Wake,
     /// A snapshot replaced the state since the last step; steps may have been missed.
     Reset,

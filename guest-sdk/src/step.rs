@@ -8,7 +8,8 @@ use crate::value::{EncodeValue, encode};
 /// `Err` ends the stream with its status.
 ///
 /// The handler runs again when a key or range that it read changes, and in addition when it asks for
-/// it: `Ok(Step::send(value).or_after(Duration::from_secs(60)))`, `Ok(Step::wait().until_index(i))`.
+/// it: `Ok(Step::send(value).or_after(Duration::from_secs(60)))`, `Ok(Step::wait().until_index(i))`,
+/// `Ok(Step::send_all(page).remember(&last).again())`.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a step does nothing unless it is returned"]
 pub struct Step<T> {
@@ -18,6 +19,9 @@ pub struct Step<T> {
     pub(crate) wake_after_ms: u32,
     pub(crate) done: bool,
 }
+
+/// An index that is applied wherever a watch runs: the first.
+pub(crate) const REACHED: u64 = 1;
 
 impl<T> Step<T> {
     /// Sends one message.
@@ -54,10 +58,20 @@ impl<T> Step<T> {
         self
     }
 
-    /// Also runs again when this log index has been applied; 0 is never.
+    /// Also runs again when this log index has been applied: at once when it is already, as with
+    /// [`again`](Self::again). 0 is never.
     pub fn until_index(mut self, index: u64) -> Self {
         self.wake_at_index = index;
         self
+    }
+
+    /// Runs again at once, without anything having changed, as soon as the client has taken the messages:
+    /// for more than one step can send. Let the step [`remember`](Self::remember) where to go on.
+    ///
+    /// A node holds steps back that run again and again and send nothing: ten a second after the first
+    /// few. Takes the place of [`until_index`](Self::until_index).
+    pub fn again(self) -> Self {
+        self.until_index(REACHED)
     }
 
     /// Hands bytes to the next step of this stream, at most 4 KiB.
@@ -70,6 +84,18 @@ impl<T> Step<T> {
     pub fn remember<V>(self, value: &(impl EncodeValue<V> + ?Sized)) -> Self {
         let memo = encode(value);
         self.memo(memo)
+    }
+
+    /// Whether the next step follows at once on this one, made at `index` with `memo`.
+    pub(crate) fn runs_again(&self, index: u64, memo: &[u8]) -> bool {
+        if self.done {
+            return false;
+        }
+        match index {
+            // Only in a test that has applied nothing. Who waits there for the first entry does nothing, and would do so again.
+            0 => self.wake_at_index == REACHED && !(self.replies.is_empty() && self.memo == memo),
+            index => (1..=index).contains(&self.wake_at_index),
+        }
     }
 
     /// Ends the stream with OK after the messages. To end it with a status, return `Err`.

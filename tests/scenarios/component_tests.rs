@@ -12,7 +12,9 @@ use lockstep_guest::dispatch::Method;
 use lockstep_guest::snapshot::AsItIs;
 use lockstep_guest::test::Component;
 use lockstep_guest::{Code, Harness, Machine, State, Status};
-use lockstep_tests::chain_pb::{BurnRequest, BurnResponse, GetRequest, GetResponse, PutRequest, PutResponse};
+use lockstep_tests::chain_pb::{
+    BurnRequest, BurnResponse, GetRequest, GetResponse, PutRequest, PutResponse, WalkRequest, WalkResponse,
+};
 use lockstep_tests::misbehaving_pb::{Done, What};
 use lockstep_tests::{chain_wasm, kv_wasm, lockstep_binary, misbehaving_wasm, statics_wasm};
 use prost::Message;
@@ -37,10 +39,10 @@ macro_rules! machine {
 }
 
 machine!(Misbehaving: command "misbehaving.Misbehaving/Do", query "misbehaving.Misbehaving/Ask");
-machine!(Chain: command "chain.Chain/Put", query "chain.Chain/Get", command "chain.Chain/Burn");
+machine!(Chain: command "chain.Chain/Put", query "chain.Chain/Get", command "chain.Chain/Burn", watch "chain.Chain/Walk");
 machine!(Statics: command "statics.Statics/Leaky", command "statics.Statics/Silent");
 
-fn natively() -> Result<Vec<u8>, Status> {
+fn natively<T>() -> Result<T, Status> {
     Err(Status::unknown("this ran natively"))
 }
 
@@ -108,6 +110,25 @@ fn the_state_is_the_harness_s() -> Result<()> {
     assert_eq!(read.record.context("a record")?.value, "2");
     let refused = machine.restore(b"LSR1, more or less".to_vec()).unwrap_err();
     assert_eq!(refused.code(), Code::DataLoss);
+    Ok(())
+}
+
+#[test]
+fn a_watch_of_a_component_pages_as_on_a_node() -> Result<()> {
+    let mut machine = Harness::<Chain>::in_component(&open(chain_wasm())?);
+    let keys = |from: u8, to: u8| (from..=to).map(|n| char::from(n).to_string()).collect::<Vec<_>>();
+    for key in keys(b'a', b'l') {
+        put(&mut machine, &key, "value")?;
+    }
+    let request = WalkRequest { after: "b".into(), page: 3 };
+    let stream = machine.watch::<_, WalkResponse>("chain.Chain/Walk", &request);
+    let mut sent = |machine: &mut Harness<Chain>| -> Vec<String> {
+        machine.sent(&stream).into_iter().map(|row| row.key).collect()
+    };
+    assert_eq!(sent(&mut machine), keys(b'c', b'l'));
+    put(&mut machine, "m", "value")?;
+    assert_eq!(sent(&mut machine), ["m"]);
+    assert_eq!(machine.steps(&stream), 5);
     Ok(())
 }
 

@@ -156,6 +156,14 @@ fn a_script_is_held_against_the_guest() -> Result<()> {
     let put = r#"{"method": "chain.Chain/Put", "request": {"key": "a"}}"#;
     let burning = script("burn", &[put, burn, put].join("\n"))?;
     assert_says(&done(&["test", &chain, "--script", &burning])?, &["2 replies, 1 errors", "1 of 1 met", "ok: 1 rows"]);
+    // Of a watch, all that it sends at once.
+    let walk = |page: u32, reply: &str| {
+        format!(r#"{{"method": "chain.Chain/Walk", "request": {{"page": {page}}}, "reply": {reply}}}"#)
+    };
+    let puts: Vec<String> = ["b", "c"].iter().map(|key| put.replace("\"a\"", &format!("{key:?}"))).collect();
+    let all = r#"[{"key": "a"}, {"key": "b"}, {"key": "c"}]"#;
+    let lines = [put, &puts[0], &puts[1], &walk(1, all), &walk(2, all), &walk(9, all), &walk(0, "[]")].join("\n");
+    assert_says(&done(&["test", &chain, "--script", &script("walk", &lines)?])?, &["4 of 4 met", "ok: 3 rows"]);
     Ok(())
 }
 

@@ -41,6 +41,10 @@ mod snapshot_catch_up;
 mod state_hash;
 mod surface;
 mod transfers;
+mod watch_ends;
+mod watch_limits;
+mod watch_pages;
+mod watch_times;
 mod watching;
 #[cfg(target_os = "linux")]
 mod worst_command;

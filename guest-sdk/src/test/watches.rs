@@ -1,5 +1,6 @@
 //! Streams in the harness: which step runs when. A commit that touches what the last step read, an
-//! applied index, a quiet time and a replaced state each run the next step, as on a node.
+//! applied index, a quiet time and a replaced state each run the next step, as on a node; the client of a
+//! test takes every message at once.
 
 use std::marker::PhantomData;
 
@@ -20,6 +21,9 @@ pub struct Stream<R> {
     reply: PhantomData<fn() -> R>,
 }
 
+/// Steps that follow at once on each other. A node would go on, as fast as its client takes messages; a test has to end.
+const STEPS_AT_ONCE_MAX: u32 = 10_000;
+
 #[derive(Debug, Default)]
 pub(super) struct Streams(Vec<Open>);
 
@@ -39,7 +43,10 @@ struct Open {
 }
 
 impl<M: Machine> Harness<M> {
-    /// Opens a stream and runs its first step.
+    /// Opens a stream and runs its first step, and those that it asks for at once.
+    ///
+    /// # Panics
+    /// When it asks for one at once again and again, thousands of times, here or after what follows.
     pub fn watch<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Stream<R> {
         let id = self.streams.0.len();
         self.streams.0.push(Open {
@@ -54,7 +61,7 @@ impl<M: Machine> Harness<M> {
             steps: 0,
             outcome: None,
         });
-        self.step(id, Cause::Start);
+        self.run(id, Cause::Start);
         Stream { id, reply: PhantomData }
     }
 
@@ -88,16 +95,16 @@ impl<M: Machine> Harness<M> {
         for id in self.open_streams() {
             let open = &self.streams.0[id];
             if open.reads.touched_by(writes) {
-                self.step(id, Cause::Change);
+                self.run(id, Cause::Change);
             } else if open.wake_at_index != 0 && open.wake_at_index <= self.index {
-                self.step(id, Cause::Wake);
+                self.run(id, Cause::Wake);
             }
         }
     }
 
     pub(super) fn streams_after_reset(&mut self) {
         for id in self.open_streams() {
-            self.step(id, Cause::Reset);
+            self.run(id, Cause::Reset);
         }
     }
 
@@ -111,7 +118,7 @@ impl<M: Machine> Harness<M> {
             }
             // Unless that entry has woken it.
             if self.streams.0[id].wake_at_ms == Some(at_ms) {
-                self.step(id, Cause::Wake);
+                self.run(id, Cause::Wake);
             }
         }
         self.clock_ms = until_ms;
@@ -126,10 +133,25 @@ impl<M: Machine> Harness<M> {
         streams.filter(|(_, open)| open.outcome.is_none()).map(|(id, _)| id).collect()
     }
 
-    fn step(&mut self, id: usize, cause: Cause) {
+    /// A step, and those that follow at once.
+    fn run(&mut self, id: usize, cause: Cause) {
+        let mut again = self.step(id, cause);
+        for _ in 1..STEPS_AT_ONCE_MAX {
+            if !again {
+                return;
+            }
+            again = self.step(id, Cause::Wake);
+        }
+        let method = &self.streams.0[id].method;
+        assert!(!again, "{method} ran {STEPS_AT_ONCE_MAX} steps and asks for the next one at once: does it ever wait?");
+    }
+
+    /// Whether the next one follows at once.
+    fn step(&mut self, id: usize, cause: Cause) -> bool {
         let place = self.place();
         let open = &mut self.streams.0[id];
         let memo = std::mem::take(&mut open.memo);
+        let before = memo.clone();
         let mut call = Call::new(Mode::Watch, std::mem::take(&mut self.store));
         call.caller.clone_from(&open.caller);
         let request = Request { place, method: &open.method, bytes: &open.request };
@@ -139,18 +161,24 @@ impl<M: Machine> Harness<M> {
         open.steps += 1;
         open.reads = call.reads;
         match outcome {
-            Ok(step) => open.follow(step, self.index, self.clock_ms),
-            Err(status) => open.outcome = Some(Err(status)),
+            Ok(step) => {
+                let again = step.runs_again(self.index, &before);
+                open.follow(step, self.clock_ms);
+                again
+            }
+            Err(status) => {
+                open.outcome = Some(Err(status));
+                false
+            }
         }
     }
 }
 
 impl Open {
-    fn follow(&mut self, step: Step<Vec<u8>>, index: u64, clock_ms: u64) {
+    fn follow(&mut self, step: Step<Vec<u8>>, clock_ms: u64) {
         self.sent.extend(step.replies);
         self.memo = step.memo;
-        // An index that is reached already would run the step again and again.
-        self.wake_at_index = if step.wake_at_index > index { step.wake_at_index } else { 0 };
+        self.wake_at_index = step.wake_at_index;
         self.wake_at_ms = match step.wake_after_ms {
             0 => None,
             ms => Some(clock_ms + u64::from(ms)),

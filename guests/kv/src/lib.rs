@@ -32,19 +32,24 @@ impl Example for Kv {
     }
 
     fn watch(&self, cx: &Watch, request: WatchRequest) -> Reply<Step<WatchResponse>> {
-        if cx.index() < request.min_index {
-            return Ok(Step::wait().until_index(request.min_index));
-        }
-        let timeout = match request.timeout_seconds {
+        let quiet = match request.timeout_seconds {
             0 => WATCH_TIMEOUT,
             seconds => Duration::from_secs(seconds.into()),
         };
+        let reached = cx.index() >= request.min_index;
+        if !reached && matches!(cx.cause(), Cause::Start | Cause::Change) {
+            return Ok(Step::wait().until_index(request.min_index).or_after(quiet));
+        }
+        // What is only repeated is as old as it was: entries without a write, such as the one that let the time pass, do not count.
+        let repeated = cx.recall().filter(|sent| cx.cause() == Cause::Wake && (*sent >= request.min_index || !reached));
+        let current_index = repeated.unwrap_or(cx.index());
         let response = WatchResponse {
             value: self.values.get(&request.key).unwrap_or_default(),
-            current_index: cx.index(),
+            current_index,
             abandoned: cx.cause() == Cause::Reset,
         };
-        Ok(Step::send(response).or_after(timeout))
+        let step = Step::send(response).remember(&current_index).or_after(quiet);
+        Ok(if reached { step } else { step.until_index(request.min_index) })
     }
 }
 

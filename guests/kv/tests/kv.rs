@@ -110,13 +110,70 @@ fn watch_repeats_the_value_after_a_quiet_time() {
     machine.advance(Duration::from_millis(1999));
     assert_eq!(sent(&mut machine, &short), []);
     machine.advance(Duration::from_millis(1));
-    // The entry that carried the time has an index of its own.
-    assert_eq!(sent(&mut machine, &short), [update("1", 2)]);
+    assert_eq!(sent(&mut machine, &short), [update("1", 1)]);
     machine.close(&short);
     machine.advance(Duration::from_secs(297));
     assert_eq!(sent(&mut machine, &default), []);
     machine.advance(Duration::from_secs(1));
-    assert_eq!(sent(&mut machine, &default), [update("1", 3)]);
+    assert_eq!(sent(&mut machine, &default), [update("1", 1)]);
+}
+
+/// The entries that carry the time have indexes of their own, and no client should see those.
+#[test]
+fn watch_moves_its_index_with_writes_alone() {
+    let mut machine = Harness::new();
+    add(&mut machine, "a", "1");
+    let stream = watch(&mut machine, "a", 0, 2);
+    machine.advance(Duration::from_secs(6));
+    assert_eq!(sent(&mut machine, &stream), vec![update("1", 1); 4]);
+    assert!(machine.index() > 1, "time has passed in the log");
+    let written = add(&mut machine, "a", "1");
+    assert_eq!(sent(&mut machine, &stream), [update("1", written)], "also one of the same value");
+    machine.advance(Duration::from_secs(2));
+    assert_eq!(sent(&mut machine, &stream), [update("1", written)]);
+}
+
+#[test]
+fn watch_answers_after_its_timeout_though_min_index_is_not_reached() {
+    let mut machine = Harness::new();
+    add(&mut machine, "a", "1");
+    let stream = watch(&mut machine, "a", 1_000, 2);
+    assert_eq!(sent(&mut machine, &stream), []);
+    machine.advance(Duration::from_secs(2));
+    let first = machine.index();
+    assert_eq!(sent(&mut machine, &stream), [update("1", first)]);
+    // It goes on waiting: a change below the index says nothing, and the next quiet time does.
+    add(&mut machine, "a", "2");
+    assert_eq!(sent(&mut machine, &stream), []);
+    machine.advance(Duration::from_secs(4));
+    let repeats = sent(&mut machine, &stream);
+    assert_eq!(repeats.len(), 2, "{repeats:?}");
+    assert!(repeats.iter().all(|(value, index, _)| value == "2" && *index > first), "{repeats:?}");
+    assert_eq!(repeats[0], repeats[1]);
+}
+
+#[test]
+fn watch_says_the_index_that_it_waited_for_when_it_comes() {
+    let mut machine = Harness::new();
+    add(&mut machine, "a", "1");
+    let stream = watch(&mut machine, "a", 4, 2);
+    machine.advance(Duration::from_secs(2));
+    assert_eq!(sent(&mut machine, &stream), [update("1", 2)], "the quiet time");
+    add(&mut machine, "b", "x");
+    assert_eq!(sent(&mut machine, &stream), []);
+    add(&mut machine, "b", "y");
+    assert_eq!(sent(&mut machine, &stream), [update("1", 4)]);
+    machine.advance(Duration::from_secs(2));
+    assert_eq!(sent(&mut machine, &stream), [update("1", 4)]);
+}
+
+#[test]
+fn watch_says_abandoned_also_while_it_waits() {
+    let mut machine = Harness::new();
+    add(&mut machine, "a", "1");
+    let stream = watch(&mut machine, "a", 9, 0);
+    machine.snapshot_restore();
+    assert_eq!(sent(&mut machine, &stream), [("1".to_owned(), 1, true)]);
 }
 
 #[test]

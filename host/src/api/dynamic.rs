@@ -10,7 +10,6 @@ use bytes::{Buf, BufMut, Bytes};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
@@ -95,6 +94,7 @@ fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, St
             (None, Kind::Command | Kind::Query) => Some(now + DEADLINE_DEFAULT),
         },
         reached: Arc::default(),
+        connection: request.extensions().get().cloned().unwrap_or_default(),
     })
 }
 
@@ -114,6 +114,7 @@ struct Call {
     deadline: Option<Instant>,
     /// Set once the request message was read whole.
     reached: Arc<AtomicBool>,
+    connection: watch::places::Connection,
 }
 
 impl Call {
@@ -208,14 +209,15 @@ impl UnaryService<Bytes> for Call {
 
 impl ServerStreamingService<Bytes> for Call {
     type Response = Bytes;
-    type ResponseStream = ReceiverStream<Result<Bytes, Status>>;
+    type ResponseStream = watch::Replies;
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         self.reached.store(true, Ordering::Relaxed);
         let call = self.clone();
         Box::pin(async move {
-            watch::start(call.shared, call.method, request.into_inner(), call.deadline).map(Response::new)
+            watch::start(call.shared, &call.connection, call.method, request.into_inner(), call.deadline)
+                .map(Response::new)
         })
     }
 }

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use tonic::Code;
 
 use super::routes::Kind;
+use super::watch::places::Full;
 use super::{Shared, status};
 use crate::types::NodeMode;
 
@@ -27,6 +28,15 @@ pub(super) struct Metrics {
     registry: Mutex<Registry>,
     calls: Family<CallLabels, Counter>,
     seconds: Family<KindLabels, Histogram>,
+    watches: WatchCounts,
+}
+
+/// What watches add to.
+#[derive(Default)]
+struct WatchCounts {
+    refused: Family<LimitLabels, Counter>,
+    steps: Counter,
+    held_back: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,6 +51,21 @@ struct KindLabels {
     kind: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
+}
+
+impl WatchCounts {
+    fn register(&self, registry: &mut Registry) {
+        let refused = "Watches refused because as many were open as the node, or their connection, may have";
+        registry.register("watches_refused", refused, self.refused.clone());
+        registry.register("watch_steps", "Steps of watches that the guest has run", self.steps.clone());
+        let held_back = "Steps that waited because those before them ran again and again and sent nothing";
+        registry.register("watch_steps_held_back", held_back, self.held_back.clone());
+    }
+}
+
 impl Metrics {
     pub(super) fn new() -> Metrics {
         let calls = Family::default();
@@ -52,7 +77,9 @@ impl Metrics {
             calls.clone(),
         );
         registry.register("call_seconds", "Seconds from headers to reply of the guest's methods", seconds.clone());
-        Metrics { registry: Mutex::new(registry), calls, seconds }
+        let watches = WatchCounts::default();
+        watches.register(&mut registry);
+        Metrics { registry: Mutex::new(registry), calls, seconds, watches }
     }
 
     /// Adds what is read at each scrape.
@@ -64,6 +91,18 @@ impl Metrics {
         let kind = kind.name();
         self.calls.get_or_create(&CallLabels { method: method.clone(), kind, code: code_name(code) }).inc();
         self.seconds.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn watch_refused(&self, full: Full) {
+        self.watches.refused.get_or_create(&LimitLabels { limit: full.name() }).inc();
+    }
+
+    pub(super) fn watch_stepped(&self) {
+        self.watches.steps.inc();
+    }
+
+    pub(super) fn watch_held_back(&self) {
+        self.watches.held_back.inc();
     }
 
     /// The OpenMetrics text.
@@ -136,7 +175,7 @@ impl Collector for Gauges {
             ),
             ("serving", "1 while this node serves reads", u64::from(machine.mode == NodeMode::Serving)),
             ("commands_waiting", "Commands of this node whose outcome somebody waits for", machine.commands_waiting),
-            ("watches_open", "Open watches", shared.watches_open()),
+            ("watches_open", "Open watches", shared.watches.taken()),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));

@@ -39,7 +39,7 @@ use axum::response::IntoResponse;
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch as watch_channel};
+use tokio::sync::watch as watch_channel;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 use tonic::codegen::Service;
@@ -47,6 +47,7 @@ use tonic::server::NamedService;
 use tonic_health::server::HealthReporter;
 
 use crate::guest::Component;
+use crate::logs::Sparse;
 use crate::machine::{Machine, QueryError};
 use crate::raft::membership::Configuration;
 use crate::raft::{Clock, LeaderWatch, Members, RaftCell, ReadIndex, Retention};
@@ -129,7 +130,9 @@ struct Shared {
     routes: ArcSwapOption<Routes>,
     operations: operations::Operations,
     metrics: metrics::Metrics,
-    watches: Arc<Semaphore>,
+    watches: watch::places::Places,
+    /// Lines about watches that run again and again and send nothing.
+    silent_watches: Sparse,
     progress: Mutex<http::Progress>,
     /// Set when the listeners are about to close.
     stopping: watch_channel::Sender<bool>,
@@ -163,7 +166,8 @@ impl Api {
             routes: ArcSwapOption::empty(),
             operations: operations::Operations::default(),
             metrics: metrics::Metrics::new(),
-            watches: Arc::new(Semaphore::new(watch::WATCHES_MAX)),
+            watches: watch::places::Places::default(),
+            silent_watches: Sparse::default(),
             progress: Mutex::new(http::Progress::new()),
             stopping: watch_channel::channel(false).0,
             shutting_down: watch_channel::channel(false).0,
@@ -272,10 +276,6 @@ impl Shared {
         }
     }
 
-    fn watches_open(&self) -> u64 {
-        (watch::WATCHES_MAX - self.watches.available_permits()) as u64
-    }
-
     /// The leader's client address, when one is known.
     fn leader_address(&self) -> Option<String> {
         self.parts.leader.current().map(|leader| leader.node.grpc_addr)
@@ -309,21 +309,21 @@ impl Shared {
         };
         tokio::select! {
             biased;
-            removed = self.removed() => Err(removed),
+            status = self.out_of_service() => Err(status),
             applied = applied => applied,
         }
     }
 
-    /// Completes when the cluster has removed this node, with what its clients are told.
-    fn removed(&self) -> impl Future<Output = Status> + Send + use<> {
+    /// Completes when this node may not serve any more, with what its clients are told.
+    fn out_of_service(&self) -> impl Future<Output = Status> + Send + use<> {
         let mut mode = self.parts.machine.watch_mode();
         async move {
             loop {
-                if let NodeMode::Removed(reason) = &*mode.borrow_and_update() {
-                    return status::query(&QueryError::Removed(reason.clone()));
+                if let Some(status) = status::out_of_service(&mode.borrow_and_update()) {
+                    return status;
                 }
                 if mode.changed().await.is_err() {
-                    // The machine is gone, and with it whoever could be removed.
+                    // The machine is gone, and with it whoever could be told.
                     std::future::pending::<()>().await;
                 }
             }

@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::watch::places::Connection;
+
 /// Calls that one connection may have open at a time; a client library queues what exceeds it.
 pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
 
@@ -86,6 +88,7 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY on a client's connection");
     }
+    let router = router.layer(axum::Extension(Connection::default()));
     let builder = builder();
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);

@@ -13,6 +13,7 @@ use tonic::{Code, Response, Status};
 
 use super::commands::CommandError;
 use super::routes::Kind;
+use super::watch::places::{Full, WATCHES_MAX, WATCHES_PER_CONNECTION_MAX};
 use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
 use crate::raft::ReadError;
@@ -217,9 +218,31 @@ pub fn stopping() -> Status {
     host(Code::Unavailable, "this node is stopping; watch again on another one")
 }
 
-/// More watches than the node keeps open.
-pub fn too_many_watches(limit: usize) -> Status {
-    host(Code::ResourceExhausted, &format!("{limit} watches are open on this node, which is its limit"))
+/// More watches than the node, or one connection, keeps open.
+pub fn too_many_watches(full: Full) -> Status {
+    let text = match full {
+        Full::Node => format!("{WATCHES_MAX} watches are open on this node, which is its limit; watch on another one"),
+        Full::Connection => format!(
+            "{WATCHES_PER_CONNECTION_MAX} watches are open on this connection, which is its limit, so that other calls find room on it; \
+             open another connection for more"
+        ),
+    };
+    host(Code::ResourceExhausted, &text)
+}
+
+/// What open streams and waiting reads are told by a node that may not serve any more: it was removed, is in quarantine, or has another
+/// guest than its cluster. One that only catches up serves again by itself.
+pub fn out_of_service(mode: &NodeMode) -> Option<Status> {
+    match mode {
+        NodeMode::Serving | NodeMode::CatchingUp(_) => None,
+        NodeMode::Removed(why) => Some(query(&QueryError::Removed(why.clone()))),
+        NodeMode::Quarantined(why) | NodeMode::Unfit(why) => Some(query(&QueryError::NotReady(why.clone()))),
+    }
+}
+
+/// A stream whose task ended without a word.
+pub fn watch_broken() -> Status {
+    host(Code::Internal, "this node failed in the watch; what happened is in its log. Watch again")
 }
 
 /// A request above the limit.
@@ -381,6 +404,22 @@ mod tests {
         ];
         for (error, code) in reads {
             assert_eq!(read(&error).code(), code, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_may_not_serve_says_why() {
+        let rows = [
+            (NodeMode::Serving, None),
+            (NodeMode::CatchingUp("replaying".into()), None),
+            (NodeMode::Removed("the cluster removed it".into()), Some(Code::FailedPrecondition)),
+            (NodeMode::Quarantined("its state differs".into()), Some(Code::Unavailable)),
+            (NodeMode::Unfit("hashes differ".into()), Some(Code::Unavailable)),
+        ];
+        for (mode, code) in rows {
+            let status = out_of_service(&mode);
+            assert_eq!(status.as_ref().map(Status::code), code, "{mode:?}");
+            assert!(status.is_none_or(|status| status.message().contains(mode.words().1)), "{mode:?}");
         }
     }
 

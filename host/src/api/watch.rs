@@ -1,25 +1,29 @@
 //! One stream of a WATCH method: a guest step, then waiting until what it read changed, a time or index it asked for came, or
 //! the client left. Keeps no history: a slow client gets fewer steps, each from the newest state.
+//!
+//! - The next step comes when the client has taken all that the last one sent.
+//! - It says `wake` only when nothing that the last one read has changed.
+//! - A stream never ends without a word, whatever becomes of this node.
+
+pub(super) mod places;
+mod replies;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use futures::FutureExt;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::routes::{Consistency, Method};
 use super::{Shared, status};
 use crate::guest::{Cause, Step, Stepped};
-use crate::machine::{Change, QueryError, ReadSet, WatchCall, Watched};
+use crate::machine::{Again, Change, Changed, QueryError, WatchCall, Watched};
+use places::Connection;
+use replies::{Left, Outlet, Sender};
 
-/// Watches open at a time on one node.
-pub const WATCHES_MAX: usize = 4096;
-
-/// Replies that wait for a slow client before steps pause.
-const REPLIES_QUEUED_MAX: usize = 4;
+pub(super) use replies::Replies;
 
 /// How long a step waits before it asks a busy node again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -27,18 +31,23 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a watch that wakes for a time waits for this node to apply the entry that carries the time.
 const APPLY_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Starts the stream. It ends when the client leaves, the guest is done, the deadline passes or the node stops.
+/// Starts the stream. It ends when the client leaves, the guest is done, the deadline passes, or the node stops or may not serve any more.
 pub(super) fn start(
     shared: Arc<Shared>,
+    connection: &Connection,
     method: Arc<Method>,
     request: Bytes,
     deadline: Option<Instant>,
-) -> Result<ReceiverStream<Result<Bytes, Status>>, Status> {
-    let permit = shared.watches.clone().try_acquire_owned().map_err(|_| status::too_many_watches(WATCHES_MAX))?;
-    let (replies, receiver) = mpsc::channel(REPLIES_QUEUED_MAX);
-    let watch = Watch { shared, method, request, deadline, replies, memo: Bytes::new(), _permit: permit };
-    tokio::spawn(watch.run());
-    Ok(ReceiverStream::new(receiver))
+) -> Result<Replies, Status> {
+    let place = shared.watches.take(connection).map_err(|full| {
+        shared.metrics.watch_refused(full);
+        status::too_many_watches(full)
+    })?;
+    let (outlet, replies) = replies::channel(place);
+    let sender = outlet.sender();
+    let watch = Watch { shared, method, request, deadline, sender, memo: Bytes::new(), again: Again::default() };
+    tokio::spawn(watch.run(outlet));
+    Ok(replies)
 }
 
 struct Watch {
@@ -46,9 +55,9 @@ struct Watch {
     method: Arc<Method>,
     request: Bytes,
     deadline: Option<Instant>,
-    replies: mpsc::Sender<Result<Bytes, Status>>,
+    sender: Sender,
     memo: Bytes,
-    _permit: OwnedSemaphorePermit,
+    again: Again,
 }
 
 /// Why the stream ends.
@@ -58,10 +67,21 @@ enum End {
     Failed(Status),
 }
 
+impl From<Left> for End {
+    fn from(Left: Left) -> End {
+        End::ClientLeft
+    }
+}
+
+impl From<Status> for End {
+    fn from(status: Status) -> End {
+        End::Failed(status)
+    }
+}
+
 impl Watch {
-    async fn run(mut self) {
+    async fn run(mut self, outlet: Outlet) {
         let mut stopping = self.shared.stopping.subscribe();
-        let replies = self.replies.clone();
         let deadline = self.deadline;
         let overdue = async move {
             match deadline {
@@ -69,57 +89,81 @@ impl Watch {
                 None => std::future::pending().await,
             }
         };
-        let removed = self.shared.removed();
+        let out_of_service = self.shared.out_of_service();
         let end = tokio::select! {
             end = self.steps() => end,
-            () = replies.closed() => End::ClientLeft,
+            () = outlet.left() => End::ClientLeft,
             () = overdue => End::Failed(status::watch_deadline()),
-            removed = removed => End::Failed(removed),
+            status = out_of_service => End::Failed(status),
             _ = stopping.wait_for(|stopping| *stopping) => End::Failed(status::stopping()),
         };
-        if let End::Failed(status) = end {
-            // A client that does not take its last reply does not get the status either; the connection's end tells it.
-            let last = replies.send_timeout(Err(status), Duration::from_secs(1)).await;
-            drop(last);
+        match end {
+            End::Done | End::ClientLeft => outlet.end(None),
+            End::Failed(status) => outlet.end(Some(status)),
         }
     }
 
     async fn steps(&mut self) -> End {
-        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + super::dynamic::DEADLINE_DEFAULT);
-        if let Err(status) = self.shared.ready(deadline).await {
-            return End::Failed(status);
+        match self.begin().await {
+            Ok(()) => {}
+            Err(status) => return End::Failed(status),
         }
-        if self.method.consistency(&self.request) == Consistency::Linearizable
-            && let Err(status) = self.shared.read_barrier(deadline).await
-        {
-            return End::Failed(status);
-        }
-        let mut cause = Cause::Start;
+        let mut next = Next { cause: Cause::Start, unchanged: None };
         loop {
-            // Room first, then the step: what a slow client gets is new when it gets it.
-            if self.replies.reserve().await.is_err() {
-                return End::ClientLeft;
-            }
-            let Stepping { index, time_ms, step, reads } = match self.step(cause).await {
-                Ok(stepping) => stepping,
-                Err(status) => return End::Failed(status),
+            next = match self.round(next).await {
+                Ok(next) => next,
+                Err(end) => return end,
             };
-            let done = step.done;
-            for reply in step.replies {
-                if self.replies.send(Ok(reply)).await.is_err() {
-                    return End::ClientLeft;
-                }
-            }
-            if done {
-                return End::Done;
-            }
-            self.memo = step.memo;
-            let wakes = Wakes { at_index: step.wake_at_index, time_ms, after_ms: step.wake_after_ms };
-            cause = self.next_cause(index, reads, wakes).await;
         }
     }
 
-    async fn step(&self, cause: Cause) -> Result<Stepping, Status> {
+    /// Waits until this node may show its state.
+    async fn begin(&self) -> Result<(), Status> {
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + super::dynamic::DEADLINE_DEFAULT);
+        self.shared.ready(deadline).await?;
+        match self.method.consistency(&self.request) {
+            Consistency::Linearizable => self.shared.read_barrier(deadline).await,
+            Consistency::Local => Ok(()),
+        }
+    }
+
+    /// One step and what it sends, and then waiting for the next.
+    async fn round(&mut self, next: Next) -> Result<Next, End> {
+        self.sender.taken().await?;
+        let Watched { index, time_ms, stepped, reads } = self.step_for(next).await?;
+        let step = match stepped {
+            Stepped::Step(step) => step,
+            Stepped::Refused(refusal) => return Err(status::watch_refused(refusal, index).into()),
+            Stepped::Failed(failure) => return Err(status::watch_failed(&failure, index).into()),
+        };
+        let again = self.again.after(&step, index);
+        let Step { replies, memo, wake_at_index, wake_after_ms, done } = step;
+        for reply in replies {
+            self.sender.send(reply).await?;
+        }
+        if done {
+            return Err(End::Done);
+        }
+        self.memo = memo;
+        let changed = self.shared.parts.machine.changed(index, reads);
+        let wakes = Wakes { again, at_index: wake_at_index, time_ms, after_ms: wake_after_ms };
+        Ok(self.wait(changed, wakes).await)
+    }
+
+    /// What woke a stream is not all that may have come about until its step reads the state. A step that was to say `wake` is made anew
+    /// when a change came first, so that a guest may take what it read before as still so.
+    async fn step_for(&self, next: Next) -> Result<Watched, Status> {
+        let watched = self.step(next.cause).await?;
+        let Some(mut unchanged) = next.unchanged else { return Ok(watched) };
+        // By then all changes up to the state that the step read are told.
+        self.shared.parts.machine.wait_applied(watched.index).await;
+        match (&mut unchanged).now_or_never() {
+            Some(change) => self.step(change.into()).await,
+            None => Ok(watched),
+        }
+    }
+
+    async fn step(&self, cause: Cause) -> Result<Watched, Status> {
         loop {
             let call = WatchCall {
                 method: self.method.name.to_string(),
@@ -129,14 +173,9 @@ impl Watch {
                 memo: self.memo.clone(),
             };
             match self.shared.parts.machine.watch_step(call).await {
-                Ok(Watched { index, time_ms, stepped: Stepped::Step(step), reads }) => {
-                    return Ok(Stepping { index, time_ms, step, reads });
-                }
-                Ok(Watched { index, stepped: Stepped::Refused(refusal), .. }) => {
-                    return Err(status::watch_refused(refusal, index));
-                }
-                Ok(Watched { index, stepped: Stepped::Failed(failure), .. }) => {
-                    return Err(status::watch_failed(&failure, index));
+                Ok(watched) => {
+                    self.shared.metrics.watch_stepped();
+                    return Ok(watched);
                 }
                 Err(QueryError::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
                 Err(error) => return Err(status::query(&error)),
@@ -144,23 +183,34 @@ impl Watch {
         }
     }
 
-    async fn next_cause(&self, index: u64, reads: ReadSet, wakes: Wakes) -> Cause {
-        let machine = &self.shared.parts.machine;
-        let wake_at = async {
-            match wakes.at_index {
-                0 => std::future::pending().await,
-                // An index already seen would make a guest's mistake spin.
-                at => machine.wait_applied(at.max(index + 1)).await,
-            }
-        };
+    async fn wait(&self, mut changed: Changed, wakes: Wakes) -> Next {
         tokio::select! {
-            change = machine.changed(index, reads) => match change {
-                Change::Touched => Cause::Change,
-                Change::Reset => Cause::Reset,
-            },
-            () = wake_at => Cause::Wake,
-            () = self.wait_time(wakes) => Cause::Wake,
+            // A change tells more than that it was time to look.
+            biased;
+            change = &mut changed => return Next { cause: change.into(), unchanged: None },
+            () = self.wait_index(wakes) => {}
+            () = self.wait_time(wakes) => {}
         }
+        Next { cause: Cause::Wake, unchanged: Some(changed) }
+    }
+
+    async fn wait_index(&self, wakes: Wakes) {
+        match (wakes.again, wakes.at_index) {
+            (Some(Duration::ZERO), _) => {}
+            (Some(pause), _) => self.hold_back(pause).await,
+            (None, 0) => std::future::pending().await,
+            (None, index) => self.shared.parts.machine.wait_applied(index).await,
+        }
+    }
+
+    /// A guest that runs again and again for nothing costs the others little.
+    async fn hold_back(&self, pause: Duration) {
+        self.shared.metrics.watch_held_back();
+        if let Some(left_out) = self.shared.silent_watches.due() {
+            let method = &self.method.name;
+            tracing::warn!(%method, left_out, "a watch runs again and again and sends nothing; its steps are held back");
+        }
+        tokio::time::sleep(pause).await;
     }
 
     /// Until so much time has passed, here and in the log, which stands still while nobody sends commands. Without a leader the watch
@@ -182,21 +232,31 @@ impl Watch {
     }
 }
 
-/// A step, and where it stood.
-struct Stepping {
-    index: u64,
-    time_ms: u64,
-    step: Step,
-    reads: ReadSet,
+/// Why the next step runs.
+struct Next {
+    cause: Cause,
+    /// Of a wake: tells of a change that comes before the step reads the state.
+    unchanged: Option<Changed>,
 }
 
 /// When a watch runs again although nothing that it read has changed.
 #[derive(Clone, Copy)]
 struct Wakes {
+    /// After this pause, because the index that it asked for is reached.
+    again: Option<Duration>,
     /// 0 for never.
     at_index: u64,
     /// Log time of the last step.
     time_ms: u64,
     /// So long after that; 0 for never.
     after_ms: u32,
+}
+
+impl From<Change> for Cause {
+    fn from(change: Change) -> Cause {
+        match change {
+            Change::Touched => Cause::Change,
+            Change::Reset => Cause::Reset,
+        }
+    }
 }

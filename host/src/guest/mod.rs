@@ -152,7 +152,7 @@ pub enum Cause {
     Start,
     /// A commit touched what the last step read.
     Change,
-    /// A time or an index that the last step asked for was reached.
+    /// A time or an index that the last step asked for was reached, and nothing that it read has changed.
     Wake,
     /// A snapshot replaced the state since the last step.
     Reset,
@@ -165,7 +165,7 @@ pub struct Step {
     pub replies: Vec<Bytes>,
     /// Handed to the next step.
     pub memo: Bytes,
-    /// Also run when this index has been applied; 0 for never.
+    /// Also run when this index has been applied, at once when it is already; 0 for never.
     pub wake_at_index: u64,
     /// Also run after this many milliseconds without a step; 0 for never.
     pub wake_after_ms: u32,

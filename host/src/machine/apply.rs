@@ -287,8 +287,9 @@ impl Applier {
         }
         self.shared.recent.lock().push(self.system.hash);
         self.shared.counts.entries.fetch_add(1, Relaxed);
-        self.shared.publish(&self.system);
+        // First who reads it, then the index: whoever has waited for an index finds all changes up to it told.
         self.shared.changes.committed(log_id.index, effects.writes.into_keys().collect());
+        self.shared.publish(&self.system);
         self.answer(log_id, effects.outcomes);
         Ok(())
     }
@@ -354,8 +355,9 @@ impl Applier {
         self.fit = None;
         self.dirty = Dirty::nothing(FLUSH_AFTER);
         self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);
-        self.shared.publish(&self.system);
+        // In the order of `commit`.
         self.shared.changes.reset(self.system.applied_index());
+        self.shared.publish(&self.system);
         if let Some(log_id) = self.system.applied {
             self.shared.waiters.snapshot_installed(log_id.leader_id);
         }

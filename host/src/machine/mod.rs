@@ -10,6 +10,7 @@
 //! [`open`] gives two ends: [`StateMachine`] for openraft, [`Machine`] for everyone else. A [`Replica`] is the same without Raft and
 //! threads, for tools that try a guest out.
 
+mod again;
 mod apply;
 pub mod backup;
 mod changes;
@@ -45,6 +46,7 @@ use crate::guest::{Component, HostFault};
 use crate::store::{Checkpoints, Log, Space, State, StoreError};
 use crate::types::{Fatal, LogId, NodeId, NodeMode, StoredMembership};
 
+pub use again::Again;
 pub use changes::{Change, Changed, ReadSet};
 pub use entry::{Instance, Instances};
 pub use fitness::{SEMANTICS, genesis_of, limits_of};

@@ -11,10 +11,13 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::vote::RaftLeaderId;
 use tokio::sync::mpsc;
 
+use super::again::Again;
 use super::apply::batch_of;
 use super::digest::Digester;
 use super::entry::{self, Instance, Instances, Runner};
@@ -32,7 +35,7 @@ use crate::codec::Command;
 use crate::codec::entry::Entry;
 use crate::guest::{
     self, ApplyInstance, CALLER_STACK_BYTES, Call, Cause, Component, Context, HostFault, Limits, NodeStatus,
-    QueryInstance, SnapshotSink, Stepped, Store, Verdict,
+    QueryInstance, SnapshotSink, Step, Stepped, Store, Verdict,
 };
 use crate::store::{Checkpoints, Column, DataDir, Read, State, StoreError, View};
 use crate::types::{CommittedLeaderId, GROUP, LogId};
@@ -41,6 +44,9 @@ use crate::types::{CommittedLeaderId, GROUP, LogId};
 const TERM: u64 = 1;
 /// Frames between the two ends of a snapshot, each of at most a MiB.
 const FRAMES_IN_FLIGHT: usize = 4;
+
+/// Steps that a watch may run at once, one behind the other: a stream without end has an end here.
+const STEPS_AT_ONCE_MAX: u32 = 1000;
 
 /// How long an instance serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,11 +172,26 @@ impl Replica {
         })
     }
 
-    /// The first step of a watch.
+    /// What a watch sends at once: its first step, with the replies of those behind it that run again without anything having happened.
+    /// Whatever would come after a pause, or after [`STEPS_AT_ONCE_MAX`], is left out.
     pub fn watch(&mut self, method: &str, request: &[u8], caller: &str, reuse: Reuse) -> Result<Stepped, ReplicaError> {
-        self.read(reuse, |replica, instance| {
-            instance.watch(replica.read_call(method, request, caller), Cause::Start, &[], replica.view()).0
-        })
+        let (mut cause, mut memo, mut replies, mut again) = (Cause::Start, Bytes::new(), Vec::new(), Again::default());
+        for steps in 1.. {
+            let stepped = self.read(reuse, |replica, instance| {
+                instance.watch(replica.read_call(method, request, caller), cause, &memo, replica.view()).0
+            })?;
+            let mut step = match stepped {
+                Stepped::Step(step) => step,
+                ended => return Ok(ended),
+            };
+            let pause = again.after(&step, self.system.applied_index());
+            replies.append(&mut step.replies);
+            if pause != Some(Duration::ZERO) || steps == STEPS_AT_ONCE_MAX {
+                return Ok(Stepped::Step(Step { replies, ..step }));
+            }
+            (cause, memo) = (Cause::Wake, step.memo);
+        }
+        unreachable!("the last step returns")
     }
 
     fn read<T>(

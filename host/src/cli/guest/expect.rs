@@ -34,7 +34,7 @@ impl Expected {
     pub(super) fn replies(given: Value, kind: Kind, descriptor: &MethodDescriptor) -> Result<Expected, String> {
         let list = match (kind, given) {
             (Kind::Watch, Value::Array(list)) => list,
-            (Kind::Watch, _) => return Err("the \"reply\" of a watch is a list, of what its first step sends".into()),
+            (Kind::Watch, _) => return Err("the \"reply\" of a watch is a list, of what it sends at once".into()),
             (Kind::Command | Kind::Query, one) => vec![one],
         };
         let sample = |written: Value| {

@@ -32,9 +32,9 @@ A script has one call a line:
 are not looked at. Lists must be as long as given. null is for a field that must be missing.
 \"error\" is the code that a client must get, \"reason\" beside it the reason that the guest
 gives in the details. \"caller\" sets who calls. Each command comes a second after the one before;
-with \"after\": \"10s\" that much log time passes before the call instead. Of a watch the first
-step is run, more cannot be: its \"reply\" is a list. Empty lines and lines that begin with # are
-left out.\n\
+with \"after\": \"10s\" that much log time passes before the call instead. Of a watch what it sends at
+once is looked at, the first step and those that run again without waiting, at most 1000: its
+\"reply\" is a list. Empty lines and lines that begin with # are left out.\n\
 A call that nothing is expected of may reply or be refused; when the guest panics in it, traps or
 goes beyond a limit, the test fails.";
 

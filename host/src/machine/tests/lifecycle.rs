@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use openraft::EntryPayload;
 use openraft::storage::RaftStateMachine;
 use parking_lot::{Condvar, Mutex};
 
 use super::super::apply::Gate;
-use super::super::{Change, Fate, MachineError, QueryError, open};
+use super::super::{Change, Fate, MachineError, QueryError, Watched, open};
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::{Reason, Stepped, Verdict};
@@ -34,6 +35,26 @@ async fn command_reaches_its_waiter_and_every_reader_after_it() {
     node.machine.wait_applied(2).await;
     let answer = node.get("a").await;
     assert_eq!((answer.index, answer.verdict), (2, reply("1")));
+}
+
+/// A watch that woke for an index or a time says so only when nothing that it read has changed up to the state that it sees.
+#[tokio::test]
+async fn changes_are_told_before_the_index_that_they_came_with() {
+    let mut node = TestNode::begun(faithful()).await;
+    for index in 2..300 {
+        let Watched { index: since, reads, .. } = node.watch("a").await;
+        let mut changed = node.machine.changed(since, reads);
+        let machine = node.machine.clone();
+        let told = tokio::task::spawn_blocking(move || {
+            // Close to the moment at which the index shows.
+            while machine.applied_index() < index {
+                std::hint::spin_loop();
+            }
+            (&mut changed).now_or_never()
+        });
+        node.apply(vec![puts(index, &[("a", "1")])]).await;
+        assert_eq!(told.await.unwrap(), Some(Change::Touched), "entry {index}");
+    }
 }
 
 #[tokio::test]

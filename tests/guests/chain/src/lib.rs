@@ -1,9 +1,11 @@
-//! A guest of the tests: registers that tell their own history, a command that burns fuel, and one that panics. Owns what the checkers
-//! rely on: a write answers with its own place in the log and with the write that it followed. Not part of what users get.
+//! A guest of the tests: registers that tell their own history, a walk through all of them, a command that burns fuel, and one that
+//! panics. Owns what the checkers rely on: a write answers with its own place in the log and with the write that it followed. Not part of
+//! what users get.
 
 use std::hint::black_box;
+use std::ops::Bound;
 
-use lockstep_guest::{Command, Map, Query, Reply};
+use lockstep_guest::{Command, Map, Query, Reply, Step, Watch};
 
 lockstep_guest::include_proto!();
 
@@ -28,6 +30,19 @@ impl Chain for Registers {
 
     fn get(&self, cx: &Query, request: GetRequest) -> Reply<GetResponse> {
         Ok(GetResponse { read_at_index: cx.index(), record: self.records.get(&request.key) })
+    }
+
+    fn walk(&self, cx: &Watch, request: WalkRequest) -> Reply<Step<WalkResponse>> {
+        if request.page == 0 {
+            return Ok(Step::wait().again());
+        }
+        let after = cx.recall().unwrap_or(request.after);
+        let rows = self.records.range((Bound::Excluded(after.clone()), Bound::Unbounded)).take(request.page as usize);
+        let page: Vec<WalkResponse> = rows.map(|(key, record)| WalkResponse { key, record: Some(record) }).collect();
+        let last = page.last().map_or(after, |row| row.key.clone());
+        let is_full = page.len() == request.page as usize;
+        let step = Step::send_all(page).remember(&last);
+        Ok(if is_full { step.again() } else { step })
     }
 
     fn burn(&mut self, _: &Command, request: BurnRequest) -> Reply<BurnResponse> {

@@ -1,0 +1,139 @@
+//! What a watch sends, between its task and its connection: a few replies, and how it ended. The end needs no room in the queue, so a
+//! client that is slow learns it, too. Runs no step.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use super::places::Place;
+use crate::api::status;
+
+/// Replies of one step that wait for a slow client.
+const QUEUED_MAX: usize = 4;
+
+/// The task's end. Dropped without [`Outlet::end`], it says that this node failed.
+pub(super) struct Outlet {
+    queue: mpsc::Sender<Bytes>,
+    end: oneshot::Sender<Option<Status>>,
+}
+
+/// The client has left.
+pub(super) struct Left;
+
+/// The connection's end: the body of the response. The watch has its place until this is dropped.
+pub struct Replies {
+    queue: mpsc::Receiver<Bytes>,
+    /// `None` once it was told.
+    end: Option<oneshot::Receiver<Option<Status>>>,
+    _place: Place,
+}
+
+pub(super) fn channel(place: Place) -> (Outlet, Replies) {
+    let (queue, received) = mpsc::channel(QUEUED_MAX);
+    let (end, ended) = oneshot::channel();
+    (Outlet { queue, end }, Replies { queue: received, end: Some(ended), _place: place })
+}
+
+impl Outlet {
+    /// What sends; the rest is for the end.
+    pub(super) fn sender(&self) -> Sender {
+        Sender(self.queue.clone())
+    }
+
+    /// Completes when the client has left.
+    pub(super) async fn left(&self) {
+        self.queue.closed().await;
+    }
+
+    /// Ends the stream, behind what was sent: with OK, or with a status.
+    pub(super) fn end(self, status: Option<Status>) {
+        // A client that has left does not mind.
+        let _left = self.end.send(status);
+    }
+}
+
+/// Sends replies.
+pub(super) struct Sender(mpsc::Sender<Bytes>);
+
+impl Sender {
+    /// Completes when the client has taken all that was sent: what is made then is new when it gets it, and little waits here.
+    pub(super) async fn taken(&self) -> Result<(), Left> {
+        self.0.reserve_many(QUEUED_MAX).await.map(drop).map_err(|_| Left)
+    }
+
+    pub(super) async fn send(&self, reply: Bytes) -> Result<(), Left> {
+        self.0.send(reply).await.map_err(|_| Left)
+    }
+}
+
+impl Stream for Replies {
+    type Item = Result<Bytes, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if let Some(reply) = ready!(this.queue.poll_recv(context)) {
+            return Poll::Ready(Some(Ok(reply)));
+        }
+        let Some(end) = &mut this.end else { return Poll::Ready(None) };
+        let ended = ready!(Pin::new(end).poll(context));
+        this.end = None;
+        Poll::Ready(ended.unwrap_or_else(|_| Some(status::watch_broken())).map(Err))
+    }
+}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::api::watch::places::{Connection, Places};
+    use futures::{FutureExt, StreamExt};
+
+    fn begun() -> (Outlet, Sender, Replies) {
+        let (outlet, replies) = channel(Places::default().take(&Connection::default()).unwrap());
+        let sender = outlet.sender();
+        (outlet, sender, replies)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_slow_learns_how_its_stream_ended() {
+        let (outlet, sender, mut replies) = begun();
+        while sender.send(Bytes::from_static(b"reply")).now_or_never().is_some() {}
+        outlet.end(Some(Status::unavailable("the node stops")));
+        drop(sender);
+        for _ in 0..QUEUED_MAX {
+            assert_eq!(replies.next().await.unwrap().unwrap(), "reply");
+        }
+        assert_eq!(replies.next().await.unwrap().unwrap_err().message(), "the node stops");
+        assert!(replies.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_task_fails_does_not_look_done() {
+        let (outlet, sender, mut replies) = begun();
+        drop((outlet, sender));
+        assert_eq!(replies.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+        assert!(replies.next().await.is_none());
+        let (outlet, sender, mut replies) = begun();
+        outlet.end(None);
+        drop(sender);
+        assert!(replies.next().await.is_none(), "done is no error");
+    }
+
+    #[tokio::test]
+    async fn the_next_step_waits_until_all_is_taken() {
+        let (outlet, sender, mut replies) = begun();
+        assert!(sender.taken().now_or_never().is_some());
+        for _ in 0..2 {
+            assert!(sender.send(Bytes::new()).await.is_ok());
+        }
+        replies.next().await.unwrap().unwrap();
+        assert!(sender.taken().now_or_never().is_none(), "one is there yet");
+        replies.next().await.unwrap().unwrap();
+        assert!(sender.taken().now_or_never().is_some());
+        drop(replies);
+        assert!(sender.taken().await.is_err() && outlet.left().now_or_never().is_some());
+    }
+}

@@ -1,0 +1,60 @@
+//! The watch of raft-example's clients, when nothing happens: after its timeout it answers what there is, whether or not its index was
+//! reached, and what it repeats has the index that it had.
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::pb::{WatchRequest, WatchResponse};
+use lockstep_tests::{Cluster, PATIENCE, formed};
+use tonic::Streaming;
+
+async fn watch(cluster: &Cluster, n: usize, min_index: u64, timeout_seconds: u32) -> Result<Streaming<WatchResponse>> {
+    let request = WatchRequest { key: "key".into(), min_index, timeout_seconds };
+    Ok(cluster.nodes[n].client().await?.watch(request).await?.into_inner())
+}
+
+async fn next(stream: &mut Streaming<WatchResponse>) -> Result<WatchResponse> {
+    tokio::time::timeout(PATIENCE, stream.message()).await.context("no message")??.context("the stream ended")
+}
+
+async fn applied(cluster: &Cluster, n: usize) -> Result<u64> {
+    cluster.nodes[n].stat().await?["last_applied_index"].as_u64().context("no index")
+}
+
+#[tokio::test]
+async fn a_timeout_answers_though_the_index_is_never_reached() -> Result<()> {
+    let cluster = formed(3, &[]).await?;
+    let follower = cluster.follower().await?;
+    let index = cluster.add(follower, "key", "value").await?;
+    let mut stream = watch(&cluster, follower, index + 1_000_000, 2).await?;
+    for _ in 0..2 {
+        let answer = next(&mut stream).await?;
+        ensure!(answer.value == "value" && answer.current_index >= index && !answer.abandoned, "{answer:?}");
+    }
+    // The newest value, at the next timeout.
+    cluster.add(follower, "key", "newer").await?;
+    ensure!(next(&mut stream).await?.value == "newer");
+    Ok(())
+}
+
+#[tokio::test]
+async fn repeats_have_the_index_that_they_had_however_much_time_passes() -> Result<()> {
+    let cluster = formed(3, &[]).await?;
+    let follower = cluster.follower().await?;
+    cluster.add(follower, "key", "value").await?;
+    let mut stream = watch(&cluster, follower, 0, 1).await?;
+    let first = next(&mut stream).await?;
+    let before = applied(&cluster, follower).await?;
+    for _ in 0..3 {
+        let repeat = next(&mut stream).await?;
+        ensure!(repeat == first, "{repeat:?}, and first {first:?}");
+    }
+    ensure!(applied(&cluster, follower).await? > before, "time has passed in the log");
+    let index = cluster.add(follower, "key", "value").await?;
+    // A repeat may be on its way.
+    let mut answer = next(&mut stream).await?;
+    while answer == first {
+        answer = next(&mut stream).await?;
+    }
+    ensure!((answer.value.as_str(), answer.current_index) == ("value", index), "{answer:?}");
+    ensure!(next(&mut stream).await? == answer);
+    Ok(())
+}
