@@ -32,7 +32,7 @@ extern crate self as lockstep_guest;
 #[allow(unsafe_code, missing_docs, unused_qualifications, clippy::all)]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../wit",
+        path: "wit",
         world: "watching-guest",
         pub_export_macro: true,
         export_macro_name: "export_machine",
