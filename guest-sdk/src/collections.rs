@@ -46,22 +46,26 @@ impl Place {
     }
 
     pub(crate) fn range<K>(self, range: &impl KeyRange<K>) -> Range {
-        let everything = self.everything();
-        let at = |key: Vec<u8>| [self.tag_bytes(), key].concat();
-        // No key is a prefix of another, so a zero byte makes the least bytes above a key.
-        let above = |key: Vec<u8>| [self.tag_bytes(), key, vec![0]].concat();
-        let start = match range.start() {
-            Bound::Included(key) => at(key),
-            Bound::Excluded(key) => above(key),
-            Bound::Unbounded => everything.start,
-        };
-        let end = match range.end() {
-            Bound::Included(key) => Some(above(key)),
-            Bound::Excluded(key) => Some(at(key)),
-            Bound::Unbounded => everything.end,
-        };
-        Range { start, end }
+        range_behind(&self.tag_bytes(), range)
     }
+}
+
+/// The rows whose keys go on behind `prefix` with a key in a range.
+pub(crate) fn range_behind<K>(prefix: &[u8], range: &impl KeyRange<K>) -> Range {
+    let at = |key: Vec<u8>| [prefix, &key].concat();
+    // No key is a prefix of another, so a zero byte makes the least bytes above a key.
+    let above = |key: Vec<u8>| [prefix, &key, &[0]].concat();
+    let start = match range.start() {
+        Bound::Included(key) => at(key),
+        Bound::Excluded(key) => above(key),
+        Bound::Unbounded => prefix.to_vec(),
+    };
+    let end = match range.end() {
+        Bound::Included(key) => Some(above(key)),
+        Bound::Excluded(key) => Some(at(key)),
+        Bound::Unbounded => end_of_prefix(prefix.to_vec()),
+    };
+    Range { start, end }
 }
 
 pub(crate) fn remove_range(range: &Range) -> u64 {
