@@ -64,6 +64,8 @@ pub mod snapshot;
 mod status;
 mod step;
 mod table;
+#[doc(hidden)]
+pub mod tags;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
 pub mod value;
