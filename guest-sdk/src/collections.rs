@@ -8,6 +8,9 @@ use crate::host;
 use crate::key::{self, EncodeKey, KeyRange, Prefix, encode_tag, end_of_prefix};
 use crate::rows::Range;
 
+/// Room for most keys from the start: growing bytes piece by piece costs a guest more than the call that they are for.
+const KEY_BYTES_USUAL: usize = 48;
+
 /// Where a collection lies in the store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -16,7 +19,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn tag_bytes(self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(KEY_BYTES_USUAL);
         encode_tag(self.tag, &mut bytes);
         bytes
     }
