@@ -14,6 +14,7 @@ mod apply;
 pub mod backup;
 mod changes;
 mod digest;
+mod dirty;
 mod entry;
 mod fitness;
 mod gaps;
