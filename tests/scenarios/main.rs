@@ -12,6 +12,7 @@ mod equal_hashes;
 mod failover;
 mod first_hour;
 mod forwarding;
+mod guest_bench;
 mod guest_tools;
 mod guests;
 mod held_fsync;

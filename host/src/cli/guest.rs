@@ -2,6 +2,7 @@
 //! run it is run by the machine's own code. Rules of its own it has none: a node's admission decides, here as there.
 
 mod bench;
+mod blanks;
 mod check;
 mod expect;
 mod inspect;
