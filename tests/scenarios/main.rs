@@ -13,6 +13,7 @@ mod failover;
 mod first_hour;
 mod forwarding;
 mod guest_bench;
+mod guest_projects;
 mod guest_tools;
 mod guests;
 mod held_fsync;

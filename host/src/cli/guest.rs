@@ -10,6 +10,7 @@ mod new;
 mod pack;
 mod remote;
 mod script;
+mod sdk;
 mod serve;
 mod test;
 mod trial;
