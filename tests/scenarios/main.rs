@@ -37,6 +37,7 @@ mod reading;
 mod recovering;
 mod removed;
 mod restart;
+mod restored_harness;
 mod slow_apply;
 mod snapshot_catch_up;
 mod state_hash;

@@ -9,6 +9,7 @@ mod inspect;
 mod new;
 mod pack;
 mod remote;
+mod rows;
 mod script;
 mod sdk;
 mod serve;
@@ -52,6 +53,8 @@ enum GuestCommand {
     Pack(pack::PackArgs),
     /// Measure what commands cost
     Bench(bench::BenchArgs),
+    /// Write the guest's rows out of a backup, for the SDK's test harness and for programs
+    Rows(rows::RowsArgs),
     /// Run a guest's calls for the SDK's test harness, which starts this by itself
     Serve(serve::ServeArgs),
 }
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
         GuestCommand::Test(args) => test::run(args),
         GuestCommand::Pack(args) => pack::run(args),
         GuestCommand::Bench(args) => bench::run(args),
+        GuestCommand::Rows(args) => rows::run(args),
         GuestCommand::Serve(args) => serve::run(args),
     }
 }
