@@ -392,6 +392,11 @@ pub fn medley_wasm() -> PathBuf {
     built("medley.wasm")
 }
 
+/// The guest that does one thing as often as it is asked to: `build/prices.wasm`, as `cargo xtask build` leaves it.
+pub fn prices_wasm() -> PathBuf {
+    built("prices.wasm")
+}
+
 /// The guest that keeps state where none may be: `build/statics.wasm`, as `cargo xtask test` leaves it.
 pub fn statics_wasm() -> PathBuf {
     built("statics.wasm")
