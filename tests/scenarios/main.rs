@@ -12,6 +12,7 @@ mod equal_hashes;
 mod failover;
 mod first_hour;
 mod forwarding;
+mod fuel_table;
 mod guest_bench;
 mod guest_projects;
 mod guest_tools;
