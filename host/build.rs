@@ -1,5 +1,8 @@
-//! Compiles the protos that the host itself speaks (no protoc: protox parses in process), and notes what the program is built with, for
-//! nodes to compare.
+//! Compiles the protos that the host itself speaks (no protoc: protox parses in process), notes what the program is built with, for
+//! nodes to compare, and takes in the guest SDK for `lockstep guest new`.
+
+#[path = "build/sdk.rs"]
+mod sdk;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let protos = [
@@ -10,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "raft_admin.proto",
         "lockstep/admin.proto",
     ];
+    println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=../Cargo.lock");
     println!("cargo::rustc-env=LOCKSTEP_WASMTIME={}", locked("wasmtime")?);
     println!("cargo::rustc-env=LOCKSTEP_OPT_LEVEL={}", std::env::var("OPT_LEVEL")?);
@@ -22,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         prost_build_bytes(&set),
     )?;
     tonic_prost_build::configure().bytes(".lockstep").build_transport(true).compile_fds(set)?;
-    Ok(())
+    sdk::record()
 }
 
 fn prost_build_bytes(set: &impl prost::Message) -> Vec<u8> {

@@ -8,6 +8,9 @@ use crate::host;
 use crate::key::{self, EncodeKey, KeyRange, Prefix, encode_tag, end_of_prefix};
 use crate::rows::Range;
 
+/// Room for most keys from the start: growing bytes piece by piece costs a guest more than the call that they are for.
+const KEY_BYTES_USUAL: usize = 48;
+
 /// Where a collection lies in the store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -16,7 +19,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn tag_bytes(self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(KEY_BYTES_USUAL);
         encode_tag(self.tag, &mut bytes);
         bytes
     }
@@ -46,22 +49,26 @@ impl Place {
     }
 
     pub(crate) fn range<K>(self, range: &impl KeyRange<K>) -> Range {
-        let everything = self.everything();
-        let at = |key: Vec<u8>| [self.tag_bytes(), key].concat();
-        // No key is a prefix of another, so a zero byte makes the least bytes above a key.
-        let above = |key: Vec<u8>| [self.tag_bytes(), key, vec![0]].concat();
-        let start = match range.start() {
-            Bound::Included(key) => at(key),
-            Bound::Excluded(key) => above(key),
-            Bound::Unbounded => everything.start,
-        };
-        let end = match range.end() {
-            Bound::Included(key) => Some(above(key)),
-            Bound::Excluded(key) => Some(at(key)),
-            Bound::Unbounded => everything.end,
-        };
-        Range { start, end }
+        range_behind(&self.tag_bytes(), range)
     }
+}
+
+/// The rows whose keys go on behind `prefix` with a key in a range.
+pub(crate) fn range_behind<K>(prefix: &[u8], range: &impl KeyRange<K>) -> Range {
+    let at = |key: Vec<u8>| [prefix, &key].concat();
+    // No key is a prefix of another, so a zero byte makes the least bytes above a key.
+    let above = |key: Vec<u8>| [prefix, &key, &[0]].concat();
+    let start = match range.start() {
+        Bound::Included(key) => at(key),
+        Bound::Excluded(key) => above(key),
+        Bound::Unbounded => prefix.to_vec(),
+    };
+    let end = match range.end() {
+        Bound::Included(key) => Some(above(key)),
+        Bound::Excluded(key) => Some(at(key)),
+        Bound::Unbounded => end_of_prefix(prefix.to_vec()),
+    };
+    Range { start, end }
 }
 
 pub(crate) fn remove_range(range: &Range) -> u64 {

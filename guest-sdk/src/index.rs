@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::ops::Bound;
 
-use crate::collections::Place;
+use crate::collections::{Place, range_behind};
 use crate::host;
 use crate::key::{EncodeKey, Key, KeyRange, Prefix, end_of_prefix};
 use crate::rows::{Range, RawRows, both_ends, decode_key, decode_value};
@@ -114,6 +114,34 @@ impl<'a, A: Index> By<'a, A> {
         self.found(Range { end: end_of_prefix(start.clone()), start })
     }
 
+    /// Of the rows that are found by just this, those whose keys lie in a range.
+    pub fn find_range<Q: EncodeKey<A::By> + ?Sized>(&self, by: &Q, keys: impl KeyRange<A::Key>) -> Found<'a, A> {
+        self.found(range_behind(&Self::entries().key(by), &keys))
+    }
+
+    /// Of the rows that are found by just this, those behind a key: the next page of [`find`](Self::find), after the last key of the one
+    /// before, which need not be there any more.
+    pub fn find_after<Q, K>(&self, by: &Q, key: &K) -> Found<'a, A>
+    where
+        Q: EncodeKey<A::By> + ?Sized,
+        K: EncodeKey<A::Key> + ?Sized,
+    {
+        let prefix = Self::entries().key(by);
+        let end = end_of_prefix(prefix.clone());
+        self.found(Range { start: behind(prefix, key), end })
+    }
+
+    /// All rows behind one, in the order of the index: the next page of [`iter`](Self::iter), after what the last row of the one before
+    /// was found by, and its key.
+    pub fn after<Q, K>(&self, by: &Q, key: &K) -> Found<'a, A>
+    where
+        Q: EncodeKey<A::By> + ?Sized,
+        K: EncodeKey<A::Key> + ?Sized,
+    {
+        let end = Self::entries().everything().end;
+        self.found(Range { start: behind(Self::entries().key(by), key), end })
+    }
+
     /// All rows, in the order of the index.
     pub fn iter(&self) -> Found<'a, A> {
         self.found(Self::entries().everything())
@@ -197,6 +225,14 @@ impl<A> FoundKeys<'_, A> {
 }
 
 both_ends!(FoundKeys<A: Index>, A::Key, |_found, entry| key_of::<A>(&entry.0));
+
+/// The least bytes above the entry of this key.
+fn behind<K: Key>(mut entry: Vec<u8>, key: &(impl EncodeKey<K> + ?Sized)) -> Vec<u8> {
+    key.encode_key(&mut entry);
+    // No entry begins another one.
+    entry.push(0);
+    entry
+}
 
 /// The key of the row that an entry is for.
 fn key_of<A: Index>(entry: &[u8]) -> A::Key {

@@ -83,45 +83,9 @@ impl fmt::Display for NotAKey {
 
 impl std::error::Error for NotAKey {}
 
-/// Largest tag of a collection: what two bytes of [`encode_tag`] hold.
-const TAG_MAX: u16 = 0x3fff;
-
-/// Fails the build when a tag is out of range or taken twice. Each collection comes with all of its tags.
-#[doc(hidden)]
-pub const fn check_tags(collections: &[&[u16]]) {
-    let mut i = 0;
-    while i < collections.len() {
-        let mut n = 0;
-        while n < collections[i].len() {
-            let tag = collections[i][n];
-            assert!(tag >= 1 && tag <= TAG_MAX, "a tag is 1 to 16383");
-            assert!(times(tag, collections) == 1, "two collections or indexes have the same tag");
-            n += 1;
-        }
-        i += 1;
-    }
-}
-
-const fn times(tag: u16, collections: &[&[u16]]) -> usize {
-    let mut count = 0;
-    let mut i = 0;
-    while i < collections.len() {
-        let mut n = 0;
-        while n < collections[i].len() {
-            if collections[i][n] == tag {
-                count += 1;
-            }
-            n += 1;
-        }
-        i += 1;
-    }
-    count
-}
-
 /// The first bytes of every key of a collection: one byte up to 127, two with the top bit set above.
 /// No tag's bytes begin another's.
 pub(crate) fn encode_tag(tag: u16, out: &mut Vec<u8>) {
-    debug_assert!((1..=TAG_MAX).contains(&tag));
     match u8::try_from(tag) {
         Ok(small) if small < 0x80 => out.push(small),
         _ => out.extend_from_slice(&(tag | 0x8000).to_be_bytes()),

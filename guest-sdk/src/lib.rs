@@ -32,7 +32,7 @@ extern crate self as lockstep_guest;
 #[allow(unsafe_code, missing_docs, unused_qualifications, clippy::all)]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../wit",
+        path: "wit",
         world: "watching-guest",
         pub_export_macro: true,
         export_macro_name: "export_machine",
@@ -66,6 +66,8 @@ pub mod snapshot;
 mod status;
 mod step;
 mod table;
+#[doc(hidden)]
+pub mod tags;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
 pub mod value;

@@ -40,8 +40,12 @@ macro_rules! state {
         }
 
         // An item, so that `cargo check` sees it, too.
-        const _: () = $crate::key::check_tags(&[
-            $(&[$tag], <$collection as $crate::dispatch::Collection>::INDEX_TAGS),*
+        const _: () = $crate::tags::check_tags(&[
+            $($crate::tags::Tags {
+                field: stringify!($field),
+                own: $tag,
+                indexes: <$collection as $crate::dispatch::Collection>::INDEX_TAGS,
+            }),*
         ]);
 
         impl $crate::State for $name {

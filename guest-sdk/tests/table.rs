@@ -95,6 +95,48 @@ fn rows_are_found_by_each_index_in_its_order() {
 }
 
 #[test]
+fn an_index_is_read_in_pages() {
+    run(|state| {
+        let words: Vec<(u32, &str)> = (0..250).map(|key| (key, if key % 2 == 0 { "ac" } else { "b" })).collect();
+        fill(state, &words);
+        let (mut page, mut paged) = (keys_of(state.words.by(ByLetter).find(&'a')), Vec::new());
+        while let Some(&last) = page.last() {
+            paged.extend(page);
+            // The row itself may have gone between two pages.
+            state.words.remove(&last);
+            page = keys_of(state.words.by(ByLetter).find_after(&'a', &last));
+        }
+        assert_eq!(paged, (0..250).step_by(2).collect::<Vec<u32>>());
+        assert_eq!(keys(state.words.by(ByLetter).find_after(&'b', &243)), [245, 247, 249]);
+        assert_eq!(keys(state.words.by(ByLetter).find_after(&'b', &u32::MAX)), [0_u32; 0]);
+        assert_eq!(keys(state.words.by(ByLetter).find_range(&'b', 3..=6)), [3, 5]);
+        assert_eq!(keys(state.words.by(ByLetter).find_range(&'b', 245..)), [245, 247, 249]);
+        // From one group into the next: a key alone does not say where.
+        assert_eq!(state.words.by(ByLength).after(&Reverse(2), &u32::MAX).keys().next(), Some(1));
+        assert_eq!(state.words.by(ByLength).after(&Reverse(1), &247).keys().collect::<Vec<_>>(), [249]);
+        let first = state.words.by(ByLength).after(&Reverse(9), &0).keys().next();
+        assert_eq!(first, state.words.by(ByLength).iter().keys().next());
+    });
+}
+
+fn keys_of(found: lockstep_guest::Found<'_, ByLetter>) -> Vec<u32> {
+    found.keys().take(20).collect()
+}
+
+#[test]
+fn borrowed_keys_page_an_index_too() {
+    run(|state| {
+        for (name, part) in [("a", 1), ("a", 2), ("b", 1)] {
+            state.towns.insert(&(name, part), &7);
+        }
+        let found = state.towns.by(ByInhabitants).find_after(&7, &("a", 1)).keys().collect::<Vec<_>>();
+        assert_eq!(found, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+        let found = state.towns.by(ByInhabitants).find_range(&7, ("a", 2)..).keys().collect::<Vec<_>>();
+        assert_eq!(found, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    });
+}
+
+#[test]
 fn entries_follow_their_row() {
     run(|state| {
         fill(state, &[(1, "ab"), (2, "b")]);

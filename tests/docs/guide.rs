@@ -21,9 +21,14 @@ fn the_guide_makes_a_machine_and_deploys_it() -> Result<()> {
         "with all commands in one entry: the same",
         r#""token":"1""#,
         "db is held by ann",
+        "test pages_hold_every_book_once ... ok",
+        "test a_book_that_is_there_comes_with_the_refusal ... ok",
+        "library.Desk/Add",
+        "The guest SDK",
     ] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
+    assert!(!text.contains("warning: the script"), "every book is a new one:\n{text}");
     assert!(!place.exists(), "the guide leaves its files behind");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Every command of the README and of `docs/lost-majority.md` is executed, as it stands there: the `sh` blocks of a page are one script,
+//! Every command of the README, of `docs/lost-majority.md` and of `docs/limits.md` is executed, as it stands there: the `sh` blocks of a page are one script,
 //! run from the checkout. The guide for authors is in `guide`.
 //! Left out are the test command itself, which would run this test again, the demo and the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
@@ -104,6 +104,13 @@ fn the_page_on_a_lost_majority_does_what_it_says() -> Result<()> {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
     assert_eq!(text.matches(r#""value":"world""#).count(), 2, "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_limits_does_what_it_says() -> Result<()> {
+    let text = succeeded(&run(&blocks("docs/limits.md").concat())?)?;
+    assert!(text.contains("prices.Prices/Do") && text.contains("limits: 100000000 a command"), "{text}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{chain_wasm, kv_wasm, lockstep, lockstep_binary, statics_wasm};
+use lockstep_tests::{chain_wasm, kv_wasm, lockstep, lockstep_binary, misbehaving_wasm, statics_wasm, unfinished_wasm};
 use tempfile::tempdir;
 
 fn text(output: &Output) -> String {
@@ -82,6 +82,20 @@ fn a_good_guest_is_checked_inspected_tested_and_measured() -> Result<()> {
     );
     let measured = done(&["bench", &kv, "--script", &script])?;
     assert_says(&measured, &["a fresh instance", "1024", "100.0%", "Example/Add", "no fsync"]);
+    Ok(())
+}
+
+#[test]
+fn what_a_node_takes_and_an_author_should_not_leave_so_is_told() -> Result<()> {
+    let (finished, unfinished) = (tempdir()?, tempdir()?);
+    let told = done(&["check", &as_text(&misbehaving_wasm(finished.path())?)?])?;
+    ensure!(told.contains("nodes take") && !told.contains("warning"), "{told}");
+    let file = as_text(&unfinished_wasm(unfinished.path())?)?;
+    let told = done(&["check", &file])?;
+    assert_says(&told, &["nodes take", "warning: the stack is not first in memory", "--stack-first"]);
+    assert_says(&told, &["warning: snapshot and restore do not work", "unreachable"]);
+    let json: serde_json::Value = serde_json::from_str(&done(&["check", &file, "--json"])?)?;
+    assert_eq!((&json["ok"], json["warnings"].as_array().map(Vec::len)), (&true.into(), Some(2)));
     Ok(())
 }
 

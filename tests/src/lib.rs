@@ -12,12 +12,12 @@ pub mod torture;
 
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
-pub use misbehaving::misbehaving_wasm;
+pub use misbehaving::{misbehaving_wasm, unfinished_wasm};
 pub use network::{Cut, Network, in_network};
 pub use place::nobody;
 pub use process::{
     NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, medley_wasm, names_wasm,
-    statics_wasm,
+    prices_wasm, statics_wasm,
 };
 
 use std::future::Future;

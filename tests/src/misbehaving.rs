@@ -16,8 +16,23 @@ const ELEMENTS: usize = 10_000;
 
 /// The guest, written into a directory.
 pub fn misbehaving_wasm(place: &Path) -> Result<PathBuf> {
+    written(place, TEXT)
+}
+
+/// The guest as a compiler would leave it that puts the stack above the data, with a snapshot that is only declared.
+pub fn unfinished_wasm(place: &Path) -> Result<PathBuf> {
+    let stack = "(func (global.set $next (i32.sub (global.get $next) (i32.const 16))))";
+    let text = TEXT.trim_end().strip_suffix(')').context("the text ends with its module")?;
+    let snapshot = text.find("#snapshot\")").context("it has a snapshot")?;
+    let body =
+        snapshot + text[snapshot..].find("(result i32)").context("a snapshot has a result")? + "(result i32)".len();
+    let text = format!("{} unreachable {} {stack})", &text[..body], &text[body..]);
+    written(place, &text)
+}
+
+fn written(place: &Path, text: &str) -> Result<PathBuf> {
     let list = "$ok ".repeat(ELEMENTS);
-    let text = TEXT.replace("ELEMENT_LIST", &list).replace("ELEMENTS", &ELEMENTS.to_string());
+    let text = text.replace("ELEMENT_LIST", &list).replace("ELEMENTS", &ELEMENTS.to_string());
     let descriptor: String = DESCRIPTOR.iter().map(|byte| format!("\\{byte:02x}")).collect();
     let section = format!("(@custom \"lockstep.descriptor\" \"{descriptor}\"))");
     let text = format!("{}{section}", text.trim_end().strip_suffix(')').context("the text ends with its module")?);

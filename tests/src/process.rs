@@ -397,6 +397,11 @@ pub fn names_wasm() -> PathBuf {
     built("names.wasm")
 }
 
+/// The guest that does one thing as often as it is asked to: `build/prices.wasm`, as `cargo xtask build` leaves it.
+pub fn prices_wasm() -> PathBuf {
+    built("prices.wasm")
+}
+
 /// The guest that keeps state where none may be: `build/statics.wasm`, as `cargo xtask test` leaves it.
 pub fn statics_wasm() -> PathBuf {
     built("statics.wasm")

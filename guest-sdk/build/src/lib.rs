@@ -42,7 +42,7 @@ pub use rules::Kind;
 pub const OPTIONS_PROTO_NAME: &str = "lockstep/options.proto";
 
 /// Text of `lockstep/options.proto`, which declares the option `(lockstep.method)`.
-pub const OPTIONS_PROTO: &str = include_str!("../../../proto/lockstep/options.proto");
+pub const OPTIONS_PROTO: &str = include_str!("../proto/lockstep/options.proto");
 
 /// Stack of a guest. The linker's default of 1 MiB would have to be mapped for every fresh instance,
 /// which is every log entry.

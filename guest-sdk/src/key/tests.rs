@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn tags_never_begin_one_another(a in 1..=TAG_MAX, b in 1..=TAG_MAX) {
+    fn tags_never_begin_one_another(a in 1..=crate::tags::TAG_MAX, b in 1..=crate::tags::TAG_MAX) {
         let (mut x, mut y) = (Vec::new(), Vec::new());
         encode_tag(a, &mut x);
         encode_tag(b, &mut y);

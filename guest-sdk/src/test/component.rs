@@ -47,7 +47,7 @@ impl Component {
     /// # Errors
     /// When there is no such program or file, or when a node would refuse the component.
     pub fn open(file: impl AsRef<Path>) -> Result<Self, ComponentError> {
-        Self::open_with(std::env::var_os(PROGRAM).unwrap_or_default(), file)
+        Self::open_with(named_program(), file)
     }
 
     /// [`open`](Self::open) with the program `lockstep` of this path.
@@ -57,7 +57,7 @@ impl Component {
     pub fn open_with(program: impl Into<OsString>, file: impl AsRef<Path>) -> Result<Self, ComponentError> {
         let here = std::env::current_dir().map_err(|error| ComponentError(format!("no current directory: {error}")))?;
         let file = found(&here, file.as_ref())?;
-        let program = named_program(&here, program.into());
+        let program = program_at(&here, program.into());
         let (first, hello) = Program::start(&program, &file).map_err(|problem| ComponentError::of(&file, &problem))?;
         Ok(Self(Arc::new(Inner { file, program, hello, idle: Mutex::new(vec![first]) })))
     }
@@ -77,6 +77,11 @@ impl Component {
             Some(Ok(component)) => Some(component.clone()),
             Some(Err(error)) => panic!("{error}"),
         }
+    }
+
+    /// What runs it.
+    pub(super) fn program(&self) -> &Path {
+        &self.0.program
     }
 
     /// # Panics
@@ -214,8 +219,18 @@ fn found(here: &Path, file: &Path) -> Result<PathBuf, ComponentError> {
     )))
 }
 
+/// What `LOCKSTEP` says.
+fn named_program() -> OsString {
+    std::env::var_os(PROGRAM).unwrap_or_default()
+}
+
+/// The program that `LOCKSTEP` names, or `lockstep`, for tests that run in this directory.
+pub(super) fn program_in(here: &Path) -> PathBuf {
+    program_at(here, named_program())
+}
+
 /// A path is looked for as a file is; a bare name is left to PATH.
-fn named_program(here: &Path, program: OsString) -> PathBuf {
+fn program_at(here: &Path, program: OsString) -> PathBuf {
     if program.is_empty() {
         return PathBuf::from("lockstep");
     }

@@ -1,7 +1,9 @@
 //! Where the code of the guest runs: in this process, through `dispatch`, or as the built component, in the host's sandbox. Either way the
 //! call's host is `host::Call`, so the state stays here. What the sandbox checks by itself is checked here for code that runs natively.
 
-use super::component::Component;
+use std::path::PathBuf;
+
+use super::component::{self, Component};
 use super::frames::{self, Came, Mode};
 use super::host::Call;
 use crate::context::{Cause, Command, Place, Query, Watch};
@@ -27,6 +29,14 @@ pub(super) struct Request<'a> {
 }
 
 impl Guest {
+    /// The program that runs components, and reads backups.
+    pub(super) fn program(&self) -> PathBuf {
+        match self {
+            Self::Native => component::program_in(&std::env::current_dir().unwrap_or_default()),
+            Self::Component(component) => component.program().to_owned(),
+        }
+    }
+
     pub(super) fn apply<M: Machine>(&self, call: Call, request: Request<'_>) -> (Call, Reply<Vec<u8>>) {
         match self {
             Self::Native => call.run(|| {

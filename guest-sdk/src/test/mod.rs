@@ -28,6 +28,7 @@
 //! - [`Harness::inspect`] and [`Harness::change`] are code of the test: they run natively, on the same state.
 //! - Fuel differs a little from a node's: rows that a command removed and then looks for cost nothing extra here. A query is not timed.
 
+mod backup;
 mod component;
 #[cfg(test)]
 mod component_tests;
@@ -38,6 +39,7 @@ mod program;
 mod replay;
 mod watches;
 
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -47,6 +49,7 @@ use crate::context::Place;
 use crate::dispatch::Machine;
 use crate::log::Level;
 use crate::status::{Reply, Status};
+use backup::Backup;
 use guest::{Guest, Request};
 use host::{Call, Mode, Store, Writes};
 use watches::Streams;
@@ -70,6 +73,8 @@ pub struct Harness<M> {
     caller: String,
     node_status: String,
     log: Vec<Applied>,
+    /// By the number of commands before it: a state that was put in place of what they had made.
+    restored: BTreeMap<usize, Store>,
     /// What the commands of the open entry wrote so far; none between entries.
     entry: Option<OpenEntry>,
     lines: Vec<(Level, String)>,
@@ -137,6 +142,7 @@ impl<M: Machine> Harness<M> {
             caller: String::new(),
             node_status: "{}".to_owned(),
             log: Vec::new(),
+            restored: BTreeMap::new(),
             entry: None,
             lines: Vec::new(),
             streams: Streams::default(),
@@ -274,13 +280,29 @@ impl<M: Machine> Harness<M> {
         snapshot
     }
 
-    /// Replaces the state with a snapshot's. Streams see a reset.
+    /// Replaces the state with a snapshot's, or with that of a whole backup file, as `lockstep backup` writes it. Streams see a reset.
+    ///
+    /// A backup has the rows as they are, whatever the guest's own format is; log time and index go on from where it was made, unless the
+    /// harness is further. It is read by the program that `LOCKSTEP` names, or `lockstep`.
+    ///
+    /// ```ignore
+    /// machine.restore(std::fs::read("today.backup")?)?;
+    /// ```
     ///
     /// # Errors
-    /// What the guest's restore returned; the old state remains.
+    /// What the guest's restore returned, or what is wrong with the backup; the old state remains.
     pub fn restore(&mut self, snapshot: Vec<u8>) -> Result<(), Status> {
         self.between_entries();
-        self.store = restored::<M>(&self.guest, snapshot)?;
+        if backup::is_backup(&snapshot) {
+            let Backup { index, time_ms, store } = backup::read(&self.guest.program(), snapshot)?;
+            self.store = store;
+            self.index = self.index.max(index);
+            self.log_ms = self.log_ms.max(time_ms);
+            self.clock_ms = self.clock_ms.max(self.log_ms);
+        } else {
+            self.store = restored::<M>(&self.guest, snapshot)?;
+        }
+        self.restored.insert(self.log.len(), self.store.clone());
         self.streams_after_reset();
         Ok(())
     }
@@ -294,7 +316,7 @@ impl<M: Machine> Harness<M> {
     /// At the first difference, saying which.
     pub fn assert_replicas_agree(&self) {
         self.between_entries();
-        if let Err(difference) = replay::agree::<M>(&self.guest, &self.log) {
+        if let Err(difference) = replay::agree::<M>(&self.guest, &self.log, &self.restored) {
             panic!("the replicas disagree: {difference}");
         }
     }

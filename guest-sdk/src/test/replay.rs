@@ -1,6 +1,8 @@
 //! What other replicas make of the same log: each command of it once more, on a store of its own. A
 //! command that is not a function of state and entry alone is found here, unless chance hides it.
 
+use std::collections::BTreeMap;
+
 use super::guest::Guest;
 use super::host::Store;
 use super::{Applied, Ran, apply, moved};
@@ -17,12 +19,15 @@ enum Replica {
     Moving,
 }
 
+/// States that were restored, by the number of commands before.
+type Restored = BTreeMap<usize, Store>;
+
 /// Says where a replica disagrees.
-pub(super) fn agree<M: Machine>(guest: &Guest, log: &[Applied]) -> Result<(), String> {
+pub(super) fn agree<M: Machine>(guest: &Guest, log: &[Applied], restored: &Restored) -> Result<(), String> {
     for replica in [Replica::Plain, Replica::Repeating, Replica::Moving] {
         // A thread of its own, so that thread-locals begin anew.
         std::thread::scope(|scope| {
-            let running = scope.spawn(move || replay::<M>(guest, log, replica));
+            let running = scope.spawn(move || replay::<M>(guest, log, restored, replica));
             // Outcomes of the guest do not unwind; a program that should run its component, and breaks, does.
             running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
@@ -30,11 +35,14 @@ pub(super) fn agree<M: Machine>(guest: &Guest, log: &[Applied]) -> Result<(), St
     Ok(())
 }
 
-fn replay<M: Machine>(guest: &Guest, log: &[Applied], replica: Replica) -> Result<(), String> {
+fn replay<M: Machine>(guest: &Guest, log: &[Applied], restored: &Restored, replica: Replica) -> Result<(), String> {
     let mut store = Store::new();
     let mut entries = 0_u64;
     for (at, first) in log.iter().enumerate() {
         let place = first.command.place;
+        if let Some(state) = restored.get(&at) {
+            store = state.clone();
+        }
         if place.position == 0 && at > 0 {
             entries += 1;
             if replica == Replica::Moving && entries.is_power_of_two() {

@@ -2,13 +2,16 @@
 //! run it is run by the machine's own code. Rules of its own it has none: a node's admission decides, here as there.
 
 mod bench;
+mod blanks;
 mod check;
 mod expect;
 mod inspect;
 mod new;
 mod pack;
 mod remote;
+mod rows;
 mod script;
+mod sdk;
 mod serve;
 mod test;
 mod trial;
@@ -50,6 +53,8 @@ enum GuestCommand {
     Pack(pack::PackArgs),
     /// Measure what commands cost
     Bench(bench::BenchArgs),
+    /// Write the guest's rows out of a backup, for the SDK's test harness and for programs
+    Rows(rows::RowsArgs),
     /// Run a guest's calls for the SDK's test harness, which starts this by itself
     Serve(serve::ServeArgs),
 }
@@ -63,6 +68,7 @@ pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
         GuestCommand::Test(args) => test::run(args),
         GuestCommand::Pack(args) => pack::run(args),
         GuestCommand::Bench(args) => bench::run(args),
+        GuestCommand::Rows(args) => rows::run(args),
         GuestCommand::Serve(args) => serve::run(args),
     }
 }

@@ -226,7 +226,20 @@ impl Component {
 /// What a module becomes. Decodes its component type, which may be nested without end: on a stack that may overflow.
 pub(super) fn component_of(module: &[u8]) -> Result<Vec<u8>, String> {
     let encode = || ComponentEncoder::default().validate(true).module(module)?.encode();
-    encode().map_err(|error| format!("{error:#}"))
+    encode().map_err(|error| {
+        let text = format!("{error:#}");
+        missing_export(&text).map(|advice| format!("{text}; {advice}")).unwrap_or(text)
+    })
+}
+
+/// What to do about a function that the component type has and the module has not: the encoder names interface and function in backticks.
+fn missing_export(problem: &str) -> Option<String> {
+    let (_, names) = problem.split_once("failed to find export of interface ")?;
+    let mut names = names.split('`').skip(1).step_by(2);
+    let (interface, function) = (names.next()?, names.next()?);
+    Some(format!(
+        "every guest has all functions of that interface, also a snapshot and a restore: export a core function named {interface}#{function}"
+    ))
 }
 
 impl Exports {

@@ -4,7 +4,8 @@
 //! - [`Component`]: a guest that was checked, compiled and seen to instantiate (`load`), or told what to write instead (`advice`); its code may be kept on a [`Shelf`] (`code`). Encoding
 //!   and compiling are done in a process of its own ([`apart`]).
 //! - What of this build may move where a recursion ends, for nodes to compare (`build`).
-//! - [`Anatomy`], [`with_descriptor`]: the tools' ways to look at one and to complete one (`anatomy`, `pack`).
+//! - [`Anatomy`], [`with_descriptor`]: the tools' ways to look at one and to complete one (`anatomy`, `pack`), and
+//!   where its stack lies (`layout`).
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into it (`instance`, `streams`).
 //! - The functions it may call back (`imports`), and what became of a call (`outcome`), in whose
 //!   functions it ended (`frames`).
@@ -27,6 +28,7 @@ mod engine;
 mod frames;
 mod imports;
 mod instance;
+mod layout;
 mod limits;
 mod load;
 mod outcome;
@@ -40,6 +42,7 @@ pub use anatomy::Anatomy;
 pub use code::Shelf;
 pub use engine::{Engine, QUERY_INSTANCES_MAX, RESTORE_INSTANCES_MAX, SNAPSHOT_INSTANCES_MAX, Slot};
 pub use instance::{ApplyInstance, QueryInstance};
+pub use layout::{HiddenStack, hidden_stack};
 pub use limits::{CALLER_STACK_BYTES, Limits};
 pub use load::{Checked, Component, LoadError};
 pub use outcome::{Failure, HostFault, Reason, Status, Verdict};

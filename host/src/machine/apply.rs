@@ -16,6 +16,7 @@ use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
 use tokio::sync::oneshot;
 
+use super::dirty::{Dirty, FIRST_FLUSH_AFTER, FLUSH_AFTER};
 use super::entry::{self, Effects, Runner};
 use super::outcome::Outcome;
 use super::shared::Shared;
@@ -28,14 +29,6 @@ use crate::logs::Foreign;
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 
-/// The state is flushed after so many entries,
-const FLUSH_ENTRIES: u64 = 4096;
-/// so many bytes,
-const FLUSH_BYTES: usize = 16 << 20;
-/// or so long after the first unflushed one, whichever comes first: this bounds what a crash has to replay.
-const FLUSH_AFTER: Duration = Duration::from_secs(2);
-/// The first time sooner: what a start replayed is not to be replayed again by the next one, or crashes in a row would add up.
-const FIRST_FLUSH_AFTER: Duration = Duration::from_millis(200);
 /// Before a write of the state is tried again that found the disk full.
 const FULL_RETRY: Duration = Duration::from_millis(500);
 
@@ -128,26 +121,6 @@ impl ApplyHandle {
     }
 }
 
-/// What is committed and not yet flushed.
-struct Dirty {
-    entries: u64,
-    bytes: usize,
-    since: Option<Instant>,
-    /// How long after `since` it is flushed.
-    patience: Duration,
-}
-
-impl Dirty {
-    fn nothing(patience: Duration) -> Dirty {
-        Dirty { entries: 0, bytes: 0, since: None, patience }
-    }
-
-    /// How long the flush can still wait; `None` when there is nothing to flush.
-    fn due_in(&self) -> Option<Duration> {
-        self.since.map(|since| self.patience.saturating_sub(since.elapsed()))
-    }
-}
-
 struct Applier {
     shared: Arc<Shared>,
     gate: Arc<dyn Gate>,
@@ -173,7 +146,7 @@ impl Applier {
                     let _gone = done.send(flushed);
                     return;
                 }
-                None if self.dirty.since.is_some() => (self.flush(), None),
+                None if self.dirty.due_in().is_some() => (self.flush(), None),
                 None => return,
             };
             let failed = result.as_ref().err().map(ToString::to_string);
@@ -215,8 +188,7 @@ impl Applier {
             if let Some(responder) = responder {
                 responder.send(Applied);
             }
-            let is_due = self.dirty.due_in() == Some(Duration::ZERO);
-            if is_due || self.dirty.entries >= FLUSH_ENTRIES || self.dirty.bytes >= FLUSH_BYTES {
+            if self.dirty.is_due() {
                 self.flush()?;
             }
         }
@@ -278,9 +250,7 @@ impl Applier {
         self.gate.wait_durable(log_id.index)?;
         self.gate.note_served(log_id)?;
         self.until_there_is_room(|| self.generation.commit(&batch))?;
-        self.dirty.entries += 1;
-        self.dirty.bytes += batch.bytes();
-        self.dirty.since.get_or_insert_with(Instant::now);
+        self.dirty.note(batch.bytes());
         self.system = effects.system;
         if faults::is_set("apply-diverge") {
             self.system.hash.hash ^= 1;
@@ -319,7 +289,7 @@ impl Applier {
             }
             Err(error) if error.is_full() => {
                 self.note_full(&error);
-                self.dirty = Dirty { since: Some(Instant::now()), ..Dirty::nothing(FLUSH_AFTER) };
+                self.dirty = Dirty::put_off();
             }
             Err(error) => return Err(error.into()),
         }

@@ -18,8 +18,10 @@ use super::snapshot_frames::{BODY_BYTES_MAX, End, FORMAT, Frame};
 use super::snapshots::SnapshotError;
 
 mod found;
+mod rows;
 
 pub use found::{Founded, Founder, Replaced, found, replace};
+pub use rows::RowsOf;
 
 const MAGIC: &[u8; 16] = b"LOCKSTEP BACKUP\n";
 /// A frame is hardly longer than its body: zstd adds little to what it cannot compress.

@@ -15,6 +15,7 @@ mod apply;
 pub mod backup;
 mod changes;
 mod digest;
+mod dirty;
 mod entry;
 mod fitness;
 mod gaps;

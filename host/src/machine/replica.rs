@@ -4,7 +4,8 @@
 //!
 //! - The first entry is a genesis entry, as in every cluster.
 //! - Guests run on the caller's thread, whose stack must have [`CALLER_STACK_BYTES`].
-//! - Nothing survives a crash: the state is flushed only by [`Replica::reopen`].
+//! - The state is flushed when a node would flush it, so that rows which come and go leave no more behind than there; what survives a crash
+//!   is nobody's concern.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use super::again::Again;
 use super::apply::batch_of;
 use super::digest::Digester;
+use super::dirty::{Dirty, FLUSH_AFTER};
 use super::entry::{self, Instance, Instances, Runner};
 use super::fitness::genesis_of;
 use super::overlay::Transaction;
@@ -101,6 +103,17 @@ pub enum ReplicaError {
     Thread(#[source] std::io::Error),
 }
 
+impl ReplicaError {
+    /// Whether it is the guest's snapshot or restore that does not do what it must.
+    pub fn is_of_the_guest(&self) -> bool {
+        match self {
+            ReplicaError::Snapshot(_) => true,
+            ReplicaError::Restore(error) => error.is_unfaithful(),
+            ReplicaError::Store(_) | ReplicaError::Host(_) | ReplicaError::Thread(_) => false,
+        }
+    }
+}
+
 /// See the file's head.
 pub struct Replica {
     // Declared before `directory`, so closed before its lock goes.
@@ -111,6 +124,7 @@ pub struct Replica {
     limits: Limits,
     /// What served the last query that shared.
     kept: Kept,
+    dirty: Dirty,
     directory: DataDir,
 }
 
@@ -123,7 +137,8 @@ impl Replica {
         let system = System::read(&*state.current())?;
         // How many commands share an entry is the caller's to say, here.
         let limits = Limits { fuel_per_entry: u64::MAX, ..component.engine().limits().clone() };
-        let mut replica = Replica { state, checkpoints, system, component, limits, kept: Kept::default(), directory };
+        let (kept, dirty) = (Kept::default(), Dirty::nothing(FLUSH_AFTER));
+        let mut replica = Replica { state, checkpoints, system, component, limits, kept, dirty, directory };
         if replica.system.genesis.is_none() {
             let genesis = genesis_of([0; 16], &replica.component, replica.component.hash());
             replica.apply_entry(&Entry { genesis: Some(genesis), ..Entry::default() }, Reuse::Shared)?;
@@ -159,8 +174,14 @@ impl Replica {
         let runner = Runner { instances, limits: &self.limits };
         let generation = self.state.current();
         let effects = entry::normal(&self.system, log_id, entry, Some(runner), generation.clone())?;
-        generation.commit(&batch_of(&effects))?;
+        let batch = batch_of(&effects);
+        generation.commit(&batch)?;
         self.system = effects.system;
+        self.dirty.note(batch.bytes());
+        if self.dirty.is_due() {
+            generation.flush()?;
+            self.dirty = Dirty::nothing(FLUSH_AFTER);
+        }
         Ok(effects.outcomes.into_iter().map(|(_, verdict)| verdict).collect())
     }
 

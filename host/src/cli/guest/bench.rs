@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use tonic::Code;
 
+use super::blanks::FIRST_PASS;
 use super::script::{self, ScriptCall};
 use super::{admit_file, on_guest_stack};
 use crate::api::routes::Kind;
 use crate::api::status::reason_name;
+use crate::cli::progress::Line;
 use crate::cli::report::{Failure, code_name, print_line};
 use crate::codec::Command;
 use crate::guest::{ApplyInstance, Component, Verdict};
@@ -22,14 +24,24 @@ const SIZES: [usize; 4] = [1, 16, 64, 1024];
 /// Instances made to see what one costs.
 const INSTANCES: u32 = 500;
 const START_MS: u64 = 1_704_067_200_000;
+/// Between two looks at how far it is.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
+/// Lines that are named one by one.
+const LINES_NAMED_MAX: usize = 8;
 
 const AFTER_HELP: &str = "\
 The commands of the script are taken in turn, over and over, on one thread; queries,
-expectations and \"after\" are left out. What a cluster does with them is measured by `lockstep bench`.
+expectations and \"after\" are left out. Each row begins with an empty state, which is flushed as
+often as a node flushes it. What a cluster does with them is measured by `lockstep bench`.
+
+A command that is the same in each pass through the script may cost less from the second one on,
+because its rows are there: it is named at the end. {{n}} in it, the number of the pass, makes it a
+new one each time, as in \"key\": \"a-{{n}}\"; see `lockstep guest test --help`.
 
 Examples:
   lockstep guest bench build/kv.wasm --script calls.jsonl
-  lockstep guest bench build/kv.wasm --script calls.jsonl --seconds 5";
+  lockstep guest bench build/kv.wasm --script calls.jsonl --seconds 5
+  lockstep guest bench build/kv.wasm --script calls.jsonl --fuel";
 
 /// Measure what commands cost.
 #[derive(Debug, clap::Args)]
@@ -46,6 +58,10 @@ pub(crate) struct BenchArgs {
     /// Length of each run
     #[arg(long = "seconds", value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
+
+    /// Measure no time: print the fuel of each command, by its line, and of each method
+    #[arg(long = "fuel", conflicts_with = "seconds")]
+    fuel: bool,
 }
 
 /// One run with entries of one size.
@@ -66,26 +82,44 @@ struct Fuel {
     most: u64,
 }
 
+/// The commands of a script, pass after pass.
+struct Commands<'a> {
+    calls: &'a [&'a ScriptCall],
+    taken: u64,
+}
+
+/// How far it is, for people, in a line that comes and goes.
+struct Progress {
+    line: Line,
+    next: Instant,
+}
+
 /// Measures one guest.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     on_guest_stack(|| {
         let admitted = admit_file(&args.file)?;
         let calls = script::read(&args.script, &admitted.routes)?;
-        let commands: Vec<Command> =
-            calls.iter().filter(|call| call.kind == Kind::Command).map(ScriptCall::command).collect();
-        if commands.is_empty() {
+        let calls: Vec<&ScriptCall> = calls.iter().filter(|call| call.kind == Kind::Command).collect();
+        if calls.is_empty() {
             return Err(Failure::usage(format!("{} has no commands to measure", args.script.display())).into());
         }
-        print_conditions(args, &admitted.component, commands.len())?;
-        print_times(args, &admitted.component, &commands)?;
-        print_fuel(&admitted.component, &commands)
+        if args.fuel {
+            print_line(format!("component {}\n\nline          fuel  method", hex(&admitted.component.hash())))?;
+            return print_fuel(&admitted.component, &calls, true);
+        }
+        print_conditions(args, &admitted.component, calls.len())?;
+        let taken_max = print_times(args, &admitted.component, &calls)?;
+        if let Some(warning) = repeats(&calls, taken_max) {
+            print_line(format!("\n{warning}"))?;
+        }
+        print_fuel(&admitted.component, &calls, false)
     })
 }
 
 fn print_conditions(args: &BenchArgs, component: &Component, commands: usize) -> anyhow::Result<()> {
     print_line(format!("component {}", hex(&component.hash())))?;
     print_line(format!(
-        "{commands} commands of {} in turn, {} s a row, on one thread; the state is in {} and is not flushed;",
+        "{commands} commands of {} in turn, {} s a row, on one thread; the state is in {};",
         args.script.display(),
         args.seconds,
         std::env::temp_dir().display()
@@ -97,15 +131,17 @@ fn print_conditions(args: &BenchArgs, component: &Component, commands: usize) ->
     ))
 }
 
-fn print_times(args: &BenchArgs, component: &Component, commands: &[Command]) -> anyhow::Result<()> {
+/// Says how many commands the longest row took.
+fn print_times(args: &BenchArgs, component: &Component, calls: &[&ScriptCall]) -> anyhow::Result<u64> {
     let began = Instant::now();
     for _ in 0..INSTANCES {
         drop(ApplyInstance::new(component)?);
     }
     print_line(format!("a fresh instance  {:>9.2} µs\n", micros(began.elapsed()) / f64::from(INSTANCES)))?;
     print_line("commands an entry  µs a command  commands a second  replies")?;
+    let mut taken_max = 0;
     for size in SIZES {
-        let row = measure(component, commands, size, Duration::from_secs(args.seconds))?;
+        let row = measure(component, calls, size, Duration::from_secs(args.seconds))?;
         print_line(format!(
             "{size:>17}  {:>12.2}  {:>17.0}  {:>6.1}%{}",
             micros(row.took) / row.commands as f64,
@@ -113,37 +149,73 @@ fn print_times(args: &BenchArgs, component: &Component, commands: &[Command]) ->
             row.percent(row.replies),
             row.show_others(),
         ))?;
+        taken_max = taken_max.max(row.commands);
     }
-    Ok(())
+    Ok(taken_max)
 }
 
-fn measure(component: &Component, commands: &[Command], size: usize, length: Duration) -> anyhow::Result<Row> {
+fn measure(component: &Component, calls: &[&ScriptCall], size: usize, length: Duration) -> anyhow::Result<Row> {
     let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
     let mut replica = Replica::open(place.path(), component.clone())?;
-    let mut next = commands.iter().cycle();
+    let mut commands = Commands { calls, taken: 0 };
     let mut row = Row { commands: 0, took: Duration::ZERO, replies: 0, others: BTreeMap::new() };
+    let mut progress = Progress::new();
     let mut time_ms = START_MS;
     while row.took < length {
-        let entry: Vec<Command> = next.by_ref().take(size).cloned().collect();
+        let entry = commands.take(size)?;
         time_ms += 1;
         let began = Instant::now();
         let applied = replica.apply(time_ms, entry, Reuse::Shared)?;
         row.took += began.elapsed();
         row.commands += size as u64;
         applied.verdicts.iter().for_each(|verdict| row.count(verdict));
+        progress.show(|| {
+            let (took, length) = (row.took.as_secs_f64(), length.as_secs());
+            format!("{size} commands an entry: {took:.1} of {length} s, {} commands", row.commands)
+        });
     }
     Ok(row)
 }
 
+/// What to know of a measurement that took so many commands, when the script is shorter.
+fn repeats(calls: &[&ScriptCall], taken: u64) -> Option<String> {
+    let passes = taken.div_ceil(calls.len() as u64);
+    let same: Vec<String> = calls.iter().filter(|call| !call.varies()).map(|call| call.line.to_string()).collect();
+    if passes < 2 || same.is_empty() {
+        return None;
+    }
+    let named = same[..same.len().min(LINES_NAMED_MAX)].join(", ");
+    let more = same.len().saturating_sub(LINES_NAMED_MAX);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let lines = if same.len() == 1 { "line" } else { "lines" };
+    Some(format!(
+        "warning: the script was run through up to {passes} times, and {lines} {named}{more} had the same command each time: what was measured of \
+         them is mostly a repeat, which finds what the first one left. {{{{n}}}} or {{{{uuid}}}} makes a command a new one, as in \
+         \"key\": \"a-{{{{n}}}}\"; in a line that is meant to be repeated, all is well"
+    ))
+}
+
 /// One pass, each command in an instance of its own: what it uses does then not depend on its neighbours.
-fn print_fuel(component: &Component, commands: &[Command]) -> anyhow::Result<()> {
+fn print_fuel(component: &Component, calls: &[&ScriptCall], each: bool) -> anyhow::Result<()> {
     let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
     let mut replica = Replica::open(place.path(), component.clone())?;
     let mut methods: BTreeMap<&str, Fuel> = BTreeMap::new();
-    for (time_ms, command) in (START_MS..).zip(commands) {
-        let applied = replica.apply(time_ms, vec![command.clone()], Reuse::Never)?;
-        methods.entry(&command.method).or_default().add(applied.fuel[0]);
+    let mut progress = Progress::new();
+    for (done, (time_ms, call)) in (START_MS..).zip(calls).enumerate() {
+        let applied = replica.apply(time_ms, vec![call.command()], Reuse::Never)?;
+        if each {
+            print_line(format!(
+                "{:>4}  {:>12}  {}{}",
+                call.line,
+                applied.fuel[0],
+                call.method,
+                ended(&applied.verdicts[0]).map(|how| format!(", {how}")).unwrap_or_default()
+            ))?;
+        }
+        methods.entry(&call.method).or_default().add(applied.fuel[0]);
+        progress.show(|| format!("fuel of {done} of {} commands", calls.len()));
     }
+    drop(progress);
     let width = methods.keys().map(|method| method.len()).max().unwrap_or(0).max("fuel".len());
     print_line(format!("\n{:<width$}     calls        mean         least          most", "fuel"))?;
     for (method, fuel) in methods {
@@ -159,20 +231,49 @@ fn print_fuel(component: &Component, commands: &[Command]) -> anyhow::Result<()>
     print_line(format!("limits: {} a command, {} an entry", limits.fuel_per_command, limits.fuel_per_entry))
 }
 
+impl Commands<'_> {
+    fn take(&mut self, count: usize) -> anyhow::Result<Vec<Command>> {
+        let commands = (0..count).map(|_| {
+            let length = self.calls.len() as u64;
+            let (pass, at) = (FIRST_PASS + self.taken / length, self.taken % length);
+            self.taken += 1;
+            self.calls[at as usize].command_in(pass).map_err(|problem| Failure::usage(problem).into())
+        });
+        commands.collect()
+    }
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { line: Line::new(), next: Instant::now() + PROGRESS_PAUSE }
+    }
+
+    fn show(&mut self, text: impl FnOnce() -> String) {
+        if self.line.is_shown() && Instant::now() >= self.next {
+            self.line.draw(&text());
+            self.next = Instant::now() + PROGRESS_PAUSE;
+        }
+    }
+}
+
+/// How a command ended that did not reply: `refused with NOT_FOUND`.
+fn ended(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Reply(_) => None,
+        Verdict::Refused(refusal) => {
+            let code = Code::from_i32(i32::try_from(refusal.code).unwrap_or(0));
+            Some(format!("refused with {}", code_name(code)))
+        }
+        Verdict::Failed(failure) => Some(format!("failed ({})", reason_name(failure.reason))),
+    }
+}
+
 impl Row {
     fn count(&mut self, verdict: &Verdict) {
-        let other = match verdict {
-            Verdict::Reply(_) => {
-                self.replies += 1;
-                return;
-            }
-            Verdict::Refused(refusal) => {
-                let code = Code::from_i32(i32::try_from(refusal.code).unwrap_or(0));
-                format!("refused with {}", code_name(code))
-            }
-            Verdict::Failed(failure) => format!("failed ({})", reason_name(failure.reason)),
-        };
-        *self.others.entry(other).or_default() += 1;
+        match ended(verdict) {
+            None => self.replies += 1,
+            Some(other) => *self.others.entry(other).or_default() += 1,
+        }
     }
 
     fn percent(&self, count: u64) -> f64 {

@@ -1,5 +1,5 @@
-//! `lockstep guest check`: a node's admission, offline. Only reports; what is refused, and the words for it, are `guest/load.rs`'s and
-//! `api/routes.rs`'s.
+//! `lockstep guest check`: a node's admission, offline, and what an author should know although a node would take the guest. What is refused,
+//! and the words for it, are `guest/load.rs`'s and `api/routes.rs`'s.
 
 use std::path::PathBuf;
 
@@ -7,11 +7,15 @@ use serde_json::json;
 
 use super::{Admitted, admit, imported, on_guest_stack, read};
 use crate::cli::report::print_line;
+use crate::guest::{Component, HiddenStack, hidden_stack};
+use crate::machine::Replica;
 use crate::types::hex;
 
 const AFTER_HELP: &str = "\
-Compiles the guest and makes one instance of it, as the first start of a node does. Exits with 0
-when a node would take it, with 1 when not.
+Compiles the guest and makes one instance of it, as the first start of a node does, then lets it
+write a snapshot of an empty state and restore that. Exits with 0 when a node would take it, with 1
+when not. Warnings are about what a node takes all the same: a snapshot or a restore that fails, and
+a stack whose overflow would overwrite the guest's own data without a word.
 
 Examples:
   lockstep guest check target/wasm32-unknown-unknown/release/my_machine.wasm
@@ -25,7 +29,8 @@ pub(crate) struct CheckArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// One JSON object, for programs: {"file", "ok", "component", "services", "imported"} or {"file", "ok", "problem"}
+    /// One JSON object, for programs: {"file", "ok", "component", "services", "imported", "warnings"} or {"file", "ok",
+    /// "problem"}
     #[arg(long = "json")]
     json: bool,
 }
@@ -33,14 +38,19 @@ pub(crate) struct CheckArgs {
 /// Checks one file.
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let bytes = read(&args.file)?;
-    let admitted = on_guest_stack(|| admit(&bytes));
+    let admitted = on_guest_stack(|| {
+        let admitted = admit(&bytes)?;
+        let warnings = warnings(&admitted.component)?;
+        Ok((admitted, warnings))
+    });
     let file = args.file.display().to_string();
     match admitted {
-        Ok(Admitted { component, routes }) => {
+        Ok((Admitted { component, routes }, warnings)) => {
             let (hash, services) = (hex(&component.hash()), routes.services());
             if args.json {
                 return print_line(json!({
                     "file": file, "ok": true, "component": hash, "services": services, "imported": routes.imported(),
+                    "warnings": warnings,
                 }));
             }
             print_line(format!(
@@ -48,7 +58,8 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
                 services.join(", "),
                 routes.methods().len(),
                 imported("\n  imports    ", &routes),
-            ))
+            ))?;
+            warnings.iter().try_for_each(|warning| print_line(format!("warning: {warning}")))
         }
         Err(error) => {
             if args.json {
@@ -56,5 +67,33 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
             }
             Err(error.context(format!("a node would refuse {file}")))
         }
+    }
+}
+
+/// What a node takes, and an author should not leave so.
+fn warnings(component: &Component) -> anyhow::Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if let Some(HiddenStack { top, data }) = hidden_stack(component.encoded())? {
+        warnings.push(format!(
+            "the stack is not first in memory: it grows down from {top} towards the data at {data}, so an overflow changes statics instead of ending \
+             the call; link with --stack-first (clang: -Wl,--stack-first)"
+        ));
+    }
+    if let Some(problem) = snapshot_problem(component)? {
+        warnings.push(format!(
+            "snapshot and restore do not work, tried with an empty state: {problem}; nodes would send the rows as they are instead, and log it each \
+             time. Does the guest export both?"
+        ));
+    }
+    Ok(warnings)
+}
+
+fn snapshot_problem(component: &Component) -> anyhow::Result<Option<String>> {
+    let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
+    let mut replica = Replica::open(place.path(), component.clone())?;
+    match replica.snapshot_restore() {
+        Ok(()) => Ok(None),
+        Err(error) if error.is_of_the_guest() => Ok(Some(error.to_string())),
+        Err(error) => Err(error.into()),
     }
 }

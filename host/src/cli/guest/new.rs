@@ -2,10 +2,9 @@
 //! touches a directory that is there already.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
-
+use super::sdk::{Sdk, write};
 use crate::cli::called::called_from_elsewhere;
 use crate::cli::report::{Failure, print_line};
 
@@ -21,19 +20,22 @@ const FILES: [(&str, &str); 8] = [
     ("tests/machine.rs", include_str!("template/machine.rs")),
 ];
 
-/// The SDK of the checkout that this program was built from.
-const OWN_SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk");
 const NAME_BYTES_MAX: usize = 64;
 
 const AFTER_HELP: &str = "\
-The project depends on the guest SDK by its path: the one of the checkout that this program was
-built from, or another one given with --sdk, or a git repository that holds it. With a path the
-checkout's Cargo.lock comes along, so that the versions are those the SDK is tested with.
+The project builds wherever it is cloned. By itself it takes the guest SDK from the git repository
+and revision that this program was built from, if those are known to be where others can have them;
+else it gets a copy of the SDK, which this program carries. What it does, and why, is said. --sdk
+asks for
+  URL#REVISION  a git repository, at a commit or a tag; without #REVISION, at this program's own
+  copy          a copy in the project, for machines that reach no repository
+  DIR           the directory guest-sdk of a checkout, for work on both
+Cargo.lock comes along, with the versions that the SDK is tested with: keep it under version control.
 
 Examples:
   lockstep guest new my-machine
-  lockstep guest new my-machine --sdk ../lockstep/guest-sdk
-  lockstep guest new my-machine --sdk https://example.org/lockstep.git";
+  lockstep guest new my-machine --sdk https://example.org/lockstep.git#v1.2.3
+  lockstep guest new my-machine --sdk ../lockstep/guest-sdk";
 
 /// Make a project that builds, tests and deploys as it stands.
 #[derive(Debug, clap::Args)]
@@ -43,8 +45,8 @@ pub(crate) struct NewArgs {
     #[arg(value_name = "NAME")]
     name: String,
 
-    /// The guest SDK: its directory, or the URL of a git repository
-    #[arg(long = "sdk", value_name = "DIR|URL")]
+    /// Where the guest SDK is: a git repository, `copy`, or a directory
+    #[arg(long = "sdk", value_name = "URL#REVISION|copy|DIR")]
     sdk: Option<String>,
 }
 
@@ -57,15 +59,6 @@ struct Names {
     crate_name: String,
     /// `MyMachine`
     service: String,
-}
-
-/// Where the SDK comes from.
-struct Sdk {
-    /// The dependency in TOML, of the SDK and of its build half.
-    run: String,
-    build: String,
-    /// The lock file of its checkout.
-    lock: Option<PathBuf>,
 }
 
 /// Makes one project.
@@ -81,19 +74,13 @@ pub(crate) fn run(args: &NewArgs) -> anyhow::Result<()> {
         _ => anyhow::Error::from(error).context(format!("cannot make {}", place.display())),
     })?;
     for (path, template) in FILES {
-        let path = place.join(path);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        }
-        fs::write(&path, fill(template, &names, &sdk)).with_context(|| format!("cannot write {}", path.display()))?;
+        write(&place.join(path), &fill(template, &names, &sdk))?;
     }
-    if let Some(lock) = &sdk.lock {
-        fs::copy(lock, place.join("Cargo.lock")).with_context(|| format!("cannot copy {}", lock.display()))?;
-    }
-    tell(&names)
+    sdk.write(place)?;
+    tell(&names, &sdk)
 }
 
-fn tell(names: &Names) -> anyhow::Result<()> {
+fn tell(names: &Names, sdk: &Sdk) -> anyhow::Result<()> {
     let Names { name, crate_name, service } = names;
     let file = format!("target/wasm32-unknown-unknown/release/{crate_name}.wasm");
     let lockstep = called_from_elsewhere();
@@ -101,7 +88,8 @@ fn tell(names: &Names) -> anyhow::Result<()> {
     print_line(format!(
         "{name}/ is a machine with the service {crate_name}.{service}, in proto/app.proto and src/lib.rs. In there:\n\
          \n  cargo test\n  cargo build --release --target wasm32-unknown-unknown\n  \
-         {program}LOCKSTEP_COMPONENT={file} cargo test\n  {lockstep} dev {file}"
+         {program}LOCKSTEP_COMPONENT={file} cargo test\n  {lockstep} dev {file}\n\n{}",
+        sdk.advice()
     ))
 }
 
@@ -110,8 +98,10 @@ fn fill(template: &str, names: &Names, sdk: &Sdk) -> String {
         .replace("{{name}}", &names.name)
         .replace("{{crate}}", &names.crate_name)
         .replace("{{Service}}", &names.service)
-        .replace("{{sdk}}", &sdk.run)
-        .replace("{{sdk-build}}", &sdk.build)
+        .replace("{{sdk}}", &sdk.dependency())
+        .replace("{{sdk-build}}", &sdk.build_dependency())
+        .replace("{{sdk-sentence}}", &sdk.sentence())
+        .replace("{{workspace}}", sdk.workspace())
 }
 
 impl Names {
@@ -241,30 +231,6 @@ const TAKEN: [&str; 92] = [
     "from",
 ];
 
-impl Sdk {
-    fn of(given: Option<&str>) -> anyhow::Result<Sdk> {
-        if let Some(url) = given.filter(|given| given.contains("://") || given.starts_with("git@")) {
-            let dependency = format!("{{ git = {url:?} }}");
-            return Ok(Sdk { run: dependency.clone(), build: dependency, lock: None });
-        }
-        let path = Path::new(given.unwrap_or(OWN_SDK));
-        let (run, build) = (path.to_owned(), path.join("build"));
-        if !run.join("Cargo.toml").is_file() || !build.join("Cargo.toml").is_file() {
-            let hint =
-                "give the directory guest-sdk of a checkout of Lockstep with --sdk, or the URL of its git repository";
-            return Err(Failure::usage(format!("there is no guest SDK at {}", path.display())).hint(hint).into());
-        }
-        let absolute = |path: &Path| -> anyhow::Result<String> {
-            let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
-            let text =
-                path.to_str().with_context(|| format!("{} is not text, which Cargo.toml needs", path.display()))?;
-            Ok(format!("{{ path = {text:?} }}"))
-        };
-        let lock = path.join("../Cargo.lock");
-        Ok(Sdk { run: absolute(&run)?, build: absolute(&build)?, lock: lock.is_file().then_some(lock) })
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -304,20 +270,14 @@ mod tests {
 
     #[test]
     fn nothing_in_the_templates_stays_open() {
-        let (names, sdk) = (Names::of("my-machine").unwrap(), Sdk::of(None).unwrap());
-        for (path, template) in FILES {
-            let text = fill(template, &names, &sdk);
-            assert!(!text.contains("{{"), "{path}: {text}");
-            assert!(text.ends_with('\n'), "{path}");
+        let names = Names::of("my-machine").unwrap();
+        for sdk in [None, Some("copy"), Some("https://example.org/x.git#v1"), Some("../guest-sdk")] {
+            let sdk = Sdk::of(sdk).unwrap();
+            for (path, template) in FILES {
+                let text = fill(template, &names, &sdk);
+                assert!(!text.contains("{{"), "{path}: {text}");
+                assert!(text.ends_with('\n'), "{path}");
+            }
         }
-    }
-
-    #[test]
-    fn the_sdk_is_a_directory_or_a_repository() {
-        assert_eq!(Sdk::of(Some("https://example.org/x.git")).unwrap().run, r#"{ git = "https://example.org/x.git" }"#);
-        assert!(Sdk::of(None).unwrap().build.ends_with("guest-sdk/build\" }"));
-        let place = tempfile::tempdir().unwrap();
-        let error = Sdk::of(place.path().to_str()).err().unwrap().to_string();
-        assert!(error.contains("no guest SDK"), "{error}");
     }
 }

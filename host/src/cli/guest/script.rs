@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tonic::Status;
 
+use super::blanks::{self, FIRST_PASS, Place};
 use super::expect::{Expected, as_json};
 use crate::api::routes::{Kind, Routes};
 use crate::api::status;
@@ -35,6 +36,10 @@ gives in the details. \"caller\" sets who calls. Each command comes a second aft
 with \"after\": \"10s\" that much log time passes before the call instead. Of a watch what it sends at
 once is looked at, the first step and those that run again without waiting, at most 1000: its
 \"reply\" is a list. Empty lines and lines that begin with # are left out.\n\
+In the texts of requests and replies, and in \"caller\", {{n}} is the number of the pass through
+the script: 1 in a test, and growing in a benchmark, which takes the script over and over. Numbers
+may be written so, too: \"amount\": \"{{n}}\". {{uuid}} is another id wherever it stands, and
+{{uuid:order}} the same one throughout a pass.\n\
 A call that nothing is expected of may reply or be refused; when the guest panics in it, traps or
 goes beyond a limit, the test fails.";
 
@@ -69,12 +74,21 @@ pub(super) struct ScriptCall {
     pub(super) text: String,
     pub(super) kind: Kind,
     pub(super) method: String,
+    /// As the first pass through the script has it, and so the caller.
     pub(super) request: Bytes,
     pub(super) caller: String,
+    /// How they are written, when other passes have others.
+    varying: Option<Varying>,
     /// Log time that passes before it, in place of what usually does.
     pub(super) after: Option<Duration>,
     descriptor: MethodDescriptor,
     expected: Option<Expected>,
+}
+
+/// What a call is made of, anew in each pass.
+struct Varying {
+    request: Value,
+    caller: String,
 }
 
 /// How a call ended.
@@ -112,13 +126,11 @@ fn parse(text: &str, line: usize, routes: &Routes, pool: &DescriptorPool) -> Res
         .and_then(|(service, method)| pool.get_service_by_name(service)?.methods().find(|found| found.name() == method))
         .ok_or_else(|| unknown(name, routes))
         .map_err(of("method"))?;
-    let request = written.request.unwrap_or_else(|| Value::Object(Map::new()));
-    let request = DynamicMessage::deserialize(descriptor.input(), request)
-        .map_err(|error| {
-            format!("the request is no {}: {error}; {}", descriptor.input().name(), signature(&descriptor))
-        })
-        .map_err(of("request"))?;
-    let expected = match (written.reply, written.error, written.reason) {
+    let template = written.request.unwrap_or_else(|| Value::Object(Map::new()));
+    let first = Place { pass: FIRST_PASS, line };
+    let request = encode_request(&descriptor, blanks::fill(&template, first)).map_err(of("request"))?;
+    let reply = written.reply.map(|reply| blanks::fill(&reply, first));
+    let expected = match (reply, written.error, written.reason) {
         (Some(_), Some(_), _) => return Err(of("error")("give \"reply\" or \"error\", not both".into())),
         (_, None, Some(_)) => return Err(of("reason")("a \"reason\" stands beside an \"error\"".into())),
         (Some(reply), None, None) => Some(Expected::replies(reply, method.kind, &descriptor).map_err(of("reply"))?),
@@ -130,12 +142,20 @@ fn parse(text: &str, line: usize, routes: &Routes, pool: &DescriptorPool) -> Res
         text: text.trim().to_owned(),
         kind: method.kind,
         method: name.to_owned(),
-        request: request.encode_to_vec().into(),
-        caller: written.caller,
+        request,
+        caller: blanks::fill_text(&written.caller, first),
+        varying: (blanks::has_blanks(&template) || blanks::text_has_blanks(&written.caller))
+            .then_some(Varying { request: template, caller: written.caller }),
         after: written.after.as_deref().map(duration).transpose().map_err(of("after"))?,
         descriptor,
         expected,
     })
+}
+
+fn encode_request(method: &MethodDescriptor, request: Value) -> Result<Bytes, String> {
+    let message = DynamicMessage::deserialize(method.input(), request)
+        .map_err(|error| format!("the request is no {}: {error}; {}", method.input().name(), signature(method)))?;
+    Ok(message.encode_to_vec().into())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -189,6 +209,20 @@ impl ScriptCall {
             request: self.request.clone(),
             caller: self.caller.clone(),
         }
+    }
+
+    /// As a log entry carries it in this pass through the script; or why it cannot be made, which a number may be the reason of.
+    pub(super) fn command_in(&self, pass: u64) -> Result<Command, String> {
+        let Some(varying) = &self.varying else { return Ok(self.command()) };
+        let place = Place { pass, line: self.line };
+        let request = encode_request(&self.descriptor, blanks::fill(&varying.request, place))
+            .map_err(|problem| format!("line {}, in pass {pass}: {problem}", self.line))?;
+        Ok(Command { request, caller: blanks::fill_text(&varying.caller, place), ..self.command() })
+    }
+
+    /// Whether every pass through the script has another one.
+    pub(super) fn varies(&self) -> bool {
+        self.varying.is_some()
     }
 
     /// The answer for people, as a client would see it.
@@ -361,6 +395,22 @@ mod tests {
         let calls =
             script("{\"method\": \"Example/Add\", \"after\": \"1m 5s\"}\n{\"method\": \"Example/Add\"}").unwrap();
         assert_eq!((calls[0].after, calls[1].after), (Some(Duration::from_secs(65)), None));
+    }
+
+    #[test]
+    fn each_pass_has_a_request_of_its_own_where_the_line_says_so() {
+        let line = r#"{"method": "Example/Add", "request": {"key": "a{{n}}"}, "caller": "c{{n}}", "reply": {"commitIndex": "{{n}}"}}"#;
+        let add = one(line);
+        assert_eq!((&add.request[..], add.caller.as_str(), add.varies()), (&b"\x0a\x02a1"[..], "c1", true));
+        assert_eq!(add.disappointed(&replied(b"\x08\x01")), None);
+        let later = add.command_in(12).unwrap();
+        assert_eq!((&later.request[..], later.caller.as_str()), (&b"\x0a\x03a12"[..], "c12"));
+        let same = one(r#"{"method": "Example/Add", "request": {"key": "{{name}}"}}"#);
+        assert!(!same.varies() && same.command_in(2).unwrap() == same.command_in(1).unwrap());
+        // What fits in the first pass need not in a later one.
+        let get = one(r#"{"method": "Example/Watch", "request": {"minIndex": "1{{n}}"}}"#);
+        let error = get.command_in(u64::MAX).unwrap_err();
+        assert!(error.contains("line 1, in pass 1844") && error.contains("WatchRequest"), "{error}");
     }
 
     #[test]

@@ -103,10 +103,9 @@ fn pause_ms(call: &ScriptCall) -> Option<u64> {
 }
 
 fn blame(call: usize, error: ReplicaError) -> Stop {
-    match error {
-        ReplicaError::Snapshot(_) => Stop::Snapshot(call, error),
-        ReplicaError::Restore(inner) if inner.is_unfaithful() => Stop::Snapshot(call, inner.into()),
-        other => Stop::Host(other),
+    match error.is_of_the_guest() {
+        true => Stop::Snapshot(call, error),
+        false => Stop::Host(error),
     }
 }
 

@@ -95,6 +95,17 @@ fn machine_of_other_types_is_refused() {
 }
 
 #[test]
+fn a_module_that_lacks_a_function_is_told_which() {
+    let text = Text::default().module();
+    for function in ["snapshot", "restore"] {
+        let lacking = text.replace(&format!("lockstep:machine/machine@1.0.0#{function}"), "another");
+        let refused = Component::encode(&typed_module(&lacking, CONTRACT, "machine-guest")).unwrap_err().to_string();
+        let wanted = format!("export a core function named lockstep:machine/machine@1.0.0#{function}");
+        assert!(refused.contains(&wanted), "{refused}");
+    }
+}
+
+#[test]
 fn module_without_component_type_is_refused() {
     assert!(matches!(refused(&component("(module)")), LoadError::NoComponentType));
 }

@@ -49,6 +49,30 @@ fn an_instance_for_each_command_ends_where_one_for_all_does() {
     assert_eq!(standing(Reuse::Shared), standing(Reuse::Never));
 }
 
+/// `guest bench` would else measure rows that came and went long ago, and that a node has compacted away.
+#[test]
+fn the_state_is_flushed_as_a_node_flushes_it() {
+    let place = tempfile::tempdir().unwrap();
+    let mut replica = Replica::open(place.path(), faithful()).unwrap();
+    let tables = || {
+        let (mut open, mut tables) = (vec![place.path().to_owned()], 0);
+        while let Some(path) = open.pop() {
+            match path.is_dir() {
+                true => open.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path())),
+                false => tables += usize::from(path.extension().is_some_and(|extension| extension == "sst")),
+            }
+        }
+        tables
+    };
+    // As many entries as a node leaves unflushed, whatever the clock says.
+    for time_ms in 0..5_000 {
+        replica.apply(time_ms, Vec::new(), Reuse::WithinEntry).unwrap();
+    }
+    assert!(tables() > 0, "5,000 entries are in memory alone");
+    let before = replica.standing().unwrap();
+    assert_eq!(replica.reopen().unwrap().standing().unwrap(), before);
+}
+
 #[test]
 fn a_restore_that_forgets_is_found() {
     let place = tempfile::tempdir().unwrap();

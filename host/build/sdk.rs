@@ -1,0 +1,151 @@
+//! What `lockstep guest new` knows of the guest SDK that belongs to this program: its files, and the repository and revision that they are in,
+//! if others can have them from there. Looks at git's own records only, and never at the network.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// From here, the directory of the package, to the checkout.
+const CHECKOUT: &str = "..";
+/// What the SDK's crates are made of, from the checkout: files, and directories with all that is in them.
+const PARTS: [&str; 9] = [
+    "Cargo.toml",
+    "LICENSE",
+    "rustfmt.toml",
+    "guest-sdk/Cargo.toml",
+    "guest-sdk/src",
+    "guest-sdk/wit",
+    "guest-sdk/build/Cargo.toml",
+    "guest-sdk/build/proto",
+    "guest-sdk/build/src",
+];
+/// Whoever builds a release says with these where its sources are; without them, git does.
+const URL: &str = "LOCKSTEP_SDK_URL";
+const REVISION: &str = "LOCKSTEP_SDK_REVISION";
+
+/// Where others can have the SDK.
+struct Origin {
+    url: String,
+    revision: String,
+}
+
+/// Writes `sdk.rs` to `OUT_DIR`.
+pub(super) fn record() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed={URL}");
+    println!("cargo::rerun-if-env-changed={REVISION}");
+    let mut files = Vec::new();
+    for part in PARTS {
+        let path = Path::new(CHECKOUT).join(part);
+        println!("cargo::rerun-if-changed={}", path.display());
+        collect(&path, Path::new(part), &mut files)?;
+    }
+    files.sort();
+    let mut text =
+        String::from("/// Path from the checkout, and text.\npub(super) const FILES: &[(&str, &str)] = &[\n");
+    for (name, path) in &files {
+        writeln!(text, "    ({name:?}, include_str!({:?})),", path.canonicalize()?)?;
+    }
+    let lock = Path::new(CHECKOUT).join("Cargo.lock").canonicalize()?;
+    writeln!(
+        text,
+        "];\n/// The versions that it is tested with.\npub(super) const LOCK: &str = include_str!({lock:?});"
+    )?;
+    let revision = revision();
+    let (url, why) = match origin(&revision) {
+        Ok(origin) => (Some(origin), String::new()),
+        Err(why) => (None, why),
+    };
+    let origin = url.map(|origin| (origin.url, origin.revision));
+    let origin = match &origin {
+        Some((url, revision)) => format!("Some(({url:?}, {revision:?}))"),
+        None => "None".to_owned(),
+    };
+    writeln!(text, "/// URL and revision from which others can have these files,")?;
+    writeln!(text, "pub(super) const ORIGIN: Option<(&str, &str)> = {origin};")?;
+    writeln!(text, "/// or why not.\npub(super) const WITHOUT_ORIGIN: &str = {why:?};")?;
+    writeln!(text, "/// The revision that has these files, here or elsewhere.")?;
+    writeln!(text, "pub(super) const REVISION: Option<&str> = {:?};", revision.ok().as_deref())?;
+    Ok(std::fs::write(PathBuf::from(std::env::var("OUT_DIR")?).join("sdk.rs"), text)?)
+}
+
+fn collect(path: &Path, name: &Path, files: &mut Vec<(String, PathBuf)>) -> std::io::Result<()> {
+    if !path.is_dir() {
+        // With slashes, on every system.
+        let name: Vec<String> = name.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        files.push((name.join("/"), path.to_owned()));
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?.file_name();
+        collect(&path.join(&entry), &name.join(&entry), files)?;
+    }
+    Ok(())
+}
+
+/// The newest commit that changed the SDK, when the files are as it left them; or why there is none.
+fn revision() -> Result<String, String> {
+    let given = std::env::var(REVISION).unwrap_or_default();
+    if !given.is_empty() {
+        return Ok(given);
+    }
+    let sources = ["guest-sdk", "proto/lockstep/options.proto", "wit", "Cargo.toml", "LICENSE"];
+    let commit = git(&["log", "-1", "--format=%H", "--"], &sources).unwrap_or_default();
+    if commit.is_empty() {
+        return Err("it was built from sources without a git history".into());
+    }
+    match git(&["status", "--porcelain", "--"], &sources) {
+        Some(changes) if changes.is_empty() => Ok(commit),
+        _ => Err("it was built from a checkout whose SDK had changes that were not committed".into()),
+    }
+}
+
+/// Where others can have that revision; or why not.
+fn origin(revision: &Result<String, String>) -> Result<Origin, String> {
+    let revision = revision.clone()?;
+    let given = std::env::var(URL).unwrap_or_default();
+    if !given.is_empty() {
+        return Ok(Origin { url: given, revision });
+    }
+    let remote = git(&["config", "--get", "remote.origin.url"], &[]).unwrap_or_default();
+    if remote.is_empty() {
+        return Err("it was built from a checkout without a remote `origin`".into());
+    }
+    let url = public(&remote)
+        .ok_or("it was built from a checkout whose remote `origin` is a place on the machine that built it")?;
+    let pushed = git(&["for-each-ref", "--contains", &revision, "--format=%(refname)", "refs/remotes/origin"], &[]);
+    match pushed {
+        Some(branches) if !branches.is_empty() => Ok(Origin { url, revision }),
+        _ => Err(format!("it was built from a checkout whose SDK was not yet pushed to {url}")),
+    }
+}
+
+/// The remote as a URL that a Cargo.toml may have; `None` for one that nobody else can reach. Names and passwords stay here.
+fn public(remote: &str) -> Option<String> {
+    match remote.split_once("://") {
+        Some(("ssh", _)) => Some(remote.to_owned()),
+        Some(("file", _)) => None,
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_once('/')?;
+            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+            Some(format!("{scheme}://{host}/{path}"))
+        }
+        // As ssh has it, user@host:path, which cargo does not take.
+        None => {
+            let (host, path) = remote.split_once(':').filter(|(host, _)| host.len() > 1 && !host.contains('/'))?;
+            Some(format!("ssh://{host}/{}", path.trim_start_matches('/')))
+        }
+    }
+}
+
+fn git(arguments: &[&str], paths: &[&str]) -> Option<String> {
+    let mut command = Command::new("git");
+    // A hook of git's that builds us has these set, for another directory.
+    command
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE")
+        .env_remove("GIT_INDEX_FILE")
+        .env("GIT_OPTIONAL_LOCKS", "0");
+    let output = command.args(arguments).args(paths).current_dir(CHECKOUT).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

@@ -1,0 +1,113 @@
+//! The guest's rows of a backup, one after the other, for tools. Builds no state; what a whole file is says the reader.
+
+use std::io::{self, Read};
+
+use super::super::snapshot_frames::{Frame, Header, RowReader, row_head};
+use super::{BackupError, BackupReader};
+
+/// A backup whose rows are read.
+pub struct RowsOf<R> {
+    reader: BackupReader<R>,
+    header: Header,
+}
+
+impl<R: Read> RowsOf<R> {
+    /// Reads the beginning.
+    pub fn open(from: R) -> Result<RowsOf<R>, BackupError> {
+        let mut reader = BackupReader::new(from)?;
+        let first =
+            reader.next_frame()?.map(|frame| Frame::decode(&frame)).transpose().map_err(BackupError::Damaged)?;
+        match first {
+            Some(Frame::Header(header)) => Ok(RowsOf { reader, header }),
+            Some(other) => Err(BackupError::Damaged(format!("it begins with a frame out of place: {}", other.name()))),
+            None => Err(BackupError::Damaged("it has no frames".into())),
+        }
+    }
+
+    /// The index of the last entry that the rows hold.
+    pub fn index(&self) -> u64 {
+        self.header.applied.index
+    }
+
+    /// Log time then.
+    pub fn time_ms(&self) -> u64 {
+        self.header.time_ms
+    }
+
+    /// Gives `row` the lengths of key and value as a snapshot has them, the key and the value of each row, in order, and counts them. Only when
+    /// this returns is the whole file known to be good.
+    pub fn read(mut self, mut row: impl FnMut(&[u8], &[u8], &[u8]) -> io::Result<()>) -> Result<u64, BackupError> {
+        let (mut rows, mut count) = (RowReader::default(), 0);
+        while let Some(frame) = self.reader.next_frame()? {
+            let Frame::Raw(body) = Frame::decode(&frame).map_err(BackupError::Damaged)? else { continue };
+            rows.push(&body, |key, value| {
+                count += 1;
+                row(&row_head(key, value), key, value)
+            })?;
+            if let Some(problem) = rows.problem() {
+                return Err(BackupError::Damaged(problem));
+            }
+        }
+        if !rows.is_empty() {
+            return Err(BackupError::Damaged("its last row is cut short".into()));
+        }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::super::snapshot_frames::{FORMAT, Footer};
+    use super::super::super::system::LogPosition;
+    use super::super::BackupWriter;
+    use super::*;
+
+    fn file(raw: &[&[u8]]) -> Vec<u8> {
+        let applied = LogPosition { term: 1, leader: 2, index: 30 };
+        let mut writer = BackupWriter::new(Vec::new()).unwrap();
+        let mut push = |frame: Frame| writer.push(&frame.encode()).unwrap();
+        push(Frame::Header(Header { format: FORMAT, applied, time_ms: 4, component: None }));
+        push(Frame::Component(b"wasm".to_vec()));
+        raw.iter().for_each(|body| push(Frame::Raw(body.to_vec())));
+        push(Frame::System(b"the host's own".to_vec()));
+        push(Frame::Footer(Footer { digest: [6; 32], rows: 2 }));
+        writer.finish().unwrap().1
+    }
+
+    fn rows() -> Vec<u8> {
+        [("a", "1"), ("b", "")]
+            .iter()
+            .flat_map(|(key, value)| {
+                [&row_head(key.as_bytes(), value.as_bytes())[..], key.as_bytes(), value.as_bytes()].concat()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_guests_rows_are_read_however_they_were_cut() {
+        let rows = rows();
+        for cut in 0..rows.len() {
+            let file = file(&[&rows[..cut], &rows[cut..]]);
+            let backup = RowsOf::open(file.as_slice()).unwrap();
+            assert_eq!((backup.index(), backup.time_ms()), (30, 4));
+            let mut read = Vec::new();
+            let count = backup.read(|head, key, value| {
+                read.extend([head, key, value].concat());
+                Ok(())
+            });
+            assert_eq!((count.unwrap(), read), (2, rows.clone()));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_whole_is_refused() {
+        let rows = rows();
+        let read = |file: &[u8]| RowsOf::open(file)?.read(|_, _, _| Ok(()));
+        let whole = file(&[&rows]);
+        for length in 0..whole.len() {
+            assert!(read(&whole[..length]).is_err(), "{length}");
+        }
+        assert!(read(&file(&[&rows[..rows.len() - 1]])).unwrap_err().to_string().contains("cut short"));
+    }
+}
