@@ -66,7 +66,7 @@ fn the_state_is_flushed_as_a_node_flushes_it() {
     };
     // As many entries as a node leaves unflushed, whatever the clock says.
     for time_ms in 0..5_000 {
-        replica.apply(time_ms, Vec::new(), Reuse::WithinEntry).unwrap();
+        replica.apply(time_ms, Vec::new(), Reuse::Shared).unwrap();
     }
     assert!(tables() > 0, "5,000 entries are in memory alone");
     let before = replica.standing().unwrap();
