@@ -6,9 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
+use prost_reflect::{DescriptorPool, MethodDescriptor};
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use tonic::Status;
 
 use super::expect::{Expected, as_json};
@@ -16,6 +15,7 @@ use crate::api::routes::{Kind, Routes};
 use crate::api::status;
 use crate::cli::call::signature;
 use crate::cli::details;
+use crate::cli::json::{Tree, read_message};
 use crate::cli::report::{Failure, code_name};
 use crate::cli::similar::{similar, suggestion};
 use crate::codec::Command;
@@ -47,10 +47,10 @@ const FRAMES: &str = "in the guest:";
 struct Line {
     method: String,
     #[serde(default)]
-    request: Option<Value>,
+    request: Option<Tree>,
     #[serde(default)]
     caller: String,
-    reply: Option<Value>,
+    reply: Option<Tree>,
     error: Option<String>,
     reason: Option<String>,
     after: Option<String>,
@@ -112,8 +112,8 @@ fn parse(text: &str, line: usize, routes: &Routes, pool: &DescriptorPool) -> Res
         .and_then(|(service, method)| pool.get_service_by_name(service)?.methods().find(|found| found.name() == method))
         .ok_or_else(|| unknown(name, routes))
         .map_err(of("method"))?;
-    let request = written.request.unwrap_or_else(|| Value::Object(Map::new()));
-    let request = DynamicMessage::deserialize(descriptor.input(), request)
+    let request = written.request.unwrap_or_else(|| Tree::Object(Vec::new()));
+    let request = read_message(&descriptor.input(), &request)
         .map_err(|error| {
             format!("the request is no {}: {error}; {}", descriptor.input().name(), signature(&descriptor))
         })
@@ -303,6 +303,8 @@ mod tests {
             ("{\"method\": \"Example/Ad\"}", "did you mean Example/Add?"),
             ("{\"method\": \"Example/Add\", \"request\": {\"kei\": \"a\"}}", "\"key\": string"),
             ("{\"method\": \"Example/Add\", \"reply\": {\"x\": 1}}", "\"commitIndex\": uint64"),
+            ("{\"method\": \"Example/Add\", \"request\": {\"key\": \"a\", \"key\": \"b\"}}", "\"key\" is there twice"),
+            ("{\"method\": \"Example/Add\", \"reply\": {\"commitIndex\": 1, \"commit_index\": 1}}", "are one field"),
             ("{\"method\": \"Example/Add\", \"error\": \"NOPE\"}", "NOT_FOUND"),
             ("{\"method\": \"Example/Add\", \"reply\": {}, \"error\": \"ABORTED\"}", "not both"),
             ("{\"method\": \"Example/Watch\", \"reply\": {}}", "is a list"),
