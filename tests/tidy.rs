@@ -59,6 +59,18 @@ fn nothing_is_left_open() {
     assert_none("left open in the code", left);
 }
 
+/// `println!` and its like panic when nobody takes what they print: in a node, in the task that happened to say something.
+#[test]
+fn nothing_is_printed_in_a_way_that_panics() {
+    let printing = sources()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("host/src/") && !name.contains("test"))
+        .filter(|(_, text)| code_lines(text).any(|line| line.contains("print!(") || line.contains("println!(")))
+        .map(|(name, _)| name)
+        .collect();
+    assert_none("prints with a macro; cli/report.rs has print_line and print_notice", printing);
+}
+
 #[test]
 fn each_foreign_library_has_one_home() {
     let homes = [

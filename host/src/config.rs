@@ -87,7 +87,7 @@ pub struct NodeConfig {
     pub trailing_entries_min: u64,
     /// Free bytes on the disk of the data directory below which commands are refused; 0: never.
     pub min_free_bytes: u64,
-    /// Changes nothing: a node starts from its own durable state, and a snapshot is only copied back when the state is behind it.
+    /// Never make the state from a snapshot at start, also when it is behind the newest one.
     pub no_snapshot_restore_on_start: bool,
 }
 

@@ -81,7 +81,7 @@ mod switched_off {
 #[cfg(feature = "failpoints")]
 mod switched_on {
     use std::collections::BTreeMap;
-    use std::io;
+    use std::io::{self, Write};
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -98,7 +98,7 @@ mod switched_on {
         match fail::eval(name, |word| word.unwrap_or_default()).as_deref() {
             None => Ok(()),
             Some("crash") => {
-                eprintln!("failpoint {name}: crash");
+                drop(writeln!(io::stderr(), "failpoint {name}: crash"));
                 // No destructor and no flush, like kill -9.
                 std::process::abort();
             }
@@ -152,7 +152,7 @@ mod switched_on {
             fail::remove(name);
         }
         for (name, task) in now.iter().filter(|(name, task)| before.get(*name) != Some(task)) {
-            eprintln!("failpoint {name} is now {task}");
+            drop(writeln!(io::stderr(), "failpoint {name} is now {task}"));
             fail::cfg(name, task).expect("a test writes tasks that can be read");
         }
     }

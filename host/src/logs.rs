@@ -1,5 +1,7 @@
 //! What a node logs on behalf of others. Lines that anybody who can reach a port can cause come at most once a second and say how many
-//! were left out; text that others wrote cannot pass for a line of the node's own. Counts nothing that a metric should.
+//! were left out; text that others wrote cannot pass for a line of the node's own. How lines get to stderr is `logs/stderr.rs`.
+
+pub mod stderr;
 
 use std::fmt::{self, Write};
 use std::time::{Duration, Instant};

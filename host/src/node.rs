@@ -123,6 +123,7 @@ impl Node {
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;
+        let http_addr = config.http_addr.as_deref().map(|addr| config::advertised(None, addr, &http)).transpose()?;
         let (below, state_machine) = open_disk(&config, me, &fatal).await?;
         let mut tasks = JoinSet::new();
         let consensus = start_raft(&config, &below, state_machine, &mut tasks).await?;
@@ -134,11 +135,9 @@ impl Node {
         let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
         let resync = Resync::new(&below, &consensus.raft, &exit, &restart);
         let api = open_api(&config, &below, &consensus, &paths, &exit, resync)?;
+        announce(&config, &below, http_addr.as_deref());
         match below.held {
-            None => {
-                start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks);
-                announce(&config, &below);
-            }
+            None => start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks),
             Some(_) => drop(tasks.spawn(duties::watch_space(below.machine.space().clone()))),
         }
         Ok(Node {
@@ -262,6 +261,7 @@ async fn open_disk(
         // Each keeps an instance of the pool between queries.
         query_threads: std::thread::available_parallelism().map_or(2, usize::from).min(QUERY_INSTANCES_MAX as usize),
         query_queue_max: QUERY_QUEUE_MAX,
+        restores_snapshot: !config.no_snapshot_restore_on_start,
     })?;
     let cluster = ClusterCell::new(identity.cluster.clone());
     let removed = directory.removed_at()?;
@@ -455,9 +455,10 @@ fn start_duties(
     tasks.spawn(builds::compare(below.me.clone(), consensus.raft.clone(), Arc::new(below.admission.clone())));
 }
 
-/// The line a person looks for.
-fn announce(config: &NodeConfig, below: &Foundation) {
-    let http = config.http_addr.as_deref().unwrap_or("off");
+/// The line a person looks for, with the ports that the system chose where none was given.
+fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>) {
+    let what = if below.held.is_some() { "serving operators only" } else { "serving" };
+    let http = http.unwrap_or("off");
     let cluster = below.cluster.get();
     let cluster = cluster.map_or("none yet: add this node from the cluster's leader".into(), |found| found.id_hex());
     tracing::info!(
@@ -466,7 +467,7 @@ fn announce(config: &NodeConfig, below: &Foundation) {
         http,
         cluster,
         data = %config.data_dir().display(),
-        "serving"
+        "{what}"
     );
 }
 

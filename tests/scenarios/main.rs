@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backup;
+mod calling;
 #[cfg(target_os = "linux")]
 mod compiling;
 mod component_tests;
@@ -10,6 +11,7 @@ mod disk_full;
 mod durable_steps;
 mod equal_hashes;
 mod failover;
+mod file_limit;
 mod first_hour;
 mod forwarding;
 mod fuel_table;
@@ -22,9 +24,11 @@ mod hung_disk;
 mod identity;
 mod imports;
 mod joining;
+mod json_log;
 mod kill_rounds;
 mod leader_changes;
 mod local_reads;
+mod log_nobody_takes;
 mod log_time;
 mod manager;
 mod membership;

@@ -63,6 +63,13 @@ impl Options {
         self
     }
 
+    /// With what a shell does before it becomes the program: `ulimit -f 4096`, `exec 2>/dev/full`.
+    pub fn through(mut self, shell: &str) -> Options {
+        let program = std::mem::replace(&mut self.program, Path::new(env!("CARGO_MANIFEST_DIR")).join("through"));
+        self.env.extend([("THROUGH".into(), shell.into()), ("PROGRAM".into(), program.display().to_string())]);
+        self
+    }
+
     /// With further arguments.
     pub fn with(mut self, more: &[&str]) -> Options {
         self.more.extend(more.iter().map(|word| word.to_string()));

@@ -18,6 +18,8 @@ use tonic::Code;
 use super::routes::Kind;
 use super::watch::places::Full;
 use super::{Shared, status};
+use crate::logs::stderr;
+use crate::machine::MachineStatus;
 use crate::types::NodeMode;
 
 /// Upper bounds in seconds: from a local query to the default deadline.
@@ -198,22 +200,28 @@ impl Collector for Gauges {
             ("snapshots_failed", "Snapshots that could not be made", machine.snapshots_failed),
             ("snapshots_sent", "Snapshots sent to other nodes", machine.snapshots_sent),
             ("restores", "Snapshots installed", machine.restore_count),
+            ("log_lines_lost", "Lines of this process's log that could not be written to stderr", stderr::lost()),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        // Apart from the refusals in `commands_failed`: those are ordinary.
-        if !machine.command_failures.is_empty() {
-            let help = "Commands that failed in the guest, as this process applied them";
-            let mut family = encoder.encode_descriptor("command_failures", help, None, MetricType::Counter)?;
-            for (reason, count) in &machine.command_failures {
-                let label = [("reason", status::reason_name(*reason))];
-                ConstCounter::new(*count).encode(family.encode_family(&label)?)?;
-            }
-        }
-        let mut family = encoder.encode_descriptor("mode", "1 for the mode of this node", None, MetricType::Gauge)?;
-        ConstGauge::new(1_i64).encode(family.encode_family(&[("mode", machine.mode.words().0)])?)?;
-        Ok(())
+        encode_labelled(machine, &mut encoder)
     }
+}
+
+/// Numbers with a label each.
+fn encode_labelled(machine: &MachineStatus, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+    // Apart from the refusals in `commands_failed`: those are ordinary.
+    if !machine.command_failures.is_empty() {
+        let help = "Commands that failed in the guest, as this process applied them";
+        let mut family = encoder.encode_descriptor("command_failures", help, None, MetricType::Counter)?;
+        for (reason, count) in &machine.command_failures {
+            let label = [("reason", status::reason_name(*reason))];
+            ConstCounter::new(*count).encode(family.encode_family(&label)?)?;
+        }
+    }
+    let mut family = encoder.encode_descriptor("mode", "1 for the mode of this node", None, MetricType::Gauge)?;
+    ConstGauge::new(1_i64).encode(family.encode_family(&[("mode", machine.mode.words().0)])?)?;
+    Ok(())
 }

@@ -9,7 +9,7 @@ use super::client::{self, CONNECT_PATIENCE};
 use super::door;
 use super::manager::{self, Manager, is_operation, known, operation_error, text_field};
 use super::progress::with_transfers;
-use super::report::{Failure, print_line};
+use super::report::{Failure, print_line, print_notice};
 use super::resync;
 use super::similar::{similar, suggestion};
 use super::text::{self, Defaults};
@@ -88,7 +88,7 @@ async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMess
     let outcome = with_transfers(manager.channel(), say(manager, &known("Await"), &reply)).await?;
     // The operation is over whatever becomes of its token; a node that was shut down may be gone already.
     if let Err(error) = say(manager, &known("Forget"), &reply).await {
-        eprintln!("the operation ended, but its token was not forgotten: {error}");
+        print_notice(format_args!("the operation ended, but its token was not forgotten: {error}"));
     }
     match operation_error(&outcome) {
         Some(error) => Err(Failure::new(format!("{} failed: {error}", rpc.name())).into()),

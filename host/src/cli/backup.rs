@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::client::{self, CONNECT_PATIENCE};
 use super::door;
 use super::progress::{Line, mebibytes};
-use super::report::Failure;
+use super::report::{Failure, print_notice};
 use crate::api::call::BackupRequest;
 use crate::api::call::admin_client::AdminClient;
 use crate::machine::backup::{BackupReader, BackupWriter, Summary};
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<()> {
     let written = super::client_runtime()?.block_on(fetch(args, &out))?;
     verify(&out, &written)?;
     let Summary { index, rows, bytes } = written;
-    eprintln!("backed up {rows} rows as of index {index}: {bytes} bytes");
+    print_notice(format_args!("backed up {rows} rows as of index {index}: {bytes} bytes"));
     Ok(())
 }
 

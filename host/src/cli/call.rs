@@ -5,7 +5,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use anyhow::Context;
-use prost_reflect::{DynamicMessage, MethodDescriptor, SerializeOptions, ServiceDescriptor};
+use prost_reflect::{DynamicMessage, MethodDescriptor, ServiceDescriptor};
 use tonic::Status;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::Channel;
@@ -13,8 +13,9 @@ use tonic::transport::Channel;
 use super::called::as_called;
 use super::client::{self, CONNECT_PATIENCE, CallOptions};
 use super::door;
+use super::json::{Shown, Tree, read_message, show_bytes};
 use super::reflection::Reflection;
-use super::report::{Failure, print_line};
+use super::report::{Failure, metadata_lines, print_line, print_notice, stdout_is_closed};
 use super::similar::{similar, suggestion};
 use crate::api::routes::{described, is_reserved};
 
@@ -23,6 +24,8 @@ const NODE_SERVICE: &str = "lockstep.v1.Admin";
 
 const AFTER_HELP: &str = "\
 Each reply is printed as one line of JSON; a stream ends with Ctrl-C. An error exits with code 1.
+What of a reply has no JSON form is shown with \"@error\" beside it, and the reason on stderr; the call
+has had its effect, and the code is 0.
 
 Examples:
   lockstep call localhost:40051
@@ -88,8 +91,11 @@ async fn call(channel: Channel, service: &str, method: &str, args: &CallArgs) ->
         return Err(Failure::usage(format!("{name} takes a stream of requests, which this command cannot send")).into());
     }
     if !method.is_server_streaming() {
-        return match client::unary(&channel, &method, &request, &options).await {
-            Ok(reply) => print_line(to_json(&reply)?),
+        return match client::unary_bytes(&channel, &method, &request, &options).await {
+            Ok(reply) => {
+                let shown = show_bytes(&method.output(), reply.get_ref());
+                print_reply(&shown, &format!("the call succeeded{}", in_brackets(reply.metadata())))
+            }
             Err(status) => Err(refusal(&channel, &method, status).await.into()),
         };
     }
@@ -115,16 +121,33 @@ async fn stream(
         Err(status) => return Ok(Err(status)),
     };
     loop {
-        let reply = match client::next(&mut replies, options).await {
-            Ok(Some(reply)) => client::decode(method, reply),
-            Ok(None) => return Ok(Ok(())),
-            Err(status) => return Ok(Err(status)),
+        let reply = tokio::select! {
+            reply = client::next(&mut replies, options) => reply,
+            // What prints nothing for hours would else not notice that nobody reads it.
+            closed = stdout_is_closed() => return Err(closed),
         };
         match reply {
-            Ok(reply) => print_line(to_json(&reply)?)?,
+            Ok(Some(reply)) => print_reply(&show_bytes(&method.output(), &reply), "the stream goes on")?,
+            Ok(None) => return Ok(Ok(())),
             Err(status) => return Ok(Err(status)),
         }
     }
+}
+
+/// Prints a reply; of what has no JSON form the reasons go to stderr, behind `outcome`: the call has had its effect all the same.
+fn print_reply(shown: &Shown, outcome: &str) -> anyhow::Result<()> {
+    print_line(&shown.json)?;
+    if !shown.problems.is_empty() {
+        print_notice(format_args!("{outcome}; parts of the reply have no JSON form and are shown with \"@error\":"));
+        shown.problems.iter().for_each(|problem| print_notice(format_args!("  {problem}")));
+    }
+    Ok(())
+}
+
+/// ` (lockstep-index: 7)`, or nothing when the server says nothing.
+fn in_brackets(metadata: &MetadataMap) -> String {
+    let lines = metadata_lines(metadata);
+    if lines.is_empty() { String::new() } else { format!(" ({})", lines.join(", ")) }
 }
 
 async fn describe(channel: Channel, service: &str) -> anyhow::Result<ServiceDescriptor> {
@@ -197,7 +220,7 @@ async fn list(args: &CallArgs, channel: Channel, only: Option<&str>) -> anyhow::
         print_line(as_called(&format!("{service}  of the node; `lockstep call {} {service}` lists it", args.addr)))?;
     }
     if let Some(what_to_do) = door::outside(&channel).await {
-        eprintln!("{}", as_called(&what_to_do));
+        print_notice(as_called(&what_to_do));
     }
     Ok(())
 }
@@ -288,21 +311,8 @@ fn request(method: &MethodDescriptor, argument: &str) -> anyhow::Result<DynamicM
     })
 }
 
-fn parse(method: &MethodDescriptor, json: &str) -> Result<DynamicMessage, serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_str(json);
-    let message = DynamicMessage::deserialize(method.input(), &mut deserializer)?;
-    deserializer.end()?;
-    Ok(message)
-}
-
-/// The JSON mapping of protobuf, as other tools print it, with fields that hold their default.
-fn to_json(message: &DynamicMessage) -> anyhow::Result<String> {
-    let mut json = Vec::new();
-    let options = SerializeOptions::new().skip_default_fields(false);
-    message
-        .serialize_with_options(&mut serde_json::Serializer::new(&mut json), &options)
-        .context("the reply has no JSON form")?;
-    Ok(String::from_utf8(json)?)
+fn parse(method: &MethodDescriptor, json: &str) -> Result<DynamicMessage, String> {
+    read_message(&method.input(), &Tree::parse(json)?)
 }
 
 fn metadata_pair(text: &str) -> Result<(AsciiMetadataKey, AsciiMetadataValue), String> {
@@ -316,6 +326,7 @@ fn metadata_pair(text: &str) -> Result<(AsciiMetadataKey, AsciiMetadataValue), S
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::cli::json::show;
 
     fn method(name: &str) -> MethodDescriptor {
         let pool = crate::cli::manager::descriptors();
@@ -332,9 +343,9 @@ mod tests {
     #[test]
     fn json_is_read_and_written_as_protobuf_maps_it() {
         let reply = parse(&method("Await"), r#"{"operationToken": "t"}"#).unwrap();
-        assert_eq!(to_json(&reply).unwrap(), r#"{"operationToken":"t"}"#);
+        assert_eq!(show(&reply).json.to_string(), r#"{"operationToken":"t"}"#);
         let index = DynamicMessage::new(method("LastIndex").output());
-        assert_eq!(to_json(&index).unwrap(), r#"{"index":"0"}"#);
+        assert_eq!(show(&index).json.to_string(), r#"{"index":"0"}"#);
     }
 
     #[test]

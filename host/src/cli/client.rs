@@ -13,7 +13,7 @@ use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::report::Failure;
 use crate::config::Address;
@@ -117,15 +117,23 @@ pub(crate) async fn unary(
     request: &DynamicMessage,
     options: &CallOptions,
 ) -> Result<DynamicMessage, Status> {
-    let mut grpc = ready(channel).await?;
-    let reply = grpc
-        .unary(request_of(request, options), path(method), RawCodec)
-        .await
-        .map_err(|status| say_timeout(status, options))?;
+    let reply = unary_bytes(channel, method, request, options).await?;
     decode(method, reply.into_inner())
 }
 
-/// Calls a method with a stream of replies; [`next`] reads and [`decode`] decodes them.
+/// As [`unary`], with the reply as it came and the server's metadata.
+pub(crate) async fn unary_bytes(
+    channel: &Channel,
+    method: &MethodDescriptor,
+    request: &DynamicMessage,
+    options: &CallOptions,
+) -> Result<Response<Bytes>, Status> {
+    let mut grpc = ready(channel).await?;
+    let reply = grpc.unary(request_of(request, options), path(method), RawCodec).await;
+    reply.map_err(|status| say_timeout(status, options))
+}
+
+/// Calls a method with a stream of replies; [`next`] reads them.
 pub(crate) async fn server_streaming(
     channel: &Channel,
     method: &MethodDescriptor,

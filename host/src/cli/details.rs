@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::DescriptorPool;
 use prost_types::Any;
 use serde_json::{Value, json};
+
+use super::json::show_bytes;
 
 const ERROR_INFO: &str = "google.rpc.ErrorInfo";
 
@@ -46,13 +48,8 @@ pub(super) fn lines(details: &[u8], pool: Option<&DescriptorPool>) -> Vec<String
 
 fn line(any: &Any, pool: Option<&DescriptorPool>) -> String {
     let name = type_name(any);
-    let known = || {
-        let descriptor = pool?.get_message_by_name(name)?;
-        let message = DynamicMessage::decode(descriptor, any.value.as_slice()).ok()?;
-        let options = SerializeOptions::new().skip_default_fields(false);
-        message.serialize_with_options(serde_json::value::Serializer, &options).ok()
-    };
-    match error_info(any).map(|info| as_json(&info)).or_else(known) {
+    let known = || Some(show_bytes(&pool?.get_message_by_name(name)?, &any.value).json.to_string());
+    match error_info(any).map(|info| as_json(&info).to_string()).or_else(known) {
         Some(json) => format!("details: {name} {json}"),
         None => format!("details: {name} (not described by the server) {}", any.value.escape_ascii()),
     }

@@ -18,7 +18,7 @@ use super::logging;
 use super::manager::{Manager, text_field};
 use super::progress::mebibytes;
 use super::reflection::Reflection;
-use super::report::{Failure, print_line};
+use super::report::{Failure, print_line, print_notice};
 use crate::config::guests_hint;
 use nodes::{Nodes, Plan};
 use place::Directory;
@@ -73,14 +73,14 @@ async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
     let plan = Plan::new(args.nodes, args.base_port)?;
     let directory = Directory::create()?;
     for (path, bytes) in directory.remove_left_behind() {
-        eprintln!("removed {} ({}), which a killed run left", path.display(), mebibytes(bytes));
+        print_notice(format_args!("removed {} ({}), which a killed run left", path.display(), mebibytes(bytes)));
     }
-    eprintln!("starting {} nodes", plan.nodes.len());
+    print_notice(format_args!("starting {} nodes", plan.nodes.len()));
     let mut nodes = Nodes::start(plan, directory, fsm, &args.log_level)?;
     let result = tokio::select! {
         formed = form_and_watch(&mut nodes, fsm) => formed,
         () = signals.next() => {
-            eprintln!("stopping the nodes; once more to kill them");
+            print_notice("stopping the nodes; once more to kill them");
             Ok(())
         }
     };
@@ -103,7 +103,7 @@ async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
     tell(&plan, fsm, &methods)?;
     for _ in &plan.nodes {
         let dead = nodes.one_died().await;
-        eprintln!("{dead}");
+        print_notice(dead);
     }
     Err(Failure::new("every node has died").into())
 }

@@ -1,6 +1,13 @@
-//! Where log lines go and what they look like: stderr, text or JSON, the node's name on every line.
+//! Where log lines go and what they look like: stderr, text or JSON, the node's name on every line. The last words of a process, its error or a
+//! panic, look like the lines before them.
 
+mod json;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
+use std::io::{self, Write};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use tracing::{Event, Subscriber};
@@ -9,7 +16,12 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::cli::json::Tree;
 use crate::config::ConfigError;
+use crate::logs::stderr;
+
+/// Where lines come from that no event is behind.
+const TARGET: &str = "lockstep";
 
 /// What one log line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -20,18 +32,99 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// How the lines of this process look, once that is known; until then they are for people.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// One way to write lines.
+#[derive(Clone, Debug)]
+struct Lines {
+    format: LogFormat,
+    node: String,
+}
+
+/// From now on all that this process says is in this format, its errors and panics as well.
+pub(crate) fn speak(format: LogFormat, node: &str) {
+    let is_first = LINES.set(Lines { format, node: node.to_owned() }).is_ok();
+    if is_first && format == LogFormat::Json {
+        std::panic::set_hook(Box::new(|panic| say_panic(panic, node_of_lines())));
+    }
+}
+
 /// Starts logging for this process. `level` is a level or a filter such as `info,lockstep::raft=debug`.
 pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), ConfigError> {
     let filter = filter(level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    let node = node.to_owned();
+    let lines = Lines { format, node: node.to_owned() };
+    let out = lines.clone();
+    // What cannot be written is dropped and counted; tracing's own complaint about it would be a panic.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(move || out.clone())
+        .log_internal_errors(false)
+        .with_ansi(false);
     match format {
-        LogFormat::Text => builder.map_event_format(|inner| Named { inner, node, format }).init(),
-        LogFormat::Json => {
-            builder.json().flatten_event(true).map_event_format(|inner| Named { inner, node, format }).init()
-        }
+        LogFormat::Text => builder.map_event_format(|inner| Named { inner, lines }).init(),
+        LogFormat::Json => builder.json().map_event_format(|inner| Named { inner, lines }).init(),
     }
     Ok(())
+}
+
+/// Says an error of this process as its log says things: `text` to people, the rest to collectors. `false` when it has no log.
+pub(crate) fn say_error(text: &str, message: &str, causes: &[String], hints: &[String]) -> bool {
+    let Some(Lines { format, node }) = LINES.get() else { return false };
+    let list = |texts: &[String]| Tree::List(texts.iter().map(Tree::text).collect());
+    let more = [("causes", causes), ("hints", hints)].into_iter().filter(|(_, texts)| !texts.is_empty());
+    let line = match format {
+        LogFormat::Text => text.to_owned(),
+        LogFormat::Json => {
+            let more = more.map(|(name, texts)| (name, list(texts))).collect();
+            json::line("ERROR", node, TARGET, message, more)
+        }
+    };
+    write_line(&line, *format, node);
+    true
+}
+
+fn node_of_lines() -> &'static str {
+    LINES.get().map_or("", |lines| lines.node.as_str())
+}
+
+fn say_panic(panic: &PanicHookInfo<'_>, node: &str) {
+    let thread = std::thread::current();
+    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let said = panic.payload_as_str().unwrap_or("(no text)");
+    let message = format!("thread '{}' panicked at {place}: {said}", thread.name().unwrap_or("<unnamed>"));
+    // Made only where RUST_BACKTRACE asks for it.
+    let frames = Backtrace::capture();
+    let more = match frames.status() {
+        BacktraceStatus::Captured => vec![("backtrace", Tree::text(frames.to_string()))],
+        _ => Vec::new(),
+    };
+    write_line(&json::line("ERROR", node, "panic", &message, more), LogFormat::Json, node);
+}
+
+fn write_line(line: &str, format: LogFormat, node: &str) {
+    stderr::write(format!("{line}\n").as_bytes(), |count| lost(count, format, node));
+}
+
+/// The line that says that lines before it are missing.
+fn lost(count: u64, format: LogFormat, node: &str) -> String {
+    let message = format!("{count} lines of this log before this one could not be written");
+    match format {
+        LogFormat::Text => format!("{}  WARN {TARGET}: {message} node={node}", json::now()),
+        LogFormat::Json => json::line("WARN", node, TARGET, &message, Vec::new()),
+    }
+}
+
+impl Write for Lines {
+    /// Takes whatever it is given: tracing hands over whole lines.
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        stderr::write(lines, |count| lost(count, self.format, &self.node));
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Refuses a level that no node would take.
@@ -44,6 +137,10 @@ pub(crate) fn check(level: &str) -> Result<(), ConfigError> {
 /// stops by itself, the node says so and ends.)
 /// A filter that names openraft gets what it asks for.
 fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
+    if level.trim().is_empty() {
+        let hint = "leave it out for info; off switches the log off";
+        return Err(ConfigError::new("--log_level", "an empty text is no level", hint));
+    }
     let is_plain_level = level.parse::<tracing::level_filters::LevelFilter>().is_ok();
     let quiet = match level.to_ascii_lowercase().as_str() {
         plain @ ("info" | "warn") => format!("{plain},openraft=error,openraft::raft::stream_append=off"),
@@ -62,8 +159,7 @@ fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
 /// Adds the node's name to each line, also to those of tasks that no span of ours surrounds.
 struct Named<F> {
     inner: F,
-    node: String,
-    format: LogFormat,
+    lines: Lines,
 }
 
 impl<S, N, F> FormatEvent<S, N> for Named<F>
@@ -75,15 +171,11 @@ where
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut line = String::new();
         self.inner.format_event(context, Writer::new(&mut line), event)?;
-        writeln!(writer, "{}", with_name(line.trim_end(), &self.node, self.format))
-    }
-}
-
-fn with_name(line: &str, node: &str, format: LogFormat) -> String {
-    match (format, line.strip_prefix('{')) {
-        // A node's name is checked to need no escaping.
-        (LogFormat::Json, Some(rest)) => format!("{{\"node\":\"{node}\",{rest}"),
-        _ => format!("{line} node={node}"),
+        let node = &self.lines.node;
+        match self.lines.format {
+            LogFormat::Text => writeln!(writer, "{} node={node}", line.trim_end()),
+            LogFormat::Json => writeln!(writer, "{}", json::of_event(&line, node)),
+        }
     }
 }
 
@@ -93,10 +185,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_line_stays_json_and_names_the_node() {
-        let line = with_name("{\"level\":\"INFO\"}", "nodeA", LogFormat::Json);
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!((&value["node"], &value["level"]), (&"nodeA".into(), &"INFO".into()));
+    fn missing_lines_are_told_in_the_format_of_the_others() {
+        let text = lost(3, LogFormat::Text, "nodeA");
+        assert!(
+            text.ends_with("Z  WARN lockstep: 3 lines of this log before this one could not be written node=nodeA"),
+            "{text}"
+        );
+        let value: serde_json::Value = serde_json::from_str(&lost(3, LogFormat::Json, "nodeA")).unwrap();
+        assert_eq!((&value["level"], &value["node"]), (&"WARN".into(), &"nodeA".into()));
     }
 
     #[test]
@@ -104,7 +200,7 @@ mod tests {
         for good in ["info", "WARN", "off", "info,openraft=debug"] {
             assert!(filter(good).is_ok(), "{good}");
         }
-        for bad in ["loud", "info,lockstep=loud"] {
+        for bad in ["loud", "info,lockstep=loud", "", " "] {
             assert!(filter(bad).is_err(), "{bad}");
         }
     }

@@ -13,8 +13,10 @@ mod client;
 mod details;
 mod dev;
 mod door;
+mod environment;
 mod fsm;
 mod guest;
+mod json;
 mod logging;
 mod manager;
 mod node;
@@ -75,10 +77,10 @@ enum Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    stay_alive_at_file_limit();
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
-        // clap's own exit: help and version go to stdout with code 0, everything else to stderr with code 2.
-        Err(error) => error.exit(),
+        Err(error) => refuse(environment::explain(error)),
     };
     let result = match cli.command {
         Command::Node(args) => exit_at_once(node::run(&args)),
@@ -95,6 +97,30 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report(&error)),
     }
+}
+
+/// clap's own exit: help and version go to stdout with code 0, everything else to stderr with code 2. A node whose log is JSON says even
+/// that in JSON.
+fn refuse(error: clap::Error) -> ! {
+    let is_node = std::env::args_os().nth(1).is_some_and(|subcommand| subcommand == "node");
+    let format = environment::value("--log_format");
+    if is_node && error.use_stderr() && format.as_deref() == Some("json") {
+        logging::speak(logging::LogFormat::Json, &environment::value("--raft_id").unwrap_or_default());
+        let text = error.to_string();
+        let mut parts = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+        let message = parts.next().unwrap_or_default();
+        let hints: Vec<String> = parts.collect();
+        logging::say_error(&text, message.trim_start_matches("error: "), &[], &hints);
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
+}
+
+/// A write beyond `ulimit -f` fails like one on a full disk, and is told so, instead of ending the process without a word.
+#[allow(unsafe_code)]
+fn stay_alive_at_file_limit() {
+    // SAFETY: it is called before any thread is started, and ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Ends the process without C++'s static destructors: RocksDB's background threads live until the end of the process, and the
@@ -114,7 +140,8 @@ fn exit_at_once(result: anyhow::Result<()>) -> ! {
 }
 
 fn parse(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
-    let matches = called::help_as_called(command()).try_get_matches_from(argv::normalise(arguments))?;
+    let matches = environment::without_empty(called::help_as_called(command()))
+        .try_get_matches_from(argv::normalise(arguments))?;
     Cli::from_arg_matches(&matches)
 }
 

@@ -23,7 +23,7 @@ const WORKER_THREADS_MIN: usize = 2;
 
 const AFTER_HELP: &str = "\
 A node keeps everything in <raft_data_dir>/<raft_id>. Durations are written 500ms, 2s, 5m.
-Every flag can be set in the environment as well; the flag wins.
+Every flag can be set in the environment as well; the flag wins, and an empty variable is not set.
 
 Examples:
   The first node forms the cluster and brings its state machine:
@@ -138,8 +138,8 @@ pub(crate) struct NodeArgs {
         default_value_t = Size(config::LOG_QUOTA), value_parser = size)]
     log_quota: Size,
 
-    /// Accepted for scripts that set it: a node starts from its own durable state; a snapshot is only copied back when
-    /// the state is behind it
+    /// Do not make a state that is behind the newest snapshot from that snapshot: the log brings it up, or the node
+    /// refuses to start. (A state on disk is never behind by itself; one that was deleted is)
     #[arg(long = "no_snapshot_restore_on_start", env = "LOCKSTEP_NO_SNAPSHOT_RESTORE_ON_START", value_name = "true|false",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
@@ -182,6 +182,7 @@ fn size(text: &str) -> Result<Size, String> {
 
 /// Runs a node until a signal, or until it cannot go on.
 pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
+    logging::speak(args.log_format, &args.raft_id);
     let config = config_of(args)?;
     // A node with data is told by what is in there. One that has none leaves none behind when its file cannot be run.
     if let (Some(fsm), false) = (&config.fsm, config.data_dir().exists()) {

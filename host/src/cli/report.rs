@@ -1,17 +1,24 @@
 //! How a command says that it failed: `error:`, the causes, what to do; and the exit code. Never prints a debug form.
 
-use std::io::ErrorKind;
-use std::io::Write;
+use std::fmt;
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
+use anyhow::Context;
 use prost_reflect::DescriptorPool;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Code, Status};
 
-use super::details;
+use super::called::as_called;
+use super::{details, environment, logging};
 use crate::config::ConfigError;
+use crate::logs::stderr;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+/// Between two looks whether anybody still reads our stdout.
+const READER_LOOK: Duration = Duration::from_millis(200);
 
 /// A failure of a command, in the words of the person who typed it.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +42,7 @@ impl Failure {
     }
 
     /// With what to do about it.
-    pub(crate) fn hint(mut self, hint: impl std::fmt::Display) -> Self {
+    pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.notes.push(format!("hint: {hint}"));
         self
     }
@@ -70,35 +77,64 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_broken_pipe) {
         return 0;
     }
-    let (text, code) = describe(error);
-    // Nobody may be listening any more; the code still tells.
-    drop(writeln!(std::io::stderr(), "{}", super::called::as_called(&text)));
-    code
+    let described = Described::new(error);
+    let called = |texts: &[String]| -> Vec<String> { texts.iter().map(|text| as_called(text)).collect() };
+    let (causes, notes) = (called(&described.causes), called(&described.notes));
+    let text = as_called(&described.to_string());
+    if !logging::say_error(&text, &as_called(&described.message), &causes, &notes) {
+        print_notice(text);
+    }
+    described.code
 }
 
-fn describe(error: &anyhow::Error) -> (String, u8) {
-    let mut lines = vec![format!("error: {error}")];
-    let mut code = FAILED;
-    let mut last = error.to_string();
-    for cause in error.chain().skip(1) {
-        let text = cause.to_string();
-        // Many libraries repeat their cause in their own text.
-        if !last.contains(&text) {
-            lines.push(format!("  cause: {text}"));
+/// An error in parts, as people and collectors are told of it.
+struct Described {
+    message: String,
+    causes: Vec<String>,
+    /// Evidence and hints.
+    notes: Vec<String>,
+    code: u8,
+}
+
+impl Described {
+    fn new(error: &anyhow::Error) -> Described {
+        let mut described =
+            Described { message: error.to_string(), causes: Vec::new(), notes: Vec::new(), code: FAILED };
+        let mut last = error.to_string();
+        for cause in error.chain().skip(1) {
+            let text = cause.to_string();
+            // Many libraries repeat their cause in their own text.
+            if !last.contains(&text) {
+                described.causes.push(text.clone());
+            }
+            last = text;
         }
-        last = text;
+        for cause in error.chain() {
+            if let Some(refused) = cause.downcast_ref::<ConfigError>() {
+                described.code = USAGE;
+                described.notes.extend(environment::note(refused.flag));
+                described.notes.push(format!("hint: {}", refused.hint));
+            }
+            if let Some(failure) = cause.downcast_ref::<Failure>() {
+                described.code = if failure.usage { USAGE } else { described.code };
+                described.notes.extend(failure.notes.iter().cloned());
+            }
+        }
+        described
     }
-    for cause in error.chain() {
-        if let Some(refused) = cause.downcast_ref::<ConfigError>() {
-            code = USAGE;
-            lines.push(format!("  hint: {}", refused.hint));
-        }
-        if let Some(failure) = cause.downcast_ref::<Failure>() {
-            code = if failure.usage { USAGE } else { code };
-            lines.extend(failure.notes.iter().map(|note| format!("  {note}")));
-        }
+}
+
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.message)?;
+        self.causes.iter().try_for_each(|cause| write!(f, "\n  cause: {cause}"))?;
+        self.notes.iter().try_for_each(|note| write!(f, "\n  {note}"))
     }
-    (lines.join("\n"), code)
+}
+
+/// Prints one line to stderr. Nobody may be listening any more, which changes nothing.
+pub(crate) fn print_notice(line: impl fmt::Display) {
+    drop(writeln!(std::io::stderr(), "{line}"));
 }
 
 fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
@@ -111,13 +147,20 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
 struct PipeClosed;
 
 /// Prints one line to stdout; a reader that went away ends the command quietly.
-pub(crate) fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
-    use std::io::Write;
+pub(crate) fn print_line(line: impl fmt::Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(PipeClosed.into()),
-        result => Ok(result?),
+        result => result.context("cannot write to stdout"),
     }
+}
+
+/// Waits until whoever read our stdout has left; an error that ends the command quietly. For commands that wait for something to print.
+pub(crate) async fn stdout_is_closed() -> anyhow::Error {
+    while !stderr::reader_left(std::io::stdout().as_fd()) {
+        tokio::time::sleep(READER_LOOK).await;
+    }
+    PipeClosed.into()
 }
 
 /// `DEADLINE_EXCEEDED`, as the gRPC documents write it.
@@ -125,7 +168,8 @@ pub(crate) fn code_name(code: Code) -> String {
     super::text::snake_case(&format!("{code:?}")).to_uppercase()
 }
 
-fn metadata_lines(metadata: &MetadataMap) -> Vec<String> {
+/// The metadata that is not gRPC's own.
+pub(crate) fn metadata_lines(metadata: &MetadataMap) -> Vec<String> {
     let of_transport =
         |key: &str| key.starts_with("grpc-") || ["content-type", "date", "content-length"].contains(&key);
     metadata
@@ -147,30 +191,30 @@ fn metadata_lines(metadata: &MetadataMap) -> Vec<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use anyhow::Context;
 
     #[test]
     fn configuration_error_names_flag_and_hint_and_exits_2() {
         let error = anyhow::Error::from(ConfigError::new("--fsm", "there is no file x", "check the path"));
-        let (text, code) = describe(&error);
-        assert_eq!((text.as_str(), code), ("error: --fsm: there is no file x\n  hint: check the path", USAGE));
+        let described = Described::new(&error);
+        assert_eq!(described.to_string(), "error: --fsm: there is no file x\n  hint: check the path");
+        assert_eq!(described.code, USAGE);
     }
 
     #[test]
     fn causes_are_listed_once() {
         let io = std::io::Error::new(ErrorKind::NotFound, "no such thing");
         let error = Err::<(), _>(io).context("cannot read a").context("cannot start").unwrap_err();
-        let (text, code) = describe(&error);
-        assert_eq!(text, "error: cannot start\n  cause: cannot read a\n  cause: no such thing");
-        assert_eq!(code, FAILED);
+        let described = Described::new(&error);
+        assert_eq!(described.to_string(), "error: cannot start\n  cause: cannot read a\n  cause: no such thing");
+        assert_eq!(described.code, FAILED);
     }
 
     #[test]
     fn grpc_error_shows_code_message_and_metadata() {
         let mut status = Status::deadline_exceeded("no leader");
         status.metadata_mut().insert("lockstep-outcome", "unknown".parse().unwrap());
-        let (text, code) = describe(&Failure::from_status(&status).into());
-        assert_eq!(text, "error: DEADLINE_EXCEEDED: no leader\n  lockstep-outcome: unknown");
-        assert_eq!(code, FAILED);
+        let described = Described::new(&Failure::from_status(&status).into());
+        assert_eq!(described.to_string(), "error: DEADLINE_EXCEEDED: no leader\n  lockstep-outcome: unknown");
+        assert_eq!(described.code, FAILED);
     }
 }

@@ -9,7 +9,9 @@ pub(crate) fn similar<'a>(typed: &str, candidates: impl Iterator<Item = &'a str>
     let mut close: Vec<(usize, &str)> = candidates
         .filter_map(|candidate| {
             let lower = candidate.to_lowercase();
-            let contained = typed.len() >= 3 && (lower.contains(&typed) || typed.contains(&lower));
+            // A letter or two stand in many names.
+            let contained =
+                (typed.len() >= 3 && lower.contains(&typed)) || (lower.len() >= 3 && typed.contains(&lower));
             let distance = if contained { 1 } else { distance(&typed, &lower) };
             (distance <= DISTANCE_MAX).then_some((distance, candidate))
         })

@@ -229,7 +229,8 @@ pub fn serve() -> Option<ExitCode> {
     Some(match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("{problem}");
+            // Whoever started this process may have gone; the code still tells.
+            drop(writeln!(std::io::stderr(), "{problem}"));
             ExitCode::FAILURE
         }
     })

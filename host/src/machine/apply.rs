@@ -312,7 +312,8 @@ impl Applier {
 
     fn note_full(&self, error: &StoreError) {
         self.shared.counts.disk_full.fetch_add(1, Relaxed);
-        tracing::warn!(%error, "the disk is full: the state is not written and will be tried again; nothing is lost");
+        let advice = error.room_advice().unwrap_or_default();
+        tracing::warn!(%error, "{advice}; the state is not written and will be tried again; nothing is lost");
     }
 
     fn install(&mut self, generation: Arc<Generation>) -> Result<(), ApplyError> {

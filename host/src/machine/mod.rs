@@ -88,6 +88,8 @@ pub struct Options {
     pub query_threads: usize,
     /// Queries that may wait for a thread; more are refused.
     pub query_queue_max: usize,
+    /// Whether a state that is behind the newest snapshot is made from it.
+    pub restores_snapshot: bool,
 }
 
 /// A machine that cannot be opened.
@@ -134,6 +136,21 @@ pub enum MachineError {
         applied: Option<u64>,
         /// The first index that the log has, or will have.
         first: u64,
+    },
+    /// Only a snapshot fills the gap between state and log, and the operator wants none to be restored.
+    #[error(
+        "the state has applied {}, the log begins at entry {first}, and what is between them is only in the snapshot at entry {snapshot}, \
+         which --no_snapshot_restore_on_start keeps from being restored. If the state of this data directory may be made again from the \
+         snapshot, start this node once without that flag",
+        applied.map_or("nothing".to_owned(), |applied| format!("up to entry {applied}"))
+    )]
+    RestoreUnwanted {
+        /// The last index the state holds; `None` when it is empty.
+        applied: Option<u64>,
+        /// The first index that the log has, or will have.
+        first: u64,
+        /// The index of the newest snapshot.
+        snapshot: u64,
     },
     /// A thread could not be started.
     #[error("start the {name} thread: {source}")]
@@ -183,6 +200,9 @@ pub fn stands_at(state: &State) -> Result<(Option<LogId>, StoredMembership), Sto
 /// Opens the machine over what the store holds, and starts its threads.
 pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let gate = Arc::new(options.log.clone());
+    if !options.restores_snapshot {
+        leave_out_snapshots(&options)?;
+    }
     leave_out_rotten(&options)?;
     check_log_joins_state(&options)?;
     open_behind(gate, options)
@@ -197,6 +217,32 @@ fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateM
     let snapshots = Snapshots::new(shared.clone(), options.snapshot_pace.clone());
     let machine = Machine { shared, queries, apply: apply.clone(), snapshots: snapshots.clone() };
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
+}
+
+/// Without checkpoints that are ahead of the state, openraft brings the state up from the log alone. Where the log does not reach back that
+/// far, nothing is left out and the node does not start. (A crash while a snapshot of the leader was put in force leaves such a
+/// checkpoint, too; the log is whole then, and the leader sends what is missing.)
+fn leave_out_snapshots(options: &Options) -> Result<(), MachineError> {
+    let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
+    let first = first_index(&options.log);
+    while let Some(newest) = options.checkpoints.newest().filter(|newest| Some(newest.index) > applied) {
+        let snapshot = newest.index;
+        if applied.map_or(0, |index| index + 1) < first || !options.checkpoints.set_aside(&newest) {
+            return Err(MachineError::RestoreUnwanted { applied, first, snapshot });
+        }
+        tracing::warn!(
+            applied,
+            snapshot,
+            "a snapshot ahead of the state is left out, as --no_snapshot_restore_on_start asks: the log brings the state up"
+        );
+    }
+    Ok(())
+}
+
+/// The first index that the log has, or will have: an empty log that was purged begins after what was purged.
+fn first_index(log: &Log) -> u64 {
+    let stats = log.stats();
+    stats.first_index.unwrap_or(stats.last_index.map_or(0, |last| last + 1))
 }
 
 /// A checkpoint that is ahead of the state is about to be read: openraft makes the state of it. Read to its end before, a rotten one is
@@ -221,8 +267,7 @@ fn leave_out_rotten(options: &Options) -> Result<(), MachineError> {
 /// is sound when a checkpoint fills the gap: openraft installs it. What readers of this node have seen must be in one of them.
 fn check_log_joins_state(options: &Options) -> Result<(), MachineError> {
     let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
-    let stats = options.log.stats();
-    let last = stats.last_index;
+    let last = options.log.stats().last_index;
     let checkpoints = options.checkpoints.list();
     let installed = || {
         options.state.installed_from() == applied
@@ -240,8 +285,7 @@ fn check_log_joins_state(options: &Options) -> Result<(), MachineError> {
         return Err(MachineError::SeenIsLost { seen, applied, last });
     }
     let reached = applied.max(options.checkpoints.newest().map(|newest| newest.index)).map_or(0, |index| index + 1);
-    // An empty log that was purged begins after what was purged.
-    let first = stats.first_index.unwrap_or(last.map_or(0, |last| last + 1));
+    let first = first_index(&options.log);
     if reached < first { Err(MachineError::StateBehind { applied, first }) } else { Ok(()) }
 }
 

@@ -336,7 +336,8 @@ impl Snapshots {
                     if error.is_full() && !self.shared.stopping.load(Ordering::Acquire) =>
                 {
                     self.shared.counts.disk_full.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(%error, "the disk is full: a received snapshot is not put in force yet");
+                    let advice = error.room_advice().unwrap_or_default();
+                    tracing::warn!(%error, "{advice}; a received snapshot is not put in force yet");
                     tokio::time::sleep(FULL_RETRY).await;
                 }
                 made => return made.map(|_| ()),

@@ -37,7 +37,7 @@ pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
         for (theirs, id, node) in answers {
             if theirs.as_ref().is_some_and(|theirs| differs(&mut warned, id, theirs, &ours)) {
                 tracing::warn!(
-                    %node,
+                    member = %node,
                     theirs,
                     ours,
                     "that node runs guests by another build of the engine; a guest that recurses until its stack is full may end elsewhere \

@@ -111,6 +111,7 @@ impl TestNode {
             snapshot_pace: Default::default(),
             query_threads: 1,
             query_queue_max: 1,
+            restores_snapshot: true,
         })
         .unwrap();
         let (cluster, raft) = (ClusterCell::new(None), RaftCell::default());

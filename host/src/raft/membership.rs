@@ -178,7 +178,7 @@ impl Members {
         if *known == node {
             return Ok(change.index());
         }
-        tracing::info!(%node, "a member has new addresses");
+        tracing::info!(member = %node, "a member has new addresses");
         change.apply(ChangeMembers::SetNodes([(id, node)].into()), true).await
     }
 
@@ -198,7 +198,7 @@ impl Members {
         let mut index = change.index();
         if newcomer {
             index = change.apply(ChangeMembers::AddNodes([(id, node.clone())].into()), true).await?;
-            tracing::info!(%node, index, "added a learner");
+            tracing::info!(member = %node, index, "added a learner");
         } else if known.as_ref() != Some(&node) {
             index = change.apply(ChangeMembers::SetNodes([(id, node.clone())].into()), true).await?;
         }
@@ -212,7 +212,7 @@ impl Members {
             return Err(error);
         }
         let index = change.set_voter(id, true, true).await?;
-        tracing::info!(%node, index, "added a voter");
+        tracing::info!(member = %node, index, "added a voter");
         Ok(index)
     }
 
@@ -288,9 +288,9 @@ impl Members {
 
 async fn roll_back(change: &Change<'_>, id: NodeId, node: &Node) {
     match change.apply(ChangeMembers::RemoveNodes([id].into()), false).await {
-        Ok(index) => tracing::warn!(%node, index, "took a learner out that did not catch up"),
+        Ok(index) => tracing::warn!(member = %node, index, "took a learner out that did not catch up"),
         Err(error) => {
-            tracing::error!(%node, %error, "cannot take a learner out that did not catch up; remove it by hand")
+            tracing::error!(member = %node, %error, "cannot take a learner out that did not catch up; remove it by hand")
         }
     }
 }

@@ -308,7 +308,7 @@ impl NetSnapshot<TypeConfig> for Peer {
         };
         // The receiver sees only a stream that ends too soon; the reason is on this side.
         if let Ok(reason) = unreadable.try_recv() {
-            tracing::error!(%reason, target = format_args!("{:016x}", self.target), "cannot read the snapshot to send");
+            tracing::error!(%reason, to = format_args!("{:016x}", self.target), "cannot read the snapshot to send");
             return Err(unreachable(format!("cannot read the snapshot to send: {reason}")).into());
         }
         match answer {

@@ -7,6 +7,8 @@ use rocksdb::ErrorKind;
 
 /// ENOSPC and EDQUOT, as the C library says them.
 const FULL: [&str; 2] = ["No space left on device", "quota exceeded"];
+/// EFBIG, likewise.
+const TOO_LARGE: &str = "File too large";
 
 /// A failure of the data directory or of a database in it. The text says what failed, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -126,18 +128,29 @@ impl StoreError {
         move |source| StoreError::Io { doing, path: path.to_owned(), source }
     }
 
-    /// Whether the disk is full, which passes, as opposed to broken.
+    /// Whether there is no room for a file to grow, which passes, as opposed to a disk that is broken.
     pub fn is_full(&self) -> bool {
-        match self {
-            StoreError::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
+        self.room_advice().is_some()
+    }
+
+    /// What makes room, when there is none.
+    pub fn room_advice(&self) -> Option<&'static str> {
+        let (is_full, is_too_large) = match self {
+            StoreError::Io { source, .. } => (
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+                source.kind() == io::ErrorKind::FileTooLarge,
+            ),
             // RocksDB hands on the system's words only.
             StoreError::Rocks { source, .. } => {
                 let text = source.to_string();
-                FULL.iter().any(|words| text.contains(words))
+                (FULL.iter().any(|words| text.contains(words)), text.contains(TOO_LARGE))
             }
-            _ => false,
+            _ => (false, false),
+        };
+        if is_too_large {
+            Some("a file met its greatest size: raise that limit (`ulimit -f`, LimitFSIZE=, or the file system's own)")
+        } else {
+            is_full.then_some("the disk is full: make room on it")
         }
     }
 
@@ -163,5 +176,20 @@ impl StoreError {
 impl From<StoreError> for io::Error {
     fn from(error: StoreError) -> Self {
         io::Error::other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_is_told_apart_from_a_broken_disk() {
+        let advice =
+            |number| StoreError::io("write", Path::new("x"))(io::Error::from_raw_os_error(number)).room_advice();
+        assert!(advice(libc::ENOSPC).is_some_and(|advice| advice.contains("make room")));
+        assert!(advice(libc::EDQUOT).is_some_and(|advice| advice.contains("make room")));
+        assert!(advice(libc::EFBIG).is_some_and(|advice| advice.contains("ulimit -f")));
+        assert_eq!(advice(libc::EIO), None);
     }
 }

@@ -15,6 +15,7 @@
 pub mod columns;
 mod directory;
 mod error;
+mod file_limit;
 mod files;
 mod generation;
 mod log;

@@ -7,6 +7,7 @@ use rocksdb::{
 };
 
 use super::columns::{DATA, LOG, META, SYSTEM};
+use super::file_limit::within;
 use crate::faults;
 
 const MIB: usize = 1024 * 1024;
@@ -18,6 +19,8 @@ const META_MEMTABLE_BYTES: usize = 4 * MIB;
 const WAL_BYTES_MAX: u64 = 256 * MIB as u64;
 /// All memtables of the state. The apply thread flushes at 16 MiB; this is for one that is late.
 const STATE_MEMTABLES_BYTES: usize = 32 * MIB;
+/// A table file that a compaction makes; RocksDB's own default.
+const TABLE_FILE_BYTES: u64 = 64 * MIB as u64;
 /// Cache of table blocks, for state and log each.
 const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 /// Open table files, each database; RocksDB's own default is without limit.
@@ -39,7 +42,7 @@ pub(super) fn raft() -> Options {
     options.set_recycle_log_file_num(0);
     // A WAL that is missing or too short is found at open.
     options.set_track_and_verify_wals_in_manifest(true);
-    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_total_wal_size(within(WAL_BYTES_MAX));
     options
 }
 
@@ -57,9 +60,9 @@ pub(super) fn raft_up_to_damage() -> Options {
 /// The families of `raft/`.
 pub(super) fn raft_families() -> Vec<ColumnFamilyDescriptor> {
     let mut log = family();
-    log.set_write_buffer_size(LOG_MEMTABLE_BYTES);
+    log.set_write_buffer_size(memtable(LOG_MEMTABLE_BYTES));
     let mut meta = family();
-    meta.set_write_buffer_size(META_MEMTABLE_BYTES);
+    meta.set_write_buffer_size(memtable(META_MEMTABLE_BYTES));
     vec![ColumnFamilyDescriptor::new(LOG, log), ColumnFamilyDescriptor::new(META, meta)]
 }
 
@@ -80,7 +83,7 @@ pub(super) fn state() -> Options {
     let mut options = common();
     // Without a WAL this is what keeps `data` and `system` at the same log position on disk.
     options.set_atomic_flush(true);
-    options.set_db_write_buffer_size(STATE_MEMTABLES_BYTES);
+    options.set_db_write_buffer_size(memtable(STATE_MEMTABLES_BYTES));
     options
 }
 
@@ -143,6 +146,12 @@ fn family() -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_write_buffer_size(STATE_MEMTABLES_BYTES / 2);
+    options.set_write_buffer_size(memtable(STATE_MEMTABLES_BYTES / 2));
+    options.set_target_file_size_base(within(TABLE_FILE_BYTES));
     options
+}
+
+/// What is flushed becomes a file.
+fn memtable(bytes: usize) -> usize {
+    usize::try_from(within(bytes as u64)).unwrap_or(bytes)
 }

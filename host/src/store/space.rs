@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
 
-use super::{DataDir, StoreError};
+use super::{DataDir, StoreError, file_limit};
 
 const MIB: u64 = 1 << 20;
 /// The ballast, and what stays free of commands from a leader. Half of `min_free_bytes` when that is less.
@@ -88,6 +88,8 @@ struct Inner {
     allowance: AtomicU64,
     /// One looks at a time.
     looking: Mutex<()>,
+    /// Why the last look failed.
+    said: Mutex<Option<String>>,
 }
 
 impl Space {
@@ -101,7 +103,11 @@ impl Space {
             level: AtomicU8::new(Level::Ample as u8),
             allowance: AtomicU64::new(0),
             looking: Mutex::new(()),
+            said: Mutex::new(None),
         }));
+        if let Some(complaint) = file_limit::complaint() {
+            tracing::warn!("{complaint}");
+        }
         let is_needed = free_bytes(&space.0.root)? < space.ballast_bytes();
         for (name, bytes) in space.ballast() {
             let there = fs::metadata(space.0.root.join(name)).map(|metadata| metadata.len()).ok();
@@ -116,8 +122,16 @@ impl Space {
     /// Looks at the disk, and gives up or makes the ballast. Blocks; call it every now and then.
     pub fn look(&self) {
         let _looking = self.0.looking.lock();
-        if let Err(error) = self.look_once() {
-            tracing::warn!(%error, "the room on the disk is not known");
+        let looked = self.look_once();
+        let mut said = self.0.said.lock();
+        match looked {
+            // Said once, for it is looked several times a second.
+            Err(error) if *said != Some(error.to_string()) => {
+                tracing::warn!(%error, "the room on the disk is not known, or there is none for the ballast");
+                *said = Some(error.to_string());
+            }
+            Err(_) => {}
+            Ok(()) => *said = None,
         }
     }
 
@@ -165,6 +179,8 @@ impl Space {
             if free < ballast_bytes / RUNNING_PART / 2 && root.join(FOR_RUNNING).exists() {
                 self.release(FOR_RUNNING)?;
             } else if free >= min_free_bytes + min_free_bytes / RESUME_PART + 2 * ballast_bytes {
+                // Whatever keeps it from being made, how much is free is looked at.
+                self.note(free);
                 self.make()?;
             }
         }
@@ -234,7 +250,7 @@ impl Space {
     }
 
     fn ballast_bytes(&self) -> u64 {
-        BALLAST_BYTES_MAX.min(self.0.min_free_bytes / 2)
+        BALLAST_BYTES_MAX.min(self.0.min_free_bytes / 2).min(file_limit::bytes().unwrap_or(u64::MAX))
     }
 }
 

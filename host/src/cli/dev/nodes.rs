@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinSet;
 
 use super::place::Directory;
-use crate::cli::report::Failure;
+use crate::cli::report::{Failure, print_notice};
 use crate::config::{self, ListenError};
 
 /// A node that hands over leadership and flushes is done well within this.
@@ -161,7 +161,7 @@ impl Nodes {
         let all_ended = async { while self.ends.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_PATIENCE, all_ended).await.is_err() {
             let patience = humantime::format_duration(STOP_PATIENCE);
-            eprintln!("{} nodes did not stop within {patience}: killing them", self.ends.len());
+            print_notice(format_args!("{} nodes did not stop within {patience}: killing them", self.ends.len()));
             self.kill().await;
         }
     }
@@ -189,9 +189,9 @@ async fn prefix_lines(name: String, output: impl AsyncRead + Unpin, stopping: Ar
     loop {
         match lines.next_line().await {
             Ok(Some(line)) if stopping.load(Ordering::Relaxed) && line.contains(" WARN ") => {}
-            Ok(Some(line)) => eprintln!("{name} | {line}"),
+            Ok(Some(line)) => print_notice(format_args!("{name} | {line}")),
             Ok(None) => return,
-            Err(error) => return eprintln!("{name} | (its output cannot be read: {error})"),
+            Err(error) => return print_notice(format_args!("{name} | (its output cannot be read: {error})")),
         }
     }
 }

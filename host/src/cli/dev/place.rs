@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::cli::report::print_notice;
 use crate::store::Lock;
 
 const PREFIX: &str = "lockstep-dev-";
@@ -60,7 +61,7 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("{} could not be removed: {error}", self.path.display());
+            print_notice(format_args!("{} could not be removed: {error}", self.path.display()));
         }
     }
 }
@@ -80,7 +81,10 @@ fn remove(directory: &Path) -> Option<u64> {
     match std::fs::remove_dir_all(directory) {
         Ok(()) => Some(bytes),
         Err(error) => {
-            eprintln!("{}, which a killed run left, could not be removed: {error}", directory.display());
+            print_notice(format_args!(
+                "{}, which a killed run left, could not be removed: {error}",
+                directory.display()
+            ));
             None
         }
     }

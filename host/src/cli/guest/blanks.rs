@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::cli::json::Tree;
+
 /// The first pass through a script, and the only one of `lockstep guest test`.
 pub(super) const FIRST_PASS: u64 = 1;
 
@@ -24,12 +26,12 @@ enum Part<'a> {
 }
 
 /// Whether anything is to be filled in.
-pub(super) fn has_blanks(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text_has_blanks(text),
-        Value::Array(list) => list.iter().any(has_blanks),
-        Value::Object(fields) => fields.iter().any(|(key, value)| text_has_blanks(key) || has_blanks(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+pub(super) fn has_blanks(tree: &Tree) -> bool {
+    match tree {
+        Tree::Leaf(Value::String(text)) => text_has_blanks(text),
+        Tree::Leaf(_) => false,
+        Tree::List(list) => list.iter().any(has_blanks),
+        Tree::Object(fields) => fields.iter().any(|(key, value)| text_has_blanks(key) || has_blanks(value)),
     }
 }
 
@@ -39,8 +41,8 @@ pub(super) fn text_has_blanks(text: &str) -> bool {
 }
 
 /// The value with everything filled in: texts, and keys of maps.
-pub(super) fn fill(value: &Value, place: Place) -> Value {
-    Filler { place, uuids: 0 }.value(value)
+pub(super) fn fill(tree: &Tree, place: Place) -> Tree {
+    Filler { place, uuids: 0 }.tree(tree)
 }
 
 /// As [`fill`], of one text.
@@ -55,14 +57,14 @@ struct Filler {
 }
 
 impl Filler {
-    fn value(&mut self, value: &Value) -> Value {
-        match value {
-            Value::String(text) => Value::String(self.text(text)),
-            Value::Array(list) => Value::Array(list.iter().map(|value| self.value(value)).collect()),
-            Value::Object(fields) => {
-                Value::Object(fields.iter().map(|(key, value)| (self.text(key), self.value(value))).collect())
+    fn tree(&mut self, tree: &Tree) -> Tree {
+        match tree {
+            Tree::Leaf(Value::String(text)) => Tree::text(self.text(text)),
+            Tree::Leaf(_) => tree.clone(),
+            Tree::List(list) => Tree::List(list.iter().map(|tree| self.tree(tree)).collect()),
+            Tree::Object(fields) => {
+                Tree::Object(fields.iter().map(|(key, tree)| (self.text(key), self.tree(tree))).collect())
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
         }
     }
 
@@ -129,9 +131,11 @@ fn blank(name: &str) -> Option<Part<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    fn tree(text: &str) -> Tree {
+        Tree::parse(text).expect("JSON")
+    }
 
     fn place(pass: u64, line: usize) -> Place {
         Place { pass, line }
@@ -139,10 +143,10 @@ mod tests {
 
     #[test]
     fn the_pass_is_filled_in_wherever_a_text_stands() {
-        let call = json!({ "id": "a-{{n}}", "{{ n }}": ["{{n}}{{n}}", 7, null, { "deep": "{n} {{n" }] });
+        let call = tree(r#"{ "id": "a-{{n}}", "{{ n }}": ["{{n}}{{n}}", 7, null, { "deep": "{n} {{n" }] }"#);
         assert!(has_blanks(&call));
         let filled = fill(&call, place(12, 1));
-        assert_eq!(filled, json!({ "id": "a-12", "12": ["1212", 7, null, { "deep": "{n} {{n" }] }));
+        assert_eq!(filled, tree(r#"{ "id": "a-12", "12": ["1212", 7, null, { "deep": "{n} {{n" }] }"#));
         assert!(!has_blanks(&filled));
     }
 

@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use prost_reflect::{
-    DynamicMessage, FieldDescriptor, MapKey, MessageDescriptor, MethodDescriptor, ReflectMessage, SerializeOptions,
-    Value as Held,
+    DynamicMessage, FieldDescriptor, MessageDescriptor, MethodDescriptor, ReflectMessage, Value as Held,
 };
 use serde_json::Value;
 use tonic::{Code, Status};
@@ -11,6 +10,7 @@ use tonic::{Code, Status};
 use crate::api::routes::Kind;
 use crate::cli::call::signature;
 use crate::cli::details;
+use crate::cli::json::{Tree, key_text, read_message, show_bytes};
 use crate::cli::report::code_name;
 
 /// Messages whose JSON is not an object of their fields; they are compared whole.
@@ -31,17 +31,17 @@ pub(super) struct Sample {
 }
 
 impl Expected {
-    pub(super) fn replies(given: Value, kind: Kind, descriptor: &MethodDescriptor) -> Result<Expected, String> {
+    pub(super) fn replies(given: Tree, kind: Kind, descriptor: &MethodDescriptor) -> Result<Expected, String> {
         let list = match (kind, given) {
-            (Kind::Watch, Value::Array(list)) => list,
+            (Kind::Watch, Tree::List(list)) => list,
             (Kind::Watch, _) => return Err("the \"reply\" of a watch is a list, of what it sends at once".into()),
             (Kind::Command | Kind::Query, one) => vec![one],
         };
-        let sample = |written: Value| {
-            let message = DynamicMessage::deserialize(descriptor.output(), written.clone()).map_err(|error| {
+        let sample = |written: Tree| {
+            let message = read_message(&descriptor.output(), &written).map_err(|error| {
                 format!("\"reply\" is no {}: {error}; {}", descriptor.output().name(), signature(descriptor))
             })?;
-            Ok(Sample { written, message })
+            Ok(Sample { written: written.to_value(), message })
         };
         Ok(Expected::Replies(list.into_iter().map(sample).collect::<Result<_, String>>()?))
     }
@@ -87,16 +87,7 @@ impl Expected {
 
 /// A reply for people, with fields that hold their default.
 pub(super) fn as_json(descriptor: &MessageDescriptor, reply: &Bytes) -> String {
-    let options = SerializeOptions::new().skip_default_fields(false);
-    let json = DynamicMessage::decode(descriptor.clone(), reply.clone()).map_err(|error| error.to_string()).and_then(
-        |reply| {
-            reply.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| error.to_string())
-        },
-    );
-    match json {
-        Ok(json) => json.to_string(),
-        Err(error) => format!("bytes that are no {} ({error}): {}", descriptor.name(), reply.escape_ascii()),
-    }
+    show_bytes(descriptor, reply).json.to_string()
 }
 
 /// Whether each field that was written down is so. `wanted` is what was written, read as the message.
@@ -134,18 +125,6 @@ fn value_is(written: &Value, wanted: &Held, got: &Held) -> bool {
             got.get(key).is_some_and(|got| value_is(written, wanted, got))
         }),
         (_, wanted, got) => wanted == got,
-    }
-}
-
-/// A key of a map as JSON has it.
-fn key_text(key: &MapKey) -> String {
-    match key {
-        MapKey::Bool(key) => key.to_string(),
-        MapKey::I32(key) => key.to_string(),
-        MapKey::I64(key) => key.to_string(),
-        MapKey::U32(key) => key.to_string(),
-        MapKey::U64(key) => key.to_string(),
-        MapKey::String(key) => key.clone(),
     }
 }
 

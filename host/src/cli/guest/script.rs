@@ -6,9 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
+use prost_reflect::{DescriptorPool, MethodDescriptor};
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use tonic::Status;
 
 use super::blanks::{self, FIRST_PASS, Place};
@@ -17,6 +16,7 @@ use crate::api::routes::{Kind, Routes};
 use crate::api::status;
 use crate::cli::call::signature;
 use crate::cli::details;
+use crate::cli::json::{Tree, read_message};
 use crate::cli::report::{Failure, code_name};
 use crate::cli::similar::{similar, suggestion};
 use crate::codec::Command;
@@ -52,10 +52,10 @@ const FRAMES: &str = "in the guest:";
 struct Line {
     method: String,
     #[serde(default)]
-    request: Option<Value>,
+    request: Option<Tree>,
     #[serde(default)]
     caller: String,
-    reply: Option<Value>,
+    reply: Option<Tree>,
     error: Option<String>,
     reason: Option<String>,
     after: Option<String>,
@@ -87,7 +87,7 @@ pub(super) struct ScriptCall {
 
 /// What a call is made of, anew in each pass.
 struct Varying {
-    request: Value,
+    request: Tree,
     caller: String,
 }
 
@@ -126,9 +126,9 @@ fn parse(text: &str, line: usize, routes: &Routes, pool: &DescriptorPool) -> Res
         .and_then(|(service, method)| pool.get_service_by_name(service)?.methods().find(|found| found.name() == method))
         .ok_or_else(|| unknown(name, routes))
         .map_err(of("method"))?;
-    let template = written.request.unwrap_or_else(|| Value::Object(Map::new()));
+    let template = written.request.unwrap_or_else(|| Tree::Object(Vec::new()));
     let first = Place { pass: FIRST_PASS, line };
-    let request = encode_request(&descriptor, blanks::fill(&template, first)).map_err(of("request"))?;
+    let request = encode_request(&descriptor, &blanks::fill(&template, first)).map_err(of("request"))?;
     let reply = written.reply.map(|reply| blanks::fill(&reply, first));
     let expected = match (reply, written.error, written.reason) {
         (Some(_), Some(_), _) => return Err(of("error")("give \"reply\" or \"error\", not both".into())),
@@ -152,8 +152,8 @@ fn parse(text: &str, line: usize, routes: &Routes, pool: &DescriptorPool) -> Res
     })
 }
 
-fn encode_request(method: &MethodDescriptor, request: Value) -> Result<Bytes, String> {
-    let message = DynamicMessage::deserialize(method.input(), request)
+fn encode_request(method: &MethodDescriptor, request: &Tree) -> Result<Bytes, String> {
+    let message = read_message(&method.input(), request)
         .map_err(|error| format!("the request is no {}: {error}; {}", method.input().name(), signature(method)))?;
     Ok(message.encode_to_vec().into())
 }
@@ -215,7 +215,7 @@ impl ScriptCall {
     pub(super) fn command_in(&self, pass: u64) -> Result<Command, String> {
         let Some(varying) = &self.varying else { return Ok(self.command()) };
         let place = Place { pass, line: self.line };
-        let request = encode_request(&self.descriptor, blanks::fill(&varying.request, place))
+        let request = encode_request(&self.descriptor, &blanks::fill(&varying.request, place))
             .map_err(|problem| format!("line {}, in pass {pass}: {problem}", self.line))?;
         Ok(Command { request, caller: blanks::fill_text(&varying.caller, place), ..self.command() })
     }
@@ -337,6 +337,8 @@ mod tests {
             ("{\"method\": \"Example/Ad\"}", "did you mean Example/Add?"),
             ("{\"method\": \"Example/Add\", \"request\": {\"kei\": \"a\"}}", "\"key\": string"),
             ("{\"method\": \"Example/Add\", \"reply\": {\"x\": 1}}", "\"commitIndex\": uint64"),
+            ("{\"method\": \"Example/Add\", \"request\": {\"key\": \"a\", \"key\": \"b\"}}", "\"key\" is there twice"),
+            ("{\"method\": \"Example/Add\", \"reply\": {\"commitIndex\": 1, \"commit_index\": 1}}", "are one field"),
             ("{\"method\": \"Example/Add\", \"error\": \"NOPE\"}", "NOT_FOUND"),
             ("{\"method\": \"Example/Add\", \"reply\": {}, \"error\": \"ABORTED\"}", "not both"),
             ("{\"method\": \"Example/Watch\", \"reply\": {}}", "is a list"),

@@ -69,6 +69,7 @@ pub(super) fn start_in(place: TempDir, gate: Arc<dyn Gate>) -> TestNode {
         snapshot_pace: Default::default(),
         query_threads: 2,
         query_queue_max: 16,
+        restores_snapshot: true,
     };
     let (machine, state_machine) = open_behind(gate, options.clone()).unwrap();
     TestNode { machine, state_machine, options, directory: (directory, place) }

@@ -12,7 +12,7 @@ use openraft::storage::RaftStateMachine;
 use parking_lot::{Condvar, Mutex};
 
 use super::super::apply::Gate;
-use super::super::{Change, Fate, MachineError, QueryError, Watched, open};
+use super::super::{Change, Fate, MachineError, Options, QueryError, Watched, open};
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::{Reason, Stepped, Verdict};
@@ -227,6 +227,47 @@ async fn state_ahead_of_its_log_is_refused() {
     node.machine.close().await.unwrap();
     let refused = open(node.options.clone()).err().unwrap();
     assert!(matches!(refused, MachineError::StateAhead { applied: 5, last: None }), "{refused}");
+}
+
+/// hashicorp/raft has the flag for machines that keep their state themselves, as ours does.
+#[tokio::test]
+async fn a_snapshot_that_nobody_wants_restored_is_left_out_where_the_log_can_do_without_it() {
+    use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+    for is_purged in [false, true] {
+        let mut ahead = start();
+        ahead.apply((0..=4).map(membership).collect()).await;
+        ahead.machine.snapshots().take().await.unwrap();
+        let behind = start();
+        let checkpoint = ahead.options.checkpoints.newest().unwrap();
+        let place = behind.options.checkpoints.newest();
+        assert!(place.is_none());
+        let mut log = behind.options.log.clone();
+        log.blocking_append((0..=4).map(membership)).await.unwrap();
+        if is_purged {
+            log.purge(log_id(1, 2)).await.unwrap();
+        }
+        let options = Options {
+            checkpoints: ahead.options.checkpoints.clone(),
+            restores_snapshot: false,
+            ..behind.options.clone()
+        };
+        let opened = open(options.clone());
+        if is_purged {
+            let refused = opened.err().unwrap();
+            assert!(
+                matches!(refused, MachineError::RestoreUnwanted { applied: None, first: 3, snapshot: 4 }),
+                "{refused}"
+            );
+            assert_eq!(
+                options.checkpoints.newest().unwrap().index,
+                checkpoint.index,
+                "it is still there to be restored"
+            );
+        } else {
+            opened.unwrap();
+            assert!(options.checkpoints.newest().is_none());
+        }
+    }
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ impl Members {
         let Ok(_guard) = self.0.one_transfer.try_lock() else { return Ok(()) };
         let raft = self.raft()?;
         let target = self.await_target(&raft, |_| true).await.ok_or_else(|| no_target(0))?;
-        tracing::info!(target = format_args!("{target:016x}"), "handing leadership over");
+        tracing::info!(to = format_args!("{target:016x}"), "handing leadership over");
         let stopped = |error: openraft::errors::Fatal<_>| MembershipError::Stopped(error.to_string());
         raft.trigger().transfer_leader(target).await.map_err(stopped)
     }
@@ -88,7 +88,7 @@ impl Members {
                 continue;
             }
             asked += 1;
-            tracing::info!(target = format_args!("{target:016x}"), "handing leadership over");
+            tracing::info!(to = format_args!("{target:016x}"), "handing leadership over");
             let stopped = |error: openraft::errors::Fatal<_>| MembershipError::Stopped(error.to_string());
             raft.trigger().transfer_leader(target).await.map_err(stopped)?;
             if self.await_successor(raft, self.0.timeouts.election_min(), Some(target)).await.is_ok() {

@@ -209,7 +209,11 @@ impl<S: Sink> Writer<S> {
     }
 
     fn poison(&self, ops: Vec<Op>, error: &StoreError) {
-        self.end(ops, error.to_string());
+        // What was not written was not acknowledged.
+        let advice = error
+            .room_advice()
+            .map(|advice| format!("; {advice}, and start this node again; nothing acknowledged is lost"));
+        self.end(ops, format!("{error}{}", advice.unwrap_or_default()));
     }
 }
 

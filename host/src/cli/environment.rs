@@ -1,0 +1,97 @@
+//! Variables that stand for flags: `LOCKSTEP_RAFT_ID` for `--raft_id`. An empty one is no value, and an error says when its value came from
+//! one. Sets none.
+
+use std::ffi::OsString;
+
+use clap::builder::{OsStr, Resettable, StyledStr};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Command};
+
+use super::argv;
+
+/// In front of the flag's name in capitals.
+const PREFIX: &str = "LOCKSTEP_";
+
+/// The command line, for which a variable that is empty is not set. Scripts and manifests leave them so.
+pub(crate) fn without_empty(command: Command) -> Command {
+    let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::<OsStr>::Reset) } else { arg });
+    let below: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    below.into_iter().fold(command, |command, name| command.mut_subcommand(name, without_empty))
+}
+
+/// Where the value of a flag came from, when that is not the command line.
+pub(crate) fn note(flag: &str) -> Option<String> {
+    let name = variable(flag);
+    let is_set = std::env::var_os(&name).is_some_and(|value| !value.is_empty());
+    (is_set && typed(flag, arguments()).is_none()).then(|| format!("the value is that of {name} in the environment"))
+}
+
+/// The value of a flag, wherever it came from, before the command line as a whole could be read.
+pub(crate) fn value(flag: &str) -> Option<String> {
+    let typed = typed(flag, arguments());
+    typed.or_else(|| std::env::var(variable(flag)).ok().filter(|value| !value.is_empty()))
+}
+
+/// With a word about the variable that a refused value came from.
+pub(crate) fn explain(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return error };
+    // `--raft_id <NAME>`
+    let note = shown.split([' ', '=', '[']).next().and_then(note);
+    if let Some(note) = note {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(note)]));
+    }
+    error
+}
+
+fn arguments() -> impl Iterator<Item = OsString> {
+    std::env::args_os().skip(1)
+}
+
+/// The last value that was typed for the flag.
+fn typed(flag: &str, arguments: impl Iterator<Item = OsString>) -> Option<String> {
+    let arguments = argv::normalise(arguments);
+    let words: Vec<_> =
+        arguments.iter().map(|argument| argument.to_string_lossy()).take_while(|word| word != "--").collect();
+    let values = words.iter().enumerate().filter_map(|(at, word)| match word.strip_prefix(flag)? {
+        "" => Some(words.get(at + 1).map_or("", |next| next)),
+        more => more.strip_prefix('='),
+    });
+    values.last().map(str::to_owned)
+}
+
+fn variable(flag: &str) -> String {
+    format!("{PREFIX}{}", flag.trim_start_matches('-').to_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_is_named_as_its_flag() {
+        let mut unread = vec![crate::cli::command()];
+        let mut seen = 0;
+        while let Some(command) = unread.pop() {
+            for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
+                let flag = arg.get_long().map(variable);
+                assert_eq!(arg.get_env().map(|name| name.to_string_lossy().into_owned()), flag, "{arg}");
+                seen += 1;
+            }
+            unread.extend(command.get_subcommands().cloned());
+        }
+        assert!(seen > 20, "{seen}");
+    }
+
+    #[test]
+    fn the_last_value_that_was_typed_is_found() {
+        let value = |words: &[&str]| typed("--log_format", words.iter().map(OsString::from));
+        assert_eq!(value(&["node", "--log-format", "json"]).as_deref(), Some("json"));
+        assert_eq!(
+            value(&["node", "-log_format=text", "--log_format=json", "--log_formats=x"]).as_deref(),
+            Some("json")
+        );
+        assert_eq!(value(&["node", "--", "--log_format=json"]), None);
+        assert_eq!(value(&["node", "--log_format"]).as_deref(), Some(""));
+    }
+}

@@ -1,0 +1,218 @@
+//! How a node writes its log to stderr: whole lines, one after the other. A line that cannot be written is dropped and counted, and nothing
+//! else comes of it. Knows no format: what is said of lines that were lost, its caller words.
+//!
+//! - A pipe whose reader left, a full disk: the line is lost at once.
+//! - A reader that stays and does not read: a line waits [`PATIENCE`] for it, later ones do not, until one gets through again. A node
+//!   that waited for whoever reads its log would stop with it.
+
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// For a reader of stderr that is slow. Well below a heartbeat timeout: whoever logs waits that long, once.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Bytes that a pipe takes without waiting when it says that it can be written to: PIPE_BUF of Linux. Elsewhere it is less.
+const PIECE_BYTES_MAX: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
+
+static LOST: AtomicU64 = AtomicU64::new(0);
+static STDERR: Mutex<Sink> = Mutex::new(Sink { untold: 0, is_cut: false, is_stuck: false });
+
+/// Where a sink writes.
+trait Out: Write {
+    /// Whether a piece can be written now, or at least before `until`. What cannot be waited for is tried.
+    fn is_ready(&mut self, until: Instant) -> bool;
+}
+
+/// What happened to the lines before.
+struct Sink {
+    /// Lines that were lost and not told of.
+    untold: u64,
+    /// The last line was not written to its end.
+    is_cut: bool,
+    /// The last line was waited for in vain.
+    is_stuck: bool,
+}
+
+/// Writes `lines`, which end with a line break. When lines before them were lost, `notice` words a line that says how many.
+pub fn write(lines: &[u8], notice: impl FnOnce(u64) -> String) {
+    if !STDERR.lock().write(&mut Process, lines, notice) {
+        LOST.fetch_add(1, Relaxed);
+    }
+}
+
+/// Lines that could not be written since the process began.
+pub fn lost() -> u64 {
+    LOST.load(Relaxed)
+}
+
+impl Sink {
+    /// Whether the line was written.
+    fn write(&mut self, out: &mut impl Out, lines: &[u8], notice: impl FnOnce(u64) -> String) -> bool {
+        let mut bytes = Vec::with_capacity(lines.len());
+        if self.is_cut {
+            bytes.push(b'\n');
+        }
+        if self.untold > 0 {
+            bytes.extend(notice(self.untold).into_bytes());
+            bytes.push(b'\n');
+        }
+        bytes.extend(lines);
+        let patience = if self.is_stuck { Duration::ZERO } else { PATIENCE };
+        match write_all(out, &bytes, Instant::now() + patience) {
+            Ok(()) => *self = Sink { untold: 0, is_cut: false, is_stuck: false },
+            Err(Lost { written, is_stuck }) => {
+                // The notice is made again with the next line: it may not have been read, and its number has grown.
+                self.untold += 1;
+                self.is_cut = written > 0 || self.is_cut;
+                self.is_stuck = is_stuck;
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Why a line is lost.
+struct Lost {
+    /// Bytes of it that were written.
+    written: usize,
+    /// Nobody reads, as opposed to an error.
+    is_stuck: bool,
+}
+
+fn write_all(out: &mut impl Out, bytes: &[u8], until: Instant) -> Result<(), Lost> {
+    let mut written = 0;
+    while written < bytes.len() {
+        let lost = |is_stuck| Lost { written, is_stuck };
+        if !out.is_ready(until) {
+            return Err(lost(true));
+        }
+        let piece = &bytes[written..bytes.len().min(written + PIECE_BYTES_MAX)];
+        match out.write(piece) {
+            Ok(0) => return Err(lost(false)),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Others can make it a stream that never waits; then it was full after all.
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {}
+            Err(error) => return Err(lost(error.kind() == ErrorKind::WouldBlock)),
+        }
+    }
+    Ok(())
+}
+
+/// Stderr of this process.
+struct Process;
+
+impl Write for Process {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stderr().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl Out for Process {
+    fn is_ready(&mut self, until: Instant) -> bool {
+        poll(io::stderr().as_raw_fd(), libc::POLLOUT, until.saturating_duration_since(Instant::now())) != Some(0)
+    }
+}
+
+/// Whether whoever read this pipe has left. Of a file or a terminal nobody leaves.
+pub fn reader_left(pipe: BorrowedFd<'_>) -> bool {
+    poll(pipe.as_raw_fd(), 0, Duration::ZERO).is_some_and(|events| events & libc::POLLERR != 0)
+}
+
+/// What there is to do at a descriptor before `wait` is over; 0 for nothing, `None` when the system does not say.
+fn poll(descriptor: i32, events: libc::c_short, wait: Duration) -> Option<libc::c_short> {
+    let mut asked = libc::pollfd { fd: descriptor, events, revents: 0 };
+    let milliseconds = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    #[allow(unsafe_code, reason = "the standard library has no word for it")]
+    // SAFETY: the pointer is to one whole structure that outlives the call.
+    let count = unsafe { libc::poll(&raw mut asked, 1, milliseconds) };
+    (count >= 0).then_some(asked.revents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes some bytes, and then fails, or is stuck.
+    #[derive(Default)]
+    struct Pipe {
+        taken: Vec<u8>,
+        room: usize,
+        is_broken: bool,
+        waits: Vec<bool>,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.is_broken && self.room == 0 {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
+            let count = bytes.len().min(self.room);
+            self.taken.extend(&bytes[..count]);
+            self.room -= count;
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Out for Pipe {
+        fn is_ready(&mut self, until: Instant) -> bool {
+            self.waits.push(until > Instant::now());
+            self.is_broken || self.room > 0
+        }
+    }
+
+    fn write(sink: &mut Sink, pipe: &mut Pipe, line: &str) -> bool {
+        sink.write(pipe, line.as_bytes(), |count| format!("{count} lost"))
+    }
+
+    #[test]
+    fn what_was_lost_is_told_with_the_next_line_that_can_be_written() {
+        let mut sink = Sink { untold: 0, is_cut: false, is_stuck: false };
+        let mut pipe = Pipe { room: 6, is_broken: true, ..Pipe::default() };
+        assert!(write(&mut sink, &mut pipe, "one\n"));
+        assert!(!write(&mut sink, &mut pipe, "two\n"), "cut short");
+        assert!(!write(&mut sink, &mut pipe, "three\n"));
+        pipe.room = 100;
+        assert!(write(&mut sink, &mut pipe, "four\n"));
+        assert!(write(&mut sink, &mut pipe, "five\n"));
+        assert_eq!(String::from_utf8_lossy(&pipe.taken), "one\ntw\n2 lost\nfour\nfive\n");
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_is_waited_for_once() {
+        let mut sink = Sink { untold: 0, is_cut: false, is_stuck: false };
+        let mut pipe = Pipe::default();
+        for _ in 0..3 {
+            assert!(!write(&mut sink, &mut pipe, "line\n"));
+        }
+        assert_eq!(pipe.waits, [true, false, false]);
+        pipe.room = 100;
+        assert!(write(&mut sink, &mut pipe, "line\n"));
+        assert_eq!(String::from_utf8_lossy(&pipe.taken), "3 lost\nline\n");
+        pipe.waits.clear();
+        pipe.room = 0;
+        write(&mut sink, &mut pipe, "line\n");
+        assert_eq!(pipe.waits, [true], "and waited for again once it has read");
+    }
+
+    #[test]
+    fn a_pipe_whose_reader_left_is_known() {
+        use std::os::fd::AsFd;
+        let (reader, writer) = io::pipe().expect("a pipe can be made");
+        assert!(!reader_left(writer.as_fd()));
+        drop(reader);
+        assert!(reader_left(writer.as_fd()));
+    }
+}

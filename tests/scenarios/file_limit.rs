@@ -1,0 +1,41 @@
+//! A limit of a file's size (`ulimit -f`): a node keeps its files below it, and one that meets it all the same ends with words as on a full disk.
+//! (SIGXFSZ once ended it with none.)
+
+use anyhow::{Result, ensure};
+use lockstep_tests::{Cluster, Options, noise};
+
+#[tokio::test]
+async fn a_node_writes_many_times_the_limit() -> Result<()> {
+    let mut cluster = Cluster::new()?;
+    // In KiB, whatever the shell counts in: 8 MiB with blocks of 512 bytes, 16 MiB with blocks of 1024.
+    let n = cluster.push(
+        Options::bootstrap().with(&["--snapshot_threshold=50", "--snapshot_interval=1s"]).through("ulimit -f 16384"),
+    )?;
+    cluster.nodes[n].start().await?;
+    ensure!(cluster.nodes[n].log().contains("may not grow beyond"), "it says nothing of the limit");
+    for k in 0..120 {
+        cluster.add(n, &format!("k{k}"), &noise(k, 512 << 10)).await?;
+    }
+    cluster.nodes[n].kill()?;
+    cluster.nodes[n].start().await?;
+    cluster.everyone_reads("k119", &noise(119, 512 << 10)).await
+}
+
+#[tokio::test]
+async fn a_log_that_meets_the_limit_ends_the_node_with_words() -> Result<()> {
+    let mut cluster = Cluster::new()?;
+    let n = cluster.push(Options::bootstrap().through("ulimit -f 1024"))?;
+    cluster.nodes[n].start().await?;
+    cluster.add(n, "small", "before").await?;
+    // An entry that is larger than a file may be.
+    let large = cluster.add(n, "large", &noise(1, 1 << 20)).await;
+    ensure!(large.is_err(), "it was taken");
+    let status = cluster.nodes[n].wait_exit().await?;
+    ensure!(status.code() == Some(1), "{status}");
+    let log = cluster.nodes[n].log();
+    ensure!(log.contains("the log could not be written") && log.contains("ulimit -f"), "{log}");
+    cluster.nodes[n].options.env.clear();
+    cluster.nodes[n].options.program = lockstep_tests::lockstep_binary();
+    cluster.nodes[n].start().await?;
+    cluster.everyone_reads("small", "before").await
+}

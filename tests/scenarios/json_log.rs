@@ -1,0 +1,112 @@
+//! A log for collectors: one JSON object a line and no name twice in one, from the first line to the last words. And what a node is told
+//! by variables: an empty one says nothing.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::{NodeProcess, Options, formed_of, lockstep, lockstep_binary};
+use serde_json::Value;
+
+/// The objects of a log. That no name is there twice, `serde_json` does not see: each `"name":` must be written once.
+fn objects(log: &str) -> Result<Vec<Value>> {
+    let object = |line: &str| -> Result<Value> {
+        let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
+        for name in value.as_object().with_context(|| format!("no object: {line}"))?.keys() {
+            let times = line.matches(&format!("\"{name}\":")).count();
+            ensure!(times == 1 || value.get("spans").is_some(), "{name:?} is there {times} times: {line}");
+        }
+        for name in ["timestamp", "level", "target", "node", "message"] {
+            ensure!(value[name].is_string(), "no {name}: {line}");
+        }
+        Ok(value)
+    };
+    ensure!(!log.is_empty(), "an empty log");
+    log.lines().map(object).collect()
+}
+
+#[tokio::test]
+async fn every_line_of_a_cluster_is_an_object() -> Result<()> {
+    let member = Options::member().with(&["--log_format=json", "--log_level=debug,h2=info,hyper=info"]);
+    let mut cluster = formed_of(2, member).await?;
+    cluster.add(1, "k", "v").await?;
+    for node in cluster.nodes.iter_mut().rev() {
+        node.stop().await?;
+    }
+    for node in &cluster.nodes {
+        let objects = objects(&node.log())?;
+        ensure!(objects.iter().all(|object| object["node"] == *node.name), "a line names another node");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn last_words_are_objects_too() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let taken = format!("--raft_addr={}", taken.local_addr()?);
+    let table = [
+        (taken.as_str(), 1, "is taken"),
+        ("--fsm=/nowhere.wasm", 2, "--fsm: there is no file"),
+        ("--heartbeat_timeout=fast", 2, "invalid value 'fast' for '--heartbeat_timeout"),
+        ("--no_such_flag", 2, "unexpected argument"),
+    ];
+    for (more, code, says) in table {
+        let mut node =
+            NodeProcess::new("nodeA", place.path(), Options::bootstrap().with(&["--log-format", "json", more]))?;
+        node.spawn()?;
+        assert_eq!(node.wait_exit().await?.code(), Some(code), "{more}");
+        let objects = objects(&node.log())?;
+        let last = objects.last().context("no last words")?;
+        ensure!(last["level"] == "ERROR" && last["node"] == "nodeA", "{last}");
+        ensure!(last.to_string().contains(says), "{more}: {last}");
+    }
+    Ok(())
+}
+
+/// The names of all variables, as the help lists them.
+fn variables() -> Result<BTreeSet<String>> {
+    let help = String::from_utf8(lockstep(&["node", "--help"])?.stdout)?;
+    let names = help.split("[env: ").skip(1).filter_map(|rest| rest.split('=').next());
+    let names: BTreeSet<String> = names.map(str::to_owned).collect();
+    ensure!(names.contains("LOCKSTEP_HTTP_ADDR") && names.len() > 20, "{names:?}");
+    Ok(names)
+}
+
+#[tokio::test]
+async fn empty_variables_say_nothing_and_others_are_named() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let env: Vec<(String, String)> = variables()?.into_iter().map(|name| (name, String::new())).collect();
+    let mut node = NodeProcess::new("nodeA", place.path(), Options { env, ..Options::bootstrap() })?;
+    node.start().await?;
+    ensure!(node.log().contains(" INFO "), "an empty level is the default:\n{}", node.log());
+    node.stop().await?;
+    for (variable, value) in [("LOCKSTEP_HEARTBEAT_TIMEOUT", "fast"), ("LOCKSTEP_ELECTION_TIMEOUT", "1ms")] {
+        let mut command = Command::new(lockstep_binary());
+        let told = command.args(["node", "--raft_id=nodeB"]).env(variable, value).stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&told.stderr);
+        ensure!(told.status.code() == Some(2) && said.contains(variable), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn ports_that_the_system_chose_are_told() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let zero = ["--grpc_addr=localhost:0", "--raft_addr=localhost:0", "--http_addr=localhost:0", "--log_format=json"];
+    let mut node = NodeProcess::new("nodeA", place.path(), Options::bootstrap().with(&zero))?;
+    node.spawn()?;
+    let serving = lockstep_tests::eventually("the node serves", || async {
+        let found = node.log().lines().find(|line| line.contains(r#""message":"serving""#)).map(str::to_owned);
+        Ok(serde_json::from_str::<Value>(&found.context("it does not serve yet")?)?)
+    })
+    .await?;
+    for name in ["grpc", "raft", "http"] {
+        let addr = serving[name].as_str().context("no address")?;
+        ensure!(!addr.ends_with(":0"), "{serving}");
+        tokio::net::TcpStream::connect(addr).await.with_context(|| format!("nobody listens at {addr}"))?;
+    }
+    node.stop().await?;
+    Ok(())
+}

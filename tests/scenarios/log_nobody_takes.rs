@@ -1,0 +1,79 @@
+//! A log that nobody takes: stderr is a full disk, a pipe whose reader left, or one whose reader does not read. Lines are lost and counted, and
+//! nothing else comes of it. (A panic of tracing's in whatever task logged next once ended nodes, and stood in the way of changes.)
+#![cfg(target_os = "linux")]
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::{Cluster, NodeProcess, Options, eventually, lockstep};
+
+/// A named pipe, with a reader that reads nothing for as long as the file lives.
+fn pipe(place: &Path, name: &str) -> Result<(String, File)> {
+    let path = place.join(name);
+    ensure!(Command::new("mkfifo").arg(&path).status()?.success(), "no pipe can be made");
+    let reader = File::options().read(true).write(true).open(&path)?;
+    Ok((format!("exec 2>{}", path.display()), reader))
+}
+
+async fn lines_lost(node: &NodeProcess) -> Result<u64> {
+    let (_, metrics) = node.http("/metrics").await?;
+    let line = metrics.lines().find(|line| line.starts_with("lockstep_log_lines_lost_total "));
+    Ok(line.and_then(|line| line.split(' ').nth(1)).context("no such metric")?.parse()?)
+}
+
+async fn loses_lines(node: &NodeProcess) -> Result<()> {
+    eventually("lines are lost and counted", || async {
+        ensure!(lines_lost(node).await? > 0, "none is lost");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn nodes_live_on_without_their_log() -> Result<()> {
+    let mut cluster = Cluster::new()?;
+    let place = tempfile::tempdir()?;
+    let (into_left, reader) = pipe(place.path(), "left")?;
+    let (into_stuck, stuck) = pipe(place.path(), "stuck")?;
+    cluster.push(Options::bootstrap().through("exec 2>/dev/full"))?;
+    cluster.push(Options::member().through(&into_left))?;
+    // More than a pipe holds, soon.
+    cluster.push(Options::member().with(&["--log_level=trace"]).through(&into_stuck))?;
+    for node in &mut cluster.nodes {
+        node.start().await?;
+    }
+    drop(reader);
+    cluster.add_voter(1).await?;
+    cluster.add_voter(2).await?;
+    for n in 0..3 {
+        cluster.add(n, &format!("k{n}"), "v").await?;
+        loses_lines(&cluster.nodes[n]).await?;
+    }
+    for n in [1, 2, 0] {
+        let node = &cluster.nodes[n];
+        let leader = cluster.nodes[cluster.leader().await?].grpc_addr();
+        let moved = lockstep(&["admin", &leader, "leadership_transfer_to_server", &node.name, &node.raft_addr()])?;
+        ensure!(moved.status.success(), "{moved:?}");
+        assert_eq!(cluster.leader().await?, n, "leadership moves");
+    }
+    cluster.everyone_reads("k2", "v").await?;
+    for node in &mut cluster.nodes {
+        assert_eq!(node.stop().await?.code(), Some(0), "{} stops cleanly", node.name);
+    }
+    drop(stuck);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_that_nobody_reads_has_its_exit_code() -> Result<()> {
+    let place = tempfile::tempdir()?;
+    for (more, code) in [("--raft_addr=nowhere", 2), ("--raft_data_dir=/proc/nothing", 1)] {
+        let options = Options::bootstrap().with(&[more]).through("exec 2>/dev/full");
+        let mut node = NodeProcess::new("nodeA", place.path(), options)?;
+        node.spawn()?;
+        assert_eq!(node.wait_exit().await?.code(), Some(code), "{more}");
+    }
+    Ok(())
+}
