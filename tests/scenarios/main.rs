@@ -1,6 +1,7 @@
 //! Scenarios: one behaviour, one file, real processes.
 #![allow(clippy::unwrap_used)]
 
+mod any_authority;
 mod backup;
 #[cfg(target_os = "linux")]
 mod compiling;

@@ -8,6 +8,7 @@ mod misbehaving;
 mod network;
 mod place;
 mod process;
+mod raw_http2;
 pub mod torture;
 
 pub use cluster::{Cluster, formed, formed_in, formed_of};
@@ -18,6 +19,8 @@ pub use place::nobody;
 pub use process::{
     NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, medley_wasm, statics_wasm,
 };
+
+pub use raw_http2::{RawHttp2, literal};
 
 use std::future::Future;
 use std::time::{Duration, Instant};
