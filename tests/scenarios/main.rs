@@ -28,6 +28,7 @@ mod membership;
 mod misbehaving;
 mod misbehaving_snapshots;
 mod newcomer;
+mod only_grpc;
 mod operating;
 mod partitions;
 mod pausing;

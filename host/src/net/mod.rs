@@ -2,3 +2,4 @@
 //! service and no Raft.
 
 pub mod authority;
+pub mod media;
