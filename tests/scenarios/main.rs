@@ -20,6 +20,7 @@ mod hung_disk;
 mod identity;
 mod joining;
 mod kill_rounds;
+mod large_status;
 mod leader_changes;
 mod local_reads;
 mod log_time;

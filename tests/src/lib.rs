@@ -57,6 +57,12 @@ pub mod medley_pb {
     tonic::include_proto!("medley");
 }
 
+/// The client of the guest that keeps state where none may be.
+#[allow(missing_docs, clippy::all)]
+pub mod statics_pb {
+    tonic::include_proto!("statics");
+}
+
 /// The client of the test guest.
 #[allow(missing_docs, clippy::all)]
 pub mod chain_pb {

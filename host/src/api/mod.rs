@@ -24,6 +24,7 @@ mod reflection;
 pub mod routes;
 mod server;
 pub mod status;
+mod trailers;
 mod watch;
 mod wire;
 
@@ -221,7 +222,7 @@ async fn call_router(mut router: Router, request: axum::extract::Request) -> axu
         return refusal.into_response();
     }
     match router.call(request).await {
-        Ok(response) => response,
+        Ok(response) => trailers::fitted(response),
         Err(never) => match never {},
     }
 }
