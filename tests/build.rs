@@ -1,7 +1,14 @@
 //! Generates the clients of the scenarios: raft-example's service from its own proto, its manager's under both names, those of the test
 //! guests, and the messages that a forged peer would send.
 
-const ROOMS: [&str; 5] = ["proto", "../proto", "guests/chain/proto", "guests/medley/proto", "guests/misbehaving/proto"];
+const ROOMS: [&str; 6] = [
+    "proto",
+    "../proto",
+    "guests/chain/proto",
+    "guests/medley/proto",
+    "guests/misbehaving/proto",
+    "guests/statics/proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in ROOMS {
@@ -16,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "chain.proto",
         "medley.proto",
         "misbehaving.proto",
+        "statics.proto",
     ];
     let set = protox::compile(protos, ROOMS)?;
     tonic_prost_build::configure().build_server(false).compile_fds(set)?;

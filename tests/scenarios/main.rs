@@ -1,6 +1,7 @@
 //! Scenarios: one behaviour, one file, real processes.
 #![allow(clippy::unwrap_used)]
 
+mod any_authority;
 mod backup;
 mod calling;
 #[cfg(target_os = "linux")]
@@ -26,6 +27,7 @@ mod imports;
 mod joining;
 mod json_log;
 mod kill_rounds;
+mod large_status;
 mod leader_changes;
 mod local_reads;
 mod log_nobody_takes;
@@ -35,6 +37,7 @@ mod membership;
 mod misbehaving;
 mod misbehaving_snapshots;
 mod newcomer;
+mod only_grpc;
 mod operating;
 mod partitions;
 mod pausing;

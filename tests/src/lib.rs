@@ -8,6 +8,7 @@ mod misbehaving;
 mod network;
 mod place;
 mod process;
+mod raw_http2;
 pub mod torture;
 
 pub use cluster::{Cluster, formed, formed_in, formed_of};
@@ -19,6 +20,8 @@ pub use process::{
     NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, medley_wasm, names_wasm,
     prices_wasm, statics_wasm,
 };
+
+pub use raw_http2::{RawHttp2, literal};
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -53,6 +56,12 @@ pub mod misbehaving_pb {
 #[allow(missing_docs, clippy::all)]
 pub mod medley_pb {
     tonic::include_proto!("medley");
+}
+
+/// The client of the guest that keeps state where none may be.
+#[allow(missing_docs, clippy::all)]
+pub mod statics_pb {
+    tonic::include_proto!("statics");
 }
 
 /// The client of the test guest.

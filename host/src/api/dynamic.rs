@@ -37,9 +37,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves a request that no service of the host's own took.
 pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> http::Response<Body> {
-    if !is_grpc(&request) {
-        return not_grpc();
-    }
     match route(&shared, &request) {
         Ok(call) => call.serve(request).await,
         Err(status) => {
@@ -50,7 +47,7 @@ pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> 
 }
 
 /// Reads what a client still sends to a call that is refused: some clients take the reset of an unread request for the answer.
-async fn drain(body: Body) {
+pub(super) async fn drain(body: Body) {
     let mut frames = body.into_data_stream();
     let mut rest = MESSAGE_BYTES_MAX;
     let read = async {
@@ -63,19 +60,6 @@ async fn drain(body: Body) {
     };
     // A client that is slower than this gets the reset.
     let _out_of_time = timeout(DRAIN_TIMEOUT, read).await;
-}
-
-fn is_grpc(request: &http::Request<Body>) -> bool {
-    let content_type = request.headers().get(http::header::CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-fn not_grpc() -> http::Response<Body> {
-    let mut response = http::Response::new(Body::from(
-        "This port speaks gRPC. Try `grpcurl -plaintext <address> list`; plain HTTP is served on --http_addr.\n",
-    ));
-    *response.status_mut() = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    response
 }
 
 fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, Status> {

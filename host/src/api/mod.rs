@@ -24,6 +24,7 @@ mod reflection;
 pub mod routes;
 mod server;
 pub mod status;
+mod trailers;
 mod watch;
 mod wire;
 
@@ -49,6 +50,7 @@ use tonic_health::server::HealthReporter;
 use crate::guest::Component;
 use crate::logs::Sparse;
 use crate::machine::{Machine, QueryError};
+use crate::net::media;
 use crate::raft::membership::Configuration;
 use crate::raft::{Clock, LeaderWatch, Members, RaftCell, ReadIndex, Retention};
 use crate::types::{Node, NodeMode};
@@ -217,9 +219,14 @@ impl Api {
     }
 }
 
+/// What every call passes on its way in and out, whoever serves it.
 async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {
+    if let Some(refusal) = media::refusal(request.method(), request.version(), request.headers()) {
+        dynamic::drain(request.into_body()).await;
+        return refusal.into_response();
+    }
     match router.call(request).await {
-        Ok(response) => response,
+        Ok(response) => trailers::fitted(response),
         Err(never) => match never {},
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::watch::places::Connection;
+use crate::net::authority::AnyAuthority;
 
 /// Calls that one connection may have open at a time; a client library queues what exceeds it.
 pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
@@ -90,7 +91,8 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: 
     }
     let router = router.layer(axum::Extension(Connection::default()));
     let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection =
+        builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

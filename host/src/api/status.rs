@@ -6,6 +6,7 @@
 //!   (the guest refused it or failed; its writes were undone, and all nodes recorded that).
 //! - `lockstep-origin` tells the guest's refusals from the host's.
 //! - `lockstep-index` and `lockstep-leader` are initial metadata of a reply, trailers of an error.
+//! - How many bytes of that a client gets is [`super::trailers`]' business: `lockstep-cut` says what of it is missing.
 
 use bytes::Bytes;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -30,16 +31,13 @@ pub const ORIGIN: &str = "lockstep-origin";
 /// Which of the enumerated reasons ended the guest's call.
 pub const REASON: &str = "lockstep-reason";
 
-/// Bytes of a status message: stock clients take 8 KiB of headers, all together.
+/// Bytes of a status message. What it takes together with the rest, as it is sent, `trailers` sees to.
 const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
-
-/// Bytes of it as it is sent, where some take three for one.
-const SENT_TEXT_BYTES_MAX: usize = 2 << 10;
 
 /// Bytes of status details.
 const DETAILS_BYTES_MAX: usize = 4 << 10;
 
-// What the profile lets a guest say arrives whole, unless half of it is sent as three bytes each.
+// What the profile lets a guest say is not cut here.
 const _: () = {
     assert!(STATUS_TEXT_BYTES_MAX >= Limits::DEFAULT.status_message_bytes_max as usize);
     assert!(DETAILS_BYTES_MAX >= Limits::DEFAULT.status_details_bytes_max as usize);
@@ -316,15 +314,7 @@ fn with(mut status: Status, key: &'static str, value: &str) -> Status {
 
 /// Cut at a character.
 fn cut(message: &str) -> &str {
-    let message = &message[..message.floor_char_boundary(STATUS_TEXT_BYTES_MAX)];
-    let mut sent = 0;
-    let over = message.char_indices().find(|(_, char)| {
-        // As tonic sends it, which is more careful than gRPC asks for.
-        let is_itself = char.is_ascii_graphic() && !"\"#%<>`?{}".contains(*char);
-        sent += if is_itself { 1 } else { 3 * char.len_utf8() };
-        sent > SENT_TEXT_BYTES_MAX
-    });
-    over.map_or(message, |(at, _)| &message[..at])
+    &message[..message.floor_char_boundary(STATUS_TEXT_BYTES_MAX)]
 }
 
 #[cfg(test)]
@@ -456,11 +446,8 @@ mod tests {
     fn long_messages_are_cut_at_a_character() {
         let kept = |text: &str| host(Code::Internal, text).message().len();
         assert_eq!(kept(&"a".repeat(2_000)), STATUS_TEXT_BYTES_MAX);
-        // Six bytes each when they are sent.
-        assert_eq!(kept(&"ä".repeat(2_000)), SENT_TEXT_BYTES_MAX / 6 * 2);
-        for thrice in ["%", " ", "{", "\"", "\n", "\u{7f}"] {
-            assert_eq!(kept(&format!("x{}", thrice.repeat(2_000))), 1 + (SENT_TEXT_BYTES_MAX - 1) / 3, "{thrice:?}");
-        }
+        assert_eq!(kept(&"ä".repeat(2_000)), STATUS_TEXT_BYTES_MAX);
+        assert_eq!(kept(&"€".repeat(2_000)), STATUS_TEXT_BYTES_MAX / 3 * 3);
         assert_eq!(kept("äö%"), 5);
     }
 

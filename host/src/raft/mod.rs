@@ -27,6 +27,7 @@ pub mod leader;
 pub mod link;
 pub mod membership;
 pub mod network;
+mod only_grpc;
 pub mod packing;
 mod planted;
 pub mod presence;

@@ -26,6 +26,7 @@ use crate::raft::link::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
 use crate::raft::membership::Members;
+use crate::raft::only_grpc::OnlyGrpc;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
 use crate::raft::presence::{self, Presence};
@@ -144,6 +145,7 @@ impl PeerService {
         let server = PeerServer::new(self)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+        let server = OnlyGrpc(server);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -2,8 +2,9 @@
 //! instance. `lockstep guest test` must find it. Not part of what users get.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use lockstep_guest::{Command, Query, Status, Value};
+use lockstep_guest::{Cause, Command, Query, Status, Step, Value, Watch};
 
 lockstep_guest::include_proto!();
 
@@ -22,6 +23,18 @@ fn served() -> u64 {
     SERVED.fetch_add(1, Ordering::Relaxed) + 1
 }
 
+fn refusal(request: &Request) -> Status {
+    let refusal = Status::failed_precondition(if request.letters == 0 {
+        "held by ann".into()
+    } else {
+        "ü".repeat(request.letters as usize)
+    });
+    match request.detail_bytes {
+        0 => refusal.with_reason("HELD", "statics"),
+        bytes => refusal.with_details(vec![7; bytes as usize]),
+    }
+}
+
 impl Statics for Numbers {
     fn sound(&mut self, _: &Command, _: Request) -> lockstep_guest::Reply<Reply> {
         let count = self.kept.get().unwrap_or_default() + 1;
@@ -38,8 +51,15 @@ impl Statics for Numbers {
         Ok(Reply { count: 0 })
     }
 
-    fn refuse(&mut self, _: &Command, _: Request) -> lockstep_guest::Reply<Reply> {
-        Err(Status::failed_precondition("held by ann").with_reason("HELD", "statics"))
+    fn refuse(&mut self, _: &Command, request: Request) -> lockstep_guest::Reply<Reply> {
+        Err(refusal(&request))
+    }
+
+    fn refuse_later(&self, cx: &Watch, request: Request) -> lockstep_guest::Reply<Step<Reply>> {
+        match cx.cause() {
+            Cause::Start => Ok(Step::send(Reply { count: 1 }).or_after(Duration::from_millis(1))),
+            _ => Err(refusal(&request)),
+        }
     }
 
     fn peek(&self, _: &Query, _: Request) -> lockstep_guest::Reply<Reply> {

@@ -1,0 +1,41 @@
+//! Stands before the peer service: what is no gRPC is refused before it is read. Decides nothing beyond that.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures::future::{Either, Ready, ready};
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::NamedService;
+
+use crate::net::media;
+
+/// A service that runs gRPC alone.
+#[derive(Clone, Debug)]
+pub(super) struct OnlyGrpc<S>(pub(super) S);
+
+impl<S: NamedService> NamedService for OnlyGrpc<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for OnlyGrpc<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+{
+    type Response = S::Response;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<S::Response, Infallible>>, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let Some((code, text)) = media::refusal(request.method(), request.version(), request.headers()) else {
+            return Either::Right(self.0.call(request));
+        };
+        let mut response = http::Response::new(Body::new(http_body_util::Full::from(text)));
+        *response.status_mut() = code;
+        Either::Left(ready(Ok(response)))
+    }
+}
