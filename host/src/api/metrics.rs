@@ -155,6 +155,7 @@ impl Collector for Gauges {
             ("queries_failed", "Queries and steps of watches that failed in the guest", machine.queries_failed),
             ("state_flushes", "Flushes of the state", machine.flushes),
             ("state_disk_full", "Writes of the state that found the disk full", machine.disk_full),
+            ("state_descriptors_short", "Writes of the state that found no descriptor left", machine.descriptors_short),
             ("snapshots", "Snapshots made", machine.snapshot_count),
             ("snapshots_failed", "Snapshots that could not be made", machine.snapshots_failed),
             ("snapshots_sent", "Snapshots sent to other nodes", machine.snapshots_sent),

@@ -270,6 +270,7 @@ pub(super) mod tests {
             queries_failed: 0,
             flushes: 1,
             disk_full: 0,
+            descriptors_short: 0,
             disk: SpaceStatus { free_bytes: 1 << 30, min_free_bytes: 1 << 29, level: Level::Ample },
             state_bytes: 100,
             snapshot_count: 3,
