@@ -8,7 +8,7 @@
 //!                             committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```
 //!
-//! Nothing points up: `api → raft → machine → {guest, store}`; `types`, `codec`, `faults` and `logs` may be used by all, and only `node` sees everything.
+//! Nothing points up: `api → raft → machine → {guest, store}`; `net` accepts the connections of `api` and `raft`; `types`, `codec`, `faults` and `logs` may be used by all, and only `node` sees everything.
 
 pub mod api;
 pub mod cli;
@@ -21,6 +21,8 @@ pub mod machine;
 
 pub mod guest;
 pub mod store;
+
+pub mod net;
 
 pub mod codec;
 pub mod faults;

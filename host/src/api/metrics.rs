@@ -1,5 +1,8 @@
 //! Numbers for `/metrics`: calls of the guest's methods as they end, and gauges read from Raft and the machine at each scrape.
+//! The ports' numbers are read in `metrics/sockets.rs`.
 //! Method names come from routes, never from clients, so that the label set is bounded.
+
+mod sockets;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -57,7 +60,9 @@ impl Metrics {
 
     /// Adds what is read at each scrape.
     pub(super) fn watch(&self, shared: &Arc<Shared>) {
-        self.registry.lock().register_collector(Box::new(Gauges(Arc::downgrade(shared))));
+        let mut registry = self.registry.lock();
+        registry.register_collector(Box::new(Gauges(Arc::downgrade(shared))));
+        registry.register_collector(Box::new(sockets::OfSockets(shared.parts.sockets.clone())));
     }
 
     pub(super) fn call_ended(&self, method: &Arc<str>, kind: Kind, code: Code, took: Duration) {
