@@ -2,8 +2,8 @@
 //! In a build without the feature `failpoints` every call is empty. Owns no policy: which point fails, and how, a test writes to a file.
 //!
 //! With the feature, `LOCKSTEP_FAILPOINTS` names a file that is looked at every few milliseconds. Each of its lines is `name=task`, the
-//! task in the words of the `fail` crate. `return(crash)` ends the process as `kill -9` would, `return(error)` and `return(full)` make
-//! an IO step fail (EIO, ENOSPC), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
+//! task in the words of the `fail` crate. `return(crash)` ends the process as `kill -9` would, `return(error)`, `return(full)` and
+//! `return(descriptors)` make an IO step fail (EIO, ENOSPC, EMFILE), `sleep(500)` holds it up, `5*off->1*return(error)` skips five first, `off` ends it. Points that a later version of the file does
 //! not name are off. At a clock, `return(-2000)` sets it back by two seconds.
 //!
 //! | name | where | what an error does |
@@ -16,7 +16,7 @@
 //! | `synced-before-write` `synced-after-write` | the rewrite of `SYNCED` after an fsync | ends the node |
 //! | `log-skip-sync` | any task: the log is written and not fsynced | nothing, until a power cut |
 //! | `log-read` | a read of the log from disk | ends the node |
-//! | `state-before-flush` `state-after-flush` | the flush of the state | ENOSPC: tried again; else ends the node |
+//! | `state-before-flush` `state-after-flush` | the flush of the state | ENOSPC, EMFILE: tried again; else ends the node |
 //! | `state-read` | a read of the newest state while an entry is applied | ends the node |
 //! | `state-cramped` | any task, when a state is opened: no cache, small files, compaction all the time | nothing |
 //! | `state-piled` | any task, when a state is opened: files pile up, and are compacted all into one | nothing |
@@ -104,7 +104,8 @@ mod switched_on {
             }
             Some("error") => Err(io::Error::from_raw_os_error(libc::EIO)),
             Some("full") => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-            Some(word) => unreachable!("failpoint {name}: {word:?} is none of crash, error, full"),
+            Some("descriptors") => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            Some(word) => unreachable!("failpoint {name}: {word:?} is none of crash, error, full, descriptors"),
         }
     }
 

@@ -8,7 +8,7 @@
 //!                             committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```
 //!
-//! Nothing points up: `api → raft → machine → {guest, store}`; `types`, `codec`, `faults` and `logs` may be used by all, `net` by the two that serve a port, and only `node` sees everything.
+//! Nothing points up: `api → raft → machine → {guest, store}`; `net` accepts the connections of `api` and `raft`; `types`, `codec`, `faults` and `logs` may be used by all, and only `node` sees everything.
 
 pub mod api;
 pub mod cli;

@@ -1,6 +1,7 @@
 //! Wires the rooms from bottom to top, and stops them from top to bottom. The only file that sees everything.
 //! Decides nothing by itself: who a node is and whether it forms a cluster is `node/identity.rs`, what it may run is
-//! `node/admission.rs`, what it does unasked is `node/duties.rs`, how its Raft ends is `node/stopping.rs`.
+//! `node/admission.rs`, what it does unasked is `node/duties.rs`, which sockets it has is `node/sockets.rs`, how its Raft ends is
+//! `node/stopping.rs`.
 
 mod admission;
 mod duties;
@@ -8,10 +9,10 @@ mod identity;
 pub mod recover;
 pub mod restore;
 mod resync;
+mod sockets;
 mod stopping;
 
 use std::future::Future;
-use std::net::TcpListener;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,7 @@ use crate::api::{Api, ApiParts};
 use crate::config::{self, NodeConfig};
 use crate::guest::QUERY_INSTANCES_MAX;
 use crate::machine::{self, Machine};
+use crate::net::Sockets;
 use crate::raft::proposer::STALL_MAX;
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
@@ -37,6 +39,7 @@ use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
 use admission::Admission;
 use resync::Resync;
+use sockets::{Listeners, bind, describe, serve_peers};
 use stopping::{hand_over, hold, stop_handle, stop_raft};
 
 /// Queries that may wait for a thread; more are refused.
@@ -69,13 +72,6 @@ pub enum Ended {
     Stopped,
     /// It is to start again, with what it has prepared on its disk.
     Restart,
-}
-
-/// The sockets of a node, bound before anything on disk is touched.
-struct Listeners {
-    grpc: Vec<TcpListener>,
-    raft: Vec<TcpListener>,
-    http: Vec<TcpListener>,
 }
 
 /// What stands on the disk, opened: the rooms below Raft.
@@ -120,6 +116,7 @@ impl Node {
     /// Binds the ports, opens the disk, joins the rooms. The node takes part from now on; clients are served by [`Node::run`].
     pub async fn start(config: NodeConfig) -> anyhow::Result<Node> {
         config.validate()?;
+        let sockets = sockets::open()?;
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;
@@ -130,11 +127,11 @@ impl Node {
         let paths = open_paths(&config, &below, &consensus, &mut tasks);
         let service = peer_service(&below, &consensus, &paths);
         for listener in peer_listeners {
-            tasks.spawn(serve_peers(service.clone(), listener, fatal.clone()));
+            tasks.spawn(serve_peers(service.clone(), sockets.peers.clone(), listener, fatal.clone()));
         }
         let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
         let resync = Resync::new(&below, &consensus.raft, &exit, &restart);
-        let api = open_api(&config, &below, &consensus, &paths, &exit, resync)?;
+        let api = open_api(&config, &below, &consensus, &paths, &exit, resync, sockets)?;
         announce(&config, &below, http_addr.as_deref());
         match below.held {
             None => start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks),
@@ -214,26 +211,6 @@ async fn panicked(tasks: &mut JoinSet<()>) -> String {
         }
     }
     std::future::pending().await
-}
-
-fn bind(config: &NodeConfig) -> anyhow::Result<Listeners> {
-    Ok(Listeners {
-        grpc: config::bind("--grpc_addr", &config.grpc_addr)?,
-        raft: config::bind("--raft_addr", &config.raft_addr)?,
-        http: match &config.http_addr {
-            Some(http_addr) => config::bind("--http_addr", http_addr)?,
-            None => Vec::new(),
-        },
-    })
-}
-
-/// This node as others dial it.
-fn describe(config: &NodeConfig, grpc: &[TcpListener], raft: &[TcpListener]) -> anyhow::Result<crate::types::Node> {
-    Ok(crate::types::Node {
-        name: config.name.clone(),
-        raft_addr: config::advertised(config.raft_advertise_addr.as_deref(), &config.raft_addr, raft)?,
-        grpc_addr: config::advertised(config.grpc_advertise_addr.as_deref(), &config.grpc_addr, grpc)?,
-    })
 }
 
 /// Opens what stands on the disk, and loads the component that this node may run.
@@ -372,6 +349,7 @@ fn open_api(
     paths: &Paths,
     exit: &Arc<Notify>,
     resync: Resync,
+    sockets: Sockets,
 ) -> anyhow::Result<Api> {
     let mode = below.machine.clone();
     let commands = Commands::new(CommandsParts {
@@ -395,6 +373,7 @@ fn open_api(
         leader: consensus.leader.clone(),
         election_timeout: config.election_timeout,
         retention: consensus.retention.clone(),
+        sockets,
         stop: stop_handle(&consensus.members, &consensus.cell, exit),
         resync: Arc::new(move |from| {
             let resync = resync.clone();
@@ -469,18 +448,6 @@ fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>) {
         data = %config.data_dir().display(),
         "{what}"
     );
-}
-
-/// One listener of the peer port, for as long as the node lives.
-async fn serve_peers(service: PeerService, listener: TcpListener, fatal: Fatal) {
-    let served = async {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        service.serve(listener, std::future::pending()).await.map_err(std::io::Error::other)
-    };
-    if let Err(error) = served.await {
-        fatal.raise(format!("the peer port cannot be served: {error}"));
-    }
 }
 
 #[cfg(test)]

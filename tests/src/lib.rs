@@ -3,6 +3,7 @@
 
 pub mod alike;
 mod cluster;
+pub mod frames;
 mod load;
 mod misbehaving;
 mod network;

@@ -31,6 +31,8 @@ pub struct Options {
     pub planted: Vec<String>,
     /// Environment variables.
     pub env: Vec<(String, String)>,
+    /// Files and sockets that the process may have open: the soft limit and the hard one. `None`: as the test itself.
+    pub descriptors: Option<(u64, u64)>,
 }
 
 impl Options {
@@ -43,6 +45,7 @@ impl Options {
             program: lockstep_binary(),
             planted: Vec::new(),
             env: Vec::new(),
+            descriptors: None,
         }
     }
 
@@ -200,7 +203,15 @@ impl NodeProcess {
         }
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let program = &self.options.program;
-        let mut command = Command::new(program);
+        let mut command = match self.options.descriptors {
+            None => Command::new(program),
+            Some((soft, hard)) => {
+                let mut shell = Command::new("sh");
+                let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &limits]).arg(program);
+                shell
+            }
+        };
         command
             .args(self.arguments())
             .envs(self.options.env.iter().map(|(name, value)| (name, value)))

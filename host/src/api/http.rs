@@ -33,7 +33,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> s
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .with_state(shared.clone());
-    server::serve(listeners, router, shared.stopped()).await
+    server::serve(&shared.parts.sockets.http, listeners, router, shared.stopped()).await
 }
 
 /// Notes when the machine last got anywhere, until the node stops.

@@ -1,5 +1,8 @@
 //! Numbers for `/metrics`: calls of the guest's methods as they end, and gauges read from Raft and the machine at each scrape.
+//! The ports' numbers are read in `metrics/sockets.rs`.
 //! Method names come from routes, never from clients, so that the label set is bounded.
+
+mod sockets;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -86,7 +89,9 @@ impl Metrics {
 
     /// Adds what is read at each scrape.
     pub(super) fn watch(&self, shared: &Arc<Shared>) {
-        self.registry.lock().register_collector(Box::new(Gauges(Arc::downgrade(shared))));
+        let mut registry = self.registry.lock();
+        registry.register_collector(Box::new(Gauges(Arc::downgrade(shared))));
+        registry.register_collector(Box::new(sockets::OfSockets(shared.parts.sockets.clone())));
     }
 
     pub(super) fn call_ended(&self, method: &Arc<str>, kind: Kind, code: Code, took: Duration) {
@@ -196,6 +201,7 @@ impl Collector for Gauges {
             ("queries_failed", "Queries and steps of watches that failed in the guest", machine.queries_failed),
             ("state_flushes", "Flushes of the state", machine.flushes),
             ("state_disk_full", "Writes of the state that found the disk full", machine.disk_full),
+            ("state_descriptors_short", "Writes of the state that found no descriptor left", machine.descriptors_short),
             ("snapshots", "Snapshots made", machine.snapshot_count),
             ("snapshots_failed", "Snapshots that could not be made", machine.snapshots_failed),
             ("snapshots_sent", "Snapshots sent to other nodes", machine.snapshots_sent),

@@ -50,7 +50,7 @@ use tonic_health::server::HealthReporter;
 use crate::guest::Component;
 use crate::logs::Sparse;
 use crate::machine::{Machine, QueryError};
-use crate::net::media;
+use crate::net::{Sockets, media};
 use crate::raft::membership::Configuration;
 use crate::raft::{Clock, LeaderWatch, Members, RaftCell, ReadIndex, Retention};
 use crate::types::{Node, NodeMode};
@@ -99,6 +99,8 @@ pub struct ApiParts {
     pub election_timeout: Duration,
     /// Makes snapshots.
     pub retention: Retention,
+    /// Who may be connected to which port.
+    pub sockets: Sockets,
     /// What Shutdown needs of the process.
     pub stop: Stop,
     /// Has this node get its state from the one at that grpc_addr, or from any voter, and start again. An error is for operators.
@@ -204,7 +206,7 @@ impl Api {
             call_router(router, request)
         });
         let served = tokio::try_join!(
-            server::serve(grpc, router, self.shared.stopped()),
+            server::serve(&self.shared.parts.sockets.clients, grpc, router, self.shared.stopped()),
             http::serve(self.shared.clone(), http),
         );
         for task in background {
@@ -359,6 +361,7 @@ impl Shared {
             raft: self.raft_status(),
             machine: self.parts.machine.status(),
             log: self.parts.retention.status(),
+            sockets: self.parts.sockets.status(),
         }
     }
 

@@ -9,6 +9,7 @@ use openraft::metrics::RaftMetrics;
 use serde_json::{Value, json};
 
 use crate::machine::{MachineStatus, TransferStatus};
+use crate::net::{PortStatus, SocketsStatus};
 use crate::raft::LeaderView;
 use crate::raft::membership::Server;
 use crate::raft::retention::RetentionStatus;
@@ -31,6 +32,8 @@ pub struct NodeStatus {
     pub machine: MachineStatus,
     /// The log's.
     pub log: RetentionStatus,
+    /// The ports', and what the process has open.
+    pub sockets: SocketsStatus,
 }
 
 /// Raft's numbers, in hashicorp's words.
@@ -117,6 +120,11 @@ impl NodeStatus {
                 "free_bytes": self.machine.disk.free_bytes,
                 "min_free_bytes": self.machine.disk.min_free_bytes,
             },
+            "descriptors": {
+                "max": self.sockets.descriptors_max,
+                "open": self.sockets.descriptors_open,
+            },
+            "connections": self.sockets.ports.iter().map(port_json).collect::<Vec<_>>(),
             "transfers": self.machine.transfers.iter().map(transfer_json).collect::<Vec<_>>(),
         })
     }
@@ -198,6 +206,21 @@ impl NodeStatus {
     }
 }
 
+fn port_json(port: &PortStatus) -> Value {
+    json!({
+        "port": port.name,
+        "max": port.max,
+        "open": port.open,
+        "silent": port.silent,
+        "accepted": port.accepted,
+        "refused": port.refused,
+        "silent_closed": port.silent_closed,
+        "accept_failures": port.accept_failures,
+        "resets": port.resets,
+        "slowed": port.slowed,
+    })
+}
+
 fn transfer_json(transfer: &TransferStatus) -> Value {
     json!({
         "direction": transfer.direction.name(),
@@ -270,6 +293,7 @@ pub(super) mod tests {
             queries_failed: 0,
             flushes: 1,
             disk_full: 0,
+            descriptors_short: 0,
             disk: SpaceStatus { free_bytes: 1 << 30, min_free_bytes: 1 << 29, level: Level::Ample },
             state_bytes: 100,
             snapshot_count: 3,
@@ -324,6 +348,16 @@ pub(super) mod tests {
             },
             machine: machine(8),
             log: RetentionStatus { log_bytes: 500, over_quota: false },
+            sockets: SocketsStatus {
+                descriptors_max: 1_024,
+                descriptors_open: 40,
+                ports: ["grpc", "raft", "http"].map(|name| PortStatus {
+                    name,
+                    max: 64,
+                    open: 3,
+                    ..PortStatus::default()
+                }),
+            },
         }
     }
 
@@ -346,6 +380,8 @@ pub(super) mod tests {
             "direction": "sending", "peer": "nodeC", "index": 6, "bytes": 70, "rows": 3, "began_ms": 1, "seconds": 9
         });
         assert_eq!(json["transfers"], json!([transfer]));
+        assert_eq!(json["descriptors"], json!({ "max": 1_024, "open": 40 }));
+        assert_eq!((&json["connections"][1]["port"], &json["connections"][1]["open"]), (&json!("raft"), &json!(3)));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Accepts connections of clients and serves HTTP/2 (and HTTP/1, so that a browser gets a sentence instead of a reset) on them.
+//! Serves connections of clients in HTTP/2, and in HTTP/1, so that a browser gets a sentence instead of a reset. Who may
+//! be connected, and for how long without a word, is `net`'s.
 //!
 //! tonic's own server is not used because it answers `grpc-timeout` itself, with CANCELLED and without telling whether the
 //! command was proposed. Knows no gRPC method.
@@ -7,21 +8,20 @@ use std::future::Future;
 use std::net::TcpListener as StdListener;
 use std::time::Duration;
 
+use futures::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::watch::places::Connection;
+use super::watch::places;
 use crate::net::authority::AnyAuthority;
+use crate::net::{Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX};
 
 /// Calls that one connection may have open at a time; a client library queues what exceeds it.
-pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
-
-/// Connections that may be open at a time on one port.
-pub const CONNECTIONS_MAX: usize = 4096;
+pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
 
 /// How often a silent connection is asked for a sign of life, and how long it may take to give one.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -37,11 +37,9 @@ const HEADERS_BYTES_MAX: u32 = 64 << 10;
 /// How long open calls may take to end once the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Pause after a failed accept (usually: out of file descriptors), so that it does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Serves `router` on every listener until `stop` completes; then lets open calls end for at most [`DRAIN`].
+/// Serves `router` on every listener of `port` until `stop` completes; then lets open calls end for at most [`DRAIN`].
 pub async fn serve(
+    port: &Port,
     listeners: Vec<StdListener>,
     router: axum::Router,
     stop: impl Future<Output = ()>,
@@ -49,9 +47,7 @@ pub async fn serve(
     let (stopping, stopped) = watch::channel(false);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
-        accepting.spawn(accept(listener, router.clone(), stopped.clone()));
+        accepting.spawn(accept(port.listen(listener)?, router.clone(), stopped.clone()));
     }
     stop.await;
     stopping.send_replace(true);
@@ -60,36 +56,27 @@ pub async fn serve(
     Ok(())
 }
 
-async fn accept(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+async fn accept(listener: Listener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let mut incoming = listener.connections();
     let mut connections = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
+        tokio::select! {
             () = until(&mut stopped) => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(serve_connection(stream, router.clone(), stopped.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a client's connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            Some(connection) = incoming.next() => {
+                connections.spawn(serve_connection(connection, router.clone(), stopped.clone()));
             }
         }
     }
-    drop(listener);
+    drop(incoming);
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::info!("closing connections with calls that did not end in time");
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: watch::Receiver<bool>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY on a client's connection");
-    }
-    let router = router.layer(axum::Extension(Connection::default()));
+async fn serve_connection(stream: Connection<TcpStream>, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let router = router.layer(axum::Extension(places::Connection::default()));
     let builder = builder();
     let connection =
         builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), TowerToHyperService::new(router));
@@ -113,11 +100,14 @@ async fn until(stopped: &mut watch::Receiver<bool>) {
 
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+        // A connection is slowed down when it resets calls too fast, and not ended after a number of resets.
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(None)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEADERS_BYTES_MAX)
@@ -148,7 +138,9 @@ mod tests {
         let addrs: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         let router = axum::Router::new().route("/", get(|| async { "here" }));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let served = tokio::spawn(serve(listeners, router, async { stopped.await.unwrap() }));
+        let port = Port::new("test", 16);
+        let served =
+            tokio::spawn(async move { serve(&port, listeners, router, async { stopped.await.unwrap() }).await });
         for addr in &addrs {
             assert!(get_path(*addr, "/").await.ends_with("here"));
         }
@@ -175,7 +167,9 @@ mod tests {
         };
         let router = axum::Router::new().route("/", get(slow));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let served = tokio::spawn(serve(vec![listener], router, async { stopped.await.unwrap() }));
+        let port = Port::new("test", 16);
+        let served =
+            tokio::spawn(async move { serve(&port, vec![listener], router, async { stopped.await.unwrap() }).await });
         let call = tokio::spawn(async move { get_path(addr, "/").await });
         entered.clone().wait_for(|entered| *entered).await.unwrap();
         stop.send(()).unwrap();

@@ -135,7 +135,8 @@ pub(crate) fn check(level: &str) -> Result<(), ConfigError> {
 /// A plain `info` or `warn` speaks of this node: openraft warns at every attempt to reach a dead
 /// peer, some hundred times a second, and calls it an error when a peer's stream ends because this node stops. (When Raft's core
 /// stops by itself, the node says so and ends.)
-/// A filter that names openraft gets what it asks for.
+/// h2 warns of what any client can send as often as it likes, such as resets; `net` says that, once a second.
+/// A filter that names them gets what it asks for.
 fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     if level.trim().is_empty() {
         let hint = "leave it out for info; off switches the log off";
@@ -143,7 +144,7 @@ fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     }
     let is_plain_level = level.parse::<tracing::level_filters::LevelFilter>().is_ok();
     let quiet = match level.to_ascii_lowercase().as_str() {
-        plain @ ("info" | "warn") => format!("{plain},openraft=error,openraft::raft::stream_append=off"),
+        plain @ ("info" | "warn") => format!("{plain},openraft=error,openraft::raft::stream_append=off,h2=error"),
         _ => level.to_owned(),
     };
     if !is_plain_level && !level.contains(['=', ',']) {

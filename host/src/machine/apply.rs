@@ -29,8 +29,8 @@ use crate::logs::Foreign;
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 
-/// Before a write of the state is tried again that found the disk full.
-const FULL_RETRY: Duration = Duration::from_millis(500);
+/// Before a write of the state is tried again that found the disk full, or no descriptor.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// What the state waits for before it takes an entry.
 pub(crate) trait Gate: Send + Sync + 'static {
@@ -188,7 +188,8 @@ impl Applier {
             if let Some(responder) = responder {
                 responder.send(Applied);
             }
-            if self.dirty.is_due() {
+            // RocksDB's own flush would not look before whether it can open files.
+            if self.dirty.is_due() || self.generation.is_nearly_full() {
                 self.flush()?;
             }
         }
@@ -280,15 +281,20 @@ impl Applier {
         self.shared.waiters.entry_applied(log_id.leader_id, awaited);
     }
 
-    /// A full disk leaves the state unflushed: the log still has all of it, and the next attempt is due [`FLUSH_AFTER`] from now.
+    /// A full disk, or no descriptor, leaves the state unflushed: the log still has all of it, and the next attempt is due
+    /// [`FLUSH_AFTER`] from now. Without a descriptor no entry is applied any more once RocksDB might flush by itself.
     fn flush(&mut self) -> Result<(), ApplyError> {
-        match self.generation.flush() {
+        let mut flushed = self.generation.flush();
+        if flushed.as_ref().is_err_and(StoreError::lacks_descriptor) && self.generation.is_nearly_full() {
+            flushed = Ok(self.until_there_is_room(|| self.generation.flush())?);
+        }
+        match flushed {
             Ok(()) => {
                 self.dirty = Dirty::nothing(FLUSH_AFTER);
                 self.shared.counts.flushes.fetch_add(1, Relaxed);
             }
-            Err(error) if error.is_full() => {
-                self.note_full(&error);
+            Err(error) if error.is_passing() => {
+                self.shared.note_shortage(&error, "the state is not written yet");
                 self.dirty = Dirty::put_off();
             }
             Err(error) => return Err(error.into()),
@@ -296,24 +302,20 @@ impl Applier {
         Ok(())
     }
 
-    /// Does `write`, again and again while the disk is full: what is committed has to be applied, and reads go on meanwhile.
+    /// Does `write`, again and again while the disk is full or no descriptor is left: what is committed has to be applied, and reads go on meanwhile.
     fn until_there_is_room(&self, write: impl Fn() -> Result<(), StoreError>) -> Result<(), ApplyError> {
         loop {
             match write() {
-                Err(error) if error.is_full() && self.shared.stopping.load(Relaxed) => return Err(ApplyError::Stopped),
-                Err(error) if error.is_full() => {
-                    self.note_full(&error);
-                    std::thread::sleep(FULL_RETRY);
+                Err(error) if error.is_passing() && self.shared.stopping.load(Relaxed) => {
+                    return Err(ApplyError::Stopped);
+                }
+                Err(error) if error.is_passing() => {
+                    self.shared.note_shortage(&error, "the state is not written yet");
+                    std::thread::sleep(RETRY);
                 }
                 written => return Ok(written?),
             }
         }
-    }
-
-    fn note_full(&self, error: &StoreError) {
-        self.shared.counts.disk_full.fetch_add(1, Relaxed);
-        let advice = error.room_advice().unwrap_or_default();
-        tracing::warn!(%error, "{advice}; the state is not written and will be tried again; nothing is lost");
     }
 
     fn install(&mut self, generation: Arc<Generation>) -> Result<(), ApplyError> {

@@ -18,7 +18,7 @@ use super::{Options, Position};
 use crate::codec::Genesis;
 use crate::guest::{Component, Reason};
 use crate::logs::Sparse;
-use crate::store::{Checkpoints, Space, State};
+use crate::store::{Checkpoints, Space, State, StoreError};
 use crate::types::{Fatal, NodeMode};
 
 /// Counts since this process began, for status and metrics.
@@ -31,6 +31,8 @@ pub(crate) struct Counts {
     pub(crate) flushes: AtomicU64,
     /// Writes and flushes of the state that found the disk full.
     pub(crate) disk_full: AtomicU64,
+    /// And those that found no descriptor.
+    pub(crate) descriptors_short: AtomicU64,
     pub(crate) undecodable: AtomicU64,
     /// Entries whose proposer had another hash than we at the same index.
     pub(crate) hash_mismatches: AtomicU64,
@@ -73,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     /// Lines about failed queries.
     pub(crate) query_failures: Sparse,
+    /// Lines about writes that wait.
+    shortages: Sparse,
     /// Apply thread.
     pub(crate) progress: Progress,
     /// Apply thread.
@@ -107,6 +111,18 @@ struct Replicated {
 }
 
 impl Shared {
+    /// Something was not written for now, which costs nothing: the log has it.
+    pub(crate) fn note_shortage(&self, error: &StoreError, what: &'static str) {
+        let (count, why) = match error.room_advice() {
+            Some(advice) => (&self.counts.disk_full, advice),
+            None => (&self.counts.descriptors_short, "no descriptor is left"),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = self.shortages.due() {
+            tracing::warn!(%error, left_out, "{why}: {what}; it will be tried again, and nothing is lost");
+        }
+    }
+
     pub(crate) fn new(options: &Options, system: &System) -> Shared {
         let starting = NodeMode::CatchingUp("the node is starting".into());
         let shared = Shared {
@@ -118,6 +134,7 @@ impl Shared {
             waiters: Waiters::default(),
             changes: Arc::new(Changes::new(system.applied_index())),
             counts: Counts::default(),
+            shortages: Sparse::default(),
             query_failures: Sparse::default(),
             progress: Progress::default(),
             position: watch::Sender::new(Position::default()),

@@ -28,8 +28,8 @@ use crate::types::{LogId, NodeId, NodeMode, TypeConfig};
 
 /// Frames between a snapshot's thread and the network, each of at most a MiB.
 const FRAMES_IN_FLIGHT: usize = 4;
-/// Before the checkpoint of a received state is tried again that found the disk full.
-const FULL_RETRY: Duration = Duration::from_secs(1);
+/// Before a checkpoint is tried again that found the disk full, or no descriptor.
+const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of rows in one batch when a checkpoint is copied back.
 const COPY_BATCH_BYTES: usize = 4 << 20;
 
@@ -207,8 +207,8 @@ impl Snapshots {
             let sent = snapshot_send::send(&checkpoint, component.as_ref(), outlet);
             match &sent {
                 Ok(()) => drop(this.shared.counts.snapshots_sent.fetch_add(1, Ordering::Relaxed)),
-                Err(SendError::Store(_)) => this.set_aside(&checkpoint),
-                Err(SendError::Empty | SendError::Gone) => {}
+                Err(SendError::Store(error)) if !error.lacks_descriptor() => this.set_aside(&checkpoint),
+                Err(SendError::Store(_) | SendError::Empty | SendError::Gone) => {}
             }
             sent
         })
@@ -322,25 +322,27 @@ impl Snapshots {
         Ok(checkpoint)
     }
 
-    /// Makes the checkpoint of a received state before that is put in force. While the disk is full it tries again: an error
-    /// would end the node.
-    pub(crate) async fn make_of_received(&self, received: &Arc<Generation>) -> Result<(), SnapshotError> {
+    /// Makes the checkpoint that openraft waits for, such as that of a received state before it is put in force. While the disk is full
+    /// or no descriptor is left it tries again: an error would end the node. `what` says what does not happen yet.
+    pub(crate) async fn make_patiently(
+        &self,
+        of: &Arc<Generation>,
+        what: &'static str,
+    ) -> Result<Arc<Checkpoint>, SnapshotError> {
         loop {
-            let (this, generation) = (self.clone(), received.clone());
+            let (this, generation) = (self.clone(), of.clone());
             let made = blocking(move || {
                 generation.flush()?;
                 this.make(&generation)
             });
             match made.await {
                 Err(SnapshotError::Store(error))
-                    if error.is_full() && !self.shared.stopping.load(Ordering::Acquire) =>
+                    if error.is_passing() && !self.shared.stopping.load(Ordering::Acquire) =>
                 {
-                    self.shared.counts.disk_full.fetch_add(1, Ordering::Relaxed);
-                    let advice = error.room_advice().unwrap_or_default();
-                    tracing::warn!(%error, "{advice}; a received snapshot is not put in force yet");
-                    tokio::time::sleep(FULL_RETRY).await;
+                    self.shared.note_shortage(&error, what);
+                    tokio::time::sleep(RETRY).await;
                 }
-                made => return made.map(|_| ()),
+                made => return made,
             }
         }
     }

@@ -107,7 +107,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         // What was submitted to the log before this must not reach the disk after it.
         self.gate.barrier().await?;
-        self.snapshots.make_of_received(&generation).await?;
+        self.snapshots.make_patiently(&generation, "a received snapshot is not put in force yet").await?;
         self.apply.install(generation).await?;
         self.snapshots.handed_over(meta);
         drop(turn);
@@ -135,16 +135,14 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             Some(ready) => ready,
             None => {
                 let snapshots = self.snapshots.clone();
-                let made = move || {
-                    let checkpoint = snapshots.make(&snapshots.state().current())?;
-                    Ok((snapshots.meta(&checkpoint)?, checkpoint))
-                };
-                match blocking::<_, SnapshotError>(made).await {
+                let current = snapshots.state().current();
+                let checkpoint = match snapshots.make_patiently(&current, "a snapshot is not made yet").await {
                     Err(SnapshotError::Empty) => {
                         return Ok(Snapshot { meta: Meta::default(), snapshot: SnapshotData::Empty });
                     }
                     made => made?,
-                }
+                };
+                blocking::<_, SnapshotError>(move || Ok((snapshots.meta(&checkpoint)?, checkpoint))).await?
             }
         };
         self.snapshots.handed_over(&meta);

@@ -41,6 +41,8 @@ pub struct MachineStatus {
     pub flushes: u64,
     /// Writes of the state that found the disk full and were tried again, since this process began.
     pub disk_full: u64,
+    /// And those that found no descriptor left.
+    pub descriptors_short: u64,
     /// Room on the disk.
     pub disk: SpaceStatus,
     /// About the bytes of the state.
@@ -87,6 +89,7 @@ pub(crate) fn of(shared: &Shared) -> MachineStatus {
         queries_failed: counts.queries_failed.load(Relaxed),
         flushes: counts.flushes.load(Relaxed),
         disk_full: counts.disk_full.load(Relaxed),
+        descriptors_short: counts.descriptors_short.load(Relaxed),
         disk: shared.space.status(),
         state_bytes: shared.state.current().approximate_bytes(),
         snapshot_count: counts.snapshots_made.load(Relaxed),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use futures::stream::BoxStream;
 use openraft::EntryPayload;
 use openraft::async_runtime::WatchReceiver;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::Status;
 
 use crate::codec::Genesis;
 use crate::machine::{self, Machine};
+use crate::net::Port;
 use crate::raft::install::Installer;
 use crate::raft::join::{ComponentId, Host, JoinOffer};
 use crate::raft::link::Links;
@@ -133,8 +134,9 @@ impl TestNode {
     /// Serves at a new address, and no longer at the one before.
     async fn listen(&mut self) {
         drop(self.stop.take());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let listener = Port::new("raft", 64).listen(listener).unwrap();
         self.me.node.grpc_addr = format!("client-of-{address}");
         self.me.node.raft_addr = address;
         self.members = members(&self.me, &self.cluster, &self.raft, self.catch_up);

@@ -7,7 +7,7 @@
 //! Commands: `proposer` makes those of the leader into entries (`packing` says which go together), `forward` takes the others' to it
 //! (`forwarded` is its far side); `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams
 //! with openraft.
-//! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft; a snapshot goes through `install`. Operators:
+//! In: `incoming` (a connection that `net` accepted) → `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft; a snapshot goes through `install`. Operators:
 //! `membership`, which asks strangers in through `join`. Who was removed learns it in `standing`. A leader that died: `presence` (who
 //! streams to us), `probe` (is its process gone), `canvass` (do the others find so, and who takes over).
 //! Beside these: `builds` compares how members run guests, `timeouts` makes openraft's configuration, `retention` says when a snapshot is made and how much log stays behind it,
@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod core;
 pub mod forward;
 pub mod forwarded;
+mod incoming;
 pub mod inquiry;
 pub mod install;
 pub mod join;

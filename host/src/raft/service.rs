@@ -3,6 +3,7 @@
 //!
 //! A refused route changes nothing. A node in no cluster answers Identify and Join, and refuses the rest.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -12,14 +13,14 @@ use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::faults;
 use crate::logs::Sparse;
 use crate::machine::Machine;
+use crate::net::{Listener, PENDING_RESETS_MAX};
+use crate::raft::incoming::Incoming;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
@@ -139,18 +140,20 @@ impl PeerService {
     /// Serves one listener of the peer port until `stopped` completes and the calls under way have ended.
     pub async fn serve(
         self,
-        listener: TcpListener,
+        listener: Listener,
         stopped: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
         let server = PeerServer::new(self)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
         let server = OnlyGrpc(server);
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = listener.connections().map(|connection| Ok::<_, io::Error>(Incoming(connection)));
         Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            // `net` slows a connection down that resets calls too fast.
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .serve_with_incoming_shutdown(server, incoming, stopped)

@@ -10,6 +10,7 @@ use tonic::Code;
 
 use super::*;
 use crate::codec::Genesis;
+use crate::net::Port;
 use crate::raft::install::{Answers, Frames};
 use crate::raft::join::{self, ComponentId, JoinOffer};
 use crate::raft::link::Links;
@@ -115,8 +116,9 @@ struct TestNode {
 
 impl TestNode {
     async fn start(id: NodeId, cluster: Option<Cluster>, host: TestHost) -> TestNode {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let listener = Port::new("raft", 64).listen(listener).unwrap();
         let node = Node { name: format!("node{id}"), raft_addr: address.clone(), grpc_addr: String::new() };
         let me = Me { node_id: id, node };
         let (cluster, raft) = (ClusterCell::new(cluster), RaftCell::default());

@@ -4,11 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rocksdb::ErrorKind;
+use rustix::io::Errno;
 
 /// ENOSPC and EDQUOT, as the C library says them.
 const FULL: [&str; 2] = ["No space left on device", "quota exceeded"];
 /// EFBIG, likewise.
 const TOO_LARGE: &str = "File too large";
+
+/// EMFILE and, with more words behind them, ENFILE.
+const NO_DESCRIPTOR: &str = "Too many open files";
 
 /// A failure of the data directory or of a database in it. The text says what failed, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +156,24 @@ impl StoreError {
         } else {
             is_full.then_some("the disk is full: make room on it")
         }
+    }
+
+    /// Whether the process or the machine had no descriptor left.
+    pub fn lacks_descriptor(&self) -> bool {
+        match self {
+            StoreError::Io { source, .. } => {
+                let errno = source.raw_os_error().map(Errno::from_raw_os_error);
+                matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+            }
+            StoreError::Rocks { source, .. } => source.to_string().contains(NO_DESCRIPTOR),
+            _ => false,
+        }
+    }
+
+    /// Whether a write of the state may work when it is tried again later. RocksDB takes no more writes once one of its own has found no
+    /// descriptor, so that does not pass; it is looked for before.
+    pub fn is_passing(&self) -> bool {
+        self.is_full() || (self.lacks_descriptor() && !matches!(self, StoreError::Rocks { .. }))
     }
 
     /// Whether what is on disk is not what was written there, as opposed to a disk that does not answer.

@@ -15,10 +15,11 @@ use rocksdb::{DB, FlushOptions, WriteBatch};
 use super::StoreError;
 use super::columns::{DATA, SYSTEM};
 use super::files::remove_directory;
+use super::open_files;
 use super::options;
 use super::pinned::{Pinned, family};
 use super::record_files;
-use super::rows::{Batch, Column, Read, Row, bounded, walk};
+use super::rows::{Batch, Column, Read, Row, walk};
 use super::snapshot::Checkpoint;
 use super::space::free_bytes;
 use crate::faults;
@@ -76,17 +77,21 @@ impl std::fmt::Debug for Generation {
 impl Generation {
     /// Opens or creates the database at `path` for reading and writing.
     pub(super) fn open(path: &Path) -> Result<Generation, StoreError> {
-        record_files::check(path)?;
-        let database = DB::open_cf_descriptors(&options::state(), path, options::state_families())
-            .map_err(StoreError::rocks("open the state", path))?;
+        let database = open_files::patiently(|| {
+            record_files::check(path)?;
+            DB::open_cf_descriptors(&options::state(), path, options::state_families())
+                .map_err(StoreError::rocks("open the state", path))
+        })?;
         Ok(Generation::new(database, path, None))
     }
 
     /// Opens the database at `path` so that nothing in it can change.
     pub(super) fn open_read_only(path: &Path, pin: Option<Arc<Checkpoint>>) -> Result<Generation, StoreError> {
-        record_files::check(path)?;
-        let database = DB::open_cf_descriptors_read_only(&options::state(), path, options::state_families(), false)
-            .map_err(StoreError::rocks("open a checkpoint", path))?;
+        let database = open_files::patiently(|| {
+            record_files::check(path)?;
+            DB::open_cf_descriptors_read_only(&options::state(), path, options::state_families(), false)
+                .map_err(StoreError::rocks("open a checkpoint", path))
+        })?;
         Ok(Generation::new(database, path, pin))
     }
 
@@ -123,7 +128,12 @@ impl Generation {
         faults::io("state-after-flush").map_err(StoreError::io("flush", self.path()))
     }
 
-    /// Whether a flush would fit on the disk. One that does not leaves RocksDB refusing every write, until there is more room than a
+    /// Whether RocksDB will soon flush by itself, without a look at what it needs for that.
+    pub fn is_nearly_full(&self) -> bool {
+        [DATA, SYSTEM].iter().any(|family| options::is_nearly_full(&self.database, family))
+    }
+
+    /// Whether a flush would find descriptors, and fit on the disk. One that does not leaves RocksDB refusing every write, until there is more room than a
     /// small disk ever has; so it is not begun.
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
         let memory = |name| {
@@ -131,6 +141,7 @@ impl Generation {
             bytes.ok().flatten().unwrap_or(0)
         };
         let needed = [DEFAULT, DATA, SYSTEM].map(memory).iter().sum::<u64>() + FLUSH_ROOM_BYTES;
+        open_files::check_some_are_left(self.path())?;
         let free = free_bytes(self.path())?;
         if free >= needed {
             return Ok(());
@@ -187,7 +198,7 @@ impl Read for Generation {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         faults::io("state-read").map_err(StoreError::io("read", self.path()))?;
         let family = family(&self.database, column.family());
-        self.database.get_cf(family, key).map_err(StoreError::rocks("read", self.path()))
+        open_files::patiently(|| self.database.get_cf(family, key).map_err(StoreError::rocks("read", self.path())))
     }
 
     fn scan(
@@ -202,8 +213,7 @@ impl Read for Generation {
             return Ok(());
         }
         let family = family(&self.database, column.family());
-        let rows = self.database.raw_iterator_cf_opt(family, bounded(start, end));
-        walk(rows, reverse, row).map_err(StoreError::rocks("scan", self.path()))
+        walk(|bounds| self.database.raw_iterator_cf_opt(family, bounds), self.path(), (start, end), reverse, row)
     }
 }
 
@@ -218,7 +228,8 @@ impl Read for View {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         faults::io("view-read").map_err(StoreError::io("read", self.generation.path()))?;
         let family = self.pinned.family(column.family());
-        self.pinned.snapshot().get_cf(family, key).map_err(StoreError::rocks("read", self.generation.path()))
+        let (snapshot, path) = (self.pinned.snapshot(), self.generation.path());
+        open_files::patiently(|| snapshot.get_cf(family, key).map_err(StoreError::rocks("read", path)))
     }
 
     fn scan(
@@ -233,7 +244,7 @@ impl Read for View {
             return Ok(());
         }
         let family = self.pinned.family(column.family());
-        let rows = self.pinned.snapshot().raw_iterator_cf_opt(family, bounded(start, end));
-        walk(rows, reverse, row).map_err(StoreError::rocks("scan", self.generation.path()))
+        let snapshot = self.pinned.snapshot();
+        walk(|bounds| snapshot.raw_iterator_cf_opt(family, bounds), self.generation.path(), (start, end), reverse, row)
     }
 }

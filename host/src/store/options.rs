@@ -2,12 +2,13 @@
 //! about 200 MiB. Opens nothing itself.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompactionStyle, DBCompressionType, DBRecoveryMode, LogLevel,
-    Options, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, DBRecoveryMode,
+    LogLevel, Options, WriteOptions,
 };
 
 use super::columns::{DATA, LOG, META, SYSTEM};
 use super::file_limit::within;
+use super::{open_files, pinned};
 use crate::faults;
 
 const MIB: usize = 1024 * 1024;
@@ -23,8 +24,6 @@ const STATE_MEMTABLES_BYTES: usize = 32 * MIB;
 const TABLE_FILE_BYTES: u64 = 64 * MIB as u64;
 /// Cache of table blocks, for state and log each.
 const BLOCK_CACHE_BYTES: usize = 32 * MIB;
-/// Open table files, each database; RocksDB's own default is without limit.
-const OPEN_FILES_MAX: i32 = 512;
 /// A state file in which this many of so many neighbouring rows are removals is compacted soon: a scan passes over each of them.
 const REMOVALS_WINDOW: usize = 4096;
 /// See [`REMOVALS_WINDOW`].
@@ -32,6 +31,16 @@ const REMOVALS_MAX: usize = 2048;
 /// RocksDB's own text log: this many files of this many bytes.
 const TEXT_LOG_FILES: usize = 3;
 const TEXT_LOG_BYTES: usize = 4 * MIB;
+
+/// RocksDB's name for what a family holds in the memtable that is written now, in bytes.
+const ACTIVE_MEMTABLE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
+
+/// Whether RocksDB will soon flush `family` by itself, and open files for it: three quarters of a memtable are full.
+pub(super) fn is_nearly_full(database: &DB, family: &'static str) -> bool {
+    let memtable = if family == LOG { LOG_MEMTABLE_BYTES } else { STATE_MEMTABLES_BYTES / 2 } as u64;
+    let bytes = database.property_int_value_cf(pinned::family(database, family), ACTIVE_MEMTABLE_BYTES);
+    bytes.ok().flatten().is_some_and(|bytes| bytes >= memtable / 4 * 3)
+}
 
 /// For `raft/`.
 pub(super) fn raft() -> Options {
@@ -127,7 +136,7 @@ fn common() -> Options {
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_max_background_jobs(2);
-    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_open_files(open_files::tables_max());
     options.set_log_level(LogLevel::Info);
     options.set_keep_log_file_num(TEXT_LOG_FILES);
     options.set_max_log_file_size(TEXT_LOG_BYTES);

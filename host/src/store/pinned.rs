@@ -1,5 +1,6 @@
 //! A RocksDB snapshot that owns its database, so that it can be kept and sent to other threads. Never writes.
-//! That takes unsafe code, of which the host has little: here, in `guest/code.rs` (compiled code is run as it was kept) and in `cli/mod.rs` (`_exit`).
+//! That takes unsafe code, of which the host has little: here, in `guest/code.rs` (compiled code is run as it was kept), in `net/descriptors.rs` and
+//! `guest/apart.rs` (limits of a process), and in `cli/mod.rs` (`_exit`).
 
 use std::path::Path;
 use std::sync::Arc;

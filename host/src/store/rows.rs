@@ -1,11 +1,12 @@
 //! Rows of the state: which column, how to read them, and a batch of changes. Opens nothing.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use rocksdb::{DBAccess, DBRawIteratorWithThreadMode, ReadOptions};
 
-use super::StoreError;
 use super::columns::{DATA, SYSTEM};
+use super::{StoreError, open_files};
 
 /// Whose rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,11 +117,35 @@ pub(super) fn bounded(start: &[u8], end: Option<&[u8]>) -> ReadOptions {
     options
 }
 
-/// Walks an iterator made with [`bounded`].
-pub(super) fn walk<D: DBAccess>(
+/// Walks the rows of `[start, end)` on an iterator that `open` makes. Goes on behind the last row with another one when a file could not
+/// be opened for want of a descriptor.
+pub(super) fn walk<'a, D: DBAccess + 'a>(
+    open: impl Fn(ReadOptions) -> DBRawIteratorWithThreadMode<'a, D>,
+    path: &Path,
+    (start, end): (&[u8], Option<&[u8]>),
+    reverse: bool,
+    row: Row<'_>,
+) -> Result<(), StoreError> {
+    let mut last: Option<Vec<u8>> = None;
+    loop {
+        let rows = match &last {
+            None => open(bounded(start, end)),
+            Some(last) if reverse => open(bounded(start, Some(last))),
+            Some(last) => open(bounded(&[last, &[0][..]].concat(), end)),
+        };
+        match walk_once(rows, reverse, row, &mut last).map_err(StoreError::rocks("scan", path)) {
+            Err(error) if error.lacks_descriptor() => open_files::wait(&error),
+            walked => return walked,
+        }
+    }
+}
+
+/// Leaves the key of the last row in `last` when it fails, if there was one.
+fn walk_once<D: DBAccess>(
     mut rows: DBRawIteratorWithThreadMode<'_, D>,
     reverse: bool,
     row: Row<'_>,
+    last: &mut Option<Vec<u8>>,
 ) -> Result<(), rocksdb::Error> {
     if reverse {
         rows.seek_to_last();
@@ -128,6 +153,9 @@ pub(super) fn walk<D: DBAccess>(
         rows.seek_to_first();
     }
     while let Some((key, value)) = rows.item() {
+        let handed_over = last.get_or_insert_default();
+        handed_over.clear();
+        handed_over.extend_from_slice(key);
         if row(key, value).is_break() {
             return Ok(());
         }

@@ -13,6 +13,7 @@ use openraft::entry::RaftEntry;
 
 use super::super::StoreError;
 use super::super::columns::{LOG, entry_bytes};
+use super::super::open_files::patiently;
 use super::super::pinned::Pinned;
 use super::Shared;
 use super::check::{range_options, walk};
@@ -79,7 +80,7 @@ impl LogReader {
             Plan::Memory(entries) => Ok(entries),
             Plan::Disk { pinned, indexes, then } => {
                 let group = self.0.group;
-                let reading = move || read_disk(&pinned, group, indexes, bytes_max);
+                let reading = move || patiently(|| read_disk(&pinned, group, indexes.clone(), bytes_max));
                 let read = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other)?;
                 let mut entries = read.inspect_err(|error| {
                     self.0.fatal.raise(format!("the log could not be read: {error}"));

@@ -14,7 +14,7 @@ use rocksdb::{DB, WriteBatch};
 
 use super::super::columns::{LOG, META, Meta, encode_entry, encode_log_key, encode_meta_key, log_keys};
 use super::super::pinned::family;
-use super::super::{StoreError, options};
+use super::super::{StoreError, open_files, options};
 use super::Shared;
 use super::check::Found;
 use super::queue::{Op, Work};
@@ -45,6 +45,11 @@ impl Rocks {
 impl Sink for Rocks {
     fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
         let options = if faults::is_set("log-skip-sync") { options::unsynced() } else { options::synced() };
+        // Behind a full memtable RocksDB opens files, and a write that finds no descriptor would be the last one. Nothing is written
+        // while this waits, and a leader that waits for long gives way to another.
+        if options::is_nearly_full(&self.database, LOG) {
+            open_files::patiently(|| open_files::check_some_are_left(&self.path))?;
+        }
         self.database.write_opt(batch, &options).map_err(StoreError::rocks("write the log", &self.path))
     }
 

@@ -1,0 +1,227 @@
+//! An accepted connection, as whoever serves it reads and writes it. Closes it when it is silent for too long or has to make room, and
+//! slows it down when it resets calls too fast. Changes no byte.
+//!
+//! It stands between the bytes of HTTP and what carries them, so a layer that encrypts goes below it: the time to finish the preface then
+//! covers the handshake, too.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::frames::{Frames, RST_STREAM};
+use super::port::{Counts, Port};
+use super::preface::{Preface, Spoken};
+use super::rate::Rate;
+use super::slots::Slot;
+
+/// How long a connection may take to finish its preface. A client sends that at once; this bounds what one that never does keeps.
+pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Calls that a connection may reset at once, by the client or by us. As many as it may have open: all of them may end at one deadline.
+pub const RESETS_AT_ONCE_MAX: u32 = 1_024;
+
+/// Calls that it may reset a second in the long run. A call that is reset costs about as much as one that is answered, and no limit
+/// of open calls holds it back.
+pub const RESETS_A_SECOND_MAX: u32 = 2_000;
+
+/// Resets of calls that nobody has looked at yet. [`RESETS_AT_ONCE_MAX`], and what one read of 64 KiB may hold beyond it: the rate comes
+/// first, so a connection is slowed down and not ended.
+pub const PENDING_RESETS_MAX: usize = 4 * RESETS_AT_ONCE_MAX as usize;
+
+/// One connection. Its place is given back when it is dropped.
+pub struct Connection<S> {
+    io: S,
+    port: Port,
+    slot: Slot,
+    speech: Speech,
+    resets: Rate,
+    /// Nothing is read before this.
+    rest: Option<Pin<Box<Sleep>>>,
+}
+
+/// What it has said so far.
+enum Speech {
+    /// Its preface is not whole.
+    Silent { preface: Preface, sent: Frames, until: Pin<Box<Sleep>> },
+    /// HTTP/1 bounds itself.
+    Http1,
+    /// The frames of both sides.
+    Http2 { received: Frames, sent: Frames },
+}
+
+impl<S> Connection<S> {
+    pub(super) fn new(io: S, port: Port, slot: Slot) -> Connection<S> {
+        let until = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
+        Connection {
+            io,
+            port,
+            slot,
+            speech: Speech::Silent { preface: Preface::default(), sent: Frames::default(), until },
+            resets: Rate::new(RESETS_AT_ONCE_MAX, RESETS_A_SECOND_MAX, Instant::now()),
+            rest: None,
+        }
+    }
+
+    /// An error ends the connection, which is silent.
+    fn check_patience(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Speech::Silent { until, .. } = &mut self.speech else { return Ok(()) };
+        if self.slot.poll_evicted(cx).is_ready() {
+            return Err(made_room());
+        }
+        if until.as_mut().poll(cx).is_ready() {
+            Counts::add(&self.port.counts().silent_closed);
+            let text = format!("it did not finish its preface in {PREFACE_TIMEOUT:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        Ok(())
+    }
+
+    /// Bytes have arrived. An error ends the connection.
+    fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut resets = 0;
+        let mut count = |kind| resets += usize::from(kind == RST_STREAM);
+        match &mut self.speech {
+            Speech::Silent { preface, sent, .. } => {
+                let spoken = match preface.pass(bytes, &mut count) {
+                    None => return Ok(()),
+                    Some(Spoken::Http1) => Speech::Http1,
+                    Some(Spoken::Http2(received)) => Speech::Http2 { received, sent: std::mem::take(sent) },
+                };
+                self.speech = spoken;
+                if !self.slot.has_spoken() {
+                    return Err(made_room());
+                }
+            }
+            Speech::Http1 => {}
+            Speech::Http2 { received, .. } => received.pass(bytes, |kind, _| count(kind)),
+        }
+        self.note_resets(resets);
+        Ok(())
+    }
+
+    /// Bytes have left. What a peer makes us reset costs as much as what it resets itself.
+    fn sent(&mut self, bytes: &[u8]) {
+        let mut resets = 0;
+        let count = |kind, _| resets += usize::from(kind == RST_STREAM);
+        match &mut self.speech {
+            Speech::Silent { preface, sent, .. } if preface.is_http2() => sent.pass(bytes, count),
+            Speech::Http2 { sent, .. } => sent.pass(bytes, count),
+            Speech::Silent { .. } | Speech::Http1 => {}
+        }
+        self.note_resets(resets);
+    }
+
+    fn note_resets(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.port.reset(count);
+        let now = Instant::now();
+        let rest = self.resets.spend(count, now);
+        if rest > Duration::ZERO {
+            self.port.slowed();
+            self.rest = Some(Box::pin(tokio::time::sleep_until(now + rest)));
+        }
+    }
+}
+
+fn made_room() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "it was silent and had to make room for a new connection")
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.check_patience(cx)?;
+        if let Some(rest) = &mut this.rest {
+            ready!(rest.as_mut().poll(cx));
+            this.rest = None;
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        Poll::Ready(this.received(&buffer.filled()[before..]))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.sent(&bytes[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        let mut left = written;
+        for slice in slices {
+            let part = &slice[..left.min(slice.len())];
+            self.sent(part);
+            left -= part.len();
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::net::slots::Slots;
+
+    const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const RESET: &[u8] = &[0, 0, 4, RST_STREAM, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+
+    #[tokio::test]
+    async fn resets_beyond_a_burst_come_in_measure_from_either_side() {
+        let port = Port::new("test", 1);
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let (slot, _) = Slots::new(1).enter().unwrap();
+        let mut connection = Connection::new(server, port.clone(), slot);
+        let burst = RESET.repeat(RESETS_AT_ONCE_MAX as usize);
+        let begun = Instant::now();
+        client.write_all(&[OPENING, &burst].concat()).await.unwrap();
+        let mut read = vec![0; OPENING.len() + burst.len()];
+        connection.read_exact(&mut read).await.unwrap();
+        assert_eq!((port.status().resets, port.status().slowed), (u64::from(RESETS_AT_ONCE_MAX), 0));
+        // Ours count, too.
+        connection.write_all(&RESET.repeat(RESETS_A_SECOND_MAX as usize / 2)).await.unwrap();
+        client.write_all(b"more").await.unwrap();
+        connection.read_exact(&mut read[..4]).await.unwrap();
+        // What came back meanwhile is at most what the time that has passed gives.
+        assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
+        assert_eq!(port.status().slowed, 1);
+    }
+
+    #[tokio::test]
+    async fn one_that_made_room_reads_an_error() {
+        let slots = Slots::new(1);
+        let (_client, server) = tokio::io::duplex(64);
+        let mut connection = Connection::new(server, Port::new("test", 1), slots.enter().unwrap().0);
+        let reading = tokio::spawn(async move { connection.read_u8().await });
+        tokio::task::yield_now().await;
+        let (_slot, made_room) = slots.enter().unwrap();
+        assert!(made_room && reading.await.unwrap().unwrap_err().kind() == io::ErrorKind::ConnectionAborted);
+    }
+}

@@ -1,0 +1,123 @@
+//! How many files and sockets this process may have open, and how its ports share them. Raises the limit as far as it may; who needs how
+//! many for what else, the caller says.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// What "no limit" stands for; more than any machine of ours has.
+const UNLIMITED: u64 = 1 << 20;
+
+/// A count is as good as new for so long: it costs a system call for every thousand or so.
+const COUNT_AGE_MAX: Duration = Duration::from_millis(500);
+
+/// The limit of this process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Descriptors {
+    max: u64,
+    counted: Arc<Mutex<Option<(Instant, u64)>>>,
+}
+
+impl Descriptors {
+    /// Raises what this process may have open to what it may raise it to: a shell's limit is meant for programs that use `select`.
+    pub fn raise() -> Descriptors {
+        let (soft, hard) = limits();
+        let (before, max) = (soft.min(UNLIMITED), hard.min(UNLIMITED));
+        let max = match set_limits(max, hard) {
+            Ok(()) => max,
+            Err(error) => {
+                tracing::warn!(%error, before, max, "the limit of open files and sockets cannot be raised");
+                before
+            }
+        };
+        Descriptors { max, counted: Arc::default() }
+    }
+
+    /// What this process may have open at a time.
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// What it has open, as of a moment ago; all of it when there is none left to count with.
+    pub fn open(&self) -> u64 {
+        let mut counted = self.counted.lock();
+        match *counted {
+            Some((at, count)) if at.elapsed() < COUNT_AGE_MAX => count,
+            _ => {
+                // One of them is the directory that is read.
+                let count =
+                    std::fs::read_dir("/dev/fd").map_or(self.max, |open| (open.count() as u64).saturating_sub(1));
+                *counted = Some((Instant::now(), count));
+                count
+            }
+        }
+    }
+}
+
+/// The soft limit, which holds, and the hard one, up to which it may be raised. No limit is a very large number.
+#[allow(unsafe_code)]
+fn limits() -> (u64, u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call writes a structure that we own.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    assert_eq!(done, 0, "the name and the address are good, and nothing else can fail");
+    (limit.rlim_cur, limit.rlim_max)
+}
+
+#[allow(unsafe_code)]
+fn set_limits(soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the call reads a structure that we own.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What one port would like, and what it cannot do without.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Connections that serve it well.
+    pub max: u64,
+    /// Fewer make no port.
+    pub min: u64,
+}
+
+/// Shares what is left of `limit` beyond `reserve` among the ports, in proportion to what they would like. `None`: it is not enough.
+pub fn share<const PORTS: usize>(limit: u64, reserve: u64, wishes: [Wish; PORTS]) -> Option<[usize; PORTS]> {
+    let min: u64 = wishes.iter().map(|wish| wish.min).sum();
+    let above: u64 = wishes.iter().map(|wish| wish.max - wish.min).sum();
+    let left = limit.checked_sub(reserve + min)?.min(above);
+    Some(wishes.map(|wish| {
+        let connections = wish.min + left * (wish.max - wish.min) / above.max(1);
+        usize::try_from(connections).expect("no more than its wish")
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WISHES: [Wish; 2] = [Wish { max: 1000, min: 10 }, Wish { max: 120, min: 20 }];
+
+    #[test]
+    fn ports_share_what_the_reserve_leaves() {
+        let rows = [
+            (129, None),
+            (130, Some([10, 20])),
+            (130 + 109, Some([10 + 99, 20 + 10])),
+            (130 + 1090, Some([1000, 120])),
+            (1 << 20, Some([1000, 120])),
+        ];
+        for (limit, expected) in rows {
+            assert_eq!(share(limit, 100, WISHES), expected, "{limit}");
+        }
+    }
+
+    #[test]
+    fn what_is_open_is_counted() {
+        let descriptors = Descriptors::raise();
+        assert!((4..descriptors.max()).contains(&descriptors.open()), "{}", descriptors.open());
+        assert_eq!(limits().0, descriptors.max());
+    }
+}

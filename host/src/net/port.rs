@@ -1,0 +1,285 @@
+//! One port of a node: accepts connections, as many as it has places for, and turns the others away. Never ends while it has a socket, and
+//! never spins: what the system cannot give now is asked for again after a pause.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::connection::Connection;
+use super::refusal;
+use super::slots::Slots;
+use crate::logs::Sparse;
+
+/// Before the next connection is accepted after one could not be (usually: no descriptor is left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections beyond the port's places that are told why they are closed; the others are closed without a word.
+pub const REFUSED_IN_WORDS_MAX: usize = 16;
+
+/// A port, and who is connected to it. Cheap to clone; several listeners may share its places.
+#[derive(Clone, Debug)]
+pub struct Port(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: &'static str,
+    slots: Slots,
+    counts: Counts,
+    refusing: Arc<Semaphore>,
+    failures: Sparse,
+    full: Sparse,
+    made_room: Sparse,
+    slowed: Sparse,
+}
+
+/// Since the process began.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    pub(super) silent_closed: AtomicU64,
+    failures: AtomicU64,
+    resets: AtomicU64,
+    slowed: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn add(count: &AtomicU64) {
+        count.fetch_add(1, Relaxed);
+    }
+}
+
+/// Numbers for operators.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStatus {
+    /// `grpc`, `raft` or `http`.
+    pub name: &'static str,
+    /// Connections that may be open at a time.
+    pub max: usize,
+    /// Those that are.
+    pub open: usize,
+    /// Of these, the ones that have not finished their preface.
+    pub silent: usize,
+    /// Connections that got a place, since the process began, as the following ones.
+    pub accepted: u64,
+    /// Connections that were closed at once, because all places were in use.
+    pub refused: u64,
+    /// Silent connections that were closed after a while, or made room for new ones.
+    pub silent_closed: u64,
+    /// Connections that the system could not hand over.
+    pub accept_failures: u64,
+    /// Calls that were reset, by the other side or because of what it sent.
+    pub resets: u64,
+    /// How often a connection was slowed down because it resets calls too fast.
+    pub slowed: u64,
+}
+
+impl Port {
+    /// `name` is what operators call it; at most `max` connections are open at a time.
+    pub fn new(name: &'static str, max: usize) -> Port {
+        Port(Arc::new(Inner {
+            name,
+            slots: Slots::new(max),
+            counts: Counts::default(),
+            refusing: Arc::new(Semaphore::new(REFUSED_IN_WORDS_MAX)),
+            failures: Sparse::default(),
+            full: Sparse::default(),
+            made_room: Sparse::default(),
+            slowed: Sparse::default(),
+        }))
+    }
+
+    /// Accepts from a socket that listens already. Inside of a tokio runtime.
+    pub fn listen(&self, listener: StdListener) -> io::Result<Listener> {
+        listener.set_nonblocking(true)?;
+        Ok(Listener { port: self.clone(), listener: TcpListener::from_std(listener)? })
+    }
+
+    /// Numbers for operators.
+    pub fn status(&self) -> PortStatus {
+        let Inner { name, slots, counts, .. } = &*self.0;
+        let (open, silent) = slots.count();
+        PortStatus {
+            name,
+            max: slots.max(),
+            open,
+            silent,
+            accepted: counts.accepted.load(Relaxed),
+            refused: counts.refused.load(Relaxed),
+            silent_closed: counts.silent_closed.load(Relaxed),
+            accept_failures: counts.failures.load(Relaxed),
+            resets: counts.resets.load(Relaxed),
+            slowed: counts.slowed.load(Relaxed),
+        }
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.0.counts
+    }
+
+    /// Calls of a connection were reset.
+    pub(super) fn reset(&self, count: usize) {
+        self.0.counts.resets.fetch_add(count as u64, Relaxed);
+    }
+
+    /// A connection is slowed down.
+    pub(super) fn slowed(&self) {
+        Counts::add(&self.0.counts.slowed);
+        if let Some(left_out) = self.0.slowed.due() {
+            tracing::warn!(port = self.0.name, left_out, "a connection resets calls too fast: it is slowed down");
+        }
+    }
+
+    fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<Connection<TcpStream>> {
+        let Inner { name, slots, counts, .. } = &*self.0;
+        let Some((slot, made_room)) = slots.enter() else {
+            Counts::add(&counts.refused);
+            if let Some(left_out) = self.0.full.due() {
+                tracing::warn!(port = name, connections = slots.max(), %peer, left_out,
+                    "all connections that this port may have are in use: a new one is closed");
+            }
+            self.refuse(stream);
+            return None;
+        };
+        Counts::add(&counts.accepted);
+        if made_room {
+            self.note_made_room("the port is full");
+        }
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
+        }
+        Some(Connection::new(stream, self.clone(), slot))
+    }
+
+    fn note_made_room(&self, why: &'static str) {
+        Counts::add(&self.0.counts.silent_closed);
+        if let Some(left_out) = self.0.made_room.due() {
+            tracing::warn!(port = self.0.name, why, left_out, "the oldest connection that has said nothing makes room");
+        }
+    }
+
+    /// Tells it why, if not too many are being told now.
+    fn refuse(&self, stream: TcpStream) {
+        if let Ok(turn) = self.0.refusing.clone().try_acquire_owned() {
+            let text = format!("all {} connections that this port may have are in use", self.0.slots.max());
+            tokio::spawn(async move {
+                refusal::tell(stream, &text).await;
+                drop(turn);
+            });
+        }
+    }
+
+    fn note_failure(&self, error: &io::Error) {
+        Counts::add(&self.0.counts.failures);
+        if let Some(left_out) = self.0.failures.due() {
+            tracing::warn!(port = self.0.name, %error, left_out, "cannot accept a connection");
+        }
+    }
+}
+
+/// A socket of a port.
+#[derive(Debug)]
+pub struct Listener {
+    port: Port,
+    listener: TcpListener,
+}
+
+impl Listener {
+    /// The connections, for as long as the stream lives. It has no end of its own.
+    pub fn connections(self) -> impl Stream<Item = Connection<TcpStream>> + Send + Unpin {
+        // In a stream an accept under way, and its pause, outlives whoever stops waiting for it.
+        Box::pin(stream::unfold(self, |listener| async move { Some((listener.accept().await, listener)) }))
+    }
+
+    async fn accept(&self) -> Connection<TcpStream> {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    if let Some(connection) = self.port.enter(stream, peer) {
+                        return connection;
+                    }
+                }
+                // The other side has gone meanwhile: no reason to wait.
+                Err(error) if is_of_the_other_side(&error) => self.port.note_failure(&error),
+                Err(error) => {
+                    self.port.note_failure(&error);
+                    if self.port.0.slots.evict_oldest() {
+                        self.port.note_made_room("no descriptor is left");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn is_of_the_other_side(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use futures::StreamExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A port with so many places, that reads from each connection and keeps it.
+    fn serve(port: &Port) -> SocketAddr {
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut connections = port.listen(listener).unwrap().connections();
+        tokio::spawn(async move {
+            while let Some(mut connection) = connections.next().await {
+                tokio::spawn(async move { connection.read_to_end(&mut Vec::new()).await });
+            }
+        });
+        address
+    }
+
+    async fn connect(address: SocketAddr, words: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(words.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn until(port: &Port, is_so: impl Fn(PortStatus) -> bool) {
+        for _ in 0..6_000 {
+            if is_so(port.status()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{:?}", port.status());
+    }
+
+    #[tokio::test]
+    async fn a_full_port_closes_the_oldest_silent_one_and_never_one_in_use() {
+        let port = Port::new("test", 2);
+        let address = serve(&port);
+        let _used = connect(address, "GET / HTTP/1.1\r\n\r\n").await;
+        until(&port, |status| (status.open, status.silent) == (1, 0)).await;
+        let mut silent = connect(address, "GET / HTTP/1.1\r\n").await;
+        until(&port, |status| (status.open, status.silent) == (2, 1)).await;
+        let mut next = connect(address, "GET / HTTP/1.1\r\n").await;
+        assert_eq!(silent.read(&mut [0; 8]).await.unwrap_or(0), 0, "it made room");
+        next.write_all(b"\r\n").await.unwrap();
+        until(&port, |status| (status.open, status.silent) == (2, 0)).await;
+        let mut heard = String::new();
+        connect(address, "GET / HTTP/1.1\r\n\r\n").await.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 503 ") && heard.contains("all 2 connections"), "{heard}");
+        let status = port.status();
+        assert_eq!((status.open, status.accepted, status.refused, status.silent_closed), (2, 3, 1, 1));
+        drop(next);
+        until(&port, |status| status.open == 1).await;
+    }
+}

@@ -1,0 +1,55 @@
+//! How often something may happen: so many times at once, and so many a second in the long run. Knows no clock; whoever asks says when it is.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A bucket of tokens. It may be overdrawn: what has happened is paid for by waiting.
+#[derive(Debug)]
+pub(super) struct Rate {
+    burst: i64,
+    a_second: i64,
+    /// Thousandths of a token.
+    left: i64,
+    at: Instant,
+}
+
+const THOUSANDTHS: i64 = 1_000;
+
+impl Rate {
+    /// Full.
+    pub(super) fn new(burst: u32, a_second: u32, now: Instant) -> Rate {
+        let burst = i64::from(burst) * THOUSANDTHS;
+        Rate { burst, a_second: i64::from(a_second), left: burst, at: now }
+    }
+
+    /// It has happened `count` times. How long nothing more of it may happen.
+    pub(super) fn spend(&mut self, count: usize, now: Instant) -> Duration {
+        let passed_ms = i64::try_from(now.saturating_duration_since(self.at).as_millis()).unwrap_or(i64::MAX);
+        // Tokens a second are thousandths of a token a millisecond.
+        self.left = self.left.saturating_add(passed_ms.saturating_mul(self.a_second)).min(self.burst);
+        self.at += Duration::from_millis(passed_ms.unsigned_abs());
+        self.left = self.left.saturating_sub(i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(THOUSANDTHS));
+        let missing = u64::try_from(-self.left).unwrap_or(0);
+        Duration::from_millis(missing.div_ceil(self.a_second.unsigned_abs()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_free_and_the_rest_is_paid_for_by_waiting() {
+        let start = Instant::now();
+        let mut rate = Rate::new(100, 10, start);
+        assert_eq!(rate.spend(100, start), Duration::ZERO);
+        assert_eq!(rate.spend(5, start), Duration::from_millis(500));
+        let later = start + Duration::from_millis(500);
+        assert_eq!(rate.spend(0, later), Duration::ZERO);
+        assert_eq!(rate.spend(1, later), Duration::from_millis(100));
+        let much_later = later + Duration::from_secs(3600);
+        assert_eq!(rate.spend(100, much_later), Duration::ZERO, "no more than a burst is saved");
+        assert_eq!(rate.spend(1, much_later), Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,72 @@
+//! Tells a connection in its own protocol why it is closed before it was served: HTTP/2 has GOAWAY for it, HTTP/1 a status. Reads only
+//! enough to know which of the two; serves nothing.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// How long a connection may take to say which protocol it speaks, to hear the reason, and to close.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// An empty SETTINGS frame, which a server sends first.
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// Kind of a GOAWAY frame.
+const GOAWAY: u8 = 7;
+/// Its reason: the other side asks for more than it can get.
+const ENHANCE_YOUR_CALM: u8 = 11;
+
+/// Tells `text` and closes the connection.
+pub(super) async fn tell(mut io: impl AsyncRead + AsyncWrite + Unpin, text: &str) {
+    // Whoever does not wait for the reason does not need it.
+    let _out_of_time = tokio::time::timeout(PATIENCE, answer(&mut io, text)).await;
+}
+
+async fn answer(io: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str) -> std::io::Result<()> {
+    let mut first = [0; 4];
+    io.read_exact(&mut first).await?;
+    io.write_all(&if first == *b"PRI " { goaway(text) } else { unavailable(text) }).await?;
+    io.shutdown().await?;
+    // Bytes that nobody has read would reset the connection, and the reason with it.
+    tokio::io::copy(io, &mut tokio::io::sink()).await.map(drop)
+}
+
+fn goaway(text: &str) -> Vec<u8> {
+    let length = u8::try_from(8 + text.len()).expect("a reason is a short sentence");
+    let head = [0, 0, length, GOAWAY, 0, 0, 0, 0, 0];
+    // No stream was processed, so that a client may try every call elsewhere.
+    let payload = [0, 0, 0, 0, 0, 0, 0, ENHANCE_YOUR_CALM];
+    [&SETTINGS[..], &head, &payload, text.as_bytes()].concat()
+}
+
+fn unavailable(text: &str) -> Vec<u8> {
+    let length = text.len() + 1;
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}\n"
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    async fn told(first: &[u8]) -> Vec<u8> {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let telling = tokio::spawn(async move { tell(server, "all are in use").await });
+        client.write_all(first).await.unwrap();
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        drop(client);
+        telling.await.unwrap();
+        heard
+    }
+
+    #[tokio::test]
+    async fn each_protocol_has_its_words() {
+        let heard = told(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        assert!(heard.starts_with(&SETTINGS) && heard[9 + 3] == GOAWAY && heard.ends_with(b"all are in use"));
+        let heard = String::from_utf8(told(b"GET / HTTP/1.1\r\n\r\n").await).unwrap();
+        assert!(heard.starts_with("HTTP/1.1 503 ") && heard.ends_with("all are in use\n"), "{heard}");
+    }
+}

@@ -1,0 +1,137 @@
+//! The sockets of a node: its listeners, its address as others dial it, and how many connections each port may have beside all else that
+//! needs a descriptor. Accepts nothing itself; that is `net`'s.
+
+use std::net::TcpListener;
+
+use anyhow::bail;
+
+use crate::config::{self, NodeConfig};
+use crate::net::{Descriptors, Port, REFUSED_IN_WORDS_MAX, Sockets, Wish, share};
+use crate::raft::PeerService;
+use crate::store;
+use crate::types::{Fatal, Node};
+
+/// The listeners of a node, bound before anything on disk is touched.
+pub(super) struct Listeners {
+    pub(super) grpc: Vec<TcpListener>,
+    pub(super) raft: Vec<TcpListener>,
+    pub(super) http: Vec<TcpListener>,
+}
+
+pub(super) fn bind(config: &NodeConfig) -> anyhow::Result<Listeners> {
+    Ok(Listeners {
+        grpc: config::bind("--grpc_addr", &config.grpc_addr)?,
+        raft: config::bind("--raft_addr", &config.raft_addr)?,
+        http: match &config.http_addr {
+            Some(http_addr) => config::bind("--http_addr", http_addr)?,
+            None => Vec::new(),
+        },
+    })
+}
+
+/// This node as others dial it.
+pub(super) fn describe(config: &NodeConfig, grpc: &[TcpListener], raft: &[TcpListener]) -> anyhow::Result<Node> {
+    Ok(Node {
+        name: config.name.clone(),
+        raft_addr: config::advertised(config.raft_advertise_addr.as_deref(), &config.raft_addr, raft)?,
+        grpc_addr: config::advertised(config.grpc_advertise_addr.as_deref(), &config.grpc_addr, grpc)?,
+    })
+}
+
+/// One listener of the peer port, for as long as the node lives.
+pub(super) async fn serve_peers(service: PeerService, port: Port, listener: TcpListener, fatal: Fatal) {
+    let served = async {
+        let listener = port.listen(listener)?;
+        service.serve(listener, std::future::pending()).await.map_err(std::io::Error::other)
+    };
+    if let Err(error) = served.await {
+        fatal.raise(format!("the peer port cannot be served: {error}"));
+    }
+}
+
+/// Clients: an application has tens of connections, a thousand of them are a large company. At least a few applications of one cluster.
+const CLIENTS: Wish = Wish { max: 4_096, min: 64 };
+/// Peers: a member has up to eight connections to each other one, and dials anew when one breaks. At least a cluster of five.
+const PEERS: Wish = Wish { max: 1_024, min: 64 };
+/// Probes, scrapers, and an operator who looks. Never less than that, whatever clients do.
+const HTTP: Wish = Wish { max: 1_024, min: 32 };
+/// Connections that this node opens: up to eight to each of fifteen others.
+const DIALLED: u64 = 128;
+/// Standard streams, the runtime's, listeners, small files of the data directory, pipes to a compiler, a backup's or a guest's file.
+const OWN: u64 = 64;
+/// Connections that are being told why they are closed, on each port.
+const REFUSED: u64 = 3 * REFUSED_IN_WORDS_MAX as u64;
+
+/// Raises the limit of descriptors, and divides them. Refuses a limit that a node cannot live with.
+pub(super) fn open() -> anyhow::Result<Sockets> {
+    let descriptors = Descriptors::raise();
+    let limit = descriptors.max();
+    // Half of them are the store's, up to what it has use for.
+    let files = store::OpenFiles::of(limit / 2);
+    let wishes = [CLIENTS, PEERS, HTTP];
+    let Some([clients, peers, http]) = share(limit, reserve(files), wishes) else { bail!("{}", too_few(limit)) };
+    files.limit();
+    if (clients as u64) < CLIENTS.max {
+        tracing::warn!(
+            limit,
+            clients,
+            peers,
+            http,
+            wanted = needed_for_all(),
+            "the limit of open files and sockets (ulimit -Hn) is low, so the ports may have only so many connections at a time"
+        );
+    }
+    Ok(Sockets {
+        clients: Port::new("grpc", clients),
+        peers: Port::new("raft", peers),
+        http: Port::new("http", http),
+        descriptors,
+    })
+}
+
+/// What is not for connections to the ports.
+fn reserve(files: store::OpenFiles) -> u64 {
+    files.descriptors() + DIALLED + OWN + REFUSED
+}
+
+fn needed() -> u64 {
+    reserve(store::OpenFiles::of(0)) + CLIENTS.min + PEERS.min + HTTP.min
+}
+
+fn needed_for_all() -> u64 {
+    reserve(store::OpenFiles::of(u64::MAX)) + CLIENTS.max + PEERS.max + HTTP.max
+}
+
+fn too_few(limit: u64) -> String {
+    let (files, connections) = (store::OpenFiles::of(0).descriptors(), CLIENTS.min + PEERS.min + HTTP.min);
+    format!(
+        "this process may have {limit} files and sockets open at a time, and a node needs {}: {files} for the files of its store, \
+         {connections} for connections to its ports, {} for those to its peers and for itself. Raise the limit where it is started: \
+         `ulimit -Hn {suggested}` as root in a shell, LimitNOFILE={suggested} in a systemd unit, \
+         `--ulimit nofile={suggested}` for docker",
+        needed(),
+        DIALLED + OWN + REFUSED,
+        suggested = needed_for_all().next_power_of_two(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_hard_limits_can_do_and_tiny_ones_say_what_is_needed() {
+        let shared = |limit: u64| share(limit, reserve(store::OpenFiles::of(limit / 2)), [CLIENTS, PEERS, HTTP]);
+        // An old default, a container's, systemd's.
+        for limit in [1_024, 4_096, 65_536, 524_288] {
+            let [clients, peers, http] = shared(limit).unwrap_or_else(|| panic!("{limit} cannot do"));
+            let connections = (clients + peers + http) as u64;
+            assert!(connections + reserve(store::OpenFiles::of(limit / 2)) <= limit, "{limit}");
+        }
+        assert_eq!(shared(65_536), Some([4_096, 1_024, 1_024]));
+        assert_eq!(shared(needed() - 1), None);
+        assert!(shared(needed()).is_some() && needed() <= 1_024, "{}", needed());
+        let text = too_few(100);
+        assert!(text.contains("may have 100 files") && text.contains("ulimit -Hn 16384"), "{text}");
+    }
+}

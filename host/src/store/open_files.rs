@@ -1,0 +1,120 @@
+//! How many files the store may have open: its share of the process's descriptors, and whether some are left now. Opens no database.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::StoreError;
+use crate::logs::Sparse;
+
+/// Table files that a database may have open; RocksDB's own default is without limit. Enough for 32 GiB at the usual size of a file.
+const TABLES_MAX: u32 = 512;
+/// With fewer, a database of a few GiB opens a file for every other read.
+const TABLES_MIN: u32 = 64;
+/// Files of a database that are no tables: its lock, manifest, text log, directories, and write-ahead logs.
+const BESIDE_TABLES: u64 = 16;
+/// Databases that are open at a time: the log, the state, one that is being received, and checkpoints that are sent, backed up or looked at.
+const DATABASES_MAX: u64 = 7;
+
+/// A flush, and a compaction beside it, open so many files: one or two for each family and output, the manifest, and directories.
+const A_FLUSH: usize = 16;
+
+/// What the databases that are opened from now on keep to.
+static TABLES: AtomicU32 = AtomicU32::new(TABLES_MAX);
+
+/// A share of the process's descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFiles {
+    tables: u32,
+}
+
+impl OpenFiles {
+    /// What the store makes of `descriptors`: it uses no more than it has use for, and cannot do with less than [`OpenFiles::descriptors`] says.
+    pub fn of(descriptors: u64) -> OpenFiles {
+        let tables = (descriptors / DATABASES_MAX).saturating_sub(BESIDE_TABLES);
+        OpenFiles { tables: u32::try_from(tables).unwrap_or(TABLES_MAX).clamp(TABLES_MIN, TABLES_MAX) }
+    }
+
+    /// Files that may be open at a time.
+    pub fn descriptors(self) -> u64 {
+        DATABASES_MAX * (u64::from(self.tables) + BESIDE_TABLES)
+    }
+
+    /// Databases that are opened from now on keep to it.
+    pub fn limit(self) {
+        TABLES.store(self.tables, Ordering::Relaxed);
+    }
+}
+
+/// RocksDB's setting.
+pub(super) fn tables_max() -> i32 {
+    i32::try_from(TABLES.load(Ordering::Relaxed)).expect("a few hundred")
+}
+
+/// Whether a flush will find the descriptors it needs. RocksDB takes no more writes after one that does not, and never recovers from it;
+/// so it is not begun.
+pub(super) fn check_some_are_left(path: &Path) -> Result<(), StoreError> {
+    let mut opened = Vec::with_capacity(A_FLUSH);
+    for _ in 0..A_FLUSH {
+        opened.push(File::open(path).map_err(StoreError::io("open files in", path))?);
+    }
+    Ok(())
+}
+
+/// Between two attempts of what found no descriptor.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Lines about waiting.
+static WAITS: LazyLock<Sparse> = LazyLock::new(Sparse::default);
+
+/// Does `read`, which changes nothing, again and again while no descriptor is left to open a file with: what is on disk is whole, so nobody
+/// need be told otherwise.
+pub(super) fn patiently<T>(mut read: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    loop {
+        match read() {
+            Err(error) if error.lacks_descriptor() => wait(&error),
+            read => return read,
+        }
+    }
+}
+
+/// Says that the store waits for a descriptor, and waits for a moment.
+pub(super) fn wait(error: &StoreError) {
+    if let Some(left_out) = WAITS.due() {
+        tracing::warn!(%error, left_out, "no descriptor is left: the store waits until it can open a file");
+    }
+    std::thread::sleep(PAUSE);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_read_waits_for_a_descriptor() {
+        let none_left = || StoreError::io("open", Path::new("x"))(std::io::Error::from(Errno::MFILE));
+        let mut attempts = 0;
+        let read = patiently(|| {
+            attempts += 1;
+            if attempts < 3 { Err(none_left()) } else { Ok(attempts) }
+        });
+        assert_eq!(read.unwrap(), 3);
+        assert!(none_left().is_passing() && none_left().lacks_descriptor());
+        let broken = || StoreError::io("open", Path::new("x"))(std::io::Error::from(Errno::IO));
+        assert!(patiently(|| Err::<(), _>(broken())).is_err() && !broken().is_passing());
+    }
+
+    #[test]
+    fn a_share_is_used_up_to_what_is_of_use() {
+        for (descriptors, tables) in [(0, 64), (560, 64), (1_120, 144), (3_696, 512), (u64::MAX, 512)] {
+            let files = OpenFiles::of(descriptors);
+            assert_eq!(files.tables, tables, "{descriptors}");
+            assert!(files.descriptors() <= descriptors.max(560), "{descriptors}");
+        }
+    }
+}

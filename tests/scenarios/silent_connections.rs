@@ -1,0 +1,81 @@
+//! Connections that say nothing, on each port: they keep nobody out, cost no process its descriptors, and end.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::{NodeProcess, Options, eventually, formed_of};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Files and sockets that a process may have open: about what a node needs at least. The test itself may have no more than a thousand.
+const DESCRIPTORS: u64 = 965;
+/// Silent connections to each port: a few more than its places at that limit.
+const SILENT: [(&str, usize); 3] = [("grpc", 74), ("raft", 70), ("http", 38)];
+
+/// Opens connections to the ports of a node that begin to speak and stop.
+async fn silent(node: &NodeProcess) -> Result<Vec<TcpStream>> {
+    let mut open = Vec::new();
+    for (port, count) in SILENT {
+        let (address, words) = match port {
+            "grpc" => (node.grpc_addr(), ""),
+            "raft" => (node.raft_addr(), "PRI * HTTP/2.0\r\n"),
+            _ => (node.http_addr(), "GET /livez HTTP/1.1\r\n"),
+        };
+        for _ in 0..count {
+            let mut stream = TcpStream::connect(&address).await?;
+            stream.write_all(words.as_bytes()).await?;
+            open.push(stream);
+        }
+    }
+    Ok(open)
+}
+
+/// Completes when the other side has closed them all.
+async fn all_closed(open: Vec<TcpStream>) -> Result<()> {
+    let closed = async {
+        for mut stream in open {
+            // A reset is an end, too.
+            drop(stream.read_to_end(&mut Vec::new()).await);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), closed).await.context("a silent connection stays")
+}
+
+/// The sample `name{port="<port>"}` of the metrics.
+async fn of_port(node: &NodeProcess, name: &str, port: &str) -> Result<u64> {
+    let (_, text) = node.http("/metrics").await?;
+    let begin = format!("lockstep_{name}{{port=\"{port}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&begin)).with_context(|| format!("no {begin}"))?;
+    Ok(line.parse()?)
+}
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_out_and_end() -> Result<()> {
+    let limited = Options { descriptors: Some((DESCRIPTORS, DESCRIPTORS)), ..Options::member() };
+    let mut cluster = formed_of(3, limited).await?;
+    let mut open = Vec::new();
+    for node in &cluster.nodes {
+        open.extend(silent(node).await?);
+    }
+    // Honest clients come through each port, and peers find each other anew.
+    let leader = cluster.leader().await?;
+    cluster.nodes[leader].kill()?;
+    let others: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
+    for n in &others {
+        eventually("a command", || cluster.add(*n, "k", "among the silent")).await?;
+        for (port, count) in SILENT {
+            let node = &cluster.nodes[*n];
+            ensure!(of_port(node, "connections_silent_closed_total", port).await? > 0, "nobody made room on {port}");
+            let (open, max) =
+                (of_port(node, "connections_open", port).await?, of_port(node, "connections_max", port).await?);
+            ensure!(open <= max && max < count as u64, "{open} of {max}");
+            ensure!(of_port(node, "accept_failures_total", port).await? == 0, "the system had no descriptor");
+        }
+    }
+    all_closed(open).await?;
+    cluster.nodes[leader].start().await?;
+    cluster.everyone_reads("k", "among the silent").await?;
+    let lines = cluster.nodes[others[0]].log().matches("makes room").count();
+    ensure!(lines < 60, "{lines} lines about them");
+    Ok(())
+}
