@@ -162,6 +162,7 @@ impl Standing {
         match client.standing(StandingRequest { route }).await {
             Ok(answer) => answer.into_inner().removed_at,
             Err(status) => {
+                self.links.cluster().note(&status);
                 tracing::debug!(peer = %node, error = status.message(), "a peer does not say whether this node belongs");
                 None
             }
