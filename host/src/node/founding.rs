@@ -25,6 +25,10 @@ use crate::raft::{Claim, ClusterCell, Me, Process, Raft, RaftCell, peer};
 use crate::store::{self, DataDir};
 use crate::types::{Cluster, NodeMode, StoredMembership};
 
+/// How long a founder listens for members of another cluster. A leader tries each of its members at least twice a second, and one that
+/// hears no leader asks after its heartbeat timeout, one second by default.
+const LISTEN_FOR: Duration = Duration::from_millis(1_500);
+
 /// One look at where this node was before. It answers or refuses at once, or proves nothing.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -162,16 +166,15 @@ pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) 
     admission.stamp(Cluster { id: mint_cluster_id()?, incarnation: 0, component_hash: component })
 }
 
-/// Waits for a member of another cluster to speak to this address: a leader tries its members at least twice a second, and a member
-/// that hears no leader within its heartbeat timeout and a random half.
+/// Waits for a member of another cluster to speak to this address.
 async fn listen(config: &NodeConfig, cell: &ClusterCell) -> Option<Claim> {
     if config.bootstrap_forced {
         return None;
     }
-    let (wait, mut claims) = (config.heartbeat_timeout * 3 / 2, cell.claims());
-    tracing::debug!(?wait, "listening whether members of another cluster take this node for one of theirs");
+    let mut claims = cell.claims();
+    tracing::debug!(?LISTEN_FOR, "listening whether members of another cluster take this node for one of theirs");
     tokio::select! {
-        claim = timeout(wait, claims.wait_for(Option::is_some)) => claim.ok()?.ok()?.clone(),
+        claim = timeout(LISTEN_FOR, claims.wait_for(Option::is_some)) => claim.ok()?.ok()?.clone(),
         // Asked in by a leader: it forms no cluster.
         _ = async { cell.joined().await }, if cell.get().is_none() => None,
     }

@@ -68,6 +68,13 @@ impl Gate {
         Ok((from, raft))
     }
 
+    /// The same of a request for a vote.
+    pub(super) async fn candidate(&self, route: Option<&peer::Route>) -> Result<(NodeId, Arc<Raft>), Status> {
+        let (from, raft) = self.raft(route).await?;
+        self.cluster.processes().admit_to_vote(from, route.map(Process::of).unwrap_or_default()).await?;
+        Ok((from, raft))
+    }
+
     /// What a message holds, if it can mean anything.
     pub(super) fn read<T>(&self, decoded: Result<T, WireError>) -> Result<T, Status> {
         Ok(decoded.inspect_err(|error| self.tell(error))?)

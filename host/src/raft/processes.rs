@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
+use crate::logs::{Foreign, Sparse};
 use crate::raft::peer::{self, Route};
 use crate::raft::probe::{self, Answer};
 use crate::types::NodeId;
@@ -101,7 +102,13 @@ struct Inner {
     known: Mutex<HashMap<NodeId, Known>>,
     /// Set once a member has said that this process runs on a copy.
     original: watch::Sender<Option<Original>>,
+    /// Counts the news that this process may run on a copy. Anybody can write them, so the members are asked.
+    doubts: watch::Sender<u64>,
+    doubts_pace: Sparse,
     refused: AtomicU64,
+    /// Lines about refused processes, and about copies of this node's directory.
+    refusals: Sparse,
+    copies: Sparse,
 }
 
 impl fmt::Debug for Processes {
@@ -147,6 +154,10 @@ impl Processes {
             addresses: OnceLock::new(),
             known: Mutex::default(),
             original: watch::channel(None).0,
+            doubts: watch::channel(0).0,
+            doubts_pace: Sparse::default(),
+            refusals: Sparse::default(),
+            copies: Sparse::default(),
             refused: AtomicU64::new(0),
         }))
     }
@@ -171,6 +182,11 @@ impl Processes {
         self.0.original.subscribe()
     }
 
+    /// Wakes when the members must be asked whether this process runs on a copy. They answer as [`Processes::note`] understands it.
+    pub fn doubts(&self) -> watch::Receiver<u64> {
+        self.0.doubts.subscribe()
+    }
+
     /// Whether `claim` may speak for `node`. Returns at once but for a process that took another one's place.
     pub async fn admit(&self, node: NodeId, claim: Process) -> Result<(), Status> {
         match self.judge(node, claim) {
@@ -183,6 +199,16 @@ impl Processes {
             }
             Judged::CopyOf(known) => Err(self.refuse(node, claim, known)),
             Judged::Unsure => self.look(node, claim, Judged::Unsure).await,
+        }
+    }
+
+    /// As [`Processes::admit`], never before the recorded address was looked at once: a vote that two members give to two processes of
+    /// one identity in one term makes two leaders of it.
+    pub async fn admit_to_vote(&self, node: NodeId, claim: Process) -> Result<(), Status> {
+        self.admit(node, claim).await?;
+        match claim.nonce == 0 || self.is_settled(node) {
+            true => Ok(()),
+            false => self.look(node, claim, Judged::Unsure).await,
         }
     }
 
@@ -240,26 +266,30 @@ impl Processes {
             let (refused, rest) = value.to_str().ok()?.split_once(", ")?;
             let (original, raft_addr) = rest.split_once(", ")?;
             let original = Original { process: Process::parse(original)?, raft_addr: raft_addr.to_owned() };
-            (Process::parse(refused)? == self.0.mine).then_some(original)
+            (Process::parse(refused)? == self.0.mine && original.process != self.0.mine).then_some(original)
         });
         if let Some(original) = told {
             self.told(original);
         }
     }
 
-    /// Another process of this node has told, or a member, that there are two. `me`: this node.
+    /// Somebody says that there are two processes of this node. `me`: this node.
     pub fn news(&self, me: NodeId, copy: &peer::Copy) {
         let process = Process { boot: copy.boot, nonce: copy.nonce };
         if copy.node != me || process.nonce == self.0.mine.nonce {
             return;
         }
-        if copy.takes_part && process.boot >= self.0.mine.boot {
-            return self.told(Original { process, raft_addr: copy.raft_addr.clone() });
+        if copy.takes_part && self.0.doubts_pace.due().is_some() {
+            self.0.doubts.send_modify(|doubts| *doubts += 1);
         }
-        if !copy.takes_part && self.remember_refused(me, process).is_some() {
-            self.0.refused.fetch_add(1, Ordering::Relaxed);
+        if copy.takes_part || !self.remember_refused(me, process) {
+            return;
+        }
+        self.0.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = self.0.copies.due() {
+            let address = Foreign(&copy.raft_addr);
             tracing::error!(
-                other = %process, address = copy.raft_addr, mine = %self.0.mine,
+                other = %process, %address, mine = %self.0.mine, left_out,
                 "another process runs on a copy of this node's data directory; it is refused, and this one goes on. Stop it and delete its directory"
             );
         }
@@ -307,7 +337,7 @@ impl Processes {
         };
         match self.judge(node, claim) {
             Judged::CopyOf(known) => return Err(self.refuse(node, claim, known)),
-            Judged::TakesPart if open == Judged::Unsure => return Ok(()),
+            Judged::TakesPart if open == Judged::Unsure && self.is_settled(node) => return Ok(()),
             Judged::TakesPart | Judged::First | Judged::Unsure => {}
         }
         let found = match self.address(node) {
@@ -332,7 +362,7 @@ impl Processes {
             Answer::Unclear => None,
         };
         let takes_part = match found.filter(|found| found.nonce != 0) {
-            Some(there) if there.nonce != claim.nonce => Some(self.stays(node, claim, there)),
+            Some(there) if there.nonce != claim.nonce => self.stays(node, claim, there),
             Some(_) => None,
             None => self.not_before(node, claim),
         };
@@ -351,6 +381,10 @@ impl Processes {
         (known.nonce != claim.nonce && claim.boot <= known.boot).then_some(known)
     }
 
+    fn is_settled(&self, node: NodeId) -> bool {
+        self.0.known.lock().get(&node).is_some_and(|known| known.settled)
+    }
+
     /// Whether another process of the node was heard just now.
     fn keeps_place(&self, node: NodeId, claim: Process) -> bool {
         let nodes = self.0.known.lock();
@@ -367,30 +401,38 @@ impl Processes {
         (known.process, known.heard, known.settled) = (process, Instant::now(), true);
     }
 
-    /// `there` answered at the recorded address, and not `claim`. Says which process takes part.
-    fn stays(&self, node: NodeId, claim: Process, there: Process) -> Process {
+    /// `there` answered at the recorded address, and not `claim`. Says which process takes part, if it is not `claim` itself.
+    fn stays(&self, node: NodeId, claim: Process, there: Process) -> Option<Process> {
         let mut nodes = self.0.known.lock();
         let known = nodes.entry(node).or_insert_with(|| Known::new(there));
+        if known.settled && known.process.nonce == claim.nonce && there.boot <= claim.boot {
+            // It took the place of one that was silent, and is awake now.
+            return None;
+        }
         if !known.settled || known.process.boot < there.boot {
             known.process = there;
         }
         known.settled = true;
         known.heard = Instant::now();
         known.remember(claim.nonce);
-        known.process
+        Some(known.process)
     }
 
-    fn remember_refused(&self, node: NodeId, process: Process) -> Option<()> {
+    /// Whether it is news.
+    fn remember_refused(&self, node: NodeId, process: Process) -> bool {
         let mut nodes = self.0.known.lock();
-        nodes.entry(node).or_insert_with(|| Known::new(self.0.mine)).remember(process.nonce).then_some(())
+        nodes.entry(node).or_insert_with(|| Known::new(self.0.mine)).remember(process.nonce)
     }
 
     fn refuse(&self, node: NodeId, claim: Process, known: Process) -> Status {
         let raft_addr = self.address(node).unwrap_or_default();
-        if self.is_to_tell(node, claim, known) {
+        let is_to_tell = self.is_to_tell(node, claim, known);
+        if is_to_tell {
             self.0.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        if is_to_tell && let Some(left_out) = self.0.refusals.due() {
             tracing::error!(
-                node = format_args!("{node:016x}"), takes_part = %known, refused = %claim, address = raft_addr,
+                node = format_args!("{node:016x}"), takes_part = %known, refused = %claim, address = raft_addr, left_out,
                 "a second process has the identity of a member: it runs on a copy of its data directory, or on one that was put back to \
                  an earlier state. It is refused; stop it and delete its directory"
             );

@@ -104,19 +104,21 @@ async fn a_refusal_is_understood_by_the_process_that_it_names() {
 }
 
 #[test]
-fn news_of_a_later_start_is_believed_and_of_an_earlier_one_counted() {
+fn news_of_an_original_are_asked_about_and_those_of_a_copy_counted_once() {
     let copy = |boot, nonce, takes_part| peer::Copy { node: NODE, boot, nonce, takes_part, ..peer::Copy::default() };
     let processes = Processes::new(process(3, 30));
-    processes.news(NODE, &copy(2, 20, true));
     processes.news(NODE, &copy(3, 30, true));
     processes.news(NODE + 1, &copy(9, 90, true));
-    assert_eq!(*processes.original().borrow(), None);
+    assert_eq!(*processes.doubts().borrow(), 0);
     for _ in 0..2 {
         processes.news(NODE, &copy(9, 90, false));
     }
-    assert_eq!((processes.refused(), processes.original().borrow().clone()), (1, None));
-    processes.news(NODE, &copy(3, 31, true));
-    assert!(processes.original().borrow().is_some());
+    assert_eq!(processes.refused(), 1);
+    for _ in 0..2 {
+        processes.news(NODE, &copy(3, 31, true));
+    }
+    assert_eq!(*processes.doubts().borrow(), 1, "nobody makes it ask without rest");
+    assert_eq!(*processes.original().borrow(), None, "nobody is believed but who is asked");
 }
 
 #[test]

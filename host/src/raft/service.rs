@@ -213,7 +213,7 @@ impl Peer for PeerService {
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
-        let (from, raft) = self.gate.raft(request.route.as_ref()).await?;
+        let (from, raft) = self.gate.candidate(request.route.as_ref()).await?;
         refuse_removed(&raft, from, &request)?;
         let request = self.gate.read(wire::decode_vote_request(request))?;
         self.gate.check_vote(&raft, from, &request.vote)?;

@@ -12,7 +12,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use crate::raft::bounds::{INDEX_END, TERM_END, TERM_LEAP_MAX, check_term};
+use crate::raft::bounds::{INDEX_END, TERM_END, TERM_LEAP_MAX};
 use crate::raft::peer;
 use crate::types::{
     CommittedLeaderId, Entry, EntryData, LogId, Membership, Node, NodeId, StoredMembership, TypeConfig, Vote,
@@ -55,7 +55,7 @@ pub enum WireError {
         theirs: u64,
     },
     /// A log id that no log holds.
-    #[error("{what} is {found}: no log reaches term {TERM_END} or index {INDEX_END}")]
+    #[error("{what} is {found}, which is forged: no cluster reaches term {TERM_END} or index {INDEX_END}")]
     BeyondEnd {
         /// Which field.
         what: &'static str,
@@ -125,7 +125,9 @@ pub fn encode_vote(vote: &Vote) -> peer::Ballot {
 pub fn decode_vote(ballot: Option<peer::Ballot>) -> Result<Vote, WireError> {
     let ballot = ballot.ok_or(WireError::Missing("vote"))?;
     // How far it may be ahead of this node's own, who knows that one says (`bounds`).
-    check_term(0, ballot.term)?;
+    if ballot.term >= TERM_END {
+        return Err(WireError::BeyondEnd { what: "the vote", found: format!("of term {}", ballot.term) });
+    }
     Ok(match ballot.committed {
         true => Vote::new_committed(ballot.term, ballot.node),
         false => Vote::new(ballot.term, ballot.node),
