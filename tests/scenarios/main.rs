@@ -7,6 +7,7 @@ mod calling;
 #[cfg(target_os = "linux")]
 mod compiling;
 mod component_tests;
+mod copies;
 mod damaged_disk;
 mod descriptors;
 mod disk_full;
@@ -15,7 +16,9 @@ mod equal_hashes;
 mod failover;
 mod file_limit;
 mod first_hour;
+mod forged;
 mod forwarding;
+mod founding;
 mod fuel_table;
 mod guest_bench;
 mod guest_projects;

@@ -207,6 +207,11 @@ impl Collector for Gauges {
             ("snapshots_sent", "Snapshots sent to other nodes", machine.snapshots_sent),
             ("restores", "Snapshots installed", machine.restore_count),
             ("log_lines_lost", "Lines of this process's log that could not be written to stderr", stderr::lost()),
+            (
+                "copies_refused",
+                "Second processes of a node's identity that this process refused or was told of",
+                shared.parts.members.copies_refused(),
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
