@@ -24,6 +24,7 @@
 //! | `checkpoint-before-make` `checkpoint-before-publish` | a checkpoint, and its rename | no snapshot is made |
 //! | `checkpoint-after-publish` | after that; can only crash or wait | |
 //! | `install-before-flush` `install-before-current` `install-after-current` | a new state, before and after CURRENT names it | ends the node |
+//! | `membership-caught-up` | a learner that is to vote has caught up, and the leader has not looked again at its own lead | can only crash or wait |
 //! | `membership-before-voters` | the leader is about to propose the entry that gives or takes a vote | can only crash or wait |
 //! | `membership-after-voters` | that entry is applied on the leader, and nobody was told yet | can only crash or wait |
 //! | `recover-after-identity` | `lockstep recover` has raised the incarnation | can only crash or wait |
@@ -32,7 +33,7 @@
 //! | `guest-diverge` | any task: the guest of this node writes other values than those of the others | its hash differs |
 //! | `build-differs` | any task: this node says that it runs guests by another build of the engine | the nodes warn |
 //! | `apply-entry` | before an entry is applied | can only crash or wait |
-//! | `clock-shift` | the wall clock that stamps entries, moved by a number of milliseconds | |
+//! | `clock-shift` | the wall clock of log time (what stamps entries, what other nodes hear, what founds a cluster), moved by a number of milliseconds | |
 //! | `peer-skip-append` | any task, before a stream begins: a follower says to have stored what it did not | nothing, until the leader is lost |
 //! | `read-skip-index` | any task: a linearizable read asks no leader | a stale answer |
 //! | `peer-append-refused` | an append has arrived on a stream of the leader | the stream ends |
@@ -44,9 +45,9 @@
 //! | `raft-core` | openraft's core is about to apply; `panic` ends the core and not the process | can only crash or wait |
 
 #[cfg(not(feature = "failpoints"))]
-pub use switched_off::{io, is_set, point, shift_ms, start};
+pub use switched_off::{io, is_set, point, point_beside, shift_ms, start};
 #[cfg(feature = "failpoints")]
-pub use switched_on::{io, is_set, point, shift_ms, start};
+pub use switched_on::{io, is_set, point, point_beside, shift_ms, start};
 
 #[cfg(not(feature = "failpoints"))]
 mod switched_off {
@@ -55,6 +56,10 @@ mod switched_off {
     /// A step that a test can crash or hold up. Nothing in this build.
     #[inline(always)]
     pub fn point(_name: &'static str) {}
+
+    /// A step of a task that a test can hold up while the rest of the node goes on. Nothing in this build.
+    #[inline(always)]
+    pub async fn point_beside(_name: &'static str) {}
 
     /// A step that a test can also make fail. Always `Ok` in this build.
     #[inline(always)]
@@ -91,6 +96,11 @@ mod switched_on {
     /// A step that a test can crash or hold up.
     pub fn point(name: &'static str) {
         drop(io(name));
+    }
+
+    /// A step of a task that a test can hold up while the rest of the node goes on.
+    pub async fn point_beside(name: &'static str) {
+        tokio::task::spawn_blocking(move || point(name)).await.expect("a failpoint does not panic");
     }
 
     /// A step that a test can also make fail.

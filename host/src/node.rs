@@ -1,9 +1,10 @@
 //! Wires the rooms from bottom to top, and stops them from top to bottom. The only file that sees everything.
-//! Decides nothing by itself: who a node is is `node/identity.rs`, whether it forms a cluster and whether its place is its own is
-//! `node/founding.rs`, what it may run is `node/admission.rs`, what it does unasked is `node/duties.rs`, which sockets it has is
-//! `node/sockets.rs`, how its Raft ends is `node/stopping.rs`.
+//! Decides nothing by itself: who a node is is `node/identity.rs`, by what clock `node/clock.rs`, whether it forms a cluster and whether its
+//! place is its own is `node/founding.rs`, what it may run is `node/admission.rs`, what it does unasked is `node/duties.rs`, which sockets
+//! it has is `node/sockets.rs`, how its Raft ends is `node/stopping.rs`.
 
 mod admission;
+mod clock;
 mod duties;
 mod founding;
 mod identity;
@@ -33,8 +34,9 @@ use crate::raft::proposer::STALL_MAX;
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, Me, Members, NetworkFactory, PeerService,
-    Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds, install, link,
+    Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, LogTime, Me, Members, NetworkFactory,
+    PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds, install,
+    link, own_clock,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
@@ -99,6 +101,7 @@ struct Consensus {
     canvass: Canvass,
     members: Members,
     leader: LeaderWatch,
+    log_time: LogTime,
     retention: Retention,
     inquiry: Inquiry,
     /// Set when the cluster has removed this node.
@@ -263,7 +266,9 @@ async fn start_raft(
     let timeouts = Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout };
     let cell = RaftCell::default();
     let links = link::Links::new(me.node_id, below.cluster.clone(), cell.clone(), timeouts.append_progress());
-    let network = NetworkFactory::new(links.clone(), below.identity.boot, below.machine.snapshots().clone(), timeouts);
+    let log_time = clock::log_time(me.node_id, &below.machine, &cell, config.heartbeat_timeout);
+    let snapshots = below.machine.snapshots().clone();
+    let network = NetworkFactory::new(links.clone(), below.identity.boot, snapshots, timeouts, log_time.clone());
     let raft_config = Arc::new(timeouts.config("lockstep")?);
     if below.held.is_some() {
         below.log.apply_nothing();
@@ -296,14 +301,15 @@ async fn start_raft(
         log_bytes_max: config.log_quota,
     };
     let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
-    Ok(Consensus { raft, cell, canvass, members, leader, retention, inquiry, removed })
+    Ok(Consensus { raft, cell, canvass, members, leader, log_time, retention, inquiry, removed })
 }
 
 /// The ways of commands and reads, with their loops.
 fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, tasks: &mut JoinSet<()>) -> Paths {
     let (me, machine) = (below.me.node_id, &below.machine);
     let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), below.log.clone(), me));
-    let (proposer, proposing) = Proposer::new(core.clone(), consensus.leader.clone(), machine.genesis_applied());
+    let (leader, log_time) = (consensus.leader.clone(), consensus.log_time.clone());
+    let (proposer, proposing) = Proposer::new(core.clone(), log_time, leader, machine.genesis_applied());
     tasks.spawn(proposing.run());
     let forward = Forward::new(me, below.cluster.clone());
     let (read, reading) =
@@ -336,6 +342,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         states: Arc::new(below.machine.clone()),
         host: Arc::new(below.admission.clone()),
         snapshots: Arc::new(install::Installer::new(below.machine.clone())),
+        log_time: consensus.log_time.clone(),
         forward: forwarded.clone(),
         leader: forwarded,
     })
@@ -369,6 +376,7 @@ fn open_api(
         commands,
         read: paths.read.clone(),
         clock: paths.clock.clone(),
+        log_time: consensus.log_time.clone(),
         members: consensus.members.clone(),
         leader: consensus.leader.clone(),
         election_timeout: config.election_timeout,
@@ -433,6 +441,7 @@ fn start_duties(
     }));
     tasks.spawn(duties::remember_removal(below.directory.clone(), below.removed, consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
+    tasks.spawn(own_clock::watch(consensus.log_time.clone(), consensus.leader.clone()));
     let hung = STALL_MAX.max(2 * config.heartbeat_timeout);
     tasks.spawn(duties::leave_hung_disk(below.log.clone(), consensus.leader.clone(), consensus.members.clone(), hung));
     let members = consensus.members.clone();

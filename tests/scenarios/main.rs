@@ -3,7 +3,11 @@
 
 mod any_authority;
 mod backup;
+#[cfg(target_os = "linux")]
+mod before_1970;
 mod calling;
+mod catching_up;
+mod clocks;
 #[cfg(target_os = "linux")]
 mod compiling;
 mod component_tests;
@@ -16,6 +20,7 @@ mod equal_hashes;
 mod failover;
 mod file_limit;
 mod first_hour;
+mod floods;
 mod forged;
 mod forwarding;
 mod founding;

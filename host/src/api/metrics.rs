@@ -23,6 +23,7 @@ use super::watch::places::Full;
 use super::{Shared, status};
 use crate::logs::stderr;
 use crate::machine::MachineStatus;
+use crate::raft::own_clock::OwnClock;
 use crate::types::NodeMode;
 
 /// Upper bounds in seconds: from a local query to the default deadline.
@@ -188,6 +189,9 @@ impl Collector for Gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        if let Some(clock) = &status.clock {
+            encode_clock(&mut encoder, clock)?;
+        }
         let counters = [
             (
                 "commands_applied",
@@ -235,4 +239,10 @@ fn encode_labelled(machine: &MachineStatus, encoder: &mut DescriptorEncoder<'_>)
     let mut family = encoder.encode_descriptor("mode", "1 for the mode of this node", None, MetricType::Gauge)?;
     ConstGauge::new(1_i64).encode(family.encode_family(&[("mode", machine.mode.words().0)])?)?;
     Ok(())
+}
+
+fn encode_clock(encoder: &mut DescriptorEncoder<'_>, clock: &OwnClock) -> Result<(), std::fmt::Error> {
+    let help = "Seconds by which this node's clock is ahead of log time (negative: behind), while a leader says where that stands";
+    let gauge = ConstGauge::new(clock.ahead_ms() as f64 / 1000.0);
+    gauge.encode(encoder.encode_descriptor("clock_ahead_seconds", help, None, gauge.metric_type())?)
 }

@@ -9,6 +9,7 @@
 //! ```
 
 mod admin;
+mod attended;
 pub mod commands;
 mod descriptor;
 mod dynamic;
@@ -52,7 +53,7 @@ use crate::logs::Sparse;
 use crate::machine::{Machine, QueryError};
 use crate::net::{Sockets, media};
 use crate::raft::membership::Configuration;
-use crate::raft::{Clock, LeaderWatch, Members, RaftCell, ReadIndex, Retention};
+use crate::raft::{Clock, LeaderWatch, LogTime, Members, RaftCell, ReadIndex, Retention};
 use crate::types::{Node, NodeMode};
 use commands::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
@@ -91,6 +92,8 @@ pub struct ApiParts {
     pub read: ReadIndex,
     /// Log time on an idle cluster.
     pub clock: Clock,
+    /// How this node's clock compares with it.
+    pub log_time: LogTime,
     /// Changes of membership and leadership.
     pub members: Members,
     /// Who leads.
@@ -353,9 +356,12 @@ impl Shared {
 
     fn status_now(&self) -> NodeStatus {
         let configuration = self.configuration();
+        let leader = self.parts.leader.current();
+        let leads = leader.as_ref().is_some_and(|leader| leader.is_me);
         NodeStatus {
             node: self.parts.node.clone(),
-            leader: self.parts.leader.current(),
+            clock: self.parts.log_time.own_clock(leads),
+            leader,
             servers: configuration.servers,
             servers_index: configuration.index,
             raft: self.raft_status(),

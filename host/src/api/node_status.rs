@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use crate::machine::{MachineStatus, TransferStatus};
 use crate::net::{PortStatus, SocketsStatus};
 use crate::raft::LeaderView;
+use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Server;
+use crate::raft::own_clock::OwnClock;
 use crate::raft::retention::RetentionStatus;
 use crate::types::{LogId, Node, TypeConfig};
 
@@ -34,6 +36,8 @@ pub struct NodeStatus {
     pub log: RetentionStatus,
     /// The ports', and what the process has open.
     pub sockets: SocketsStatus,
+    /// This node's clock and log time; none while no leader says where that stands.
+    pub clock: Option<OwnClock>,
 }
 
 /// Raft's numbers, in hashicorp's words.
@@ -125,7 +129,18 @@ impl NodeStatus {
                 "open": self.sockets.descriptors_open,
             },
             "connections": self.sockets.ports.iter().map(port_json).collect::<Vec<_>>(),
+            "clock": self.clock_json(),
             "transfers": self.machine.transfers.iter().map(transfer_json).collect::<Vec<_>>(),
+        })
+    }
+
+    fn clock_json(&self) -> Value {
+        json!({
+            "now_ms": wall_ms(),
+            "log_time_ms": self.clock.map(|clock| clock.log_ms),
+            "voters_ms": self.clock.and_then(|clock| clock.median_ms),
+            "ahead_ms": self.clock.map(|clock| clock.ahead_ms()),
+            "problem": self.clock.and_then(|clock| clock.problem()).unwrap_or_default(),
         })
     }
 
@@ -358,6 +373,7 @@ pub(super) mod tests {
                     ..PortStatus::default()
                 }),
             },
+            clock: Some(OwnClock { own_ms: 70_000, log_ms: 1_070_000, median_ms: Some(70_000) }),
         }
     }
 
@@ -382,6 +398,17 @@ pub(super) mod tests {
         assert_eq!(json["transfers"], json!([transfer]));
         assert_eq!(json["descriptors"], json!({ "max": 1_024, "open": 40 }));
         assert_eq!((&json["connections"][1]["port"], &json["connections"][1]["open"]), (&json!("raft"), &json!(3)));
+    }
+
+    #[test]
+    fn a_clock_is_compared_where_log_time_is_known() {
+        let json = status().to_json();
+        let clock = &json["clock"];
+        assert_eq!((&clock["log_time_ms"], &clock["ahead_ms"]), (&json!(1_070_000), &json!(-1_000_000)));
+        assert!(clock["problem"].as_str().unwrap().contains("16m 40s behind log time"), "{clock}");
+        let json = NodeStatus { clock: None, ..status() }.to_json();
+        assert_eq!((&json["clock"]["ahead_ms"], &json["clock"]["problem"]), (&Value::Null, &json!("")));
+        assert!(json["clock"]["now_ms"].is_u64());
     }
 
     #[test]

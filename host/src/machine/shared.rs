@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) query_failures: Sparse,
     /// Lines about writes that wait.
     shortages: Sparse,
+    /// Lines about failed commands.
+    pub(crate) command_failures: Sparse,
     /// Apply thread.
     pub(crate) progress: Progress,
     /// Apply thread.
@@ -136,6 +138,7 @@ impl Shared {
             counts: Counts::default(),
             shortages: Sparse::default(),
             query_failures: Sparse::default(),
+            command_failures: Sparse::default(),
             progress: Progress::default(),
             position: watch::Sender::new(Position::default()),
             applying: Mutex::default(),

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::frames::{Frames, RST_STREAM};
@@ -126,6 +127,13 @@ impl<S> Connection<S> {
             self.port.slowed();
             self.rest = Some(Box::pin(tokio::time::sleep_until(now + rest)));
         }
+    }
+}
+
+impl Connection<TcpStream> {
+    /// What the client has said, left to be read. Waits for the first of it.
+    pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.io.peek(bytes).await
     }
 }
 

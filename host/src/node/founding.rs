@@ -15,10 +15,11 @@ use anyhow::{Context, bail};
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
-use super::Foundation;
 use super::identity::mint_cluster_id;
 use super::stopping::stop_raft;
+use super::{Foundation, clock};
 use crate::config::NodeConfig;
+use crate::raft::log_time::wall_ms;
 use crate::raft::probe::{self, Answer};
 use crate::raft::processes::Original;
 use crate::raft::{Claim, ClusterCell, Me, Process, Raft, RaftCell, peer};
@@ -143,6 +144,7 @@ pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) 
     if !config.bootstrap && !initialized {
         return Ok(());
     }
+    clock::check_to_found(wall_ms())?;
     let Some(component) = admission.component_hash() else {
         bail!(
             "this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that"

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use parking_lot::Mutex;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::faults;
 use crate::machine::Machine;
 use crate::net::{Listener, PENDING_RESETS_MAX};
+use crate::raft::dated::Dated;
 use crate::raft::gate::Gate;
 use crate::raft::incoming::Incoming;
 use crate::raft::install::SnapshotHandler;
@@ -25,12 +26,13 @@ use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
+use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Members;
 use crate::raft::only_grpc::OnlyGrpc;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
 use crate::raft::presence::{self, Presence};
-use crate::raft::{Canvass, ClusterCell, Me, Process, Raft, RaftCell, peer, planted, standing, wire};
+use crate::raft::{Canvass, ClusterCell, LogTime, Me, Process, Raft, RaftCell, peer, planted, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.
@@ -96,6 +98,8 @@ pub struct Parts {
     pub host: Arc<dyn Host>,
     /// `install::Installer`.
     pub snapshots: Arc<dyn SnapshotHandler>,
+    /// What leaders say of log time.
+    pub log_time: LogTime,
     /// `forwarded::Forwarded`.
     pub forward: Arc<dyn ForwardHandler>,
     /// The same one, for reads.
@@ -111,6 +115,7 @@ pub struct PeerService {
     members: Members,
     states: Arc<dyn StateHashes>,
     snapshots: Arc<dyn SnapshotHandler>,
+    log_time: LogTime,
     forward: Arc<dyn ForwardHandler>,
     leader: Arc<dyn LeaderHandler>,
 }
@@ -131,6 +136,7 @@ impl PeerService {
             members: parts.members,
             states: parts.states,
             snapshots: parts.snapshots,
+            log_time: parts.log_time,
             forward: parts.forward,
             leader: parts.leader,
         }
@@ -155,7 +161,7 @@ impl PeerService {
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .serve_with_incoming_shutdown(server, incoming, stopped)
+            .serve_with_incoming_shutdown(Dated(server), incoming, stopped)
             .await
     }
 }
@@ -208,12 +214,17 @@ impl Peer for PeerService {
         if !request.entries.is_empty() {
             return Err(Status::invalid_argument("a heartbeat carries no entries"));
         }
+        let telling = wire::telling_of(&request);
         let request = self.gate.read(wire::decode_append(request))?;
         self.gate.read(wire::check_append(from, &request))?;
         self.gate.check_vote(&raft, from, &request.vote)?;
         let prev = request.prev_log_id;
         let response = raft.append_entries(request).await.map_err(stopped)?;
-        Ok(self.gate.answer(wire::encode_heartbeat_response(response, prev)))
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.log_time.told(telling);
+        }
+        let answer = wire::encode_heartbeat_response(response, prev);
+        Ok(self.gate.answer(peer::AppendResponse { clock_ms: wall_ms(), ..answer }))
     }
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
