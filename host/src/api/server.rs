@@ -36,9 +36,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Bytes of request headers.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
 
-/// How long the headers of a request of HTTP/1 may take.
-const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long open calls may take to end once the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
