@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use wit_component::StringEncoding;
 use wit_parser::Resolve;
 
@@ -23,10 +23,9 @@ pub fn misbehaving_wasm(place: &Path) -> Result<PathBuf> {
 pub fn unfinished_wasm(place: &Path) -> Result<PathBuf> {
     let stack = "(func (global.set $next (i32.sub (global.get $next) (i32.const 16))))";
     let text = TEXT.trim_end().strip_suffix(')').context("the text ends with its module")?;
-    let snapshot = text.find("#snapshot\")").context("it has a snapshot")?;
-    let body =
-        snapshot + text[snapshot..].find("(result i32)").context("a snapshot has a result")? + "(result i32)".len();
-    let text = format!("{} unreachable {} {stack})", &text[..body], &text[body..]);
+    let snapshot = "(call $write_snapshot))";
+    ensure!(text.contains(snapshot), "the guest's snapshot ends otherwise than {snapshot}");
+    let text = format!("{} {stack})", text.replace(snapshot, "unreachable)"));
     written(place, &text)
 }
 
