@@ -148,11 +148,12 @@ pub(super) fn advice(names: &[String], module: &[u8]) -> String {
     let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
     let wishes: Vec<Wish> = Wish::ALL.into_iter().filter(|wish| names.iter().any(|name| is_for(name, *wish))).collect();
     let meanings: Vec<&str> = wishes.iter().map(|wish| wish.meaning()).collect();
-    let meant = if meanings.is_empty() { String::new() } else { format!("they ask for {}. ", meanings.join("; for ")) };
+    let meant = meanings.join("; for ");
     if any("__wbindgen") || any("wbg") || any("./") {
         let crates = browsers_crates(&wishes, module);
+        let asks = if meant.is_empty() { String::new() } else { format!(" and asks for {meant}") };
         return format!(
-            "a dependency was built for browsers. {meant}{crates}`cargo tree --target wasm32-unknown-unknown --invert wasm-bindgen` shows who brings it"
+            "a dependency was built for browsers{asks}. {crates}`cargo tree --target wasm32-unknown-unknown --invert wasm-bindgen` shows who brings it"
         );
     }
     let rest = if any("wasi_snapshot_preview1") || any("wasi_unstable") || any("wasi:") {
@@ -162,7 +163,7 @@ pub(super) fn advice(names: &[String], module: &[u8]) -> String {
     } else {
         ADVICE
     };
-    format!("{meant}{rest}")
+    if meant.is_empty() { rest.to_owned() } else { format!("{rest}. They ask for {meant}") }
 }
 
 /// Names as they are shown: those first that say what is asked for.
