@@ -190,12 +190,13 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_date_http1_gets_a_sentence_and_http2_is_told_apart() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
+        let mut accepted = std::pin::pin!(Port::new("test", 16).listen(listener).unwrap().connections());
         for (first, http1) in [("GET / HTTP/1.1\r\n\r\n", true), ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false)] {
             let mut client = TcpStream::connect(addr).await.unwrap();
             client.write_all(first.as_bytes()).await.unwrap();
-            let (stream, _) = listener.accept().await.unwrap();
+            let stream = accepted.next().await.unwrap();
             assert_eq!(is_http1(&stream).await, http1, "{first}");
         }
         let client = tokio::spawn(async move { get_path(addr, "/livez").await });

@@ -234,7 +234,9 @@ pub fn out_of_service(mode: &NodeMode) -> Option<Status> {
     match mode {
         NodeMode::Serving | NodeMode::CatchingUp(_) => None,
         NodeMode::Removed(why) => Some(query(&QueryError::Removed(why.clone()))),
-        NodeMode::Quarantined(why) | NodeMode::Unfit(why) => Some(query(&QueryError::NotReady(why.clone()))),
+        NodeMode::Quarantined(why) | NodeMode::Unfit(why) | NodeMode::Disputed(why) => {
+            Some(query(&QueryError::NotReady(why.clone())))
+        }
     }
 }
 

@@ -88,7 +88,7 @@ fn start_writing(out: &File) -> anyhow::Result<(mpsc::Sender<Bytes>, oneshot::Re
     let out = out.try_clone().context("cannot use stdout")?;
     let (queue, mut frames) = mpsc::channel::<Bytes>(FRAMES_WAITING_MAX);
     let (done, written) = oneshot::channel();
-    let write = move || {
+    let mut write = move || {
         let mut writer = BackupWriter::new(BufWriter::new(&out)).context("cannot write the backup")?;
         while let Some(frame) = frames.blocking_recv() {
             writer.push(&frame).context("cannot write the backup")?;
