@@ -87,6 +87,7 @@ impl<T> Step<T> {
     }
 
     /// Whether the next step follows at once on this one, made at `index` with `memo`.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn runs_again(&self, index: u64, memo: &[u8]) -> bool {
         if self.done {
             return false;

@@ -122,7 +122,7 @@ fn a_watch_of_a_component_pages_as_on_a_node() -> Result<()> {
     }
     let request = WalkRequest { after: "b".into(), page: 3 };
     let stream = machine.watch::<_, WalkResponse>("chain.Chain/Walk", &request);
-    let mut sent = |machine: &mut Harness<Chain>| -> Vec<String> {
+    let sent = |machine: &mut Harness<Chain>| -> Vec<String> {
         machine.sent(&stream).into_iter().map(|row| row.key).collect()
     };
     assert_eq!(sent(&mut machine), keys(b'c', b'l'));
