@@ -47,6 +47,8 @@ pub const RAFT_ID_BYTES_MAX: usize = 64;
 pub struct NodeConfig {
     /// Form a new cluster of this one node, when the data directory is in none yet.
     pub bootstrap: bool,
+    /// It is meant: form it beside other nodes' data, and go on although members of another cluster take this node for one of theirs.
+    pub bootstrap_forced: bool,
     /// The operator's name for the node, unique in the cluster (`--raft_id`).
     pub name: String,
     /// Where clients and operators are served.
@@ -95,6 +97,7 @@ impl Default for NodeConfig {
     fn default() -> Self {
         NodeConfig {
             bootstrap: false,
+            bootstrap_forced: false,
             name: String::new(),
             grpc_addr: "localhost:40051".into(),
             raft_addr: "localhost:50051".into(),

@@ -1,9 +1,10 @@
 //! Wires the rooms from bottom to top, and stops them from top to bottom. The only file that sees everything.
-//! Decides nothing by itself: who a node is and whether it forms a cluster is `node/identity.rs`, what it may run is
-//! `node/admission.rs`, what it does unasked is `node/duties.rs`, how its Raft ends is `node/stopping.rs`.
+//! Decides nothing by itself: who a node is is `node/identity.rs`, whether it forms a cluster and whether its place is its own is
+//! `node/founding.rs`, what it may run is `node/admission.rs`, what it does unasked is `node/duties.rs`, how its Raft ends is `node/stopping.rs`.
 
 mod admission;
 mod duties;
+mod founding;
 mod identity;
 pub mod recover;
 pub mod restore;
@@ -30,7 +31,7 @@ use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
     Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, Me, Members, NetworkFactory, PeerService,
-    Presence, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds, install, link,
+    Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
@@ -119,6 +120,7 @@ impl Node {
     /// Binds the ports, opens the disk, joins the rooms. The node takes part from now on; clients are served by [`Node::run`].
     pub async fn start(config: NodeConfig) -> anyhow::Result<Node> {
         config.validate()?;
+        founding::check_siblings(&config)?;
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;
@@ -129,6 +131,9 @@ impl Node {
         let service = peer_service(&below, &consensus, &paths);
         for listener in peer_listeners {
             tasks.spawn(serve_peers(service.clone(), listener, fatal.clone()));
+        }
+        if below.held.is_none() {
+            founding::found(&config, &below, &consensus.raft).await?;
         }
         let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
         let resync = Resync::new(&below, &consensus.raft, &exit, &restart);
@@ -170,7 +175,7 @@ impl Node {
                 None
             }
             reason = self.fatal.raised() => Some(reason),
-            reason = panicked(&mut self.tasks) => Some(reason),
+            reason = duties::panicked(&mut self.tasks) => Some(reason),
             served = &mut serving => Some(match served? {
                 Ok(()) => "the client port was closed".to_string(),
                 Err(error) => format!("the client port cannot be served: {error}"),
@@ -202,18 +207,6 @@ impl Node {
         tracing::info!("stopped");
         Ok(())
     }
-}
-
-/// Completes when one of the tasks has panicked: without it the node would answer and do only half of its work.
-async fn panicked(tasks: &mut JoinSet<()>) -> String {
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            return format!("a task of this node panicked: {error}");
-        }
-    }
-    std::future::pending().await
 }
 
 fn bind(config: &NodeConfig) -> anyhow::Result<Listeners> {
@@ -249,8 +242,12 @@ async fn open_disk(
     let mut held = directory.quarantined()?.map(NodeMode::Quarantined);
     let log = Log::open(&directory, GROUP, fatal.clone())?;
     let identity = identity::open(&log, config)?;
+    let process = Process { boot: identity.boot, nonce: identity::mint_nonce()? };
+    let me = Me { node_id: identity.node_id, node };
+    let state = State::open(&directory, GROUP)?;
+    let recorded = machine::stands_at(&state)?.1;
     let (machine, state_machine) = machine::open(machine::Options {
-        state: State::open(&directory, GROUP)?,
+        state,
         checkpoints: Checkpoints::open(&directory, GROUP)?,
         log: log.clone(),
         space,
@@ -261,7 +258,7 @@ async fn open_disk(
         query_threads: std::thread::available_parallelism().map_or(2, usize::from),
         query_queue_max: QUERY_QUEUE_MAX,
     })?;
-    let cluster = ClusterCell::new(identity.cluster.clone());
+    let cluster = ClusterCell::of_process(identity.cluster.clone(), process);
     let removed = directory.removed_at()?;
     if let Some(index) = removed {
         cluster.told_removed(index);
@@ -271,8 +268,8 @@ async fn open_disk(
         Admission::new(directory.clone(), log.clone(), machine.clone(), cluster.clone(), identity.clone(), api.clone());
     let (desk, fsm) = (admission.clone(), config.fsm.clone());
     let unfit = tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
-    held = held.or(unfit.map(NodeMode::Unfit));
-    let me = Me { node_id: identity.node_id, node };
+    held = held.or(unfit.or(identity::out_of_terms(&log).await?).map(NodeMode::Unfit));
+    held = held.or(founding::disputed(config, &directory, &recorded, &me, process).await?);
     Ok((Foundation { directory, log, machine, identity, me, cluster, removed, admission, api, held }, state_machine))
 }
 
@@ -297,7 +294,10 @@ async fn start_raft(
         .context("Raft could not start over this node's log and state")?;
     cell.set(raft.clone());
     match &below.held {
-        None => identity::bootstrap(config, &raft, &below.admission, me).await?,
+        None => {
+            let cell = cell.clone();
+            below.cluster.processes().set_addresses(Box::new(move |node| link::recorded_address(&*cell.get()?, node)));
+        }
         Some(mode) => hold(mode, &below.machine, &cell).await?,
     }
     let (leader, feed) = LeaderWatch::start(&raft);
@@ -442,6 +442,14 @@ fn start_duties(
         consensus.removed.clone(),
         quarantined,
     ));
+    tasks.spawn(founding::keep_identity(founding::Place {
+        me: below.me.clone(),
+        cluster: below.cluster.clone(),
+        raft: consensus.raft.clone(),
+        cell: consensus.cell.clone(),
+        directory: below.directory.clone(),
+        forced: config.bootstrap_forced,
+    }));
     tasks.spawn(duties::remember_removal(below.directory.clone(), below.removed, consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
     let hung = STALL_MAX.max(2 * config.heartbeat_timeout);
@@ -477,20 +485,5 @@ async fn serve_peers(service: PeerService, listener: TcpListener, fatal: Fatal) 
     };
     if let Err(error) = served.await {
         fatal.raise(format!("the peer port cannot be served: {error}"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async {});
-        let ended = tokio::time::timeout(Duration::from_millis(50), panicked(&mut tasks)).await;
-        assert!(ended.is_err(), "{ended:?}");
-        tasks.spawn(async { panic!("a bug") });
-        assert!(panicked(&mut tasks).await.contains("a bug"));
     }
 }

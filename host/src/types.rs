@@ -176,6 +176,8 @@ pub enum NodeMode {
     Removed(String),
     /// Its state differs from the majority's.
     Quarantined(String),
+    /// Another process has its identity, or another cluster takes it for a member; the text says which, and the way back.
+    Disputed(String),
     /// Its component or profile is not the cluster's, or its component is gone; the text says which, and what mends it.
     Unfit(String),
 }
@@ -188,6 +190,7 @@ impl NodeMode {
             NodeMode::CatchingUp(why) => ("catching-up", why),
             NodeMode::Removed(why) => ("removed", why),
             NodeMode::Quarantined(why) => ("quarantined", why),
+            NodeMode::Disputed(why) => ("disputed", why),
             NodeMode::Unfit(why) => ("unfit", why),
         }
     }

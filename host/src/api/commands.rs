@@ -159,9 +159,10 @@ impl Commands {
     /// Whether this node may take commands at all.
     fn check_mode(&self) -> Result<(), CommandError> {
         match (self.0.parts.mode)() {
-            NodeMode::Unfit(text) | NodeMode::Quarantined(text) | NodeMode::Removed(text) => {
-                Err(CommandError::Unfit(text))
-            }
+            NodeMode::Unfit(text)
+            | NodeMode::Quarantined(text)
+            | NodeMode::Disputed(text)
+            | NodeMode::Removed(text) => Err(CommandError::Unfit(text)),
             NodeMode::Serving | NodeMode::CatchingUp(_) => Ok(()),
         }
     }

@@ -159,6 +159,11 @@ impl Collector for Gauges {
             ("snapshots_failed", "Snapshots that could not be made", machine.snapshots_failed),
             ("snapshots_sent", "Snapshots sent to other nodes", machine.snapshots_sent),
             ("restores", "Snapshots installed", machine.restore_count),
+            (
+                "copies_refused",
+                "Second processes of a node's identity that this process refused or was told of",
+                shared.parts.members.copies_refused(),
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

@@ -288,7 +288,7 @@ impl Shared {
         let reason = match &*mode.borrow() {
             NodeMode::CatchingUp(reason) => reason.clone(),
             NodeMode::Removed(reason) => return Err(status::query(&QueryError::Removed(reason.clone()))),
-            NodeMode::Serving | NodeMode::Quarantined(_) | NodeMode::Unfit(_) => return Ok(()),
+            NodeMode::Serving | NodeMode::Quarantined(_) | NodeMode::Disputed(_) | NodeMode::Unfit(_) => return Ok(()),
         };
         if self.configuration().servers.is_empty() {
             return Err(status::query(&QueryError::NotReady(reason)));

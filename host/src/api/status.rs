@@ -245,7 +245,9 @@ pub fn unimplemented(explanation: &str) -> Status {
 /// A node that does not run what its cluster runs: not yet, or because it may not.
 pub fn no_component(node: &Node, mode: &NodeMode) -> Status {
     let text = match mode {
-        NodeMode::Unfit(why) | NodeMode::Quarantined(why) | NodeMode::Removed(why) => why.clone(),
+        NodeMode::Unfit(why) | NodeMode::Quarantined(why) | NodeMode::Disputed(why) | NodeMode::Removed(why) => {
+            why.clone()
+        }
         NodeMode::Serving | NodeMode::CatchingUp(_) => format!(
             "this node has not joined a cluster yet; add it from the leader with `lockstep admin <leader's grpc address> add_voter \
              {} {}`",

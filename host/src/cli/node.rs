@@ -39,11 +39,12 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct NodeArgs {
-    /// Form a new cluster of this one node; does nothing when its data directory is in a cluster already
-    #[arg(long = "raft_bootstrap", env = "LOCKSTEP_RAFT_BOOTSTRAP", value_name = "true|false",
+    /// Form a new cluster of this one node; does nothing when its data directory is in a cluster already. `force`, given once, says that
+    /// it is meant although other nodes' data lies beside it, or members of another cluster take this node for one of theirs
+    #[arg(long = "raft_bootstrap", env = "LOCKSTEP_RAFT_BOOTSTRAP", value_name = "true|false|force",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
-        value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
-    raft_bootstrap: bool,
+        value_parser = bootstrap, action = ArgAction::Set)]
+    raft_bootstrap: Bootstrap,
 
     /// Name of the node, unique in its cluster; also the name of its data directory
     #[arg(long = "raft_id", env = "LOCKSTEP_RAFT_ID", value_name = "NAME")]
@@ -166,6 +167,24 @@ pub(crate) struct NodeArgs {
     exit_on_stdin_close: bool,
 }
 
+/// Whether a cluster is formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bootstrap {
+    No,
+    Yes,
+    Force,
+}
+
+fn bootstrap(text: &str) -> Result<Bootstrap, String> {
+    // What clap's own reader of booleans takes, too.
+    match &*text.to_ascii_lowercase() {
+        "force" => Ok(Bootstrap::Force),
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(Bootstrap::Yes),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(Bootstrap::No),
+        _ => Err("expected true, false or force".into()),
+    }
+}
+
 /// Bytes, read and shown as people write them.
 #[derive(Clone, Copy, Debug)]
 struct Size(u64);
@@ -281,7 +300,8 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         }
     }
     let config = NodeConfig {
-        bootstrap: args.raft_bootstrap,
+        bootstrap: args.raft_bootstrap != Bootstrap::No,
+        bootstrap_forced: args.raft_bootstrap == Bootstrap::Force,
         name: args.raft_id.clone(),
         grpc_addr: args.grpc_addr.clone(),
         raft_addr: args.raft_addr.clone(),
@@ -342,10 +362,14 @@ mod tests {
 
     #[test]
     fn booleans_take_an_optional_value() {
-        let bootstrap = |flag: &str| config(&["--raft_id=a", "--fsm=/dev/null", flag]).unwrap().bootstrap;
-        assert!(bootstrap("--raft_bootstrap"));
-        assert!(bootstrap("-raft_bootstrap=true"));
-        assert!(!bootstrap("--raft-bootstrap=false"));
+        let read = |flag: &str| config(&["--raft_id=a", "--fsm=/dev/null", flag]);
+        let bootstrap = |flag: &str| read(flag).map(|config| (config.bootstrap, config.bootstrap_forced)).unwrap();
+        assert_eq!(bootstrap("--raft_bootstrap"), (true, false));
+        assert_eq!(bootstrap("-raft_bootstrap=True"), (true, false));
+        assert_eq!(bootstrap("--raft-bootstrap=false"), (false, false));
+        assert_eq!(bootstrap("--raft_bootstrap=force"), (true, true));
+        let error = read("--raft_bootstrap=perhaps").unwrap_err();
+        assert!(error.contains("--raft_bootstrap") && error.contains("true, false or force"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::node::restore::{Restored, restore};
 const AFTER_HELP: &str = "\
 The directory <raft_data_dir>/<raft_id> must be empty or not there. What is made is the first node of a *new* cluster, with an id of its
 own, that goes on from the state and the index of the backup; the component comes with the backup, and no --raft_bootstrap is needed. Members of the old cluster
-do not belong to it. Other nodes are added to it as to any cluster.
+do not belong to it. Other nodes are added to it as to any cluster. If members of the old cluster still run and speak to the addresses of this
+node, it serves nothing and says so: stop them, or start it once with --raft_bootstrap=force.
 
 Examples:
   lockstep restore --from today.backup --raft_id=nodeA --raft_data_dir /srv/lockstep

@@ -270,7 +270,7 @@ fn ready(shared: &Shared) -> Result<Component, QueryError> {
     match &*shared.mode.borrow() {
         NodeMode::Serving => {}
         NodeMode::Removed(why) => return Err(QueryError::Removed(why.clone())),
-        NodeMode::CatchingUp(why) | NodeMode::Quarantined(why) | NodeMode::Unfit(why) => {
+        NodeMode::CatchingUp(why) | NodeMode::Quarantined(why) | NodeMode::Disputed(why) | NodeMode::Unfit(why) => {
             return Err(QueryError::NotReady(why.clone()));
         }
     }

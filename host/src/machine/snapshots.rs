@@ -175,7 +175,7 @@ impl Snapshots {
     pub async fn take(&self) -> Result<u64, SnapshotError> {
         match &*self.shared.mode.borrow() {
             NodeMode::Quarantined(why) | NodeMode::Unfit(why) => return Err(SnapshotError::Mode(why.clone())),
-            NodeMode::Serving | NodeMode::CatchingUp(_) | NodeMode::Removed(_) => {}
+            NodeMode::Serving | NodeMode::CatchingUp(_) | NodeMode::Removed(_) | NodeMode::Disputed(_) => {}
         }
         let this = self.clone();
         let made = blocking(move || this.make(&this.shared.state.current())).await;

@@ -15,6 +15,7 @@ use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, RaftLogReader};
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
 /// Before a genesis entry that was not applied is proposed again.
@@ -66,8 +67,9 @@ pub(crate) async fn keep_mode(
     quarantined: watch::Receiver<Option<String>>,
 ) {
     let (progress, reached) = watch::channel(NodeMode::CatchingUp("the node is starting".into()));
+    let disputes = cluster.disputes();
     let catching_up = catch_up(&machine, cluster, raft, log, fatal, progress);
-    tokio::join!(catching_up, publish_mode(&machine, reached, removed, quarantined));
+    tokio::join!(catching_up, publish_mode(&machine, reached, removed, quarantined, disputes));
 }
 
 /// From nothing to serving, as if there were no removal.
@@ -140,6 +142,7 @@ async fn publish_mode(
     mut reached: watch::Receiver<NodeMode>,
     mut removed: watch::Receiver<Option<u64>>,
     mut quarantined: watch::Receiver<Option<String>>,
+    mut disputes: watch::Receiver<Option<String>>,
 ) {
     loop {
         if let Some(why) = quarantined.borrow_and_update().clone() {
@@ -147,7 +150,8 @@ async fn publish_mode(
             return machine.set_mode(NodeMode::Quarantined(why));
         }
         let removed_at = *removed.borrow_and_update();
-        let mode = reached.borrow_and_update().clone();
+        let reached_mode = reached.borrow_and_update().clone();
+        let mode = disputes.borrow_and_update().clone().map_or(reached_mode, NodeMode::Disputed);
         machine.set_mode(removed_at.map_or(mode, |index| {
             NodeMode::Removed(format!(
                 "this node was removed from the cluster: it is not in the configuration of entry {index}. It serves nothing; stop \
@@ -164,6 +168,8 @@ async fn publish_mode(
             () = more => {}
             // Its sender ends with the node.
             _ = quarantined.changed() => {}
+            // Its sender lives as long as the node.
+            _ = disputes.changed() => {}
             changed = removed.changed() => if changed.is_err() { return },
         }
     }
@@ -278,5 +284,32 @@ pub(crate) async fn watch_core(raft: Raft, cell: RaftCell, fatal: Fatal) {
             }
             return;
         }
+    }
+}
+
+/// Completes when one of the tasks has panicked: without it the node would answer and do only half of its work.
+pub(crate) async fn panicked(tasks: &mut JoinSet<()>) -> String {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            return format!("a task of this node panicked: {error}");
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        let ended = tokio::time::timeout(Duration::from_millis(50), panicked(&mut tasks)).await;
+        assert!(ended.is_err(), "{ended:?}");
+        tasks.spawn(async { panic!("a bug") });
+        assert!(panicked(&mut tasks).await.contains("a bug"));
     }
 }

@@ -1,13 +1,13 @@
-//! Who a node is: its id in Raft, minted with its data directory, and the cluster that it forms when it is asked to. Joins no other
-//! cluster (that is `node/admission.rs`).
+//! Who a node is: its id in Raft, minted with its data directory, and whether its vote leaves it a future. Forms no cluster (that is
+//! `node/founding.rs`) and joins none (that is `node/admission.rs`).
 
 use anyhow::{Context, bail};
+use openraft::storage::{RaftLogReader, RaftLogStorage};
 
-use super::admission::Admission;
 use crate::config::NodeConfig;
-use crate::raft::{Me, Raft};
+use crate::raft::bounds::TERM_END;
 use crate::store::Log;
-use crate::types::{Cluster, Identity, NodeId};
+use crate::types::{Identity, NodeId};
 
 /// The identity of the directory, minted now if it is new, with this start counted. Durable on return.
 pub(super) fn open(log: &Log, config: &NodeConfig) -> anyhow::Result<Identity> {
@@ -29,32 +29,23 @@ pub(super) fn open(log: &Log, config: &NodeConfig) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-/// Forms a cluster of this node alone, if that was asked for and it is in none. Raft is initialized before the disk is stamped, so a
-/// crash in between leaves a node that the next start finishes: alone in its cluster, it cannot disagree with anybody.
-pub(super) async fn bootstrap(config: &NodeConfig, raft: &Raft, admission: &Admission, me: &Me) -> anyhow::Result<()> {
-    let initialized = raft.is_initialized().await?;
-    if let Some(cluster) = admission.cluster() {
-        if config.bootstrap {
-            let id = cluster.id_hex();
-            tracing::info!("--raft_bootstrap is ignored: this node is already in cluster {id}");
-        }
-        return Ok(());
-    }
-    if !config.bootstrap && !initialized {
-        return Ok(());
-    }
-    let Some(component) = admission.component_hash() else {
-        bail!(
-            "this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that"
-        );
-    };
-    if !initialized {
-        raft.initialize([(me.node_id, me.node.clone())].into_iter().collect::<std::collections::BTreeMap<_, _>>())
-            .await
-            .context("the new cluster could not be initialized")?;
-    }
-    admission.stamp(Cluster { id: mint_cluster_id()?, incarnation: 0, component_hash: component })?;
-    Ok(())
+/// Why nobody can be elected over this log any more, if that is so: its vote has come to the end of the terms, by a forged message to a
+/// build that did not refuse it.
+pub(super) async fn out_of_terms(log: &Log) -> anyhow::Result<Option<String>> {
+    let vote = log.clone().get_log_reader().await.read_vote().await?;
+    let term = vote.map(|vote| vote.leader_id.term).filter(|term| *term >= TERM_END);
+    Ok(term.map(|term| {
+        format!(
+            "the vote on this node's disk is of term {term}, behind which there is none: no election brought it, a message was forged. If \
+             other members have no such vote, remove this node and add it again with an empty data directory; if all have, stop them all \
+             and run `lockstep recover` on the one with the longest log"
+        )
+    }))
+}
+
+/// A number that no other process has, never 0.
+pub(super) fn mint_nonce() -> anyhow::Result<u64> {
+    Ok(mint_node_id()?.max(1))
 }
 
 /// An id that no other data directory has.

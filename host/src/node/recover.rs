@@ -6,6 +6,8 @@
 //!
 //! - The incarnation of the cluster is raised first, and is durable before anything else changes: from then on no message of the old
 //!   members counts here and none from here counts there. A crash after it leaves a node without a quorum that is recovered again.
+//! - A vote that no election brought (a forged one, of a term far beyond the log's) is not followed but left: the new term is the next
+//!   one of the log. That is safe here alone, because nobody hears the messages of the incarnation in which that vote was given.
 //! - The vote comes before the entry, as in Raft; one entry is there or not.
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 
 use crate::machine;
+use crate::raft::bounds::{TERM_END, TERM_LEAP_MAX};
 use crate::store::{DataDir, Log, State};
 use crate::types::{
     Cluster, CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, Node, NodeId, StoredMembership,
@@ -129,10 +132,12 @@ impl Survivor {
         if self.membership.membership().voter_ids().eq([node_id]) {
             bail!("{} is the only voter of its cluster already; start it", self.found.name);
         }
-        let cluster = Cluster { incarnation: self.found.cluster.incarnation + 1, ..self.found.cluster.clone() };
+        let (term, incarnation) = (next_term(self.vote, self.found.last)?, self.found.cluster.incarnation);
+        let incarnation =
+            incarnation.checked_add(1).context("the cluster has no incarnation left; restore a backup")?;
+        let cluster = Cluster { incarnation, ..self.found.cluster.clone() };
         self.log.save_identity(&Identity { cluster: Some(cluster.clone()), ..self.identity.clone() })?;
         crate::faults::point("recover-after-identity");
-        let term = 1 + self.vote.map_or(0, |vote| vote.leader_id.term).max(self.found.last.leader_id.term);
         let leader_id = CommittedLeaderId { term, node_id };
         self.log.save_vote(&Vote { leader_id, committed: true }).await?;
         crate::faults::point("recover-after-vote");
@@ -150,6 +155,18 @@ impl Survivor {
         self.log.append([entry], IOFlushed::noop()).await?;
         Ok(self.log.barrier().await?)
     }
+}
+
+/// The term of the decree.
+fn next_term(vote: Option<Vote>, last: LogId) -> anyhow::Result<u64> {
+    let (voted, last) = (vote.map_or(0, |vote| vote.leader_id.term), last.leader_id.term);
+    ensure!(
+        last < TERM_END - 1,
+        "the last log entry itself is of term {last}, behind which there is none: its leader was forged; restore a backup"
+    );
+    // A vote in reach of the log is one of an election.
+    let is_forged = voted.saturating_sub(last) > TERM_LEAP_MAX || voted >= TERM_END - 1;
+    Ok(1 + if is_forged { last } else { voted.max(last) })
 }
 
 fn members(membership: &Membership, me: NodeId) -> Vec<Member> {
@@ -181,4 +198,58 @@ async fn in_force(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_term_follows_elections_and_no_forged_vote() {
+        let last = |term| LogId::new(CommittedLeaderId { term, node_id: 1 }, 9);
+        let next = |voted: Option<u64>, term| next_term(voted.map(|voted| Vote::new(voted, 2)), last(term));
+        for (voted, term, expected) in [
+            (None, 3, 4),
+            (Some(3), 3, 4),
+            (Some(8), 3, 9),
+            (Some(3 + TERM_LEAP_MAX), 3, 4 + TERM_LEAP_MAX),
+            (Some(4 + TERM_LEAP_MAX), 3, 4),
+            (Some(u64::MAX), 3, 4),
+        ] {
+            assert_eq!(next(voted, term).unwrap(), expected, "{voted:?} {term}");
+        }
+        assert!(next(None, u64::MAX).unwrap_err().to_string().contains("restore a backup"));
+    }
+
+    /// One forged vote of the last term, granted by a build that did not refuse it, left a cluster that nothing could bring back.
+    #[tokio::test]
+    async fn a_directory_whose_vote_is_of_the_last_term_is_recovered_into_the_next_one_of_its_log() {
+        let place = tempfile::tempdir().unwrap();
+        let node =
+            |name: &str| Node { name: name.into(), raft_addr: format!("{name}:1"), grpc_addr: format!("{name}:2") };
+        let cluster = Cluster { id: [1; 16], incarnation: 0, component_hash: [2; 32] };
+        {
+            let directory = DataDir::open(place.path()).unwrap();
+            let mut log = Log::open(&directory, GROUP, Fatal::default()).unwrap();
+            drop(State::open(&directory, GROUP).unwrap());
+            log.save_identity(&Identity { node_id: 1, name: "a".into(), cluster: Some(cluster), boot: 1 }).unwrap();
+            let nodes = BTreeMap::from([(1, node("a")), (2, node("b"))]);
+            let both = Membership::new(vec![[1, 2].into()], nodes).unwrap();
+            let leader_id = CommittedLeaderId { term: 3, node_id: 1 };
+            let entry = Entry { log_id: LogId::new(leader_id, 0), payload: EntryPayload::Membership(both) };
+            log.append([entry], IOFlushed::noop()).await.unwrap();
+            log.save_vote(&Vote::new(u64::MAX, 2)).await.unwrap();
+            let why = crate::node::identity::out_of_terms(&log).await.unwrap().unwrap();
+            assert!(why.contains("lockstep recover"), "{why}");
+            log.close();
+        }
+        let survivor = Survivor::open(place.path()).await.unwrap();
+        assert_eq!(survivor.recover().await.unwrap().incarnation, 1);
+        let directory = DataDir::open(place.path()).unwrap();
+        let mut log = Log::open(&directory, GROUP, Fatal::default()).unwrap();
+        let vote = log.get_log_reader().await.read_vote().await.unwrap();
+        assert_eq!(vote, Some(Vote::new_committed(4, 1)));
+        assert_eq!(log.get_log_state().await.unwrap().last_log_id.unwrap().index, 1);
+    }
 }

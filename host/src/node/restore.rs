@@ -138,7 +138,13 @@ fn check_component(genesis: &Genesis, encoded: &[u8]) -> anyhow::Result<()> {
 /// An empty log that goes on behind the state, in a term of which nobody has heard.
 fn write_log(mut log: Log, identity: &Identity, founded: &backup::Founded) -> anyhow::Result<()> {
     log.save_identity(identity)?;
-    let vote = Vote::new(founded.applied.leader_id.term + 1, identity.node_id);
+    let term = founded
+        .applied
+        .leader_id
+        .term
+        .checked_add(1)
+        .context("the backup's last entry is of the last term there is")?;
+    let vote = Vote::new(term, identity.node_id);
     let written = async {
         log.save_vote(&vote).await?;
         log.purge(founded.applied).await?;

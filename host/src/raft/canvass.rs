@@ -131,15 +131,17 @@ impl Canvass {
         match timeout(self.answer_limit(), client.canvass(peer::CanvassRequest { route })).await {
             Ok(Ok(response)) => {
                 link.heard();
+                links.cluster().processes().answered(id, response.metadata()).ok()?;
                 let response = response.into_inner();
                 Some(Opinion {
                     node: id,
                     vote: wire::decode_vote(response.vote).ok()?,
-                    last: response.last.as_ref().map(wire::decode_log_id),
+                    last: wire::decode_place("last", response.last.as_ref()).ok()?,
                     leaderless: response.leaderless,
                 })
             }
             Ok(Err(status)) => {
+                links.cluster().note(&status);
                 link.broke(&describe(&status));
                 None
             }

@@ -1,4 +1,5 @@
-//! Which cluster this node is in, what it was told of its removal, and the check that stands before every peer message. Never does IO.
+//! Which cluster this node is in, what it was told of its removal and of who else claims its place, and the check that stands before
+//! every peer message. Never does IO: what needs a look at another node is in `processes`.
 //!
 //! - A message from another cluster, another incarnation of it, another group, or meant for another node changes nothing here.
 //! - A node joins one cluster in its life; [`ClusterCell::set`] refuses a second one.
@@ -7,8 +8,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::raft::bounds::INDEX_END;
 use crate::raft::peer::Route;
-use crate::raft::standing;
+use crate::raft::{Process, Processes, standing};
 use crate::types::{Cluster, GROUP, NodeId, hex};
 
 /// Shared by everything that talks to peers; set on bootstrap or join, or from the disk at start.
@@ -20,6 +22,22 @@ struct Inner {
     cluster: watch::Sender<Option<Cluster>>,
     /// The greatest index of a configuration of which a member said that this node is not in it.
     removed_at: watch::Sender<Option<u64>>,
+    /// The latest member of another cluster that took this node for one of its own.
+    claim: watch::Sender<Option<Claim>>,
+    /// Why this node serves nobody although it runs: somebody else has its identity, or its address.
+    dispute: watch::Sender<Option<String>>,
+    processes: Processes,
+}
+
+/// A member of another cluster has sent a message here. It dialled an address that its configuration holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its cluster, in hex.
+    pub cluster: String,
+    /// Which of its members this node is taken for.
+    pub as_node: NodeId,
+    /// Who sent it.
+    pub from: NodeId,
 }
 
 /// Why a peer message was refused.
@@ -85,9 +103,25 @@ impl From<RouteError> for tonic::Status {
 }
 
 impl ClusterCell {
-    /// From the identity on disk.
+    /// From the identity on disk, of a process that nobody tells apart from another one.
     pub fn new(cluster: Option<Cluster>) -> Self {
-        ClusterCell(Arc::new(Inner { cluster: watch::channel(cluster).0, removed_at: watch::channel(None).0 }))
+        ClusterCell::of_process(cluster, Process::default())
+    }
+
+    /// From the identity on disk, of this process.
+    pub fn of_process(cluster: Option<Cluster>, process: Process) -> Self {
+        ClusterCell(Arc::new(Inner {
+            cluster: watch::channel(cluster).0,
+            removed_at: watch::channel(None).0,
+            claim: watch::channel(None).0,
+            dispute: watch::channel(None).0,
+            processes: Processes::new(process),
+        }))
+    }
+
+    /// Which process of each member takes part.
+    pub fn processes(&self) -> &Processes {
+        &self.0.processes
     }
 
     /// The cluster, once in one.
@@ -101,6 +135,8 @@ impl ClusterCell {
         self.0.cluster.send_if_modified(|slot| match slot {
             None => {
                 *slot = Some(cluster.clone());
+                // A node that founded no cluster because it belongs to another one has come home.
+                self.0.dispute.send_replace(None);
                 true
             }
             Some(current) => {
@@ -109,6 +145,27 @@ impl ClusterCell {
             }
         });
         accepted
+    }
+
+    /// Follows the members of other clusters that take this node for one of theirs.
+    pub fn claims(&self) -> watch::Receiver<Option<Claim>> {
+        self.0.claim.subscribe()
+    }
+
+    /// Says why this node serves nobody. The first reason stays.
+    pub fn begin_dispute(&self, why: String) {
+        self.0.dispute.send_if_modified(|slot| {
+            let is_first = slot.is_none();
+            if is_first {
+                *slot = Some(why);
+            }
+            is_first
+        });
+    }
+
+    /// Follows that reason.
+    pub fn disputes(&self) -> watch::Receiver<Option<String>> {
+        self.0.dispute.subscribe()
     }
 
     /// Waits until this node is in a cluster.
@@ -120,6 +177,9 @@ impl ClusterCell {
 
     /// Notes what a member said: this node is not in the committed configuration of entry `index`. `standing` judges it.
     pub fn told_removed(&self, index: u64) {
+        if index >= INDEX_END {
+            return;
+        }
         self.0.removed_at.send_if_modified(|told| {
             let is_news = *told < Some(index);
             if is_news {
@@ -134,6 +194,7 @@ impl ClusterCell {
         if let Some(index) = standing::told(refusal) {
             self.told_removed(index);
         }
+        self.0.processes.note(refusal);
     }
 
     /// Follows what members said.
@@ -150,6 +211,8 @@ impl ClusterCell {
             group: GROUP,
             from,
             to,
+            nonce: self.0.processes.mine().nonce,
+            boot: self.0.processes.mine().boot,
         })
     }
 
@@ -159,12 +222,28 @@ impl ClusterCell {
         {
             let slot = self.0.cluster.borrow();
             let Some(cluster) = slot.as_ref() else {
+                self.claimed(route);
                 return Err(RouteError::InNoCluster { me, theirs: hex(&route.cluster_id) });
             };
-            same_cluster(route, cluster)?;
+            same_cluster(route, cluster).inspect_err(|error| {
+                if matches!(error, RouteError::OtherCluster { .. }) {
+                    self.claimed(route);
+                }
+            })?;
         }
         check_ends(route, me)?;
         Ok(route.from)
+    }
+
+    fn claimed(&self, route: &Route) {
+        let claim = Claim { cluster: hex(&route.cluster_id), as_node: route.to, from: route.from };
+        self.0.claim.send_if_modified(|known| {
+            let is_news = known.as_ref() != Some(&claim);
+            if is_news {
+                *known = Some(claim);
+            }
+            is_news
+        });
     }
 }
 

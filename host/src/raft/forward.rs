@@ -175,6 +175,7 @@ impl Traffic {
             Err(status) => Some(status),
         };
         if let Some(status) = error {
+            self.cluster.note(&status);
             tracing::debug!(%address, error = status.message(), "the stream of forwarded commands to the leader ended");
         }
         self.close();

@@ -150,8 +150,12 @@ impl Inquiry {
         let mut client = self.links.to(id, node, Lane::Control).client().ok()?;
         let asked = client.state_hash(StateHashRequest { route, index: doubt.index, hash: doubt.ours });
         match timeout(ANSWER_TIMEOUT, asked).await {
-            Ok(Ok(answer)) => answer.into_inner().hash,
+            Ok(Ok(answer)) => {
+                self.links.cluster().processes().answered(id, answer.metadata()).ok()?;
+                answer.into_inner().hash
+            }
             Ok(Err(status)) => {
+                self.links.cluster().note(&status);
                 tracing::warn!(peer = %node, error = status.message(), "a voter does not say what state it has");
                 None
             }

@@ -22,7 +22,7 @@ use crate::machine::{Machine, Receiving, SnapshotData, SnapshotError, Transfer};
 use crate::raft::peer::{
     SnapshotHeader, SnapshotRequest, SnapshotResponse as Answer, snapshot_request, snapshot_response,
 };
-use crate::raft::{Raft, wire};
+use crate::raft::{Raft, bounds, wire};
 use crate::types::{NodeId, TypeConfig, Vote};
 
 /// An end of a transfer whose count of steps stands still for so long has stalled: its disk hangs, or its guest does. A dead or
@@ -62,6 +62,8 @@ impl Installer {
             .try_lock_owned()
             .map_err(|_| Status::failed_precondition("this node is installing another snapshot; try again later"))?;
         let (vote, meta) = wire::decode_snapshot_header(header)?;
+        wire::check_snapshot(from, &vote, &meta)?;
+        bounds::check_vote_of_peer(raft, &vote)?;
         if let Some(newer) = newer_vote(raft, &vote) {
             return Ok(Begun::Outdated(newer));
         }

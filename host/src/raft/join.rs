@@ -114,7 +114,7 @@ pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyRespo
     loop {
         let attempt = async {
             let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
-            Ok(link::client(channel).identify(IdentifyRequest {}).await?.into_inner())
+            Ok(link::client(channel).identify(IdentifyRequest::default()).await?.into_inner())
         };
         let answer: Result<IdentifyResponse, Status> = match tokio::time::timeout(IDENTIFY_TIMEOUT, attempt).await {
             Ok(answer) => answer,
@@ -183,6 +183,7 @@ impl Joins {
             source_hash: component.map(|id| id.source_hash.to_vec().into()).unwrap_or_default(),
             leads: false,
             build: self.host.build().unwrap_or_default(),
+            nonce: self.cluster.processes().mine().nonce,
         }
     }
 

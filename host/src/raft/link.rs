@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::raft::peer::peer_client::PeerClient;
-use crate::raft::{ClusterCell, RaftCell};
+use crate::raft::{ClusterCell, Raft, RaftCell};
 use crate::types::{Node, NodeId};
 
 /// Largest message between peers, both ways. One log entry must fit: the proposer packs at most 1 MiB into one, or a single command
@@ -97,6 +97,11 @@ impl Links {
     /// The cluster that messages on these links name.
     pub fn cluster(&self) -> &ClusterCell {
         &self.0.cluster
+    }
+
+    /// The instance that these links serve, while it runs.
+    pub fn raft(&self) -> Option<Arc<Raft>> {
+        self.0.raft.get()
     }
 
     /// The link to a peer. `node` serves while the membership does not know it.
@@ -195,11 +200,16 @@ impl Link {
     }
 
     fn address_in_membership(&self) -> Option<String> {
-        let metrics = self.raft.get()?.metrics();
-        // Cloned at once: holding the borrow would stop the core.
-        let membership = metrics.borrow_watched().membership_config.clone();
-        membership.get_node(&self.target).map(|node| node.raft_addr.clone())
+        recorded_address(&*self.raft.get()?, self.target)
     }
+}
+
+/// Where the membership says that a node is.
+pub fn recorded_address(raft: &Raft, node: NodeId) -> Option<String> {
+    let metrics = raft.metrics();
+    // Cloned at once: holding the borrow would stop the core.
+    let membership = metrics.borrow_watched().membership_config.clone();
+    membership.get_node(&node).map(|node| node.raft_addr.clone())
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, RaftMetrics};
 
 use crate::codec::Genesis;
-use crate::raft::join::{self, Host};
+use crate::raft::join::{self, Host, JoinError};
 use crate::raft::link::Links;
 use crate::raft::peer::IdentifyResponse;
-use crate::raft::{Me, Raft, RaftCell, Timeouts, wire};
+use crate::raft::{Me, Process, Raft, RaftCell, Timeouts, wire};
 use crate::types::{LogId, Membership, Node, NodeId, TypeConfig, hex};
 
 mod announce;
@@ -123,6 +123,11 @@ impl Members {
         Ok(Configuration { index: configuration_index(&metrics), servers })
     }
 
+    /// How many second processes of a member's identity were noticed.
+    pub fn copies_refused(&self) -> u64 {
+        self.0.links.cluster().processes().refused()
+    }
+
     /// Adds the node at `raft_addr`, which must call itself `name`, as a voter, or makes a learner one. Returns the index of the
     /// configuration once it is applied here. `previous_index` 0: no precondition.
     pub async fn add_voter(&self, name: &str, raft_addr: &str, previous_index: u64) -> Result<u64, MembershipError> {
@@ -191,6 +196,7 @@ impl Members {
         let found = join::identify(address, JOINER_PATIENCE).await?;
         let change = self.begin(previous).await?;
         let node = check_joiner(name, address, &found, change.membership())?;
+        self.check_process(address, &found, change.membership()).await?;
         self.let_in(address, &found, &node).await?;
         let id = found.node_id;
         let known = change.membership().get_node(&id).cloned();
@@ -214,6 +220,23 @@ impl Members {
         let index = change.set_voter(id, true, true).await?;
         tracing::info!(%node, index, "added a voter");
         Ok(index)
+    }
+
+    /// A known member that answers at another address has moved there, or was copied.
+    async fn check_process(
+        &self,
+        address: &str,
+        found: &IdentifyResponse,
+        membership: &Membership,
+    ) -> Result<(), MembershipError> {
+        if membership.get_node(&found.node_id).is_none() {
+            return Ok(());
+        }
+        let process = Process { boot: found.boot, nonce: found.nonce };
+        let admitted = self.0.links.cluster().processes().admit_elsewhere(found.node_id, process).await;
+        let refused =
+            |status: tonic::Status| JoinError::Refused { address: address.into(), reason: status.message().into() };
+        Ok(admitted.map_err(refused)?)
     }
 
     /// Makes the joiner a node of this cluster, if it is not one already.

@@ -7,12 +7,14 @@
 //! Commands: `proposer` makes those of the leader into entries (`packing` says which go together), `forward` takes the others' to it
 //! (`forwarded` is its far side); `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams
 //! with openraft.
-//! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft; a snapshot goes through `install`. Operators:
+//! In: `service` → `gate` (`cluster`: is this for me, from my cluster?) → `wire` → openraft; a snapshot goes through `install`. Operators:
 //! `membership`, which asks strangers in through `join`. Who was removed learns it in `standing`. A leader that died: `presence` (who
 //! streams to us), `probe` (is its process gone), `canvass` (do the others find so, and who takes over).
+//! `processes` knows which process of each node takes part, and refuses a second one; `bounds` says how far ahead a peer's numbers may be.
 //! Beside these: `builds` compares how members run guests, `timeouts` makes openraft's configuration, `retention` says when a snapshot is made and how much log stays behind it,
 //! `planted` is a fault that a test plants.
 
+pub mod bounds;
 pub mod builds;
 pub mod canvass;
 pub mod clock;
@@ -20,6 +22,7 @@ pub mod cluster;
 pub mod core;
 pub mod forward;
 pub mod forwarded;
+mod gate;
 pub mod inquiry;
 pub mod install;
 pub mod join;
@@ -30,7 +33,8 @@ pub mod network;
 pub mod packing;
 mod planted;
 pub mod presence;
-mod probe;
+pub mod probe;
+pub mod processes;
 pub mod proposer;
 pub mod read;
 pub mod retention;
@@ -51,7 +55,7 @@ use crate::types::{Node, NodeId, TypeConfig};
 pub use self::core::RaftCore;
 pub use canvass::Canvass;
 pub use clock::Clock;
-pub use cluster::ClusterCell;
+pub use cluster::{Claim, ClusterCell};
 pub use forward::Forward;
 pub use forwarded::Forwarded;
 pub use inquiry::Inquiry;
@@ -59,6 +63,7 @@ pub use leader::{LeaderView, LeaderWatch};
 pub use membership::{Configuration, Members, MembershipError, Server};
 pub use network::NetworkFactory;
 pub use presence::Presence;
+pub use processes::{Process, Processes};
 pub use proposer::{Propose, Proposer};
 pub use read::{ReadError, ReadIndex};
 pub use retention::Retention;

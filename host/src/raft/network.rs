@@ -21,6 +21,7 @@ use openraft::raft::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 use crate::machine::{Sending, SnapshotData, Snapshots, Transfer};
@@ -28,7 +29,7 @@ use crate::raft::install::{self, OtherEnd, STALLED_AFTER};
 use crate::raft::link::{Lane, Link, Links};
 use crate::raft::peer::peer_client::PeerClient;
 use crate::raft::stream::{Answers, Broken, Outstanding};
-use crate::raft::{Timeouts, peer, wire};
+use crate::raft::{Timeouts, bounds, peer, wire};
 use crate::types::{Node, NodeId, TypeConfig, Vote};
 
 type CallError = RPCError<TypeConfig>;
@@ -125,6 +126,7 @@ impl Peer {
         match tokio::time::timeout(limit, call(client)).await {
             Ok(Ok(response)) => {
                 link.heard();
+                self.check_process(response.metadata()).map_err(|status| broken(&link, &status))?;
                 Ok(response.into_inner())
             }
             Ok(Err(status)) => {
@@ -135,6 +137,19 @@ impl Peer {
                 link.timed_out();
                 Err(self.timeout(action, limit))
             }
+        }
+    }
+
+    /// What a copy of the peer answers does not count.
+    fn check_process(&self, headers: &MetadataMap) -> Result<(), tonic::Status> {
+        self.factory.links.cluster().processes().answered(self.target, headers)
+    }
+
+    /// A vote in an answer is saved here when it is greater.
+    fn check_vote(&self, vote: &Vote) -> Result<(), CallError> {
+        match self.factory.links.raft() {
+            Some(raft) => bounds::check_vote_of_peer(&raft, vote).map_err(unreachable),
+            None => Ok(()),
         }
     }
 
@@ -158,7 +173,10 @@ impl Peer {
         let outstanding = Outstanding::new();
         let requests = outstanding.requests(input, self.route()?, self.factory.boot);
         let responses = match tokio::time::timeout(progress_timeout, client.append(requests)).await {
-            Ok(Ok(response)) => response.into_inner(),
+            Ok(Ok(response)) => match self.check_process(response.metadata()) {
+                Ok(()) => response.into_inner(),
+                Err(status) => return Err(self.append_broke(&link, Broken::Status(status))),
+            },
             Ok(Err(status)) => return Err(self.append_broke(&link, Broken::Status(status))),
             Err(_) => return Err(self.append_broke(&link, Broken::Silent)),
         };
@@ -169,7 +187,10 @@ impl Peer {
     fn append_broke(&self, link: &Link, cause: Broken) -> CallError {
         *self.failed_at.lock() = Some(tokio::time::Instant::now());
         match cause {
-            Broken::Status(status) => broken(link, &status),
+            Broken::Status(status) => {
+                self.factory.links.cluster().note(&status);
+                broken(link, &status)
+            }
             Broken::Silent => {
                 link.close();
                 self.timeout(RPCTypes::AppendEntries, self.factory.timeouts.append_progress())
@@ -243,7 +264,15 @@ impl NetAppend<TypeConfig> for Peer {
         let message = wire::encode_append(self.route()?, &request);
         let call = |mut client: PeerClient<Channel>| async move { client.heartbeat(message).await };
         let response = self.call(RPCTypes::AppendEntries, option.hard_ttl(), call).await?;
-        wire::decode_heartbeat_response(response).map_err(unreachable)
+        let response = wire::decode_heartbeat_response(response).map_err(unreachable)?;
+        match &response {
+            AppendEntriesResponse::HigherVote(vote) => self.check_vote(vote)?,
+            AppendEntriesResponse::PartialSuccess(flushed) => {
+                wire::check_flushed(*flushed, request.prev_log_id).map_err(unreachable)?;
+            }
+            AppendEntriesResponse::Success | AppendEntriesResponse::Conflict => {}
+        }
+        Ok(response)
     }
 }
 
@@ -256,7 +285,9 @@ impl NetVote<TypeConfig> for Peer {
         let message = wire::encode_vote_request(self.route()?, &request);
         let call = |mut client: PeerClient<Channel>| async move { client.vote(message).await };
         let response = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
-        wire::decode_vote_response(response).map_err(unreachable)
+        let response = wire::decode_vote_response(response).map_err(unreachable)?;
+        self.check_vote(&response.vote)?;
+        Ok(response)
     }
 
     async fn pre_vote(
@@ -267,7 +298,9 @@ impl NetVote<TypeConfig> for Peer {
         let message = wire::encode_vote_request(self.route()?, &request);
         let call = |mut client: PeerClient<Channel>| async move { client.pre_vote(message).await };
         let response = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
-        wire::decode_vote_response(response).map_err(unreachable)
+        let response = wire::decode_vote_response(response).map_err(unreachable)?;
+        self.check_vote(&response.vote)?;
+        Ok(response)
     }
 }
 
@@ -303,7 +336,7 @@ impl NetSnapshot<TypeConfig> for Peer {
         // Listed until the receiver has installed it, though the last frame has gone long before.
         let transfer = sending.transfer.clone();
         let answer = tokio::select! {
-            answer = send_snapshot(client, snapshot_parts(header, sending, broke), &transfer) => answer,
+            answer = self.send_snapshot(client, snapshot_parts(header, sending, broke), &transfer) => answer,
             closed = cancel => return Err(closed.into()),
         };
         // The receiver sees only a stream that ends too soon; the reason is on this side.
@@ -312,10 +345,14 @@ impl NetSnapshot<TypeConfig> for Peer {
             return Err(unreachable(format!("cannot read the snapshot to send: {reason}")).into());
         }
         match answer {
-            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            Ok(vote) => {
+                self.check_vote(&vote)?;
+                Ok(SnapshotResponse::new(vote))
+            }
             // Whatever went wrong, a transfer is worth a pause, and then begins anew.
             Err(status) => {
                 link.close();
+                self.factory.links.cluster().note(&status);
                 tracing::warn!(peer = %self.node, error = status.message(), "a snapshot was not installed; it is tried again");
                 if status.code() == tonic::Code::DataLoss {
                     self.factory.snapshots.distrust_guest(status.message());
@@ -326,28 +363,33 @@ impl NetSnapshot<TypeConfig> for Peer {
     }
 }
 
-/// Sends the parts and follows the receiver until its vote, for as long as its steps grow.
-async fn send_snapshot(
-    mut client: PeerClient<Channel>,
-    parts: impl Stream<Item = peer::SnapshotRequest> + Send + 'static,
-    transfer: &Transfer,
-) -> Result<Vote, tonic::Status> {
-    use peer::snapshot_response::Part;
-    let mut receiver = OtherEnd::new();
-    let stalled =
-        |_| tonic::Status::deadline_exceeded(format!("the receiver of the snapshot did nothing for {STALLED_AFTER:?}"));
-    let answers = timeout_at(receiver.stalled_at(), client.snapshot(parts)).await.map_err(stalled)??;
-    let mut answers = answers.into_inner();
-    loop {
-        let answer = timeout_at(receiver.stalled_at(), answers.message()).await.map_err(stalled)??;
-        match answer.map(|answer| answer.part) {
-            Some(Some(Part::Steps(steps))) => {
-                receiver.told(steps);
-                transfer.heard(steps);
+impl Peer {
+    /// Sends the parts and follows the receiver until its vote, for as long as its steps grow.
+    async fn send_snapshot(
+        &self,
+        mut client: PeerClient<Channel>,
+        parts: impl Stream<Item = peer::SnapshotRequest> + Send + 'static,
+        transfer: &Transfer,
+    ) -> Result<Vote, tonic::Status> {
+        use peer::snapshot_response::Part;
+        let mut receiver = OtherEnd::new();
+        let stalled = |_| {
+            tonic::Status::deadline_exceeded(format!("the receiver of the snapshot did nothing for {STALLED_AFTER:?}"))
+        };
+        let answers = timeout_at(receiver.stalled_at(), client.snapshot(parts)).await.map_err(stalled)??;
+        self.check_process(answers.metadata())?;
+        let mut answers = answers.into_inner();
+        loop {
+            let answer = timeout_at(receiver.stalled_at(), answers.message()).await.map_err(stalled)??;
+            match answer.map(|answer| answer.part) {
+                Some(Some(Part::Steps(steps))) => {
+                    receiver.told(steps);
+                    transfer.heard(steps);
+                }
+                Some(Some(Part::Vote(vote))) => return Ok(wire::decode_vote(Some(vote))?),
+                Some(None) => return Err(tonic::Status::invalid_argument("an answer to a snapshot without a part")),
+                None => return Err(tonic::Status::unavailable("the receiver ended the transfer without an answer")),
             }
-            Some(Some(Part::Vote(vote))) => return Ok(wire::decode_vote(Some(vote))?),
-            Some(None) => return Err(tonic::Status::invalid_argument("an answer to a snapshot without a part")),
-            None => return Err(tonic::Status::unavailable("the receiver ended the transfer without an answer")),
         }
     }
 }

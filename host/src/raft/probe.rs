@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::faults;
 use crate::raft::link;
-use crate::raft::peer::{IdentifyRequest, IdentifyResponse};
+use crate::raft::peer::{Copy, IdentifyRequest, IdentifyResponse};
 use crate::types::NodeId;
 
 /// What a probe found.
@@ -33,16 +33,38 @@ pub struct Suspect {
     pub boot: Option<u64>,
 }
 
+/// Who is at an address.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Every address refuses.
+    Nobody,
+    /// This node.
+    Somebody(Box<IdentifyResponse>),
+    /// Neither is certain.
+    Unclear,
+}
+
 /// Asks at `address` within `limit`.
 pub async fn probe(address: &str, suspect: Suspect, limit: Duration) -> Found {
+    match who(address, None, limit).await {
+        Answer::Nobody => Found::Gone,
+        Answer::Somebody(answer) => judge(suspect, &answer),
+        Answer::Unclear => Found::Unclear,
+    }
+}
+
+/// Asks who is at `address` within `limit`, and tells of a copy if there is news.
+pub async fn who(address: &str, copy: Option<Copy>, limit: Duration) -> Answer {
     let asked = async {
         match listeners(address).await {
-            Listeners::None => Found::Gone,
-            Listeners::Some => identity(address).await.map_or(Found::Unclear, |answer| judge(suspect, &answer)),
-            Listeners::Unclear => Found::Unclear,
+            Listeners::None => Answer::Nobody,
+            Listeners::Some => {
+                identity(address, copy).await.map_or(Answer::Unclear, |answer| Answer::Somebody(Box::new(answer)))
+            }
+            Listeners::Unclear => Answer::Unclear,
         }
     };
-    timeout(limit, asked).await.unwrap_or(Found::Unclear)
+    timeout(limit, asked).await.unwrap_or(Answer::Unclear)
 }
 
 /// Whether nothing listens at `address`. False when that is not certain within `limit`.
@@ -76,9 +98,9 @@ async fn listeners(address: &str) -> Listeners {
     }
 }
 
-async fn identity(address: &str) -> Option<IdentifyResponse> {
+async fn identity(address: &str, copy: Option<Copy>) -> Option<IdentifyResponse> {
     let channel = link::endpoint(address).ok()?.connect().await.ok()?;
-    Some(link::client(channel).identify(IdentifyRequest {}).await.ok()?.into_inner())
+    Some(link::client(channel).identify(IdentifyRequest { copy }).await.ok()?.into_inner())
 }
 
 /// A process that leads is there: if it is a later one, it was elected anew and we have yet to hear. One that does not lead and is not

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
-use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -18,8 +17,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::faults;
-use crate::logs::Sparse;
 use crate::machine::Machine;
+use crate::raft::gate::Gate;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
@@ -29,7 +28,7 @@ use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
 use crate::raft::presence::{self, Presence};
-use crate::raft::{Canvass, ClusterCell, Me, Raft, RaftCell, peer, planted, standing, wire};
+use crate::raft::{Canvass, ClusterCell, Me, Process, Raft, RaftCell, peer, planted, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.
@@ -156,49 +155,6 @@ impl PeerService {
     }
 }
 
-/// What stands before everything.
-#[derive(Clone)]
-struct Gate {
-    me: NodeId,
-    cluster: ClusterCell,
-    raft: RaftCell,
-    refuses_entries: Refuses,
-    /// Lines about refused messages.
-    refusals: Arc<Sparse>,
-}
-
-impl Gate {
-    /// Commands would fill the rest of a disk that is full; what holds the cluster together (votes, blank and membership entries)
-    /// goes on. The leader tries again, as with a node that does not answer.
-    fn check_room(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
-        let bytes = |entry: &crate::types::Entry| match &entry.payload {
-            EntryPayload::Normal(data) => data.0.len() as u64,
-            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-        };
-        let commands: u64 = request.entries.iter().map(bytes).sum();
-        match (commands > 0).then(|| (self.refuses_entries)(commands)).flatten() {
-            None => Ok(()),
-            Some(why) => Err(Status::resource_exhausted(why)),
-        }
-    }
-
-    fn check(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
-        self.cluster.check(route, self.me).map_err(|error| {
-            if let Some(left_out) = self.refusals.due() {
-                tracing::warn!(%error, left_out, "refused a peer message");
-            }
-            error.into()
-        })
-    }
-
-    fn raft(&self, route: Option<&peer::Route>) -> Result<(NodeId, Arc<Raft>), Status> {
-        let from = self.check(route)?;
-        let raft = self.raft.get();
-        let raft = raft.ok_or_else(|| Status::failed_precondition("this node runs no Raft instance at the moment"))?;
-        Ok((from, raft))
-    }
-}
-
 /// A removed voter that does not know it goes on standing for election. It cannot win (the entry that removed it is committed and it
 /// does not have it), and is told instead of being answered. One whose log reaches further may be back in: openraft answers it.
 fn refuse_removed(raft: &Raft, from: NodeId, request: &peer::VoteRequest) -> Result<(), Status> {
@@ -228,49 +184,51 @@ impl Peer for PeerService {
             self.gate.raft.get().filter(|_| self.gate.cluster.get().is_some()).ok_or_else(|| {
                 Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance")
             })?;
-        let (requests, refusal) = accepted(request.into_inner(), self.gate.clone(), self.canvass.presence().clone());
+        let (requests, refusal) =
+            accepted(request.into_inner(), self.gate.clone(), raft.clone(), self.canvass.presence().clone());
         if faults::is_set("peer-skip-append") {
-            return Ok(Response::new(Box::pin(planted::answers(requests).map(Ok))));
+            return Ok(self.gate.answer(Box::pin(planted::answers(requests).map(Ok))));
         }
         let answers = raft
             .stream_append(requests)
             .map(|answer| answer.map(|answer| wire::encode_stream_result(&answer)).map_err(stopped));
         // What was accepted is answered first, then comes what ended the stream.
         let last = stream::once(async move { refusal.lock().take() }).filter_map(|refusal| async { refusal.map(Err) });
-        Ok(Response::new(Box::pin(answers.chain(last))))
+        Ok(self.gate.answer(Box::pin(answers.chain(last))))
     }
 
     async fn heartbeat(&self, request: Request<peer::AppendRequest>) -> Result<Response<peer::AppendResponse>, Status> {
         let request = request.into_inner();
-        let (from, raft) = self.gate.raft(request.route.as_ref())?;
+        let (from, raft) = self.gate.raft(request.route.as_ref()).await?;
         if !request.entries.is_empty() {
             return Err(Status::invalid_argument("a heartbeat carries no entries"));
         }
-        let request = wire::decode_append(request)?;
-        wire::check_append(from, &request)?;
+        let request = self.gate.read(wire::decode_append(request))?;
+        self.gate.read(wire::check_append(from, &request))?;
+        self.gate.check_vote(&raft, from, &request.vote)?;
         let prev = request.prev_log_id;
         let response = raft.append_entries(request).await.map_err(stopped)?;
-        Ok(Response::new(wire::encode_heartbeat_response(response, prev)))
+        Ok(self.gate.answer(wire::encode_heartbeat_response(response, prev)))
     }
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
-        let (from, raft) = self.gate.raft(request.route.as_ref())?;
+        let (from, raft) = self.gate.candidate(request.route.as_ref()).await?;
         refuse_removed(&raft, from, &request)?;
-        let request = wire::decode_vote_request(request)?;
-        wire::check_vote(from, &request.vote)?;
+        let request = self.gate.read(wire::decode_vote_request(request))?;
+        self.gate.check_vote(&raft, from, &request.vote)?;
         let response = raft.vote(request).await.map_err(stopped)?;
-        Ok(Response::new(wire::encode_vote_response(&response)))
+        Ok(self.gate.answer(wire::encode_vote_response(&response)))
     }
 
     async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
-        let (from, raft) = self.gate.raft(request.route.as_ref())?;
+        let (from, raft) = self.gate.raft(request.route.as_ref()).await?;
         refuse_removed(&raft, from, &request)?;
-        let request = wire::decode_vote_request(request)?;
-        wire::check_vote(from, &request.vote)?;
+        let request = self.gate.read(wire::decode_vote_request(request))?;
+        self.gate.check_vote(&raft, from, &request.vote)?;
         let response = raft.pre_vote(request).await.map_err(stopped)?;
-        Ok(Response::new(wire::encode_vote_response(&response)))
+        Ok(self.gate.answer(wire::encode_vote_response(&response)))
     }
 
     async fn transfer_leader(
@@ -278,15 +236,17 @@ impl Peer for PeerService {
         request: Request<peer::TransferLeaderRequest>,
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
-        let (_, raft) = self.gate.raft(request.route.as_ref())?;
+        let (from, raft) = self.gate.raft(request.route.as_ref()).await?;
         faults::io("peer-transfer-refused")?;
-        let response = raft.handle_transfer_leader(wire::decode_transfer(request)?).await.map_err(stopped)?;
-        Ok(Response::new(wire::encode_transfer_response(&response)))
+        let request = self.gate.read(wire::decode_transfer(request))?;
+        self.gate.check_vote(&raft, from, request.from_leader())?;
+        let response = raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        Ok(self.gate.answer(wire::encode_transfer_response(&response)))
     }
 
     async fn canvass(&self, request: Request<peer::CanvassRequest>) -> Result<Response<peer::CanvassResponse>, Status> {
-        let (_, raft) = self.gate.raft(request.get_ref().route.as_ref())?;
-        Ok(Response::new(self.canvass.answer(&raft).await))
+        let (_, raft) = self.gate.raft(request.get_ref().route.as_ref()).await?;
+        Ok(self.gate.answer(self.canvass.answer(&raft).await))
     }
 
     type SnapshotStream = Answers<peer::SnapshotResponse>;
@@ -300,8 +260,8 @@ impl Peer for PeerService {
         let Some(Part::Header(header)) = first else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
-        let (from, raft) = self.gate.raft(header.route.as_ref())?;
-        Ok(Response::new(self.snapshots.install(raft, from, header, frames.boxed())))
+        let (from, raft) = self.gate.raft(header.route.as_ref()).await?;
+        Ok(self.gate.answer(self.snapshots.install(raft, from, header, frames.boxed())))
     }
 
     type ForwardStream = Answers<peer::ForwardResponse>;
@@ -319,26 +279,29 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexResponse>, Status> {
-        let from = self.gate.check(request.get_ref().route.as_ref())?;
+        let from = self.gate.check(request.get_ref().route.as_ref()).await?;
         let index = self.leader.read_index(from).await?;
-        Ok(Response::new(peer::ReadIndexResponse { index }))
+        Ok(self.gate.answer(peer::ReadIndexResponse { index }))
     }
 
     async fn pass_time(
         &self,
         request: Request<peer::PassTimeRequest>,
     ) -> Result<Response<peer::PassTimeResponse>, Status> {
-        let from = self.gate.check(request.get_ref().route.as_ref())?;
+        let from = self.gate.check(request.get_ref().route.as_ref()).await?;
         let index = self.leader.pass_time(from, request.get_ref().until_ms).await?;
-        Ok(Response::new(peer::PassTimeResponse { index }))
+        Ok(self.gate.answer(peer::PassTimeResponse { index }))
     }
 
     async fn identify(
         &self,
-        _request: Request<peer::IdentifyRequest>,
+        request: Request<peer::IdentifyRequest>,
     ) -> Result<Response<peer::IdentifyResponse>, Status> {
+        if let Some(copy) = &request.get_ref().copy {
+            self.gate.cluster.processes().news(self.gate.me, copy);
+        }
         let leads = self.gate.raft.get().is_some_and(|raft| raft.is_leader());
-        Ok(Response::new(peer::IdentifyResponse { leads, ..self.joins.identify() }))
+        Ok(self.gate.answer(peer::IdentifyResponse { leads, ..self.joins.identify() }))
     }
 
     async fn join(&self, request: Request<peer::JoinRequest>) -> Result<Response<peer::JoinResponse>, Status> {
@@ -352,7 +315,7 @@ impl Peer for PeerService {
         request: Request<peer::FetchComponentRequest>,
     ) -> Result<Response<Self::FetchComponentStream>, Status> {
         let request = request.into_inner();
-        self.gate.check(request.route.as_ref())?;
+        self.gate.check(request.route.as_ref()).await?;
         Ok(Response::new(self.joins.ship(request).await?))
     }
 
@@ -360,8 +323,8 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::StandingRequest>,
     ) -> Result<Response<peer::StandingResponse>, Status> {
-        let (from, raft) = self.gate.raft(request.get_ref().route.as_ref())?;
-        Ok(Response::new(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
+        let (from, raft) = self.gate.raft(request.get_ref().route.as_ref()).await?;
+        Ok(self.gate.answer(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
     }
 
     async fn state_hash(
@@ -369,9 +332,9 @@ impl Peer for PeerService {
         request: Request<peer::StateHashRequest>,
     ) -> Result<Response<peer::StateHashResponse>, Status> {
         let request = request.into_inner();
-        self.gate.check(request.route.as_ref())?;
+        self.gate.check(request.route.as_ref()).await?;
         self.states.compare_hash(request.index, request.hash);
-        Ok(Response::new(peer::StateHashResponse { hash: self.states.hash_at(request.index) }))
+        Ok(self.gate.answer(peer::StateHashResponse { hash: self.states.hash_at(request.index) }))
     }
 
     async fn set_addresses(
@@ -379,10 +342,13 @@ impl Peer for PeerService {
         request: Request<peer::SetAddressesRequest>,
     ) -> Result<Response<peer::SetAddressesResponse>, Status> {
         let request = request.into_inner();
-        let from = self.gate.check(request.route.as_ref())?;
+        let from = self.gate.check(request.route.as_ref()).await?;
         let node = request.node.ok_or_else(|| Status::invalid_argument("the message has no node"))?;
+        let process = request.route.as_ref().map(Process::of).unwrap_or_default();
+        // What is recorded here is where everybody finds the node from now on.
+        self.gate.cluster.processes().admit_elsewhere(from, process).await?;
         match self.members.set_addresses(from, wire::decode_node(node)).await {
-            Ok(_) => Ok(Response::new(peer::SetAddressesResponse {})),
+            Ok(_) => Ok(self.gate.answer(peer::SetAddressesResponse {})),
             Err(error) => Err(Status::failed_precondition(error.to_string())),
         }
     }
@@ -395,7 +361,7 @@ async fn forwarded(
     handler: Arc<dyn ForwardHandler>,
 ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
     let first = match requests.message().await {
-        Ok(Some(first)) => gate.check(first.route.as_ref()).map(|from| (from, first)),
+        Ok(Some(first)) => gate.check(first.route.as_ref()).await.map(|from| (from, first)),
         Ok(None) => return stream::empty().boxed(),
         Err(status) => Err(status),
     };
@@ -405,7 +371,7 @@ async fn forwarded(
     };
     let rest = requests.map(move |request| {
         let request = request?;
-        match gate.check(request.route.as_ref())? {
+        match gate.check_again(request.route.as_ref())? {
             sender if sender == from => Ok(request),
             _ => Err(Status::failed_precondition("one stream, one sender")),
         }
@@ -420,10 +386,11 @@ type Refusal = Arc<Mutex<Option<Status>>>;
 fn accepted(
     requests: Streaming<peer::AppendRequest>,
     gate: Gate,
+    raft: Arc<Raft>,
     presence: Presence,
 ) -> (impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static, Refusal) {
     let refusal = Refusal::default();
-    let begun = Accepted { requests, gate, presence, open: None, refusal: refusal.clone() };
+    let begun = Accepted { requests, gate, raft, presence, open: None, refusal: refusal.clone() };
     let accepted = stream::unfold(begun, |mut accepted| async move {
         match accepted.next().await {
             Ok(request) => request.map(|request| (request, accepted)),
@@ -440,6 +407,7 @@ fn accepted(
 struct Accepted {
     requests: Streaming<peer::AppendRequest>,
     gate: Gate,
+    raft: Arc<Raft>,
     presence: Presence,
     open: Option<presence::Stream>,
     refusal: Refusal,
@@ -449,12 +417,13 @@ impl Accepted {
     async fn next(&mut self) -> Result<Option<AppendEntriesRequest<TypeConfig>>, Status> {
         let Some(message) = self.requests.message().await? else { return Ok(None) };
         faults::io("peer-append-refused")?;
-        let from = self.gate.check(message.route.as_ref())?;
+        let from = self.gate.check(message.route.as_ref()).await?;
         if self.open.is_none() {
             self.open = Some(self.presence.opened(from, message.boot));
         }
-        let request = wire::decode_append(message)?;
-        wire::check_append(from, &request)?;
+        let request = self.gate.read(wire::decode_append(message))?;
+        self.gate.read(wire::check_append(from, &request))?;
+        self.gate.check_vote(&self.raft, from, &request.vote)?;
         self.gate.check_room(&request)?;
         Ok(Some(request))
     }

@@ -115,11 +115,15 @@ struct TestNode {
 
 impl TestNode {
     async fn start(id: NodeId, cluster: Option<Cluster>, host: TestHost) -> TestNode {
+        TestNode::start_cell(id, ClusterCell::new(cluster), host).await
+    }
+
+    async fn start_cell(id: NodeId, cluster: ClusterCell, host: TestHost) -> TestNode {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let node = Node { name: format!("node{id}"), raft_addr: address.clone(), grpc_addr: String::new() };
         let me = Me { node_id: id, node };
-        let (cluster, raft) = (ClusterCell::new(cluster), RaftCell::default());
+        let raft = RaftCell::default();
         let (host, reached) = (Shared(Arc::new(host)), Reached::default());
         let links = Links::new(id, cluster.clone(), raft.clone(), Duration::from_secs(1));
         let canvass = Canvass::new(raft.clone(), links.clone(), Presence::default(), Timeouts::default());
@@ -328,4 +332,96 @@ async fn an_address_where_nobody_listens_is_named() {
     drop(listener);
     let error = join::identify(&address, Duration::ZERO).await.unwrap_err().to_string();
     assert!(error.contains(&address), "{error}");
+}
+
+/// As [`Shared`] says it.
+const BOOT: u64 = 4;
+
+fn process(boot: u64, nonce: u64) -> Process {
+    Process { boot, nonce }
+}
+
+/// A member that finds node 2 at the peer port of a real process of it.
+async fn member_and(there: Process) -> (TestNode, crate::raft::Processes) {
+    let node = TestNode::start_cell(2, ClusterCell::of_process(Some(cluster(1)), there), TestHost::default()).await;
+    let member = crate::raft::Processes::new(process(1, 1000));
+    let address = node.address.clone();
+    member.set_addresses(Box::new(move |_| Some(address.clone())));
+    (node, member)
+}
+
+#[tokio::test]
+async fn a_later_start_is_refused_while_the_one_before_answers() {
+    let (node, member) = member_and(process(BOOT, 40)).await;
+    member.admit_elsewhere(2, process(BOOT, 40)).await.unwrap();
+    let status = member.admit(2, process(BOOT + 2, 60)).await.unwrap_err();
+    assert!(status.message().contains("takes part as process 0000000000000028 of start 4"), "{}", status.message());
+    assert_eq!(member.admit_now(2, process(BOOT + 2, 60)).unwrap_err().code(), Code::FailedPrecondition);
+    member.admit_now(2, process(BOOT, 40)).unwrap();
+    assert_eq!(member.refused(), 1);
+    drop(node);
+}
+
+#[tokio::test]
+async fn a_later_start_that_answers_at_the_address_is_admitted_at_once() {
+    let (_node, member) = member_and(process(BOOT, 40)).await;
+    member.admit_elsewhere(2, process(BOOT - 1, 30)).await.unwrap_err();
+    let (_node, member) = member_and(process(BOOT, 40)).await;
+    member
+        .answered(2, &{
+            let mut headers = tonic::metadata::MetadataMap::new();
+            crate::raft::Processes::new(process(BOOT - 1, 30)).sign(&mut headers);
+            headers
+        })
+        .unwrap();
+    member.admit(2, process(BOOT, 40)).await.unwrap();
+    assert_eq!(member.refused(), 0);
+}
+
+/// A copy speaks before its original does, to a member that has just started.
+#[tokio::test]
+async fn who_speaks_first_from_elsewhere_yields_to_who_answers_at_the_address() {
+    let (_node, member) = member_and(process(BOOT, 40)).await;
+    member.admit(2, process(BOOT, 41)).await.unwrap();
+    while member.refused() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(member.admit(2, process(BOOT, 41)).await.is_err());
+    member.admit(2, process(BOOT, 40)).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_votes_for_a_process_whose_place_was_not_looked_at() {
+    let (_node, member) = member_and(process(BOOT, 40)).await;
+    member.admit(2, process(BOOT, 41)).await.unwrap();
+    assert!(member.admit_to_vote(2, process(BOOT, 41)).await.is_err());
+    member.admit_to_vote(2, process(BOOT, 40)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_of_a_copy_gets_no_further_than_the_gate() {
+    let me = ClusterCell::of_process(Some(cluster(1)), process(1, 1000));
+    let node = TestNode::start_cell(2, me, TestHost::default()).await;
+    let sender = |boot, nonce| ClusterCell::of_process(Some(cluster(1)), process(boot, nonce));
+    let mut client = node.client().await;
+    for (cell, reaches) in [(sender(3, 30), 1), (sender(3, 31), 1), (sender(2, 20), 1), (sender(4, 40), 2)] {
+        let request = peer::ReadIndexRequest { route: cell.route(5, 2) };
+        let answer = client.read_index(request).await;
+        assert_eq!(node.reached.count(), reaches);
+        if let Err(status) = answer {
+            cell.note(&status);
+            assert!(cell.processes().original().borrow().is_some(), "{status:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_says_which_process_gives_it_and_news_arrive() {
+    let (node, member) = member_and(process(BOOT, 40)).await;
+    let answer = node.client().await.identify(peer::IdentifyRequest::default()).await.unwrap();
+    assert_eq!(answer.get_ref().nonce, 40);
+    member.answered(2, answer.metadata()).unwrap();
+    let copy = peer::Copy { node: 2, boot: BOOT, nonce: 41, takes_part: true, raft_addr: "x:1".into() };
+    node.client().await.identify(peer::IdentifyRequest { copy: Some(copy) }).await.unwrap();
+    assert_eq!(*node.cluster.processes().doubts().borrow(), 1);
 }

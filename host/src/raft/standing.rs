@@ -104,6 +104,7 @@ impl Standing {
     async fn run(self, removed: watch::Sender<Option<u64>>) {
         let mut metrics = self.raft.server_metrics();
         let mut told = self.links.cluster().removals();
+        let mut doubts = self.links.cluster().processes().doubts();
         let mut ask = tokio::time::interval(self.silence);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut place = Place::default();
@@ -115,6 +116,8 @@ impl Standing {
                 changed = metrics.changed() => if changed.is_err() { return },
                 // The sender lives as long as the links.
                 _ = told.changed() => {}
+                // The sender lives as long as the links, too. Whoever refuses this process says so in its answer.
+                _ = doubts.changed() => self.ask_others().await,
                 _ = ask.tick() => if verdict.is_none() && self.hears_nobody().await { self.ask_others().await },
             }
         }
@@ -162,6 +165,7 @@ impl Standing {
         match client.standing(StandingRequest { route }).await {
             Ok(answer) => answer.into_inner().removed_at,
             Err(status) => {
+                self.links.cluster().note(&status);
                 tracing::debug!(peer = %node, error = status.message(), "a peer does not say whether this node belongs");
                 None
             }

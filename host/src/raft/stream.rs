@@ -6,25 +6,37 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use openraft::errors::RPCError;
-use openraft::raft::{AppendEntriesRequest, StreamAppendResult};
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use crate::raft::bounds::check_term;
 use crate::raft::peer;
 use crate::raft::wire;
-use crate::types::TypeConfig;
+use crate::types::{LogId, TypeConfig};
 
 /// Requests on their way at once. More would only make them smaller: what waits goes into the next one.
 const REQUESTS_IN_FLIGHT_MAX: usize = 16;
 
+/// One request on its way.
+#[derive(Clone, Copy)]
+struct Sent {
+    at: Instant,
+    /// The end of the log that it carries: its receiver can have flushed no more.
+    last: Option<LogId>,
+}
+
 /// What is sent and not yet answered.
 pub(super) struct Outstanding {
-    sent_at: Mutex<VecDeque<Instant>>,
+    sent: Mutex<VecDeque<Sent>>,
+    /// Of the leader that sends.
+    term: AtomicU64,
     room: Semaphore,
     /// Wakes the reading side, which sets no timer while nothing is outstanding.
     began: Notify,
@@ -33,7 +45,8 @@ pub(super) struct Outstanding {
 impl Outstanding {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Outstanding {
-            sent_at: Mutex::default(),
+            sent: Mutex::default(),
+            term: AtomicU64::new(0),
             room: Semaphore::new(REQUESTS_IN_FLIGHT_MAX),
             began: Notify::new(),
         })
@@ -54,25 +67,29 @@ impl Outstanding {
             let permit = outstanding.room.acquire().await.expect("the semaphore is never closed");
             let request = input.next().await?;
             permit.forget();
-            outstanding.sent();
+            outstanding.term.store(request.vote.leader_id.term, Ordering::Relaxed);
+            outstanding.sent(request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id));
             let message = peer::AppendRequest { boot, ..wire::encode_append(route.clone(), &request) };
             Some((message, (input, outstanding, route)))
         })
     }
 
-    fn sent(&self) {
-        self.sent_at.lock().push_back(Instant::now());
+    fn sent(&self, last: Option<LogId>) {
+        self.sent.lock().push_back(Sent { at: Instant::now(), last });
         self.began.notify_one();
     }
 
-    fn answered(&self) {
-        if self.sent_at.lock().pop_front().is_some() {
+    /// The end of the log in the request that was answered.
+    fn answered(&self) -> Option<LogId> {
+        let sent = self.sent.lock().pop_front();
+        if sent.is_some() {
             self.room.add_permits(1);
         }
+        sent?.last
     }
 
     fn oldest(&self) -> Option<Instant> {
-        self.sent_at.lock().front().copied()
+        self.sent.lock().front().map(|sent| sent.at)
     }
 }
 
@@ -124,8 +141,8 @@ where
             tokio::select! {
                 biased;
                 response = self.responses.next() => {
-                    self.outstanding.answered();
-                    return Some(decode(response?));
+                    let sent = self.outstanding.answered();
+                    return Some(decode(self.outstanding.term.load(Ordering::Relaxed), sent, response?));
                 }
                 () = self.outstanding.began.notified(), if deadline.is_none() => {}
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
@@ -136,9 +153,22 @@ where
     }
 }
 
-fn decode(response: Result<peer::AppendResponse, tonic::Status>) -> Result<StreamAppendResult<TypeConfig>, Broken> {
+fn decode(
+    term: u64,
+    sent: Option<LogId>,
+    response: Result<peer::AppendResponse, tonic::Status>,
+) -> Result<StreamAppendResult<TypeConfig>, Broken> {
     let response = response.map_err(Broken::Status)?;
-    wire::decode_stream_result(response).map_err(|error| Broken::Status(error.into()))
+    let answer = wire::decode_stream_result(response).and_then(|answer| {
+        match &answer {
+            // The leader would save it.
+            Err(StreamAppendError::HigherVote(vote)) => check_term(term, vote.leader_id.term)?,
+            Ok(flushed) => wire::check_flushed(*flushed, sent)?,
+            Err(StreamAppendError::Conflict(_)) => {}
+        }
+        Ok(answer)
+    });
+    answer.map_err(|error| Broken::Status(error.into()))
 }
 
 #[cfg(test)]
@@ -202,7 +232,7 @@ mod tests {
         let mut answers = Box::pin(answers.into_stream(explain));
         let idle = tokio::time::timeout(PROGRESS * 4, answers.next()).await;
         assert!(idle.is_err(), "nothing was asked, so nothing is late");
-        outstanding.sent();
+        outstanding.sent(None);
         let error = answers.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("Silent"), "{error}");
         assert!(answers.next().await.is_none(), "the stream ends");
@@ -212,7 +242,7 @@ mod tests {
     async fn the_stream_ends_after_a_conflict() {
         let outstanding = Outstanding::new();
         let (sender, answers) = answers(&outstanding);
-        let at = wire::decode_log_id(&peer::LogId { term: 1, leader: 2, index: 3 });
+        let at = wire::decode_log_id("at", &peer::LogId { term: 1, leader: 2, index: 3 }).unwrap();
         let conflict = Err(openraft::raft::StreamAppendError::Conflict(at));
         sender.send(Ok(wire::encode_stream_result(&conflict))).await.unwrap();
         sender.send(Ok(success())).await.unwrap();

@@ -12,6 +12,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use crate::raft::bounds::{INDEX_END, TERM_END, TERM_LEAP_MAX};
 use crate::raft::peer;
 use crate::types::{
     CommittedLeaderId, Entry, EntryData, LogId, Membership, Node, NodeId, StoredMembership, TypeConfig, Vote,
@@ -42,6 +43,43 @@ pub enum WireError {
         /// The entry's log id.
         found: String,
     },
+    /// A vote that no election brings.
+    #[error(
+        "the message is of term {theirs}, and this node of term {ours}: no election is more than {TERM_LEAP_MAX} terms ahead, and none is of \
+         term {TERM_END} or later. It is forged, or its sender's vote was"
+    )]
+    TermLeap {
+        /// This node's term.
+        ours: u64,
+        /// The message's.
+        theirs: u64,
+    },
+    /// A log id that no log holds.
+    #[error("{what} is {found}, which is forged: no cluster reaches term {TERM_END} or index {INDEX_END}")]
+    BeyondEnd {
+        /// Which field.
+        what: &'static str,
+        /// As it came.
+        found: String,
+    },
+    /// More than was sent.
+    #[error("the answer says that {found:?} is flushed, and the request ended at {sent:?}")]
+    BeyondRequest {
+        /// As it came.
+        found: Option<LogId>,
+        /// Of the request.
+        sent: Option<LogId>,
+    },
+    /// A leader's log and what it knows to be committed are of its own term or earlier.
+    #[error("{what} is {found}, which is later than the vote {vote} of the message")]
+    BeyondVote {
+        /// Which field.
+        what: &'static str,
+        /// As it came.
+        found: String,
+        /// Of the sender.
+        vote: String,
+    },
 }
 
 impl From<WireError> for tonic::Status {
@@ -65,9 +103,17 @@ pub fn encode_log_id(id: &LogId) -> peer::LogId {
     peer::LogId { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
 }
 
-/// The opposite of [`encode_log_id`].
-pub fn decode_log_id(id: &peer::LogId) -> LogId {
-    LogId::new(CommittedLeaderId { term: id.term, node_id: id.leader }, id.index)
+/// The opposite of [`encode_log_id`]. `what` names the field.
+pub fn decode_log_id(what: &'static str, id: &peer::LogId) -> Result<LogId, WireError> {
+    let log_id = LogId::new(CommittedLeaderId { term: id.term, node_id: id.leader }, id.index);
+    match id.term < TERM_END && id.index < INDEX_END {
+        true => Ok(log_id),
+        false => Err(WireError::BeyondEnd { what, found: log_id.to_string() }),
+    }
+}
+
+pub(super) fn decode_place(what: &'static str, id: Option<&peer::LogId>) -> Result<Option<LogId>, WireError> {
+    id.map(|id| decode_log_id(what, id)).transpose()
 }
 
 /// A vote.
@@ -78,6 +124,10 @@ pub fn encode_vote(vote: &Vote) -> peer::Ballot {
 /// The opposite of [`encode_vote`].
 pub fn decode_vote(ballot: Option<peer::Ballot>) -> Result<Vote, WireError> {
     let ballot = ballot.ok_or(WireError::Missing("vote"))?;
+    // How far it may be ahead of this node's own, who knows that one says (`bounds`).
+    if ballot.term >= TERM_END {
+        return Err(WireError::BeyondEnd { what: "the vote", found: format!("of term {}", ballot.term) });
+    }
     Ok(match ballot.committed {
         true => Vote::new_committed(ballot.term, ballot.node),
         false => Vote::new(ballot.term, ballot.node),
@@ -123,7 +173,7 @@ pub fn encode_entry(entry: &Entry) -> peer::Entry {
 /// The opposite of [`encode_entry`].
 pub fn decode_entry(entry: peer::Entry) -> Result<Entry, WireError> {
     use peer::entry::Payload;
-    let log_id = decode_log_id(&entry.log_id.ok_or(WireError::Missing("log id of an entry"))?);
+    let log_id = decode_log_id("an entry", &entry.log_id.ok_or(WireError::Missing("log id of an entry"))?)?;
     let payload = match entry.payload.ok_or(WireError::Missing("payload of an entry"))? {
         Payload::Blank(_) => EntryPayload::Blank,
         Payload::Normal(bytes) => EntryPayload::Normal(EntryData(bytes)),
@@ -148,15 +198,21 @@ pub fn encode_append(route: peer::Route, request: &AppendEntriesRequest<TypeConf
 pub fn decode_append(request: peer::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
     Ok(AppendEntriesRequest {
         vote: decode_vote(request.vote)?,
-        prev_log_id: request.prev.as_ref().map(decode_log_id),
+        prev_log_id: decode_place("prev", request.prev.as_ref())?,
         entries: request.entries.into_iter().map(decode_entry).collect::<Result<_, _>>()?,
-        leader_commit: request.leader_commit.as_ref().map(decode_log_id),
+        leader_commit: decode_place("leader_commit", request.leader_commit.as_ref())?,
     })
 }
 
-/// What a leader's append always has: its own vote, and entries that follow each other and `prev`. openraft takes that for granted.
+/// What a leader's append always has: its own vote, nothing of a later one, and entries that follow each other and `prev`. openraft
+/// takes that for granted.
 pub fn check_append(from: NodeId, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), WireError> {
     check_vote(from, &request.vote)?;
+    let last = request.entries.last().map(|entry| entry.log_id);
+    for (what, log_id) in [("prev", request.prev_log_id), ("leader_commit", request.leader_commit), ("an entry", last)]
+    {
+        check_before(what, log_id, &request.vote)?;
+    }
     let mut before = request.prev_log_id;
     for entry in &request.entries {
         let index = before.map_or(0, |before| before.index + 1);
@@ -168,6 +224,23 @@ pub fn check_append(from: NodeId, request: &AppendEntriesRequest<TypeConfig>) ->
         before = Some(entry.log_id);
     }
     Ok(())
+}
+
+/// Whether the receiver of a request that ended at `sent` can have flushed so much of it: it counts toward a commit.
+pub(super) fn check_flushed(flushed: Option<LogId>, sent: Option<LogId>) -> Result<(), WireError> {
+    match flushed > sent {
+        true => Err(WireError::BeyondRequest { found: flushed, sent }),
+        false => Ok(()),
+    }
+}
+
+/// Whether a log id can stand in the log of whoever leads, or stands, under this vote.
+fn check_before(what: &'static str, log_id: Option<LogId>, vote: &Vote) -> Result<(), WireError> {
+    let leader = CommittedLeaderId { term: vote.leader_id.term, node_id: vote.leader_id.node_id };
+    match log_id.filter(|log_id| log_id.leader_id > leader) {
+        None => Ok(()),
+        Some(later) => Err(WireError::BeyondVote { what, found: later.to_string(), vote: vote.to_string() }),
+    }
 }
 
 /// Whether the vote is the sender's own.
@@ -194,8 +267,8 @@ pub fn encode_stream_result(result: &StreamAppendResult<TypeConfig>) -> peer::Ap
 pub fn decode_stream_result(response: peer::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, WireError> {
     use peer::append_response::Result as Answer;
     Ok(match response.result.ok_or(WireError::Missing("result of an append"))? {
-        Answer::Success(_) => Ok(response.flushed.as_ref().map(decode_log_id)),
-        Answer::Conflict(at) => Err(StreamAppendError::Conflict(decode_log_id(&at))),
+        Answer::Success(_) => Ok(decode_place("flushed", response.flushed.as_ref())?),
+        Answer::Conflict(at) => Err(StreamAppendError::Conflict(decode_log_id("conflict", &at)?)),
         Answer::HigherVote(vote) => Err(StreamAppendError::HigherVote(decode_vote(Some(vote))?)),
     })
 }
@@ -238,7 +311,7 @@ pub fn encode_vote_request(route: peer::Route, request: &VoteRequest<TypeConfig>
 pub fn decode_vote_request(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, WireError> {
     Ok(VoteRequest {
         vote: decode_vote(request.vote)?,
-        last_log_id: request.last.as_ref().map(decode_log_id),
+        last_log_id: decode_place("last", request.last.as_ref())?,
         leadership_transfer: request.leadership_transfer,
     })
 }
@@ -254,7 +327,8 @@ pub fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> peer::VoteRe
 
 /// The opposite of [`encode_vote_response`].
 pub fn decode_vote_response(response: peer::VoteResponse) -> Result<VoteResponse<TypeConfig>, WireError> {
-    Ok(VoteResponse::new(decode_vote(response.vote)?, response.last.as_ref().map(decode_log_id), response.granted))
+    let last = decode_place("last", response.last.as_ref())?;
+    Ok(VoteResponse::new(decode_vote(response.vote)?, last, response.granted))
 }
 
 /// A leader that hands over.
@@ -269,7 +343,7 @@ pub fn encode_transfer(route: peer::Route, request: &TransferLeaderRequest<TypeC
 
 /// The opposite of [`encode_transfer`].
 pub fn decode_transfer(request: peer::TransferLeaderRequest) -> Result<TransferLeaderRequest<TypeConfig>, WireError> {
-    let last = request.last.as_ref().map(decode_log_id);
+    let last = decode_place("last", request.last.as_ref())?;
     Ok(TransferLeaderRequest::new(decode_vote(request.from_leader)?, request.to, last))
 }
 
@@ -302,8 +376,8 @@ pub fn decode_transfer_response(
             actual: decode_vote(refusal.actual)?,
         }),
         Some(Refusal::LogNotFlushed(refusal)) => Err(TransferLeaderError::LogNotFlushed {
-            expected: refusal.expected.as_ref().map(decode_log_id),
-            actual: refusal.actual.as_ref().map(decode_log_id),
+            expected: decode_place("expected", refusal.expected.as_ref())?,
+            actual: decode_place("actual", refusal.actual.as_ref())?,
         }),
     })
 }
@@ -327,11 +401,18 @@ pub fn encode_snapshot_header<D: Send + 'static>(
 /// The opposite of [`encode_snapshot_header`].
 pub fn decode_snapshot_header(header: peer::SnapshotHeader) -> Result<(Vote, SnapshotMetaOf<TypeConfig>), WireError> {
     let membership = decode_membership(header.membership.ok_or(WireError::Missing("membership"))?)?;
-    let meta = SnapshotMetaOf::<TypeConfig> {
-        last_log_id: header.last.as_ref().map(decode_log_id),
-        last_membership: StoredMembership::new(header.membership_log_id.as_ref().map(decode_log_id), membership),
-    };
-    Ok((decode_vote(header.vote)?, meta))
+    let vote = decode_vote(header.vote)?;
+    let last_log_id = decode_place("last", header.last.as_ref())?;
+    let membership_log_id = decode_place("membership_log_id", header.membership_log_id.as_ref())?;
+    let last_membership = StoredMembership::new(membership_log_id, membership);
+    Ok((vote, SnapshotMetaOf::<TypeConfig> { last_log_id, last_membership }))
+}
+
+/// What the header of a leader's snapshot always has: its own vote, and nothing of a later one.
+pub fn check_snapshot(from: NodeId, vote: &Vote, meta: &SnapshotMetaOf<TypeConfig>) -> Result<(), WireError> {
+    check_vote(from, vote)?;
+    check_before("last", meta.last_log_id, vote)?;
+    check_before("membership_log_id", *meta.last_membership.log_id(), vote)
 }
 
 #[cfg(test)]

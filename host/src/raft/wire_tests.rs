@@ -10,7 +10,7 @@ use super::*;
 use crate::types::hex;
 
 fn route() -> peer::Route {
-    peer::Route { cluster_id: vec![7; 16].into(), incarnation: 1, group: 0, from: 1, to: 2 }
+    peer::Route { cluster_id: vec![7; 16].into(), incarnation: 1, group: 0, from: 1, to: 2, nonce: 0, boot: 0 }
 }
 
 fn log_id(term: u64, node: u64, index: u64) -> LogId {
@@ -18,11 +18,11 @@ fn log_id(term: u64, node: u64, index: u64) -> LogId {
 }
 
 fn log_ids() -> impl Strategy<Value = LogId> {
-    any::<(u64, u64, u64)>().prop_map(|(term, node, index)| log_id(term, node, index))
+    (0..TERM_END, any::<u64>(), 0..INDEX_END).prop_map(|(term, node, index)| log_id(term, node, index))
 }
 
 fn votes() -> impl Strategy<Value = Vote> {
-    any::<(u64, u64, bool)>().prop_map(|(term, node, committed)| match committed {
+    (0..TERM_END, any::<u64>(), any::<bool>()).prop_map(|(term, node, committed)| match committed {
         true => Vote::new_committed(term, node),
         false => Vote::new(term, node),
     })

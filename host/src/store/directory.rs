@@ -199,6 +199,20 @@ impl DataDir {
         write_atomically(&self.root.join("QUARANTINE"), format!("{why}\n").as_bytes())
     }
 
+    /// Why this node must not serve, if another cluster has its place.
+    pub fn disputed(&self) -> Result<Option<String>, StoreError> {
+        Ok(read_if_there(&self.root.join("DISPUTED"))?.map(|text| String::from_utf8_lossy(&text).trim().to_owned()))
+    }
+
+    /// Keeps, or forgets, that; durable on return.
+    pub fn save_disputed(&self, why: Option<&str>) -> Result<(), StoreError> {
+        let path = self.root.join("DISPUTED");
+        match why {
+            Some(why) => write_atomically(&path, format!("{why}\n").as_bytes()),
+            None => self.remove(&path),
+        }
+    }
+
     /// A whole backup of another node, which the next start takes its state from.
     pub fn resync(&self) -> PathBuf {
         self.root.join("RESYNC")

@@ -39,6 +39,7 @@ use queue::{Op, Queue, Reply};
 pub use reader::LogReader;
 pub use served::Seen;
 use served::Served;
+pub use synced::holds_log;
 use tail::View;
 use writer::{Rocks, Sink, Writer};
 

@@ -30,7 +30,7 @@ pub use directory::DataDir;
 pub use error::StoreError;
 pub use files::Lock;
 pub use generation::{Generation, View};
-pub use log::{Durable, Log, LogReader, LogStats, Seen};
+pub use log::{Durable, Log, LogReader, LogStats, Seen, holds_log};
 pub use rows::{Batch, Column, Read, Row};
 pub use snapshot::{Checkpoint, Checkpoints};
 pub use space::{Level, Space, SpaceStatus};

@@ -58,7 +58,10 @@ impl Members {
         let mut client = link.client().map_err(|error| error.to_string())?;
         match tokio::time::timeout(ANNOUNCE_TIMEOUT, client.set_addresses(request)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(status)) => Err(status.message().to_owned()),
+            Ok(Err(status)) => {
+                links.cluster().note(&status);
+                Err(status.message().to_owned())
+            }
             Err(_) => Err(format!("no answer within {ANNOUNCE_TIMEOUT:?}")),
         }
     }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use super::super::StoreError;
 use super::super::files::{open_in_place, sync_directory};
 use crate::faults;
-use crate::types::{CommittedLeaderId, LogId, NodeId, Vote};
+use crate::types::{CommittedLeaderId, GROUP, LogId, NodeId, Vote};
 
 const SLOT_BYTES: usize = 256;
 const COPY_BYTES: usize = 128;
@@ -154,6 +154,19 @@ impl Synced {
     fn offset(&self) -> u64 {
         u64::from(self.group) * SLOT_BYTES as u64
     }
+}
+
+/// Whether `directory` is that of a node whose log has held an entry, which a node gets with its cluster. Opens no database, so that
+/// another process may be using it; what cannot be read is no node's.
+pub fn holds_log(directory: &Path) -> bool {
+    let Ok(file) = File::open(directory.join("SYNCED")) else {
+        // Without it a log is refused, but it is one.
+        return directory.join("raft").join("CURRENT").is_file();
+    };
+    let mut slot = [0; SLOT_BYTES];
+    let is_whole = file.read_exact_at(&mut slot, u64::from(GROUP) * SLOT_BYTES as u64).is_ok();
+    let copies = [0, COPY_BYTES].map(|at| decode(GROUP, &slot[at..at + RECORD_BYTES]));
+    is_whole && copies.iter().flatten().any(|ends| ends.last.is_some())
 }
 
 fn encode(group: u32, ends: &Ends) -> [u8; RECORD_BYTES] {

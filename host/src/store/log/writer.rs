@@ -103,8 +103,12 @@ impl<S: Sink> Writer<S> {
         if draft.batch.is_empty() {
             return Ok(());
         }
-        if let Some(last) = draft.cut_to {
-            self.synced.lower(&Ends { last: last.min(before.last), ..before })?;
+        // `recover` alone puts a vote back, out of a term that leaves no other.
+        let lowers_vote = self.disk.vote < before.vote;
+        if draft.cut_to.is_some() || lowers_vote {
+            let last = draft.cut_to.map_or(before.last, |last| last.min(before.last));
+            let vote = if lowers_vote { self.disk.vote } else { before.vote };
+            self.synced.lower(&Ends { last, vote, ..before })?;
         }
         self.fail_before(ops)?;
         self.sink.commit(draft.batch)?;

@@ -1,0 +1,284 @@
+//! Whether this node's place is its own: before it forms a cluster, and as long as it runs. A wiped member that bootstraps again, or a
+//! copy of a data directory, would answer where others expect another one. Decides whom to yield to; the messages come from `raft`.
+//!
+//! - A cluster is formed only when no member of another one speaks to this address for a moment, and no other node's data lies in the
+//!   same `--raft_data_dir`. [`NodeConfig::bootstrap_forced`] says that it is meant.
+//! - Whoever founded a cluster and is still alone in it yields when a member of another cluster takes it for one of theirs: it stops its
+//!   Raft, serves nobody, and keeps that in the file `DISPUTED`. A cluster of several nodes is not moved by a stranger's message.
+//! - A process that is told that another one takes part in its place stops its Raft until it is started again.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::timeout;
+
+use super::Foundation;
+use super::identity::mint_cluster_id;
+use super::stopping::stop_raft;
+use crate::config::NodeConfig;
+use crate::raft::probe::{self, Answer};
+use crate::raft::processes::Original;
+use crate::raft::{Claim, ClusterCell, Me, Process, Raft, RaftCell, peer};
+use crate::store::{self, DataDir};
+use crate::types::{Cluster, NodeMode, StoredMembership};
+
+/// How long a founder listens for members of another cluster. A leader tries each of its members at least twice a second, and one that
+/// hears no leader asks after its heartbeat timeout, one second by default.
+const LISTEN_FOR: Duration = Duration::from_millis(1_500);
+
+/// One look at where this node was before. It answers or refuses at once, or proves nothing.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Refuses to form a cluster beside the data of other nodes, before anything is made.
+pub(super) fn check_siblings(config: &NodeConfig) -> anyhow::Result<()> {
+    if !config.bootstrap || config.bootstrap_forced || store::holds_log(&config.data_dir()) {
+        return Ok(());
+    }
+    let siblings = siblings(&config.raft_data_dir, &config.data_dir());
+    let Some(first) = siblings.first() else { return Ok(()) };
+    let names: Vec<String> = siblings.iter().map(|path| path.display().to_string()).collect();
+    let name = first.file_name().unwrap_or_default().to_string_lossy();
+    bail!(
+        "--raft_bootstrap would form a new, empty cluster beside the data of other nodes: {} (there is none in {}). To start one of these \
+         again, give its name: --raft_id={name}. To add a node to their cluster, leave --raft_bootstrap out and use `lockstep admin <the \
+         leader's grpc_addr> add_voter`. If a second cluster is meant, give it a --raft_data_dir of its own, or say --raft_bootstrap=force",
+        names.join(", "),
+        config.data_dir().display()
+    )
+}
+
+/// Directories of nodes that are, or were, in a cluster. What cannot be read is none of ours.
+fn siblings(parent: &Path, own: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
+    let mut found: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| path != own && store::holds_log(path)).collect();
+    found.sort();
+    found
+}
+
+/// Why this node may take no part from its start: its directory was given up, or another process answers where it was recorded.
+pub(super) async fn disputed(
+    config: &NodeConfig,
+    directory: &DataDir,
+    recorded: &StoredMembership,
+    me: &Me,
+    process: Process,
+) -> anyhow::Result<Option<NodeMode>> {
+    if config.bootstrap_forced {
+        directory.save_disputed(None)?;
+    }
+    if let Some(why) = directory.disputed()? {
+        return Ok(Some(NodeMode::Disputed(why)));
+    }
+    let original = original(recorded, me, process).await;
+    Ok(original.map(|original| NodeMode::Disputed(copied(me, process, &original, directory))))
+}
+
+/// Another process with this node's identity, at the address where this node was before; it is told of this one.
+async fn original(recorded: &StoredMembership, me: &Me, process: Process) -> Option<Original> {
+    let before = recorded.membership().get_node(&me.node_id)?.raft_addr.clone();
+    if before == me.node.raft_addr || before.is_empty() {
+        return None;
+    }
+    match probe::who(&before, Some(copy(me, process)), LOOK_TIMEOUT).await {
+        Answer::Somebody(answer) if answer.node_id == me.node_id && answer.nonce != process.nonce => {
+            let process = Process { boot: answer.boot, nonce: answer.nonce };
+            Some(Original { process, raft_addr: before })
+        }
+        Answer::Somebody(_) | Answer::Nobody | Answer::Unclear => None,
+    }
+}
+
+/// What the original is told.
+fn copy(me: &Me, process: Process) -> peer::Copy {
+    peer::Copy {
+        node: me.node_id,
+        nonce: process.nonce,
+        boot: process.boot,
+        raft_addr: me.node.raft_addr.clone(),
+        takes_part: false,
+    }
+}
+
+/// For the operator of a process that is not the first of its identity.
+fn copied(me: &Me, process: Process, original: &Original, directory: &DataDir) -> String {
+    let (name, path) = (&me.node.name, directory.root().display());
+    let place = match &*original.raft_addr {
+        "" => String::new(),
+        address => format!(" at {address}"),
+    };
+    format!(
+        "node {name} ({:016x}) takes part as another process{place} ({}). This one ({process}) runs on a copy of its data directory, or on \
+         one that was put back to an earlier state: it neither votes nor acknowledges nor serves. Stop it and delete {path}; for one more \
+         node, start with an empty directory under another --raft_id. If the other process is the one that must go, stop it, remove {name} \
+         from the cluster, and add it again with an empty directory: what it acknowledged since the copy was made is not here",
+        me.node_id, original.process
+    )
+}
+
+/// Forms a cluster of this node alone, if that was asked for, it is in none, and nobody takes it for a member of another one. Raft is
+/// initialized before the disk is stamped, so a crash in between leaves a node that the next start finishes: alone in its cluster, it
+/// cannot disagree with anybody.
+pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) -> anyhow::Result<()> {
+    let (me, admission, cell) = (&below.me, &below.admission, &below.cluster);
+    if let Some(cluster) = admission.cluster() {
+        if config.bootstrap {
+            let id = cluster.id_hex();
+            tracing::info!("--raft_bootstrap is ignored: this node is already in cluster {id}");
+        }
+        // A restored node begins where its old cluster may still look for it.
+        if below.identity.boot == 1
+            && is_alone(raft, me)
+            && let Some(claim) = listen(config, cell).await
+        {
+            // `keep_identity` tells and keeps it.
+            cell.begin_dispute(claimed(me, &cluster, &claim, &below.directory));
+        }
+        return Ok(());
+    }
+    let initialized = raft.is_initialized().await?;
+    if !config.bootstrap && !initialized {
+        return Ok(());
+    }
+    let Some(component) = admission.component_hash() else {
+        bail!(
+            "this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that"
+        );
+    };
+    if let Some(claim) = listen(config, cell).await {
+        let why = not_founded(me, &claim);
+        tracing::error!("NOT BOOTSTRAPPED: {why}");
+        cell.begin_dispute(why);
+        return Ok(());
+    }
+    // Somebody asked it in meanwhile.
+    if admission.cluster().is_some() {
+        return Ok(());
+    }
+    if !initialized {
+        raft.initialize([(me.node_id, me.node.clone())].into_iter().collect::<std::collections::BTreeMap<_, _>>())
+            .await
+            .context("the new cluster could not be initialized")?;
+    }
+    admission.stamp(Cluster { id: mint_cluster_id()?, incarnation: 0, component_hash: component })
+}
+
+/// Waits for a member of another cluster to speak to this address.
+async fn listen(config: &NodeConfig, cell: &ClusterCell) -> Option<Claim> {
+    if config.bootstrap_forced {
+        return None;
+    }
+    let mut claims = cell.claims();
+    tracing::debug!(?LISTEN_FOR, "listening whether members of another cluster take this node for one of theirs");
+    tokio::select! {
+        claim = timeout(LISTEN_FOR, claims.wait_for(Option::is_some)) => claim.ok()?.ok()?.clone(),
+        // Asked in by a leader: it forms no cluster.
+        _ = async { cell.joined().await }, if cell.get().is_none() => None,
+    }
+}
+
+fn not_founded(me: &Me, claim: &Claim) -> String {
+    let (name, address, theirs) = (&me.node.name, &me.node.raft_addr, &claim.cluster);
+    format!(
+        "members of cluster {theirs} take this node for one of theirs ({:016x}), so no new cluster was formed here: --raft_bootstrap would \
+         have made a second one. If this node lost its data directory: leave it running, and on that cluster's leader run `remove_server \
+         {name}` and then `add_voter {name} {address}`; from then on start it without --raft_bootstrap. If that cluster is given up: stop \
+         its nodes and start this one again. If both are meant: --raft_bootstrap=force",
+        claim.as_node
+    )
+}
+
+fn claimed(me: &Me, ours: &Cluster, claim: &Claim, directory: &DataDir) -> String {
+    let (name, address, theirs, ours) = (&me.node.name, &me.node.raft_addr, &claim.cluster, ours.id_hex());
+    let path = directory.root().display();
+    format!(
+        "this node is alone in cluster {ours}, and node {:016x} of cluster {theirs} takes it for a member of its own ({:016x}). It serves \
+         nothing, so that nobody writes to the wrong one. If {theirs} is right, because this node lost its data directory and was \
+         bootstrapped again: stop it, delete {path}, start it without --raft_bootstrap, and on the leader of {theirs} run `remove_server \
+         {name}` and `add_voter {name} {address}`. If {ours} is right, because it was restored or the address has a new owner: stop the \
+         nodes of {theirs} or remove that member there, and start this one once with --raft_bootstrap=force",
+        claim.from, claim.as_node
+    )
+}
+
+fn is_alone(raft: &Raft, me: &Me) -> bool {
+    let membership = raft.metrics().borrow_watched().membership_config.clone();
+    membership.membership().nodes().all(|(id, _)| *id == me.node_id)
+}
+
+/// What [`keep_identity`] looks at.
+pub(super) struct Place {
+    pub(super) me: Me,
+    pub(super) cluster: ClusterCell,
+    pub(super) raft: Raft,
+    pub(super) cell: RaftCell,
+    pub(super) directory: Arc<DataDir>,
+    /// [`NodeConfig::bootstrap_forced`].
+    pub(super) forced: bool,
+}
+
+/// Yields, for the rest of this process's life, to whom the head of this file names.
+pub(super) async fn keep_identity(place: Place) {
+    tokio::join!(yield_to_original(&place), yield_to_cluster(&place), stop_in_dispute(&place));
+}
+
+async fn yield_to_original(place: &Place) {
+    let (processes, me) = (place.cluster.processes(), &place.me);
+    let mut told = processes.original();
+    // The sender lives as long as the node.
+    let Ok(original) = told.wait_for(Option::is_some).await.map(|told| told.clone()) else { return };
+    let Some(original) = original else { return };
+    let why = copied(me, processes.mine(), &original, &place.directory);
+    tracing::error!("A COPY: {why}");
+    place.cluster.begin_dispute(why);
+    if !original.raft_addr.is_empty() && original.raft_addr != me.node.raft_addr {
+        probe::who(&original.raft_addr, Some(copy(me, processes.mine())), LOOK_TIMEOUT).await;
+    }
+}
+
+async fn yield_to_cluster(place: &Place) {
+    let mut claims = place.cluster.claims();
+    loop {
+        let claim = claims.borrow_and_update().clone();
+        let ours = place.cluster.get();
+        if let (Some(claim), Some(ours)) = (claim, ours)
+            && claim.cluster != ours.id_hex()
+            && !place.forced
+            && is_alone(&place.raft, &place.me)
+        {
+            let why = claimed(&place.me, &ours, &claim, &place.directory);
+            tracing::error!("TWO CLUSTERS: {why}");
+            place.cluster.begin_dispute(why.clone());
+            let directory = place.directory.clone();
+            let saved = tokio::task::spawn_blocking(move || directory.save_disputed(Some(&why))).await;
+            match saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|error| error.to_string())) {
+                Ok(()) => {}
+                Err(error) => tracing::error!(error, "cannot keep on the disk that this node must not serve"),
+            }
+            return;
+        }
+        if claims.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A node that is in no cluster goes on: it may be asked in.
+async fn stop_in_dispute(place: &Place) {
+    let mut disputes = place.cluster.disputes();
+    loop {
+        let is_disputed = disputes.borrow_and_update().is_some();
+        if is_disputed && place.cluster.get().is_some() {
+            if let Err(error) = stop_raft(&place.cell).await {
+                tracing::error!(error, "stopping Raft in a node whose place is disputed");
+            }
+            return;
+        }
+        if disputes.changed().await.is_err() {
+            return;
+        }
+    }
+}
