@@ -21,9 +21,10 @@ async fn a_message_with_a_wrong_route_is_refused_and_the_term_stays() -> Result<
     let n = cluster.follower().await?;
     let other = (0..3).find(|other| *other != n).unwrap();
     let mut client = peer(&cluster, n).await?;
-    let me = client.identify(IdentifyRequest {}).await?.into_inner();
-    let from = peer(&cluster, other).await?.identify(IdentifyRequest {}).await?.into_inner().node_id;
-    let right = Route { cluster_id: me.cluster_id, incarnation: me.incarnation, group: 0, from, to: me.node_id };
+    let me = client.identify(IdentifyRequest::default()).await?.into_inner();
+    let from = peer(&cluster, other).await?.identify(IdentifyRequest::default()).await?.into_inner().node_id;
+    let right =
+        Route { cluster_id: me.cluster_id, incarnation: me.incarnation, from, to: me.node_id, ..Route::default() };
     let wrong = [
         ("cluster", Route { cluster_id: vec![7; 16], ..right.clone() }),
         ("incarnation", Route { incarnation: right.incarnation + 1, ..right.clone() }),
@@ -76,6 +77,7 @@ async fn a_wiped_disk_does_not_count_until_it_is_removed_and_added_again() -> Re
     cluster.nodes[wiped].kill()?;
     let name = cluster.nodes[wiped].name.clone();
     std::fs::remove_dir_all(cluster.directory().join(&name))?;
+    cluster.nodes[wiped].options.bootstrap = false;
     cluster.nodes[wiped].start().await?;
 
     // Two of three hold the data. Without the other one, the empty one must not make a majority.

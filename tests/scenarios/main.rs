@@ -5,13 +5,16 @@ mod backup;
 #[cfg(target_os = "linux")]
 mod compiling;
 mod component_tests;
+mod copies;
 mod damaged_disk;
 mod disk_full;
 mod durable_steps;
 mod equal_hashes;
 mod failover;
 mod first_hour;
+mod forged;
 mod forwarding;
+mod founding;
 mod guest_tools;
 mod guests;
 mod held_fsync;
