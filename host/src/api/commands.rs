@@ -126,12 +126,13 @@ impl Commands {
         let mut leader = parts.leader.clone();
         let (mut command, mut waiter) = self.register(&call);
         let mut patience = Instant::now() + parts.election_timeout;
-        let mut retry_pause = RETRY_PAUSE_MIN;
+        let (mut retry_pause, mut asked) = (RETRY_PAUSE_MIN, None);
         loop {
             let Some(view) = leader.wait(patience.min(call.deadline)).await else {
                 self.check_mode()?;
                 return Err(self.gave_up(call.deadline));
             };
+            let is_another = asked.replace(view.id()) != Some(view.id());
             match self.attempt(&view, &command, &mut waiter, call.deadline).await {
                 Attempt::Failed(error) => return Err(error),
                 // The entry had no fuel left for it: a new command for the log, with a new origin.
@@ -140,14 +141,17 @@ impl Commands {
                     patience = Instant::now() + parts.election_timeout;
                 }
                 Attempt::Outcome(outcome) => return Ok(outcome),
-                Attempt::NotRun => {
+                // For a moment apply may know of a later leader that the watch does not show yet: asking the same one again at once
+                // would only spin.
+                Attempt::NotRun if is_another => {
                     patience = Instant::now() + parts.election_timeout;
                     retry_pause = RETRY_PAUSE_MIN;
+                    pause(&mut leader, retry_pause, patience.min(call.deadline)).await;
                 }
-                Attempt::NotLeader if Instant::now() >= patience.min(call.deadline) => {
+                Attempt::NotRun | Attempt::NotLeader if Instant::now() >= patience.min(call.deadline) => {
                     return Err(self.gave_up(call.deadline));
                 }
-                Attempt::NotLeader => {
+                Attempt::NotRun | Attempt::NotLeader => {
                     pause(&mut leader, retry_pause, patience.min(call.deadline)).await;
                     retry_pause = (2 * retry_pause).min(RETRY_PAUSE_MAX);
                 }
@@ -181,7 +185,13 @@ impl Commands {
 
     async fn attempt(&self, leader: &LeaderView, command: &Command, waiter: &mut Waiter, deadline: Instant) -> Attempt {
         let way = if leader.is_me { &self.0.parts.local } else { &self.0.parts.forward };
-        waiter.sent_under(leader.id());
+        if !waiter.sent_under(leader.id()) {
+            return match waiter.fate().await {
+                Fate::Outcome(outcome) => Attempt::Outcome(outcome),
+                // Nothing was sent.
+                Fate::NotRun | Fate::Unknown => Attempt::NotRun,
+            };
+        }
         match way.propose(leader, command.clone(), deadline) {
             Ok(ticket) => follow(ticket, waiter, leader, deadline).await,
             Err(reason) => refused(reason, leader.is_me),
@@ -378,6 +388,25 @@ mod tests {
         assert!(claim.take());
         world.waiters.entry_applied(leader(2), vec![(again, outcome(9))]);
         assert_eq!(run.await.unwrap(), Ok(outcome(9)));
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_is_over_is_asked_for_nothing_while_the_watch_lags() {
+        let world = world(view(1, false));
+        world.waiters.entry_applied(leader(2), vec![]);
+        let start = Instant::now();
+        // Its node id is 2, so the leader of term 1 is over for good.
+        let error = world.spawn().await.unwrap().unwrap_err();
+        assert_eq!(error, CommandError::NoLeader { waited: ELECTION });
+        assert!(start.elapsed() >= ELECTION);
+        assert_eq!(world.forward.asked.load(Ordering::Relaxed), 0, "nothing is left behind in its queue");
+        let run = world.spawn();
+        world.leader.send_replace(view(2, true));
+        let (term, origin, claim) = world.local.next().await;
+        assert_eq!(term, 2);
+        assert!(claim.take());
+        world.waiters.entry_applied(leader(2), vec![(origin, outcome(3))]);
+        assert!(run.await.unwrap().is_ok());
     }
 
     #[tokio::test]

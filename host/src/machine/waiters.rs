@@ -130,16 +130,18 @@ impl Waiters {
 }
 
 impl Waiter {
-    /// The attempt goes to `leader`. Call before anything is sent or proposed: from then on its fate is decided here.
-    pub fn sent_under(&self, leader: CommittedLeaderId) {
+    /// The attempt goes to `leader`. Call before anything is sent or proposed: from then on its fate is decided here. False when it
+    /// is decided already, because an entry of a later leader is applied: there is nothing to send then.
+    pub fn sent_under(&self, leader: CommittedLeaderId) -> bool {
         let mut slots = self.table.slots.lock();
-        let applied = slots.leader;
+        let is_over = Some(leader) < slots.leader;
         if let Some(slot) = slots.slot(self) {
             slot.sent_under = Some(leader);
-            if Some(leader) < applied {
+            if is_over {
                 slot.settle(Fate::NotRun);
             }
         }
+        !is_over
     }
 
     /// Completes when the fate of the attempt is known. Cancel-safe.
@@ -218,10 +220,10 @@ mod tests {
         assert_eq!(lost.fate().await, Fate::NotRun);
         assert_eq!(kept.fate().await, Fate::Outcome(outcome(8)));
         lost.reset();
-        lost.sent_under(leader(1));
+        assert!(!lost.sent_under(leader(1)));
         assert_eq!(lost.fate().await, Fate::NotRun, "that term is over already");
         lost.reset();
-        lost.sent_under(leader(2));
+        assert!(lost.sent_under(leader(2)));
         assert_eq!(lost.fate().now_or_never(), None);
     }
 

@@ -146,7 +146,9 @@ impl Forwarded {
         }
         let term = accepted.request.leader_term;
         let mut waiter = self.0.waiters.register(accepted.origin);
-        waiter.sent_under(CommittedLeaderId { term, node_id: self.0.me });
+        if !waiter.sent_under(CommittedLeaderId { term, node_id: self.0.me }) {
+            return Err(NotProposed::NotLeader);
+        }
         let mut ticket = self.0.proposer.propose(term, accepted.command, accepted.deadline)?;
         tokio::select! {
             biased;
