@@ -36,6 +36,56 @@ impl Sparse {
     }
 }
 
+/// Lines that are worth something each, of whom nobody knows how many there will be: so many a second are written, the rest is counted.
+#[derive(Debug)]
+pub struct Bounded(Mutex<Second>);
+
+/// Lines of guests that a process writes in a second, at most.
+pub const LINES_A_SECOND_MAX: u32 = 1_000;
+/// And their bytes.
+pub const BYTES_A_SECOND_MAX: usize = 1 << 20;
+
+#[derive(Debug)]
+struct Second {
+    began: Option<Instant>,
+    lines: u32,
+    bytes: usize,
+    left_out: u64,
+}
+
+impl Default for Bounded {
+    fn default() -> Bounded {
+        Bounded::new()
+    }
+}
+
+impl Bounded {
+    /// Nothing is written yet.
+    pub const fn new() -> Bounded {
+        Bounded(Mutex::new(Second { began: None, lines: 0, bytes: 0, left_out: 0 }))
+    }
+
+    /// Whether a line of `bytes` may be written, and then how many were left out since the last one that was.
+    pub fn take(&self, bytes: usize) -> Option<u64> {
+        self.take_at(bytes, Instant::now())
+    }
+
+    fn take_at(&self, bytes: usize, now: Instant) -> Option<u64> {
+        let mut second = self.0.lock();
+        if second.began.is_none_or(|began| now.saturating_duration_since(began) >= INTERVAL) {
+            *second = Second { began: Some(now), lines: 0, bytes: 0, left_out: second.left_out };
+        }
+        let fits = second.lines < LINES_A_SECOND_MAX && second.bytes < BYTES_A_SECOND_MAX;
+        if !fits {
+            second.left_out += 1;
+            return None;
+        }
+        second.lines += 1;
+        second.bytes += bytes;
+        Some(std::mem::take(&mut second.left_out))
+    }
+}
+
 /// Text of a guest or of a client. Its lines are indented behind the first, and what would steer a terminal is shown instead of done.
 #[derive(Clone, Copy, Debug)]
 pub struct Foreign<'a>(pub &'a str);
@@ -63,6 +113,18 @@ mod tests {
         let forged = "boom\n2026-01-01 ERROR lockstep: forged\x1b[31m\r\u{9b}2J\tü";
         let shown = Foreign(forged).to_string();
         assert_eq!(shown, "boom\n    | 2026-01-01 ERROR lockstep: forged\\u{1b}[31m\\r\\u{9b}2J\tü");
+    }
+
+    #[test]
+    fn so_many_lines_and_bytes_a_second_are_written_and_the_rest_is_counted() {
+        let (lines, start) = (Bounded::new(), Instant::now());
+        for _ in 0..LINES_A_SECOND_MAX {
+            assert_eq!(lines.take_at(1, start), Some(0));
+        }
+        assert_eq!(lines.take_at(1, start + INTERVAL / 2), None);
+        assert_eq!(lines.take_at(BYTES_A_SECOND_MAX, start + INTERVAL), Some(1), "one line may be as long as it likes");
+        assert_eq!(lines.take_at(1, start + INTERVAL), None);
+        assert_eq!(lines.take_at(1, start + 2 * INTERVAL), Some(1));
     }
 
     #[test]

@@ -131,9 +131,13 @@ impl Engine {
         if self.inner.clock.running.fetch_add(1, Ordering::AcqRel) == 0 {
             self.inner.ticker.unpark();
         }
-        // One more, because the current epoch is already partly over.
-        (Deadline(self.inner.clock.clone()), u64::from(ms).div_ceil(EPOCH_MS) + 1)
+        (Deadline(self.inner.clock.clone()), epochs(Duration::from_millis(ms.into())))
     }
+}
+
+/// In how many epochs so much time is over. One more, because the current epoch is already partly over.
+pub(super) fn epochs(time: Duration) -> u64 {
+    (time.as_millis() as u64).div_ceil(EPOCH_MS) + 1
 }
 
 impl Drop for Inner {

@@ -2,15 +2,17 @@
 //! call it. An import that cannot do what it was asked to ends the call; the guest never sees a failure.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::{ComponentType, Lift, Linker, LinkerInstance, Lower, WasmList, WasmStr};
 use wasmtime::{Result, StoreContextMut};
 
+use super::engine::epochs;
 use super::limits::{Budget, Growth, Limits, fuel};
 use super::outcome::{Ended, Reason, cut};
 use super::{NodeStatus, Page, Range, SnapshotSink, SnapshotSource, Store, StoreFault};
 use crate::faults;
-use crate::logs::Foreign;
+use crate::logs::{Bounded, Foreign};
 
 /// The package whose interfaces a guest may import and must export.
 pub(super) const PACKAGE: &str = "lockstep:machine";
@@ -51,8 +53,22 @@ pub(super) struct State {
     pub(super) node_status: Option<NodeStatus>,
     pub(super) sink: Option<Box<dyn SnapshotSink>>,
     pub(super) source: Option<Box<dyn SnapshotSource>>,
-    /// For how many epochs a snapshot or a restore may leave its stream alone.
-    pub(super) quiet_epochs: Option<u64>,
+    /// Of a snapshot or a restore: how long it may still compute.
+    pub(super) quiet: Option<Quiet>,
+}
+
+/// How long the guest of a snapshot or a restore may compute without moving its stream. What the host takes for a call (a disk that is
+/// slow, a sender that digests) is no time of the guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quiet {
+    limit: Duration,
+    until: Instant,
+}
+
+impl Quiet {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { limit, until: Instant::now() + limit }
+    }
 }
 
 impl State {
@@ -68,7 +84,7 @@ impl State {
             node_status: None,
             sink: None,
             source: None,
-            quiet_epochs: None,
+            quiet: None,
         }
     }
 }
@@ -98,6 +114,9 @@ enum Level {
     #[component(name = "error")]
     Error,
 }
+
+/// Lines of guests, over all calls.
+static LINES: Bounded = Bounded::new();
 
 /// Defines every import of the contract, and nothing else.
 pub(super) fn link(linker: &mut Linker<State>) -> Result<()> {
@@ -200,6 +219,11 @@ fn log_write(mut guest: Guest<'_>, (level, message): (Level, WasmStr)) -> Result
     if !guest.data_mut().budget.take_log(bytes as u64) {
         return Ok(());
     }
+    // A client can have as many calls as it likes, and everybody waits for the thread that applies.
+    let Some(left_out) = LINES.take(bytes) else { return Ok(()) };
+    if left_out > 0 {
+        tracing::warn!(target: "guest", left_out, "lines of the guest were left out, because there were too many");
+    }
     let message = message.to_str(&guest)?;
     let message = Foreign(&message);
     match level {
@@ -235,9 +259,10 @@ fn sink_write(mut guest: Guest<'_>, (chunk,): (WasmList<u8>,)) -> Result<()> {
     let Some(mut sink) = guest.data_mut().sink.take() else {
         return Err(forbidden("snapshot-sink.write", "outside a snapshot"));
     };
+    let began = began(&guest);
     let written = sink.write(chunk.as_le_slice(&guest));
     guest.data_mut().sink = Some(sink);
-    moved(&mut guest, chunk.len());
+    give_back(&mut guest, began, chunk.len());
     written.map_err(|error| Ended::guest(Reason::Stream, error).into())
 }
 
@@ -245,23 +270,34 @@ fn source_read(mut guest: Guest<'_>, (bytes_max,): (u32,)) -> Result<(Vec<u8>,)>
     enter(&mut guest, fuel::CALL, 0)?;
     // At least one byte must be asked for: an empty answer means the end.
     let bytes_max = bytes_max.clamp(1, guest.data().limits.snapshot_chunk_bytes_max) as usize;
+    let began = began(&guest);
     let Some(source) = guest.data_mut().source.as_mut() else {
         return Err(forbidden("snapshot-source.read", "outside a restore"));
     };
     let bytes = source.read(bytes_max).map_err(|error| Ended::guest(Reason::Stream, error))?;
+    give_back(&mut guest, began, bytes.len());
     if bytes.len() > bytes_max {
         return Err(Ended::Host("a snapshot source returned more than was asked for".to_owned()).into());
     }
     charge(&mut guest, bytes.len() as u64 * fuel::BYTE)?;
-    moved(&mut guest, bytes.len());
     Ok((bytes,))
 }
 
-/// A stream that has moved gives its guest time again: how long a transfer takes is no reason to end it, standing still is.
-fn moved(guest: &mut Guest<'_>, bytes: usize) {
-    if let (Some(epochs), 1..) = (guest.data().quiet_epochs, bytes) {
-        guest.set_epoch_deadline(epochs);
-    }
+/// When the host's part of a call begins, where that matters.
+fn began(guest: &Guest<'_>) -> Option<Instant> {
+    guest.data().quiet.map(|_| Instant::now())
+}
+
+/// Gives the guest back what the host took since `began`, and all of its time when its stream has moved: how long a transfer takes is no
+/// reason to end it, standing still is.
+fn give_back(guest: &mut Guest<'_>, began: Option<Instant>, moved_bytes: usize) {
+    let (Some(began), Some(quiet)) = (began, guest.data_mut().quiet.as_mut()) else { return };
+    let now = Instant::now();
+    quiet.until = if moved_bytes > 0 { now + quiet.limit } else { quiet.until + (now - began) };
+    let left = quiet.until.saturating_duration_since(now);
+    // None left ends it where it goes on; a part of an epoch is rounded up, for ever if it were not for this.
+    let ticks = if left.is_zero() { 0 } else { epochs(left) };
+    guest.set_epoch_deadline(ticks);
 }
 
 /// Every import starts here: its price, before it does anything.
@@ -320,8 +356,10 @@ fn with_store<T>(
     work: impl FnOnce(&mut dyn Store, &Guest<'_>) -> std::result::Result<T, StoreFault>,
 ) -> Result<T> {
     let mut store = guest.data_mut().store.take().expect("checked on entry");
+    let began = began(guest);
     let done = work(store.as_mut(), guest);
     guest.data_mut().store = Some(store);
+    give_back(guest, began, 0);
     done.map_err(|StoreFault(fault)| Ended::Host(fault).into())
 }
 

@@ -2,11 +2,13 @@
 //! at a time and is spent after anything but a reply, because what a failed call left in its memory
 //! must not reach the next one. Decides nothing about retries or batches; that is `machine/`'s.
 
+use std::time::Duration;
+
 use wasmtime::Store as Wasm;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower, TypedFunc};
 
 use super::engine::{Deadline, Engine, QuerySlot};
-use super::imports::{Mode, State};
+use super::imports::{Mode, Quiet, State};
 use super::limits::{Budget, Limits};
 use super::load::{Component, LoadError};
 use super::outcome::{self, Interrupts};
@@ -125,10 +127,10 @@ impl Sandbox {
         self.wasm.set_fuel(fuel).map_err(|error| HostFault(format!("fuel could not be set: {error:#}")))
     }
 
-    /// From now on the call has so long until its stream moves, and again after each time that it does.
+    /// From now on the guest may compute for so long until its stream moves, and again after each time that it does.
     pub(super) fn start_quiet_deadline(&mut self, ms: u32) -> Deadline {
         let (running, epochs) = self.engine.start_deadline(ms);
-        self.wasm.data_mut().quiet_epochs = Some(epochs);
+        self.wasm.data_mut().quiet = Some(Quiet::new(Duration::from_millis(ms.into())));
         self.wasm.set_epoch_deadline(epochs);
         running
     }

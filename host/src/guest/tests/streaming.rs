@@ -127,3 +127,55 @@ fn stream_that_moves_may_take_its_time() {
     assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::new()));
     assert!(began.elapsed().as_millis() > 500, "it did not take longer than the deadline: {:?}", began.elapsed());
 }
+
+/// A sender that digests its rows before it says that there are no more frames for the guest, and a disk that hangs for a while.
+struct Sluggish(Map);
+
+const SLUGGISH: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl SnapshotSource for Sluggish {
+    fn read(&mut self, _: usize) -> Result<Vec<u8>, String> {
+        std::thread::sleep(SLUGGISH);
+        Ok(Vec::new())
+    }
+}
+
+impl Store for Sluggish {
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
+        self.0.get(key)
+    }
+
+    fn scan(&mut self, range: Range<'_>, reverse: bool, limit: u32) -> Result<Page, StoreFault> {
+        self.0.scan(range, reverse, limit)
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreFault> {
+        std::thread::sleep(SLUGGISH);
+        self.0.put(key, value)
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), StoreFault> {
+        self.0.remove(key)
+    }
+
+    fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault> {
+        self.0.remove_range(range, limit)
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any> {
+        self
+    }
+}
+
+/// A restore was ended as unfaithful when the sender read its rows a second time for longer than the guest's quiet deadline, between the
+/// last frame of the guest and the next one. Time that the host takes is no time of the guest.
+#[test]
+fn what_the_host_waits_for_is_no_time_of_the_guest() {
+    let component = guest();
+    let mut sandbox = instance::Sandbox::new(&component).unwrap();
+    sandbox.state().source = Some(Box::new(Sluggish(Map::default())));
+    let (export, store) = (&component.exports().restore, Box::new(Sluggish(Map::default())));
+    let quiet_ms = SLUGGISH.as_millis() as u32 * 2 / 5;
+    let (verdict, _) = streams::run(&mut sandbox, export, imports::Mode::Restore, Context::default(), store, quiet_ms);
+    assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::new()));
+}
