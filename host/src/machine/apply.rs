@@ -23,7 +23,7 @@ use super::system::{System, key};
 use super::{ApplyError, MachineError};
 use crate::codec::{self, Genesis, encode_record};
 use crate::faults;
-use crate::guest::{CALLER_STACK_BYTES, Component, Verdict};
+use crate::guest::{CALLER_STACK_BYTES, Component, Failure, Verdict};
 use crate::logs::Foreign;
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
@@ -298,15 +298,22 @@ impl Applier {
         let mut awaited = Vec::new();
         for (position, (origin, verdict)) in (0u32..).zip(outcomes) {
             if let Verdict::Failed(failure) = &verdict {
-                self.shared.counts.failures.add(failure.reason);
-                let detail = Foreign(&failure.detail);
-                tracing::warn!(index, position, reason = ?failure.reason, %detail, "a command failed");
+                self.note_failure(index, position, failure);
             }
             if let Some(origin) = origin.filter(|origin| self.shared.waiters.is_awaited(origin)) {
                 awaited.push((origin, Outcome { index, position, term, time_ms: self.system.time_ms, verdict }));
             }
         }
         self.shared.waiters.entry_applied(log_id.leader_id, awaited);
+    }
+
+    /// A client can have as many of these as it likes, and everybody waits for this thread: the log gets some of them.
+    fn note_failure(&self, index: u64, position: u32, failure: &Failure) {
+        self.shared.counts.failures.add(failure.reason);
+        if let Some(left_out) = self.shared.command_failures.due() {
+            let detail = Foreign(&failure.detail);
+            tracing::warn!(index, position, left_out, reason = ?failure.reason, %detail, "a command failed");
+        }
     }
 
     /// A full disk leaves the state unflushed: the log still has all of it, and the next attempt is due [`FLUSH_AFTER`] from now.

@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) counts: Counts,
     /// Lines about failed queries.
     pub(crate) query_failures: Sparse,
+    /// Lines about failed commands.
+    pub(crate) command_failures: Sparse,
     /// Apply thread.
     pub(crate) progress: Progress,
     /// Apply thread.
@@ -119,6 +121,7 @@ impl Shared {
             changes: Arc::new(Changes::new(system.applied_index())),
             counts: Counts::default(),
             query_failures: Sparse::default(),
+            command_failures: Sparse::default(),
             progress: Progress::default(),
             position: watch::Sender::new(Position::default()),
             applying: Mutex::default(),
