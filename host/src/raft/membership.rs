@@ -211,6 +211,7 @@ impl Members {
             }
             return Err(error);
         }
+        tracing::info!(%node, "a learner has caught up and gets its vote");
         let index = change.set_voter(id, true, true).await?;
         tracing::info!(%node, index, "added a voter");
         Ok(index)

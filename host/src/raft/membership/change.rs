@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -16,7 +17,7 @@ use openraft::{ChangeMembers, EntryPayload, Precondition};
 use super::error::refusal;
 use super::{Changes, Members, MembershipError, Metrics, configuration_index, find_name, leader_node, metrics};
 use crate::raft::Raft;
-use crate::types::{Membership, NodeId, TypeConfig};
+use crate::types::{CommittedLeaderId, Membership, NodeId, TypeConfig};
 
 /// One configuration entry, from proposal to applied.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,12 +43,14 @@ impl Members {
         if previous_index != 0 && found > previous_index {
             return Err(MembershipError::ConfigurationChanged { expected: previous_index, found });
         }
-        let mut change = Change { raft, start: settled, heartbeat: self.0.timeouts.heartbeat, _guard: guard };
+        let known = AtomicU64::new(found);
+        let mut change = Change { members: self, raft, start: settled, known, _guard: guard };
         if is_joint(&change.start) {
             tracing::warn!("finishing a joint configuration that was left behind");
             // Who loses its vote stays as a learner: whether it was to go altogether is not written anywhere.
             change.apply(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await?;
             change.start = self.settle(&change.raft).await?;
+            change.made(configuration_index(&change.start));
         }
         Ok(change)
     }
@@ -114,9 +117,11 @@ impl Members {
 
 /// One change under way: nobody else makes one until it is dropped.
 pub(super) struct Change<'a> {
+    members: &'a Members,
     pub(super) raft: Arc<Raft>,
     start: Metrics,
-    heartbeat: Duration,
+    /// The index of the configuration that this change began with, or last made itself.
+    known: AtomicU64,
     _guard: tokio::sync::MutexGuard<'a, ()>,
 }
 
@@ -140,7 +145,8 @@ impl Change<'_> {
     /// Makes `voter` one, or takes its vote from it, in one entry. `retain`: who loses it stays as a learner. Returns the index of
     /// the configuration once it is applied here.
     pub(super) async fn set_voter(&self, voter: NodeId, votes: bool, retain: bool) -> Result<u64, MembershipError> {
-        let now = metrics(&self.raft);
+        crate::faults::point("membership-caught-up");
+        let now = self.look_again().await?;
         let before = now.membership_config.membership();
         let mut voters: BTreeSet<NodeId> = before.voter_ids().collect();
         match votes {
@@ -156,10 +162,30 @@ impl Change<'_> {
             .map_err(|error| MembershipError::Refused(error.to_string()))?;
         self.quorum_answers(&after).await?;
         crate::faults::point("membership-before-voters");
-        let change = self.raft.append_membership(after, EntryPayload::Blank, [unchanged(&now)]);
-        let index = bounded(change).await?;
+        let conditions = [unchanged(&now), still_leads(&now)];
+        let change = self.raft.append_membership(after, EntryPayload::Blank, conditions);
+        let index = self.made(bounded(change).await?);
         crate::faults::point("membership-after-voters");
         Ok(index)
+    }
+
+    /// What [`Members::begin`] saw may be minutes old, and the lead was lost and found again meanwhile. Then this leader needs an entry of its
+    /// new term committed before it may change voters by a single entry, and another one may have changed the configuration.
+    async fn look_again(&self) -> Result<Metrics, MembershipError> {
+        let now = self.members.settle(&self.raft).await?;
+        let (expected, found) = (self.known.load(Relaxed), configuration_index(&now));
+        match found > expected {
+            false => Ok(now),
+            true => Err(MembershipError::Refused(format!(
+                "this node lost the lead and found it again while it changed the members, and the configuration of entry {found} was made \
+                 meanwhile; look at it and ask again"
+            ))),
+        }
+    }
+
+    fn made(&self, index: u64) -> u64 {
+        self.known.store(index, Relaxed);
+        index
     }
 
     /// Refuses a change after which nothing could be committed, the change itself least of all: a configuration is in force from its
@@ -169,8 +195,8 @@ impl Change<'_> {
         // An error is a core that stopped, which what follows finds as well.
         drop(self.raft.trigger().heartbeat().await);
         let answers = |now: &Metrics| now.current_leader != Some(now.id) || silent(now, after, asked).has_quorum();
-        let waited =
-            self.raft.wait(Some(self.heartbeat)).metrics(answers, "a majority of the new voters answers").await;
+        let heartbeat = self.members.0.timeouts.heartbeat;
+        let waited = self.raft.wait(Some(heartbeat)).metrics(answers, "a majority of the new voters answers").await;
         match waited {
             Ok(_) => Ok(()),
             Err(_) => Err(silent(&metrics(&self.raft), after, asked).refusal(after)),
@@ -180,7 +206,8 @@ impl Change<'_> {
     /// Proposes and waits until the final configuration is applied here. `retain` keeps who loses its vote as a learner.
     pub(super) async fn apply(&self, changes: Changes, retain: bool) -> Result<u64, MembershipError> {
         let now = metrics(&self.raft);
-        bounded(self.raft.change_membership_if(changes, retain, [unchanged(&now)])).await
+        let changed = bounded(self.raft.change_membership_if(changes, retain, [unchanged(&now)])).await;
+        changed.map(|index| self.made(index))
     }
 }
 
@@ -224,6 +251,12 @@ fn silent(now: &Metrics, after: &Membership, asked: Moment) -> Voters {
 /// Under the lock nobody else on this node changes the configuration; this refuses what another leader did.
 fn unchanged(now: &Metrics) -> Precondition<TypeConfig> {
     Precondition::LastMembershipLogId { last_membership_log_id: *now.membership_config.log_id() }
+}
+
+/// And this what happened since to the lead: an entry of this term is committed, of another one perhaps not.
+fn still_leads(now: &Metrics) -> Precondition<TypeConfig> {
+    let committed_leader_id = CommittedLeaderId { term: now.current_term, node_id: now.id };
+    Precondition::CommittedLeaderId { committed_leader_id }
 }
 
 async fn bounded(
