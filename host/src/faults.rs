@@ -24,6 +24,7 @@
 //! | `checkpoint-before-make` `checkpoint-before-publish` | a checkpoint, and its rename | no snapshot is made |
 //! | `checkpoint-after-publish` | after that; can only crash or wait | |
 //! | `install-before-flush` `install-before-current` `install-after-current` | a new state, before and after CURRENT names it | ends the node |
+//! | `membership-caught-up` | a learner that is to vote has caught up, and the leader has not looked again at its own lead | can only crash or wait |
 //! | `membership-before-voters` | the leader is about to propose the entry that gives or takes a vote | can only crash or wait |
 //! | `membership-after-voters` | that entry is applied on the leader, and nobody was told yet | can only crash or wait |
 //! | `recover-after-identity` | `lockstep recover` has raised the incarnation | can only crash or wait |
@@ -32,7 +33,7 @@
 //! | `guest-diverge` | any task: the guest of this node writes other values than those of the others | its hash differs |
 //! | `build-differs` | any task: this node says that it runs guests by another build of the engine | the nodes warn |
 //! | `apply-entry` | before an entry is applied | can only crash or wait |
-//! | `clock-shift` | the wall clock that stamps entries, moved by a number of milliseconds | |
+//! | `clock-shift` | the wall clock of log time (what stamps entries, what other nodes hear, what founds a cluster), moved by a number of milliseconds | |
 //! | `peer-skip-append` | any task, before a stream begins: a follower says to have stored what it did not | nothing, until the leader is lost |
 //! | `read-skip-index` | any task: a linearizable read asks no leader | a stale answer |
 //! | `peer-append-refused` | an append has arrived on a stream of the leader | the stream ends |

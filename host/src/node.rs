@@ -1,8 +1,9 @@
 //! Wires the rooms from bottom to top, and stops them from top to bottom. The only file that sees everything.
-//! Decides nothing by itself: who a node is and whether it forms a cluster is `node/identity.rs`, what it may run is
+//! Decides nothing by itself: who a node is and whether it forms a cluster is `node/identity.rs`, by what clock `node/clock.rs`, what it may run is
 //! `node/admission.rs`, what it does unasked is `node/duties.rs`, how its Raft ends is `node/stopping.rs`.
 
 mod admission;
+mod clock;
 mod duties;
 mod identity;
 pub mod recover;
@@ -29,14 +30,15 @@ use crate::raft::proposer::STALL_MAX;
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
-    Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, Me, Members, NetworkFactory, PeerService,
-    Presence, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds, install, link,
+    Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, LogTime, Me, Members, NetworkFactory,
+    PeerService, Presence, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds, install, link,
+    own_clock,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
 use admission::Admission;
 use resync::Resync;
-use stopping::{hand_over, hold, stop_handle, stop_raft};
+use stopping::{hand_over, hold, panicked, stop_handle, stop_raft};
 
 /// Queries that may wait for a thread; more are refused.
 const QUERY_QUEUE_MAX: usize = 4_096;
@@ -101,6 +103,7 @@ struct Consensus {
     canvass: Canvass,
     members: Members,
     leader: LeaderWatch,
+    log_time: LogTime,
     retention: Retention,
     inquiry: Inquiry,
     /// Set when the cluster has removed this node.
@@ -204,18 +207,6 @@ impl Node {
     }
 }
 
-/// Completes when one of the tasks has panicked: without it the node would answer and do only half of its work.
-async fn panicked(tasks: &mut JoinSet<()>) -> String {
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            return format!("a task of this node panicked: {error}");
-        }
-    }
-    std::future::pending().await
-}
-
 fn bind(config: &NodeConfig) -> anyhow::Result<Listeners> {
     Ok(Listeners {
         grpc: config::bind("--grpc_addr", &config.grpc_addr)?,
@@ -287,7 +278,9 @@ async fn start_raft(
     let timeouts = Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout };
     let cell = RaftCell::default();
     let links = link::Links::new(me.node_id, below.cluster.clone(), cell.clone(), timeouts.append_progress());
-    let network = NetworkFactory::new(links.clone(), below.identity.boot, below.machine.snapshots().clone(), timeouts);
+    let log_time = clock::log_time(me.node_id, &below.machine, &cell, config.heartbeat_timeout);
+    let snapshots = below.machine.snapshots().clone();
+    let network = NetworkFactory::new(links.clone(), below.identity.boot, snapshots, timeouts, log_time.clone());
     let raft_config = Arc::new(timeouts.config("lockstep")?);
     if below.held.is_some() {
         below.log.apply_nothing();
@@ -317,14 +310,15 @@ async fn start_raft(
         log_bytes_max: config.log_quota,
     };
     let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
-    Ok(Consensus { raft, cell, canvass, members, leader, retention, inquiry, removed })
+    Ok(Consensus { raft, cell, canvass, members, leader, log_time, retention, inquiry, removed })
 }
 
 /// The ways of commands and reads, with their loops.
 fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, tasks: &mut JoinSet<()>) -> Paths {
     let (me, machine) = (below.me.node_id, &below.machine);
     let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), below.log.clone(), me));
-    let (proposer, proposing) = Proposer::new(core.clone(), consensus.leader.clone(), machine.genesis_applied());
+    let (leader, log_time) = (consensus.leader.clone(), consensus.log_time.clone());
+    let (proposer, proposing) = Proposer::new(core.clone(), log_time, leader, machine.genesis_applied());
     tasks.spawn(proposing.run());
     let forward = Forward::new(me, below.cluster.clone());
     let (read, reading) =
@@ -357,6 +351,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         states: Arc::new(below.machine.clone()),
         host: Arc::new(below.admission.clone()),
         snapshots: Arc::new(install::Installer::new(below.machine.clone())),
+        log_time: consensus.log_time.clone(),
         forward: forwarded.clone(),
         leader: forwarded,
     })
@@ -389,6 +384,7 @@ fn open_api(
         commands,
         read: paths.read.clone(),
         clock: paths.clock.clone(),
+        log_time: consensus.log_time.clone(),
         members: consensus.members.clone(),
         leader: consensus.leader.clone(),
         election_timeout: config.election_timeout,
@@ -444,6 +440,7 @@ fn start_duties(
     ));
     tasks.spawn(duties::remember_removal(below.directory.clone(), below.removed, consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
+    tasks.spawn(own_clock::watch(consensus.log_time.clone(), consensus.leader.clone()));
     let hung = STALL_MAX.max(2 * config.heartbeat_timeout);
     tasks.spawn(duties::leave_hung_disk(below.log.clone(), consensus.leader.clone(), consensus.members.clone(), hung));
     let members = consensus.members.clone();
@@ -477,20 +474,5 @@ async fn serve_peers(service: PeerService, listener: TcpListener, fatal: Fatal) 
     };
     if let Err(error) = served.await {
         fatal.raise(format!("the peer port cannot be served: {error}"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async {});
-        let ended = tokio::time::timeout(Duration::from_millis(50), panicked(&mut tasks)).await;
-        assert!(ended.is_err(), "{ended:?}");
-        tasks.spawn(async { panic!("a bug") });
-        assert!(panicked(&mut tasks).await.contains("a bug"));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,12 @@ pub const GROUP: u32 = 0;
 
 /// The largest encoded component that a node accepts, from a leader or a backup.
 pub const COMPONENT_BYTES_MAX: usize = 256 << 20;
+
+/// No right clock stands before this, in milliseconds since 1970: the date of the compiler that this program is built with (`rustc -V`; the
+/// version that `rust-toolchain.toml` pins), 14 April 2026. The same for every build of these sources, whenever it is made.
+pub const CLOCK_MIN_MS: u64 = 1_776_124_800_000;
+/// Nor after this: ten years later.
+pub const CLOCK_MAX_MS: u64 = 2_091_744_000_000;
 
 /// Room for addresses and the operator's own name, as the membership holds them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +109,13 @@ pub fn hex(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").expect("writing to a String does not fail");
         text
     })
+}
+
+/// Milliseconds since 1970 as people read them, in UTC. What lies after the year 9999 is shown as its last second.
+pub fn date(ms: u64) -> String {
+    const LAST_SECOND: u64 = 253_402_300_799;
+    let since = Duration::from_secs((ms / 1000).min(LAST_SECOND));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
 /// What is stamped on a data directory.
@@ -199,5 +213,24 @@ impl std::fmt::Display for NodeMode {
             (name, "") => f.write_str(name),
             (name, why) => write!(f, "{name}: {why}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever pins a newer compiler gives its date (`rustc -V`), too: no right clock stands before it.
+    #[test]
+    fn the_date_of_the_program_is_that_of_its_compiler() {
+        assert!(include_str!("../../rust-toolchain.toml").contains("channel = \"1.95.0\""));
+        assert_eq!(date(CLOCK_MIN_MS), "2026-04-14T00:00:00Z");
+        assert_eq!(date(CLOCK_MAX_MS), "2036-04-14T00:00:00Z");
+    }
+
+    #[test]
+    fn every_moment_has_a_date() {
+        assert_eq!(date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(date(u64::MAX), "9999-12-31T23:59:59Z");
     }
 }

@@ -3,6 +3,10 @@
 
 mod backup;
 #[cfg(target_os = "linux")]
+mod before_1970;
+mod catching_up;
+mod clocks;
+#[cfg(target_os = "linux")]
 mod compiling;
 mod component_tests;
 mod damaged_disk;
@@ -11,6 +15,7 @@ mod durable_steps;
 mod equal_hashes;
 mod failover;
 mod first_hour;
+mod floods;
 mod forwarding;
 mod guest_tools;
 mod guests;

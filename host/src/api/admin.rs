@@ -1,18 +1,26 @@
 //! lockstep.v1.Admin: what an operator asks of one node beside RaftManager. Translates; the frames of a backup are machine/'s.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
-use tokio::time::Instant;
+use futures::stream::BoxStream;
+use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
+use super::attended::{STALLED_AFTER, attended};
 use super::call::admin_server::Admin;
-use super::call::{BackupRequest, BackupResponse, ResyncRequest, ResyncResponse, StatusRequest, StatusResponse};
+use super::call::{
+    BackupRequest, BackupResponse, ResyncRequest, ResyncResponse, SetLogTimeRequest, SetLogTimeResponse, StatusRequest,
+    StatusResponse,
+};
 use super::dynamic::DEADLINE_DEFAULT;
 use super::fetch::Fetched;
 use crate::machine::SnapshotError;
+use crate::raft::own_clock::OwnClock;
+use crate::raft::read::RoundError;
+use crate::types::{CLOCK_MAX_MS, date};
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -28,11 +36,8 @@ impl Admin for AdminService {
             self.0.read_barrier(Instant::now() + DEADLINE_DEFAULT).await?;
         }
         let sending = self.0.parts.machine.snapshots().back_up(&peer).await.map_err(refusal)?;
-        let frames = stream::unfold(sending, |mut sending| async move {
-            let frame = sending.frames.recv().await?;
-            Some((frame.map(|frame| BackupResponse { frame }).map_err(Status::internal), sending))
-        });
-        Ok(Response::new(frames.boxed()))
+        let frames = attended(sending, peer, STALLED_AFTER);
+        Ok(Response::new(frames.map(|frame| frame.map(|frame| BackupResponse { frame })).boxed()))
     }
 
     async fn resync(&self, request: Request<ResyncRequest>) -> Result<Response<ResyncResponse>, Status> {
@@ -44,9 +49,53 @@ impl Admin for AdminService {
         Ok(Response::new(ResyncResponse { index, rows, from }))
     }
 
+    async fn set_log_time(&self, request: Request<SetLogTimeRequest>) -> Result<Response<SetLogTimeResponse>, Status> {
+        let SetLogTimeRequest { time_ms, sure } = request.into_inner();
+        self.0.require_leader().await.map_err(Status::failed_precondition)?;
+        let now = self.0.parts.log_time.own_clock(true).expect("a leader knows where log time stands");
+        refuse_time(now, time_ms, sure)?;
+        let set = timeout(DEADLINE_DEFAULT, self.0.parts.clock.set(time_ms)).await;
+        let index = set.unwrap_or(Err(RoundError::NoQuorum)).map_err(|error| match error {
+            RoundError::NotLeader => Status::failed_precondition("this node leads no more; log time was not moved"),
+            RoundError::NoQuorum => Status::unknown(format!("{error}; log time may be moved yet")),
+            RoundError::Failed(why) => Status::unavailable(why),
+        })?;
+        tracing::warn!(index, from = date(now.log_ms), to = date(time_ms), "an operator moved log time ahead");
+        Ok(Response::new(SetLogTimeResponse { index, before_ms: now.log_ms }))
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         Ok(Response::new(StatusResponse { json: self.0.status_now().to_json().to_string() }))
     }
+}
+
+/// Why log time is not moved from `now` to `to_ms`, if it is not.
+fn refuse_time(now: OwnClock, to_ms: u64, sure: bool) -> Result<(), Status> {
+    let (log, to) = (date(now.log_ms), date(to_ms));
+    if to_ms <= now.log_ms {
+        return Err(Status::failed_precondition(format!("log time is {log} and never goes back, so not to {to}")));
+    }
+    if to_ms > CLOCK_MAX_MS {
+        let last = date(CLOCK_MAX_MS);
+        return Err(Status::invalid_argument(format!(
+            "{to} is no time that a right clock shows; the last one is {last}"
+        )));
+    }
+    if sure {
+        return Ok(());
+    }
+    let further = humantime::format_duration(Duration::from_secs((to_ms - now.log_ms) / 1000));
+    let mut words = format!(
+        "from {log} to {to} log time moves {further} ahead, and never back: every lease and timer that ends in that time ends at once"
+    );
+    if to_ms > now.own_ms.saturating_add(1_000) {
+        let own = date(now.own_ms);
+        words.push_str(&format!(
+            ". That is ahead of this node's clock ({own}): until most voters' clocks have reached it log time stands still, and no \
+             lease and no timer ends"
+        ));
+    }
+    Err(Status::failed_precondition(format!("{words}. Nothing was done; say that you are sure")))
 }
 
 fn refusal(error: SnapshotError) -> Status {
@@ -55,5 +104,38 @@ fn refusal(error: SnapshotError) -> Status {
         SnapshotError::BackingUp => Status::resource_exhausted(text),
         SnapshotError::Empty | SnapshotError::NoComponent | SnapshotError::Mode(_) => Status::failed_precondition(text),
         _ => Status::internal(text),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_790_000_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+
+    fn refused(log_ms: u64, to_ms: u64) -> String {
+        let now = OwnClock { own_ms: NOW_MS, log_ms, median_ms: None };
+        refuse_time(now, to_ms, false).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn log_time_is_moved_ahead_by_who_knows_what_it_ends() {
+        let behind = OwnClock { own_ms: NOW_MS, log_ms: NOW_MS - HOUR_MS, median_ms: None };
+        assert!(refuse_time(behind, NOW_MS, true).is_ok());
+        let text = refused(NOW_MS - HOUR_MS, NOW_MS);
+        assert!(text.contains("moves 1h ahead, and never back: every lease and timer"), "{text}");
+        assert!(text.contains("Nothing was done") && !text.contains("stands still"), "{text}");
+        let text = refused(NOW_MS, NOW_MS + HOUR_MS);
+        assert!(text.contains("stands still"), "{text}");
+    }
+
+    #[test]
+    fn log_time_is_moved_neither_back_nor_out_of_this_world() {
+        let now = OwnClock { own_ms: NOW_MS, log_ms: NOW_MS, median_ms: None };
+        for to_ms in [0, NOW_MS - 1, NOW_MS, CLOCK_MAX_MS + 1, u64::MAX] {
+            assert!(refuse_time(now, to_ms, true).is_err(), "{to_ms}");
+        }
     }
 }

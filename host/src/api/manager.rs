@@ -25,6 +25,9 @@ const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long after the Raft group has stopped a Shutdown's token still answers, unless it is forgotten before.
 const SHUTDOWN_LINGER: Duration = Duration::from_secs(1);
 
+/// The last moment that LastContact can name, in the year 2262.
+const LAST_NANO: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
+
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Manager(pub(super) Arc<Shared>);
@@ -166,11 +169,12 @@ impl RaftManager for Manager {
         Ok(Response::new(match self.0.last_contact().await {
             Contact::Never => pb::LastContactResponse { unix_nano: 0, time_format: "never".into() },
             Contact::Ago(ago) => {
-                let at = SystemTime::now() - ago;
-                let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                // What is before 1970 by this machine's clock counts as 1970: neither field has words for it.
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let since_1970 = now.saturating_sub(ago).min(LAST_NANO);
                 pb::LastContactResponse {
-                    unix_nano: i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX),
-                    time_format: humantime::format_rfc3339_nanos(at).to_string(),
+                    unix_nano: i64::try_from(since_1970.as_nanos()).unwrap_or(i64::MAX),
+                    time_format: humantime::format_rfc3339_nanos(SystemTime::UNIX_EPOCH + since_1970).to_string(),
                 }
             }
         }))
@@ -224,7 +228,7 @@ fn operation_deadline() -> Instant {
 impl Shared {
     /// The leader, if that is this node; else the sentence an operator needs. While none is known, waits as long as an election may take:
     /// scripts ask a node that has just started.
-    async fn require_leader(&self) -> Result<LeaderView, String> {
+    pub(super) async fn require_leader(&self) -> Result<LeaderView, String> {
         match self.parts.leader.clone().wait(Instant::now() + self.parts.election_timeout).await {
             Some(leader) if leader.is_me => Ok(leader),
             Some(leader) => Err(format!(

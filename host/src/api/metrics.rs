@@ -17,6 +17,7 @@ use tonic::Code;
 
 use super::routes::Kind;
 use super::{Shared, status};
+use crate::raft::own_clock::OwnClock;
 use crate::types::NodeMode;
 
 /// Upper bounds in seconds: from a local query to the default deadline.
@@ -142,6 +143,9 @@ impl Collector for Gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        if let Some(clock) = &status.clock {
+            encode_clock(&mut encoder, clock)?;
+        }
         let counters = [
             (
                 "commands_applied",
@@ -177,4 +181,10 @@ impl Collector for Gauges {
         ConstGauge::new(1_i64).encode(family.encode_family(&[("mode", machine.mode.words().0)])?)?;
         Ok(())
     }
+}
+
+fn encode_clock(encoder: &mut DescriptorEncoder<'_>, clock: &OwnClock) -> Result<(), std::fmt::Error> {
+    let help = "Seconds by which this node's clock is ahead of log time (negative: behind), while a leader says where that stands";
+    let gauge = ConstGauge::new(clock.ahead_ms() as f64 / 1000.0);
+    gauge.encode(encoder.encode_descriptor("clock_ahead_seconds", help, None, gauge.metric_type())?)
 }

@@ -9,6 +9,7 @@
 //! ```
 
 mod admin;
+mod attended;
 pub mod commands;
 mod descriptor;
 mod dynamic;
@@ -49,7 +50,7 @@ use tonic_health::server::HealthReporter;
 use crate::guest::Component;
 use crate::machine::{Machine, QueryError};
 use crate::raft::membership::Configuration;
-use crate::raft::{Clock, LeaderWatch, Members, RaftCell, ReadIndex, Retention};
+use crate::raft::{Clock, LeaderWatch, LogTime, Members, RaftCell, ReadIndex, Retention};
 use crate::types::{Node, NodeMode};
 use commands::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
@@ -88,6 +89,8 @@ pub struct ApiParts {
     pub read: ReadIndex,
     /// Log time on an idle cluster.
     pub clock: Clock,
+    /// How this node's clock compares with it.
+    pub log_time: LogTime,
     /// Changes of membership and leadership.
     pub members: Members,
     /// Who leads.
@@ -344,9 +347,12 @@ impl Shared {
 
     fn status_now(&self) -> NodeStatus {
         let configuration = self.configuration();
+        let leader = self.parts.leader.current();
+        let leads = leader.as_ref().is_some_and(|leader| leader.is_me);
         NodeStatus {
             node: self.parts.node.clone(),
-            leader: self.parts.leader.current(),
+            clock: self.parts.log_time.own_clock(leads),
+            leader,
             servers: configuration.servers,
             servers_index: configuration.index,
             raft: self.raft_status(),

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use crate::machine::{MachineStatus, TransferStatus};
 use crate::raft::LeaderView;
+use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Server;
+use crate::raft::own_clock::OwnClock;
 use crate::raft::retention::RetentionStatus;
 use crate::types::{LogId, Node, TypeConfig};
 
@@ -31,6 +33,8 @@ pub struct NodeStatus {
     pub machine: MachineStatus,
     /// The log's.
     pub log: RetentionStatus,
+    /// This node's clock and log time; none while no leader says where that stands.
+    pub clock: Option<OwnClock>,
 }
 
 /// Raft's numbers, in hashicorp's words.
@@ -117,7 +121,18 @@ impl NodeStatus {
                 "free_bytes": self.machine.disk.free_bytes,
                 "min_free_bytes": self.machine.disk.min_free_bytes,
             },
+            "clock": self.clock_json(),
             "transfers": self.machine.transfers.iter().map(transfer_json).collect::<Vec<_>>(),
+        })
+    }
+
+    fn clock_json(&self) -> Value {
+        json!({
+            "now_ms": wall_ms(),
+            "log_time_ms": self.clock.map(|clock| clock.log_ms),
+            "voters_ms": self.clock.and_then(|clock| clock.median_ms),
+            "ahead_ms": self.clock.map(|clock| clock.ahead_ms()),
+            "problem": self.clock.and_then(|clock| clock.problem()).unwrap_or_default(),
         })
     }
 
@@ -324,6 +339,7 @@ pub(super) mod tests {
             },
             machine: machine(8),
             log: RetentionStatus { log_bytes: 500, over_quota: false },
+            clock: Some(OwnClock { own_ms: 70_000, log_ms: 1_070_000, median_ms: Some(70_000) }),
         }
     }
 
@@ -346,6 +362,17 @@ pub(super) mod tests {
             "direction": "sending", "peer": "nodeC", "index": 6, "bytes": 70, "rows": 3, "began_ms": 1, "seconds": 9
         });
         assert_eq!(json["transfers"], json!([transfer]));
+    }
+
+    #[test]
+    fn a_clock_is_compared_where_log_time_is_known() {
+        let json = status().to_json();
+        let clock = &json["clock"];
+        assert_eq!((&clock["log_time_ms"], &clock["ahead_ms"]), (&json!(1_070_000), &json!(-1_000_000)));
+        assert!(clock["problem"].as_str().unwrap().contains("16m 40s behind log time"), "{clock}");
+        let json = NodeStatus { clock: None, ..status() }.to_json();
+        assert_eq!((&json["clock"]["ahead_ms"], &json["clock"]["problem"]), (&Value::Null, &json!("")));
+        assert!(json["clock"]["now_ms"].is_u64());
     }
 
     #[test]

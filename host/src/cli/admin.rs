@@ -11,6 +11,7 @@ use super::manager::{self, Manager, is_operation, known, operation_error, text_f
 use super::progress::with_transfers;
 use super::report::{Failure, print_line};
 use super::resync;
+use super::set_log_time;
 use super::similar::{similar, suggestion};
 use super::text::{self, Defaults};
 
@@ -45,9 +46,11 @@ pub(crate) fn help() -> String {
         help.push_str(&format!("  {}\n", manager::usage(&rpc)));
     }
     help.push_str(&format!("  {}\n", resync::USAGE));
+    help.push_str(&format!("  {}\n", set_log_time::USAGE));
     help.push_str(
         "\n\
         resync makes a node in quarantine anew, from the node with the grpc_addr `from` or from any voter.\n\
+        set_log_time moves log time ahead, for clocks that cannot bring it where it belongs; it says what that ends until you are sure.\n\
         A previous_index other than 0 refuses the change if the configuration changed after that index.\n\
         Bytes are text, hex:… or @file. What an operation waits for is awaited; an error exits with code 1.\n\
         \n\
@@ -68,16 +71,27 @@ pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
         }
         return resync::run(&args.addr, &args.arguments, args.timeout);
     }
+    if args.rpc.replace('-', "_") == "set_log_time" {
+        let request = set_log_time::request(&args.arguments)?;
+        return super::client_runtime()?.block_on(async {
+            let manager = reach(args).await?;
+            set_log_time::run(manager.channel().clone(), request, args.timeout).await
+        });
+    }
     let rpc = manager::rpc(&args.rpc).ok_or_else(|| unknown_rpc(&args.rpc))?;
     let request = manager::request(&rpc, &args.arguments)?;
     super::client_runtime()?.block_on(async {
-        let manager = if args.leader {
-            find_leader(&args.addr, args.timeout).await?
-        } else {
-            Manager::new(client::connect(&args.addr, CONNECT_PATIENCE).await?, args.timeout)
-        };
+        let manager = reach(args).await?;
         invoke(&manager, &rpc, &request).await
     })
+}
+
+/// The node to ask.
+async fn reach(args: &AdminArgs) -> anyhow::Result<Manager> {
+    match args.leader {
+        true => find_leader(&args.addr, args.timeout).await,
+        false => Ok(Manager::new(client::connect(&args.addr, CONNECT_PATIENCE).await?, args.timeout)),
+    }
 }
 
 async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage) -> anyhow::Result<()> {
@@ -139,7 +153,7 @@ async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<M
 
 fn unknown_rpc(name: &str) -> Failure {
     let rpcs = manager::rpcs();
-    let names = rpcs.iter().map(|rpc| text::snake_case(rpc.name())).chain(["resync".into()]);
+    let names = rpcs.iter().map(|rpc| text::snake_case(rpc.name())).chain(["resync".into(), "set_log_time".into()]);
     let names: Vec<String> = names.collect();
     let close: Vec<String> = similar(name, names.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
     Failure::usage(format!("there is no RPC {name:?}")).hint(suggestion(&close, &names))

@@ -24,6 +24,7 @@ mod reflection;
 mod report;
 mod restore;
 mod resync;
+mod set_log_time;
 mod similar;
 mod text;
 

@@ -4,7 +4,9 @@
 use anyhow::{Context, bail};
 
 use super::admission::Admission;
+use super::clock;
 use crate::config::NodeConfig;
+use crate::raft::log_time::wall_ms;
 use crate::raft::{Me, Raft};
 use crate::store::Log;
 use crate::types::{Cluster, Identity, NodeId};
@@ -43,6 +45,7 @@ pub(super) async fn bootstrap(config: &NodeConfig, raft: &Raft, admission: &Admi
     if !config.bootstrap && !initialized {
         return Ok(());
     }
+    clock::check_to_found(wall_ms())?;
     let Some(component) = admission.component_hash() else {
         bail!(
             "this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that"

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use crate::api::Stop;
 use crate::machine::Machine;
@@ -49,4 +50,32 @@ pub(super) async fn hold(mode: &NodeMode, machine: &Machine, cell: &RaftCell) ->
     tracing::error!("this node takes no part in its cluster: {mode}");
     machine.set_mode(mode.clone());
     stop_raft(cell).await.map_err(anyhow::Error::msg)
+}
+
+/// Completes when one of the tasks has panicked: without it the node would answer and do only half of its work.
+pub(super) async fn panicked(tasks: &mut JoinSet<()>) -> String {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            return format!("a task of this node panicked: {error}");
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        let ended = tokio::time::timeout(Duration::from_millis(50), panicked(&mut tasks)).await;
+        assert!(ended.is_err(), "{ended:?}");
+        tasks.spawn(async { panic!("a bug") });
+        assert!(panicked(&mut tasks).await.contains("a bug"));
+    }
 }

@@ -111,16 +111,29 @@ impl Clock {
             return Err(RoundError::Failed(why));
         }
         let leader = self.0.leader.current().filter(|leader| leader.is_me).ok_or(RoundError::NotLeader)?;
-        match self.0.proposer.propose_entry(leader.term, Entry::default()).await {
-            Written::Applied { index } => Ok(index),
-            Written::NotLeader => Err(RoundError::NotLeader),
-            Written::Unknown => Err(RoundError::NoQuorum),
-            Written::Stopped => Err(RoundError::Failed("the node is stopping".into())),
-        }
+        index_of(self.0.proposer.propose_entry(leader.term, Entry::default()).await)
+    }
+
+    /// Moves log time to `time_ms`, whatever the clocks say; the index of the entry that does. Never back: apply takes the later time.
+    ///
+    /// # Errors
+    /// This node does not lead, or the entry did not get into the log for certain.
+    pub async fn set(&self, time_ms: u64) -> Result<u64, RoundError> {
+        let leader = self.0.leader.current().filter(|leader| leader.is_me).ok_or(RoundError::NotLeader)?;
+        index_of(self.0.proposer.propose_time(leader.term, time_ms).await)
     }
 
     /// The applied index, when log time has passed by itself.
     fn reached(&self, until_ms: u64) -> Option<u64> {
         (self.0.core.log_time_ms() >= until_ms).then(|| self.0.core.hash_tip().0)
+    }
+}
+
+fn index_of(written: Written) -> Result<u64, RoundError> {
+    match written {
+        Written::Applied { index } => Ok(index),
+        Written::NotLeader => Err(RoundError::NotLeader),
+        Written::Unknown => Err(RoundError::NoQuorum),
+        Written::Stopped => Err(RoundError::Failed("the node is stopping".into())),
     }
 }

@@ -23,7 +23,7 @@ use crate::raft::link::Links;
 use crate::raft::membership::MembershipError;
 use crate::raft::service::{ForwardHandler, LeaderHandler, Parts};
 use crate::raft::{
-    Canvass, ClusterCell, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts, peer,
+    Canvass, ClusterCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts, peer,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Membership, Node, NodeId};
@@ -116,7 +116,7 @@ impl TestNode {
         let (cluster, raft) = (ClusterCell::new(None), RaftCell::default());
         let links = Links::new(id, cluster.clone(), raft.clone(), Duration::from_secs(1));
         if with_raft {
-            let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), timeouts());
+            let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), timeouts(), LogTime::default());
             let config = Arc::new(timeouts().config("test").unwrap());
             raft.set(Raft::new(id, config, network, log.clone(), state_machine).await.unwrap());
         }
@@ -147,6 +147,7 @@ impl TestNode {
             states: Arc::new(self.machine.clone()),
             host: Arc::new(TestHost),
             snapshots: Arc::new(Installer::new(self.machine.clone())),
+            log_time: LogTime::default(),
             forward: Arc::new(Nobody),
             leader: Arc::new(Nobody),
         });

@@ -16,7 +16,7 @@ use crate::raft::proposer::{Core, Proposer, Written};
 use crate::raft::read::{LocalIndex, ReadIndex};
 use crate::raft::service::{ForwardHandler, LeaderHandler};
 use crate::raft::ticket::Answer;
-use crate::raft::{Forwarded, RaftCell};
+use crate::raft::{Forwarded, LogTime, RaftCell};
 use crate::reserved::Reserved;
 use crate::types::{CommittedLeaderId, EntryData, GROUP, Node, Origin};
 
@@ -89,7 +89,7 @@ fn world() -> World {
     let (view, seen) = watch::channel(view(1, true));
     let leader = LeaderWatch::new(seen);
     let (_genesis, applied) = watch::channel(true);
-    let (proposer, proposing) = Proposer::new(core.clone(), leader.clone(), applied);
+    let (proposer, proposing) = Proposer::new(core.clone(), LogTime::default(), leader.clone(), applied);
     let clock = Clock::new(core.clone(), proposer.clone(), core.clone(), leader.clone());
     let (reads, _reading) = ReadIndex::new(core.clone(), core, leader.clone(), Duration::from_secs(1));
     tokio::spawn(proposing.run());

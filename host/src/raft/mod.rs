@@ -10,6 +10,8 @@
 //! In: `service` → `cluster` (is this for me, from my cluster?) → `wire` → openraft; a snapshot goes through `install`. Operators:
 //! `membership`, which asks strangers in through `join`. Who was removed learns it in `standing`. A leader that died: `presence` (who
 //! streams to us), `probe` (is its process gone), `canvass` (do the others find so, and who takes over).
+//! Log time: `log_time` asks the voters' clocks and stamps, `log_clock` bounds what a stamp may do, `own_clock` tells how this node's differs,
+//! `clock` lets it pass on an idle cluster.
 //! Beside these: `builds` compares how members run guests, `timeouts` makes openraft's configuration, `retention` says when a snapshot is made and how much log stays behind it,
 //! `planted` is a fault that a test plants.
 
@@ -18,6 +20,7 @@ pub mod canvass;
 pub mod clock;
 pub mod cluster;
 pub mod core;
+mod dated;
 pub mod forward;
 pub mod forwarded;
 pub mod inquiry;
@@ -25,8 +28,11 @@ pub mod install;
 pub mod join;
 pub mod leader;
 pub mod link;
+pub mod log_clock;
+pub mod log_time;
 pub mod membership;
 pub mod network;
+pub mod own_clock;
 pub mod packing;
 mod planted;
 pub mod presence;
@@ -56,6 +62,7 @@ pub use forward::Forward;
 pub use forwarded::Forwarded;
 pub use inquiry::Inquiry;
 pub use leader::{LeaderView, LeaderWatch};
+pub use log_time::LogTime;
 pub use membership::{Configuration, Members, MembershipError, Server};
 pub use network::NetworkFactory;
 pub use presence::Presence;

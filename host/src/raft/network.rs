@@ -28,7 +28,7 @@ use crate::raft::install::{self, OtherEnd, STALLED_AFTER};
 use crate::raft::link::{Lane, Link, Links};
 use crate::raft::peer::peer_client::PeerClient;
 use crate::raft::stream::{Answers, Broken, Outstanding};
-use crate::raft::{Timeouts, peer, wire};
+use crate::raft::{LogTime, Timeouts, peer, wire};
 use crate::types::{Node, NodeId, TypeConfig, Vote};
 
 type CallError = RPCError<TypeConfig>;
@@ -48,12 +48,13 @@ pub struct NetworkFactory {
     boot: u64,
     snapshots: Snapshots,
     timeouts: Timeouts,
+    log_time: LogTime,
 }
 
 impl NetworkFactory {
     /// Dials nothing. `boot`: which process of this node it is.
-    pub fn new(links: Links, boot: u64, snapshots: Snapshots, timeouts: Timeouts) -> Self {
-        NetworkFactory { links, boot, snapshots, timeouts }
+    pub fn new(links: Links, boot: u64, snapshots: Snapshots, timeouts: Timeouts, log_time: LogTime) -> Self {
+        NetworkFactory { links, boot, snapshots, timeouts, log_time }
     }
 
     fn peer(&self, target: NodeId, node: &Node, appends: Appends) -> Peer {
@@ -240,9 +241,11 @@ impl NetAppend<TypeConfig> for Peer {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, CallError> {
-        let message = wire::encode_append(self.route()?, &request);
+        let log_time = &self.factory.log_time;
+        let message = wire::with_telling(wire::encode_append(self.route()?, &request), log_time.telling());
         let call = |mut client: PeerClient<Channel>| async move { client.heartbeat(message).await };
         let response = self.call(RPCTypes::AppendEntries, option.hard_ttl(), call).await?;
+        log_time.heard(self.target, response.clock_ms);
         wire::decode_heartbeat_response(response).map_err(unreachable)
     }
 }

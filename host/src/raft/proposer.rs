@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::leader::{LeaderView, LeaderWatch};
-use super::packing::{Batch, LogClock, Queue, wall_ms};
+use super::log_time::LogTime;
+use super::packing::{Batch, Queue};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Share, Ticket, check_size, ticket, weight_bytes};
 use crate::codec::{self, Command, entry};
 use crate::types::EntryData;
@@ -74,7 +74,7 @@ pub struct Proposer {
     leader: LeaderWatch,
     queue: mpsc::Sender<Queued>,
     budget: Arc<Budget>,
-    clock: Arc<Mutex<LogClock>>,
+    log_time: LogTime,
 }
 
 /// The loop behind a [`Proposer`].
@@ -83,22 +83,26 @@ pub struct ProposerTask {
     leader: LeaderWatch,
     genesis: watch::Receiver<bool>,
     queue: Queue,
-    clock: Arc<Mutex<LogClock>>,
+    log_time: LogTime,
 }
 
 impl Proposer {
     /// A proposer over `core`, and the task that must run for it. Commands are held back until `genesis` is true.
-    pub fn new(core: Arc<dyn Core>, leader: LeaderWatch, genesis: watch::Receiver<bool>) -> (Proposer, ProposerTask) {
+    pub fn new(
+        core: Arc<dyn Core>,
+        log_time: LogTime,
+        leader: LeaderWatch,
+        genesis: watch::Receiver<bool>,
+    ) -> (Proposer, ProposerTask) {
         let (sender, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
-        let clock = Arc::new(Mutex::new(LogClock::new(Instant::now())));
         let task = ProposerTask {
             core: core.clone(),
             leader: leader.clone(),
             genesis,
             queue: Queue::new(receiver),
-            clock: clock.clone(),
+            log_time: log_time.clone(),
         };
-        let proposer = Proposer { core, leader, queue: sender, budget: Budget::new(QUEUE_BYTES_MAX), clock };
+        let proposer = Proposer { core, leader, queue: sender, budget: Budget::new(QUEUE_BYTES_MAX), log_time };
         (proposer, task)
     }
 
@@ -122,7 +126,13 @@ impl Proposer {
     /// Proposes an entry of the host's own (genesis, clock) past the queue, stamped here. `Applied` on return means applied on
     /// this node.
     pub async fn propose_entry(&self, term: u64, entry: entry::Entry) -> Written {
-        let data = stamp(&*self.core, &self.clock, entry);
+        let data = stamp(&*self.core, self.log_time.stamp(), entry);
+        self.core.write(term, data).await
+    }
+
+    /// Proposes an entry that moves log time to `time_ms`, whatever the clocks say. As [`Proposer::propose_entry`].
+    pub async fn propose_time(&self, term: u64, time_ms: u64) -> Written {
+        let data = stamp(&*self.core, time_ms, entry::Entry::default());
         self.core.write(term, data).await
     }
 
@@ -176,7 +186,7 @@ impl ProposerTask {
                 Some((batch, written)) = writing.next(), if !writing.is_empty() => settle(batch, written),
                 () = self.leader.changed() => self.queue.retain(|term| self.leader.leads(term)),
                 Ok(()) = self.genesis.changed(), if !open => open = *self.genesis.borrow_and_update(),
-                _ = clock.tick() => self.clock.lock().observe(self.core.log_time_ms(), Instant::now()),
+                _ = clock.tick() => self.log_time.observe(),
                 more = self.queue.ready(), if may_write => {
                     if !more {
                         break;
@@ -194,7 +204,7 @@ impl ProposerTask {
 
     fn write(&self, mut batch: Batch) -> impl Future<Output = (Batch, Written)> + Send + use<> {
         let commands = std::mem::take(&mut batch.commands);
-        let data = stamp(&*self.core, &self.clock, entry::Entry { commands, ..Default::default() });
+        let data = stamp(&*self.core, self.log_time.stamp(), entry::Entry { commands, ..Default::default() });
         let write = self.core.write(batch.term, data);
         async move {
             let written = write.await;
@@ -217,8 +227,8 @@ fn settle(batch: Batch, written: Written) {
     }
 }
 
-fn stamp(core: &dyn Core, clock: &Mutex<LogClock>, mut entry: entry::Entry) -> EntryData {
-    entry.time_ms = clock.lock().stamp(wall_ms(), core.log_time_ms(), Instant::now());
+fn stamp(core: &dyn Core, time_ms: u64, mut entry: entry::Entry) -> EntryData {
+    entry.time_ms = time_ms;
     (entry.hash_index, entry.hash) = core.hash_tip();
     codec::encode_entry(&entry)
 }
@@ -239,9 +249,11 @@ impl Propose for Proposer {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::raft::log_time::LogTimeParts;
     use crate::raft::ticket::{Answer, REQUEST_BYTES_MAX};
     use crate::types::Node;
     use futures::FutureExt;
+    use parking_lot::Mutex;
     use std::collections::VecDeque;
     use tokio::sync::{Notify, oneshot};
 
@@ -310,7 +322,13 @@ mod tests {
         let core = Arc::new(FakeCore::default());
         let (leader, view) = watch::channel(leads(1));
         let (genesis, seen) = watch::channel(true);
-        let (proposer, task) = Proposer::new(core.clone(), LeaderWatch::new(view), seen);
+        let log_time = LogTime::new(LogTimeParts {
+            me: 1,
+            applied_ms: Box::new(|| 1_000),
+            voters: Box::new(Default::default),
+            heartbeat: Duration::from_secs(1),
+        });
+        let (proposer, task) = Proposer::new(core.clone(), log_time, LeaderWatch::new(view), seen);
         (World { core, leader, genesis, proposer }, task)
     }
 

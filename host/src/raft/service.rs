@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use openraft::EntryPayload;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -20,16 +20,18 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::faults;
 use crate::logs::Sparse;
 use crate::machine::Machine;
+use crate::raft::dated::Dated;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
+use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Members;
 use crate::raft::peer::peer_server::{Peer, PeerServer};
 use crate::raft::peer::snapshot_request::Part;
 use crate::raft::presence::{self, Presence};
-use crate::raft::{Canvass, ClusterCell, Me, Raft, RaftCell, peer, planted, standing, wire};
+use crate::raft::{Canvass, ClusterCell, LogTime, Me, Raft, RaftCell, peer, planted, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
 /// Calls that one connection may have under way. A peer needs a handful.
@@ -95,6 +97,8 @@ pub struct Parts {
     pub host: Arc<dyn Host>,
     /// `install::Installer`.
     pub snapshots: Arc<dyn SnapshotHandler>,
+    /// What leaders say of log time.
+    pub log_time: LogTime,
     /// `forwarded::Forwarded`.
     pub forward: Arc<dyn ForwardHandler>,
     /// The same one, for reads.
@@ -110,6 +114,7 @@ pub struct PeerService {
     members: Members,
     states: Arc<dyn StateHashes>,
     snapshots: Arc<dyn SnapshotHandler>,
+    log_time: LogTime,
     forward: Arc<dyn ForwardHandler>,
     leader: Arc<dyn LeaderHandler>,
 }
@@ -130,6 +135,7 @@ impl PeerService {
             members: parts.members,
             states: parts.states,
             snapshots: parts.snapshots,
+            log_time: parts.log_time,
             forward: parts.forward,
             leader: parts.leader,
         }
@@ -151,7 +157,7 @@ impl PeerService {
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .serve_with_incoming_shutdown(server, incoming, stopped)
+            .serve_with_incoming_shutdown(Dated(server), incoming, stopped)
             .await
     }
 }
@@ -246,11 +252,16 @@ impl Peer for PeerService {
         if !request.entries.is_empty() {
             return Err(Status::invalid_argument("a heartbeat carries no entries"));
         }
+        let telling = wire::telling_of(&request);
         let request = wire::decode_append(request)?;
         wire::check_append(from, &request)?;
         let prev = request.prev_log_id;
         let response = raft.append_entries(request).await.map_err(stopped)?;
-        Ok(Response::new(wire::encode_heartbeat_response(response, prev)))
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            self.log_time.told(telling);
+        }
+        let answer = wire::encode_heartbeat_response(response, prev);
+        Ok(Response::new(peer::AppendResponse { clock_ms: wall_ms(), ..answer }))
     }
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {

@@ -141,6 +141,7 @@ impl TestNode {
             states: Arc::new(NoStates),
             host: Arc::new(host.clone()),
             snapshots: Arc::new(reached.clone()),
+            log_time: LogTime::default(),
             forward: Arc::new(reached.clone()),
             leader: Arc::new(reached.clone()),
         });

@@ -12,6 +12,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use crate::raft::log_time::Telling;
 use crate::raft::peer;
 use crate::types::{
     CommittedLeaderId, Entry, EntryData, LogId, Membership, Node, NodeId, StoredMembership, TypeConfig, Vote,
@@ -141,7 +142,21 @@ pub fn encode_append(route: peer::Route, request: &AppendEntriesRequest<TypeConf
         entries: request.entries.iter().map(encode_entry).collect(),
         leader_commit: request.leader_commit.as_ref().map(encode_log_id),
         boot: 0,
+        log_time_ms: 0,
+        voters_clock_ms: 0,
     }
+}
+
+/// Adds to a heartbeat what its leader says of log time.
+pub fn with_telling(append: peer::AppendRequest, telling: Telling) -> peer::AppendRequest {
+    let Telling { log_ms, median_ms } = telling;
+    peer::AppendRequest { log_time_ms: log_ms, voters_clock_ms: median_ms.unwrap_or(0), ..append }
+}
+
+/// The opposite of [`with_telling`].
+pub fn telling_of(append: &peer::AppendRequest) -> Telling {
+    let median_ms = Some(append.voters_clock_ms).filter(|clock_ms| *clock_ms != 0);
+    Telling { log_ms: append.log_time_ms, median_ms }
 }
 
 /// The opposite of [`encode_append`]; the route is checked elsewhere.
@@ -187,7 +202,7 @@ pub fn encode_stream_result(result: &StreamAppendResult<TypeConfig>) -> peer::Ap
         Err(StreamAppendError::Conflict(at)) => (Answer::Conflict(encode_log_id(at)), None),
         Err(StreamAppendError::HigherVote(vote)) => (Answer::HigherVote(encode_vote(vote)), None),
     };
-    peer::AppendResponse { result: Some(answer), flushed }
+    peer::AppendResponse { result: Some(answer), flushed, clock_ms: 0 }
 }
 
 /// The opposite of [`encode_stream_result`].

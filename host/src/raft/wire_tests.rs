@@ -82,6 +82,15 @@ fn append_bytes_are_frozen() {
 }
 
 #[test]
+fn what_a_heartbeat_says_of_time_survives_and_an_older_one_says_nothing() {
+    let append = peer::AppendRequest::default();
+    for telling in [Telling { log_ms: 5, median_ms: Some(4) }, Telling { log_ms: 5, median_ms: None }] {
+        assert_eq!(telling_of(&over_the_wire(with_telling(append.clone(), telling))), telling);
+    }
+    assert_eq!(telling_of(&append), Telling { log_ms: 0, median_ms: None });
+}
+
+#[test]
 fn messages_without_their_fields_are_refused_by_name() {
     assert_eq!(decode_append(peer::AppendRequest::default()).unwrap_err(), WireError::Missing("vote"));
     assert_eq!(decode_entry(peer::Entry::default()), Err(WireError::Missing("log id of an entry")));

@@ -24,7 +24,7 @@ use crate::guest::Component;
 use crate::raft::install::{Frames, Installer, SnapshotHandler};
 use crate::raft::link::Links;
 use crate::raft::peer::{SnapshotRequest, snapshot_request, snapshot_response};
-use crate::raft::{ClusterCell, NetworkFactory, Raft, RaftCell, Timeouts, wire};
+use crate::raft::{ClusterCell, LogTime, NetworkFactory, Raft, RaftCell, Timeouts, wire};
 use crate::store::StoreError;
 use crate::types::{Entry, LogId, NodeMode, TypeConfig, Vote};
 
@@ -103,7 +103,7 @@ async fn follower(component: &Component) -> Follower {
     machine.set_component(component.clone());
     machine.set_mode(NodeMode::Serving);
     let links = Links::new(FOLLOWER, ClusterCell::new(None), RaftCell::default(), Duration::from_secs(1));
-    let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), Timeouts::default());
+    let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), Timeouts::default(), LogTime::default());
     let config = Arc::new(Timeouts::default().config("test").unwrap());
     let raft = Raft::new(FOLLOWER, config, network, options.log.clone(), state_machine).await.unwrap();
     let follower = Follower { raft: Arc::new(raft), machine, gate, _rest: (options, directory) };

@@ -1,0 +1,81 @@
+//! A machine whose clock stands before 1970. HTTP has no word for such a date, and hyper panicked in each reply. Linux refuses to set a clock
+//! there, so a library between it and the node moves it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use lockstep_tests::pb::LastContactRequest;
+use lockstep_tests::{Options, eventually, formed_of};
+
+/// Sixty years and more before now, whenever this runs.
+const SHIM: &str = r"
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+#define BACK 2100000000LL
+int clock_gettime(clockid_t clock, struct timespec *at) {
+  int failed = syscall(SYS_clock_gettime, clock, at);
+  if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) at->tv_sec -= BACK;
+  return failed;
+}
+int gettimeofday(struct timeval *restrict at, void *restrict zone) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  at->tv_sec = now.tv_sec;
+  at->tv_usec = now.tv_nsec / 1000;
+  return 0;
+}
+time_t time(time_t *at) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  if (at) *at = now.tv_sec;
+  return now.tv_sec;
+}
+";
+
+/// The library, made by the compiler that RocksDB is made by.
+fn shim(directory: &Path) -> Result<String> {
+    let (source, library) = (directory.join("back.c"), directory.join("back.so"));
+    std::fs::write(&source, SHIM)?;
+    let made = Command::new("c++").args(["-x", "c", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output();
+    let made = made.context("c++, which `cargo xtask setup` asks for")?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    Ok(library.display().to_string())
+}
+
+#[tokio::test]
+async fn a_clock_before_1970_breaks_nothing_but_itself() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let mut cluster = formed_of(3, Options::member()).await?;
+    let early = cluster.follower().await?;
+    cluster.nodes[early].stop().await?;
+    cluster.nodes[early].options.env.push(("LD_PRELOAD".into(), shim(directory.path())?));
+    cluster.nodes[early].start().await?;
+    // Its client port, its HTTP port, and, as it has to follow, its peer port.
+    for value in ["one", "two"] {
+        cluster.add(early, "key", value).await?;
+        ensure!(cluster.get(early, "key", true).await? == value);
+    }
+    eventually("it says that its clock is wrong", || async {
+        let clock = cluster.nodes[early].status().await?["clock"].take();
+        ensure!(clock["problem"].as_str().is_some_and(|text| text.contains("says 1970-01-01T00:00:00Z")), "{clock}");
+        ensure!(cluster.nodes[early].http("/metrics").await?.1.contains("lockstep_clock_ahead_seconds -1"));
+        Ok(())
+    })
+    .await?;
+    let contact = cluster.nodes[early].manager().await?.last_contact(LastContactRequest {}).await?.into_inner();
+    ensure!(contact.time_format.starts_with("1970-01-01T00:00:00"), "{contact:?}");
+    // Also where it leads.
+    let leader = cluster.leader().await?;
+    let (id, address) = (cluster.nodes[early].name.clone(), cluster.nodes[early].raft_addr());
+    let request = lockstep_tests::pb::LeadershipTransferToServerRequest { id, address };
+    let operation = cluster.nodes[leader].manager().await?.leadership_transfer_to_server(request).await?.into_inner();
+    cluster.finish(leader, operation).await?;
+    cluster.add(early, "key", "three").await?;
+    cluster.everyone_reads("key", "three").await?;
+    ensure!(!cluster.nodes[early].log().contains("panicked"), "{}", cluster.nodes[early].log());
+    cluster.everyone_has_one_hash().await
+}
