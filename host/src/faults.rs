@@ -45,9 +45,9 @@
 //! | `raft-core` | openraft's core is about to apply; `panic` ends the core and not the process | can only crash or wait |
 
 #[cfg(not(feature = "failpoints"))]
-pub use switched_off::{io, is_set, point, shift_ms, start};
+pub use switched_off::{io, is_set, point, point_beside, shift_ms, start};
 #[cfg(feature = "failpoints")]
-pub use switched_on::{io, is_set, point, shift_ms, start};
+pub use switched_on::{io, is_set, point, point_beside, shift_ms, start};
 
 #[cfg(not(feature = "failpoints"))]
 mod switched_off {
@@ -56,6 +56,10 @@ mod switched_off {
     /// A step that a test can crash or hold up. Nothing in this build.
     #[inline(always)]
     pub fn point(_name: &'static str) {}
+
+    /// A step of a task that a test can hold up while the rest of the node goes on. Nothing in this build.
+    #[inline(always)]
+    pub async fn point_beside(_name: &'static str) {}
 
     /// A step that a test can also make fail. Always `Ok` in this build.
     #[inline(always)]
@@ -92,6 +96,11 @@ mod switched_on {
     /// A step that a test can crash or hold up.
     pub fn point(name: &'static str) {
         drop(io(name));
+    }
+
+    /// A step of a task that a test can hold up while the rest of the node goes on.
+    pub async fn point_beside(name: &'static str) {
+        tokio::task::spawn_blocking(move || point(name)).await.expect("a failpoint does not panic");
     }
 
     /// A step that a test can also make fail.

@@ -5,14 +5,17 @@
 
 use std::future::Future;
 use std::net::TcpListener as StdListener;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::raft::dated::is_http_date;
 
 /// Calls that one connection may have open at a time; a client library queues what exceeds it.
 pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
@@ -30,6 +33,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 
 /// Bytes of request headers.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
+
+/// How long the headers of a request of HTTP/1 may take.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long open calls may take to end once the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -86,6 +92,9 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY on a client's connection");
     }
+    if !is_http_date(SystemTime::now()) && is_http1(&stream).await {
+        return say_that_the_clock_is_wrong(stream).await;
+    }
     let builder = builder();
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
@@ -101,15 +110,44 @@ async fn serve_connection(stream: TcpStream, router: axum::Router, mut stopped: 
     }
 }
 
+/// Whether the client does not begin as one of HTTP/2 does.
+async fn is_http1(stream: &TcpStream) -> bool {
+    const PREFACE: &[u8; 4] = b"PRI ";
+    let mut first = [0; PREFACE.len()];
+    match tokio::time::timeout(HEADERS_TIMEOUT, stream.peek(&mut first)).await {
+        Ok(Ok(bytes @ 1..)) => !PREFACE.starts_with(&first[..bytes]),
+        Ok(Ok(0) | Err(_)) | Err(_) => true,
+    }
+}
+
+/// hyper reads the date at each turn of an HTTP/1 connection, and panics where HTTP has no word for it. HTTP/2 can be told to leave that.
+async fn say_that_the_clock_is_wrong(mut stream: TcpStream) {
+    let words = "this machine's clock stands where HTTP has no date, before 1970 or after 9999: set it. gRPC is served meanwhile\n";
+    let reply = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{words}",
+        words.len()
+    );
+    let said = async {
+        // Or closing would throw the reply away.
+        let _request = stream.read(&mut [0; 8 << 10]).await?;
+        stream.write_all(reply.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    match tokio::time::timeout(HEADERS_TIMEOUT, said).await {
+        Ok(Ok(())) => {}
+        failed => tracing::debug!(?failed, "a client did not wait for the sentence about the clock"),
+    }
+}
+
 /// Completes once the flag is set, or nobody is left who could set it.
 async fn until(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
-/// Replies carry no date: no client of ours reads it, and hyper panics where the clock stands before 1970.
+/// Replies carry no date: no client of ours reads it, and hyper panics where HTTP has no word for it.
 fn builder() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().auto_date_header(false).timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+    builder.http1().auto_date_header(false).timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
     builder
         .http2()
         .auto_date_header(false)
@@ -128,7 +166,6 @@ fn builder() -> Builder<TokioExecutor> {
 mod tests {
     use super::*;
     use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn get_path(addr: std::net::SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.unwrap();
@@ -156,6 +193,22 @@ mod tests {
         for addr in addrs {
             assert!(TcpStream::connect(addr).await.is_err(), "the port is closed");
         }
+    }
+
+    #[tokio::test]
+    async fn without_a_date_http1_gets_a_sentence_and_http2_is_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        for (first, http1) in [("GET / HTTP/1.1\r\n\r\n", true), ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false)] {
+            let mut client = TcpStream::connect(addr).await.unwrap();
+            client.write_all(first.as_bytes()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            assert_eq!(is_http1(&stream).await, http1, "{first}");
+        }
+        let client = tokio::spawn(async move { get_path(addr, "/livez").await });
+        say_that_the_clock_is_wrong(listener.accept().await.unwrap().0).await;
+        let reply = client.await.unwrap();
+        assert!(reply.starts_with("HTTP/1.1 503 ") && reply.contains("clock"), "{reply}");
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@ use std::io::{BufReader, BufWriter, IsTerminal};
 use std::os::fd::AsFd;
 
 use anyhow::Context;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
 
 use super::client::{self, CONNECT_PATIENCE};
 use super::door;
@@ -14,6 +16,8 @@ use crate::api::call::BackupRequest;
 use crate::api::call::admin_client::AdminClient;
 use crate::machine::backup::{BackupReader, BackupWriter, Summary};
 
+/// Frames, each of about a MiB, that wait to be written.
+const FRAMES_WAITING_MAX: usize = 2;
 /// A frame and its envelope.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -64,15 +68,38 @@ async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
         Ok(reply) => reply.into_inner(),
         Err(status) => return Err(door::failure(&channel, status).await.into()),
     };
-    let mut writer = BackupWriter::new(BufWriter::new(out)).context("cannot write the backup")?;
-    let mut line = Line::new();
+    let (queue, written) = start_writing(out)?;
+    let (mut line, mut bytes) = (Line::new(), 0);
     while let Some(frame) = frames.message().await.map_err(failed)? {
-        writer.push(&frame.frame).context("cannot write the backup")?;
-        line.draw(&format!("backing up {}: {}", args.addr, mebibytes(writer.bytes())));
+        bytes += frame.frame.len() as u64;
+        // A writer that has failed says why below.
+        if queue.send(frame.frame).await.is_err() {
+            break;
+        }
+        line.draw(&format!("backing up {}: {}", args.addr, mebibytes(bytes)));
     }
-    let (summary, buffer) = writer.finish().context("the node stopped sending; what was written is no backup")?;
-    drop(buffer);
-    Ok(summary)
+    drop(queue);
+    written.await.context("the thread that writes the backup has ended without a word")?
+}
+
+/// A thread that writes the frames that it is sent, until there are no more. Not this one: stdout may be a pipe that nobody reads for a
+/// while, and the connection has to answer the node meanwhile, or it is closed without a word.
+fn start_writing(out: &File) -> anyhow::Result<(mpsc::Sender<Bytes>, oneshot::Receiver<anyhow::Result<Summary>>)> {
+    let out = out.try_clone().context("cannot use stdout")?;
+    let (queue, mut frames) = mpsc::channel::<Bytes>(FRAMES_WAITING_MAX);
+    let (done, written) = oneshot::channel();
+    let mut write = move || {
+        let mut writer = BackupWriter::new(BufWriter::new(&out)).context("cannot write the backup")?;
+        while let Some(frame) = frames.blocking_recv() {
+            writer.push(&frame).context("cannot write the backup")?;
+        }
+        let (summary, buffer) = writer.finish().context("the node stopped sending; what was written is no backup")?;
+        drop(buffer);
+        Ok(summary)
+    };
+    let work = move || drop(done.send(write()));
+    std::thread::Builder::new().name("backup".into()).spawn(work).context("no thread to write the backup")?;
+    Ok((queue, written))
 }
 
 /// Reads a regular file back from the disk. A pipe was checked frame by frame, and whoever reads it checks the end.

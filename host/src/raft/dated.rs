@@ -33,9 +33,13 @@ where
     }
 }
 
+/// Whether HTTP can name this date.
+pub fn is_http_date(now: SystemTime) -> bool {
+    now.duration_since(UNIX_EPOCH).is_ok_and(|since| since <= LAST)
+}
+
 fn dated<R>(mut reply: http::Response<R>, now: SystemTime) -> http::Response<R> {
-    let has_words = now.duration_since(UNIX_EPOCH).is_ok_and(|since| since <= LAST);
-    if !has_words {
+    if !is_http_date(now) {
         reply.headers_mut().insert(DATE, HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"));
     }
     reply

@@ -20,7 +20,7 @@ pub mod canvass;
 pub mod clock;
 pub mod cluster;
 pub mod core;
-mod dated;
+pub mod dated;
 pub mod forward;
 pub mod forwarded;
 pub mod inquiry;

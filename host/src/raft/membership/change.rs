@@ -145,7 +145,7 @@ impl Change<'_> {
     /// Makes `voter` one, or takes its vote from it, in one entry. `retain`: who loses it stays as a learner. Returns the index of
     /// the configuration once it is applied here.
     pub(super) async fn set_voter(&self, voter: NodeId, votes: bool, retain: bool) -> Result<u64, MembershipError> {
-        crate::faults::point("membership-caught-up");
+        crate::faults::point_beside("membership-caught-up").await;
         let now = self.look_again().await?;
         let before = now.membership_config.membership();
         let mut voters: BTreeSet<NodeId> = before.voter_ids().collect();
