@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lockstep_guest::dispatch::{Method, serve_step};
 use lockstep_guest::snapshot::AsItIs;
-use lockstep_guest::{Harness, Machine, Map, Reply, State, Step, Watch};
+use lockstep_guest::{Harness, Machine, Map, Reply, Step, Watch};
 
 lockstep_guest::state! {
     struct Journal {
@@ -60,7 +60,7 @@ fn wait(cx: &Watch, index: u64) -> Reply<Step<u64>> {
 }
 
 fn append(machine: &mut Harness<Journal>, numbers: impl IntoIterator<Item = u64>) {
-    machine.change(|journal| numbers.into_iter().for_each(|number| drop(journal.entries.insert(&number, "entry"))));
+    machine.change(|journal| numbers.into_iter().for_each(|number| journal.entries.insert(&number, "entry")));
 }
 
 /// A journal in a harness that has applied entries, or none.

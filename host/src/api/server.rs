@@ -200,7 +200,7 @@ mod tests {
             assert_eq!(is_http1(&stream).await, http1, "{first}");
         }
         let client = tokio::spawn(async move { get_path(addr, "/livez").await });
-        say_that_the_clock_is_wrong(listener.accept().await.unwrap().0).await;
+        say_that_the_clock_is_wrong(accepted.next().await.unwrap()).await;
         let reply = client.await.unwrap();
         assert!(reply.starts_with("HTTP/1.1 503 ") && reply.contains("clock"), "{reply}");
     }

@@ -53,11 +53,11 @@ fn typed(flag: &str, arguments: impl Iterator<Item = OsString>) -> Option<String
     let arguments = argv::normalise(arguments);
     let words: Vec<_> =
         arguments.iter().map(|argument| argument.to_string_lossy()).take_while(|word| word != "--").collect();
-    let values = words.iter().enumerate().filter_map(|(at, word)| match word.strip_prefix(flag)? {
+    let mut values = words.iter().enumerate().filter_map(|(at, word)| match word.strip_prefix(flag)? {
         "" => Some(words.get(at + 1).map_or("", |next| next)),
         more => more.strip_prefix('='),
     });
-    values.last().map(str::to_owned)
+    values.next_back().map(str::to_owned)
 }
 
 fn variable(flag: &str) -> String {

@@ -54,10 +54,7 @@ impl Gate {
     }
 
     fn check_route(&self, route: Option<&peer::Route>) -> Result<(NodeId, Process), Status> {
-        let from = self.cluster.check(route, self.me).map_err(|error| {
-            self.tell(&error);
-            error
-        })?;
+        let from = self.cluster.check(route, self.me).inspect_err(|error| self.tell(error))?;
         Ok((from, route.map(Process::of).unwrap_or_default()))
     }
 
