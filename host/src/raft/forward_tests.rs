@@ -91,8 +91,9 @@ fn world() -> World {
     let (_genesis, applied) = watch::channel(true);
     let (proposer, proposing) = Proposer::new(core.clone(), LogTime::default(), leader.clone(), applied);
     let clock = Clock::new(core.clone(), proposer.clone(), core.clone(), leader.clone());
-    let (reads, _reading) = ReadIndex::new(core.clone(), core, leader.clone(), Duration::from_secs(1));
+    let (reads, reading) = ReadIndex::new(core.clone(), core, leader.clone(), Duration::from_secs(1));
     tokio::spawn(proposing.run());
+    tokio::spawn(reading.run());
     let waiters = Waiters::default();
     let forwarded = Forwarded::new(LEADER, leader, proposer, waiters.clone(), reads, clock, RaftCell::default());
     World { view, proposals, waiters, forwarded }

@@ -174,19 +174,21 @@ impl ReadIndexTask {
         while rounds.next().await.is_some() {}
     }
 
-    /// One request, and how long it took. Its readers were all waiting before it is made.
+    /// One request, and how long it took. Its readers were all waiting before it is made. Those of other nodes are not sent on.
     fn round(&self, readers: Vec<Reader>) -> impl Future<Output = Duration> + Send + use<> {
         let began = Instant::now();
         let mut watch = self.leader.clone();
         let leader = watch.seen();
+        let leads = leader.as_ref().is_some_and(|leader| leader.is_me);
+        let (readers, misled): (Vec<_>, Vec<_>) = readers.into_iter().partition(|reader| leads || !reader.is_remote);
         let request = match &leader {
             Some(leader) if leader.is_me => Some(self.local.read_index()),
-            Some(leader) => Some(self.remote.read_index(leader)),
-            None => None,
+            Some(leader) if !readers.is_empty() => Some(self.remote.read_index(leader)),
+            Some(_) | None => None,
         };
         let limit = self.election_timeout;
-        let leads = leader.is_some_and(|leader| leader.is_me);
         async move {
+            answer(misled, &Err(RoundError::NotLeader));
             let index = match request {
                 // A leader that was replaced may never answer: paused, or cut off.
                 Some(request) => tokio::select! {
@@ -195,13 +197,16 @@ impl ReadIndexTask {
                 },
                 None => Err(RoundError::NotLeader),
             };
-            for reader in readers {
-                let may_have_it = leads || !reader.is_remote;
-                // A reader that gave up has dropped its receiver.
-                let _ = reader.answer.send(if may_have_it { index.clone() } else { Err(RoundError::NotLeader) });
-            }
+            answer(readers, &index);
             began.elapsed()
         }
+    }
+}
+
+fn answer(readers: Vec<Reader>, index: &Result<u64, RoundError>) {
+    for reader in readers {
+        // A reader that gave up has dropped its receiver.
+        let _ = reader.answer.send(index.clone());
     }
 }
 
@@ -355,9 +360,8 @@ mod tests {
         world.local.round().await.send(Ok(4)).unwrap();
         assert_eq!((mine.await.unwrap(), theirs.await.unwrap()), (Ok(4), Ok(4)));
         world.leader.send_replace(view(2, false));
-        let theirs = confirm();
-        world.remote.round().await.send(Ok(9)).unwrap();
-        assert_eq!(theirs.await.unwrap(), Err(RoundError::NotLeader));
+        assert_eq!(confirm().await.unwrap(), Err(RoundError::NotLeader));
+        assert!(world.remote.rounds.lock().is_empty() && world.local.rounds.lock().is_empty());
     }
 
     #[tokio::test]
