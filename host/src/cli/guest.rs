@@ -61,6 +61,7 @@ enum GuestCommand {
 
 /// Runs one of the tools.
 pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
+    crate::guest::write_every_line();
     match &args.command {
         GuestCommand::New(args) => new::run(args),
         GuestCommand::Check(args) => check::run(args),

@@ -41,6 +41,7 @@ mod wire;
 pub use anatomy::Anatomy;
 pub use code::Shelf;
 pub use engine::{Engine, QUERY_INSTANCES_MAX, RESTORE_INSTANCES_MAX, SNAPSHOT_INSTANCES_MAX, Slot};
+pub use imports::write_every_line;
 pub use instance::{ApplyInstance, QueryInstance};
 pub use layout::{HiddenStack, hidden_stack};
 pub use limits::{CALLER_STACK_BYTES, Limits};

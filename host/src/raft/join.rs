@@ -22,7 +22,7 @@ use crate::raft::network::describe;
 use crate::raft::peer::{
     FetchComponentRequest, FetchComponentResponse, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Route,
 };
-use crate::raft::{ClusterCell, Me, link, wire};
+use crate::raft::{ClusterCell, Me, Process, link, wire};
 use crate::types::{COMPONENT_BYTES_MAX, Cluster, Node, NodeId, hex};
 
 /// A component is shipped in pieces of this size.
@@ -242,8 +242,10 @@ impl Joins {
         Ok(chunks.boxed())
     }
 
+    /// Back to who asked, from this process: this node may not be in the cluster yet, so the cell has no route of its own.
     fn reply_route(&self, route: &Route) -> Route {
-        Route { from: route.to, to: route.from, ..route.clone() }
+        let Process { boot, nonce } = self.cluster.processes().mine();
+        Route { from: route.to, to: route.from, boot, nonce, ..route.clone() }
     }
 }
 

@@ -217,7 +217,7 @@ impl Members {
             }
             return Err(error);
         }
-        tracing::info!(%node, "a learner has caught up and gets its vote");
+        tracing::info!(member = %node, "a learner has caught up and gets its vote");
         let index = change.set_voter(id, true, true).await?;
         tracing::info!(member = %node, index, "added a voter");
         Ok(index)
