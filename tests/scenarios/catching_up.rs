@@ -33,7 +33,9 @@ async fn voters_are_changed_only_behind_an_entry_of_the_leaders_own_term() -> Re
     let request = AddVoterRequest { id, address, previous_index: 0 };
     let operation = cluster.nodes[leader].manager().await?.add_voter(request).await?.into_inner();
     eventually("the newcomer has caught up", || async {
-        ensure!(cluster.nodes[leader].log().contains("has caught up and gets its vote"), "not yet");
+        let (log, name) = (cluster.nodes[leader].log(), &cluster.nodes[newcomer].name);
+        let is_it = |line: &str| line.contains("has caught up and gets its vote") && line.contains(name.as_str());
+        ensure!(log.lines().any(is_it), "not yet");
         Ok(())
     })
     .await?;

@@ -177,7 +177,9 @@ async fn a_state_whose_log_is_gone_is_not_a_new_node() -> Result<()> {
     })
     .await?;
     assert!(cluster.nodes[0].stop().await?.success());
-    let (place, whole) = (place(&cluster, 0), cluster.directory().join("whole"));
+    // Elsewhere: beside it, it would be another node's data, which no cluster is bootstrapped beside.
+    let aside = tempfile::tempdir()?;
+    let (place, whole) = (place(&cluster, 0), aside.path().join("whole"));
     copy(&place, &whole);
     for lost in [&["raft", "SYNCED"][..], &["raft", "SYNCED", "state"], &["raft", "SYNCED", "state", "snapshots"]] {
         for name in lost {

@@ -2,11 +2,13 @@
 //! by variables: an empty one says nothing.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{NodeProcess, Options, formed_of, lockstep, lockstep_binary};
+use lockstep_tests::{NodeProcess, Options, formed_of, kv_wasm, lockstep, lockstep_binary};
 use serde_json::Value;
 
 /// The objects of a log. That no name is there twice, `serde_json` does not see: each `"name":` must be written once.
@@ -41,26 +43,33 @@ async fn every_line_of_a_cluster_is_an_object() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn last_words_are_objects_too() -> Result<()> {
+/// A node that is started with these flags beside its name, its directory and the format of its log.
+fn node(place: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(lockstep_binary());
+    command.args(["node", "--raft_bootstrap", "--raft_id=nodeA", "--log-format", "json", "--raft_data_dir"]);
+    command.arg(place).args(["--grpc_addr=localhost:0"]).args(more).stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn last_words_are_objects_too() -> Result<()> {
     let place = tempfile::tempdir()?;
     let taken = TcpListener::bind("127.0.0.1:0")?;
     let taken = format!("--raft_addr={}", taken.local_addr()?);
+    let (free, fsm) = ("--raft_addr=localhost:0", format!("--fsm={}", kv_wasm().display()));
     let table = [
-        (taken.as_str(), 1, "is taken"),
-        ("--fsm=/nowhere.wasm", 2, "--fsm: there is no file"),
-        ("--heartbeat_timeout=fast", 2, "invalid value 'fast' for '--heartbeat_timeout"),
-        ("--no_such_flag", 2, "unexpected argument"),
+        ([taken.as_str(), &fsm, "--http_addr=localhost:0"], 1, "is taken"),
+        ([free, "--fsm=/nowhere.wasm", "--http_addr=localhost:0"], 2, "--fsm: there is no file"),
+        ([free, &fsm, "--heartbeat_timeout=fast"], 2, "invalid value 'fast' for '--heartbeat_timeout"),
+        ([free, &fsm, "--no_such_flag"], 2, "unexpected argument"),
     ];
     for (more, code, says) in table {
-        let mut node =
-            NodeProcess::new("nodeA", place.path(), Options::bootstrap().with(&["--log-format", "json", more]))?;
-        node.spawn()?;
-        assert_eq!(node.wait_exit().await?.code(), Some(code), "{more}");
-        let objects = objects(&node.log())?;
+        let told = node(place.path(), &more).output()?;
+        assert_eq!(told.status.code(), Some(code), "{more:?}");
+        let objects = objects(&String::from_utf8(told.stderr)?)?;
         let last = objects.last().context("no last words")?;
         ensure!(last["level"] == "ERROR" && last["node"] == "nodeA", "{last}");
-        ensure!(last.to_string().contains(says), "{more}: {last}");
+        ensure!(last.to_string().contains(says), "{more:?}: {last}");
     }
     Ok(())
 }
@@ -91,14 +100,24 @@ async fn empty_variables_say_nothing_and_others_are_named() -> Result<()> {
     Ok(())
 }
 
+/// Ended with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _gone = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
 #[tokio::test]
 async fn ports_that_the_system_chose_are_told() -> Result<()> {
     let place = tempfile::tempdir()?;
-    let zero = ["--grpc_addr=localhost:0", "--raft_addr=localhost:0", "--http_addr=localhost:0", "--log_format=json"];
-    let mut node = NodeProcess::new("nodeA", place.path(), Options::bootstrap().with(&zero))?;
-    node.spawn()?;
+    let (fsm, log) = (format!("--fsm={}", kv_wasm().display()), place.path().join("log"));
+    let more = ["--raft_addr=localhost:0", "--http_addr=localhost:0", &fsm];
+    let _node = Ended(node(place.path(), &more).stderr(File::create(&log)?).spawn()?);
     let serving = lockstep_tests::eventually("the node serves", || async {
-        let found = node.log().lines().find(|line| line.contains(r#""message":"serving""#)).map(str::to_owned);
+        let said = std::fs::read_to_string(&log)?;
+        let found = said.lines().find(|line| line.contains(r#""message":"serving""#)).map(str::to_owned);
         Ok(serde_json::from_str::<Value>(&found.context("it does not serve yet")?)?)
     })
     .await?;
@@ -107,6 +126,5 @@ async fn ports_that_the_system_chose_are_told() -> Result<()> {
         ensure!(!addr.ends_with(":0"), "{serving}");
         tokio::net::TcpStream::connect(addr).await.with_context(|| format!("nobody listens at {addr}"))?;
     }
-    node.stop().await?;
     Ok(())
 }

@@ -4,10 +4,10 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{Cluster, NodeProcess, Options, eventually, lockstep};
+use lockstep_tests::{Cluster, NodeProcess, Options, eventually, lockstep, lockstep_binary};
 
 /// A named pipe, with a reader that reads nothing for as long as the file lives.
 fn pipe(place: &Path, name: &str) -> Result<(String, File)> {
@@ -66,14 +66,12 @@ async fn nodes_live_on_without_their_log() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_refusal_that_nobody_reads_has_its_exit_code() -> Result<()> {
-    let place = tempfile::tempdir()?;
-    for (more, code) in [("--raft_addr=nowhere", 2), ("--raft_data_dir=/proc/nothing", 1)] {
-        let options = Options::bootstrap().with(&[more]).through("exec 2>/dev/full");
-        let mut node = NodeProcess::new("nodeA", place.path(), options)?;
-        node.spawn()?;
-        assert_eq!(node.wait_exit().await?.code(), Some(code), "{more}");
+#[test]
+fn a_refusal_that_nobody_reads_has_its_exit_code() -> Result<()> {
+    for (flags, code) in [("--raft_addr=nowhere", 2), ("--raft_addr=localhost:0 --raft_data_dir=/proc/nothing", 1)] {
+        let script = format!("exec 2>/dev/full; exec \"$0\" node --raft_id=nodeA --grpc_addr=localhost:0 {flags}");
+        let ended = Command::new("sh").args(["-c", &script]).arg(lockstep_binary()).stdin(Stdio::null()).status()?;
+        assert_eq!(ended.code(), Some(code), "{flags}");
     }
     Ok(())
 }
