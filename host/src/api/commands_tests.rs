@@ -1,0 +1,273 @@
+//! How a command finds its leader, and what becomes of one that does not: with leaders and peers that are functions.
+
+use super::*;
+use crate::guest::Verdict;
+use crate::machine::not_run;
+use crate::raft::ticket::{Claim, ticket};
+use crate::types::{CommittedLeaderId, Node};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use tokio::sync::{Notify, watch};
+
+const ELECTION: Duration = Duration::from_millis(200);
+
+/// A way to a leader, in the hands of the test.
+#[derive(Default)]
+struct FakeWay {
+    refusal: Mutex<Option<NotProposed>>,
+    handed: Mutex<VecDeque<(u64, Origin, Claim)>>,
+    arrived: Notify,
+    asked: AtomicU64,
+}
+
+impl Propose for FakeWay {
+    fn propose(&self, leader: &LeaderView, command: Command, _: Instant) -> Result<Ticket, NotProposed> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        if let Some(refusal) = self.refusal.lock().clone() {
+            return Err(refusal);
+        }
+        let (ticket, claim) = ticket();
+        self.handed.lock().push_back((leader.term, (&command.origin.unwrap()).into(), claim));
+        self.arrived.notify_one();
+        Ok(ticket)
+    }
+}
+
+impl FakeWay {
+    async fn next(&self) -> (u64, Origin, Claim) {
+        loop {
+            let next = self.handed.lock().pop_front();
+            match next {
+                Some(next) => return next,
+                None => self.arrived.notified().await,
+            }
+        }
+    }
+}
+
+struct World {
+    leader: watch::Sender<Option<LeaderView>>,
+    local: Arc<FakeWay>,
+    forward: Arc<FakeWay>,
+    waiters: Waiters,
+    mode: Arc<Mutex<NodeMode>>,
+    commands: Commands,
+}
+
+fn view(term: u64, is_me: bool) -> Option<LeaderView> {
+    Some(LeaderView { term, node_id: if is_me { 1 } else { 2 }, node: Node::default(), is_me })
+}
+
+fn world(first: Option<LeaderView>) -> World {
+    let (leader, seen) = watch::channel(first);
+    let (local, forward) = (Arc::new(FakeWay::default()), Arc::new(FakeWay::default()));
+    let waiters = Waiters::default();
+    let mode = Arc::new(Mutex::new(NodeMode::Serving));
+    let mode_now = mode.clone();
+    let commands = Commands::new(CommandsParts {
+        node: 1,
+        boot: 1,
+        leader: LeaderWatch::new(seen),
+        waiters: waiters.clone(),
+        local: local.clone(),
+        forward: forward.clone(),
+        mode: Arc::new(move || mode_now.lock().clone()),
+        election_timeout: ELECTION,
+    });
+    World { leader, local, forward, waiters, mode, commands }
+}
+
+impl World {
+    fn spawn(&self) -> tokio::task::JoinHandle<Result<Outcome, CommandError>> {
+        self.spawn_for(Duration::from_secs(60))
+    }
+    fn spawn_for(&self, patience: Duration) -> tokio::task::JoinHandle<Result<Outcome, CommandError>> {
+        let commands = self.commands.clone();
+        let call = CommandCall { deadline: Instant::now() + patience, ..call() };
+        tokio::spawn(async move { commands.run(call).await })
+    }
+}
+
+fn leader(term: u64) -> CommittedLeaderId {
+    CommittedLeaderId { term, node_id: 1 }
+}
+
+fn call() -> CommandCall {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    CommandCall { method: "E/Add".into(), request: Bytes::new(), caller: String::new(), deadline }
+}
+
+fn outcome(index: u64) -> Outcome {
+    Outcome { index, position: 0, term: 1, time_ms: 0, verdict: Verdict::Reply(Bytes::new()) }
+}
+
+#[tokio::test]
+async fn own_apply_answers() {
+    let world = world(view(1, true));
+    let run = world.spawn();
+    let (term, origin, claim) = world.local.next().await;
+    assert!(claim.take());
+    world.waiters.entry_applied(leader(term), vec![(origin, outcome(5))]);
+    assert_eq!(run.await.unwrap(), Ok(outcome(5)));
+    assert!(world.waiters.is_empty());
+}
+
+#[tokio::test]
+async fn the_leaders_reply_answers() {
+    let world = world(view(1, false));
+    let run = world.spawn();
+    let (_, _, claim) = world.forward.next().await;
+    assert!(claim.take());
+    claim.complete(outcome(6));
+    assert_eq!(run.await.unwrap(), Ok(outcome(6)));
+}
+
+#[tokio::test]
+async fn a_change_of_leader_is_a_pause() {
+    let world = world(view(1, false));
+    let run = world.spawn();
+    let (_, origin, claim) = world.forward.next().await;
+    assert!(claim.take());
+    drop(claim); // The stream to the leader broke: only the log can tell.
+    world.leader.send_replace(view(2, true));
+    world.waiters.entry_applied(leader(2), vec![]);
+    let (term, again, claim) = world.local.next().await;
+    assert_eq!((term, again), (2, origin), "sent again as the same command");
+    assert!(claim.take());
+    world.waiters.entry_applied(leader(2), vec![(again, outcome(9))]);
+    assert_eq!(run.await.unwrap(), Ok(outcome(9)));
+}
+
+#[tokio::test]
+async fn a_leader_that_is_over_is_asked_for_nothing_while_the_watch_lags() {
+    let world = world(view(1, false));
+    world.waiters.entry_applied(leader(2), vec![]);
+    let start = Instant::now();
+    // Its node id is 2, so the leader of term 1 is over for good.
+    let error = world.spawn().await.unwrap().unwrap_err();
+    assert_eq!(error, CommandError::NoLeader { waited: ELECTION });
+    assert!(start.elapsed() >= ELECTION);
+    assert_eq!(world.forward.asked.load(Ordering::Relaxed), 0, "nothing is left behind in its queue");
+    let run = world.spawn();
+    world.leader.send_replace(view(2, true));
+    let (term, origin, claim) = world.local.next().await;
+    assert_eq!(term, 2);
+    assert!(claim.take());
+    world.waiters.entry_applied(leader(2), vec![(origin, outcome(3))]);
+    assert!(run.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_command_that_may_be_in_the_log_is_not_sent_again() {
+    let world = world(view(1, false));
+    let run = world.spawn_for(ELECTION);
+    let (_, _, claim) = world.forward.next().await;
+    assert!(claim.take());
+    drop(claim);
+    world.leader.send_replace(view(2, true));
+    assert_eq!(run.await.unwrap(), Err(CommandError::DeadlineAfter { term: 1 }));
+    assert!(world.local.handed.lock().is_empty());
+}
+
+#[tokio::test]
+async fn not_proposed_is_tried_again_without_a_busy_loop() {
+    let world = world(view(1, true));
+    *world.local.refusal.lock() = Some(NotProposed::NotLeader);
+    let start = Instant::now();
+    let error = world.spawn().await.unwrap().unwrap_err();
+    assert_eq!(error, CommandError::NoLeader { waited: ELECTION });
+    assert!(start.elapsed() >= ELECTION);
+    let asked = world.local.asked.load(Ordering::Relaxed);
+    // Pauses of 2, 4, 8 and 16 ms, then of 20 ms.
+    assert!((2..=15).contains(&asked), "{asked} attempts in {ELECTION:?}");
+}
+
+#[tokio::test]
+async fn news_of_a_leader_ends_the_pause() {
+    let world = world(view(1, false));
+    *world.forward.refusal.lock() = Some(NotProposed::NotLeader);
+    let run = world.spawn();
+    while world.forward.asked.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    world.leader.send_replace(view(2, true));
+    let (_, origin, claim) = world.local.next().await;
+    assert!(claim.take());
+    world.waiters.entry_applied(leader(2), vec![(origin, outcome(3))]);
+    assert!(run.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn without_a_leader_the_wait_is_bounded_by_election_and_deadline() {
+    let world = world(None);
+    assert!(matches!(world.commands.run(call()).await, Err(CommandError::NoLeader { .. })));
+    let soon = CommandCall { deadline: Instant::now() + ELECTION / 4, ..call() };
+    assert_eq!(world.commands.run(soon).await, Err(CommandError::DeadlineBefore));
+}
+
+#[tokio::test]
+async fn still_queued_at_its_deadline_is_certainly_not_applied() {
+    let world = world(view(1, true));
+    let run = world.spawn_for(ELECTION);
+    let (_, _, claim) = world.local.next().await;
+    assert_eq!(run.await.unwrap(), Err(CommandError::DeadlineBefore));
+    assert!(!claim.take(), "and nobody may propose it any more");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_command_along() {
+    let world = world(view(1, true));
+    let run = world.spawn();
+    let (_, _, claim) = world.local.next().await;
+    run.abort();
+    assert!(run.await.unwrap_err().is_cancelled());
+    assert!(!claim.take());
+    assert!(world.waiters.is_empty());
+}
+
+#[tokio::test]
+async fn a_snapshot_hides_the_fate_of_what_was_proposed_only() {
+    let world = world(view(1, false));
+    let (proposed, queued) = (world.spawn(), world.spawn());
+    let (_, first, claim) = world.forward.next().await;
+    let (_, second, _waiting) = world.forward.next().await;
+    assert!(claim.take());
+    world.waiters.snapshot_installed(CommittedLeaderId { term: 1, node_id: 2 });
+    assert_eq!(proposed.await.unwrap(), Err(CommandError::Unknown));
+    let (_, again, claim) = world.forward.next().await;
+    assert!(again == second && first != second);
+    assert!(claim.take());
+    claim.complete(outcome(4));
+    assert!(queued.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn an_entry_out_of_fuel_is_left_for_the_next_one() {
+    let world = world(view(1, true));
+    let run = world.spawn();
+    let (_, first, claim) = world.local.next().await;
+    assert!(claim.take());
+    world.waiters.entry_applied(leader(1), vec![(first, Outcome { verdict: not_run(), ..outcome(5) })]);
+    let (_, second, claim) = world.local.next().await;
+    assert_ne!(first, second, "an origin stands in the log once");
+    assert!(claim.take());
+    world.waiters.entry_applied(leader(1), vec![(second, outcome(6))]);
+    assert_eq!(run.await.unwrap(), Ok(outcome(6)));
+}
+
+#[tokio::test]
+async fn refusals_that_no_retry_mends_are_answered_at_once() {
+    let world = world(view(1, true));
+    let cases = [
+        (NotProposed::Overloaded("full".into()), CommandError::Overloaded("full".into())),
+        (NotProposed::TooLarge { bytes: 3, limit_bytes: 2 }, CommandError::TooLarge { bytes: 3, limit_bytes: 2 }),
+        (NotProposed::Expired, CommandError::DeadlineBefore),
+        (NotProposed::Stopping, CommandError::Stopping),
+    ];
+    for (refusal, error) in cases {
+        *world.local.refusal.lock() = Some(refusal);
+        assert_eq!(world.commands.run(call()).await, Err(error));
+    }
+    *world.mode.lock() = NodeMode::Unfit("two hashes".into());
+    assert_eq!(world.commands.run(call()).await, Err(CommandError::Unfit("two hashes".into())));
+}
