@@ -55,10 +55,10 @@ async fn takes_no_other_state(cluster: &Cluster, victim: usize) -> Result<()> {
     );
     // Whose state it is shows only when all of it is there and looked at, at the next start.
     let stranger = formed(1, &[]).await?;
-    lockstep(&["admin", &addr, "resync", &stranger.nodes[0].grpc_addr()])?;
+    let asked = lockstep(&["admin", &addr, "resync", &stranger.nodes[0].grpc_addr()])?;
     eventually("the state of another cluster is refused", || async {
         let said = "the state that was fetched cannot be used";
-        ensure!(cluster.nodes[victim].log().contains(said), "not refused yet");
+        ensure!(cluster.nodes[victim].log().contains(said), "not refused yet: {asked:?}");
         Ok(())
     })
     .await?;

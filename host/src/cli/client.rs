@@ -19,7 +19,7 @@ use super::report::Failure;
 use crate::config::Address;
 
 /// How long a node that refuses connections is waited for: it may just be starting.
-pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// One attempt to reach an address that does not answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
