@@ -131,9 +131,7 @@ impl Node {
         let consensus = start_raft(&config, &below, state_machine, &mut tasks).await?;
         let paths = open_paths(&config, &below, &consensus, &mut tasks);
         let service = peer_service(&below, &consensus, &paths);
-        for listener in peer_listeners {
-            tasks.spawn(serve_peers(service.clone(), sockets.peers.clone(), listener, fatal.clone()));
-        }
+        tasks.spawn(serve_peers(service, sockets.peers.clone(), peer_listeners, fatal.clone()));
         if below.held.is_none() {
             founding::found(&config, &below, &consensus.raft).await?;
         }

@@ -37,7 +37,7 @@ async fn a_timeout_answers_though_the_index_is_never_reached() -> Result<()> {
         while next(&mut stream).await?.value != "newer" {}
         anyhow::Ok(())
     };
-    tokio::time::timeout(PATIENCE, newer).await.context("the newer value is not sent")?
+    tokio::time::timeout(PATIENCE, newer).await.context("the newer value is not sent")??;
     Ok(())
 }
 

@@ -13,7 +13,8 @@ use axum::routing::get;
 use tokio::time::Instant;
 
 use super::node_status::{Contact, NodeStatus};
-use super::{Shared, server};
+use super::{LIMITS, Shared};
+use crate::net;
 use crate::types::NodeMode;
 
 /// Committed entries may wait so long without one being applied before the process counts as stuck.
@@ -33,7 +34,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> s
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .with_state(shared.clone());
-    server::serve(&shared.parts.sockets.http, listeners, router, shared.stopped()).await
+    net::serve(&shared.parts.sockets.http, listeners, LIMITS, move || router.clone(), shared.stopped()).await
 }
 
 /// Notes when the machine last got anywhere, until the node stops.

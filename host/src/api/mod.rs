@@ -2,7 +2,7 @@
 //! Knows gRPC and words for people; leaves consensus to `raft/`, state to `machine/`, and never touches the disk.
 //!
 //! ```text
-//! server (HTTP/2) ──► router ──┬─ manager, health, reflection
+//! net (HTTP/2) ──► router ──┬─ manager, health, reflection
 //!                              └─ dynamic ──┬─ COMMAND ──► commands ─► raft/
 //!                                           ├─ QUERY ────► raft/read (linearizable), then machine/query
 //!                                           └─ WATCH ────► watch ──► machine, step by step
@@ -23,7 +23,6 @@ mod operations;
 mod raft_admin;
 mod reflection;
 pub mod routes;
-mod server;
 pub mod status;
 mod trailers;
 mod watch;
@@ -51,7 +50,7 @@ use tonic_health::server::HealthReporter;
 use crate::guest::Component;
 use crate::logs::Sparse;
 use crate::machine::{Machine, QueryError};
-use crate::net::{Sockets, media};
+use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Sockets, media};
 use crate::raft::membership::Configuration;
 use crate::raft::{Clock, LeaderWatch, LogTime, Members, RaftCell, ReadIndex, Retention};
 use crate::types::{Node, NodeMode};
@@ -77,6 +76,18 @@ pub mod call {
 
 /// How long Raft's core may take to say what it alone knows, before a page shows an older number.
 const CORE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Calls that one connection may have open at a time; a client library queues what exceeds it.
+pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
+
+/// Connections of clients. The windows have room for a few requests of the largest size.
+const LIMITS: Http2Limits = Http2Limits {
+    streams_max: CONCURRENT_STREAMS_MAX,
+    stream_window_bytes: 2 << 20,
+    connection_window_bytes: 8 << 20,
+    keepalive_interval: Duration::from_secs(20),
+    keepalive_timeout: Duration::from_secs(20),
+};
 
 /// What stands below this room.
 pub struct ApiParts {
@@ -208,8 +219,9 @@ impl Api {
             let router = Router::clone(&current.load());
             call_router(router, request)
         });
+        let connection = move || router.clone().layer(axum::Extension(watch::places::Connection::default()));
         let served = tokio::try_join!(
-            server::serve(&self.shared.parts.sockets.clients, grpc, router, self.shared.stopped()),
+            net::serve(&self.shared.parts.sockets.clients, grpc, LIMITS, connection, self.shared.stopped()),
             http::serve(self.shared.clone(), http),
         );
         for task in background {

@@ -2,12 +2,12 @@
 //! Knows HTTP by its first bytes and its frames; knows no service, no Raft and no room above, and dials nobody.
 //!
 //! ```text
-//! port (a listener accepts) ──► slots (is there room?) ─┬─ yes ──► connection (preface, in time; resets, in measure) ──► who serves it
+//! port (a listener accepts) ──► slots (is there room?) ─┬─ yes ──► connection (preface, in time; resets, in measure) ──► server
 //!                                                       └─ no ───► refusal (in words)
 //! descriptors (how many are there) ──► the places of each port
 //! ```
 
-pub mod authority;
+mod authority;
 mod connection;
 mod descriptors;
 mod frames;
@@ -16,11 +16,15 @@ mod port;
 mod preface;
 mod rate;
 mod refusal;
+mod server;
 mod slots;
+
+use port::Listener;
 
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
-pub use port::{Listener, Port, PortStatus, REFUSED_IN_WORDS_MAX};
+pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};
+pub use server::{Http2Limits, serve};
 
 /// The ports of a node, and what its process may have open. Cheap to clone.
 #[derive(Clone, Debug)]

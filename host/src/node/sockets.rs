@@ -38,13 +38,9 @@ pub(super) fn describe(config: &NodeConfig, grpc: &[TcpListener], raft: &[TcpLis
     })
 }
 
-/// One listener of the peer port, for as long as the node lives.
-pub(super) async fn serve_peers(service: PeerService, port: Port, listener: TcpListener, fatal: Fatal) {
-    let served = async {
-        let listener = port.listen(listener)?;
-        service.serve(listener, std::future::pending()).await.map_err(std::io::Error::other)
-    };
-    if let Err(error) = served.await {
+/// The peer port, for as long as the node lives.
+pub(super) async fn serve_peers(service: PeerService, port: Port, listeners: Vec<TcpListener>, fatal: Fatal) {
+    if let Err(error) = service.serve(&port, listeners, std::future::pending()).await {
         fatal.raise(format!("the peer port cannot be served: {error}"));
     }
 }

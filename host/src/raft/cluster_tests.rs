@@ -136,7 +136,6 @@ impl TestNode {
         drop(self.stop.take());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let listener = Port::new("raft", 64).listen(listener).unwrap();
         self.me.node.grpc_addr = format!("client-of-{address}");
         self.me.node.raft_addr = address;
         self.members = members(&self.me, &self.cluster, &self.raft, self.catch_up);
@@ -156,7 +155,9 @@ impl TestNode {
         });
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
-        tokio::spawn(service.serve(listener, async { drop(stopped.await) }));
+        tokio::spawn(async move {
+            service.serve(&Port::new("raft", 64), vec![listener], async { drop(stopped.await) }).await
+        });
     }
 
     fn canvass(&self) -> Canvass {

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use futures::future::{Either, Ready, ready};
 use tonic::body::Body;
 use tonic::codegen::Service;
-use tonic::server::NamedService;
 
 use crate::net::media;
 
@@ -14,13 +13,9 @@ use crate::net::media;
 #[derive(Clone, Debug)]
 pub(super) struct OnlyGrpc<S>(pub(super) S);
 
-impl<S: NamedService> NamedService for OnlyGrpc<S> {
-    const NAME: &'static str = S::NAME;
-}
-
-impl<S> Service<http::Request<Body>> for OnlyGrpc<S>
+impl<S, Q> Service<http::Request<Q>> for OnlyGrpc<S>
 where
-    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S: Service<http::Request<Q>, Response = http::Response<Body>, Error = Infallible>,
 {
     type Response = S::Response;
     type Error = Infallible;
@@ -30,7 +25,7 @@ where
         self.0.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Q>) -> Self::Future {
         let Some((code, text)) = media::refusal(request.method(), request.version(), request.headers()) else {
             return Either::Right(self.0.call(request));
         };

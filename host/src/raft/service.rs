@@ -4,6 +4,7 @@
 //! A refused route changes nothing. A node in no cluster answers Identify and Join, and refuses the rest.
 
 use std::io;
+use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -12,15 +13,12 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use parking_lot::Mutex;
-use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::faults;
 use crate::machine::Machine;
-use crate::net::{Listener, PENDING_RESETS_MAX};
-use crate::raft::dated::Dated;
+use crate::net::{self, Http2Limits, Port};
 use crate::raft::gate::Gate;
-use crate::raft::incoming::Incoming;
 use crate::raft::install::SnapshotHandler;
 use crate::raft::join::{Host, Joins};
 use crate::raft::link::{
@@ -35,8 +33,14 @@ use crate::raft::presence::{self, Presence};
 use crate::raft::{Canvass, ClusterCell, LogTime, Me, Process, Raft, RaftCell, peer, planted, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
-/// Calls that one connection may have under way. A peer needs a handful.
-const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Connections of peers. A peer has a handful of calls under way.
+const LIMITS: Http2Limits = Http2Limits {
+    streams_max: 256,
+    stream_window_bytes: STREAM_WINDOW_BYTES,
+    connection_window_bytes: CONNECTION_WINDOW_BYTES,
+    keepalive_interval: KEEPALIVE_INTERVAL,
+    keepalive_timeout: KEEPALIVE_TIMEOUT,
+};
 
 /// Commands that other nodes took for this leader.
 pub trait ForwardHandler: Send + Sync + 'static {
@@ -142,27 +146,21 @@ impl PeerService {
         }
     }
 
-    /// Serves one listener of the peer port until `stopped` completes and the calls under way have ended.
+    /// Serves the peer port until `stopped` completes and the calls under way have ended, or had their time.
+    ///
+    /// # Errors
+    /// A listener cannot be handed to the runtime.
     pub async fn serve(
         self,
-        listener: Listener,
+        port: &Port,
+        listeners: Vec<TcpListener>,
         stopped: impl Future<Output = ()>,
-    ) -> Result<(), tonic::transport::Error> {
+    ) -> io::Result<()> {
         let server = PeerServer::new(self)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
         let server = OnlyGrpc(server);
-        let incoming = listener.connections().map(|connection| Ok::<_, io::Error>(Incoming(connection)));
-        Server::builder()
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            // `net` slows a connection down that resets calls too fast.
-            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .serve_with_incoming_shutdown(Dated(server), incoming, stopped)
-            .await
+        net::serve(port, listeners, LIMITS, move || server.clone(), stopped).await
     }
 }
 

@@ -122,7 +122,6 @@ impl TestNode {
     async fn start_cell(id: NodeId, cluster: ClusterCell, host: TestHost) -> TestNode {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let listener = Port::new("raft", 64).listen(listener).unwrap();
         let node = Node { name: format!("node{id}"), raft_addr: address.clone(), grpc_addr: String::new() };
         let me = Me { node_id: id, node };
         let raft = RaftCell::default();
@@ -151,7 +150,9 @@ impl TestNode {
             forward: Arc::new(reached.clone()),
             leader: Arc::new(reached.clone()),
         });
-        tokio::spawn(service.serve(listener, std::future::pending()));
+        tokio::spawn(
+            async move { service.serve(&Port::new("raft", 64), vec![listener], std::future::pending()).await },
+        );
         TestNode { address, cluster, host, reached }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::api::server::CONCURRENT_STREAMS_MAX;
+use crate::api::CONCURRENT_STREAMS_MAX;
 
 /// Watches open at a time on one node.
 pub const WATCHES_MAX: usize = 4096;

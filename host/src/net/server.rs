@@ -1,14 +1,17 @@
-//! Serves connections of clients in HTTP/2, and in HTTP/1, so that a browser gets a sentence instead of a reset. Who may
-//! be connected, and for how long without a word, is `net`'s.
+//! Serves accepted connections in HTTP/2, and in HTTP/1, so that a browser gets a sentence instead of a reset. Each port has
+//! one way to be served: this one. Who may be connected, and for how long without a word, is decided by `port` and `connection`.
 //!
 //! tonic's own server is not used because it answers `grpc-timeout` itself, with CANCELLED and without telling whether the
-//! command was proposed. Knows no gRPC method.
+//! command was proposed, and because it has hyper put a date on each reply. Knows no gRPC method.
 
+use std::error::Error;
 use std::future::Future;
 use std::net::TcpListener as StdListener;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -16,22 +19,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tower_service::Service;
 
-use super::watch::places;
-use crate::net::authority::AnyAuthority;
-use crate::net::{Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX};
-use crate::raft::dated::is_http_date;
-
-/// Calls that one connection may have open at a time; a client library queues what exceeds it.
-pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
-
-/// How often a silent connection is asked for a sign of life, and how long it may take to give one.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Flow control windows: room for a few requests of the largest size.
-const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+use super::authority::AnyAuthority;
+use super::{Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX};
 
 /// Bytes of request headers.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
@@ -39,17 +30,49 @@ const HEADERS_BYTES_MAX: u32 = 64 << 10;
 /// How long open calls may take to end once the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Serves `router` on every listener of `port` until `stop` completes; then lets open calls end for at most [`DRAIN`].
-pub async fn serve(
+/// The end of the last year that an HTTP date can name.
+const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
+
+/// What the connections of one port may have under way, and how they are kept.
+#[derive(Clone, Debug)]
+pub struct Http2Limits {
+    /// Calls that one connection may have open at a time; a client library queues what exceeds it. At most
+    /// [`RESETS_AT_ONCE_MAX`], because all of them may be reset at one deadline.
+    pub streams_max: u32,
+    /// Flow control: bytes of one call that may be on their way.
+    pub stream_window_bytes: u32,
+    /// Flow control: bytes of a connection that may be on their way.
+    pub connection_window_bytes: u32,
+    /// How often a silent connection is asked for a sign of life.
+    pub keepalive_interval: Duration,
+    /// How long it may take to give one.
+    pub keepalive_timeout: Duration,
+}
+
+/// Serves every listener of `port` until `stop` completes; then lets open calls end for at most [`DRAIN`]. `service` makes
+/// what serves one connection.
+///
+/// # Errors
+/// A listener cannot be handed to the runtime.
+pub async fn serve<M, S, B>(
     port: &Port,
     listeners: Vec<StdListener>,
-    router: axum::Router,
+    limits: Http2Limits,
+    service: M,
     stop: impl Future<Output = ()>,
-) -> std::io::Result<()> {
+) -> std::io::Result<()>
+where
+    M: Fn() -> S + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    debug_assert!(limits.streams_max <= RESETS_AT_ONCE_MAX, "{limits:?}");
     let (stopping, stopped) = watch::channel(false);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(port.listen(listener)?, router.clone(), stopped.clone()));
+        accepting.spawn(accept(port.listen(listener)?, builder(&limits), service.clone(), stopped.clone()));
     }
     stop.await;
     stopping.send_replace(true);
@@ -58,7 +81,18 @@ pub async fn serve(
     Ok(())
 }
 
-async fn accept(listener: Listener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+async fn accept<M, S, B>(
+    listener: Listener,
+    builder: Builder<TokioExecutor>,
+    service: M,
+    mut stopped: watch::Receiver<bool>,
+) where
+    M: Fn() -> S,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     let mut incoming = listener.connections();
     let mut connections = JoinSet::new();
     loop {
@@ -66,7 +100,7 @@ async fn accept(listener: Listener, router: axum::Router, mut stopped: watch::Re
             () = until(&mut stopped) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             Some(connection) = incoming.next() => {
-                connections.spawn(serve_connection(connection, router.clone(), stopped.clone()));
+                connections.spawn(serve_connection(connection, builder.clone(), service(), stopped.clone()));
             }
         }
     }
@@ -77,14 +111,22 @@ async fn accept(listener: Listener, router: axum::Router, mut stopped: watch::Re
     }
 }
 
-async fn serve_connection(stream: Connection<TcpStream>, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+async fn serve_connection<S, B>(
+    stream: Connection<TcpStream>,
+    builder: Builder<TokioExecutor>,
+    service: S,
+    mut stopped: watch::Receiver<bool>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     if !is_http_date(SystemTime::now()) && is_http1(&stream).await {
         return say_that_the_clock_is_wrong(stream).await;
     }
-    let router = router.layer(axum::Extension(places::Connection::default()));
-    let builder = builder();
     let connection =
-        builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), TowerToHyperService::new(router));
+        builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -94,8 +136,13 @@ async fn serve_connection(stream: Connection<TcpStream>, router: axum::Router, m
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a client's connection ended");
+        tracing::debug!(%error, "a connection ended");
     }
+}
+
+/// Whether HTTP can name this date.
+fn is_http_date(now: SystemTime) -> bool {
+    now.duration_since(UNIX_EPOCH).is_ok_and(|since| since <= LAST_DATE)
 }
 
 /// Whether the client does not begin as one of HTTP/2 does.
@@ -133,22 +180,22 @@ async fn until(stopped: &mut watch::Receiver<bool>) {
 }
 
 /// Replies carry no date: no client of ours reads it, and hyper panics where HTTP has no word for it.
-fn builder() -> Builder<TokioExecutor> {
+fn builder(limits: &Http2Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().auto_date_header(false).timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
     builder
         .http2()
         .auto_date_header(false)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+        .max_concurrent_streams(limits.streams_max)
         // A connection is slowed down when it resets calls too fast, and not ended after a number of resets.
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(None)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
         .max_header_list_size(HEADERS_BYTES_MAX)
-        .keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
     builder
 }
 
@@ -157,6 +204,14 @@ fn builder() -> Builder<TokioExecutor> {
 mod tests {
     use super::*;
     use axum::routing::get;
+
+    const LIMITS: Http2Limits = Http2Limits {
+        streams_max: 16,
+        stream_window_bytes: 1 << 20,
+        connection_window_bytes: 1 << 20,
+        keepalive_interval: Duration::from_secs(20),
+        keepalive_timeout: Duration::from_secs(20),
+    };
 
     async fn get_path(addr: std::net::SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(addr).await.unwrap();
@@ -174,8 +229,9 @@ mod tests {
         let router = axum::Router::new().route("/", get(|| async { "here" }));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let port = Port::new("test", 16);
-        let served =
-            tokio::spawn(async move { serve(&port, listeners, router, async { stopped.await.unwrap() }).await });
+        let served = tokio::spawn(async move {
+            serve(&port, listeners, LIMITS, move || router.clone(), async { stopped.await.unwrap() }).await
+        });
         for addr in &addrs {
             let reply = get_path(*addr, "/").await;
             assert!(reply.ends_with("here"), "{reply}");
@@ -186,6 +242,13 @@ mod tests {
         for addr in addrs {
             assert!(TcpStream::connect(addr).await.is_err(), "the port is closed");
         }
+    }
+
+    #[test]
+    fn http_names_the_years_from_1970_to_9999() {
+        let last = UNIX_EPOCH + LAST_DATE;
+        assert!([UNIX_EPOCH, SystemTime::now(), last].into_iter().all(is_http_date));
+        assert!(![UNIX_EPOCH - Duration::from_secs(1), last + Duration::from_secs(1)].into_iter().any(is_http_date));
     }
 
     #[tokio::test]
@@ -222,8 +285,9 @@ mod tests {
         let router = axum::Router::new().route("/", get(slow));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let port = Port::new("test", 16);
-        let served =
-            tokio::spawn(async move { serve(&port, vec![listener], router, async { stopped.await.unwrap() }).await });
+        let served = tokio::spawn(async move {
+            serve(&port, vec![listener], LIMITS, move || router.clone(), async { stopped.await.unwrap() }).await
+        });
         let call = tokio::spawn(async move { get_path(addr, "/").await });
         entered.clone().wait_for(|entered| *entered).await.unwrap();
         stop.send(()).unwrap();
