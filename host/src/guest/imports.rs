@@ -228,6 +228,9 @@ fn log_write(mut guest: Guest<'_>, (level, message): (Level, WasmStr)) -> Result
     if !guest.data_mut().budget.take_log(bytes as u64) {
         return Ok(());
     }
+    if !is_enabled(level) {
+        return Ok(());
+    }
     // A client can have as many calls as it likes, and everybody waits for the thread that applies.
     let taken = if EVERY_LINE.load(Ordering::Relaxed) { Some(0) } else { LINES.take(bytes) };
     let Some(left_out) = taken else { return Ok(()) };
@@ -243,6 +246,16 @@ fn log_write(mut guest: Guest<'_>, (level, message): (Level, WasmStr)) -> Result
         Level::Error => tracing::error!(target: "guest", "{message}"),
     }
     Ok(())
+}
+
+/// Whether the operator listens to this level.
+fn is_enabled(level: Level) -> bool {
+    match level {
+        Level::Debug => tracing::enabled!(target: "guest", tracing::Level::DEBUG),
+        Level::Info => tracing::enabled!(target: "guest", tracing::Level::INFO),
+        Level::Warn => tracing::enabled!(target: "guest", tracing::Level::WARN),
+        Level::Error => tracing::enabled!(target: "guest", tracing::Level::ERROR),
+    }
 }
 
 fn log_abort(guest: Guest<'_>, (message,): (WasmStr,)) -> Result<()> {

@@ -316,7 +316,7 @@ impl QueryInstance {
         }))
     }
 
-    /// Whether another query may be served: not after anything but a reply.
+    /// Whether another query may be served: not after a failure.
     pub fn usable(&self) -> bool {
         self.sandbox.usable
     }
@@ -345,8 +345,12 @@ impl QueryInstance {
         status: NodeStatus,
     ) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
         self.sandbox.state().node_status = Some(status);
-        let answered = self
-            .limited(Mode::Query, call, store, |this| this.sandbox.command(&this.query, call, Interrupts::Deadline));
+        let answered = self.limited(Mode::Query, call, store, |this| {
+            let verdict = this.sandbox.command(&this.query, call, Interrupts::Deadline)?;
+            // A refusal is an answer, and most are of what is not there. It undoes nothing, other than one of a command.
+            this.sandbox.usable = !matches!(verdict, Verdict::Failed(_));
+            Ok(verdict)
+        });
         // An instance that is kept must keep nothing of its caller alive.
         self.sandbox.state().node_status = None;
         answered

@@ -4,6 +4,7 @@
 //! - A pipe whose reader left, a full disk: the line is lost at once.
 //! - A reader that stays and does not read: a line waits [`PATIENCE`] for it, later ones do not, until one gets through again. A node
 //!   that waited for whoever reads its log would stop with it.
+//! - A reader that is slow: all lines of a second together wait [`PATIENCE`] for it.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// For a reader of stderr that is slow. Well below a heartbeat timeout: whoever logs waits that long, once.
+/// How long the lines of one second may wait for a reader of stderr that is slow. Well below a heartbeat timeout.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// After this the lines may wait again.
+const PATIENCE_AGAIN: Duration = Duration::from_secs(1);
 /// Bytes that a pipe takes without waiting when it says that it can be written to: PIPE_BUF of Linux. Elsewhere it is less.
 const PIECE_BYTES_MAX: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
 
 static LOST: AtomicU64 = AtomicU64::new(0);
-static STDERR: Mutex<Sink> = Mutex::new(Sink { untold: 0, is_cut: false, is_stuck: false });
+static STDERR: Mutex<Sink> = Mutex::new(Sink::NEW);
 
 /// Where a sink writes.
 trait Out: Write {
@@ -34,6 +37,24 @@ struct Sink {
     is_cut: bool,
     /// The last line was waited for in vain.
     is_stuck: bool,
+    waits: Waits,
+}
+
+/// The time that lines have waited lately.
+struct Waits {
+    /// Since when `spent` is counted.
+    since: Option<Instant>,
+    spent: Duration,
+}
+
+impl Waits {
+    /// How long a line may wait at `now`.
+    fn left(&mut self, now: Instant) -> Duration {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= PATIENCE_AGAIN) {
+            *self = Waits { since: Some(now), spent: Duration::ZERO };
+        }
+        PATIENCE.saturating_sub(self.spent)
+    }
 }
 
 /// Writes `lines`, which end with a line break. When lines before them were lost, `notice` words a line that says how many.
@@ -49,6 +70,9 @@ pub fn lost() -> u64 {
 }
 
 impl Sink {
+    const NEW: Sink =
+        Sink { untold: 0, is_cut: false, is_stuck: false, waits: Waits { since: None, spent: Duration::ZERO } };
+
     /// Whether the line was written.
     fn write(&mut self, out: &mut impl Out, lines: &[u8], notice: impl FnOnce(u64) -> String) -> bool {
         let mut bytes = Vec::with_capacity(lines.len());
@@ -60,9 +84,12 @@ impl Sink {
             bytes.push(b'\n');
         }
         bytes.extend(lines);
-        let patience = if self.is_stuck { Duration::ZERO } else { PATIENCE };
-        match write_all(out, &bytes, Instant::now() + patience) {
-            Ok(()) => *self = Sink { untold: 0, is_cut: false, is_stuck: false },
+        let begun = Instant::now();
+        let patience = if self.is_stuck { Duration::ZERO } else { self.waits.left(begun) };
+        let written = write_all(out, &bytes, begun + patience);
+        self.waits.spent += begun.elapsed();
+        match written {
+            Ok(()) => (self.untold, self.is_cut, self.is_stuck) = (0, false, false),
             Err(Lost { written, is_stuck }) => {
                 // The notice is made again with the next line: it may not have been read, and its number has grown.
                 self.untold += 1;
@@ -118,23 +145,32 @@ impl Write for Process {
 
 impl Out for Process {
     fn is_ready(&mut self, until: Instant) -> bool {
-        poll(io::stderr().as_raw_fd(), libc::POLLOUT, until.saturating_duration_since(Instant::now())) != Some(0)
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match poll(io::stderr().as_raw_fd(), libc::POLLOUT, left) {
+                Ok(events) => return events != 0,
+                // A signal says nothing about the reader, and a write could wait for it for ever.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // The write says what is wrong.
+                Err(_) => return true,
+            }
+        }
     }
 }
 
 /// Whether whoever read this pipe has left. Of a file or a terminal nobody leaves.
 pub fn reader_left(pipe: BorrowedFd<'_>) -> bool {
-    poll(pipe.as_raw_fd(), 0, Duration::ZERO).is_some_and(|events| events & libc::POLLERR != 0)
+    poll(pipe.as_raw_fd(), 0, Duration::ZERO).is_ok_and(|events| events & libc::POLLERR != 0)
 }
 
-/// What there is to do at a descriptor before `wait` is over; 0 for nothing, `None` when the system does not say.
-fn poll(descriptor: i32, events: libc::c_short, wait: Duration) -> Option<libc::c_short> {
+/// What there is to do at a descriptor before `wait` is over; 0 for nothing.
+fn poll(descriptor: i32, events: libc::c_short, wait: Duration) -> io::Result<libc::c_short> {
     let mut asked = libc::pollfd { fd: descriptor, events, revents: 0 };
     let milliseconds = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
     #[allow(unsafe_code, reason = "the standard library has no word for it")]
     // SAFETY: the pointer is to one whole structure that outlives the call.
     let count = unsafe { libc::poll(&raw mut asked, 1, milliseconds) };
-    (count >= 0).then_some(asked.revents)
+    if count >= 0 { Ok(asked.revents) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -179,7 +215,7 @@ mod tests {
 
     #[test]
     fn what_was_lost_is_told_with_the_next_line_that_can_be_written() {
-        let mut sink = Sink { untold: 0, is_cut: false, is_stuck: false };
+        let mut sink = Sink::NEW;
         let mut pipe = Pipe { room: 6, is_broken: true, ..Pipe::default() };
         assert!(write(&mut sink, &mut pipe, "one\n"));
         assert!(!write(&mut sink, &mut pipe, "two\n"), "cut short");
@@ -192,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_does_not_read_is_waited_for_once() {
-        let mut sink = Sink { untold: 0, is_cut: false, is_stuck: false };
+        let mut sink = Sink::NEW;
         let mut pipe = Pipe::default();
         for _ in 0..3 {
             assert!(!write(&mut sink, &mut pipe, "line\n"));
@@ -203,8 +239,21 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&pipe.taken), "3 lost\nline\n");
         pipe.waits.clear();
         pipe.room = 0;
+        sink.waits = Sink::NEW.waits;
         write(&mut sink, &mut pipe, "line\n");
         assert_eq!(pipe.waits, [true], "and waited for again once it has read");
+    }
+
+    #[test]
+    fn a_slow_reader_is_waited_for_in_measure() {
+        let start = Instant::now();
+        let mut waits = Sink::NEW.waits;
+        assert_eq!(waits.left(start), PATIENCE);
+        waits.spent += PATIENCE / 4;
+        assert_eq!(waits.left(start + PATIENCE / 4), PATIENCE / 4 * 3);
+        waits.spent += PATIENCE;
+        assert_eq!(waits.left(start + PATIENCE * 2), Duration::ZERO, "all lines of a second wait that long together");
+        assert_eq!(waits.left(start + PATIENCE_AGAIN), PATIENCE);
     }
 
     #[test]

@@ -125,7 +125,11 @@ impl<S> Connection<S> {
         let rest = self.resets.spend(count, now);
         if rest > Duration::ZERO {
             self.port.slowed();
-            self.rest = Some(Box::pin(tokio::time::sleep_until(now + rest)));
+            // A reader may wait on the timer that there is, and nothing else would wake it.
+            match &mut self.rest {
+                Some(timer) => timer.as_mut().reset(now + rest),
+                None => self.rest = Some(Box::pin(tokio::time::sleep_until(now + rest))),
+            }
         }
     }
 }

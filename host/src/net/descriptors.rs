@@ -9,6 +9,10 @@ use parking_lot::Mutex;
 
 /// What "no limit" stands for; more than any machine of ours has.
 const UNLIMITED: u64 = 1 << 20;
+/// What containers and distributions usually allow.
+const OFTEN_ALLOWED: u64 = 1 << 16;
+/// What macOS allows a process whatever its hard limit says.
+const ALWAYS_ALLOWED: u64 = 10_240;
 
 /// A count is as good as new for so long: it costs a system call for every thousand or so.
 const COUNT_AGE_MAX: Duration = Duration::from_millis(500);
@@ -25,13 +29,19 @@ impl Descriptors {
     pub fn raise() -> Descriptors {
         let (soft, hard) = limits();
         let (before, max) = (soft.min(UNLIMITED), hard.min(UNLIMITED));
-        let max = match set_limits(max, hard) {
-            Ok(()) => max,
-            Err(error) => {
-                tracing::warn!(%error, before, max, "the limit of open files and sockets cannot be raised");
-                before
+        // Some systems have a limit of their own below the hard one, and say so only when it is gone past.
+        let wanted = [max, OFTEN_ALLOWED, ALWAYS_ALLOWED].into_iter().filter(|wanted| (before..=max).contains(wanted));
+        let mut refused = None;
+        for wanted in wanted {
+            match set_limits(wanted, hard) {
+                Ok(()) => break,
+                Err(error) => refused = Some(error),
             }
-        };
+        }
+        if let Some(error) = refused {
+            tracing::warn!(%error, before, hard, "the limit of open files and sockets cannot be raised to the hard one");
+        }
+        let max = limits().0.min(UNLIMITED);
         Descriptors { max, counted: Arc::default() }
     }
 

@@ -150,7 +150,10 @@ pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) 
             "this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that"
         );
     };
-    if let Some(claim) = listen(config, cell).await {
+    // A leader of that cluster may have asked this node in at the same moment: then it is at home.
+    if let Some(claim) = listen(config, cell).await
+        && admission.cluster().is_none()
+    {
         let why = not_founded(me, &claim);
         tracing::error!("NOT BOOTSTRAPPED: {why}");
         cell.begin_dispute(why);

@@ -18,13 +18,16 @@ pub struct Clocks {
     pub own_ms: u64,
     /// The median of the voters', when a majority of them was heard a moment ago.
     pub median_ms: Option<u64>,
+    /// Whether a missing median may still come: a new leader has heard nobody before its first heartbeats are answered.
+    pub is_awaited: bool,
 }
 
 /// Follows the later of the own clock and the voters' median. One wrong clock moves nothing:
 ///
 /// - An own clock more than [`TIME_JUMP_MAX`] ahead of the median is not believed: log time runs on at the pace of time then.
 /// - As far as the median stands log time moves at once, however far that is: after a stop of the whole cluster, or a restore.
-/// - While no median is known, log time never moves more than [`TIME_JUMP_MAX`] further than the time that passed, however many entries
+/// - While a median is awaited, log time runs on at the pace of time at most.
+/// - While none is to be had, log time never moves more than [`TIME_JUMP_MAX`] further than the time that passed, however many entries
 ///   are stamped. What was used of that minute comes back at the pace of time itself, so log time runs at twice its pace at most.
 #[derive(Debug)]
 pub struct LogClock {
@@ -56,7 +59,8 @@ impl LogClock {
         }
         let by_pace_ms = self.time_ms.saturating_add(self.passed_ms(now));
         let Some(median_ms) = clocks.median_ms else {
-            return clocks.own_ms.min(by_pace_ms.saturating_add(self.jump_ms(now)));
+            let jump_ms = if clocks.is_awaited { 0 } else { self.jump_ms(now) };
+            return clocks.own_ms.min(by_pace_ms.saturating_add(jump_ms));
         };
         let is_believed = clocks.own_ms <= median_ms.saturating_add(JUMP_MAX_MS);
         let own_ms = if is_believed { clocks.own_ms } else { clocks.own_ms.min(by_pace_ms) };
@@ -104,11 +108,11 @@ mod tests {
     const BASE_MS: u64 = 1_000_000;
 
     fn alone(own_ms: u64) -> Clocks {
-        Clocks { own_ms, median_ms: None }
+        Clocks { own_ms, median_ms: None, is_awaited: false }
     }
 
     fn among(own_ms: u64, median_ms: u64) -> Clocks {
-        Clocks { own_ms, median_ms: Some(median_ms) }
+        Clocks { own_ms, median_ms: Some(median_ms), is_awaited: false }
     }
 
     fn clock_at(log_ms: u64, now: Instant) -> LogClock {
@@ -219,6 +223,20 @@ mod tests {
             assert!(second < 10_000, "log time does not catch up");
         }
         assert!((3_500..3_600).contains(&second), "an hour behind is made up within an hour: {second} s");
+    }
+
+    #[test]
+    fn a_new_leader_that_has_heard_nobody_moves_log_time_at_the_pace_of_time() {
+        let start = Instant::now();
+        let mut clock = clock_at(BASE_MS, start);
+        let mut log_ms = BASE_MS;
+        for second in 0..5 {
+            let ahead = Clocks { own_ms: DECADE_MS, median_ms: None, is_awaited: true };
+            log_ms = log_ms.max(clock.stamp(ahead, log_ms, start + second * SECOND));
+            assert_eq!(log_ms, BASE_MS + 1_000 * u64::from(second));
+        }
+        let behind = Clocks { own_ms: BASE_MS, median_ms: None, is_awaited: true };
+        assert_eq!(clock.stamp(behind, log_ms, start + 5 * SECOND), BASE_MS, "apply takes the later time");
     }
 
     #[test]

@@ -46,6 +46,16 @@ struct Inner {
     heard: Mutex<HashMap<NodeId, Heard>>,
     /// By the leader.
     told: Mutex<Option<Told>>,
+    /// While this node leads and has heard no majority.
+    awaited: Mutex<Option<Awaited>>,
+}
+
+/// A median that is missing.
+#[derive(Clone, Copy)]
+struct Awaited {
+    since: Instant,
+    /// A leader looks at each heartbeat; one that has not looked for long did not lead meanwhile.
+    looked: Instant,
 }
 
 #[derive(Clone, Copy)]
@@ -79,8 +89,8 @@ pub fn voters_of(raft: RaftCell) -> Box<dyn Fn() -> BTreeSet<NodeId> + Send + Sy
 impl LogTime {
     /// Nothing is heard yet.
     pub fn new(parts: LogTimeParts) -> LogTime {
-        let (heard, told) = Default::default();
-        LogTime(Arc::new(Inner { parts, clock: Mutex::new(LogClock::new(Instant::now())), heard, told }))
+        let (heard, told, awaited) = Default::default();
+        LogTime(Arc::new(Inner { parts, clock: Mutex::new(LogClock::new(Instant::now())), heard, told, awaited }))
     }
 
     /// The time for an entry that is proposed now.
@@ -139,6 +149,7 @@ impl LogTime {
         Some(Telling { log_ms: telling.log_ms.saturating_add(if stands { 0 } else { passed_ms }), median_ms })
     }
 
+    /// What the clocks say to this node, which leads.
     fn clocks(&self, now: Instant) -> Clocks {
         let own_ms = wall_ms();
         let voters = (self.0.parts.voters)();
@@ -156,7 +167,17 @@ impl LogTime {
         if voters.contains(&self.0.parts.me) && is_plausible(own_ms) {
             heard_ms.push(own_ms);
         }
-        Clocks { own_ms, median_ms: median(heard_ms, voters.len()) }
+        let median_ms = median(heard_ms, voters.len());
+        Clocks { own_ms, median_ms, is_awaited: median_ms.is_none() && self.is_awaited(now) }
+    }
+
+    /// Whether the median is missing for so short a time that it may still come. Of a leader that has none.
+    fn is_awaited(&self, now: Instant) -> bool {
+        let mut awaited = self.0.awaited.lock();
+        let before = awaited.filter(|awaited| now.saturating_duration_since(awaited.looked) < self.heard_max());
+        let since = before.map_or(now, |awaited| awaited.since);
+        *awaited = Some(Awaited { since, looked: now });
+        now.saturating_duration_since(since) < self.heard_max()
     }
 
     fn heard_max(&self) -> Duration {
@@ -205,7 +226,7 @@ mod tests {
         let now_ms = wall_ms();
         let behind = log_time(now_ms - YEAR_MS);
         assert_eq!(behind.telling().median_ms, None);
-        assert!(behind.stamp() <= now_ms - YEAR_MS + JUMP_MAX_MS + 60_000, "one clock of three says little");
+        assert!(behind.stamp() <= now_ms - YEAR_MS + JUMP_MAX_MS, "one clock of three says nothing yet");
         behind.heard(2, now_ms);
         let stamp = behind.stamp();
         assert!((now_ms - 1_000..now_ms + 60_000).contains(&stamp), "{stamp} is not about {now_ms}");

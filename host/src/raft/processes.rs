@@ -39,7 +39,7 @@ const STRAGGLERS_FOR: Duration = Duration::from_secs(1);
 /// Refused processes that are remembered of each node. A copy that is started again and again must not fill the memory.
 const REFUSED_MAX: usize = 16;
 
-/// More nodes than a large cluster has; then those that were not heard for long are forgotten.
+/// More nodes than a large cluster has: those not heard for long are forgotten, and who is no member, as anybody can be, is not remembered.
 const NODES_BEFORE_CLEANUP: usize = 64;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
@@ -311,8 +311,11 @@ impl Processes {
         }
         let mut nodes = self.0.known.lock();
         let Some(known) = nodes.get_mut(&node) else {
-            if nodes.len() > NODES_BEFORE_CLEANUP {
+            if nodes.len() >= NODES_BEFORE_CLEANUP {
                 nodes.retain(|_, known| known.heard.elapsed() < FORGOTTEN_AFTER);
+                if nodes.len() >= NODES_BEFORE_CLEANUP && self.address(node).is_none() {
+                    return Judged::TakesPart;
+                }
             }
             nodes.insert(node, Known::new(claim));
             return Judged::First;

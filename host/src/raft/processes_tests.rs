@@ -130,3 +130,15 @@ fn copies_without_end_fill_no_memory() {
     }
     assert_eq!(known.refused.len(), REFUSED_MAX);
 }
+
+#[tokio::test]
+async fn strangers_without_end_fill_no_memory_and_push_out_no_member() {
+    let processes = Processes::new(MINE);
+    processes.set_addresses(Box::new(|node| (node == NODE).then(|| "127.0.0.1:1".to_owned())));
+    for stranger in 0..1_000 {
+        processes.admit_now(NODE + 1 + stranger, process(1, stranger + 1)).unwrap();
+    }
+    assert_eq!(processes.0.known.lock().len(), NODES_BEFORE_CLEANUP);
+    processes.admit_elsewhere(NODE, process(3, 30)).await.unwrap();
+    assert!(processes.admit(NODE, process(2, 20)).await.is_err(), "a member is remembered all the same");
+}

@@ -37,7 +37,7 @@ const ACTIVE_MEMTABLE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
 
 /// Whether RocksDB will soon flush `family` by itself, and open files for it: three quarters of a memtable are full.
 pub(super) fn is_nearly_full(database: &DB, family: &'static str) -> bool {
-    let memtable = if family == LOG { LOG_MEMTABLE_BYTES } else { STATE_MEMTABLES_BYTES / 2 } as u64;
+    let memtable = memtable(if family == LOG { LOG_MEMTABLE_BYTES } else { STATE_MEMTABLES_BYTES / 2 }) as u64;
     let bytes = database.property_int_value_cf(pinned::family(database, family), ACTIVE_MEMTABLE_BYTES);
     bytes.ok().flatten().is_some_and(|bytes| bytes >= memtable / 4 * 3)
 }

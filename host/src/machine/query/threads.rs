@@ -21,7 +21,7 @@ const KEPT_IDLE: Duration = Duration::from_secs(5);
 pub(crate) struct Kept(Option<QueryInstance>);
 
 impl Kept {
-    /// Runs `call` in the kept instance or in a fresh one. What does not end with a reply in an instance that had served others runs once
+    /// Runs `call` in the kept instance or in a fresh one. What fails in an instance that had served others runs once
     /// more in a fresh one, unless `deadline` has passed: beside neighbours a failure may be theirs, alone it is its own. `None` when as many
     /// instances as the pool has for queries are in use.
     pub(crate) fn serve<T>(

@@ -90,10 +90,16 @@ const LOOKUP: &str = "(call $lookup (local.get $request) (i32.const 128))
     (call $reply (i32.load (i32.const 128)) (i32.load (i32.const 132)))";
 
 /// Counts its queries in memory and answers with the count, one byte. The request `grow` takes 2 MiB more; `alone` traps unless it is the
-/// first one of its instance.
+/// first one of its instance; `refuse` is refused with NOT_FOUND.
 const COUNT: &str = r#"
     (i32.store8 (i32.const 1024) (i32.add (i32.load8_u (i32.const 1024)) (i32.const 1)))
     (if (i32.eq (i32.load8_u (local.get $request)) (i32.const 103)) (then (drop (memory.grow (i32.const 32)))))
+    (if (i32.eq (i32.load8_u (local.get $request)) (i32.const 114)) (then
+      (i32.store8 (i32.const 256) (i32.const 1))
+      (i32.store (i32.const 260) (i32.const 5))
+      (i64.store (i32.const 264) (i64.const 0))
+      (i64.store (i32.const 272) (i64.const 0))
+      (return (i32.const 256))))
     (if (i32.eq (i32.load8_u (local.get $request)) (i32.const 97)) (then
       (if (i32.gt_u (i32.load8_u (i32.const 1024)) (i32.const 1)) (then unreachable))))
     (call $reply (i32.const 1024) (i32.const 1))"#;
@@ -117,7 +123,7 @@ pub(super) fn forgetful() -> Component {
     load("", LOOKUP)
 }
 
-/// A guest with a static: its queries are `x`, `grow` and `alone`.
+/// A guest with a static: its queries are `x`, `grow`, `refuse` and `alone`.
 pub(super) fn counting() -> Component {
     load(RESTORE, COUNT)
 }

@@ -59,6 +59,17 @@ fn a_query_that_fails_beside_others_runs_again_alone() {
 }
 
 #[test]
+fn a_refusal_is_an_answer_and_its_instance_is_kept() {
+    let (mut kept, component) = (Kept::default(), counting());
+    assert_eq!(count(&ask(&mut kept, &component, None, "x")), 1);
+    for _ in 0..2 {
+        let Verdict::Refused(status) = ask(&mut kept, &component, None, "refuse") else { panic!("it is refused") };
+        assert_eq!(status.code, 5);
+    }
+    assert_eq!(count(&ask(&mut kept, &component, None, "x")), 4, "one instance ran each of them once");
+}
+
+#[test]
 fn an_instance_that_grew_is_not_kept() {
     let (mut kept, component) = (Kept::default(), counting());
     assert_eq!(count(&ask(&mut kept, &component, None, "grow")), 1);
