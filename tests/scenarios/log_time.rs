@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::pb::WatchRequest;
+use lockstep_tests::pb::{LeadershipTransferToServerRequest, WatchRequest};
 use lockstep_tests::{Cluster, Options, PATIENCE, eventually, formed_of};
 use tokio::time::timeout;
 
@@ -60,6 +60,45 @@ async fn a_leader_with_a_clock_years_ahead_moves_nothing() -> Result<()> {
     write_some(&cluster, other).await?;
     ensure!(log_time(&cluster).await? >= last);
     cluster.everyone_has_one_hash().await
+}
+
+/// A node that has just been elected has heard no other clock yet. Whatever it stamps before it has must not jump.
+#[tokio::test]
+async fn a_new_leader_with_a_clock_years_ahead_moves_nothing() -> Result<()> {
+    let cluster = formed_of(3, Options::member().with_failpoints()).await?;
+    let wrong = cluster.follower().await?;
+    cluster.nodes[wrong].fail_now(&[&format!("clock-shift=return({FIVE_YEARS_MS})")]).await?;
+    for _ in 0..3 {
+        eventually("the node with the wrong clock leads", || async {
+            let leader = cluster.leader().await?;
+            if leader != wrong {
+                hand_over(&cluster, leader, wrong).await?;
+            }
+            ensure!(cluster.leader().await? == wrong, "another one leads");
+            write_some(&cluster, wrong).await
+        })
+        .await?;
+        eventually("another node leads", || async {
+            if cluster.leader().await? == wrong {
+                hand_over(&cluster, wrong, (wrong + 1) % 3).await?;
+            }
+            ensure!(cluster.leader().await? != wrong, "it leads still");
+            Ok(())
+        })
+        .await?;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64;
+    let last = log_time(&cluster).await?;
+    ensure!(last <= now, "log time is at {last}, {} ms too far", last - now);
+    cluster.everyone_has_one_hash().await
+}
+
+async fn hand_over(cluster: &Cluster, leader: usize, to: usize) -> Result<()> {
+    let (id, address) = (cluster.nodes[to].name.clone(), cluster.nodes[to].raft_addr());
+    let request = LeadershipTransferToServerRequest { id, address };
+    let operation = cluster.nodes[leader].manager().await?.leadership_transfer_to_server(request).await?.into_inner();
+    cluster.finish(leader, operation).await?;
+    Ok(())
 }
 
 /// What a watch of a lease relies on.
