@@ -1,4 +1,4 @@
-//! Both ends of a hop, joined without a network.
+//! Tests both ends of a hop, joined without a network.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -99,7 +99,7 @@ fn world() -> World {
     World { view, proposals, waiters, forwarded }
 }
 
-/// A follower's end of a stream to `forwarded`.
+/// Opens a follower's end of a stream to `forwarded`.
 fn stream_to(forwarded: &Forwarded) -> mpsc::Sender<Queued> {
     let route = peer::Route { group: GROUP, from: FOLLOWER, to: LEADER, ..Default::default() };
     let (queue, receiver) = mpsc::channel(16);
