@@ -184,7 +184,7 @@ impl ClusterCell {
     }
 
     /// Notes that a member said: this node is not in the committed configuration of entry `index`.
-    /// `standing` verifies it.
+    /// `standing` decides whether that counts.
     pub fn told_removed(&self, index: u64) {
         if index >= INDEX_END {
             return;

@@ -233,8 +233,9 @@ fn refusals_keep_their_meaning_over_the_hop() {
     assert_eq!(stopping, NotProposed::NotLeader, "another node will lead");
 }
 
-/// A command was tried twice over one stream: leadership went away and came back. The refusal of the first attempt came late and was taken
-/// for the second's, which stood in the log: the command was sent a third time and could be applied twice.
+/// A command was tried twice over one stream, because leadership went away and came back. The
+/// refusal of the first attempt came late and was taken for the second attempt, which was in the
+/// log. The command was then sent a third time and could be applied twice.
 #[tokio::test]
 async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
     let (_queue, receiver) = mpsc::channel(1);
