@@ -17,7 +17,7 @@ use crate::types::{Node, NodeId};
 /// by then.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Asks the other members for as long as Raft runs, and warns once of each build that differs.
+/// Asks the other members for as long as Raft runs. Warns once of each member's build that differs.
 pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
     let mut metrics = raft.server_metrics();
     let mut pause = tokio::time::interval(PAUSE);

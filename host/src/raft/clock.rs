@@ -53,8 +53,8 @@ impl Clock {
         Clock(Arc::new(Parts { core, proposer, remote, leader, turn: Mutex::new(None) }))
     }
 
-    /// Makes log time reach `until_ms`, in milliseconds since 1970, or come as near as the leader's
-    /// clock allows. Returns the index to wait for.
+    /// Lets log time pass and returns the index to wait for. Log time then is at `until_ms`, in
+    /// milliseconds since 1970, or as near to it as the leader's clock allows.
     ///
     /// # Errors
     /// No leader could be asked, or none appended an entry in time. Nothing is lost: time passes

@@ -48,7 +48,7 @@ pub struct Claim {
 /// Why a peer message was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// The message has no route, so no node of ours sent it.
+    /// The message has no route, so it is not one of ours.
     #[error("the message has no route")]
     Missing,
     /// Raft traffic came before a Join.
@@ -108,8 +108,7 @@ impl From<RouteError> for tonic::Status {
 }
 
 impl ClusterCell {
-    /// Creates a cell from the identity on disk, for a process that nothing tells apart from
-    /// another one.
+    /// Creates a cell from the identity on disk. Nothing tells its process apart from another one.
     pub fn new(cluster: Option<Cluster>) -> Self {
         ClusterCell::of_process(cluster, Process::default())
     }

@@ -64,8 +64,8 @@ impl Forwarded {
         Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads, clock, raft }))
     }
 
-    /// Returns the index of the configuration that removed `from`, if it is no longer in the
-    /// cluster.
+    /// Returns the index of the configuration in which `from` is missing. `None` while it is a
+    /// member.
     fn removed_at(&self, from: NodeId) -> Option<u64> {
         standing::removed_at(&*self.0.raft.get()?, from)
     }

@@ -68,7 +68,7 @@ impl Gate {
         Ok((from, raft))
     }
 
-    /// Applies [`Gate::raft`] to a request for a vote.
+    /// Does the same as `raft` for a request for a vote.
     pub(super) async fn candidate(&self, route: Option<&peer::Route>) -> Result<(NodeId, Arc<Raft>), Status> {
         let (from, raft) = self.raft(route).await?;
         self.cluster.processes().admit_to_vote(from, route.map(Process::of).unwrap_or_default()).await?;

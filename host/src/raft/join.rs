@@ -48,8 +48,8 @@ pub trait Host: Send + Sync + 'static {
     fn boot(&self) -> u64;
     /// Returns the component that this node runs or was started with.
     fn component(&self) -> Option<ComponentId>;
-    /// Returns the properties of this build that may change where a guest's recursion ends, for
-    /// nodes to compare. `None` while the node runs no guest.
+    /// Describes what in this build may change where a guest's recursion ends. Nodes compare it.
+    /// `None` while the node runs no guest.
     fn build(&self) -> Option<String> {
         None
     }

@@ -62,7 +62,8 @@ impl OwnClock {
     }
 }
 
-/// Warns the operator while the own clock is wrong: at once, and every hour. Never ends by itself.
+/// Warns the operator while the own clock is wrong: after two comparisons in a row, then every
+/// hour. Never ends by itself.
 pub async fn watch(log_time: LogTime, leader: LeaderWatch) {
     let (mut told, mut was_off): (Option<Instant>, bool) = (None, false);
     loop {

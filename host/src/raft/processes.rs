@@ -34,7 +34,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time after which a silent process loses its place when its address neither answers nor refuses.
 const ALIVE_FOR: Duration = Duration::from_secs(5);
 
-/// A refused process that speaks after this is alive. Earlier messages may be of a dead process.
+/// A process that speaks this long after its refusal is alive. Earlier messages may come late.
 const STRAGGLERS_FOR: Duration = Duration::from_secs(1);
 
 /// Most refused processes remembered of each node, so that restarted copies never fill the memory.
@@ -42,6 +42,7 @@ const REFUSED_MAX: usize = 16;
 
 /// More nodes than a large cluster has. Above it, those silent for [`FORGOTTEN_AFTER`] are dropped.
 const NODES_BEFORE_CLEANUP: usize = 64;
+/// Silence after which a node may be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// Header of a peer's response: the process that answers.
@@ -403,8 +404,7 @@ impl Processes {
         (known.process, known.heard, known.settled) = (process, Instant::now(), true);
     }
 
-    /// Returns the process that takes part, if not `claim`. `there` answered at the recorded
-    /// address.
+    /// Returns the process that takes part, if not `claim`. `there` answered at the node's address.
     fn stays(&self, node: NodeId, claim: Process, there: Process) -> Option<Process> {
         let mut nodes = self.0.known.lock();
         let known = nodes.entry(node).or_insert_with(|| Known::new(there));

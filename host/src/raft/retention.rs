@@ -172,8 +172,8 @@ impl Retention {
         }
     }
 
-    /// Learns from the checkpoints of earlier runs how many commands had been applied at which
-    /// index.
+    /// Reads how many commands had been applied at the checkpoints on disk. They are of earlier
+    /// runs.
     async fn remember(&self) {
         let snapshots = self.0.machine.snapshots().clone();
         match tokio::task::spawn_blocking(move || snapshots.commands_at_checkpoints()).await {
@@ -243,8 +243,8 @@ impl Retention {
     }
 }
 
-/// Returns a number from 0 to 1, so that the nodes of a cluster do not make their snapshots at the
-/// same time. Not on the apply path.
+/// Returns a random number from 0 to 1. With it, the nodes of a cluster do not make their snapshots
+/// at the same time. Not on the apply path.
 fn spread() -> f64 {
     match getrandom::u32() {
         Ok(number) => f64::from(number) / f64::from(u32::MAX),

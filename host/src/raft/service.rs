@@ -149,8 +149,8 @@ impl PeerService {
         }
     }
 
-    /// Serves the peer port until `stopped` completes and the calls under way have ended or their
-    /// time is over.
+    /// Serves the peer port until `stopped` completes. The calls under way may then end, in limited
+    /// time.
     ///
     /// # Errors
     /// A listener cannot be handed to the runtime.
@@ -401,8 +401,9 @@ async fn forwarded(
 
 type Refusal = Arc<Mutex<Option<Status>>>;
 
-/// Returns the requests up to the first one that is refused, and the place where the reason will
-/// be. The sender is present from its first request until the stream ends.
+/// Returns the requests up to the first one that is refused. The second value is the place where
+/// the reason for the refusal will be. The sender is present from its first request until the
+/// stream ends.
 fn accepted(
     requests: Streaming<peer::AppendRequest>,
     gate: Gate,

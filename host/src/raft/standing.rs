@@ -35,8 +35,8 @@ const REMOVED_AT: &str = "lockstep-removed-at";
 /// leader.
 const CORE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Returns the index of this member's committed configuration, if node `id` is in neither that nor
-/// a newer one.
+/// Returns the index of this member's committed configuration if `id` was removed. That is: neither
+/// it nor a newer configuration has the node.
 pub(super) fn removed_at(raft: &Raft, id: NodeId) -> Option<u64> {
     let metrics = raft.metrics();
     let now = metrics.borrow_watched();
@@ -95,8 +95,9 @@ impl Place {
 }
 
 impl Standing {
-    /// Returns a watch of the index of the configuration that removed this node, and the task that
-    /// keeps it up to date. `silence`: how long no leader is heard before the others are asked.
+    /// Returns a watch of this node's removal and the task that keeps it up to date. The watch
+    /// holds the index of a configuration without this node. `silence`: how long no leader is heard
+    /// before the others are asked.
     pub fn start(
         raft: Raft,
         links: Links,

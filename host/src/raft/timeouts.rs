@@ -78,8 +78,8 @@ impl Timeouts {
         self.heartbeat * 6 / 10
     }
 
-    /// Returns the time after which an append stream whose oldest request is unanswered is given up
-    /// and opened anew.
+    /// Returns how long the oldest request of an append stream may be unanswered. Then the stream
+    /// is given up and opened anew.
     pub fn append_progress(&self) -> Duration {
         self.heartbeat * 2
     }

@@ -35,8 +35,8 @@ type Moment = openraft::alias::InstantOf<TypeConfig>;
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 impl Members {
-    /// Waits for its turn, checks that this node leads and that `previous_index` holds, and
-    /// finishes a joint configuration that was left behind.
+    /// Waits for its turn and finishes a joint configuration that was left behind. Checks that this
+    /// node leads and that `previous_index` holds.
     pub(super) async fn begin(&self, previous_index: u64) -> Result<Change<'_>, MembershipError> {
         let turn = tokio::time::timeout(TURN_TIMEOUT, self.0.one_change.lock()).await;
         let guard = turn.map_err(|_| MembershipError::Busy(TURN_TIMEOUT))?;
@@ -59,8 +59,8 @@ impl Members {
         Ok(change)
     }
 
-    /// Finishes every joint configuration that a crash left behind, whichever leader left it, while
-    /// this node leads. Runs beside everything else; ends with Raft.
+    /// Finishes the joint configurations that crashes left behind. It does so while this node
+    /// leads, whichever leader left them. Runs beside everything else; ends with Raft.
     pub async fn finish_changes(&self) {
         let Some(raft) = self.0.raft.get() else { return };
         let mut changes = raft.server_metrics();
@@ -82,7 +82,7 @@ impl Members {
     }
 
     /// Returns the metrics once there is a leader, or after the time that an election may take.
-    /// Scripts ask a cluster that was just started at once.
+    /// Scripts call this right after they have started a cluster.
     async fn leader_known(&self, raft: &Raft) -> Metrics {
         let known = |metrics: &Metrics| metrics.current_leader.is_some();
         match raft.wait(Some(self.0.timeouts.election)).metrics(known, "somebody leads").await {
@@ -91,8 +91,8 @@ impl Members {
         }
     }
 
-    /// Waits until this node, as leader, has committed an entry of its term and the configuration
-    /// in force.
+    /// Waits until this node, as leader, has a settled configuration. The configuration in force
+    /// and an entry of its own term are then committed.
     async fn settle(&self, raft: &Raft) -> Result<Metrics, MembershipError> {
         let me = self.0.me.node_id;
         let now = self.leader_known(raft).await;

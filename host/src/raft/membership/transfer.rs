@@ -138,8 +138,8 @@ impl Members {
         }
     }
 
-    /// Returns the other voters that answered within `heard` and lack little of the log, the
-    /// longest log first.
+    /// Returns the voters that can take over, the longest log first. These are other voters that
+    /// answered within `heard` and lack little of the log.
     fn targets(&self, now: &Metrics, heard: Duration) -> Vec<NodeId> {
         let last = now.last_log_index.unwrap_or(0);
         let acknowledged = |id: &NodeId| {

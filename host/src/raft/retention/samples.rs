@@ -63,7 +63,7 @@ impl Samples {
         self.notes.iter().rev().find(|note| note.index <= index).map_or(bytes, |note| note.bytes.max(bytes))
     }
 
-    /// Returns about how many bytes lie in a log from `first` on, given that `written` bytes were
+    /// Returns about how many bytes lie in a log from `first` on. `written` is how many were
     /// written in all.
     pub(super) fn bytes_from(&self, first: u64, written: u64) -> u64 {
         written.saturating_sub(first.checked_sub(1).map_or(0, |before| self.bytes_at(before)))
