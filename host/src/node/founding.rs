@@ -21,7 +21,7 @@ use super::{Foundation, clock};
 use crate::config::NodeConfig;
 use crate::raft::log_time::wall_ms;
 use crate::raft::probe::{self, Answer};
-use crate::raft::processes::Original;
+use crate::raft::process::Original;
 use crate::raft::{Claim, ClusterCell, Me, Process, Raft, RaftCell, peer};
 use crate::store::{self, DataDir};
 use crate::types::{Cluster, NodeMode, StoredMembership};

@@ -1,23 +1,30 @@
-//! How far what another node sends may lie beyond what this node knows. Whatever a peer says of terms and indexes ends in a sum of
-//! openraft's or ours, and a vote is for ever: one that leaves no term for the next election ends its cluster. Never does IO.
+//! Limits how far the terms and indexes in a peer's messages may lie ahead of what this node knows.
+//! Sums in openraft and here use these numbers, and a saved vote stays for ever: a vote that leaves
+//! no term for the next election ends its cluster. Never does IO.
 //!
-//! - A term more than [`TERM_LEAP_MAX`] ahead of this node's is refused before it is saved, in requests and in answers.
-//! - No term reaches [`TERM_END`] and no index [`INDEX_END`], wherever they stand in a message: behind them nothing wraps.
+//! - A term that is more than [`TERM_LEAP_MAX`] ahead of this node's term is refused before it is
+//!   saved, in requests and in responses.
+//! - No term reaches [`TERM_END`] and no index reaches [`INDEX_END`], wherever they stand in a
+//!   message. Sums of smaller numbers do not overflow.
 
 use crate::raft::Raft;
 use crate::raft::wire::WireError;
 use crate::types::Vote;
 
-/// A leader's term may be ahead of a node's by so many elections. At one a second that is a partition of 136 years.
+/// Most elections by which a leader's term may be ahead of a node's term. At one election a second,
+/// this many take 136 years.
 pub const TERM_LEAP_MAX: u64 = 1 << 32;
 
-/// Terms end here: whatever term a node has, as many elections as [`TERM_LEAP_MAX`] can still follow.
+/// All terms are below this one. At least [`TERM_LEAP_MAX`] elections can still follow any term
+/// that a node has.
 pub const TERM_END: u64 = u64::MAX - TERM_LEAP_MAX;
 
-/// Log indexes end here. At a million entries a second that is 292,000 years.
+/// All log indexes are below this one. At a million entries a second, reaching it takes 292,000
+/// years.
 pub const INDEX_END: u64 = 1 << 63;
 
-/// Whether a vote of another node may be saved here. `ours`: this node's term. A node that has none yet takes what its cluster has.
+/// Checks whether this node may save another node's vote. `ours` is this node's term. A node that
+/// has no term yet accepts the term that its cluster has.
 pub fn check_term(ours: u64, theirs: u64) -> Result<(), WireError> {
     let is_leap = ours > 0 && theirs.saturating_sub(ours) > TERM_LEAP_MAX;
     match is_leap || theirs >= TERM_END {
@@ -26,7 +33,8 @@ pub fn check_term(ours: u64, theirs: u64) -> Result<(), WireError> {
     }
 }
 
-/// As [`check_term`], of the vote in a message and the node's own flushed vote. Looks at the latter only when it can matter.
+/// Applies [`check_term`] to the vote in a message and this node's own flushed vote. Reads the own
+/// vote only when it can matter.
 pub fn check_vote_of_peer(raft: &Raft, vote: &Vote) -> Result<(), WireError> {
     let theirs = vote.leader_id.term;
     match theirs <= TERM_LEAP_MAX {
@@ -51,7 +59,7 @@ mod tests {
             (1, 2 + TERM_LEAP_MAX, false),
             (5, 3, true),
             (7, u64::MAX, false),
-            // A joiner of a cluster that somebody drove up.
+            // A joiner of a cluster whose term somebody has driven up.
             (0, 1 << 40, true),
             (0, TERM_END, false),
             (TERM_END - 1, TERM_END, false),

@@ -1,5 +1,5 @@
-//! Whether the other members run guests by the same build of the engine. Compares and warns; refuses nobody, or no cluster could be
-//! upgraded node by node.
+//! Compares the engine build of this node with the builds of the other members. Warns of
+//! differences and refuses no node: otherwise no cluster could be upgraded node by node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use crate::raft::join::{self, Host};
 use crate::raft::{Me, Raft};
 use crate::types::{Node, NodeId};
 
-/// Between two looks, when nothing changes in the cluster. A member that was upgraded is seen by then.
+/// Time between two comparisons when nothing changes in the cluster. An upgraded member is noticed
+/// by then.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// Asks the others for as long as Raft runs, and warns once of each build that differs.
+/// Asks the other members for as long as Raft runs. Warns once of each member's build that differs.
 pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
     let mut metrics = raft.server_metrics();
     let mut pause = tokio::time::interval(PAUSE);
@@ -48,13 +49,15 @@ pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
     }
 }
 
-/// `None` when it does not answer, is another node by now, or runs no guest yet.
+/// Returns the engine build of a member. `None`: the member does not answer, another node now has
+/// its address, or it runs no guest yet.
 async fn build_of(id: NodeId, node: &Node) -> Option<String> {
     let found = join::identify(&node.raft_addr, Duration::ZERO).await.ok()?;
     (found.node_id == id && !found.build.is_empty()).then_some(found.build)
 }
 
-/// Whether a node's build is to be told: it is not ours, and was not told before.
+/// Returns whether to warn of a node's build: it differs from ours, and no warning has named it
+/// yet.
 fn differs(told: &mut BTreeMap<NodeId, String>, id: NodeId, theirs: &str, ours: &str) -> bool {
     if theirs == ours {
         told.remove(&id);

@@ -1,12 +1,17 @@
-//! A leader whose process is gone is replaced at once: heartbeats find the silent, the kernel finds the dead.
-//! Never judges by a timeout, and never alone: one firewalled link between a leader and a follower deposes nobody.
+//! Replaces a leader at once when its process has ended. Heartbeats find a leader that is silent; a
+//! refused connection shows that its process is gone. This module uses no timeout for that
+//! decision, and no node decides alone: a single broken link between leader and follower causes no
+//! election.
 //!
-//! - When a voter's append stream from the leader ends, it probes the leader's peer port. Refused at every address, or answered by a
-//!   later process: it asks the other voters, each of which looks at its own stream and makes its own probe, then.
-//! - With a quorum of one opinion, under one vote of that leader, the best of them takes over as if the leader had handed over to it; the
-//!   others follow one by one, should it fail. Each does so once for each vote. What comes of it, or does not, the ordinary timer settles.
-//! - A node that has just started asks as well. When a quorum has no leader it stands, with a pre-vote.
-//! - This overrides the leader's lease, which nothing here relies on: reads ask a quorum.
+//! - When a voter's append stream from the leader ends, the voter probes the leader's peer port. If
+//!   every address refuses, or a later process answers, the voter asks the other voters. Each of
+//!   them then checks its own stream and makes its own probe.
+//! - When a quorum agrees, under one vote of that leader, the best of these voters takes over as if
+//!   the leader had handed over to it. If it fails, the others follow one by one. Each node does
+//!   this once for each vote. If none succeeds, the ordinary election timer decides.
+//! - A node that has just started asks as well. When a quorum has no leader, it stands for
+//!   election, with a pre-vote.
+//! - A takeover overrides the leader's lease. Nothing here relies on the lease: reads ask a quorum.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,18 +35,19 @@ mod verdict;
 
 use verdict::{Opinion, Verdict, leader_of, verdict};
 
-/// Between the turns of those that agree.
+/// Time between the turns of two voters that agree.
 const TURN: Duration = Duration::from_millis(50);
 
-/// One voter may see its stream end a little later than another.
+/// Longest wait for this node's stream to end. One voter may see its stream end a little later than
+/// another.
 const STREAM_END_GRACE: Duration = Duration::from_millis(50);
 
-/// Before the next round, at first; it doubles, up to a quarter of the heartbeat timeout.
+/// First pause between two rounds. It doubles, up to a quarter of the heartbeat timeout.
 const ROUND_PAUSE: Duration = Duration::from_millis(20);
 
 type Metrics = RaftServerMetrics<TypeConfig>;
 
-/// Both sides of a canvass. Cheap to clone.
+/// Both sides of a canvass: asking and answering. Cheap to clone.
 #[derive(Clone)]
 pub struct Canvass(Arc<Parts>);
 
@@ -53,17 +59,17 @@ struct Parts {
 }
 
 impl Canvass {
-    /// Asks nobody before [`Canvass::run`].
+    /// Creates a canvass. It asks nobody before [`Canvass::run`].
     pub fn new(raft: RaftCell, links: Links, presence: Presence, timeouts: Timeouts) -> Canvass {
         Canvass(Arc::new(Parts { raft, links, presence, timeouts }))
     }
 
-    /// Who streams to this node; the peer port keeps it up to date.
+    /// Returns the record of the nodes that stream to this node. The peer port keeps it up to date.
     pub fn presence(&self) -> &Presence {
         &self.0.presence
     }
 
-    /// What this node says when asked. Takes as long as a probe.
+    /// Returns this node's answer to another voter's question. Takes as long as a probe.
     pub async fn answer(&self, raft: &Raft) -> peer::CanvassResponse {
         let opinion = self.opinion(raft, &server(raft)).await;
         peer::CanvassResponse {
@@ -100,7 +106,7 @@ impl Canvass {
                 Verdict::Stand(rank) if self.turn(&raft, &now, rank).await => {
                     watch.acted = Some(now.vote);
                     tracing::info!(vote = %now.vote, "no voter of a quorum has a leader since this node started; standing");
-                    // An error is a core that stopped, which the watchdog sees.
+                    // An error means that the core has stopped, which the watchdog sees.
                     let _ = raft.trigger().elect(true).await;
                 }
                 Verdict::TakeOver(_) | Verdict::Stand(_) => {}
@@ -108,7 +114,7 @@ impl Canvass {
         }
     }
 
-    /// Looks at the own stream and port, then asks everybody else.
+    /// Checks this node's own stream and the leader's port, then asks all other voters.
     async fn round(&self, raft: &Raft, now: &Metrics, starting: bool) -> Verdict {
         let me = self.opinion(raft, now).await;
         if !me.leaderless {
@@ -152,7 +158,7 @@ impl Canvass {
         }
     }
 
-    /// This node, looked at now.
+    /// Finds out what this node says of itself now.
     async fn opinion(&self, raft: &Raft, now: &Metrics) -> Opinion {
         let leaderless = self.leaderless(now).await && server(raft).vote == now.vote;
         let last = raft.data_metrics().borrow_watched().last_log;
@@ -164,7 +170,7 @@ impl Canvass {
             return false;
         }
         let Some(leader) = leader_of(&now.vote, now.id) else { return true };
-        // A leader that left the membership has no address here, and hands over by itself.
+        // A leader that has left the membership has no address here. It hands over by itself.
         let Some(node) = now.membership_config.membership().get_node(&leader) else { return false };
         let suspect = Suspect { node: leader, boot: self.0.presence.boot(leader) };
         let found = probe(&node.raft_addr, suspect, self.0.timeouts.probe()).await;
@@ -177,7 +183,7 @@ impl Canvass {
         matches!(timeout(STREAM_END_GRACE, ended).await, Ok(Ok(_)))
     }
 
-    /// Waits for this node's turn. False when it is not wanted any more.
+    /// Waits for this node's turn. Returns false when the turn is no longer needed.
     async fn turn(&self, raft: &Raft, then: &Metrics, rank: u32) -> bool {
         let others_turns = TURN * rank;
         let moved_on = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.vote != then.vote;
@@ -191,12 +197,13 @@ impl Canvass {
 
     async fn take_over(&self, raft: &Raft, vote: Vote) {
         tracing::warn!(%vote, "the leader's process is gone, and a quorum finds so: taking over");
-        // No log id: votes are saved behind all appends, so what this node has appended is what it stands with.
+        // The request names no log id. Votes are saved behind all appends, so this node stands with
+        // all that it has appended.
         let request = TransferLeaderRequest::new(vote, self.0.links.me(), None);
         match raft.handle_transfer_leader(request).await {
             Ok(Ok(())) => {}
             Ok(Err(refusal)) => tracing::info!(%refusal, "not taking over"),
-            // A core that stopped, which the watchdog sees.
+            // The core has stopped, which the watchdog sees.
             Err(_) => return,
         }
         let followed = |metrics: &openraft::RaftMetrics<TypeConfig>| {
@@ -213,17 +220,19 @@ impl Canvass {
     }
 }
 
-/// What the loop remembers from round to round.
+/// State that the loop keeps from round to round.
 struct Watch {
     streams: watch::Receiver<u64>,
     metrics: openraft::alias::WatchReceiverOf<TypeConfig, Metrics>,
-    /// A node that has heard no leader by then leaves it to the timer.
+    /// End of the start phase. A node that has heard no leader by then leaves the election to the
+    /// timer.
     starting_until: Option<Instant>,
-    /// The vote it started with. Under a later one somebody stands already.
+    /// The vote that the node started with. A later vote means that another node is standing
+    /// already.
     first_vote: Vote,
     /// The vote under which this node took its turn.
     acted: Option<Vote>,
-    /// The vote under which the operator was told that no quorum agrees.
+    /// The vote under which the operator was warned that no quorum agrees.
     told: Option<Vote>,
     pause: Duration,
 }
@@ -245,7 +254,7 @@ impl Watch {
         self.starting_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Whether a round is due.
+    /// Returns whether a round is due.
     fn in_doubt(&mut self, presence: &Presence, now: &Metrics) -> bool {
         let leader = leader_of(&now.vote, now.id);
         let heard = leader.is_some_and(|leader| presence.is_open(leader));
@@ -258,7 +267,7 @@ impl Watch {
         is_voter && self.acted != Some(now.vote) && (leader.is_some() || fresh)
     }
 
-    /// Tells the operator, once for each leader, of a link that only this node finds broken.
+    /// Warns the operator, once for each leader, of a link that only this node finds broken.
     fn tell(&mut self, now: &Metrics, found: Verdict) {
         let leader = leader_of(&now.vote, now.id).filter(|_| found == Verdict::NoQuorum && self.told != Some(now.vote));
         if let Some(leader) = leader {
@@ -268,7 +277,7 @@ impl Watch {
         }
     }
 
-    /// Waits for news. False: Raft has ended.
+    /// Waits for a change of streams or metrics. Returns false when Raft has ended.
     async fn changed(&mut self) -> bool {
         tokio::select! {
             changed = self.streams.changed() => changed.is_ok(),
@@ -276,7 +285,8 @@ impl Watch {
         }
     }
 
-    /// Waits for news or the next round. While starting, the others are starting too, so rounds follow closely. False: Raft has ended.
+    /// Waits for a change or for the next round. The pause does not grow while this node is
+    /// starting, because the others are starting too. Returns false when Raft has ended.
     async fn rest(&mut self, longest: Duration) -> bool {
         let pause = self.pause;
         if !self.starting() {
@@ -290,6 +300,6 @@ impl Watch {
 }
 
 fn server(raft: &Raft) -> Metrics {
-    // Cloned at once: holding the borrow would stop the core.
+    // Cloned at once: a borrow that is held would stop the core.
     raft.server_metrics().borrow_watched().clone()
 }

@@ -1,7 +1,10 @@
-//! Log time on an idle cluster. Time passes with entries only; when a watch waits for a time and nobody sends a command, the leader appends
-//! an entry without commands, which carries its clock like every other. At most one a second, however many watches wait on however many
-//! nodes. And one when the cluster falls silent: each entry carries a state hash, so that it has every node look at what the last commands
-//! did. Never steps a watch, and never decides what the time is: the proposer stamps, and apply takes the later of two times.
+//! Advances log time on an idle cluster. Log time passes with entries only. When a watch waits for
+//! a time and no client sends a command, the leader appends an entry without commands; like every
+//! entry, it carries the leader's clock. It appends at most one a second, however many watches wait
+//! on however many nodes. The leader also appends one entry when the cluster becomes silent. Each
+//! entry carries a state hash, so all nodes check the result of the last commands. This module
+//! never steps a watch and never decides the time: the proposer stamps entries, and apply takes the
+//! later of two times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +18,19 @@ use super::proposer::{Core, Proposer, Written};
 use super::read::RoundError;
 use crate::codec::entry::Entry;
 
-/// Between two clock entries of one leader.
+/// Time between two clock entries of one leader.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A cluster that has been silent for so long is checked once more.
+/// Time of silence after which the cluster is checked once more.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How often it is seen whether it is silent.
+/// Time between two checks for silence.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long one attempt may take. Then the watch that waits steps at the old time.
+/// Longest duration of one attempt. After it, the waiting watch steps at the old time.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// A leader elsewhere, asked to let time pass.
+/// Asks a leader on another node to let log time pass.
 pub trait RemoteClock: Send + Sync + 'static {
-    /// One request to `leader`; the index of an entry at or after which log time is what it could be made.
+    /// Sends one request to `leader`. Returns the index of an entry at or after which log time is
+    /// as near to `until_ms` as the leader could bring it.
     fn pass_time(&self, leader: &LeaderView, until_ms: u64) -> BoxFuture<'static, Result<u64, RoundError>>;
 }
 
@@ -39,20 +43,22 @@ struct Parts {
     proposer: Proposer,
     remote: Arc<dyn RemoteClock>,
     leader: LeaderWatch,
-    /// One attempt at a time; when this node last appended a clock entry.
+    /// Allows one attempt at a time. Holds the time when this node last appended a clock entry.
     turn: Mutex<Option<Instant>>,
 }
 
 impl Clock {
-    /// Over what proposes here, and the way to the leader elsewhere.
+    /// Creates a clock from this node's proposer and the path to a leader on another node.
     pub fn new(core: Arc<dyn Core>, proposer: Proposer, remote: Arc<dyn RemoteClock>, leader: LeaderWatch) -> Clock {
         Clock(Arc::new(Parts { core, proposer, remote, leader, turn: Mutex::new(None) }))
     }
 
-    /// Has log time reach `until_ms`, in milliseconds since 1970, or come as near as the leader's clock allows; the index to wait for.
+    /// Lets log time pass and returns the index to wait for. Log time then is at `until_ms`, in
+    /// milliseconds since 1970, or as near to it as the leader's clock allows.
     ///
     /// # Errors
-    /// No leader could be asked, or none appended an entry in time. Nothing is lost: time passes with the next command.
+    /// No leader could be asked, or none appended an entry in time. Nothing is lost: time passes
+    /// with the next command.
     pub async fn pass(&self, until_ms: u64) -> Result<u64, RoundError> {
         let leader = self.0.leader.current().ok_or(RoundError::NotLeader)?;
         let attempt = async {
@@ -70,7 +76,8 @@ impl Clock {
             .unwrap_or_else(|_| Err(RoundError::Failed("log time did not pass in time".into())))
     }
 
-    /// Appends an entry after each burst of others, while this node leads. Never ends by itself.
+    /// Appends an entry after each burst of other entries, while this node leads. Never ends by
+    /// itself.
     pub async fn check_silence(self) {
         let (mut tip, mut since, mut checked) = (0, Instant::now(), 0);
         let mut looks = interval(LOOK);
@@ -85,7 +92,8 @@ impl Clock {
             if tip == checked || since.elapsed() < SILENCE || !leads {
                 continue;
             }
-            // It is the newest entry then, or others came, and there will be another silence.
+            // This entry is the newest one now, or others came after it and another silence will
+            // follow.
             match self.propose().await {
                 Ok(index) => checked = index,
                 Err(error) => tracing::debug!(%error, "the last commands are not checked now"),
@@ -93,7 +101,7 @@ impl Clock {
         }
     }
 
-    /// The leader's part.
+    /// Does the leader's part of [`Clock::pass`].
     pub(super) async fn append(&self, until_ms: u64) -> Result<u64, RoundError> {
         let mut last = self.0.turn.lock().await;
         if let (None, Some(last)) = (self.reached(until_ms), *last) {
@@ -114,16 +122,17 @@ impl Clock {
         index_of(self.0.proposer.propose_entry(leader.term, Entry::default()).await)
     }
 
-    /// Moves log time to `time_ms`, whatever the clocks say; the index of the entry that does. Never back: apply takes the later time.
+    /// Moves log time to `time_ms`, whatever the clocks say. Returns the index of the entry that
+    /// moves it. Time never goes back: apply takes the later time.
     ///
     /// # Errors
-    /// This node does not lead, or the entry did not get into the log for certain.
+    /// This node does not lead, or it is not certain that the entry got into the log.
     pub async fn set(&self, time_ms: u64) -> Result<u64, RoundError> {
         let leader = self.0.leader.current().filter(|leader| leader.is_me).ok_or(RoundError::NotLeader)?;
         index_of(self.0.proposer.propose_time(leader.term, time_ms).await)
     }
 
-    /// The applied index, when log time has passed by itself.
+    /// Returns the applied index if log time has already reached `until_ms`.
     fn reached(&self, until_ms: u64) -> Option<u64> {
         (self.0.core.log_time_ms() >= until_ms).then(|| self.0.core.hash_tip().0)
     }

@@ -1,7 +1,9 @@
-//! Which cluster this node is in, what it was told of its removal and of who else claims its place, and the check that stands before
-//! every peer message. Never does IO: what needs a look at another node is in `processes`.
+//! Holds this node's cluster, what members said of its removal, and which others claim its place.
+//! Checks every peer message first. Never does IO: `processes` makes the checks that must ask
+//! another node.
 //!
-//! - A message from another cluster, another incarnation of it, another group, or meant for another node changes nothing here.
+//! - A message is refused and changes nothing if it comes from another cluster, another incarnation
+//!   or another group, or is meant for another node.
 //! - A node joins one cluster in its life; [`ClusterCell::set`] refuses a second one.
 
 use std::sync::Arc;
@@ -13,7 +15,8 @@ use crate::raft::peer::Route;
 use crate::raft::{Process, Processes, standing};
 use crate::types::{Cluster, GROUP, NodeId, hex};
 
-/// Shared by everything that talks to peers; set on bootstrap or join, or from the disk at start.
+/// The node's cluster, shared by all code that talks to peers. Set on bootstrap, on join, or from
+/// the disk at start.
 #[derive(Clone, Debug)]
 pub struct ClusterCell(Arc<Inner>);
 
@@ -24,26 +27,28 @@ struct Inner {
     removed_at: watch::Sender<Option<u64>>,
     /// The latest member of another cluster that took this node for one of its own.
     claim: watch::Sender<Option<Claim>>,
-    /// Why this node serves nobody although it runs: somebody else has its identity, or its address.
+    /// The reason why this node runs but serves nobody: another node has its identity or its
+    /// address.
     dispute: watch::Sender<Option<String>>,
     processes: Processes,
 }
 
-/// A member of another cluster has sent a message here. It dialled an address that its configuration holds.
+/// A claim of another cluster on this node. One of its members has sent a message here, to an
+/// address from its configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Its cluster, in hex.
+    /// The other cluster, in hex.
     pub cluster: String,
-    /// Which of its members this node is taken for.
+    /// The member for which it takes this node.
     pub as_node: NodeId,
-    /// Who sent it.
+    /// The sender.
     pub from: NodeId,
 }
 
 /// Why a peer message was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// Not one of ours.
+    /// The message has no route, so it is not one of ours.
     #[error("the message has no route")]
     Missing,
     /// Raft traffic came before a Join.
@@ -62,31 +67,31 @@ pub enum RouteError {
     OtherCluster {
         /// The sender's cluster, in hex.
         theirs: String,
-        /// Ours, in hex.
+        /// This node's cluster, in hex.
         ours: String,
     },
-    /// One side was recovered from a lost majority and the other not.
+    /// One side was recovered from a lost majority and the other was not.
     #[error(
         "the message is of incarnation {theirs} of cluster {cluster}, this node of incarnation {ours}; the older one was left behind by a recovery"
     )]
     OtherIncarnation {
-        /// In hex.
+        /// The cluster, in hex.
         cluster: String,
-        /// The sender's.
+        /// The sender's incarnation.
         theirs: u32,
-        /// Ours.
+        /// This node's incarnation.
         ours: u32,
     },
-    /// A later version with several groups.
+    /// The sender is of a later version with several groups.
     #[error("the message is for group {theirs}, this node serves group {GROUP}")]
     OtherGroup {
-        /// The sender's.
+        /// The sender's group.
         theirs: u32,
     },
-    /// An address that changed hands, or a wiped disk.
+    /// An address has changed hands, or a disk was wiped.
     #[error("the message is for node {theirs:016x}, this is node {me:016x}")]
     OtherNode {
-        /// Whom the sender meant.
+        /// The node that the sender meant.
         theirs: NodeId,
         /// This node.
         me: NodeId,
@@ -103,12 +108,12 @@ impl From<RouteError> for tonic::Status {
 }
 
 impl ClusterCell {
-    /// From the identity on disk, of a process that nobody tells apart from another one.
+    /// Creates a cell from the identity on disk. Nothing tells its process apart from another one.
     pub fn new(cluster: Option<Cluster>) -> Self {
         ClusterCell::of_process(cluster, Process::default())
     }
 
-    /// From the identity on disk, of this process.
+    /// Creates a cell from the identity on disk, for this process.
     pub fn of_process(cluster: Option<Cluster>, process: Process) -> Self {
         ClusterCell(Arc::new(Inner {
             cluster: watch::channel(cluster).0,
@@ -119,23 +124,25 @@ impl ClusterCell {
         }))
     }
 
-    /// Which process of each member takes part.
+    /// Returns the record of which process of each member takes part.
     pub fn processes(&self) -> &Processes {
         &self.0.processes
     }
 
-    /// The cluster, once in one.
+    /// Returns the cluster, if this node is in one.
     pub fn get(&self) -> Option<Cluster> {
         self.0.cluster.borrow().clone()
     }
 
-    /// Enters a cluster; false, and nothing changed, when already in another one. The caller has stamped the disk.
+    /// Enters a cluster. Returns false and changes nothing if this node is in another one already.
+    /// The caller has stamped the disk.
     pub fn set(&self, cluster: Cluster) -> bool {
         let mut accepted = true;
         self.0.cluster.send_if_modified(|slot| match slot {
             None => {
                 *slot = Some(cluster.clone());
-                // A node that founded no cluster because it belongs to another one has come home.
+                // A node that founded no cluster because it belongs to another one has now joined
+                // that one.
                 self.0.dispute.send_replace(None);
                 true
             }
@@ -152,7 +159,7 @@ impl ClusterCell {
         self.0.claim.subscribe()
     }
 
-    /// Says why this node serves nobody. The first reason stays.
+    /// Sets the reason why this node serves nobody. The first reason stays.
     pub fn begin_dispute(&self, why: String) {
         self.0.dispute.send_if_modified(|slot| {
             let is_first = slot.is_none();
@@ -163,7 +170,7 @@ impl ClusterCell {
         });
     }
 
-    /// Follows that reason.
+    /// Follows the reason that [`ClusterCell::begin_dispute`] set.
     pub fn disputes(&self) -> watch::Receiver<Option<String>> {
         self.0.dispute.subscribe()
     }
@@ -175,7 +182,8 @@ impl ClusterCell {
         cluster.clone().expect("waited for Some")
     }
 
-    /// Notes what a member said: this node is not in the committed configuration of entry `index`. `standing` judges it.
+    /// Notes that a member said: this node is not in the committed configuration of entry `index`.
+    /// `standing` decides whether that counts.
     pub fn told_removed(&self, index: u64) {
         if index >= INDEX_END {
             return;
@@ -189,7 +197,7 @@ impl ClusterCell {
         });
     }
 
-    /// Notes it if a refusal says so.
+    /// Notes what a refusal says of this node's removal and of processes.
     pub fn note(&self, refusal: &tonic::Status) {
         if let Some(index) = standing::told(refusal) {
             self.told_removed(index);
@@ -197,12 +205,13 @@ impl ClusterCell {
         self.0.processes.note(refusal);
     }
 
-    /// Follows what members said.
+    /// Follows what members said of this node's removal.
     pub fn removals(&self) -> watch::Receiver<Option<u64>> {
         self.0.removed_at.subscribe()
     }
 
-    /// What a message from `from` to `to` carries; none while in no cluster.
+    /// Returns the route for a message from `from` to `to`. `None` while this node is in no
+    /// cluster.
     pub fn route(&self, from: NodeId, to: NodeId) -> Option<Route> {
         let slot = self.0.cluster.borrow();
         slot.as_ref().map(|cluster| Route {
@@ -216,7 +225,8 @@ impl ClusterCell {
         })
     }
 
-    /// Whether a message is for this node. Called first, before any state changes.
+    /// Checks whether a message is for this node and returns its sender. Must be called before any
+    /// state changes.
     pub fn check(&self, route: Option<&Route>, me: NodeId) -> Result<NodeId, RouteError> {
         let route = route.ok_or(RouteError::Missing)?;
         {
@@ -247,7 +257,8 @@ impl ClusterCell {
     }
 }
 
-/// The part of the check that a Join needs too, which comes before there is a cluster.
+/// Checks group, receiver and sender. A Join needs this part too, and it comes before there is a
+/// cluster.
 pub(crate) fn check_ends(route: &Route, me: NodeId) -> Result<(), RouteError> {
     if route.group != GROUP {
         Err(RouteError::OtherGroup { theirs: route.group })
@@ -260,7 +271,7 @@ pub(crate) fn check_ends(route: &Route, me: NodeId) -> Result<(), RouteError> {
     }
 }
 
-/// Whether the route names our cluster, in our incarnation.
+/// Checks whether the route names our cluster, in our incarnation.
 pub(crate) fn same_cluster(route: &Route, cluster: &Cluster) -> Result<(), RouteError> {
     if route.cluster_id[..] != cluster.id {
         Err(RouteError::OtherCluster { theirs: hex(&route.cluster_id), ours: cluster.id_hex() })

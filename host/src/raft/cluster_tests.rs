@@ -1,4 +1,5 @@
-//! Whole clusters in one process: real disks, real connections, real Raft, and no guest (entries are blank).
+//! Tests whole clusters in one process: real disks, real connections, real Raft, and no guest
+//! (entries are blank).
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ use crate::types::{Cluster, Fatal, GROUP, Membership, Node, NodeId};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
 
-/// What a test waits for at most. Long: the machine may be busy.
+/// Longest wait in a test. It is long because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct TestHost;
@@ -55,7 +56,7 @@ impl Host for TestHost {
     }
 }
 
-/// The command path is not under test here.
+/// Serves no commands: the command path is not under test here.
 struct Nobody;
 
 impl ForwardHandler for Nobody {
@@ -86,12 +87,12 @@ struct TestNode {
     log: Log,
     catch_up: Duration,
     stop: Option<oneshot::Sender<()>>,
-    /// Held open: the lock and the directory go last.
+    /// Kept open so that the lock and the directory go last.
     _place: (DataDir, TempDir),
 }
 
 impl TestNode {
-    /// A node with a running Raft instance that is in no cluster yet.
+    /// Starts a node with a running Raft instance that is in no cluster yet.
     async fn start(id: NodeId, name: &str) -> TestNode {
         Self::start_with(id, name, Duration::from_secs(30), true).await
     }
@@ -165,7 +166,7 @@ impl TestNode {
         Canvass::new(self.raft.clone(), links, Presence::default(), timeouts())
     }
 
-    /// The first node of a cluster, leading it.
+    /// Starts the first node of a cluster and waits until it leads.
     async fn bootstrapped(id: NodeId, name: &str, catch_up: Duration) -> TestNode {
         let node = Self::start_with(id, name, catch_up, true).await;
         let component_hash = *blake3::hash(COMPONENT).as_bytes();
@@ -317,7 +318,8 @@ async fn a_member_that_moved_is_recorded_and_reached_at_its_new_address() {
     }
 }
 
-/// openraft's own way of changing several voters leaves this behind when its leader is lost between the two entries.
+/// openraft's own way to change several voters leaves this configuration behind when its leader is
+/// lost between the two entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joint_configuration_that_was_left_behind_is_finished_by_the_next_leader() {
     let a = TestNode::bootstrapped(1, "nodeA", PATIENCE).await;
@@ -351,7 +353,8 @@ async fn a_hand_over_that_nobody_takes_is_taken_back() {
     let rafts = [b.raft(), c.raft()];
     for (node, raft) in [&b, &c].into_iter().zip(&rafts) {
         node.applied(a.write(1).await).await;
-        // They never stand by themselves, and from now on they answer nothing; a moment ago they did.
+        // These nodes never stand by themselves, and from now on they answer nothing. A moment ago
+        // they answered.
         raft.runtime_config().elect(false);
         node.raft.clear();
     }

@@ -1,5 +1,6 @@
-//! The seams of the command path filled with openraft and the machine: how entries are proposed and read indexes obtained.
-//! Owns the meaning of openraft's write errors (section "not proposed" against "unknown") and nothing else.
+//! Implements the traits of the command path with openraft and the machine: how entries are
+//! proposed and read indexes obtained. Owns the meaning of openraft's write errors ("not proposed"
+//! or "unknown") and nothing else.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::types::{CommittedLeaderId, EntryData, NodeId, TypeConfig};
 
 type DataMetrics = openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftDataMetrics<TypeConfig>>;
 
-/// openraft and the machine, as proposer and readers see them.
+/// openraft and the machine, as the proposer and readers see them.
 #[derive(Clone)]
 pub struct RaftCore {
     raft: Raft,
@@ -31,7 +32,7 @@ pub struct RaftCore {
 }
 
 impl RaftCore {
-    /// Over this node's Raft, machine and log.
+    /// Creates a core from this node's Raft, machine and log.
     pub fn new(raft: Raft, machine: Machine, log: Log, me: NodeId) -> RaftCore {
         let metrics = raft.data_metrics();
         RaftCore { raft, machine, log, me, metrics }
@@ -74,7 +75,7 @@ impl Core for RaftCore {
             }
             match completed.await {
                 Ok(result) => written(result),
-                // Raft stopped with the entry in its hands.
+                // Raft stopped while it held the entry.
                 Err(_) => Written::Unknown,
             }
         }
@@ -85,7 +86,8 @@ impl Core for RaftCore {
 fn written(result: ClientWriteResult<TypeConfig>) -> Written {
     match result {
         Ok(response) => Written::Applied { index: response.log_id.index },
-        // Rejected before it was appended, whatever the reason: not the leader, a transfer, no fresh quorum.
+        // Rejected before it was appended, whatever the reason: not the leader, a transfer, no
+        // fresh quorum.
         Err(ClientWriteError::ForwardToLeader(_)) => Written::NotLeader,
         Err(ClientWriteError::LogEntryDiscarded(_)) => Written::Unknown,
         Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_))) => {

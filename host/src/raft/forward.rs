@@ -1,9 +1,11 @@
-//! One hop: commands and read requests of this node to the node that leads. One pooled stream for commands, one channel for both.
-//! Never a second hop, and never a copy of a command: what was handed to a stream is not sent again from here.
+//! Sends this node's commands and read requests to the leader, in one hop. One pooled stream
+//! carries commands; one channel carries both. Never makes a second hop and never copies a command:
+//! a command that was handed to a stream is not sent again from here.
 //!
-//! - A command leaves the queue when the transport asks for the next message. Before that its client can take it back, and a
-//!   failure to connect answers "not proposed".
-//! - When the stream breaks, what was handed over has an unknown fate here; the waiters decide it.
+//! - A command leaves the queue when the transport asks for the next message. Before that, its
+//!   client can take it back, and a failure to connect answers "not proposed".
+//! - When the stream breaks, the fate of the commands that were handed over is unknown here; the
+//!   waiters decide it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,7 +43,7 @@ struct Shared {
     lane: Mutex<Option<Lane>>,
 }
 
-/// The way to one leader at one address.
+/// The connection to one leader at one address.
 struct Lane {
     leader: NodeId,
     address: String,
@@ -50,18 +52,19 @@ struct Lane {
 }
 
 impl Forward {
-    /// From node `me`; nothing is connected before it is used.
+    /// Creates a forwarder for node `me`. It connects on first use.
     pub fn new(me: NodeId, cluster: ClusterCell) -> Forward {
         Forward(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), lane: Mutex::new(None) }))
     }
 
-    /// Bytes of commands that wait to be sent.
+    /// Returns the bytes of commands that wait to be sent.
     #[cfg(test)]
     fn queued_bytes(&self) -> usize {
         self.0.budget.used_bytes()
     }
 
-    /// Runs `with` on the lane to `leader`, made anew when the leader or its address changed or the lane broke.
+    /// Runs `with` on the lane to `leader`. Opens a new lane when the leader or its address changed
+    /// or the lane broke.
     fn with_lane<T>(&self, leader: &LeaderView, with: impl FnOnce(&Lane) -> T) -> Result<T, NotProposed> {
         let route = self.0.cluster.route(self.0.me, leader.node_id).ok_or(NotProposed::NotLeader)?;
         let mut slot = self.0.lane.lock();
@@ -93,7 +96,7 @@ impl Propose for Forward {
 }
 
 impl Forward {
-    /// Asks the leader one thing whose answer is an index.
+    /// Sends the leader one request whose answer is an index.
     fn ask<F>(
         &self,
         leader: &LeaderView,
@@ -136,7 +139,8 @@ impl RemoteClock for Forward {
 }
 
 impl Lane {
-    /// Connects when first used. Its task ends when the stream does, or when the lane was replaced and its last answer is in.
+    /// Opens a lane that connects on first use. Its task ends when the stream ends, or when the
+    /// lane was replaced and its last answer has come.
     fn open(cluster: &ClusterCell, leader: &LeaderView, route: peer::Route) -> Result<Lane, NotProposed> {
         let address = leader.node.raft_addr.clone();
         let channel = match link::endpoint(&address) {
@@ -154,13 +158,14 @@ impl Lane {
     }
 }
 
-/// What one Forward stream carries.
+/// The traffic of one Forward stream.
 struct Traffic {
     cluster: ClusterCell,
     route: peer::Route,
     queue: Mutex<mpsc::Receiver<Queued>>,
-    /// Handed to the transport and not answered, by `Origin::counter` and the term of the attempt: a command may be tried again in a
-    /// later term over this stream, and a late refusal of the first attempt must not pass for one of the second.
+    /// Commands that were handed to the transport and not answered, by `Origin::counter` and the
+    /// term of the attempt. A command may be tried again in a later term over this stream; a late
+    /// refusal of the first attempt must not count for the second.
     handed: Mutex<HashMap<(u64, u64), Claim>>,
 }
 
@@ -206,7 +211,7 @@ impl Traffic {
         }
     }
 
-    /// From here on the command may be proposed.
+    /// Hands a command to the transport. From then on it may be proposed.
     fn hand_over(&self, queued: Queued) -> Option<peer::ForwardRequest> {
         let left = queued.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -239,7 +244,7 @@ impl Traffic {
             }
             Some(forward_response::Result::Outcome(outcome)) => match decode_outcome(&outcome) {
                 Ok(outcome) => claim.complete(outcome),
-                // Its own apply will tell.
+                // This node's own apply will give the outcome.
                 Err(error) => tracing::error!(%error, "the leader sent an outcome that this node cannot read"),
             },
             // The leader has no more to say; the waiters decide.
@@ -247,7 +252,8 @@ impl Traffic {
         }
     }
 
-    /// What still waits was not proposed (dropping it says so); what was handed over is left to the waiters.
+    /// Closes the queue. Dropping a queued command answers that it was not proposed; the waiters
+    /// decide the commands that were handed over.
     fn close(&self) {
         let mut queue = self.queue.lock();
         queue.close();
@@ -257,7 +263,7 @@ impl Traffic {
     }
 }
 
-/// A refusal for the node that asked.
+/// Encodes a refusal for the node that forwarded the command.
 pub fn encode_not_proposed(reason: &NotProposed) -> peer::NotProposed {
     use not_proposed::Reason;
     let code = match reason {
@@ -280,15 +286,16 @@ fn decode_not_proposed(refusal: peer::NotProposed) -> NotProposed {
     match refusal.reason() {
         Reason::Overloaded => NotProposed::Overloaded(refusal.detail),
         Reason::Expired => NotProposed::Expired,
-        // Both nodes check the same limit before anything is sent, so this is a leader of another version.
+        // Both nodes check the same limit before anything is sent, so this is a leader of another
+        // version.
         Reason::TooLarge => NotProposed::Overloaded(refusal.detail),
         Reason::Removed => NotProposed::Removed { index: refusal.index },
-        // A leader that stops leaves the lead to another.
+        // A leader that stops leaves the lead to another node.
         Reason::NotLeader | Reason::Stopping => NotProposed::NotLeader,
     }
 }
 
-/// An outcome for the node that asked.
+/// Encodes an outcome for the node that forwarded the command.
 pub fn encode_outcome(outcome: &Outcome) -> peer::Outcome {
     let detail = match &outcome.verdict {
         crate::guest::Verdict::Failed(failure) => failure.detail.clone(),
@@ -303,7 +310,7 @@ pub fn encode_outcome(outcome: &Outcome) -> peer::Outcome {
     }
 }
 
-/// The opposite of [`encode_outcome`]; log time does not travel.
+/// Decodes what [`encode_outcome`] encoded. Log time is not transmitted.
 pub fn decode_outcome(outcome: &peer::Outcome) -> Result<Outcome, CodecError> {
     Ok(Outcome {
         index: outcome.index,

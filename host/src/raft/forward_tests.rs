@@ -1,4 +1,4 @@
-//! Both ends of a hop, joined without a network.
+//! Tests both ends of a hop, joined without a network.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -99,7 +99,7 @@ fn world() -> World {
     World { view, proposals, waiters, forwarded }
 }
 
-/// A follower's end of a stream to `forwarded`.
+/// Opens a follower's end of a stream to `forwarded`.
 fn stream_to(forwarded: &Forwarded) -> mpsc::Sender<Queued> {
     let route = peer::Route { group: GROUP, from: FOLLOWER, to: LEADER, ..Default::default() };
     let (queue, receiver) = mpsc::channel(16);
@@ -233,8 +233,9 @@ fn refusals_keep_their_meaning_over_the_hop() {
     assert_eq!(stopping, NotProposed::NotLeader, "another node will lead");
 }
 
-/// A command was tried twice over one stream: leadership went away and came back. The refusal of the first attempt came late and was taken
-/// for the second's, which stood in the log: the command was sent a third time and could be applied twice.
+/// A command was tried twice over one stream, because leadership went away and came back. The
+/// refusal of the first attempt came late and was taken for the second attempt, which was in the
+/// log. The command was then sent a third time and could be applied twice.
 #[tokio::test]
 async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
     let (_queue, receiver) = mpsc::channel(1);

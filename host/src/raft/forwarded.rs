@@ -1,5 +1,6 @@
-//! The leader's side of `forward`: commands and read requests that other nodes took. Each is proposed in the term it was meant for or
-//! answered "not proposed"; none is queued for a later term and none goes further. Never answers a client.
+//! Serves the leader's side of `forward`: commands and read requests that other nodes took. Each
+//! command is proposed in the term it was meant for, or answered "not proposed". None is queued for
+//! a later term and none is forwarded again. Never answers a client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +28,12 @@ use crate::codec::Command;
 use crate::machine::{Fate, Waiters};
 use crate::types::{CommittedLeaderId, NodeId, Origin};
 
-/// Commands of one node that wait for their outcome here, at most; the stream is not read beyond.
+/// Most commands of one node that wait for their outcome here. At this limit the stream is not read
+/// further.
 const COMMANDS_MAX: usize = 16_384;
-/// Answers that wait for the transport.
+/// Most answers that wait for the transport.
 const ANSWERS_MAX: usize = 256;
-/// A forwarded command waits at most this long, whatever its message says.
+/// Longest time that a forwarded command waits, whatever its message says.
 const TIMEOUT_MAX: Duration = Duration::from_mins(10);
 
 /// Answers `Forward`, `ReadIndex` and `PassTime` of the peer service. Cheap to clone.
@@ -49,7 +51,7 @@ struct Parts {
 }
 
 impl Forwarded {
-    /// Over the parts that serve this node's own clients, too.
+    /// Creates the service from the parts that serve this node's own clients, too.
     pub fn new(
         me: NodeId,
         leader: LeaderWatch,
@@ -62,7 +64,8 @@ impl Forwarded {
         Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads, clock, raft }))
     }
 
-    /// Set when the node is none of the cluster any more.
+    /// Returns the index of the configuration in which `from` is missing. `None` while it is a
+    /// member.
     fn removed_at(&self, from: NodeId) -> Option<u64> {
         standing::removed_at(&*self.0.raft.get()?, from)
     }
@@ -119,7 +122,8 @@ impl Forwarded {
                 },
             };
             if answers.send(answer).await.is_err() {
-                // The other node is gone; its commands that are proposed run, the others are withdrawn with their tickets.
+                // The other node is gone. Its commands that are proposed run; the others are
+                // withdrawn with their tickets.
                 return;
             }
         }
@@ -135,7 +139,7 @@ impl Forwarded {
         peer::ForwardResponse { counter, leader_term, result }
     }
 
-    /// The outcome; `None` when only the other node itself can learn the fate.
+    /// Returns the outcome, or `None` when only the other node itself can learn the fate.
     async fn outcome(&self, from: NodeId, accepted: Accepted) -> Result<Option<peer::Outcome>, NotProposed> {
         if from != accepted.origin.node {
             tracing::error!(from, origin = accepted.origin.node, "a node forwarded a command that another one took");
@@ -154,7 +158,8 @@ impl Forwarded {
             biased;
             fate = waiter.fate() => match fate {
                 Fate::Outcome(outcome) => Ok(Some(encode_outcome(&outcome))),
-                // Perhaps still queued here for the old term: dropping the ticket takes it back.
+                // The command may still be queued here for the old term. Dropping the ticket takes
+                // it back.
                 Fate::NotRun => Err(NotProposed::NotLeader),
                 Fate::Unknown => Ok(None),
             },
@@ -200,7 +205,8 @@ struct Accepted {
     deadline: Instant,
 }
 
-/// Decodes what another node sent. A message that cannot be read ends the stream: it names no command to answer.
+/// Decodes a forwarded command. A message that cannot be read ends the stream: it names no command
+/// to answer.
 fn accept(request: Result<peer::ForwardRequest, Status>) -> Result<Accepted, Status> {
     let request = request?;
     let command = Command::decode(request.command.clone())

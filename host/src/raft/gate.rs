@@ -1,5 +1,6 @@
-//! What stands before every handler of the peer port: is the message for this node, from its cluster, from the one process of its sender
-//! that takes part, and of numbers that a peer can have? Changes nothing and hands nothing on.
+//! Checks every message before the handlers of the peer port get it: the message must be for this
+//! node, from its cluster, from the one process of its sender that takes part, and its numbers must
+//! be possible. Changes nothing and forwards nothing.
 
 use std::sync::Arc;
 
@@ -13,20 +14,21 @@ use crate::raft::wire::{self, WireError};
 use crate::raft::{ClusterCell, Process, Raft, RaftCell, bounds, peer};
 use crate::types::{NodeId, TypeConfig, Vote};
 
-/// Cheap to clone.
+/// Checks peer messages. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Gate {
     pub(super) me: NodeId,
     pub(super) cluster: ClusterCell,
     pub(super) raft: RaftCell,
     pub(super) refuses_entries: Refuses,
-    /// Lines about refused messages.
+    /// Limits the log lines about refused messages.
     pub(super) refusals: Arc<Sparse>,
 }
 
 impl Gate {
-    /// Commands would fill the rest of a disk that is full; what holds the cluster together (votes, blank and membership entries)
-    /// goes on. The leader tries again, as with a node that does not answer.
+    /// Refuses commands when the disk is too full for them. Votes, blank entries and membership
+    /// entries hold the cluster together and are accepted. The leader tries again, as with a node
+    /// that does not answer.
     pub(super) fn check_room(&self, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
         let bytes = |entry: &crate::types::Entry| match &entry.payload {
             EntryPayload::Normal(data) => data.0.len() as u64,
@@ -39,14 +41,15 @@ impl Gate {
         }
     }
 
-    /// Who sent a message, if it may. Waits only where a process has come in another one's place.
+    /// Returns the sender of a message, if the sender may send it. Waits only when a process has
+    /// replaced another one.
     pub(super) async fn check(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
         let (from, process) = self.check_route(route)?;
         self.cluster.processes().admit(from, process).await?;
         Ok(from)
     }
 
-    /// The same of a later message on a stream whose first one has passed.
+    /// Applies [`Gate::check`] to a later message on a stream whose first message has passed.
     pub(super) fn check_again(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
         let (from, process) = self.check_route(route)?;
         self.cluster.processes().admit_now(from, process)?;
@@ -65,24 +68,25 @@ impl Gate {
         Ok((from, raft))
     }
 
-    /// The same of a request for a vote.
+    /// Does the same as `raft` for a request for a vote.
     pub(super) async fn candidate(&self, route: Option<&peer::Route>) -> Result<(NodeId, Arc<Raft>), Status> {
         let (from, raft) = self.raft(route).await?;
         self.cluster.processes().admit_to_vote(from, route.map(Process::of).unwrap_or_default()).await?;
         Ok((from, raft))
     }
 
-    /// What a message holds, if it can mean anything.
+    /// Returns the decoded message. Logs an error if its content is impossible.
     pub(super) fn read<T>(&self, decoded: Result<T, WireError>) -> Result<T, Status> {
         Ok(decoded.inspect_err(|error| self.tell(error))?)
     }
 
-    /// Whether a vote is its sender's own, and one that an election can have brought. Called before it is saved.
+    /// Checks that a vote is its sender's own and that elections can have led to it. Called before
+    /// the vote is saved.
     pub(super) fn check_vote(&self, raft: &Raft, from: NodeId, vote: &Vote) -> Result<(), Status> {
         self.read(wire::check_vote(from, vote).and_then(|()| bounds::check_vote_of_peer(raft, vote)))
     }
 
-    /// An answer that says which process gives it.
+    /// Builds a response that names the process that gives it.
     pub(super) fn answer<T>(&self, message: T) -> Response<T> {
         let mut response = Response::new(message);
         self.cluster.processes().sign(response.metadata_mut());

@@ -1,9 +1,12 @@
-//! Finds out who is right when the states of two nodes differ: asks every voter for its hash at that entry. Quarantines nobody; what
-//! becomes of a finding is `node`'s.
+//! Finds out which node is right when the states of two nodes differ: asks every voter for its hash
+//! at that entry. Quarantines no node: `node` acts on the finding.
 //!
-//! - What a majority of the voters has is right. A node that has something else is in the minority, whoever leads.
-//! - Without a majority nobody knows what is right, and everybody who finds that out stops serving.
-//! - Who does not answer, or no longer knows its hash there, abstains; while its vote could decide, everyone is asked again.
+//! - The state of a majority of the voters is right. A node with another state is in the minority,
+//!   whoever leads.
+//! - Without a majority nobody knows which state is right. Each node that finds this out stops
+//!   serving.
+//! - A voter abstains if it does not answer or no longer knows its hash at that entry. While
+//!   abstaining voters could decide, all voters are asked again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,16 +21,16 @@ use crate::raft::link::{Lane, Links};
 use crate::raft::peer::StateHashRequest;
 use crate::types::{Node, NodeId};
 
-/// One voter's answer.
+/// Longest wait for one voter's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Before everyone is asked again.
+/// Pause before all voters are asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// A doubt that nobody could decide is given up after so many rounds; the next entry raises another one.
+/// Number of rounds after which an undecided doubt is given up. The next entry raises another one.
 const ROUNDS_MAX: u32 = 20;
 
-/// Asks when there is a doubt.
+/// Asks the voters when there is a doubt.
 #[derive(Clone)]
 pub struct Inquiry {
     raft: Raft,
@@ -35,29 +38,30 @@ pub struct Inquiry {
     machine: Machine,
 }
 
-/// Why a node must not serve any more.
+/// The reason why a node must no longer serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// The entry after which its state was found to be another one.
+    /// The entry after which the node's state was found to differ.
     pub index: u64,
-    /// For operators.
+    /// A text for operators.
     pub reason: String,
 }
 
-/// What the answers tell.
+/// The result of the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finding {
-    /// A majority has what this node has.
+    /// A majority has this node's state.
     Majority,
-    /// A majority has this instead.
+    /// A majority has the state with this hash instead.
     Minority(u64),
-    /// No majority has anything in common.
+    /// No state has a majority, and none can get one.
     Split,
-    /// Who abstained decides.
+    /// The voters that abstained could decide.
     Open,
 }
 
-/// `ours` counts only if this node votes; `others` are the other voters.
+/// Judges the answers. `ours` counts only if this node votes; `others` are the other voters'
+/// answers.
 fn judge(ours: u64, votes: bool, others: &[Option<u64>]) -> Finding {
     let quorum = (others.len() + usize::from(votes)) / 2 + 1;
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
@@ -76,12 +80,13 @@ fn judge(ours: u64, votes: bool, others: &[Option<u64>]) -> Finding {
 }
 
 impl Inquiry {
-    /// Nothing is asked yet.
+    /// Creates an inquiry. It asks nobody yet.
     pub fn new(raft: Raft, links: Links, machine: Machine) -> Inquiry {
         Inquiry { raft, links, machine }
     }
 
-    /// Completes when this node must not serve any more, with the reason for operators. Else it runs as long as the machine.
+    /// Returns the index and the reason for operators when this node must no longer serve.
+    /// Otherwise runs as long as the machine.
     pub async fn run(self) -> Verdict {
         let mut doubts = self.machine.doubts();
         loop {
@@ -134,7 +139,7 @@ impl Inquiry {
         None
     }
 
-    /// Whether this node votes, and who else does.
+    /// Returns whether this node votes, and the other voters.
     fn voters(&self) -> (bool, Vec<(NodeId, Node)>) {
         let me = self.links.me();
         let metrics = self.raft.metrics();

@@ -1,9 +1,13 @@
-//! The receiving side of a snapshot: frames into `machine`, then the finished state into openraft. Restores nothing itself.
+//! Receives a snapshot: passes its frames to `machine`, then the finished state to openraft.
+//! Restores nothing itself.
 //!
-//! - One install at a time: a second snapshot that arrives while the first is being installed can panic openraft's core
-//!   (openraft issue 2116). The gate opens again only once the installed position is applied.
-//! - An install that has begun runs to its end even when the sender hangs up; until then a sender that hangs up leaves nothing behind.
-//! - No limit on the whole: either end may take as long as it likes while its count of steps grows, and tells it about every second.
+//! - One install runs at a time: a second snapshot that arrives while the first is being installed
+//!   can panic openraft's core (openraft issue 2116). The gate opens again only once the installed
+//!   position is applied.
+//! - An install that has begun runs to its end even if the sender hangs up. A sender that hangs up
+//!   before that leaves nothing behind.
+//! - The whole transfer has no time limit. Either end may take as long as it needs while its count
+//!   of steps grows. Each end sends its count about every second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +29,11 @@ use crate::raft::peer::{
 use crate::raft::{Raft, bounds, wire};
 use crate::types::{NodeId, TypeConfig, Vote};
 
-/// An end of a transfer whose count of steps stands still for so long has stalled: its disk hangs, or its guest does. A dead or
-/// unreachable one is noticed by the connection much sooner.
+/// Time after which an end of a transfer has stalled if its count of steps does not grow: its disk
+/// or its guest hangs. The connection notices a dead or unreachable end much sooner.
 pub const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// How often an end tells its steps while it has nothing else to say.
+/// Time between two messages that tell the steps, while an end has nothing else to send.
 pub const STEPS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The messages that follow the header.
@@ -37,25 +41,26 @@ pub type Frames = BoxStream<'static, Result<SnapshotRequest, Status>>;
 /// The receiver's steps, then its vote once the snapshot is installed.
 pub type Answers = BoxStream<'static, Result<Answer, Status>>;
 
-/// What `service` does with a snapshot whose route it has checked.
+/// Handles the snapshots whose routes `service` has checked.
 pub trait SnapshotHandler: Send + Sync + 'static {
-    /// Installs it, or says why not; nothing has changed then. Dropping the answers before the install has begun cancels it.
+    /// Installs a snapshot, or answers why it does not and changes nothing. Dropping the answers
+    /// before the install has begun cancels it.
     fn install(&self, raft: Arc<Raft>, from: NodeId, header: SnapshotHeader, frames: Frames) -> Answers;
 }
 
-/// The one that is used.
+/// The [`SnapshotHandler`] of a running node.
 pub struct Installer {
     machine: Machine,
     gate: Arc<Mutex<()>>,
 }
 
 impl Installer {
-    /// For one group.
+    /// Creates an installer for one group.
     pub fn new(machine: Machine) -> Self {
         Installer { machine, gate: Arc::default() }
     }
 
-    /// Takes the turn and begins to receive, or says why not.
+    /// Takes the gate and begins to receive, or returns the reason for a refusal.
     fn begin(&self, raft: &Raft, from: NodeId, header: SnapshotHeader) -> Result<Begun, Status> {
         let gate = self.gate.clone();
         let guard = gate
@@ -92,7 +97,7 @@ impl SnapshotHandler for Installer {
                 .await
                 .inspect_err(|status| tracing::warn!(error = status.message(), "a snapshot was not restored"))?;
             let install = finish(machine, raft, vote, SnapshotOf::<TypeConfig, _> { meta, snapshot: data }, guard);
-            // openraft answers, or the node ends: while it runs, this end is alive.
+            // openraft answers or the node ends. While the install runs, this end counts as alive.
             let mut install = tokio::spawn(install);
             let mut ticks = ticks();
             let response = loop {
@@ -111,7 +116,7 @@ fn installed(vote: &Vote) -> Answer {
     Answer { part: Some(snapshot_response::Part::Vote(wire::encode_vote(vote))) }
 }
 
-/// The answer of `work`, and until then the steps.
+/// Returns a stream of steps that ends with the answer of `work`.
 fn telling_steps(work: BoxFuture<'static, Result<Answer, Status>>, transfer: Arc<Transfer>) -> Answers {
     stream::unfold((Some(work), ticks(), transfer), |(work, mut ticks, transfer)| async move {
         let mut work = work?;
@@ -126,7 +131,7 @@ fn telling_steps(work: BoxFuture<'static, Result<Answer, Status>>, transfer: Arc
     .boxed()
 }
 
-/// The pace at which steps are told. The first is due at once.
+/// Returns the timer for telling steps. The first tick is due at once.
 pub(super) fn ticks() -> tokio::time::Interval {
     let mut ticks = interval(STEPS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,7 +149,7 @@ impl OtherEnd {
         OtherEnd { steps: 0, grew: Instant::now() }
     }
 
-    /// It told its count.
+    /// Notes the count that the other end has sent.
     pub(super) fn told(&mut self, steps: u64) {
         if steps != self.steps {
             self.steps = steps;
@@ -152,12 +157,12 @@ impl OtherEnd {
         }
     }
 
-    /// It did something, or was not waited for.
+    /// Notes that the other end did something, or that this end was not waiting for it.
     pub(super) fn alive(&mut self) {
         self.grew = Instant::now();
     }
 
-    /// When it will have stalled.
+    /// Returns the time at which the other end will have stalled.
     pub(super) fn stalled_at(&self) -> Instant {
         self.grew + STALLED_AFTER
     }
@@ -168,7 +173,8 @@ fn name_of(raft: &Raft, node: NodeId) -> String {
     membership.get_node(&node).map_or_else(|| format!("{node:016x}"), |node| node.name.clone())
 }
 
-/// The vote that outdates the sender's, before anything is received in vain. openraft checks again.
+/// Returns this node's vote if it is newer than the sender's, before anything is received in vain.
+/// openraft checks again.
 fn newer_vote(raft: &Raft, vote: &Vote) -> Option<Vote> {
     let ours = raft.metrics().borrow_watched().vote;
     (ours > *vote).then_some(ours)
@@ -184,7 +190,7 @@ async fn receive(receiving: Receiving, mut frames: Frames) -> Result<SnapshotDat
         match message.transpose()?.map(|message| message.part) {
             Some(Some(Part::Frame(frame))) => {
                 receiving.push(frame).await;
-                // The restore may have been slow, which is not the sender's doing.
+                // The restore may have been slow. That is not the sender's fault.
                 sender.alive();
             }
             Some(Some(Part::Steps(steps))) => sender.told(steps),
@@ -195,7 +201,8 @@ async fn receive(receiving: Receiving, mut frames: Frames) -> Result<SnapshotDat
     receiving.finish().await.map_err(refuse)
 }
 
-/// DATA_LOSS has a meaning between peers: what the guest restored is not what was sent, and the sender must ship the rows itself.
+/// Converts an error into a status. DATA_LOSS has a meaning between peers: the guest restored
+/// another state than the one sent, and the sender must send the rows itself.
 fn refuse(error: SnapshotError) -> Status {
     let text = format!("cannot restore the snapshot: {error}");
     match error.is_unfaithful() {

@@ -1,9 +1,11 @@
-//! How a stranger becomes a peer: who it is, whether it may come in, and the component it must run.
-//! Stamps no disk and compiles nothing: that is `node/admission.rs`, behind [`Host`]. Adds nobody to the membership: that is
-//! `membership`.
+//! Makes a new node a peer: who it is, whether it may join, and the component it must run. Stamps
+//! no disk and compiles nothing: `node/admission.rs` does, behind [`Host`]. Adds no node to the
+//! membership: `membership` does.
 //!
-//! - A node that is in a cluster never enters another one; asked again by its own cluster it says yes and changes nothing.
-//! - A node that brought a component must have brought the cluster's; one that brought none fetches it and checks its BLAKE3.
+//! - A node that is in a cluster never enters another one. Asked again by its own cluster, it
+//!   agrees and changes nothing.
+//! - A node that was started with a component must have the cluster's. A node without one fetches
+//!   it and checks its BLAKE3.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,41 +27,43 @@ use crate::raft::peer::{
 use crate::raft::{ClusterCell, Me, Process, link, wire};
 use crate::types::{COMPONENT_BYTES_MAX, Cluster, Node, NodeId, hex};
 
-/// A component is shipped in pieces of this size.
+/// Size of the chunks in which a component is sent.
 const COMPONENT_CHUNK_BYTES: usize = 256 << 10;
 
-/// Fetching a component, whole.
+/// Longest time for fetching a whole component.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Fetching and compiling, on a slow machine.
+/// Longest time for a join: fetching and compiling, on a slow machine.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// One answer to "who are you".
+/// Longest wait for one Identify response.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Between attempts to reach a joiner that is not up yet.
+/// Pause between attempts to reach a joiner that is not up yet.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// What the rest of the node does for this room. `node/admission.rs` implements it.
+/// What this module needs from the rest of the node. `node/admission.rs` implements it.
 pub trait Host: Send + Sync + 'static {
-    /// How many processes have opened this data directory, this one included.
+    /// Returns how many processes have opened this data directory, this one included.
     fn boot(&self) -> u64;
-    /// The component this node runs, or was started with.
+    /// Returns the component that this node runs or was started with.
     fn component(&self) -> Option<ComponentId>;
-    /// What of this build may move where a recursion of a guest ends, for nodes to compare; `None` while it runs no guest.
+    /// Describes what in this build may change where a guest's recursion ends. Nodes compare it.
+    /// `None` while the node runs no guest.
     fn build(&self) -> Option<String> {
         None
     }
-    /// The recorded genesis, once applied.
+    /// Returns the recorded genesis, once applied.
     fn genesis(&self) -> Option<Genesis>;
-    /// The encoded component of that hash from the data directory, if there. Blocks on the disk.
+    /// Loads the encoded component of that hash from the data directory, if it is there. Blocks on
+    /// the disk.
     fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String>;
-    /// How far the snapshot is that is being sent to `node`, if one is.
+    /// Returns the progress of the snapshot that is being sent to `node`, if there is one.
     fn sending_to(&self, _node: NodeId) -> Option<Attempt> {
         None
     }
-    /// Enters the cluster: compiles and keeps the component, and stamps the disk, durable on success. The error is a text for
-    /// the operator who is adding this node. Called once at a time.
+    /// Enters the cluster: compiles and keeps the component, and stamps the disk, durable on
+    /// success. The error is a text for the operator who is adding this node. Calls never overlap.
     fn adopt(&self, offer: JoinOffer) -> BoxFuture<'static, Result<(), String>>;
 }
 
@@ -72,41 +76,41 @@ pub struct ComponentId {
     pub source_hash: [u8; 32],
 }
 
-/// What a joiner gets to know before it accepts Raft traffic.
+/// What a joiner learns before it accepts Raft traffic.
 #[derive(Clone, Debug)]
 pub struct JoinOffer {
-    /// Where it is going.
+    /// The cluster to join.
     pub cluster: Cluster,
     /// Component hashes and profile, as the cluster recorded them.
     pub genesis: Genesis,
-    /// Who invites.
+    /// The leader that invites.
     pub leader: Node,
-    /// The encoded component, checked against its hash; `None` when this node brought it itself.
+    /// The encoded component, checked against its hash. `None` when this node was started with it.
     pub component: Option<Bytes>,
 }
 
-/// Why a node could not be asked in.
+/// Why a node could not be invited.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// Nobody answers there.
+    /// No node answers there.
     #[error("no node answers at {address}: {reason}")]
     Unreachable {
-        /// As dialled.
+        /// The address as dialled.
         address: String,
-        /// Of the last attempt.
+        /// The reason of the last attempt.
         reason: String,
     },
-    /// It answered, with a no.
+    /// The node answered and refused.
     #[error("the node at {address} refuses: {reason}")]
     Refused {
-        /// As dialled.
+        /// The address as dialled.
         address: String,
-        /// Its own words.
+        /// The reason in the node's own words.
         reason: String,
     },
 }
 
-/// Asks the node at `address` who it is, and keeps trying for `patience` while nobody answers.
+/// Asks the node at `address` who it is. Tries again for `patience` while nobody answers.
 pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyResponse, JoinError> {
     let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
     let endpoint = link::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
@@ -122,7 +126,7 @@ pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyRespo
         };
         match answer {
             Ok(answer) => return Ok(answer),
-            // Somebody else listens there, and will not turn into a peer port.
+            // Another server listens there, and it will not become a peer port.
             Err(status) if status.code() == tonic::Code::Unimplemented => {
                 return Err(unreachable(format!("{}; is this its grpc_addr? give its raft_addr", status.message())));
             }
@@ -132,7 +136,7 @@ pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyRespo
     }
 }
 
-/// Asks the node at `address` in. Returns once it has stamped its disk and accepts Raft traffic.
+/// Invites the node at `address`. Returns once it has stamped its disk and accepts Raft traffic.
 pub async fn invite(address: &str, route: Route, genesis: &Genesis, leader: &Node) -> Result<(), JoinError> {
     let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
     let request = JoinRequest {
@@ -155,12 +159,12 @@ pub async fn invite(address: &str, route: Route, genesis: &Genesis, leader: &Nod
     }
 }
 
-/// The joiner's side, and the side that ships components.
+/// Handles joins on the joiner's side and sends components.
 pub(super) struct Joins {
     me: Me,
     cluster: ClusterCell,
     host: Arc<dyn Host>,
-    /// One at a time: two clusters may ask at once.
+    /// Allows one join at a time, because two clusters may ask at once.
     busy: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -169,7 +173,7 @@ impl Joins {
         Joins { me, cluster, host, busy: Arc::default() }
     }
 
-    /// Who this is. Whether it leads, the caller knows.
+    /// Describes this node. The caller fills in whether it leads.
     pub(super) fn identify(&self) -> IdentifyResponse {
         let cluster = self.cluster.get();
         let component = self.host.component();
@@ -200,7 +204,8 @@ impl Joins {
         let component = match self.host.component() {
             Some(brought) if brought.hash == cluster.component_hash => None,
             brought => {
-                // The same file, encoded by another version: what is recorded is never encoded again, so it is fetched.
+                // The same file may have been encoded by another version. The recorded component is
+                // never encoded again, so it is fetched.
                 if let Some(brought) = brought {
                     check_component(&brought, &genesis)?;
                 }
@@ -210,7 +215,8 @@ impl Joins {
         tracing::info!(cluster = cluster.id_hex(), %leader, fetched = component.is_some(), "joining");
         let offer = JoinOffer { cluster: cluster.clone(), genesis, leader, component };
         let host = self.host.clone();
-        // To its end, and nobody else meanwhile, also when the inviting node hangs up: entering a cluster is not undone.
+        // Runs to its end, and no other join runs meanwhile, even if the inviting node hangs up:
+        // entering a cluster is not undone.
         let adopted = tokio::spawn(async move {
             let _busy = busy;
             host.adopt(offer).await
@@ -222,7 +228,7 @@ impl Joins {
         Ok(JoinResponse {})
     }
 
-    /// The component, if this node holds it. The route is checked by the caller.
+    /// Sends the component, if this node holds it. The caller has checked the route.
     pub(super) async fn ship(
         &self,
         request: FetchComponentRequest,
@@ -242,7 +248,8 @@ impl Joins {
         Ok(chunks.boxed())
     }
 
-    /// Back to who asked, from this process: this node may not be in the cluster yet, so the cell has no route of its own.
+    /// Returns the route back to the inviting node, from this process. This node may not be in the
+    /// cluster yet, so the cell has no route of its own.
     fn reply_route(&self, route: &Route) -> Route {
         let Process { boot, nonce } = self.cluster.processes().mine();
         Route { from: route.to, to: route.from, boot, nonce, ..route.clone() }
@@ -266,8 +273,9 @@ fn hash_of(field: &str, bytes: &[u8]) -> Result<[u8; 32], Status> {
     bytes.try_into().map_err(|_| Status::invalid_argument(format!("{field} has {} bytes, not 32", bytes.len())))
 }
 
-/// Either hash may agree: nodes with another encoder version make other bytes of the same source, but then the recorded
-/// component is what must run, and the node fetches it by its hash as it joins.
+/// Checks that this node's component is the cluster's. One equal hash is enough: another encoder
+/// version makes other bytes of the same source. In that case the recorded component must run, and
+/// the node fetches it by its hash as it joins.
 fn check_component(brought: &ComponentId, genesis: &Genesis) -> Result<(), Status> {
     if genesis.component_hash[..] == brought.hash || genesis.source_hash[..] == brought.source_hash {
         return Ok(());

@@ -1,5 +1,6 @@
-//! Who leads, as this node knows it: one small watch that commands, reads and health share, fed from openraft's metrics.
-//! Owns no opinion on whether that leader is alive, and never holds openraft's metrics across an await.
+//! Keeps who leads, as far as this node knows: one small watch that commands, reads and health
+//! share, fed from openraft's metrics. Does not judge whether that leader is alive, and never holds
+//! openraft's metrics across an await.
 
 use std::future::Future;
 
@@ -14,34 +15,35 @@ use crate::types::{CommittedLeaderId, Node, NodeId, TypeConfig};
 /// The leader of a term.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderView {
-    /// Its term.
+    /// The term in which it leads.
     pub term: u64,
-    /// Its identity.
+    /// Its node id.
     pub node_id: NodeId,
-    /// Its addresses, as the membership in force holds them.
+    /// Its addresses, from the membership in force.
     pub node: Node,
-    /// Whether that is this node.
+    /// Whether the leader is this node.
     pub is_me: bool,
 }
 
 impl LeaderView {
-    /// Its id, as the entries it appends carry it.
+    /// Returns the leader id that its entries carry.
     pub fn id(&self) -> CommittedLeaderId {
         CommittedLeaderId { term: self.term, node_id: self.node_id }
     }
 }
 
-/// Cheap to clone; each clone sees changes on its own.
+/// A watch of the leader. Cheap to clone; each clone sees changes on its own.
 #[derive(Clone, Debug)]
 pub struct LeaderWatch(watch::Receiver<Option<LeaderView>>);
 
 impl LeaderWatch {
-    /// A watch over what somebody else publishes.
+    /// Creates a watch over a view that the sender of `receiver` publishes.
     pub fn new(receiver: watch::Receiver<Option<LeaderView>>) -> LeaderWatch {
         LeaderWatch(receiver)
     }
 
-    /// A watch fed from `raft`, and the task that feeds it: it ends when Raft does, and leaves "no leader" behind.
+    /// Creates a watch fed from `raft`, and the task that feeds it. The task ends when Raft does,
+    /// and leaves "no leader" behind.
     pub fn start<SM>(raft: &openraft::Raft<TypeConfig, SM>) -> (LeaderWatch, impl Future<Output = ()> + Send + use<SM>)
     where
         SM: RaftStateMachine<TypeConfig> + Send + 'static,
@@ -59,33 +61,34 @@ impl LeaderWatch {
         (LeaderWatch(receiver), feed)
     }
 
-    /// The leader now, if one is known.
+    /// Returns the leader now, if one is known.
     pub fn current(&self) -> Option<LeaderView> {
         self.0.borrow().clone()
     }
 
-    /// The leader now; only a change after this wakes [`LeaderWatch::changed`].
+    /// Returns the leader now. Only a change after this call wakes [`LeaderWatch::changed`].
     pub fn seen(&mut self) -> Option<LeaderView> {
         self.0.borrow_and_update().clone()
     }
 
-    /// Whether this node leads in `term`.
+    /// Returns whether this node leads in `term`.
     pub fn leads(&self, term: u64) -> bool {
         self.0.borrow().as_ref().is_some_and(|leader| leader.is_me && leader.term == term)
     }
 
-    /// Completes when the view differs from the last one seen through this handle. Never completes once Raft has ended.
+    /// Completes when the view differs from the last one seen through this handle. Never completes
+    /// once Raft has ended.
     pub async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// The leader, or the next one to be known before `until`.
+    /// Returns the leader, or the next one that becomes known before `until`.
     pub async fn wait(&mut self, until: Instant) -> Option<LeaderView> {
         match timeout_at(until, self.0.wait_for(Option::is_some)).await {
             Ok(Ok(leader)) => leader.clone(),
-            // No feed any more: no leader will ever be known.
+            // The feed has ended: no leader will ever be known.
             Ok(Err(_)) | Err(_) => None,
         }
     }
@@ -95,11 +98,13 @@ type ServerMetrics = openraft::metrics::RaftServerMetrics<TypeConfig>;
 
 fn view(metrics: &ServerMetrics) -> Option<LeaderView> {
     let node_id = metrics.current_leader?;
-    // The vote is the last flushed one: for a moment it may be behind the leader, whose term is not known then.
+    // The vote is the last flushed one. For a moment it may be behind the leader, whose term is
+    // then not known.
     if metrics.vote.leader_id.node_id != node_id || !metrics.vote.committed {
         return None;
     }
-    // A leader that left the membership has no address; it hands over as soon as that membership is committed.
+    // A leader that left the membership has no address. It hands over as soon as that membership is
+    // committed.
     let node = metrics.membership_config.membership().get_node(&node_id)?.clone();
     let term = metrics.vote.leader_id.term();
     Some(LeaderView { term, node_id, node, is_me: node_id == metrics.id })
@@ -116,7 +121,7 @@ fn publish(sender: &watch::Sender<Option<LeaderView>>, next: Option<LeaderView>)
     });
 }
 
-/// What an operator looks for in a log when clients paused.
+/// Logs the change of leader that an operator looks for when clients paused.
 fn announce(leader: Option<&LeaderView>) {
     match leader {
         Some(leader) if leader.is_me => tracing::info!(term = leader.term, "this node leads"),

@@ -1,8 +1,10 @@
-//! Connections to peers: one pooled channel for each peer and lane, and how every channel of this room is set up ([`endpoint`]).
-//! Knows no Raft messages. `forward` and `join` keep channels of their own beside the pool: the leader's, and a stranger's.
+//! Owns the connections to peers: one pooled channel for each peer and lane, and the settings of
+//! every channel of this folder ([`endpoint`]). Knows no Raft messages. `forward` and `join` keep
+//! channels outside the pool: to the leader and to a node that is joining.
 //!
-//! - A link that is closed looks its address up in the current membership before it dials again, so a node that moved is found.
-//! - Lanes have channels of their own, so that a snapshot or a burst of entries never delays a heartbeat.
+//! - A closed link looks its address up in the current membership before it dials again, so it
+//!   finds a node that has moved.
+//! - Each lane has its own channel, so a snapshot or a burst of entries never delays a heartbeat.
 //! - A host name is tried at every address it resolves to (`localhost` is two).
 
 use std::collections::HashMap;
@@ -17,32 +19,35 @@ use crate::raft::peer::peer_client::PeerClient;
 use crate::raft::{ClusterCell, Raft, RaftCell};
 use crate::types::{Node, NodeId};
 
-/// Largest message between peers, both ways. One log entry must fit: the proposer packs at most 1 MiB into one, or a single command
-/// of 2 MiB; a genesis entry is small. Appends are cut by the log reader at 1 MiB, or one entry.
+/// Largest message between peers, in both directions. One log entry must fit: the proposer packs at
+/// most 1 MiB into one, or a single command of 2 MiB; a genesis entry is small. The log reader cuts
+/// appends at 1 MiB, or one entry.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// A dead TCP connection is noticed after these two even when nothing is being sent.
+/// Time between keepalive pings, also while nothing is being sent. A dead TCP connection is noticed
+/// after this time and [`KEEPALIVE_TIMEOUT`].
 pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest wait for the answer to a keepalive ping.
 pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time to reach a peer, over all of its addresses.
+/// Longest time to reach a peer, over all of its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// What a channel is for.
+/// The purpose of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// The append stream.
     Append,
-    /// Heartbeats, votes, hand-overs: small and urgent.
+    /// Heartbeats, votes and hand-overs: small and urgent.
     Control,
-    /// Snapshots: large and patient. A component comes over a channel of its own, dialled by `join`.
+    /// Snapshots: large and not urgent. A component has a channel of its own, which `join` dials.
     Bulk,
 }
 
-/// An address nobody can dial.
+/// An address that cannot be dialled.
 #[derive(Debug, thiserror::Error)]
 #[error("{address:?} is not an address of the form host:port: {source}")]
 pub struct AddressError {
@@ -50,7 +55,7 @@ pub struct AddressError {
     source: tonic::transport::Error,
 }
 
-/// How to reach an address known by text alone. Nothing is dialled yet.
+/// Returns the endpoint for an address given as text. Dials nothing yet.
 pub fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|source| AddressError { address: address.to_owned(), source })?;
@@ -64,7 +69,7 @@ pub fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
-/// A client with the limits that all peers keep.
+/// Creates a client with the limits that all peers keep.
 pub fn client(channel: Channel) -> PeerClient<Channel> {
     PeerClient::new(channel)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
@@ -84,27 +89,29 @@ struct Pool {
 }
 
 impl Links {
-    /// `silence_max`: a link on which every call timed out for so long is dialled anew.
+    /// Creates a pool without links. A link is dialled anew when every call on it has timed out for
+    /// `silence_max`.
     pub fn new(me: NodeId, cluster: ClusterCell, raft: RaftCell, silence_max: Duration) -> Self {
         Links(Arc::new(Pool { me, cluster, raft, silence_max, open: Mutex::default() }))
     }
 
-    /// This node.
+    /// Returns the id of this node.
     pub fn me(&self) -> NodeId {
         self.0.me
     }
 
-    /// The cluster that messages on these links name.
+    /// Returns the cluster that messages on these links name.
     pub fn cluster(&self) -> &ClusterCell {
         &self.0.cluster
     }
 
-    /// The instance that these links serve, while it runs.
+    /// Returns the Raft instance that these links serve, while it runs.
     pub fn raft(&self) -> Option<Arc<Raft>> {
         self.0.raft.get()
     }
 
-    /// The link to a peer. `node` serves while the membership does not know it.
+    /// Returns the link to a peer. The address in `node` is used while the membership does not know
+    /// the peer.
     pub fn to(&self, target: NodeId, node: &Node, lane: Lane) -> Arc<Link> {
         assert_ne!(target, self.0.me, "a node never dials itself");
         let mut open = self.0.open.lock();
@@ -119,7 +126,7 @@ impl Links {
         });
         link.state.lock().fallback = node.clone();
         let link = link.clone();
-        // Links of nodes that left are held by nobody else.
+        // Nothing else holds the links of nodes that have left.
         if open.len() > LINKS_BEFORE_CLEANUP {
             open.retain(|_, link| Arc::strong_count(link) > 1);
         }
@@ -127,7 +134,7 @@ impl Links {
     }
 }
 
-/// More links than a large cluster has; then those nobody uses are dropped.
+/// Number of links above which unused links are dropped. It is more than a large cluster has.
 const LINKS_BEFORE_CLEANUP: usize = 64;
 
 /// One channel to one peer.
@@ -142,7 +149,7 @@ pub struct Link {
 struct State {
     fallback: Node,
     open: Option<Open>,
-    /// Told to the operator as unreachable.
+    /// Whether the operator was told that the peer is unreachable.
     down: bool,
 }
 
@@ -153,8 +160,9 @@ struct Open {
 }
 
 impl Link {
-    /// A client on the open channel, or on a new one. The channel connects with the first call; a call that is dropped does
-    /// not stop it from connecting, so short timeouts do not keep a far peer away for ever.
+    /// Returns a client on the open channel, or on a new one. The channel connects with the first
+    /// call. A dropped call does not stop it from connecting, so short timeouts do not keep a
+    /// distant peer unreachable for ever.
     pub fn client(&self) -> Result<PeerClient<Channel>, AddressError> {
         let current = self.address_in_membership();
         let mut state = self.state.lock();
@@ -168,7 +176,7 @@ impl Link {
         Ok(client)
     }
 
-    /// Something came back.
+    /// Notes that a response came.
     pub fn heard(&self) {
         let mut state = self.state.lock();
         if let Some(open) = state.open.as_mut() {
@@ -179,7 +187,8 @@ impl Link {
         }
     }
 
-    /// A call failed: drops the channel, and tells the operator once until the peer is heard again.
+    /// Drops the channel after a failed call. Warns the operator once until the peer is heard
+    /// again.
     pub fn broke(&self, reason: &str) {
         let mut state = self.state.lock();
         state.open = None;
@@ -188,13 +197,14 @@ impl Link {
         }
     }
 
-    /// A call was answered by nothing in time. A channel that stays silent is closed: its connection may lead nowhere.
+    /// Notes that a call had no answer in time. Closes a channel that stays silent: its connection
+    /// may be broken.
     pub fn timed_out(&self) {
         let mut state = self.state.lock();
         state.open = state.open.take().filter(|open| open.heard.elapsed() < self.silence_max);
     }
 
-    /// Drops the channel; the next call looks the address up and dials.
+    /// Drops the channel. The next call looks the address up and dials.
     pub fn close(&self) {
         self.state.lock().open = None;
     }
@@ -204,10 +214,10 @@ impl Link {
     }
 }
 
-/// Where the membership says that a node is.
+/// Returns a node's address in the membership.
 pub fn recorded_address(raft: &Raft, node: NodeId) -> Option<String> {
     let metrics = raft.metrics();
-    // Cloned at once: holding the borrow would stop the core.
+    // Cloned at once: a borrow that is held would stop the core.
     let membership = metrics.borrow_watched().membership_config.clone();
     membership.get_node(&node).map(|node| node.raft_addr.clone())
 }

@@ -1,50 +1,56 @@
-//! The clock that stamps entries: a function of what the nodes' clocks say and of the time that passed. Asks no clock itself and talks to
-//! nobody (`log_time` does), and never decides what log time is: apply takes the later of two times.
+//! Computes the time stamps of entries from the nodes' clocks and from the time that passed. Reads
+//! no clock itself and talks to no node (`log_time` does). Never decides what log time is: apply
+//! takes the later of two times.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Clocks that differ by no more than this count as equal. Also how much further than the time that passed a leader may move log time
-/// by its own clock alone.
+/// Largest difference at which two clocks count as equal. Also how much further than the time that
+/// passed a leader may move log time by its own clock alone.
 pub const TIME_JUMP_MAX: Duration = Duration::from_secs(60);
-/// The same in milliseconds.
+/// [`TIME_JUMP_MAX`] in milliseconds.
 pub(super) const JUMP_MAX_MS: u64 = TIME_JUMP_MAX.as_millis() as u64;
 
-/// What the clocks say at one moment, in milliseconds since 1970.
+/// The state of the clocks at one moment, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clocks {
-    /// This node's.
+    /// This node's clock.
     pub own_ms: u64,
-    /// The median of the voters', when a majority of them was heard a moment ago.
+    /// The median of the voters' clocks, if a majority of them was heard recently.
     pub median_ms: Option<u64>,
-    /// Whether a missing median may still come: a new leader has heard nobody before its first heartbeats are answered.
+    /// Whether a missing median may still come. A new leader has heard no other clock before its first
+    /// heartbeats are answered.
     pub is_awaited: bool,
 }
 
 /// Follows the later of the own clock and the voters' median. One wrong clock moves nothing:
 ///
-/// - An own clock more than [`TIME_JUMP_MAX`] ahead of the median is not believed: log time runs on at the pace of time then.
-/// - As far as the median stands log time moves at once, however far that is: after a stop of the whole cluster, or a restore.
-/// - While a median is awaited, log time runs on at the pace of time at most.
-/// - While none is to be had, log time never moves more than [`TIME_JUMP_MAX`] further than the time that passed, however many entries
-///   are stamped. What was used of that minute comes back at the pace of time itself, so log time runs at twice its pace at most.
+/// - An own clock that is more than [`TIME_JUMP_MAX`] ahead of the median is not believed. Log time
+///   then runs on at the pace of time.
+/// - Log time moves to the median at once, however far that is: after a stop of the whole cluster,
+///   or a restore.
+/// - While a median may still come, log time runs at most at the pace of time.
+/// - While no median can be had, log time never moves more than [`TIME_JUMP_MAX`] further than the
+///   time that passed, however many entries are stamped. The part of that minute that was used
+///   comes back at the pace of time, so log time runs at most at twice that pace.
 #[derive(Debug)]
 pub struct LogClock {
     time_ms: u64,
-    /// When log time came to `time_ms`.
+    /// When log time reached `time_ms`.
     seen: Instant,
-    /// How far log time might have moved then without any time passing.
+    /// How far log time could have moved at `seen` without any time passing.
     jump_ms: u64,
 }
 
 impl LogClock {
-    /// A clock that has seen nothing; the first entry of a cluster takes the wall clock as it is.
+    /// Creates a clock that has seen nothing. The first entry of a cluster takes the wall clock as
+    /// it is.
     pub fn new(now: Instant) -> LogClock {
         LogClock { time_ms: 0, seen: now, jump_ms: JUMP_MAX_MS }
     }
 
-    /// Notes that log time stands at `log_ms`.
+    /// Notes that log time is at `log_ms`.
     pub fn observe(&mut self, log_ms: u64, now: Instant) {
         if log_ms > self.time_ms {
             // Another node moved it.
@@ -52,7 +58,7 @@ impl LogClock {
         }
     }
 
-    /// What an entry would be stamped now.
+    /// Returns the stamp that an entry would get now.
     pub fn at(&self, clocks: Clocks, now: Instant) -> u64 {
         if self.time_ms == 0 {
             return clocks.own_ms;
@@ -67,7 +73,7 @@ impl LogClock {
         own_ms.max(median_ms)
     }
 
-    /// The time for the next entry, where log time stands at `log_ms`.
+    /// Returns the time for the next entry, given that log time is at `log_ms`.
     pub fn stamp(&mut self, clocks: Clocks, log_ms: u64, now: Instant) -> u64 {
         self.observe(log_ms, now);
         let stamp = self.at(clocks, now);
@@ -92,7 +98,8 @@ impl LogClock {
     }
 }
 
-/// The median of the clocks that were heard, the earlier of two in the middle; none while they are not of a majority of the voters.
+/// Returns the median of the clocks that were heard, or the earlier of the two in the middle.
+/// `None` if they do not belong to a majority of the voters.
 pub fn median(mut heard_ms: Vec<u64>, voters: usize) -> Option<u64> {
     heard_ms.sort_unstable();
     (heard_ms.len() > voters / 2).then(|| heard_ms[(heard_ms.len() - 1) / 2])

@@ -1,9 +1,10 @@
-//! What the nodes tell each other of their clocks, so that the entries of whoever leads are stamped with the right time. With each
-//! heartbeat the leader says where log time stands and hears the receiver's clock. Stamps what the proposer proposes; how far one stamp may
-//! go is `log_clock`'s.
+//! Exchanges the nodes' clocks, so that every leader stamps entries with the right time. With each
+//! heartbeat the leader says where log time is and receives the follower's clock. Stamps the
+//! proposer's entries; `log_clock` limits how far one stamp may go.
 //!
-//! - A clock that cannot be right (before [`CLOCK_MIN_MS`] or after [`CLOCK_MAX_MS`]) says nothing about what the time is.
-//! - What was heard grows with the time that passed since, and counts for seconds only.
+//! - A clock that cannot be right (before [`CLOCK_MIN_MS`] or after [`CLOCK_MAX_MS`]) does not
+//!   count.
+//! - A clock that was heard grows with the time that has passed since, and counts for seconds only.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,15 +20,15 @@ use super::own_clock::OwnClock;
 use crate::faults;
 use crate::types::{CLOCK_MAX_MS, CLOCK_MIN_MS, NodeId};
 
-/// A clock that was heard longer ago than this does not count, nor does where a leader said that log time stands. At least as long as a
-/// leader may be silent.
+/// Age at which a heard clock no longer counts, nor a leader's statement of log time. At least as
+/// long as a leader may be silent.
 const HEARD_MAX: Duration = Duration::from_secs(5);
 
-/// Where the rest of a node says what it knows.
+/// What log time needs to know from the rest of the node.
 pub struct LogTimeParts {
     /// This node.
     pub me: NodeId,
-    /// Log time as it is applied here, milliseconds since 1970; 0 before any.
+    /// Log time as applied here, in milliseconds since 1970; 0 before any.
     pub applied_ms: Box<dyn Fn() -> u64 + Send + Sync>,
     /// The voters of the configuration in force.
     pub voters: Box<dyn Fn() -> BTreeSet<NodeId> + Send + Sync>,
@@ -35,16 +36,16 @@ pub struct LogTimeParts {
     pub heartbeat: Duration,
 }
 
-/// Of one node. Cheap to clone.
+/// The log time of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct LogTime(Arc<Inner>);
 
 struct Inner {
     parts: LogTimeParts,
     clock: Mutex<LogClock>,
-    /// By the node whose clock it is.
+    /// Clocks by the node that owns them.
     heard: Mutex<HashMap<NodeId, Heard>>,
-    /// By the leader.
+    /// The last statement of a leader.
     told: Mutex<Option<Told>>,
     /// While this node leads and has heard no majority.
     awaited: Mutex<Option<Awaited>>,
@@ -64,12 +65,12 @@ struct Heard {
     at: Instant,
 }
 
-/// What a leader says of log time with its heartbeats.
+/// A leader's statement of log time, sent with its heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Telling {
-    /// Where log time stands, entry or no entry; 0: unknown, for whoever says it is of an older version.
+    /// Log time now, even without an entry. 0: unknown, because the sender has an older version.
     pub log_ms: u64,
-    /// The median of the voters' clocks, when there is one.
+    /// The median of the voters' clocks, if there is one.
     pub median_ms: Option<u64>,
 }
 
@@ -78,7 +79,7 @@ struct Told {
     at: Instant,
 }
 
-/// The voters of the configuration that is in force for `raft`; nobody while it does not run.
+/// Returns the voters of the configuration in force for `raft`. Returns none while it does not run.
 pub fn voters_of(raft: RaftCell) -> Box<dyn Fn() -> BTreeSet<NodeId> + Send + Sync> {
     Box::new(move || {
         let metrics = raft.get().map(|raft| raft.metrics());
@@ -87,25 +88,25 @@ pub fn voters_of(raft: RaftCell) -> Box<dyn Fn() -> BTreeSet<NodeId> + Send + Sy
 }
 
 impl LogTime {
-    /// Nothing is heard yet.
+    /// Creates a log time that has heard nothing yet.
     pub fn new(parts: LogTimeParts) -> LogTime {
         let (heard, told, awaited) = Default::default();
         LogTime(Arc::new(Inner { parts, clock: Mutex::new(LogClock::new(Instant::now())), heard, told, awaited }))
     }
 
-    /// The time for an entry that is proposed now.
+    /// Returns the time for an entry that is proposed now.
     pub fn stamp(&self) -> u64 {
         let now = Instant::now();
         let (clocks, applied_ms) = (self.clocks(now), (self.0.parts.applied_ms)());
         self.0.clock.lock().stamp(clocks, applied_ms, now)
     }
 
-    /// Notes where log time stands, so that the time until the next entry is known to have passed.
+    /// Notes where log time is, so that the time until the next entry counts as passed.
     pub fn observe(&self) {
         self.0.clock.lock().observe((self.0.parts.applied_ms)(), Instant::now());
     }
 
-    /// What this node says of log time while it leads.
+    /// Returns this node's statement of log time while it leads.
     pub fn telling(&self) -> Telling {
         let now = Instant::now();
         let (clocks, applied_ms) = (self.clocks(now), (self.0.parts.applied_ms)());
@@ -114,14 +115,15 @@ impl LogTime {
         Telling { log_ms: clock.at(clocks, now).max(applied_ms), median_ms: clocks.median_ms }
     }
 
-    /// A leader said this.
+    /// Notes a leader's statement.
     pub fn told(&self, telling: Telling) {
         if telling.log_ms != 0 {
             *self.0.told.lock() = Some(Told { telling, at: Instant::now() });
         }
     }
 
-    /// The clock of `node` stands there; 0 says nothing.
+    /// Notes that the clock of `node` shows `clock_ms`. An implausible value, such as 0, removes
+    /// the node's clock.
     pub fn heard(&self, node: NodeId, clock_ms: u64) {
         let mut heard = self.0.heard.lock();
         match is_plausible(clock_ms) {
@@ -130,7 +132,7 @@ impl LogTime {
         }
     }
 
-    /// How this node's clock compares with log time; none while nobody who leads says where that stands.
+    /// Compares this node's clock with log time. `None` while no leader says where log time is.
     pub fn own_clock(&self, leads: bool) -> Option<OwnClock> {
         let Telling { log_ms, median_ms } = match leads {
             true => self.telling(),
@@ -139,7 +141,8 @@ impl LogTime {
         Some(OwnClock { own_ms: wall_ms(), log_ms, median_ms })
     }
 
-    /// What the leader said, as it would say it now: between two of its heartbeats time passes, where it does not stand still.
+    /// Returns the leader's statement, brought up to now. Between two heartbeats log time advances
+    /// with the time that passes, unless it stands still because the median is behind it.
     fn told_lately(&self) -> Option<Telling> {
         let told = self.0.told.lock();
         let Told { telling, at } = told.as_ref().filter(|told| told.at.elapsed() < self.heard_max())?;
@@ -185,7 +188,7 @@ impl LogTime {
     }
 }
 
-/// For a test of something else: nobody votes, and nothing is applied.
+/// For tests of other code: there are no voters, and nothing is applied.
 #[cfg(test)]
 impl Default for LogTime {
     fn default() -> LogTime {
@@ -194,12 +197,12 @@ impl Default for LogTime {
     }
 }
 
-/// Whether a right clock may stand there.
+/// Returns whether a right clock may show this time.
 fn is_plausible(clock_ms: u64) -> bool {
     (CLOCK_MIN_MS..=CLOCK_MAX_MS).contains(&clock_ms)
 }
 
-/// Milliseconds since 1970 on this node's wall clock; 0 on one that stands before that.
+/// Returns milliseconds since 1970 on this node's wall clock; 0 if the clock is before 1970.
 pub fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let wall_ms = since.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
@@ -214,7 +217,7 @@ mod tests {
 
     const YEAR_MS: u64 = 31_536_000_000;
 
-    /// Node 1 of voters 1 to 3, where log time stands at `applied_ms`.
+    /// Creates node 1 of voters 1 to 3, where log time is at `applied_ms`.
     fn log_time(applied_ms: u64) -> LogTime {
         let voters = Box::new(|| BTreeSet::from([1, 2, 3]));
         let applied_ms = Box::new(move || applied_ms);

@@ -1,8 +1,11 @@
-//! Who is in the cluster, and changing it: add, demote, remove, hand leadership over, record new addresses.
-//! Runs on the leader; everywhere else it only says who leads. Never waits without a limit.
+//! Owns the membership and its changes: adds, demotes and removes nodes, hands leadership over,
+//! records new addresses. Runs on the leader; on other nodes it only names the leader. Never waits
+//! without a limit.
 //!
-//! - Changes are made one at a time, each of one node, and a joint configuration that was left behind is finished first (`change`).
-//! - A node enters as a learner and becomes a voter only once it has caught up, so that a dead joiner never counts in a quorum.
+//! - Changes are made one at a time, each of one node. A joint configuration that was left behind
+//!   is finished first (`change`).
+//! - A node enters as a learner and becomes a voter only once it has caught up, so a dead joiner
+//!   never counts in a quorum.
 //! - A name belongs to one disk: a known name with another node id must be removed first.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,16 +32,16 @@ use change::Change;
 pub use error::MembershipError;
 use nearer::Nearer;
 
-/// A learner that is to vote must be this close to the leader's log.
+/// Most entries by which a learner may be behind the leader's log when it becomes a voter.
 const CAUGHT_UP_ENTRIES: u64 = 1_024;
 
-/// How often a cluster that was just bootstrapped is asked for its genesis.
+/// Time between two checks for the genesis of a cluster that was just bootstrapped.
 const GENESIS_POLL: Duration = Duration::from_millis(10);
 
-/// How often the progress of a learner is looked at.
+/// Time between two looks at the progress of a learner.
 const CATCH_UP_LOOK: Duration = Duration::from_secs(1);
 
-/// A joiner that does not answer yet is tried for so long.
+/// Time for which a joiner that does not answer yet is tried.
 const JOINER_PATIENCE: Duration = Duration::from_secs(10);
 
 type Metrics = RaftMetrics<TypeConfig>;
@@ -47,13 +50,13 @@ type Changes = ChangeMembers<NodeId, Node>;
 /// A member, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Minted with its data directory.
+    /// The node id, minted with its data directory.
     pub id: NodeId,
     /// Name and addresses.
     pub node: Node,
     /// Whether it votes, in any of the sets of a joint configuration.
     pub voter: bool,
-    /// Whether this node believes that it leads.
+    /// Whether the answering node takes it for the leader.
     pub leader: bool,
 }
 
@@ -62,18 +65,18 @@ pub struct Server {
 pub struct Configuration {
     /// Log index of the entry that set it; 0 while there is none.
     pub index: u64,
-    /// By name.
+    /// The members, ordered by name.
     pub servers: Vec<Server>,
 }
 
-/// What a server is to be.
+/// The role that a server is to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suffrage {
     Voter,
     Nonvoter,
 }
 
-/// The handle. Cheap to clone; clones share the lock that serialises changes.
+/// Handle for the membership. Cheap to clone; clones share the lock that serialises changes.
 #[derive(Clone)]
 pub struct Members(Arc<Inner>);
 
@@ -85,14 +88,14 @@ struct Inner {
     timeouts: Timeouts,
     catch_up: Duration,
     one_change: tokio::sync::Mutex<()>,
-    /// Apart from `one_change`: a node that stops hands over at once, whatever change is under way. That change then fails at its next
-    /// entry, because this node does not lead any more.
+    /// Separate from `one_change`: a node that stops hands over at once, whatever change is under
+    /// way. That change then fails at its next entry, because this node no longer leads.
     one_transfer: tokio::sync::Mutex<()>,
 }
 
 impl Members {
-    /// `catch_up`: how long a new voter may come no nearer to the others, by entries or by a snapshot on its way, before it is taken
-    /// out again.
+    /// Creates the handle. A new voter is removed again when it has made no progress for
+    /// `catch_up`, by entries or by a snapshot on its way.
     pub fn new(
         me: Me,
         links: Links,
@@ -105,7 +108,7 @@ impl Members {
         Members(Arc::new(Inner { me, links, raft, host, timeouts, catch_up, one_change, one_transfer }))
     }
 
-    /// The configuration as this node knows it; answered by every node.
+    /// Returns the configuration as this node knows it. Every node answers.
     pub fn configuration(&self) -> Result<Configuration, MembershipError> {
         let metrics = metrics(&*self.raft()?);
         let voters: BTreeSet<NodeId> = metrics.membership_config.voter_ids().collect();
@@ -123,18 +126,20 @@ impl Members {
         Ok(Configuration { index: configuration_index(&metrics), servers })
     }
 
-    /// How many second processes of a member's identity were noticed.
+    /// Returns how many times a second process of a member's identity was noticed.
     pub fn copies_refused(&self) -> u64 {
         self.0.links.cluster().processes().refused()
     }
 
-    /// Adds the node at `raft_addr`, which must call itself `name`, as a voter, or makes a learner one. Returns the index of the
-    /// configuration once it is applied here. `previous_index` 0: no precondition.
+    /// Adds the node at `raft_addr` as a voter, or makes a learner a voter. The node must be named
+    /// `name`. Returns the index of the configuration once it is applied here. `previous_index` 0:
+    /// no precondition.
     pub async fn add_voter(&self, name: &str, raft_addr: &str, previous_index: u64) -> Result<u64, MembershipError> {
         self.add(name, raft_addr, previous_index, Suffrage::Voter).await
     }
 
-    /// Adds the node at `raft_addr` as a learner: it follows the log and serves reads, and does not vote. A voter stays one.
+    /// Adds the node at `raft_addr` as a learner: it follows the log and serves reads, and does not
+    /// vote. A voter stays a voter.
     pub async fn add_learner(&self, name: &str, raft_addr: &str, previous_index: u64) -> Result<u64, MembershipError> {
         self.add(name, raft_addr, previous_index, Suffrage::Nonvoter).await
     }
@@ -147,7 +152,7 @@ impl Members {
             return Ok(change.index());
         }
         let index = change.set_voter(id, false, true).await?;
-        // Who has no vote must not lead, and openraft lets a demoted leader go on.
+        // A node without a vote must not lead, and openraft lets a demoted leader go on.
         if id == self.0.me.node_id
             && let Err(error) = self.transfer_leadership().await
         {
@@ -156,19 +161,20 @@ impl Members {
         Ok(index)
     }
 
-    /// Removes a server, voter or not. Its process goes on and serves nothing (`standing`); a leader that removes itself hands over.
+    /// Removes a server, voter or not. Its process goes on and serves nothing (`standing`). A
+    /// leader that removes itself hands over.
     pub async fn remove(&self, name: &str, previous_index: u64) -> Result<u64, MembershipError> {
         let change = self.begin(previous_index).await?;
         let id = change.by_name(name)?;
         if !change.is_voter(id) {
             return change.apply(ChangeMembers::RemoveNodes([id].into()), false).await;
         }
-        // A leader that removes itself goes on until this is committed; then openraft hands leadership over. It will not hear from its
-        // successor, so nothing here could wait for one.
+        // A leader that removes itself goes on until this is committed; then openraft hands
+        // leadership over. It will not hear from its successor, so nothing here could wait for one.
         change.set_voter(id, false, false).await
     }
 
-    /// Records the addresses a member says it has now. Its name cannot change.
+    /// Records the addresses that a member reports for itself. Its name cannot change.
     pub async fn set_addresses(&self, id: NodeId, node: Node) -> Result<u64, MembershipError> {
         let change = self.begin(0).await?;
         let known =
@@ -188,7 +194,8 @@ impl Members {
     }
 
     async fn add(&self, name: &str, address: &str, previous: u64, wanted: Suffrage) -> Result<u64, MembershipError> {
-        // Checked before the joiner is asked, which may take long and must not hold others up; and again in its turn.
+        // Checked before the joiner is asked, which may take long and must not block other changes.
+        // Checked again when it is this change's turn.
         let index = self.begin(previous).await?.index();
         if address == self.0.me.node.raft_addr && name == self.0.me.node.name {
             return Ok(index);
@@ -223,7 +230,8 @@ impl Members {
         Ok(index)
     }
 
-    /// A known member that answers at another address has moved there, or was copied.
+    /// Checks a known member's process: a member that answers at another address has moved there,
+    /// or was copied.
     async fn check_process(
         &self,
         address: &str,
@@ -267,7 +275,7 @@ impl Members {
         Ok(join::invite(address, route, &genesis, &inner.me.node).await?)
     }
 
-    /// Waits as long as the learner comes nearer; a large state takes its time.
+    /// Waits as long as the learner makes progress: a large state takes time.
     async fn caught_up(&self, raft: &Raft, id: NodeId, node: &Node, since: u64) -> Result<(), MembershipError> {
         let limit = self.0.catch_up;
         let me = self.0.me.node_id;
@@ -297,7 +305,7 @@ impl Members {
         self.0.raft.get().ok_or_else(|| MembershipError::Stopped("no instance".into()))
     }
 
-    /// The genesis entry, which the first leader proposes as soon as it leads.
+    /// Returns the genesis entry, which the first leader proposes as soon as it leads.
     async fn genesis(&self) -> Result<Genesis, MembershipError> {
         let deadline = tokio::time::Instant::now() + self.0.timeouts.election;
         loop {
@@ -319,7 +327,8 @@ async fn roll_back(change: &Change<'_>, id: NodeId, node: &Node) {
     }
 }
 
-/// Whether the node that answered is the one that was meant, and how the configuration shall know it.
+/// Checks that the node that answered is the intended one. Returns the node to record in the
+/// configuration.
 fn check_joiner(
     name: &str,
     address: &str,
@@ -342,7 +351,7 @@ fn find_name(membership: &Membership, name: &str) -> Option<NodeId> {
     membership.nodes().find(|(_, node)| node.name == name).map(|(&id, _)| id)
 }
 
-/// Cloned at once: holding the borrow would stop the core.
+/// Cloned at once: a borrow that is held would stop the core.
 fn metrics(raft: &Raft) -> Metrics {
     raft.metrics().borrow_watched().clone()
 }

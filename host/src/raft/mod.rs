@@ -1,21 +1,30 @@
-//! openraft and the peers: proposals, replication, votes, membership.
-//! Never runs a guest and never writes to the disk: those are reached through `machine`, openraft's log store, and the traits that
-//! `node/admission.rs` implements. `retention` alone looks into `store::Log`, at how many bytes were written.
+//! Owns openraft and the peers: proposals, replication, votes, membership. Never runs a guest and
+//! never writes to the disk: it uses `machine`, openraft's log store, and the traits that
+//! `node/admission.rs` implements for that. Only `retention` looks into `store::Log`, at how many
+//! bytes were written.
 //!
-//! Out: `network` (openraft's view of a peer; `stream` pipelines its appends) → `link` (one pooled channel per peer and lane) → the peer
-//! port of another node.
-//! Commands: `proposer` makes those of the leader into entries (`packing` says which go together), `forward` takes the others' to it
-//! (`forwarded` is its far side); `ticket` joins who waits and who proposes. Reads: `read`. Both ask `leader`; `core` fills their seams
-//! with openraft.
-//! In: `incoming` (a connection that `net` accepted) → `service` → `gate` (`cluster`: is this for me, from my cluster?) → `wire` → openraft; a
-//! snapshot goes through `install`. Operators:
-//! `membership`, which asks strangers in through `join`. Who was removed learns it in `standing`. A leader that died: `presence` (who
-//! streams to us), `probe` (is its process gone), `canvass` (do the others find so, and who takes over).
-//! `processes` knows which process of each node takes part, and refuses a second one; `bounds` says how far ahead a peer's numbers may be.
-//! Log time: `log_time` asks the voters' clocks and stamps, `log_clock` bounds what a stamp may do, `own_clock` tells how this node's differs,
-//! `clock` lets it pass on an idle cluster.
-//! Beside these: `builds` compares how members run guests, `timeouts` makes openraft's configuration, `retention` says when a snapshot is made and how much log stays behind it,
-//! `planted` is a fault that a test plants.
+//! - Out: `network` (openraft's view of a peer; `stream` pipelines its appends) → `link` (one
+//!   pooled channel per peer and lane) → the peer port of another node.
+//! - Commands: `proposer` makes the leader's commands into entries (`packing` chooses which go
+//!   together). `forward` sends the commands of other nodes to the leader (`forwarded` is the
+//!   leader's side). `ticket` joins the waiting caller and the proposer.
+//! - Reads: `read`. Reads and commands both use `leader`; `core` implements their traits with
+//!   openraft.
+//! - In: `net` (accepts connections) → `only_grpc` → `service` → `gate` (`cluster`: is this for
+//!   this node, from its cluster?) → `wire` → openraft. A snapshot goes through `install`.
+//! - Operators: `membership`, which invites new nodes through `join`. A removed node learns of it
+//!   in `standing`.
+//! - A leader that died: `presence` (which nodes stream to this one), `probe` (is the leader's
+//!   process gone), `canvass` (do the other voters agree, and who takes over).
+//! - Checks of peers: `processes` knows which process of each node takes part, and refuses a second
+//!   one. `bounds` limits how far ahead a peer's numbers may be. `inquiry` asks all voters when two
+//!   states differ.
+//! - Log time: `log_time` collects the voters' clocks and stamps entries, `log_clock` limits what a
+//!   stamp may do, `own_clock` reports how this node's clock differs, `clock` lets time pass on an
+//!   idle cluster.
+//! - Others: `builds` compares how members run guests, `timeouts` makes openraft's configuration,
+//!   `retention` decides when to take a snapshot and how much log stays behind it, `planted` is a
+//!   fault that a test plants.
 
 pub mod bounds;
 pub mod builds;
@@ -41,6 +50,7 @@ pub mod packing;
 mod planted;
 pub mod presence;
 pub mod probe;
+pub mod process;
 pub mod processes;
 pub mod proposer;
 pub mod read;
@@ -71,7 +81,8 @@ pub use log_time::LogTime;
 pub use membership::{Configuration, Members, MembershipError, Server};
 pub use network::NetworkFactory;
 pub use presence::Presence;
-pub use processes::{Process, Processes};
+pub use process::Process;
+pub use processes::Processes;
 pub use proposer::{Propose, Proposer};
 pub use read::{ReadError, ReadIndex};
 pub use retention::Retention;
@@ -92,28 +103,29 @@ pub type Raft = openraft::Raft<TypeConfig, machine::StateMachine>;
 /// This node, as others know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Me {
-    /// Minted with the data directory.
+    /// The node id, minted with the data directory.
     pub node_id: NodeId,
     /// Name and advertised addresses.
     pub node: Node,
 }
 
-/// The running Raft instance, or none: before the node has started it, and from the moment it stops it. Set once, cleared once.
+/// The running Raft instance. Empty before the node has started it and after the node stops it. Set
+/// once, cleared once.
 #[derive(Clone, Default)]
 pub struct RaftCell(Arc<ArcSwapOption<Raft>>);
 
 impl RaftCell {
-    /// The instance to use for one call.
+    /// Returns the instance to use for one call.
     pub fn get(&self) -> Option<Arc<Raft>> {
         self.0.load_full()
     }
 
-    /// Puts an instance to work.
+    /// Sets the instance.
     pub fn set(&self, raft: Raft) {
         self.0.store(Some(Arc::new(raft)));
     }
 
-    /// Takes the instance away: peers are then told that this node runs none.
+    /// Removes the instance. From then on, peers are told that this node runs none.
     pub fn clear(&self) {
         self.0.store(None);
     }

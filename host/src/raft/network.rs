@@ -1,5 +1,6 @@
-//! openraft's view of a peer: append stream, heartbeats, votes, hand-overs, snapshots, over the pooled links.
-//! Enforces every timeout itself (openraft leaves that to its network), and never retries: openraft does, with our backoff.
+//! Implements openraft's view of a peer over the pooled links: append stream, heartbeats, votes,
+//! hand-overs, snapshots. Enforces every timeout itself (openraft leaves that to its network).
+//! Never retries: openraft does, with our backoff.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -34,12 +35,13 @@ use crate::types::{Node, NodeId, TypeConfig, Vote};
 
 type CallError = RPCError<TypeConfig>;
 
-/// Pauses between attempts to reach a peer that cannot be reached; the last one repeats. Short, so that a restarted follower
-/// is back soon.
+/// Pauses between the first attempts to reach a peer that cannot be reached; [`BACKOFF_LAST_MS`]
+/// follows. They are short, so that a restarted follower is back soon.
 const BACKOFF_MS: [u64; 3] = [100, 200, 400];
+/// Pause between all later attempts.
 const BACKOFF_LAST_MS: u64 = 500;
 
-/// Before an append stream is opened again that could not be opened, or broke.
+/// Pause before an append stream that could not be opened, or broke, is opened again.
 const REDIAL_PAUSE: Duration = Duration::from_millis(25);
 
 /// Makes a [`Peer`] for each task of openraft that talks to one.
@@ -53,7 +55,7 @@ pub struct NetworkFactory {
 }
 
 impl NetworkFactory {
-    /// Dials nothing. `boot`: which process of this node it is.
+    /// Creates a factory without dialling. `boot` is the number of this node's process.
     pub fn new(links: Links, boot: u64, snapshots: Snapshots, timeouts: Timeouts, log_time: LogTime) -> Self {
         NetworkFactory { links, boot, snapshots, timeouts, log_time }
     }
@@ -94,7 +96,7 @@ pub struct Peer {
     target: NodeId,
     node: Node,
     appends: Appends,
-    /// When the append stream last could not be opened, or broke.
+    /// The last time at which the append stream broke or could not be opened.
     failed_at: Mutex<Option<tokio::time::Instant>>,
 }
 
@@ -112,7 +114,7 @@ impl Peer {
         RPCError::Timeout(Timeout { action, id: self.factory.links.me(), target: self.target, timeout })
     }
 
-    /// One call on the control lane, within its time.
+    /// Makes one call on the control lane, within its time limit.
     async fn call<A, F>(
         &self,
         action: RPCTypes,
@@ -141,12 +143,12 @@ impl Peer {
         }
     }
 
-    /// What a copy of the peer answers does not count.
+    /// Checks which process answered. The answer of a copy of the peer does not count.
     fn check_process(&self, headers: &MetadataMap) -> Result<(), tonic::Status> {
         self.factory.links.cluster().processes().answered(self.target, headers)
     }
 
-    /// A vote in an answer is saved here when it is greater.
+    /// Checks a vote in a response. It is saved here if it is greater than this node's.
     fn check_vote(&self, vote: &Vote) -> Result<(), CallError> {
         match self.factory.links.raft() {
             Some(raft) => bounds::check_vote_of_peer(&raft, vote).map_err(unreachable),
@@ -154,7 +156,8 @@ impl Peer {
         }
     }
 
-    /// The append stream. It lives as long as openraft feeds it; `hard_ttl` of its option is no lifetime.
+    /// Opens the append stream. It stays open as long as openraft feeds it; `hard_ttl` of the
+    /// option does not limit it.
     async fn open_stream<'s, S>(
         &'s mut self,
         input: S,
@@ -162,8 +165,9 @@ impl Peer {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        // openraft's backoff begins only at the next turn of its loop; until then a refused connection would be tried without rest. A
-        // stream that was open is another matter: a new leader opens a dozen, one after the other, to find what its follower has.
+        // openraft's backoff begins only at the next turn of its loop. Until then a refused
+        // connection would be tried without a pause. A stream that was open needs no pause: a new
+        // leader opens a dozen, one after the other, to find what its follower has.
         let failed_at = self.failed_at.lock().take();
         if let Some(failed_at) = failed_at {
             tokio::time::sleep_until(failed_at + REDIAL_PAUSE).await;
@@ -200,12 +204,14 @@ impl Peer {
     }
 }
 
-/// The peer cannot be reached, or refuses to talk: openraft pauses before it tries again.
+/// Returns the error for a peer that cannot be reached or refuses to talk. openraft pauses before
+/// it tries again.
 fn unreachable(reason: impl ToString) -> CallError {
     RPCError::Unreachable(Unreachable::from_string(reason))
 }
 
-/// Closes the link and says how bad it is: refused connections and refused requests call for a pause, a broken stream does not.
+/// Closes the link and classifies the failure: refused connections and refused requests need a
+/// pause, a broken stream does not.
 fn broken(link: &Link, status: &tonic::Status) -> CallError {
     use tonic::Code;
     let text = describe(status);
@@ -218,13 +224,13 @@ fn broken(link: &Link, status: &tonic::Status) -> CallError {
     }
 }
 
-/// The status with what caused it; a refused connection hides in the sources.
+/// Formats a status with its causes. Only the sources name a refused connection.
 pub(super) fn describe(status: &tonic::Status) -> String {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         let cause = error.to_string();
-        // Some errors say what their cause says, too.
+        // The text of some errors already ends with their cause.
         if !text.ends_with(&cause) {
             text.push_str(&format!(": {cause}"));
         }
@@ -328,7 +334,7 @@ impl NetSnapshot<TypeConfig> for Peer {
         vote: Vote,
         snapshot: SnapshotOf<TypeConfig, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        // Its time limit would be one for the whole.
+        // Its time limit would apply to the whole transfer.
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let link = self.link(Lane::Bulk);
@@ -336,7 +342,7 @@ impl NetSnapshot<TypeConfig> for Peer {
         let header = wire::encode_snapshot_header(self.route()?, &vote, &snapshot);
         let (broke, mut unreadable) = oneshot::channel();
         let sending = self.factory.snapshots.send(&snapshot.snapshot, self.target, &self.node.name);
-        // Listed until the receiver has installed it, though the last frame has gone long before.
+        // Listed until the receiver has installed it, long after the last frame was sent.
         let transfer = sending.transfer.clone();
         let answer = tokio::select! {
             answer = self.send_snapshot(client, snapshot_parts(header, sending, broke), &transfer) => answer,
@@ -352,7 +358,7 @@ impl NetSnapshot<TypeConfig> for Peer {
                 self.check_vote(&vote)?;
                 Ok(SnapshotResponse::new(vote))
             }
-            // Whatever went wrong, a transfer is worth a pause, and then begins anew.
+            // Whatever the error was, the transfer begins anew after a pause.
             Err(status) => {
                 link.close();
                 self.factory.links.cluster().note(&status);
@@ -367,7 +373,7 @@ impl NetSnapshot<TypeConfig> for Peer {
 }
 
 impl Peer {
-    /// Sends the parts and follows the receiver until its vote, for as long as its steps grow.
+    /// Sends the parts and follows the receiver until it sends its vote, as long as its steps grow.
     async fn send_snapshot(
         &self,
         mut client: PeerClient<Channel>,
@@ -397,7 +403,8 @@ impl Peer {
     }
 }
 
-/// The header, then the frames until the first that cannot be read, and the sender's steps while none is ready.
+/// Builds the message stream: the header, then the frames until the first one that cannot be read.
+/// While no frame is ready, it sends the sender's steps.
 fn snapshot_parts(
     header: peer::SnapshotHeader,
     sending: Sending,
@@ -411,7 +418,7 @@ fn snapshot_parts(
             frame = sending.frames.recv() => match frame? {
                 Ok(frame) => Some((Part::Frame(frame), Some((sending, ticks, broke)))),
                 Err(reason) => {
-                    // Nobody listens when the transfer is over already.
+                    // The receiver is gone when the transfer is over already.
                     let _ = broke.send(reason);
                     None
                 }

@@ -1,4 +1,5 @@
-//! Stands before the peer service: what is no gRPC is refused before it is read. Decides nothing beyond that.
+//! Stands before the peer service and refuses a request that is not gRPC before it is read. Decides
+//! nothing else.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -9,7 +10,7 @@ use tonic::codegen::Service;
 
 use crate::net::media;
 
-/// A service that runs gRPC alone.
+/// Wraps a service so that it gets gRPC requests only.
 #[derive(Clone, Debug)]
 pub(super) struct OnlyGrpc<S>(pub(super) S);
 

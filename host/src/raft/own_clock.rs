@@ -1,4 +1,5 @@
-//! How this node's own clock compares with log time, in numbers and in words for operators. Compares what others say, and changes nothing.
+//! Compares this node's clock with log time, in numbers and in words for operators. Uses what other
+//! modules report and changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +8,16 @@ use super::log_clock::JUMP_MAX_MS;
 use super::log_time::LogTime;
 use crate::types::date;
 
-/// How often it is looked at. Twice in a row before it is told: a new leader has heard nobody's clock for a moment.
+/// Time between two comparisons. A difference is reported when two comparisons in a row find it,
+/// because a new leader has heard no other clock for a moment.
 const LOOK: Duration = Duration::from_secs(2);
-/// Before it is told again.
+/// Time before a difference is reported again.
 const TELL_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Three clocks at one moment, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnClock {
-    /// This node's.
+    /// This node's clock.
     pub own_ms: u64,
     /// Log time, which passes whether or not there are entries.
     pub log_ms: u64,
@@ -24,13 +26,14 @@ pub struct OwnClock {
 }
 
 impl OwnClock {
-    /// How far the own clock is ahead of log time; negative when it is behind.
+    /// Returns how far the own clock is ahead of log time; negative when it is behind.
     pub fn ahead_ms(&self) -> i64 {
         let ahead = i128::from(self.own_ms) - i128::from(self.log_ms);
         i64::try_from(ahead).unwrap_or(if ahead < 0 { i64::MIN } else { i64::MAX })
     }
 
-    /// What is wrong, by how much, until when, and what to do; none while the own clock is within a minute of log time.
+    /// Describes the problem: what is wrong, by how much, until when, and what to do. `None` while
+    /// the own clock is within a minute of log time.
     pub fn problem(&self) -> Option<String> {
         let ahead_ms = self.ahead_ms();
         if ahead_ms.unsigned_abs() <= JUMP_MAX_MS {
@@ -59,7 +62,8 @@ impl OwnClock {
     }
 }
 
-/// Tells the operator while the own clock is off: at once, and every hour. Never ends by itself.
+/// Warns the operator while the own clock is wrong: after two comparisons in a row, then every
+/// hour. Never ends by itself.
 pub async fn watch(log_time: LogTime, leader: LeaderWatch) {
     let (mut told, mut was_off): (Option<Instant>, bool) = (None, false);
     loop {

@@ -1,4 +1,4 @@
-//! What goes into one entry: which of the queued commands. Owns no task and never talks to Raft.
+//! Chooses which of the queued commands go into one entry. Owns no task and never talks to Raft.
 
 use std::collections::VecDeque;
 
@@ -8,37 +8,37 @@ use tokio::time::Instant;
 use super::ticket::{Claim, NotProposed, Queued, Share, weight_bytes};
 use crate::codec::Command;
 
-/// Commands in one entry, at most.
+/// Most commands in one entry.
 pub const ENTRY_COMMANDS_MAX: usize = 1024;
-/// Bytes in one entry, at most; a single larger command still goes, alone.
+/// Most bytes of commands in one entry. A single larger command goes alone.
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 
-/// Commands for one entry, all meant for the same term, all taken from their clients' hands.
+/// Commands for one entry, all meant for the same term. Their clients can no longer withdraw them.
 #[derive(Debug)]
 pub struct Batch {
-    /// The term they are for.
+    /// The term that they are meant for.
     pub term: u64,
-    /// In the order they were queued.
+    /// The commands, in the order in which they were queued.
     pub commands: Vec<Command>,
-    /// One for each command.
+    /// One claim for each command.
     pub claims: Vec<Claim>,
-    /// What they hold of the budget until the entry is applied.
+    /// The shares of the budget that the commands hold until the entry is applied.
     pub shares: Vec<Share>,
 }
 
-/// The queue of the proposer, with room to put back what did not fit.
+/// The queue of the proposer. It can put back a command that did not fit.
 pub struct Queue {
     receiver: mpsc::Receiver<Queued>,
     held: VecDeque<Queued>,
 }
 
 impl Queue {
-    /// Over the receiving end of a bounded channel.
+    /// Creates a queue over the receiving end of a bounded channel.
     pub fn new(receiver: mpsc::Receiver<Queued>) -> Queue {
         Queue { receiver, held: VecDeque::new() }
     }
 
-    /// Completes when a command waits; false when none ever will. Cancel safe.
+    /// Completes when a command waits. Returns false when none will ever come. Cancel safe.
     pub async fn ready(&mut self) -> bool {
         if self.held.is_empty() {
             let Some(first) = self.receiver.recv().await else { return false };
@@ -47,7 +47,8 @@ impl Queue {
         true
     }
 
-    /// Drops, and with that answers "not leader", what is meant for another term than the one `leads` accepts.
+    /// Drops the commands whose term `leads` does not accept. Dropping a command answers "not
+    /// leader".
     pub fn retain(&mut self, leads: impl Fn(u64) -> bool) {
         while let Ok(queued) = self.receiver.try_recv() {
             self.held.push_back(queued);
@@ -55,7 +56,8 @@ impl Queue {
         self.held.retain(|queued| leads(queued.term));
     }
 
-    /// The next entry's commands; `None` when all that waited was withdrawn or expired.
+    /// Returns the commands for the next entry. `None` when all waiting commands were withdrawn or
+    /// expired.
     pub fn pack(&mut self, now: Instant) -> Option<Batch> {
         let mut batch = Batch { term: 0, commands: Vec::new(), claims: Vec::new(), shares: Vec::new() };
         let mut bytes = 0;

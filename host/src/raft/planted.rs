@@ -1,5 +1,6 @@
-//! A fault that only a test plants, to see whether the torture notices: a follower that says to have stored what it never looked at.
-//! Nothing here runs unless the failpoint `peer-skip-append` is set.
+//! A fault that only a test plants, to see whether the torture test notices it: a follower that
+//! reports entries as stored without looking at them. Nothing here runs unless the failpoint
+//! `peer-skip-append` is set.
 
 use futures::{Stream, StreamExt};
 use openraft::entry::RaftEntry;

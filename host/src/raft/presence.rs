@@ -1,9 +1,10 @@
-//! Which nodes stream appends to this one, by connection: what the kernel says of a leader before any timeout does.
-//! Knows no votes and judges nobody: `canvass` does.
+//! Records which nodes stream appends to this one, by connection. The kernel shows that a leader is
+//! gone before any timeout does. Knows no votes and decides nothing about a node: `canvass` does.
 //!
-//! - A node is present while one append stream of it is open here. A stream opens with its first message and ends with its connection,
-//!   its process, or its sender's wish; which of them, the receiver cannot tell.
-//! - The boot number of the process that streamed last is kept after the stream ended.
+//! - A node is present while at least one of its append streams is open here. A stream opens with
+//!   its first message. It ends with its connection, its process, or its sender's wish; the
+//!   receiver cannot tell which.
+//! - The boot number of the process that streamed last is kept after the stream has ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use tokio::sync::watch;
 
 use crate::types::NodeId;
 
-/// More senders than a large cluster has; then those that left are forgotten.
+/// Number of senders above which those without a stream are forgotten. It is more than a large
+/// cluster has.
 const SENDERS_BEFORE_CLEANUP: usize = 64;
 
-/// Shared by the peer port, which fills it, and the canvass. Cheap to clone.
+/// Shared by the canvass and the peer port, which fills it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Presence(Arc<Inner>);
 
@@ -40,7 +42,7 @@ impl Default for Presence {
 }
 
 impl Presence {
-    /// A stream from `node` is open for as long as the returned value lives.
+    /// Notes that a stream from `node` is open for as long as the returned value lives.
     pub fn opened(&self, node: NodeId, boot: u64) -> Stream {
         {
             let mut senders = self.0.senders.lock();
@@ -48,7 +50,7 @@ impl Presence {
                 senders.retain(|_, sender| sender.open_streams > 0);
             }
             let sender = senders.entry(node).or_default();
-            // A stream of the process before may still be open here, and end later.
+            // A stream of the previous process may still be open here and end later.
             sender.boot = sender.boot.max(boot);
             sender.open_streams += 1;
         }
@@ -56,17 +58,17 @@ impl Presence {
         Stream { presence: self.clone(), node }
     }
 
-    /// Whether a stream from `node` is open.
+    /// Returns whether a stream from `node` is open.
     pub fn is_open(&self, node: NodeId) -> bool {
         self.0.senders.lock().get(&node).is_some_and(|sender| sender.open_streams > 0)
     }
 
-    /// The latest boot of `node` that has streamed to this process.
+    /// Returns the latest boot of `node` that has streamed to this process.
     pub fn boot(&self, node: NodeId) -> Option<u64> {
         self.0.senders.lock().get(&node).map(|sender| sender.boot)
     }
 
-    /// Wakes with each stream that opens or ends.
+    /// Returns a receiver that wakes with each stream that opens or ends.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }

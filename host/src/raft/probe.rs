@@ -1,5 +1,6 @@
-//! Whether the process that led is gone, asked of the kernel: does anything listen at its peer port, and who?
-//! Never takes silence for death: a host that does not answer may only be slow or cut off.
+//! Asks the kernel whether the leader's process is gone: whether anything listens at its peer port,
+//! and which process. Never takes silence for death: a host that does not answer may only be slow
+//! or cut off.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -18,33 +19,34 @@ use crate::types::NodeId;
 pub enum Found {
     /// Every address refuses, or another process than the one that led answers there.
     Gone,
-    /// It answers.
+    /// The process answers.
     There,
     /// Neither is certain.
     Unclear,
 }
 
-/// Who is looked for.
+/// The process that a probe looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspect {
     /// The node.
     pub node: NodeId,
-    /// The process of it that streamed to us; none when it never did since we started.
+    /// The boot number of the node's process that streamed to us; `None` if none has since we
+    /// started.
     pub boot: Option<u64>,
 }
 
-/// Who is at an address.
+/// Which node answers at an address.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// Every address refuses.
     Nobody,
-    /// This node.
+    /// This node answers.
     Somebody(Box<IdentifyResponse>),
     /// Neither is certain.
     Unclear,
 }
 
-/// Asks at `address` within `limit`.
+/// Looks for the suspect at `address` within `limit`.
 pub async fn probe(address: &str, suspect: Suspect, limit: Duration) -> Found {
     match who(address, None, limit).await {
         Answer::Nobody => Found::Gone,
@@ -53,7 +55,7 @@ pub async fn probe(address: &str, suspect: Suspect, limit: Duration) -> Found {
     }
 }
 
-/// Asks who is at `address` within `limit`, and tells of a copy if there is news.
+/// Asks which node is at `address`, within `limit`. Reports `copy` to it, if there is one.
 pub async fn who(address: &str, copy: Option<Copy>, limit: Duration) -> Answer {
     let asked = async {
         match listeners(address).await {
@@ -67,7 +69,7 @@ pub async fn who(address: &str, copy: Option<Copy>, limit: Duration) -> Answer {
     timeout(limit, asked).await.unwrap_or(Answer::Unclear)
 }
 
-/// Whether nothing listens at `address`. False when that is not certain within `limit`.
+/// Returns whether nothing listens at `address`. False when that is not certain within `limit`.
 pub async fn refuses(address: &str, limit: Duration) -> bool {
     matches!(timeout(limit, listeners(address)).await, Ok(Listeners::None))
 }
@@ -103,11 +105,13 @@ async fn identity(address: &str, copy: Option<Copy>) -> Option<IdentifyResponse>
     Some(link::client(channel).identify(IdentifyRequest { copy }).await.ok()?.into_inner())
 }
 
-/// A process that leads is there: if it is a later one, it was elected anew and we have yet to hear. One that does not lead and is not
-/// the process we heard, or never spoke to us, has lost what it led before it started: a leader that restarts is elected anew.
+/// Judges the process that answered. A process that leads is there: if it is a later one, it was
+/// elected anew and we have yet to hear. A process that does not lead and is not the one that
+/// streamed to us, or none streamed to us, has lost what it led before it started: a leader that
+/// restarts is elected anew.
 fn judge(suspect: Suspect, answer: &IdentifyResponse) -> Found {
     if answer.node_id != suspect.node {
-        // Perhaps it moved, and we have not heard.
+        // The suspect may have moved, and we have not heard.
         return Found::Unclear;
     }
     match answer.leads || suspect.boot == Some(answer.boot) {
@@ -150,7 +154,7 @@ mod tests {
     async fn a_port_that_refuses_is_gone_and_one_that_is_silent_is_not() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        // It accepts, in the kernel, and says nothing.
+        // The kernel accepts the connection, and nothing is sent.
         assert_eq!(probe(&address, suspect(Some(1)), Duration::from_millis(200)).await, Found::Unclear);
         let (_reserved, address) = Reserved::address();
         assert_eq!(probe(&address.to_string(), suspect(Some(1)), LIMIT).await, Found::Gone);

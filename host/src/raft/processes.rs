@@ -1,14 +1,15 @@
-//! Which process of each node takes part. Raft counts a node once, and a copy of a data directory that is started beside its original
-//! makes two of it: each would vote, and what one of them acknowledges the other one does not have. Never stops anything: `node` does.
+//! Decides which process of each node takes part. Raft counts a node once. A copy of a data
+//! directory that runs beside its original makes two of it: each would vote, and one would not have
+//! what the other has acknowledged. Never stops anything: `node` does.
 //!
-//! - A process is known by its nonce, minted at its start, and by its boot number, which counts the starts of its directory and is on disk
-//!   before anything is said. So a process whose boot number is not beyond that of another one known here runs on a copy, or on a
-//!   directory that was put back to an earlier state.
-//! - One with a later boot number is the same directory started again, unless the process before still answers at the address that the
-//!   membership holds: the lock on a directory lets a second process begin only when the first one is dead. So it is looked at, after
-//!   the newcomer has spoken; the one that answers there stays. Nothing is judged by a timeout but the silence of an address that
-//!   neither answers nor refuses.
-//! - What comes back from the address that the membership holds is that node's, and is held to the first rule only.
+//! - A process has a nonce, minted at its start, and a boot number, which counts its directory's
+//!   starts and is on disk before the process sends anything. If its boot number is not beyond that
+//!   of another known process, it runs on a copy, or on a directory put back to an earlier state.
+//! - A later boot number means the same directory started again, unless the earlier process still
+//!   answers at the address in the membership: a directory's lock admits a second process only when
+//!   the first is dead. So that address is checked after the newcomer has spoken; the process that
+//!   answers there stays. A timeout decides only when the address neither answers nor refuses.
+//! - A response from the address in the membership is the node's; only the first rule applies.
 //! - A process without a nonce is of an earlier build. It is neither refused nor remembered.
 
 use std::collections::HashMap;
@@ -20,79 +21,36 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::Status;
-use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::metadata::MetadataMap;
 
 use crate::logs::{Foreign, Sparse};
-use crate::raft::peer::{self, Route};
+use crate::raft::peer;
 use crate::raft::probe::{self, Answer};
+use crate::raft::process::{Original, Process};
 use crate::types::NodeId;
 
-/// One look at a recorded address. It either answers or refuses within milliseconds, or proves nothing.
+/// Longest look at a recorded address. It replies or refuses in milliseconds, or proves nothing.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A process that was heard so recently keeps its place when its address neither answers nor refuses.
+/// Time after which a silent process loses its place when its address neither answers nor refuses.
 const ALIVE_FOR: Duration = Duration::from_secs(5);
 
-/// A refused process that speaks again after this is alive: what came before may have been on its way when it died.
+/// A process that speaks this long after its refusal is alive. Earlier messages may come late.
 const STRAGGLERS_FOR: Duration = Duration::from_secs(1);
 
-/// Refused processes that are remembered of each node. A copy that is started again and again must not fill the memory.
+/// Most refused processes remembered of each node, so that restarted copies never fill the memory.
 const REFUSED_MAX: usize = 16;
 
-/// More nodes than a large cluster has: those not heard for long are forgotten, and who is no member, as anybody can be, is not remembered.
+/// More nodes than a large cluster has. Above it, those silent for [`FORGOTTEN_AFTER`] are dropped,
+/// and nodes that are no members are not remembered: anybody can speak for them.
 const NODES_BEFORE_CLEANUP: usize = 64;
+/// Silence after which a node may be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
-/// In the answers of a peer: the process that answers.
-const PROCESS: &str = "lockstep-process";
-
-/// In a refusal: which process is refused, and which one takes part.
-const COPY: &str = "lockstep-copy";
-
-/// One process of a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Process {
-    /// Which start of its directory it is.
-    pub boot: u64,
-    /// Random; 0 for a build that has none.
-    pub nonce: u64,
-}
-
-impl fmt::Display for Process {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {:016x} of start {}", self.nonce, self.boot)
-    }
-}
-
-impl Process {
-    /// The one that sent a message.
-    pub fn of(route: &Route) -> Process {
-        Process { boot: route.boot, nonce: route.nonce }
-    }
-
-    fn parse(text: &str) -> Option<Process> {
-        let (nonce, boot) = text.split_once(' ')?;
-        Some(Process { nonce: u64::from_str_radix(nonce, 16).ok()?, boot: boot.parse().ok()? })
-    }
-
-    fn text(self) -> String {
-        format!("{:016x} {}", self.nonce, self.boot)
-    }
-}
-
-/// What a process is told that runs on a copy: who takes part in its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Original {
-    /// That process.
-    pub process: Process,
-    /// Its peer port, where the members know it; empty when they do not.
-    pub raft_addr: String,
-}
-
-/// Where the membership says that a node is.
+/// Returns the address of a node in the membership.
 pub type Addresses = Box<dyn Fn(NodeId) -> Option<String> + Send + Sync>;
 
-/// The processes of all nodes, as this one hears them. Cheap to clone.
+/// The processes of all nodes, as this node hears them. Cheap to clone.
 #[derive(Clone)]
 pub struct Processes(Arc<Inner>);
 
@@ -102,12 +60,13 @@ struct Inner {
     known: Mutex<HashMap<NodeId, Known>>,
     /// Set once a member has said that this process runs on a copy.
     original: watch::Sender<Option<Original>>,
-    /// Counts the news that this process may run on a copy. Anybody can write them, so the members are asked.
+    /// Counts the reports of a copy. Anybody can send them, so the members are asked.
     doubts: watch::Sender<u64>,
     doubts_pace: Sparse,
     refused: AtomicU64,
-    /// Lines about refused processes, and about copies of this node's directory.
+    /// Limits the log lines about refused processes.
     refusals: Sparse,
+    /// Limits the log lines about copies of this node's directory.
     copies: Sparse,
 }
 
@@ -121,10 +80,10 @@ impl fmt::Debug for Processes {
 struct Known {
     process: Process,
     heard: Instant,
-    /// Whether anybody has looked at its address since it was first heard.
+    /// Whether its address has been checked since it was first heard.
     settled: bool,
     refused: Vec<Refused>,
-    /// One look at a time.
+    /// Allows one look at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -134,20 +93,20 @@ struct Refused {
     told: bool,
 }
 
-/// What can be said at once of a process that speaks for a node.
+/// First judgement of a process that speaks for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Judged {
     TakesPart,
-    /// Nobody spoke for the node before.
+    /// No process spoke for the node before.
     First,
-    /// Another one did; its address must be looked at.
+    /// Another process did; the node's address must be checked.
     Unsure,
-    /// A copy of this one.
+    /// It runs on a copy; this process takes part.
     CopyOf(Process),
 }
 
 impl Processes {
-    /// Of a node whose own process is `mine`. Without [`Processes::set_addresses`] nothing is looked at.
+    /// Creates the record of process `mine`. Checks no address before [`Processes::set_addresses`].
     pub fn new(mine: Process) -> Processes {
         Processes(Arc::new(Inner {
             mine,
@@ -162,17 +121,17 @@ impl Processes {
         }))
     }
 
-    /// Where members are looked for.
+    /// Sets the source of the members' addresses.
     pub fn set_addresses(&self, addresses: Addresses) {
         assert!(self.0.addresses.set(addresses).is_ok(), "a node has one membership");
     }
 
-    /// This process.
+    /// Returns this process.
     pub fn mine(&self) -> Process {
         self.0.mine
     }
 
-    /// How many copies were noticed.
+    /// Returns how many copies were noticed.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
     }
@@ -182,18 +141,18 @@ impl Processes {
         self.0.original.subscribe()
     }
 
-    /// Wakes when the members must be asked whether this process runs on a copy. They answer as [`Processes::note`] understands it.
+    /// Wakes when members must be asked about a copy. [`Processes::note`] reads their answers.
     pub fn doubts(&self) -> watch::Receiver<u64> {
         self.0.doubts.subscribe()
     }
 
-    /// Whether `claim` may speak for `node`. Returns at once but for a process that took another one's place.
+    /// Checks whether `claim` may speak for `node`. Waits only if it came after another process.
     pub async fn admit(&self, node: NodeId, claim: Process) -> Result<(), Status> {
         match self.judge(node, claim) {
             Judged::TakesPart => Ok(()),
             Judged::First => {
                 let processes = self.clone();
-                // Nothing contradicts it yet, so it need not wait; whoever comes meanwhile does.
+                // Nothing contradicts it yet, so it need not wait. A later process does.
                 tokio::spawn(async move { processes.look(node, claim, Judged::TakesPart).await });
                 Ok(())
             }
@@ -202,8 +161,8 @@ impl Processes {
         }
     }
 
-    /// As [`Processes::admit`], never before the recorded address was looked at once: a vote that two members give to two processes of
-    /// one identity in one term makes two leaders of it.
+    /// Like [`Processes::admit`], but only after one check of the recorded address: votes for two
+    /// processes of one identity in one term would make two leaders of it.
     pub async fn admit_to_vote(&self, node: NodeId, claim: Process) -> Result<(), Status> {
         self.admit(node, claim).await?;
         match claim.nonce == 0 || self.is_settled(node) {
@@ -212,7 +171,7 @@ impl Processes {
         }
     }
 
-    /// As [`Processes::admit`], of a process that was admitted a moment ago: without a look.
+    /// Like [`Processes::admit`], for a process that was admitted a moment ago. Checks no address.
     pub fn admit_now(&self, node: NodeId, claim: Process) -> Result<(), Status> {
         match self.judge(node, claim) {
             Judged::TakesPart | Judged::First => Ok(()),
@@ -223,7 +182,7 @@ impl Processes {
         }
     }
 
-    /// As [`Processes::admit`], never before the recorded address was looked at: for what moves a node there.
+    /// Like [`Processes::admit`], but always checks the recorded address. For moves of a node.
     pub async fn admit_elsewhere(&self, node: NodeId, claim: Process) -> Result<(), Status> {
         if claim.nonce == 0 {
             return Ok(());
@@ -234,10 +193,9 @@ impl Processes {
         }
     }
 
-    /// Whether the process that answered at the address of `node` in the membership may: one that took its place there has.
+    /// Checks the process that answered at the recorded address of `node`. A later one replaces it.
     pub fn answered(&self, node: NodeId, headers: &MetadataMap) -> Result<(), Status> {
-        let process = headers.get(PROCESS).and_then(|value| Process::parse(value.to_str().ok()?));
-        let Some(process) = process else { return Ok(()) };
+        let Some(process) = Process::that_signed(headers) else { return Ok(()) };
         match self.judge(node, process) {
             Judged::TakesPart => Ok(()),
             Judged::First | Judged::Unsure => {
@@ -246,34 +204,27 @@ impl Processes {
             }
             Judged::CopyOf(known) => {
                 let refusal = self.refuse(node, process, known);
-                // It asks nobody, so nobody else tells it.
+                // It sends no requests, so no other node tells it.
                 self.tell(node, process, known);
                 Err(refusal)
             }
         }
     }
 
-    /// What the answers of this process carry.
+    /// Adds this process to the headers of a response.
     pub fn sign(&self, headers: &mut MetadataMap) {
-        if self.0.mine.nonce != 0 {
-            headers.insert(PROCESS, ascii(&self.0.mine.text()));
-        }
+        self.0.mine.sign(headers);
     }
 
-    /// Notes it if a refusal says that this process runs on a copy.
+    /// Notes a refusal that says that this process runs on a copy.
     pub fn note(&self, refusal: &Status) {
-        let told = refusal.metadata().get(COPY).and_then(|value| {
-            let (refused, rest) = value.to_str().ok()?.split_once(", ")?;
-            let (original, raft_addr) = rest.split_once(", ")?;
-            let original = Original { process: Process::parse(original)?, raft_addr: raft_addr.to_owned() };
-            (Process::parse(refused)? == self.0.mine && original.process != self.0.mine).then_some(original)
-        });
+        let told = Original::named_by(refusal, self.0.mine);
         if let Some(original) = told {
             self.told(original);
         }
     }
 
-    /// Somebody says that there are two processes of this node. `me`: this node.
+    /// Notes a report that this node has two processes. `me`: this node.
     pub fn news(&self, me: NodeId, copy: &peer::Copy) {
         let process = Process { boot: copy.boot, nonce: copy.nonce };
         if copy.node != me || process.nonce == self.0.mine.nonce {
@@ -331,7 +282,7 @@ impl Processes {
         }
     }
 
-    /// Looks at the recorded address. `open`: what the judgement was; when it is another one meanwhile, somebody else has looked.
+    /// Checks the recorded address. If the judgement is no longer `open`, another task has looked.
     async fn look(&self, node: NodeId, claim: Process, open: Judged) -> Result<(), Status> {
         let turn = self.0.known.lock().get(&node).map(|known| known.turn.clone());
         let _turn = match &turn {
@@ -378,7 +329,7 @@ impl Processes {
         }
     }
 
-    /// The process that was heard of the node, if `claim` is of no later start.
+    /// Returns the process that is known of the node, if `claim` is of no later start.
     fn not_before(&self, node: NodeId, claim: Process) -> Option<Process> {
         let known = self.0.known.lock().get(&node)?.process;
         (known.nonce != claim.nonce && claim.boot <= known.boot).then_some(known)
@@ -388,7 +339,7 @@ impl Processes {
         self.0.known.lock().get(&node).is_some_and(|known| known.settled)
     }
 
-    /// Whether another process of the node was heard just now.
+    /// Returns whether another process of the node was heard just now.
     fn keeps_place(&self, node: NodeId, claim: Process) -> bool {
         let nodes = self.0.known.lock();
         nodes.get(&node).is_some_and(|known| known.process.nonce != claim.nonce && known.heard.elapsed() < ALIVE_FOR)
@@ -398,18 +349,18 @@ impl Processes {
         let mut nodes = self.0.known.lock();
         let known = nodes.entry(node).or_insert_with(|| Known::new(process));
         if known.process.nonce != process.nonce && !known.settled {
-            // It spoke first, from somewhere else.
+            // It spoke first, from another address.
             known.remember(known.process.nonce);
         }
         (known.process, known.heard, known.settled) = (process, Instant::now(), true);
     }
 
-    /// `there` answered at the recorded address, and not `claim`. Says which process takes part, if it is not `claim` itself.
+    /// Returns the process that takes part, if not `claim`. `there` answered at the node's address.
     fn stays(&self, node: NodeId, claim: Process, there: Process) -> Option<Process> {
         let mut nodes = self.0.known.lock();
         let known = nodes.entry(node).or_insert_with(|| Known::new(there));
         if known.settled && known.process.nonce == claim.nonce && there.boot <= claim.boot {
-            // It took the place of one that was silent, and is awake now.
+            // `claim` took the place of a silent process, which is awake now.
             return None;
         }
         if !known.settled || known.process.boot < there.boot {
@@ -421,7 +372,7 @@ impl Processes {
         Some(known.process)
     }
 
-    /// Whether it is news.
+    /// Remembers a refused process of `node`. Returns whether it is new.
     fn remember_refused(&self, node: NodeId, process: Process) -> bool {
         let mut nodes = self.0.known.lock();
         nodes.entry(node).or_insert_with(|| Known::new(self.0.mine)).remember(process.nonce)
@@ -444,12 +395,12 @@ impl Processes {
             "node {node:016x} takes part as {known} at {raft_addr:?}; {claim} runs on a copy of its data directory, or on one that was put \
              back to an earlier state, and is refused"
         ));
-        let words = format!("{}, {}, {raft_addr}", claim.text(), known.text());
-        status.metadata_mut().insert(COPY, ascii(&words));
+        let original = Original { process: known, raft_addr };
+        original.name_in(&mut status, claim);
         status
     }
 
-    /// Once for each refused process. One that was there earlier may be dead, and its last words late.
+    /// Returns whether to report a refused process: once, and not for late messages of a dead one.
     fn is_to_tell(&self, node: NodeId, claim: Process, known: Process) -> bool {
         let mut nodes = self.0.known.lock();
         let Some(entry) = nodes.get_mut(&node) else { return false };
@@ -459,7 +410,7 @@ impl Processes {
         is_alive && !std::mem::replace(&mut refused.told, true)
     }
 
-    /// Says to the process at the recorded address that it runs on a copy.
+    /// Tells the process at the recorded address that it runs on a copy.
     fn tell(&self, node: NodeId, refused: Process, known: Process) {
         let Some(address) = self.address(node).filter(|_| refused.boot <= known.boot) else { return };
         let copy =
@@ -477,7 +428,7 @@ impl Known {
         Known { process, heard: Instant::now(), settled: false, refused: Vec::new(), turn: Arc::default() }
     }
 
-    /// Whether it is news.
+    /// Remembers a refused process. Returns whether it is new.
     fn remember(&mut self, nonce: u64) -> bool {
         if self.refused.iter().any(|refused| refused.nonce == nonce) {
             return false;
@@ -488,11 +439,6 @@ impl Known {
         self.refused.push(Refused { nonce, since: Instant::now(), told: false });
         true
     }
-}
-
-fn ascii(text: &str) -> MetadataValue<tonic::metadata::Ascii> {
-    // An address in the membership may hold anything.
-    MetadataValue::try_from(text).unwrap_or_else(|_| MetadataValue::from_static(""))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Which of two processes of one identity takes part, by the numbers alone. What a look finds at a real peer port is in `service_tests`.
+//! Tests which of two processes of one identity takes part, by the numbers alone. `service_tests`
+//! covers the check of a real peer port.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -18,7 +19,7 @@ fn signed(by: Process) -> MetadataMap {
     headers
 }
 
-/// Without an address to look at, whoever comes with a later start takes the place.
+/// Without an address to check, every process of a later start takes the place.
 #[tokio::test]
 async fn the_directory_started_again_takes_its_place_at_once() {
     let processes = Processes::new(MINE);
@@ -65,7 +66,7 @@ async fn an_address_that_is_silent_keeps_the_place_of_who_was_heard_just_now() {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     processes.0.known.lock().get_mut(&NODE).unwrap().heard -= ALIVE_FOR;
     processes.admit(NODE, process(4, 40)).await.unwrap();
-    // The one before was paused, and wakes up.
+    // The earlier process was paused, and wakes up.
     assert_eq!(processes.admit(NODE, process(3, 30)).await.unwrap_err().code(), Code::FailedPrecondition);
 }
 

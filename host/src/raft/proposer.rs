@@ -1,6 +1,7 @@
-//! Commands become entries: a bounded queue, packed into one entry at a time, a few entries in flight, stamped with the leader's
-//! clock and state hash. Never queues for a later term, never waits for another leader, never learns what a command did: outcomes
-//! come through `machine::Waiters`.
+//! Makes commands into entries: a bounded queue, packed into one entry at a time, a few entries in
+//! flight, stamped with the leader's clock and state hash. Never queues for a later term and never
+//! waits for another leader. Never learns the outcome of a command: outcomes come through
+//! `machine::Waiters`.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,40 +19,44 @@ use super::ticket::{Budget, Claim, NotProposed, Queued, Share, Ticket, check_siz
 use crate::codec::{self, Command, entry};
 use crate::types::EntryData;
 
-/// Commands that wait in the channel to be packed, at most. News of the leader that keeps the term takes what waits out of the channel
-/// (`Queue::retain`), which has room for as many again: then only [`QUEUE_BYTES_MAX`] bounds what waits.
+/// Most commands that wait in the channel to be packed. A change of the leader view that keeps the
+/// term moves the waiting commands out of the channel (`Queue::retain`), which then has room for as
+/// many again. In that case only [`QUEUE_BYTES_MAX`] limits the queue.
 pub const QUEUE_COMMANDS_MAX: usize = 16_384;
-/// Bytes of commands that wait or are in flight, at most.
+/// Most bytes of commands that wait or are in flight.
 pub const QUEUE_BYTES_MAX: usize = 32 << 20;
-/// Entries proposed and not yet applied. More only makes entries smaller.
+/// Most entries that are proposed and not yet applied. A higher limit only makes entries smaller.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
-/// Entries in the log that are not applied yet, at most, before commands are refused: Raft's core must not wait for a guest.
+/// Most entries in the log that are not applied yet before commands are refused. Raft's core must
+/// not wait for a guest.
 pub const ENTRIES_BEHIND_MAX: u64 = 16_384;
-/// How long the disk may be at one batch of the log, or apply at one entry, before commands are refused instead of queued behind it: they
-/// would only wait for their deadlines.
+/// Longest time that the disk may take for one batch of the log, or apply for one entry, before
+/// commands are refused. Queued commands would only wait for their deadlines.
 pub const STALL_MAX: Duration = Duration::from_secs(2);
-/// How often the clock looks at log time on a node that proposes nothing.
+/// Time between two looks of the clock at log time on a node that proposes nothing.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where entries go. Raft, or a test.
+/// The destination of entries: Raft, or a test.
 pub trait Core: Send + Sync + 'static {
-    /// Entries in the log that are not applied.
+    /// Returns the number of entries in the log that are not applied.
     fn entries_behind(&self) -> u64;
-    /// Why this node takes no commands now, whoever leads: its disk is nearly full.
+    /// Returns why this node accepts no commands now, whoever leads: its disk is nearly full.
     fn refuses_commands(&self) -> Option<String>;
-    /// How long this node's disk has been at one batch of the log; zero while it is at none.
+    /// Returns how long this node's disk has been writing one batch of the log; zero while it
+    /// writes none.
     fn writing_for(&self) -> Duration;
-    /// How long apply has been at one entry; zero while it is at none.
+    /// Returns how long apply has been applying one entry; zero while it applies none.
     fn applying_for(&self) -> Duration;
-    /// Log time here, milliseconds since 1970; 0 before any.
+    /// Returns log time here, in milliseconds since 1970; 0 before any.
     fn log_time_ms(&self) -> u64;
-    /// The newest applied index and the state hash there.
+    /// Returns the newest applied index and the state hash there.
     fn hash_tip(&self) -> (u64, u64);
-    /// Proposes `data` if this node leads in `term`. Completes when it is applied or never will be through this node.
+    /// Proposes `data` if this node leads in `term`. Completes when the entry is applied, or never
+    /// will be through this node.
     fn write(&self, term: u64, data: EntryData) -> BoxFuture<'static, Written>;
 }
 
-/// What became of a proposed entry.
+/// What happened to a proposed entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     /// Applied here.
@@ -61,13 +66,13 @@ pub enum Written {
     },
     /// Not proposed: this node does not lead in that term, or leads without a fresh quorum.
     NotLeader,
-    /// In some log, perhaps; the first applied entry of a later term decides.
+    /// It may be in a log. The first applied entry of a later term decides.
     Unknown,
     /// Not proposed: Raft has stopped.
     Stopped,
 }
 
-/// Queues commands for the entries of the leader that this node is. Cheap to clone.
+/// Queues commands for entries while this node leads. Cheap to clone.
 #[derive(Clone)]
 pub struct Proposer {
     core: Arc<dyn Core>,
@@ -87,7 +92,8 @@ pub struct ProposerTask {
 }
 
 impl Proposer {
-    /// A proposer over `core`, and the task that must run for it. Commands are held back until `genesis` is true.
+    /// Creates a proposer over `core`, and the task that must run for it. Commands are held back
+    /// until `genesis` is true.
     pub fn new(
         core: Arc<dyn Core>,
         log_time: LogTime,
@@ -106,7 +112,8 @@ impl Proposer {
         (proposer, task)
     }
 
-    /// Queues `command` for the leader that this node is in `term`. Never waits. An error: certainly not proposed.
+    /// Queues `command` for this node as leader in `term`. Never waits. An error: certainly not
+    /// proposed.
     pub fn propose(&self, term: u64, command: Command, deadline: Instant) -> Result<Ticket, NotProposed> {
         if !self.leader.leads(term) {
             return Err(NotProposed::NotLeader);
@@ -123,20 +130,21 @@ impl Proposer {
         Ok(ticket)
     }
 
-    /// Proposes an entry of the host's own (genesis, clock) past the queue, stamped here. `Applied` on return means applied on
-    /// this node.
+    /// Proposes an entry of the host itself (genesis, clock), past the queue and stamped here.
+    /// `Applied` means applied on this node.
     pub async fn propose_entry(&self, term: u64, entry: entry::Entry) -> Written {
         let data = stamp(&*self.core, self.log_time.stamp(), entry);
         self.core.write(term, data).await
     }
 
-    /// Proposes an entry that moves log time to `time_ms`, whatever the clocks say. As [`Proposer::propose_entry`].
+    /// Proposes an entry that moves log time to `time_ms`, whatever the clocks say. Otherwise like
+    /// [`Proposer::propose_entry`].
     pub async fn propose_time(&self, term: u64, time_ms: u64) -> Written {
         let data = stamp(&*self.core, time_ms, entry::Entry::default());
         self.core.write(term, data).await
     }
 
-    /// Bytes of commands that wait or are in flight.
+    /// Returns the bytes of commands that wait or are in flight.
     #[cfg(test)]
     fn queued_bytes(&self) -> usize {
         self.budget.used_bytes()
@@ -152,7 +160,7 @@ impl Proposer {
                 format!("the leader has {behind} entries to apply, it takes commands below {ENTRIES_BEHIND_MAX}");
             return Err(NotProposed::Overloaded(text));
         }
-        // What is not on this disk is not applied here either, so the disk is named first.
+        // An entry that is not on this disk is not applied here either, so the disk is named first.
         let stalls = [
             ("writing one batch of its log", self.core.writing_for()),
             ("applying one entry", self.core.applying_for()),
@@ -213,7 +221,7 @@ impl ProposerTask {
     }
 }
 
-/// Tells who waits what the proposer knows; outcomes they hear elsewhere.
+/// Tells waiting callers what the proposer knows. Outcomes reach them elsewhere.
 fn settle(batch: Batch, written: Written) {
     let refuse = |claims: Vec<Claim>, reason: NotProposed| {
         for claim in claims {
@@ -233,9 +241,10 @@ fn stamp(core: &dyn Core, time_ms: u64, mut entry: entry::Entry) -> EntryData {
     codec::encode_entry(&entry)
 }
 
-/// A way to have a command proposed: by this node or over a hop. What the retry loop needs of either.
+/// A way to have a command proposed: by this node or over a hop. The retry loop uses either through
+/// this trait.
 pub trait Propose: Send + Sync + 'static {
-    /// Hands the command on to `leader`. Never waits. An error: certainly not proposed.
+    /// Passes the command to `leader`. Never waits. An error: certainly not proposed.
     fn propose(&self, leader: &LeaderView, command: Command, deadline: Instant) -> Result<Ticket, NotProposed>;
 }
 
@@ -257,7 +266,7 @@ mod tests {
     use std::collections::VecDeque;
     use tokio::sync::{Notify, oneshot};
 
-    /// A Raft that does what the test says, entry by entry.
+    /// A Raft whose answers the test gives, entry by entry.
     #[derive(Default)]
     struct FakeCore {
         behind: std::sync::atomic::AtomicU64,

@@ -1,7 +1,8 @@
-//! The index that a linearizable read must wait for. One request to the leader serves all readers that wait and were not yet
-//! sent; a reader that comes later never rides on an earlier request. While a request is under way the next readers gather
-//! (`read/pace.rs` says for how long). A request to a leader that is replaced meanwhile is dropped, and its readers ask the next one.
-//! Never reads state and never waits for apply.
+//! Finds the index that a linearizable read must wait for. One request to the leader serves all
+//! readers that wait when it is sent; a later reader never shares an earlier request. While a
+//! request is under way, the next readers gather (`read/pace.rs` says for how long). When the
+//! leader is replaced, a request to it is dropped and its readers ask the next leader. Never reads
+//! state and never waits for apply.
 
 mod pace;
 
@@ -18,15 +19,16 @@ use self::pace::{Pace, Turn};
 use super::leader::{LeaderView, LeaderWatch};
 use crate::faults;
 
-/// Readers that wait for the next request, at most.
+/// Most readers that wait for the next request.
 const READERS_MAX: usize = 16_384;
 /// Pause before the same leader is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A read index was not had.
+/// Why there is no read index.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// No leader was known or reachable for as long as an election may take; the text is the last failure.
+    /// No leader was known or reachable for as long as an election may take. The text is the last
+    /// failure.
     #[error("no leader confirmed the read: {0}")]
     NoLeader(String),
     /// The reader's deadline came first.
@@ -40,7 +42,7 @@ pub enum ReadError {
     Stopping,
 }
 
-/// Why one request brought no index.
+/// Why one request returned no index.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoundError {
     /// The node asked does not lead.
@@ -54,19 +56,19 @@ pub enum RoundError {
     Failed(String),
 }
 
-/// The read index as this node's own Raft gives it when it leads.
+/// The read index from this node's own Raft when it leads.
 pub trait LocalIndex: Send + Sync + 'static {
-    /// One round with a quorum.
+    /// Makes one round with a quorum.
     fn read_index(&self) -> BoxFuture<'static, Result<u64, RoundError>>;
 }
 
-/// The read index asked of another node.
+/// The read index from another node.
 pub trait RemoteIndex: Send + Sync + 'static {
-    /// One request to `leader`.
+    /// Sends one request to `leader`.
     fn read_index(&self, leader: &LeaderView) -> BoxFuture<'static, Result<u64, RoundError>>;
 }
 
-/// Gives read indexes. Cheap to clone.
+/// Provides read indexes. Cheap to clone.
 #[derive(Clone)]
 pub struct ReadIndex {
     readers: mpsc::Sender<Reader>,
@@ -84,15 +86,16 @@ pub struct ReadIndexTask {
     pace: Pace,
 }
 
-/// Somebody who waits for the next request.
+/// A caller that waits for the next request.
 struct Reader {
     answer: oneshot::Sender<Result<u64, RoundError>>,
-    /// Whether another node asks, as which it may not be sent on.
+    /// Whether another node asks. Such a reader must not be forwarded.
     is_remote: bool,
 }
 
 impl ReadIndex {
-    /// A handle and the task that must run for it. `election_timeout` bounds one request and how long a read waits for a leader.
+    /// Creates a handle and the task that must run for it. `election_timeout` limits one request
+    /// and how long a read waits for a leader.
     pub fn new(
         local: Arc<dyn LocalIndex>,
         remote: Arc<dyn RemoteIndex>,
@@ -105,8 +108,8 @@ impl ReadIndex {
         (ReadIndex { readers: sender, leader, election_timeout }, task)
     }
 
-    /// The index to wait for: everything acknowledged before this call is at or below it. Asks again after a change of leader,
-    /// until `deadline`.
+    /// Returns the index to wait for: everything acknowledged before this call is at or below it.
+    /// Asks again after a change of leader, until `deadline`.
     pub async fn read_index(&self, deadline: Instant) -> Result<u64, ReadError> {
         if faults::is_set("read-skip-index") {
             return Ok(0);
@@ -135,7 +138,8 @@ impl ReadIndex {
         }
     }
 
-    /// For another node's readers: this node's own confirmation as leader, never a second hop. They share a request with this node's own.
+    /// Confirms this node as leader for readers of another node, never with a second hop. They
+    /// share a request with this node's own readers.
     pub async fn confirm(&self) -> Result<u64, RoundError> {
         let receiver = self.enqueue(true).map_err(|error| RoundError::Failed(error.to_string()))?;
         match timeout(self.election_timeout, receiver).await {
@@ -174,7 +178,8 @@ impl ReadIndexTask {
         while rounds.next().await.is_some() {}
     }
 
-    /// One request, and how long it took. Its readers were all waiting before it is made. Those of other nodes are not sent on.
+    /// Makes one request and returns how long it took. All its readers waited before it is made.
+    /// Readers of other nodes are not forwarded.
     fn round(&self, readers: Vec<Reader>) -> impl Future<Output = Duration> + Send + use<> {
         let began = Instant::now();
         let mut watch = self.leader.clone();
@@ -190,7 +195,7 @@ impl ReadIndexTask {
         async move {
             answer(misled, &Err(RoundError::NotLeader));
             let index = match request {
-                // A leader that was replaced may never answer: paused, or cut off.
+                // A leader that was replaced may never answer: it may be paused or cut off.
                 Some(request) => tokio::select! {
                     index = bounded(request, limit) => index,
                     () = watch.changed() => Err(RoundError::NotLeader),
@@ -210,7 +215,8 @@ fn answer(readers: Vec<Reader>, index: &Result<u64, RoundError>) {
     }
 }
 
-/// Everybody who waits once `turn` has come and there is one; never when there is no turn. `None` when nobody will come any more.
+/// Collects all waiting readers once `turn` has come and there is at least one. Never completes
+/// without a turn. `None` when no reader will come any more.
 async fn gather(readers: &mut mpsc::Receiver<Reader>, turn: Option<Turn>) -> Option<Vec<Reader>> {
     match turn {
         None => std::future::pending().await,

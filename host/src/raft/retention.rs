@@ -1,12 +1,17 @@
-//! When a snapshot is made and how much log stays behind it. openraft's own policy and purge are off: theirs count entries, an
-//! operator's flags count commands. Makes nothing itself: `machine` makes checkpoints, `store/log` purges.
+//! Decides when a snapshot is made and how much log stays behind it. openraft's own policy and
+//! purge are off: they count entries, and an operator's flags count commands. Makes no checkpoint
+//! itself (`machine` does) and purges no log (`store/log` does).
 //!
-//! - A checkpoint is considered every interval, spread over one to two times it, and made when enough happened since the last.
-//! - The log keeps `trailing_commands` behind the newest checkpoint, and never fewer than `trailing_entries_min` entries. Older
-//!   checkpoints hold nothing back.
-//! - What a node that is being sent a snapshot needs next stays, and still for a while afterwards.
-//! - A log larger than its quota is an alarm: a checkpoint is made at once, and only what the rules around this one demand is kept.
-//! - Nothing is purged that the newest checkpoint does not hold. A checkpoint is durable, and so is the state that it was made of.
+//! - A checkpoint is considered every interval, spread over one to two times it, and made when
+//!   enough has happened since the last one.
+//! - The log keeps `trailing_commands` behind the newest checkpoint, and never fewer than
+//!   `trailing_entries_min` entries. Older checkpoints keep no log.
+//! - The log that a node needs after the snapshot being sent to it stays, also for a while after
+//!   the transfer.
+//! - A log larger than its quota raises an alarm: a checkpoint is made at once, and only the log
+//!   that the two rules around this one demand is kept.
+//! - Nothing is purged that the newest checkpoint does not hold. A checkpoint is durable, and so is
+//!   the state that it was made of.
 
 mod samples;
 
@@ -22,47 +27,50 @@ use crate::machine::Machine;
 use crate::store::Log;
 use samples::{Sample, Samples};
 
-/// openraft takes a checkpoint that is ready by asking for its name; a core that takes longer has other troubles.
+/// Longest wait for openraft to take a finished checkpoint, which it does by asking for its name. A
+/// core that takes longer has other problems.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two notes of how many commands had been applied at which index, while entries are applied. A coarser note only keeps
-/// more of the log; a short burst of commands must not fall between two.
+/// Pause between two notes of how many commands had been applied at which index, while entries are
+/// applied. A coarser note only keeps more of the log. A short burst of commands must not fall
+/// between two notes.
 const SAMPLE_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long the log that a snapshot's receiver needs next stays after the transfer has ended, well or not: it then follows the log, or
-/// is sent another one.
+/// How long the log that a snapshot's receiver needs next stays after the transfer has ended,
+/// successfully or not. The receiver then follows the log, or is sent another snapshot.
 const RECENTLY: Duration = Duration::from_secs(60);
 
-/// How often the quota is looked at, and what stayed for a transfer.
+/// Time between two looks at the quota and at the log that stayed for a transfer.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-/// A log that stays above its quota is told again after this.
+/// Time after which a log that stays above its quota is reported again.
 const ALARM_AGAIN: Duration = Duration::from_secs(60);
 
-/// Between two attempts to shorten it by a snapshot.
+/// Time between two attempts to shorten the log by a snapshot.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
-/// What an operator sets.
+/// The operator's settings.
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionLimits {
     /// How often a checkpoint is considered.
     pub interval: Duration,
-    /// Commands since the last one that make another worth it.
+    /// Commands since the last checkpoint that make another one worthwhile.
     pub threshold_commands: u64,
-    /// Log bytes since the last one that make another worth it; 0: never.
+    /// Log bytes since the last checkpoint that make another one worthwhile; 0: never.
     pub threshold_bytes: u64,
     /// Commands that stay in the log behind the newest checkpoint.
     pub trailing_commands: u64,
-    /// Entries that stay in any case: a batch of commands is one entry, and a follower is behind by entries.
+    /// Entries that stay in any case: a batch of commands is one entry, and a follower's lag is
+    /// counted in entries.
     pub trailing_entries_min: u64,
     /// Bytes of log above which the alarm is on; 0: never.
     pub log_bytes_max: u64,
 }
 
-/// The log in numbers.
+/// Size of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionStatus {
-    /// About the bytes of the entries in the log.
+    /// Approximate bytes of the entries in the log.
     pub log_bytes: u64,
     /// Whether that is above the quota.
     pub over_quota: bool,
@@ -79,19 +87,20 @@ struct Inner {
     limits: RetentionLimits,
     samples: Mutex<Samples>,
     over_quota: AtomicBool,
-    /// Two at a time would purge by each other's numbers.
+    /// Allows one snapshot at a time: two would purge by each other's numbers.
     taking: tokio::sync::Mutex<()>,
 }
 
 impl Retention {
-    /// For one group.
+    /// Creates the retention of one group.
     pub fn new(raft: Raft, machine: Machine, log: Log, limits: RetentionLimits) -> Retention {
         let samples = Mutex::new(Samples::new(&log.stats()));
         let (over_quota, taking) = Default::default();
         Retention(Arc::new(Inner { raft, machine, log, limits, samples, over_quota, taking }))
     }
 
-    /// Makes a snapshot of the state as it is now and purges what it makes superfluous. Its last index, or why there is none.
+    /// Makes a snapshot of the state as it is now and purges the log that it makes superfluous.
+    /// Returns the snapshot's last index, or why there is none.
     pub async fn take_now(&self) -> Result<u64, String> {
         let inner = &self.0;
         let _turn = inner.taking.lock().await;
@@ -109,7 +118,7 @@ impl Retention {
         Ok(index)
     }
 
-    /// The log in numbers.
+    /// Returns the size of the log.
     pub fn status(&self) -> RetentionStatus {
         RetentionStatus { log_bytes: self.log_bytes(), over_quota: self.0.over_quota.load(Relaxed) }
     }
@@ -135,8 +144,9 @@ impl Retention {
         }
     }
 
-    /// Sounds the alarm, and purges what a transfer had held. It purges without taking its turn, even by a checkpoint that `take_now`
-    /// has just made and not handed on: openraft purges nothing that the snapshot it holds does not cover, and never goes back.
+    /// Raises the alarm, and purges the log that a transfer had kept. Purges without the `taking`
+    /// lock, even by a checkpoint that `take_now` has just made and not passed to openraft. That is
+    /// safe: openraft purges nothing that its snapshot does not cover, and never goes back.
     async fn watch_the_log(&self) {
         let (mut told, mut tried): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
@@ -148,7 +158,8 @@ impl Retention {
                 told = Some(Instant::now());
                 tracing::warn!(bytes, quota = max, "the log is larger than its quota");
             }
-            // Most of it lies behind the newest snapshot already: then another one would not help.
+            // If most of the log lies behind the newest snapshot already, another one would not
+            // help.
             let helps = over && self.bytes_since_snapshot() > max / 2;
             if helps && tried.is_none_or(|at| at.elapsed() >= TRY_AGAIN) {
                 tried = Some(Instant::now());
@@ -161,7 +172,8 @@ impl Retention {
         }
     }
 
-    /// What the checkpoints of earlier runs tell about how many commands had been applied where.
+    /// Reads how many commands had been applied at the checkpoints on disk. They are of earlier
+    /// runs.
     async fn remember(&self) {
         let snapshots = self.0.machine.snapshots().clone();
         match tokio::task::spawn_blocking(move || snapshots.commands_at_checkpoints()).await {
@@ -176,7 +188,7 @@ impl Retention {
         }
     }
 
-    /// Notes while entries are applied, for ever.
+    /// Takes notes while entries are applied, for ever.
     async fn keep_notes(&self) {
         let mut applied = self.0.machine.applied();
         loop {
@@ -187,7 +199,7 @@ impl Retention {
             self.0.samples.lock().note(Sample { index, commands, bytes });
             sleep(SAMPLE_PAUSE).await;
             if applied.changed().await.is_err() {
-                // The machine lives as long as the node, and so does this.
+                // The machine lives as long as the node, and so does this task.
                 return std::future::pending().await;
             }
         }
@@ -202,7 +214,7 @@ impl Retention {
         moved && (commands >= limits.threshold_commands || large)
     }
 
-    /// Bytes of log written since the newest snapshot.
+    /// Returns the bytes of log written since the newest snapshot.
     fn bytes_since_snapshot(&self) -> u64 {
         let index = self.0.machine.status().last_snapshot_index;
         self.0.log.stats().written_bytes.saturating_sub(self.0.samples.lock().bytes_at(index))
@@ -213,7 +225,7 @@ impl Retention {
         stats.first_index.map_or(0, |first| self.0.samples.lock().bytes_from(first, stats.written_bytes))
     }
 
-    /// Purges what a snapshot at `snapshot_index` makes superfluous and nobody needs.
+    /// Purges the log that a snapshot at `snapshot_index` makes superfluous and no node needs.
     async fn purge(&self, snapshot_index: u64) -> Result<(), String> {
         let stats = self.0.log.stats();
         let upto = match self.0.over_quota.load(Relaxed) {
@@ -231,7 +243,8 @@ impl Retention {
     }
 }
 
-/// A number from 0 to 1, so that the nodes of a cluster do not make their snapshots at one moment. Not on the apply path.
+/// Returns a random number from 0 to 1. With it, the nodes of a cluster do not make their snapshots
+/// at the same time. Not on the apply path.
 fn spread() -> f64 {
     match getrandom::u32() {
         Ok(number) => f64::from(number) / f64::from(u32::MAX),

@@ -1,7 +1,9 @@
-//! The peer port: every message of `peer.proto` arrives here, has its route checked, and goes to whom it concerns.
-//! Decides nothing: openraft, `canvass`, `membership`, `join`, `install` and the handlers of the command path do.
+//! Owns the peer port: receives every message of `peer.proto`, checks its route, and passes it to
+//! the module that handles it. Decides nothing: openraft, `canvass`, `membership`, `join`,
+//! `install` and the handlers of the command path do.
 //!
-//! A refused route changes nothing. A node in no cluster answers Identify and Join, and refuses the rest.
+//! A refused route changes nothing. A node in no cluster answers Identify and Join, and refuses all
+//! other requests.
 
 use std::io;
 use std::net::TcpListener;
@@ -33,7 +35,7 @@ use crate::raft::presence::{self, Presence};
 use crate::raft::{Canvass, ClusterCell, LogTime, Me, Process, Raft, RaftCell, peer, planted, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
-/// Connections of peers. A peer has a handful of calls under way.
+/// Limits of peer connections. A peer has a handful of calls under way.
 const LIMITS: Http2Limits = Http2Limits {
     streams_max: 256,
     stream_window_bytes: STREAM_WINDOW_BYTES,
@@ -42,10 +44,10 @@ const LIMITS: Http2Limits = Http2Limits {
     keepalive_timeout: KEEPALIVE_TIMEOUT,
 };
 
-/// Commands that other nodes took for this leader.
+/// Handles the commands that other nodes took for this leader.
 pub trait ForwardHandler: Send + Sync + 'static {
-    /// Answers requests, whose routes are checked, in any order. The answers end after the requests have ended and all are
-    /// answered.
+    /// Answers requests, whose routes are checked, in any order. The answers end after the requests
+    /// have ended and all of them are answered.
     fn forward(
         &self,
         from: NodeId,
@@ -53,22 +55,23 @@ pub trait ForwardHandler: Send + Sync + 'static {
     ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>>;
 }
 
-/// What other nodes ask of the leader beside commands. FAILED_PRECONDITION when this node does not lead.
+/// Handles the other requests to the leader, besides commands. FAILED_PRECONDITION when this node
+/// does not lead.
 pub trait LeaderHandler: Send + Sync + 'static {
-    /// The index that a linearizable read must wait for.
+    /// Returns the index that a linearizable read must wait for.
     fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>>;
-    /// The index at which log time is `until_ms`, or as near as can be.
+    /// Returns the index at which log time is `until_ms`, or as near as it can be.
     fn pass_time(&self, from: NodeId, until_ms: u64) -> BoxFuture<'static, Result<u64, Status>>;
 }
 
-/// Why so many bytes of commands are refused now, if they are.
+/// Returns why that many bytes of commands are refused now, if they are.
 pub type Refuses = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
 
-/// The rolling state hash of this node. [`Machine`] has it.
+/// The rolling state hash of this node. [`Machine`] implements it.
 pub trait StateHashes: Send + Sync + 'static {
-    /// Our hash after entry `index`, if it is known.
+    /// Returns this node's hash after entry `index`, if it is known.
     fn hash_at(&self, index: u64) -> Option<u64>;
-    /// Another node's; a difference raises a doubt here, too.
+    /// Compares another node's hash with ours. A difference raises a doubt here, too.
     fn compare_hash(&self, index: u64, theirs: u64);
 }
 
@@ -82,7 +85,7 @@ impl StateHashes for Machine {
     }
 }
 
-/// What the service hands messages to.
+/// The modules to which the service passes messages.
 pub struct Parts {
     /// This node.
     pub me: Me,
@@ -90,23 +93,23 @@ pub struct Parts {
     pub cluster: ClusterCell,
     /// Its Raft instance.
     pub raft: RaftCell,
-    /// Whether the leader is gone.
+    /// Answers whether the leader is gone.
     pub canvass: Canvass,
-    /// Membership, for nodes that moved.
+    /// Membership, for nodes that have moved.
     pub members: Members,
     /// Why this node can take no commands from its leader now: its disk is full.
     pub refuses_entries: Refuses,
-    /// The rolling hash, for who has a doubt.
+    /// The rolling hash, for nodes that have a doubt.
     pub states: Arc<dyn StateHashes>,
     /// The rest of the node.
     pub host: Arc<dyn Host>,
     /// `install::Installer`.
     pub snapshots: Arc<dyn SnapshotHandler>,
-    /// What leaders say of log time.
+    /// Receives the leaders' statements of log time.
     pub log_time: LogTime,
     /// `forwarded::Forwarded`.
     pub forward: Arc<dyn ForwardHandler>,
-    /// The same one, for reads.
+    /// The same object, for reads.
     pub leader: Arc<dyn LeaderHandler>,
 }
 
@@ -125,7 +128,7 @@ pub struct PeerService {
 }
 
 impl PeerService {
-    /// Serves nothing yet.
+    /// Creates the service. It serves nothing yet.
     pub fn new(parts: Parts) -> Self {
         PeerService {
             joins: Arc::new(Joins::new(parts.me.clone(), parts.cluster.clone(), parts.host)),
@@ -146,7 +149,8 @@ impl PeerService {
         }
     }
 
-    /// Serves the peer port until `stopped` completes and the calls under way have ended, or had their time.
+    /// Serves the peer port until `stopped` completes. The calls under way may then end, in limited
+    /// time.
     ///
     /// # Errors
     /// A listener cannot be handed to the runtime.
@@ -164,8 +168,10 @@ impl PeerService {
     }
 }
 
-/// A removed voter that does not know it goes on standing for election. It cannot win (the entry that removed it is committed and it
-/// does not have it), and is told instead of being answered. One whose log reaches further may be back in: openraft answers it.
+/// Refuses a removed voter that does not know of its removal and stands for election. It cannot
+/// win: the entry that removed it is committed, and it does not have that entry. So it gets a
+/// refusal that names the removal. A voter whose log reaches further may be a member again:
+/// openraft answers it.
 fn refuse_removed(raft: &Raft, from: NodeId, request: &peer::VoteRequest) -> Result<(), Status> {
     let last = request.last.as_ref().map(|last| last.index);
     match standing::removed_at(raft, from) {
@@ -174,7 +180,7 @@ fn refuse_removed(raft: &Raft, from: NodeId, request: &peer::VoteRequest) -> Res
     }
 }
 
-/// openraft answers an error only when its core has stopped.
+/// Converts an error of openraft. openraft answers an error only when its core has stopped.
 fn stopped(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("Raft has stopped: {error}"))
 }
@@ -201,7 +207,7 @@ impl Peer for PeerService {
         let answers = raft
             .stream_append(requests)
             .map(|answer| answer.map(|answer| wire::encode_stream_result(&answer)).map_err(stopped));
-        // What was accepted is answered first, then comes what ended the stream.
+        // The accepted requests are answered first; then comes the error that ended the stream.
         let last = stream::once(async move { refusal.lock().take() }).filter_map(|refusal| async { refusal.map(Err) });
         Ok(self.gate.answer(Box::pin(answers.chain(last))))
     }
@@ -285,7 +291,7 @@ impl Peer for PeerService {
         request: Request<Streaming<peer::ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
         let answers = forwarded(request.into_inner(), self.gate.clone(), self.forward.clone());
-        // The stream is open before anyone has spoken: its opener may have nothing to send yet.
+        // The stream opens before the first message: its opener may have nothing to send yet.
         Ok(Response::new(Box::pin(stream::once(answers).flatten())))
     }
 
@@ -359,7 +365,7 @@ impl Peer for PeerService {
         let from = self.gate.check(request.route.as_ref()).await?;
         let node = request.node.ok_or_else(|| Status::invalid_argument("the message has no node"))?;
         let process = request.route.as_ref().map(Process::of).unwrap_or_default();
-        // What is recorded here is where everybody finds the node from now on.
+        // All nodes will find the node at the address that is recorded here.
         self.gate.cluster.processes().admit_elsewhere(from, process).await?;
         match self.members.set_addresses(from, wire::decode_node(node)).await {
             Ok(_) => Ok(self.gate.answer(peer::SetAddressesResponse {})),
@@ -368,7 +374,7 @@ impl Peer for PeerService {
     }
 }
 
-/// Waits for the first message, which says who speaks, and hands the stream over.
+/// Waits for the first message, which names the sender, and passes the stream to the handler.
 async fn forwarded(
     mut requests: Streaming<peer::ForwardRequest>,
     gate: Gate,
@@ -395,8 +401,9 @@ async fn forwarded(
 
 type Refusal = Arc<Mutex<Option<Status>>>;
 
-/// The requests up to the first one that is refused, and where the reason will be. The sender is present from its first request until
-/// the stream ends.
+/// Returns the requests up to the first one that is refused. The second value is the place where
+/// the reason for the refusal will be. The sender is present from its first request until the
+/// stream ends.
 fn accepted(
     requests: Streaming<peer::AppendRequest>,
     gate: Gate,

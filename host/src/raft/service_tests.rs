@@ -1,5 +1,5 @@
-//! The peer port over a real connection, without a Raft instance: who is let in, who is refused, and that a refusal changes
-//! nothing.
+//! Tests the peer port over a real connection, without a Raft instance: which messages are
+//! accepted, which are refused, and that a refusal changes nothing.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use crate::types::{Cluster, Node, hex};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
 
-/// A node as far as this room sees it.
+/// A node as far as this folder needs it.
 #[derive(Default)]
 struct TestHost {
     component: Option<ComponentId>,
@@ -50,7 +50,7 @@ impl Host for Shared {
     }
 }
 
-/// Counts what gets past the gate.
+/// Counts the messages that pass the gate.
 #[derive(Clone, Default)]
 struct Reached(Arc<AtomicUsize>);
 
@@ -338,14 +338,14 @@ async fn an_address_where_nobody_listens_is_named() {
     assert!(error.contains(&address), "{error}");
 }
 
-/// As [`Shared`] says it.
+/// The boot number that [`Shared`] returns.
 const BOOT: u64 = 4;
 
 fn process(boot: u64, nonce: u64) -> Process {
     Process { boot, nonce }
 }
 
-/// A member that finds node 2 at the peer port of a real process of it.
+/// Creates a member that finds node 2 at the peer port of a real process of node 2.
 async fn member_and(there: Process) -> (TestNode, crate::raft::Processes) {
     let node = TestNode::start_cell(2, ClusterCell::of_process(Some(cluster(1)), there), TestHost::default()).await;
     let member = crate::raft::Processes::new(process(1, 1000));

@@ -1,13 +1,16 @@
-//! Whether a node belongs to the cluster: what a member tells one that was removed, and how that one finds out. Removes and stops
-//! nobody; what a removed node does is `node`'s.
+//! Decides whether a node belongs to the cluster: how a member tells a removed node, and how the
+//! removed node finds out. Removes and stops no node; `node` decides what a removed node does.
 //!
-//! Raft sends nothing to a node from the moment it is removed, so the node never sees the entry that removed it.
+//! Raft sends nothing to a node from the moment it is removed, so the node never sees the entry
+//! that removed it.
 //!
-//! - A member says "removed at entry i" only of a node that is in neither its committed configuration, which is of entry i, nor in a
-//!   newer one in its log.
-//! - A node believes that when i is beyond the configuration it knows itself. Configurations are ordered by index, so that one is
-//!   newer. A later one that has the node again ends it.
-//! - A node that hears no leader asks the others. One that forwards a command or stands for election is told at once.
+//! - A member says "removed at entry i" only of a node that is neither in the member's committed
+//!   configuration, which is of entry i, nor in a newer one in its log.
+//! - A node believes that when i is beyond the configuration that it knows itself. Configurations
+//!   are ordered by index, so the other one is newer. A later configuration that contains the node
+//!   again ends the removal.
+//! - A node that hears no leader asks the others. A node that forwards a command or stands for
+//!   election is told at once.
 
 use std::future::Future;
 use std::time::Duration;
@@ -25,13 +28,15 @@ use crate::raft::link::{Lane, Links};
 use crate::raft::peer::StandingRequest;
 use crate::types::{Node, NodeId, StoredMembership};
 
-/// The index in a refusal.
+/// Header of a refusal: the index of the configuration without the node.
 const REMOVED_AT: &str = "lockstep-removed-at";
 
-/// Raft's core may take so long to say when it heard a leader; a busy core is no silent leader.
+/// Longest wait for Raft's core to say when it heard a leader. A busy core does not mean a silent
+/// leader.
 const CORE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a member knows: the index of its committed configuration, if node `id` is in neither that nor a newer one.
+/// Returns the index of this member's committed configuration if `id` was removed. That is: neither
+/// it nor a newer configuration has the node.
 pub(super) fn removed_at(raft: &Raft, id: NodeId) -> Option<u64> {
     let metrics = raft.metrics();
     let now = metrics.borrow_watched();
@@ -45,7 +50,7 @@ fn holds(configuration: &StoredMembership, id: NodeId) -> bool {
     configuration.membership().get_node(&id).is_some()
 }
 
-/// What a removed node is answered.
+/// Returns the refusal for a removed node.
 pub(super) fn refusal(id: NodeId, index: u64) -> Status {
     let mut status = Status::failed_precondition(format!(
         "node {id:016x} was removed from the cluster: it is not in the configuration of entry {index}"
@@ -54,7 +59,7 @@ pub(super) fn refusal(id: NodeId, index: u64) -> Status {
     status
 }
 
-/// The index in a refusal, if it is one of these.
+/// Returns the index in a refusal, if the refusal is of this kind.
 pub(super) fn told(status: &Status) -> Option<u64> {
     status.metadata().get(REMOVED_AT)?.to_str().ok()?.parse().ok()
 }
@@ -66,19 +71,20 @@ pub struct Standing {
     silence: Duration,
 }
 
-/// What a node knows of its own place.
+/// What a node knows of its own membership.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     /// The newest configuration in its own log.
     index: Option<u64>,
-    /// In that one, or in the committed one.
+    /// Whether it is in that configuration, or in the committed one.
     is_member: bool,
-    /// Was in one, earlier in this process's life.
+    /// Whether this process has seen it in one.
     was_member: bool,
 }
 
 impl Place {
-    /// The index of a configuration without this node. A joiner that reads the history before it was added is not removed.
+    /// Returns the index of a configuration without this node, if the node was removed. A joiner
+    /// that reads the history before it was added is not removed.
     fn removed_at(self, told: Option<u64>) -> Option<u64> {
         match self.is_member {
             true => told.filter(|told| Some(*told) > self.index),
@@ -89,8 +95,9 @@ impl Place {
 }
 
 impl Standing {
-    /// A watch over the index of a configuration that this node was removed in, and the task that keeps it true. `silence`: how
-    /// long no leader is heard before the others are asked.
+    /// Returns a watch of this node's removal and the task that keeps it up to date. The watch
+    /// holds the index of a configuration without this node. `silence`: how long no leader is heard
+    /// before the others are asked.
     pub fn start(
         raft: Raft,
         links: Links,
@@ -116,7 +123,8 @@ impl Standing {
                 changed = metrics.changed() => if changed.is_err() { return },
                 // The sender lives as long as the links.
                 _ = told.changed() => {}
-                // The sender lives as long as the links, too. Whoever refuses this process says so in its answer.
+                // This sender lives as long as the links, too. A member that refuses this process
+                // says so in its answer.
                 _ = doubts.changed() => self.ask_others().await,
                 _ = ask.tick() => if verdict.is_none() && self.hears_nobody().await { self.ask_others().await },
             }
@@ -132,7 +140,8 @@ impl Standing {
         Place { index, is_member, was_member: before.was_member || is_member }
     }
 
-    /// openraft touches the vote at each message of a leader.
+    /// Returns whether no leader was heard lately. openraft touches the vote at each message of a
+    /// leader.
     async fn hears_nobody(&self) -> bool {
         if self.raft.is_leader() {
             return false;
@@ -144,7 +153,7 @@ impl Standing {
         }
     }
 
-    /// All at once, each for as long as the silence that led here; any of them may know.
+    /// Asks all other nodes at the same time, each for as long as `silence`. Any of them may know.
     async fn ask_others(&self) {
         let me = self.links.me();
         let others: Vec<(NodeId, Node)> = {

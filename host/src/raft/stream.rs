@@ -1,8 +1,8 @@
-//! The append stream to one peer: pipelined, bounded, and given up when its oldest request stays unanswered.
-//! Knows nothing of who leads or what the entries hold.
+//! Owns the append stream to one peer: it is pipelined and bounded, and given up when its oldest
+//! request stays unanswered. Does not know who leads or what the entries hold.
 //!
-//! - Requests and answers are one to one and in the same order.
-//! - The stream ends after the first answer that is not a success; openraft then opens another.
+//! - Each request has one response, in the same order.
+//! - The stream ends after the first response that is not a success; openraft then opens another.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,24 +21,25 @@ use crate::raft::peer;
 use crate::raft::wire;
 use crate::types::{LogId, TypeConfig};
 
-/// Requests on their way at once. More would only make them smaller: what waits goes into the next one.
+/// Most requests on their way at once. A higher limit would only make them smaller: waiting entries
+/// go into the next request.
 const REQUESTS_IN_FLIGHT_MAX: usize = 16;
 
 /// One request on its way.
 #[derive(Clone, Copy)]
 struct Sent {
     at: Instant,
-    /// The end of the log that it carries: its receiver can have flushed no more.
+    /// The end of the log that it carries. Its receiver can have flushed no more.
     last: Option<LogId>,
 }
 
-/// What is sent and not yet answered.
+/// Requests that were sent and not yet answered.
 pub(super) struct Outstanding {
     sent: Mutex<VecDeque<Sent>>,
-    /// Of the leader that sends.
+    /// The term of the leader that sends.
     term: AtomicU64,
     room: Semaphore,
-    /// Wakes the reading side, which sets no timer while nothing is outstanding.
+    /// Wakes the reading half, which sets no timer while nothing is outstanding.
     began: Notify,
 }
 
@@ -52,8 +53,9 @@ impl Outstanding {
         })
     }
 
-    /// The requests as they go out. Room is waited for *before* a request is taken, so that it is built as late as possible
-    /// and carries all that came meanwhile. `boot` tells the receiver which process of this node speaks.
+    /// Returns the outgoing requests. Waits for room *before* it takes a request, so the request is
+    /// built as late as possible and carries all entries that came meanwhile. `boot` tells the
+    /// receiver which process of this node sends.
     pub(super) fn requests<S>(
         self: &Arc<Self>,
         input: S,
@@ -79,7 +81,7 @@ impl Outstanding {
         self.began.notify_one();
     }
 
-    /// The end of the log in the request that was answered.
+    /// Notes an answer and returns the end of the log in its request.
     fn answered(&self) -> Option<LogId> {
         let sent = self.sent.lock().pop_front();
         if sent.is_some() {
@@ -97,16 +99,16 @@ impl Outstanding {
 pub(super) struct Answers<R> {
     pub(super) responses: R,
     pub(super) outstanding: Arc<Outstanding>,
-    /// The oldest request may be unanswered for so long.
+    /// Longest time for which the oldest request may be unanswered.
     pub(super) progress_timeout: Duration,
 }
 
 /// Why the reading half ended.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// The peer, or the way there, said so.
+    /// The status that the peer or the connection returned.
     Status(tonic::Status),
-    /// It said nothing.
+    /// The peer sent no answer.
     Silent,
 }
 
@@ -116,7 +118,8 @@ impl<R> Answers<R>
 where
     R: Stream<Item = Result<peer::AppendResponse, tonic::Status>> + Send + Unpin,
 {
-    /// The answers as openraft wants them; `explain` turns the end of the stream into its error.
+    /// Returns the answers in openraft's form. `explain` turns the end of the stream into its
+    /// error.
     pub(super) fn into_stream<'s>(
         self,
         explain: impl Fn(Broken) -> AppendError + Send + 's,
@@ -161,7 +164,7 @@ fn decode(
     let response = response.map_err(Broken::Status)?;
     let answer = wire::decode_stream_result(response).and_then(|answer| {
         match &answer {
-            // The leader would save it.
+            // The leader would save the vote.
             Err(StreamAppendError::HigherVote(vote)) => check_term(term, vote.leader_id.term)?,
             Ok(flushed) => wire::check_flushed(*flushed, sent)?,
             Err(StreamAppendError::Conflict(_)) => {}

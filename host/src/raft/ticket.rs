@@ -1,5 +1,6 @@
-//! The two ends of one attempt to have a command proposed: the [`Ticket`] of who waits, the [`Claim`] of who proposes.
-//! Owns the answer to "was it still queued?", which decides between "not applied" and "unknown". Never proposes itself.
+//! The two ends of one attempt to have a command proposed: the [`Ticket`] of the waiting caller and
+//! the [`Claim`] of the proposer. Owns the answer to "was it still queued?", which decides between
+//! "not applied" and "unknown". Never proposes itself.
 
 use std::future;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ pub enum NotProposed {
     /// The node asked does not lead in that term.
     #[error("the node asked does not lead in that term")]
     NotLeader,
-    /// A bound of the proposing node is reached; the text names it.
+    /// A limit of the proposing node is reached; the text names it.
     #[error("{0}")]
     Overloaded(String),
     /// Its deadline passed while it was queued.
@@ -28,7 +29,7 @@ pub enum NotProposed {
     TooLarge {
         /// Size of the request.
         bytes: usize,
-        /// What one command may have.
+        /// The largest permitted size.
         limit_bytes: usize,
     },
     /// The node asked is stopping.
@@ -37,12 +38,12 @@ pub enum NotProposed {
     /// The node that took the command was removed from the cluster.
     #[error("this node was removed from the cluster: it is not in the configuration of entry {index}")]
     Removed {
-        /// The leader's committed configuration.
+        /// The index of the leader's committed configuration.
         index: u64,
     },
 }
 
-/// What the proposing side says about a command.
+/// The proposing side's answer about a command.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// It was not proposed.
@@ -55,21 +56,22 @@ const QUEUED: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
-/// Held by who waits for the command. Dropping it withdraws a command that is still queued.
+/// The end of the waiting caller. Dropping it withdraws a command that is still queued.
 #[derive(Debug)]
 pub struct Ticket {
     state: Arc<AtomicU8>,
     answer: Option<oneshot::Receiver<Answer>>,
 }
 
-/// Held by who proposes the command. Dropping it unanswered means: not proposed if it was never taken, else fate unknown.
+/// The end of the proposer. Dropping it unanswered means: not proposed if the command was never
+/// taken, else fate unknown.
 #[derive(Debug)]
 pub struct Claim {
     state: Arc<AtomicU8>,
     answer: Option<oneshot::Sender<Answer>>,
 }
 
-/// Both ends of one attempt.
+/// Creates both ends of one attempt.
 pub fn ticket() -> (Ticket, Claim) {
     let state = Arc::new(AtomicU8::new(QUEUED));
     let (sender, receiver) = oneshot::channel();
@@ -77,8 +79,8 @@ pub fn ticket() -> (Ticket, Claim) {
 }
 
 impl Ticket {
-    /// What the proposing side says. Never completes when it has nothing more to say: the fate then comes through the waiters.
-    /// Cancel safe.
+    /// Returns the proposing side's answer. Never completes when that side has nothing more to say:
+    /// the fate then comes through the waiters. Cancel safe.
     pub async fn answer(&mut self) -> Answer {
         if let Some(receiver) = &mut self.answer {
             let answer = receiver.await;
@@ -106,24 +108,25 @@ impl Drop for Ticket {
 }
 
 impl Claim {
-    /// Takes the command out of the queue, right before it is handed on. False: it was withdrawn and must not be proposed.
+    /// Takes the command out of the queue, right before it is passed on. False: it was withdrawn
+    /// and must not be proposed.
     pub fn take(&self) -> bool {
         self.state.compare_exchange(QUEUED, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// It was not proposed.
+    /// Answers that the command was not proposed.
     pub fn refuse(mut self, reason: NotProposed) {
         self.send(Answer::NotProposed(reason));
     }
 
-    /// It was applied, elsewhere.
+    /// Answers that the command was applied on another node.
     pub fn complete(mut self, outcome: Outcome) {
         self.send(Answer::Outcome(outcome));
     }
 
     fn send(&mut self, answer: Answer) {
         if let Some(sender) = self.answer.take() {
-            // The receiver is gone when its client is: nobody to tell.
+            // The receiver is gone when its client is: there is no one to tell.
             let _ = sender.send(answer);
         }
     }
@@ -137,7 +140,8 @@ impl Drop for Claim {
     }
 }
 
-/// Bytes that wait in a queue or are in flight. Shared by the queue and what came out of it.
+/// Bytes that wait in a queue or are in flight. Shared by the queue and the commands that have left
+/// it.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
@@ -152,7 +156,7 @@ pub struct Share {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// Creates a budget of `limit_bytes`.
     pub fn new(limit_bytes: usize) -> Arc<Budget> {
         Arc::new(Budget { used: AtomicUsize::new(0), limit_bytes })
     }
@@ -164,7 +168,7 @@ impl Budget {
         (used + bytes <= self.limit_bytes).then_some(share)
     }
 
-    /// Bytes taken now.
+    /// Returns the bytes taken now.
     pub fn used_bytes(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
@@ -181,24 +185,24 @@ impl Drop for Share {
 pub struct Queued {
     /// The term whose leader it is meant for.
     pub term: u64,
-    /// What to propose.
+    /// The command to propose.
     pub command: Command,
     /// When its client stops waiting.
     pub deadline: Instant,
     /// The other end of its ticket.
     pub claim: Claim,
-    /// What it holds of the queue's budget.
+    /// Its share of the queue's budget.
     pub share: Share,
 }
 
-/// Room a command takes in an entry or a queue, its fields' framing included.
+/// Returns the bytes that a command takes in an entry or a queue, with the framing of its fields.
 pub fn weight_bytes(command: &Command) -> usize {
-    /// Origin, field tags and lengths.
+    /// Bytes of the origin, field tags and lengths.
     const FRAMING_BYTES: usize = 64;
     command.method.len() + command.request.len() + command.caller.len() + FRAMING_BYTES
 }
 
-/// The largest request that is taken into the log.
+/// The largest request that is accepted into the log.
 pub const REQUEST_BYTES_MAX: usize = 2 << 20;
 
 /// Refuses a command that no entry takes.

@@ -1,29 +1,32 @@
-//! From the two timeouts an operator sets to openraft's configuration, with the reason of each setting.
-//! Owns no clock.
+//! Derives openraft's configuration from the two timeouts that an operator sets, with the reason of
+//! each setting. Owns no clock.
 
 use std::time::Duration;
 
 use openraft::{Config, ConfigError, SnapshotPolicy};
 
-/// A restarted leader must be elected anew. Its log is fsynced behind its followers' backs, so a leader that resumed its old
-/// term could give log ids that followers hold with other contents to new entries.
+/// Makes a restarted leader be elected anew. A leader fsyncs its log after its followers may
+/// already hold the entries. If it resumed its old term after a crash, its new entries could get
+/// log ids that followers hold with other contents.
 const LEADER_RESTORE: Option<bool> = Some(false);
 
-/// The core must never wait for the state machine: this many commands may lie before it. Admission keeps the real number far
-/// below (`proposer`).
+/// Most commands that may wait for the state machine. The core must never wait for it. Admission
+/// keeps the real number far below (`proposer`).
 const STATE_MACHINE_CHANNEL: u64 = 65_536;
 
-/// Entries in one append, at most. The log reader cuts by bytes long before.
+/// Most entries in one append. The log reader cuts by bytes long before.
 const APPEND_ENTRIES_MAX: u64 = 4_096;
 
-/// The shortest `--heartbeat_timeout`: below it, timers of a few milliseconds would lose to the scheduler.
+/// The shortest `--heartbeat_timeout`. Below it, the scheduler would delay timers of a few
+/// milliseconds too much.
 pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
 
-/// A probe asks a process that may be busy, and holds up who asked.
+/// Shortest time limit of a probe. It asks a process that may be busy.
 const PROBE_MIN: Duration = Duration::from_millis(50);
+/// Longest time limit of a probe. The caller waits for it.
 const PROBE_MAX: Duration = Duration::from_millis(250);
 
-/// What an operator sets.
+/// The operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// `--heartbeat_timeout`, H: silence of the leader before a follower stands.
@@ -47,43 +50,47 @@ pub enum TimeoutsError {
     /// A command would give up before a leader can be replaced.
     #[error("--election_timeout {election:?} is shorter than --heartbeat_timeout {heartbeat:?}")]
     ElectionBelowHeartbeat {
-        /// As set.
+        /// The value as set.
         election: Duration,
-        /// As set.
+        /// The value as set.
         heartbeat: Duration,
     },
-    /// openraft disagrees with the table below.
+    /// openraft refuses the settings below.
     #[error("openraft refuses the configuration: {0}")]
     Openraft(#[from] Box<ConfigError>),
 }
 
 impl Timeouts {
-    /// How often a leader makes itself heard.
+    /// Returns the time between two heartbeats of a leader.
     pub fn heartbeat_interval(&self) -> Duration {
         self.heartbeat / 10
     }
 
-    /// The least random delay of a candidate; also how long one hand-over may take before another target is tried.
+    /// Returns the shortest random delay of a candidate. One hand-over may also take this long
+    /// before another target is tried.
     pub fn election_min(&self) -> Duration {
         self.heartbeat * 4 / 10
     }
 
-    /// The greatest random delay of a candidate, and the leader's lease: together they make a silent leader last about H.
+    /// Returns the longest random delay of a candidate, which is also the leader's lease. With
+    /// both, a silent leader lasts about H.
     pub fn election_max(&self) -> Duration {
         self.heartbeat * 6 / 10
     }
 
-    /// An append stream whose oldest request is unanswered for so long is given up and opened anew.
+    /// Returns how long the oldest request of an append stream may be unanswered. Then the stream
+    /// is given up and opened anew.
     pub fn append_progress(&self) -> Duration {
         self.heartbeat * 2
     }
 
-    /// One look at whether a leader's process is gone. A port that refuses says so at once; what takes longer proves nothing.
+    /// Returns the time limit of one look at whether a leader's process is gone. A port that
+    /// refuses does so at once; a slower answer proves nothing.
     pub fn probe(&self) -> Duration {
         self.heartbeat_interval().clamp(PROBE_MIN, PROBE_MAX)
     }
 
-    /// openraft's configuration. Errors when the two timeouts contradict each other.
+    /// Returns openraft's configuration. Errors when the two timeouts contradict each other.
     pub fn config(&self, cluster_name: &str) -> Result<Config, TimeoutsError> {
         if self.heartbeat < HEARTBEAT_TIMEOUT_MIN {
             return Err(TimeoutsError::HeartbeatTooShort(self.heartbeat));
@@ -97,11 +104,13 @@ impl Timeouts {
             heartbeat_interval: millis(self.heartbeat_interval()),
             election_timeout_min: millis(self.election_min()),
             election_timeout_max: election_max_ms,
-            // A leader that reaches no quorum falls silent for one lease and one election, so that others can stand.
+            // A leader that reaches no quorum sends nothing for one lease and one election, so that
+            // others can stand.
             quorum_loss_probe_interval: Some(2 * election_max_ms),
             enable_pre_vote: Some(true),
             enable_leader_restore: LEADER_RESTORE,
-            // We decide when to make checkpoints and what to purge; openraft's own purge never finds anything.
+            // `retention` decides when to make checkpoints and what to purge; openraft's own purge
+            // never finds anything.
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: u64::MAX,
             max_payload_entries: APPEND_ENTRIES_MAX,

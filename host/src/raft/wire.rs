@@ -1,7 +1,9 @@
-//! openraft's types to and from the messages of `peer.proto`: all conversions, and nothing else. Never does IO.
+//! Converts openraft's types to and from the messages of `peer.proto`. Holds all conversions and
+//! nothing else. Never does IO.
 //!
-//! Sending cannot fail; a received message can lack a field or carry an impossible value, and is then refused as a [`WireError`]
-//! before it reaches Raft. A decoded normal payload shares the message's bytes.
+//! Encoding cannot fail. A received message can lack a field or carry an impossible value; it is
+//! then refused as a [`WireError`] before it reaches Raft. A decoded normal payload shares the
+//! message's bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,32 +21,32 @@ use crate::types::{
     CommittedLeaderId, Entry, EntryData, LogId, Membership, Node, NodeId, StoredMembership, TypeConfig, Vote,
 };
 
-/// A peer sent something that this version cannot mean.
+/// A peer sent a message that has no meaning in this version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// A field that must be there is not.
+    /// A required field is missing.
     #[error("the message has no {0}")]
     Missing(&'static str),
     /// Voter sets and nodes contradict each other.
     #[error("impossible membership: {0}")]
     Membership(String),
-    /// A vote speaks for the node that sends it.
+    /// The vote in the message is not its sender's own.
     #[error("the message is from node {from:016x} and carries the vote of node {of:016x}")]
     OthersVote {
         /// The sender.
         from: NodeId,
-        /// Whom the vote is for.
+        /// The node that the vote is for.
         of: NodeId,
     },
     /// Entries that no leader's log can hold.
     #[error("entry {found} does not follow {before}")]
     Gap {
-        /// What comes before it in the message, as a log id.
+        /// The log id before it in the message.
         before: String,
         /// The entry's log id.
         found: String,
     },
-    /// A vote that no election brings.
+    /// A vote to which no election can lead.
     #[error(
         "the message is of term {theirs}, and this node of term {ours}: no election is more than {TERM_LEAP_MAX} terms ahead, and none is of \
          term {TERM_END} or later. It is forged, or its sender's vote was"
@@ -52,33 +54,34 @@ pub enum WireError {
     TermLeap {
         /// This node's term.
         ours: u64,
-        /// The message's.
+        /// The message's term.
         theirs: u64,
     },
     /// A log id that no log holds.
     #[error("{what} is {found}, which is forged: no cluster reaches term {TERM_END} or index {INDEX_END}")]
     BeyondEnd {
-        /// Which field.
+        /// The field.
         what: &'static str,
-        /// As it came.
+        /// The value as received.
         found: String,
     },
-    /// More than was sent.
+    /// More was acknowledged than was sent.
     #[error("the answer says that {found:?} is flushed, and the request ended at {sent:?}")]
     BeyondRequest {
-        /// As it came.
+        /// The value as received.
         found: Option<LogId>,
-        /// Of the request.
+        /// The end of the request.
         sent: Option<LogId>,
     },
-    /// A leader's log and what it knows to be committed are of its own term or earlier.
+    /// A log id is later than the message's vote. A leader's log and its commit index are of its
+    /// own term or earlier.
     #[error("{what} is {found}, which is later than the vote {vote} of the message")]
     BeyondVote {
-        /// Which field.
+        /// The field.
         what: &'static str,
-        /// As it came.
+        /// The value as received.
         found: String,
-        /// Of the sender.
+        /// The sender's vote.
         vote: String,
     },
 }
@@ -89,22 +92,22 @@ impl From<WireError> for tonic::Status {
     }
 }
 
-/// A node, as membership and introductions carry it.
+/// Encodes a node, as membership and introductions carry it.
 pub fn encode_node(node: &Node) -> peer::Node {
     peer::Node { name: node.name.clone(), raft_addr: node.raft_addr.clone(), grpc_addr: node.grpc_addr.clone() }
 }
 
-/// The opposite of [`encode_node`].
+/// Decodes what [`encode_node`] encoded.
 pub fn decode_node(node: peer::Node) -> Node {
     Node { name: node.name, raft_addr: node.raft_addr, grpc_addr: node.grpc_addr }
 }
 
-/// A log id.
+/// Encodes a log id.
 pub fn encode_log_id(id: &LogId) -> peer::LogId {
     peer::LogId { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
 }
 
-/// The opposite of [`encode_log_id`]. `what` names the field.
+/// Decodes what [`encode_log_id`] encoded. `what` names the field.
 pub fn decode_log_id(what: &'static str, id: &peer::LogId) -> Result<LogId, WireError> {
     let log_id = LogId::new(CommittedLeaderId { term: id.term, node_id: id.leader }, id.index);
     match id.term < TERM_END && id.index < INDEX_END {
@@ -117,15 +120,16 @@ pub(super) fn decode_place(what: &'static str, id: Option<&peer::LogId>) -> Resu
     id.map(|id| decode_log_id(what, id)).transpose()
 }
 
-/// A vote.
+/// Encodes a vote.
 pub fn encode_vote(vote: &Vote) -> peer::Ballot {
     peer::Ballot { term: vote.leader_id.term, node: vote.leader_id.node_id, committed: vote.committed }
 }
 
-/// The opposite of [`encode_vote`].
+/// Decodes what [`encode_vote`] encoded.
 pub fn decode_vote(ballot: Option<peer::Ballot>) -> Result<Vote, WireError> {
     let ballot = ballot.ok_or(WireError::Missing("vote"))?;
-    // How far it may be ahead of this node's own, who knows that one says (`bounds`).
+    // This function does not know this node's own vote. `bounds` checks how far a vote may be ahead
+    // of it.
     if ballot.term >= TERM_END {
         return Err(WireError::BeyondEnd { what: "the vote", found: format!("of term {}", ballot.term) });
     }
@@ -135,7 +139,7 @@ pub fn decode_vote(ballot: Option<peer::Ballot>) -> Result<Vote, WireError> {
     })
 }
 
-/// Voter sets and nodes.
+/// Encodes voter sets and nodes.
 pub fn encode_membership(membership: &Membership) -> peer::Membership {
     peer::Membership {
         configs: membership
@@ -147,7 +151,7 @@ pub fn encode_membership(membership: &Membership) -> peer::Membership {
     }
 }
 
-/// The opposite of [`encode_membership`].
+/// Decodes what [`encode_membership`] encoded.
 pub fn decode_membership(membership: peer::Membership) -> Result<Membership, WireError> {
     let configs = membership.configs.into_iter().map(|set| set.voters.into_iter().collect::<BTreeSet<_>>()).collect();
     let nodes = membership
@@ -158,7 +162,7 @@ pub fn decode_membership(membership: peer::Membership) -> Result<Membership, Wir
     Membership::new(configs, nodes).map_err(|error| WireError::Membership(error.to_string()))
 }
 
-/// A log entry.
+/// Encodes a log entry.
 pub fn encode_entry(entry: &Entry) -> peer::Entry {
     use peer::entry::Payload;
     peer::Entry {
@@ -171,7 +175,7 @@ pub fn encode_entry(entry: &Entry) -> peer::Entry {
     }
 }
 
-/// The opposite of [`encode_entry`].
+/// Decodes what [`encode_entry`] encoded.
 pub fn decode_entry(entry: peer::Entry) -> Result<Entry, WireError> {
     use peer::entry::Payload;
     let log_id = decode_log_id("an entry", &entry.log_id.ok_or(WireError::Missing("log id of an entry"))?)?;
@@ -183,7 +187,7 @@ pub fn decode_entry(entry: peer::Entry) -> Result<Entry, WireError> {
     Ok(Entry { log_id, payload })
 }
 
-/// Entries, or a heartbeat when there are none.
+/// Encodes entries, or a heartbeat when there are none.
 pub fn encode_append(route: peer::Route, request: &AppendEntriesRequest<TypeConfig>) -> peer::AppendRequest {
     peer::AppendRequest {
         route: Some(route),
@@ -197,19 +201,19 @@ pub fn encode_append(route: peer::Route, request: &AppendEntriesRequest<TypeConf
     }
 }
 
-/// Adds to a heartbeat what its leader says of log time.
+/// Adds the leader's statement of log time to a heartbeat.
 pub fn with_telling(append: peer::AppendRequest, telling: Telling) -> peer::AppendRequest {
     let Telling { log_ms, median_ms } = telling;
     peer::AppendRequest { log_time_ms: log_ms, voters_clock_ms: median_ms.unwrap_or(0), ..append }
 }
 
-/// The opposite of [`with_telling`].
+/// Returns what [`with_telling`] added.
 pub fn telling_of(append: &peer::AppendRequest) -> Telling {
     let median_ms = Some(append.voters_clock_ms).filter(|clock_ms| *clock_ms != 0);
     Telling { log_ms: append.log_time_ms, median_ms }
 }
 
-/// The opposite of [`encode_append`]; the route is checked elsewhere.
+/// Decodes what [`encode_append`] encoded. The route is checked elsewhere.
 pub fn decode_append(request: peer::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
     Ok(AppendEntriesRequest {
         vote: decode_vote(request.vote)?,
@@ -219,8 +223,8 @@ pub fn decode_append(request: peer::AppendRequest) -> Result<AppendEntriesReques
     })
 }
 
-/// What a leader's append always has: its own vote, nothing of a later one, and entries that follow each other and `prev`. openraft
-/// takes that for granted.
+/// Checks what every append of a leader fulfils: it carries the leader's own vote and nothing of a
+/// later one, and its entries follow each other and `prev`. openraft relies on that.
 pub fn check_append(from: NodeId, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), WireError> {
     check_vote(from, &request.vote)?;
     let last = request.entries.last().map(|entry| entry.log_id);
@@ -241,7 +245,8 @@ pub fn check_append(from: NodeId, request: &AppendEntriesRequest<TypeConfig>) ->
     Ok(())
 }
 
-/// Whether the receiver of a request that ended at `sent` can have flushed so much of it: it counts toward a commit.
+/// Checks that the receiver of a request that ended at `sent` can have flushed that much: it counts
+/// toward a commit.
 pub(super) fn check_flushed(flushed: Option<LogId>, sent: Option<LogId>) -> Result<(), WireError> {
     match flushed > sent {
         true => Err(WireError::BeyondRequest { found: flushed, sent }),
@@ -249,7 +254,7 @@ pub(super) fn check_flushed(flushed: Option<LogId>, sent: Option<LogId>) -> Resu
     }
 }
 
-/// Whether a log id can stand in the log of whoever leads, or stands, under this vote.
+/// Checks that a log id can be in the log of a leader or candidate with this vote.
 fn check_before(what: &'static str, log_id: Option<LogId>, vote: &Vote) -> Result<(), WireError> {
     let leader = CommittedLeaderId { term: vote.leader_id.term, node_id: vote.leader_id.node_id };
     match log_id.filter(|log_id| log_id.leader_id > leader) {
@@ -258,7 +263,7 @@ fn check_before(what: &'static str, log_id: Option<LogId>, vote: &Vote) -> Resul
     }
 }
 
-/// Whether the vote is the sender's own.
+/// Checks that the vote is the sender's own.
 pub fn check_vote(from: NodeId, vote: &Vote) -> Result<(), WireError> {
     if vote.leader_id.node_id == from {
         Ok(())
@@ -267,7 +272,7 @@ pub fn check_vote(from: NodeId, vote: &Vote) -> Result<(), WireError> {
     }
 }
 
-/// One answer on the append stream.
+/// Encodes one answer on the append stream.
 pub fn encode_stream_result(result: &StreamAppendResult<TypeConfig>) -> peer::AppendResponse {
     use peer::append_response::Result as Answer;
     let (answer, flushed) = match result {
@@ -278,7 +283,7 @@ pub fn encode_stream_result(result: &StreamAppendResult<TypeConfig>) -> peer::Ap
     peer::AppendResponse { result: Some(answer), flushed, clock_ms: 0 }
 }
 
-/// The opposite of [`encode_stream_result`].
+/// Decodes what [`encode_stream_result`] encoded.
 pub fn decode_stream_result(response: peer::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, WireError> {
     use peer::append_response::Result as Answer;
     Ok(match response.result.ok_or(WireError::Missing("result of an append"))? {
@@ -288,7 +293,8 @@ pub fn decode_stream_result(response: peer::AppendResponse) -> Result<StreamAppe
     })
 }
 
-/// The answer to a heartbeat whose request had `prev`. A heartbeat carries no entries, so it cannot succeed in part.
+/// Encodes the answer to a heartbeat whose request had `prev`. A heartbeat carries no entries, so
+/// it cannot succeed in part.
 pub fn encode_heartbeat_response(
     response: AppendEntriesResponse<TypeConfig>,
     prev: Option<LogId>,
@@ -305,14 +311,14 @@ pub fn encode_heartbeat_response(
     })
 }
 
-/// The opposite of [`encode_heartbeat_response`].
+/// Decodes what [`encode_heartbeat_response`] encoded.
 pub fn decode_heartbeat_response(
     response: peer::AppendResponse,
 ) -> Result<AppendEntriesResponse<TypeConfig>, WireError> {
     Ok(decode_stream_result(response)?.into())
 }
 
-/// A vote or pre-vote.
+/// Encodes a request for a vote or pre-vote.
 pub fn encode_vote_request(route: peer::Route, request: &VoteRequest<TypeConfig>) -> peer::VoteRequest {
     peer::VoteRequest {
         route: Some(route),
@@ -322,7 +328,7 @@ pub fn encode_vote_request(route: peer::Route, request: &VoteRequest<TypeConfig>
     }
 }
 
-/// The opposite of [`encode_vote_request`].
+/// Decodes what [`encode_vote_request`] encoded.
 pub fn decode_vote_request(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, WireError> {
     Ok(VoteRequest {
         vote: decode_vote(request.vote)?,
@@ -331,7 +337,7 @@ pub fn decode_vote_request(request: peer::VoteRequest) -> Result<VoteRequest<Typ
     })
 }
 
-/// The answer to a vote or pre-vote.
+/// Encodes the answer to a vote or pre-vote.
 pub fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> peer::VoteResponse {
     peer::VoteResponse {
         vote: Some(encode_vote(&response.vote)),
@@ -340,13 +346,13 @@ pub fn encode_vote_response(response: &VoteResponse<TypeConfig>) -> peer::VoteRe
     }
 }
 
-/// The opposite of [`encode_vote_response`].
+/// Decodes what [`encode_vote_response`] encoded.
 pub fn decode_vote_response(response: peer::VoteResponse) -> Result<VoteResponse<TypeConfig>, WireError> {
     let last = decode_place("last", response.last.as_ref())?;
     Ok(VoteResponse::new(decode_vote(response.vote)?, last, response.granted))
 }
 
-/// A leader that hands over.
+/// Encodes the request of a leader that hands over.
 pub fn encode_transfer(route: peer::Route, request: &TransferLeaderRequest<TypeConfig>) -> peer::TransferLeaderRequest {
     peer::TransferLeaderRequest {
         route: Some(route),
@@ -356,13 +362,13 @@ pub fn encode_transfer(route: peer::Route, request: &TransferLeaderRequest<TypeC
     }
 }
 
-/// The opposite of [`encode_transfer`].
+/// Decodes what [`encode_transfer`] encoded.
 pub fn decode_transfer(request: peer::TransferLeaderRequest) -> Result<TransferLeaderRequest<TypeConfig>, WireError> {
     let last = decode_place("last", request.last.as_ref())?;
     Ok(TransferLeaderRequest::new(decode_vote(request.from_leader)?, request.to, last))
 }
 
-/// Whether the receiver agreed to be told about the hand-over.
+/// Encodes whether the receiver accepted the hand-over.
 pub fn encode_transfer_response(response: &TransferLeaderResponse<TypeConfig>) -> peer::TransferLeaderResponse {
     use peer::transfer_leader_response::{LogNotFlushed, Refusal, VoteChanged};
     peer::TransferLeaderResponse {
@@ -379,7 +385,7 @@ pub fn encode_transfer_response(response: &TransferLeaderResponse<TypeConfig>) -
     }
 }
 
-/// The opposite of [`encode_transfer_response`].
+/// Decodes what [`encode_transfer_response`] encoded.
 pub fn decode_transfer_response(
     response: peer::TransferLeaderResponse,
 ) -> Result<TransferLeaderResponse<TypeConfig>, WireError> {
@@ -397,7 +403,7 @@ pub fn decode_transfer_response(
     })
 }
 
-/// What precedes the frames of a snapshot.
+/// Encodes the header that precedes the frames of a snapshot.
 pub fn encode_snapshot_header<D: Send + 'static>(
     route: peer::Route,
     vote: &Vote,
@@ -413,7 +419,7 @@ pub fn encode_snapshot_header<D: Send + 'static>(
     }
 }
 
-/// The opposite of [`encode_snapshot_header`].
+/// Decodes what [`encode_snapshot_header`] encoded.
 pub fn decode_snapshot_header(header: peer::SnapshotHeader) -> Result<(Vote, SnapshotMetaOf<TypeConfig>), WireError> {
     let membership = decode_membership(header.membership.ok_or(WireError::Missing("membership"))?)?;
     let vote = decode_vote(header.vote)?;
@@ -423,7 +429,8 @@ pub fn decode_snapshot_header(header: peer::SnapshotHeader) -> Result<(Vote, Sna
     Ok((vote, SnapshotMetaOf::<TypeConfig> { last_log_id, last_membership }))
 }
 
-/// What the header of a leader's snapshot always has: its own vote, and nothing of a later one.
+/// Checks what the header of every leader's snapshot fulfils: it carries the leader's own vote and
+/// nothing of a later one.
 pub fn check_snapshot(from: NodeId, vote: &Vote, meta: &SnapshotMetaOf<TypeConfig>) -> Result<(), WireError> {
     check_vote(from, vote)?;
     check_before("last", meta.last_log_id, vote)?;

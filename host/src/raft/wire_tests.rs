@@ -1,5 +1,5 @@
-//! What `wire.rs` promises: every message survives the way there and back, foreign bytes are refused, and the bytes of an
-//! append are frozen.
+//! Tests the promises of `wire.rs`: every message survives encoding and decoding, foreign bytes are
+//! refused, and the bytes of an append do not change.
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
@@ -72,7 +72,7 @@ fn append_bytes_are_frozen() {
         hex(&encode_append(route(), &request).encode_to_vec()),
         format!(
             "{}{}{}{}",
-            // Route: cluster id, incarnation, from, to (group 0 takes no room).
+            // Route: cluster id, incarnation, from, to (group 0 takes no bytes).
             "0a26 0a10 07070707070707070707070707070707 1001 21 0100000000000000 29 0200000000000000".replace(' ', ""),
             "120d 0803 11 0100000000000000 1801".replace(' ', ""),
             "1a0d 0802 11 0100000000000000 1808".replace(' ', ""),

@@ -1,4 +1,4 @@
-//! From what the voters say of themselves to who stands, and when. Pure: no clock, no network.
+//! Decides from the voters' opinions who stands for election, and when. Pure: no clock, no network.
 
 use std::collections::BTreeSet;
 
@@ -7,35 +7,39 @@ use crate::types::{LogId, NodeId, Vote};
 /// What one voter says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opinion {
-    /// Who.
+    /// The voter.
     pub node: NodeId,
     /// Its vote, flushed.
     pub vote: Vote,
     /// Its last log id.
     pub last: Option<LogId>,
-    /// It leads nobody, the leader of its vote streams nothing to it, and it has just found that leader's process gone.
+    /// It does not lead, the leader of its vote has no stream to it, and its probe has just found
+    /// that leader's process gone.
     pub leaderless: bool,
 }
 
-/// What a round of questions comes to.
+/// The result of a round of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// This node has no part in it: it hears the leader, or has no vote.
+    /// This node takes no part: it hears the leader, or has no vote.
     Wait,
     /// No quorum agrees: the ordinary timer decides.
     NoQuorum,
-    /// A quorum holds the same leader's vote and finds that leader gone: replace it, lease or not, when `rank` others had their turn.
+    /// A quorum holds the same leader's vote and finds that leader gone. Replace it, even if its
+    /// lease still holds, after `rank` other voters have had their turn.
     TakeOver(u32),
-    /// A quorum has no leader, some of it since a restart: stand, asking first, when `rank` others had their turn.
+    /// A quorum has no leader, and some of its voters have just restarted. Stand with a pre-vote
+    /// after `rank` other voters have had their turn.
     Stand(u32),
 }
 
-/// Who leads under this vote, if that is another node than `me`.
+/// Returns the leader under this vote, if it is another node than `me`.
 pub fn leader_of(vote: &Vote, me: NodeId) -> Option<NodeId> {
     Some(vote.leader_id.node_id).filter(|leader| vote.committed && *leader != me)
 }
 
-/// `configs`: the voters, two sets while the configuration is joint. `starting`: this process has heard no leader yet.
+/// Decides what this node does. `configs` holds the voters: one set, or two while the configuration
+/// is joint. `starting` means that this process has heard no leader yet.
 pub fn verdict(me: &Opinion, others: &[Opinion], configs: &[BTreeSet<NodeId>], starting: bool) -> Verdict {
     let votes = |node: NodeId| configs.iter().any(|config| config.contains(&node));
     if !me.leaderless || !votes(me.node) {
@@ -46,7 +50,8 @@ pub fn verdict(me: &Opinion, others: &[Opinion], configs: &[BTreeSet<NodeId>], s
     if let Some(leader) = leader_of(&me.vote, me.node)
         && is_quorum(&same, configs)
     {
-        // The leader itself, started again, agrees that it does not lead; it is not among those that can replace it.
+        // The leader itself may have restarted and agree that it does not lead. It is not among the
+        // candidates to replace it.
         return Verdict::TakeOver(rank(me, same.into_iter().filter(|opinion| opinion.node != leader)));
     }
     let all: Vec<&Opinion> = all.collect();
@@ -62,7 +67,8 @@ fn is_quorum(agreeing: &[&Opinion], configs: &[BTreeSet<NodeId>]) -> bool {
     !configs.is_empty() && configs.iter().all(majority)
 }
 
-/// 0 for the one with the greatest log, which the others can all vote for; the rest follow in the order of their ids.
+/// Returns this node's place in the order of turns. Place 0 has the voter with the greatest log,
+/// for which all others can vote. The rest follow in the order of their ids.
 fn rank<'a>(me: &Opinion, candidates: impl Iterator<Item = &'a Opinion> + Clone) -> u32 {
     let best = candidates.clone().max_by_key(|opinion| (opinion.last, opinion.node)).map_or(me.node, |best| best.node);
     match best == me.node {

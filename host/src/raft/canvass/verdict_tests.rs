@@ -1,4 +1,4 @@
-//! The rules of a canvass, one by one.
+//! Tests the rules of a canvass one by one.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -110,7 +110,8 @@ fn a_joint_configuration_needs_a_quorum_of_both() {
 }
 
 proptest! {
-    /// Whatever each of them knows of the others, two that take over at once are of different rank.
+    /// Two nodes that take over at once have different ranks, whatever each of them knows of the
+    /// others.
     #[test]
     fn those_that_agree_have_ranks_of_their_own(logs in prop::collection::vec(0u64..4, 2..7)) {
         let all: Vec<Opinion> = logs.iter().enumerate().map(|(id, index)| bereft(id as u64, *index)).collect();

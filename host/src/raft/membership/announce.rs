@@ -1,5 +1,5 @@
-//! Telling the leader where this node is now, when the membership says otherwise. Records nothing itself: that is
-//! `Members::set_addresses`, on the leader.
+//! Tells the leader this node's addresses when the membership holds others. Records nothing itself:
+//! `Members::set_addresses` does, on the leader.
 
 use std::time::Duration;
 
@@ -9,15 +9,17 @@ use crate::raft::peer::SetAddressesRequest;
 use crate::raft::wire;
 use crate::types::Node;
 
-/// Between attempts to have new addresses recorded.
+/// Pause between attempts to have new addresses recorded.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
 
-/// One attempt of that; the leader commits an entry meanwhile.
+/// Longest duration of one attempt to have new addresses recorded. The leader commits an entry
+/// meanwhile.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Members {
-    /// Has the leader record this node's addresses when the membership holds others. Returns once it holds these; runs beside
-    /// everything else, since a node that moved may have to wait for a leader.
+    /// Asks the leader to record this node's addresses when the membership holds others. Returns
+    /// once it holds these. Runs beside everything else, because a node that has moved may have to
+    /// wait for a leader.
     pub async fn announce_addresses(&self) {
         let me = &self.0.me;
         loop {
@@ -28,7 +30,7 @@ impl Members {
             let now = metrics(&raft);
             match now.membership_config.get_node(&me.node_id) {
                 Some(recorded) if *recorded == me.node => return,
-                // There is nobody to tell yet.
+                // There is no leader to tell yet.
                 Some(_) if now.current_leader.is_none() => {}
                 Some(recorded) => {
                     if let Err(reason) = self.announce(&now).await {

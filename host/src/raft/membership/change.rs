@@ -1,7 +1,9 @@
-//! One change of the configuration, from its turn to its entry applied. Decides nothing about who joins or goes; `membership` does.
+//! Makes one change of the configuration, from its turn until its entry is applied. Does not decide
+//! who joins or leaves; `membership` does.
 //!
-//! A change of one voter is one entry: the old and the new majorities share a node, so there is no half-way. The joint configuration
-//! that other ways of changing need can stand in a log all the same; whoever leads finishes one that it finds.
+//! A change of one voter is one entry: the old and the new majorities share a node, so no
+//! intermediate configuration is needed. A log can still hold the joint configuration that other
+//! kinds of change need. A leader that finds one finishes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,13 +21,13 @@ use super::{Changes, Members, MembershipError, Metrics, configuration_index, fin
 use crate::raft::Raft;
 use crate::types::{CommittedLeaderId, Membership, NodeId, TypeConfig};
 
-/// One configuration entry, from proposal to applied.
+/// Longest time for one configuration entry, from proposal to applied.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Behind another change; one that adds a voter takes as long as its snapshot.
+/// Longest wait for another change. A change that adds a voter takes as long as its snapshot.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Before a joint configuration that could not be finished is tried again.
+/// Pause before a joint configuration that could not be finished is tried again.
 const FINISH_PAUSE: Duration = Duration::from_secs(1);
 
 type Moment = openraft::alias::InstantOf<TypeConfig>;
@@ -33,7 +35,8 @@ type Moment = openraft::alias::InstantOf<TypeConfig>;
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 impl Members {
-    /// Waits for its turn, checks that this node leads and that `previous_index` holds, and finishes what was left over.
+    /// Waits for its turn and finishes a joint configuration that was left behind. Checks that this
+    /// node leads and that `previous_index` holds.
     pub(super) async fn begin(&self, previous_index: u64) -> Result<Change<'_>, MembershipError> {
         let turn = tokio::time::timeout(TURN_TIMEOUT, self.0.one_change.lock()).await;
         let guard = turn.map_err(|_| MembershipError::Busy(TURN_TIMEOUT))?;
@@ -47,7 +50,8 @@ impl Members {
         let mut change = Change { members: self, raft, start: settled, known, _guard: guard };
         if is_joint(&change.start) {
             tracing::warn!("finishing a joint configuration that was left behind");
-            // Who loses its vote stays as a learner: whether it was to go altogether is not written anywhere.
+            // A node that loses its vote stays as a learner: the log does not say whether it was to
+            // be removed.
             change.apply(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await?;
             change.start = self.settle(&change.raft).await?;
             change.made(configuration_index(&change.start));
@@ -55,15 +59,16 @@ impl Members {
         Ok(change)
     }
 
-    /// The leader's duty: a joint configuration that a crash left behind is led to its end, whoever left it. Runs beside everything
-    /// else; ends with Raft.
+    /// Finishes the joint configurations that crashes left behind. It does so while this node
+    /// leads, whichever leader left them. Runs beside everything else; ends with Raft.
     pub async fn finish_changes(&self) {
         let Some(raft) = self.0.raft.get() else { return };
         let mut changes = raft.server_metrics();
         loop {
             let now = metrics(&raft);
             if now.current_leader == Some(self.0.me.node_id) && is_joint(&now) {
-                // A change that is under way holds the turn; then there is nothing left to finish.
+                // A change that is under way holds the turn. When it ends, there is nothing left to
+                // finish.
                 if let Err(error) = self.begin(0).await.map(drop) {
                     tracing::warn!(%error, "a joint configuration is not finished yet");
                     tokio::time::sleep(FINISH_PAUSE).await;
@@ -76,8 +81,8 @@ impl Members {
         }
     }
 
-    /// The metrics once somebody leads, or as they are after the time that an election may take: a cluster that was just started
-    /// is asked at once by scripts.
+    /// Returns the metrics once there is a leader, or after the time that an election may take.
+    /// Scripts call this right after they have started a cluster.
     async fn leader_known(&self, raft: &Raft) -> Metrics {
         let known = |metrics: &Metrics| metrics.current_leader.is_some();
         match raft.wait(Some(self.0.timeouts.election)).metrics(known, "somebody leads").await {
@@ -86,7 +91,8 @@ impl Members {
         }
     }
 
-    /// Waits until this node, as leader, has committed an entry of its term and the configuration in force.
+    /// Waits until this node, as leader, has a settled configuration. The configuration in force
+    /// and an entry of its own term are then committed.
     async fn settle(&self, raft: &Raft) -> Result<Metrics, MembershipError> {
         let me = self.0.me.node_id;
         let now = self.leader_known(raft).await;
@@ -115,7 +121,7 @@ impl Members {
     }
 }
 
-/// One change under way: nobody else makes one until it is dropped.
+/// One change under way. No other change starts until it is dropped.
 pub(super) struct Change<'a> {
     members: &'a Members,
     pub(super) raft: Arc<Raft>,
@@ -142,8 +148,8 @@ impl Change<'_> {
         find_name(self.membership(), name).ok_or_else(|| MembershipError::UnknownServer(name.into()))
     }
 
-    /// Makes `voter` one, or takes its vote from it, in one entry. `retain`: who loses it stays as a learner. Returns the index of
-    /// the configuration once it is applied here.
+    /// Makes `voter` a voter, or takes its vote, in one entry. `retain`: a node that loses its vote
+    /// stays as a learner. Returns the index of the configuration once it is applied here.
     pub(super) async fn set_voter(&self, voter: NodeId, votes: bool, retain: bool) -> Result<u64, MembershipError> {
         crate::faults::point_beside("membership-caught-up").await;
         let now = self.look_again().await?;
@@ -169,8 +175,10 @@ impl Change<'_> {
         Ok(index)
     }
 
-    /// What [`Members::begin`] saw may be minutes old, and the lead was lost and found again meanwhile. Then this leader needs an entry of its
-    /// new term committed before it may change voters by a single entry, and another one may have changed the configuration.
+    /// Looks at the configuration again. The metrics of [`Members::begin`] may be minutes old, and
+    /// this node may have lost and regained the lead meanwhile. It must then commit an entry of its
+    /// new term before it may change voters by a single entry, and another leader may have changed
+    /// the configuration.
     async fn look_again(&self) -> Result<Metrics, MembershipError> {
         let now = self.members.settle(&self.raft).await?;
         let (expected, found) = (self.known.load(Relaxed), configuration_index(&now));
@@ -188,11 +196,12 @@ impl Change<'_> {
         index
     }
 
-    /// Refuses a change after which nothing could be committed, the change itself least of all: a configuration is in force from its
-    /// entry on, committed or not. What was heard before the question proves nothing: a node may have died since.
+    /// Refuses a change after which nothing could be committed, not even the change itself: a
+    /// configuration is in force from its entry on, committed or not. Earlier answers prove
+    /// nothing: a node may have died since.
     async fn quorum_answers(&self, after: &Membership) -> Result<(), MembershipError> {
         let asked = Moment::now();
-        // An error is a core that stopped, which what follows finds as well.
+        // An error means that the core has stopped. The calls below find this, too.
         drop(self.raft.trigger().heartbeat().await);
         let answers = |now: &Metrics| now.current_leader != Some(now.id) || silent(now, after, asked).has_quorum();
         let heartbeat = self.members.0.timeouts.heartbeat;
@@ -203,7 +212,8 @@ impl Change<'_> {
         }
     }
 
-    /// Proposes and waits until the final configuration is applied here. `retain` keeps who loses its vote as a learner.
+    /// Proposes changes and waits until the final configuration is applied here. `retain` keeps a
+    /// node that loses its vote as a learner.
     pub(super) async fn apply(&self, changes: Changes, retain: bool) -> Result<u64, MembershipError> {
         let now = metrics(&self.raft);
         let changed = bounded(self.raft.change_membership_if(changes, retain, [unchanged(&now)])).await;
@@ -238,7 +248,8 @@ impl Voters {
     }
 }
 
-/// Who of the voters of `after` acknowledged nothing that was sent since `asked`. The leader, which asks, is not silent.
+/// Finds the voters of `after` that acknowledged nothing that was sent since `asked`. The leader is
+/// this node and is never silent.
 fn silent(now: &Metrics, after: &Membership, asked: Moment) -> Voters {
     let heard = |id: &NodeId| {
         let sent = now.heartbeat.as_ref().and_then(|acknowledged| *acknowledged.get(id)?);
@@ -248,12 +259,14 @@ fn silent(now: &Metrics, after: &Membership, asked: Moment) -> Voters {
     Voters { all: voters.len(), silent: voters.into_iter().filter(|id| !heard(id)).collect() }
 }
 
-/// Under the lock nobody else on this node changes the configuration; this refuses what another leader did.
+/// Refuses the change if another leader has changed the configuration since `now`. No other change
+/// on this node can: it would need the lock.
 fn unchanged(now: &Metrics) -> Precondition<TypeConfig> {
     Precondition::LastMembershipLogId { last_membership_log_id: *now.membership_config.log_id() }
 }
 
-/// And this what happened since to the lead: an entry of this term is committed, of another one perhaps not.
+/// Refuses the change if this node has lost the lead since `now`, even if it leads again. An entry
+/// of the term in `now` is committed; an entry of a later term may not be.
 fn still_leads(now: &Metrics) -> Precondition<TypeConfig> {
     let committed_leader_id = CommittedLeaderId { term: now.current_term, node_id: now.id };
     Precondition::CommittedLeaderId { committed_leader_id }

@@ -1,4 +1,4 @@
-//! Why the membership was not changed, in the words an operator reads. Changes nothing.
+//! Explains to operators why the membership was not changed. Changes nothing.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use crate::raft::join::JoinError;
 use crate::types::{Node, NodeId, TypeConfig};
 
-/// Why a change was not made; the texts are for operators.
+/// Why a change was not made. The texts are for operators.
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
-    /// Asked of a follower.
+    /// A follower was asked.
     #[error("{}", not_leader(leader))]
     NotLeader {
-        /// Who leads, when known.
+        /// The leader, when known.
         leader: Option<Node>,
     },
-    /// No Raft instance here, or it has stopped.
+    /// No Raft instance runs here, or it has stopped.
     #[error("Raft is not running on this node: {0}")]
     Stopped(String),
     /// Another change took too long.
@@ -25,17 +25,17 @@ pub enum MembershipError {
          snapshot: see `transfers` in the status, and try again"
     )]
     Busy(Duration),
-    /// The joiner cannot be reached, or says no.
+    /// The joiner cannot be reached, or refuses.
     #[error(transparent)]
     Join(#[from] JoinError),
-    /// The address leads to another node than the operator thinks.
+    /// The node at the address is not the one that the operator means.
     #[error("the node at {address} is {found:?}, not {asked:?}")]
     OtherName {
-        /// As given.
+        /// The address as given.
         address: String,
-        /// Its own name.
+        /// The node's own name.
         found: String,
-        /// As given.
+        /// The name as given.
         asked: String,
     },
     /// The joiner belongs to another cluster.
@@ -45,9 +45,9 @@ pub enum MembershipError {
     OtherCluster {
         /// The joiner.
         name: String,
-        /// In hex.
+        /// Its cluster, in hex.
         theirs: String,
-        /// In hex.
+        /// This cluster, in hex.
         ours: String,
     },
     /// The joiner's data is from before a recovery.
@@ -60,22 +60,22 @@ pub enum MembershipError {
         name: String,
         /// Its incarnation.
         theirs: u32,
-        /// Ours.
+        /// This cluster's incarnation.
         ours: u32,
     },
-    /// A known name on another disk.
+    /// A known name has another disk.
     #[error(
         "{name:?} is in the configuration with another data directory (node {known:016x}, now {found:016x}); remove it first, then add it"
     )]
     OtherDisk {
         /// The name.
         name: String,
-        /// In the configuration.
+        /// The node id in the configuration.
         known: NodeId,
-        /// At the address.
+        /// The node id at the address.
         found: NodeId,
     },
-    /// No such server.
+    /// No server has this name.
     #[error("there is no server {0:?} in the configuration")]
     UnknownServer(String),
     /// `previous_index` no longer holds.
@@ -85,18 +85,18 @@ pub enum MembershipError {
     ConfigurationChanged {
         /// The precondition.
         expected: u64,
-        /// In force.
+        /// The index in force.
         found: u64,
     },
-    /// The cluster has no genesis yet, so there is nothing a joiner could be compared with.
+    /// The cluster has no genesis yet, so there is nothing to compare a joiner with.
     #[error("the cluster has not recorded its component yet; try again in a moment")]
     NoGenesis,
-    /// Taken out again.
+    /// A learner did not catch up and was removed again.
     #[error("{name:?} did not catch up within {limit:?} and was taken out again; {reason}")]
     NotCaughtUp {
         /// The learner.
         name: String,
-        /// What it was given.
+        /// The time that it had.
         limit: Duration,
         /// How far it came.
         reason: String,
@@ -104,26 +104,26 @@ pub enum MembershipError {
     /// A cluster needs a voter.
     #[error("this would leave the cluster without a voter")]
     LastVoter,
-    /// More than half of the voters that the change would leave are silent.
+    /// Too few of the voters that the change would leave answer.
     #[error(
         "the change would leave {voters} voters, of which {heard} answer; it takes {quorum} to commit anything. Silent: {}. Start them \
          again or remove them first; when a majority is lost for good, see `lockstep recover --help`",
         silent.join(", ")
     )]
     NoQuorumAfter {
-        /// Voters after the change.
+        /// Number of voters after the change.
         voters: usize,
         /// A majority of those.
         quorum: usize,
-        /// Of the voters after the change, those that answered within a heartbeat timeout.
+        /// Number of the voters after the change that answered within a heartbeat timeout.
         heard: usize,
-        /// The others, by name.
+        /// The other voters, by name.
         silent: Vec<String>,
     },
     /// No voter can take leadership over.
     #[error("leadership was not transferred: {0}")]
     NotTransferred(String),
-    /// openraft says no.
+    /// openraft refuses.
     #[error("Raft refuses: {0}")]
     Refused(String),
     /// The change may still happen.
@@ -138,7 +138,7 @@ fn not_leader(leader: &Option<Node>) -> String {
     }
 }
 
-/// openraft's refusals, in our words.
+/// Converts openraft's refusals into our errors.
 pub(super) fn refusal(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipError {
     match error {
         RaftError::Fatal(error) => MembershipError::Stopped(error.to_string()),

@@ -1,12 +1,14 @@
-//! Whether a learner comes nearer, so that one with a large state to fetch is waited for and a broken one is not. Measures no time.
+//! Decides whether a learner makes progress, so that the leader waits for one with a large state to
+//! fetch and not for a broken one. Measures no time.
 
 use crate::machine::Attempt;
 
-/// Attempts to send a learner a snapshot that count as progress, each from its beginning.
+/// Number of snapshot transfers to a learner that count as progress, each from its beginning.
 const ATTEMPTS_WAITED_FOR: u32 = 8;
 
-/// How far a learner has come. What was reached before does not count again, but for a few attempts to send it a snapshot: the
-/// first ones may have broken, and a learner that breaks all of them must not be waited for.
+/// The progress of a learner so far. A point that was reached before does not count again. A few
+/// snapshot transfers are the exception: the first ones may have broken. A learner that breaks all
+/// of them must not be waited for.
 #[derive(Default)]
 pub(super) struct Nearer {
     matched: Option<u64>,
@@ -16,7 +18,7 @@ pub(super) struct Nearer {
 }
 
 impl Nearer {
-    /// Whether it is nearer than ever before.
+    /// Notes the progress and returns whether the learner is further than ever before.
     pub(super) fn came(&mut self, matched: Option<u64>, sending: Option<Attempt>) -> bool {
         let mut came = matched > self.matched;
         self.matched = self.matched.max(matched);

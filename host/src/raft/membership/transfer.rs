@@ -1,8 +1,9 @@
-//! Handing leadership over. Elects nobody itself.
+//! Hands leadership over. Elects no leader itself.
 //!
-//! openraft never takes a hand-over back: once asked, this leader accepts no more commands. So a target must have been heard of
-//! a moment ago and hold nearly the whole log, and when it does not take over in time the next such voter is asked; after the last, this
-//! node ends its leadership itself and stands again.
+//! openraft never takes a hand-over back: once asked, this leader accepts no more commands. So a
+//! target must have answered a moment ago and hold nearly the whole log. When it does not take over
+//! in time, the next such voter is asked. After the last one, this node ends its leadership itself
+//! and stands for election again.
 
 use std::time::Duration;
 
@@ -15,24 +16,25 @@ use super::{Members, MembershipError, Metrics, find_name, leader_node, matched, 
 use crate::raft::{Raft, probe};
 use crate::types::{NodeId, Vote};
 
-/// A target may lack this many entries when it is asked; it waits for them before it stands.
+/// Most entries that a target may lack when it is asked. It waits for them before it stands.
 const TARGET_LAG_ENTRIES: u64 = 64;
 
-/// A target has acknowledged a heartbeat within this many intervals.
+/// Number of heartbeat intervals within which a target must have acknowledged a heartbeat.
 const TARGET_HEARD_INTERVALS: u32 = 2;
 
-/// How often a voter that others wait for is looked at.
+/// Time between two looks at a voter whose process may be gone.
 const GONE_POLL: Duration = Duration::from_millis(50);
 
 impl Members {
-    /// Hands leadership to the voter that is furthest, or to the next one that takes it. Returns once another node leads.
+    /// Hands leadership to the voter with the longest log, or to the next one that takes it.
+    /// Returns once another node leads.
     pub async fn transfer_leadership(&self) -> Result<(), MembershipError> {
         let _guard = self.0.one_transfer.lock().await;
         let raft = self.raft()?;
         self.hand_over(&raft, |_| true).await
     }
 
-    /// Hands leadership to the named voter and to nobody else.
+    /// Hands leadership to the named voter and to no other.
     pub async fn transfer_leadership_to(&self, name: &str) -> Result<(), MembershipError> {
         let _guard = self.0.one_transfer.lock().await;
         let raft = self.raft()?;
@@ -48,10 +50,11 @@ impl Members {
         self.hand_over(&raft, |id| id == target).await
     }
 
-    /// Asks the best target to take over, once, and does not wait until it did: this node's core may hang at its next vote. A leader that
-    /// was asked to hand over falls silent, so that another one stands even if the target does not.
+    /// Asks the best target to take over, once, and does not wait until it has: this node's core
+    /// may hang at its next vote. A leader that was asked to hand over sends no heartbeats, so
+    /// another voter stands even if the target does not.
     pub async fn let_go(&self) -> Result<(), MembershipError> {
-        // Whoever holds it is handing over already.
+        // The holder of the lock is handing over already.
         let Ok(_guard) = self.0.one_transfer.try_lock() else { return Ok(()) };
         let raft = self.raft()?;
         let target = self.await_target(&raft, |_| true).await.ok_or_else(|| no_target(0))?;
@@ -74,7 +77,8 @@ impl Members {
             let usable = |id: NodeId| wanted(id) && !tried.contains(&id);
             let target = match asked {
                 0 => self.await_target(raft, usable).await,
-                // A leader that hands over sends no heartbeats, so what was heard before must do.
+                // A leader that hands over sends no heartbeats, so older acknowledgements must be
+                // enough.
                 _ => self.targets(&now, Duration::MAX).into_iter().find(|&id| usable(id)),
             };
             let Some(target) = target else {
@@ -97,21 +101,23 @@ impl Members {
         }
     }
 
-    /// Makes a leader that nobody replaced useful again. openraft never takes a hand-over back: the leader stays, silent and without
-    /// taking commands. So it grants `target` the vote it was to ask for, as if it had asked with a log like ours, which ends this
-    /// leadership; then it stands itself, in the next term. Should the target ask yet, its log is looked at as ever.
+    /// Makes a leader that no voter replaced useful again. openraft never takes a hand-over back:
+    /// the leader stays, sends nothing and accepts no commands. So it grants `target` the vote that
+    /// `target` should have asked for, as if with a log like ours. This ends the leadership. Then
+    /// it stands itself, in the next term. If the target still asks, its log is checked as usual.
     async fn take_back(&self, raft: &Raft, target: NodeId) {
         let last_log_id = raft.data_metrics().borrow_watched().last_log;
         let term = metrics(raft).vote.leader_id.term + 1;
         let request = VoteRequest { vote: Vote::new(term, target), last_log_id, leadership_transfer: true };
         tracing::warn!(term, "nobody took leadership over; stepping down and standing again");
-        // An error of either is a core that stopped, which the watchdog sees.
+        // An error of either means that the core has stopped, which the watchdog sees.
         if raft.vote(request).await.is_ok() {
             let _ = raft.trigger().elect(true).await;
         }
     }
 
-    /// The best target, once there is one; none after a whole heartbeat timeout without, or when nobody else is there at all.
+    /// Waits for the best target. Returns `None` after a whole heartbeat timeout without one, or
+    /// when the processes of all other voters are gone.
     async fn await_target(&self, raft: &Raft, usable: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let heard = self.0.timeouts.heartbeat_interval() * TARGET_HEARD_INTERVALS;
         let mut changes = raft.metrics();
@@ -132,7 +138,8 @@ impl Members {
         }
     }
 
-    /// Other voters that were heard of within `heard` and lack little of the log, the furthest first.
+    /// Returns the voters that can take over, the longest log first. These are other voters that
+    /// answered within `heard` and lack little of the log.
     fn targets(&self, now: &Metrics, heard: Duration) -> Vec<NodeId> {
         let last = now.last_log_index.unwrap_or(0);
         let acknowledged = |id: &NodeId| {
@@ -150,8 +157,8 @@ impl Members {
         targets.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Waits for another leader, `limit` at most, and not in vain: no longer than the process of `target` is there, or that of any
-    /// other voter.
+    /// Waits up to `limit` for another leader. Fails sooner when the process of `target` is gone
+    /// or, without a target, when those of all other voters are.
     async fn await_successor(
         &self,
         raft: &Raft,
@@ -181,7 +188,7 @@ impl Members {
         self.gone(raft, |_| true).await;
     }
 
-    /// Completes when nothing listens any more at the peer ports of those voters, this node aside.
+    /// Completes when nothing listens any more at the peer ports of those voters, except this node.
     async fn gone(&self, raft: &Raft, which: impl Fn(NodeId) -> bool) {
         loop {
             let now = metrics(raft);

@@ -1,17 +1,20 @@
-//! When the next request for a read index may begin while others are under way. Knows times only; sends nothing.
+//! Decides when the next request for a read index may begin while others are under way. Knows times
+//! only; sends nothing.
 //!
-//! One request at a time serves the most readers: each costs every voter a heartbeat. So the next readers gather while one is under
-//! way. A request that is slow must not hold them up: after half of what requests usually take another one may begin.
+//! One request at a time serves the most readers, because each request costs every voter a
+//! heartbeat. So the next readers gather while one is under way. A slow request must not delay
+//! them: after half of the usual duration of a request, another one may begin.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Requests to the leader at a time.
+/// Most requests to the leader at a time.
 const ROUNDS_MAX: usize = 4;
-/// A request is not called slow before this. Between nodes of one data centre requests take less.
+/// Shortest time after which a request counts as slow. Requests between nodes of one data centre
+/// take less.
 const SLOW_MIN: Duration = Duration::from_millis(2);
-/// The share of the newest request in what requests usually take, as its inverse.
+/// The weight of the newest request in the usual duration, as its inverse.
 const NEWEST_SHARE: u32 = 8;
 
 /// When a request may begin.
@@ -36,13 +39,14 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// With another idea of what is slow.
+    /// Creates a pace with another `slow_min`.
     #[cfg(test)]
     pub(super) fn slow_after(slow_min: Duration) -> Self {
         Pace { slow_min, ..Pace::default() }
     }
 
-    /// When the next request may begin while `under_way` are. `None`: not before one of them has ended.
+    /// Returns when the next request may begin while `under_way` are. `None`: not before one of
+    /// them has ended.
     pub(super) fn next_turn(&self, under_way: usize) -> Option<Turn> {
         match (under_way, self.last_began) {
             (0, _) | (_, None) => Some(Turn::Now),
@@ -51,12 +55,12 @@ impl Pace {
         }
     }
 
-    /// A request has begun.
+    /// Notes that a request has begun.
     pub(super) fn began(&mut self, now: Instant) {
         self.last_began = Some(now);
     }
 
-    /// A request has ended, well or not.
+    /// Notes that a request has ended, successfully or not.
     pub(super) fn ended(&mut self, took: Duration) {
         self.usual = self.usual - self.usual / NEWEST_SHARE + took / NEWEST_SHARE;
     }

@@ -1,15 +1,17 @@
-//! How many commands had been applied, and how many bytes of log written, at which index; and from that, how much log may go.
-//! Keeps numbers only: reads no log and purges none.
+//! Notes how many commands had been applied, and how many bytes of log written, at which index.
+//! Computes from that how much log may go. Keeps numbers only: reads no log and purges none.
 
 use std::collections::VecDeque;
 
 use super::RetentionLimits;
 use crate::store::LogStats;
 
-/// Notes kept: when full, every second one is dropped, so that they always reach back far enough.
+/// Most notes kept. When full, every second one is dropped, so the notes always reach back far
+/// enough.
 const SAMPLES_MAX: usize = 4_096;
 
-/// At `index`, `commands` had been applied since the beginning, and so many bytes of log were written, as [`LogStats`] counts.
+/// Counts at `index`: the commands applied since the beginning, and the bytes of log written, as
+/// [`LogStats`] counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sample {
     pub(super) index: u64,
@@ -17,7 +19,7 @@ pub(super) struct Sample {
     pub(super) bytes: u64,
 }
 
-/// Notes, growing in all three.
+/// Notes that grow in all three numbers.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
     notes: VecDeque<Sample>,
@@ -45,28 +47,30 @@ impl Samples {
         }
     }
 
-    /// Commands that had certainly been applied at `index`.
+    /// Returns the number of commands that had certainly been applied at `index`.
     pub(super) fn commands_at(&self, index: u64) -> u64 {
         self.notes.iter().rev().find(|note| note.index <= index).map_or(0, |note| note.commands)
     }
 
-    /// About the bytes of log that were written up to and with `index`.
+    /// Returns about how many bytes of log were written up to and including `index`.
     pub(super) fn bytes_at(&self, index: u64) -> u64 {
         let (first, last, bytes) = self.opened;
         if index <= last {
-            // Within what was there at the start entries are taken to be equal.
+            // The entries that were there at the start are taken to be of equal size.
             let before = (index + 1).saturating_sub(first).min(last + 1 - first);
             return (u128::from(bytes) * u128::from(before) / u128::from(last + 1 - first)) as u64;
         }
         self.notes.iter().rev().find(|note| note.index <= index).map_or(bytes, |note| note.bytes.max(bytes))
     }
 
-    /// About the bytes that lie in a log from `first` on, when `written` were written in all.
+    /// Returns about how many bytes lie in a log from `first` on. `written` is how many were
+    /// written in all.
     pub(super) fn bytes_from(&self, first: u64, written: u64) -> u64 {
         written.saturating_sub(first.checked_sub(1).map_or(0, |before| self.bytes_at(before)))
     }
 
-    /// The last entry that may go: `trailing_commands` lie between it and the snapshot, and enough entries, too.
+    /// Returns the last entry that may go. Behind the snapshot, `trailing_commands` commands and at
+    /// least `trailing_entries_min` entries stay.
     pub(super) fn superfluous(&self, snapshot_index: u64, limits: &RetentionLimits) -> Option<u64> {
         let by_entries = snapshot_index.checked_sub(limits.trailing_entries_min)?;
         let commands = self.commands_at(snapshot_index).checked_sub(limits.trailing_commands)?;
@@ -120,7 +124,7 @@ mod tests {
     fn nothing_goes_that_is_not_known_to_be_superfluous() {
         assert_eq!(samples(&[]).superfluous(1_000, &limits(0, 0)), None);
         assert_eq!(samples(&[(500, 500)]).superfluous(1_000, &limits(10_240, 0)), None);
-        // A snapshot between two notes counts what the earlier one had.
+        // A snapshot between two notes counts the commands of the earlier note.
         assert_eq!(samples(&[(10, 100), (20, 200)]).superfluous(15, &limits(50, 0)), None);
     }
 
