@@ -152,7 +152,7 @@ impl RaftManager for Manager {
             let stopped = (shared.parts.stop.raft)().await;
             let exit = shared.parts.stop.exit.clone();
             tokio::spawn(async move {
-                // A timeout here is normal: most clients never forget the token.
+                // A timeout is normal for a client that does not forget the token.
                 let _timed_out = tokio::time::timeout(SHUTDOWN_LINGER, forgotten.wait()).await;
                 exit();
             });
@@ -297,7 +297,7 @@ async fn apply_log(shared: &Shared, call: EncodedCall) -> Done {
     }
 }
 
-/// Waits until every entry of this leader's log is applied on this node.
+/// Waits until this node has applied every entry that is in this leader's log at the call.
 async fn barrier(shared: &Shared, leader: LeaderView) -> Result<u64, String> {
     let deadline = operation_deadline();
     let committed = shared.parts.read.read_index(deadline).await.map_err(text)?;

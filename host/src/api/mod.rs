@@ -245,7 +245,8 @@ impl Api {
     }
 }
 
-/// Checks every request before it reaches a service, and trims every response on its way out.
+/// Serves one call. Checks the request before any service gets it, and fits the size of the
+/// response's status.
 async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {
     if let Some(refusal) = media::refusal(request.method(), request.version(), request.headers()) {
         dynamic::drain(request.into_body()).await;

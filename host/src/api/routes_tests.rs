@@ -142,8 +142,8 @@ fn services_of_imports_are_described_and_not_served() {
     assert_eq!(unknown, "service lib.Up is of a file that the guest only imports; this node serves app.S");
     let pool = DescriptorPool::decode(routes.encoded()).unwrap();
     assert!(pool.get_service_by_name("lib.Up").is_some());
-    // A build that names the file owns its services. So does another crate's build that shares the
-    // section.
+    // The services of a file are the guest's own if its build names the file, or if another crate's
+    // build in the same section does.
     let quiet = "service Q { rpc A(M) returns (M); }";
     let both = compile_with_import(quiet, &["app.proto", "lib.proto"]);
     assert_eq!(Routes::new(Some(&both), false).unwrap().services(), ["app.S", "lib.Q"]);
