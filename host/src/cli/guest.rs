@@ -1,6 +1,6 @@
 //! `lockstep guest`: the tools that an author needs between the compiler and the cluster. They use
-//! no node and no network; they read a file, and the machine's own code runs the guest. These
-//! commands have no rules of their own: they call the same admission code that a node calls.
+//! no node and no network; they read a file. Where they run a guest, the machine's own code runs
+//! it. They have no rules of their own: they call the same admission code that a node calls.
 
 mod bench;
 mod blanks;
@@ -82,7 +82,7 @@ struct Admitted {
 }
 
 /// Does what a node does with the file of `--fsm`, under the limits of a new cluster. Call it
-/// [`on_guest_stack`].
+/// inside [`on_guest_stack`].
 fn admit(bytes: &[u8]) -> anyhow::Result<Admitted> {
     admit_under(&Limits::default(), bytes)
 }

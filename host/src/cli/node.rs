@@ -152,13 +152,13 @@ pub(crate) struct NodeArgs {
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     no_snapshot_restore_on_start: bool,
 
-    /// Refused, because there is no discovery by gossip yet; add nodes with `lockstep admin ...
-    /// add_voter`
+    /// Refused, because there is no discovery by gossip yet;
+    /// add nodes with `lockstep admin ... add_voter`
     #[arg(long = "gossip_addr", env = "LOCKSTEP_GOSSIP_ADDR", value_name = "HOST:PORT")]
     gossip_addr: Option<String>,
 
-    /// Refused, because there is no discovery by gossip yet; add nodes with `lockstep admin ...
-    /// add_voter`
+    /// Refused, because there is no discovery by gossip yet;
+    /// add nodes with `lockstep admin ... add_voter`
     #[arg(long = "gossip_seeds", env = "LOCKSTEP_GOSSIP_SEEDS", value_name = "HOST:PORT,…")]
     gossip_seeds: Option<String>,
 

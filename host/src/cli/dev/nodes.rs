@@ -138,7 +138,8 @@ impl Nodes {
                 command.env_remove(name);
             }
         }
-        // Ctrl-C reaches a whole process group. Only this process may stop the nodes.
+        // Ctrl-C reaches a whole process group. So each node gets its own group: only this process
+        // may stop it.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", node.name))?;

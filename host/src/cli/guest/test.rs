@@ -178,7 +178,7 @@ impl Test<'_> {
         Ok(difference(calls, &one, &other))
     }
 
-    /// Returns a shortest beginning of the script that differs, while the one before it does not.
+    /// Finds a beginning of the script that differs, while the one that is a call shorter does not.
     fn shortest(
         &self,
         comparison: &Comparison,
