@@ -187,8 +187,8 @@ fn test(filter: &[&str]) -> Result<()> {
 }
 
 /// Runs the tests of the guests once more, each against its component. The tests are chosen by name
-/// out of the whole workspace, so that nothing is compiled again. A guest's tests are `tests/<name
-/// of the package>.rs`.
+/// out of the whole workspace, so that nothing is compiled again. A guest's tests are
+/// `tests/<package>.rs`.
 fn test_components() -> Result<()> {
     let program = build_dir().join("lockstep");
     for guest in guests::with_tests()? {
