@@ -1,4 +1,4 @@
-//! What the demo shows, step by step. Every sentence it prints was checked a line before.
+//! The steps of the demo. Every sentence that it prints was checked a line before.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,7 @@ use crate::demo_cluster::Cluster;
 
 /// Keys written before the leader dies.
 const KEYS_BEFORE: usize = 20;
-/// Keys written while it is dead.
+/// Keys written while the old leader is dead.
 const KEYS_AFTER: usize = 20;
 
 pub(crate) fn demo() -> Result<()> {
@@ -47,7 +47,7 @@ fn run(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What the README tells a person to do.
+/// Forms the cluster as the README tells a person to.
 fn form(cluster: &Cluster) -> Result<()> {
     step("Start three nodes");
     for name in Cluster::NAMES {
@@ -149,7 +149,7 @@ fn check_all(cluster: &Cluster, name: &str, written: &BTreeMap<String, String>) 
     Ok(())
 }
 
-/// The seed's JSON mapping writes 64-bit numbers as strings.
+/// Reads an index. The JSON mapping of protobuf writes 64-bit numbers as strings.
 fn index_of(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
@@ -217,7 +217,8 @@ fn step(title: &str) {
     println!("\n== {title}");
 }
 
-/// First throughput figures: a fresh cluster, the built-in load generator at every node's address.
+/// Prints first throughput figures: a fresh cluster, and the built-in load generator at every
+/// node's address.
 pub(crate) fn bench(seconds: u64) -> Result<()> {
     let cluster = Cluster::plan()?;
     form(&cluster)?;

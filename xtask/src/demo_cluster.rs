@@ -1,5 +1,5 @@
-//! Node processes of the demo: started from the built binary, on ports that the system picked, in a temporary directory; stopped and
-//! removed on every way out, Ctrl-C included.
+//! The node processes of the demo. They run the built binary, on ports that the system picked, in a
+//! temporary directory. They are stopped and removed on every way out, including Ctrl-C.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -13,14 +13,14 @@ use serde_json::Value;
 
 use crate::demo_directory;
 
-/// How long anything in the demo may take before it is called a failure.
+/// Longest time for each step of the demo before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Cluster {
     directory: PathBuf,
     nodes: Vec<Node>,
     cleanup: Arc<Mutex<Cleanup>>,
-    /// Says to other demos that the directory is in use.
+    /// Tells other demos that the directory is in use.
     _lock: File,
 }
 
@@ -30,7 +30,7 @@ struct Node {
     raft_addr: String,
 }
 
-/// What must be gone at the end, reachable from the Ctrl-C handler.
+/// What must be removed at the end. The Ctrl-C handler can reach it.
 #[derive(Default)]
 struct Cleanup {
     children: Vec<(String, Child)>,
@@ -59,7 +59,7 @@ impl Drop for Cluster {
 impl Cluster {
     pub(crate) const NAMES: [&'static str; 3] = ["nodeA", "nodeB", "nodeC"];
 
-    /// Three nodes' places: directory and addresses. Nothing runs yet.
+    /// Plans the directory and the addresses of three nodes. Nothing runs yet.
     pub(crate) fn plan() -> Result<Cluster> {
         let (directory, lock) = demo_directory::create()?;
         let cleanup = Arc::new(Mutex::new(Cleanup { children: Vec::new(), directory: Some(directory.clone()) }));
@@ -69,7 +69,7 @@ impl Cluster {
             std::process::exit(130);
         })?;
         demo_directory::remove_left_behind(&directory)?;
-        // All six listeners live at once, so that the system picks six different ports.
+        // All six listeners are open at once, so that the system picks six different ports.
         let listeners: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
         let address = |n: usize| listeners[n].local_addr().map(|address| address.to_string());
         let nodes = Self::NAMES
@@ -92,20 +92,20 @@ impl Cluster {
         &self.node(name).raft_addr
     }
 
-    /// Starts a node; its log goes to a file beside its data.
+    /// Starts a node. Its log goes to a file beside its data.
     pub(crate) fn start(&self, name: &str, bootstrap: bool) -> Result<()> {
         let node = self.node(name);
         let directory = self.directory.display().to_string();
         let fsm = crate::build_dir().join("kv.wasm").display().to_string();
         let mut arguments =
             vec!["node", "--raft_id", name, "--grpc_addr", &node.grpc_addr, "--raft_addr", &node.raft_addr];
-        // The demo works on a disk that has little left; nodes of one's own keep more.
+        // The demo may run on a disk with little free space; an ordinary node keeps more.
         arguments.extend(["--raft_data_dir", &directory, "--fsm", &fsm, "--min_free_bytes=64MiB"]);
         if bootstrap {
             arguments.push("--raft_bootstrap");
         }
         say_command(&arguments);
-        // Also when this process is killed: its end of the pipe closes with it.
+        // Stops the node even when this process is killed: its end of the pipe closes with it.
         arguments.push("--exit_on_stdin_close");
         let log = File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
         let child = Command::new(crate::build_dir().join("lockstep"))
@@ -119,7 +119,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// SIGKILL: no time to say goodbye.
+    /// Kills a node with SIGKILL, so that it cannot clean up.
     pub(crate) fn kill(&self, name: &str) -> Result<()> {
         let mut cleanup = self.cleanup.lock().expect("no holder panics");
         let position =
@@ -130,7 +130,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops every node with SIGTERM and wants exit code 0 of each.
+    /// Stops every node with SIGTERM, and requires exit code 0 of each.
     pub(crate) fn stop(&self) -> Result<()> {
         let mut cleanup = self.cleanup.lock().expect("no holder panics");
         for (_, child) in &cleanup.children {
@@ -158,7 +158,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs `lockstep` as a person would, and prints both sides.
+    /// Runs `lockstep` as a person would, and prints the command and its output.
     pub(crate) fn lockstep(&self, arguments: &[&str]) -> Result<String> {
         say_command(arguments);
         let text = self.quietly(arguments)?;
@@ -168,7 +168,7 @@ impl Cluster {
         Ok(text)
     }
 
-    /// The same, without a word.
+    /// Runs `lockstep` without printing anything.
     pub(crate) fn quietly(&self, arguments: &[&str]) -> Result<String> {
         let output = Command::new(crate::build_dir().join("lockstep")).args(arguments).stdin(Stdio::null()).output()?;
         if !output.status.success() {
@@ -177,13 +177,14 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// A unary call on a node, as JSON.
+    /// Makes a unary call on a node, as JSON.
     pub(crate) fn call(&self, name: &str, method: &str, request: &str) -> Result<Value> {
         let text = self.quietly(&["call", self.grpc_addr(name), method, request])?;
         serde_json::from_str(&text).with_context(|| format!("{method} printed {text:?}"))
     }
 
-    /// A long-running call: `lockstep call` as a child whose lines are read. It ends with the cluster.
+    /// Starts a long-running call: `lockstep call` as a child process whose lines are read. It ends
+    /// with the cluster.
     pub(crate) fn stream(&self, name: &str, method: &str, request: &str) -> Result<std::process::ChildStdout> {
         let arguments = ["call", self.grpc_addr(name), method, request];
         say_command(&arguments);
@@ -203,7 +204,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Tries until it works or patience ends; then the last error and the nodes' last words.
+    /// Retries `attempt` until it succeeds or the time is over. After that, it returns the last
+    /// error and the last lines of the nodes' logs.
     pub(crate) fn eventually<T>(&self, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -217,7 +219,7 @@ impl Cluster {
         }
     }
 
-    /// The ends of the nodes' logs, for a failure report.
+    /// Returns the last lines of the nodes' logs, for a failure report.
     pub(crate) fn last_words(&self) -> String {
         let mut words = String::new();
         for name in Self::NAMES {

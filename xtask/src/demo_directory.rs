@@ -1,4 +1,5 @@
-//! The demo's temporary directory: locked while it is in use, removed at the end, and after a demo that was killed by the next one.
+//! The demo's temporary directory. It is locked while it is in use, and removed at the end. If a
+//! demo was killed, the next demo removes its directory.
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -7,15 +8,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 const PREFIX: &str = "lockstep-demo-";
-/// Held locked by the demo that made the directory.
+/// Name of the lock file. The demo that made the directory holds it locked.
 const LOCK: &str = "lock";
 
-/// Makes the directory. Its lock goes with the file.
+/// Creates the directory. Its lock is released when the file is closed.
 pub(crate) fn create() -> Result<(PathBuf, File)> {
     let path = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
     let made = DirBuilder::new().mode(0o700).create(&path);
     made.with_context(|| format!("cannot make the directory {}", path.display()))?;
-    // Locked before it has its name, so that nobody finds it unlocked.
+    // Locked before it gets its name, so that no other process finds it unlocked.
     let unnamed = path.join(".lock");
     let lock = File::create(&unnamed)?;
     lock.try_lock()?;
@@ -23,7 +24,8 @@ pub(crate) fn create() -> Result<(PathBuf, File)> {
     Ok((path, lock))
 }
 
-/// Removes what demos left that were killed, and says so. One that is in use is left alone, and so is what is not surely ours.
+/// Removes the directories that killed demos left, and prints each. It does not remove a directory
+/// that is in use, that has another owner, or that has no lock file.
 pub(crate) fn remove_left_behind(mine: &Path) -> Result<()> {
     let owner = std::fs::metadata(mine)?.uid();
     for entry in std::fs::read_dir(std::env::temp_dir())?.flatten() {
@@ -42,7 +44,7 @@ pub(crate) fn remove_left_behind(mine: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The locks of the demo and of all its nodes, when nobody holds them any more.
+/// Returns the locks of the demo and of all its nodes, if none of them is held any more.
 fn take_over(path: &Path) -> Option<Vec<File>> {
     let mut locks = vec![path.join(LOCK)];
     let inside = std::fs::read_dir(path).ok()?.flatten();

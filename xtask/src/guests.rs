@@ -1,4 +1,5 @@
-//! Builds the guests: every crate that lies under `guests/`, for wasm32-unknown-unknown, into `build/<name>.wasm`.
+//! Builds the guests: every crate under `guests/`, for wasm32-unknown-unknown, into
+//! `build/<name>.wasm`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +7,15 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{cargo, place, root};
 
-/// Every crate under `guests/`, so that one's own is built as soon as it lies there.
+/// Builds every crate under `guests/`. So a user's own guest is built as soon as it lies there.
 pub(crate) fn guests() -> Result<()> {
     let packages: Vec<String> = packages(&root().join("guests"))?.into_iter().map(|(_, name)| name).collect();
     ensure!(!packages.is_empty(), "there is no crate under guests/");
     build(&packages)
 }
 
-/// Builds these packages. Not `--locked`: a new guest adds itself to Cargo.lock, which changes nothing for the others.
+/// Builds these packages. It does not use `--locked`: a new guest adds itself to Cargo.lock. That
+/// changes nothing for the others.
 pub(crate) fn build(packages: &[String]) -> Result<()> {
     let mut arguments = vec!["build", "--profile", "guest", "--target", "wasm32-unknown-unknown"];
     for package in packages {
@@ -27,7 +29,7 @@ pub(crate) fn build(packages: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The guests that have tests of their name.
+/// Returns the guests that have tests with their name.
 pub(crate) fn with_tests() -> Result<Vec<String>> {
     let packages = packages(&root().join("guests"))?.into_iter();
     Ok(packages
@@ -36,7 +38,7 @@ pub(crate) fn with_tests() -> Result<Vec<String>> {
         .collect())
 }
 
-/// The packages in the directories of `place`: where, and their names, sorted.
+/// Returns the packages in the directories of `place`, sorted: the path and the name of each.
 fn packages(place: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mut packages = Vec::new();
     for entry in std::fs::read_dir(place).with_context(|| format!("reading {}", place.display()))? {
@@ -52,7 +54,7 @@ fn packages(place: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(packages)
 }
 
-/// The `name` of the `[package]` of a manifest.
+/// Returns the `name` in the `[package]` section of a manifest.
 fn name(manifest: &str) -> Option<String> {
     let lines = manifest.lines().map(str::trim).skip_while(|line| *line != "[package]").skip(1);
     let mut fields = lines.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once('='));

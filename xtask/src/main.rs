@@ -1,5 +1,5 @@
-//! `cargo xtask <command>`: what this project does with itself. Each command sets up what it needs first.
-//! Never touches the network beyond installing what is missing, and never leaves a process behind.
+//! `cargo xtask <command>`: the tasks of this project. Each command first sets up what it needs. It
+//! uses the network only to install what is missing, and never leaves a process behind.
 
 mod demo;
 mod demo_cluster;
@@ -16,14 +16,15 @@ use anyhow::{Context, Result, bail};
 use guests::guests;
 use words::{Refusal, Task};
 
-/// How a program is built. Of the whole workspace, although it is one: else cargo chooses other features of its dependencies than for
-/// the tests, and compiles them and the host once more.
+/// Arguments that build one program. They name the whole workspace, although it is one program.
+/// Otherwise cargo chooses other features of its dependencies than for the tests, and compiles them
+/// and the host once more.
 const PROGRAM: [&str; 5] = ["build", "--locked", "--release", "--workspace", "--bin"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    // Before anything is built, so that a slip costs no time.
+    // Checked before anything is built, so that a typing error costs no time.
     let task = match words::parse(&words) {
         Ok(task) => task,
         Err(Refusal { problem, usage }) => {
@@ -61,19 +62,21 @@ fn run_task(task: &Task<'_>) -> Result<()> {
     }
 }
 
-/// The checkout.
+/// Returns the directory of the checkout.
 pub(crate) fn root() -> PathBuf {
-    // As cargo says it to what it runs: two checkouts that share a target directory share this program, too.
+    // Uses what cargo tells the program that it runs: two checkouts that share a target directory
+    // share this program, too.
     let own = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     own.parent().expect("xtask/ lies in the checkout").to_path_buf()
 }
 
-/// Where finished things are put: `build/lockstep`, `build/kv.wasm`.
+/// Returns the directory for finished files, such as `build/lockstep` and `build/kv.wasm`.
 pub(crate) fn build_dir() -> PathBuf {
     root().join("build")
 }
 
-/// Where cargo builds: outside the checkout, so that every clone on a machine shares one build of RocksDB.
+/// Returns the directory in which cargo builds. It is outside the checkout, so that all clones on a
+/// machine share one build of RocksDB.
 fn target_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("CARGO_TARGET_DIR") {
         return Ok(std::path::absolute(dir)?);
@@ -86,7 +89,7 @@ fn target_dir() -> Result<PathBuf> {
     Ok(cache.join("lockstep/target"))
 }
 
-/// cargo, in the checkout, with our target directory.
+/// Runs cargo in the checkout, with the shared target directory.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     cargo_with(&[], arguments)
 }
@@ -100,7 +103,8 @@ fn cargo_with(variables: &[(&str, &Path)], arguments: &[&str]) -> Result<()> {
         .current_dir(root())
         .env("CARGO_TARGET_DIR", target_dir()?)
         .env("LOCKSTEP_BUILD_DIR", build_dir())
-        // A test that fails says what was wrong; forty frames below that hide it. A panic shows them still.
+        // A failed test says what was wrong, and forty stack frames below that would hide it. A
+        // panic still shows its frames.
         .env("RUST_LIB_BACKTRACE", "0")
         .status()
         .context("cargo does not start")?;
@@ -121,7 +125,8 @@ fn build() -> Result<()> {
     place("release/lockstep", "lockstep")
 }
 
-/// Copies a finished thing out of cargo's directory, by rename, so that a running node keeps the file it has open.
+/// Copies a finished file out of cargo's directory. It uses a rename, so that a running node keeps
+/// the file that it has open.
 pub(crate) fn place(from: &str, name: &str) -> Result<()> {
     let from = target_dir()?.join(from);
     let to = build_dir().join(name);
@@ -152,8 +157,9 @@ fn run(name: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What only tests run: the node with its failpoints, which can be made to crash between two steps, the guest whose answers
-/// tell their history, and the one that does what no guest may.
+/// Builds what only tests run: the tests' guests, and the node with its failpoints. The failpoints
+/// can crash the node between two steps. The answers of `chain` tell its history; `statics` does
+/// what no guest may.
 fn test_programs() -> Result<()> {
     guests::build(&["chain".into(), "medley".into(), "names".into(), "statics".into()])?;
     program("lockstep", &["--features", "lockstep/failpoints"])?;
@@ -180,8 +186,9 @@ fn test(filter: &[&str]) -> Result<()> {
     if filter.is_empty() { test_components() } else { Ok(()) }
 }
 
-/// The tests of the guests once more, each against its component. Chosen by name out of the whole workspace, so that nothing is compiled
-/// again: a guest's tests are `tests/<name of the package>.rs`.
+/// Runs the tests of the guests once more, each against its component. The tests are chosen by name
+/// out of the whole workspace, so that nothing is compiled again. A guest's tests are
+/// `tests/<package>.rs`.
 fn test_components() -> Result<()> {
     let program = build_dir().join("lockstep");
     for guest in guests::with_tests()? {

@@ -1,5 +1,6 @@
-//! What a machine needs beside Rust and git: a C++ compiler and libclang (for RocksDB), the wasm target. Installs them where it may
-//! (rustup; apt-get as root or with passwordless sudo) and otherwise names the exact command.
+//! Sets up what a machine needs in addition to Rust and git: a C++ compiler and libclang (for
+//! RocksDB), the wasm target. It installs them where it may (rustup; apt-get as root or with
+//! passwordless sudo), and otherwise prints the exact command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,7 +20,7 @@ pub(crate) fn all() -> Result<()> {
     components()
 }
 
-/// The C++ compiler and libclang.
+/// Sets up the C++ compiler and libclang.
 fn native() -> Result<()> {
     let missing = missing();
     if missing.is_empty() {
@@ -53,7 +54,7 @@ fn runs(program: &str, arguments: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Whether bindgen will find libclang: the places that clang-sys looks in.
+/// Tells whether bindgen will find libclang. It looks in the same places as clang-sys.
 fn has_libclang() -> bool {
     if let Some(path) = std::env::var_os("LIBCLANG_PATH") {
         let path = PathBuf::from(path);
@@ -88,7 +89,7 @@ fn holds_libclang(directory: &Path) -> bool {
     })
 }
 
-/// True when apt-get could be used.
+/// Installs the packages with apt-get. Returns true if apt-get could be used.
 fn apt_install() -> Result<bool> {
     if !runs("apt-get", &["--version"]) {
         return Ok(false);
@@ -118,7 +119,7 @@ fn apt_install() -> Result<bool> {
     Ok(true)
 }
 
-/// The standard library for guests.
+/// Installs the standard library for guests, if it is missing.
 pub(crate) fn wasm_target() -> Result<()> {
     let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(crate::root()).output()?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
@@ -128,7 +129,7 @@ pub(crate) fn wasm_target() -> Result<()> {
     rustup(&["target", "add", "wasm32-unknown-unknown"])
 }
 
-/// rustfmt and clippy, which the tests run.
+/// Installs rustfmt and clippy, which the tests run, if they are missing.
 fn components() -> Result<()> {
     for (probe, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
         let found = Command::new(probe)

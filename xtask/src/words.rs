@@ -1,9 +1,10 @@
-//! The words behind `cargo xtask`: what each command takes, and what is wrong with what was typed. Known before anything is
-//! compiled, so that a slip costs no build. Runs nothing.
+//! The arguments of `cargo xtask`: what each command takes, and what is wrong with the typed words.
+//! This is checked before anything is compiled, so that a typing error costs no build. This file
+//! runs nothing.
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What `cargo xtask` does.
+/// The list of commands.
 pub(crate) const HELP: &str = "\
 cargo xtask <command>
 
@@ -94,7 +95,8 @@ cargo xtask bench [seconds]
 Sets up and builds, forms three nodes, and drives them for 5 seconds a run, or as many as are given (1 to 600).
 ";
 
-/// The faults of the torture; `tests/src/torture/plan.rs` makes them, and a test there compares.
+/// The faults of the torture. `tests/src/torture/plan.rs` makes them, and a test there compares the
+/// names.
 const TORTURE_FAULTS: [&str; 15] = [
     "kill-leader",
     "kill-follower",
@@ -113,41 +115,42 @@ const TORTURE_FAULTS: [&str; 15] = [
     "sync-error",
 ];
 
-/// The cases of `faults`; `tests/src/faults/cases.rs` makes them, and a test there compares.
+/// The cases of `faults`. `tests/src/faults/cases.rs` makes them, and a test there compares the
+/// names.
 const FAULTS_CASES: [&str; 8] = ["kill", "stop", "pause", "kill-all", "rolling", "cut-off", "one-way", "refused"];
 
-/// What `cargo test` is told by a flag that this project's tests are run with.
+/// Flags that are passed on to `cargo test`.
 const TEST_FLAGS: [&str; 10] =
     ["--test", "--package", "-p", "--lib", "--bin", "--bins", "--doc", "--no-run", "--no-fail-fast", "--exclude"];
 
-/// As `tests/src/bin/alike.rs` has it.
+/// Fewest commands of `alike`, the same as in `tests/src/bin/alike.rs`.
 const ALIKE_COMMANDS_MIN: u64 = 10_000;
 const BENCH_SECONDS: u64 = 5;
 const BENCH_SECONDS_MAX: u64 = 600;
 
-/// What was asked for, checked as far as words go.
+/// The task that was asked for, checked as far as its words show.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task<'a> {
-    /// Print this, and nothing else.
+    /// Print this text, and nothing else.
     Help(String),
     Demo,
-    /// With the arguments of `cargo test`.
+    /// Run the tests, with these arguments of `cargo test`.
     Test(&'a [&'a str]),
     Build,
     Guests,
     Setup,
-    /// With the words that its program takes.
+    /// Run the torture, with the words that its program takes.
     Torture(&'a [&'a str]),
-    /// With the words that its program takes.
+    /// Run the faults, with the words that its program takes.
     Faults(&'a [&'a str]),
-    /// With the words that its program takes.
+    /// Run `alike`, with the words that its program takes.
     Alike(&'a [&'a str]),
-    /// For so many seconds a run.
+    /// Run the benchmark, with this many seconds a run.
     Bench(u64),
     Costs,
 }
 
-/// What was typed is wrong, and what could have been typed.
+/// What is wrong with the typed words, and which words are possible.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) problem: String,
@@ -161,7 +164,7 @@ pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
         return rest.first().map_or(Ok(HELP.into()), |command| help(command)).map(Task::Help);
     }
     let help = help(command)?;
-    // Behind `--` stand words of the tests' own programs.
+    // Words after `--` belong to the tests' own programs.
     if rest.iter().take_while(|word| **word != "--").any(|word| matches!(*word, "--help" | "-h")) {
         return Ok(Task::Help(help));
     }

@@ -1,4 +1,5 @@
-//! lockstep.v1.Admin: what an operator asks of one node beside RaftManager. Translates; the frames of a backup are machine/'s.
+//! The service lockstep.v1.Admin: what an operator asks of one node beyond RaftManager. It only
+//! translates requests and responses. `machine/` makes the frames of a backup.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,7 @@ impl Admin for AdminService {
 
     async fn resync(&self, request: Request<ResyncRequest>) -> Result<Response<ResyncResponse>, Status> {
         let from = Some(request.into_inner().from).filter(|from| !from.is_empty());
-        // On a task of its own: whoever asked may go, and what was begun is finished all the same.
+        // Runs on its own task: if the client disconnects, a resync that has begun still completes.
         let resync = tokio::spawn((self.0.parts.resync)(from));
         let fetched = resync.await.map_err(|error| Status::internal(error.to_string()))?;
         let Fetched { from, index, rows } = fetched.map_err(Status::failed_precondition)?;
@@ -69,7 +70,7 @@ impl Admin for AdminService {
     }
 }
 
-/// Why log time is not moved from `now` to `to_ms`, if it is not.
+/// Returns an error if log time may not be moved from `now` to `to_ms`.
 fn refuse_time(now: OwnClock, to_ms: u64, sure: bool) -> Result<(), Status> {
     let (log, to) = (date(now.log_ms), date(to_ms));
     if to_ms <= now.log_ms {

@@ -1,5 +1,6 @@
-//! The frames of a backup on their way to a client that has to take them: one that takes none for a minute is told so and given up, so
-//! that the backup's turn and its checkpoint are free again. Makes no frames.
+//! Passes the frames of a backup on to a client. If the client takes no frame for a minute, this
+//! module ends the backup, tells the client why, and frees the backup's turn and its checkpoint. It
+//! makes no frames.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +15,19 @@ use tonic::Status;
 
 use crate::machine::Sending;
 
-/// A client that takes no frame (a MiB) for so long has stalled. As long as an end of a snapshot between nodes may stand still.
+/// Time without taking a frame (a MiB) after which a client counts as stalled. It equals the time
+/// for which either end of a snapshot between nodes may make no progress.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// The frames of `sending`, for as long as the client `peer` takes them; `patience` is how long it may take none.
+/// Returns the frames of `sending` for as long as the client `peer` takes them. `patience` is the
+/// longest time for which the client may take no frame.
 pub(super) fn attended(
     sending: Sending,
     peer: String,
     patience: Duration,
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
-    // What lies in here is not taken yet. A transport that cannot write asks for nothing, not even for the end of the stream: whoever
-    // watches the time must be somebody else.
+    // A frame in this channel is not taken yet. A transport that cannot write polls for nothing,
+    // not even for the end of the stream, so a separate task must watch the time.
     let (out, taken) = mpsc::channel(1);
     let ended = Arc::new(Mutex::new(None));
     tokio::spawn(pass_on(sending, out, peer, patience, ended.clone()));
@@ -42,7 +45,7 @@ async fn pass_on(
     loop {
         let frame = tokio::select! {
             frame = sending.frames.recv() => frame,
-            // The client has gone.
+            // The client has disconnected.
             () = out.closed() => return,
         };
         let Some(frame) = frame else { return };
@@ -70,7 +73,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(50);
 
-    /// A backup of so many frames, by whom it is made, and the list that it is on.
+    /// Returns a backup of that many frames, the task that makes it, and its list of transfers.
     fn backup(frames: usize) -> (Sending, tokio::task::JoinHandle<bool>, Transfers) {
         let (out, waiting) = mpsc::channel(1);
         let transfers = Transfers::default();

@@ -1,6 +1,7 @@
-//! The node that takes a command answers for it: finds the leader, hands the command on (here or over one hop), and tries again
-//! until it ran, certainly will not, or its deadline passed. Decides what a client may be told; `status` puts it in gRPC's words.
-//! Never sends an attempt while an earlier one may still run.
+//! Runs a command on the node that received it. This module finds the leader, sends the command to
+//! it (locally or over one hop), and retries until the command ran, certainly will not run, or its
+//! deadline passed. It decides what a client is told; `status` turns that into a gRPC status. It
+//! never sends an attempt while an earlier one may still run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,79 +17,82 @@ use crate::raft::proposer::Propose;
 use crate::raft::ticket::{Answer, NotProposed, Ticket};
 use crate::types::{NodeId, NodeMode, Origin};
 
-/// Pause between attempts while the leader stays the same: short at first, since a leader that was just elected takes commands a moment
-/// later; it doubles.
+/// Shortest pause between two attempts while the leader stays the same. It is short because a
+/// leader that was just elected takes commands a moment later. Each attempt doubles the pause, up
+/// to `RETRY_PAUSE_MAX`.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(2);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A command as a client sent it.
 #[derive(Clone, Debug)]
 pub struct CommandCall {
-    /// package.Service/Method.
+    /// Name of the method: package.Service/Method.
     pub method: String,
-    /// The encoded request, not looked into.
+    /// The encoded request. The host does not decode it.
     pub request: Bytes,
-    /// Authenticated name of the client, empty when there is none.
+    /// Authenticated name of the client. Empty when there is none.
     pub caller: String,
-    /// When the client stops waiting.
+    /// Time at which the client stops waiting.
     pub deadline: Instant,
 }
 
-/// Why a command has no outcome. All but the last two: it certainly did not run and never will.
+/// Why a command has no outcome. For all variants but the last two, the command certainly did not
+/// run and never will.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    /// No leader took it for as long as an election may take.
+    /// No leader took the command for as long as an election may take.
     #[error("no leader took the command within {waited:?}; it was not proposed")]
     NoLeader {
-        /// How long it was offered.
+        /// How long the command was offered.
         waited: Duration,
     },
-    /// A bound is reached; the text names it.
+    /// A limit is reached. The text names it.
     #[error("{0}; the command was not proposed")]
     Overloaded(String),
-    /// No entry takes it.
+    /// The request is too large for any log entry.
     #[error("the request has {bytes} bytes, the limit is {limit_bytes}")]
     TooLarge {
         /// Size of the request.
         bytes: usize,
-        /// What one command may have.
+        /// Most bytes that the request of one command may have.
         limit_bytes: usize,
     },
-    /// This node must not serve; the text says why and what mends it.
+    /// This node must not serve. The text says why, and what to do about it.
     #[error("{0}")]
     Unfit(String),
     /// This node is stopping.
     #[error("this node is stopping; the command was not proposed")]
     Stopping,
-    /// The deadline came while the command was certainly not proposed.
+    /// The deadline passed before the command was proposed.
     #[error("the deadline passed before the command was proposed; it was not applied")]
     DeadlineBefore,
-    /// The deadline came after the command was handed on: it may have run, or run yet.
+    /// The deadline passed after the command was sent to the leader. It may have run, or may still
+    /// run.
     #[error("the deadline passed after the command was sent to the leader of term {term}; it may be applied")]
     DeadlineAfter {
         /// The term of the attempt.
         term: u64,
     },
-    /// A snapshot replaced the log that would have told.
+    /// A snapshot replaced the log entries that would have shown whether the command ran.
     #[error("a snapshot replaced the state before the fate of the command was known; it may have been applied")]
     Unknown,
 }
 
-/// What [`Commands`] is made of.
+/// The parts that [`Commands`] needs.
 pub struct CommandsParts {
-    /// This node and its boot: with a counter, the origin of its commands.
+    /// This node's id. Together with `boot` and a counter it forms the origin of a command.
     pub node: NodeId,
-    /// See `node`.
+    /// Number of this boot of the node. See `node`.
     pub boot: u64,
-    /// Who leads.
+    /// Shows who leads.
     pub leader: LeaderWatch,
     /// Where outcomes arrive.
     pub waiters: Waiters,
-    /// Proposes when this node leads.
+    /// Proposes a command when this node leads.
     pub local: Arc<dyn Propose>,
-    /// Reaches the leader when another node does.
+    /// Sends a command to the leader when another node leads.
     pub forward: Arc<dyn Propose>,
-    /// What this node may do.
+    /// Returns the mode of this node.
     pub mode: Arc<dyn Fn() -> NodeMode + Send + Sync>,
     /// How long a command waits for a leader.
     pub election_timeout: Duration,
@@ -106,20 +110,22 @@ struct Inner {
 /// How one attempt ended.
 enum Attempt {
     Outcome(Outcome),
-    /// Certainly not run. It had been with a leader, so the wait for the next one starts anew.
+    /// The command certainly did not run. It had reached a leader, so the wait for the next leader
+    /// starts anew.
     NotRun,
-    /// Certainly not proposed: that node does not lead, or cannot be reached.
+    /// The command was certainly not proposed: that node does not lead, or cannot be reached.
     NotLeader,
     Failed(CommandError),
 }
 
 impl Commands {
-    /// Over the parts that `node` wires.
+    /// Creates the value from the parts that `node` wires.
     pub fn new(parts: CommandsParts) -> Commands {
         Commands(Arc::new(Inner { parts, counter: AtomicU64::new(1) }))
     }
 
-    /// Runs the command and returns what became of it. Dropping the future withdraws a command that is still queued.
+    /// Runs the command and returns its outcome. Dropping the future withdraws a command that is
+    /// still queued.
     pub async fn run(&self, call: CommandCall) -> Result<Outcome, CommandError> {
         let parts = &self.0.parts;
         self.check_mode()?;
@@ -135,14 +141,15 @@ impl Commands {
             let is_another = asked.replace(view.id()) != Some(view.id());
             match self.attempt(&view, &command, &mut waiter, call.deadline).await {
                 Attempt::Failed(error) => return Err(error),
-                // The entry had no fuel left for it: a new command for the log, with a new origin.
+                // The entry had no fuel left for the command. It becomes a new command for the log,
+                // with a new origin.
                 Attempt::Outcome(outcome) if is_not_run(&outcome.verdict) && Instant::now() < call.deadline => {
                     (command, waiter) = self.register(&call);
                     patience = Instant::now() + parts.election_timeout;
                 }
                 Attempt::Outcome(outcome) => return Ok(outcome),
-                // For a moment apply may know of a later leader that the watch does not show yet: asking the same one again at once
-                // would only spin.
+                // For a moment, apply may know of a later leader that the watch does not show yet.
+                // Asking the same leader again at once would be a busy loop.
                 Attempt::NotRun if is_another => {
                     patience = Instant::now() + parts.election_timeout;
                     retry_pause = RETRY_PAUSE_MIN;
@@ -160,7 +167,7 @@ impl Commands {
         }
     }
 
-    /// Whether this node may take commands at all.
+    /// Returns an error if this node may not take commands at all.
     fn check_mode(&self) -> Result<(), CommandError> {
         match (self.0.parts.mode)() {
             NodeMode::Unfit(text)
@@ -171,7 +178,7 @@ impl Commands {
         }
     }
 
-    /// A command with an origin of its own, and who waits for it.
+    /// Creates a command with its own origin, and the waiter for its outcome.
     fn register(&self, call: &CommandCall) -> (Command, Waiter) {
         let counter = self.0.counter.fetch_add(1, Ordering::Relaxed);
         let origin = Origin { node: self.0.parts.node, boot: self.0.parts.boot, counter };
@@ -208,7 +215,7 @@ impl Commands {
     }
 }
 
-/// Waits for whichever tells first: own apply, the proposing side, or the clock.
+/// Waits for the first of: this node's own apply, the proposing side's answer, the deadline.
 async fn follow(mut ticket: Ticket, waiter: &mut Waiter, leader: &LeaderView, deadline: Instant) -> Attempt {
     tokio::select! {
         biased;
@@ -241,7 +248,7 @@ fn refused(reason: NotProposed, by_me: bool) -> Attempt {
     }
 }
 
-/// Until there is news of a leader, or it is time to ask the same one again.
+/// Waits until the view of the leader changes, `at_most` has passed, or it is `until`.
 async fn pause(leader: &mut LeaderWatch, at_most: Duration, until: Instant) {
     tokio::select! {
         () = leader.changed() => {}

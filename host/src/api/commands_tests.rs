@@ -1,4 +1,5 @@
-//! How a command finds its leader, and what becomes of one that does not: with leaders and peers that are functions.
+//! Tests how a command finds its leader, and what happens to one that does not. The leaders and the
+//! peers are functions.
 
 use super::*;
 use crate::guest::Verdict;
@@ -11,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 const ELECTION: Duration = Duration::from_millis(200);
 
-/// A way to a leader, in the hands of the test.
+/// A way to a leader that the test controls.
 #[derive(Default)]
 struct FakeWay {
     refusal: Mutex<Option<NotProposed>>,
@@ -143,7 +144,8 @@ async fn a_leader_that_is_over_is_asked_for_nothing_while_the_watch_lags() {
     let world = world(view(1, false));
     world.waiters.entry_applied(leader(2), vec![]);
     let start = Instant::now();
-    // Its node id is 2, so the leader of term 1 is over for good.
+    // The watch still shows node 2, the leader of term 1. An entry of term 2 is applied, so it is
+    // over for good.
     let error = world.spawn().await.unwrap().unwrap_err();
     assert_eq!(error, CommandError::NoLeader { waited: ELECTION });
     assert!(start.elapsed() >= ELECTION);
@@ -178,7 +180,7 @@ async fn not_proposed_is_tried_again_without_a_busy_loop() {
     assert_eq!(error, CommandError::NoLeader { waited: ELECTION });
     assert!(start.elapsed() >= ELECTION);
     let asked = world.local.asked.load(Ordering::Relaxed);
-    // Pauses of 2, 4, 8 and 16 ms, then of 20 ms.
+    // The pauses are 2, 4, 8 and 16 ms, then 20 ms each.
     assert!((2..=15).contains(&asked), "{asked} attempts in {ELECTION:?}");
 }
 

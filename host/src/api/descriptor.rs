@@ -1,8 +1,8 @@
-//! A component's descriptor set before anything is made of it: how much of it there may be, which names, each file once. Knows nothing of
-//! what the host serves; that is `routes`.
+//! Checks a component's descriptor set before the host uses it: its size, its names, and that it
+//! holds each file once. It does not know which services the host serves; `routes` does.
 //!
-//! The bytes come from whoever made the component, and what is decoded takes a hundred times their room. So they are counted as they are
-//! first.
+//! The maker of the component controls these bytes, and the decoded form takes a hundred times
+//! their space. So this module counts the declarations in the encoded form first.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,43 +13,47 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 
 use super::routes::RouteError;
 
-/// Bytes of a descriptor set. The largest that we know, of a public API with hundreds of services, has half of it.
+/// Most bytes of a descriptor set. The largest known set, of a public API with hundreds of
+/// services, has half of that.
 pub const DESCRIPTOR_BYTES_MAX: usize = 4 << 20;
-/// Files in it, imports included.
+/// Most files in a descriptor set, including imports.
 pub const FILES_MAX: usize = 1_024;
-/// Messages and enums, those within messages included.
+/// Most messages and enums in a descriptor set, including those nested in messages.
 pub const MESSAGES_MAX: usize = 16_384;
-/// Methods of all services together.
+/// Most methods in a descriptor set, over all services.
 pub const METHODS_MAX: usize = 4_096;
-/// Whatever a declaration has in the encoding: of a field its name, number, type and so on, about seven.
+/// Most parts in a descriptor set. A part is one encoded field of a declaration. For example, a
+/// declared field has about seven: its name, number, type and so on.
 pub const PARTS_MAX: usize = 524_288;
-/// A package, or the name of a service, a method, a message, a field or an enum.
+/// Most bytes of a package, or of the name of a service, a method, a message, a field or an enum.
 pub const NAME_BYTES_MAX: usize = 256;
 
-/// Declarations within each other. What decodes them goes no deeper than a hundred.
+/// Most levels of nested declarations. The decoder goes no deeper than a hundred.
 const NESTING_MAX: usize = 64;
-/// What an error shows of a name.
+/// Most characters of a name that an error shows.
 const SHOWN_CHARS_MAX: usize = 64;
-/// What it shows of the words of a decoder, which repeat what they were given.
+/// Most characters of a decoder's message that an error shows. Such messages repeat their input.
 const REASON_CHARS_MAX: usize = 256;
-/// `FileDescriptorSet.file`.
+/// Number of the field `FileDescriptorSet.file`.
 const FILE_FIELD: u32 = 1;
-/// Field of a file that says more about it, as the images of Buf have it: `own.rs` of the SDK's build writes it.
+/// Number of the field with which a Buf image extends a file. `own.rs` of the SDK's build writes
+/// it.
 const MORE_FIELD: u32 = 8042;
-/// In there: whether the file is only imported.
+/// Number of the field, inside `MORE_FIELD`, that tells whether the file is only imported.
 const IS_IMPORT_FIELD: u32 = 1;
 
-/// What a section holds.
+/// The content of a descriptor section.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// The set with each file once.
+    /// The set, with each file once.
     pub(super) encoded: Bytes,
-    /// Names of the files that are only imported: their services are not the guest's.
+    /// Names of the files that are only imported. Their services are not the guest's.
     pub(super) imported: HashSet<String>,
 }
 
-/// Reads what several crates leave in one section: their sets, one after the other, and they share imports. A set of a build that marks
-/// no imports has none, so all of its services are the guest's.
+/// Reads the descriptor sets that several crates leave in one section. The sets follow one another
+/// and share imports. A build may mark no imports; then the set has none, and all of its services
+/// are the guest's.
 pub(super) fn read(encoded: &[u8]) -> Result<Files, RouteError> {
     if encoded.len() > DESCRIPTOR_BYTES_MAX {
         return Err(too_large("bytes", DESCRIPTOR_BYTES_MAX));
@@ -58,7 +62,7 @@ pub(super) fn read(encoded: &[u8]) -> Result<Files, RouteError> {
     let mut seen: HashMap<String, FileDescriptorProto> = HashMap::new();
     let (mut count, mut known, mut own) = (Count::default(), HashSet::new(), HashSet::new());
     for raw in split_files(encoded).map_err(undecodable)? {
-        // What crates share stands there once for each.
+        // A file that crates share appears once for each crate.
         if !known.insert(raw) {
             continue;
         }
@@ -67,11 +71,11 @@ pub(super) fn read(encoded: &[u8]) -> Result<Files, RouteError> {
         count.check()?;
         let mut file = FileDescriptorProto::decode(raw).map_err(undecodable)?;
         check_names(&file)?;
-        // One crate's import may be another's own.
+        // A file that one crate imports may be another crate's own.
         if !is_import(raw).map_err(undecodable)? {
             own.insert(file.name().to_owned());
         }
-        // Comments are kept or left out by the build; they make no other file.
+        // A build may keep comments or leave them out. They do not make it a different file.
         file.source_code_info = None;
         match seen.get(file.name()) {
             Some(first) if *first == file => {}
@@ -110,7 +114,7 @@ fn undecodable(error: DecodeError) -> RouteError {
     refused(&error.to_string())
 }
 
-/// For a reason that repeats what stands in the descriptor.
+/// Returns the error for a reason that repeats content of the descriptor.
 pub(super) fn refused(reason: &str) -> RouteError {
     RouteError::Undecodable(escaped(reason, REASON_CHARS_MAX))
 }
@@ -119,7 +123,7 @@ fn too_large(what: &'static str, most: usize) -> RouteError {
     RouteError::TooLarge { what, most }
 }
 
-/// The encoded files of a set as they are: decoding them into prost's types would lose custom options.
+/// Splits a set into its encoded files. Decoding them into prost's types would lose custom options.
 fn split_files(mut rest: &[u8]) -> Result<Vec<&[u8]>, DecodeError> {
     let mut files = Vec::new();
     while !rest.is_empty() {
@@ -131,7 +135,8 @@ fn split_files(mut rest: &[u8]) -> Result<Vec<&[u8]>, DecodeError> {
     Ok(files)
 }
 
-/// Number, type, and the bytes of a field that has a length. What is cut short comes as far as it goes: decoding it gives the error.
+/// Reads one field: its number, its type, and its bytes if it has a length. A truncated field
+/// yields the bytes that exist; decoding them gives the error.
 fn next_field<'a>(rest: &mut &'a [u8]) -> Result<(u32, WireType, &'a [u8]), DecodeError> {
     let (tag, wire_type) = encoding::decode_key(rest)?;
     if wire_type != WireType::LengthDelimited {
@@ -144,7 +149,8 @@ fn next_field<'a>(rest: &mut &'a [u8]) -> Result<(u32, WireType, &'a [u8]), Deco
     Ok((tag, wire_type, body))
 }
 
-/// What a message of `google/protobuf/descriptor.proto` describes, as far as more of them are within it.
+/// What a message of `google/protobuf/descriptor.proto` describes, for those that can contain
+/// further declarations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     File,
@@ -156,12 +162,12 @@ enum Kind {
     Value,
     Oneof,
     Range,
-    /// Options, or the places of comments: whatever has parts and declares nothing.
+    /// Options, or the positions of comments: has parts but declares nothing.
     Other,
 }
 
 impl Kind {
-    /// What stands in this field.
+    /// Returns the kind of declaration that the field `tag` holds, if it holds one.
     fn within(self, tag: u32) -> Option<Kind> {
         Some(match (self, tag) {
             (Kind::File, 4) | (Kind::Message, 3) => Kind::Message,
@@ -184,7 +190,7 @@ impl Kind {
     }
 }
 
-/// How much there is, of all files so far.
+/// Counts over all files so far.
 #[derive(Debug, Default)]
 struct Count {
     files: usize,
@@ -194,7 +200,7 @@ struct Count {
 }
 
 impl Count {
-    /// Counts what is declared in these bytes, without room for it.
+    /// Counts the declarations in these bytes without allocating memory for them.
     fn walk(&mut self, mut rest: &[u8], kind: Kind, depth: usize) -> Result<(), RouteError> {
         if depth > NESTING_MAX {
             return Err(too_large("levels of declarations within each other", NESTING_MAX));
@@ -222,7 +228,7 @@ impl Count {
     }
 }
 
-/// Names that no compiler lets through would end up in paths, logs and metrics.
+/// Refuses names that no compiler accepts. They would end up in paths, logs and metrics.
 fn check_names(file: &FileDescriptorProto) -> Result<(), RouteError> {
     let package = file.package();
     let is_package = package.len() <= NAME_BYTES_MAX && package.split('.').all(is_identifier);
@@ -252,7 +258,7 @@ fn check_name(what: &'static str, name: &str) -> Result<(), RouteError> {
     if name.len() <= NAME_BYTES_MAX && is_identifier(name) { Ok(()) } else { Err(bad_name(what, name)) }
 }
 
-/// As protobuf's grammar has it.
+/// Tells whether `name` is an identifier in protobuf's grammar.
 fn is_identifier(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
@@ -263,7 +269,7 @@ fn bad_name(what: &'static str, name: &str) -> RouteError {
     RouteError::Name { what, name: shown(name), bytes: name.len() }
 }
 
-/// As it can be printed.
+/// Returns the name in a printable form.
 fn shown(name: &str) -> String {
     escaped(name, SHOWN_CHARS_MAX)
 }
@@ -359,7 +365,7 @@ mod tests {
         read(&FileDescriptorSet { file: vec![nested(64)] }.encode_to_vec()).unwrap();
     }
 
-    /// Two bytes a message: a million of them took a gigabyte.
+    /// Each message takes two bytes. A million of them took a gigabyte when decoded.
     #[test]
     fn empty_messages_are_counted_before_they_take_room() {
         let inner = [0x22, 0].repeat(1_000_000);

@@ -1,5 +1,6 @@
-//! The guest's services: bytes in, bytes out, each method a command, query or watch by its route. Checks limits and deadlines,
-//! decodes no message, and answers every call with a definite status.
+//! Serves the guest's services. Requests and replies are bytes; the route of a method says whether
+//! it is a command, a query or a watch. This module checks limits and deadlines, decodes no
+//! message, and answers every call with a definite status.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,22 +21,22 @@ use super::wire::parse_timeout;
 use super::{Shared, status, watch};
 use crate::machine::QueryCall;
 
-/// Bytes of one request or reply message, decompressed. What stock clients accept, too.
+/// Most bytes of one request or reply message, decompressed. Stock clients have the same limit.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-/// The deadline of a unary call whose client gave none.
+/// Deadline of a unary call whose client gave none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 
-/// A deadline further away than this is this far away.
+/// Longest deadline. A deadline further away is shortened to this.
 const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// How much later than the deadline the last resort answers, when the call itself did not.
+/// How long after the deadline [`overdue`] answers a call that did not answer itself.
 const DEADLINE_GRACE: Duration = Duration::from_millis(500);
 
 /// How long a refused call may take to send the rest of its request.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves a request that no service of the host's own took.
+/// Serves a request that none of the host's own services took.
 pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> http::Response<Body> {
     match route(&shared, &request) {
         Ok(call) => call.serve(request).await,
@@ -46,7 +47,8 @@ pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> 
     }
 }
 
-/// Reads what a client still sends to a call that is refused: some clients take the reset of an unread request for the answer.
+/// Reads the rest of the request of a refused call. Some clients take the reset of an unread
+/// request for the answer.
 pub(super) async fn drain(body: Body) {
     let mut frames = body.into_data_stream();
     let mut rest = MESSAGE_BYTES_MAX;
@@ -94,9 +96,9 @@ struct Call {
     shared: Arc<Shared>,
     method: Arc<Method>,
     started: Instant,
-    /// None only for a watch without one.
+    /// Deadline of the call. None only for a watch that has none.
     deadline: Option<Instant>,
-    /// Set once the request message was read whole.
+    /// Set once the whole request message was read.
     reached: Arc<AtomicBool>,
     connection: watch::places::Connection,
 }
@@ -172,8 +174,9 @@ impl Call {
     }
 }
 
-/// Completes some time after the deadline. Calls answer at their deadline themselves; this ends those whose request never
-/// arrives whole. A stream that has begun is past this and ends itself.
+/// Completes some time after the deadline. Calls answer at their deadline themselves; this ends
+/// those whose request never arrives completely. A stream that has begun no longer waits here and
+/// ends itself.
 async fn overdue(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline + DEADLINE_GRACE).await,
@@ -206,7 +209,8 @@ impl ServerStreamingService<Bytes> for Call {
     }
 }
 
-/// tonic calls a message that is too large OUT_OF_RANGE or RESOURCE_EXHAUSTED, and names no limit of ours.
+/// Replaces tonic's status for a message that is too large. tonic uses OUT_OF_RANGE or
+/// RESOURCE_EXHAUSTED and does not name the host's limit.
 fn explain_unread(response: http::Response<Body>) -> http::Response<Body> {
     match response_code(&response) {
         Code::OutOfRange | Code::ResourceExhausted => into_http(status::request_too_large(MESSAGE_BYTES_MAX)),
@@ -214,7 +218,8 @@ fn explain_unread(response: http::Response<Body>) -> http::Response<Body> {
     }
 }
 
-/// The code of a response that failed before its first message; of others, OK (a stream's trailers come later).
+/// Returns the code of a response that failed before its first message, and OK for all others. The
+/// trailers of a stream come later.
 fn response_code(response: &http::Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }
@@ -223,7 +228,7 @@ fn into_http(status: Status) -> http::Response<Body> {
     status.into_http::<tonic::body::Body>().map(Body::new)
 }
 
-/// Messages as the bytes they are.
+/// Passes messages through as raw bytes.
 #[derive(Clone, Copy, Default)]
 struct RawCodec;
 

@@ -1,4 +1,5 @@
-//! A client of another node's admin service: its state as the frames of a backup. Keeps and judges nothing.
+//! A client of another node's admin service. It fetches that node's state as the frames of a
+//! backup. It stores nothing and checks nothing.
 
 use std::time::Duration;
 
@@ -11,25 +12,27 @@ use tonic::{Code, Status};
 use super::call::BackupRequest;
 use super::call::admin_client::AdminClient;
 
-/// One attempt to reach the other node.
+/// Longest time for one attempt to connect to the other node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A source that says nothing for so long is given up. It makes a checkpoint before its first frame.
+/// Longest silence of a source before it is given up. The source makes a checkpoint before its
+/// first frame.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// A frame and its envelope.
+/// Most bytes of one message: a frame and its envelope.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-/// A state that is on this node's disk now.
+/// A fetched state that is now on this node's disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// The grpc_addr of the node that it came from.
+    /// The grpc_addr of the node that sent the state.
     pub from: String,
-    /// The last log index that it holds.
+    /// The last log index that the state holds.
     pub index: u64,
-    /// Rows of the guest and the host together.
+    /// Rows of the guest and of the host together.
     pub rows: u64,
 }
 
-/// The frames of a backup of the node at `grpc_addr`, with all that was acknowledged before the call.
+/// Fetches a backup of the node at `grpc_addr` as frames. The backup holds everything that was
+/// acknowledged before the call.
 pub async fn fetch_backup(grpc_addr: &str) -> Result<impl Stream<Item = Result<Bytes, String>> + Send, String> {
     let text = |error: tonic::transport::Error| format!("cannot connect: {error}");
     let endpoint = Endpoint::from_shared(format!("http://{grpc_addr}")).map_err(text)?;
@@ -45,7 +48,8 @@ pub async fn fetch_backup(grpc_addr: &str) -> Result<impl Stream<Item = Result<B
     }))
 }
 
-/// Why it refuses. What knows no such call says nothing but so, in a code: that is the peer port of a node, most often.
+/// Returns the reason of a refusal. A server without this service answers with a bare code and no
+/// message. Most often that is the peer port of a node.
 fn words(status: &Status) -> String {
     match (status.code(), status.message()) {
         (Code::Unimplemented, "") => {

@@ -1,5 +1,6 @@
-//! grpc.health.v1: `""` for the process, `quis.RaftLeader` for the leader alone, and each guest service while this node serves.
-//! The process is healthy without a leader.
+//! The service grpc.health.v1. `""` stands for the process and `quis.RaftLeader` for the leader
+//! alone; each guest service is reported while this node serves. The process is healthy even
+//! without a leader.
 
 use std::sync::Arc;
 
@@ -12,7 +13,8 @@ use crate::types::NodeMode;
 /// The service name by which `raftadmin --leader` finds the leader.
 pub const LEADER_SERVICE: &str = "quis.RaftLeader";
 
-/// Keeps the reported states true until the node stops, then reports everything as not serving.
+/// Keeps the reported states current until the node stops. Then it reports every service as not
+/// serving.
 pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
     let mut leader = shared.parts.leader.clone();
     let mut stopping = shared.stopping.subscribe();
@@ -35,7 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
         }
         tokio::select! {
             () = leader.changed() => {}
-            // The senders live as long as the node, and so do these.
+            // The senders live as long as the node, so these branches stay enabled that long.
             Ok(()) = mode.changed() => {}
             Ok(()) = component.changed() => {}
             Ok(()) = shutting_down.changed() => {}
@@ -45,7 +47,7 @@ pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
     }
 }
 
-/// Every service's state now.
+/// Returns the current state of every service.
 fn states(shared: &Shared) -> Vec<(String, bool)> {
     let serves = shared.parts.machine.mode() == NodeMode::Serving;
     let leads = shared.parts.leader.current().is_some_and(|leader| leader.is_me);

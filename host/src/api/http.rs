@@ -1,5 +1,6 @@
-//! Plain HTTP for whoever runs the process: `/livez`, `/readyz`, `/metrics`, `/status`. Liveness asks whether the process makes progress and
-//! never whether there is a leader; readiness says in words why not.
+//! Plain HTTP for operators of the process: `/livez`, `/readyz`, `/metrics`, `/status`. Liveness
+//! checks whether the process makes progress, never whether there is a leader. Readiness lists the
+//! reasons why the node is not ready.
 
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
@@ -17,13 +18,14 @@ use super::{LIMITS, Shared};
 use crate::net;
 use crate::types::NodeMode;
 
-/// Committed entries may wait so long without one being applied before the process counts as stuck.
+/// How long committed entries may wait without any being applied before the process counts as
+/// stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
-/// How often progress is looked at.
+/// Time between two checks of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Entries this node may be behind what it knows to be committed and still be ready.
+/// Most committed entries that a ready node may have left to apply.
 const LAG_MAX: u64 = 1024;
 
 /// Serves the four pages until the node stops.
@@ -37,7 +39,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> s
     net::serve(&shared.parts.sockets.http, listeners, LIMITS, move || router.clone(), shared.stopped()).await
 }
 
-/// Notes when the machine last got anywhere, until the node stops.
+/// Records when the machine last made progress, until the node stops.
 pub(super) async fn observe_progress(shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(PROGRESS_INTERVAL);
     let stopped = shared.stopped();
@@ -53,7 +55,7 @@ pub(super) async fn observe_progress(shared: Arc<Shared>) {
     }
 }
 
-/// Whether the machine gets anywhere.
+/// When the machine last made progress.
 #[derive(Debug)]
 pub(super) struct Progress {
     applied: u64,
@@ -93,7 +95,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let status = shared.status_now();
     let reasons = unready(&status, contact, shared.parts.election_timeout, shared.is_shutting_down());
     if reasons.is_empty() {
-        // It serves reads, and forwards commands to a leader that may have room.
+        // The node serves reads, and forwards commands to a leader that may have disk space.
         let disk = shared.parts.machine.space().refuses_commands();
         let text = disk.map_or("ok\n".to_owned(), |disk| format!("ok\n{disk}\n"));
         return (StatusCode::OK, text).into_response();
@@ -102,7 +104,7 @@ async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-/// Why this node should get no traffic; empty when it should.
+/// Returns the reasons why this node should get no traffic. Empty when it is ready.
 fn unready(status: &NodeStatus, contact: Contact, silence_max: Duration, stopping: bool) -> Vec<String> {
     let mut reasons = Vec::new();
     if stopping {

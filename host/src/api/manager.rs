@@ -1,5 +1,6 @@
-//! RaftManager, the admin service of raft-example, on every node. What changes the cluster runs on the leader only; elsewhere the
-//! operation's error says who leads. Translates and starts operations; the changes themselves are raft/'s.
+//! RaftManager, the admin service of raft-example. Every node serves it. Operations that change the
+//! cluster run only on the leader. On another node, the operation's error names the leader. This
+//! file translates requests and starts operations; `raft/` makes the changes.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,13 +20,14 @@ use super::routes::Kind;
 use super::{Shared, status};
 use crate::raft::LeaderView;
 
-/// How long an operation on the leader may take that only waits for the log.
+/// Longest time for an operation on the leader that only waits for the log.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long after the Raft group has stopped a Shutdown's token still answers, unless it is forgotten before.
+/// How long the token of a Shutdown still answers after the Raft group has stopped, unless it is
+/// forgotten before.
 const SHUTDOWN_LINGER: Duration = Duration::from_secs(1);
 
-/// The last moment that LastContact can name, in the year 2262.
+/// The last moment that LastContact can express, in the year 2262.
 const LAST_NANO: Duration = Duration::from_nanos(i64::MAX.unsigned_abs());
 
 /// The service. Cheap to clone.
@@ -43,7 +45,7 @@ impl Manager {
         token_reply(self.0.operations.start(work))
     }
 
-    /// Starts `work` if this node leads; the operation's error says who does otherwise.
+    /// Starts `work` if this node leads. Otherwise the operation's error names the leader.
     fn start_on_leader<F>(&self, work: impl FnOnce(LeaderView, Arc<Shared>) -> F + Send + 'static) -> Reply<Token>
     where
         F: Future<Output = Result<u64, String>> + Send + 'static,
@@ -136,7 +138,8 @@ impl RaftManager for Manager {
         })
     }
 
-    // A snapshot changes nothing for others, so every node takes its own, as the original does.
+    // A snapshot changes nothing for other nodes, so every node takes its own, as the original
+    // does.
     async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Reply<Token> {
         let shared = self.0.clone();
         self.start(async move { shared.parts.retention.take_now().await })
@@ -149,7 +152,7 @@ impl RaftManager for Manager {
             let stopped = (shared.parts.stop.raft)().await;
             let exit = shared.parts.stop.exit.clone();
             tokio::spawn(async move {
-                // Running out of time is the ordinary case of a client that does not forget.
+                // A timeout is normal for a client that does not forget the token.
                 let _timed_out = tokio::time::timeout(SHUTDOWN_LINGER, forgotten.wait()).await;
                 exit();
             });
@@ -169,7 +172,8 @@ impl RaftManager for Manager {
         Ok(Response::new(match self.0.last_contact().await {
             Contact::Never => pb::LastContactResponse { unix_nano: 0, time_format: "never".into() },
             Contact::Ago(ago) => {
-                // What is before 1970 by this machine's clock counts as 1970: neither field has words for it.
+                // A time before 1970 by this machine's clock counts as 1970. Neither field can
+                // express it.
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 let since_1970 = now.saturating_sub(ago).min(LAST_NANO);
                 pb::LastContactResponse {
@@ -226,8 +230,9 @@ fn operation_deadline() -> Instant {
 }
 
 impl Shared {
-    /// The leader, if that is this node; else the sentence an operator needs. While none is known, waits as long as an election may take:
-    /// scripts ask a node that has just started.
+    /// Returns the leader if it is this node, otherwise an error text for operators. While no
+    /// leader is known, it waits as long as an election may take, because scripts ask a node that
+    /// has just started.
     pub(super) async fn require_leader(&self) -> Result<LeaderView, String> {
         match self.parts.leader.clone().wait(Instant::now() + self.parts.election_timeout).await {
             Some(leader) if leader.is_me => Ok(leader),
@@ -239,19 +244,20 @@ impl Shared {
         }
     }
 
-    /// An operator who gives an address means the server at it.
+    /// Returns an error if `name` is a server, but not at the address that the operator gave.
     fn check_address(&self, name: &str, address: &str) -> Result<(), String> {
         let servers = self.configuration().servers;
         match servers.iter().find(|server| server.node.name == name) {
             Some(server) if !address.is_empty() && server.node.raft_addr != address => {
                 Err(format!("{name} is at {}, not at {address}", server.node.raft_addr))
             }
-            // An unknown name is the transfer's own error.
+            // For an unknown name, the transfer itself returns an error.
             Some(_) | None => Ok(()),
         }
     }
 
-    /// What ApplyLog carries, if it names a command; nothing else is ever proposed.
+    /// Decodes the data of ApplyLog and checks that it names a command. Nothing else is ever
+    /// proposed.
     fn decode_call(&self, data: &[u8]) -> Result<EncodedCall, Status> {
         let call = EncodedCall::decode(data)
             .map_err(|error| Status::invalid_argument(format!("data is no encoded lockstep.v1.Call: {error}")))?;
@@ -291,7 +297,7 @@ async fn apply_log(shared: &Shared, call: EncodedCall) -> Done {
     }
 }
 
-/// Waits until everything that stood in this leader's log is applied here.
+/// Waits until this node has applied every entry that is in this leader's log at the call.
 async fn barrier(shared: &Shared, leader: LeaderView) -> Result<u64, String> {
     let deadline = operation_deadline();
     let committed = shared.parts.read.read_index(deadline).await.map_err(text)?;

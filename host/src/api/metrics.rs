@@ -1,6 +1,6 @@
-//! Numbers for `/metrics`: calls of the guest's methods as they end, and gauges read from Raft and the machine at each scrape.
-//! The ports' numbers are read in `metrics/sockets.rs`.
-//! Method names come from routes, never from clients, so that the label set is bounded.
+//! Numbers for `/metrics`: calls of the guest's methods as they end, and gauges that are read from
+//! Raft and the machine at each scrape. `metrics/sockets.rs` reads the numbers of the ports. Method
+//! names come from routes, never from clients, so the label set is bounded.
 
 mod sockets;
 
@@ -26,10 +26,10 @@ use crate::machine::MachineStatus;
 use crate::raft::own_clock::OwnClock;
 use crate::types::NodeMode;
 
-/// Upper bounds in seconds: from a local query to the default deadline.
+/// Upper bounds of the histogram in seconds. They range from a local query to the default deadline.
 const SECONDS_BOUNDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 
-/// The registry, and what calls add to.
+/// The registry, and the counters that calls increment.
 pub(super) struct Metrics {
     registry: Mutex<Registry>,
     calls: Family<CallLabels, Counter>,
@@ -37,7 +37,7 @@ pub(super) struct Metrics {
     watches: WatchCounts,
 }
 
-/// What watches add to.
+/// Counters that watches increment.
 #[derive(Default)]
 struct WatchCounts {
     refused: Family<LimitLabels, Counter>,
@@ -88,7 +88,7 @@ impl Metrics {
         Metrics { registry: Mutex::new(registry), calls, seconds, watches }
     }
 
-    /// Adds what is read at each scrape.
+    /// Registers the numbers that are read at each scrape.
     pub(super) fn watch(&self, shared: &Arc<Shared>) {
         let mut registry = self.registry.lock();
         registry.register_collector(Box::new(Gauges(Arc::downgrade(shared))));
@@ -113,7 +113,7 @@ impl Metrics {
         self.watches.held_back.inc();
     }
 
-    /// The OpenMetrics text.
+    /// Returns the metrics as OpenMetrics text.
     pub(super) fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())?;
@@ -121,7 +121,7 @@ impl Metrics {
     }
 }
 
-/// As the gRPC specification writes codes.
+/// Returns the name of a code as the gRPC specification writes it.
 pub(super) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -225,9 +225,9 @@ impl Collector for Gauges {
     }
 }
 
-/// Numbers with a label each.
+/// Encodes the numbers that have a label.
 fn encode_labelled(machine: &MachineStatus, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-    // Apart from the refusals in `commands_failed`: those are ordinary.
+    // These failures are separate from the refusals in `commands_failed`, which are ordinary.
     if !machine.command_failures.is_empty() {
         let help = "Commands that failed in the guest, as this process applied them";
         let mut family = encoder.encode_descriptor("command_failures", help, None, MetricType::Counter)?;

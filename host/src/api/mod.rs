@@ -1,11 +1,12 @@
-//! Clients and operators: the guest's services, RaftManager, health, reflection, and plain HTTP for whoever runs the process.
-//! Knows gRPC and words for people; leaves consensus to `raft/`, state to `machine/`, and never touches the disk.
+//! The API for clients and operators: the guest's services, RaftManager, health, reflection, and
+//! plain HTTP for operators of the process. It knows gRPC and the texts for people. It leaves
+//! consensus to `raft/` and state to `machine/`, and it never touches the disk.
 //!
 //! ```text
-//! net (HTTP/2) ──► router ──┬─ manager, health, reflection
-//!                              └─ dynamic ──┬─ COMMAND ──► commands ─► raft/
-//!                                           ├─ QUERY ────► raft/read (linearizable), then machine/query
-//!                                           └─ WATCH ────► watch ──► machine, step by step
+//! net (HTTP/2) ──► router ─┬─ manager, health, reflection
+//!                          └─ dynamic ─┬─ COMMAND ──► commands ─► raft/
+//!                                      ├─ QUERY ────► raft/read (linearizable), then machine/query
+//!                                      └─ WATCH ────► watch ──► machine, step by step
 //! ```
 
 mod admin;
@@ -74,13 +75,14 @@ pub mod call {
     tonic::include_proto!("lockstep.v1");
 }
 
-/// How long Raft's core may take to say what it alone knows, before a page shows an older number.
+/// How long to wait for a number that only Raft's core knows, before an older number is shown.
 const CORE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Calls that one connection may have open at a time; a client library queues what exceeds it.
+/// Most calls that one connection may have open at a time. A client library queues further calls.
 pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
 
-/// Connections of clients. The windows have room for a few requests of the largest size.
+/// Limits for the connections of clients. The windows have room for a few requests of the largest
+/// size.
 const LIMITS: Http2Limits = Http2Limits {
     streams_max: CONCURRENT_STREAMS_MAX,
     stream_window_bytes: 2 << 20,
@@ -89,7 +91,7 @@ const LIMITS: Http2Limits = Http2Limits {
     keepalive_timeout: Duration::from_secs(20),
 };
 
-/// What stands below this room.
+/// The parts of the node that the API uses.
 pub struct ApiParts {
     /// This node's name and advertised addresses.
     pub node: Node,
@@ -97,43 +99,46 @@ pub struct ApiParts {
     pub raft: RaftCell,
     /// The state machine.
     pub machine: Machine,
-    /// The way of a command.
+    /// Runs commands.
     pub commands: Commands,
-    /// The way of a linearizable read.
+    /// Serves linearizable reads.
     pub read: ReadIndex,
-    /// Log time on an idle cluster.
+    /// Advances log time on an idle cluster.
     pub clock: Clock,
-    /// How this node's clock compares with it.
+    /// Compares this node's clock with log time.
     pub log_time: LogTime,
-    /// Changes of membership and leadership.
+    /// Changes membership and leadership.
     pub members: Members,
-    /// Who leads.
+    /// Shows who leads.
     pub leader: LeaderWatch,
-    /// `--election_timeout`: a node that heard no leader for so long is not ready.
+    /// `--election_timeout`. A node that has heard no leader for this long is not ready.
     pub election_timeout: Duration,
     /// Makes snapshots.
     pub retention: Retention,
-    /// Who may be connected to which port.
+    /// The open connections of each port, and their limits.
     pub sockets: Sockets,
-    /// What Shutdown needs of the process.
+    /// The parts of the process that Shutdown needs.
     pub stop: Stop,
-    /// Has this node get its state from the one at that grpc_addr, or from any voter, and start again. An error is for operators.
+    /// Makes this node fetch its state from the node at that grpc_addr, or from any voter, and then
+    /// restart. An error is a text for operators.
     pub resync: Resync,
 }
 
 /// See [`ApiParts::resync`].
 pub type Resync = Arc<dyn Fn(Option<String>) -> BoxFuture<'static, Result<Fetched, String>> + Send + Sync>;
 
-/// What Shutdown needs of the process.
+/// The parts of the process that Shutdown needs.
 #[derive(Clone)]
 pub struct Stop {
-    /// Hands leadership over and stops the Raft group; listeners stay open. Called once or more.
+    /// Hands leadership over and stops the Raft group. The listeners stay open. It may be called
+    /// more than once.
     pub raft: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
-    /// Lets the process end with 0. Called when the operation's token is forgotten, at most a second after the group stopped.
+    /// Lets the process end with exit code 0. It is called when the operation's token is forgotten,
+    /// at most a second after the group stopped.
     pub exit: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// The room, as `node.rs` holds it. Cheap to clone.
+/// The API, as `node.rs` holds it. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
     shared: Arc<Shared>,
@@ -141,7 +146,7 @@ pub struct Api {
     health: HealthReporter,
 }
 
-/// What every service here shares.
+/// State that all services of the API share.
 struct Shared {
     parts: ApiParts,
     /// None until the component is known.
@@ -149,35 +154,37 @@ struct Shared {
     operations: operations::Operations,
     metrics: metrics::Metrics,
     watches: watch::places::Places,
-    /// Lines about watches that run again and again and send nothing.
+    /// Limits the log lines about watches that run again and again and send nothing.
     silent_watches: Sparse,
     progress: Mutex<http::Progress>,
     /// Set when the listeners are about to close.
     stopping: watch_channel::Sender<bool>,
     /// Set by Shutdown, while the listeners stay open.
     shutting_down: watch_channel::Sender<bool>,
-    /// Told when `routes` changed.
+    /// Notified when `routes` has changed.
     component_known: watch_channel::Sender<bool>,
 }
 
-/// Why the room cannot serve a component.
+/// Why a component cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Its services cannot be served.
+    /// The component's services cannot be served.
     #[error(transparent)]
     Routes(#[from] RouteError),
-    /// Its descriptor cannot be reflected.
+    /// The component's descriptor cannot be served by reflection.
     #[error("the component's descriptor cannot be served by reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Reads a component's services, or says why they cannot be served. Asked before a component is accepted.
+/// Reads a component's services, or returns why they cannot be served. Called before a component is
+/// accepted.
 pub fn admit(component: &Component) -> Result<Routes, RouteError> {
     Routes::new(component.descriptor(), component.has_watcher())
 }
 
 impl Api {
-    /// Ready to serve the host's own services; the guest's follow with [`Api::set_component`].
+    /// Creates an API that serves the host's own services. [`Api::set_component`] adds those of the
+    /// guest.
     pub fn new(parts: ApiParts) -> Result<Api, ServeError> {
         let shared = Arc::new(Shared {
             parts,
@@ -197,7 +204,7 @@ impl Api {
         Ok(Api { shared, router: Arc::new(ArcSwap::from_pointee(router)), health })
     }
 
-    /// Serves this component's services from now on.
+    /// Serves the services of this component from now on.
     pub fn set_component(&self, component: &Component) -> Result<(), ServeError> {
         let routes = Arc::new(admit(component)?);
         let router = router(&self.shared, &self.health, Some(&routes))?;
@@ -207,14 +214,16 @@ impl Api {
         Ok(())
     }
 
-    /// Serves clients on `grpc`, and whoever runs the process on `http`, until [`Api::stop`]. Open calls then get a moment to end.
+    /// Serves clients on `grpc` and operators of the process on `http`, until [`Api::stop`]. Open
+    /// calls then get a moment to end.
     pub async fn serve(&self, grpc: Vec<StdListener>, http: Vec<StdListener>) -> std::io::Result<()> {
         let background = [
             tokio::spawn(health::run(self.shared.clone(), self.health.clone())),
             tokio::spawn(http::observe_progress(self.shared.clone())),
         ];
         let current = self.router.clone();
-        // One hop to the router of the moment: a component may become known while connections are open.
+        // Each request looks up the current router: a component may become known while connections
+        // are open.
         let router = Router::new().fallback(move |request: axum::extract::Request| {
             let router = Router::clone(&current.load());
             call_router(router, request)
@@ -236,7 +245,8 @@ impl Api {
     }
 }
 
-/// What every call passes on its way in and out, whoever serves it.
+/// Serves one call. Checks the request before any service gets it, and fits the size of the
+/// response's status.
 async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {
     if let Some(refusal) = media::refusal(request.method(), request.version(), request.headers()) {
         dynamic::drain(request.into_body()).await;
@@ -248,7 +258,8 @@ async fn call_router(mut router: Router, request: axum::extract::Request) -> axu
     }
 }
 
-/// The host's own services first, so that no guest can shadow one; the guest's behind them.
+/// Builds the router. The host's own services come first, so that no guest can shadow one; the
+/// guest's come after them.
 fn router(
     shared: &Arc<Shared>,
     health: &HealthReporter,
@@ -300,13 +311,14 @@ impl Shared {
         }
     }
 
-    /// The leader's client address, when one is known.
+    /// Returns the leader's client address, when a leader is known.
     fn leader_address(&self) -> Option<String> {
         self.parts.leader.current().map(|leader| leader.node.grpc_addr)
     }
 
-    /// Waits while a member catches up with its own log, at most as long as an election may take: a client that comes a moment after
-    /// a start gets an answer instead of an error. A node that is in no cluster says so at once.
+    /// Waits while a member catches up with its own log, but no longer than an election may take. A
+    /// client that calls just after a start gets an answer instead of an error. On a node that is
+    /// in no cluster, it returns an error at once.
     async fn ready(&self, deadline: Instant) -> Result<(), Status> {
         let mut mode = self.parts.machine.watch_mode();
         let reason = match &*mode.borrow() {
@@ -338,7 +350,7 @@ impl Shared {
         }
     }
 
-    /// Completes when this node may not serve any more, with what its clients are told.
+    /// Completes when this node may no longer serve, with the status for its clients.
     fn out_of_service(&self) -> impl Future<Output = Status> + Send + use<> {
         let mut mode = self.parts.machine.watch_mode();
         async move {
@@ -347,14 +359,14 @@ impl Shared {
                     return status;
                 }
                 if mode.changed().await.is_err() {
-                    // The machine is gone, and with it whoever could be told.
+                    // The machine is gone, and with it every client that could get the status.
                     std::future::pending::<()>().await;
                 }
             }
         }
     }
 
-    /// Answers `node.status` for a query.
+    /// Returns the function that answers `node.status` for a query.
     fn node_status(self: &Arc<Self>) -> crate::guest::NodeStatus {
         let shared = self.clone();
         Arc::new(move || shared.status_now().to_json().to_string())
@@ -383,12 +395,13 @@ impl Shared {
         }
     }
 
-    /// The configuration in force; empty while Raft does not run.
+    /// Returns the configuration in force. Empty while Raft does not run.
     fn configuration(&self) -> Configuration {
         self.parts.members.configuration().unwrap_or(Configuration { index: 0, servers: Vec::new() })
     }
 
-    /// When a leader was last heard; openraft touches the vote at each message of one. Never when the core does not answer.
+    /// Returns when this node last heard from a leader. openraft updates the time of the vote at
+    /// each message from a leader. Returns `Never` when the core does not answer.
     async fn last_contact(&self) -> Contact {
         let leader = self.parts.leader.current();
         let Some(raft) = self.parts.raft.get() else { return Contact::Never };
@@ -402,7 +415,8 @@ impl Shared {
         }
     }
 
-    /// Of the leader: now, unless its voters have been silent for longer than an election may take.
+    /// Returns the contact of a leader: now, unless its voters have been silent for longer than an
+    /// election may take.
     fn quorum_contact(&self, raft: &crate::raft::Raft) -> Contact {
         let metrics = raft.metrics().borrow_watched().clone();
         if metrics.membership_config.voter_ids().count() < 2 {
@@ -415,7 +429,8 @@ impl Shared {
         }
     }
 
-    /// Term of the last entry in the log; 0 for none, or when the core does not answer.
+    /// Returns the term of the last entry in the log. 0 if there is none, or when the core does not
+    /// answer.
     async fn last_log_term(&self) -> u64 {
         let Some(raft) = self.parts.raft.get() else { return 0 };
         let asked = raft.with_raft_state(|state| state.log_ids.last().map(|log_id| log_id.committed_leader_id().term));

@@ -1,5 +1,6 @@
-//! What this node says about itself: the JSON object of `node.status` (and with it `Stat`), and hashicorp's keys for `Stats`.
-//! Only reads numbers that others publish; never asks the disk or a peer.
+//! The status of this node: the JSON object of `node.status` (and so of `Stat`), and hashicorp's
+//! keys for `Stats`. This file only reads numbers that other parts publish. It never reads the disk
+//! or calls a peer.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,52 +18,52 @@ use crate::raft::own_clock::OwnClock;
 use crate::raft::retention::RetentionStatus;
 use crate::types::{LogId, Node, TypeConfig};
 
-/// All that both forms are made of.
+/// All data that both forms contain.
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
     /// This node, as the membership or its flags name it.
     pub node: Node,
     /// The leader, if one is known.
     pub leader: Option<LeaderView>,
-    /// The configuration in force.
+    /// The servers of the configuration in force.
     pub servers: Vec<Server>,
-    /// Log index that set it.
+    /// Index of the log entry that set this configuration.
     pub servers_index: u64,
-    /// Raft's own numbers.
+    /// The numbers of Raft.
     pub raft: RaftStatus,
-    /// The machine's own numbers.
+    /// The numbers of the machine.
     pub machine: MachineStatus,
-    /// The log's.
+    /// The numbers of the log.
     pub log: RetentionStatus,
-    /// The ports', and what the process has open.
+    /// The numbers of the ports, and the files and sockets that the process has open.
     pub sockets: SocketsStatus,
-    /// This node's clock and log time; none while no leader says where that stands.
+    /// This node's clock and log time. None while no leader has reported log time.
     pub clock: Option<OwnClock>,
 }
 
-/// Raft's numbers, in hashicorp's words.
+/// The numbers of Raft, with hashicorp's names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RaftStatus {
     /// `Follower`, `Candidate`, `Leader` or `Shutdown`.
     pub state: &'static str,
     /// Current term.
     pub term: u64,
-    /// Last index in the log; 0 for none, as everywhere here.
+    /// Last index in the log. 0 stands for none, as in all indexes of this type.
     pub last_log_index: u64,
     /// Last index known to be committed.
     pub commit_index: u64,
-    /// Last index Raft knows to be applied.
+    /// Last index that Raft knows to be applied.
     pub applied_index: u64,
     /// Last index of the newest snapshot.
     pub snapshot_index: u64,
-    /// Its term.
+    /// Term of the last index of the newest snapshot.
     pub snapshot_term: u64,
     /// Last index purged from the log.
     pub purged_index: u64,
 }
 
 impl RaftStatus {
-    /// From openraft's metrics; none stands for a Raft instance that does not run.
+    /// Converts openraft's metrics. `None` stands for a Raft instance that does not run.
     pub fn new(metrics: Option<&RaftMetrics<TypeConfig>>, stopping: bool) -> RaftStatus {
         let Some(metrics) = metrics else {
             return RaftStatus { state: "Shutdown", ..RaftStatus::default() };
@@ -81,7 +82,7 @@ impl RaftStatus {
     }
 }
 
-/// hashicorp knows no learner state: a nonvoter follows.
+/// Returns hashicorp's name of a state. hashicorp has no learner state: a nonvoter is a follower.
 fn state_name(state: ServerState) -> &'static str {
     match state {
         ServerState::Learner | ServerState::Follower => "Follower",
@@ -92,12 +93,13 @@ fn state_name(state: ServerState) -> &'static str {
 }
 
 impl NodeStatus {
-    /// The last applied index; 0 before the first.
+    /// Returns the last applied index. 0 before the first.
     pub fn applied_index(&self) -> u64 {
         self.machine.applied.map_or(0, |log_id| log_id.index)
     }
 
-    /// The JSON object. Numbers are JSON numbers; `leader` is an object with empty strings while none is known.
+    /// Returns the JSON object. Numbers are JSON numbers. While no leader is known, `leader` is an
+    /// object with empty strings.
     pub fn to_json(&self) -> Value {
         let (mode, mode_reason) = self.machine.mode.words();
         let leader = self.leader.as_ref().map(|leader| leader.node.clone()).unwrap_or_default();
@@ -180,7 +182,8 @@ impl NodeStatus {
         })
     }
 
-    /// hashicorp's map for `Stats`. `last_log_term` and `last_contact` are what the caller asked Raft's core for.
+    /// Returns hashicorp's map for `Stats`. The caller gets `last_log_term` and `last_contact` from
+    /// Raft's core.
     pub fn to_stats(&self, last_log_term: u64, last_contact: Contact) -> HashMap<String, String> {
         let raft = &self.raft;
         let pending = raft.commit_index.saturating_sub(self.applied_index());
@@ -199,10 +202,12 @@ impl NodeStatus {
             ("latest_configuration_index", self.servers_index.to_string()),
             ("last_contact", last_contact.to_string()),
             ("num_peers", self.peers().to_string()),
-            // What this node may do is not hashicorp's, and no guest answers for a node that may do nothing.
+            // hashicorp has no mode. It is here because no guest can answer on a node that may do
+            // nothing.
             ("mode", mode.to_owned()),
             ("mode_reason", mode_reason.to_owned()),
-            // The version of hashicorp's protocol whose membership rules we keep; it has no meaning on our wire.
+            // The version of hashicorp's protocol whose membership rules this host keeps. It has no
+            // meaning on its wire.
             ("protocol_version", "3".into()),
             ("protocol_version_min", "0".into()),
             ("protocol_version_max", "3".into()),
@@ -214,7 +219,7 @@ impl NodeStatus {
         .collect()
     }
 
-    /// Other voters, when this node votes, as hashicorp counts.
+    /// Returns the number of other voters if this node votes, otherwise 0, as hashicorp counts.
     fn peers(&self) -> usize {
         let voters = || self.servers.iter().filter(|server| server.voter);
         if voters().any(|server| server.node.name == self.node.name) { voters().count() - 1 } else { 0 }
@@ -248,7 +253,7 @@ fn transfer_json(transfer: &TransferStatus) -> Value {
     })
 }
 
-/// In hashicorp's words.
+/// Returns `Voter` or `Nonvoter`, hashicorp's names.
 pub fn suffrage(server: &Server) -> &'static str {
     if server.voter { "Voter" } else { "Nonvoter" }
 }
@@ -256,9 +261,9 @@ pub fn suffrage(server: &Server) -> &'static str {
 /// When this node last heard from a leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contact {
-    /// Not in this process's life.
+    /// Not since this process started.
     Never,
-    /// So long ago; zero on the leader.
+    /// That long ago. Zero on the leader.
     Ago(Duration),
 }
 
@@ -272,7 +277,7 @@ impl std::fmt::Display for Contact {
     }
 }
 
-/// As Go prints a slice of servers.
+/// Formats the servers as Go prints a slice of them.
 fn configuration_text(servers: &[Server]) -> String {
     let servers: Vec<String> = servers
         .iter()

@@ -1,5 +1,6 @@
-//! Long-running admin operations behind tokens: started, awaited, forgotten. Owns the bound on how many there are and how long
-//! a finished one is remembered. Does not know what an operation does.
+//! Long-running admin operations behind tokens. A client starts, awaits and forgets them. This file
+//! owns the limit on their number and the time for which a finished one is remembered. It does not
+//! know what an operation does.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -10,18 +11,18 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Operations that may be running or remembered at a time.
+/// Most operations that may be running or remembered at a time.
 pub const OPERATIONS_MAX: usize = 1024;
 
-/// How long a finished operation is remembered when nobody forgets it.
+/// How long a finished operation is remembered if no client forgets it.
 pub const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// How an operation ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// Log index it took effect at; 0 when it has none.
+    /// Log index at which the operation took effect. 0 when it has none.
     pub index: u64,
-    /// Empty when it succeeded.
+    /// Error text. Empty when the operation succeeded.
     pub error: String,
 }
 
@@ -37,10 +38,11 @@ impl From<Result<u64, String>> for Done {
 /// Why a token cannot be given or used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OperationError {
-    /// All of [`OPERATIONS_MAX`] are still running.
+    /// All of [`OPERATIONS_MAX`] operations are still running.
     #[error("{OPERATIONS_MAX} operations are running on this node; await or forget some first")]
     TooMany,
-    /// Never given, forgotten, or finished longer ago than [`REMEMBERED`].
+    /// The token was never given, was forgotten, or its operation finished longer ago than
+    /// [`REMEMBERED`].
     #[error("no such operation: never started on this node, forgotten, or finished more than 10 minutes ago")]
     Unknown,
 }
@@ -55,24 +57,24 @@ struct Operation {
     forgotten: watch::Sender<bool>,
 }
 
-/// Completes when a token is forgotten.
+/// Tells an operation that its token was forgotten.
 pub struct Forgotten(watch::Receiver<bool>);
 
 impl Forgotten {
-    /// Waits until then.
+    /// Waits until the token is forgotten.
     pub async fn wait(mut self) {
-        // An error means that the entry was dropped, which is the same thing.
+        // An error means that the entry was dropped, which also means forgotten.
         drop(self.0.wait_for(|forgotten| *forgotten).await);
     }
 }
 
 impl Operations {
-    /// Runs `work` in the background, whether or not anyone waits for it, and returns its token.
+    /// Runs `work` in the background, whether or not a client waits for it, and returns its token.
     pub fn start(&self, work: impl Future<Output = Done> + Send + 'static) -> Result<String, OperationError> {
         self.start_with(|_| work)
     }
 
-    /// Like [`Operations::start`]; `work` also learns when its own token is forgotten.
+    /// Like [`Operations::start`], but `work` also learns when its own token is forgotten.
     pub fn start_with<F>(&self, work: impl FnOnce(Forgotten) -> F) -> Result<String, OperationError>
     where
         F: Future<Output = Done> + Send + 'static,
@@ -89,27 +91,27 @@ impl Operations {
         tokio::spawn(async move {
             let done = work.await;
             done_sender.send_replace(Some((Instant::now(), done)));
-            // Keeps the sender alive as long as someone can ask.
+            // Keeps the sender alive as long as a client can ask.
             done_sender.closed().await;
         });
         Ok(token)
     }
 
-    /// Waits for the operation to end. May be called often and from many clients.
+    /// Waits for the operation to end. It may be called often and by many clients.
     pub async fn wait(&self, token: &str) -> Result<Done, OperationError> {
         let mut receiver = {
             let mut operations = self.0.lock();
             expire(&mut operations, Instant::now());
             operations.get(token).ok_or(OperationError::Unknown)?.done.clone()
         };
-        // The sender goes early only when the operation panicked.
+        // The sender is dropped early only when the operation panicked.
         match receiver.wait_for(Option::is_some).await {
             Ok(done) => Ok(done.as_ref().expect("waited for Some").1.clone()),
             Err(_) => Ok(Done { index: 0, error: "the operation ended without a result; see this node's log".into() }),
         }
     }
 
-    /// Drops the token; the operation itself goes on. Fails for an unknown token.
+    /// Drops the token. The operation itself goes on. Fails for an unknown token.
     pub fn forget(&self, token: &str) -> Result<(), OperationError> {
         let operation = self.0.lock().remove(token).ok_or(OperationError::Unknown)?;
         operation.forgotten.send_replace(true);
@@ -117,7 +119,7 @@ impl Operations {
     }
 }
 
-/// Drops what is remembered too long, and the oldest finished one when there still is no room.
+/// Drops the operations whose time is over, and the oldest finished one if there is still no room.
 fn make_room(operations: &mut HashMap<String, Operation>) -> Result<(), OperationError> {
     expire(operations, Instant::now());
     if operations.len() < OPERATIONS_MAX {

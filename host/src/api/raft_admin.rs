@@ -1,5 +1,6 @@
-//! RaftAdmin, the older name of RaftManager: another wire face of the same implementation. Only translates the four replies that
-//! differ; every call, and every error, is [`Manager`]'s.
+//! RaftAdmin, the older name of RaftManager: another wire format of the same implementation. It
+//! only translates the four replies that differ. [`Manager`] handles every call and makes every
+//! error.
 
 use tonic::Request;
 
@@ -14,7 +15,8 @@ use super::proto::raft_manager_server::RaftManager;
 #[derive(Clone)]
 pub(super) struct Admin(pub(super) Manager);
 
-/// As [`super::node_status`] names states; what it may call otherwise one day follows as far as a tool of this kind is concerned.
+/// Converts a state name of [`super::node_status`]. A name that is not known here becomes
+/// `Follower`, which is close enough for a tool of this kind.
 fn state(name: &str) -> State {
     match name {
         "Leader" => State::Leader,

@@ -1,5 +1,6 @@
-//! Server reflection, v1 and v1alpha: the host's own services and the guest's, with the guest's bytes as they are, so that custom
-//! options survive. Built anew when the component becomes known, because the service cannot change once built.
+//! Server reflection, v1 and v1alpha, for the host's own services and the guest's. It serves the
+//! guest's descriptor bytes unchanged, so that custom options survive. It is rebuilt when the
+//! component becomes known, because the service cannot change once built.
 
 use std::sync::LazyLock;
 
@@ -11,14 +12,14 @@ use tonic_reflection::server::{Builder, Error};
 use super::mount;
 use super::routes::Routes;
 
-/// Descriptors of the protos that the host speaks.
+/// Descriptors of the host's own protos.
 const HOST_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/host_descriptor.bin"));
 
 /// Services that clients of this port may call, apart from the guest's.
 const HOST_SERVICES: [&str; 4] = ["RaftManager", "RaftAdmin", "lockstep.v1.Admin", "grpc.health.v1.Health"];
 
-/// Where the host's own files are said to lie: of two files of one name reflection tells the first only, and a guest may call its file as
-/// it likes.
+/// Folder that is put before the names of the host's own files. Of two files with one name,
+/// reflection shows only the first, and a guest may name its files freely.
 const HOST_FOLDER: &str = "lockstep.host/";
 
 static HOST_FILES: LazyLock<Vec<u8>> = LazyLock::new(|| in_host_folder(HOST_DESCRIPTORS).encode_to_vec());
@@ -36,7 +37,7 @@ fn builder(guest: Option<&Routes>) -> Builder<'_> {
     let builder = Builder::configure()
         .register_encoded_file_descriptor_set(&HOST_FILES)
         .register_encoded_file_descriptor_set(&HEALTH_FILES);
-    // The guest's last: of two symbols of one name, the one it means is the one it gets.
+    // The guest's set comes last: if two symbols share a name, the guest's own wins.
     let builder = match guest {
         Some(routes) => builder.register_encoded_file_descriptor_set(routes.encoded()),
         None => builder,
@@ -49,7 +50,7 @@ fn builder(guest: Option<&Routes>) -> Builder<'_> {
 fn in_host_folder(encoded: &[u8]) -> FileDescriptorSet {
     let mut set = FileDescriptorSet::decode(encoded).expect("the build encoded it");
     let move_file = |name: &mut String| {
-        // What comes with protobuf is everybody's.
+        // The files that come with protobuf are shared by all.
         if !name.starts_with("google/protobuf/") {
             name.insert_str(0, HOST_FOLDER);
         }

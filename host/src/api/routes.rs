@@ -1,5 +1,6 @@
-//! From a component's descriptor to the methods the host serves for it: kind, consistency, names.
-//! Refuses what cannot be served, with the reason. Never decodes a request beyond one bool field, and never does IO.
+//! Turns a component's descriptor into the methods that the host serves for it: kind, consistency,
+//! names. It refuses what cannot be served, with the reason. It never decodes more of a request
+//! than one bool field, and never does IO.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,19 +11,19 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, ServiceDes
 use super::descriptor::{self, NAME_BYTES_MAX};
 use super::wire::find_bool;
 
-/// What a method means to the host.
+/// How the host treats a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Goes through the log.
     Command,
     /// Reads the state of one node.
     Query,
-    /// A stream that runs again when what it read changes.
+    /// A stream that runs again when the data that it read changes.
     Watch,
 }
 
 impl Kind {
-    /// As metrics and messages name it.
+    /// Returns the name that metrics and messages use.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Command => "command",
@@ -32,20 +33,20 @@ impl Kind {
     }
 }
 
-/// How fresh the state must be that a query or watch sees.
+/// How fresh the state must be that a query or watch reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// Sees every command answered before the call began; needs a leader.
+    /// Sees every command answered before the call began. Needs a leader.
     Linearizable,
     /// Sees what this node has applied.
     Local,
 }
 
-/// Who decides the consistency of a call.
+/// What decides the consistency of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Freshness {
     Fixed(Consistency),
-    /// The request's bool field of this number: true for linearizable.
+    /// The bool field of the request with this number: true means linearizable.
     Field(u32),
 }
 
@@ -54,13 +55,13 @@ enum Freshness {
 pub struct Method {
     /// `package.Service/Method`, without a leading slash.
     pub name: Arc<str>,
-    /// What it means to the host.
+    /// How the host treats the method.
     pub kind: Kind,
     freshness: Freshness,
 }
 
 impl Method {
-    /// The consistency that this request asks for.
+    /// Returns the consistency that this request asks for.
     pub fn consistency(&self, request: &[u8]) -> Consistency {
         match self.freshness {
             Freshness::Fixed(consistency) => consistency,
@@ -69,7 +70,7 @@ impl Method {
         }
     }
 
-    /// Kind and freshness, for people: `query, linearizable`.
+    /// Returns kind and freshness as text for people, such as `query, linearizable`.
     pub fn nature(&self) -> String {
         match self.freshness() {
             Some(freshness) => format!("{}, {freshness}", self.kind.name()),
@@ -77,7 +78,8 @@ impl Method {
         }
     }
 
-    /// How fresh the state is that a query or a watch sees, for people: `linearizable`, `local`, or the field of the request that says.
+    /// Returns how fresh the state is that a query or a watch reads, as text for people. It is
+    /// `linearizable`, `local`, or names the field of the request that decides. None for a command.
     pub fn freshness(&self) -> Option<String> {
         match (self.kind, self.freshness) {
             (Kind::Command, _) => None,
@@ -178,34 +180,35 @@ impl Routes {
         Ok(Routes { encoded, methods, services: services.into_iter().collect(), imported })
     }
 
-    /// The method of `package.Service/Method`.
+    /// Returns the method with the name `package.Service/Method`.
     pub fn method(&self, name: &str) -> Option<&Arc<Method>> {
         self.methods.get(name)
     }
 
-    /// All methods, by name.
+    /// Returns all methods, sorted by name.
     pub fn methods(&self) -> Vec<&Method> {
         let mut methods: Vec<&Method> = self.methods.values().map(|method| &**method).collect();
         methods.sort_by(|a, b| a.name.cmp(&b.name));
         methods
     }
 
-    /// Full names of the services, sorted.
+    /// Returns the full names of the services, sorted.
     pub fn services(&self) -> &[String] {
         &self.services
     }
 
-    /// Full names of services that stand in files which the guest only imports, sorted. They are described, and nobody serves them.
+    /// Returns the full names of the services in files that the guest only imports, sorted.
+    /// Reflection describes them, but no node serves them.
     pub fn imported(&self) -> &[String] {
         &self.imported
     }
 
-    /// The descriptor set as the component carries it, custom options included.
+    /// Returns the descriptor set as the component carries it, including custom options.
     pub fn encoded(&self) -> &[u8] {
         &self.encoded
     }
 
-    /// For a client that called something else.
+    /// Returns the error text for a client that called an unknown method.
     pub fn explain_unknown(&self, name: &str) -> String {
         let service = name.split_once('/').map_or(name, |(service, _)| service);
         if self.services.iter().any(|known| known == service) {
@@ -222,19 +225,20 @@ impl Routes {
     }
 }
 
-/// A method of a guest whose services a node describes, as that node serves it. `None` when no node would serve it.
+/// Returns a method of a guest as a node serves it, from the descriptor that the node sends. `None`
+/// when no node would serve it.
 pub(crate) fn described(pool: &DescriptorPool, descriptor: &MethodDescriptor) -> Option<Method> {
     admit(pool, descriptor, true).ok()
 }
 
-/// Services of the host itself, by full name.
+/// Tells whether `service`, a full name, belongs to the host itself.
 pub(crate) fn is_reserved(service: &str) -> bool {
     const NAMES: [&str; 2] = ["RaftManager", "RaftAdmin"];
     const PACKAGES: [&str; 3] = ["grpc.health.", "grpc.reflection.", "lockstep."];
     NAMES.contains(&service) || PACKAGES.iter().any(|package| service.starts_with(package))
 }
 
-/// Whether another file imports this one.
+/// Tells whether another file imports this one.
 fn is_dependency(pool: &DescriptorPool, file: &str) -> bool {
     pool.files().any(|other| other.dependencies().any(|imported| imported.name() == file))
 }
@@ -273,7 +277,7 @@ fn admit(pool: &DescriptorPool, descriptor: &MethodDescriptor, has_watcher: bool
     Ok(Method { name: name.into(), kind, freshness })
 }
 
-/// Without an option: what the method's own shape says.
+/// Returns the kind that the method's own shape implies. It is used when the option sets no kind.
 fn kind_by_shape(descriptor: &MethodDescriptor) -> Kind {
     use prost_types::method_options::IdempotencyLevel;
     let options = descriptor.method_descriptor_proto().options.as_ref();
@@ -299,7 +303,7 @@ fn bool_field(descriptor: &MethodDescriptor, method: &str, field: &str) -> Resul
         })
 }
 
-/// What `option (lockstep.method)` says; empty where it is not set.
+/// The values of `option (lockstep.method)`. Empty where it is not set.
 #[derive(Default)]
 struct Rules {
     kind: Option<Kind>,

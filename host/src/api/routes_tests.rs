@@ -1,4 +1,4 @@
-//! Descriptors: what is served, as what, and what is refused.
+//! Tests which methods of a descriptor are served, as which kind, and which are refused.
 
 use super::*;
 
@@ -116,7 +116,7 @@ fn descriptors_of_several_crates_may_follow_each_other() {
     assert!(matches!(Routes::new(Some(&set), true), Err(RouteError::Undecodable(_))));
 }
 
-/// As the SDK's build marks it.
+/// Compiles files with an import, which is marked as the SDK's build marks it.
 fn compile_with_import(imported: &str, protos: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -142,7 +142,8 @@ fn services_of_imports_are_described_and_not_served() {
     assert_eq!(unknown, "service lib.Up is of a file that the guest only imports; this node serves app.S");
     let pool = DescriptorPool::decode(routes.encoded()).unwrap();
     assert!(pool.get_service_by_name("lib.Up").is_some());
-    // Who names the file has it as its own; and so has a crate beside it, which shares the section.
+    // The services of a file are the guest's own if its build names the file, or if another crate's
+    // build in the same section does.
     let quiet = "service Q { rpc A(M) returns (M); }";
     let both = compile_with_import(quiet, &["app.proto", "lib.proto"]);
     assert_eq!(Routes::new(Some(&both), false).unwrap().services(), ["app.S", "lib.Q"]);
@@ -177,7 +178,7 @@ fn a_guest_whose_services_are_all_imported_is_told_to_name_their_file() {
     assert!(error.contains("compile_protos") && error.contains("--proto"), "{error}");
 }
 
-/// What the descriptor says comes back in the words of its decoder: to terminals and logs.
+/// The decoder's message repeats content of the descriptor, and it goes to terminals and logs.
 #[test]
 fn a_reason_shows_nothing_that_a_terminal_obeys() {
     use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};

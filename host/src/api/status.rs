@@ -1,12 +1,16 @@
-//! The one table from what can happen to a call to what its client is told: gRPC code, message, and the metadata that programs
-//! read. Decides nothing itself.
+//! The one table from the outcomes of a call to what the client is told: gRPC code, message, and
+//! the metadata that programs read. It decides nothing itself.
 //!
-//! - UNAVAILABLE says that a command was certainly not proposed: client libraries and meshes send it again by themselves.
-//! - `lockstep-outcome` is on every failed call that was or could have been a command: `not-applied`, `unknown`, or `applied`
-//!   (the guest refused it or failed; its writes were undone, and all nodes recorded that).
+//! - UNAVAILABLE means that a command was certainly not proposed. Client libraries and meshes
+//!   resend it by themselves.
+//! - `lockstep-outcome` is on every failed call that was or could have been a command:
+//!   `not-applied`, `unknown`, or `applied` (the guest refused it or failed; its writes were
+//!   undone, and all nodes recorded that).
 //! - `lockstep-origin` tells the guest's refusals from the host's.
-//! - `lockstep-index` and `lockstep-leader` are initial metadata of a reply, trailers of an error.
-//! - How many bytes of that a client gets is [`super::trailers`]' business: `lockstep-cut` says what of it is missing.
+//! - `lockstep-index` and `lockstep-leader` are initial metadata of a reply, and trailers of an
+//!   error.
+//! - [`super::trailers`] limits the bytes of all this that a client gets. `lockstep-cut` names what
+//!   was left out.
 
 use bytes::Bytes;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -24,20 +28,20 @@ use crate::types::{Node, NodeMode};
 pub const INDEX: &str = "lockstep-index";
 /// The leader's client address, when one is known.
 pub const LEADER: &str = "lockstep-leader";
-/// What became of a command that has no reply.
+/// Whether a command without a reply took effect.
 pub const OUTCOME: &str = "lockstep-outcome";
-/// `guest` or `host`.
+/// Who refused the call: `guest` or `host`.
 pub const ORIGIN: &str = "lockstep-origin";
 /// Which of the enumerated reasons ended the guest's call.
 pub const REASON: &str = "lockstep-reason";
 
-/// Bytes of a status message. What it takes together with the rest, as it is sent, `trailers` sees to.
+/// Most bytes of a status message. `trailers` limits the size of the whole status as it is sent.
 const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
 
-/// Bytes of status details.
+/// Most bytes of status details.
 const DETAILS_BYTES_MAX: usize = 4 << 10;
 
-// What the profile lets a guest say is not cut here.
+// A message or details within the profile's limits for the guest are never cut here.
 const _: () = {
     assert!(STATUS_TEXT_BYTES_MAX >= Limits::DEFAULT.status_message_bytes_max as usize);
     assert!(DETAILS_BYTES_MAX >= Limits::DEFAULT.status_details_bytes_max as usize);
@@ -61,7 +65,7 @@ impl Fate {
     }
 }
 
-/// The reply to a command, or why there is none.
+/// Returns the reply to a command, or the status that says why there is none.
 pub fn outcome(outcome: Outcome, leader: Option<String>) -> Result<Response<Bytes>, Status> {
     let not_run = is_not_run(&outcome.verdict);
     let index = outcome.index;
@@ -72,12 +76,13 @@ pub fn outcome(outcome: Outcome, leader: Option<String>) -> Result<Response<Byte
     })
 }
 
-/// Says of a refusal that came before the command was offered to any leader that the command was not applied.
+/// Marks a command as not applied. For a refusal that came before the command was offered to any
+/// leader.
 pub fn not_proposed(status: Status) -> Status {
     with_fate(status, Fate::NotApplied)
 }
 
-/// The reply to a query, or why there is none.
+/// Returns the reply to a query, or the status that says why there is none.
 pub fn verdict(verdict: Verdict, index: u64, leader: Option<String>) -> Result<Response<Bytes>, Status> {
     let reply = match verdict {
         Verdict::Reply(reply) => reply,
@@ -89,12 +94,12 @@ pub fn verdict(verdict: Verdict, index: u64, leader: Option<String>) -> Result<R
     Ok(response)
 }
 
-/// The end of a stream whose guest refused.
+/// Returns the status that ends a stream whose guest refused.
 pub fn watch_refused(refusal: crate::guest::Status, index: u64) -> Status {
     at(refused(refusal), index, None)
 }
 
-/// The end of a stream whose guest failed.
+/// Returns the status that ends a stream whose guest failed.
 pub fn watch_failed(failure: &Failure, index: u64) -> Status {
     at(failed(failure), index, None)
 }
@@ -119,7 +124,7 @@ fn failed(failure: &Failure) -> Status {
     with(with(Status::new(code, cut(&message)), ORIGIN, "host"), REASON, name)
 }
 
-/// A reason as metadata and metrics name it.
+/// Returns the name of a reason for metadata and metrics.
 pub fn reason_name(reason: Reason) -> &'static str {
     failure_row(reason).1
 }
@@ -150,7 +155,7 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
     }
 }
 
-/// A command without an outcome.
+/// Returns the status of a command without an outcome.
 pub fn command(error: &CommandError) -> Status {
     use CommandError as E;
     let (code, fate) = match error {
@@ -164,7 +169,7 @@ pub fn command(error: &CommandError) -> Status {
     with_fate(host(code, &error.to_string()), fate)
 }
 
-/// A query or a step of a watch that did not run.
+/// Returns the status of a query or of a watch step that did not run.
 pub fn query(error: &QueryError) -> Status {
     match error {
         QueryError::NotReady(_) => host(Code::Unavailable, &error.to_string()),
@@ -174,12 +179,12 @@ pub fn query(error: &QueryError) -> Status {
     }
 }
 
-/// A query still waiting or running at its deadline.
+/// Returns the status of a query that is still waiting or running at its deadline.
 pub fn query_deadline() -> Status {
     host(Code::DeadlineExceeded, "the query was not answered before the deadline")
 }
 
-/// A linearizable read that could not learn how far to wait.
+/// Returns the status of a linearizable read that could not learn the index to wait for.
 pub fn read(error: &ReadError) -> Status {
     match error {
         ReadError::NoLeader(_) | ReadError::Stopping => host(Code::Unavailable, &error.to_string()),
@@ -188,12 +193,12 @@ pub fn read(error: &ReadError) -> Status {
     }
 }
 
-/// A linearizable read that learned how far to wait, and did not get there.
+/// Returns the status of a linearizable read that did not reach the index it had to wait for.
 pub fn read_behind(index: u64) -> Status {
     host(Code::DeadlineExceeded, &format!("this node did not apply index {index} before the deadline"))
 }
 
-/// The last resort after the deadline.
+/// Returns the status of a call that did not answer itself by its deadline.
 pub fn overdue(kind: Kind, reached: bool) -> Status {
     if !reached {
         let status = host(Code::DeadlineExceeded, "the request did not arrive whole before the deadline");
@@ -206,17 +211,17 @@ pub fn overdue(kind: Kind, reached: bool) -> Status {
     }
 }
 
-/// A watch past the deadline its client set.
+/// Returns the status of a watch whose deadline has passed. The client set that deadline.
 pub fn watch_deadline() -> Status {
     host(Code::DeadlineExceeded, "the watch's deadline has passed")
 }
 
-/// What open streams are told when the node stops.
+/// Returns the status of open streams when the node stops.
 pub fn stopping() -> Status {
     host(Code::Unavailable, "this node is stopping; watch again on another one")
 }
 
-/// More watches than the node, or one connection, keeps open.
+/// Returns the status of a watch that exceeds the limit of the node or of one connection.
 pub fn too_many_watches(full: Full) -> Status {
     let text = match full {
         Full::Node => format!("{WATCHES_MAX} watches are open on this node, which is its limit; watch on another one"),
@@ -228,8 +233,9 @@ pub fn too_many_watches(full: Full) -> Status {
     host(Code::ResourceExhausted, &text)
 }
 
-/// What open streams and waiting reads are told by a node that may not serve any more: it was removed, is in quarantine, or has another
-/// guest than its cluster. One that only catches up serves again by itself.
+/// Returns the status for open streams and waiting reads when the node may no longer serve. Such a
+/// node was removed, is in quarantine, or has another guest than its cluster. None for a node that
+/// only catches up, since it will serve again by itself.
 pub fn out_of_service(mode: &NodeMode) -> Option<Status> {
     match mode {
         NodeMode::Serving | NodeMode::CatchingUp(_) => None,
@@ -240,18 +246,18 @@ pub fn out_of_service(mode: &NodeMode) -> Option<Status> {
     }
 }
 
-/// A stream whose task ended without a word.
+/// Returns the status of a stream whose task ended without a result.
 pub fn watch_broken() -> Status {
     host(Code::Internal, "this node failed in the watch; what happened is in its log. Watch again")
 }
 
-/// A request above the limit.
+/// Returns the status of a request above the limit.
 pub fn request_too_large(limit_bytes: usize) -> Status {
     let text = format!("the request message is larger than {limit_bytes} bytes (decompressed), the limit of this node");
     with_fate(host(Code::ResourceExhausted, &text), Fate::NotApplied)
 }
 
-/// A `grpc-timeout` that is none.
+/// Returns the status of a malformed `grpc-timeout`.
 pub fn bad_timeout(value: &[u8]) -> Status {
     let text = format!(
         "grpc-timeout {:?} is not one to eight digits and one of H, M, S, m, u, n",
@@ -260,12 +266,13 @@ pub fn bad_timeout(value: &[u8]) -> Status {
     with_fate(host(Code::InvalidArgument, &text), Fate::NotApplied)
 }
 
-/// A method that nobody here has.
+/// Returns the status of a method that this node does not serve.
 pub fn unimplemented(explanation: &str) -> Status {
     with_fate(host(Code::Unimplemented, explanation), Fate::NotApplied)
 }
 
-/// A node that does not run what its cluster runs: not yet, or because it may not.
+/// Returns the status of a node without its cluster's component: it has not joined yet, or it may
+/// not serve.
 pub fn no_component(node: &Node, mode: &NodeMode) -> Status {
     let text = match mode {
         NodeMode::Unfit(why) | NodeMode::Quarantined(why) | NodeMode::Disputed(why) | NodeMode::Removed(why) => {
@@ -309,14 +316,15 @@ fn with_fate(status: Status, fate: Fate) -> Status {
 }
 
 fn with(mut status: Status, key: &'static str, value: &str) -> Status {
-    // Addresses and our own words are ASCII; anything else is better left out than a reason to fail.
+    // Addresses and the host's own texts are ASCII. Anything else is left out, because that is
+    // better than to fail.
     if let Ok(value) = MetadataValue::try_from(value) {
         status.metadata_mut().insert(key, value);
     }
     status
 }
 
-/// Cut at a character.
+/// Cuts the message to the limit, at a character boundary.
 fn cut(message: &str) -> &str {
     &message[..message.floor_char_boundary(STATUS_TEXT_BYTES_MAX)]
 }

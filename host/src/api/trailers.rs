@@ -1,33 +1,35 @@
-//! Keeps what a status is sent as within what stock clients take: the one place that every answer of the client port passes on its way
-//! out. Counts what is sent, and decides no status.
+//! Keeps a status within the size that stock clients accept. Every response of the client port
+//! passes this one place on its way out. It counts the bytes that are sent, and decides no status.
 //!
-//! Clients in C++, Python and Java take 8 KiB of trailers, and make RESOURCE_EXHAUSTED or INTERNAL of more: the code that the node gave,
-//! and whether a command was applied, would be lost.
+//! Clients in C++, Python and Java accept 8 KiB of trailers. They turn more into RESOURCE_EXHAUSTED
+//! or INTERNAL. The node's own code, and whether a command was applied, would be lost.
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
 
-/// Bytes of trailers that stock clients take, counted as HTTP/2 counts.
+/// Most bytes of trailers that stock clients accept, counted as HTTP/2 counts.
 const STOCK_CLIENT_BYTES_MAX: usize = 8 << 10;
 
-/// What HTTP/2 adds to the bytes of each name and value.
+/// Bytes that HTTP/2 adds to those of each name and value.
 const FIELD_OVERHEAD_BYTES: usize = 32;
 
-/// Room for what is added behind us: the HTTP library's `:status` and `date` (107 bytes), our own [`CUT`] (59), and a proxy's fields.
+/// Room for fields that are added later: the HTTP library's `:status` and `date` (107 bytes), the
+/// host's own [`CUT`] (59), and a proxy's fields.
 const ROOM_BYTES: usize = 512;
 
-/// Bytes of what we send.
+/// Most bytes of trailers that the host sends.
 const TRAILERS_BYTES_MAX: usize = STOCK_CLIENT_BYTES_MAX - ROOM_BYTES;
 
 const STATUS: &str = "grpc-status";
 const MESSAGE: &str = "grpc-message";
 const DETAILS: &str = "grpc-status-details-bin";
 
-/// Says what of a status did not fit: `details`, or `details,message` when the text is shorter than it was, too.
+/// Names the parts of a status that did not fit: `details`, `message` (the text was shortened), or
+/// `details,message`.
 pub const CUT: &str = "lockstep-cut";
 
-/// An answer whose status fits, whether it comes at once or behind a stream of messages.
+/// Makes the status of a response fit, whether it comes at once or after a stream of messages.
 pub(super) fn fitted(mut response: http::Response<Body>) -> http::Response<Body> {
     if response.headers().contains_key(STATUS) {
         fit(response.headers_mut());
@@ -43,7 +45,8 @@ pub(super) fn fitted(mut response: http::Response<Body>) -> http::Response<Body>
     })
 }
 
-/// Gives up the details first, since details that are cut would not decode; then the end of the text, at a character.
+/// Removes the details first, since cut details would not decode. Then shortens the text at the
+/// end, at a character.
 fn fit(trailers: &mut HeaderMap) {
     if bytes_sent(trailers) <= TRAILERS_BYTES_MAX {
         return;
@@ -55,7 +58,7 @@ fn fit(trailers: &mut HeaderMap) {
         (Some(_), None) => "details",
         (Some(_), Some(_)) => "details,message",
         (None, Some(_)) => "message",
-        // Other metadata is the host's own, and has bounds that are far from these.
+        // Other metadata is the host's own. Its limits are far below these.
         (None, None) => return,
     };
     tracing::debug!(what, "a status was larger than what stock clients take");
@@ -69,8 +72,8 @@ fn bytes_sent(trailers: &HeaderMap) -> usize {
     trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES).sum()
 }
 
-/// At least `over` bytes shorter, if it has as many, and whole characters only: of what is sent, which has `%` and two digits for each byte
-/// of most of them.
+/// Returns the message at least `over` bytes shorter (or empty), cut at a whole character. It
+/// counts bytes as they are sent: most of them as `%` and two digits.
 fn cut(message: &HeaderValue, over: usize) -> HeaderValue {
     let sent = message.as_bytes();
     let bytes_max = sent.len().saturating_sub(over);
@@ -94,7 +97,7 @@ mod tests {
     use super::*;
     use tonic::{Code, Status};
 
-    /// As tonic reads what is left of a status.
+    /// Returns the fitted headers of a status, and the status that tonic reads from them.
     fn sent(message: &str, details: usize, leader: usize) -> (HeaderMap, Status) {
         let mut status = Status::with_details(Code::NotFound, message, vec![7; details].into());
         status.metadata_mut().insert("lockstep-leader", "l".repeat(leader).parse().unwrap());

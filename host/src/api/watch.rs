@@ -1,9 +1,10 @@
-//! One stream of a WATCH method: a guest step, then waiting until what it read changed, a time or index it asked for came, or
-//! the client left. Keeps no history: a slow client gets fewer steps, each from the newest state.
+//! Runs one stream of a WATCH method. It runs a guest step, then waits until the data that the step
+//! read changed, a time or index that it asked for came, or the client left. It keeps no history: a
+//! slow client gets fewer steps, each from the newest state.
 //!
-//! - The next step comes when the client has taken all that the last one sent.
-//! - It says `wake` only when nothing that the last one read has changed.
-//! - A stream never ends without a word, whatever becomes of this node.
+//! - The next step runs when the client has taken everything that the last step sent.
+//! - A step gets the cause `wake` only when nothing that the last step read has changed.
+//! - A stream always ends with a status, whatever happens to this node.
 
 pub(super) mod places;
 mod replies;
@@ -28,10 +29,12 @@ pub(super) use replies::Replies;
 /// How long a step waits before it asks a busy node again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a watch that wakes for a time waits for this node to apply the entry that carries the time.
+/// How long a watch that wakes for a time waits for this node to apply the entry that carries the
+/// time.
 const APPLY_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Starts the stream. It ends when the client leaves, the guest is done, the deadline passes, or the node stops or may not serve any more.
+/// Starts the stream. It ends when the client leaves, the guest is done, the deadline passes, or
+/// the node stops or may no longer serve.
 pub(super) fn start(
     shared: Arc<Shared>,
     connection: &Connection,
@@ -127,7 +130,7 @@ impl Watch {
         }
     }
 
-    /// One step and what it sends, and then waiting for the next.
+    /// Runs one step, sends its replies, and waits for the next step.
     async fn round(&mut self, next: Next) -> Result<Next, End> {
         self.sender.taken().await?;
         let Watched { index, time_ms, stepped, reads } = self.step_for(next).await?;
@@ -150,12 +153,14 @@ impl Watch {
         Ok(self.wait(changed, wakes).await)
     }
 
-    /// What woke a stream is not all that may have come about until its step reads the state. A step that was to say `wake` is made anew
-    /// when a change came first, so that a guest may take what it read before as still so.
+    /// Runs the next step. A change may come between the event that woke the stream and the moment
+    /// when its step reads the state. If that happens to a step with the cause `wake`, the step
+    /// runs again with the change as its cause. So a guest that gets `wake` may rely on what it
+    /// read before.
     async fn step_for(&self, next: Next) -> Result<Watched, Status> {
         let watched = self.step(next.cause).await?;
         let Some(mut unchanged) = next.unchanged else { return Ok(watched) };
-        // By then all changes up to the state that the step read are told.
+        // After this wait, all changes up to the state that the step read have been reported.
         self.shared.parts.machine.wait_applied(watched.index).await;
         match (&mut unchanged).now_or_never() {
             Some(change) => self.step(change.into()).await,
@@ -185,7 +190,7 @@ impl Watch {
 
     async fn wait(&self, mut changed: Changed, wakes: Wakes) -> Next {
         tokio::select! {
-            // A change tells more than that it was time to look.
+            // A change takes precedence over a wake, because it tells the guest more.
             biased;
             change = &mut changed => return Next { cause: change.into(), unchanged: None },
             () = self.wait_index(wakes) => {}
@@ -203,7 +208,7 @@ impl Watch {
         }
     }
 
-    /// A guest that runs again and again for nothing costs the others little.
+    /// Delays a watch that runs again and again for nothing. So it costs the other watches little.
     async fn hold_back(&self, pause: Duration) {
         self.shared.metrics.watch_held_back();
         if let Some(left_out) = self.shared.silent_watches.due() {
@@ -213,8 +218,9 @@ impl Watch {
         tokio::time::sleep(pause).await;
     }
 
-    /// Until so much time has passed, here and in the log, which stands still while nobody sends commands. Without a leader the watch
-    /// goes on at the old time.
+    /// Waits until `after_ms` has passed, on this node's clock and in log time. Log time stands
+    /// still while no client sends commands, so this advances it. Without a leader the watch goes
+    /// on at the old log time.
     async fn wait_time(&self, wakes: Wakes) {
         if wakes.after_ms == 0 {
             return std::future::pending().await;
@@ -235,20 +241,20 @@ impl Watch {
 /// Why the next step runs.
 struct Next {
     cause: Cause,
-    /// Of a wake: tells of a change that comes before the step reads the state.
+    /// For a wake: reports a change that comes before the step reads the state.
     unchanged: Option<Changed>,
 }
 
 /// When a watch runs again although nothing that it read has changed.
 #[derive(Clone, Copy)]
 struct Wakes {
-    /// After this pause, because the index that it asked for is reached.
+    /// Pause before the next step, when the index that the last step asked for is already reached.
     again: Option<Duration>,
-    /// 0 for never.
+    /// Index at which the watch runs again. 0 for never.
     at_index: u64,
     /// Log time of the last step.
     time_ms: u64,
-    /// So long after that; 0 for never.
+    /// Time after `time_ms` at which the watch runs again. 0 for never.
     after_ms: u32,
 }
 

@@ -1,12 +1,13 @@
-//! Reads one bool out of an encoded protobuf message without decoding it, and the two small header formats of gRPC calls.
-//! Never allocates for a request, never fails: what is malformed is the guest's to refuse.
+//! Reads one bool from an encoded protobuf message without decoding it, and parses `grpc-timeout`.
+//! It never allocates for a request and never fails: refusing a malformed message is left to the
+//! guest.
 
 use std::time::Duration;
 
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-/// Whether the bool field `number` of `message` is set to true. The last one wins, as protobuf says; of a malformed message
-/// only what stands before the damage counts.
+/// Tells whether the bool field `number` of `message` is set to true. The last occurrence wins, as
+/// protobuf says. Of a malformed message, only the part before the damage counts.
 pub fn find_bool(message: &[u8], number: u32) -> bool {
     let mut rest = message;
     let mut found = false;
@@ -22,7 +23,7 @@ pub fn find_bool(message: &[u8], number: u32) -> bool {
     found
 }
 
-/// Parses `grpc-timeout`: one to eight digits and a unit. `None` for anything else.
+/// Parses `grpc-timeout`: one to eight digits and a unit. Returns `None` for anything else.
 pub fn parse_timeout(header: &str) -> Option<Duration> {
     let (unit_at, unit) = header.char_indices().last()?;
     let digits = &header[..unit_at];

@@ -1,5 +1,5 @@
-//! `lockstep admin`: one RPC of a node's manager from the command line, with what it sends and what comes back.
-//! Decides nothing about membership; the node does.
+//! `lockstep admin`: calls one RPC of a node's manager and prints the request and the reply. It
+//! decides nothing about membership; the node does.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::text::{self, Defaults};
 /// Call one RPC of a node's RaftManager service, and wait for the operation it starts.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AdminArgs {
-    /// Ask each address who leads, and talk to the leader
+    /// Find the leader among the addresses, and call the leader
     #[arg(long = "leader")]
     leader: bool,
 
@@ -26,20 +26,20 @@ pub(crate) struct AdminArgs {
     #[arg(long = "timeout", value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
 
-    /// The grpc_addr of a node; several with commas together with --leader
+    /// The grpc_addr of a node; with --leader, of several nodes, separated by commas
     #[arg(value_name = "HOST:PORT")]
     addr: String,
 
-    /// What to do; the list is below
+    /// Name of the RPC; see the list below
     #[arg(value_name = "RPC")]
     rpc: String,
 
-    /// Its arguments, in the order of the list
+    /// Arguments of the RPC, in the order of the list
     #[arg(value_name = "ARGUMENT")]
     arguments: Vec<String>,
 }
 
-/// The RPCs with their arguments, and examples.
+/// Returns the list of RPCs with their arguments, and examples.
 pub(crate) fn help() -> String {
     let mut help = String::from("RPCs:\n");
     for rpc in manager::rpcs() {
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
     })
 }
 
-/// The node to ask.
+/// Connects to the node to call.
 async fn reach(args: &AdminArgs) -> anyhow::Result<Manager> {
     match args.leader {
         true => find_leader(&args.addr, args.timeout).await,
@@ -100,7 +100,8 @@ async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMess
         return Ok(());
     }
     let outcome = with_transfers(manager.channel(), say(manager, &known("Await"), &reply)).await?;
-    // The operation is over whatever becomes of its token; a node that was shut down may be gone already.
+    // The operation is over, whatever happens to its token. A node that was shut down may be gone
+    // already.
     if let Err(error) = say(manager, &known("Forget"), &reply).await {
         print_notice(format_args!("the operation ended, but its token was not forgotten: {error}"));
     }
@@ -110,7 +111,7 @@ async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMess
     }
 }
 
-/// Calls, and prints both sides.
+/// Calls the RPC, and prints request and reply.
 async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage) -> anyhow::Result<DynamicMessage> {
     print_line(format!("Invoking {}({})", rpc.name(), text::format(request, Defaults::Hidden)))?;
     let reply = match manager.call(rpc, request).await {
@@ -124,10 +125,10 @@ async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage
 }
 
 async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<Manager> {
-    // By answer, so that one that comes from many is said once.
+    // Groups the addresses by answer, so that an answer that several nodes give is printed once.
     let mut answers: Vec<(String, Vec<&str>)> = Vec::new();
     for addr in addrs.split(',') {
-        // A dead node is no reason to wait: another one may lead.
+        // Does not wait for a dead node: another one may lead.
         let answer = match client::connect(addr, Duration::ZERO).await {
             Ok(channel) => {
                 let manager = Manager::new(channel, timeout);

@@ -1,9 +1,9 @@
-//! Brings flags to one spelling before clap sees them: `--raft-id`, `-raft_id` and `--raft_id` are the same flag.
-//! Never touches values, single letters or anything behind `--`.
+//! Brings flags to one spelling before clap sees them: `--raft-id`, `-raft_id` and `--raft_id` are
+//! the same flag. It never changes values, single letters or anything after `--`.
 
 use std::ffi::OsString;
 
-/// Every flag as `--snake_case`.
+/// Returns the arguments with every flag as `--snake_case`.
 pub(crate) fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut flags_are_over = false;
     arguments
@@ -15,7 +15,7 @@ pub(crate) fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsStri
         .collect()
 }
 
-/// The flag in our spelling, or `None` if `text` is a value or a single letter.
+/// Returns the flag in the normal spelling, or `None` if `text` is a value or a single letter.
 fn flag(text: &str) -> Option<String> {
     let stripped = text.strip_prefix('-')?;
     let stripped = stripped.strip_prefix('-').unwrap_or(stripped);

@@ -1,4 +1,5 @@
-//! `lockstep backup`: a node's state as a file on stdout. Frames come from the node; what a file is, `machine/backup.rs` says.
+//! `lockstep backup`: writes a node's state as a file to stdout. The node sends the frames;
+//! `machine/backup.rs` defines the file format.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, IsTerminal};
@@ -16,9 +17,9 @@ use crate::api::call::BackupRequest;
 use crate::api::call::admin_client::AdminClient;
 use crate::machine::backup::{BackupReader, BackupWriter, Summary};
 
-/// Frames, each of about a MiB, that wait to be written.
+/// Most frames, each of about a MiB, that wait to be written.
 const FRAMES_WAITING_MAX: usize = 2;
-/// A frame and its envelope.
+/// Most bytes of one message: a frame and its envelope.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 const AFTER_HELP: &str = "\
@@ -35,7 +36,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct BackupArgs {
-    /// Take what this node has applied, however old, and need no leader [default: all that was acknowledged before]
+    /// Take what this node has applied, however old, without a leader [default: everything
+    /// acknowledged before the call]
     #[arg(long = "local")]
     local: bool,
 
@@ -51,7 +53,8 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<()> {
         let failure = Failure::usage("a backup is binary, and stdout is a terminal");
         return Err(failure.hint(format!("lockstep backup {} > today.backup", args.addr)).into());
     }
-    // A handle of its own: what is buffered in the process's stdout would not be part of what is checked.
+    // Uses its own handle: data buffered in the process's stdout would not be part of the data that
+    // is checked.
     let out = File::from(stdout.as_fd().try_clone_to_owned().context("cannot use stdout")?);
     let written = super::client_runtime()?.block_on(fetch(args, &out))?;
     verify(&out, &written)?;
@@ -72,7 +75,7 @@ async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
     let (mut line, mut bytes) = (Line::new(), 0);
     while let Some(frame) = frames.message().await.map_err(failed)? {
         bytes += frame.frame.len() as u64;
-        // A writer that has failed says why below.
+        // If the writer has failed, the reason is reported below.
         if queue.send(frame.frame).await.is_err() {
             break;
         }
@@ -82,8 +85,9 @@ async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
     written.await.context("the thread that writes the backup has ended without a word")?
 }
 
-/// A thread that writes the frames that it is sent, until there are no more. Not this one: stdout may be a pipe that nobody reads for a
-/// while, and the connection has to answer the node meanwhile, or it is closed without a word.
+/// Starts a thread that writes the frames that it gets, until there are no more. It is a separate
+/// thread, because stdout may be a pipe that is not read for a while. Meanwhile the connection has
+/// to answer the node, or the node closes it without a message.
 fn start_writing(out: &File) -> anyhow::Result<(mpsc::Sender<Bytes>, oneshot::Receiver<anyhow::Result<Summary>>)> {
     let out = out.try_clone().context("cannot use stdout")?;
     let (queue, mut frames) = mpsc::channel::<Bytes>(FRAMES_WAITING_MAX);
@@ -102,7 +106,8 @@ fn start_writing(out: &File) -> anyhow::Result<(mpsc::Sender<Bytes>, oneshot::Re
     Ok((queue, written))
 }
 
-/// Reads a regular file back from the disk. A pipe was checked frame by frame, and whoever reads it checks the end.
+/// Reads a regular file back from the disk and compares it with what was written. A pipe is not
+/// read back: each frame was checked, and its reader checks the end.
 fn verify(out: &File, written: &Summary) -> anyhow::Result<()> {
     if !out.metadata().context("cannot look at stdout")?.is_file() {
         return Ok(());

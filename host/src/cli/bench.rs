@@ -1,5 +1,6 @@
-//! `lockstep bench`: how many commands a second, and how long each takes, as a client of the key-value guest sees it.
-//! A closed loop: each client sends its next command when it has the reply to the last. Sets no state but keys `bench/…`.
+//! `lockstep bench`: measures how many commands a second a cluster takes, and how long each takes,
+//! as a client of the key-value guest. The load is a closed loop: each client sends its next
+//! command when it has the reply to the last one. It writes only the keys `bench/...`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,11 +15,12 @@ use tonic_prost::ProstCodec;
 use super::client::{self, CONNECT_PATIENCE};
 use super::report::{Failure, code_name, print_line};
 
-/// After an error a client waits this long, or a dead cluster would only measure how fast it refuses.
+/// How long a client waits after an error. Without a pause, a dead cluster would only show how fast
+/// it refuses.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
-/// Keys of one client; enough that a run is more than one hot row.
+/// Keys of one client. They are enough that a run does not write only one hot row.
 const KEYS_PER_CLIENT: u64 = 1000;
-/// Longest a command may take before it counts as an error.
+/// Longest time for one command before it counts as an error.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 const CLIENTS_MAX: u32 = 10_000;
 
@@ -61,14 +63,14 @@ struct AddRequest {
     val: String,
 }
 
-/// `AddResponse` of the same.
+/// `AddResponse` of the key-value guest's `Example` service.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 struct AddResponse {
     #[prost(uint64, tag = "1")]
     commit_index: u64,
 }
 
-/// What one client, or all of a run, has seen.
+/// The results of one client, or of a whole run.
 #[derive(Default)]
 struct Seen {
     latencies: Vec<Duration>,
@@ -76,7 +78,7 @@ struct Seen {
     errors: BTreeMap<String, u64>,
 }
 
-/// Runs the load for each number of clients and prints a line a run.
+/// Runs the load for each number of clients, and prints one line for each run.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -101,7 +103,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Connects first, so that the clock runs for commands only.
+/// Runs the load once. It connects first, so that the measured time covers commands only.
 async fn measure(args: &BenchArgs, clients: u32) -> anyhow::Result<(Seen, Duration)> {
     let mut channels = Vec::new();
     for addr in args.addrs.iter().cycle().take(clients as usize) {
@@ -164,7 +166,7 @@ fn row(clients: u32, seen: &Seen, elapsed: Duration) -> String {
     format!("{clients:>7} {ops:>10} {rate:>10.0} {:>10} {:>10} {:>10} {errors:>8}", at(50), at(99), at(100))
 }
 
-/// The latency that `percent` of the commands did not exceed; `sorted` is ascending.
+/// Returns the latency that `percent` of the commands did not exceed. `sorted` is ascending.
 fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.saturating_sub(1)).copied()

@@ -1,5 +1,5 @@
-//! `lockstep call`: any unary or server-streaming method of any server with reflection, JSON in and out.
-//! Knows no service; what a method takes comes from the server.
+//! `lockstep call`: calls any unary or server-streaming method of any server with reflection, with
+//! JSON as input and output. It knows no service: the server describes the requests of its methods.
 
 use std::io::Read;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::report::{Failure, metadata_lines, print_line, print_notice, stdout_is
 use super::similar::{similar, suggestion};
 use crate::api::routes::{described, is_reserved};
 
-/// What every node serves and nobody else.
+/// A service that every node serves, and no other server.
 const NODE_SERVICE: &str = "lockstep.v1.Admin";
 
 const AFTER_HELP: &str = "\
@@ -51,7 +51,8 @@ pub(crate) struct CallArgs {
     #[arg(value_name = "JSON")]
     json: Option<String>,
 
-    /// Give up after this long, such as 500ms or 2s [default: the node gives commands and queries 10s, watches no limit]
+    /// Give up after this long, such as 500ms or 2s [default: the node gives commands and queries
+    /// 10s, watches no limit]
     #[arg(long = "timeout", value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
 
@@ -60,7 +61,7 @@ pub(crate) struct CallArgs {
     metadata: Vec<(AsciiMetadataKey, AsciiMetadataValue)>,
 }
 
-/// Makes one call, or lists what could be called.
+/// Makes one call, or lists the methods.
 pub(crate) fn run(args: &CallArgs) -> anyhow::Result<()> {
     let method = args.method.as_deref().map(split_method);
     if let (Some((service, None)), Some(_)) = (method, &args.json) {
@@ -109,7 +110,7 @@ async fn refusal(channel: &Channel, method: &MethodDescriptor, status: Status) -
     door::failure_described(channel, status, Some(method.parent_pool())).await
 }
 
-/// Prints the replies until the stream ends; the inner error is the server's or the connection's.
+/// Prints the replies until the stream ends. The inner error is the server's or the connection's.
 async fn stream(
     channel: &Channel,
     method: &MethodDescriptor,
@@ -123,7 +124,8 @@ async fn stream(
     loop {
         let reply = tokio::select! {
             reply = client::next(&mut replies, options) => reply,
-            // What prints nothing for hours would else not notice that nobody reads it.
+            // Without this, a call that prints nothing for hours would not notice that its stdout
+            // is closed.
             closed = stdout_is_closed() => return Err(closed),
         };
         match reply {
@@ -134,7 +136,8 @@ async fn stream(
     }
 }
 
-/// Prints a reply; of what has no JSON form the reasons go to stderr, behind `outcome`: the call has had its effect all the same.
+/// Prints a reply. For parts without a JSON form, prints the reasons to stderr, after `outcome`.
+/// The call has had its effect all the same.
 fn print_reply(shown: &Shown, outcome: &str) -> anyhow::Result<()> {
     print_line(&shown.json)?;
     if !shown.problems.is_empty() {
@@ -144,7 +147,7 @@ fn print_reply(shown: &Shown, outcome: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// ` (lockstep-index: 7)`, or nothing when the server says nothing.
+/// Returns ` (lockstep-index: 7)`, or nothing when the server sent no such metadata.
 fn in_brackets(metadata: &MetadataMap) -> String {
     let lines = metadata_lines(metadata);
     if lines.is_empty() { String::new() } else { format!(" ({})", lines.join(", ")) }
@@ -170,7 +173,8 @@ async fn describe(channel: Channel, service: &str) -> anyhow::Result<ServiceDesc
     found.ok_or_else(|| unknown("it lists the service but does not describe it".into()).into())
 }
 
-/// `Add` and `Example.Add` are methods, and no services: how the guest's method of that name is called.
+/// Returns how to call the guest's method whose name was given in the place of a service. `Add` and
+/// `Example.Add` name a method, for example.
 async fn named_by_its_method(
     reflection: &mut Reflection,
     services: &[String],
@@ -198,7 +202,8 @@ fn find_method(service: &ServiceDescriptor, name: &str) -> anyhow::Result<Method
     })
 }
 
-/// Prints the methods of one service; or those of the guest, and the names of the host's own services below them.
+/// Prints the methods of one service, or all methods of the guest. In the second case, the names of
+/// the host's own services follow.
 async fn list(args: &CallArgs, channel: Channel, only: Option<&str>) -> anyhow::Result<()> {
     let mut reflection = Reflection::new(channel.clone());
     if let Some(service) = only {
@@ -209,7 +214,8 @@ async fn list(args: &CallArgs, channel: Channel, only: Option<&str>) -> anyhow::
     let is_node = is_node(&services);
     let (own, others): (Vec<_>, Vec<_>) = services.into_iter().partition(|name| is_node && is_reserved(name));
     for service in others {
-        // One at a time: two services of different authors may each bring their own version of a file.
+        // Describes one service at a time: two services of different authors may each bring their
+        // own version of a file.
         let pool = reflection.describe(std::slice::from_ref(&service)).await?;
         match pool.and_then(|pool| pool.get_service_by_name(&service)) {
             Some(service) => print_service(&service, is_node)?,
@@ -225,7 +231,7 @@ async fn list(args: &CallArgs, channel: Channel, only: Option<&str>) -> anyhow::
     Ok(())
 }
 
-/// Whether a server with these services is a node of ours, where methods have kinds.
+/// Tells whether a server with these services is a Lockstep node, where methods have kinds.
 fn is_node(services: &[String]) -> bool {
     services.iter().any(|service| service == NODE_SERVICE)
 }
@@ -244,12 +250,12 @@ fn print_service(service: &ServiceDescriptor, is_node: bool) -> anyhow::Result<(
     Ok(())
 }
 
-/// `Example/Add  {"key": string, "val": string} -> {"commitIndex": uint64}`
+/// Returns, for example, `Example/Add  {"key": string, "val": string} -> {"commitIndex": uint64}`.
 pub(crate) fn signature(method: &MethodDescriptor) -> String {
     format!("{}/{}  {}", method.parent_service().full_name(), method.name(), shapes(method))
 }
 
-/// `{"key": string, "val": string} -> {"commitIndex": uint64}`
+/// Returns, for example, `{"key": string, "val": string} -> {"commitIndex": uint64}`.
 pub(crate) fn shapes(method: &MethodDescriptor) -> String {
     let shape = |message: prost_reflect::MessageDescriptor| {
         let fields: Vec<String> = message
@@ -280,7 +286,7 @@ fn kind_name(field: &prost_reflect::FieldDescriptor) -> String {
     }
 }
 
-/// `/Example/Add` and `Example/Add` name a method, `Example` a service.
+/// Splits a name: `/Example/Add` and `Example/Add` name a method, `Example` names a service.
 fn split_method(text: &str) -> (&str, Option<&str>) {
     let text = text.strip_prefix('/').unwrap_or(text);
     match text.rsplit_once('/') {
@@ -300,7 +306,7 @@ fn request(method: &MethodDescriptor, argument: &str) -> anyhow::Result<DynamicM
         None => argument.to_owned(),
     };
     if json.trim().is_empty() {
-        // An empty variable of a shell would else become a command.
+        // Without this check, an empty shell variable would become a command.
         return Err(Failure::usage("the request is empty").hint("for a request without fields, give {}").into());
     }
     parse(method, &json).map_err(|error| {

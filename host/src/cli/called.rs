@@ -1,4 +1,5 @@
-//! This program as the person called it: who typed `build/lockstep` is told to type that again. Changes words that are shown, nothing else.
+//! Shows this program's name as the person typed it: who typed `build/lockstep` is told to type
+//! that again. It changes only text that is shown.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -6,9 +7,10 @@ use std::sync::LazyLock;
 
 use clap::Command;
 
-/// What our texts call this program.
+/// The name of this program in the host's own texts.
 const NAME: &str = "lockstep";
-/// The subcommands that our texts name. A line such as `/tmp/lockstep is gone` is not about this program.
+/// The subcommands that the host's own texts name. A text such as `/tmp/lockstep is gone` is not
+/// about this program.
 const SUBCOMMANDS: [&str; 9] = ["node", "dev", "call", "admin", "recover", "backup", "restore", "bench", "guest"];
 
 static CALLED: LazyLock<String> = LazyLock::new(|| {
@@ -16,12 +18,14 @@ static CALLED: LazyLock<String> = LazyLock::new(|| {
     quoted(&called.to_string_lossy()).into_owned()
 });
 
-/// The text, with this program as it was called wherever one of its subcommands is named.
+/// Returns the text with this program's name as the person typed it. It replaces the name only
+/// where one of its subcommands follows.
 pub(crate) fn as_called(text: &str) -> String {
     replace(text, &CALLED)
 }
 
-/// How this program is called from another directory: by its name where it was found by that, else by its whole path.
+/// Returns how to call this program from another directory. That is its name if it was found by
+/// name, otherwise its absolute path.
 pub(crate) fn called_from_elsewhere() -> String {
     let called = std::env::args_os().next().unwrap_or_default();
     let is_a_path = Path::new(&called).components().count() > 1;
@@ -31,7 +35,7 @@ pub(crate) fn called_from_elsewhere() -> String {
     }
 }
 
-/// The command line with help that calls this program as it was called.
+/// Returns the command line, with help texts that call this program as it was typed.
 pub(crate) fn help_as_called(command: Command) -> Command {
     let shown = command.get_after_help().map(|help| as_called(&help.to_string()));
     let command = match shown {
@@ -42,7 +46,7 @@ pub(crate) fn help_as_called(command: Command) -> Command {
     below.into_iter().fold(command, |command, name| command.mut_subcommand(name, help_as_called))
 }
 
-/// As a shell needs it.
+/// Quotes the text for a shell, if necessary.
 fn quoted(called: &str) -> Cow<'_, str> {
     if called.is_empty() {
         return Cow::Borrowed(NAME);

@@ -1,4 +1,5 @@
-//! Connections to a node and calls with messages that only a descriptor knows. Knows no method by name.
+//! Connects to a node and makes calls whose messages are known only by their descriptor. It knows
+//! no method by name.
 
 use std::io::ErrorKind;
 use std::io::Write;
@@ -18,36 +19,37 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::report::Failure;
 use crate::config::Address;
 
-/// How long a node that refuses connections is waited for: it may just be starting.
+/// How long to retry when a node refuses connections. The node may just be starting.
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
-/// One attempt to reach an address that does not answer at all.
+/// Longest time for one attempt to reach an address that does not answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What we read at most as one message; servers of ours send far less.
+/// Most bytes that are read as one message. Lockstep's own servers send far less.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What a call carries beside its request.
+/// What a call sends in addition to its request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CallOptions {
     /// Sent as `grpc-timeout`.
     pub(crate) timeout: Option<Duration>,
-    /// Sent as it is.
+    /// Sent unchanged.
     pub(crate) metadata: MetadataMap,
 }
 
-/// The replies of a stream, to be read with [`next`].
+/// The replies of a stream. [`next`] reads them.
 #[derive(Debug)]
 pub(crate) struct Replies {
     stream: Streaming<Bytes>,
     deadline: Option<Instant>,
 }
 
-/// Connects to the gRPC port of a node. While it refuses, tries again for `patience`, with a notice on stderr.
+/// Connects to the gRPC port of a node. While the node refuses connections, it retries for
+/// `patience`, with a notice on stderr.
 pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Channel> {
     connect_with(addr, patience, |notice| drop(writeln!(std::io::stderr(), "{notice}"))).await
 }
 
-/// The same without a notice, to a node that is known to be starting.
+/// Connects like [`connect`], but without a notice, to a node that is known to be starting.
 pub(crate) async fn connect_quietly(addr: &str, patience: Duration) -> anyhow::Result<Channel> {
     connect_with(addr, patience, |_| ()).await
 }
@@ -99,7 +101,8 @@ fn is_refused(error: &tonic::transport::Error) -> bool {
     })
 }
 
-/// The cause that says what happened; those around it say only that something did.
+/// Returns the text of the innermost cause. It says what happened; the outer ones say only that
+/// something failed.
 fn innermost(error: &tonic::transport::Error) -> String {
     let last = causes(error).last();
     last.map_or_else(|| error.to_string(), |cause| cause.to_string())
@@ -121,7 +124,7 @@ pub(crate) async fn unary(
     decode(method, reply.into_inner())
 }
 
-/// As [`unary`], with the reply as it came and the server's metadata.
+/// Calls like [`unary`], but returns the raw reply and the server's metadata.
 pub(crate) async fn unary_bytes(
     channel: &Channel,
     method: &MethodDescriptor,
@@ -133,7 +136,7 @@ pub(crate) async fn unary_bytes(
     reply.map_err(|status| say_timeout(status, options))
 }
 
-/// Calls a method with a stream of replies; [`next`] reads them.
+/// Calls a method with a stream of replies. [`next`] reads them.
 pub(crate) async fn server_streaming(
     channel: &Channel,
     method: &MethodDescriptor,
@@ -149,7 +152,8 @@ pub(crate) async fn server_streaming(
     Ok(Replies { stream: reply.into_inner(), deadline })
 }
 
-/// The next reply of a stream, or `None` at its end. The timeout of a call covers its whole stream.
+/// Returns the next reply of a stream, or `None` at its end. The timeout of a call covers its whole
+/// stream.
 pub(crate) async fn next(replies: &mut Replies, options: &CallOptions) -> Result<Option<Bytes>, Status> {
     let reply = match replies.deadline {
         Some(deadline) => tokio::time::timeout_at(deadline, replies.stream.message())
@@ -161,13 +165,14 @@ pub(crate) async fn next(replies: &mut Replies, options: &CallOptions) -> Result
     reply.map_err(|status| if is_over { say_stream_timeout(status, options) } else { status })
 }
 
-/// The bytes of a reply as a message.
+/// Decodes the bytes of a reply as a message.
 pub(crate) fn decode(method: &MethodDescriptor, reply: Bytes) -> Result<DynamicMessage, Status> {
     DynamicMessage::decode(method.output(), reply)
         .map_err(|error| Status::internal(format!("the reply is no {}: {error}", method.output().full_name())))
 }
 
-/// tonic's channel ends a call at its timeout as CANCELLED, which would say that somebody wanted it to end.
+/// Turns the end of a call at its timeout into DEADLINE_EXCEEDED. tonic's channel ends such a call
+/// as CANCELLED, which would mean that the caller wanted it to end.
 fn say_timeout(status: Status, options: &CallOptions) -> Status {
     match options.timeout {
         Some(timeout) if status.code() == Code::Cancelled => {
@@ -178,7 +183,8 @@ fn say_timeout(status: Status, options: &CallOptions) -> Status {
     }
 }
 
-/// What a stream has sent, it has sent: its end by the timeout leaves nothing in doubt.
+/// Returns the status of a stream that its timeout ended. Nothing is in doubt then: the replies
+/// that came before are complete.
 fn say_stream_timeout(status: Status, options: &CallOptions) -> Status {
     match (options.timeout, status.code()) {
         (Some(timeout), Code::Cancelled | Code::DeadlineExceeded) => {
@@ -211,7 +217,7 @@ fn path(method: &MethodDescriptor) -> PathAndQuery {
     PathAndQuery::try_from(path).expect("protobuf names are letters, digits, dots and underscores")
 }
 
-/// Passes bytes through: the messages are encoded and decoded by their descriptors.
+/// Passes bytes through. Messages are encoded and decoded by their descriptors.
 #[derive(Clone, Copy, Debug)]
 struct RawCodec;
 

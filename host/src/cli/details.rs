@@ -1,4 +1,5 @@
-//! The details of a refusal: `google.rpc.Status` as `grpc-status-details-bin` carries it, for people and for comparison. Decodes only.
+//! The details of a refusal: `google.rpc.Status` as `grpc-status-details-bin` carries it, for
+//! people and for comparison. This file only decodes.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use super::json::show_bytes;
 
 const ERROR_INFO: &str = "google.rpc.ErrorInfo";
 
-/// `google.rpc.Status`; its code and message are what the status says anyway.
+/// `google.rpc.Status`. Its code and message are left out, because the gRPC status has them anyway.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RpcStatus {
     #[prost(message, repeated, tag = "3")]
@@ -29,13 +30,14 @@ struct ErrorInfo {
     metadata: BTreeMap<String, String>,
 }
 
-/// The reason that the details give, if they give one.
+/// Returns the reason that the details give, if they give one.
 pub(super) fn reason(details: &[u8]) -> Option<String> {
     let status = RpcStatus::decode(details).ok()?;
     status.details.iter().find_map(error_info).map(|info| info.reason)
 }
 
-/// One line for each message in the details. What neither we nor `pool` know is shown as bytes, so that nothing is hidden.
+/// Returns one line for each message in the details. A message that neither this file nor `pool`
+/// knows is shown as bytes, so that nothing is hidden.
 pub(super) fn lines(details: &[u8], pool: Option<&DescriptorPool>) -> Vec<String> {
     if details.is_empty() {
         return Vec::new();
@@ -67,7 +69,7 @@ fn type_name(any: &Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
 }
 
-/// As a guest of the SDK writes a reason.
+/// Returns details with a reason, as a guest of the SDK writes them.
 #[cfg(test)]
 pub(super) fn with_reason(reason: &str) -> Vec<u8> {
     let metadata = [("owner".to_owned(), "ann".to_owned())].into();

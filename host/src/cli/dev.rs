@@ -1,5 +1,6 @@
-//! `lockstep dev`: a cluster on this machine, formed with the same commands a person would type, gone when it ends.
-//! The nodes are ordinary `lockstep node` processes; nothing here is known to them but a pipe that closes when we die.
+//! `lockstep dev`: runs a cluster on this machine. It is formed with the same commands that a
+//! person would type, and it is removed at the end. The nodes are ordinary `lockstep node`
+//! processes. They know nothing of this program except a pipe, which closes when this program dies.
 
 mod nodes;
 mod place;
@@ -23,10 +24,11 @@ use crate::config::guests_hint;
 use nodes::{Nodes, Plan};
 use place::Directory;
 
-/// Loading a large guest for the first time takes a while on a busy machine.
+/// Longest wait for a node to start. Loading a large guest for the first time takes a while on a
+/// busy machine.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const POLL_PAUSE: Duration = Duration::from_millis(50);
-/// One operation on the manager while forming.
+/// Longest time for one operation on the manager while the cluster is formed.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
 const NODES_MAX: u16 = 9;
 
@@ -51,7 +53,8 @@ pub(crate) struct DevArgs {
     #[arg(long = "nodes", value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
     nodes: u16,
 
-    /// First of the ports to use: one a node for clients, then one a node for peers [default: the system chooses]
+    /// First port to use: one port a node for clients, then one a node for peers [default: the
+    /// system chooses]
     #[arg(long = "base_port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=i64::from(u16::MAX - 2 * NODES_MAX)))]
     base_port: Option<u16>,
 
@@ -91,11 +94,13 @@ async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
     result
 }
 
-/// Returns when every node has died, or with the reason why there is no cluster.
+/// Forms the cluster and watches it. Returns when every node has died, or with the reason why there
+/// is no cluster.
 async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
     let plan = nodes.plan().clone();
     let methods = tokio::select! {
-        // First: whatever answers in the place of a node that is dead is none of ours.
+        // Checked first: a server that answers in the place of a dead node does not belong to this
+        // cluster.
         biased;
         dead = nodes.one_died() => return Err(Failure::new(format!("{dead} while the cluster was formed")).hint("its log is above").into()),
         formed = form(&plan) => formed?,
@@ -108,8 +113,8 @@ async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
     Err(Failure::new("every node has died").into())
 }
 
-/// What the README tells a person to do: the first node leads alone, then it adds the others. Returns the methods that every node
-/// serves, once every node does.
+/// Forms the cluster as the README tells a person to: the first node leads alone, then it adds the
+/// others. Returns the methods that every node serves, once every node serves them.
 async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
     let first = plan.nodes.first().context("a cluster has at least one node")?;
     let channel = client::connect_quietly(&first.grpc_addr, START_PATIENCE).await?;
@@ -124,7 +129,7 @@ async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
     let leads = tokio::time::timeout(START_PATIENCE, leads).await;
     leads.with_context(|| format!("{} did not become leader within {patience}", first.name))??;
     for node in &plan.nodes[1..] {
-        // Its peer port opens when it has started; the leader dials it at once.
+        // The peer port opens when the node has started. The leader connects to it at once.
         client::connect_quietly(&node.grpc_addr, START_PATIENCE).await?;
         manager
             .run("AddVoter", &[&node.name, &node.raft_addr, "0"])
@@ -148,7 +153,7 @@ async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
     Ok(methods)
 }
 
-/// Where the nodes are and what to try first.
+/// Prints where the nodes are and what to try first.
 fn tell(plan: &Plan, fsm: &Path, methods: &[String]) -> anyhow::Result<()> {
     print_line(format!("\n{} nodes run {}:", plan.nodes.len(), fsm.display()))?;
     for node in &plan.nodes {
@@ -175,7 +180,7 @@ fn tell(plan: &Plan, fsm: &Path, methods: &[String]) -> anyhow::Result<()> {
     print_line("\nCtrl-C stops the nodes and removes their data.")
 }
 
-/// A command to try, as the person would type it.
+/// Prints a command to try, as the person would type it.
 fn try_line(command: &str) -> anyhow::Result<()> {
     print_line(as_called(command))
 }

@@ -1,5 +1,5 @@
-//! What is behind an address when it is not what was asked for: a peer port, or a node that is in no cluster yet, or unfit. Asks, changes
-//! nothing.
+//! Finds out what answers at an address when a call fails there: a peer port, or a node that is in
+//! no cluster yet or unfit. It only asks, and changes nothing.
 
 use std::time::Duration;
 
@@ -13,18 +13,20 @@ use super::report::Failure;
 use crate::api::call::StatusRequest;
 use crate::api::call::admin_client::AdminClient;
 
-/// A port that does not say at once what it is, is none of ours.
+/// Longest wait for an answer. A port that does not answer in time is not one of Lockstep's.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A gRPC error, and what to do when the address is that of a port for nodes, or when nobody is there any more.
+/// Returns the failure for a gRPC error, with a hint. The hint says what to do if the address is a
+/// port for nodes, or if no server is there any more.
 pub(crate) async fn failure(channel: &Channel, status: Status) -> Failure {
     failure_described(channel, status, None).await
 }
 
-/// As [`failure`], with the messages that the server describes.
+/// Returns the failure like [`failure`], but also shows messages that the server describes.
 pub(crate) async fn failure_described(channel: &Channel, status: Status, pool: Option<&DescriptorPool>) -> Failure {
     let failure = Failure::from_described(&status, pool);
-    // What a server answers has no cause here; what our own side makes of a broken connection has.
+    // A status that a server sent has no source. A status that this side makes of a broken
+    // connection has one.
     if std::error::Error::source(&status).is_some() {
         return failure
             .hint("the connection broke: is the node still running? What was on its way may have taken effect; any other node will do");
@@ -38,7 +40,7 @@ pub(crate) async fn failure_described(channel: &Channel, status: Status, pool: O
     }
 }
 
-/// What to say when the server is the peer port of a node.
+/// Returns the hint for a server that is the peer port of a node.
 async fn peer_port(channel: &Channel) -> Option<String> {
     let service = manager::descriptors().get_service_by_name("lockstep.peer.v1.Peer")?;
     let identify = service.methods().find(|method| method.name() == "Identify")?;
@@ -55,7 +57,8 @@ async fn peer_port(channel: &Channel) -> Option<String> {
     ))
 }
 
-/// What to do about a node that has no guest's services, because it is in no cluster yet or unfit; `None` for others, and for servers of others.
+/// Returns what to do about a node without a guest's services. Such a node is in no cluster yet, or
+/// unfit. `None` for other nodes and for other servers.
 pub(crate) async fn outside(channel: &Channel) -> Option<String> {
     let mut request = tonic::Request::new(StatusRequest {});
     request.set_timeout(ASK_TIMEOUT);
@@ -63,7 +66,7 @@ pub(crate) async fn outside(channel: &Channel) -> Option<String> {
     advice(&serde_json::from_str(&status.into_inner().json).ok()?)
 }
 
-/// From the status object of `docs/status.md`.
+/// Returns the advice for a status object of `docs/status.md`.
 fn advice(status: &serde_json::Value) -> Option<String> {
     let (name, addr) = (status["node_id"].as_str()?, status["addr"].as_str()?);
     match status["mode"].as_str()? {

@@ -1,5 +1,6 @@
-//! Variables that stand for flags: `LOCKSTEP_RAFT_ID` for `--raft_id`. An empty one is no value, and an error says when its value came from
-//! one. Sets none.
+//! Environment variables that stand for flags, such as `LOCKSTEP_RAFT_ID` for `--raft_id`. An empty
+//! variable counts as not set. An error says when its value came from a variable. This file sets no
+//! variable.
 
 use std::ffi::OsString;
 
@@ -9,10 +10,11 @@ use clap::{Arg, Command};
 
 use super::argv;
 
-/// In front of the flag's name in capitals.
+/// Prefix of a variable's name. The flag's name in capitals follows.
 const PREFIX: &str = "LOCKSTEP_";
 
-/// The command line, for which a variable that is empty is not set. Scripts and manifests leave them so.
+/// Returns the command line, in which an empty variable counts as not set. Scripts and manifests
+/// leave variables empty.
 pub(crate) fn without_empty(command: Command) -> Command {
     let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::<OsStr>::Reset) } else { arg });
@@ -20,23 +22,24 @@ pub(crate) fn without_empty(command: Command) -> Command {
     below.into_iter().fold(command, |command, name| command.mut_subcommand(name, without_empty))
 }
 
-/// Where the value of a flag came from, when that is not the command line.
+/// Returns where the value of a flag came from, when that is not the command line.
 pub(crate) fn note(flag: &str) -> Option<String> {
     let name = variable(flag);
     let is_set = std::env::var_os(&name).is_some_and(|value| !value.is_empty());
     (is_set && typed(flag, arguments()).is_none()).then(|| format!("the value is that of {name} in the environment"))
 }
 
-/// The value of a flag, wherever it came from, before the command line as a whole could be read.
+/// Returns the value of a flag, from any source. It works before the whole command line could be
+/// parsed.
 pub(crate) fn value(flag: &str) -> Option<String> {
     let typed = typed(flag, arguments());
     typed.or_else(|| std::env::var(variable(flag)).ok().filter(|value| !value.is_empty()))
 }
 
-/// With a word about the variable that a refused value came from.
+/// Adds a note to the error when the refused value came from a variable.
 pub(crate) fn explain(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else { return error };
-    // `--raft_id <NAME>`
+    // The text looks like `--raft_id <NAME>`.
     let note = shown.split([' ', '=', '[']).next().and_then(note);
     if let Some(note) = note {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(note)]));
@@ -48,7 +51,7 @@ fn arguments() -> impl Iterator<Item = OsString> {
     std::env::args_os().skip(1)
 }
 
-/// The last value that was typed for the flag.
+/// Returns the last value that was typed for the flag.
 fn typed(flag: &str, arguments: impl Iterator<Item = OsString>) -> Option<String> {
     let arguments = argv::normalise(arguments);
     let words: Vec<_> =

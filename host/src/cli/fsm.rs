@@ -1,4 +1,5 @@
-//! The file of a state machine, looked at before anything is started or written for it. Compiles nothing and runs nothing.
+//! Checks the file of a state machine before anything is started or written for it. It compiles
+//! nothing and runs nothing.
 
 use std::path::Path;
 
@@ -7,7 +8,8 @@ use crate::api::routes::Routes;
 use crate::config::guests_hint;
 use crate::guest::Component;
 
-/// Refuses what no node would take, as far as names and sections tell. `flag` begins the message.
+/// Refuses a file that no node would take, as far as names and sections show. `flag` begins the
+/// message.
 pub(crate) fn check(flag: &str, path: &Path) -> anyhow::Result<()> {
     let refuse = |problem: String| Failure::usage(format!("{flag}{} is no state machine: {problem}", path.display()));
     let bytes = std::fs::read(path).map_err(|error| {

@@ -1,5 +1,6 @@
-//! `lockstep guest`: what an author needs between the compiler and the cluster. No node and no network: a file is read, and where a guest is
-//! run it is run by the machine's own code. Rules of its own it has none: a node's admission decides, here as there.
+//! `lockstep guest`: the tools that an author needs between the compiler and the cluster. They use
+//! no node and no network; they read a file. Where they run a guest, the machine's own code runs
+//! it. They have no rules of their own: they call the same admission code that a node calls.
 
 mod bench;
 mod blanks;
@@ -80,7 +81,8 @@ struct Admitted {
     routes: Routes,
 }
 
-/// Does what a node does with the file of `--fsm`, under the limits of a new cluster. Call it [`on_guest_stack`].
+/// Does what a node does with the file of `--fsm`, under the limits of a new cluster. Call it
+/// inside [`on_guest_stack`].
 fn admit(bytes: &[u8]) -> anyhow::Result<Admitted> {
     admit_under(&Limits::default(), bytes)
 }
@@ -92,7 +94,7 @@ fn admit_under(limits: &Limits, bytes: &[u8]) -> anyhow::Result<Admitted> {
     Ok(Admitted { component, routes })
 }
 
-/// As [`admit`], with the file's name in what it says.
+/// Does the same as [`admit`] for a file, and names the file in the error.
 fn admit_file(path: &Path) -> anyhow::Result<Admitted> {
     admit_file_under(&Limits::default(), path)
 }
@@ -101,7 +103,7 @@ fn admit_file_under(limits: &Limits, path: &Path) -> anyhow::Result<Admitted> {
     admit_under(limits, &read(path)?).with_context(|| format!("a node would refuse {}", path.display()))
 }
 
-/// What is said of services in files that the guest only imports; nothing when there are none.
+/// Returns a text about services in files that the guest only imports. Empty when there are none.
 fn imported(title: &str, routes: &Routes) -> String {
     match routes.imported() {
         [] => String::new(),

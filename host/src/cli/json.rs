@@ -1,5 +1,6 @@
-//! JSON as it is written: order and doubled names stay, which `serde_json::Value` forgets. With it, messages are read from JSON and
-//! shown as JSON (`json/read.rs`, `json/show.rs`). Knows no file and no socket.
+//! JSON as it is written: it keeps the order and duplicate names, which `serde_json::Value` loses.
+//! With it, messages are read from JSON and shown as JSON (`json/read.rs`, `json/show.rs`). This
+//! module knows no file and no socket.
 
 mod read;
 mod show;
@@ -16,18 +17,18 @@ pub(crate) use read::read_message;
 pub(crate) use show::show;
 pub(crate) use show::{Shown, key_text, show_bytes};
 
-/// One value, and all below it.
+/// One value, and everything below it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Tree {
     /// `null`, true, false, a number or a text.
     Leaf(Value),
     List(Vec<Tree>),
-    /// In the order in which they stand, doubled ones as well.
+    /// The pairs in the order in which they are written, including duplicates.
     Object(Vec<(String, Tree)>),
 }
 
 impl Tree {
-    /// One value and nothing behind it. An error says what is wrong, and where.
+    /// Parses one value with nothing after it. An error says what is wrong, and where.
     pub(crate) fn parse(text: &str) -> Result<Tree, String> {
         let path = RefCell::default();
         let mut reader = serde_json::Deserializer::from_str(text);
@@ -35,7 +36,7 @@ impl Tree {
         parsed.map_err(|error| {
             let path = path.into_inner().concat();
             match (path.trim_start_matches('.'), error.to_string()) {
-                // It is JSON, but no number that we can hold.
+                // The text is JSON, but the number cannot be represented.
                 (path, error) if error.starts_with("number out of range") => format!("{path:?}: number out of range"),
                 ("", error) => format!("not JSON: {error}"),
                 (path, error) => format!("not JSON: {error}, in {path:?}"),
@@ -43,7 +44,7 @@ impl Tree {
         })
     }
 
-    /// Of names that are doubled in an object, the last one counts.
+    /// Converts the tree. If a name is duplicated in an object, the last one counts.
     pub(crate) fn to_value(&self) -> Value {
         match self {
             Tree::Leaf(value) => value.clone(),
@@ -79,12 +80,13 @@ impl<'de> Deserialize<'de> for Tree {
     }
 }
 
-/// Builds a tree, and knows the way to where it is: what an error leaves there is the path of what was being read.
+/// Builds a tree, and tracks the path of the value that is being read. After an error, the path is
+/// that of the failed value.
 #[derive(Clone, Copy)]
 struct Seed<'a>(&'a RefCell<Vec<String>>);
 
 impl Seed<'_> {
-    /// Reads what lies a step further.
+    /// Reads a value one step further down the path.
     fn below<T, E>(self, step: String, read: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         self.0.borrow_mut().push(step);
         let value = read()?;

@@ -1,5 +1,5 @@
-//! Where log lines go and what they look like: stderr, text or JSON, the node's name on every line. The last words of a process, its error or a
-//! panic, look like the lines before them.
+//! Defines where log lines go and how they look: stderr, text or JSON, with the node's name on
+//! every line. The last lines of a process, its error or a panic, look like the lines before them.
 
 mod json;
 
@@ -20,19 +20,19 @@ use crate::cli::json::Tree;
 use crate::config::ConfigError;
 use crate::logs::stderr;
 
-/// Where lines come from that no event is behind.
+/// Target of the lines that do not come from an event.
 const TARGET: &str = "lockstep";
 
-/// What one log line looks like.
+/// Format of one log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One object a line, for collectors.
+    /// One JSON object a line, for collectors.
     Json,
 }
 
-/// How the lines of this process look, once that is known; until then they are for people.
+/// How the lines of this process look, once that is known. Until then they are text for people.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// One way to write lines.
@@ -42,7 +42,8 @@ struct Lines {
     node: String,
 }
 
-/// From now on all that this process says is in this format, its errors and panics as well.
+/// Sets the format of everything that this process logs from now on. That includes its errors and
+/// panics.
 pub(crate) fn speak(format: LogFormat, node: &str) {
     let is_first = LINES.set(Lines { format, node: node.to_owned() }).is_ok();
     if is_first && format == LogFormat::Json {
@@ -50,12 +51,14 @@ pub(crate) fn speak(format: LogFormat, node: &str) {
     }
 }
 
-/// Starts logging for this process. `level` is a level or a filter such as `info,lockstep::raft=debug`.
+/// Starts logging for this process. `level` is a level or a filter such as
+/// `info,lockstep::raft=debug`.
 pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), ConfigError> {
     let filter = filter(level)?;
     let lines = Lines { format, node: node.to_owned() };
     let out = lines.clone();
-    // What cannot be written is dropped and counted; tracing's own complaint about it would be a panic.
+    // Lines that cannot be written are dropped and counted. tracing's own report of that would be a
+    // panic.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(move || out.clone())
@@ -68,7 +71,8 @@ pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), Con
     Ok(())
 }
 
-/// Says an error of this process as its log says things: `text` to people, the rest to collectors. `false` when it has no log.
+/// Writes an error of this process to its log, in the log's format. `false` when the process has no
+/// log. A text log gets `text`; a JSON log gets the other arguments.
 pub(crate) fn say_error(text: &str, message: &str, causes: &[String], hints: &[String]) -> bool {
     let Some(Lines { format, node }) = LINES.get() else { return false };
     let list = |texts: &[String]| Tree::List(texts.iter().map(Tree::text).collect());
@@ -93,7 +97,7 @@ fn say_panic(panic: &PanicHookInfo<'_>, node: &str) {
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     let said = panic.payload_as_str().unwrap_or("(no text)");
     let message = format!("thread '{}' panicked at {place}: {said}", thread.name().unwrap_or("<unnamed>"));
-    // Made only where RUST_BACKTRACE asks for it.
+    // Captured only if RUST_BACKTRACE asks for it.
     let frames = Backtrace::capture();
     let more = match frames.status() {
         BacktraceStatus::Captured => vec![("backtrace", Tree::text(frames.to_string()))],
@@ -106,7 +110,7 @@ fn write_line(line: &str, format: LogFormat, node: &str) {
     stderr::write(format!("{line}\n").as_bytes(), |count| lost(count, format, node));
 }
 
-/// The line that says that lines before it are missing.
+/// Returns the line that says that lines before it are missing.
 fn lost(count: u64, format: LogFormat, node: &str) -> String {
     let message = format!("{count} lines of this log before this one could not be written");
     match format {
@@ -116,7 +120,7 @@ fn lost(count: u64, format: LogFormat, node: &str) -> String {
 }
 
 impl Write for Lines {
-    /// Takes whatever it is given: tracing hands over whole lines.
+    /// Takes all bytes that it is given: tracing passes whole lines.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         stderr::write(lines, |count| lost(count, self.format, &self.node));
         Ok(lines.len())
@@ -132,11 +136,12 @@ pub(crate) fn check(level: &str) -> Result<(), ConfigError> {
     filter(level).map(drop)
 }
 
-/// A plain `info` or `warn` speaks of this node: openraft warns at every attempt to reach a dead
-/// peer, some hundred times a second, and calls it an error when a peer's stream ends because this node stops. (When Raft's core
-/// stops by itself, the node says so and ends.)
-/// h2 warns of what any client can send as often as it likes, such as resets; `net` says that, once a second.
-/// A filter that names them gets what it asks for.
+/// Parses the log level. A plain `info` or `warn` leaves out lines that are not about this node.
+/// openraft warns at every attempt to reach a dead peer, some hundred times a second. It logs an
+/// error when a peer's stream ends because this node stops. (When Raft's core stops by itself, the
+/// node reports that and ends.) h2 warns of things that any client can send as often as it likes,
+/// such as resets; `net` reports those, once a second. A filter that names these libraries gets
+/// what it asks for.
 fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     if level.trim().is_empty() {
         let hint = "leave it out for info; off switches the log off";
@@ -157,7 +162,7 @@ fn filter(level: &str) -> Result<EnvFilter, ConfigError> {
     })
 }
 
-/// Adds the node's name to each line, also to those of tasks that no span of ours surrounds.
+/// Adds the node's name to each line, even to lines of tasks outside of this program's spans.
 struct Named<F> {
     inner: F,
     lines: Lines,

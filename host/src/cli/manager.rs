@@ -1,5 +1,6 @@
-//! The client of the `RaftManager` service: calls by name with words as arguments, and operations carried to their end.
-//! Field names and types come from the descriptor that the host was built with; prints nothing.
+//! The client of the `RaftManager` service: it makes calls by name with words as arguments, and
+//! runs operations to their end. Field names and types come from the descriptor that the host was
+//! built with. This file prints nothing.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::client::{self, CallOptions};
 use super::report::Failure;
 use super::text::snake_case;
 
-/// Fields that may be left out on the command line: their zero value means "without".
+/// Fields that may be left out on the command line. Their zero value means "without".
 const OPTIONAL_FIELDS: [&str; 2] = ["previous_index", "extensions"];
 
 static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -23,7 +24,7 @@ static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(bytes).expect("the build wrote a valid descriptor set")
 });
 
-/// The descriptors of the services that the host itself speaks.
+/// Returns the descriptors of the host's own services.
 pub(crate) fn descriptors() -> &'static DescriptorPool {
     &DESCRIPTORS
 }
@@ -33,18 +34,18 @@ fn service() -> ServiceDescriptor {
     service.expect("the build compiles manager.proto")
 }
 
-/// All RPCs, in the order of the proto.
+/// Returns all RPCs, in the order of the proto.
 pub(crate) fn rpcs() -> Vec<MethodDescriptor> {
     service().methods().collect()
 }
 
-/// The RPC of this name: `add_voter`, `add-voter` or `AddVoter`.
+/// Returns the RPC of this name, written as `add_voter`, `add-voter` or `AddVoter`.
 pub(crate) fn rpc(name: &str) -> Option<MethodDescriptor> {
     let snake = name.replace('-', "_");
     service().methods().find(|method| method.name() == name || snake_case(method.name()) == snake)
 }
 
-/// `add_voter <id> <address> [previous_index]`
+/// Returns, for example, `add_voter <id> <address> [previous_index]`.
 pub(crate) fn usage(rpc: &MethodDescriptor) -> String {
     let mut words = vec![snake_case(rpc.name())];
     for field in rpc.input().fields() {
@@ -54,7 +55,7 @@ pub(crate) fn usage(rpc: &MethodDescriptor) -> String {
     words.join(" ")
 }
 
-/// The request whose fields, in order, are these words.
+/// Returns the request whose fields, in order, have these words as values.
 pub(crate) fn request(rpc: &MethodDescriptor, words: &[String]) -> Result<DynamicMessage, Failure> {
     let input = rpc.input();
     let mut fields: Vec<FieldDescriptor> = input.fields().collect();
@@ -92,7 +93,7 @@ fn value(field: &FieldDescriptor, word: &str) -> Result<Value, Failure> {
     }
 }
 
-/// Bytes as text, as `hex:…`, or as the contents of `@file`.
+/// Reads bytes that are given as text, as `hex:...`, or as the contents of `@file`.
 fn bytes(word: &str) -> Result<bytes::Bytes, String> {
     if let Some(path) = word.strip_prefix('@') {
         let contents = std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
@@ -117,18 +118,18 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    /// Over an open connection; `timeout` bounds each call.
+    /// Creates the client on an open connection. `timeout` limits each call.
     pub(crate) fn new(channel: Channel, timeout: Option<Duration>) -> Self {
         let options = CallOptions { timeout, ..CallOptions::default() };
         Manager { channel, options }
     }
 
-    /// To other services of the same node.
+    /// Returns the connection, for other services of the same node.
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// One call.
+    /// Makes one call.
     pub(crate) async fn call(
         &self,
         rpc: &MethodDescriptor,
@@ -137,7 +138,8 @@ impl Manager {
         client::unary(&self.channel, rpc, request, &self.options).await
     }
 
-    /// A call by name whose reply is an operation or a value, carried to its end: `Await`, then `Forget`.
+    /// Calls an RPC by name. If the reply is an operation, it runs it to its end: `Await`, then
+    /// `Forget`.
     pub(crate) async fn run(&self, name: &str, words: &[&str]) -> anyhow::Result<DynamicMessage> {
         let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
         let rpc = known(name);
@@ -155,22 +157,22 @@ impl Manager {
     }
 }
 
-/// An RPC that this file names itself.
+/// Returns an RPC whose name is fixed in this program's code.
 pub(crate) fn known(name: &str) -> MethodDescriptor {
     rpc(name).expect("manager.proto has this RPC")
 }
 
-/// Whether the reply is a token to wait for.
+/// Tells whether the reply is a token of an operation.
 pub(crate) fn is_operation(reply: &DynamicMessage) -> bool {
     reply.descriptor().full_name() == "Future"
 }
 
-/// The error that an `AwaitResponse` carries.
+/// Returns the error in an `AwaitResponse`, if there is one.
 pub(crate) fn operation_error(outcome: &DynamicMessage) -> Option<String> {
     text_field(outcome, "error").filter(|error| !error.is_empty())
 }
 
-/// A string field of a reply.
+/// Returns a string field of a reply.
 pub(crate) fn text_field(message: &DynamicMessage, name: &str) -> Option<String> {
     message.get_field_by_name(name)?.as_str().map(str::to_owned)
 }

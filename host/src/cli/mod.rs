@@ -1,7 +1,9 @@
-//! The subcommands of `lockstep`: reads the command line, runs one of them, and turns its end into an exit code.
-//! Knows no Raft and no storage; a node is reached through `node::Node` or over gRPC like any other client.
+//! The subcommands of `lockstep`: reads the command line, runs one subcommand, and turns its result
+//! into an exit code. This module knows no Raft and no storage. It reaches a node through
+//! `node::Node`, or over gRPC like any other client.
 //!
-//! Exit codes: 0 done, 1 it failed, 2 the command line or the configuration cannot work, 130 stopped by a second signal.
+//! Exit codes: 0 done, 1 it failed, 2 the command line or the configuration cannot work, 130
+//! stopped by a second signal.
 
 mod admin;
 mod argv;
@@ -100,8 +102,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// clap's own exit: help and version go to stdout with code 0, everything else to stderr with code 2. A node whose log is JSON says even
-/// that in JSON.
+/// Exits as clap does: help and version go to stdout with code 0. Everything else goes to stderr
+/// with code 2. A node whose log is JSON prints even that as JSON.
 fn refuse(error: clap::Error) -> ! {
     let is_node = std::env::args_os().nth(1).is_some_and(|subcommand| subcommand == "node");
     let format = environment::value("--log_format");
@@ -117,15 +119,18 @@ fn refuse(error: clap::Error) -> ! {
     error.exit()
 }
 
-/// A write beyond `ulimit -f` fails like one on a full disk, and is told so, instead of ending the process without a word.
+/// Ignores the signal of a write beyond `ulimit -f`. The write then fails like one on a full disk
+/// and is reported, instead of ending the process without a message.
 #[allow(unsafe_code)]
 fn stay_alive_at_file_limit() {
-    // SAFETY: it is called before any thread is started, and ignoring a signal runs no code of ours.
+    // SAFETY: it is called before any thread is started, and ignoring a signal runs none of this
+    // program's code.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Ends the process without C++'s static destructors: RocksDB's background threads live until the end of the process, and the
-/// destructors would race with them (seen as an abort, once in some hundred exits). What must be closed is closed by now.
+/// Ends the process without running C++'s static destructors. RocksDB's background threads live
+/// until the end of the process, and the destructors would race with them (seen as an abort, once
+/// in some hundred exits). Everything that must be closed is closed by now.
 #[allow(unsafe_code)]
 fn exit_at_once(result: anyhow::Result<()>) -> ! {
     use std::io::Write;
@@ -133,7 +138,8 @@ fn exit_at_once(result: anyhow::Result<()>) -> ! {
         Ok(()) => 0,
         Err(error) => report(error),
     };
-    // Both are unbuffered or line-buffered; a closed pipe is nobody's loss any more.
+    // Both streams are unbuffered or line-buffered. An error means a closed pipe, where nothing is
+    // lost any more.
     drop(std::io::stdout().flush());
     drop(std::io::stderr().flush());
     // SAFETY: _exit only ends the process; nothing after it can observe a broken invariant.
@@ -146,12 +152,12 @@ fn parse(arguments: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, cla
     Cli::from_arg_matches(&matches)
 }
 
-/// The command line with the list of RPCs that only the descriptor knows.
+/// Returns the command line with the list of RPCs, which only the descriptor knows.
 fn command() -> clap::Command {
     Cli::command().mut_subcommand("admin", |command| command.after_help(admin::help()))
 }
 
-/// The runtime of the client commands: they wait for one thing at a time.
+/// Creates the runtime of the client commands, which wait for one thing at a time.
 fn client_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }

@@ -1,4 +1,5 @@
-//! `lockstep node`: flags and environment become a `NodeConfig`, signals become a clean stop. Wires nothing: that is `node::Node`.
+//! `lockstep node`: turns flags and environment into a `NodeConfig`, and signals into a clean stop.
+//! It does not wire the parts of a node; `node::Node` does.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -16,9 +17,9 @@ use crate::config::{self, ConfigError, NodeConfig};
 use crate::guest::apart;
 use crate::node::{Ended, Node};
 
-/// As shells report a process that Ctrl-C ended.
+/// Exit code that shells report for a process that Ctrl-C ended.
 const STOPPED_BY_SIGNAL: i32 = 130;
-/// Disk, network and apply must not wait for each other even on one core.
+/// Fewest worker threads. Disk, network and apply must not wait for each other even on one core.
 const WORKER_THREADS_MIN: usize = 2;
 
 const AFTER_HELP: &str = "\
@@ -39,8 +40,9 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct NodeArgs {
-    /// Form a new cluster of this one node; does nothing when its data directory is in a cluster already. `force`, given once, says that
-    /// it is meant although other nodes' data lies beside it, or members of another cluster take this node for one of theirs
+    /// Form a new cluster of this one node; does nothing when its data directory is in a cluster
+    /// already. `force`, given once, says that it is meant although other nodes' data lies beside
+    /// it, or members of another cluster take this node for one of theirs
     #[arg(long = "raft_bootstrap", env = "LOCKSTEP_RAFT_BOOTSTRAP", value_name = "true|false|force",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = bootstrap, action = ArgAction::Set)]
@@ -50,23 +52,23 @@ pub(crate) struct NodeArgs {
     #[arg(long = "raft_id", env = "LOCKSTEP_RAFT_ID", value_name = "NAME")]
     raft_id: String,
 
-    /// Where clients and operators are served
+    /// Address on which clients and operators are served
     #[arg(long = "grpc_addr", env = "LOCKSTEP_GRPC_ADDR", value_name = "HOST:PORT", default_value = "localhost:40051")]
     grpc_addr: String,
 
-    /// Where the other nodes are served
+    /// Address on which the other nodes are served
     #[arg(long = "raft_addr", env = "LOCKSTEP_RAFT_ADDR", value_name = "HOST:PORT", default_value = "localhost:50051")]
     raft_addr: String,
 
-    /// What clients and other nodes dial instead of --grpc_addr
+    /// Address that clients and other nodes connect to instead of --grpc_addr
     #[arg(long = "grpc_advertise_addr", env = "LOCKSTEP_GRPC_ADVERTISE_ADDR", value_name = "HOST:PORT")]
     grpc_advertise_addr: Option<String>,
 
-    /// What other nodes dial instead of --raft_addr
+    /// Address that other nodes connect to instead of --raft_addr
     #[arg(long = "raft_advertise_addr", env = "LOCKSTEP_RAFT_ADVERTISE_ADDR", value_name = "HOST:PORT")]
     raft_advertise_addr: Option<String>,
 
-    /// Where /livez, /readyz, /metrics and /status are served [default: nowhere]
+    /// Address on which /livez, /readyz, /metrics and /status are served [default: nowhere]
     #[arg(long = "http_addr", env = "LOCKSTEP_HTTP_ADDR", value_name = "HOST:PORT")]
     http_addr: Option<String>,
 
@@ -74,7 +76,8 @@ pub(crate) struct NodeArgs {
     #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = "/tmp")]
     raft_data_dir: PathBuf,
 
-    /// The state machine, a WebAssembly file; needed with --raft_bootstrap, elsewhere it must match the cluster's
+    /// The state machine, a WebAssembly file; needed with --raft_bootstrap, otherwise it must match
+    /// the cluster's
     #[arg(long = "fsm", env = "LOCKSTEP_FSM", value_name = "FILE")]
     fsm: Option<PathBuf>,
 
@@ -84,17 +87,17 @@ pub(crate) struct NodeArgs {
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     insecure: bool,
 
-    /// How often a snapshot is considered
+    /// Time between two checks whether to make a snapshot
     #[arg(long = "snapshot_interval", env = "LOCKSTEP_SNAPSHOT_INTERVAL", value_name = "DURATION",
         default_value = "120s", value_parser = humantime::parse_duration)]
     snapshot_interval: Duration,
 
-    /// Commands since the last snapshot that make another one worth it
+    /// Commands since the last snapshot after which a check makes another one
     #[arg(long = "snapshot_threshold", env = "LOCKSTEP_SNAPSHOT_THRESHOLD", value_name = "COMMANDS",
         default_value_t = config::SNAPSHOT_THRESHOLD)]
     snapshot_threshold: u64,
 
-    /// Silence of the leader before a follower stands for election
+    /// Silence of the leader before a follower starts an election
     #[arg(long = "heartbeat_timeout", env = "LOCKSTEP_HEARTBEAT_TIMEOUT", value_name = "DURATION",
         default_value = "1s", value_parser = humantime::parse_duration)]
     heartbeat_timeout: Duration,
@@ -119,17 +122,19 @@ pub(crate) struct NodeArgs {
         default_value_t = config::TRAILING_ENTRIES_MIN)]
     trailing_entries_min: u64,
 
-    /// Free bytes on the disk below which commands are refused, while reads go on; 0: never
+    /// Free bytes on the disk below which commands are refused, while reads go on; 0 for never
     #[arg(long = "min_free_bytes", env = "LOCKSTEP_MIN_FREE_BYTES", value_name = "SIZE",
         default_value_t = Size(config::MIN_FREE_BYTES), value_parser = size)]
     min_free_bytes: Size,
 
-    /// Log bytes since the last snapshot that make another worth it, however few the commands; 0 for never
+    /// Log bytes since the last snapshot after which a check makes another one, however few the
+    /// commands; 0 for never
     #[arg(long = "snapshot_threshold_bytes", env = "LOCKSTEP_SNAPSHOT_THRESHOLD_BYTES", value_name = "SIZE",
         default_value_t = Size(config::SNAPSHOT_THRESHOLD_BYTES), value_parser = size)]
     snapshot_threshold_bytes: Size,
 
-    /// How many bytes a second leave this node as snapshots and backups, all together; 0 for no limit
+    /// Most bytes a second that leave this node as snapshots and backups, all together; 0 for no
+    /// limit
     #[arg(long = "snapshot_rate_limit", env = "LOCKSTEP_SNAPSHOT_RATE_LIMIT", value_name = "SIZE",
         default_value_t = Size(config::SNAPSHOT_RATE_LIMIT), value_parser = size)]
     snapshot_rate_limit: Size,
@@ -139,18 +144,21 @@ pub(crate) struct NodeArgs {
         default_value_t = Size(config::LOG_QUOTA), value_parser = size)]
     log_quota: Size,
 
-    /// Do not make a state that is behind the newest snapshot from that snapshot: the log brings it up, or the node
-    /// refuses to start. (A state on disk is never behind by itself; one that was deleted is)
+    /// Do not restore a state that is behind the newest snapshot from that snapshot: the log brings
+    /// it up, or the node refuses to start. (A state on disk is never behind by itself; a state
+    /// that was deleted is)
     #[arg(long = "no_snapshot_restore_on_start", env = "LOCKSTEP_NO_SNAPSHOT_RESTORE_ON_START", value_name = "true|false",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     no_snapshot_restore_on_start: bool,
 
-    /// Discovery by gossip is not there yet: refused; add nodes with `lockstep admin … add_voter`
+    /// Refused, because there is no discovery by gossip yet;
+    /// add nodes with `lockstep admin ... add_voter`
     #[arg(long = "gossip_addr", env = "LOCKSTEP_GOSSIP_ADDR", value_name = "HOST:PORT")]
     gossip_addr: Option<String>,
 
-    /// Discovery by gossip is not there yet: refused; add nodes with `lockstep admin … add_voter`
+    /// Refused, because there is no discovery by gossip yet;
+    /// add nodes with `lockstep admin ... add_voter`
     #[arg(long = "gossip_seeds", env = "LOCKSTEP_GOSSIP_SEEDS", value_name = "HOST:PORT,…")]
     gossip_seeds: Option<String>,
 
@@ -158,7 +166,7 @@ pub(crate) struct NodeArgs {
     #[arg(long = "log_level", env = "LOCKSTEP_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: String,
 
-    /// What a log line on stderr looks like
+    /// Format of the log lines on stderr
     #[arg(long = "log_format", env = "LOCKSTEP_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
 
@@ -167,7 +175,7 @@ pub(crate) struct NodeArgs {
     exit_on_stdin_close: bool,
 }
 
-/// Whether a cluster is formed.
+/// Whether the node forms a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bootstrap {
     No,
@@ -176,7 +184,7 @@ enum Bootstrap {
 }
 
 fn bootstrap(text: &str) -> Result<Bootstrap, String> {
-    // What clap's own reader of booleans takes, too.
+    // Takes the same words as clap's own parser of booleans.
     match &*text.to_ascii_lowercase() {
         "force" => Ok(Bootstrap::Force),
         "true" | "t" | "yes" | "y" | "on" | "1" => Ok(Bootstrap::Yes),
@@ -185,7 +193,7 @@ fn bootstrap(text: &str) -> Result<Bootstrap, String> {
     }
 }
 
-/// Bytes, read and shown as people write them.
+/// A number of bytes, read and shown as people write it.
 #[derive(Clone, Copy, Debug)]
 struct Size(u64);
 
@@ -203,7 +211,8 @@ fn size(text: &str) -> Result<Size, String> {
 pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     logging::speak(args.log_format, &args.raft_id);
     let config = config_of(args)?;
-    // A node with data is told by what is in there. One that has none leaves none behind when its file cannot be run.
+    // A node with data runs what its data directory says. A node without data must not leave a data
+    // directory behind when its file cannot be run, so the file is checked first.
     if let (Some(fsm), false) = (&config.fsm, config.data_dir().exists()) {
         fsm::check("--fsm: ", fsm)?;
     }
@@ -217,6 +226,7 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
         .context("cannot start the threads of this process")?;
     let ended = runtime.block_on(serve(config, args.exit_on_stdin_close));
     // The runtime waits for its blocking threads, and one of them may be waiting for a compiler.
+    // This ends the compiler.
     apart::end();
     match ended? {
         Ended::Stopped => Ok(()),
@@ -224,7 +234,8 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Puts a fresh process of the same program with the same arguments in the place of this one. Returns only when that fails.
+/// Replaces this process by a fresh process of the same program with the same arguments. Returns
+/// only when that fails.
 fn start_again() -> std::io::Error {
     match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program).args(std::env::args_os().skip(1)).exec(),
@@ -242,14 +253,16 @@ async fn serve(config: NodeConfig, exit_on_stdin_close: bool) -> anyhow::Result<
     node.run(stopped(stop)).await.with_context(|| format!("node {name} stopped"))
 }
 
-/// Turns true at the first SIGINT or SIGTERM; a second one ends the process at once.
+/// Returns a watch that turns true at the first SIGINT or SIGTERM. A second signal ends the process
+/// at once.
 fn stop_on_signals(exit_on_stdin_close: bool) -> anyhow::Result<watch::Receiver<bool>> {
     let interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let (stop, stopping) = watch::channel(false);
     if exit_on_stdin_close {
         let stop = stop.clone();
-        // A thread of its own: the runtime's blocking threads are waited for when it ends, and this read may never return.
+        // Uses its own thread: when the runtime ends, it waits for its blocking threads, and this
+        // read may never return.
         std::thread::Builder::new()
             .name("stdin".into())
             .spawn(move || {
@@ -277,14 +290,15 @@ async fn count_signals(mut interrupt: Signal, mut terminate: Signal, stop: watch
 }
 
 fn wait_for_end_of_stdin() {
-    // What is typed is nobody's business here; an error is an end as well.
+    // Typed input is ignored. An error counts as the end of stdin, too.
     if let Err(error) = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()) {
         tracing::warn!(%error, "stdin broke, taken as its end");
     }
 }
 
 async fn stopped(mut stopping: watch::Receiver<bool>) {
-    // The sender lives in a task that never ends; should it end, there is nobody left who could ask for a stop later.
+    // The sender lives in a task that never ends. If that task did end, no later request to stop
+    // could arrive.
     if stopping.wait_for(|&stop| stop).await.is_err() {
         tracing::warn!("nothing listens for signals any more: stopping");
     }

@@ -1,5 +1,5 @@
-//! One line on a terminal's stderr that says how far something is, drawn over itself. Elsewhere it prints nothing: logs and scripts
-//! want whole lines.
+//! A progress line on a terminal's stderr, which is redrawn in place. If stderr is no terminal,
+//! nothing is printed: logs and scripts need whole lines.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tonic::transport::Channel;
 use crate::api::call::StatusRequest;
 use crate::api::call::admin_client::AdminClient;
 
-/// Between two looks at a node.
+/// Time between two status requests to a node.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-/// The line. Erased when dropped.
+/// The progress line. It is erased when dropped.
 pub(crate) struct Line {
     is_shown: bool,
     drawn: bool,
@@ -24,21 +24,21 @@ impl Line {
         Line { is_shown: std::io::stderr().is_terminal(), drawn: false }
     }
 
-    /// Whether anybody sees it.
+    /// Tells whether the line is shown at all.
     pub(crate) fn is_shown(&self) -> bool {
         self.is_shown
     }
 
-    /// Draws it anew.
+    /// Draws the line anew.
     pub(crate) fn draw(&mut self, text: &str) {
         if self.is_shown {
             self.drawn = true;
-            // A line that cannot be drawn is nobody's loss.
+            // An error is ignored: nothing depends on this line.
             drop(write!(std::io::stderr(), "\r\x1b[K{text}"));
         }
     }
 
-    /// Takes it away.
+    /// Erases the line.
     pub(crate) fn erase(&mut self) {
         if std::mem::take(&mut self.drawn) {
             drop(write!(std::io::stderr(), "\r\x1b[K"));
@@ -52,7 +52,8 @@ impl Drop for Line {
     }
 }
 
-/// Waits for `work`, and meanwhile shows on a terminal which snapshots are on their way to or from the node.
+/// Waits for `work`. Meanwhile it shows the node's snapshot transfers on a terminal, in both
+/// directions.
 pub(crate) async fn with_transfers<T>(channel: &Channel, work: impl Future<Output = T>) -> T {
     let mut line = Line::new();
     if !line.is_shown() {
@@ -61,7 +62,8 @@ pub(crate) async fn with_transfers<T>(channel: &Channel, work: impl Future<Outpu
     let shown = async {
         loop {
             tokio::time::sleep(LOOK_PAUSE).await;
-            // A node that does not answer, or is older, has no line; the work itself says what is wrong.
+            // If a node does not answer, or is older, there is no line. The work itself reports
+            // what is wrong.
             match AdminClient::new(channel.clone()).status(StatusRequest {}).await {
                 Ok(status) => match transfers(&status.into_inner().json) {
                     Some(text) => line.draw(&text),
@@ -77,7 +79,7 @@ pub(crate) async fn with_transfers<T>(channel: &Channel, work: impl Future<Outpu
     }
 }
 
-/// All transfers of a status object in one line.
+/// Returns all transfers of a status object in one line.
 fn transfers(json: &str) -> Option<String> {
     let status: Value = serde_json::from_str(json).ok()?;
     let described: Vec<String> = status["transfers"].as_array()?.iter().map(describe).collect();
@@ -92,7 +94,7 @@ fn describe(transfer: &Value) -> String {
     format!("{} a snapshot {way} {}: {}, {rows} rows, {seconds} s", text("direction"), text("peer"), mebibytes(bytes))
 }
 
-/// `12.3 MiB`.
+/// Returns, for example, `12.3 MiB`.
 pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

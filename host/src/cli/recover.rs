@@ -1,5 +1,5 @@
-//! `lockstep recover`: shows what a survivor of a lost majority holds, and on a loud word makes it a cluster of its own.
-//! What is done to the directory is `node/recover.rs`.
+//! `lockstep recover`: shows what a survivor of a lost majority holds and, if it is confirmed,
+//! makes it a new cluster. `node/recover.rs` changes the directory.
 
 use std::path::PathBuf;
 
@@ -29,20 +29,20 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct RecoverArgs {
-    /// Name of the surviving node, as it is started with
+    /// Name of the surviving node, the same as when the node is started
     #[arg(long = "raft_id", env = "LOCKSTEP_RAFT_ID", value_name = "NAME")]
     raft_id: String,
 
-    /// Directory that holds one sub-directory for each node, as the node is started with
+    /// Directory that holds one sub-directory for each node, the same as when the node is started
     #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = "/tmp")]
     raft_data_dir: PathBuf,
 
-    /// Do it. Without this, only show what the node holds
+    /// Recover. Without this flag, only show what the node holds
     #[arg(long = "yes_i_lose_what_the_others_had")]
     confirmed: bool,
 }
 
-/// Shows, and recovers if confirmed.
+/// Shows what the node holds, and recovers it if confirmed.
 pub(crate) fn run(args: &RecoverArgs) -> anyhow::Result<()> {
     logging::init("warn", LogFormat::Text, &args.raft_id)?;
     super::client_runtime()?.block_on(async {
@@ -69,7 +69,8 @@ pub(crate) fn run(args: &RecoverArgs) -> anyhow::Result<()> {
     })
 }
 
-/// A node that needs nobody: it would be a cluster of one before and after.
+/// Returns the failure for a node that is the only voter: it would be a cluster of one before and
+/// after.
 fn nothing_to_recover(found: &Found, args: &RecoverArgs) -> Option<Failure> {
     let mut voters = found.members.iter().filter(|member| member.voter);
     let is_alone = voters.next().is_some_and(|voter| voter.me) && voters.next().is_none();

@@ -1,4 +1,4 @@
-//! Asks a server for its services through `grpc.reflection.v1`. Calls nothing else.
+//! Asks a server for its services through `grpc.reflection.v1`. It calls nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +16,10 @@ use tonic_reflection::pb::v1::{ErrorResponse, ServerReflectionRequest};
 use super::door;
 use super::report::Failure;
 
-/// Files of one service's description; far more than anyone writes by hand.
+/// Most files in one service's description. Nobody writes that many by hand.
 const FILES_MAX: usize = 1000;
 
-/// `google.protobuf.FileDescriptorSet.file`.
+/// Number of the field `google.protobuf.FileDescriptorSet.file`.
 const SET_FILE_FIELD: u32 = 1;
 
 /// A file of a server's description.
@@ -35,12 +35,12 @@ pub(crate) struct Reflection {
 }
 
 impl Reflection {
-    /// Over an open connection.
+    /// Creates the client on an open connection.
     pub(crate) fn new(channel: Channel) -> Self {
         Reflection { client: ServerReflectionClient::new(channel.clone()), channel }
     }
 
-    /// The full names of the services, sorted.
+    /// Returns the full names of the services, sorted.
     pub(crate) async fn services(&mut self) -> anyhow::Result<Vec<String>> {
         match self.ask(MessageRequest::ListServices("*".into())).await? {
             MessageResponse::ListServicesResponse(list) => {
@@ -51,7 +51,8 @@ impl Reflection {
         }
     }
 
-    /// Everything that the descriptions of these services need, or `None` if the server knows one of them not.
+    /// Returns everything that the descriptions of these services need. `None` if the server does
+    /// not know one of them.
     pub(crate) async fn describe(&mut self, services: &[String]) -> anyhow::Result<Option<DescriptorPool>> {
         let mut files: BTreeMap<String, File> = BTreeMap::new();
         for service in services {
@@ -61,7 +62,7 @@ impl Reflection {
             files.extend(found.into_iter().map(|file| (file.read.name().to_owned(), file)));
         }
         self.add_imports(&mut files).await?;
-        // As the server sent them: what prost reads has lost the custom options.
+        // Keeps the files as the server sent them: prost's types have lost the custom options.
         let mut set = Vec::new();
         for file in files.into_values() {
             encoding::bytes::encode(SET_FILE_FIELD, &file.raw, &mut set);
@@ -71,7 +72,7 @@ impl Reflection {
         Ok(Some(pool))
     }
 
-    /// Servers may send a file alone, so we ask for what it imports.
+    /// Asks for the files that the given ones import, since a server may send a file alone.
     async fn add_imports(&mut self, files: &mut BTreeMap<String, File>) -> anyhow::Result<()> {
         loop {
             let missing: BTreeSet<String> = files
@@ -122,7 +123,7 @@ impl Reflection {
             Err(status) => Err(status),
         };
         let reply = match reply {
-            // Some servers say so in a reply, others end the stream with it.
+            // Some servers send this error in a reply, others end the stream with it.
             Err(status) if status.code() == Code::NotFound => {
                 return Ok(MessageResponse::ErrorResponse(ErrorResponse {
                     error_code: Code::NotFound as i32,
@@ -159,7 +160,8 @@ mod tests {
 
     const HEALTH: &str = "grpc.health.v1.Health";
 
-    /// A server with the health service and its reflection; it ends with the runtime of the test.
+    /// Starts a server with the health service and its reflection. It ends with the runtime of the
+    /// test.
     async fn serve(listener: TcpListener) -> SocketAddr {
         let addr = listener.local_addr().unwrap();
         let (reporter, health) = tonic_health::server::health_reporter();

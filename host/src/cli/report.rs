@@ -1,4 +1,5 @@
-//! How a command says that it failed: `error:`, the causes, what to do; and the exit code. Never prints a debug form.
+//! Prints why a command failed: `error:`, the causes, and what to do. It also gives the exit code.
+//! It never prints a debug form.
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
@@ -17,7 +18,7 @@ use crate::logs::stderr;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
-/// Between two looks whether anybody still reads our stdout.
+/// Time between two checks whether stdout still has a reader.
 const READER_LOOK: Duration = Duration::from_millis(200);
 
 /// A failure of a command, in the words of the person who typed it.
@@ -31,34 +32,35 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Something went wrong while running.
+    /// Creates a failure of a command that went wrong while it ran.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Failure { message: message.into(), notes: Vec::new(), usage: false }
     }
 
-    /// What was typed cannot work.
+    /// Creates a failure of a command that cannot work as it was typed.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Failure { usage: true, ..Failure::new(message) }
     }
 
-    /// With what to do about it.
+    /// Adds a hint that says what to do.
     pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.notes.push(format!("hint: {hint}"));
         self
     }
 
-    /// With a line of evidence.
+    /// Adds a line of evidence.
     pub(crate) fn note(mut self, note: String) -> Self {
         self.notes.push(note);
         self
     }
 
-    /// A gRPC error: code, message, the details, and the metadata that is not gRPC's own.
+    /// Converts a gRPC error: code, message, details, and the metadata that is not gRPC's own.
     pub(crate) fn from_status(status: &Status) -> Self {
         Failure::from_described(status, None)
     }
 
-    /// As [`from_status`](Self::from_status), with the messages that the server describes.
+    /// Converts like [`from_status`](Self::from_status). It also shows messages that the server
+    /// describes.
     pub(crate) fn from_described(status: &Status, pool: Option<&DescriptorPool>) -> Self {
         let code = code_name(status.code());
         let mut failure = Failure::new(match status.message() {
@@ -71,9 +73,9 @@ impl Failure {
     }
 }
 
-/// Prints the error to stderr and says with which code to exit.
+/// Prints the error to stderr and returns the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> u8 {
-    // `lockstep call … | head`: whoever read us has seen enough.
+    // In `lockstep call ... | head`, the reader has closed the pipe because it has seen enough.
     if error.chain().any(is_broken_pipe) {
         return 0;
     }
@@ -87,7 +89,7 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     described.code
 }
 
-/// An error in parts, as people and collectors are told of it.
+/// The parts of an error, as people and collectors see them.
 struct Described {
     message: String,
     causes: Vec<String>,
@@ -132,7 +134,8 @@ impl fmt::Display for Described {
     }
 }
 
-/// Prints one line to stderr. Nobody may be listening any more, which changes nothing.
+/// Prints one line to stderr. An error is ignored, because it only means that stderr has no reader
+/// any more.
 pub(crate) fn print_notice(line: impl fmt::Display) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }
@@ -141,12 +144,12 @@ fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<PipeClosed>()
 }
 
-/// Our own stdout was closed by its reader.
+/// This process's stdout was closed by its reader.
 #[derive(Debug, thiserror::Error)]
 #[error("stdout is closed")]
 struct PipeClosed;
 
-/// Prints one line to stdout; a reader that went away ends the command quietly.
+/// Prints one line to stdout. If the reader has left, the error ends the command quietly.
 pub(crate) fn print_line(line: impl fmt::Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
@@ -155,7 +158,8 @@ pub(crate) fn print_line(line: impl fmt::Display) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until whoever read our stdout has left; an error that ends the command quietly. For commands that wait for something to print.
+/// Waits until the reader of stdout has left. Returns an error that ends the command quietly. For
+/// commands that wait a long time before they print.
 pub(crate) async fn stdout_is_closed() -> anyhow::Error {
     while !stderr::reader_left(std::io::stdout().as_fd()) {
         tokio::time::sleep(READER_LOOK).await;
@@ -163,12 +167,12 @@ pub(crate) async fn stdout_is_closed() -> anyhow::Error {
     PipeClosed.into()
 }
 
-/// `DEADLINE_EXCEEDED`, as the gRPC documents write it.
+/// Returns the name of a code as the gRPC documents write it, such as `DEADLINE_EXCEEDED`.
 pub(crate) fn code_name(code: Code) -> String {
     super::text::snake_case(&format!("{code:?}")).to_uppercase()
 }
 
-/// The metadata that is not gRPC's own.
+/// Returns the metadata that is not gRPC's own, one line each.
 pub(crate) fn metadata_lines(metadata: &MetadataMap) -> Vec<String> {
     let of_transport =
         |key: &str| key.starts_with("grpc-") || ["content-type", "date", "content-length"].contains(&key);

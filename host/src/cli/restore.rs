@@ -1,4 +1,5 @@
-//! `lockstep restore`: from a backup to a data directory, on this machine, with no node running. The work is `node/restore.rs`'s.
+//! `lockstep restore`: makes a data directory from a backup, on this machine, with no node running.
+//! `node/restore.rs` does the work.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,5 @@
-//! `lockstep admin <addr> resync`: has a node in quarantine made anew from another one. The node does the work.
+//! `lockstep admin <addr> resync`: makes a node in quarantine replace its state by another node's.
+//! The node does the work.
 
 use std::time::Duration;
 
@@ -7,10 +8,10 @@ use super::report::{Failure, print_line};
 use crate::api::call::ResyncRequest;
 use crate::api::call::admin_client::AdminClient;
 
-/// As the list of RPCs shows it.
+/// Usage, as the list of RPCs shows it.
 pub(crate) const USAGE: &str = "resync [from]";
 
-/// Asks, and waits until the other node's state is on that node's disk.
+/// Sends the request, and waits until the other node's state is on that node's disk.
 pub(crate) fn run(addr: &str, arguments: &[String], timeout: Option<Duration>) -> anyhow::Result<()> {
     let from = match arguments {
         [] => String::new(),

@@ -1,4 +1,5 @@
-//! `lockstep admin <addr> set_log_time`: moves a cluster's log time ahead, as a last resort. The leader does it, and says what it ends.
+//! `lockstep admin <addr> set_log_time`: moves a cluster's log time ahead, as a last resort. The
+//! leader does it, and says what it ends.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,10 +11,10 @@ use crate::api::call::SetLogTimeRequest;
 use crate::api::call::admin_client::AdminClient;
 use crate::types::date;
 
-/// As the list of RPCs shows it.
+/// Usage, as the list of RPCs shows it.
 pub(crate) const USAGE: &str = "set_log_time <time> [sure]";
 
-/// The request that these words are.
+/// Returns the request that these words describe.
 pub(crate) fn request(words: &[String]) -> Result<SetLogTimeRequest, Failure> {
     let usage = |what: String| Failure::usage(format!("set_log_time: {what}")).hint(format!("it is used as: {USAGE}"));
     match words {
@@ -39,7 +40,7 @@ fn milliseconds(time: &str) -> Option<u64> {
     u64::try_from(since.as_millis()).ok()
 }
 
-/// Asks the leader behind `channel`.
+/// Sends the request to the leader behind `channel`.
 pub(crate) async fn run(channel: Channel, request: SetLogTimeRequest, limit: Option<Duration>) -> anyhow::Result<()> {
     let mut message = Request::new(request);
     if let Some(limit) = limit {

@@ -1,15 +1,15 @@
-//! Finds what somebody probably meant.
+//! Finds the names that a person probably meant.
 
-/// Edits beyond which a name is another name.
+/// Most edits between a typed name and a suggested one.
 const DISTANCE_MAX: usize = 3;
 
-/// The candidates closest to `typed`, all as close; empty if nothing is close.
+/// Returns the candidates closest to `typed`, all at the same distance. Empty if nothing is close.
 pub(crate) fn similar<'a>(typed: &str, candidates: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let typed = typed.to_lowercase();
     let mut close: Vec<(usize, &str)> = candidates
         .filter_map(|candidate| {
             let lower = candidate.to_lowercase();
-            // A letter or two stand in many names.
+            // One or two letters occur in many names, so they do not count as contained.
             let contained =
                 (typed.len() >= 3 && lower.contains(&typed)) || (lower.len() >= 3 && typed.contains(&lower));
             let distance = if contained { 1 } else { distance(&typed, &lower) };
@@ -21,7 +21,7 @@ pub(crate) fn similar<'a>(typed: &str, candidates: impl Iterator<Item = &'a str>
     close.into_iter().take_while(|(distance, _)| *distance == best).map(|(_, candidate)| candidate).collect()
 }
 
-/// For a hint: what is close, as a question, or else all there is.
+/// Returns a hint: the close names as a question, or otherwise all names.
 pub(crate) fn suggestion(close: &[String], all: &[String]) -> String {
     match close {
         [] => format!("there are {}", all.join(", ")),
@@ -29,7 +29,7 @@ pub(crate) fn suggestion(close: &[String], all: &[String]) -> String {
     }
 }
 
-/// Levenshtein: insertions, removals and replacements that turn `a` into `b`.
+/// Returns the Levenshtein distance: insertions, removals and replacements that turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,23 +1,25 @@
-//! Protobuf messages as short text, `id: "nodeB" previous_index: 3`, and names in the spelling of the command line.
+//! Shows protobuf messages as short text, `id: "nodeB" previous_index: 3`, and names in the
+//! spelling of the command line.
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 
 /// Whether fields that hold their default are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Defaults {
-    /// Only what was set: what a request says.
+    /// Shows only fields that were set. For requests.
     Hidden,
-    /// Numbers and flags also when 0 or false: an index of 0 is an answer too. Empty texts stay hidden.
+    /// Shows numbers and flags even when they are 0 or false, because an index of 0 is an answer,
+    /// too. Empty texts stay hidden.
     Shown,
 }
 
-/// The message on one line, or one line a field where it holds messages or maps.
+/// Returns the message on one line, or one line for each field if a field holds messages or maps.
 pub(crate) fn format(message: &DynamicMessage, defaults: Defaults) -> String {
     let has_parts = message.fields().any(|(field, _)| matches!(field.kind(), Kind::Message(_)));
     fields(message, defaults).join(if has_parts { "\n" } else { " " })
 }
 
-/// `AddVoter` as `add_voter`.
+/// Turns `AddVoter` into `add_voter`.
 pub(crate) fn snake_case(name: &str) -> String {
     let mut snake = String::with_capacity(name.len() + 4);
     for c in name.chars() {
@@ -55,7 +57,7 @@ fn push_field(parts: &mut Vec<String>, field: &FieldDescriptor, value: &Value, d
             }
         }
         Value::Map(entries) => {
-            // The map itself has no order; people look for a name.
+            // The map itself has no order. Sorting lets people find a name.
             let mut entries: Vec<_> = entries.iter().collect();
             entries.sort_by_key(|(key, _)| (*key).clone());
             for (key, value) in entries {

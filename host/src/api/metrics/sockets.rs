@@ -1,4 +1,5 @@
-//! The numbers of `net` for `/metrics`: what the process has open, and the connections of each port. Counts nothing itself.
+//! The numbers of `net` for `/metrics`: the open files and sockets of the process, and the
+//! connections of each port. This file counts nothing itself.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -8,11 +9,11 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::net::{PortStatus, Sockets, SocketsStatus};
 
-/// Read at each scrape.
+/// Reads the numbers at each scrape.
 #[derive(Debug)]
 pub(super) struct OfSockets(pub(super) Sockets);
 
-/// One number of each port.
+/// One number that each port has: its name, its help, and how to read it.
 type OfPort = (&'static str, &'static str, fn(&PortStatus) -> u64);
 
 const GAUGES: [OfPort; 3] = [

@@ -1,4 +1,5 @@
-//! How many watches may be open, on this node and on one connection. Counts them, and knows nothing of what a watch does.
+//! Limits how many watches may be open, on this node and on one connection. It counts them, and
+//! does not know what a watch does.
 
 use std::sync::Arc;
 
@@ -6,16 +7,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::api::CONCURRENT_STREAMS_MAX;
 
-/// Watches open at a time on one node.
+/// Most watches open at a time on one node.
 pub const WATCHES_MAX: usize = 4096;
 
-/// Watches open at a time on one connection: fewer than the calls that it carries. A client library lets a call wait without a word
-/// while its connection is full, so watches alone must never fill one.
+/// Most watches open at a time on one connection. It is less than the number of calls that a
+/// connection carries. A client library silently queues a call while its connection is full, so
+/// watches alone must never fill one.
 pub const WATCHES_PER_CONNECTION_MAX: usize = 1000;
 
 const _: () = assert!(WATCHES_PER_CONNECTION_MAX < CONCURRENT_STREAMS_MAX as usize);
 
-/// One connection of a client, as each of its requests carries it.
+/// One connection of a client. Each of its requests carries it.
 #[derive(Clone, Debug)]
 pub struct Connection(Arc<Semaphore>);
 
@@ -35,14 +37,14 @@ impl Default for Places {
     }
 }
 
-/// The place of one watch, until it is dropped.
+/// The place of one watch. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
     _on_node: OwnedSemaphorePermit,
     _on_connection: OwnedSemaphorePermit,
 }
 
-/// Where there is no place.
+/// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     Node,
@@ -50,7 +52,7 @@ pub enum Full {
 }
 
 impl Full {
-    /// As metrics name it.
+    /// Returns the name that metrics use.
     pub fn name(self) -> &'static str {
         match self {
             Full::Node => "node",
@@ -60,14 +62,14 @@ impl Full {
 }
 
 impl Places {
-    /// A place for one more watch.
+    /// Takes a place for one more watch.
     pub fn take(&self, connection: &Connection) -> Result<Place, Full> {
         let on_connection = connection.0.clone().try_acquire_owned().map_err(|_| Full::Connection)?;
         let on_node = self.0.clone().try_acquire_owned().map_err(|_| Full::Node)?;
         Ok(Place { _on_node: on_node, _on_connection: on_connection })
     }
 
-    /// Watches that are open.
+    /// Returns the number of open watches.
     pub fn taken(&self) -> u64 {
         (WATCHES_MAX - self.0.available_permits()) as u64
     }
@@ -86,7 +88,7 @@ mod tests {
             held.push(places.take(&one).unwrap());
         }
         assert_eq!(places.take(&one).unwrap_err(), Full::Connection);
-        // Another connection is not concerned, until the node is full.
+        // Other connections are not affected until the node is full.
         while held.len() < WATCHES_MAX {
             let next = Connection::default();
             let free = (WATCHES_MAX - held.len()).min(WATCHES_PER_CONNECTION_MAX);

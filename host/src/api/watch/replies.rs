@@ -1,5 +1,6 @@
-//! What a watch sends, between its task and its connection: a few replies, and how it ended. The end needs no room in the queue, so a
-//! client that is slow learns it, too. Runs no step.
+//! The queue between the task of a watch and its connection: a few replies, and how the watch
+//! ended. The end needs no room in the queue, so a slow client learns it, too. This file runs no
+//! step.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,10 +13,11 @@ use tonic::Status;
 use super::places::Place;
 use crate::api::status;
 
-/// Replies of one step that wait for a slow client.
+/// Most replies that wait for a slow client.
 const QUEUED_MAX: usize = 4;
 
-/// The task's end. Dropped without [`Outlet::end`], it says that this node failed.
+/// The end of the queue that the task holds. If it is dropped without [`Outlet::end`], the client
+/// is told that this node failed.
 pub(super) struct Outlet {
     queue: mpsc::Sender<Bytes>,
     end: oneshot::Sender<Option<Status>>,
@@ -24,10 +26,11 @@ pub(super) struct Outlet {
 /// The client has left.
 pub(super) struct Left;
 
-/// The connection's end: the body of the response. The watch has its place until this is dropped.
+/// The end of the queue that the connection holds: the body of the response. The watch keeps its
+/// place until this is dropped.
 pub struct Replies {
     queue: mpsc::Receiver<Bytes>,
-    /// `None` once it was told.
+    /// `None` once the end was reported.
     end: Option<oneshot::Receiver<Option<Status>>>,
     _place: Place,
 }
@@ -39,7 +42,7 @@ pub(super) fn channel(place: Place) -> (Outlet, Replies) {
 }
 
 impl Outlet {
-    /// What sends; the rest is for the end.
+    /// Returns the sender for replies. The outlet itself is only for the end.
     pub(super) fn sender(&self) -> Sender {
         Sender(self.queue.clone())
     }
@@ -49,9 +52,9 @@ impl Outlet {
         self.queue.closed().await;
     }
 
-    /// Ends the stream, behind what was sent: with OK, or with a status.
+    /// Ends the stream after everything that was sent, with OK or with a status.
     pub(super) fn end(self, status: Option<Status>) {
-        // A client that has left does not mind.
+        // An error means that the client has left, which needs no handling.
         let _left = self.end.send(status);
     }
 }
@@ -60,7 +63,8 @@ impl Outlet {
 pub(super) struct Sender(mpsc::Sender<Bytes>);
 
 impl Sender {
-    /// Completes when the client has taken all that was sent: what is made then is new when it gets it, and little waits here.
+    /// Completes when the client has taken everything that was sent. A reply that is made only then
+    /// is still new when the client gets it, and few replies wait here.
     pub(super) async fn taken(&self) -> Result<(), Left> {
         self.0.reserve_many(QUEUED_MAX).await.map(drop).map_err(|_| Left)
     }

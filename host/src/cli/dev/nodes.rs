@@ -1,4 +1,5 @@
-//! The child processes of `lockstep dev` and their directory. Knows flags of `lockstep node` and nothing of Raft.
+//! The child processes of `lockstep dev` and their directory. It knows flags of `lockstep node`,
+//! and nothing of Raft.
 
 use std::net::TcpListener;
 use std::ops::Range;
@@ -17,13 +18,14 @@ use super::place::Directory;
 use crate::cli::report::{Failure, print_notice};
 use crate::config::{self, ListenError};
 
-/// A node that hands over leadership and flushes is done well within this.
+/// Longest wait for nodes to stop. A node that hands over leadership and flushes needs far less.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A playground works on a disk that has little left; nodes of one's own keep more.
+/// Value of --min_free_bytes for these nodes. A playground may run on a disk with little free
+/// space; an ordinary node keeps more.
 const MIN_FREE: &str = "64MiB";
 
-/// Names and addresses, before anything runs.
+/// Names and addresses of the nodes, chosen before anything runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) nodes: Vec<PlannedNode>,
@@ -37,7 +39,7 @@ pub(crate) struct PlannedNode {
 }
 
 impl Plan {
-    /// `count` nodes on the ports from `base_port`, or on ports that are free now.
+    /// Plans `count` nodes on the ports from `base_port`, or on ports that are free now.
     pub(crate) fn new(count: u16, base_port: Option<u16>) -> anyhow::Result<Plan> {
         let ports = match base_port {
             Some(base) => check_free(base..base + 2 * count)?,
@@ -53,7 +55,8 @@ impl Plan {
     }
 }
 
-/// Listens on each for a moment: a port of another cluster would answer for ours, and everything would look well.
+/// Checks that the ports are free, by listening on each for a moment. If a port belonged to another
+/// cluster, that cluster would answer in place of this one, and everything would look right.
 fn check_free(ports: Range<u16>) -> anyhow::Result<Vec<u16>> {
     for port in ports.clone() {
         if let Err(error) = config::bind("--base_port", &format!("localhost:{port}")) {
@@ -71,7 +74,8 @@ fn check_free(ports: Range<u16>) -> anyhow::Result<Vec<u16>> {
     Ok(ports.collect())
 }
 
-/// All are held until all are found, so no port comes twice. Another process may take one before the node does; the node says so.
+/// Finds `count` free ports. It holds all of them until all are found, so that no port is found
+/// twice. Another process may take a port before the node does; then the node reports it.
 fn free_ports(count: u16) -> anyhow::Result<Vec<u16>> {
     let mut held: Vec<Vec<TcpListener>> = Vec::new();
     let mut ports = Vec::new();
@@ -84,21 +88,22 @@ fn free_ports(count: u16) -> anyhow::Result<Vec<u16>> {
     Ok(ports)
 }
 
-/// The running nodes. Dropping it kills what still runs and removes the directory.
+/// The running nodes. Dropping it kills those that still run and removes the directory.
 pub(crate) struct Nodes {
     plan: Plan,
-    /// Each ends when its node does, with what happened.
+    /// One task for each node. It ends when the node ends, and returns how.
     ends: JoinSet<String>,
-    /// A node stops when its pipe closes, also when it closes because we were killed.
+    /// One pipe for each node. A node stops when its pipe closes, even if it closes because this
+    /// process was killed.
     pipes: Vec<ChildStdin>,
     /// Set when the nodes were told to stop.
     stopping: Arc<AtomicBool>,
-    // Last, so that the nodes are dead when their directory goes.
+    // Declared last, so that the nodes are dead when their directory is removed.
     directory: Directory,
 }
 
 impl Nodes {
-    /// Starts them all; the first one bootstraps.
+    /// Starts all nodes. The first one bootstraps.
     pub(crate) fn start(plan: Plan, directory: Directory, fsm: &Path, log_level: &str) -> anyhow::Result<Nodes> {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut nodes = Nodes { plan, ends: JoinSet::new(), pipes: Vec::new(), stopping, directory };
@@ -127,13 +132,14 @@ impl Nodes {
         if position == 0 {
             command.arg("--raft_bootstrap").arg("--fsm").arg(fsm);
         }
-        // What is set for a node of one's own is not meant for these.
+        // Variables that the person set for an ordinary node are not meant for these nodes.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("LOCKSTEP_") {
                 command.env_remove(name);
             }
         }
-        // Ctrl-C reaches a whole process group; the nodes are to hear of it from us alone.
+        // Ctrl-C reaches a whole process group. So each node gets its own group: only this process
+        // may stop it.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {}", node.name))?;
@@ -145,7 +151,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// Waits until one more node has ended, and says how.
+    /// Waits until one more node has ended, and returns how.
     pub(crate) async fn one_died(&mut self) -> String {
         match self.ends.join_next().await {
             Some(Ok(end)) => end,
@@ -154,7 +160,7 @@ impl Nodes {
         }
     }
 
-    /// Closes the pipes and waits for the nodes; kills those that take too long.
+    /// Closes the pipes and waits for the nodes. Kills those that take too long.
     pub(crate) async fn stop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.pipes.clear();
@@ -166,7 +172,7 @@ impl Nodes {
         }
     }
 
-    /// Ends the nodes at once.
+    /// Kills the nodes at once.
     pub(crate) async fn kill(&mut self) {
         self.ends.shutdown().await;
     }
@@ -183,7 +189,8 @@ async fn wait(name: String, mut child: Child) -> String {
     }
 }
 
-/// Passes a node's lines on. While all of them stop, a warning says only that others have stopped.
+/// Prints a node's lines with its name. While all nodes stop, warnings are left out: they say only
+/// that other nodes have stopped.
 async fn prefix_lines(name: String, output: impl AsyncRead + Unpin, stopping: Arc<AtomicBool>) {
     let mut lines = BufReader::new(output).lines();
     loop {
@@ -215,10 +222,11 @@ mod tests {
         assert_eq!(addresses, expected);
     }
 
-    /// One test at a time looks for ports and uses what it found.
+    /// Only one test at a time looks for ports and uses the ports that it found.
     static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
 
-    /// The first of `count` neighbouring ports that nobody uses now; below those that the system picks for others.
+    /// Returns the first of `count` adjacent free ports. The search range is below the ports that
+    /// the system picks for others.
     fn free_run(count: u16) -> u16 {
         let free = |base: &u16| check_free(*base..base + count).is_ok();
         (20_000..32_000).step_by(usize::from(count)).find(free).unwrap()

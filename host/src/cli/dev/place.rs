@@ -1,5 +1,6 @@
-//! The directory of `lockstep dev`: its alone, locked while it is used, removed at the end. Of one that was killed it stays behind, until
-//! the next one finds that nobody uses it.
+//! The directory of `lockstep dev`. Only one run uses it; it is locked while it is used, and
+//! removed at the end. The directory of a run that was killed stays until a later run finds that it
+//! is unused.
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -11,17 +12,17 @@ use crate::cli::report::print_notice;
 use crate::store::Lock;
 
 const PREFIX: &str = "lockstep-dev-";
-/// Held locked by the `lockstep dev` that made the directory.
+/// Name of the lock file. The `lockstep dev` that made the directory holds it locked.
 const LOCK: &str = "lock";
 
-/// A directory of ours alone, removed when dropped.
+/// A directory that belongs to this process alone. It is removed when dropped.
 pub(crate) struct Directory {
     path: PathBuf,
     _lock: Lock,
 }
 
 impl Directory {
-    /// Makes one in the system's place for temporary things.
+    /// Creates one in the system's directory for temporary files.
     pub(crate) fn create() -> anyhow::Result<Directory> {
         Directory::create_in(&std::env::temp_dir())
     }
@@ -40,8 +41,9 @@ impl Directory {
         &self.path
     }
 
-    /// Removes what others left beside this one that were killed; returns what was removed, and its bytes. What is in use is left alone,
-    /// and so is what is not surely ours: of another owner, or without the lock file.
+    /// Removes the directories that killed runs left beside this one. It returns each with its
+    /// bytes. It does not remove a directory that is in use, that has another owner, or that has no
+    /// lock file.
     pub(crate) fn remove_left_behind(&self) -> Vec<(PathBuf, u64)> {
         let beside = self.path.parent().and_then(|place| std::fs::read_dir(place).ok());
         let candidates = beside.into_iter().flatten().flatten().map(|entry| entry.path());
@@ -66,7 +68,8 @@ impl Drop for Directory {
     }
 }
 
-/// A lock file that is locked before it has its name, so that nobody finds it unlocked.
+/// Creates the lock file. It is locked before it gets its name, so that no other process finds it
+/// unlocked.
 fn lock(directory: &Path) -> anyhow::Result<Lock> {
     let unnamed = directory.join(".lock");
     let lock = Lock::take(File::create(&unnamed)?)?;
@@ -74,7 +77,7 @@ fn lock(directory: &Path) -> anyhow::Result<Lock> {
     Ok(lock)
 }
 
-/// Removes a directory that nobody uses; `None` when it stays.
+/// Removes an unused directory and returns its bytes. `None` when it stays.
 fn remove(directory: &Path) -> Option<u64> {
     let _locks = take_over(directory)?;
     let bytes = bytes(directory);
@@ -90,7 +93,8 @@ fn remove(directory: &Path) -> Option<u64> {
     }
 }
 
-/// The locks of a run and of its nodes, which may outlive it for a moment. `None` when one is held or cannot be had.
+/// Takes the locks of a run and of its nodes, which may outlive the run for a moment. `None` when a
+/// lock is held or cannot be taken.
 fn take_over(directory: &Path) -> Option<Vec<Lock>> {
     let mut locks = vec![directory.join(LOCK)];
     let inside = std::fs::read_dir(directory).ok()?.flatten();
@@ -98,7 +102,8 @@ fn take_over(directory: &Path) -> Option<Vec<Lock>> {
     locks.iter().map(|lock| Lock::take(File::open(lock).ok()?).ok()).collect()
 }
 
-/// What the files in a directory take on the disk; what cannot be read counts as nothing.
+/// Returns the bytes that the files in a directory take on the disk. A file that cannot be read
+/// counts as nothing.
 fn bytes(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries

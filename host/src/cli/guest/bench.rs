@@ -1,5 +1,7 @@
-//! `lockstep guest bench`: what a guest's commands cost on this machine, in time and in fuel. Measures apply alone, as a node's apply thread does
-//! it: instance, guest, overlay, commit to the state. No consensus, no log, no network; `lockstep bench` measures a cluster.
+//! `lockstep guest bench`: measures what a guest's commands cost on this machine, in time and in
+//! fuel. It measures apply alone, as a node's apply thread does it: instance, guest, overlay,
+//! commit to the state. It includes no consensus, no log and no network; `lockstep bench` measures
+//! a cluster.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,14 +21,14 @@ use crate::guest::{ApplyInstance, Component, Verdict};
 use crate::machine::{Replica, Reuse};
 use crate::types::hex;
 
-/// Commands an entry.
+/// Numbers of commands in an entry. Each gets its own row.
 const SIZES: [usize; 4] = [1, 16, 64, 1024];
-/// Instances made to see what one costs.
+/// Instances that are made to measure the cost of one.
 const INSTANCES: u32 = 500;
 const START_MS: u64 = 1_704_067_200_000;
-/// Between two looks at how far it is.
+/// Time between two updates of the progress line.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
-/// Lines that are named one by one.
+/// Most lines of the script that a warning names one by one.
 const LINES_NAMED_MAX: usize = 8;
 
 const AFTER_HELP: &str = "\
@@ -69,7 +71,7 @@ struct Row {
     commands: u64,
     took: Duration,
     replies: u64,
-    /// What came instead of replies, and how often.
+    /// Outcomes other than replies, and how often each came.
     others: BTreeMap<String, u64>,
 }
 
@@ -88,7 +90,7 @@ struct Commands<'a> {
     taken: u64,
 }
 
-/// How far it is, for people, in a line that comes and goes.
+/// Shows the progress to people, in a line that is redrawn.
 struct Progress {
     line: Line,
     next: Instant,
@@ -131,7 +133,7 @@ fn print_conditions(args: &BenchArgs, component: &Component, commands: usize) ->
     ))
 }
 
-/// Says how many commands the longest row took.
+/// Prints the times, and returns how many commands the longest row took.
 fn print_times(args: &BenchArgs, component: &Component, calls: &[&ScriptCall]) -> anyhow::Result<u64> {
     let began = Instant::now();
     for _ in 0..INSTANCES {
@@ -177,7 +179,7 @@ fn measure(component: &Component, calls: &[&ScriptCall], size: usize, length: Du
     Ok(row)
 }
 
-/// What to know of a measurement that took so many commands, when the script is shorter.
+/// Returns a warning if `taken` commands repeated lines of the script unchanged.
 fn repeats(calls: &[&ScriptCall], taken: u64) -> Option<String> {
     let passes = taken.div_ceil(calls.len() as u64);
     let same: Vec<String> = calls.iter().filter(|call| !call.varies()).map(|call| call.line.to_string()).collect();
@@ -195,7 +197,8 @@ fn repeats(calls: &[&ScriptCall], taken: u64) -> Option<String> {
     ))
 }
 
-/// One pass, each command in an instance of its own: what it uses does then not depend on its neighbours.
+/// Runs one pass and prints the fuel. Each command gets its own instance, so its fuel does not
+/// depend on other commands.
 fn print_fuel(component: &Component, calls: &[&ScriptCall], each: bool) -> anyhow::Result<()> {
     let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
     let mut replica = Replica::open(place.path(), component.clone())?;
@@ -256,7 +259,7 @@ impl Progress {
     }
 }
 
-/// How a command ended that did not reply: `refused with NOT_FOUND`.
+/// Returns how a command ended that did not reply, such as `refused with NOT_FOUND`.
 fn ended(verdict: &Verdict) -> Option<String> {
     match verdict {
         Verdict::Reply(_) => None,
@@ -280,7 +283,7 @@ impl Row {
         100.0 * count as f64 / self.commands as f64
     }
 
-    /// `, 37.5% refused with NOT_FOUND`
+    /// Returns, for example, `, 37.5% refused with NOT_FOUND`.
     fn show_others(&self) -> String {
         self.others.iter().map(|(other, count)| format!(", {:.1}% {other}", self.percent(*count))).collect()
     }

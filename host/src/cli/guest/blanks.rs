@@ -1,17 +1,18 @@
-//! What a script leaves open: `{{n}}`, `{{uuid}}` and `{{uuid:name}}` in the texts of a call, filled in for each pass through the script.
-//! Draws nothing: the same place of the same pass is filled in alike in every run, so runs can be compared.
+//! The placeholders of a script: `{{n}}`, `{{uuid}}` and `{{uuid:name}}` in the texts of a call.
+//! They are filled in for each pass through the script. Nothing here is random: the same place in
+//! the same pass gets the same value in every run, so runs can be compared.
 
 use serde_json::Value;
 
 use crate::cli::json::Tree;
 
-/// The first pass through a script, and the only one of `lockstep guest test`.
+/// Number of the first pass through a script. It is the only pass of `lockstep guest test`.
 pub(super) const FIRST_PASS: u64 = 1;
 
 /// One call in one pass through the script.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
-    /// From [`FIRST_PASS`].
+    /// Number of the pass, from [`FIRST_PASS`].
     pub(super) pass: u64,
     /// The line of the script.
     pub(super) line: usize,
@@ -25,7 +26,7 @@ enum Part<'a> {
     Uuid(Option<&'a str>),
 }
 
-/// Whether anything is to be filled in.
+/// Tells whether the tree has placeholders.
 pub(super) fn has_blanks(tree: &Tree) -> bool {
     match tree {
         Tree::Leaf(Value::String(text)) => text_has_blanks(text),
@@ -35,24 +36,24 @@ pub(super) fn has_blanks(tree: &Tree) -> bool {
     }
 }
 
-/// As [`has_blanks`], of one text.
+/// Tells whether one text has placeholders.
 pub(super) fn text_has_blanks(text: &str) -> bool {
     parts(text).iter().any(|part| !matches!(part, Part::Text(_)))
 }
 
-/// The value with everything filled in: texts, and keys of maps.
+/// Returns the tree with all placeholders filled in, in texts and in keys of maps.
 pub(super) fn fill(tree: &Tree, place: Place) -> Tree {
     Filler { place, uuids: 0 }.tree(tree)
 }
 
-/// As [`fill`], of one text.
+/// Returns one text with all placeholders filled in.
 pub(super) fn fill_text(text: &str, place: Place) -> String {
     Filler { place, uuids: 0 }.text(text)
 }
 
 struct Filler {
     place: Place,
-    /// Nameless ids that this call has had.
+    /// Number of unnamed ids that this call has used so far.
     uuids: u64,
 }
 
@@ -90,7 +91,7 @@ impl Filler {
     }
 }
 
-/// As a random one is written (version 4).
+/// Formats the bytes as a random UUID (version 4).
 fn uuid(bytes: &[u8; 32]) -> String {
     let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let (high, low) = (word(0), word(8));
@@ -104,7 +105,8 @@ fn uuid(bytes: &[u8; 32]) -> String {
     )
 }
 
-/// Cuts a text at what is to be filled in. What else stands in double braces is text: it may be the author's data.
+/// Splits a text at its placeholders. Anything else in double braces is text: it may be the
+/// author's data.
 fn parts(text: &str) -> Vec<Part<'_>> {
     let (mut parts, mut rest, mut from) = (Vec::new(), text, 0);
     while let Some(open) = rest[from..].find("{{").map(|at| from + at) {

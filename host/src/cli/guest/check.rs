@@ -1,5 +1,6 @@
-//! `lockstep guest check`: a node's admission, offline, and what an author should know although a node would take the guest. What is refused,
-//! and the words for it, are `guest/load.rs`'s and `api/routes.rs`'s.
+//! `lockstep guest check`: runs a node's admission offline, and warns of what an author should know
+//! even if a node would take the guest. `guest/load.rs` and `api/routes.rs` decide what is refused,
+//! and with which words.
 
 use std::path::PathBuf;
 
@@ -29,8 +30,8 @@ pub(crate) struct CheckArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// One JSON object, for programs: {"file", "ok", "component", "services", "imported", "warnings"} or {"file", "ok",
-    /// "problem"}
+    /// One JSON object, for programs: {"file", "ok", "component", "services", "imported",
+    /// "warnings"} or {"file", "ok", "problem"}
     #[arg(long = "json")]
     json: bool,
 }
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What a node takes, and an author should not leave so.
+/// Returns warnings about things that a node takes, but that an author should change.
 fn warnings(component: &Component) -> anyhow::Result<Vec<String>> {
     let mut warnings = Vec::new();
     if let Some(HiddenStack { top, data }) = hidden_stack(component.encoded())? {

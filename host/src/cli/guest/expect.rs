@@ -1,4 +1,5 @@
-//! What an author expects of an answer, and whether it is so. Reads no files and runs nothing.
+//! What an author expects of an answer, and the check whether the answer meets it. It reads no
+//! files and runs nothing.
 
 use bytes::Bytes;
 use prost_reflect::{
@@ -13,18 +14,19 @@ use crate::cli::details;
 use crate::cli::json::{Tree, key_text, read_message, show_bytes};
 use crate::cli::report::code_name;
 
-/// Messages whose JSON is not an object of their fields; they are compared whole.
+/// Package of the messages whose JSON is not an object of their fields. They are compared as a
+/// whole.
 const WELL_KNOWN_PACKAGE: &str = "google.protobuf";
 
-/// What a line of a script says of the answer.
+/// The answer that a line of a script expects.
 pub(super) enum Expected {
-    /// Of each reply; one for anything but a watch.
+    /// One sample for each reply. Anything but a watch has one reply.
     Replies(Vec<Sample>),
-    /// Code, and the reason in the details if one was given.
+    /// The error code, and the reason in the details if the line gives one.
     Error(String, Option<String>),
 }
 
-/// A reply as far as the author wrote it down.
+/// A reply, as far as the author wrote it down.
 pub(super) struct Sample {
     written: Value,
     message: DynamicMessage,
@@ -72,7 +74,7 @@ impl Expected {
         }
     }
 
-    /// For people, as the author wrote it.
+    /// Returns the expectation as text for people, as the author wrote it.
     pub(super) fn show(&self) -> String {
         match self {
             Expected::Error(code, None) => format!("error {code}"),
@@ -85,12 +87,13 @@ impl Expected {
     }
 }
 
-/// A reply for people, with fields that hold their default.
+/// Returns a reply as JSON for people, including fields that hold their default.
 pub(super) fn as_json(descriptor: &MessageDescriptor, reply: &Bytes) -> String {
     show_bytes(descriptor, reply).json.to_string()
 }
 
-/// Whether each field that was written down is so. `wanted` is what was written, read as the message.
+/// Tells whether each field that was written down has the wanted value. `wanted` is `written`, read
+/// as a message.
 fn message_is(written: &Value, wanted: &DynamicMessage, got: &DynamicMessage) -> bool {
     match written.as_object() {
         Some(names) if wanted.descriptor().package_name() != WELL_KNOWN_PACKAGE => {
@@ -108,7 +111,8 @@ fn field_is(name: &str, written: &Value, wanted: &DynamicMessage, got: &DynamicM
     })
 }
 
-/// `null` asks for a field to be missing, `{}` for it to be there, where protobuf tells the two apart.
+/// Tells whether a field is present in both messages or in neither, where protobuf can tell. A line
+/// uses `null` for a field that must be missing, and `{}` for one that must be present.
 fn is_there_alike(field: &FieldDescriptor, wanted: &DynamicMessage, got: &DynamicMessage) -> bool {
     !field.supports_presence() || wanted.has_field(field) == got.has_field(field)
 }

@@ -1,4 +1,5 @@
-//! `lockstep guest inspect`: what a guest's file says of itself. Nothing of the guest is compiled or run.
+//! `lockstep guest inspect`: shows what a guest's file says about itself. Nothing of the guest is
+//! compiled or run.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use crate::cli::report::{Failure, print_line};
 use crate::guest::Anatomy;
 use crate::types::hex;
 
-/// How wide the column of methods becomes.
+/// Greatest width of the column of methods.
 const COLUMN_CHARS_MAX: usize = 80;
 
 const AFTER_HELP: &str = "\
@@ -74,7 +75,7 @@ fn print_list(title: &str, names: &[String]) -> anyhow::Result<()> {
     names.iter().skip(1).try_for_each(|name| print_line(format!("{:<10} {name}", "")))
 }
 
-/// `Example/Get  query, local  {"key": string} -> {"value": string}`
+/// Prints lines such as `Example/Get  query, local  {"key": string} -> {"value": string}`.
 fn print_methods(routes: &Routes) -> anyhow::Result<()> {
     let pool = DescriptorPool::decode(routes.encoded())?;
     let descriptors: HashMap<String, MethodDescriptor> = pool
@@ -83,7 +84,7 @@ fn print_methods(routes: &Routes) -> anyhow::Result<()> {
         .map(|method| (format!("{}/{}", method.parent_service().full_name(), method.name()), method))
         .collect();
     let methods = routes.methods();
-    // A name may be longer than that; its line is then, too.
+    // A name may be longer than that; then its line is longer, too.
     let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0).min(COLUMN_CHARS_MAX);
     print_line(format!("services   {}{}", routes.services().join(", "), imported("\nimported   ", routes)))?;
     for method in methods {

@@ -1,5 +1,5 @@
-//! `lockstep guest new`: a project from the templates beside this file. Only fills in names and writes files; it never runs cargo and never
-//! touches a directory that is there already.
+//! `lockstep guest new`: makes a project from the templates beside this file. It only fills in
+//! names and writes files. It never runs cargo, and never changes a directory that exists already.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::sdk::{Sdk, write};
 use crate::cli::called::called_from_elsewhere;
 use crate::cli::report::{Failure, print_line};
 
-/// Path in the project, and text. `{{…}}` is filled in.
+/// Path of each file in the project, and its text. `{{...}}` is filled in.
 const FILES: [(&str, &str); 8] = [
     ("Cargo.toml", include_str!("template/Cargo.toml.txt")),
     (".gitignore", "/target\n"),
@@ -41,7 +41,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct NewArgs {
-    /// Name of the project, of its crate and of the directory that is made for it here
+    /// Name of the project, of its crate and of the new directory for it
     #[arg(value_name = "NAME")]
     name: String,
 
@@ -50,14 +50,14 @@ pub(crate) struct NewArgs {
     sdk: Option<String>,
 }
 
-/// What the templates leave open.
+/// The names that the templates leave open.
 #[derive(Debug, PartialEq, Eq)]
 struct Names {
-    /// `my-machine`
+    /// For example `my-machine`.
     name: String,
-    /// `my_machine`: crate, proto package, file.
+    /// For example `my_machine`: the name of the crate, of the proto package and of the file.
     crate_name: String,
-    /// `MyMachine`
+    /// For example `MyMachine`.
     service: String,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &NewArgs) -> anyhow::Result<()> {
     let names = Names::of(&args.name)?;
     let sdk = Sdk::of(args.sdk.as_deref())?;
     let place = Path::new(&names.name);
-    // Made by us or not at all: nothing that is there is ever written over.
+    // This call must create the directory itself. So no existing file is ever overwritten.
     fs::create_dir(place).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => anyhow::Error::from(
             Failure::usage(format!("{} is there already", place.display())).hint("give another name, or remove it"),
@@ -131,7 +131,8 @@ impl Names {
     }
 }
 
-/// Names that a crate, a proto package, or beside the template's own types a service, cannot have.
+/// Names that cannot be used for a crate, for a proto package, or for a service beside the
+/// template's own types.
 const TAKEN: [&str; 92] = [
     // Keywords of Rust.
     "abstract",
@@ -186,7 +187,7 @@ const TAKEN: [&str; 92] = [
     "where",
     "while",
     "yield",
-    // Crates that are always there, and cargo's own directories.
+    // Crates that always exist, and cargo's own directories.
     "alloc",
     "core",
     "proc_macro",
@@ -199,7 +200,7 @@ const TAKEN: [&str; 92] = [
     "target",
     "prost",
     "prost_types",
-    // What the template imports or declares.
+    // Names that the template imports or declares.
     "add_reply",
     "add_request",
     "command",
@@ -209,7 +210,7 @@ const TAKEN: [&str; 92] = [
     "query",
     "reply",
     "status",
-    // What Rust has in scope everywhere.
+    // Names that Rust has in scope everywhere.
     "box_",
     "clone",
     "copy",

@@ -1,5 +1,5 @@
-//! `lockstep guest pack`: gives a guest of any language the descriptor that the SDK's build gives a Rust one, and encodes it, once.
-//! Writes nothing that a node would refuse.
+//! `lockstep guest pack`: adds to a guest of any language the descriptor that the SDK's build adds
+//! to a Rust guest, and encodes the guest once. It writes nothing that a node would refuse.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,8 @@ pub(crate) struct PackArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// The .proto of the guest's services; may be given several times. Services of a file that is only imported are not the guest's
+    /// The .proto of the guest's services; may be given several times. Services of a file that is
+    /// only imported are not the guest's
     #[arg(long = "proto", value_name = "FILE", required = true)]
     protos: Vec<PathBuf>,
 
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &PackArgs) -> anyhow::Result<()> {
     let file = args.file.display();
     let Admitted { component, routes } = on_guest_stack(|| admit(&packed))
         .with_context(|| format!("{file} was packed, but a node would refuse it; nothing was written"))?;
-    // By rename, so that whoever reads the old file has all of it.
+    // Replaces the old file by a rename, so that a process that reads the old file gets all of it.
     let temporary = out.with_extension(format!("{}.tmp", std::process::id()));
     std::fs::write(&temporary, &packed).with_context(|| format!("cannot write {}", temporary.display()))?;
     std::fs::rename(&temporary, &out).with_context(|| format!("cannot write {}", out.display()))?;

@@ -1,5 +1,6 @@
-//! The other end of `lockstep guest serve`'s pipe: the harness as the store, the streams, the node and the log of a guest. It forwards, and
-//! knows nothing of what comes back; when the harness is gone, this process goes as well.
+//! The other end of `lockstep guest serve`'s pipe: the harness acts as the store, the streams, the
+//! node and the log of a guest. This file forwards requests and does not interpret the answers.
+//! When the harness is gone, this process exits, too.
 
 use std::any::Any;
 use std::fs::File;
@@ -17,24 +18,25 @@ use super::serve::frames::{
 };
 use crate::guest::{Page, Range, SnapshotSink, SnapshotSource, Store, StoreFault};
 
-/// The harness. Clones are the same one.
+/// The connection to the harness. Clones share it.
 #[derive(Clone)]
 pub(super) struct Remote(Arc<Mutex<Pipe>>);
 
 struct Pipe {
     to: File,
     from: Receiver<ToGuest>,
-    /// A rule of the harness ended the call that is running.
+    /// Set when a rule of the harness ended the call that is running.
     ended: bool,
 }
 
-/// How this process is to end, given how the pipe did.
+/// Ends this process. The argument says how the pipe ended.
 type Exit = fn(anyhow::Result<()>) -> !;
 
 impl Remote {
-    /// Speaks through stdin and this; log lines of guests go there, too. Calls `exit` when stdin ends, also in the middle of a call.
+    /// Opens the connection: reads stdin, and writes to `to`. Log lines of guests are written
+    /// there, too. Calls `exit` when stdin ends, even in the middle of a call.
     pub(super) fn open(to: File, exit: Exit) -> anyhow::Result<Remote> {
-        // The harness says one thing at a time.
+        // The harness sends one message at a time.
         let (sender, from) = sync_channel(1);
         let reading = move || {
             let mut stdin = std::io::stdin().lock();
@@ -57,7 +59,7 @@ impl Remote {
         Ok(remote)
     }
 
-    /// Says who this is.
+    /// Sends the first message, which identifies this program.
     pub(super) fn greet(&self, hello: Hello) -> anyhow::Result<()> {
         self.0.lock().say(Said::Hello(hello)).map_err(anyhow::Error::msg)
     }
@@ -70,19 +72,20 @@ impl Remote {
         }
     }
 
-    /// Says what the call came to.
+    /// Sends the outcome of the call.
     pub(super) fn finish(&self, came: Option<Came>) -> anyhow::Result<()> {
         self.0.lock().say(Said::Outcome(Outcome { came })).map_err(anyhow::Error::msg)
     }
 
-    /// Whether the harness ended the call.
+    /// Tells whether the harness ended the call, and resets that.
     pub(super) fn take_ended(&self) -> bool {
         std::mem::take(&mut self.0.lock().ended)
     }
 
-    /// What the harness's node says about itself.
+    /// Returns what the harness's node says about itself.
     pub(super) fn node_status(&self) -> String {
-        // Without an answer there is nobody left to whom the rest of the call could matter: its outcome goes the same way.
+        // If there is no answer, the harness is gone, and the rest of the call does not matter: its
+        // outcome goes the same way.
         let answer = self.ask(Said::NodeStatus(true)).unwrap_or_default();
         String::from_utf8_lossy(&answer.bytes.unwrap_or_default()).into_owned()
     }
@@ -136,7 +139,7 @@ impl Store for Remote {
     }
 
     fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault> {
-        // More keys than a u32 counts are in no test.
+        // No test has more keys than a u32 counts.
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let range = WireRange { limit, ..wire_range(range) };
         Ok(self.ask(Said::RemoveRange(range)).map_err(StoreFault)?.removed)
@@ -164,7 +167,7 @@ impl SnapshotSource for Remote {
     }
 }
 
-/// Takes the lines of guests off this process's log, where a node would write them.
+/// Sends the log lines of guests to the harness. A node would write them to its log.
 struct Lines(Remote);
 
 impl<S: Subscriber> Layer<S> for Lines {
@@ -180,7 +183,8 @@ impl<S: Subscriber> Layer<S> for Lines {
         };
         let mut text = Text(String::new());
         event.record(&mut text);
-        // A pipe that takes no line takes no outcome either, and there it is said.
+        // An error is ignored here: if the pipe takes no line, it takes no outcome either, and that
+        // error is reported.
         drop(self.0.0.lock().say(Said::Log(Line { level: level.into(), text: text.0 })));
     }
 }

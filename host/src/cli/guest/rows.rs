@@ -1,5 +1,6 @@
-//! `lockstep guest rows`: the guest's rows out of a backup file, for the SDK's test harness and for programs. Runs nothing of the guest, and
-//! checks the file as a restore would; what a backup is says `machine/backup.rs`.
+//! `lockstep guest rows`: writes the guest's rows from a backup file, for the SDK's test harness
+//! and for programs. It runs nothing of the guest, and checks the file as a restore would.
+//! `machine/backup.rs` defines the file format.
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Read, Write};
@@ -22,7 +23,7 @@ Examples:
   lockstep guest rows today.backup > rows
   lockstep guest rows - < today.backup > rows";
 
-/// Bytes of the end row: its lengths, and the count.
+/// Bytes of the value in the end row. The value is the number of rows.
 const COUNT_BYTES: u32 = 8;
 
 /// Write the guest's rows out of a backup, for the SDK's test harness and for programs.

@@ -1,4 +1,5 @@
-//! A script: calls as JSON lines, read against the guest's own descriptor, with what the author expects of the answers. Runs nothing.
+//! A script: calls as JSON lines, with what the author expects of the answers. It is read against
+//! the guest's own descriptor. This file runs nothing.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::codec::Command;
 use crate::guest::{Stepped, Verdict};
 use crate::machine::encode_verdict;
 
-/// What `--help` says of scripts, for all tools that read one.
+/// The help text about scripts, for all tools that read one.
 pub(super) const FORMAT: &str = "\
 A script has one call a line:
   {\"method\": \"Example/Add\", \"request\": {\"key\": \"a\", \"val\": \"1\"}}
@@ -43,7 +44,7 @@ may be written so, too: \"amount\": \"{{n}}\". {{uuid}} is another id wherever i
 A call that nothing is expected of may reply or be refused; when the guest panics in it, traps or
 goes beyond a limit, the test fails.";
 
-/// Where the guest's frames begin in the text of a failure.
+/// The line in the text of a failure after which the guest's stack frames follow.
 const FRAMES: &str = "in the guest:";
 
 /// A line as it is written.
@@ -69,23 +70,24 @@ struct Problem {
 
 /// One call.
 pub(super) struct ScriptCall {
-    /// Its line in the file, from 1.
+    /// Number of its line in the file, from 1.
     pub(super) line: usize,
     pub(super) text: String,
     pub(super) kind: Kind,
     pub(super) method: String,
-    /// As the first pass through the script has it, and so the caller.
+    /// The encoded request of the first pass through the script. `caller` is that of the first
+    /// pass, too.
     pub(super) request: Bytes,
     pub(super) caller: String,
-    /// How they are written, when other passes have others.
+    /// How request and caller are written, if other passes have other ones.
     varying: Option<Varying>,
-    /// Log time that passes before it, in place of what usually does.
+    /// Log time that passes before the call, in place of the usual time.
     pub(super) after: Option<Duration>,
     descriptor: MethodDescriptor,
     expected: Option<Expected>,
 }
 
-/// What a call is made of, anew in each pass.
+/// The parts of a call that are filled in anew for each pass.
 struct Varying {
     request: Tree,
     caller: String,
@@ -164,7 +166,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Problem {
-    /// From the text of serde_json, which ends with the place.
+    /// Creates a problem from an error of serde_json, whose text ends with the position.
     fn of_json(text: &str, error: &serde_json::Error) -> Problem {
         let message = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
@@ -182,12 +184,12 @@ impl Problem {
         Problem { column: Some(column.max(1)), text: message }
     }
 
-    /// At the first place where the field's name stands.
+    /// Creates a problem at the first place in the line where the field's name stands.
     fn of_field(line: &str, field: &str, text: String) -> Problem {
         Problem { column: line.find(&format!("\"{field}\"")).map(|at| at + 1), text }
     }
 
-    /// `calls.jsonl:10:138: …`, as compilers write it.
+    /// Returns, for example, `calls.jsonl:10:138: ...`, as compilers write it.
     fn at(self, path: &Path, line: usize) -> String {
         let Problem { column, text } = self;
         format!("{}:{line}:{}: {text}", path.display(), column.unwrap_or(1))
@@ -201,7 +203,7 @@ fn unknown(name: &str, routes: &Routes) -> String {
 }
 
 impl ScriptCall {
-    /// As a log entry carries it.
+    /// Returns the command as a log entry carries it.
     pub(super) fn command(&self) -> Command {
         Command {
             origin: None,
@@ -211,7 +213,8 @@ impl ScriptCall {
         }
     }
 
-    /// As a log entry carries it in this pass through the script; or why it cannot be made, which a number may be the reason of.
+    /// Returns the command as a log entry carries it in this pass through the script. Fails if the
+    /// request cannot be encoded, for example because a number is too large in this pass.
     pub(super) fn command_in(&self, pass: u64) -> Result<Command, String> {
         let Some(varying) = &self.varying else { return Ok(self.command()) };
         let place = Place { pass, line: self.line };
@@ -220,12 +223,12 @@ impl ScriptCall {
         Ok(Command { request, caller: blanks::fill_text(&varying.caller, place), ..self.command() })
     }
 
-    /// Whether every pass through the script has another one.
+    /// Tells whether the call differs from pass to pass.
     pub(super) fn varies(&self) -> bool {
         self.varying.is_some()
     }
 
-    /// The answer for people, as a client would see it.
+    /// Returns the answer as text for people, as a client would see it.
     pub(super) fn show(&self, answer: &Answer) -> String {
         match self.outcome(answer) {
             Ok(replies) => {
@@ -234,7 +237,8 @@ impl ScriptCall {
                 if self.kind == Kind::Watch { format!("[{}]", texts.join(", ")) } else { texts.concat() }
             }
             Err(status) => {
-                // The text of a panic stands below its place; the frames after it differ from build to build.
+                // The text of a panic stands below its source position. The stack frames after it
+                // differ from build to build.
                 let lines = status.message().lines().map(str::trim).take_while(|line| *line != FRAMES);
                 let reason = details::reason(status.details()).map(|reason| format!(" (reason {reason})"));
                 let message = lines.collect::<Vec<_>>().join(" ");
@@ -243,7 +247,7 @@ impl ScriptCall {
         }
     }
 
-    /// What the author expected and did not get.
+    /// Returns what the author expected, if the answer does not meet it.
     pub(super) fn disappointed(&self, answer: &Answer) -> Option<String> {
         let expected = self.expected.as_ref()?;
         (!expected.is_met_by(&self.outcome(answer))).then(|| expected.show())
@@ -266,7 +270,8 @@ impl ScriptCall {
 }
 
 impl Answer {
-    /// Whether two replicas may both have given it: what is local to one, such as the text of a trap, is not compared.
+    /// Tells whether two replicas may have given these two answers. It does not compare what is
+    /// local to one replica, such as the text of a trap.
     pub(super) fn agrees(&self, other: &Answer) -> bool {
         match (self, other) {
             (Answer::Verdict(one), Answer::Verdict(other)) => encode_verdict(one) == encode_verdict(other),
@@ -277,7 +282,7 @@ impl Answer {
         }
     }
 
-    /// Whether the guest did not get to an answer: it panicked, trapped, or went beyond a limit.
+    /// Tells whether the guest failed to answer: it panicked, trapped, or went beyond a limit.
     pub(super) fn is_failure(&self) -> bool {
         matches!(self, Answer::Verdict(Verdict::Failed(_)) | Answer::Stepped(Stepped::Failed(_)))
     }
@@ -409,7 +414,7 @@ mod tests {
         assert_eq!((&later.request[..], later.caller.as_str()), (&b"\x0a\x03a12"[..], "c12"));
         let same = one(r#"{"method": "Example/Add", "request": {"key": "{{name}}"}}"#);
         assert!(!same.varies() && same.command_in(2).unwrap() == same.command_in(1).unwrap());
-        // What fits in the first pass need not in a later one.
+        // A request that fits in the first pass may not fit in a later one.
         let get = one(r#"{"method": "Example/Watch", "request": {"minIndex": "1{{n}}"}}"#);
         let error = get.command_in(u64::MAX).unwrap_err();
         assert!(error.contains("line 1, in pass 1844") && error.contains("WatchRequest"), "{error}");

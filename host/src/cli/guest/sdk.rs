@@ -1,5 +1,6 @@
-//! From where a new project takes the guest SDK: a repository at one revision, a copy of its own, or a directory. Decides that, and writes the
-//! copy; the rest of a project is `new`'s. Never asks the network.
+//! Decides where a new project takes the guest SDK from: a repository at one revision, its own
+//! copy, or a directory. It also writes the copy; `new` writes the rest of a project. It never uses
+//! the network.
 
 use std::fs;
 use std::path::{Component, Path};
@@ -8,12 +9,12 @@ use anyhow::Context;
 
 use crate::cli::report::Failure;
 
-/// What `build.rs` recorded.
+/// Values that `build.rs` recorded.
 mod carried {
     include!(concat!(env!("OUT_DIR"), "/sdk.rs"));
 }
 
-/// What `--sdk` says for a copy.
+/// Value of `--sdk` that asks for a copy.
 const COPY: &str = "copy";
 /// The directory of the copy in a project.
 const COPY_DIR: &str = "lockstep-sdk";
@@ -23,14 +24,15 @@ const COPY_DIR: &str = "lockstep-sdk";
 pub(super) enum Sdk {
     /// A repository, at one revision.
     Git { url: String, revision: String },
-    /// Files in the project; and why, when nobody asked for it.
+    /// Files in the project. `why` says why it is a copy, if `--sdk` did not ask for one.
     Copy { why: Option<&'static str> },
     /// A directory, as the project's Cargo.toml names it.
     Directory { path: String },
 }
 
 impl Sdk {
-    /// What `--sdk` says, or else what others can have, too.
+    /// Returns the source that `--sdk` asks for. Without `--sdk`, it prefers a repository that
+    /// others can use, too.
     pub(super) fn of(given: Option<&str>) -> anyhow::Result<Sdk> {
         match given {
             None => Ok(Sdk::by_itself(carried::ORIGIN, carried::WITHOUT_ORIGIN)),
@@ -68,12 +70,12 @@ impl Sdk {
             return Err(Failure::usage(format!("there is no guest SDK at {}", path.display())).hint(hint).into());
         }
         let text = path.to_str().with_context(|| format!("{} is not text, which Cargo.toml needs", path.display()))?;
-        // Seen from the project, which lies here.
+        // The path as seen from the project, whose directory lies here.
         let path = if path.is_absolute() { text.to_owned() } else { format!("../{text}") };
         Ok(Sdk::Directory { path: path.trim_end_matches('/').to_owned() })
     }
 
-    /// The dependency on the SDK in TOML.
+    /// Returns the dependency on the SDK, in TOML.
     pub(super) fn dependency(&self) -> String {
         match self {
             Sdk::Git { url, revision } => format!("{{ git = {url:?}, rev = {revision:?} }}"),
@@ -82,7 +84,7 @@ impl Sdk {
         }
     }
 
-    /// The dependency on its build half.
+    /// Returns the dependency on the build half of the SDK, in TOML.
     pub(super) fn build_dependency(&self) -> String {
         match self {
             Sdk::Git { .. } => self.dependency(),
@@ -91,7 +93,7 @@ impl Sdk {
         }
     }
 
-    /// What the project's workspace must say of it.
+    /// Returns the lines about the SDK that the project's workspace needs.
     pub(super) fn workspace(&self) -> &'static str {
         match self {
             Sdk::Copy { .. } => "exclude = [\"lockstep-sdk\"]\n",
@@ -99,7 +101,7 @@ impl Sdk {
         }
     }
 
-    /// For the project's readers: where the SDK is.
+    /// Returns a sentence for the project's readers that says where the SDK is.
     pub(super) fn sentence(&self) -> String {
         match self {
             Sdk::Git { url, revision } => format!("The guest SDK is taken from {url} at {revision}"),
@@ -111,7 +113,8 @@ impl Sdk {
         }
     }
 
-    /// For whoever makes the project: what that means, and what else there is.
+    /// Returns a text for the person who makes the project: what the choice means, and which other
+    /// choices there are.
     pub(super) fn advice(&self) -> String {
         match self {
             Sdk::Git { .. } => format!("{}; Cargo.lock keeps it there, and builds it elsewhere, too.", self.sentence()),
@@ -131,7 +134,8 @@ impl Sdk {
         }
     }
 
-    /// Writes what belongs into the project: the copy, and the versions that this program was built with, of which cargo keeps what is needed.
+    /// Writes the SDK's part of the project: the copy, if there is one, and Cargo.lock. Cargo.lock
+    /// has the versions that this program was built with; cargo keeps those that are needed.
     pub(super) fn write(&self, project: &Path) -> anyhow::Result<()> {
         if let Sdk::Copy { .. } = self {
             let place = project.join(COPY_DIR);
@@ -146,7 +150,7 @@ impl Sdk {
     }
 }
 
-/// Writes a file and what directories it needs.
+/// Writes a file and the directories that it needs.
 pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
@@ -154,17 +158,17 @@ pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The repository that this names, if it names one, as cargo takes it.
+/// Returns the repository that `given` names, as cargo takes it. `None` if it names no repository.
 fn as_url(given: &str) -> Option<String> {
     if given.contains("://") {
         return Some(given.to_owned());
     }
-    // As ssh has it: git@example.org:lockstep.git.
+    // The form that ssh uses: git@example.org:lockstep.git.
     let (host, path) = given.split_once(':').filter(|(host, _)| host.contains('@') && !host.contains('/'))?;
     Some(format!("ssh://{host}/{}", path.trim_start_matches('/')))
 }
 
-/// The manifest of the checkout's workspace, with the SDK's crates alone.
+/// Returns the manifest of the checkout's workspace, with the SDK's crates alone.
 fn workspace_of_copy(manifest: &str) -> String {
     let mut copy = String::from(
         "# The guest SDK of Lockstep, as its repository has it. A workspace of its own beside the project's.\n[workspace]\nresolver = \"3\"\n\
@@ -175,7 +179,7 @@ fn workspace_of_copy(manifest: &str) -> String {
         if line.starts_with('[') {
             is_wanted = line.starts_with("[workspace.");
         }
-        // Crates of the checkout, which are not here.
+        // Leaves out crates of the checkout, which are not in the copy.
         if is_wanted && !line.contains("path = ") {
             copy.push_str(line);
             copy.push('\n');

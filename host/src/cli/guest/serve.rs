@@ -1,6 +1,7 @@
-//! `lockstep guest serve`: the calls of the SDK's test harness, each in a fresh instance of a component, in a node's sandbox. The state is
-//! the harness's: what the guest asks for goes over the pipe and comes back as an answer. Keeps nothing between calls, and decides nothing about what a
-//! store answers; how an outcome looks to a client is `api/status.rs`'s.
+//! `lockstep guest serve`: runs the calls of the SDK's test harness, each in a fresh instance of a
+//! component, in a node's sandbox. The harness holds the state: each store access of the guest goes
+//! over the pipe, and the harness answers it. This file keeps nothing between calls, and decides
+//! nothing about the answers of a store. `api/status.rs` defines how an outcome looks to a client.
 
 use std::fs::File;
 use std::io::IsTerminal;
@@ -20,7 +21,7 @@ use crate::guest::{
 };
 use crate::types::hex;
 
-/// The protocol; the SDK's harness compiles the same file.
+/// The protocol. The SDK's harness compiles the same file.
 #[path = "../../../../guest-sdk/src/test/frames.rs"]
 pub(super) mod frames;
 
@@ -37,8 +38,9 @@ Examples:
 What the harness starts is
   lockstep guest serve my_machine.wasm";
 
-/// How long a query may take. A node's few seconds would be a matter of this machine's pipes and other tests; fuel and the store
-/// budget, which are counted, end every query before this does.
+/// Longest time for a query. A node's limit of a few seconds would depend on this machine's pipes
+/// and on other tests. Fuel and the store budget, which are counted, end every query before this
+/// limit does.
 const QUERY_DEADLINE_MS: u32 = 10 * 60 * 1000;
 
 /// Run a guest's calls for the SDK's test harness, which starts this by itself.
@@ -58,9 +60,10 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         return Err(failure.hint(format!("run your tests with LOCKSTEP_COMPONENT={file} cargo test")).into());
     }
     on_guest_stack(|| {
-        // Not through Rust's own stdout, which looks for line ends and keeps what follows the last.
+        // Does not use Rust's own stdout, which looks for line ends and holds back what follows the
+        // last one.
         let stdout = File::from(std::io::stdout().as_fd().try_clone_to_owned().context("cannot write to stdout")?);
-        // Before the component is compiled, so that also this ends with the harness.
+        // Opened before the component is compiled, so that compiling ends with the harness, too.
         let harness = Remote::open(stdout, |gone| crate::cli::exit_at_once(gone))?;
         let limits = Limits { query_deadline_ms: QUERY_DEADLINE_MS, ..Limits::default() };
         let Admitted { component, routes } = admit_file_under(&limits, &args.file)?;
@@ -83,7 +86,7 @@ fn hello(component: &Component, routes: &Routes) -> Hello {
     }
 }
 
-/// Runs one call; nothing comes of one that the harness ended.
+/// Runs one call. Returns `None` if the harness ended the call.
 fn serve(component: &Component, call: &frames::Call, harness: &Remote) -> anyhow::Result<Option<Came>> {
     let came = run_mode(component, call, harness);
     if harness.take_ended() {

@@ -1,8 +1,10 @@
-//! `lockstep guest test`: a script run in every way in which a cluster may come to run it. What must be equal is compared, and what is not
-//! is brought to the shortest part of the script that shows it. How a run goes is `trial.rs`'s.
+//! `lockstep guest test`: runs a script in every way in which a cluster may run it. It compares
+//! what must be equal. If something differs, it finds the shortest beginning of the script that
+//! shows the difference. `trial.rs` makes one run.
 //!
-//! A reply may say at which index its command stands, which follows from how commands share entries. So runs are compared that put them at the
-//! same places: one by one with its replica, restarts and snapshots; all in one entry with the same in instances apart.
+//! A reply may contain the index of its command, which depends on how commands share entries. So
+//! only runs that put commands at the same indexes are compared: one by one with its replica,
+//! restarts and snapshots; and all in one entry with the same in separate instances.
 
 use std::path::PathBuf;
 
@@ -13,10 +15,11 @@ use crate::cli::report::{Failure, print_line};
 use crate::guest::Component;
 use crate::types::hex;
 
-/// Lines of a failing prefix that are printed; a longer one is named.
+/// Most lines of a failing beginning that are printed. A longer one is only named.
 const PRINTED_MAX: usize = 20;
 
-/// Ways to run a script that must give the same, what the first is called, and what it means when they do not.
+/// Pairs of ways to run a script that must give the same result. Each has a name, and says what it
+/// means if the results differ.
 const COMPARISONS: [Comparison; 5] = [
     Comparison {
         name: "on another replica",
@@ -84,11 +87,11 @@ pub(crate) struct TestArgs {
 
 /// Where two runs differ.
 enum Difference {
-    /// In the answer to a call, as the one and as the other gave it.
+    /// The answers to this call differ: the answer of the one run, and that of the other.
     Answer(usize, String, String),
-    /// In what they left behind: rows and digest of each.
+    /// The states at the end differ: rows and digest of each.
     State(String, String),
-    /// The guest's snapshot after this call.
+    /// The guest's snapshot failed after this call.
     Snapshot(usize, String),
 }
 
@@ -123,7 +126,7 @@ impl Test<'_> {
         print_line(format!("ok: {} rows, digest {}", standing.rows, hex(&standing.digest)))
     }
 
-    /// What was expected and did not come, and what nobody expected.
+    /// Reports unmet expectations, and failures that the script does not expect.
     fn check_expectations(&self, calls: &[ScriptCall], first: &Run) -> anyhow::Result<()> {
         let (mut unmet, mut failed) = (Vec::new(), Vec::new());
         for (call, answer) in calls.iter().zip(&first.answers) {
@@ -175,7 +178,7 @@ impl Test<'_> {
         Ok(difference(calls, &one, &other))
     }
 
-    /// The shortest beginning of the script that differs while the one before it does not.
+    /// Finds a beginning of the script that differs, while the one that is a call shorter does not.
     fn shortest(
         &self,
         comparison: &Comparison,

@@ -1,4 +1,5 @@
-//! One run of a script, in one of the ways in which a cluster may come to run it. Compares nothing and prints nothing.
+//! One run of a script, in one of the ways in which a cluster may run it. This file compares
+//! nothing and prints nothing.
 
 use std::path::Path;
 
@@ -7,44 +8,48 @@ use crate::api::routes::Kind;
 use crate::guest::Component;
 use crate::machine::{Replica, ReplicaError, Reuse, Standing};
 
-/// Log time at the beginning: 2024-01-01. Each entry is a second later, or as much as the script says.
+/// Log time at the beginning: 2024-01-01. Each entry is a second later, or as much later as the
+/// script says.
 const START_MS: u64 = 1_704_067_200_000;
 const STEP_MS: u64 = 1000;
-/// Restarts, or snapshots, of one run: after every call of a short script, spread over a long one.
+/// Most restarts, or snapshots, of one run. They come after every call of a short script, and are
+/// spread over a long one.
 const PAUSES_MAX: usize = 32;
 
 /// How a script is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Each command in an entry, and so in an instance, of its own; queries where they stand in the script.
+    /// Each command has its own entry, and so its own instance. Queries run where they stand in the
+    /// script.
     OneByOne,
-    /// As `OneByOne`, with the node stopped and started between calls.
+    /// Like `OneByOne`, but the node stops and starts between calls.
     Restarts,
-    /// As `OneByOne`, with a snapshot made and restored by the guest between calls.
+    /// Like `OneByOne`, but the guest writes and restores a snapshot between calls.
     Snapshots,
-    /// As `OneByOne`, with queries that share an instance, as on a node; elsewhere each has its own.
+    /// Like `OneByOne`, but queries share an instance, as on a node. In the other ways each query
+    /// has its own instance.
     QueriesTogether,
-    /// All commands in one entry, which share an instance while all goes well; then the queries. Where the script lets time pass, another entry
-    /// begins.
+    /// All commands in one entry, where they share an instance as long as no command fails; then
+    /// the queries. Another entry begins where the script lets time pass.
     Together,
-    /// As `Together`, but each command in an instance of its own.
+    /// Like `Together`, but each command has its own instance.
     Apart,
 }
 
-/// What one run gave.
+/// The result of one run.
 #[derive(Debug)]
 pub(super) struct Run {
-    /// Of each call.
+    /// The answer of each call.
     pub(super) answers: Vec<Answer>,
     pub(super) standing: Standing,
 }
 
-/// Why a run did not come to its end.
+/// Why a run did not complete.
 #[derive(Debug)]
 pub(super) enum Stop {
     /// After this call the guest did not write or restore its snapshot as it must.
     Snapshot(usize, ReplicaError),
-    /// This machine.
+    /// This machine failed.
     Host(ReplicaError),
 }
 
@@ -81,7 +86,8 @@ fn in_order(way: Way, calls: &[ScriptCall], component: &Component, place: &Path)
             Kind::Query | Kind::Watch => {
                 if let Some(pause_ms) = pause_ms(call) {
                     time_ms = time_ms.saturating_add(pause_ms);
-                    // As a leader lets time pass on an idle cluster: an entry without commands.
+                    // Lets time pass with an entry without commands, as a leader does on an idle
+                    // cluster.
                     replica.apply(time_ms, Vec::new(), Reuse::Shared)?;
                 }
                 read(&mut replica, call, if way == Way::QueriesTogether { Reuse::Shared } else { Reuse::Never })?

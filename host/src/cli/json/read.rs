@@ -1,5 +1,6 @@
-//! A message from JSON. What is wrong is told with the path of its field: a name that no field has, a field that is there twice under one
-//! name or under both of its names, a value that the field cannot hold. Guesses nothing.
+//! Reads a message from JSON. An error names the path of its field: a name that no field has, a
+//! field that is given twice under one name or under both of its names, a value that the field
+//! cannot hold. This file guesses nothing.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,8 @@ use crate::cli::similar::{similar, suggestion};
 
 const ANY: &str = "google.protobuf.Any";
 
-/// The message that `tree` is, in the JSON mapping of protobuf. An error says what is wrong, and where.
+/// Reads `tree` as a message, in the JSON mapping of protobuf. An error says what is wrong, and
+/// where.
 pub(crate) fn read_message(descriptor: &MessageDescriptor, tree: &Tree) -> Result<DynamicMessage, String> {
     if is_well_known(descriptor) {
         no_name_twice(tree, "")?;
@@ -20,20 +22,21 @@ pub(crate) fn read_message(descriptor: &MessageDescriptor, tree: &Tree) -> Resul
     }
     Names.message(descriptor, tree, "")?;
     DynamicMessage::deserialize(descriptor.clone(), tree.to_value()).map_err(|error| {
-        // It does not say where. Each value by itself does.
+        // The error does not say where. So each value is read alone to find the place.
         Values.message(descriptor, tree, "").err().unwrap_or_else(|| error.to_string())
     })
 }
 
-/// A walk along the fields of a message, which ends at the first problem.
+/// A walk along the fields of a message. It ends at the first problem.
 trait Walk {
-    /// At a message whose JSON is an object of its fields.
+    /// Visits a message whose JSON is an object of its fields.
     fn fields(&self, descriptor: &MessageDescriptor, pairs: &[(String, Tree)], path: &str) -> Result<(), String>;
 
-    /// At the entries of a map.
+    /// Visits the entries of a map.
     fn entries(&self, key: &Kind, pairs: &[(String, Tree)], path: &str) -> Result<(), String>;
 
-    /// At a value that is no message of ours, in `field` of `descriptor`; `whole` is the field's value with nothing else in it.
+    /// Visits a value that is not an ordinary message, in `field` of `descriptor`. `whole` is the
+    /// field's value with nothing else in it.
     fn leaf(&self, at: &Leaf<'_>, tree: &Tree, whole: Value) -> Result<(), String>;
 
     fn message(&self, descriptor: &MessageDescriptor, tree: &Tree, path: &str) -> Result<(), String> {
@@ -84,7 +87,7 @@ struct Leaf<'a> {
     path: &'a str,
 }
 
-/// Looks at names only: that each is one, and stands there once.
+/// Checks names only: each must exist, and must stand there once.
 struct Names;
 
 impl Walk for Names {
@@ -115,7 +118,7 @@ impl Walk for Names {
 
     fn entries(&self, key: &Kind, pairs: &[(String, Tree)], path: &str) -> Result<(), String> {
         let is_number = !matches!(key, Kind::String | Kind::Bool);
-        // `7` and `07` are one key of numbers.
+        // For number keys, `7` and `07` are the same key.
         let key =
             |name: &str| name.parse::<i128>().ok().filter(|_| is_number).map_or(name.to_owned(), |key| key.to_string());
         let mut seen = BTreeSet::new();
@@ -140,7 +143,7 @@ impl Walk for Names {
     }
 }
 
-/// The message in an `Any`, when its fields stand beside the type.
+/// Returns the message in an `Any`, if its fields stand beside the type.
 fn payload(any: &MessageDescriptor, pairs: &[(String, Tree)]) -> Option<(MessageDescriptor, Tree)> {
     let (is_type, fields): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(name, _)| name == "@type");
     let [(_, Tree::Leaf(Value::String(url)))] = is_type.as_slice() else { return None };
@@ -148,7 +151,7 @@ fn payload(any: &MessageDescriptor, pairs: &[(String, Tree)]) -> Option<(Message
     (!is_well_known(&descriptor)).then_some((descriptor, Tree::Object(fields)))
 }
 
-/// Where names are keys and nothing else, at any depth.
+/// Checks that no name is there twice, at any depth, where names are only keys.
 fn no_name_twice(tree: &Tree, path: &str) -> Result<(), String> {
     match tree {
         Tree::Leaf(_) => Ok(()),
@@ -188,12 +191,13 @@ impl Walk for Values {
     }
 }
 
-/// Whether a number is beyond its kind where prost-reflect would take the nearest one that is not.
+/// Tells whether a number is out of the range of its kind. It covers the cases in which
+/// prost-reflect would take the nearest number in range.
 fn overflows(kind: &Kind, tree: &Tree) -> bool {
     let beyond = |limit: f64, number: &serde_json::Number| number.is_f64() && number.as_f64() >= Some(limit);
     let is_word = |text: &str| ["NaN", "Infinity", "-Infinity"].contains(&text);
     match (kind, tree) {
-        // The greatest number of 64 bits is not among the floating ones; the one above it is.
+        // The greatest 64-bit number is not a floating-point number, but the number above it is.
         (Kind::Uint64 | Kind::Fixed64, Tree::Leaf(Value::Number(number))) => beyond(2f64.powi(64), number),
         (Kind::Int64 | Kind::Sint64 | Kind::Sfixed64, Tree::Leaf(Value::Number(number))) => {
             beyond(2f64.powi(63), number)
@@ -208,7 +212,7 @@ fn overflows(kind: &Kind, tree: &Tree) -> bool {
     }
 }
 
-/// The kind of a field's values, without the wrapper around it.
+/// Returns the kind of a field's values, without the wrapper around it.
 fn scalar_kind(field: &FieldDescriptor) -> Kind {
     match value_kind(field) {
         Kind::Message(wrapper) if is_well_known(&wrapper) && wrapper.name().ends_with("Value") => {
@@ -218,7 +222,7 @@ fn scalar_kind(field: &FieldDescriptor) -> Kind {
     }
 }
 
-/// The kind of a field's values, of a map's as well.
+/// Returns the kind of a field's values, including those of a map.
 fn value_kind(field: &FieldDescriptor) -> Kind {
     match field.kind() {
         Kind::Message(entry) if field.is_map() => entry.map_entry_value_field().kind(),
@@ -226,7 +230,7 @@ fn value_kind(field: &FieldDescriptor) -> Kind {
     }
 }
 
-/// `a uint32`, `a list of Item`.
+/// Returns, for example, `of type uint32` or `of repeated Item`.
 fn kind_in_words(field: &FieldDescriptor) -> String {
     let name = |kind: Kind| match kind {
         Kind::Message(message) => message.full_name().to_owned(),
@@ -271,7 +275,7 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// By either of its names.
+/// Returns the field that has this name as either of its names.
 fn field(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
     descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name))
 }

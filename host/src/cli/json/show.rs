@@ -1,5 +1,6 @@
-//! A message as JSON, whatever is in it. What has no JSON form is shown as well as it can be, with `"@error"` beside it: a timestamp out of
-//! range by its fields, an `Any` of an unknown type by its bytes. Hides nothing, and never fails.
+//! Shows a message as JSON, whatever it contains. A part without a JSON form is shown as well as
+//! possible, with `"@error"` beside it: a timestamp out of range by its fields, an `Any` of an
+//! unknown type by its bytes. This file hides nothing, and never fails.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -31,25 +32,26 @@ const WELL_KNOWN: [&str; 17] = [
     "StringValue",
     "BytesValue",
 ];
-/// What stands beside something that has no JSON form.
+/// Name of the reason that stands beside a part without a JSON form.
 const ERROR: &str = "@error";
 
 /// A message as JSON.
 #[derive(Debug)]
 pub(crate) struct Shown {
     pub(crate) json: Tree,
-    /// What has no JSON form: the path of the field, and why.
+    /// The parts without a JSON form: the path of each field, and why.
     pub(crate) problems: Vec<String>,
 }
 
-/// The JSON mapping of protobuf, as other tools print it, with fields that hold their default.
+/// Shows a message in the JSON mapping of protobuf, as other tools print it. It includes fields
+/// that hold their default.
 pub(crate) fn show(message: &DynamicMessage) -> Shown {
     let mut show = Show { problems: Vec::new() };
     let json = show.message(message, "");
     Shown { json, problems: show.problems }
 }
 
-/// As [`show`], of bytes that may be no such message.
+/// Shows bytes like [`show`], even if they do not decode as this message.
 pub(crate) fn show_bytes(descriptor: &MessageDescriptor, bytes: &[u8]) -> Shown {
     match DynamicMessage::decode(descriptor.clone(), bytes) {
         Ok(message) => show(&message),
@@ -61,13 +63,13 @@ pub(crate) fn show_bytes(descriptor: &MessageDescriptor, bytes: &[u8]) -> Shown 
     }
 }
 
-/// Whether the JSON of such a message is not an object of its fields.
+/// Tells whether the JSON of such a message is not an object of its fields.
 pub(super) fn is_well_known(descriptor: &MessageDescriptor) -> bool {
     let name = descriptor.full_name().strip_prefix("google.protobuf.");
     name.is_some_and(|name| WELL_KNOWN.contains(&name))
 }
 
-/// As it is read and written by others when all of it has a JSON form.
+/// Returns the standard JSON of a message, if all of it has a JSON form.
 fn whole(message: &DynamicMessage) -> Result<Tree, String> {
     let mut json = Vec::new();
     let options = SerializeOptions::new().skip_default_fields(false);
@@ -77,7 +79,8 @@ fn whole(message: &DynamicMessage) -> Result<Tree, String> {
     serde_json::from_slice(&json).map_err(|error| error.to_string())
 }
 
-/// `null` is what becomes of such a number in a wrapper, and nobody would see that there was one.
+/// Tells whether JSON would hide a number that is not finite. Such a number in a wrapper becomes
+/// `null`, which does not show that there was a number.
 fn hides_a_number(message: &DynamicMessage) -> bool {
     let is_wrapper =
         ["google.protobuf.FloatValue", "google.protobuf.DoubleValue"].contains(&message.descriptor().full_name());
@@ -104,7 +107,7 @@ fn number(value: &Held) -> Option<f64> {
     value.as_f64().or_else(|| value.as_f32().map(f64::from))
 }
 
-/// What stands under `name` in an object.
+/// Returns the value under `name` in an object.
 fn member(tree: Tree, name: &str) -> Option<Tree> {
     let Tree::Object(pairs) = tree else { return None };
     pairs.into_iter().find(|(found, _)| found == name).map(|(_, tree)| tree)
@@ -129,7 +132,7 @@ impl Show {
         }
     }
 
-    /// One by one, since not all of them have a JSON form.
+    /// Shows the parts of a message one by one, since not all of them have a JSON form.
     fn parts(&mut self, message: &DynamicMessage, path: &str, reason: &str) -> Tree {
         let descriptor = message.descriptor();
         if !is_well_known(&descriptor) {
@@ -137,7 +140,7 @@ impl Show {
         }
         match descriptor.name() {
             "Any" => self.any(message, path, reason),
-            // Their only field is what they hold.
+            // The only field of these messages is the value that they hold.
             "Struct" | "ListValue" | "Value" | "FloatValue" | "DoubleValue" => match message.fields().next() {
                 Some((field, value)) => self.value(&field, value, path),
                 None => self.unshown(message, path, reason),
@@ -193,7 +196,7 @@ impl Show {
         }
     }
 
-    /// A value without a message in it.
+    /// Shows a value that contains no message.
     fn scalar(&mut self, field: &FieldDescriptor, scalar: &Held, path: &str) -> Tree {
         Tree::Leaf(match scalar {
             Held::Bool(value) => Value::from(*value),
@@ -204,7 +207,8 @@ impl Show {
             Held::String(value) => Value::from(value.as_str()),
             Held::Bytes(value) => Value::from(BASE64_STANDARD.encode(value)),
             Held::EnumNumber(number) => enum_name(field, *number).map_or(Value::from(*number), Value::from),
-            // The shortest text that is this number, not the longer one of the same number with more digits.
+            // Uses the shortest text that gives this number, not the longer text of the same number
+            // as a double.
             Held::F32(value) if value.is_finite() => {
                 Value::from(value.to_string().parse().unwrap_or(f64::from(*value)))
             }
@@ -213,7 +217,9 @@ impl Show {
         })
     }
 
-    /// A field of a message of ours has words for it; what holds any JSON has none.
+    /// Returns the words for a number that JSON lacks. The JSON mapping has such words for a field
+    /// of an ordinary message. It has none for a well-known message, so that is recorded as a
+    /// problem.
     fn no_number(&mut self, field: &FieldDescriptor, number: f64, path: &str) -> Tree {
         let words = format!("{number:?}").replace("inf", "Infinity");
         if is_well_known(field.parent_message()) {
@@ -241,7 +247,7 @@ impl Show {
         Tree::Object(pairs)
     }
 
-    /// By its fields, with the reason beside them.
+    /// Shows a message by its fields, with the reason beside them.
     fn unshown(&mut self, message: &DynamicMessage, path: &str, reason: &str) -> Tree {
         self.problems.push(format!("{}: {reason}", named(path)));
         let mut pairs = self.fields(message, path);
@@ -254,12 +260,12 @@ impl Show {
     }
 }
 
-/// The whole message has no path.
+/// Returns the path, or a name for the whole message, which has no path.
 fn named(path: &str) -> &str {
     if path.is_empty() { "the message" } else { path }
 }
 
-/// A key of a map as JSON has it.
+/// Returns the key of a map as JSON has it.
 pub(crate) fn key_text(key: &MapKey) -> String {
     match key {
         MapKey::Bool(key) => key.to_string(),
@@ -305,7 +311,7 @@ pub(super) mod tests {
         DescriptorPool::decode(descriptor.as_slice()).unwrap()
     }
 
-    /// A field of `R`, as bytes.
+    /// Returns a field of `R`, as bytes.
     fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
         let tag = u64::from(number) << 3 | 2;
         let mut field = Vec::new();
@@ -315,7 +321,7 @@ pub(super) mod tests {
         field
     }
 
-    /// What is shown of it beside the fields with their defaults, and the problems.
+    /// Returns what is shown of `R`, including fields with their defaults, and the problems.
     fn shown(bytes: &[u8]) -> (serde_json::Value, Vec<String>) {
         let Shown { json, problems } = show_bytes(&pool().get_message_by_name("R").unwrap(), bytes);
         (json.to_value(), problems)

@@ -1,25 +1,27 @@
-//! One JSON object a line, and no name twice in one: what a collector can read, down to the last words of a process. Decides nothing about
-//! what is logged.
+//! Writes one JSON object a line, without duplicate names, so that a collector can read all lines
+//! up to the last ones of a process. It does not decide what is logged.
 //!
-//! `timestamp`, `level`, `target`, `node` and `message` come first and mean the same in every line. A field of an event that has one of
-//! these names, or a name that was there before, gets [`RENAMED`] in front of it.
+//! `timestamp`, `level`, `target`, `node` and `message` come first and mean the same in every line.
+//! A field of an event that has one of these names, or a name that was there before, gets the
+//! prefix [`RENAMED`].
 
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::cli::json::Tree;
 
-/// In front of the name of a field that would else be there twice.
+/// Prefix of the name of a field that would otherwise be there twice.
 const RENAMED: &str = "field_";
 /// The names that mean the same in every line.
 const OWN: [&str; 7] = ["timestamp", "level", "target", "node", "message", "span", "spans"];
 
 type Pairs = Vec<(String, Tree)>;
 
-/// A line of an event, with the node's name. `formatted` is what tracing's own format makes of it, its fields apart.
+/// Returns the line of an event, with the node's name. `formatted` is the event in tracing's own
+/// JSON format, which keeps the fields in an object of their own.
 pub(super) fn of_event(formatted: &str, node: &str) -> String {
     let Ok(Tree::Object(parts)) = Tree::parse(formatted) else {
-        // Not one of tracing's; nothing of it is left out.
+        // The text is not in tracing's format. It is kept as a whole.
         return line("ERROR", node, "lockstep", formatted.trim_end(), Vec::new());
     };
     let (mut first, mut fields, mut last) = (Pairs::new(), Pairs::new(), Pairs::new());
@@ -36,7 +38,7 @@ pub(super) fn of_event(formatted: &str, node: &str) -> String {
     Tree::Object([first, named_once(fields, &OWN), last].concat()).to_string()
 }
 
-/// A line that no event is behind.
+/// Returns a line that does not come from an event.
 pub(super) fn line(level: &str, node: &str, target: &str, message: &str, more: Vec<(&str, Tree)>) -> String {
     let texts = [("timestamp", now()), ("level", level.into()), ("node", node.into()), ("target", target.into())];
     let mut pairs: Pairs = texts.map(|(name, text)| (name.to_owned(), Tree::text(text))).into();
@@ -45,15 +47,15 @@ pub(super) fn line(level: &str, node: &str, target: &str, message: &str, more: V
     Tree::Object(pairs).to_string()
 }
 
-/// As tracing writes it.
+/// Returns the current time as tracing writes it.
 pub(super) fn now() -> String {
     let mut text = String::new();
-    // A text takes all that is written to it.
+    // Writing to a string cannot fail.
     SystemTime.format_time(&mut Writer::new(&mut text)).expect("a text can be written to");
     text
 }
 
-/// At every depth; names that are `taken` already get others.
+/// Renames duplicate names at every depth. Names in `taken` are renamed, too.
 fn named_once(pairs: Pairs, taken: &[&str]) -> Pairs {
     let mut once = Pairs::new();
     for (mut name, tree) in pairs {
