@@ -36,9 +36,9 @@ const RESULT_BYTES_MAX: u64 = 1 << 30;
 pub(super) struct Bounds {
     /// Bytes of memory that the process may write to. Enforced on Linux.
     pub(super) memory_bytes_max: u64,
-    /// Of all its threads together.
+    /// Most seconds of processor time of all its threads together.
     pub(super) cpu_seconds_max: u64,
-    /// From its start to its end.
+    /// Most seconds from its start to its end.
     pub(super) seconds_max: u64,
 }
 

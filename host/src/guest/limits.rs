@@ -140,7 +140,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// The budget of one command or query.
+    /// Makes the budget of one command or query.
     pub(super) fn of_call(limits: &Limits) -> Self {
         Self {
             calls_left: limits.store_calls_max,
