@@ -180,8 +180,8 @@ pub(super) fn shown(names: &[String]) -> String {
     }
 }
 
-/// Returns `In Cargo.toml: .... ` for the crates that are found in the module. If none is found,
-/// returns all crates that are known to ask for such functions.
+/// Returns what to write in Cargo.toml about the crates that are found in the module. If none is
+/// found, names all crates that are known to ask for such functions.
 fn browsers_crates(wishes: &[Wish], module: &[u8]) -> String {
     let asks = |asked: &[Wish]| asked.iter().any(|wish| wishes.contains(wish));
     let found: Vec<&str> =
@@ -214,8 +214,8 @@ fn plain(function: &str) -> &str {
     }
 }
 
-/// Returns whether the module holds a source path of this crate, `.../chrono-0.4.45/...`, as panic
-/// messages do, or declarations that wasm-bindgen's macro made in it, `chrono-0123456789abcdef`.
+/// Returns whether the module holds traces of this crate. These are source paths in panic messages,
+/// `.../chrono-0.4.45/...`, and declarations by wasm-bindgen's macro, `chrono-0123456789abcdef`.
 fn has_crate(module: &[u8], name: &str) -> bool {
     let prefix = format!("{name}-");
     let starts = module.windows(prefix.len()).enumerate().filter(|(_, window)| *window == prefix.as_bytes());

@@ -277,7 +277,7 @@ fn end_with(parent: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// On other systems this process ends when it writes its result.
+/// On other systems this process notices the end of its parent when it writes its result.
 #[cfg(not(target_os = "linux"))]
 fn end_with(_parent: u32) -> Result<(), String> {
     Ok(())

@@ -127,8 +127,9 @@ impl Engine {
         &self.inner.limits
     }
 
-    /// Returns the properties of this build that may change where a guest's recursion ends, for
-    /// nodes to compare: the version of wasmtime, the target, the host's own optimization level,
+    /// Returns the properties of this build that may change where a guest's recursion ends.
+    ///
+    /// Nodes compare them: the version of wasmtime, the target, the host's own optimization level,
     /// and the depth of a recursion. The first call takes milliseconds.
     pub fn build(&self) -> Result<&str, LoadError> {
         if self.inner.build.get().is_none() {
@@ -272,7 +273,7 @@ fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
     // The stack size is part of the profile, because the place where a recursion ends is an
     // outcome.
     config.max_wasm_stack(usize::try_from(limits.wasm_stack_bytes)?);
-    // Nothing here is async; without this bookkeeping a call costs a third.
+    // Nothing here is async. Without this bookkeeping, a call costs a third of its price with it.
     config.concurrency_support(false);
     config.cranelift_opt_level(OptLevel::Speed);
     // A fresh instance starts from a copy-on-write image of its memory.

@@ -301,7 +301,7 @@ fn began(guest: &Guest<'_>) -> Option<Instant> {
 }
 
 /// Extends the guest's deadline by the time that the host took since `began`. If the stream moved,
-/// the full time begins anew: a long transfer is no reason to end it, one that stands still is.
+/// the full time begins anew: a transfer may take long, but it may not stand still.
 fn give_back(guest: &mut Guest<'_>, began: Option<Instant>, moved_bytes: usize) {
     let (Some(began), Some(quiet)) = (began, guest.data_mut().quiet.as_mut()) else { return };
     let now = Instant::now();
@@ -364,8 +364,8 @@ fn charge_bytes(guest: &mut Guest<'_>, bytes: usize) -> Result<()> {
     Ok(guest.data_mut().budget.take_bytes(bytes as u64)?)
 }
 
-/// Runs `work` with access to the store and to the guest's memory, so that keys and values are not
-/// copied.
+/// Runs `work` with access to the store and to the guest's memory. Keys and values need not be
+/// copied then.
 fn with_store<T>(
     guest: &mut Guest<'_>,
     work: impl FnOnce(&mut dyn Store, &Guest<'_>) -> std::result::Result<T, StoreFault>,

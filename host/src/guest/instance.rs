@@ -45,8 +45,8 @@ impl Sandbox {
         Self::instantiate(component).map_err(|error| HostFault(format!("no instance of the guest: {error:#}")))
     }
 
-    /// Checks that the component can be instantiated and that its functions have the contract's
-    /// types.
+    /// Checks that the component can be instantiated. Also checks that its functions have the
+    /// contract's types.
     pub(super) fn admit(component: &Component) -> Result<(), LoadError> {
         let mut sandbox = Self::instantiate(component).map_err(|error| LoadError::Instantiate(format!("{error:#}")))?;
         let exports = component.exports();
@@ -272,8 +272,8 @@ impl ApplyInstance {
         self.sandbox.fuel_used()
     }
 
-    /// Returns the fuel that the start functions used when the instance was made, for the entry's
-    /// budget.
+    /// Returns the fuel that the start functions used when the instance was made. It counts against
+    /// the entry's budget.
     pub fn fuel_of_start(&self) -> u64 {
         self.sandbox.fuel_of_start
     }

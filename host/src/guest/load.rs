@@ -120,7 +120,7 @@ pub(super) struct Exports {
 }
 
 impl Component {
-    /// Makes a component of a core module with embedded component type, and returns a component
+    /// Makes a component of a core module with embedded component type. Returns a component
     /// unchanged. This is done once for a cluster: nodes agree on the result, not on the input.
     pub fn encode(bytes: &[u8]) -> Result<Bytes, LoadError> {
         if Parser::is_component(bytes) {

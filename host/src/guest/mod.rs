@@ -71,9 +71,9 @@ pub trait Store: Send + 'static {
     fn remove(&mut self, key: &[u8]) -> Result<(), StoreFault>;
     /// Removes up to `limit` keys (0: all), and returns how many.
     fn remove_range(&mut self, range: Range<'_>, limit: u64) -> Result<u64, StoreFault>;
-    /// Returns how many keys the last `scan` or `remove_range` passed over because commands of this
-    /// entry removed them; the next call returns 0. These keys cost fuel: otherwise a command could
-    /// remove many rows and then scan them again and again.
+    /// Returns how many removed keys the last `scan` or `remove_range` passed over. Commands of
+    /// this entry removed them. The next call returns 0. These keys cost fuel: otherwise a command
+    /// could remove many rows and then scan them again and again.
     fn passed_over(&mut self) -> u64 {
         0
     }

@@ -1,5 +1,5 @@
 //! The outcome of a call. An error that every replica gets alike is an outcome (`Verdict`) and is
-//! recorded like any other. The causes listed in `classify` are faults of this host alone
+//! recorded like any other. Only the causes that `classify` lists are this host's own faults
 //! (`HostFault`); they stop the node and never become an outcome.
 
 use bytes::Bytes;

@@ -21,8 +21,8 @@ pub struct Again {
 }
 
 impl Again {
-    /// Returns the pause after which the stream runs again, although nothing has happened since
-    /// `step` was made at `index`. Returns `None` when the stream waits for a change.
+    /// Returns the pause after which the stream runs again although nothing has changed. `step` was
+    /// made at `index`. Returns `None` when the stream waits for a change.
     pub fn after(&mut self, step: &Step, index: u64) -> Option<Duration> {
         let again = !step.done && (1..=index).contains(&step.wake_at_index);
         self.silent = if again && step.replies.is_empty() { self.silent + 1 } else { 0 };

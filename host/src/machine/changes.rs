@@ -30,7 +30,7 @@ pub struct ReadSet {
     keys: BTreeSet<Vec<u8>>,
     /// Start and end of each range; an end of `None` means that the range reaches to the last key.
     ranges: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// The step read more than [`READS_MAX`] keys and ranges.
+    /// The step read more than `READS_MAX` keys and ranges.
     everything: bool,
 }
 
@@ -156,8 +156,7 @@ impl Changes {
 }
 
 impl Table {
-    /// Returns the change that the reader would have received if it had registered right after its
-    /// read.
+    /// Returns the change that the reader has missed since its read, if there is one.
     fn missed(&self, since: u64, reads: &ReadSet) -> Option<Change> {
         if self.reset_at.is_some_and(|reset_at| since < reset_at) {
             return Some(Change::Reset);

@@ -3,16 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-/// Entries after which the state is flushed.
+/// Unflushed entries at which the state is flushed.
 const FLUSH_ENTRIES: u64 = 4096;
-/// Bytes after which the state is flushed.
+/// Unflushed bytes at which the state is flushed.
 const FLUSH_BYTES: usize = 16 << 20;
-/// Time after the first unflushed entry when the state is flushed at the latest. The three limits
-/// bound how much the node replays after a crash; the first that is reached counts.
+/// Longest time that an entry stays unflushed, unless `FLUSH_ENTRIES` or `FLUSH_BYTES` is reached
+/// first. These three limits bound how much the node replays after a crash.
 pub(super) const FLUSH_AFTER: Duration = Duration::from_secs(2);
-/// The same for the first flush after a start. It is shorter, so that the next start need not
-/// replay again what this start replayed; otherwise the replays of several crashes in a row would
-/// add up.
+/// Longest time that an entry stays unflushed before the first flush after a start. It is short, so
+/// that the next start need not replay again what this start replayed; otherwise the replays of
+/// several crashes in a row would add up.
 pub(super) const FIRST_FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// What is not yet flushed.

@@ -373,13 +373,13 @@ impl Machine {
     }
 
     /// Returns how long apply has been busy with the current entry; zero when it is idle. The time
-    /// includes the wait for free space on the disk.
+    /// includes waits, such as for the log to be durable or for free space on the disk.
     pub fn applying_for(&self) -> Duration {
         self.shared.applying.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Returns the newest index and the rolling hash there, for the entries that this node
-    /// proposes.
+    /// Returns the newest index and the rolling hash there. Entries that this node proposes carry
+    /// them.
     pub fn hash_tip(&self) -> (u64, u64) {
         self.shared.hash_tip()
     }
@@ -415,8 +415,8 @@ impl Machine {
         query::watch_step(&self.shared, &self.queries, call).await
     }
 
-    /// Completes when a commit after `since` touches `reads`, or when a snapshot has replaced the
-    /// state.
+    /// Completes when a commit after `since` touches `reads`. Also completes when a snapshot has
+    /// replaced the state.
     pub fn changed(&self, since: u64, reads: ReadSet) -> Changed {
         self.shared.changes.register(since, reads)
     }
@@ -436,7 +436,7 @@ impl Machine {
         &self.snapshots
     }
 
-    /// Stops apply after its current work, and flushes the state so that the next start replays
+    /// Stops apply after its current work, and flushes the state. The next start then replays
     /// little.
     pub async fn close(&self) -> Result<(), ApplyError> {
         self.apply.close().await

@@ -89,9 +89,9 @@ impl<R: Read> Transaction<R> {
         self.undo.push((key.to_vec(), before));
     }
 
-    /// Calls `row` with each row of the range in order, own writes included, until `row` returns
-    /// `Break`. Returns the number of keys that were passed over because this transaction removed
-    /// them.
+    /// Calls `row` with each row of the range in order, own writes included. Ends early when `row`
+    /// returns `Break`. Returns the number of keys that were passed over because this transaction
+    /// removed them.
     fn rows(&mut self, range: Range<'_>, reverse: bool, row: &mut Row<'_>) -> Result<u64, StoreError> {
         if range.is_empty() {
             return Ok(0);

@@ -146,8 +146,7 @@ fn removed_keys_that_a_scan_passes_over_are_counted_alike_in_both_directions() {
         transaction.scan(everything, reverse, 0).unwrap();
         assert_eq!((transaction.passed_over(), transaction.passed_over()), (4, 0), "2, 4, 5 and 20");
     }
-    // The count covers only the keys that the scan reached: 0 and 1, then also the keys up to row
-    // 3.
+    // A scan counts only the keys that it reaches: none before row 1; then 2, 4 and 5 before row 6.
     transaction.scan(everything, false, 1).unwrap();
     assert_eq!(transaction.passed_over(), 0);
     transaction.scan(everything, false, 3).unwrap();

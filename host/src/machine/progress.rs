@@ -40,8 +40,8 @@ impl Progress {
         self.applied.load(Ordering::Acquire)
     }
 
-    /// Notes that `index` is applied and visible to every reader that begins now, and wakes its
-    /// readers.
+    /// Notes that `index` is applied, and wakes its readers. Every reader that begins now must see
+    /// it.
     pub(crate) fn advance(&self, index: u64) {
         self.applied.fetch_max(index, Ordering::AcqRel);
         let mut waiting = self.waiting.lock();

@@ -36,7 +36,7 @@ pub struct QueryCall {
     pub caller: String,
     /// The query is not begun after this time.
     pub deadline: Instant,
-    /// The answer to `node.status`.
+    /// Produces the answer to `node.status`.
     pub status: NodeStatus,
 }
 

@@ -1,5 +1,5 @@
 //! Values that the apply thread publishes for all other code to read. This module makes no
-//! decisions. Each field has one writer, named in its comment.
+//! decisions. Where a field has a fixed writer, its comment names it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,9 +30,10 @@ pub(crate) struct Counts {
     pub(crate) commands: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) flushes: AtomicU64,
-    /// Writes and flushes of the state that failed because the disk was full.
+    /// Writes and flushes of the state, and snapshots, that were put off because the disk was full.
     pub(crate) disk_full: AtomicU64,
-    /// Writes and flushes of the state that failed because no file descriptor was left.
+    /// Writes and flushes of the state, and snapshots, that were put off because no file descriptor
+    /// was left.
     pub(crate) descriptors_short: AtomicU64,
     pub(crate) undecodable: AtomicU64,
     /// Entries whose proposer had a different hash than this node at the same index.

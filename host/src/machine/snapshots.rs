@@ -96,7 +96,7 @@ pub enum SnapshotError {
     Format {
         /// The sender's format.
         found: u32,
-        /// The newest format that this node reads.
+        /// The format that this node reads.
         supported: u32,
     },
     /// The guest's restore did not produce the state that was sent. The sender should send rows
@@ -333,9 +333,9 @@ impl Snapshots {
         Ok(checkpoint)
     }
 
-    /// Makes a checkpoint that openraft waits for, such as that of a received state before its
-    /// install. While the disk is full or no file descriptor is left, it retries, because an error
-    /// would end the node. `what` says what is delayed.
+    /// Makes a checkpoint that openraft waits for. An example is that of a received state before
+    /// its install. While the disk is full or no file descriptor is left, it retries, because an
+    /// error would end the node. `what` says what is delayed.
     pub(crate) async fn make_patiently(
         &self,
         of: &Arc<Generation>,
@@ -359,8 +359,8 @@ impl Snapshots {
         }
     }
 
-    /// Returns the index of each readable checkpoint on disk and the number of commands applied at
-    /// it, oldest first. Blocks.
+    /// Returns index and number of applied commands of each readable checkpoint. Oldest first.
+    /// Blocks.
     pub fn commands_at_checkpoints(&self) -> Vec<(u64, u64)> {
         let commands = |checkpoint: &Arc<Checkpoint>| -> Result<u64, StoreError> {
             Ok(System::read(&*checkpoint.open()?)?.counters.commands)

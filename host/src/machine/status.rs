@@ -22,7 +22,7 @@ pub struct MachineStatus {
     pub entries_applied: u64,
     /// Commands that the cluster has run, equal on every replica at one index.
     pub commands_applied: u64,
-    /// How many of these commands the guest refused or failed.
+    /// How many of these commands failed or were refused by the guest.
     pub commands_failed: u64,
     /// Commands of this node whose outcome some caller waits for.
     pub commands_waiting: u64,
@@ -41,10 +41,11 @@ pub struct MachineStatus {
     pub queries_failed: u64,
     /// Flushes of the state, since this process began.
     pub flushes: u64,
-    /// Writes of the state that found the disk full and were retried, since this process began.
+    /// Writes of the state, and snapshots, that were put off because the disk was full, since this
+    /// process began.
     pub disk_full: u64,
-    /// Writes of the state that found no file descriptor left and were retried, since this process
-    /// began.
+    /// Writes of the state, and snapshots, that were put off because no file descriptor was left,
+    /// since this process began.
     pub descriptors_short: u64,
     /// Free space on the disk.
     pub disk: SpaceStatus,

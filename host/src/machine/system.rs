@@ -87,7 +87,7 @@ impl TryFrom<MembershipRecord> for StoredMembership {
 pub(crate) struct Counters {
     /// Commands that got an outcome other than "not run".
     pub(crate) commands: u64,
-    /// How many of these commands the guest refused or failed.
+    /// How many of these commands failed or were refused by the guest.
     pub(crate) failed: u64,
 }
 
@@ -146,8 +146,8 @@ impl System {
         self.applied.map_or(0, |log_id| log_id.index)
     }
 
-    /// Returns key and bytes of every record that differs from `before`, in key order, without the
-    /// hash.
+    /// Returns key and bytes of every record that differs from `before`. They are in key order,
+    /// without the hash.
     pub(crate) fn changes_since(&self, before: &System) -> Vec<(&'static [u8], Vec<u8>)> {
         let mut writes: Vec<(&'static [u8], Vec<u8>)> = Vec::new();
         if let Some(applied) = self.applied.as_ref().filter(|_| self.applied != before.applied) {

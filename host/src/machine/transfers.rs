@@ -217,8 +217,8 @@ impl Transfers {
         self.0.lock().running.iter().map(|transfer| transfer.status()).collect()
     }
 
-    /// Returns the number of the newest attempt to send to `node`, and the steps that the receiver
-    /// reported.
+    /// Returns the progress of the newest attempt to send to `node`. It holds the attempt's number,
+    /// and the steps that the receiver reported.
     pub fn progress_to(&self, node: NodeId) -> Option<Attempt> {
         let known = self.0.lock();
         let sending =

@@ -22,7 +22,7 @@ pub struct Founder {
     pub node_id: NodeId,
     /// Its name; addresses are recorded when it starts.
     pub node: Node,
-    /// The new cluster's id.
+    /// The id that was created for the new cluster.
     pub cluster_id: [u8; 16],
 }
 
@@ -48,8 +48,8 @@ pub struct Replaced {
     pub rows: u64,
 }
 
-/// Installs the state of a backup of the same cluster as it is. Removes the checkpoints of the old
-/// state, and makes one of the new state. Blocks.
+/// Installs the state of a backup of the same cluster as it is. Sets aside the checkpoints of the
+/// old state, and makes one of the new state. Blocks.
 pub fn replace(
     state: &State,
     checkpoints: &Checkpoints,

@@ -35,9 +35,9 @@ impl<R: Read> RowsOf<R> {
         self.header.time_ms
     }
 
-    /// Calls `row` for each row in order, with the lengths of key and value in the format of a
-    /// snapshot, the key, and the value. Returns the number of rows. The whole file is known to be
-    /// good only when this function returns.
+    /// Calls `row` for each row in order, and returns the number of rows. `row` receives the
+    /// lengths of key and value in the format of a snapshot, the key, and the value. The whole file
+    /// is known to be good only when this function returns.
     pub fn read(mut self, mut row: impl FnMut(&[u8], &[u8], &[u8]) -> io::Result<()>) -> Result<u64, BackupError> {
         let (mut rows, mut count) = (RowReader::default(), 0);
         while let Some(frame) = self.reader.next_frame()? {

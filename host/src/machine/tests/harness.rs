@@ -127,7 +127,8 @@ impl TestNode {
         rows
     }
 
-    /// Flushes and stops the node, and returns its directory.
+    /// Flushes and stops the node, and returns its directory. It is as a kill after a flush would
+    /// leave it.
     pub(super) async fn stop(self) -> TempDir {
         self.machine.close().await.unwrap();
         self.options.log.close();

@@ -243,8 +243,8 @@ fn memory() -> Vec<Case> {
     ]
 }
 
-/// Makes cases of the same work with different amounts of fuel, and of fuel that ends outside of
-/// loops.
+/// Makes cases of the same work with different amounts of fuel. Further cases do endless or
+/// expensive work of other kinds.
 fn fuel() -> Vec<Case> {
     let work = "(memory.fill (i32.const 1024) (i32.const 1) (i32.const 1000))
         (call $put (i32.const 0) (i32.const 1) (i32.const 1024) (i32.const 100))

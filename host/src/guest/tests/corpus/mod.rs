@@ -58,7 +58,7 @@ impl Case {
         Self { requests: requests.iter().map(|request| request.to_vec()).collect(), ..self }
     }
 
-    /// Sets a store with `count` rows, each with a key of three bytes and a value of `value_bytes`
+    /// Sets a store with `count` rows. Each has a key of three bytes and a value of `value_bytes`
     /// bytes.
     fn rows(self, count: u32, value_bytes: usize) -> Self {
         let row = |n: u32| (n.to_be_bytes()[1..].to_vec(), vec![n as u8; value_bytes]);
@@ -117,7 +117,7 @@ fn hash(bytes: &[u8]) -> String {
 }
 
 /// Returns the tables that decide outcomes without running a guest: the price of every operator,
-/// and the limits.
+/// used by a case or not, and the limits.
 fn tables() -> [String; 2] {
     let limits = serde_json::to_string(&Limits::default()).unwrap();
     [format!("table/fuel  {}", hash(engine::FUEL.as_bytes())), format!("table/limits  {}", hash(limits.as_bytes()))]
@@ -160,8 +160,8 @@ fn rewrite(lines: &[String]) {
     println!("{} is written", path.display());
 }
 
-/// Runs `work` on a thread with the stack size of threads that call guests, because a recursion may
-/// use all of it.
+/// Runs `work` on a thread with the stack size of threads that call guests. A recursion may use all
+/// of it.
 fn on_a_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::Builder::new().stack_size(CALLER_STACK_BYTES).spawn(work).unwrap();
     thread.join().unwrap()

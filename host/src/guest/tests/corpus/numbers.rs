@@ -142,9 +142,9 @@ pub(super) fn data(at: usize, bytes: &[u8]) -> String {
     format!("(data (i32.const {at}) \"{text}\")")
 }
 
-/// Makes a body that stores `results` (type and expression of `$a` and `$b`) for every pair of the
-/// operands at 2048 and at 4096, and replies all of them. `of` are the operands' types, `ends` the
-/// lengths of both lists in bytes.
+/// Makes a body that computes `results` for every pair of operands. `results` holds types, and
+/// expressions of `$a` and `$b`. The operands are at 2048 and at 4096; `of` are their types, `ends`
+/// the lengths of both lists in bytes. The reply holds all results.
 pub(super) fn every_pair(of: [&str; 2], ends: [usize; 2], results: &[(&str, String)]) -> String {
     let mut stores = String::new();
     for (result, expression) in results {

@@ -82,8 +82,8 @@ fn listed(shape: &str, operators: &str, operands: &str) -> Vec<(&'static str, St
     operators.split_whitespace().map(|operator| ("v128", format!("({shape}.{operator} {operands})"))).collect()
 }
 
-/// Returns shifts by every low lane of the second operand, tests of all lanes, lanes that are read
-/// and replaced, and a lane copied to all places.
+/// Returns the operations on lanes: shifts by every low lane of the second operand, tests of all
+/// lanes, lanes that are read and replaced, and a lane copied to all places.
 fn of_lanes((shape, lane, count, reads): (&str, &'static str, u32, &[&str])) -> Vec<(&'static str, String)> {
     let mut results = Vec::new();
     for n in [0, count - 1] {
