@@ -154,8 +154,8 @@ impl Sandbox {
         state.store.take().expect("every import puts the store back")
     }
 
-    /// Calls the function and classifies an error. Marks the instance as spent; the callers mark it
-    /// as usable again after a reply.
+    /// Calls the function and classifies an error. Marks the instance as spent; `command` and
+    /// `watch` mark it as usable again after a reply.
     pub(super) fn call<P, R>(
         &mut self,
         function: &TypedFunc<P, R>,

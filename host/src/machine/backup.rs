@@ -36,7 +36,7 @@ pub enum BackupError {
     /// The file is not a backup.
     #[error("this is no backup of Lockstep: it does not begin with {:?}", "LOCKSTEP BACKUP")]
     Foreign,
-    /// A newer version wrote the backup.
+    /// The backup has a format that this version does not read, such as a newer one.
     #[error(
         "the backup has format {found}, this version reads {supported}: use the version that wrote it, or a newer one"
     )]

@@ -91,7 +91,7 @@ pub enum SnapshotError {
     /// The frames are not what a sender sends.
     #[error("the snapshot is damaged: {0}; it was not installed")]
     Damaged(String),
-    /// A newer version wrote the snapshot.
+    /// The snapshot has a format that this version does not read, such as a newer one.
     #[error("the snapshot has format {found}, this version reads {supported}; run the version that the sender runs")]
     Format {
         /// The sender's format.
