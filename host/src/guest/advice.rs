@@ -1,13 +1,14 @@
-//! What an import that no guest may have means to its author, and what to write instead. Knows names only: of what browsers and WASI offer,
-//! and of crates that ask for it. Refuses nothing.
+//! Explains forbidden imports to a guest's author, and says what to write instead. This module
+//! knows only names: those of functions that browsers and WASI offer, and of crates that use them.
+//! It refuses nothing.
 
-/// How many names an error shows.
+/// Most names that an error shows.
 const NAMES_SHOWN: usize = 8;
-/// What advice is given for imports that have no better one.
+/// The advice for imports that have no better one.
 const ADVICE: &str = "a guest may import only the interfaces of lockstep:machine: no WASI, no clock, no randomness, no files; find the dependency that \
      needs it, or turn that feature of it off";
 
-/// What is asked for.
+/// The kind of function that an import asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Clock,
@@ -21,7 +22,8 @@ enum Wish {
 impl Wish {
     const ALL: [Wish; 6] = [Wish::Clock, Wish::Random, Wish::Timer, Wish::Console, Wish::Network, Wish::Files];
 
-    /// Functions of browsers and of node, as wasm-bindgen names them; of WASI, by interface or function; of C.
+    /// Returns the names of functions of browsers and of node, as wasm-bindgen names them; of WASI,
+    /// by interface or function; and of C.
     fn names(self) -> &'static [&'static str] {
         match self {
             Wish::Clock => &[
@@ -100,7 +102,7 @@ impl Wish {
         }
     }
 
-    /// What it is, and what a guest has in its place.
+    /// Returns what the function is, and what a guest uses in its place.
     fn meaning(self) -> &'static str {
         match self {
             Wish::Clock => "a clock: a guest takes the time of the log, `cx.time()`, the same on every node",
@@ -117,7 +119,7 @@ impl Wish {
     }
 }
 
-/// Crates that ask a browser for something, and what to write in Cargo.toml.
+/// Crates that use a browser's functions, and what to write in Cargo.toml.
 const CRATES: [(&str, &[Wish], &str); 9] = [
     (
         "chrono",
@@ -143,7 +145,8 @@ const CRATES: [(&str, &[Wish], &str); 9] = [
     ("console_error_panic_hook", &[Wish::Console], "no `console_error_panic_hook`"),
 ];
 
-/// For imports that were refused. `module` is the file, in whose texts the crates are looked for.
+/// Returns the advice for imports that were refused. `module` is the file, which is searched for
+/// names of crates.
 pub(super) fn advice(names: &[String], module: &[u8]) -> String {
     let any = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
     let wishes: Vec<Wish> = Wish::ALL.into_iter().filter(|wish| names.iter().any(|name| is_for(name, *wish))).collect();
@@ -166,7 +169,7 @@ pub(super) fn advice(names: &[String], module: &[u8]) -> String {
     if meant.is_empty() { rest.to_owned() } else { format!("{rest}. They ask for {meant}") }
 }
 
-/// Names as they are shown: those first that say what is asked for.
+/// Returns the names to show. Names that tell the kind of function come first.
 pub(super) fn shown(names: &[String]) -> String {
     let (telling, others): (Vec<&String>, Vec<&String>) =
         names.iter().partition(|name| Wish::ALL.into_iter().any(|wish| is_for(name, wish)));
@@ -177,7 +180,8 @@ pub(super) fn shown(names: &[String]) -> String {
     }
 }
 
-/// `In Cargo.toml, write …. `: for the crates that stand in the module, or, when none is found, for all that ask for such a thing.
+/// Returns what to write in Cargo.toml about the crates that are found in the module. If none is
+/// found, names all crates that are known to ask for such functions.
 fn browsers_crates(wishes: &[Wish], module: &[u8]) -> String {
     let asks = |asked: &[Wish]| asked.iter().any(|wish| wishes.contains(wish));
     let found: Vec<&str> =
@@ -192,7 +196,8 @@ fn browsers_crates(wishes: &[Wish], module: &[u8]) -> String {
     }
 }
 
-/// Whether an import is of this kind: `module#function`, or an interface of a component.
+/// Returns whether an import is of this kind. The import is `module#function`, or an interface of a
+/// component.
 fn is_for(import: &str, wish: Wish) -> bool {
     match import.split_once('#') {
         Some((_, function)) => wish.names().contains(&plain(function)),
@@ -200,7 +205,7 @@ fn is_for(import: &str, wish: Wish) -> bool {
     }
 }
 
-/// `getTime` of `__wbg_getTime_edc91481cbc4cd78`.
+/// Shortens a name: `__wbg_getTime_edc91481cbc4cd78` becomes `getTime`.
 fn plain(function: &str) -> &str {
     let name = function.strip_prefix("__wbg_").unwrap_or(function);
     match name.rsplit_once('_') {
@@ -209,8 +214,8 @@ fn plain(function: &str) -> &str {
     }
 }
 
-/// Whether the module has a place in the source of this crate, `…/chrono-0.4.45/…`, as panics tell it, or declarations of wasm-bindgen's
-/// macro from there, `chrono-0123456789abcdef`.
+/// Returns whether the module holds traces of this crate. These are source paths in panic messages,
+/// `.../chrono-0.4.45/...`, and declarations by wasm-bindgen's macro, `chrono-0123456789abcdef`.
 fn has_crate(module: &[u8], name: &str) -> bool {
     let prefix = format!("{name}-");
     let starts = module.windows(prefix.len()).enumerate().filter(|(_, window)| *window == prefix.as_bytes());
@@ -233,7 +238,7 @@ mod tests {
         functions.iter().map(|function| format!("__wbindgen_placeholder__#__wbg_{function}_0123456789abcdef")).collect()
     }
 
-    /// What builds of these crates for wasm32-unknown-unknown import.
+    /// These are the imports of builds of these crates for wasm32-unknown-unknown.
     #[test]
     fn each_browsers_function_is_told_what_it_is_for_and_what_to_write() {
         let rows: [(&[&str], &str, &str, &[&str]); 9] = [

@@ -1,31 +1,32 @@
-//! What a file holds, for people who look before a node does. Compiles nothing and runs nothing; which of it is refused is
-//! decided by the rules of `load` alone.
+//! The contents of a guest's file, for people who inspect it before a node does. This module
+//! compiles and runs nothing. The rules in `load` alone decide what is refused.
 
 use bytes::Bytes;
 
 use super::load::{Component, LoadError, inspect, interface};
 
-/// A guest's file, taken apart.
+/// The contents of a guest's file.
 #[derive(Debug)]
 pub struct Anatomy {
-    /// Names at its top level; of a module that could not be encoded, those of the module.
+    /// Names of imports at the top level; if a module could not be encoded, those of the module.
     pub imports: Vec<String>,
-    /// As `imports`. A module's are known only once it is encoded.
+    /// Names of exports, as for `imports`. A module's exports are known only once it is encoded.
     pub exports: Vec<String>,
-    /// What the cluster would record and identify by its BLAKE3. `None` for a module that cannot be made a component.
+    /// The component that the cluster would record and identify by its BLAKE3 hash. `None` for a
+    /// module that cannot be made a component.
     pub encoded: Option<Bytes>,
-    /// The protobuf descriptor set, if it carries one.
+    /// The protobuf descriptor set, if there is one.
     pub descriptor: Option<Vec<u8>>,
-    /// Whether it exports `watcher`.
+    /// Whether the guest exports `watcher`.
     pub has_watcher: bool,
-    /// The version of the contract that it was built for.
+    /// The version of the contract that the guest was built for.
     pub contract: Option<String>,
-    /// Why a node would refuse it, as far as that shows without compiling it.
+    /// Why a node would refuse it, as far as that can be known without compiling.
     pub refused: Option<LoadError>,
 }
 
 impl Anatomy {
-    /// Takes bytes apart that are WebAssembly; says why when they are not.
+    /// Inspects the bytes of a WebAssembly file. Returns an error if they are not WebAssembly.
     pub fn of(bytes: &[u8]) -> Result<Anatomy, LoadError> {
         let (found, encoded, refused) = match Component::encode(bytes) {
             Ok(encoded) => {

@@ -1,7 +1,8 @@
-//! Encoding and compiling in a process of its own, bounded in memory and time: a file may be made to be dear to compile, or to overflow the
-//! stack of whoever decodes it, and the process that serves a cluster must not pay for it. The same program is started again; it reads a
-//! module or a component, writes what it was asked for, and ends, with its parent at the latest. Never runs guests, and takes no code
-//! from anyone but this very program.
+//! Encodes and compiles in a separate process, bounded in memory and time. A file may be crafted to
+//! be costly to compile, or to overflow the stack of its decoder; the process that serves a cluster
+//! must not be harmed by that. The same program is started again. It reads a module or a component,
+//! writes the result, and ends, at the latest with its parent. This module never runs guests, and
+//! takes code only from this very program.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -20,35 +21,36 @@ use serde::{Deserialize, Serialize};
 use super::limits::Limits;
 use super::{engine, load};
 
-/// The only argument of the process that works. No subcommand: people have no use for it.
+/// The only argument of the worker process. It is not a subcommand, because people have no use for
+/// it.
 const ARGUMENT: &str = "__compile";
-/// How often it is seen whether the process has ended.
+/// Time between two checks whether the process has ended.
 const LOOK: Duration = Duration::from_millis(5);
-/// What is read of its complaints.
+/// Most bytes that are read of the process's error output.
 const COMPLAINT_BYTES_MAX: u64 = 4 * 1024;
-/// What is read of what it made.
+/// Most bytes that are read of the process's result.
 const RESULT_BYTES_MAX: u64 = 1 << 30;
 
 /// What encoding or compiling one file may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Bounds {
-    /// Memory that the process writes to, in bytes. Enforced on Linux.
+    /// Bytes of memory that the process may write to. Enforced on Linux.
     pub(super) memory_bytes_max: u64,
-    /// Of all its threads together.
+    /// Most seconds of processor time of all its threads together.
     pub(super) cpu_seconds_max: u64,
-    /// From its start to its end.
+    /// Most seconds from its start to its end.
     pub(super) seconds_max: u64,
 }
 
-/// Twenty times what the largest guest that we know takes: a Python interpreter of 40 MiB.
+/// Twenty times what the largest known guest needs: a Python interpreter of 40 MiB.
 pub(super) const BOUNDS: Bounds = Bounds { memory_bytes_max: 4 << 30, cpu_seconds_max: 600, seconds_max: 300 };
 
-/// What the process is for.
+/// The work of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum What {
-    /// From a module to a component.
+    /// Makes a component from a module.
     Encode,
-    /// From a component to code.
+    /// Makes code from a component.
     Compile,
 }
 
@@ -61,15 +63,15 @@ impl What {
     }
 }
 
-/// What the process is told before the file.
+/// The task that the process reads before the file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Task {
     pub(super) what: What,
-    /// The default ones when they are left out.
+    /// The limits; the default ones if they are left out.
     #[serde(default)]
     pub(super) limits: Limits,
     pub(super) bounds: Bounds,
-    /// Who started the process, by the id: if that one is gone, there is nobody left to work for.
+    /// The process id of the parent. When the parent is gone, there is no one left to work for.
     pub(super) parent: u32,
 }
 
@@ -79,32 +81,34 @@ impl Task {
     }
 }
 
-/// How this program is started again, once [`enable`] has said that it can be.
+/// The program to start again. Set once [`enable`] was called and the program was found.
 static PROGRAM: OnceLock<OsString> = OnceLock::new();
-/// Set for ever by [`end`].
+/// Whether [`end`] was called. Never reset.
 static ENDED: AtomicBool = AtomicBool::new(false);
 
-/// From now on files are encoded and compiled apart. For the main function of a program that begins with [`serve`].
+/// Makes this process encode and compile in separate processes from now on. To be called by the
+/// main function of a program that begins with [`serve`].
 pub fn enable() {
     let own = Path::new("/proc/self/exe");
-    // It names this very file even after another one took its place on disk.
+    // This path names this very file, even after another file replaced it on disk.
     let program = if own.exists() { Some(own.into()) } else { std::env::current_exe().ok().map(OsString::from) };
     if let Some(program) = program {
         let _set_before = PROGRAM.set(program);
     }
 }
 
-/// Kills what works apart for this process, now and from now on. For a process that ends: it would wait for the threads that wait.
+/// Kills this process's worker processes, now and in future. To be called by a process that ends;
+/// otherwise it would wait for the threads that wait for workers.
 pub fn end() {
     ENDED.store(true, Relaxed);
 }
 
-/// The code of a component, by a process apart; `None` when this program cannot be one.
+/// Compiles a component in a separate process; `None` when this program cannot start one.
 pub(super) fn compile(limits: &Limits, encoded: &[u8]) -> Option<Result<Vec<u8>, String>> {
     start(Task::new(What::Compile, limits), encoded)
 }
 
-/// The component of a module, likewise.
+/// Encodes a module in a separate process; `None` when this program cannot start one.
 pub(super) fn encode(module: &[u8]) -> Option<Result<Vec<u8>, String>> {
     start(Task::new(What::Encode, &Limits::default()), module)
 }
@@ -112,13 +116,13 @@ pub(super) fn encode(module: &[u8]) -> Option<Result<Vec<u8>, String>> {
 fn start(task: Task, file: &[u8]) -> Option<Result<Vec<u8>, String>> {
     let mut command = Command::new(PROGRAM.get()?);
     command.arg(ARGUMENT).env_clear();
-    // A Ctrl-C in a terminal is for this process, which says how it ends and takes the other one along.
+    // A Ctrl-C in a terminal must reach only this process, which ends the worker process itself.
     #[cfg(target_os = "linux")]
     command.process_group(0);
     Some(run(command, task, file, &ENDED))
 }
 
-/// Gives the task to the process and waits for its end, however that comes, or for `ended`.
+/// Gives the task to the process, and waits until it ends for any reason, or until `ended` is set.
 pub(super) fn run(mut command: Command, task: Task, file: &[u8], ended: &AtomicBool) -> Result<Vec<u8>, String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let work = task.what.name();
@@ -126,11 +130,12 @@ pub(super) fn run(mut command: Command, task: Task, file: &[u8], ended: &AtomicB
     let told = serde_json::to_vec(&task).expect("numbers are JSON");
     let message = [&(told.len() as u32).to_le_bytes()[..], &told, file].concat();
     let mut input = child.stdin.take().expect("it is piped");
-    // A process that ends early takes no more; its end says why.
+    // A process that ends early reads no more; its exit status says why.
     let feeder = std::thread::spawn(move || drop(input.write_all(&message)));
     let made = reader(child.stdout.take().expect("it is piped"), RESULT_BYTES_MAX);
     let complaint = reader(child.stderr.take().expect("it is piped"), COMPLAINT_BYTES_MAX);
-    // This thread stays until the process has ended: the kernel, too, ends it with the thread that started it.
+    // This thread stays until the process has ended: the kernel also ends the process when the
+    // thread that started it ends.
     let end = wait(&mut child, Duration::from_secs(task.bounds.seconds_max), ended);
     let joined = |thread: JoinHandle<Vec<u8>>| thread.join().unwrap_or_default();
     let (made, complaint) = (joined(made), joined(complaint));
@@ -147,18 +152,18 @@ fn reader(from: impl Read + Send + 'static, bytes_max: u64) -> JoinHandle<Vec<u8
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         let mut from = from.take(bytes_max);
-        // What cannot be read is missing, and then the code is not whole.
+        // If bytes cannot be read, the result is incomplete and is not used.
         drop(from.read_to_end(&mut bytes));
-        // The rest too, or the process would wait for ever.
+        // The rest is read too, or the process would wait forever.
         drop(std::io::copy(&mut from.into_inner(), &mut std::io::sink()));
         bytes
     })
 }
 
-/// How the process came to its end.
+/// How the process ended.
 enum End {
     Itself(ExitStatus),
-    /// It was killed after its time.
+    /// It was killed when its time was over.
     Overdue,
     /// It was killed because this process ends.
     Unwanted,
@@ -171,7 +176,7 @@ fn wait(child: &mut Child, time: Duration, ended: &AtomicBool) -> std::io::Resul
             Ok(Some(status)) => return Ok(End::Itself(status)),
             Ok(None) => {}
             Err(error) => {
-                // Or whoever reads from it would wait for it.
+                // Otherwise the threads that read from it would wait.
                 drop(child.kill());
                 return Err(error);
             }
@@ -219,7 +224,8 @@ fn explain(end: End, complaint: &str, task: &Task) -> String {
     }
 }
 
-/// Does one task and says how that ended, if this process was started to do so; everything else is the caller's.
+/// Does one task and returns the exit code, if this process was started to do so. Otherwise returns
+/// `None`, and the caller goes on.
 pub fn serve() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if !(arguments.next().is_some_and(|argument| argument == ARGUMENT) && arguments.next().is_none()) {
@@ -229,7 +235,7 @@ pub fn serve() -> Option<ExitCode> {
     Some(match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            // Whoever started this process may have gone; the code still tells.
+            // The parent may have gone; the exit code is returned anyway.
             drop(writeln!(std::io::stderr(), "{problem}"));
             ExitCode::FAILURE
         }
@@ -254,30 +260,30 @@ fn serve_one(input: &mut impl Read, output: &mut impl Write) -> Result<(), Strin
     output.write_all(&made).map_err(|error| format!("what was made cannot be written: {error}"))
 }
 
-/// This process is killed when its parent ends, however that comes.
+/// Makes the kernel kill this process when its parent ends for any reason.
 #[cfg(target_os = "linux")]
 fn end_with(parent: u32) -> Result<(), String> {
     #[allow(unsafe_code, reason = "the standard library has no word for it")]
-    // SAFETY: it takes numbers and touches no memory of this process.
+    // SAFETY: the call takes numbers and touches no memory of this process.
     let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0, 0, 0) };
     if done != 0 {
         let error = std::io::Error::last_os_error();
         return Err(format!("this process cannot be made to end with its parent: {error}"));
     }
-    // It may have ended before that.
+    // The parent may have ended before that call.
     if std::os::unix::process::parent_id() != parent {
         return Err(format!("process {parent}, for which this was to be done, is gone"));
     }
     Ok(())
 }
 
-/// Elsewhere it ends when it has something to write.
+/// On other systems this process notices the end of its parent when it writes its result.
 #[cfg(not(target_os = "linux"))]
 fn end_with(_parent: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// This process has no more than that from now on, and leaves no core behind.
+/// Limits the resources of this process from now on. It also leaves no core dump.
 fn bind(bounds: Bounds) -> Result<(), String> {
     let limits = [
         (libc::RLIMIT_DATA, bounds.memory_bytes_max),
@@ -285,10 +291,12 @@ fn bind(bounds: Bounds) -> Result<(), String> {
         (libc::RLIMIT_CORE, 0),
     ];
     for (what, most) in limits {
-        // The hard limit of processor time is a second later: its signal would not say what it is for.
+        // The hard limit of processor time is one second higher, because its signal would not tell
+        // the cause.
         let limit = libc::rlimit { rlim_cur: most, rlim_max: most.saturating_add(u64::from(what == libc::RLIMIT_CPU)) };
         #[allow(unsafe_code, reason = "the standard library has no word for it")]
-        // SAFETY: the pointer is to a whole structure that outlives the call; lowering limits breaks no memory.
+        // SAFETY: the pointer is to a complete structure that outlives the call; lowering limits
+        // breaks no memory.
         let done = unsafe { libc::setrlimit(what, &limit) };
         if done != 0 {
             let error = std::io::Error::last_os_error();

@@ -1,6 +1,6 @@
-//! What of this build of the host may move the place at which a recursion of a guest ends, which is an outcome: the engine's version and
-//! target, how the host itself was compiled, and where a recursion ends indeed. For nodes to compare, and people to read; nothing is
-//! decided by it.
+//! Properties of this build that may change where a guest's recursion ends, which is an outcome:
+//! the engine's version and target, how the host itself was compiled, and the measured depth of a
+//! recursion. Nodes compare them and people read them; no decision depends on them.
 
 use std::thread;
 
@@ -9,13 +9,13 @@ use wasmtime::{Instance, Module, Store, Trap};
 use super::engine::{Engine, TARGET};
 use super::limits::CALLER_STACK_BYTES;
 
-/// A function that counts its calls and calls itself; the test below has it in words.
+/// A function that counts its calls and calls itself. The test below has it as text.
 const RECURSION: [u8; 59] = [
     0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 6, 6, 1, 127, 1, 65, 0, 11, 7, 16, 2, 4, 99, 97, 108,
     108, 0, 0, 5, 99, 97, 108, 108, 115, 3, 0, 10, 13, 1, 11, 0, 35, 0, 65, 1, 106, 36, 0, 16, 0, 11,
 ];
 
-/// As nodes compare it. `Err` when the engine does not do what it is for.
+/// Returns the text that nodes compare. Returns an error when the engine does not work as it must.
 pub(super) fn describe(engine: &Engine) -> Result<String, String> {
     let (engine, name) = (engine.clone(), "guest-depth".to_owned());
     let thread = thread::Builder::new().name(name).stack_size(CALLER_STACK_BYTES);
@@ -26,7 +26,7 @@ pub(super) fn describe(engine: &Engine) -> Result<String, String> {
     Ok(format!("wasmtime {wasmtime}, {TARGET}, opt-level {level}, {depth} calls deep"))
 }
 
-/// Calls within each other until the stack of the profile is full.
+/// Returns the number of nested calls until the profile's stack is full.
 fn depth(engine: &Engine) -> wasmtime::Result<i32> {
     let wasmtime = &engine.inner.wasmtime;
     let module = Module::new(wasmtime, RECURSION)?;

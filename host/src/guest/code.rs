@@ -1,5 +1,6 @@
-//! Compiled code, kept from one start to the next: what names it, and how it is known to be whole. A [`Shelf`] keeps it; which one, and
-//! where, is its maker's business. Never takes code that this machine's own engine did not make: code is not checked when it runs.
+//! Compiled code that is kept from one start to the next: its name, and the check that it is
+//! undamaged. A [`Shelf`] stores it; the caller decides which shelf, and where. This module takes
+//! only code that an engine on this machine made, because code is not checked when it runs.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -10,16 +11,17 @@ use super::engine::{Engine, TABLES_PER_COMPONENT};
 use super::load::LoadError;
 use crate::types::hex;
 
-/// Where compiled code is kept: a place that nobody but this node's operator can write to. Keeping is a matter of speed alone, so a
-/// shelf says by itself what went wrong and answers as if it held nothing.
+/// A store for compiled code. Only this node's operator may be able to write to it. Keeping code
+/// only saves time, so a shelf logs its own errors and then acts as if it held nothing.
 pub trait Shelf {
-    /// What was kept under this name, as far as it can be read.
+    /// Returns the code under this name, if it can be read.
     fn take(&self, name: &str) -> Option<Vec<u8>>;
-    /// Keeps it under this name, instead of all that begins with `replaces`.
+    /// Keeps the code under this name. It replaces all code whose name begins with `replaces`.
     fn put(&self, name: &str, replaces: &str, code: &[u8]);
 }
 
-/// The code of an encoded component of this BLAKE3: from the shelf, or compiled and put there.
+/// Returns the code of an encoded component with this BLAKE3 hash: from the shelf, or compiled and
+/// put there.
 pub(super) fn compiled(
     engine: &Engine,
     encoded: &[u8],
@@ -47,12 +49,12 @@ pub(super) fn compiled(
     fresh(engine, &code)
 }
 
-/// Compiles; nothing is kept.
+/// Compiles without keeping the code.
 pub(super) fn compile(engine: &Engine, encoded: &[u8]) -> Result<Component, LoadError> {
     fresh(engine, &code_of(engine, encoded)?)
 }
 
-/// Compiles in a process apart where this program can be one, and here otherwise.
+/// Compiles in a separate process if this program can start one, and in this process otherwise.
 fn code_of(engine: &Engine, encoded: &[u8]) -> Result<Vec<u8>, LoadError> {
     let apart = apart::compile(engine.limits(), encoded);
     let compiled = apart.unwrap_or_else(|| {
@@ -62,8 +64,8 @@ fn code_of(engine: &Engine, encoded: &[u8]) -> Result<Vec<u8>, LoadError> {
     compiled.map_err(LoadError::Compile)
 }
 
-/// Code that was made a moment ago. The compiler knows nothing of the pool, whose slots are of the profile's sizes: what does not fit
-/// into one shows here.
+/// Loads code that was just compiled. The compiler does not know the pool, whose slots have the
+/// profile's sizes, so code that does not fit into a slot is found here.
 fn fresh(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
     revive(engine, code).map_err(|error| {
         let reason = format!("{error:#}");
@@ -79,8 +81,9 @@ fn fresh(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
     })
 }
 
-/// Names whatever can change the code: the engine's version and settings, this build, the limits. Another name only means that the
-/// code is compiled again, so the hash may be one that changes with the compiler.
+/// Returns a name for everything that can change the code: the engine's version and settings, this
+/// build, the limits. A different name only makes the code be compiled again, so the hash may
+/// depend on the compiler.
 fn made_by(engine: &Engine) -> String {
     let mut hasher = DefaultHasher::new();
     engine.inner.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
@@ -90,12 +93,12 @@ fn made_by(engine: &Engine) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// With its BLAKE3 in front.
+/// Puts the code's BLAKE3 hash in front of it.
 fn sealed(code: &[u8]) -> Vec<u8> {
     [blake3::hash(code).as_bytes(), code].concat()
 }
 
-/// The code, if not a bit of it has changed.
+/// Returns the code, if it is unchanged.
 fn whole(sealed: &[u8]) -> Option<&[u8]> {
     let (hash, code) = sealed.split_first_chunk::<32>()?;
     let is_whole = blake3::hash(code).as_bytes() == hash;
@@ -107,7 +110,8 @@ fn whole(sealed: &[u8]) -> Option<&[u8]> {
 
 #[allow(unsafe_code, reason = "wasmtime trusts code that was serialized, and so must its caller")]
 fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: bytes of `precompile_component`, of this program a moment ago, or put on its own shelf by this node and unchanged (their
-    // BLAKE3 was compared). The engine compares its version and settings itself.
+    // SAFETY: the bytes come from `precompile_component`. This program made them just now, or this
+    // node put them on its own shelf and they are unchanged (their BLAKE3 was compared). The engine
+    // compares its version and settings itself.
     unsafe { Component::deserialize(&engine.inner.wasmtime, code) }
 }

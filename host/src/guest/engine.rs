@@ -1,6 +1,6 @@
-//! The one place that configures wasmtime. An engine serves commands and queries alike; what differs
-//! between them (fuel, deadline, rights) is set per call. Settings that could make two replicas differ
-//! are all set here, explicitly, and never left to a default that a patch may change.
+//! The only module that configures wasmtime. An engine serves commands and queries alike; their
+//! differences (fuel, deadline, rights) are set per call. All settings that could make two replicas
+//! differ are set here explicitly, and never left to a default that a patch release may change.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,35 +17,38 @@ use super::imports::{self, State};
 use super::limits::{CALLER_STACK_BYTES, Limits};
 use super::load::LoadError;
 
-/// Slots of the pool for commands: the instance that applies, the fresh one that replaces it, and as many for a component that takes
-/// over. Nothing else takes them, because apply must never find the pool full.
+/// Slots of the pool for commands: the instance that applies, the fresh one that replaces it, and
+/// the same two for a component that takes over. Only commands use these slots, because apply must
+/// never find the pool full.
 const APPLY_INSTANCES_MAX: u32 = 4;
-/// Queries and watch steps that hold an instance at the same time, at most. A thread keeps one between calls.
+/// Most instances that queries and steps of watches hold at the same time. A thread keeps one
+/// between calls.
 pub const QUERY_INSTANCES_MAX: u32 = 24;
-/// Snapshots that guests write at the same time, at most. One more waits.
+/// Most snapshots that guests write at the same time. Another one waits.
 pub const SNAPSHOT_INSTANCES_MAX: u32 = 4;
-/// Restores that guests run at the same time, at most. One more waits.
+/// Most restores that guests run at the same time. Another one waits.
 pub const RESTORE_INSTANCES_MAX: u32 = 2;
-/// Core instances in one component: a module, its shims, and what Python's linker makes.
+/// Most core instances in one component: a module, its shims, and those that Python's linker makes.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 40;
 pub(super) const TABLES_PER_COMPONENT: u32 = 8;
-/// Linear memory that is cleaned in place and not given back to the kernel, in bytes a slot.
+/// Bytes of linear memory per slot that are cleaned in place instead of being returned to the
+/// kernel.
 const MEMORY_KEEP_RESIDENT_BYTES: usize = 256 * 1024;
 const TABLE_KEEP_RESIDENT_BYTES: usize = 16 * 1024;
-/// Address space a memory, in bytes. All a 32-bit pointer can reach, so that accesses need no bounds
-/// checks. It is reserved, not used: no memory and no swap stands behind it.
+/// Bytes of address space per memory: everything a 32-bit pointer can reach, so that accesses need
+/// no bounds checks. It is only reserved; no memory or swap backs it.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 const MEMORY_GUARD_BYTES: u64 = 32 << 20;
-/// Length of an epoch: how exactly a query's deadline is kept.
+/// Length of an epoch in milliseconds: the precision of a query's deadline.
 const EPOCH_MS: u64 = 10;
 
-/// Fuel of every operator. A complete table of our own, because the engine's defaults may change in a
-/// patch release and fuel decides outcomes. An operator that is missing here is an error at start.
+/// Fuel of every operator. This is a complete table of our own, because fuel decides outcomes and
+/// the engine's defaults may change in a patch release. A missing operator is an error at start.
 pub(super) const FUEL: &str = include_str!("fuel.json");
 
-/// What the allow-list holds: what compilers emit today, minus everything whose result or cost depends
-/// on the host. Not here, among others: threads, relaxed SIMD, GC, exceptions, 64-bit memories, several
-/// memories, custom page sizes, stack switching, component-model async.
+/// The allowed features: those that compilers use today, except all whose result or cost depends on
+/// the host. Not allowed are, among others: threads, relaxed SIMD, GC, exceptions, 64-bit memories,
+/// several memories, custom page sizes, stack switching, component-model async.
 const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
     .union(WasmFeatures::SIGN_EXTENSION)
@@ -69,7 +72,7 @@ pub(super) struct Inner {
     pub(super) limits: Arc<Limits>,
     /// Whether fuel is counted; see [`Engine::unmetered`].
     pub(super) metered: bool,
-    /// See [`Engine::build`]; once it is known.
+    /// The text of [`Engine::build`], once it is known.
     build: OnceLock<String>,
     queries: Arc<Slots>,
     snapshots: Arc<Slots>,
@@ -79,12 +82,13 @@ pub(super) struct Inner {
 }
 
 impl Engine {
-    /// Builds the engine. Fails when this machine cannot give what the limits promise.
+    /// Builds the engine. Fails when this machine cannot provide what the limits promise.
     pub fn new(limits: &Limits) -> Result<Self, LoadError> {
         Self::make(limits, true)
     }
 
-    /// An engine that counts no fuel, so that it can be measured what counting costs. Nothing ends a guest that loops.
+    /// Builds an engine that counts no fuel, to measure the cost of counting. Nothing ends a guest
+    /// that loops.
     #[doc(hidden)]
     pub fn unmetered(limits: &Limits) -> Result<Self, LoadError> {
         Self::make(limits, false)
@@ -118,17 +122,19 @@ impl Engine {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The limits that every guest of this engine runs under.
+    /// Returns the limits of every guest of this engine.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
     }
 
-    /// What of this build of the host may move the place at which a recursion of a guest ends, for nodes to compare: the version of
-    /// wasmtime, the target, the host's own level of optimization, and how deep a recursion gets. The first time takes milliseconds.
+    /// Returns the properties of this build that may change where a guest's recursion ends.
+    ///
+    /// Nodes compare them: the version of wasmtime, the target, the host's own optimization level,
+    /// and the depth of a recursion. The first call takes milliseconds.
     pub fn build(&self) -> Result<&str, LoadError> {
         if self.inner.build.get().is_none() {
             let text = build::describe(self).map_err(LoadError::Engine)?;
-            // Whoever was first measured the same.
+            // If another thread was first, it measured the same.
             let _ = self.inner.build.set(text);
         }
         Ok(self.inner.build.get().map_or("", String::as_str))
@@ -149,7 +155,7 @@ impl Engine {
         self.inner.restores.take()
     }
 
-    /// Starts the clock that deadlines need, and says how many epochs `ms` are.
+    /// Starts the clock that deadlines need, and returns the number of epochs in `ms`.
     pub(super) fn start_deadline(&self, ms: u32) -> (Deadline, u64) {
         if self.inner.clock.running.fetch_add(1, Ordering::AcqRel) == 0 {
             self.inner.ticker.unpark();
@@ -158,7 +164,8 @@ impl Engine {
     }
 }
 
-/// In how many epochs so much time is over. One more, because the current epoch is already partly over.
+/// Returns the number of epochs after which `time` is over. One is added, because the current epoch
+/// is partly over.
 pub(super) fn epochs(time: Duration) -> u64 {
     (time.as_millis() as u64).div_ceil(EPOCH_MS) + 1
 }
@@ -170,7 +177,7 @@ impl Drop for Inner {
     }
 }
 
-/// How many instances of one use are in the pool.
+/// Counts the instances of one use in the pool.
 struct Slots {
     taken: AtomicUsize,
     max: usize,
@@ -189,7 +196,7 @@ impl Slots {
     }
 }
 
-/// An instance's place in the pool, given back on drop.
+/// An instance's slot in the pool. Dropping it gives the slot back.
 pub struct Slot(Arc<Slots>);
 
 impl Drop for Slot {
@@ -198,7 +205,7 @@ impl Drop for Slot {
     }
 }
 
-/// A call with a deadline is running until this is dropped.
+/// While this value lives, a call with a deadline is running.
 pub(super) struct Deadline(Arc<Clock>);
 
 impl Drop for Deadline {
@@ -213,7 +220,8 @@ struct Clock {
     stopped: AtomicBool,
 }
 
-/// Advances the epoch while a call with a deadline runs; sleeps otherwise, so that an idle node is idle.
+/// Starts the thread that advances the epoch while a call with a deadline runs. Otherwise the
+/// thread sleeps, so that an idle node uses no processor time.
 fn tick(engine: wasmtime::EngineWeak, clock: Arc<Clock>) -> std::io::Result<Thread> {
     let run = move || {
         while !clock.stopped.load(Ordering::Acquire) {
@@ -231,7 +239,8 @@ fn tick(engine: wasmtime::EngineWeak, clock: Arc<Clock>) -> std::io::Result<Thre
     Ok(handle.thread().clone())
 }
 
-/// The code of an encoded component, as an engine of these limits makes it. Needs no pool, and no address space for one.
+/// Compiles an encoded component as an engine with these limits does. It needs no pool, nor address
+/// space for one.
 pub(super) fn code_of(limits: &Limits, encoded: &[u8]) -> Result<Vec<u8>, String> {
     let code = || wasmtime::Engine::new(&code_config(limits)?)?.precompile_component(encoded);
     code().map_err(|error| format!("{error:#}"))
@@ -240,29 +249,31 @@ pub(super) fn code_of(limits: &Limits, encoded: &[u8]) -> Result<Vec<u8>, String
 fn config(limits: &Limits, metered: bool) -> wasmtime::Result<Config> {
     let mut config = code_config(limits)?;
     config.consume_fuel(metered);
-    // What a node compiles in this process is small; components are compiled in one of their own, on all cores.
+    // This process compiles only small modules. Components are compiled in a separate process, on
+    // all cores.
     config.parallel_compilation(false);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)?));
     Ok(config)
 }
 
-/// Everything that decides the code.
+/// Sets everything that decides the compiled code.
 fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
     let mut config = Config::new();
-    // The named target and not "this machine": what the CPU has beyond the baseline must not matter.
+    // The target is named instead of detected: CPU features beyond the baseline must not matter.
     config.target(TARGET)?;
     config.wasm_features(FEATURES.complement(), false);
     config.wasm_features(FEATURES, true);
-    // A guest must not see which NaN the hardware made.
+    // A guest must not see which NaN the hardware produced.
     config.cranelift_nan_canonicalization(true);
     // Commands are bounded by fuel alone; it stops every replica at the same instruction.
     config.consume_fuel(true);
     config.operator_cost(fuel_table()?);
-    // Queries have a deadline, too. Commands run with one that no epoch reaches.
+    // Queries have a deadline as well. Commands run with a deadline that no epoch reaches.
     config.epoch_interruption(true);
-    // Part of the profile: where a recursion ends is an outcome.
+    // The stack size is part of the profile, because the place where a recursion ends is an
+    // outcome.
     config.max_wasm_stack(usize::try_from(limits.wasm_stack_bytes)?);
-    // Nothing here is async; a call without the bookkeeping costs a third.
+    // Nothing here is async. Without this bookkeeping, a call costs a third of its price with it.
     config.concurrency_support(false);
     config.cranelift_opt_level(OptLevel::Speed);
     // A fresh instance starts from a copy-on-write image of its memory.
@@ -272,14 +283,15 @@ fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
     Ok(config)
 }
 
-/// Slots are made once, so that a fresh instance for every entry costs microseconds.
+/// Configures the pool. Its slots are made once, so that a fresh instance for every entry costs
+/// microseconds.
 fn pool(limits: &Limits) -> wasmtime::Result<PoolingAllocationConfig> {
     let slots = APPLY_INSTANCES_MAX + QUERY_INSTANCES_MAX + SNAPSHOT_INSTANCES_MAX + RESTORE_INSTANCES_MAX;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots);
     pool.total_core_instances(slots * CORE_INSTANCES_PER_COMPONENT);
     pool.max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT);
-    // A component has one memory: else how many instances fit would depend on the guest.
+    // A component has one memory, or the number of instances that fit would depend on the guest.
     pool.total_memories(slots);
     pool.max_memories_per_component(1);
     pool.max_memories_per_module(1);

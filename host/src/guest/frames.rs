@@ -1,21 +1,23 @@
-//! Where in the guest a call ended, for people to read: the innermost function first, by names without addresses and hashes, and without
-//! what a panic itself calls. Goes to logs and clients, and is no part of an outcome.
+//! The guest's functions in which a call ended, for people to read. The innermost function comes
+//! first. Names have no addresses and hashes, and the functions that a panic itself calls are left
+//! out. The text goes to logs and clients and is not part of an outcome.
 
 use wasmtime::WasmBacktrace;
 
-/// Where every panic of Rust comes by on its way to the trap.
+/// The function that every Rust panic passes on its way to the trap.
 const PANIC: [&str; 2] = ["__rustc::rust_begin_unwind", "rust_begin_unwind"];
-/// What calls that. Others of these are called by what catches panics, far below.
+/// Prefix of the functions that call it. Functions that catch panics call others with this prefix,
+/// far below.
 const PANICKING: &str = "core::panicking::";
 /// Digits of the hashes that Rust puts into names.
 const HASH_DIGITS: usize = 16;
 
-/// A line a function; empty when the engine knows none.
+/// Returns one line per function; empty when the engine knows no functions.
 pub(super) fn of(trace: &WasmBacktrace) -> String {
     shown(&trace.to_string())
 }
 
-/// From the engine's words, which have the names demangled.
+/// Formats the engine's text, in which names are demangled.
 fn shown(printed: &str) -> String {
     let mut frames: Vec<String> = Vec::new();
     for line in printed.lines() {
@@ -29,12 +31,12 @@ fn shown(printed: &str) -> String {
     let behind = frames.iter().position(is_panic).map_or(0, |at| at + 1);
     let panicking = |frame: &&String| behind > 0 && frame.trim_start().starts_with(PANICKING);
     let own = behind + frames[behind..].iter().take_while(panicking).count();
-    // A panic that nothing called is shown as it is.
+    // If nothing called the panic, all frames are shown.
     let shown = if own < frames.len() { &frames[own..] } else { &frames[..] };
     shown.join("\n")
 }
 
-/// `guest.wasm!app[a543996e6e7dbf1e]::add::h8660aa6d4aa32051` is `app::add`.
+/// Shortens a name: `guest.wasm!app[a543996e6e7dbf1e]::add::h8660aa6d4aa32051` becomes `app::add`.
 fn plain(name: &str) -> String {
     let name = name.split_once('!').map_or(name, |(_, name)| name);
     let is_hash = |text: &str| text.len() == HASH_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());

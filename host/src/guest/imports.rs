@@ -1,5 +1,6 @@
-//! The host's side of `wit/machine.wit`: what a guest may import, what each import costs, and who may
-//! call it. An import that cannot do what it was asked to ends the call; the guest never sees a failure.
+//! The host's side of `wit/machine.wit`: the imports of guests, the cost of each, and the calls
+//! that may use it. An import that cannot do its work ends the call; the guest never sees a
+//! failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,16 +18,16 @@ use crate::logs::{Bounded, Foreign};
 
 /// The package whose interfaces a guest may import and must export.
 pub(super) const PACKAGE: &str = "lockstep:machine";
-/// The version that this host speaks; guests built for an older or newer minor version of the same
-/// major one are linked by their types.
+/// The contract's version in this host. Guests that were built for an older or newer minor version
+/// of the same major version are linked by their types.
 pub(super) const VERSION: &str = "1.0.0";
 /// Interfaces of the package that may be imported (`types` has no functions).
 pub(super) const INTERFACES: [&str; 7] = ["types", "store", "call", "log", "node", "snapshot-sink", "snapshot-source"];
 
-/// The kind of call being served; decides what the imports may do.
+/// The kind of the current call. It decides what the imports may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// No call: start functions run now, and may use nothing.
+    /// No call: only start functions run now, and they may use no import.
     Idle,
     Apply,
     Query,
@@ -41,7 +42,7 @@ impl Mode {
     }
 }
 
-/// What an instance carries. Everything below `limits` belongs to the call being served.
+/// The data of an instance. The fields from `mode` on belong to the current call.
 pub(super) struct State {
     pub(super) limits: Arc<Limits>,
     /// Whether fuel is counted.
@@ -54,12 +55,12 @@ pub(super) struct State {
     pub(super) node_status: Option<NodeStatus>,
     pub(super) sink: Option<Box<dyn SnapshotSink>>,
     pub(super) source: Option<Box<dyn SnapshotSource>>,
-    /// Of a snapshot or a restore: how long it may still compute.
+    /// Only for a snapshot or a restore: how long the guest may still compute.
     pub(super) quiet: Option<Quiet>,
 }
 
-/// How long the guest of a snapshot or a restore may compute without moving its stream. What the host takes for a call (a disk that is
-/// slow, a sender that digests) is no time of the guest.
+/// How long the guest of a snapshot or a restore may compute without moving its stream. Time that
+/// the host spends on a call (on a slow disk, or waiting for a sender that digests) does not count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quiet {
     limit: Duration,
@@ -116,13 +117,14 @@ enum Level {
     Error,
 }
 
-/// Lines of guests, over all calls.
+/// Limits the log lines of guests, over all calls.
 static LINES: Bounded = Bounded::new();
 
-/// Whether [`LINES`] bounds nothing.
+/// Whether the limit of [`LINES`] is off.
 static EVERY_LINE: AtomicBool = AtomicBool::new(false);
 
-/// From now on this process writes every line that a guest logs: for the tools of an author, who runs the guest to read them.
+/// Makes this process write every line that a guest logs. For an author's tools, which run the
+/// guest to read them.
 pub fn write_every_line() {
     EVERY_LINE.store(true, Ordering::Relaxed);
 }
@@ -199,7 +201,7 @@ fn remove_range(
 ) -> Result<(u64,)> {
     enter_write(&mut guest, fuel::REMOVE_RANGE, start.len() + end.as_ref().map_or(0, WasmList::len))?;
     check_bounds(&guest, &start, end.as_ref())?;
-    // Neither the budget nor the fuel that is left lets it remove more than this.
+    // Neither the remaining budget nor the remaining fuel allows it to remove more than this.
     let fuel = if guest.data().metered { guest.get_fuel()? } else { u64::MAX };
     let affordable = (fuel / fuel::ROW).saturating_add(1).min(guest.data().budget.removable());
     let limit = if limit == 0 { affordable } else { affordable.min(limit.into()) };
@@ -224,14 +226,14 @@ fn caller(mut guest: Guest<'_>, (): ()) -> Result<(String,)> {
 fn log_write(mut guest: Guest<'_>, (level, message): (Level, WasmStr)) -> Result<()> {
     let bytes = message.to_str(&guest)?.len();
     enter(&mut guest, fuel::CALL, bytes)?;
-    // Counted by length alone, before anyone asks whether the operator listens to this level.
+    // Lines are counted by length alone, whether or not the operator's log level shows them.
     if !guest.data_mut().budget.take_log(bytes as u64) {
         return Ok(());
     }
     if !is_enabled(level) {
         return Ok(());
     }
-    // A client can have as many calls as it likes, and everybody waits for the thread that applies.
+    // A client can make any number of calls, and all clients wait for the thread that applies.
     let taken = if EVERY_LINE.load(Ordering::Relaxed) { Some(0) } else { LINES.take(bytes) };
     let Some(left_out) = taken else { return Ok(()) };
     if left_out > 0 {
@@ -291,7 +293,7 @@ fn sink_write(mut guest: Guest<'_>, (chunk,): (WasmList<u8>,)) -> Result<()> {
 
 fn source_read(mut guest: Guest<'_>, (bytes_max,): (u32,)) -> Result<(Vec<u8>,)> {
     enter(&mut guest, fuel::CALL, 0)?;
-    // At least one byte must be asked for: an empty answer means the end.
+    // At least one byte is requested, because an empty answer means the end.
     let bytes_max = bytes_max.clamp(1, guest.data().limits.snapshot_chunk_bytes_max) as usize;
     let began = began(&guest);
     let Some(source) = guest.data_mut().source.as_mut() else {
@@ -306,24 +308,26 @@ fn source_read(mut guest: Guest<'_>, (bytes_max,): (u32,)) -> Result<(Vec<u8>,)>
     Ok((bytes,))
 }
 
-/// When the host's part of a call begins, where that matters.
+/// Returns the time at which the host's part of a call begins, if a quiet deadline applies.
 fn began(guest: &Guest<'_>) -> Option<Instant> {
     guest.data().quiet.map(|_| Instant::now())
 }
 
-/// Gives the guest back what the host took since `began`, and all of its time when its stream has moved: how long a transfer takes is no
-/// reason to end it, standing still is.
+/// Extends the guest's deadline by the time that the host took since `began`. If the stream moved,
+/// the full time begins anew: a transfer may take long, but it may not stand still.
 fn give_back(guest: &mut Guest<'_>, began: Option<Instant>, moved_bytes: usize) {
     let (Some(began), Some(quiet)) = (began, guest.data_mut().quiet.as_mut()) else { return };
     let now = Instant::now();
     quiet.until = if moved_bytes > 0 { now + quiet.limit } else { quiet.until + (now - began) };
     let left = quiet.until.saturating_duration_since(now);
-    // None left ends it where it goes on; a part of an epoch is rounded up, for ever if it were not for this.
+    // With no time left, the guest ends when it continues. `epochs` rounds up, so without this case
+    // the call would never end.
     let ticks = if left.is_zero() { 0 } else { epochs(left) };
     guest.set_epoch_deadline(ticks);
 }
 
-/// Every import starts here: its price, before it does anything.
+/// Charges the price of an import before it does anything. Every import except `log.abort` begins
+/// with this.
 fn enter(guest: &mut Guest<'_>, cost: u64, bytes: usize) -> Result<()> {
     charge(guest, cost.saturating_add(bytes as u64 * fuel::BYTE))
 }
@@ -361,19 +365,20 @@ fn charge(guest: &mut Guest<'_>, amount: u64) -> Result<()> {
     }
 }
 
-/// Charges rows that were returned or removed, and with them those that had to be passed over.
+/// Charges rows that were returned or removed, and rows that were passed over.
 fn charge_rows(guest: &mut Guest<'_>, rows: u64) -> Result<()> {
     let passed_over = guest.data_mut().store.as_mut().map_or(0, |store| store.passed_over());
     charge(guest, rows.saturating_add(passed_over).saturating_mul(fuel::ROW))
 }
 
-/// Charges what the store gave back.
+/// Charges bytes that the store returned.
 fn charge_bytes(guest: &mut Guest<'_>, bytes: usize) -> Result<()> {
     charge(guest, bytes as u64 * fuel::BYTE)?;
     Ok(guest.data_mut().budget.take_bytes(bytes as u64)?)
 }
 
-/// Runs `work` with the store beside the guest's memory, so that keys and values are not copied.
+/// Runs `work` with access to the store and to the guest's memory. Keys and values need not be
+/// copied then.
 fn with_store<T>(
     guest: &mut Guest<'_>,
     work: impl FnOnce(&mut dyn Store, &Guest<'_>) -> std::result::Result<T, StoreFault>,
@@ -397,7 +402,8 @@ fn check_key(guest: &Guest<'_>, key: &WasmList<u8>) -> Result<()> {
     check_length("key", key.len(), guest.data().limits.key_bytes_max)
 }
 
-/// A bound may be one byte longer than a key: the last key and a zero byte.
+/// Checks the bounds of a range. A bound may be one byte longer than a key: the last key and a zero
+/// byte.
 fn check_bounds(guest: &Guest<'_>, start: &WasmList<u8>, end: Option<&WasmList<u8>>) -> Result<()> {
     let limit = guest.data().limits.key_bytes_max.saturating_add(1);
     check_length("start of the range", start.len(), limit)?;
@@ -416,7 +422,7 @@ fn forbidden(what: &str, place: &str) -> wasmtime::Error {
     Ended::guest(Reason::Forbidden, format!("{what} may not be used {place}")).into()
 }
 
-/// Rows in the framing of the contract.
+/// Counts rows in the contract's framing.
 fn count_rows(mut rows: &[u8]) -> u64 {
     let mut count = 0;
     while let Some((key, rest)) = rows.split_first_chunk::<4>() {

@@ -1,6 +1,7 @@
-//! Instances and the calls into them: commands, queries, steps of a watch. An instance serves one call
-//! at a time and is spent after anything but a reply, because what a failed call left in its memory
-//! must not reach the next one. Decides nothing about retries or batches; that is `machine/`'s.
+//! Instances and the calls into them: commands, queries, steps of a watch. An instance serves one
+//! call at a time. It is spent after anything but a reply, because what a failed call left in its
+//! memory must not reach the next call. This module decides nothing about retries or batches;
+//! `machine/` does.
 
 use std::time::Duration;
 
@@ -15,32 +16,37 @@ use super::outcome::{self, Interrupts};
 use super::wire::{Command, Stream, Watch, WireStep};
 use super::{Call, Cause, Failure, HostFault, NodeStatus, Reason, Step, Stepped, Store, Verdict};
 
-/// An epoch that is never reached. Not `u64::MAX`: that plus the current epoch wraps.
+/// An epoch that is never reached. It is not `u64::MAX`, because that plus the current epoch would
+/// wrap.
 const NO_DEADLINE: u64 = u64::MAX / 2;
 
-/// Queries and steps that one instance serves, at most: what a guest leaves behind without growing its memory goes with it.
+/// Most queries and steps that one instance serves. This frees what a guest leaves behind without
+/// growing its memory.
 const CALLS_PER_INSTANCE_MAX: u32 = 10_000;
-/// Memory that an instance may have grown by, in bytes, and still serve another query. A guest that never frees starts anew after it.
+/// Most bytes by which an instance's memory may have grown if it is to serve another query. A guest
+/// that never frees memory gets a fresh instance after that.
 const KEPT_GROWTH_BYTES_MAX: u64 = 1 << 20;
 
-/// An instance with its memory and fuel, whatever it is used for.
+/// An instance with its memory and fuel, for any use.
 pub(super) struct Sandbox {
     engine: Engine,
     wasm: Wasm<State>,
     instance: Instance,
     fuel_given: u64,
-    /// What the start functions used.
+    /// Fuel that the start functions used.
     fuel_of_start: u64,
     usable: bool,
 }
 
 impl Sandbox {
-    /// A fresh instance of a component that admission saw instantiate: failing now is this host's fault.
+    /// Makes a fresh instance of an admitted component. Admission has instantiated it once, so a
+    /// failure now is this host's fault.
     pub(super) fn new(component: &Component) -> Result<Self, HostFault> {
         Self::instantiate(component).map_err(|error| HostFault(format!("no instance of the guest: {error:#}")))
     }
 
-    /// Proves that the component instantiates and that its functions have the contract's types.
+    /// Checks that the component can be instantiated. Also checks that its functions have the
+    /// contract's types.
     pub(super) fn admit(component: &Component) -> Result<(), LoadError> {
         let mut sandbox = Self::instantiate(component).map_err(|error| LoadError::Instantiate(format!("{error:#}")))?;
         let exports = component.exports();
@@ -61,7 +67,7 @@ impl Sandbox {
         let engine = &component.engine().inner;
         let mut wasm = Wasm::new(&engine.wasmtime, State::new(engine.limits.clone(), engine.metered));
         wasm.limiter(|state| &mut state.growth);
-        // What one call may move into the host is bounded by the guest's own memory.
+        // The guest's memory bounds how much one call may move into the host.
         wasm.set_hostcall_fuel(usize::try_from(engine.limits.memory_bytes_max)?);
         wasm.set_epoch_deadline(NO_DEADLINE);
         if engine.metered {
@@ -85,7 +91,7 @@ impl Sandbox {
         function.typed(&self.wasm)
     }
 
-    /// Looks an export up in an instance of a component that was admitted.
+    /// Looks up an export in an instance of an admitted component.
     pub(super) fn admitted<P, R>(&mut self, export: &ComponentExportIndex) -> Result<TypedFunc<P, R>, HostFault>
     where
         P: ComponentNamedList + Lower,
@@ -115,7 +121,7 @@ impl Sandbox {
         self.fuel_given.saturating_sub(self.wasm.get_fuel().unwrap_or(0))
     }
 
-    /// Makes the state ready for a call; undone by `finish`.
+    /// Prepares the state for a call; `finish` undoes it.
     pub(super) fn start(&mut self, mode: Mode, fuel: u64, store: Box<dyn Store>) -> Result<(), HostFault> {
         let state = self.wasm.data_mut();
         state.mode = mode;
@@ -132,7 +138,8 @@ impl Sandbox {
         self.wasm.set_fuel(fuel).map_err(|error| HostFault(format!("fuel could not be set: {error:#}")))
     }
 
-    /// From now on the guest may compute for so long until its stream moves, and again after each time that it does.
+    /// Limits the time that the guest may compute without moving its stream, from now on. Each time
+    /// the stream moves, the time begins anew.
     pub(super) fn start_quiet_deadline(&mut self, ms: u32) -> Deadline {
         let (running, epochs) = self.engine.start_deadline(ms);
         self.wasm.data_mut().quiet = Some(Quiet::new(Duration::from_millis(ms.into())));
@@ -140,15 +147,15 @@ impl Sandbox {
         running
     }
 
-    /// Gives the store back.
+    /// Ends the call, and returns the store.
     pub(super) fn finish(&mut self) -> Box<dyn Store> {
         let state = self.wasm.data_mut();
         state.mode = Mode::Idle;
         state.store.take().expect("every import puts the store back")
     }
 
-    /// Calls and sorts what comes back; `value` says what a good return is worth. Spends the instance
-    /// unless it answers with a reply.
+    /// Calls the function and classifies an error. Marks the instance as spent; `command` and
+    /// `watch` mark it as usable again after a reply.
     pub(super) fn call<P, R>(
         &mut self,
         function: &TypedFunc<P, R>,
@@ -233,7 +240,7 @@ fn failed(verdict: Verdict) -> Stepped {
     }
 }
 
-/// An instance for commands. Fuel is what decides how long one may run; nothing interrupts it.
+/// An instance for commands. Fuel decides how long a command may run; nothing interrupts it.
 pub struct ApplyInstance {
     sandbox: Sandbox,
     apply: Command,
@@ -241,35 +248,38 @@ pub struct ApplyInstance {
 }
 
 impl ApplyInstance {
-    /// A fresh instance.
+    /// Makes a fresh instance.
     pub fn new(component: &Component) -> Result<Self, HostFault> {
         let mut sandbox = Sandbox::new(component)?;
         let apply = sandbox.admitted(&component.exports().apply)?;
         Ok(Self { sandbox, apply, served: 0 })
     }
 
-    /// Commands served so far; 0 means that no neighbour can have had a hand in the next outcome.
+    /// Returns the number of commands served so far; 0 means that no other command can affect the
+    /// next outcome.
     pub fn served(&self) -> u32 {
         self.served
     }
 
-    /// Whether another command may be served: not after anything but a reply.
+    /// Returns whether another command may be served: only if all commands so far ended with a
+    /// reply.
     pub fn usable(&self) -> bool {
         self.sandbox.usable
     }
 
-    /// Fuel that the last command used. For metrics and for the entry's budget.
+    /// Returns the fuel that the last command used, for metrics and for the entry's budget.
     pub fn fuel_used(&self) -> u64 {
         self.sandbox.fuel_used()
     }
 
-    /// Fuel that making the instance used: its start functions. For the entry's budget.
+    /// Returns the fuel that the start functions used when the instance was made. It counts against
+    /// the entry's budget.
     pub fn fuel_of_start(&self) -> u64 {
         self.sandbox.fuel_of_start
     }
 
-    /// Runs one command. The store comes back with whatever was written; the caller keeps that for a
-    /// reply and undoes it otherwise.
+    /// Runs one command. Returns the store with the command's writes; the caller keeps them after a
+    /// reply and undoes them otherwise.
     pub fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
         if !self.usable() {
             return (Err(HostFault("a spent instance was asked to apply".to_owned())), store);
@@ -282,20 +292,20 @@ impl ApplyInstance {
     }
 }
 
-/// An instance for queries and steps of watches: it cannot write, and it has a deadline.
+/// An instance for queries and steps of watches. It cannot write, and it has a deadline.
 pub struct QueryInstance {
     sandbox: Sandbox,
     component: Component,
     query: Command,
     watch: Option<Watch>,
-    /// Memory of the instance before its first call, in bytes.
+    /// Bytes of memory of the instance before its first call.
     memory_bytes_at_start: u64,
     served: u32,
     _slot: Slot,
 }
 
 impl QueryInstance {
-    /// A fresh instance; `None` when as many as the pool has for queries are in use.
+    /// Makes a fresh instance; `None` when all instances that the pool has for queries are in use.
     pub fn new(component: &Component) -> Result<Option<Self>, HostFault> {
         let Some(slot) = component.engine().query_slot() else {
             return Ok(None);
@@ -316,28 +326,29 @@ impl QueryInstance {
         }))
     }
 
-    /// Whether another query may be served: not after a failure.
+    /// Returns whether another query may be served: only if no call so far failed.
     pub fn usable(&self) -> bool {
         self.sandbox.usable
     }
 
-    /// Whether it is worth keeping for another query: it may serve one, and has neither served nor grown too much.
+    /// Returns whether the instance should be kept for another query: it is usable, and has neither
+    /// served too many calls nor grown too much.
     pub fn is_fresh_enough(&mut self) -> bool {
         let grown = self.sandbox.state().growth.memory_bytes().saturating_sub(self.memory_bytes_at_start);
         self.usable() && self.served < CALLS_PER_INSTANCE_MAX && grown <= KEPT_GROWTH_BYTES_MAX
     }
 
-    /// Whether it is an instance of this very component, compiled and admitted once.
+    /// Returns whether this is an instance of this very component, compiled and admitted once.
     pub fn is_of(&self, component: &Component) -> bool {
         self.component.is_same(component)
     }
 
-    /// Fuel that the last call used.
+    /// Returns the fuel that the last call used.
     pub fn fuel_used(&self) -> u64 {
         self.sandbox.fuel_used()
     }
 
-    /// Runs one query; `status` answers `node.status`.
+    /// Runs one query. `status` answers `node.status`.
     pub fn query(
         &mut self,
         call: Call<'_>,
@@ -347,11 +358,12 @@ impl QueryInstance {
         self.sandbox.state().node_status = Some(status);
         let answered = self.limited(Mode::Query, call, store, |this| {
             let verdict = this.sandbox.command(&this.query, call, Interrupts::Deadline)?;
-            // A refusal is an answer, and most are of what is not there. It undoes nothing, other than one of a command.
+            // A refusal is an answer: most say that something is not there. A query that is refused
+            // leaves nothing to undo, so its instance is as good as before.
             this.sandbox.usable = !matches!(verdict, Verdict::Failed(_));
             Ok(verdict)
         });
-        // An instance that is kept must keep nothing of its caller alive.
+        // A kept instance must not keep any value of its caller alive.
         self.sandbox.state().node_status = None;
         answered
     }

@@ -1,5 +1,6 @@
-//! Where a guest's stack lies in its memory, read from its modules as compilers leave them. Runs nothing, and refuses nothing: a layout that
-//! hides an overflow is told to the author.
+//! Finds where a guest's stack lies in its memory, by reading its modules as compilers produce
+//! them. This module runs nothing and refuses nothing: it reports a layout that hides an overflow
+//! to the author.
 
 use std::collections::BTreeSet;
 
@@ -7,32 +8,35 @@ use wasmparser::{ConstExpr, DataKind, FunctionBody, Operator, Parser, Payload, V
 
 use super::load::{LoadError, damaged};
 
-/// A stack begins at a multiple of this.
+/// Alignment of the start of a stack.
 const STACK_ALIGN: u64 = 16;
 
-/// A stack that grows down into the program's own data: an overflow overwrites statics, and nobody is told.
+/// A stack that grows down into the program's own data. An overflow overwrites statics without an
+/// error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HiddenStack {
-    /// Where the stack begins.
+    /// Address at which the stack begins.
     pub top: u64,
-    /// Where the data begins that lies below it.
+    /// Address at which the data below it begins.
     pub data: u64,
 }
 
-/// One core module, as far as it matters.
+/// The relevant parts of one core module.
 #[derive(Default)]
 struct Module {
     has_memory: bool,
     globals_imported: u32,
-    /// Of each global of its own, where it may point as a stack pointer does: an address that changes.
+    /// For each global of the module's own: its initial address, if it may be a stack pointer (a
+    /// mutable `i32`).
     globals: Vec<Option<u64>>,
-    /// The least address that data is loaded to.
+    /// The lowest address to which data is loaded.
     data: Option<u64>,
-    /// Globals below which functions take room, as they do on entry: stack pointers, whatever they are called.
+    /// Globals from which functions subtract on entry to make room for a frame: stack pointers,
+    /// whatever their names.
     lowered: BTreeSet<u32>,
 }
 
-/// The first module, of a module or a component, whose stack hides what overflows.
+/// Finds the first module, in a module or a component, whose stack layout hides an overflow.
 pub fn hidden_stack(wasm: &[u8]) -> Result<Option<HiddenStack>, LoadError> {
     let mut open: Vec<Module> = Vec::new();
     for payload in Parser::new(0).parse_all(wasm) {
@@ -84,7 +88,8 @@ impl Module {
         Ok(())
     }
 
-    /// `global.get`, `i32.const`, `i32.sub`: how compiled functions make room for their frame.
+    /// Finds `global.get`, `i32.const`, `i32.sub`: compiled functions make room for their frame
+    /// with them.
     fn find_lowered(&mut self, body: &FunctionBody<'_>) -> wasmparser::Result<()> {
         let (mut before, mut last) = (None, None);
         for operator in body.get_operators_reader()? {
@@ -108,7 +113,7 @@ impl Module {
     }
 }
 
-/// The value of `i32.const`.
+/// Returns the value of `i32.const`.
 fn constant(expression: &ConstExpr<'_>) -> wasmparser::Result<Option<u64>> {
     Ok(match expression.get_operators_reader().read()? {
         Operator::I32Const { value } => Some(u64::from(value as u32)),
@@ -125,7 +130,7 @@ mod tests {
         hidden_stack(&wat::parse_str(text).unwrap()).unwrap()
     }
 
-    /// As clang and its linker leave a module without `--stack-first`.
+    /// The layout that clang and its linker produce without `--stack-first`.
     const HIDDEN: &str = r#"(memory 2) (global $stack (mut i32) (i32.const 66576)) (data (i32.const 1024) "statics")
         (func (local i32) (local.set 0 (i32.sub (global.get $stack) (i32.const 32))) (global.set $stack (local.get 0)))"#;
 

@@ -1,75 +1,80 @@
 //! What a guest may use: the limits of the cluster's profile, and the counters that enforce them.
-//! Limits are replicated and counted in units that every replica counts alike (fuel, bytes, calls,
-//! rows), never in time or in what this machine has left. The query deadline is the one exception,
-//! and queries change nothing.
+//! Limits are replicated. Their units are counted alike on every replica (fuel, bytes, calls,
+//! rows); they never depend on time or on this machine's free resources. The only exception is the
+//! query deadline, and queries change nothing.
 //!
-//! Bulk operators (`memory.copy`, `memory.fill`, `table.init`, ...) are charged per byte or element by
-//! the engine, as `fuel.json` says, so that fuel bounds them like everything else. What fuel bounds worst
-//! is a chain of loads that all miss the cache: 100 to 250 ns each, hundreds of times an addition. Hence loads are
-//! dear, and `fuel_per_command` is such that even that chain ends within about a second. Multiplications, divisions and roots of floats are
-//! dear because processors do them slowly, by microcode, when a number is next to zero (denormal).
+//! The engine charges bulk operators (`memory.copy`, `memory.fill`, `table.init`, ...) per byte or
+//! element, as `fuel.json` says, so that fuel bounds them too. The worst case for fuel is a chain
+//! of loads that all miss the cache: 100 to 250 ns each, hundreds of times an addition. Loads are
+//! therefore expensive, and `fuel_per_command` is chosen so that even such a chain ends within
+//! about a second. Multiplications, divisions and roots of floats are expensive because processors
+//! handle numbers next to zero (denormals) slowly, in microcode.
 
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
 use super::outcome::{Ended, Reason};
 
-/// Stack of a thread that calls guests: four times the guest's own of the default profile, for the host functions under it.
+/// Stack of a thread that calls guests, in bytes. It is eight times the guest's own stack in the
+/// default profile; the rest is for the host functions under it.
 pub const CALLER_STACK_BYTES: usize = 16 << 20;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// The profile's limits: equal on every node of a cluster, because outcomes depend on them.
+/// The profile's limits. They are equal on every node of a cluster, because outcomes depend on
+/// them.
 ///
-/// A unit of fuel is about one simple instruction, 0.3 to 1 ns; a load from memory is 16.
+/// A unit of fuel is about one simple instruction, 0.3 to 1 ns; a load from memory costs 16.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Fuel of one command, calls into the host included.
+    /// Fuel of one command, including its calls into the host.
     pub fuel_per_command: u64,
-    /// Fuel of the commands of one log entry; enforced by whoever applies entries. A command starts while `fuel_per_command` of it
-    /// is left, and one that fails beside neighbours runs again: by default an entry may use five times a command's fuel.
+    /// Fuel of the commands of one log entry; the code that applies entries enforces it. A command
+    /// starts while `fuel_per_command` is left, and a command that fails in a used instance runs
+    /// again. So by default an entry may use five times a command's fuel.
     pub fuel_per_entry: u64,
     /// Fuel of one query, and of one step of a watch.
     pub fuel_per_query: u64,
-    /// Fuel of the start functions that run when an instance is made. What they use counts against the log entry.
+    /// Fuel of the start functions that run when an instance is made. It counts against the log
+    /// entry.
     pub fuel_per_instantiation: u64,
     /// Fuel of one whole `snapshot` or `restore`.
     pub fuel_per_snapshot: u64,
-    /// Time after which a query, or a step of a watch, is ended, in milliseconds.
+    /// Milliseconds after which a query or a step of a watch is ended.
     pub query_deadline_ms: u32,
-    /// Linear memory of an instance, in bytes.
+    /// Most bytes of linear memory of an instance.
     pub memory_bytes_max: u64,
-    /// Stack of an instance, in bytes. Threads that call guests need four times as much.
+    /// Bytes of stack of an instance. Threads that call guests need four times as much.
     pub wasm_stack_bytes: u64,
-    /// Elements of one table.
+    /// Most elements of one table.
     pub table_elements_max: u32,
-    /// Length of a key, in bytes.
+    /// Most bytes of a key.
     pub key_bytes_max: u32,
-    /// Length of a value, in bytes.
+    /// Most bytes of a value.
     pub value_bytes_max: u32,
-    /// Keys and values written by one command, in bytes; a removed key counts as its length.
+    /// Most bytes of keys and values that one command writes. A removed key counts as its length.
     pub write_bytes_per_command_max: u64,
-    /// Calls of `store` by one command or query.
+    /// Most calls of `store` by one command or query.
     pub store_calls_max: u64,
-    /// Keys and values read and written by one command or query, in bytes.
+    /// Most bytes of keys and values that one command or query reads and writes.
     pub store_bytes_max: u64,
-    /// Keys that one command removes with `remove-range`.
+    /// Most keys that one command removes with `remove-range`.
     pub keys_removed_max: u64,
-    /// A reply, in bytes; each reply of a watch step.
+    /// Most bytes of a reply, and of each reply of a watch step.
     pub reply_bytes_max: u32,
-    /// All replies of one watch step, in bytes.
+    /// Most bytes of all replies of one watch step.
     pub watch_replies_bytes_max: u32,
-    /// The memo of a watch, in bytes.
+    /// Most bytes of the memo of a watch.
     pub watch_memo_bytes_max: u32,
-    /// Message of a refusal, in bytes; a longer one is cut.
+    /// Most bytes of the message of a refusal; a longer one is cut.
     pub status_message_bytes_max: u32,
-    /// Details of a refusal, in bytes.
+    /// Most bytes of the details of a refusal.
     pub status_details_bytes_max: u32,
-    /// One chunk of a snapshot, in bytes, written or read.
+    /// Most bytes of one chunk of a snapshot, written or read.
     pub snapshot_chunk_bytes_max: u32,
-    /// Log lines of one call, in bytes; the rest is dropped.
+    /// Most bytes of log lines of one call; the rest is dropped.
     pub log_bytes_max: u32,
 }
 
@@ -107,15 +112,16 @@ impl Default for Limits {
     }
 }
 
-/// Fuel that work in the host costs, so that no call is a way around the fuel limit. Replicated
-/// semantics, like `fuel.json`: a change of a number changes outcomes.
+/// Fuel that work in the host costs, so that no call evades the fuel limit. These numbers are
+/// replicated semantics, like `fuel.json`: changing one changes outcomes.
 pub(super) mod fuel {
     pub(crate) const GET: u64 = 4_000;
     pub(crate) const SCAN: u64 = 8_000;
     pub(crate) const PUT: u64 = 1_000;
     pub(crate) const REMOVE: u64 = 1_000;
     pub(crate) const REMOVE_RANGE: u64 = 8_000;
-    /// A row that `scan` returns or `remove-range` removes, or that either passes over because this entry has removed it.
+    /// A row that `scan` returns, that `remove-range` removes, or that either passes over because
+    /// this entry has removed it.
     pub(crate) const ROW: u64 = 400;
     /// Any other import.
     pub(crate) const CALL: u64 = 500;
@@ -123,7 +129,7 @@ pub(super) mod fuel {
     pub(crate) const BYTE: u64 = 1;
 }
 
-/// What is left of the store budget of the call being served.
+/// What is left of the budgets of the current call.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     calls_left: u64,
@@ -134,7 +140,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// The budget of one command or query.
+    /// Makes the budget of one command or query.
     pub(super) fn of_call(limits: &Limits) -> Self {
         Self {
             calls_left: limits.store_calls_max,
@@ -145,7 +151,8 @@ impl Budget {
         }
     }
 
-    /// The budget of a snapshot or restore: its work grows with the state, and fuel bounds it.
+    /// Makes the budget of a snapshot or restore. Its work grows with the state, and fuel bounds
+    /// it.
     pub(super) fn of_snapshot(limits: &Limits) -> Self {
         Self {
             calls_left: u64::MAX,
@@ -173,12 +180,12 @@ impl Budget {
         take(&mut self.keys_removed_left, keys, Reason::StoreBudget, "keys removed by one command")
     }
 
-    /// One more than may be removed, so that going past the limit shows.
+    /// Returns one more key than may be removed, so that exceeding the limit is noticed.
     pub(super) fn removable(&self) -> u64 {
         self.keys_removed_left.saturating_add(1)
     }
 
-    /// Whether a log line of this length may still be written.
+    /// Returns whether a log line of this length may still be written, and charges it.
     pub(super) fn take_log(&mut self, bytes: u64) -> bool {
         let left = self.log_bytes_left.checked_sub(bytes);
         self.log_bytes_left = left.unwrap_or(0);
@@ -196,8 +203,9 @@ fn take(left: &mut u64, amount: u64, reason: Reason, what: &str) -> Result<(), E
     }
 }
 
-/// Decides growth of memories and tables: by the profile alone, so that every replica decides alike.
-/// Growth that was allowed and then failed is a fault of this host and never shown to the guest.
+/// Decides on growth of memories and tables by the profile alone, so that every replica decides
+/// alike. A growth that was allowed and then failed is a fault of this host; the guest never sees
+/// it.
 #[derive(Debug)]
 pub(super) struct Growth {
     memory_bytes_max: u64,
@@ -207,8 +215,8 @@ pub(super) struct Growth {
 }
 
 impl Growth {
-    /// What wasmtime says when a guest asks for more than its memory's type can hold. It asks no
-    /// limiter in that case; the answer is the same on every node.
+    /// wasmtime's error when a guest asks for more memory than the memory's type can hold. wasmtime
+    /// asks no limiter in that case; the answer is the same on every node.
     const BEYOND_TYPE: &str = "memory growth exceeds memory type's limits";
 
     pub(super) fn new(limits: &Limits) -> Self {
@@ -224,12 +232,12 @@ impl Growth {
         self.denied = false;
     }
 
-    /// Linear memory that the instance has, in bytes.
+    /// Returns the bytes of linear memory that the instance has.
     pub(super) fn memory_bytes(&self) -> u64 {
         self.memory_bytes_max - self.memory_bytes_left
     }
 
-    /// Whether this call asked for more than the profile gives.
+    /// Returns whether this call asked for more than the profile allows.
     pub(super) fn denied(&self) -> bool {
         self.denied
     }

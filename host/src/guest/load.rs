@@ -1,6 +1,6 @@
-//! Admission: turns bytes into a component that is known to run here, or says what is wrong with them
-//! and what to do. Never runs on the path of a command, and never looks into descriptors; it only
-//! finds their bytes.
+//! Admission: turns bytes into a component that is known to run here, or says what is wrong with
+//! them and what to do. This module never runs as part of a command. It only finds the bytes of
+//! descriptors and never reads them.
 
 use std::sync::Arc;
 
@@ -17,11 +17,12 @@ use super::imports::{INTERFACES, PACKAGE, State, VERSION};
 use super::instance::Sandbox;
 use crate::types::COMPONENT_BYTES_MAX;
 
-/// Custom section that carries the guest's protobuf descriptor set.
+/// Name of the custom section that holds the guest's protobuf descriptor set.
 pub(super) const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
-/// Components and modules within each other. Guests of Python's have three; looking at them takes time that grows with the square of it.
+/// Most levels of components and modules inside each other. Guests written in Python have three.
+/// The time to inspect nested components grows with the square of the depth.
 const NESTING_MAX: u32 = 64;
-/// Prefix of the custom sections in which compilers leave the component type.
+/// Prefix of the custom sections in which compilers store the component type.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
 /// Why bytes were not admitted as a guest.
 #[derive(Debug, thiserror::Error)]
@@ -85,16 +86,16 @@ pub enum LoadError {
     Engine(String),
 }
 
-/// A guest that was checked, compiled and seen to instantiate. Cheap to clone.
+/// A guest that was checked, compiled and successfully instantiated. Cheap to clone.
 #[derive(Clone)]
 pub struct Component {
     inner: Arc<Inner>,
 }
 
-/// What names and sections say of a guest that was looked at only.
+/// Facts about a guest that was only checked, from its names and sections.
 #[derive(Debug)]
 pub struct Checked {
-    /// Its protobuf descriptor set, if it carries one.
+    /// Its protobuf descriptor set, if there is one.
     pub descriptor: Option<Vec<u8>>,
     /// Whether it exports `watcher`.
     pub has_watcher: bool,
@@ -109,7 +110,7 @@ struct Inner {
     descriptor: Option<Vec<u8>>,
 }
 
-/// Where the functions of the contract are in a component.
+/// The positions of the contract's functions in a component.
 pub(super) struct Exports {
     pub(super) apply: ComponentExportIndex,
     pub(super) query: ComponentExportIndex,
@@ -119,8 +120,8 @@ pub(super) struct Exports {
 }
 
 impl Component {
-    /// Makes a component of a core module with embedded component type, and leaves a component as it
-    /// is. Done once for a cluster: the result, not the input, is what nodes agree on.
+    /// Makes a component of a core module with embedded component type. Returns a component
+    /// unchanged. This is done once for a cluster: nodes agree on the result, not on the input.
     pub fn encode(bytes: &[u8]) -> Result<Bytes, LoadError> {
         if Parser::is_component(bytes) {
             return Ok(Bytes::copy_from_slice(bytes));
@@ -134,7 +135,7 @@ impl Component {
         Ok(encoded.into())
     }
 
-    /// Refuses what can be refused without compiling anything: a file that is no guest.
+    /// Refuses a file that is not a guest, as far as that can be known without compiling.
     pub fn check(bytes: &[u8]) -> Result<Checked, LoadError> {
         let encoded = Self::encode(bytes)?;
         let found = inspect(&encoded)?;
@@ -148,7 +149,7 @@ impl Component {
         Self::admit(engine, encoded, |_| code::compile(engine, encoded))
     }
 
-    /// As [`Component::load`], but compiles only what is not on the shelf.
+    /// Does what [`Component::load`] does, but compiles only if the code is not on the shelf.
     pub fn load_from(engine: &Engine, encoded: &[u8], shelf: &dyn Shelf) -> Result<Self, LoadError> {
         Self::admit(engine, encoded, |hash| code::compiled(engine, encoded, hash, shelf))
     }
@@ -184,32 +185,32 @@ impl Component {
         Ok(component)
     }
 
-    /// BLAKE3 of the encoded bytes: the guest's identity.
+    /// Returns the BLAKE3 hash of the encoded bytes: the guest's identity.
     pub fn hash(&self) -> [u8; 32] {
         self.inner.hash
     }
 
-    /// The encoded bytes.
+    /// Returns the encoded bytes.
     pub fn encoded(&self) -> &Bytes {
         &self.inner.encoded
     }
 
-    /// The guest's protobuf descriptor set, if it carries one.
+    /// Returns the guest's protobuf descriptor set, if there is one.
     pub fn descriptor(&self) -> Option<&[u8]> {
         self.inner.descriptor.as_deref()
     }
 
-    /// Whether it exports `watcher`.
+    /// Returns whether the guest exports `watcher`.
     pub fn has_watcher(&self) -> bool {
         self.inner.exports.watch.is_some()
     }
 
-    /// Whether both are one component, compiled and admitted once.
+    /// Returns whether both are the same component, compiled and admitted once.
     pub(super) fn is_same(&self, other: &Component) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// The engine it was compiled by.
+    /// Returns the engine that compiled it.
     pub fn engine(&self) -> &Engine {
         &self.inner.engine
     }
@@ -223,7 +224,8 @@ impl Component {
     }
 }
 
-/// What a module becomes. Decodes its component type, which may be nested without end: on a stack that may overflow.
+/// Encodes a module as a component. This decodes its component type, which may be nested without
+/// end, so the caller's stack may overflow.
 pub(super) fn component_of(module: &[u8]) -> Result<Vec<u8>, String> {
     let encode = || ComponentEncoder::default().validate(true).module(module)?.encode();
     encode().map_err(|error| {
@@ -232,7 +234,8 @@ pub(super) fn component_of(module: &[u8]) -> Result<Vec<u8>, String> {
     })
 }
 
-/// What to do about a function that the component type has and the module has not: the encoder names interface and function in backticks.
+/// Returns the advice about a function that is in the component type but not in the module. The
+/// encoder's error has interface and function in backticks.
 fn missing_export(problem: &str) -> Option<String> {
     let (_, names) = problem.split_once("failed to find export of interface ")?;
     let mut names = names.split('`').skip(1).step_by(2);
@@ -261,7 +264,7 @@ impl Exports {
     }
 }
 
-/// What stands at the top level of a module or component, by name.
+/// Names at the top level of a module or component, and its sections.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) imports: Vec<String>,
@@ -271,13 +274,13 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// What is refused without compiling anything.
+    /// Refuses all that can be refused without compiling.
     pub(super) fn check(&self, bytes: &[u8]) -> Result<(), LoadError> {
         self.check_imports(bytes)?;
         self.require("machine").map(drop)
     }
 
-    /// Refuses every import outside the contract, all of them at once.
+    /// Refuses every import outside the contract, and reports all of them at once.
     fn check_imports(&self, bytes: &[u8]) -> Result<(), LoadError> {
         let mut names = Vec::new();
         for name in &self.imports {
@@ -294,7 +297,8 @@ impl Found {
         Err(LoadError::ForbiddenImport { names, advice })
     }
 
-    /// Why it cannot be linked: for a guest of a newer version, that.
+    /// Returns the error for a component that cannot be linked. A guest of a newer version gets an
+    /// error of its own.
     fn misfit(&self, reason: String) -> LoadError {
         let version =
             |name: &String| interface(name).and_then(|(_, version)| Some((numbers(version)?, version.to_owned())));
@@ -318,20 +322,20 @@ impl Found {
     }
 }
 
-/// Interface and version of a name such as `lockstep:machine/store@1.0.0`.
+/// Returns interface and version of a name such as `lockstep:machine/store@1.0.0`.
 pub(super) fn interface(name: &str) -> Option<(&str, &str)> {
     let rest = name.strip_prefix(PACKAGE)?.strip_prefix('/')?;
     Some(rest.split_once('@').unwrap_or((rest, "none")))
 }
 
-/// The three numbers of a version; `None` for anything else, a prerelease among them.
+/// Returns the three numbers of a version; `None` for anything else, such as a prerelease.
 fn numbers(version: &str) -> Option<[u64; 3]> {
     let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     let parts: Vec<u64> = version.split('.').map(number).collect::<Option<_>>()?;
     parts.try_into().ok()
 }
 
-/// The major version must be ours; within it, types decide at link time.
+/// Checks that the major version is ours. Within a major version, the types decide at link time.
 fn check_version(name: &str, version: &str) -> Result<(), LoadError> {
     let (name, found) = (name.to_owned(), version.to_owned());
     let Some([major, ..]) = numbers(version) else { return Err(LoadError::NoRelease { name, found }) };
@@ -341,8 +345,8 @@ fn check_version(name: &str, version: &str) -> Result<(), LoadError> {
     Err(LoadError::WrongVersion { name, found, wanted: VERSION.to_owned() })
 }
 
-/// Reads names and sections without compiling anything. Imports of a module are named by its module
-/// name, with the function where that says more.
+/// Reads names and sections without compiling anything. An import of a module is named by its
+/// module name; imports outside the contract's package also have the function's name.
 pub(super) fn inspect(bytes: &[u8]) -> Result<Found, LoadError> {
     if !Parser::is_component(bytes) && !Parser::is_core_wasm(bytes) {
         return Err(LoadError::NotWasm);
@@ -370,7 +374,7 @@ pub(super) fn damaged(error: wasmparser::BinaryReaderError) -> LoadError {
 impl Found {
     fn custom(&mut self, name: &str, data: &[u8]) {
         if name == DESCRIPTOR_SECTION {
-            // Descriptor sets may be concatenated: that is how protobuf merges messages.
+            // Descriptor sets may be concatenated, because protobuf merges messages in this way.
             self.descriptor.get_or_insert_default().extend_from_slice(data);
         }
         self.has_component_type |= name.starts_with(COMPONENT_TYPE_SECTION);

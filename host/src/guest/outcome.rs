@@ -1,6 +1,6 @@
-//! What became of a call. One question sorts everything that can go wrong: would every replica get
-//! the same? Then it is an outcome (`Verdict`), recorded like any other. Only the causes listed in
-//! `classify` are this host's own (`HostFault`); they stop the node and never become an outcome.
+//! The outcome of a call. An error that every replica gets alike is an outcome (`Verdict`) and is
+//! recorded like any other. Only the causes that `classify` lists are this host's own faults
+//! (`HostFault`); they stop the node and never become an outcome.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,46 +10,46 @@ use super::Context;
 use super::frames;
 use super::limits::Limits;
 
-/// Longest detail of a failure that is kept, in bytes.
+/// Most bytes of a failure's detail that are kept.
 const DETAIL_BYTES_MAX: usize = 8 * 1024;
 
-/// gRPC's INTERNAL, sent for a refusal whose code gRPC does not have.
+/// gRPC's code INTERNAL. It replaces a refusal code that gRPC does not have.
 const CODE_INTERNAL: u32 = 13;
 
-/// The guest's own refusal, sent to the client as it is.
+/// The guest's own refusal, sent to the client unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// gRPC code, 1 to 16.
+    /// The gRPC code, 1 to 16.
     pub code: u32,
-    /// For people; within the profile's limit.
+    /// A message for people, within the profile's limit.
     pub message: String,
-    /// An encoded `google.rpc.Status`; empty for none.
+    /// An encoded `google.rpc.Status`; empty if there is none.
     pub details: Vec<u8>,
 }
 
-/// What a call came to. Everything but a reply undoes what the call wrote.
+/// The verdict on a call. Anything but a reply undoes the call's writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The guest answered; for `snapshot` and `restore`, empty.
+    /// The guest answered. Empty for `snapshot` and `restore`.
     Reply(Bytes),
-    /// The guest said no.
+    /// The guest refused.
     Refused(Status),
-    /// The guest did not get to an answer.
+    /// The guest failed before it had an answer.
     Failed(Failure),
 }
 
-/// Why a guest did not get to an answer.
+/// Why a guest failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Equal on every replica, hence part of what is recorded and hashed.
+    /// The reason. It is equal on every replica, so it is recorded and hashed.
     pub reason: Reason,
-    /// For the local log and the client only, because it may differ from node to node: a message, the
-    /// guest's backtrace.
+    /// A message or the guest's backtrace, for the local log and the client only, because it may
+    /// differ between nodes.
     pub detail: String,
 }
 
 impl Failure {
-    /// With the method and its place in history in front of the detail.
+    /// Puts the method and its position in the log in front of the detail.
     pub(super) fn at(mut self, method: &str, context: Context) -> Self {
         let Context { index, position, .. } = context;
         self.detail = format!("{method} at index {index}, position {position}: {}", self.detail);
@@ -57,7 +57,7 @@ impl Failure {
     }
 }
 
-/// The enumerated part of a failure. Values are stored and hashed: they are frozen.
+/// The enumerated part of a failure. The values are stored and hashed, so they are frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Reason {
@@ -71,13 +71,13 @@ pub enum Reason {
     Stack = 4,
     /// Too many store calls, bytes or removed keys in one call.
     StoreBudget = 5,
-    /// A key, a value, a chunk, or what one command writes is too big.
+    /// A key, a value, a chunk, or the writes of one command are too big.
     LimitExceeded = 6,
-    /// What crossed the boundary was not a valid value of its type.
+    /// A value that crossed the boundary was not valid for its type.
     MalformedReply = 7,
-    /// A reply, memo or status details past the profile's limit.
+    /// A reply, memo or status details exceeded the profile's limit.
     OversizedReply = 8,
-    /// An import that this kind of call may not use.
+    /// The guest used an import that this kind of call may not use.
     Forbidden = 9,
     /// The guest called `log.abort`.
     Aborted = 10,
@@ -85,12 +85,13 @@ pub enum Reason {
     Deadline = 11,
     /// The other side of a snapshot or restore stream failed; never in a command.
     Stream = 12,
-    /// The host did not call the guest: the entry had no fuel left for the command, or the cluster no genesis yet. It may be sent again.
+    /// The host did not call the guest: the entry had no fuel left for the command, or the cluster
+    /// had no genesis yet. The command may be sent again.
     NotRun = 13,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Reason; 13] = [
         Reason::Trap,
         Reason::Fuel,
@@ -107,7 +108,7 @@ impl Reason {
         Reason::NotRun,
     ];
 
-    /// The reason stored as this byte, if it is one.
+    /// Returns the reason that is stored as this byte, if there is one.
     pub fn from_u8(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| *reason as u8 == byte)
     }
@@ -118,7 +119,7 @@ impl Reason {
 #[error("host fault: {0}")]
 pub struct HostFault(pub String);
 
-/// How an import or the limiter ends the call it serves.
+/// How an import or the limiter ends the call that it serves.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
     #[error("{}", .0.detail)]
@@ -136,14 +137,14 @@ impl Ended {
 /// What an epoch interrupt means for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interrupts {
-    /// Its deadline passed.
+    /// The call's deadline passed.
     Deadline,
-    /// Calls without a deadline are never interrupted; if one is, the host is wrong.
+    /// A fault of the host: calls without a deadline are never interrupted.
     Fault,
 }
 
-/// Sorts what wasmtime returns for a call that did not return. `growth_denied`: the call was refused
-/// memory or table growth.
+/// Classifies the error of a call that did not return. `growth_denied` tells whether the call was
+/// refused memory or table growth.
 pub(super) fn classify(
     error: &wasmtime::Error,
     interrupts: Interrupts,
@@ -173,7 +174,7 @@ pub(super) fn classify(
     Ok(Failure { reason, detail: detail(error) })
 }
 
-/// What happened first, then where: whoever cuts the text cuts the outermost frames.
+/// Describes the error first, then the place: if the text is cut, the outermost frames are lost.
 fn detail(error: &wasmtime::Error) -> String {
     let mut text = match error.downcast_ref::<WasmBacktrace>() {
         Some(trace) if !trace.frames().is_empty() => {
@@ -185,7 +186,7 @@ fn detail(error: &wasmtime::Error) -> String {
     text
 }
 
-/// Brings a guest's refusal into the form that the contract promises to clients.
+/// Checks a guest's refusal and brings it into the form that the contract promises to clients.
 pub(super) fn refusal(mut status: Status, limits: &Limits) -> Verdict {
     if status.details.len() > limits.status_details_bytes_max as usize {
         return oversized("status details", status.details.len(), limits.status_details_bytes_max);
@@ -197,7 +198,7 @@ pub(super) fn refusal(mut status: Status, limits: &Limits) -> Verdict {
     Verdict::Refused(status)
 }
 
-/// A reply, unless it is past the profile's limit.
+/// Makes a verdict of a reply; it is a failure if the reply exceeds the profile's limit.
 pub(super) fn reply(reply: Vec<u8>, limits: &Limits) -> Verdict {
     if reply.len() > limits.reply_bytes_max as usize {
         return oversized("reply", reply.len(), limits.reply_bytes_max);
@@ -210,7 +211,7 @@ pub(super) fn oversized(what: &str, bytes: usize, bytes_max: u32) -> Verdict {
     Verdict::Failed(Failure { reason: Reason::OversizedReply, detail })
 }
 
-/// Cuts at a character, so that the text stays text.
+/// Cuts at a character boundary, so that the text stays valid UTF-8.
 pub(super) fn cut(text: &mut String, bytes_max: usize) {
     text.truncate(text.floor_char_boundary(bytes_max));
 }

@@ -1,12 +1,12 @@
-//! Puts a protobuf descriptor into an encoded component whose compiler left none. Changes nothing else of it, and does not
-//! ask whether a node would take the result.
+//! Puts a protobuf descriptor into an encoded component whose compiler left none. Changes nothing
+//! else in the component, and does not check whether a node would accept the result.
 
 use bytes::Bytes;
 use wasmparser::{BinaryReader, Parser};
 
 use super::load::{DESCRIPTOR_SECTION, LoadError, damaged, inspect};
 
-/// Magic number and version.
+/// Size of magic number and version.
 const HEADER_BYTES: usize = 8;
 /// Id of a custom section, in modules and components alike.
 const CUSTOM: u8 = 0;
@@ -14,10 +14,10 @@ const CUSTOM: u8 = 0;
 /// Why a descriptor was not put into a component.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// What was given cannot be read.
+    /// The bytes cannot be read as a component.
     #[error(transparent)]
     Component(#[from] LoadError),
-    /// The toolchain left a descriptor inside, which cannot be taken out.
+    /// The toolchain left a descriptor inside the component's module, which cannot be removed.
     #[error(
         "it already carries a descriptor inside its module, as the guest SDK's build leaves it: change the .proto and build again; packing is for \
          guests whose compiler adds none"
@@ -25,7 +25,8 @@ pub enum PackError {
     HasDescriptor,
 }
 
-/// The component with this descriptor set as a custom section at its top level, in place of one that an earlier call put there.
+/// Returns the component with this descriptor set as a custom section at its top level. It replaces
+/// one that an earlier call put there.
 pub fn with_descriptor(encoded: &[u8], descriptor: &[u8]) -> Result<Bytes, PackError> {
     if !Parser::is_component(encoded) {
         return Err(LoadError::Encode("it was not encoded yet".to_owned()).into());
@@ -43,7 +44,7 @@ pub fn with_descriptor(encoded: &[u8], descriptor: &[u8]) -> Result<Bytes, PackE
     Ok(packed.into())
 }
 
-/// All sections of the top level but the custom ones of this name.
+/// Returns all sections of the top level except custom sections with this name.
 fn without_section(encoded: &[u8], name: &str) -> wasmparser::Result<Vec<u8>> {
     let mut kept = encoded[..HEADER_BYTES].to_vec();
     let mut reader = BinaryReader::new(&encoded[HEADER_BYTES..], HEADER_BYTES);
@@ -60,7 +61,7 @@ fn without_section(encoded: &[u8], name: &str) -> wasmparser::Result<Vec<u8>> {
     Ok(kept)
 }
 
-/// LEB128, as WebAssembly writes lengths.
+/// Encodes a length in LEB128, as WebAssembly does.
 fn length(mut value: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! The guest's own snapshot and restore: one call each, in a fresh instance, with the stream's other
-//! side given by the caller. Frames, digests and what belongs to the host are not known here.
+//! The guest's own snapshot and restore: one call each, in a fresh instance. The caller supplies
+//! the other side of the stream. This module does not know frames, digests or the host's records.
 
 use bytes::Bytes;
 use wasmtime::component::ComponentExportIndex;
@@ -12,22 +12,26 @@ use super::outcome::{self, Interrupts};
 use super::wire::Stream;
 use super::{Context, HostFault, SnapshotSink, SnapshotSource, Store, Verdict};
 
-/// A guest that computes for so long without moving its stream is ended. Fuel alone would not do it: it must do for states of any size.
-/// Less than the time after which the other side of a transfer gives up, so that the host can still send the rows itself.
+/// Most milliseconds that a guest may compute without moving its stream. Fuel alone would not end
+/// such a guest, because it must be enough for states of any size. The limit is less than the time
+/// after which the other side of a transfer gives up, so that the host can still send the rows
+/// itself.
 pub(super) const QUIET_MS: u32 = 20_000;
 
-/// A place for one snapshot, given back on drop; none while as many are being written as the pool has for them. Without one a snapshot
-/// could take the instance that apply needs.
+/// Takes a slot for one snapshot; `None` while as many snapshots are written as the pool has slots
+/// for. Dropping the slot gives it back. Without a slot, a snapshot could take the instance that
+/// apply needs.
 pub fn snapshot_slot(component: &Component) -> Option<Slot> {
     component.engine().snapshot_slot()
 }
 
-/// A place for one restore, as [`snapshot_slot`].
+/// Takes a slot for one restore, as [`snapshot_slot`] does.
 pub fn restore_slot(component: &Component) -> Option<Slot> {
     component.engine().restore_slot()
 }
 
-/// Lets the guest write the state that `store` shows into `sink`. An empty reply means it is complete.
+/// Lets the guest write the state in `store` to `sink`. An empty reply means that the snapshot is
+/// complete.
 pub fn snapshot(
     component: &Component,
     _place: &Slot,
@@ -40,8 +44,8 @@ pub fn snapshot(
     run(&mut sandbox, &component.exports().snapshot, Mode::Snapshot, context, store, QUIET_MS).0
 }
 
-/// Lets the guest build the state in `store`, which is empty, from `source`. The caller keeps what was
-/// written after an empty reply, and drops it otherwise.
+/// Lets the guest build the state in `store`, which is empty, from `source`. The caller keeps the
+/// writes after an empty reply, and drops them otherwise.
 pub fn restore(
     component: &Component,
     _place: &Slot,

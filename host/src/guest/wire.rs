@@ -1,5 +1,5 @@
-//! The contract's records and functions as wasmtime sees them, and their conversion to the words of this
-//! room. Nothing outside `guest/` sees these types.
+//! The contract's records and functions as wasmtime types, and their conversion to the types of
+//! this module. Nothing outside `guest/` sees the wasmtime types.
 
 use wasmtime::component::{ComponentType, Lift, Lower, TypedFunc};
 
@@ -52,8 +52,8 @@ pub(super) struct WireStep {
     pub(super) done: bool,
 }
 
-/// `machine.apply` and `machine.query`. Arguments are owned: a function that borrows them would have to
-/// be type-checked again for every call, which costs more than the copy.
+/// `machine.apply` and `machine.query`. The arguments are owned: a function that borrows them would
+/// have to be type-checked again for every call, which costs more than the copy.
 pub(super) type Command = TypedFunc<(WireContext, String, Vec<u8>), (Result<Vec<u8>, WireStatus>,)>;
 /// `watcher.watch`.
 pub(super) type Watch = TypedFunc<(WireContext, String, Vec<u8>, WireCause, Vec<u8>), (Result<WireStep, WireStatus>,)>;

@@ -1,15 +1,16 @@
-//! Steps of a watch that ask for an index which is reached already: they run again at once. Says when, and bounds those that send
-//! nothing; one that sends is held back by its client, who has to take it first. Runs no step.
+//! Finds steps of a watch that ask for an index that is reached already: they run again at once.
+//! This module says when, and limits steps that send nothing. A step that sends needs no limit: its
+//! client has to take the message first. This module runs no step.
 
 use std::time::Duration;
 
 use crate::guest::Step;
 
-/// Steps in a row that may run again at once though they send nothing. Each may read tens of megabytes, so that who looks for a needle
-/// passes over a gigabyte before the pause.
+/// Most steps in a row that may run again at once without sending anything. Each may read tens of
+/// megabytes, so a search for a rare row passes over about a gigabyte before the pause.
 const SILENT_STEPS_MAX: u32 = 16;
 
-/// How long each further one waits: ten steps a second are no burden, whatever they are for.
+/// Pause before each further silent step. Ten steps a second are no burden, whatever their purpose.
 const SILENT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Follows the steps of one stream.
@@ -20,7 +21,8 @@ pub struct Again {
 }
 
 impl Again {
-    /// After which pause the stream runs again, though nothing has happened since this step, made at `index`; `None` when it waits.
+    /// Returns the pause after which the stream runs again although nothing has changed. `step` was
+    /// made at `index`. Returns `None` when the stream waits for a change.
     pub fn after(&mut self, step: &Step, index: u64) -> Option<Duration> {
         let again = !step.done && (1..=index).contains(&step.wake_at_index);
         self.silent = if again && step.replies.is_empty() { self.silent + 1 } else { 0 };

@@ -1,9 +1,11 @@
-//! The apply thread: takes committed entries in order, makes one batch of each, commits it, and tells everyone. Also flushes, and
-//! puts installed snapshots in force, because nothing else may write the state. What an entry does is `entry.rs`'s.
+//! The apply thread. It takes committed entries in order, makes one batch of each entry, commits
+//! the batch, and notifies the waiting callers. It also flushes the state and installs snapshots,
+//! because no other thread may write the state. `entry.rs` computes the effects of an entry.
 //!
-//! - Entry i is committed to the state only when log i is durable here: after a crash the state is never ahead of the log.
-//! - Before readers can see entry i it is noted that they can: after a crash they see no less.
-//! - A fault stops this thread for good; nothing after it is acknowledged.
+//! - Entry i is committed to the state only when log entry i is durable on this node: after a crash
+//!   the state is never ahead of the log.
+//! - Before readers can see entry i, a durable note says so: after a crash they see no less.
+//! - A fault stops this thread for good; no later entry is acknowledged.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,14 +31,15 @@ use crate::logs::Foreign;
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 
-/// Before a write of the state is tried again that found the disk full, or no descriptor.
+/// Time before a write of the state is retried, after the disk was full or no file descriptor was
+/// left.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// What the state waits for before it takes an entry.
+/// The conditions that must hold before the state takes an entry.
 pub(crate) trait Gate: Send + Sync + 'static {
     /// Blocks until log entry `index` is durable on this node.
     fn wait_durable(&self, index: u64) -> Result<(), StoreError>;
-    /// Notes, so that a crash of the process does not lose it, that readers will see `log_id` next.
+    /// Notes that readers will see `log_id` next. The note survives a crash of the process.
     fn note_served(&self, log_id: LogId) -> Result<(), StoreError>;
     /// Completes when everything submitted to the log so far is durable.
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>>;
@@ -56,19 +59,20 @@ impl Gate for Log {
     }
 }
 
-/// An entry, and whom openraft wants told when it is applied.
+/// An entry, and the responder that openraft wants called when the entry is applied.
 pub(crate) type Committed = (Entry, Option<ApplyResponder<TypeConfig>>);
 
 type Done = oneshot::Sender<Result<(), ApplyError>>;
 
 enum Job {
     Apply(Vec<Committed>, Done),
-    /// Puts a complete generation in force.
+    /// Installs a complete generation as the current state.
     Install(Arc<Generation>, Done),
     Close(Done),
 }
 
-/// Gives the thread its work. Each call waits for its own answer, so the queue holds one job for each caller at most.
+/// Sends jobs to the apply thread. Each caller waits for its answer, so the queue holds at most one
+/// job for each caller.
 #[derive(Clone)]
 pub(crate) struct ApplyHandle {
     jobs: Sender<Job>,
@@ -100,12 +104,12 @@ impl ApplyHandle {
         self.ask(|done| Job::Apply(entries, done)).await
     }
 
-    /// Puts a complete generation in force.
+    /// Installs a complete generation as the current state.
     pub(crate) async fn install(&self, generation: Arc<Generation>) -> Result<(), ApplyError> {
         self.ask(|done| Job::Install(generation, done)).await
     }
 
-    /// Flushes and ends the thread.
+    /// Flushes the state and ends the thread.
     pub(crate) async fn close(&self) -> Result<(), ApplyError> {
         self.shared.stop();
         match self.ask(Job::Close).await {
@@ -127,8 +131,8 @@ struct Applier {
     generation: Arc<Generation>,
     system: System,
     dirty: Dirty,
-    /// The component found fit for the recorded genesis, and which of those set it was: comparing for each entry would cost more
-    /// than the entry.
+    /// The component found fit for the recorded genesis, and its version number. Comparing again
+    /// for each entry would cost more than the entry itself.
     fit: Option<(u64, Component)>,
 }
 
@@ -140,9 +144,9 @@ impl Applier {
                 Some(Job::Install(generation, done)) => (self.install(generation), Some(done)),
                 Some(Job::Close(done)) => {
                     let flushed = self.flush();
-                    // Whoever is told may open the state again at once.
+                    // The caller may open the state again as soon as it has the answer.
                     drop(self);
-                    // Whoever closes may have gone; the flush is what counts.
+                    // The caller may have gone; the flush is done anyway.
                     let _gone = done.send(flushed);
                     return;
                 }
@@ -161,16 +165,16 @@ impl Applier {
         }
     }
 
-    /// The next job; `None` when a flush is due, or when there is nothing to do any more.
+    /// Returns the next job; `None` when a flush is due, or when there will be no more jobs.
     fn next(&self, work: &Receiver<Job>) -> Option<Job> {
         match self.dirty.due_in() {
             None => work.recv().ok(),
-            // Disconnected: the flush comes first, then the end.
+            // When the channel is disconnected, the flush comes first, then the end of the thread.
             Some(wait) => work.recv_timeout(wait).ok(),
         }
     }
 
-    /// A stop while an entry waited for its component is no fault.
+    /// Reports a fault as fatal. A stop while an entry waited for its component is not a fault.
     fn end(&mut self, why: &str) {
         if !self.shared.stopping.load(Relaxed) {
             self.shared.fatal.raise(format!("apply after index {}: {why}", self.system.applied_index()));
@@ -188,7 +192,7 @@ impl Applier {
             if let Some(responder) = responder {
                 responder.send(Applied);
             }
-            // RocksDB's own flush would not look before whether it can open files.
+            // RocksDB's own flush would not check first whether it can open files.
             if self.dirty.is_due() || self.generation.is_nearly_full() {
                 self.flush()?;
             }
@@ -215,7 +219,8 @@ impl Applier {
         let entry = match codec::decode_entry(data) {
             Ok(entry) => entry,
             Err(error) => {
-                // The log's checksum was right, so every replica has these bytes and does this: nothing.
+                // The log's checksum was right, so every replica has these bytes and does the same:
+                // nothing.
                 tracing::error!(index = log_id.index, %error, "a log entry cannot be decoded; it is applied as an empty one");
                 self.shared.counts.undecodable.fetch_add(1, Relaxed);
                 return Ok(entry::empty(&self.system, log_id, self.system.clone()));
@@ -233,7 +238,8 @@ impl Applier {
         Ok(entry::normal(&self.system, log_id, &entry, runner, self.generation.clone())?)
     }
 
-    /// The component of the recorded genesis, or else of `proposed`; `None` before any.
+    /// Returns the component of the recorded genesis, or else of `proposed`; `None` when there is
+    /// neither.
     fn fit_component(&mut self, proposed: Option<&Genesis>) -> Result<Option<Component>, ApplyError> {
         let version = self.shared.component_version();
         if let Some((_, component)) = self.fit.as_ref().filter(|fit| fit.0 == version) {
@@ -258,7 +264,8 @@ impl Applier {
         }
         self.shared.recent.lock().push(self.system.hash);
         self.shared.counts.entries.fetch_add(1, Relaxed);
-        // First who reads it, then the index: whoever has waited for an index finds all changes up to it told.
+        // First wake the readers that depend on these keys, then publish the index: a caller that
+        // waited for an index then finds that all changes up to it are reported.
         self.shared.changes.committed(log_id.index, effects.writes.into_keys().collect());
         self.shared.publish(&self.system);
         self.answer(log_id, effects.outcomes);
@@ -279,7 +286,8 @@ impl Applier {
         self.shared.waiters.entry_applied(log_id.leader_id, awaited);
     }
 
-    /// A client can have as many of these as it likes, and everybody waits for this thread: the log gets some of them.
+    /// Counts a failed command and logs some of them. A client can cause any number of failures,
+    /// and every client waits for this thread, so the number of log lines is limited.
     fn note_failure(&self, index: u64, position: u32, failure: &Failure) {
         self.shared.counts.failures.add(failure.reason);
         if let Some(left_out) = self.shared.command_failures.due() {
@@ -288,8 +296,9 @@ impl Applier {
         }
     }
 
-    /// A full disk, or no descriptor, leaves the state unflushed: the log still has all of it, and the next attempt is due
-    /// [`FLUSH_AFTER`] from now. Without a descriptor no entry is applied any more once RocksDB might flush by itself.
+    /// Flushes the state. When the disk is full or no file descriptor is left, the state stays
+    /// unflushed and the next attempt is due after [`FLUSH_AFTER`]; the log still has everything.
+    /// Without a descriptor no more entries are applied once RocksDB might flush on its own.
     fn flush(&mut self) -> Result<(), ApplyError> {
         let mut flushed = self.generation.flush();
         if flushed.as_ref().is_err_and(StoreError::lacks_descriptor) && self.generation.is_nearly_full() {
@@ -309,7 +318,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Does `write`, again and again while the disk is full or no descriptor is left: what is committed has to be applied, and reads go on meanwhile.
+    /// Retries `write` while the disk is full or no file descriptor is left. A committed entry has
+    /// to be applied, and reads go on meanwhile.
     fn until_there_is_room(&self, write: impl Fn() -> Result<(), StoreError>) -> Result<(), ApplyError> {
         loop {
             match write() {
@@ -335,7 +345,7 @@ impl Applier {
         self.fit = None;
         self.dirty = Dirty::nothing(FLUSH_AFTER);
         self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);
-        // In the order of `commit`.
+        // In the same order as in `commit`.
         self.shared.changes.reset(self.system.applied_index());
         self.shared.publish(&self.system);
         if let Some(log_id) = self.system.applied {
@@ -345,7 +355,7 @@ impl Applier {
     }
 }
 
-/// Everything of one entry in one batch: all of it lands or none.
+/// Puts all writes of one entry in one batch, so that they are stored all or none.
 pub(super) fn batch_of(effects: &Effects) -> Batch {
     let mut batch = Batch::new();
     for (key, value) in &effects.writes {

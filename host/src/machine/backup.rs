@@ -1,14 +1,16 @@
-//! A backup file: the frames of a snapshot, with the component that runs over the rows, and an end by which a cut file is known.
-//! Reads and writes bytes that it is given; opens no file, and knows no node.
+//! A backup file: the frames of a snapshot, with the component that the rows belong to, and an end
+//! record that shows whether the file is complete. This module reads and writes bytes that the
+//! caller passes. It opens no file and knows no node.
 //!
 //! ```text
 //! file   = "LOCKSTEP BACKUP\n", format u32 LE, record*
 //! record = length u32 LE, frame (snapshot_frames.rs); the last one is End, and nothing follows it
 //! ```
 //!
-//! - The rows are there as they are, never in a guest's own format: reading a backup back must not depend on a guest.
-//! - A file is good when every frame passes its checksum, the end's digest is that of the bytes before it, and what the rows build
-//!   has the digest of the footer.
+//! - The file holds the rows themselves, never a guest's own format, because reading a backup back
+//!   must not depend on a guest.
+//! - A file is good when every frame passes its checksum, the digest in the end record is that of
+//!   the bytes before it, and the state built from the rows has the digest in the footer.
 
 use std::io::{self, Read, Write};
 
@@ -24,58 +26,59 @@ pub use found::{Founded, Founder, Replaced, found, replace};
 pub use rows::RowsOf;
 
 const MAGIC: &[u8; 16] = b"LOCKSTEP BACKUP\n";
-/// A frame is hardly longer than its body: zstd adds little to what it cannot compress.
+/// Most bytes of a frame. A frame is hardly longer than its body: zstd adds little to data that it
+/// cannot compress.
 const FRAME_BYTES_MAX: usize = BODY_BYTES_MAX + (64 << 10);
 
-/// Why a backup was not written, or is none.
+/// Why a backup was not written, or why a file is not a good backup.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// Some other file.
+    /// The file is not a backup.
     #[error("this is no backup of Lockstep: it does not begin with {:?}", "LOCKSTEP BACKUP")]
     Foreign,
-    /// Written by a newer version.
+    /// The backup has a format that this version does not read, such as a newer one.
     #[error(
         "the backup has format {found}, this version reads {supported}: use the version that wrote it, or a newer one"
     )]
     Newer {
-        /// In the file.
+        /// The format of the file.
         found: u32,
-        /// Ours.
+        /// The format that this version reads.
         supported: u32,
     },
-    /// It ends too soon.
+    /// The file ends too soon.
     #[error("the backup is cut short: it ends after {0} whole frames, without its end record")]
     Cut(u64),
-    /// It is not what was written.
+    /// The file is not as it was written.
     #[error("the backup is damaged: {0}")]
     Damaged(String),
     /// The frames do not build a state.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The file or the pipe.
+    /// Reading or writing the file or the pipe failed.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 impl BackupError {
-    /// Whether it is the file that is of no use, as opposed to this node's disk.
+    /// Returns whether the file is unusable, as opposed to a fault of this node's disk.
     pub fn is_of_the_file(&self) -> bool {
         !matches!(self, BackupError::Io(_) | BackupError::Snapshot(SnapshotError::Store(_)))
     }
 }
 
-/// What a whole backup holds.
+/// The contents of a complete backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// The last log index of the state.
+    /// Index of the last entry in the state.
     pub index: u64,
-    /// Rows of the state, the host's own included.
+    /// Rows of the state, including the host's own.
     pub rows: u64,
-    /// Of the whole file.
+    /// Bytes of the whole file.
     pub bytes: u64,
 }
 
-/// Counts and digests what passes.
+/// Counts and digests the bytes that pass through.
 struct Tally {
     hasher: blake3::Hasher,
     bytes: u64,
@@ -97,7 +100,7 @@ impl Tally {
     }
 }
 
-/// Writes a backup, frame by frame as they come from [`super::Snapshots::back_up`].
+/// Writes a backup from the frames that [`super::Snapshots::back_up`] sends.
 pub struct BackupWriter<W> {
     out: W,
     tally: Tally,
@@ -106,7 +109,7 @@ pub struct BackupWriter<W> {
 }
 
 impl<W: Write> BackupWriter<W> {
-    /// Writes the beginning.
+    /// Writes the beginning of the file.
     pub fn new(out: W) -> Result<BackupWriter<W>, BackupError> {
         let mut writer = BackupWriter { out, tally: Tally::new(), index: None, rows: None };
         writer.write(MAGIC)?;
@@ -125,7 +128,8 @@ impl<W: Write> BackupWriter<W> {
         self.record(frame)
     }
 
-    /// Writes the end. An error when the footer has not come: the node stopped sending before.
+    /// Writes the end record. Returns an error if the footer has not come, because the node stopped
+    /// sending before.
     pub fn finish(mut self) -> Result<(Summary, W), BackupError> {
         let (Some(index), Some(rows)) = (self.index, self.rows) else {
             return Err(BackupError::Cut(self.tally.frames));
@@ -136,7 +140,7 @@ impl<W: Write> BackupWriter<W> {
         Ok((Summary { index, rows, bytes: self.tally.bytes }, self.out))
     }
 
-    /// Bytes written so far.
+    /// Returns the bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.tally.bytes
     }
@@ -164,7 +168,8 @@ pub struct BackupReader<R> {
 }
 
 impl<R: Read> BackupReader<R> {
-    /// Reads the beginning, or says what else this is.
+    /// Reads the beginning of the file. Returns an error if the file is not a backup of this
+    /// format.
     pub fn new(from: R) -> Result<BackupReader<R>, BackupError> {
         let mut reader = BackupReader { from, tally: Tally::new(), ended: false, index: 0, rows: 0 };
         let mut magic = [0; MAGIC.len()];
@@ -181,7 +186,8 @@ impl<R: Read> BackupReader<R> {
         }
     }
 
-    /// The next frame, without the end; none when the file is whole and was read.
+    /// Returns the next frame other than the end record; `None` when the file is complete and read
+    /// to its end.
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, BackupError> {
         if self.ended {
             return Ok(None);
@@ -200,7 +206,7 @@ impl<R: Read> BackupReader<R> {
         Ok(Some(frame))
     }
 
-    /// Reads the whole file, and says what it holds when it is good.
+    /// Reads the whole file, and returns its contents if it is good.
     pub fn verify(mut self) -> Result<Summary, BackupError> {
         while self.next_frame()?.is_some() {}
         Ok(Summary { index: self.index, rows: self.rows, bytes: self.tally.bytes })
@@ -320,7 +326,7 @@ mod tests {
         let mut long = file();
         long.push(0);
         assert!(verify(&long).unwrap_err().to_string().contains("follows"));
-        // A file of the same records without one of them.
+        // A file of the same records, with one of them left out.
         let (head, tail) = (MAGIC.len() + 4, file());
         let first = 4 + u32::from_le_bytes(tail[head..head + 4].try_into().unwrap()) as usize;
         let second = 4 + u32::from_le_bytes(tail[head + first..head + first + 4].try_into().unwrap()) as usize;

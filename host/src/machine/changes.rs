@@ -1,9 +1,12 @@
-//! Which readers a commit concerns: what each remembers having read, against what entries wrote. Knows keys and ranges, and
-//! nothing of guests or streams.
+//! Finds the readers that a commit concerns: compares the keys that each reader has read with the
+//! keys that entries wrote. This module knows keys and ranges, but no guests and no streams.
 //!
-//! - A registration is told of every commit after the index its reads were made at, also of those between the read and the
-//!   registration: the newest write sets are kept. Where they no longer reach back, it fires: a needless step, never a lost one.
-//! - An installed snapshot fires every registration made from an older state, with [`Change::Reset`].
+//! - A registration fires on every commit that touches its reads, after the index at which they
+//!   were made. This includes commits between the read and the registration: the newest write sets
+//!   are kept. When they no longer reach back that far, the registration fires at once. That may
+//!   cause a needless step, but never loses one.
+//! - An installed snapshot fires every registration made from an older state, with
+//!   [`Change::Reset`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -14,20 +17,20 @@ use std::task::{Context, Poll};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Entries whose write sets are kept.
+/// Most entries whose write sets are kept.
 const ENTRIES_KEPT_MAX: usize = 1024;
-/// Keys in the kept write sets, all together.
+/// Most keys in all kept write sets together.
 const KEYS_KEPT_MAX: usize = 65_536;
-/// Keys and ranges that one reader remembers; past this it depends on everything.
+/// Most keys and ranges remembered for one reader. A reader with more depends on every key.
 const READS_MAX: usize = 4096;
 
-/// What a step of a watch read.
+/// The keys and ranges that a step of a watch read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadSet {
     keys: BTreeSet<Vec<u8>>,
-    /// Start, and end unless it reaches to the last key.
+    /// Start and end of each range; an end of `None` means that the range reaches to the last key.
     ranges: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Read more than is worth remembering.
+    /// The step read more than `READS_MAX` keys and ranges.
     everything: bool,
 }
 
@@ -71,7 +74,7 @@ fn range_holds_any(start: &[u8], end: Option<&[u8]>, written: &[Vec<u8>]) -> boo
 /// Why a reader is woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A commit touched what it read, or may have.
+    /// A commit touched what the reader read, or may have touched it.
     Touched,
     /// A snapshot replaced the state.
     Reset,
@@ -83,7 +86,7 @@ pub(crate) struct Changes(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Index and sorted keys, oldest first.
+    /// Index and sorted keys of the newest entries, oldest first.
     recent: VecDeque<(u64, Vec<Vec<u8>>)>,
     recent_keys: usize,
     /// Every commit after this index is in `recent`, or wrote nothing.
@@ -93,25 +96,25 @@ struct Table {
     next_id: u64,
     readers: BTreeMap<u64, Reader>,
     by_key: BTreeMap<Vec<u8>, BTreeSet<u64>>,
-    /// Readers with ranges, or that depend on everything.
+    /// Readers with ranges, and readers that depend on every key.
     by_range: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
 struct Reader {
-    /// The index its reads were made at.
+    /// The index at which its reads were made.
     since: u64,
     reads: ReadSet,
     wake: oneshot::Sender<Change>,
 }
 
 impl Changes {
-    /// Begins after `index`: earlier write sets are unknown.
+    /// Makes an empty table that begins after `index`: earlier write sets are unknown.
     pub(crate) fn new(index: u64) -> Changes {
         Changes(Mutex::new(Table { reaches_back_to: index, ..Table::default() }))
     }
 
-    /// Fires once for the reads made at index `since`.
+    /// Registers the reads made at index `since`. The result fires once.
     pub(crate) fn register(self: &Arc<Self>, since: u64, reads: ReadSet) -> Changed {
         let (wake, woken) = oneshot::channel();
         let mut table = self.0.lock();
@@ -126,7 +129,7 @@ impl Changes {
         Changed { changes: self.clone(), id, woken }
     }
 
-    /// An entry was committed, with these keys in order.
+    /// Fires the registrations that an entry concerns. `written` holds the entry's keys in order.
     pub(crate) fn committed(&self, index: u64, written: Vec<Vec<u8>>) {
         if written.is_empty() {
             return;
@@ -138,7 +141,7 @@ impl Changes {
         table.remember(index, written);
     }
 
-    /// A snapshot replaced the state; `index` is its last.
+    /// Fires all older registrations: a snapshot replaced the state, and `index` is its last entry.
     pub(crate) fn reset(&self, index: u64) {
         let mut table = self.0.lock();
         table.recent.clear();
@@ -153,7 +156,7 @@ impl Changes {
 }
 
 impl Table {
-    /// What a reader would have been told had it registered at once.
+    /// Returns the change that the reader has missed since its read, if there is one.
     fn missed(&self, since: u64, reads: &ReadSet) -> Option<Change> {
         if self.reset_at.is_some_and(|reset_at| since < reset_at) {
             return Some(Change::Reset);
@@ -187,11 +190,12 @@ impl Table {
         Some(reader)
     }
 
-    /// Wakes a reader whose reads are older than `index`: one that read between the commit and this call has seen it.
+    /// Wakes a reader whose reads are older than `index`. A reader that read between the commit and
+    /// this call has seen the commit already.
     fn fire(&mut self, id: u64, index: u64, change: Change) {
         let is_older = self.readers.get(&id).is_some_and(|reader| reader.since < index);
         if let Some(reader) = is_older.then(|| self.remove(id)).flatten() {
-            // A reader that has gone does not mind.
+            // The reader may have gone.
             let _gone = reader.wake.send(change);
         }
     }
@@ -213,7 +217,7 @@ impl Table {
     }
 }
 
-/// Completes when a commit touches what was read. Dropping it deregisters.
+/// Completes when a commit touches what was read. Dropping it deregisters the reader.
 #[derive(Debug)]
 pub struct Changed {
     changes: Arc<Changes>,
@@ -225,7 +229,8 @@ impl Future for Changed {
     type Output = Change;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Change> {
-        // The sender lives in the table until it fires; a table that is gone means that the machine is, and nothing is missed.
+        // The sender lives in the table until it fires. If the table is gone, the machine is gone
+        // too, and nothing is missed.
         Pin::new(&mut self.woken).poll(context).map(|woken| woken.unwrap_or(Change::Touched))
     }
 }

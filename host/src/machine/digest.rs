@@ -1,4 +1,5 @@
-//! The digest of a whole state, made row by row: what a snapshot's receiver must arrive at. Reads nothing that it is not given.
+//! Computes the digest of a whole state, row by row. A snapshot's receiver must arrive at the same
+//! digest. This module reads nothing but the state or the rows that the caller passes.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use super::transfers::Transfer;
 use crate::guest::{Page, Range, Store, StoreFault};
 use crate::store::{Column, Generation, Read, StoreError};
 
-/// Rows between two steps of a transfer.
+/// Rows between two progress steps of a transfer.
 const ROWS_A_STEP: u64 = 1024;
 
-/// BLAKE3 over the rows of `data`, then of `system`, each column in key order behind its tag.
+/// A BLAKE3 hash over the rows of `data`, then of `system`. A tag precedes the rows of each column;
+/// the rows are in key order.
 #[derive(Clone)]
 pub(super) struct Digester {
     hasher: blake3::Hasher,
@@ -23,14 +25,14 @@ pub(super) struct Digester {
 }
 
 impl Digester {
-    /// Before the first row of `data`.
+    /// Makes a digester that stands before the first row of `data`.
     pub(super) fn new() -> Digester {
         let mut digester = Digester { hasher: blake3::Hasher::new(), rows: 0 };
         digester.begin(Column::Data);
         digester
     }
 
-    /// The rows that follow are of this column.
+    /// Begins a column: the rows that follow belong to it.
     pub(super) fn begin(&mut self, column: Column) {
         let tag = match column {
             Column::Data => hash::DATA,
@@ -44,7 +46,7 @@ impl Digester {
         self.rows += 1;
     }
 
-    /// All rows of a column that was begun.
+    /// Adds all rows of a column. The caller must have begun that column.
     pub(super) fn scan(&mut self, state: &dyn Read, column: Column, transfer: &Transfer) -> Result<(), StoreError> {
         state.scan(column, &[], None, false, &mut |key, value| {
             self.row(key, value);
@@ -60,7 +62,7 @@ impl Digester {
     }
 }
 
-/// The digest of everything in a state.
+/// Computes the digest of everything in a state.
 pub(super) fn digest(state: &dyn Read, transfer: &Transfer) -> Result<Footer, StoreError> {
     let mut digester = Digester::new();
     digester.scan(state, Column::Data, transfer)?;
@@ -69,11 +71,12 @@ pub(super) fn digest(state: &dyn Read, transfer: &Transfer) -> Result<Footer, St
     Ok(digester.finish())
 }
 
-/// Digests what a guest reads while it writes its snapshot, so that a guest that reads its rows once and in order spares the sender
-/// a second reading. Pages that do not continue the one before are left out.
+/// Digests the rows that a guest reads while it writes its snapshot. If a guest reads all its rows
+/// once and in order, the sender need not read them a second time. Pages that do not continue the
+/// page before are left out.
 pub(super) struct Seen {
     digester: Digester,
-    /// Where the next page has to begin; `None` before the first.
+    /// Where the next page has to begin; `None` before the first page.
     next: Option<Vec<u8>>,
     whole: bool,
 }
@@ -83,7 +86,7 @@ impl Seen {
         Seen { digester: Digester::new(), next: None, whole: false }
     }
 
-    /// The digest of `data`, when all of it passed.
+    /// Returns the digest of `data`, if all of its rows have passed.
     pub(super) fn whole(&self) -> Option<Digester> {
         self.whole.then(|| self.digester.clone())
     }
@@ -91,7 +94,7 @@ impl Seen {
     fn continues(&self, range: &Range<'_>) -> bool {
         let at = match &self.next {
             Some(next) => next == range.start,
-            // No key is empty, so both are before the first.
+            // No key is empty, so both of these starts come before the first key.
             None => range.start.is_empty() || range.start == [0],
         };
         at && range.end.is_none() && !self.whole
@@ -108,7 +111,7 @@ impl Seen {
     }
 }
 
-/// The store that a guest's `snapshot` reads, with what it reads counted and digested.
+/// The store that a guest's `snapshot` function reads. It counts and digests what the guest reads.
 pub(super) struct Watched {
     store: Transaction<Arc<Generation>>,
     seen: Arc<Mutex<Seen>>,
@@ -139,7 +142,8 @@ impl Store for Watched {
         Ok(page)
     }
 
-    // The sandbox refuses to write in a snapshot; what would be written here goes with the transaction.
+    // The sandbox refuses writes during a snapshot. Anything written here is discarded with the
+    // transaction.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreFault> {
         self.store.put(key, value)
     }
@@ -157,7 +161,7 @@ impl Store for Watched {
     }
 }
 
-/// The rows of a page, which frames them as snapshots do.
+/// Splits a page into its rows. A page frames rows as snapshots do.
 fn rows_of(page: &Page) -> Vec<(&[u8], &[u8])> {
     let mut rows = Vec::new();
     let mut rest = page.rows.as_slice();
@@ -174,7 +178,7 @@ mod tests {
     use super::*;
     use crate::store::{Batch, DataDir, State};
 
-    /// A state of many pages, and the digest of its `data` read by itself.
+    /// Makes a state of many pages. Also returns the digest of its `data` column alone.
     fn state(place: &std::path::Path) -> (Arc<Generation>, Footer) {
         let state = State::open(&DataDir::open(place).unwrap(), 0).unwrap();
         let mut batch = Batch::new();
@@ -209,7 +213,7 @@ mod tests {
         let mut start = vec![0];
         while read_on(&mut store, &mut start) {
             assert!(seen.lock().whole().is_none());
-            // Whatever else it looks at changes nothing.
+            // Other reads of the guest change nothing.
             store.scan(Range { start: b"", end: Some(b"\x01") }, false, 0).unwrap();
             store.scan(Range { start: b"", end: None }, true, 1).unwrap();
         }

@@ -1,22 +1,26 @@
-//! What is committed to the state and not yet flushed, and when that is due. Flushes nothing itself.
+//! Tracks what is committed to the state and not yet flushed, and when the flush is due. Flushes
+//! nothing itself.
 
 use std::time::{Duration, Instant};
 
-/// The state is flushed after so many entries,
+/// Unflushed entries at which the state is flushed.
 const FLUSH_ENTRIES: u64 = 4096;
-/// so many bytes,
+/// Unflushed bytes at which the state is flushed.
 const FLUSH_BYTES: usize = 16 << 20;
-/// or so long after the first unflushed one, whichever comes first: this bounds what a crash has to replay.
+/// Longest time that an entry stays unflushed, unless `FLUSH_ENTRIES` or `FLUSH_BYTES` is reached
+/// first. These three limits bound how much the node replays after a crash.
 pub(super) const FLUSH_AFTER: Duration = Duration::from_secs(2);
-/// The first time sooner: what a start replayed is not to be replayed again by the next one, or crashes in a row would add up.
+/// Longest time that an entry stays unflushed before the first flush after a start. It is short, so
+/// that the next start need not replay again what this start replayed; otherwise the replays of
+/// several crashes in a row would add up.
 pub(super) const FIRST_FLUSH_AFTER: Duration = Duration::from_millis(200);
 
-/// See the file's head.
+/// What is not yet flushed.
 pub(super) struct Dirty {
     entries: u64,
     bytes: usize,
     since: Option<Instant>,
-    /// How long after `since` it is flushed.
+    /// Time after `since` when the flush is due.
     patience: Duration,
 }
 
@@ -25,19 +29,19 @@ impl Dirty {
         Dirty { entries: 0, bytes: 0, since: None, patience }
     }
 
-    /// A flush that did not succeed is tried again after [`FLUSH_AFTER`].
+    /// Makes the state after a flush that failed: the retry is due after [`FLUSH_AFTER`].
     pub(super) fn put_off() -> Dirty {
         Dirty { since: Some(Instant::now()), ..Dirty::nothing(FLUSH_AFTER) }
     }
 
-    /// An entry was committed that wrote so many bytes.
+    /// Notes a committed entry that wrote `bytes` bytes.
     pub(super) fn note(&mut self, bytes: usize) {
         self.entries += 1;
         self.bytes += bytes;
         self.since.get_or_insert_with(Instant::now);
     }
 
-    /// How long the flush can still wait; `None` when there is nothing to flush.
+    /// Returns how long the flush can still wait; `None` when there is nothing to flush.
     pub(super) fn due_in(&self) -> Option<Duration> {
         let since = self.since?;
         let is_much = self.entries >= FLUSH_ENTRIES || self.bytes >= FLUSH_BYTES;

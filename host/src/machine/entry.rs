@@ -1,5 +1,6 @@
-//! One log entry as a function: state before and entry in, write set, outcomes and the host's records after it out. Never
-//! commits, never waits, never looks at a clock: what it returns is equal on every replica.
+//! Computes one log entry as a function. Its input is the state before the entry, and the entry.
+//! Its output is the write set, the outcomes, and the host's records after the entry. This module
+//! never commits, waits, or reads a clock: its result is equal on every replica.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +13,22 @@ use crate::guest::{ApplyInstance, Call, Component, Context, HostFault, Limits, S
 use crate::store::Read;
 use crate::types::{LogId, Origin};
 
-/// Makes instances that serve commands. Real guests, in tests functions, and in a benchmark what a guest is measured against.
+/// Makes instances that run commands. They are real guests; or functions, in tests; or, in a
+/// benchmark, the code that a guest is compared with.
 pub trait Instances {
-    /// A new one, with nothing in its memory.
+    /// Makes a new instance, with empty memory.
     fn fresh(&self) -> Result<Box<dyn Instance>, HostFault>;
 }
 
-/// Serves commands until one does not end with a reply.
+/// Runs commands until one of them does not end with a reply.
 pub trait Instance {
-    /// Commands served before this one.
+    /// Returns how many commands this instance has run.
     fn served(&self) -> u32;
-    /// Runs a command, and gives the store back with whatever was written.
+    /// Runs a command. Returns the store with the writes made so far.
     fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>);
-    /// Fuel of the last command.
+    /// Returns the fuel that the last command used.
     fn fuel_used(&self) -> u64;
-    /// Fuel that making it used.
+    /// Returns the fuel that creating this instance used.
     fn fuel_of_start(&self) -> u64;
 }
 
@@ -54,25 +56,26 @@ impl Instance for ApplyInstance {
     }
 }
 
-/// What an entry does.
+/// The effects of an entry.
 pub(crate) struct Effects {
-    /// The guest's writes, sorted.
+    /// The guest's writes, sorted by key.
     pub(crate) writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// The host's records that changed, the hash excepted, sorted.
+    /// The host's records that changed, without the hash, sorted by key.
     pub(crate) system_writes: Vec<(&'static [u8], Vec<u8>)>,
-    /// The host's records afterwards.
+    /// The host's records after the entry.
     pub(crate) system: System,
-    /// Of each command, in order.
+    /// The origin and the verdict of each command, in order.
     pub(crate) outcomes: Vec<(Option<Origin>, Verdict)>,
 }
 
-/// What runs the commands of an entry.
+/// What is needed to run the commands of an entry.
 pub(crate) struct Runner<'a> {
     pub(crate) instances: &'a dyn Instances,
     pub(crate) limits: &'a Limits,
 }
 
-/// The effects of a normal entry. `runner` is there whenever a genesis entry is, this one included, and commands are to be run.
+/// Computes the effects of a normal entry. `runner` must be set if the entry has commands and a
+/// genesis entry exists, including the case that this entry is the genesis entry.
 pub(crate) fn normal<R: Read + Send + 'static>(
     before: &System,
     log_id: LogId,
@@ -110,7 +113,8 @@ pub(crate) fn normal<R: Read + Send + 'static>(
     Ok(finish(before, log_id, system, writes, outcomes))
 }
 
-/// The effects of an entry without commands: `system` is what changes besides the position.
+/// Computes the effects of an entry without commands. `system` holds the changes other than the
+/// position.
 pub(crate) fn empty(before: &System, log_id: LogId, system: System) -> Effects {
     finish(before, log_id, system, BTreeMap::new(), Vec::new())
 }
@@ -131,26 +135,29 @@ fn finish(
     Effects { writes, system_writes, system, outcomes }
 }
 
-/// The commands of one entry on their way through.
+/// The state of one entry while its commands run.
 struct Batch<R> {
     context: Context,
-    /// Out only during a call.
+    /// `None` only during a call.
     transaction: Option<Box<Transaction<R>>>,
-    /// Kept from command to command while all goes well.
+    /// Kept from command to command while all of them reply.
     instance: Option<Box<dyn Instance>>,
-    /// Of the entry, abandoned first runs and the making of instances included: they cost every replica alike.
+    /// Fuel used by this entry, including discarded first runs and the creation of instances: every
+    /// replica spends that fuel too.
     fuel_used: u64,
 }
 
 impl<R: Read + Send + 'static> Batch<R> {
     fn run(&mut self, runner: &Runner<'_>, command: &Command) -> Result<Verdict, HostFault> {
         let left = runner.limits.fuel_per_entry.saturating_sub(self.fuel_used);
-        // The first command always runs: a limit per entry below that per command must not stop the cluster.
+        // The first command always runs, or a limit per entry below the limit per command would
+        // stop the cluster.
         if self.context.position > 0 && left < runner.limits.fuel_per_command {
             return Ok(not_run());
         }
         let (first, had_neighbours) = self.attempt(runner, command)?;
-        // A failure beside a neighbour may be the neighbour's; alone it is the command's own.
+        // A failure after another command in the same instance may be caused by that command. A
+        // failure in a fresh instance is the command's own.
         let verdict = if had_neighbours && !matches!(first, Verdict::Reply(_)) {
             self.attempt(runner, command)?.0
         } else {
@@ -159,14 +166,16 @@ impl<R: Read + Send + 'static> Batch<R> {
         Ok(verdict)
     }
 
-    /// Runs the command, keeps its writes after a reply, and otherwise undoes them and lets the instance go. Also says whether
-    /// the instance had served a command of this entry before.
+    /// Runs the command. After a reply it keeps the command's writes; otherwise it undoes them and
+    /// drops the instance. Also returns whether the instance had run another command of this entry
+    /// before.
     fn attempt(&mut self, runner: &Runner<'_>, command: &Command) -> Result<(Verdict, bool), HostFault> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
             None => {
                 let fresh = runner.instances.fresh()?;
-                // Or an entry of failing commands, each with an instance of its own, would take as long as it likes.
+                // Without this, an entry of failing commands, each with its own instance, would
+                // have no time limit.
                 self.fuel_used = self.fuel_used.saturating_add(fresh.fuel_of_start());
                 fresh
             }

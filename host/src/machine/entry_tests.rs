@@ -1,4 +1,5 @@
-//! Entries against guests that are functions: what is kept, what is undone, what is run again.
+//! Tests of entries with guests that are functions: which writes are kept, which are undone, which
+//! commands run again.
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -32,12 +33,14 @@ impl Read for Empty {
     }
 }
 
-/// Runs requests like "put a", "put a; fail", "neighbour" (fails unless it is alone), "burn", "fault".
+/// Runs requests like "put a", "put a; fail", "neighbour" (fails unless it is the first of its
+/// instance), "burn", "fault".
 #[derive(Default)]
 struct Scripted {
-    /// The requests in the order in which they ran, and how many commands their instance had served.
+    /// The requests in the order in which they ran, with the number of commands their instance had
+    /// run before.
     ran: Rc<RefCell<Vec<(String, u32)>>>,
-    /// What each instance costs.
+    /// The fuel that creating an instance costs.
     fuel_of_start: u64,
 }
 
@@ -236,7 +239,8 @@ fn hash_depends_on_outcomes_and_writes_alone() {
 fn making_instances_costs_the_entry() {
     let (sandbox, limits) = (Scripted { fuel_of_start: 60, ..Scripted::default() }, limits());
     let runner = Runner { instances: &sandbox, limits: &limits };
-    // Each failure takes its instance along: 70 of the 250 are gone after each, and a command may need 100.
+    // Each failure discards its instance, so 70 of the 250 are used by each command, and a command
+    // may need 100.
     let effects = normal(&begun(), log_id(2), &entry_of(&["fail"; 6]), Some(runner), Empty).unwrap();
     let not_run = effects.outcomes.iter().filter(|(_, verdict)| is_not_run(verdict)).count();
     assert_eq!(not_run, 3);

@@ -1,15 +1,17 @@
-//! Whether this node's component and profile are those that the cluster's genesis entry records. Compares and explains; what
-//! follows from the answer is the caller's.
+//! Compares this node's component and limits with those that the cluster's genesis entry records,
+//! and explains a difference. The caller decides what to do about it.
 
 use crate::codec::Genesis;
 use crate::guest::{Component, Limits};
 use crate::types::hex;
 
-/// Version of what fuel, limits and verdicts mean. Raised when a change would let two builds disagree on an outcome, so also with the
-/// version of wasmtime: the size of its frames says where a recursion ends.
+/// Version of the meaning of fuel, limits and verdicts. It is raised with every change that could
+/// make two builds disagree on an outcome. A new version of wasmtime is such a change: the size of
+/// its stack frames decides where a recursion ends.
 pub const SEMANTICS: u32 = 3;
 
-/// The genesis entry of a new cluster that runs `component`. `source_hash` is the BLAKE3 of the file it was encoded from.
+/// Makes the genesis entry of a new cluster that runs `component`. `source_hash` is the BLAKE3 hash
+/// of the file from which the component was encoded.
 pub fn genesis_of(cluster_id: [u8; 16], component: &Component, source_hash: [u8; 32]) -> Genesis {
     Genesis {
         cluster_id: cluster_id.to_vec().into(),
@@ -20,12 +22,13 @@ pub fn genesis_of(cluster_id: [u8; 16], component: &Component, source_hash: [u8;
     }
 }
 
-/// A profile's limits as genesis entries and join offers carry them.
+/// Encodes limits as genesis entries and join offers carry them.
 fn limits_json(limits: &Limits) -> String {
     serde_json::to_string(limits).expect("limits are numbers")
 }
 
-/// The limits of a profile that this build can run. `Err` says what differs and what mends it.
+/// Returns the limits of a profile if this build can run it. An error says what differs and how to
+/// repair that.
 pub fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
     if genesis.semantics != SEMANTICS {
         return Err(format!(
@@ -38,7 +41,8 @@ pub fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
     })
 }
 
-/// `Err` says what differs and what mends it.
+/// Checks that `component` and its limits are those of `genesis`. An error says what differs and
+/// how to repair that.
 pub(crate) fn check(genesis: &Genesis, component: Option<&Component>) -> Result<(), String> {
     let limits = limits_of(genesis)?;
     let wanted = hex(&genesis.component_hash);
@@ -77,7 +81,7 @@ mod tests {
         assert_eq!(limits_of(&profile(limits_json(&Limits::default()))), Ok(Limits::default()));
     }
 
-    /// A node that leaves a limit out of account comes to other outcomes than those that keep it.
+    /// A node that ignores a limit would compute other outcomes than the nodes that enforce it.
     #[test]
     fn a_profile_with_a_limit_that_this_build_does_not_know_is_refused() {
         let known = limits_json(&Limits::default());

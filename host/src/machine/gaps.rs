@@ -1,9 +1,11 @@
-//! Stretches of a state that hold no rows, found out the slow way once. RocksDB steps over the traces of removed rows one by one, and no
-//! fuel can be charged for them, because each node has others; so that a guest that scans the same empty stretch again and again holds
-//! apply for no longer than one that does so once, a transaction remembers them. Never decides what a scan returns, only how fast.
+//! Remembers the gaps of a state: key ranges that hold no rows. RocksDB steps over the traces of
+//! removed rows one by one. No fuel can be charged for that, because the traces differ between
+//! nodes. A transaction therefore remembers each gap that a slow scan found, so that a guest that
+//! scans the same gap again and again delays apply no longer than one that scans it once. This
+//! module affects only the speed of a scan, never its result.
 //!
-//! - What is remembered is true of one unchanging base; whoever changes it clears this.
-//! - Stretches that touch are one, so that passing them takes one look.
+//! - The gaps hold for one unchanging base. Code that changes the base must clear them.
+//! - Gaps that touch are merged into one, so that one lookup is enough to pass them.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -11,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use crate::store::{Column, Read, StoreError};
 
-/// A step from row to row that takes longer has passed over something. Far longer than a step from one row to the next.
+/// A step from row to row that takes longer than this has passed over removed rows. The limit is
+/// far longer than a normal step from one row to the next.
 const SLOW: Duration = Duration::from_micros(20);
 
-/// What a scan calls with each key and value.
+/// The function that a scan calls with each key and value.
 type Row<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// By first key: where each ends, exclusive; `None` is past the last key.
+/// Gaps by first key. The value is the end, exclusive; `None` means that the gap reaches past the
+/// last key.
 #[derive(Debug, Default)]
 pub(super) struct Gaps(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
 
@@ -26,12 +30,12 @@ impl Gaps {
         self.0.clear();
     }
 
-    /// The stretch with the greatest start before `to`, or at it.
+    /// Returns the gap with the greatest start within the bound `to`.
     fn last_from(&self, to: Bound<&[u8]>) -> Option<(&Vec<u8>, &Option<Vec<u8>>)> {
         self.0.range::<[u8], _>((Bound::Unbounded, to)).next_back()
     }
 
-    /// Remembers `start <= key < end`.
+    /// Remembers that no row has `start <= key < end`.
     fn learn(&mut self, mut start: Vec<u8>, mut end: Option<Vec<u8>>) {
         if let Some((before, before_end)) = self.last_from(Bound::Included(&start))
             && before_end.as_ref().is_none_or(|before_end| *before_end >= start)
@@ -48,7 +52,7 @@ impl Gaps {
         self.0.insert(start, end);
     }
 
-    /// Scans `data` of `base` as [`Read::scan`] does, without looking where nothing is known to be.
+    /// Scans `data` of `base` as [`Read::scan`] does, but skips the known gaps.
     pub(super) fn scan<R: Read>(
         &mut self,
         base: &R,
@@ -71,7 +75,8 @@ impl Gaps {
         Ok(())
     }
 
-    /// The first part of the range, in scan order, that is in no stretch; `None` if there is no part left.
+    /// Returns the first part of the range, in scan order, that is in no gap; `None` if no part is
+    /// left.
     fn unknown(&self, start: &[u8], end: Option<&Vec<u8>>, reverse: bool) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
         let (mut from, mut to) = (start.to_vec(), end.cloned());
         if reverse {
@@ -79,7 +84,7 @@ impl Gaps {
             if let Some((gap, gap_end)) = self.last_from(before) {
                 match gap_end {
                     Some(gap_end) if to.as_ref().is_none_or(|to| gap_end < to) => from = from.max(gap_end.clone()),
-                    // It reaches the end of the range; no other one touches it.
+                    // The gap reaches the end of the range. No other gap touches it.
                     _ => {
                         to = Some(gap.clone());
                         let next = self.last_from(Bound::Excluded(gap));
@@ -109,7 +114,7 @@ impl Gaps {
         reverse: bool,
         row: &mut Row<'_>,
     ) -> Result<ControlFlow<()>, StoreError> {
-        // Between the last row, or where the scan began, and the next one there is nothing.
+        // There are no rows between the last row (or the start of the scan) and the next row.
         let mut edge: Option<Vec<u8>> = if reverse { end.cloned() } else { Some(start.to_vec()) };
         let (mut learned, mut flow, mut at) = (Vec::new(), ControlFlow::Continue(()), Instant::now());
         base.scan(Column::Data, start, end.map(Vec::as_slice), reverse, &mut |key, value| {
@@ -159,7 +164,8 @@ mod tests {
 
     use super::*;
 
-    /// Rows of one byte of key, every one of which is as slow to reach as if it lay behind many that were removed.
+    /// A base with keys of one byte. Every row is as slow to reach as if many removed rows preceded
+    /// it.
     struct Slow {
         rows: Vec<u8>,
         scans: Cell<usize>,

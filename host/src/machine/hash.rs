@@ -1,5 +1,6 @@
-//! The rolling hash of everything that apply did, and the last 8192 of them, so that a proposer's hash can be compared with
-//! ours at the same index. A difference is reported, never decided here.
+//! The rolling hash of everything that apply did. The last 8192 hashes are kept, so that a
+//! proposer's hash can be compared with ours at the same index. This module reports a difference
+//! but decides nothing.
 
 use std::collections::VecDeque;
 
@@ -7,21 +8,21 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::system::HashRecord;
 
-/// How many past hashes are kept to compare with.
+/// How many past hashes are kept for comparison.
 pub(crate) const HASHES_KEPT: usize = 8192;
 
-/// Two nodes whose states differ.
+/// A difference between the states of two nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Doubt {
-    /// The entry after which they do.
+    /// The entry after which the states differ.
     pub index: u64,
-    /// Our hash there.
+    /// Our hash at that entry.
     pub ours: u64,
-    /// The other one.
+    /// The other node's hash at that entry.
     pub theirs: u64,
 }
 
-/// A write as the hash sees it: column, key, and the value unless it was removed.
+/// A write as the hash sees it: column, key, and value; the value is `None` if the key was removed.
 pub(crate) struct Write<'a> {
     pub(crate) column: u8,
     pub(crate) key: &'a [u8],
@@ -33,7 +34,8 @@ pub(crate) const DATA: u8 = 0;
 /// `Write::column` of the host's records.
 pub(crate) const SYSTEM: u8 = 1;
 
-/// `h' = xxh3(h, index, outcomes, sorted write set)`; every part carries its length, so that no two histories look alike.
+/// Computes `h' = xxh3(h, index, outcomes, sorted write set)`. Every part carries its length, so
+/// that two different histories never give the same input.
 pub(crate) fn next<'a>(
     before: HashRecord,
     index: u64,
@@ -60,13 +62,14 @@ fn update_bytes(hasher: &mut Xxh3, bytes: &[u8]) {
     hasher.update(bytes);
 }
 
-/// The newest hashes, of consecutive indexes. One after a start and after an install: what was before cannot be compared.
+/// The newest hashes, of consecutive indexes. After a start and after an install it holds one hash;
+/// earlier indexes cannot be compared.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(VecDeque<HashRecord>);
 
 impl Recent {
     pub(crate) fn push(&mut self, record: HashRecord) {
-        // The first entry of a log has index 0, as has a state before it.
+        // The first entry of a log has index 0, and so does the state before it.
         if self.0.back().is_some_and(|last| last.index + 1 != record.index) {
             self.0.clear();
         }
@@ -76,13 +79,13 @@ impl Recent {
         self.0.push_back(record);
     }
 
-    /// The state stands at `record`, however it came there.
+    /// Begins anew at `record`: the state stands there, after a start or an install.
     pub(crate) fn begin(&mut self, record: HashRecord) {
         self.0.clear();
         self.0.push_back(record);
     }
 
-    /// Our hash at `index`, if it is still known.
+    /// Returns our hash at `index`, if it is still known.
     pub(crate) fn at(&self, index: u64) -> Option<u64> {
         let first = self.0.front()?.index;
         let record = self.0.get(usize::try_from(index.checked_sub(first)?).ok()?)?;
@@ -106,7 +109,7 @@ mod tests {
         assert_eq!(after, HashRecord { index: 5, hash: after.hash });
         assert_eq!(after.hash, FROZEN);
     }
-    /// From this code when it was new: a change of it splits clusters of mixed builds.
+    /// Computed by the first version of this code. A change of it splits clusters of mixed builds.
     const FROZEN: u64 = 6_904_315_299_111_586_247;
 
     #[test]

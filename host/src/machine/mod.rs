@@ -1,14 +1,16 @@
-//! Committed entries become effects: apply, queries, watches, snapshots, the state hash. Knows no network and proposes nothing.
+//! Runs committed entries: apply, queries, watches, snapshots, the state hash. This module knows no
+//! network and proposes no entries.
 //!
 //! ```text
-//! openraft ──► state_machine ──► apply (one thread) ──► entry: guest over an overlay ──► one batch ──► store/state
-//!                  │                                        hash, system              │
-//!                  └─ snapshots: send, receive                                        └──► progress, changes, waiters
-//! api ──► query (a few threads) ──► guest over a view
+//! openraft ─► state_machine ─► apply (one thread) ─► entry: guest, overlay ─► batch ─► store/state
+//!                  │                                 hash, system           │
+//!                  └─ snapshots: send, receive                              └─► progress, changes,
+//! api ─► query (a few threads) ─► guest over a view                             waiters
 //! ```
 //!
-//! [`open`] gives two ends: [`StateMachine`] for openraft, [`Machine`] for everyone else. A [`Replica`] is the same without Raft and
-//! threads, for tools that try a guest out.
+//! [`open`] returns two values: [`StateMachine`] for openraft, and [`Machine`] for all other
+//! callers. A [`Replica`] is a state machine without Raft and without threads, for tools that test
+//! a guest.
 
 mod again;
 mod apply;
@@ -65,52 +67,54 @@ pub use waiters::{Fate, Waiter, Waiters};
 use apply::{ApplyHandle, Gate};
 use shared::Shared;
 
-/// What a machine is made of.
+/// What a machine is built from.
 #[derive(Clone)]
 pub struct Options {
-    /// The guest's and the host's state.
+    /// The state of the guest and of the host.
     pub state: State,
     /// Snapshots on disk.
     pub checkpoints: Checkpoints,
-    /// The log: an entry is committed to the state only once it is durable there.
+    /// The log. An entry is committed to the state only after it is durable in this log.
     pub log: Log,
-    /// The room on the disk.
+    /// Free space on the disk.
     pub space: Space,
-    /// This node, as origins name it.
+    /// This node's id, as used in origins.
     pub node: NodeId,
-    /// The number of this run, as origins name it.
+    /// The number of this run of the process, as used in origins.
     pub boot: u64,
-    /// Where what this node cannot survive is reported.
+    /// Receives faults that this node cannot survive.
     pub fatal: Fatal,
-    /// How fast snapshots leave this node.
+    /// How fast this node sends snapshots.
     pub snapshot_pace: Pace,
-    /// Threads that serve queries and steps of watches.
+    /// Number of threads that serve queries and steps of watches.
     pub query_threads: usize,
-    /// Queries that may wait for a thread; more are refused.
+    /// Most queries that may wait for a thread. Further queries are refused.
     pub query_queue_max: usize,
-    /// Whether a state that is behind the newest snapshot is made from it.
+    /// Whether a state that is behind the newest snapshot is restored from it.
     pub restores_snapshot: bool,
 }
 
-/// A machine that cannot be opened.
+/// Why a machine cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// The disk.
+    /// The disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The state holds entries that the log never had: the log is another node's, or was cut.
+    /// The state holds entries that the log does not have: the log belongs to another node, or was
+    /// cut.
     #[error(
         "the state has applied entry {applied}, but the log ends at {}; the log of this data directory was lost or replaced. \
          Remove this node from the cluster and add it again with an empty data directory",
         last.map_or("its beginning".to_owned(), |last| last.to_string())
     )]
     StateAhead {
-        /// The last index the state holds.
+        /// Index of the last applied entry.
         applied: u64,
         /// The last index of the log; `None` when it is empty.
         last: Option<u64>,
     },
-    /// Neither log nor state has what readers have seen: an older copy of the log took the place of the newer one.
+    /// Readers have seen an entry that neither the log nor the state holds: an older copy of the
+    /// log replaced the newer one.
     #[error(
         "readers of this node have seen entry {seen}, but the log ends at {} and the state at {}; what this node had acknowledged is \
          missing here. Remove this node from the cluster and add it again with an empty data directory",
@@ -118,26 +122,26 @@ pub enum MachineError {
         applied.map_or("its beginning".to_owned(), |applied| applied.to_string())
     )]
     SeenIsLost {
-        /// The last index that readers have seen.
+        /// Index of the last entry that readers have seen.
         seen: u64,
-        /// The last index the state holds.
+        /// Index of the last applied entry.
         applied: Option<u64>,
         /// The last index of the log.
         last: Option<u64>,
     },
-    /// The log no longer holds what the state needs next, and no snapshot fills the gap.
+    /// The log no longer holds the next entry that the state needs, and no snapshot fills the gap.
     #[error(
         "the state has applied {}, but the log begins at entry {first} and no snapshot on disk reaches it; the state of this data \
          directory was lost or replaced. Remove this node from the cluster and add it again with an empty data directory",
         applied.map_or("nothing".to_owned(), |applied| format!("up to entry {applied}"))
     )]
     StateBehind {
-        /// The last index the state holds; `None` when it is empty.
+        /// Index of the last applied entry; `None` when none is applied.
         applied: Option<u64>,
         /// The first index that the log has, or will have.
         first: u64,
     },
-    /// Only a snapshot fills the gap between state and log, and the operator wants none to be restored.
+    /// Only a snapshot fills the gap between state and log, and the operator forbids restoring one.
     #[error(
         "the state has applied {}, the log begins at entry {first}, and what is between them is only in the snapshot at entry {snapshot}, \
          which --no_snapshot_restore_on_start keeps from being restored. If the state of this data directory may be made again from the \
@@ -145,7 +149,7 @@ pub enum MachineError {
         applied.map_or("nothing".to_owned(), |applied| format!("up to entry {applied}"))
     )]
     RestoreUnwanted {
-        /// The last index the state holds; `None` when it is empty.
+        /// Index of the last applied entry; `None` when none is applied.
         applied: Option<u64>,
         /// The first index that the log has, or will have.
         first: u64,
@@ -155,20 +159,20 @@ pub enum MachineError {
     /// A thread could not be started.
     #[error("start the {name} thread: {source}")]
     Thread {
-        /// Which one.
+        /// The thread's name.
         name: &'static str,
-        /// The system's words.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
-/// A fault that ends apply on this node. The cluster goes on without it.
+/// A fault that ends apply on this node. The rest of the cluster goes on without it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The disk.
+    /// The disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The sandbox.
+    /// The sandbox failed.
     #[error(transparent)]
     Host(#[from] HostFault),
     /// The machine was closed, or an earlier entry failed.
@@ -182,22 +186,22 @@ impl From<ApplyError> for std::io::Error {
     }
 }
 
-/// How far the state has come.
+/// How far the state has been applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// The last applied entry.
     pub log_id: Option<LogId>,
-    /// Log time there, milliseconds since 1970.
+    /// Log time of that entry, in milliseconds since 1970.
     pub time_ms: u64,
 }
 
-/// Where a stopped node's state stands: the last applied entry, and the last applied configuration.
+/// Returns the last applied entry and the last applied membership of a stopped node's state.
 pub fn stands_at(state: &State) -> Result<(Option<LogId>, StoredMembership), StoreError> {
     let system = system::System::read(&*state.current())?;
     Ok((system.applied, (*system.membership).clone()))
 }
 
-/// Opens the machine over what the store holds, and starts its threads.
+/// Opens the machine on the data in the store, and starts its threads.
 pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let gate = Arc::new(options.log.clone());
     if !options.restores_snapshot {
@@ -208,7 +212,7 @@ pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
     open_behind(gate, options)
 }
 
-/// As [`open`], with `gate` in place of the log.
+/// Does what [`open`] does after its checks, with `gate` in place of the log.
 fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let system = system::System::read(&*options.state.current())?;
     let shared = Arc::new(Shared::new(&options, &system));
@@ -219,9 +223,10 @@ fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateM
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
 }
 
-/// Without checkpoints that are ahead of the state, openraft brings the state up from the log alone. Where the log does not reach back that
-/// far, nothing is left out and the node does not start. (A crash while a snapshot of the leader was put in force leaves such a
-/// checkpoint, too; the log is whole then, and the leader sends what is missing.)
+/// Sets aside the checkpoints that are ahead of the state. openraft then replays the log to bring
+/// the state up to date. Returns an error, and leaves the checkpoint in place, when the log does
+/// not reach back far enough. A crash during the install of a leader's snapshot also leaves such a
+/// checkpoint; the log is complete then, and the leader sends the missing entries.
 fn leave_out_snapshots(options: &Options) -> Result<(), MachineError> {
     let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
     let first = first_index(&options.log);
@@ -239,14 +244,16 @@ fn leave_out_snapshots(options: &Options) -> Result<(), MachineError> {
     Ok(())
 }
 
-/// The first index that the log has, or will have: an empty log that was purged begins after what was purged.
+/// Returns the first index that the log has, or will have. A log that is empty because it was
+/// purged begins after the last purged entry.
 fn first_index(log: &Log) -> u64 {
     let stats = log.stats();
     stats.first_index.unwrap_or(stats.last_index.map_or(0, |last| last + 1))
 }
 
-/// A checkpoint that is ahead of the state is about to be read: openraft makes the state of it. Read to its end before, a rotten one is
-/// left out, and the one before it, or the log, takes its place.
+/// Sets aside damaged checkpoints that are ahead of the state. openraft would build the state from
+/// such a checkpoint, so this function first reads it to its end. If it is damaged, the checkpoint
+/// before it or the log takes its place.
 fn leave_out_rotten(options: &Options) -> Result<(), MachineError> {
     let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
     while let Some(newest) = options.checkpoints.newest().filter(|newest| Some(newest.index) > applied) {
@@ -262,9 +269,13 @@ fn leave_out_rotten(options: &Options) -> Result<(), MachineError> {
     Ok(())
 }
 
-/// State, log and snapshots must join without a gap. A state ahead of the log is sound in one case: a snapshot was installed, its
-/// checkpoint is there, and the crash came before the log was purged up to it. openraft then cleans the log. A state behind the log
-/// is sound when a checkpoint fills the gap: openraft installs it. What readers of this node have seen must be in one of them.
+/// Checks that state, log and snapshots join without a gap.
+///
+/// - A state ahead of the log is valid in one case: a snapshot was installed, its checkpoint
+///   exists, and the crash came before the log was purged up to it. openraft then cleans the log.
+/// - A state behind the log is valid when a checkpoint fills the gap; openraft installs that
+///   checkpoint.
+/// - Every entry that readers of this node have seen must be in the state or in the log.
 fn check_log_joins_state(options: &Options) -> Result<(), MachineError> {
     let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
     let last = options.log.stats().last_index;
@@ -299,127 +310,134 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The component to run, from now on. Apply waits for one as soon as an entry needs it.
+    /// Sets the component to run from now on. Apply waits for a component when an entry needs one.
     pub fn set_component(&self, component: Component) {
         self.shared.set_component(component);
     }
 
-    /// The component in use.
+    /// Returns the component in use.
     pub fn component(&self) -> Option<Component> {
         self.shared.component()
     }
 
-    /// The cluster's genesis entry, once it is applied here.
+    /// Returns the cluster's genesis entry, once it is applied on this node.
     pub fn genesis(&self) -> Option<Genesis> {
         self.shared.genesis()
     }
 
-    /// Whether a genesis entry is applied here.
+    /// Returns a receiver that tells whether a genesis entry is applied on this node.
     pub fn genesis_applied(&self) -> watch::Receiver<bool> {
         self.shared.genesis_applied.subscribe()
     }
 
-    /// What this node may do now.
+    /// Returns the mode: what this node may do now.
     pub fn mode(&self) -> NodeMode {
         self.shared.mode.borrow().clone()
     }
 
-    /// Follows [`Machine::mode`].
+    /// Returns a receiver that follows [`Machine::mode`].
     pub fn watch_mode(&self) -> watch::Receiver<NodeMode> {
         self.shared.mode.subscribe()
     }
 
-    /// Changes what this node may do. While the machine itself finds the node unfit, that stands, and this is what it returns to.
+    /// Sets the mode. While the machine itself finds the node unfit, the node stays unfit, and
+    /// `mode` takes effect when that ends.
     pub fn set_mode(&self, mode: NodeMode) {
         self.shared.set_mode(mode);
     }
 
-    /// `Err` says which hashes differ and what mends it. `Ok` while there is nothing to compare.
+    /// Checks that this node's component and limits are those of the cluster. Returns `Ok` while
+    /// there is nothing to compare. An error says which hashes differ and how to repair that.
     pub fn check_fitness(&self) -> Result<(), String> {
         self.shared.check_fitness()
     }
 
-    /// How far the state has come.
+    /// Returns a receiver that tells how far the state has been applied.
     pub fn applied(&self) -> watch::Receiver<Position> {
         self.shared.position.subscribe()
     }
 
-    /// Commands that the cluster has run, as of what is applied here.
+    /// Returns how many commands the cluster has run, as of the last entry applied on this node.
     pub fn commands_applied(&self) -> u64 {
         self.shared.counts.commands.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Index of the last applied entry, 0 before the first.
+    /// Returns the index of the last applied entry; 0 before the first.
     pub fn applied_index(&self) -> u64 {
         self.shared.progress.applied()
     }
 
-    /// Completes when `index` is applied and visible to queries.
+    /// Waits until `index` is applied and visible to queries.
     pub async fn wait_applied(&self, index: u64) {
         self.shared.progress.wait(index).await;
     }
 
-    /// How long apply has been at one entry, waiting for its place on the disk included; zero while it is at none.
+    /// Returns how long apply has been busy with the current entry; zero when it is idle. The time
+    /// includes waits, such as for the log to be durable or for free space on the disk.
     pub fn applying_for(&self) -> Duration {
         self.shared.applying.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// The newest index and the rolling hash there, for the entries this node proposes.
+    /// Returns the newest index and the rolling hash there. Entries that this node proposes carry
+    /// them.
     pub fn hash_tip(&self) -> (u64, u64) {
         self.shared.hash_tip()
     }
 
-    /// The rolling hash at `index`, while it is known: for the last 8192 entries of this run.
+    /// Returns the rolling hash at `index`. It is known for the last 8192 entries of this run only.
     pub fn hash_at(&self, index: u64) -> Option<u64> {
         self.shared.recent.lock().at(index)
     }
 
-    /// Another node's hash at `index`. A difference raises a doubt.
+    /// Compares another node's hash at `index` with ours. A difference raises a doubt.
     pub fn compare_hash(&self, index: u64, theirs: u64) {
         self.shared.compare_hash(index, theirs);
     }
 
-    /// The newest index at which the hash of another node was not ours.
+    /// Returns a receiver of the newest index at which another node's hash differed from ours.
     pub fn doubts(&self) -> watch::Receiver<Option<Doubt>> {
         self.shared.doubt.subscribe()
     }
 
-    /// Who waits for outcomes.
+    /// Returns the callers that wait for outcomes.
     pub fn waiters(&self) -> &Waiters {
         &self.shared.waiters
     }
 
-    /// Answers from the newest applied state. A refusal or failure of the guest is an answer.
+    /// Answers a query from the newest applied state. A refusal or failure of the guest is an
+    /// answer too.
     pub async fn query(&self, call: QueryCall) -> Result<Answer, QueryError> {
         query::query(&self.shared, &self.queries, call).await
     }
 
-    /// One step of a watch, with what it read.
+    /// Runs one step of a watch, and returns what it read along with the result.
     pub async fn watch_step(&self, call: WatchCall) -> Result<Watched, QueryError> {
         query::watch_step(&self.shared, &self.queries, call).await
     }
 
-    /// Completes when a commit after `since` touches `reads`, or a snapshot replaced the state.
+    /// Completes when a commit after `since` touches `reads`. Also completes when a snapshot has
+    /// replaced the state.
     pub fn changed(&self, since: u64, reads: ReadSet) -> Changed {
         self.shared.changes.register(since, reads)
     }
 
-    /// Numbers for people and metrics.
+    /// Returns the numbers for operators and metrics.
     pub fn status(&self) -> MachineStatus {
         status::of(&self.shared)
     }
 
-    /// The room on this node's disk.
+    /// Returns the free space on this node's disk.
     pub fn space(&self) -> &Space {
         &self.shared.space
     }
 
-    /// Snapshots: made, sent, received.
+    /// Returns the handle to make, send and receive snapshots.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
     }
 
-    /// Stops apply after what it is doing, and flushes the state so that the next start replays little.
+    /// Stops apply after its current work, and flushes the state. The next start then replays
+    /// little.
     pub async fn close(&self) -> Result<(), ApplyError> {
         self.apply.close().await
     }

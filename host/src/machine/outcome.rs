@@ -1,33 +1,36 @@
-//! What became of a command, and the bytes of it that are equal on every replica: reply, refusal, or an enumerated reason.
-//! Local detail (messages of traps, backtraces) travels beside these bytes and never in them: the state hash covers them.
+//! The outcome of a command, and those of its bytes that are equal on every replica: a reply, a
+//! refusal or an enumerated reason. The state hash covers these bytes. Local details (messages of
+//! traps, backtraces) are therefore kept beside them and never in them.
 
 use bytes::Bytes;
 
 use crate::codec::CodecError;
 use crate::guest::{Failure, Reason, Status, Verdict};
 
-/// What became of one command.
+/// The outcome of one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Log index of the entry that held it.
+    /// Log index of the entry that held the command.
     pub index: u64,
-    /// Its place in that entry.
+    /// The command's place in that entry.
     pub position: u32,
     /// Term of that entry.
     pub term: u64,
-    /// Log time of that entry, milliseconds since 1970; 0 when it came from another node.
+    /// Log time of that entry, in milliseconds since 1970; 0 when the outcome came from another
+    /// node.
     pub time_ms: u64,
     /// How the guest's call ended.
     pub verdict: Verdict,
 }
 
-/// The verdict on a command that the host did not run: its entry had no fuel left for it, or it stands in the log before the
-/// cluster's genesis entry. It changed nothing; it may be sent again as it is.
+/// Makes the verdict on a command that the host did not run: its entry had no fuel left for it, or
+/// it stands in the log before the cluster's genesis entry. The command changed nothing and may be
+/// sent again as it is.
 pub fn not_run() -> Verdict {
     Verdict::Failed(Failure { reason: Reason::NotRun, detail: String::new() })
 }
 
-/// Whether a verdict is [`not_run`].
+/// Returns whether a verdict is [`not_run`].
 pub fn is_not_run(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Failed(failure) if failure.reason == Reason::NotRun)
 }
@@ -37,7 +40,8 @@ const REPLY: u8 = 1;
 const REFUSED: u8 = 2;
 const FAILED: u8 = 3;
 
-/// The replicated bytes: a tag, then the reply; or code (u32 LE), message length (u32 LE), message, details; or the reason.
+/// Encodes the replicated bytes of a verdict: a tag, then the reply; or code (u32 LE), message
+/// length (u32 LE), message, details; or the reason.
 pub fn encode_verdict(verdict: &Verdict) -> Vec<u8> {
     match verdict {
         Verdict::Reply(reply) => [&[REPLY], reply.as_ref()].concat(),
@@ -53,7 +57,7 @@ pub fn encode_verdict(verdict: &Verdict) -> Vec<u8> {
     }
 }
 
-/// The inverse of [`encode_verdict`]; `detail` is what travelled beside the bytes.
+/// Decodes the bytes of [`encode_verdict`]. `detail` is the text that travelled beside them.
 pub fn decode_verdict(bytes: &Bytes, detail: &str) -> Result<Verdict, CodecError> {
     let damaged = |what: &str| CodecError::Damaged(format!("verdict: {what}"));
     match bytes.first() {

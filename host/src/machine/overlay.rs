@@ -1,9 +1,10 @@
-//! One transaction over the guest's keys: what it wrote on top of what is stored. Never writes to the disk; whoever owns the
-//! transaction turns its write set into a batch.
+//! One transaction over the guest's keys: its own writes on top of the stored rows. This module
+//! never writes to the disk; the owner of the transaction turns its write set into a batch.
 //!
 //! - Reads see the transaction's own writes.
-//! - `rollback` returns to the last `savepoint`, exactly; a savepoint cannot fail to exist (the beginning is one).
-//! - The write set comes out sorted, each key once.
+//! - `rollback` returns exactly to the last `savepoint`. A savepoint always exists, because the
+//!   beginning of the transaction is one.
+//! - The write set is sorted, with each key once.
 
 use std::any::Any;
 use std::cmp::Ordering;
@@ -33,19 +34,19 @@ impl<R: Read + ?Sized> Read for Arc<R> {
     }
 }
 
-/// What a scan calls with each key and value.
+/// The function that a scan calls with each key and value.
 type Row<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// `None` is a removed key.
+/// A written value; `None` is a removed key.
 type Value = Option<Vec<u8>>;
 
-/// Writes on top of `base`, with a way back to the last savepoint.
+/// Writes on top of `base`, which can be rolled back to the last savepoint.
 pub(crate) struct Transaction<R> {
     base: R,
     writes: BTreeMap<Vec<u8>, Value>,
     /// What `writes` held before each write since the savepoint, oldest first.
     undo: Vec<(Vec<u8>, Option<Value>)>,
-    /// By the last scan, or removal of a range.
+    /// Removed keys that the last scan or removal of a range passed over.
     passed_over: u64,
     gaps: Gaps,
 }
@@ -55,12 +56,12 @@ impl<R: Read> Transaction<R> {
         Transaction { base, writes: BTreeMap::new(), undo: Vec::new(), passed_over: 0, gaps: Gaps::default() }
     }
 
-    /// Keeps everything so far.
+    /// Makes the writes so far permanent within the transaction.
     pub(crate) fn savepoint(&mut self) {
         self.undo.clear();
     }
 
-    /// Undoes everything since the last savepoint.
+    /// Undoes all writes since the last savepoint.
     pub(crate) fn rollback(&mut self) {
         while let Some((key, before)) = self.undo.pop() {
             match before {
@@ -70,12 +71,13 @@ impl<R: Read> Transaction<R> {
         }
     }
 
-    /// The write set, in key order.
+    /// Returns the write set, in key order.
     pub(crate) fn into_writes(self) -> BTreeMap<Vec<u8>, Value> {
         self.writes
     }
 
-    /// Takes the write set out, leaving an empty one; only sound once the base holds it.
+    /// Takes the write set out and leaves an empty one. Correct only once `base` holds those
+    /// writes.
     pub(crate) fn take_writes(&mut self) -> BTreeMap<Vec<u8>, Value> {
         self.undo.clear();
         self.gaps.clear();
@@ -87,8 +89,9 @@ impl<R: Read> Transaction<R> {
         self.undo.push((key.to_vec(), before));
     }
 
-    /// Calls `row` with the rows of the range, in order, own writes included, until it says Break. Returns how many keys were passed
-    /// over because this transaction removed them.
+    /// Calls `row` with each row of the range in order, own writes included. Ends early when `row`
+    /// returns `Break`. Returns the number of keys that were passed over because this transaction
+    /// removed them.
     fn rows(&mut self, range: Range<'_>, reverse: bool, row: &mut Row<'_>) -> Result<u64, StoreError> {
         if range.is_empty() {
             return Ok(0);
@@ -117,12 +120,13 @@ impl<R: Read> Transaction<R> {
     }
 }
 
-/// The transaction's own writes in a range, in scan order, merged with rows of the base by the caller.
+/// The transaction's own writes in a range, in scan order. The caller merges them with the rows of
+/// `base`.
 struct OwnRows<'a> {
     range: btree_map::Range<'a, Vec<u8>, Value>,
     next: Option<(&'a Vec<u8>, &'a Value)>,
     reverse: bool,
-    /// Removed keys so far.
+    /// Removed keys passed over so far.
     passed_over: u64,
 }
 
@@ -143,7 +147,7 @@ impl<'a> OwnRows<'a> {
         key.cmp(other) == if self.reverse { Ordering::Greater } else { Ordering::Less }
     }
 
-    /// Own rows that come before `key`.
+    /// Passes the own rows that come before `key` to `row`.
     fn before(&mut self, key: &[u8], row: &mut Row<'_>) -> ControlFlow<()> {
         while let Some((own, value)) = self.next.filter(|(own, _)| self.is_before(own, key)) {
             self.advance();
@@ -155,7 +159,7 @@ impl<'a> OwnRows<'a> {
         ControlFlow::Continue(())
     }
 
-    /// What this transaction did to `key` itself.
+    /// Takes this transaction's own write to `key`, if there is one.
     fn take_equal(&mut self, key: &[u8]) -> Option<&'a Value> {
         let (_, value) = self.next.filter(|(own, _)| own.as_slice() == key)?;
         self.advance();
@@ -174,12 +178,12 @@ impl<'a> OwnRows<'a> {
     }
 }
 
-/// Collects rows into a page until `limit` rows (0: no limit) or the page is full.
+/// Collects rows into a page until it has `limit` rows (0: no limit) or is full.
 pub(crate) struct Pager {
     pub(crate) page: Page,
     rows: u32,
     limit: u32,
-    /// The last key that went in.
+    /// The last key in the page.
     pub(crate) last: Option<Vec<u8>>,
 }
 

@@ -1,4 +1,5 @@
-//! The transaction against a plain map: whatever is done to both, both answer alike.
+//! Compares the transaction with a plain map: after the same operations, both must give the same
+//! answers.
 
 use super::*;
 use proptest::prelude::*;
@@ -138,14 +139,14 @@ fn removed_keys_that_a_scan_passes_over_are_counted_alike_in_both_directions() {
     let everything = Range { start: b"", end: None };
     assert_eq!(transaction.remove_range(Range { start: &[2], end: Some(&[6]) }, 0).unwrap(), 4);
     assert_eq!(transaction.passed_over(), 0, "they were there");
-    // One that was never there, and one that is back.
+    // One key that never existed, and one that is written again.
     transaction.remove(&[20]).unwrap();
     transaction.put(&[3], b"again").unwrap();
     for reverse in [false, true] {
         transaction.scan(everything, reverse, 0).unwrap();
         assert_eq!((transaction.passed_over(), transaction.passed_over()), (4, 0), "2, 4, 5 and 20");
     }
-    // No further than the scan goes: 0 and 1, then what comes after them.
+    // A scan counts only the keys that it reaches: none before row 1; then 2, 4 and 5 before row 6.
     transaction.scan(everything, false, 1).unwrap();
     assert_eq!(transaction.passed_over(), 0);
     transaction.scan(everything, false, 3).unwrap();

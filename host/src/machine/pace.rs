@@ -1,5 +1,6 @@
-//! How fast snapshots leave this node: a rate that all of them share, so that they leave disk and network to the log.
-//! Sleeps nowhere itself: says until when the sender has to wait.
+//! Limits how fast this node sends snapshots. All snapshots share one rate, so that the log gets
+//! enough of the disk and the network. This module never sleeps: it says how long the sender has to
+//! wait.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -7,19 +8,19 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The rate of a node. Cloning shares it.
+/// The rate of a node. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Pace(Option<Arc<Limit>>);
 
 #[derive(Debug)]
 struct Limit {
     bytes_per_second: NonZeroU64,
-    /// When everything that was let through so far will have gone, at this rate.
+    /// The time when all bytes booked so far will have been sent at this rate.
     free_at: Mutex<Instant>,
 }
 
 impl Pace {
-    /// At most so many bytes a second, over all snapshots; `None` for no limit.
+    /// Makes a rate of at most `bytes_per_second` over all snapshots; `None` means no limit.
     pub fn new(bytes_per_second: Option<NonZeroU64>) -> Pace {
         Pace(
             bytes_per_second
@@ -27,7 +28,7 @@ impl Pace {
         )
     }
 
-    /// Books so many bytes, and says how long they have to wait for their turn.
+    /// Books `bytes` bytes, and returns how long they have to wait for their turn.
     pub(crate) fn book(&self, bytes: usize) -> Duration {
         let Some(limit) = &self.0 else { return Duration::ZERO };
         let takes = Duration::from_secs_f64(bytes as f64 / limit.bytes_per_second.get() as f64);

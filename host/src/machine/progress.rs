@@ -1,5 +1,6 @@
-//! How far apply has come, and who waits for it to come further. A waiter is woken once, when its own index is reached, so that
-//! many readers do not wake for every entry. Knows nothing of what is applied.
+//! The applied index, and the readers that wait for a greater index. A reader is woken once, when
+//! its own index is reached, so that many readers do not wake for every entry. This module does not
+//! know what is applied.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,14 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// The applied index, and those who wait for a greater one.
+/// The applied index, and the readers that wait for a greater one.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     applied: AtomicU64,
     waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
 }
 
-/// Takes those who gave up on an index out of the map, however their wait ended.
+/// Removes readers that gave up on an index from the map, however their wait ended.
 struct Registered<'a> {
     progress: &'a Progress,
     index: u64,
@@ -39,7 +40,8 @@ impl Progress {
         self.applied.load(Ordering::Acquire)
     }
 
-    /// `index` is applied and visible to every reader that begins now.
+    /// Notes that `index` is applied, and wakes its readers. Every reader that begins now must see
+    /// it.
     pub(crate) fn advance(&self, index: u64) {
         self.applied.fetch_max(index, Ordering::AcqRel);
         let mut waiting = self.waiting.lock();
@@ -54,7 +56,7 @@ impl Progress {
         }
     }
 
-    /// Completes when `index` is applied.
+    /// Waits until `index` is applied.
     pub(crate) async fn wait(&self, index: u64) {
         while self.applied() < index {
             let mut registered = {
@@ -66,7 +68,8 @@ impl Progress {
                 waiting.entry(index).or_default().push(sender);
                 Registered { progress: self, index, receiver }
             };
-            // Woken, or the sender was dropped by a shutdown: the loop looks again.
+            // The reader was woken, or a shutdown dropped the sender. The loop checks the index
+            // again.
             let _woken = (&mut registered.receiver).await;
         }
     }

@@ -1,5 +1,6 @@
-//! Queries and steps of watches: a view of the newest state, an instance that cannot write, and for watches what was read. On which
-//! thread and in which instance they run is `query/threads.rs`'s. Never writes.
+//! Queries and steps of watches. Each gets a view of the newest state and an instance that cannot
+//! write; for watches, the reads are recorded. `query/threads.rs` decides on which thread and in
+//! which instance they run. This module never writes.
 
 mod threads;
 
@@ -27,51 +28,51 @@ pub(crate) use threads::{Kept, Pool};
 
 /// A query.
 pub struct QueryCall {
-    /// `package.Service/Method`.
+    /// The method, as `package.Service/Method`.
     pub method: String,
     /// The encoded request.
     pub request: Bytes,
-    /// The authenticated client; empty for none.
+    /// The authenticated client; empty if there is none.
     pub caller: String,
-    /// Not begun after this.
+    /// The query is not begun after this time.
     pub deadline: Instant,
-    /// Answers `node.status`.
+    /// Produces the answer to `node.status`.
     pub status: NodeStatus,
 }
 
 /// An answered query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The last index that the state it read holds.
+    /// Index of the last entry in the state that was read.
     pub index: u64,
-    /// Reply, refusal or failure.
+    /// A reply, refusal or failure.
     pub verdict: Verdict,
 }
 
 /// A step of a watch.
 pub struct WatchCall {
-    /// `package.Service/Method`.
+    /// The method, as `package.Service/Method`.
     pub method: String,
     /// The encoded request of the stream.
     pub request: Bytes,
-    /// The authenticated client; empty for none.
+    /// The authenticated client; empty if there is none.
     pub caller: String,
-    /// Why it runs.
+    /// Why the step runs.
     pub cause: Cause,
-    /// What the last step handed on; empty for the first.
+    /// The memo that the last step returned; empty for the first step.
     pub memo: Bytes,
 }
 
-/// A step that has run.
+/// The result of a step of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watched {
-    /// The last index that the state it read holds: the next change is one after this.
+    /// Index of the last entry in the state that was read. The next change comes after this index.
     pub index: u64,
-    /// Log time there, milliseconds since 1970.
+    /// Log time of that entry, in milliseconds since 1970.
     pub time_ms: u64,
-    /// What to send, or how it ended.
+    /// What to send, or how the watch ended.
     pub stepped: Stepped,
-    /// What it depends on.
+    /// The keys and ranges that the step depends on.
     pub reads: ReadSet,
 }
 
@@ -87,7 +88,7 @@ pub enum QueryError {
     /// More queries wait than are allowed.
     #[error("too many queries wait on this node; try again, or ask another node")]
     Busy,
-    /// This node failed at it.
+    /// This node failed to run the query.
     #[error("this node failed: {0}")]
     Fault(String),
 }
@@ -130,7 +131,7 @@ pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCal
         let mut store = Some(Box::new(reads));
         let answered = kept.serve(&component, None, |instance| {
             let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
-            // A first run that counts for nothing may have read what the second one does not.
+            // The reads of a first run whose result is discarded must not count.
             let given = store.take().expect("each call gives it back").anew();
             let (stepped, back) = instance.watch(guest_call, call.cause, &call.memo, given);
             store = Some(back.into_any().downcast::<Reads>().expect("the store that was given comes back"));
@@ -146,7 +147,8 @@ pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCal
     .await
 }
 
-/// A client can have as many of these as it likes, so the log gets some of them.
+/// Counts a failure and logs some of them. A client can cause any number of failures, so the number
+/// of log lines is limited.
 fn note_failure(shared: &Shared, failure: &Failure) {
     shared.counts.queries_failed.fetch_add(1, Relaxed);
     if let Some(left_out) = shared.query_failures.due() {
@@ -154,7 +156,7 @@ fn note_failure(shared: &Shared, failure: &Failure) {
     }
 }
 
-/// The component to ask, if this node may answer.
+/// Returns the component that runs queries, if this node may answer.
 fn ready(shared: &Shared) -> Result<Component, QueryError> {
     match &*shared.mode.borrow() {
         NodeMode::Serving => {}
@@ -166,7 +168,7 @@ fn ready(shared: &Shared) -> Result<Component, QueryError> {
     shared.component().ok_or_else(|| QueryError::NotReady("this node has no component yet".into()))
 }
 
-/// Pins the state, and says where it stands.
+/// Takes a view of the state, and returns its position as a context.
 fn begin(shared: &Shared, records: bool) -> Result<(Context, Reads), QueryError> {
     let view = shared.state.current().view();
     let reads = Reads { view, recorded: records.then(ReadSet::default), fatal: shared.fatal.clone() };
@@ -185,7 +187,7 @@ fn guest_call<'a>(
     Call { context, method, request, caller, fuel: component.engine().limits().fuel_per_query }
 }
 
-/// A view that cannot be written, and remembers what was read when asked to.
+/// A view that cannot be written. It records reads when `recorded` is set.
 pub(crate) struct Reads {
     pub(crate) view: View,
     pub(crate) recorded: Option<ReadSet>,
@@ -193,13 +195,14 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    /// The same view, with nothing read yet.
+    /// Returns the same view, with an empty record of reads.
     fn anew(mut self: Box<Self>) -> Box<Self> {
         self.recorded = self.recorded.map(|_| ReadSet::default());
         self
     }
 
-    /// A state that cannot be read ends this node: the others have it, and clients find them.
+    /// Raises a fatal fault, because a state that cannot be read ends this node. The other nodes
+    /// have the state, and clients find them.
     fn broken(&self, error: StoreError) -> StoreFault {
         let advice = if error.is_damage() {
             ". If the disk is sound, delete the directories of `state/` of this node: the next start makes it again from the newest snapshot \
@@ -254,7 +257,8 @@ impl Store for Reads {
     }
 }
 
-/// The part of the range that the rows came from: up to the last of them when some were left out.
+/// Returns the part of the range that the scan read. If rows were left out, it ends at the last row
+/// returned.
 fn looked_at(range: Range<'_>, reverse: bool, pager: &Pager) -> (Vec<u8>, Option<Vec<u8>>) {
     let (start, end) = (range.start.to_vec(), range.end.map(<[u8]>::to_vec));
     match pager.last.as_ref().filter(|_| pager.page.more) {

@@ -1,11 +1,12 @@
-//! A state machine driven by hand, for tools that try a guest out: a state in a directory, entries applied one after the other by whoever
-//! calls, no Raft, no log, no threads. What an entry does is `entry`'s, what a snapshot is `snapshot_send`'s and
-//! `snapshot_receive`'s, as on a node; this file decides none of that.
+//! A state machine driven by its caller, for tools that test a guest. It has a state in a
+//! directory, and applies entries one after the other. It has no Raft, no log and no threads of its
+//! own. As on a node, `entry` computes an entry, and `snapshot_send` and `snapshot_receive` handle
+//! snapshots; this file decides none of that.
 //!
 //! - The first entry is a genesis entry, as in every cluster.
 //! - Guests run on the caller's thread, whose stack must have [`CALLER_STACK_BYTES`].
-//! - The state is flushed when a node would flush it, so that rows which come and go leave no more behind than there; what survives a crash
-//!   is nobody's concern.
+//! - The state is flushed when a node would flush it, so that rows which come and go leave no more
+//!   behind than on a node. Nothing needs to survive a crash.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -42,20 +43,21 @@ use crate::guest::{
 use crate::store::{Checkpoints, Column, DataDir, Read, State, StoreError, View};
 use crate::types::{CommittedLeaderId, GROUP, LogId};
 
-/// The term and the leader of all entries.
+/// The term of all entries.
 const TERM: u64 = 1;
-/// Frames between the two ends of a snapshot, each of at most a MiB.
+/// Frames that may wait between the two ends of a snapshot. A frame has at most 1 MiB.
 const FRAMES_IN_FLIGHT: usize = 4;
 
-/// Steps that a watch may run at once, one behind the other: a stream without end has an end here.
+/// Most steps that a watch may run at once, one after the other. This bounds a stream without end.
 const STEPS_AT_ONCE_MAX: u32 = 1000;
 
-/// How long an instance serves.
+/// How long an instance is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
-    /// While all goes well, as on a node: from command to command of an entry, and from query to query.
+    /// Used while all goes well, as on a node: from command to command of an entry, and from query
+    /// to query.
     Shared,
-    /// One call: whatever it leaves in memory, no other call sees.
+    /// Used for one call. No other call sees what the call leaves in memory.
     Never,
 }
 
@@ -66,36 +68,36 @@ pub struct Applied {
     pub index: u64,
     /// How each command ended.
     pub verdicts: Vec<Verdict>,
-    /// What each command used, a first run that was undone and repeated included.
+    /// The fuel that each command used, including a first run that was undone and repeated.
     pub fuel: Vec<u64>,
 }
 
-/// What two replicas that did the same have in common.
+/// Values that are equal on two replicas that did the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The last applied index.
     pub index: u64,
-    /// The rolling hash of everything that was done.
+    /// The rolling hash of everything that was applied.
     pub hash: u64,
-    /// The guest's rows,
+    /// Number of the guest's rows.
     pub rows: u64,
-    /// and their BLAKE3.
+    /// BLAKE3 hash of the guest's rows.
     pub digest: [u8; 32],
 }
 
-/// Why a replica cannot go on. Nothing that a guest does in a command or a query is among it.
+/// Why a replica cannot go on. A guest cannot cause these errors in a command or a query.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicaError {
-    /// The disk.
+    /// The disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The sandbox.
+    /// The sandbox failed.
     #[error(transparent)]
     Host(#[from] HostFault),
     /// The guest did not write its snapshot.
     #[error("the guest's snapshot did not end well: {0}")]
     Snapshot(String),
-    /// What was restored is not what was there, or nothing was.
+    /// The restored state differs from the state before, or nothing was restored.
     #[error(transparent)]
     Restore(#[from] SnapshotError),
     /// A thread could not be started.
@@ -104,7 +106,7 @@ pub enum ReplicaError {
 }
 
 impl ReplicaError {
-    /// Whether it is the guest's snapshot or restore that does not do what it must.
+    /// Returns whether the guest's snapshot or restore function caused the error.
     pub fn is_of_the_guest(&self) -> bool {
         match self {
             ReplicaError::Snapshot(_) => true,
@@ -114,28 +116,28 @@ impl ReplicaError {
     }
 }
 
-/// See the file's head.
+/// A state machine driven by its caller. See the file's head.
 pub struct Replica {
-    // Declared before `directory`, so closed before its lock goes.
+    // Declared before `directory`, so that it is closed before the directory's lock is released.
     state: State,
     checkpoints: Checkpoints,
     system: System,
     component: Component,
     limits: Limits,
-    /// What served the last query that shared.
+    /// The instance of the last query that used [`Reuse::Shared`].
     kept: Kept,
     dirty: Dirty,
     directory: DataDir,
 }
 
 impl Replica {
-    /// Opens or makes the state at `place`. A new one has its genesis entry applied.
+    /// Opens or creates the state at `place`. A new state gets its genesis entry applied.
     pub fn open(place: &Path, component: Component) -> Result<Replica, ReplicaError> {
         let directory = DataDir::open(place)?;
         let state = State::open(&directory, GROUP)?;
         let checkpoints = Checkpoints::open(&directory, GROUP)?;
         let system = System::read(&*state.current())?;
-        // How many commands share an entry is the caller's to say, here.
+        // Here the caller decides how many commands share an entry.
         let limits = Limits { fuel_per_entry: u64::MAX, ..component.engine().limits().clone() };
         let (kept, dirty) = (Kept::default(), Dirty::nothing(FLUSH_AFTER));
         let mut replica = Replica { state, checkpoints, system, component, limits, kept, dirty, directory };
@@ -151,7 +153,8 @@ impl Replica {
         self.apply_entry(&Entry { time_ms, commands, ..Entry::default() }, reuse)
     }
 
-    /// As [`apply`](Self::apply), by other instances than the guest's. Says how each command ended.
+    /// Does what [`apply`](Self::apply) does, with other instances than the guest's. Returns how
+    /// each command ended.
     pub fn apply_by(
         &mut self,
         instances: &dyn Instances,
@@ -185,7 +188,7 @@ impl Replica {
         Ok(effects.outcomes.into_iter().map(|(_, verdict)| verdict).collect())
     }
 
-    /// Answers a query from the state as it is.
+    /// Answers a query from the current state.
     pub fn query(&mut self, method: &str, request: &[u8], caller: &str, reuse: Reuse) -> Result<Verdict, ReplicaError> {
         let status: NodeStatus = Arc::new(|| "{}".to_owned());
         self.read(reuse, |replica, instance| {
@@ -193,8 +196,9 @@ impl Replica {
         })
     }
 
-    /// What a watch sends at once: its first step, with the replies of those behind it that run again without anything having happened.
-    /// Whatever would come after a pause, or after [`STEPS_AT_ONCE_MAX`], is left out.
+    /// Returns what a watch sends at once: the replies of its first step, and of the steps after it
+    /// that run again without a change. Steps after a pause, or after [`STEPS_AT_ONCE_MAX`] steps,
+    /// are left out.
     pub fn watch(&mut self, method: &str, request: &[u8], caller: &str, reuse: Reuse) -> Result<Stepped, ReplicaError> {
         let (mut cause, mut memo, mut replies, mut again) = (Cause::Start, Bytes::new(), Vec::new(), Again::default());
         for steps in 1.. {
@@ -231,7 +235,8 @@ impl Replica {
         answer.ok_or_else(|| HostFault("all instances for queries are in use".into()).into())
     }
 
-    /// The sandbox refuses writes in a query; the view could not be written either.
+    /// Returns a view of the state. The sandbox refuses writes in a query; the view could not be
+    /// written either.
     fn view(&self) -> Box<dyn Store> {
         Box::new(Transaction::<View>::new(self.state.current().view()))
     }
@@ -244,7 +249,7 @@ impl Replica {
         Context { index: self.system.applied_index(), position: 0, time_ms: self.system.time_ms }
     }
 
-    /// Where it stands. Reads every row.
+    /// Returns the replica's index, hash and digest. Reads every row.
     pub fn standing(&self) -> Result<Standing, ReplicaError> {
         let mut digester = Digester::new();
         digester.scan(&*self.state.current(), Column::Data, &Transfer::default())?;
@@ -262,7 +267,8 @@ impl Replica {
         Replica::open(&place, component)
     }
 
-    /// Lets the guest write a snapshot, and goes on from what the guest restores from it. The two must be inverse.
+    /// Lets the guest write a snapshot, and continues from what the guest restores from it. The two
+    /// functions must be inverse.
     pub fn snapshot_restore(&mut self) -> Result<(), ReplicaError> {
         let position = |read: &dyn Read| {
             let applied = System::read(read)?.applied;
@@ -289,7 +295,8 @@ impl Replica {
         });
         let received = snapshot_receive::receive(&self.state, Some(&self.component), incoming, &Arc::default());
         let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // A node would ship the rows instead, so that no guest can make it irreplaceable; here the guest is on trial.
+        // A node would send the rows instead, so that a faulty guest cannot prevent snapshots. Here
+        // the guest is under test.
         if fell_back.load(Ordering::Acquire) {
             return Err(ReplicaError::Snapshot(self.snapshot_problem()?));
         }
@@ -302,7 +309,7 @@ impl Replica {
         Ok(())
     }
 
-    /// The snapshot once more, for the reason that the sender keeps to its log.
+    /// Makes the snapshot again to find the reason of the failure, which the sender only logs.
     fn snapshot_problem(&self) -> Result<String, ReplicaError> {
         let place = guest::snapshot_slot(&self.component)
             .ok_or_else(|| HostFault("all places for snapshots are taken".into()))?;
@@ -314,7 +321,7 @@ impl Replica {
     }
 }
 
-/// Takes a snapshot that nobody reads.
+/// A sink for a snapshot that nobody reads.
 struct Nowhere;
 
 impl SnapshotSink for Nowhere {
@@ -323,7 +330,7 @@ impl SnapshotSink for Nowhere {
     }
 }
 
-/// Makes instances that note what each command used, by its place in the entry.
+/// Makes instances that record the fuel of each command, by its place in the entry.
 struct Metered {
     component: Component,
     reuse: Reuse,

@@ -1,4 +1,5 @@
-//! What the apply thread publishes and everyone else reads. Decides nothing; each field has one writer, named beside it.
+//! Values that the apply thread publishes for all other code to read. This module makes no
+//! decisions. Where a field has a fixed writer, its comment names it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,20 +26,21 @@ use crate::types::{Fatal, NodeMode};
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) entries: AtomicU64,
-    /// A copy of the replicated counters: commands, and those that did not end with a reply.
+    /// Copies of the replicated counters: commands, and commands that did not end with a reply.
     pub(crate) commands: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) flushes: AtomicU64,
-    /// Writes and flushes of the state that found the disk full.
+    /// Writes and flushes of the state, and snapshots, that were put off because the disk was full.
     pub(crate) disk_full: AtomicU64,
-    /// And those that found no descriptor.
+    /// Writes and flushes of the state, and snapshots, that were put off because no file descriptor
+    /// was left.
     pub(crate) descriptors_short: AtomicU64,
     pub(crate) undecodable: AtomicU64,
-    /// Entries whose proposer had another hash than we at the same index.
+    /// Entries whose proposer had a different hash than this node at the same index.
     pub(crate) hash_mismatches: AtomicU64,
-    /// Commands that did not end well, as this process applied them.
+    /// Commands that failed, as this process applied them.
     pub(crate) failures: Failures,
-    /// Queries and steps of watches that did not end well; refusals are not among them.
+    /// Queries and steps of watches that failed; refusals are not counted.
     pub(crate) queries_failed: AtomicU64,
     pub(crate) snapshots_made: AtomicU64,
     pub(crate) snapshots_failed: AtomicU64,
@@ -46,7 +48,7 @@ pub(crate) struct Counts {
     pub(crate) snapshots_installed: AtomicU64,
 }
 
-/// Failures by their reason.
+/// Counts of failures by reason.
 #[derive(Debug, Default)]
 pub(crate) struct Failures([AtomicU64; Reason::ALL.len()]);
 
@@ -56,14 +58,14 @@ impl Failures {
         self.0[place].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Those that have occurred.
+    /// Returns the reasons that have occurred, with their counts.
     pub(crate) fn seen(&self) -> Vec<(Reason, u64)> {
         let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
         Reason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect()
     }
 }
 
-/// See the file's head.
+/// The values shared between the apply thread and the rest of the machine.
 pub(crate) struct Shared {
     pub(crate) state: State,
     pub(crate) checkpoints: Checkpoints,
@@ -73,36 +75,36 @@ pub(crate) struct Shared {
     pub(crate) waiters: Waiters,
     pub(crate) changes: Arc<Changes>,
     pub(crate) counts: Counts,
-    /// Lines about failed queries.
+    /// Limits the log lines about failed queries.
     pub(crate) query_failures: Sparse,
-    /// Lines about writes that wait.
+    /// Limits the log lines about writes that wait.
     shortages: Sparse,
-    /// Lines about failed commands.
+    /// Limits the log lines about failed commands.
     pub(crate) command_failures: Sparse,
-    /// Apply thread.
+    /// Written by the apply thread.
     pub(crate) progress: Progress,
-    /// Apply thread.
+    /// Written by the apply thread.
     pub(crate) position: watch::Sender<Position>,
-    /// Apply thread: since when it has been at one entry.
+    /// Written by the apply thread: when it began the current entry.
     pub(crate) applying: Mutex<Option<Instant>>,
-    /// Apply thread.
+    /// Written by the apply thread.
     pub(crate) recent: Mutex<Recent>,
-    /// The newest index at which another node's state hash is not ours.
+    /// The newest index at which another node's state hash differs from ours.
     pub(crate) doubt: watch::Sender<Option<Doubt>>,
-    /// Apply thread.
+    /// Written by the apply thread.
     pub(crate) genesis_applied: watch::Sender<bool>,
-    /// `set_mode` and `set_unfit`.
+    /// Written by `set_mode` and `set_unfit`.
     pub(crate) mode: watch::Sender<NodeMode>,
-    /// What the mode is when the node is not unfit.
+    /// The mode to use when the node is not unfit.
     fit_mode: Mutex<NodeMode>,
-    /// Apply thread.
+    /// Written by the apply thread.
     replicated: Mutex<Replicated>,
     component: Mutex<Option<Component>>,
-    /// Counts the components set.
+    /// Counts how often a component was set.
     component_version: AtomicU64,
     /// Signalled when the component changes or the machine stops.
     component_changed: Condvar,
-    /// `close`.
+    /// Written by `stop`, which `close` calls.
     pub(crate) stopping: AtomicBool,
 }
 
@@ -113,7 +115,7 @@ struct Replicated {
 }
 
 impl Shared {
-    /// Something was not written for now, which costs nothing: the log has it.
+    /// Counts and logs a write that is put off. Nothing is lost, because the log has the data.
     pub(crate) fn note_shortage(&self, error: &StoreError, what: &'static str) {
         let (count, why) = match error.room_advice() {
             Some(advice) => (&self.counts.disk_full, advice),
@@ -158,7 +160,7 @@ impl Shared {
         shared
     }
 
-    /// The state now stands at `system`, visible to every reader that begins after this.
+    /// Publishes that the state now stands at `system`. Readers that begin after this call see it.
     pub(crate) fn publish(&self, system: &System) {
         let genesis_is_new = {
             let mut replicated = self.replicated.lock();
@@ -178,7 +180,8 @@ impl Shared {
         self.progress.advance(system.applied_index());
     }
 
-    /// Raises a doubt when our hash at `index` is known and is not `theirs`: a question to be asked of everyone, not a verdict on anyone.
+    /// Raises a doubt when our hash at `index` is known and differs from `theirs`. A doubt does not
+    /// say which node is wrong; all nodes have to be asked.
     pub(crate) fn compare_hash(&self, index: u64, theirs: u64) {
         let known = self.recent.lock().at(index);
         let Some(ours) = known.filter(|ours| *ours != theirs) else { return };
@@ -212,7 +215,7 @@ impl Shared {
         self.component_changed.notify_all();
     }
 
-    /// Rises whenever another component is set.
+    /// Returns a number that rises whenever a component is set.
     pub(crate) fn component_version(&self) -> u64 {
         self.component_version.load(Ordering::Acquire)
     }
@@ -234,8 +237,9 @@ impl Shared {
         });
     }
 
-    /// The component that `genesis` asks for. Waits while this node has another or none, and says so as its mode: to diverge would
-    /// be worse than to lag. `None` when the machine stops.
+    /// Returns the component that `genesis` requires; `None` when the machine stops. While this
+    /// node has another component or none, it waits and sets the mode to unfit: diverging would be
+    /// worse than lagging.
     pub(crate) fn fit_component(&self, genesis: &Genesis) -> Option<Component> {
         let mut slot = self.component.lock();
         loop {

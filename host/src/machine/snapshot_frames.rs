@@ -1,11 +1,15 @@
-//! The frames of a snapshot on its way, or in a backup file: kinds, bytes, limits. Pure encoding; knows no guest and no disk.
+//! The frames of a snapshot in transfer or in a backup file: kinds, bytes, limits. This module only
+//! encodes and decodes; it knows no guest and no disk.
 //!
 //! ```text
 //! frame   = kind u8, crc32c u32 LE (of kind and body), body (zstd)
-//! stream  = Header, (Guest* [Restart Raw*] | Raw*), System*, Footer          between nodes
-//! backup  = Header, Component*, Raw*, System*, Footer, End                   in a file, see backup.rs
-//! Guest   = the guest's own snapshot, cut anywhere        Raw, System = rows, cut anywhere        Component = cut anywhere
-//! row     = key length u32 LE, value length u32 LE, key, value
+//! stream  = Header, (Guest* [Restart Raw*] | Raw*), System*, Footer     between nodes
+//! backup  = Header, Component*, Raw*, System*, Footer, End              in a file, see backup.rs
+//! Guest     = the guest's own snapshot, cut anywhere
+//! Raw       = rows of the guest, cut anywhere
+//! System    = rows of the host, cut anywhere
+//! Component = the encoded component, cut anywhere
+//! row       = key length u32 LE, value length u32 LE, key, value
 //! ```
 
 use bytes::Bytes;
@@ -14,43 +18,45 @@ use serde::{Deserialize, Serialize};
 use super::system::LogPosition;
 use crate::codec::{decode_record, encode_record};
 
-/// Bytes of a body before compression, at most.
+/// Most bytes of a body before compression.
 pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
-/// Key and value of a row, at most: many times what any limit lets a guest or the host write.
+/// Most bytes of key and value of a row together: many times the size that any limit lets a guest
+/// or the host write.
 const ROW_BYTES_MAX: u64 = 32 << 20;
-/// Fast; the network and disk of a cluster outrun higher levels.
+/// The zstd level. It is fast; at higher levels compression would be slower than a cluster's
+/// network and disk.
 const ZSTD_LEVEL: i32 = 1;
-/// Version of everything in this file.
+/// Version of all formats in this file.
 pub(crate) const FORMAT: u32 = 1;
-/// Kind and checksum.
+/// Size of kind and checksum.
 const HEAD_BYTES: usize = 5;
 
-/// What a snapshot is of.
+/// The position and kind of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Header {
     pub(crate) format: u32,
     pub(crate) applied: LogPosition,
     pub(crate) time_ms: u64,
-    /// The component whose own snapshot follows; without one, rows follow.
+    /// Hash of the component whose own snapshot follows; `None` if rows follow.
     pub(crate) component: Option<[u8; 32]>,
 }
 
-/// What the receiver must arrive at.
+/// The values that the receiver must arrive at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Footer {
-    /// BLAKE3 of all rows of both columns.
+    /// BLAKE3 hash of all rows of both columns.
     pub(crate) digest: [u8; 32],
     pub(crate) rows: u64,
 }
 
-/// The last record of a backup file: what a file must hold before it to be whole.
+/// The last record of a backup file. A complete file matches its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct End {
-    /// The last log index that the state holds.
+    /// Index of the last entry in the state.
     pub(crate) index: u64,
-    /// Frames before this one.
+    /// Number of frames before this one.
     pub(crate) frames: u64,
-    /// BLAKE3 of every byte of the file before this record.
+    /// BLAKE3 hash of all bytes of the file before this record.
     pub(crate) digest: [u8; 32],
 }
 
@@ -58,14 +64,14 @@ pub(crate) struct End {
 pub(crate) enum Frame {
     Header(Header),
     Guest(Vec<u8>),
-    /// What came so far of the guest's is void; rows follow.
+    /// The guest's frames so far are void; rows follow.
     Restart,
     Raw(Vec<u8>),
     System(Vec<u8>),
     Footer(Footer),
-    /// Of a backup only: the encoded component that runs over the rows.
+    /// Only in a backup: the encoded component that the rows belong to.
     Component(Vec<u8>),
-    /// Of a backup only.
+    /// Only in a backup.
     End(End),
 }
 
@@ -83,7 +89,7 @@ impl Frame {
         }
     }
 
-    /// For messages: a body may be a MiB.
+    /// Returns the frame's name for messages, since a body may have 1 MiB.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Frame::Header(_) => "header",
@@ -114,7 +120,7 @@ impl Frame {
         frame.into()
     }
 
-    /// `Err` says what is wrong with the bytes.
+    /// Decodes a frame. An error says what is wrong with the bytes.
     pub(crate) fn decode(frame: &[u8]) -> Result<Frame, String> {
         let (head, body) = frame.split_at_checked(HEAD_BYTES).ok_or("a frame is cut short")?;
         let kind = head[0];
@@ -141,12 +147,12 @@ fn checksum(kind: u8, body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&[kind]), body)
 }
 
-/// Cuts a byte stream into bodies.
+/// Cuts a stream of bytes into bodies.
 #[derive(Default)]
 pub(crate) struct Cutter(Vec<u8>);
 
 impl Cutter {
-    /// Appends; `full` gets every body that is complete.
+    /// Appends bytes. `full` receives every complete body.
     pub(crate) fn push<E>(
         &mut self,
         mut bytes: &[u8],
@@ -162,13 +168,13 @@ impl Cutter {
         Ok(())
     }
 
-    /// What is left.
+    /// Returns the bytes that are left.
     pub(crate) fn rest(&mut self) -> Option<Vec<u8>> {
         (!self.0.is_empty()).then(|| std::mem::take(&mut self.0))
     }
 }
 
-/// The head of a row.
+/// Encodes the head of a row.
 pub(crate) fn row_head(key: &[u8], value: &[u8]) -> [u8; 8] {
     let mut head = [0; 8];
     head[..4].copy_from_slice(&(key.len() as u32).to_le_bytes());
@@ -176,12 +182,12 @@ pub(crate) fn row_head(key: &[u8], value: &[u8]) -> [u8; 8] {
     head
 }
 
-/// Puts rows together again that were cut into bodies.
+/// Reassembles rows that were cut into bodies.
 #[derive(Default)]
 pub(crate) struct RowReader(Vec<u8>);
 
 impl RowReader {
-    /// Appends a body; `row` gets every row that is complete.
+    /// Appends a body. `row` receives every complete row.
     pub(crate) fn push<E>(&mut self, body: &[u8], mut row: impl FnMut(&[u8], &[u8]) -> Result<(), E>) -> Result<(), E> {
         self.0.extend_from_slice(body);
         let mut at = 0;
@@ -193,20 +199,21 @@ impl RowReader {
         Ok(())
     }
 
-    /// What is wrong with the row that is not complete yet, if nothing that follows can mend it.
+    /// Describes an incomplete row that no further bytes can make valid; `None` if there is no such
+    /// problem.
     pub(crate) fn problem(&self) -> Option<String> {
         let lengths = self.0.first_chunk::<8>()?;
         let bytes: u64 = row_lengths(lengths).map(|length| length as u64).into_iter().sum();
         (bytes > ROW_BYTES_MAX).then(|| format!("a row of {bytes} bytes, of {ROW_BYTES_MAX} at most"))
     }
 
-    /// Whether every row was complete.
+    /// Returns whether all rows so far are complete.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// The first row of some, when it is there whole.
+/// Returns the first row of `bytes`, if it is complete.
 pub(super) fn split_row(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     let [key_length, value_length] = row_lengths(head);
@@ -214,7 +221,7 @@ pub(super) fn split_row(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((key, rest.get(..value_length)?))
 }
 
-/// Of key and value, as a row's head has them.
+/// Decodes the lengths of key and value from a row's head.
 fn row_lengths(head: &[u8; 8]) -> [usize; 2] {
     [0, 4].map(|at| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes")) as usize)
 }

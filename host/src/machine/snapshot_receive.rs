@@ -1,5 +1,6 @@
-//! The receiving side of a snapshot: frames become a new generation beside the one in force. Compares what it arrived at with what
-//! was sent, and hands over only what is equal. Never touches the state in force.
+//! The receiving side of a snapshot: turns frames into a new generation beside the one in use. It
+//! compares the result with what was sent, and returns it only if both are equal. It never touches
+//! the state in use.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -19,18 +20,20 @@ use crate::guest::{self, Component, Context, Page, Range, SnapshotSource, Store,
 use crate::store::{Batch, Column, Generation, State, StoreError};
 use crate::types::{COMPONENT_BYTES_MAX, hex};
 
-/// What a restore has written and not yet committed, in bytes.
+/// Most bytes that a restore may write before it commits.
 const UNCOMMITTED_BYTES_MAX: usize = 4 << 20;
-/// Keys that a restore removes before it commits: a range may hold more of them than memory.
+/// Most keys that a restore may remove before it commits: a range may hold more keys than fit in
+/// memory.
 const REMOVED_UNCOMMITTED_MAX: u64 = 16_384;
 
-/// While a guest waits for its turn to restore: how often it is looked for.
+/// How often a guest that waits for its turn to restore checks for a free slot.
 const PLACE_LOOK: Duration = Duration::from_millis(100);
 
-/// The next frame, waited for; none when there are no more.
+/// Waits for the next frame; returns `None` when there are no more.
 pub(super) type Incoming = Box<dyn FnMut() -> Result<Option<Bytes>, SnapshotError> + Send>;
 
-/// Builds the state that the frames describe. Blocks; runs guests, so the thread needs their stack.
+/// Builds the state that the frames describe. Blocks. It runs guests, so the thread needs the stack
+/// size for guests.
 pub(super) fn receive(
     state: &State,
     component: Option<&Component>,
@@ -54,12 +57,13 @@ pub(super) fn receive(
     restored?;
     let footer = read_rows(&generation, &frames, transfer)?;
     let system = check(&generation, header, footer, transfer)?;
-    // Here rather than in the install: a disk that has no room for it refuses the snapshot, and ends no node.
+    // The flush is done here and not during the install: if the disk has no room, the snapshot is
+    // refused and the node goes on.
     generation.flush()?;
     Ok((generation, system))
 }
 
-/// Builds the state of a backup, up to its footer. Also gives the encoded component. Blocks.
+/// Builds the state of a backup, up to its footer. Also returns the encoded component. Blocks.
 pub(super) fn receive_backup(
     state: &State,
     incoming: Incoming,
@@ -89,12 +93,12 @@ pub(super) fn receive_backup(
     }
 }
 
-/// Frames as they come in, with one to look ahead.
+/// The incoming frames, with a lookahead of one frame.
 struct Frames {
     incoming: Incoming,
     transfer: Arc<Transfer>,
     peeked: Option<Frame>,
-    /// Once there is one, nothing more is read.
+    /// The first error. Once it is set, no more frames are read.
     problem: Option<String>,
 }
 
@@ -137,7 +141,7 @@ impl Frames {
         Ok(is_wanted)
     }
 
-    /// What a guest left unread, or did not get to read.
+    /// Skips the frames that a guest left unread or could not read.
     fn skip_guest(&mut self) -> Result<(), SnapshotError> {
         while matches!(self.peek()?, Frame::Guest(_)) {
             self.peeked = None;
@@ -145,7 +149,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Whether there are no more.
+    /// Returns whether there are no more frames.
     fn end(&mut self) -> Result<bool, SnapshotError> {
         Ok(self.peeked.is_none() && (self.incoming)()?.is_none())
     }
@@ -203,7 +207,8 @@ fn restore(
     }
 }
 
-/// A place among the restores that guests run. Waits while all are taken; the sender sees by the steps that this node has not gone.
+/// Returns a slot for a guest that restores. Waits while all slots are taken. The steps show the
+/// sender that this node is still alive.
 fn place_for(component: &Component, transfer: &Transfer) -> guest::Slot {
     loop {
         if let Some(place) = guest::restore_slot(component) {
@@ -261,7 +266,7 @@ fn check(
     Ok(system)
 }
 
-/// Hands a guest the bodies of its frames.
+/// Passes the bodies of the guest's frames to the guest.
 struct Source {
     frames: Arc<Mutex<Frames>>,
     rest: Bytes,
@@ -282,8 +287,8 @@ impl SnapshotSource for Source {
     }
 }
 
-/// A transaction that commits whenever it has become large: what a restore writes may be larger than memory, and is thrown away
-/// as a whole if the restore fails.
+/// A transaction that commits whenever it has become large. A restore may write more than fits in
+/// memory, and all of it is discarded if the restore fails.
 struct Loader {
     generation: Arc<Generation>,
     transaction: Transaction<Arc<Generation>>,
@@ -341,7 +346,8 @@ impl Store for Loader {
             removed += found;
             self.transfer.step();
             if found > 0 {
-                // Which keys these were is not known here, so their bytes cannot be counted: they are committed instead.
+                // The removed keys are not known here, so their bytes cannot be counted; they are
+                // committed at once instead.
                 self.commit().map_err(fault)?;
             }
             if found < at_once || removed == limit {

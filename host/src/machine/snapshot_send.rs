@@ -1,5 +1,7 @@
-//! The sending side of a snapshot: a checkpoint becomes frames. The guest writes its own state; should it fail, or have been found
-//! unfaithful, the host sends the rows themselves, because a node must never be irreplaceable. Never touches the state in force.
+//! The sending side of a snapshot: turns a checkpoint into frames. The guest writes its own state.
+//! If the guest fails, or was found unfaithful, the host sends the rows themselves, because a
+//! faulty guest must not make it impossible to replace a node. This module never touches the state
+//! in use.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::faults;
 use crate::guest::{self, Component, Context, SnapshotSink, Verdict};
 use crate::store::{Checkpoint, Column, Generation, Read, StoreError};
 
-/// While a frame or a guest waits for its turn: how often it is seen that nobody wants it any more.
+/// How often a waiting frame or guest checks whether the receiver has gone.
 const PACE_LOOK: Duration = Duration::from_millis(100);
 
 /// Why sending ended early.
@@ -28,12 +30,12 @@ pub(super) enum SendError {
     Store(#[from] StoreError),
     #[error("a checkpoint without a position cannot be sent")]
     Empty,
-    /// Nobody to tell.
+    /// The receiver has gone, so there is nobody to report to.
     #[error("the receiver has gone")]
     Gone,
 }
 
-/// Where the frames go, counted and paced.
+/// Sends frames to the receiver, counts them and limits their rate.
 pub(super) struct Outlet {
     pub(super) out: mpsc::Sender<Result<Bytes, String>>,
     pub(super) transfer: Arc<Running>,
@@ -51,7 +53,8 @@ impl Outlet {
         Ok(())
     }
 
-    /// A place among the snapshots that guests write. Waits while all are taken; the receiver sees by the steps that this node has not gone.
+    /// Returns a slot for a guest that writes a snapshot. Waits while all slots are taken. The
+    /// steps show the receiver that this node is still alive.
     fn place_for(&self, component: &Component) -> Result<guest::Slot, SendError> {
         loop {
             if let Some(place) = guest::snapshot_slot(component) {
@@ -77,7 +80,8 @@ impl Outlet {
     }
 }
 
-/// Sends everything to a node. Blocks while the receiver is slow; runs guests, so the thread needs their stack.
+/// Sends a whole snapshot to a node. Blocks while the receiver is slow. It runs guests, so the
+/// thread needs the stack size for guests.
 pub(super) fn send(
     checkpoint: &Arc<Checkpoint>,
     component: Option<&Component>,
@@ -91,8 +95,8 @@ pub(super) fn send(
     finish(&generation, digester, outlet)
 }
 
-/// Sends everything to a file: the component that runs over the rows, and always the rows themselves, so that reading it back depends
-/// on no guest.
+/// Sends a whole snapshot as a backup: the component, and always the rows themselves, so that
+/// reading it back depends on no guest.
 pub(super) fn send_backup(
     checkpoint: &Arc<Checkpoint>,
     component: &Component,
@@ -125,7 +129,7 @@ fn finish(generation: &Generation, mut digester: Digester, outlet: &Outlet) -> R
     outlet.put(&Frame::Footer(digester.finish()))
 }
 
-/// The guest's own snapshot, and the digest of the rows it is of.
+/// Sends the guest's own snapshot, and returns the digest of the rows that it was made from.
 fn send_guest(
     generation: &Arc<Generation>,
     system: &System,
@@ -196,7 +200,8 @@ fn send_rows(
     cutter.rest().map_or(Ok(()), |body| outlet.put(&frame(body)))
 }
 
-/// Frames what the guest writes. What is left in the cutter when the guest has ended is its maker's to send.
+/// Makes frames of the bytes that the guest writes. The caller of the guest sends the bytes that
+/// are left in the cutter at the end.
 struct Sink {
     cutter: Arc<Mutex<Cutter>>,
     outlet: Arc<Outlet>,

@@ -1,8 +1,11 @@
-//! Snapshots as the rest of the node sees them: made from the state, handed to openraft, sent, received, installed. When to make
-//! one is decided elsewhere; frames and checks are in `snapshot_send.rs` and `snapshot_receive.rs`.
+//! The interface for snapshots: they are made from the state, handed to openraft, sent, received
+//! and installed. This module does not decide when to make a snapshot. Frames and their checks are
+//! in `snapshot_send.rs` and `snapshot_receive.rs`.
 //!
-//! - A snapshot is a checkpoint on disk, or a received one that is complete, compared, and not yet in force.
-//! - One is received at a time. What was received and not installed is gone when dropped.
+//! - A snapshot is a checkpoint on disk, or a received state that is complete, compared and not yet
+//!   installed.
+//! - One snapshot is received at a time. A received snapshot that is dropped before its install is
+//!   removed.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,14 +29,14 @@ use crate::guest::{CALLER_STACK_BYTES, HostFault};
 use crate::store::{Batch, Checkpoint, Column, Generation, Read, State, StoreError};
 use crate::types::{LogId, NodeId, NodeMode, TypeConfig};
 
-/// Frames between a snapshot's thread and the network, each of at most a MiB.
+/// Frames that may wait between a snapshot's thread and the network. A frame has at most 1 MiB.
 const FRAMES_IN_FLIGHT: usize = 4;
-/// Before a checkpoint is tried again that found the disk full, or no descriptor.
+/// Time before a checkpoint is retried, after the disk was full or no file descriptor was left.
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of rows in one batch when a checkpoint is copied back.
 const COPY_BATCH_BYTES: usize = 4 << 20;
 
-/// What openraft knows of a snapshot.
+/// openraft's metadata of a snapshot.
 pub(crate) type Meta = SnapshotMetaOf<TypeConfig>;
 
 /// A snapshot, as openraft passes it around.
@@ -41,26 +44,27 @@ pub(crate) type Meta = SnapshotMetaOf<TypeConfig>;
 pub enum SnapshotData {
     /// On this node's disk.
     Checkpoint(Arc<Checkpoint>),
-    /// Received, complete and compared; not in force.
+    /// Received, complete and compared, but not yet installed.
     Prepared(PreparedState),
-    /// Of a state that nothing was applied to: openraft insists on one when it finds a purged log and no snapshot. [`super::open`]
-    /// refuses such a directory, so only openraft's own tests see it. Neither sent nor installed.
+    /// A snapshot of a state to which nothing was applied. It is neither sent nor installed.
+    /// openraft requires one when it finds a purged log and no snapshot. [`super::open`] refuses
+    /// such a directory, so only openraft's own tests see it.
     Empty,
 }
 
-/// A state that was received and waits to be installed. Dropping it removes it.
+/// A received state that waits for its install. Dropping it removes it.
 #[derive(Debug)]
 pub struct PreparedState {
     pub(crate) generation: Arc<Generation>,
     applied: LogId,
-    /// Listed until it is installed or gone,
+    /// Keeps the transfer listed until the state is installed or dropped.
     _transfer: Running,
-    /// and then another may be received.
+    /// Keeps other snapshots from being received until this one is installed or dropped.
     _turn: Turn,
 }
 
 impl PreparedState {
-    /// The last entry it includes; what openraft is told must be equal.
+    /// Returns the last entry that the state includes. It must equal what openraft is told.
     pub fn applied(&self) -> LogId {
         self.applied
     }
@@ -69,42 +73,43 @@ impl PreparedState {
 /// Why a snapshot was not made, sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// One is received at a time.
+    /// Another snapshot is being received; only one is received at a time.
     #[error("this node is receiving another snapshot; try again when that is installed")]
     Busy,
-    /// One is backed up at a time.
+    /// Another backup is being made; only one is made at a time.
     #[error("another backup of this node is under way; try again when that is done, or take it from another node")]
     BackingUp,
-    /// A backup carries the component, and there is none yet.
+    /// A backup carries the component, and this node has none yet.
     #[error("there is nothing to back up yet: this node does not know its cluster's component")]
     NoComponent,
-    /// Nothing was applied yet, so there is nothing to take.
+    /// No entry is applied yet, so there is no state to make a snapshot of.
     #[error("there is nothing to take a snapshot of: no entry is applied")]
     Empty,
-    /// A node in this mode makes none.
+    /// A node in this mode makes no snapshots.
     #[error("no snapshot of this state: {0}")]
     Mode(String),
     /// The frames are not what a sender sends.
     #[error("the snapshot is damaged: {0}; it was not installed")]
     Damaged(String),
-    /// Written by a newer version.
+    /// The snapshot has a format that this version does not read, such as a newer one.
     #[error("the snapshot has format {found}, this version reads {supported}; run the version that the sender runs")]
     Format {
-        /// Of the sender.
+        /// The sender's format.
         found: u32,
-        /// Of this node.
+        /// The format that this node reads.
         supported: u32,
     },
-    /// The guest's restore did not arrive at what was sent. The sender should ship rows next time: [`Snapshots::distrust_guest`].
+    /// The guest's restore did not produce the state that was sent. The sender should send rows
+    /// next time: see [`Snapshots::distrust_guest`].
     #[error("the guest's snapshot and restore are not inverse: {0}; the snapshot was not installed")]
     Unfaithful(String),
-    /// The file that the frames come from.
+    /// The file that the frames come from could not be used.
     #[error("{0}")]
     Backup(String),
-    /// The disk.
+    /// The disk failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The sandbox.
+    /// The sandbox failed.
     #[error(transparent)]
     Host(#[from] HostFault),
     /// A thread could not be started, or ended without an answer.
@@ -113,7 +118,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// Whether the sender should be told to ship rows instead of the guest's own snapshot.
+    /// Returns whether the sender should be told to send rows instead of the guest's own snapshot.
     pub fn is_unfaithful(&self) -> bool {
         matches!(self, SnapshotError::Unfaithful(_))
     }
@@ -125,7 +130,7 @@ impl From<SnapshotError> for std::io::Error {
     }
 }
 
-/// The turn to receive, or to back up; given back when dropped.
+/// The exclusive right to receive or to back up. Dropping it gives it back.
 #[derive(Debug)]
 struct Turn(Arc<AtomicBool>);
 
@@ -141,7 +146,7 @@ impl Drop for Turn {
     }
 }
 
-/// Makes, sends and receives. Cheap to clone.
+/// Makes, sends and receives snapshots. Cheap to clone.
 #[derive(Clone)]
 pub struct Snapshots {
     shared: Arc<Shared>,
@@ -149,9 +154,9 @@ pub struct Snapshots {
     transfers: Transfers,
     receiving: Arc<AtomicBool>,
     backing_up: Arc<AtomicBool>,
-    /// Guests' own snapshots are not sent any more by this process.
+    /// Whether this process has stopped sending the guest's own snapshots.
     guest_distrusted: Arc<AtomicBool>,
-    /// By (index, term) of the checkpoint.
+    /// Metadata by (index, term) of the checkpoint.
     metas: Arc<Mutex<BTreeMap<(u64, u64), Meta>>>,
     handed_over: Arc<Mutex<Option<LogId>>>,
 }
@@ -170,8 +175,9 @@ impl Snapshots {
         }
     }
 
-    /// Makes a checkpoint of the state as it is now, while apply goes on, and says at which index it stands. Then have openraft
-    /// take it: `raft.trigger().snapshot()`. Failing is not fatal; it is counted.
+    /// Makes a checkpoint of the current state while apply goes on, and returns its index. The
+    /// caller should then make openraft use it: `raft.trigger().snapshot()`. A failure is counted
+    /// and is not fatal.
     pub async fn take(&self) -> Result<u64, SnapshotError> {
         match &*self.shared.mode.borrow() {
             NodeMode::Quarantined(why) | NodeMode::Unfit(why) => return Err(SnapshotError::Mode(why.clone())),
@@ -185,13 +191,14 @@ impl Snapshots {
         made.map(|checkpoint| checkpoint.index)
     }
 
-    /// Snapshots on their way.
+    /// Returns the transfers in progress.
     pub fn transfers(&self) -> &Transfers {
         &self.transfers
     }
 
-    /// Sends a snapshot to a node as frames, in order, from a thread of its own; ends early with a text when that fails. Drop the
-    /// receiver to cancel. The checkpoint stays on disk meanwhile.
+    /// Sends a snapshot to a node as frames, in order, from a thread of its own. If that fails, the
+    /// last item is an error text. Dropping the receiver cancels the transfer. The checkpoint stays
+    /// on disk meanwhile.
     pub fn send(&self, data: &SnapshotData, to: NodeId, name: &str) -> Sending {
         let component = self.shared.component().filter(|_| !self.guest_distrusted.load(Ordering::Acquire));
         let SnapshotData::Checkpoint(checkpoint) = data else {
@@ -214,7 +221,8 @@ impl Snapshots {
         })
     }
 
-    /// Makes a checkpoint now and sends it as the frames of a backup, like [`Snapshots::send`]. One at a time.
+    /// Makes a checkpoint now and sends it as the frames of a backup, as [`Snapshots::send`] does.
+    /// One backup is made at a time.
     pub async fn back_up(&self, peer: &str) -> Result<Sending, SnapshotError> {
         let turn = Turn::take(&self.backing_up).ok_or(SnapshotError::BackingUp)?;
         let component = self.shared.component().ok_or(SnapshotError::NoComponent)?;
@@ -229,7 +237,8 @@ impl Snapshots {
         }))
     }
 
-    /// A checkpoint could not be read to its end: whoever asks next gets another one, older or newer.
+    /// Discards a checkpoint that could not be read to its end. Later requests get an older or
+    /// newer one.
     fn set_aside(&self, broken: &Arc<Checkpoint>) {
         if self.shared.checkpoints.list().len() < 2
             && let Err(error) = self.make(&self.shared.state.current())
@@ -255,7 +264,7 @@ impl Snapshots {
         let work = move || match send(&outlet) {
             Ok(()) => outlet.transfer.tell("a snapshot is sent"),
             Err(SendError::Gone) => outlet.transfer.tell("a snapshot's receiver has gone"),
-            // If the receiver goes just now, the log still has it.
+            // The receiver may go just now; the error is in the log anyway.
             Err(error) => {
                 tracing::error!(%error, "a snapshot was not sent");
                 drop(outlet.out.blocking_send(Err(error.to_string())));
@@ -269,14 +278,16 @@ impl Snapshots {
         Sending { frames, transfer }
     }
 
-    /// From now on the host ships the rows themselves: a receiver found that the guest's restore is not the inverse of its snapshot.
+    /// Makes the host send the rows themselves from now on. A receiver found that the guest's
+    /// restore is not the inverse of its snapshot.
     pub fn distrust_guest(&self, why: &str) {
         if !self.guest_distrusted.swap(true, Ordering::AcqRel) {
             tracing::error!(%why, "the guest's own snapshots are not sent any more; the host ships the rows themselves");
         }
     }
 
-    /// Begins to receive, from `peer` as people know it. Nothing in force changes before openraft installs the result.
+    /// Begins to receive a snapshot. `peer` is the sender's name for people. The state in use does
+    /// not change before openraft installs the result.
     pub fn receive(&self, from: Option<NodeId>, peer: &str) -> Result<Receiving, SnapshotError> {
         let turn = Turn::take(&self.receiving).ok_or(SnapshotError::Busy)?;
         let transfer = self.transfers.begin(Direction::Receiving, peer, from);
@@ -294,7 +305,7 @@ impl Snapshots {
                 Ok(PreparedState { generation, applied, _transfer: transfer, _turn: turn })
             });
             drop(shared);
-            // Whoever gave up on it drops it, and with it the directory.
+            // If the caller gave up, the result is dropped here, and its directory with it.
             drop(done.send(prepared));
         };
         std::thread::Builder::new()
@@ -322,8 +333,9 @@ impl Snapshots {
         Ok(checkpoint)
     }
 
-    /// Makes the checkpoint that openraft waits for, such as that of a received state before it is put in force. While the disk is full
-    /// or no descriptor is left it tries again: an error would end the node. `what` says what does not happen yet.
+    /// Makes a checkpoint that openraft waits for. An example is that of a received state before
+    /// its install. While the disk is full or no file descriptor is left, it retries, because an
+    /// error would end the node. `what` says what is delayed.
     pub(crate) async fn make_patiently(
         &self,
         of: &Arc<Generation>,
@@ -347,7 +359,8 @@ impl Snapshots {
         }
     }
 
-    /// For each checkpoint on disk that can be read, oldest first: its index, and the commands that were applied at it. Blocks.
+    /// Returns index and number of applied commands of each readable checkpoint. Oldest first.
+    /// Blocks.
     pub fn commands_at_checkpoints(&self) -> Vec<(u64, u64)> {
         let commands = |checkpoint: &Arc<Checkpoint>| -> Result<u64, StoreError> {
             Ok(System::read(&*checkpoint.open()?)?.counters.commands)
@@ -362,7 +375,7 @@ impl Snapshots {
         found
     }
 
-    /// The newest checkpoint that can be read, with what openraft wants to know of it. Blocks.
+    /// Returns the newest readable checkpoint, with its metadata for openraft. Blocks.
     pub(crate) fn newest(&self) -> Option<(Meta, Arc<Checkpoint>)> {
         let list = self.shared.checkpoints.list();
         self.metas.lock().retain(|position, _| list.iter().any(|kept| (kept.index, kept.term) == *position));
@@ -375,13 +388,13 @@ impl Snapshots {
         })
     }
 
-    /// The newest checkpoint, unless openraft was given it before. Blocks.
+    /// Returns the newest checkpoint, unless openraft was given it before. Blocks.
     pub(crate) fn not_handed_over(&self) -> Option<(Meta, Arc<Checkpoint>)> {
         let handed_over = *self.handed_over.lock();
         self.newest().filter(|(meta, _)| meta.last_log_id > handed_over)
     }
 
-    /// openraft knows of this one now.
+    /// Notes that openraft was given the snapshot of `meta`.
     pub(crate) fn handed_over(&self, meta: &Meta) {
         let mut handed_over = self.handed_over.lock();
         *handed_over = (*handed_over).max(meta.last_log_id);
@@ -425,7 +438,7 @@ fn meta_of(system: &System) -> Meta {
     Meta { last_log_id: system.applied, last_membership: (*system.membership).clone() }
 }
 
-/// A blocking piece of snapshot work, off the runtime's threads.
+/// Runs blocking snapshot work outside the runtime's threads.
 pub(crate) async fn blocking<T: Send + 'static, E: From<SnapshotError> + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
@@ -435,16 +448,16 @@ pub(crate) async fn blocking<T: Send + 'static, E: From<SnapshotError> + Send + 
     }
 }
 
-/// A snapshot on its way out.
+/// A snapshot that is being sent.
 #[derive(Debug)]
 pub struct Sending {
-    /// In order; the last may be the reason why there are no more.
+    /// The frames in order. The last item may be the reason why there are no more.
     pub frames: mpsc::Receiver<Result<Bytes, String>>,
-    /// How far it is. It is listed while this, or a clone, lives.
+    /// The transfer's progress. It is listed while this value or a clone of it lives.
     pub transfer: Arc<Running>,
 }
 
-/// A snapshot on its way in.
+/// A snapshot that is being received.
 #[derive(Debug)]
 pub struct Receiving {
     frames: mpsc::Sender<Bytes>,
@@ -453,19 +466,19 @@ pub struct Receiving {
 }
 
 impl Receiving {
-    /// How far it is.
+    /// Returns the transfer's progress.
     pub fn transfer(&self) -> Arc<Transfer> {
         self.transfer.clone()
     }
 
-    /// Takes the next frame, waiting while the restore is slower than the network. Once a frame was wrong, later ones are taken
-    /// and dropped: [`Receiving::finish`] says what was wrong.
+    /// Passes on the next frame. Waits while the restore is slower than the network. After a wrong
+    /// frame, later frames are taken and dropped, and [`Receiving::finish`] returns the error.
     pub async fn push(&self, frame: Bytes) {
-        // The thread has ended early, and its result says why.
+        // If this fails, the thread has ended early, and its result says why.
         let _ended = self.frames.send(frame).await;
     }
 
-    /// All frames were pushed: completes when the state is built and equal to what was sent.
+    /// Ends the frames, and waits until the state is built and equals what was sent.
     pub async fn finish(self) -> Result<SnapshotData, SnapshotError> {
         drop(self.frames);
         match self.result.await {

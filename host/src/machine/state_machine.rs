@@ -1,5 +1,5 @@
-//! openraft's end of the machine. Adapts: entries go to the apply thread, snapshots to `snapshots.rs`. Decides nothing about
-//! either but the order of an install.
+//! Adapts the machine to openraft: passes entries to the apply thread, and snapshots to
+//! `snapshots.rs`. Decides nothing about either, except the order of the steps of an install.
 
 use std::io;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::faults;
 use crate::store::Checkpoint;
 use crate::types::{LogId, StoredMembership, TypeConfig};
 
-/// Entries handed to the apply thread at once, at most,
+/// Most entries that are passed to the apply thread at once.
 const ENTRIES_MAX: usize = 256;
-/// and their bytes: what is handed over is held in memory.
+/// Most bytes of entries that are passed to the apply thread at once; they are held in memory.
 const BYTES_MAX: usize = 4 << 20;
 
 type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 
-/// See the file's head.
+/// The state machine that openraft calls.
 pub struct StateMachine {
     apply: ApplyHandle,
     gate: Arc<dyn Gate>,
@@ -87,7 +87,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> Result<(), io::Error> {
-        // Off the runtime's threads, because a test may have it wait.
+        // Runs outside the runtime's threads, because a test may make it wait.
         blocking(|| faults::io("snapshot-install")).await?;
         let snapshots = self.snapshots.clone();
         let (generation, applied, turn) = match snapshot {
@@ -105,7 +105,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if applied != meta.last_log_id {
             return Err(io::Error::other(format!("a snapshot of {:?} came as one of {:?}", applied, meta.last_log_id)));
         }
-        // What was submitted to the log before this must not reach the disk after it.
+        // Writes that were submitted to the log before this must not reach the disk after it.
         self.gate.barrier().await?;
         self.snapshots.make_patiently(&generation, "a received snapshot is not put in force yet").await?;
         self.apply.install(generation).await?;
@@ -121,7 +121,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// Hands a checkpoint over, or makes one when there is none to hand over.
+/// Returns an existing checkpoint to openraft, or makes one when there is none to return.
 pub struct Builder {
     snapshots: Snapshots,
     ready: Option<(Meta, Arc<Checkpoint>)>,

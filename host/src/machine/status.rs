@@ -1,4 +1,5 @@
-//! The machine in numbers, for `Stat`, operators and metrics. Reads what others count.
+//! The machine's numbers, for `Stat`, operators and metrics. This module only reads counts that
+//! other code keeps.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,65 +9,69 @@ use crate::guest::Reason;
 use crate::store::SpaceStatus;
 use crate::types::{LogId, NodeMode};
 
-/// Numbers as of now; each is read by itself, so they may differ by an entry.
+/// The current numbers. Each is read separately, so they may differ by an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineStatus {
-    /// What this node may do.
+    /// What this node may do now.
     pub mode: NodeMode,
     /// The last applied entry.
     pub applied: Option<LogId>,
-    /// Log time there, milliseconds since 1970.
+    /// Log time of that entry, in milliseconds since 1970.
     pub time_ms: u64,
     /// Entries applied by this process.
     pub entries_applied: u64,
     /// Commands that the cluster has run, equal on every replica at one index.
     pub commands_applied: u64,
-    /// Of these, those that the guest refused or that failed.
+    /// How many of these commands failed or were refused by the guest.
     pub commands_failed: u64,
-    /// Commands of this node whose outcome somebody waits for.
+    /// Commands of this node whose outcome some caller waits for.
     pub commands_waiting: u64,
     /// Log entries that could not be decoded, since this process began.
     pub entries_undecodable: u64,
-    /// The rolling state hash, and the index it stands at.
+    /// The index of the rolling state hash.
     pub hash_index: u64,
-    /// See `hash_index`.
+    /// The rolling state hash at `hash_index`.
     pub hash: u64,
-    /// Entries whose proposer had another hash, since this process began.
+    /// Entries whose proposer had a different hash, since this process began.
     pub hash_mismatches: u64,
-    /// Commands that failed, by reason, since the process began; what the guest refused is not among them.
+    /// Commands that failed, by reason, since this process began; refusals by the guest are not
+    /// counted.
     pub command_failures: Vec<(Reason, u64)>,
-    /// Queries and steps of watches that failed since the process began.
+    /// Queries and steps of watches that failed, since this process began.
     pub queries_failed: u64,
     /// Flushes of the state, since this process began.
     pub flushes: u64,
-    /// Writes of the state that found the disk full and were tried again, since this process began.
+    /// Writes of the state, and snapshots, that were put off because the disk was full, since this
+    /// process began.
     pub disk_full: u64,
-    /// And those that found no descriptor left.
+    /// Writes of the state, and snapshots, that were put off because no file descriptor was left,
+    /// since this process began.
     pub descriptors_short: u64,
-    /// Room on the disk.
+    /// Free space on the disk.
     pub disk: SpaceStatus,
-    /// About the bytes of the state.
+    /// Approximate size of the state in bytes.
     pub state_bytes: u64,
     /// Snapshots made by this process.
     pub snapshot_count: u64,
-    /// Attempts to make one that failed, since this process began.
+    /// Attempts to make a snapshot that failed, since this process began.
     pub snapshots_failed: u64,
     /// Snapshots sent to other nodes, since this process began.
     pub snapshots_sent: u64,
     /// Snapshots of other nodes installed, since this process began.
     pub restore_count: u64,
-    /// Index of the newest snapshot on disk, 0 for none.
+    /// Index of the newest snapshot on disk; 0 if there is none.
     pub last_snapshot_index: u64,
-    /// Its term.
+    /// Term of the newest snapshot on disk.
     pub last_snapshot_term: u64,
-    /// How this node runs guests, for nodes to compare; empty while it has none.
+    /// How this node runs guests, to compare nodes; empty while it has no component.
     pub build: String,
-    /// Snapshots on their way to or from this node.
+    /// Snapshots in transfer to or from this node.
     pub transfers: Vec<TransferStatus>,
 }
 
 pub(crate) fn of(shared: &Shared) -> MachineStatus {
-    // One after the other: whoever waits for the component changes the mode meanwhile, and holds the component as it does.
+    // These two locks are taken one after the other, never together: the code that waits for a
+    // component holds the component's lock while it changes the mode.
     let mode = shared.mode.borrow().clone();
     let build = shared.component().and_then(|component| Some(component.engine().build().ok()?.to_owned()));
     let position = *shared.position.borrow();

@@ -1,5 +1,6 @@
-//! The host's own records in the `system` column: what they are, their keys and bytes, and how they turn into openraft's types.
-//! Written in the same batch as the guest's writes, carried by every snapshot. Never does IO of its own: callers pass a reader.
+//! The host's own records in the `system` column: their types, keys and bytes, and their conversion
+//! to openraft's types. They are written in the same batch as the guest's writes, and every
+//! snapshot carries them. This module does no IO of its own: callers pass a reader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use crate::codec::{CodecError, Genesis, decode_record, encode_record};
 use crate::store::{Column, Read, StoreError};
 use crate::types::{CommittedLeaderId, LogId, Membership, Node, NodeId, StoredMembership};
 
-/// Keys of the `system` column. Frozen: they stand on disk and in snapshots.
+/// Keys of the `system` column. Frozen: they are used on disk and in snapshots.
 pub(crate) mod key {
     /// The last applied log id. Absent before the first entry.
     pub(crate) const APPLIED: &[u8] = b"applied";
@@ -21,15 +22,15 @@ pub(crate) mod key {
     pub(crate) const COUNTERS: &[u8] = b"counters";
     /// The genesis entry and its index.
     pub(crate) const GENESIS: &[u8] = b"genesis";
-    /// The rolling hash. The one record that the hash itself leaves out.
+    /// The rolling hash. It is the only record that the hash itself does not cover.
     pub(crate) const HASH: &[u8] = b"hash";
     /// The last applied membership.
     pub(crate) const MEMBERSHIP: &[u8] = b"membership";
-    /// Log time in milliseconds since 1970.
+    /// Log time, in milliseconds since 1970.
     pub(crate) const TIME: &[u8] = b"time";
 }
 
-/// A log id as it stands on disk.
+/// A log id in its form on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogPosition {
     pub(crate) term: u64,
@@ -49,11 +50,11 @@ impl From<LogPosition> for LogId {
     }
 }
 
-/// A membership as it stands on disk.
+/// A membership in its form on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MembershipRecord {
     log_id: Option<LogPosition>,
-    /// One voter set, or two while the cluster changes.
+    /// One voter set, or two during a membership change.
     configs: Vec<Vec<NodeId>>,
     nodes: Vec<(NodeId, Node)>,
 }
@@ -86,11 +87,11 @@ impl TryFrom<MembershipRecord> for StoredMembership {
 pub(crate) struct Counters {
     /// Commands that got an outcome other than "not run".
     pub(crate) commands: u64,
-    /// Of these, those that the guest refused or that failed.
+    /// How many of these commands failed or were refused by the guest.
     pub(crate) failed: u64,
 }
 
-/// The rolling hash as it stands on disk.
+/// The rolling hash in its form on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HashRecord {
     pub(crate) index: u64,
@@ -100,11 +101,11 @@ pub(crate) struct HashRecord {
 #[derive(Serialize, Deserialize)]
 struct GenesisRecord {
     index: u64,
-    /// Encoded `lockstep.entry.v1.Genesis`.
+    /// An encoded `lockstep.entry.v1.Genesis`.
     genesis: Vec<u8>,
 }
 
-/// Everything of the `system` column, as the apply thread keeps it in memory.
+/// All records of the `system` column, as the apply thread keeps them in memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct System {
     pub(crate) applied: Option<LogId>,
@@ -112,12 +113,12 @@ pub(crate) struct System {
     pub(crate) time_ms: u64,
     pub(crate) hash: HashRecord,
     pub(crate) counters: Counters,
-    /// With the index of its entry.
+    /// The genesis, with the index of its entry.
     pub(crate) genesis: Option<Arc<(u64, Genesis)>>,
 }
 
 impl System {
-    /// Reads all records; those not there yet are at their beginnings.
+    /// Reads all records. Records that do not exist yet get their initial values.
     pub(crate) fn read(from: &dyn Read) -> Result<System, StoreError> {
         let genesis = record::<GenesisRecord>(from, key::GENESIS)?.map(decode_genesis).transpose()?;
         Ok(System {
@@ -134,18 +135,19 @@ impl System {
         })
     }
 
-    /// Index of the last applied entry and log time there, without the rest.
+    /// Reads only the index of the last applied entry and its log time.
     pub(crate) fn read_position(from: &dyn Read) -> Result<(u64, u64), StoreError> {
         let applied = record::<LogPosition>(from, key::APPLIED)?.map_or(0, |applied| applied.index);
         Ok((applied, record(from, key::TIME)?.unwrap_or_default()))
     }
 
-    /// Index of the last applied entry, 0 before the first.
+    /// Returns the index of the last applied entry; 0 before the first.
     pub(crate) fn applied_index(&self) -> u64 {
         self.applied.map_or(0, |log_id| log_id.index)
     }
 
-    /// Key and bytes of every record but the hash, in key order, as far as `before` differs.
+    /// Returns key and bytes of every record that differs from `before`. They are in key order,
+    /// without the hash.
     pub(crate) fn changes_since(&self, before: &System) -> Vec<(&'static [u8], Vec<u8>)> {
         let mut writes: Vec<(&'static [u8], Vec<u8>)> = Vec::new();
         if let Some(applied) = self.applied.as_ref().filter(|_| self.applied != before.applied) {

@@ -1,4 +1,5 @@
-//! The machine over a real disk and a real guest in text: from an entry to its outcome, through restarts and snapshots.
+//! Tests of the machine on a real disk with a real guest in text: from an entry to its outcome,
+//! through restarts and snapshots.
 #![allow(clippy::unwrap_used)]
 
 mod backup;

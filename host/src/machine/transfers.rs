@@ -1,9 +1,11 @@
-//! Snapshots on their way, in numbers: what goes to whom, how far it is, since when. Decides nothing. Whoever sends or receives counts
-//! here; `Stat`, the log, the log's retention and the timeouts of both ends look.
+//! The snapshots in transfer: direction, peer, progress, start time. This module decides nothing.
+//! The code that sends or receives updates the numbers; `Stat`, the log lines, the retention of the
+//! Raft log and the timeouts of both ends read them.
 //!
 //! - A transfer is listed while its [`Running`] lives.
-//! - Its count of steps grows with everything that brings it nearer to its end, waiting for its turn under a rate limit included. A
-//!   transfer whose count stands still has stalled, however large it is.
+//! - Its count of steps grows with everything that brings it nearer to its end, including waiting
+//!   for its turn under a rate limit. A transfer whose count does not grow has stalled, whatever
+//!   its size.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -15,10 +17,11 @@ use parking_lot::Mutex;
 
 use crate::types::NodeId;
 
-/// A transfer that takes longer than this is in the log, and again after every further one.
+/// Time between two log lines about one transfer. A transfer that takes less time is not logged as
+/// under way.
 const TELL_AFTER: Duration = Duration::from_secs(5);
 
-/// Which way.
+/// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// To another node that is too far behind.
@@ -30,7 +33,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// As people read it.
+    /// Returns the name for display.
     pub fn name(self) -> &'static str {
         match self {
             Direction::Sending => "sending",
@@ -40,7 +43,7 @@ impl Direction {
     }
 }
 
-/// One snapshot on its way.
+/// One snapshot in transfer.
 #[derive(Debug)]
 pub struct Transfer {
     number: u64,
@@ -53,33 +56,33 @@ pub struct Transfer {
     bytes: AtomicU64,
     rows: AtomicU64,
     steps: AtomicU64,
-    /// Of the other end, as it tells.
+    /// The number of steps that the other end reported.
     steps_there: AtomicU64,
     told: Mutex<Instant>,
 }
 
-/// A transfer as of now.
+/// The current numbers of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransferStatus {
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
-    /// The other end: a node's name, or where a backup goes.
+    /// The other end: a node's name, or the destination of a backup.
     pub peer: String,
-    /// The other end, when it is a node.
+    /// The other end, if it is a node.
     pub node: Option<NodeId>,
-    /// The last log index that the snapshot holds; 0 until that is known.
+    /// Index of the last log entry in the snapshot; 0 until it is known.
     pub index: u64,
-    /// Bytes on the wire so far.
+    /// Bytes sent or received so far.
     pub bytes: u64,
     /// Rows read or written so far.
     pub rows: u64,
-    /// When it began, milliseconds since 1970 by this node's clock.
+    /// Start time, in milliseconds since 1970 by this node's clock.
     pub began_ms: u64,
-    /// How long it has been going on.
+    /// Time since the start.
     pub elapsed: Duration,
 }
 
-/// One that is listed nowhere.
+/// Makes a transfer that is not listed.
 impl Default for Transfer {
     fn default() -> Self {
         Transfer::new(Direction::Sending, "", None)
@@ -106,25 +109,25 @@ impl Transfer {
         }
     }
 
-    /// Of which log index the snapshot is.
+    /// Sets the log index of the snapshot.
     pub fn is_of(&self, index: u64) {
         self.index.store(index, Relaxed);
         self.step();
     }
 
-    /// So many bytes more went over the wire.
+    /// Adds `bytes` bytes that were sent or received.
     pub fn moved(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Relaxed);
         self.step();
     }
 
-    /// So many rows more were read or written.
+    /// Adds `rows` rows that were read or written.
     pub fn passed(&self, rows: u64) {
         self.rows.fetch_add(rows, Relaxed);
         self.step();
     }
 
-    /// Something went on that no other number shows.
+    /// Counts progress that no other number shows. Logs the transfer from time to time.
     pub fn step(&self) {
         self.steps.fetch_add(1, Relaxed);
         let Some(mut told) = self.told.try_lock() else { return };
@@ -135,17 +138,17 @@ impl Transfer {
         }
     }
 
-    /// How often anything went on.
+    /// Returns the number of steps so far.
     pub fn steps(&self) -> u64 {
         self.steps.load(Relaxed)
     }
 
-    /// The other end told its count of steps.
+    /// Notes the number of steps that the other end reported.
     pub fn heard(&self, steps: u64) {
         self.steps_there.store(steps, Relaxed);
     }
 
-    /// One line in the log with where it stands.
+    /// Logs one line with the transfer's progress.
     pub fn tell(&self, what: &str) {
         let status = self.status();
         tracing::info!(
@@ -159,7 +162,7 @@ impl Transfer {
         );
     }
 
-    /// As of now; each number is read by itself.
+    /// Returns the current numbers; each is read separately.
     pub fn status(&self) -> TransferStatus {
         TransferStatus {
             direction: self.direction,
@@ -174,16 +177,16 @@ impl Transfer {
     }
 }
 
-/// How far one attempt to send a snapshot is.
+/// The progress of one attempt to send a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Tells attempts apart.
+    /// Identifies the attempt.
     pub number: u64,
-    /// The receiver's steps, as far as it told them.
+    /// The last number of steps that the receiver reported.
     pub steps: u64,
 }
 
-/// All of a node. Cloning shares them.
+/// All transfers of a node. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Transfers(Arc<Mutex<Known>>);
 
@@ -191,11 +194,11 @@ pub struct Transfers(Arc<Mutex<Known>>);
 struct Known {
     begun: u64,
     running: Vec<Arc<Transfer>>,
-    /// When one to a node ended, and its index; oldest first.
+    /// End time and index of each ended transfer to a node, oldest first.
     ended: VecDeque<(Instant, u64)>,
 }
 
-/// Ended transfers that are remembered, at most.
+/// Most ended transfers that are remembered.
 const ENDED_MAX: usize = 64;
 
 impl Transfers {
@@ -209,12 +212,13 @@ impl Transfers {
         Running { transfer, all: self.clone() }
     }
 
-    /// Those on their way now, oldest first.
+    /// Returns the current transfers, oldest first.
     pub fn running(&self) -> Vec<TransferStatus> {
         self.0.lock().running.iter().map(|transfer| transfer.status()).collect()
     }
 
-    /// Of what is being sent to `node`: which attempt it is, and the steps that the receiver has told.
+    /// Returns the progress of the newest attempt to send to `node`. It holds the attempt's number,
+    /// and the steps that the receiver reported.
     pub fn progress_to(&self, node: NodeId) -> Option<Attempt> {
         let known = self.0.lock();
         let sending =
@@ -223,7 +227,8 @@ impl Transfers {
         Some(Attempt { number: transfer.number, steps: transfer.steps_there.load(Relaxed) })
     }
 
-    /// The index after which the log must stay: what a node that is being sent a snapshot, or was within `recently`, needs next.
+    /// Returns the index after which the log must be kept. A node that is being sent a snapshot, or
+    /// was sent one within `recently`, needs those entries next.
     pub fn log_needed_after(&self, recently: Duration) -> Option<u64> {
         let mut known = self.0.lock();
         known.ended.retain(|(at, _)| at.elapsed() < recently);
@@ -234,7 +239,8 @@ impl Transfers {
     }
 }
 
-/// Keeps a transfer listed: until the other end has all of it in force, when that is a node.
+/// Keeps a transfer listed. If the other end is a node, it is kept until that node has installed
+/// the snapshot.
 #[derive(Debug)]
 pub struct Running {
     transfer: Arc<Transfer>,
@@ -242,7 +248,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// To look at from elsewhere; does not keep it listed.
+    /// Returns the transfer for other code to read; that does not keep it listed.
     pub(crate) fn shared(&self) -> Arc<Transfer> {
         self.transfer.clone()
     }
@@ -284,7 +290,7 @@ mod tests {
         first.is_of(70);
         let second = transfers.begin(Direction::Sending, "nodeC", Some(3));
         second.is_of(50);
-        // Neither takes entries from this node's log afterwards.
+        // Neither of these takes entries from this node's log afterwards.
         transfers.begin(Direction::Receiving, "nodeD", Some(4)).is_of(1);
         transfers.begin(Direction::BackingUp, "x", None).is_of(1);
         assert_eq!(transfers.log_needed_after(LONG), Some(50));

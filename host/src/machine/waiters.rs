@@ -1,12 +1,15 @@
-//! Who waits here for the outcome of a command: the node that took it, and the leader on behalf of a node that forwarded it.
-//! Decides whether a command ran, did not run, or may have; never sends anything anywhere.
+//! The waiters on this node for outcomes of commands. A waiter belongs to the node that took the
+//! command, or to the leader on behalf of a node that forwarded it. This module decides whether a
+//! command ran, did not run, or may have run. It never sends anything.
 //!
-//! - A command is told apart by its origin. A node forwards one again only after the earlier attempt certainly did not run, so the
-//!   newest waiter for an origin is the one that counts.
-//! - An attempt is sent to one leader. Its entry, if there is one, carries that leader's id, and precedes every entry of a later
-//!   leader: once an entry of a later leader is applied here and the command was not seen, it was not run. A later leader may
-//!   have the same term (ids order by term, then node), so terms alone would leave waiters hanging.
-//! - An installed snapshot may have swallowed the entry: the fate of every attempt sent before it is unknown.
+//! - A command is identified by its origin. A node forwards a command again only after the earlier
+//!   attempt certainly did not run, so the newest waiter for an origin is the one that counts.
+//! - An attempt is sent to one leader. Its entry, if there is one, carries that leader's id, and
+//!   precedes every entry of a later leader. So the command did not run if an entry of a later
+//!   leader is applied here and the command was not seen. A later leader may have the same term
+//!   (ids order by term, then node), so comparing terms alone would leave waiters hanging.
+//! - An installed snapshot may cover the entry: the fate of every attempt sent before it is
+//!   unknown.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,14 +20,14 @@ use tokio::sync::Notify;
 use super::outcome::Outcome;
 use crate::types::{CommittedLeaderId, Origin};
 
-/// What became of one attempt to run a command.
+/// The fate of one attempt to run a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It ran, or was refused in its place in the log.
+    /// The command ran, or was refused at its place in the log.
     Outcome(Outcome),
-    /// It was certainly not run and never will be; send it again.
+    /// The command certainly did not run and never will; send it again.
     NotRun,
-    /// A snapshot hid whether it ran.
+    /// The entry may be covered by an installed snapshot, so it is unknown whether the command ran.
     Unknown,
 }
 
@@ -52,14 +55,14 @@ struct Slot {
 }
 
 impl Slots {
-    /// The waiter's own slot, unless a newer waiter took its place.
+    /// Returns the waiter's own slot, unless a newer waiter replaced it.
     fn slot(&mut self, waiter: &Waiter) -> Option<&mut Slot> {
         self.waiting.get_mut(&waiter.origin).filter(|slot| Arc::ptr_eq(&slot.wake, &waiter.wake))
     }
 }
 
 impl Slot {
-    /// The first fate stands until the waiter is reset.
+    /// Sets the fate, if none is set since the last reset.
     fn settle(&mut self, fate: Fate) {
         if self.fate.is_none() {
             self.fate = Some(fate);
@@ -68,7 +71,7 @@ impl Slot {
     }
 }
 
-/// Waits for one command. Dropping it deregisters.
+/// Waits for one command. Dropping it deregisters the waiter.
 #[derive(Debug)]
 pub struct Waiter {
     table: Arc<Table>,
@@ -87,22 +90,24 @@ impl Waiters {
         Waiter { table: self.0.clone(), origin, wake }
     }
 
-    /// How many wait.
+    /// Returns the number of waiters.
     pub fn len(&self) -> usize {
         self.0.slots.lock().waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Returns whether there are no waiters.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether somebody here waits for this origin.
+    /// Returns whether a waiter for this origin exists on this node.
     pub(crate) fn is_awaited(&self, origin: &Origin) -> bool {
         self.0.slots.lock().waiting.contains_key(origin)
     }
 
-    /// An entry of `leader` was applied, with these outcomes of commands that are awaited. Outcomes first: the entry itself may hold them.
+    /// Notes that an entry of `leader` was applied, with the outcomes of its awaited commands. The
+    /// outcomes are set before other attempts are settled as not run, because the entry itself may
+    /// hold those commands.
     pub(crate) fn entry_applied(&self, leader: CommittedLeaderId, outcomes: Vec<(Origin, Outcome)>) {
         let mut slots = self.0.slots.lock();
         for (origin, outcome) in outcomes {
@@ -118,11 +123,11 @@ impl Waiters {
         }
     }
 
-    /// A snapshot whose last entry is of `leader` replaced the state.
+    /// Notes that a snapshot whose last entry is of `leader` replaced the state.
     pub(crate) fn snapshot_installed(&self, leader: CommittedLeaderId) {
         let mut slots = self.0.slots.lock();
         slots.leader = slots.leader.max(Some(leader));
-        // What was sent to a later leader stands behind the snapshot, if anywhere.
+        // An attempt that was sent to a later leader can only be in an entry after the snapshot.
         for slot in slots.waiting.values_mut().filter(|slot| slot.sent_under.is_some_and(|sent| sent <= leader)) {
             slot.settle(Fate::Unknown);
         }
@@ -130,8 +135,9 @@ impl Waiters {
 }
 
 impl Waiter {
-    /// The attempt goes to `leader`. Call before anything is sent or proposed: from then on its fate is decided here. False when it
-    /// is decided already, because an entry of a later leader is applied: there is nothing to send then.
+    /// Notes that the attempt goes to `leader`. Call it before anything is sent or proposed; from
+    /// then on this table decides the attempt's fate. Returns false when an entry of a later leader
+    /// is applied already: the attempt did not run, and there is nothing to send.
     pub fn sent_under(&self, leader: CommittedLeaderId) -> bool {
         let mut slots = self.table.slots.lock();
         let is_over = Some(leader) < slots.leader;
@@ -144,7 +150,7 @@ impl Waiter {
         !is_over
     }
 
-    /// Completes when the fate of the attempt is known. Cancel-safe.
+    /// Waits until the fate of the attempt is known. Cancel-safe.
     pub async fn fate(&mut self) -> Fate {
         loop {
             let fate = match self.table.slots.lock().slot(self) {
@@ -159,7 +165,8 @@ impl Waiter {
         }
     }
 
-    /// Forgets an attempt that certainly did not run, so that the next can be sent. An outcome is never forgotten.
+    /// Forgets an attempt that certainly did not run, so that the next one can be sent. An outcome
+    /// is never forgotten.
     pub fn reset(&mut self) {
         let mut slots = self.table.slots.lock();
         if let Some(slot) = slots.slot(self) {

@@ -1,8 +1,8 @@
-//! What is let in, what is not, and what the message says.
+//! Tests of what is admitted, what is refused, and what the message says.
 
 use super::*;
 
-/// The error, and not the component that cannot be printed.
+/// Returns the error only, because a component cannot be printed.
 fn refused(bytes: &[u8]) -> LoadError {
     let loaded = Component::encode(bytes).and_then(|encoded| Component::load(&ENGINE, &encoded));
     loaded.err().expect("it must not be let in")
@@ -126,7 +126,8 @@ fn guest_that_starts_with_too_much_memory_is_refused() {
     assert!(matches!(error, LoadError::Slot { .. }), "{error}");
 }
 
-/// "Is this file of another build?" was asked of guests that were only too large.
+/// Such guests are only too large, so the message must not suggest that the file is of another
+/// build.
 #[test]
 fn what_is_larger_than_a_slot_is_told_the_limits_of_the_profile() {
     let memory = Text::default().module().replace("(export \"memory\") 2)", "(export \"memory\") 1025)");
@@ -165,7 +166,7 @@ fn what_a_newer_contract_added_needs_a_newer_host() {
 fn what_was_never_released_is_refused() {
     for version in ["1.0.0-rc.1", "1.0.0+here", "1", "1.0", "01.0.0-0"] {
         let text = format!(r#"(component (import "lockstep:machine/store@{version}" (instance)))"#);
-        // What is no version at all is not even a name.
+        // A text that is not a version at all is not even a valid name.
         let Ok(bytes) = wat::parse_str(text) else { continue };
         let error = refused(&bytes);
         assert!(matches!(&error, LoadError::NoRelease { found, .. } if found == version), "{version}: {error}");
@@ -229,7 +230,7 @@ fn more_than_a_node_hands_on_is_refused_before_it_is_read() {
     assert!(matches!(error, LoadError::TooLarge { .. }), "{error}");
 }
 
-/// Fifty thousand of them took 22 seconds to look at.
+/// Without the limit, inspecting fifty thousand nested components takes 22 seconds.
 #[test]
 fn components_within_components_end_somewhere() {
     let nested = |depth: usize| format!("{}{}", "(component ".repeat(depth), ")".repeat(depth));

@@ -1,4 +1,4 @@
-//! The process that compiles: how its end, of whatever kind, is told.
+//! Tests of the process that compiles, and of the errors for each way in which it may end.
 
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +10,7 @@ fn task(what: What, bounds: Bounds) -> Task {
     Task { bounds, ..Task::new(what, &Limits::default()) }
 }
 
-/// What a shell script in the place of the compiler comes to.
+/// Runs a shell script in place of the compiler, and returns the result.
 fn ends(script: &str, bounds: Bounds) -> Result<Vec<u8>, String> {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
@@ -28,7 +28,7 @@ fn code_comes_back_and_the_task_goes_there() {
 #[test]
 fn its_own_words_come_back_when_it_refuses() {
     assert_eq!(ends("echo 'unknown opcode' >&2; exit 1", BOUNDS).unwrap_err(), "unknown opcode");
-    // Before it has read anything, too, and with more to read than a pipe holds.
+    // The same holds before it has read anything, and with more to read than a pipe holds.
     let mut command = Command::new("sh");
     command.args(["-c", "echo no >&2; exit 1"]);
     assert_eq!(
@@ -57,7 +57,8 @@ fn a_program_that_is_not_there_is_an_error() {
     }
 }
 
-/// A file can be made to overflow the stack of whoever decodes it: "signal 6" told nobody what to do.
+/// A file can be crafted to overflow the stack of its decoder. An error that says only "signal 6"
+/// would not tell anyone what to do.
 #[test]
 fn an_overflow_of_the_stack_is_told_as_what_it_is() {
     let script = "echo \"thread 'main' has overflowed its stack\" >&2; kill -ABRT $$";

@@ -1,10 +1,11 @@
-//! Compiled code that is kept: used when it is whole and of this engine, made anew otherwise.
+//! Tests of kept compiled code: it is used when it is undamaged and of this engine, and made anew
+//! otherwise.
 
 use std::cell::RefCell;
 
 use super::*;
 
-/// A shelf in memory that counts what it is given.
+/// A shelf in memory that counts the puts.
 #[derive(Default)]
 struct Boards {
     held: RefCell<BTreeMap<String, Vec<u8>>>,

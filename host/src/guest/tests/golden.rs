@@ -1,9 +1,10 @@
-//! The golden components: guests of contract 1.0.0 as clusters hold them, byte for byte. Every host that speaks this contract loads them
-//! and gets these answers, whatever is built today. How they were made stands in `tests/golden/README.md`.
+//! The golden components: guests of contract 1.0.0, byte for byte as clusters hold them. Every host
+//! that speaks this contract must load them and give these answers, whatever today's tools build.
+//! `tests/golden/README.md` says how they were made.
 
 use super::*;
 
-/// File, hash as a cluster records it, whether it streams.
+/// File, hash as a cluster records it, and whether it exports `watcher`.
 const GOLDEN: [(&[u8], &str, bool); 4] = [
     (KV, "b847b8b3279b4c21e2dcde7107e379bfb6a274c465dd3755c4c4104ae1fedb00", true),
     (COUNTER, "1aedeed53bb39aabbf77b482d4176314509fc582617e280c6b0770ceaef144e9", true),
@@ -19,7 +20,7 @@ fn load(golden: &[u8]) -> Component {
     Component::load(&ENGINE, golden).unwrap()
 }
 
-/// Field 1 as a string, of a message of less than 128 bytes.
+/// Encodes field 1 as a string, in a message of less than 128 bytes.
 fn text(value: &str) -> Vec<u8> {
     [&[0x0a, u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
 }
@@ -28,7 +29,7 @@ fn call_of<'a>(method: &'a str, request: &'a [u8]) -> Call<'a> {
     Call { method, ..call(request) }
 }
 
-/// Applies one command, which must be answered, and keeps what it wrote.
+/// Applies one command, which must be answered, and keeps its writes.
 fn apply_one(component: &Component, rows: &mut Map, method: &str, request: &[u8]) -> Vec<u8> {
     let mut instance = ApplyInstance::new(component).unwrap();
     let (verdict, store) = instance.apply(call_of(method, request), Box::new(rows.clone()));
@@ -49,7 +50,7 @@ fn replied(verdict: Verdict) -> Vec<u8> {
     }
 }
 
-/// A snapshot of these rows, restored by the guest into an empty store.
+/// Returns a snapshot of these rows, restored by the guest into an empty store.
 fn moved(component: &Component, rows: &Map) -> Map {
     let bytes = streaming::Shared::default();
     let written = snapshot_of(component, rows.clone(), bytes.clone());

@@ -1,4 +1,5 @@
-//! The limits that the SDK repeats are those of the default profile: a test on the harness that passes must not fail on a node.
+//! Checks that the limits in the SDK equal those of the default profile: a test that passes on the
+//! harness must not fail on a node.
 
 use lockstep_guest::limits as harness;
 

@@ -1,5 +1,5 @@
-//! Tests of the sandbox with guests written as text. This file owns the guest template and a store in
-//! memory; the behaviour stands in the files beside it, one per question.
+//! Tests of the sandbox with guests written as text. This file owns the guest template and a store
+//! in memory; the files beside it test one question each.
 #![allow(clippy::unwrap_used)]
 
 mod admission;
@@ -22,7 +22,7 @@ use wit_parser::Resolve;
 
 use super::*;
 
-/// One engine for all tests: what it reserves is address space for dozens of instances.
+/// One engine for all tests, because it reserves address space for dozens of instances.
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(&Limits::default()).unwrap());
 
 /// Imports, memory and a bump allocator. Return areas of imports are at 64, of exports at 256.
@@ -67,7 +67,7 @@ const CONTEXT: &str = "(param $index i64) (param $position i32) (param $time i64
 const REQUEST: &str = "(param $method i32) (param $method_length i32) (param $request i32) (param $length i32)";
 const ECHO: &str = "(call $reply (local.get $request) (local.get $length))";
 
-/// A guest in text: bodies of its exports, and anything else that a module may hold.
+/// A guest in text: the bodies of its exports, and other parts of its module.
 struct Text<'a> {
     apply: &'a str,
     query: &'a str,
@@ -108,7 +108,7 @@ impl Text<'_> {
 
 const CONTRACT: &str = include_str!("../../../../wit/machine.wit");
 
-/// A core module with embedded component type, as a compiler leaves it.
+/// Makes a core module with embedded component type, as a compiler does.
 fn typed_module(text: &str, contract: &str, world: &str) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap();
     let mut resolve = Resolve::default();
@@ -192,13 +192,13 @@ fn call(request: &[u8]) -> Call<'_> {
     Call { context, method: "test.Service/Method", request, caller: "alice", fuel: Limits::default().fuel_per_command }
 }
 
-/// The guest's snapshot, in the place for one.
+/// Runs the guest's snapshot in a slot for snapshots.
 fn snapshot_of(component: &Component, state: Map, sink: impl SnapshotSink) -> Result<Verdict, HostFault> {
     let place = snapshot_slot(component).unwrap();
     snapshot(component, &place, Context::default(), Box::new(state), Box::new(sink))
 }
 
-/// What the guest restores into an empty store, in the place for one.
+/// Runs the guest's restore into an empty store, in a slot for restores.
 fn restore_of(component: &Component, source: impl SnapshotSource) -> (Result<Verdict, HostFault>, Map) {
     let place = restore_slot(component).unwrap();
     let (verdict, store) = restore(component, &place, Context::default(), Box::new(Map::default()), Box::new(source));

@@ -1,4 +1,5 @@
-//! How commands end: every way that is the guest's own is an outcome, and the host's own are faults.
+//! Tests of how commands end: every end that the guest causes is an outcome, and those of the host
+//! are faults.
 
 use super::*;
 
@@ -160,8 +161,8 @@ fn store_budget_is_bounded_whatever_the_fuel() {
 
 #[test]
 fn growth_past_the_type_is_the_guest_s_affair() {
-    // wasmtime reports this case as failed growth, as it does when the system has no memory: one must
-    // be an outcome, the other a fault of the host.
+    // wasmtime reports this case as failed growth, as it does when the system has no memory. This
+    // case must be an outcome, the other a fault of the host.
     let body = "(drop (memory.grow (i32.const 1)))
         (if (i32.ne (memory.grow (i32.const 65535)) (i32.const -1)) (then unreachable)) (call $ok)";
     assert_eq!(apply(body, b"").0, Verdict::Reply(Bytes::new()));
@@ -248,7 +249,7 @@ fn instances_and_components_may_change_threads() {
     shared::<Engine>();
 }
 
-/// A store that had to pass over removed keys for every answer.
+/// A store that passes over removed keys in every answer.
 struct Hiding(u64);
 
 impl Store for Hiding {

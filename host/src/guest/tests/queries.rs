@@ -1,4 +1,4 @@
-//! What queries and watches may do, and when they end.
+//! Tests of what queries and watches may do, and of when they end.
 
 use std::sync::Barrier;
 
@@ -63,7 +63,7 @@ fn queries_cannot_take_the_instances_of_commands() {
     assert!(QueryInstance::new(&component).unwrap().is_some());
 }
 
-/// Both ends of a stream that stands still until it is let go.
+/// Both ends of a stream that stands still until it is released.
 struct Held(Arc<(Barrier, Barrier)>);
 
 impl Held {

@@ -1,4 +1,4 @@
-//! The guest's own snapshot and restore.
+//! Tests of the guest's own snapshot and restore.
 
 use std::sync::Mutex;
 
@@ -30,7 +30,7 @@ impl SnapshotSink for Broken {
     }
 }
 
-/// Writes the value of `v`, and reads it back in pieces of one byte.
+/// Makes a guest that writes the value of `v`, and reads it back in pieces of one byte.
 fn guest() -> Component {
     let key = r#"(data (i32.const 600) "v")"#;
     let snapshot = "(call $get (i32.const 600) (i32.const 1) (i32.const 64))
@@ -91,7 +91,7 @@ fn stream_that_stands_still_ends_the_call_whatever_the_fuel() {
     let spins = "(loop (br 0)) (call $ok)";
     ends_by_its_quiet_deadline(Text { snapshot: spins, ..Text::default() }, imports::Mode::Snapshot);
     ends_by_its_quiet_deadline(Text { restore: spins, ..Text::default() }, imports::Mode::Restore);
-    // Nothing written and nothing read is no progress, nor is what does not touch the stream.
+    // Writing or reading no bytes is no progress, nor are calls that do not touch the stream.
     let writes_nothing = "(loop (call $sink (i32.const 0) (i32.const 0)) (br 0)) (call $ok)";
     ends_by_its_quiet_deadline(Text { snapshot: writes_nothing, ..Text::default() }, imports::Mode::Snapshot);
     let reads_past_the_end = "(loop (call $source (i32.const 9) (i32.const 64)) (br 0)) (call $ok)";
@@ -100,7 +100,7 @@ fn stream_that_stands_still_ends_the_call_whatever_the_fuel() {
     ends_by_its_quiet_deadline(Text { restore: puts, ..Text::default() }, imports::Mode::Restore);
 }
 
-/// A disk or a network that takes its time for each chunk.
+/// A disk or a network that is slow for each chunk.
 struct Slow;
 
 impl SnapshotSink for Slow {
@@ -112,7 +112,7 @@ impl SnapshotSink for Slow {
 
 #[test]
 fn stream_that_moves_may_take_its_time() {
-    // Each turn is shorter than the deadline, all of them together are longer.
+    // Each turn is shorter than the deadline; all of them together are longer.
     let snapshot = "(local $n i32)
         (loop $more (call $sink (i32.const 0) (i32.const 1))
           (br_if $more (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 400))))
@@ -128,7 +128,8 @@ fn stream_that_moves_may_take_its_time() {
     assert!(began.elapsed().as_millis() > 500, "it did not take longer than the deadline: {:?}", began.elapsed());
 }
 
-/// A sender that digests its rows before it says that there are no more frames for the guest, and a disk that hangs for a while.
+/// A sender that digests its rows before it reports that the guest has no more frames, and a disk
+/// that hangs for a while.
 struct Sluggish(Map);
 
 const SLUGGISH: std::time::Duration = std::time::Duration::from_secs(1);
@@ -167,8 +168,9 @@ impl Store for Sluggish {
     }
 }
 
-/// A restore was ended as unfaithful when the sender read its rows a second time for longer than the guest's quiet deadline, between the
-/// last frame of the guest and the next one. Time that the host takes is no time of the guest.
+/// Time that the host takes is not the guest's time. Otherwise a restore would end as unfaithful
+/// when the sender reads its rows a second time, between the guest's last frame and the next one,
+/// for longer than the guest's quiet deadline.
 #[test]
 fn what_the_host_waits_for_is_no_time_of_the_guest() {
     let component = guest();

@@ -1,5 +1,6 @@
-//! From a backup to a state: of a new cluster's first node, or of a member whose own was wrong. For a new cluster it changes the host's
-//! own records only: who is in the cluster, and which cluster it is. The guest's rows, log time and indexes go on as they are.
+//! Builds a state from a backup: for the first node of a new cluster, or for a member whose own
+//! state was wrong. For a new cluster it changes only the host's own records: the members, and the
+//! cluster's id. The guest's rows, log time and indexes stay as they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -14,41 +15,41 @@ use crate::codec::Genesis;
 use crate::store::{Batch, Checkpoints, Column, Generation, State};
 use crate::types::{LogId, Membership, Node, NodeId, StoredMembership, hex};
 
-/// Who begins the new cluster.
+/// The node that begins the new cluster.
 #[derive(Clone, Debug)]
 pub struct Founder {
-    /// Minted for its data directory.
+    /// The node's id, created for its data directory.
     pub node_id: NodeId,
     /// Its name; addresses are recorded when it starts.
     pub node: Node,
-    /// Minted for the new cluster.
+    /// The id that was created for the new cluster.
     pub cluster_id: [u8; 16],
 }
 
-/// What was built.
+/// The state that was built.
 #[derive(Clone, Debug)]
 pub struct Founded {
-    /// The last entry of the old cluster that the state holds.
+    /// The last entry of the old cluster in the state.
     pub applied: LogId,
-    /// As the new cluster has it.
+    /// The genesis record of the new cluster.
     pub genesis: Genesis,
-    /// The component, encoded. Its BLAKE3 is that of the genesis.
+    /// The encoded component. Its BLAKE3 hash is the one in the genesis.
     pub component: Vec<u8>,
     /// Rows of the guest and the host together.
     pub rows: u64,
 }
 
-/// What took the place of a node's state.
+/// The state that replaced a node's state.
 #[derive(Clone, Copy, Debug)]
 pub struct Replaced {
-    /// The last entry that the state holds.
+    /// The last entry in the state.
     pub applied: LogId,
     /// Rows of the guest and the host together.
     pub rows: u64,
 }
 
-/// Puts the state of a backup, which is of the same cluster, in force as it is. The checkpoints of the state before it go, and one
-/// of the new state takes their place. Blocks.
+/// Installs the state of a backup of the same cluster as it is. Sets aside the checkpoints of the
+/// old state, and makes one of the new state. Blocks.
 pub fn replace(
     state: &State,
     checkpoints: &Checkpoints,
@@ -64,7 +65,7 @@ pub fn replace(
     }
     for old in checkpoints.list() {
         if !checkpoints.set_aside(&old) {
-            // Its own words are in the log.
+            // `set_aside` has logged the reason.
             return Err(io::Error::other("a snapshot of the state in quarantine cannot be set aside").into());
         }
     }
@@ -72,7 +73,8 @@ pub fn replace(
     Ok(Replaced { applied, rows })
 }
 
-/// Builds the state in force, and a checkpoint of it, from a backup. `state` is a new node's. Blocks.
+/// Builds a new node's state from a backup, and makes a checkpoint of it. `state` must be a new
+/// node's. Blocks.
 pub fn found(
     state: &State,
     checkpoints: &Checkpoints,
@@ -87,7 +89,8 @@ pub fn found(
     Ok(Founded { applied, genesis, component, rows })
 }
 
-/// A new generation with what the backup holds, its host records, the component, and the count of its rows.
+/// Reads a backup into a new generation. Returns it with its host records, the component, and the
+/// number of rows.
 fn read(
     state: &State,
     from: impl Read + Send + 'static,
@@ -111,7 +114,7 @@ fn put_in_force(
     Ok(())
 }
 
-/// The recorded genesis under the new cluster's id.
+/// Returns the recorded genesis with the new cluster's id.
 fn genesis(system: &System, component: &[u8], founder: &Founder) -> Result<Genesis, BackupError> {
     let damaged = |what: &str| BackupError::Damaged(what.into());
     let recorded = system.genesis.as_ref().ok_or_else(|| damaged("it is of a cluster without a genesis entry"))?;

@@ -1,4 +1,5 @@
-//! The guest's rows of a backup, one after the other, for tools. Builds no state; what a whole file is says the reader.
+//! Reads the guest's rows of a backup one by one, for tools. This module builds no state;
+//! `BackupReader` checks that the file is complete.
 
 use std::io::{self, Read};
 
@@ -12,7 +13,7 @@ pub struct RowsOf<R> {
 }
 
 impl<R: Read> RowsOf<R> {
-    /// Reads the beginning.
+    /// Reads the beginning of the file.
     pub fn open(from: R) -> Result<RowsOf<R>, BackupError> {
         let mut reader = BackupReader::new(from)?;
         let first =
@@ -24,18 +25,19 @@ impl<R: Read> RowsOf<R> {
         }
     }
 
-    /// The index of the last entry that the rows hold.
+    /// Returns the index of the last entry in the rows.
     pub fn index(&self) -> u64 {
         self.header.applied.index
     }
 
-    /// Log time then.
+    /// Returns the log time of that entry.
     pub fn time_ms(&self) -> u64 {
         self.header.time_ms
     }
 
-    /// Gives `row` the lengths of key and value as a snapshot has them, the key and the value of each row, in order, and counts them. Only when
-    /// this returns is the whole file known to be good.
+    /// Calls `row` for each row in order, and returns the number of rows. `row` receives the
+    /// lengths of key and value in the format of a snapshot, the key, and the value. The whole file
+    /// is known to be good only when this function returns.
     pub fn read(mut self, mut row: impl FnMut(&[u8], &[u8], &[u8]) -> io::Result<()>) -> Result<u64, BackupError> {
         let (mut rows, mut count) = (RowReader::default(), 0);
         while let Some(frame) = self.reader.next_frame()? {

@@ -1,5 +1,6 @@
-//! The threads on which queries and steps of watches run, and the instance that each keeps between them. A few threads of their own, so
-//! that a flood of queries is refused here and does not starve apply; queries and steps take turns. Reads no state.
+//! The threads that run queries and steps of watches, and the instance that each thread keeps
+//! between them. Queries have a few threads of their own, so that a flood of them is refused here
+//! and does not slow down apply. Queries and steps take turns. This module reads no state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,18 +13,21 @@ use super::QueryError;
 use crate::guest::{CALLER_STACK_BYTES, Component, HostFault, QueryInstance};
 use crate::machine::MachineError;
 
-/// A thread that had nothing to do for so long lets its instance go, and with it the component that it may be the last to hold.
+/// A thread that was idle for this long drops its instance, and its reference to the component,
+/// which may be the last one.
 const KEPT_IDLE: Duration = Duration::from_secs(5);
 
-/// What a thread keeps from query to query. The memory of an instance is scratch by the contract, so who served before makes no difference
-/// to a guest that keeps to it; making a fresh one costs more than most queries.
+/// The instance that a thread keeps from query to query. Guests must treat an instance's memory as
+/// scratch, so earlier calls make no difference to a guest that obeys the contract. Making a fresh
+/// instance costs more than most queries.
 #[derive(Default)]
 pub(crate) struct Kept(Option<QueryInstance>);
 
 impl Kept {
-    /// Runs `call` in the kept instance or in a fresh one. What fails in an instance that had served others runs once
-    /// more in a fresh one, unless `deadline` has passed: beside neighbours a failure may be theirs, alone it is its own. `None` when as many
-    /// instances as the pool has for queries are in use.
+    /// Runs `call` in the kept instance or in a fresh one. If a call in a used instance fails, it
+    /// runs once more in a fresh instance, unless `deadline` has passed: a failure in a used
+    /// instance may be caused by earlier calls, one in a fresh instance is the call's own. Returns
+    /// `None` when all instances that the pool has for queries are in use.
     pub(crate) fn serve<T>(
         &mut self,
         component: &Component,
@@ -51,11 +55,12 @@ impl Kept {
 
 type Work = Box<dyn FnOnce(&mut Kept) + Send>;
 
-/// The threads that serve queries and steps of watches. Cheap to clone; they end when the last clone is dropped.
+/// The threads that serve queries and steps of watches. Cheap to clone. The threads end when the
+/// last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Pool(Arc<Ends>);
 
-/// What [`Pool`] and its threads share.
+/// The queues that [`Pool`] and its threads share.
 struct Lanes {
     waiting: Mutex<Waiting>,
     more: Condvar,
@@ -66,7 +71,7 @@ struct Lanes {
 struct Waiting {
     queries: VecDeque<Work>,
     steps: VecDeque<Work>,
-    /// The lane that was not served last goes first, so that neither starves the other.
+    /// The queue that was not served last goes first, so that neither starves the other.
     steps_first: bool,
     closed: bool,
 }
@@ -85,7 +90,7 @@ impl Waiting {
     }
 }
 
-/// Tells the threads to end.
+/// Ends the threads when it is dropped.
 struct Ends(Arc<Lanes>);
 
 impl Drop for Ends {
@@ -95,7 +100,7 @@ impl Drop for Ends {
     }
 }
 
-/// Who waits.
+/// The queue that a call waits in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
     Queries,
@@ -103,10 +108,10 @@ pub(super) enum Lane {
 }
 
 impl Pool {
-    /// Of each kind at most `queue_max` wait.
+    /// Starts the threads. Each queue holds at most `queue_max` calls.
     pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
         let lanes = Arc::new(Lanes { waiting: Mutex::default(), more: Condvar::new(), queue_max });
-        // Dropped on an error, it ends those that have begun.
+        // If an error returns early, dropping this value ends the threads that have started.
         let pool = Pool(Arc::new(Ends(lanes.clone())));
         for number in 0..threads.max(1) {
             let lanes = lanes.clone();
@@ -119,7 +124,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs `work` on one of the threads, with what that thread keeps.
+    /// Runs `work` on one of the threads, with the instance that the thread keeps.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -127,7 +132,7 @@ impl Pool {
     ) -> Result<T, QueryError> {
         let (done, answer) = oneshot::channel();
         let work: Work = Box::new(move |kept| {
-            // Not begun for a client that has gone.
+            // The work is not begun if the client has gone.
             if !done.is_closed() {
                 let _gone = done.send(work(kept));
             }
@@ -152,7 +157,8 @@ impl Pool {
 fn serve(lanes: &Lanes) {
     let mut kept = Kept::default();
     while let Some(work) = lanes.wait(&mut kept) {
-        // A panic of ours in one query must not cost the node its query threads. What it left behind serves nobody.
+        // A panic of the host's code in one query must not cost the node a query thread. The
+        // instance is not used again.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut kept))).is_err() {
             kept = Kept::default();
             tracing::error!("a query panicked");
@@ -161,7 +167,8 @@ fn serve(lanes: &Lanes) {
 }
 
 impl Lanes {
-    /// The next work; `None` when there will be no more. Lets go what is kept when none comes for a while.
+    /// Waits for the next work; returns `None` when there will be no more. Drops the kept instance
+    /// when no work comes for a while.
     fn wait(&self, kept: &mut Kept) -> Option<Work> {
         let mut waiting = self.waiting.lock();
         loop {
@@ -174,7 +181,7 @@ impl Lanes {
             if kept.0.is_none() {
                 self.more.wait(&mut waiting);
             } else if self.more.wait_for(&mut waiting, KEPT_IDLE).timed_out() {
-                // Not under the lock: it cleans the instance's memory.
+                // This cleans the instance's memory, so it must not run under the lock.
                 parking_lot::MutexGuard::unlocked(&mut waiting, || *kept = Kept::default());
             }
         }

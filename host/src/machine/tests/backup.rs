@@ -1,4 +1,5 @@
-//! A backup of one machine becomes the beginning of another: the same rows, another cluster.
+//! Tests of backups: one machine's backup becomes the first state of another cluster, with the same
+//! rows.
 
 use std::io::Cursor;
 
@@ -41,7 +42,7 @@ fn found_in(node: &TestNode, file: Vec<u8>) -> Result<Founded, BackupError> {
     found(&node.options.state, &node.options.checkpoints, Cursor::new(file), &founder())
 }
 
-/// Whatever the guest's own snapshot and restore are worth.
+/// It works even when the guest's own snapshot and restore are faulty.
 #[tokio::test]
 async fn a_backup_holds_rows_and_component_and_begins_a_cluster_of_one() {
     for component in [faithful(), forgetful()] {
@@ -65,7 +66,7 @@ async fn a_backup_holds_rows_and_component_and_begins_a_cluster_of_one() {
         assert_eq!(membership.voter_ids().collect::<Vec<_>>(), [7]);
         let snapshot = new.state_machine.get_current_snapshot().await.unwrap().unwrap();
         assert_eq!((snapshot.meta.last_log_id, &snapshot.meta.last_membership), (applied, &membership));
-        // Log time, counters and indexes go on.
+        // Log time, counters and indexes continue.
         assert_eq!(new.machine.applied().borrow().time_ms, 2000);
         assert_eq!(new.machine.status().commands_applied, 2);
         new.apply(vec![puts(4, &[("c", "3")])]).await;

@@ -1,4 +1,5 @@
-//! openraft's own suite over our log and state machine. It applies entries that it never appends, so nothing waits for the log.
+//! Runs openraft's own test suite on our log and state machine. The suite applies entries that it
+//! never appends, so nothing here waits for the log.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
-//! A guest in text. Requests are `key length (1 byte), key, value`; `apply` puts, `query` gets, `watch` gets and replies;
-//! an empty value traps after the write. Snapshot and restore write rows as the contract's pages hold them.
+//! A guest in text. Requests are `key length (1 byte), key, value`. `apply` puts, `query` gets,
+//! `watch` gets and replies. An empty value traps after the write. Snapshot and restore use the row
+//! format of the contract's pages.
 
 use std::sync::LazyLock;
 
@@ -12,7 +13,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(&Limits::default(
 
 const CONTRACT: &str = include_str!("../../../../wit/machine.wit");
 
-/// `restore` and `query` are the bodies of these exports.
+/// Returns the module's text. `restore` and `query` are the bodies of these exports.
 fn module(restore: &str, query: &str) -> String {
     let context = "(param $index i64) (param $position i32) (param $time i64)";
     let request = "(param $method i32) (param $method_length i32) (param $request i32) (param $length i32)";
@@ -71,7 +72,8 @@ fn module(restore: &str, query: &str) -> String {
     )
 }
 
-/// One page is enough for tests; rows are `key length, value length (u32), key, value`.
+/// A restore of one page, which is enough for tests. Rows are
+/// `key length, value length (u32), key, value`.
 const RESTORE: &str = r#"
     (local $at i32) (local $end i32)
     (call $source (i32.const 1000000) (i32.const 64))
@@ -89,8 +91,9 @@ const RESTORE: &str = r#"
 const LOOKUP: &str = "(call $lookup (local.get $request) (i32.const 128))
     (call $reply (i32.load (i32.const 128)) (i32.load (i32.const 132)))";
 
-/// Counts its queries in memory and answers with the count, one byte. The request `grow` takes 2 MiB more; `alone` traps unless it is the
-/// first one of its instance; `refuse` is refused with NOT_FOUND.
+/// Counts its queries in memory and answers with the count, one byte. The request `grow` allocates
+/// 2 MiB more. The request `alone` traps unless it is the first one of its instance. The request
+/// `refuse` is refused with NOT_FOUND.
 const COUNT: &str = r#"
     (i32.store8 (i32.const 1024) (i32.add (i32.load8_u (i32.const 1024)) (i32.const 1)))
     (if (i32.eq (i32.load8_u (local.get $request)) (i32.const 103)) (then (drop (memory.grow (i32.const 32)))))
@@ -113,22 +116,22 @@ fn load(restore: &str, query: &str) -> Component {
     Component::load(&ENGINE, &Component::encode(&module).unwrap()).unwrap()
 }
 
-/// A guest that keeps its contract.
+/// Makes a guest that obeys its contract.
 pub(super) fn faithful() -> Component {
     load(RESTORE, LOOKUP)
 }
 
-/// A guest whose restore forgets everything.
+/// Makes a guest whose restore restores nothing.
 pub(super) fn forgetful() -> Component {
     load("", LOOKUP)
 }
 
-/// A guest with a static: its queries are `x`, `grow`, `refuse` and `alone`.
+/// Makes a guest with a static variable. Its queries are `x`, `grow`, `refuse` and `alone`.
 pub(super) fn counting() -> Component {
     load(RESTORE, COUNT)
 }
 
-/// A request that sets, and one that reads when `value` is empty.
+/// Encodes a request that sets a key, or reads it when `value` is empty.
 pub(super) fn request(key: &str, value: &str) -> Vec<u8> {
     [&[key.len() as u8], key.as_bytes(), value.as_bytes()].concat()
 }

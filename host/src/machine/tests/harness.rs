@@ -1,4 +1,5 @@
-//! A node's disk and machine in a temporary directory, with a gate in place of the log where the test has none.
+//! A node's disk and machine in a temporary directory. A gate replaces the log in tests that have
+//! no log.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -21,7 +22,7 @@ use crate::guest::{Cause, Component};
 use crate::store::{Checkpoints, Column, DataDir, Log, Read, Space, State, StoreError};
 use crate::types::{CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, NodeMode, Origin};
 
-/// Everything is durable at once.
+/// A gate with which everything is durable at once.
 pub(super) struct Open;
 
 impl Gate for Open {
@@ -42,7 +43,7 @@ pub(super) struct TestNode {
     pub(super) machine: Machine,
     pub(super) state_machine: StateMachine,
     pub(super) options: Options,
-    /// Held open: the lock and the directory go last.
+    /// Held so that the lock and the directory are released last.
     pub(super) directory: (DataDir, TempDir),
 }
 
@@ -54,7 +55,8 @@ pub(super) fn start_in(place: TempDir, gate: Arc<dyn Gate>) -> TestNode {
     let directory = DataDir::open(place.path()).unwrap();
     let fatal = Fatal::default();
     let log = Log::open(&directory, GROUP, fatal.clone()).unwrap();
-    // As a node does before it has a state: a state beside a log without an owner is one whose log was lost.
+    // A node does this before it has a state. A state beside a log without an owner would mean that
+    // the log was lost.
     if log.identity().is_none() {
         log.save_identity(&Identity { node_id: 1, name: "a".into(), cluster: None, boot: 1 }).unwrap();
     }
@@ -76,7 +78,7 @@ pub(super) fn start_in(place: TempDir, gate: Arc<dyn Gate>) -> TestNode {
 }
 
 impl TestNode {
-    /// A node that has a component and the genesis entry at index 1.
+    /// Starts a node with a component and the genesis entry at index 1.
     pub(super) async fn begun(component: Component) -> TestNode {
         let mut node = start();
         node.machine.set_component(component.clone());
@@ -112,7 +114,7 @@ impl TestNode {
         self.machine.watch_step(call).await.unwrap()
     }
 
-    /// Rows of the state in force, the host's included.
+    /// Returns the number of rows in the current state, including the host's.
     pub(super) fn state_rows(&self) -> usize {
         let mut rows = 0;
         for column in [Column::Data, Column::System] {
@@ -125,7 +127,8 @@ impl TestNode {
         rows
     }
 
-    /// Stops it and gives back its directory, as a kill would leave it after a flush.
+    /// Flushes and stops the node, and returns its directory. It is as a kill after a flush would
+    /// leave it.
     pub(super) async fn stop(self) -> TempDir {
         self.machine.close().await.unwrap();
         self.options.log.close();
@@ -146,7 +149,7 @@ pub(super) fn genesis(index: u64, component: &Component) -> Entry {
     normal(1, index, &codec::entry::Entry { time_ms: 1000, genesis, ..Default::default() })
 }
 
-/// An entry whose commands set keys; counters are 0, 1, ...
+/// Makes an entry whose commands set keys. The origins' counters are 0, 1, ...
 pub(super) fn puts(index: u64, rows: &[(&str, &str)]) -> Entry {
     normal(1, index, &commands(rows))
 }

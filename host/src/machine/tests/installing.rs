@@ -1,7 +1,8 @@
-//! Snapshots into a running openraft: one after the other, by rows where the guest's own restore is wrong.
+//! Tests of snapshots into a running openraft: one after the other, and by rows where the guest's
+//! own restore is wrong.
 //!
-//! A second snapshot that comes while the first is still being installed may panic openraft's core (its issue 2116): the gate in front
-//! of openraft refuses it.
+//! A second snapshot that arrives while the first is still being installed may make openraft's core
+//! panic (its issue 2116). The gate in front of openraft refuses the second one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,7 +30,7 @@ use crate::store::StoreError;
 use crate::types::{Entry, LogId, NodeMode, TypeConfig, Vote};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The leader, which is the test itself, and the node that installs.
+/// The leader, which is the test itself.
 const LEADER: u64 = 1;
 const FOLLOWER: u64 = 2;
 
@@ -70,7 +71,7 @@ fn vote() -> Vote {
     Vote::new_committed(1, LEADER)
 }
 
-/// Entry 0 is the membership, 1 the genesis.
+/// Makes entries. Entry 0 is the membership, entry 1 the genesis.
 fn entries(component: &Component, first: u64, last: u64) -> Vec<Entry> {
     let entry = |index| match index {
         0 => membership(0),
@@ -80,7 +81,7 @@ fn entries(component: &Component, first: u64, last: u64) -> Vec<Entry> {
     (first..=last).map(entry).collect()
 }
 
-/// A node of the leader's state, with a checkpoint at each of the indexes.
+/// Makes a node with the leader's state and a checkpoint at each of `indexes`.
 async fn leader(component: &Component, indexes: &[u64]) -> (TestNode, Vec<Snapshot>) {
     let mut node = start();
     node.machine.set_component(component.clone());
@@ -96,7 +97,7 @@ async fn leader(component: &Component, indexes: &[u64]) -> (TestNode, Vec<Snapsh
     (node, snapshots)
 }
 
-/// A node that has entries 0 to 20 and has applied up to 5; its installs wait.
+/// Makes a node that has entries 0 to 20 and has applied up to 5. Its installs wait at the gate.
 async fn follower(component: &Component) -> Follower {
     let gate = Arc::new(Held { open: watch::Sender::new(false), reached: watch::Sender::new(false) });
     let TestNode { machine, state_machine, options, directory } = start_in(tempfile::tempdir().unwrap(), gate.clone());
@@ -112,7 +113,7 @@ async fn follower(component: &Component) -> Follower {
     follower
 }
 
-/// Whether the core lives to answer.
+/// Appends entries, and returns whether openraft's core answered.
 async fn append(follower: &Follower, entries: Vec<Entry>, commit: u64) -> bool {
     let leader_commit = Some(log_id(1, commit));
     let request = AppendEntriesRequest { vote: vote(), prev_log_id: None, entries, leader_commit };
@@ -128,7 +129,7 @@ fn is_running(raft: &Raft) -> bool {
     raft.metrics().borrow_watched().running_state.is_ok()
 }
 
-/// The messages that would come from the leader.
+/// Returns the messages that the leader would send.
 async fn messages(leader: &TestNode, snapshot: &Snapshot) -> Frames {
     let mut sending = leader.machine.snapshots().send(&snapshot.snapshot, FOLLOWER, "nodeB");
     let mut frames: Vec<Bytes> = Vec::new();
@@ -167,7 +168,7 @@ async fn the_gate_refuses_a_second_snapshot_until_the_first_is_applied() {
     assert_eq!((follower.machine.applied_index(), follower.machine.status().restore_count), (10, 1));
 }
 
-/// The code between peers for "what came out of the restore is not what was sent".
+/// The status code between peers for a restore that did not produce what was sent.
 const DATA_LOSS: i32 = 15;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +187,7 @@ async fn an_unfaithful_restore_changes_nothing_and_the_rows_are_installed_instea
     let refused = answer().await.unwrap_err();
     assert_eq!(refused.code() as i32, DATA_LOSS, "{refused}");
     assert_eq!((follower.machine.applied_index(), follower.machine.status().restore_count), (5, 0));
-    // As the sender does when it is told so.
+    // The sender does this when it gets that code.
     leader.machine.snapshots().distrust_guest(refused.message());
     assert!(matches!(answer().await.unwrap().part, Some(snapshot_response::Part::Vote(_))));
     assert_eq!((follower.machine.applied_index(), follower.machine.status().restore_count), (10, 1));

@@ -1,4 +1,4 @@
-//! What a query thread keeps between queries, and when it lets it go.
+//! Tests of the instance that a query thread keeps between queries, and of when it drops it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::harness::start;
 use crate::guest::{Call, Component, Context, Limits, Reason, Verdict};
 use crate::store::View;
 
-/// What the guest answers to each request, by one thread.
+/// Returns the guest's answer to a request, from the instance in `kept`.
 fn ask(kept: &mut Kept, component: &Component, deadline: Option<Instant>, request: &str) -> Verdict {
     let node = start();
     let served = kept.serve(component, deadline, |instance| {

@@ -1,4 +1,4 @@
-//! One node: entries, outcomes, reads, watches, restarts, and what must stop it.
+//! Tests of one node: entries, outcomes, reads, watches, restarts, and faults that must stop it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -37,7 +37,8 @@ async fn command_reaches_its_waiter_and_every_reader_after_it() {
     assert_eq!((answer.index, answer.verdict), (2, reply("1")));
 }
 
-/// A watch that woke for an index or a time says so only when nothing that it read has changed up to the state that it sees.
+/// A watch that woke for an index or a time reports that cause only when none of its reads has
+/// changed up to the state that it sees.
 #[tokio::test]
 async fn changes_are_told_before_the_index_that_they_came_with() {
     let mut node = TestNode::begun(faithful()).await;
@@ -46,7 +47,7 @@ async fn changes_are_told_before_the_index_that_they_came_with() {
         let mut changed = node.machine.changed(since, reads);
         let machine = node.machine.clone();
         let told = tokio::task::spawn_blocking(move || {
-            // Close to the moment at which the index shows.
+            // This is close to the moment at which the index becomes visible.
             while machine.applied_index() < index {
                 std::hint::spin_loop();
             }
@@ -150,14 +151,15 @@ async fn node_with_another_component_waits_and_says_so() {
     assert_eq!(node.get("a").await.verdict, reply("1"));
 }
 
-/// They did, each with a lock that the other one wanted, and the node never answered again.
+/// In a deadlock, each would hold a lock that the other one needs, and the node would never answer
+/// again.
 #[tokio::test]
 async fn a_status_and_a_component_that_fits_do_not_wait_for_each_other() {
     let node = TestNode::begun(faithful()).await;
     let (asked, genesis) = (node.machine.clone(), node.machine.genesis().unwrap());
     let (done, ended) = std::sync::mpsc::channel();
     let (machine, told) = (node.machine.clone(), done.clone());
-    // Threads that nobody joins: a test that fails must come to its end.
+    // The threads are not joined, so that a failing test ends.
     std::thread::spawn(move || {
         (0..20_000).for_each(|_| drop(machine.shared.fit_component(&genesis)));
         told.send(()).unwrap();
@@ -229,7 +231,7 @@ async fn state_ahead_of_its_log_is_refused() {
     assert!(matches!(refused, MachineError::StateAhead { applied: 5, last: None }), "{refused}");
 }
 
-/// hashicorp/raft has the flag for machines that keep their state themselves, as ours does.
+/// hashicorp/raft has this flag for state machines that keep their state themselves, as ours does.
 #[tokio::test]
 async fn a_snapshot_that_nobody_wants_restored_is_left_out_where_the_log_can_do_without_it() {
     use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -310,7 +312,7 @@ async fn crash_before_a_flush_loses_only_what_the_log_still_has() {
     node.apply(vec![puts(2, &[("a", "1")])]).await;
     node.options.state.current().flush().unwrap();
     node.apply(vec![puts(3, &[("a", "2")])]).await;
-    // A copy of the disk as it is now is what a crash leaves.
+    // A copy of the disk at this moment is what a crash would leave.
     let crashed = tempfile::tempdir().unwrap();
     copy(node.directory.1.path(), crashed.path());
     let directory = crate::store::DataDir::open(crashed.path()).unwrap();

@@ -1,4 +1,5 @@
-//! A replica driven by hand does what a node does, and finds guests that a node could not run alike everywhere.
+//! Tests of a replica driven by its caller: it does what a node does, and it finds guests that
+//! nodes could not run with equal results.
 
 use super::guest_text::{faithful, forgetful, request};
 use crate::codec::Command;
@@ -49,7 +50,8 @@ fn an_instance_for_each_command_ends_where_one_for_all_does() {
     assert_eq!(standing(Reuse::Shared), standing(Reuse::Never));
 }
 
-/// `guest bench` would else measure rows that came and went long ago, and that a node has compacted away.
+/// Otherwise `guest bench` would measure rows that were removed long ago, and that a node has
+/// compacted away.
 #[test]
 fn the_state_is_flushed_as_a_node_flushes_it() {
     let place = tempfile::tempdir().unwrap();
@@ -64,7 +66,7 @@ fn the_state_is_flushed_as_a_node_flushes_it() {
         }
         tables
     };
-    // As many entries as a node leaves unflushed, whatever the clock says.
+    // More entries than a node leaves unflushed, at any speed of the clock.
     for time_ms in 0..5_000 {
         replica.apply(time_ms, Vec::new(), Reuse::Shared).unwrap();
     }

@@ -1,4 +1,5 @@
-//! Snapshots from one node to another: what arrives is what was sent, or nothing.
+//! Tests of snapshots from one node to another: the receiver gets exactly what was sent, or
+//! nothing.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::harness::*;
 use crate::guest::{Component, Verdict};
 use crate::types::NodeMode;
 
-/// A node with two rows, a membership and a snapshot of them at index 3.
+/// Makes a node with two rows, a membership, and a snapshot of them at index 3.
 async fn leader(component: Component) -> TestNode {
     let mut node = TestNode::begun(component).await;
     node.apply(vec![membership(2), puts(3, &[("a", "1"), ("b", "2")])]).await;
@@ -164,7 +165,8 @@ async fn nothing_applied_means_no_snapshot() {
     assert!(matches!(node.machine.snapshots().take().await, Err(SnapshotError::Empty)));
 }
 
-/// A checkpoint shares its files with the state and with older ones; this one's own are broken.
+/// Damages the files of one checkpoint only. A checkpoint shares its files with the state and with
+/// older checkpoints, so the files are replaced, not changed.
 fn break_files(directory: &std::path::Path) {
     let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     for file in files.filter(|path| path.extension().is_some_and(|extension| extension == "sst")) {

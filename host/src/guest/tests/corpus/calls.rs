@@ -1,14 +1,15 @@
-//! Host calls of the corpus: what each costs and returns, the limits of what crosses the boundary, what a command may not call, results
-//! that are no values of their type, traps around writes.
+//! Host calls of the corpus: the cost and the result of each, the limits of what crosses the
+//! boundary, calls that a command may not make, results that are not values of their type, and
+//! traps around writes.
 
 use super::{Case, case};
 
-/// `(call $put key)`: one byte of key at an address, a value from 1024.
+/// `(call $put key)`: a key of one byte at address `key`, a value from 1024.
 fn put(key: u32, value_bytes: u32) -> String {
     format!("(call $put (i32.const {key}) (i32.const 1) (i32.const 1024) (i32.const {value_bytes}))")
 }
 
-/// A scan or a removal by bounds that stand in memory: `start` and `end` are an address and a length each.
+/// A scan with bounds in memory. `start` and `end` are an address and a length each.
 fn scan(start: &str, end: Option<&str>, reverse: u32, limit: u32) -> String {
     let some = u32::from(end.is_some());
     let numbers = format!("{start} {some} {} {reverse} {limit} 64", end.unwrap_or("0 0"));
@@ -23,11 +24,11 @@ fn remove_range(start: &str, end: Option<&str>, limit: u32) -> String {
     format!("(i64.store (i32.const 512) (call $remove_range {operands}))")
 }
 
-/// Replies what the last call of an import returned as a list.
+/// Replies with the list that the last call of an import returned.
 const LIST: &str = "(call $reply (i32.load (i32.const 64)) (i32.load (i32.const 68)))";
 const OPTION: &str = "(i32.store (i32.const 1000) (i32.load (i32.const 64))) (call $reply (i32.load (i32.const 68)) (i32.load (i32.const 72)))";
 const COUNT: &str = "(call $reply (i32.const 512) (i32.const 8))";
-/// The keys of `Case::rows`: three bytes; here the bounds 2 and 5, and the one after 5.
+/// Keys of `Case::rows` have three bytes. These are the bounds 2 and 5, and the bound after 5.
 const KEYS: &str = "(data (i32.const 600) \"\\00\\00\\02\\00\\00\\05\\00\")";
 const ROOM: &str = "(drop (memory.grow (i32.const 1000)))";
 
@@ -121,14 +122,14 @@ fn forbidden() -> Vec<Case> {
 }
 
 fn results() -> Vec<Case> {
-    // A refusal with details of a length, from 4096.
+    // A refusal with `length` bytes of details, from 4096.
     let details = |length: u32| {
         format!(
             "{ROOM} (drop (call $refuse (i32.const 3) (i32.const 0) (i32.const 0))) (i32.store (i32.const 272) (i32.const 4096))
             (i32.store (i32.const 276) (i32.const {length})) (i32.const 256)"
         )
     };
-    // A letter, then letters of two bytes.
+    // A message of one letter, then letters of two bytes.
     let refuse = |what: &str, code: &str, length: u32| {
         let text = format!(
             "(i32.store8 (i32.const 4095) (i32.const 120))
@@ -166,7 +167,8 @@ fn results() -> Vec<Case> {
         refuse("code-0", "0", 3),
         refuse("code-17", "17", 3),
         refuse("message-under-the-limit", "9", 1_023),
-        // Cut within a character of two bytes, hence before it.
+        // The limit is within a character of two bytes, so the message is cut before that
+        // character.
         refuse("message-cut", "9", 1_031),
     ]
 }

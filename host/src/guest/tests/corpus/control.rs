@@ -1,9 +1,11 @@
-//! Everything of the corpus but numbers and host calls: control, memory, tables, bulk operators at the edges of their ranges, growth at
-//! the profile's limits, the stack, fuel that ends at every kind of place, what lives between the commands of an entry.
+//! All of the corpus except numbers and host calls: control, memory, tables, bulk operators at the
+//! edges of their ranges, growth at the profile's limits, the stack, fuel that ends at every kind
+//! of place, and what persists between the commands of an entry.
 
 use super::{Case, case};
 
-/// A table of four, two functions of one type, a passive segment of each kind.
+/// A table of four elements, three functions of one type, another type, and a passive segment of
+/// each kind.
 const TABLE: &str = "(type $number (func (result i32))) (type $other (func (result i64)))
     (table $t 4 65536 funcref)
     (func $seven (type $number) (i32.const 7)) (func $eight (type $number) (i32.const 8)) (func $nine (type $number) (i32.const 9))
@@ -15,12 +17,12 @@ const DEEP: &str = "(func $deep (param i32) (result i32)
       (then (i32.add (call $deep (i32.sub (local.get 0) (i32.const 1))) (local.get 0)))
       (else (i32.const 0))))";
 
-/// The reply is the number that the expression comes to.
+/// Makes a case whose reply is the value of the expression.
 fn number(name: &str, expression: &str) -> Case {
     case(name, format!("(i32.const 512) {expression} i32.store (call $reply (i32.const 512) (i32.const 4))"))
 }
 
-/// Does something, then replies the bytes at 1024.
+/// Makes a case that runs `does` and then replies the 32 bytes from 1020.
 fn bytes(name: &str, does: &str) -> Case {
     case(name, format!("{does} (call $reply (i32.const 1020) (i32.const 32))"))
 }
@@ -74,7 +76,8 @@ fn control() -> Vec<Case> {
     ]
 }
 
-/// How deep `$deep` gets: its frames fill the profile's stack, but for a few that are the host's.
+/// The depth that `$deep` reaches: its frames fill the profile's stack, except for a few frames of
+/// the host.
 const STACK_LEVELS: u32 = 43_600;
 
 fn stack() -> Vec<Case> {
@@ -89,7 +92,8 @@ fn stack() -> Vec<Case> {
 
 fn bulk() -> Vec<Case> {
     let mut cases = Vec::new();
-    // Memory has two pages: 131,072 bytes. The segments have 10 bytes and 3 elements, the table 4.
+    // Memory has two pages: 131,072 bytes. The data segment has 10 bytes, the element segment 3
+    // elements, the table 4.
     let ranges = [
         (
             "memory.fill",
@@ -215,7 +219,7 @@ fn memory() -> Vec<Case> {
     vec![
         grow("by-0", "0"),
         grow("by-1", "1"),
-        // The profile gives 1024 pages; two are there.
+        // The profile allows 1024 pages; two exist already.
         grow("to-the-limit", "1022"),
         grow("past-the-limit", "1023"),
         grow("past-the-type", "-1"),
@@ -239,7 +243,8 @@ fn memory() -> Vec<Case> {
     ]
 }
 
-/// The same work with ever less fuel, and fuel that ends inside of other things than a loop.
+/// Makes cases of the same work with different amounts of fuel. Further cases do endless or
+/// expensive work of other kinds.
 fn fuel() -> Vec<Case> {
     let work = "(memory.fill (i32.const 1024) (i32.const 1) (i32.const 1000))
         (call $put (i32.const 0) (i32.const 1) (i32.const 1024) (i32.const 100))

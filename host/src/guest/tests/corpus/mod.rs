@@ -1,5 +1,6 @@
-//! The golden corpus: small guests, what one command of each comes to, and the file that says so. It pins the meaning of fuel, limits
-//! and verdicts: replicas of one cluster must agree on every line. The cases stand in the files beside this one, as data.
+//! The golden corpus: small guests, the outcome of each of their commands, and the file that
+//! records the outcomes. It pins the meaning of fuel, limits and verdicts: replicas of one cluster
+//! must agree on every line. The cases are data in the files beside this one.
 
 mod calls;
 mod control;
@@ -14,26 +15,27 @@ use super::*;
 use crate::machine::SEMANTICS;
 use crate::types::hex;
 
-/// From the crate's own directory.
+/// Path from the crate's directory.
 const GOLDEN: &str = "src/guest/tests/corpus/golden.txt";
-/// Set to any value, it has the test write the file instead of comparing with it.
+/// If this variable is set to any value, the test writes the file instead of comparing with it.
 const REWRITE: &str = "LOCKSTEP_REWRITE_GOLDEN";
-/// Where a recursion ends moves by a few frames with the build of the host; everything else is exact.
+/// Replaces the fuel of a case whose recursion ends a few frames earlier or later, depending on the
+/// host's build. Everything else is exact.
 const INEXACT: &str = "-";
 
-/// A guest, and what it is asked to do.
+/// A guest and its requests.
 struct Case {
     name: String,
     apply: String,
     more: String,
-    /// One after the other, in one instance, as the commands of an entry.
+    /// The requests run one after the other in one instance, as the commands of an entry do.
     requests: Vec<Vec<u8>>,
     rows: BTreeMap<Vec<u8>, Vec<u8>>,
     fuel: u64,
     exact: bool,
 }
 
-/// A case with one empty request and an empty store.
+/// Makes a case with one empty request and an empty store.
 fn case(name: impl Into<String>, apply: impl Into<String>) -> Case {
     Case {
         name: name.into(),
@@ -47,7 +49,7 @@ fn case(name: impl Into<String>, apply: impl Into<String>) -> Case {
 }
 
 impl Case {
-    /// With functions, tables, data beside the exports.
+    /// Adds functions, tables and data beside the exports.
     fn more(self, more: impl Into<String>) -> Self {
         Self { more: more.into(), ..self }
     }
@@ -56,7 +58,8 @@ impl Case {
         Self { requests: requests.iter().map(|request| request.to_vec()).collect(), ..self }
     }
 
-    /// On a store that holds so many rows, of three bytes of key and `value_bytes` each.
+    /// Sets a store with `count` rows. Each has a key of three bytes and a value of `value_bytes`
+    /// bytes.
     fn rows(self, count: u32, value_bytes: usize) -> Self {
         let row = |n: u32| (n.to_be_bytes()[1..].to_vec(), vec![n as u8; value_bytes]);
         Self { rows: (0..count).map(row).collect(), ..self }
@@ -66,12 +69,12 @@ impl Case {
         Self { fuel, ..self }
     }
 
-    /// The fuel that it uses is not compared.
+    /// Excludes the used fuel from the comparison.
     fn inexact(self) -> Self {
         Self { exact: false, ..self }
     }
 
-    /// Name, fuel, verdict and what the store holds when it has ended, of each request.
+    /// Returns the name, then the fuel, the verdict and the store's contents after each request.
     fn run(&self) -> String {
         let text = Text { apply: &self.apply, more: &self.more, ..Text::default() };
         let component = text.load();
@@ -113,13 +116,14 @@ fn hash(bytes: &[u8]) -> String {
     hex(blake3::hash(bytes).as_bytes())[..12].to_owned()
 }
 
-/// What decides outcomes without running anything: the price of every operator, known or not, and the limits.
+/// Returns the tables that decide outcomes without running a guest: the price of every operator,
+/// used by a case or not, and the limits.
 fn tables() -> [String; 2] {
     let limits = serde_json::to_string(&Limits::default()).unwrap();
     [format!("table/fuel  {}", hash(engine::FUEL.as_bytes())), format!("table/limits  {}", hash(limits.as_bytes()))]
 }
 
-/// Every line, sorted by name.
+/// Returns every line, sorted by name.
 fn lines() -> Vec<String> {
     let cases: Vec<Case> =
         [numbers::cases(), vectors::cases(), control::cases(), calls::cases()].into_iter().flatten().collect();
@@ -134,7 +138,7 @@ fn by_name(lines: &[String]) -> BTreeMap<&str, &str> {
     lines.iter().map(|line| line.split_once("  ").expect("a name and what follows")).collect()
 }
 
-/// What is not as it was: changed and lost cases, then new ones.
+/// Returns the differences: changed and lost cases, then new ones.
 fn differences(golden: &[String], found: &[String]) -> (Vec<String>, Vec<String>) {
     let (golden, found) = (by_name(golden), by_name(found));
     let changed = golden.iter().filter(|(name, was)| found.get(*name) != Some(was));
@@ -156,7 +160,8 @@ fn rewrite(lines: &[String]) {
     println!("{} is written", path.display());
 }
 
-/// A recursion may use all the stack that a thread which calls guests has.
+/// Runs `work` on a thread with the stack size of threads that call guests. A recursion may use all
+/// of it.
 fn on_a_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::Builder::new().stack_size(CALLER_STACK_BYTES).spawn(work).unwrap();
     thread.join().unwrap()

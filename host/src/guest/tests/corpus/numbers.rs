@@ -1,13 +1,14 @@
-//! Numbers of the corpus: every operator of i32, i64, f32 and f64 on all pairs of edge values, as bits, and what traps. Operands come
-//! from memory, so that the machine's own instruction computes them and not the compiler.
+//! Numbers of the corpus: every operator of i32, i64, f32 and f64 on all pairs of edge values, as
+//! bits, and operations that trap. Operands come from memory, so that the machine's own instruction
+//! computes them and not the compiler.
 
 use super::{Case, case};
 
 const I32: [u32; 9] = [0, 1, 2, 31, 33, 0x5555_aaaa, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 const I64: [u64; 10] =
     [0, 1, 2, 63, 65, 0x5555_aaaa_0f0f_f0f0, 0x8000_0000, i64::MAX as u64, 0x8000_0000_0000_0000, u64::MAX];
-/// Zeros, ones and halves around which rounding turns, the smallest and the largest, infinities, a quiet NaN, one with a payload, and a
-/// signalling one.
+/// Zeros, ones and halves around which rounding changes, the smallest and the largest value,
+/// infinities, a quiet NaN, one with a payload, and a signalling one.
 const F32: [u32; 18] = [
     0,
     0x8000_0000,
@@ -60,7 +61,7 @@ const FLOAT_UNARY: [&str; 7] = ["abs", "neg", "ceil", "floor", "trunc", "nearest
 const FLOAT_BINARY: [&str; 7] = ["add", "sub", "mul", "div", "min", "max", "copysign"];
 const FLOAT_COMPARE: [&str; 6] = ["eq", "ne", "lt", "gt", "le", "ge"];
 
-/// Result type, name of the rest, and whether its operand is a float that may be out of range, by operand type.
+/// Operand type, and the conversions from it. The result type begins each name.
 const CONVERSIONS: [(&str, &[&str]); 4] = [
     (
         "i32",
@@ -135,14 +136,15 @@ pub(super) fn size_of(of: &str) -> usize {
     }
 }
 
-/// Bytes as a data segment at an address.
+/// Encodes bytes as a data segment at an address.
 pub(super) fn data(at: usize, bytes: &[u8]) -> String {
     let text: String = bytes.iter().map(|byte| format!("\\{byte:02x}")).collect();
     format!("(data (i32.const {at}) \"{text}\")")
 }
 
-/// A body that stores `results` (type and expression of `$a` and `$b`) for every pair of the operands at 2048 and at 4096, and replies all of
-/// them. `steps` are the sizes of the operands, `ends` their lengths in bytes.
+/// Makes a body that computes `results` for every pair of operands. `results` holds types, and
+/// expressions of `$a` and `$b`. The operands are at 2048 and at 4096; `of` are their types, `ends`
+/// the lengths of both lists in bytes. The reply holds all results.
 pub(super) fn every_pair(of: [&str; 2], ends: [usize; 2], results: &[(&str, String)]) -> String {
     let mut stores = String::new();
     for (result, expression) in results {
@@ -171,7 +173,8 @@ pub(super) fn every_pair(of: [&str; 2], ends: [usize; 2], results: &[(&str, Stri
     )
 }
 
-/// An operator of two operands (or of one, with a single second operand that it does not use) on edge values.
+/// Makes a case of an operator with two operands on edge values. If the operator has one operand,
+/// `second` holds a single value that is not used.
 fn on_edges(name: &str, result: &str, of: &str, first: &[u8], second: &[u8], is_binary: bool) -> Case {
     let operands = if is_binary { "(local.get $a) (local.get $b)" } else { "(local.get $a)" };
     let body = every_pair([of, of], [first.len(), second.len()], &[(result, format!("({name} {operands})"))]);
@@ -181,7 +184,7 @@ fn on_edges(name: &str, result: &str, of: &str, first: &[u8], second: &[u8], is_
 fn integers(of: &str) -> Vec<Case> {
     let all = edges(of);
     let one = &all[..size_of(of)];
-    // Neither zero, which traps, nor -1, which does once.
+    // The divisors exclude zero, which always traps, and -1, which traps once.
     let divisors = &all[size_of(of)..all.len() - size_of(of)];
     let name = |operator: &&str| format!("{of}.{operator}");
     let unary = INT_UNARY.iter().map(|operator| on_edges(&name(operator), of, of, &all, one, false));
@@ -220,7 +223,7 @@ fn conversions() -> Vec<Case> {
     cases
 }
 
-/// One command a line that computes one thing; the reply is its bits.
+/// Makes a case that computes one value and replies its bits.
 fn single(name: &str, result: &str, expression: &str) -> Case {
     let size = size_of(result);
     case(

@@ -1,10 +1,11 @@
-//! Vectors of the corpus: every SIMD operator of the allow-list, one case for a shape and a kind of operator, on pairs of vectors whose
-//! lanes are edges of every shape.
+//! Vectors of the corpus: every SIMD operator of the allow-list, with one case for each shape and
+//! kind of operator, on pairs of vectors whose lanes are edge values of every shape.
 
 use super::numbers::{data, every_pair};
 use super::{Case, case};
 
-/// Each is read as lanes of every shape: bytes and words that saturate, floats that round, NaNs with and without a payload.
+/// Each vector is read as lanes of every shape: bytes and words that saturate, floats that round,
+/// NaNs with and without a payload.
 const VECTORS: [u128; 7] = [
     0,
     u128::MAX,
@@ -81,7 +82,8 @@ fn listed(shape: &str, operators: &str, operands: &str) -> Vec<(&'static str, St
     operators.split_whitespace().map(|operator| ("v128", format!("({shape}.{operator} {operands})"))).collect()
 }
 
-/// Shifts by every low byte of the second operand, tests of all lanes, lanes read and replaced, a lane in all places.
+/// Returns the operations on lanes: shifts by every low lane of the second operand, tests of all
+/// lanes, lanes that are read and replaced, and a lane copied to all places.
 fn of_lanes((shape, lane, count, reads): (&str, &'static str, u32, &[&str])) -> Vec<(&'static str, String)> {
     let mut results = Vec::new();
     for n in [0, count - 1] {
@@ -119,7 +121,7 @@ fn memory() -> Vec<(&'static str, String)> {
     let mut results = listed("v128", LOADS, "offset=2061 (local.get $i)");
     for width in ["8", "16", "32", "64"] {
         results.push(("v128", format!("(v128.load{width}_lane offset=2063 1 (local.get $i) (local.get $a))")));
-        // The scratch stays the vector before, but for its lane.
+        // Outside of the stored lane, the scratch memory keeps the bytes of earlier stores.
         let store = format!("(v128.store{width}_lane offset=600 1 (i32.const 8) (local.get $b))");
         results.push(("v128", format!("(block (result v128) {store} (v128.load (i32.const 606)))")));
     }
