@@ -25,8 +25,8 @@
 //!
 //! | family | key | value | written by | disappears |
 //! |---|---|---|---|---|
-//! | `data` | the guest's bytes | the guest's bytes | the guest's store calls | guest removes it |
-//! | `system` | see `machine` | see below | the apply thread, in the entry's batch | never |
+//! | `data` | the guest's bytes | the guest's bytes | the guest's store calls | the guest removes it |
+//! | `system` | see `machine` | see below | the apply thread, in the entry's batch | see below |
 //!
 //! Both families disappear with their generation. `system` holds the applied log id, membership,
 //! log time, hash, genesis and counters; `machine` defines its keys.
@@ -65,7 +65,7 @@ use crate::types::{CommittedLeaderId, Entry, EntryData, LogId};
 
 /// Family of `raft/`: the log entries.
 pub(super) const LOG: &str = "log";
-/// Family of `raft/`: vote, hints and identity.
+/// Family of `raft/`: vote, committed hint, purged log id and identity.
 pub(super) const META: &str = "meta";
 /// Family of `state/` and of checkpoints: the guest's rows.
 pub(super) const DATA: &str = "data";
@@ -168,11 +168,10 @@ pub(super) fn decode_entry(group: u32, index: u64, value: &[u8]) -> Result<Entry
     Ok(Entry { log_id, payload })
 }
 
-/// Checks the entry that `value` holds under the key of `index`, and returns its log id, kind and
-/// payload.
+/// Checks the entry that `value` holds under the key of `index`.
 ///
-/// Fails on any bit that changed since [`encode_entry`]. Copies nothing, so it is fit to check a
-/// long log.
+/// Returns its log id, kind and payload. Fails on any bit that changed since [`encode_entry`].
+/// Copies nothing, so it is fit to check a long log.
 pub(super) fn check_entry(group: u32, index: u64, value: &[u8]) -> Result<(LogId, u8, &[u8]), CodecError> {
     let damaged = |what: &str| CodecError::Damaged(what.to_owned());
     let (head, rest) = value.split_at_checked(HEAD_BYTES).ok_or_else(|| damaged("shorter than a head"))?;

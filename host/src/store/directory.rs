@@ -126,8 +126,9 @@ impl DataDir {
         self.root.join("snapshots").join(group.to_string())
     }
 
-    /// Finds a file or directory that only a node with a log leaves behind; `None` in a new
-    /// directory.
+    /// Finds a file or directory that only a node with a log leaves behind.
+    ///
+    /// `None` in a new directory.
     pub(super) fn remains_of_state(&self, group: u32) -> Result<Option<PathBuf>, StoreError> {
         for place in [self.state(group), self.snapshots(group)] {
             if place.is_dir() && !names(&place)?.is_empty() {
@@ -176,8 +177,9 @@ impl DataDir {
         read_regular(&self.code(name), CODE_BYTES_MAX)
     }
 
-    /// Returns the index of the configuration in which the cluster removed this node; `None` while
-    /// it is a member.
+    /// Returns the index of the configuration in which the cluster removed this node.
+    ///
+    /// `None` while it is a member.
     pub fn removed_at(&self) -> Result<Option<u64>, StoreError> {
         let path = self.removed();
         let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
@@ -417,8 +419,9 @@ mod tests {
         assert_eq!(directory.load_component(&[7; 32]).unwrap().as_deref(), Some(&b"\0asm"[..]));
     }
 
-    /// A link to an endless device, or a pipe without a writer, once blocked the start of a node
-    /// for ever.
+    /// Regression test: some files blocked the start of a node for ever.
+    ///
+    /// They were a link to an endless device, and a pipe without a writer.
     #[test]
     fn what_is_no_regular_file_is_neither_followed_nor_waited_for() {
         let root = tempfile::tempdir().unwrap();

@@ -182,8 +182,9 @@ impl StoreError {
         self.is_full() || (self.lacks_descriptor() && !matches!(self, StoreError::Rocks { .. }))
     }
 
-    /// Returns whether the data on disk differs from what was written, as opposed to a disk that
-    /// does not answer.
+    /// Returns whether the data on disk differs from what was written.
+    ///
+    /// A disk that does not answer is not such a case.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             StoreError::Damaged { .. } | StoreError::LogDamaged { .. } | StoreError::Unreadable { .. } => true,

@@ -2,8 +2,8 @@
 //! at which the store ends its files. Never raises the limit: the operator set it on purpose.
 
 const MIB: u64 = 1 << 20;
-/// A limit below this is reached sooner or later. Room for RocksDB's largest files, and for the
-/// largest batch in one of them.
+/// A limit below this is reached sooner or later. This has room for RocksDB's largest files, and
+/// for the largest batch in one of them.
 const AMPLE_BYTES: u64 = 256 * MIB;
 /// A file is ended when it has reached this fraction of the limit, so that one more large write
 /// still fits.

@@ -50,11 +50,10 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreErr
     sync_directory(path.parent().expect("a file in the data directory has a parent"))
 }
 
-/// Returns the contents of a regular file of at most `bytes_max` bytes; `None` if it does not
-/// exist.
+/// Returns the contents of a regular file of at most `bytes_max` bytes.
 ///
-/// Anything else of that name (links, pipes, devices) is an error. It is neither followed nor
-/// waited for.
+/// `None` if it does not exist. Anything else of that name (links, pipes, devices) is an error. It
+/// is neither followed nor waited for.
 pub(super) fn read_regular(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, StoreError> {
     let unusable = |what: String| StoreError::Unusable { path: path.to_owned(), what };
     let metadata = match fs::symlink_metadata(path) {

@@ -186,8 +186,9 @@ impl Generation {
         self.place.doomed.store(true, Ordering::Release);
     }
 
-    /// Marks a generation that removes its directory when dropped, unless it is
-    /// [`established`](Self::establish).
+    /// Marks a generation that removes its directory when dropped.
+    ///
+    /// It keeps the directory if it is [`established`](Self::establish) first.
     pub(super) fn under_construction(self, construction: Construction) -> Generation {
         self.doom();
         *self.under_construction.lock() = Some(construction);

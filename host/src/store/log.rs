@@ -155,8 +155,9 @@ impl Log {
         Durable::new(self.0.shared.progress.clone())
     }
 
-    /// Returns how long the disk has been writing the current batch of the log; zero between
-    /// batches.
+    /// Returns how long the disk has been writing the current batch of the log.
+    ///
+    /// Zero between batches.
     pub fn writing_for(&self) -> Duration {
         self.0.shared.writing.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }

@@ -170,8 +170,9 @@ fn entry_damaged(path: &Path, index: u64, error: &crate::codec::CodecError) -> S
     StoreError::damaged(path, format!("log entry {index}: {error}"))
 }
 
-/// Calls `each` with the entries of an iterator from [`range_options`], in order, while it returns
-/// true.
+/// Calls `each` with the entries of an iterator, in order, while it returns true.
+///
+/// The iterator is one from [`range_options`].
 pub(super) fn walk<D: DBAccess>(
     mut rows: DBRawIteratorWithThreadMode<'_, D>,
     path: &Path,

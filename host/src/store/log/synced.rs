@@ -160,11 +160,10 @@ impl Synced {
     }
 }
 
-/// Returns whether `directory` belongs to a node whose log has held an entry, so that it is in a
-/// cluster.
+/// Returns whether `directory` belongs to a node whose log has held an entry.
 ///
-/// Opens no database, so another process may be using the directory. An unreadable record counts as
-/// no.
+/// Such a node is in a cluster. Opens no database, so another process may be using the directory.
+/// An unreadable record counts as no.
 pub fn holds_log(directory: &Path) -> bool {
     let Ok(file) = File::open(directory.join("SYNCED")) else {
         // A node refuses a log without `SYNCED`, but it is a log.

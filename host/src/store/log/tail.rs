@@ -141,8 +141,9 @@ impl Tail {
         self.first
     }
 
-    /// Returns the entries of `indexes`, which must be in the tail, until they exceed `bytes_max`;
-    /// at least one.
+    /// Returns the entries of `indexes` until they exceed `bytes_max`; at least one.
+    ///
+    /// All of `indexes` must be in the tail.
     pub(super) fn read(&self, indexes: Range<u64>, bytes_max: usize) -> Vec<Entry> {
         let start = usize::try_from(indexes.start - self.first).expect("the tail is in memory");
         let count = usize::try_from(indexes.end - indexes.start).expect("the tail is in memory");

@@ -16,8 +16,9 @@ const MIDDLE_AND_LAST: [u8; 2] = [3, 4];
 /// The kinds of fragments whose record continues after them.
 const FIRST_AND_MIDDLE: [u8; 2] = [2, 3];
 
-/// Returns the newest write-ahead log in `raft` and the bytes of its torn record; `None` if there
-/// is none to report.
+/// Returns the newest write-ahead log in `raft` and the bytes of its torn record.
+///
+/// `None` if there is none to report.
 pub(super) fn torn(raft: &Path) -> Option<(PathBuf, u64)> {
     let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
     let logs = fs::read_dir(raft).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
