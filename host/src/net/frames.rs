@@ -22,8 +22,9 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    /// Reads the next bytes of the connection, and calls `ended` with kind and flags of each frame
-    /// that ends in them.
+    /// Reads the next bytes of the connection.
+    ///
+    /// Calls `ended` with kind and flags of each frame that ends in them.
     pub(super) fn pass(&mut self, mut bytes: &[u8], mut ended: impl FnMut(u8, u8)) {
         while !bytes.is_empty() {
             if self.head_bytes < HEAD_BYTES {

@@ -51,10 +51,9 @@ pub struct Http2Limits {
     pub keepalive_timeout: Duration,
 }
 
-/// Serves every listener of `port` until `stop` completes, then lets open calls end for at most
-/// [`DRAIN`].
+/// Serves every listener of `port` until `stop` completes.
 ///
-/// `service` makes the service of one connection.
+/// Then it lets open calls end for at most [`DRAIN`]. `service` makes the service of a connection.
 ///
 /// # Errors
 /// A listener cannot be handed to the runtime.

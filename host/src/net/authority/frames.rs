@@ -120,8 +120,9 @@ impl Filter {
         self.ready.append(&mut std::mem::take(&mut self.held));
     }
 
-    /// Counts the first bytes that need neither change nor waiting, and the bytes after them that
-    /// are ready in another form.
+    /// Counts the first bytes that need neither change nor waiting.
+    ///
+    /// Also counts the bytes after them that are ready in another form.
     fn pass(&mut self, bytes: &[u8]) -> (usize, usize) {
         let mut passed = 0;
         while passed < bytes.len() {

@@ -152,8 +152,9 @@ impl Entry {
     }
 }
 
-/// Encodes `:authority` as a literal (indexed, not indexed, never indexed) with a good value of
-/// `value_bytes` bytes.
+/// Encodes `:authority` as a literal with a good value of `value_bytes` bytes.
+///
+/// `form` is indexed, not indexed or never indexed.
 ///
 /// An empty value gets one byte. If its entry is in a table that is full to that byte, h2 ends the
 /// connection where the client refers to its oldest entry.

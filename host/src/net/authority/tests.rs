@@ -19,8 +19,9 @@ fn as_expected(call: &Call) -> Call {
     Call { authority, ..call.clone() }
 }
 
-/// Writes in pieces, until all is written and the other side closes, or until the other side has
-/// read enough.
+/// Writes in pieces, until all is written and the other side closes.
+///
+/// Stops earlier if the other side has read enough.
 async fn write(connection: DuplexStream, bytes: Vec<u8>, mut dice: Dice) {
     let (mut reading, mut writing) = tokio::io::split(connection);
     let writing = async {
