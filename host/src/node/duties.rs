@@ -277,7 +277,7 @@ pub(crate) async fn leave_hung_disk(log: Log, leader: LeaderWatch, members: Memb
         if let Err(error) = members.let_go().await {
             tracing::warn!(%error, "this node keeps the lead although its disk hangs");
         }
-        // Waits even after a failure: if all disks are slow, leadership must not go round.
+        // Waits even after a failure: if all disks are slow, leadership must not move on and on.
         sleep(LET_GO_PAUSE).await;
     }
 }

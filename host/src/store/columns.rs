@@ -25,11 +25,12 @@
 //!
 //! | family | key | value | written by | disappears |
 //! |---|---|---|---|---|
-//! | `data` | the guest's bytes | the guest's bytes | the guest's store calls | the guest removes it |
+//! | `data` | the guest's bytes | the guest's bytes | the guest's store calls | see below |
 //! | `system` | see `machine` | see below | the apply thread, in the entry's batch | see below |
 //!
-//! Both families disappear with their generation. `system` holds the applied log id, membership,
-//! log time, hash, genesis and counters; `machine` defines its keys.
+//! A row of `data` disappears when the guest removes it. Both families disappear with their
+//! generation. `system` holds the applied log id, membership, log time, hash, genesis and counters;
+//! `machine` defines its keys.
 //!
 //! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It is
 //! removed when three newer ones exist and nobody reads it. One that cannot be read is renamed to

@@ -25,7 +25,7 @@ const WAL_BYTES_MAX: u64 = 256 * MIB as u64;
 const STATE_MEMTABLES_BYTES: usize = 32 * MIB;
 /// Size of a table file that a compaction makes; RocksDB's own default.
 const TABLE_FILE_BYTES: u64 = 64 * MIB as u64;
-/// Size of one cache of table blocks. `log` and `meta` have one each; `data` and `system` share one.
+/// Size of a cache of table blocks. `log` and `meta` have one each, `data` and `system` share one.
 const BLOCK_CACHE_BYTES: usize = 32 * MIB;
 /// Number of neighbouring rows in which RocksDB counts removals. See [`REMOVALS_MAX`].
 const REMOVALS_WINDOW: usize = 4096;
