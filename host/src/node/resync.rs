@@ -1,6 +1,6 @@
 //! Gives a node in quarantine another node's state: fetches it while the node runs, and puts it in
-//! place at the next start. The log, vote and identity stay: only the state computed from the log
-//! was wrong.
+//! place at the next start. The log, vote and identity stay, because only the state computed from
+//! the log was wrong. If the fetched state is ahead of the log and the vote, they follow it.
 //!
 //! - The state comes as a backup of a node that serves, taken after a read of its leader's commit
 //!   index. So it holds everything that this node had acknowledged and shown.
