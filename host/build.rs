@@ -1,5 +1,6 @@
-//! Compiles the protos that the host itself speaks (no protoc: protox parses in process), notes what the program is built with, for
-//! nodes to compare, and takes in the guest SDK for `lockstep guest new`.
+//! Compiles the protos that the host itself speaks (without protoc: protox parses in this process).
+//! Records the versions that the program is built with, so that nodes can compare them. Embeds the
+//! guest SDK for `lockstep guest new`.
 
 #[path = "build/sdk.rs"]
 mod sdk;
@@ -33,7 +34,7 @@ fn prost_build_bytes(set: &impl prost::Message) -> Vec<u8> {
     set.encode_to_vec()
 }
 
-/// The version of a package that Cargo.lock names.
+/// Returns the version of a package in Cargo.lock.
 fn locked(package: &str) -> Result<String, Box<dyn std::error::Error>> {
     let lock = std::fs::read_to_string("../Cargo.lock")?;
     let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{package}\""));

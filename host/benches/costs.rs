@@ -1,7 +1,9 @@
-//! `cargo xtask costs`: what a command costs where, on this machine. The rungs of a call into a guest, each alone; the same with and without
-//! counting fuel; and the key-value guest beside its native twin. One thread, apply alone: no log, no fsync, no network.
+//! `cargo xtask costs`: what a command costs, and where, on this machine. It measures the steps of
+//! a call into a guest one by one, each with and without counting fuel, and the key-value guest
+//! beside its native twin. One thread, apply alone: no log, no fsync, no network.
 //!
-//! Whatever is compared runs in turns, so that a machine that slows down slows both. Figures are medians over the turns.
+//! Things that are compared run in turns, so that a machine that slows down slows both. Figures are
+//! medians over the turns.
 
 #[path = "costs/twin.rs"]
 mod twin;
@@ -26,20 +28,20 @@ use wit_parser::Resolve;
 const LADDER: &str = include_str!("costs/ladder.wat");
 const CONTRACT: &str = include_str!("../../wit/machine.wit");
 
-/// How often each thing is measured.
+/// Number of measurements of each thing.
 const TURNS: usize = 15;
-/// How long one measurement takes, at least.
+/// Shortest time of one measurement.
 const LENGTH: Duration = Duration::from_millis(100);
-/// Commands an entry.
+/// Numbers of commands in an entry.
 const SIZES: [usize; 4] = [1, 16, 64, 1024];
-/// Commands of one measurement of the key-value guest, and the rows that they write in turn.
+/// Commands of one measurement of the key-value guest. They write [`ROWS`] rows in turn.
 const COMMANDS: usize = 16 * 1024;
 const ROWS: usize = 4096;
 const START_MS: u64 = 1_704_067_200_000;
 /// Fuel for anything that is measured here.
 const FUEL: u64 = 1 << 60;
 
-/// What `ladder.wat` does.
+/// The actions of `ladder.wat`.
 #[derive(Clone, Copy)]
 enum Rung {
     Nothing = 0,
@@ -57,7 +59,7 @@ impl Rung {
 }
 
 fn main() -> Result<()> {
-    // Rust's own harness passes words like --bench; there is nothing to choose.
+    // Rust's own harness passes arguments like --bench; they are ignored.
     let worker = std::thread::Builder::new().stack_size(CALLER_STACK_BYTES).spawn(measure)?;
     worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -89,7 +91,7 @@ fn kv_wasm() -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// The guest in text, as a compiler leaves one.
+/// Builds the guest from its text, in the form that a compiler leaves.
 fn typed_module() -> Result<Vec<u8>> {
     let mut module = wat::parse_str(LADDER)?;
     let mut resolve = Resolve::default();
@@ -99,7 +101,7 @@ fn typed_module() -> Result<Vec<u8>> {
     Ok(module)
 }
 
-/// Nanoseconds that one of `times` takes, in turns of both; the medians.
+/// Measures both in turns. Returns the median of each in nanoseconds.
 fn in_turns(mut one: impl FnMut() -> Result<f64>, mut other: impl FnMut() -> Result<f64>) -> Result<(f64, f64)> {
     let (mut ones, mut others) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
@@ -119,7 +121,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// Nanoseconds of one `work`, repeated for [`LENGTH`].
+/// Returns the nanoseconds of one `work`, repeated for [`LENGTH`].
 fn each(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let began = Instant::now();
     let mut times = 0_u32;
@@ -180,7 +182,7 @@ fn one_call(instance: &mut ApplyInstance, request: &[u8], store: Box<dyn Store>)
     Ok(store)
 }
 
-/// Nanoseconds of a call in an instance that has served others.
+/// Returns the nanoseconds of a call in an instance that has served others.
 fn calls(component: &Component, request: &[u8]) -> Result<f64> {
     let mut instance = ApplyInstance::new(component)?;
     let mut store: Option<Box<dyn Store>> = Some(Box::new(Rows::default()));
@@ -191,7 +193,8 @@ fn calls(component: &Component, request: &[u8]) -> Result<f64> {
     })
 }
 
-/// Nanoseconds of one of `times` things done in a call: what the call itself costs is taken off.
+/// Returns the nanoseconds of one of `times` actions within a call. The cost of the call itself is
+/// subtracted.
 fn inside(component: &Component, rung: Rung, times: u32) -> Result<f64> {
     let mut instance = ApplyInstance::new(component)?;
     let mut store: Option<Box<dyn Store>> = Some(Box::new(Rows::filled()));
@@ -206,7 +209,7 @@ fn inside(component: &Component, rung: Rung, times: u32) -> Result<f64> {
     Ok((all - call_alone) / f64::from(times))
 }
 
-/// What counting fuel costs the key-value guest, in entries of 64.
+/// Measures what counting fuel costs the key-value guest, in entries of 64 commands.
 fn fuel_of_adds(with: &Component, without: &Component) -> Result<()> {
     let commands = adds();
     let (mut one, mut other) = (Bed::new(with)?, Bed::new(without)?);
@@ -219,7 +222,7 @@ fn fuel_of_adds(with: &Component, without: &Component) -> Result<()> {
     Ok(())
 }
 
-/// The guest beside its native twin.
+/// Measures the guest beside its native twin.
 fn twins(component: &Component) -> Result<()> {
     let (commands, twins) = (adds(), Twins::new(component.engine().limits()));
     println!("\nExample/Add, 256-byte values, {ROWS} rows, µs a command, apply to the state included");
@@ -256,7 +259,7 @@ impl Bed {
         Ok(Bed { replica: Replica::open(place.path(), component.clone())?, time_ms: START_MS, _place: place })
     }
 
-    /// Microseconds a command.
+    /// Applies the commands in entries of `size`. Returns the microseconds of one command.
     fn run(&mut self, instances: &dyn Instances, commands: &[Command], size: usize) -> Result<f64> {
         let entries: Vec<Vec<Command>> = commands.chunks(size).map(<[Command]>::to_vec).collect();
         let began = Instant::now();
@@ -273,12 +276,12 @@ impl Bed {
     }
 }
 
-/// Rows in memory: what a call of store costs without any disk.
+/// Rows in memory, to measure a store call without any disk.
 #[derive(Default)]
 struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Rows {
-    /// With the rows that `ladder.wat` asks for.
+    /// Makes the rows that `ladder.wat` reads.
     fn filled() -> Rows {
         let key = |number: u32| [b"row\0", &number.to_le_bytes()[..]].concat();
         Rows((0..1000).map(|number| (key(number), vec![0; 64])).collect())

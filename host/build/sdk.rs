@@ -1,14 +1,16 @@
-//! What `lockstep guest new` knows of the guest SDK that belongs to this program: its files, and the repository and revision that they are in,
-//! if others can have them from there. Looks at git's own records only, and never at the network.
+//! Records what `lockstep guest new` needs of the guest SDK that belongs to this program: its
+//! files, and the repository and revision that have them, if others can fetch them there. Reads
+//! only git's own records, and never the network.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// From here, the directory of the package, to the checkout.
+/// Path from here, the directory of the package, to the checkout.
 const CHECKOUT: &str = "..";
-/// What the SDK's crates are made of, from the checkout: files, and directories with all that is in them.
+/// The parts of the SDK's crates, from the checkout: files, and directories with everything in
+/// them.
 const PARTS: [&str; 9] = [
     "Cargo.toml",
     "LICENSE",
@@ -20,11 +22,12 @@ const PARTS: [&str; 9] = [
     "guest-sdk/build/proto",
     "guest-sdk/build/src",
 ];
-/// Whoever builds a release says with these where its sources are; without them, git does.
+/// Variable with which the builder of a release gives the URL of its sources. Without it, git gives
+/// the URL.
 const URL: &str = "LOCKSTEP_SDK_URL";
 const REVISION: &str = "LOCKSTEP_SDK_REVISION";
 
-/// Where others can have the SDK.
+/// A place from which others can fetch the SDK.
 struct Origin {
     url: String,
     revision: String,
@@ -83,7 +86,9 @@ fn collect(path: &Path, name: &Path, files: &mut Vec<(String, PathBuf)>) -> std:
     Ok(())
 }
 
-/// The newest commit that changed the SDK, when the files are as it left them; or why there is none.
+/// Returns the newest commit that changed the SDK.
+///
+/// Fails with the reason if there is none, or if the files are not as that commit left them.
 fn revision() -> Result<String, String> {
     let given = std::env::var(REVISION).unwrap_or_default();
     if !given.is_empty() {
@@ -100,7 +105,7 @@ fn revision() -> Result<String, String> {
     }
 }
 
-/// Where others can have that revision; or why not.
+/// Returns a place from which others can fetch that revision; or why there is none.
 fn origin(revision: &Result<String, String>) -> Result<Origin, String> {
     let revision = revision.clone()?;
     let given = std::env::var(URL).unwrap_or_default();
@@ -120,7 +125,8 @@ fn origin(revision: &Result<String, String>) -> Result<Origin, String> {
     }
 }
 
-/// The remote as a URL that a Cargo.toml may have; `None` for one that nobody else can reach. Names and passwords stay here.
+/// Turns the remote into a URL for a Cargo.toml; `None` if nobody else can reach it. Removes names
+/// and passwords.
 fn public(remote: &str) -> Option<String> {
     match remote.split_once("://") {
         Some(("ssh", _)) => Some(remote.to_owned()),
@@ -130,7 +136,7 @@ fn public(remote: &str) -> Option<String> {
             let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
             Some(format!("{scheme}://{host}/{path}"))
         }
-        // As ssh has it, user@host:path, which cargo does not take.
+        // The form of ssh, user@host:path, which cargo does not accept.
         None => {
             let (host, path) = remote.split_once(':').filter(|(host, _)| host.len() > 1 && !host.contains('/'))?;
             Some(format!("ssh://{host}/{}", path.trim_start_matches('/')))
@@ -140,7 +146,7 @@ fn public(remote: &str) -> Option<String> {
 
 fn git(arguments: &[&str], paths: &[&str]) -> Option<String> {
     let mut command = Command::new("git");
-    // A hook of git's that builds us has these set, for another directory.
+    // A git hook that builds this program has these set for another directory.
     command
         .env_remove("GIT_DIR")
         .env_remove("GIT_WORK_TREE")

@@ -1,7 +1,9 @@
-//! How fast a node with many small entries in its log serves again, and how much memory it takes: a one-node cluster whose log is filled
-//! through the store's own API, then real restarts of the `lockstep` binary. A measurement for people; it judges nothing.
+//! Measures how fast a node with many small entries in its log serves again, and how much memory it
+//! takes. It fills the log of a one-node cluster through the store's own API, then restarts the
+//! real `lockstep` binary. The figures are for people; it judges nothing.
 //!
-//! `cargo run --release -p lockstep --example restart -- build/lockstep build/kv.wasm 1000000 [parent directory]`
+//! `cargo run --release -p lockstep --example restart -- build/lockstep build/kv.wasm 1000000
+//! [parent directory]`
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -19,7 +21,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 
 type Anyhow<T> = Result<T, Box<dyn Error>>;
 
-/// Entries between two looks at whether the disk keeps up.
+/// Entries between two waits for the disk.
 const ENTRIES_AT_ONCE: u64 = 10_000;
 
 struct Setup {
@@ -29,7 +31,7 @@ struct Setup {
     ports: [u16; 3],
 }
 
-/// A running node, killed when it is dropped.
+/// A running node. It is killed when this is dropped.
 struct Running(Child);
 
 impl Drop for Running {

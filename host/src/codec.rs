@@ -1,5 +1,6 @@
-//! The encodings of what we own: log entry payloads (protobuf, `lockstep.entry.v1`) and the small internal records of `meta` and
-//! `system` (bincode behind a version byte). The one file that names bincode. Never does IO.
+//! The host's own encodings: log entry payloads (protobuf, `lockstep.entry.v1`) and the small
+//! internal records of `meta` and `system` (bincode after a version byte). The only file that names
+//! bincode. Never does IO.
 
 use bytes::Bytes;
 use prost::Message;
@@ -8,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::types::{EntryData, Origin};
 
-/// Generated messages of `proto/lockstep/entry.proto`.
+/// The generated messages of `proto/lockstep/entry.proto`.
 #[allow(missing_docs, clippy::all)]
 pub mod entry {
     tonic::include_proto!("lockstep.entry.v1");
@@ -33,10 +34,11 @@ pub enum CodecError {
 /// First byte of each internal record. Raised when the encoding of any record changes.
 pub const RECORD_VERSION: u8 = 1;
 
-/// The largest internal record; a damaged length must not make us ask for more memory than this.
+/// Most bytes of an internal record. A damaged length must not make the host allocate more than
+/// this.
 const RECORD_BYTES_MAX: usize = 16 << 20;
 
-/// Encodes an internal record. Fixed-width integers, so that golden bytes are readable.
+/// Encodes an internal record. Integers have a fixed width, so that golden bytes are readable.
 pub fn encode_record<T: Serialize>(record: &T) -> Vec<u8> {
     let mut bytes = vec![RECORD_VERSION];
     bincode::serde::encode_into_std_write(record, &mut bytes, bincode::config::legacy())
@@ -44,7 +46,7 @@ pub fn encode_record<T: Serialize>(record: &T) -> Vec<u8> {
     bytes
 }
 
-/// Decodes an internal record; trailing bytes are damage.
+/// Decodes an internal record. Trailing bytes are damage.
 pub fn decode_record<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let (&version, body) = bytes.split_first().ok_or_else(|| CodecError::Damaged("empty".into()))?;
     if version != RECORD_VERSION {
@@ -64,7 +66,9 @@ pub fn encode_entry(entry: &entry::Entry) -> EntryData {
     EntryData(Bytes::from(entry.encode_to_vec()))
 }
 
-/// Decodes a log entry payload; requests share the payload's bytes. Fails equally on every replica: same bytes, same code.
+/// Decodes a log entry payload. The requests share the payload's bytes.
+///
+/// Fails equally on every replica, because all have the same bytes and the same code.
 pub fn decode_entry(data: &EntryData) -> Result<entry::Entry, CodecError> {
     entry::Entry::decode(data.0.clone()).map_err(|error| CodecError::Damaged(error.to_string()))
 }

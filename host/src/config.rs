@@ -1,5 +1,6 @@
-//! What an operator can set on a node, with its defaults and limits, and the listening sockets that follow from it.
-//! Knows no command line (that is `cli/`) and starts nothing; it reads no file and binds nothing until asked.
+//! The settings of a node, with their defaults and limits, and the listening sockets that follow
+//! from them. Knows no command line (that is `cli/`), starts nothing and reads no file. Binds
+//! nothing until asked.
 
 mod address;
 mod listen;
@@ -12,84 +13,94 @@ pub use address::Address;
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
 
-/// Without anything said, a checkpoint is considered this often.
+/// Default time between two decisions about a checkpoint.
 pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(120);
-/// Commands since the last checkpoint that make another one worth its price.
+/// Default number of commands since the last checkpoint at which another one is made.
 pub const SNAPSHOT_THRESHOLD: u64 = 8192;
-/// Log bytes since the last checkpoint that make another one worth its price, however few the commands are.
+/// Default bytes of log since the last checkpoint at which another one is made, however few the
+/// commands are.
 pub const SNAPSHOT_THRESHOLD_BYTES: u64 = 256 << 20;
-/// Bytes a second at which snapshots leave a node, all together: a fast network's worth, so that a fast disk keeps some for the log.
+/// Default bytes per second of all snapshots that leave a node: what a fast network carries, so
+/// that a fast disk keeps some throughput for the log.
 pub const SNAPSHOT_RATE_LIMIT: u64 = 128 << 20;
-/// Bytes of log above which a node warns and keeps no more behind its newest checkpoint than it must.
+/// Default bytes of log above which a node warns, and keeps no more behind its newest checkpoint
+/// than it must.
 pub const LOG_QUOTA: u64 = 4 << 30;
-/// Silence of the leader before a follower stands for election.
+/// Default time without a leader's message after which a follower stands for election.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a command waits for a leader.
+/// Default time that a command waits for a leader.
 pub const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a node that is being added as a voter may take to catch up.
+/// Default time in which a node that is being added as a voter must catch up.
 pub const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
-/// Commands that stay in the log behind the newest checkpoint.
+/// Default number of commands that stay in the log behind the newest checkpoint.
 pub const TRAILING_LOGS: u64 = 10_240;
-/// Entries that stay in the log in any case, so that a busy batch does not leave a follower with nothing.
+/// Default number of entries that stay in the log in any case, so that large batches do not leave a
+/// follower with nothing.
 pub const TRAILING_ENTRIES_MIN: u64 = 10_240;
-/// Free bytes on the disk below which commands are refused.
+/// Default free bytes on the disk below which commands are refused.
 pub const MIN_FREE_BYTES: u64 = 512 << 20;
 
-/// Below this, an fsync that takes a little longer than usual would look like a dead leader.
+/// Shortest heartbeat timeout. Below this, an fsync a little slower than usual would look like a
+/// dead leader.
 pub const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_millis(50);
-/// Above this a duration is surely a slip of the unit, and adding it to a clock could overflow.
+/// Longest duration of a setting. A longer one is surely a wrong unit, and adding it to a clock
+/// could overflow.
 pub const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Bytes of a `--raft_id`: it is a directory name and travels in every membership entry.
+/// Most bytes of a `--raft_id`. It is a directory name, and is in every membership entry.
 pub const RAFT_ID_BYTES_MAX: usize = 64;
 
-/// Everything a node is started with.
+/// All settings with which a node is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// Form a new cluster of this one node, when the data directory is in none yet.
+    /// Whether to form a new cluster of this one node, if the data directory is in none yet.
     pub bootstrap: bool,
-    /// It is meant: form it beside other nodes' data, and go on although members of another cluster take this node for one of theirs.
+    /// Whether to form it even beside other nodes' data, and to continue although members of
+    /// another cluster take this node for one of theirs.
     pub bootstrap_forced: bool,
     /// The operator's name for the node, unique in the cluster (`--raft_id`).
     pub name: String,
-    /// Where clients and operators are served.
+    /// The address that serves clients and operators.
     pub grpc_addr: String,
-    /// Where peers are served.
+    /// The address that serves peers.
     pub raft_addr: String,
-    /// What other nodes and clients dial instead of `grpc_addr`.
+    /// The address that other nodes and clients connect to instead of `grpc_addr`.
     pub grpc_advertise_addr: Option<String>,
-    /// What peers dial instead of `raft_addr`.
+    /// The address that peers connect to instead of `raft_addr`.
     pub raft_advertise_addr: Option<String>,
-    /// Where `/livez`, `/readyz`, `/metrics` and `/status` are served; `None`: nowhere.
+    /// The address that serves `/livez`, `/readyz`, `/metrics` and `/status`; `None` for no such
+    /// port.
     pub http_addr: Option<String>,
     /// The directory that holds one sub-directory for each node (`--raft_data_dir`).
     pub raft_data_dir: PathBuf,
     /// The state machine: a component, or a core module with an embedded component type.
     pub fsm: Option<PathBuf>,
-    /// Plain text beyond loopback is accepted.
+    /// Whether plain text beyond loopback is allowed.
     pub insecure: bool,
-    /// How often a checkpoint is considered; spread over one to two times this.
+    /// Time between two decisions about a checkpoint, spread over one to two times this value.
     pub snapshot_interval: Duration,
     /// Commands since the last checkpoint below which none is made.
     pub snapshot_threshold: u64,
-    /// Log bytes since the last checkpoint that make one worth it in any case; 0: never.
+    /// Bytes of log since the last checkpoint at which one is made in any case; 0: never.
     pub snapshot_threshold_bytes: u64,
-    /// Bytes a second at which snapshots leave this node, all together; 0: no limit.
+    /// Bytes per second of all snapshots that leave this node; 0: no limit.
     pub snapshot_rate_limit: u64,
     /// Bytes of log above which the node warns and keeps only what it must; 0: never.
     pub log_quota: u64,
-    /// H: silence of the leader before a follower stands.
+    /// H: time without a leader's message after which a follower stands for election.
     pub heartbeat_timeout: Duration,
     /// How long a command waits for a leader; at least `heartbeat_timeout`.
     pub election_timeout: Duration,
-    /// How long a node that this one adds as a voter may take to catch up, before it is taken out again.
+    /// Time in which a node that this one adds as a voter must catch up. After that it is removed
+    /// again.
     pub catch_up_timeout: Duration,
     /// Commands that stay in the log behind the newest checkpoint.
     pub trailing_logs: u64,
-    /// Entries that stay in any case; one entry holds a batch of commands.
+    /// Entries that stay in any case. One entry holds a batch of commands.
     pub trailing_entries_min: u64,
     /// Free bytes on the disk of the data directory below which commands are refused; 0: never.
     pub min_free_bytes: u64,
-    /// Never make the state from a snapshot at start, also when it is behind the newest one.
+    /// Whether the state is never made from a snapshot at start, even if it is behind the newest
+    /// one.
     pub no_snapshot_restore_on_start: bool,
 }
 
@@ -123,7 +134,7 @@ impl Default for NodeConfig {
     }
 }
 
-/// A setting that cannot work: which one, why, and what to do instead.
+/// A setting that cannot work: its flag, the problem, and what to do instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{flag}: {problem}")]
 pub struct ConfigError {
@@ -136,19 +147,20 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// A refusal of `flag`.
+    /// Makes an error about `flag`.
     pub fn new(flag: &'static str, problem: impl Into<String>, hint: impl Into<String>) -> Self {
         ConfigError { flag, problem: problem.into(), hint: hint.into() }
     }
 }
 
 impl NodeConfig {
-    /// The directory of this node alone: `<raft_data_dir>/<raft_id>`.
+    /// Returns the directory of this node alone: `<raft_data_dir>/<raft_id>`.
     pub fn data_dir(&self) -> PathBuf {
         self.raft_data_dir.join(&self.name)
     }
 
-    /// Refuses what cannot work, before anything is opened or bound. The first problem found is reported.
+    /// Refuses settings that cannot work, before anything is opened or bound. Reports the first
+    /// problem found.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_name()?;
         self.validate_addresses()?;
@@ -243,7 +255,7 @@ impl NodeConfig {
     fn validate_fsm(&self) -> Result<(), ConfigError> {
         let build = guests_hint();
         match &self.fsm {
-            // A node with data ignores the flag, or is told by what is in there.
+            // A node with data ignores the flag, or its data says which component it needs.
             None if self.bootstrap && !self.data_dir().exists() => Err(ConfigError::new(
                 "--fsm",
                 "a node that bootstraps a cluster must bring the cluster's state machine",
@@ -264,7 +276,8 @@ impl NodeConfig {
     }
 }
 
-/// What gives somebody a state machine: the examples for whoever stands in a checkout of ours, a project of their own for others.
+/// Returns advice on where to get a state machine: the examples if the current directory is in a
+/// checkout, else a new project.
 pub(crate) fn guests_hint() -> &'static str {
     let is_checkout = |place: &Path| place.join("xtask/Cargo.toml").is_file() && place.join("guests").is_dir();
     if std::env::current_dir().is_ok_and(|here| here.ancestors().any(is_checkout)) {
@@ -274,7 +287,7 @@ pub(crate) fn guests_hint() -> &'static str {
     }
 }
 
-/// What others will dial must lead somewhere.
+/// Checks that the advertised address is one that others can connect to.
 fn validate_advertised(
     flag: &'static str,
     listen: &Address,

@@ -1,14 +1,18 @@
 //! Lockstep: a WebAssembly state machine on every node of a Raft cluster.
 //!
-//! The path of one command, and with it the order in which to read the rooms:
+//! The path of one command, which is also the order in which to read the modules:
 //!
 //! ```text
-//! client ── gRPC ──► api/dynamic ──► api/commands ─┬─ leader here ──► raft/proposer ──► openraft ──► store/log (fsync)
-//!                                                  └─ elsewhere ──► raft/forward ──► the leader's raft/service ──► raft/forwarded ──► its proposer
-//!                             committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
+//! client ── gRPC ──► api/dynamic ──► api/commands
+//!   ├─ leader here ──► raft/proposer
+//!   └─ elsewhere ──► raft/forward ──► the leader's raft/service ──► raft/forwarded ──► proposer
+//! proposer ──► openraft ──► store/log (fsync) ──► committed
+//! committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```
 //!
-//! Nothing points up: `api → raft → machine → {guest, store}`; `net` accepts the connections of `api` and `raft`; `types`, `codec`, `faults` and `logs` may be used by all, and only `node` sees everything.
+//! No module uses one above it: `api → raft → machine → {guest, store}`. `net` accepts the
+//! connections of `api` and `raft`. All may use `types`, `codec`, `faults` and `logs`. Only `node`
+//! sees everything.
 
 pub mod api;
 pub mod cli;

@@ -1,5 +1,6 @@
-//! What a node logs on behalf of others. Lines that anybody who can reach a port can cause come at most once a second and say how many
-//! were left out; text that others wrote cannot pass for a line of the node's own. How lines get to stderr is `logs/stderr.rs`.
+//! What a node logs on behalf of others. Anybody who can reach a port can cause such lines. They
+//! come at most once a second and say how many were left out. Text of others cannot look like a
+//! line of the node's own. `logs/stderr.rs` writes lines to stderr.
 
 pub mod stderr;
 
@@ -8,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Between two lines of one kind.
+/// Time between two lines of one kind.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// One kind of line.
+/// Limits one kind of line.
 #[derive(Debug, Default)]
 pub struct Sparse(Mutex<Said>);
 
@@ -22,7 +23,7 @@ struct Said {
 }
 
 impl Sparse {
-    /// How many lines were left out since the last one, when another one is due now.
+    /// Returns how many lines were left out since the last one, if another one is due now.
     pub fn due(&self) -> Option<u64> {
         self.due_at(Instant::now())
     }
@@ -38,13 +39,15 @@ impl Sparse {
     }
 }
 
-/// Lines that are worth something each, of whom nobody knows how many there will be: so many a second are written, the rest is counted.
+/// Limits lines that each matter, but whose number is unknown: it lets a number per second through,
+/// and counts the rest.
 #[derive(Debug)]
 pub struct Bounded(Mutex<Second>);
 
-/// Lines of guests that a process writes in a second, at most.
+/// Most lines that guests of a process may log in one second.
 pub const LINES_A_SECOND_MAX: u32 = 1_000;
-/// And their bytes.
+/// Most bytes that guests of a process may log in one second. The line that reaches the limit is
+/// still written.
 pub const BYTES_A_SECOND_MAX: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -62,12 +65,13 @@ impl Default for Bounded {
 }
 
 impl Bounded {
-    /// Nothing is written yet.
+    /// Makes a limit of which nothing is used.
     pub const fn new() -> Bounded {
         Bounded(Mutex::new(Second { began: None, lines: 0, bytes: 0, left_out: 0 }))
     }
 
-    /// Whether a line of `bytes` may be written, and then how many were left out since the last one that was.
+    /// Takes room for a line of `bytes`. If there is room, returns how many lines were left out
+    /// since the last one.
     pub fn take(&self, bytes: usize) -> Option<u64> {
         self.take_at(bytes, Instant::now())
     }
@@ -88,7 +92,8 @@ impl Bounded {
     }
 }
 
-/// Text of a guest or of a client. Its lines are indented behind the first, and what would steer a terminal is shown instead of done.
+/// Text of a guest or of a client. Lines after the first are indented, and control characters are
+/// shown instead of sent to the terminal.
 #[derive(Clone, Copy, Debug)]
 pub struct Foreign<'a>(pub &'a str);
 

@@ -1,9 +1,10 @@
-//! The `lockstep` binary: hands the command line to `cli/`, unless it was started as its own compiler.
+//! The `lockstep` binary: hands the command line to `cli/`, unless it was started as its own
+//! compiler.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The process that compiles a component for another one.
+    // This process may be the one that compiles a component for another process.
     if let Some(done) = lockstep::guest::apart::serve() {
         return done;
     }

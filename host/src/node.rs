@@ -1,7 +1,8 @@
-//! Wires the rooms from bottom to top, and stops them from top to bottom. The only file that sees everything.
-//! Decides nothing by itself: who a node is is `node/identity.rs`, by what clock `node/clock.rs`, whether it forms a cluster and whether its
-//! place is its own is `node/founding.rs`, what it may run is `node/admission.rs`, what it does unasked is `node/duties.rs`, which sockets
-//! it has is `node/sockets.rs`, how its Raft ends is `node/stopping.rs`.
+//! Connects the modules from bottom to top, and stops them from top to bottom. The only file that
+//! sees everything. Decides nothing itself. `node/identity.rs` owns the node's identity,
+//! `node/clock.rs` its clock. `node/founding.rs` decides whether it forms a cluster and whether its
+//! place is disputed, `node/admission.rs` what it may run. `node/duties.rs` has its background
+//! tasks, `node/sockets.rs` its sockets, and `node/stopping.rs` ends its Raft.
 
 mod admission;
 mod clock;
@@ -45,10 +46,11 @@ use resync::Resync;
 use sockets::{Listeners, bind, describe, serve_peers};
 use stopping::{hand_over, hold, stop_handle, stop_raft};
 
-/// Queries that may wait for a thread; more are refused.
+/// Most queries that may wait for a thread; more are refused.
 const QUERY_QUEUE_MAX: usize = 4_096;
 
-/// A clean stop takes at most this long; then the process ends by itself, which loses nothing acknowledged.
+/// Longest time of a clean stop. After that the process ends by itself, which loses nothing
+/// acknowledged.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A running node.
@@ -64,20 +66,20 @@ pub struct Node {
     restart: Arc<AtomicBool>,
     tasks: JoinSet<()>,
     listeners: Option<Listeners>,
-    /// Held until the end: the lock on the directory.
+    /// Holds the lock on the directory until the end.
     _directory: Arc<DataDir>,
 }
 
-/// How a node that could go on has ended.
+/// How a node ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It was to stop.
+    /// It was asked to stop.
     Stopped,
-    /// It is to start again, with what it has prepared on its disk.
+    /// It is to start again, with the files that it has prepared on its disk.
     Restart,
 }
 
-/// What stands on the disk, opened: the rooms below Raft.
+/// The modules below Raft, opened from the disk.
 struct Foundation {
     directory: Arc<DataDir>,
     log: Log,
@@ -85,16 +87,16 @@ struct Foundation {
     identity: Identity,
     me: Me,
     cluster: ClusterCell,
-    /// The configuration in which the cluster removed this node, as the disk says.
+    /// The index of the configuration in which the cluster removed this node, as the disk says.
     removed: Option<u64>,
     admission: Admission,
-    /// Where the admission desk finds the API once there is one.
+    /// Gives admission the API once there is one.
     api: Arc<OnceLock<Api>>,
-    /// Why this node takes no part in its cluster and only says so, if it does not.
+    /// Set if this node takes no part in its cluster, with the reason. It then only reports that.
     held: Option<NodeMode>,
 }
 
-/// Raft, running, and the way to the peers.
+/// The running Raft, and the connections to the peers.
 struct Consensus {
     raft: Raft,
     cell: RaftCell,
@@ -108,7 +110,7 @@ struct Consensus {
     removed: watch::Receiver<Option<u64>>,
 }
 
-/// The ways of commands and reads.
+/// The paths of commands and reads.
 struct Paths {
     proposer: Proposer,
     forward: Forward,
@@ -117,7 +119,9 @@ struct Paths {
 }
 
 impl Node {
-    /// Binds the ports, opens the disk, joins the rooms. The node takes part from now on; clients are served by [`Node::run`].
+    /// Binds the ports, opens the disk and connects the modules.
+    ///
+    /// From here on the node takes part in its cluster. [`Node::run`] serves clients.
     pub async fn start(config: NodeConfig) -> anyhow::Result<Node> {
         config.validate()?;
         founding::check_siblings(&config)?;
@@ -158,7 +162,8 @@ impl Node {
         })
     }
 
-    /// Serves until `stop` completes, Shutdown was called, or the node cannot go on. An error says why it could not.
+    /// Serves until `stop` completes, Shutdown was called, or the node cannot continue. An error
+    /// says why it could not.
     pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
         let listeners = self.listeners.take().expect("a node runs once");
         let api = self.api.clone();
@@ -180,7 +185,7 @@ impl Node {
             }),
         };
         if let Some(reason) = failed {
-            // What failed may hold anything up; nothing acknowledged needs a farewell.
+            // The failed part may block a clean stop, and nothing acknowledged needs one.
             bail!("{reason}");
         }
         match tokio::time::timeout(STOP_TIMEOUT, self.stop(serving)).await {
@@ -189,15 +194,17 @@ impl Node {
         }
     }
 
-    /// From top to bottom: hand leadership over, let open calls end, then Raft, the state, the log.
+    /// Stops from top to bottom: hands leadership over, lets open calls end, then stops Raft, the
+    /// state and the log.
     async fn stop(mut self, serving: tokio::task::JoinHandle<std::io::Result<()>>) -> anyhow::Result<()> {
         hand_over(&self.members, &self.raft).await;
         self.api.stop();
         serving.await?.context("the client port did not close cleanly")?;
-        // Another node that stops at the same time may have handed leadership to this one meanwhile.
+        // Another node that stops at the same time may have handed leadership to this one
+        // meanwhile.
         hand_over(&self.members, &self.raft).await;
         stop_raft(&self.raft).await.map_err(anyhow::Error::msg)?;
-        // With them go the peer port and its streams, which would never end by themselves.
+        // This also ends the peer port and its streams, which never end by themselves.
         self.tasks.shutdown().await;
         self.machine.close().await?;
         let log = self.log.clone();
@@ -207,14 +214,14 @@ impl Node {
     }
 }
 
-/// Opens what stands on the disk, and loads the component that this node may run.
+/// Opens everything on the disk, and loads the component that this node may run.
 async fn open_disk(
     config: &NodeConfig,
     node: crate::types::Node,
     fatal: &Fatal,
 ) -> anyhow::Result<(Foundation, machine::StateMachine)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);
-    // Before any database is opened: on a full disk this makes the room they need.
+    // Must come before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
     resync::finish(&directory).await?;
     let mut held = directory.quarantined()?.map(NodeMode::Quarantined);
@@ -233,7 +240,7 @@ async fn open_disk(
         boot: identity.boot,
         fatal: fatal.clone(),
         snapshot_pace: machine::Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
-        // Each keeps an instance of the pool between queries.
+        // Each thread keeps an instance of the pool between queries.
         query_threads: std::thread::available_parallelism().map_or(2, usize::from).min(QUERY_INSTANCES_MAX as usize),
         query_queue_max: QUERY_QUEUE_MAX,
         restores_snapshot: !config.no_snapshot_restore_on_start,
@@ -253,7 +260,7 @@ async fn open_disk(
     Ok((Foundation { directory, log, machine, identity, me, cluster, removed, admission, api, held }, state_machine))
 }
 
-/// Starts Raft over the log and the state machine; forms the cluster if that was asked for.
+/// Starts Raft on the log and the state machine.
 async fn start_raft(
     config: &NodeConfig,
     below: &Foundation,
@@ -302,7 +309,7 @@ async fn start_raft(
     Ok(Consensus { raft, cell, canvass, members, leader, log_time, retention, inquiry, removed })
 }
 
-/// The ways of commands and reads, with their loops.
+/// Makes the paths of commands and reads, and starts their loops.
 fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, tasks: &mut JoinSet<()>) -> Paths {
     let (me, machine) = (below.me.node_id, &below.machine);
     let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), below.log.clone(), me));
@@ -318,7 +325,7 @@ fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, ta
     Paths { proposer, forward, read, clock }
 }
 
-/// What answers the other nodes.
+/// Makes the service that answers the other nodes.
 fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> PeerService {
     let forwarded = Arc::new(Forwarded::new(
         below.me.node_id,
@@ -346,7 +353,7 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
     })
 }
 
-/// What answers clients and operators; it serves once [`Node::run`] begins.
+/// Makes the API for clients and operators. It serves once [`Node::run`] begins.
 fn open_api(
     config: &NodeConfig,
     below: &Foundation,
@@ -386,7 +393,8 @@ fn open_api(
             Box::pin(async move { resync.run(from).await })
         }),
     })?;
-    // The desk is told of the API before the component is looked at, so that a join in between is not missed.
+    // Admission must know the API before the component is read, so that a join in between is not
+    // missed.
     if below.api.set(api.clone()).is_err() {
         bail!("a node opens its API once");
     }
@@ -396,7 +404,7 @@ fn open_api(
     Ok(api)
 }
 
-/// What the node does unasked.
+/// Starts the node's background tasks.
 fn start_duties(
     config: &NodeConfig,
     below: &Foundation,
@@ -449,7 +457,7 @@ fn start_duties(
     tasks.spawn(builds::compare(below.me.clone(), consensus.raft.clone(), Arc::new(below.admission.clone())));
 }
 
-/// The line a person looks for, with the ports that the system chose where none was given.
+/// Logs the line that people look for. It has the ports that the system chose where none was given.
 fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>) {
     let what = if below.held.is_some() { "serving operators only" } else { "serving" };
     let http = http.unwrap_or("off");

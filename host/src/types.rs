@@ -1,5 +1,5 @@
-//! The words every room uses: openraft's type configuration, node, cluster and origin.
-//! Owns no behaviour and never does IO.
+//! The types that every module uses: openraft's type configuration, node, cluster and origin. Has
+//! no behaviour and never does IO.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,22 +9,27 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// A node's identity in Raft: random, minted once per data directory. A wiped disk is another node.
+/// A node's identity in Raft: random, minted once per data directory. A wiped disk makes another
+/// node.
 pub type NodeId = u64;
 
-/// The Raft group. One process serves one group today; keys on disk and peer messages carry it already.
+/// The Raft group. One process serves one group today; keys on disk and peer messages already carry
+/// it.
 pub const GROUP: u32 = 0;
 
-/// The largest encoded component that a node accepts, from a leader or a backup.
+/// Most bytes of an encoded component that a node accepts, from a leader or a backup.
 pub const COMPONENT_BYTES_MAX: usize = 256 << 20;
 
-/// No right clock stands before this, in milliseconds since 1970: the date of the compiler that this program is built with (`rustc -V`; the
-/// version that `rust-toolchain.toml` pins), 14 April 2026. The same for every build of these sources, whenever it is made.
+/// Earliest time that a right clock can show, in milliseconds since 1970: 14 April 2026.
+///
+/// It is the date of the compiler that builds this program (`rustc -V`; `rust-toolchain.toml` pins
+/// the version). So it is the same for every build of these sources, whenever it is made.
 pub const CLOCK_MIN_MS: u64 = 1_776_124_800_000;
-/// Nor after this: ten years later.
+/// Latest time that a right clock can show, in milliseconds since 1970: ten years after
+/// [`CLOCK_MIN_MS`].
 pub const CLOCK_MAX_MS: u64 = 2_091_744_000_000;
 
-/// Room for addresses and the operator's own name, as the membership holds them.
+/// A node's addresses and its operator's name for it, as the membership holds them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// The operator's `--raft_id`.
@@ -41,7 +46,8 @@ impl fmt::Display for Node {
     }
 }
 
-/// An encoded `lockstep.entry.v1.Entry`: opaque to Raft, read by the apply thread. Cloning shares the bytes.
+/// An encoded `lockstep.entry.v1.Entry`: opaque to Raft, read by the apply thread. Clones share the
+/// bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryData(pub Bytes);
 
@@ -57,13 +63,15 @@ impl fmt::Display for EntryData {
     }
 }
 
-/// What openraft hands back for an applied entry: nothing. Outcomes travel through `machine::Waiters`, because the node that
-/// took a command answers it, and that is often not the leader.
+/// The result that openraft returns for an applied entry: nothing.
+///
+/// Outcomes travel through `machine::Waiters`, because the node that took a command answers it, and
+/// that is often not the leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied;
 
 openraft::declare_raft_types!(
-    /// openraft's view of us.
+    /// openraft's type configuration.
     pub TypeConfig:
         D = EntryData,
         R = Applied,
@@ -71,7 +79,7 @@ openraft::declare_raft_types!(
         Node = Node,
 );
 
-/// The aliases of openraft for [`TypeConfig`].
+/// A log entry's id: its leader's term and node, and its index. An alias for [`TypeConfig`].
 pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
 /// A vote: term, node, committed.
 pub type Vote = openraft::alias::VoteOf<TypeConfig>;
@@ -79,30 +87,31 @@ pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
 /// A log entry.
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;
-/// Membership with the log id that set it.
+/// A membership with the log id that set it.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
-/// Voter sets and nodes.
+/// Sets of voters, and nodes.
 pub type Membership = openraft::Membership<NodeId, Node>;
 
-/// Which cluster a node belongs to, stamped on its disk and carried in every peer message.
+/// The cluster that a node belongs to. It is recorded on its disk and carried in every peer
+/// message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// Random, minted by the bootstrap node.
     pub id: [u8; 16],
-    /// Raised by a recovery from a lost majority, which fences the old members.
+    /// Raised by a recovery from a lost majority, which fences the old members off.
     pub incarnation: u32,
     /// BLAKE3 of the encoded component that the genesis entry records.
     pub component_hash: [u8; 32],
 }
 
 impl Cluster {
-    /// The id in hex, as operators see it.
+    /// Returns the id in hex, as operators see it.
     pub fn id_hex(&self) -> String {
         hex(&self.id)
     }
 }
 
-/// Lower-case hex.
+/// Formats bytes as lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
@@ -111,38 +120,42 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Milliseconds since 1970 as people read them, in UTC. What lies after the year 9999 is shown as its last second.
+/// Formats milliseconds since 1970 as a date in UTC. A time after the year 9999 is shown as that
+/// year's last second.
 pub fn date(ms: u64) -> String {
     const LAST_SECOND: u64 = 253_402_300_799;
     let since = Duration::from_secs((ms / 1000).min(LAST_SECOND));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
 
-/// What is stamped on a data directory.
+/// The identity recorded in a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Minted with the directory.
     pub node_id: NodeId,
-    /// The operator's `--raft_id` at that time; a start under another name is refused.
+    /// The operator's `--raft_id` at that time. A start under another name is refused.
     pub name: String,
     /// `None` until the node has bootstrapped or joined.
     pub cluster: Option<Cluster>,
-    /// How many times a process has opened this directory. With `node_id` it makes origins unique.
+    /// How many times a process has opened this directory. Together with `node_id` it makes origins
+    /// unique.
     pub boot: u64,
 }
 
-/// Who took a command and will answer it.
+/// The node that took a command and will answer it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     /// The node that took it.
     pub node: NodeId,
-    /// Its boot number then.
+    /// The node's boot number at that time.
     pub boot: u64,
     /// Counts the commands of that boot.
     pub counter: u64,
 }
 
-/// Where the whole process reports what it cannot survive. The first reason wins; the node then stops and exits non-zero.
+/// The channel on which the whole process reports errors that it cannot survive.
+///
+/// The first reason wins. The node then stops and exits non-zero.
 #[derive(Clone, Debug)]
 pub struct Fatal(Arc<watch::Sender<Option<String>>>);
 
@@ -153,7 +166,7 @@ impl Default for Fatal {
 }
 
 impl Fatal {
-    /// Ends the node, with this reason as its last word. Returns at once.
+    /// Ends the node with this reason. Returns at once.
     pub fn raise(&self, reason: impl Into<String>) {
         let reason = reason.into();
         tracing::error!(%reason, "fatal: this node stops");
@@ -173,31 +186,34 @@ impl Fatal {
         reason.clone().expect("waited for Some")
     }
 
-    /// Whether it was raised.
+    /// Returns whether it was raised.
     pub fn is_raised(&self) -> bool {
         self.0.borrow().is_some()
     }
 }
 
-/// What this node may do. Reads, watches, snapshots and health all ask it.
+/// What this node may do. Reads, watches, snapshots and health all check it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeMode {
-    /// Applied everything it had committed before its last stop; serves.
+    /// It has applied everything it had committed before its last stop, and serves.
     Serving,
-    /// Not yet there, or in no cluster yet; the text says which.
+    /// It has not applied that yet, or is in no cluster yet. The text says which.
     CatchingUp(String),
-    /// The cluster has removed it; the text says when, and what to do. It serves nothing, and lives until it is stopped.
+    /// The cluster has removed it. It serves nothing, and runs until it is stopped. The text says
+    /// when it was removed, and what to do.
     Removed(String),
     /// Its state differs from the majority's.
     Quarantined(String),
-    /// Another process has its identity, or another cluster takes it for a member; the text says which, and the way back.
+    /// Another process has its identity, or another cluster takes it for a member. The text says
+    /// which, and what to do.
     Disputed(String),
-    /// Its component or profile is not the cluster's, or its component is gone; the text says which, and what mends it.
+    /// Its component or profile is not the cluster's, or its component is missing. The text says
+    /// which, and what to do.
     Unfit(String),
 }
 
 impl NodeMode {
-    /// Its name, and why it is so; empty while the node serves.
+    /// Returns the mode's name, and the reason, which is empty while the node serves.
     pub fn words(&self) -> (&'static str, &str) {
         match self {
             NodeMode::Serving => ("serving", ""),
@@ -223,7 +239,8 @@ impl std::fmt::Display for NodeMode {
 mod tests {
     use super::*;
 
-    /// Whoever pins a newer compiler gives its date (`rustc -V`), too: no right clock stands before it.
+    /// A newer compiler in `rust-toolchain.toml` needs its date here (`rustc -V`): no right clock
+    /// is before it.
     #[test]
     fn the_date_of_the_program_is_that_of_its_compiler() {
         assert!(include_str!("../../rust-toolchain.toml").contains("channel = \"1.95.0\""));

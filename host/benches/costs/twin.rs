@@ -1,5 +1,6 @@
-//! The native twin of the key-value guest, behind the same trait as an instance of the guest: what the commands cost without a sandbox.
-//! It decodes, writes and answers as the guest does, to the byte; the benchmark compares their states.
+//! The native twin of the key-value guest, behind the same trait as an instance of the guest: the
+//! cost of the commands without a sandbox. It decodes, writes and answers as the guest does, to the
+//! byte. The benchmark compares their states.
 
 use kv::{AddRequest, AddResponse};
 use lockstep::guest::{Call, HostFault, Limits, Store, StoreFault, Verdict};
@@ -10,13 +11,13 @@ use prost::Message;
 /// The tag of the guest's only collection.
 const VALUES_TAG: u8 = 1;
 
-/// Makes twins. A fresh one costs nothing: it has no memory.
+/// Makes twins. A fresh one costs nothing, because it has no memory.
 pub struct Twins {
     limits: Limits,
 }
 
 impl Twins {
-    /// That keep these limits.
+    /// Makes twins that keep these limits.
     pub fn new(limits: &Limits) -> Twins {
         Twins { limits: limits.clone() }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::ConfigError;
 
-/// A host and a port. An empty host (`:40051`) means every interface, as Go programs have it.
+/// A host and a port. An empty host (`:40051`) means every interface, as in Go programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// A name or an IP, without brackets.
@@ -15,7 +15,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads `host:port`, `[ipv6]:port` or `:port`; `flag` is named in the error.
+    /// Parses `host:port`, `[ipv6]:port` or `:port`. An error names `flag`.
     pub fn parse(flag: &'static str, text: &str) -> Result<Address, ConfigError> {
         let hint = "give host:port, such as localhost:40051 or [::1]:40051";
         let Some((host, port)) = text.rsplit_once(':') else {
@@ -36,17 +36,20 @@ impl Address {
         Ok(Address { host: host.to_owned(), port })
     }
 
-    /// Whether only this machine can reach it. A name other than `localhost` counts as reachable: what it resolves to may change.
+    /// Returns whether only this machine can reach the address.
+    ///
+    /// A name other than `localhost` counts as reachable, because it may resolve to something else
+    /// later.
     pub fn is_loopback(&self) -> bool {
         self.is_localhost() || self.ip().is_some_and(|ip| ip.is_loopback())
     }
 
-    /// Whether it means every interface.
+    /// Returns whether the address means every interface.
     pub fn is_unspecified(&self) -> bool {
         self.host.is_empty() || self.ip().is_some_and(|ip| ip.is_unspecified())
     }
 
-    /// Whether listening on both would fail.
+    /// Returns whether listening on both would fail.
     pub fn collides_with(&self, other: &Address) -> bool {
         let one_covers_the_other = self.is_unspecified()
             || other.is_unspecified()

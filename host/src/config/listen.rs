@@ -5,28 +5,29 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 
 use super::{Address, ConfigError};
 
-/// With port 0 and several addresses, the port the system chose on the first may be taken on the next; then we start over.
+/// Most attempts to bind port 0 on several addresses. The port that the system chose on the first
+/// may be taken on the next.
 const PORT_ATTEMPTS_MAX: u32 = 32;
 
 /// Why a node cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address is no address.
+    /// The address is malformed.
     #[error(transparent)]
     Address(#[from] ConfigError),
-    /// The name leads nowhere.
+    /// The name does not resolve.
     #[error(
         "cannot listen on {addr} ({flag}): the name does not resolve to an address of this machine; check its spelling"
     )]
     Resolve {
         /// The flag that set it.
         flag: &'static str,
-        /// As typed.
+        /// The address as typed.
         addr: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// Somebody else listens there.
+    /// Another process listens there.
     #[error(
         "cannot listen on {addr} ({flag}): the port is taken by another process; stop that one, or choose another port with {flag}"
     )]
@@ -36,20 +37,22 @@ pub enum ListenError {
         /// The socket address that is taken.
         addr: SocketAddr,
     },
-    /// Anything else the system has against it.
+    /// Any other error of the system.
     #[error("cannot listen on {addr} ({flag})")]
     Bind {
         /// The flag that set it.
         flag: &'static str,
         /// The socket address.
         addr: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Listens on every address that `addr` resolves to, all on one port, non-blocking. A family that this machine does not have is left
-/// out as long as another remains. The port is the system's choice where `addr` says 0.
+/// Listens on every address that `addr` resolves to, all on one port, non-blocking.
+///
+/// A family that this machine lacks is left out as long as another remains. If the port in `addr`
+/// is 0, the system chooses it.
 pub fn bind(flag: &'static str, addr: &str) -> Result<Vec<TcpListener>, ListenError> {
     let address = Address::parse(flag, addr)?;
     let ips = resolve(flag, &address)?;
@@ -62,9 +65,10 @@ pub fn bind(flag: &'static str, addr: &str) -> Result<Vec<TcpListener>, ListenEr
     }
 }
 
-/// What others dial: `advertise` if given, else the host as it was typed with the port that was bound.
+/// Returns the address that others connect to.
 ///
-/// `listeners` are those that [`bind`] made of `addr`.
+/// That is `advertise` if given, else the host as typed with the port that was bound. `listeners`
+/// are those that [`bind`] made of `addr`.
 pub fn advertised(advertise: Option<&str>, addr: &str, listeners: &[TcpListener]) -> Result<String, ListenError> {
     if let Some(advertise) = advertise {
         return Ok(advertise.to_owned());
@@ -109,7 +113,7 @@ fn bind_all(flag: &'static str, ips: &[IpAddr], port: u16) -> Result<Vec<TcpList
                 port = bound_port;
                 listeners.push(listener);
             }
-            // ":port" asks for both families; on most systems the IPv6 socket already serves both.
+            // ":port" means both families. On most systems the IPv6 socket already serves both.
             Err(error) if error.kind() == ErrorKind::AddrInUse && ip.is_unspecified() && !listeners.is_empty() => {}
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 return Err(ListenError::Taken { flag, addr });
@@ -135,7 +139,8 @@ fn listen(addr: SocketAddr) -> io::Result<(TcpListener, u16)> {
     Ok((listener, port))
 }
 
-/// A container without IPv6 still resolves `localhost` to `::1`.
+/// Returns whether the machine lacks the address family. A container without IPv6 still resolves
+/// `localhost` to `::1`.
 fn is_missing_family(error: &io::Error) -> bool {
     error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }

@@ -1,8 +1,9 @@
-//! Sizes as people write them: `256MiB`, `4GiB`, `65536`. Powers of two only, so that nobody has to guess what M means.
+//! Sizes as people write them: `256MiB`, `4GiB`, `65536`. Powers of two only, so that nobody has to
+//! guess what M means.
 
 const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
-/// Bytes from `512`, `64KiB`, `256MiB`, `4GiB` or `1TiB`.
+/// Parses `512`, `64KiB`, `256MiB`, `4GiB` or `1TiB` into bytes.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let refuse =
         || format!("{text:?} is no size; write bytes, or a whole number of KiB, MiB, GiB or TiB, such as 256MiB");
@@ -14,7 +15,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_shl(shift).filter(|bytes| bytes >> shift == number).ok_or_else(refuse)
 }
 
-/// The shortest exact form of [`parse_size`].
+/// Formats bytes in the shortest exact form that [`parse_size`] reads.
 pub fn format_size(bytes: u64) -> String {
     let fits = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
     match UNITS.iter().find(|(_, shift)| fits(*shift)) {

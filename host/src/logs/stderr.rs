@@ -1,10 +1,12 @@
-//! How a node writes its log to stderr: whole lines, one after the other. A line that cannot be written is dropped and counted, and nothing
-//! else comes of it. Knows no format: what is said of lines that were lost, its caller words.
+//! Writes a node's log to stderr: whole lines, one after the other. A line that cannot be written
+//! is dropped and counted, with no other effect. Knows no format; its caller words the message
+//! about lost lines.
 //!
-//! - A pipe whose reader left, a full disk: the line is lost at once.
-//! - A reader that stays and does not read: a line waits [`PATIENCE`] for it, later ones do not, until one gets through again. A node
-//!   that waited for whoever reads its log would stop with it.
-//! - A reader that is slow: all lines of a second together wait [`PATIENCE`] for it.
+//! - If a pipe's reader has left or the disk is full, the line is lost at once.
+//! - If a reader stays but does not read, one line waits [`PATIENCE`] for it. Later lines do not
+//!   wait until one gets through again. A node that waited for the reader of its log would stop
+//!   with it.
+//! - If a reader is slow, all lines of one second together wait [`PATIENCE`] for it.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,29 +15,32 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How long the lines of one second may wait for a reader of stderr that is slow. Well below a heartbeat timeout.
+/// Longest wait of the lines of one second for a slow reader of stderr. Well below a heartbeat
+/// timeout, because the thread that logs waits.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// After this the lines may wait again.
+/// Time after which the lines may wait again.
 const PATIENCE_AGAIN: Duration = Duration::from_secs(1);
-/// Bytes that a pipe takes without waiting when it says that it can be written to: PIPE_BUF of Linux. Elsewhere it is less.
+/// Bytes that a pipe takes without blocking when it reports that it is writable: PIPE_BUF of Linux.
+/// Elsewhere it is less.
 const PIECE_BYTES_MAX: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
 
 static LOST: AtomicU64 = AtomicU64::new(0);
 static STDERR: Mutex<Sink> = Mutex::new(Sink::NEW);
 
-/// Where a sink writes.
+/// A place where a sink writes.
 trait Out: Write {
-    /// Whether a piece can be written now, or at least before `until`. What cannot be waited for is tried.
+    /// Returns whether a piece can be written before `until`. Returns true if the system cannot
+    /// wait for it.
     fn is_ready(&mut self, until: Instant) -> bool;
 }
 
-/// What happened to the lines before.
+/// The outcome of earlier lines.
 struct Sink {
-    /// Lines that were lost and not told of.
+    /// Lines that were lost and not reported yet.
     untold: u64,
-    /// The last line was not written to its end.
+    /// Whether a line was cut off.
     is_cut: bool,
-    /// The last line was waited for in vain.
+    /// Whether the wait for the last line was in vain.
     is_stuck: bool,
     waits: Waits,
 }
@@ -57,14 +62,15 @@ impl Waits {
     }
 }
 
-/// Writes `lines`, which end with a line break. When lines before them were lost, `notice` words a line that says how many.
+/// Writes `lines`, which end with a line break. If lines before them were lost, `notice` makes a
+/// line that says how many.
 pub fn write(lines: &[u8], notice: impl FnOnce(u64) -> String) {
     if !STDERR.lock().write(&mut Process, lines, notice) {
         LOST.fetch_add(1, Relaxed);
     }
 }
 
-/// Lines that could not be written since the process began.
+/// Returns the number of lines that could not be written since the process began.
 pub fn lost() -> u64 {
     LOST.load(Relaxed)
 }
@@ -73,7 +79,7 @@ impl Sink {
     const NEW: Sink =
         Sink { untold: 0, is_cut: false, is_stuck: false, waits: Waits { since: None, spent: Duration::ZERO } };
 
-    /// Whether the line was written.
+    /// Writes the lines. Returns whether that succeeded.
     fn write(&mut self, out: &mut impl Out, lines: &[u8], notice: impl FnOnce(u64) -> String) -> bool {
         let mut bytes = Vec::with_capacity(lines.len());
         if self.is_cut {
@@ -91,7 +97,8 @@ impl Sink {
         match written {
             Ok(()) => (self.untold, self.is_cut, self.is_stuck) = (0, false, false),
             Err(Lost { written, is_stuck }) => {
-                // The notice is made again with the next line: it may not have been read, and its number has grown.
+                // The notice is made again with the next line: it may not have been read, and its
+                // number has grown.
                 self.untold += 1;
                 self.is_cut = written > 0 || self.is_cut;
                 self.is_stuck = is_stuck;
@@ -106,7 +113,7 @@ impl Sink {
 struct Lost {
     /// Bytes of it that were written.
     written: usize,
-    /// Nobody reads, as opposed to an error.
+    /// Whether the cause is that nobody reads, as opposed to an error.
     is_stuck: bool,
 }
 
@@ -122,7 +129,7 @@ fn write_all(out: &mut impl Out, bytes: &[u8], until: Instant) -> Result<(), Los
             Ok(0) => return Err(lost(false)),
             Ok(count) => written += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Others can make it a stream that never waits; then it was full after all.
+            // Another process may have made the stream non-blocking. Then it was full after all.
             Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {}
             Err(error) => return Err(lost(error.kind() == ErrorKind::WouldBlock)),
         }
@@ -158,12 +165,12 @@ impl Out for Process {
     }
 }
 
-/// Whether whoever read this pipe has left. Of a file or a terminal nobody leaves.
+/// Returns whether the reader of this pipe has left. Always false for a file or a terminal.
 pub fn reader_left(pipe: BorrowedFd<'_>) -> bool {
     poll(pipe.as_raw_fd(), 0, Duration::ZERO).is_ok_and(|events| events & libc::POLLERR != 0)
 }
 
-/// What there is to do at a descriptor before `wait` is over; 0 for nothing.
+/// Returns the events at a descriptor within `wait`; 0 for none.
 fn poll(descriptor: i32, events: libc::c_short, wait: Duration) -> io::Result<libc::c_short> {
     let mut asked = libc::pollfd { fd: descriptor, events, revents: 0 };
     let milliseconds = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
@@ -177,7 +184,7 @@ fn poll(descriptor: i32, events: libc::c_short, wait: Duration) -> io::Result<li
 mod tests {
     use super::*;
 
-    /// Takes some bytes, and then fails, or is stuck.
+    /// A pipe that takes some bytes, and then fails or is stuck.
     #[derive(Default)]
     struct Pipe {
         taken: Vec<u8>,

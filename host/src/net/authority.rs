@@ -1,14 +1,18 @@
-//! Lets clients call this node by any name: `:authority`, which h2 takes only when it is the authority of a URI, is looked at before h2
-//! does, and a bad one is spelled anew. Changes no other byte that a client sends, and none that it gets.
+//! Lets clients call this node by any name. h2 accepts an `:authority` only if it is the authority
+//! of a URI. This filter checks it before h2 does, and replaces a bad one. Changes no other byte
+//! that a client sends, and none that it receives.
 //!
-//! A client that was given several addresses in one target sends the whole target: `127.0.0.1:40051,127.0.0.1:40052`. To a node it
-//! means nothing.
+//! A client that was given several addresses in one target sends the whole target:
+//! `127.0.0.1:40051,127.0.0.1:40052`. A node does not use the name.
 //!
-//! - Each header block of a connection is looked at, because a proxy puts calls of many clients on one. That takes 50 to 100 ns a call
-//!   and no copy: bytes are read where the HTTP library wants them, and stay there.
-//! - A bad authority is replaced by a good one *of its length*. Entries of the client's HPACK table then have the same indexes and sizes
-//!   here as there, so that nothing else has to be written anew, in this block or in a later one.
-//! - Whatever cannot be read is passed on as it is, with all that follows: h2 is the judge of it, and says what it thinks of it.
+//! - Every header block of a connection is checked, because a proxy puts calls of many clients on
+//!   one. That takes 50 to 100 ns a call and no copy: the bytes are read where the HTTP library
+//!   wants them, and stay there.
+//! - A bad authority is replaced by a good one *of the same length*. The entries of the client's
+//!   HPACK table then have the same indexes and sizes here as at the client, so that nothing else
+//!   has to be rewritten, in this block or in a later one.
+//! - Anything unreadable is passed on as it is, with all that follows. h2 judges it and reports the
+//!   error.
 //! - At most one header block is held back, of at most [`frames::BLOCK_BYTES_MAX`].
 
 mod frames;
@@ -26,7 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use frames::Filter;
 
-/// One connection of a client, whose requests name no bad authority any more.
+/// A client's connection. Its requests no longer name a bad authority.
 #[derive(Debug)]
 pub struct AnyAuthority<S> {
     connection: S,
@@ -34,7 +38,7 @@ pub struct AnyAuthority<S> {
 }
 
 impl<S> AnyAuthority<S> {
-    /// Takes a connection on which nothing was read yet.
+    /// Wraps a connection on which nothing was read yet.
     pub fn new(connection: S) -> AnyAuthority<S> {
         AnyAuthority { connection, filter: Filter::new() }
     }

@@ -1,8 +1,8 @@
-//! An accepted connection, as whoever serves it reads and writes it. Closes it when it is silent for too long or has to make room, and
-//! slows it down when it resets calls too fast. Changes no byte.
+//! An accepted connection, as its server reads and writes it. Closes it when it is silent for too
+//! long or has to make room, and slows it down when it resets calls too fast. Changes no byte.
 //!
-//! It stands between the bytes of HTTP and what carries them, so a layer that encrypts goes below it: the time to finish the preface then
-//! covers the handshake, too.
+//! It sits between HTTP and the transport. A layer that encrypts would go below it; then the time
+//! limit for the preface also covers the handshake.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,18 +19,21 @@ use super::preface::{Preface, Spoken};
 use super::rate::Rate;
 use super::slots::Slot;
 
-/// How long a connection may take to finish its preface. A client sends that at once; this bounds what one that never does keeps.
+/// Longest time that a connection may take to finish its preface. A client sends it at once; this
+/// bounds how long a place is held without it.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Calls that a connection may reset at once, by the client or by us. As many as it may have open: all of them may end at one deadline.
+/// Most calls that a connection may reset at once, by either side. As many as it may have open,
+/// because all may end at one deadline.
 pub const RESETS_AT_ONCE_MAX: u32 = 1_024;
 
-/// Calls that it may reset a second in the long run. A call that is reset costs about as much as one that is answered, and no limit
-/// of open calls holds it back.
+/// Most calls that a connection may reset per second in the long run. A reset call costs about as
+/// much as an answered one, and the limit of open calls does not bound resets.
 pub const RESETS_A_SECOND_MAX: u32 = 2_000;
 
-/// Resets of calls that nobody has looked at yet. [`RESETS_AT_ONCE_MAX`], and what one read of 64 KiB may hold beyond it: the rate comes
-/// first, so a connection is slowed down and not ended.
+/// Most resets of calls that the server has not accepted yet: [`RESETS_AT_ONCE_MAX`], and what one
+/// read of 64 KiB may hold beyond it. The rate limit applies first, so a connection is slowed down
+/// and not ended.
 pub const PENDING_RESETS_MAX: usize = 4 * RESETS_AT_ONCE_MAX as usize;
 
 /// One connection. Its place is given back when it is dropped.
@@ -40,17 +43,17 @@ pub struct Connection<S> {
     slot: Slot,
     speech: Speech,
     resets: Rate,
-    /// Nothing is read before this.
+    /// Nothing is read before this has elapsed.
     rest: Option<Pin<Box<Sleep>>>,
 }
 
-/// What it has said so far.
+/// How much the client has sent so far.
 enum Speech {
-    /// Its preface is not whole.
+    /// Its preface is not complete.
     Silent { preface: Preface, sent: Frames, until: Pin<Box<Sleep>> },
-    /// HTTP/1 bounds itself.
+    /// HTTP/1, which needs no limit of resets.
     Http1,
-    /// The frames of both sides.
+    /// HTTP/2, with the frames of both sides.
     Http2 { received: Frames, sent: Frames },
 }
 
@@ -67,7 +70,7 @@ impl<S> Connection<S> {
         }
     }
 
-    /// An error ends the connection, which is silent.
+    /// Checks a silent connection. An error ends it.
     fn check_patience(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Speech::Silent { until, .. } = &mut self.speech else { return Ok(()) };
         if self.slot.poll_evicted(cx).is_ready() {
@@ -81,7 +84,7 @@ impl<S> Connection<S> {
         Ok(())
     }
 
-    /// Bytes have arrived. An error ends the connection.
+    /// Examines bytes that have arrived. An error ends the connection.
     fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut resets = 0;
         let mut count = |kind| resets += usize::from(kind == RST_STREAM);
@@ -104,7 +107,8 @@ impl<S> Connection<S> {
         Ok(())
     }
 
-    /// Bytes have left. What a peer makes us reset costs as much as what it resets itself.
+    /// Examines bytes that were sent. A reset that a peer provokes costs as much as one that it
+    /// sends.
     fn sent(&mut self, bytes: &[u8]) {
         let mut resets = 0;
         let count = |kind, _| resets += usize::from(kind == RST_STREAM);
@@ -135,7 +139,7 @@ impl<S> Connection<S> {
 }
 
 impl Connection<TcpStream> {
-    /// What the client has said, left to be read. Waits for the first of it.
+    /// Returns bytes that the client has sent without consuming them. Waits for the first.
     pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
         self.io.peek(bytes).await
     }
@@ -217,11 +221,11 @@ mod tests {
         let mut read = vec![0; OPENING.len() + burst.len()];
         connection.read_exact(&mut read).await.unwrap();
         assert_eq!((port.status().resets, port.status().slowed), (u64::from(RESETS_AT_ONCE_MAX), 0));
-        // Ours count, too.
+        // Resets by this side count, too.
         connection.write_all(&RESET.repeat(RESETS_A_SECOND_MAX as usize / 2)).await.unwrap();
         client.write_all(b"more").await.unwrap();
         connection.read_exact(&mut read[..4]).await.unwrap();
-        // What came back meanwhile is at most what the time that has passed gives.
+        // The tokens that came back meanwhile are at most those of the time that has passed.
         assert!(begun.elapsed() >= Duration::from_millis(400), "{:?}", begun.elapsed());
         assert_eq!(port.status().slowed, 1);
     }

@@ -1,5 +1,6 @@
-//! How many files and sockets this process may have open, and how its ports share them. Raises the limit as far as it may; who needs how
-//! many for what else, the caller says.
+//! Owns the limit of files and sockets that this process may have open, and shares it among the
+//! ports. Raises the limit as far as allowed. The caller says how many are needed for everything
+//! else.
 
 use std::io;
 use std::sync::Arc;
@@ -7,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// What "no limit" stands for; more than any machine of ours has.
+/// The number used for "no limit"; more than any machine in use has.
 const UNLIMITED: u64 = 1 << 20;
 /// What containers and distributions usually allow.
 const OFTEN_ALLOWED: u64 = 1 << 16;
 /// What macOS allows a process whatever its hard limit says.
 const ALWAYS_ALLOWED: u64 = 10_240;
 
-/// A count is as good as new for so long: it costs a system call for every thousand or so.
+/// Longest time that a count stays valid. Counting costs a system call for roughly every thousand
+/// descriptors.
 const COUNT_AGE_MAX: Duration = Duration::from_millis(500);
 
 /// The limit of this process. Cheap to clone.
@@ -25,7 +27,8 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// Raises what this process may have open to what it may raise it to: a shell's limit is meant for programs that use `select`.
+    /// Raises this process's limit as far as the hard limit allows. A shell's limit is meant for
+    /// programs that use `select`.
     pub fn raise() -> Descriptors {
         let (soft, hard) = limits();
         let (before, max) = (soft.min(UNLIMITED), hard.min(UNLIMITED));
@@ -45,18 +48,18 @@ impl Descriptors {
         Descriptors { max, counted: Arc::default() }
     }
 
-    /// What this process may have open at a time.
+    /// Returns how many descriptors this process may have open at a time.
     pub fn max(&self) -> u64 {
         self.max
     }
 
-    /// What it has open, as of a moment ago; all of it when there is none left to count with.
+    /// Returns how many are open, as of a moment ago; the maximum when none is left to count with.
     pub fn open(&self) -> u64 {
         let mut counted = self.counted.lock();
         match *counted {
             Some((at, count)) if at.elapsed() < COUNT_AGE_MAX => count,
             _ => {
-                // One of them is the directory that is read.
+                // One of them is the directory that is being read.
                 let count =
                     std::fs::read_dir("/dev/fd").map_or(self.max, |open| (open.count() as u64).saturating_sub(1));
                 *counted = Some((Instant::now(), count));
@@ -66,11 +69,12 @@ impl Descriptors {
     }
 }
 
-/// The soft limit, which holds, and the hard one, up to which it may be raised. No limit is a very large number.
+/// Returns the soft limit, which applies, and the hard limit, up to which it may be raised. No
+/// limit is a very large number.
 #[allow(unsafe_code)]
 fn limits() -> (u64, u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the call writes a structure that we own.
+    // SAFETY: the call writes a structure that this function owns.
     let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
     assert_eq!(done, 0, "the name and the address are good, and nothing else can fail");
     (limit.rlim_cur, limit.rlim_max)
@@ -79,21 +83,22 @@ fn limits() -> (u64, u64) {
 #[allow(unsafe_code)]
 fn set_limits(soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the call reads a structure that we own.
+    // SAFETY: the call reads a structure that this function owns.
     let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// What one port would like, and what it cannot do without.
+/// How many connections one port wants, and how many it needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
-    /// Connections that serve it well.
+    /// Enough connections to serve the port well.
     pub max: u64,
-    /// Fewer make no port.
+    /// Fewest connections with which the port is of use.
     pub min: u64,
 }
 
-/// Shares what is left of `limit` beyond `reserve` among the ports, in proportion to what they would like. `None`: it is not enough.
+/// Shares what `limit` leaves beyond `reserve` among the ports, in proportion to their wishes.
+/// `None` if it is not enough.
 pub fn share<const PORTS: usize>(limit: u64, reserve: u64, wishes: [Wish; PORTS]) -> Option<[usize; PORTS]> {
     let min: u64 = wishes.iter().map(|wish| wish.min).sum();
     let above: u64 = wishes.iter().map(|wish| wish.max - wish.min).sum();

@@ -1,28 +1,30 @@
-//! Walks over the frames of an HTTP/2 connection as its bytes pass by. Reads the nine bytes in front of each frame and nothing of what they
-//! announce; keeps no payload and judges nothing.
+//! Walks the frames of an HTTP/2 connection as its bytes pass by. Reads only the nine bytes before
+//! each frame. Keeps no payload and judges nothing.
 
-/// Bytes in front of each frame: length (3), kind, flags, stream (4).
+/// Bytes before each frame: length (3), kind, flags, stream (4).
 const HEAD_BYTES: usize = 9;
 
-/// Kinds of frames that somebody here asks for.
+/// Kind of a frame that resets a stream. RFC 9113, section 6.4.
 pub(super) const RST_STREAM: u8 = 3;
-/// See the specification, RFC 9113, section 6.5.
+/// Kind of a frame of settings. RFC 9113, section 6.5.
 pub(super) const SETTINGS: u8 = 4;
-/// The flag of a SETTINGS frame that only says that the other side's arrived.
+/// Flag of a SETTINGS frame that only acknowledges the other side's.
 pub(super) const ACK: u8 = 1;
 
-/// One direction of a connection, behind the preface.
+/// One direction of a connection, after the preface.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     head: [u8; HEAD_BYTES],
-    /// Bytes of `head` that are here.
+    /// Bytes of `head` that have arrived.
     head_bytes: usize,
     /// Bytes of the payload that are still to come.
     payload_left: usize,
 }
 
 impl Frames {
-    /// Looks at the next bytes of the connection, and tells kind and flags of each frame that ends in them.
+    /// Reads the next bytes of the connection.
+    ///
+    /// Calls `ended` with kind and flags of each frame that ends in them.
     pub(super) fn pass(&mut self, mut bytes: &[u8], mut ended: impl FnMut(u8, u8)) {
         while !bytes.is_empty() {
             if self.head_bytes < HEAD_BYTES {

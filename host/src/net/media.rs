@@ -1,18 +1,19 @@
-//! Which requests are gRPC: POST over HTTP/2, with one of two content types. Says in words why another one is not. Sees heads only, and
-//! knows no service.
+//! Decides which requests are gRPC: POST over HTTP/2 with one of two content types. Says in words
+//! why another one is not. Sees heads only, and knows no service.
 
 use http::{HeaderMap, Method, StatusCode, Version, header};
 
-/// The content types that are served, with or without parameters. `+proto` says what the first leaves unsaid.
+/// The content types that are served, with or without parameters. `+proto` states what the first
+/// one implies.
 const SERVED: [&str; 2] = ["application/grpc", "application/grpc+proto"];
 
-/// Bytes of a client's own words in ours.
+/// Most bytes of a client's own text in an error.
 const QUOTED_BYTES_MAX: usize = 80;
 
-/// Why a request is no gRPC, for whoever sent it. `None` when it is.
+/// Returns why a request is not gRPC, in words for its sender. `None` when it is gRPC.
 ///
-/// What is refused must not be run: its client could not read the status, which travels in HTTP/2's trailers, nor the reply, which
-/// it expects in another encoding.
+/// Such a request must not be run. Its client could not read the status, which travels in HTTP/2's
+/// trailers, nor the reply, which it expects in another encoding.
 pub fn refusal(method: &Method, version: Version, headers: &HeaderMap) -> Option<(StatusCode, String)> {
     let types: Vec<&[u8]> = headers.get_all(header::CONTENT_TYPE).iter().map(|value| value.as_bytes()).collect();
     if types.is_empty() || !types.iter().all(|content_type| is_served(content_type)) {

@@ -1,9 +1,11 @@
-//! Sockets: who may be connected to which port of this node, and what they may do before and beside their calls.
-//! Knows HTTP by its first bytes and its frames; knows no service, no Raft and no room above, and dials nobody.
+//! Owns the sockets: who may be connected to which port of this node, and what a connection may do
+//! before and beside its calls. Knows HTTP by its first bytes and its frames. Knows no service, no
+//! Raft and none of the modules above, and connects to nobody.
 //!
 //! ```text
-//! port (a listener accepts) ──► slots (is there room?) ─┬─ yes ──► connection (preface, in time; resets, in measure) ──► server
-//!                                                       └─ no ───► refusal (in words)
+//! port (a listener accepts) ──► slots (is there room?)
+//!   ├─ yes ──► connection (preface in time; resets below a rate) ──► server
+//!   └─ no ───► refusal (in words)
 //! descriptors (how many are there) ──► the places of each port
 //! ```
 
@@ -26,32 +28,32 @@ pub use descriptors::{Descriptors, Wish, share};
 pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};
 pub use server::{Http2Limits, serve};
 
-/// The ports of a node, and what its process may have open. Cheap to clone.
+/// The ports of a node, and the descriptors of its process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sockets {
-    /// Clients and operators, `--grpc_addr`.
+    /// The port for clients and operators, `--grpc_addr`.
     pub clients: Port,
-    /// Peers, `--raft_addr`.
+    /// The port for peers, `--raft_addr`.
     pub peers: Port,
-    /// Whoever runs the process, `--http_addr`.
+    /// The port for whoever runs the process, `--http_addr`.
     pub http: Port,
-    /// All of the process.
+    /// The descriptors of the whole process.
     pub descriptors: Descriptors,
 }
 
-/// Numbers for operators.
+/// Figures of the sockets for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketsStatus {
-    /// What this process may have open at a time.
+    /// Descriptors that this process may have open at a time.
     pub descriptors_max: u64,
-    /// What it has open.
+    /// Descriptors that it has open.
     pub descriptors_open: u64,
-    /// Each port.
+    /// The figures of each port.
     pub ports: [PortStatus; 3],
 }
 
 impl Sockets {
-    /// Numbers for operators.
+    /// Returns figures for operators.
     pub fn status(&self) -> SocketsStatus {
         SocketsStatus {
             descriptors_max: self.descriptors.max(),

@@ -1,5 +1,6 @@
-//! One port of a node: accepts connections, as many as it has places for, and turns the others away. Never ends while it has a socket, and
-//! never spins: what the system cannot give now is asked for again after a pause.
+//! One port of a node: accepts as many connections as it has places for, and refuses the others.
+//! Never ends while it has a socket, and never spins: when the system cannot give a connection now,
+//! it tries again after a pause.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -17,13 +18,14 @@ use super::refusal;
 use super::slots::Slots;
 use crate::logs::Sparse;
 
-/// Before the next connection is accepted after one could not be (usually: no descriptor is left).
+/// Time to wait after a connection could not be accepted (usually because no descriptor is left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections beyond the port's places that are told why they are closed; the others are closed without a word.
+/// Most connections beyond the port's places that are told why they are closed. Any others are
+/// closed without a reason.
 pub const REFUSED_IN_WORDS_MAX: usize = 16;
 
-/// A port, and who is connected to it. Cheap to clone; several listeners may share its places.
+/// A port and its connections. Cheap to clone; several listeners may share its places.
 #[derive(Clone, Debug)]
 pub struct Port(Arc<Inner>);
 
@@ -39,7 +41,7 @@ struct Inner {
     slowed: Sparse,
 }
 
-/// Since the process began.
+/// Counts since the process began.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     accepted: AtomicU64,
@@ -56,33 +58,33 @@ impl Counts {
     }
 }
 
-/// Numbers for operators.
+/// Figures of one port for operators.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortStatus {
     /// `grpc`, `raft` or `http`.
     pub name: &'static str,
     /// Connections that may be open at a time.
     pub max: usize,
-    /// Those that are.
+    /// Connections that are open.
     pub open: usize,
-    /// Of these, the ones that have not finished their preface.
+    /// Open connections that have not finished their preface.
     pub silent: usize,
-    /// Connections that got a place, since the process began, as the following ones.
+    /// Connections that got a place. This and the following are counted since the process began.
     pub accepted: u64,
     /// Connections that were closed at once, because all places were in use.
     pub refused: u64,
     /// Silent connections that were closed after a while, or made room for new ones.
     pub silent_closed: u64,
-    /// Connections that the system could not hand over.
+    /// Connections that the system failed to hand over.
     pub accept_failures: u64,
     /// Calls that were reset, by the other side or because of what it sent.
     pub resets: u64,
-    /// How often a connection was slowed down because it resets calls too fast.
+    /// How often a connection was slowed down because it reset calls too fast.
     pub slowed: u64,
 }
 
 impl Port {
-    /// `name` is what operators call it; at most `max` connections are open at a time.
+    /// Makes a port that operators know as `name`, with at most `max` connections open at a time.
     pub fn new(name: &'static str, max: usize) -> Port {
         Port(Arc::new(Inner {
             name,
@@ -96,13 +98,13 @@ impl Port {
         }))
     }
 
-    /// Accepts from a socket that listens already. Inside of a tokio runtime.
+    /// Accepts from a socket that already listens. Must be called inside a tokio runtime.
     pub fn listen(&self, listener: StdListener) -> io::Result<Listener> {
         listener.set_nonblocking(true)?;
         Ok(Listener { port: self.clone(), listener: TcpListener::from_std(listener)? })
     }
 
-    /// Numbers for operators.
+    /// Returns figures for operators.
     pub fn status(&self) -> PortStatus {
         let Inner { name, slots, counts, .. } = &*self.0;
         let (open, silent) = slots.count();
@@ -124,12 +126,12 @@ impl Port {
         &self.0.counts
     }
 
-    /// Calls of a connection were reset.
+    /// Counts calls of a connection that were reset.
     pub(super) fn reset(&self, count: usize) {
         self.0.counts.resets.fetch_add(count as u64, Relaxed);
     }
 
-    /// A connection is slowed down.
+    /// Counts and logs that a connection is slowed down.
     pub(super) fn slowed(&self) {
         Counts::add(&self.0.counts.slowed);
         if let Some(left_out) = self.0.slowed.due() {
@@ -165,7 +167,7 @@ impl Port {
         }
     }
 
-    /// Tells it why, if not too many are being told now.
+    /// Tells the connection why it is refused, unless too many are being told now.
     fn refuse(&self, stream: TcpStream) {
         if let Ok(turn) = self.0.refusing.clone().try_acquire_owned() {
             let text = format!("all {} connections that this port may have are in use", self.0.slots.max());
@@ -184,7 +186,7 @@ impl Port {
     }
 }
 
-/// A socket of a port.
+/// A listening socket of a port.
 #[derive(Debug)]
 pub struct Listener {
     port: Port,
@@ -192,9 +194,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The connections, for as long as the stream lives. It has no end of its own.
+    /// Returns the connections, for as long as the stream lives. The stream never ends by itself.
     pub fn connections(self) -> impl Stream<Item = Connection<TcpStream>> + Send + Unpin {
-        // In a stream an accept under way, and its pause, outlives whoever stops waiting for it.
+        // As a stream, an accept in progress and its pause survive when a caller stops waiting for
+        // it.
         Box::pin(stream::unfold(self, |listener| async move { Some((listener.accept().await, listener)) }))
     }
 
@@ -206,7 +209,7 @@ impl Listener {
                         return connection;
                     }
                 }
-                // The other side has gone meanwhile: no reason to wait.
+                // The other side has gone meanwhile, which is no reason to wait.
                 Err(error) if is_of_the_other_side(&error) => self.port.note_failure(&error),
                 Err(error) => {
                     self.port.note_failure(&error);
@@ -233,7 +236,7 @@ mod tests {
 
     use super::*;
 
-    /// A port with so many places, that reads from each connection and keeps it.
+    /// Serves a port: reads from each connection and keeps it.
     fn serve(port: &Port) -> SocketAddr {
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,34 +1,35 @@
-//! Tells from the first bytes of a connection which HTTP it speaks, and when it has said what a client says first: in HTTP/2 the preface and
-//! its SETTINGS, in HTTP/1 the head of a request. Parses no request; what is wrong in it is for whoever serves the connection.
+//! Tells from the first bytes of a connection which HTTP it speaks, and when the client has sent
+//! its preface: in HTTP/2 the preface and its SETTINGS, in HTTP/1 the head of a request. Parses no
+//! request; the connection's server finds errors in it.
 
 use super::frames::{ACK, Frames, SETTINGS};
 
-/// What a client of HTTP/2 sends first.
+/// The first bytes that a client of HTTP/2 sends.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How far a connection has got.
 #[derive(Debug)]
 pub(super) enum Preface {
-    /// Its bytes are the beginning of [`PREFACE`] so far.
+    /// All bytes so far are the start of [`PREFACE`].
     Open {
-        /// So many of them.
+        /// Number of those bytes.
         matched: usize,
     },
     /// Waits for the first SETTINGS of an HTTP/2 client.
     Settings(Frames),
-    /// Waits for the empty line behind a request of HTTP/1.
+    /// Waits for the empty line after a request of HTTP/1.
     Head {
-        /// Nothing but a carriage return since the last line feed.
+        /// Nothing but a carriage return has come since the last line feed.
         at_line_start: bool,
     },
 }
 
-/// What a connection speaks that has said it all.
+/// The protocol of a connection that has finished its preface.
 #[derive(Debug)]
 pub(super) enum Spoken {
-    /// HTTP/1, or what is taken for it.
+    /// HTTP/1, or something that is treated as HTTP/1.
     Http1,
-    /// HTTP/2, and where its frames are.
+    /// HTTP/2, and the position in its frames.
     Http2(Frames),
 }
 
@@ -39,12 +40,14 @@ impl Default for Preface {
 }
 
 impl Preface {
-    /// Whether the connection speaks HTTP/2, as far as it has spoken.
+    /// Returns whether the connection speaks HTTP/2, as far as is known.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self, Preface::Settings(_))
     }
 
-    /// Takes the next bytes, and says what the connection speaks once it has said it all. `more` is told of each frame behind that.
+    /// Reads the next bytes. Returns the protocol once the preface is complete.
+    ///
+    /// Calls `more` with the kind of each frame after the preface.
     pub(super) fn pass(&mut self, bytes: &[u8], mut more: impl FnMut(u8)) -> Option<Spoken> {
         let mut bytes = bytes;
         if let Preface::Open { matched } = self {
@@ -55,7 +58,7 @@ impl Preface {
             let matched = *matched;
             if is_over {
                 let mut at_line_start = false;
-                // What has matched so far was a part of the head as well.
+                // The bytes that matched so far were part of the head as well.
                 if head_ends(&PREFACE[..matched], &mut at_line_start) {
                     return Some(Spoken::Http1);
                 }
@@ -82,7 +85,7 @@ impl Preface {
     }
 }
 
-/// Whether an empty line is among the bytes.
+/// Returns whether the bytes contain an empty line.
 fn head_ends(bytes: &[u8], at_line_start: &mut bool) -> bool {
     for byte in bytes {
         match byte {
@@ -102,7 +105,7 @@ mod tests {
     const SETTINGS_FRAME: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 9];
     const RESET_FRAME: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
 
-    /// After how many bytes it has said it all, what that is, and which frames came behind it.
+    /// Returns after how many bytes the preface is complete, the protocol, and the frames after it.
     fn passed(sent: &[u8], size: usize) -> Option<(usize, &'static str, Vec<u8>)> {
         let (mut preface, mut taken) = (Preface::default(), 0);
         for part in sent.chunks(size) {

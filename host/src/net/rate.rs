@@ -1,15 +1,16 @@
-//! How often something may happen: so many times at once, and so many a second in the long run. Knows no clock; whoever asks says when it is.
+//! Limits how often something may happen: a burst at once, and a number per second in the long run.
+//! Has no clock; the caller passes the time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A bucket of tokens. It may be overdrawn: what has happened is paid for by waiting.
+/// A bucket of tokens. It may be overdrawn; the caller pays for that by waiting.
 #[derive(Debug)]
 pub(super) struct Rate {
     burst: i64,
     a_second: i64,
-    /// Thousandths of a token.
+    /// Tokens left, in thousandths.
     left: i64,
     at: Instant,
 }
@@ -17,16 +18,16 @@ pub(super) struct Rate {
 const THOUSANDTHS: i64 = 1_000;
 
 impl Rate {
-    /// Full.
+    /// Makes a full bucket.
     pub(super) fn new(burst: u32, a_second: u32, now: Instant) -> Rate {
         let burst = i64::from(burst) * THOUSANDTHS;
         Rate { burst, a_second: i64::from(a_second), left: burst, at: now }
     }
 
-    /// It has happened `count` times. How long nothing more of it may happen.
+    /// Takes `count` tokens for what has happened. Returns how long nothing more may happen.
     pub(super) fn spend(&mut self, count: usize, now: Instant) -> Duration {
         let passed_ms = i64::try_from(now.saturating_duration_since(self.at).as_millis()).unwrap_or(i64::MAX);
-        // Tokens a second are thousandths of a token a millisecond.
+        // Tokens per second equal thousandths of a token per millisecond.
         self.left = self.left.saturating_add(passed_ms.saturating_mul(self.a_second)).min(self.burst);
         self.at += Duration::from_millis(passed_ms.unsigned_abs());
         self.left = self.left.saturating_sub(i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(THOUSANDTHS));

@@ -1,23 +1,25 @@
-//! Tells a connection in its own protocol why it is closed before it was served: HTTP/2 has GOAWAY for it, HTTP/1 a status. Reads only
-//! enough to know which of the two; serves nothing.
+//! Tells a connection in its own protocol why it is closed before it was served: with GOAWAY in
+//! HTTP/2, with a status in HTTP/1. Reads only enough to know which of the two it is. Serves
+//! nothing.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// How long a connection may take to say which protocol it speaks, to hear the reason, and to close.
+/// Longest time that a connection may take to show its protocol, to receive the reason, and to
+/// close.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// An empty SETTINGS frame, which a server sends first.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// Kind of a GOAWAY frame.
 const GOAWAY: u8 = 7;
-/// Its reason: the other side asks for more than it can get.
+/// Error code of that frame: the other side asks for more than it can get.
 const ENHANCE_YOUR_CALM: u8 = 11;
 
-/// Tells `text` and closes the connection.
+/// Sends `text` and closes the connection.
 pub(super) async fn tell(mut io: impl AsyncRead + AsyncWrite + Unpin, text: &str) {
-    // Whoever does not wait for the reason does not need it.
+    // A client that does not wait for the reason does not need it.
     let _out_of_time = tokio::time::timeout(PATIENCE, answer(&mut io, text)).await;
 }
 
@@ -26,7 +28,7 @@ async fn answer(io: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str) -> s
     io.read_exact(&mut first).await?;
     io.write_all(&if first == *b"PRI " { goaway(text) } else { unavailable(text) }).await?;
     io.shutdown().await?;
-    // Bytes that nobody has read would reset the connection, and the reason with it.
+    // Unread bytes would reset the connection, and the reason would be lost.
     tokio::io::copy(io, &mut tokio::io::sink()).await.map(drop)
 }
 

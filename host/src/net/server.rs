@@ -1,8 +1,10 @@
-//! Serves accepted connections in HTTP/2, and in HTTP/1, so that a browser gets a sentence instead of a reset. Each port has
-//! one way to be served: this one. Who may be connected, and for how long without a word, is decided by `port` and `connection`.
+//! Serves accepted connections in HTTP/2, and in HTTP/1, so that a browser gets a sentence instead
+//! of a reset. Every port is served by this code. `port` and `connection` decide who may be
+//! connected, and how long a connection may be silent.
 //!
-//! tonic's own server is not used because it answers `grpc-timeout` itself, with CANCELLED and without telling whether the
-//! command was proposed, and because it has hyper put a date on each reply. Knows no gRPC method.
+//! tonic's own server is not used, for two reasons. It answers `grpc-timeout` itself, with
+//! CANCELLED and without telling whether the command was proposed. And it has hyper put a date on
+//! each reply. Knows no gRPC method.
 
 use std::error::Error;
 use std::future::Future;
@@ -24,33 +26,34 @@ use tower_service::Service;
 use super::authority::AnyAuthority;
 use super::{Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX};
 
-/// Bytes of request headers.
+/// Most bytes of request headers.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
 
-/// How long open calls may take to end once the node stops.
+/// Longest time that open calls may take to end once the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// The end of the last year that an HTTP date can name.
+/// The end of the last year that an HTTP date can express.
 const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
 
-/// What the connections of one port may have under way, and how they are kept.
+/// Limits of the connections of one port, and their keepalive.
 #[derive(Clone, Debug)]
 pub struct Http2Limits {
-    /// Calls that one connection may have open at a time; a client library queues what exceeds it. At most
-    /// [`RESETS_AT_ONCE_MAX`], because all of them may be reset at one deadline.
+    /// Calls that one connection may have open at a time; a client library queues the others. At
+    /// most [`RESETS_AT_ONCE_MAX`], because all of them may be reset at one deadline.
     pub streams_max: u32,
-    /// Flow control: bytes of one call that may be on their way.
+    /// Flow control: bytes of one call that may be in transit.
     pub stream_window_bytes: u32,
-    /// Flow control: bytes of a connection that may be on their way.
+    /// Flow control: bytes of one connection that may be in transit.
     pub connection_window_bytes: u32,
-    /// How often a silent connection is asked for a sign of life.
+    /// Time after which a silent connection is pinged.
     pub keepalive_interval: Duration,
-    /// How long it may take to give one.
+    /// Longest time that the answer may take.
     pub keepalive_timeout: Duration,
 }
 
-/// Serves every listener of `port` until `stop` completes; then lets open calls end for at most [`DRAIN`]. `service` makes
-/// what serves one connection.
+/// Serves every listener of `port` until `stop` completes.
+///
+/// Then it lets open calls end for at most [`DRAIN`]. `service` makes the service of a connection.
 ///
 /// # Errors
 /// A listener cannot be handed to the runtime.
@@ -140,12 +143,12 @@ async fn serve_connection<S, B>(
     }
 }
 
-/// Whether HTTP can name this date.
+/// Returns whether HTTP can express this date.
 fn is_http_date(now: SystemTime) -> bool {
     now.duration_since(UNIX_EPOCH).is_ok_and(|since| since <= LAST_DATE)
 }
 
-/// Whether the client does not begin as one of HTTP/2 does.
+/// Returns whether the client does not begin like one of HTTP/2.
 async fn is_http1(stream: &Connection<TcpStream>) -> bool {
     const PREFACE: &[u8; 4] = b"PRI ";
     let mut first = [0; PREFACE.len()];
@@ -155,7 +158,10 @@ async fn is_http1(stream: &Connection<TcpStream>) -> bool {
     }
 }
 
-/// hyper reads the date at each turn of an HTTP/1 connection, and panics where HTTP has no word for it. HTTP/2 can be told to leave that.
+/// Answers an HTTP/1 client that the clock is wrong.
+///
+/// hyper reads the date at each turn of an HTTP/1 connection, and panics if HTTP cannot express it.
+/// For HTTP/2 that can be switched off.
 async fn say_that_the_clock_is_wrong(mut stream: Connection<TcpStream>) {
     let words = "this machine's clock stands where HTTP has no date, before 1970 or after 9999: set it. gRPC is served meanwhile\n";
     let reply = format!(
@@ -163,7 +169,7 @@ async fn say_that_the_clock_is_wrong(mut stream: Connection<TcpStream>) {
         words.len()
     );
     let said = async {
-        // Or closing would throw the reply away.
+        // Reads the request first; otherwise closing would discard the reply.
         let _request = stream.read(&mut [0; 8 << 10]).await?;
         stream.write_all(reply.as_bytes()).await?;
         stream.shutdown().await
@@ -174,12 +180,13 @@ async fn say_that_the_clock_is_wrong(mut stream: Connection<TcpStream>) {
     }
 }
 
-/// Completes once the flag is set, or nobody is left who could set it.
+/// Completes once the flag is set, or once nobody is left who could set it.
 async fn until(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
-/// Replies carry no date: no client of ours reads it, and hyper panics where HTTP has no word for it.
+/// Makes the server. Replies carry no date: no client reads it, and hyper panics if HTTP cannot
+/// express it.
 fn builder(limits: &Http2Limits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().auto_date_header(false).timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
@@ -188,7 +195,8 @@ fn builder(limits: &Http2Limits) -> Builder<TokioExecutor> {
         .auto_date_header(false)
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
-        // A connection is slowed down when it resets calls too fast, and not ended after a number of resets.
+        // A connection that resets calls too fast is slowed down. It is not ended after a number of
+        // resets.
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(None)
         .initial_stream_window_size(limits.stream_window_bytes)

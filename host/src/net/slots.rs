@@ -1,7 +1,9 @@
-//! Who has a connection open on one port: at most so many at a time. Opens and closes nothing itself.
+//! The places of one port: at most so many connections at a time. Opens and closes nothing itself.
 //!
-//! - A connection is *silent* until it has finished its preface. When the port is full, the oldest silent one makes room for a new one.
-//! - One that has spoken is in use and is never thrown out; when all are in use, there is no room.
+//! - A connection is *silent* until it has finished its preface. When the port is full, the oldest
+//!   silent one makes room for a new one.
+//! - A connection that is not silent is in use and is never evicted. When all are in use, there is
+//!   no room.
 //! - Silent ones are ordered by their number, which grows with each connection.
 
 use std::collections::BTreeMap;
@@ -26,19 +28,19 @@ struct Inner {
 struct Table {
     /// The number of the next connection.
     next: u64,
-    /// Places that are taken. Whoever was thrown out has none any more.
+    /// Places that are taken. An evicted connection no longer has one.
     taken: usize,
     silent: BTreeMap<u64, Arc<Eviction>>,
 }
 
-/// Tells a silent connection that it has to go.
+/// Tells a silent connection that it has to close.
 #[derive(Debug, Default)]
 struct Eviction {
     is_due: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// One place. Given back when dropped.
+/// One place. It is given back when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Slots,
@@ -51,7 +53,10 @@ impl Slots {
         Slots(Arc::new(Inner { max, table: Mutex::default() }))
     }
 
-    /// A place for a new connection, if need be that of the oldest silent one; and whether that one had to go. `None` when all are in use.
+    /// Takes a place for a new connection, evicting the oldest silent one if necessary. Returns the
+    /// place and whether it evicted one.
+    ///
+    /// `None` when all are in use.
     pub(super) fn enter(&self) -> Option<(Slot, bool)> {
         let mut table = self.0.table.lock();
         let makes_room = table.taken >= self.0.max;
@@ -66,7 +71,7 @@ impl Slots {
         Some((Slot { slots: self.clone(), number, eviction }, makes_room))
     }
 
-    /// Throws the oldest silent connection out, and says whether there was one.
+    /// Evicts the oldest silent connection. Returns whether there was one.
     pub(super) fn evict_oldest(&self) -> bool {
         self.0.table.lock().evict_oldest()
     }
@@ -75,7 +80,7 @@ impl Slots {
         self.0.max
     }
 
-    /// Connections, and how many of them are silent.
+    /// Returns the number of connections, and how many of them are silent.
     pub(super) fn count(&self) -> (usize, usize) {
         let table = self.0.table.lock();
         (table.taken, table.silent.len())
@@ -93,7 +98,8 @@ impl Table {
 }
 
 impl Slot {
-    /// The connection has finished its preface: it is not thrown out any more. False when it was just now.
+    /// Marks that the connection has finished its preface, so that it is never evicted. Returns
+    /// false when it was just evicted.
     pub(super) fn has_spoken(&self) -> bool {
         self.slots.0.table.lock().silent.remove(&self.number).is_some()
     }
@@ -109,7 +115,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut table = self.slots.0.table.lock();
         table.silent.remove(&self.number);
-        // Under the lock, so that it was counted out once only.
+        // Checked under the lock, so that each place is given back only once.
         if !self.eviction.is_due.load(Ordering::Acquire) {
             table.taken -= 1;
         }

@@ -1,5 +1,6 @@
-//! Which component this node may run and which cluster it is in: loads, keeps and compares components, stamps the disk.
-//! Speaks to nobody; `raft/join.rs` does that, through the [`Host`] this implements.
+//! Owns which component this node may run and which cluster it is in: loads, stores and compares
+//! components, and records the cluster on disk. Sends nothing to others; `raft/join.rs` does that
+//! through the [`Host`] that this implements.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -19,7 +20,7 @@ use crate::raft::join::{ComponentId, Host, JoinOffer};
 use crate::store::{DataDir, Log};
 use crate::types::{Cluster, Identity, NodeId, hex};
 
-/// A node's own admission desk. Cheap to clone; clones share everything.
+/// A node's own admission. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub(crate) struct Admission {
     directory: Arc<DataDir>,
@@ -27,9 +28,9 @@ pub(crate) struct Admission {
     machine: Machine,
     cluster: ClusterCell,
     identity: Arc<Mutex<Identity>>,
-    /// What the node was started with or has fetched.
+    /// The component that the node was started with or has fetched.
     current: Arc<Mutex<Option<ComponentId>>>,
-    /// Told when the component becomes known; empty while the node is being wired.
+    /// Told when the component becomes known; empty until the API exists.
     api: Arc<OnceLock<Api>>,
 }
 
@@ -54,14 +55,19 @@ impl Admission {
         self.current.lock().map(|component| component.hash)
     }
 
-    /// The genesis entry for the cluster this node is in, if it knows both cluster and component.
+    /// Returns the genesis entry of this node's cluster.
+    ///
+    /// `None` if the node does not know both cluster and component.
     pub(crate) fn genesis_to_propose(&self) -> Option<Genesis> {
         let (cluster, current) = (self.cluster.get()?, (*self.current.lock())?);
         Some(machine::genesis_of(cluster.id, &self.machine.component()?, current.source_hash))
     }
 
-    /// Before Raft starts: the recorded component of a member, else what `--fsm` names, else nothing yet. Says why this node may not take
-    /// part in its cluster, if it may not: another component, none, or a profile that this build does not run. Blocks: it compiles.
+    /// Loads the component before Raft starts. Blocks, because it compiles.
+    ///
+    /// A member loads the recorded component, any other node the one that `--fsm` names, if any.
+    /// Returns why this node may not take part in its cluster, if so: another component, none, or a
+    /// profile that this build does not run.
     pub(crate) fn load_at_start(&self, fsm: Option<&Path>) -> anyhow::Result<Option<String>> {
         let brought = fsm.map(read).transpose()?;
         let Some(cluster) = self.cluster.get() else {
@@ -103,7 +109,8 @@ impl Admission {
                 encoded.to_vec()
             }
             (Err(problem), brought) => {
-                // What was brought is encoded otherwise by this version, or it would have taken the place.
+                // `--fsm` names a file with another encoding in this version, or it would have
+                // replaced the recorded one.
                 let bring = match brought {
                     None => "start the node with --fsm <the file that the cluster was started with>, or ",
                     Some(_) => "",
@@ -120,7 +127,8 @@ impl Admission {
         };
         let component = match self.compile(&encoded, &limits) {
             Ok(component) => component,
-            // It ran here once: under another version of this program, or on a machine with more room.
+            // It ran here once: under another version of this program, or on a machine with more
+            // room.
             Err(error) => {
                 let why = format!("the cluster's component cannot run here: {error:#}");
                 return Ok(Some(format!(
@@ -132,7 +140,7 @@ impl Admission {
         Ok(self.machine.check_fitness().err())
     }
 
-    /// The component that the cluster runs, as this node keeps it, or what is wrong with that.
+    /// Returns the cluster's component as this node stores it, or what is wrong with that.
     fn recorded(&self, hash: &[u8; 32]) -> Result<Vec<u8>, String> {
         let place = || format!("{}/{}.wasm", self.directory.components().display(), hex(hash));
         match self.directory.load_component(hash) {
@@ -156,10 +164,11 @@ impl Admission {
         Ok(component)
     }
 
-    /// Keeps the component on disk and puts it to work.
+    /// Stores the component on disk and puts it into use.
     fn install(&self, id: ComponentId, component: Component) -> anyhow::Result<()> {
         self.directory.save_component(&id.hash, component.encoded())?;
-        // The machine first: whoever opens the API meanwhile is seen here, or sees the component there.
+        // The machine first. An API that is opened meanwhile is then either seen here, or finds the
+        // component there.
         self.machine.set_component(component.clone());
         if let Some(api) = self.api.get() {
             api.set_component(&component)?;
@@ -168,7 +177,7 @@ impl Admission {
         Ok(())
     }
 
-    /// Writes on the disk which cluster this node is in, for ever. Durable on return.
+    /// Records on disk which cluster this node is in, for ever. Durable on return.
     pub(crate) fn stamp(&self, cluster: Cluster) -> anyhow::Result<()> {
         let mut identity = self.identity.lock();
         if let Some(current) = &identity.cluster
@@ -203,7 +212,7 @@ impl Admission {
     }
 }
 
-/// The file of `--fsm`: its two hashes and the encoded component.
+/// Reads the file of `--fsm`: returns its two hashes and the encoded component.
 fn read(path: &Path) -> anyhow::Result<(ComponentId, Bytes)> {
     let file = std::fs::read(path).with_context(|| format!("--fsm: cannot read {}", path.display()))?;
     let encoded = Component::encode(&file).with_context(|| refusal(path))?;
@@ -215,12 +224,13 @@ fn refusal(path: &Path) -> String {
     format!("--fsm: {} is refused", path.display())
 }
 
-/// Equal by the encoded component, or by the file that was encoded once: no node re-encodes what is recorded.
+/// Compares by the encoded component, or by the file that was encoded once: no node re-encodes a
+/// recorded component.
 fn same_component(a: ComponentId, b: ComponentId) -> bool {
     a.hash == b.hash || a.source_hash == b.source_hash
 }
 
-/// Compiled code is kept beside the components it was compiled from.
+/// Compiled code is stored beside its component.
 impl Shelf for DataDir {
     fn take(&self, name: &str) -> Option<Vec<u8>> {
         self.load_code(name).unwrap_or_else(|error| {

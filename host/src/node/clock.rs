@@ -1,5 +1,5 @@
-//! The clock of this machine, where the node depends on it: what its log time is made of, and that no cluster is founded by a clock that
-//! cannot be right. Sets no clock.
+//! This machine's clock where the node depends on it: it feeds the log time, and no cluster is
+//! founded by a clock that cannot be right. Sets no clock.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::raft::log_time::{LogTimeParts, voters_of};
 use crate::raft::{LogTime, RaftCell};
 use crate::types::{CLOCK_MAX_MS, CLOCK_MIN_MS, NodeId, date};
 
-/// Log time, as this node's entries are stamped and its clock is compared.
+/// Makes the log time that stamps this node's entries, and that its clock is compared with.
 pub(super) fn log_time(me: NodeId, machine: &Machine, raft: &RaftCell, heartbeat: Duration) -> LogTime {
     let applied = machine.applied();
     LogTime::new(LogTimeParts {
@@ -21,8 +21,10 @@ pub(super) fn log_time(me: NodeId, machine: &Machine, raft: &RaftCell, heartbeat
     })
 }
 
-/// Refuses to found a cluster by a clock that cannot be right: log time begins there and never goes back, so leases and timers would
-/// stand still for years.
+/// Refuses to found a cluster by a clock that cannot be right.
+///
+/// Log time begins at this clock and never goes back, so leases and timers would stand still for
+/// years.
 pub(super) fn check_to_found(clock_ms: u64) -> anyhow::Result<()> {
     let wrong = match clock_ms {
         ..CLOCK_MIN_MS => format!("before {}, the date of this program", date(CLOCK_MIN_MS)),

@@ -1,5 +1,6 @@
-//! What a node does unasked: the genesis entry of a new cluster, its own mode, a look at the room on the disk now and then, and ending
-//! the process when Raft's core has ended. Each duty is one loop; none talks to a client.
+//! A node's background tasks: the genesis entry of a new cluster, the node's own mode, regular
+//! checks of the room on the disk, and the end of the process when Raft's core has ended. Each task
+//! is one loop. None talks to a client.
 
 use crate::codec::entry;
 use crate::machine::Machine;
@@ -18,19 +19,21 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Duration, sleep};
 
-/// Before a genesis entry that was not applied is proposed again.
+/// Time before a genesis entry that was not applied is proposed again.
 const GENESIS_RETRY: Duration = Duration::from_millis(100);
 
-/// Between two looks at the room on the disk. A disk of a gigabyte a second fills half of the default `--min_free_bytes` meanwhile.
+/// Time between two checks of the room on the disk. In that time a disk of 1 GB/s fills half of the
+/// default `--min_free_bytes`.
 const SPACE_PAUSE: Duration = Duration::from_millis(250);
 
-/// Between two looks at how long the disk has been at one write of the log.
+/// Time between two checks of how long the disk has been writing one batch of the log.
 const DISK_LOOK_PAUSE: Duration = Duration::from_millis(100);
 
-/// Between two times that this node lets go of leadership because of its disk.
+/// Time between two hand-overs of leadership because of this node's disk.
 const LET_GO_PAUSE: Duration = Duration::from_secs(30);
 
-/// While this node leads a cluster that has no genesis entry yet, proposes one. A second one changes nothing.
+/// Proposes a genesis entry while this node leads a cluster that has none yet. A second one changes
+/// nothing.
 pub(crate) async fn propose_genesis(
     mut leader: LeaderWatch,
     proposer: Proposer,
@@ -55,8 +58,11 @@ pub(crate) async fn propose_genesis(
     }
 }
 
-/// A node serves once it is in a cluster and its state has reached all that its readers may have seen before this start (local reads
-/// never go backwards), and until the cluster has removed it.
+/// Maintains this node's mode.
+///
+/// A node serves once it is in a cluster and its state has reached everything that its readers may
+/// have seen before this start. So local reads never go backwards. It stops serving when the
+/// cluster has removed it.
 pub(crate) async fn keep_mode(
     machine: Machine,
     cluster: ClusterCell,
@@ -72,7 +78,7 @@ pub(crate) async fn keep_mode(
     tokio::join!(catching_up, publish_mode(&machine, reached, removed, quarantined, disputes));
 }
 
-/// From nothing to serving, as if there were no removal.
+/// Brings the mode from starting to serving. Ignores removals.
 async fn catch_up(
     machine: &Machine,
     cluster: ClusterCell,
@@ -87,7 +93,8 @@ async fn catch_up(
         progress.send_replace(NodeMode::CatchingUp(why.into()));
         cluster.joined().await;
     }
-    // A joiner's first reads wait for the genesis entry, without which it would serve an empty state.
+    // The first reads of a node that joins wait for the genesis entry. Without it the node would
+    // serve an empty state.
     progress.send_replace(NodeMode::CatchingUp("the cluster's log has not reached this node yet".into()));
     let mut genesis = machine.genesis_applied();
     if genesis.wait_for(|applied| *applied).await.is_err() {
@@ -104,8 +111,10 @@ async fn catch_up(
     tracing::info!(index = machine.applied_index(), "ready");
 }
 
-/// The index at which the state holds all that readers may have seen before this start. After a crash of the machine only a leader
-/// can tell what of the log's end was committed. `None` when Raft has stopped.
+/// Returns the index at which the state holds everything that readers may have seen.
+///
+/// This counts reads before this start. After a crash of the machine only a leader can tell which
+/// entries at the end of the log were committed. `None` when Raft has stopped.
 async fn index_to_reach(machine: &Machine, raft: &Raft, seen: Seen, progress: &watch::Sender<NodeMode>) -> Option<u64> {
     let last = match seen {
         Seen::Through(index) => return Some(index),
@@ -122,8 +131,10 @@ async fn index_to_reach(machine: &Machine, raft: &Raft, seen: Seen, progress: &w
     loop {
         {
             let now = metrics.borrow_watched();
-            // What a leader has told this process, never what the disk had. All that was applied here was committed, and stands in
-            // every later leader's log: once the commit reaches the end of ours, cut to that leader's or not, it covers all of it.
+            // This is the commit index that a leader has sent to this process, never the one from
+            // disk. Everything that was applied here was committed, and is in every later leader's
+            // log. So once the commit index reaches the end of this log, whether or not that was
+            // truncated, it covers all of it.
             let committed = now.cluster_committed.map(|log_id| log_id.index);
             if let Some(committed) = committed
                 && committed >= last.min(now.last_log_index.unwrap_or(0))
@@ -146,7 +157,7 @@ async fn publish_mode(
 ) {
     loop {
         if let Some(why) = quarantined.borrow_and_update().clone() {
-            // For the rest of this process's life.
+            // It stays so for the rest of this process's life.
             return machine.set_mode(NodeMode::Quarantined(why));
         }
         let removed_at = *removed.borrow_and_update();
@@ -158,7 +169,7 @@ async fn publish_mode(
                  it, or add it again from the leader"
             ))
         }));
-        // `reached` says no more once this node serves.
+        // `reached` sends nothing more once this node serves.
         let more = async {
             if reached.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -175,8 +186,9 @@ async fn publish_mode(
     }
 }
 
-/// Keeps on the disk that this node was removed: after a restart it serves nothing either, whoever can be reached then.
-/// `kept` is what stands there now.
+/// Records on disk that this node was removed. `kept` is the current record.
+///
+/// After a restart the node then serves nothing either, whichever nodes it can reach.
 pub(crate) async fn remember_removal(
     directory: Arc<DataDir>,
     mut kept: Option<u64>,
@@ -200,8 +212,10 @@ pub(crate) async fn remember_removal(
     }
 }
 
-/// Takes a node out of service whose state is not the cluster's, for good: nothing is served, also after a restart; leadership goes to
-/// another node, Raft stops, and process and health stay up to say why. The entry is kept beside the reason.
+/// Takes a node out of service for good when its state differs from the cluster's.
+///
+/// The node serves nothing, also after a restart. Leadership goes to another node and Raft stops.
+/// Process and health stay up to report the reason. The entry is stored beside the reason.
 pub(crate) async fn quarantine(
     inquiry: Inquiry,
     directory: Arc<DataDir>,
@@ -228,7 +242,7 @@ pub(crate) async fn quarantine(
     quarantined.closed().await;
 }
 
-/// What the commands of that entry were, as the log holds them; evidence that may be gone already.
+/// Returns the commands of that entry from the log. They are evidence, and may be gone already.
 async fn entry_at(mut log: Log, index: u64) -> Option<Vec<u8>> {
     let found = log.get_log_reader().await.try_get_log_entries(index..=index).await;
     match found.ok()?.pop()?.payload {
@@ -237,7 +251,7 @@ async fn entry_at(mut log: Log, index: u64) -> Option<Vec<u8>> {
     }
 }
 
-/// Looks at the room on the disk, for as long as the node lives.
+/// Checks the room on the disk for as long as the node lives.
 pub(crate) async fn watch_space(space: Space) {
     loop {
         sleep(SPACE_PAUSE).await;
@@ -248,8 +262,10 @@ pub(crate) async fn watch_space(space: Space) {
     }
 }
 
-/// A leader whose disk hangs can apply nothing, and whoever asks it gets no answer; the others could go on without it. So it lets go of
-/// its leadership when one write of the log has taken `limit`.
+/// Gives up leadership when one write of the log has taken `limit`.
+///
+/// A leader whose disk hangs can apply nothing and answers no client, but the other nodes could
+/// continue without it.
 pub(crate) async fn leave_hung_disk(log: Log, leader: LeaderWatch, members: Members, limit: Duration) {
     loop {
         sleep(DISK_LOOK_PAUSE).await;
@@ -261,18 +277,19 @@ pub(crate) async fn leave_hung_disk(log: Log, leader: LeaderWatch, members: Memb
         if let Err(error) = members.let_go().await {
             tracing::warn!(%error, "this node keeps the lead although its disk hangs");
         }
-        // However it went: where all disks are slow, leadership must not go round.
+        // Waits even after a failure: if all disks are slow, leadership must not move on and on.
         sleep(LET_GO_PAUSE).await;
     }
 }
 
-/// Ends the node when Raft's core has stopped without being asked to: a node that answers but does not replicate is worse than none.
+/// Ends the node when Raft's core has stopped without being asked to. A node that answers but does
+/// not replicate is worse than none.
 pub(crate) async fn watch_core(raft: Raft, cell: RaftCell, fatal: Fatal) {
     let mut metrics = raft.metrics();
     loop {
         let running = metrics.borrow_watched().running_state.clone();
         if let Err(error) = running {
-            // The cell is emptied before a stop that is meant.
+            // The cell is emptied before an intended stop.
             if cell.get().is_some() {
                 fatal.raise(format!("Raft's core has stopped: {error}"));
             }
@@ -287,7 +304,8 @@ pub(crate) async fn watch_core(raft: Raft, cell: RaftCell, fatal: Fatal) {
     }
 }
 
-/// Completes when one of the tasks has panicked: without it the node would answer and do only half of its work.
+/// Completes when one of the tasks has panicked. Without that task the node would answer and do
+/// only half of its work.
 pub(crate) async fn panicked(tasks: &mut JoinSet<()>) -> String {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended

@@ -1,11 +1,15 @@
-//! Whether this node's place is its own: before it forms a cluster, and as long as it runs. A wiped member that bootstraps again, or a
-//! copy of a data directory, would answer where others expect another one. Decides whom to yield to; the messages come from `raft`.
+//! Checks whether this node's place is its own, before it forms a cluster and as long as it runs. A
+//! wiped member that bootstraps again, or a copy of a data directory, would answer where others
+//! expect another node. Decides who yields; the messages come from `raft`.
 //!
-//! - A cluster is formed only when no member of another one speaks to this address for a moment, and no other node's data lies in the
-//!   same `--raft_data_dir`. [`NodeConfig::bootstrap_forced`] says that it is meant.
-//! - Whoever founded a cluster and is still alone in it yields when a member of another cluster takes it for one of theirs: it stops its
-//!   Raft, serves nobody, and keeps that in the file `DISPUTED`. A cluster of several nodes is not moved by a stranger's message.
-//! - A process that is told that another one takes part in its place stops its Raft until it is started again.
+//! - A cluster is formed only if, for a moment, no member of another cluster speaks to this
+//!   address, and no other node's data is in the same `--raft_data_dir`.
+//!   [`NodeConfig::bootstrap_forced`] overrides this.
+//! - A node that founded a cluster and is still alone in it yields when a member of another cluster
+//!   takes it for one of its own. It stops its Raft, serves nobody, and records that in the file
+//!   `DISPUTED`. A cluster of several nodes ignores a stranger's message.
+//! - A process that is told that another one takes part in its place stops its Raft until it is
+//!   started again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,11 +30,13 @@ use crate::raft::{Claim, ClusterCell, Me, Process, Raft, RaftCell, peer};
 use crate::store::{self, DataDir};
 use crate::types::{Cluster, NodeMode, StoredMembership};
 
-/// How long a founder listens for members of another cluster. A leader tries each of its members at least twice a second, and one that
-/// hears no leader asks after its heartbeat timeout, one second by default.
+/// How long a founder listens for members of another cluster. A leader tries each of its members at
+/// least twice a second. A member that hears no leader asks after its heartbeat timeout, one second
+/// by default.
 const LISTEN_FOR: Duration = Duration::from_millis(1_500);
 
-/// One look at where this node was before. It answers or refuses at once, or proves nothing.
+/// Longest wait for an answer from this node's former address. It answers or refuses at once, or
+/// proves nothing.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Refuses to form a cluster beside the data of other nodes, before anything is made.
@@ -51,7 +57,7 @@ pub(super) fn check_siblings(config: &NodeConfig) -> anyhow::Result<()> {
     )
 }
 
-/// Directories of nodes that are, or were, in a cluster. What cannot be read is none of ours.
+/// Returns the directories of nodes that are, or were, in a cluster. Ignores anything unreadable.
 fn siblings(parent: &Path, own: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok);
     let mut found: Vec<PathBuf> =
@@ -60,7 +66,9 @@ fn siblings(parent: &Path, own: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Why this node may take no part from its start: its directory was given up, or another process answers where it was recorded.
+/// Returns why this node may take no part from its start.
+///
+/// Either its place was found disputed before, or another process answers at its recorded address.
 pub(super) async fn disputed(
     config: &NodeConfig,
     directory: &DataDir,
@@ -78,7 +86,9 @@ pub(super) async fn disputed(
     Ok(original.map(|original| NodeMode::Disputed(copied(me, process, &original, directory))))
 }
 
-/// Another process with this node's identity, at the address where this node was before; it is told of this one.
+/// Finds another process with this node's identity at this node's former address.
+///
+/// Tells that process of this one.
 async fn original(recorded: &StoredMembership, me: &Me, process: Process) -> Option<Original> {
     let before = recorded.membership().get_node(&me.node_id)?.raft_addr.clone();
     if before == me.node.raft_addr || before.is_empty() {
@@ -93,7 +103,7 @@ async fn original(recorded: &StoredMembership, me: &Me, process: Process) -> Opt
     }
 }
 
-/// What the original is told.
+/// Makes the message for the original.
 fn copy(me: &Me, process: Process) -> peer::Copy {
     peer::Copy {
         node: me.node_id,
@@ -104,7 +114,7 @@ fn copy(me: &Me, process: Process) -> peer::Copy {
     }
 }
 
-/// For the operator of a process that is not the first of its identity.
+/// Makes the text for the operator of a process that is not the first of its identity.
 fn copied(me: &Me, process: Process, original: &Original, directory: &DataDir) -> String {
     let (name, path) = (&me.node.name, directory.root().display());
     let place = match &*original.raft_addr {
@@ -120,9 +130,11 @@ fn copied(me: &Me, process: Process, original: &Original, directory: &DataDir) -
     )
 }
 
-/// Forms a cluster of this node alone, if that was asked for, it is in none, and nobody takes it for a member of another one. Raft is
-/// initialized before the disk is stamped, so a crash in between leaves a node that the next start finishes: alone in its cluster, it
-/// cannot disagree with anybody.
+/// Forms a cluster of this node alone, if that was asked for.
+///
+/// The node must be in no cluster, and nobody may take it for a member of another one. Raft is
+/// initialized before the cluster is recorded on disk. A crash in between leaves a node that the
+/// next start finishes: alone in its cluster, it cannot disagree with anybody.
 pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) -> anyhow::Result<()> {
     let (me, admission, cell) = (&below.me, &below.admission, &below.cluster);
     if let Some(cluster) = admission.cluster() {
@@ -130,12 +142,12 @@ pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) 
             let id = cluster.id_hex();
             tracing::info!("--raft_bootstrap is ignored: this node is already in cluster {id}");
         }
-        // A restored node begins where its old cluster may still look for it.
+        // A restored node starts at an address where its old cluster may still look for it.
         if below.identity.boot == 1
             && is_alone(raft, me)
             && let Some(claim) = listen(config, cell).await
         {
-            // `keep_identity` tells and keeps it.
+            // `keep_identity` logs and records it.
             cell.begin_dispute(claimed(me, &cluster, &claim, &below.directory));
         }
         return Ok(());
@@ -159,7 +171,7 @@ pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) 
         cell.begin_dispute(why);
         return Ok(());
     }
-    // Somebody asked it in meanwhile.
+    // A leader added this node meanwhile.
     if admission.cluster().is_some() {
         return Ok(());
     }
@@ -180,7 +192,7 @@ async fn listen(config: &NodeConfig, cell: &ClusterCell) -> Option<Claim> {
     tracing::debug!(?LISTEN_FOR, "listening whether members of another cluster take this node for one of theirs");
     tokio::select! {
         claim = timeout(LISTEN_FOR, claims.wait_for(Option::is_some)) => claim.ok()?.ok()?.clone(),
-        // Asked in by a leader: it forms no cluster.
+        // Added by a leader, this node forms no cluster.
         _ = async { cell.joined().await }, if cell.get().is_none() => None,
     }
 }
@@ -214,7 +226,7 @@ fn is_alone(raft: &Raft, me: &Me) -> bool {
     membership.membership().nodes().all(|(id, _)| *id == me.node_id)
 }
 
-/// What [`keep_identity`] looks at.
+/// The parts of a node that [`keep_identity`] works on.
 pub(super) struct Place {
     pub(super) me: Me,
     pub(super) cluster: ClusterCell,
@@ -225,7 +237,7 @@ pub(super) struct Place {
     pub(super) forced: bool,
 }
 
-/// Yields, for the rest of this process's life, to whom the head of this file names.
+/// Yields, for the rest of this process's life, in the cases that the head of this file names.
 pub(super) async fn keep_identity(place: Place) {
     tokio::join!(yield_to_original(&place), yield_to_cluster(&place), stop_in_dispute(&place));
 }
@@ -271,7 +283,8 @@ async fn yield_to_cluster(place: &Place) {
     }
 }
 
-/// A node that is in no cluster goes on: it may be asked in.
+/// Stops Raft when this node's place is disputed. A node in no cluster continues, because a leader
+/// may add it.
 async fn stop_in_dispute(place: &Place) {
     let mut disputes = place.cluster.disputes();
     loop {

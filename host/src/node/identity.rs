@@ -1,5 +1,6 @@
-//! Who a node is: its id in Raft, minted with its data directory, and whether its vote leaves it a future. Forms no cluster (that is
-//! `node/founding.rs`) and joins none (that is `node/admission.rs`).
+//! A node's identity: its id in Raft, minted with its data directory, and whether its vote leaves
+//! any later term. Forms no cluster (that is `node/founding.rs`) and joins none (that is
+//! `node/admission.rs`).
 
 use anyhow::{Context, bail};
 use openraft::storage::{RaftLogReader, RaftLogStorage};
@@ -9,7 +10,9 @@ use crate::raft::bounds::TERM_END;
 use crate::store::Log;
 use crate::types::{Identity, NodeId};
 
-/// The identity of the directory, minted now if it is new, with this start counted. Durable on return.
+/// Returns the identity of the directory, and counts this start. Durable on return.
+///
+/// Mints the identity if the directory is new.
 pub(super) fn open(log: &Log, config: &NodeConfig) -> anyhow::Result<Identity> {
     let mut identity = match log.identity() {
         Some(identity) => identity,
@@ -29,8 +32,10 @@ pub(super) fn open(log: &Log, config: &NodeConfig) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-/// Why nobody can be elected over this log any more, if that is so: its vote has come to the end of the terms, by a forged message to a
-/// build that did not refuse it.
+/// Returns why nobody can be elected over this log any more, if that is so.
+///
+/// The vote's term has then reached [`TERM_END`]. Only a forged message to a build that did not
+/// refuse it can cause that.
 pub(super) async fn out_of_terms(log: &Log) -> anyhow::Result<Option<String>> {
     let vote = log.clone().get_log_reader().await.read_vote().await?;
     let term = vote.map(|vote| vote.leader_id.term).filter(|term| *term >= TERM_END);
@@ -43,17 +48,17 @@ pub(super) async fn out_of_terms(log: &Log) -> anyhow::Result<Option<String>> {
     }))
 }
 
-/// A number that no other process has, never 0.
+/// Mints a number that no other process has; never 0.
 pub(super) fn mint_nonce() -> anyhow::Result<u64> {
     Ok(mint_node_id()?.max(1))
 }
 
-/// An id that no other data directory has.
+/// Mints an id that no other data directory has.
 pub(super) fn mint_node_id() -> anyhow::Result<NodeId> {
     getrandom::u64().context("the system gives no random numbers")
 }
 
-/// An id that no other cluster has.
+/// Mints an id that no other cluster has.
 pub(super) fn mint_cluster_id() -> anyhow::Result<[u8; 16]> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).context("the system gives no random numbers")?;

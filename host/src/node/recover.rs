@@ -1,14 +1,18 @@
-//! Recovery from a lost majority, on the data directory of one survivor that is stopped: looks at it, and makes it a cluster of its
-//! own. Keeps log, state, cluster id and node id. Starts no node and speaks to nobody.
+//! Recovers from a lost majority, on the data directory of one survivor that is stopped: inspects
+//! it, and makes it a cluster of its own. Keeps log, state, cluster id and node id. Starts no node
+//! and connects to nobody.
 //!
-//! What Raft forbids is done by decree: a configuration of this node alone is appended behind the log, in a term beyond every one that
-//! the directory knows. Everything the survivor holds is then committed by it, whether or not the others had acknowledged it.
+//! Raft forbids this, so it is done by decree. A configuration of this node alone is appended after
+//! the log, in a term after every one that the directory knows. That commits everything the
+//! survivor holds, whether or not the others had acknowledged it.
 //!
-//! - The incarnation of the cluster is raised first, and is durable before anything else changes: from then on no message of the old
-//!   members counts here and none from here counts there. A crash after it leaves a node without a quorum that is recovered again.
-//! - A vote that no election brought (a forged one, of a term far beyond the log's) is not followed but left: the new term is the next
-//!   one of the log. That is safe here alone, because nobody hears the messages of the incarnation in which that vote was given.
-//! - The vote comes before the entry, as in Raft; one entry is there or not.
+//! - The incarnation of the cluster is raised first, and is durable before anything else changes.
+//!   From then on no message of the old members counts here, and none from here counts there. A
+//!   crash after this step leaves a node without a quorum; it can be recovered again.
+//! - A vote that comes from no election (a forged one, of a term far beyond the log's) is ignored:
+//!   the new term is the next one of the log. That is safe only here, because nobody accepts the
+//!   messages of the incarnation in which that vote was given.
+//! - The vote is saved before the entry, as in Raft. The single entry is either there or not.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -38,10 +42,10 @@ pub struct Member {
     pub me: bool,
 }
 
-/// What a data directory holds.
+/// The contents of a data directory.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Where.
+    /// The directory.
     pub path: PathBuf,
     /// This node's name.
     pub name: String,
@@ -49,7 +53,8 @@ pub struct Found {
     pub cluster: Cluster,
     /// The last entry of the log.
     pub last: LogId,
-    /// The last entry that is known to be committed; entries behind it may have been acknowledged all the same.
+    /// The last entry that is known to be committed. Later entries may have been acknowledged all
+    /// the same.
     pub committed: Option<LogId>,
     /// The last entry that the state has applied.
     pub applied: Option<LogId>,
@@ -59,7 +64,7 @@ pub struct Found {
     pub removed_at: Option<u64>,
 }
 
-/// The directory of a survivor, held open and locked.
+/// The directory of a survivor, open and locked.
 pub struct Survivor {
     directory: Arc<DataDir>,
     log: Log,
@@ -70,7 +75,10 @@ pub struct Survivor {
 }
 
 impl Survivor {
-    /// Opens and checks the directory. Fails when a node runs on it, when it is none, or when there is nothing to recover from.
+    /// Opens and checks the directory.
+    ///
+    /// Fails when a node runs on it, when it is no node's directory, or when there is nothing to
+    /// recover from.
     pub async fn open(path: &Path) -> anyhow::Result<Survivor> {
         if !path.join("raft").is_dir() {
             bail!(
@@ -114,13 +122,14 @@ impl Survivor {
         Ok(Survivor { directory, log, vote, identity, membership, found })
     }
 
-    /// What the directory holds.
+    /// Returns the contents of the directory.
     pub fn found(&self) -> &Found {
         &self.found
     }
 
-    /// Makes this node the only member of its cluster, in the next incarnation. Durable on return. After a crash in between it can be
-    /// done again.
+    /// Makes this node the only member of its cluster, in the next incarnation. Durable on return.
+    ///
+    /// After a crash in between it can be repeated.
     pub async fn recover(mut self) -> anyhow::Result<Cluster> {
         let node_id = self.identity.node_id;
         let Some(node) = self.membership.membership().get_node(&node_id).cloned() else {
@@ -157,14 +166,14 @@ impl Survivor {
     }
 }
 
-/// The term of the decree.
+/// Returns the term of the new configuration.
 fn next_term(vote: Option<Vote>, last: LogId) -> anyhow::Result<u64> {
     let (voted, last) = (vote.map_or(0, |vote| vote.leader_id.term), last.leader_id.term);
     ensure!(
         last < TERM_END - 1,
         "the last log entry itself is of term {last}, behind which there is none: its leader was forged; restore a backup"
     );
-    // A vote in reach of the log is one of an election.
+    // A vote that is close enough to the log comes from an election.
     let is_forged = voted.saturating_sub(last) > TERM_LEAP_MAX || voted >= TERM_END - 1;
     Ok(1 + if is_forged { last } else { voted.max(last) })
 }
@@ -177,8 +186,10 @@ fn members(membership: &Membership, me: NodeId) -> Vec<Member> {
     members
 }
 
-/// The last configuration of the log, committed or not; the state's when the entries that are present hold none behind it: what was
-/// purged is in the state.
+/// Returns the last configuration of the log, committed or not.
+///
+/// If the entries that are present hold none after the state's, returns the state's: the state
+/// covers whatever was purged.
 async fn in_force(
     reader: &mut impl RaftLogReader<TypeConfig>,
     applied: StoredMembership,
@@ -187,7 +198,7 @@ async fn in_force(
     let mut found = applied;
     let mut next = found.log_id().as_ref().map_or(0, |log_id| log_id.index + 1).max(present.start);
     while next < present.end {
-        // A read is cut by bytes, and brings one entry at least.
+        // A read is limited in bytes, and returns at least one entry.
         let entries = reader.limited_get_log_entries(next, present.end).await?;
         ensure!(!entries.is_empty(), "log entry {next} is missing");
         for entry in entries {
@@ -222,7 +233,9 @@ mod tests {
         assert!(next(None, u64::MAX).unwrap_err().to_string().contains("restore a backup"));
     }
 
-    /// One forged vote of the last term, granted by a build that did not refuse it, left a cluster that nothing could bring back.
+    /// Regression test: a single forged vote made a cluster unrecoverable.
+    ///
+    /// It was of the last term, and a build that did not refuse it had granted it.
     #[tokio::test]
     async fn a_directory_whose_vote_is_of_the_last_term_is_recovered_into_the_next_one_of_its_log() {
         let place = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
-//! `lockstep restore`: a data directory for the first node of a new cluster, from a backup. Runs no node.
+//! `lockstep restore`: makes a data directory for the first node of a new cluster from a backup.
+//! Runs no node.
 //!
-//! The directory is built under another name and renamed when it is whole, so that there is never half of one.
+//! The directory is built under another name and renamed when it is whole, so that a partial one
+//! never exists.
 
 use std::fs::{self, File, TryLockError};
 use std::io::BufReader;
@@ -17,7 +19,7 @@ use crate::machine::{self, backup};
 use crate::store::{Checkpoints, DataDir, Lock, Log, State};
 use crate::types::{Cluster, Fatal, GROUP, Identity, Node, Vote, hex};
 
-/// What is added to the name of a directory that is not whole yet.
+/// Suffix of a directory that is not whole yet.
 const UNFINISHED_SUFFIX: &str = ".restoring";
 
 /// A prepared directory.
@@ -25,31 +27,32 @@ const UNFINISHED_SUFFIX: &str = ".restoring";
 pub struct Restored {
     /// `<raft_data_dir>/<raft_id>`.
     pub directory: PathBuf,
-    /// The last entry that the state holds; the new cluster's log goes on behind it.
+    /// The last entry that the state holds. The new cluster's log continues after it.
     pub index: u64,
     /// Rows of the guest and the host together.
     pub rows: u64,
     /// The new cluster, in hex.
     pub cluster: String,
-    /// The component that came with the backup, by BLAKE3.
+    /// The BLAKE3 of the component that came with the backup.
     pub component: String,
 }
 
-/// Prepares `directory`, which must be empty or not there, for a node called `name`. On an error nothing is left.
+/// Prepares `directory`, which must be empty or missing, for a node called `name`. On an error
+/// nothing is left.
 pub fn restore(file: &Path, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     let from = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
     let parent = directory.parent().context("a data directory has a parent")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
-    // One at a time, or each would remove what the other one builds.
+    // One restore at a time, or each would remove what the other one builds.
     let turn = File::open(parent).with_context(|| format!("cannot open {}", parent.display()))?;
-    // Held to the end. Where locks cannot be had, nobody is kept out.
+    // Held to the end. If the file system has no locks, nobody is kept out.
     let turn = Lock::take(turn);
     if let Err(TryLockError::WouldBlock) = turn {
         bail!("another restore into {} is under way; try again when that is done", parent.display());
     }
     refuse_used(directory)?;
     let unfinished = unfinished(directory);
-    // Of an earlier attempt that was killed.
+    // A leftover of an earlier attempt that was killed.
     remove(&unfinished)?;
     let built = build(from, &unfinished, name).with_context(|| {
         format!("{} was not restored, and nothing was left in {}", file.display(), directory.display())
@@ -61,7 +64,7 @@ pub fn restore(file: &Path, directory: &Path, name: &str) -> anyhow::Result<Rest
             return Err(error);
         }
     };
-    // An empty directory of that name is replaced; a full one refuses.
+    // The rename replaces an empty directory of that name, and fails on a full one.
     if let Err(error) = fs::rename(&unfinished, directory) {
         remove(&unfinished)?;
         return Err(error).with_context(|| format!("cannot put the new state in place at {}", directory.display()));
@@ -106,7 +109,7 @@ fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     // Its addresses are recorded when it starts and leads.
     let node = Node { name: name.into(), ..Node::default() };
     let founder = backup::Founder { node_id, node, cluster_id };
-    // First the log, as in every node: one that comes after its state would be a lost one.
+    // The log first, as in every node: a state without a log looks as if its log were lost.
     let log = Log::open(&data, GROUP, Fatal::default())?;
     let state = State::open(&data, GROUP)?;
     let checkpoints = Checkpoints::open(&data, GROUP)?;
@@ -126,7 +129,7 @@ fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     })
 }
 
-/// What a node would find out at its start is found out now.
+/// Makes now the checks that a node would make at its start.
 fn check_component(genesis: &Genesis, encoded: &[u8]) -> anyhow::Result<()> {
     let limits = machine::limits_of(genesis).map_err(anyhow::Error::msg).context("the backup cannot be used")?;
     let component =
@@ -135,7 +138,7 @@ fn check_component(genesis: &Genesis, encoded: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An empty log that goes on behind the state, in a term of which nobody has heard.
+/// Writes an empty log that continues after the state, in a term that no other node knows.
 fn write_log(mut log: Log, identity: &Identity, founded: &backup::Founded) -> anyhow::Result<()> {
     log.save_identity(identity)?;
     let term = founded

@@ -1,9 +1,11 @@
-//! A node in quarantine gets another node's state: fetched while it runs, put in place at its next start. Its log, vote and identity
-//! stay: only what was computed from the log was wrong.
+//! Gives a node in quarantine another node's state: fetches it while the node runs, and puts it in
+//! place at the next start. The log, vote and identity stay, because only the state computed from
+//! the log was wrong. If the fetched state is ahead of the log and the vote, they follow it.
 //!
-//! - The state comes as a backup of a node that serves, taken behind a read of its leader's index, so it holds all that this node had
-//!   acknowledged and shown.
-//! - Nothing of the old state is touched before the whole backup is on the disk. A crash after that finishes at the next start.
+//! - The state comes as a backup of a node that serves, taken after a read of its leader's commit
+//!   index. So it holds everything that this node had acknowledged and shown.
+//! - Nothing of the old state is changed before the whole backup is on the disk. If the node
+//!   crashes after that, the next start finishes.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
@@ -24,10 +26,10 @@ use crate::raft::Raft;
 use crate::store::{Checkpoints, DataDir, Log, State};
 use crate::types::{Fatal, GROUP, NodeId, NodeMode};
 
-/// Frames between the network and the disk.
+/// Frames buffered between the network and the disk.
 const FRAMES_AHEAD: usize = 4;
 
-/// Fetches. Cheap to clone.
+/// Fetches another node's state. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Resync {
     me: NodeId,
@@ -52,7 +54,9 @@ impl Resync {
         }
     }
 
-    /// Fetches the state from the node at `from`, or from the first voter that gives one, and has the process start again.
+    /// Fetches another node's state, and restarts the process.
+    ///
+    /// The source is the node at `from`, or else the first voter that gives its state.
     pub(super) async fn run(&self, from: Option<String>) -> Result<Fetched, String> {
         let Ok(_turn) = self.one.try_lock() else { return Err("a resync is under way on this node".into()) };
         if !matches!(self.machine.mode(), NodeMode::Quarantined(_)) {
@@ -80,7 +84,9 @@ impl Resync {
         Err(format!("no other voter gave its state: {}", refusals.join("; ")))
     }
 
-    /// Where the other voters serve clients, as of the end of this node's log: Raft has stopped, and says what it knew then.
+    /// Returns the client addresses of the other voters, as of the end of this node's log.
+    ///
+    /// Raft has stopped, so its metrics are those of its last moment.
     fn voters(&self) -> Vec<String> {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
@@ -105,7 +111,7 @@ impl Resync {
     }
 }
 
-/// Until the stream ends, fails, or nobody writes any more.
+/// Passes frames on until the stream ends or fails, or the writer is gone.
 async fn pass_on(frames: impl Stream<Item = Result<Bytes, String>>, to: mpsc::Sender<Bytes>) -> anyhow::Result<()> {
     let mut frames = std::pin::pin!(frames);
     while let Some(frame) = frames.next().await {
@@ -130,7 +136,7 @@ fn write(directory: &DataDir, mut frames: mpsc::Receiver<Bytes>) -> anyhow::Resu
     Ok(summary)
 }
 
-/// At a start: puts a fetched state in the place of the one in quarantine, if one was fetched.
+/// At a start, replaces the state in quarantine by the fetched one, if there is one.
 pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
     directory.drop_resync_unfinished()?;
     let path = directory.resync();

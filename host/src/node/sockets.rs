@@ -1,5 +1,5 @@
-//! The sockets of a node: its listeners, its address as others dial it, and how many connections each port may have beside all else that
-//! needs a descriptor. Accepts nothing itself; that is `net`'s.
+//! The sockets of a node: its listeners, its address for others, and how many connections each port
+//! may have beside everything else that needs a descriptor. Accepts nothing itself; `net` does.
 
 use std::net::TcpListener;
 
@@ -29,7 +29,7 @@ pub(super) fn bind(config: &NodeConfig) -> anyhow::Result<Listeners> {
     })
 }
 
-/// This node as others dial it.
+/// Returns this node with the addresses that others connect to.
 pub(super) fn describe(config: &NodeConfig, grpc: &[TcpListener], raft: &[TcpListener]) -> anyhow::Result<Node> {
     Ok(Node {
         name: config.name.clone(),
@@ -38,31 +38,35 @@ pub(super) fn describe(config: &NodeConfig, grpc: &[TcpListener], raft: &[TcpLis
     })
 }
 
-/// The peer port, for as long as the node lives.
+/// Serves the peer port for as long as the node lives.
 pub(super) async fn serve_peers(service: PeerService, port: Port, listeners: Vec<TcpListener>, fatal: Fatal) {
     if let Err(error) = service.serve(&port, listeners, std::future::pending()).await {
         fatal.raise(format!("the peer port cannot be served: {error}"));
     }
 }
 
-/// Clients: an application has tens of connections, a thousand of them are a large company. At least a few applications of one cluster.
+/// Connections of clients. An application has tens of connections, and a thousand serve a large
+/// company. At least a few applications of one cluster.
 const CLIENTS: Wish = Wish { max: 4_096, min: 64 };
-/// Peers: a member has up to eight connections to each other one, and dials anew when one breaks. At least a cluster of five.
+/// Connections of peers. A member has up to eight connections to each other one, and reconnects
+/// when one breaks. At least a cluster of five.
 const PEERS: Wish = Wish { max: 1_024, min: 64 };
-/// Probes, scrapers, and an operator who looks. Never less than that, whatever clients do.
+/// Connections of probes, scrapers and operators. Never fewer than the minimum, whatever clients
+/// do.
 const HTTP: Wish = Wish { max: 1_024, min: 32 };
 /// Connections that this node opens: up to eight to each of fifteen others.
 const DIALLED: u64 = 128;
-/// Standard streams, the runtime's, listeners, small files of the data directory, pipes to a compiler, a backup's or a guest's file.
+/// Descriptors of the process itself: standard streams, the runtime, listeners, small files of the
+/// data directory, pipes to a compiler, a file of a backup or a guest.
 const OWN: u64 = 64;
-/// Connections that are being told why they are closed, on each port.
+/// Connections that are being told why they are closed, on all three ports.
 const REFUSED: u64 = 3 * REFUSED_IN_WORDS_MAX as u64;
 
-/// Raises the limit of descriptors, and divides them. Refuses a limit that a node cannot live with.
+/// Raises the limit of descriptors, and shares them out. Fails if the limit is too low for a node.
 pub(super) fn open() -> anyhow::Result<Sockets> {
     let descriptors = Descriptors::raise();
     let limit = descriptors.max();
-    // Half of them are the store's, up to what it has use for.
+    // Half of them are the store's, up to the number that it can use.
     let files = store::OpenFiles::of(limit / 2);
     let wishes = [CLIENTS, PEERS, HTTP];
     let Some([clients, peers, http]) = share(limit, reserve(files), wishes) else { bail!("{}", too_few(limit)) };
@@ -85,7 +89,7 @@ pub(super) fn open() -> anyhow::Result<Sockets> {
     })
 }
 
-/// What is not for connections to the ports.
+/// Returns the descriptors that are not for connections to the ports.
 fn reserve(files: store::OpenFiles) -> u64 {
     files.descriptors() + DIALLED + OWN + REFUSED
 }

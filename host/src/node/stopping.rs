@@ -1,5 +1,5 @@
-//! The end of a node's Raft: leadership handed over, the group stopped; also before it has begun, in a node that takes no part. Ends no
-//! process.
+//! Ends a node's Raft: hands leadership over, and stops the group. Also stops it at the start of a
+//! node that takes no part. Ends no process.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::machine::Machine;
 use crate::raft::{Members, RaftCell};
 use crate::types::NodeMode;
 
-/// What the API needs for Shutdown.
+/// Makes the functions that the API needs for Shutdown.
 pub(super) fn stop_handle(members: &Members, raft: &RaftCell, exit: &Arc<Notify>) -> Stop {
     let (members, raft, exit) = (members.clone(), raft.clone(), exit.clone());
     Stop {
@@ -25,7 +25,7 @@ pub(super) fn stop_handle(members: &Members, raft: &RaftCell, exit: &Arc<Notify>
     }
 }
 
-/// Gives leadership to somebody who can take it, if this node has it and there is anybody.
+/// Hands leadership to a node that can take it, if this node leads and is not the only voter.
 pub(super) async fn hand_over(members: &Members, raft: &RaftCell) {
     let Some(raft) = raft.get() else { return };
     if !raft.is_leader() || raft.voter_ids().count() < 2 {
@@ -37,14 +37,18 @@ pub(super) async fn hand_over(members: &Members, raft: &RaftCell) {
     }
 }
 
-/// Stops the Raft group, once. Emptied first, so that the watchdog sees that it was meant.
+/// Stops the Raft group, once. Empties the cell first, so that `watch_core` sees that the stop is
+/// intended.
 pub(super) async fn stop_raft(cell: &RaftCell) -> Result<(), String> {
     let Some(raft) = cell.get() else { return Ok(()) };
     cell.clear();
     raft.shutdown().await.map_err(|error| format!("Raft's core did not stop cleanly: {error}"))
 }
 
-/// A node that takes no part: nobody is served, and Raft, which has heard nobody yet, stops; what only says how it stands goes on.
+/// Holds a node that takes no part in its cluster. Nobody is served. Raft, which has received no
+/// message yet, stops.
+///
+/// The parts that only report the node's mode continue.
 pub(super) async fn hold(mode: &NodeMode, machine: &Machine, cell: &RaftCell) -> anyhow::Result<()> {
     tracing::error!("this node takes no part in its cluster: {mode}");
     machine.set_mode(mode.clone());

@@ -1,41 +1,60 @@
-//! The one page about the disk: every column family, key and value, who writes it, and when it disappears.
-//! Pure encoding; never does IO.
+//! Describes everything on disk in one place: every column family, key and value, who writes it,
+//! and when it disappears. Pure encoding; never does IO.
 //!
-//! Integers in keys are big-endian and of fixed width, so that byte order is numeric order. Names and tags are frozen.
+//! Integers in keys are big-endian and of fixed width, so that byte order is numeric order. Names
+//! and tags are frozen.
 //!
-//! `raft/`, WAL on, each batch fsynced before anything in it is acknowledged; one writer: the log's writer thread.
+//! `raft/`: WAL on; each batch is fsynced before anything in it is acknowledged. One writer: the
+//! log's writer thread.
 //!
 //! | family | key | value | written by | disappears |
 //! |---|---|---|---|---|
-//! | `log` | group u32, index u64 | [`encode_entry`] | append | truncate (point deletes), purge (one range delete) |
+//! | `log` | group u32, index u64 | [`encode_entry`] | append | truncate, purge (see below) |
 //! | `meta` | group u32, tag 1 | record of `Vote` | save_vote | never |
-//! | `meta` | group u32, tag 2 | record of `LogId`: known committed; a hint, rides with the next batch | save_committed | never |
-//! | `meta` | group u32, tag 3 | record of `LogId`: the last purged | purge, with the range delete | never |
+//! | `meta` | group u32, tag 2 | record of `LogId`: committed hint | save_committed | never |
+//! | `meta` | group u32, tag 3 | record of `LogId`: the last purged | purge | never |
 //! | `meta` | group u32, tag 4 | record of `Identity` | start, bootstrap, join | never |
 //!
-//! A record is `codec::encode_record`: a version byte, then the fields.
+//! - A truncation deletes keys one by one. A purge deletes one range, and writes its `meta` record
+//!   with it.
+//! - The committed hint is a log id known to be committed. It is written with the next batch.
+//! - A record is `codec::encode_record`: a version byte, then the fields.
 //!
-//! `state/<group>/<generation>/`, WAL off, flushed with all families at once; one writer: the apply thread, or an install.
+//! `state/<group>/<generation>/`: WAL off; all families are flushed together. One writer: the apply
+//! thread, or an install.
 //!
 //! | family | key | value | written by | disappears |
 //! |---|---|---|---|---|
-//! | `data` | the guest's own bytes | the guest's own bytes | the guest's store calls | the guest removes it, or the generation goes |
-//! | `system` | `machine` defines them | applied log id, membership, log time, hash, genesis, counters | the apply thread, in the entry's batch | with the generation |
+//! | `data` | the guest's bytes | the guest's bytes | the guest's store calls | see below |
+//! | `system` | see `machine` | see below | the apply thread, in the entry's batch | see below |
 //!
-//! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It goes when three newer ones exist
-//! and nobody reads it; one that cannot be read is renamed to `<index>-<term>.tmp`, as one that is not complete, and goes at the next open.
+//! A row of `data` disappears when the guest removes it. Both families disappear with their
+//! generation. `system` holds the applied log id, membership, log time, hash, genesis and counters;
+//! `machine` defines its keys.
 //!
-//! Small files: `FORMAT` (a number), `LOCK` (flock), `REMOVED` (the index of the configuration in which the cluster removed
-//! this node; there only while that stands), `QUARANTINE` and `QUARANTINE.entry` (why this node must not serve: its state is not its
-//! cluster's; `QUARANTINE.ended` once it has another),
-//! `state/<group>/CURRENT` (the number of the generation in force, and the index of the snapshot that it was installed from, if it was;
-//! replaced by rename), `SYNCED` (what the last fsync made durable, see `log/synced.rs`), `SERVED` (how far readers may
-//! have seen, see `log/served.rs`), `components/<blake3>.wasm`, `components/<blake3>.<hash>.code` (its compiled code; the hash is of
-//! what it was compiled with, and code of another hash goes when this is kept), `BALLAST` and `BALLAST.running` (room that is given up
-//! when the disk is full, see `space.rs`).
+//! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It is
+//! removed when three newer ones exist and nobody reads it. One that cannot be read is renamed to
+//! `<index>-<term>.tmp`, like an incomplete one, and is removed at the next open.
 //!
-//! When the tail of `raft/` was torn (`log/opening.rs`): `raft.repairing/` is the copy being repaired, `raft.repaired/` that copy once it is
-//! whole, `raft.damaged/` the original, until the next start that finds nothing to repair.
+//! Small files:
+//!
+//! - `FORMAT`: a number. `LOCK`: locked with flock.
+//! - `REMOVED`: the index of the configuration in which the cluster removed this node. It exists
+//!   only while the node is removed.
+//! - `QUARANTINE` and `QUARANTINE.entry`: why this node must not serve: its state differs from its
+//!   cluster's. `QUARANTINE.ended`: the former `QUARANTINE`, once the node has another state.
+//! - `state/<group>/CURRENT`: the number of the generation in force, and the index of the snapshot
+//!   that it was installed from, if any. It is replaced by rename.
+//! - `SYNCED`: what the last fsync made durable, see `log/synced.rs`.
+//! - `SERVED`: how far readers may have seen the state, see `log/served.rs`.
+//! - `components/<blake3>.wasm`, and `components/<blake3>.<hash>.code` for its compiled code. The
+//!   hash is of the versions and settings that compiled it. Saving code removes the component's
+//!   code with another hash.
+//! - `BALLAST` and `BALLAST.running`: room that is given up when the disk is full, see `space.rs`.
+//!
+//! When the tail of `raft/` was torn (`log/opening.rs`): `raft.repairing/` is the copy being
+//! repaired. `raft.repaired/` is that copy once it is whole. `raft.damaged/` is the original; it
+//! stays until the next start that needs no repair.
 
 use std::ops::Range;
 
@@ -45,16 +64,16 @@ use openraft::EntryPayload;
 use crate::codec::{CodecError, decode_record, encode_record};
 use crate::types::{CommittedLeaderId, Entry, EntryData, LogId};
 
-/// Families of `raft/`.
+/// Family of `raft/`: the log entries.
 pub(super) const LOG: &str = "log";
-/// See the table.
+/// Family of `raft/`: vote, committed hint, purged log id and identity.
 pub(super) const META: &str = "meta";
-/// Families of `state/` and of checkpoints.
+/// Family of `state/` and of checkpoints: the guest's rows.
 pub(super) const DATA: &str = "data";
-/// See the table.
+/// Family of `state/` and of checkpoints: the host's rows.
 pub(super) const SYSTEM: &str = "system";
 
-/// What stands in `meta`, one key each.
+/// The records in `meta`. Each has its own key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Meta {
@@ -64,14 +83,14 @@ pub(super) enum Meta {
     Committed = 2,
     /// The last purged log id.
     Purged = 3,
-    /// Who this node is.
+    /// This node's identity.
     Identity = 4,
 }
 
 /// Bytes of a key in `log`.
 pub(super) const LOG_KEY_BYTES: usize = 12;
 
-/// The key of a log entry.
+/// Encodes the key of a log entry.
 pub(super) fn encode_log_key(group: u32, index: u64) -> [u8; LOG_KEY_BYTES] {
     let mut key = [0; LOG_KEY_BYTES];
     key[..4].copy_from_slice(&group.to_be_bytes());
@@ -79,18 +98,18 @@ pub(super) fn encode_log_key(group: u32, index: u64) -> [u8; LOG_KEY_BYTES] {
     key
 }
 
-/// Group and index of a key in `log`; `None` when it is not one.
+/// Returns group and index of a key in `log`; `None` when it is not such a key.
 pub(super) fn decode_log_key(key: &[u8]) -> Option<(u32, u64)> {
     let (group, index) = key.split_at_checked(4)?;
     Some((u32::from_be_bytes(group.try_into().ok()?), u64::from_be_bytes(index.try_into().ok()?)))
 }
 
-/// The keys of the entries `[indexes.start, indexes.end)`.
+/// Returns the keys of the entries `[indexes.start, indexes.end)`.
 pub(super) fn log_keys(group: u32, indexes: Range<u64>) -> Range<[u8; LOG_KEY_BYTES]> {
     encode_log_key(group, indexes.start)..encode_log_key(group, indexes.end)
 }
 
-/// The key of a record in `meta`.
+/// Encodes the key of a record in `meta`.
 pub(super) fn encode_meta_key(group: u32, meta: Meta) -> [u8; 5] {
     let mut key = [0; 5];
     key[..4].copy_from_slice(&group.to_be_bytes());
@@ -102,13 +121,15 @@ const ENTRY_VERSION: u8 = 1;
 const KIND_BLANK: u8 = 0;
 const KIND_NORMAL: u8 = 1;
 const KIND_MEMBERSHIP: u8 = 2;
-/// version u8, kind u8, term u64, leader u64.
+/// Bytes of an entry's head: version u8, kind u8, term u64, leader u64.
 const HEAD_BYTES: usize = 18;
-/// The head and its checksum.
+/// Bytes of the head and its checksum.
 const ENTRY_OVERHEAD_BYTES: usize = HEAD_BYTES + 4;
 
-/// The value of a log entry: version, kind, term, leader, crc32c, payload. The checksum covers the key, the head and the payload,
-/// so that a whole record in the wrong place is noticed too.
+/// Encodes the value of a log entry: version, kind, term, leader, crc32c, payload.
+///
+/// The checksum covers the key, the head and the payload, so that it also reveals a whole record in
+/// the wrong place.
 pub(super) fn encode_entry(group: u32, entry: &Entry) -> Vec<u8> {
     let (kind, membership);
     let payload: &[u8] = match &entry.payload {
@@ -135,7 +156,8 @@ pub(super) fn encode_entry(group: u32, entry: &Entry) -> Vec<u8> {
     value
 }
 
-/// The entry that `value` holds under the key of `index`. Fails on any bit that changed since [`encode_entry`].
+/// Decodes the entry that `value` holds under the key of `index`. Fails on any bit that changed
+/// since [`encode_entry`].
 pub(super) fn decode_entry(group: u32, index: u64, value: &[u8]) -> Result<Entry, CodecError> {
     let (log_id, kind, payload) = check_entry(group, index, value)?;
     let payload = match kind {
@@ -147,8 +169,10 @@ pub(super) fn decode_entry(group: u32, index: u64, value: &[u8]) -> Result<Entry
     Ok(Entry { log_id, payload })
 }
 
-/// Log id, kind and payload of the entry that `value` holds under the key of `index`, unchanged since [`encode_entry`]. Copies
-/// nothing: a long log is looked through with it.
+/// Checks the entry that `value` holds under the key of `index`.
+///
+/// Returns its log id, kind and payload. Fails on any bit that changed since [`encode_entry`].
+/// Copies nothing, so it is fit to check a long log.
 pub(super) fn check_entry(group: u32, index: u64, value: &[u8]) -> Result<(LogId, u8, &[u8]), CodecError> {
     let damaged = |what: &str| CodecError::Damaged(what.to_owned());
     let (head, rest) = value.split_at_checked(HEAD_BYTES).ok_or_else(|| damaged("shorter than a head"))?;
@@ -164,10 +188,11 @@ pub(super) fn check_entry(group: u32, index: u64, value: &[u8]) -> Result<(LogId
     Ok((LogId::new(leader_id, index), head[1], payload))
 }
 
-/// The entry itself in the tail, and its key and head on disk.
+/// Bytes of an entry beside its payload: the struct in the tail, and key and head on disk.
 pub(super) const ENTRY_BESIDE_PAYLOAD_BYTES: usize = 96;
 
-/// About the bytes an entry takes in memory and on the wire; what the byte caps count.
+/// Returns roughly the bytes that an entry takes in memory and on the wire. The byte limits count
+/// these.
 pub(super) fn entry_bytes(entry: &Entry) -> usize {
     let payload = match &entry.payload {
         EntryPayload::Blank => 0,

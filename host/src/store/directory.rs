@@ -1,5 +1,5 @@
-//! The data directory: its places, its format number, its lock, the components kept in it by content, and their
-//! compiled code. Opens no database.
+//! The data directory: its paths, its format number, its lock, the components stored by content,
+//! and their compiled code. Opens no database.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -10,14 +10,16 @@ use super::StoreError;
 use super::files::{Lock, create_directory, names, read_regular, remove_directory, sync_directory, write_atomically};
 use crate::types::{COMPONENT_BYTES_MAX, hex};
 
-/// The format this version writes. Raised when an older version could misread what we write.
+/// The format that this version writes. Raised when an older version could misread what this one
+/// writes.
 const FORMAT: u32 = 1;
 
-/// The suffix of compiled code.
+/// File suffix of compiled code.
 const CODE_SUFFIX: &str = ".code";
-/// What one file of compiled code may have. Nothing that is compiled comes near it.
+/// Most bytes of one file of compiled code. No real code comes near it.
 const CODE_BYTES_MAX: u64 = (1 << 30) + 32;
-/// Code that is kept is run without being checked, so nobody else may write there, or look.
+/// Mode of `components/`. Stored code is run without a check, so no other user may write or read
+/// there.
 const COMPONENTS_MODE: u32 = 0o700;
 
 /// An open data directory. Held exclusively until dropped.
@@ -28,7 +30,9 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Opens or creates a data directory. Fails when another process has it, or when its format is newer than ours.
+    /// Opens or creates a data directory.
+    ///
+    /// Fails when another process has it open, or when its format is newer than this version's.
     pub fn open(root: &Path) -> Result<DataDir, StoreError> {
         create_directory(root)?;
         let lock = lock(&root.join("LOCK"))?;
@@ -42,7 +46,8 @@ impl DataDir {
         Ok(directory)
     }
 
-    /// Leaves `components/` to this user alone. A directory of another user's, on a volume that several may write to, is used as it is.
+    /// Restricts `components/` to this user. If it belongs to another user, on a shared volume, it
+    /// is used as it is.
     fn close_components(&self) {
         let path = self.components();
         let mode = fs::metadata(&path).map(|metadata| metadata.permissions().mode() & 0o777);
@@ -53,7 +58,7 @@ impl DataDir {
             tracing::warn!(%error, path = %path.display(), "others than this node's user may be able to change what it runs");
             return;
         }
-        // Whoever could write there may have left code.
+        // Anyone who could write there may have left code.
         let remove = |code: &Path| fs::remove_file(code).map_err(StoreError::io("remove", code));
         let removed = names(&path).and_then(|names| {
             let mut codes = names.iter().filter(|name| name.ends_with(CODE_SUFFIX));
@@ -64,7 +69,7 @@ impl DataDir {
         }
     }
 
-    /// The directory itself.
+    /// The data directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -74,18 +79,20 @@ impl DataDir {
         self.root.join("raft")
     }
 
-    /// The original of a log that was repaired, until the next start that finds nothing to repair.
+    /// The original of a log that was repaired. It stays until the next start that needs no repair.
     pub(super) fn damaged_log(&self) -> PathBuf {
         self.root.join("raft.damaged")
     }
 
-    /// A repaired log that is whole and about to take the place of `raft/`.
+    /// A repaired log that is whole and about to replace `raft/`.
     fn repaired_log(&self) -> PathBuf {
         self.root.join("raft.repaired")
     }
 
-    /// Puts the log at `copy`, which is on disk, in the place of `raft/`. Says where the original is now. A crash in between leaves
-    /// `raft/` as it was, or `raft.repaired/` and no `raft/`, which the next start finishes.
+    /// Replaces `raft/` by the log at `copy`, which is on disk. Returns where the original is now.
+    ///
+    /// A crash in between leaves either `raft/` as it was, or `raft.repaired/` and no `raft/`. The
+    /// next start finishes the latter.
     pub(super) fn replace_log(&self, copy: &Path) -> Result<PathBuf, StoreError> {
         let original = self.damaged_log();
         remove_directory(&original)?;
@@ -98,7 +105,7 @@ impl DataDir {
     fn finish_replacing_log(&self) -> Result<(), StoreError> {
         match (self.raft().exists(), self.repaired_log().exists()) {
             (false, true) => self.rename(&self.repaired_log(), &self.raft()),
-            // The original is still in force, and is looked at anew.
+            // The original is still in force. This start examines it again.
             (true, true) => remove_directory(&self.repaired_log()),
             (_, false) => Ok(()),
         }
@@ -119,7 +126,9 @@ impl DataDir {
         self.root.join("snapshots").join(group.to_string())
     }
 
-    /// Something that only a node leaves which had a log; `None` in a new directory.
+    /// Finds a file or directory that only a node with a log leaves behind.
+    ///
+    /// `None` in a new directory.
     pub(super) fn remains_of_state(&self, group: u32) -> Result<Option<PathBuf>, StoreError> {
         for place in [self.state(group), self.snapshots(group)] {
             if place.is_dir() && !names(&place)?.is_empty() {
@@ -130,13 +139,15 @@ impl DataDir {
         Ok(fs::metadata(&served).is_ok_and(|metadata| metadata.len() > 0).then_some(served))
     }
 
-    /// Encoded components, named by hash, and their compiled code.
+    /// The encoded components, named by hash, and their compiled code.
     pub fn components(&self) -> PathBuf {
         self.root.join("components")
     }
 
-    /// Keeps a component; durable on return. `hash` is the caller's, and names the file. One that is there is left as it is; anything
-    /// else of that name is replaced.
+    /// Stores a component under `hash`, which the caller computed. Durable on return.
+    ///
+    /// If the same bytes are there, the file is left as it is. Anything else of that name is
+    /// replaced.
     pub fn save_component(&self, hash: &[u8; 32], bytes: &[u8]) -> Result<(), StoreError> {
         if self.load_component(hash).is_ok_and(|there| there.is_some_and(|there| there == bytes)) {
             return sync_directory(&self.components());
@@ -144,12 +155,14 @@ impl DataDir {
         write_atomically(&self.component(hash), bytes)
     }
 
-    /// A component kept earlier. The caller compares its BLAKE3 with `hash`.
+    /// Loads a stored component. The caller compares its BLAKE3 with `hash`.
     pub fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
         read_regular(&self.component(hash), COMPONENT_BYTES_MAX as u64)
     }
 
-    /// Keeps compiled code, and removes what was kept under a name that begins with `replaces`. Whole or not there after a crash.
+    /// Stores compiled code, and removes code whose name begins with `replaces`.
+    ///
+    /// After a crash the new file is either whole or not there.
     pub fn save_code(&self, name: &str, replaces: &str, code: &[u8]) -> Result<(), StoreError> {
         let is_replaced = |old: &&String| old.starts_with(replaces) && old.ends_with(CODE_SUFFIX);
         for old in names(&self.components())?.iter().filter(is_replaced) {
@@ -159,12 +172,14 @@ impl DataDir {
         write_atomically(&self.code(name), code)
     }
 
-    /// Compiled code kept earlier.
+    /// Loads stored compiled code.
     pub fn load_code(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         read_regular(&self.code(name), CODE_BYTES_MAX)
     }
 
-    /// The index of the configuration in which the cluster removed this node; `None` while it belongs.
+    /// Returns the index of the configuration in which the cluster removed this node.
+    ///
+    /// `None` while it is a member.
     pub fn removed_at(&self) -> Result<Option<u64>, StoreError> {
         let path = self.removed();
         let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
@@ -173,7 +188,7 @@ impl DataDir {
         Ok(Some(index))
     }
 
-    /// Keeps, or forgets, that the cluster removed this node; durable on return.
+    /// Records the removal from the cluster, or deletes that record. Durable on return.
     pub fn save_removed_at(&self, index: Option<u64>) -> Result<(), StoreError> {
         let path = self.removed();
         match index {
@@ -186,12 +201,13 @@ impl DataDir {
         }
     }
 
-    /// Why this node must not serve, if it was found to have another state than its cluster.
+    /// Returns why this node must not serve, if its state was found to differ from its cluster's.
     pub fn quarantined(&self) -> Result<Option<String>, StoreError> {
         Ok(read_if_there(&self.root.join("QUARANTINE"))?.map(|text| String::from_utf8_lossy(&text).trim().to_owned()))
     }
 
-    /// Keeps that, and beside it what led to it; durable on return.
+    /// Records why this node must not serve, and beside it the entry that led to it. Durable on
+    /// return.
     pub fn save_quarantined(&self, why: &str, entry: Option<&[u8]>) -> Result<(), StoreError> {
         if let Some(entry) = entry {
             write_atomically(&self.root.join("QUARANTINE.entry"), entry)?;
@@ -199,12 +215,12 @@ impl DataDir {
         write_atomically(&self.root.join("QUARANTINE"), format!("{why}\n").as_bytes())
     }
 
-    /// Why this node must not serve, if another cluster has its place.
+    /// Returns why this node must not serve, if another cluster has its place.
     pub fn disputed(&self) -> Result<Option<String>, StoreError> {
         Ok(read_if_there(&self.root.join("DISPUTED"))?.map(|text| String::from_utf8_lossy(&text).trim().to_owned()))
     }
 
-    /// Keeps, or forgets, that; durable on return.
+    /// Records that dispute, or deletes the record. Durable on return.
     pub fn save_disputed(&self, why: Option<&str>) -> Result<(), StoreError> {
         let path = self.root.join("DISPUTED");
         match why {
@@ -213,32 +229,33 @@ impl DataDir {
         }
     }
 
-    /// A whole backup of another node, which the next start takes its state from.
+    /// The file of a whole backup of another node. The next start takes its state from it.
     pub fn resync(&self) -> PathBuf {
         self.root.join("RESYNC")
     }
 
-    /// Where that is written.
+    /// The file that such a backup is written to until it is whole.
     pub fn resync_unfinished(&self) -> PathBuf {
         self.root.join("RESYNC.tmp")
     }
 
-    /// The file at [`DataDir::resync_unfinished`], which is on disk, is whole. Durable on return.
+    /// Renames the file at [`DataDir::resync_unfinished`], which is whole and on disk. Durable on
+    /// return.
     pub fn keep_resync(&self) -> Result<(), StoreError> {
         self.rename(&self.resync_unfinished(), &self.resync())
     }
 
-    /// What was written there so far is of no use.
+    /// Removes the unfinished backup. Durable on return.
     pub fn drop_resync_unfinished(&self) -> Result<(), StoreError> {
         self.remove(&self.resync_unfinished())
     }
 
-    /// The backup at [`DataDir::resync`] is of no use.
+    /// Removes the backup at [`DataDir::resync`]. Durable on return.
     pub fn drop_resync(&self) -> Result<(), StoreError> {
         self.remove(&self.resync())
     }
 
-    /// Durable on return; one that is not there is fine.
+    /// Removes a file. Durable on return. A missing file is no error.
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
         match fs::remove_file(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -247,8 +264,10 @@ impl DataDir {
         }
     }
 
-    /// The state was made anew: no quarantine, and nothing to make it from. Durable on return. What led to the quarantine stays to be
-    /// looked at.
+    /// Ends the quarantine after the state was made anew, and removes the backup. Durable on
+    /// return.
+    ///
+    /// The entry that led to the quarantine stays for inspection.
     pub fn end_quarantine(&self) -> Result<(), StoreError> {
         let (why, ended) = (self.root.join("QUARANTINE"), self.root.join("QUARANTINE.ended"));
         match fs::rename(&why, ended) {
@@ -274,7 +293,8 @@ impl DataDir {
     fn check_format(&self) -> Result<(), StoreError> {
         let path = self.root.join("FORMAT");
         let Some(bytes) = read_if_there(&path)? else {
-            // FORMAT is written before anything else, so a directory with data and without it was tampered with.
+            // FORMAT is written before anything else, so a directory that has data and no FORMAT
+            // was tampered with.
             if self.raft().exists() {
                 return Err(StoreError::damaged(&path, "raft/ is there and FORMAT is not"));
             }
@@ -399,7 +419,9 @@ mod tests {
         assert_eq!(directory.load_component(&[7; 32]).unwrap().as_deref(), Some(&b"\0asm"[..]));
     }
 
-    /// A link to a device without end, or a pipe that nobody writes to, held the node's start up for ever.
+    /// Regression test: some files blocked the start of a node for ever.
+    ///
+    /// They were a link to an endless device, and a pipe without a writer.
     #[test]
     fn what_is_no_regular_file_is_neither_followed_nor_waited_for() {
         let root = tempfile::tempdir().unwrap();
@@ -415,7 +437,7 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&code).status().unwrap();
         assert!(made.success());
         assert!(matches!(directory.load_code("a.1"), Err(StoreError::Unusable { .. })));
-        // A file too large for memory is not read either; this one takes no room.
+        // A file too large for memory is not read either. This one is sparse and takes no room.
         File::create(directory.code("b.1")).unwrap().set_len(CODE_BYTES_MAX + 1).unwrap();
         let error = directory.load_code("b.1").unwrap_err().to_string();
         assert!(error.contains("nothing there has more than"), "{error}");

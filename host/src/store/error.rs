@@ -1,4 +1,4 @@
-//! What can go wrong with the disk, in words an operator can act on. Never decides what to do about it.
+//! Errors of the disk, in words that an operator can act on. Never decides what to do about one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use rocksdb::ErrorKind;
 use rustix::io::Errno;
 
-/// ENOSPC and EDQUOT, as the C library says them.
+/// The C library's texts for ENOSPC and EDQUOT.
 const FULL: [&str; 2] = ["No space left on device", "quota exceeded"];
-/// EFBIG, likewise.
+/// The C library's text for EFBIG.
 const TOO_LARGE: &str = "File too large";
 
-/// EMFILE and, with more words behind them, ENFILE.
+/// The C library's text for EMFILE. That for ENFILE begins with it.
 const NO_DESCRIPTOR: &str = "Too many open files";
 
-/// A failure of the data directory or of a database in it. The text says what failed, where, and what to do.
+/// A failure of the data directory or of a database in it. The text says what failed, where, and
+/// what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the data directory open.
@@ -23,7 +24,7 @@ pub enum StoreError {
         /// The lock file.
         path: PathBuf,
     },
-    /// The directory was written by a newer version, or is not one of ours.
+    /// The directory was written by a newer version, or by another program.
     #[error(
         "{} has data format {found}, this version reads up to {supported}: start the version that wrote it, or a newer one",
         path.display()
@@ -31,12 +32,12 @@ pub enum StoreError {
     Format {
         /// The file that holds the number.
         path: PathBuf,
-        /// What stands there.
+        /// The file's contents.
         found: String,
-        /// The greatest number this version reads.
+        /// The greatest number that this version reads.
         supported: u32,
     },
-    /// What is on disk contradicts itself or fails its checksum. Nothing was changed.
+    /// The data on disk contradicts itself or fails its checksum. Nothing was changed.
     #[error("damaged data in {}: {what}. Nothing was changed. Remove this node from the cluster and let it rejoin with an empty data directory", path.display())]
     Damaged {
         /// The file or database.
@@ -44,7 +45,7 @@ pub enum StoreError {
         /// What does not fit.
         what: String,
     },
-    /// A file of the data directory that can be replaced is not what this node left there.
+    /// A replaceable file of the data directory is not as this node left it.
     #[error("{} cannot be used: {what}", path.display())]
     Unusable {
         /// The file.
@@ -52,7 +53,8 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
-    /// The log lacks what it had promised, or cannot be read. The node must not take part with it.
+    /// The log lacks data that it had acknowledged, or cannot be read. The node must not take part
+    /// in the cluster with it.
     #[error(
         "the log of this node is damaged, and the node does not start with it: {}: {what}. A node that lost what it had acknowledged must \
          neither vote nor acknowledge again: remove it from the cluster (lockstep admin <leader's grpc_addr> remove_server {name} 0), \
@@ -63,9 +65,9 @@ pub enum StoreError {
     LogDamaged {
         /// The file or database.
         path: PathBuf,
-        /// What is missing, or what cannot be read.
+        /// What is missing or cannot be read.
         what: String,
-        /// The node, as operators name it.
+        /// The node's name, as operators know it.
         name: String,
         /// Its data directory.
         root: PathBuf,
@@ -82,7 +84,8 @@ pub enum StoreError {
         /// The directory of the state's generations.
         root: PathBuf,
     },
-    /// A file of a database is damaged. What that means, and the way back, says whoever needs the database.
+    /// A file of a database is damaged. The code that needs the database adds what that means and
+    /// what to do.
     #[error("{}: {what}", path.display())]
     Unreadable {
         /// The file.
@@ -90,30 +93,31 @@ pub enum StoreError {
         /// What is wrong with it, and where.
         what: String,
     },
-    /// RocksDB refused.
+    /// RocksDB returned an error.
     #[error("{doing} in {}: {source}", path.display())]
     Rocks {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// The database.
         path: PathBuf,
-        /// RocksDB's own words.
+        /// RocksDB's own error.
         source: rocksdb::Error,
     },
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("{doing} {}: {source}", path.display())]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The system's own words.
+        /// The system's own error.
         source: io::Error,
     },
-    /// The caller broke a rule of the store: a gap in the log, or a second generation while one is being built.
+    /// The caller broke a rule of the store: a gap in the log, or a second generation while one is
+    /// being built.
     #[error("refused by the store: {0}")]
     Misuse(String),
-    /// An earlier write failed, so nothing is acknowledged any more; the node must restart.
+    /// An earlier write failed, so nothing is acknowledged any more. The node must restart.
     #[error("the log takes no more writes since one failed: {0}")]
     Poisoned(String),
     /// The log was closed.
@@ -122,29 +126,29 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// For `map_err` on RocksDB calls.
+    /// Returns a closure for `map_err` on RocksDB calls.
     pub(super) fn rocks(doing: &'static str, path: &Path) -> impl FnOnce(rocksdb::Error) -> StoreError {
         move |source| StoreError::Rocks { doing, path: path.to_owned(), source }
     }
 
-    /// For `map_err` on file system calls.
+    /// Returns a closure for `map_err` on file system calls.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
         move |source| StoreError::Io { doing, path: path.to_owned(), source }
     }
 
-    /// Whether there is no room for a file to grow, which passes, as opposed to a disk that is broken.
+    /// Returns whether a file has no room to grow. That can pass, unlike a broken disk.
     pub fn is_full(&self) -> bool {
         self.room_advice().is_some()
     }
 
-    /// What makes room, when there is none.
+    /// Returns advice on how to make room, if the error is a lack of room.
     pub fn room_advice(&self) -> Option<&'static str> {
         let (is_full, is_too_large) = match self {
             StoreError::Io { source, .. } => (
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
                 source.kind() == io::ErrorKind::FileTooLarge,
             ),
-            // RocksDB hands on the system's words only.
+            // RocksDB passes on only the system's text.
             StoreError::Rocks { source, .. } => {
                 let text = source.to_string();
                 (FULL.iter().any(|words| text.contains(words)), text.contains(TOO_LARGE))
@@ -158,7 +162,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the process or the machine had no descriptor left.
+    /// Returns whether the process or the machine had no descriptor left.
     pub fn lacks_descriptor(&self) -> bool {
         match self {
             StoreError::Io { source, .. } => {
@@ -170,13 +174,17 @@ impl StoreError {
         }
     }
 
-    /// Whether a write of the state may work when it is tried again later. RocksDB takes no more writes once one of its own has found no
-    /// descriptor, so that does not pass; it is looked for before.
+    /// Returns whether a write of the state may succeed when it is tried again later.
+    ///
+    /// RocksDB accepts no more writes once one of its own found no descriptor, so that error does
+    /// not pass. The store therefore checks for descriptors before it writes.
     pub fn is_passing(&self) -> bool {
         self.is_full() || (self.lacks_descriptor() && !matches!(self, StoreError::Rocks { .. }))
     }
 
-    /// Whether what is on disk is not what was written there, as opposed to a disk that does not answer.
+    /// Returns whether the data on disk differs from what was written.
+    ///
+    /// A disk that does not answer is not such a case.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             StoreError::Damaged { .. } | StoreError::LogDamaged { .. } | StoreError::Unreadable { .. } => true,
@@ -189,7 +197,7 @@ impl StoreError {
         }
     }
 
-    /// Something on disk that cannot be what we wrote.
+    /// Builds the error for data on disk that this node cannot have written.
     pub(super) fn damaged(path: &Path, what: impl Into<String>) -> StoreError {
         StoreError::Damaged { path: path.to_owned(), what: what.into() }
     }

@@ -1,13 +1,15 @@
-//! The greatest size that a file of this process may have (`ulimit -f`), and what of it one file of ours may take. Raises no limit: who set
-//! it meant it.
+//! Finds the greatest size that a file of this process may have (`ulimit -f`), and derives the size
+//! at which the store ends its files. Never raises the limit: the operator set it on purpose.
 
 const MIB: u64 = 1 << 20;
-/// Below this a limit is met sooner or later: RocksDB's largest files, and room for the largest batch in one of them.
+/// A limit below this is reached sooner or later. This has room for RocksDB's largest files, and
+/// for the largest batch in one of them.
 const AMPLE_BYTES: u64 = 256 * MIB;
-/// A file is ended when it has this part of the limit, so that what is written to it at once still fits.
+/// A file is ended when it has reached this fraction of the limit, so that one more large write
+/// still fits.
 const PART: u64 = 4;
 
-/// The limit, if there is one.
+/// Returns the limit, if there is one.
 pub(super) fn bytes() -> Option<u64> {
     let mut found = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     #[allow(unsafe_code, reason = "the standard library has no word for it")]
@@ -16,12 +18,12 @@ pub(super) fn bytes() -> Option<u64> {
     (done == 0 && found.rlim_cur != libc::RLIM_INFINITY).then_some(found.rlim_cur)
 }
 
-/// The size at which a file is ended that is else ended at `bytes`.
+/// Returns the size at which to end a file that is otherwise ended at `bytes`.
 pub(super) fn within(bytes: u64) -> u64 {
     part(self::bytes(), bytes)
 }
 
-/// What an operator should know of the limit.
+/// Returns a warning for the operator if the limit is too low.
 pub(super) fn complaint() -> Option<String> {
     let limit = bytes().filter(|&limit| limit < AMPLE_BYTES)?;
     Some(format!(

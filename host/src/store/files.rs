@@ -1,5 +1,6 @@
-//! Files that are either the old or the new one after a crash, read whole and bounded, and directories whose entries survive one.
-//! Knows nothing of what the files mean.
+//! Owns the primitives for files and directories. A file is replaced atomically: after a crash it
+//! is either the old or the new one. Reads are whole and bounded. Directory entries survive a
+//! crash. Never interprets the contents.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
@@ -8,18 +9,21 @@ use std::path::Path;
 
 use super::StoreError;
 
-/// The suffix of files being written. A crash may leave one; nothing ever reads it.
+/// Suffix of files that are being written. A crash may leave one; nothing ever reads it.
 pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// A file that is locked as long as this lives, by one holder on this machine.
+/// A file lock that one holder on this machine has for as long as this value lives.
 ///
-/// Closing it would not do: a process that is being started has a copy of every open file until it runs its own program, and a lock lasts
-/// until the last copy is closed (flock(2)). Unlocking ends it for all copies.
+/// Closing the file would not release it reliably. A process that is being started has a copy of
+/// every open file until it runs its own program, and a lock lasts until the last copy is closed
+/// (flock(2)). Unlocking releases it for all copies.
 #[derive(Debug)]
 pub struct Lock(File);
 
 impl Lock {
-    /// Takes the lock of an open file, which may be a directory. Does not wait: [`TryLockError::WouldBlock`] says that another one has it.
+    /// Takes the lock of an open file, which may be a directory. Does not wait.
+    ///
+    /// [`TryLockError::WouldBlock`] means that someone else holds the lock.
     pub fn take(file: File) -> Result<Lock, TryLockError> {
         file.try_lock()?;
         Ok(Lock(file))
@@ -34,7 +38,7 @@ impl Drop for Lock {
     }
 }
 
-/// Replaces `path` by `bytes`: written beside it, fsynced, renamed, and the directory fsynced.
+/// Replaces `path` by `bytes`: writes beside it, fsyncs, renames, and fsyncs the directory.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(TEMPORARY_SUFFIX);
@@ -46,8 +50,10 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreErr
     sync_directory(path.parent().expect("a file in the data directory has a parent"))
 }
 
-/// What a regular file of at most so many bytes holds; `None` when there is nothing of that name. Anything else of that name is an error,
-/// and none that is waited for: links, pipes and devices are not followed.
+/// Returns the contents of a regular file of at most `bytes_max` bytes.
+///
+/// `None` if it does not exist. Anything else of that name (links, pipes, devices) is an error. It
+/// is neither followed nor waited for.
 pub(super) fn read_regular(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, StoreError> {
     let unusable = |what: String| StoreError::Unusable { path: path.to_owned(), what };
     let metadata = match fs::symlink_metadata(path) {
@@ -61,7 +67,7 @@ pub(super) fn read_regular(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>
     if metadata.len() > bytes_max {
         return Err(unusable(format!("it has {} bytes, and nothing there has more than {bytes_max}", metadata.len())));
     }
-    // Whoever puts something else in its place meanwhile is not waited for either.
+    // If someone puts something else in its place meanwhile, this does not wait for it either.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = File::options().read(true).custom_flags(flags).open(path).map_err(StoreError::io("open", path))?;
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
@@ -69,7 +75,8 @@ pub(super) fn read_regular(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>
     Ok(Some(bytes))
 }
 
-/// Opens a small file that is rewritten in place, and makes it if it is not there. Its name is not durable yet.
+/// Opens a small file that is rewritten in place, and creates it if missing. Its name is not
+/// durable yet.
 pub(super) fn open_in_place(path: &Path) -> Result<File, StoreError> {
     File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(StoreError::io("open", path))
 }
@@ -79,7 +86,7 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(StoreError::io("fsync directory", path))
 }
 
-/// Creates `path` and its parents; each new name survives a power cut.
+/// Creates `path` and its parents. Each new name survives a power cut.
 pub(super) fn create_directory(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
         return Ok(());
@@ -92,7 +99,7 @@ pub(super) fn create_directory(path: &Path) -> Result<(), StoreError> {
     sync_directory(parent.unwrap_or(Path::new(".")))
 }
 
-/// Removes a directory and all in it; one that is already gone is fine.
+/// Removes a directory and its contents. A directory that is already gone is no error.
 pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(StoreError::io("remove directory", path)(error)),
@@ -100,7 +107,8 @@ pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The names in a directory, sorted; names that are not UTF-8 are not ours and are left out.
+/// Returns the names in a directory, sorted. Leaves out names that are not UTF-8; the store never
+/// makes such names.
 pub(super) fn names(path: &Path) -> Result<Vec<String>, StoreError> {
     let listing = fs::read_dir(path).map_err(StoreError::io("list", path))?;
     let mut names = Vec::new();

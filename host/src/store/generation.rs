@@ -1,8 +1,10 @@
-//! One state database: commit, flush, read, pin. Never decides which generation is in force; `state.rs` does.
+//! One state database: commits, flushes, reads and pinned views. Never decides which generation is
+//! in force; `state.rs` does.
 //!
-//! - A commit is visible at once and durable only after a flush. Both families reach the disk at the same log position.
+//! - A commit is visible at once and durable only after a flush. Both families reach the disk at
+//!   the same log position.
 //! - Only [`Generation::flush`] flushes on purpose, and it names every family.
-//! - A generation whose directory is doomed removes it when the last reader is gone.
+//! - A generation that is marked as doomed removes its directory when its last reader is dropped.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,26 +26,26 @@ use super::snapshot::Checkpoint;
 use super::space::free_bytes;
 use crate::faults;
 
-/// The family RocksDB insists on. We keep nothing in it.
+/// The family that RocksDB requires. The store keeps nothing in it.
 const DEFAULT: &str = "default";
 
-/// RocksDB's name for what a family holds in memory, in bytes.
+/// RocksDB's property for the bytes that a family holds in memory.
 const MEMTABLE_BYTES: &str = "rocksdb.cur-size-all-mem-tables";
-/// Room that a flush leaves to the log, which a full disk would end.
+/// Room that a flush must leave free for the Raft log. A full disk would stop the log.
 const FLUSH_ROOM_BYTES: u64 = 256 << 10;
 
 /// An open state database, of `state/` or of a checkpoint.
 pub struct Generation {
-    // Declared before `place`, so closed before its directory is removed.
+    // Declared before `place`, so that the database is closed before its directory is removed.
     database: Arc<DB>,
     place: Place,
-    /// Frees the place of the one generation that may be under construction.
+    /// The mark that this generation is under construction. At most one generation may be.
     under_construction: Mutex<Option<Construction>>,
-    /// Keeps a checkpoint's directory while it is read.
+    /// Keeps a checkpoint's directory on disk while this generation reads it.
     _checkpoint: Option<Arc<Checkpoint>>,
 }
 
-/// Where a generation lives, and whether that is to be removed with it.
+/// The directory of a generation, and whether it is removed together with the generation.
 struct Place {
     path: PathBuf,
     doomed: AtomicBool,
@@ -59,7 +61,7 @@ impl Drop for Place {
     }
 }
 
-/// Holds `State`'s mark that a generation is being built.
+/// Holds the mark in `State` that a generation is being built.
 pub(super) struct Construction(pub(super) Arc<AtomicBool>);
 
 impl Drop for Construction {
@@ -85,7 +87,7 @@ impl Generation {
         Ok(Generation::new(database, path, None))
     }
 
-    /// Opens the database at `path` so that nothing in it can change.
+    /// Opens the database at `path` read-only.
     pub(super) fn open_read_only(path: &Path, pin: Option<Arc<Checkpoint>>) -> Result<Generation, StoreError> {
         let database = open_files::patiently(|| {
             record_files::check(path)?;
@@ -104,7 +106,7 @@ impl Generation {
         }
     }
 
-    /// Makes the batch visible, all of it or nothing. Durable only after a flush.
+    /// Makes the whole batch visible, or nothing of it. It is durable only after a flush.
     pub fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
         let mut writes = WriteBatch::with_capacity_bytes(batch.bytes() + 16 * batch.len());
         for (column, key, value) in batch.changes() {
@@ -117,7 +119,8 @@ impl Generation {
         self.database.write_opt(writes, &options::unlogged()).map_err(StoreError::rocks("write", self.path()))
     }
 
-    /// Makes everything committed so far durable. The only place that flushes, and it names all families.
+    /// Makes everything committed so far durable. Nothing else flushes on purpose. Names all
+    /// families.
     pub fn flush(&self) -> Result<(), StoreError> {
         let families = [DEFAULT, DATA, SYSTEM].map(|name| family(&self.database, name));
         let mut wait = FlushOptions::default();
@@ -128,13 +131,16 @@ impl Generation {
         faults::io("state-after-flush").map_err(StoreError::io("flush", self.path()))
     }
 
-    /// Whether RocksDB will soon flush by itself, without a look at what it needs for that.
+    /// Returns whether RocksDB will soon flush by itself. RocksDB does not check first whether
+    /// there is room and descriptors for that.
     pub fn is_nearly_full(&self) -> bool {
         [DATA, SYSTEM].iter().any(|family| options::is_nearly_full(&self.database, family))
     }
 
-    /// Whether a flush would find descriptors, and fit on the disk. One that does not leaves RocksDB refusing every write, until there is more room than a
-    /// small disk ever has; so it is not begun.
+    /// Checks that a flush would find descriptors and room on the disk.
+    ///
+    /// If a flush fails for lack of room, RocksDB refuses every write until more room is free than
+    /// a small disk ever has. So the store does not begin such a flush.
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
         let memory = |name| {
             let bytes = self.database.property_int_value_cf(family(&self.database, name), MEMTABLE_BYTES);
@@ -150,12 +156,12 @@ impl Generation {
         Err(StoreError::io("flush", self.path())(io::Error::new(io::ErrorKind::StorageFull, text)))
     }
 
-    /// The state as it is now, for as long as the view lives.
+    /// Returns the state as it is now. It stays so for as long as the view lives.
     pub fn view(self: &Arc<Self>) -> View {
         View { pinned: Pinned::new(self.database.clone()), generation: self.clone() }
     }
 
-    /// About the bytes of live rows, in memory and on disk.
+    /// Returns roughly the bytes of live rows, in memory and on disk.
     pub fn approximate_bytes(&self) -> u64 {
         let number = |column: Column, property: &str| {
             let value = self.database.property_int_value_cf(family(&self.database, column.family()), property);
@@ -175,12 +181,14 @@ impl Generation {
         &self.database
     }
 
-    /// The directory goes when the last reader drops.
+    /// Marks the directory for removal. It is removed when the last reader is dropped.
     pub(super) fn doom(&self) {
         self.place.doomed.store(true, Ordering::Release);
     }
 
-    /// Marks a generation that goes away again unless it is [`established`](Self::establish).
+    /// Marks a generation that removes its directory when dropped.
+    ///
+    /// It keeps the directory if it is [`established`](Self::establish) first.
     pub(super) fn under_construction(self, construction: Construction) -> Generation {
         self.doom();
         *self.under_construction.lock() = Some(construction);
@@ -217,9 +225,11 @@ impl Read for Generation {
     }
 }
 
-/// A generation as it was at one moment. Later commits do not show; the generation's directory stays while the view lives.
+/// A generation as it was at one moment. Later commits do not show. The generation's directory
+/// stays while the view lives.
 pub struct View {
-    // Declared before `generation`, so that the database is closed before its directory may go.
+    // Declared before `generation`, so that the database is closed before its directory may be
+    // removed.
     pinned: Pinned,
     generation: Arc<Generation>,
 }

@@ -1,13 +1,16 @@
-//! The Raft log, vote and identity of one group, durable before anything is acknowledged. Never interprets an entry.
+//! The Raft log, vote and identity of one group, durable before anything is acknowledged. Never
+//! interprets an entry.
 //!
 //! ```text
 //! openraft ── append, truncate, purge, save_vote ──► Shared: what readers see at once (tail.rs)
-//!                                              └───► queue.rs ──► writer.rs: one thread, one batch, one fsync ──► callbacks
+//!                                              └───► queue.rs ──► writer.rs: one thread, one
+//!                                                              batch, one fsync ──► callbacks
 //! ```
 //!
-//! - Readers see an append when it returns; it is acknowledged only after its fsync.
-//! - Everything reaches the disk in the order it was submitted: memory and queue change under one lock.
-//! - After a failed write nothing is acknowledged any more and the node ends.
+//! - Readers see an append when the call returns. It is acknowledged only after its fsync.
+//! - Everything reaches the disk in the order it was submitted: memory and queue change under one
+//!   lock.
+//! - After a failed write nothing is acknowledged any more, and the node ends.
 
 mod check;
 mod durable;
@@ -47,22 +50,23 @@ use super::{DataDir, StoreError};
 use crate::faults;
 use crate::types::{CommittedLeaderId, Entry, Fatal, Identity, LogId, TypeConfig, Vote};
 
-/// The log of one group. Cloning shares it; the last clone to drop closes it.
+/// The log of one group. Clones share it. Dropping the last clone closes the log.
 #[derive(Clone)]
 pub struct Log(Arc<Handle>);
 
-/// Numbers for operators.
+/// Figures of the log for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogStats {
     /// The first index present; `None` when the log holds no entries.
     pub first_index: Option<u64>,
-    /// The last index present, or purged; `None` when nothing was ever appended.
+    /// The last index present or purged; `None` when nothing was ever appended.
     pub last_index: Option<u64>,
     /// Everything up to this index is on disk; 0 also when nothing is.
     pub durable_index: u64,
     /// Bytes held in memory for readers.
     pub tail_bytes: usize,
-    /// Bytes of the entries found when the log was opened, and of all appended since; purging does not lower it.
+    /// Bytes of the entries found when the log was opened, plus all appended since. Purging does
+    /// not lower it.
     pub written_bytes: u64,
 }
 
@@ -71,7 +75,8 @@ struct Handle {
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the log, its readers and its writer share. Locks are taken in this order: `view`, then queue or progress.
+/// The data that the log, its readers and its writer share. Lock order: `view`, then queue or
+/// progress.
 struct Shared {
     group: u32,
     database: Arc<DB>,
@@ -79,18 +84,21 @@ struct Shared {
     queue: Queue,
     progress: Arc<Progress>,
     identity: Mutex<Option<Identity>>,
-    /// A log that cannot be read ends the node, as one that cannot be written does.
+    /// Raised when the log cannot be read. That ends the node, as a failed write does.
     fatal: Fatal,
     served: Served,
-    /// Since when the writer has been at the batch that it writes now.
+    /// When the writer began the batch that it is writing now; `None` between batches.
     writing: Mutex<Option<Instant>>,
-    /// Whether openraft must not hear what is committed.
+    /// Whether openraft must not learn the commit index.
     applies_nothing: AtomicBool,
 }
 
 impl Log {
-    /// Opens the log and checks it: no gaps, no record that fails its checksum, nothing less than the last start had synced. Cuts a
-    /// torn tail and refuses damage (`log/opening.rs`). Starts the writer thread. `fatal` is raised when a write or a read fails.
+    /// Opens the log and checks it. Cuts a torn tail and refuses damage (`log/opening.rs`).
+    ///
+    /// The log must have no gaps and no record that fails its checksum, and must hold at least what
+    /// the last run had synced. Starts the writer thread. `fatal` is raised when a write or a read
+    /// fails.
     pub fn open(directory: &DataDir, group: u32, fatal: Fatal) -> Result<Log, StoreError> {
         let opened = opening::open(directory, group)?;
         let sink = Rocks::new(opened.database.clone(), directory.raft());
@@ -106,7 +114,7 @@ impl Log {
     ) -> Result<Log, StoreError> {
         let Opened { database, mut found, synced } = opened;
         let served = Served::open(&directory.root().join("SERVED"), group, found.last())?;
-        // What was applied had been committed.
+        // Whatever was applied had been committed.
         found.committed = found.committed.max(served.log_id());
         let shared = Arc::new(Shared {
             group,
@@ -128,12 +136,12 @@ impl Log {
         Ok(Log(Arc::new(Handle { shared, writer: Mutex::new(Some(thread)) })))
     }
 
-    /// Who this node is; `None` before the first start recorded it.
+    /// Returns this node's identity; `None` before the first start recorded it.
     pub fn identity(&self) -> Option<Identity> {
         self.0.shared.identity.lock().clone()
     }
 
-    /// Records who this node is; durable on return. Blocks for one fsync.
+    /// Records this node's identity. Durable on return. Blocks for one fsync.
     pub fn save_identity(&self, identity: &Identity) -> Result<(), StoreError> {
         let (reply, answer) = std::sync::mpsc::channel();
         self.0.shared.queue.push(Op::Identity(identity.clone(), Reply::Blocking(reply)));
@@ -142,12 +150,14 @@ impl Log {
         Ok(())
     }
 
-    /// Tells when entries are on this node's disk.
+    /// Returns a handle that tells when entries are on this node's disk.
     pub fn durable(&self) -> Durable {
         Durable::new(self.0.shared.progress.clone())
     }
 
-    /// How long the disk has been at one batch of the log; zero while it is at none.
+    /// Returns how long the disk has been writing the current batch of the log.
+    ///
+    /// Zero between batches.
     pub fn writing_for(&self) -> Duration {
         self.0.shared.writing.lock().map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -159,39 +169,47 @@ impl Log {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// The greatest log id known to be committed; after a restart what the last run had recorded, never less than it had applied
-    /// unless the machine crashed.
+    /// Returns the greatest log id known to be committed.
+    ///
+    /// After a restart this is what the last run had recorded. It is never less than what that run
+    /// had applied, unless the machine crashed.
     pub fn committed_hint(&self) -> Option<LogId> {
         self.0.shared.view.read().committed
     }
 
-    /// How far readers may have seen the state before this start.
+    /// Returns how far readers may have seen the state before this start.
     pub fn seen_before(&self) -> Seen {
         self.0.shared.served.before()
     }
 
-    /// An entry that readers of this node have seen for certain, beyond the log as it is now. Sound only when the state reaches it.
+    /// Returns an entry after the end of the log that readers of this node have certainly seen.
+    ///
+    /// This is sound only when the state reaches that entry.
     pub fn seen_beyond(&self) -> Option<LogId> {
         self.0.shared.served.beyond()
     }
 
-    /// Notes that entry `log_id`, which is on disk, becomes visible to readers next. One small write, no fsync.
+    /// Records that entry `log_id`, which is on disk, becomes visible to readers next. One small
+    /// write, no fsync.
     pub fn note_served(&self, log_id: LogId) -> Result<(), StoreError> {
         self.0.shared.served.write(log_id)
     }
 
-    /// Notes that the state has reached all of [`Log::seen_before`].
+    /// Records that the state has reached all of [`Log::seen_before`].
     pub fn note_recovered(&self) -> Result<(), StoreError> {
         self.0.shared.served.recovered()
     }
 
-    /// For a node that must not apply: openraft, which begins with what it hears of as committed, hears of nothing.
+    /// Hides the commit index from openraft at its start, so that a node that must not apply
+    /// applies nothing.
     pub fn apply_nothing(&self) {
         self.0.shared.applies_nothing.store(true, Ordering::Relaxed);
     }
 
-    /// Goes on behind a state at `applied` that came from another node: what the log has up to there goes, unless it holds that very
-    /// entry; so does what another leader had put behind it. Durable on return.
+    /// Continues the log after a state at `applied` that came from another node. Durable on return.
+    ///
+    /// Removes the log up to `applied`, unless the log holds that very entry. If the log holds
+    /// another entry at that index, the entries after it go too: another leader had appended them.
     pub async fn go_on_behind(&mut self, applied: LogId) -> io::Result<()> {
         let index = applied.index;
         let mut reader = self.get_log_reader().await;
@@ -207,7 +225,9 @@ impl Log {
         Ok(self.barrier().await?)
     }
 
-    /// Votes for the leader of a later term than the vote here, as whoever takes its entries does. Durable on return.
+    /// Saves a vote for `leader` if its term is later than the saved vote's. Durable on return.
+    ///
+    /// A follower that takes a leader's entries votes the same way.
     pub async fn vote_with(&mut self, leader: CommittedLeaderId) -> io::Result<()> {
         let vote = Vote::new_committed(leader.term, leader.node_id);
         let before = self.0.shared.view.read().vote;
@@ -217,7 +237,7 @@ impl Log {
         }
     }
 
-    /// Numbers for operators.
+    /// Returns figures for operators.
     pub fn stats(&self) -> LogStats {
         let view = self.0.shared.view.read();
         LogStats {
@@ -229,7 +249,8 @@ impl Log {
         }
     }
 
-    /// Writes what is queued, stops the writer thread and refuses everything after. A second call does nothing.
+    /// Writes what is queued, stops the writer thread and refuses everything after. A second call
+    /// does nothing.
     pub fn close(&self) {
         self.0.close();
     }
@@ -275,7 +296,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        // On the task of openraft's core, as every method here.
+        // Runs on the task of openraft's core, as every method here does.
         faults::point("raft-core");
         let mut view = self.0.shared.view.write();
         view.committed = committed;
@@ -326,9 +347,9 @@ impl Shared {
         Ok(())
     }
 
-    /// Every append up to `append_number` is on disk.
+    /// Records that every append up to `append_number` is on disk.
     fn synced(&self, append_number: u64, bytes: usize) {
-        // The lock keeps a truncation from coming between the look and the change.
+        // The lock keeps a truncation from happening between the check and the change.
         let mut view = self.view.write();
         let next = view.synced(append_number, self.progress.next());
         self.progress.synced(bytes, next);
@@ -354,7 +375,7 @@ impl Shared {
         }
         let from = view.first();
         if view.last.is_none_or(|last| last.index < upto.index) {
-            // A snapshot covers more than the log: from here on the log begins behind it.
+            // A snapshot covers more than the log. From here on the log begins after the snapshot.
             self.progress.skip_to(upto.index + 1);
         }
         view.purge(upto);

@@ -1,16 +1,19 @@
-//! The disk. Knows RocksDB, files and fsync; knows no wasm and no network.
+//! Owns everything on disk: RocksDB, files and fsync. Knows nothing of wasm and the network.
 //!
 //! ```text
-//! <data dir>/FORMAT  LOCK                    directory  what this directory is, and who has it open
-//!            components/                     directory  encoded components by BLAKE3, and their compiled code
-//!            raft/  SYNCED  SERVED           log        vote, entries, identity: fsynced before anything is acknowledged
-//!            state/<group>/<generation>/     state      the guest's and the host's rows: no WAL, the Raft log is its WAL
-//!            snapshots/<group>/<index>-<term>/ snapshot checkpoints of the state at one log position
-//!            BALLAST  BALLAST.running        space      room to give up when the disk is full
+//! <data dir>/FORMAT  LOCK                      directory: format number, lock
+//!            components/                       directory: components by BLAKE3, compiled code
+//!            raft/  SYNCED  SERVED             log: vote, entries, identity; fsynced before any
+//!                                              acknowledgement
+//!            state/<group>/<generation>/       state: rows of the guest and the host; no WAL,
+//!                                              the Raft log is its WAL
+//!            snapshots/<group>/<index>-<term>/ snapshot: checkpoints, each at one log position
+//!            BALLAST  BALLAST.running          space: room to give up when the disk is full
 //! ```
 //!
-//! The page about every column family, key and value is [`columns`]. Two promises are kept apart: `raft/` is durable when a call
-//! completes; `state/` is durable after a flush, and whoever writes it does so only once the log entry it came from is durable.
+//! [`columns`] describes every column family, key and value. The two databases promise different
+//! things. Data in `raft/` is durable when the call completes. Data in `state/` is durable after a
+//! flush; its writer writes a row only once the log entry that the row comes from is durable.
 
 pub mod columns;
 mod directory;

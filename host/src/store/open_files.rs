@@ -1,4 +1,5 @@
-//! How many files the store may have open: its share of the process's descriptors, and whether some are left now. Opens no database.
+//! Decides how many files the store may have open: its share of the process's descriptors. Also
+//! checks whether descriptors are left now. Opens no database.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,52 +10,62 @@ use std::time::Duration;
 use super::StoreError;
 use crate::logs::Sparse;
 
-/// Table files that a database may have open; RocksDB's own default is without limit. Enough for 32 GiB at the usual size of a file.
+/// Most table files that a database may have open; RocksDB's default is no limit. Enough for 32 GiB
+/// at the usual file size.
 const TABLES_MAX: u32 = 512;
-/// With fewer, a database of a few GiB opens a file for every other read.
+/// Fewest table files that a database may have open. With fewer, a database of a few GiB opens a
+/// file for every second read.
 const TABLES_MIN: u32 = 64;
-/// Files of a database that are no tables: its lock, manifest, text log, directories, and write-ahead logs.
+/// Files of a database other than tables: its lock, manifest, text log, directories and write-ahead
+/// logs.
 const BESIDE_TABLES: u64 = 16;
-/// Databases that are open at a time: the log, the state, one that is being received, and checkpoints that are sent, backed up or looked at.
+/// Most databases that are open at a time: the log, the state, one that is being received, and
+/// checkpoints that are sent, backed up or inspected.
 const DATABASES_MAX: u64 = 7;
 
-/// A flush, and a compaction beside it, open so many files: one or two for each family and output, the manifest, and directories.
+/// Files that a flush opens, with a compaction beside it: one or two for each family and output,
+/// the manifest, and directories.
 const A_FLUSH: usize = 16;
 
-/// What the databases that are opened from now on keep to.
+/// Limit on table files for the databases that are opened from now on.
 static TABLES: AtomicU32 = AtomicU32::new(TABLES_MAX);
 
-/// A share of the process's descriptors.
+/// The store's share of the process's descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFiles {
     tables: u32,
 }
 
 impl OpenFiles {
-    /// What the store makes of `descriptors`: it uses no more than it has use for, and cannot do with less than [`OpenFiles::descriptors`] says.
+    /// Derives the store's share from `descriptors`, the number that it is given.
+    ///
+    /// The store takes no more than it can use. It cannot run with less than
+    /// [`OpenFiles::descriptors`] returns.
     pub fn of(descriptors: u64) -> OpenFiles {
         let tables = (descriptors / DATABASES_MAX).saturating_sub(BESIDE_TABLES);
         OpenFiles { tables: u32::try_from(tables).unwrap_or(TABLES_MAX).clamp(TABLES_MIN, TABLES_MAX) }
     }
 
-    /// Files that may be open at a time.
+    /// Returns the number of files that may be open at a time.
     pub fn descriptors(self) -> u64 {
         DATABASES_MAX * (u64::from(self.tables) + BESIDE_TABLES)
     }
 
-    /// Databases that are opened from now on keep to it.
+    /// Applies the limit to all databases that are opened from now on.
     pub fn limit(self) {
         TABLES.store(self.tables, Ordering::Relaxed);
     }
 }
 
-/// RocksDB's setting.
+/// Returns the value for RocksDB's option `max_open_files`.
 pub(super) fn tables_max() -> i32 {
     i32::try_from(TABLES.load(Ordering::Relaxed)).expect("a few hundred")
 }
 
-/// Whether a flush will find the descriptors it needs. RocksDB takes no more writes after one that does not, and never recovers from it;
-/// so it is not begun.
+/// Checks that a flush will find the descriptors it needs.
+///
+/// If a flush finds none, RocksDB accepts no more writes and never recovers. So the store does not
+/// begin such a flush.
 pub(super) fn check_some_are_left(path: &Path) -> Result<(), StoreError> {
     let mut opened = Vec::with_capacity(A_FLUSH);
     for _ in 0..A_FLUSH {
@@ -63,14 +74,15 @@ pub(super) fn check_some_are_left(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Between two attempts of what found no descriptor.
+/// Time between two attempts to open a file when no descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Lines about waiting.
+/// Limits the log lines about waiting for a descriptor.
 static WAITS: LazyLock<Sparse> = LazyLock::new(Sparse::default);
 
-/// Does `read`, which changes nothing, again and again while no descriptor is left to open a file with: what is on disk is whole, so nobody
-/// need be told otherwise.
+/// Repeats `read`, which changes nothing, while no descriptor is left to open a file with.
+///
+/// The data on disk is whole, so the caller need not get an error.
 pub(super) fn patiently<T>(mut read: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
     loop {
         match read() {
@@ -80,7 +92,7 @@ pub(super) fn patiently<T>(mut read: impl FnMut() -> Result<T, StoreError>) -> R
     }
 }
 
-/// Says that the store waits for a descriptor, and waits for a moment.
+/// Logs that the store waits for a descriptor, and sleeps for [`PAUSE`].
 pub(super) fn wait(error: &StoreError) {
     if let Some(left_out) = WAITS.due() {
         tracing::warn!(%error, left_out, "no descriptor is left: the store waits until it can open a file");

@@ -1,5 +1,5 @@
-//! How RocksDB is set up, each setting with its reason. Sized for small machines: all memtables and caches of a node stay below
-//! about 200 MiB. Opens nothing itself.
+//! The RocksDB settings, each with its reason. Sized for small machines: all memtables and caches
+//! of a node stay below about 200 MiB. Opens nothing itself.
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, DBRecoveryMode,
@@ -12,56 +12,64 @@ use super::{open_files, pinned};
 use crate::faults;
 
 const MIB: usize = 1024 * 1024;
-/// One memtable of the Raft log. Entries that are purged before it is full never reach a table file's lower levels.
+/// Size of one memtable of the Raft log. Entries that are purged before it is full never reach the
+/// lower levels of table files.
 const LOG_MEMTABLE_BYTES: usize = 32 * MIB;
-/// One memtable of the log's `meta`: a handful of small records.
+/// Size of one memtable of the log's `meta`, which holds a few small records.
 const META_MEMTABLE_BYTES: usize = 4 * MIB;
-/// `meta` hardly ever fills its memtable; this bounds the WALs it would otherwise keep alive.
+/// Most bytes of WALs. `meta` hardly ever fills its memtable, and would keep old WALs alive without
+/// this limit.
 const WAL_BYTES_MAX: u64 = 256 * MIB as u64;
-/// All memtables of the state. The apply thread flushes at 16 MiB; this is for one that is late.
+/// Size of all memtables of the state. The apply thread flushes at 16 MiB; this limit applies when
+/// it is late.
 const STATE_MEMTABLES_BYTES: usize = 32 * MIB;
-/// A table file that a compaction makes; RocksDB's own default.
+/// Size of a table file that a compaction makes; RocksDB's own default.
 const TABLE_FILE_BYTES: u64 = 64 * MIB as u64;
-/// Cache of table blocks, for state and log each.
+/// Size of a cache of table blocks. `log` and `meta` have one each, `data` and `system` share one.
 const BLOCK_CACHE_BYTES: usize = 32 * MIB;
-/// A state file in which this many of so many neighbouring rows are removals is compacted soon: a scan passes over each of them.
+/// Number of neighbouring rows in which RocksDB counts removals. See [`REMOVALS_MAX`].
 const REMOVALS_WINDOW: usize = 4096;
-/// See [`REMOVALS_WINDOW`].
+/// Removals within [`REMOVALS_WINDOW`] rows at which a state file is compacted soon. A scan has to
+/// step over each removal.
 const REMOVALS_MAX: usize = 2048;
-/// RocksDB's own text log: this many files of this many bytes.
+/// Number of files of RocksDB's own text log. Each has [`TEXT_LOG_BYTES`].
 const TEXT_LOG_FILES: usize = 3;
 const TEXT_LOG_BYTES: usize = 4 * MIB;
 
-/// RocksDB's name for what a family holds in the memtable that is written now, in bytes.
+/// RocksDB's property for the bytes in a family's active memtable.
 const ACTIVE_MEMTABLE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
 
-/// Whether RocksDB will soon flush `family` by itself, and open files for it: three quarters of a memtable are full.
+/// Returns whether RocksDB will soon flush `family` by itself, and open files for it.
+///
+/// That is so when three quarters of a memtable are full.
 pub(super) fn is_nearly_full(database: &DB, family: &'static str) -> bool {
     let memtable = memtable(if family == LOG { LOG_MEMTABLE_BYTES } else { STATE_MEMTABLES_BYTES / 2 }) as u64;
     let bytes = database.property_int_value_cf(pinned::family(database, family), ACTIVE_MEMTABLE_BYTES);
     bytes.ok().flatten().is_some_and(|bytes| bytes >= memtable / 4 * 3)
 }
 
-/// For `raft/`.
+/// Options of `raft/`.
 pub(super) fn raft() -> Options {
     let mut options = common();
-    // The default, point-in-time, drops synced records after bit rot and opens all the same.
+    // The default, point-in-time, drops synced records after bit rot and opens the database without
+    // an error.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    // A recycled WAL has old records behind its end, which that mode cannot tell from damage.
+    // A recycled WAL has old records after its end. This recovery mode cannot tell them from
+    // damage.
     options.set_recycle_log_file_num(0);
-    // A WAL that is missing or too short is found at open.
+    // With this, RocksDB finds at open that a WAL is missing or too short.
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_max_total_wal_size(within(WAL_BYTES_MAX));
     options
 }
 
-/// For a copy of a damaged `raft/`: everything up to the first record that is not whole.
+/// Options of a copy of a damaged `raft/`: opens it up to the first record that is not whole.
 pub(super) fn raft_up_to_damage() -> Options {
     let mut options = raft();
     options.create_if_missing(false);
     options.create_missing_column_families(false);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-    // A WAL that is too short is what this is for; `SYNCED` says whether too much is gone.
+    // This serves WALs that are too short. `SYNCED` tells whether too much is missing.
     options.set_track_and_verify_wals_in_manifest(false);
     options
 }
@@ -75,22 +83,22 @@ pub(super) fn raft_families() -> Vec<ColumnFamilyDescriptor> {
     vec![ColumnFamilyDescriptor::new(LOG, log), ColumnFamilyDescriptor::new(META, meta)]
 }
 
-/// Writes to `raft/`: on disk when the call returns.
+/// Write options of `raft/`: the data is on disk when the call returns.
 pub(super) fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(true);
     options
 }
 
-/// Writes to `raft/` in a test of the tests: a power cut would take them away.
+/// Write options of `raft/` for a check of the tests themselves: a power cut loses these writes.
 pub(super) fn unsynced() -> WriteOptions {
     WriteOptions::default()
 }
 
-/// For `state/` and checkpoints.
+/// Options of `state/` and of checkpoints.
 pub(super) fn state() -> Options {
     let mut options = common();
-    // Without a WAL this is what keeps `data` and `system` at the same log position on disk.
+    // Without a WAL, this keeps `data` and `system` at the same log position on disk.
     options.set_atomic_flush(true);
     options.set_db_write_buffer_size(memtable(STATE_MEMTABLES_BYTES));
     options
@@ -99,7 +107,7 @@ pub(super) fn state() -> Options {
 /// The families of `state/`. One cache serves both.
 pub(super) fn state_families() -> Vec<ColumnFamilyDescriptor> {
     let mut family = family();
-    // A share of the whole file, 0: a single stretch of removals is enough.
+    // 0 turns off the ratio over the whole file: a single stretch of removals is enough.
     family.add_compact_on_deletion_collector_factory(REMOVALS_WINDOW, REMOVALS_MAX, 0.0);
     if faults::is_set("state-cramped") {
         cramp(&mut family);
@@ -111,14 +119,14 @@ pub(super) fn state_families() -> Vec<ColumnFamilyDescriptor> {
     vec![ColumnFamilyDescriptor::new(DATA, family.clone()), ColumnFamilyDescriptor::new(SYSTEM, family)]
 }
 
-/// Writes to `state/`: no WAL, the Raft log is its WAL.
+/// Write options of `state/`: no WAL, because the Raft log is its WAL.
 pub(super) fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     options
 }
 
-/// Hardly any memory, many small files, and compaction all the time: another way to the same rows.
+/// Uses hardly any memory, many small files and constant compaction. The rows must stay the same.
 fn cramp(family: &mut Options) {
     let mut table = BlockBasedOptions::default();
     table.disable_cache();
@@ -140,7 +148,8 @@ fn common() -> Options {
     options.set_log_level(LogLevel::Info);
     options.set_keep_log_file_num(TEXT_LOG_FILES);
     options.set_max_log_file_size(TEXT_LOG_BYTES);
-    // Statistics in the text log every ten minutes would push what matters out of three small files.
+    // Statistics in the text log every ten minutes would push important lines out of three small
+    // files.
     options.set_stats_dump_period_sec(0);
     options
 }
@@ -148,7 +157,8 @@ fn common() -> Options {
 fn family() -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
-    // Index and filter blocks count against the cache, so that a large state does not grow the process.
+    // Index and filter blocks count against the cache, so that a large state does not grow the
+    // process.
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_bloom_filter(10.0, false);
@@ -160,7 +170,7 @@ fn family() -> Options {
     options
 }
 
-/// What is flushed becomes a file.
+/// Limits a memtable's size to the file limit, because a flush writes it to a file.
 fn memtable(bytes: usize) -> usize {
     usize::try_from(within(bytes as u64)).unwrap_or(bytes)
 }

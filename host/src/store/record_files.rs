@@ -1,15 +1,21 @@
-//! The files that RocksDB reads record by record, write-ahead logs and manifests: walks them, and finds what is damaged in them without
-//! that RocksDB says so. Every database is looked through before it is opened. Changes nothing but copies.
+//! Walks the files that RocksDB reads record by record: write-ahead logs and manifests. Finds
+//! damage in them that RocksDB does not report. The store checks every database with this before it
+//! opens it. Changes only copies.
 //!
-//! - A record of a kind that only recycled logs have. Ours are never recycled, so such a kind is a damaged byte; and RocksDB (since
-//!   [#12643]) reads it again and again, for ever. Where it is the first of its file, RocksDB leaves the whole file out without a word.
-//! - A hole: zeros where a record should begin, and something in a later block. RocksDB takes the zeros for room that was not used yet, and
-//!   goes on at the next block without a word. Zeros in the last block are a tail that a crash left.
+//! It looks for two kinds of damage:
 //!
-//! The format: blocks of 32 KiB, in them fragments of header (crc32c u32, masked, of kind and payload; length u16; kind u8;
-//! little-endian) and payload. RocksDB goes on at the next block behind a fragment that does not fit in its block, that is all zeros, or that
-//! fails its checksum, and so does this, to look at what RocksDB looks at. Files that RocksDB would not read any more, which only a crash
-//! leaves, are looked at as well.
+//! - A record of a kind that only recycled logs have. The store never recycles logs, so such a kind
+//!   is a damaged byte. RocksDB (since [#12643]) reads such a record again and again, without end.
+//!   If it is the first record of its file, RocksDB ignores the whole file and reports nothing.
+//! - A hole: zeros where a record should begin, and data in a later block. RocksDB takes the zeros
+//!   for unused room and goes on at the next block, and reports nothing. Zeros in the last block
+//!   are a tail that a crash left.
+//!
+//! The format: blocks of 32 KiB that hold fragments. A fragment is a header (crc32c u32 of kind and
+//! payload, masked; length u16; kind u8; little-endian) and a payload. RocksDB goes on at the next
+//! block after a fragment that does not fit in its block, that is all zeros, or that fails its
+//! checksum. This module does the same, so that it reads what RocksDB reads. It also checks files
+//! that RocksDB would not read any more; only a crash leaves such files.
 //!
 //! [#12643]: https://github.com/facebook/rocksdb/pull/12643
 
@@ -21,32 +27,33 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use super::files::names;
 
-/// A block of such a file.
+/// Bytes of a block.
 pub(super) const BLOCK_BYTES: usize = 32 * 1024;
-/// What stands before a payload.
+/// Bytes of a fragment's header.
 pub(super) const HEADER_BYTES: usize = 7;
-/// Where in a header the kind is.
+/// Offset of the kind in a header.
 const KIND_AT: usize = 6;
-/// The kinds with a number of their log in the header: fragments of records, the size of timestamps, the log before.
+/// The kinds whose header holds the number of their log: fragments of records, the size of
+/// timestamps, the previous log.
 const RECYCLED: [u8; 6] = [5, 6, 7, 8, 11, 131];
-/// A kind that no record has. One that is given it fails its checksum.
+/// A kind that no record has. A fragment that is given this kind fails its checksum.
 const NO_KIND: u8 = 12;
-/// RocksDB's masking of checksums (`util/crc32c.h`).
+/// The constant that RocksDB masks checksums with (`util/crc32c.h`).
 const MASK: u32 = 0xa282_ead8;
 
-/// What stands at a place in a file.
+/// What [`walk`] found at one place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// A fragment of this kind.
     Fragment(u8),
-    /// The file ends in the fragment that is told before, or in a header.
+    /// The file ends inside the fragment that was reported just before, or inside a header.
     Cut,
-    /// Zeros, and something in a later block. Told when that is seen.
+    /// Zeros, followed by data in a later block. Reported when that data is found.
     Hole,
 }
 
 impl Seen {
-    /// What is wrong with it, if it is damage that RocksDB does not tell of.
+    /// Returns what is wrong, if it is damage that RocksDB does not report.
     fn fault(self) -> Option<&'static str> {
         match self {
             Seen::Fragment(kind) if RECYCLED.contains(&kind) => {
@@ -58,7 +65,7 @@ impl Seen {
     }
 }
 
-/// Refuses the database in `directory` if one of its files is damaged where RocksDB would not say so.
+/// Fails if a file of the database in `directory` has damage that RocksDB would not report.
 pub(super) fn check(directory: &Path) -> Result<(), StoreError> {
     for path in record_files(directory)? {
         if let Some((at, fault)) = faults(&path)?.first() {
@@ -68,7 +75,7 @@ pub(super) fn check(directory: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes each such place, in a copy that nobody has open, one that RocksDB sees to be damaged.
+/// Changes each such place in a copy, which nobody has open, so that RocksDB sees the damage.
 pub(super) fn spoil(copy: &Path) -> Result<(), StoreError> {
     for path in record_files(copy)? {
         for (at, _) in faults(&path)? {
@@ -79,7 +86,7 @@ pub(super) fn spoil(copy: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// None where there is no directory.
+/// Returns nothing if the directory does not exist.
 fn record_files(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     if !directory.is_dir() {
         return Ok(Vec::new());
@@ -88,7 +95,7 @@ fn record_files(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(names(directory)?.iter().filter(is_one).map(|name| directory.join(name)).collect())
 }
 
-/// Where damage is that RocksDB does not tell of, in bytes, and what.
+/// Finds damage that RocksDB does not report: the byte offset, and what is wrong.
 fn faults(path: &Path) -> Result<Vec<(u64, &'static str)>, StoreError> {
     let mut found = Vec::new();
     let walked =
@@ -97,11 +104,11 @@ fn faults(path: &Path) -> Result<Vec<(u64, &'static str)>, StoreError> {
     Ok(found)
 }
 
-/// Shows what stands where, in order.
+/// Reports what stands at each place of the file, in order.
 pub(super) fn walk(mut file: impl Read, mut seen: impl FnMut(u64, Seen)) -> io::Result<()> {
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     let mut start = 0;
-    // Where zeros began that nothing was seen behind yet.
+    // Where zeros began. Set until data is found behind them.
     let mut zeros = None;
     loop {
         block.clear();
@@ -133,7 +140,7 @@ pub(super) fn walk(mut file: impl Read, mut seen: impl FnMut(u64, Seen)) -> io::
             }
             rest = behind;
         }
-        // Less than a header's room is left at the end of a block.
+        // The rest of a full block may be shorter than a header; that is no cut.
         let used = block.len() - rest.len();
         if !rest.is_empty() && rest.len() < HEADER_BYTES && used + HEADER_BYTES <= BLOCK_BYTES {
             seen(start + used as u64, Seen::Cut);
@@ -160,14 +167,14 @@ pub(super) mod tests {
         all
     }
 
-    /// Where the fragments of a file begin.
+    /// Returns where the fragments of a file begin.
     pub(in crate::store) fn fragments(path: &Path) -> Vec<u64> {
         let all = seen(File::open(path).unwrap()).into_iter();
         all.filter(|(_, seen)| matches!(seen, Seen::Fragment(_))).map(|(at, _)| at).collect()
     }
 
-    /// Flips the bit that makes a whole record a recycled one. Without [`check`], RocksDB would read that for ever, and the test go on
-    /// for ever, too.
+    /// Flips the bit that turns a whole record into a recycled one. Without [`check`], RocksDB
+    /// would read such a record without end, and the test would never finish.
     pub(in crate::store) fn recycle(path: &Path, at: u64) {
         let file = File::options().read(true).write(true).open(path).unwrap();
         let mut kind = [0];
@@ -176,14 +183,14 @@ pub(super) mod tests {
         file.write_all_at(&[kind[0] ^ 4], at + KIND_AT as u64).unwrap();
     }
 
-    /// A fragment as RocksDB writes it.
+    /// Encodes a fragment as RocksDB writes it.
     pub(in crate::store) fn fragment(kind: u8, payload: &[u8]) -> Vec<u8> {
         let length = u16::try_from(payload.len()).unwrap().to_le_bytes();
         let checksum = masked(crc32c::crc32c_append(crc32c::crc32c(&[kind]), payload)).to_le_bytes();
         [&checksum[..], &length, &[kind], payload].concat()
     }
 
-    /// A file of blocks, each filled up with zeros but the last.
+    /// Builds a file of blocks. Each block but the last is filled up with zeros.
     fn blocks(blocks: &[&[u8]]) -> Vec<u8> {
         let mut file = Vec::new();
         for block in blocks {
@@ -193,7 +200,7 @@ pub(super) mod tests {
         file
     }
 
-    /// What [`check`] says of a file.
+    /// Returns the error of [`check`] for a file.
     fn refusal(bytes: &[u8]) -> Option<String> {
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("000007.log"), bytes).unwrap();
@@ -249,7 +256,7 @@ pub(super) mod tests {
             damage(&mut log[12..]);
             assert_eq!(seen(&log[..]), [0, 12, NEXT].map(|at| (at, Seen::Fragment(1))));
         }
-        // What is too short to be a header ends a block.
+        // Bytes that are too few for a header end a block.
         let full = fragment(1, &vec![7; BLOCK_BYTES - 2 * HEADER_BYTES + 1]);
         let log = [full, vec![5; HEADER_BYTES - 1], fragment(1, b"next")].concat();
         assert_eq!(seen(&log[..]), [0, NEXT].map(|at| (at, Seen::Fragment(1))));
@@ -265,7 +272,7 @@ pub(super) mod tests {
         for sound in [
             blocks(&[&[&first[..], &zeros].concat()]),
             blocks(&[&[&first[..], &zeros].concat(), &zeros]),
-            // The rest of that block is left out by RocksDB, and nothing is behind it.
+            // RocksDB ignores the rest of that block, and nothing follows it.
             blocks(&[&[&first[..], &zeros, b"garbage"].concat()]),
         ] {
             assert_eq!(refusal(&sound), None);

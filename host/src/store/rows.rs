@@ -1,4 +1,4 @@
-//! Rows of the state: which column, how to read them, and a batch of changes. Opens nothing.
+//! Rows of the state: columns, reads, and batches of changes. Opens nothing.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -8,12 +8,12 @@ use rocksdb::{DBAccess, DBRawIteratorWithThreadMode, ReadOptions};
 use super::columns::{DATA, SYSTEM};
 use super::{StoreError, open_files};
 
-/// Whose rows.
+/// The owner of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Column {
-    /// The guest's.
+    /// The guest's rows.
     Data,
-    /// The host's: applied position, membership, log time, hash, genesis, counters.
+    /// The host's rows: applied position, membership, log time, hash, genesis, counters.
     System,
 }
 
@@ -26,16 +26,17 @@ impl Column {
     }
 }
 
-/// Called with each key and value of a scan, until it breaks.
+/// A function that a scan calls with each key and value, until it breaks.
 pub type Row<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// A state that can be read: the newest one, or one pinned at a moment.
 pub trait Read {
-    /// The value of a key.
+    /// Returns the value of a key.
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Calls `row` with each key and value of `[start, end)` in key order, or in the opposite order when `reverse`, until it
-    /// breaks. No `end` means to the last key.
+    /// Calls `row` with each key and value of `[start, end)` in key order, until it breaks.
+    ///
+    /// With `reverse` the order is reversed. Without `end` the range goes to the last key.
     fn scan(
         &self,
         column: Column,
@@ -46,7 +47,8 @@ pub trait Read {
     ) -> Result<(), StoreError>;
 }
 
-/// Changes that become visible together, in the order they were put in: a later one of the same key wins.
+/// Changes that become visible together. They take effect in the order of the calls: of two changes
+/// of one key the later wins.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     bytes: Vec<u8>,
@@ -62,7 +64,7 @@ struct Change {
 }
 
 impl Batch {
-    /// An empty batch.
+    /// Makes an empty batch.
     pub fn new() -> Batch {
         Batch::default()
     }
@@ -74,28 +76,28 @@ impl Batch {
         self.changes.push(Change { column, key_bytes: key.len(), value_bytes: Some(value.len()) });
     }
 
-    /// Removes a key; one that is not there is fine.
+    /// Removes a key. A missing key is no error.
     pub fn remove(&mut self, column: Column, key: &[u8]) {
         self.bytes.extend(key);
         self.changes.push(Change { column, key_bytes: key.len(), value_bytes: None });
     }
 
-    /// How many changes.
+    /// Returns the number of changes.
     pub fn len(&self) -> usize {
         self.changes.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no changes.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
-    /// Bytes of all keys and values.
+    /// Returns the bytes of all keys and values.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Column, key, and the value or `None` for a removal, in order.
+    /// Returns column, key, and the value or `None` for a removal, in order.
     pub fn changes(&self) -> impl Iterator<Item = (Column, &[u8], Option<&[u8]>)> {
         let mut rest = self.bytes.as_slice();
         self.changes.iter().map(move |change| {
@@ -107,7 +109,7 @@ impl Batch {
     }
 }
 
-/// Read options for `[start, end)`; RocksDB then looks at no key beyond.
+/// Returns read options for `[start, end)`. RocksDB then reads no key outside.
 pub(super) fn bounded(start: &[u8], end: Option<&[u8]>) -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(start);
@@ -117,8 +119,10 @@ pub(super) fn bounded(start: &[u8], end: Option<&[u8]>) -> ReadOptions {
     options
 }
 
-/// Walks the rows of `[start, end)` on an iterator that `open` makes. Goes on behind the last row with another one when a file could not
-/// be opened for want of a descriptor.
+/// Walks the rows of `[start, end)` on an iterator that `open` makes.
+///
+/// When a file could not be opened for lack of a descriptor, it waits and continues after the last
+/// row on a new iterator.
 pub(super) fn walk<'a, D: DBAccess + 'a>(
     open: impl Fn(ReadOptions) -> DBRawIteratorWithThreadMode<'a, D>,
     path: &Path,
@@ -140,7 +144,8 @@ pub(super) fn walk<'a, D: DBAccess + 'a>(
     }
 }
 
-/// Leaves the key of the last row in `last` when it fails, if there was one.
+/// Walks the rows of one iterator. When it fails, `last` holds the key of the last row, if there
+/// was one.
 fn walk_once<D: DBAccess>(
     mut rows: DBRawIteratorWithThreadMode<'_, D>,
     reverse: bool,

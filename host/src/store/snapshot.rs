@@ -1,8 +1,9 @@
-//! Checkpoints: the state at one log position, as hard links beside it. Protect against a bad install, not against disk rot.
-//! Never reads a row itself; the caller says at which position a checkpoint stands.
+//! Owns the checkpoints: the state at one log position, as hard links beside the state. They
+//! protect against a bad install, not against damage of the disk. Never reads a row; the caller
+//! says at which position a checkpoint stands.
 //!
-//! - A checkpoint has its final name only when it is complete and durable.
-//! - The three newest are kept; one that is in use is never removed.
+//! - A checkpoint gets its final name only when it is complete and durable.
+//! - The three newest are kept. One that is in use is never removed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,12 +16,13 @@ use super::generation::Generation;
 use super::{DataDir, Read, StoreError};
 use crate::faults;
 
-/// How many are kept. They share files with the state, so older ones cost what has changed since.
+/// Number of checkpoints to keep. They share files with the state; an old one costs the bytes that
+/// changed since.
 const KEPT: usize = 3;
-/// The name of the one being made.
+/// Name of the checkpoint that is being made.
 const TEMPORARY: &str = "making.tmp";
 
-/// The checkpoints of one group. Cloning shares them.
+/// The checkpoints of one group. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Checkpoints(Arc<Inner>);
 
@@ -29,14 +31,14 @@ struct Inner {
     root: PathBuf,
     /// Oldest first.
     list: Mutex<Vec<Arc<Checkpoint>>>,
-    /// One is made at a time.
+    /// Held while a checkpoint is made, so that only one is made at a time.
     making: Mutex<()>,
 }
 
-/// The state at one log position. Whoever holds the `Arc` keeps it on disk.
+/// The state at one log position. It stays on disk while an `Arc` of it exists.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// The last log index it includes.
+    /// The last log index that it includes.
     pub index: u64,
     /// The term of that entry.
     pub term: u64,
@@ -44,15 +46,16 @@ pub struct Checkpoint {
     pub path: PathBuf,
 }
 
-/// Says at which (index, term) a state stands; `None` when nothing was applied yet.
+/// Returns the (index, term) at which a state stands; `None` when nothing was applied yet.
 pub type Position<'a> = &'a dyn Fn(&dyn Read) -> Result<Option<(u64, u64)>, StoreError>;
 
 impl Checkpoints {
-    /// Lists what is there. Removes the unfinished, and loudly what is damaged.
+    /// Lists the checkpoints on disk. Removes unfinished ones; removes damaged ones and logs an
+    /// error.
     pub fn open(directory: &DataDir, group: u32) -> Result<Checkpoints, StoreError> {
         let root = directory.snapshots(group);
         create_directory(&root)?;
-        // RocksDB makes `<name>.tmp` before it gives a checkpoint the name asked for.
+        // RocksDB makes `<name>.tmp` before it gives a checkpoint its final name.
         for name in names(&root)?.iter().filter(|name| name.ends_with(".tmp")) {
             remove_directory(&root.join(name))?;
         }
@@ -65,7 +68,7 @@ impl Checkpoints {
                     tracing::error!(%error, "removing a damaged checkpoint; the one before it is used");
                     remove_directory(&path)?;
                 }
-                // A disk that does not answer now says nothing about the checkpoint.
+                // A disk that fails to answer now says nothing about the checkpoint.
                 Err(error) => tracing::error!(%error, "a checkpoint cannot be opened and is left alone"),
             }
         }
@@ -73,9 +76,11 @@ impl Checkpoints {
         Ok(Checkpoints(Arc::new(Inner { root, list: Mutex::new(list), making: Mutex::new(()) })))
     }
 
-    /// Makes a checkpoint of `from` as it is now; commits may go on meanwhile. The position is read from the checkpoint itself, so
-    /// it fits the rows. Durable on return. A checkpoint that stands at the same position already is returned instead; without a
-    /// position there is none. Blocks while another one is made.
+    /// Makes a checkpoint of `from` as it is now. Commits may continue meanwhile.
+    ///
+    /// The position is read from the checkpoint itself, so it fits the rows. The checkpoint is
+    /// durable on return. If one exists at the same position already, that one is returned. If the
+    /// state has no position, the result is `None`. Blocks while another checkpoint is being made.
     pub fn create(&self, from: &Generation, position: Position<'_>) -> Result<Option<Arc<Checkpoint>>, StoreError> {
         let _making = self.0.making.lock();
         let temporary = self.0.root.join(TEMPORARY);
@@ -87,35 +92,39 @@ impl Checkpoints {
             Err(error) => Err(error),
         };
         if checkpoint.is_err() {
-            // The first error is the one to tell; a leftover is removed at the next attempt.
+            // The caller gets the first error. A leftover is removed at the next attempt.
             drop(remove_directory(&temporary));
         }
         checkpoint
     }
 
-    /// The one at the greatest position.
+    /// Returns the checkpoint at the greatest position.
     pub fn newest(&self) -> Option<Arc<Checkpoint>> {
         self.0.list.lock().last().cloned()
     }
 
-    /// All, oldest first.
+    /// Returns all checkpoints, oldest first.
     pub fn list(&self) -> Vec<Arc<Checkpoint>> {
         self.0.list.lock().clone()
     }
 
-    /// Leaves out one that cannot be read, now and after a restart. The last one stays: openraft must never be told that there is none.
-    /// Whether it is left out.
+    /// Removes an unreadable checkpoint from the list, now and after a restart. Returns whether it
+    /// did.
+    ///
+    /// The last checkpoint stays, because openraft must never be told that there is none.
     pub fn discard(&self, broken: &Arc<Checkpoint>) -> bool {
         self.list().len() > 1 && self.set_aside(broken)
     }
 
-    /// As [`Checkpoints::discard`], and the last one, too. Before openraft is started.
+    /// Does the same as [`Checkpoints::discard`], but also with the last one. For use before
+    /// openraft is started.
     pub fn set_aside(&self, broken: &Arc<Checkpoint>) -> bool {
         let mut list = self.0.list.lock();
         if !list.iter().any(|kept| Arc::ptr_eq(kept, broken)) {
             return false;
         }
-        // The name of something unfinished: the next open removes it, and whoever reads it now may end in peace.
+        // The name of an unfinished checkpoint: the next open removes it, and a current reader can
+        // finish.
         let aside = self.0.root.join(format!("{}.tmp", encode_name(broken.index, broken.term)));
         if let Err(error) = fs::rename(&broken.path, &aside) {
             tracing::warn!(%error, path = %broken.path.display(), "a broken checkpoint cannot be set aside");
@@ -149,19 +158,19 @@ impl Checkpoints {
 fn make(from: &Generation, temporary: &Path) -> Result<(), StoreError> {
     let doing = "make a checkpoint";
     faults::io("checkpoint-before-make").map_err(StoreError::io(doing, from.path()))?;
-    // It flushes what is in memory.
+    // RocksDB flushes what is in memory.
     from.check_room()?;
     rocksdb::checkpoint::Checkpoint::new(from.database())
         .and_then(|checkpoint| checkpoint.create_checkpoint(temporary))
         .map_err(StoreError::rocks(doing, from.path()))
 }
 
-/// Removes all but the newest; those in use stay listed and are looked at again next time.
+/// Removes all but the newest. Checkpoints in use stay listed and are checked again next time.
 fn remove_superfluous(list: &mut Vec<Arc<Checkpoint>>) {
     let superfluous = list.len().saturating_sub(KEPT);
     let newest = list.split_off(superfluous);
     list.retain(|checkpoint| {
-        // Under the list's lock nobody can take another reference from it.
+        // Nobody can take another reference while the list is locked.
         if Arc::strong_count(checkpoint) > 1 {
             return true;
         }
@@ -174,7 +183,7 @@ fn remove_superfluous(list: &mut Vec<Arc<Checkpoint>>) {
 }
 
 impl Checkpoint {
-    /// Opens it for reading. It stays on disk while the result lives.
+    /// Opens the checkpoint for reading. It stays on disk while the result lives.
     pub fn open(self: &Arc<Self>) -> Result<Arc<Generation>, StoreError> {
         Ok(Arc::new(Generation::open_read_only(&self.path, Some(self.clone()))?))
     }

@@ -1,11 +1,15 @@
-//! Room on the disk of the data directory: how much is free, what is refused while it is short, and the ballast that is given up so that
-//! a node can start, vote and purge on a full disk. Writes nothing but the ballast, and refuses nothing itself.
+//! Watches the room on the disk of the data directory, and tells what to refuse while room is
+//! short. Keeps the ballast: files that are removed so that a node can start, vote and purge on a
+//! full disk. Writes nothing but the ballast, and refuses nothing itself.
 //!
-//! - Below `min_free_bytes` commands are refused; everything else goes on. Commands are taken again once there is a little more.
-//! - Below the size of the ballast a follower takes no commands from its leader either: a full disk would end it. It still takes the few
-//!   that were on their way, so that it can answer reads when the leader's disk is full, too, and takes no more.
-//! - The ballast is made when there is room for it above `min_free_bytes`. A small part of it is given up while the node runs, so that it
-//!   can vote and purge; the rest only at a start, whatever filled the disk meanwhile.
+//! - Below `min_free_bytes` commands are refused; everything else continues. Commands are accepted
+//!   again once a little more is free.
+//! - Below the size of the ballast, a follower takes no commands from its leader either, because a
+//!   full disk would end it. It still takes the few that were under way, so that it can answer
+//!   reads when the leader's disk is full too. Then it takes no more.
+//! - The ballast is made when there is room for it above `min_free_bytes`. A small part of it is
+//!   removed while the node runs, so that the node can vote and purge. The rest is removed only at
+//!   a start, whatever filled the disk meanwhile.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -20,32 +24,36 @@ use rustix::io::Errno;
 use super::{DataDir, StoreError, file_limit};
 
 const MIB: u64 = 1 << 20;
-/// The ballast, and what stays free of commands from a leader. Half of `min_free_bytes` when that is less.
+/// Most bytes of the ballast, and of the room that commands from a leader must leave free. Half of
+/// `min_free_bytes` if that is less.
 const BALLAST_BYTES_MAX: u64 = 32 * MIB;
-/// Commands are taken again when this part of `min_free_bytes` is free above it, so that a disk at the limit does not flutter.
+/// Commands are accepted again when free room exceeds `min_free_bytes` by this fraction of it. This
+/// avoids flapping at the limit.
 const RESUME_PART: u64 = 32;
-/// This part of the ballast is for the running node, beside the rest; given up when less than half of it is free.
+/// Size of the running node's ballast, as a fraction of the ballast; it is made in addition. It is
+/// removed when less than half of that size is free.
 const RUNNING_PART: u64 = 4;
-/// Commands of this part of the ballast are still taken from a leader on a full disk: more than a leader takes before it sees its own.
+/// Bytes of commands that are still taken from a leader on a full disk, as a fraction of the
+/// ballast. More than a leader accepts before it notices that its own disk is full.
 const IN_FLIGHT_PART: u64 = 16;
-/// The files.
+/// The file that is removed at a start.
 const FOR_START: &str = "BALLAST";
 const FOR_RUNNING: &str = "BALLAST.running";
 
-/// How short the disk is.
+/// How short the room on the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Level {
-    /// There is room.
+    /// There is enough room.
     Ample = 0,
-    /// Less than `min_free_bytes`: commands are refused.
+    /// Less than `min_free_bytes` is free: commands are refused.
     Low = 1,
-    /// Less than the ballast: commands of a leader are refused, too.
+    /// Less than the ballast is free: commands of a leader are refused, too.
     Full = 2,
 }
 
 impl Level {
-    /// As operators read it.
+    /// Returns the name that operators see.
     pub fn name(self) -> &'static str {
         match self {
             Level::Ample => "ample",
@@ -63,14 +71,14 @@ impl Level {
     }
 }
 
-/// Numbers for operators.
+/// Figures of the disk for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpaceStatus {
-    /// Bytes that this process may still use, when it last looked.
+    /// Bytes that were free for this process at the last check.
     pub free_bytes: u64,
-    /// Below this, commands are refused; 0: never.
+    /// Commands are refused below this; 0 means never.
     pub min_free_bytes: u64,
-    /// How short that is.
+    /// How short the room is.
     pub level: Level,
 }
 
@@ -86,15 +94,17 @@ struct Inner {
     level: AtomicU8,
     /// Bytes of commands that are still taken from a leader while the disk is full.
     allowance: AtomicU64,
-    /// One looks at a time.
+    /// Held during a check, so that only one runs at a time.
     looking: Mutex<()>,
-    /// Why the last look failed.
+    /// The last check's error, if it failed.
     said: Mutex<Option<String>>,
 }
 
 impl Space {
-    /// Looks for the first time, and gives the ballast up if the node might not be able to start otherwise. Before any database is
-    /// opened. `min_free_bytes` of 0 switches all of it off.
+    /// Checks the disk for the first time. Call it before any database is opened.
+    ///
+    /// Removes the ballast if the node might not be able to start otherwise. `min_free_bytes` of 0
+    /// switches all of it off.
     pub fn open(directory: &DataDir, min_free_bytes: u64) -> Result<Space, StoreError> {
         let space = Space(Arc::new(Inner {
             root: directory.root().to_owned(),
@@ -119,13 +129,13 @@ impl Space {
         Ok(space)
     }
 
-    /// Looks at the disk, and gives up or makes the ballast. Blocks; call it every now and then.
+    /// Checks the disk, and removes or makes the ballast. Blocks. To be called regularly.
     pub fn look(&self) {
         let _looking = self.0.looking.lock();
         let looked = self.look_once();
         let mut said = self.0.said.lock();
         match looked {
-            // Said once, for it is looked several times a second.
+            // Logged once per error, because the check runs several times a second.
             Err(error) if *said != Some(error.to_string()) => {
                 tracing::warn!(%error, "the room on the disk is not known, or there is none for the ballast");
                 *said = Some(error.to_string());
@@ -135,7 +145,7 @@ impl Space {
         }
     }
 
-    /// Why no command may be taken now, for the client.
+    /// Returns the refusal for clients, if no command may be accepted now.
     pub fn refuses_commands(&self) -> Option<String> {
         (self.level() >= Level::Low).then(|| {
             let Inner { root, min_free_bytes, free_bytes, .. } = &*self.0;
@@ -149,7 +159,9 @@ impl Space {
         })
     }
 
-    /// Why this node can take no commands of `bytes` from its leader now; `None` takes them off what a full disk still takes.
+    /// Returns why this node cannot take `bytes` of commands from its leader now.
+    ///
+    /// If the disk is full and the commands are still taken, they are deducted from the allowance.
     pub fn refuses_entries(&self, bytes: u64) -> Option<String> {
         if self.level() < Level::Full {
             return None;
@@ -159,7 +171,7 @@ impl Space {
         if taken.is_ok() { None } else { self.refuses_commands() }
     }
 
-    /// Numbers for operators.
+    /// Returns figures for operators.
     pub fn status(&self) -> SpaceStatus {
         SpaceStatus {
             free_bytes: self.0.free_bytes.load(Ordering::Relaxed),
@@ -179,7 +191,7 @@ impl Space {
             if free < ballast_bytes / RUNNING_PART / 2 && root.join(FOR_RUNNING).exists() {
                 self.release(FOR_RUNNING)?;
             } else if free >= min_free_bytes + min_free_bytes / RESUME_PART + 2 * ballast_bytes {
-                // Whatever keeps it from being made, how much is free is looked at.
+                // Records the free room first, in case the ballast cannot be made.
                 self.note(free);
                 self.make()?;
             }
@@ -188,7 +200,7 @@ impl Space {
         Ok(())
     }
 
-    /// Takes note of `free`, and says so when that changes what is refused.
+    /// Records `free`, and logs it when that changes what is refused.
     fn note(&self, free: u64) {
         let min = self.0.min_free_bytes;
         let before = self.level();
@@ -220,7 +232,7 @@ impl Space {
         }
     }
 
-    /// Makes what of the ballast is missing.
+    /// Makes the files of the ballast that are missing.
     fn make(&self) -> Result<(), StoreError> {
         for (name, bytes) in self.ballast() {
             let path = self.0.root.join(name);
@@ -228,7 +240,7 @@ impl Space {
                 continue;
             }
             File::create(&path).and_then(|file| allocate(file, bytes)).map_err(|error| {
-                // Half of it would only be in the way.
+                // An incomplete file would only take room.
                 drop(fs::remove_file(&path));
                 StoreError::io("make", &path)(error)
             })?;
@@ -243,7 +255,7 @@ impl Space {
         Ok(())
     }
 
-    /// Its files, and how long each is.
+    /// Returns the files of the ballast, each with its size.
     fn ballast(&self) -> [(&'static str, u64); 2] {
         let bytes = self.ballast_bytes();
         [(FOR_START, bytes), (FOR_RUNNING, bytes / RUNNING_PART)]
@@ -254,13 +266,13 @@ impl Space {
     }
 }
 
-/// What is free for this process on the file system of `root`.
+/// Returns the bytes that are free for this process on the file system of `root`.
 pub(super) fn free_bytes(root: &std::path::Path) -> Result<u64, StoreError> {
     let found = statvfs(root).map_err(|error| StoreError::io("look at the room of", root)(error.into()))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Takes the room without writing it where the file system can.
+/// Allocates the room, without writing it where the file system supports that.
 fn allocate(mut file: File, bytes: u64) -> io::Result<()> {
     match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
@@ -339,7 +351,8 @@ mod tests {
         first.look();
         let _again = Space::open(&directory, 2 * MIB).unwrap();
         assert_eq!((bytes("BALLAST"), bytes("BALLAST.running")), (MIB, MIB / 4));
-        // Nobody has so much: the disk counts as full, and there is no ballast of that size.
+        // No disk has that much room: commands are refused, and the ballast, now of the wrong size,
+        // is gone.
         let space = Space::open(&directory, 1 << 60).unwrap();
         assert_eq!((bytes("BALLAST"), bytes("BALLAST.running")), (0, 0));
         assert_eq!(space.status().level, Level::Low);

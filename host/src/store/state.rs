@@ -1,9 +1,12 @@
-//! Which generation of the state is in force, and how another takes its place. Knows nothing of the rows.
+//! Owns which generation of the state is in force, and how another one replaces it. Never reads a
+//! row.
 //!
-//! - `CURRENT` names the generation in force, and the index of the snapshot that it was installed from, if it was. It is replaced by
-//!   rename, after the new one is complete and fsynced.
-//! - At most one other generation exists at a time; one that was never installed goes away when dropped, and at open.
-//! - A replaced generation stays readable until its last reader drops.
+//! - `CURRENT` names the generation in force. It also holds the index of the snapshot that the
+//!   generation was installed from, if there was one. It is replaced by rename, after the new
+//!   generation is complete and fsynced.
+//! - At most one other generation is built at a time. One that was never installed is removed when
+//!   it is dropped, or at the next open.
+//! - A replaced generation stays readable until its last reader is dropped.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,7 +21,7 @@ use super::generation::{Construction, Generation};
 use super::{DataDir, StoreError};
 use crate::faults;
 
-/// The state of one group. Cloning shares it.
+/// The state of one group. Clones share it.
 #[derive(Clone, Debug)]
 pub struct State(Arc<Inner>);
 
@@ -26,22 +29,24 @@ pub struct State(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     current: ArcSwap<Generation>,
-    /// The index of the snapshot that the generation found at open had been installed from.
+    /// The index of the snapshot that the generation in force at open had been installed from.
     installed: Option<u64>,
-    /// The number of the newest generation ever made; numbers are not used twice in one run.
+    /// The number of the newest generation ever made. No number is used twice in one run.
     newest: AtomicU64,
     constructing: Arc<AtomicBool>,
 }
 
 impl State {
-    /// Opens the generation in force, or makes the first. Removes what a crash left of others.
+    /// Opens the generation in force, or makes the first one. Removes other generations that a
+    /// crash left.
     pub fn open(directory: &DataDir, group: u32) -> Result<State, StoreError> {
         let root = directory.state(group);
         create_directory(&root)?;
         let numbers = numbers(&root)?;
         let (number, installed) = match read_current(&root)? {
             Some(current) => current,
-            // A crash before the very first CURRENT leaves at most generation 1, which is then empty or complete.
+            // A crash before the very first CURRENT leaves at most generation 1, which is then
+            // empty or complete.
             None if numbers.iter().all(|number| *number == 1) => (first(&root)?, None),
             None => return Err(StoreError::damaged(&root, "there are several generations and no CURRENT")),
         };
@@ -64,18 +69,22 @@ impl State {
         })))
     }
 
-    /// The generation in force.
+    /// Returns the generation in force.
     pub fn current(&self) -> Arc<Generation> {
         self.0.current.load_full()
     }
 
-    /// The index of the snapshot that the state found at open had been installed from; `None` when it grew here from nothing.
+    /// Returns the index of the snapshot that the state at open had been installed from.
+    ///
+    /// `None` when the state grew on this node from nothing.
     pub fn installed_from(&self) -> Option<u64> {
         self.0.installed
     }
 
-    /// A new, empty generation beside the one in force. Refused while another is being built. Dropped without
-    /// [`install`](Self::install), it takes its directory with it.
+    /// Makes a new, empty generation beside the one in force.
+    ///
+    /// Fails while another one is being built. If the generation is dropped without
+    /// [`install`](Self::install), its directory is removed.
     pub fn create(&self) -> Result<Generation, StoreError> {
         if self.0.constructing.swap(true, Ordering::AcqRel) {
             return Err(StoreError::Misuse("another state is being built".into()));
@@ -86,18 +95,22 @@ impl State {
         Ok(generation.under_construction(construction))
     }
 
-    /// Puts a generation from [`create`](Self::create), of a snapshot at `index`, in force: flushed, fsynced, then CURRENT, then visible. When this returns,
-    /// a restart finds the new one. On an error the old one stays in force, and the same may be tried again.
+    /// Puts a generation from [`create`](Self::create) in force. `index` is that of its snapshot.
+    ///
+    /// The order is: flush, fsync, CURRENT, then visible to readers. When this returns, a restart
+    /// finds the new generation. On an error the old one stays in force, and the caller may try the
+    /// same one again.
     pub fn install(&self, generation: Arc<Generation>, index: u64) -> Result<(), StoreError> {
         faults::io("install-before-flush").map_err(StoreError::io("flush", generation.path()))?;
         generation.flush()?;
         sync_directory(generation.path())?;
-        // Its name must be on disk before CURRENT says it.
+        // The generation's name must be on disk before CURRENT names it.
         sync_directory(&self.0.root)?;
         let number = generation.path().file_name().and_then(|name| name.to_str()).expect("generations have numbers");
         let current = self.0.root.join("CURRENT");
         faults::io("install-before-current").map_err(StoreError::io("write", &current))?;
-        // From here on a restart may find its name in CURRENT, so it stays, whatever fails now.
+        // From here on a restart may find this generation in CURRENT, so its directory stays even
+        // if a later step fails.
         generation.establish();
         write_atomically(&current, format!("{number} {index}\n").as_bytes())?;
         faults::io("install-after-current").map_err(StoreError::io("write", &current))?;
@@ -106,13 +119,13 @@ impl State {
     }
 }
 
-/// Records generation 1 as the one in force; its directory appears when it is opened.
+/// Records generation 1 as the one in force. Its directory is created when it is opened.
 fn first(root: &Path) -> Result<u64, StoreError> {
     write_atomically(&root.join("CURRENT"), b"1\n")?;
     Ok(1)
 }
 
-/// The generation, and the index of the snapshot that it was installed from.
+/// Returns the generation's number, and the index of the snapshot that it was installed from.
 fn read_current(root: &Path) -> Result<Option<(u64, Option<u64>)>, StoreError> {
     let path = root.join("CURRENT");
     let bytes = match fs::read(&path) {

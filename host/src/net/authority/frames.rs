@@ -1,5 +1,5 @@
-//! Walks over the frames that a client sends (HTTP/2, RFC 9113), has each header block mended, and passes all else on as it is. Does no
-//! IO, and answers nothing.
+//! Walks the frames that a client sends (HTTP/2, RFC 9113), corrects each header block, and passes
+//! everything else on as it is. Does no IO, and answers nothing.
 
 use std::borrow::Cow;
 
@@ -7,18 +7,19 @@ use tokio::io::ReadBuf;
 
 use super::hpack::{Table, Unreadable};
 
-/// What an HTTP/2 connection begins with. Anything else is another protocol, and none of our business.
+/// The first bytes of an HTTP/2 connection. Anything else is another protocol, and is passed on.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HEAD_BYTES: usize = 9;
 
-/// Bytes of a frame without its head: SETTINGS_MAX_FRAME_SIZE, of which our server says nothing. h2 refuses a larger one.
+/// Most bytes of a frame without its head: SETTINGS_MAX_FRAME_SIZE, which the server leaves at its
+/// default. h2 refuses a larger one.
 const PAYLOAD_BYTES_MAX: usize = 16 << 10;
 
-/// CONTINUATIONs of one block: more than h2 takes.
+/// Most CONTINUATIONs of one block: more than h2 accepts.
 const CONTINUATIONS_MAX: usize = 8;
 
-/// Bytes of one block with its frames. A larger one is not looked at, and h2 refuses it.
+/// Most bytes of one block with its frames. A larger one is not checked, and h2 refuses it.
 pub(super) const BLOCK_BYTES_MAX: usize = (1 + CONTINUATIONS_MAX) * (HEAD_BYTES + PAYLOAD_BYTES_MAX);
 
 const HEADERS: u8 = 1;
@@ -32,40 +33,41 @@ const PRIORITY: u8 = 0x20;
 
 const PRIORITY_BYTES: usize = 5;
 
-/// Where in a client's bytes we are, and what was not passed on yet.
+/// The position in a client's bytes, and the bytes that were not passed on yet.
 #[derive(Debug)]
 pub(super) struct Filter {
     stage: Stage,
     table: Table,
-    /// The beginning of a frame's head or of a header block, which goes on in bytes that have not come yet.
+    /// The start of a frame's head or of a header block, whose rest has not arrived yet.
     held: Vec<u8>,
-    /// What goes on next, before anything that is read, and how much of it is gone.
+    /// Bytes to pass on next, before anything that is read. The first `gone` of them were passed on
+    /// already.
     ready: Vec<u8>,
     gone: usize,
-    /// A line in the log was written about this connection.
+    /// Whether a log line was written about this connection.
     told: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// So many bytes of the preface were seen.
+    /// The number of bytes of the preface that were seen.
     Preface(usize),
     /// Between two frames.
     Between,
-    /// So many bytes of a frame that is none of ours are still to come.
+    /// The number of bytes still to come of a frame that is not a header block.
     Within(usize),
-    /// All that comes is passed on: it is not HTTP/2, or not readable.
+    /// Everything is passed on: the bytes are not HTTP/2, or not readable.
     Open,
 }
 
-/// What becomes of the next bytes.
+/// The decision about the next bytes.
 #[derive(Debug)]
 enum Step {
-    /// So many of them are passed on.
+    /// The number of bytes to pass on.
     Pass(usize),
-    /// So many of them are passed on in another form.
+    /// The first `bytes` are replaced by `into`.
     Change { bytes: usize, into: Vec<u8> },
-    /// More must come first.
+    /// More bytes must arrive first.
     Wait,
 }
 
@@ -75,7 +77,7 @@ impl Filter {
         Filter { stage: Stage::Preface(0), table: Table::new(), held, ready, gone: 0, told: false }
     }
 
-    /// Fills the buffer with what is ready; false when nothing is.
+    /// Fills the buffer with bytes that are ready. Returns false when there are none.
     pub(super) fn take(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         if self.ready.is_empty() {
             return false;
@@ -84,14 +86,16 @@ impl Filter {
         buffer.put_slice(&self.ready[self.gone..self.gone + bytes]);
         self.gone += bytes;
         if self.gone == self.ready.len() {
-            // The space goes with it: most connections never need any.
+            // Frees the memory as well: most connections never need any.
             (self.ready, self.gone) = (Vec::new(), 0);
         }
         true
     }
 
-    /// Looks at what was read just now, while nothing is ready: how much of it may be passed on. What follows is here, and what of it is
-    /// ready is to be taken next.
+    /// Examines bytes that were just read, while nothing is ready. Returns how many of them may be
+    /// passed on.
+    ///
+    /// The filter keeps the rest. Part of it may be ready, and must be taken next.
     pub(super) fn look(&mut self, fresh: &[u8]) -> usize {
         if !self.held.is_empty() {
             let mut held = std::mem::take(&mut self.held);
@@ -110,13 +114,15 @@ impl Filter {
         passed
     }
 
-    /// No more will be read: what was held back goes on as it is.
+    /// Passes on what was held back, because nothing more will be read.
     pub(super) fn end(&mut self) {
         self.stage = Stage::Open;
         self.ready.append(&mut std::mem::take(&mut self.held));
     }
 
-    /// Bytes at the beginning that need neither change nor waiting, and those behind them that are ready in another form.
+    /// Counts the first bytes that need neither change nor waiting.
+    ///
+    /// Also counts the bytes after them that are ready in another form.
     fn pass(&mut self, bytes: &[u8]) -> (usize, usize) {
         let mut passed = 0;
         while passed < bytes.len() {
@@ -132,7 +138,7 @@ impl Filter {
         (passed, 0)
     }
 
-    /// Makes ready what need not wait, and says how much that was.
+    /// Makes all bytes ready that need not wait. Returns how many those were.
     fn sort(&mut self, bytes: &[u8]) -> usize {
         let mut sorted = 0;
         while sorted < bytes.len() {
@@ -152,7 +158,8 @@ impl Filter {
         sorted
     }
 
-    /// At least one byte is there; at least one is passed or changed, if not all must wait.
+    /// Decides about the next bytes, of which there is at least one. Passes or changes at least
+    /// one, unless all must wait.
     fn step(&mut self, bytes: &[u8]) -> Step {
         match self.stage {
             Stage::Open => Step::Pass(bytes.len()),
@@ -182,7 +189,7 @@ impl Filter {
                 Extent::Part => Step::Wait,
                 Extent::Unreadable => self.open(bytes),
             },
-            // Neither may a client send here.
+            // A client may not send either of these here.
             CONTINUATION | PUSH_PROMISE => self.open(bytes),
             _ => {
                 self.stage = Stage::Within(HEAD_BYTES + head.bytes);
@@ -214,7 +221,7 @@ impl Filter {
     }
 }
 
-/// The first bytes of a frame.
+/// The head of a frame.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     bytes: usize,
@@ -240,11 +247,11 @@ impl Head {
     }
 }
 
-/// How far a header block goes: HEADERS, and the CONTINUATIONs behind it.
+/// The length of a header block: HEADERS, and the CONTINUATIONs after it.
 enum Extent {
-    /// So many bytes.
+    /// The block has this number of bytes.
     Whole(usize),
-    /// Further than the bytes that are there, which are in order and within the limits.
+    /// The block ends beyond the bytes at hand, which are in order and within the limits.
     Part,
     Unreadable,
 }
@@ -270,16 +277,16 @@ impl Extent {
     }
 }
 
-/// What a header block says.
+/// The contents of a header block.
 struct Block<'a> {
-    /// Of its first frame.
+    /// The head of its first frame.
     head: Head,
     priority: &'a [u8],
     fields: Cow<'a, [u8]>,
 }
 
 impl<'a> Block<'a> {
-    /// Of all frames of a block, whose extent is known.
+    /// Reads all frames of a block whose length is known.
     fn read(head: Head, frames: &'a [u8]) -> Option<Block<'a>> {
         let (first, mut rest) = frames.split_at(HEAD_BYTES + head.bytes);
         let (priority, fields) = split(head, &first[HEAD_BYTES..])?;
@@ -292,7 +299,7 @@ impl<'a> Block<'a> {
         Some(Block { head, priority, fields })
     }
 
-    /// The same block with other fields, and without padding.
+    /// Encodes the same block with other fields and without padding.
     fn with(&self, fields: &[u8]) -> Vec<u8> {
         let mut frames = Vec::with_capacity(self.priority.len() + fields.len() + 2 * HEAD_BYTES);
         let (first, rest) = fields.split_at(fields.len().min(PAYLOAD_BYTES_MAX - PRIORITY_BYTES));
@@ -315,7 +322,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Priority and fields of HEADERS, without padding.
+/// Splits the payload of HEADERS into priority and fields, without padding.
 fn split(head: Head, payload: &[u8]) -> Option<(&[u8], &[u8])> {
     let (padding, payload) = match payload.split_first() {
         Some((padding, payload)) if head.has(PADDED) => (usize::from(*padding), payload),
@@ -329,7 +336,7 @@ fn split(head: Head, payload: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 impl Filter {
-    /// Bytes that are kept, for tests.
+    /// Returns the bytes of memory that the filter holds.
     pub(super) fn kept_bytes(&self) -> usize {
         self.held.capacity() + self.ready.capacity()
     }

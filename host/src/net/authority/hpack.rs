@@ -1,5 +1,6 @@
-//! Follows a client's header blocks (HPACK, RFC 7541) as far as it takes to find each `:authority`, and spells a bad one anew. Keeps
-//! the sizes in the client's table, not what stands there, and judges nothing but an authority.
+//! Follows a client's header blocks (HPACK, RFC 7541) far enough to find each `:authority`, and
+//! replaces a bad one. Keeps only the sizes of the entries in the client's table, and judges
+//! nothing but an authority.
 
 use std::collections::VecDeque;
 
@@ -7,21 +8,22 @@ use http::uri::Authority;
 
 use super::huffman;
 
-/// Bytes of the client's table, as HPACK counts them: SETTINGS_HEADER_TABLE_SIZE, of which our server says nothing.
+/// Most bytes of the client's table, as HPACK counts them: SETTINGS_HEADER_TABLE_SIZE, which the
+/// server leaves at its default.
 const TABLE_BYTES_MAX: usize = 4096;
 
-/// What HPACK adds to the bytes of each entry.
+/// Bytes that HPACK adds to those of each entry.
 const ENTRY_OVERHEAD_BYTES: usize = 32;
 
 const AUTHORITY: &[u8] = b":authority";
 
-/// The same, in the one way in which it can be written with Huffman's code.
+/// The name in Huffman's code, which has only one encoding.
 const AUTHORITY_HUFFMAN: [u8; 8] = [0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
 
-/// Its index in the static table, where its value is empty.
+/// The name's index in the static table, where its value is empty.
 const AUTHORITY_INDEX: usize = 1;
 
-/// What a good authority is made of.
+/// The byte that a replacement authority consists of.
 const GOOD: u8 = b'0';
 
 /// Bytes of the names in the static table (RFC 7541, appendix A).
@@ -57,12 +59,12 @@ struct Name {
 }
 
 impl Table {
-    /// As it is when a connection begins.
+    /// Makes the table as it is at the start of a connection.
     pub(super) fn new() -> Table {
         Table { entries: VecDeque::new(), bytes: 0, bytes_max: TABLE_BYTES_MAX }
     }
 
-    /// Reads a whole block, and gives it with good authorities if it has a bad one.
+    /// Reads a whole block. If it has a bad authority, returns the block with good ones.
     pub(super) fn mend(&mut self, block: &[u8]) -> Result<Option<Vec<u8>>, Unreadable> {
         let mut reader = Reader { block, at: 0 };
         let (mut mended, mut copied) = (Vec::new(), 0);
@@ -81,11 +83,13 @@ impl Table {
         Ok(Some(mended))
     }
 
-    /// Reads one field, or one change of the table's size; gives another spelling if it is a bad authority.
+    /// Reads one field, or one change of the table's size. Returns a replacement if the field is a
+    /// bad authority.
     fn field(&mut self, reader: &mut Reader<'_>) -> Result<Option<Vec<u8>>, Unreadable> {
         let first = reader.peek()?;
         if first & 0x80 != 0 {
-            // An authority in the table was mended when it came there, except the empty one that always stands there.
+            // An authority in the table was corrected when it was inserted. The exception is the
+            // empty one of the static table.
             return Ok((reader.integer(7)? == AUTHORITY_INDEX).then(|| spell(0, 0)));
         }
         if first & 0xe0 == 0x20 {
@@ -99,7 +103,7 @@ impl Table {
             index => self.name(index)?,
         };
         let value = reader.text()?;
-        // Of a field that is neither indexed nor an authority nobody needs to know the length.
+        // The length does not matter for a field that is neither indexed nor an authority.
         let value_bytes = if is_indexed || name.is_authority { value.length()? } else { 0 };
         let is_bad = name.is_authority && !value.is_good_authority();
         if is_indexed {
@@ -117,7 +121,7 @@ impl Table {
 
     fn insert(&mut self, entry: Entry) {
         self.shrink(self.bytes_max.saturating_sub(entry.bytes()));
-        // What is larger than the whole table empties it, and is not in it.
+        // An entry larger than the whole table empties the table and is not inserted.
         if entry.bytes() <= self.bytes_max {
             self.bytes += entry.bytes();
             self.entries.push_front(entry);
@@ -148,8 +152,12 @@ impl Entry {
     }
 }
 
-/// `:authority` in a literal form (indexed, not indexed, never indexed) with a good value of that many bytes. An empty one gets a byte:
-/// should its entry stand in a table that is full to that byte, then h2 ends the connection where the client expects its oldest entry.
+/// Encodes `:authority` as a literal with a good value of `value_bytes` bytes.
+///
+/// `form` is indexed, not indexed or never indexed.
+///
+/// An empty value gets one byte. If its entry is in a table that is full to that byte, h2 ends the
+/// connection where the client refers to its oldest entry.
 fn spell(form: u8, value_bytes: usize) -> Vec<u8> {
     let value_bytes = value_bytes.max(1);
     let mut spelled = vec![form | AUTHORITY_INDEX as u8];
@@ -169,7 +177,7 @@ fn spell(form: u8, value_bytes: usize) -> Vec<u8> {
     spelled
 }
 
-/// A place in a block.
+/// A position in a block.
 struct Reader<'a> {
     block: &'a [u8],
     at: usize,
@@ -186,7 +194,7 @@ impl<'a> Reader<'a> {
         Ok(byte)
     }
 
-    /// As h2 reads them: of at most five bytes.
+    /// Reads an integer. Like h2, accepts at most five bytes.
     fn integer(&mut self, prefix_bits: u32) -> Result<usize, Unreadable> {
         let mask = (1_usize << prefix_bits) - 1;
         let mut value = usize::from(self.byte()?) & mask;
@@ -212,7 +220,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A string as it stands in the block.
+/// A string as encoded in the block.
 struct Text<'a> {
     bytes: &'a [u8],
     is_huffman: bool,
@@ -233,7 +241,7 @@ impl Text<'_> {
         Ok(Name { bytes: self.length()?, is_authority: self.bytes == authority })
     }
 
-    /// As h2 asks: the same library.
+    /// Checks the authority with the library that h2 uses.
     fn is_good_authority(&self) -> bool {
         if !self.is_huffman {
             return Authority::try_from(self.bytes).is_ok();
@@ -254,7 +262,7 @@ mod tests {
         assert_eq!(STATIC_NAME_BYTES[AUTHORITY_INDEX - 1], AUTHORITY.len());
     }
 
-    /// A good one is told apart by each of its forms; a bad one keeps form and length.
+    /// Recognizes a good authority in each of its forms. A bad one keeps form and length.
     #[test]
     fn only_a_bad_authority_is_spelled_anew() {
         let rows: [(&[u8], Option<&[u8]>); 9] = [
@@ -268,7 +276,7 @@ mod tests {
             (b"\x41\x00", Some(b"\x41\x010")),
             (b"\x01\x02a b", Some(b"\x01\x0200b")),
         ];
-        // The last row's `b` is cut off by its length: what follows is no field.
+        // The last row's `b` lies outside its length: what follows is not a field.
         for (block, mended) in &rows[..8] {
             assert_eq!(Table::new().mend(block).unwrap().as_deref(), *mended, "{}", block.escape_ascii());
         }
@@ -285,12 +293,12 @@ mod tests {
         }
     }
 
-    /// An entry by which later fields are named stands where the client thinks.
+    /// An entry that names later fields is where the client expects it.
     #[test]
     fn names_are_found_in_a_table_that_forgets() {
         let mut table = Table::new();
         table.mend(b"\x41\x01a").unwrap();
-        // 62 is the newest: a bad one is recognized by the name in the table.
+        // 62 is the newest entry. A bad authority is recognized by the name in the table.
         assert_eq!(table.mend(b"\x7e\x01 ").unwrap().unwrap(), b"\x41\x010");
         let filler = [&b"\x40\x01x\x7f\xc9\x1e"[..], &[b'v'; 4040]].concat();
         assert_eq!(table.mend(&filler), Ok(None));

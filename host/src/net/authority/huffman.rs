@@ -1,7 +1,7 @@
-//! Reads strings in the Huffman code of HPACK (RFC 7541, appendix B). Writes none.
+//! Decodes strings in the Huffman code of HPACK (RFC 7541, appendix B). Encodes only in tests.
 
-/// Bits of the code of each byte, and of the end of a string. The code is canonical: shorter before longer, then smaller before
-/// larger, so that the lengths say all.
+/// Bits of the code of each byte, and of the end of a string. The code is canonical: shorter before
+/// longer, then smaller before larger. So the lengths define it fully.
 #[rustfmt::skip]
 pub(super) const BITS: [u8; 257] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 28,
@@ -15,22 +15,22 @@ pub(super) const BITS: [u8; 257] = [
     30,
 ];
 
-/// The symbol after all bytes. It stands in no string.
+/// The symbol that marks the end. It occurs in no string.
 const END: u16 = 256;
 
 /// Bits of the longest code.
 const LONGEST: usize = 30;
 
-/// More bits than this are no padding.
+/// Most bits of padding.
 const PADDING_BITS_MAX: usize = 7;
 
-/// The code, by length.
+/// The code, ordered by length.
 struct Code {
     /// The first code of each length.
     first: [u32; LONGEST + 1],
-    /// How many there are.
+    /// The number of codes of each length.
     count: [u32; LONGEST + 1],
-    /// Where in `symbols` they begin.
+    /// Where the codes of each length begin in `symbols`.
     offset: [usize; LONGEST + 1],
     symbols: [u16; BITS.len()],
 }
@@ -60,7 +60,10 @@ const fn code() -> Code {
     code
 }
 
-/// Hands each byte of the string to `each`. `None` if it is none in this code; some bytes may have been handed over then.
+/// Calls `each` with each byte of the string. Returns `None` if the string is not valid in this
+/// code.
+///
+/// `each` may have been called with some bytes even then.
 pub(super) fn decode(text: &[u8], mut each: impl FnMut(u8)) -> Option<()> {
     let (mut read, mut bits) = (0_u32, 0);
     for byte in text {
@@ -74,18 +77,18 @@ pub(super) fn decode(text: &[u8], mut each: impl FnMut(u8)) -> Option<()> {
             if nth < CODE.count[bits] {
                 match CODE.symbols[CODE.offset[bits] + nth as usize] {
                     END => return None,
-                    // Below END, and so a byte.
+                    // Smaller than END, and so a byte.
                     symbol => each(symbol as u8),
                 }
                 (read, bits) = (0, 0);
             }
         }
     }
-    // What is left begins the code of the end, which is ones only.
+    // The rest must be the start of the end's code, which is all ones.
     (bits <= PADDING_BITS_MAX && read == (1 << bits) - 1).then_some(())
 }
 
-/// Writes, for tests.
+/// Encodes, for tests.
 #[cfg(test)]
 pub(super) fn encode(text: &[u8]) -> Vec<u8> {
     let (mut bytes, mut bits) = (Vec::new(), 0);

@@ -1,4 +1,5 @@
-//! A client that draws its forms of HPACK and of frames, and h2's server as the judge of what arrives.
+//! A client that chooses its forms of HPACK and of frames at random. h2's server judges what
+//! arrives.
 
 mod client;
 
@@ -11,14 +12,16 @@ use super::frames::{BLOCK_BYTES_MAX, Filter};
 use super::*;
 use client::{Call, Client, Dice, calls};
 
-/// What arrives of a call is what was sent, but for the authority.
+/// Returns the call that should arrive: the one sent, with another authority if that was bad.
 fn as_expected(call: &Call) -> Call {
     let is_good = http::uri::Authority::try_from(&call.authority[..]).is_ok();
     let authority = if is_good { call.authority.clone() } else { vec![b'0'; call.authority.len().max(1)] };
     Call { authority, ..call.clone() }
 }
 
-/// Writes in pieces, until all is written and the other side closes, or until it has seen enough.
+/// Writes in pieces, until all is written and the other side closes.
+///
+/// Stops earlier if the other side has read enough.
 async fn write(connection: DuplexStream, bytes: Vec<u8>, mut dice: Dice) {
     let (mut reading, mut writing) = tokio::io::split(connection);
     let writing = async {
@@ -58,7 +61,7 @@ async fn received(
     Call { path: request.uri().path().into(), authority, fields: pairs(request.headers()), body, trailers }
 }
 
-/// What h2's server makes of these bytes behind our filter.
+/// Returns the calls that h2's server reads from these bytes after the filter.
 async fn served(bytes: Vec<u8>, calls: usize, dice: Dice) -> Vec<Call> {
     let (ours, theirs) = duplex(500);
     let writing = tokio::spawn(write(theirs, bytes, dice));
@@ -81,11 +84,11 @@ async fn served(bytes: Vec<u8>, calls: usize, dice: Dice) -> Vec<Call> {
     arrived
 }
 
-/// All that comes out of the filter, for bytes that come in pieces.
+/// Returns all that comes out of the filter, for bytes that arrive in pieces.
 async fn filtered(bytes: Vec<u8>, dice: Dice) -> Vec<u8> {
     let (ours, theirs) = duplex(500);
     let writing = tokio::spawn(write(theirs, bytes.clone(), dice));
-    // Whatever becomes of them, bytes are neither added nor lost without a bad authority among them.
+    // Without a bad authority, no bytes are added or lost.
     let mut filter = AnyAuthority::new(ours);
     let mut out = Vec::new();
     while out.len() < bytes.len() {
@@ -102,7 +105,7 @@ async fn filtered(bytes: Vec<u8>, dice: Dice) -> Vec<u8> {
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    // Far more than it takes; a call that never arrives must not hang the test.
+    // Far more than the test takes. A call that never arrives must not hang it.
     let patient = async { tokio::time::timeout(Duration::from_secs(60), future).await };
     runtime.block_on(patient).expect("all calls arrive")
 }
@@ -124,7 +127,8 @@ proptest! {
         prop_assert_eq!(run(filtered(bytes.clone(), Dice::new(seed ^ 1))), bytes);
     }
 
-    /// Damaged at some places, or cut off: no panic, no more kept than is allowed, nothing kept back at the end.
+    /// Bytes damaged at some places, or cut: no panic, no more kept than is allowed, and nothing
+    /// held back at the end.
     #[test]
     fn damage_is_passed_on(calls in calls(0..client::AUTHORITIES.len()), seed in any::<u64>(), damages in 1..20_usize) {
         let mut bytes = Client::new(seed).connection(&calls);
@@ -146,12 +150,12 @@ proptest! {
     }
 }
 
-/// A block held back, and as much that is ready; each with the room that a growing vector takes in advance.
+/// A block held back and as much that is ready, each with the spare capacity of a growing vector.
 const KEPT_BYTES_MAX: usize = 2 * 2 * (BLOCK_BYTES_MAX + PIECE_BYTES_MAX);
 
 const PIECE_BYTES_MAX: usize = 20_000;
 
-/// Feeds in pieces, and says how much was kept at most.
+/// Feeds bytes in pieces. Returns the most bytes that were kept.
 fn feed(filter: &mut Filter, bytes: &[u8], dice: &mut Dice) -> usize {
     let (mut kept, mut rest) = (0, bytes);
     while !rest.is_empty() {
@@ -178,7 +182,7 @@ fn no_block_is_held_back_without_a_bound() {
         [headers(0), continuation(16_384).repeat(200)].concat(),
         [headers(0), continuation(0).repeat(100_000)].concat(),
         [headers(16 << 20 | 1), vec![0x82; 3 << 20]].concat(),
-        // A block of the largest size, and no end of it.
+        // A block of the largest size that does not end.
         [headers(0), continuation(16_384).repeat(8)].concat(),
     ];
     for flood in floods {
@@ -188,7 +192,7 @@ fn no_block_is_held_back_without_a_bound() {
     }
 }
 
-/// Indexed over and over, an empty authority grows: by a byte of its own and two around it.
+/// An empty authority that is indexed grows: by one byte of its own and two before it.
 #[test]
 fn a_block_of_nothing_but_bad_authorities_has_a_bound() {
     let head = [0, 0x40, 0, 1, 0x5, 0, 0, 0, 1];

@@ -1,7 +1,10 @@
-//! What a log on disk holds, checked when it is opened. Changes nothing: damage is reported, never repaired.
+//! Checks a log on disk when it is opened, and returns what it holds. Changes nothing: reports
+//! damage, never repairs it.
 //!
-//! The records in `meta` and the newest entries up to [`CHECKED_BYTES`] are checked at open: each passes its checksum, none is missing,
-//! terms never go back; and that the log begins behind what was purged. What is older is checked in the same way whenever it is read.
+//! At open it checks the records in `meta` and the newest entries, up to [`CHECKED_BYTES`]: each
+//! passes its checksum, none is missing, and terms never decrease. It also checks that the log
+//! begins right after what was purged. Older entries are checked in the same way whenever they are
+//! read.
 
 use std::ops::Range;
 use std::path::Path;
@@ -18,10 +21,11 @@ use super::synced::Ends;
 use crate::codec::decode_record;
 use crate::types::{Entry, Identity, LogId, Vote};
 
-/// Bytes of log on disk that are checked at open. What a node keeps by default is far less; a log of gigabytes must not keep it from starting.
+/// Bytes of log on disk that are checked at open. By default a node keeps far less; a log of
+/// gigabytes must not delay its start.
 const CHECKED_BYTES: u64 = 256 << 20;
 
-/// A log that is sound.
+/// The contents of a sound log.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) vote: Option<Vote>,
@@ -31,30 +35,30 @@ pub(super) struct Found {
     pub(super) identity: Option<Identity>,
     /// Index of the first entry present.
     pub(super) first: Option<u64>,
-    /// Bytes of all entries, about as `columns::entry_bytes` counts them.
+    /// Bytes of all entries, roughly as `columns::entry_bytes` counts them.
     pub(super) bytes: u64,
     last_entry: Option<LogId>,
 }
 
 impl Found {
-    /// The last entry, or the last purged one.
+    /// Returns the last entry, or the last purged one.
     pub(super) fn last(&self) -> Option<LogId> {
         self.last_entry.or(self.purged)
     }
 
-    /// In the form in which it was promised.
+    /// Returns the ends of the log in the form in which `SYNCED` holds them.
     pub(super) fn ends(&self) -> Ends {
         let (node, boot) = self.identity.as_ref().map_or((0, 0), |identity| (identity.node_id, identity.boot));
         Ends { vote: self.vote, last: self.last(), node, boot }
     }
 }
 
-/// Reads what the file's head says.
+/// Checks the log as the head of this file says.
 pub(super) fn check(database: &DB, path: &Path, group: u32) -> Result<Found, StoreError> {
     check_newest(database, path, group, CHECKED_BYTES)
 }
 
-/// As [`check`], with another bound.
+/// Checks the log like [`check`], with another limit in bytes.
 pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -> Result<Found, StoreError> {
     let mut found = Found {
         vote: meta(database, path, group, Meta::Vote)?,
@@ -81,19 +85,19 @@ pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -
         found.first = Some(first);
         let (last_entry, checked) = check_range(database, path, group, from..last + 1, before)?;
         found.last_entry = Some(last_entry);
-        // Of the older ones as many bytes each as of the newer.
+        // Assumes that the older entries have on average as many bytes as the newer.
         let whole = u128::from(checked) * u128::from(last + 1 - first) / u128::from(last + 1 - from);
         found.bytes = u64::try_from(whole).unwrap_or(u64::MAX);
     }
     if found.committed > found.last() {
         tracing::warn!(committed = ?found.committed, last = ?found.last(), "ignoring a committed hint beyond the log");
-        // What was purged had been committed.
+        // Whatever was purged had been committed.
         found.committed = found.purged;
     }
     Ok(found)
 }
 
-/// Indexes of the first and the last entry.
+/// Returns the indexes of the first and the last entry.
 fn outermost(database: &DB, path: &Path, group: u32) -> Result<Option<(u64, u64)>, StoreError> {
     let mut rows = database.raw_iterator_cf_opt(family(database, LOG), range_options(group, 0..u64::MAX));
     rows.seek_to_first();
@@ -106,7 +110,7 @@ fn outermost(database: &DB, path: &Path, group: u32) -> Result<Option<(u64, u64)
     Ok(first.zip(last))
 }
 
-/// Where the newest entries of `indexes` begin that have about `bytes` on disk.
+/// Returns the first of the newest entries of `indexes` that take roughly `bytes` on disk.
 fn newest_within(database: &DB, group: u32, indexes: Range<u64>, bytes: u64) -> u64 {
     let keys = log_keys(group, indexes.clone());
     let all = database.get_approximate_sizes_cf(family(database, LOG), &[KeyRange::new(&keys.start, &keys.end)]);
@@ -119,7 +123,9 @@ fn newest_within(database: &DB, group: u32, indexes: Range<u64>, bytes: u64) -> 
     indexes.end - u64::try_from(newest).unwrap_or(count).clamp(1, count)
 }
 
-/// Checks every entry of `indexes`, all of which must be there, after `before`. The last one's log id, and the bytes of all.
+/// Checks every entry of `indexes`, all of which must be there. `before` is the log id before them.
+///
+/// Returns the last entry's log id, and the bytes of all.
 fn check_range(
     database: &DB,
     path: &Path,
@@ -164,7 +170,9 @@ fn entry_damaged(path: &Path, index: u64, error: &crate::codec::CodecError) -> S
     StoreError::damaged(path, format!("log entry {index}: {error}"))
 }
 
-/// Calls `each` with the entries of an iterator made with [`range_options`], in order, while it returns true.
+/// Calls `each` with the entries of an iterator, in order, while it returns true.
+///
+/// The iterator is one from [`range_options`].
 pub(super) fn walk<D: DBAccess>(
     mut rows: DBRawIteratorWithThreadMode<'_, D>,
     path: &Path,
@@ -183,13 +191,13 @@ pub(super) fn walk<D: DBAccess>(
     rows.status().map_err(StoreError::rocks("read the log", path))
 }
 
-/// Read options for the entries of `indexes`.
+/// Returns read options for the entries of `indexes`.
 pub(super) fn range_options(group: u32, indexes: Range<u64>) -> ReadOptions {
     let keys = log_keys(group, indexes);
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(keys.start);
     options.set_iterate_upper_bound(keys.end);
-    // Each entry is read once; the cache is for others.
+    // Each entry is read once. The cache is for other data.
     options.fill_cache(false);
     options
 }

@@ -1,4 +1,5 @@
-//! How far the log is on disk, and who waits for it. Changed by the writer and, when the log is cut, by the submitter.
+//! How far the log is on disk, and who waits for that. Changed by the writer and, when the log is
+//! truncated, by the submitter.
 
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use tokio::sync::Notify;
 
 use super::super::StoreError;
 
-/// Bytes submitted and not yet on disk before `append` waits, and with it openraft: a disk this far behind must not fill the memory.
+/// Bytes submitted and not yet on disk at which `append` waits, and openraft with it. A slow disk
+/// must not fill the memory.
 const UNSYNCED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Tells when entries are on this node's disk. Cheap to clone.
@@ -19,7 +21,9 @@ impl Durable {
         Durable(progress)
     }
 
-    /// Blocks until entry `index` is on disk. An error when it never will be: a write failed, or the log was closed.
+    /// Blocks until entry `index` is on disk.
+    ///
+    /// Fails when it never will be: a write failed, or the log was closed.
     pub fn wait(&self, index: u64) -> Result<(), StoreError> {
         let mut state = self.0.state.lock();
         while state.next <= index {
@@ -29,7 +33,7 @@ impl Durable {
         Ok(())
     }
 
-    /// Everything up to this index is on disk; 0 also when nothing is.
+    /// Returns the index up to which everything is on disk; 0 also when nothing is.
     pub fn index(&self) -> u64 {
         self.0.index()
     }
@@ -78,12 +82,12 @@ impl Progress {
         self.state.lock().next
     }
 
-    /// Bytes entered the queue.
+    /// Counts bytes that entered the queue.
     pub(super) fn submitted(&self, bytes: usize) {
         self.state.lock().unsynced_bytes += bytes;
     }
 
-    /// Bytes left the queue, and the log is on disk before `next`.
+    /// Counts bytes that left the queue, and records that the log is on disk before `next`.
     pub(super) fn synced(&self, bytes: usize, next: u64) {
         let mut state = self.state.lock();
         state.unsynced_bytes -= bytes;
@@ -92,13 +96,14 @@ impl Progress {
         self.wake();
     }
 
-    /// The log was cut before `next`: what is appended there now is not on disk yet.
+    /// Records that the log was cut at `next`. Entries that are appended there now are not on disk
+    /// yet.
     pub(super) fn truncate(&self, next: u64) {
         let mut state = self.state.lock();
         state.next = state.next.min(next);
     }
 
-    /// A snapshot replaced everything before `next`.
+    /// Records that a snapshot replaced everything before `next`.
     pub(super) fn skip_to(&self, next: u64) {
         let mut state = self.state.lock();
         state.next = state.next.max(next);
@@ -106,7 +111,7 @@ impl Progress {
         self.wake();
     }
 
-    /// Nothing will be on disk any more. The first reason stays.
+    /// Records that no more entries will reach the disk. The first reason stays.
     pub(super) fn poison(&self, reason: String) {
         self.state.lock().end.get_or_insert(End::Poisoned(reason));
         self.wake();
@@ -122,7 +127,7 @@ impl Progress {
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
-            // Registered before the look, so that a change in between wakes us.
+            // Registered before the check, so that a change in between wakes this task.
             room.as_mut().enable();
             {
                 let state = self.state.lock();

@@ -1,10 +1,14 @@
-//! Opens `raft/`, and decides what a log that is not whole is: the torn tail of a crash, which is cut, or damage, which is refused.
-//! Never lets a log be used that holds less than `SYNCED` says; never changes one that RocksDB refuses.
+//! Opens `raft/`. Decides whether a log that is not whole has the torn tail of a crash, which is
+//! cut, or is damaged, which is refused. Never accepts a log that holds less than `SYNCED` says.
+//! Never changes a log that RocksDB refuses.
 //!
-//! - RocksDB opens a log whose last record is incomplete. Whether that took away too much, `SYNCED` tells.
-//! - When RocksDB refuses, or would not see the damage (`store/record_files.rs`), a *copy* is opened up to the first damage. If the copy has all that was synced, it takes the log's place,
-//!   and the original stays beside it until the next start that finds nothing to repair.
-//! - Anything else is refused: a node that lost what it had acknowledged must neither vote nor acknowledge again.
+//! - RocksDB opens a log whose last record is incomplete. `SYNCED` tells whether that dropped too
+//!   much.
+//! - If RocksDB refuses the log, or would not notice its damage (`store/record_files.rs`), a *copy*
+//!   is opened up to the first damage. If the copy has all that was synced, it replaces the log.
+//!   The original stays beside it until the next start that needs no repair.
+//! - Anything else is refused: a node that lost what it had acknowledged must neither vote nor
+//!   acknowledge again.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -18,7 +22,7 @@ use super::check::{self, Found};
 use super::synced::{Ends, Synced};
 use super::wal_tail;
 
-/// The copy while it is repaired.
+/// Name of the copy while it is repaired.
 const REPAIRING: &str = "raft.repairing";
 
 /// A log that may be used.
@@ -28,7 +32,7 @@ pub(super) struct Opened {
     pub(super) synced: Synced,
 }
 
-/// Opens the log of `group`. See the head of this file.
+/// Opens the log of `group`. The head of this file has the rules.
 pub(super) fn open(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     open_sound(directory, group).map_err(|error| refusal(directory, error))
 }
@@ -36,12 +40,12 @@ pub(super) fn open(directory: &DataDir, group: u32) -> Result<Opened, StoreError
 fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     let synced = Synced::open(&directory.root().join("SYNCED"), group, &directory.raft())?;
     let promised = synced.read()?;
-    // After a power cut `SYNCED` may promise nothing of a log that is there.
+    // After a power cut `SYNCED` may be empty although there is a log.
     if promised.is_nothing() && !directory.raft().join("CURRENT").exists() {
         check_nothing_was_lost(directory, group)?;
     }
     remove_directory(&directory.root().join(REPAIRING))?;
-    // RocksDB would make a new log where `CURRENT` is missing.
+    // Without this, RocksDB would make a new log if `CURRENT` is missing.
     let mut setup = options::raft();
     setup.create_if_missing(promised.is_nothing());
     let torn = wal_tail::torn(&directory.raft());
@@ -69,7 +73,8 @@ fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     Ok(Opened { database: Arc::new(database), found, synced })
 }
 
-/// A node without a log is a new one, and a new one has applied nothing.
+/// Fails if a node without a log has a state. A node without a log is new, and a new node has
+/// applied nothing.
 fn check_nothing_was_lost(directory: &DataDir, group: u32) -> Result<(), StoreError> {
     match directory.remains_of_state(group)? {
         None => Ok(()),
@@ -92,7 +97,7 @@ fn check_promise(promised: &Ends, found: &Found, path: &Path) -> Result<(), Stor
     }
 }
 
-/// Puts a copy without the damaged tail in the log's place, if it holds all that was promised.
+/// Replaces the log by a copy without the damaged tail, if the copy holds all that was promised.
 fn repair(directory: &DataDir, group: u32, promised: &Ends, refused: &StoreError) -> Result<(), StoreError> {
     let copy = directory.root().join(REPAIRING);
     tracing::warn!(error = %refused, "the log was not opened; looking at a copy of it whether only a torn tail is wrong");
@@ -100,7 +105,8 @@ fn repair(directory: &DataDir, group: u32, promised: &Ends, refused: &StoreError
     let ends = match repaired {
         Ok(ends) => ends,
         Err(error) => {
-            // The copy is worth nothing, and the error is the one to tell; the next start removes what stays.
+            // The copy is useless, and the caller gets this error. The next start removes what is
+            // left.
             drop(remove_directory(&copy));
             return Err(match error {
                 StoreError::Damaged { what, .. } => {
@@ -126,7 +132,7 @@ fn repair(directory: &DataDir, group: u32, promised: &Ends, refused: &StoreError
     Ok(())
 }
 
-/// Copies what may be changed, and links what never is.
+/// Copies the files that may change, and links those that never do.
 fn copy_log(from: &Path, to: &Path) -> Result<(), StoreError> {
     create_directory(to)?;
     for name in names(from)? {
@@ -143,7 +149,8 @@ fn copy_log(from: &Path, to: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Opens the copy up to its first damage and checks what is there. On disk and closed on return.
+/// Opens the copy up to its first damage and checks its contents. The copy is on disk and closed on
+/// return.
 fn open_copy(copy: &Path, group: u32, promised: &Ends) -> Result<Ends, StoreError> {
     record_files::spoil(copy)?;
     let found = {
@@ -159,7 +166,7 @@ fn open_copy(copy: &Path, group: u32, promised: &Ends) -> Result<Ends, StoreErro
     Ok(found.ends())
 }
 
-/// A start that needed no repair: the original of an earlier one has served.
+/// Removes the original of an earlier repair, after a start that needed no repair.
 fn forget_original(directory: &DataDir) {
     let original = directory.damaged_log();
     if !original.exists() {
@@ -173,7 +180,7 @@ fn forget_original(directory: &DataDir) {
     }
 }
 
-/// What is wrong with a log, with the way back.
+/// Turns an error of the log into one that tells the operator what to do.
 fn refusal(directory: &DataDir, error: StoreError) -> StoreError {
     let root = directory.root();
     let name = root.file_name().map_or_else(|| "<its name>".into(), |name| name.to_string_lossy().into_owned());

@@ -1,5 +1,5 @@
-//! What waits for the writer, in order. Bounded by `Progress::room` for entries; everything else is one small item per caller.
-//! Never touches the disk.
+//! The queue in front of the writer. `Progress::room` bounds its entries; each caller adds at most
+//! one other small item. Never touches the disk.
 
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
@@ -8,10 +8,11 @@ use std::collections::VecDeque;
 use super::super::StoreError;
 use crate::types::{Entry, Identity, LogId, TypeConfig, Vote};
 
-/// Bytes of entries that one fsync takes at most, so that the first of them need not wait for too many others.
+/// Most bytes of entries that one fsync covers, so that the first of them need not wait for too
+/// many others.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// One submission.
+/// One submitted operation.
 pub(super) enum Op {
     Append { entries: Vec<Entry>, bytes: usize, append_number: u64, callback: IOFlushed<TypeConfig> },
     Truncate { from: u64, to: u64, kept: Option<LogId> },
@@ -21,14 +22,14 @@ pub(super) enum Op {
     Barrier(Reply),
 }
 
-/// Who waits for an operation.
+/// The channel to the caller that waits for an operation.
 pub(super) enum Reply {
     Async(tokio::sync::oneshot::Sender<Result<(), StoreError>>),
     Blocking(std::sync::mpsc::Sender<Result<(), StoreError>>),
 }
 
 impl Reply {
-    /// A caller that gave up is no error.
+    /// Sends the result. A caller that gave up is no error.
     pub(super) fn send(self, result: Result<(), StoreError>) {
         match self {
             Reply::Async(sender) => drop(sender.send(result)),
@@ -38,7 +39,7 @@ impl Reply {
 }
 
 impl Op {
-    /// Tells the submitter how it ended.
+    /// Reports the result to the submitter.
     pub(super) fn complete(self, result: Result<(), StoreError>) {
         match self {
             Op::Append { callback, .. } => callback.io_completed(result.map_err(Into::into)),
@@ -47,7 +48,7 @@ impl Op {
         }
     }
 
-    /// Bytes that left the queue with it.
+    /// Returns the bytes that leave the queue with this operation.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Op::Append { bytes, .. } => *bytes,
@@ -56,12 +57,12 @@ impl Op {
     }
 }
 
-/// What the writer takes at once.
+/// One batch for the writer.
 pub(super) struct Work {
     pub(super) ops: Vec<Op>,
-    /// The newest committed hint, when it changed since it was taken last.
+    /// The newest committed hint, if it changed since it was last taken.
     pub(super) committed: Option<LogId>,
-    /// Nothing follows.
+    /// Whether this is the last batch.
     pub(super) last: bool,
 }
 
@@ -94,7 +95,7 @@ impl Closed {
 }
 
 impl Queue {
-    /// Submits. On a closed queue the operation completes with the error at once.
+    /// Submits an operation. On a closed queue it completes with the error at once.
     pub(super) fn push(&self, op: Op) {
         let mut state = self.state.lock();
         if let Some(closed) = &state.closed {
@@ -107,12 +108,13 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Leaves the hint for the next batch. Wakes nobody: it is worth no fsync of its own.
+    /// Stores the hint for the next batch. Does not wake the writer, because the hint is not worth
+    /// an fsync of its own.
     pub(super) fn set_committed(&self, committed: Option<LogId>) {
         self.state.lock().committed = committed;
     }
 
-    /// Gives a hint back that could not be written yet, unless a newer one came.
+    /// Gives back a hint that could not be written yet, unless a newer one came.
     pub(super) fn return_committed(&self, committed: LogId) {
         self.state.lock().committed.get_or_insert(committed);
     }
@@ -135,19 +137,19 @@ impl Queue {
         Work { ops, committed: state.committed.take(), last }
     }
 
-    /// Whether the writer has taken everything.
+    /// Returns whether the writer has taken everything.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.state.lock().ops.is_empty()
     }
 
-    /// Takes nothing more; what is queued is still written.
+    /// Refuses everything from now on. Queued operations are still written.
     pub(super) fn close(&self) {
         self.state.lock().closed.get_or_insert(Closed::ByOwner);
         self.changed.notify_one();
     }
 
-    /// Takes nothing more, and hands out what will not be written.
+    /// Refuses everything from now on, and returns the operations that will not be written.
     pub(super) fn poison(&self, reason: String) -> VecDeque<Op> {
         let mut state = self.state.lock();
         state.closed = Some(Closed::Poisoned(reason));

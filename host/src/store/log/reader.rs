@@ -1,4 +1,5 @@
-//! Reads of the log: from memory where it is there, else from RocksDB on a blocking thread. Never writes.
+//! Reads the log: from memory if the entries are there, else from RocksDB on a blocking thread.
+//! Never writes.
 
 use std::fmt::Debug;
 use std::io;
@@ -21,16 +22,17 @@ use super::tail::View;
 use crate::faults;
 use crate::types::{Entry, TypeConfig, Vote};
 
-/// Bytes of entries in one read for replication or apply, at least one entry: one peer message, one step of the apply stream.
+/// Most bytes of entries in one read for replication or apply, but at least one entry: one peer
+/// message, one step of the apply stream.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 
-/// Reads the log. Each replication task has one, and the apply task.
+/// A reader of the log. Each replication task has one, and so has the apply task.
 pub struct LogReader(Arc<Shared>);
 
 /// Where the entries of a range are.
 enum Plan {
     Memory(Vec<Entry>),
-    /// The older ones on disk, pinned; the newer ones in memory.
+    /// The older entries are on disk, pinned; the newer ones are in memory.
     Disk {
         pinned: Pinned,
         indexes: Range<u64>,
@@ -43,13 +45,16 @@ impl LogReader {
         LogReader(shared)
     }
 
-    /// Entries of `indexes`, all of which the log must have, until they exceed `bytes_max`; at least one.
+    /// Reads the entries of `indexes` until they exceed `bytes_max`, but at least one.
+    ///
+    /// The log must have all of `indexes`.
     async fn read(&self, indexes: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let plan = self.plan(&self.0.view.read(), indexes, bytes_max)?;
         self.follow(plan, bytes_max).await
     }
 
-    /// Decides under the lock, so that what is read belongs to one moment; reads no disk under it.
+    /// Plans a read under the lock, so that all of it belongs to one moment. Does not read the disk
+    /// under the lock.
     fn plan(&self, view: &View, indexes: Range<u64>, bytes_max: usize) -> Result<Plan, StoreError> {
         if indexes.is_empty() {
             return Ok(Plan::Memory(Vec::new()));
@@ -62,7 +67,8 @@ impl LogReader {
         if indexes.start >= in_memory {
             return Ok(Plan::Memory(view.tail.read(indexes, bytes_max)));
         }
-        // Entries before the tail are on disk, and a later cut or purge does not reach the pinned snapshot.
+        // Entries before the tail are on disk. A later truncation or purge does not affect the
+        // pinned snapshot.
         let pinned = Pinned::new(self.0.database.clone());
         let on_disk = indexes.start..indexes.end.min(in_memory);
         let then = if indexes.end > in_memory && bytes_max == usize::MAX {
@@ -73,8 +79,10 @@ impl LogReader {
         Ok(Plan::Disk { pinned, indexes: on_disk, then })
     }
 
-    /// Serves a plan, up to `bytes_max`; at least one entry. A log that cannot be read, or fails a checksum, ends this node with the
-    /// reason; nobody is served what may be wrong.
+    /// Carries out a plan up to `bytes_max`, but at least one entry.
+    ///
+    /// If the log cannot be read or fails a checksum, this node ends with that reason, and no
+    /// caller gets data that may be wrong.
     async fn follow(&self, plan: Plan, bytes_max: usize) -> io::Result<Vec<Entry>> {
         match plan {
             Plan::Memory(entries) => Ok(entries),
@@ -92,7 +100,7 @@ impl LogReader {
     }
 }
 
-/// What of `range` the log has.
+/// Returns the part of `range` that the log has.
 fn present(view: &View, range: &impl RangeBounds<u64>) -> Range<u64> {
     let start = match range.start_bound() {
         Bound::Included(start) => *start,
@@ -148,10 +156,13 @@ impl RaftLogReader<TypeConfig> for LogReader {
         Ok(self.0.view.read().vote)
     }
 
-    /// For replication. A task of a leadership that has ended may still ask for what a snapshot or another leader has replaced
-    /// meanwhile: openraft looks whether the leadership holds only after the read, throws away what it got, and ends the node at an
-    /// error. So what is gone is an empty answer here. A leader's own tasks ask for nothing that is gone: openraft purges only what
-    /// none of them needs.
+    /// Reads entries for replication.
+    ///
+    /// A task of a leadership that has ended may still ask for entries that a snapshot or another
+    /// leader has replaced meanwhile. openraft checks only after the read whether the leadership
+    /// holds; it then discards the entries. But it ends the node at an error. So this returns
+    /// nothing for entries that are gone. A leader's own tasks never ask for those, because
+    /// openraft purges only what none of them needs.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
         let plan = {
             let view = self.0.view.read();

@@ -1,13 +1,15 @@
-//! `SERVED`: how far readers of this node may have seen its state, beside the log. After a crash the state is where its last flush left
-//! it; with this a node knows how far it must apply again before it answers anyone, without asking a leader.
+//! `SERVED`, a file beside the log: how far readers of this node may have seen its state. After a
+//! crash the state is at its last flush. With this record a node knows how far it must apply again
+//! before it answers anyone, without asking a leader.
 //!
-//! - Rewritten in place before each entry becomes visible, and never fsynced: exact after a crash of the process, and as good as
-//!   lost after a crash of the machine. So it carries the machine's boot id, and only a record of this boot counts as exact.
-//! - While a node does not know what an earlier run had served, it writes a boot id of zeros: a second crash must not make a lower
-//!   record look exact.
+//! - It is rewritten in place before each entry becomes visible, and never fsynced. It is exact
+//!   after a crash of the process, and as good as lost after a crash of the machine. So it holds
+//!   the machine's boot id, and only a record of this boot counts as exact.
+//! - While a node does not know what an earlier run had served, it writes a boot id of zeros.
+//!   Otherwise a second crash could make a lower record look exact.
 //!
-//! One slot of [`SLOT_BYTES`] per group: version u8, three zero bytes, boot id (16 bytes), term u64, node u64, index u64, crc32c u32
-//! over the group and all before; big-endian.
+//! Each group has one slot of [`SLOT_BYTES`]: version u8, three zero bytes, boot id (16 bytes),
+//! term u64, node u64, index u64, crc32c u32 over the group and all before; big-endian.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -24,7 +26,7 @@ const SLOT_BYTES: u64 = 64;
 const RECORD_BYTES: usize = 48;
 const CRC_AT: usize = RECORD_BYTES - 4;
 const VERSION: u8 = 1;
-/// In place of a boot id: not exact.
+/// Stands in place of a boot id: the record is not exact.
 const UNKNOWN: [u8; 16] = [0; 16];
 
 /// How far readers may have seen the state before this start.
@@ -32,16 +34,17 @@ const UNKNOWN: [u8; 16] = [0; 16];
 pub enum Seen {
     /// Nothing beyond this index.
     Through(u64),
-    /// Unknown, because the machine crashed or the record is gone; nothing beyond this, the end of the log at the start.
+    /// Unknown, because the machine crashed or the record is gone. Nothing beyond this index, where
+    /// the log ended at the start.
     Perhaps(u64),
 }
 
-/// See the file's head.
+/// The record of one group. The head of this file describes it.
 pub(super) struct Served {
     file: File,
     path: PathBuf,
     group: u32,
-    /// Of this machine; `UNKNOWN` where it has none.
+    /// This machine's boot id; `UNKNOWN` if it has none.
     boot: [u8; 16],
     before: Seen,
     beyond: Option<LogId>,
@@ -62,7 +65,7 @@ impl Served {
     fn open_in_boot(path: &Path, group: u32, last: Option<LogId>, boot: [u8; 16]) -> Result<Served, StoreError> {
         let file = open_in_place(path)?;
         let found = read(&file, group).map_err(StoreError::io("read", path))?;
-        // A record beyond the log is of another log, or of a log that has lost its end.
+        // A record beyond the log belongs to another log, or to a log that has lost its end.
         let beyond = found.filter(|(log_id, of_boot)| last < Some(*log_id) && *of_boot == boot && boot != UNKNOWN);
         let found = found.filter(|(log_id, _)| last >= Some(*log_id));
         let exact = match &found {
@@ -77,29 +80,32 @@ impl Served {
         Ok(Served { file, path: path.to_owned(), group, boot, before, beyond, state })
     }
 
-    /// What readers may have seen before this start.
+    /// Returns what readers may have seen before this start.
     pub(super) fn before(&self) -> Seen {
         self.before
     }
 
-    /// What readers have seen although the log does not reach it. A snapshot may; else the log was lost.
+    /// Returns an entry that readers have seen although the log does not reach it.
+    ///
+    /// If no snapshot reaches it either, the log was lost.
     pub(super) fn beyond(&self) -> Option<LogId> {
         self.beyond
     }
 
-    /// The last entry that is known to have been applied here, and with it committed.
+    /// Returns the last entry that is known to have been applied here, and so to be committed.
     pub(super) fn log_id(&self) -> Option<LogId> {
         self.state.lock().log_id
     }
 
-    /// Entry `log_id` is on disk and becomes visible next.
+    /// Records that entry `log_id`, which is on disk, becomes visible next.
     pub(super) fn write(&self, log_id: LogId) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         state.log_id = Some(log_id);
         self.put(&state)
     }
 
-    /// The state has reached all that earlier runs can have served: from now on the record is exact.
+    /// Makes the record exact from now on: the state has reached all that earlier runs can have
+    /// served.
     pub(super) fn recovered(&self) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         state.exact = true;
@@ -114,7 +120,7 @@ impl Served {
     }
 }
 
-/// `None` when there is no record or a crash of the machine tore it.
+/// Reads a record; `None` when there is none, or a crash of the machine tore it.
 fn read(file: &File, group: u32) -> std::io::Result<Option<(LogId, [u8; 16])>> {
     let mut record = [0; RECORD_BYTES];
     match file.read_exact_at(&mut record, u64::from(group) * SLOT_BYTES) {
@@ -124,7 +130,8 @@ fn read(file: &File, group: u32) -> std::io::Result<Option<(LogId, [u8; 16])>> {
     }
 }
 
-/// Changes whenever the kernel starts, and with it whenever unsynced pages may have been lost.
+/// Returns the boot id. It changes whenever the kernel starts, which is when unsynced pages may
+/// have been lost.
 fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();

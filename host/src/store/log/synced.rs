@@ -1,14 +1,18 @@
-//! `SYNCED`: what the last fsync of the log made durable, beside the log itself. Tells damage from a torn tail: what was not yet
-//! synced may be missing after a crash, what was synced may not. Also names the node, so that a log of another node is noticed.
+//! `SYNCED`, a file beside the log: what the last fsync of the log made durable. It tells damage
+//! from a torn tail: after a crash, data that was not yet synced may be missing, but synced data
+//! may not. It also names the node, which reveals a log of another node.
 //!
-//! - Made, and fsynced, before the log is: where a log is and no `SYNCED`, it was taken away.
-//! - Rewritten in place after each fsync and before anyone is told. Not fsynced itself: exact after a process crash, a lower bound
-//!   after a power cut.
-//! - Lowered, and then fsynced, before the log is cut: so it is never above the disk.
+//! - It is made, and fsynced, before the log is. If there is a log and no `SYNCED`, someone removed
+//!   `SYNCED`.
+//! - It is rewritten in place after each fsync of the log, before any acknowledgement. It is not
+//!   fsynced itself: it is exact after a process crash, and a lower bound after a power cut.
+//! - It is lowered, and then fsynced, before the log is cut. So it never promises more than the
+//!   disk holds.
 //!
-//! One slot of [`SLOT_BYTES`] per group, in it the same record twice, [`COPY_BYTES`] apart, so that a rotten bit takes nothing away:
-//! version u8, flags u8, two zero bytes, vote term u64, vote node u64, last term u64, last node u64, last index u64, NodeId u64, boot
-//! u64, crc32c u32 over the group and all before; big-endian.
+//! Each group has one slot of [`SLOT_BYTES`]. It holds the same record twice, [`COPY_BYTES`] apart,
+//! so that one rotten bit loses nothing: version u8, flags u8, two zero bytes, vote term u64, vote
+//! node u64, last term u64, last node u64, last index u64, NodeId u64, boot u64, crc32c u32 over
+//! the group and all before; big-endian.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -23,31 +27,31 @@ use crate::types::{CommittedLeaderId, GROUP, LogId, NodeId, Vote};
 const SLOT_BYTES: usize = 256;
 const COPY_BYTES: usize = 128;
 const RECORD_BYTES: usize = 64;
-/// Where the checksum stands in a record.
+/// Bytes of a record before its checksum.
 const CHECKED_BYTES: usize = RECORD_BYTES - 4;
 const VERSION: u8 = 1;
 const FLAG_VOTE: u8 = 1;
 const FLAG_VOTE_COMMITTED: u8 = 2;
 const FLAG_LAST: u8 = 4;
 
-/// What was synced, or what is there.
+/// The end of the log with vote and identity: either as synced, or as found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ends {
     pub(super) vote: Option<Vote>,
     pub(super) last: Option<LogId>,
-    /// Of the identity; 0 before there is one.
+    /// NodeId of the identity; 0 before there is one.
     pub(super) node: NodeId,
-    /// Of the identity; 0 before there is one.
+    /// Boot number of the identity; 0 before there is one.
     pub(super) boot: u64,
 }
 
 impl Ends {
-    /// Whether a new log holds as much.
+    /// Returns whether this is as empty as a new log.
     pub(super) fn is_nothing(&self) -> bool {
         *self == Ends::default()
     }
 
-    /// What `found` lacks of this, in words; `None` when nothing.
+    /// Returns what `found` lacks of this, in words; `None` if nothing.
     pub(super) fn missing_in(&self, found: &Ends) -> Option<String> {
         if self.node != 0 && found.node != 0 && found.node != self.node {
             return Some(format!(
@@ -76,7 +80,7 @@ impl Ends {
     }
 }
 
-/// As operators read it.
+/// Formats a value for operators.
 fn show(value: &Option<impl std::fmt::Display>) -> String {
     value.as_ref().map_or("none".into(), ToString::to_string)
 }
@@ -88,7 +92,7 @@ pub(super) struct Synced {
 }
 
 impl Synced {
-    /// Opens the file, and makes it if the log at `raft` is still to be made. Durable on return.
+    /// Opens the file, and makes it if the log at `raft` does not exist yet. Durable on return.
     pub(super) fn open(path: &Path, group: u32, raft: &Path) -> Result<Synced, StoreError> {
         let is_new = match std::fs::metadata(path) {
             Ok(metadata) => metadata.len() == 0,
@@ -108,7 +112,7 @@ impl Synced {
         Ok(synced)
     }
 
-    /// What was synced. An error when both copies are damaged.
+    /// Returns what was synced. Fails when both copies are damaged.
     pub(super) fn read(&self) -> Result<Ends, StoreError> {
         let mut slot = [0; SLOT_BYTES];
         let mut length = 0;
@@ -121,7 +125,7 @@ impl Synced {
             }
         }
         match [0, COPY_BYTES].map(|at| decode(self.group, &slot[at..at + RECORD_BYTES])) {
-            // A power cut between the two sectors leaves two that differ, and both hold.
+            // A power cut between the two sectors leaves two different records. Both are true.
             [Some(one), Some(other)] => Ok(one.max(other)),
             [Some(one), None] | [None, Some(one)] => {
                 tracing::warn!(path = %self.path.display(), "one of the two copies was damaged; the other one counts");
@@ -134,7 +138,7 @@ impl Synced {
         }
     }
 
-    /// After an fsync of the log.
+    /// Records `ends` after an fsync of the log.
     pub(super) fn write(&self, ends: &Ends) -> Result<(), StoreError> {
         faults::io("synced-before-write").map_err(StoreError::io("write", &self.path))?;
         let mut slot = [0; SLOT_BYTES];
@@ -145,7 +149,7 @@ impl Synced {
         faults::io("synced-after-write").map_err(StoreError::io("write", &self.path))
     }
 
-    /// Before the log is cut down. On disk when it returns.
+    /// Records `ends` before the log is cut. On disk when it returns.
     pub(super) fn lower(&self, ends: &Ends) -> Result<(), StoreError> {
         self.write(ends)?;
         self.file.sync_data().map_err(StoreError::io("fsync", &self.path))
@@ -156,11 +160,13 @@ impl Synced {
     }
 }
 
-/// Whether `directory` is that of a node whose log has held an entry, which a node gets with its cluster. Opens no database, so that
-/// another process may be using it; what cannot be read is no node's.
+/// Returns whether `directory` belongs to a node whose log has held an entry.
+///
+/// Such a node is in a cluster. Opens no database, so another process may be using the directory.
+/// An unreadable record counts as no.
 pub fn holds_log(directory: &Path) -> bool {
     let Ok(file) = File::open(directory.join("SYNCED")) else {
-        // Without it a log is refused, but it is one.
+        // A node refuses a log without `SYNCED`, but it is a log.
         return directory.join("raft").join("CURRENT").is_file();
     };
     let mut slot = [0; SLOT_BYTES];

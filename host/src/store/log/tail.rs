@@ -1,7 +1,9 @@
-//! What readers see: the ends of the log, the vote, and the newest entries in memory. Never does IO.
+//! The log as its readers see it: the ends of the log, the vote, and the newest entries in memory.
+//! Never does IO.
 //!
-//! - `tail` holds every entry that is not on disk, and newer ones up to a byte cap; it ends where the log ends.
-//! - An entry leaves the tail from the front, and only when it is on disk.
+//! - `tail` holds every entry that is not on disk, and newer ones up to a byte limit. It ends where
+//!   the log ends.
+//! - Entries leave the tail from the front, and only when they are on disk.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,20 +15,21 @@ use super::super::columns::entry_bytes;
 use super::check::Found;
 use crate::types::{Entry, LogId, Vote};
 
-/// Bytes of synced entries kept for replication and apply. A follower further behind is served from RocksDB.
+/// Bytes of synced entries kept for replication and apply. A follower further behind is served from
+/// RocksDB.
 const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 pub(super) struct View {
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
-    /// Everything up to here is gone.
+    /// Everything up to this entry is gone.
     pub(super) purged: Option<LogId>,
     /// The last entry, or `purged` when there is none.
     pub(super) last: Option<LogId>,
     /// The first index present, or the next one when there is none.
     first: u64,
     pub(super) tail: Tail,
-    /// Of what was found at the open, and of all appends since.
+    /// Bytes of the entries found at open, and of all appended since.
     pub(super) written_bytes: u64,
     appends: u64,
 }
@@ -46,17 +49,18 @@ impl View {
         }
     }
 
-    /// Index of the first entry present.
+    /// Returns the index of the first entry present.
     pub(super) fn first(&self) -> u64 {
         self.first
     }
 
-    /// Index after the last entry.
+    /// Returns the index after the last entry.
     pub(super) fn end(&self) -> u64 {
         self.last.map_or(self.first, |last| last.index + 1)
     }
 
-    /// A gap or an overlap would be a bug of the caller; writing it would hide it until a restart.
+    /// Fails on a gap or an overlap. That would be a bug of the caller, and writing it would hide
+    /// it until a restart.
     pub(super) fn check_follows(&self, entries: &[Entry]) -> Result<(), StoreError> {
         let mut last = self.last;
         for entry in entries {
@@ -69,7 +73,8 @@ impl View {
         Ok(())
     }
 
-    /// Numbers appends, so that the writer can say which of them are on disk.
+    /// Returns the number of the next append. With it the writer can tell which appends are on
+    /// disk.
     pub(super) fn next_append_number(&mut self) -> u64 {
         self.appends += 1;
         self.appends
@@ -78,7 +83,7 @@ impl View {
     pub(super) fn push(&mut self, entry: Entry, append_number: u64) {
         let log_id = entry.log_id();
         if self.last.is_none() {
-            // The first entry ever says where the log begins.
+            // The very first entry decides where the log begins.
             self.first = log_id.index;
             self.tail.first = log_id.index;
         }
@@ -86,7 +91,7 @@ impl View {
         self.tail.push(entry, append_number);
     }
 
-    /// Cuts `from` and all behind it; `kept` is what remains last.
+    /// Removes `from` and all after it. `kept` is the last entry that remains.
     pub(super) fn truncate(&mut self, from: u64, kept: Option<LogId>) {
         self.last = kept;
         self.tail.truncate(from);
@@ -101,8 +106,10 @@ impl View {
         self.tail.drop_before(self.first);
     }
 
-    /// All appends up to `append_number` are on disk, and everything before `next` was: the index before which the log as it is now is on
-    /// disk. Entries that were cut meanwhile do not count, nor do the ones that took their place.
+    /// Returns the index before which the log, as it is now, is on disk.
+    ///
+    /// All appends up to `append_number` are on disk, and everything before `next` already was.
+    /// Entries that were truncated meanwhile do not count, nor do those that replaced them.
     pub(super) fn synced(&mut self, append_number: u64, next: u64) -> u64 {
         let next = self.tail.synced(append_number, next);
         self.tail.shrink(next);
@@ -110,7 +117,7 @@ impl View {
     }
 }
 
-/// The newest entries.
+/// The newest entries, in memory.
 pub(super) struct Tail {
     /// The index of the front, or of the next entry when empty.
     first: u64,
@@ -129,12 +136,14 @@ impl Tail {
         self.bytes
     }
 
-    /// Entries before this index are on disk only.
+    /// Returns the index before which entries are only on disk.
     pub(super) fn first(&self) -> u64 {
         self.first
     }
 
-    /// Entries of `indexes`, which must be in the tail, until they exceed `bytes_max`; at least one.
+    /// Returns the entries of `indexes` until they exceed `bytes_max`; at least one.
+    ///
+    /// All of `indexes` must be in the tail.
     pub(super) fn read(&self, indexes: Range<u64>, bytes_max: usize) -> Vec<Entry> {
         let start = usize::try_from(indexes.start - self.first).expect("the tail is in memory");
         let count = usize::try_from(indexes.end - indexes.start).expect("the tail is in memory");
@@ -164,7 +173,7 @@ impl Tail {
         {
             self.bytes -= kept.bytes;
         }
-        // Everything in memory was cut, and more of what is on disk only.
+        // Everything in memory was removed, and also entries that are only on disk.
         self.first = self.first.min(from);
     }
 
@@ -179,7 +188,7 @@ impl Tail {
     }
 
     fn synced(&self, append_number: u64, next: u64) -> u64 {
-        // What was purged while it was queued counts: a snapshot holds it.
+        // Entries that were purged while queued count as synced: a snapshot holds them.
         let next = next.max(self.first);
         let known = usize::try_from(next - self.first).expect("the tail is in memory");
         let newly = self.entries.iter().skip(known).take_while(|kept| kept.append_number <= append_number).count();

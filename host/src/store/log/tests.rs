@@ -1,4 +1,4 @@
-//! The log against restarts, damage, a failing disk, a plain model of itself, and openraft's own suite.
+//! Tests the log against restarts, damage, a failing disk, a plain model, and openraft's own suite.
 
 use std::fs;
 use std::sync::mpsc;
@@ -192,7 +192,7 @@ async fn a_closed_log_refuses_and_wakes_who_waits() {
     assert!(log.blocking_append([entry(1, 1, b"")]).await.is_err());
 }
 
-/// A disk that waits for leave before each batch, and fails when told to.
+/// A disk that waits for permission before each batch, and fails when told to.
 struct Gate {
     disk: Rocks,
     leave: mpsc::Receiver<bool>,
@@ -282,7 +282,8 @@ async fn an_entry_that_took_the_place_of_a_cut_one_is_not_durable_by_the_old_one
     let root = tempfile::tempdir().unwrap();
     let (mut log, leave, _) = gated(&root);
     let old = submit(&mut log, (0..10).map(|index| entry(1, index, b"old")).collect()).await;
-    // The writer holds the old entries and waits for leave, while they are cut and replaced.
+    // The writer holds the old entries and waits for permission, while they are truncated and
+    // replaced.
     while !log.0.shared.queue.is_empty() {
         tokio::task::yield_now().await;
     }
@@ -323,7 +324,8 @@ async fn what_was_served_is_known_to_be_committed_after_a_kill() {
     append(&mut log, 1, 0..9).await;
     log.save_committed(Some(log_id(1, 6))).await.unwrap();
     log.note_served(log_id(1, 6)).unwrap();
-    // The hint waits for a next batch that never comes: a copy of the open directory is what a kill leaves.
+    // The hint waits for a next batch that never comes. A copy of the open directory is what a kill
+    // leaves.
     let killed = damage::killed(&root);
     let log = open(&killed).unwrap();
     assert_eq!((log.committed_hint(), log.seen_before()), (Some(log_id(1, 6)), Seen::Through(6)));
@@ -333,7 +335,7 @@ async fn what_was_served_is_known_to_be_committed_after_a_kill() {
     assert_eq!((log.committed_hint(), log.seen_before()), (None, Seen::Perhaps(8)));
 }
 
-/// What a test does to the log and to a plain model of it.
+/// One step of a test, for the log and for a plain model of it.
 #[derive(Clone, Debug)]
 enum Step {
     Append(u8),

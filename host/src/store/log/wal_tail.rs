@@ -1,7 +1,9 @@
-//! How many bytes at the end of a write-ahead log are the beginning of a record that a crash cut short. RocksDB leaves them out
-//! without a word when it opens the log; an operator is told. Decides nothing.
+//! Measures the torn record at the end of a write-ahead log: the start of a record that a crash cut
+//! short. RocksDB drops it without a message when it opens the log; this lets the node tell the
+//! operator. Decides nothing.
 //!
-//! The format is RocksDB's: see `store/record_files.rs`. A record is one full fragment, or a first, middle ones and a last.
+//! The format is RocksDB's, see `store/record_files.rs`. A record is one full fragment, or a first,
+//! middle ones and a last one.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -9,12 +11,14 @@ use std::path::{Path, PathBuf};
 
 use super::super::record_files::{Seen, walk};
 
-/// The kinds of fragments that belong to the record before them.
+/// The kinds of fragments that continue the record before them.
 const MIDDLE_AND_LAST: [u8; 2] = [3, 4];
-/// The kinds of fragments behind which a record goes on.
+/// The kinds of fragments whose record continues after them.
 const FIRST_AND_MIDDLE: [u8; 2] = [2, 3];
 
-/// The newest write-ahead log in `raft`, and the bytes of its torn record; `None` when there is none to tell of.
+/// Returns the newest write-ahead log in `raft` and the bytes of its torn record.
+///
+/// `None` if there is none to report.
 pub(super) fn torn(raft: &Path) -> Option<(PathBuf, u64)> {
     let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
     let logs = fs::read_dir(raft).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
@@ -24,7 +28,7 @@ pub(super) fn torn(raft: &Path) -> Option<(PathBuf, u64)> {
     Some((newest, bytes - begun))
 }
 
-/// Where the last record begins, if the log ends before it does.
+/// Returns where the last record begins, if the log ends inside it.
 fn unfinished(log: impl Read) -> io::Result<Option<u64>> {
     let (mut begun, mut goes_on, mut fragment) = (0, false, None);
     walk(log, |at, seen| match seen {
@@ -36,7 +40,7 @@ fn unfinished(log: impl Read) -> io::Result<Option<u64>> {
             fragment = Some(at);
         }
         Seen::Cut => {
-            // In a header, which begins a record if none goes on.
+            // The log ends inside a header. It begins a record, unless one is unfinished.
             if fragment != Some(at) && !goes_on {
                 begun = at;
             }

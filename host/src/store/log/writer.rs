@@ -1,8 +1,9 @@
-//! The one thread that writes `raft/`: whatever waits becomes one batch and one fsync, then everyone is told, in order.
-//! Never reads the log.
+//! The only thread that writes `raft/`. It turns everything that waits into one batch and one
+//! fsync, then completes all callers in order. Never reads the log.
 //!
-//! - Nobody is told before the fsync and the rewrite of `SYNCED`.
-//! - The first failure is the last write: nothing is retried, because after a failed fsync the kernel may have dropped the pages.
+//! - No caller is answered before the fsync and the rewrite of `SYNCED`.
+//! - After the first failure nothing more is written. Nothing is retried, because after a failed
+//!   fsync the kernel may have dropped the pages.
 //! - The committed hint never runs ahead of the entries on disk.
 
 use std::path::{Path, PathBuf};
@@ -23,11 +24,11 @@ use crate::codec::encode_record;
 use crate::faults;
 use crate::types::{Fatal, LogId};
 
-/// Where a batch becomes durable: RocksDB, or a disk that fails when a test says so.
+/// The place where a batch becomes durable: RocksDB, or a test's disk that fails on demand.
 pub(super) trait Sink: Send + 'static {
-    /// On disk when it returns `Ok`; after an error, unknown.
+    /// Writes a batch. It is on disk when this returns `Ok`; after an error that is unknown.
     fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError>;
-    /// What to name when it fails.
+    /// Returns the path to name in an error.
     fn path(&self) -> &Path;
 }
 
@@ -45,8 +46,9 @@ impl Rocks {
 impl Sink for Rocks {
     fn commit(&mut self, batch: WriteBatch) -> Result<(), StoreError> {
         let options = if faults::is_set("log-skip-sync") { options::unsynced() } else { options::synced() };
-        // Behind a full memtable RocksDB opens files, and a write that finds no descriptor would be the last one. Nothing is written
-        // while this waits, and a leader that waits for long gives way to another.
+        // When the memtable is full RocksDB opens files. A write that then finds no descriptor
+        // would be the last one. Nothing is written while this waits; a leader that waits for long
+        // gives way to another.
         if options::is_nearly_full(&self.database, LOG) {
             open_files::patiently(|| open_files::check_some_are_left(&self.path))?;
         }
@@ -63,14 +65,14 @@ pub(super) struct Writer<S> {
     sink: S,
     synced: Synced,
     fatal: Fatal,
-    /// What the log on disk is, once the batch being built is written.
+    /// The end of the log on disk, once the batch being built is written.
     disk: Ends,
 }
 
 /// A batch under construction.
 struct Draft {
     batch: WriteBatch,
-    /// The shortest the log gets on the way, when it is cut at all.
+    /// The shortest length of the log within this batch, if the batch truncates it.
     cut_to: Option<Option<LogId>>,
 }
 
@@ -108,7 +110,7 @@ impl<S: Sink> Writer<S> {
         if draft.batch.is_empty() {
             return Ok(());
         }
-        // `recover` alone puts a vote back, out of a term that leaves no other.
+        // Only `recover` lowers a vote: it replaces a forged one of a term far beyond the log's.
         let lowers_vote = self.disk.vote < before.vote;
         if draft.cut_to.is_some() || lowers_vote {
             let last = draft.cut_to.map_or(before.last, |last| last.min(before.last));
@@ -121,7 +123,7 @@ impl<S: Sink> Writer<S> {
         self.synced.write(&self.disk)
     }
 
-    /// Where a test lets a step fail that is not on disk yet.
+    /// Lets a test fail a step that is not on disk yet.
     fn fail_before(&self, ops: &[Op]) -> Result<(), StoreError> {
         for op in ops {
             let failed = match op {
@@ -137,7 +139,7 @@ impl<S: Sink> Writer<S> {
         Ok(())
     }
 
-    /// Where a test lets a step fail that is on disk already.
+    /// Lets a test fail a step that is already on disk.
     fn fail_after(&self, ops: &[Op]) -> Result<(), StoreError> {
         for op in ops {
             let failed = match op {
@@ -166,7 +168,8 @@ impl<S: Sink> Writer<S> {
                 }
             }
             Op::Truncate { from, to, kept } => {
-                // Point deletes: the cut tail is short, and range tombstones at the growing end would slow every read there.
+                // Single deletes: the truncated tail is short, and range tombstones at the growing
+                // end would slow every read there.
                 for index in *from..=*to {
                     batch.delete_cf(log, encode_log_key(group, index));
                 }
@@ -193,7 +196,9 @@ impl<S: Sink> Writer<S> {
         }
     }
 
-    /// A hint beyond the entries on disk would keep openraft from starting after a crash; it waits for them.
+    /// Adds the committed hint to the batch, or returns it to the queue until its entry is on disk.
+    ///
+    /// A hint beyond the entries on disk would keep openraft from starting after a crash.
     fn draft_committed(&self, committed: LogId, batch: &mut WriteBatch) {
         if self.disk.last.is_some_and(|last| committed.index <= last.index) {
             let meta = family(&self.shared.database, META);
@@ -218,7 +223,7 @@ impl<S: Sink> Writer<S> {
     }
 
     fn poison(&self, ops: Vec<Op>, error: &StoreError) {
-        // What was not written was not acknowledged.
+        // Whatever was not written was not acknowledged.
         let advice = error
             .room_advice()
             .map(|advice| format!("; {advice}, and start this node again; nothing acknowledged is lost"));
@@ -226,7 +231,7 @@ impl<S: Sink> Writer<S> {
     }
 }
 
-/// A writer that panicked writes no more, and whoever waits for it must not wait for ever.
+/// A writer that panicked writes no more. Its callers must not wait for ever.
 impl<S> Drop for Writer<S> {
     fn drop(&mut self) {
         if std::thread::panicking() {

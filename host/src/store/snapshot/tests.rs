@@ -1,4 +1,4 @@
-//! Checkpoints: their position, how many stay, and what is removed at open.
+//! Tests of checkpoints: their position, how many are kept, and what is removed at open.
 
 use std::sync::mpsc;
 

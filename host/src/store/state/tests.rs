@@ -1,4 +1,4 @@
-//! Generations: commits, views, installs and what crashes leave.
+//! Tests of generations: commits, views, installs, and what crashes leave behind.
 
 use std::ops::ControlFlow;
 

@@ -1,4 +1,4 @@
-//! A client that may do all that HTTP/2 lets a client do, and draws what it does from a seed.
+//! A client that may do all that HTTP/2 allows, and chooses what to do from a seed.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,10 +10,10 @@ use super::super::huffman;
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) const PREFACE_BYTES: usize = PREFACE.len();
 
-/// The first ones of [`AUTHORITIES`].
+/// The number of good ones, which come first in [`AUTHORITIES`].
 pub(super) const GOOD_AUTHORITIES: usize = 4;
 
-/// What clients call a node, by itself or with others.
+/// Names by which clients or proxies call a node.
 pub(super) const AUTHORITIES: [&[u8]; 12] = [
     b"localhost:40051",
     b"[::1]:40051",
@@ -40,14 +40,14 @@ pub(super) struct Call {
     pub(super) trailers: Option<Pairs>,
 }
 
-/// Some calls, by such authorities.
+/// Generates some calls that use these authorities.
 pub(super) fn calls(authorities: Range<usize>) -> impl Strategy<Value = Vec<Call>> {
     let value = prop_oneof![
         "[a-z0-9 /;=]{0,20}".prop_map(String::into_bytes),
         prop::collection::vec(0x80..=0xff_u8, 1..30),
         (1_000..3_000_usize).prop_map(|length| vec![b'v'; length]),
     ];
-    // One name each: h2 sorts the values of a name together.
+    // Each name once: h2 groups the values of a name.
     let fields = move || prop::collection::btree_map("[a-z][a-z0-9-]{0,12}", value.clone(), 0..6);
     let field = |(name, value)| (format!("x-{name}"), value);
     let pairs =
@@ -66,7 +66,7 @@ pub(super) fn calls(authorities: Range<usize>) -> impl Strategy<Value = Vec<Call
     })
 }
 
-/// xorshift.
+/// A random generator: xorshift.
 pub(super) struct Dice(u64);
 
 impl Dice {
@@ -74,7 +74,7 @@ impl Dice {
         Dice(seed | 1 << 40)
     }
 
-    /// Below `sides`.
+    /// Returns a number below `sides`.
     pub(super) fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -90,7 +90,7 @@ pub(super) struct Client {
     out: Vec<u8>,
 }
 
-/// Of a call, what was not sent yet.
+/// The parts of a call that were not sent yet.
 struct Open<'a> {
     stream: u32,
     body: &'a [u8],
@@ -102,7 +102,7 @@ impl Client {
         Client { dice: Dice::new(seed), table: VecDeque::new(), table_bytes_max: 4096, out: PREFACE.to_vec() }
     }
 
-    /// All bytes of a connection with these calls, which go on at the same time.
+    /// Returns all bytes of a connection with these calls, which run at the same time.
     pub(super) fn connection(mut self, calls: &[Call]) -> Vec<u8> {
         self.frame(4, 0, 0, &[]);
         self.frame(4, 1, 0, &[]);
@@ -135,7 +135,7 @@ impl Client {
         self.headers(stream, &fields, call.body.is_empty() && call.trailers.is_none());
     }
 
-    /// Sends the next part, and says whether it was the last one.
+    /// Sends the next part. Returns whether it was the last one.
     fn go_on(&mut self, open: &mut Open<'_>) -> bool {
         if !open.body.is_empty() {
             let (part, rest) = open.body.split_at(1 + self.dice.roll(open.body.len()));
@@ -156,7 +156,7 @@ impl Client {
         true
     }
 
-    /// Frames that are about no call.
+    /// Sends frames that belong to no call.
     fn noise(&mut self) {
         match self.dice.roll(12) {
             0 => self.frame(6, 0, 0, &[1; 8]),

@@ -1,5 +1,5 @@
-//! What the log promises while much is under way: nothing is told before it is on disk, all is told in order, memory has a bound, and
-//! a reader sees one moment.
+//! The log's promises under load: nothing is acknowledged before it is on disk, acknowledgements
+//! come in order, memory is bounded, and a reader sees one moment.
 
 use futures::FutureExt;
 

@@ -1,5 +1,6 @@
-//! Logs that are not whole: what a crash tears is cut, what was synced and is gone is refused by name, and nothing panics.
-//! The random part prints its seed; `LOCKSTEP_DAMAGE_SEED` repeats it and `LOCKSTEP_DAMAGE_CASES` makes it longer.
+//! Logs that are not whole: a tail torn by a crash is cut, lost synced data is refused by name, and
+//! nothing panics. The random part prints its seed. `LOCKSTEP_DAMAGE_SEED` repeats it, and
+//! `LOCKSTEP_DAMAGE_CASES` makes it longer.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -14,9 +15,9 @@ use super::super::check;
 use super::super::synced::{Ends, Synced};
 use super::*;
 
-/// Bytes at the end of the WAL, each of which is tried as the place where a crash tore it.
+/// Bytes at the end of the WAL. The test tears the WAL at each of them.
 const TORN_BYTES: u64 = 4096;
-/// Random damages in a normal run.
+/// Number of random damages in a normal run.
 const CASES: u64 = 60;
 
 /// Copies a data directory as a killed process leaves it.
@@ -33,7 +34,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What a killed process leaves: a copy made while the log is open.
+/// Returns what a killed process leaves: a copy made while the log is open.
 pub(super) fn killed(root: &TempDir) -> TempDir {
     let image = tempfile::tempdir().unwrap();
     copy(root.path(), image.path());
@@ -68,13 +69,13 @@ fn synced(image: &TempDir) -> Synced {
     Synced::open(&image.path().join("SYNCED"), 0, &image.path().join("raft")).unwrap()
 }
 
-/// As after a power cut that lost what was not fsynced of `SYNCED`: only `last` is promised.
+/// Lowers `SYNCED` to `last`, as after a power cut that lost its newer content.
 fn promise_only(image: &TempDir, last: LogId) {
     let promised = synced(image).read().unwrap();
     synced(image).write(&Ends { last: Some(last), ..promised }).unwrap();
 }
 
-/// Changes one record of a closed log.
+/// Changes a closed log.
 fn tamper(root: &TempDir, change: impl FnOnce(&DB)) {
     let path = DataDir::open(root.path()).unwrap().raft();
     change(&DB::open_cf_descriptors(&options::raft(), path, options::raft_families()).unwrap());
@@ -84,7 +85,7 @@ fn error_of(image: &TempDir) -> String {
     open(image).err().expect("it is refused").to_string()
 }
 
-/// A log with some history: a vote, an identity, two terms, a cut, a purge.
+/// Makes a log with some history: a vote, an identity, two terms, a truncation, a purge.
 async fn history(root: &TempDir) -> Log {
     let mut log = open(root).unwrap();
     log.save_identity(&Identity { node_id: 9, name: "a".into(), cluster: None, boot: 3 }).unwrap();
@@ -101,7 +102,7 @@ async fn history(root: &TempDir) -> Log {
     log
 }
 
-/// What the whole log has; the model of every image of it.
+/// Checks an opened image of the log against what was promised and against the whole log.
 async fn check_opened(mut log: Log, promised: &Ends) {
     let state = log.get_log_state().await.unwrap();
     assert!(state.last_log_id >= promised.last, "{state:?}");
@@ -112,7 +113,8 @@ async fn check_opened(mut log: Log, promised: &Ends) {
     let first = state.last_purged_log_id.map_or(0, |purged| purged.index + 1);
     for (entry, index) in entries.iter().zip(first..) {
         let term = if index < 25 { 1 } else { 2 };
-        // What had been cut may be back when the cut was not synced, and goes again as it went before.
+        // Truncated entries may be back when the truncation was not synced. They are truncated
+        // again later.
         let is_known = entry.log_id == log_id(term, index) || entry.log_id == log_id(1, index);
         assert!(is_known, "{}", entry.log_id);
         let payload = EntryPayload::Normal(EntryData(Bytes::copy_from_slice(&index.to_be_bytes())));
@@ -134,10 +136,10 @@ async fn a_torn_tail_that_nobody_was_told_of_is_cut() {
     let image = killed(&root);
     drop(log);
     promise_only(&image, log_id(2, 38));
-    // RocksDB opens a record that ends too early by itself,
+    // RocksDB itself opens a log whose last record ends too early,
     cut(&wal(&image), 3);
     check_opened(open(&image).unwrap(), &synced(&image).read().unwrap()).await;
-    // and refuses one that is complete and wrong.
+    // and refuses one whose last record is complete and wrong.
     let image = killed(&root);
     promise_only(&image, log_id(2, 38));
     let path = wal(&image);
@@ -204,7 +206,7 @@ async fn the_wal_torn_at_any_byte_opens_with_what_was_synced_or_not_at_all() {
     let whole = fs::read(wal(&image)).unwrap();
     let length = whole.len() as u64;
     let mut opened = 0;
-    // Two in three are left out in a normal run; over the runs every byte is tried.
+    // A normal run tries one byte in 41. Over many runs every byte is tried.
     let step = if std::env::var_os("LOCKSTEP_DAMAGE_CASES").is_some() { 1 } else { 41 };
     let offset = u64::from(std::process::id()) % step;
     for bytes in (offset..TORN_BYTES.min(length)).step_by(usize::try_from(step).unwrap()) {
@@ -224,7 +226,7 @@ async fn the_wal_torn_at_any_byte_opens_with_what_was_synced_or_not_at_all() {
     assert!(opened > 0, "a torn tail that was never acknowledged opens");
 }
 
-/// Splitmix: enough for places of bits.
+/// Splitmix, which is good enough to choose bits.
 struct Random(u64);
 
 impl Random {
@@ -251,7 +253,7 @@ async fn a_flipped_bit_anywhere_is_survived_or_refused_by_name() {
     let log = history(&root).await;
     let in_wal = killed(&root);
     drop(log);
-    // A clean stop and a start: what was in the WAL is in tables now.
+    // After a clean stop and a start, the data of the WAL is in tables.
     drop(open(&root).unwrap());
     let mut log = open(&root).unwrap();
     append(&mut log, 2, 40..44).await;
@@ -313,7 +315,7 @@ async fn a_record_that_rocksdb_would_read_for_ever_is_damage_like_any_other() {
     open(&image).unwrap();
 }
 
-/// RocksDB took what stood behind it, so that entries came back which had been cut off, with others behind them.
+/// RocksDB accepted what followed the zeros. Truncated entries came back, with others after them.
 #[tokio::test]
 async fn zeros_in_the_middle_of_the_log_are_damage() {
     let root = tempfile::tempdir().unwrap();

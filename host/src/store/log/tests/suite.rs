@@ -1,4 +1,4 @@
-//! openraft's own conformance suite, with the log under test and a state machine that lives in memory.
+//! openraft's own conformance suite, with the log under test and a state machine in memory.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::types::{Applied, LogId, StoredMembership, TypeConfig};
 type Meta = alias::SnapshotMetaOf<TypeConfig>;
 type Snapshot = alias::SnapshotOf<TypeConfig, ()>;
 
-/// Remembers positions only.
+/// A state machine that remembers only positions.
 #[derive(Clone, Default)]
 struct Memory {
     applied: Option<LogId>,
