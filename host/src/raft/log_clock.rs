@@ -19,8 +19,8 @@ pub struct Clocks {
     pub own_ms: u64,
     /// The median of the voters' clocks, if a majority of them was heard recently.
     pub median_ms: Option<u64>,
-    /// Whether a missing median may still come. A new leader has heard no other clock before its first
-    /// heartbeats are answered.
+    /// Whether a missing median may still come. A new leader has heard no other clock before its
+    /// first heartbeats are answered.
     pub is_awaited: bool,
 }
 

@@ -174,7 +174,8 @@ impl LogTime {
         Clocks { own_ms, median_ms, is_awaited: median_ms.is_none() && self.is_awaited(now) }
     }
 
-    /// Whether the median is missing for so short a time that it may still come. Of a leader that has none.
+    /// Returns whether the median, which this leader lacks, has been missing for so short a time
+    /// that it may still come.
     fn is_awaited(&self, now: Instant) -> bool {
         let mut awaited = self.0.awaited.lock();
         let before = awaited.filter(|awaited| now.saturating_duration_since(awaited.looked) < self.heard_max());

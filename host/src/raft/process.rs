@@ -1,5 +1,6 @@
-//! One process of a node, and how it is named on the wire: in the routes of requests, in the headers of responses, and in
-//! the refusal of a process that runs on a copy. Which process takes part is decided in `processes`.
+//! One process of a node, and how the wire names it: in the routes of requests, in the headers of
+//! responses, and in the refusal of a process that runs on a copy. `processes` decides which process
+//! takes part.
 
 use std::fmt;
 
@@ -67,7 +68,8 @@ pub struct Original {
 }
 
 impl Original {
-    /// Returns what a refusal says of process `mine`: that it runs on a copy, and which process takes part.
+    /// Returns the process that takes part in place of `mine`, if a refusal says that `mine` runs on
+    /// a copy.
     pub(super) fn named_by(refusal: &Status, mine: Process) -> Option<Original> {
         let value = refusal.metadata().get(COPY)?;
         let (refused, rest) = value.to_str().ok()?.split_once(", ")?;
