@@ -105,8 +105,8 @@ fn nothing_is_left_open() {
     assert_none("left open in the code", left);
 }
 
-/// `println!` and the like panic when nobody reads what they print. In a node that would end the task
-/// that prints.
+/// `println!` and the like panic when nobody reads what they print. In a node that would end the
+/// task that prints.
 #[test]
 fn nothing_is_printed_in_a_way_that_panics() {
     let printing = sources()
