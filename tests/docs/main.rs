@@ -110,7 +110,7 @@ fn the_page_on_operations_does_what_it_says() -> Result<()> {
     Ok(())
 }
 
-/// So that the commands for contributors are those that users run.
+/// Expects that every command of CONTRIBUTING.md is one of the README, too.
 #[test]
 fn the_commands_for_contributors_are_those_of_the_readme() {
     let readme = blocks("README.md").concat();
