@@ -1,16 +1,21 @@
-//! Guards the style of the house: what each file says first, how long it gets, which room may name which library.
+//! Checks the style of the project: what each file says first, how long files and lines get, and
+//! which room may name which library.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// Lines of a source file; past this there is a second noun inside.
+/// Most lines of a source file. A longer file owns more than one thing.
 const LINES_MAX: usize = 500;
+
+/// Most columns of a line of Markdown or of a comment.
+const COLUMNS_MAX: usize = 100;
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
-/// Every Rust file of the project: path from the checkout, and text.
+/// Returns every Rust file of the project: path from the checkout, and text.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> =
@@ -26,6 +31,18 @@ fn sources() -> Vec<(String, String)> {
         }
     }
     assert!(found.len() > 50, "the project has more files than {}", found.len());
+    found
+}
+
+/// Returns every Markdown file that git knows: path from the checkout, and text.
+fn pages() -> Vec<(String, String)> {
+    let arguments = ["-c", "safe.directory=*", "ls-files", "-z", "--", "*.md"];
+    let listed = Command::new("git").args(arguments).current_dir(checkout()).output().unwrap();
+    assert!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr));
+    let names = String::from_utf8(listed.stdout).unwrap();
+    let text = |name: &str| (name.to_owned(), std::fs::read_to_string(checkout().join(name)).unwrap());
+    let found: Vec<_> = names.split_terminator('\0').map(text).collect();
+    assert!(found.len() > 5, "the project has more pages than {}", found.len());
     found
 }
 
@@ -47,6 +64,35 @@ fn files_stay_readable() {
 }
 
 #[test]
+fn pages_have_short_lines() {
+    let mut wide = Vec::new();
+    for (name, text) in pages() {
+        let mut is_code = false;
+        for (number, line) in text.lines().enumerate() {
+            if line.trim_start().starts_with("```") {
+                is_code = !is_code;
+            } else if !is_code && is_wide(line) && !line.starts_with('|') && can_be_broken(line) {
+                wide.push(format!("{name}:{}", number + 1));
+            }
+        }
+    }
+    assert_none(&format!("lines of pages past {COLUMNS_MAX} columns"), wide);
+}
+
+#[test]
+fn comments_have_short_lines() {
+    let mut wide = Vec::new();
+    for (name, text) in sources() {
+        for (number, line) in text.lines().enumerate() {
+            if line.trim_start().starts_with("//") && is_wide(line) && !line.contains("://") {
+                wide.push(format!("{name}:{}", number + 1));
+            }
+        }
+    }
+    assert_none(&format!("lines of comments past {COLUMNS_MAX} columns"), wide);
+}
+
+#[test]
 fn nothing_is_left_open() {
     let marks =
         ["todo!(", "unimplemented!(", "dbg!(", concat!("FIX", "ME"), concat!("TO", "DO"), concat!("#[ig", "nore]")];
@@ -59,7 +105,8 @@ fn nothing_is_left_open() {
     assert_none("left open in the code", left);
 }
 
-/// `println!` and its like panic when nobody takes what they print: in a node, in the task that happened to say something.
+/// `println!` and the like panic when nobody reads what they print. In a node that would end the
+/// task that prints.
 #[test]
 fn nothing_is_printed_in_a_way_that_panics() {
     let printing = sources()
@@ -112,6 +159,15 @@ fn nothing_points_up() {
             .collect();
         assert_none("a room that knows what is above it", pointing);
     }
+}
+
+fn is_wide(line: &str) -> bool {
+    line.chars().count() > COLUMNS_MAX
+}
+
+/// Whether a line has a space at which it could end in time. A long link has none.
+fn can_be_broken(line: &str) -> bool {
+    line.chars().take(COLUMNS_MAX).any(|character| character == ' ')
 }
 
 fn code_lines(text: &str) -> impl Iterator<Item = &str> {

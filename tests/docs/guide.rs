@@ -1,5 +1,6 @@
-//! The guide for authors is executed as it stands: a project is made, tested, built, checked and deployed on three nodes.
-//! Outside of the checkout, with cargo's own target directory, as an author has it.
+//! Executes the guide for authors as it stands: it makes a project, tests, builds and checks it,
+//! and deploys it on three nodes. This happens outside of the checkout and with cargo's own target
+//! directory, as an author has them.
 
 use super::*;
 
@@ -9,10 +10,11 @@ fn the_guide_makes_a_machine_and_deploys_it() -> Result<()> {
     let place = Path::new("/tmp/lockstep-guide");
     ensure!(!place.exists(), "{} is left over from somebody: remove it", place.display());
     let script = blocks("docs/guide.md").concat();
-    // An author has no target directory of ours; nodes and files are removed even when a command fails.
+    // An author has no target directory of ours. Nodes and files are removed also when a command
+    // fails.
     let clean = "trap 'kill $(jobs -p) 2>/dev/null || true; cd /; rm -rf /tmp/lockstep-guide' EXIT";
     let text = succeeded(&run(&format!("{clean}\nunset CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR\n{script}"))?)?;
-    // Natively, and in the component.
+    // Once natively, and once in the component.
     assert_eq!(text.matches("test a_lock_has_one_holder_until_its_lease_runs_out ... ok").count(), 2, "{text}");
     for expected in [
         "test followers_see_the_lease_end ... ok",

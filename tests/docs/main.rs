@@ -1,6 +1,8 @@
-//! Every command of the README, of `docs/lost-majority.md` and of `docs/limits.md` is executed, as it stands there: the `sh` blocks of a page are one script,
-//! run from the checkout. The guide for authors is in `guide`.
-//! Left out are the test command itself, which would run this test again, the demo and the torture, which have their own tests.
+//! Executes every command of the README, of `docs/operations.md`, of `docs/lost-majority.md` and of
+//! `docs/limits.md` as it stands there. The `sh` blocks of a page are one script, which runs from
+//! the checkout. `guide` executes the guide for authors. Left out are the test command itself,
+//! which would run this test again, `faults`, which takes half an hour, and the demo and the
+//! torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
 
 mod guide;
@@ -29,7 +31,8 @@ fn blocks(page: &str) -> Vec<String> {
     blocks
 }
 
-/// Runs a script from the checkout, in a network of its own where the system allows that: its ports are then surely free.
+/// Runs a script from the checkout. It runs in a network namespace of its own where the system
+/// allows that, so that its ports are free.
 fn run(script: &str) -> Result<Output> {
     let isolated = |flags: &str| {
         let probe =
@@ -60,7 +63,7 @@ fn succeeded(output: &Output) -> Result<String> {
     Ok(text)
 }
 
-/// The README's cluster by hand, its node processes ended even when a command fails.
+/// The README's cluster by hand. The script ends its node processes also when a command fails.
 fn cluster_script() -> String {
     let blocks = blocks("README.md");
     let elsewhere = |block: &String| block.contains("cargo xtask") || block.contains("hello.Hello");
@@ -69,19 +72,17 @@ fn cluster_script() -> String {
     format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}")
 }
 
-/// Two at a time would share directories and ports.
+/// Held by tests that use the directories and ports of the pages.
 static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-/// One would clear up what the other killed.
+/// Held by tests of the demo: a demo clears up what an earlier one left.
 static ONE_DEMO_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 #[test]
 fn the_readme_does_what_it_says() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap();
     let text = succeeded(&run(&cluster_script())?)?;
-    for expected in
-        [r#""commitIndex""#, r#""value":"world""#, "RaftManager  of the node", "lockstep 0.1.0", "--raft_data_dir"]
-    {
+    for expected in [r#""commitIndex""#, r#""value":"world""#, "RaftManager  of the node"] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
     Ok(())
@@ -93,6 +94,31 @@ fn the_readme_works_with_addresses_instead_of_names() -> Result<()> {
     let text = succeeded(&run(&cluster_script().replace("localhost", "127.0.0.1"))?)?;
     assert!(text.contains(r#""value":"world""#), "{text}");
     Ok(())
+}
+
+#[test]
+fn the_page_on_operations_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/operations.md").concat();
+    assert!(script.contains("--raft_bootstrap") && script.contains("add_voter") && script.contains("restore --from"));
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in [r#""commitIndex""#, "lockstep 0.1.0", "--raft_data_dir"] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    // From a follower, and from the restored cluster.
+    assert_eq!(text.matches(r#""value":"world""#).count(), 2, "{text}");
+    Ok(())
+}
+
+/// Expects that every command of CONTRIBUTING.md is one of the README, too.
+#[test]
+fn the_commands_for_contributors_are_those_of_the_readme() {
+    let readme = blocks("README.md").concat();
+    let script = blocks("CONTRIBUTING.md").concat();
+    assert!(script.contains("cargo xtask test"));
+    for command in script.lines() {
+        assert!(readme.lines().any(|line| line == command), "the README has no command {command}");
+    }
 }
 
 #[test]
@@ -114,7 +140,8 @@ fn the_page_on_limits_does_what_it_says() -> Result<()> {
     Ok(())
 }
 
-/// The README's own guest: written, built, run in `dev` and called, in a copy of the checkout.
+/// Writes the README's own guest, builds it, runs it in `dev` and calls it, in a copy of the
+/// checkout.
 #[test]
 fn the_guest_of_the_readme_builds_and_runs_as_it_says() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap();
@@ -169,7 +196,7 @@ fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
     Ok(())
 }
 
-/// Help and slips cost no build.
+/// Help and wrong arguments cost no build.
 #[test]
 fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
     let xtask = |words: &str| run(&format!("cargo xtask {words} || echo \"code $?\""));
@@ -197,7 +224,7 @@ fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
     Ok(())
 }
 
-/// The nodes lived on, and so did their directory.
+/// Kills a demo, and expects that its nodes end and that the next demo removes its directory.
 #[test]
 fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
     let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();
@@ -216,7 +243,7 @@ fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
             break;
         }
     }
-    // Where the nodes listen: said with their start.
+    // The demo prints the addresses of its nodes when it starts them.
     assert!(addresses.len() >= 6, "the demo did not come to its watch: {addresses:?}");
     demo.kill()?;
     demo.wait()?;
@@ -227,7 +254,7 @@ fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
-    // The next one clears up what this one could not.
+    // The next demo removes what this one left.
     let text = succeeded(&run("cargo xtask demo")?)?;
     assert!(text.contains("which a demo left that was killed"), "{text}");
     Ok(())
@@ -236,7 +263,7 @@ fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
 #[test]
 fn every_path_that_the_pages_name_exists() {
     let mut pages: Vec<PathBuf> =
-        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].iter().map(|page| checkout().join(page)).collect();
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|page| checkout().join(page)).into();
     let docs = std::fs::read_dir(checkout().join("docs")).unwrap().map(|entry| entry.unwrap().path());
     pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     for page in pages {
