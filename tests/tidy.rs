@@ -1,16 +1,17 @@
-//! Guards the style of the house: what each file says first, how long it gets, which room may name which library.
+//! Checks the style of the sources: what each file begins with, how long it is, and which directory
+//! may name which library.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
-/// Lines of a source file; past this there is a second noun inside.
+/// Most lines of a source file. A longer file usually has a second responsibility.
 const LINES_MAX: usize = 500;
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
-/// Every Rust file of the project: path from the checkout, and text.
+/// Returns every Rust file of the project: path from the checkout, and text.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> =
@@ -59,7 +60,8 @@ fn nothing_is_left_open() {
     assert_none("left open in the code", left);
 }
 
-/// `println!` and its like panic when nobody takes what they print: in a node, in the task that happened to say something.
+/// `println!` and similar macros panic when their output cannot be written. In a node they would
+/// end the task that prints.
 #[test]
 fn nothing_is_printed_in_a_way_that_panics() {
     let printing = sources()

@@ -1,5 +1,6 @@
-//! The guide for authors is executed as it stands: a project is made, tested, built, checked and deployed on three nodes.
-//! Outside of the checkout, with cargo's own target directory, as an author has it.
+//! Runs the guide for authors as it stands there: makes a project, tests it, builds it, checks it
+//! and deploys it on three nodes. It runs outside of the checkout, with cargo's own target
+//! directory, as for an author.
 
 use super::*;
 
@@ -9,10 +10,11 @@ fn the_guide_makes_a_machine_and_deploys_it() -> Result<()> {
     let place = Path::new("/tmp/lockstep-guide");
     ensure!(!place.exists(), "{} is left over from somebody: remove it", place.display());
     let script = blocks("docs/guide.md").concat();
-    // An author has no target directory of ours; nodes and files are removed even when a command fails.
+    // An author does not use our target directory. The trap ends the nodes and removes the files
+    // even when a command fails.
     let clean = "trap 'kill $(jobs -p) 2>/dev/null || true; cd /; rm -rf /tmp/lockstep-guide' EXIT";
     let text = succeeded(&run(&format!("{clean}\nunset CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR\n{script}"))?)?;
-    // Natively, and in the component.
+    // The test runs natively and in the component.
     assert_eq!(text.matches("test a_lock_has_one_holder_until_its_lease_runs_out ... ok").count(), 2, "{text}");
     for expected in [
         "test followers_see_the_lease_end ... ok",

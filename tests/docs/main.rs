@@ -1,6 +1,8 @@
-//! Every command of the README, of `docs/lost-majority.md` and of `docs/limits.md` is executed, as it stands there: the `sh` blocks of a page are one script,
-//! run from the checkout. The guide for authors is in `guide`.
-//! Left out are the test command itself, which would run this test again, the demo and the torture, which have their own tests.
+//! Runs every command of the README, of `docs/lost-majority.md` and of `docs/limits.md` as it
+//! stands there: the `sh` blocks of a page are one script, which runs from the checkout. `guide`
+//! runs the guide for authors.
+//! Left out are the test command itself, which would run this test again, and the demo and the
+//! torture, which have tests of their own.
 #![allow(clippy::unwrap_used)]
 
 mod guide;
@@ -15,7 +17,7 @@ fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The `sh` blocks of a page, in order.
+/// Returns the `sh` blocks of a page, in order.
 fn blocks(page: &str) -> Vec<String> {
     let text = std::fs::read_to_string(checkout().join(page)).unwrap();
     let mut blocks = Vec::new();
@@ -29,7 +31,9 @@ fn blocks(page: &str) -> Vec<String> {
     blocks
 }
 
-/// Runs a script from the checkout, in a network of its own where the system allows that: its ports are then surely free.
+/// Runs a script from the checkout.
+///
+/// Where the system allows it, the script has a network of its own, so its ports are free.
 fn run(script: &str) -> Result<Output> {
     let isolated = |flags: &str| {
         let probe =
@@ -49,7 +53,7 @@ fn run(script: &str) -> Result<Output> {
             command
         }
     };
-    // The commands work on a machine that has little disk left, too.
+    // The commands must also work on a machine with little free disk space.
     command.env("LOCKSTEP_MIN_FREE_BYTES", "0");
     Ok(command.current_dir(checkout()).stdin(Stdio::null()).output()?)
 }
@@ -60,7 +64,8 @@ fn succeeded(output: &Output) -> Result<String> {
     Ok(text)
 }
 
-/// The README's cluster by hand, its node processes ended even when a command fails.
+/// Returns the README's commands for a cluster, with a trap that ends the nodes even when a command
+/// fails.
 fn cluster_script() -> String {
     let blocks = blocks("README.md");
     let elsewhere = |block: &String| block.contains("cargo xtask") || block.contains("hello.Hello");
@@ -69,10 +74,10 @@ fn cluster_script() -> String {
     format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}")
 }
 
-/// Two at a time would share directories and ports.
+/// Two scripts at the same time would share directories and ports.
 static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-/// One would clear up what the other killed.
+/// Two demos at the same time would interfere: one cleans up what another left.
 static ONE_DEMO_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 #[test]
@@ -169,7 +174,7 @@ fn the_demo_shows_what_it_promises_and_leaves_nothing_behind() -> Result<()> {
     Ok(())
 }
 
-/// Help and slips cost no build.
+/// Help and wrong arguments are answered without a build.
 #[test]
 fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
     let xtask = |words: &str| run(&format!("cargo xtask {words} || echo \"code $?\""));
@@ -197,7 +202,7 @@ fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
     Ok(())
 }
 
-/// The nodes lived on, and so did their directory.
+/// The nodes of a killed demo used to live on, with their directory.
 #[test]
 fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
     let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();
@@ -216,7 +221,7 @@ fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
             break;
         }
     }
-    // Where the nodes listen: said with their start.
+    // The demo prints the addresses of the nodes when it starts them.
     assert!(addresses.len() >= 6, "the demo did not come to its watch: {addresses:?}");
     demo.kill()?;
     demo.wait()?;
@@ -227,7 +232,7 @@ fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
-    // The next one clears up what this one could not.
+    // The next demo removes what this one could not remove.
     let text = succeeded(&run("cargo xtask demo")?)?;
     assert!(text.contains("which a demo left that was killed"), "{text}");
     Ok(())
@@ -243,7 +248,7 @@ fn every_path_that_the_pages_name_exists() {
         let text = std::fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.contains("://") && !link.starts_with('#') {
-                // A link starts where its page is.
+                // A link is relative to its page.
                 assert!(page.with_file_name(link).exists(), "{} names {link}, which is not there", page.display());
             }
         }
