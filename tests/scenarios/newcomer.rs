@@ -241,7 +241,8 @@ async fn recovering_the_only_voter_says_why_not_and_what_to_do() -> Result<()> {
     cluster.everyone_reads("nothing", "").await
 }
 
-/// The start of a restored node warned of addresses that nobody could have recorded, and of the flag that it was told to give.
+/// The start of a restored node used to warn of addresses that could not have been recorded, and of
+/// the flag that the restore had told the user to give.
 #[tokio::test]
 async fn a_restored_node_starts_and_stops_without_a_warning() -> Result<()> {
     let cluster = formed(1, &[]).await?;
