@@ -57,8 +57,8 @@ impl Place {
 /// Returns the range of rows whose keys are `prefix` followed by a key in `range`.
 pub(crate) fn range_behind<K>(prefix: &[u8], range: &impl KeyRange<K>) -> Range {
     let at = |key: Vec<u8>| [prefix, &key].concat();
-    // No key is a prefix of another key, so the key and a zero byte is the least byte string above
-    // it.
+    // No key is a prefix of another key, so a key followed by a zero byte is the least byte string
+    // above that key.
     let above = |key: Vec<u8>| [prefix, &key, &[0]].concat();
     let start = match range.start() {
         Bound::Included(key) => at(key),

@@ -78,9 +78,9 @@ impl Command {
         self.random.next()
     }
 
-    /// Returns a number from 0 to less than `bound`, drawn as by [`random`](Self::random).
+    /// Returns a random number from 0 to less than `bound`.
     ///
-    /// Each number is equally likely.
+    /// It is drawn from the sequence of [`random`](Self::random). Each number is equally likely.
     ///
     /// # Panics
     /// When `bound` is 0.
@@ -88,7 +88,7 @@ impl Command {
         self.random.below(bound)
     }
 
-    /// Shuffles `things` with numbers that are drawn as by [`random`](Self::random).
+    /// Shuffles `things` with numbers from the sequence of [`random`](Self::random).
     pub fn shuffle<T>(&self, things: &mut [T]) {
         for last in (1..things.len()).rev() {
             let other = self.random.below(last as u64 + 1);
@@ -159,8 +159,9 @@ impl Watch {
         &self.memo
     }
 
-    /// Returns the value that the last step passed to [`Step::remember`](crate::Step::remember), if
-    /// any.
+    /// Returns the value that the last step remembered, or `None`.
+    ///
+    /// The step passed it to [`Step::remember`](crate::Step::remember).
     ///
     /// # Panics
     /// When the last step remembered a value of another type.

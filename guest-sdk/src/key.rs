@@ -2,8 +2,9 @@
 //!
 //! - Unsigned integers: big-endian, fixed width. Signed: the same with the sign bit flipped.
 //! - `bool`: one byte, 0 or 1.
-//! - `String`, `Vec<u8>`: the bytes, each 0x00 written 0x00 0xFF, ended by 0x00 0x00. The end sorts
-//!   before every continuation, so a string sorts before its extensions, also inside a tuple.
+//! - `String`, `Vec<u8>`: the bytes, with each 0x00 written as 0x00 0xFF, then 0x00 0x00 as the
+//!   end. The end sorts before every continuation, so a string sorts before its extensions, also
+//!   inside a tuple.
 //! - `[u8; N]`: the bytes. `char`: its number, as a u32. `()`: nothing.
 //! - `Option<K>`: a byte 0, or a byte 1 and the key. `None` comes first.
 //! - `Reverse<K>`: the key with every bit flipped, so the greatest key comes first.
@@ -19,8 +20,8 @@ use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, Rang
 /// A value that can be written as a key of type `K`: the key itself, its borrowed form, or a
 /// reference to either.
 ///
-/// The borrowed form of a `String` is `str`, of a `Vec<u8>` it is `[u8]`. In tuples, too: `("ann",
-/// 5)` is a key of type `(String, u64)`.
+/// The borrowed form of a `String` is `str`, and that of a `Vec<u8>` is `[u8]`.
+/// The same holds in tuples: `("ann", 5)` is a key of type `(String, u64)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no key of type `{K}`",
     note = "a key is named by a value of its type, or by what that borrows: a `&str` for a `String`, a `&[u8]` for a `Vec<u8>`, also in tuples"
@@ -65,8 +66,8 @@ pub struct Begins<H, P>(pub H, pub P);
 
 /// A range of keys of type `K`.
 ///
-/// It is a range expression of Rust over keys or their borrowed forms, such as `"a".."b"`, `("ann",
-/// 3)..` or `..`, or a pair of [`Bound`]s.
+/// It is a range expression of Rust over keys or their borrowed forms, or a pair of [`Bound`]s.
+/// Examples are `"a".."b"`, `("ann", 3)..` and `..`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no range of keys of type `{K}`",
     note = "a range is `a..b`, `a..=b`, `a..`, `..b`, `..=b`, `..` or a pair of `Bound`s, where both ends name keys"

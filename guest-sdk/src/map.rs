@@ -94,7 +94,7 @@ impl<K: Key, V: Stored> Map<K, V> {
 
     /// Returns the entries whose keys have this prefix.
     ///
-    /// The prefix is the begin of a string, or the first parts of a tuple as `(&a,)`.
+    /// The prefix is the beginning of a string, or the first parts of a tuple as `(&a,)`.
     pub fn prefix<P: Prefix<K> + ?Sized>(&self, prefix: &P) -> Rows<'_, K, V> {
         self.rows(self.place.prefix(prefix))
     }

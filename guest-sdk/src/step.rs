@@ -87,15 +87,17 @@ impl<T> Step<T> {
         self
     }
 
-    /// Passes a value to the next step, which reads it with
-    /// [`Watch::recall`](crate::Watch::recall).
+    /// Passes a value to the next step.
+    ///
+    /// That step reads it with [`Watch::recall`](crate::Watch::recall).
     pub fn remember<V>(self, value: &(impl EncodeValue<V> + ?Sized)) -> Self {
         let memo = encode(value);
         self.memo(memo)
     }
 
-    /// Tells whether the next step follows at once after this one, which ran at `index` with
-    /// `memo`.
+    /// Tells whether the next step follows at once.
+    ///
+    /// `index` and `memo` are those with which this step ran.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn runs_again(&self, index: u64, memo: &[u8]) -> bool {
         if self.done {

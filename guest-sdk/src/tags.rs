@@ -1,7 +1,7 @@
 //! Checks at compile time of the author's crate that each collection and index of a state has a tag
 //! of its own. Also writes the error message.
 
-/// Largest tag of a collection: the largest number that fits into the two bytes of a key.
+/// Largest tag of a collection. It takes two bytes of a key.
 pub(crate) const TAG_MAX: u16 = 0x3fff;
 
 /// The tags of one collection of the state, as [`state!`](crate::state) declares it.

@@ -22,8 +22,8 @@ use prost::Message;
 /// A value that can be written as a value of type `V`: the value itself, its borrowed form, or a
 /// reference to either.
 ///
-/// The borrowed form of a `String` is `str`, of a `Vec<u8>` it is `[u8]`; in tuples and options,
-/// too.
+/// The borrowed form of a `String` is `str`, and that of a `Vec<u8>` is `[u8]`.
+/// The same holds in tuples and options.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no value of type `{V}`",
     note = "a value is given as its type, or as what that borrows: a `&str` for a `String`, a `&[u8]` for a `Vec<u8>`, also in tuples"

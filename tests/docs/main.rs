@@ -64,8 +64,8 @@ fn succeeded(output: &Output) -> Result<String> {
     Ok(text)
 }
 
-/// Returns the README's commands for a cluster, with a trap that ends the nodes even when a command
-/// fails.
+/// Returns the README's commands for a cluster.
+/// A trap ends the nodes even when a command fails.
 fn cluster_script() -> String {
     let blocks = blocks("README.md");
     let elsewhere = |block: &String| block.contains("cargo xtask") || block.contains("hello.Hello");
@@ -202,7 +202,7 @@ fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
     Ok(())
 }
 
-/// The nodes of a killed demo used to live on, with their directory.
+/// The nodes of a killed demo used to keep running, and their directory was left.
 #[test]
 fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
     let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();

@@ -91,8 +91,7 @@ async fn formed_with(more: &[&str]) -> Result<Option<(Cluster, Vec<Disk>)>> {
     Ok(Some((cluster, disks)))
 }
 
-/// Waits until commands at node `n` are refused because of the disk of `who`, and checks the
-/// refusal.
+/// Waits until node `n` refuses commands because of the disk of `who`. Checks the refusal.
 async fn refused(cluster: &Cluster, n: usize, who: &str) -> Result<()> {
     // The node accepts commands until it has checked its disk.
     eventually("commands are refused", || refuses(cluster, n, "probe", who)).await?;

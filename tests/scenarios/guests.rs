@@ -68,8 +68,8 @@ fn runs(program: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Returns the guest in C: built now if clang and its linker are installed, and otherwise the
-/// golden component.
+/// Returns the guest in C.
+/// It is built now if clang and its linker are installed. Otherwise it is the golden component.
 fn tally(directory: &Path) -> Result<PathBuf> {
     if !(runs("clang") && runs("wasm-ld")) {
         eprintln!("notice: no clang or no wasm-ld here; the C guest is not built, its golden component is used");

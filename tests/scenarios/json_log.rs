@@ -45,8 +45,8 @@ async fn every_line_of_a_cluster_is_an_object() -> Result<()> {
     Ok(())
 }
 
-/// Returns the command of a node with these flags, in addition to its name, its directory and its
-/// log format.
+/// Returns the command of a node with these additional flags.
+/// It also has flags for its name, its directory and its log format.
 fn node(place: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(lockstep_binary());
     command.args(["node", "--raft_bootstrap", "--raft_id=nodeA", "--log-format", "json", "--raft_data_dir"]);

@@ -84,8 +84,8 @@ async fn the_older_name_is_the_same_service_in_other_words() -> Result<()> {
     Ok(())
 }
 
-/// Makes every call that neither changes the membership nor stops a node, under both names, on the
-/// leader.
+/// Makes every call that neither changes the membership nor stops a node.
+/// The calls go to the leader, under both names.
 #[tokio::test]
 async fn the_other_calls_answer_under_both_names() -> Result<()> {
     let cluster = formed(3, &[]).await?;

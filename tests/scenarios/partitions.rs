@@ -44,11 +44,10 @@ fn a_leader_without_its_majority_serves_nothing_and_acknowledges_nothing() -> Re
     })
 }
 
-/// Cuts the leader's links to the others while clients write everywhere, until another leader
-/// serves.
+/// Cuts the leader's links to the others until another leader serves.
 ///
-/// Then heals the network and checks all that was written. `cuts` returns the cuts between the
-/// leader and another node.
+/// Clients write everywhere meanwhile. Then it heals the network and checks all that was written.
+/// `cuts` returns the cuts between the leader and another node.
 fn leader_is_replaced(cuts: fn(usize, usize) -> Vec<Cut>) -> Result<()> {
     in_network(|network| async move {
         let cluster = formed_in(network, 3, &[]).await?;

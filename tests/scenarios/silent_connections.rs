@@ -14,8 +14,8 @@ const DESCRIPTORS: u64 = 965;
 /// Silent connections to each port, a few more than the port accepts with that limit.
 const SILENT: [(&str, usize); 3] = [("grpc", 74), ("raft", 70), ("http", 38)];
 
-/// Opens connections to the ports of a node that send the first bytes of a request, or nothing, and
-/// stop.
+/// Opens connections to the ports of a node that become silent.
+/// They send nothing, or the first bytes of a request.
 async fn silent(node: &NodeProcess) -> Result<Vec<TcpStream>> {
     let mut open = Vec::new();
     for (port, count) in SILENT {

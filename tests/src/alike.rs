@@ -357,8 +357,8 @@ async fn same_hash(cluster: &Cluster) -> Result<Said> {
     .await
 }
 
-/// Returns the size of a backup and checks that the backups of all nodes are equal: every row, and
-/// all that the host keeps.
+/// Checks that the backups of all nodes are equal, and returns the size of one.
+/// A backup has every row, and all that the host keeps.
 fn same_rows(cluster: &Cluster) -> Result<usize> {
     let backups = cluster.nodes.iter().map(|node| {
         let words = ["backup", "--local", &node.grpc_addr()];
@@ -378,7 +378,7 @@ fn same_rows(cluster: &Cluster) -> Result<usize> {
 enum Flow {
     /// They send commands.
     Runs,
-    /// They begin no command.
+    /// They start no command.
     Waits,
     /// They end.
     Ends,

@@ -109,8 +109,8 @@ impl Frames {
         tokio::time::timeout(PATIENCE, answer).await.context("no answer")?
     }
 
-    /// Tells whether the other side closes the connection within `patience`, whatever it sent
-    /// before.
+    /// Tells whether the other side closes the connection within `patience`.
+    /// What it sends before does not matter.
     pub async fn is_closed_within(&mut self, patience: Duration) -> bool {
         let mut rest = Vec::new();
         tokio::time::timeout(patience, self.io.read_to_end(&mut rest)).await.is_ok()

@@ -112,8 +112,8 @@ impl Load {
         self.shared.touched_lately.fetch_or(bits, Ordering::SeqCst);
     }
 
-    /// Returns how many clients had a write acknowledged that they began after `since`: clients of
-    /// touched nodes, and the others.
+    /// Returns how many clients had a write acknowledged that they began after `since`.
+    /// The first number counts the clients of touched nodes, the second the others.
     pub fn served_since(&self, since: Duration) -> (usize, usize) {
         let served = (0..self.shared.nodes.len())
             .filter(|client| self.shared.last[*client].load(Ordering::SeqCst) > since.as_micros() as u64);
@@ -145,10 +145,10 @@ impl Load {
         self.shared.seen.iter().map(take).collect()
     }
 
-    /// Ends the clients, each after its last call, reads every key at every node, and returns the
-    /// number of reads.
+    /// Ends the clients, checks what they wrote, and returns the number of reads.
     ///
-    /// Fails unless what was acknowledged is there, and nothing that was never tried.
+    /// Each client ends after its last call. Then every key is read at every node. Fails unless
+    /// everything acknowledged is there, and nothing that was never tried.
     pub async fn finish(self, cluster: &Cluster) -> Result<usize> {
         self.shared.stop.store(true, Ordering::SeqCst);
         let mut reads = 0;

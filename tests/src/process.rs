@@ -68,8 +68,8 @@ impl Options {
         self
     }
 
-    /// Runs shell commands before the shell becomes the program, such as `ulimit -f 4096` or `exec
-    /// 2>/dev/full`.
+    /// Runs shell commands before the shell becomes the program.
+    /// Examples are `ulimit -f 4096` and `exec 2>/dev/full`.
     pub fn through(mut self, shell: &str) -> Options {
         let program = std::mem::replace(&mut self.program, Path::new(env!("CARGO_MANIFEST_DIR")).join("through"));
         self.env.extend([("THROUGH".into(), shell.into()), ("PROGRAM".into(), program.display().to_string())]);
@@ -252,8 +252,8 @@ impl NodeProcess {
         Ok(std::fs::rename(whole, self.failpoints_path())?)
     }
 
-    /// Does what [`NodeProcess::fail_at`] does on a running node, and waits until the node has read
-    /// them.
+    /// Sets the failpoints of a running node and waits until the node has read them.
+    /// They are those of [`NodeProcess::fail_at`].
     pub async fn fail_now(&self, tasks: &[&str]) -> Result<()> {
         let before = self.log().len();
         self.fail_at(tasks)?;
@@ -372,8 +372,8 @@ impl NodeProcess {
         serde_json::from_str(&reply.stats).with_context(|| format!("Stat answered {:?}", reply.stats))
     }
 
-    /// Returns the parsed reply of `GET /status`: the content of `Stat`, from a node with any
-    /// guest.
+    /// Returns the parsed reply of `GET /status`.
+    /// It has the content of `Stat`, for a node with any guest.
     pub async fn status(&self) -> Result<serde_json::Value> {
         let (code, body) = self.http("/status").await?;
         anyhow::ensure!(code == 200, "/status answered {code}: {body}");
@@ -405,8 +405,8 @@ pub fn lockstep_binary() -> PathBuf {
     built("lockstep")
 }
 
-/// Returns the same node with failpoints: `build/lockstep-failpoints`, as `cargo xtask test` makes
-/// it.
+/// Returns the same node with failpoints, `build/lockstep-failpoints`.
+/// `cargo xtask test` makes it.
 pub fn failpoints_binary() -> PathBuf {
     built("lockstep-failpoints")
 }
@@ -416,32 +416,32 @@ pub fn kv_wasm() -> PathBuf {
     built("kv.wasm")
 }
 
-/// Returns the torture's guest, which is not part of the product: `build/chain.wasm`, as `cargo
-/// xtask test` makes it.
+/// Returns the torture's guest, `build/chain.wasm`, which is not part of the product.
+/// `cargo xtask test` makes it.
 pub fn chain_wasm() -> PathBuf {
     built("chain.wasm")
 }
 
-/// Returns the guest whose command does a little of everything: `build/medley.wasm`, as `cargo
-/// xtask test` makes it.
+/// Returns the guest whose command does a little of everything, `build/medley.wasm`.
+/// `cargo xtask test` makes it.
 pub fn medley_wasm() -> PathBuf {
     built("medley.wasm")
 }
 
-/// Returns the guest whose `.proto` has every difficult name: `build/names.wasm`, as `cargo xtask
-/// test` makes it.
+/// Returns the guest whose `.proto` has every difficult name, `build/names.wasm`.
+/// `cargo xtask test` makes it.
 pub fn names_wasm() -> PathBuf {
     built("names.wasm")
 }
 
-/// Returns the guest that does one thing as often as requested: `build/prices.wasm`, as `cargo
-/// xtask build` makes it.
+/// Returns the guest that does one thing as often as requested, `build/prices.wasm`.
+/// `cargo xtask build` makes it.
 pub fn prices_wasm() -> PathBuf {
     built("prices.wasm")
 }
 
-/// Returns the guest that keeps state in a static: `build/statics.wasm`, as `cargo xtask test`
-/// makes it.
+/// Returns the guest that keeps state in a static, `build/statics.wasm`.
+/// `cargo xtask test` makes it.
 pub fn statics_wasm() -> PathBuf {
     built("statics.wasm")
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use lockstep_tests::torture::points::{CRASHES, ERRORS, OTHERS};
 
-/// Returns the names in `faults::point("…")`, `faults::io("…")` and the like, with how often each
-/// is used in the host.
+/// Returns the host's failpoints, each with how often the host uses it.
+/// They are the names in `faults::point("…")`, `faults::io("…")` and the like.
 fn in_the_host() -> Result<BTreeMap<String, usize>> {
     let mut found = BTreeMap::new();
     let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src")];

@@ -1,4 +1,4 @@
-//! Runs `cargo xtask torture` for a minute, with every kind of fault that needs no privileges.
+//! Runs `cargo xtask torture` for 25 seconds, with every kind of fault that the system allows.
 
 use std::path::Path;
 use std::time::Duration;

@@ -304,8 +304,9 @@ fn is_option(field: &FieldDescriptor) -> bool {
     field.cardinality() == Cardinality::Optional && (is_proto2 || field.containing_oneof().is_some())
 }
 
-/// Refuses what renaming cannot solve: a package that belongs to protobuf, and a message that
-/// requires itself.
+/// Refuses what another name in Rust cannot solve.
+///
+/// That is a package of protobuf's own, and a message that requires itself.
 pub(crate) fn check_rest(pool: &prost_reflect::DescriptorPool) -> Result<(), Error> {
     for file in pool.files().filter(|file| requests::is_google(file.package_name())) {
         if !GOOGLE_FILES.contains(&file.name()) {

@@ -49,8 +49,8 @@ const NOT_AT_ROOT: [&str; 28] = [
     "usize",
 ];
 
-/// Configures prost for guests: ordered maps, because the order of a hash map differs between
-/// nodes.
+/// Configures prost for guests.
+/// Maps are ordered, because the order of a hash map differs between nodes.
 pub(crate) fn prost_config(traits: Traits, files: &[FileDescriptor]) -> Config {
     let mut config = Config::new();
     let messages = || files.iter().flat_map(FileDescriptor::messages);
@@ -208,9 +208,9 @@ fn leads_to(
         })
 }
 
-/// Returns the paths under `lockstep_proto` that are re-exported at the root of an author's crate:
-/// packages, and the declarations of the author's own files. A name that occurs more than once is
-/// left out.
+/// Returns the paths under `lockstep_proto` that are re-exported at the root of an author's crate.
+/// These are packages, and the declarations of the author's own files. A name that occurs more than
+/// once is left out.
 pub(crate) fn names_at_root(scopes: &Scopes, own: &BTreeSet<Vec<String>>) -> Vec<String> {
     let root = Vec::new();
     let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -224,8 +224,10 @@ pub(crate) fn names_at_root(scopes: &Scopes, own: &BTreeSet<Vec<String>>) -> Vec
     kept.flat_map(|(_, paths)| paths).collect()
 }
 
-/// Writes the whole file: a module tree by package, the re-exports of the author's own packages at
-/// the top, and the descriptor.
+/// Writes the whole file.
+///
+/// It has a module tree by package, the re-exports of the author's own packages at the top, and the
+/// descriptor.
 pub(crate) fn assemble(modules: BTreeMap<Vec<String>, String>, at_root: &[String], descriptor_len: usize) -> String {
     let mut tree = Tree::default();
     for (module, source) in &modules {

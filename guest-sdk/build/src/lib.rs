@@ -52,7 +52,7 @@ pub const OPTIONS_PROTO: &str = include_str!("../proto/lockstep/options.proto");
 /// instance, and every log entry takes a fresh instance.
 const GUEST_STACK_BYTES: u32 = 64 * 1024;
 
-/// Why a `.proto` could not be turned into a guest's code.
+/// The error when a `.proto` cannot be turned into a guest's code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The `.proto` files do not compile. Contains lines `file:line:column: …`, then hints.
@@ -217,8 +217,8 @@ impl FileResolver for OptionsResolver {
     }
 }
 
-/// Builds a `FileDescriptorSet` from the pool's own bytes, because prost's types would lose the
-/// options.
+/// Builds a `FileDescriptorSet` from the pool's own bytes.
+/// With prost's types the options would be lost.
 fn encode_descriptor(pool: &DescriptorPool, own: &[String]) -> Vec<u8> {
     let mut set = Vec::new();
     for file in pool.files() {

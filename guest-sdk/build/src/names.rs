@@ -24,8 +24,8 @@ pub(crate) fn camel(name: &str) -> String {
     sanitized(name.to_upper_camel_case())
 }
 
-/// Returns the name as it stands in the `.proto`, changed only if it is a keyword or begins with a
-/// digit.
+/// Returns the name as it stands in the `.proto`.
+/// Only a keyword, and a name that begins with a digit, are changed.
 pub(crate) fn exact(name: &str) -> String {
     sanitized(name.to_owned())
 }

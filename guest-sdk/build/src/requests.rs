@@ -44,8 +44,8 @@ fn uses_options(pool: &DescriptorPool) -> bool {
             .any(|service| service.methods().any(|method| is_own(method.input()) || is_own(method.output())))
 }
 
-/// Returns all files for prost, also those of protobuf: prost needs them to know what it can
-/// derive.
+/// Returns all files for prost, also those of protobuf.
+/// prost needs them to know what it can derive.
 pub(crate) fn all(pool: &DescriptorPool, own: &[String]) -> Vec<(Module, FileDescriptorProto)> {
     let made = files(pool);
     let is_made = |file: &FileDescriptor| made.contains(file) || is_google(file.package_name());
@@ -63,8 +63,8 @@ pub(crate) fn all(pool: &DescriptorPool, own: &[String]) -> Vec<(Module, FileDes
     pool.files().filter(is_made).map(request).collect()
 }
 
-/// Collects the fields whose default is an alias, each with the first name of that number, which is
-/// the one that prost knows.
+/// Collects the fields whose default is an alias.
+/// Each is stored with the first name of its number, which is the name that prost knows.
 fn collect_aliases(message: &MessageDescriptor, found: &mut BTreeMap<String, String>) {
     for field in message.fields() {
         if let (Kind::Enum(declared), Some(default)) = (field.kind(), &field.field_descriptor_proto().default_value) {

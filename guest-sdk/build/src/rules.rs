@@ -23,8 +23,8 @@ pub enum Kind {
 /// Name of the method option.
 const OPTION: &str = "lockstep.method";
 
-/// Returns the kind of every method in the guest's `own` files, by its full name
-/// `package.Service/Method`.
+/// Returns the kind of every method in the guest's `own` files.
+/// The key is the full name `package.Service/Method`.
 ///
 /// # Errors
 /// Returns the error of the first method that cannot be served.

@@ -44,8 +44,9 @@ struct Open {
 }
 
 impl<M: Machine> Harness<M> {
-    /// Opens a stream and runs its first step, and further steps as long as they are asked for at
-    /// once.
+    /// Opens a stream and runs its first step.
+    ///
+    /// Further steps run as long as each step asks for the next one at once.
     ///
     /// # Panics
     /// When the steps ask for the next one at once thousands of times, in this call or in a later

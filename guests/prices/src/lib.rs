@@ -20,7 +20,7 @@ impl Index for ByAmount {
     }
 }
 
-/// The first key of those that are never written.
+/// Keys from this one on are never written.
 const MISSING: u64 = 1 << 40;
 
 lockstep_guest::state! {

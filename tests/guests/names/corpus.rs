@@ -320,8 +320,8 @@ fn packages() -> Files {
     WORDS.iter().enumerate().map(of).collect()
 }
 
-/// Uses every type that comes with protobuf alone, so that the traits that can be derived depend on
-/// it only.
+/// Uses every type that comes with protobuf in a message of its own.
+/// What can be derived for that message then depends on that type only.
 fn google() -> String {
     const FILES: [&str; 11] = [
         "any",

@@ -32,7 +32,7 @@ pub(crate) enum Case {
 pub(crate) struct Told {
     /// The variant of the case.
     pub(crate) variant: Option<&'static str>,
-    /// Time of the restart, until which all nodes were dead.
+    /// Time of the restart. All nodes were dead until then.
     pub(crate) restarted_at: Option<Duration>,
 }
 

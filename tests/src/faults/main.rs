@@ -1,6 +1,6 @@
-//! Measures how long clients wait for a write during a fault of the cluster: `faults [rounds]
-//! [--seed N] [case...]`. The table goes to stdout as Markdown, progress to stderr. It judges only
-//! one thing: what was acknowledged must be there at the end.
+//! Measures how long clients wait for a write during a fault of the cluster.
+//! Usage: `faults [rounds] [--seed N] [case...]`. The table goes to stdout as Markdown, progress to
+//! stderr. It judges only one thing: what was acknowledged must be there at the end.
 
 mod cases;
 mod round;
@@ -20,7 +20,7 @@ use crate::round::Round;
 const CLIENTS: usize = 4;
 /// Rounds of each case if the command line gives no number.
 const ROUNDS: u64 = 20;
-/// Longest time of a case for each of its rounds. Every wait within a round has a shorter limit.
+/// Most time that a case may take per round. Every wait within a round has a shorter limit.
 const ROUND_MAX: Duration = Duration::from_secs(90);
 
 struct Arguments {
@@ -89,8 +89,8 @@ fn measure(arguments: &Arguments) -> Result<bool> {
     done.map(|()| notes.is_empty())
 }
 
-/// Runs the cases of one kind, then the same cluster without a fault, for as long as the longest of
-/// them took.
+/// Runs the cases of one kind, then the case without a fault.
+/// The latter takes as long as the longest of the others.
 fn measure_some(
     arguments: &Arguments,
     cases: &[Case],

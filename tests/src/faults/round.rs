@@ -98,8 +98,10 @@ pub(crate) async fn run(
     })
 }
 
-/// Waits until all nodes run and know one leader, every client has written, and every node has
-/// applied what was committed.
+/// Waits until the cluster is healthy.
+///
+/// All nodes run and know one leader, every client has written, and every node has applied what was
+/// committed.
 pub(crate) async fn all_well(cluster: &Cluster, load: &Load) -> Result<()> {
     load.everyone_served().await?;
     let leader = cluster.leader().await?;
@@ -118,8 +120,9 @@ fn number(value: &serde_json::Value) -> Result<u64> {
     value.as_u64().with_context(|| format!("{value} is no number"))
 }
 
-/// Returns the longest time between two of `times`, which are in order, or between one of them and
-/// `from` or `until`.
+/// Returns the longest time between two successive `times`, which are in order.
+///
+/// `from` and `until` count as the first and the last time.
 fn longest_gap(times: &[Duration], from: Duration, until: Duration) -> Duration {
     let mut last = from;
     let mut longest = Duration::ZERO;

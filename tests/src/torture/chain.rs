@@ -87,8 +87,9 @@ impl<'h> Chain<'h> {
         chain
     }
 
-    /// Checks that the links hold, that the order of versions is that of the log, and that every
-    /// token comes from a call.
+    /// Checks the links of the chain.
+    ///
+    /// Versions must have the order of the log, and every token must come from a call.
     fn is_closed(&self, operations: &[&Operation], violations: &mut Vec<Violation>) {
         let mut puts: HashMap<u64, &Operation> = HashMap::new();
         for operation in operations {

@@ -244,8 +244,9 @@ fn running(cluster: &Cluster) -> impl Iterator<Item = (u32, &NodeProcess)> {
     (0..).zip(&cluster.nodes).filter(|(_, node)| node.running())
 }
 
-/// Checks, after everything is healed, that every node acknowledges a write and answers a
-/// linearizable read, within [`PATIENCE`] for each node.
+/// Checks that every node acknowledges a write and answers a linearizable read.
+///
+/// Call it when everything is healed. Each node has [`PATIENCE`] for it.
 pub async fn liveness(cluster: &Cluster, keys: Range<u32>, clock: Clock, tokens: &Tokens) -> Result<Vec<Operation>> {
     let mut seen = Vec::new();
     for (node, process) in running(cluster) {

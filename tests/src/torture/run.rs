@@ -256,8 +256,9 @@ impl Run {
         Ok((words, Counts::of(&seen)))
     }
 
-    /// Checks that all nodes run and are live, takes the last reads, and checks that all states are
-    /// equal.
+    /// Checks the cluster after a fault and takes the last reads.
+    ///
+    /// All nodes must run and be live, and all states must be equal.
     async fn closing(
         &mut self,
         cluster: &mut Cluster,

@@ -82,7 +82,7 @@ impl Medley for Mixture {
             800..850 => self.by_chance(cx),
             850..900 => self.measure(&mut draw, last),
             900..949 => self.fill(last),
-            // One in a thousand. A panic also ends its instance.
+            // One command in a thousand panics, which also ends its instance.
             949 => self.panics(&mut draw),
             _ => return self.is_refused(&mut draw),
         };

@@ -1,5 +1,5 @@
-//! Constructed histories: good ones pass both checkers, and both find each kind of violation in a
-//! bad one.
+//! Constructed histories: good ones pass both checkers. Both find the violation in a bad one, or
+//! only ours does where porcupine does not check.
 
 use super::super::history::{Kind, Operation, Outcome, Record, Stamp};
 use super::super::judge::Verdict;
