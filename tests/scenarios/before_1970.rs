@@ -1,6 +1,7 @@
 //! A machine whose clock is before 1970. HTTP cannot express such a date, and hyper panicked in
 //! each reply. Linux refuses to set a clock that far back, so a preloaded library changes the time
-//! that the node reads. hyper then answers HTTP/1 requests with a sentence only; gRPC still works.
+//! that the node reads. The HTTP port then answers with a sentence only, without hyper; gRPC still
+//! works.
 
 use std::path::Path;
 use std::process::Command;

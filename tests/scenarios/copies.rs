@@ -37,8 +37,9 @@ async fn original_says_so(node: &NodeProcess) -> Result<()> {
     .await
 }
 
-/// The original case: the leader adopted the copy's addresses and counted its acknowledgements as
-/// the original's. When one more node was lost, sixty acknowledged writes were lost with it.
+/// The case of the issue: the leader adopted the copy's addresses and counted what the copy
+/// acknowledged as the original's. When one more node was lost, sixty acknowledged writes were lost
+/// with it.
 async fn nothing_is_lost_beside_a_copy(of_leader: bool) -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
     let n = if of_leader { cluster.leader().await? } else { cluster.follower().await? };

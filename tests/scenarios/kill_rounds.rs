@@ -23,7 +23,8 @@ struct Written {
 }
 
 /// Writes increasing versions to ten keys of its own until it is told to stop.
-/// After a failed call, because its node was killed, it connects to the next node.
+/// A failed call, whose node was killed, is not repeated. The writer then connects to the next
+/// node.
 async fn writer(cluster: &Cluster, n: usize, stop: Arc<AtomicBool>) -> Result<JoinHandle<Written>> {
     let endpoints: Vec<String> = cluster.nodes.iter().map(|node| format!("http://{}", node.grpc_addr())).collect();
     Ok(tokio::spawn(async move {

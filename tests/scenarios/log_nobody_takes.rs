@@ -1,6 +1,6 @@
 //! A log that cannot be written: stderr is a full disk, a pipe whose reader has closed it, or a
-//! pipe whose reader does not read. Lines are lost and counted, and nothing else happens. (tracing
-//! used to panic in the task that logged next, which ended nodes and blocked membership changes.)
+//! pipe whose reader does not read. Lines are lost and counted, and nothing else happens. (A panic
+//! of tracing in the task that logged next once ended nodes, and blocked changes.)
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
