@@ -1,5 +1,5 @@
-//! Generates the clients of the scenarios: raft-example's service from its own proto, its manager's under both names, those of the test
-//! guests, and the messages that a forged peer would send.
+//! Generates the clients of the scenarios: for raft-example's service from its own proto, for its
+//! manager under both names, for the test guests, and for the messages that a forged peer sends.
 
 const ROOMS: [&str; 6] = [
     "proto",
@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ];
     let set = protox::compile(protos, ROOMS)?;
     tonic_prost_build::configure().build_server(false).compile_fds(set)?;
-    // The guest that is written as text carries this: encoded here, because prost's types would lose the options of its methods.
+    // The misbehaving guest, which is written as text, contains this descriptor. It is encoded
+    // here, because prost's types would lose the options of its methods.
     let mut misbehaving = protox::Compiler::new(ROOMS)?;
     misbehaving.include_imports(true).open_file("misbehaving.proto")?;
     let place = std::path::PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);

@@ -1,6 +1,6 @@
-//! The state as an author declares it: typed handles over ranges of the store. A handle holds a tag and
-//! nothing else; every read and write is a call to the host. Owns where a collection lies in the store;
-//! the collections stand in `map`, `set`, `table` and `single`.
+//! The place of each collection in the store. A collection is a typed handle over a range of the
+//! store. It holds a tag and nothing else; every read and write is a call to the host. The
+//! collections themselves are in `map`, `set`, `table` and `single`.
 
 use std::ops::Bound;
 
@@ -8,10 +8,11 @@ use crate::host;
 use crate::key::{self, EncodeKey, KeyRange, Prefix, encode_tag, end_of_prefix};
 use crate::rows::Range;
 
-/// Room for most keys from the start: growing bytes piece by piece costs a guest more than the call that they are for.
+/// Initial capacity for a key, enough for most keys. Growing a buffer step by step costs a guest
+/// more than the call that needs the key.
 const KEY_BYTES_USUAL: usize = 48;
 
-/// Where a collection lies in the store.
+/// Place of a collection in the store.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) tag: u16,
@@ -24,7 +25,7 @@ impl Place {
         bytes
     }
 
-    /// How many bytes of a row's key are the tag.
+    /// Returns how many bytes of a row's key are the tag.
     pub(crate) fn tag_len(self) -> usize {
         key::tag_len(self.tag)
     }
@@ -53,10 +54,11 @@ impl Place {
     }
 }
 
-/// The rows whose keys go on behind `prefix` with a key in a range.
+/// Returns the range of rows whose keys are `prefix` followed by a key in `range`.
 pub(crate) fn range_behind<K>(prefix: &[u8], range: &impl KeyRange<K>) -> Range {
     let at = |key: Vec<u8>| [prefix, &key].concat();
-    // No key is a prefix of another, so a zero byte makes the least bytes above a key.
+    // No key is a prefix of another key, so a key followed by a zero byte is the least byte string
+    // above that key.
     let above = |key: Vec<u8>| [prefix, &key, &[0]].concat();
     let start = match range.start() {
         Bound::Included(key) => at(key),
@@ -75,10 +77,10 @@ pub(crate) fn remove_range(range: &Range) -> u64 {
     host::remove_range(&range.start, range.end.as_deref(), 0)
 }
 
-/// Removes the first rows of a range.
+/// Removes the first rows of a range, at most `limit`, and returns how many it removed.
 pub(crate) fn remove_first(range: &Range, limit: u32) -> u64 {
     match limit {
-        // To the host it is no limit.
+        // For the host a limit of 0 means no limit.
         0 => 0,
         limit => host::remove_range(&range.start, range.end.as_deref(), limit),
     }

@@ -1,5 +1,5 @@
-//! What a handler may ask about its call. Values come from the log, or from the host for this call
-//! alone; none is a clock of this node.
+//! What a handler can learn about its call. The values come from the log, or from the host for this
+//! call alone. None of them comes from this node's clock.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::host;
 use crate::random::Sequence;
 use crate::value::{Stored, describe};
 
-/// Where a call stands in history, as the host says.
+/// Index, position and time of a call, as the host gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[doc(hidden)]
 pub struct Place {
@@ -24,19 +24,23 @@ macro_rules! shared_methods {
                 self.place.index
             }
 
-            /// Milliseconds since 1970 by the log: the clock of the leader that proposed the entry at
-            /// [`index`](Self::index). Never goes backwards from one index to the next.
+            /// Returns the log time in milliseconds since 1970.
+            ///
+            /// It is the clock of the leader that proposed the entry at [`index`](Self::index). It
+            /// never goes backwards from one index to the next.
             pub fn time_ms(&self) -> u64 {
                 self.place.time_ms
             }
 
-            /// [`time_ms`](Self::time_ms) as a duration since 1970.
+            /// Returns [`time_ms`](Self::time_ms) as a duration since 1970.
             pub fn time(&self) -> Duration {
                 Duration::from_millis(self.place.time_ms)
             }
 
-            /// Authenticated name of the client. Clients are not authenticated yet, so a node says the empty string, always;
-            /// a test may set it with `Harness::as_caller`. Decide nothing by it.
+            /// Returns the authenticated name of the client.
+            ///
+            /// Clients are not authenticated yet, so a node always returns the empty string; a test
+            /// can set the name with `Harness::as_caller`. Decide nothing by it.
             pub fn caller(&self) -> String {
                 host::caller()
             }
@@ -44,7 +48,7 @@ macro_rules! shared_methods {
     };
 }
 
-/// Of a command. Everything in it is equal on every node.
+/// Context of a command. Everything in it is equal on every node.
 #[derive(Debug)]
 pub struct Command {
     place: Place,
@@ -54,24 +58,29 @@ pub struct Command {
 shared_methods!(Command, "Raft log index of the entry being applied. Commands of one entry share it.");
 
 impl Command {
-    /// Place in the entry, from 0.
+    /// Returns the position of the command in its entry, from 0.
     pub fn position(&self) -> u32 {
         self.place.position
     }
 
-    /// (index, position): no two commands have the same, and it grows. Use it where another program
-    /// would draw a random id.
+    /// Returns (index, position), which is unique to each command and grows.
+    ///
+    /// Use it where another program would draw a random id.
     pub fn id(&self) -> (u64, u32) {
         (self.place.index, self.place.position)
     }
 
-    /// The next number of a sequence that follows from [`id`](Self::id) alone, so it is the same on every
-    /// node. Clients can foretell it: never use it for a secret.
+    /// Returns the next number of a sequence that is the same on every node.
+    ///
+    /// The sequence follows from [`id`](Self::id) alone. Clients can predict it: never use it for a
+    /// secret.
     pub fn random(&self) -> u64 {
         self.random.next()
     }
 
-    /// As [`random`](Self::random), from 0 to less than `bound`, each number equally likely.
+    /// Returns a random number from 0 to less than `bound`.
+    ///
+    /// It is drawn from the sequence of [`random`](Self::random). Each number is equally likely.
     ///
     /// # Panics
     /// When `bound` is 0.
@@ -79,7 +88,7 @@ impl Command {
         self.random.below(bound)
     }
 
-    /// Puts things into an order drawn with [`random`](Self::random).
+    /// Shuffles `things` with numbers from the sequence of [`random`](Self::random).
     pub fn shuffle<T>(&self, things: &mut [T]) {
         for last in (1..things.len()).rev() {
             let other = self.random.below(last as u64 + 1);
@@ -93,7 +102,7 @@ impl Command {
     }
 }
 
-/// Of a query.
+/// Context of a query.
 #[derive(Debug)]
 pub struct Query {
     place: Place,
@@ -102,7 +111,7 @@ pub struct Query {
 shared_methods!(Query, "Raft log index last applied to the state that this call sees.");
 
 impl Query {
-    /// What this node says about itself: a JSON object. Different on each node.
+    /// Returns the status of this node, a JSON object. It differs between nodes.
     pub fn node_status(&self) -> String {
         host::node_status()
     }
@@ -116,17 +125,18 @@ impl Query {
 /// Why a step of a watch runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The client has just asked.
+    /// The client has opened the stream.
     Start,
-    /// A commit touched what the last step read.
+    /// A commit changed something that the last step read.
     Change,
-    /// A time or an index that the last step asked for was reached, and nothing that it read has changed.
+    /// A time or an index that the last step asked for was reached, and nothing that it read has
+    /// changed.
     Wake,
-    /// A snapshot replaced the state since the last step; steps may have been missed.
+    /// A snapshot replaced the state since the last step, so the stream may have missed steps.
     Reset,
 }
 
-/// Of a step of a watch.
+/// Context of a step of a watch.
 #[derive(Debug)]
 pub struct Watch {
     place: Place,
@@ -137,17 +147,21 @@ pub struct Watch {
 shared_methods!(Watch, "Raft log index last applied to the state that this call sees.");
 
 impl Watch {
-    /// Why this step runs.
+    /// Returns why this step runs.
     pub fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// What the last step handed over with [`Step::memo`](crate::Step::memo); empty at the start.
+    /// Returns the bytes that the last step passed to [`Step::memo`](crate::Step::memo).
+    ///
+    /// They are empty at the first step.
     pub fn memo(&self) -> &[u8] {
         &self.memo
     }
 
-    /// What the last step handed over with [`Step::remember`](crate::Step::remember); none if nothing.
+    /// Returns the value that the last step remembered, or `None`.
+    ///
+    /// The step passed it to [`Step::remember`](crate::Step::remember).
     ///
     /// # Panics
     /// When the last step remembered a value of another type.

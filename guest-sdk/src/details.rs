@@ -1,13 +1,13 @@
-//! The details of a refusal, for programs: `google.rpc.Status` with messages inside, as
-//! `grpc-status-details-bin` carries it. The two messages of google.rpc that this needs are written here,
-//! so that no further crate is needed.
+//! Details of a refusal that programs read: a `google.rpc.Status` with messages inside, sent as
+//! `grpc-status-details-bin`. This file declares the two messages of google.rpc that this needs, so
+//! the SDK needs no further crate.
 
 use std::collections::BTreeMap;
 
 use prost::{Message, Name};
 use prost_types::Any;
 
-/// Where the types of google.rpc and of everybody else are said to live.
+/// Prefix of the type URL of packed messages, of google.rpc and of all others.
 const TYPE_URL: &str = "type.googleapis.com/";
 
 /// `google.rpc.Status`.
@@ -21,16 +21,16 @@ pub(crate) struct RpcStatus {
     pub(crate) details: Vec<Any>,
 }
 
-/// `google.rpc.ErrorInfo`: the reason of a refusal as a constant that programs compare.
+/// `google.rpc.ErrorInfo`: the reason of a refusal as a constant that programs can compare.
 #[derive(Clone, PartialEq, Message)]
 pub struct ErrorInfo {
-    /// What went wrong: UPPER_SNAKE_CASE, unique within the domain.
+    /// The reason, in UPPER_SNAKE_CASE and unique within the domain.
     #[prost(string, tag = "1")]
     pub reason: String,
-    /// Who gives the reason, such as the name of the service.
+    /// The origin of the reason, such as the name of the service.
     #[prost(string, tag = "2")]
     pub domain: String,
-    /// More about this case.
+    /// Additional facts about this case.
     #[prost(btree_map = "string, string", tag = "3")]
     pub metadata: BTreeMap<String, String>,
 }
@@ -40,12 +40,12 @@ impl Name for ErrorInfo {
     const NAME: &'static str = "ErrorInfo";
 }
 
-/// Wraps a message with its name.
+/// Packs a message with its name.
 pub(crate) fn pack<M: Message + Name>(message: &M) -> Any {
     Any { type_url: format!("{TYPE_URL}{}", M::full_name()), value: message.encode_to_vec() }
 }
 
-/// The message, if it is one of this type.
+/// Returns the message if it is of this type.
 pub(crate) fn unpack<M: Message + Name + Default>(any: &Any) -> Option<M> {
     let name = any.type_url.rsplit('/').next()?;
     if name == M::full_name() { M::decode(any.value.as_slice()).ok() } else { None }

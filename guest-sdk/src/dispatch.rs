@@ -1,5 +1,6 @@
-//! From a method name and bytes to a handler and back. Generated code fills the tables; the host's
-//! exports and the harness run through the same functions, so a native test tests this too.
+//! Finds the handler for a method name, decodes the request and encodes the reply. Generated code
+//! fills the tables. The host's exports and the harness call the same functions, so a native test
+//! also tests them.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use crate::step::Step;
 
 /// A struct of collections, made by [`state!`](crate::state).
 pub trait State: Sized + 'static {
-    /// The handles. Reads nothing.
+    /// Returns the handles of the collections. Reads nothing.
     fn open() -> Self;
 }
 
@@ -26,14 +27,14 @@ pub trait State: Sized + 'static {
     note = "they are ordered, and every node holds them in the same order; a hash map's order differs from node to node"
 )]
 pub trait Collection {
-    /// Tags of its indexes.
+    /// Tags of the collection's indexes.
     const INDEX_TAGS: &'static [u16] = &[];
 
-    /// The handle of the collection with this tag.
+    /// Returns the handle of the collection with this tag.
     fn at(tag: u16) -> Self;
 }
 
-/// A state with its services, made by [`export!`](crate::export).
+/// A state with the services that it serves, made by [`export!`](crate::export).
 pub trait Machine: State {
     /// How snapshots are written and read.
     type Snapshots: Format;
@@ -41,7 +42,7 @@ pub trait Machine: State {
     const METHODS: &'static [&'static [Method<Self>]];
 }
 
-/// One row of a service's table.
+/// One method in the table of a service.
 pub struct Method<S> {
     name: &'static str,
     handler: Handler<S>,
@@ -58,19 +59,19 @@ enum Handler<S> {
 }
 
 impl<S> Method<S> {
-    /// A row for a command.
+    /// Makes the row of a command.
     pub const fn command(name: &'static str, handler: CommandHandler<S>) -> Self {
         let handler = Handler::Command(handler);
         Self { name, handler }
     }
 
-    /// A row for a query.
+    /// Makes the row of a query.
     pub const fn query(name: &'static str, handler: QueryHandler<S>) -> Self {
         let handler = Handler::Query(handler);
         Self { name, handler }
     }
 
-    /// A row for a watch.
+    /// Makes the row of a watch.
     pub const fn watch(name: &'static str, handler: WatchHandler<S>) -> Self {
         let handler = Handler::Watch(handler);
         Self { name, handler }
@@ -91,7 +92,7 @@ impl<S> fmt::Debug for Method<S> {
     }
 }
 
-/// Decodes a request, calls the handler, encodes the reply.
+/// Decodes a request, calls the handler and encodes the reply.
 pub fn serve<Q: Message + Default, R: Message>(
     method: &str,
     request: &[u8],
@@ -100,7 +101,7 @@ pub fn serve<Q: Message + Default, R: Message>(
     Ok(handler(decode(method, request)?)?.encode_to_vec())
 }
 
-/// [`serve`] for a step of a watch.
+/// Does what [`serve`] does, for a step of a watch.
 pub fn serve_step<Q: Message + Default, R: Message>(
     method: &str,
     request: &[u8],

@@ -1,5 +1,5 @@
-//! The exports of `machine.wit`, for any machine. Only conversions and the panic hook; `export!` ties
-//! them to the author's type.
+//! Implements the exports of `machine.wit` for any machine. Contains only conversions and the panic
+//! hook; `export!` connects them to the author's type.
 
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -11,7 +11,7 @@ use crate::dispatch::{self, Machine};
 use crate::snapshot::{self, Format};
 use crate::{Status, host, missing};
 
-/// What `export!` exports.
+/// The type that `export!` exports.
 #[derive(Debug)]
 pub struct Exports<M>(PhantomData<M>);
 
@@ -79,8 +79,10 @@ fn status(status: Status) -> types::Status {
     }
 }
 
-/// A panic becomes an `abort` with message and place, which otherwise would be a bare `unreachable`, and with what a guest has in place
-/// of what there is none.
+/// Installs a panic hook that calls `abort` with the message and place of the panic.
+///
+/// Otherwise the host would see only `unreachable`. If the panic comes from something that guests
+/// do not have, the message also says what to use instead.
 fn report_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

@@ -1,7 +1,8 @@
-//! The imports of `machine.wit` as Rust functions. In wasm they are calls to the host; natively they go
-//! to the harness's host of the running thread. Nothing else in the SDK knows which it is.
+//! The imports of `machine.wit` as Rust functions. In wasm they call the host. In a native build
+//! they use the harness's host of the current thread. No other part of the SDK depends on which of
+//! the two it is.
 
-/// Rows of a scan, laid out as `store.page` says.
+/// Rows of a scan, encoded as `store.page` defines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Page {
     pub(crate) rows: Vec<u8>,

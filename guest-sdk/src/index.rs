@@ -1,5 +1,6 @@
-//! What a table's rows are found by. Owns the entries, whose key is what a row is found by and then the row's
-//! own key, and how they are looked up. It never writes: entries change with their row, in `table`.
+//! The indexes of a table. This file owns the index entries and their lookup. The key of an entry
+//! is the value that a row is found by, followed by the row's own key. This file never writes:
+//! `table` changes the entries together with their row.
 
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
@@ -11,7 +12,7 @@ use crate::key::{EncodeKey, Key, KeyRange, Prefix, end_of_prefix};
 use crate::rows::{Range, RawRows, both_ends, decode_key, decode_value};
 use crate::value::{Stored, describe};
 
-/// What rows of a [`Table`](crate::Table) are found by.
+/// An index of a [`Table`](crate::Table): it computes what the rows are found by.
 ///
 /// ```
 /// # use lockstep_guest::{Index, Table};
@@ -36,28 +37,29 @@ use crate::value::{Stored, describe};
 /// }
 /// ```
 ///
-/// An index whose function changes takes a new tag, and [`Table::reindex`](crate::Table::reindex) fills it.
+/// If you change the function of an index, give the index a new tag;
+/// [`Table::reindex`](crate::Table::reindex) fills it.
 pub trait Index: 'static {
-    /// Key of the table.
+    /// Key type of the table.
     type Key: Key;
-    /// Value of the table.
+    /// Value type of the table.
     type Value: Stored;
-    /// What a row is found by.
+    /// Type of the values that rows are found by.
     type By: Key;
-    /// The tag of the entries, as of a collection: no other in the state has it.
+    /// Tag of the index entries. No collection or other index of the state has the same tag.
     const TAG: u16;
 
-    /// What this row is found by: none, one, or several things.
+    /// Returns the values that this row is found by: none, one or several.
     fn by(key: &Self::Key, value: &Self::Value) -> Vec<Self::By>;
 }
 
-/// One index, or a tuple of up to four.
+/// One index, or a tuple of up to four indexes.
 #[doc(hidden)]
 pub trait Indexes<K, V>: 'static {
-    /// Their tags.
+    /// Tags of the indexes.
     const TAGS: &'static [u16];
 
-    /// Adds the keys of the entries of one row.
+    /// Adds the keys of the index entries of one row to `entries`.
     fn entries(key: &K, value: &V, entries: &mut BTreeSet<Vec<u8>>);
 }
 
@@ -95,7 +97,7 @@ index_tuples! {
     (A, B, C, D);
 }
 
-/// A table as one of its indexes has it.
+/// A view of a table through one of its indexes.
 #[derive(Debug)]
 pub struct By<'a, A> {
     rows: Place,
@@ -108,19 +110,21 @@ impl<'a, A: Index> By<'a, A> {
         Self { rows, state: PhantomData, index: PhantomData }
     }
 
-    /// The rows that are found by just this, in the order of their keys.
+    /// Returns the rows that are found by exactly `by`, in the order of their keys.
     pub fn find<Q: EncodeKey<A::By> + ?Sized>(&self, by: &Q) -> Found<'a, A> {
         let start = Self::entries().key(by);
         self.found(Range { end: end_of_prefix(start.clone()), start })
     }
 
-    /// Of the rows that are found by just this, those whose keys lie in a range.
+    /// Returns the rows that are found by exactly `by` and whose keys are in a range.
     pub fn find_range<Q: EncodeKey<A::By> + ?Sized>(&self, by: &Q, keys: impl KeyRange<A::Key>) -> Found<'a, A> {
         self.found(range_behind(&Self::entries().key(by), &keys))
     }
 
-    /// Of the rows that are found by just this, those behind a key: the next page of [`find`](Self::find), after the last key of the one
-    /// before, which need not be there any more.
+    /// Returns the rows that are found by exactly `by` and whose keys are above `key`.
+    ///
+    /// This is the next page of [`find`](Self::find) when `key` is the last key of the page before.
+    /// The row with that key may have been removed meanwhile.
     pub fn find_after<Q, K>(&self, by: &Q, key: &K) -> Found<'a, A>
     where
         Q: EncodeKey<A::By> + ?Sized,
@@ -131,8 +135,10 @@ impl<'a, A: Index> By<'a, A> {
         self.found(Range { start: behind(prefix, key), end })
     }
 
-    /// All rows behind one, in the order of the index: the next page of [`iter`](Self::iter), after what the last row of the one before
-    /// was found by, and its key.
+    /// Returns all rows above (`by`, `key`), in the order of the index.
+    ///
+    /// This is the next page of [`iter`](Self::iter) when the last row of the page before has `key`
+    /// and was found by `by`.
     pub fn after<Q, K>(&self, by: &Q, key: &K) -> Found<'a, A>
     where
         Q: EncodeKey<A::By> + ?Sized,
@@ -142,16 +148,17 @@ impl<'a, A: Index> By<'a, A> {
         self.found(Range { start: behind(Self::entries().key(by), key), end })
     }
 
-    /// All rows, in the order of the index.
+    /// Returns all rows, in the order of the index.
     pub fn iter(&self) -> Found<'a, A> {
         self.found(Self::entries().everything())
     }
 
-    /// The rows that are found by something in a range.
+    /// Returns the rows that are found by a value in a range.
     pub fn range(&self, range: impl KeyRange<A::By>) -> Found<'a, A> {
         let everything = Self::entries().everything();
         let at = |by: Vec<u8>| [Self::entries().tag_bytes(), by].concat();
-        // An entry goes on after what it is found by, and no such beginning begins another.
+        // The encoded value is followed by the row's key, and no encoded value is a prefix of
+        // another.
         let start = match range.start() {
             Bound::Included(by) => at(by),
             Bound::Excluded(by) => end_of_prefix(at(by)).expect("a tag is not all ones"),
@@ -165,7 +172,7 @@ impl<'a, A: Index> By<'a, A> {
         self.found(Range { start, end })
     }
 
-    /// The rows that are found by something that begins so.
+    /// Returns the rows that are found by a value with this prefix.
     pub fn prefix<P: Prefix<A::By> + ?Sized>(&self, prefix: &P) -> Found<'a, A> {
         self.found(Self::entries().prefix(prefix))
     }
@@ -182,7 +189,7 @@ impl<'a, A: Index> By<'a, A> {
     }
 }
 
-/// Rows in the order of an index; `rev()` turns it round.
+/// Rows in the order of an index; `rev()` reverses the order.
 #[derive(Debug)]
 pub struct Found<'a, A> {
     keys: FoundKeys<'a, A>,
@@ -190,7 +197,7 @@ pub struct Found<'a, A> {
 }
 
 impl<'a, A> Found<'a, A> {
-    /// The keys alone, without reading the rows.
+    /// Returns the keys alone, without reading the rows.
     pub fn keys(self) -> FoundKeys<'a, A> {
         self.keys
     }
@@ -206,7 +213,7 @@ impl<'a, A> Found<'a, A> {
 
 both_ends!(Found<A: Index>, (A::Key, A::Value), |found, entry| read_row::<A>(found.rows, key_of::<A>(&entry.0)));
 
-/// Keys in the order of an index; `rev()` turns it round.
+/// Keys in the order of an index; `rev()` reverses the order.
 #[derive(Debug)]
 pub struct FoundKeys<'a, A> {
     entries: RawRows,
@@ -226,15 +233,15 @@ impl<A> FoundKeys<'_, A> {
 
 both_ends!(FoundKeys<A: Index>, A::Key, |_found, entry| key_of::<A>(&entry.0));
 
-/// The least bytes above the entry of this key.
+/// Returns the least byte string above the entry with this key.
 fn behind<K: Key>(mut entry: Vec<u8>, key: &(impl EncodeKey<K> + ?Sized)) -> Vec<u8> {
     key.encode_key(&mut entry);
-    // No entry begins another one.
+    // No entry is a prefix of another.
     entry.push(0);
     entry
 }
 
-/// The key of the row that an entry is for.
+/// Returns the key of the row that an entry refers to.
 fn key_of<A: Index>(entry: &[u8]) -> A::Key {
     let (_, key): (A::By, A::Key) = decode_key(entry, Place { tag: A::TAG });
     key

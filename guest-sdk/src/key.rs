@@ -1,32 +1,37 @@
-//! Keys as bytes whose order is the order of the values, so that a range of keys is a range of rows.
+//! Encodes keys as bytes that sort like the values, so that a range of keys is a range of rows.
 //!
 //! - Unsigned integers: big-endian, fixed width. Signed: the same with the sign bit flipped.
 //! - `bool`: one byte, 0 or 1.
-//! - `String`, `Vec<u8>`: the bytes, each 0x00 written 0x00 0xFF, ended by 0x00 0x00. The end sorts
-//!   before every continuation, so a string sorts before its extensions, also inside a tuple.
+//! - `String`, `Vec<u8>`: the bytes, with each 0x00 written as 0x00 0xFF, then 0x00 0x00 as the
+//!   end. The end sorts before every continuation, so a string sorts before its extensions, also
+//!   inside a tuple.
 //! - `[u8; N]`: the bytes. `char`: its number, as a u32. `()`: nothing.
-//! - `Option<K>`: a byte 0, or a byte 1 and the key: `None` comes first.
-//! - `Reverse<K>`: the key with every bit flipped, so the greatest comes first.
-//! - Tuples of two to four: one part after the other. For more parts, a tuple in a tuple.
+//! - `Option<K>`: a byte 0, or a byte 1 and the key. `None` comes first.
+//! - `Reverse<K>`: the key with every bit flipped, so the greatest key comes first.
+//! - Tuples of two to four: one part after the other. For more parts, put a tuple in a tuple.
 //!
-//! No encoding is a prefix of another one of the same type. These bytes are on disk: they never change.
+//! No encoding is a prefix of another encoding of the same type. The bytes are on disk, so the
+//! encodings never change.
 
 use std::cmp::Reverse;
 use std::fmt;
 use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
-/// What can be written as a key of type `K`: the key itself, or its borrowed form. `str` for a `String`, `[u8]` for a
-/// `Vec<u8>`, and so in tuples: `("ann", 5)` for a `(String, u64)`. References to all of them.
+/// A value that can be written as a key of type `K`: the key itself, its borrowed form, or a
+/// reference to either.
+///
+/// The borrowed form of a `String` is `str`, and that of a `Vec<u8>` is `[u8]`.
+/// The same holds in tuples: `("ann", 5)` is a key of type `(String, u64)`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no key of type `{K}`",
     note = "a key is named by a value of its type, or by what that borrows: a `&str` for a `String`, a `&[u8]` for a `Vec<u8>`, also in tuples"
 )]
 pub trait EncodeKey<K: ?Sized = Self> {
-    /// Appends the bytes of this key: those that the `K` would append.
+    /// Appends the bytes of this key, the same bytes that the `K` would append.
     fn encode_key(&self, out: &mut Vec<u8>);
 }
 
-/// A type that collections take as key.
+/// A type that can be the key of a collection.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a key: its bytes have no order of their own",
     note = "keys are integers, `bool`, `char`, `String`, `Vec<u8>`, `[u8; N]`, `Option` and `Reverse` of keys, and tuples of two to four keys",
@@ -34,44 +39,48 @@ pub trait EncodeKey<K: ?Sized = Self> {
             What a hash orders is not equal on every node"
 )]
 pub trait Key: EncodeKey + Sized {
-    /// Reads a key off the front of `input`.
+    /// Reads a key from the front of `input` and advances `input` past it.
     ///
     /// # Errors
-    /// When the bytes are not such a key.
+    /// When the bytes are not a key of this type.
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey>;
 }
 
-/// Something that a number of keys of type `K` begin with: `"ab"` for strings, `("ann",)` for tuples, and [`Begins`]
-/// for a part of a tuple's part.
+/// A prefix of keys of type `K`: `"ab"` for strings, `("ann",)` for tuples, and [`Begins`] for a
+/// prefix of one part of a tuple.
 #[diagnostic::on_unimplemented(
     message = "keys of type `{K}` cannot begin with `{Self}`",
     note = "a string begins with a `str`, a tuple with its first parts as `(a,)` or `(a, b)`, or with `Begins((a,), \"ab\")`"
 )]
 pub trait Prefix<K> {
-    /// Appends the bytes that those keys begin with, and no other key.
+    /// Appends a byte string that the encodings of exactly those keys begin with.
     fn encode_prefix(&self, out: &mut Vec<u8>);
 }
 
-/// The first parts of a tuple, and what the next one begins with: `Begins(("ann",), "2024-")` for the keys of type
-/// `(String, String)` of ann whose second part begins so.
+/// The first parts of a tuple and a prefix of the next part.
+///
+/// `Begins(("ann",), "2024-")` stands for the keys of type `(String, String)` whose first part is
+/// `"ann"` and whose second part begins with `"2024-"`.
 #[derive(Clone, Copy, Debug)]
 pub struct Begins<H, P>(pub H, pub P);
 
-/// A range of keys of type `K`: what Rust's range expressions make of keys or their borrowed forms, `"a".."b"`,
-/// `("ann", 3)..`, `..`, or a pair of [`Bound`]s.
+/// A range of keys of type `K`.
+///
+/// It is a range expression of Rust over keys or their borrowed forms, or a pair of [`Bound`]s.
+/// Examples are `"a".."b"`, `("ann", 3)..` and `..`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no range of keys of type `{K}`",
     note = "a range is `a..b`, `a..=b`, `a..`, `..b`, `..=b`, `..` or a pair of `Bound`s, where both ends name keys"
 )]
 pub trait KeyRange<K> {
-    /// Where it starts, with the key encoded.
+    /// Returns the lower bound, with the key encoded.
     fn start(&self) -> Bound<Vec<u8>>;
 
-    /// Where it ends, with the key encoded.
+    /// Returns the upper bound, with the key encoded.
     fn end(&self) -> Bound<Vec<u8>>;
 }
 
-/// Bytes that are not a key of the wanted type.
+/// The error for bytes that are not a key of the wanted type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAKey;
 
@@ -83,8 +92,10 @@ impl fmt::Display for NotAKey {
 
 impl std::error::Error for NotAKey {}
 
-/// The first bytes of every key of a collection: one byte up to 127, two with the top bit set above.
-/// No tag's bytes begin another's.
+/// Appends the bytes of a tag, which every key of its collection begins with.
+///
+/// A tag up to 127 takes one byte. A larger one takes two bytes, with the top bit set. No encoded
+/// tag is a prefix of another.
 pub(crate) fn encode_tag(tag: u16, out: &mut Vec<u8>) {
     match u8::try_from(tag) {
         Ok(small) if small < 0x80 => out.push(small),
@@ -92,12 +103,12 @@ pub(crate) fn encode_tag(tag: u16, out: &mut Vec<u8>) {
     }
 }
 
-/// Length of [`encode_tag`].
+/// Returns the length of what [`encode_tag`] appends.
 pub(crate) fn tag_len(tag: u16) -> usize {
     if tag < 0x80 { 1 } else { 2 }
 }
 
-/// The least bytes above everything that begins with `prefix`; none if there are no such bytes.
+/// Returns the least byte string above everything that begins with `prefix`, if there is one.
 pub(crate) fn end_of_prefix(mut prefix: Vec<u8>) -> Option<Vec<u8>> {
     while let Some(last) = prefix.pop() {
         if last < u8::MAX {
@@ -131,7 +142,7 @@ macro_rules! integer_keys {
 
         impl EncodeKey for $signed {
             fn encode_key(&self, out: &mut Vec<u8>) {
-                // Flipping the sign bit puts negative numbers below the others.
+                // With the sign bit flipped, negative numbers sort below the others.
                 (self.cast_unsigned() ^ (1 << (Self::BITS - 1))).encode_key(out);
             }
         }
@@ -222,7 +233,8 @@ impl<K, Q: EncodeKey<K>> EncodeKey<Reverse<K>> for Reverse<Q> {
     fn encode_key(&self, out: &mut Vec<u8>) {
         let start = out.len();
         self.0.encode_key(out);
-        // No encoding is a prefix of another, so the first byte that differs decides, and flipping it turns the order round.
+        // No encoding is a prefix of another, so the first byte that differs decides the order.
+        // Flipping that byte reverses the order.
         out[start..].iter_mut().for_each(|byte| *byte = !*byte);
     }
 }
@@ -379,7 +391,7 @@ tuple_prefixes! {
     (A, B, C, D): GivenA A 0, GivenB B 1, GivenC C 2; then D;
 }
 
-/// The bytes of a key.
+/// Returns the bytes of a key.
 fn encode<K>(key: &(impl EncodeKey<K> + ?Sized)) -> Vec<u8> {
     let mut bytes = Vec::new();
     key.encode_key(&mut bytes);

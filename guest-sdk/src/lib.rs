@@ -1,5 +1,5 @@
-//! Write a replicated state machine for Lockstep: typed state over the host's store, handlers from
-//! your `.proto`, tests that need no wasm.
+//! Lets you write a replicated state machine for Lockstep: typed state over the host's store,
+//! handlers from your `.proto`, and tests that need no wasm.
 //!
 //! ```text
 //! app.proto ─ build.rs ─► include_proto!(): messages, service traits, descriptor
@@ -10,21 +10,23 @@
 //!   ◄─ Reply of a message or a Step, encoded
 //! ```
 //!
-//! - [`Command`], [`Query`], [`Watch`]: what a handler may ask about its call.
-//! - [`Status`], [`Reply`], [`Step`]: what it answers.
-//! - [`Map`], [`Set`], [`Value`], [`Counter`], and [`Table`], a map with indexes: the state, declared with
-//!   [`state!`]. `&mut self` is the permission to write.
-//! - [`snapshot`]: how the state travels to another node; the default takes it as it is.
+//! - [`Command`], [`Query`], [`Watch`]: what a handler can learn about its call.
+//! - [`Status`], [`Reply`], [`Step`]: what a handler returns.
+//! - [`Map`], [`Set`], [`Value`], [`Counter`], and [`Table`], a map with indexes: the state,
+//!   declared with [`state!`]. `&mut self` is the permission to write.
+//! - [`snapshot`]: how the state is sent to another node. The default copies it as it is.
 //! - [`log`]: lines for the node's operator.
-//! - [`Harness`]: the same handlers in an ordinary `cargo test`; with `LOCKSTEP_COMPONENT=<file.wasm>` the same tests on the built
-//!   component, in a node's sandbox ([`test`]).
+//! - [`Harness`]: calls the same handlers in an ordinary `cargo test`. With
+//!   `LOCKSTEP_COMPONENT=<file.wasm>` the same tests run on the built component, in a node's
+//!   sandbox ([`test`]).
 //!
-//! Nothing in memory outlives a call: a static, a thread-local or a field that is not a collection may
-//! be gone at the next command, or may not. Keep everything in collections. There is no clock and no source
-//! of randomness: [`Command::time`] is the log's time, [`Command::id`] is unique and grows, and
-//! [`Command::random`] draws the same numbers on every node.
+//! Memory does not survive a call reliably: a static, a thread-local or a field that is not a
+//! collection may or may not keep its value until the next command. Keep everything in collections.
+//! There is no clock and no source of randomness: [`Command::time`] is the log's time,
+//! [`Command::id`] is unique and grows, and [`Command::random`] draws the same numbers on every
+//! node.
 
-// Generated code names this crate by its name, also in here.
+// Generated code names this crate `lockstep_guest`, also within this crate.
 extern crate self as lockstep_guest;
 
 #[cfg(target_arch = "wasm32")]
@@ -87,7 +89,7 @@ pub use table::{DrainRows, Table};
 pub use test::Harness;
 pub use value::Stored;
 
-// For generated code, so that an author's crate depends on this one alone.
+// Re-exported for generated code, so that an author's crate depends on this crate alone.
 pub use prost;
 pub use prost_types;
 

@@ -1,29 +1,30 @@
-//! The limits of the host's default profile, as far as the SDK keeps them itself: in the harness, and where a status is cut. A test
-//! of the host compares them with the profile. Never the place where a limit is decided.
+//! The limits of the host's default profile that the SDK itself applies: in the harness, and where
+//! it cuts the message of a status. The host decides the limits, not this file. A test of the host
+//! compares these values with the profile.
 
-/// Length of a key, in bytes.
+/// Most bytes of a key.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
-/// Length of a value, in bytes.
+/// Most bytes of a value.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
-/// Keys and values written by one command, in bytes.
+/// Most bytes of keys and values that one command may write.
 pub const COMMAND_WRITE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Calls of `store` by one call of the guest.
+/// Most calls of `store` that one call of the guest may make.
 pub const STORE_CALLS_MAX: usize = 100_000;
-/// Keys and values read and written by one call of the guest, in bytes.
+/// Most bytes of keys and values that one call of the guest may read and write.
 pub const STORE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Keys that one command removes by range.
+/// Most keys that one command may remove by range.
 pub const KEYS_REMOVED_MAX: usize = 100_000;
-/// One chunk of a snapshot, in bytes.
+/// Most bytes of one chunk of a snapshot.
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
-/// Largest reply that clients of any make accept: 4 MiB less 64 KiB.
+/// Most bytes of a reply: 4 MiB less 64 KiB, which all client libraries accept.
 pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
-/// All replies of one step of a watch, in bytes.
+/// Most bytes of all replies of one step of a watch.
 pub const STEP_REPLIES_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// What a step hands to the next, in bytes.
+/// Most bytes that a step may pass to the next one.
 pub const MEMO_BYTES_MAX: usize = 4 * 1024;
-/// Where the message of a status is cut.
+/// Bytes after which the message of a status is cut.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
-/// Details of a refusal, in bytes.
+/// Most bytes of the details of a refusal.
 pub const DETAILS_BYTES_MAX: usize = 4 * 1024;
-/// Log lines of one call, in bytes; the rest is dropped.
+/// Most bytes of log lines of one call. Further lines are dropped.
 pub const LOG_BYTES_MAX: usize = 64 * 1024;

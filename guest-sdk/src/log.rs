@@ -1,20 +1,20 @@
-//! Lines for the operator of the node, target `guest`. They are never part of the outcome; past 64 KiB
-//! a call the host drops the rest.
+//! Writes log lines for the operator of the node, with target `guest`. They are never part of the
+//! outcome of a call. The host drops what one call writes past 64 KiB.
 //!
-//! `log::info!("opened {name}")`, or the functions for a ready string.
+//! Use `log::info!("opened {name}")`, or the function `write` for a string that is ready.
 
 use crate::host;
 
-/// How much a line matters.
+/// Severity of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// For who works on the guest.
+    /// For developers of the guest.
     Debug,
-    /// Worth knowing.
+    /// Normal event.
     Info,
-    /// Worth looking at.
+    /// Event that somebody should look into.
     Warn,
-    /// Something is wrong.
+    /// Error.
     Error,
 }
 

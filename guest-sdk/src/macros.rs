@@ -1,9 +1,10 @@
-//! The macros an author writes: `include_proto!`, `state!`, `export!`; and the two that generated code
-//! calls. They hold no logic, only names.
+//! The macros that an author writes: `include_proto!`, `state!` and `export!`; and the two that
+//! generated code calls. They contain no logic, only names.
 
-/// Takes in what the build script made of the `.proto`: messages, service traits, descriptor.
+/// Includes the code that the build script made from the `.proto`: messages, service traits,
+/// descriptor.
 ///
-/// Once per crate, at its root.
+/// Use it once per crate, at the crate's root.
 #[macro_export]
 macro_rules! include_proto {
     () => {
@@ -11,10 +12,10 @@ macro_rules! include_proto {
     };
 }
 
-/// Declares the state: a struct of collections, each with a tag that becomes the prefix of its keys.
+/// Declares the state, a struct of collections. Each has a tag that becomes the prefix of its keys.
 ///
-/// Tags are like field numbers in a `.proto`: 1 to 16383, never reused for something else. Names may
-/// change freely.
+/// Tags are like field numbers in a `.proto`: from 1 to 16383, and never reused for something else.
+/// Names may change freely.
 ///
 /// ```
 /// # use lockstep_guest::{Counter, Map};
@@ -39,7 +40,7 @@ macro_rules! state {
             $( $(#[$field_meta])* $field_visibility $field: $collection, )*
         }
 
-        // An item, so that `cargo check` sees it, too.
+        // A constant item, so that `cargo check` evaluates it, too.
         const _: () = $crate::tags::check_tags(&[
             $($crate::tags::Tags {
                 field: stringify!($field),
@@ -68,8 +69,9 @@ macro_rules! state {
 
 /// Exports a state as the machine of this crate, serving one or more services.
 ///
-/// `export!(Kv: Example)`, `export!(Kv: Example, Admin)`, or with snapshots of one's own
-/// `export!(Kv: Example; snapshots: MyFormat)`, see [`snapshot::Format`](crate::snapshot::Format).
+/// Examples: `export!(Kv: Example)`, `export!(Kv: Example, Admin)`, or with a snapshot format of
+/// your own `export!(Kv: Example; snapshots: MyFormat)`; see
+/// [`snapshot::Format`](crate::snapshot::Format).
 #[macro_export]
 macro_rules! export {
     ($state:ident : $($service:path),+ $(,)?) => {
@@ -90,7 +92,7 @@ macro_rules! export {
     };
 }
 
-/// Puts the descriptor where the host looks for it before it runs anything.
+/// Puts the descriptor into the section where the host looks for it before it runs anything.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! descriptor_section {
@@ -105,7 +107,7 @@ macro_rules! descriptor_section {
     };
 }
 
-/// Lets a generated message be a value in a collection.
+/// Makes a generated message usable as a value in a collection.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! message_value {

@@ -1,4 +1,5 @@
-//! The sorted map. Owns what its methods mean; where its rows lie says `Place`, how they are walked `rows`.
+//! The sorted map. This file owns what its methods do. `Place` owns the range of its rows, `rows`
+//! the iteration.
 
 use std::marker::PhantomData;
 
@@ -17,23 +18,26 @@ pub struct Map<K, V> {
 handle!(Map<K: Key, V: Stored>);
 
 impl<K: Key, V: Stored> Map<K, V> {
-    /// The value of a key.
+    /// Returns the value of a key.
     ///
     /// # Panics
-    /// When the value cannot be decoded, as after a tag changed its type. So does everything else that reads values, and
-    /// what iterates over keys when it comes to one that cannot be decoded; the command is undone.
+    /// When the value cannot be decoded, for example because its tag was reused for another type;
+    /// the host then undoes the command. All other methods that read values panic likewise, and
+    /// iterators over keys panic at a key that cannot be decoded.
     pub fn get<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> Option<V> {
         let key = self.place.key(key);
         host::get(&key).map(|value| decode_value(&key, &value))
     }
 
-    /// Whether a key has a value. Costs as much as reading it.
+    /// Tells whether a key has a value. Costs as much as reading the value.
     pub fn contains<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> bool {
         host::get(&self.place.key(key)).is_some()
     }
 
-    /// Sets the value of a key. Reads nothing, and so does not say what was there, as
-    /// [`Table::insert`](crate::Table::insert) does, which has to know it.
+    /// Sets the value of a key.
+    ///
+    /// It reads nothing, so it does not return the old value.
+    /// [`Table::insert`](crate::Table::insert) does, because it must read the old value anyway.
     pub fn insert<Q, W>(&mut self, key: &Q, value: &W)
     where
         Q: EncodeKey<K> + ?Sized,
@@ -42,7 +46,7 @@ impl<K: Key, V: Stored> Map<K, V> {
         host::put(&self.place.key(key), &encode(value));
     }
 
-    /// Removes a key and returns its value. Costs a read; [`delete`](Self::delete) does not.
+    /// Removes a key and returns its value. Costs a read; [`delete`](Self::delete) costs none.
     pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> Option<V> {
         let value = self.get(key);
         if value.is_some() {
@@ -51,12 +55,12 @@ impl<K: Key, V: Stored> Map<K, V> {
         value
     }
 
-    /// Removes a key, if it is there. Reads nothing.
+    /// Removes a key if it is present. Reads nothing.
     pub fn delete<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) {
         host::remove(&self.place.key(key));
     }
 
-    /// Changes the value of a key in place; a missing one starts as the default. Returns it.
+    /// Changes the value of a key in place and returns it. A missing value starts as the default.
     pub fn update<Q>(&mut self, key: &Q, change: impl FnOnce(&mut V)) -> V
     where
         Q: EncodeKey<K> + ?Sized,
@@ -68,37 +72,39 @@ impl<K: Key, V: Stored> Map<K, V> {
         value
     }
 
-    /// All entries.
+    /// Returns all entries.
     pub fn iter(&self) -> Rows<'_, K, V> {
         self.rows(self.place.everything())
     }
 
-    /// All keys.
+    /// Returns all keys.
     pub fn keys(&self) -> Keys<'_, K> {
         Keys::of(self.place.everything(), self.place)
     }
 
-    /// All values, in the order of their keys.
+    /// Returns all values, in the order of their keys.
     pub fn values(&self) -> Values<'_, V> {
         Values::of(self.place.everything(), self.place)
     }
 
-    /// The entries whose keys lie in a range.
+    /// Returns the entries whose keys are in a range.
     pub fn range(&self, range: impl KeyRange<K>) -> Rows<'_, K, V> {
         self.rows(self.place.range(&range))
     }
 
-    /// The entries whose keys begin so: a part of a string, or the first parts of a tuple as `(&a,)`.
+    /// Returns the entries whose keys have this prefix.
+    ///
+    /// The prefix is the beginning of a string, or the first parts of a tuple as `(&a,)`.
     pub fn prefix<P: Prefix<K> + ?Sized>(&self, prefix: &P) -> Rows<'_, K, V> {
         self.rows(self.place.prefix(prefix))
     }
 
-    /// The entry with the least key.
+    /// Returns the entry with the least key.
     pub fn first(&self) -> Option<(K, V)> {
         self.iter().first()
     }
 
-    /// The entry with the greatest key.
+    /// Returns the entry with the greatest key.
     pub fn last(&self) -> Option<(K, V)> {
         self.iter().last()
     }
@@ -122,49 +128,52 @@ impl<K: Key, V: Stored> Map<K, V> {
         entry
     }
 
-    /// How many entries there are. Reads them all: keep a [`Counter`](crate::Counter) where this is asked
-    /// often.
+    /// Returns the number of entries.
+    ///
+    /// It reads them all: keep a [`Counter`](crate::Counter) if you need the number often.
     pub fn len(&self) -> usize {
         RawRows::new(self.place.everything()).count()
     }
 
-    /// Whether there is no entry. Reads one row.
+    /// Tells whether the map is empty. Reads one row.
     pub fn is_empty(&self) -> bool {
         self.first().is_none()
     }
 
-    /// Removes the entries whose keys lie in a range and says how many. Costs as much as reading them.
+    /// Removes the entries whose keys are in a range and returns how many.
+    /// Costs as much as reading them.
     pub fn remove_range(&mut self, range: impl KeyRange<K>) -> u64 {
         remove_range(&self.place.range(&range))
     }
 
-    /// Removes the entries whose keys begin so and says how many.
+    /// Removes the entries whose keys have this prefix and returns how many.
     pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
         remove_range(&self.place.prefix(prefix))
     }
 
-    /// Removes all entries and says how many.
+    /// Removes all entries and returns how many.
     pub fn clear(&mut self) -> u64 {
         remove_range(&self.place.everything())
     }
 
-    /// Takes all entries out. What is not iterated over is removed all the same.
+    /// Removes all entries and returns them. Entries that are not iterated over are removed, too.
     pub fn drain(&mut self) -> Drain<'_, K, V> {
         Drain::of(self.place.everything(), self.place)
     }
 
-    /// Takes the entries out whose keys lie in a range.
+    /// Removes the entries whose keys are in a range and returns them.
     pub fn drain_range(&mut self, range: impl KeyRange<K>) -> Drain<'_, K, V> {
         Drain::of(self.place.range(&range), self.place)
     }
 
-    /// Takes the entries out whose keys begin so.
+    /// Removes the entries whose keys have this prefix and returns them.
     pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> Drain<'_, K, V> {
         Drain::of(self.place.prefix(prefix), self.place)
     }
 
-    /// Keeps the entries that `keep` wants, as it leaves them, and removes the others. Only what changed
-    /// is written.
+    /// Keeps the entries for which `keep` returns true and removes the others.
+    ///
+    /// `keep` may change the values. Only changed values are written.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         let range = self.place.everything();
         for (key, bytes) in RawRows::new(range) {
@@ -180,7 +189,9 @@ impl<K: Key, V: Stored> Map<K, V> {
         }
     }
 
-    /// Removes the first rows of a range, at most `limit` of them, and says how many. Fewer than `limit` were the last.
+    /// Removes the first entries of a range, at most `limit`, and returns how many.
+    ///
+    /// Fewer than `limit` means that the range is now empty.
     pub fn remove_first(&mut self, range: impl KeyRange<K>, limit: u32) -> u64 {
         remove_first(&self.place.range(&range), limit)
     }

@@ -1,6 +1,7 @@
-//! What a guest has in place of what the standard library does not have where guests run. Only words for panics.
+//! Advice for panics that come from parts of the standard library that do not work in a guest.
+//! Changes only the text of the panic.
 
-/// What the standard library says, and what to do.
+/// Text of the standard library's panic, and what to do instead.
 const MISSING: [(&str, &str); 2] = [
     (
         "time not implemented on this platform",
@@ -12,7 +13,7 @@ const MISSING: [(&str, &str); 2] = [
     ),
 ];
 
-/// The panic, with what to do about it where that is known.
+/// Returns the text of a panic, with advice if there is some for it.
 pub(crate) fn explained(panic: String) -> String {
     match MISSING.iter().find(|(says, _)| panic.contains(says)) {
         Some((_, advice)) => format!("{panic}\n{advice}"),

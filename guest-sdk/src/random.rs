@@ -1,9 +1,9 @@
-//! Numbers that look random and are the same on every node: SplitMix64, begun at the place of the command
-//! in the log. Whoever knows the place can foretell them, so they are no secrets.
+//! Numbers that look random and are the same on every node: SplitMix64, seeded with the position of
+//! the command in the log. Anyone who knows that position can predict them, so they are no secrets.
 
 use std::cell::Cell;
 
-/// Where the sequence of one command stands.
+/// State of the sequence of one command.
 #[derive(Clone, Debug)]
 pub(crate) struct Sequence {
     state: Cell<u64>,
@@ -13,9 +13,10 @@ pub(crate) struct Sequence {
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Sequence {
-    /// The sequence of the command at (index, position).
+    /// Starts the sequence of the command at (index, position).
     pub(crate) fn at(index: u64, position: u32) -> Self {
-        // Mixed twice, so that neighbours do not draw shifted copies of one sequence.
+        // The seed is mixed twice, so that neighbouring commands do not draw shifted copies of one
+        // sequence.
         let state = mix(mix(index.wrapping_add(STEP)) ^ u64::from(position).wrapping_mul(STEP));
         Self { state: Cell::new(state) }
     }
@@ -26,10 +27,10 @@ impl Sequence {
         mix(state)
     }
 
-    /// A number below `bound`, each equally likely.
+    /// Returns a number below `bound`. Each number is equally likely.
     pub(crate) fn below(&self, bound: u64) -> u64 {
         assert!(bound > 0, "there is no number below 0");
-        // The numbers past the last whole multiple of the bound would favour the small ones.
+        // Numbers above the last whole multiple of the bound would make small results more likely.
         let most = u64::MAX - (u64::MAX % bound + 1) % bound;
         loop {
             let drawn = self.next();
@@ -53,7 +54,7 @@ mod tests {
 
     use super::*;
 
-    /// The published first outputs of SplitMix64 from state 0.
+    /// The first outputs of SplitMix64 from state 0, as published.
     #[test]
     fn it_is_splitmix64() {
         let sequence = Sequence { state: Cell::new(0) };

@@ -1,6 +1,7 @@
-//! Iteration over rows of the store, page by page and from both ends. Rows are read ahead: the first page asks for 16 rows, later
-//! ones for more. The host charges what a page holds, looked at or not, and a watch depends on the range from where the
-//! iteration started to the last row of the last page. Where one row is wanted, [`RawRows::just_one`] asks for one.
+//! Iterates over rows of the store, page by page and from both ends. Rows are read ahead: the first
+//! page asks for 16 rows, later pages for more. The host charges for all rows of a page, whether or
+//! not the guest uses them. A watch depends on the range from the start of the iteration to the
+//! last row of the last page. [`RawRows::just_one`] reads one row only.
 
 use std::collections::VecDeque;
 use std::iter::FusedIterator;
@@ -11,29 +12,32 @@ use crate::host;
 use crate::key::Key;
 use crate::value::{Stored, describe};
 
-/// Rows asked for in the first page of an iteration; each further page asks for four times as many.
+/// Rows that the first page of an iteration asks for. Each further page asks for four times as
+/// many.
 const FIRST_PAGE_ROWS: u32 = 16;
 
-/// From here on a page takes as many rows as fit the host's 256 KiB.
+/// Page size from which on a page takes as many rows as fit into the host's 256 KiB.
 const PAGE_ROWS_MAX: u32 = 1024;
 
-/// A range of keys as the store counts: `start <= key < end`.
+/// A range of keys as the store defines it: `start <= key < end`.
 #[derive(Clone, Debug)]
 pub(crate) struct Range {
     pub(crate) start: Vec<u8>,
-    /// None: to the last key of the store.
+    /// `None` means up to the last key of the store.
     pub(crate) end: Option<Vec<u8>>,
 }
 
-/// Raw rows of a range, taken from both ends. Between the two buffers lies what no page has brought yet.
+/// Raw rows of a range, taken from both ends.
+///
+/// `range` is what lies between the two buffers and is not fetched yet.
 #[derive(Clone, Debug)]
 pub(crate) struct RawRows {
     range: Range,
-    /// Whether there may be rows in `range`.
+    /// Whether there may still be rows in `range`.
     more: bool,
     front: Fetched,
     back: Fetched,
-    /// Rows that the next page asks for; 0 for as many as fit.
+    /// Number of rows that the next page asks for; 0 means as many as fit.
     limit: u32,
 }
 
@@ -45,7 +49,7 @@ impl RawRows {
         Self { range, more: true, front, back, limit: FIRST_PAGE_ROWS }
     }
 
-    /// Of what is left, the row at one end, from a page of its own.
+    /// Returns the first or last remaining row, read as a page of one row.
     pub(crate) fn just_one(mut self, end: End) -> Option<Row> {
         self.limit = 1;
         match end {
@@ -70,7 +74,7 @@ impl RawRows {
         fetched
     }
 
-    /// Moves the range past the last key of a page, as `store.page.more` prescribes.
+    /// Moves the range past the last key of a page, as `store.page.more` requires.
     fn advance_past(&mut self, end: End, key: &[u8]) {
         match end {
             End::Front => {
@@ -90,7 +94,8 @@ impl Iterator for RawRows {
         if self.front.is_empty() && self.more {
             self.front = self.fetch(End::Front);
         }
-        // When all is fetched, the ends have met: the least row left is the last one that the back was given.
+        // When everything is fetched, the two ends have met. The least remaining row is then the
+        // last one in the buffer of the back.
         self.front.pop_first().or_else(|| self.back.pop_last())
     }
 }
@@ -106,18 +111,18 @@ impl DoubleEndedIterator for RawRows {
 
 impl FusedIterator for RawRows {}
 
-/// From where rows are taken.
+/// The end that rows are taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Front,
     Back,
 }
 
-/// A page, as the host sent it, of which some rows were taken.
+/// A page as the host sent it, from which some rows may have been taken.
 #[derive(Clone, Debug, Default)]
 struct Fetched {
     page: Vec<u8>,
-    /// Where the rows start that are left.
+    /// Offsets in `page` of the rows that are left.
     starts: VecDeque<usize>,
 }
 
@@ -174,18 +179,18 @@ pub(crate) fn split_row(page: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((key, value, rest))
 }
 
-/// What all iterators have that walk over rows: both ends, and the row at each of them for the price of one.
+/// Implements what all iterators over rows have: both ends, and methods that read just one row.
 macro_rules! both_ends {
     ($name:ident<$($parameter:ident: $bound:path),+>, $item:ty, |$self:ident, $row:ident| $decode:expr) => {
         impl<'a, $($parameter: $bound),+> $name<'a, $($parameter),+> {
-            /// The first of what is left. Reads one row, where `next` reads a page.
+            /// Returns the first remaining item. Reads one row, where `next` reads a page.
             pub fn first(self) -> Option<$item> {
                 let row = self.raw().clone().just_one($crate::rows::End::Front)?;
                 let ($self, $row) = (&self, row);
                 Some($decode)
             }
 
-            /// The last of what is left. Reads one row, where `next_back` reads a page.
+            /// Returns the last remaining item. Reads one row, where `next_back` reads a page.
             pub fn last(self) -> Option<$item> {
                 let row = self.raw().clone().just_one($crate::rows::End::Back)?;
                 let ($self, $row) = (&self, row);
@@ -194,7 +199,7 @@ macro_rules! both_ends {
         }
 
         /// # Panics
-        /// When a row cannot be decoded, as after a tag changed its type.
+        /// When a row cannot be decoded, for example because its tag was reused for another type.
         impl<$($parameter: $bound),+> Iterator for $name<'_, $($parameter),+> {
             type Item = $item;
 
@@ -218,14 +223,14 @@ macro_rules! both_ends {
 }
 pub(crate) use both_ends;
 
-/// Entries of a [`Map`](crate::Map), in key order; `rev()` turns it round.
+/// Entries of a [`Map`](crate::Map), in key order; `rev()` reverses the order.
 ///
-/// Rows are read ahead, 16 at first and then more, and all that is read is charged.
+/// Rows are read ahead, 16 at first and then more, and the host charges for all that are read.
 #[derive(Debug)]
 pub struct Rows<'a, K, V> {
     raw: RawRows,
     place: Place,
-    /// Borrows the state, so that it cannot change under the iteration.
+    /// Borrows the state, so that it cannot change during the iteration.
     state: PhantomData<&'a ()>,
     types: PhantomData<fn() -> (K, V)>,
 }
@@ -235,12 +240,12 @@ impl<'a, K, V> Rows<'a, K, V> {
         Self { raw: RawRows::new(range), place, state: PhantomData, types: PhantomData }
     }
 
-    /// The keys alone, without decoding the values.
+    /// Returns the keys alone, without decoding the values.
     pub fn keys(self) -> Keys<'a, K> {
         Keys(Rows { raw: self.raw, place: self.place, state: PhantomData, types: PhantomData })
     }
 
-    /// The values alone, without decoding the keys.
+    /// Returns the values alone, without decoding the keys.
     pub fn values(self) -> Values<'a, V> {
         Values(Rows { raw: self.raw, place: self.place, state: PhantomData, types: PhantomData })
     }
@@ -256,7 +261,7 @@ impl<'a, K, V> Rows<'a, K, V> {
 
 both_ends!(Rows<K: Key, V: Stored>, (K, V), |rows, row| (decode_key(&row.0, rows.place), decode_value(&row.0, &row.1)));
 
-/// Rows of which one half is decoded.
+/// Defines an iterator over rows that decodes only the key or only the value.
 macro_rules! half {
     ($(#[$meta:meta])* $name:ident<$item:ident: $bound:path>, $rows:ty, |$half:ident, $row:ident| $decode:expr) => {
         $(#[$meta])*
@@ -282,17 +287,21 @@ macro_rules! half {
 }
 
 half! {
-    /// Keys of a [`Map`](crate::Map) or a [`Set`](crate::Set), in order; `rev()` turns it round. Read ahead as [`Rows`] are.
+    /// Keys of a [`Map`](crate::Map) or a [`Set`](crate::Set), in order; `rev()` reverses the
+    /// order.
+    /// They are read ahead like [`Rows`].
     Keys<K: Key>, Rows<'a, K, ()>, |keys, row| decode_key(&row.0, keys.0.place)
 }
 
 half! {
-    /// Values of a [`Map`](crate::Map), in the order of their keys; `rev()` turns it round. Read ahead as [`Rows`] are.
+    /// Values of a [`Map`](crate::Map), in the order of their keys; `rev()` reverses the order.
+    /// They are read ahead like [`Rows`].
     Values<V: Stored>, Rows<'a, (), V>, |_values, row| decode_value(&row.0, &row.1)
 }
 
-/// Entries that leave a [`Map`](crate::Map), in key order. When it is dropped all of them are removed, with
-/// one call to the host.
+/// Entries that are being removed from a [`Map`](crate::Map), in key order.
+///
+/// When the iterator is dropped, all entries of the range are removed with one call to the host.
 #[derive(Debug)]
 pub struct Drain<'a, K, V> {
     rows: Rows<'a, K, V>,
@@ -323,14 +332,15 @@ impl<K: Key, V: Stored> FusedIterator for Drain<'_, K, V> {}
 
 impl<K, V> Drop for Drain<'_, K, V> {
     fn drop(&mut self) {
-        // A call that ends here is undone anyway, and in an unwinding thread another end would abort the process.
+        // The host undoes a call that ends here anyway. A second panic while unwinding would abort
+        // the process.
         if !std::thread::panicking() {
             host::remove_range(&self.range.start, self.range.end.as_deref(), 0);
         }
     }
 }
 
-/// Keys that leave a [`Set`](crate::Set), as [`Drain`].
+/// Keys that are being removed from a [`Set`](crate::Set). Works like [`Drain`].
 #[derive(Debug)]
 pub struct DrainKeys<'a, K>(Drain<'a, K, ()>);
 

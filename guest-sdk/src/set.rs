@@ -1,4 +1,4 @@
-//! The sorted set: keys whose rows have empty values. Owns what its methods mean, as `map` does.
+//! The sorted set: keys whose rows have empty values. This file owns what its methods do.
 
 use std::marker::PhantomData;
 
@@ -16,12 +16,12 @@ pub struct Set<K> {
 handle!(Set<K: Key>);
 
 impl<K: Key> Set<K> {
-    /// Whether a key is in the set.
+    /// Tells whether a key is in the set.
     pub fn contains<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> bool {
         host::get(&self.place.key(key)).is_some()
     }
 
-    /// Adds a key and says whether it is new.
+    /// Adds a key and returns whether it is new.
     pub fn insert<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> bool {
         let new = !self.contains(key);
         if new {
@@ -30,7 +30,8 @@ impl<K: Key> Set<K> {
         new
     }
 
-    /// Removes a key and says whether it was there. Costs a read; [`delete`](Self::delete) does not.
+    /// Removes a key and returns whether it was present. Costs a read; [`delete`](Self::delete)
+    /// costs none.
     pub fn remove<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> bool {
         let there = self.contains(key);
         if there {
@@ -39,35 +40,36 @@ impl<K: Key> Set<K> {
         there
     }
 
-    /// Removes a key, if it is there. Reads nothing.
+    /// Removes a key if it is present. Reads nothing.
     pub fn delete<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) {
         host::remove(&self.place.key(key));
     }
 
-    /// All keys.
+    /// Returns all keys.
     ///
     /// # Panics
-    /// The iterator, when it comes to a key that cannot be decoded, as after a tag changed its type.
+    /// The iterator panics at a key that cannot be decoded, for example because its tag was reused
+    /// for another type.
     pub fn iter(&self) -> Keys<'_, K> {
         self.keys(self.place.everything())
     }
 
-    /// The keys in a range.
+    /// Returns the keys in a range.
     pub fn range(&self, range: impl KeyRange<K>) -> Keys<'_, K> {
         self.keys(self.place.range(&range))
     }
 
-    /// The keys that begin so, as [`Map::prefix`].
+    /// Returns the keys with this prefix. Prefixes are those of [`Map::prefix`].
     pub fn prefix<P: Prefix<K> + ?Sized>(&self, prefix: &P) -> Keys<'_, K> {
         self.keys(self.place.prefix(prefix))
     }
 
-    /// The least key.
+    /// Returns the least key.
     pub fn first(&self) -> Option<K> {
         self.iter().first()
     }
 
-    /// The greatest key.
+    /// Returns the greatest key.
     pub fn last(&self) -> Option<K> {
         self.iter().last()
     }
@@ -91,47 +93,47 @@ impl<K: Key> Set<K> {
         key
     }
 
-    /// How many keys there are. Reads them all.
+    /// Returns the number of keys. Reads them all.
     pub fn len(&self) -> usize {
         RawRows::new(self.place.everything()).count()
     }
 
-    /// Whether the set is empty. Reads one row.
+    /// Tells whether the set is empty. Reads one row.
     pub fn is_empty(&self) -> bool {
         self.first().is_none()
     }
 
-    /// Removes the keys in a range and says how many.
+    /// Removes the keys in a range and returns how many.
     pub fn remove_range(&mut self, range: impl KeyRange<K>) -> u64 {
         remove_range(&self.place.range(&range))
     }
 
-    /// Removes the keys that begin so and says how many.
+    /// Removes the keys with this prefix and returns how many.
     pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
         remove_range(&self.place.prefix(prefix))
     }
 
-    /// Removes all keys and says how many.
+    /// Removes all keys and returns how many.
     pub fn clear(&mut self) -> u64 {
         remove_range(&self.place.everything())
     }
 
-    /// Takes all keys out. What is not iterated over is removed all the same.
+    /// Removes all keys and returns them. Keys that are not iterated over are removed, too.
     pub fn drain(&mut self) -> DrainKeys<'_, K> {
         DrainKeys::of(self.place.everything(), self.place)
     }
 
-    /// Takes the keys in a range out.
+    /// Removes the keys in a range and returns them.
     pub fn drain_range(&mut self, range: impl KeyRange<K>) -> DrainKeys<'_, K> {
         DrainKeys::of(self.place.range(&range), self.place)
     }
 
-    /// Takes the keys out that begin so.
+    /// Removes the keys with this prefix and returns them.
     pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> DrainKeys<'_, K> {
         DrainKeys::of(self.place.prefix(prefix), self.place)
     }
 
-    /// Keeps the keys that `keep` wants and removes the others.
+    /// Keeps the keys for which `keep` returns true and removes the others.
     pub fn retain(&mut self, mut keep: impl FnMut(&K) -> bool) {
         for (key, _) in RawRows::new(self.place.everything()) {
             if !keep(&decode_key(&key, self.place)) {
@@ -140,7 +142,9 @@ impl<K: Key> Set<K> {
         }
     }
 
-    /// Removes the first keys of a range, at most `limit` of them, and says how many. Fewer than `limit` were the last.
+    /// Removes the first keys of a range, at most `limit`, and returns how many.
+    ///
+    /// Fewer than `limit` means that the range is now empty.
     pub fn remove_first(&mut self, range: impl KeyRange<K>, limit: u32) -> u64 {
         remove_first(&self.place.range(&range), limit)
     }

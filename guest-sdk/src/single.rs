@@ -1,4 +1,4 @@
-//! What holds one thing: a value, or a number that counts.
+//! Collections that hold one thing: a value, or a counter.
 
 use std::marker::PhantomData;
 
@@ -18,7 +18,7 @@ pub struct Value<V> {
 handle!(Value<V: Stored>);
 
 impl<V: Stored> Value<V> {
-    /// The value; none when never set.
+    /// Returns the value, or `None` if it was never set.
     pub fn get(&self) -> Option<V> {
         let key = self.place.tag_bytes();
         host::get(&key).map(|value| decode_value(&key, &value))
@@ -29,7 +29,7 @@ impl<V: Stored> Value<V> {
         host::put(&self.place.tag_bytes(), &encode(value));
     }
 
-    /// Changes the value in place; one that was never set starts as the default. Returns it.
+    /// Changes the value in place and returns it. A value that was never set starts as the default.
     pub fn update(&mut self, change: impl FnOnce(&mut V)) -> V
     where
         V: Default,
@@ -40,7 +40,7 @@ impl<V: Stored> Value<V> {
         value
     }
 
-    /// Forgets the value and returns it. Costs a read; [`delete`](Self::delete) does not.
+    /// Removes the value and returns it. Costs a read; [`delete`](Self::delete) costs none.
     pub fn remove(&mut self) -> Option<V> {
         let value = self.get();
         if value.is_some() {
@@ -49,7 +49,7 @@ impl<V: Stored> Value<V> {
         value
     }
 
-    /// Forgets the value. Reads nothing.
+    /// Removes the value. Reads nothing.
     pub fn delete(&mut self) {
         host::remove(&self.place.tag_bytes());
     }
@@ -68,22 +68,23 @@ impl Collection for Counter {
 }
 
 impl Counter {
-    /// The number.
+    /// Returns the number.
     pub fn get(&self) -> u64 {
         self.value.get().unwrap_or(0)
     }
 
-    /// Adds and returns the sum.
+    /// Adds `amount` and returns the sum.
     ///
     /// # Panics
-    /// Past `u64::MAX`, so that a count never starts over unseen; the command is undone.
+    /// Past `u64::MAX`, so that the count never silently starts over. The host then undoes the
+    /// command.
     pub fn add(&mut self, amount: u64) -> u64 {
         let sum = self.get().checked_add(amount).expect("a counter stays within u64");
         self.value.set(&sum);
         sum
     }
 
-    /// Adds and returns the sum.
+    /// Adds `amount` and returns the sum.
     ///
     /// # Errors
     /// `OUT_OF_RANGE` past `u64::MAX`.
@@ -96,24 +97,24 @@ impl Counter {
         Ok(sum)
     }
 
-    /// Subtracts and returns the rest.
+    /// Subtracts `amount` and returns the rest.
     ///
     /// # Panics
-    /// Below 0, as [`add`](Self::add) does past the top; the command is undone.
+    /// Below 0. The host then undoes the command.
     pub fn subtract(&mut self, amount: u64) -> u64 {
         let rest = self.get().checked_sub(amount).expect("a counter stays at 0 or above");
         self.value.set(&rest);
         rest
     }
 
-    /// Subtracts and returns the rest, at least 0.
+    /// Subtracts `amount` and returns the rest, at least 0.
     pub fn saturating_subtract(&mut self, amount: u64) -> u64 {
         let rest = self.get().saturating_sub(amount);
         self.value.set(&rest);
         rest
     }
 
-    /// Subtracts and returns the rest.
+    /// Subtracts `amount` and returns the rest.
     ///
     /// # Errors
     /// `OUT_OF_RANGE` below 0.
@@ -126,7 +127,7 @@ impl Counter {
         Ok(rest)
     }
 
-    /// Counts from 0 again.
+    /// Sets the count back to 0.
     pub fn reset(&mut self) {
         self.value.delete();
     }

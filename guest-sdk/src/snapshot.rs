@@ -1,12 +1,12 @@
-//! How the state travels: written on one node, read on another that has an empty store.
+//! Snapshots of the state: written on one node, and read on another one that has an empty store.
 //!
-//! [`AsItIs`] takes the store as it is. Its format, which stays readable for all later versions:
+//! [`AsItIs`] copies the store as it is. Its format stays readable for all later versions:
 //! - the four bytes `LSR1`;
 //! - rows in key order: key length, value length (u32, little-endian), key, value, as `store.page`;
 //! - the end: key length 0, value length 8, the number of rows (u64, little-endian).
 //!
-//! Between nodes that run the same component the host compares the result with the original, key for
-//! key. A format of one's own must keep that.
+//! Between nodes that run the same component, the host compares the restored state with the
+//! original key by key. A format of your own must restore every key as it was.
 
 use crate::host;
 use crate::rows::split_row;
@@ -17,26 +17,26 @@ pub trait Format {
     /// Writes the state of the store.
     ///
     /// # Errors
-    /// When it cannot be written; the host then ships the raw rows itself.
+    /// When it cannot be written. The host then sends the raw rows itself.
     fn write(sink: &mut Sink) -> Result<(), Status>;
 
     /// Fills the empty store.
     ///
     /// # Errors
-    /// When the input is not what [`write`](Self::write) wrote; the node keeps its old state.
+    /// When the input is not what [`write`](Self::write) wrote. The node then keeps its old state.
     fn read(source: &mut Source) -> Result<(), Status>;
 }
 
-/// The store as it is: what nearly every machine wants.
+/// The format that copies the store as it is. Nearly every machine uses it.
 #[derive(Clone, Copy, Debug)]
 pub struct AsItIs;
 
 const MAGIC: [u8; 4] = *b"LSR1";
 
-/// Two u32: key length and value length.
+/// Length of the header of a row: key length and value length, each a u32.
 const ROW_HEADER_BYTES: usize = 8;
 
-/// Length of the value of the end row: a u64.
+/// Length of the value of the end row, a u64.
 const END_VALUE_BYTES: u32 = 8;
 
 impl Format for AsItIs {
@@ -108,10 +108,10 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-/// Bytes a chunk to or from the host; it takes at most 1 MiB.
+/// Bytes of a chunk to or from the host, which takes at most 1 MiB.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Where a snapshot is written. Collects small writes into chunks.
+/// Receives the bytes of a snapshot. It collects small writes into chunks.
 #[derive(Debug)]
 pub struct Sink {
     buffer: Vec<u8>,
@@ -122,7 +122,7 @@ impl Sink {
         Self { buffer: Vec::with_capacity(CHUNK_BYTES) }
     }
 
-    /// Appends bytes. Chunk boundaries are not kept.
+    /// Appends bytes. The reader does not see the boundaries of the writes.
     pub fn write(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let room = CHUNK_BYTES - self.buffer.len();
@@ -143,11 +143,11 @@ impl Sink {
     }
 }
 
-/// Where a snapshot is read.
+/// Supplies the bytes of a snapshot.
 #[derive(Debug)]
 pub struct Source {
     buffer: Vec<u8>,
-    /// How much of `buffer` was handed out.
+    /// Number of bytes of `buffer` that were returned.
     taken: usize,
 }
 
@@ -156,10 +156,10 @@ impl Source {
         Self { buffer: Vec::new(), taken: 0 }
     }
 
-    /// The next `len` bytes.
+    /// Returns the next `len` bytes.
     ///
     /// # Errors
-    /// `DATA_LOSS` when the snapshot ends before.
+    /// `DATA_LOSS` when the snapshot has fewer bytes.
     pub fn read_exact(&mut self, len: usize) -> Result<&[u8], Status> {
         while self.buffer.len() - self.taken < len {
             if !self.fill() {
@@ -171,12 +171,12 @@ impl Source {
         Ok(bytes)
     }
 
-    /// Whether everything was read.
+    /// Tells whether everything was read.
     pub fn at_end(&mut self) -> bool {
         self.taken == self.buffer.len() && !self.fill()
     }
 
-    /// Takes one more chunk; false at the end.
+    /// Reads one more chunk. Returns false at the end.
     fn fill(&mut self) -> bool {
         let max = u32::try_from(CHUNK_BYTES).expect("a chunk is small");
         let chunk = host::source_read(max);
@@ -190,19 +190,19 @@ impl Source {
     }
 }
 
-/// The raw store, for formats of one's own: keys as the collections write them.
+/// The raw store, for snapshot formats of your own. Keys are as the collections write them.
 pub mod raw {
     use crate::host;
     use crate::rows::{Range, RawRows};
 
-    /// All rows in key order. In [`Format::write`](super::Format::write).
+    /// Returns all rows in key order. For use in [`Format::write`](super::Format::write).
     pub fn rows() -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-        // The empty key does not exist, so the least key is one zero byte.
+        // No key is empty, so the least possible key is one zero byte.
         let range = Range { start: vec![0], end: None };
         RawRows::new(range)
     }
 
-    /// Writes one row. In [`Format::read`](super::Format::read).
+    /// Writes one row. For use in [`Format::read`](super::Format::read).
     pub fn put(key: &[u8], value: &[u8]) {
         host::put(key, value);
     }

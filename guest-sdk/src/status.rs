@@ -1,5 +1,5 @@
-//! A refusal: what a handler returns instead of a reply. The host sends it to the client as it is and
-//! undoes what the command wrote.
+//! Refusals: a handler returns a [`Status`] instead of a reply. The host sends it to the client
+//! unchanged and undoes what the command wrote.
 
 use std::fmt;
 
@@ -10,44 +10,45 @@ use crate::limits::MESSAGE_BYTES_MAX;
 
 pub use crate::details::ErrorInfo;
 
-/// What a handler returns: a command or a query its reply, a watch a [`Step`](crate::Step).
+/// The result of a handler: a reply for a command or a query, a [`Step`](crate::Step) for a watch.
 pub type Reply<T> = Result<T, Status>;
 
-/// The gRPC status codes but OK.
+/// The gRPC status codes without OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Code {
-    /// The caller no longer wants it.
+    /// The caller cancelled the call.
     Cancelled = 1,
-    /// Nothing better fits.
+    /// No other code fits.
     Unknown = 2,
-    /// The request is wrong whatever the state is.
+    /// The request is wrong, whatever the state is.
     InvalidArgument = 3,
-    /// It came too late, by the time of the log.
+    /// The request came too late, by the time of the log.
     DeadlineExceeded = 4,
-    /// What the request names is not there.
+    /// Something that the request names does not exist.
     NotFound = 5,
-    /// What the request would create is there.
+    /// Something that the request would create exists already.
     AlreadyExists = 6,
-    /// The caller may not do this.
+    /// The caller is not allowed to do this.
     PermissionDenied = 7,
-    /// A quota of the machine is used up; the host says so of its limits, too.
+    /// A quota of the machine is used up. The host also uses this code for its own limits.
     ResourceExhausted = 8,
-    /// The state does not allow it, and repeating will not help.
+    /// The state does not allow the request, and a retry will not help.
     FailedPrecondition = 9,
-    /// It lost against a concurrent change; read again and repeat.
+    /// The request lost against a concurrent change. The client should read again and retry.
     Aborted = 10,
-    /// Beyond the valid range of the present state.
+    /// The request is beyond the valid range of the present state.
     OutOfRange = 11,
-    /// This machine does not do this.
+    /// This machine does not have this method.
     Unimplemented = 12,
-    /// An invariant of the machine is broken; the host says so of a panic, too.
+    /// An invariant of the machine is broken. The host also uses this code for a panic.
     Internal = 13,
-    /// Not now; repeat later. Client libraries may do that by themselves, as if nothing had happened.
+    /// The request cannot be served now; retry later. Client libraries may retry by themselves,
+    /// without the application noticing.
     Unavailable = 14,
     /// The state is damaged.
     DataLoss = 15,
-    /// The caller has no name.
+    /// The caller is not authenticated.
     Unauthenticated = 16,
 }
 
@@ -82,17 +83,18 @@ pub struct Status {
 }
 
 impl Status {
-    /// A status with a message for people. The host cuts the message at 1 KiB.
+    /// Makes a status with a message for people. The host cuts the message at 1 KiB.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), details: Vec::new() }
     }
 
-    /// Adds a message for programs, one of your `.proto` or an [`ErrorInfo`]. Clients find it where
-    /// every gRPC library looks for details. All of them together, and the message for people, have at
-    /// most 4 KiB.
+    /// Adds a message for programs, of your `.proto` or an [`ErrorInfo`].
+    ///
+    /// Clients find it where every gRPC library looks for details. All details together with the
+    /// message for people have at most 4 KiB.
     ///
     /// # Panics
-    /// After [`with_details`](Self::with_details) with bytes that are no `google.rpc.Status`.
+    /// After [`with_details`](Self::with_details) with bytes that are not a `google.rpc.Status`.
     #[must_use]
     pub fn with_detail<M: Message + Name>(mut self, detail: &M) -> Self {
         let mut status = if self.details.is_empty() {
@@ -106,58 +108,62 @@ impl Status {
         self
     }
 
-    /// Adds a reason that programs compare, as `google.rpc.ErrorInfo`: `with_reason("SOLD_OUT", "shop.v1")`.
+    /// Adds a reason that programs can compare, as `google.rpc.ErrorInfo`.
+    ///
+    /// Example: `with_reason("SOLD_OUT", "shop.v1")`.
     #[must_use]
     pub fn with_reason(self, reason: impl Into<String>, domain: impl Into<String>) -> Self {
         let (reason, domain) = (reason.into(), domain.into());
         self.with_detail(&ErrorInfo { reason, domain, ..ErrorInfo::default() })
     }
 
-    /// The first detail of this type; for tests.
+    /// Returns the first detail of this type. For tests.
     pub fn detail<M: Message + Name + Default>(&self) -> Option<M> {
         let status = RpcStatus::decode(self.details.as_slice()).ok()?;
         status.details.iter().find_map(details::unpack)
     }
 
-    /// Sets the details to an encoded `google.rpc.Status` of one's own making, at most 4 KiB. It is sent
-    /// as `grpc-status-details-bin`.
+    /// Sets the details to an encoded `google.rpc.Status` of your own, at most 4 KiB.
+    ///
+    /// It is sent as `grpc-status-details-bin`.
     #[must_use]
     pub fn with_details(mut self, details: impl Into<Vec<u8>>) -> Self {
         self.details = details.into();
         self
     }
 
-    /// As a client gets it. A number that is no error of gRPC is UNKNOWN, as for any client.
+    /// Makes a status as a client receives it. A number that is not a gRPC error becomes UNKNOWN,
+    /// as in every client.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn from_parts(code: u32, message: String, details: Vec<u8>) -> Self {
         let known = Code::ALL.into_iter().find(|known| *known as u32 == code);
         Self { code: known.unwrap_or(Code::Unknown), message, details }
     }
 
-    /// With the message as long as the host sends it.
+    /// Cuts the message as the host does.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn with_short_message(mut self) -> Self {
         self.message.truncate(self.message.floor_char_boundary(MESSAGE_BYTES_MAX));
         self
     }
 
-    /// The code.
+    /// Returns the code.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// The message for people.
+    /// Returns the message for people.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The encoded `google.rpc.Status`; empty for none.
+    /// Returns the encoded `google.rpc.Status`; empty if there are no details.
     pub fn details(&self) -> &[u8] {
         &self.details
     }
 }
 
-/// A constructor per code.
+/// Defines one constructor per code.
 macro_rules! constructors {
     ($($name:ident $code:ident $when:literal;)*) => {
         impl Status {

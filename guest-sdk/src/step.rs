@@ -1,15 +1,17 @@
-//! What one run of a watch handler answers: messages to send, and when to run again.
+//! The result of one run of a watch handler: messages to send, and when to run again.
 
 use std::time::Duration;
 
 use crate::value::{EncodeValue, encode};
 
-/// One step of a stream. A handler returns it in a [`Reply`](crate::Reply), as commands and queries do: `?` works, and an
+/// One step of a stream.
+///
+/// A handler returns it in a [`Reply`](crate::Reply), as commands and queries do: `?` works, and an
 /// `Err` ends the stream with its status.
 ///
-/// The handler runs again when a key or range that it read changes, and in addition when it asks for
-/// it: `Ok(Step::send(value).or_after(Duration::from_secs(60)))`, `Ok(Step::wait().until_index(i))`,
-/// `Ok(Step::send_all(page).remember(&last).again())`.
+/// The handler runs again when a key or range that it read changes. It also runs again when the
+/// step asks for it: `Ok(Step::send(value).or_after(Duration::from_secs(60)))`,
+/// `Ok(Step::wait().until_index(i))`, `Ok(Step::send_all(page).remember(&last).again())`.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "a step does nothing unless it is returned"]
 pub struct Step<T> {
@@ -20,7 +22,7 @@ pub struct Step<T> {
     pub(crate) done: bool,
 }
 
-/// An index that is applied wherever a watch runs: the first.
+/// The first index. It has been applied wherever a watch runs.
 pub(crate) const REACHED: u64 = 1;
 
 impl<T> Step<T> {
@@ -40,72 +42,82 @@ impl<T> Step<T> {
         }
     }
 
-    /// Sends nothing for now.
+    /// Sends nothing now.
     pub fn wait() -> Self {
         Self::send_all([])
     }
 
-    /// Ends the stream with OK, sending nothing more.
+    /// Ends the stream with OK and sends nothing more.
     pub fn end() -> Self {
         Self::wait().done()
     }
 
-    /// Also runs again after this long without a step. Rounded up to a millisecond, at most 49 days;
-    /// zero is never.
+    /// Also runs again after this time without a step.
+    ///
+    /// The time is rounded up to a millisecond and is at most 49 days. Zero means never.
     pub fn or_after(mut self, quiet: Duration) -> Self {
         let ms = quiet.as_nanos().div_ceil(1_000_000);
         self.wake_after_ms = u32::try_from(ms).unwrap_or(u32::MAX);
         self
     }
 
-    /// Also runs again when this log index has been applied: at once when it is already, as with
-    /// [`again`](Self::again). 0 is never.
+    /// Also runs again when this log index has been applied.
+    ///
+    /// If it has been applied already, the next step runs at once, as with [`again`](Self::again).
+    /// 0 means never.
     pub fn until_index(mut self, index: u64) -> Self {
         self.wake_at_index = index;
         self
     }
 
-    /// Runs again at once, without anything having changed, as soon as the client has taken the messages:
-    /// for more than one step can send. Let the step [`remember`](Self::remember) where to go on.
+    /// Runs again as soon as the client has taken the messages, even if nothing changed.
     ///
-    /// A node holds steps back that run again and again and send nothing: ten a second after the first
-    /// few. Takes the place of [`until_index`](Self::until_index).
+    /// Use it to send more than fits into one step. Let the step [`remember`](Self::remember) where
+    /// to continue.
+    ///
+    /// A node slows down steps that run again repeatedly and send nothing: after the first few it
+    /// runs ten of them per second. This replaces [`until_index`](Self::until_index).
     pub fn again(self) -> Self {
         self.until_index(REACHED)
     }
 
-    /// Hands bytes to the next step of this stream, at most 4 KiB.
+    /// Passes bytes to the next step of this stream, at most 4 KiB.
     pub fn memo(mut self, memo: impl Into<Vec<u8>>) -> Self {
         self.memo = memo.into();
         self
     }
 
-    /// Hands a value to the next step, which takes it with [`Watch::recall`](crate::Watch::recall).
+    /// Passes a value to the next step.
+    ///
+    /// That step reads it with [`Watch::recall`](crate::Watch::recall).
     pub fn remember<V>(self, value: &(impl EncodeValue<V> + ?Sized)) -> Self {
         let memo = encode(value);
         self.memo(memo)
     }
 
-    /// Whether the next step follows at once on this one, made at `index` with `memo`.
+    /// Tells whether the next step follows at once.
+    ///
+    /// `index` and `memo` are those with which this step ran.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn runs_again(&self, index: u64, memo: &[u8]) -> bool {
         if self.done {
             return false;
         }
         match index {
-            // Only in a test that has applied nothing. Who waits there for the first entry does nothing, and would do so again.
+            // Index 0 exists only in a test that has applied nothing. A step that waits there for
+            // the first entry and changes nothing would only do the same again.
             0 => self.wake_at_index == REACHED && !(self.replies.is_empty() && self.memo == memo),
             index => (1..=index).contains(&self.wake_at_index),
         }
     }
 
-    /// Ends the stream with OK after the messages. To end it with a status, return `Err`.
+    /// Ends the stream with OK after the messages. To end it with another status, return `Err`.
     pub fn done(mut self) -> Self {
         self.done = true;
         self
     }
 
-    /// With every message turned into something else.
+    /// Converts every message with `turn`.
     pub(crate) fn map<U>(self, turn: impl FnMut(T) -> U) -> Step<U> {
         Step {
             replies: self.replies.into_iter().map(turn).collect(),

@@ -1,6 +1,7 @@
-//! A map whose rows are also found by what is in them. Owns that index entries change with their row, in the
-//! same command; what an entry is says `index`. The rows are those of a [`Map`] with the same tag, so a map becomes a table, and
-//! back, without touching them.
+//! A map whose rows can also be found through indexes. This file changes the index entries together
+//! with their row, in the same command; `index` defines the entries. The rows are those of a
+//! [`Map`] with the same tag, so a map can become a table, and a table a map, without rewriting
+//! them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,7 +19,8 @@ use crate::value::{Stored, encode};
 
 /// A sorted map with indexes: `Table<u64, Book, ByAuthor>`, `Table<u64, Book, (ByAuthor, ByYear)>`.
 ///
-/// A row that is written costs a read of the old one and, for each index, what changed in it.
+/// Writing a row costs a read of the old row and, for each index, a write for each entry that
+/// changed.
 pub struct Table<K, V, I> {
     rows: Map<K, V>,
     indexes: PhantomData<fn() -> I>,
@@ -39,18 +41,20 @@ impl<K, V, I> fmt::Debug for Table<K, V, I> {
 }
 
 impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
-    /// The value of a key.
+    /// Returns the value of a key.
     pub fn get<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> Option<V> {
         self.rows.get(key)
     }
 
-    /// Whether a key has a value. Costs as much as reading it.
+    /// Tells whether a key has a value. Costs as much as reading the value.
     pub fn contains<Q: EncodeKey<K> + ?Sized>(&self, key: &Q) -> bool {
         self.rows.contains(key)
     }
 
-    /// Sets the value of a key and returns the one before, which it reads because the indexes must forget it.
-    /// [`Map::insert`] reads nothing and returns nothing.
+    /// Sets the value of a key and returns the old value.
+    ///
+    /// It reads the old value because the indexes must forget it. [`Map::insert`] reads and returns
+    /// nothing.
     pub fn insert<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q, value: &V) -> Option<V> {
         let row = self.rows.place.key(key);
         let old = self.rows.get(key);
@@ -58,7 +62,7 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         old
     }
 
-    /// Changes the value of a key in place; a missing one starts as the default. Returns it.
+    /// Changes the value of a key in place and returns it. A missing value starts as the default.
     pub fn update<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q, change: impl FnOnce(&mut V)) -> V
     where
         V: Default,
@@ -80,7 +84,7 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         Some(old)
     }
 
-    /// Writes a row and what changes in its entries.
+    /// Writes a row and the changes of its index entries.
     fn write(&mut self, row: &[u8], old: Option<&V>, value: &V) {
         let key = decode_key(row, self.rows.place);
         let before = old.map(|old| entries::<K, V, I>(&key, old)).unwrap_or_default();
@@ -90,43 +94,43 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         host::put(row, &encode(value));
     }
 
-    /// Removes a row and its entries.
+    /// Removes a row and its index entries.
     fn forget(&mut self, row: &[u8], old: &V) {
         host::remove(row);
         forget_entries::<K, V, I>(&decode_key(row, self.rows.place), old);
     }
 
-    /// All rows, in the order of their keys.
+    /// Returns all rows, in the order of their keys.
     pub fn iter(&self) -> Rows<'_, K, V> {
         self.rows.iter()
     }
 
-    /// All keys.
+    /// Returns all keys.
     pub fn keys(&self) -> Keys<'_, K> {
         self.rows.keys()
     }
 
-    /// All values, in the order of their keys.
+    /// Returns all values, in the order of their keys.
     pub fn values(&self) -> Values<'_, V> {
         self.rows.values()
     }
 
-    /// The rows whose keys lie in a range.
+    /// Returns the rows whose keys are in a range.
     pub fn range(&self, range: impl KeyRange<K>) -> Rows<'_, K, V> {
         self.rows.range(range)
     }
 
-    /// The rows whose keys begin so, as [`Map::prefix`].
+    /// Returns the rows whose keys have this prefix. Prefixes are those of [`Map::prefix`].
     pub fn prefix<P: Prefix<K> + ?Sized>(&self, prefix: &P) -> Rows<'_, K, V> {
         self.rows.prefix(prefix)
     }
 
-    /// The row with the least key.
+    /// Returns the row with the least key.
     pub fn first(&self) -> Option<(K, V)> {
         self.rows.first()
     }
 
-    /// The row with the greatest key.
+    /// Returns the row with the greatest key.
     pub fn last(&self) -> Option<(K, V)> {
         self.rows.last()
     }
@@ -151,25 +155,27 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         row
     }
 
-    /// How many rows there are. Reads them all.
+    /// Returns the number of rows. Reads them all.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether there is no row. Reads one.
+    /// Tells whether the table is empty. Reads one row.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The rows as an index has them: `books.by(ByAuthor).find("Le Guin")`.
+    /// Returns a view of the rows through an index: `books.by(ByAuthor).find("Le Guin")`.
     ///
-    /// An index that the table does not have is an error of the build.
+    /// The build fails for an index that the table does not have.
     pub fn by<A: Index<Key = K, Value = V>>(&self, _: A) -> By<'_, A> {
         const { assert!(contains(I::TAGS, A::TAG), "the table does not have this index") };
         By::of(self.rows.place)
     }
 
-    /// Keeps the rows that `keep` wants, as it leaves them, and removes the others. Only what changed is written.
+    /// Keeps the rows for which `keep` returns true and removes the others.
+    ///
+    /// `keep` may change the values. Only changed rows are written.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         for (row, bytes) in RawRows::new(self.rows.place.everything()) {
             let mut value = decode_value(&row, &bytes);
@@ -181,17 +187,23 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         }
     }
 
-    /// Removes the rows whose keys lie in a range and says how many. Reads them, for the indexes to forget them.
+    /// Removes the rows whose keys are in a range and returns how many.
+    ///
+    /// It reads them, because the indexes must forget them.
     pub fn remove_range(&mut self, range: impl KeyRange<K>) -> u64 {
         self.remove_rows(&self.rows.place.range(&range))
     }
 
-    /// Removes the rows whose keys begin so and says how many, as [`remove_range`](Self::remove_range).
+    /// Removes the rows whose keys have this prefix and returns how many.
+    ///
+    /// It reads them, like [`remove_range`](Self::remove_range).
     pub fn remove_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> u64 {
         self.remove_rows(&self.rows.place.prefix(prefix))
     }
 
-    /// Removes the first rows of a range, at most `limit` of them, and says how many. Fewer than `limit` were the last.
+    /// Removes the first rows of a range, at most `limit`, and returns how many.
+    ///
+    /// Fewer than `limit` means that the range is now empty.
     pub fn remove_first(&mut self, range: impl KeyRange<K>, limit: u32) -> u64 {
         let rows = RawRows::new(self.rows.place.range(&range));
         rows.take(limit as usize).map(|(row, value)| self.forget(&row, &decode_value(&row, &value))).count() as u64
@@ -205,30 +217,32 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         remove_range(range)
     }
 
-    /// Takes all rows out. What is not iterated over is removed all the same.
+    /// Removes all rows and returns them. Rows that are not iterated over are removed, too.
     pub fn drain(&mut self) -> DrainRows<'_, K, V, I> {
         DrainRows::of(self.rows.place.everything(), self.rows.place)
     }
 
-    /// Takes the rows out whose keys lie in a range.
+    /// Removes the rows whose keys are in a range and returns them.
     pub fn drain_range(&mut self, range: impl KeyRange<K>) -> DrainRows<'_, K, V, I> {
         DrainRows::of(self.rows.place.range(&range), self.rows.place)
     }
 
-    /// Takes the rows out whose keys begin so.
+    /// Removes the rows whose keys have this prefix and returns them.
     pub fn drain_prefix<P: Prefix<K> + ?Sized>(&mut self, prefix: &P) -> DrainRows<'_, K, V, I> {
         DrainRows::of(self.rows.place.prefix(prefix), self.rows.place)
     }
 
-    /// Removes all rows and says how many.
+    /// Removes all rows and returns how many.
     pub fn clear(&mut self) -> u64 {
         self.clear_indexes();
         self.rows.clear()
     }
 
-    /// Writes the entries of all indexes anew: once, in a command, after an index was added to rows that
-    /// were there. All of it is one command, with its limits; where there are too many rows for that,
-    /// [`refresh`](Self::refresh) some of them in each command.
+    /// Removes the entries of all indexes and writes them again.
+    ///
+    /// Call it once, in a command, after you added an index to a table that has rows. It runs
+    /// within one command and its limits. If there are too many rows for that, call
+    /// [`refresh`](Self::refresh) for some rows in each command.
     pub fn reindex(&mut self) {
         self.clear_indexes();
         for (key, value) in self.rows.iter() {
@@ -236,7 +250,7 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         }
     }
 
-    /// Writes the entries of one row anew, and says whether there is such a row.
+    /// Writes the index entries of one row again, and returns whether the row exists.
     pub fn refresh<Q: EncodeKey<K> + ?Sized>(&mut self, key: &Q) -> bool {
         let value = self.rows.get(key);
         if let Some(value) = &value {
@@ -283,7 +297,9 @@ impl<'a, K: Key, V: Stored, I: Indexes<K, V>> IntoIterator for &'a Table<K, V, I
     }
 }
 
-/// Rows that leave a [`Table`], in key order. When it is dropped all of them are removed, with their entries.
+/// Rows that are being removed from a [`Table`], in key order.
+///
+/// When the iterator is dropped, all rows of the range are removed, with their index entries.
 #[derive(Debug)]
 pub struct DrainRows<'a, K: Key, V: Stored, I: Indexes<K, V>> {
     rows: Rows<'a, K, V>,
@@ -319,7 +335,7 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> FusedIterator for DrainRows<'_, K, V, 
 
 impl<K: Key, V: Stored, I: Indexes<K, V>> Drop for DrainRows<'_, K, V, I> {
     fn drop(&mut self) {
-        // As in `Drain`: a call that ends here is undone anyway.
+        // As in `Drain`: the host undoes a call that ends here anyway.
         if !std::thread::panicking() {
             self.for_each(drop);
             remove_range(&self.range);

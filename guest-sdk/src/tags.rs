@@ -1,21 +1,22 @@
-//! Whether each collection and index of a state has a tag of its own: decided, and put into words, while the author's crate is compiled.
+//! Checks at compile time of the author's crate that each collection and index of a state has a tag
+//! of its own. Also writes the error message.
 
-/// Largest tag of a collection: what two bytes of a key hold.
+/// Largest tag of a collection. It takes two bytes of a key.
 pub(crate) const TAG_MAX: u16 = 0x3fff;
 
-/// A collection of the state, as [`state!`](crate::state) has it.
+/// The tags of one collection of the state, as [`state!`](crate::state) declares it.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Tags {
-    /// The name of its field.
+    /// Name of the collection's field.
     pub field: &'static str,
-    /// Its own tag,
+    /// Tag of the collection.
     pub own: u16,
-    /// and those of its indexes.
+    /// Tags of its indexes.
     pub indexes: &'static [u16],
 }
 
-/// Fails the build when a tag is out of range or taken twice, with the names of the fields.
+/// Fails the build when a tag is out of range or used twice. The error names the fields.
 #[doc(hidden)]
 pub const fn check_tags(collections: &[Tags]) {
     let mut i = 0;
@@ -39,14 +40,15 @@ pub const fn check_tags(collections: &[Tags]) {
     }
 }
 
-/// A tag by its collection and its place in it: 0 is the collection's own, what follows are its indexes'.
+/// Names a tag: the number of the collection, and 0 for its own tag or a higher number for one of
+/// its indexes.
 type Place = (usize, usize);
 
 const fn tag(collections: &[Tags], (i, n): Place) -> u16 {
     if n == 0 { collections[i].own } else { collections[i].indexes[n - 1] }
 }
 
-/// Who has this tag before `place`.
+/// Returns the first place before `place` that has this tag.
 const fn before(wanted: u16, collections: &[Tags], place: Place) -> Option<Place> {
     let mut i = 0;
     while i <= place.0 {
@@ -67,14 +69,14 @@ const fn holder(text: Text, collections: &[Tags], (i, n): Place) -> Text {
     text.add("`").add(collections[i].field).add("`")
 }
 
-/// What the build says, put together in a place of fixed size.
+/// An error message, built in a buffer of fixed size because it is built at compile time.
 #[derive(Clone, Copy)]
 struct Text {
     bytes: [u8; TEXT_BYTES_MAX],
     len: usize,
 }
 
-/// Two names of fields of a usual length, and the words around them.
+/// Enough for two field names of usual length and the words around them.
 const TEXT_BYTES_MAX: usize = 512;
 
 impl Text {
@@ -82,7 +84,8 @@ impl Text {
         Self { bytes: [0; TEXT_BYTES_MAX], len: 0 }
     }
 
-    /// What does not fit is left out as a whole, so that no character is cut.
+    /// Appends a text. A text that does not fit is left out as a whole, so that no character is
+    /// cut.
     const fn add(mut self, text: &str) -> Self {
         let text = text.as_bytes();
         if self.len + text.len() > TEXT_BYTES_MAX {

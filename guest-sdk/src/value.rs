@@ -1,31 +1,39 @@
-//! Values as bytes. Equal values have equal bytes on every node: no hash order, no padding, no version
-//! of a library shows through.
+//! Encodes values as bytes. Equal values have equal bytes on every node: the bytes do not depend on
+//! the order of a hash map, on padding, or on the version of a library.
 //!
-//! - Integers: big-endian, fixed width. `bool`: one byte. `char`: its number, as a u32. `()`: nothing.
-//! - `f64`, `f32`: their bits, big-endian. Every NaN is the same one, positive and quiet; -0 stays -0.
+//! - Integers: big-endian, fixed width. `bool`: one byte. `char`: its number, as a u32. `()`: no
+//!   bytes.
+//! - `f64`, `f32`: their bits, big-endian. Every NaN is stored as the same one, positive and quiet;
+//!   -0 stays -0.
 //! - `String`, `Vec<u8>`, `[u8; N]`: as they are.
 //! - `Option<T>`: a byte 0, or a byte 1 and the value.
-//! - Tuples of two to four: every part but the last with its length before it (u32, big-endian), the last as it is.
-//! - Messages of the `.proto`, and `prost_types::{Timestamp, Duration}`: protobuf, fields in order, maps sorted by key.
+//! - Tuples of two to four: each part except the last has its length in front of it (u32,
+//!   big-endian); the last part is as it is.
+//! - Messages of the `.proto`, and `prost_types::{Timestamp, Duration}`: protobuf, with fields in
+//!   order and maps sorted by key.
 //!
-//! These bytes are on disk. A field of a collection keeps its type; a message may grow as protobuf allows.
+//! The bytes are on disk. A field of a collection keeps its type; a message may grow as protobuf
+//! allows.
 
 use std::fmt;
 
 use prost::Message;
 
-/// What can be written as a value of type `V`: the value itself, or its borrowed form. `str` for a `String`, `[u8]`
-/// for a `Vec<u8>`, and so in tuples and options. References to all of them.
+/// A value that can be written as a value of type `V`: the value itself, its borrowed form, or a
+/// reference to either.
+///
+/// The borrowed form of a `String` is `str`, and that of a `Vec<u8>` is `[u8]`.
+/// The same holds in tuples and options.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no value of type `{V}`",
     note = "a value is given as its type, or as what that borrows: a `&str` for a `String`, a `&[u8]` for a `Vec<u8>`, also in tuples"
 )]
 pub trait EncodeValue<V: ?Sized = Self> {
-    /// Appends the bytes of this value: those that the `V` would append.
+    /// Appends the bytes of this value, the same bytes that the `V` would append.
     fn encode_value(&self, out: &mut Vec<u8>);
 }
 
-/// A type that collections take as value.
+/// A type that can be the value of a collection.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored",
     note = "values are integers, `f64`, `f32`, `bool`, `char`, `String`, `Vec<u8>`, `[u8; N]`, `Option` of values, tuples of two to \
@@ -34,21 +42,21 @@ pub trait EncodeValue<V: ?Sized = Self> {
             the order of a hash map differs from node to node"
 )]
 pub trait Stored: EncodeValue + Sized {
-    /// Reads a value from all of `bytes`.
+    /// Reads a value from `bytes`, which must contain nothing else.
     ///
     /// # Errors
-    /// When the bytes are not such a value.
+    /// When the bytes are not a value of this type.
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed>;
 }
 
-/// Bytes that are not a value of the wanted type.
+/// The error for bytes that are not a value of the wanted type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed {
     wanted: &'static str,
 }
 
 impl Malformed {
-    /// Not a value of type `T`.
+    /// Makes the error for bytes that are not a `T`.
     pub fn of<T>() -> Self {
         Self { wanted: std::any::type_name::<T>() }
     }
@@ -62,14 +70,14 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// The bytes of a value.
+/// Returns the bytes of a value.
 pub(crate) fn encode<V>(value: &(impl EncodeValue<V> + ?Sized)) -> Vec<u8> {
     let mut out = Vec::new();
     value.encode_value(&mut out);
     out
 }
 
-/// A few bytes in a form for messages.
+/// Formats a few bytes for messages.
 pub(crate) fn describe(bytes: &[u8]) -> String {
     const SHOWN: usize = 32;
     let more = if bytes.len() > SHOWN { "…" } else { "" };
@@ -201,7 +209,7 @@ macro_rules! float_values {
     ($($float:ty, $bits:ty, $nan:literal;)*) => {$(
         impl EncodeValue for $float {
             fn encode_value(&self, out: &mut Vec<u8>) {
-                // Which NaN an operation yields is the processor's choice.
+                // Processors differ in which NaN an operation returns.
                 let bits = if self.is_nan() { $nan } else { self.to_bits() };
                 bits.encode_value(out);
             }
@@ -238,7 +246,7 @@ macro_rules! message_values {
 
 message_values!(prost_types::Timestamp prost_types::Duration);
 
-/// Appends a part of a tuple that others follow: its length, and its bytes.
+/// Appends a part of a tuple that is not the last one: its length and its bytes.
 fn encode_part<V>(part: &impl EncodeValue<V>, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; PART_HEADER_BYTES]);
@@ -247,7 +255,7 @@ fn encode_part<V>(part: &impl EncodeValue<V>, out: &mut Vec<u8>) {
     out[start..start + PART_HEADER_BYTES].copy_from_slice(&len.to_be_bytes());
 }
 
-/// Splits such a part off.
+/// Splits such a part off the front.
 fn split_part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (len, rest) = bytes.split_first_chunk::<PART_HEADER_BYTES>()?;
     let (part, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
@@ -255,7 +263,7 @@ fn split_part<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(part)
 }
 
-/// A u32.
+/// Length of the header of a part, a u32.
 const PART_HEADER_BYTES: usize = 4;
 
 macro_rules! tuple_values {
@@ -356,7 +364,8 @@ mod tests {
             round(flag);
         }
 
-        /// No two tuples have the same bytes, and whatever is read as a tuple has these bytes.
+        /// Different tuples have different bytes, and bytes that decode as a tuple are that tuple's
+        /// encoding.
         #[test]
         fn tuples_are_told_apart(
             (a, b) in any::<((Vec<u8>, Vec<u8>, Vec<u8>), (Vec<u8>, Vec<u8>, Vec<u8>))>(),

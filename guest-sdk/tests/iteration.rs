@@ -1,4 +1,4 @@
-//! Iterators go both ways over many pages, stop where the ends meet, and read one row where one is wanted.
+//! Iterators go both ways over many pages, stop where the ends meet, and can read just one row.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -6,7 +6,7 @@ use lockstep_guest::dispatch::Method;
 use lockstep_guest::{Harness, Index, Machine, Map, Set, Table, snapshot};
 use proptest::prelude::*;
 
-/// Numbers by their last digit.
+/// Finds numbers by their last digit.
 struct ByDigit;
 
 impl Index for ByDigit {
@@ -44,7 +44,8 @@ fn filled(count: u32, text: &str, code: impl FnOnce(&mut Numbers)) {
     });
 }
 
-/// Takes from the ends as `turns` say, over and over, until nothing comes any more; and then nothing comes for ever.
+/// Takes items from the ends in the order of `turns`, repeated until the iterator is empty.
+/// Checks that it then stays empty.
 fn woven<T>(mut items: impl DoubleEndedIterator<Item = T>, turns: &[bool]) -> Vec<T> {
     let (mut front, mut back) = (Vec::new(), Vec::new());
     for turn in turns.iter().cycle() {

@@ -1,4 +1,5 @@
-//! Rows are found by what keys borrow, in every kind of range, and by what they begin with: as a model in memory finds them.
+//! Tests that rows are found by borrowed keys, in every kind of range and by prefixes, and compares
+//! the results with a model in memory.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -17,7 +18,7 @@ lockstep_guest::state! {
         pairs: Map<Pair, u8> = 1,
         names: Set<String> = 2,
         files: Map<(u32, String, u8), u8> = 3,
-        // The neighbour above, which no range may touch.
+        // The collection with the next tag, which no range may touch.
         above: Set<String> = 4,
     }
 }

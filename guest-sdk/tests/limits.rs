@@ -1,4 +1,5 @@
-//! The harness ends a call where a node would: limits that count over a whole call or step.
+//! Tests that the harness ends a call where a node would, by limits that count over a whole call or
+//! step.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -46,7 +47,7 @@ impl Machine for Store {
     ]];
 }
 
-/// So many replies of 3 MiB; none is a refusal with a long message.
+/// Sends `count` replies of 3 MiB. A count of 0 gives a refusal with a long message.
 fn send(count: u32) -> Reply<Step<String>> {
     if count == 0 {
         return Err(Status::not_found("x".repeat(2000)));
@@ -71,7 +72,7 @@ fn keys_removed_by_range_count_over_the_whole_command() {
 #[test]
 fn bound_of_a_range_is_one_byte_longer_than_a_key_at_most() {
     let mut store = Harness::<Store>::new();
-    // A tag and the end of a string are three bytes.
+    // The tag and the end of the string take three bytes.
     assert_eq!(store.query::<_, u64>("Store/From", &(4097_u32 - 3)), Ok(0));
     let refused = store.query::<_, u64>("Store/From", &(4098_u32 - 3)).unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);

@@ -1,5 +1,5 @@
-//! Collections, contexts and the harness's rules, on a machine written without a `.proto`: its requests
-//! are prost's wrapper types.
+//! Tests collections, contexts and the rules of the harness, with a machine written without a
+//! `.proto`. Its requests are prost's wrapper types.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -99,7 +99,7 @@ impl Shop {
         Ok(self.visits.get())
     }
 
-    /// Sends how many entries begin so, when that is news; ends at three.
+    /// Sends the number of entries with this prefix when it changed. Ends the stream at three.
     fn follow(&self, cx: &Watch, prefix: &str) -> Reply<Step<u64>> {
         if prefix.is_empty() {
             self.owner.get().ok_or_else(|| Status::failed_precondition("nobody owns the shop"))?;
@@ -212,7 +212,7 @@ fn retain_keeps_what_is_wanted_as_it_was_left() {
     });
 }
 
-/// A value that did not change is not written, so that no watch wakes for it.
+/// A value that did not change is not written, so no watch wakes for it.
 #[test]
 fn retain_writes_only_what_changed() {
     let mut shop = Harness::<Shop>::new();
@@ -368,7 +368,8 @@ fn static_in_the_state_is_found() {
     assert!(message.contains("Shop/Static at index 1 wrote"), "{message}");
 }
 
-/// Begins anew in each thread, so a replica that runs every command once draws the same numbers.
+/// A thread-local starts anew in each thread, so a replica that runs every command once draws the
+/// same numbers.
 #[test]
 fn thread_local_in_the_state_is_found() {
     let mut shop = Harness::<Shop>::new();
@@ -389,7 +390,7 @@ fn log_time_and_lines_come_from_the_harness() {
     assert_eq!(lines, ["ann at (1, 0)", "bob at (2, 0)"]);
 }
 
-/// As on an idle cluster.
+/// Log time behaves as on an idle cluster.
 #[test]
 fn log_time_passes_with_entries_only() {
     let mut shop = Harness::<Shop>::new();
@@ -444,7 +445,7 @@ fn snapshot_survives_and_damage_is_refused() {
     assert_eq!(shop.inspect(|shop| shop.stock.len()), 20_000, "the old state remains");
 }
 
-/// A format that forgets: the harness must notice, as the host does.
+/// A snapshot format that loses rows. The harness must notice that, as the host does.
 struct Forgetful;
 
 impl Format for Forgetful {

@@ -1,4 +1,4 @@
-//! Streams that are longer than a step: a large range in pages, each behind the one before, without gap and without double.
+//! Tests streams that are longer than a step: a large range in pages, without gaps and duplicates.
 
 #![allow(clippy::unwrap_used)]
 
@@ -43,7 +43,7 @@ impl Journal {
         Ok(if more { step.again() } else { step })
     }
 
-    /// Looks through a page a step and says nothing before it has found something.
+    /// Looks through one page in each step and sends nothing until it has found something.
     fn find(&self, cx: &Watch, wanted: u64) -> Reply<Step<u64>> {
         let after = cx.recall().unwrap_or(0);
         let page: Vec<u64> = self.entries.range(after + 1..).take(10).map(|(number, _)| number).collect();
@@ -63,7 +63,7 @@ fn append(machine: &mut Harness<Journal>, numbers: impl IntoIterator<Item = u64>
     machine.change(|journal| numbers.into_iter().for_each(|number| journal.entries.insert(&number, "entry")));
 }
 
-/// A journal in a harness that has applied entries, or none.
+/// Makes a journal in a harness that has applied entries, or none.
 fn journal(applied: bool) -> Harness<Journal> {
     let mut machine = Harness::new();
     if applied {
@@ -82,7 +82,7 @@ fn a_large_range_comes_in_pages_and_then_each_new_entry() {
         assert_eq!(machine.steps(&stream), 5);
         append(&mut machine, [ENTRIES + 1]);
         assert_eq!(machine.sent(&stream), [ENTRIES + 1]);
-        // A client that was cut off says how far it was.
+        // A client that was disconnected says how far it was.
         let rest = machine.watch::<_, u64>("Journal/Follow", &(ENTRIES - 1));
         assert_eq!(machine.sent(&rest), [ENTRIES, ENTRIES + 1]);
     }

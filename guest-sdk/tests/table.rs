@@ -1,4 +1,5 @@
-//! Tables: rows that are found by what is in them, and index entries that never go their own way.
+//! Tests tables: rows that are found by their content, and index entries that always match the
+//! rows.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -9,7 +10,7 @@ use lockstep_guest::dispatch::Method;
 use lockstep_guest::{Counter, Harness, Index, Machine, Map, Table, snapshot};
 use proptest::prelude::*;
 
-/// Words by their letters, each of them.
+/// Finds words by each of their letters.
 struct ByLetter;
 
 impl Index for ByLetter {
@@ -23,7 +24,7 @@ impl Index for ByLetter {
     }
 }
 
-/// Words by their length, the longest first; the empty one is not in it.
+/// Finds words by their length, the longest first. The empty word has no entry.
 struct ByLength;
 
 impl Index for ByLength {
@@ -38,7 +39,7 @@ impl Index for ByLength {
     }
 }
 
-/// Towns by how many live there.
+/// Finds towns by their number of inhabitants.
 struct ByInhabitants;
 
 impl Index for ByInhabitants {
@@ -102,7 +103,7 @@ fn an_index_is_read_in_pages() {
         let (mut page, mut paged) = (keys_of(state.words.by(ByLetter).find(&'a')), Vec::new());
         while let Some(&last) = page.last() {
             paged.extend(page);
-            // The row itself may have gone between two pages.
+            // The row itself may be removed between two pages.
             state.words.remove(&last);
             page = keys_of(state.words.by(ByLetter).find_after(&'a', &last));
         }
@@ -111,7 +112,8 @@ fn an_index_is_read_in_pages() {
         assert_eq!(keys(state.words.by(ByLetter).find_after(&'b', &u32::MAX)), [0_u32; 0]);
         assert_eq!(keys(state.words.by(ByLetter).find_range(&'b', 3..=6)), [3, 5]);
         assert_eq!(keys(state.words.by(ByLetter).find_range(&'b', 245..)), [245, 247, 249]);
-        // From one group into the next: a key alone does not say where.
+        // The page continues from one group into the next, so the key alone does not say where it
+        // starts.
         assert_eq!(state.words.by(ByLength).after(&Reverse(2), &u32::MAX).keys().next(), Some(1));
         assert_eq!(state.words.by(ByLength).after(&Reverse(1), &247).keys().collect::<Vec<_>>(), [249]);
         let first = state.words.by(ByLength).after(&Reverse(9), &0).keys().next();
@@ -185,7 +187,7 @@ fn rows_that_are_taken_out_are_forgotten_by_the_indexes() {
         assert_eq!(words.pop_first(), Some((1, "a".to_owned())));
         assert_eq!(words.pop_last(), Some((7, "g".to_owned())));
         assert_eq!(words.remove_range(..=2), 1);
-        // One is looked at, the other is not.
+        // The first row is iterated over, the second is not.
         assert_eq!(words.drain_range(3..5).take(1).collect::<Vec<_>>(), [(3, "c".to_owned())]);
         assert_eq!(words.by(ByLetter).iter().collect::<Vec<_>>(), [(5, "e".to_owned()), (6, "f".to_owned())]);
         drop(words.drain());
@@ -193,7 +195,8 @@ fn rows_that_are_taken_out_are_forgotten_by_the_indexes() {
     });
 }
 
-/// The rows of a map with the same tag: they become a table without being touched, and `reindex` finds them.
+/// The rows of a map with the same tag become those of a table without being rewritten, and
+/// `reindex` adds the index entries.
 #[test]
 fn map_becomes_a_table() {
     lockstep_guest::state! {
@@ -215,7 +218,7 @@ fn map_becomes_a_table() {
     });
 }
 
-/// What is done to a table, and to the model of one.
+/// An operation on a table and on its model.
 #[derive(Clone, Debug)]
 enum Step {
     Insert(u32, String),
@@ -225,7 +228,7 @@ enum Step {
     DrainFrom(u32),
     PopFirst,
     PopLast,
-    /// Removes the words that end so, and appends to the others of this length.
+    /// Removes the words that end with the letter, and appends to the others of this length.
     Retain(char, usize),
 }
 
@@ -272,7 +275,7 @@ fn take_step(words: &mut Table<u32, String, (ByLetter, ByLength)>, model: &mut B
 }
 
 proptest! {
-    /// Whatever is done, an index holds what its function says of the rows that are there.
+    /// After any operations, an index contains what its function returns for the existing rows.
     #[test]
     fn indexes_agree_with_the_rows(steps in steps()) {
         run(|state| {

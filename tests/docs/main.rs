@@ -17,7 +17,7 @@ fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The `sh` blocks of a page, in order.
+/// Returns the `sh` blocks of a page, in order.
 fn blocks(page: &str) -> Vec<String> {
     let text = std::fs::read_to_string(checkout().join(page)).unwrap();
     let mut blocks = Vec::new();
@@ -52,7 +52,7 @@ fn run(script: &str) -> Result<Output> {
             command
         }
     };
-    // The commands work on a machine that has little disk left, too.
+    // The commands must also work on a machine with little free disk space.
     command.env("LOCKSTEP_MIN_FREE_BYTES", "0");
     Ok(command.current_dir(checkout()).stdin(Stdio::null()).output()?)
 }
@@ -270,7 +270,7 @@ fn every_path_that_the_pages_name_exists() {
         let text = std::fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.contains("://") && !link.starts_with('#') {
-                // A link starts where its page is.
+                // A link is relative to its page.
                 assert!(page.with_file_name(link).exists(), "{} names {link}, which is not there", page.display());
             }
         }

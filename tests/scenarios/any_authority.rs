@@ -1,5 +1,6 @@
-//! A client calls a node by whatever name it has for the cluster: all addresses in one, the path of a socket, nothing at all. The library
-//! below the node takes URI authorities only, and would reset each call with another one.
+//! A client may use any name for the cluster as the authority of a call: all addresses in one, the
+//! path of a socket, or nothing. The HTTP/2 library of the node accepts URI authorities only and
+//! would reset every other call.
 
 use anyhow::Result;
 use lockstep_tests::pb::{AddRequest, AddResponse, GetRequest, GetResponse, WatchRequest, WatchResponse};
@@ -10,7 +11,8 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
-/// `:method: POST`, `:scheme: http`, and what else a call has but for its authority.
+/// Encodes `:method: POST`, `:scheme: http` and the path of a call. The authority and the other
+/// fields follow.
 fn block(path: &str) -> Vec<u8> {
     [b"\x83\x86".to_vec(), literal(":path", path.as_bytes())].concat()
 }
@@ -45,7 +47,7 @@ async fn a_call_arrives_by_whatever_name() -> Result<()> {
         b"\xc3\xbc \xff",
         b"",
     ];
-    // All on one connection, as behind a proxy; and each on its own.
+    // All names on one connection, as behind a proxy, and each name on a connection of its own.
     let mut shared = RawHttp2::connect(&cluster.nodes[0].grpc_addr()).await?;
     for (nth, name) in (0..).zip(names) {
         let mut own = RawHttp2::connect(&cluster.nodes[0].grpc_addr()).await?;
@@ -60,13 +62,14 @@ async fn a_call_arrives_by_whatever_name() -> Result<()> {
     Ok(())
 }
 
-/// The authority of a channel stands in the table of its connection after the first call, where later ones point at it.
+/// After the first call the authority of a channel is in the table of its connection. Later calls
+/// refer to it by index.
 #[tokio::test]
 async fn streams_share_a_table_and_frames_come_in_any_shape() -> Result<()> {
     let cluster = formed(1, &[]).await?;
     cluster.add(0, "a", "1").await?;
     let mut raw = RawHttp2::connect(&cluster.nodes[0].grpc_addr()).await?;
-    // The table, newest first: te 62, content-type 63, authority 64, path 65.
+    // The table, newest entry first: te 62, content-type 63, authority 64, path 65.
     let name = b"127.0.0.1:40051,127.0.0.1:40052,127.0.0.1:40053";
     let fields = [block("/Example/Watch"), literal(":authority", name), rest()].concat();
     let (first, behind) = fields.split_at(40);
@@ -76,7 +79,7 @@ async fn streams_share_a_table_and_frames_come_in_any_shape() -> Result<()> {
     raw.send(1, &WatchRequest { key: "a".into(), ..WatchRequest::default() }).await?;
     assert_eq!(raw.message::<WatchResponse>(1).await?.value, "1");
 
-    // With a path that is not put into the table, and all else by index.
+    // With a path that is not added to the table, and all other fields by index.
     let by_index = |path: &str| [&b"\x83\x86\x04"[..], &[path.len() as u8], path.as_bytes(), b"\xc0\xbf\xbe"].concat();
     raw.frame(HEADERS, END_HEADERS, 3, &by_index("/grpc.health.v1.Health/Watch")).await?;
     raw.send(3, &Health { service: "Example".into() }).await?;

@@ -1,4 +1,5 @@
-//! `lockstep backup` and `lockstep restore`: a state leaves a cluster and begins another one.
+//! `lockstep backup` and `lockstep restore`: a state is taken from one cluster and founds another
+//! one.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -73,7 +74,8 @@ async fn a_backup_under_load_begins_a_cluster_elsewhere_that_grows_to_three() ->
     new.nodes[first].start().await?;
     new.leader().await?;
     let found = everything(&new, first, last).await?;
-    // One client wrote in order: what is there is a beginning of what it wrote, and holds all that was acknowledged before.
+    // One client wrote in order. The backup has the first part of what it wrote, with everything
+    // that was acknowledged before.
     let there = found.iter().take_while(|value| !value.is_empty()).count() as u64;
     ensure!(there >= before && there <= last, "{before} acknowledged before, {there} in the backup, {last} in all");
     let expected: Vec<String> = (0..last).map(|k| if k < there { format!("v{k}") } else { String::new() }).collect();
@@ -91,15 +93,15 @@ async fn a_backup_under_load_begins_a_cluster_elsewhere_that_grows_to_three() ->
     ensure!(index > there, "indexes go on: {index}");
     new.everyone_reads("grown", "yes").await?;
     new.everyone_reads("k0", "v0").await?;
-    // The old cluster knows nothing of it.
+    // The old cluster does not have the new key.
     assert_eq!(old.get(follower, "grown", true).await?, "");
-    // And a second start needs nothing special.
+    // A second start needs no special options.
     new.nodes[first].stop().await?;
     new.nodes[first].start().await?;
     new.everyone_reads("grown", "yes").await
 }
 
-/// A small backup, and the directory it lies in.
+/// Makes a small backup. Returns its cluster and the path of the file.
 async fn small() -> Result<(Cluster, PathBuf)> {
     let cluster = formed(1, &[]).await?;
     cluster.add(0, "key", "value").await?;
@@ -140,7 +142,7 @@ async fn broken_foreign_and_future_files_are_refused_and_leave_nothing() -> Resu
     }
     std::fs::write(&file, &good)?;
     ensure!(restore(&file, target.path())?.status.success(), "the good one");
-    // A directory that holds something is nobody's to fill.
+    // A directory that is not empty must not be filled.
     let refused = restore(&file, target.path())?;
     ensure!(refused.status.code() == Some(1) && stderr(&refused).contains("not empty"), "{}", stderr(&refused));
     Ok(())

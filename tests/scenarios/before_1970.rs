@@ -1,5 +1,7 @@
-//! A machine whose clock stands before 1970. HTTP has no word for such a date, and hyper panicked in each reply. Linux refuses to set a clock
-//! there, so a library between it and the node moves it. hyper speaks no HTTP/1 then, so that port gets a sentence; gRPC goes on.
+//! A machine whose clock is before 1970. HTTP cannot express such a date, and hyper panicked in
+//! each reply. Linux refuses to set a clock that far back, so a preloaded library changes the time
+//! that the node reads. The HTTP port then answers with a sentence only, without hyper; gRPC still
+//! works.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::LastContactRequest;
 use lockstep_tests::{Options, eventually, formed_of};
 
-/// Sixty years and more before now, whenever this runs.
+/// Moves the clock back by more than sixty years.
 const SHIM: &str = r"
 #define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -36,7 +38,7 @@ time_t time(time_t *at) {
 }
 ";
 
-/// The library, made by the compiler that RocksDB is made by.
+/// Builds the library with the compiler that also builds RocksDB.
 fn shim(directory: &Path) -> Result<String> {
     let (source, library) = (directory.join("back.c"), directory.join("back.so"));
     std::fs::write(&source, SHIM)?;
@@ -54,7 +56,7 @@ async fn a_clock_before_1970_breaks_nothing_but_itself() -> Result<()> {
     cluster.nodes[early].stop().await?;
     cluster.nodes[early].options.env.push(("LD_PRELOAD".into(), shim(directory.path())?));
     cluster.nodes[early].start().await?;
-    // Its client port and, as it has to follow, its peer port.
+    // Uses its client port and, because it must follow, its peer port.
     for value in ["one", "two"] {
         cluster.add(early, "key", value).await?;
         ensure!(cluster.get(early, "key", true).await? == value);
@@ -71,7 +73,7 @@ async fn a_clock_before_1970_breaks_nothing_but_itself() -> Result<()> {
     }
     let contact = cluster.nodes[early].manager().await?.last_contact(LastContactRequest {}).await?.into_inner();
     ensure!(contact.time_format.starts_with("1970-01-01T00:00:00"), "{contact:?}");
-    // Also where it leads.
+    // The node must also work as the leader.
     let leader = cluster.leader().await?;
     let (id, address) = (cluster.nodes[early].name.clone(), cluster.nodes[early].raft_addr());
     let request = lockstep_tests::pb::LeadershipTransferToServerRequest { id, address };
@@ -80,7 +82,8 @@ async fn a_clock_before_1970_breaks_nothing_but_itself() -> Result<()> {
     cluster.add(early, "key", "three").await?;
     cluster.everyone_reads("key", "three").await?;
     ensure!(!cluster.nodes[early].log().contains("panicked"), "{}", cluster.nodes[early].log());
-    // What the others say of it is read elsewhere: this test's way to a status is HTTP/1.
+    // The others' status is read here through Stat, because this test's usual way to a status is
+    // HTTP/1.
     let hashes = [cluster.nodes[early].stat().await?, cluster.nodes[leader].stat().await?];
     let hashes = hashes.map(|stat| (stat["fsm"]["state_hash_mismatches"].clone(), stat["mode"].clone()));
     ensure!(hashes.iter().all(|found| *found == (0.into(), "serving".into())), "{hashes:?}");

@@ -1,5 +1,6 @@
-//! `lockstep call` where request or reply are odd: what is wrong with a request is told by its field and nothing is sent, and a reply that
-//! cannot be shown takes nothing away from what the call has done. Whoever stops reading ends it quietly.
+//! `lockstep call` with unusual requests and replies. A wrong request is refused with the name of
+//! its field, and nothing is sent. A reply that cannot be shown does not make a successful call
+//! fail. A command ends quietly when its output is no longer read.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -64,7 +65,8 @@ async fn who_stops_reading_ends_a_command_quietly() -> Result<()> {
         let mut child =
             command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut first = String::new();
-        // As `head -1` does; the watch then has nothing more to print.
+        // Reads one line and closes the pipe, as `head -1` does. The watch then has nothing more to
+        // print.
         BufReader::new(child.stdout.take().context("it is piped")?).read_line(&mut first)?;
         ensure!(!first.is_empty(), "{arguments:?} prints nothing");
         let deadline = Instant::now() + PATIENCE;

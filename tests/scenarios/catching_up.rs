@@ -1,5 +1,6 @@
-//! A leader that lost its lead and found it again while a new voter caught up. Until an entry of its new term is committed it must not
-//! change the voters by a single entry: a majority of the old ones and one of the new ones need not meet then.
+//! A leader that lost the leadership and got it back while a new voter caught up. Until an entry of
+//! its new term is committed, it must not change the voters by a single entry: a majority of the
+//! old voters and one of the new voters may then have no node in common.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddVoterRequest, LeadershipTransferToServerRequest};
@@ -40,7 +41,7 @@ async fn voters_are_changed_only_behind_an_entry_of_the_leaders_own_term() -> Re
     })
     .await?;
 
-    // The lead goes and comes back, and nobody who votes takes an entry of the new term.
+    // The leadership moves away and back, and no voter accepts an entry of the new term.
     hand_over(&cluster, leader, other).await?;
     for n in [other, third] {
         cluster.nodes[n].fail_now(&["peer-append-refused=return(error)"]).await?;

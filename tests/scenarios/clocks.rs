@@ -1,5 +1,6 @@
-//! Where the time comes from: most voters' clocks, at once, however far they have gone on; no cluster is founded by a clock that cannot be
-//! right; an operator moves log time ahead, and never back.
+//! The source of log time: the clocks of most voters, at once, however far they have advanced. A
+//! clock that cannot be right founds no cluster. An operator can move log time ahead, and never
+//! back.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, formed_of, lockstep};
@@ -7,13 +8,14 @@ use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, formed_o
 const YEAR_MS: u64 = 31_536_000_000;
 const MINUTE_MS: u64 = 60_000;
 
-/// Log time of a node, behind a command that went through it.
+/// Returns the log time of a node, after a command through that node.
 async fn log_time(cluster: &Cluster, n: usize) -> Result<u64> {
     cluster.add(n, "key", "value").await?;
     cluster.nodes[n].status().await?["fsm"]["log_time_ms"].as_u64().context("no log time")
 }
 
-/// As after a year in which nobody ran: log time stands where it stood, and all clocks have gone on.
+/// The case of a cluster that was down for a year: log time stood still, and all clocks have
+/// advanced.
 #[tokio::test]
 async fn a_cluster_that_was_down_is_right_again_at_once() -> Result<()> {
     for size in [1, 3] {
@@ -56,7 +58,7 @@ async fn no_cluster_is_founded_by_a_clock_that_cannot_be_right() -> Result<()> {
         let said = node.last_words();
         ensure!(said.contains(words) && said.contains("Set the clock"), "{said}");
     }
-    // Nothing is left behind of it.
+    // The failed starts leave nothing behind.
     node.fail_at(&[])?;
     node.start().await?;
     eventually("it serves", || async {
@@ -87,7 +89,7 @@ async fn an_operator_moves_log_time_ahead_and_never_back() -> Result<()> {
     ensure!(log_time(&cluster, leader).await? == to_ms);
     let (done, said) = set(leader, to_ms - 1, &["sure"])?;
     ensure!(!done && said.contains("never goes back"), "{said}");
-    // Every node says what is the matter, and until when.
+    // Every node reports the problem and until when it lasts.
     eventually("log time is told to stand still", || async {
         for node in &cluster.nodes {
             let status = node.status().await?;

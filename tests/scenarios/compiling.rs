@@ -1,5 +1,6 @@
-//! The process that encodes and compiles is bounded: a file that is made to be dear to compile, or to overflow a stack, ends it, and not a
-//! node. It ends with the process that it works for.
+//! The process that encodes and compiles a guest has limits. A file that is made to be expensive to
+//! compile, or to overflow a stack, ends that process and not a node. The process ends together
+//! with the process that it works for.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -12,12 +13,12 @@ use lockstep_tests::{NodeProcess, Options, eventually, lockstep_binary};
 
 use crate::guest_tools::{is_descriptor, sections};
 
-/// SIGXCPU: the processor time is used up.
+/// SIGXCPU: the limit of processor time was reached.
 const TIME_IS_UP: i32 = 24;
-/// SIGABRT: what Rust does when there is no memory.
+/// SIGABRT: how Rust ends when it cannot allocate memory.
 const ABORTED: i32 = 6;
 
-/// What the program does that a node starts to compile `component`, under bounds of the test's choosing.
+/// Runs the program that a node starts to compile `component`, with limits that the test chooses.
 fn compiled(memory_bytes: u64, cpu_seconds: u64, component: &[u8]) -> Result<Output> {
     told(
         &format!(
@@ -37,13 +38,13 @@ fn told(task: &str, component: &[u8]) -> Result<Output> {
         .spawn()?;
     let message = [&(task.len() as u32).to_le_bytes()[..], task.as_bytes(), component].concat();
     let mut input = child.stdin.take().context("it is piped")?;
-    // It may end before it has read all.
+    // The process may end before it has read everything.
     drop(input.write_all(&message));
     drop(input);
     Ok(child.wait_with_output()?)
 }
 
-/// Functions that are long, and no two of them equal.
+/// Makes a component with long functions that all differ.
 fn large(count: usize) -> Result<Vec<u8>> {
     Ok(wat::parse_str(format!("(component {})", functions(count)))?)
 }
@@ -85,13 +86,13 @@ fn one_that_needs_too_much_memory_ends_it_too() -> Result<()> {
     Ok(())
 }
 
-/// The processes of which this one is the parent, by id.
+/// Returns the ids of the child processes of a process.
 fn children(of: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(id) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // It may be gone by now.
+        // The process may have ended meanwhile.
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         if after_name.split(' ').nth(1).and_then(|parent| parent.parse().ok()) == Some(of) {
@@ -104,25 +105,26 @@ fn children(of: u32) -> Result<Vec<u32>> {
 async fn is_gone(id: u32) -> Result<()> {
     let gone = || async {
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        // One that nobody has waited for yet does nothing more.
+        // A zombie does nothing any more.
         ensure!(stat.is_empty() || stat.contains(") Z "), "{stat}");
         Ok(())
     };
     eventually("the compiler is gone", gone).await
 }
 
-/// A process that does not outlive the test, however that ends.
+/// A process that is killed when the test ends, however it ends.
 struct Node(Child);
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-/// A guest by its names that takes minutes to compile. Made once: it is a hundred megabytes of text.
+/// Returns a component with the exports of a guest that takes minutes to compile.
+/// It is made once, because its text has a hundred megabytes.
 fn dear() -> &'static [u8] {
     static DEAR: OnceLock<Vec<u8>> = OnceLock::new();
     DEAR.get_or_init(|| {
@@ -137,7 +139,8 @@ fn dear() -> &'static [u8] {
     })
 }
 
-/// A node at its first start, with a guest by its names that takes minutes to compile, and its compiler, which is at it.
+/// Starts a node for the first time, with a guest that takes minutes to compile.
+/// Returns the node and the process id of its compiler, which is running.
 async fn compiling(place: &Path) -> Result<(Node, u32)> {
     let mut component = dear().to_vec();
     let kv = std::fs::read(lockstep_tests::kv_wasm())?;
@@ -160,7 +163,7 @@ async fn compiling(place: &Path) -> Result<(Node, u32)> {
     Ok((node, compiler))
 }
 
-/// It waited for its compiler, for up to five minutes.
+/// The node used to wait for its compiler, for up to five minutes.
 #[tokio::test]
 async fn a_node_that_is_stopped_while_it_compiles_ends_at_once_and_takes_its_compiler_along() -> Result<()> {
     let place = tempfile::tempdir()?;
@@ -170,13 +173,13 @@ async fn a_node_that_is_stopped_while_it_compiles_ends_at_once_and_takes_its_com
         let ended = node.0.try_wait();
         async { ended?.context("it runs") }
     };
-    // Compiled to its end, the guest would have been refused.
+    // If it had been compiled to its end, the guest would have been refused.
     let status = eventually("it ends", ended).await?;
     ensure!(status.success(), "{status:?}: {}", std::fs::read_to_string(place.path().join("log"))?);
     is_gone(compiler).await
 }
 
-/// It went on for minutes, with gigabytes, for nobody.
+/// The compiler used to run on for minutes, with gigabytes of memory, for a node that was gone.
 #[tokio::test]
 async fn a_compiler_ends_with_a_node_that_is_killed() -> Result<()> {
     let place = tempfile::tempdir()?;

@@ -1,5 +1,6 @@
-//! The SDK's harness on built components: it says of one what a node says, keeps the state, and leaves no process behind. The
-//! machines here have names only: were a handler run natively, it would answer that it was.
+//! The SDK's harness on built components: it returns what a node returns, keeps the state, and
+//! leaves no process behind. The machines here have no handlers of their own; a native call returns
+//! an error that says so.
 
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +23,7 @@ use tempfile::tempdir;
 
 use crate::misbehaving::{COMMANDS, Expected, QUERIES, deed};
 
-/// A machine whose handlers are in its component alone.
+/// Declares a machine whose handlers are in its component only.
 macro_rules! machine {
     ($name:ident: $($kind:ident $method:literal),*) => {
         struct $name;
@@ -73,7 +74,7 @@ fn whatever_a_component_does_the_harness_says_what_a_node_says() -> Result<()> {
     let count = |machine: &mut Harness<Misbehaving>| -> Result<u64> {
         Ok(machine.command::<_, Done>("misbehaving.Misbehaving/Do", &deed(What::Count))?.value)
     };
-    // What the client finds in the bytes is not the harness's.
+    // The harness does not check what a client finds in the bytes.
     let own = |(what, _): &(What, Expected)| *what != What::ReplyNoMessage;
     for (n, (what, expected)) in (1..).zip(COMMANDS.into_iter().filter(own)) {
         let answer = machine.command_bytes("misbehaving.Misbehaving/Do", &deed(what).encode_to_vec());
@@ -81,7 +82,7 @@ fn whatever_a_component_does_the_harness_says_what_a_node_says() -> Result<()> {
         ensure!(count(&mut machine)? == n, "{what:?} is left in the state");
     }
     for (what, expected) in QUERIES {
-        // The message of a reply does not matter: bytes 8 to 1 are a number.
+        // The message type of a reply does not matter: bytes 8 to 1 are a number.
         let answer = machine.query::<_, Done>("misbehaving.Misbehaving/Ask", &deed(what));
         check(what, expected, &answer.map(|done| done.encode_to_vec()))?;
     }
@@ -161,7 +162,7 @@ fn what_cannot_be_tested_is_named_with_what_to_do() -> Result<()> {
     Ok(())
 }
 
-/// A field of a protobuf message whose bytes are these.
+/// Encodes a field of a protobuf message with this content.
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
@@ -198,7 +199,7 @@ fn the_program_ends_with_its_harness_also_in_the_middle_of_a_call() -> Result<()
     tell(&mut busy, &field(1, restore))?;
     ensure!(hear(&mut busy)? == [11 << 3, 1], "the guest reads a byte of its source");
     tell(&mut busy, &field(2, &field(1, &what)))?;
-    // Now it computes, and would do so until its stream has been quiet for 20 seconds.
+    // The guest now computes. It would continue until its stream has been quiet for 20 seconds.
     let began = Instant::now();
     drop(busy.stdin.take());
     ensure!(busy.wait()?.success(), "the end of the harness is no error");

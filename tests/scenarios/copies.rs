@@ -1,5 +1,6 @@
-//! A copy of a node's data directory, started beside its original: it is refused by name, both say so, and nothing acknowledged is lost.
-//! The same directory started again is no copy, however its process ended.
+//! A copy of a node's data directory that is started beside its original. The copy is refused, both
+//! nodes report it, and no acknowledged write is lost. The same directory started again is not a
+//! copy, however its process ended.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::LeadershipTransferToServerRequest;
 use lockstep_tests::{Cluster, Load, NodeProcess, Options, eventually, formed};
 
-/// A stopped node's directory, copied, and a node to run on the copy at addresses of its own.
+/// Copies the directory of a stopped node and makes a node for the copy, at addresses of its own.
 fn copy_of(cluster: &Cluster, n: usize, place: &Path, more: &[&str]) -> Result<NodeProcess> {
     let node = &cluster.nodes[n];
     let copied = Command::new("cp").arg("-a").arg(node.data_dir.join(&node.name)).arg(place).status()?;
@@ -36,8 +37,9 @@ async fn original_says_so(node: &NodeProcess) -> Result<()> {
     .await
 }
 
-/// The issue's own case: the leader took over the copy's addresses and counted what the original acknowledged, until one more node was
-/// lost, and sixty acknowledged writes with it.
+/// The case of the issue: the leader adopted the copy's addresses and counted what the copy
+/// acknowledged as the original's. When one more node was lost, sixty acknowledged writes were lost
+/// with it.
 async fn nothing_is_lost_beside_a_copy(of_leader: bool) -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
     let n = if of_leader { cluster.leader().await? } else { cluster.follower().await? };
@@ -64,7 +66,7 @@ async fn nothing_is_lost_beside_a_copy(of_leader: bool) -> Result<()> {
     }
     let known = cluster.nodes[n].status().await?["nodes"].clone();
     ensure!(known.to_string().contains(&cluster.nodes[n].raft_addr()), "the copy's address is recorded: {known}");
-    // One more than a copy that counted could bear.
+    // One more node fails. If the copy's acknowledgements counted, writes would now be lost.
     let other = (0..3).find(|other| *other != n).context("three nodes")?;
     cluster.nodes[other].kill()?;
     for write in 0..60 {
@@ -83,8 +85,9 @@ async fn nothing_is_lost_beside_a_copy_of_the_leader() -> Result<()> {
     nothing_is_lost_beside_a_copy(true).await
 }
 
-/// A copy that cannot see its original: it says that it is where the original is, as a restored machine of the same name does. It is
-/// refused by the members, at its first start by the number of starts, and later because the original still answers.
+/// A copy that cannot see its original. It advertises the original's address, as a restored machine
+/// of the same name does. The members refuse it: at its first start because of the number of
+/// starts, and later because the original still answers.
 #[tokio::test]
 async fn a_copy_under_the_original_address_is_refused_by_the_members() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;

@@ -1,5 +1,5 @@
-//! A node whose disk came back with less than it had acknowledged, or with what is another's: it does not start, says why, and the way
-//! back that it names works. The cluster goes on without it.
+//! A node whose disk has less than the node had acknowledged, or another node's data. The node does
+//! not start and says why, and the way back that it names works. The cluster continues without it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ fn wal(place: &Path) -> PathBuf {
     wals.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
 }
 
-/// Starts node `n`, which must refuse; what it says.
+/// Starts node `n`, which must refuse to start, and returns what it prints.
 async fn refusal(cluster: &mut Cluster, n: usize) -> Result<String> {
     let before = cluster.nodes[n].log().len();
     cluster.nodes[n].spawn()?;
@@ -43,7 +43,7 @@ async fn a_log_that_lost_what_was_synced_is_refused_and_the_way_back_works() -> 
     for words in ["had been synced", &format!("remove_server {name}"), &format!("delete {directory}")] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
-    // The way that it says.
+    // Follows the instructions that it prints.
     let leader = cluster.leader().await?;
     let request = RemoveServerRequest { id: name, previous_index: 0 };
     let operation = cluster.nodes[leader].manager().await?.remove_server(request).await?.into_inner();
@@ -64,7 +64,7 @@ async fn a_torn_tail_that_was_never_acknowledged_is_cut_with_a_notice() -> Resul
     }
     cluster.nodes[n].kill()?;
     let wal = wal(&place(&cluster, n));
-    // The record that was being written when the power went: complete in length, wrong in content.
+    // The record that was being written at the power failure: complete in length, wrong in content.
     let mut bytes = fs::read(&wal)?;
     bytes.extend([1, 2, 3, 4, 8, 0, 1, 9, 9, 9, 9, 9, 9, 9, 9]);
     fs::write(&wal, &bytes)?;
@@ -94,7 +94,7 @@ async fn directories_of_two_nodes_are_told_apart() -> Result<()> {
     assert!(said.contains("holds the data of node"), "{said}");
     fs::rename(&ours, &theirs)?;
     fs::rename(&aside, &ours)?;
-    // Only the log is another's.
+    // Only the log belongs to the other node.
     fs::rename(ours.join("raft"), &aside)?;
     fs::rename(theirs.join("raft"), ours.join("raft"))?;
     let said = refusal(&mut cluster, n).await?;
@@ -145,7 +145,7 @@ async fn a_damaged_state_is_refused_and_made_again_from_snapshot_and_log() -> Re
     .await
 }
 
-/// A copy of what stands at `from`, a file or a directory.
+/// Copies a file or a directory.
 fn copy(from: &Path, to: &Path) {
     if !from.is_dir() {
         fs::copy(from, to).unwrap();
@@ -177,7 +177,8 @@ async fn a_state_whose_log_is_gone_is_not_a_new_node() -> Result<()> {
     })
     .await?;
     assert!(cluster.nodes[0].stop().await?.success());
-    // Elsewhere: beside it, it would be another node's data, which no cluster is bootstrapped beside.
+    // The copy is in another directory. Beside the node it would be another node's data, and no
+    // cluster is bootstrapped beside such data.
     let aside = tempfile::tempdir()?;
     let (place, whole) = (place(&cluster, 0), aside.path().join("whole"));
     copy(&place, &whole);
@@ -228,19 +229,19 @@ async fn an_older_copy_of_the_log_is_noticed_by_what_readers_have_seen_and_by_th
     for count in 0..60 {
         cluster.add(0, &format!("new{count}"), "v").await?;
     }
-    // Of the state as it is now.
+    // A snapshot of the present state.
     let operation = cluster.nodes[0].manager().await?.snapshot(SnapshotRequest {}).await?.into_inner();
     cluster.finish(0, operation).await?;
     cluster.nodes[0].kill()?;
     let new = cluster.directory().join("new");
     copy(&place, &new);
-    // The log alone is old, and the newest snapshot stands where the state does.
+    // Only the log is old. The newest snapshot is as new as the state.
     for name in ["raft", "SYNCED"] {
         replace(&place.join(name), &old.join(name));
     }
     let said = refusal(&mut cluster, 0).await?;
     assert!(said.contains("Remove this node from the cluster"), "{said}");
-    // All is old but the record of what was served.
+    // Everything is old except the record of what was served.
     for name in ["state", "snapshots"] {
         replace(&place.join(name), &old.join(name));
     }
@@ -280,7 +281,7 @@ async fn a_snapshot_with_a_rotten_block_is_left_out_and_the_one_before_it_is_use
     })
     .await?;
     assert!(cluster.nodes[0].stop().await?.success());
-    // The newest file of the newest snapshot is in no other one.
+    // The newest file of the newest snapshot is in no other snapshot.
     let newest = names()?.pop().expect("there are three").1;
     let files = fs::read_dir(&newest)?.map(|entry| entry.unwrap().path());
     let table = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).max().unwrap();

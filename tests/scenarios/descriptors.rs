@@ -1,4 +1,5 @@
-//! What a process may have open: raised as far as it may be, refused when that cannot do, and waited for when it runs out.
+//! The limit of open files and sockets: it is raised as far as possible, refused if it is too low,
+//! and waited for when it is reached.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::{Cluster, Options, eventually, formed_of};

@@ -1,5 +1,6 @@
-//! A disk that is full: commands are refused and say why, reads and purges go on, commands resume when there is room again, and a node
-//! starts on it. Each node has a small disk of its own, in memory; that needs root, and is skipped with a notice without it.
+//! A full disk: commands are refused with the reason, reads and purges continue, commands resume
+//! when there is space again, and a node can start on a full disk. Each node has a small disk of
+//! its own in memory. That needs root; without it the tests print a notice and are skipped.
 
 use std::fs;
 use std::io::Write;
@@ -19,7 +20,8 @@ const FLAGS: [&str; 5] = [
     "--trailing_entries_min=5",
 ];
 
-/// A file system in memory, for as long as it lives. Declared after the cluster, or the nodes would still use it.
+/// A file system in memory that is unmounted when the value is dropped. Declare it after the
+/// cluster, or the nodes would still use it.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -37,7 +39,7 @@ impl Disk {
         self.0.join("filler")
     }
 
-    /// Takes all that is left.
+    /// Fills all free space.
     fn fill(&self) -> Result<()> {
         let mut file = fs::File::options().create(true).append(true).open(self.filler())?;
         let block = vec![1; 1 << 16];
@@ -58,12 +60,13 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a node that the test gave up on may still have it open.
+        // A lazy unmount, because a node that the test gave up on may still have files open.
         drop(Command::new("umount").arg("-l").arg(&self.0).status());
     }
 }
 
-/// Three voters, each on its disk; `None` where no disk can be mounted.
+/// Forms a cluster of three voters, each on a disk of its own.
+/// Returns `None` where no disk can be mounted.
 async fn formed() -> Result<Option<(Cluster, Vec<Disk>)>> {
     formed_with(&[]).await
 }
@@ -88,9 +91,9 @@ async fn formed_with(more: &[&str]) -> Result<Option<(Cluster, Vec<Disk>)>> {
     Ok(Some((cluster, disks)))
 }
 
-/// Waits until commands at node `n` are refused because of the disk of `who`, and looks at how.
+/// Waits until node `n` refuses commands because of the disk of `who`. Checks the refusal.
 async fn refused(cluster: &Cluster, n: usize, who: &str) -> Result<()> {
-    // Until the node has looked at its disk, it takes some.
+    // The node accepts commands until it has checked its disk.
     eventually("commands are refused", || refuses(cluster, n, "probe", who)).await?;
     refuses(cluster, n, "never", who).await
 }
@@ -152,13 +155,13 @@ async fn a_follower_whose_disk_is_full_costs_nobody_anything_and_catches_up() ->
     let leader = cluster.leader().await?;
     disks[follower].fill()?;
     level(&cluster, follower, "full").await?;
-    // Twice what a full disk still takes.
+    // Twice the amount that a full disk still accepts.
     let value = "while full ".repeat(1000);
     for n in 0..200 {
         cluster.add(n % 3, &format!("f{n}"), &value).await?;
     }
     assert_eq!(cluster.leader().await?, leader);
-    // It starts on the full disk, too.
+    // The follower can also start on the full disk.
     cluster.nodes[follower].kill()?;
     disks[follower].fill()?;
     cluster.nodes[follower].start().await?;
@@ -182,7 +185,8 @@ async fn all_disks_full_refuse_read_purge_restart_and_resume() -> Result<()> {
     let name = cluster.nodes[leader].name.clone();
     refused(&cluster, leader, &name).await?;
     cluster.everyone_reads("k39", "before").await?;
-    // Killed all at once, with nothing left on any disk: they start, elect, and read.
+    // All nodes are killed at once, with no free space on any disk: they start, elect a leader, and
+    // serve reads.
     for node in &mut cluster.nodes {
         node.kill()?;
     }
@@ -214,7 +218,8 @@ async fn a_snapshot_that_finds_no_room_costs_nothing_and_is_installed_when_there
     for n in 0..24 {
         cluster.add(leader, &format!("large{n}"), &noise(n, 512 << 10)).await?;
     }
-    // A snapshot may fall among the writes above. Then it takes more of them before there is another one.
+    // A snapshot may be taken between the writes above. Then more writes are needed before the next
+    // one.
     eventually("the log that the follower misses is purged", || async {
         cluster.add(leader, "more", "and more").await?;
         let purged = cluster.nodes[leader].status().await?["raft"]["purged_index"].as_u64();
@@ -224,7 +229,8 @@ async fn a_snapshot_that_finds_no_room_costs_nothing_and_is_installed_when_there
     .await?;
     disks[follower].fill()?;
     cluster.nodes[follower].start().await?;
-    // And what the ballast was, before the snapshot, which takes ten seconds, is there.
+    // Also fills the space that the ballast file had, before the snapshot arrives, which takes ten
+    // seconds.
     disks[follower].fill()?;
     eventually("a snapshot found no room", || async {
         let log = cluster.nodes[leader].log();

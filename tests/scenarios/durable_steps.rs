@@ -1,5 +1,5 @@
-//! Steps to the disk that fail or crash, at a node that leads: nothing acknowledged is lost, the node says why it ended, and a restart
-//! mends it. A full disk in the state or in a checkpoint ends nobody.
+//! Durable steps that fail or crash on a leader: no acknowledged write is lost, the node says why
+//! it ended, and a restart repairs it. A full disk for the state or a checkpoint ends no node.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::{Cluster, Options, eventually};
@@ -20,7 +20,8 @@ async fn formed() -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// Writes through the other nodes until node `n` has ended; what was acknowledged.
+/// Writes through the other nodes until node `n` has ended.
+/// Returns the acknowledged keys and whether the node exited with success.
 async fn write_until_it_ends(cluster: &mut Cluster, n: usize) -> Result<(Vec<String>, bool)> {
     let mut acknowledged = Vec::new();
     for count in 0.. {
@@ -49,7 +50,7 @@ async fn everything_is_there(cluster: &Cluster, keys: &[String]) -> Result<()> {
 #[tokio::test]
 async fn a_crash_or_an_error_around_each_durable_step_loses_nothing() -> Result<()> {
     let mut cluster = formed().await?;
-    // What an error does beyond ending the process is the same for all of them, so a few stand for all.
+    // All errors have the same effect after they end the process, so a few of them are enough.
     let errors = [
         ("log-before-sync", "return(error)", "the log could not be written"),
         ("synced-before-write", "return(full)", "the log could not be written"),
@@ -79,7 +80,7 @@ async fn a_vote_that_cannot_be_saved_is_not_given() -> Result<()> {
     let mut cluster = formed().await?;
     let leader = cluster.leader().await?;
     let follower = cluster.follower().await?;
-    // Known to the follower before it can want a vote: it takes over at once when the leader's process is gone.
+    // Set before the follower can vote: it takes over at once when the leader's process is gone.
     cluster.nodes[follower].fail_now(&["vote-before-sync=return(error)"]).await?;
     cluster.nodes[leader].kill()?;
     let status = cluster.nodes[follower].wait_exit().await?;
@@ -132,7 +133,8 @@ async fn a_state_that_cannot_be_read_ends_that_node_only() -> Result<()> {
     let mut cluster = formed().await?;
     let follower = cluster.follower().await?;
     cluster.nodes[follower].fail_at(&["view-read=return(error)"])?;
-    // The running node looks at its failpoints within milliseconds; from then on nothing is served that may be wrong.
+    // The running node reads its failpoints within milliseconds. From then on it serves nothing
+    // that may be wrong.
     eventually("a read fails", || async {
         ensure!(cluster.get(follower, "first", false).await.is_err());
         Ok(())

@@ -1,5 +1,5 @@
-//! Nodes with other memory, caches, files, restarts and leaders come to the same hash and the same rows. `cargo xtask alike` is the same
-//! with ten million commands.
+//! Nodes with different memory, caches, files, restarts and leaders get the same hash and the same
+//! rows. `cargo xtask alike` runs the same with ten million commands.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::alike::{Wanted, run};

@@ -1,4 +1,4 @@
-//! A leader dies without a word; clients notice a pause.
+//! A leader is killed without notice. Clients see only a pause.
 
 use anyhow::Result;
 use lockstep_tests::formed;
@@ -9,7 +9,7 @@ async fn writes_go_on_after_the_leader_is_killed() -> Result<()> {
     let dead = cluster.leader().await?;
     cluster.add(dead, "before", "1").await?;
     cluster.nodes[dead].kill()?;
-    // No retry here: a change of leader is a pause, not an error.
+    // Without retries: a change of leader causes a pause, not an error.
     for n in (0..3).filter(|n| *n != dead) {
         cluster.add(n, &format!("after-{n}"), "2").await?;
     }
@@ -36,7 +36,7 @@ async fn a_write_in_flight_while_the_leader_dies_is_answered() -> Result<()> {
         }
         anyhow::Ok(acknowledged)
     });
-    // In the middle of its writes.
+    // Waits until the writer is in the middle of its writes.
     while cluster.get(follower, "k50", false).await? != "v" {}
     cluster.nodes[leader].kill()?;
     assert_eq!(writer.await??, 199);

@@ -1,5 +1,5 @@
-//! A limit of a file's size (`ulimit -f`): a node keeps its files below it, and one that meets it all the same ends with words as on a full disk.
-//! (SIGXFSZ once ended it with none.)
+//! A limit of the file size (`ulimit -f`): a node keeps its files below it. A node that still
+//! reaches it ends with a message, as on a full disk. (SIGXFSZ once ended it without a message.)
 
 use anyhow::{Result, ensure};
 use lockstep_tests::{Cluster, Options, noise};
@@ -7,7 +7,7 @@ use lockstep_tests::{Cluster, Options, noise};
 #[tokio::test]
 async fn a_node_writes_many_times_the_limit() -> Result<()> {
     let mut cluster = Cluster::new()?;
-    // In KiB, whatever the shell counts in: 8 MiB with blocks of 512 bytes, 16 MiB with blocks of 1024.
+    // Depending on the shell's unit this is 8 MiB (blocks of 512 bytes) or 16 MiB (blocks of 1024).
     let n = cluster.push(
         Options::bootstrap().with(&["--snapshot_threshold=50", "--snapshot_interval=1s"]).through("ulimit -f 16384"),
     )?;
@@ -27,7 +27,7 @@ async fn a_log_that_meets_the_limit_ends_the_node_with_words() -> Result<()> {
     let n = cluster.push(Options::bootstrap().through("ulimit -f 1024"))?;
     cluster.nodes[n].start().await?;
     cluster.add(n, "small", "before").await?;
-    // An entry that is larger than a file may be.
+    // An entry that is larger than the largest allowed file.
     let large = cluster.add(n, "large", &noise(1, 1 << 20)).await;
     ensure!(large.is_err(), "it was taken");
     let status = cluster.nodes[n].wait_exit().await?;

@@ -1,4 +1,4 @@
-//! The mistakes of the first hour, each a clear message and the right code.
+//! Common mistakes of new users. Each gets a clear message and the right exit code.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use lockstep_tests::{NodeProcess, Options, formed, lockstep};
 use tempfile::tempdir;
 
-/// Starts a node that must refuse, and returns what it says.
+/// Starts a node that must refuse to start, and returns what it prints.
 async fn refusal(directory: &Path, options: Options) -> Result<String> {
     let mut node = NodeProcess::new("nodeA", directory, options)?;
     node.spawn()?;
@@ -93,7 +93,7 @@ async fn a_port_that_is_taken() -> Result<()> {
     Ok(())
 }
 
-/// The output of a bootstrap start that ends by itself.
+/// Returns the output of a bootstrap start that ends by itself.
 fn node_output(directory: &Path, more: &[&str]) -> Result<String> {
     let directory = directory.display().to_string();
     let fsm = lockstep_tests::kv_wasm().display().to_string();
@@ -183,7 +183,7 @@ async fn a_write_without_a_leader_is_unavailable_after_a_bounded_wait() -> Resul
             .await?;
     let status = answer.unwrap_err();
     assert!(matches!(status.code(), tonic::Code::Unavailable | tonic::Code::DeadlineExceeded), "{status:?}");
-    // A second one surely finds no leader.
+    // At the second call it is certain that there is no leader.
     let request = lockstep_tests::pb::AddRequest { key: "k".into(), val: "v".into() };
     let status = cluster.nodes[survivor].client().await?.add(request).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");

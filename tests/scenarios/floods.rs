@@ -1,4 +1,5 @@
-//! What clients can cause as often as they like fills no log: at most a line a second of failed commands, which says how many were left out.
+//! Events that clients can cause as often as they like do not fill a log: failed commands give at
+//! most one line a second, which says how many were left out.
 
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use crate::misbehaving::{client, deed, misbehaving};
 
 const FAILURES: u64 = 300;
 
-/// The number behind `name=` in a line.
+/// Returns the number after `name=` in a line.
 fn number(line: &str, name: &str) -> Result<u64> {
     let word = line.split(&format!("{name}=")).nth(1).and_then(|rest| rest.split_whitespace().next());
     Ok(word.with_context(|| format!("no {name} in {line}"))?.parse()?)

@@ -1,4 +1,5 @@
-//! Forged numbers on the peer port: no message, however its route, brings a cluster to a term or an index behind which there is none.
+//! Forged numbers on the peer port: no message, with any route, brings a cluster to a term or an
+//! index that has no successor.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::peer::peer_client::PeerClient;
@@ -13,7 +14,7 @@ async fn term(cluster: &Cluster, n: usize) -> Result<u64> {
     Ok(cluster.nodes[n].stat().await?["raft"]["term"].as_u64().unwrap_or(u64::MAX))
 }
 
-/// Every way in which a vote gets saved, from one member to another. What was answered.
+/// Sends a ballot in every way in which a member saves a vote, and returns the answers.
 async fn send_all(to: &str, route: Route, ballot: Ballot, last: LogId) -> Result<Vec<Result<(), tonic::Status>>> {
     let mut client = PeerClient::connect(format!("http://{to}")).await?;
     let route = Some(route);
@@ -58,7 +59,8 @@ async fn send_all(to: &str, route: Route, ballot: Ballot, last: LogId) -> Result
     ])
 }
 
-/// One forged vote of the last term, with `leadership_transfer`, ended a cluster for good: nobody can be elected after it.
+/// One forged vote of the last term, with `leadership_transfer`, once ended a cluster for good: no
+/// node could be elected after it.
 #[tokio::test]
 async fn a_term_that_no_election_brings_is_refused_before_it_is_saved() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
@@ -83,7 +85,7 @@ async fn a_term_that_no_election_brings_is_refused_before_it_is_saved() -> Resul
             (u64::MAX - 1, 1, 1),
             (far, 1, 1),
             (1 << 63, 1, 1),
-            // Not the vote, but what stands beside it.
+            // The vote is valid, but another field is forged.
             (before.0 + 1, 1, u64::MAX),
             (before.0 + 1, u64::MAX, 1),
         ] {

@@ -1,4 +1,4 @@
-//! Any node takes commands; the host brings them to the leader.
+//! Any node accepts commands. The host forwards them to the leader.
 
 use anyhow::Result;
 use lockstep_tests::{formed, pb::AddRequest};

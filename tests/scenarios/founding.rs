@@ -1,11 +1,11 @@
-//! A bootstrap where a cluster is already: a member that lost its directory and is started with the same command line again, and a
-//! second name in the same `--raft_data_dir`.
+//! A bootstrap where a cluster exists already: a member that lost its directory and is started with
+//! the same command line, and a second node name in the same `--raft_data_dir`.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::{AddRequest, AddVoterRequest, GetRequest, RemoveServerRequest};
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed};
 
-/// Three nodes, the first of which bootstrapped with a data directory of its own, and that is wiped now.
+/// Forms a cluster of three nodes and wipes the directory of the one that bootstrapped it.
 async fn wiped_founder() -> Result<(Cluster, tempfile::TempDir)> {
     let mut cluster = formed(3, &[]).await?;
     cluster.add(0, "key", "value").await?;
@@ -59,7 +59,8 @@ async fn a_wiped_founder_forms_no_second_cluster_and_comes_home_while_it_runs() 
     eventually("it serves what the cluster has", || cluster.everyone_reads("key", "newer")).await
 }
 
-/// The others are not heard before it serves: they were paused. Then it yields, and stays so until an operator says what is meant.
+/// The new cluster is founded while the other nodes are paused. When it hears them, it yields, and
+/// stays so until an operator decides.
 #[tokio::test]
 async fn a_second_cluster_yields_to_the_first_one_when_that_is_heard() -> Result<()> {
     let (mut cluster, _empty) = wiped_founder().await?;
@@ -104,7 +105,7 @@ async fn no_cluster_is_formed_beside_the_data_of_other_nodes_unless_it_is_meant(
         ensure!(log.contains(words), "{words:?} is not in: {log}");
     }
     ensure!(!place.join("other").exists(), "it left a directory");
-    // A node that waits to be added is in nobody's way, and who is there already may say that it bootstraps.
+    // A node that waits to be added disturbs nobody, and a member may keep its bootstrap flag.
     second.options.bootstrap = false;
     second.start().await?;
     cluster.nodes[0].stop().await?;

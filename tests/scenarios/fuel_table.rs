@@ -1,22 +1,23 @@
-//! The table of fuel in docs/limits.md is what its command measures.
+//! Checks that the fuel table in docs/limits.md has the values that its command measures.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::{lockstep, prices_wasm};
 
-/// How much a price may differ from what the page says, in percent: another compiler may do a little more or less.
+/// Most percent by which a price may differ from the page. Another compiler may generate slightly
+/// different code.
 const TOLERANCE_PERCENT: u64 = 10;
-/// How often the lines of a pair do a thing more and less.
+/// Difference in the number of repetitions between the two lines of a pair.
 const TIMES: u64 = 1000;
-/// A price that is told as less than this is rounded too much to be compared by percent.
+/// Difference that is always allowed. A small price is rounded too much to be compared by percent.
 const ROUNDING: u64 = 2;
 
 fn checkout() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// What and price of each row of the page's table, in its order.
+/// Returns name and price of each row of the page's table, in order.
 fn table() -> Result<Vec<(String, u64)>> {
     let page = std::fs::read_to_string(checkout().join("docs/limits.md"))?;
     let section = page.split("## What things cost").nth(1).context("no section")?;
@@ -29,7 +30,7 @@ fn table() -> Result<Vec<(String, u64)>> {
     rows.collect()
 }
 
-/// The fuel of each line of the script.
+/// Returns the fuel of each line of the script.
 fn measured() -> Result<Vec<u64>> {
     let script = checkout().join("guests/prices/calls.jsonl").display().to_string();
     let output = lockstep(&["guest", "bench", &prices_wasm().display().to_string(), "--script", &script, "--fuel"])?;

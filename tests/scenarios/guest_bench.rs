@@ -1,4 +1,5 @@
-//! `lockstep guest bench` measures what its author means: commands that are new each time, and a state as a node would have it.
+//! `lockstep guest bench` measures realistic calls: commands that differ each time, and a state
+//! like that of a node.
 
 use std::path::Path;
 
@@ -31,7 +32,8 @@ fn a_script_that_is_repeated_as_it_stands_is_named() -> Result<()> {
     Ok(())
 }
 
-/// What the chain answers to a write of a key that is there: the one before.
+/// The chain answers a write of an existing key with the record before it, so `version` shows
+/// whether the key is new.
 #[test]
 fn a_number_makes_each_pass_another_command() -> Result<()> {
     let put = |key: &str| format!(r#"{{"method": "chain.Chain/Put", "request": {{"key": "{key}", "value": "v"}}}}"#);

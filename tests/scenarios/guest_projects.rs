@@ -1,4 +1,5 @@
-//! What `lockstep guest new` makes builds wherever it is cloned: with the SDK from a repository, with a copy of it, and from packages.
+//! Projects of `lockstep guest new` build wherever they are cloned: with the SDK from a repository,
+//! with a copy of it, and from packages.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::lockstep_binary;
 use tempfile::tempdir;
 
-/// Of the checkout, what a repository of it has; what is built stays out.
+/// Files of the checkout that are in its repository. Build output is left out.
 const SOURCES: [&str; 11] = [
     "Cargo.lock",
     "Cargo.toml",
@@ -26,13 +27,13 @@ fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A directory of cargo's that all runs share, beside that of these tests.
+/// Returns a target directory of cargo that all runs share, beside that of these tests.
 fn shared_target() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     Ok(program.ancestors().nth(3).context("tests run in target/release/deps")?.join("generated"))
 }
 
-/// What a program says that must succeed.
+/// Runs a program that must succeed and returns its output.
 fn run(program: &Path, arguments: &[&str], directory: &Path) -> Result<String> {
     let output: Output = Command::new(program)
         .args(arguments)
@@ -58,7 +59,7 @@ fn cargo(arguments: &[&str], directory: &Path) -> Result<String> {
     run(Path::new(&cargo), arguments, directory)
 }
 
-/// Makes the project, commits it, clones it, and takes away where it was made.
+/// Makes the project, commits it, clones it, and removes the original.
 fn made_and_cloned(arguments: &[&str], directory: &Path) -> Result<(String, PathBuf)> {
     let here = directory.join("here");
     std::fs::create_dir(&here)?;
@@ -81,7 +82,7 @@ fn assert_says(text: &str, words: &[&str]) {
 #[test]
 fn a_project_with_the_sdk_of_a_repository_builds_in_a_clone_elsewhere() -> Result<()> {
     let directory = tempdir()?;
-    // The repository of this checkout as it is now, committed or not.
+    // A repository with the present content of this checkout, committed or not.
     let repository = directory.path().join("repository");
     std::fs::create_dir(&repository)?;
     let sources = SOURCES.map(|source| checkout().join(source).display().to_string());
@@ -94,11 +95,11 @@ fn a_project_with_the_sdk_of_a_repository_builds_in_a_clone_elsewhere() -> Resul
     let url = format!("file://{}#{revision}", repository.display());
     let (told, project) = made_and_cloned(&["--sdk", &url], directory.path())?;
     assert_says(&told, &["The guest SDK is taken from file://", &revision, "Cargo.lock keeps it there"]);
-    // Another commit there changes nothing here.
+    // Another commit in the repository does not change the project.
     std::fs::write(repository.join("guest-sdk/src/lib.rs"), "compile_error!(\"not this one\");")?;
     git(&["commit", "--quiet", "--all", "--message", "broken"], &repository)?;
     cargo(&["test"], &project)?;
-    // What that locked is what a build has that may not lock anything.
+    // A build that may not change the lock file gets the versions that are locked now.
     cargo(&["build", "--locked", "--release", "--target", "wasm32-unknown-unknown"], &project)?;
     let lock = std::fs::read_to_string(project.join("Cargo.lock"))?;
     assert_says(&lock, &[&format!("source = \"git+file://{}?rev={revision}#{revision}\"", repository.display())]);
@@ -122,11 +123,11 @@ fn a_project_with_a_copy_of_the_sdk_builds_in_a_clone_elsewhere() -> Result<()> 
 #[test]
 fn both_crates_of_the_sdk_can_be_packaged() -> Result<()> {
     let package = |name: &str, more: &[&str]| {
-        // What this checkout built is there already; nothing has to be fetched.
+        // This checkout has built the dependencies already, so nothing has to be downloaded.
         let arguments = ["package", "--locked", "--allow-dirty", "--package", name];
         cargo(&[&arguments, more].concat(), &checkout())
     };
-    // Also what is compiled for guests alone.
+    // Also packages the code that is compiled for guests only.
     package("lockstep-guest", &["--target", "wasm32-unknown-unknown"])?;
     package("lockstep-guest-build", &[])?;
     let listed = package("lockstep-guest", &["--list"])? + &package("lockstep-guest-build", &["--list"])?;

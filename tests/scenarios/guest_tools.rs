@@ -1,4 +1,5 @@
-//! What an author has without a cluster: `lockstep guest` on good guests, on bad ones, and on a project that it made itself.
+//! The tools for an author without a cluster: `lockstep guest` with good guests, with bad ones, and
+//! with a project that it made itself.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -15,14 +16,16 @@ fn guest(arguments: &[&str]) -> Result<Output> {
     lockstep(&[&["guest"], arguments].concat())
 }
 
-/// What a tool says that must succeed.
+/// Runs a tool that must succeed and returns its output.
 fn done(arguments: &[&str]) -> Result<String> {
     let output = guest(arguments)?;
     ensure!(output.status.success(), "{arguments:?}: {}", text(&output));
     Ok(text(&output))
 }
 
-/// What a tool says that must exit with 1, or with 2 when what was typed is wrong.
+/// Runs a tool that must exit with `code` and returns its output.
+///
+/// The code is 1, or 2 when the arguments are wrong.
 fn refused(arguments: &[&str], code: i32) -> Result<String> {
     let output = guest(arguments)?;
     ensure!(output.status.code() == Some(code), "{arguments:?}: {:?} {}", output.status, text(&output));
@@ -132,7 +135,7 @@ fn a_guest_that_keeps_state_in_a_static_is_found() -> Result<()> {
     let script = |name: &str, lines: &[&str]| written(directory.path(), name, lines.concat());
     let tested = done(&["test", &statics, "--script", &script("sound", &[sound; 5])?])?;
     assert_says(&tested, &["5 replies", "ok: 1 rows"]);
-    // The second call that answers from memory is where it shows; the fifth call is not needed.
+    // The second call that answers from memory shows the difference. The fifth call is not needed.
     let told = refused(&["test", &statics, "--script", &script("leaky", &[sound, &leaky, sound, &leaky, sound])?], 1)?;
     assert_says(
         &told,
@@ -145,7 +148,7 @@ fn a_guest_that_keeps_state_in_a_static_is_found() -> Result<()> {
             "static",
         ],
     );
-    // Here nothing but the state shows it.
+    // Here only the state shows the difference.
     let told = refused(&["test", &statics, "--script", &script("silent", &[&silent, &silent, sound, sound])?], 1)?;
     assert_says(&told, &["with all commands in one entry", "head -n 2 ", "digest", "after line 2: "]);
     let peek = sound.replace("Sound", "Peek");
@@ -165,12 +168,12 @@ fn a_script_is_held_against_the_guest() -> Result<()> {
     );
     let wrong = script("wrong", "\n{\"method\": \"chain.Chain/Putt\"}")?;
     assert_says(&refused(&["test", &chain, "--script", &wrong], 2)?, &["wrong:2:2: ", "chain.Chain/Put"]);
-    // A command that uses up its fuel is an answer like any other.
+    // A command that uses up its fuel is a result like any other.
     let burn = r#"{"method": "chain.Chain/Burn", "request": {"units": 1000000}, "error": "RESOURCE_EXHAUSTED"}"#;
     let put = r#"{"method": "chain.Chain/Put", "request": {"key": "a"}}"#;
     let burning = script("burn", &[put, burn, put].join("\n"))?;
     assert_says(&done(&["test", &chain, "--script", &burning])?, &["2 replies, 1 errors", "1 of 1 met", "ok: 1 rows"]);
-    // Of a watch, all that it sends at once.
+    // For a watch the script compares everything that it sends at once.
     let walk = |page: u32, reply: &str| {
         format!(r#"{{"method": "chain.Chain/Walk", "request": {{"page": {page}}}, "reply": {reply}}}"#)
     };
@@ -194,14 +197,14 @@ fn a_panic_that_nobody_expected_fails_the_test_and_is_told() -> Result<()> {
     );
     let meant = panic.replace("}}", "}, \"error\": \"INTERNAL\"}");
     assert_says(&done(&["test", &chain, "--script", &script("meant", &[put, &meant])?])?, &["2 of 2 met"]);
-    // What a message within the reply has, and how it is told when it is not so.
+    // The script compares a message within the reply, and the error shows what was expected.
     let other = put.replace("\"version\": 1", "\"version\": 2");
     let told = refused(&["test", &chain, "--script", &script("other", &[&other])?], 1)?;
     assert_says(&told, &["1 of 1 expectations", r#"expected {"written":{"version":2}}"#]);
     Ok(())
 }
 
-/// The script begins at 2024-01-01, 1704067200000.
+/// Time in the script starts at 2024-01-01, 1704067200000.
 const TIME_SCRIPT: &str = r#"{"method": "statics.Statics/Sound"}
 {"method": "statics.Statics/Clock", "reply": {"count": "1704067201000"}}
 {"method": "statics.Statics/Clock", "after": "10s", "reply": {"count": "1704067211000"}}
@@ -215,20 +218,21 @@ const TIME_SCRIPT: &str = r#"{"method": "statics.Statics/Sound"}
 fn a_script_lets_time_pass_and_compares_reasons_and_unexpected_refusals_are_noted() -> Result<()> {
     let (directory, statics) = (tempdir()?, as_text(&statics_wasm())?);
     let script = |name: &str, text: &str| written(directory.path(), name, text);
-    // Queries are asked last where commands share an entry, and see the last time there: the same in both ways.
+    // Where commands share an entry, the queries run last and see the last time. The script gives
+    // the same results in both runs.
     let told = done(&["test", &statics, "--script", &script("time", TIME_SCRIPT)?])?;
     let note = "note: line 6: statics.Statics/Refuse was refused: FAILED_PRECONDITION: held by ann (reason HELD)";
     assert_says(&told, &["4 of 4 met", note, "all commands in one entry: the same"]);
     let other = TIME_SCRIPT.replace("\"HELD\"", "\"GONE\"");
     let told = refused(&["test", &statics, "--script", &script("other", &other)?], 1)?;
     assert_says(&told, &["1 of 4", "error FAILED_PRECONDITION with reason GONE", "held by ann (reason HELD)"]);
-    // Refusals are told by the measurements, too.
+    // The measurements also report refusals.
     let told = done(&["bench", &statics, "--script", &script("bench", TIME_SCRIPT)?])?;
     assert_says(&told, &["50.0%, 50.0% refused with FAILED_PRECONDITION"]);
     Ok(())
 }
 
-/// The sections of a module, each with its id and its length.
+/// Returns the sections of a module, each with its id and its length.
 pub(crate) fn sections(module: &[u8]) -> Result<Vec<&[u8]>> {
     let (mut found, mut at) = (Vec::new(), 8);
     while at < module.len() {
@@ -247,13 +251,13 @@ pub(crate) fn sections(module: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(found)
 }
 
-/// Whether the SDK's build left the descriptor in this section.
+/// Tells whether this is the section in which the SDK's build stores the descriptor.
 pub(crate) fn is_descriptor(section: &[u8]) -> bool {
     let name = b"lockstep.descriptor";
     section[0] == 0 && section.windows(name.len()).take(8).any(|window| window == name)
 }
 
-/// The module as a compiler of another language leaves it.
+/// Returns the module without its descriptor, as from a compiler of another language.
 fn without_descriptor(module: &[u8]) -> Result<Vec<u8>> {
     let kept = sections(module)?.into_iter().filter(|section| !is_descriptor(section));
     let kept = [&module[..8], &kept.collect::<Vec<_>>().concat()].concat();
@@ -261,7 +265,7 @@ fn without_descriptor(module: &[u8]) -> Result<Vec<u8>> {
     Ok(kept)
 }
 
-/// A module with a component type that is so many types deep.
+/// Makes a module with a component type that nests `depth` types.
 fn nested(depth: usize) -> Vec<u8> {
     let sized = |id: u8, body: &[u8]| {
         let mut section = vec![id];
@@ -274,18 +278,19 @@ fn nested(depth: usize) -> Vec<u8> {
         section.extend_from_slice(body);
         section
     };
-    // One type: a component type of one declaration, which is a type, and so on.
+    // One type: a component type with one declaration, which is a type, and so on.
     let types = [&[1][..], &[0x41, 1, 1].repeat(depth), &[0x41, 0]].concat();
     let encoding = b"\x16wit-component-encoding\x04\x00";
     let component = [&b"\0asm\x0d\0\x01\0"[..], &sized(0, encoding), &sized(7, &types)].concat();
     [&b"\0asm\x01\0\0\0"[..], &sized(0, &[&b"\x11component-type:zz"[..], &component].concat())].concat()
 }
 
-/// Their stack overflowed, and took the tool along; that of a node, too.
+/// Such a module used to overflow the stack of the tool, and that of a node.
 #[test]
 fn a_component_type_nested_without_end_is_refused_in_words() -> Result<()> {
     let directory = tempdir()?;
-    // How much of the first a stack takes depends on its size; no stack takes the second.
+    // The size of the stack decides where the first depth fails. The second is too deep for any
+    // stack.
     for (depth, words) in [(5_000, "cannot be made a component"), (100_000, "nested too deeply")] {
         let deep = written(directory.path(), "deep.wasm", nested(depth))?;
         let proto = as_text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/example.proto"))?;
@@ -351,7 +356,7 @@ fn a_guest_of_another_language_is_packed_once() -> Result<()> {
     Ok(())
 }
 
-/// A directory of cargo's that all runs share, beside that of these tests.
+/// Returns a target directory of cargo that all runs share, beside that of these tests.
 fn shared_target() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     Ok(program.ancestors().nth(3).context("tests run in target/release/deps")?.join("generated"))
@@ -367,7 +372,8 @@ fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
     let made = new("my-machine")?;
     ensure!(made.status.success(), "{}", text(&made));
     assert_says(&text(&made), &["my_machine.MyMachine", "LOCKSTEP_COMPONENT=target/", "lockstep dev"]);
-    // In the project's directory, whatever the program was called as.
+    // The printed commands work in the project's directory, whatever name the program was called
+    // by.
     let program = lockstep_binary().display().to_string();
     assert_says(&text(&made), &[&format!("LOCKSTEP={program} "), &format!("  {program} dev target/")]);
     let again = new("my-machine")?;
@@ -375,7 +381,8 @@ fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
     assert_says(&text(&again), &["is there already"]);
     assert_says(&text(&new("../other")?), &["is no name for a project"]);
     let project = directory.path().join("my-machine");
-    // The lock file names versions that this checkout was built with, so nothing has to be fetched.
+    // The lock file names versions that this checkout was built with, so nothing has to be
+    // downloaded.
     let cargo_with = |arguments: &[&str], variables: &[(&str, &Path)]| -> Result<Output> {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.args(arguments).env("CARGO_NET_OFFLINE", "true").current_dir(&project).env("CARGO_TARGET_DIR", &target);
@@ -395,7 +402,8 @@ fn a_new_project_builds_tests_and_is_taken_as_it_stands() -> Result<()> {
     assert_says(&done(&["check", &built])?, &["my_machine.MyMachine (2 methods"]);
     let script = as_text(&project.join("calls.jsonl"))?;
     assert_says(&done(&["test", &built, "--script", &script])?, &["5 of 5 met", "4 replies, 1 errors", "ok: 2 rows"]);
-    // The same tests, of what was built; and of what was not.
+    // Runs the same tests on the built component, and on components that do not fit or do not
+    // exist.
     let (own, other) = (lockstep_binary(), kv_wasm());
     let (program, component) = (("LOCKSTEP", &*own), "LOCKSTEP_COMPONENT");
     let tested = cargo(&["test"], &[program, (component, Path::new(&built))])?;

@@ -1,4 +1,5 @@
-//! Guests beside the key-value one, on three real nodes: the hello world, the words of raft-grpc-example, and votes counted in C.
+//! Guests other than the key-value one, on three real nodes: the hello world, the words of
+//! raft-grpc-example, and the vote counter in C.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::{Cluster, Options, formed_of, lockstep, lockstep_binary};
 use serde_json::{Value, json};
 
-/// A component that is kept for ever.
+/// Returns the path of a golden component, which is kept for ever.
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
@@ -16,7 +17,7 @@ async fn cluster_of(fsm: PathBuf) -> Result<Cluster> {
     formed_of(3, Options { fsm: Some(fsm), ..Options::member() }).await
 }
 
-/// Calls node `n` as a user does.
+/// Calls node `n` with `lockstep call`, as a user does.
 fn call(cluster: &Cluster, n: usize, method: &str, request: Value) -> Result<Value> {
     let output = lockstep(&["call", &cluster.nodes[n].grpc_addr(), method, &request.to_string()])?;
     ensure!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));
@@ -67,7 +68,8 @@ fn runs(program: &str) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// The guest in C, built now where clang and its linker are; else the one that was built for good.
+/// Returns the guest in C.
+/// It is built now if clang and its linker are installed. Otherwise it is the golden component.
 fn tally(directory: &Path) -> Result<PathBuf> {
     if !(runs("clang") && runs("wasm-ld")) {
         eprintln!("notice: no clang or no wasm-ld here; the C guest is not built, its golden component is used");

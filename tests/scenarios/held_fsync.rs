@@ -1,9 +1,10 @@
-//! A leader whose own disk lags behind its followers dies and comes back at once: no log id is used twice, nothing acknowledged is lost.
+//! A leader whose disk is behind those of its followers is killed and restarted at once: no log id
+//! is used twice, and no acknowledged write is lost.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::{Options, eventually, formed_of};
 
-/// Writes that are acknowledged while the leader's disk holds none of them.
+/// Writes that are acknowledged before the leader's disk has any of them.
 const HELD: usize = 3;
 
 #[tokio::test]
@@ -13,8 +14,9 @@ async fn a_leader_that_lost_what_its_followers_committed_uses_no_log_id_twice() 
     let follower = cluster.follower().await?;
     cluster.add(leader, "before", "held").await?;
     cluster.nodes[leader].fail_now(&["log-before-sync=sleep(600000)"]).await?;
-    // The followers are a quorum without the leader's disk, and the one that took the command answers for it. Few, because the leader
-    // proposes only so many entries beyond what it has applied, and it applies what its disk holds.
+    // The followers are a quorum without the leader's disk, and the follower that received the
+    // command answers it. There are only few writes, because the leader proposes a limited number
+    // of entries beyond its applied index, and it applies only what its disk has.
     let mut last = 0;
     for n in 0..HELD {
         last = cluster.add(follower, &format!("k{n}"), &format!("v{n}")).await?;
@@ -24,7 +26,7 @@ async fn a_leader_that_lost_what_its_followers_committed_uses_no_log_id_twice() 
     cluster.nodes[leader].kill()?;
     cluster.nodes[leader].fail_at(&[])?;
     cluster.nodes[leader].start().await?;
-    // A leader that took up its old term would give the lost ids to these.
+    // A leader that continued its old term would give the lost ids to these entries.
     for n in 0..20 {
         cluster.add(n % 3, &format!("after{n}"), &format!("w{n}")).await?;
     }

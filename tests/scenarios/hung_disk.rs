@@ -1,5 +1,6 @@
-//! The leader's disk hangs at one write of its log, without an error: another node leads after a few heartbeat timeouts and clients go on
-//! there; the node with the hung disk says why it takes nothing, and catches up when its disk is back.
+//! The leader's disk hangs at one write of its log, without an error. Another node becomes leader
+//! after a few heartbeat timeouts, and clients continue there. The node with the hung disk says why
+//! it accepts nothing, and catches up when its disk works again.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +9,10 @@ use lockstep_tests::pb::AddRequest;
 use lockstep_tests::{Cluster, Options, eventually, formed_of};
 use tonic::{Code, Request, Status};
 
-/// How long the disk hangs: longer than it takes to be left, by far.
+/// Time for which the disk hangs. It is far longer than a change of leader takes.
 const HUNG: Duration = Duration::from_secs(12);
 
-/// Writes at node `n`, which gives up after a second.
+/// Writes at node `n` with a deadline of one second.
 async fn write(cluster: &Cluster, n: usize, key: &str) -> Result<Result<(), Status>> {
     let mut request = Request::new(AddRequest { key: key.into(), val: "v".into() });
     request.set_timeout(Duration::from_secs(1));
@@ -27,7 +28,7 @@ async fn a_leader_whose_disk_hangs_lets_go_of_its_leadership() -> Result<()> {
     cluster.add(hung, "before", "v").await?;
     cluster.nodes[hung].fail_now(&[&format!("log-before-sync=1*sleep({})", HUNG.as_millis())]).await?;
     let hung_at = Instant::now();
-    // The write that hangs. Its fate is not known here; the followers have it.
+    // The write that hangs. Its outcome is unknown here; the followers have the entry.
     let first = write(&cluster, hung, "hung").await?;
     ensure!(first.is_err(), "acknowledged although it is on no disk of the leader's");
     let next = eventually("another one leads", || async {

@@ -1,4 +1,5 @@
-//! Whom a node believes: messages that are not of its cluster, not for it, or not of its time change nothing.
+//! Checks of the sender: messages of another cluster, for another node, or of another time change
+//! nothing.
 
 use anyhow::Result;
 use lockstep_tests::pb::{AddVoterRequest, RemoveServerRequest};
@@ -67,7 +68,8 @@ async fn a_message_with_a_wrong_route_is_refused_and_the_term_stays() -> Result<
     Ok(())
 }
 
-/// The seed's own flow: a node loses its disk, comes back under its name, is removed, and is added again.
+/// The original case: a node loses its disk, returns under its name, is removed, and is added
+/// again.
 #[tokio::test]
 async fn a_wiped_disk_does_not_count_until_it_is_removed_and_added_again() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
@@ -80,7 +82,8 @@ async fn a_wiped_disk_does_not_count_until_it_is_removed_and_added_again() -> Re
     cluster.nodes[wiped].options.bootstrap = false;
     cluster.nodes[wiped].start().await?;
 
-    // Two of three hold the data. Without the other one, the empty one must not make a majority.
+    // Two of three nodes have the data. When one of them is paused, the empty node must not make a
+    // majority.
     cluster.nodes[other].signal("-STOP")?;
     let request = lockstep_tests::pb::AddRequest { key: "lost".into(), val: "never".into() };
     let mut request = tonic::Request::new(request);
@@ -114,7 +117,7 @@ async fn an_address_where_another_node_answers_is_no_member() -> Result<()> {
     let mut cluster = formed(1, &[]).await?;
     let n = cluster.push(Options::member())?;
     cluster.nodes[n].start().await?;
-    // The right name, and the leader's own address.
+    // The name is right, but the address is the leader's own.
     let request = AddVoterRequest { id: "nodeB".into(), address: cluster.nodes[0].raft_addr(), previous_index: 0 };
     let operation = cluster.nodes[0].manager().await?.add_voter(request).await?.into_inner();
     let error = cluster.finish(0, operation).await.unwrap_err().to_string();

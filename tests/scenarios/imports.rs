@@ -1,5 +1,6 @@
-//! A guest whose `.proto` imports a file with a service that nobody could serve, and that has names which are hard on Rust: its own service
-//! is its API, and the other one is described and nobody's.
+//! A guest whose `.proto` imports a file with a service that cannot be served, and that has names
+//! that are difficult in Rust. Only its own service is its API. The other service is described but
+//! not served.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::{Cluster, Options, formed_of, lockstep, names_wasm};
@@ -12,7 +13,7 @@ fn guest(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// What `lockstep call` says, and whether it succeeded.
+/// Runs `lockstep call` and returns whether it succeeded, and its output.
 fn call(cluster: &Cluster, n: usize, words: &[&str]) -> Result<(bool, String)> {
     let output = lockstep(&[&["call", &cluster.nodes[n].grpc_addr()], words].concat())?;
     let text = [output.stdout, output.stderr].concat();

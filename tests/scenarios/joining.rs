@@ -1,4 +1,4 @@
-//! Learners and voters join; what cannot join is told why.
+//! Learners and voters join. A node that cannot join gets the reason.
 
 use anyhow::{Context, Result};
 use lockstep_tests::pb::{
@@ -118,7 +118,7 @@ async fn a_change_asked_of_a_follower_names_the_leader() -> Result<()> {
 #[tokio::test]
 async fn a_node_with_another_component_is_refused() -> Result<()> {
     let mut cluster = formed(1, &[]).await?;
-    // The same guest with one more custom section: the same behaviour, another component.
+    // The same guest with one more custom section: the same behaviour in another component.
     let mut other = std::fs::read(lockstep_tests::kv_wasm())?;
     other.extend_from_slice(&[0, 3, 1, b'x', 0]);
     let path = cluster.directory().join("other.wasm");
@@ -169,7 +169,8 @@ async fn a_member_that_is_started_with_another_component_stays_up_unfit_and_says
     cluster.everyone_reads("while", "unfit").await
 }
 
-/// The file that every node keeps was missing or damaged: the node exited, also when it was started with the very same bytes.
+/// The component file that every node keeps was missing or damaged. The node used to exit then,
+/// even when it was started with the same bytes.
 #[tokio::test]
 async fn a_member_whose_component_is_gone_stays_up_unfit_until_it_is_given_again() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;

@@ -1,5 +1,5 @@
-//! A log for collectors: one JSON object a line and no name twice in one, from the first line to the last words. And what a node is told
-//! by variables: an empty one says nothing.
+//! The JSON log: one object a line, and no name twice in an object, from the first line to the
+//! last. Also the environment variables of a node: an empty one counts as not set.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,7 +11,9 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::{NodeProcess, Options, formed_of, kv_wasm, lockstep, lockstep_binary};
 use serde_json::Value;
 
-/// The objects of a log. That no name is there twice, `serde_json` does not see: each `"name":` must be written once.
+/// Parses the objects of a log.
+///
+/// `serde_json` does not detect duplicate names, so each `"name":` must occur once in its line.
 fn objects(log: &str) -> Result<Vec<Value>> {
     let object = |line: &str| -> Result<Value> {
         let value: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
@@ -43,7 +45,8 @@ async fn every_line_of_a_cluster_is_an_object() -> Result<()> {
     Ok(())
 }
 
-/// A node that is started with these flags beside its name, its directory and the format of its log.
+/// Returns the command of a node with these additional flags.
+/// It also has flags for its name, its directory and its log format.
 fn node(place: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(lockstep_binary());
     command.args(["node", "--raft_bootstrap", "--raft_id=nodeA", "--log-format", "json", "--raft_data_dir"]);
@@ -74,7 +77,7 @@ fn last_words_are_objects_too() -> Result<()> {
     Ok(())
 }
 
-/// The names of all variables, as the help lists them.
+/// Returns the names of all environment variables that the help lists.
 fn variables() -> Result<BTreeSet<String>> {
     let help = String::from_utf8(lockstep(&["node", "--help"])?.stdout)?;
     let names = help.split("[env: ").skip(1).filter_map(|rest| rest.split('=').next());
@@ -100,7 +103,7 @@ async fn empty_variables_say_nothing_and_others_are_named() -> Result<()> {
     Ok(())
 }
 
-/// Ended with the test.
+/// A process that is killed when the test ends.
 struct Ended(Child);
 
 impl Drop for Ended {

@@ -1,4 +1,5 @@
-//! Rounds of killing a random node under load: no acknowledged write is lost, and none that failed is half there.
+//! Rounds in which a random node is killed under load: no acknowledged write is lost, and no failed
+//! write is half applied.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,14 +14,17 @@ use tokio::task::JoinHandle;
 /// Kills in one run.
 const ROUNDS: u64 = 20;
 
-/// One writer's own keys: the highest version that was acknowledged, and the highest that was tried.
+/// The keys of one writer, with the highest acknowledged version and the highest version that was
+/// tried.
 #[derive(Default, Debug)]
 struct Written {
     acknowledged: BTreeMap<String, u64>,
     tried: BTreeMap<String, u64>,
 }
 
-/// Writes growing versions to ten keys of its own until told to stop; a failed call (its node died) is tried no further.
+/// Writes increasing versions to ten keys of its own until it is told to stop.
+/// A failed call, whose node was killed, is not repeated. The writer then connects to the next
+/// node.
 async fn writer(cluster: &Cluster, n: usize, stop: Arc<AtomicBool>) -> Result<JoinHandle<Written>> {
     let endpoints: Vec<String> = cluster.nodes.iter().map(|node| format!("http://{}", node.grpc_addr())).collect();
     Ok(tokio::spawn(async move {

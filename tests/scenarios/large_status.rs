@@ -1,20 +1,21 @@
-//! A status at all its limits stays below the 8 KiB of trailers that stock clients take: they would make another code of a larger one, and
-//! drop what became of the command.
+//! A status at all its limits stays below the 8 KiB of trailers that standard clients accept. With
+//! a larger one they would report another code and drop the outcome of the command.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::statics_pb::{Request, statics_client::StaticsClient};
 use lockstep_tests::{Cluster, Options, statics_wasm};
 use tonic::{Code, Status};
 
-/// What clients in C++, Python and Java take.
+/// Most bytes of trailers that clients in C++, Python and Java accept.
 const TRAILERS_BYTES_MAX: usize = 8 << 10;
 
-/// As HTTP/2 counts a field.
+/// Returns the size of a field as HTTP/2 counts it.
 fn field_bytes(name: &str, value: usize) -> usize {
     name.len() + value + 32
 }
 
-/// Bytes that a status came in: of its text, letters of six bytes each.
+/// Returns the bytes of trailers of a status. Its text consists of letters of two bytes, which are
+/// six bytes when encoded.
 fn bytes(status: &Status) -> usize {
     let metadata: usize = status
         .metadata()
@@ -34,7 +35,7 @@ fn value<'a>(status: &'a Status, key: &str) -> &'a str {
 
 #[tokio::test]
 async fn a_status_fits_and_says_what_it_lost() -> Result<()> {
-    // Both the longest name that there may be, and the guest's longest words.
+    // The longest possible node name and the longest message of the guest at the same time.
     let leader = format!("{}:40051", ["n".repeat(63), "n".repeat(63), "n".repeat(63), "n".repeat(61)].join("."));
     let mut cluster = Cluster::new()?;
     let options = Options::member().with(&[&format!("--grpc_advertise_addr={leader}")]);

@@ -1,5 +1,5 @@
-//! Changes of leader that do not wait for a timeout. The heartbeat timeout is set far above what a client waits for by default, so a
-//! change that did wait for it would fail the calls here.
+//! Changes of leader that wait for no timeout. The heartbeat timeout is far longer than a client
+//! waits by default, so the calls here would fail if a change waited for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddRequest, LeadershipTransferToServerRequest};
 use lockstep_tests::{Cluster, Options, eventually, formed};
 
-/// A restarted node stands after 12 to 18 s, a follower of a silent leader after 30 s; a call without a deadline has 10 s.
+/// A restarted node stands for election after 12 to 18 s, a follower of a silent leader after 30 s.
+/// A call without a deadline waits 10 s.
 const SLOW: [&str; 2] = ["--heartbeat_timeout=30s", "--election_timeout=30s"];
 
 fn others(cluster: &Cluster, n: usize) -> Vec<usize> {
@@ -30,7 +31,7 @@ async fn a_killed_leader_is_replaced_as_soon_as_its_process_is_gone() -> Result<
         cluster.add(n, &format!("after-{n}"), "2").await?;
     }
     cluster.everyone_reads("before", "1").await?;
-    // Down to one of three, nobody may take over.
+    // With only one of three nodes left, no node may become leader.
     let second = cluster.leader().await?;
     cluster.nodes[second].kill()?;
     let last = others(&cluster, dead).into_iter().find(|n| *n != second).context("three nodes")?;
@@ -82,7 +83,7 @@ async fn one_refused_link_changes_no_leader() -> Result<()> {
     let cut = others(&cluster, leader)[0];
     let before = term(&cluster, leader).await?;
     cluster.nodes[cut].fail_at(&["probe-refused=return(error)", "peer-append-refused=return(error)"])?;
-    // What breaks the stream is the next entry on it.
+    // The stream breaks at the next entry that is sent on it.
     eventually("the follower finds its leader gone, and nobody agrees", || async {
         cluster.add(leader, "k", "1").await?;
         ensure!(cluster.nodes[cut].log().contains("but not a quorum"), "not asked yet");
@@ -147,7 +148,7 @@ async fn calls_at_healthy_nodes_wait_out_a_paused_leader() -> Result<()> {
 async fn a_hand_over_that_nobody_takes_says_so_and_the_cluster_goes_on() -> Result<()> {
     let mut cluster = Cluster::new()?;
     for options in [Options::bootstrap(), Options::member(), Options::member()] {
-        // A hand-over is given 0.4 of this.
+        // A hand-over may take 0.4 of this time.
         let n = cluster.push(options.with(&["--heartbeat_timeout=2s"]).with_failpoints())?;
         cluster.nodes[n].start().await?;
         if n > 0 {
@@ -173,8 +174,9 @@ async fn a_hand_over_that_nobody_takes_says_so_and_the_cluster_goes_on() -> Resu
     Ok(())
 }
 
-/// Writes growing versions to keys of its own through one node. A call that fails while that node is not the one being restarted is
-/// an error.
+/// Writes increasing versions to its own keys through one node.
+///
+/// A failed call is an error unless that node is the one that is being restarted.
 async fn pinned_writer(
     endpoint: String,
     n: usize,
@@ -219,7 +221,8 @@ async fn a_rolling_restart_under_load_fails_no_call_at_another_node() -> Result<
             tokio::spawn(pinned_writer(endpoint, n, restarting.clone(), stop.clone()))
         })
         .collect();
-    // The leader first, which makes it the hardest: each of the three stops leads or has just lost the lead.
+    // The leader is first, which is the hardest case: each of the three nodes leads when it is
+    // stopped, or has just lost the leadership.
     for round in 0..3 {
         let n = if round == 0 { cluster.leader().await? } else { (cluster.leader().await? + round) % 3 };
         restarting.store(n, Ordering::SeqCst);

@@ -1,10 +1,12 @@
-//! What a node has shown, it does not take back: local reads and `Stat` after a crash.
+//! Local reads and `Stat` after a crash: a node never shows an older state than it has shown
+//! before.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::GetRequest;
 use lockstep_tests::{Cluster, NodeProcess, eventually, formed};
 
-/// What a reader of one node sees: the value of `counter` and the applied index. Fails while the node does not serve.
+/// Returns what a reader of one node sees: the value of `counter` and the applied index.
+/// Fails while the node does not serve.
 async fn seen(node: &NodeProcess) -> Result<(u64, u64)> {
     let stat = node.stat().await?;
     ensure!(stat["mode"] == "serving", "{} is {}", node.name, stat["mode"]);
@@ -19,7 +21,9 @@ async fn shows_no_less(node: &NodeProcess, before: (u64, u64)) -> Result<()> {
     Ok(())
 }
 
-/// Everyone killed, one node back, alone: nobody can tell it what was committed.
+/// Writes a value, waits until node `n` shows it, and kills all nodes.
+///
+/// The node will be started alone, so that no other node can tell it what was committed.
 async fn alone_after(cluster: &mut Cluster, n: usize, value: u64) -> Result<(u64, u64)> {
     let leader = cluster.leader().await?;
     cluster.add(leader, "counter", &value.to_string()).await?;
@@ -54,7 +58,7 @@ async fn a_killed_node_that_is_alone_shows_no_less_than_before() -> Result<()> {
 async fn a_node_that_lost_its_record_waits_for_a_leader() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
     let before = alone_after(&mut cluster, 1, 7).await?;
-    // As a crash of the machine may leave it.
+    // A crash of the machine may lose this file.
     std::fs::remove_file(cluster.nodes[1].data_dir.join(&cluster.nodes[1].name).join("SERVED"))?;
     cluster.nodes[1].start().await?;
     eventually("it says what it waits for", || async {

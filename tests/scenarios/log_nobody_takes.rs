@@ -1,5 +1,6 @@
-//! A log that nobody takes: stderr is a full disk, a pipe whose reader left, or one whose reader does not read. Lines are lost and counted, and
-//! nothing else comes of it. (A panic of tracing's in whatever task logged next once ended nodes, and stood in the way of changes.)
+//! A log that cannot be written: stderr is a full disk, a pipe whose reader has closed it, or a
+//! pipe whose reader does not read. Lines are lost and counted, and nothing else happens. (A panic
+//! of tracing in the task that logged next once ended nodes, and blocked changes.)
 #![cfg(target_os = "linux")]
 
 use std::fs::File;
@@ -9,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, lockstep, lockstep_binary};
 
-/// A named pipe, with a reader that reads nothing for as long as the file lives.
+/// Makes a named pipe with a reader that reads nothing, as long as the file is open.
 fn pipe(place: &Path, name: &str) -> Result<(String, File)> {
     let path = place.join(name);
     ensure!(Command::new("mkfifo").arg(&path).status()?.success(), "no pipe can be made");
@@ -39,7 +40,7 @@ async fn nodes_live_on_without_their_log() -> Result<()> {
     let (into_stuck, stuck) = pipe(place.path(), "stuck")?;
     cluster.push(Options::bootstrap().through("exec 2>/dev/full"))?;
     cluster.push(Options::member().through(&into_left))?;
-    // More than a pipe holds, soon.
+    // The log soon exceeds what a pipe can hold.
     cluster.push(Options::member().with(&["--log_level=trace"]).through(&into_stuck))?;
     for node in &mut cluster.nodes {
         node.start().await?;

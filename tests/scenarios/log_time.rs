@@ -1,4 +1,5 @@
-//! Log time is every node's, whatever one node's clock says: a leader years ahead does not move it, and one years behind does not stop it.
+//! Log time depends on all nodes, not on one node's clock: a leader years ahead does not advance
+//! it, and one years behind does not stop it.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,7 @@ use tokio::time::timeout;
 
 const FIVE_YEARS_MS: u64 = 157_680_000_000;
 
-/// Log time, once it is equal on all nodes at an equal index.
+/// Returns the log time, once it is equal on all nodes at the same index.
 async fn log_time(cluster: &Cluster) -> Result<u64> {
     eventually("one log time", || async {
         let mut seen = None;
@@ -46,7 +47,7 @@ async fn a_leader_with_a_clock_years_ahead_moves_nothing() -> Result<()> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64;
     ensure!(last <= now, "log time is at {last}, {} ms too far", last - now);
-    // It says so itself.
+    // The node itself reports the problem.
     eventually("the node says that its clock is ahead", || async {
         let clock = cluster.nodes[leader].status().await?["clock"].take();
         ensure!(clock["problem"].as_str().is_some_and(|text| text.contains("ahead of log time")), "{clock}");
@@ -54,7 +55,7 @@ async fn a_leader_with_a_clock_years_ahead_moves_nothing() -> Result<()> {
         Ok(())
     })
     .await?;
-    // Another leader, whose clock is right, goes on from there.
+    // The next leader, whose clock is right, continues from that log time.
     cluster.nodes[leader].kill()?;
     let other = cluster.leader().await?;
     write_some(&cluster, other).await?;
@@ -62,7 +63,8 @@ async fn a_leader_with_a_clock_years_ahead_moves_nothing() -> Result<()> {
     cluster.everyone_has_one_hash().await
 }
 
-/// A node that has just been elected has heard no other clock yet. Whatever it stamps before it has must not jump.
+/// A node that has just been elected has heard no other clock yet. What it stamps before it has must
+/// not jump.
 #[tokio::test]
 async fn a_new_leader_with_a_clock_years_ahead_moves_nothing() -> Result<()> {
     let cluster = formed_of(3, Options::member().with_failpoints()).await?;
@@ -101,7 +103,7 @@ async fn hand_over(cluster: &Cluster, leader: usize, to: usize) -> Result<()> {
     Ok(())
 }
 
-/// What a watch of a lease relies on.
+/// A watch of a lease depends on this.
 #[tokio::test]
 async fn time_passes_for_watches_on_an_idle_cluster() -> Result<()> {
     let cluster = formed_of(3, Options::member()).await?;
@@ -109,7 +111,7 @@ async fn time_passes_for_watches_on_an_idle_cluster() -> Result<()> {
     cluster.add(leader, "key", "value").await?;
     let before = log_time(&cluster).await?;
     let (start, first) = (Instant::now(), cluster.nodes[leader].stat().await?["last_applied_index"].clone());
-    // On every node, and so many that an entry for each would show.
+    // On every node, and so many that an entry for each of them would show.
     let mut streams = Vec::new();
     for node in &cluster.nodes {
         for _ in 0..20 {

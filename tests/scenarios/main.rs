@@ -1,4 +1,4 @@
-//! Scenarios: one behaviour, one file, real processes.
+//! The scenarios: each file tests one behaviour, with real processes.
 #![allow(clippy::unwrap_used)]
 
 mod any_authority;

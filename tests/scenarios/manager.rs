@@ -1,4 +1,5 @@
-//! RaftManager and its older name RaftAdmin: what each of the twenty calls does, and that both are one service.
+//! RaftManager and its older name RaftAdmin: what each of the twenty calls does, and that both
+//! names are the same service.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::call::Call;
@@ -9,7 +10,7 @@ use lockstep_tests::pb::{self, AddRequest, Future};
 use lockstep_tests::{Options, eventually, formed, lockstep};
 use prost::Message;
 
-/// `Example/Add` as `ApplyLog` takes it.
+/// Encodes `Example/Add` for `ApplyLog`.
 fn add(key: &str, val: &str) -> Vec<u8> {
     let request = AddRequest { key: key.into(), val: val.into() }.encode_to_vec();
     Call { method: "Example/Add".into(), request }.encode_to_vec()
@@ -59,7 +60,7 @@ async fn the_older_name_is_the_same_service_in_other_words() -> Result<()> {
 
     let (id, address) = (cluster.nodes[n].name.clone(), cluster.nodes[n].raft_addr());
     let operation = admin.add_nonvoter(pb::AddNonvoterRequest { id, address, previous_index: 0 }).await?.into_inner();
-    // Begun under one name, awaited and forgotten under the other.
+    // The operation is started under one name and awaited and forgotten under the other.
     let done = manager.r#await(operation.clone()).await?.into_inner();
     ensure!(done.error.is_empty(), "{}", done.error);
     manager.forget(operation.clone()).await?;
@@ -83,7 +84,8 @@ async fn the_older_name_is_the_same_service_in_other_words() -> Result<()> {
     Ok(())
 }
 
-/// Every call that neither changes the membership nor stops a node, under both names, on the leader.
+/// Makes every call that neither changes the membership nor stops a node.
+/// The calls go to the leader, under both names.
 #[tokio::test]
 async fn the_other_calls_answer_under_both_names() -> Result<()> {
     let cluster = formed(3, &[]).await?;
@@ -129,7 +131,8 @@ async fn an_unknown_token_is_not_found() -> Result<()> {
     Ok(())
 }
 
-/// Between Shutdown and the end, the node says so and answers for its operation; a client that never forgets does not keep it alive.
+/// Between Shutdown and its end, the node reports that state and answers for its operation. A
+/// client that never forgets the operation does not keep the node running.
 #[tokio::test]
 async fn a_node_that_was_shut_down_answers_for_a_moment_and_exits_with_0() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;

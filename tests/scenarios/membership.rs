@@ -1,4 +1,5 @@
-//! Members come and go under load, leaders crash in the middle of it, and nodes move.
+//! Members are added and removed under load, leaders crash during a change, and nodes move to other
+//! addresses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,8 @@ use lockstep_tests::pb::{self, AddRequest};
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed};
 use tokio::task::JoinHandle;
 
-/// Writes growing numbers under a key of its own, through a node that stays; the last one acknowledged.
+/// Writes increasing numbers to its own key, through a node that stays. Returns the last
+/// acknowledged number.
 async fn writer(cluster: &Cluster, n: usize, stop: Arc<AtomicBool>) -> Result<JoinHandle<(String, u64)>> {
     let mut client = cluster.nodes[0].client().await?;
     let key = format!("writer{n}");
@@ -34,7 +36,7 @@ async fn remove(cluster: &Cluster, n: usize) -> Result<u64> {
     cluster.finish(leader, operation).await
 }
 
-/// The leader as node `n` knows it; others may be removed, or frozen.
+/// Returns the leader that node `n` knows. Other nodes may be removed or paused.
 async fn leader_by(cluster: &Cluster, n: usize) -> Result<usize> {
     eventually("a leader is known", || async {
         let name = cluster.nodes[n].manager().await?.leader(pb::LeaderRequest {}).await?.into_inner().server_id;
@@ -64,7 +66,8 @@ async fn it_grows_to_five_and_shrinks_to_one_under_load() -> Result<()> {
     let voters = |names: &[&str]| names.iter().map(|name| (name.to_string(), "Voter".to_string())).collect::<Vec<_>>();
     assert_eq!(servers(&cluster, 0).await?, voters(&["nodeA", "nodeB", "nodeC", "nodeD", "nodeE"]));
 
-    // Leadership moves between the changes, so that a node that goes may be the leader and one that changes things may be new.
+    // Leadership moves between the changes, so that a removed node may be the leader, and the
+    // leader that makes a change may be new.
     for n in (1..5).rev() {
         let leader = leader_by(&cluster, 0).await?;
         let (id, address) = (cluster.nodes[n].name.clone(), cluster.nodes[n].raft_addr());
@@ -90,8 +93,10 @@ async fn it_grows_to_five_and_shrinks_to_one_under_load() -> Result<()> {
     Ok(())
 }
 
-/// The leader crashes before and after the entry that changes the voters: the next one has a whole configuration, never a joint one,
-/// and the change can be asked for again.
+/// The leader crashes before or after the entry that changes the voters.
+///
+/// The next leader has a uniform configuration, never a joint one, and the change can be requested
+/// again.
 #[tokio::test]
 async fn a_leader_that_crashes_while_it_changes_voters_leaves_nothing_half_way() -> Result<()> {
     for point in ["membership-before-voters", "membership-after-voters"] {
@@ -132,11 +137,12 @@ async fn a_leader_that_crashes_while_it_changes_voters_leaves_nothing_half_way()
     Ok(())
 }
 
-/// A voter that answers once and is never reachable again must not cost a cluster of one its quorum.
+/// A voter that answers once and is never reachable again must not cost a cluster of one node its
+/// quorum.
 #[tokio::test]
 async fn a_voter_added_at_a_wrong_address_is_rolled_back_and_the_quorum_kept() -> Result<()> {
     let mut cluster = formed(1, &["--catch_up_timeout=2s"]).await?;
-    // It says of itself that it lives where nobody does.
+    // The node advertises an address where nothing listens.
     let (_reserved, nobody) = lockstep_tests::nobody()?;
     let n = cluster.push(Options::member().with(&[format!("--raft_advertise_addr={nobody}").as_str()]))?;
     cluster.nodes[n].start().await?;
@@ -153,7 +159,8 @@ async fn a_voter_added_at_a_wrong_address_is_rolled_back_and_the_quorum_kept() -
     Ok(())
 }
 
-/// The leader itself comes back elsewhere: it is recorded, found by its peers, and leads again.
+/// The leader itself returns at another address: the address is recorded, its peers find it, and it
+/// leads again.
 #[tokio::test]
 async fn a_leader_that_moved_is_recorded_and_leads_from_its_new_address() -> Result<()> {
     for size in [1, 3] {
@@ -192,7 +199,8 @@ async fn a_leader_that_moved_is_recorded_and_leads_from_its_new_address() -> Res
     Ok(())
 }
 
-/// With one of three voters dead, another one that lives is not taken out: nothing could be committed any more. The dead one may go.
+/// With one of three voters dead, removing a live one is refused, because nothing could be
+/// committed afterwards. The dead one can be removed.
 #[tokio::test]
 async fn a_change_that_would_leave_no_quorum_is_refused_and_changes_nothing() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;

@@ -1,5 +1,5 @@
-//! A guest that does what no guest should: whatever it is, the nodes stay up and agree, the other clients are not harmed, and who asked
-//! for it is told what happened and where.
+//! A guest that breaks every rule: the nodes stay up and agree, other clients are not harmed, and
+//! the caller learns what happened and where.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use lockstep_tests::{Cluster, Options, chain_wasm, eventually, formed_of, lockst
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-/// Nodes that run the guest.
+/// Forms a cluster whose nodes run the guest.
 pub(crate) async fn misbehaving(size: usize, more: &[&str]) -> Result<Cluster> {
     let mut cluster = Cluster::new()?;
     let fsm = Some(misbehaving_wasm(cluster.directory())?);
@@ -27,7 +27,7 @@ pub(crate) fn deed(what: What) -> Deed {
     Deed { what: what.into(), ..Deed::default() }
 }
 
-/// What the status of a call must be: its code, and a part of its message; `Ok` for a reply.
+/// Expected status of a call: its code and a part of its message. `Ok` means a reply.
 pub(crate) type Expected = (Code, &'static str);
 
 const FUEL: Expected = (Code::ResourceExhausted, "used all its fuel");
@@ -39,7 +39,7 @@ const FORBIDDEN: Expected = (Code::Internal, "called what is forbidden in this k
 const TRAPPED: Expected = (Code::Internal, "trapped");
 const FINE: Expected = (Code::Ok, "");
 
-/// What each comes to as a command.
+/// Expected status of each deed as a command.
 pub(crate) const COMMANDS: [(What, Expected); 36] = [
     (What::Loop, FUEL),
     (What::Recurse, STACK),
@@ -61,7 +61,7 @@ pub(crate) const COMMANDS: [(What, Expected); 36] = [
     (What::ReplyBeyondMemory, MALFORMED),
     (What::ReplyOfNoCase, MALFORMED),
     (What::RefuseNotUtf8, MALFORMED),
-    // The host hands it on as it is; the client finds that it is no message.
+    // The host passes it on unchanged; the client finds that it is not a message.
     (What::ReplyNoMessage, (Code::Internal, "decode")),
     (What::RefuseGigantic, (Code::FailedPrecondition, "AAAA")),
     (What::FloodLog, FUEL),
@@ -80,7 +80,7 @@ pub(crate) const COMMANDS: [(What, Expected); 36] = [
     (What::ReadSnapshot, FORBIDDEN),
 ];
 
-/// What else some of them come to in a query.
+/// Expected status of deeds that end differently in a query.
 pub(crate) const QUERIES: [(What, Expected); 10] = [
     (What::FloodGets, BUDGET),
     (What::FloodScans, BUDGET),
@@ -104,7 +104,7 @@ fn check(what: What, expected: Expected, answer: Result<Done, Status>) -> Result
     Ok(())
 }
 
-/// Counts up once; `counted` knows how far it is, because nobody else counts.
+/// Increments the counter once. `counted` is its expected value, because no other client counts.
 async fn count(bystander: &mut MisbehavingClient<Channel>, counted: &mut u64) -> Result<()> {
     match bystander.r#do(deed(What::Count)).await {
         Ok(done) => {
@@ -112,13 +112,14 @@ async fn count(bystander: &mut MisbehavingClient<Channel>, counted: &mut u64) ->
             ensure!(done.get_ref().value == *counted, "counted to {} instead of {counted}", done.get_ref().value);
             Ok(())
         }
-        // Refused before it was in the log, because apply is still at the other command: no harm.
+        // The command was refused before it was in the log, because apply is still running the
+        // other command. That is no harm.
         Err(status) if status.code() == Code::ResourceExhausted && status.message().contains("apply") => Ok(()),
         Err(status) => bail!("another client was harmed: {status}"),
     }
 }
 
-/// Everyone runs and has the same state.
+/// Checks that all nodes run and have the same state.
 async fn all_is_well(cluster: &mut Cluster) -> Result<()> {
     for node in &mut cluster.nodes {
         ensure!(!node.has_ended()?, "{} has ended", node.name);
@@ -144,12 +145,13 @@ async fn whatever_a_command_does_the_nodes_agree_and_others_are_not_harmed() -> 
     Ok(())
 }
 
-/// Commands run so far. The hash would not do: the leader appends an entry to a log that falls silent.
+/// Returns the number of commands run so far. The hash cannot be used, because the leader appends
+/// an entry to a log that has become idle.
 async fn commands(cluster: &Cluster) -> Result<u64> {
     cluster.nodes[0].status().await?["fsm"]["commands_applied"].as_u64().context("no commands_applied")
 }
 
-/// Wants the same rows on all nodes, to the byte.
+/// Checks that all nodes have the same rows, byte for byte.
 async fn rows_are_alike(cluster: &Cluster) -> Result<()> {
     eventually("one backup of all nodes", || async {
         let backups = cluster.nodes.iter().map(|node| lockstep(&["backup", "--local", &node.grpc_addr()]));
@@ -172,7 +174,7 @@ async fn whatever_a_query_does_nothing_changes() -> Result<()> {
     let common = COMMANDS.into_iter().filter(|(what, _)| !special.contains(&(*what as i32)));
     for (n, (what, expected)) in common.chain(QUERIES).enumerate() {
         let answer = client(&cluster, n % 3).await?.ask(deed(what)).await.map(tonic::Response::into_inner);
-        // A query has ten times the fuel of a command, and a deadline beside it: whichever ends first.
+        // A query has ten times the fuel of a command and also a deadline. Either may end it first.
         let late = answer.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded) && expected == FUEL;
         if !late {
             check(what, expected, answer).with_context(|| format!("query {what:?}"))?;

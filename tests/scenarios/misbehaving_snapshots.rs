@@ -1,5 +1,6 @@
-//! A guest whose snapshot or restore fails, lies or never ends: nodes that need the state get it all the same, as rows, and the sender
-//! says so; `lockstep backup` does not ask the guest at all.
+//! A guest whose snapshot or restore fails, writes a wrong state or never ends. Nodes that need the
+//! state still get it, as rows, and the sender reports that. `lockstep backup` does not call the
+//! guest at all.
 
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -10,16 +11,17 @@ use lockstep_tests::{Cluster, Options, eventually, lockstep_binary};
 
 use crate::misbehaving::{client, deed, misbehaving};
 
-/// Small enough that a hundred commands are no longer in the log.
+/// Limits so small that a hundred commands are no longer in the log.
 const TIGHT: [&str; 4] =
     ["--snapshot_threshold=20", "--snapshot_interval=1s", "--trailing_logs=10", "--trailing_entries_min=10"];
 
-/// What the sender says when the guest's snapshot has failed under its hands.
+/// Log message of the sender when the guest's snapshot has failed.
 const FAILED: &str = "the guest's snapshot failed; the host sends the rows themselves instead";
-/// What it says when a receiver did not arrive at the same state.
+/// Log message of the sender when a receiver got a different state.
 const DISTRUSTED: &str = "the guest's own snapshots are not sent any more";
 
-/// A node whose log begins after what snapshots must bring, and whose guest will do so in them.
+/// Forms a node whose log is purged, so that a new node needs a snapshot. The guest will do the
+/// given deeds in snapshots and restores.
 async fn prepared(at_snapshot: What, at_restore: What) -> Result<Cluster> {
     let cluster = misbehaving(1, &TIGHT).await?;
     let mut client = client(&cluster, 0).await?;
@@ -52,7 +54,8 @@ fn back_up(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Two nodes join, and the sender has said all of `says`, and of the other texts nothing.
+/// Lets two nodes join. The sender must have logged all texts of `says`, and none of the other
+/// texts.
 async fn two_join(at_snapshot: What, at_restore: What, says: &[&str]) -> Result<()> {
     let mut cluster = prepared(at_snapshot, at_restore).await?;
     let options = cluster.nodes[0].options.clone();

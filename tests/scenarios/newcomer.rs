@@ -1,4 +1,5 @@
-//! What a newcomer meets in the first hour beyond refused flags: `dev`, the wrong port, a node outside of every cluster, and a quiet log.
+//! What new users meet in the first hour apart from refused flags: `dev`, a wrong port, a node that
+//! is in no cluster, and a quiet log.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lockstep_tests::{NodeProcess, Options, eventually, formed, kv_wasm, lockstep, lockstep_binary};
 use tempfile::tempdir;
 
-/// A `lockstep dev` in a temporary place of its own.
+/// A `lockstep dev` in a temporary directory of its own.
 struct Dev {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -30,7 +31,7 @@ impl Dev {
         Ok(Dev { child, stdout, stderr })
     }
 
-    /// What it says until it waits for Ctrl-C.
+    /// Returns what it prints until it waits for Ctrl-C.
     fn greeting(&mut self) -> Result<String> {
         let mut text = String::new();
         while !text.contains("Ctrl-C stops") {
@@ -41,7 +42,7 @@ impl Dev {
         Ok(text)
     }
 
-    /// What else it has said, once it has ended.
+    /// Returns the rest of what it printed, once it has ended.
     fn words(&mut self) -> Result<String> {
         let mut words = String::new();
         self.stderr.read_to_string(&mut words)?;
@@ -71,7 +72,8 @@ fn assert_says(text: &str, words: &[&str]) {
     }
 }
 
-/// It killed its nodes' parent and left 357 MB; and its first command, typed at once, met a closed port.
+/// A killed `dev` used to leave 357 MB behind, and its first command, typed at once, met a closed
+/// port.
 #[tokio::test]
 async fn what_dev_prints_works_at_once_and_what_a_killed_one_left_goes_with_the_next() -> Result<()> {
     let place = tempdir()?;
@@ -107,7 +109,7 @@ async fn what_dev_prints_works_at_once_and_what_a_killed_one_left_goes_with_the_
     Ok(())
 }
 
-/// The other cluster answered in its place, so it reported success first.
+/// The other cluster used to answer in its place, so it reported success first.
 #[test]
 fn dev_on_a_taken_port_says_so_before_anything_else() -> Result<()> {
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -239,7 +241,8 @@ async fn recovering_the_only_voter_says_why_not_and_what_to_do() -> Result<()> {
     cluster.everyone_reads("nothing", "").await
 }
 
-/// The start of a restored node warned of addresses that nobody could have recorded, and of the flag that it was told to give.
+/// The start of a restored node used to warn of addresses that could not have been recorded, and of
+/// the flag that the restore had told the user to give.
 #[tokio::test]
 async fn a_restored_node_starts_and_stops_without_a_warning() -> Result<()> {
     let cluster = formed(1, &[]).await?;

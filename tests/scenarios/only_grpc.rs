@@ -1,5 +1,6 @@
-//! What is not gRPC over HTTP/2 is refused in words and not run: its client could read neither the reply nor the status, and would take the
-//! 200 of a refused command for a success.
+//! Requests that are not gRPC over HTTP/2 are refused with a message and not run. Their client
+//! could read neither the reply nor the status, and would take the code 200 of a refused command
+//! for a success.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::formed;
@@ -11,7 +12,7 @@ use tonic::codegen::{Bytes, http};
 
 const CALL: &str = "/Example/Add";
 
-/// Code and body of the answer to a POST over HTTP/2.
+/// Sends a POST over HTTP/2 and returns code and body of the response.
 async fn post(address: &str, path: &str, content_type: Option<&str>, message: &[u8]) -> Result<(u16, String)> {
     let (mut client, connection) = h2::client::handshake(TcpStream::connect(address).await?).await?;
     let connection = tokio::spawn(connection);
@@ -31,7 +32,7 @@ async fn post(address: &str, path: &str, content_type: Option<&str>, message: &[
     Ok((head.status.as_u16(), String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// The same over HTTP/1.1.
+/// Sends the same request over HTTP/1.1 and returns the response.
 async fn post_http1(address: &str, content_type: &str, message: &[u8]) -> Result<String> {
     let mut connection = TcpStream::connect(address).await?;
     let framed = [&[0], &(message.len() as u32).to_be_bytes()[..], message].concat();
@@ -81,7 +82,7 @@ async fn only_grpc_is_run() -> Result<()> {
     Ok(())
 }
 
-/// The node's own services, on both ports.
+/// Tests the node's own services, on both ports.
 #[tokio::test]
 async fn no_service_is_an_exception() -> Result<()> {
     let cluster = formed(1, &[]).await?;

@@ -1,4 +1,4 @@
-//! What an operator meets: HTTP, signals, Stat, the admin command, environment variables.
+//! What an operator uses: HTTP, signals, Stat, the admin command, environment variables.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::{Options, formed, lockstep};
@@ -119,7 +119,7 @@ async fn a_restart_under_other_addresses_is_recorded() -> Result<()> {
     let follower = cluster.follower().await?;
     cluster.nodes[follower].stop().await?;
     let name = cluster.nodes[follower].name.clone();
-    // A new place for the same directory.
+    // New addresses for the same directory.
     let directory = cluster.directory().to_path_buf();
     cluster.nodes[follower] = lockstep_tests::NodeProcess::new(&name, &directory, Options::member())?;
     cluster.nodes[follower].start().await?;
@@ -136,7 +136,8 @@ async fn a_restart_under_other_addresses_is_recorded() -> Result<()> {
     cluster.everyone_reads("key", "value").await
 }
 
-/// A stop waited behind a membership operation that asked an address where nobody answers, and ended with 1.
+/// A stop used to wait for a membership operation that called an address where nothing answers, and
+/// ended with code 1.
 #[tokio::test]
 async fn a_leader_stops_cleanly_while_members_are_being_added() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;

@@ -1,4 +1,5 @@
-//! The network between nodes fails, as a whole and in one direction; clients stay attached to every node.
+//! The network between nodes fails, completely or in one direction, while clients stay connected to
+//! every node.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use lockstep_tests::pb::{AddRequest, GetRequest};
 use lockstep_tests::{Cut, Load, eventually, formed_in, in_network};
 use tonic::{Code, Request};
 
-/// A request that is given up after two seconds, by both sides.
+/// Makes a request that both sides give up after two seconds.
 fn soon<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(Duration::from_secs(2));
@@ -22,7 +23,8 @@ fn a_leader_without_its_majority_serves_nothing_and_acknowledges_nothing() -> Re
         cluster.add(alone, "key", "before").await?;
         cluster.network().isolate(alone)?;
 
-        // Asked at once, while it still takes itself for the leader, and again when the others have another one.
+        // The first round is at once, while the node still acts as leader. The second is when the
+        // others have another leader.
         for round in 0..2 {
             let mut client = cluster.nodes[alone].client().await?;
             let written = client.add(soon(AddRequest { key: format!("alone-{round}"), val: "1".into() })).await;
@@ -42,8 +44,10 @@ fn a_leader_without_its_majority_serves_nothing_and_acknowledges_nothing() -> Re
     })
 }
 
-/// Cuts the leader's links to the others while clients write everywhere, until others lead and serve; then heals, and checks all that
-/// was written. `cuts` says what is cut between leader and other.
+/// Cuts the leader's links to the others until another leader serves.
+///
+/// Clients write everywhere meanwhile. Then it heals the network and checks all that was written.
+/// `cuts` returns the cuts between the leader and another node.
 fn leader_is_replaced(cuts: fn(usize, usize) -> Vec<Cut>) -> Result<()> {
     in_network(|network| async move {
         let cluster = formed_in(network, 3, &[]).await?;
@@ -89,7 +93,8 @@ fn a_call_that_a_leader_without_majority_took_is_not_called_safe_to_repeat() -> 
         let alone = cluster.leader().await?;
         let mut client = cluster.nodes[alone].client().await?;
         cluster.network().isolate(alone)?;
-        // Proposed at once, for it leads: whether it will be committed is not known when its time is over.
+        // The command is proposed at once, because the node is the leader. When its deadline is
+        // over, it is unknown whether it will be committed.
         let status = client.add(soon(AddRequest { key: "key".into(), val: "1".into() })).await.unwrap_err();
         ensure!(status.code() != Code::Unavailable, "clients would repeat it: {status:?}");
         Ok(())

@@ -1,4 +1,5 @@
-//! A leader that stands still for seconds (SIGSTOP) and does not know it: when it goes on, it answers nothing that is not true any more.
+//! A leader that is paused for seconds (SIGSTOP) without knowing it: when it continues, it returns
+//! no outdated answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,10 +10,10 @@ use lockstep_tests::pb::{AddRequest, GetRequest};
 use lockstep_tests::{Cluster, Load, eventually, formed};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Longer than it takes the others to replace a leader.
+/// Longer than the others need to replace a leader.
 const PAUSE: Duration = Duration::from_secs(4);
 
-/// Writes growing numbers to `key` at node `n`; publishes each once it is acknowledged.
+/// Writes increasing numbers to `key` at node `n` and publishes each once it is acknowledged.
 async fn counting(cluster: &Cluster, n: usize, acknowledged: Arc<AtomicU64>) -> Result<JoinHandle<()>> {
     let mut client = cluster.nodes[n].client().await?;
     Ok(tokio::spawn(async move {
@@ -37,7 +38,8 @@ async fn a_leader_that_was_paused_serves_no_stale_read() -> Result<()> {
     })
     .await?;
 
-    // Readers begin all the time, also while nothing is answered: the paused node finds their requests when it goes on.
+    // Readers start all the time, also while nothing is answered, so the paused node finds their
+    // requests when it continues.
     let client = cluster.nodes[paused].client().await?;
     let stop = Arc::new(AtomicBool::new(false));
     let (stopping, known) = (stop.clone(), acknowledged.clone());
@@ -61,7 +63,8 @@ async fn a_leader_that_was_paused_serves_no_stale_read() -> Result<()> {
 
     cluster.nodes[paused].signal("-STOP")?;
     tokio::time::sleep(PAUSE).await;
-    // The others have gone on without it: what the old leader held to be the last write is not.
+    // The others have continued without it, so the last write that the old leader knows is
+    // outdated.
     let before = acknowledged.load(Ordering::SeqCst);
     eventually("a new leader", || async {
         ensure!(acknowledged.load(Ordering::SeqCst) > before + 1);

@@ -1,4 +1,5 @@
-//! Failures of the network that must not disturb a leader whose majority is well: no term goes by, no leader changes.
+//! Network failures that must not disturb a leader with a healthy majority: neither the term nor
+//! the leader changes.
 
 use std::time::Duration;
 
@@ -6,12 +7,14 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AppliedIndexRequest, RemoveServerRequest};
 use lockstep_tests::{Cut, Load, Network, eventually, formed_in, in_network};
 
-/// Silence is told from slowness a little later than by default, so that a busy machine changes no leader.
+/// Timeouts that are longer than the default, so that a busy machine changes no leader.
 const SLOW: [&str; 2] = ["--heartbeat_timeout=2s", "--election_timeout=6s"];
-/// Several times the silence after which a follower stands.
+/// Several times the silence after which a follower stands for election.
 const HELD: Duration = Duration::from_secs(7);
 
-/// Cuts, holds, heals under load; the clients at the nodes that are not `touched` notice nothing but a pause, and the leader stays.
+/// Applies the cuts under load, waits, and heals them.
+///
+/// The clients of nodes that are not `touched` see no failure, only a pause, and the leader stays.
 async fn leader_stays(network: Network, cuts: impl Fn(usize) -> (usize, Vec<Cut>)) -> Result<()> {
     let cluster = formed_in(network, 3, &SLOW).await?;
     let (leader, term) = (cluster.leader().await?, cluster.term().await?);
@@ -27,7 +30,7 @@ async fn leader_stays(network: Network, cuts: impl Fn(usize) -> (usize, Vec<Cut>
         Ok(())
     })
     .await?;
-    // It was cut indeed: nothing of all this has reached it.
+    // The node was really cut off: it has applied nothing of this.
     let applied = |stat: serde_json::Value| stat["last_applied_index"].as_u64().context("an index");
     let (behind, ahead) =
         (applied(cluster.nodes[touched].stat().await?)?, applied(cluster.nodes[leader].stat().await?)?);
@@ -85,7 +88,8 @@ fn a_node_that_was_removed_while_cut_off_disturbs_nobody_when_it_is_back() -> Re
         let operation = manager.remove_server(request).await?.into_inner();
         cluster.finish(leader, operation).await?;
         let term = cluster.nodes[leader].stat().await?["raft"]["term"].clone();
-        // It still believes in its old membership, cut off and after, and stands again and again.
+        // The removed node still has its old membership, during the cut and after it, and stands
+        // for election again and again.
         tokio::time::sleep(HELD).await;
         let known = cluster.nodes[removed].stat().await?["nodes"].as_array().map(Vec::len);
         assert_eq!(known, Some(3), "it was cut off, so it cannot know");

@@ -1,4 +1,5 @@
-//! What is written is read: linearizably everywhere, locally where it was written.
+//! Written values can be read: linearizably on every node, and locally on the node that received
+//! the write.
 
 use anyhow::Result;
 use lockstep_tests::{formed, pb::GetRequest};

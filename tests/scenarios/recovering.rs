@@ -1,4 +1,5 @@
-//! A majority is lost for good: `lockstep recover` on one survivor, and back to three nodes.
+//! A majority is lost for good: `lockstep recover` runs on one survivor, and the cluster grows to
+//! three nodes again.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::AddVoterRequest;
@@ -6,7 +7,7 @@ use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, lockstep
 
 const CONFIRM: &str = "--yes_i_lose_what_the_others_had";
 
-/// Exit code and all that was printed.
+/// Runs `lockstep recover` and returns the exit code and all that it printed.
 fn recover(program: &std::path::Path, node: &NodeProcess, more: &[&str]) -> Result<(Option<i32>, String)> {
     let output = std::process::Command::new(program)
         .arg("recover")
@@ -19,14 +20,15 @@ fn recover(program: &std::path::Path, node: &NodeProcess, more: &[&str]) -> Resu
     Ok((output.status.code(), text))
 }
 
-/// A survivor with writes that were acknowledged, its node stopped; the others dead.
+/// Makes a cluster with acknowledged writes, kills all nodes, and returns the survivor.
 async fn bereft(options: Option<Options>) -> Result<(Cluster, usize)> {
     let mut cluster = formed(3, &[]).await?;
     for n in 0..50 {
         cluster.add(n % 3, &format!("key{n}"), &n.to_string()).await?;
     }
     let survivor = cluster.follower().await?;
-    // What it has is all that was acknowledged: it is asked for the last write before the others die.
+    // The survivor must have all acknowledged writes, so its last write is read before the nodes
+    // are killed.
     eventually("the survivor has everything", || cluster.everyone_reads("key49", "49")).await?;
     for n in 0..3 {
         cluster.nodes[n].kill()?;
@@ -61,7 +63,7 @@ async fn one_survivor_serves_what_it_had_and_grows_to_three() -> Result<()> {
 
     let others: Vec<usize> = (0..3).filter(|n| *n != survivor).collect();
     for n in &others {
-        // On its old data it is refused by name, and empty it is welcome.
+        // With its old data the node is refused by name. With an empty directory it can be added.
         cluster.nodes[*n].start().await?;
         let error = add_voter(&cluster, survivor, *n).await.unwrap_err().to_string();
         assert!(error.contains("incarnation 0") && error.contains("empty data directory"), "{error}");

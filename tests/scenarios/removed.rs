@@ -1,4 +1,5 @@
-//! A node that was removed: it stops serving and says so, however and whenever it learns of it, and its process stays up.
+//! A removed node stops serving and says so, however and whenever it learns of its removal. Its
+//! process keeps running.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{self, AddRequest, GetRequest, RemoveServerRequest, WatchRequest};
@@ -11,7 +12,7 @@ async fn remove(cluster: &Cluster, n: usize) -> Result<u64> {
     cluster.finish(leader, operation).await
 }
 
-/// All that a removed node owes its clients and operators.
+/// Checks everything that a removed node must tell its clients and operators.
 async fn says_that_it_is_removed(cluster: &Cluster, n: usize) -> Result<()> {
     let node = &cluster.nodes[n];
     eventually("readyz says that it was removed", || async {
@@ -70,7 +71,7 @@ async fn a_removed_follower_says_so_ends_its_watches_and_remembers_it() -> Resul
     assert_eq!(ended.code(), tonic::Code::FailedPrecondition, "{ended:?}");
     says_that_it_is_removed(&cluster, n).await?;
 
-    // It knows it after a restart, even when nobody can be asked.
+    // The node remembers its removal after a restart, even when it can reach no other node.
     cluster.nodes[n].stop().await?;
     for other in (0..3).filter(|other| *other != n) {
         cluster.nodes[other].signal("-STOP")?;
@@ -97,7 +98,7 @@ async fn a_node_that_was_down_while_it_was_removed_is_told_when_it_comes_back() 
     let now = cluster.nodes[leader].stat().await?;
     assert_eq!(now["raft"]["term"], term, "it disturbed the others");
 
-    // The same disk may come back.
+    // The same directory can be added again.
     let index = cluster_add(&cluster, leader, n).await?;
     eventually("it serves again", || async {
         let stat = cluster.nodes[n].stat().await?;
@@ -131,7 +132,7 @@ async fn a_node_that_was_frozen_while_it_was_removed_is_told_when_it_wakes() -> 
     says_that_it_is_removed(&cluster, n).await
 }
 
-/// Whom node `n` calls the leader; a frozen node cannot be asked.
+/// Returns the leader that node `n` knows. A paused node cannot be called.
 async fn leader_among(cluster: &Cluster, n: usize) -> Result<usize> {
     let name = cluster.nodes[n].manager().await?.leader(pb::LeaderRequest {}).await?.into_inner().server_id;
     let place = cluster.nodes.iter().position(|node| node.name == name);

@@ -1,5 +1,6 @@
-//! Calls that are cancelled: as many at once as a connection may have open cost it nothing; a flood of them is slowed down, costs nobody else
-//! anything, and is a line a second in the log at most.
+//! Cancelled calls. A connection can have all its open calls cancelled at once without harm. A
+//! flood of cancelled calls is slowed down, harms no other client, and gives at most one line a
+//! second in the log.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +12,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
 const GET: &str = "/Example/Get";
-/// The request of a Get of `k`.
+/// The encoded request of a Get of the key `k`.
 const K: &[u8] = b"\x0a\x01k";
-/// Calls that a connection may have open, and so reset at once.
+/// Most calls that a connection may have open, and so may reset at once.
 const OPEN: u32 = 1_000;
-/// Resets a second that one connection gets.
+/// Most resets that one connection may send in a second.
 const A_SECOND: u64 = 2_000;
-/// What it gets at once, and one read beyond.
+/// Most resets that are accepted at once, including those of one read beyond the limit.
 const AT_ONCE: u64 = 1_024 + 4_096;
 
-/// A call that its client cancels in the same breath.
+/// Encodes a call that its client cancels at once.
 fn cancelled(stream: u32) -> Vec<u8> {
     [call(stream, GET, K), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
 }
@@ -36,7 +37,7 @@ async fn a_connection_outlives_the_cancelling_of_all_its_calls() -> Result<()> {
     let cluster = formed(1, &[]).await?;
     cluster.add(0, "k", "v").await?;
     let mut client = Frames::connect(&cluster.nodes[0].grpc_addr()).await?;
-    // The first stays open through it all, as a watch does: its message is on its way.
+    // The first call stays open all the time, like a watch: its message is sent last.
     let whole = call(1, GET, K);
     let (head, message) = whole.split_at(whole.len() - 9 - 5 - K.len());
     client.io.write_all(head).await?;
@@ -68,7 +69,7 @@ async fn short_deadlines_cost_a_watch_nothing() -> Result<()> {
             let mut request = tonic::Request::new(GetRequest { key: "k".into(), ..GetRequest::default() });
             request.set_timeout(Duration::from_micros(500));
             let mut client = client.clone();
-            // Most are too late, and that is all that is wrong with them.
+            // Most of these calls miss their deadline, and nothing else is wrong with them.
             calls.spawn(async move { client.get(request).await.map(drop).or_else(too_late) });
         }
         while let Some(called) = calls.join_next().await {
@@ -99,7 +100,7 @@ async fn a_flood_of_resets_is_slowed_down_and_costs_nobody_else() -> Result<()> 
         loop {
             let burst: Vec<u8> = (0..OPEN).flat_map(|n| cancelled(stream + 2 * n)).collect();
             stream += 2 * OPEN;
-            // A sign of life that nobody asked for, beside.
+            // Also sends an acknowledgement of a PING that was never sent.
             let ping = frame(PING, END_STREAM, 0, &[7; 8]);
             if client.io.write_all(&[burst, ping].concat()).await.is_err() {
                 return;

@@ -1,4 +1,4 @@
-//! Nodes come back with everything they acknowledged.
+//! Restarted nodes have everything that they acknowledged.
 
 use anyhow::Result;
 use lockstep_tests::{eventually, formed};
@@ -69,7 +69,7 @@ async fn a_restart_needs_no_fsm() -> Result<()> {
     let mut cluster = formed(1, &[]).await?;
     cluster.add(0, "key", "value").await?;
     cluster.nodes[0].kill()?;
-    // The bootstrap flag stays, as in the command that was typed at first.
+    // The bootstrap flag stays, as in the original command line.
     cluster.nodes[0].options.fsm = None;
     cluster.nodes[0].start().await?;
     assert_eq!(cluster.get(0, "key", true).await?, "value");

@@ -1,4 +1,5 @@
-//! The SDK's harness goes on from the backup of a real cluster: `lockstep guest rows` reads it.
+//! The SDK's harness continues from the backup of a real cluster, which `lockstep guest rows`
+//! reads.
 
 use std::process::{Command, Stdio};
 
@@ -10,7 +11,7 @@ use lockstep_guest::{Code, Harness, Machine, State, Status};
 use lockstep_tests::pb::{AddRequest, AddResponse, GetRequest, GetResponse};
 use lockstep_tests::{formed, kv_wasm, lockstep, lockstep_binary};
 
-/// The key-value guest; its handlers are in its component alone.
+/// The key-value guest. Its handlers are in its component only.
 struct Kv;
 
 impl State for Kv {
@@ -62,7 +63,7 @@ fn goes_on(backup: &[u8], last: u64) -> Result<()> {
     assert_eq!(add(&mut machine, "k7")?, machine.index());
     assert_eq!(get(&mut machine, "k7")?, "new");
     machine.assert_replicas_agree();
-    // What is not whole, or damaged, changes nothing.
+    // An incomplete or damaged backup changes nothing.
     let mut damaged = backup.to_vec();
     damaged[backup.len() / 2] ^= 1;
     for bad in [&backup[..backup.len() - 9], &damaged] {

@@ -1,4 +1,5 @@
-//! Connections that say nothing, on each port: they keep nobody out, cost no process its descriptors, and end.
+//! Silent connections to each port: they block no other client, do not use up the descriptors, and
+//! are closed.
 
 use std::time::Duration;
 
@@ -7,12 +8,14 @@ use lockstep_tests::{NodeProcess, Options, eventually, formed_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Files and sockets that a process may have open: about what a node needs at least. The test itself may have no more than a thousand.
+/// Most files and sockets that a process may have open: about the least that a node needs. The
+/// limit of the test itself may be only a thousand.
 const DESCRIPTORS: u64 = 965;
-/// Silent connections to each port: a few more than its places at that limit.
+/// Silent connections to each port, a few more than the port accepts with that limit.
 const SILENT: [(&str, usize); 3] = [("grpc", 74), ("raft", 70), ("http", 38)];
 
-/// Opens connections to the ports of a node that begin to speak and stop.
+/// Opens connections to the ports of a node that become silent.
+/// They send nothing, or the first bytes of a request.
 async fn silent(node: &NodeProcess) -> Result<Vec<TcpStream>> {
     let mut open = Vec::new();
     for (port, count) in SILENT {
@@ -30,18 +33,18 @@ async fn silent(node: &NodeProcess) -> Result<Vec<TcpStream>> {
     Ok(open)
 }
 
-/// Completes when the other side has closed them all.
+/// Waits until the other side has closed all of them.
 async fn all_closed(open: Vec<TcpStream>) -> Result<()> {
     let closed = async {
         for mut stream in open {
-            // A reset is an end, too.
+            // A reset also counts as closed.
             drop(stream.read_to_end(&mut Vec::new()).await);
         }
     };
     tokio::time::timeout(Duration::from_secs(60), closed).await.context("a silent connection stays")
 }
 
-/// The sample `name{port="<port>"}` of the metrics.
+/// Returns the sample `name{port="<port>"}` of the metrics.
 async fn of_port(node: &NodeProcess, name: &str, port: &str) -> Result<u64> {
     let (_, text) = node.http("/metrics").await?;
     let begin = format!("lockstep_{name}{{port=\"{port}\"}} ");
@@ -57,7 +60,7 @@ async fn silent_connections_keep_nobody_out_and_end() -> Result<()> {
     for node in &cluster.nodes {
         open.extend(silent(node).await?);
     }
-    // Honest clients come through each port, and peers find each other anew.
+    // Ordinary clients get through on each port, and peers connect to each other again.
     let leader = cluster.leader().await?;
     cluster.nodes[leader].kill()?;
     let others: Vec<usize> = (0..3).filter(|n| *n != leader).collect();

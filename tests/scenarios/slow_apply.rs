@@ -1,5 +1,6 @@
-//! Apply hangs at one entry: the leader keeps its seat, writers are refused at once and definitely, and afterwards all is served.
-//! `LOCKSTEP_SLOW_APPLY_MS` sets for how long; the default keeps the test short.
+//! Apply hangs at one entry: the leader stays leader, writes are refused at once and definitely,
+//! and afterwards everything is served. `LOCKSTEP_SLOW_APPLY_MS` sets how long apply hangs; the
+//! default keeps the test short.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use lockstep_tests::pb::{AddRequest, GetRequest};
 use lockstep_tests::{Cluster, Options, eventually, formed_of};
 use tonic::{Code, Request, Status};
 
-/// Writes at node `n`, which gives up after half a second.
+/// Writes at node `n` with a deadline of half a second.
 async fn write(cluster: &Cluster, n: usize, key: &str) -> Result<Result<(), Status>> {
     let mut request = Request::new(AddRequest { key: key.into(), val: "v".into() });
     request.set_timeout(Duration::from_millis(500));
@@ -49,13 +50,14 @@ async fn a_leader_whose_apply_hangs_keeps_its_seat_and_refuses_writers_at_once()
                 ensure!(status.message().contains("applying one entry"), "{status}");
                 refused += 1;
             }
-            // The node's clock or, as Cancelled, this client's: queued before apply was known to hang.
+            // The deadline of the node or, as Cancelled, of this client. The write was queued
+            // before apply was known to hang.
             Code::DeadlineExceeded | Code::Cancelled => {
                 ensure!(refused < 3, "{status}: queued although apply was known to hang")
             }
             _ => return Err(status.into()),
         }
-        // Local reads go on meanwhile.
+        // Local reads still work.
         let request = GetRequest { key: "before".into(), linearizable: false };
         ensure!(cluster.nodes[calls % 3].client().await?.get(request).await?.into_inner().value == "v");
     }

@@ -1,10 +1,11 @@
-//! A node that is too far behind gets a snapshot, through the guest's own snapshot and restore.
+//! A node that is too far behind gets a snapshot, through the guest's own snapshot and restore
+//! functions.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::{SnapshotRequest, WatchRequest};
 use lockstep_tests::{Cluster, Options, eventually, formed};
 
-/// Small enough that a few hundred writes leave a follower behind.
+/// Limits so small that a follower is too far behind after a few hundred writes.
 const TIGHT: [&str; 4] =
     ["--snapshot_threshold=50", "--snapshot_interval=1s", "--trailing_logs=10", "--trailing_entries_min=10"];
 
@@ -16,7 +17,7 @@ async fn write(cluster: &Cluster, n: usize, count: usize, value: &str) -> Result
     Ok(())
 }
 
-/// Waits until the leader's log has lost `index`, so that only a snapshot can bring it.
+/// Waits until the leader's log no longer has `index`, so that only a snapshot can provide it.
 async fn purged_past(cluster: &Cluster, leader: usize, index: u64) -> Result<()> {
     eventually("the log is purged", || async {
         let stat = cluster.nodes[leader].stat().await?;
@@ -50,7 +51,7 @@ async fn a_follower_too_far_behind_gets_a_snapshot_and_its_watchers_are_told() -
     }
     let stat = cluster.nodes[follower].stat().await?;
     ensure!(stat["fsm"]["restore_count"].as_u64() >= Some(1), "it was restored: {stat}");
-    // Still a member in full: its restart needs nobody.
+    // The node is still a full member: its restart needs no other node.
     cluster.nodes[follower].kill()?;
     cluster.nodes[follower].start().await?;
     cluster.everyone_reads("before", "1").await

@@ -1,5 +1,5 @@
-//! The rolling state hash is equal on all nodes, whatever restarts lie between; a node whose state differs is found out and serves
-//! nothing any more.
+//! The rolling state hash is equal on all nodes, also after restarts. A node whose state differs is
+//! detected and serves nothing any more.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::{Cluster, Options, eventually, formed, formed_of, lockstep};
@@ -14,7 +14,8 @@ async fn all_nodes_have_one_hash_after_restarts() -> Result<()> {
             cluster.add((n + 1) % 3, &format!("k{k}"), &format!("v{round}")).await?;
         }
         let before = cluster.nodes[n].stat().await?["fsm"]["state_hash"].clone();
-        // The state of a killed node is where its last flush left it; the log brings it, hash included, back to the others.
+        // The state of a killed node is as old as its last flush. The log brings it up to date with
+        // the others, including the hash.
         match round {
             0..3 => cluster.nodes[n].kill()?,
             _ => ensure!(cluster.nodes[n].stop().await?.success()),
@@ -43,7 +44,7 @@ async fn is_quarantined(cluster: &Cluster, n: usize) -> Result<()> {
     Ok(())
 }
 
-/// Sources that are none: each is named, and the node is there and in quarantine as before.
+/// Tries sources that cannot be used. Each is named in the error, and the node stays in quarantine.
 async fn takes_no_other_state(cluster: &Cluster, victim: usize) -> Result<()> {
     let addr = cluster.nodes[victim].grpc_addr();
     let refused = lockstep(&["admin", &addr, "resync", "127.0.0.1:1"])?;
@@ -53,7 +54,8 @@ async fn takes_no_other_state(cluster: &Cluster, victim: usize) -> Result<()> {
     ensure!(
         refused.status.code() == Some(2) && String::from_utf8_lossy(&refused.stderr).contains("leave --leader out")
     );
-    // Whose state it is shows only when all of it is there and looked at, at the next start.
+    // To which cluster a state belongs shows only when all of it was fetched and checked, at the
+    // next start.
     let stranger = formed(1, &[]).await?;
     let asked = lockstep(&["admin", &addr, "resync", &stranger.nodes[0].grpc_addr()])?;
     eventually("the state of another cluster is refused", || async {
@@ -65,7 +67,8 @@ async fn takes_no_other_state(cluster: &Cluster, victim: usize) -> Result<()> {
     is_quarantined(cluster, victim).await
 }
 
-/// By the state of another node, in the same process id, with the same place in the cluster.
+/// Makes the node's state anew from another node. It keeps its process id and its place in the
+/// cluster.
 async fn is_made_anew(cluster: &mut Cluster, victim: usize, other: usize) -> Result<()> {
     let addr = cluster.nodes[other].grpc_addr();
     let healthy = lockstep(&["admin", &addr, "resync"])?;
@@ -86,11 +89,11 @@ async fn is_made_anew(cluster: &mut Cluster, victim: usize, other: usize) -> Res
     cluster.add(victim, "key", "anew").await?;
     cluster.everyone_reads("key", "anew").await?;
     cluster.hashes_agree().await?;
-    // For good.
+    // The state is kept after a restart.
     cluster.nodes[victim].kill()?;
     cluster.nodes[victim].start().await?;
     cluster.everyone_reads("key", "anew").await?;
-    // The others remember that there was another hash once.
+    // The counters of the others still show the earlier mismatch.
     cluster.hashes_agree().await
 }
 
@@ -100,7 +103,7 @@ async fn diverges(leads: bool) -> Result<()> {
     let healthy: Vec<usize> = (0..3).filter(|n| *n != victim).collect();
     cluster.add(healthy[0], "key", "before").await?;
     cluster.nodes[victim].fail_now(&["apply-diverge=return(error)"]).await?;
-    // One entry makes the state another one, and the next one carries the hash.
+    // One entry makes the state differ, and the next entry carries the hash.
     for n in 0..20 {
         drop(cluster.add(healthy[n % 2], "key", &format!("v{n}")).await);
     }
@@ -111,14 +114,14 @@ async fn diverges(leads: bool) -> Result<()> {
         ensure!(cluster.nodes[*n].status().await?["mode"] == "serving");
     }
     ensure!(cluster.nodes[victim].running(), "its process stays up to say why");
-    // It does not come back as if nothing had been: its process is there, and takes no part.
+    // A restart does not end the quarantine: the process runs, but takes no part.
     cluster.nodes[victim].kill()?;
     cluster.nodes[victim].fail_at(&[])?;
     cluster.nodes[victim].spawn()?;
     is_quarantined(&cluster, victim).await?;
     ensure!(cluster.nodes[victim].http("/livez").await?.0 == 200, "alive, though it serves nothing");
     cluster.nodes[victim].stop().await?;
-    // Nor does it become the one survivor of a recovery.
+    // The node also cannot become the survivor of a recovery.
     let (name, place) = (cluster.nodes[victim].name.clone(), cluster.directory().display().to_string());
     let recovered =
         lockstep(&["recover", "--raft_id", &name, "--raft_data_dir", &place, "--yes_i_lose_what_the_others_had"])?;
@@ -139,18 +142,21 @@ async fn a_leader_whose_state_differs_is_quarantined_and_another_one_leads() -> 
     diverges(true).await
 }
 
-/// The node with the guest that writes other values is found out by the entry behind the first that it did otherwise.
+/// A node whose guest writes different values is detected by the entry after the first one with a
+/// difference.
 async fn differs_by_one_entry(next_command: bool) -> Result<()> {
     let cluster = formed_of(3, Options::member().with_failpoints()).await?;
-    // The leader answers when it has applied a command itself, so what it proposes next carries the hash behind that very one.
+    // The leader answers a command when it has applied it itself, so its next entry carries the
+    // hash of that command.
     let (victim, other) = (cluster.follower().await?, cluster.leader().await?);
     cluster.add(other, "key", "before").await?;
-    // The victim, too, has applied that: it is the next command that it does otherwise.
+    // The victim has applied that entry, too, so the difference starts with the next command.
     cluster.everyone_has_one_hash().await?;
     cluster.nodes[victim].fail_now(&["guest-diverge=return(error)"]).await?;
     let differs_at = cluster.add(other, "key", "value").await?;
     if next_command {
-        // Never silent for so long that the leader has everyone look once more.
+        // The writes are frequent enough that the leader does not append an entry of its own for
+        // the check.
         eventually("one of the next commands finds it", || async {
             cluster.add(other, "key", "next").await?;
             let mode = cluster.nodes[victim].status().await?["mode"].take();
@@ -158,7 +164,7 @@ async fn differs_by_one_entry(next_command: bool) -> Result<()> {
             Ok(())
         })
         .await?;
-    } // Else nobody sends anything.
+    } // Otherwise no client sends anything.
     is_quarantined(&cluster, victim).await?;
     let status = cluster.nodes[victim].status().await?;
     let reason = status["mode_reason"].as_str().unwrap_or_default();
@@ -180,7 +186,10 @@ async fn a_guest_that_differs_on_one_node_is_found_when_the_cluster_falls_silent
     differs_by_one_entry(false).await
 }
 
-/// Where a recursion ends may differ between builds. Upgrades go node by node, so it is a warning: of the one that differs, and to it.
+/// The depth at which a recursion ends may differ between builds.
+///
+/// Upgrades go node by node, so this is only a warning: on the others about the node that differs,
+/// and on that node.
 #[tokio::test]
 async fn nodes_that_run_guests_by_another_build_are_warned_of() -> Result<()> {
     let mut cluster = formed_of(3, Options::member().with_failpoints()).await?;
@@ -195,7 +204,7 @@ async fn nodes_that_run_guests_by_another_build_are_warned_of() -> Result<()> {
     ensure!(cluster.nodes[victim].stop().await?.success());
     cluster.nodes[victim].fail_at(&["build-differs=return(error)"])?;
     cluster.nodes[victim].start().await?;
-    // Another leader, and all look.
+    // With another leader, all nodes check the builds.
     let leader = cluster.nodes[cluster.leader().await?].grpc_addr();
     let transferred = lockstep(&["admin", &leader, "leadership_transfer"])?;
     ensure!(transferred.status.success(), "{}", String::from_utf8_lossy(&transferred.stderr));
@@ -208,7 +217,7 @@ async fn nodes_that_run_guests_by_another_build_are_warned_of() -> Result<()> {
         Ok(())
     })
     .await?;
-    // And it serves.
+    // The node still serves.
     cluster.add(victim, "key", "value").await?;
     cluster.everyone_reads("key", "value").await
 }

@@ -1,4 +1,4 @@
-//! What a client meets at the door: reflection, health, limits, unknown methods, the call command.
+//! The interface for clients: reflection, health, limits, unknown methods, the call command.
 
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::AddRequest;
@@ -39,7 +39,7 @@ async fn a_message_too_large_is_refused_and_the_node_lives() -> Result<()> {
 #[tokio::test]
 async fn a_malformed_request_is_invalid_and_changes_nothing() -> Result<()> {
     let cluster = formed(1, &[]).await?;
-    // Field 1 of Add is a string; this sends a varint there.
+    // Field 1 of Add is a string. This request has a varint there.
     #[derive(Clone, PartialEq, prost::Message)]
     struct Wrong {
         #[prost(uint64, tag = "1")]
@@ -73,7 +73,8 @@ async fn call_speaks_json_through_reflection() -> Result<()> {
     let reply: serde_json::Value = serde_json::from_str(&run(&["call", &address, "Example/Get", r#"{"key":"a"}"#])?)?;
     assert_eq!(reply["value"], "b");
     let services = run(&["call", &address])?;
-    // The guest's methods with their kinds come first; the node's own services stand below them, one line each.
+    // The guest's methods with their kinds come first. The node's own services follow, one line
+    // each.
     let lines: Vec<Vec<&str>> = services.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
     let first = [
         ["Example/Add", "command"],

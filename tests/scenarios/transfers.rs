@@ -1,4 +1,5 @@
-//! Snapshots on their way: either end dies, the way is slow, the install is slow, the log runs away meanwhile.
+//! Snapshot transfers: either end is killed, the link is slow, the install is slow, or the log
+//! grows meanwhile.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -10,7 +11,8 @@ use lockstep_tests::pb::{AddNonvoterRequest, AddRequest};
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, lockstep_binary, noise};
 use serde_json::Value;
 
-/// Small enough that a few hundred writes leave a follower behind, and so slow that a few MiB take seconds.
+/// Limits so small that a follower is too far behind after a few hundred writes, and a rate so low
+/// that a few MiB take seconds.
 const TIGHT_AND_SLOW: [&str; 5] = [
     "--snapshot_threshold=50",
     "--snapshot_interval=500ms",
@@ -19,7 +21,7 @@ const TIGHT_AND_SLOW: [&str; 5] = [
     "--snapshot_rate_limit=512KiB",
 ];
 
-/// `count` values of 16 KiB each.
+/// Writes `count` values of 16 KiB each.
 async fn write_large(cluster: &Cluster, n: usize, count: u64) -> Result<()> {
     let mut client = cluster.nodes[n].client().await?;
     for k in 0..count {
@@ -32,7 +34,7 @@ async fn status(node: &NodeProcess) -> Result<Value> {
     Ok(serde_json::from_str(&node.http("/status").await?.1)?)
 }
 
-/// Waits until the node is in the middle of a transfer, and says of which index.
+/// Waits until the node is in the middle of a transfer and returns the snapshot's index.
 async fn in_the_middle(node: &NodeProcess, direction: &str) -> Result<u64> {
     eventually("a snapshot is on its way", || async {
         let status = status(node).await?;
@@ -54,7 +56,7 @@ async fn purged_past(cluster: &Cluster, leader: usize, index: u64) -> Result<()>
     .await
 }
 
-/// States on the node's disk.
+/// Returns the number of states on the node's disk.
 fn generations(node: &NodeProcess) -> Result<usize> {
     let root = node.data_dir.join(&node.name).join("state/0");
     let names = std::fs::read_dir(root)?.map(|entry| entry.unwrap().file_name());
@@ -96,7 +98,8 @@ async fn a_receiver_that_dies_in_the_middle_leaves_nothing_and_begins_anew() -> 
         in_the_middle(&cluster.nodes[joiner], "receiving").await?;
         cluster.nodes[joiner].kill()?;
         cluster.nodes[joiner].start().await?;
-        // The one in force, and perhaps one of the next attempt; a third would be of the attempt that died.
+        // The active state, and perhaps one of the next attempt. A third one would be left over
+        // from the attempt that was killed.
         ensure!(generations(&cluster.nodes[joiner])? <= 2, "leftovers");
     }
     caught_up(&cluster, joiner).await?;
@@ -125,14 +128,14 @@ async fn a_sender_that_dies_in_the_middle_is_replaced_and_the_next_begins_anew()
     cluster.everyone_reads("after", "1").await
 }
 
-/// A writer under way.
+/// A running writer.
 struct Writing {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
     writer: tokio::task::JoinHandle<Result<()>>,
 }
 
-/// Writes as fast as one client can, until told to stop.
+/// Writes as fast as one client can, until it is told to stop.
 fn keep_writing(cluster: &Cluster, n: usize) -> Result<Writing> {
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let endpoint = format!("http://{}", cluster.nodes[n].grpc_addr());
@@ -165,11 +168,11 @@ async fn a_joiner_that_needs_longer_than_the_trailing_logs_last_still_joins() ->
     ensure!(during > 200, "only {during} commands came meanwhile, that is no test");
     stop.store(true, Relaxed);
     writer.await??;
-    // One snapshot was enough, because the log behind it stayed.
+    // One snapshot was enough, because the log after it was kept.
     let metrics = cluster.nodes[0].http("/metrics").await?.1;
     ensure!(metrics.contains("lockstep_snapshots_sent_total 1\n"), "{metrics}");
     caught_up(&cluster, joiner).await?;
-    // What stayed for it goes a while later.
+    // The entries that were kept for the new node are purged some time later.
     ensure!(status(&cluster.nodes[0]).await?["raft"]["purged_index"].as_u64() <= Some(index), "it was needed");
     Ok(())
 }
@@ -196,7 +199,8 @@ async fn a_terminal_shows_how_far_a_transfer_is_while_admin_waits() -> Result<()
     Ok(())
 }
 
-/// openraft issue 2116: fast writes, small threshold, a slow install, and a second snapshot close behind, by another leader.
+/// openraft issue 2116: fast writes, a small threshold, a slow install, and a second snapshot soon
+/// after, from another leader.
 #[tokio::test]
 async fn a_second_snapshot_during_a_slow_install_harms_nobody() -> Result<()> {
     let mut cluster = Cluster::new()?;
@@ -211,7 +215,7 @@ async fn a_second_snapshot_during_a_slow_install_harms_nobody() -> Result<()> {
     let (leader, follower) = (cluster.leader().await?, cluster.follower().await?);
     let other = (0..3).find(|n| *n != leader && *n != follower).context("three nodes")?;
     cluster.nodes[follower].kill()?;
-    // With fewer than 50 commands behind the last snapshot no further one is made.
+    // With fewer than 50 commands after the last snapshot no further one is made.
     write_large(&cluster, leader, 150).await?;
     for n in [leader, other] {
         purged_past(&cluster, n, 50).await?;
@@ -224,7 +228,7 @@ async fn a_second_snapshot_during_a_slow_install_harms_nobody() -> Result<()> {
         Ok(())
     })
     .await?;
-    // Its leader goes, and the next one, whose log goes on meanwhile, has a snapshot of its own.
+    // Its leader is killed. The next leader, whose log grows meanwhile, has a snapshot of its own.
     cluster.nodes[leader].kill()?;
     eventually("a new leader", || async { cluster.add(other, "new", "leader").await }).await?;
     write_large(&cluster, other, 200).await?;
@@ -266,7 +270,7 @@ async fn a_node_that_lost_its_snapshots_makes_one_at_its_start() -> Result<()> {
     cluster.nodes[0].start().await?;
     ensure!(made(&snapshots)? >= 1, "a purged log needs a snapshot before it");
     cluster.everyone_reads("large99", &noise(99, 16 << 10)).await?;
-    // It is good enough to send.
+    // That snapshot can be sent to another node.
     let joiner = cluster.push(Options { fsm: None, ..Options::member() })?;
     cluster.nodes[joiner].start().await?;
     cluster.add_voter(joiner).await?;
@@ -277,7 +281,7 @@ async fn a_node_that_lost_its_snapshots_makes_one_at_its_start() -> Result<()> {
 async fn a_log_past_its_quota_is_an_alarm_and_is_shortened() -> Result<()> {
     let cluster = formed(1, &["--log_quota=256KiB", "--snapshot_interval=1h"]).await?;
     write_large(&cluster, 0, 100).await?;
-    // Far fewer commands and entries than would stay otherwise.
+    // Far fewer commands and entries are kept than without the quota.
     purged_past(&cluster, 0, 50).await?;
     eventually("the log is within its quota again", || async {
         let metrics = cluster.nodes[0].http("/metrics").await?.1;

@@ -1,4 +1,5 @@
-//! A node that may not serve any more ends the watches that are open on it, also those on which nothing happens, and says why.
+//! A node that may no longer serve ends its open watches with the reason, including those on which
+//! nothing happens.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::WatchRequest;
@@ -12,7 +13,7 @@ async fn an_idle_watch_on_a_node_in_quarantine_ends_in_words() -> Result<()> {
     let watch = WatchRequest { key: "idle".into(), ..WatchRequest::default() };
     let mut open = cluster.nodes[victim].client().await?.watch(watch.clone()).await?.into_inner();
     ensure!(open.message().await?.is_some(), "the current value");
-    // One that waits for an index that does not come.
+    // A watch that waits for an index that is never reached.
     let waiting = WatchRequest { min_index: 1_000_000, ..watch.clone() };
     let mut waiting = cluster.nodes[victim].client().await?.watch(waiting).await?.into_inner();
     cluster.nodes[victim].fail_now(&["apply-diverge=return(error)"]).await?;
@@ -29,7 +30,7 @@ async fn an_idle_watch_on_a_node_in_quarantine_ends_in_words() -> Result<()> {
         ensure!(status.code() == Code::Unavailable, "{status:?}");
         ensure!(status.message().contains("a majority of the voters has"), "{status:?}");
     }
-    // Nor does another one begin.
+    // A new watch is also refused.
     let refused = match cluster.nodes[victim].client().await?.watch(watch).await {
         Ok(stream) => stream.into_inner().message().await.err().context("it began")?,
         Err(status) => status,

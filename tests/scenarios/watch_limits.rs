@@ -1,4 +1,5 @@
-//! How many watches one connection carries: fewer than it carries calls, and the next one is refused in words.
+//! The limit of watches on one connection. It is lower than the limit of calls, and the next watch
+//! is refused with a message.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::example_client::ExampleClient;

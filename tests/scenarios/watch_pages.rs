@@ -1,5 +1,5 @@
-//! Streams that are longer than a step: a large range in pages, each behind the one before, on an idle and on a busy cluster; and one
-//! that runs for nothing, which costs the others little.
+//! Streams that are longer than a step: a large range in pages, on an idle and on a busy cluster.
+//! Also a stream whose steps repeat without sending anything, which must cost the others little.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ async fn put(client: &mut ChainClient<Channel>, key: String) -> Result<()> {
     Ok(())
 }
 
-/// All rows, from several clients at a time.
+/// Writes all rows, from several clients at a time.
 async fn fill(cluster: &Cluster) -> Result<()> {
     let one = client(cluster, 0).await?;
     let mut writers = JoinSet::new();
@@ -82,7 +82,8 @@ async fn a_large_range_comes_in_pages_without_gap_or_double() -> Result<()> {
     put(&mut client(&cluster, 0).await?, "s".into()).await?;
     ensure!(next(&mut stream).await? == "s", "what comes behind the last row comes as well");
 
-    // Somebody writes all the time: rows that were sent, rows that will be, and others.
+    // A client writes all the time: rows that were sent already, rows that will be sent, and other
+    // rows.
     let stop = Arc::new(AtomicBool::new(false));
     let writing = tokio::spawn({
         let (stop, mut client) = (stop.clone(), client(&cluster, 0).await?);
@@ -128,7 +129,7 @@ async fn watches_that_run_for_nothing_leave_room_for_others() -> Result<()> {
         Ok(())
     })
     .await?;
-    // A few steps each at once, and then none that was not held back.
+    // Each may run a few steps at once. All further steps are held back.
     let steps = metric(&cluster, "lockstep_watch_steps_total").await?;
     let held_back = metric(&cluster, "lockstep_watch_steps_held_back_total").await?;
     ensure!(steps <= 17 * IDLERS + held_back, "{steps} steps, {held_back} of them held back");

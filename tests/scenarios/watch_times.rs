@@ -1,5 +1,5 @@
-//! The watch of raft-example's clients, when nothing happens: after its timeout it answers what there is, whether or not its index was
-//! reached, and what it repeats has the index that it had.
+//! The watch of raft-example's clients when nothing happens: after its timeout it sends the present
+//! value, whether or not its index was reached. A repeated value keeps its index.
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{WatchRequest, WatchResponse};
@@ -24,14 +24,14 @@ async fn a_timeout_answers_though_the_index_is_never_reached() -> Result<()> {
     let cluster = formed(3, &[]).await?;
     let follower = cluster.follower().await?;
     let index = cluster.add(follower, "key", "value").await?;
-    // A follower applies what it forwarded when it hears that it is committed.
+    // A follower applies an entry that it forwarded when it learns that the entry is committed.
     cluster.everyone_reads("key", "value").await?;
     let mut stream = watch(&cluster, follower, index + 1_000_000, 2).await?;
     for _ in 0..2 {
         let answer = next(&mut stream).await?;
         ensure!(answer.value == "value" && answer.current_index >= index && !answer.abandoned, "{answer:?}");
     }
-    // The newest value, at a later timeout.
+    // A later timeout sends the newest value.
     cluster.add(follower, "key", "newer").await?;
     let newer = async {
         while next(&mut stream).await?.value != "newer" {}
@@ -56,7 +56,7 @@ async fn repeats_have_the_index_that_they_had_however_much_time_passes() -> Resu
     }
     ensure!(applied(&cluster, follower).await? > before, "time has passed in the log");
     let index = cluster.add(follower, "key", "value").await?;
-    // A repeat may be on its way.
+    // One more repeat may have been sent already.
     let mut answer = next(&mut stream).await?;
     while answer == first {
         answer = next(&mut stream).await?;

@@ -1,4 +1,5 @@
-//! Watches, from any node: the current value, then every change, at once and only of the watched key.
+//! Watches from any node: the present value, then every change of the watched key at once, and of
+//! no other key.
 
 use std::time::Duration;
 

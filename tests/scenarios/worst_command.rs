@@ -1,5 +1,6 @@
-//! How long the worst command holds apply: the dearest things that a guest can do for its fuel, on one node, from request to answer.
-//! Prints, and judges nothing: the figures are those of the machine it runs on.
+//! Measures how long the worst command blocks apply: the slowest things that a guest can do with
+//! its fuel, on one node, from request to answer. It prints the figures, which depend on the
+//! machine, and judges nothing.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use tonic::Code;
 
 use crate::misbehaving::{client, deed, misbehaving};
 
-/// What has to be done before, and what is measured.
+/// Deeds to do before, and the deed that is measured.
 const CASES: [(&[What], What); 23] = [
     (&[], What::Loop),
     (&[], What::Divide),

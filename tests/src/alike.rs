@@ -1,5 +1,6 @@
-//! Many commands on three nodes that live differently: other memory, caches and files, other restarts, other leaders. At the end the nodes
-//! must have the same hash of all that was ever done, and the same rows on their disks. Owns the load, the three lives and the verdict.
+//! Runs many commands on three nodes under different conditions: other memory, caches and files,
+//! other restarts, other leaders. At the end the nodes must have the same hash of all that was
+//! done, and the same rows on their disks. This file owns the load, the conditions and the verdict.
 
 use std::fmt;
 use std::io::Write;
@@ -20,96 +21,101 @@ use crate::pb::LeadershipTransferToServerRequest;
 use crate::process::{NodeProcess, Options, failpoints_binary, lockstep_binary, medley_wasm};
 use crate::{Cluster, PATIENCE, eventually};
 
-/// Calls on their way at each node. Enough that an entry holds many commands, and that it holds other ones each time.
+/// Concurrent calls at each node. Enough that an entry contains many commands, in a different
+/// combination each time.
 const CALLS_EACH: usize = 256;
-/// Connections that they share, at each node.
+/// Connections that these calls share, at each node.
 const CONNECTIONS_EACH: usize = 4;
-/// A call without an answer for so long is made again.
+/// Time after which a call without an answer is sent again.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
-/// Between two attempts.
+/// Time between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
-/// How often the run is looked at.
+/// Time between two checks of the run.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The lives. The first node runs from beginning to end, as users run one. The second has hardly any memory and compacts all the time, and is killed again and again.
+/// The node that is killed again and again. It has hardly any memory and compacts all the time. The
+/// first node runs from beginning to end, as for a user.
 const KILLED: usize = 1;
-/// The third lets files pile up, and is stopped, every second time for so long that it comes back by a snapshot.
+/// The node that lets files pile up and is stopped, every second time for so long that it returns
+/// by a snapshot.
 const STOPPED: usize = 2;
 
-/// A round: the second node is killed twice, and the third one is stopped once.
+/// Faults in a round: the second node is killed twice, and the third one is stopped once.
 const FAULTS_A_ROUND: u64 = 3;
-/// There is a round for so many commands: two cores run them in about the time that a round takes,
+/// Commands for which there is one round. Two cores run them in about the time that a round takes.
 const COMMANDS_A_ROUND: u64 = 500_000;
-/// and never fewer than these. The commands go on until all rounds are over, however slow the machine is.
+/// Fewest rounds. The commands go on until all rounds are over, however slow the machine is.
 const ROUNDS_MIN: u64 = 4;
-/// The third node misses half of the commands between two faults, when it is to catch up from the log.
+/// Divisor of the commands between two faults: the third node misses this part of them when it is
+/// to catch up from the log.
 const ABSENCE: u64 = 2;
-/// After so long a node is not away any more, or the others do not do what it waits for.
+/// Longest time that the third node may be away. After it, the node or the condition that it waits
+/// for has failed.
 const ABSENCE_TIME_MAX: Duration = Duration::from_secs(600);
-/// The parts of the run that are told.
+/// Number of progress reports of a run.
 const PARTS: u64 = 10;
 
-/// The log is kept short, so that a node that was away needs a snapshot.
+/// Keeps the log short, so that a node that was away needs a snapshot.
 const SHORT_LOG: [&str; 4] =
     ["--snapshot_threshold=500", "--snapshot_interval=500ms", "--trailing_logs=500", "--trailing_entries_min=20"];
 
-/// What is asked for.
+/// Parameters of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
-    /// Commands that have an outcome at the end, at least.
+    /// Fewest commands that must have an outcome at the end.
     pub commands: u64,
-    /// What the commands do follows from it; in which order they come is the cluster's affair.
+    /// Seed of what the commands do. The cluster determines their order.
     pub seed: u64,
 }
 
-/// What was seen.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Summary {
-    /// What every node says at its last index: applied index, commands, those refused or failed, the rolling hash.
+    /// Last applied index, equal on all nodes.
     pub index: u64,
-    /// See above.
+    /// Commands that ran, equal on all nodes.
     pub commands: u64,
-    /// See above.
+    /// Commands that were refused or failed, equal on all nodes.
     pub failed: u64,
-    /// See above.
+    /// The rolling state hash, equal on all nodes.
     pub hash: String,
     /// Bytes of a backup, equal on all three nodes.
     pub backup_bytes: usize,
-    /// Kills of the second node, stops of the third, and snapshots that the latter came back by.
+    /// What happened to the nodes.
     pub lives: Lives,
-    /// From the first command to the last.
+    /// Time from the first command to the last.
     pub took: Duration,
 }
 
-/// What happened to the nodes.
+/// Counts of what happened to the nodes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lives {
-    /// Of the second node.
+    /// Kills of the second node.
     pub kills: u64,
-    /// Of the third.
+    /// Stops of the third node.
     pub stops: u64,
     /// Snapshots that a node installed.
     pub installs: u64,
-    /// Changes of the leader that were asked for.
+    /// Leadership transfers that succeeded.
     pub transfers: u64,
 }
 
 /// Until when the third node is away.
 #[derive(Clone, Copy, Debug)]
 enum Away {
-    /// Until so many commands are done.
+    /// Until this many commands are done.
     Until(u64),
-    /// Until the others have purged the entry behind this one, its last.
+    /// Until the others have purged the entry after this one, which is the node's last.
     Beyond(u64),
 }
 
 impl Wanted {
-    /// What is to happen to the nodes.
+    /// Returns the number of faults.
     fn faults(&self) -> u64 {
         FAULTS_A_ROUND * (self.commands / COMMANDS_A_ROUND).max(ROUNDS_MIN)
     }
 
-    /// Commands between two faults.
+    /// Returns the number of commands between two faults.
     fn pause(&self) -> u64 {
         self.commands / (self.faults() + 1)
     }
@@ -132,7 +138,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Runs it. When something is wrong, the nodes' directory stays and the error names it.
+/// Runs it. On an error the nodes' directory is kept, and the error names it.
 pub async fn run(wanted: Wanted, progress: impl FnMut(String)) -> Result<Summary> {
     let mut cluster = Cluster::new()?;
     match carry_out(&mut cluster, wanted, progress).await {
@@ -174,7 +180,7 @@ async fn carry_out(cluster: &mut Cluster, wanted: Wanted, mut progress: impl FnM
     ensure!(commands >= wanted.commands, "only {commands} commands have run");
     lives.installs += installs(cluster).await?;
     let backup_bytes = same_rows(cluster)?;
-    // What is on the disks, and not in what is in memory.
+    // Restarted nodes show what is on the disks, without what was in memory.
     for node in &mut cluster.nodes {
         node.kill()?;
         node.start().await?;
@@ -189,8 +195,9 @@ async fn form(cluster: &mut Cluster) -> Result<()> {
     let plain = plain.with(&SHORT_LOG);
     let env =
         |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    // One fills memory that it gives out and takes back with bytes of this kind, and has all threads share one arena; the other
-    // gives back to the kernel whatever it can (mallopt(3)).
+    // One node fills memory that malloc hands out and takes back with bytes of this kind, and all
+    // its threads share one arena. The other returns memory to the kernel whenever it can
+    // (mallopt(3)).
     let killed = Options {
         planted: vec!["state-cramped=return(error)".into()],
         env: env(&[("MALLOC_PERTURB_", "165"), ("MALLOC_ARENA_MAX", "1")]),
@@ -211,7 +218,7 @@ async fn form(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Does to the nodes what is due.
+/// Applies the fault that is due, or ends the absence of the third node.
 async fn live(
     cluster: &mut Cluster,
     load: &Load,
@@ -225,7 +232,7 @@ async fn live(
             Away::Until(commands) => done >= commands,
             Away::Beyond(index) => purged(cluster).await? > index,
         };
-        // One node at a time, or nobody serves and nothing is proved.
+        // Only one node may be away, or no majority serves and the run proves nothing.
         if !over {
             return Ok(());
         }
@@ -254,7 +261,9 @@ async fn live(
     Ok(())
 }
 
-/// Makes a node the leader, if it is none. A refused transfer is no matter: another node then leads when this one goes.
+/// Makes a node the leader, if it is not.
+///
+/// A refused transfer does not matter: another node then leads when this one stops.
 async fn lead(cluster: &Cluster, n: usize) -> Result<bool> {
     let leader = cluster.leader().await?;
     if leader == n {
@@ -267,8 +276,10 @@ async fn lead(cluster: &Cluster, n: usize) -> Result<bool> {
     Ok(cluster.finish(leader, operation).await.is_ok())
 }
 
-/// Waits until every node serves and is not far behind: the next fault must meet a majority that can go on. Commands wait meanwhile, or a
-/// machine with few cores is busy with the other two nodes.
+/// Waits until every node serves and is not far behind.
+///
+/// The next fault must leave a working majority. No commands run meanwhile, or a machine with few
+/// cores would be busy with the other two nodes.
 async fn caught_up(cluster: &Cluster, load: &Load) -> Result<()> {
     load.flow.send_replace(Flow::Waits);
     let caught_up = eventually("every node serves", || async {
@@ -288,7 +299,7 @@ async fn caught_up(cluster: &Cluster, load: &Load) -> Result<()> {
     caught_up
 }
 
-/// Up to where the logs of both nodes that stay are purged.
+/// Returns the index up to which both nodes that stay have purged their logs.
 async fn purged(cluster: &Cluster) -> Result<u64> {
     let mut purged = u64::MAX;
     for node in [&cluster.nodes[0], &cluster.nodes[KILLED]] {
@@ -298,7 +309,7 @@ async fn purged(cluster: &Cluster) -> Result<u64> {
     Ok(purged)
 }
 
-/// The end of the log now; the node that has just gone has no more.
+/// Returns the last log index. The node that has just stopped has no later entry.
 async fn last_index(cluster: &Cluster) -> Result<u64> {
     cluster.nodes[0].status().await?["raft"]["last_log_index"].as_u64().context("no last_log_index")
 }
@@ -315,7 +326,7 @@ async fn installs_of(cluster: &Cluster, n: usize) -> Result<u64> {
     cluster.nodes[n].status().await?["fsm"]["restore_count"].as_u64().context("no restore_count")
 }
 
-/// What a node says of all that it has done.
+/// The counts and the hash of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Said {
     index: u64,
@@ -324,7 +335,8 @@ struct Said {
     hash: String,
 }
 
-/// What all nodes say at one index, none of which ever saw another hash.
+/// Waits until all nodes have the same counts and hash at one index. Fails if a node ever saw
+/// another hash.
 async fn same_hash(cluster: &Cluster) -> Result<Said> {
     cluster.everyone_has_one_hash().await?;
     eventually("one word of all nodes", || async {
@@ -345,7 +357,8 @@ async fn same_hash(cluster: &Cluster) -> Result<Said> {
     .await
 }
 
-/// The bytes of a backup of each node, which are the same: every row, and all that the host keeps.
+/// Checks that the backups of all nodes are equal, and returns the size of one.
+/// A backup has every row, and all that the host keeps.
 fn same_rows(cluster: &Cluster) -> Result<usize> {
     let backups = cluster.nodes.iter().map(|node| {
         let words = ["backup", "--local", &node.grpc_addr()];
@@ -360,21 +373,21 @@ fn same_rows(cluster: &Cluster) -> Result<usize> {
     Ok(backups[0].len())
 }
 
-/// What the clients do.
+/// State of the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     /// They send commands.
     Runs,
-    /// They begin no command.
+    /// They start no command.
     Waits,
-    /// They begin none any more.
+    /// They end.
     Ends,
 }
 
-/// Clients that send commands until they are told that it is enough.
+/// Clients that send commands until they are told to end.
 struct Load {
     done: Arc<AtomicU64>,
-    /// What clients are to do.
+    /// What the clients are to do.
     flow: watch::Sender<Flow>,
     clients: Vec<JoinHandle<Result<()>>>,
 }
@@ -400,12 +413,12 @@ impl Load {
         Ok(Load { done, flow, clients })
     }
 
-    /// Commands that have an outcome.
+    /// Returns the number of commands that have an outcome.
     fn done(&self) -> u64 {
         self.done.load(Relaxed)
     }
 
-    /// A client that gave up says why.
+    /// Fails with the error of a client that gave up.
     async fn check(&mut self) -> Result<()> {
         match self.clients.iter().position(JoinHandle::is_finished) {
             Some(ended) => self.clients.swap_remove(ended).await?,
@@ -422,8 +435,10 @@ impl Load {
     }
 }
 
-/// Sends commands, to its own node while that answers and to the next one when not. Each is sent until it has an outcome, so it may run
-/// more than once: what counts is that every node runs it as often.
+/// Sends commands, to its own node while that answers and otherwise to the next one.
+///
+/// Each command is sent until it has an outcome, so it may run more than once. Every node runs it
+/// equally often, which is what matters.
 async fn send(
     mut nodes: Vec<MedleyClient<Channel>>,
     seed: u64,
@@ -452,15 +467,15 @@ async fn send(
     Ok(())
 }
 
-/// Refused by the guest, or failed in it; both are outcomes.
+/// Tells whether the guest refused the command or failed in it. Both are outcomes.
 fn has_run(status: &Status) -> bool {
     let outcome = status.metadata().get("lockstep-outcome").map(|outcome| outcome.as_bytes());
     outcome == Some(b"applied") && matches!(status.code(), Code::FailedPrecondition | Code::Internal)
 }
 
-/// Prints progress as it comes.
+/// Prints a progress line.
 pub fn print(line: String) {
     let mut out = std::io::stdout();
-    // Nobody may be listening any more; the verdict is the exit code.
+    // The output may be closed. The verdict is the exit code.
     drop(writeln!(out, "alike: {line}"));
 }

@@ -1,4 +1,4 @@
-//! Several nodes as one cluster: formed as an operator forms it, asked as a client asks it.
+//! Several nodes as one cluster: formed as an operator forms it, and called as a client calls it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,28 +15,28 @@ use crate::place::Place;
 use crate::process::{NodeProcess, Options};
 use crate::torture::disk::Disk;
 
-/// Nodes in one temporary directory, which goes with the value.
+/// Nodes in one temporary directory, which is removed when the value is dropped.
 pub struct Cluster {
-    /// In the order they were added; names are nodeA, nodeB, ...
+    /// Nodes in the order in which they were added. Their names are nodeA, nodeB, ...
     pub nodes: Vec<NodeProcess>,
     directory: TempDir,
     disk: Option<Disk>,
     network: Option<Network>,
 }
 
-/// A formed cluster of `size` voters with the KV, all running.
+/// Forms a cluster of `size` voters with the KV guest, all running.
 pub async fn formed(size: usize, more: &[&str]) -> Result<Cluster> {
     formed_of(size, Options::member().with(more)).await
 }
 
-/// A formed cluster of `size` voters that are all started alike.
+/// Forms a cluster of `size` voters that all have the same options.
 pub async fn formed_of(size: usize, member: Options) -> Result<Cluster> {
     let mut cluster = Cluster::new()?;
     cluster.form(size, &member).await?;
     Ok(cluster)
 }
 
-/// A formed cluster of `size` voters with the KV, in a network whose links can be cut.
+/// Forms a cluster of `size` voters with the KV guest, in a network whose links can be cut.
 pub async fn formed_in(network: Network, size: usize, more: &[&str]) -> Result<Cluster> {
     let mut cluster = Cluster::inside(network)?;
     cluster.form(size, &Options::member().with(more)).await?;
@@ -44,17 +44,17 @@ pub async fn formed_in(network: Network, size: usize, more: &[&str]) -> Result<C
 }
 
 impl Cluster {
-    /// No node yet.
+    /// Makes a cluster without nodes.
     pub fn new() -> Result<Cluster> {
         Ok(Cluster { nodes: Vec::new(), directory: tempfile::tempdir()?, disk: None, network: None })
     }
 
-    /// No node yet; all that come are in a network whose links can be cut.
+    /// Makes a cluster without nodes whose nodes will be in a network with links that can be cut.
     pub fn inside(network: Network) -> Result<Cluster> {
         Ok(Cluster { network: Some(network), ..Cluster::new()? })
     }
 
-    /// Starts `size` nodes alike and makes voters of them, the first one bootstrapping.
+    /// Starts `size` nodes with the same options and makes them voters. The first one bootstraps.
     pub async fn form(&mut self, size: usize, member: &Options) -> Result<()> {
         let first = self.push(Options { bootstrap: true, ..member.clone() })?;
         self.nodes[first].start().await?;
@@ -66,24 +66,27 @@ impl Cluster {
         self.everyone_knows_everyone().await
     }
 
-    /// The data of all nodes to come on a disk that can lose its power; their logs stay where they are.
+    /// Puts the data of all further nodes on a disk that can lose its power. Their logs stay where
+    /// they are.
     pub fn on_disk(&mut self, disk: Disk) {
         self.disk = Some(disk);
     }
 
-    /// Whether the nodes' data is on a disk that can lose its power.
+    /// Tells whether the nodes' data is on a disk that can lose its power.
     pub fn has_power_to_cut(&self) -> bool {
         self.disk.is_some()
     }
 
-    /// What no node has synced is gone. All nodes are dead.
+    /// Cuts the power: everything that no node has synced is lost. All nodes must have been killed.
     pub fn cut_power(&self) -> Result<()> {
         ensure!(self.nodes.iter().all(|node| !node.running()), "a node runs without power");
         self.disk.as_ref().context("an ordinary disk")?.cut_power();
         Ok(())
     }
 
-    /// Ends all nodes and keeps their directory, for inspection; what is on the other disk is copied to `disk` in there.
+    /// Ends all nodes and keeps their directory, for inspection.
+    ///
+    /// The content of the disk that loses its power is copied to `disk` in that directory.
     pub fn keep(mut self) -> PathBuf {
         self.nodes.clear();
         if let Some(disk) = &self.disk {
@@ -96,17 +99,17 @@ impl Cluster {
         self.directory.path().to_path_buf()
     }
 
-    /// The nodes' `--raft_data_dir`.
+    /// Returns the nodes' `--raft_data_dir`.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The network of [`formed_in`].
+    /// Returns the network of [`formed_in`].
     pub fn network(&self) -> &Network {
         self.network.as_ref().expect("formed by formed_in")
     }
 
-    /// Plans another node and says its place.
+    /// Adds another node, not yet started, and returns its place.
     pub fn push(&mut self, options: Options) -> Result<usize> {
         let n = self.nodes.len();
         let name = format!("node{}", char::from(b'A' + n as u8));
@@ -122,7 +125,7 @@ impl Cluster {
         Ok(n)
     }
 
-    /// Adds node `n` through whoever leads, and waits for the operation.
+    /// Adds node `n` as a voter through the leader, and waits for the operation.
     pub async fn add_voter(&self, n: usize) -> Result<u64> {
         let leader = self.leader().await?;
         let mut manager = self.nodes[leader].manager().await?;
@@ -133,7 +136,8 @@ impl Cluster {
         self.finish(leader, operation).await
     }
 
-    /// Removes node `n` from the membership through whoever leads, and waits for the operation. Its process goes on.
+    /// Removes node `n` from the membership through the leader, and waits for the operation.
+    /// Its process keeps running.
     pub async fn remove(&self, n: usize) -> Result<u64> {
         let leader = self.leader().await?;
         let mut manager = self.nodes[leader].manager().await?;
@@ -143,17 +147,17 @@ impl Cluster {
         self.finish(leader, operation).await
     }
 
-    /// Ends the last node and forgets it, with its data. Its name.
+    /// Ends the last node, deletes its data and returns its name.
     pub fn drop_last(&mut self) -> Result<String> {
         let mut last = self.nodes.pop().context("no node")?;
         last.kill()?;
         std::fs::remove_dir_all(last.data_dir.join(&last.name))?;
-        // Or a power cut brings it back.
+        // Without the sync a power cut would restore the directory.
         std::fs::File::open(&last.data_dir)?.sync_all()?;
         Ok(last.name.clone())
     }
 
-    /// Waits until every running node has applied the configuration of all of them, as voters.
+    /// Waits until every node has applied the configuration with all of them as voters.
     async fn everyone_knows_everyone(&self) -> Result<()> {
         eventually("every node knows every voter", || async {
             for node in &self.nodes {
@@ -167,7 +171,7 @@ impl Cluster {
         .await
     }
 
-    /// Awaits and forgets an operation of node `n`; its error is ours.
+    /// Awaits and forgets an operation of node `n`. Fails if the operation failed.
     pub async fn finish(&self, n: usize, operation: Future) -> Result<u64> {
         let mut manager = self.nodes[n].manager().await?;
         let done = manager.r#await(operation.clone()).await?.into_inner();
@@ -176,13 +180,13 @@ impl Cluster {
         Ok(done.index)
     }
 
-    /// The place of the node that the running nodes agree to be the leader.
+    /// Returns the place of the leader, once all running nodes agree on it.
     pub async fn leader(&self) -> Result<usize> {
         eventually("all running nodes agree on a leader", || async {
             let mut seen = None;
             for node in self.nodes.iter().filter(|node| node.running()) {
                 let name = node.manager().await?.leader(LeaderRequest {}).await?.into_inner().server_id;
-                // A node that was planned but not yet added knows none.
+                // A node that was not yet added knows no leader.
                 if name.is_empty()
                     && !node.status().await.is_ok_and(|stat| stat["nodes"].as_array().is_some_and(|n| !n.is_empty()))
                 {
@@ -199,7 +203,8 @@ impl Cluster {
         .await
     }
 
-    /// The place of the node that all nodes but `without` agree to be the leader, which is not that one.
+    /// Returns the place of the leader on which all nodes but `without` agree. It is another node
+    /// than `without`.
     pub async fn leader_without(&self, without: usize) -> Result<usize> {
         eventually("the others have a leader", || async {
             let mut leaders = Vec::new();
@@ -214,7 +219,7 @@ impl Cluster {
         .await
     }
 
-    /// The highest term that a node is in.
+    /// Returns the highest term of all nodes.
     pub async fn term(&self) -> Result<u64> {
         let mut highest = 0;
         for node in &self.nodes {
@@ -224,13 +229,13 @@ impl Cluster {
         Ok(highest)
     }
 
-    /// A running node that does not lead.
+    /// Returns a running node that is not the leader.
     pub async fn follower(&self) -> Result<usize> {
         let leader = self.leader().await?;
         (0..self.nodes.len()).find(|n| *n != leader && self.nodes[*n].running()).context("no follower runs")
     }
 
-    /// Writes through node `n`; the commit index.
+    /// Writes through node `n` and returns the commit index.
     pub async fn add(&self, n: usize, key: &str, val: &str) -> Result<u64> {
         let request = AddRequest { key: key.into(), val: val.into() };
         Ok(self.nodes[n].client().await?.add(request).await?.into_inner().commit_index)
@@ -242,7 +247,8 @@ impl Cluster {
         Ok(self.nodes[n].client().await?.get(request).await?.into_inner().value)
     }
 
-    /// Waits until all running nodes have the same state hash at the same index, and wants that none ever saw another one.
+    /// Waits until all running nodes have the same state hash at the same index.
+    /// Fails if a node ever saw another hash.
     pub async fn everyone_has_one_hash(&self) -> Result<()> {
         self.hashes_agree().await?;
         for node in self.nodes.iter().filter(|node| node.running()) {
@@ -252,7 +258,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until all running nodes have the same state hash at the same index, whatever was before.
+    /// Waits until all running nodes have the same state hash at the same index.
+    /// Earlier differences do not matter.
     pub async fn hashes_agree(&self) -> Result<()> {
         eventually("one state hash", || async {
             let mut seen = None;
@@ -267,7 +274,7 @@ impl Cluster {
         .await
     }
 
-    /// Wants `value` from every running node, linearizably.
+    /// Checks that every running node returns `value` for a linearizable read.
     pub async fn everyone_reads(&self, key: &str, value: &str) -> Result<()> {
         for n in (0..self.nodes.len()).filter(|n| self.nodes[*n].running()) {
             let got = self.get(n, key, true).await?;

@@ -1,4 +1,5 @@
-//! A client of HTTP/2 that writes its frames by hand, for what no library sends. Understands only as much of the answers as a test asks for.
+//! An HTTP/2 client that writes its frames by hand, for requests that no library sends. It
+//! interprets only as much of the responses as the tests need.
 
 use std::time::Duration;
 
@@ -8,34 +9,34 @@ use tokio::net::TcpStream;
 
 use crate::PATIENCE;
 
-/// Kinds of frames.
+/// Frame type: the content of a request or a response.
 pub const DATA: u8 = 0;
-/// The head of a request, a reply, or its trailers.
+/// Frame type: the headers of a request or a response, or its trailers.
 pub const HEADERS: u8 = 1;
-/// The end of a stream by one side alone.
+/// Frame type: one side ends a stream.
 pub const RST_STREAM: u8 = 3;
-/// What a side expects of the other.
+/// Frame type: settings that a side expects of the other.
 pub const SETTINGS: u8 = 4;
-/// Asks for, or is, a sign of life.
+/// Frame type: asks for a sign of life, or is one.
 pub const PING: u8 = 6;
-/// The end of a connection, with its reason.
+/// Frame type: the end of a connection, with its reason.
 pub const GOAWAY: u8 = 7;
 
-/// The last frame of its stream, or an answer to SETTINGS or PING.
+/// Flag: the last frame of its stream. In SETTINGS and PING: an acknowledgement.
 pub const END_STREAM: u8 = 1;
-/// All headers are in this frame.
+/// Flag: this frame contains all headers.
 pub const END_HEADERS: u8 = 4;
 
-/// The bytes of a frame.
+/// Returns the bytes of a frame.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a frame is short").to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A unary call of gRPC: its headers and its message.
+/// Returns the frames of a unary gRPC call: its headers and its message.
 pub fn call(stream: u32, path: &str, message: &[u8]) -> Vec<u8> {
     let mut fields = Vec::new();
-    // POST and http are in the static table; the rest is written out.
+    // POST and http are in the static table. The other fields are written out.
     fields.extend([0x83, 0x86]);
     for (name, value) in
         [(":path", path), (":authority", "node"), ("content-type", "application/grpc"), ("te", "trailers")]
@@ -51,22 +52,22 @@ pub fn call(stream: u32, path: &str, message: &[u8]) -> Vec<u8> {
     [frame(HEADERS, END_HEADERS, stream, &fields), frame(DATA, END_STREAM, stream, &body)].concat()
 }
 
-/// A frame that arrived.
+/// A frame that was received.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// What it is.
+    /// Type of the frame.
     pub kind: u8,
-    /// Bits about it.
+    /// Flags.
     pub flags: u8,
-    /// Whose it is; 0: the connection's.
+    /// Stream of the frame; 0 for the connection.
     pub stream: u32,
-    /// The rest.
+    /// Payload.
     pub payload: Vec<u8>,
 }
 
 /// One connection.
 pub struct Frames {
-    /// For bytes of any kind.
+    /// The connection, for bytes of any kind.
     pub io: TcpStream,
 }
 
@@ -80,7 +81,7 @@ impl Frames {
         Ok(Frames { io })
     }
 
-    /// The next frame.
+    /// Reads the next frame.
     pub async fn next(&mut self) -> Result<Frame> {
         let mut head = [0; 9];
         self.io.read_exact(&mut head).await?;
@@ -90,7 +91,8 @@ impl Frames {
         Ok(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
     }
 
-    /// Reads on until a stream ends, and says whether with a message. The end of the connection is an error.
+    /// Reads until a stream ends and returns whether it had a message.
+    /// Fails if the connection ends.
     pub async fn answer(&mut self, stream: u32) -> Result<bool> {
         let mut has_message = false;
         let answer = async {
@@ -107,7 +109,8 @@ impl Frames {
         tokio::time::timeout(PATIENCE, answer).await.context("no answer")?
     }
 
-    /// Whether the other side has closed the connection within `patience`, whatever it said before.
+    /// Tells whether the other side closes the connection within `patience`.
+    /// What it sends before does not matter.
     pub async fn is_closed_within(&mut self, patience: Duration) -> bool {
         let mut rest = Vec::new();
         tokio::time::timeout(patience, self.io.read_to_end(&mut rest)).await.is_ok()

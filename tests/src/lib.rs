@@ -1,5 +1,6 @@
-//! The harness of the scenarios: real `lockstep` processes in temporary directories, real faults, stock clients.
-//! It waits for conditions, never for a duration, and leaves nothing behind. It knows nothing of the host's insides.
+//! The harness of the scenarios: real `lockstep` processes in temporary directories, real faults,
+//! and standard clients. It waits for conditions, never for a duration, and leaves nothing behind.
+//! It knows nothing of the host's internals.
 
 pub mod alike;
 mod cluster;
@@ -41,13 +42,13 @@ pub mod call {
     tonic::include_proto!("lockstep.v1");
 }
 
-/// What nodes say to each other, for peers that lie.
+/// Messages between nodes, for forged peers.
 #[allow(missing_docs, clippy::all)]
 pub mod peer {
     tonic::include_proto!("lockstep.peer.v1");
 }
 
-/// The client of the guest that does what no guest should.
+/// The client of the guest that breaks the rules.
 #[allow(missing_docs, clippy::all)]
 pub mod misbehaving_pb {
     tonic::include_proto!("misbehaving");
@@ -59,7 +60,7 @@ pub mod medley_pb {
     tonic::include_proto!("medley");
 }
 
-/// The client of the guest that keeps state where none may be.
+/// The client of the guest that keeps state in a static.
 #[allow(missing_docs, clippy::all)]
 pub mod statics_pb {
     tonic::include_proto!("statics");
@@ -71,10 +72,11 @@ pub mod chain_pb {
     tonic::include_proto!("chain");
 }
 
-/// How long any condition may take before the test fails. Far above what is needed, so that a slow machine passes.
+/// Time that any condition may take before the test fails. It is far above what is needed, so that
+/// the tests pass on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Repeats `attempt` until it succeeds; after [`PATIENCE`] fails with its last error.
+/// Repeats `attempt` until it succeeds. After [`PATIENCE`] it fails with the last error.
 pub async fn eventually<T, F, Fut>(what: &str, mut attempt: F) -> Result<T>
 where
     F: FnMut() -> Fut,
@@ -92,7 +94,7 @@ where
     }
 }
 
-/// Text that hardly compresses.
+/// Returns text that hardly compresses.
 pub fn noise(seed: u64, bytes: usize) -> String {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {

@@ -1,5 +1,6 @@
-//! Clients that write without a pause, each through its own node and to its own keys, and what they saw: every acknowledgement and
-//! every failure with its time. Knows nothing of what is done to the nodes but which of them a fault touches.
+//! Clients that write without a pause, each through its own node and to its own keys, and what they
+//! saw: every acknowledgement and every failure with its time. This file knows which nodes a fault
+//! touches, and nothing else about faults.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,11 +17,11 @@ use crate::{Cluster, eventually};
 
 /// Keys that a client writes in turn.
 const KEYS: usize = 10;
-/// A client tries so soon again to connect to a node that was taken from it.
+/// Time between two attempts to connect to a node again.
 const RECONNECT: Duration = Duration::from_millis(5);
-/// A client waits so long after a failed call.
+/// Time that a client waits after a failed call.
 const RETRY: Duration = Duration::from_millis(10);
-/// A call without an answer for so long has failed; nodes answer after 10 s at the latest.
+/// Time after which a call without an answer has failed. Nodes answer after 10 s at the latest.
 const GIVE_UP: Duration = Duration::from_secs(15);
 
 /// Running clients.
@@ -32,42 +33,43 @@ pub struct Load {
 struct Shared {
     started: Instant,
     stop: AtomicBool,
-    /// One bit a node: what fails there now is the fault's doing.
+    /// One bit for each node. Failures at a node whose bit is set count as caused by the fault.
     touched: AtomicU64,
-    /// The same, of every node touched since the last [`Load::take`].
+    /// The same for every node that was touched since the last [`Load::take`].
     touched_lately: AtomicU64,
     seen: Vec<Mutex<Seen>>,
-    /// For each client, when the call began that was acknowledged last, in microseconds.
+    /// For each client, the start of the call that was acknowledged last, in microseconds.
     last: Vec<AtomicU64>,
     /// For each client, its node.
     nodes: Vec<usize>,
 }
 
-/// What one client saw. Times count from the start of the load.
+/// What one client saw. Times are measured from the start of the load.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// The client's node.
     pub node: usize,
-    /// A fault touched the node at some time.
+    /// Whether a fault touched the node at some time.
     pub touched: bool,
-    /// When each acknowledgement came, in order.
+    /// Time of each acknowledgement, in order.
     pub acknowledged: Vec<Duration>,
-    /// Calls that failed.
+    /// Failed calls.
     pub failures: Vec<Failure>,
 }
 
 /// One failed call.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// When it failed.
+    /// Time of the failure.
     pub at: Duration,
-    /// The node was touched by the fault.
+    /// Whether the fault touched the node.
     pub touched: bool,
-    /// What the client was told.
+    /// The error that the client received.
     pub reason: String,
 }
 
-/// One client's own keys: the highest version that was acknowledged, and the highest that was tried.
+/// Keys of one client, with the highest acknowledged version and the highest version that was
+/// tried.
 #[derive(Default, Debug)]
 struct Written {
     acknowledged: BTreeMap<String, u64>,
@@ -95,19 +97,23 @@ impl Load {
         Ok(Load { clients, shared })
     }
 
-    /// Since the start of the load.
+    /// Returns the time since the start of the load.
     pub fn now(&self) -> Duration {
         self.shared.started.elapsed()
     }
 
-    /// From now on, what fails at these nodes, and only there, is the fault's doing, and clients there connect anew.
+    /// Marks exactly these nodes as touched by a fault.
+    ///
+    /// Failures there count as caused by the fault, and clients connect again there after a
+    /// failure.
     pub fn touch(&self, nodes: &[usize]) {
         let bits = nodes.iter().fold(0, |bits, node| bits | 1 << node);
         self.shared.touched.store(bits, Ordering::SeqCst);
         self.shared.touched_lately.fetch_or(bits, Ordering::SeqCst);
     }
 
-    /// How many clients had a write acknowledged that they began after `since`: those at touched nodes, and the others.
+    /// Returns how many clients had a write acknowledged that they began after `since`.
+    /// The first number counts the clients of touched nodes, the second the others.
     pub fn served_since(&self, since: Duration) -> (usize, usize) {
         let served = (0..self.shared.nodes.len())
             .filter(|client| self.shared.last[*client].load(Ordering::SeqCst) > since.as_micros() as u64);
@@ -116,7 +122,7 @@ impl Load {
         (touched.len(), others.len())
     }
 
-    /// Waits until every client has had a write acknowledged that it begins from now on.
+    /// Waits until every client has had a write acknowledged that began after this call.
     pub async fn everyone_served(&self) -> Result<()> {
         let since = self.now();
         eventually("every client writes again", || async {
@@ -127,7 +133,7 @@ impl Load {
         .await
     }
 
-    /// What was seen since the last time.
+    /// Returns what the clients saw since the last call.
     pub fn take(&self) -> Vec<Seen> {
         let touched = self.shared.touched_lately.swap(self.shared.touched.load(Ordering::SeqCst), Ordering::SeqCst);
         let take = |seen: &Mutex<Seen>| {
@@ -139,8 +145,10 @@ impl Load {
         self.shared.seen.iter().map(take).collect()
     }
 
-    /// Ends the clients, each after its last call, and reads every key at every node: what was acknowledged must be there, and nothing
-    /// that was never tried. The number of reads.
+    /// Ends the clients, checks what they wrote, and returns the number of reads.
+    ///
+    /// Each client ends after its last call. Then every key is read at every node. Fails unless
+    /// everything acknowledged is there, and nothing that was never tried.
     pub async fn finish(self, cluster: &Cluster) -> Result<usize> {
         self.shared.stop.store(true, Ordering::SeqCst);
         let mut reads = 0;
@@ -159,12 +167,13 @@ impl Shared {
     }
 }
 
-/// Writes growing versions to keys of its own until told to stop.
+/// Writes increasing versions to the client's own keys until it is told to stop.
 async fn write(client: usize, node: usize, endpoint: Endpoint, shared: Arc<Shared>) -> Written {
     let mut written = Written::default();
     let mut connection: Option<ExampleClient<Channel>> = None;
     let mut version = 0;
-    // A write that failed may still happen, at any later time: its key is not written again, so that this cannot pass for a loss.
+    // A write that failed may still be applied at any later time. Its key is not written again, so
+    // that this is not mistaken for a lost write.
     let mut spoilt = [0u64; KEYS];
     while !shared.stop.load(Ordering::SeqCst) {
         let Some(connected) = &mut connection else {

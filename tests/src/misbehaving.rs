@@ -1,4 +1,5 @@
-//! Makes the guest that does what no guest should out of its text: a module with its types and its descriptor, as a compiler leaves one.
+//! Builds the guest that breaks the rules from its text: a module with its types and its
+//! descriptor, like one from a compiler.
 
 use std::path::{Path, PathBuf};
 
@@ -10,16 +11,17 @@ const TEXT: &str = include_str!("../guests/misbehaving/misbehaving.wat");
 const CONTRACT: &str = include_str!("../../wit/machine.wit");
 const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/misbehaving.bin"));
 
-/// Elements of the segment that the guest copies into its table again and again: large, so that the price of the operator itself
-/// does not count.
+/// Elements of the segment that the guest copies into its table again and again. It is large, so
+/// that the cost of the operator itself does not matter.
 const ELEMENTS: usize = 10_000;
 
-/// The guest, written into a directory.
+/// Writes the guest into a directory and returns its path.
 pub fn misbehaving_wasm(place: &Path) -> Result<PathBuf> {
     written(place, TEXT)
 }
 
-/// The guest as a compiler would leave it that puts the stack above the data, with a snapshot that is only declared.
+/// Writes the guest as a compiler would build it that puts the stack above the data.
+/// Its snapshot is only declared.
 pub fn unfinished_wasm(place: &Path) -> Result<PathBuf> {
     let stack = "(func (global.set $next (i32.sub (global.get $next) (i32.const 16))))";
     let text = TEXT.trim_end().strip_suffix(')').context("the text ends with its module")?;

@@ -1,7 +1,8 @@
-//! A network of a test's own, to be cut as the test likes: every node in a network namespace, all joined by one more, the hub, which
-//! routes between them and loses or refuses what it is told to. The test itself runs in the hub, so clients reach every node whatever
-//! the peers cannot. All of it lives in namespaces with this process's number in their names, and goes with the value; the machine's
-//! own network is never touched.
+//! A network of a test's own whose links can be cut. Every node is in a network namespace. One more
+//! namespace, the hub, connects them, routes between them, and drops or rejects what the test tells
+//! it to. The test itself runs in the hub, so clients reach every node even when its peers cannot.
+//! All namespaces have this process's number in their names and are deleted when the value is
+//! dropped. The machine's own network is never changed.
 
 use std::future::Future;
 use std::io::Write;
@@ -14,22 +15,23 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::place::Place;
 
-/// Where `ip netns` keeps its namespaces.
+/// Directory in which `ip netns` keeps its namespaces.
 const NAMESPACES: &str = "/run/netns";
-/// Names begin so; then the process id, a number, and whose it is.
+/// Prefix of the names. The process id, a number, and the owner of the namespace follow.
 const PREFIX: &str = "lockstep";
 
-/// What the hub does to nodes, named by their places in the cluster.
+/// What the hub does to the traffic between nodes, which are named by their places in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Everything from one to another is lost without a word, acknowledgements of TCP included.
+    /// Everything from one node to another is dropped silently, including TCP acknowledgements.
     Lost {
-        /// Who is not heard.
+        /// The sender.
         from: usize,
-        /// Who does not hear.
+        /// The receiver.
         to: usize,
     },
-    /// TCP between the two is answered with a reset, at once and both ways, as a firewall that rejects does.
+    /// TCP between the two is answered with a reset, at once and in both directions, as by a
+    /// firewall that rejects.
     Refused(usize, usize),
 }
 
@@ -40,7 +42,7 @@ pub struct Network {
     nodes: Vec<Arc<Namespace>>,
 }
 
-/// Runs `test` in a network of its own; where the system does not allow that, says so and passes.
+/// Runs `test` in a network of its own. Where the system does not allow that, prints so and passes.
 pub fn in_network<F, Fut>(test: F) -> Result<()>
 where
     F: FnOnce(Network) -> Fut + Send,
@@ -49,14 +51,15 @@ where
     match Network::available() {
         Ok(()) => Network::run(test),
         Err(reason) => {
-            // Written past the capture of the test's output, which is thrown away when a test passes.
+            // Written to stderr directly, because the captured output of a test is thrown away when
+            // the test passes.
             Ok(writeln!(std::io::stderr(), "SKIPPED, because this needs network namespaces: {reason}")?)
         }
     }
 }
 
 impl Network {
-    /// Whether this process may make such networks, or why not; tried once.
+    /// Tells whether this process may make such networks, or why not. It tries only once.
     pub fn available() -> Result<(), String> {
         static AVAILABLE: OnceLock<Result<(), String>> = OnceLock::new();
         let attempt = || {
@@ -69,7 +72,7 @@ impl Network {
         AVAILABLE.get_or_init(|| attempt().map_err(|error| format!("{error:#}; {advice}"))).clone()
     }
 
-    /// Runs `work` in a new network, on a runtime whose threads and children live in the hub.
+    /// Runs `work` in a new network, on a runtime whose threads and children are in the hub.
     pub fn run<T, F, Fut>(work: F) -> Result<T>
     where
         T: Send,
@@ -90,7 +93,7 @@ impl Network {
         Ok(Network { number, hub, nodes: Vec::new() })
     }
 
-    /// The next node's place: a namespace with one link, to the hub.
+    /// Makes the place of the next node: a namespace with one link, to the hub.
     pub(crate) fn place(&mut self) -> Result<Place> {
         let n = self.nodes.len();
         let node = Arc::new(Namespace::new(self.number, &n.to_string())?);
@@ -106,7 +109,7 @@ impl Network {
         Ok(Place::inside(node, node_ip))
     }
 
-    /// Replaces everything that is cut by `cuts`, at one moment. What runs between the test and a node is never cut.
+    /// Replaces all cuts by `cuts`, in one step. Links between the test and a node are never cut.
     pub fn cut(&self, cuts: &[Cut]) -> Result<()> {
         let rule = |from, to, what: &str| format!("ip saddr {} ip daddr {} {what}\n", address(from), address(to));
         let refuse = "meta l4proto tcp reject with tcp reset";
@@ -117,27 +120,28 @@ impl Network {
                 Cut::Refused(one, other) => rule(one, other, refuse) + &rule(other, one, refuse),
             })
             .collect();
-        // Made, so that it can be deleted whether or not there was one; nft applies a file as a whole or not at all.
+        // The table is declared first, so that deleting it works whether or not it existed. nft
+        // applies a file as a whole or not at all.
         let table = format!(
             "table inet cuts\ndelete table inet cuts\ntable inet cuts {{\nchain forward {{\ntype filter hook forward priority 0\n{rules}}}\n}}\n"
         );
         self.hub.enter(|| nft(&table))?
     }
 
-    /// Cuts a node off from all others, both ways.
+    /// Cuts a node off from all others, in both directions.
     pub fn isolate(&self, node: usize) -> Result<()> {
         let others = (0..self.nodes.len()).filter(|other| *other != node);
         let both = |other| [Cut::Lost { from: node, to: other }, Cut::Lost { from: other, to: node }];
         self.cut(&others.flat_map(both).collect::<Vec<_>>())
     }
 
-    /// Nothing is cut any more.
+    /// Removes all cuts.
     pub fn heal(&self) -> Result<()> {
         self.cut(&[])
     }
 }
 
-/// A node's address. Such addresses exist inside these namespaces only.
+/// Returns a node's address. Such addresses exist inside these namespaces only.
 fn address(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 83, node as u8, 2)
 }
@@ -164,7 +168,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Runs `work` on a thread inside the namespace. Threads and processes that it starts are inside as well.
+    /// Runs `work` on a thread inside the namespace. Its threads and processes are inside as well.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let inside = || {
             move_thread_into(&self.name)?;
@@ -185,13 +189,13 @@ fn move_thread_into(_: &str) -> Result<()> {
     bail!("this system has no network namespaces")
 }
 
-/// Deletes the namespaces of processes that were killed before they could.
+/// Deletes the namespaces of processes that were killed before they could delete them.
 fn remove_leftovers() {
     let Ok(entries) = std::fs::read_dir(NAMESPACES) else { return };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
         let owner = name.strip_prefix(&format!("{PREFIX}-")).and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|id| id.parse::<u32>().is_ok() && !std::path::Path::new("/proc").join(id).exists()) {
-            // Another test may be faster; what cannot be deleted harms nobody.
+            // Another test may be faster. A namespace that cannot be deleted does no harm.
             drop(run("ip", &["netns", "delete", &name]));
         }
     }

@@ -1,5 +1,5 @@
-//! Where a node listens: three addresses that nobody else gets, on loopback or in a network namespace of its own; and where nobody does.
-//! Starts no node.
+//! Addresses of nodes: three that no other process gets, on loopback or in a network namespace of
+//! its own; and addresses where nothing listens. Starts no node.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,22 +9,24 @@ use socket2::{Domain, Socket, Type};
 
 use crate::network::Namespace;
 
-/// The addresses of one node, kept for it as long as the value lives.
+/// The addresses of one node, reserved for it as long as the value lives.
 pub(crate) struct Place {
-    /// For clients.
+    /// Address for clients.
     pub(crate) grpc: SocketAddr,
-    /// For peers.
+    /// Address for peers.
     pub(crate) raft: SocketAddr,
-    /// For `/livez`, `/readyz`, `/metrics` and `/status`.
+    /// Address of `/livez`, `/readyz`, `/metrics` and `/status`.
     pub(crate) http: SocketAddr,
-    /// Where the process is started, when it is not in ours.
+    /// Network namespace in which the process is started, if it is not the test's own.
     pub(crate) namespace: Option<Arc<Namespace>>,
     _reserved: Vec<Socket>,
 }
 
 impl Place {
-    /// On loopback, at ports that the system picked and keeps for us: bound but never listening, so a node may listen on them, and
-    /// nobody else gets them.
+    /// Reserves ports on loopback.
+    ///
+    /// The system picks the ports. They are bound but never listening, so a node can listen on them
+    /// and no other process gets them.
     pub(crate) fn on_loopback() -> Result<Place> {
         let (grpc_socket, grpc) = reserve()?;
         let (raft_socket, raft) = reserve()?;
@@ -32,14 +34,15 @@ impl Place {
         Ok(Place { grpc, raft, http, namespace: None, _reserved: vec![grpc_socket, raft_socket, http_socket] })
     }
 
-    /// At `ip` in a namespace where nobody else listens.
+    /// Returns the place at `ip` in a namespace where no other process listens.
     pub(crate) fn inside(namespace: Arc<Namespace>, ip: Ipv4Addr) -> Place {
         let at = |port| SocketAddr::from((ip, port));
         Place { grpc: at(40051), raft: at(50051), http: at(8080), namespace: Some(namespace), _reserved: Vec::new() }
     }
 }
 
-/// An address where nobody listens: one that is kept as long as the socket lives, and not given to anybody.
+/// Returns an address where nothing listens.
+/// It is reserved as long as the socket lives.
 pub fn nobody() -> Result<(Socket, String)> {
     let (socket, address) = reserve()?;
     Ok((socket, address.to_string()))

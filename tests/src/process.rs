@@ -1,4 +1,4 @@
-//! One node process: its reserved ports, its directory, its log; start, kill, stop, restart.
+//! One node process with its reserved ports, its directory and its log: start, kill, stop, restart.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::{PATIENCE, eventually};
 /// Lines of a node's log that a message quotes.
 const LAST_LINES: usize = 60;
 
-/// What a node is started with beside its id and addresses.
+/// Options of a node in addition to its id and addresses.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `--raft_bootstrap`.
@@ -27,16 +27,18 @@ pub struct Options {
     pub more: Vec<String>,
     /// The program: the product, or its variant with failpoints.
     pub program: PathBuf,
-    /// Failpoints that are set at every start and stay, beside those of [`NodeProcess::fail_at`].
+    /// Failpoints that are set at every start and stay set, in addition to those of
+    /// [`NodeProcess::fail_at`].
     pub planted: Vec<String>,
     /// Environment variables.
     pub env: Vec<(String, String)>,
-    /// Files and sockets that the process may have open: the soft limit and the hard one. `None`: as the test itself.
+    /// Soft and hard limit of the files and sockets that the process may have open. `None` means
+    /// the limits of the test process.
     pub descriptors: Option<(u64, u64)>,
 }
 
 impl Options {
-    /// A member to be added, with the KV.
+    /// Returns options of a member that will be added, with the KV guest.
     pub fn member() -> Options {
         Options {
             bootstrap: false,
@@ -49,31 +51,32 @@ impl Options {
         }
     }
 
-    /// A member with the guest of the torture, in the program that has failpoints.
+    /// Returns options of a member with the torture's guest, in the program with failpoints.
     pub fn tortured() -> Options {
         let (fsm, program) = (Some(chain_wasm()), failpoints_binary());
         Options { fsm, program, ..Options::member() }
     }
 
-    /// The node that starts the cluster.
+    /// Returns options of the node that founds the cluster.
     pub fn bootstrap() -> Options {
         Options { bootstrap: true, ..Options::member() }
     }
 
-    /// With the program that has failpoints.
+    /// Uses the program with failpoints.
     pub fn with_failpoints(mut self) -> Options {
         self.program = failpoints_binary();
         self
     }
 
-    /// With what a shell does before it becomes the program: `ulimit -f 4096`, `exec 2>/dev/full`.
+    /// Runs shell commands before the shell becomes the program.
+    /// Examples are `ulimit -f 4096` and `exec 2>/dev/full`.
     pub fn through(mut self, shell: &str) -> Options {
         let program = std::mem::replace(&mut self.program, Path::new(env!("CARGO_MANIFEST_DIR")).join("through"));
         self.env.extend([("THROUGH".into(), shell.into()), ("PROGRAM".into(), program.display().to_string())]);
         self
     }
 
-    /// With further arguments.
+    /// Adds arguments.
     pub fn with(mut self, more: &[&str]) -> Options {
         self.more.extend(more.iter().map(|word| word.to_string()));
         self
@@ -84,11 +87,11 @@ impl Options {
 pub struct NodeProcess {
     /// `--raft_id`.
     pub name: String,
-    /// `--raft_data_dir`; the node's data lies in `<data_dir>/<name>`.
+    /// `--raft_data_dir`. The node's data is in `<data_dir>/<name>`.
     pub data_dir: PathBuf,
-    /// Where its log and its failpoints are: no part of the disk that a test may take away.
+    /// Directory of the log and the failpoints, which is not on the disk that a test may take away.
     side_dir: PathBuf,
-    /// What the next start uses.
+    /// Options of the next start.
     pub options: Options,
     child: Option<Child>,
     place: Place,
@@ -107,12 +110,12 @@ impl Drop for NodeProcess {
 }
 
 impl NodeProcess {
-    /// Reserves addresses on loopback. Nothing runs yet.
+    /// Reserves addresses on loopback. Starts nothing.
     pub fn new(name: &str, data_dir: &Path, options: Options) -> Result<NodeProcess> {
         Ok(NodeProcess::at(Place::on_loopback()?, name, data_dir, options))
     }
 
-    /// At addresses that were chosen.
+    /// Makes a node at the given addresses.
     pub(crate) fn at(place: Place, name: &str, data_dir: &Path, options: Options) -> NodeProcess {
         NodeProcess {
             name: name.to_string(),
@@ -124,22 +127,22 @@ impl NodeProcess {
         }
     }
 
-    /// The client address.
+    /// Returns the client address.
     pub fn grpc_addr(&self) -> String {
         self.place.grpc.to_string()
     }
 
-    /// The peer address.
+    /// Returns the peer address.
     pub fn raft_addr(&self) -> String {
         self.place.raft.to_string()
     }
 
-    /// Address of `/livez`, `/readyz`, `/metrics` and `/status`.
+    /// Returns the address of `/livez`, `/readyz`, `/metrics` and `/status`.
     pub fn http_addr(&self) -> String {
         self.place.http.to_string()
     }
 
-    /// The arguments of a start.
+    /// Returns the arguments of a start.
     pub fn arguments(&self) -> Vec<String> {
         let mut words: Vec<String> = vec!["node".into()];
         let mut flag = |name: &str, value: String| words.push(format!("--{name}={value}"));
@@ -154,12 +157,13 @@ impl NodeProcess {
         if self.options.bootstrap {
             words.push("--raft_bootstrap".into());
         }
-        // The disk of the machine that runs the tests is not under test, unless a scenario says so.
+        // The disk of the machine that runs the tests is not under test, unless a scenario sets the
+        // flag.
         if !self.options.more.iter().any(|word| word.starts_with("--min_free_bytes")) {
             words.push("--min_free_bytes=0".into());
         }
         if self.place.namespace.is_some() {
-            // Not loopback, but nobody else's network either.
+            // The address is not on loopback, but the network is the test's own.
             words.push("--insecure".into());
         }
         words.extend(self.options.more.iter().cloned());
@@ -172,7 +176,7 @@ impl NodeProcess {
         self.wait_answers().await
     }
 
-    /// Waits until a process that was started answers a call on its client port.
+    /// Waits until a started process answers a call on its client port.
     pub async fn wait_answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.answers().await {
@@ -235,8 +239,11 @@ impl NodeProcess {
         self.side_dir.join(format!("{}.failpoints", self.name))
     }
 
-    /// Has the node's failpoints do `tasks` from now on (`name=task`, one a line; `host/src/faults.rs` has the words), and nothing
-    /// else. A running node looks within a few milliseconds, a stopped one at its start. Needs [`Options::with_failpoints`].
+    /// Sets the node's failpoints to `tasks`, and to nothing else.
+    ///
+    /// A task is `name=task`, one a line; `host/src/faults.rs` describes them. A running node reads
+    /// them within a few milliseconds, a stopped one at its start. Needs
+    /// [`Options::with_failpoints`].
     pub fn fail_at(&self, tasks: &[&str]) -> Result<()> {
         let whole = self.failpoints_path().with_extension("new");
         let planted = self.options.planted.iter().map(String::as_str);
@@ -245,7 +252,8 @@ impl NodeProcess {
         Ok(std::fs::rename(whole, self.failpoints_path())?)
     }
 
-    /// As [`NodeProcess::fail_at`] on a running node, and waits until it has looked.
+    /// Sets the failpoints of a running node and waits until the node has read them.
+    /// They are those of [`NodeProcess::fail_at`].
     pub async fn fail_now(&self, tasks: &[&str]) -> Result<()> {
         let before = self.log().len();
         self.fail_at(tasks)?;
@@ -260,19 +268,19 @@ impl NodeProcess {
         .await
     }
 
-    /// What the node has printed, over all its starts.
+    /// Returns what the node has printed, over all its starts.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// The end of that, for messages.
+    /// Returns the end of the log, for messages.
     pub fn last_words(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
-    /// SIGKILL, and reaped.
+    /// Sends SIGKILL and reaps the process.
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().context("not running")?;
         child.kill()?;
@@ -280,13 +288,13 @@ impl NodeProcess {
         Ok(())
     }
 
-    /// SIGTERM; waits for the end.
+    /// Sends SIGTERM and waits until the process has ended.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
         self.signal("-TERM")?;
         self.wait_exit().await
     }
 
-    /// Sends a signal, named as `kill` names it.
+    /// Sends a signal, named as for `kill`.
     pub fn signal(&self, signal: &str) -> Result<()> {
         let child = self.child.as_ref().context("not running")?;
         let sent = Command::new("kill").args([signal, &child.id().to_string()]).status()?;
@@ -311,7 +319,8 @@ impl NodeProcess {
         }
     }
 
-    /// Whether the process that was started has ended by itself; [`NodeProcess::wait_exit`] then says how.
+    /// Tells whether the started process has ended by itself. [`NodeProcess::wait_exit`] then
+    /// returns its status.
     pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.exited()?.is_some())
     }
@@ -320,53 +329,59 @@ impl NodeProcess {
         Ok(self.child.as_mut().context("not running")?.try_wait()?)
     }
 
-    /// Whether a process is there.
+    /// Tells whether there is a process.
     pub fn running(&self) -> bool {
         self.child.is_some()
     }
 
-    /// Processor time of the process so far, all its threads together.
+    /// Returns the processor time of the process so far, of all its threads together.
     #[cfg(target_os = "linux")]
     pub fn cpu_time(&self) -> Result<Duration> {
         let id = self.child.as_ref().context("not running")?.id();
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-        // Behind the name: state, then numbers; user and system time are the 12th and 13th of what follows, in hundredths of a second.
+        // After the name: the state, then numbers. User and system time are the 12th and 13th of
+        // these fields, in hundredths of a second.
         let fields = stat.rsplit_once(')').context("no name in stat")?.1.split_whitespace();
         let hundredths: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Ok(Duration::from_millis(hundredths * 10))
     }
 
-    /// A fresh connection to the client port. It breaks when the node has hung, or no test of such a node would end.
+    /// Makes a new connection to the client port.
+    ///
+    /// The connection breaks when the node hangs. Without that, a test of such a node would not
+    /// end.
     pub async fn channel(&self) -> Result<Channel> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr()))?;
         let endpoint = endpoint.http2_keep_alive_interval(PATIENCE / 2).keep_alive_timeout(PATIENCE);
         eventually("a connection", || async { Ok(endpoint.connect().await?) }).await
     }
 
-    /// raft-example's client.
+    /// Returns raft-example's client.
     pub async fn client(&self) -> Result<ExampleClient<Channel>> {
         Ok(ExampleClient::new(self.channel().await?))
     }
 
-    /// The manager's client.
+    /// Returns the manager's client.
     pub async fn manager(&self) -> Result<RaftManagerClient<Channel>> {
         Ok(RaftManagerClient::new(self.channel().await?))
     }
 
-    /// `Stat`, parsed.
+    /// Returns the parsed reply of `Stat`.
     pub async fn stat(&self) -> Result<serde_json::Value> {
         let reply = self.client().await?.stat(crate::pb::StatRequest {}).await?.into_inner();
         serde_json::from_str(&reply.stats).with_context(|| format!("Stat answered {:?}", reply.stats))
     }
 
-    /// `GET /status`, parsed: what `Stat` says, of a node with any guest.
+    /// Returns the parsed reply of `GET /status`.
+    /// It has the content of `Stat`, for a node with any guest.
     pub async fn status(&self) -> Result<serde_json::Value> {
         let (code, body) = self.http("/status").await?;
         anyhow::ensure!(code == 200, "/status answered {code}: {body}");
         serde_json::from_str(&body).with_context(|| format!("/status answered {body:?}"))
     }
 
-    /// GET on the HTTP port: status line and body. A node that does not answer in time has hung.
+    /// Sends GET to the HTTP port and returns status code and body.
+    /// Fails if the node does not answer in time.
     pub async fn http(&self, path: &str) -> Result<(u16, String)> {
         let answer = tokio::time::timeout(PATIENCE, self.http_answer(path)).await;
         answer.with_context(|| format!("{} does not answer GET {path} for {PATIENCE:?}", self.name))?
@@ -385,42 +400,48 @@ impl NodeProcess {
     }
 }
 
-/// The binary under test: `build/lockstep`, as `cargo xtask build` leaves it.
+/// Returns the binary under test: `build/lockstep`, as `cargo xtask build` makes it.
 pub fn lockstep_binary() -> PathBuf {
     built("lockstep")
 }
 
-/// The same node with its failpoints: `build/lockstep-failpoints`, as `cargo xtask test` leaves it.
+/// Returns the same node with failpoints, `build/lockstep-failpoints`.
+/// `cargo xtask test` makes it.
 pub fn failpoints_binary() -> PathBuf {
     built("lockstep-failpoints")
 }
 
-/// The default guest.
+/// Returns the default guest.
 pub fn kv_wasm() -> PathBuf {
     built("kv.wasm")
 }
 
-/// The guest of the torture, which is no part of the product: `build/chain.wasm`, as `cargo xtask test` leaves it.
+/// Returns the torture's guest, `build/chain.wasm`, which is not part of the product.
+/// `cargo xtask test` makes it.
 pub fn chain_wasm() -> PathBuf {
     built("chain.wasm")
 }
 
-/// The guest whose command does a little of everything: `build/medley.wasm`, as `cargo xtask test` leaves it.
+/// Returns the guest whose command does a little of everything, `build/medley.wasm`.
+/// `cargo xtask test` makes it.
 pub fn medley_wasm() -> PathBuf {
     built("medley.wasm")
 }
 
-/// The guest whose `.proto` has every hard name: `build/names.wasm`, as `cargo xtask test` leaves it.
+/// Returns the guest whose `.proto` has every difficult name, `build/names.wasm`.
+/// `cargo xtask test` makes it.
 pub fn names_wasm() -> PathBuf {
     built("names.wasm")
 }
 
-/// The guest that does one thing as often as it is asked to: `build/prices.wasm`, as `cargo xtask build` leaves it.
+/// Returns the guest that does one thing as often as requested, `build/prices.wasm`.
+/// `cargo xtask build` makes it.
 pub fn prices_wasm() -> PathBuf {
     built("prices.wasm")
 }
 
-/// The guest that keeps state where none may be: `build/statics.wasm`, as `cargo xtask test` leaves it.
+/// Returns the guest that keeps state in a static, `build/statics.wasm`.
+/// `cargo xtask test` makes it.
 pub fn statics_wasm() -> PathBuf {
     built("statics.wasm")
 }

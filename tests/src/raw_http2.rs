@@ -1,5 +1,5 @@
-//! HTTP/2 by hand, for calls that no client library of Rust would send. Writes the frames that it is given, reads messages, and knows no
-//! header of an answer.
+//! HTTP/2 by hand, for calls that no client library of Rust sends. It writes the frames that it is
+//! given and reads messages. It ignores the headers of a response.
 
 use std::collections::HashMap;
 
@@ -18,21 +18,22 @@ const GOAWAY: u8 = 7;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 
-/// A connection on which calls are opened by their frames.
+/// A connection on which a test opens calls with its own frames.
 pub struct RawHttp2 {
     connection: TcpStream,
-    /// What came for each stream, and was not asked for yet.
+    /// Bytes that were received for each stream and not yet read.
     arrived: HashMap<u32, Vec<u8>>,
 }
 
-/// A field as HPACK writes it with neither index nor Huffman's code, and puts it into the table.
+/// Encodes a header field in HPACK without index and Huffman code. The receiver adds it to its
+/// table.
 pub fn literal(name: &str, value: &[u8]) -> Vec<u8> {
     assert!(name.len() < 127 && value.len() < 127, "lengths of one byte");
     [&[0x40, name.len() as u8], name.as_bytes(), &[value.len() as u8], value].concat()
 }
 
 impl RawHttp2 {
-    /// Connects, with nothing to set.
+    /// Connects and sends empty SETTINGS.
     pub async fn connect(address: &str) -> Result<RawHttp2> {
         let connection = TcpStream::connect(address).await.with_context(|| address.to_owned())?;
         let mut raw = RawHttp2 { connection, arrived: HashMap::new() };
@@ -47,14 +48,14 @@ impl RawHttp2 {
         Ok(self.connection.write_all(&[&head, payload].concat()).await?)
     }
 
-    /// Sends the one message of a call whose headers were sent.
+    /// Sends the only message of a call whose headers were sent.
     pub async fn send(&mut self, stream: u32, message: &impl prost::Message) -> Result<()> {
         let message = message.encode_to_vec();
         let framed = [&[0], &(message.len() as u32).to_be_bytes()[..], &message].concat();
         self.frame(DATA, END_STREAM, stream, &framed).await
     }
 
-    /// The next message of an answer.
+    /// Reads the next message of a response.
     pub async fn message<M: prost::Message + Default>(&mut self, stream: u32) -> Result<M> {
         loop {
             let arrived = self.arrived.entry(stream).or_default();
@@ -69,7 +70,7 @@ impl RawHttp2 {
         }
     }
 
-    /// Reads one frame, while an answer on a stream is waited for.
+    /// Reads one frame while the response on stream `waiting` is expected.
     async fn read(&mut self, waiting: u32) -> Result<()> {
         let mut head = [0; 9];
         self.connection.read_exact(&mut head).await.context("the connection ended")?;

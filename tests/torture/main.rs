@@ -1,5 +1,5 @@
-//! The torture at small size, and the proof that it can see: three faults are planted in the host, and each must be caught. The same
-//! run without the plant passes.
+//! Runs the torture at small size and shows that it can detect faults: three faults are planted in
+//! the host, and each must be detected. The same run without the planted fault passes.
 #![allow(clippy::unwrap_used)]
 
 mod points;
@@ -7,5 +7,5 @@ mod power;
 mod seeing;
 mod small;
 
-/// Whole clusters under load: one at a time.
+/// The tests run whole clusters under load, so only one runs at a time.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -1,4 +1,4 @@
-//! The failpoints of the host and those that the torture knows are the same.
+//! Checks that the failpoints of the host are those that the torture knows.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use lockstep_tests::torture::points::{CRASHES, ERRORS, OTHERS};
 
-/// Names in `faults::point("…")`, `faults::io("…")` and the like, with how often each stands in the host.
+/// Returns the host's failpoints, each with how often the host uses it.
+/// They are the names in `faults::point("…")`, `faults::io("…")` and the like.
 fn in_the_host() -> Result<BTreeMap<String, usize>> {
     let mut found = BTreeMap::new();
     let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src")];

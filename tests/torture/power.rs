@@ -1,4 +1,5 @@
-//! The disk that loses its power, through the kernel: what programs see before, and what is left after.
+//! Tests the disk that loses power, through the kernel: what programs see before the power cut, and
+//! what is left after it.
 
 use std::fs::{self, File};
 use std::io::Write;

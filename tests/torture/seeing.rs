@@ -1,4 +1,4 @@
-//! Three planted faults, each caught by what the clients saw, and each run again without the plant.
+//! Three planted faults, each detected from what the clients saw, and the same runs without them.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use lockstep_tests::{Cluster, Options, eventually, formed_of};
 /// Keys of one run.
 const KEYS: std::ops::Range<u32> = 0..8;
 
-/// Acknowledged writes before the blow.
+/// Acknowledged writes before the fault.
 const WRITES: u64 = 300;
 
-/// A cluster under load and what its clients saw.
+/// What the clients of a cluster under load saw.
 struct Seen {
     clock: Clock,
     tokens: Tokens,
@@ -32,7 +32,7 @@ impl Seen {
         Load::start(cluster, &options, self.clock, &self.tokens)
     }
 
-    /// Reads everything at every node that runs, and asks the judges.
+    /// Reads everything at every running node, and runs the checkers.
     async fn verdict(mut self, cluster: &Cluster) -> Result<Verdict> {
         self.history.extend(load::liveness(cluster, KEYS, self.clock, &self.tokens).await?);
         let ends_at = self.clock.now();
@@ -41,7 +41,7 @@ impl Seen {
     }
 }
 
-/// All nodes lose their power at once, under load.
+/// Cuts the power of all nodes at once, under load.
 async fn power_loss(disk: Disk, plant: &[&str]) -> Result<Verdict> {
     let mut cluster = Cluster::new()?;
     cluster.on_disk(disk);
@@ -80,11 +80,12 @@ async fn a_log_that_is_not_synced_is_seen_when_the_power_fails() -> Result<()> {
     Ok(())
 }
 
-/// The followers say what `plant` makes them say; then the leader is lost for good.
+/// Plants a fault in the followers, then kills the leader for good.
 async fn leader_loss(plant: &[&str]) -> Result<Verdict> {
     let mut cluster = formed_of(3, Options::tortured()).await?;
     let leader = cluster.leader().await?;
-    // A stream lies from its beginning or not at all: the followers start with the plant.
+    // A stream uses the plant from its beginning or not at all, so the followers are restarted with
+    // the plant.
     for n in (0..3).filter(|n| *n != leader) {
         cluster.nodes[n].fail_at(plant)?;
         cluster.nodes[n].kill()?;
@@ -97,7 +98,8 @@ async fn leader_loss(plant: &[&str]) -> Result<Verdict> {
     cluster.nodes[leader].kill()?;
     for n in (0..3).filter(|n| *n != leader) {
         cluster.nodes[n].fail_at(&[])?;
-        // What was taken on trust is not given again: a new stream begins with the truth.
+        // The nodes restart, because entries that the leader believes acknowledged are not sent
+        // again on the same stream. A new stream begins with the true state.
         cluster.nodes[n].kill()?;
         cluster.nodes[n].start().await?;
     }
@@ -117,7 +119,7 @@ async fn an_acknowledgement_before_the_quorum_is_seen_when_the_leader_is_lost() 
     Ok(())
 }
 
-/// One follower applies late; `plant` is what its linearizable reads do about it.
+/// Makes one follower apply late. `plant` changes what its linearizable reads do about that.
 async fn late_follower(plant: &[&str]) -> Result<Verdict> {
     let cluster = formed_of(3, Options::tortured()).await?;
     let follower = cluster.follower().await?;

@@ -1,4 +1,4 @@
-//! `cargo xtask torture` for a minute: every kind of fault that needs no rights.
+//! Runs `cargo xtask torture` for 25 seconds, with every kind of fault that the system allows.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::Result;
 use lockstep_tests::torture::plan::FaultKind;
 use lockstep_tests::torture::run::{Options, run};
 
-/// Any would do: the plan is the same every time, what the cluster makes of it is not.
+/// Any seed would do. The plan is the same every time, but what the cluster does is not.
 const SEED: u64 = 20_261_124;
 
 #[test]
@@ -36,7 +36,7 @@ fn a_run_over_a_bug_fails_and_keeps_what_tells_of_it() -> Result<()> {
         cycles: Some(20),
         kinds: vec![FaultKind::KillFollower],
         nodes: Some(3),
-        // Followers apply late, and nobody asks the leader before a read.
+        // Followers apply late, and reads do not ask the leader for an index.
         planted: vec!["read-skip-index=return(error)".into(), "log-before-sync=sleep(5)".into()],
     };
     let error = format!("{:#}", run(&options).unwrap_err());

@@ -1,5 +1,7 @@
-//! Names that protobuf takes and Rust does not: two that become one, or one that becomes none. A message, an enum, a field or a value is
-//! refused, with its place: no request names it, so it can be renamed. A service or a method cannot, and gets another name in Rust.
+//! Checks names that are legal in protobuf and not in Rust: two names that become one in Rust, or a
+//! name of which nothing is left. A message, an enum, a field or a value with such a name is
+//! refused, and the error says where it stands: no request carries its name, so the author can
+//! rename it. Requests carry the names of services and methods, so those get another name in Rust.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,16 +9,16 @@ use prost_reflect::{Cardinality, EnumDescriptor, FieldDescriptor, FileDescriptor
 
 use crate::{Error, Place, names, report, requests};
 
-/// Types of Rust that generated code names without a path: a module of that name hides them.
+/// Rust types that generated code names without a path. A module of the same name hides the type.
 const PRIMITIVES: [&str; 10] = ["bool", "f32", "f64", "i32", "i64", "str", "u32", "u64", "u8", "usize"];
-/// What to do about most of it.
+/// Advice that most refusals end with.
 const RENAME: &str = "rename one of them (requests carry the names of services and methods only)";
 
-/// What stands where in Rust.
+/// The names that are taken in each module of the generated Rust code.
 #[derive(Debug, Default)]
 pub(crate) struct Scopes {
     modules: BTreeMap<Vec<String>, BTreeMap<String, Item>>,
-    /// Names of traits and of their methods, by the full name of a service or a method.
+    /// Rust names of traits and their methods, by the full protobuf name of the service or method.
     pub(crate) rust: BTreeMap<String, String>,
 }
 
@@ -30,13 +32,14 @@ struct Item {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     Type,
-    /// What is declared within a message.
+    /// The module with the declarations within a message.
     Within,
     Package,
 }
 
 impl Scopes {
-    /// Looks at the files of which Rust is made; of the services, at those of the guest's `own` files.
+    /// Collects the names of the files that Rust code is made from.
+    /// Only the services of the guest's `own` files count.
     pub(crate) fn of(files: &[FileDescriptor], own: &[String]) -> Result<Scopes, Error> {
         let mut scopes = Scopes::default();
         for file in files {
@@ -54,7 +57,7 @@ impl Scopes {
         Ok(scopes)
     }
 
-    /// Names in a module: types, traits, and modules.
+    /// Returns the names in a module: types, traits and modules.
     pub(crate) fn names(&self, module: &[String]) -> impl Iterator<Item = &str> {
         self.modules.get(module).into_iter().flatten().map(|(name, _)| name.as_str())
     }
@@ -143,7 +146,8 @@ impl Scopes {
         let item = Item { what: What::Type, subject, place: report::place(&file, declared.path()) };
         self.add(module, names::camel(declared.name()), item)?;
         let (mut numbers, mut values) = (BTreeSet::new(), Taken::default());
-        // In the order of the file, as prost takes the first of several names of one number.
+        // Values in the order of the file: when several have the same number, prost takes the first
+        // name.
         for (index, value) in declared.enum_descriptor_proto().value.iter().enumerate() {
             if numbers.insert(value.number()) {
                 let path = [declared.path(), &[2, i32::try_from(index).unwrap_or(i32::MAX)]].concat();
@@ -155,7 +159,8 @@ impl Scopes {
         Ok(())
     }
 
-    /// A service, and a method within it, whose name in Rust is taken keeps the one of the `.proto`.
+    /// Adds services and their methods. One whose Rust name is taken keeps its name of the
+    /// `.proto`.
     fn add_services<'a>(&mut self, files: impl Iterator<Item = &'a FileDescriptor>) -> Result<(), Error> {
         let services: Vec<_> = files.flat_map(FileDescriptor::services).collect();
         let named = |service: &prost_reflect::ServiceDescriptor| {
@@ -220,7 +225,7 @@ impl Item {
     }
 }
 
-/// Names within one type.
+/// The Rust names within one type.
 #[derive(Default)]
 struct Taken(BTreeMap<String, Item>);
 
@@ -241,7 +246,7 @@ fn place_of(message: &MessageDescriptor) -> Option<Place> {
     report::place(&message.parent_file(), message.path())
 }
 
-/// Fields of the struct, variants of its oneofs, and the methods that prost adds for fields.
+/// Checks the fields of the struct, the variants of its oneofs, and the methods that prost adds.
 fn check_fields(message: &MessageDescriptor) -> Result<(), Error> {
     let (mut fields, mut methods) = (Taken::default(), Taken::default());
     for field in message.fields().filter(|field| !is_variant(field)) {
@@ -277,7 +282,7 @@ fn is_variant(field: &FieldDescriptor) -> bool {
     field.containing_oneof().is_some_and(|oneof| !oneof.is_synthetic())
 }
 
-/// What prost writes for this field beside the field.
+/// Returns the names of the methods that prost writes for this field.
 fn methods_of(field: &FieldDescriptor, rust: &str) -> Vec<String> {
     let bare = rust.trim_start_matches("r#");
     match field.kind() {
@@ -293,13 +298,15 @@ fn methods_of(field: &FieldDescriptor, rust: &str) -> Vec<String> {
     }
 }
 
-/// A scalar that can be unset.
+/// Tells whether prost makes this scalar an `Option`.
 fn is_option(field: &FieldDescriptor) -> bool {
     let is_proto2 = field.parent_file().syntax() == Syntax::Proto2;
     field.cardinality() == Cardinality::Optional && (is_proto2 || field.containing_oneof().is_some())
 }
 
-/// What no name mends: a package of protobuf's own, and a message that has no end.
+/// Refuses what another name in Rust cannot solve.
+///
+/// That is a package of protobuf's own, and a message that requires itself.
 pub(crate) fn check_rest(pool: &prost_reflect::DescriptorPool) -> Result<(), Error> {
     for file in pool.files().filter(|file| requests::is_google(file.package_name())) {
         if !GOOGLE_FILES.contains(&file.name()) {
@@ -327,7 +334,7 @@ fn is_endless(message: &MessageDescriptor, seen: &mut BTreeSet<String>, sought: 
     })
 }
 
-/// The files of package `google.protobuf` that the SDK brings along.
+/// The files of package `google.protobuf` that the SDK contains.
 const GOOGLE_FILES: [&str; 12] = [
     "google/protobuf/any.proto",
     "google/protobuf/api.proto",

@@ -1,5 +1,5 @@
-//! Writes Rust: service traits, their dispatch tables, and the file that holds it all. Every path into
-//! the SDK is absolute, so that an author depends on `lockstep-guest` alone.
+//! Writes Rust code: service traits, their dispatch tables, and the file that contains everything.
+//! Every path into the SDK is absolute, so an author depends on `lockstep-guest` alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -10,12 +10,14 @@ use prost_reflect::{FieldDescriptor, FileDescriptor, Kind as FieldKind, MessageD
 use crate::clashes::Scopes;
 use crate::{Kind, names};
 
-/// Lints of an author's crate that generated code may not meet. Those that an author forbids are not for us to allow.
+/// Lints that an author may have enabled and generated code may violate. An `allow` cannot override
+/// lints that an author forbids.
 const ALLOWED: &str = "warnings, missing_docs, unused_qualifications, unused_imports, deprecated, non_camel_case_types, non_snake_case, \
                        missing_debug_implementations, missing_copy_implementations, unreachable_pub, rustdoc::all, clippy::all, \
                        clippy::pedantic, clippy::nursery, clippy::restriction";
-/// Names that stay Rust's in an author's crate, whatever a `.proto` declares: types that code names every day, and modules that hide a type
-/// or a crate. What a `.proto` calls so is in `lockstep_proto`.
+/// Names that keep their Rust meaning in an author's crate, whatever a `.proto` declares: types
+/// that ordinary code uses, and modules that would hide a type or a crate. A declaration of a
+/// `.proto` with such a name is found in `lockstep_proto` only.
 const NOT_AT_ROOT: [&str; 28] = [
     "Box",
     "Option",
@@ -47,7 +49,8 @@ const NOT_AT_ROOT: [&str; 28] = [
     "usize",
 ];
 
-/// prost as the guests need it: ordered maps, because a hash map's order differs between nodes.
+/// Configures prost for guests.
+/// Maps are ordered, because the order of a hash map differs between nodes.
 pub(crate) fn prost_config(traits: Traits, files: &[FileDescriptor]) -> Config {
     let mut config = Config::new();
     let messages = || files.iter().flat_map(FileDescriptor::messages);
@@ -61,7 +64,7 @@ pub(crate) fn prost_config(traits: Traits, files: &[FileDescriptor]) -> Config {
     config
         .skip_debug(&with_other_debug)
         .btree_map(["."])
-        // A detail of a refusal travels under the name of its message.
+        // `Status` packs a detail of a refusal under the full name of its message.
         .enable_type_names()
         .prost_path("::lockstep_guest::prost")
         .prost_types_path("::lockstep_guest::prost_types")
@@ -71,9 +74,9 @@ pub(crate) fn prost_config(traits: Traits, files: &[FileDescriptor]) -> Config {
 
 /// Writes a trait for each service.
 pub(crate) struct Traits {
-    /// What each method is, by its full name.
+    /// Kind of each method, by its full name.
     pub(crate) kinds: BTreeMap<String, Kind>,
-    /// What each service and each method is called in Rust, by its full name.
+    /// Rust name of each service and each method, by its full name.
     pub(crate) names: BTreeMap<String, String>,
 }
 
@@ -134,7 +137,7 @@ fn write_row(service: &str, method: &str, name: &str, kind: Kind, out: &mut Stri
     );
 }
 
-/// Lets every message of a file be a value in a collection.
+/// Writes code that makes every message of a file usable as a value in a collection.
 pub(crate) fn message_values(file: &FileDescriptor) -> String {
     let mut out = String::new();
     for message in file.messages() {
@@ -155,22 +158,25 @@ fn write_message_value(message: &MessageDescriptor, path: &str, out: &mut String
     }
 }
 
-/// Names of the outermost messages whose `Debug` prost cannot write: what is said of one holds for all within it.
+/// Returns the outermost messages whose `Debug` prost cannot write. The setting for a message also
+/// covers the messages within it.
 fn with_other_debug(message: &MessageDescriptor) -> Vec<String> {
-    /// What prost declares in the middle of a `Debug`, where it hides an enum of that name.
+    /// Names that prost declares inside a `Debug` implementation, where they hide an enum of that
+    /// name.
     const HIDING: [&str; 5] = ["Inner", "KeyWrapper", "MapWrapper", "ScalarWrapper", "ValueWrapper"];
     let is_hidden = |field: &FieldDescriptor| match field.kind() {
         FieldKind::Enum(declared) => HIDING.contains(&names::camel(declared.name()).as_str()),
         _ => false,
     };
-    // That of a map asks for a crate `prost` by that name, which an author does not have.
+    // The `Debug` of a map names the crate `prost`, on which an author's crate does not depend.
     match message.fields().any(|field| field.is_map() || is_hidden(&field)) {
         true => vec![format!(".{}", message.full_name())],
         false => message.child_messages().flat_map(|child| with_other_debug(&child)).collect(),
     }
 }
 
-/// Paths of the fields that lead back to their message by way of a group, which prost does not look at.
+/// Returns the paths of the fields that lead back to their message through a group. prost does not
+/// follow groups.
 fn endless_groups(message: &MessageDescriptor) -> Vec<String> {
     let mut paths = Vec::new();
     for field in message.fields().filter(|field| !field.is_list() && !field.is_map()) {
@@ -202,8 +208,9 @@ fn leads_to(
         })
 }
 
-/// Paths under `lockstep_proto` of what an author's crate has at its root: packages, and what the author's own files declare. A name that
-/// several have is none's.
+/// Returns the paths under `lockstep_proto` that are re-exported at the root of an author's crate.
+/// These are packages, and the declarations of the author's own files. A name that occurs more than
+/// once is left out.
 pub(crate) fn names_at_root(scopes: &Scopes, own: &BTreeSet<Vec<String>>) -> Vec<String> {
     let root = Vec::new();
     let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -217,7 +224,9 @@ pub(crate) fn names_at_root(scopes: &Scopes, own: &BTreeSet<Vec<String>>) -> Vec
     kept.flat_map(|(_, paths)| paths).collect()
 }
 
-/// One file: a module tree by package, the author's own packages re-exported at the top, and the
+/// Writes the whole file.
+///
+/// It has a module tree by package, the re-exports of the author's own packages at the top, and the
 /// descriptor.
 pub(crate) fn assemble(modules: BTreeMap<Vec<String>, String>, at_root: &[String], descriptor_len: usize) -> String {
     let mut tree = Tree::default();
@@ -229,7 +238,8 @@ pub(crate) fn assemble(modules: BTreeMap<Vec<String>, String>, at_root: &[String
     line(&mut out, "pub mod lockstep_proto {");
     tree.write(&mut out);
     line(&mut out, "}");
-    // In a module, so that what an author declares or imports takes precedence.
+    // The re-exports are in a module of their own, so what an author declares or imports takes
+    // precedence.
     line(&mut out, "#[doc(hidden)]\n#[allow(unused_imports)]\npub mod lockstep_root {");
     line(&mut out, &format!("pub use super::lockstep_proto::{{{}}};", at_root.join(", ")));
     line(&mut out, "}\n#[allow(unused_imports)]\npub use lockstep_root::*;");
@@ -267,8 +277,8 @@ impl Tree {
     }
 }
 
-/// A comment of a `.proto` is documentation, but nothing in it is an example to be compiled and run: rustdoc does not see it when it looks
-/// for tests.
+/// Turns doc comments into `doc` attributes that rustdoc does not see when it collects tests. A
+/// comment of a `.proto` is documentation, and no code in it is to be compiled or run.
 fn without_doctests(source: &str) -> String {
     let mut out = String::new();
     for text in source.lines() {

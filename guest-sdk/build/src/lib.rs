@@ -1,23 +1,27 @@
-//! Build scripts of guests call this: it turns a `.proto` into one Rust file that
-//! `lockstep_guest::include_proto!()` takes in. No `protoc` is run.
+//! Turns a `.proto` into one Rust file that `lockstep_guest::include_proto!()` includes. The build
+//! scripts of guests call this crate. It runs no `protoc`.
 //!
 //! ```no_run
 //! // build.rs
 //! lockstep_guest_build::compile("proto/app.proto");
 //! ```
 //!
-//! The services of the files that are given are the guest's API. A file that is only imported brings messages; its services are somebody
-//! else's, and nobody here serves them.
+//! The services of the given files are the guest's API. A file that is only imported adds messages;
+//! the guest does not serve its services.
 //!
-//! - `own` knows which files are the guest's own, and says so in the descriptor.
-//! - [`rules`] decides what each method is: command, query or watch. It refuses what cannot be served.
-//! - `clashes` refuses names that cannot stand beside each other in Rust, and chooses those of traits and their methods.
-//! - `report` says where in a `.proto` something is wrong.
-//! - `requests` makes of the files what prost can take; `names` knows what prost calls things.
+//! - `own` knows which files are the guest's own and marks the others in the descriptor.
+//! - [`rules`] decides whether a method is a command, a query or a watch, and refuses methods that
+//!   cannot be served.
+//! - `clashes` refuses names that cannot stand beside each other in Rust, and chooses the names of
+//!   traits and their methods.
+//! - `report` says where in a `.proto` an error is.
+//! - `requests` changes the files so that prost can take them; `names` computes the names that
+//!   prost writes.
 //! - `codegen` writes the service traits with their dispatch tables.
-//! - This file compiles, drives both, and writes `lockstep.rs` and `lockstep.bin` to `OUT_DIR`.
+//! - This file compiles the `.proto` files, calls the modules, and writes `lockstep.rs` and
+//!   `lockstep.bin` to `OUT_DIR`.
 //!
-//! It never decides at run time and knows nothing of the host.
+//! The crate does nothing at run time and knows nothing of the host.
 
 mod clashes;
 mod codegen;
@@ -44,35 +48,35 @@ pub const OPTIONS_PROTO_NAME: &str = "lockstep/options.proto";
 /// Text of `lockstep/options.proto`, which declares the option `(lockstep.method)`.
 pub const OPTIONS_PROTO: &str = include_str!("../proto/lockstep/options.proto");
 
-/// Stack of a guest. The linker's default of 1 MiB would have to be mapped for every fresh instance,
-/// which is every log entry.
+/// Stack size of a guest. The linker's default of 1 MiB would have to be mapped for every fresh
+/// instance, and every log entry takes a fresh instance.
 const GUEST_STACK_BYTES: u32 = 64 * 1024;
 
-/// Why a `.proto` could not be turned into a guest's code.
+/// The error when a `.proto` cannot be turned into a guest's code.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The `.proto` files do not compile: lines `file:line:column: …`, then hints.
+    /// The `.proto` files do not compile. Contains lines `file:line:column: …`, then hints.
     #[error("{0}")]
     Proto(String),
-    /// A file that was asked for is not there.
+    /// A file that was given does not exist.
     #[error("there is no file {}", report::absolute(.0))]
     NoFile(PathBuf),
-    /// A method asks for something that no replicated machine can serve.
+    /// A method needs something that no replicated machine can serve.
     #[error("{}{method}: {problem}", .place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default())]
     Method {
-        /// Where it stands, if the descriptor says so.
+        /// Place of the method, if the descriptor contains it.
         place: Option<Place>,
         /// Full name, `package.Service/Method`.
         method: String,
         /// What is wrong and what to do instead.
         problem: String,
     },
-    /// A name that protobuf takes and Rust does not.
+    /// A name is legal in protobuf and not in Rust.
     #[error("{}{subject}: {problem}", .place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default())]
     Name {
-        /// Where it stands, if the descriptor says so.
+        /// Place of the declaration, if the descriptor contains it.
         place: Option<Place>,
-        /// What it names, `message package.Name`.
+        /// The declaration, such as `message package.Name`.
         subject: String,
         /// What is wrong and what to do instead.
         problem: String,
@@ -85,20 +89,21 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Not called from a build script.
+    /// The function was not called from a build script.
     #[error("OUT_DIR is not set: call this from build.rs")]
     NoOutDir,
 }
 
-/// What one compilation yields.
+/// Result of one compilation.
 #[derive(Debug)]
 pub struct Output {
     /// Rust source: messages, service traits, dispatch tables, descriptor section.
     pub rust: String,
-    /// Encoded `FileDescriptorSet` with imports, which are marked as such, and custom options; comments of the given files only.
+    /// Encoded `FileDescriptorSet` with custom options and with imports, which are marked as such.
+    /// It has the comments of the given files only.
     pub descriptor: Vec<u8>,
     /// Files on disk that were read.
     pub sources: Vec<PathBuf>,
@@ -106,10 +111,12 @@ pub struct Output {
 
 /// Compiles one `.proto` whose imports lie in its own directory, for `include_proto!()`.
 ///
-/// Its services are the guest's API. What its package declares stands at the root of the crate, and everything, what is imported too, in
-/// `lockstep_proto`, by package. A message that is called as a type which every Rust file names (`Result`, `Vec`) stands there alone.
+/// The services of the file are the guest's API. The declarations of its package are re-exported at
+/// the root of the crate. All declarations, also imported ones, are in `lockstep_proto`, by
+/// package. A message with the name of a type that every Rust file uses (`Result`, `Vec`) is in
+/// `lockstep_proto` only.
 ///
-/// On an error it prints what is wrong and ends the build script.
+/// On an error this prints what is wrong and ends the build script.
 pub fn compile(proto: impl AsRef<Path>) {
     let proto = proto.as_ref();
     let include = match proto.parent() {
@@ -122,15 +129,16 @@ pub fn compile(proto: impl AsRef<Path>) {
     }
 }
 
-/// Compiles several `.proto` files for one `include_proto!()`, looking for imports in `includes`. The services of all the files that are
-/// given are the guest's.
+/// Compiles several `.proto` files for one `include_proto!()`.
+/// It looks for imports in `includes`. The services of all given files are the guest's API.
 ///
 /// # Errors
 /// When a file does not compile, a method cannot be served, or `OUT_DIR` cannot be written.
 pub fn compile_protos(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> Result<(), Error> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or(Error::NoOutDir)?);
     for proto in protos {
-        // Also when compilation fails below: the fixed file must start the script again.
+        // Printed before compilation, which may fail: the build script must run again once the file
+        // is fixed.
         println!("cargo:rerun-if-changed={}", proto.as_ref().display());
     }
     let output = generate(protos, includes)?;
@@ -158,7 +166,7 @@ pub fn generate(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -> R
     Ok(Output { rust, descriptor, sources })
 }
 
-/// The descriptor alone, for guests that are not written in Rust.
+/// Returns the descriptor alone, for guests that are not written in Rust.
 ///
 /// # Errors
 /// When a file does not compile or a method cannot be served.
@@ -171,7 +179,7 @@ pub fn descriptor(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) ->
 }
 
 impl Error {
-    /// With its place as it lies on disk.
+    /// Returns the error with the path on disk in its place.
     fn on_disk(mut self, includes: &[impl AsRef<Path>]) -> Error {
         if let Error::Method { place, .. } | Error::Name { place, .. } = &mut self {
             *place = place.take().map(|place| place.on_disk(includes));
@@ -185,7 +193,7 @@ fn compile_sources(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]) -
         return Err(Error::NoFile(missing.to_owned()));
     }
     let mut resolver = ChainFileResolver::new();
-    // First, so that a stray copy on disk cannot change what an option means.
+    // The first resolver, so that a stray copy on disk cannot change what an option means.
     resolver.add(OptionsResolver);
     for include in includes {
         resolver.add(IncludeFileResolver::new(include.as_ref().to_owned()));
@@ -209,7 +217,8 @@ impl FileResolver for OptionsResolver {
     }
 }
 
-/// A `FileDescriptorSet` put together from the pool's own bytes: prost's types would lose the options.
+/// Builds a `FileDescriptorSet` from the pool's own bytes.
+/// With prost's types the options would be lost.
 fn encode_descriptor(pool: &DescriptorPool, own: &[String]) -> Vec<u8> {
     let mut set = Vec::new();
     for file in pool.files() {

@@ -1,9 +1,10 @@
-//! What prost calls in Rust what a `.proto` names, letter for letter: prost writes the declarations, and what stands beside them must name
-//! them alike. Decides nothing; which names cannot stand together is `clashes`'s.
+//! Computes the Rust name that prost gives to a protobuf name, letter for letter. prost writes the
+//! declarations, and the code that this crate writes must use the same names. This file decides
+//! nothing; `clashes` decides which names cannot stand together.
 
 use heck::{ToSnakeCase, ToUpperCamelCase};
 
-/// Keywords that stand in code as `r#keyword`.
+/// Keywords that Rust code can use as names when it writes them `r#keyword`.
 const RAW: [&str; 47] = [
     "as", "break", "const", "continue", "else", "enum", "false", "fn", "for", "if", "impl", "in", "let", "loop",
     "match", "mod", "move", "mut", "pub", "ref", "return", "static", "struct", "trait", "true", "type", "unsafe",
@@ -11,22 +12,25 @@ const RAW: [&str; 47] = [
     "unsized", "virtual", "yield", "async", "await", "try", "gen",
 ];
 
-/// A field, a method, or the module of a message or of a part of a package. Empty when the name has neither letter nor digit.
+/// Returns the name of a field, a method, or the module of a message or of a part of a package.
+/// It is empty when `name` has neither a letter nor a digit.
 pub(crate) fn snake(name: &str) -> String {
     sanitized(name.to_snake_case())
 }
 
-/// A message, an enum, a service, or a variant. Empty when the name has neither letter nor digit.
+/// Returns the name of a message, an enum, a service or a variant.
+/// It is empty when `name` has neither a letter nor a digit.
 pub(crate) fn camel(name: &str) -> String {
     sanitized(name.to_upper_camel_case())
 }
 
-/// As it stands in the `.proto`.
+/// Returns the name as it stands in the `.proto`.
+/// Only a keyword, and a name that begins with a digit, are changed.
 pub(crate) fn exact(name: &str) -> String {
     sanitized(name.to_owned())
 }
 
-/// A value of an enum: the enum's own name in front of it is left out.
+/// Returns the name of a value of an enum, without the prefix that repeats the enum's name.
 pub(crate) fn value(enum_name: &str, name: &str) -> String {
     let (prefix, name) = (camel(enum_name), camel(name));
     match name.strip_prefix(&prefix) {
@@ -35,7 +39,7 @@ pub(crate) fn value(enum_name: &str, name: &str) -> String {
     }
 }
 
-/// The module of a package, by its parts.
+/// Returns the module path of a package.
 pub(crate) fn package(name: &str) -> Vec<String> {
     name.split('.').filter(|part| !part.is_empty()).map(snake).collect()
 }

@@ -1,10 +1,12 @@
-//! Legal `.proto` files that are refused all the same, with the exact words: where, why, and what to write.
+//! Tests legal `.proto` files that are refused, and the exact words of each refusal: where, why,
+//! and what to write instead.
 
 use std::fs;
 
 use super::generate;
 
-/// What is said of `files`, of which the first is the guest's own; places are told as the files are imported.
+/// Returns the error for `files`. The first file is the guest's own. Places name the files as they
+/// are imported.
 fn said(files: &[(&str, &str)]) -> String {
     let directory = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -17,7 +19,7 @@ fn said(files: &[(&str, &str)]) -> String {
     error.to_string().replace(&format!("{}/", directory.path().display()), "")
 }
 
-/// Declarations of a package `app`, from line 2 on.
+/// The rows are declarations of a package `app`, from line 2 on.
 #[test]
 fn each_is_refused_with_its_place_and_what_to_write() {
     const RENAME: &str = "rename one of them (requests carry the names of services and methods only)";

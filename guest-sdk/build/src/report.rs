@@ -1,5 +1,5 @@
-//! What the compiler of `.proto` files says, as `file:line:column: …` and with what to do. Compiles nothing and reads no files, but for asking
-//! where an import lies.
+//! Formats the errors of the compiler of `.proto` files as `file:line:column: …`, with hints.
+//! Compiles nothing and reads no files; it only checks on disk where an import is.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -30,10 +30,10 @@ const GOOGLE: [(&str, &str); 17] = [
     ("UInt64Value", "wrappers"),
 ];
 
-/// A place in a `.proto`, from 1.
+/// A place in a `.proto`. Lines and columns count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file: as others import it, or where it lies.
+    /// The file, as others import it or as a path on disk.
     pub file: String,
     /// Line.
     pub line: usize,
@@ -48,13 +48,14 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// With the file as it lies on disk, which editors and terminals find.
+    /// Returns the place with the file's path on disk, which editors and terminals can open.
     pub(crate) fn on_disk(self, includes: &[impl AsRef<Path>]) -> Place {
         Place { file: on_disk(&self.file, includes), ..self }
     }
 }
 
-/// Where the declaration of this path stands, from the source info that only a build keeps.
+/// Returns the place of the declaration with this path. It comes from the source info, which only a
+/// build keeps.
 pub(crate) fn place(file: &FileDescriptor, path: &[i32]) -> Option<Place> {
     let info = file.file_descriptor_proto().source_code_info.as_ref()?;
     let location = info.location.iter().find(|location| location.path == path)?;
@@ -63,7 +64,7 @@ pub(crate) fn place(file: &FileDescriptor, path: &[i32]) -> Option<Place> {
     Some(Place { file: file.name().to_owned(), line, column })
 }
 
-/// All that is wrong, one line each, then the hints.
+/// Returns all errors, one line each, then the hints.
 pub(crate) fn text(error: &protox::Error, includes: &[impl AsRef<Path>]) -> String {
     let source = error.source_code();
     let file = error.file().map(|file| on_disk(file, includes));
@@ -85,7 +86,7 @@ pub(crate) fn text(error: &protox::Error, includes: &[impl AsRef<Path>]) -> Stri
 fn line(error: &dyn Diagnostic, source: Option<&dyn SourceCode>, file: Option<&str>) -> String {
     let span = error.labels().and_then(|mut labels| labels.next());
     let found = span.zip(source).and_then(|(span, source)| source.read_span(span.inner(), 0, 0).ok());
-    // Errors of reading have their reason in their cause.
+    // An error while reading a file has its reason in its cause.
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     match (file, found) {
         (Some(file), Some(found)) => format!("{file}:{}:{}: {error}", found.line() + 1, found.column() + 1),
@@ -126,7 +127,8 @@ fn hint(text: &str, includes: &[impl AsRef<Path>]) -> Option<String> {
     None
 }
 
-/// An imported name as a path; a name that is nowhere stays as it is.
+/// Returns the path of an imported file. A name that is in no include directory is returned
+/// unchanged.
 fn on_disk(name: &str, includes: &[impl AsRef<Path>]) -> String {
     let candidates = includes.iter().map(|include| include.as_ref().join(name));
     let found: Option<PathBuf> = candidates.into_iter().find(|path| path.is_file());

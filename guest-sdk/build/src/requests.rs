@@ -1,5 +1,6 @@
-//! The files as prost is to see them: what it cannot make Rust of is put so that it can, and means the same. What clients see is the
-//! descriptor, and nothing here touches that.
+//! Prepares the files for prost. What prost cannot turn into Rust is rewritten to something that it
+//! can turn into Rust and that means the same. Clients see the descriptor, which this file never
+//! changes.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +10,15 @@ use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 
 use crate::OPTIONS_PROTO_NAME;
 
-/// Package of the types that come with protobuf, and with prost.
+/// Package of the types that come with protobuf, which prost has ready.
 const GOOGLE: &str = "google.protobuf";
 
-/// Whether prost has the types of this package ready.
+/// Tells whether prost has the types of this package ready.
 pub(crate) fn is_google(package: &str) -> bool {
     package.strip_prefix(GOOGLE).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// The files of which Rust is made.
+/// Returns the files that Rust code is made from.
 pub(crate) fn files(pool: &DescriptorPool) -> Vec<FileDescriptor> {
     let with_options = uses_options(pool);
     let is_made =
@@ -25,7 +26,8 @@ pub(crate) fn files(pool: &DescriptorPool) -> Vec<FileDescriptor> {
     pool.files().filter(is_made).collect()
 }
 
-/// A message that has a field of a type of `lockstep/options.proto`; commonly there is none.
+/// Tells whether a field or a method uses a type of `lockstep/options.proto`. Most guests have
+/// none.
 fn uses_options(pool: &DescriptorPool) -> bool {
     let is_option = |field: FieldDescriptor| {
         let file = match field.kind() {
@@ -42,7 +44,8 @@ fn uses_options(pool: &DescriptorPool) -> bool {
             .any(|service| service.methods().any(|method| is_own(method.input()) || is_own(method.output())))
 }
 
-/// All of it for prost, which asks the types of protobuf, too, what they can be derived of.
+/// Returns all files for prost, also those of protobuf.
+/// prost needs them to know what it can derive.
 pub(crate) fn all(pool: &DescriptorPool, own: &[String]) -> Vec<(Module, FileDescriptorProto)> {
     let made = files(pool);
     let is_made = |file: &FileDescriptor| made.contains(file) || is_google(file.package_name());
@@ -60,7 +63,8 @@ pub(crate) fn all(pool: &DescriptorPool, own: &[String]) -> Vec<(Module, FileDes
     pool.files().filter(is_made).map(request).collect()
 }
 
-/// Of each field whose default is an alias: the name that prost knows the number by, which is the first.
+/// Collects the fields whose default is an alias.
+/// Each is stored with the first name of its number, which is the name that prost knows.
 fn collect_aliases(message: &MessageDescriptor, found: &mut BTreeMap<String, String>) {
     for field in message.fields() {
         if let (Kind::Enum(declared), Some(default)) = (field.kind(), &field.field_descriptor_proto().default_value) {
@@ -85,7 +89,8 @@ fn replace_aliases(message: &mut DescriptorProto, scope: &str, defaults: &BTreeM
     message.nested_type.iter_mut().for_each(|child| replace_aliases(child, &full_name, defaults));
 }
 
-/// A carriage return in a comment is no error of protobuf's, and one of Rust's.
+/// Replaces control characters in comments. A carriage return in a comment is legal in protobuf and
+/// an error in Rust.
 fn clean_comments(file: &mut FileDescriptorProto) {
     let clean = |text: &mut String| {
         *text = text.chars().map(|char| if char.is_control() && char != '\n' { ' ' } else { char }).collect();

@@ -1,5 +1,5 @@
-//! What each method of a service is, from its options. Refuses at build time what the host would
-//! refuse at load, in the same words an author knows: the names in the `.proto`.
+//! Decides what each method of a service is, from its options. Refuses at build time what the host
+//! would refuse when it loads the guest, and uses the names that the author wrote in the `.proto`.
 
 use std::collections::BTreeMap;
 
@@ -14,19 +14,20 @@ use crate::{Error, report};
 pub enum Kind {
     /// Goes through the log and runs on every node.
     Command,
-    /// Reads on one node.
+    /// Reads the state on one node.
     Query,
-    /// Streams, and runs again when what it read changes.
+    /// Streams replies, and runs again when what it read changes.
     Watch,
 }
 
 /// Name of the method option.
 const OPTION: &str = "lockstep.method";
 
-/// Kind of every method that the guest's `own` files declare, by its full name `package.Service/Method`.
+/// Returns the kind of every method in the guest's `own` files.
+/// The key is the full name `package.Service/Method`.
 ///
 /// # Errors
-/// The first method that cannot be served.
+/// Returns the error of the first method that cannot be served.
 pub fn method_kinds(pool: &DescriptorPool, own: &[String]) -> Result<BTreeMap<String, Kind>, Error> {
     let option = pool.get_extension_by_name(OPTION);
     let mut kinds = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What the generator makes of small `.proto` files, and what it refuses.
+//! Tests what the generator makes of small `.proto` files, and what it refuses.
 
 use std::collections::BTreeMap;
 
@@ -184,17 +184,17 @@ fn only_what_is_given_has_services_and_the_rest_is_marked_as_imported() {
     let output = generate(&[&app], &[directory.path()]).unwrap();
     assert!(output.rust.contains("trait Shop") && output.rust.contains("struct Blob"), "{}", output.rust);
     assert!(!output.rust.contains("Blobs"), "{}", output.rust);
-    // Field 8042 with field 1 in it: true.
+    // Field 8042 with field 1 set to true.
     let mark = [0xd2, 0xf6, 0x03, 2, 8, 1];
     let marks = |set: &[u8]| set.windows(mark.len()).filter(|window| *window == mark).count();
     assert_eq!(marks(&output.descriptor), 1);
     assert_eq!(descriptor(&[&app], &[directory.path()]).unwrap(), output.descriptor);
-    // Who names the file has it as its own.
+    // A file that is named is the guest's own.
     let refused = generate(&[&app, &blob], &[directory.path()]).unwrap_err().to_string();
     assert!(refused.contains("blob.Blobs/Up: client streaming"), "{refused}");
 }
 
-/// prost has functions of its own for that, which it keeps to itself but for one.
+/// prost computes these names with functions of its own. Only one of them is public.
 #[test]
 fn names_are_those_that_prost_writes() {
     for name in

@@ -1,4 +1,5 @@
-//! Keys keep their order and their bytes, and begin with what is said to begin them.
+//! Tests that encoded keys keep their order and their bytes, and that prefixes match the right
+//! keys.
 
 use proptest::prelude::*;
 
@@ -45,7 +46,7 @@ proptest! {
         check(&a, &b);
     }
 
-    /// Few letters, so that prefixes, zeros and 0xFF meet often.
+    /// Few different letters, so that prefixes, zeros and 0xFF often coincide.
     #[test]
     fn strings_of_zeros_and_ones_keep_their_order(
         a in proptest::collection::vec((prop::sample::select(vec![0u8, 1, 0xfe, 0xff]), any::<bool>()), 0..6),
@@ -59,7 +60,7 @@ proptest! {
         prop_assert_eq!(bytes(&text(&b)).starts_with(&prefix), text(&b).starts_with(&text(&a)));
     }
 
-    /// Few letters, so that prefixes, zeros and 0xFF meet often.
+    /// Few different letters, so that prefixes, zeros and 0xFF often coincide.
     #[test]
     fn tuples_begin_with_their_first_parts_and_a_part_of_the_next(
         key in ("[ab\0ÿ]{0,2}", "[ab\0ÿ]{0,3}", 0_u8..2),

@@ -1,4 +1,5 @@
-//! A backup file as a state to test with: `lockstep guest rows` reads it, so that the format of such files has one reader. Knows no guest.
+//! Reads a backup file as a state to test with. It runs `lockstep guest rows`, so that only one
+//! program reads the format of such files. Knows no guest.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -9,17 +10,18 @@ use super::host::Store;
 use crate::rows::split_row;
 use crate::status::Status;
 
-/// How every backup file begins.
+/// First bytes of every backup file.
 const MAGIC: &[u8] = b"LOCKSTEP BACKUP\n";
-/// How the rows begin that the program writes, behind a line about them: as a snapshot of the SDK's does.
+/// First bytes of the rows in the program's output, as in a snapshot of the SDK. They follow a line
+/// about the backup.
 const ROWS_MAGIC: &[u8] = b"LSR1";
 
-/// What a backup holds, as far as a guest can see it.
+/// Content of a backup, as far as a guest can see it.
 #[derive(Debug)]
 pub(super) struct Backup {
-    /// Of the last entry.
+    /// Index of the last entry.
     pub(super) index: u64,
-    /// Log time then, in milliseconds since 1970.
+    /// Log time of the last entry, in milliseconds since 1970.
     pub(super) time_ms: u64,
     pub(super) store: Store,
 }
@@ -28,7 +30,7 @@ pub(super) fn is_backup(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// Reads a backup with this program.
+/// Reads a backup with `program`.
 pub(super) fn read(program: &Path, backup: Vec<u8>) -> Result<Backup, Status> {
     let rows = rows_of(program, backup)?;
     parse(&rows).ok_or_else(|| {
@@ -46,7 +48,8 @@ fn rows_of(program: &Path, backup: Vec<u8>) -> Result<Vec<u8>, Status> {
         ))
     })?;
     let mut stdin = child.stdin.take().expect("it is piped");
-    // It writes while it reads, so both ends are served at once. A program that stopped reading says why itself.
+    // The program writes while it reads, so input and output are served at the same time. A failed
+    // write is ignored: a program that stops reading reports why on stderr.
     let feeding = thread::spawn(move || drop(stdin.write_all(&backup)));
     let mut stderr = child.stderr.take().expect("it is piped");
     let complaints = thread::spawn(move || {
@@ -66,7 +69,7 @@ fn rows_of(program: &Path, backup: Vec<u8>) -> Result<Vec<u8>, Status> {
     Ok(rows)
 }
 
-/// `index <n> time_ms <n>` and a line end, then rows as a snapshot has them.
+/// Parses `index <n> time_ms <n>` and a line end, then rows as in a snapshot.
 fn parse(output: &[u8]) -> Option<Backup> {
     let line_end = output.iter().position(|byte| *byte == b'\n')?;
     let (line, rows) = output.split_at(line_end);

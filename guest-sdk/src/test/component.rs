@@ -1,5 +1,6 @@
-//! A built component under test: which file, and the programs that run it, `lockstep guest serve`. They hold no state: what the guest asks
-//! for is answered by the call's host in this process. A program that breaks is no outcome of the guest; it ends the test.
+//! Runs a built component under test: finds the file, and starts the programs that run it,
+//! `lockstep guest serve`. The programs hold no state: the call's host in this process answers the
+//! guest's requests. A broken program is not an outcome of the guest; it ends the test.
 
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -16,15 +17,19 @@ use crate::dispatch::Machine;
 use crate::log::Level;
 use crate::status::Status;
 
-/// The variable that names the component for all tests of a run.
+/// Environment variable with the path of the component for all tests of a run.
 const COMPONENT: &str = "LOCKSTEP_COMPONENT";
 
-/// The variable that names the program that runs it; without it, `lockstep` in PATH does.
+/// Environment variable with the path of the program that runs the component. Without it,
+/// `lockstep` is looked up in PATH.
 const PROGRAM: &str = "LOCKSTEP";
 
-/// A built component that a [`Harness`](super::Harness) runs in the sandbox of a node, with its fuel, memory and stack.
+/// A built component that a [`Harness`](super::Harness) runs in the sandbox of a node.
 ///
-/// `LOCKSTEP_COMPONENT=<file.wasm>` gives one to every harness; this is for a test that needs it whatever is set.
+/// The sandbox has a node's limits of fuel, memory and stack.
+///
+/// With `LOCKSTEP_COMPONENT=<file.wasm>` every harness gets a component. Use this type in a test
+/// that needs a component even when that variable is not set.
 #[derive(Clone)]
 pub struct Component(Arc<Inner>);
 
@@ -32,28 +37,30 @@ struct Inner {
     file: PathBuf,
     program: PathBuf,
     hello: Hello,
-    /// Programs between calls. Tests run in parallel, and a program runs one call at a time.
+    /// Programs that run no call now. Tests run in parallel, and a program runs one call at a time.
     idle: Mutex<Vec<Program>>,
 }
 
-/// Why a component cannot be tested.
+/// The error when a component cannot be tested.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ComponentError(String);
 
 impl Component {
-    /// Starts the program that `LOCKSTEP` names, or `lockstep`, with a component. A relative path is looked for in the directory of the
-    /// package, where cargo runs tests, and above, up to that of its workspace.
+    /// Starts the program that `LOCKSTEP` names, or `lockstep`, with a component.
+    ///
+    /// A relative path is looked for in the directory of the package, where cargo runs tests, and
+    /// in the directories above it up to the workspace's.
     ///
     /// # Errors
-    /// When there is no such program or file, or when a node would refuse the component.
+    /// When the program or the file does not exist, or when a node would refuse the component.
     pub fn open(file: impl AsRef<Path>) -> Result<Self, ComponentError> {
         Self::open_with(named_program(), file)
     }
 
-    /// [`open`](Self::open) with the program `lockstep` of this path.
+    /// Does what [`open`](Self::open) does, with the `lockstep` program of this path.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`open`](Self::open).
     pub fn open_with(program: impl Into<OsString>, file: impl AsRef<Path>) -> Result<Self, ComponentError> {
         let here = std::env::current_dir().map_err(|error| ComponentError(format!("no current directory: {error}")))?;
         let file = found(&here, file.as_ref())?;
@@ -62,10 +69,10 @@ impl Component {
         Ok(Self(Arc::new(Inner { file, program, hello, idle: Mutex::new(vec![first]) })))
     }
 
-    /// What `LOCKSTEP_COMPONENT` names; the same for the whole process.
+    /// Returns the component that `LOCKSTEP_COMPONENT` names, opened once per process.
     ///
     /// # Panics
-    /// When it cannot be tested.
+    /// When the component cannot be tested.
     pub(super) fn given() -> Option<Self> {
         static GIVEN: OnceLock<Option<Result<Component, ComponentError>>> = OnceLock::new();
         let given = GIVEN.get_or_init(|| {
@@ -79,13 +86,15 @@ impl Component {
         }
     }
 
-    /// What runs it.
+    /// Returns the path of the program that runs the component.
     pub(super) fn program(&self) -> &Path {
         &self.0.program
     }
 
+    /// Checks that the component serves all methods of the machine.
+    ///
     /// # Panics
-    /// When the component does not serve what this machine does.
+    /// When it does not.
     pub(super) fn assert_serves<M: Machine>(&self) {
         let own: BTreeSet<String> =
             M::METHODS.iter().flat_map(|service| service.iter()).map(|method| format!("{method:?}")).collect();
@@ -102,7 +111,8 @@ impl Component {
         );
     }
 
-    /// Runs a call in an instance of its own, with `call` as its host; on any error its writes are undone.
+    /// Runs a call in an instance of its own, with `call` as its host. On an error its writes are
+    /// undone.
     ///
     /// # Panics
     /// When the program breaks.
@@ -126,7 +136,8 @@ impl Component {
 
     fn ask(&self, call: frames::Call) -> Result<Came, ComponentError> {
         let broke = |problem: String| ComponentError::of(&self.0.file, &problem);
-        // A test that panics holds no lock of ours; what is in the list was given back whole.
+        // A test that panics does not hold this lock, and the list contains only programs between
+        // calls, so a poisoned lock is harmless.
         let idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut program = match idle {
             Some(program) => program,
@@ -142,7 +153,8 @@ impl Component {
     }
 }
 
-/// How a call ended: by itself, or by the host of the call, which unwinds with this.
+/// Result of a call: what the program sent, or the unwinding payload of the call's host, which
+/// ended the call.
 type Ended = Result<Came, Box<dyn Any + Send>>;
 
 fn converse(program: &mut Program, call: frames::Call) -> Result<Ended, String> {
@@ -172,7 +184,7 @@ fn converse(program: &mut Program, call: frames::Call) -> Result<Ended, String> 
     }
 }
 
-/// The same functions that serve native code.
+/// Answers a request of the guest with the functions that also serve native code.
 fn answer(asked: Said) -> Answer {
     let mut answer = Answer::default();
     match asked {
@@ -203,7 +215,7 @@ fn level(level: frames::Level) -> Level {
     }
 }
 
-/// The file, absolute.
+/// Returns the absolute path of the component's file.
 fn found(here: &Path, file: &Path) -> Result<PathBuf, ComponentError> {
     let tried: Vec<PathBuf> = above(here).into_iter().map(|directory| directory.join(file)).collect();
     if let Some(found) = tried.iter().find(|path| path.is_file()) {
@@ -219,17 +231,17 @@ fn found(here: &Path, file: &Path) -> Result<PathBuf, ComponentError> {
     )))
 }
 
-/// What `LOCKSTEP` says.
+/// Returns the value of `LOCKSTEP`.
 fn named_program() -> OsString {
     std::env::var_os(PROGRAM).unwrap_or_default()
 }
 
-/// The program that `LOCKSTEP` names, or `lockstep`, for tests that run in this directory.
+/// Returns the program that `LOCKSTEP` names, or `lockstep`, for tests that run in this directory.
 pub(super) fn program_in(here: &Path) -> PathBuf {
     program_at(here, named_program())
 }
 
-/// A path is looked for as a file is; a bare name is left to PATH.
+/// Looks for a path as for the component's file. A bare name is left to PATH.
 fn program_at(here: &Path, program: OsString) -> PathBuf {
     if program.is_empty() {
         return PathBuf::from("lockstep");
@@ -241,7 +253,7 @@ fn program_at(here: &Path, program: OsString) -> PathBuf {
     above(here).into_iter().map(|directory| directory.join(&program)).find(|path| path.is_file()).unwrap_or(program)
 }
 
-/// The directory and those above it, up to the workspace's, which has the lock file.
+/// Returns the directory and those above it, up to the workspace's, which contains the lock file.
 fn above(here: &Path) -> Vec<&Path> {
     let mut directories = Vec::new();
     for directory in here.ancestors() {
@@ -250,7 +262,7 @@ fn above(here: &Path) -> Vec<&Path> {
             return directories;
         }
     }
-    // No workspace of cargo's: then only what is said.
+    // There is no cargo workspace, so only the given directory counts.
     vec![here]
 }
 
@@ -266,7 +278,7 @@ impl fmt::Display for ComponentError {
     }
 }
 
-/// As text, so that `expect` and `?` of a test show it as it is.
+/// Shows the plain text, so that `expect` and `?` in a test print it unchanged.
 impl fmt::Debug for ComponentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

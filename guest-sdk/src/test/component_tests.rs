@@ -1,5 +1,5 @@
-//! The harness's end of the pipe, with a program that says what a test wrote down beforehand. How a component really runs is
-//! tested with the real program, in `tests/scenarios/component_tests.rs`.
+//! Tests the harness's end of the pipe. A fake program replays frames that a test wrote to a file.
+//! `tests/scenarios/component_tests.rs` tests how a component really runs, with the real program.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
@@ -35,7 +35,7 @@ fn replied(bytes: &[u8]) -> Said {
     Said::Outcome(Outcome { came: Some(Came::Reply(bytes.to_vec())) })
 }
 
-/// What is said, in a file that the fake program takes for its component.
+/// Frames in a file that the fake program takes for its component.
 struct Written(PathBuf);
 
 impl Written {
@@ -96,7 +96,7 @@ fn a_rule_of_the_harness_ends_the_call_with_its_own_status() {
     let status = machine.command::<_, u64>("Box/Put", &()).unwrap_err();
     assert_eq!((status.code(), status.message().contains("1048577 bytes")), (Code::ResourceExhausted, true));
     assert!(machine.store.is_empty(), "the first write is undone as well");
-    // The program is between calls again, and serves the next one.
+    // The program is between calls again and serves the next one.
     assert_eq!(machine.command::<_, u64>("Box/Put", &()), Ok(1));
 }
 

@@ -1,17 +1,20 @@
-//! What the harness and `lockstep guest serve` say to each other over a pipe: a call one way, what the guest asks for meanwhile and its
-//! outcome the other way. Both compile this file, so it names nothing but prost; it never decides what an answer is.
+//! The protocol between the harness and `lockstep guest serve`, over a pipe. The harness sends a
+//! call; the program sends the guest's requests and the outcome. Both programs compile this file,
+//! so it uses nothing but prost. It never decides what an answer is.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 
 use prost::{Enumeration, Message, Oneof};
 
-/// Raised with every change that an older side would not understand. The tag of [`Hello::protocol`] never changes.
+/// Version of the protocol. Raise it with every change that an older side would not understand. The
+/// tag of [`Hello::protocol`] never changes.
 pub const PROTOCOL: u32 = 1;
 
-/// Bytes of a frame. The largest are steps and snapshot chunks; what is longer was not written by either side.
+/// Most bytes of a frame. The largest frames carry steps and snapshot chunks. Neither side writes a
+/// longer one.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 
-/// Writes a frame: its length (u32, little-endian), and the message.
+/// Writes a frame: its length (u32, little-endian), then the message.
 pub fn write(to: &mut impl Write, frame: &impl Message) -> Result<()> {
     let length = frame.encoded_len();
     if length > FRAME_BYTES_MAX {
@@ -24,7 +27,7 @@ pub fn write(to: &mut impl Write, frame: &impl Message) -> Result<()> {
     to.flush()
 }
 
-/// Reads a frame; none when the other side ended between two.
+/// Reads a frame. Returns `None` when the other side closed the pipe between two frames.
 pub fn read<F: Message + Default>(from: &mut impl Read) -> Result<Option<F>> {
     let mut length = [0; 4];
     let begun = loop {
@@ -33,7 +36,7 @@ pub fn read<F: Message + Default>(from: &mut impl Read) -> Result<Option<F>> {
             begun => break begun?,
         }
     };
-    // Only an end before the first byte is a good one.
+    // The pipe may end before the first byte of a frame only.
     if begun == 0 {
         return Ok(None);
     }
@@ -48,14 +51,17 @@ pub fn read<F: Message + Default>(from: &mut impl Read) -> Result<Option<F>> {
     Ok(Some(frame))
 }
 
-/// From the program that runs the component.
+/// A frame from the program that runs the component.
 #[derive(Clone, PartialEq, Message)]
 pub struct FromGuest {
     #[prost(oneof = "Said", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub said: Option<Said>,
 }
 
-/// The first frame is a hello, the last of a call its outcome. All others but log lines are asked, and wait for their [`Answer`].
+/// Content of a frame.
+///
+/// The first frame is a hello, the last frame of a call is its outcome. All others except log lines
+/// are requests that wait for their [`Answer`].
 #[derive(Clone, PartialEq, Oneof)]
 pub enum Said {
     #[prost(message, tag = "1")]
@@ -78,12 +84,12 @@ pub enum Said {
     NodeStatus(bool),
     #[prost(bytes, tag = "10")]
     SinkWrite(Vec<u8>),
-    /// At most so many bytes.
+    /// Most bytes to read.
     #[prost(uint32, tag = "11")]
     SourceRead(u32),
 }
 
-/// Who runs what.
+/// Versions, component and methods of the program.
 #[derive(Clone, PartialEq, Message)]
 pub struct Hello {
     #[prost(uint32, tag = "1")]
@@ -94,12 +100,12 @@ pub struct Hello {
     /// Hash of the component, as nodes print it.
     #[prost(string, tag = "3")]
     pub component: String,
-    /// `command locks.Locks/Acquire`
+    /// Names as `command locks.Locks/Acquire`.
     #[prost(string, repeated, tag = "4")]
     pub methods: Vec<String>,
 }
 
-/// What a call came to; nothing when the harness ended it.
+/// Outcome of a call. It is empty when the harness ended the call.
 #[derive(Clone, PartialEq, Message)]
 pub struct Outcome {
     #[prost(oneof = "Came", tags = "1, 2, 3")]
@@ -108,12 +114,12 @@ pub struct Outcome {
 
 #[derive(Clone, PartialEq, Oneof)]
 pub enum Came {
-    /// Of a snapshot or a restore, empty.
+    /// Reply of a method. Empty for a snapshot or a restore.
     #[prost(bytes, tag = "1")]
     Reply(Vec<u8>),
     #[prost(message, tag = "2")]
     Step(Step),
-    /// As a client of a node would get it, whether the guest refused or failed.
+    /// A refusal or a failure of the guest, as a client of a node would get it.
     #[prost(message, tag = "3")]
     Status(Status),
 }
@@ -167,7 +173,7 @@ pub struct Range {
     pub end: Option<Vec<u8>>,
     #[prost(bool, tag = "3")]
     pub reverse: bool,
-    /// 0 for none.
+    /// Most rows; 0 means no limit.
     #[prost(uint32, tag = "4")]
     pub limit: u32,
 }
@@ -180,7 +186,7 @@ pub struct Row {
     pub value: Vec<u8>,
 }
 
-/// From the harness.
+/// A frame from the harness.
 #[derive(Clone, PartialEq, Message)]
 pub struct ToGuest {
     #[prost(oneof = "Told", tags = "1, 2")]
@@ -195,7 +201,7 @@ pub enum Told {
     Answer(Answer),
 }
 
-/// A call, to be run in an instance of its own.
+/// A call, which runs in an instance of its own.
 #[derive(Clone, PartialEq, Message)]
 pub struct Call {
     #[prost(enumeration = "Mode", tag = "1")]
@@ -212,10 +218,10 @@ pub struct Call {
     pub method: String,
     #[prost(bytes, tag = "7")]
     pub request: Vec<u8>,
-    /// Of a watch.
+    /// Cause of a step of a watch. Set for a watch only.
     #[prost(enumeration = "Cause", tag = "8")]
     pub cause: i32,
-    /// Of a watch.
+    /// Memo of the step before. Set for a watch only.
     #[prost(bytes, tag = "9")]
     pub memo: Vec<u8>,
 }
@@ -239,19 +245,20 @@ pub enum Cause {
     Reset = 3,
 }
 
-/// To whatever was asked: only what belongs to that is set.
+/// Answer to a request. Only the fields that belong to the request are set.
 #[derive(Clone, PartialEq, Message)]
 pub struct Answer {
-    /// The value, if there is one; the rows of a scan; the node's status; the chunk.
+    /// The value if there is one, the rows of a scan, the node's status, or a chunk of a snapshot.
     #[prost(bytes, optional, tag = "1")]
     pub bytes: Option<Vec<u8>>,
-    /// Whether rows of a scan were left out.
+    /// Whether a scan left out rows.
     #[prost(bool, tag = "2")]
     pub more: bool,
-    /// How many keys were removed.
+    /// Number of removed keys.
     #[prost(uint64, tag = "3")]
     pub removed: u64,
-    /// A rule of the harness ended the call: no answer, and the outcome does not matter any more.
+    /// Whether a rule of the harness ended the call. There is no answer then, and the harness
+    /// ignores the outcome.
     #[prost(bool, tag = "4")]
     pub ended: bool,
 }

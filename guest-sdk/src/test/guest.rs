@@ -1,5 +1,6 @@
-//! Where the code of the guest runs: in this process, through `dispatch`, or as the built component, in the host's sandbox. Either way the
-//! call's host is `host::Call`, so the state stays here. What the sandbox checks by itself is checked here for code that runs natively.
+//! Runs the guest's code: in this process, through `dispatch`, or as the built component, in the
+//! host's sandbox. The call's host is `host::Call` in both cases, so the state stays in this
+//! process. For native code this file checks what the sandbox checks for a component.
 
 use std::path::PathBuf;
 
@@ -13,14 +14,14 @@ use crate::snapshot::{Format, Sink, Source};
 use crate::status::{Reply, Status};
 use crate::step::Step;
 
-/// The code under test.
+/// Where the code under test runs.
 #[derive(Clone, Debug)]
 pub(super) enum Guest {
     Native,
     Component(Component),
 }
 
-/// What a client sends, or has sent when it opened its stream.
+/// A request of a client, or the one that opened a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request<'a> {
     pub(super) place: Place,
@@ -29,7 +30,7 @@ pub(super) struct Request<'a> {
 }
 
 impl Guest {
-    /// The program that runs components, and reads backups.
+    /// Returns the program that runs components and reads backups.
     pub(super) fn program(&self) -> PathBuf {
         match self {
             Self::Native => component::program_in(&std::env::current_dir().unwrap_or_default()),
@@ -76,7 +77,7 @@ impl Guest {
         }
     }
 
-    /// The bytes are in the call's sink.
+    /// Writes a snapshot to the call's sink.
     pub(super) fn snapshot<M: Machine>(&self, call: Call) -> (Call, Result<(), Status>) {
         match self {
             Self::Native => call.run(|| {
@@ -89,7 +90,7 @@ impl Guest {
         }
     }
 
-    /// Reads the call's source.
+    /// Restores a snapshot from the call's source.
     pub(super) fn restore<M: Machine>(&self, call: Call) -> (Call, Result<(), Status>) {
         match self {
             Self::Native => call.run(|| M::Snapshots::read(&mut Source::open())),
@@ -158,7 +159,7 @@ fn unexpected(came: &Came) -> ! {
     panic!("`lockstep guest serve` answers another call than it was told: {came:?}")
 }
 
-/// What the host makes of an outcome before a client sees it.
+/// Applies the checks that the host makes before a client gets a reply.
 fn checked_reply(reply: Reply<Vec<u8>>) -> Reply<Vec<u8>> {
     let reply = reply.map_err(checked_status)?;
     if reply.len() > REPLY_BYTES_MAX {

@@ -1,5 +1,5 @@
-//! The imports of `machine.wit` in an ordinary process: one store in memory per call, with the host's
-//! rules about who may write and how much. A broken rule ends the call, as it does in wasm.
+//! The imports of `machine.wit` in an ordinary process: one store in memory per call, with the
+//! host's rules about who may write and how much. A broken rule ends the call, as in wasm.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -16,13 +16,13 @@ use crate::log::Level;
 use crate::status::Status;
 use crate::value::describe;
 
-/// Rows of one page, in bytes; what the host's store sends at once.
+/// Most bytes of rows in one page; the host's store sends as many at once.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// Rows of a store.
 pub(crate) type Store = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What a call wrote: key, and the value or a removal.
+/// The writes of a call: each key with its new value, or `None` for a removal.
 pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) enum Mode {
     Restore,
 }
 
-/// What a call sees of the host, and leaves behind.
+/// State of the host during a call, and what the call left behind.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) mode: Mode,
@@ -45,7 +45,7 @@ pub(crate) struct Call {
     pub(crate) lines: Vec<(Level, String)>,
     pub(crate) sink: Vec<u8>,
     pub(crate) source: Vec<u8>,
-    /// Values before the call, of the keys that it wrote.
+    /// Values of the written keys before the call.
     before: Writes,
     written_bytes: usize,
     store_calls: usize,
@@ -54,11 +54,11 @@ pub(crate) struct Call {
     log_bytes: usize,
 }
 
-/// What a step looked at.
+/// Keys and ranges that a step read.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reads {
     keys: Vec<Vec<u8>>,
-    /// Start, and end or none.
+    /// Each with its start, and its end if it has one.
     ranges: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
@@ -92,8 +92,9 @@ impl Call {
         }
     }
 
-    /// Runs guest code with this call as its host. A panic becomes INTERNAL; on any error the writes are
-    /// undone.
+    /// Runs guest code with this call as its host.
+    ///
+    /// A panic becomes INTERNAL. On any error the writes are undone.
     pub(crate) fn run<T>(mut self, code: impl FnOnce() -> Result<T, Status>) -> (Self, Result<T, Status>) {
         HOST.with_borrow_mut(|host| {
             assert!(host.is_none(), "a handler cannot use the harness");
@@ -111,7 +112,7 @@ impl Call {
         self.before.keys().map(|key| (key.clone(), self.store.get(key).cloned())).collect()
     }
 
-    /// Takes the store as it was before the call.
+    /// Returns the store as it was before the call.
     pub(crate) fn into_store_before(mut self) -> Store {
         self.undo();
         self.store
@@ -155,7 +156,8 @@ impl Call {
         self.before.entry(key.to_vec()).or_insert(old);
     }
 
-    /// Takes a call and what it moves off the store budget, which snapshots and restores do not have.
+    /// Counts store calls and the bytes that they move. Snapshots and restores have no limit of
+    /// them.
     fn spend(&mut self, calls: usize, bytes: usize) {
         self.store_calls += calls;
         self.store_bytes += bytes;
@@ -195,7 +197,7 @@ thread_local! {
     static HOST: RefCell<Option<Call>> = const { RefCell::new(None) };
 }
 
-/// Ends the running call with a status, without the noise of a panic.
+/// Payload that ends the running call with a status, without the output of a panic.
 struct Ended(Status);
 
 fn end(status: Status) -> ! {
@@ -230,7 +232,8 @@ fn check_key(key: &[u8]) {
     }
 }
 
-/// A bound of a range may be one byte longer than a key: the least bytes above the longest one.
+/// Checks the bounds of a range. A bound may be one byte longer than a key: the least byte string
+/// above the longest key has that length.
 fn check_bounds(start: &[u8], end: Option<&[u8]>) {
     for (what, bound) in [("start", Some(start)), ("end", end)] {
         let len = bound.map_or(0, <[u8]>::len);
@@ -318,7 +321,7 @@ pub(crate) fn remove(key: &[u8]) {
 
 pub(crate) fn remove_range(start: &[u8], end: Option<&[u8]>, limit: u32) -> u64 {
     with(|call| {
-        // An empty removal is a write all the same.
+        // A removal that finds no key counts as a write, too.
         call.may_write("remove-range", start);
         let bounds_len = start.len() + end.map_or(0, <[u8]>::len);
         call.spend(1, bounds_len);
@@ -358,7 +361,7 @@ pub(crate) fn node_status() -> String {
 
 pub(crate) fn log(level: Level, message: &str) {
     with(|call| {
-        // A line that does not fit leaves no room for the next.
+        // A line that does not fit uses up the room, so later lines are dropped, too.
         call.log_bytes = call.log_bytes.saturating_add(message.len());
         if call.log_bytes <= LOG_BYTES_MAX {
             call.lines.push((level, message.to_owned()));

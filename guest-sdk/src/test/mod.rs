@@ -1,4 +1,4 @@
-//! The same handlers in an ordinary `cargo test`: no wasm, no ports, no waiting.
+//! Runs the same handlers in an ordinary `cargo test`: no wasm, no ports, no waiting.
 //!
 //! ```ignore
 //! let mut machine = Harness::<Kv>::new();
@@ -7,10 +7,11 @@
 //! machine.assert_replicas_agree();
 //! ```
 //!
-//! It plays one node: commands in order, rollback of what fails, watches that run again when what they
-//! read changes. What other replicas would make of the log is in `replay`.
+//! The harness acts as one node: it runs commands in order, rolls back those that fail, and runs
+//! watches again when something that they read changes. `replay` runs the log on other replicas.
 //!
-//! The same file also tests what is deployed, in the sandbox of a node, with one variable:
+//! With one variable the same test file also tests the deployed component, in the sandbox of a
+//! node:
 //!
 //! ```text
 //! LOCKSTEP_COMPONENT=target/wasm32-unknown-unknown/release/locks.wasm cargo test
@@ -20,13 +21,17 @@
 //!                         └──── store, log, snapshots: host ◄───── what it asks for ◄────┘
 //! ```
 //!
-//! The state stays in the harness, so a test sees the same either way, but for this:
-//! - Natively the store's rules and limits hold, in a component also those of fuel, memory and stack. Where both have a limit the
-//!   texts of a status may differ, its code does not; a panic is INTERNAL, with the guest's backtrace.
-//! - In a component every call has an instance of its own, which is what nodes promise at least. A static starts anew with each:
-//!   what leaks through one between commands of an entry is found natively, and by `lockstep guest test`.
-//! - [`Harness::inspect`] and [`Harness::change`] are code of the test: they run natively, on the same state.
-//! - Fuel differs a little from a node's: rows that a command removed and then looks for cost nothing extra here. A query is not timed.
+//! The state stays in the harness, so a test sees the same in both cases, with these exceptions:
+//! - Native code has the store's rules and limits; a component also has limits of fuel, memory and
+//!   stack. Where both have a limit, the text of a status may differ, but not its code. A panic is
+//!   INTERNAL; from a component it contains the guest's backtrace.
+//! - In a component every call has an instance of its own, which is the least that nodes guarantee.
+//!   A static starts anew with each call. A native run and `lockstep guest test` detect what a
+//!   static carries from one command of an entry to the next.
+//! - [`Harness::inspect`] and [`Harness::change`] are code of the test: they run natively, on the
+//!   same state.
+//! - Fuel differs a little from a node's: rows that a command removed and then looks for cost
+//!   nothing extra here. A query has no time limit.
 
 mod backup;
 mod component;
@@ -57,7 +62,7 @@ use watches::Streams;
 pub use component::{Component, ComponentError};
 pub use watches::Stream;
 
-/// Milliseconds since 1970 at which a harness begins: 2024-01-01.
+/// Log time at which a harness starts, in milliseconds since 1970: 2024-01-01.
 const START_MS: u64 = 1_704_067_200_000;
 
 /// One machine under test.
@@ -66,16 +71,16 @@ pub struct Harness<M> {
     guest: Guest,
     store: Store,
     index: u64,
-    /// What the leader's clock shows.
+    /// Time of the leader's clock.
     clock_ms: u64,
-    /// Time of the last entry: what guests see.
+    /// Time of the last entry, which is the time that guests see.
     log_ms: u64,
     caller: String,
     node_status: String,
     log: Vec<Applied>,
-    /// By the number of commands before it: a state that was put in place of what they had made.
+    /// States that a restore put in place, each by the number of commands before it.
     restored: BTreeMap<usize, Store>,
-    /// What the commands of the open entry wrote so far; none between entries.
+    /// Writes of the open entry's commands so far. `None` between entries.
     entry: Option<OpenEntry>,
     lines: Vec<(Level, String)>,
     streams: Streams,
@@ -88,7 +93,7 @@ struct OpenEntry {
     writes: Writes,
 }
 
-/// A command as the log has it.
+/// A command as it is in the log.
 #[derive(Clone, Debug)]
 struct Logged {
     place: Place,
@@ -97,7 +102,7 @@ struct Logged {
     request: Vec<u8>,
 }
 
-/// A command that was run, and what came of it.
+/// A command that ran, with its outcome and writes.
 #[derive(Clone, Debug)]
 struct Applied {
     command: Logged,
@@ -112,10 +117,13 @@ impl<M: Machine> Default for Harness<M> {
 }
 
 impl<M: Machine> Harness<M> {
-    /// An empty state. The first command has index 1. Handlers run natively, or in the component that `LOCKSTEP_COMPONENT` names.
+    /// Makes a harness with an empty state.
+    ///
+    /// The first command has index 1. Handlers run natively, or in the component that
+    /// `LOCKSTEP_COMPONENT` names.
     ///
     /// # Panics
-    /// When that component cannot be run, or is another machine's.
+    /// When that component cannot be run or belongs to another machine.
     pub fn new() -> Self {
         match Component::given() {
             None => Self::on(Guest::Native),
@@ -123,10 +131,10 @@ impl<M: Machine> Harness<M> {
         }
     }
 
-    /// [`new`](Self::new) with this component, whatever is set.
+    /// Makes a harness with this component, whatever `LOCKSTEP_COMPONENT` is.
     ///
     /// # Panics
-    /// When it is another machine's.
+    /// When the component belongs to another machine.
     pub fn in_component(component: &Component) -> Self {
         component.assert_serves::<M>();
         Self::on(Guest::Component(component.clone()))
@@ -150,22 +158,22 @@ impl<M: Machine> Harness<M> {
         }
     }
 
-    /// Applies a command and then runs the watches that it woke.
+    /// Applies a command, then runs the watches that it woke.
     ///
     /// # Errors
-    /// The status that a client would get: the handler's, or INTERNAL when it panicked. Nothing that
-    /// it wrote remains.
+    /// The status that a client would get: the handler's status, or INTERNAL when the handler
+    /// panicked. All writes of the command are then undone.
     ///
     /// # Panics
-    /// When the reply is not an `R`: the test names the wrong type.
+    /// When the reply is not an `R`, because the test names the wrong type.
     pub fn command<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Reply<R> {
         decode_reply(method, self.command_bytes(method, &request.encode_to_vec()))
     }
 
-    /// [`command`](Self::command) with encoded messages.
+    /// Does what [`command`](Self::command) does, with encoded messages.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`command`](Self::command).
     pub fn command_bytes(&mut self, method: &str, request: &[u8]) -> Reply<Vec<u8>> {
         match self.entry {
             Some(_) => self.apply_next(method, request),
@@ -173,8 +181,9 @@ impl<M: Machine> Harness<M> {
         }
     }
 
-    /// Puts the commands of `commands` into one log entry: they share index and time, and watches run after
-    /// all of them, as on a busy node.
+    /// Puts the commands of `commands` into one log entry.
+    ///
+    /// They share index and time, and watches run after all of them, as on a busy node.
     ///
     /// ```ignore
     /// machine.together(|machine| {
@@ -184,7 +193,7 @@ impl<M: Machine> Harness<M> {
     /// ```
     ///
     /// # Panics
-    /// When called in `commands`.
+    /// When it is called within `commands`.
     pub fn together<T>(&mut self, commands: impl FnOnce(&mut Self) -> T) -> T {
         assert!(self.entry.is_none(), "an entry cannot hold another entry");
         self.begin_entry();
@@ -217,10 +226,10 @@ impl<M: Machine> Harness<M> {
     /// Answers a query.
     ///
     /// # Errors
-    /// The status that a client would get; INTERNAL when the handler panicked or wrote.
+    /// The status that a client would get. It is INTERNAL when the handler panicked or wrote.
     ///
     /// # Panics
-    /// When the reply is not an `R`: the test names the wrong type.
+    /// When the reply is not an `R`, because the test names the wrong type.
     pub fn query<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Reply<R> {
         self.between_entries();
         let request = request.encode_to_vec();
@@ -234,7 +243,7 @@ impl<M: Machine> Harness<M> {
         decode_reply(method, outcome)
     }
 
-    /// Looks at the state from the test, with the same handles.
+    /// Gives the test read access to the state, with the same handles.
     ///
     /// # Panics
     /// When `look` panics.
@@ -245,8 +254,9 @@ impl<M: Machine> Harness<M> {
         outcome.unwrap_or_else(|status| panic!("{status}"))
     }
 
-    /// Changes the state from the test: for preparing it, and for tests of code below the handlers. It
-    /// is no command, so it is not in the log and the replicas do not agree afterwards.
+    /// Lets the test change the state: to prepare it, or to test code below the handlers.
+    ///
+    /// The change is no command. It is not in the log, so the replicas do not agree afterwards.
     ///
     /// # Panics
     /// When `change` panics.
@@ -259,10 +269,10 @@ impl<M: Machine> Harness<M> {
         outcome.unwrap_or_else(|status| panic!("{status}"))
     }
 
-    /// Moves the state to a new node through a snapshot. Streams see a reset.
+    /// Moves the state to a new node through a snapshot. Streams get a reset.
     ///
     /// # Panics
-    /// When the snapshot fails or the restored state differs.
+    /// When the snapshot fails or the restored state differs from the original.
     pub fn snapshot_restore(&mut self) {
         self.between_entries();
         let moved = moved::<M>(&self.guest, std::mem::take(&mut self.store));
@@ -270,27 +280,30 @@ impl<M: Machine> Harness<M> {
         self.streams_after_reset();
     }
 
-    /// The bytes of a snapshot.
+    /// Returns the bytes of a snapshot.
     ///
     /// # Errors
-    /// What the guest's snapshot returned.
+    /// The error of the guest's snapshot function.
     pub fn snapshot(&mut self) -> Result<Vec<u8>, Status> {
         let (store, snapshot) = written::<M>(&self.guest, std::mem::take(&mut self.store));
         self.store = store;
         snapshot
     }
 
-    /// Replaces the state with a snapshot's, or with that of a whole backup file, as `lockstep backup` writes it. Streams see a reset.
+    /// Replaces the state with that of a snapshot or of a whole backup file. Streams get a reset.
     ///
-    /// A backup has the rows as they are, whatever the guest's own format is; log time and index go on from where it was made, unless the
-    /// harness is further. It is read by the program that `LOCKSTEP` names, or `lockstep`.
+    /// A backup file is what `lockstep backup` writes. It contains the rows as they are, whatever
+    /// the guest's own snapshot format is. Log time and index continue from those of the backup,
+    /// unless the harness is ahead of them. The program that `LOCKSTEP` names, or `lockstep`, reads
+    /// the file.
     ///
     /// ```ignore
     /// machine.restore(std::fs::read("today.backup")?)?;
     /// ```
     ///
     /// # Errors
-    /// What the guest's restore returned, or what is wrong with the backup; the old state remains.
+    /// The error of the guest's restore function, or what is wrong with the backup. The old state
+    /// remains.
     pub fn restore(&mut self, snapshot: Vec<u8>) -> Result<(), Status> {
         self.between_entries();
         if backup::is_backup(&snapshot) {
@@ -307,13 +320,14 @@ impl<M: Machine> Harness<M> {
         Ok(())
     }
 
-    /// Runs all commands so far on other replicas and compares every reply and every write. One of them
-    /// runs in another thread; one begins each command, is interrupted, and runs it again; one is moved to
-    /// a new node by snapshots between entries. A hash map's order, a static or a clock that got into
-    /// the state shows here.
+    /// Runs all commands so far on other replicas and compares every reply and every write.
+    ///
+    /// One replica runs in another thread. One runs each command, undoes it, and runs it again. One
+    /// is moved to a new node by snapshots between entries. This detects state that depends on the
+    /// order of a hash map, on a static or on a clock.
     ///
     /// # Panics
-    /// At the first difference, saying which.
+    /// At the first difference, which the message names.
     pub fn assert_replicas_agree(&self) {
         self.between_entries();
         if let Err(difference) = replay::agree::<M>(&self.guest, &self.log, &self.restored) {
@@ -321,36 +335,39 @@ impl<M: Machine> Harness<M> {
         }
     }
 
-    /// From now on calls come from a client of this name.
+    /// Sets the client name of all further calls.
     pub fn as_caller(&mut self, name: &str) -> &mut Self {
         name.clone_into(&mut self.caller);
         self
     }
 
-    /// What queries get from [`Query::node_status`].
+    /// Sets what queries get from [`Query::node_status`].
     pub fn set_node_status(&mut self, json: &str) {
         json.clone_into(&mut self.node_status);
     }
 
-    /// Index of the last log entry.
+    /// Returns the index of the last log entry.
     pub fn index(&self) -> u64 {
         self.index
     }
 
-    /// Log time, in milliseconds since 1970: that of the last entry. Queries see it, too.
+    /// Returns the log time of the last entry, in milliseconds since 1970. Queries see the same
+    /// time.
     pub fn time_ms(&self) -> u64 {
         self.log_ms
     }
 
-    /// Lets time pass, for the next command and for watches that asked for it. As on a node, log time stands still until one of them
-    /// comes: a query sees the time of the last entry. For a watch that wakes the leader appends an entry without commands, so the
+    /// Advances the leader's clock, for the next command and for watches that asked for a time.
+    ///
+    /// As on a node, log time changes only with the next entry: until then a query sees the time of
+    /// the last entry. For a watch that wakes, the leader appends an entry without commands, so the
     /// index grows.
     pub fn advance(&mut self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).expect("a test takes less than an age");
         self.advance_to(self.clock_ms + ms);
     }
 
-    /// Takes the lines logged since the last call.
+    /// Returns the lines logged since the last call.
     pub fn take_log(&mut self) -> Vec<(Level, String)> {
         std::mem::take(&mut self.lines)
     }
@@ -359,14 +376,14 @@ impl<M: Machine> Harness<M> {
         Place { index: self.index, position: 0, time_ms: self.log_ms }
     }
 
-    /// The next entry, which carries the leader's clock.
+    /// Begins the next entry, which has the time of the leader's clock.
     fn begin_entry(&mut self) {
         self.index += 1;
         self.log_ms = self.clock_ms;
     }
 }
 
-/// A command that was run, and the store after it, in what is left of its call.
+/// The result of a command, and its call, which contains the store after it.
 struct Ran {
     call: Call,
     applied: Applied,
@@ -381,7 +398,7 @@ fn apply<M: Machine>(guest: &Guest, store: Store, command: &Logged) -> Ran {
     Ran { call, applied }
 }
 
-/// The bytes of a snapshot of a store.
+/// Writes a snapshot of a store and returns its bytes.
 fn written<M: Machine>(guest: &Guest, store: Store) -> (Store, Result<Vec<u8>, Status>) {
     let (call, outcome) = guest.snapshot::<M>(Call::new(Mode::Snapshot, store));
     (call.store, outcome.map(|()| call.sink))
@@ -394,7 +411,7 @@ fn restored<M: Machine>(guest: &Guest, snapshot: Vec<u8>) -> Result<Store, Statu
     outcome.map(|()| call.store)
 }
 
-/// A store on a new node, after a snapshot; or how it differs there.
+/// Moves a store to a new node through a snapshot. The error says how the restored store differs.
 fn moved<M: Machine>(guest: &Guest, store: Store) -> Result<Store, String> {
     let (store, snapshot) = written::<M>(guest, store);
     let snapshot = snapshot.map_err(|status| format!("snapshot: {status}"))?;
@@ -410,7 +427,7 @@ fn decode_reply<R: Message + Default>(method: &str, reply: Reply<Vec<u8>>) -> Re
     Ok(R::decode(reply.as_slice()).unwrap_or_else(|error| panic!("{method} replies with another message: {error}")))
 }
 
-/// The first key at which two stores differ.
+/// Describes the first key at which two stores differ.
 fn difference(one: &Store, other: &Store) -> Option<String> {
     let keys = one.keys().chain(other.keys());
     let mut differing: Vec<_> = keys.filter(|key| one.get(*key) != other.get(*key)).collect();

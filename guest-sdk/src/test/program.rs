@@ -1,5 +1,6 @@
-//! One `lockstep guest serve`: started, spoken to in frames, and never left behind: it ends when this end of its pipe does, however this
-//! process goes. What is said does not matter here.
+//! Runs one `lockstep guest serve`: starts it, exchanges frames with it, and ends it. The program
+//! ends when this end of its pipe closes, however this process ends. This file does not interpret
+//! the frames.
 
 use std::ffi::OsStr;
 use std::io::{BufReader, ErrorKind, Read};
@@ -9,17 +10,17 @@ use std::thread::JoinHandle;
 
 use super::frames::{self, Answer, Call, FromGuest, Hello, PROTOCOL, Said, ToGuest, Told};
 
-/// A running program. Dropped, it is ended.
+/// A running program. Dropping it ends the program.
 pub(super) struct Program {
     name: String,
     child: Child,
     from: BufReader<ChildStdout>,
-    /// Collects what it says for people, so that it never waits for somebody to read that.
+    /// Collects the program's stderr, so that the program never waits for a reader.
     complaints: Option<JoinHandle<String>>,
 }
 
 impl Program {
-    /// Starts it with a component that a node would take.
+    /// Starts the program with a component. Fails if a node would refuse the component.
     pub(super) fn start(program: &Path, file: &Path) -> Result<(Self, Hello), String> {
         let mut command = Command::new(program);
         command.args([OsStr::new("guest"), OsStr::new("serve"), file.as_os_str()]);
@@ -75,9 +76,9 @@ impl Program {
         frame.said.ok_or_else(|| "it says what this SDK does not know".to_owned())
     }
 
-    /// Ends it, and says what became of it, in its own words if it has any.
+    /// Ends the program and describes how it ended, with its stderr if it wrote any.
     pub(super) fn end(mut self, problem: &str) -> String {
-        // What has ended by itself keeps its own exit code; for the rest there is no use any more.
+        // A program that has ended by itself keeps its exit code. Otherwise it is killed.
         drop(self.child.stdin.take());
         let ended = match self.child.try_wait() {
             Ok(None) => self.child.kill().and_then(|()| self.child.wait()),
@@ -94,7 +95,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Both fail for a program that has ended, which is what is wanted.
+        // Both calls fail for a program that has ended, which is fine.
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -1,5 +1,6 @@
-//! What other replicas make of the same log: each command of it once more, on a store of its own. A
-//! command that is not a function of state and entry alone is found here, unless chance hides it.
+//! Replays the log on other replicas: runs each command again, on a store of its own. This detects
+//! a command that is not a function of state and entry alone, unless the results happen to be
+//! equal.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +9,29 @@ use super::host::Store;
 use super::{Applied, Ran, apply, moved};
 use crate::dispatch::Machine;
 
-/// How a replica differs from the one that the test drove.
+/// How a replica differs from the one that the test uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Replica {
-    /// In another thread.
+    /// It runs in another thread.
     Plain,
-    /// Each command runs twice, the first run undone, as after a trap of a neighbour in its entry.
+    /// It runs each command twice and undoes the first run, as after a trap of another command in
+    /// the entry.
     Repeating,
-    /// A new node after 1, 2, 4, 8, ... entries.
+    /// It moves to a new node after 1, 2, 4, 8, ... entries.
     Moving,
 }
 
-/// States that were restored, by the number of commands before.
+/// States that were restored, each by the number of commands before it.
 type Restored = BTreeMap<usize, Store>;
 
-/// Says where a replica disagrees.
+/// Replays the log on every replica. Returns the first difference.
 pub(super) fn agree<M: Machine>(guest: &Guest, log: &[Applied], restored: &Restored) -> Result<(), String> {
     for replica in [Replica::Plain, Replica::Repeating, Replica::Moving] {
-        // A thread of its own, so that thread-locals begin anew.
+        // Each replica has a thread of its own, so that thread-locals start anew.
         std::thread::scope(|scope| {
             let running = scope.spawn(move || replay::<M>(guest, log, restored, replica));
-            // Outcomes of the guest do not unwind; a program that should run its component, and breaks, does.
+            // Outcomes of the guest do not unwind, but a broken program that runs the component
+            // does.
             running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
     }

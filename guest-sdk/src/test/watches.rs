@@ -1,6 +1,6 @@
-//! Streams in the harness: which step runs when. A commit that touches what the last step read, an
-//! applied index, a quiet time and a replaced state each run the next step, as on a node; the client of a
-//! test takes every message at once.
+//! Streams in the harness: decides which step runs when. As on a node, the next step runs after a
+//! commit that changes something that the last step read, at an applied index, after a quiet time,
+//! and when the state was replaced. The client of a test takes every message at once.
 
 use std::marker::PhantomData;
 
@@ -21,7 +21,8 @@ pub struct Stream<R> {
     reply: PhantomData<fn() -> R>,
 }
 
-/// Steps that follow at once on each other. A node would go on, as fast as its client takes messages; a test has to end.
+/// Most steps that may follow at once on each other. A node would continue as fast as its client
+/// takes messages, but a test has to end.
 const STEPS_AT_ONCE_MAX: u32 = 10_000;
 
 #[derive(Debug, Default)]
@@ -35,7 +36,7 @@ struct Open {
     memo: Vec<u8>,
     reads: Reads,
     wake_at_index: u64,
-    /// Milliseconds since 1970; none for never.
+    /// Milliseconds since 1970; `None` means never.
     wake_at_ms: Option<u64>,
     sent: Vec<Vec<u8>>,
     steps: usize,
@@ -43,10 +44,13 @@ struct Open {
 }
 
 impl<M: Machine> Harness<M> {
-    /// Opens a stream and runs its first step, and those that it asks for at once.
+    /// Opens a stream and runs its first step.
+    ///
+    /// Further steps run as long as each step asks for the next one at once.
     ///
     /// # Panics
-    /// When it asks for one at once again and again, thousands of times, here or after what follows.
+    /// When the steps ask for the next one at once thousands of times, in this call or in a later
+    /// one.
     pub fn watch<Q: Message, R: Message + Default>(&mut self, method: &str, request: &Q) -> Stream<R> {
         let id = self.streams.0.len();
         self.streams.0.push(Open {
@@ -65,10 +69,10 @@ impl<M: Machine> Harness<M> {
         Stream { id, reply: PhantomData }
     }
 
-    /// Takes the messages sent on a stream since the last call.
+    /// Returns the messages sent on a stream since the last call.
     ///
     /// # Panics
-    /// When a message is not an `R`: the test names the wrong type.
+    /// When a message is not an `R`, because the test names the wrong type.
     pub fn sent<R: Message + Default>(&mut self, stream: &Stream<R>) -> Vec<R> {
         std::mem::take(&mut self.streams.0[stream.id].sent)
             .iter()
@@ -76,17 +80,19 @@ impl<M: Machine> Harness<M> {
             .collect()
     }
 
-    /// How the stream ended; none while it is open.
+    /// Returns how the stream ended, or `None` while it is open.
     pub fn ended<R>(&self, stream: &Stream<R>) -> Option<Reply<()>> {
         self.streams.0[stream.id].outcome.clone()
     }
 
-    /// How many steps the stream has run. A commit that touches nothing that it read adds none.
+    /// Returns how many steps the stream has run.
+    ///
+    /// A commit that changes nothing that the stream read adds no step.
     pub fn steps<R>(&self, stream: &Stream<R>) -> usize {
         self.streams.0[stream.id].steps
     }
 
-    /// Closes a stream, as a client that goes away.
+    /// Closes a stream, like a client that disconnects.
     pub fn close<R>(&mut self, stream: &Stream<R>) {
         self.streams.0[stream.id].outcome = Some(Err(Status::cancelled("the client went away")));
     }
@@ -112,11 +118,12 @@ impl<M: Machine> Harness<M> {
         while let Some((at_ms, id)) = self.next_timer().filter(|timer| timer.0 <= until_ms) {
             self.clock_ms = at_ms;
             if self.log_ms < at_ms {
-                // The leader appends an entry without commands, so that the watch sees the time that it waits for.
+                // The leader appends an entry without commands, so that the watch sees the time
+                // that it waits for.
                 self.begin_entry();
                 self.streams_after_commit(&Writes::new());
             }
-            // Unless that entry has woken it.
+            // The step runs unless that entry has already woken the stream.
             if self.streams.0[id].wake_at_ms == Some(at_ms) {
                 self.run(id, Cause::Wake);
             }
@@ -133,7 +140,7 @@ impl<M: Machine> Harness<M> {
         streams.filter(|(_, open)| open.outcome.is_none()).map(|(id, _)| id).collect()
     }
 
-    /// A step, and those that follow at once.
+    /// Runs a step and those that follow at once.
     fn run(&mut self, id: usize, cause: Cause) {
         let mut again = self.step(id, cause);
         for _ in 1..STEPS_AT_ONCE_MAX {
@@ -146,7 +153,7 @@ impl<M: Machine> Harness<M> {
         assert!(!again, "{method} ran {STEPS_AT_ONCE_MAX} steps and asks for the next one at once: does it ever wait?");
     }
 
-    /// Whether the next one follows at once.
+    /// Runs one step. Returns whether the next one follows at once.
     fn step(&mut self, id: usize, cause: Cause) -> bool {
         let place = self.place();
         let open = &mut self.streams.0[id];

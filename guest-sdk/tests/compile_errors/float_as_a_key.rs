@@ -1,4 +1,4 @@
-//! A float as a key: it has no total order.
+//! A float as a key: floats have no total order.
 
 use lockstep_guest::{Map, Set};
 

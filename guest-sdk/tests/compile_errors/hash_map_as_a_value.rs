@@ -1,4 +1,4 @@
-//! A hash map inside of a collection.
+//! A hash map as the value of a collection.
 
 use std::collections::HashMap;
 

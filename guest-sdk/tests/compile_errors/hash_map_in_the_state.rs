@@ -1,4 +1,4 @@
-//! A hash map as a field of the state: its order is not equal on every node.
+//! A hash map as a field of the state: its order differs between nodes.
 
 use std::collections::HashMap;
 

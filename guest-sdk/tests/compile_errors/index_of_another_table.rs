@@ -1,4 +1,4 @@
-//! A table asked for an index that nobody keeps up.
+//! A lookup through an index that the table does not have.
 
 use lockstep_guest::{Index, Table};
 

@@ -1,4 +1,4 @@
-//! A query has `&self`, and so no permission to write.
+//! A query gets `&self`, so it cannot write.
 
 use lockstep_guest::Counter;
 

@@ -1,4 +1,4 @@
-//! A service is exported that the state does not serve.
+//! An export of a service that the state does not implement.
 
 use lockstep_guest::dispatch::Method;
 use lockstep_guest::Counter;

@@ -1,4 +1,4 @@
-//! An index in the place of a collection.
+//! A collection with the same tag as an index.
 
 use lockstep_guest::{Counter, Index, Table};
 

@@ -1,4 +1,4 @@
-//! A tag that two bytes do not hold.
+//! A tag above the largest one.
 
 use lockstep_guest::Map;
 

@@ -1,4 +1,4 @@
-//! Two collections in one place.
+//! Two collections with the same tag.
 
 use lockstep_guest::Map;
 

@@ -1,4 +1,4 @@
-//! The state cannot change under an iteration.
+//! A write to the state during an iteration over it.
 
 use lockstep_guest::Map;
 

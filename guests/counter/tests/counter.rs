@@ -1,4 +1,4 @@
-//! What the hello world promises, on the harness, and that it stays as short as a hello world.
+//! Tests the hello world on the harness, and that it stays short.
 
 #![allow(clippy::unwrap_used)]
 
@@ -38,7 +38,7 @@ fn sum_past_the_largest_number_is_refused_and_changes_nothing() {
     assert_eq!(get(&mut machine), u64::MAX);
 }
 
-/// A hello world that has grown is none.
+/// Limits the length of the example.
 #[test]
 fn it_is_fifteen_lines_of_rust() {
     let code = |text: &str| text.lines().filter(|line| !line.is_empty() && !line.starts_with("//")).count();

@@ -1,5 +1,5 @@
-//! The default guest: the key-value service of raft-example, unchanged on the wire. It owns what the
-//! four methods mean and nothing about how they are replicated.
+//! The default guest: the key-value service of raft-example, wire-compatible with it. This file
+//! owns what the four methods do and knows nothing of replication.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ lockstep_guest::state! {
     }
 }
 
-/// How long a watch is quiet when the client does not say.
+/// Quiet time after which a watch repeats the value, if the client gives none.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Example for Kv {
@@ -40,7 +40,8 @@ impl Example for Kv {
         if !reached && matches!(cx.cause(), Cause::Start | Cause::Change) {
             return Ok(Step::wait().until_index(request.min_index).or_after(quiet));
         }
-        // What is only repeated is as old as it was: entries without a write, such as the one that let the time pass, do not count.
+        // A repeated value keeps its old index. Entries without a write, such as those that only
+        // advance log time, do not change it.
         let repeated = cx.recall().filter(|sent| cx.cause() == Cause::Wake && (*sent >= request.min_index || !reached));
         let current_index = repeated.unwrap_or(cx.index());
         let response = WatchResponse {

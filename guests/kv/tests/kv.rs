@@ -1,4 +1,4 @@
-//! What each method of the default guest promises, on the harness.
+//! Tests each method of the default guest on the harness.
 
 #![allow(clippy::unwrap_used)]
 
@@ -26,7 +26,7 @@ fn watch(machine: &mut Harness<Kv>, key: &str, min_index: u64, timeout_seconds: 
     machine.watch("Example/Watch", &request)
 }
 
-/// (value, index, abandoned) of everything sent since the last call.
+/// Returns (value, index, abandoned) of everything sent since the last call.
 fn sent(machine: &mut Harness<Kv>, stream: &Stream<WatchResponse>) -> Vec<(String, u64, bool)> {
     let replies = machine.sent(stream).into_iter();
     replies.map(|reply| (reply.value, reply.current_index, reply.abandoned)).collect()
@@ -118,7 +118,7 @@ fn watch_repeats_the_value_after_a_quiet_time() {
     assert_eq!(sent(&mut machine, &default), [update("1", 1)]);
 }
 
-/// The entries that carry the time have indexes of their own, and no client should see those.
+/// Entries that only carry the time have indexes of their own. No client should see those.
 #[test]
 fn watch_moves_its_index_with_writes_alone() {
     let mut machine = Harness::new();
@@ -142,7 +142,8 @@ fn watch_answers_after_its_timeout_though_min_index_is_not_reached() {
     machine.advance(Duration::from_secs(2));
     let first = machine.index();
     assert_eq!(sent(&mut machine, &stream), [update("1", first)]);
-    // It goes on waiting: a change below the index says nothing, and the next quiet time does.
+    // The watch continues to wait: a change below the index sends nothing, and the next quiet time
+    // does.
     add(&mut machine, "a", "2");
     assert_eq!(sent(&mut machine, &stream), []);
     machine.advance(Duration::from_secs(4));

@@ -1,12 +1,12 @@
-//! Does one thing as often as it is asked to: what two calls differ in is the price of that thing. docs/limits.md has the prices. For measuring
-//! only.
+//! Does one thing as often as the request asks for. The difference in fuel between two calls is the
+//! price of that thing. docs/limits.md lists the prices. This guest is for measurements only.
 
 use lockstep_guest::prost::Message;
 use lockstep_guest::{Command, Index, Map, Reply, Status, Table};
 
 lockstep_guest::include_proto!();
 
-/// Rows by what is in them.
+/// Finds rows by their value.
 pub struct ByAmount;
 
 impl Index for ByAmount {
@@ -20,7 +20,7 @@ impl Index for ByAmount {
     }
 }
 
-/// Keys from here on are never written.
+/// Keys from this one on are never written.
 const MISSING: u64 = 1 << 40;
 
 lockstep_guest::state! {
@@ -62,7 +62,7 @@ impl Prices for Rows {
     }
 }
 
-/// A field whose bytes are these.
+/// Encodes a field with this content.
 fn field(key: u8, bytes: &[u8]) -> Vec<u8> {
     let mut field = vec![key];
     lockstep_guest::prost::encoding::encode_varint(bytes.len() as u64, &mut field);
@@ -70,12 +70,12 @@ fn field(key: u8, bytes: &[u8]) -> Vec<u8> {
     field
 }
 
-/// Entries of a map, each with another key.
+/// Encodes entries of a map, each with a different key.
 fn entries(times: u64) -> Vec<u8> {
     let mut load = Vec::new();
     for n in 0..times {
         load.extend_from_slice(b"\x32\x0d\x0a\x08");
-        // Not by `format!`, which would cost more than what is measured.
+        // `format!` would cost more than what is measured.
         load.extend((0..8).map(|digit| b'a' + (n >> (4 * digit) & 15) as u8));
         load.extend_from_slice(b"\x10\x96\x01");
     }
@@ -84,7 +84,7 @@ fn entries(times: u64) -> Vec<u8> {
 
 fn decode(bytes: &[u8]) -> Result<(), Status> {
     let load = Load::decode(bytes).map_err(|error| Status::internal(error.to_string()))?;
-    // Dropped, as a request is.
+    // Dropped here, because a request is dropped, too.
     drop(std::hint::black_box(load));
     Ok(())
 }

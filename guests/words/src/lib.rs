@@ -1,5 +1,6 @@
-//! The state machine of raft-grpc-example: it remembers the three longest words that it ever saw. Owns their order, which is that of
-//! the original to the byte, and nothing about how words are replicated.
+//! The state machine of raft-grpc-example: it keeps the three longest words that it received. This
+//! file owns their order, which equals that of the original byte for byte. It knows nothing of
+//! replication.
 
 use lockstep_guest::{Command, Map, Query, Reply, Status};
 
@@ -22,7 +23,7 @@ impl Example for Words {
             let held = self.at(rank);
             if outranks(&word, &held) {
                 self.best.insert(&rank, &word);
-                // The word that lost its rank contends for the next one.
+                // The word that lost its rank is compared with the next one.
                 word = held;
             }
         }
@@ -36,13 +37,16 @@ impl Example for Words {
 }
 
 impl Words {
-    /// The word at a rank; empty when there were not so many.
+    /// Returns the word at a rank, or an empty string if there were fewer words.
     fn at(&self, rank: u8) -> String {
         self.best.get(&rank).unwrap_or_default()
     }
 }
 
-/// Longer is better, in bytes; of equal length, the alphabetically first.
+/// Tells whether `word` is better than `held`.
+///
+/// A word with more bytes is better. Of two words of equal length, the alphabetically first is
+/// better.
 fn outranks(word: &str, held: &str) -> bool {
     if word.len() == held.len() { word < held } else { word.len() > held.len() }
 }

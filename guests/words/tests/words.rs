@@ -1,4 +1,4 @@
-//! The order of the words is that of the original, to the byte.
+//! Tests that the order of the words equals that of the original, byte for byte.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ fn get(machine: &mut Harness<Words>) -> GetWordsResponse {
     machine.query("Example/GetWords", &GetWordsRequest::default()).unwrap()
 }
 
-/// The best words after these ones, on a machine that also passes through a snapshot.
+/// Returns the best words after these, on a machine that also passes through a snapshot after each.
 fn best(words: &[&str]) -> Vec<String> {
     let mut machine = Harness::<Words>::new();
     for word in words {
@@ -54,7 +54,8 @@ fn length_counts_bytes() {
     assert_eq!(best(&["abc", "éé"]), ["éé", "abc", ""]);
 }
 
-/// The original compares ranks with the newcomer alone and shifts what is below: equal words do not replace each other.
+/// The original compares only the new word with the ranks and shifts the words below, so equal
+/// words do not replace each other.
 #[test]
 fn word_that_came_twice_stands_there_twice() {
     assert_eq!(best(&["aa", "aa", "b"]), ["aa", "aa", "b"]);

@@ -1,4 +1,5 @@
-//! Writes the `.proto` files of the corpus, and makes Rust of each case: a module of its own, all of them compiled at once.
+//! Writes the `.proto` files of the corpus and generates Rust for each case. Each case is a module
+//! of its own, and all of them are compiled together.
 
 mod corpus;
 
@@ -16,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let paths = write(&directory, &files)?;
         let output =
             lockstep_guest_build::generate(&paths, &[&directory]).map_err(|error| format!("{case}: {error}"))?;
-        // The descriptor of a module is nobody's; that of the crate comes from `manager.proto`.
+        // The descriptor of a module is not used. That of the crate comes from `manager.proto`.
         let code = output.rust.split("::lockstep_guest::descriptor_section!").next().unwrap_or_default().to_owned();
         fs::write(directory.join("case.rs"), code)?;
         modules.push_str(&format!("pub mod {case} {{ include!(concat!(env!(\"OUT_DIR\"), \"/{case}/case.rs\")); }}\n"));
@@ -26,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Writes the files of a case. Those that are called `imported…` are none of its own.
+/// Writes the files of a case and returns its own files, which are those not called `imported…`.
 fn write(directory: &Path, files: &[(String, String)]) -> std::io::Result<Vec<PathBuf>> {
     let mut own = Vec::new();
     for (name, text) in files {

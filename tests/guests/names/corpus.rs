@@ -1,9 +1,11 @@
-//! The corpus: `.proto` files made of words that mean something in Rust, to its library, or to generated code, in every place where a
-//! `.proto` may have a name. protobuf takes all of them; so must the SDK.
+//! The corpus: `.proto` files with words that have a meaning in Rust, in its standard library or in
+//! generated code, at every place where a `.proto` can have a name. All of them are legal in
+//! protobuf, so the SDK must accept them.
 
 use std::fmt::Write;
 
-/// Keywords of Rust and of protobuf, types and traits of the prelude, crates, primitive types, and what generated code declares or calls.
+/// Keywords of Rust and of protobuf, types and traits of the prelude, crates, primitive types, and
+/// names that generated code declares or calls.
 const WORDS: [&str; 138] = [
     "as",
     "break",
@@ -147,7 +149,7 @@ const WORDS: [&str; 138] = [
 
 type Files = Vec<(String, String)>;
 
-/// Cases by name, each with its files.
+/// Returns the cases by name, each with its files.
 pub fn cases() -> Vec<(String, Files)> {
     let one = |name: &str, text: String| (name.to_owned(), vec![("app.proto".to_owned(), text)]);
     vec![
@@ -168,7 +170,8 @@ pub fn cases() -> Vec<(String, Files)> {
     ]
 }
 
-/// Types that generated code names, which a module may not hide: no messages of these names with declarations within them.
+/// Types that generated code names and that a module may not hide. Messages with these names have
+/// no declarations within them.
 const HIDING: [&str; 11] = ["_1", "bool", "f32", "f64", "i32", "i64", "str", "u32", "u64", "u8", "usize"];
 
 fn camel(word: &str) -> String {
@@ -177,7 +180,7 @@ fn camel(word: &str) -> String {
     if word.starts_with('_') { format!("_{camel}") } else { camel }
 }
 
-/// A file of a package, with text made for each word and its number.
+/// Makes a file of a package, with a text for each word and its number.
 fn file(package: &str, head: &str, each: impl Fn(&str, usize) -> String) -> String {
     let mut text = format!("syntax = \"proto3\";\npackage {package};\n{head}\n");
     for (number, word) in WORDS.iter().enumerate() {
@@ -186,7 +189,7 @@ fn file(package: &str, head: &str, each: impl Fn(&str, usize) -> String) -> Stri
     text
 }
 
-/// One declaration with something for each word in it.
+/// Makes one declaration with a text for each word within it.
 fn block(head: &str, each: impl Fn(&str, usize) -> String) -> String {
     let within: Vec<String> = WORDS.iter().enumerate().map(|(number, word)| each(word, number + 1)).collect();
     format!("{head} {{\n{}\n}}\n", within.join("\n"))
@@ -208,7 +211,8 @@ fn messages() -> String {
 fn enums() -> String {
     let each = |word: &str, number| {
         let name = camel(word);
-        // Of each alone, too: what a derive declares within hides only what stands beside it.
+        // Each enum is also used alone, because what a derive declares hides only the names beside
+        // it.
         format!(
             "enum {name} {{ option allow_alias = true; Z{number} = 0; SOME{number} = 1; ALIAS{number} = 1; LOW{number} = -2147483648; }}
              message Alone{number} {{ optional {name} value = 1; repeated {name} values = 2; map<string, {name}> by = 3; }}"
@@ -298,7 +302,8 @@ fn oneofs() -> String {
 
 fn packages() -> Files {
     let of = |(number, word): (usize, &&str)| {
-        // One refers to the one before it; a chain without end would have types without end.
+        // Each file refers to the one before it, in chains of eight: an endless chain would make
+        // types of endless length.
         let (import, uses) = match number {
             first if first % 8 == 0 => (String::new(), String::new()),
             _ => {
@@ -315,7 +320,8 @@ fn packages() -> Files {
     WORDS.iter().enumerate().map(of).collect()
 }
 
-/// Every type that comes with protobuf, alone, so that what is derived of it is asked for.
+/// Uses every type that comes with protobuf in a message of its own.
+/// What can be derived for that message then depends on that type only.
 fn google() -> String {
     const FILES: [&str; 11] = [
         "any",
@@ -419,7 +425,8 @@ fn imports() -> Files {
         .to_vec()
 }
 
-/// Comments that would be examples, and such as Rust does not take for comments.
+/// Comments that look like examples, and comments with characters that Rust does not accept in a
+/// comment.
 fn comments() -> String {
     let comment = "// Text with [brackets] and <tags>, https://example.com/.\n//\n// ```\n// this.is(not, rust)\n// ```\n//\n\
         // ```rust\n// let x: u32 = \"no\";\n// ```\n//\n//     indented.code()\n//\n// * item\n//\n//       code.in(item)\n//\n// > ```\n// > quoted\n\

@@ -1,5 +1,5 @@
-//! `cargo xtask alike`: reads the command line, runs, says the verdict. Exit code 0 when all nodes were alike, 1 when not, 2 when it was
-//! called wrongly.
+//! `cargo xtask alike`: parses the command line, runs, and prints the verdict. The exit code is 0
+//! when all nodes were alike, 1 when not, 2 for wrong arguments.
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};

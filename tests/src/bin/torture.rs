@@ -1,5 +1,5 @@
-//! `cargo xtask torture`: reads the command line, runs, says the verdict. Exit code 0 when nothing was wrong, 1 when something was,
-//! 2 when it was called wrongly.
+//! `cargo xtask torture`: parses the command line, runs, and prints the verdict. The exit code is 0
+//! when nothing was wrong, 1 when something was, 2 for wrong arguments.
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

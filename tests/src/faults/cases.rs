@@ -1,4 +1,5 @@
-//! The faults: what each is called, which nodes it touches, how it is done and undone. Measures nothing.
+//! The faults: their names, the nodes that they touch, and how they are applied and undone.
+//! Measures nothing.
 
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use lockstep_tests::{Cluster, Cut, Load, eventually};
 
 use crate::round::all_well;
 
-/// A pause or a cut lasts at least so long.
+/// Shortest time of a pause or a cut.
 const HELD: Duration = Duration::from_secs(4);
 
-/// What is measured.
+/// A case that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Case {
     Kill,
@@ -26,12 +27,12 @@ pub(crate) enum Case {
     NoFaultInNetwork,
 }
 
-/// What a fault has to say for itself, once it is over.
+/// Facts about a fault that is over.
 #[derive(Default)]
 pub(crate) struct Told {
-    /// Which of a case's variants it was.
+    /// The variant of the case.
     pub(crate) variant: Option<&'static str>,
-    /// Everything was dead until here.
+    /// Time of the restart. All nodes were dead until then.
     pub(crate) restarted_at: Option<Duration>,
 }
 
@@ -68,12 +69,12 @@ impl Case {
         }
     }
 
-    /// Links are cut, so the cluster lives in network namespaces.
+    /// Tells whether the case cuts links, so that the cluster must run in network namespaces.
     pub(crate) fn needs_network(self) -> bool {
         matches!(self, Case::CutOff | Case::OneWay | Case::Refused | Case::NoFaultInNetwork)
     }
 
-    /// Does it and undoes it. Nodes are marked as touched before anything happens to them.
+    /// Applies the fault and undoes it. Marks nodes as touched before anything happens to them.
     pub(crate) async fn happen(
         self,
         cluster: &mut Cluster,
@@ -130,7 +131,7 @@ async fn stop_and_start(cluster: &mut Cluster, load: &Load, node: usize) -> Resu
     cluster.nodes[node].start().await
 }
 
-/// SIGKILL to all three, and at once their start.
+/// Kills all three with SIGKILL and starts them at once.
 async fn kill_all(cluster: &mut Cluster, load: &Load) -> Result<Told> {
     load.touch(&[0, 1, 2]);
     for node in &cluster.nodes {
@@ -146,7 +147,7 @@ async fn kill_all(cluster: &mut Cluster, load: &Load) -> Result<Told> {
     Ok(Told { restarted_at, ..Told::default() })
 }
 
-/// Each follower loses one direction of its link with the leader, drawn by lot.
+/// Cuts one direction of each follower's link with the leader, drawn at random.
 async fn one_way(cluster: &Cluster, load: &Load, random: &mut Random, leader: usize) -> Result<Told> {
     let mut deaf = 0;
     let cuts: Vec<Cut> = (0..3)
@@ -168,7 +169,7 @@ async fn one_way(cluster: &Cluster, load: &Load, random: &mut Random, leader: us
     Ok(Told { variant: Some(variant), ..Told::default() })
 }
 
-/// Keeps the network cut for a while, at least until the nodes that are left alone serve again; then heals it.
+/// Keeps the network cut for a while, and until the untouched nodes serve again; then heals it.
 async fn hold(cluster: &Cluster, load: &Load) -> Result<()> {
     tokio::time::sleep(HELD).await;
     let others = others_served(load, load.now()).await;
@@ -176,7 +177,7 @@ async fn hold(cluster: &Cluster, load: &Load) -> Result<()> {
     others
 }
 
-/// Waits for a write that was begun after `since` at a node that the fault left alone.
+/// Waits for a write that began after `since` at an untouched node.
 async fn others_served(load: &Load, since: Duration) -> Result<()> {
     eventually("the nodes that were left alone serve", || async {
         let (_, others) = load.served_since(since);

@@ -1,5 +1,6 @@
-//! Measures how long clients wait for a write when something happens to the cluster: `faults [rounds] [--seed N] [case...]`. The table
-//! goes to stdout as Markdown, progress to stderr. Judges nothing but this: what was acknowledged must be there at the end.
+//! Measures how long clients wait for a write during a fault of the cluster.
+//! Usage: `faults [rounds] [--seed N] [case...]`. The table goes to stdout as Markdown, progress to
+//! stderr. It judges only one thing: what was acknowledged must be there at the end.
 
 mod cases;
 mod round;
@@ -17,9 +18,9 @@ use crate::round::Round;
 
 /// Clients at each of the three nodes.
 const CLIENTS: usize = 4;
-/// Rounds of each case without anything said.
+/// Rounds of each case if the command line gives no number.
 const ROUNDS: u64 = 20;
-/// No case takes longer than this for each of its rounds; every wait inside has a shorter limit.
+/// Most time that a case may take per round. Every wait within a round has a shorter limit.
 const ROUND_MAX: Duration = Duration::from_secs(90);
 
 struct Arguments {
@@ -28,12 +29,12 @@ struct Arguments {
     cases: Vec<Case>,
 }
 
-/// What came of one case.
+/// Result of one case.
 pub(crate) struct Measured {
     pub(crate) case: Case,
     pub(crate) took: Duration,
     pub(crate) rounds: Vec<Round>,
-    /// Keys that were read back, over all nodes, and hold what was acknowledged.
+    /// Keys that were read back, over all nodes, and had what was acknowledged.
     pub(crate) checked: usize,
 }
 
@@ -71,7 +72,7 @@ fn arguments() -> Result<Arguments> {
     Ok(arguments)
 }
 
-/// Runs the cases and prints the table; whether every one could be measured.
+/// Runs the cases and prints the table. Returns whether every case could be measured.
 fn measure(arguments: &Arguments) -> Result<bool> {
     println!("{}", table::conditions(arguments.rounds, arguments.seed, CLIENTS)?);
     let (networked, plain): (Vec<Case>, Vec<Case>) =
@@ -82,13 +83,14 @@ fn measure(arguments: &Arguments) -> Result<bool> {
     for (cases, control) in [(plain, Case::NoFault), (networked, Case::NoFaultInNetwork)] {
         done = done.and_then(|()| measure_some(arguments, &cases, control, &mut measured, &mut notes));
     }
-    // Also what there is when it was interrupted.
+    // An interrupted run also prints what it has measured.
     println!("{}\nLoad {} at the end.", table::rows(&measured), table::machine_load());
     notes.iter().for_each(|note| println!("{note}"));
     done.map(|()| notes.is_empty())
 }
 
-/// Runs the cases of one kind, and as long as the longest of them took the same cluster without a fault.
+/// Runs the cases of one kind, then the case without a fault.
+/// The latter takes as long as the longest of the others.
 fn measure_some(
     arguments: &Arguments,
     cases: &[Case],
@@ -103,7 +105,7 @@ fn measure_some(
     }
     let mut longest = Duration::ZERO;
     for case in cases.iter().copied().chain([control]) {
-        // The control comes last, in as many pieces.
+        // The control comes last and has as many rounds.
         let calm = longest / arguments.rounds as u32;
         if case == control && calm.is_zero() {
             continue;
@@ -131,7 +133,7 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// One case on a cluster of its own; `None` when it was interrupted.
+/// Runs one case on a cluster of its own. Returns `None` when it was interrupted.
 fn run(case: Case, rounds: u64, seed: u64, calm: Duration) -> Result<Option<Measured>> {
     eprintln!("{}: {rounds} rounds", case.title());
     let limit = (ROUND_MAX + calm) * rounds as u32;
@@ -150,7 +152,7 @@ fn run(case: Case, rounds: u64, seed: u64, calm: Duration) -> Result<Option<Meas
     }
 }
 
-/// SIGINT or SIGTERM.
+/// Waits for SIGINT or SIGTERM.
 async fn interrupted() -> Result<()> {
     let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {

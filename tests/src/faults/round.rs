@@ -1,4 +1,5 @@
-//! One round: calm, a fault, calm again; and the figures of what the clients saw. Knows no fault.
+//! One round: a quiet time, a fault, a quiet time again, and the figures from what the clients saw.
+//! This file knows no particular fault.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,23 +15,24 @@ const CALM: Duration = Duration::from_millis(500);
 
 /// The figures of one round.
 pub(crate) struct Round {
-    /// Which of the case's variants it was.
+    /// The variant of the case.
     pub(crate) variant: Option<&'static str>,
-    /// The longest time in which no client had a write acknowledged.
+    /// Longest time in which no client had a write acknowledged.
     pub(crate) gap: Duration,
-    /// The longest time in which some client had none, of those at nodes that the fault left alone the whole round.
+    /// Longest time in which a client had no write acknowledged, among the clients of nodes that
+    /// the fault never touched in this round.
     pub(crate) client_gap: Option<Duration>,
-    /// From the restart of dead processes to the first acknowledged write.
+    /// Time from the restart of dead processes to the first acknowledged write.
     pub(crate) from_restart: Option<Duration>,
-    /// Failed calls at nodes that were left alone when it failed.
+    /// Failed calls at nodes that were untouched when the call failed.
     pub(crate) failed_alone: Vec<String>,
     /// Failed calls at touched nodes.
     pub(crate) failed_touched: Vec<String>,
-    /// Acknowledged writes.
+    /// Number of acknowledged writes.
     pub(crate) acknowledged: usize,
-    /// Terms that went by.
+    /// Number of new terms.
     pub(crate) terms: u64,
-    /// A leader other than before.
+    /// Whether the leader after the round is another node than before.
     pub(crate) leader_changed: bool,
 }
 
@@ -96,7 +98,10 @@ pub(crate) async fn run(
     })
 }
 
-/// Waits until all nodes run and know one leader, every client has written, and every node has applied what was committed.
+/// Waits until the cluster is healthy.
+///
+/// All nodes run and know one leader, every client has written, and every node has applied what was
+/// committed.
 pub(crate) async fn all_well(cluster: &Cluster, load: &Load) -> Result<()> {
     load.everyone_served().await?;
     let leader = cluster.leader().await?;
@@ -115,7 +120,9 @@ fn number(value: &serde_json::Value) -> Result<u64> {
     value.as_u64().with_context(|| format!("{value} is no number"))
 }
 
-/// The longest time between two of `times`, which are in order, or between one of them and an end.
+/// Returns the longest time between two successive `times`, which are in order.
+///
+/// `from` and `until` count as the first and the last time.
 fn longest_gap(times: &[Duration], from: Duration, until: Duration) -> Duration {
     let mut last = from;
     let mut longest = Duration::ZERO;

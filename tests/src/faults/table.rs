@@ -1,4 +1,5 @@
-//! The figures as a Markdown table, and the conditions under which they were taken. Measures nothing.
+//! Formats the figures as a Markdown table, with the conditions of the measurement. Measures
+//! nothing.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -21,7 +22,8 @@ pub(crate) fn conditions(rounds: u64, seed: u64, clients: usize) -> Result<Strin
     ))
 }
 
-/// Processes that ran or waited for a core, over the last minute: what else goes on counts in every figure.
+/// Returns the number of processes that ran or waited for a core over the last minute. Other work
+/// on the machine affects every figure.
 pub(crate) fn machine_load() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().filter(|load| !load.is_empty()).unwrap_or("unknown").to_string()
@@ -86,7 +88,7 @@ fn row(table: &mut String, title: &str, rounds: &[&Round], mut times: Vec<Durati
     .expect("a string takes everything");
 }
 
-/// Of sorted times; between two middle ones, the mean of both.
+/// Returns the median of sorted times. With two middle ones, returns their mean.
 fn median(times: &[Duration]) -> Option<Duration> {
     let upper = *times.get(times.len() / 2)?;
     let lower = times[(times.len() - 1) / 2];

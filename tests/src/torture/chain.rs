@@ -1,28 +1,34 @@
-//! Our own judge: one pass over the version chain that the test guest hands out with every answer. Knows what was written where and
-//! after what, so it needs no search. Never guesses: what it reports cannot be explained by any order of the operations.
+//! The first checker: one pass over the version chain that the test guest returns with every
+//! answer. The chain says what was written where and after what, so the checker needs no search. It
+//! never guesses: no order of the operations can explain what it reports.
 //!
 //! What must hold, for each key:
-//! - One write, one place: no two records share a version, and no token stands in two places; across keys no two share a stamp.
-//! - Closed: the record that a write replaced has the version before, and versions that nobody saw are no more than writes of
-//!   unknown outcome that nobody saw.
-//! - Nothing from nowhere: what is read was put by a call that had begun, and never by one that was refused.
-//! - Real time: a write comes after everything that was acknowledged or read before it began; a linearizable read sees all of it.
+//! - Each write has one place: no two records share a version, and no token is in two places.
+//!   Across all keys no two writes share a stamp.
+//! - The chain is closed: the record that a write replaced has the version before. There are no
+//!   more versions that nobody saw than writes of unknown outcome that nobody saw.
+//! - Nothing comes from nowhere: a value that is read was written by a call that had begun, and
+//!   never by a call that was refused.
+//! - Real time: a write comes after everything that was acknowledged or read before it began, and a
+//!   linearizable read sees all of that.
 //! - Local reads of one node never go back.
-//! - At the end every key is read: what was acknowledged is still there.
+//! - At the end every key is read, and what was acknowledged is still there.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use super::history::{Kind, Operation, Outcome, Record, Stamp, describe};
 
-/// What is wrong, in words that name the operations.
+/// A violation, in words that name the operations.
 pub type Violation = String;
 
-/// Violations that are spelled out; more of them say nothing new.
+/// Most violations in a report. More of them add no information.
 const VIOLATIONS_MAX: usize = 20;
 
-/// Reads the history, in any order. `ends_at` is when the final reads began, if it came to that: every key that was written must be
-/// read after it.
+/// Checks a history, whose operations can be in any order.
+///
+/// `ends_at` is the time at which the final reads began, if the run came that far. Every key that
+/// was written must be read after it.
 pub fn check(history: &[Operation], ends_at: Option<u64>) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut keys: BTreeMap<u32, Vec<&Operation>> = BTreeMap::new();
@@ -44,7 +50,7 @@ pub fn check(history: &[Operation], ends_at: Option<u64>) -> Vec<Violation> {
     violations
 }
 
-/// All that was seen of one key.
+/// Everything that was seen of one key.
 struct Chain<'h> {
     key: u32,
     by_version: BTreeMap<u64, (Record, &'h Operation)>,
@@ -81,7 +87,9 @@ impl<'h> Chain<'h> {
         chain
     }
 
-    /// The links hold, the order of versions is the order of the log, and every token comes from a call.
+    /// Checks the links of the chain.
+    ///
+    /// Versions must have the order of the log, and every token must come from a call.
     fn is_closed(&self, operations: &[&Operation], violations: &mut Vec<Violation>) {
         let mut puts: HashMap<u64, &Operation> = HashMap::new();
         for operation in operations {
@@ -143,7 +151,7 @@ impl<'h> Chain<'h> {
     }
 }
 
-/// Every record that an operation tells of.
+/// Returns every record that an operation saw.
 fn sightings(operation: &Operation) -> impl Iterator<Item = Record> {
     let pair = match operation.outcome {
         Outcome::Wrote(written, previous) => [Some(written), previous],
@@ -153,7 +161,7 @@ fn sightings(operation: &Operation) -> impl Iterator<Item = Record> {
     pair.into_iter().flatten()
 }
 
-/// The version that an operation proves to exist once it has returned.
+/// Returns the version that an operation proves to exist once it has returned.
 fn proves(operation: &Operation) -> Option<u64> {
     match operation.outcome {
         Outcome::Wrote(written, _) => Some(written.version),
@@ -178,7 +186,7 @@ fn nothing_from_the_future(
     }
 }
 
-/// The greatest version that was proven before a moment, for moments that only grow.
+/// The greatest version that was proven before a moment. The moments must increase.
 struct Floor<'h> {
     returns: Vec<&'h Operation>,
     next: usize,
@@ -226,7 +234,7 @@ fn real_time(operations: &[&Operation], violations: &mut Vec<Violation>) {
     }
 }
 
-/// On each node by itself, whatever it went through.
+/// Checks each node by itself, whatever happened to it.
 fn local_reads(operations: &[&Operation], violations: &mut Vec<Violation>) {
     let reads = operations.iter().copied().filter(|operation| matches!(operation.outcome, Outcome::Read(_)));
     let mut nodes: BTreeMap<u32, Vec<&Operation>> = BTreeMap::new();

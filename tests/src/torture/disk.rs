@@ -1,5 +1,6 @@
-//! A disk that can lose its power: a file system in memory, mounted through FUSE, that forgets at a cut what was not synced. Needs root
-//! (or fusermount) and /dev/fuse. Owns the mount; what survives is the business of [`files`].
+//! A disk that can lose its power: a file system in memory, mounted through FUSE, which loses what
+//! was not synced when the power is cut. It needs root (or fusermount) and /dev/fuse. This file
+//! owns the mount; [`files`] decides what survives.
 
 pub mod files;
 
@@ -20,14 +21,15 @@ use tempfile::TempDir;
 
 use files::{Files, Inode, Refusal};
 
-/// The kernel keeps nothing, so that it forgets with us.
+/// Lifetime of the kernel's caches: the kernel caches nothing, so it loses everything that this
+/// disk loses.
 const KEPT: Duration = Duration::ZERO;
 
-/// What the disk says it holds, and has free.
+/// Number of blocks that the disk reports as its size and as free.
 const BLOCKS: u64 = 16 << 20;
 const BLOCK_BYTES: u32 = 4096;
 
-/// A mounted disk. Everything that uses it must end before it is dropped.
+/// A mounted disk. All users of it must end before it is dropped.
 pub struct Disk {
     files: Arc<Mutex<Files>>,
     session: Option<BackgroundSession>,
@@ -35,7 +37,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Mounts an empty disk. `None`, with a notice, where the system does not let us.
+    /// Mounts an empty disk. Returns `None` and prints a notice where the system does not allow it.
     pub fn mount() -> Result<Option<Disk>> {
         let files = Arc::new(Mutex::new(Files::default()));
         let point = tempfile::tempdir()?;
@@ -52,18 +54,18 @@ impl Disk {
         }
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         self.point.path()
     }
 
-    /// What was not synced is gone. Nobody may have a file of it open.
+    /// Loses everything that was not synced. No process may have a file of the disk open.
     pub fn cut_power(&self) {
         self.files.lock().cut_power();
     }
 }
 
-/// No rights, no device, or no fusermount.
+/// Tells whether the error means missing rights, no device, or no fusermount.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound | io::ErrorKind::Unsupported)
         || !Path::new("/dev/fuse").exists()
@@ -79,7 +81,7 @@ impl Drop for Disk {
     }
 }
 
-/// What the kernel talks to.
+/// Handles the kernel's requests.
 struct Face(Arc<Mutex<Files>>);
 
 impl From<Refusal> for Errno {

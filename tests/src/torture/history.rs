@@ -1,4 +1,5 @@
-//! What clients saw: operations with monotonic times, what came of each, and their form in a file. Judges nothing.
+//! What clients saw: operations with monotonic times and their outcomes, and their form in a file.
+//! Judges nothing.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::chain_pb;
 
-/// Place of a write: log index and position in the entry. No two writes share one.
+/// Place of a write: log index and position in the entry. No two writes share a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// Log index.
@@ -19,78 +20,79 @@ pub struct Stamp {
     pub position: u32,
 }
 
-/// What a key held, as a node said.
+/// Content of a key, as a node reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Record {
-    /// The value: every write of a run has another.
+    /// The value. Every write of a run has a different one.
     pub token: u64,
-    /// Where it was written.
+    /// Place of the write.
     pub stamp: Stamp,
-    /// How many writes the key had seen, this one included.
+    /// Number of writes to the key, including this one.
     pub version: u64,
 }
 
-/// What an operation does.
+/// Kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Writes this token.
     Put(u64),
-    /// Reads what is true now.
+    /// Reads linearizably.
     Get,
-    /// Reads what the node has applied, perhaps old.
+    /// Reads what the node has applied, which may be old.
     GetLocal,
 }
 
-/// What came of it.
+/// Outcome of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Acknowledged: what was written, and what it replaced.
+    /// An acknowledged write: the new record and the one that it replaced.
     Wrote(Record, Option<Record>),
-    /// What was there.
+    /// The record that was read.
     Read(Option<Record>),
-    /// A write that may have happened, or may yet.
+    /// A write that may have been applied, or may still be.
     Maybe,
-    /// A write that certainly never happens: the node said so.
+    /// A write that will certainly never be applied, because the node said so.
     Refused,
 }
 
 /// One call of one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Who called; calls of one client do not overlap.
+    /// The client. Calls of one client do not overlap.
     pub client: u32,
     /// The node that was called.
     pub node: u32,
     /// Number of the key.
     pub key: u32,
-    /// What it does.
+    /// Kind of the operation.
     pub kind: Kind,
-    /// Nanoseconds of the run's clock before the call.
+    /// Time of the run's clock before the call, in nanoseconds.
     pub invoked: u64,
-    /// The same, after the answer.
+    /// Time of the run's clock after the response, in nanoseconds.
     pub returned: u64,
-    /// What came of it.
+    /// Outcome of the operation.
     pub outcome: Outcome,
 }
 
-/// The run's clock: monotonic, one for all clients.
+/// The run's monotonic clock, which all clients share.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
 impl Clock {
-    /// Begins at 0 now.
+    /// Starts a clock at 0.
     pub fn start() -> Clock {
         Clock(Instant::now())
     }
 
-    /// Nanoseconds since its start.
+    /// Returns the nanoseconds since the start.
     pub fn now(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).expect("a run ends within centuries")
     }
 }
 
 impl Record {
-    /// From the wire. An error when the node answers what no guest of ours writes.
+    /// Decodes a record of a response. Fails when the node returns something that the test guest
+    /// never writes.
     pub fn decode(record: &chain_pb::Record) -> Result<Record> {
         let token = record.value.parse().with_context(|| format!("a value that nobody wrote: {:?}", record.value))?;
         ensure!(record.version > 0 && record.index > 0, "a record without a place: {record:?}");
@@ -99,10 +101,10 @@ impl Record {
     }
 }
 
-/// How many operations ended how.
+/// Number of operations by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// All.
+    /// All operations.
     pub operations: u64,
     /// Acknowledged writes.
     pub writes: u64,
@@ -110,12 +112,12 @@ pub struct Counts {
     pub reads: u64,
     /// Writes of unknown outcome.
     pub maybes: u64,
-    /// Writes that certainly did not happen.
+    /// Writes that were certainly not applied.
     pub refused: u64,
 }
 
 impl Counts {
-    /// Of a history.
+    /// Counts the operations of a history.
     pub fn of(history: &[Operation]) -> Counts {
         let mut counts = Counts::default();
         for operation in history {
@@ -130,7 +132,7 @@ impl Counts {
         counts
     }
 
-    /// Both together.
+    /// Returns the sum of both.
     pub fn plus(self, other: Counts) -> Counts {
         Counts {
             operations: self.operations + other.operations,
@@ -152,7 +154,7 @@ impl std::fmt::Display for Counts {
     }
 }
 
-/// One operation in words.
+/// Describes one operation in words.
 pub fn describe(operation: &Operation) -> String {
     let mut text = format!("client {} at node {}, key {}: ", operation.client, operation.node, operation.key);
     let (from, to) = (operation.invoked as f64 / 1e9, operation.returned as f64 / 1e9);
@@ -161,7 +163,7 @@ pub fn describe(operation: &Operation) -> String {
     text
 }
 
-/// Writes one JSON object a line, for people and scripts that look into a failure.
+/// Writes one JSON object a line, for people and scripts that examine a failure.
 pub fn save(history: &[Operation], path: &Path) -> io::Result<()> {
     let mut file = io::BufWriter::new(std::fs::File::create(path)?);
     for operation in history {

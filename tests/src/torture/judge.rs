@@ -1,24 +1,25 @@
-//! Both judges over one history. A history passes when neither objects.
+//! Runs both checkers over one history. A history passes when neither finds a violation.
 
 use super::history::Operation;
 use super::{chain, wgl};
 
-/// What each judge objects to.
+/// Violations that each checker found.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// The version chain.
+    /// Violations of the version chain.
     pub chain: Vec<chain::Violation>,
-    /// porcupine.
+    /// Violations that porcupine found.
     pub wgl: Vec<chain::Violation>,
 }
 
 impl Verdict {
-    /// Of a history whose final reads began at `ends_at`, if it came to that.
+    /// Checks a history. `ends_at` is the time at which the final reads began, if the run came that
+    /// far.
     pub fn of(history: &[Operation], ends_at: Option<u64>) -> Verdict {
         Verdict { chain: chain::check(history, ends_at), wgl: wgl::check(history) }
     }
 
-    /// Neither objects.
+    /// Tells whether neither checker found a violation.
     pub fn passed(&self) -> bool {
         self.chain.is_empty() && self.wgl.is_empty()
     }

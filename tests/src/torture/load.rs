@@ -1,5 +1,6 @@
-//! Clients: each pinned to a node, writing and reading the keys of one cycle until told to stop, recording what it sees. Owns what
-//! an answer means for the history; knows nothing of faults.
+//! Clients of the torture. Each is pinned to a node, writes and reads the keys of one cycle until
+//! it is told to stop, and records what it sees. This file decides what an answer means for the
+//! history. It knows nothing of faults.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,29 +18,30 @@ use crate::chain_pb::chain_client::ChainClient;
 use crate::chain_pb::{GetRequest, PutRequest};
 use crate::{Cluster, NodeProcess, PATIENCE};
 
-/// How long a client waits for an answer; what it sent is unknown after that.
+/// Time that a client waits for an answer. After that, the outcome of the request is unknown.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How long a connection may take.
+/// Most time that connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Between two attempts to reach a node that is not there.
+/// Time between two attempts to reach a node that does not run.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Operations of one client in one cycle before it slows down, so that a history stays small.
+/// Operations of one client in one cycle, after which it slows down so that the history stays
+/// small.
 const BRISK_OPERATIONS: usize = 10_000;
 
 /// Pause of a client that has slowed down.
 const SLOW_PAUSE: Duration = Duration::from_millis(20);
 
-/// Draws the tokens of a run: no two writes share one.
+/// Source of the tokens of a run. No two writes share a token.
 pub type Tokens = Arc<AtomicU64>;
 
 /// One client of one node.
 pub struct Session {
-    /// Who calls.
+    /// Id of the client.
     pub id: u32,
-    /// The node that is called.
+    /// The node that the client calls.
     pub node: u32,
     endpoint: Endpoint,
     client: Option<ChainClient<Channel>>,
@@ -47,7 +49,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects at the first call.
+    /// Makes a client that connects at its first call.
     pub fn new(id: u32, node: u32, address: &str, clock: Clock) -> Result<Session> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(CONNECT_TIME_MAX);
         Ok(Session { id, node, endpoint, client: None, clock })
@@ -60,7 +62,7 @@ impl Session {
         self.client.clone()
     }
 
-    /// Writes `token`. None when no node was there to be asked.
+    /// Writes `token`. Returns `None` when no node could be reached.
     pub async fn put(&mut self, key: u32, token: u64) -> Result<Option<Operation>> {
         let Some(mut client) = self.client().await else { return Ok(None) };
         let request = request(PutRequest { key: key_text(key), value: token.to_string() });
@@ -79,7 +81,7 @@ impl Session {
         Ok(Some(self.operation(key, Kind::Put(token), invoked, outcome)))
     }
 
-    /// Reads. None when it failed: a failed read proves nothing.
+    /// Reads a key. Returns `None` when that failed, because a failed read proves nothing.
     pub async fn get(&mut self, key: u32, linearizable: bool) -> Result<Option<Operation>> {
         let Some(mut client) = self.client().await else { return Ok(None) };
         let request = request(GetRequest { key: key_text(key), linearizable });
@@ -105,11 +107,13 @@ impl Session {
         Operation { client: self.id, node: self.node, key, kind, invoked, returned: self.clock.now(), outcome }
     }
 
-    /// What a failed write means: only a node can say that it did not and will not happen. Without a node's word the connection is
-    /// in doubt, too.
+    /// Returns the outcome of a failed write.
+    ///
+    /// Only a node can say that the write did not happen and will not happen. Without such a
+    /// statement the connection is given up, too.
     fn failed(&mut self, status: &Status) -> Outcome {
         match status.metadata().get("lockstep-outcome").map(|value| value.as_bytes()) {
-            // The guest of the tests refuses nothing; what it failed at is undone.
+            // The test guest refuses nothing, and the writes of a command that failed are undone.
             Some(b"not-applied" | b"applied") => Outcome::Refused,
             Some(_) => Outcome::Maybe,
             None => self.silent(),
@@ -132,18 +136,18 @@ fn key_text(key: u32) -> String {
     format!("k{key}")
 }
 
-/// What a load is.
+/// Parameters of a load.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// The keys that are written and read.
+    /// Keys that are written and read.
     pub keys: Range<u32>,
     /// Clients at each node.
     pub clients_per_node: u32,
-    /// Of the choice of keys and operations; their interleaving is the cluster's.
+    /// Seed of the choice of keys and operations. The cluster determines their interleaving.
     pub seed: u64,
 }
 
-/// Clients at work.
+/// Running clients.
 pub struct Load {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
@@ -151,7 +155,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts the clients, some at every node, there or not.
+    /// Starts clients at every node, whether or not the node runs.
     pub fn start(cluster: &Cluster, options: &LoadOptions, clock: Clock, tokens: &Tokens) -> Result<Load> {
         let mut load = Load { stop: Arc::default(), acknowledged: Arc::default(), clients: Vec::new() };
         for (node, process) in (0..).zip(&cluster.nodes) {
@@ -171,7 +175,7 @@ impl Load {
         Ok(load)
     }
 
-    /// Writes acknowledged so far.
+    /// Returns the number of acknowledged writes so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
@@ -189,7 +193,7 @@ impl Load {
         Ok(())
     }
 
-    /// Stops the clients after their current operations; what they saw.
+    /// Stops the clients after their current operations and returns what they saw.
     pub async fn finish(self) -> Result<Vec<Operation>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut history = Vec::new();
@@ -235,12 +239,14 @@ impl Client {
     }
 }
 
-/// The nodes that run, with their places.
+/// Returns the running nodes with their places.
 fn running(cluster: &Cluster) -> impl Iterator<Item = (u32, &NodeProcess)> {
     (0..).zip(&cluster.nodes).filter(|(_, node)| node.running())
 }
 
-/// After everything is healed: every node acknowledges a write and answers a linearizable read, within [`PATIENCE`] each.
+/// Checks that every node acknowledges a write and answers a linearizable read.
+///
+/// Call it when everything is healed. Each node has [`PATIENCE`] for it.
 pub async fn liveness(cluster: &Cluster, keys: Range<u32>, clock: Clock, tokens: &Tokens) -> Result<Vec<Operation>> {
     let mut seen = Vec::new();
     for (node, process) in running(cluster) {
@@ -266,7 +272,7 @@ pub async fn liveness(cluster: &Cluster, keys: Range<u32>, clock: Clock, tokens:
     Ok(seen)
 }
 
-/// Reads every key at every node, both ways, until each is answered.
+/// Reads every key at every node, linearizably and locally, until each read is answered.
 pub async fn final_reads(cluster: &Cluster, keys: Range<u32>, clock: Clock) -> Result<Vec<Operation>> {
     let mut seen = Vec::new();
     for (node, process) in running(cluster) {
@@ -288,6 +294,6 @@ pub async fn final_reads(cluster: &Cluster, keys: Range<u32>, clock: Clock) -> R
     Ok(seen)
 }
 
-/// Ids of clients that are not load.
+/// First ids of clients that are not part of the load.
 const LIVENESS_CLIENT: u32 = 1_000;
 const FINAL_CLIENT: u32 = 2_000;

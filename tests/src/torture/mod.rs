@@ -1,5 +1,6 @@
-//! Torture: load on a real cluster, faults drawn from a seed, and judges that read what the clients saw. Owns the faults, the
-//! recorder and the verdict; never looks into a node beyond what any client or operator can ask.
+//! Torture: load on a real cluster, faults drawn from a seed, and checkers that read what the
+//! clients saw. This module owns the faults, the recorder and the verdict. It uses only what any
+//! client or operator can query from a node.
 //!
 //! ```text
 //! plan (seed) ──► run: one cycle = load ─► fault ─► heal ─► liveness ─► final reads ─► state hashes
@@ -7,9 +8,11 @@
 //!                        └ judge: chain (every write names the one before it) and wgl (porcupine), both must agree
 //! ```
 //!
-//! - A write without a definite answer stays "maybe" for ever; a failed read proves nothing and is dropped.
-//! - An unknown verdict is a failed one, and so is a fault that never happened.
-//! - Every cycle has keys of its own, so a history is judged whole and then forgotten: memory does not grow with the run.
+//! - A write without a definite answer stays "maybe" for ever. A failed read proves nothing and is
+//!   dropped.
+//! - An unknown verdict counts as a failure, and so does a fault that did not happen.
+//! - Every cycle has keys of its own, so its history is judged as a whole and then dropped: memory
+//!   does not grow with the run.
 
 pub mod chain;
 #[cfg(target_os = "linux")]

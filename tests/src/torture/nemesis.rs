@@ -1,5 +1,5 @@
-//! Does to the cluster what a fault says, under load, and heals it. Says so when a fault did not happen: a crash point that was never
-//! reached, a leader that was never replaced. Judges nothing else.
+//! Applies a fault to the cluster, under load, and heals it. Reports a fault that did not happen: a
+//! crash point that was never reached, or a leader that was never replaced. Judges nothing else.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -12,22 +12,24 @@ use super::plan::{Fault, FaultKind};
 use super::points::{Point, Role, Setup};
 use crate::{Cluster, Cut, NodeProcess, Options, eventually};
 
-/// Writes that must be acknowledged while a fault lasts that leaves a majority.
+/// Writes that must be acknowledged during a fault that leaves a majority.
 const PROGRESS: u64 = 20;
 
-/// The log is purged, and a crash point is reached, within this or never: after a node was sent a snapshot nothing is purged for a minute.
+/// Longest time until the log is purged and until a crash point is reached. It is long because
+/// nothing is purged for a minute after a node was sent a snapshot.
 const REACHED_WITHIN: Duration = Duration::from_secs(120);
 
-/// Between two looks at a node that is to end.
+/// Time between two checks of a node that should end.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
-/// How often a node is brought back with a log to cut off, when each time a snapshot was there first.
+/// Most attempts to bring back a node with log entries to cut off, when a snapshot replaced them
+/// each time.
 const REJOINS_MAX: usize = 4;
 
-/// Within this an append is on disk, surely enough.
+/// Time after which an append is very probably on disk.
 const SYNC_TIME: Duration = Duration::from_millis(500);
 
-/// One fault, from the blow to the last restart. The words say who was struck.
+/// Applies one fault, up to the last restart. Returns words that name the nodes.
 pub async fn strike(cluster: &mut Cluster, fault: &Fault, load: &Load) -> Result<String> {
     match fault.kind {
         FaultKind::KillLeader => {
@@ -164,7 +166,7 @@ async fn is_replaced(leader: &NodeProcess, term_before: u64) -> Result<()> {
     .await
 }
 
-/// Clients reach the node all the time; its peers do not.
+/// Cuts off a node from its peers. Clients still reach the node.
 async fn cut_off(cluster: &Cluster, n: usize, hold: Duration, load: &Load) -> Result<String> {
     cluster.network().isolate(n)?;
     sleep(hold).await;
@@ -191,7 +193,7 @@ async fn term(node: &NodeProcess) -> Result<u64> {
     node.status().await?["raft"]["term"].as_u64().context("no term")
 }
 
-/// Kills a follower and waits until the others have purged what it would need.
+/// Kills a follower and waits until the others have purged the entries that it needs.
 async fn outlive_log(cluster: &mut Cluster, victim: usize) -> Result<()> {
     let has = cluster.nodes[victim].status().await?["raft"]["last_log_index"].as_u64().context("no last log index")?;
     cluster.nodes[victim].kill()?;
@@ -215,7 +217,7 @@ async fn fall_behind(cluster: &mut Cluster, fault: &Fault) -> Result<String> {
     Ok(cluster.nodes[victim].name.clone())
 }
 
-/// The newcomer starts from nothing each time, so it gets a snapshot, too.
+/// Adds a voter and removes it. The new node starts empty each time, so it also gets a snapshot.
 async fn grow_and_shrink(cluster: &mut Cluster, load: &Load) -> Result<String> {
     let member = cluster.nodes[0].options.clone();
     let newcomer = cluster.push(Options { bootstrap: false, ..member })?;
@@ -244,7 +246,7 @@ async fn crash(cluster: &mut Cluster, point: Point, role: Role, fault: &Fault, l
 
 async fn fail_step(cluster: &mut Cluster, point: Point, role: Role, fault: &Fault, load: &Load) -> Result<String> {
     let ended = end_at(cluster, point, role, "return(error)", fault.draw, load).await?;
-    // Ended by itself with a code, not by a signal or a panic.
+    // The node must end by itself with an exit code, not by a signal or a panic.
     let status = ended.status;
     ensure!(status.code().is_some_and(|code| code != 0 && code != 101), "{}: ended with {status}", ended.words);
     start_again(cluster, &ended).await
@@ -253,15 +255,15 @@ async fn fail_step(cluster: &mut Cluster, point: Point, role: Role, fault: &Faul
 /// A node that ended at a point.
 struct Ended {
     victim: usize,
-    /// Who was killed to bring it there.
+    /// Node that was killed to bring the victim to the point.
     killed: Option<usize>,
     status: ExitStatus,
-    /// How often it said that it crashed there.
+    /// How often the node logged a crash at the point.
     crashes: usize,
     words: String,
 }
 
-/// Arms the point on a node of that role and does what makes it pass there.
+/// Arms the point on a node of that role and does what makes the node reach it.
 async fn end_at(cluster: &mut Cluster, point: Point, role: Role, task: &str, draw: u64, load: &Load) -> Result<Ended> {
     for _ in 0..REJOINS_MAX {
         let victim = with_role(cluster, role, draw).await?;
@@ -278,8 +280,10 @@ async fn end_at(cluster: &mut Cluster, point: Point, role: Role, task: &str, dra
     bail!("{}: {REJOINS_MAX} times a snapshot was there before anything could be cut off", point.name)
 }
 
-/// Waits until the victim has ended; none when it never will, because a snapshot replaced what it was to cut off: on a slow machine the
-/// others write that much meanwhile.
+/// Waits until the victim has ended.
+///
+/// Returns `None` when it will never reach the point, because a snapshot replaced what it should
+/// cut off. That happens on a slow machine, where the others write that much meanwhile.
 async fn struck(node: &mut NodeProcess, point: Point) -> Result<Option<ExitStatus>> {
     let deadline = Instant::now() + REACHED_WITHIN;
     while !node.has_ended()? {
@@ -292,13 +296,14 @@ async fn struck(node: &mut NodeProcess, point: Point) -> Result<Option<ExitStatu
     Ok(Some(node.wait_exit().await?))
 }
 
-/// Snapshots installed since the process began; 0 also while it does not answer.
+/// Returns the snapshots installed since the process started. Returns 0 also while it does not
+/// answer.
 async fn restores(node: &NodeProcess) -> u64 {
     let status = node.status().await.unwrap_or_default();
     status["fsm"]["restore_count"].as_u64().unwrap_or(0)
 }
 
-/// Without the failpoint, and whoever was killed for it.
+/// Starts the victim again, without the failpoint, and the node that was killed for it.
 async fn start_again(cluster: &mut Cluster, ended: &Ended) -> Result<String> {
     cluster.nodes[ended.victim].fail_at(&[])?;
     let down: Vec<usize> = ended.killed.into_iter().chain([ended.victim]).collect();
@@ -311,7 +316,9 @@ async fn start_again(cluster: &mut Cluster, ended: &Ended) -> Result<String> {
     Ok(ended.words.clone())
 }
 
-/// Arms the point and does what makes the node pass it. The node that was killed for it, and is still to be started.
+/// Arms the point and does what makes the node reach it.
+///
+/// Returns the node that was killed for it and must still be started.
 async fn bring_to(
     cluster: &mut Cluster,
     victim: usize,
@@ -347,10 +354,12 @@ async fn bring_to(
     Ok(None)
 }
 
-/// The leader has in its log what no other node stored, and is killed; they go on without it. Back among them it must cut that off.
+/// Kills the leader when its log has an entry that no other node stored.
+///
+/// The others continue without it. When it returns, it must cut that entry off.
 async fn write_alone(cluster: &mut Cluster, leader: usize, load: &Load) -> Result<()> {
     let others: Vec<usize> = (0..cluster.nodes.len()).filter(|n| *n != leader).collect();
-    // Each follower ends when it is to store an entry, and the last one takes the quorum with it.
+    // Each follower ends when it is about to store an entry. With the last one the quorum is lost.
     for n in &others {
         cluster.nodes[*n].fail_at(&["log-before-sync=return(crash)"])?;
     }
@@ -358,7 +367,8 @@ async fn write_alone(cluster: &mut Cluster, leader: usize, load: &Load) -> Resul
         cluster.nodes[*n].wait_exit().await?;
         cluster.nodes[*n].fail_at(&[])?;
     }
-    // Nobody tells when the entry is on the leader's disk. Were it not, there would be nothing to cut off, and the cycle would say so.
+    // Nothing reports when the entry is on the leader's disk. If it were not, there would be
+    // nothing to cut off, and the cycle would report that.
     sleep(SYNC_TIME).await;
     cluster.nodes[leader].kill()?;
     for n in &others {
@@ -370,7 +380,7 @@ async fn write_alone(cluster: &mut Cluster, leader: usize, load: &Load) -> Resul
     load.progress(PROGRESS).await.context("a majority lives")
 }
 
-/// How often the node says that it crashed there.
+/// Returns how often the node logged a crash at the point.
 fn hits(node: &NodeProcess, point: Point) -> usize {
     node.log().matches(&format!("failpoint {}: crash", point.name)).count()
 }

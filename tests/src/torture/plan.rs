@@ -1,20 +1,21 @@
-//! Which faults, in which order: a pure function of the seed. Owns the random numbers and the list of faults; does nothing to anyone.
+//! The faults and their order: a pure function of the seed. This file owns the random numbers and
+//! the list of faults. It applies no fault.
 
 use std::time::Duration;
 
 use super::points::{self, Point, Role};
 
-/// A stream of numbers that a seed decides (splitmix64).
+/// A stream of numbers that follows from a seed (splitmix64).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The stream of a seed.
+    /// Starts the stream of a seed.
     pub fn new(seed: u64) -> Random {
         Random(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -23,7 +24,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// Returns a number below `end`, which must not be 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.draw() % end
     }
@@ -48,9 +49,9 @@ pub enum FaultKind {
     KillFollower,
     /// SIGKILL of every node at once.
     KillAll,
-    /// The same, and with it everything that was not synced is lost.
+    /// SIGKILL of every node at once, with the loss of everything that was not synced.
     CutPower,
-    /// SIGKILL of any node, and of another while the first one starts.
+    /// SIGKILL of any node, and of another one while the first one starts.
     KillTwo,
     /// SIGTERM of the leader, which must end with exit code 0.
     StopLeader,
@@ -58,24 +59,24 @@ pub enum FaultKind {
     PauseLeader,
     /// SIGSTOP of a follower for seconds.
     PauseFollower,
-    /// A follower is away until the log that it misses is gone: it gets a snapshot.
+    /// A follower is down until the log that it misses is purged, so that it gets a snapshot.
     FallBehind,
-    /// A node is added under load, and removed again.
+    /// A node is added under load and removed again.
     GrowAndShrink,
-    /// The leader is cut off from the others, both ways, for seconds.
+    /// The leader is cut off from the others, in both directions, for seconds.
     CutOffLeader,
-    /// The same for a follower.
+    /// A follower is cut off from the others, in both directions, for seconds.
     CutOffFollower,
-    /// What one node sends to the others is lost, or what they send to it.
+    /// Messages of one node to the others are lost, or messages of the others to it.
     CutOneWay,
-    /// A crash at a point before or after a durable step.
+    /// The node crashes at a point before or after a durable step.
     Crash,
-    /// A durable step fails with EIO: the node ends itself and says why.
+    /// A durable step fails with EIO, so the node must end itself and say why.
     SyncError,
 }
 
 impl FaultKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [FaultKind; 15] = [
         FaultKind::KillLeader,
         FaultKind::KillFollower,
@@ -94,17 +95,18 @@ impl FaultKind {
         FaultKind::SyncError,
     ];
 
-    /// Whether it takes a network that can be cut.
+    /// Tells whether it needs a network whose links can be cut.
     pub fn needs_network(self) -> bool {
         matches!(self, FaultKind::CutOffLeader | FaultKind::CutOffFollower | FaultKind::CutOneWay)
     }
 
-    /// Whether it lasts for seconds: long enough for an election.
+    /// Tells whether it lasts for seconds, which is long enough for an election.
     fn lasts(self) -> bool {
         self.needs_network() || matches!(self, FaultKind::PauseLeader | FaultKind::PauseFollower)
     }
 
-    /// How often it comes up in a round: crash points are many.
+    /// Returns how often it is drawn in a round. There are many crash points, so a crash is drawn
+    /// more often.
     pub fn weight(self) -> usize {
         match self {
             FaultKind::Crash => 3,
@@ -112,7 +114,7 @@ impl FaultKind {
         }
     }
 
-    /// As the command line names it.
+    /// Returns its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             FaultKind::KillLeader => "kill-leader",
@@ -133,29 +135,31 @@ impl FaultKind {
         }
     }
 
-    /// The kind of a name.
+    /// Returns the kind with this name.
     pub fn named(name: &str) -> Option<FaultKind> {
         FaultKind::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// One fault, all but which node has the role: that only the cluster knows.
+/// One fault, without the node that it hits: which node has a role is known only from the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// What happens.
+    /// Kind of the fault.
     pub kind: FaultKind,
-    /// Chooses among the nodes that fit.
+    /// Number that chooses among the nodes with the role.
     pub draw: u64,
-    /// Load before it.
+    /// Time under load before the fault.
     pub lead: Duration,
-    /// How long it lasts, where that is a choice.
+    /// Duration of the fault, where it can be chosen.
     pub hold: Duration,
-    /// Where a crash or an error strikes, and whom; for `crash` and `sync-error` only.
+    /// The point and the role of the node. For `crash` and `sync-error` only.
     pub point: Option<(Point, Role)>,
 }
 
-/// The faults of a run, without end. Every kind comes up in each round, as often as its weight says, in an order that the seed decides;
-/// the crash points take turns likewise.
+/// The endless sequence of faults of a run.
+///
+/// Every kind is drawn in each round, as often as its weight, in an order that the seed decides.
+/// The crash points are drawn in the same way.
 #[derive(Clone, Debug)]
 pub struct Plan {
     random: Random,
@@ -165,7 +169,7 @@ pub struct Plan {
     errors: Bag,
 }
 
-/// Points in an order that the seed decides, again and again.
+/// Points in an order that the seed decides, repeated without end.
 #[derive(Clone, Debug)]
 struct Bag {
     all: Vec<(Point, Role)>,
@@ -187,7 +191,7 @@ impl Bag {
 }
 
 impl Plan {
-    /// The plan of a seed over these kinds.
+    /// Makes the plan of a seed over these kinds.
     pub fn new(seed: u64, kinds: &[FaultKind]) -> Plan {
         assert!(!kinds.is_empty(), "a plan has faults");
         Plan {

@@ -1,36 +1,37 @@
-//! The crash points of the host that torture strikes, and what it takes to reach each. The names are the host's
-//! (`host/src/faults.rs`); a test holds that both lists agree.
+//! The crash points of the host that the torture uses, and what makes a node reach each of them.
+//! The names are the host's (`host/src/faults.rs`); a test checks that both lists agree.
 
-/// What makes a node pass a point.
+/// What makes a node reach a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
-    /// Load is enough; snapshots and purges come with it.
+    /// Load is enough. It also causes snapshots and purges.
     Load,
-    /// An election: the leader is killed.
+    /// An election. The leader is killed.
     Election,
-    /// A snapshot from the leader: the node was away until its log was gone.
+    /// A snapshot from the leader. The node is down until the log that it needs is purged.
     Install,
-    /// The leader comes back to another one with what nobody else stored, which is cut off.
+    /// A return of the leader to a cluster with another leader. It has an entry that no other node
+    /// stored, which is cut off.
     Rejoin,
-    /// A start.
+    /// A start of the node.
     Start,
 }
 
-/// A step at which the node ends as by `kill -9`.
+/// A step at which the node ends as with `kill -9`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
-    /// The host's name for it.
+    /// Name of the point in the host.
     pub name: &'static str,
-    /// What it takes.
+    /// What makes a node reach it.
     pub setup: Setup,
 }
 
-/// Which node is struck.
+/// Role of the node that is hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The leader.
     Leader,
-    /// One that follows.
+    /// A follower.
     Follower,
 }
 
@@ -38,7 +39,7 @@ const fn point(name: &'static str, setup: Setup) -> Point {
     Point { name, setup }
 }
 
-/// Before and after each durable step.
+/// Points before and after each durable step.
 pub const CRASHES: &[Point] = &[
     point("log-before-sync", Setup::Load),
     point("log-after-sync", Setup::Load),
@@ -60,7 +61,7 @@ pub const CRASHES: &[Point] = &[
     point("install-after-current", Setup::Install),
 ];
 
-/// Steps that fail with EIO: a node whose disk fails must acknowledge nothing more and end.
+/// Steps that fail with EIO. A node whose disk fails must acknowledge nothing more and must end.
 pub const ERRORS: &[Point] = &[
     point("log-before-sync", Setup::Load),
     point("log-after-sync", Setup::Load),
@@ -73,7 +74,7 @@ pub const ERRORS: &[Point] = &[
     point("install-before-current", Setup::Install),
 ];
 
-/// Points of the host that the torture does not strike, with what they are for.
+/// Points of the host that the torture does not use, each with its purpose.
 pub const OTHERS: &[(&str, &str)] = &[
     ("identity-before-sync", "a first start or a join: no load is there yet"),
     ("identity-after-sync", "a first start or a join: no load is there yet"),
@@ -110,12 +111,12 @@ fn with_roles(points: &[Point]) -> Vec<(Point, Role)> {
     points.iter().flat_map(|point| roles(point).iter().map(|role| (*point, *role))).collect()
 }
 
-/// Every crash point with every role that can reach it.
+/// Returns every crash point with every role that can reach it.
 pub fn crashes() -> Vec<(Point, Role)> {
     with_roles(CRASHES)
 }
 
-/// The same for [`ERRORS`].
+/// Returns the same for [`ERRORS`].
 pub fn errors() -> Vec<(Point, Role)> {
     with_roles(ERRORS)
 }

@@ -1,5 +1,6 @@
-//! The run: clusters one after the other, on each some cycles of load, fault, heal and verdict, until the time or the count is over.
-//! Owns what is kept for inspection when something is wrong, and the counts of the last line.
+//! Runs clusters one after the other, with several cycles of load, fault, healing and verdict on
+//! each, up to the limit of time or cycles. This file owns what is kept for inspection after a
+//! failure, and the counts of the last line.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -15,56 +16,56 @@ use super::nemesis;
 use super::plan::{Fault, FaultKind, Plan};
 use crate::{Cluster, Network, Options as NodeOptions, PATIENCE};
 
-/// Cycles on one cluster, before another begins.
+/// Cycles on one cluster before the next one is formed.
 const CYCLES_PER_CLUSTER: u64 = 25;
 
-/// Every fourth cluster has five nodes, the others three.
+/// Sizes of the clusters: every fourth one has five nodes, the others three.
 const SIZES: [usize; 4] = [3, 3, 3, 5];
 
 /// Keys of one cycle.
 const KEYS: u32 = 16;
 
-/// Clients of one node.
+/// Clients at each node.
 const CLIENTS_PER_NODE: u32 = 4;
 
-/// Writes acknowledged before the fault, and again after it.
+/// Writes that must be acknowledged before the fault, and again after it.
 const PROGRESS: u64 = 50;
 
-/// So that snapshots, purges and installs happen within seconds.
+/// Limits so small that snapshots, purges and installs happen within seconds.
 const TIGHT: [&str; 4] =
     ["--snapshot_threshold=200", "--snapshot_interval=1s", "--trailing_logs=20", "--trailing_entries_min=20"];
 
-/// What a run does. It ends at whichever limit comes first.
+/// Parameters of a run, which ends at whichever limit comes first.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Of the faults and the load.
+    /// Seed of the faults and the load.
     pub seed: u64,
-    /// No cycle begins after this.
+    /// Time after which no cycle begins.
     pub time: Option<Duration>,
-    /// No more cycles than this.
+    /// Most cycles.
     pub cycles: Option<u64>,
-    /// Which faults.
+    /// Kinds of faults.
     pub kinds: Vec<FaultKind>,
-    /// Nodes of every cluster; `None` for three, and five in every fourth.
+    /// Nodes of every cluster. `None` means three, and five in every fourth.
     pub nodes: Option<usize>,
-    /// Failpoints that every node has all the time: bugs, to see whether they are found.
+    /// Failpoints that every node has all the time: bugs that the run should detect.
     pub planted: Vec<String>,
 }
 
-/// What a run that passed has done.
+/// What a successful run has done.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// Cycles, and with each one history.
+    /// Number of cycles. Each has one history.
     pub cycles: u64,
     /// Clusters that were formed.
     pub clusters: u64,
-    /// Faults by kind.
+    /// Number of faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Crash points that were hit, by name.
+    /// Number of hits of each crash point, by name.
     pub points: BTreeMap<&'static str, u64>,
-    /// Operations of all histories.
+    /// Number of operations of all histories.
     pub counts: Counts,
-    /// Snapshots that followers were sent and restored.
+    /// Number of snapshots that followers received and restored.
     pub installs: u64,
 }
 
@@ -84,8 +85,11 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// Runs to a limit, or until Ctrl-C. An error is a violation or a fault that could not be brought about; it names what was kept for
-/// inspection. Faults that need a network to cut are left out, with a notice, where the system allows none.
+/// Runs to a limit, or until Ctrl-C.
+///
+/// An error is a violation, or a fault that could not be applied. It names what was kept for
+/// inspection. Faults that need a network to cut are left out, with a notice, where the system does
+/// not allow one.
 pub fn run(options: &Options) -> Result<Summary> {
     let kinds = possible(&options.kinds)?;
     let mut run = Run {
@@ -101,7 +105,7 @@ pub fn run(options: &Options) -> Result<Summary> {
         restored: Vec::new(),
     };
     while !run.is_over() {
-        // A runtime for each cluster: its clients end with it.
+        // Each cluster has a runtime of its own, so that its clients end with it.
         let turn = &mut run;
         if turn.in_network {
             Network::run(move |network| async move { turn.interruptible(Cluster::inside(network)?).await })?;
@@ -112,7 +116,7 @@ pub fn run(options: &Options) -> Result<Summary> {
     Ok(run.summary)
 }
 
-/// The faults that this system lets us bring about.
+/// Returns the faults that can be applied on this system.
 fn possible(kinds: &[FaultKind]) -> Result<Vec<FaultKind>> {
     let mut kinds = kinds.to_vec();
     if kinds.iter().any(|kind| kind.needs_network())
@@ -138,7 +142,7 @@ struct Run {
     clock: Clock,
     tokens: Tokens,
     summary: Summary,
-    /// Snapshots restored by each node of the cluster, when last looked at.
+    /// Snapshots restored by each node of the cluster, at the last check.
     restored: Vec<u64>,
 }
 
@@ -151,13 +155,13 @@ impl Run {
     async fn interruptible(&mut self, cluster: Cluster) -> Result<()> {
         tokio::select! {
             done = self.one_cluster(cluster) => done,
-            // The nodes go with the cluster.
+            // The nodes end when the cluster is dropped.
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         }
     }
 
     async fn one_cluster(&mut self, mut cluster: Cluster) -> Result<()> {
-        // Half of the clusters have the machine's own disk, whose syncs take time.
+        // Half of the clusters use the machine's own disk, whose syncs take time.
         if self.cuts_power
             && (self.only_cuts_power || self.summary.clusters % 2 == 1)
             && let Some(disk) = Disk::mount()?
@@ -230,7 +234,8 @@ impl Run {
             Ok(words)
         };
         let struck: Result<String> = struck.await;
-        // Whatever happened, what the clients saw is judged: a violation says more than a fault that did not work.
+        // The history is judged in any case: a violation says more than a fault that could not be
+        // applied.
         let mut seen = load.finish().await?;
         let mut ends_at = None;
         let live = match &struck {
@@ -251,7 +256,9 @@ impl Run {
         Ok((words, Counts::of(&seen)))
     }
 
-    /// Nodes are there and live, the last reads are taken, and all states are the same.
+    /// Checks the cluster after a fault and takes the last reads.
+    ///
+    /// All nodes must run and be live, and all states must be equal.
     async fn closing(
         &mut self,
         cluster: &mut Cluster,
@@ -270,7 +277,8 @@ impl Run {
 }
 
 impl Run {
-    /// Snapshots that the nodes restored since the last look; a node that was restarted begins at 0.
+    /// Adds the snapshots that the nodes restored since the last check. A restarted node counts
+    /// from 0.
     async fn count_installs(&mut self, cluster: &Cluster) -> Result<()> {
         self.restored.resize(cluster.nodes.len(), 0);
         for (node, before) in cluster.nodes.iter().zip(&mut self.restored) {
@@ -293,7 +301,7 @@ async fn nobody_died(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every node has applied the same index, and wants one state hash.
+/// Waits until every node has applied the same index, and checks that all have the same state hash.
 async fn states_agree(cluster: &Cluster) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -319,11 +327,12 @@ async fn states_agree(cluster: &Cluster) -> Result<()> {
     }
 }
 
-/// The newest record of each key of earlier cycles: the little that is kept of a history, to be looked for when the cluster ends.
+/// The newest record of each key of earlier cycles. This is all that is kept of a history. When the
+/// cluster ends, the records are looked up.
 #[derive(Default)]
 struct Memory {
     newest: HashMap<u32, Record>,
-    /// Writes of unknown outcome: each may still come.
+    /// Writes of unknown outcome. Each may still be applied.
     maybes: HashSet<u64>,
 }
 

@@ -1,5 +1,6 @@
-//! The second judge: porcupine's search for a linear order, per key, over the same history. Shares nothing with `chain` but the
-//! operations, so that a mistake in one shows in the other. Leaves local reads out: they promise less.
+//! The second checker: porcupine's search for a linear order, per key, over the same history. It
+//! shares only the operations with `chain`, so that an error in one checker shows in the other. It
+//! leaves out local reads, which promise less.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -9,18 +10,18 @@ use porcupine_rs::{CheckResult, Model, Operation as Step, check_operations_timeo
 use super::chain::Violation;
 use super::history::{Kind, Operation, Outcome};
 
-/// What the search may take for one history. A search that is not done is a failed one.
+/// Most time of the search for one history. A search that does not finish counts as a failure.
 pub const TIME_MAX: Duration = Duration::from_secs(60);
 
-/// A register that hands out what it replaces.
+/// A register that returns what a write replaced.
 #[derive(Clone, Debug)]
 struct Register;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// Puts a token and says what was there.
+    /// Writes a token and returns what it replaced.
     Swap(u64, Option<u64>),
-    /// Puts a token; what was there is not known.
+    /// Writes a token. What it replaced is unknown.
     Put(u64),
     Read(Option<u64>),
 }
@@ -43,12 +44,12 @@ impl Model for Register {
     }
 }
 
-/// Searches each key of the history, within [`TIME_MAX`] for all.
+/// Searches each key of the history, within [`TIME_MAX`] for all keys.
 pub fn check(history: &[Operation]) -> Vec<Violation> {
     check_within(history, TIME_MAX)
 }
 
-/// The same within another time.
+/// Does what [`check`] does, within another time.
 pub fn check_within(history: &[Operation], time_max: Duration) -> Vec<Violation> {
     let deadline = Instant::now() + time_max;
     let mut keys: BTreeMap<u32, Vec<&Operation>> = BTreeMap::new();
@@ -66,8 +67,11 @@ pub fn check_within(history: &[Operation], time_max: Duration) -> Vec<Violation>
     verdicts.flatten().collect()
 }
 
-/// A write of unknown outcome that nobody saw can be left out: were it in the order, the next operation would have seen it, or be
-/// another such write. One that was seen happened at some time after its call.
+/// Converts operations to the checker's form.
+///
+/// A write of unknown outcome that nobody saw can be left out: if it were in the order, the next
+/// operation would have seen it, or would be another such write. A write that was seen was applied
+/// at some time after its call.
 fn steps(operations: &[&Operation]) -> Vec<Step<Register>> {
     let mut seen = HashSet::new();
     for operation in operations {

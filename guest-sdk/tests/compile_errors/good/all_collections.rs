@@ -1,4 +1,4 @@
-//! What the mistakes beside this are made of, without a mistake.
+//! Uses everything that the failing cases use, without a mistake.
 
 use std::cmp::Reverse;
 

@@ -1,6 +1,6 @@
-//! A guest of the tests: registers that tell their own history, a walk through all of them, a command that burns fuel, and one that
-//! panics. Owns what the checkers rely on: a write answers with its own place in the log and with the write that it followed. Not part of
-//! what users get.
+//! A guest of the tests: registers that keep their history, a stream of all of them, a command that
+//! uses fuel, and one that panics. The checkers rely on this: the reply to a write contains its own
+//! place in the log and the write before it. This guest is not part of the product.
 
 use std::hint::black_box;
 use std::ops::Bound;
@@ -10,7 +10,7 @@ use lockstep_guest::{Command, Map, Query, Reply, Step, Watch};
 lockstep_guest::include_proto!();
 
 lockstep_guest::state! {
-    /// Keys and their newest write.
+    /// Keys, each with its latest write.
     pub struct Registers {
         records: Map<String, Record> = 1,
     }

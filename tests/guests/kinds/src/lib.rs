@@ -1,5 +1,6 @@
-//! A guest of the tests with every kind of field that a message may have: what the build script makes of them compiles in a crate that
-//! depends on the SDK alone, and passes through a state. Not part of what users get.
+//! A guest of the tests with every kind of field that a message can have. Tests that the generated
+//! code compiles in a crate that depends on the SDK alone, and that the fields can be stored and
+//! read back. This guest is not part of the product.
 
 use lockstep_guest::prost_types::Timestamp;
 use lockstep_guest::{Command, Map, Query, Reply, Step, Value, Watch};
@@ -7,7 +8,7 @@ use lockstep_guest::{Command, Map, Query, Reply, Step, Value, Watch};
 lockstep_guest::include_proto!();
 
 lockstep_guest::state! {
-    /// What was put last, and when things were put.
+    /// The last message, and the times of the messages.
     pub struct Kept {
         last: Value<Fields> = 1,
         times: Map<u64, Timestamp> = 2,

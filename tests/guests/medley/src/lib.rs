@@ -1,12 +1,12 @@
-//! A guest of the tests: one command that does a little of everything that a guest can do, picked by a number, and that lets all it read
-//! flow into what it writes and answers. So a replica that reads one thing otherwise than the others is found by the next hash. Not part of
-//! what users get.
+//! A guest of the tests with one command that does a little of everything that a guest can do,
+//! chosen by a number. All that it reads affects what it writes and answers, so the next hash shows
+//! a replica that reads something different from the others. This guest is not part of the product.
 
 use lockstep_guest::{Command, Counter, Index, Map, Reply, Set, Status, Table, Value};
 
 lockstep_guest::include_proto!();
 
-/// Persons by their town.
+/// Finds persons by their town.
 pub struct ByTown;
 
 impl Index for ByTown {
@@ -21,7 +21,7 @@ impl Index for ByTown {
 }
 
 lockstep_guest::state! {
-    /// A bit of each collection.
+    /// One collection of each kind.
     pub struct Mixture {
         persons: Table<u64, Person, ByTown> = 1,
         notes: Map<(u32, String), String> = 3,
@@ -35,11 +35,11 @@ const PERSONS: u64 = 50_000;
 const TOWNS: u64 = 500;
 const NOTES: u64 = 20_000;
 const TAGS: u64 = 200;
-/// Rows that a scan looks at, and that a command removes at once.
+/// Rows that a scan reads, and that a command removes at once.
 const ROWS: usize = 20;
 /// Memory that a command fills, in words.
 const WORDS: usize = 16 * 1024;
-/// What a name or a note is cut from.
+/// Text that names and notes are cut from.
 const LETTERS: &str = "the quick brown fox jumps over the lazy dog and sleeps ";
 
 /// Numbers that follow from a seed (splitmix64).
@@ -82,7 +82,7 @@ impl Medley for Mixture {
             800..850 => self.by_chance(cx),
             850..900 => self.measure(&mut draw, last),
             900..949 => self.fill(last),
-            // One in a thousand: a panic takes its instance along.
+            // One command in a thousand panics, which also ends its instance.
             949 => self.panics(&mut draw),
             _ => return self.is_refused(&mut draw),
         };
@@ -140,14 +140,14 @@ impl Mixture {
         order.iter().fold(tag, |seen, number| seen.wrapping_mul(31) ^ number)
     }
 
-    /// Floats, among them a NaN, down to their bits.
+    /// Computes with floats, which may be NaN, and returns their bits.
     fn measure(&mut self, draw: &mut Draw, last: u64) -> u64 {
         let divisor = draw.below(3) as f64;
         let measured = (last as f64).sqrt() / divisor * divisor;
         u64::from((measured as f32).to_bits()) ^ measured.to_bits()
     }
 
-    /// Uses memory, as one that has been used by another instance before.
+    /// Fills fresh memory, which another instance may have used before.
     fn fill(&mut self, last: u64) -> u64 {
         let mut words = vec![0_u64; WORDS];
         for at in 1..WORDS {

@@ -1,5 +1,6 @@
-//! A guest of the tests whose `.proto` files use every name that is hard on Rust. That it compiles is most of the test; what an author
-//! writes for such names stands below. Not part of what users get.
+//! A guest of the tests whose `.proto` files use every name that is difficult in Rust. Most of the
+//! test is that it compiles. The code below shows what an author writes for such names. This guest
+//! is not part of the product.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ lockstep_guest::state! {
     }
 }
 
-/// Types of the library keep their names; those of the `.proto` are where their package is.
+/// Types of the standard library keep their names. Those of the `.proto` are in the module of their
+/// package.
 type Taken = Option<lockstep_proto::lockstep_guest::Result>;
 
 impl Std for Kept {

@@ -1,4 +1,4 @@
-//! The corpus, compiled: each case as if it were the root of an author's crate. Little of it is run.
+//! The compiled corpus: each case as if it were the root of an author's crate. Little of it runs.
 #![allow(missing_docs)]
 
 include!(concat!(env!("OUT_DIR"), "/cases.rs"));

@@ -1,5 +1,6 @@
-//! A guest of the tests that does what no guest may: it keeps state in a static, so that its answers depend on which commands shared an
-//! instance. `lockstep guest test` must find it. Not part of what users get.
+//! A guest of the tests that breaks a rule: it keeps state in a static, so its answers depend on
+//! which commands shared an instance. `lockstep guest test` must detect that. This guest is not
+//! part of the product.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use lockstep_guest::{Cause, Command, Query, Status, Step, Value, Watch};
 lockstep_guest::include_proto!();
 
 lockstep_guest::state! {
-    /// One number that is kept where it belongs, and one that is not.
+    /// One number that is kept in the store alone, and one that depends on a static.
     pub struct Numbers {
         kept: Value<u64> = 1,
         leaked: Value<u64> = 2,

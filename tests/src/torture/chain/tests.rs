@@ -1,9 +1,10 @@
-//! Planted histories: the good ones pass both judges, and each kind of bad one is caught by both.
+//! Constructed histories: good ones pass both checkers. Both find the violation in a bad one, or
+//! only ours does where porcupine does not check.
 
 use super::super::history::{Kind, Operation, Outcome, Record, Stamp};
 use super::super::judge::Verdict;
 
-/// Version `version` of a key, written by the token of the same number.
+/// Makes version `version` of a key, written with the token of the same number.
 fn record(version: u64) -> Record {
     Record { token: version, stamp: Stamp { index: 10 * version, position: 0 }, version }
 }
@@ -43,14 +44,15 @@ fn passes(history: &[Operation]) {
     assert!(verdict.passed(), "{verdict}");
 }
 
-/// Both judges object, ours with these words.
+/// Checks that both checkers find a violation, and that ours uses these words.
 fn caught(history: &[Operation], words: &str) {
     let verdict = judged(history);
     assert!(verdict.chain.iter().any(|violation| violation.contains(words)), "{words} is not in: {verdict}");
     assert!(!verdict.wgl.is_empty(), "porcupine objects to nothing; ours says {verdict}");
 }
 
-/// Ours alone objects: porcupine does not look at local reads, places and promises.
+/// Checks that our checker finds a violation. Porcupine does not check local reads, places and
+/// promises.
 fn caught_by_ours(history: &[Operation], words: &str) {
     let verdict = judged(history);
     assert!(verdict.chain.iter().any(|violation| violation.contains(words)), "{words} is not in: {verdict}");
@@ -67,7 +69,7 @@ fn good_histories_pass() {
         put(1, 10, 20, 2),
         get(2, END, END + 1, 2),
     ]);
-    // The last write of two concurrent ones wins, whichever that is.
+    // Of two concurrent writes either can come last.
     passes(&[put(0, 1, 9, 2), put(1, 1, 9, 1), get(2, END, END + 1, 2)]);
     // A local read may be old.
     passes(&[put(0, 1, 2, 1), put(0, 3, 4, 2), local(1, 5, 6, 1), local(1, 7, 8, 2), get(2, END, END + 1, 2)]);
@@ -77,7 +79,7 @@ fn good_histories_pass() {
 fn writes_of_unknown_outcome_may_happen_late_or_never() {
     passes(&[put(0, 1, 2, 1), maybe(1, 3, 4, 2), get(2, END, END + 1, 1)]);
     passes(&[put(0, 1, 2, 1), maybe(1, 3, 4, 2), get(2, 5, 6, 1), get(2, END, END + 1, 2)]);
-    // The third write followed one that nobody else saw.
+    // The third write followed one that no other operation saw.
     passes(&[put(0, 1, 2, 1), maybe(1, 3, 4, 2), put(0, 5, 6, 3), get(2, END, END + 1, 3)]);
 }
 
@@ -98,7 +100,7 @@ fn a_lost_write_that_another_one_replaced_is_a_fork() {
 #[test]
 fn a_stale_read_is_caught() {
     caught(&[put(0, 1, 2, 1), put(0, 3, 4, 2), get(1, 5, 6, 1), get(1, END, END + 1, 2)], "lost or stale");
-    // Stale against another read, while the write is still under way.
+    // The read is stale compared with another read, while the write is still running.
     caught(
         &[put(0, 1, 2, 1), put(0, 3, 30, 2), get(1, 5, 6, 2), get(2, 7, 8, 1), get(1, END, END + 1, 2)],
         "lost or stale",
@@ -162,7 +164,8 @@ fn a_key_that_was_not_read_at_the_end_is_no_proof() {
 
 #[test]
 fn a_search_that_is_not_done_has_failed() {
-    // Fifty concurrent writes whose order nothing tells, and one read that fits none: the search is too long for no time at all.
+    // Fifty concurrent writes in an unknown order and one read that fits none: the search cannot
+    // finish in so short a time.
     let mut history: Vec<Operation> = Vec::new();
     for token in 1..=50 {
         history.push(operation(token as u32, 1, 500, Kind::Put(token), Outcome::Maybe));

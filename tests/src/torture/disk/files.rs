@@ -1,8 +1,9 @@
-//! The contents of a disk twice: as programs see them, and as they would be after a power cut. Owns what a sync makes durable; knows
-//! nothing of FUSE.
+//! The contents of a disk in two versions: as programs see them, and as they would be after a power
+//! cut. This file owns what a sync makes durable. It knows nothing of FUSE.
 //!
-//! The strictest reading of POSIX: the bytes of a file survive from its own fsync on, a name survives from the fsync of its directory
-//! on, and nothing else does. Real file systems keep more.
+//! It reads POSIX as strictly as possible: the bytes of a file survive once the file was synced
+//! with fsync, and a name survives once its directory was synced. Nothing else survives. Real file
+//! systems keep more.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -11,10 +12,10 @@ use std::ops::Range;
 /// The root directory.
 pub const ROOT: u64 = 1;
 
-/// Names that went away before the inodes that nobody can reach any more are looked for.
+/// Number of removed names after which unreachable inodes are looked for.
 const SWEEP_AFTER: usize = 256;
 
-/// Why something cannot be done.
+/// Why an operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// ENOENT.
@@ -29,18 +30,18 @@ pub enum Refusal {
     NotEmpty,
 }
 
-/// Names and the inodes they mean.
+/// Names and their inodes.
 pub type Names = BTreeMap<OsString, u64>;
 
 /// One inode.
 pub enum Inode {
-    /// Bytes.
+    /// A file with bytes.
     File(File),
-    /// Names.
+    /// A directory with names.
     Directory {
-        /// As programs see it.
+        /// Names as programs see them.
         live: Names,
-        /// As it is after a power cut.
+        /// Names after a power cut.
         synced: Names,
     },
 }
@@ -48,10 +49,10 @@ pub enum Inode {
 /// A file.
 #[derive(Default)]
 pub struct File {
-    /// As programs see it.
+    /// Content as programs see it.
     pub live: Vec<u8>,
     synced: Vec<u8>,
-    /// Where the two may differ, beside the length.
+    /// Range in which both contents may differ, apart from the length.
     dirty: Option<Range<usize>>,
     opens: usize,
 }
@@ -62,7 +63,7 @@ impl File {
         *dirty = dirty.start.min(range.start)..dirty.end.max(range.end);
     }
 
-    /// Writes; a hole before it is zeros.
+    /// Writes bytes. A gap before them is filled with zeros.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
         if self.live.len() < end {
@@ -73,7 +74,7 @@ impl File {
         self.touch(offset..end);
     }
 
-    /// Cuts, or fills with zeros.
+    /// Cuts the file, or fills it with zeros.
     pub fn resize(&mut self, length: usize) {
         let (short, long) = (length.min(self.live.len()), length.max(self.live.len()));
         self.touch(short..long);
@@ -95,7 +96,7 @@ impl File {
     }
 }
 
-/// All of it.
+/// All inodes of the disk.
 pub struct Files {
     inodes: HashMap<u64, Inode>,
     next: u64,
@@ -110,12 +111,12 @@ impl Default for Files {
 }
 
 impl Files {
-    /// An inode.
+    /// Returns an inode.
     pub fn get(&self, inode: u64) -> Result<&Inode, Refusal> {
         self.inodes.get(&inode).ok_or(Refusal::Missing)
     }
 
-    /// A file.
+    /// Returns a file.
     pub fn file(&mut self, inode: u64) -> Result<&mut File, Refusal> {
         match self.inodes.get_mut(&inode).ok_or(Refusal::Missing)? {
             Inode::File(file) => Ok(file),
@@ -123,7 +124,7 @@ impl Files {
         }
     }
 
-    /// The names in a directory.
+    /// Returns the names in a directory.
     pub fn names(&mut self, directory: u64) -> Result<&mut Names, Refusal> {
         match self.inodes.get_mut(&directory).ok_or(Refusal::Missing)? {
             Inode::Directory { live, .. } => Ok(live),
@@ -131,7 +132,7 @@ impl Files {
         }
     }
 
-    /// The inode of a name.
+    /// Returns the inode of a name.
     pub fn lookup(&mut self, parent: u64, name: &OsStr) -> Result<u64, Refusal> {
         self.names(parent)?.get(name).copied().ok_or(Refusal::Missing)
     }
@@ -144,17 +145,17 @@ impl Files {
         Ok(number)
     }
 
-    /// A new, empty file.
+    /// Makes a new, empty file.
     pub fn create(&mut self, parent: u64, name: &OsStr) -> Result<u64, Refusal> {
         self.add(parent, name, Inode::File(File::default()))
     }
 
-    /// A new, empty directory.
+    /// Makes a new, empty directory.
     pub fn make_directory(&mut self, parent: u64, name: &OsStr) -> Result<u64, Refusal> {
         self.add(parent, name, Inode::Directory { live: Names::new(), synced: Names::new() })
     }
 
-    /// Another name for an inode.
+    /// Adds another name for an inode.
     pub fn link(&mut self, inode: u64, parent: u64, name: &OsStr) -> Result<(), Refusal> {
         let names = self.names(parent)?;
         if names.contains_key(name) {
@@ -164,7 +165,10 @@ impl Files {
         Ok(())
     }
 
-    /// Takes a name away. What it named stays while it has other names, also on the disk after a power cut, or is open.
+    /// Removes a name.
+    ///
+    /// The inode stays while it has other names, also names that a power cut would restore, or is
+    /// open.
     pub fn unlink(&mut self, parent: u64, name: &OsStr) -> Result<(), Refusal> {
         let inode = self.lookup(parent, name)?;
         if let Inode::Directory { live, .. } = self.get(inode)?
@@ -177,7 +181,7 @@ impl Files {
         Ok(())
     }
 
-    /// Moves a name, over another one if there is one.
+    /// Moves a name. An existing name at the target is replaced.
     pub fn rename(&mut self, from: (u64, &OsStr), to: (u64, &OsStr)) -> Result<(), Refusal> {
         let inode = self.lookup(from.0, from.1)?;
         self.names(to.0)?;
@@ -187,20 +191,20 @@ impl Files {
         Ok(())
     }
 
-    /// A program opened it.
+    /// Records that a program opened the file.
     pub fn open(&mut self, inode: u64) -> Result<(), Refusal> {
         self.file(inode)?.opens += 1;
         Ok(())
     }
 
-    /// A program closed it. One that had it open over a power cut counts no more.
+    /// Records that a program closed the file. Opens from before a power cut no longer count.
     pub fn close(&mut self, inode: u64) {
         if let Ok(file) = self.file(inode) {
             file.opens = file.opens.saturating_sub(1);
         }
     }
 
-    /// fsync of a file or of a directory.
+    /// Syncs a file or a directory, as fsync does.
     pub fn sync(&mut self, inode: u64) -> Result<(), Refusal> {
         match self.inodes.get_mut(&inode).ok_or(Refusal::Missing)? {
             Inode::File(file) => file.sync(),
@@ -209,7 +213,7 @@ impl Files {
         Ok(())
     }
 
-    /// What was not synced is gone.
+    /// Loses everything that was not synced.
     pub fn cut_power(&mut self) {
         for inode in self.inodes.values_mut() {
             match inode {
@@ -227,7 +231,7 @@ impl Files {
         }
     }
 
-    /// Forgets the inodes that have no name, live or synced, and are not open.
+    /// Removes the inodes that have no name, live or synced, and are not open.
     fn sweep(&mut self) {
         self.gone = 0;
         let mut reached = HashSet::from([ROOT]);
