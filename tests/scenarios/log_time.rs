@@ -63,8 +63,7 @@ async fn a_leader_with_a_clock_years_ahead_moves_nothing() -> Result<()> {
     cluster.everyone_has_one_hash().await
 }
 
-/// A node that has just been elected has heard no other clock yet. What it stamps before it has must
-/// not jump.
+/// A node that has just been elected has heard no other clock yet. Its first stamps must not jump.
 #[tokio::test]
 async fn a_new_leader_with_a_clock_years_ahead_moves_nothing() -> Result<()> {
     let cluster = formed_of(3, Options::member().with_failpoints()).await?;

@@ -32,7 +32,7 @@ impl Descriptors {
     pub fn raise() -> Descriptors {
         let (soft, hard) = limits();
         let (before, max) = (soft.min(UNLIMITED), hard.min(UNLIMITED));
-        // Some systems have a limit below the hard one, and tell it only by refusing a larger value.
+        // Some systems have a limit below the hard one, and show it by refusing a larger value.
         let wanted = [max, OFTEN_ALLOWED, ALWAYS_ALLOWED].into_iter().filter(|wanted| (before..=max).contains(wanted));
         let mut refused = None;
         for wanted in wanted {

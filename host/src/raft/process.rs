@@ -1,6 +1,6 @@
 //! One process of a node, and how the wire names it: in the routes of requests, in the headers of
-//! responses, and in the refusal of a process that runs on a copy. `processes` decides which process
-//! takes part.
+//! responses, and in the refusal of a process that runs on a copy. `processes` decides which of two
+//! processes takes part.
 
 use std::fmt;
 
@@ -68,8 +68,8 @@ pub struct Original {
 }
 
 impl Original {
-    /// Returns the process that takes part in place of `mine`, if a refusal says that `mine` runs on
-    /// a copy.
+    /// Returns the process that takes part in place of `mine`, if a refusal says that `mine` runs
+    /// on a copy.
     pub(super) fn named_by(refusal: &Status, mine: Process) -> Option<Original> {
         let value = refusal.metadata().get(COPY)?;
         let (refused, rest) = value.to_str().ok()?.split_once(", ")?;

@@ -428,9 +428,12 @@ fn imports() -> Files {
 /// Comments that look like examples, and comments with characters that Rust does not accept in a
 /// comment.
 fn comments() -> String {
-    let comment = "// Text with [brackets] and <tags>, https://example.com/.\n//\n// ```\n// this.is(not, rust)\n// ```\n//\n\
-        // ```rust\n// let x: u32 = \"no\";\n// ```\n//\n//     indented.code()\n//\n// * item\n//\n//       code.in(item)\n//\n// > ```\n// > quoted\n\
-        // > ```\n// a carriage\rreturn, a \u{202e}turn\u{202c}, */ \\ \" and \u{7f}\n// ```unended\n";
+    let comment = "// Text with [brackets] and <tags>, https://example.com/.\n//\n\
+        // ```\n// this.is(not, rust)\n// ```\n//\n\
+        // ```rust\n// let x: u32 = \"no\";\n// ```\n//\n\
+        //     indented.code()\n//\n// * item\n//\n//       code.in(item)\n//\n\
+        // > ```\n// > quoted\n// > ```\n\
+        // a carriage\rreturn, a \u{202e}turn\u{202c}, */ \\ \" and \u{7f}\n// ```unended\n";
     format!(
         "syntax = \"proto3\";\n\npackage corpus.comments;\n\n{comment}\n// Detached.\n\n{comment}message M {{\n{comment}string f = 1; // after\n\
          {comment}oneof o {{\n{comment}string v = 2;\n}}\n{comment}enum E {{\n{comment}Z = 0;\n}}\n}}\n{comment}service S {{\n{comment}\

@@ -1,4 +1,5 @@
-//! {{name}}: counts, each under a name. What outlives a call lies in the collections of the state; memory may be gone before the next one.
+//! {{name}}: counts, each under a name. The collections of the state keep what outlives a call.
+//! Memory may be gone before the next call.
 
 use lockstep_guest::{Command, Map, Query, Reply, Status};
 

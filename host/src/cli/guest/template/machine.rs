@@ -1,5 +1,5 @@
-//! What each method promises, in an ordinary `cargo test`: no wasm, no ports, no waiting. With LOCKSTEP_COMPONENT=<file.wasm> the same tests
-//! run the built component, in a node's sandbox.
+//! Tests what each method promises, in an ordinary `cargo test`: without wasm, ports or waiting.
+//! With LOCKSTEP_COMPONENT=<file.wasm> the same tests run the built component, in a node's sandbox.
 
 use lockstep_guest::{Code, Harness};
 
