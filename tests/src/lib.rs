@@ -3,6 +3,7 @@
 
 pub mod alike;
 mod cluster;
+mod descriptors;
 pub mod frames;
 mod load;
 mod misbehaving;
