@@ -1,7 +1,5 @@
 //! A client of HTTP/2 that writes its frames by hand, for what no library sends. Understands only as much of the answers as a test asks for.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -105,11 +103,5 @@ impl Frames {
             }
         };
         tokio::time::timeout(PATIENCE, answer).await.context("no answer")?
-    }
-
-    /// Whether the other side has closed the connection within `patience`, whatever it said before.
-    pub async fn is_closed_within(&mut self, patience: Duration) -> bool {
-        let mut rest = Vec::new();
-        tokio::time::timeout(patience, self.io.read_to_end(&mut rest)).await.is_ok()
     }
 }
