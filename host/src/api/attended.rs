@@ -14,7 +14,8 @@ use tonic::Status;
 
 use crate::machine::Sending;
 
-/// A client that takes no frame (a MiB) for so long has stalled. As long as an end of a snapshot between nodes may stand still.
+/// A client that takes not one frame in so long has stalled. A frame is a MiB at most, so a client
+/// that takes 18 KiB a second has not. An end of a snapshot between nodes may stand still as long.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// The frames of `sending`, for as long as the client `peer` takes them; `patience` is how long it may take none.
@@ -51,10 +52,10 @@ async fn pass_on(
             Ok(Err(_)) => return,
             Err(_) => {
                 let seconds = patience.as_secs();
-                tracing::warn!(peer, seconds, "a backup was ended: its client took nothing any more");
+                tracing::warn!(peer, seconds, "a backup was ended: its client took no frame any more");
                 *ended.lock() = Some(Status::aborted(format!(
-                    "the node ended this backup, because its client took nothing for {seconds} s, and what was written is no backup. Take it \
-                     again, into a file or a pipe that is read all the time"
+                    "the node ended this backup, because its client took no frame of it (a MiB at most) for {seconds} s, and what was \
+                     written is no backup. Take it again, into a file or a pipe that is read all the time"
                 )));
                 return;
             }
@@ -107,7 +108,7 @@ mod tests {
         let rest: Vec<_> = frames.collect().await;
         let last = rest.last().unwrap().as_ref().unwrap_err();
         assert_eq!(last.code(), tonic::Code::Aborted);
-        assert!(last.message().contains("took nothing"), "{last}");
+        assert!(last.message().contains("took no frame"), "{last}");
         assert!(rest.len() < 5, "what was on its way, and the reason");
     }
 
