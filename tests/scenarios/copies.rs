@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::pb::LeadershipTransferToServerRequest;
 use lockstep_tests::{Cluster, Load, NodeProcess, Options, eventually, formed};
 
 /// Copies the directory of a stopped node and makes a node for the copy, at addresses of its own.
@@ -50,19 +49,15 @@ async fn nothing_is_lost_beside_a_copy(of_leader: bool) -> Result<()> {
     cluster.nodes[n].start().await?;
     eventually("the original is back", || cluster.everyone_reads("before", "the copy")).await?;
     if of_leader {
-        let leader = cluster.leader().await?;
-        let (id, address) = (cluster.nodes[n].name.clone(), cluster.nodes[n].raft_addr());
-        let request = LeadershipTransferToServerRequest { id, address };
-        let operation =
-            cluster.nodes[leader].manager().await?.leadership_transfer_to_server(request).await?.into_inner();
-        cluster.finish(leader, operation).await?;
+        cluster.hand_over(n).await?;
     }
     copy.start().await?;
     is_disputed(&copy, "takes no part").await?;
     original_says_so(&cluster.nodes[n]).await?;
 
     for write in 0..60 {
-        cluster.add(write % 3, &format!("key{write}"), &write.to_string()).await?;
+        let (key, value) = (format!("key{write}"), write.to_string());
+        eventually("a write", || cluster.add(write % 3, &key, &value)).await?;
     }
     let known = cluster.nodes[n].status().await?["nodes"].clone();
     ensure!(known.to_string().contains(&cluster.nodes[n].raft_addr()), "the copy's address is recorded: {known}");
@@ -70,7 +65,10 @@ async fn nothing_is_lost_beside_a_copy(of_leader: bool) -> Result<()> {
     let other = (0..3).find(|other| *other != n).context("three nodes")?;
     cluster.nodes[other].kill()?;
     for write in 0..60 {
-        ensure!(cluster.get(n, &format!("key{write}"), true).await? == write.to_string(), "write {write} is lost");
+        // The node that was killed may have led.
+        let key = format!("key{write}");
+        let value = eventually("a read", || cluster.get(n, &key, true)).await?;
+        ensure!(value == write.to_string(), "write {write} is lost");
     }
     Ok(())
 }
@@ -97,17 +95,21 @@ async fn a_copy_under_the_original_address_is_refused_by_the_members() -> Result
     let advertised = format!("--raft_advertise_addr={}", cluster.nodes[n].raft_addr());
     let mut copy = copy_of(&cluster, n, place.path(), &[&advertised])?;
     cluster.nodes[n].start().await?;
-    cluster.add(n, "key", "value").await?;
+    eventually("the original is back", || cluster.add(n, "key", "value")).await?;
     for start in 0..3 {
         copy.start().await?;
         is_disputed(&copy, "A COPY").await?;
-        cluster.add(n, "key", &start.to_string()).await?;
+        let value = start.to_string();
+        eventually("the original writes", || cluster.add(n, "key", &value)).await?;
         copy.stop().await?;
     }
     eventually("the others read it", || cluster.everyone_reads("key", "2")).await?;
-    let (code, body) = cluster.nodes[n].http("/readyz").await?;
-    ensure!(code == 200, "{body}");
-    Ok(())
+    eventually("the original is ready", || async {
+        let (code, body) = cluster.nodes[n].http("/readyz").await?;
+        ensure!(code == 200, "{body}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! reaches it ends with a message, as on a full disk. (SIGXFSZ once ended it without a message.)
 
 use anyhow::{Result, ensure};
-use lockstep_tests::{Cluster, Options, noise};
+use lockstep_tests::{Cluster, Options, eventually, noise};
 
 #[tokio::test]
 async fn a_node_writes_many_times_the_limit() -> Result<()> {
@@ -18,7 +18,9 @@ async fn a_node_writes_many_times_the_limit() -> Result<()> {
     }
     cluster.nodes[n].kill()?;
     cluster.nodes[n].start().await?;
-    cluster.everyone_reads("k119", &noise(119, 512 << 10)).await
+    let last = noise(119, 512 << 10);
+    // It replays and elects itself first.
+    eventually("all is there", || cluster.everyone_reads("k119", &last)).await
 }
 
 #[tokio::test]
@@ -37,5 +39,5 @@ async fn a_log_that_meets_the_limit_ends_the_node_with_words() -> Result<()> {
     cluster.nodes[n].options.env.clear();
     cluster.nodes[n].options.program = lockstep_tests::lockstep_binary();
     cluster.nodes[n].start().await?;
-    cluster.everyone_reads("small", "before").await
+    eventually("all is there", || cluster.everyone_reads("small", "before")).await
 }

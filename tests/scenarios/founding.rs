@@ -5,12 +5,22 @@ use anyhow::{Result, ensure};
 use lockstep_tests::pb::{AddRequest, AddVoterRequest, GetRequest, RemoveServerRequest};
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed};
 
-/// Forms a cluster of three nodes and wipes the directory of the one that bootstrapped it.
+/// Forms a cluster of three nodes and wipes the directory of the one that bootstrapped it. Then the
+/// others have a leader, and that leader has noticed that the first node is gone.
 async fn wiped_founder() -> Result<(Cluster, tempfile::TempDir)> {
     let mut cluster = formed(3, &[]).await?;
     cluster.add(0, "key", "value").await?;
     eventually("everybody has it", || cluster.everyone_reads("key", "value")).await?;
     cluster.nodes[0].kill()?;
+    // A founder listens for a moment only. A leader that dials anew speaks to it in time.
+    eventually("the others miss it", || async {
+        let leader = cluster.leader_without(0).await?;
+        let (log, name) = (cluster.nodes[leader].log(), &cluster.nodes[0].name);
+        let misses_it = |line: &str| line.contains("a peer is unreachable") && line.contains(name.as_str());
+        ensure!(log.lines().any(misses_it), "not yet");
+        Ok(())
+    })
+    .await?;
     let empty = tempfile::tempdir()?;
     cluster.nodes[0].data_dir = empty.path().to_path_buf();
     ensure!(cluster.nodes[0].options.bootstrap, "its command line is the same");
@@ -45,17 +55,24 @@ async fn a_wiped_founder_forms_no_second_cluster_and_comes_home_while_it_runs() 
     cluster.nodes[0].start().await?;
     says(&cluster.nodes[0], &["no new cluster was formed", "remove_server nodeA", "--raft_bootstrap=force"]).await?;
     serves_nothing(&cluster.nodes[0]).await?;
-    cluster.add(1, "key", "newer").await?;
+    eventually("the others write", || cluster.add(1, "key", "newer")).await?;
 
-    let leader = cluster.leader_without(0).await?;
     let name = cluster.nodes[0].name.clone();
-    let mut manager = cluster.nodes[leader].manager().await?;
-    let request = RemoveServerRequest { id: name.clone(), previous_index: 0 };
-    let operation = manager.remove_server(request).await?.into_inner();
-    cluster.finish(leader, operation).await?;
-    let request = AddVoterRequest { id: name, address: cluster.nodes[0].raft_addr(), previous_index: 0 };
-    let operation = manager.add_voter(request).await?.into_inner();
-    cluster.finish(leader, operation).await?;
+    eventually("it is removed", || async {
+        let leader = cluster.leader_without(0).await?;
+        let request = RemoveServerRequest { id: name.clone(), previous_index: 0 };
+        let operation = cluster.nodes[leader].manager().await?.remove_server(request).await?.into_inner();
+        cluster.finish(leader, operation).await
+    })
+    .await?;
+    eventually("it is added", || async {
+        let leader = cluster.leader_without(0).await?;
+        let address = cluster.nodes[0].raft_addr();
+        let request = AddVoterRequest { id: name.clone(), address, previous_index: 0 };
+        let operation = cluster.nodes[leader].manager().await?.add_voter(request).await?.into_inner();
+        cluster.finish(leader, operation).await
+    })
+    .await?;
     eventually("it serves what the cluster has", || cluster.everyone_reads("key", "newer")).await
 }
 
@@ -73,8 +90,9 @@ async fn a_second_cluster_yields_to_the_first_one_when_that_is_heard() -> Result
     says(&cluster.nodes[0], &["is alone in cluster", "takes it for a member of its own", "--raft_bootstrap=force"])
         .await?;
     serves_nothing(&cluster.nodes[0]).await?;
-    let leader = cluster.leader_without(0).await?;
-    ensure!(cluster.get(leader, "key", true).await? == "value", "the first cluster is as it was");
+    // Who was paused elects first.
+    let value = eventually("the first cluster answers", || cluster.get(1, "key", true)).await?;
+    ensure!(value == "value", "the first cluster is as it was");
 
     cluster.nodes[1].kill()?;
     cluster.nodes[2].kill()?;
@@ -86,10 +104,18 @@ async fn a_second_cluster_yields_to_the_first_one_when_that_is_heard() -> Result
     cluster.nodes[0].options.bootstrap = false;
     cluster.nodes[1].start().await?;
     cluster.nodes[2].start().await?;
+    let before = cluster.nodes[0].log().len();
     cluster.nodes[0].start().await?;
-    eventually("it is meant", || async { cluster.add(0, "key", "newer").await }).await?;
-    cluster.leader_without(0).await?;
-    ensure!(cluster.get(0, "key", true).await? == "newer", "it stays so, though the others speak to it");
+    eventually("it is meant", || cluster.add(0, "key", "newer")).await?;
+    eventually("the others speak to it", || async {
+        ensure!(cluster.nodes[0].log()[before..].contains("refused a peer message"), "not yet");
+        Ok(())
+    })
+    .await?;
+    let value = eventually("it serves on", || cluster.get(0, "key", true)).await?;
+    ensure!(value == "newer", "it reads {value:?}");
+    let (_, body) = cluster.nodes[0].http("/readyz").await?;
+    ensure!(!body.contains("disputed"), "it stays so, though the others speak to it: {body}");
     Ok(())
 }
 
@@ -118,6 +144,6 @@ async fn no_cluster_is_formed_beside_the_data_of_other_nodes_unless_it_is_meant(
         Ok(client.add(AddRequest { key: "key".into(), val: "of the second".into() }).await?)
     })
     .await?;
-    cluster.add(0, "key", "of the first").await?;
+    eventually("the first one goes on", || cluster.add(0, "key", "of the first")).await?;
     Ok(())
 }

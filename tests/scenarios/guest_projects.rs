@@ -1,6 +1,7 @@
 //! Projects of `lockstep guest new` build wherever they are cloned: with the SDK from a repository,
 //! with a copy of it, and from packages.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -73,6 +74,12 @@ fn made_and_cloned(arguments: &[&str], directory: &Path) -> Result<(String, Path
     Ok((told, directory.join("elsewhere")))
 }
 
+/// What a lock file takes from registries: names, versions and checksums.
+fn from_registries(lock: &str) -> BTreeSet<Vec<&str>> {
+    let blocks = lock.split("[[package]]").filter(|block| block.contains("source = \"registry+"));
+    blocks.map(|block| block.lines().filter(|line| line.contains(" = \"")).collect()).collect()
+}
+
 fn assert_says(text: &str, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "does not say {word:?}:\n{text}");
@@ -99,7 +106,13 @@ fn a_project_with_the_sdk_of_a_repository_builds_in_a_clone_elsewhere() -> Resul
     std::fs::write(repository.join("guest-sdk/src/lib.rs"), "compile_error!(\"not this one\");")?;
     git(&["commit", "--quiet", "--all", "--message", "broken"], &repository)?;
     cargo(&["test"], &project)?;
-    // A build that may not change the lock file gets the versions that are locked now.
+    // The lock file came along, so a release of today changes nothing.
+    let (ours, theirs) = (checkout().join("Cargo.lock"), project.join("Cargo.lock"));
+    let (ours, theirs) = (std::fs::read_to_string(ours)?, std::fs::read_to_string(theirs)?);
+    let (ours, theirs) = (from_registries(&ours), from_registries(&theirs));
+    let others: Vec<_> = theirs.difference(&ours).collect();
+    ensure!(!theirs.is_empty() && others.is_empty(), "not as in the checkout: {others:?}");
+    // What that locked is what a build has that may not lock anything.
     cargo(&["build", "--locked", "--release", "--target", "wasm32-unknown-unknown"], &project)?;
     let lock = std::fs::read_to_string(project.join("Cargo.lock"))?;
     assert_says(&lock, &[&format!("source = \"git+file://{}?rev={revision}#{revision}\"", repository.display())]);

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use crate::eventually;
 use crate::network::Network;
 use crate::pb::{
-    AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest, RemoveServerRequest,
+    AddRequest, AddVoterRequest, AppliedIndexRequest, Future, GetRequest, LeaderRequest,
+    LeadershipTransferToServerRequest, RemoveServerRequest,
 };
 use crate::place::Place;
 use crate::process::{NodeProcess, Options};
@@ -215,6 +216,23 @@ impl Cluster {
             ensure!(leaders.iter().all(|leader| *leader == leaders[0]), "two opinions");
             ensure!(leaders[0] != without, "they still follow {}", self.nodes[without].name);
             Ok(leaders[0])
+        })
+        .await
+    }
+
+    /// Makes node `to` the leader, whoever is at the moment. Returns when all running nodes agree.
+    pub async fn hand_over(&self, to: usize) -> Result<()> {
+        eventually("the lead is handed over", || async {
+            let leader = self.leader().await?;
+            if leader != to {
+                let (id, address) = (self.nodes[to].name.clone(), self.nodes[to].raft_addr());
+                let request = LeadershipTransferToServerRequest { id, address };
+                let mut manager = self.nodes[leader].manager().await?;
+                let operation = manager.leadership_transfer_to_server(request).await?.into_inner();
+                self.finish(leader, operation).await?;
+            }
+            ensure!(self.leader().await? == to, "another node leads");
+            Ok(())
         })
         .await
     }

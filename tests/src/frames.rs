@@ -1,8 +1,6 @@
 //! An HTTP/2 client that writes its frames by hand, for requests that no library sends. It
 //! interprets only as much of the responses as the tests need.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -107,12 +105,5 @@ impl Frames {
             }
         };
         tokio::time::timeout(PATIENCE, answer).await.context("no answer")?
-    }
-
-    /// Tells whether the other side closes the connection within `patience`.
-    /// What it sends before does not matter.
-    pub async fn is_closed_within(&mut self, patience: Duration) -> bool {
-        let mut rest = Vec::new();
-        tokio::time::timeout(patience, self.io.read_to_end(&mut rest)).await.is_ok()
     }
 }

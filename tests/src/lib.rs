@@ -4,6 +4,7 @@
 
 pub mod alike;
 mod cluster;
+mod descriptors;
 pub mod frames;
 mod load;
 mod misbehaving;

@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::pb::example_client::ExampleClient;
 use crate::pb::raft_manager_client::RaftManagerClient;
 use crate::place::Place;
-use crate::{PATIENCE, eventually};
+use crate::{PATIENCE, descriptors, eventually};
 
 /// Lines of a node's log that a message quotes.
 const LAST_LINES: usize = 60;
@@ -202,6 +202,7 @@ impl NodeProcess {
         if self.child.is_some() {
             bail!("{} runs already", self.name);
         }
+        descriptors::raise();
         if !self.failpoints_path().exists() {
             self.fail_at(&[])?;
         }

@@ -15,8 +15,9 @@ use tonic::Status;
 
 use crate::machine::Sending;
 
-/// Time without taking a frame (a MiB) after which a client counts as stalled. It equals the time
-/// for which either end of a snapshot between nodes may make no progress.
+/// Time without taking a frame after which a client counts as stalled. A frame has at most a MiB, so
+/// a client that takes 18 KiB a second does not stall. An end of a snapshot between nodes may make
+/// no progress for as long.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Returns the frames of `sending` for as long as the client `peer` takes them. `patience` is the
@@ -54,10 +55,10 @@ async fn pass_on(
             Ok(Err(_)) => return,
             Err(_) => {
                 let seconds = patience.as_secs();
-                tracing::warn!(peer, seconds, "a backup was ended: its client took nothing any more");
+                tracing::warn!(peer, seconds, "a backup was ended: its client took no frame any more");
                 *ended.lock() = Some(Status::aborted(format!(
-                    "the node ended this backup, because its client took nothing for {seconds} s, and what was written is no backup. Take it \
-                     again, into a file or a pipe that is read all the time"
+                    "the node ended this backup, because its client took no frame of it (a MiB at most) for {seconds} s, and what was \
+                     written is no backup. Take it again, into a file or a pipe that is read all the time"
                 )));
                 return;
             }
@@ -110,7 +111,7 @@ mod tests {
         let rest: Vec<_> = frames.collect().await;
         let last = rest.last().unwrap().as_ref().unwrap_err();
         assert_eq!(last.code(), tonic::Code::Aborted);
-        assert!(last.message().contains("took nothing"), "{last}");
+        assert!(last.message().contains("took no frame"), "{last}");
         assert!(rest.len() < 5, "what was on its way, and the reason");
     }
 
