@@ -15,9 +15,9 @@ use tonic::Status;
 
 use crate::machine::Sending;
 
-/// Time without taking a frame after which a client counts as stalled. A frame has at most a MiB, so
-/// a client that takes 18 KiB a second does not stall. An end of a snapshot between nodes may make
-/// no progress for as long.
+/// Time without taking a frame after which a client counts as stalled. A frame has at most a MiB,
+/// so a client that takes 18 KiB a second does not stall. An end of a snapshot between nodes may
+/// make no progress for as long.
 pub(super) const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Returns the frames of `sending` for as long as the client `peer` takes them. `patience` is the
