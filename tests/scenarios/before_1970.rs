@@ -87,8 +87,8 @@ async fn a_clock_before_1970_breaks_nothing_but_itself() -> Result<()> {
     // What the others say of it is read elsewhere: this test's way to a status is HTTP/1.
     for node in &cluster.nodes {
         let stat = node.stat().await?;
-        let found = (&stat["fsm"]["state_hash_mismatches"], &stat["mode"]);
-        ensure!(found == (&0.into(), &"serving".into()), "{}: {found:?}", node.name);
+        let (mismatches, mode) = (&stat["fsm"]["state_hash_mismatches"], &stat["mode"]);
+        ensure!(*mismatches == 0 && *mode == "serving", "{}: {mismatches}, {mode}", node.name);
     }
     Ok(())
 }
