@@ -1,4 +1,3 @@
-//! Compiles the protos that the host itself speaks (without protoc: protox parses in this process).
 //! Records the versions that the program is built with, so that nodes can compare them. Embeds the
 //! guest SDK for `lockstep guest new`.
 
@@ -6,32 +5,11 @@
 mod sdk;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let protos = [
-        "lockstep/entry.proto",
-        "lockstep/peer.proto",
-        "lockstep/call.proto",
-        "manager.proto",
-        "raft_admin.proto",
-        "lockstep/admin.proto",
-    ];
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=../Cargo.lock");
     println!("cargo::rustc-env=LOCKSTEP_WASMTIME={}", locked("wasmtime")?);
     println!("cargo::rustc-env=LOCKSTEP_OPT_LEVEL={}", std::env::var("OPT_LEVEL")?);
-    for proto in protos {
-        println!("cargo::rerun-if-changed=../proto/{proto}");
-    }
-    let set = protox::compile(protos, ["../proto"])?;
-    std::fs::write(
-        std::path::Path::new(&std::env::var("OUT_DIR")?).join("host_descriptor.bin"),
-        prost_build_bytes(&set),
-    )?;
-    tonic_prost_build::configure().bytes(".lockstep").build_transport(true).compile_fds(set)?;
     sdk::record()
-}
-
-fn prost_build_bytes(set: &impl prost::Message) -> Vec<u8> {
-    set.encode_to_vec()
 }
 
 /// Returns the version of a package in Cargo.lock.

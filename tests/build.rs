@@ -1,5 +1,5 @@
-//! Generates the clients of the scenarios: for raft-example's service from its own proto, for its
-//! manager under both names, for the test guests, and for the messages that a forged peer sends.
+//! Generates the clients of the scenarios: for raft-example's service from its own proto, and for the
+//! test guests.
 
 const ROOMS: [&str; 6] = [
     "proto",
@@ -14,17 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in ROOMS {
         println!("cargo::rerun-if-changed={path}");
     }
-    let protos = [
-        "raft_example.proto",
-        "manager.proto",
-        "raft_admin.proto",
-        "lockstep/call.proto",
-        "lockstep/peer.proto",
-        "chain.proto",
-        "medley.proto",
-        "misbehaving.proto",
-        "statics.proto",
-    ];
+    let protos = ["raft_example.proto", "chain.proto", "medley.proto", "misbehaving.proto", "statics.proto"];
     let set = protox::compile(protos, ROOMS)?;
     tonic_prost_build::configure().build_server(false).compile_fds(set)?;
     // The misbehaving guest, which is written as text, contains this descriptor. It is encoded

@@ -9,13 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::types::{EntryData, Origin};
 
-/// The generated messages of `proto/lockstep/entry.proto`.
-#[allow(missing_docs, clippy::all)]
-pub mod entry {
-    tonic::include_proto!("lockstep.entry.v1");
-}
-
-pub use entry::{Command, Genesis};
+pub use lockstep_proto::entry::{self, Command, Genesis};
 
 /// A record on disk that this version cannot read.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ mod backup;
 mod before_1970;
 mod calling;
 mod catching_up;
+mod client_crate;
 mod clocks;
 #[cfg(target_os = "linux")]
 mod compiling;

@@ -20,8 +20,8 @@ pub use misbehaving::{misbehaving_wasm, unfinished_wasm};
 pub use network::{Cut, Network, in_network};
 pub use place::nobody;
 pub use process::{
-    NodeProcess, Options, chain_wasm, failpoints_binary, kv_wasm, lockstep, lockstep_binary, medley_wasm, names_wasm,
-    prices_wasm, statics_wasm,
+    NodeProcess, Options, chain_wasm, failpoints_binary, kv_client_binary, kv_wasm, lockstep, lockstep_binary,
+    medley_wasm, names_wasm, prices_wasm, statics_wasm,
 };
 
 pub use raw_http2::{RawHttp2, literal};
@@ -31,22 +31,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// Clients generated from the protos.
+pub use lockstep_proto::{peer, v1 as call};
+
+/// The client of raft-example's service, and that of its manager.
 #[allow(missing_docs, clippy::all)]
 pub mod pb {
     tonic::include_proto!("_");
-}
-
-/// The encoded command that `ApplyLog` takes.
-#[allow(missing_docs, clippy::all)]
-pub mod call {
-    tonic::include_proto!("lockstep.v1");
-}
-
-/// Messages between nodes, for forged peers.
-#[allow(missing_docs, clippy::all)]
-pub mod peer {
-    tonic::include_proto!("lockstep.peer.v1");
+    pub use lockstep_proto::manager::*;
 }
 
 /// The client of the guest that breaks the rules.

@@ -412,6 +412,11 @@ pub fn failpoints_binary() -> PathBuf {
     built("lockstep-failpoints")
 }
 
+/// Returns the example of the client crate.
+pub fn kv_client_binary() -> PathBuf {
+    built("kv-client")
+}
+
 /// Returns the default guest.
 pub fn kv_wasm() -> PathBuf {
     built("kv.wasm")

@@ -163,7 +163,9 @@ fn run(name: &str, words: &[&str]) -> Result<()> {
 fn test_programs() -> Result<()> {
     guests::build(&["chain".into(), "medley".into(), "names".into(), "statics".into()])?;
     program("lockstep", &["--features", "lockstep/failpoints"])?;
-    place("release/lockstep", "lockstep-failpoints")
+    place("release/lockstep", "lockstep-failpoints")?;
+    program("kv-client", &[])?;
+    place("release/kv-client", "kv-client")
 }
 
 fn torture(options: &[&str]) -> Result<()> {

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use lockstep_proto::v1::admin_server::Admin;
+use lockstep_proto::v1::{
+    BackupRequest, BackupResponse, ResyncRequest, ResyncResponse, SetLogTimeRequest, SetLogTimeResponse, StatusRequest,
+    StatusResponse,
+};
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
 use super::attended::{STALLED_AFTER, attended};
-use super::call::admin_server::Admin;
-use super::call::{
-    BackupRequest, BackupResponse, ResyncRequest, ResyncResponse, SetLogTimeRequest, SetLogTimeResponse, StatusRequest,
-    StatusResponse,
-};
 use super::dynamic::DEADLINE_DEFAULT;
 use super::fetch::Fetched;
 use crate::machine::SnapshotError;

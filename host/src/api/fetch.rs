@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, stream};
+use lockstep_proto::v1::BackupRequest;
+use lockstep_proto::v1::admin_client::AdminClient;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
-
-use super::call::BackupRequest;
-use super::call::admin_client::AdminClient;
 
 /// Longest time for one attempt to connect to the other node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,16 +6,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use lockstep_proto::manager::raft_manager_server::RaftManager;
+use lockstep_proto::manager::{self as pb, Future as Token};
+use lockstep_proto::v1::Call as EncodedCall;
 use prost::Message;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::call::Call as EncodedCall;
 use super::commands::CommandCall;
 use super::node_status::{Contact, suffrage};
 use super::operations::{Done, OperationError};
-use super::proto::raft_manager_server::RaftManager;
-use super::proto::{self as pb, Future as Token};
 use super::routes::Kind;
 use super::{Shared, status};
 use crate::raft::LeaderView;

@@ -39,6 +39,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::response::IntoResponse;
 use futures::future::BoxFuture;
+use lockstep_proto::{manager as manager_proto, v1};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::watch as watch_channel;
@@ -62,18 +63,6 @@ use routes::{RouteError, Routes};
 pub use dynamic::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX};
 pub use fetch::{Fetched, fetch_backup};
 pub use health::LEADER_SERVICE;
-
-/// Generated messages and services of `proto/manager.proto` and `proto/raft_admin.proto`.
-#[allow(missing_docs, clippy::all)]
-pub mod proto {
-    tonic::include_proto!("_");
-}
-
-/// Generated messages and services of `proto/lockstep/call.proto` and `admin.proto`.
-#[allow(missing_docs, clippy::all)]
-pub mod call {
-    tonic::include_proto!("lockstep.v1");
-}
 
 /// How long to wait for a number that only Raft's core knows, before an older number is shown.
 const CORE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -265,16 +254,16 @@ fn router(
     health: &HealthReporter,
     routes: Option<&Routes>,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let manager = proto::raft_manager_server::RaftManagerServer::new(manager::Manager(shared.clone()))
+    let manager = manager_proto::raft_manager_server::RaftManagerServer::new(manager::Manager(shared.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
-    let admin = call::admin_server::AdminServer::new(admin::AdminService(shared.clone()))
+    let admin = v1::admin_server::AdminServer::new(admin::AdminService(shared.clone()))
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
     );
     let raft_admin = raft_admin::Admin(manager::Manager(shared.clone()));
-    let raft_admin = proto::raft_admin_server::RaftAdminServer::new(raft_admin)
+    let raft_admin = manager_proto::raft_admin_server::RaftAdminServer::new(raft_admin)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
     let services = mount(mount(mount(mount(Router::new(), manager), raft_admin), admin), health);

@@ -2,14 +2,14 @@
 //! only translates the four replies that differ. [`Manager`] handles every call and makes every
 //! error.
 
+use lockstep_proto::manager as pb;
+use lockstep_proto::manager::raft_admin_get_configuration_response::{Server, server::Suffrage};
+use lockstep_proto::manager::raft_admin_server::RaftAdmin;
+use lockstep_proto::manager::raft_admin_state_response::State;
+use lockstep_proto::manager::raft_manager_server::RaftManager;
 use tonic::Request;
 
 use super::manager::{Manager, Reply};
-use super::proto as pb;
-use super::proto::raft_admin_get_configuration_response::{Server, server::Suffrage};
-use super::proto::raft_admin_server::RaftAdmin;
-use super::proto::raft_admin_state_response::State;
-use super::proto::raft_manager_server::RaftManager;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]

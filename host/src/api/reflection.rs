@@ -13,7 +13,7 @@ use super::mount;
 use super::routes::Routes;
 
 /// Descriptors of the host's own protos.
-const HOST_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/host_descriptor.bin"));
+const HOST_DESCRIPTORS: &[u8] = lockstep_proto::DESCRIPTOR_SET;
 
 /// Services that clients of this port may call, apart from the guest's.
 const HOST_SERVICES: [&str; 4] = ["RaftManager", "RaftAdmin", "lockstep.v1.Admin", "grpc.health.v1.Health"];

@@ -7,14 +7,14 @@ use std::os::fd::AsFd;
 
 use anyhow::Context;
 use bytes::Bytes;
+use lockstep_proto::v1::BackupRequest;
+use lockstep_proto::v1::admin_client::AdminClient;
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::{self, CONNECT_PATIENCE};
 use super::door;
 use super::progress::{Line, mebibytes};
 use super::report::{Failure, print_notice};
-use crate::api::call::BackupRequest;
-use crate::api::call::admin_client::AdminClient;
 use crate::machine::backup::{BackupReader, BackupWriter, Summary};
 
 /// Most frames, each of about a MiB, that wait to be written.

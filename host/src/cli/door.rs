@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use lockstep_proto::v1::StatusRequest;
+use lockstep_proto::v1::admin_client::AdminClient;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -10,8 +12,6 @@ use tonic::{Code, Status};
 use super::client::{self, CallOptions};
 use super::manager;
 use super::report::Failure;
-use crate::api::call::StatusRequest;
-use crate::api::call::admin_client::AdminClient;
 
 /// Longest wait for an answer. A port that does not answer in time is not one of Lockstep's.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);

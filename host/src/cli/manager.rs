@@ -20,7 +20,7 @@ use super::text::snake_case;
 const OPTIONAL_FIELDS: [&str; 2] = ["previous_index", "extensions"];
 
 static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    let bytes: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/host_descriptor.bin"));
+    let bytes: &[u8] = lockstep_proto::DESCRIPTOR_SET;
     DescriptorPool::decode(bytes).expect("the build wrote a valid descriptor set")
 });
 

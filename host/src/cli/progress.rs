@@ -4,11 +4,10 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use lockstep_proto::v1::StatusRequest;
+use lockstep_proto::v1::admin_client::AdminClient;
 use serde_json::Value;
 use tonic::transport::Channel;
-
-use crate::api::call::StatusRequest;
-use crate::api::call::admin_client::AdminClient;
 
 /// Time between two status requests to a node.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);

@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
+use lockstep_proto::v1::ResyncRequest;
+use lockstep_proto::v1::admin_client::AdminClient;
+
 use super::client::{self, CONNECT_PATIENCE};
 use super::report::{Failure, print_line};
-use crate::api::call::ResyncRequest;
-use crate::api::call::admin_client::AdminClient;
 
 /// Usage, as the list of RPCs shows it.
 pub(crate) const USAGE: &str = "resync [from]";

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use lockstep_proto::v1::SetLogTimeRequest;
+use lockstep_proto::v1::admin_client::AdminClient;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::report::{Failure, print_line};
-use crate::api::call::SetLogTimeRequest;
-use crate::api::call::admin_client::AdminClient;
 use crate::types::date;
 
 /// Usage, as the list of RPCs shows it.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use lockstep_proto::entry::Entry;
 use openraft::vote::RaftLeaderId;
 use tokio::sync::mpsc;
 
@@ -35,7 +36,6 @@ use super::snapshots::SnapshotError;
 use super::system::System;
 use super::transfers::{Direction, Transfer, Transfers};
 use crate::codec::Command;
-use crate::codec::entry::Entry;
 use crate::guest::{
     self, ApplyInstance, CALLER_STACK_BYTES, Call, Cause, Component, Context, HostFault, Limits, NodeStatus,
     QueryInstance, SnapshotSink, Step, Stepped, Store, Verdict,

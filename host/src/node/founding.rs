@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lockstep_proto::peer;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
@@ -26,7 +27,7 @@ use crate::config::NodeConfig;
 use crate::raft::log_time::wall_ms;
 use crate::raft::probe::{self, Answer};
 use crate::raft::process::Original;
-use crate::raft::{Claim, ClusterCell, Me, Process, Raft, RaftCell, peer};
+use crate::raft::{Claim, ClusterCell, Me, Process, Raft, RaftCell};
 use crate::store::{self, DataDir};
 use crate::types::{Cluster, NodeMode, StoredMembership};
 

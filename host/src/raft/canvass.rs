@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use lockstep_proto::peer;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
 use openraft::raft::TransferLeaderRequest;
@@ -28,7 +29,7 @@ use crate::raft::link::{Lane, Links};
 use crate::raft::network::describe;
 use crate::raft::presence::Presence;
 use crate::raft::probe::{Found, Suspect, probe};
-use crate::raft::{Raft, RaftCell, Timeouts, peer, wire};
+use crate::raft::{Raft, RaftCell, Timeouts, wire};
 use crate::types::{Node, NodeId, TypeConfig, Vote};
 
 mod verdict;

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use lockstep_proto::entry::Entry;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::leader::{LeaderView, LeaderWatch};
 use super::proposer::{Core, Proposer, Written};
 use super::read::RoundError;
-use crate::codec::entry::Entry;
 
 /// Time between two clock entries of one leader.
 const INTERVAL: Duration = Duration::from_secs(1);

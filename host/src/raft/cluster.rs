@@ -8,10 +8,10 @@
 
 use std::sync::Arc;
 
+use lockstep_proto::peer::Route;
 use tokio::sync::watch;
 
 use crate::raft::bounds::INDEX_END;
-use crate::raft::peer::Route;
 use crate::raft::{Process, Processes, standing};
 use crate::types::{Cluster, GROUP, NodeId, hex};
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use lockstep_proto::peer;
 use openraft::EntryPayload;
 use openraft::async_runtime::WatchReceiver;
 use tempfile::TempDir;
@@ -25,7 +26,7 @@ use crate::raft::link::Links;
 use crate::raft::membership::MembershipError;
 use crate::raft::service::{ForwardHandler, LeaderHandler, Parts};
 use crate::raft::{
-    Canvass, ClusterCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts, peer,
+    Canvass, ClusterCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Cluster, Fatal, GROUP, Membership, Node, NodeId};

@@ -14,6 +14,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, stream};
+use lockstep_proto::peer::peer_client::PeerClient;
+use lockstep_proto::peer::{self, forward_response, not_proposed};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -22,8 +24,6 @@ use tonic::transport::Channel;
 
 use super::clock::RemoteClock;
 use super::leader::LeaderView;
-use super::peer::peer_client::PeerClient;
-use super::peer::{self, forward_response, not_proposed};
 use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
 use super::read::{RemoteIndex, RoundError};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};

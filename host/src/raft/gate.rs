@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use lockstep_proto::peer;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
 use tonic::{Response, Status};
@@ -11,7 +12,7 @@ use tonic::{Response, Status};
 use crate::logs::Sparse;
 use crate::raft::service::Refuses;
 use crate::raft::wire::{self, WireError};
-use crate::raft::{ClusterCell, Process, Raft, RaftCell, bounds, peer};
+use crate::raft::{ClusterCell, Process, Raft, RaftCell, bounds};
 use crate::types::{NodeId, TypeConfig, Vote};
 
 /// Checks peer messages. Cheap to clone.

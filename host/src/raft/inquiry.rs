@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
+use lockstep_proto::peer::StateHashRequest;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::{sleep, timeout};
 
 use crate::machine::{Doubt, Machine};
 use crate::raft::Raft;
 use crate::raft::link::{Lane, Links};
-use crate::raft::peer::StateHashRequest;
 use crate::types::{Node, NodeId};
 
 /// Longest wait for one voter's answer.

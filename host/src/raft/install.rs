@@ -15,6 +15,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
+use lockstep_proto::peer::{
+    SnapshotHeader, SnapshotRequest, SnapshotResponse as Answer, snapshot_request, snapshot_response,
+};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::SnapshotResponse;
@@ -23,9 +26,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Status;
 
 use crate::machine::{Machine, Receiving, SnapshotData, SnapshotError, Transfer};
-use crate::raft::peer::{
-    SnapshotHeader, SnapshotRequest, SnapshotResponse as Answer, snapshot_request, snapshot_response,
-};
 use crate::raft::{Raft, bounds, wire};
 use crate::types::{NodeId, TypeConfig, Vote};
 

@@ -14,6 +14,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
+use lockstep_proto::peer::{
+    FetchComponentRequest, FetchComponentResponse, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Route,
+};
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -21,9 +24,6 @@ use crate::codec::Genesis;
 use crate::machine::Attempt;
 use crate::raft::cluster::{check_ends, same_cluster};
 use crate::raft::network::describe;
-use crate::raft::peer::{
-    FetchComponentRequest, FetchComponentResponse, IdentifyRequest, IdentifyResponse, JoinRequest, JoinResponse, Route,
-};
 use crate::raft::{ClusterCell, Me, Process, link, wire};
 use crate::types::{COMPONENT_BYTES_MAX, Cluster, Node, NodeId, hex};
 

@@ -11,11 +11,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lockstep_proto::peer::peer_client::PeerClient;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::raft::peer::peer_client::PeerClient;
 use crate::raft::{ClusterCell, Raft, RaftCell};
 use crate::types::{Node, NodeId};
 

@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lockstep_proto::peer::IdentifyResponse;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, RaftMetrics};
 
 use crate::codec::Genesis;
 use crate::raft::join::{self, Host, JoinError};
 use crate::raft::link::Links;
-use crate::raft::peer::IdentifyResponse;
 use crate::raft::{Me, Process, Raft, RaftCell, Timeouts, wire};
 use crate::types::{LogId, Membership, Node, NodeId, TypeConfig, hex};
 

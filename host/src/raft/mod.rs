@@ -91,12 +91,6 @@ pub use standing::Standing;
 pub use ticket::NotProposed;
 pub use timeouts::Timeouts;
 
-/// Generated messages and services of `proto/lockstep/peer.proto`.
-#[allow(missing_docs, unused_qualifications, clippy::all)]
-pub mod peer {
-    tonic::include_proto!("lockstep.peer.v1");
-}
-
 /// openraft over our state machine.
 pub type Raft = openraft::Raft<TypeConfig, machine::StateMachine>;
 

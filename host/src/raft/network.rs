@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use lockstep_proto::peer;
+use lockstep_proto::peer::peer_client::PeerClient;
 use openraft::RPCTypes;
 use openraft::alias::SnapshotOf;
 use openraft::base::{BoxFuture, BoxStream};
@@ -28,9 +30,8 @@ use tonic::transport::Channel;
 use crate::machine::{Sending, SnapshotData, Snapshots, Transfer};
 use crate::raft::install::{self, OtherEnd, STALLED_AFTER};
 use crate::raft::link::{Lane, Link, Links};
-use crate::raft::peer::peer_client::PeerClient;
 use crate::raft::stream::{Answers, Broken, Outstanding};
-use crate::raft::{LogTime, Timeouts, bounds, peer, wire};
+use crate::raft::{LogTime, Timeouts, bounds, wire};
 use crate::types::{Node, NodeId, TypeConfig, Vote};
 
 type CallError = RPCError<TypeConfig>;

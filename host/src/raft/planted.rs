@@ -3,10 +3,11 @@
 //! `peer-skip-append` is set.
 
 use futures::{Stream, StreamExt};
+use lockstep_proto::peer;
 use openraft::entry::RaftEntry;
 use openraft::raft::AppendEntriesRequest;
 
-use super::{peer, wire};
+use super::wire;
 use crate::types::TypeConfig;
 
 /// Answers every append as stored, and stores nothing.

@@ -6,12 +6,12 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use futures::future::join_all;
+use lockstep_proto::peer::{Copy, IdentifyRequest, IdentifyResponse};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::faults;
 use crate::raft::link;
-use crate::raft::peer::{Copy, IdentifyRequest, IdentifyResponse};
 use crate::types::NodeId;
 
 /// What a probe found.

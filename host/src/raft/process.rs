@@ -7,7 +7,7 @@ use std::fmt;
 use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use crate::raft::peer::Route;
+use lockstep_proto::peer::Route;
 
 /// Header of a peer's response: the process that answers.
 const PROCESS: &str = "lockstep-process";

@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use lockstep_proto::peer::{self, Route};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::logs::{Foreign, Sparse};
-use crate::raft::peer;
 use crate::raft::probe::{self, Answer};
 use crate::raft::process::{Original, Process};
 use crate::types::NodeId;

@@ -13,6 +13,9 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
+use lockstep_proto::peer;
+use lockstep_proto::peer::peer_server::{Peer, PeerServer};
+use lockstep_proto::peer::snapshot_request::Part;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
@@ -29,10 +32,8 @@ use crate::raft::link::{
 use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Members;
 use crate::raft::only_grpc::OnlyGrpc;
-use crate::raft::peer::peer_server::{Peer, PeerServer};
-use crate::raft::peer::snapshot_request::Part;
 use crate::raft::presence::{self, Presence};
-use crate::raft::{Canvass, ClusterCell, LogTime, Me, Process, Raft, RaftCell, peer, planted, standing, wire};
+use crate::raft::{Canvass, ClusterCell, LogTime, Me, Process, Raft, RaftCell, planted, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
 /// Limits of peer connections. A peer has a handful of calls under way.

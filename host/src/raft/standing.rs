@@ -16,6 +16,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use futures::future::join_all;
+use lockstep_proto::peer::StandingRequest;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
@@ -25,7 +26,6 @@ use tonic::metadata::MetadataValue;
 
 use crate::raft::Raft;
 use crate::raft::link::{Lane, Links};
-use crate::raft::peer::StandingRequest;
 use crate::types::{Node, NodeId, StoredMembership};
 
 /// Header of a refusal: the index of the configuration without the node.

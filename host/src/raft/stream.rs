@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
+use lockstep_proto::peer;
 use openraft::errors::RPCError;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
 use parking_lot::Mutex;
@@ -17,7 +18,6 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::raft::bounds::check_term;
-use crate::raft::peer;
 use crate::raft::wire;
 use crate::types::{LogId, TypeConfig};
 

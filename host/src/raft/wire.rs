@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lockstep_proto::peer;
 use openraft::EntryPayload;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf};
 use openraft::raft::{
@@ -16,7 +17,6 @@ use openraft::raft::{
 
 use crate::raft::bounds::{INDEX_END, TERM_END, TERM_LEAP_MAX};
 use crate::raft::log_time::Telling;
-use crate::raft::peer;
 use crate::types::{
     CommittedLeaderId, Entry, EntryData, LogId, Membership, Node, NodeId, StoredMembership, TypeConfig, Vote,
 };

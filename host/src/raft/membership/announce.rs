@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use lockstep_proto::peer::SetAddressesRequest;
+
 use super::{Members, Metrics, leader_node, metrics};
 use crate::raft::link::Lane;
-use crate::raft::peer::SetAddressesRequest;
 use crate::raft::wire;
 use crate::types::Node;
 

@@ -1,0 +1,58 @@
+//! Reads the list of node addresses that a user gives. Resolves no name and connects to nothing.
+
+/// Why a list of addresses cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// The list is empty.
+    #[error("no address is given; name at least one node, such as `127.0.0.1:20051`")]
+    Empty,
+    /// One address has no port, or is no address at all.
+    #[error("\"{0}\" is no address of a node; write `host:port`, such as `127.0.0.1:20051`")]
+    Malformed(String),
+}
+
+/// Splits `list` at its commas. Each part is `host:port`; a leading `http://`, and a leading `ipv4:` or `ipv6:` before the whole
+/// list, are accepted and dropped. An address that stands twice is kept once.
+pub(crate) fn parse(list: &str) -> Result<Vec<String>, AddressError> {
+    let list = list.trim();
+    let list = list.strip_prefix("ipv4:").or_else(|| list.strip_prefix("ipv6:")).unwrap_or(list);
+    let mut addresses = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let address = one(part).ok_or_else(|| AddressError::Malformed(part.to_owned()))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() { Err(AddressError::Empty) } else { Ok(addresses) }
+}
+
+/// One address as `host:port`, if it is one.
+pub(crate) fn one(text: &str) -> Option<String> {
+    let text = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let authority: http::uri::Authority = text.parse().ok()?;
+    let port = authority.port_u16()?;
+    let has_user = text.contains('@');
+    (!authority.host().is_empty() && port != 0 && !has_user).then(|| authority.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_written_as_other_clients_write_them() {
+        let three = Ok(vec!["a:1".to_owned(), "b:2".to_owned(), "127.0.0.1:3".to_owned()]);
+        assert_eq!(parse("a:1,b:2,127.0.0.1:3"), three);
+        assert_eq!(parse(" a:1, b:2 ,http://127.0.0.1:3/, a:1,"), three);
+        assert_eq!(parse("ipv4:a:1,b:2,127.0.0.1:3"), three);
+        assert_eq!(parse("[::1]:20051"), Ok(vec!["[::1]:20051".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_no_address_is_named() {
+        assert_eq!(parse(" , "), Err(AddressError::Empty));
+        for wrong in ["localhost", "a:b", "a:0", "a:70000", ":1", "https://a:1", "a b:1", "user@a:1"] {
+            assert_eq!(parse(&format!("a:1,{wrong}")), Err(AddressError::Malformed(wrong.to_owned())), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! One call, from the first attempt to the answer: which node it goes to, when it is sent again, and when it is given up. Sends a call
+//! again only if no node ran it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt, Full, Limited};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::Status;
+use tonic::body::Body;
+use tower_service::Service;
+
+use crate::outcome::{self, Judged, Outcome, judge, leader_of};
+use crate::{Client, Options};
+
+/// How much longer than the deadline a node's own answer is waited for. The node ends the call at the deadline and says what became of
+/// the command; this client could only say that it does not know.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The longest timeout that gRPC can name is longer. This one keeps the arithmetic of instants sound.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// One call under way.
+pub(crate) struct Call {
+    client: Client,
+    head: http::request::Parts,
+    body: Bytes,
+    deadline: Instant,
+    /// Nodes that are not asked again in this round.
+    avoid: Vec<String>,
+    pause: Duration,
+    /// What the caller is told if nothing better comes until the deadline.
+    last: Option<http::Response<Body>>,
+    last_words: String,
+}
+
+impl Call {
+    /// Takes the request in, so that it can be sent more than once.
+    ///
+    /// # Errors
+    /// The request is too large, or its body failed. Nothing was sent.
+    pub(crate) async fn new(client: Client, request: http::Request<Body>) -> Result<Call, Status> {
+        let options = client.options();
+        let (head, body) = request.into_parts();
+        let asked = head.headers.get("grpc-timeout").and_then(|text| timeout_of(text.to_str().ok()?));
+        let deadline = Instant::now() + asked.unwrap_or(options.call_timeout).min(TIMEOUT_MAX);
+        let body = Limited::new(body, options.request_bytes_max);
+        let body = body.collect().await.map_err(|error| {
+            let text = format!("the request was not sent: {error}; at most {} bytes are", options.request_bytes_max);
+            outcome::with_outcome(Status::resource_exhausted(text), Outcome::NotApplied)
+        })?;
+        let pause = options.pause_min;
+        let (body, avoid, last_words) = (body.to_bytes(), Vec::new(), String::new());
+        Ok(Call { client, head, body, deadline, avoid, pause, last: None, last_words })
+    }
+
+    /// Makes attempts until one is final or the deadline has come.
+    pub(crate) async fn run(mut self) -> http::Response<Body> {
+        loop {
+            if Instant::now() >= self.deadline {
+                return self.give_up();
+            }
+            let Some(address) = self.client.nodes().choose(&self.avoid) else {
+                self.next_round().await;
+                continue;
+            };
+            if let Some(response) = self.attempt(&address).await {
+                return response;
+            }
+        }
+    }
+
+    /// Sends the call to one node. Returns what the caller gets, or `None` when another attempt is due.
+    async fn attempt(&mut self, address: &str) -> Option<http::Response<Body>> {
+        let nodes = self.client.nodes();
+        let mut channel = match timeout_at(self.deadline, nodes.channel(address)).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => {
+                self.unreachable(address, &error);
+                return None;
+            }
+            Err(_) => {
+                self.last_words = format!("{address} did not take a connection in time");
+                return None;
+            }
+        };
+        let sent = async {
+            std::future::poll_fn(|context| channel.poll_ready(context)).await?;
+            channel.call(self.request()).await
+        };
+        match timeout_at(self.deadline + GRACE, sent).await {
+            Ok(Ok(response)) => self.answered(address, response).await,
+            Ok(Err(error)) if was_not_sent(&error) => {
+                self.unreachable(address, &error);
+                None
+            }
+            Ok(Err(error)) => {
+                self.client.nodes().failed(address);
+                let text = format!("the connection to {address} broke during the call: {}", chain(&error));
+                if self.client.repeats() {
+                    self.last_words = text;
+                    self.avoid.push(address.to_owned());
+                    return None;
+                }
+                Some(outcome::with_outcome(Status::unknown(text), Outcome::Unknown).into_http())
+            }
+            Err(_) => {
+                let text = format!("{address} did not answer before the deadline");
+                Some(outcome::with_outcome(Status::deadline_exceeded(text), Outcome::Unknown).into_http())
+            }
+        }
+    }
+
+    async fn answered(&mut self, address: &str, response: http::Response<Body>) -> Option<http::Response<Body>> {
+        let leader = leader_of(response.headers());
+        let moved = leader.as_deref().is_some_and(|leader| self.client.nodes().prefer(leader));
+        match judge(response.headers()) {
+            Judged::Final => return Some(response),
+            Judged::Again if moved => {}
+            Judged::Again => {
+                if leader.is_none() {
+                    // It knows no leader. Another node may.
+                    self.avoid.push(address.to_owned());
+                }
+                self.rest().await;
+            }
+            Judged::Elsewhere => self.avoid.push(address.to_owned()),
+        }
+        self.last = Some(response);
+        None
+    }
+
+    fn unreachable(&mut self, address: &str, error: &tonic::transport::Error) {
+        self.client.nodes().failed(address);
+        self.last_words = format!("{address} cannot be reached: {}", chain(error));
+        self.avoid.push(address.to_owned());
+    }
+
+    /// All nodes were asked. They are asked again after a pause.
+    async fn next_round(&mut self) {
+        self.rest().await;
+        self.avoid.clear();
+    }
+
+    /// Waits, longer each time, and never past the deadline.
+    async fn rest(&mut self) {
+        let until = (Instant::now() + jittered(self.pause)).min(self.deadline);
+        sleep(until.saturating_duration_since(Instant::now())).await;
+        self.pause = (self.pause * 2).min(self.client.options().pause_max);
+    }
+
+    /// The deadline has come, and no node ran the call.
+    fn give_up(self) -> http::Response<Body> {
+        match self.last {
+            Some(response) => response,
+            None => {
+                let outcome = if self.client.repeats() { Outcome::Unknown } else { Outcome::NotApplied };
+                let text = format!("no node answered before the deadline; {}", self.last_words);
+                outcome::with_outcome(Status::deadline_exceeded(text), outcome).into_http()
+            }
+        }
+    }
+
+    /// The request, with the time that is left.
+    fn request(&self) -> http::Request<Body> {
+        let mut request = http::Request::new(Body::new(Full::new(self.body.clone())));
+        *request.method_mut() = self.head.method.clone();
+        *request.uri_mut() = self.head.uri.clone();
+        *request.version_mut() = self.head.version;
+        *request.headers_mut() = self.head.headers.clone();
+        *request.extensions_mut() = self.head.extensions.clone();
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        set_timeout(request.headers_mut(), left);
+        request
+    }
+}
+
+fn set_timeout(headers: &mut HeaderMap, left: Duration) {
+    // gRPC allows eight digits.
+    let millis = left.as_millis().max(1);
+    let text = if millis < 100_000_000 { format!("{millis}m") } else { format!("{}S", left.as_secs().min(99_999_999)) };
+    if let Ok(value) = text.parse() {
+        headers.insert("grpc-timeout", value);
+    }
+}
+
+/// Reads the value of `grpc-timeout`: up to eight digits and a unit.
+fn timeout_of(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// Whether the error came while a connection was made, before anything of the call was sent.
+fn was_not_sent(error: &tonic::transport::Error) -> bool {
+    let mut source: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// Half of `pause` to all of it, so that clients that were refused together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let share = getrandom::u32().map_or(1.0, |number| f64::from(number) / f64::from(u32::MAX));
+    pause.mul_f64(0.5 + share / 2.0)
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            call_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(2),
+            request_bytes_max: 4 << 20,
+            pause_min: Duration::from_millis(10),
+            pause_max: Duration::from_millis(500),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_and_written_as_grpc_does() {
+        assert_eq!(timeout_of("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(timeout_of("99999999m"), Some(Duration::from_millis(99_999_999)));
+        for wrong in ["", "S", "2", "123456789m", "2x", "-1S", "\u{fc}"] {
+            assert_eq!(timeout_of(wrong), None, "{wrong}");
+        }
+        let mut headers = HeaderMap::new();
+        for (left, text) in [(0, "1m"), (1500, "1500m"), (100_000_000, "100000S")] {
+            set_timeout(&mut headers, Duration::from_millis(left));
+            assert_eq!(headers["grpc-timeout"], text);
+        }
+    }
+
+    #[test]
+    fn pauses_differ_and_stay_within_their_bounds() {
+        let pause = Duration::from_millis(100);
+        for _ in 0..100 {
+            let jittered = jittered(pause);
+            assert!(jittered >= pause / 2 && jittered <= pause, "{jittered:?}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The nodes that a client knows and one connection to each. Chooses which node gets the next attempt; sends nothing itself.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tonic::transport::{Channel, Endpoint};
+
+/// Nodes that one client knows at most. Addresses beyond it that nodes name as the leader's replace learned ones.
+const NODES_MAX: usize = 64;
+
+/// How often an idle connection is checked, so that a node that vanished is noticed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// All nodes of one client.
+pub(crate) struct Nodes {
+    connect_timeout: Duration,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    nodes: Vec<Node>,
+    /// How many of them the user named. The others were learned from metadata.
+    named: usize,
+    /// The node that gets the next call first: the leader, as far as is known.
+    preferred: usize,
+}
+
+struct Node {
+    address: String,
+    channel: Option<Channel>,
+}
+
+impl Nodes {
+    pub(crate) fn new(addresses: Vec<String>, connect_timeout: Duration) -> Nodes {
+        let named = addresses.len();
+        let nodes = addresses.into_iter().map(|address| Node { address, channel: None }).collect();
+        Nodes { connect_timeout, known: Mutex::new(Known { nodes, named, preferred: 0 }) }
+    }
+
+    /// Returns the address of the preferred node, or, when that is among `avoid`, of the next one behind it that is not. `None` when
+    /// all are.
+    pub(crate) fn choose(&self, avoid: &[String]) -> Option<String> {
+        let known = self.known.lock();
+        let count = known.nodes.len();
+        let order = (0..count).map(|offset| &known.nodes[(known.preferred + offset) % count].address);
+        order.into_iter().find(|address| !avoid.contains(address)).cloned()
+    }
+
+    /// Returns a connection to `address`, which it makes when there is none.
+    ///
+    /// # Errors
+    /// The node cannot be reached. Nothing was sent to it.
+    pub(crate) async fn channel(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
+        if let Some(channel) = self.open(address) {
+            return Ok(channel);
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect().await?;
+        let mut known = self.known.lock();
+        if let Some(node) = known.nodes.iter_mut().find(|node| node.address == address) {
+            // Two calls may have connected at once. One connection is enough.
+            return Ok(node.channel.get_or_insert(channel).clone());
+        }
+        Ok(channel)
+    }
+
+    fn open(&self, address: &str) -> Option<Channel> {
+        self.known.lock().nodes.iter().find(|node| node.address == address)?.channel.clone()
+    }
+
+    /// Drops the connection to a node that failed, and prefers the next node if this one was preferred.
+    pub(crate) fn failed(&self, address: &str) {
+        let mut known = self.known.lock();
+        let count = known.nodes.len();
+        let Some(at) = known.nodes.iter().position(|node| node.address == address) else { return };
+        known.nodes[at].channel = None;
+        if known.preferred == at {
+            known.preferred = (at + 1) % count;
+        }
+    }
+
+    /// Prefers the node at `leader` from now on. Returns whether that is news.
+    pub(crate) fn prefer(&self, leader: &str) -> bool {
+        let mut known = self.known.lock();
+        if known.nodes[known.preferred].address == leader {
+            return false;
+        }
+        let at = match known.nodes.iter().position(|node| node.address == leader) {
+            Some(at) => at,
+            None => {
+                if known.nodes.len() >= NODES_MAX && known.nodes.len() > known.named {
+                    let named = known.named;
+                    known.nodes.remove(named);
+                }
+                known.nodes.push(Node { address: leader.to_owned(), channel: None });
+                known.nodes.len() - 1
+            }
+        };
+        known.preferred = at;
+        true
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn nodes(addresses: &[&str]) -> Nodes {
+        Nodes::new(addresses.iter().map(|address| (*address).to_owned()).collect(), Duration::from_secs(1))
+    }
+
+    #[test]
+    fn the_leader_comes_first_and_the_others_in_turn() {
+        let nodes = nodes(&["a:1", "b:2", "c:3"]);
+        assert_eq!(nodes.choose(&[]).unwrap(), "a:1");
+        assert!(nodes.prefer("c:3") && !nodes.prefer("c:3"));
+        assert_eq!(nodes.choose(&[]).unwrap(), "c:3");
+        assert_eq!(nodes.choose(&["c:3".into()]).unwrap(), "a:1");
+        nodes.failed("c:3");
+        assert_eq!(nodes.choose(&[]).unwrap(), "a:1");
+        assert_eq!(nodes.choose(&["a:1".into(), "b:2".into(), "c:3".into()]), None);
+    }
+
+    #[test]
+    fn a_learned_leader_is_kept_and_their_number_is_bounded() {
+        let nodes = nodes(&["a:1"]);
+        assert!(nodes.prefer("d:4"));
+        assert_eq!(nodes.choose(&["d:4".into()]).unwrap(), "a:1");
+        for port in 1..200 {
+            nodes.prefer(&format!("x:{port}"));
+        }
+        assert_eq!(nodes.choose(&[]).unwrap(), "x:199");
+        assert_eq!(nodes.known.lock().nodes.len(), NODES_MAX);
+        assert_eq!(nodes.known.lock().nodes[0].address, "a:1");
+    }
+}
