@@ -1,4 +1,5 @@
-//! Compiles the protos that the host itself speaks. No protoc is run: protox parses them in this process.
+//! Compiles the protos that the host itself speaks. No protoc is run: protox parses them in this
+//! process.
 
 use prost::Message;
 

@@ -1,5 +1,5 @@
-//! Generates the clients of the scenarios: for raft-example's service from its own proto, and for the
-//! test guests.
+//! Generates the clients of the scenarios: for raft-example's service from its own proto, and for
+//! the test guests.
 
 const ROOMS: [&str; 6] = [
     "proto",

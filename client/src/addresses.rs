@@ -11,8 +11,9 @@ pub enum AddressError {
     Malformed(String),
 }
 
-/// Splits `list` at its commas. Each part is `host:port`; a leading `http://`, and a leading `ipv4:` or `ipv6:` before the whole
-/// list, are accepted and dropped. An address that stands twice is kept once.
+/// Splits `list` at its commas. Each part is `host:port`; a leading `http://`, and a leading
+/// `ipv4:` or `ipv6:` before the whole list, are accepted and dropped. An address that stands twice
+/// is kept once.
 pub(crate) fn parse(list: &str) -> Result<Vec<String>, AddressError> {
     let list = list.trim();
     let list = list.strip_prefix("ipv4:").or_else(|| list.strip_prefix("ipv6:")).unwrap_or(list);

@@ -1,5 +1,5 @@
-//! One call, from the first attempt to the answer: which node it goes to, when it is sent again, and when it is given up. Sends a call
-//! again only if no node ran it.
+//! One call, from the first attempt to the answer: which node it goes to, when it is sent again,
+//! and when it is given up. Sends a call again only if no node ran it.
 
 use std::error::Error;
 use std::time::Duration;
@@ -15,11 +15,13 @@ use tower_service::Service;
 use crate::outcome::{self, Judged, Outcome, judge, leader_of};
 use crate::{Client, Options};
 
-/// How much longer than the deadline a node's own answer is waited for. The node ends the call at the deadline and says what became of
-/// the command; this client could only say that it does not know.
+/// How much longer than the deadline a node's own answer is waited for. The node ends the call at
+/// the deadline and says what became of the command; this client could only say that it does not
+/// know.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// The longest timeout that gRPC can name is longer. This one keeps the arithmetic of instants sound.
+/// The longest timeout that gRPC can name is longer. This one keeps the arithmetic of instants
+/// sound.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// One call under way.
@@ -72,7 +74,8 @@ impl Call {
         }
     }
 
-    /// Sends the call to one node. Returns what the caller gets, or `None` when another attempt is due.
+    /// Sends the call to one node. Returns what the caller gets, or `None` when another attempt is
+    /// due.
     async fn attempt(&mut self, address: &str) -> Option<http::Response<Body>> {
         let nodes = self.client.nodes();
         let mut channel = match timeout_at(self.deadline, nodes.channel(address)).await {
@@ -86,9 +89,10 @@ impl Call {
                 return None;
             }
         };
+        let request = self.request();
         let sent = async {
             std::future::poll_fn(|context| channel.poll_ready(context)).await?;
-            channel.call(self.request()).await
+            channel.call(request).await
         };
         match timeout_at(self.deadline + GRACE, sent).await {
             Ok(Ok(response)) => self.answered(address, response).await,
@@ -225,7 +229,8 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Half of `pause` to all of it, so that clients that were refused together do not come back together.
+/// Half of `pause` to all of it, so that clients that were refused together do not come back
+/// together.
 fn jittered(pause: Duration) -> Duration {
     let share = getrandom::u32().map_or(1.0, |number| f64::from(number) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + share / 2.0)

@@ -1,5 +1,6 @@
-//! A client of a Lockstep cluster. It takes the addresses of any nodes, finds the leader, keeps one connection to each node, and
-//! sends a call again when no node ran it. It is a tower service, so it carries every client that tonic generates:
+//! A client of a Lockstep cluster. It takes the addresses of any nodes, finds the leader, keeps one
+//! connection to each node, and sends a call again when no node ran it. It is a tower service, so
+//! it carries every client that tonic generates:
 //!
 //! ```no_run
 //! # mod pb { pub struct ExampleClient; impl ExampleClient { pub fn new<T>(_: T) -> Self { Self } } }
@@ -13,18 +14,20 @@
 //!
 //! # What is sent again
 //!
-//! - A call that its node refused because it has no leader, or is not ready: the node says that the call did not run.
+//! - A call that its node refused because it has no leader, or is not ready: the node says that the
+//!   call did not run.
 //! - A call whose connection could not be made.
 //! - A command that a node returned unrun because its log entry had no fuel left.
 //!
-//! Attempts end at the deadline of the call (`Request::set_timeout`), or after [`Options::call_timeout`] when it has none.
+//! Attempts end at the deadline of the call (`Request::set_timeout`), or after
+//! [`Options::call_timeout`] when it has none.
 //!
 //! # What is not sent again
 //!
-//! A call whose connection broke before the answer may have run. It ends with `UNKNOWN`, and [`outcome`] says
-//! [`Outcome::Unknown`]. Queries, and commands that may run twice, can go through [`Client::repeating`], which sends such a call
-//! again, too. A stream that has begun is never begun again; [`index`] of its last message's metadata does not exist, so a watch
-//! names in its request where to go on.
+//! A call whose connection broke before the answer may have run. It ends with `UNKNOWN`, and
+//! [`outcome`] says [`Outcome::Unknown`]. Queries, and commands that may run twice, can go through
+//! [`Client::repeating`], which sends such a call again, too. A stream that has begun is never
+//! begun again: the request of a watch says where it goes on.
 //!
 //! The client speaks plain gRPC; a cluster is reached over a network that its operator trusts.
 
@@ -50,8 +53,8 @@ pub use outcome::{Outcome, index, leader, outcome};
 use call::{Call, chain};
 use nodes::Nodes;
 
-/// Connects to a cluster with the default [`Options`]. `addresses` names one node or more: `host:port`, separated by commas. One
-/// reachable node is enough; it names the leader.
+/// Connects to a cluster with the default [`Options`]. `addresses` names one node or more:
+/// `host:port`, separated by commas. One reachable node is enough; it names the leader.
 ///
 /// # Errors
 /// `addresses` is malformed, or no node can be reached.
@@ -73,11 +76,13 @@ pub enum ConnectError {
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The time that a call without a deadline of its own may take, all attempts together. Default: 10 s, as nodes have it.
+    /// The time that a call without a deadline of its own may take, all attempts together. Default:
+    /// 10 s, as nodes have it.
     pub call_timeout: Duration,
     /// The time that one attempt to connect may take. Default: 2 s.
     pub connect_timeout: Duration,
-    /// The largest request, in bytes. The client holds a request until its call has ended. Default: 4 MiB, as nodes have it.
+    /// The largest request, in bytes. The client holds a request until its call has ended. Default:
+    /// 4 MiB, as nodes have it.
     pub request_bytes_max: usize,
     /// The pause before the second attempt. It doubles with each attempt. Default: 10 ms.
     pub pause_min: Duration,
@@ -128,8 +133,9 @@ struct Shared {
 }
 
 impl Client {
-    /// Returns a client that also sends a call again when it may have run: when its connection broke before the answer. For queries,
-    /// and for commands that have the same effect when they run twice.
+    /// Returns a client that also sends a call again when it may have run: when its connection
+    /// broke before the answer. For queries, and for commands that have the same effect when they
+    /// run twice.
     #[must_use]
     pub fn repeating(&self) -> Client {
         Client { shared: self.shared.clone(), repeats: true }

@@ -1,11 +1,13 @@
-//! The nodes that a client knows and one connection to each. Chooses which node gets the next attempt; sends nothing itself.
+//! The nodes that a client knows and one connection to each. Chooses which node gets the next
+//! attempt; sends nothing itself.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
-/// Nodes that one client knows at most. Addresses beyond it that nodes name as the leader's replace learned ones.
+/// Nodes that one client knows at most. Addresses beyond it that nodes name as the leader's replace
+/// learned ones.
 const NODES_MAX: usize = 64;
 
 /// How often an idle connection is checked, so that a node that vanished is noticed.
@@ -38,8 +40,8 @@ impl Nodes {
         Nodes { connect_timeout, known: Mutex::new(Known { nodes, named, preferred: 0 }) }
     }
 
-    /// Returns the address of the preferred node, or, when that is among `avoid`, of the next one behind it that is not. `None` when
-    /// all are.
+    /// Returns the address of the preferred node, or, when that is among `avoid`, of the next one
+    /// behind it that is not. `None` when all are.
     pub(crate) fn choose(&self, avoid: &[String]) -> Option<String> {
         let known = self.known.lock();
         let count = known.nodes.len();
@@ -74,7 +76,8 @@ impl Nodes {
         self.known.lock().nodes.iter().find(|node| node.address == address)?.channel.clone()
     }
 
-    /// Drops the connection to a node that failed, and prefers the next node if this one was preferred.
+    /// Drops the connection to a node that failed, and prefers the next node if this one was
+    /// preferred.
     pub(crate) fn failed(&self, address: &str) {
         let mut known = self.known.lock();
         let count = known.nodes.len();

@@ -1,4 +1,5 @@
-//! Reads what a node says about a call beside the reply: the outcome of a command, the log index, the leader. Decides nothing.
+//! Reads what a node says about a call beside the reply: the outcome of a command, the log index,
+//! the leader. Decides nothing.
 
 use http::HeaderMap;
 use tonic::metadata::MetadataMap;
@@ -17,12 +18,14 @@ pub enum Outcome {
     NotApplied,
     /// The command may have run, or may run later.
     Unknown,
-    /// The command is in the log. The guest refused it or failed, so its writes were undone. Sending it again runs it again.
+    /// The command is in the log. The guest refused it or failed, so its writes were undone.
+    /// Sending it again runs it again.
     Applied,
 }
 
-/// Returns what became of the command that ended with `status`. A status without the metadata `lockstep-outcome` was not made by
-/// a node, usually because a connection broke: its outcome is unknown. The statuses of queries have no outcome either.
+/// Returns what became of the command that ended with `status`. A status without the metadata
+/// `lockstep-outcome` was not made by a node, usually because a connection broke: its outcome is
+/// unknown. The statuses of queries have no outcome either.
 pub fn outcome(status: &Status) -> Outcome {
     match text(status.metadata(), OUTCOME) {
         Some("not-applied") => Outcome::NotApplied,
@@ -31,8 +34,8 @@ pub fn outcome(status: &Status) -> Outcome {
     }
 }
 
-/// Returns the log index in the metadata of a response or a status: that of the entry with the command, or that of the state which a
-/// query saw.
+/// Returns the log index in the metadata of a response or a status: that of the entry with the
+/// command, or that of the state which a query saw.
 pub fn index(metadata: &MetadataMap) -> Option<u64> {
     text(metadata, INDEX)?.parse().ok()
 }
@@ -53,12 +56,13 @@ pub(crate) enum Judged {
     Final,
     /// The node certainly did not run the call, and may run the next one.
     Again,
-    /// The node certainly did not run the call, and will not run the next one either; another node may.
+    /// The node certainly did not run the call, and will not run the next one either; another node
+    /// may.
     Elsewhere,
 }
 
-/// Judges a response by its head. A node answers a failed unary call in the head alone, so that is enough for every call whose
-/// reply has not begun.
+/// Judges a response by its head. A node answers a failed unary call in the head alone, so that is
+/// enough for every call whose reply has not begun.
 pub(crate) fn judge(head: &HeaderMap) -> Judged {
     let value = |name: &str| head.get(name).and_then(|value| value.to_str().ok());
     let Some(code) = value("grpc-status").and_then(|code| code.parse().ok()).map(Code::from_i32) else {

@@ -11,9 +11,11 @@ use std::process::Command;
 const CHECKOUT: &str = "..";
 /// The parts of the SDK's crates, from the checkout: files, and directories with everything in
 /// them.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 11] = [
     "Cargo.toml",
     "LICENSE",
+    "contract/Cargo.toml",
+    "contract/src",
     "rustfmt.toml",
     "guest-sdk/Cargo.toml",
     "guest-sdk/src",

@@ -1,8 +1,8 @@
-//! Executes every command of the README, of `docs/operations.md`, of `docs/lost-majority.md` and of
-//! `docs/limits.md` as it stands there. The `sh` blocks of a page are one script, which runs from
-//! the checkout. `guide` executes the guide for authors. Left out are the test command itself,
-//! which would run this test again, `faults`, which takes half an hour, and the demo and the
-//! torture, which have their own tests.
+//! Executes every command of the README, of the client's README, of `docs/operations.md`, of
+//! `docs/lost-majority.md` and of `docs/limits.md` as it stands there. The `sh` blocks of a page
+//! are one script, which runs from the checkout. `guide` executes the guide for authors. Left out
+//! are the test command itself, which would run this test again, `faults`, which takes half an
+//! hour, and the demo and the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
 
 mod guide;
@@ -93,6 +93,18 @@ fn the_readme_works_with_addresses_instead_of_names() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap();
     let text = succeeded(&run(&cluster_script().replace("localhost", "127.0.0.1"))?)?;
     assert!(text.contains(r#""value":"world""#), "{text}");
+    Ok(())
+}
+
+/// Runs the example of the client crate on the README's cluster, before that is stopped.
+#[test]
+fn the_page_of_the_client_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = cluster_script();
+    let (cluster, stop) = script.split_once("kill %1").context("the cluster is stopped")?;
+    let page = blocks("client/README.md").concat();
+    let text = succeeded(&run(&format!("{cluster}{page}kill %1{stop}"))?)?;
+    assert!(text.contains("written at index ") && text.contains("read \"world\""), "{text}");
     Ok(())
 }
 
@@ -263,7 +275,9 @@ fn a_demo_that_is_killed_leaves_no_node() -> Result<()> {
 #[test]
 fn every_path_that_the_pages_name_exists() {
     let mut pages: Vec<PathBuf> =
-        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|page| checkout().join(page)).into();
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "client/README.md"]
+            .map(|page| checkout().join(page))
+            .into();
     let docs = std::fs::read_dir(checkout().join("docs")).unwrap().map(|entry| entry.unwrap().path());
     pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
     for page in pages {

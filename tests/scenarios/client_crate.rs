@@ -1,4 +1,5 @@
-//! The client crate on real clusters: it needs one address, follows the leader through kills and hand-overs, and loses nothing.
+//! The client crate on real clusters: it needs one address, follows the leader through kills and
+//! hand-overs, and loses nothing.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -77,7 +78,8 @@ async fn what_cannot_be_done_is_said_with_its_outcome() -> Result<()> {
     Ok(())
 }
 
-/// Leaders die and hand over while writers go on. A call may end as unknown when its connection breaks; every other one succeeds.
+/// Leaders die and hand over while writers go on. A call may end as unknown when its connection
+/// breaks; every other one succeeds.
 #[tokio::test]
 async fn writers_follow_the_leader_through_kills_and_lose_nothing() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;

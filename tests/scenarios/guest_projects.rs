@@ -10,10 +10,12 @@ use lockstep_tests::lockstep_binary;
 use tempfile::tempdir;
 
 /// Files of the checkout that are in its repository. Build output is left out.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 13] = [
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
+    "client",
+    "contract",
     "guest-sdk",
     "guests",
     "host",
@@ -134,16 +136,18 @@ fn a_project_with_a_copy_of_the_sdk_builds_in_a_clone_elsewhere() -> Result<()> 
 }
 
 #[test]
-fn both_crates_of_the_sdk_can_be_packaged() -> Result<()> {
-    let package = |name: &str, more: &[&str]| {
+fn the_crates_of_the_sdk_can_be_packaged() -> Result<()> {
+    let package = |names: &[&str], more: &[&str]| {
+        let names = names.iter().flat_map(|name| ["--package", name]);
         // This checkout has built the dependencies already, so nothing has to be downloaded.
-        let arguments = ["package", "--locked", "--allow-dirty", "--package", name];
-        cargo(&[&arguments, more].concat(), &checkout())
+        let arguments = ["package", "--locked", "--allow-dirty"].into_iter().chain(names);
+        cargo(&arguments.chain(more.iter().copied()).collect::<Vec<_>>(), &checkout())
     };
     // Also packages the code that is compiled for guests only.
-    package("lockstep-guest", &["--target", "wasm32-unknown-unknown"])?;
-    package("lockstep-guest-build", &[])?;
-    let listed = package("lockstep-guest", &["--list"])? + &package("lockstep-guest-build", &["--list"])?;
-    assert_says(&listed, &["wit/machine.wit", "proto/lockstep/options.proto", "LICENSE"]);
+    package(&["lockstep-guest"], &["--target", "wasm32-unknown-unknown"])?;
+    let build = ["lockstep-contract", "lockstep-guest-build"];
+    package(&build, &[])?;
+    let listed = package(&["lockstep-guest"], &["--list"])? + &package(&build, &["--list"])?;
+    assert_says(&listed, &["wit/machine.wit", "proto/lockstep/options.proto", "src/differences.rs", "LICENSE"]);
     Ok(())
 }

@@ -356,6 +356,36 @@ fn a_guest_of_another_language_is_packed_once() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_guest_is_compared_with_the_one_before() -> Result<()> {
+    let directory = tempdir()?;
+    let bare = written(directory.path(), "bare.wasm", without_descriptor(&std::fs::read(kv_wasm())?)?)?;
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/example.proto");
+    let example = std::fs::read_to_string(example)?;
+    let packed = |name: &str, text: String| -> Result<String> {
+        std::fs::create_dir(directory.path().join(name))?;
+        let proto = written(directory.path(), &format!("{name}/example.proto"), text)?;
+        let file = as_text(&directory.path().join(format!("{name}.wasm")))?;
+        done(&["pack", &bare, "--proto", &proto, "-o", &file])?;
+        Ok(file)
+    };
+    let old = packed("old", example.clone())?;
+    assert_says(&done(&["check", &old, "--against", &old])?, &["contract   that of"]);
+    let grown = packed("grown", example.replace("message GetRequest {", "message GetRequest { string tenant = 99;"))?;
+    assert_says(&done(&["check", &grown, "--against", &old])?, &["fine       GetRequest.tenant: the field is new"]);
+    // The other way round, the field is gone.
+    let told = refused(&["check", &old, "--against", &grown], 1)?;
+    assert_says(&told, &["BREAKS     GetRequest.tenant: the field (number 99) is gone"]);
+    assert_says(&told, &["1 difference breaks clients that were made for", "hint: ", "--allow-breaking"]);
+    done(&["check", &old, "--against", &grown, "--allow-breaking"])?;
+    let told = refused(&["check", &old, "--against", &grown, "--json"], 1)?;
+    assert_says(&told, &[r#""breaks":true"#, r#""subject":"GetRequest.tenant""#, r#""ok":true"#]);
+    let told = refused(&["check", &old, "--against", &bare], 1)?;
+    assert_says(&told, &["--against ", "carries no protobuf descriptor"]);
+    refused(&["check", &old, "--allow-breaking"], 2)?;
+    Ok(())
+}
+
 /// Returns a target directory of cargo that all runs share, beside that of these tests.
 fn shared_target() -> Result<PathBuf> {
     let program = std::env::current_exe()?;

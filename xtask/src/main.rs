@@ -122,7 +122,9 @@ fn build() -> Result<()> {
         println!("The first build compiles RocksDB and wasmtime: about 20 minutes on two cores, once per machine.");
     }
     program("lockstep", &[])?;
-    place("release/lockstep", "lockstep")
+    place("release/lockstep", "lockstep")?;
+    program("kv-client", &[])?;
+    place("release/kv-client", "kv-client")
 }
 
 /// Copies a finished file out of cargo's directory. It uses a rename, so that a running node keeps
@@ -163,9 +165,7 @@ fn run(name: &str, words: &[&str]) -> Result<()> {
 fn test_programs() -> Result<()> {
     guests::build(&["chain".into(), "medley".into(), "names".into(), "statics".into()])?;
     program("lockstep", &["--features", "lockstep/failpoints"])?;
-    place("release/lockstep", "lockstep-failpoints")?;
-    program("kv-client", &[])?;
-    place("release/kv-client", "kv-client")
+    place("release/lockstep", "lockstep-failpoints")
 }
 
 fn torture(options: &[&str]) -> Result<()> {

@@ -226,7 +226,7 @@ fn encode_descriptor(pool: &DescriptorPool, own: &[String]) -> Vec<u8> {
             file.encode_to_vec()
         } else {
             let mut bytes = without_source_info(&file);
-            own::mark_import(&mut bytes);
+            lockstep_contract::mark_import(&mut bytes);
             bytes
         };
         // Field 1, length-delimited.

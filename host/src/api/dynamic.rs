@@ -16,10 +16,10 @@ use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
 use super::commands::CommandCall;
-use super::routes::{Consistency, Kind, Method};
 use super::wire::parse_timeout;
 use super::{Shared, status, watch};
 use crate::machine::QueryCall;
+use lockstep_contract::{Consistency, Kind, Method};
 
 /// Most bytes of one request or reply message, decompressed. Stock clients have the same limit.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;

@@ -16,9 +16,9 @@ use tonic::{Request, Response, Status};
 use super::commands::CommandCall;
 use super::node_status::{Contact, suffrage};
 use super::operations::{Done, OperationError};
-use super::routes::Kind;
 use super::{Shared, status};
 use crate::raft::LeaderView;
+use lockstep_contract::Kind;
 
 /// Longest time for an operation on the leader that only waits for the log.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);

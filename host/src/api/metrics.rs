@@ -18,13 +18,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tonic::Code;
 
-use super::routes::Kind;
 use super::watch::places::Full;
 use super::{Shared, status};
 use crate::logs::stderr;
 use crate::machine::MachineStatus;
 use crate::raft::own_clock::OwnClock;
 use crate::types::NodeMode;
+use lockstep_contract::Kind;
 
 /// Upper bounds of the histogram in seconds. They range from a local query to the default deadline.
 const SECONDS_BOUNDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];

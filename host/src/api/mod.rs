@@ -12,7 +12,6 @@
 mod admin;
 mod attended;
 pub mod commands;
-mod descriptor;
 mod dynamic;
 mod fetch;
 mod health;
@@ -23,7 +22,6 @@ mod node_status;
 mod operations;
 mod raft_admin;
 mod reflection;
-pub mod routes;
 pub mod status;
 mod trailers;
 mod watch;
@@ -39,6 +37,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::response::IntoResponse;
 use futures::future::BoxFuture;
+use lockstep_contract::{Contract, ContractError};
 use lockstep_proto::{manager as manager_proto, v1};
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
@@ -58,7 +57,6 @@ use crate::raft::{Clock, LeaderWatch, LogTime, Members, RaftCell, ReadIndex, Ret
 use crate::types::{Node, NodeMode};
 use commands::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
-use routes::{RouteError, Routes};
 
 pub use dynamic::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX};
 pub use fetch::{Fetched, fetch_backup};
@@ -139,7 +137,7 @@ pub struct Api {
 struct Shared {
     parts: ApiParts,
     /// None until the component is known.
-    routes: ArcSwapOption<Routes>,
+    routes: ArcSwapOption<Contract>,
     operations: operations::Operations,
     metrics: metrics::Metrics,
     watches: watch::places::Places,
@@ -159,7 +157,7 @@ struct Shared {
 pub enum ServeError {
     /// The component's services cannot be served.
     #[error(transparent)]
-    Routes(#[from] RouteError),
+    Contract(#[from] ContractError),
     /// The component's descriptor cannot be served by reflection.
     #[error("the component's descriptor cannot be served by reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -167,8 +165,8 @@ pub enum ServeError {
 
 /// Reads a component's services, or returns why they cannot be served. Called before a component is
 /// accepted.
-pub fn admit(component: &Component) -> Result<Routes, RouteError> {
-    Routes::new(component.descriptor(), component.has_watcher())
+pub fn admit(component: &Component) -> Result<Contract, ContractError> {
+    Contract::new(component.descriptor(), component.has_watcher())
 }
 
 impl Api {
@@ -252,7 +250,7 @@ async fn call_router(mut router: Router, request: axum::extract::Request) -> axu
 fn router(
     shared: &Arc<Shared>,
     health: &HealthReporter,
-    routes: Option<&Routes>,
+    routes: Option<&Contract>,
 ) -> Result<Router, tonic_reflection::server::Error> {
     let manager = manager_proto::raft_manager_server::RaftManagerServer::new(manager::Manager(shared.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -10,7 +10,7 @@ use prost_types::FileDescriptorSet;
 use tonic_reflection::server::{Builder, Error};
 
 use super::mount;
-use super::routes::Routes;
+use lockstep_contract::Contract;
 
 /// Descriptors of the host's own protos.
 const HOST_DESCRIPTORS: &[u8] = lockstep_proto::DESCRIPTOR_SET;
@@ -27,13 +27,13 @@ static HEALTH_FILES: LazyLock<Vec<u8>> =
     LazyLock::new(|| in_host_folder(tonic_health::pb::FILE_DESCRIPTOR_SET).encode_to_vec());
 
 /// Adds both versions to `router`.
-pub(super) fn add(router: Router, guest: Option<&Routes>) -> Result<Router, Error> {
+pub(super) fn add(router: Router, guest: Option<&Contract>) -> Result<Router, Error> {
     let v1 = builder(guest).with_service_name("grpc.reflection.v1.ServerReflection").build_v1()?;
     let v1alpha = builder(guest).with_service_name("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?;
     Ok(mount(mount(router, v1), v1alpha))
 }
 
-fn builder(guest: Option<&Routes>) -> Builder<'_> {
+fn builder(guest: Option<&Contract>) -> Builder<'_> {
     let builder = Builder::configure()
         .register_encoded_file_descriptor_set(&HOST_FILES)
         .register_encoded_file_descriptor_set(&HEALTH_FILES);
@@ -42,7 +42,7 @@ fn builder(guest: Option<&Routes>) -> Builder<'_> {
         Some(routes) => builder.register_encoded_file_descriptor_set(routes.encoded()),
         None => builder,
     };
-    let guests = guest.map(Routes::services).unwrap_or_default();
+    let guests = guest.map(Contract::services).unwrap_or_default();
     let names = HOST_SERVICES.into_iter().chain(guests.iter().map(String::as_str));
     names.fold(builder, |builder, name| builder.with_service_name(name))
 }
@@ -81,7 +81,7 @@ mod tests {
         let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
         let mut compiler = protox::Compiler::new([protos]).unwrap();
         compiler.include_imports(true).open_file("example.proto").unwrap();
-        let routes = Routes::new(Some(&compiler.encode_file_descriptor_set()), true).unwrap();
+        let routes = Contract::new(Some(&compiler.encode_file_descriptor_set()), true).unwrap();
         drop(add(Router::new(), Some(&routes)).unwrap());
     }
 }

@@ -17,12 +17,12 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
 
 use super::commands::CommandError;
-use super::routes::Kind;
 use super::watch::places::{Full, WATCHES_MAX, WATCHES_PER_CONNECTION_MAX};
 use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
 use crate::raft::ReadError;
 use crate::types::{Node, NodeMode};
+use lockstep_contract::Kind;
 
 /// Log index of the entry that held the command, or of the state that a query saw.
 pub const INDEX: &str = "lockstep-index";

@@ -17,10 +17,10 @@ use futures::FutureExt;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::routes::{Consistency, Method};
 use super::{Shared, status};
 use crate::guest::{Cause, Step, Stepped};
 use crate::machine::{Again, Change, Changed, QueryError, WatchCall, Watched};
+use lockstep_contract::{Consistency, Method};
 use places::Connection;
 use replies::{Left, Outlet, Sender};
 

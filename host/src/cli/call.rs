@@ -17,7 +17,7 @@ use super::json::{Shown, Tree, read_message, show_bytes};
 use super::reflection::Reflection;
 use super::report::{Failure, metadata_lines, print_line, print_notice, stdout_is_closed};
 use super::similar::{similar, suggestion};
-use crate::api::routes::{described, is_reserved};
+use lockstep_contract::{described, is_reserved};
 
 /// A service that every node serves, and no other server.
 const NODE_SERVICE: &str = "lockstep.v1.Admin";

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use super::report::Failure;
-use crate::api::routes::Routes;
 use crate::config::guests_hint;
 use crate::guest::Component;
+use lockstep_contract::Contract;
 
 /// Refuses a file that no node would take, as far as names and sections show. `flag` begins the
 /// message.
@@ -16,6 +16,6 @@ pub(crate) fn check(flag: &str, path: &Path) -> anyhow::Result<()> {
         Failure::usage(format!("{flag}cannot read {}: {error}", path.display())).hint(guests_hint())
     })?;
     let checked = Component::check(&bytes).map_err(|error| refuse(error.to_string()).hint(guests_hint()))?;
-    Routes::new(checked.descriptor.as_deref(), checked.has_watcher).map_err(|error| refuse(error.to_string()))?;
+    Contract::new(checked.descriptor.as_deref(), checked.has_watcher).map_err(|error| refuse(error.to_string()))?;
     Ok(())
 }

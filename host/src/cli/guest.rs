@@ -2,6 +2,7 @@
 //! no node and no network; they read a file. Where they run a guest, the machine's own code runs
 //! it. They have no rules of their own: they call the same admission code that a node calls.
 
+mod against;
 mod bench;
 mod blanks;
 mod check;
@@ -22,8 +23,8 @@ use std::path::Path;
 use anyhow::Context;
 use clap::Subcommand;
 
-use crate::api::routes::Routes;
 use crate::guest::{CALLER_STACK_BYTES, Component, Engine, Limits};
+use lockstep_contract::Contract;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &GuestArgs) -> anyhow::Result<()> {
 /// A guest that a node would take.
 struct Admitted {
     component: Component,
-    routes: Routes,
+    routes: Contract,
 }
 
 /// Does what a node does with the file of `--fsm`, under the limits of a new cluster. Call it
@@ -104,7 +105,7 @@ fn admit_file_under(limits: &Limits, path: &Path) -> anyhow::Result<Admitted> {
 }
 
 /// Returns a text about services in files that the guest only imports. Empty when there are none.
-fn imported(title: &str, routes: &Routes) -> String {
+fn imported(title: &str, routes: &Contract) -> String {
     match routes.imported() {
         [] => String::new(),
         names => format!("{title}{}, which it does not serve", names.join(", ")),

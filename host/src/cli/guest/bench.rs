@@ -12,7 +12,6 @@ use tonic::Code;
 use super::blanks::FIRST_PASS;
 use super::script::{self, ScriptCall};
 use super::{admit_file, on_guest_stack};
-use crate::api::routes::Kind;
 use crate::api::status::reason_name;
 use crate::cli::progress::Line;
 use crate::cli::report::{Failure, code_name, print_line};
@@ -20,6 +19,7 @@ use crate::codec::Command;
 use crate::guest::{ApplyInstance, Component, Verdict};
 use crate::machine::{Replica, Reuse};
 use crate::types::hex;
+use lockstep_contract::Kind;
 
 /// Numbers of commands in an entry. Each gets its own row.
 const SIZES: [usize; 4] = [1, 16, 64, 1024];

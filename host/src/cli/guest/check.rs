@@ -1,11 +1,12 @@
 //! `lockstep guest check`: runs a node's admission offline, and warns of what an author should know
-//! even if a node would take the guest. `guest/load.rs` and `api/routes.rs` decide what is refused,
-//! and with which words.
+//! even if a node would take the guest. `guest/load.rs` and the crate `contract` decide what is
+//! refused, and with which words. `against` compares the guest with an older one.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::against::Comparison;
 use super::{Admitted, admit, imported, on_guest_stack, read};
 use crate::cli::report::print_line;
 use crate::guest::{Component, HiddenStack, hidden_stack};
@@ -18,8 +19,13 @@ write a snapshot of an empty state and restore that. Exits with 0 when a node wo
 when not. Warnings are about what a node takes all the same: a snapshot or a restore that fails, and
 a stack whose overflow would overwrite the guest's own data without a word.
 
+With --against it also compares the contract with that of an older guest: services, methods, their
+kinds and consistency, and the messages that they use. It exits with 1 when a client that was made
+for the older guest would fail with this one, or misread its replies.
+
 Examples:
   lockstep guest check target/wasm32-unknown-unknown/release/my_machine.wasm
+  lockstep guest check my_machine.wasm --against my_machine-1.0.wasm
   lockstep guest check my_machine.wasm --json";
 
 /// Say whether a node would take a guest, and if not, what to change.
@@ -30,8 +36,16 @@ pub(crate) struct CheckArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
+    /// An older guest: say what differs, and fail if its clients would break
+    #[arg(long = "against", value_name = "FILE")]
+    against: Option<PathBuf>,
+
+    /// Do not fail if clients of the older guest would break
+    #[arg(long = "allow_breaking", alias = "allow-breaking", requires = "against")]
+    allow_breaking: bool,
+
     /// One JSON object, for programs: {"file", "ok", "component", "services", "imported",
-    /// "warnings"} or {"file", "ok", "problem"}
+    /// "warnings", "against"} or {"file", "ok", "problem"}
     #[arg(long = "json")]
     json: bool,
 }
@@ -48,11 +62,14 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     match admitted {
         Ok((Admitted { component, routes }, warnings)) => {
             let (hash, services) = (hex(&component.hash()), routes.services());
+            let comparison = args.against.as_deref().map(|old| Comparison::of(old, &routes)).transpose()?;
+            let verdict = comparison.as_ref().map_or(Ok(()), |comparison| comparison.verdict(args.allow_breaking));
             if args.json {
-                return print_line(json!({
+                print_line(json!({
                     "file": file, "ok": true, "component": hash, "services": services, "imported": routes.imported(),
-                    "warnings": warnings,
-                }));
+                    "warnings": warnings, "against": comparison.as_ref().map(Comparison::json),
+                }))?;
+                return verdict;
             }
             print_line(format!(
                 "{file} is a guest that nodes take\n  component  {hash}\n  serves     {} ({} methods){}",
@@ -60,7 +77,9 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
                 routes.methods().len(),
                 imported("\n  imports    ", &routes),
             ))?;
-            warnings.iter().try_for_each(|warning| print_line(format!("warning: {warning}")))
+            warnings.iter().try_for_each(|warning| print_line(format!("warning: {warning}")))?;
+            comparison.iter().try_for_each(Comparison::print)?;
+            verdict
         }
         Err(error) => {
             if args.json {

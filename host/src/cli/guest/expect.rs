@@ -8,11 +8,11 @@ use prost_reflect::{
 use serde_json::Value;
 use tonic::{Code, Status};
 
-use crate::api::routes::Kind;
 use crate::cli::call::signature;
 use crate::cli::details;
 use crate::cli::json::{Tree, key_text, read_message, show_bytes};
 use crate::cli::report::code_name;
+use lockstep_contract::Kind;
 
 /// Package of the messages whose JSON is not an object of their fields. They are compared as a
 /// whole.

@@ -8,11 +8,11 @@ use prost_reflect::{DescriptorPool, MethodDescriptor};
 use serde_json::{Value, json};
 
 use super::{imported, read};
-use crate::api::routes::{RouteError, Routes};
 use crate::cli::call::shapes;
 use crate::cli::report::{Failure, print_line};
 use crate::guest::Anatomy;
 use crate::types::hex;
+use lockstep_contract::{Contract, ContractError};
 
 /// Greatest width of the column of methods.
 const COLUMN_CHARS_MAX: usize = 80;
@@ -44,11 +44,11 @@ pub(crate) fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let bytes = read(&args.file)?;
     let refused = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", args.file.display()));
     let anatomy = Anatomy::of(&bytes).map_err(|error| refused(&error))?;
-    let routes = Routes::new(anatomy.descriptor.as_deref(), anatomy.has_watcher);
+    let routes = Contract::new(anatomy.descriptor.as_deref(), anatomy.has_watcher);
     if args.json { print_line(as_json(bytes.len(), &anatomy, &routes)) } else { print(bytes.len(), &anatomy, &routes) }
 }
 
-fn print(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Routes, RouteError>) -> anyhow::Result<()> {
+fn print(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Contract, ContractError>) -> anyhow::Result<()> {
     match &anatomy.encoded {
         Some(encoded) => {
             print_line(format!("component  {}", hex(blake3::hash(encoded).as_bytes())))?;
@@ -76,7 +76,7 @@ fn print_list(title: &str, names: &[String]) -> anyhow::Result<()> {
 }
 
 /// Prints lines such as `Example/Get  query, local  {"key": string} -> {"value": string}`.
-fn print_methods(routes: &Routes) -> anyhow::Result<()> {
+fn print_methods(routes: &Contract) -> anyhow::Result<()> {
     let pool = DescriptorPool::decode(routes.encoded())?;
     let descriptors: HashMap<String, MethodDescriptor> = pool
         .services()
@@ -94,9 +94,9 @@ fn print_methods(routes: &Routes) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn as_json(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Routes, RouteError>) -> Value {
-    let methods = |routes: &Routes| -> Vec<Value> {
-        let one = |method: &crate::api::routes::Method| json!({ "name": &*method.name, "kind": method.kind.name(), "consistency": method.freshness() });
+fn as_json(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Contract, ContractError>) -> Value {
+    let methods = |routes: &Contract| -> Vec<Value> {
+        let one = |method: &lockstep_contract::Method| json!({ "name": &*method.name, "kind": method.kind.name(), "consistency": method.freshness() });
         routes.methods().into_iter().map(one).collect()
     };
     json!({

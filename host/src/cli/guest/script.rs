@@ -13,7 +13,6 @@ use tonic::Status;
 
 use super::blanks::{self, FIRST_PASS, Place};
 use super::expect::{Expected, as_json};
-use crate::api::routes::{Kind, Routes};
 use crate::api::status;
 use crate::cli::call::signature;
 use crate::cli::details;
@@ -23,6 +22,7 @@ use crate::cli::similar::{similar, suggestion};
 use crate::codec::Command;
 use crate::guest::{Stepped, Verdict};
 use crate::machine::encode_verdict;
+use lockstep_contract::{Contract, Kind};
 
 /// The help text about scripts, for all tools that read one.
 pub(super) const FORMAT: &str = "\
@@ -101,7 +101,7 @@ pub(super) enum Answer {
 }
 
 /// Reads a script for a guest with these services.
-pub(super) fn read(path: &Path, routes: &Routes) -> anyhow::Result<Vec<ScriptCall>> {
+pub(super) fn read(path: &Path, routes: &Contract) -> anyhow::Result<Vec<ScriptCall>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let pool = DescriptorPool::decode(routes.encoded())?;
     let mut calls = Vec::new();
@@ -118,7 +118,7 @@ pub(super) fn read(path: &Path, routes: &Routes) -> anyhow::Result<Vec<ScriptCal
     Ok(calls)
 }
 
-fn parse(text: &str, line: usize, routes: &Routes, pool: &DescriptorPool) -> Result<ScriptCall, Problem> {
+fn parse(text: &str, line: usize, routes: &Contract, pool: &DescriptorPool) -> Result<ScriptCall, Problem> {
     let written: Line = serde_json::from_str(text).map_err(|error| Problem::of_json(text, &error))?;
     let of = |field: &'static str| move |problem: String| Problem::of_field(text, field, problem);
     let name = written.method.strip_prefix('/').unwrap_or(&written.method);
@@ -196,7 +196,7 @@ impl Problem {
     }
 }
 
-fn unknown(name: &str, routes: &Routes) -> String {
+fn unknown(name: &str, routes: &Contract) -> String {
     let names: Vec<String> = routes.methods().iter().map(|method| method.name.to_string()).collect();
     let close: Vec<String> = similar(name, names.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
     format!("the guest has no method {name:?}; {}", suggestion(&close, &names))
@@ -298,11 +298,11 @@ mod tests {
     use super::*;
     use crate::guest;
 
-    fn routes() -> Routes {
+    fn routes() -> Contract {
         let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
         let proto = format!("{protos}/example.proto");
         let descriptor = lockstep_guest_build::descriptor(&[proto], &[protos]).unwrap();
-        Routes::new(Some(&descriptor), true).unwrap()
+        Contract::new(Some(&descriptor), true).unwrap()
     }
 
     fn script(text: &str) -> anyhow::Result<Vec<ScriptCall>> {

@@ -172,7 +172,7 @@ fn as_url(given: &str) -> Option<String> {
 fn workspace_of_copy(manifest: &str) -> String {
     let mut copy = String::from(
         "# The guest SDK of Lockstep, as its repository has it. A workspace of its own beside the project's.\n[workspace]\nresolver = \"3\"\n\
-         members = [\"guest-sdk\", \"guest-sdk/build\"]\n\n",
+         members = [\"contract\", \"guest-sdk\", \"guest-sdk/build\"]\n\n",
     );
     let mut is_wanted = false;
     for line in manifest.lines() {
@@ -180,7 +180,8 @@ fn workspace_of_copy(manifest: &str) -> String {
             is_wanted = line.starts_with("[workspace.");
         }
         // Leaves out crates of the checkout, which are not in the copy.
-        if is_wanted && !line.contains("path = ") {
+        let is_in_copy = line.starts_with("lockstep-contract = ") || !line.contains("path = ");
+        if is_wanted && is_in_copy {
             copy.push_str(line);
             copy.push('\n');
         }
@@ -235,13 +236,19 @@ mod tests {
     fn the_copy_is_whole_and_names_nothing_outside() {
         let place = tempfile::tempdir().unwrap();
         Sdk::Copy { why: None }.write(place.path()).unwrap();
-        for name in ["Cargo.toml", "guest-sdk/wit/machine.wit", "guest-sdk/build/proto/lockstep/options.proto"] {
+        for name in [
+            "Cargo.toml",
+            "contract/src/lib.rs",
+            "guest-sdk/wit/machine.wit",
+            "guest-sdk/build/proto/lockstep/options.proto",
+        ] {
             let (name, path) = (Path::new("..").join(name), place.path().join(COPY_DIR).join(name));
             assert!(path.is_file() && !path.is_symlink(), "{}", name.display());
         }
         let manifest = fs::read_to_string(place.path().join(COPY_DIR).join("Cargo.toml")).unwrap();
         assert!(manifest.contains("\nprost = ") && manifest.contains("[workspace.lints.rust]"), "{manifest}");
-        assert!(!manifest.contains("path = ") && !manifest.contains("[profile"), "{manifest}");
+        assert_eq!(manifest.matches("path = ").count(), 1, "the contract alone: {manifest}");
+        assert!(!manifest.contains("[profile"), "{manifest}");
         assert!(fs::read_to_string(place.path().join("Cargo.lock")).unwrap().contains("name = \"prost\""));
     }
 }

@@ -12,7 +12,6 @@ use anyhow::{Context, anyhow};
 
 use super::remote::Remote;
 use super::{Admitted, admit_file_under, on_guest_stack};
-use crate::api::routes::Routes;
 use crate::api::status;
 use crate::cli::report::Failure;
 use crate::guest::{
@@ -20,6 +19,7 @@ use crate::guest::{
     Stepped, Verdict,
 };
 use crate::types::hex;
+use lockstep_contract::Contract;
 
 /// The protocol. The SDK's harness compiles the same file.
 #[path = "../../../../guest-sdk/src/test/frames.rs"]
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     })
 }
 
-fn hello(component: &Component, routes: &Routes) -> Hello {
+fn hello(component: &Component, routes: &Contract) -> Hello {
     let methods = routes.methods();
     Hello {
         protocol: frames::PROTOCOL,

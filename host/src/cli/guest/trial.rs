@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use super::script::{Answer, ScriptCall};
-use crate::api::routes::Kind;
 use crate::guest::Component;
 use crate::machine::{Replica, ReplicaError, Reuse, Standing};
+use lockstep_contract::Kind;
 
 /// Log time at the beginning: 2024-01-01. Each entry is a second later, or as much later as the
 /// script says.

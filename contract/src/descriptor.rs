@@ -1,5 +1,5 @@
 //! Checks a component's descriptor set before the host uses it: its size, its names, and that it
-//! holds each file once. It does not know which services the host serves; `routes` does.
+//! holds each file once. It does not know which services are served; `services` does.
 //!
 //! The maker of the component controls these bytes, and the decoded form takes a hundred times
 //! their space. So this module counts the declarations in the encoded form first.
@@ -11,7 +11,7 @@ use prost::encoding::{self, DecodeContext, WireType};
 use prost::{DecodeError, Message};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 
-use super::routes::RouteError;
+use crate::services::ContractError;
 
 /// Most bytes of a descriptor set. The largest known set, of a public API with hundreds of
 /// services, has half of that.
@@ -36,25 +36,24 @@ const SHOWN_CHARS_MAX: usize = 64;
 const REASON_CHARS_MAX: usize = 256;
 /// Number of the field `FileDescriptorSet.file`.
 const FILE_FIELD: u32 = 1;
-/// Number of the field with which a Buf image extends a file. `own.rs` of the SDK's build writes
-/// it.
+/// Number of the field with which a Buf image extends a file.
 const MORE_FIELD: u32 = 8042;
 /// Number of the field, inside `MORE_FIELD`, that tells whether the file is only imported.
 const IS_IMPORT_FIELD: u32 = 1;
 
 /// The content of a descriptor section.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(crate) struct Files {
     /// The set, with each file once.
-    pub(super) encoded: Bytes,
+    pub(crate) encoded: Bytes,
     /// Names of the files that are only imported. Their services are not the guest's.
-    pub(super) imported: HashSet<String>,
+    pub(crate) imported: HashSet<String>,
 }
 
 /// Reads the descriptor sets that several crates leave in one section. The sets follow one another
 /// and share imports. A build may mark no imports; then the set has none, and all of its services
 /// are the guest's.
-pub(super) fn read(encoded: &[u8]) -> Result<Files, RouteError> {
+pub(crate) fn read(encoded: &[u8]) -> Result<Files, ContractError> {
     if encoded.len() > DESCRIPTOR_BYTES_MAX {
         return Err(too_large("bytes", DESCRIPTOR_BYTES_MAX));
     }
@@ -81,7 +80,7 @@ pub(super) fn read(encoded: &[u8]) -> Result<Files, RouteError> {
             Some(first) if *first == file => {}
             Some(_) => {
                 let text = format!("two different files are called {}", shown(file.name()));
-                return Err(RouteError::Undecodable(text));
+                return Err(ContractError::Undecodable(text));
             }
             None => {
                 encoding::encode_key(FILE_FIELD, WireType::LengthDelimited, &mut merged);
@@ -110,17 +109,27 @@ fn is_import(mut file: &[u8]) -> Result<bool, DecodeError> {
     Ok(is_import)
 }
 
-fn undecodable(error: DecodeError) -> RouteError {
+/// Adds the mark of an imported file to an encoded file. A reader that does not know the mark skips
+/// it.
+pub fn mark_import(file: &mut Vec<u8>) {
+    let mut more = Vec::new();
+    encoding::bool::encode(IS_IMPORT_FIELD, &true, &mut more);
+    encoding::encode_key(MORE_FIELD, WireType::LengthDelimited, file);
+    encoding::encode_varint(more.len() as u64, file);
+    file.extend(more);
+}
+
+fn undecodable(error: DecodeError) -> ContractError {
     refused(&error.to_string())
 }
 
 /// Returns the error for a reason that repeats content of the descriptor.
-pub(super) fn refused(reason: &str) -> RouteError {
-    RouteError::Undecodable(escaped(reason, REASON_CHARS_MAX))
+pub(crate) fn refused(reason: &str) -> ContractError {
+    ContractError::Undecodable(escaped(reason, REASON_CHARS_MAX))
 }
 
-fn too_large(what: &'static str, most: usize) -> RouteError {
-    RouteError::TooLarge { what, most }
+fn too_large(what: &'static str, most: usize) -> ContractError {
+    ContractError::TooLarge { what, most }
 }
 
 /// Splits a set into its encoded files. Decoding them into prost's types would lose custom options.
@@ -201,7 +210,7 @@ struct Count {
 
 impl Count {
     /// Counts the declarations in these bytes without allocating memory for them.
-    fn walk(&mut self, mut rest: &[u8], kind: Kind, depth: usize) -> Result<(), RouteError> {
+    fn walk(&mut self, mut rest: &[u8], kind: Kind, depth: usize) -> Result<(), ContractError> {
         if depth > NESTING_MAX {
             return Err(too_large("levels of declarations within each other", NESTING_MAX));
         }
@@ -216,7 +225,7 @@ impl Count {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), RouteError> {
+    fn check(&self) -> Result<(), ContractError> {
         let counts = [
             (self.files, "files", FILES_MAX),
             (self.messages, "messages and enums", MESSAGES_MAX),
@@ -229,7 +238,7 @@ impl Count {
 }
 
 /// Refuses names that no compiler accepts. They would end up in paths, logs and metrics.
-fn check_names(file: &FileDescriptorProto) -> Result<(), RouteError> {
+fn check_names(file: &FileDescriptorProto) -> Result<(), ContractError> {
     let package = file.package();
     let is_package = package.len() <= NAME_BYTES_MAX && package.split('.').all(is_identifier);
     if !is_package && !package.is_empty() {
@@ -243,18 +252,18 @@ fn check_names(file: &FileDescriptorProto) -> Result<(), RouteError> {
     file.message_type.iter().try_for_each(check_message)
 }
 
-fn check_message(message: &DescriptorProto) -> Result<(), RouteError> {
+fn check_message(message: &DescriptorProto) -> Result<(), ContractError> {
     check_name("message", message.name())?;
     message.field.iter().try_for_each(|field| check_name("field", field.name()))?;
     message.enum_type.iter().try_for_each(check_enum)?;
     message.nested_type.iter().try_for_each(check_message)
 }
 
-fn check_enum(declared: &EnumDescriptorProto) -> Result<(), RouteError> {
+fn check_enum(declared: &EnumDescriptorProto) -> Result<(), ContractError> {
     check_name("enum", declared.name())
 }
 
-fn check_name(what: &'static str, name: &str) -> Result<(), RouteError> {
+fn check_name(what: &'static str, name: &str) -> Result<(), ContractError> {
     if name.len() <= NAME_BYTES_MAX && is_identifier(name) { Ok(()) } else { Err(bad_name(what, name)) }
 }
 
@@ -265,8 +274,8 @@ fn is_identifier(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-fn bad_name(what: &'static str, name: &str) -> RouteError {
-    RouteError::Name { what, name: shown(name), bytes: name.len() }
+fn bad_name(what: &'static str, name: &str) -> ContractError {
+    ContractError::Name { what, name: shown(name), bytes: name.len() }
 }
 
 /// Returns the name in a printable form.
@@ -404,6 +413,6 @@ mod tests {
         let whole =
             FileDescriptorSet { file: vec![FileDescriptorProto { message_type: vec![message("M")], ..file() }] }
                 .encode_to_vec();
-        assert!(matches!(read(&whole[..whole.len() - 1]), Err(RouteError::Undecodable(_))));
+        assert!(matches!(read(&whole[..whole.len() - 1]), Err(ContractError::Undecodable(_))));
     }
 }
