@@ -13,6 +13,12 @@ pub use address::Address;
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
 
+/// Default address that serves clients and operators.
+pub const GRPC_ADDR: &str = "localhost:40051";
+/// Default address that serves peers.
+pub const RAFT_ADDR: &str = "localhost:50051";
+/// Default directory that holds one sub-directory for each node.
+pub const RAFT_DATA_DIR: &str = "/tmp";
 /// Default time between two decisions about a checkpoint.
 pub const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(120);
 /// Default number of commands since the last checkpoint at which another one is made.
@@ -110,12 +116,12 @@ impl Default for NodeConfig {
             bootstrap: false,
             bootstrap_forced: false,
             name: String::new(),
-            grpc_addr: "localhost:40051".into(),
-            raft_addr: "localhost:50051".into(),
+            grpc_addr: GRPC_ADDR.into(),
+            raft_addr: RAFT_ADDR.into(),
             grpc_advertise_addr: None,
             raft_advertise_addr: None,
             http_addr: None,
-            raft_data_dir: PathBuf::from("/tmp"),
+            raft_data_dir: PathBuf::from(RAFT_DATA_DIR),
             fsm: None,
             insecure: false,
             snapshot_interval: SNAPSHOT_INTERVAL,

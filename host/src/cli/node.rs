@@ -53,11 +53,11 @@ pub(crate) struct NodeArgs {
     raft_id: String,
 
     /// Address on which clients and operators are served
-    #[arg(long = "grpc_addr", env = "LOCKSTEP_GRPC_ADDR", value_name = "HOST:PORT", default_value = "localhost:40051")]
+    #[arg(long = "grpc_addr", env = "LOCKSTEP_GRPC_ADDR", value_name = "HOST:PORT", default_value = config::GRPC_ADDR)]
     grpc_addr: String,
 
     /// Address on which the other nodes are served
-    #[arg(long = "raft_addr", env = "LOCKSTEP_RAFT_ADDR", value_name = "HOST:PORT", default_value = "localhost:50051")]
+    #[arg(long = "raft_addr", env = "LOCKSTEP_RAFT_ADDR", value_name = "HOST:PORT", default_value = config::RAFT_ADDR)]
     raft_addr: String,
 
     /// Address that clients and other nodes connect to instead of --grpc_addr
@@ -73,7 +73,7 @@ pub(crate) struct NodeArgs {
     http_addr: Option<String>,
 
     /// Directory that holds one sub-directory for each node
-    #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = "/tmp")]
+    #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = config::RAFT_DATA_DIR)]
     raft_data_dir: PathBuf,
 
     /// The state machine, a WebAssembly file; needed with --raft_bootstrap, otherwise it must match
@@ -89,8 +89,8 @@ pub(crate) struct NodeArgs {
 
     /// Time between two checks whether to make a snapshot
     #[arg(long = "snapshot_interval", env = "LOCKSTEP_SNAPSHOT_INTERVAL", value_name = "DURATION",
-        default_value = "120s", value_parser = humantime::parse_duration)]
-    snapshot_interval: Duration,
+        default_value_t = Time(config::SNAPSHOT_INTERVAL), value_parser = time)]
+    snapshot_interval: Time,
 
     /// Commands since the last snapshot after which a check makes another one
     #[arg(long = "snapshot_threshold", env = "LOCKSTEP_SNAPSHOT_THRESHOLD", value_name = "COMMANDS",
@@ -99,18 +99,18 @@ pub(crate) struct NodeArgs {
 
     /// Silence of the leader before a follower starts an election
     #[arg(long = "heartbeat_timeout", env = "LOCKSTEP_HEARTBEAT_TIMEOUT", value_name = "DURATION",
-        default_value = "1s", value_parser = humantime::parse_duration)]
-    heartbeat_timeout: Duration,
+        default_value_t = Time(config::HEARTBEAT_TIMEOUT), value_parser = time)]
+    heartbeat_timeout: Time,
 
     /// How long a command waits for a leader
     #[arg(long = "election_timeout", env = "LOCKSTEP_ELECTION_TIMEOUT", value_name = "DURATION",
-        default_value = "3s", value_parser = humantime::parse_duration)]
-    election_timeout: Duration,
+        default_value_t = Time(config::ELECTION_TIMEOUT), value_parser = time)]
+    election_timeout: Time,
 
     /// How long a node that is added as a voter may take to catch up, before it is taken out again
     #[arg(long = "catch_up_timeout", env = "LOCKSTEP_CATCH_UP_TIMEOUT", value_name = "DURATION",
-        default_value = "60s", value_parser = humantime::parse_duration)]
-    catch_up_timeout: Duration,
+        default_value_t = Time(config::CATCH_UP_TIMEOUT), value_parser = time)]
+    catch_up_timeout: Time,
 
     /// Commands that stay in the log behind the newest snapshot
     #[arg(long = "trailing_logs", env = "LOCKSTEP_TRAILING_LOGS", value_name = "COMMANDS",
@@ -205,6 +205,23 @@ impl std::fmt::Display for Size {
 
 fn size(text: &str) -> Result<Size, String> {
     config::parse_size(text).map(Size)
+}
+
+/// A duration, read and shown as people write it.
+#[derive(Clone, Copy, Debug)]
+struct Time(Duration);
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.subsec_nanos() {
+            0 => write!(f, "{}s", self.0.as_secs()),
+            _ => humantime::format_duration(self.0).fmt(f),
+        }
+    }
+}
+
+fn time(text: &str) -> Result<Time, humantime::DurationError> {
+    humantime::parse_duration(text).map(Time)
 }
 
 /// Runs a node until a signal, or until it cannot go on.
@@ -326,14 +343,14 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         raft_data_dir: args.raft_data_dir.clone(),
         fsm: args.fsm.clone(),
         insecure: args.insecure,
-        snapshot_interval: args.snapshot_interval,
+        snapshot_interval: args.snapshot_interval.0,
         snapshot_threshold: args.snapshot_threshold,
         snapshot_threshold_bytes: args.snapshot_threshold_bytes.0,
         snapshot_rate_limit: args.snapshot_rate_limit.0,
         log_quota: args.log_quota.0,
-        heartbeat_timeout: args.heartbeat_timeout,
-        election_timeout: args.election_timeout,
-        catch_up_timeout: args.catch_up_timeout,
+        heartbeat_timeout: args.heartbeat_timeout.0,
+        election_timeout: args.election_timeout.0,
+        catch_up_timeout: args.catch_up_timeout.0,
         trailing_logs: args.trailing_logs,
         trailing_entries_min: args.trailing_entries_min,
         min_free_bytes: args.min_free_bytes.0,

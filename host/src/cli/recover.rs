@@ -34,7 +34,7 @@ pub(crate) struct RecoverArgs {
     raft_id: String,
 
     /// Directory that holds one sub-directory for each node, the same as when the node is started
-    #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = "/tmp")]
+    #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = crate::config::RAFT_DATA_DIR)]
     raft_data_dir: PathBuf,
 
     /// Recover. Without this flag, only show what the node holds

@@ -31,7 +31,7 @@ pub(crate) struct RestoreArgs {
     raft_id: String,
 
     /// Directory that holds one directory for each node
-    #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = "/tmp")]
+    #[arg(long = "raft_data_dir", env = "LOCKSTEP_RAFT_DATA_DIR", value_name = "DIR", default_value = crate::config::RAFT_DATA_DIR)]
     raft_data_dir: PathBuf,
 }
 

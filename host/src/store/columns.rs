@@ -43,6 +43,9 @@
 //!   only while the node is removed.
 //! - `QUARANTINE` and `QUARANTINE.entry`: why this node must not serve: its state differs from its
 //!   cluster's. `QUARANTINE.ended`: the former `QUARANTINE`, once the node has another state.
+//! - `DISPUTED`: why this node serves nothing: another cluster takes it for a member of its own.
+//! - `RESYNC.tmp`: a backup of another node while it is received. `RESYNC`: the whole one. The next
+//!   start takes its state from it and removes it.
 //! - `state/<group>/CURRENT`: the number of the generation in force, and the index of the snapshot
 //!   that it was installed from, if any. It is replaced by rename.
 //! - `SYNCED`: what the last fsync made durable, see `log/synced.rs`.
