@@ -16,10 +16,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use lockstep::codec::Command;
 use lockstep::guest::{
-    ApplyInstance, CALLER_STACK_BYTES, Call, Component, Context, Engine, Limits, Page, Range, Store, StoreFault,
-    Verdict,
+    ApplyInstance, CALLER_STACK_BYTES, Call, Component, Context, Engine, Limits, Page, Range, Rows, StoreFault, Verdict,
 };
-use lockstep::machine::{Instances, Replica, Standing};
+use lockstep::machine::{Instances, Replica, ReplicaDigest};
 use prost::Message;
 use twin::Twins;
 use wit_component::StringEncoding;
@@ -149,10 +148,10 @@ fn ladder_rows(with: &Component, without: &Component) -> Result<()> {
     let fresh = |component: &Component| each(|| ApplyInstance::new(component).map(drop).map_err(Into::into));
     row("a fresh instance, made and dropped", in_turns(|| fresh(with), || fresh(without))?);
     let fresh_call = |component: &Component| {
-        let mut store: Box<dyn Store> = Box::new(Rows::default());
+        let mut store: Box<dyn Rows> = Box::new(HeldRows::default());
         each(|| {
             let mut instance = ApplyInstance::new(component)?;
-            store = one_call(&mut instance, &[], std::mem::replace(&mut store, Box::new(Rows::default())))?;
+            store = one_call(&mut instance, &[], std::mem::replace(&mut store, Box::new(HeldRows::default())))?;
             Ok(())
         })
     };
@@ -172,7 +171,7 @@ fn ladder_rows(with: &Component, without: &Component) -> Result<()> {
     Ok(())
 }
 
-fn one_call(instance: &mut ApplyInstance, request: &[u8], store: Box<dyn Store>) -> Result<Box<dyn Store>> {
+fn one_call(instance: &mut ApplyInstance, request: &[u8], store: Box<dyn Rows>) -> Result<Box<dyn Rows>> {
     let context = Context { index: 1, position: 0, time_ms: START_MS };
     let call = Call { context, method: "costs.Ladder/Climb", request, caller: "", fuel: FUEL };
     let (verdict, store) = instance.apply(call, store);
@@ -185,7 +184,7 @@ fn one_call(instance: &mut ApplyInstance, request: &[u8], store: Box<dyn Store>)
 /// Returns the nanoseconds of a call in an instance that has served others.
 fn calls(component: &Component, request: &[u8]) -> Result<f64> {
     let mut instance = ApplyInstance::new(component)?;
-    let mut store: Option<Box<dyn Store>> = Some(Box::new(Rows::default()));
+    let mut store: Option<Box<dyn Rows>> = Some(Box::new(HeldRows::default()));
     each(|| {
         let taken = store.take().expect("each call gives it back");
         store = Some(one_call(&mut instance, request, taken)?);
@@ -197,7 +196,7 @@ fn calls(component: &Component, request: &[u8]) -> Result<f64> {
 /// subtracted.
 fn inside(component: &Component, rung: Rung, times: u32) -> Result<f64> {
     let mut instance = ApplyInstance::new(component)?;
-    let mut store: Option<Box<dyn Store>> = Some(Box::new(Rows::filled()));
+    let mut store: Option<Box<dyn Rows>> = Some(Box::new(HeldRows::filled()));
     let mut call = |request: &[u8]| {
         each(|| {
             let taken = store.take().expect("each call gives it back");
@@ -271,24 +270,24 @@ impl Bed {
         Ok(began.elapsed().as_secs_f64() * 1e6 / commands.len() as f64)
     }
 
-    fn standing(&self) -> Result<Standing> {
+    fn standing(&self) -> Result<ReplicaDigest> {
         Ok(self.replica.standing()?)
     }
 }
 
-/// Rows in memory, to measure a store call without any disk.
+/// HeldRows in memory, to measure a store call without any disk.
 #[derive(Default)]
-struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
+struct HeldRows(BTreeMap<Vec<u8>, Vec<u8>>);
 
-impl Rows {
+impl HeldRows {
     /// Makes the rows that `ladder.wat` reads.
-    fn filled() -> Rows {
+    fn filled() -> HeldRows {
         let key = |number: u32| [b"row\0", &number.to_le_bytes()[..]].concat();
-        Rows((0..1000).map(|number| (key(number), vec![0; 64])).collect())
+        HeldRows((0..1000).map(|number| (key(number), vec![0; 64])).collect())
     }
 }
 
-impl Store for Rows {
+impl Rows for HeldRows {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         Ok(self.0.get(key).cloned())
     }

@@ -217,7 +217,7 @@ impl Node {
 /// Opens everything on the disk, and loads the component that this node may run.
 async fn open_disk(
     config: &NodeConfig,
-    node: crate::types::Node,
+    node: crate::types::Addresses,
     fatal: &Fatal,
 ) -> anyhow::Result<(Foundation, machine::StateMachine)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);

@@ -31,7 +31,7 @@ pub const CLOCK_MAX_MS: u64 = 2_091_744_000_000;
 
 /// A node's addresses and its operator's name for it, as the membership holds them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Node {
+pub struct Addresses {
     /// The operator's `--raft_id`.
     pub name: String,
     /// `host:port` of the peer port, as other nodes dial it.
@@ -40,7 +40,7 @@ pub struct Node {
     pub grpc_addr: String,
 }
 
-impl fmt::Display for Node {
+impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (raft {}, grpc {})", self.name, self.raft_addr, self.grpc_addr)
     }
@@ -76,7 +76,7 @@ openraft::declare_raft_types!(
         D = EntryData,
         R = Applied,
         NodeId = NodeId,
-        Node = Node,
+        Node = Addresses,
 );
 
 /// A log entry's id: its leader's term and node, and its index. An alias for [`TypeConfig`].
@@ -90,7 +90,7 @@ pub type Entry = openraft::alias::EntryOf<TypeConfig>;
 /// A membership with the log id that set it.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 /// Sets of voters, and nodes.
-pub type Membership = openraft::Membership<NodeId, Node>;
+pub type Membership = openraft::Membership<NodeId, Addresses>;
 
 /// The cluster that a node belongs to. It is recorded on its disk and carried in every peer
 /// message.

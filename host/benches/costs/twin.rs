@@ -3,7 +3,7 @@
 //! byte. The benchmark compares their states.
 
 use kv::{AddRequest, AddResponse};
-use lockstep::guest::{Call, HostFault, Limits, Store, StoreFault, Verdict};
+use lockstep::guest::{Call, HostFault, Limits, Rows, StoreFault, Verdict};
 use lockstep::machine::{Instance, Instances};
 use lockstep_guest::key::EncodeKey;
 use prost::Message;
@@ -35,7 +35,7 @@ struct Twin {
 }
 
 impl Twin {
-    fn add(&self, call: Call<'_>, store: &mut dyn Store) -> Result<Verdict, StoreFault> {
+    fn add(&self, call: Call<'_>, store: &mut dyn Rows) -> Result<Verdict, StoreFault> {
         let request = AddRequest::decode(call.request).expect("the benchmark sends requests");
         let mut key = vec![VALUES_TAG];
         request.key.encode_key(&mut key);
@@ -52,7 +52,7 @@ impl Instance for Twin {
         self.served
     }
 
-    fn apply(&mut self, call: Call<'_>, mut store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+    fn apply(&mut self, call: Call<'_>, mut store: Box<dyn Rows>) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
         assert_eq!(call.method, "Example/Add", "the twin has one command");
         self.served += 1;
         let verdict = self.add(call, store.as_mut()).map_err(|StoreFault(fault)| HostFault(fault));

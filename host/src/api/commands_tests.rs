@@ -5,7 +5,7 @@ use super::*;
 use crate::guest::Verdict;
 use crate::machine::not_run;
 use crate::raft::ticket::{Claim, ticket};
-use crate::types::{CommittedLeaderId, Node};
+use crate::types::{Addresses, CommittedLeaderId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use tokio::sync::{Notify, watch};
@@ -56,7 +56,7 @@ struct World {
 }
 
 fn view(term: u64, is_me: bool) -> Option<LeaderView> {
-    Some(LeaderView { term, node_id: if is_me { 1 } else { 2 }, node: Node::default(), is_me })
+    Some(LeaderView { term, node_id: if is_me { 1 } else { 2 }, node: Addresses::default(), is_me })
 }
 
 fn world(first: Option<LeaderView>) -> World {

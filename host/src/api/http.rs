@@ -57,19 +57,19 @@ pub(super) async fn observe_progress(shared: Arc<Shared>) {
 
 /// When the machine last made progress.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ApplyProgress {
     applied: u64,
     at: Instant,
 }
 
-impl Progress {
-    pub(super) fn new() -> Progress {
-        Progress { applied: 0, at: Instant::now() }
+impl ApplyProgress {
+    pub(super) fn new() -> ApplyProgress {
+        ApplyProgress { applied: 0, at: Instant::now() }
     }
 
     fn observe(&mut self, applied: u64, committed: u64, now: Instant) {
         if applied >= committed || applied != self.applied {
-            *self = Progress { applied, at: now };
+            *self = ApplyProgress { applied, at: now };
         }
     }
 
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_machine_is_stuck_when_committed_entries_wait_for_a_minute() {
-        let mut progress = Progress::new();
+        let mut progress = ApplyProgress::new();
         let begin = Instant::now();
         let later = begin + STUCK_AFTER + Duration::from_secs(1);
         progress.observe(5, 9, begin);

@@ -54,7 +54,7 @@ use crate::machine::{Machine, QueryError};
 use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Sockets, media};
 use crate::raft::membership::Configuration;
 use crate::raft::{Clock, LeaderWatch, LogTime, Members, RaftCell, ReadIndex, Retention};
-use crate::types::{Node, NodeMode};
+use crate::types::{Addresses, NodeMode};
 use commands::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
 
@@ -81,7 +81,7 @@ const LIMITS: Http2Limits = Http2Limits {
 /// The parts of the node that the API uses.
 pub struct ApiParts {
     /// This node's name and advertised addresses.
-    pub node: Node,
+    pub node: Addresses,
     /// The running Raft instance, if any.
     pub raft: RaftCell,
     /// The state machine.
@@ -143,7 +143,7 @@ struct Shared {
     watches: watch::places::Places,
     /// Limits the log lines about watches that run again and again and send nothing.
     silent_watches: Sparse,
-    progress: Mutex<http::Progress>,
+    progress: Mutex<http::ApplyProgress>,
     /// Set when the listeners are about to close.
     stopping: watch_channel::Sender<bool>,
     /// Set by Shutdown, while the listeners stay open.
@@ -180,7 +180,7 @@ impl Api {
             metrics: metrics::Metrics::new(),
             watches: watch::places::Places::default(),
             silent_watches: Sparse::default(),
-            progress: Mutex::new(http::Progress::new()),
+            progress: Mutex::new(http::ApplyProgress::new()),
             stopping: watch_channel::channel(false).0,
             shutting_down: watch_channel::channel(false).0,
             component_known: watch_channel::channel(false).0,

@@ -16,13 +16,13 @@ use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Server;
 use crate::raft::own_clock::OwnClock;
 use crate::raft::retention::RetentionStatus;
-use crate::types::{LogId, Node, TypeConfig};
+use crate::types::{Addresses, LogId, TypeConfig};
 
 /// All data that both forms contain.
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
     /// This node, as the membership or its flags name it.
-    pub node: Node,
+    pub node: Addresses,
     /// The leader, if one is known.
     pub leader: Option<LeaderView>,
     /// The servers of the configuration in force.
@@ -336,8 +336,8 @@ pub(super) mod tests {
         }
     }
 
-    fn node(name: &str, port: u16) -> Node {
-        Node {
+    fn node(name: &str, port: u16) -> Addresses {
+        Addresses {
             name: name.into(),
             raft_addr: format!("localhost:{port}"),
             grpc_addr: format!("localhost:{}", port - 10_000),

@@ -21,7 +21,7 @@ use super::watch::places::{Full, WATCHES_MAX, WATCHES_PER_CONNECTION_MAX};
 use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Outcome, QueryError, is_not_run};
 use crate::raft::ReadError;
-use crate::types::{Node, NodeMode};
+use crate::types::{Addresses, NodeMode};
 use lockstep_contract::Kind;
 
 /// Log index of the entry that held the command, or of the state that a query saw.
@@ -273,7 +273,7 @@ pub fn unimplemented(explanation: &str) -> Status {
 
 /// Returns the status of a node without its cluster's component: it has not joined yet, or it may
 /// not serve.
-pub fn no_component(node: &Node, mode: &NodeMode) -> Status {
+pub fn no_component(node: &Addresses, mode: &NodeMode) -> Status {
     let text = match mode {
         NodeMode::Unfit(why) | NodeMode::Quarantined(why) | NodeMode::Disputed(why) | NodeMode::Removed(why) => {
             why.clone()

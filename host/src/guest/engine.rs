@@ -77,7 +77,7 @@ pub(super) struct Inner {
     queries: Arc<Slots>,
     snapshots: Arc<Slots>,
     restores: Arc<Slots>,
-    clock: Arc<Clock>,
+    clock: Arc<Epochs>,
     ticker: Thread,
 }
 
@@ -104,7 +104,7 @@ impl Engine {
             config(limits, metered).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
         let mut linker = Linker::new(&wasmtime);
         imports::link(&mut linker).map_err(unavailable)?;
-        let clock = Arc::new(Clock::default());
+        let clock = Arc::new(Epochs::default());
         let ticker = tick(wasmtime.weak(), clock.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
         let limits = Arc::new(limits.clone());
         let inner = Inner {
@@ -206,7 +206,7 @@ impl Drop for Slot {
 }
 
 /// While this value lives, a call with a deadline is running.
-pub(super) struct Deadline(Arc<Clock>);
+pub(super) struct Deadline(Arc<Epochs>);
 
 impl Drop for Deadline {
     fn drop(&mut self) {
@@ -215,14 +215,14 @@ impl Drop for Deadline {
 }
 
 #[derive(Default)]
-struct Clock {
+struct Epochs {
     running: AtomicUsize,
     stopped: AtomicBool,
 }
 
 /// Starts the thread that advances the epoch while a call with a deadline runs. Otherwise the
 /// thread sleeps, so that an idle node uses no processor time.
-fn tick(engine: wasmtime::EngineWeak, clock: Arc<Clock>) -> std::io::Result<Thread> {
+fn tick(engine: wasmtime::EngineWeak, clock: Arc<Epochs>) -> std::io::Result<Thread> {
     let run = move || {
         while !clock.stopped.load(Ordering::Acquire) {
             if clock.running.load(Ordering::Acquire) == 0 {

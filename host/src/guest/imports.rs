@@ -12,7 +12,7 @@ use wasmtime::{Result, StoreContextMut};
 use super::engine::epochs;
 use super::limits::{Budget, Growth, Limits, fuel};
 use super::outcome::{Ended, Reason, cut};
-use super::{NodeStatus, Page, Range, SnapshotSink, SnapshotSource, Store, StoreFault};
+use super::{Page, Range, Rows, SnapshotSink, SnapshotSource, StatusSource, StoreFault};
 use crate::faults;
 use crate::logs::{Bounded, Foreign};
 
@@ -49,10 +49,10 @@ pub(super) struct State {
     metered: bool,
     pub(super) growth: Growth,
     pub(super) mode: Mode,
-    pub(super) store: Option<Box<dyn Store>>,
+    pub(super) store: Option<Box<dyn Rows>>,
     pub(super) budget: Budget,
     pub(super) caller: String,
-    pub(super) node_status: Option<NodeStatus>,
+    pub(super) node_status: Option<StatusSource>,
     pub(super) sink: Option<Box<dyn SnapshotSink>>,
     pub(super) source: Option<Box<dyn SnapshotSource>>,
     /// Only for a snapshot or a restore: how long the guest may still compute.
@@ -381,7 +381,7 @@ fn charge_bytes(guest: &mut Guest<'_>, bytes: usize) -> Result<()> {
 /// copied then.
 fn with_store<T>(
     guest: &mut Guest<'_>,
-    work: impl FnOnce(&mut dyn Store, &Guest<'_>) -> std::result::Result<T, StoreFault>,
+    work: impl FnOnce(&mut dyn Rows, &Guest<'_>) -> std::result::Result<T, StoreFault>,
 ) -> Result<T> {
     let mut store = guest.data_mut().store.take().expect("checked on entry");
     let began = began(guest);

@@ -14,7 +14,7 @@ use super::limits::{Budget, Limits};
 use super::load::{Component, LoadError};
 use super::outcome::{self, Interrupts};
 use super::wire::{Command, Stream, Watch, WireStep};
-use super::{Call, Cause, Failure, HostFault, NodeStatus, Reason, Step, Stepped, Store, Verdict};
+use super::{Call, Cause, Failure, HostFault, Reason, Rows, StatusSource, Step, Stepped, Verdict};
 
 /// An epoch that is never reached. It is not `u64::MAX`, because that plus the current epoch would
 /// wrap.
@@ -122,7 +122,7 @@ impl Sandbox {
     }
 
     /// Prepares the state for a call; `finish` undoes it.
-    pub(super) fn start(&mut self, mode: Mode, fuel: u64, store: Box<dyn Store>) -> Result<(), HostFault> {
+    pub(super) fn start(&mut self, mode: Mode, fuel: u64, store: Box<dyn Rows>) -> Result<(), HostFault> {
         let state = self.wasm.data_mut();
         state.mode = mode;
         state.store = Some(store);
@@ -148,7 +148,7 @@ impl Sandbox {
     }
 
     /// Ends the call, and returns the store.
-    pub(super) fn finish(&mut self) -> Box<dyn Store> {
+    pub(super) fn finish(&mut self) -> Box<dyn Rows> {
         let state = self.wasm.data_mut();
         state.mode = Mode::Idle;
         state.store.take().expect("every import puts the store back")
@@ -280,7 +280,7 @@ impl ApplyInstance {
 
     /// Runs one command. Returns the store with the command's writes; the caller keeps them after a
     /// reply and undoes them otherwise.
-    pub fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+    pub fn apply(&mut self, call: Call<'_>, store: Box<dyn Rows>) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
         if !self.usable() {
             return (Err(HostFault("a spent instance was asked to apply".to_owned())), store);
         }
@@ -352,9 +352,9 @@ impl QueryInstance {
     pub fn query(
         &mut self,
         call: Call<'_>,
-        store: Box<dyn Store>,
-        status: NodeStatus,
-    ) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+        store: Box<dyn Rows>,
+        status: StatusSource,
+    ) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
         self.sandbox.state().node_status = Some(status);
         let answered = self.limited(Mode::Query, call, store, |this| {
             let verdict = this.sandbox.command(&this.query, call, Interrupts::Deadline)?;
@@ -374,8 +374,8 @@ impl QueryInstance {
         call: Call<'_>,
         cause: Cause,
         memo: &[u8],
-        store: Box<dyn Store>,
-    ) -> (Result<Stepped, HostFault>, Box<dyn Store>) {
+        store: Box<dyn Rows>,
+    ) -> (Result<Stepped, HostFault>, Box<dyn Rows>) {
         self.limited(Mode::Watch, call, store, |this| match &this.watch {
             Some(watch) => this.sandbox.watch(watch, call, cause, memo),
             None => {
@@ -389,9 +389,9 @@ impl QueryInstance {
         &mut self,
         mode: Mode,
         call: Call<'_>,
-        store: Box<dyn Store>,
+        store: Box<dyn Rows>,
         run: impl FnOnce(&mut Self) -> Result<T, HostFault>,
-    ) -> (Result<T, HostFault>, Box<dyn Store>) {
+    ) -> (Result<T, HostFault>, Box<dyn Rows>) {
         if !self.usable() {
             return (Err(HostFault("a spent instance was asked to query".to_owned())), store);
         }

@@ -1,5 +1,5 @@
 //! The sandbox: loads a component and runs its exports. It knows no Raft, no gRPC and no RocksDB; a
-//! guest's data goes through [`Store`].
+//! guest's data goes through [`Rows`].
 //!
 //! - [`Engine`]: wasmtime under one set of [`Limits`], with the reason for every setting (`engine`,
 //!   `limits`).
@@ -60,7 +60,7 @@ pub use streams::{restore, restore_slot, snapshot, snapshot_slot};
 ///
 /// The caller has checked lengths, budget and rights, and never passes a range whose end is not
 /// after its start. The implementation gives the same answer on every replica, or returns a fault.
-pub trait Store: Send + 'static {
+pub trait Rows: Send + 'static {
     /// Returns the value of `key`, including the call's own writes.
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault>;
     /// Returns up to `limit` rows in order (0: as many as fit in a page).
@@ -198,7 +198,7 @@ pub enum Stepped {
 }
 
 /// Answers `node.status` with a JSON object.
-pub type NodeStatus = Arc<dyn Fn() -> String + Send + Sync>;
+pub type StatusSource = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Receives a guest's snapshot.
 pub trait SnapshotSink: Send + 'static {

@@ -10,7 +10,7 @@ use super::instance::Sandbox;
 use super::load::Component;
 use super::outcome::{self, Interrupts};
 use super::wire::Stream;
-use super::{Context, HostFault, SnapshotSink, SnapshotSource, Store, Verdict};
+use super::{Context, HostFault, Rows, SnapshotSink, SnapshotSource, Verdict};
 
 /// Most milliseconds that a guest may compute without moving its stream. Fuel alone would not end
 /// such a guest, because it must be enough for states of any size. The limit is less than the time
@@ -36,7 +36,7 @@ pub fn snapshot(
     component: &Component,
     _place: &Slot,
     context: Context,
-    store: Box<dyn Store>,
+    store: Box<dyn Rows>,
     sink: Box<dyn SnapshotSink>,
 ) -> Result<Verdict, HostFault> {
     let mut sandbox = Sandbox::new(component)?;
@@ -50,9 +50,9 @@ pub fn restore(
     component: &Component,
     _place: &Slot,
     context: Context,
-    store: Box<dyn Store>,
+    store: Box<dyn Rows>,
     source: Box<dyn SnapshotSource>,
-) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
     let mut sandbox = match Sandbox::new(component) {
         Ok(sandbox) => sandbox,
         Err(fault) => return (Err(fault), store),
@@ -66,9 +66,9 @@ pub(super) fn run(
     export: &ComponentExportIndex,
     mode: Mode,
     context: Context,
-    store: Box<dyn Store>,
+    store: Box<dyn Rows>,
     quiet_ms: u32,
-) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
     let function: Stream = match sandbox.admitted(export) {
         Ok(function) => function,
         Err(fault) => return (Err(fault), store),

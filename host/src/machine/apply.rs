@@ -36,7 +36,7 @@ use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The conditions that must hold before the state takes an entry.
-pub(crate) trait Gate: Send + Sync + 'static {
+pub(crate) trait LogGate: Send + Sync + 'static {
     /// Blocks until log entry `index` is durable on this node.
     fn wait_durable(&self, index: u64) -> Result<(), StoreError>;
     /// Notes that readers will see `log_id` next. The note survives a crash of the process.
@@ -45,7 +45,7 @@ pub(crate) trait Gate: Send + Sync + 'static {
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>>;
 }
 
-impl Gate for Log {
+impl LogGate for Log {
     fn wait_durable(&self, index: u64) -> Result<(), StoreError> {
         self.durable().wait(index)
     }
@@ -80,7 +80,7 @@ pub(crate) struct ApplyHandle {
 }
 
 impl ApplyHandle {
-    pub(crate) fn start(shared: Arc<Shared>, gate: Arc<dyn Gate>, system: System) -> Result<Self, MachineError> {
+    pub(crate) fn start(shared: Arc<Shared>, gate: Arc<dyn LogGate>, system: System) -> Result<Self, MachineError> {
         let (jobs, work) = channel();
         let generation = shared.state.current();
         let applier = Applier {
@@ -127,7 +127,7 @@ impl ApplyHandle {
 
 struct Applier {
     shared: Arc<Shared>,
-    gate: Arc<dyn Gate>,
+    gate: Arc<dyn LogGate>,
     generation: Arc<Generation>,
     system: System,
     dirty: Dirty,

@@ -10,7 +10,7 @@ use super::hash;
 use super::overlay::Transaction;
 use super::snapshot_frames::{Footer, row_head};
 use super::transfers::Transfer;
-use crate::guest::{Page, Range, Store, StoreFault};
+use crate::guest::{Page, Range, Rows, StoreFault};
 use crate::store::{Column, Generation, Read, StoreError};
 
 /// Rows between two progress steps of a transfer.
@@ -124,7 +124,7 @@ impl Watched {
     }
 }
 
-impl Store for Watched {
+impl Rows for Watched {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         self.transfer.step();
         self.store.get(key)

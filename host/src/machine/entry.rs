@@ -9,7 +9,7 @@ use super::outcome::{encode_verdict, is_not_run, not_run};
 use super::overlay::Transaction;
 use super::system::System;
 use crate::codec::{self, Command};
-use crate::guest::{ApplyInstance, Call, Component, Context, HostFault, Limits, Store, Verdict};
+use crate::guest::{ApplyInstance, Call, Component, Context, HostFault, Limits, Rows, Verdict};
 use crate::store::Read;
 use crate::types::{LogId, Origin};
 
@@ -25,7 +25,7 @@ pub trait Instance {
     /// Returns how many commands this instance has run.
     fn served(&self) -> u32;
     /// Runs a command. Returns the store with the writes made so far.
-    fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>);
+    fn apply(&mut self, call: Call<'_>, store: Box<dyn Rows>) -> (Result<Verdict, HostFault>, Box<dyn Rows>);
     /// Returns the fuel that the last command used.
     fn fuel_used(&self) -> u64;
     /// Returns the fuel that creating this instance used.
@@ -43,7 +43,7 @@ impl Instance for ApplyInstance {
         ApplyInstance::served(self)
     }
 
-    fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+    fn apply(&mut self, call: Call<'_>, store: Box<dyn Rows>) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
         ApplyInstance::apply(self, call, store)
     }
 
@@ -88,7 +88,7 @@ pub(crate) fn normal<R: Read + Send + 'static>(
     if let (None, Some(genesis)) = (&system.genesis, &entry.genesis) {
         system.genesis = Some((log_id.index, genesis.clone()).into());
     }
-    let mut batch = Batch {
+    let mut batch = EntryRun {
         context: Context { index: log_id.index, position: 0, time_ms: system.time_ms },
         transaction: Some(Box::new(Transaction::new(base))),
         instance: None,
@@ -136,7 +136,7 @@ fn finish(
 }
 
 /// The state of one entry while its commands run.
-struct Batch<R> {
+struct EntryRun<R> {
     context: Context,
     /// `None` only during a call.
     transaction: Option<Box<Transaction<R>>>,
@@ -147,7 +147,7 @@ struct Batch<R> {
     fuel_used: u64,
 }
 
-impl<R: Read + Send + 'static> Batch<R> {
+impl<R: Read + Send + 'static> EntryRun<R> {
     fn run(&mut self, runner: &Runner<'_>, command: &Command) -> Result<Verdict, HostFault> {
         let left = runner.limits.fuel_per_entry.saturating_sub(self.fuel_used);
         // The first command always runs, or a limit per entry below the limit per command would

@@ -67,7 +67,7 @@ impl Instance for ScriptedInstance {
         self.served
     }
 
-    fn apply(&mut self, call: Call<'_>, mut store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+    fn apply(&mut self, call: Call<'_>, mut store: Box<dyn Rows>) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
         let request = String::from_utf8_lossy(call.request).into_owned();
         self.ran.borrow_mut().push((request.clone(), self.served));
         let neighbours = self.served;

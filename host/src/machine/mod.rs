@@ -57,14 +57,14 @@ pub use hash::Doubt;
 pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
 pub use pace::Pace;
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
-pub use replica::{Applied, Replica, ReplicaError, Reuse, Standing};
+pub use replica::{AppliedEntry, Replica, ReplicaDigest, ReplicaError, Reuse};
 pub use snapshots::{PreparedState, Receiving, Sending, SnapshotData, SnapshotError, Snapshots};
 pub use state_machine::StateMachine;
 pub use status::MachineStatus;
-pub use transfers::{Attempt, Direction, Running, Transfer, TransferStatus, Transfers};
+pub use transfers::{Direction, Running, SendAttempt, Transfer, TransferStatus, Transfers};
 pub use waiters::{Fate, Waiter, Waiters};
 
-use apply::{ApplyHandle, Gate};
+use apply::{ApplyHandle, LogGate};
 use shared::Shared;
 
 /// What a machine is built from.
@@ -213,7 +213,7 @@ pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
 }
 
 /// Does what [`open`] does after its checks, with `gate` in place of the log.
-fn open_behind(gate: Arc<dyn Gate>, options: Options) -> Result<(Machine, StateMachine), MachineError> {
+fn open_behind(gate: Arc<dyn LogGate>, options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let system = system::System::read(&*options.state.current())?;
     let shared = Arc::new(Shared::new(&options, &system));
     let queries = query::Pool::start(options.query_threads, options.query_queue_max)?;

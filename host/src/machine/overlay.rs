@@ -14,7 +14,7 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use super::gaps::Gaps;
-use crate::guest::{Page, Range, Store, StoreFault};
+use crate::guest::{Page, Range, Rows, StoreFault};
 use crate::store::{Column, Read, StoreError};
 
 impl<R: Read + ?Sized> Read for Arc<R> {
@@ -210,7 +210,7 @@ pub(crate) fn fault(error: StoreError) -> StoreFault {
     StoreFault(error.to_string())
 }
 
-impl<R: Read + Send + 'static> Store for Transaction<R> {
+impl<R: Read + Send + 'static> Rows for Transaction<R> {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         match self.writes.get(key) {
             Some(own) => Ok(own.clone()),

@@ -17,13 +17,13 @@ use super::overlay::{Pager, fault};
 use super::shared::Shared;
 use super::system::System;
 use crate::guest::{
-    Call, Cause, Component, Context, Failure, HostFault, NodeStatus, Page, Range, Reason, Stepped, Store, StoreFault,
+    Call, Cause, Component, Context, Failure, HostFault, Page, Range, Reason, Rows, StatusSource, Stepped, StoreFault,
     Verdict,
 };
 use crate::logs::Foreign;
 use crate::store::{Column, Read, StoreError, View};
 use crate::types::{Fatal, NodeMode};
-use threads::Lane;
+use threads::WorkKind;
 pub(crate) use threads::{Kept, Pool};
 
 /// A query.
@@ -37,7 +37,7 @@ pub struct QueryCall {
     /// The query is not begun after this time.
     pub deadline: Instant,
     /// Produces the answer to `node.status`.
-    pub status: NodeStatus,
+    pub status: StatusSource,
 }
 
 /// An answered query.
@@ -101,13 +101,13 @@ impl From<HostFault> for QueryError {
 
 pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) -> Result<Answer, QueryError> {
     let (component, shared) = (ready(shared)?, shared.clone());
-    pool.run(Lane::Queries, move |kept| {
+    pool.run(WorkKind::Queries, move |kept| {
         let (context, reads) = begin(&shared, false)?;
         if Instant::now() >= call.deadline {
             let failure = Failure { reason: Reason::Deadline, detail: "its deadline passed before it began".into() };
             return Ok(Answer { index: context.index, verdict: Verdict::Failed(failure) });
         }
-        let mut store: Option<Box<dyn Store>> = Some(Box::new(reads));
+        let mut store: Option<Box<dyn Rows>> = Some(Box::new(reads));
         let answered = kept.serve(&component, Some(call.deadline), |instance| {
             let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
             let given = store.take().expect("each call gives it back");
@@ -126,7 +126,7 @@ pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) ->
 
 pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCall) -> Result<Watched, QueryError> {
     let (component, shared) = (ready(shared)?, shared.clone());
-    pool.run(Lane::Steps, move |kept| {
+    pool.run(WorkKind::Steps, move |kept| {
         let (context, reads) = begin(&shared, true)?;
         let mut store = Some(Box::new(reads));
         let answered = kept.serve(&component, None, |instance| {
@@ -220,7 +220,7 @@ fn read_only<T>() -> Result<T, StoreFault> {
     Err(StoreFault("a write reached a read-only view".into()))
 }
 
-impl Store for Reads {
+impl Rows for Reads {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         if let Some(recorded) = &mut self.recorded {
             recorded.key(key);

@@ -37,8 +37,8 @@ use super::system::System;
 use super::transfers::{Direction, Transfer, Transfers};
 use crate::codec::Command;
 use crate::guest::{
-    self, ApplyInstance, CALLER_STACK_BYTES, Call, Cause, Component, Context, HostFault, Limits, NodeStatus,
-    QueryInstance, SnapshotSink, Step, Stepped, Store, Verdict,
+    self, ApplyInstance, CALLER_STACK_BYTES, Call, Cause, Component, Context, HostFault, Limits, QueryInstance, Rows,
+    SnapshotSink, StatusSource, Step, Stepped, Verdict,
 };
 use crate::store::{Checkpoints, Column, DataDir, Read, State, StoreError, View};
 use crate::types::{CommittedLeaderId, GROUP, LogId};
@@ -63,7 +63,7 @@ pub enum Reuse {
 
 /// An applied entry.
 #[derive(Clone, Debug)]
-pub struct Applied {
+pub struct AppliedEntry {
     /// Its index.
     pub index: u64,
     /// How each command ended.
@@ -74,7 +74,7 @@ pub struct Applied {
 
 /// Values that are equal on two replicas that did the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct ReplicaDigest {
     /// The last applied index.
     pub index: u64,
     /// The rolling hash of everything that was applied.
@@ -149,7 +149,7 @@ impl Replica {
     }
 
     /// Applies the next entry.
-    pub fn apply(&mut self, time_ms: u64, commands: Vec<Command>, reuse: Reuse) -> Result<Applied, ReplicaError> {
+    pub fn apply(&mut self, time_ms: u64, commands: Vec<Command>, reuse: Reuse) -> Result<AppliedEntry, ReplicaError> {
         self.apply_entry(&Entry { time_ms, commands, ..Entry::default() }, reuse)
     }
 
@@ -164,11 +164,11 @@ impl Replica {
         self.run_entry(&Entry { time_ms, commands, ..Entry::default() }, instances)
     }
 
-    fn apply_entry(&mut self, entry: &Entry, reuse: Reuse) -> Result<Applied, ReplicaError> {
+    fn apply_entry(&mut self, entry: &Entry, reuse: Reuse) -> Result<AppliedEntry, ReplicaError> {
         let fuel = Rc::new(RefCell::new(vec![0; entry.commands.len()]));
         let metered = Metered { component: self.component.clone(), reuse, fuel: fuel.clone() };
         let verdicts = self.run_entry(entry, &metered)?;
-        Ok(Applied { index: self.system.applied_index(), verdicts, fuel: fuel.take() })
+        Ok(AppliedEntry { index: self.system.applied_index(), verdicts, fuel: fuel.take() })
     }
 
     fn run_entry(&mut self, entry: &Entry, instances: &dyn Instances) -> Result<Vec<Verdict>, ReplicaError> {
@@ -190,7 +190,7 @@ impl Replica {
 
     /// Answers a query from the current state.
     pub fn query(&mut self, method: &str, request: &[u8], caller: &str, reuse: Reuse) -> Result<Verdict, ReplicaError> {
-        let status: NodeStatus = Arc::new(|| "{}".to_owned());
+        let status: StatusSource = Arc::new(|| "{}".to_owned());
         self.read(reuse, |replica, instance| {
             instance.query(replica.read_call(method, request, caller), replica.view(), status.clone()).0
         })
@@ -237,7 +237,7 @@ impl Replica {
 
     /// Returns a view of the state. The sandbox refuses writes in a query; the view could not be
     /// written either.
-    fn view(&self) -> Box<dyn Store> {
+    fn view(&self) -> Box<dyn Rows> {
         Box::new(Transaction::<View>::new(self.state.current().view()))
     }
 
@@ -250,12 +250,12 @@ impl Replica {
     }
 
     /// Returns the replica's index, hash and digest. Reads every row.
-    pub fn standing(&self) -> Result<Standing, ReplicaError> {
+    pub fn standing(&self) -> Result<ReplicaDigest, ReplicaError> {
         let mut digester = Digester::new();
         digester.scan(&*self.state.current(), Column::Data, &Transfer::default())?;
         let data = digester.finish();
         let (index, hash) = (self.system.applied_index(), self.system.hash.hash);
-        Ok(Standing { index, hash, rows: data.rows, digest: data.digest })
+        Ok(ReplicaDigest { index, hash, rows: data.rows, digest: data.digest })
     }
 
     /// Stops and starts again, as a node does.
@@ -363,7 +363,7 @@ impl Instance for MeteredInstance {
         }
     }
 
-    fn apply(&mut self, call: Call<'_>, store: Box<dyn Store>) -> (Result<Verdict, HostFault>, Box<dyn Store>) {
+    fn apply(&mut self, call: Call<'_>, store: Box<dyn Rows>) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
         if self.reuse == Reuse::Never && self.instance.served() > 0 {
             match ApplyInstance::new(&self.component) {
                 Ok(instance) => self.instance = instance,

@@ -16,7 +16,7 @@ use super::snapshots::SnapshotError;
 use super::system::{LogPosition, System};
 use super::transfers::Transfer;
 use crate::faults;
-use crate::guest::{self, Component, Context, Page, Range, SnapshotSource, Store, StoreFault, Verdict};
+use crate::guest::{self, Component, Context, Page, Range, Rows, SnapshotSource, StoreFault, Verdict};
 use crate::store::{Batch, Column, Generation, State, StoreError};
 use crate::types::{COMPONENT_BYTES_MAX, hex};
 
@@ -315,7 +315,7 @@ impl Loader {
     }
 }
 
-impl Store for Loader {
+impl Rows for Loader {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         self.transfer.step();
         self.transaction.get(key)

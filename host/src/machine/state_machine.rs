@@ -9,7 +9,7 @@ use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
-use super::apply::{ApplyHandle, Committed, Gate};
+use super::apply::{ApplyHandle, Committed, LogGate};
 use super::snapshots::{Meta, SnapshotData, SnapshotError, Snapshots, blocking};
 use super::system::System;
 use crate::faults;
@@ -26,12 +26,12 @@ type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 /// The state machine that openraft calls.
 pub struct StateMachine {
     apply: ApplyHandle,
-    gate: Arc<dyn Gate>,
+    gate: Arc<dyn LogGate>,
     snapshots: Snapshots,
 }
 
 impl StateMachine {
-    pub(crate) fn new(apply: ApplyHandle, gate: Arc<dyn Gate>, snapshots: Snapshots) -> StateMachine {
+    pub(crate) fn new(apply: ApplyHandle, gate: Arc<dyn LogGate>, snapshots: Snapshots) -> StateMachine {
         StateMachine { apply, gate, snapshots }
     }
 }

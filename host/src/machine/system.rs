@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{CodecError, Genesis, decode_record, encode_record};
 use crate::store::{Column, Read, StoreError};
-use crate::types::{CommittedLeaderId, LogId, Membership, Node, NodeId, StoredMembership};
+use crate::types::{Addresses, CommittedLeaderId, LogId, Membership, NodeId, StoredMembership};
 
 /// Keys of the `system` column. Frozen: they are used on disk and in snapshots.
 pub(crate) mod key {
@@ -56,7 +56,7 @@ pub(crate) struct MembershipRecord {
     log_id: Option<LogPosition>,
     /// One voter set, or two during a membership change.
     configs: Vec<Vec<NodeId>>,
-    nodes: Vec<(NodeId, Node)>,
+    nodes: Vec<(NodeId, Addresses)>,
 }
 
 impl From<&StoredMembership> for MembershipRecord {
@@ -76,7 +76,7 @@ impl TryFrom<MembershipRecord> for StoredMembership {
     fn try_from(record: MembershipRecord) -> Result<Self, CodecError> {
         let configs: Vec<BTreeSet<NodeId>> =
             record.configs.into_iter().map(|voters| voters.into_iter().collect()).collect();
-        let nodes: BTreeMap<NodeId, Node> = record.nodes.into_iter().collect();
+        let nodes: BTreeMap<NodeId, Addresses> = record.nodes.into_iter().collect();
         let membership = Membership::new(configs, nodes).map_err(|error| CodecError::Damaged(error.to_string()))?;
         Ok(StoredMembership::new(record.log_id.map(LogId::from), membership))
     }
@@ -198,7 +198,8 @@ mod tests {
     }
 
     fn membership() -> StoredMembership {
-        let nodes = [(1, "a"), (2, "b")].map(|(id, name)| (id, Node { name: name.into(), ..Node::default() }));
+        let nodes =
+            [(1, "a"), (2, "b")].map(|(id, name)| (id, Addresses { name: name.into(), ..Addresses::default() }));
         let voters = vec![BTreeSet::from([1])];
         StoredMembership::new(Some(position(5).into()), Membership::new(voters, BTreeMap::from(nodes)).unwrap())
     }

@@ -179,7 +179,7 @@ impl Transfer {
 
 /// The progress of one attempt to send a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt {
+pub struct SendAttempt {
     /// Identifies the attempt.
     pub number: u64,
     /// The last number of steps that the receiver reported.
@@ -219,12 +219,12 @@ impl Transfers {
 
     /// Returns the progress of the newest attempt to send to `node`. It holds the attempt's number,
     /// and the steps that the receiver reported.
-    pub fn progress_to(&self, node: NodeId) -> Option<Attempt> {
+    pub fn progress_to(&self, node: NodeId) -> Option<SendAttempt> {
         let known = self.0.lock();
         let sending =
             |transfer: &&Arc<Transfer>| transfer.node == Some(node) && transfer.direction == Direction::Sending;
         let transfer = known.running.iter().rfind(sending)?;
-        Some(Attempt { number: transfer.number, steps: transfer.steps_there.load(Relaxed) })
+        Some(SendAttempt { number: transfer.number, steps: transfer.steps_there.load(Relaxed) })
     }
 
     /// Returns the index after which the log must be kept. A node that is being sent a snapshot, or
@@ -326,7 +326,7 @@ mod tests {
         let begun = transfers.progress_to(2).unwrap();
         assert_eq!(begun.steps, 0);
         first.heard(7);
-        assert_eq!(transfers.progress_to(2), Some(Attempt { steps: 7, ..begun }));
+        assert_eq!(transfers.progress_to(2), Some(SendAttempt { steps: 7, ..begun }));
         drop(first);
         let _second = transfers.begin(Direction::Sending, "nodeB", Some(2));
         assert_ne!(transfers.progress_to(2).unwrap().number, begun.number);

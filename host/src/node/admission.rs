@@ -264,7 +264,7 @@ impl Host for Admission {
         self.machine.genesis()
     }
 
-    fn sending_to(&self, node: NodeId) -> Option<machine::Attempt> {
+    fn sending_to(&self, node: NodeId) -> Option<machine::SendAttempt> {
         self.machine.snapshots().transfers().progress_to(node)
     }
 

@@ -6,7 +6,7 @@ use crate::codec::entry;
 use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::node::stopping::{hand_over, stop_raft};
-use crate::raft::inquiry::Verdict;
+use crate::raft::inquiry::Divergence;
 use crate::raft::proposer::Written;
 use crate::raft::{ClusterCell, Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
 use crate::store::{DataDir, Log, Seen, Space};
@@ -225,7 +225,7 @@ pub(crate) async fn quarantine(
     cell: RaftCell,
     quarantined: watch::Sender<Option<String>>,
 ) {
-    let Verdict { index, reason } = inquiry.run().await;
+    let Divergence { index, reason } = inquiry.run().await;
     let component = machine.component().map_or("none".into(), |component| hex(&component.hash()));
     let why = format!("{reason} (component {component})");
     tracing::error!("QUARANTINE: {why}");

@@ -27,7 +27,7 @@ use crate::machine;
 use crate::raft::bounds::{TERM_END, TERM_LEAP_MAX};
 use crate::store::{DataDir, Log, State};
 use crate::types::{
-    Cluster, CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, Node, NodeId, StoredMembership,
+    Addresses, Cluster, CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, NodeId, StoredMembership,
     TypeConfig, Vote,
 };
 
@@ -35,7 +35,7 @@ use crate::types::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Name and addresses.
-    pub node: Node,
+    pub node: Addresses,
     /// Whether it votes.
     pub voter: bool,
     /// Whether it is this node.
@@ -239,8 +239,11 @@ mod tests {
     #[tokio::test]
     async fn a_directory_whose_vote_is_of_the_last_term_is_recovered_into_the_next_one_of_its_log() {
         let place = tempfile::tempdir().unwrap();
-        let node =
-            |name: &str| Node { name: name.into(), raft_addr: format!("{name}:1"), grpc_addr: format!("{name}:2") };
+        let node = |name: &str| Addresses {
+            name: name.into(),
+            raft_addr: format!("{name}:1"),
+            grpc_addr: format!("{name}:2"),
+        };
         let cluster = Cluster { id: [1; 16], incarnation: 0, component_hash: [2; 32] };
         {
             let directory = DataDir::open(place.path()).unwrap();

@@ -17,7 +17,7 @@ use crate::codec::Genesis;
 use crate::guest::{Component, Engine};
 use crate::machine::{self, backup};
 use crate::store::{Checkpoints, DataDir, Lock, Log, State};
-use crate::types::{Cluster, Fatal, GROUP, Identity, Node, Vote, hex};
+use crate::types::{Addresses, Cluster, Fatal, GROUP, Identity, Vote, hex};
 
 /// Suffix of a directory that is not whole yet.
 const UNFINISHED_SUFFIX: &str = ".restoring";
@@ -107,7 +107,7 @@ fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     let data = DataDir::open(directory)?;
     let (cluster_id, node_id) = (mint_cluster_id()?, mint_node_id()?);
     // Its addresses are recorded when it starts and leads.
-    let node = Node { name: name.into(), ..Node::default() };
+    let node = Addresses { name: name.into(), ..Addresses::default() };
     let founder = backup::Founder { node_id, node, cluster_id };
     // The log first, as in every node: a state without a log looks as if its log were lost.
     let log = Log::open(&data, GROUP, Fatal::default())?;

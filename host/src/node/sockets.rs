@@ -9,7 +9,7 @@ use crate::config::{self, NodeConfig};
 use crate::net::{Descriptors, Port, REFUSED_IN_WORDS_MAX, Sockets, Wish, share};
 use crate::raft::PeerService;
 use crate::store;
-use crate::types::{Fatal, Node};
+use crate::types::{Addresses, Fatal};
 
 /// The listeners of a node, bound before anything on disk is touched.
 pub(super) struct Listeners {
@@ -30,8 +30,8 @@ pub(super) fn bind(config: &NodeConfig) -> anyhow::Result<Listeners> {
 }
 
 /// Returns this node with the addresses that others connect to.
-pub(super) fn describe(config: &NodeConfig, grpc: &[TcpListener], raft: &[TcpListener]) -> anyhow::Result<Node> {
-    Ok(Node {
+pub(super) fn describe(config: &NodeConfig, grpc: &[TcpListener], raft: &[TcpListener]) -> anyhow::Result<Addresses> {
+    Ok(Addresses {
         name: config.name.clone(),
         raft_addr: config::advertised(config.raft_advertise_addr.as_deref(), &config.raft_addr, raft)?,
         grpc_addr: config::advertised(config.grpc_advertise_addr.as_deref(), &config.grpc_addr, grpc)?,

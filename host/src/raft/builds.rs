@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::raft::join::{self, Host};
 use crate::raft::{Me, Raft};
-use crate::types::{Node, NodeId};
+use crate::types::{Addresses, NodeId};
 
 /// Time between two comparisons when nothing changes in the cluster. An upgraded member is noticed
 /// by then.
@@ -29,7 +29,7 @@ pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
             _ = pause.tick() => {}
         }
         let Some(ours) = host.build() else { continue };
-        let members: Vec<(NodeId, Node)> = {
+        let members: Vec<(NodeId, Addresses)> = {
             let now = metrics.borrow_watched();
             now.membership_config.membership().nodes().map(|(id, node)| (*id, node.clone())).collect()
         };
@@ -51,7 +51,7 @@ pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
 
 /// Returns the engine build of a member. `None`: the member does not answer, another node now has
 /// its address, or it runs no guest yet.
-async fn build_of(id: NodeId, node: &Node) -> Option<String> {
+async fn build_of(id: NodeId, node: &Addresses) -> Option<String> {
     let found = join::identify(&node.raft_addr, Duration::ZERO).await.ok()?;
     (found.node_id == id && !found.build.is_empty()).then_some(found.build)
 }

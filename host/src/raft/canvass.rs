@@ -30,11 +30,11 @@ use crate::raft::network::describe;
 use crate::raft::presence::Presence;
 use crate::raft::probe::{Found, Suspect, probe};
 use crate::raft::{Raft, RaftCell, Timeouts, wire};
-use crate::types::{Node, NodeId, TypeConfig, Vote};
+use crate::types::{Addresses, NodeId, TypeConfig, Vote};
 
 mod verdict;
 
-use verdict::{Opinion, Verdict, leader_of, verdict};
+use verdict::{Decision, Opinion, leader_of, verdict};
 
 /// Time between the turns of two voters that agree.
 const TURN: Duration = Duration::from_millis(50);
@@ -94,32 +94,32 @@ impl Canvass {
                 continue;
             }
             match self.round(&raft, &now, watch.starting()).await {
-                found @ (Verdict::Wait | Verdict::NoQuorum) => {
+                found @ (Decision::Wait | Decision::NoQuorum) => {
                     watch.tell(&now, found);
                     if !watch.rest(self.0.timeouts.heartbeat / 4).await {
                         return;
                     }
                 }
-                Verdict::TakeOver(rank) if self.turn(&raft, &now, rank).await => {
+                Decision::TakeOver(rank) if self.turn(&raft, &now, rank).await => {
                     watch.acted = Some(now.vote);
                     self.take_over(&raft, now.vote).await;
                 }
-                Verdict::Stand(rank) if self.turn(&raft, &now, rank).await => {
+                Decision::Stand(rank) if self.turn(&raft, &now, rank).await => {
                     watch.acted = Some(now.vote);
                     tracing::info!(vote = %now.vote, "no voter of a quorum has a leader since this node started; standing");
                     // An error means that the core has stopped, which the watchdog sees.
                     let _ = raft.trigger().elect(true).await;
                 }
-                Verdict::TakeOver(_) | Verdict::Stand(_) => {}
+                Decision::TakeOver(_) | Decision::Stand(_) => {}
             }
         }
     }
 
     /// Checks this node's own stream and the leader's port, then asks all other voters.
-    async fn round(&self, raft: &Raft, now: &Metrics, starting: bool) -> Verdict {
+    async fn round(&self, raft: &Raft, now: &Metrics, starting: bool) -> Decision {
         let me = self.opinion(raft, now).await;
         if !me.leaderless {
-            return Verdict::Wait;
+            return Decision::Wait;
         }
         let membership = now.membership_config.membership();
         let others = membership.voter_ids().collect::<BTreeSet<NodeId>>().into_iter().filter(|id| *id != me.node);
@@ -130,7 +130,7 @@ impl Canvass {
         found
     }
 
-    async fn ask(&self, id: NodeId, node: &Node) -> Option<Opinion> {
+    async fn ask(&self, id: NodeId, node: &Addresses) -> Option<Opinion> {
         let links = &self.0.links;
         let route = links.cluster().route(links.me(), id);
         let link = links.to(id, node, Lane::Control);
@@ -269,8 +269,9 @@ impl Watch {
     }
 
     /// Warns the operator, once for each leader, of a link that only this node finds broken.
-    fn tell(&mut self, now: &Metrics, found: Verdict) {
-        let leader = leader_of(&now.vote, now.id).filter(|_| found == Verdict::NoQuorum && self.told != Some(now.vote));
+    fn tell(&mut self, now: &Metrics, found: Decision) {
+        let leader =
+            leader_of(&now.vote, now.id).filter(|_| found == Decision::NoQuorum && self.told != Some(now.vote));
         if let Some(leader) = leader {
             self.told = Some(now.vote);
             let leader = format_args!("{leader:016x}");

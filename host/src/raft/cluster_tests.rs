@@ -29,7 +29,7 @@ use crate::raft::{
     Canvass, ClusterCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
-use crate::types::{Cluster, Fatal, GROUP, Membership, Node, NodeId};
+use crate::types::{Addresses, Cluster, Fatal, GROUP, Membership, NodeId};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
 
@@ -124,7 +124,7 @@ impl TestNode {
             let config = Arc::new(timeouts().config("test").unwrap());
             raft.set(Raft::new(id, config, network, log.clone(), state_machine).await.unwrap());
         }
-        let node = Node { name: name.into(), ..Node::default() };
+        let node = Addresses { name: name.into(), ..Addresses::default() };
         let me = Me { node_id: id, node };
         let members = members(&me, &cluster, &raft, catch_up);
         let mut node =
@@ -328,7 +328,7 @@ async fn a_joint_configuration_that_was_left_behind_is_finished_by_the_next_lead
     a.add_voter(&b).await;
     a.add_voter(&c).await;
     let now = a.raft().metrics().borrow_watched().membership_config.clone();
-    let nodes: BTreeMap<NodeId, Node> = now.membership().nodes().map(|(id, node)| (*id, node.clone())).collect();
+    let nodes: BTreeMap<NodeId, Addresses> = now.membership().nodes().map(|(id, node)| (*id, node.clone())).collect();
     let joint = Membership::new(vec![[1, 2, 3].into(), [1, 2].into()], nodes).unwrap();
     a.raft().append_membership(joint, EntryPayload::Blank, []).await.unwrap();
     a.members.transfer_leadership_to("nodeB").await.unwrap();

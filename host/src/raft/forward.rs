@@ -40,11 +40,11 @@ struct Shared {
     me: NodeId,
     cluster: ClusterCell,
     budget: Arc<Budget>,
-    lane: Mutex<Option<Lane>>,
+    lane: Mutex<Option<LeaderStream>>,
 }
 
 /// The connection to one leader at one address.
-struct Lane {
+struct LeaderStream {
     leader: NodeId,
     address: String,
     channel: Channel,
@@ -65,14 +65,14 @@ impl Forward {
 
     /// Runs `with` on the lane to `leader`. Opens a new lane when the leader or its address changed
     /// or the lane broke.
-    fn with_lane<T>(&self, leader: &LeaderView, with: impl FnOnce(&Lane) -> T) -> Result<T, NotProposed> {
+    fn with_stream<T>(&self, leader: &LeaderView, with: impl FnOnce(&LeaderStream) -> T) -> Result<T, NotProposed> {
         let route = self.0.cluster.route(self.0.me, leader.node_id).ok_or(NotProposed::NotLeader)?;
         let mut slot = self.0.lane.lock();
         let usable = slot.as_ref().is_some_and(|lane| {
             lane.leader == leader.node_id && lane.address == leader.node.raft_addr && !lane.queue.is_closed()
         });
         if !usable {
-            *slot = Some(Lane::open(&self.0.cluster, leader, route)?);
+            *slot = Some(LeaderStream::open(&self.0.cluster, leader, route)?);
         }
         Ok(with(slot.as_ref().expect("set above")))
     }
@@ -86,7 +86,7 @@ impl Propose for Forward {
         let share = share.ok_or_else(|| overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands")))?;
         let (ticket, claim) = ticket();
         let queued = Queued { term: leader.term, command, deadline, claim, share };
-        let queue = self.with_lane(leader, |lane| lane.queue.clone())?;
+        let queue = self.with_stream(leader, |lane| lane.queue.clone())?;
         queue.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => overloaded(format!("{QUEUE_COMMANDS_MAX} commands")),
             mpsc::error::TrySendError::Closed(_) => NotProposed::NotLeader,
@@ -106,7 +106,7 @@ impl Forward {
         F: Future<Output = Result<u64, tonic::Status>> + Send,
     {
         let route = self.0.cluster.route(self.0.me, leader.node_id);
-        let channel = self.with_lane(leader, |lane| lane.channel.clone());
+        let channel = self.with_stream(leader, |lane| lane.channel.clone());
         let cluster = self.0.cluster.clone();
         async move {
             let channel = channel.map_err(|_| RoundError::NotLeader)?;
@@ -138,10 +138,10 @@ impl RemoteClock for Forward {
     }
 }
 
-impl Lane {
+impl LeaderStream {
     /// Opens a lane that connects on first use. Its task ends when the stream ends, or when the
     /// lane was replaced and its last answer has come.
-    fn open(cluster: &ClusterCell, leader: &LeaderView, route: peer::Route) -> Result<Lane, NotProposed> {
+    fn open(cluster: &ClusterCell, leader: &LeaderView, route: peer::Route) -> Result<LeaderStream, NotProposed> {
         let address = leader.node.raft_addr.clone();
         let channel = match link::endpoint(&address) {
             Ok(endpoint) => endpoint.connect_lazy(),
@@ -154,7 +154,7 @@ impl Lane {
         let traffic = Traffic::new(cluster.clone(), route, receiver);
         let client = link::client(channel.clone());
         tokio::spawn(traffic.run(client, address.clone()));
-        Ok(Lane { leader: leader.node_id, address, channel, queue })
+        Ok(LeaderStream { leader: leader.node_id, address, channel, queue })
     }
 }
 

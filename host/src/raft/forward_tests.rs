@@ -18,7 +18,7 @@ use crate::raft::service::{ForwardHandler, LeaderHandler};
 use crate::raft::ticket::Answer;
 use crate::raft::{Forwarded, LogTime, RaftCell};
 use crate::reserved::Reserved;
-use crate::types::{CommittedLeaderId, EntryData, GROUP, Node, Origin};
+use crate::types::{Addresses, CommittedLeaderId, EntryData, GROUP, Origin};
 
 const FOLLOWER: NodeId = 2;
 const LEADER: NodeId = 1;
@@ -80,7 +80,7 @@ struct World {
 }
 
 fn view(term: u64, is_me: bool) -> Option<LeaderView> {
-    Some(LeaderView { term, node_id: LEADER, node: Node::default(), is_me })
+    Some(LeaderView { term, node_id: LEADER, node: Addresses::default(), is_me })
 }
 
 fn world() -> World {
@@ -211,7 +211,7 @@ async fn a_leader_that_cannot_be_reached_was_not_given_the_command() {
     let (_reserved, address) = Reserved::address();
     let cluster = crate::types::Cluster { id: [1; 16], incarnation: 0, component_hash: [2; 32] };
     let forward = Forward::new(FOLLOWER, ClusterCell::new(Some(cluster)));
-    let node = Node { raft_addr: address.to_string(), ..Node::default() };
+    let node = Addresses { raft_addr: address.to_string(), ..Addresses::default() };
     let leader = LeaderView { term: 1, node_id: LEADER, node, is_me: false };
     let command = Command { origin: Some(origin(1).into()), ..Command::default() };
     let mut ticket = forward.propose(&leader, command, Instant::now() + LONG).unwrap();

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use crate::machine::{Doubt, Machine};
 use crate::raft::Raft;
 use crate::raft::link::{Lane, Links};
-use crate::types::{Node, NodeId};
+use crate::types::{Addresses, NodeId};
 
 /// Longest wait for one voter's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub struct Inquiry {
 
 /// The reason why a node must no longer serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Divergence {
     /// The entry after which the node's state was found to differ.
     pub index: u64,
     /// A text for operators.
@@ -87,14 +87,14 @@ impl Inquiry {
 
     /// Returns the index and the reason for operators when this node must no longer serve.
     /// Otherwise runs as long as the machine.
-    pub async fn run(self) -> Verdict {
+    pub async fn run(self) -> Divergence {
         let mut doubts = self.machine.doubts();
         loop {
             let doubt = *doubts.borrow_and_update();
             if let Some(doubt) = doubt
                 && let Some(reason) = self.decide(doubt).await
             {
-                return Verdict { index: doubt.index, reason };
+                return Divergence { index: doubt.index, reason };
             }
             if doubts.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -140,7 +140,7 @@ impl Inquiry {
     }
 
     /// Returns whether this node votes, and the other voters.
-    fn voters(&self) -> (bool, Vec<(NodeId, Node)>) {
+    fn voters(&self) -> (bool, Vec<(NodeId, Addresses)>) {
         let me = self.links.me();
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
@@ -150,7 +150,7 @@ impl Inquiry {
         (voters.contains(&me), voters.iter().filter(|id| **id != me).filter_map(node).collect())
     }
 
-    async fn ask(&self, id: NodeId, node: &Node, doubt: Doubt) -> Option<u64> {
+    async fn ask(&self, id: NodeId, node: &Addresses, doubt: Doubt) -> Option<u64> {
         let route = self.links.cluster().route(self.links.me(), id);
         let mut client = self.links.to(id, node, Lane::Control).client().ok()?;
         let asked = client.state_hash(StateHashRequest { route, index: doubt.index, hash: doubt.ours });

@@ -21,11 +21,11 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::codec::Genesis;
-use crate::machine::Attempt;
+use crate::machine::SendAttempt;
 use crate::raft::cluster::{check_ends, same_cluster};
 use crate::raft::network::describe;
 use crate::raft::{ClusterCell, Me, Process, link, wire};
-use crate::types::{COMPONENT_BYTES_MAX, Cluster, Node, NodeId, hex};
+use crate::types::{Addresses, COMPONENT_BYTES_MAX, Cluster, NodeId, hex};
 
 /// Size of the chunks in which a component is sent.
 const COMPONENT_CHUNK_BYTES: usize = 256 << 10;
@@ -59,7 +59,7 @@ pub trait Host: Send + Sync + 'static {
     /// the disk.
     fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String>;
     /// Returns the progress of the snapshot that is being sent to `node`, if there is one.
-    fn sending_to(&self, _node: NodeId) -> Option<Attempt> {
+    fn sending_to(&self, _node: NodeId) -> Option<SendAttempt> {
         None
     }
     /// Enters the cluster: compiles and keeps the component, and stamps the disk, durable on
@@ -84,7 +84,7 @@ pub struct JoinOffer {
     /// Component hashes and profile, as the cluster recorded them.
     pub genesis: Genesis,
     /// The leader that invites.
-    pub leader: Node,
+    pub leader: Addresses,
     /// The encoded component, checked against its hash. `None` when this node was started with it.
     pub component: Option<Bytes>,
 }
@@ -137,7 +137,7 @@ pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyRespo
 }
 
 /// Invites the node at `address`. Returns once it has stamped its disk and accepts Raft traffic.
-pub async fn invite(address: &str, route: Route, genesis: &Genesis, leader: &Node) -> Result<(), JoinError> {
+pub async fn invite(address: &str, route: Route, genesis: &Genesis, leader: &Addresses) -> Result<(), JoinError> {
     let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
     let request = JoinRequest {
         route: Some(route),

@@ -10,7 +10,7 @@ use openraft::vote::RaftLeaderId;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::types::{CommittedLeaderId, Node, NodeId, TypeConfig};
+use crate::types::{Addresses, CommittedLeaderId, NodeId, TypeConfig};
 
 /// The leader of a term.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct LeaderView {
     /// Its node id.
     pub node_id: NodeId,
     /// Its addresses, from the membership in force.
-    pub node: Node,
+    pub node: Addresses,
     /// Whether the leader is this node.
     pub is_me: bool,
 }
@@ -137,7 +137,7 @@ mod tests {
     use std::time::Duration;
 
     fn leader(term: u64, is_me: bool) -> LeaderView {
-        LeaderView { term, node_id: 1, node: Node::default(), is_me }
+        LeaderView { term, node_id: 1, node: Addresses::default(), is_me }
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::raft::{ClusterCell, Raft, RaftCell};
-use crate::types::{Node, NodeId};
+use crate::types::{Addresses, NodeId};
 
 /// Largest message between peers, in both directions. One log entry must fit: the proposer packs at
 /// most 1 MiB into one, or a single command of 2 MiB; a genesis entry is small. The log reader cuts
@@ -112,7 +112,7 @@ impl Links {
 
     /// Returns the link to a peer. The address in `node` is used while the membership does not know
     /// the peer.
-    pub fn to(&self, target: NodeId, node: &Node, lane: Lane) -> Arc<Link> {
+    pub fn to(&self, target: NodeId, node: &Addresses, lane: Lane) -> Arc<Link> {
         assert_ne!(target, self.0.me, "a node never dials itself");
         let mut open = self.0.open.lock();
         let link = open.entry((target, lane)).or_insert_with(|| {
@@ -147,7 +147,7 @@ pub struct Link {
 }
 
 struct State {
-    fallback: Node,
+    fallback: Addresses,
     open: Option<Open>,
     /// Whether the operator was told that the peer is unreachable.
     down: bool,
@@ -227,8 +227,8 @@ pub fn recorded_address(raft: &Raft, node: NodeId) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn node(address: &str) -> Node {
-        Node { raft_addr: address.into(), ..Node::default() }
+    fn node(address: &str) -> Addresses {
+        Addresses { raft_addr: address.into(), ..Addresses::default() }
     }
 
     fn links() -> Links {

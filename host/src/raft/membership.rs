@@ -20,7 +20,7 @@ use crate::codec::Genesis;
 use crate::raft::join::{self, Host, JoinError};
 use crate::raft::link::Links;
 use crate::raft::{Me, Process, Raft, RaftCell, Timeouts, wire};
-use crate::types::{LogId, Membership, Node, NodeId, TypeConfig, hex};
+use crate::types::{Addresses, LogId, Membership, NodeId, TypeConfig, hex};
 
 mod announce;
 mod change;
@@ -45,7 +45,7 @@ const CATCH_UP_LOOK: Duration = Duration::from_secs(1);
 const JOINER_PATIENCE: Duration = Duration::from_secs(10);
 
 type Metrics = RaftMetrics<TypeConfig>;
-type Changes = ChangeMembers<NodeId, Node>;
+type Changes = ChangeMembers<NodeId, Addresses>;
 
 /// A member, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct Server {
     /// The node id, minted with its data directory.
     pub id: NodeId,
     /// Name and addresses.
-    pub node: Node,
+    pub node: Addresses,
     /// Whether it votes, in any of the sets of a joint configuration.
     pub voter: bool,
     /// Whether the answering node takes it for the leader.
@@ -175,7 +175,7 @@ impl Members {
     }
 
     /// Records the addresses that a member reports for itself. Its name cannot change.
-    pub async fn set_addresses(&self, id: NodeId, node: Node) -> Result<u64, MembershipError> {
+    pub async fn set_addresses(&self, id: NodeId, node: Addresses) -> Result<u64, MembershipError> {
         let change = self.begin(0).await?;
         let known =
             change.membership().get_node(&id).ok_or_else(|| MembershipError::UnknownServer(node.name.clone()))?;
@@ -249,7 +249,7 @@ impl Members {
     }
 
     /// Makes the joiner a node of this cluster, if it is not one already.
-    async fn let_in(&self, address: &str, found: &IdentifyResponse, node: &Node) -> Result<(), MembershipError> {
+    async fn let_in(&self, address: &str, found: &IdentifyResponse, node: &Addresses) -> Result<(), MembershipError> {
         let inner = &self.0;
         let stopped = || MembershipError::Stopped("this node is in no cluster".into());
         let ours = inner.links.cluster().get().ok_or_else(stopped)?;
@@ -276,7 +276,7 @@ impl Members {
     }
 
     /// Waits as long as the learner makes progress: a large state takes time.
-    async fn caught_up(&self, raft: &Raft, id: NodeId, node: &Node, since: u64) -> Result<(), MembershipError> {
+    async fn caught_up(&self, raft: &Raft, id: NodeId, node: &Addresses, since: u64) -> Result<(), MembershipError> {
         let limit = self.0.catch_up;
         let me = self.0.me.node_id;
         let decided = |metrics: &Metrics| metrics.current_leader != Some(me) || is_close(metrics, id, since);
@@ -318,7 +318,7 @@ impl Members {
     }
 }
 
-async fn roll_back(change: &Change<'_>, id: NodeId, node: &Node) {
+async fn roll_back(change: &Change<'_>, id: NodeId, node: &Addresses) {
     match change.apply(ChangeMembers::RemoveNodes([id].into()), false).await {
         Ok(index) => tracing::warn!(member = %node, index, "took a learner out that did not catch up"),
         Err(error) => {
@@ -334,7 +334,7 @@ fn check_joiner(
     address: &str,
     found: &IdentifyResponse,
     membership: &Membership,
-) -> Result<Node, MembershipError> {
+) -> Result<Addresses, MembershipError> {
     let node = wire::decode_node(found.node.clone().unwrap_or_default());
     if node.name != name {
         return Err(MembershipError::OtherName { address: address.into(), found: node.name, asked: name.into() });
@@ -360,7 +360,7 @@ fn configuration_index(metrics: &Metrics) -> u64 {
     metrics.membership_config.log_id().as_ref().map_or(0, |id: &LogId| id.index)
 }
 
-fn leader_node(metrics: &Metrics) -> Option<Node> {
+fn leader_node(metrics: &Metrics) -> Option<Addresses> {
     metrics.current_leader.and_then(|id| metrics.membership_config.get_node(&id).cloned())
 }
 
@@ -379,8 +379,8 @@ fn is_close(metrics: &Metrics, id: NodeId, since: u64) -> bool {
 mod tests {
     use super::*;
 
-    fn node(name: &str) -> Node {
-        Node { name: name.into(), raft_addr: format!("{name}:1"), grpc_addr: format!("{name}:2") }
+    fn node(name: &str) -> Addresses {
+        Addresses { name: name.into(), raft_addr: format!("{name}:1"), grpc_addr: format!("{name}:2") }
     }
 
     fn membership() -> Membership {

@@ -67,7 +67,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use crate::machine;
-use crate::types::{Node, NodeId, TypeConfig};
+use crate::types::{Addresses, NodeId, TypeConfig};
 
 pub use self::core::RaftCore;
 pub use canvass::Canvass;
@@ -100,7 +100,7 @@ pub struct Me {
     /// The node id, minted with the data directory.
     pub node_id: NodeId,
     /// Name and advertised addresses.
-    pub node: Node,
+    pub node: Addresses,
 }
 
 /// The running Raft instance. Empty before the node has started it and after the node stops it. Set

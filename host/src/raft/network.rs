@@ -32,7 +32,7 @@ use crate::raft::install::{self, OtherEnd, STALLED_AFTER};
 use crate::raft::link::{Lane, Link, Links};
 use crate::raft::stream::{Answers, Broken, Outstanding};
 use crate::raft::{LogTime, Timeouts, bounds, wire};
-use crate::types::{Node, NodeId, TypeConfig, Vote};
+use crate::types::{Addresses, NodeId, TypeConfig, Vote};
 
 type CallError = RPCError<TypeConfig>;
 
@@ -61,7 +61,7 @@ impl NetworkFactory {
         NetworkFactory { links, boot, snapshots, timeouts, log_time }
     }
 
-    fn peer(&self, target: NodeId, node: &Node, appends: Appends) -> Peer {
+    fn peer(&self, target: NodeId, node: &Addresses, appends: Appends) -> Peer {
         Peer { factory: self.clone(), target, node: node.clone(), appends, failed_at: Mutex::default() }
     }
 }
@@ -69,15 +69,15 @@ impl NetworkFactory {
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: NodeId, node: &Node) -> Peer {
+    async fn new_client(&mut self, target: NodeId, node: &Addresses) -> Peer {
         self.peer(target, node, Appends::Streamed)
     }
 
-    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Node) -> Peer {
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Addresses) -> Peer {
         self.peer(target, node, Appends::OneByOne)
     }
 
-    async fn new_snapshot_client(&mut self, target: NodeId, node: &Node) -> Peer {
+    async fn new_snapshot_client(&mut self, target: NodeId, node: &Addresses) -> Peer {
         self.peer(target, node, Appends::Streamed)
     }
 }
@@ -95,7 +95,7 @@ enum Appends {
 pub struct Peer {
     factory: NetworkFactory,
     target: NodeId,
-    node: Node,
+    node: Addresses,
     appends: Appends,
     /// The last time at which the append stream broke or could not be opened.
     failed_at: Mutex<Option<tokio::time::Instant>>,
@@ -473,7 +473,7 @@ mod tests {
     #[test]
     fn what_refuses_calls_for_a_pause_and_what_breaks_does_not() {
         let links = Links::new(1, crate::raft::ClusterCell::new(None), crate::raft::RaftCell::default(), Duration::MAX);
-        let link = links.to(2, &Node::default(), Lane::Append);
+        let link = links.to(2, &Addresses::default(), Lane::Append);
         for status in [tonic::Status::unavailable("x"), tonic::Status::failed_precondition("x")] {
             assert!(matches!(broken(&link, &status), RPCError::Unreachable(_)));
         }

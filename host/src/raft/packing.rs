@@ -15,7 +15,7 @@ pub const ENTRY_BYTES_MAX: usize = 1 << 20;
 
 /// Commands for one entry, all meant for the same term. Their clients can no longer withdraw them.
 #[derive(Debug)]
-pub struct Batch {
+pub struct Packed {
     /// The term that they are meant for.
     pub term: u64,
     /// The commands, in the order in which they were queued.
@@ -58,8 +58,8 @@ impl Queue {
 
     /// Returns the commands for the next entry. `None` when all waiting commands were withdrawn or
     /// expired.
-    pub fn pack(&mut self, now: Instant) -> Option<Batch> {
-        let mut batch = Batch { term: 0, commands: Vec::new(), claims: Vec::new(), shares: Vec::new() };
+    pub fn pack(&mut self, now: Instant) -> Option<Packed> {
+        let mut batch = Packed { term: 0, commands: Vec::new(), claims: Vec::new(), shares: Vec::new() };
         let mut bytes = 0;
         while batch.commands.len() < ENTRY_COMMANDS_MAX {
             let Some(queued) = self.next() else { break };

@@ -48,7 +48,7 @@ const NODES_BEFORE_CLEANUP: usize = 64;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// Returns the address of a node in the membership.
-pub type Addresses = Box<dyn Fn(NodeId) -> Option<String> + Send + Sync>;
+pub type AddressBook = Box<dyn Fn(NodeId) -> Option<String> + Send + Sync>;
 
 /// The processes of all nodes, as this node hears them. Cheap to clone.
 #[derive(Clone)]
@@ -56,7 +56,7 @@ pub struct Processes(Arc<Inner>);
 
 struct Inner {
     mine: Process,
-    addresses: OnceLock<Addresses>,
+    addresses: OnceLock<AddressBook>,
     known: Mutex<HashMap<NodeId, Known>>,
     /// Set once a member has said that this process runs on a copy.
     original: watch::Sender<Option<Original>>,
@@ -122,7 +122,7 @@ impl Processes {
     }
 
     /// Sets the source of the members' addresses.
-    pub fn set_addresses(&self, addresses: Addresses) {
+    pub fn set_addresses(&self, addresses: AddressBook) {
         assert!(self.0.addresses.set(addresses).is_ok(), "a node has one membership");
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::leader::{LeaderView, LeaderWatch};
 use super::log_time::LogTime;
-use super::packing::{Batch, Queue};
+use super::packing::{Packed, Queue};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Share, Ticket, check_size, ticket, weight_bytes};
 use crate::codec::{self, Command, entry};
 use crate::types::EntryData;
@@ -210,7 +210,7 @@ impl ProposerTask {
         }
     }
 
-    fn write(&self, mut batch: Batch) -> impl Future<Output = (Batch, Written)> + Send + use<> {
+    fn write(&self, mut batch: Packed) -> impl Future<Output = (Packed, Written)> + Send + use<> {
         let commands = std::mem::take(&mut batch.commands);
         let data = stamp(&*self.core, self.log_time.stamp(), entry::Entry { commands, ..Default::default() });
         let write = self.core.write(batch.term, data);
@@ -222,7 +222,7 @@ impl ProposerTask {
 }
 
 /// Tells waiting callers what the proposer knows. Outcomes reach them elsewhere.
-fn settle(batch: Batch, written: Written) {
+fn settle(batch: Packed, written: Written) {
     let refuse = |claims: Vec<Claim>, reason: NotProposed| {
         for claim in claims {
             claim.refuse(reason.clone());
@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use crate::raft::log_time::LogTimeParts;
     use crate::raft::ticket::{Answer, REQUEST_BYTES_MAX};
-    use crate::types::Node;
+    use crate::types::Addresses;
     use futures::FutureExt;
     use parking_lot::Mutex;
     use std::collections::VecDeque;
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn leads(term: u64) -> Option<LeaderView> {
-        Some(LeaderView { term, node_id: 1, node: Node::default(), is_me: true })
+        Some(LeaderView { term, node_id: 1, node: Addresses::default(), is_me: true })
     }
 
     fn world() -> (World, ProposerTask) {

@@ -242,7 +242,7 @@ fn late() -> RoundError {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::types::Node;
+    use crate::types::Addresses;
     use futures::FutureExt;
     use parking_lot::Mutex;
     use std::collections::VecDeque;
@@ -294,7 +294,7 @@ mod tests {
     }
 
     fn view(term: u64, is_me: bool) -> Option<LeaderView> {
-        Some(LeaderView { term, node_id: 1, node: Node::default(), is_me })
+        Some(LeaderView { term, node_id: 1, node: Addresses::default(), is_me })
     }
 
     fn world(first: Option<LeaderView>) -> World {

@@ -15,7 +15,7 @@ use crate::raft::install::{Answers, Frames};
 use crate::raft::join::{self, ComponentId, JoinOffer};
 use crate::raft::link::Links;
 use crate::raft::{Timeouts, link};
-use crate::types::{Cluster, Node, hex};
+use crate::types::{Addresses, Cluster, hex};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
 
@@ -122,7 +122,7 @@ impl TestNode {
     async fn start_cell(id: NodeId, cluster: ClusterCell, host: TestHost) -> TestNode {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let node = Node { name: format!("node{id}"), raft_addr: address.clone(), grpc_addr: String::new() };
+        let node = Addresses { name: format!("node{id}"), raft_addr: address.clone(), grpc_addr: String::new() };
         let me = Me { node_id: id, node };
         let raft = RaftCell::default();
         let (host, reached) = (Shared(Arc::new(host)), Reached::default());
@@ -266,7 +266,7 @@ async fn the_right_route_reaches_the_handlers() {
 async fn a_joiner_fetches_the_component_and_enters_once() {
     let leader = TestNode::start(1, Some(cluster(1)), holder()).await;
     let joiner = TestNode::start(2, None, TestHost::default()).await;
-    let inviting = Node { name: "node1".into(), raft_addr: leader.address.clone(), grpc_addr: String::new() };
+    let inviting = Addresses { name: "node1".into(), raft_addr: leader.address.clone(), grpc_addr: String::new() };
     join::invite(&joiner.address, route(1, 1, 2), &genesis(), &inviting).await.unwrap();
     assert_eq!(joiner.cluster.get(), Some(cluster(1)));
     {
@@ -285,7 +285,7 @@ async fn a_joiner_fetches_the_component_and_enters_once() {
 async fn a_joiner_that_brought_the_component_fetches_nothing() {
     let brought = ComponentId { hash: component_hash(), source_hash: [9; 32] };
     let joiner = TestNode::start(2, None, TestHost { component: Some(brought), ..TestHost::default() }).await;
-    let nowhere = Node { raft_addr: "127.0.0.1:1".into(), ..Node::default() };
+    let nowhere = Addresses { raft_addr: "127.0.0.1:1".into(), ..Addresses::default() };
     join::invite(&joiner.address, route(1, 1, 2), &genesis(), &nowhere).await.unwrap();
     assert!(joiner.host.0.adopted.lock()[0].component.is_none());
 }
@@ -295,7 +295,7 @@ async fn a_joiner_that_encoded_the_same_source_otherwise_fetches_what_is_recorde
     let leader = TestNode::start(1, Some(cluster(1)), holder()).await;
     let brought = ComponentId { hash: [7; 32], source_hash: [8; 32] };
     let joiner = TestNode::start(2, None, TestHost { component: Some(brought), ..TestHost::default() }).await;
-    let inviting = Node { name: "node1".into(), raft_addr: leader.address.clone(), grpc_addr: String::new() };
+    let inviting = Addresses { name: "node1".into(), raft_addr: leader.address.clone(), grpc_addr: String::new() };
     join::invite(&joiner.address, route(1, 1, 2), &genesis(), &inviting).await.unwrap();
     assert_eq!(joiner.host.0.adopted.lock()[0].component.as_deref(), Some(COMPONENT));
 }
@@ -304,7 +304,7 @@ async fn a_joiner_that_encoded_the_same_source_otherwise_fetches_what_is_recorde
 async fn a_joiner_with_another_component_refuses_and_names_both() {
     let brought = ComponentId { hash: [5; 32], source_hash: [6; 32] };
     let joiner = TestNode::start(2, None, TestHost { component: Some(brought), ..TestHost::default() }).await;
-    let error = join::invite(&joiner.address, route(1, 1, 2), &genesis(), &Node::default()).await.unwrap_err();
+    let error = join::invite(&joiner.address, route(1, 1, 2), &genesis(), &Addresses::default()).await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&hex(&[5; 32])) && text.contains(&hex(&component_hash())), "{text}");
     assert_eq!((joiner.adopted(), joiner.cluster.get()), (0, None));

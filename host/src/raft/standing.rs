@@ -26,7 +26,7 @@ use tonic::metadata::MetadataValue;
 
 use crate::raft::Raft;
 use crate::raft::link::{Lane, Links};
-use crate::types::{Node, NodeId, StoredMembership};
+use crate::types::{Addresses, NodeId, StoredMembership};
 
 /// Header of a refusal: the index of the configuration without the node.
 const REMOVED_AT: &str = "lockstep-removed-at";
@@ -156,7 +156,7 @@ impl Standing {
     /// Asks all other nodes at the same time, each for as long as `silence`. Any of them may know.
     async fn ask_others(&self) {
         let me = self.links.me();
-        let others: Vec<(NodeId, Node)> = {
+        let others: Vec<(NodeId, Addresses)> = {
             let metrics = self.raft.metrics();
             let now = metrics.borrow_watched();
             let nodes = now.membership_config.membership().nodes().filter(|(id, _)| **id != me);
@@ -168,7 +168,7 @@ impl Standing {
         }
     }
 
-    async fn ask(&self, id: NodeId, node: &Node) -> Option<u64> {
+    async fn ask(&self, id: NodeId, node: &Addresses) -> Option<u64> {
         let route = self.links.cluster().route(self.links.me(), id);
         let mut client = self.links.to(id, node, Lane::Control).client().ok()?;
         match client.standing(StandingRequest { route }).await {

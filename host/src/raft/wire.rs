@@ -18,7 +18,7 @@ use openraft::raft::{
 use crate::raft::bounds::{INDEX_END, TERM_END, TERM_LEAP_MAX};
 use crate::raft::log_time::Telling;
 use crate::types::{
-    CommittedLeaderId, Entry, EntryData, LogId, Membership, Node, NodeId, StoredMembership, TypeConfig, Vote,
+    Addresses, CommittedLeaderId, Entry, EntryData, LogId, Membership, NodeId, StoredMembership, TypeConfig, Vote,
 };
 
 /// A peer sent a message that has no meaning in this version.
@@ -93,13 +93,13 @@ impl From<WireError> for tonic::Status {
 }
 
 /// Encodes a node, as membership and introductions carry it.
-pub fn encode_node(node: &Node) -> peer::Node {
+pub fn encode_node(node: &Addresses) -> peer::Node {
     peer::Node { name: node.name.clone(), raft_addr: node.raft_addr.clone(), grpc_addr: node.grpc_addr.clone() }
 }
 
 /// Decodes what [`encode_node`] encoded.
-pub fn decode_node(node: peer::Node) -> Node {
-    Node { name: node.name, raft_addr: node.raft_addr, grpc_addr: node.grpc_addr }
+pub fn decode_node(node: peer::Node) -> Addresses {
+    Addresses { name: node.name, raft_addr: node.raft_addr, grpc_addr: node.grpc_addr }
 }
 
 /// Encodes a log id.

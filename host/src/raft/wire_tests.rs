@@ -36,7 +36,14 @@ fn memberships() -> impl Strategy<Value = Membership> {
             let nodes: BTreeMap<_, _> = names
                 .iter()
                 .map(|(&id, name)| {
-                    (id, Node { name: name.clone(), raft_addr: format!("{name}:1"), grpc_addr: format!("{name}:2") })
+                    (
+                        id,
+                        Addresses {
+                            name: name.clone(),
+                            raft_addr: format!("{name}:1"),
+                            grpc_addr: format!("{name}:2"),
+                        },
+                    )
                 })
                 .collect();
             Membership::new(configs, nodes).unwrap()

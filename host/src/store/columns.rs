@@ -217,7 +217,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::{Membership, Node, hex};
+    use crate::types::{Addresses, Membership, hex};
 
     fn entry(term: u64, leader: u64, index: u64, payload: &[u8]) -> Entry {
         Entry {
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn every_kind_survives() {
-        let node = Node { name: "a".into(), raft_addr: "b:1".into(), grpc_addr: "c:2".into() };
+        let node = Addresses { name: "a".into(), raft_addr: "b:1".into(), grpc_addr: "c:2".into() };
         let membership = Membership::new_with_defaults(vec![BTreeSet::from([1, 2])], BTreeSet::from([3]));
         let named = Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, node)])).unwrap();
         for payload in [EntryPayload::Blank, EntryPayload::Membership(membership), EntryPayload::Membership(named)] {

@@ -36,7 +36,7 @@ use parking_lot::{Mutex, RwLock};
 use rocksdb::DB;
 
 pub use durable::Durable;
-use durable::Progress;
+use durable::DurableProgress;
 use opening::Opened;
 use queue::{Op, Queue, Reply};
 pub use reader::LogReader;
@@ -82,7 +82,7 @@ struct Shared {
     database: Arc<DB>,
     view: RwLock<View>,
     queue: Queue,
-    progress: Arc<Progress>,
+    progress: Arc<DurableProgress>,
     identity: Mutex<Option<Identity>>,
     /// Raised when the log cannot be read. That ends the node, as a failed write does.
     fatal: Fatal,
@@ -120,7 +120,7 @@ impl Log {
             group,
             database,
             fatal: fatal.clone(),
-            progress: Arc::new(Progress::new(found.last().map_or(0, |last| last.index + 1))),
+            progress: Arc::new(DurableProgress::new(found.last().map_or(0, |last| last.index + 1))),
             queue: Queue::default(),
             identity: Mutex::new(found.identity.clone()),
             view: RwLock::new(View::new(&found)),

@@ -91,7 +91,7 @@ struct Commands<'a> {
 }
 
 /// Shows the progress to people, in a line that is redrawn.
-struct Progress {
+struct ProgressLine {
     line: Line,
     next: Instant,
 }
@@ -161,7 +161,7 @@ fn measure(component: &Component, calls: &[&ScriptCall], size: usize, length: Du
     let mut replica = Replica::open(place.path(), component.clone())?;
     let mut commands = Commands { calls, taken: 0 };
     let mut row = Row { commands: 0, took: Duration::ZERO, replies: 0, others: BTreeMap::new() };
-    let mut progress = Progress::new();
+    let mut progress = ProgressLine::new();
     let mut time_ms = START_MS;
     while row.took < length {
         let entry = commands.take(size)?;
@@ -203,7 +203,7 @@ fn print_fuel(component: &Component, calls: &[&ScriptCall], each: bool) -> anyho
     let place = tempfile::Builder::new().prefix("lockstep-guest-").tempdir()?;
     let mut replica = Replica::open(place.path(), component.clone())?;
     let mut methods: BTreeMap<&str, Fuel> = BTreeMap::new();
-    let mut progress = Progress::new();
+    let mut progress = ProgressLine::new();
     for (done, (time_ms, call)) in (START_MS..).zip(calls).enumerate() {
         let applied = replica.apply(time_ms, vec![call.command()], Reuse::Never)?;
         if each {
@@ -246,9 +246,9 @@ impl Commands<'_> {
     }
 }
 
-impl Progress {
-    fn new() -> Progress {
-        Progress { line: Line::new(), next: Instant::now() + PROGRESS_PAUSE }
+impl ProgressLine {
+    fn new() -> ProgressLine {
+        ProgressLine { line: Line::new(), next: Instant::now() + PROGRESS_PAUSE }
     }
 
     fn show(&mut self, text: impl FnOnce() -> String) {

@@ -16,7 +16,7 @@ use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 use super::serve::frames::{
     self, Answer, Call, Came, FromGuest, Hello, Line, Outcome, Range as WireRange, Row, Said, ToGuest, Told,
 };
-use crate::guest::{Page, Range, SnapshotSink, SnapshotSource, Store, StoreFault};
+use crate::guest::{Page, Range, Rows, SnapshotSink, SnapshotSource, StoreFault};
 
 /// The connection to the harness. Clones share it.
 #[derive(Clone)]
@@ -118,7 +118,7 @@ impl Pipe {
     }
 }
 
-impl Store for Remote {
+impl Rows for Remote {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         Ok(self.ask(Said::Get(key.to_vec())).map_err(StoreFault)?.bytes)
     }

@@ -15,7 +15,7 @@ use super::{Admitted, admit_file_under, on_guest_stack};
 use crate::api::status;
 use crate::cli::report::Failure;
 use crate::guest::{
-    self, ApplyInstance, Call, Cause, Component, Context as Place, HostFault, Limits, NodeStatus, QueryInstance,
+    self, ApplyInstance, Call, Cause, Component, Context as Place, HostFault, Limits, QueryInstance, StatusSource,
     Stepped, Verdict,
 };
 use crate::types::hex;
@@ -105,7 +105,7 @@ fn run_mode(component: &Component, call: &frames::Call, harness: &Remote) -> any
         Mode::Apply => ApplyInstance::new(component)?.apply(guest_call(limits.fuel_per_command), store).0,
         Mode::Query => {
             let asked = harness.clone();
-            let status: NodeStatus = std::sync::Arc::new(move || asked.node_status());
+            let status: StatusSource = std::sync::Arc::new(move || asked.node_status());
             query_instance(component)?.query(guest_call(limits.fuel_per_query), store, status).0
         }
         Mode::Watch => {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::script::{Answer, ScriptCall};
 use crate::guest::Component;
-use crate::machine::{Replica, ReplicaError, Reuse, Standing};
+use crate::machine::{Replica, ReplicaDigest, ReplicaError, Reuse};
 use lockstep_contract::Kind;
 
 /// Log time at the beginning: 2024-01-01. Each entry is a second later, or as much later as the
@@ -41,7 +41,7 @@ pub(super) enum Way {
 pub(super) struct Run {
     /// The answer of each call.
     pub(super) answers: Vec<Answer>,
-    pub(super) standing: Standing,
+    pub(super) standing: ReplicaDigest,
 }
 
 /// Why a run did not complete.

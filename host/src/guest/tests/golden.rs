@@ -39,7 +39,7 @@ fn apply_one(component: &Component, rows: &mut Map, method: &str, request: &[u8]
 
 fn query_one(component: &Component, rows: &Map, method: &str, request: &[u8]) -> Vec<u8> {
     let mut instance = QueryInstance::new(component).unwrap().unwrap();
-    let status: NodeStatus = Arc::new(|| "{}".to_owned());
+    let status: StatusSource = Arc::new(|| "{}".to_owned());
     replied(instance.query(call_of(method, request), Box::new(rows.clone()), status).0.unwrap())
 }
 

@@ -136,7 +136,7 @@ impl Map {
     }
 }
 
-impl Store for Map {
+impl Rows for Map {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         self.check()?;
         Ok(self.rows.get(key).cloned())
@@ -183,7 +183,7 @@ impl Store for Map {
     }
 }
 
-fn map(store: Box<dyn Store>) -> Map {
+fn map(store: Box<dyn Rows>) -> Map {
     *store.into_any().downcast().unwrap()
 }
 

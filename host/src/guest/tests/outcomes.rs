@@ -7,7 +7,7 @@ use super::*;
 fn reply_carries_the_bytes_and_keeps_the_instance() {
     let component = Text::default().load();
     let mut instance = ApplyInstance::new(&component).unwrap();
-    let mut store: Box<dyn Store> = Box::new(Map::default());
+    let mut store: Box<dyn Rows> = Box::new(Map::default());
     for (served, request) in [b"first", b"again"].into_iter().enumerate() {
         assert_eq!(instance.served(), served as u32);
         let (verdict, returned) = instance.apply(call(request), store);
@@ -252,7 +252,7 @@ fn instances_and_components_may_change_threads() {
 /// A store that passes over removed keys in every answer.
 struct Hiding(u64);
 
-impl Store for Hiding {
+impl Rows for Hiding {
     fn get(&mut self, _: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         Ok(None)
     }

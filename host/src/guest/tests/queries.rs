@@ -4,7 +4,7 @@ use std::sync::Barrier;
 
 use super::*;
 
-fn status() -> NodeStatus {
+fn status() -> StatusSource {
     Arc::new(|| r#"{"node_id":"1"}"#.to_owned())
 }
 

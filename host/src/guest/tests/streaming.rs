@@ -141,7 +141,7 @@ impl SnapshotSource for Sluggish {
     }
 }
 
-impl Store for Sluggish {
+impl Rows for Sluggish {
     fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
         self.0.get(key)
     }

@@ -13,7 +13,7 @@ use super::super::transfers::{Direction, Transfers};
 use super::{BackupError, BackupReader};
 use crate::codec::Genesis;
 use crate::store::{Batch, Checkpoints, Column, Generation, State};
-use crate::types::{LogId, Membership, Node, NodeId, StoredMembership, hex};
+use crate::types::{Addresses, LogId, Membership, NodeId, StoredMembership, hex};
 
 /// The node that begins the new cluster.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Founder {
     /// The node's id, created for its data directory.
     pub node_id: NodeId,
     /// Its name; addresses are recorded when it starts.
-    pub node: Node,
+    pub node: Addresses,
     /// The id that was created for the new cluster.
     pub cluster_id: [u8; 16],
 }

@@ -61,7 +61,7 @@ type Work = Box<dyn FnOnce(&mut Kept) + Send>;
 pub(crate) struct Pool(Arc<Ends>);
 
 /// The queues that [`Pool`] and its threads share.
-struct Lanes {
+struct Queues {
     waiting: Mutex<Waiting>,
     more: Condvar,
     queue_max: usize,
@@ -91,7 +91,7 @@ impl Waiting {
 }
 
 /// Ends the threads when it is dropped.
-struct Ends(Arc<Lanes>);
+struct Ends(Arc<Queues>);
 
 impl Drop for Ends {
     fn drop(&mut self) {
@@ -102,7 +102,7 @@ impl Drop for Ends {
 
 /// The queue that a call waits in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum WorkKind {
     Queries,
     Steps,
 }
@@ -110,7 +110,7 @@ pub(super) enum Lane {
 impl Pool {
     /// Starts the threads. Each queue holds at most `queue_max` calls.
     pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
-        let lanes = Arc::new(Lanes { waiting: Mutex::default(), more: Condvar::new(), queue_max });
+        let lanes = Arc::new(Queues { waiting: Mutex::default(), more: Condvar::new(), queue_max });
         // If an error returns early, dropping this value ends the threads that have started.
         let pool = Pool(Arc::new(Ends(lanes.clone())));
         for number in 0..threads.max(1) {
@@ -127,7 +127,7 @@ impl Pool {
     /// Runs `work` on one of the threads, with the instance that the thread keeps.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        lane: Lane,
+        lane: WorkKind,
         work: impl FnOnce(&mut Kept) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
         let (done, answer) = oneshot::channel();
@@ -141,8 +141,8 @@ impl Pool {
             let lanes = &self.0.0;
             let mut waiting = lanes.waiting.lock();
             let queue = match lane {
-                Lane::Queries => &mut waiting.queries,
-                Lane::Steps => &mut waiting.steps,
+                WorkKind::Queries => &mut waiting.queries,
+                WorkKind::Steps => &mut waiting.steps,
             };
             if queue.len() >= lanes.queue_max {
                 return Err(QueryError::Busy);
@@ -154,7 +154,7 @@ impl Pool {
     }
 }
 
-fn serve(lanes: &Lanes) {
+fn serve(lanes: &Queues) {
     let mut kept = Kept::default();
     while let Some(work) = lanes.wait(&mut kept) {
         // A panic of the host's code in one query must not cost the node a query thread. The
@@ -166,7 +166,7 @@ fn serve(lanes: &Lanes) {
     }
 }
 
-impl Lanes {
+impl Queues {
     /// Waits for the next work; returns `None` when there will be no more. Drops the kept instance
     /// when no work comes for a while.
     fn wait(&self, kept: &mut Kept) -> Option<Work> {
@@ -200,7 +200,7 @@ mod tests {
         let running = tokio::spawn({
             let pool = pool.clone();
             async move {
-                pool.run(Lane::Queries, move |_| {
+                pool.run(WorkKind::Queries, move |_| {
                     let _ = began.send(());
                     let _ = held.recv();
                     Ok(())
@@ -209,9 +209,9 @@ mod tests {
             }
         });
         begun.await.expect("the first began");
-        let mut queued = Box::pin(pool.run(Lane::Queries, |_| Ok(1)));
+        let mut queued = Box::pin(pool.run(WorkKind::Queries, |_| Ok(1)));
         assert!(futures::poll!(&mut queued).is_pending());
-        assert_eq!(pool.run(Lane::Queries, |_| Ok(2)).await, Err(QueryError::Busy));
+        assert_eq!(pool.run(WorkKind::Queries, |_| Ok(2)).await, Err(QueryError::Busy));
         release.send(()).expect("the first waits");
         assert_eq!(queued.await, Ok(1));
         assert_eq!(running.await.expect("no panic"), Ok(()));

@@ -11,7 +11,7 @@ use super::super::backup::{BackupError, BackupReader, BackupWriter, Founded, Fou
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::{Component, Verdict};
-use crate::types::{Node, NodeMode};
+use crate::types::{Addresses, NodeMode};
 
 const CLUSTER: [u8; 16] = [9; 16];
 
@@ -35,7 +35,7 @@ async fn backup(node: &TestNode) -> Vec<u8> {
 }
 
 fn founder() -> Founder {
-    Founder { node_id: 7, node: Node { name: "new".into(), ..Node::default() }, cluster_id: CLUSTER }
+    Founder { node_id: 7, node: Addresses { name: "new".into(), ..Addresses::default() }, cluster_id: CLUSTER }
 }
 
 fn found_in(node: &TestNode, file: Vec<u8>) -> Result<Founded, BackupError> {

@@ -14,7 +14,7 @@ use openraft::storage::RaftStateMachine;
 use openraft::vote::RaftLeaderId;
 use tempfile::TempDir;
 
-use super::super::apply::Gate;
+use super::super::apply::LogGate;
 use super::super::{Answer, Machine, Options, QueryCall, StateMachine, WatchCall, Watched, genesis_of, open_behind};
 use super::guest_text::request;
 use crate::codec::{self, Command};
@@ -25,7 +25,7 @@ use crate::types::{CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Memb
 /// A gate with which everything is durable at once.
 pub(super) struct Open;
 
-impl Gate for Open {
+impl LogGate for Open {
     fn wait_durable(&self, _: u64) -> Result<(), StoreError> {
         Ok(())
     }
@@ -51,7 +51,7 @@ pub(super) fn start() -> TestNode {
     start_in(tempfile::tempdir().unwrap(), Arc::new(Open))
 }
 
-pub(super) fn start_in(place: TempDir, gate: Arc<dyn Gate>) -> TestNode {
+pub(super) fn start_in(place: TempDir, gate: Arc<dyn LogGate>) -> TestNode {
     let directory = DataDir::open(place.path()).unwrap();
     let fatal = Fatal::default();
     let log = Log::open(&directory, GROUP, fatal.clone()).unwrap();

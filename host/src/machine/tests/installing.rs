@@ -18,7 +18,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
 use tokio::sync::watch;
 
-use super::super::apply::Gate;
+use super::super::apply::LogGate;
 use super::super::{Machine, SnapshotData};
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
@@ -42,7 +42,7 @@ struct Held {
     reached: watch::Sender<bool>,
 }
 
-impl Gate for Held {
+impl LogGate for Held {
     fn wait_durable(&self, _: u64) -> Result<(), StoreError> {
         Ok(())
     }

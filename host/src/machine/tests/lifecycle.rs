@@ -11,7 +11,7 @@ use openraft::EntryPayload;
 use openraft::storage::RaftStateMachine;
 use parking_lot::{Condvar, Mutex};
 
-use super::super::apply::Gate;
+use super::super::apply::LogGate;
 use super::super::{Change, Fate, MachineError, Options, QueryError, Watched, open};
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
@@ -191,7 +191,7 @@ async fn node_that_is_not_serving_answers_no_query() {
 #[derive(Default)]
 struct Held(Mutex<u64>, Condvar);
 
-impl Gate for Held {
+impl LogGate for Held {
     fn wait_durable(&self, index: u64) -> Result<(), StoreError> {
         self.1.wait_while(&mut self.0.lock(), |durable| *durable < index);
         Ok(())
@@ -286,7 +286,7 @@ async fn log_that_begins_after_its_state_is_refused() {
 #[tokio::test]
 async fn failing_disk_ends_the_node_and_acknowledges_nothing() {
     struct Broken;
-    impl Gate for Broken {
+    impl LogGate for Broken {
         fn wait_durable(&self, _: u64) -> Result<(), StoreError> {
             Err(StoreError::Poisoned("fsync failed".into()))
         }

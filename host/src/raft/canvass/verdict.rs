@@ -20,7 +20,7 @@ pub struct Opinion {
 
 /// The result of a round of questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// This node takes no part: it hears the leader, or has no vote.
     Wait,
     /// No quorum agrees: the ordinary timer decides.
@@ -40,10 +40,10 @@ pub fn leader_of(vote: &Vote, me: NodeId) -> Option<NodeId> {
 
 /// Decides what this node does. `configs` holds the voters: one set, or two while the configuration
 /// is joint. `starting` means that this process has heard no leader yet.
-pub fn verdict(me: &Opinion, others: &[Opinion], configs: &[BTreeSet<NodeId>], starting: bool) -> Verdict {
+pub fn verdict(me: &Opinion, others: &[Opinion], configs: &[BTreeSet<NodeId>], starting: bool) -> Decision {
     let votes = |node: NodeId| configs.iter().any(|config| config.contains(&node));
     if !me.leaderless || !votes(me.node) {
-        return Verdict::Wait;
+        return Decision::Wait;
     }
     let all = std::iter::once(me).chain(others.iter().filter(|other| other.leaderless && votes(other.node)));
     let same: Vec<&Opinion> = all.clone().filter(|opinion| opinion.vote == me.vote).collect();
@@ -52,12 +52,12 @@ pub fn verdict(me: &Opinion, others: &[Opinion], configs: &[BTreeSet<NodeId>], s
     {
         // The leader itself may have restarted and agree that it does not lead. It is not among the
         // candidates to replace it.
-        return Verdict::TakeOver(rank(me, same.into_iter().filter(|opinion| opinion.node != leader)));
+        return Decision::TakeOver(rank(me, same.into_iter().filter(|opinion| opinion.node != leader)));
     }
     let all: Vec<&Opinion> = all.collect();
     match starting && is_quorum(&all, configs) {
-        true => Verdict::Stand(rank(me, all.into_iter())),
-        false => Verdict::NoQuorum,
+        true => Decision::Stand(rank(me, all.into_iter())),
+        false => Decision::NoQuorum,
     }
 }
 

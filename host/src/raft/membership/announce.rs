@@ -8,7 +8,7 @@ use lockstep_proto::peer::SetAddressesRequest;
 use super::{Members, Metrics, leader_node, metrics};
 use crate::raft::link::Lane;
 use crate::raft::wire;
-use crate::types::Node;
+use crate::types::Addresses;
 
 /// Pause between attempts to have new addresses recorded.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);

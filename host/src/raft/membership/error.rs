@@ -5,7 +5,7 @@ use std::time::Duration;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
 use crate::raft::join::JoinError;
-use crate::types::{Node, NodeId, TypeConfig};
+use crate::types::{Addresses, NodeId, TypeConfig};
 
 /// Why a change was not made. The texts are for operators.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +14,7 @@ pub enum MembershipError {
     #[error("{}", not_leader(leader))]
     NotLeader {
         /// The leader, when known.
-        leader: Option<Node>,
+        leader: Option<Addresses>,
     },
     /// No Raft instance runs here, or it has stopped.
     #[error("Raft is not running on this node: {0}")]
@@ -131,7 +131,7 @@ pub enum MembershipError {
     Unknown(String),
 }
 
-fn not_leader(leader: &Option<Node>) -> String {
+fn not_leader(leader: &Option<Addresses>) -> String {
     match leader {
         Some(node) => format!("node is not the leader; the leader is {} at {}", node.name, node.grpc_addr),
         None => "node is not the leader; no leader is known at the moment".into(),

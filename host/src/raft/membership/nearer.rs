@@ -1,7 +1,7 @@
 //! Decides whether a learner makes progress, so that the leader waits for one with a large state to
 //! fetch and not for a broken one. Measures no time.
 
-use crate::machine::Attempt;
+use crate::machine::SendAttempt;
 
 /// Number of snapshot transfers to a learner that count as progress, each from its beginning.
 const ATTEMPTS_WAITED_FOR: u32 = 8;
@@ -19,7 +19,7 @@ pub(super) struct Nearer {
 
 impl Nearer {
     /// Notes the progress and returns whether the learner is further than ever before.
-    pub(super) fn came(&mut self, matched: Option<u64>, sending: Option<Attempt>) -> bool {
+    pub(super) fn came(&mut self, matched: Option<u64>, sending: Option<SendAttempt>) -> bool {
         let mut came = matched > self.matched;
         self.matched = self.matched.max(matched);
         if let Some(now) = sending {
@@ -47,7 +47,7 @@ mod tests {
         assert!(!nearer.came(None, None));
         assert!(nearer.came(Some(5), None));
         assert!(!nearer.came(Some(5), None));
-        let attempt = |number, steps| Some(Attempt { number, steps });
+        let attempt = |number, steps| Some(SendAttempt { number, steps });
         assert!(!nearer.came(Some(5), attempt(1, 0)), "it was never heard of");
         assert!(nearer.came(Some(5), attempt(1, 10)));
         assert!(!nearer.came(Some(5), attempt(1, 10)), "stalled");

@@ -14,10 +14,10 @@ const UNSYNCED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Tells when entries are on this node's disk. Cheap to clone.
 #[derive(Clone)]
-pub struct Durable(Arc<Progress>);
+pub struct Durable(Arc<DurableProgress>);
 
 impl Durable {
-    pub(super) fn new(progress: Arc<Progress>) -> Durable {
+    pub(super) fn new(progress: Arc<DurableProgress>) -> Durable {
         Durable(progress)
     }
 
@@ -39,7 +39,7 @@ impl Durable {
     }
 }
 
-pub(super) struct Progress {
+pub(super) struct DurableProgress {
     state: Mutex<State>,
     changed: Condvar,
     room: Notify,
@@ -68,10 +68,10 @@ impl State {
     }
 }
 
-impl Progress {
-    pub(super) fn new(next: u64) -> Progress {
+impl DurableProgress {
+    pub(super) fn new(next: u64) -> DurableProgress {
         let state = State { next, unsynced_bytes: 0, end: None };
-        Progress { state: Mutex::new(state), changed: Condvar::new(), room: Notify::new() }
+        DurableProgress { state: Mutex::new(state), changed: Condvar::new(), room: Notify::new() }
     }
 
     pub(super) fn index(&self) -> u64 {

@@ -1,4 +1,4 @@
-//! The queue in front of the writer. `Progress::room` bounds its entries; each caller adds at most
+//! The queue in front of the writer. `DurableProgress::room` bounds its entries; each caller adds at most
 //! one other small item. Never touches the disk.
 
 use openraft::storage::IOFlushed;

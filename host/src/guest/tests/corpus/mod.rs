@@ -79,7 +79,7 @@ impl Case {
         let text = Text { apply: &self.apply, more: &self.more, ..Text::default() };
         let component = text.load();
         let mut instance = ApplyInstance::new(&component).unwrap();
-        let mut store: Box<dyn Store> = Box::new(Map { rows: self.rows.clone(), broken: false });
+        let mut store: Box<dyn Rows> = Box::new(Map { rows: self.rows.clone(), broken: false });
         let mut line = self.name.clone();
         for request in &self.requests {
             let (verdict, returned) = instance.apply(Call { fuel: self.fuel, ..call(request) }, store);
