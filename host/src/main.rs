@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // This process may be the one that compiles a component for another process.
-    if let Some(done) = lockstep::guest::apart::serve() {
+    if let Some(done) = lockstep::guest::apart::serve(lockstep::guest::WORKERS) {
         return done;
     }
     lockstep::guest::apart::enable();

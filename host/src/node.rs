@@ -36,8 +36,8 @@ use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::service::Parts;
 use crate::raft::{
     Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, LogTime, Me, Members, NetworkFactory,
-    PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds, install,
-    link, own_clock,
+    PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds,
+    clock_warning, install, link,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
@@ -447,7 +447,7 @@ fn start_duties(
     }));
     tasks.spawn(duties::remember_removal(below.directory.clone(), below.removed, consensus.removed.clone()));
     tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
-    tasks.spawn(own_clock::watch(consensus.log_time.clone(), consensus.leader.clone()));
+    tasks.spawn(clock_warning::watch(consensus.log_time.clone(), consensus.leader.clone()));
     let hung = STALL_MAX.max(2 * config.heartbeat_timeout);
     tasks.spawn(duties::leave_hung_disk(below.log.clone(), consensus.leader.clone(), consensus.members.clone(), hung));
     let members = consensus.members.clone();

@@ -16,16 +16,13 @@ use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
 use super::commands::CommandCall;
-use super::wire::parse_timeout;
+use super::wire::{DEADLINE_DEFAULT, parse_timeout};
 use super::{Shared, status, watch};
 use crate::machine::QueryCall;
 use lockstep_contract::{Consistency, Kind, Method};
 
 /// Most bytes of one request or reply message, decompressed. Stock clients have the same limit.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
-
-/// Deadline of a unary call whose client gave none.
-pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Longest deadline. A deadline further away is shortened to this.
 const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);

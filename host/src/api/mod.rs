@@ -58,9 +58,10 @@ use crate::types::{Addresses, NodeMode};
 use commands::Commands;
 use node_status::{Contact, NodeStatus, RaftStatus};
 
-pub use dynamic::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX};
+pub use dynamic::MESSAGE_BYTES_MAX;
 pub use fetch::{Fetched, fetch_backup};
 pub use health::LEADER_SERVICE;
+pub use wire::DEADLINE_DEFAULT;
 
 /// How long to wait for a number that only Raft's core knows, before an older number is shown.
 const CORE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -122,7 +122,7 @@ impl Watch {
 
     /// Waits until this node may show its state.
     async fn begin(&self) -> Result<(), Status> {
-        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + super::dynamic::DEADLINE_DEFAULT);
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + super::wire::DEADLINE_DEFAULT);
         self.shared.ready(deadline).await?;
         match self.method.consistency(&self.request) {
             Consistency::Linearizable => self.shared.read_barrier(deadline).await,

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// Deadline of a unary call whose client gave none.
+pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
+
 /// Parses `grpc-timeout`: one to eight digits and a unit. Returns `None` for anything else.
 pub fn parse_timeout(header: &str) -> Option<Duration> {
     let (unit_at, unit) = header.char_indices().last()?;

@@ -7,6 +7,9 @@ mod bench;
 mod blanks;
 mod check;
 mod expect;
+/// The protocol of `guest serve`. The SDK's harness compiles the same file.
+#[path = "../../../guest-sdk/src/test/frames.rs"]
+mod frames;
 mod inspect;
 mod new;
 mod pack;

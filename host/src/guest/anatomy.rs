@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 
-use super::load::{Component, LoadError, inspect, interface};
+use super::component::Component;
+use super::load::{inspect, interface};
+use super::load_error::LoadError;
 
 /// The contents of a guest's file.
 #[derive(Debug)]

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
-use super::{engine, load};
 
 /// The only argument of the worker process. It is not a subcommand, because people have no use for
 /// it.
@@ -224,14 +223,23 @@ fn explain(end: End, complaint: &str, task: &Task) -> String {
     }
 }
 
+/// The two kinds of work, as functions that this process calls when it is the worker.
+#[derive(Clone, Copy)]
+pub struct Workers {
+    /// Makes a component from a module.
+    pub encode: fn(&[u8]) -> Result<Vec<u8>, String>,
+    /// Makes code from a component.
+    pub compile: fn(&Limits, &[u8]) -> Result<Vec<u8>, String>,
+}
+
 /// Does one task and returns the exit code, if this process was started to do so. Otherwise returns
 /// `None`, and the caller goes on.
-pub fn serve() -> Option<ExitCode> {
+pub fn serve(workers: Workers) -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if !(arguments.next().is_some_and(|argument| argument == ARGUMENT) && arguments.next().is_none()) {
         return None;
     }
-    let served = serve_one(&mut std::io::stdin().lock(), &mut std::io::stdout().lock());
+    let served = serve_one(workers, &mut std::io::stdin().lock(), &mut std::io::stdout().lock());
     Some(match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
@@ -242,7 +250,7 @@ pub fn serve() -> Option<ExitCode> {
     })
 }
 
-fn serve_one(input: &mut impl Read, output: &mut impl Write) -> Result<(), String> {
+fn serve_one(workers: Workers, input: &mut impl Read, output: &mut impl Write) -> Result<(), String> {
     let broken = |error: std::io::Error| format!("the task cannot be read: {error}");
     let mut length = [0; 4];
     input.read_exact(&mut length).map_err(broken)?;
@@ -254,8 +262,8 @@ fn serve_one(input: &mut impl Read, output: &mut impl Write) -> Result<(), Strin
     input.read_to_end(&mut file).map_err(broken)?;
     bind(task.bounds)?;
     let made = match task.what {
-        What::Encode => load::component_of(&file)?,
-        What::Compile => engine::code_of(&task.limits, &file)?,
+        What::Encode => (workers.encode)(&file)?,
+        What::Compile => (workers.compile)(&task.limits, &file)?,
     };
     output.write_all(&made).map_err(|error| format!("what was made cannot be written: {error}"))
 }

@@ -4,9 +4,8 @@
 
 use std::thread;
 
-use wasmtime::{Instance, Module, Store, Trap};
+use wasmtime::{Engine, Instance, Module, Store, Trap};
 
-use super::engine::{Engine, TARGET};
 use super::limits::CALLER_STACK_BYTES;
 
 /// A function that counts its calls and calls itself. The test below has it as text.
@@ -16,10 +15,10 @@ const RECURSION: [u8; 59] = [
 ];
 
 /// Returns the text that nodes compare. Returns an error when the engine does not work as it must.
-pub(super) fn describe(engine: &Engine) -> Result<String, String> {
+pub(super) fn describe(engine: &Engine, metered: bool) -> Result<String, String> {
     let (engine, name) = (engine.clone(), "guest-depth".to_owned());
     let thread = thread::Builder::new().name(name).stack_size(CALLER_STACK_BYTES);
-    let measured = thread.spawn(move || depth(&engine)).map_err(|error| error.to_string())?;
+    let measured = thread.spawn(move || depth(&engine, metered)).map_err(|error| error.to_string())?;
     let depth = measured.join().map_err(|_| "measuring the depth of a recursion panicked".to_owned())?;
     let depth = depth.map_err(|error| format!("{error:#}"))?;
     let (wasmtime, level) = (env!("LOCKSTEP_WASMTIME"), env!("LOCKSTEP_OPT_LEVEL"));
@@ -27,11 +26,10 @@ pub(super) fn describe(engine: &Engine) -> Result<String, String> {
 }
 
 /// Returns the number of nested calls until the profile's stack is full.
-fn depth(engine: &Engine) -> wasmtime::Result<i32> {
-    let wasmtime = &engine.inner.wasmtime;
-    let module = Module::new(wasmtime, RECURSION)?;
-    let mut store = Store::new(wasmtime, ());
-    if engine.inner.metered {
+fn depth(engine: &Engine, metered: bool) -> wasmtime::Result<i32> {
+    let module = Module::new(engine, RECURSION)?;
+    let mut store = Store::new(engine, ());
+    if metered {
         store.set_fuel(u64::MAX / 2)?;
     }
     store.set_epoch_deadline(u64::MAX / 2);
@@ -45,11 +43,25 @@ fn depth(engine: &Engine) -> wasmtime::Result<i32> {
     counted.and_then(|counted| counted.i32()).ok_or_else(|| wasmtime::format_err!("the calls were not counted"))
 }
 
+/// The target that all code is compiled for, named and not detected.
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "musl"))]
+pub(super) const TARGET: &str = "x86_64-unknown-linux-musl";
+#[cfg(all(target_os = "linux", target_arch = "aarch64", target_env = "gnu"))]
+pub(super) const TARGET: &str = "aarch64-unknown-linux-gnu";
+#[cfg(all(target_os = "linux", target_arch = "aarch64", target_env = "musl"))]
+pub(super) const TARGET: &str = "aarch64-unknown-linux-musl";
+#[cfg(all(target_os = "macos", target_arch = "x86_64"))]
+pub(super) const TARGET: &str = "x86_64-apple-darwin";
+#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
+pub(super) const TARGET: &str = "aarch64-apple-darwin";
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::Limits;
-    use super::*;
+    use super::super::{Engine, Limits};
+    use super::{RECURSION, TARGET};
 
     const IN_WORDS: &str = r#"(module (global (mut i32) (i32.const 0))
         (func (export "call") global.get 0 i32.const 1 i32.add global.set 0 call 0) (export "calls" (global 0)))"#;

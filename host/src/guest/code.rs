@@ -7,8 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use wasmtime::component::Component;
 
 use super::apart;
-use super::engine::{Engine, TABLES_PER_COMPONENT};
-use super::load::LoadError;
+use super::engine::{Engine, FUEL, TABLES_PER_COMPONENT, without_pool};
+use super::load_error::LoadError;
 use crate::types::hex;
 
 /// A store for compiled code. Only this node's operator may be able to write to it. Keeping code
@@ -33,7 +33,7 @@ pub(super) fn compiled(
     if let Some(kept) = shelf.take(&name)
         && let Some(code) = whole(&kept)
     {
-        match revive(engine, code) {
+        match revive(&engine.inner.wasmtime, code) {
             Ok(component) => return Ok(component),
             Err(error) => {
                 let error = format!("{error:#}");
@@ -65,11 +65,13 @@ fn code_of(engine: &Engine, encoded: &[u8]) -> Result<Vec<u8>, LoadError> {
 }
 
 /// Loads code that was just compiled. The compiler does not know the pool, whose slots have the
-/// profile's sizes, so code that does not fit into a slot is found here.
+/// profile's sizes, so code that does not fit into a slot is found here: an engine without a pool
+/// takes it.
 fn fresh(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
-    revive(engine, code).map_err(|error| {
+    revive(&engine.inner.wasmtime, code).map_err(|error| {
         let reason = format!("{error:#}");
-        if !reason.contains("exceeds") {
+        let fits_elsewhere = without_pool(engine.limits()).and_then(|engine| revive(&engine, code)).is_ok();
+        if !fits_elsewhere {
             return LoadError::Compile(format!("the code that was just made is refused by the engine: {reason}"));
         }
         LoadError::Slot {
@@ -87,7 +89,7 @@ fn fresh(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
 fn made_by(engine: &Engine) -> String {
     let mut hasher = DefaultHasher::new();
     engine.inner.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
-    super::engine::FUEL.hash(&mut hasher);
+    FUEL.hash(&mut hasher);
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
     serde_json::to_string(engine.limits()).expect("limits are JSON").hash(&mut hasher);
     format!("{:016x}", hasher.finish())
@@ -109,9 +111,9 @@ fn whole(sealed: &[u8]) -> Option<&[u8]> {
 }
 
 #[allow(unsafe_code, reason = "wasmtime trusts code that was serialized, and so must its caller")]
-fn revive(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+fn revive(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: the bytes come from `precompile_component`. This program made them just now, or this
     // node put them on its own shelf and they are unchanged (their BLAKE3 was compared). The engine
     // compares its version and settings itself.
-    unsafe { Component::deserialize(&engine.inner.wasmtime, code) }
+    unsafe { Component::deserialize(engine, code) }
 }

@@ -2,9 +2,8 @@
 //! differences (fuel, deadline, rights) are set per call. All settings that could make two replicas
 //! differ are set here explicitly, and never left to a default that a patch release may change.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
 use wasmtime::component::Linker;
@@ -12,10 +11,11 @@ use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures,
 };
 
-use super::build;
+use super::build::{self, TARGET};
+use super::epochs::{Deadline, Ticker, epochs};
 use super::imports::{self, State};
 use super::limits::{CALLER_STACK_BYTES, Limits};
-use super::load::LoadError;
+use super::load_error::LoadError;
 
 /// Slots of the pool for commands: the instance that applies, the fresh one that replaces it, and
 /// the same two for a component that takes over. Only commands use these slots, because apply must
@@ -39,9 +39,6 @@ const TABLE_KEEP_RESIDENT_BYTES: usize = 16 * 1024;
 /// no bounds checks. It is only reserved; no memory or swap backs it.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 const MEMORY_GUARD_BYTES: u64 = 32 << 20;
-/// Length of an epoch in milliseconds: the precision of a query's deadline.
-const EPOCH_MS: u64 = 10;
-
 /// Fuel of every operator. This is a complete table of our own, because fuel decides outcomes and
 /// the engine's defaults may change in a patch release. A missing operator is an error at start.
 pub(super) const FUEL: &str = include_str!("fuel.json");
@@ -77,8 +74,7 @@ pub(super) struct Inner {
     queries: Arc<Slots>,
     snapshots: Arc<Slots>,
     restores: Arc<Slots>,
-    clock: Arc<Epochs>,
-    ticker: Thread,
+    ticker: Ticker,
 }
 
 impl Engine {
@@ -104,8 +100,7 @@ impl Engine {
             config(limits, metered).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
         let mut linker = Linker::new(&wasmtime);
         imports::link(&mut linker).map_err(unavailable)?;
-        let clock = Arc::new(Epochs::default());
-        let ticker = tick(wasmtime.weak(), clock.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
+        let ticker = Ticker::start(wasmtime.weak()).map_err(|error| LoadError::Engine(error.to_string()))?;
         let limits = Arc::new(limits.clone());
         let inner = Inner {
             wasmtime,
@@ -116,7 +111,6 @@ impl Engine {
             queries: Slots::new(QUERY_INSTANCES_MAX),
             snapshots: Slots::new(SNAPSHOT_INSTANCES_MAX),
             restores: Slots::new(RESTORE_INSTANCES_MAX),
-            clock,
             ticker,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -133,7 +127,7 @@ impl Engine {
     /// and the depth of a recursion. The first call takes milliseconds.
     pub fn build(&self) -> Result<&str, LoadError> {
         if self.inner.build.get().is_none() {
-            let text = build::describe(self).map_err(LoadError::Engine)?;
+            let text = build::describe(&self.inner.wasmtime, self.inner.metered).map_err(LoadError::Engine)?;
             // If another thread was first, it measured the same.
             let _ = self.inner.build.set(text);
         }
@@ -157,23 +151,7 @@ impl Engine {
 
     /// Starts the clock that deadlines need, and returns the number of epochs in `ms`.
     pub(super) fn start_deadline(&self, ms: u32) -> (Deadline, u64) {
-        if self.inner.clock.running.fetch_add(1, Ordering::AcqRel) == 0 {
-            self.inner.ticker.unpark();
-        }
-        (Deadline(self.inner.clock.clone()), epochs(Duration::from_millis(ms.into())))
-    }
-}
-
-/// Returns the number of epochs after which `time` is over. One is added, because the current epoch
-/// is partly over.
-pub(super) fn epochs(time: Duration) -> u64 {
-    (time.as_millis() as u64).div_ceil(EPOCH_MS) + 1
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.clock.stopped.store(true, Ordering::Release);
-        self.ticker.unpark();
+        (self.inner.ticker.run(), epochs(Duration::from_millis(ms.into())))
     }
 }
 
@@ -205,45 +183,16 @@ impl Drop for Slot {
     }
 }
 
-/// While this value lives, a call with a deadline is running.
-pub(super) struct Deadline(Arc<Epochs>);
-
-impl Drop for Deadline {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-#[derive(Default)]
-struct Epochs {
-    running: AtomicUsize,
-    stopped: AtomicBool,
-}
-
-/// Starts the thread that advances the epoch while a call with a deadline runs. Otherwise the
-/// thread sleeps, so that an idle node uses no processor time.
-fn tick(engine: wasmtime::EngineWeak, clock: Arc<Epochs>) -> std::io::Result<Thread> {
-    let run = move || {
-        while !clock.stopped.load(Ordering::Acquire) {
-            if clock.running.load(Ordering::Acquire) == 0 {
-                thread::park();
-                continue;
-            }
-            thread::sleep(Duration::from_millis(EPOCH_MS));
-            if let Some(engine) = engine.upgrade() {
-                engine.increment_epoch();
-            }
-        }
-    };
-    let handle = thread::Builder::new().name("guest-epochs".to_owned()).spawn(run)?;
-    Ok(handle.thread().clone())
-}
-
 /// Compiles an encoded component as an engine with these limits does. It needs no pool, nor address
 /// space for one.
 pub(super) fn code_of(limits: &Limits, encoded: &[u8]) -> Result<Vec<u8>, String> {
-    let code = || wasmtime::Engine::new(&code_config(limits)?)?.precompile_component(encoded);
+    let code = || without_pool(limits)?.precompile_component(encoded);
     code().map_err(|error| format!("{error:#}"))
+}
+
+/// Makes an engine of wasmtime's that compiles the same code and has no slots of a given size.
+pub(super) fn without_pool(limits: &Limits) -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&code_config(limits)?)
 }
 
 fn config(limits: &Limits, metered: bool) -> wasmtime::Result<Config> {
@@ -310,19 +259,6 @@ fn pool(limits: &Limits) -> wasmtime::Result<PoolingAllocationConfig> {
 fn fuel_table() -> wasmtime::Result<OperatorCost> {
     serde_json::from_str(FUEL).map_err(|error| wasmtime::format_err!("fuel.json does not fit this wasmtime: {error}"))
 }
-
-#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
-pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
-#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "musl"))]
-pub(super) const TARGET: &str = "x86_64-unknown-linux-musl";
-#[cfg(all(target_os = "linux", target_arch = "aarch64", target_env = "gnu"))]
-pub(super) const TARGET: &str = "aarch64-unknown-linux-gnu";
-#[cfg(all(target_os = "linux", target_arch = "aarch64", target_env = "musl"))]
-pub(super) const TARGET: &str = "aarch64-unknown-linux-musl";
-#[cfg(all(target_os = "macos", target_arch = "x86_64"))]
-pub(super) const TARGET: &str = "x86_64-apple-darwin";
-#[cfg(all(target_os = "macos", target_arch = "aarch64"))]
-pub(super) const TARGET: &str = "aarch64-apple-darwin";
 
 #[cfg(test)]
 mod tests {

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use wasmtime::component::{ComponentType, Lift, Linker, LinkerInstance, Lower, WasmList, WasmStr};
 use wasmtime::{Result, StoreContextMut};
 
-use super::engine::epochs;
+use super::epochs::epochs;
+use super::failure::{Ended, Reason};
 use super::limits::{Budget, Growth, Limits, fuel};
-use super::outcome::{Ended, Reason, cut};
+use super::outcome::cut;
 use super::{Page, Range, Rows, SnapshotSink, SnapshotSource, StatusSource, StoreFault};
 use crate::faults;
 use crate::logs::{Bounded, Foreign};

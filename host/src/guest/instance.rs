@@ -8,10 +8,12 @@ use std::time::Duration;
 use wasmtime::Store as Wasm;
 use wasmtime::component::{ComponentExportIndex, ComponentNamedList, Instance, Lift, Lower, TypedFunc};
 
-use super::engine::{Deadline, Engine, Slot};
+use super::component::Component;
+use super::engine::{Engine, Slot};
+use super::epochs::Deadline;
 use super::imports::{Mode, Quiet, State};
 use super::limits::{Budget, Limits};
-use super::load::{Component, LoadError};
+use super::load_error::LoadError;
 use super::outcome::{self, Interrupts};
 use super::wire::{Command, Stream, Watch, WireStep};
 use super::{Call, Cause, Failure, HostFault, Reason, Rows, StatusSource, Step, Stepped, Verdict};

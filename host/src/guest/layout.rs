@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use wasmparser::{ConstExpr, DataKind, FunctionBody, Operator, Parser, Payload, ValType};
 
-use super::load::{LoadError, damaged};
+use super::load::damaged;
+use super::load_error::LoadError;
 
 /// Alignment of the start of a stack.
 const STACK_ALIGN: u64 = 16;

@@ -13,7 +13,7 @@
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
-use super::outcome::{Ended, Reason};
+use super::failure::{Ended, Reason};
 
 /// Stack of a thread that calls guests, in bytes. It is eight times the guest's own stack in the
 /// default profile; the rest is for the host functions under it.

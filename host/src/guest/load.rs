@@ -2,95 +2,24 @@
 //! them and what to do. This module never runs as part of a command. It only finds the bytes of
 //! descriptors and never reads them.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use wasmparser::{Parser, Payload};
-use wasmtime::component::{ComponentExportIndex, InstancePre};
 use wit_component::ComponentEncoder;
 
 use super::advice;
 use super::apart;
 use super::code::{self, Shelf};
+use super::component::{Component, Exports, Inner};
 use super::engine::Engine;
-use super::imports::{INTERFACES, PACKAGE, State, VERSION};
+use super::imports::{INTERFACES, PACKAGE, VERSION};
 use super::instance::Sandbox;
+use super::load_error::{LoadError, NESTING_MAX};
 use crate::types::COMPONENT_BYTES_MAX;
 
 /// Name of the custom section that holds the guest's protobuf descriptor set.
 pub(super) const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
-/// Most levels of components and modules inside each other. Guests written in Python have three.
-/// The time to inspect nested components grows with the square of the depth.
-const NESTING_MAX: u32 = 64;
 /// Prefix of the custom sections in which compilers store the component type.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
-/// Why bytes were not admitted as a guest.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum LoadError {
-    #[error(
-        "not WebAssembly: the first bytes are neither those of a module nor of a component; give the .wasm file that the compiler left"
-    )]
-    NotWasm,
-    #[error("the WebAssembly is damaged: {0}")]
-    Damaged(String),
-    #[error(
-        "a plain module without a component type: build it against {PACKAGE}@{VERSION} with the guest SDK, or add the type with `wasm-tools component embed`"
-    )]
-    NoComponentType,
-    #[error("imports that no guest may have: {}; {advice}", advice::shown(.names))]
-    ForbiddenImport { names: Vec<String>, advice: String },
-    #[error(
-        "{name} has version {found}, which is none that was released (a guest names three numbers, as in {VERSION}): rebuild the guest with a \
-         released SDK"
-    )]
-    NoRelease { name: String, found: String },
-    #[error(
-        "{name} has version {found}, this host speaks {wanted}: rebuild the guest with an SDK of that version, or run a host that speaks {found}"
-    )]
-    WrongVersion { name: String, found: String, wanted: String },
-    #[error(
-        "nothing named {name} is exported: is this a guest? It must export the world machine-guest of {PACKAGE}@{VERSION}; with the SDK, \
-         is there `lockstep_guest::export!(…)` at the end of src/lib.rs?"
-    )]
-    MissingExport { name: String },
-    #[error(
-        "components are nested in components more than {NESTING_MAX} deep: no compiler makes that; give the file that it left"
-    )]
-    Nested,
-    #[error("the module cannot be made a component: {0}")]
-    Encode(String),
-    #[error(
-        "the component has {bytes} bytes, and {COMPONENT_BYTES_MAX} is what one node takes from another: strip debug information, or leave out what the guest does not use"
-    )]
-    TooLarge { bytes: usize },
-    #[error("the component does not compile: {0}")]
-    Compile(String),
-    #[error(
-        "the component needs more than the profile gives, which is one memory of {memory_mib_max} MiB and {tables_max} tables of {elements_max} \
-         elements: {reason}"
-    )]
-    Slot { reason: String, memory_mib_max: u64, tables_max: u32, elements_max: u32 },
-    #[error("the component does not fit the contract {PACKAGE}@{VERSION}: {0}")]
-    Link(String),
-    #[error(
-        "the component was built for {PACKAGE}@{found} and uses what came with it; it needs a host that speaks {found}, and this one speaks \
-         {VERSION}: {reason}"
-    )]
-    Newer { found: String, reason: String },
-    #[error("the component compiles, but no instance of it can be made: {0}")]
-    Instantiate(String),
-    #[error(
-        "the WebAssembly engine cannot be started under these limits (does `ulimit -v` allow the address space?): {0}"
-    )]
-    Engine(String),
-}
-
-/// A guest that was checked, compiled and successfully instantiated. Cheap to clone.
-#[derive(Clone)]
-pub struct Component {
-    inner: Arc<Inner>,
-}
 
 /// Facts about a guest that was only checked, from its names and sections.
 #[derive(Debug)]
@@ -99,24 +28,6 @@ pub struct Checked {
     pub descriptor: Option<Vec<u8>>,
     /// Whether it exports `watcher`.
     pub has_watcher: bool,
-}
-
-struct Inner {
-    engine: Engine,
-    pre: InstancePre<State>,
-    exports: Exports,
-    encoded: Bytes,
-    hash: [u8; 32],
-    descriptor: Option<Vec<u8>>,
-}
-
-/// The positions of the contract's functions in a component.
-pub(super) struct Exports {
-    pub(super) apply: ComponentExportIndex,
-    pub(super) query: ComponentExportIndex,
-    pub(super) snapshot: ComponentExportIndex,
-    pub(super) restore: ComponentExportIndex,
-    pub(super) watch: Option<ComponentExportIndex>,
 }
 
 impl Component {
@@ -180,47 +91,9 @@ impl Component {
             hash,
             descriptor: found.descriptor,
         };
-        let component = Self { inner: Arc::new(inner) };
+        let component = Component::new(inner);
         Sandbox::admit(&component)?;
         Ok(component)
-    }
-
-    /// Returns the BLAKE3 hash of the encoded bytes: the guest's identity.
-    pub fn hash(&self) -> [u8; 32] {
-        self.inner.hash
-    }
-
-    /// Returns the encoded bytes.
-    pub fn encoded(&self) -> &Bytes {
-        &self.inner.encoded
-    }
-
-    /// Returns the guest's protobuf descriptor set, if there is one.
-    pub fn descriptor(&self) -> Option<&[u8]> {
-        self.inner.descriptor.as_deref()
-    }
-
-    /// Returns whether the guest exports `watcher`.
-    pub fn has_watcher(&self) -> bool {
-        self.inner.exports.watch.is_some()
-    }
-
-    /// Returns whether both are the same component, compiled and admitted once.
-    pub(super) fn is_same(&self, other: &Component) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-    }
-
-    /// Returns the engine that compiled it.
-    pub fn engine(&self) -> &Engine {
-        &self.inner.engine
-    }
-
-    pub(super) fn pre(&self) -> &InstancePre<State> {
-        &self.inner.pre
-    }
-
-    pub(super) fn exports(&self) -> &Exports {
-        &self.inner.exports
     }
 }
 

@@ -30,13 +30,17 @@ mod anatomy;
 pub mod apart;
 mod build;
 mod code;
+mod component;
 mod engine;
+mod epochs;
+mod failure;
 mod frames;
 mod imports;
 mod instance;
 mod layout;
 mod limits;
 mod load;
+mod load_error;
 mod outcome;
 mod pack;
 mod streams;
@@ -46,15 +50,21 @@ mod wire;
 
 pub use anatomy::Anatomy;
 pub use code::Shelf;
+pub use component::Component;
 pub use engine::{Engine, QUERY_INSTANCES_MAX, RESTORE_INSTANCES_MAX, SNAPSHOT_INSTANCES_MAX, Slot};
+pub use failure::{Failure, HostFault, Reason};
 pub use imports::write_every_line;
 pub use instance::{ApplyInstance, QueryInstance};
 pub use layout::{HiddenStack, hidden_stack};
 pub use limits::{CALLER_STACK_BYTES, Limits};
-pub use load::{Checked, Component, LoadError};
-pub use outcome::{Failure, HostFault, Reason, Status, Verdict};
+pub use load::Checked;
+pub use load_error::LoadError;
+pub use outcome::{Status, Verdict};
 pub use pack::{PackError, with_descriptor};
 pub use streams::{restore, restore_slot, snapshot, snapshot_slot};
+
+/// The work that [`apart`] does in a process of its own.
+pub const WORKERS: apart::Workers = apart::Workers { encode: load::component_of, compile: engine::code_of };
 
 /// The store that a guest call reads and writes. Transactions and views in `machine/` implement it.
 ///

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use wasmparser::{BinaryReader, Parser};
 
-use super::load::{DESCRIPTOR_SECTION, LoadError, damaged, inspect};
+use super::load::{DESCRIPTOR_SECTION, damaged, inspect};
+use super::load_error::LoadError;
 
 /// Size of magic number and version.
 const HEADER_BYTES: usize = 8;

@@ -4,10 +4,11 @@
 use bytes::Bytes;
 use wasmtime::component::ComponentExportIndex;
 
+use super::component::Component;
 use super::engine::Slot;
 use super::imports::Mode;
 use super::instance::Sandbox;
-use super::load::Component;
+
 use super::outcome::{self, Interrupts};
 use super::wire::Stream;
 use super::{Context, HostFault, Rows, SnapshotSink, SnapshotSource, Verdict};

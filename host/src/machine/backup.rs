@@ -16,8 +16,8 @@ use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 
+use super::snapshot_error::SnapshotError;
 use super::snapshot_frames::{BODY_BYTES_MAX, End, FORMAT, Frame};
-use super::snapshots::SnapshotError;
 
 mod found;
 mod rows;

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::digest::digest;
 use super::overlay::{Transaction, fault};
+use super::snapshot_error::SnapshotError;
 use super::snapshot_frames::{FORMAT, Footer, Frame, Header, RowReader};
-use super::snapshots::SnapshotError;
 use super::system::{LogPosition, System};
 use super::transfers::Transfer;
 use crate::faults;

@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::counts::Counts;
 use super::frames::{Frames, RST_STREAM};
-use super::port::{Counts, Port};
 use super::preface::{Preface, Spoken};
 use super::rate::Rate;
 use super::slots::Slot;
@@ -39,7 +40,7 @@ pub const PENDING_RESETS_MAX: usize = 4 * RESETS_AT_ONCE_MAX as usize;
 /// One connection. Its place is given back when it is dropped.
 pub struct Connection<S> {
     io: S,
-    port: Port,
+    counts: Arc<Counts>,
     slot: Slot,
     speech: Speech,
     resets: Rate,
@@ -58,11 +59,11 @@ enum Speech {
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(io: S, port: Port, slot: Slot) -> Connection<S> {
+    pub(super) fn new(io: S, counts: Arc<Counts>, slot: Slot) -> Connection<S> {
         let until = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
         Connection {
             io,
-            port,
+            counts,
             slot,
             speech: Speech::Silent { preface: Preface::default(), sent: Frames::default(), until },
             resets: Rate::new(RESETS_AT_ONCE_MAX, RESETS_A_SECOND_MAX, Instant::now()),
@@ -77,7 +78,7 @@ impl<S> Connection<S> {
             return Err(made_room());
         }
         if until.as_mut().poll(cx).is_ready() {
-            Counts::add(&self.port.counts().silent_closed);
+            Counts::add(&self.counts.silent_closed);
             let text = format!("it did not finish its preface in {PREFACE_TIMEOUT:?}");
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
@@ -124,11 +125,11 @@ impl<S> Connection<S> {
         if count == 0 {
             return;
         }
-        self.port.reset(count);
+        self.counts.reset(count);
         let now = Instant::now();
         let rest = self.resets.spend(count, now);
         if rest > Duration::ZERO {
-            self.port.slowed();
+            self.counts.slowed();
             // A reader may wait on the timer that there is, and nothing else would wake it.
             match &mut self.rest {
                 Some(timer) => timer.as_mut().reset(now + rest),

@@ -11,6 +11,7 @@
 
 mod authority;
 mod connection;
+mod counts;
 mod descriptors;
 mod frames;
 pub mod media;

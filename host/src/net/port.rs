@@ -5,7 +5,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::Stream;
@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::connection::Connection;
+use super::counts::Counts;
 use super::refusal;
 use super::slots::Slots;
 use crate::logs::Sparse;
@@ -31,31 +32,12 @@ pub struct Port(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    name: &'static str,
     slots: Slots,
-    counts: Counts,
+    counts: Arc<Counts>,
     refusing: Arc<Semaphore>,
     failures: Sparse,
     full: Sparse,
     made_room: Sparse,
-    slowed: Sparse,
-}
-
-/// Counts since the process began.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    accepted: AtomicU64,
-    refused: AtomicU64,
-    pub(super) silent_closed: AtomicU64,
-    failures: AtomicU64,
-    resets: AtomicU64,
-    slowed: AtomicU64,
-}
-
-impl Counts {
-    pub(super) fn add(count: &AtomicU64) {
-        count.fetch_add(1, Relaxed);
-    }
 }
 
 /// Figures of one port for operators.
@@ -87,14 +69,12 @@ impl Port {
     /// Makes a port that operators know as `name`, with at most `max` connections open at a time.
     pub fn new(name: &'static str, max: usize) -> Port {
         Port(Arc::new(Inner {
-            name,
             slots: Slots::new(max),
-            counts: Counts::default(),
+            counts: Arc::new(Counts::new(name)),
             refusing: Arc::new(Semaphore::new(REFUSED_IN_WORDS_MAX)),
             failures: Sparse::default(),
             full: Sparse::default(),
             made_room: Sparse::default(),
-            slowed: Sparse::default(),
         }))
     }
 
@@ -106,10 +86,10 @@ impl Port {
 
     /// Returns figures for operators.
     pub fn status(&self) -> PortStatus {
-        let Inner { name, slots, counts, .. } = &*self.0;
+        let Inner { slots, counts, .. } = &*self.0;
         let (open, silent) = slots.count();
         PortStatus {
-            name,
+            name: counts.name,
             max: slots.max(),
             open,
             silent,
@@ -122,29 +102,12 @@ impl Port {
         }
     }
 
-    pub(super) fn counts(&self) -> &Counts {
-        &self.0.counts
-    }
-
-    /// Counts calls of a connection that were reset.
-    pub(super) fn reset(&self, count: usize) {
-        self.0.counts.resets.fetch_add(count as u64, Relaxed);
-    }
-
-    /// Counts and logs that a connection is slowed down.
-    pub(super) fn slowed(&self) {
-        Counts::add(&self.0.counts.slowed);
-        if let Some(left_out) = self.0.slowed.due() {
-            tracing::warn!(port = self.0.name, left_out, "a connection resets calls too fast: it is slowed down");
-        }
-    }
-
     fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<Connection<TcpStream>> {
-        let Inner { name, slots, counts, .. } = &*self.0;
+        let Inner { slots, counts, .. } = &*self.0;
         let Some((slot, made_room)) = slots.enter() else {
             Counts::add(&counts.refused);
             if let Some(left_out) = self.0.full.due() {
-                tracing::warn!(port = name, connections = slots.max(), %peer, left_out,
+                tracing::warn!(port = counts.name, connections = slots.max(), %peer, left_out,
                     "all connections that this port may have are in use: a new one is closed");
             }
             self.refuse(stream);
@@ -157,13 +120,18 @@ impl Port {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
         }
-        Some(Connection::new(stream, self.clone(), slot))
+        Some(Connection::new(stream, counts.clone(), slot))
     }
 
     fn note_made_room(&self, why: &'static str) {
         Counts::add(&self.0.counts.silent_closed);
         if let Some(left_out) = self.0.made_room.due() {
-            tracing::warn!(port = self.0.name, why, left_out, "the oldest connection that has said nothing makes room");
+            tracing::warn!(
+                port = self.0.counts.name,
+                why,
+                left_out,
+                "the oldest connection that has said nothing makes room"
+            );
         }
     }
 
@@ -181,7 +149,7 @@ impl Port {
     fn note_failure(&self, error: &io::Error) {
         Counts::add(&self.0.counts.failures);
         if let Some(left_out) = self.0.failures.due() {
-            tracing::warn!(port = self.0.name, %error, left_out, "cannot accept a connection");
+            tracing::warn!(port = self.0.counts.name, %error, left_out, "cannot accept a connection");
         }
     }
 }

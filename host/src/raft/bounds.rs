@@ -8,7 +8,6 @@
 //!   message. Sums of smaller numbers do not overflow.
 
 use crate::raft::Raft;
-use crate::raft::wire::WireError;
 use crate::types::Vote;
 
 /// Most elections by which a leader's term may be ahead of a node's term. At one election a second,
@@ -23,19 +22,32 @@ pub const TERM_END: u64 = u64::MAX - TERM_LEAP_MAX;
 /// years.
 pub const INDEX_END: u64 = 1 << 63;
 
+/// A vote to which no election can lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the message is of term {theirs}, and this node of term {ours}: no election is more than {TERM_LEAP_MAX} terms ahead, and none is of \
+     term {TERM_END} or later. It is forged, or its sender's vote was"
+)]
+pub struct TermLeap {
+    /// This node's term.
+    pub ours: u64,
+    /// The message's term.
+    pub theirs: u64,
+}
+
 /// Checks whether this node may save another node's vote. `ours` is this node's term. A node that
 /// has no term yet accepts the term that its cluster has.
-pub fn check_term(ours: u64, theirs: u64) -> Result<(), WireError> {
+pub fn check_term(ours: u64, theirs: u64) -> Result<(), TermLeap> {
     let is_leap = ours > 0 && theirs.saturating_sub(ours) > TERM_LEAP_MAX;
     match is_leap || theirs >= TERM_END {
-        true => Err(WireError::TermLeap { ours, theirs }),
+        true => Err(TermLeap { ours, theirs }),
         false => Ok(()),
     }
 }
 
 /// Applies [`check_term`] to the vote in a message and this node's own flushed vote. Reads the own
 /// vote only when it can matter.
-pub fn check_vote_of_peer(raft: &Raft, vote: &Vote) -> Result<(), WireError> {
+pub fn check_vote_of_peer(raft: &Raft, vote: &Vote) -> Result<(), TermLeap> {
     let theirs = vote.leader_id.term;
     match theirs <= TERM_LEAP_MAX {
         true => Ok(()),

@@ -12,7 +12,7 @@ use lockstep_proto::peer::Route;
 use tokio::sync::watch;
 
 use crate::raft::bounds::INDEX_END;
-use crate::raft::{Process, Processes, standing};
+use crate::raft::{Process, Processes, removal};
 use crate::types::{Cluster, GROUP, NodeId, hex};
 
 /// The node's cluster, shared by all code that talks to peers. Set on bootstrap, on join, or from
@@ -199,7 +199,7 @@ impl ClusterCell {
 
     /// Notes what a refusal says of this node's removal and of processes.
     pub fn note(&self, refusal: &tonic::Status) {
-        if let Some(index) = standing::told(refusal) {
+        if let Some(index) = removal::told(refusal) {
             self.told_removed(index);
         }
         self.0.processes.note(refusal);

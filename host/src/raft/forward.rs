@@ -27,7 +27,7 @@ use super::leader::LeaderView;
 use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
 use super::read::{RemoteIndex, RoundError};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
-use super::{ClusterCell, link};
+use super::{ClusterCell, dial};
 use crate::codec::{CodecError, Command};
 use crate::machine::{Outcome, decode_verdict, encode_verdict};
 use crate::types::NodeId;
@@ -110,7 +110,7 @@ impl Forward {
         let cluster = self.0.cluster.clone();
         async move {
             let channel = channel.map_err(|_| RoundError::NotLeader)?;
-            ask(link::client(channel), route).await.map_err(|status| {
+            ask(dial::client(channel), route).await.map_err(|status| {
                 if status.code() == tonic::Code::FailedPrecondition {
                     cluster.note(&status);
                     return RoundError::NotLeader;
@@ -143,7 +143,7 @@ impl LeaderStream {
     /// lane was replaced and its last answer has come.
     fn open(cluster: &ClusterCell, leader: &LeaderView, route: peer::Route) -> Result<LeaderStream, NotProposed> {
         let address = leader.node.raft_addr.clone();
-        let channel = match link::endpoint(&address) {
+        let channel = match dial::endpoint(&address) {
             Ok(endpoint) => endpoint.connect_lazy(),
             Err(error) => {
                 tracing::error!(%address, %error, "the leader's raft address in the membership is not an address");
@@ -152,7 +152,7 @@ impl LeaderStream {
         };
         let (queue, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let traffic = Traffic::new(cluster.clone(), route, receiver);
-        let client = link::client(channel.clone());
+        let client = dial::client(channel.clone());
         tokio::spawn(traffic.run(client, address.clone()));
         Ok(LeaderStream { leader: leader.node_id, address, channel, queue })
     }

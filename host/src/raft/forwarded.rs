@@ -22,8 +22,8 @@ use super::leader::LeaderWatch;
 use super::proposer::Proposer;
 use super::read::{ReadIndex, RoundError};
 use super::service::{ForwardHandler, LeaderHandler};
-use super::standing;
 use super::ticket::{Answer, NotProposed};
+use super::{removal, standing};
 use crate::codec::Command;
 use crate::machine::{Fate, Waiters};
 use crate::types::{CommittedLeaderId, NodeId, Origin};
@@ -80,7 +80,7 @@ impl Forwarded {
         let removed_at = self.removed_at(from);
         async move {
             if let Some(index) = removed_at {
-                return Err(standing::refusal(from, index));
+                return Err(removal::refusal(from, index));
             }
             let not_leader = || Status::failed_precondition("this node does not lead");
             if !leads {

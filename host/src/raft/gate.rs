@@ -10,10 +10,13 @@ use openraft::raft::AppendEntriesRequest;
 use tonic::{Response, Status};
 
 use crate::logs::Sparse;
-use crate::raft::service::Refuses;
-use crate::raft::wire::{self, WireError};
+use crate::raft::wire;
+use crate::raft::wire_error::WireError;
 use crate::raft::{ClusterCell, Process, Raft, RaftCell, bounds};
 use crate::types::{NodeId, TypeConfig, Vote};
+
+/// Returns why that many bytes of commands are refused now, if they are.
+pub type Refuses = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
 
 /// Checks peer messages. Cheap to clone.
 #[derive(Clone)]
@@ -84,7 +87,7 @@ impl Gate {
     /// Checks that a vote is its sender's own and that elections can have led to it. Called before
     /// the vote is saved.
     pub(super) fn check_vote(&self, raft: &Raft, from: NodeId, vote: &Vote) -> Result<(), Status> {
-        self.read(wire::check_vote(from, vote).and_then(|()| bounds::check_vote_of_peer(raft, vote)))
+        self.read(wire::check_vote(from, vote).and_then(|()| Ok(bounds::check_vote_of_peer(raft, vote)?)))
     }
 
     /// Builds a response that names the process that gives it.

@@ -26,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Status;
 
 use crate::machine::{Machine, Receiving, SnapshotData, SnapshotError, Transfer};
+use crate::raft::wire_error::WireError;
 use crate::raft::{Raft, bounds, wire};
 use crate::types::{NodeId, TypeConfig, Vote};
 
@@ -68,7 +69,7 @@ impl Installer {
             .map_err(|_| Status::failed_precondition("this node is installing another snapshot; try again later"))?;
         let (vote, meta) = wire::decode_snapshot_header(header)?;
         wire::check_snapshot(from, &vote, &meta)?;
-        bounds::check_vote_of_peer(raft, &vote)?;
+        bounds::check_vote_of_peer(raft, &vote).map_err(WireError::from)?;
         if let Some(newer) = newer_vote(raft, &vote) {
             return Ok(Begun::Outdated(newer));
         }

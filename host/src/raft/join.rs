@@ -24,7 +24,7 @@ use crate::codec::Genesis;
 use crate::machine::SendAttempt;
 use crate::raft::cluster::{check_ends, same_cluster};
 use crate::raft::network::describe;
-use crate::raft::{ClusterCell, Me, Process, link, wire};
+use crate::raft::{ClusterCell, Me, Process, dial, wire};
 use crate::types::{Addresses, COMPONENT_BYTES_MAX, Cluster, NodeId, hex};
 
 /// Size of the chunks in which a component is sent.
@@ -113,12 +113,12 @@ pub enum JoinError {
 /// Asks the node at `address` who it is. Tries again for `patience` while nobody answers.
 pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyResponse, JoinError> {
     let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
-    let endpoint = link::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
+    let endpoint = dial::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
     let deadline = Instant::now() + patience;
     loop {
         let attempt = async {
             let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
-            Ok(link::client(channel).identify(IdentifyRequest::default()).await?.into_inner())
+            Ok(dial::client(channel).identify(IdentifyRequest::default()).await?.into_inner())
         };
         let answer: Result<IdentifyResponse, Status> = match tokio::time::timeout(IDENTIFY_TIMEOUT, attempt).await {
             Ok(answer) => answer,
@@ -147,8 +147,8 @@ pub async fn invite(address: &str, route: Route, genesis: &Genesis, leader: &Add
         limits_json: genesis.limits_json.clone(),
         semantics: genesis.semantics,
     };
-    let endpoint = link::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
-    let mut client = link::client(endpoint.connect_lazy());
+    let endpoint = dial::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
+    let mut client = dial::client(endpoint.connect_lazy());
     match tokio::time::timeout(JOIN_TIMEOUT, client.join(request)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
@@ -293,8 +293,8 @@ fn check_component(brought: &ComponentId, genesis: &Genesis) -> Result<(), Statu
 /// Fetches and verifies a component from the node at `address`.
 pub(super) async fn fetch_component(address: &str, route: Route, hash: [u8; 32]) -> Result<Bytes, Status> {
     let fetch = async {
-        let endpoint = link::endpoint(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let mut client = link::client(endpoint.connect_lazy());
+        let endpoint = dial::endpoint(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut client = dial::client(endpoint.connect_lazy());
         let request = FetchComponentRequest { route: Some(route), component_hash: hash.to_vec().into() };
         let mut chunks = client.fetch_component(request).await?.into_inner();
         let mut bytes = Vec::new();

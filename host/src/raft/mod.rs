@@ -30,8 +30,10 @@ pub mod bounds;
 pub mod builds;
 pub mod canvass;
 pub mod clock;
+pub mod clock_warning;
 pub mod cluster;
 pub mod core;
+pub mod dial;
 pub mod forward;
 pub mod forwarded;
 mod gate;
@@ -54,6 +56,7 @@ pub mod process;
 pub mod processes;
 pub mod proposer;
 pub mod read;
+mod removal;
 pub mod retention;
 pub mod service;
 pub mod standing;
@@ -61,6 +64,7 @@ mod stream;
 pub mod ticket;
 pub mod timeouts;
 pub mod wire;
+pub mod wire_error;
 
 use std::sync::Arc;
 

@@ -1,18 +1,10 @@
 //! Compares this node's clock with log time, in numbers and in words for operators. Uses what other
 //! modules report and changes nothing.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::leader::LeaderWatch;
 use super::log_clock::JUMP_MAX_MS;
-use super::log_time::LogTime;
 use crate::types::date;
-
-/// Time between two comparisons. A difference is reported when two comparisons in a row find it,
-/// because a new leader has heard no other clock for a moment.
-const LOOK: Duration = Duration::from_secs(2);
-/// Time before a difference is reported again.
-const TELL_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Three clocks at one moment, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,29 +51,6 @@ impl OwnClock {
         };
         let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
         Some(format!("this node's clock says {own}, {difference} {side} log time, which is {log}; {so}"))
-    }
-}
-
-/// Warns the operator while the own clock is wrong: after two comparisons in a row, then every
-/// hour. Never ends by itself.
-pub async fn watch(log_time: LogTime, leader: LeaderWatch) {
-    let (mut told, mut was_off): (Option<Instant>, bool) = (None, false);
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let leads = leader.current().is_some_and(|leader| leader.is_me);
-        let Some(compared) = log_time.own_clock(leads) else { continue };
-        let problem = compared.problem();
-        match &problem {
-            Some(problem) if was_off && told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) => {
-                tracing::warn!("{problem}");
-                told = Some(Instant::now());
-            }
-            None if !was_off && told.take().is_some() => {
-                tracing::info!("this node's clock is within a minute of log time again");
-            }
-            Some(_) | None => {}
-        }
-        was_off = problem.is_some();
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::faults;
-use crate::raft::link;
+use crate::raft::dial;
 use crate::types::NodeId;
 
 /// What a probe found.
@@ -101,8 +101,8 @@ async fn listeners(address: &str) -> Listeners {
 }
 
 async fn identity(address: &str, copy: Option<Copy>) -> Option<IdentifyResponse> {
-    let channel = link::endpoint(address).ok()?.connect().await.ok()?;
-    Some(link::client(channel).identify(IdentifyRequest { copy }).await.ok()?.into_inner())
+    let channel = dial::endpoint(address).ok()?.connect().await.ok()?;
+    Some(dial::client(channel).identify(IdentifyRequest { copy }).await.ok()?.into_inner())
 }
 
 /// Judges the process that answered. A process that leads is there: if it is a later one, it was

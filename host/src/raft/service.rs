@@ -23,17 +23,17 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::faults;
 use crate::machine::Machine;
 use crate::net::{self, Http2Limits, Port};
-use crate::raft::gate::Gate;
-use crate::raft::install::SnapshotHandler;
-use crate::raft::join::{Host, Joins};
-use crate::raft::link::{
+use crate::raft::dial::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
+use crate::raft::gate::{Gate, Refuses};
+use crate::raft::install::SnapshotHandler;
+use crate::raft::join::{Host, Joins};
 use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Members;
 use crate::raft::only_grpc::OnlyGrpc;
 use crate::raft::presence::{self, Presence};
-use crate::raft::{Canvass, ClusterCell, LogTime, Me, Process, Raft, RaftCell, planted, standing, wire};
+use crate::raft::{Canvass, ClusterCell, LogTime, Me, Process, Raft, RaftCell, planted, removal, standing, wire};
 use crate::types::{NodeId, TypeConfig};
 
 /// Limits of peer connections. A peer has a handful of calls under way.
@@ -64,9 +64,6 @@ pub trait LeaderHandler: Send + Sync + 'static {
     /// Returns the index at which log time is `until_ms`, or as near as it can be.
     fn pass_time(&self, from: NodeId, until_ms: u64) -> BoxFuture<'static, Result<u64, Status>>;
 }
-
-/// Returns why that many bytes of commands are refused now, if they are.
-pub type Refuses = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
 
 /// The rolling state hash of this node. [`Machine`] implements it.
 pub trait StateHashes: Send + Sync + 'static {
@@ -176,7 +173,7 @@ impl PeerService {
 fn refuse_removed(raft: &Raft, from: NodeId, request: &peer::VoteRequest) -> Result<(), Status> {
     let last = request.last.as_ref().map(|last| last.index);
     match standing::removed_at(raft, from) {
-        Some(index) if last < Some(index) => Err(standing::refusal(from, index)),
+        Some(index) if last < Some(index) => Err(removal::refusal(from, index)),
         _ => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ use crate::net::Port;
 use crate::raft::install::{Answers, Frames};
 use crate::raft::join::{self, ComponentId, JoinOffer};
 use crate::raft::link::Links;
-use crate::raft::{Timeouts, link};
+use crate::raft::{Timeouts, dial};
 use crate::types::{Addresses, Cluster, hex};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
@@ -157,7 +157,7 @@ impl TestNode {
     }
 
     async fn client(&self) -> peer::peer_client::PeerClient<tonic::transport::Channel> {
-        link::client(link::endpoint(&self.address).unwrap().connect().await.unwrap())
+        dial::client(dial::endpoint(&self.address).unwrap().connect().await.unwrap())
     }
 
     fn adopted(&self) -> usize {

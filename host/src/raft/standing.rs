@@ -21,15 +21,10 @@ use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, timeout};
-use tonic::Status;
-use tonic::metadata::MetadataValue;
 
 use crate::raft::Raft;
 use crate::raft::link::{Lane, Links};
 use crate::types::{Addresses, NodeId, StoredMembership};
-
-/// Header of a refusal: the index of the configuration without the node.
-const REMOVED_AT: &str = "lockstep-removed-at";
 
 /// Longest wait for Raft's core to say when it heard a leader. A busy core does not mean a silent
 /// leader.
@@ -48,20 +43,6 @@ pub(super) fn removed_at(raft: &Raft, id: NodeId) -> Option<u64> {
 
 fn holds(configuration: &StoredMembership, id: NodeId) -> bool {
     configuration.membership().get_node(&id).is_some()
-}
-
-/// Returns the refusal for a removed node.
-pub(super) fn refusal(id: NodeId, index: u64) -> Status {
-    let mut status = Status::failed_precondition(format!(
-        "node {id:016x} was removed from the cluster: it is not in the configuration of entry {index}"
-    ));
-    status.metadata_mut().insert(REMOVED_AT, MetadataValue::from(index));
-    status
-}
-
-/// Returns the index in a refusal, if the refusal is of this kind.
-pub(super) fn told(status: &Status) -> Option<u64> {
-    status.metadata().get(REMOVED_AT)?.to_str().ok()?.parse().ok()
 }
 
 /// Follows whether this node belongs to its cluster.
@@ -208,11 +189,5 @@ mod tests {
         let joiner = Place { index: Some(3), is_member: false, was_member: false };
         assert_eq!(joiner.removed_at(None), None);
         assert_eq!(joiner.removed_at(Some(5)), Some(5), "taken out again before it caught up");
-    }
-
-    #[test]
-    fn the_refusal_carries_the_index() {
-        assert_eq!(told(&refusal(7, 42)), Some(42));
-        assert_eq!(told(&Status::failed_precondition("something else")), None);
     }
 }

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rocksdb::{DB, FlushOptions, WriteBatch};
 
 use super::StoreError;
+use super::checkpoint::Checkpoint;
 use super::columns::{DATA, SYSTEM};
 use super::files::remove_directory;
 use super::open_files;
@@ -22,7 +23,6 @@ use super::options;
 use super::pinned::{Pinned, family};
 use super::record_files;
 use super::rows::{Batch, Column, Read, Row, walk};
-use super::snapshot::Checkpoint;
 use super::space::free_bytes;
 use crate::faults;
 

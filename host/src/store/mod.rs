@@ -31,6 +31,7 @@ mod snapshot;
 mod space;
 mod state;
 
+pub use checkpoint::Checkpoint;
 pub use directory::DataDir;
 pub use error::StoreError;
 pub use files::Lock;
@@ -38,6 +39,6 @@ pub use generation::{Generation, View};
 pub use log::{Durable, Log, LogReader, LogStats, Seen, holds_log};
 pub use open_files::OpenFiles;
 pub use rows::{Batch, Column, Read, Row};
-pub use snapshot::{Checkpoint, Checkpoints};
+pub use snapshot::Checkpoints;
 pub use space::{Level, Space, SpaceStatus};
 pub use state::State;

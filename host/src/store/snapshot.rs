@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::checkpoint::Checkpoint;
 use super::files::{create_directory, names, remove_directory, sync_directory};
 use super::generation::Generation;
 use super::{DataDir, Read, StoreError};
@@ -33,17 +34,6 @@ struct Inner {
     list: Mutex<Vec<Arc<Checkpoint>>>,
     /// Held while a checkpoint is made, so that only one is made at a time.
     making: Mutex<()>,
-}
-
-/// The state at one log position. It stays on disk while an `Arc` of it exists.
-#[derive(Debug)]
-pub struct Checkpoint {
-    /// The last log index that it includes.
-    pub index: u64,
-    /// The term of that entry.
-    pub term: u64,
-    /// Its directory.
-    pub path: PathBuf,
 }
 
 /// Returns the (index, term) at which a state stands; `None` when nothing was applied yet.

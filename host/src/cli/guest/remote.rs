@@ -13,7 +13,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 
-use super::serve::frames::{
+use super::frames::{
     self, Answer, Call, Came, FromGuest, Hello, Line, Outcome, Range as WireRange, Row, Said, ToGuest, Told,
 };
 use crate::guest::{Page, Range, Rows, SnapshotSink, SnapshotSource, StoreFault};

@@ -21,11 +21,7 @@ use crate::guest::{
 use crate::types::hex;
 use lockstep_contract::Contract;
 
-/// The protocol. The SDK's harness compiles the same file.
-#[path = "../../../../guest-sdk/src/test/frames.rs"]
-pub(super) mod frames;
-
-use frames::{Came, Hello, Mode};
+use super::frames::{self, Came, Hello, Mode};
 
 const AFTER_HELP: &str = "\
 You do not start it yourself: the SDK's test harness does, for tests whose component is named by

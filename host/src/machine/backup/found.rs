@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use super::super::snapshot_error::SnapshotError;
 use super::super::snapshot_receive::receive_backup;
-use super::super::snapshots::SnapshotError;
 use super::super::system::System;
 use super::super::transfers::{Direction, Transfers};
 use super::{BackupError, BackupReader};

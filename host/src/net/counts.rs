@@ -1,0 +1,52 @@
+//! The counts of one port since the process began, and the log lines that its connections cause.
+//! `port` shows them to operators; ports and connections count.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::logs::Sparse;
+
+/// The counts of one port.
+#[derive(Debug)]
+pub(super) struct Counts {
+    /// The name of the port, as operators know it.
+    pub(super) name: &'static str,
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) silent_closed: AtomicU64,
+    pub(super) failures: AtomicU64,
+    pub(super) resets: AtomicU64,
+    pub(super) slowed: AtomicU64,
+    slowed_lines: Sparse,
+}
+
+impl Counts {
+    pub(super) fn new(name: &'static str) -> Counts {
+        Counts {
+            name,
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            silent_closed: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
+            slowed: AtomicU64::new(0),
+            slowed_lines: Sparse::default(),
+        }
+    }
+
+    pub(super) fn add(count: &AtomicU64) {
+        count.fetch_add(1, Relaxed);
+    }
+
+    /// Counts calls of a connection that were reset.
+    pub(super) fn reset(&self, count: usize) {
+        self.resets.fetch_add(count as u64, Relaxed);
+    }
+
+    /// Counts and logs that a connection is slowed down.
+    pub(super) fn slowed(&self) {
+        Counts::add(&self.slowed);
+        if let Some(left_out) = self.slowed_lines.due() {
+            tracing::warn!(port = self.name, left_out, "a connection resets calls too fast: it is slowed down");
+        }
+    }
+}
