@@ -13,9 +13,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::time::Instant;
 
-use super::node_status::{Contact, NodeStatus};
+use super::node_status::NodeStatus;
 use super::{LIMITS, Shared};
 use crate::net;
+use crate::raft::figures::Contact;
 use crate::types::NodeMode;
 
 /// How long committed entries may wait without any being applied before the process counts as
@@ -162,7 +163,7 @@ mod tests {
     #[test]
     fn readiness_says_why_not() {
         let far = NodeStatus { machine: machine(1), ..status() };
-        let far = NodeStatus { raft: super::super::node_status::RaftStatus { commit_index: 5_000, ..far.raft }, ..far };
+        let far = NodeStatus { raft: crate::raft::figures::RaftStatus { commit_index: 5_000, ..far.raft }, ..far };
         let mut behind = status();
         behind.machine.mode = NodeMode::CatchingUp("applying".into());
         let rows = [

@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::commands::CommandCall;
-use super::node_status::{Contact, suffrage};
+use super::node_status::suffrage;
 use super::operations::{Done, OperationError};
 use super::{Shared, status};
 use crate::raft::LeaderView;
+use crate::raft::figures::Contact;
 use lockstep_contract::Kind;
 
 /// Longest time for an operation on the leader that only waits for the log.

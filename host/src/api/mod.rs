@@ -39,10 +39,9 @@ use axum::response::IntoResponse;
 use futures::future::BoxFuture;
 use lockstep_contract::{Contract, ContractError};
 use lockstep_proto::{manager as manager_proto, v1};
-use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::watch as watch_channel;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -52,19 +51,17 @@ use crate::guest::Component;
 use crate::logs::Sparse;
 use crate::machine::{Machine, QueryError};
 use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Sockets, media};
+use crate::raft::figures::{self, Contact, RaftStatus};
 use crate::raft::membership::Configuration;
 use crate::raft::{Clock, LeaderWatch, LogTime, Members, RaftCell, ReadIndex, Retention};
 use crate::types::{Addresses, NodeMode};
 use commands::Commands;
-use node_status::{Contact, NodeStatus, RaftStatus};
+use node_status::NodeStatus;
 
 pub use dynamic::MESSAGE_BYTES_MAX;
 pub use fetch::{Fetched, fetch_backup};
 pub use health::LEADER_SERVICE;
 pub use wire::DEADLINE_DEFAULT;
-
-/// How long to wait for a number that only Raft's core knows, before an older number is shown.
-const CORE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Most calls that one connection may have open at a time. A client library queues further calls.
 pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
@@ -355,15 +352,13 @@ impl Shared {
     }
 
     /// Returns the function that answers `node.status` for a query.
-    fn node_status(self: &Arc<Self>) -> crate::guest::NodeStatus {
+    fn node_status(self: &Arc<Self>) -> crate::guest::StatusSource {
         let shared = self.clone();
         Arc::new(move || shared.status_now().to_json().to_string())
     }
 
     fn raft_status(&self) -> RaftStatus {
-        let raft = self.parts.raft.get();
-        let metrics = raft.map(|raft| raft.metrics().borrow_watched().clone());
-        RaftStatus::new(metrics.as_ref(), self.is_shutting_down())
+        RaftStatus::of(&self.parts.raft, self.is_shutting_down())
     }
 
     fn status_now(&self) -> NodeStatus {
@@ -388,43 +383,21 @@ impl Shared {
         self.parts.members.configuration().unwrap_or(Configuration { index: 0, servers: Vec::new() })
     }
 
-    /// Returns when this node last heard from a leader. openraft updates the time of the vote at
-    /// each message from a leader. Returns `Never` when the core does not answer.
+    /// Returns when this node last heard from a leader.
     async fn last_contact(&self) -> Contact {
-        let leader = self.parts.leader.current();
-        let Some(raft) = self.parts.raft.get() else { return Contact::Never };
-        if leader.is_some_and(|leader| leader.is_me) {
-            return self.quorum_contact(&raft);
-        }
-        let asked = raft.with_raft_state(|state| state.vote_last_modified());
-        match timeout(CORE_TIMEOUT, asked).await {
-            Ok(Ok(Some(at))) => Contact::Ago(openraft::Instant::elapsed(&at)),
-            Ok(Ok(None) | Err(_)) | Err(_) => Contact::Never,
-        }
-    }
-
-    /// Returns the contact of a leader: now, unless its voters have been silent for longer than an
-    /// election may take.
-    fn quorum_contact(&self, raft: &crate::raft::Raft) -> Contact {
-        let metrics = raft.metrics().borrow_watched().clone();
-        if metrics.membership_config.voter_ids().count() < 2 {
-            return Contact::Ago(Duration::ZERO);
-        }
-        match metrics.last_quorum_acked.map(|at| openraft::Instant::elapsed(&*at)) {
-            Some(ago) if ago > self.parts.election_timeout => Contact::Ago(ago),
-            Some(_) => Contact::Ago(Duration::ZERO),
+        let leads = self.parts.leader.current().is_some_and(|leader| leader.is_me);
+        match self.parts.raft.get() {
+            Some(raft) if leads => figures::leader_contact(&raft, self.parts.election_timeout),
+            Some(raft) => figures::follower_contact(&raft).await,
             None => Contact::Never,
         }
     }
 
-    /// Returns the term of the last entry in the log. 0 if there is none, or when the core does not
-    /// answer.
+    /// Returns the term of the last entry in the log. 0 if there is none, or nobody knows it.
     async fn last_log_term(&self) -> u64 {
-        let Some(raft) = self.parts.raft.get() else { return 0 };
-        let asked = raft.with_raft_state(|state| state.log_ids.last().map(|log_id| log_id.committed_leader_id().term));
-        match timeout(CORE_TIMEOUT, asked).await {
-            Ok(Ok(term)) => term.unwrap_or(0),
-            Ok(Err(_)) | Err(_) => 0,
+        match self.parts.raft.get() {
+            Some(raft) => figures::last_log_term(&raft).await,
+            None => 0,
         }
     }
 }

@@ -34,6 +34,7 @@ pub mod clock_warning;
 pub mod cluster;
 pub mod core;
 pub mod dial;
+pub mod figures;
 pub mod forward;
 pub mod forwarded;
 mod gate;
