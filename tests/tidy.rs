@@ -2,6 +2,9 @@
 //! which room may name which library.
 #![allow(clippy::unwrap_used)]
 
+#[path = "tidy/uses.rs"]
+mod uses;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,8 +21,10 @@ fn checkout() -> PathBuf {
 /// Returns every Rust file of the project: path from the checkout, and text.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut open: Vec<PathBuf> =
-        ["host", "guest-sdk", "guests", "tests", "xtask"].iter().map(|room| checkout().join(room)).collect();
+    let mut open: Vec<PathBuf> = ["client", "contract", "host", "guest-sdk", "guests", "proto", "tests", "xtask"]
+        .iter()
+        .map(|room| checkout().join(room))
+        .collect();
     while let Some(path) = open.pop() {
         if path.is_dir() {
             if path.file_name().is_some_and(|name| name != "target") {
@@ -132,6 +137,21 @@ fn each_foreign_library_has_one_home() {
         ("rocksdb::", &["host/src/store/"][..]),
         ("tonic::", &["host/src/api/", "host/src/raft/", "host/src/cli/", "host/src/codec.rs"][..]),
         ("clap::", &["host/src/cli/"][..]),
+        ("hyper::", &["host/src/net/"][..]),
+        ("hyper_util::", &["host/src/net/"][..]),
+        ("axum::", &["host/src/api/", "host/src/cli/reflection.rs", "host/src/net/server.rs"][..]),
+        (
+            "openraft::",
+            &[
+                "host/src/raft/",
+                "host/src/store/",
+                "host/src/machine/",
+                "host/src/node/",
+                "host/src/types.rs",
+                "host/src/cli/logging.rs",
+            ][..],
+        ),
+        ("prometheus_client::", &["host/src/api/metrics"][..]),
         ("bincode::", &["host/src/codec.rs"][..]),
     ];
     for (library, rooms) in homes {
@@ -166,6 +186,19 @@ fn nothing_points_up() {
             .collect();
         assert_none("a room that knows what is above it", pointing);
     }
+}
+
+/// A circle makes its files one file: nobody can read, test or replace one without the others.
+#[test]
+fn modules_use_each_other_in_no_circle() {
+    let inner = |name: &str| name.strip_prefix("host/src/").map(str::to_owned);
+    let files: Vec<(String, String)> = sources()
+        .into_iter()
+        .filter(|(name, _)| !name.contains("test") && !name.contains("/template/") && !name.ends_with("/main.rs"))
+        .filter_map(|(name, text)| Some((inner(&name)?, text)))
+        .collect();
+    let circles = uses::Uses::read(&files).circles();
+    assert_none("modules that use each other in a circle", circles.iter().map(|circle| circle.join(" ")).collect());
 }
 
 fn is_wide(line: &str) -> bool {

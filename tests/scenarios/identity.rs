@@ -27,7 +27,7 @@ async fn a_message_with_a_wrong_route_is_refused_and_the_term_stays() -> Result<
     let right =
         Route { cluster_id: me.cluster_id, incarnation: me.incarnation, from, to: me.node_id, ..Route::default() };
     let wrong = [
-        ("cluster", Route { cluster_id: vec![7; 16], ..right.clone() }),
+        ("cluster", Route { cluster_id: vec![7; 16].into(), ..right.clone() }),
         ("incarnation", Route { incarnation: right.incarnation + 1, ..right.clone() }),
         ("group", Route { group: 3, ..right.clone() }),
         ("for node", Route { to: right.to ^ 1, ..right.clone() }),

@@ -13,7 +13,7 @@ use prost::Message;
 /// Encodes `Example/Add` for `ApplyLog`.
 fn add(key: &str, val: &str) -> Vec<u8> {
     let request = AddRequest { key: key.into(), val: val.into() }.encode_to_vec();
-    Call { method: "Example/Add".into(), request }.encode_to_vec()
+    Call { method: "Example/Add".into(), request: request.into() }.encode_to_vec()
 }
 
 #[tokio::test]

@@ -16,8 +16,8 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use super::attended::{STALLED_AFTER, attended};
-use super::dynamic::DEADLINE_DEFAULT;
 use super::fetch::Fetched;
+use super::wire::DEADLINE_DEFAULT;
 use crate::machine::SnapshotError;
 use crate::raft::own_clock::OwnClock;
 use crate::raft::read::RoundError;

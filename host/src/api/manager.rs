@@ -283,7 +283,7 @@ async fn apply_log(shared: &Shared, call: EncodedCall) -> Done {
         method: call.method,
         request: call.request,
         caller: String::new(),
-        deadline: Instant::now() + super::dynamic::DEADLINE_DEFAULT,
+        deadline: Instant::now() + super::wire::DEADLINE_DEFAULT,
     };
     match shared.parts.commands.run(call).await {
         Ok(outcome) => {

@@ -3,7 +3,6 @@
 //! or calls a peer.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -15,7 +14,7 @@ use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Server;
 use crate::raft::own_clock::OwnClock;
 use crate::raft::retention::RetentionStatus;
-use crate::types::{Addresses, LogId};
+use crate::types::Addresses;
 
 /// All data that both forms contain.
 #[derive(Clone, Debug)]
@@ -220,9 +219,12 @@ fn configuration_text(servers: &[Server]) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::store::{Level, SpaceStatus};
     use crate::types::CommittedLeaderId;
+    use crate::types::LogId;
 
     pub(crate) fn machine(applied: u64) -> MachineStatus {
         let leader_id = CommittedLeaderId { term: 2, node_id: 1 };

@@ -97,7 +97,7 @@ type Guest<'a> = StoreContextMut<'a, State>;
 /// `store.page` of the contract.
 #[derive(ComponentType, Lower)]
 #[component(record)]
-struct Rows {
+struct PageOfRows {
     rows: Vec<u8>,
     more: bool,
 }
@@ -161,7 +161,7 @@ fn get(mut guest: Guest<'_>, (key,): (WasmList<u8>,)) -> Result<(Option<Vec<u8>>
 
 type Bounds = (WasmList<u8>, Option<WasmList<u8>>, bool, u32);
 
-fn scan(mut guest: Guest<'_>, (start, end, reverse, limit): Bounds) -> Result<(Rows,)> {
+fn scan(mut guest: Guest<'_>, (start, end, reverse, limit): Bounds) -> Result<(PageOfRows,)> {
     enter_store(&mut guest, fuel::SCAN, start.len() + end.as_ref().map_or(0, WasmList::len))?;
     check_bounds(&guest, &start, end.as_ref())?;
     let Page { rows, more } = with_store(&mut guest, |store, guest| {
@@ -173,7 +173,7 @@ fn scan(mut guest: Guest<'_>, (start, end, reverse, limit): Bounds) -> Result<(R
     })?;
     charge_rows(&mut guest, count_rows(&rows))?;
     charge_bytes(&mut guest, rows.len())?;
-    Ok((Rows { rows, more },))
+    Ok((PageOfRows { rows, more },))
 }
 
 fn put(mut guest: Guest<'_>, (key, value): (WasmList<u8>, WasmList<u8>)) -> Result<()> {

@@ -26,7 +26,7 @@ use super::snapshot_receive;
 use super::snapshot_send::{self, Outlet, SendError};
 use super::system::System;
 use super::transfers::{Direction, Running, Transfer, Transfers};
-use crate::guest::{CALLER_STACK_BYTES, HostFault};
+use crate::guest::CALLER_STACK_BYTES;
 use crate::store::{Batch, Checkpoint, Column, Generation, Read, State, StoreError};
 use crate::types::{LogId, NodeId, NodeMode, TypeConfig};
 

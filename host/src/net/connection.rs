@@ -205,6 +205,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::net::Port;
     use crate::net::slots::Slots;
 
     const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -215,7 +216,7 @@ mod tests {
         let port = Port::new("test", 1);
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let (slot, _) = Slots::new(1).enter().unwrap();
-        let mut connection = Connection::new(server, port.clone(), slot);
+        let mut connection = Connection::new(server, port.counts(), slot);
         // One that gets nothing back while this runs, however long that takes.
         let hours_later = Instant::now() + Duration::from_secs(10_000);
         connection.resets = Rate::new(RESETS_AT_ONCE_MAX, RESETS_A_SECOND_MAX, hours_later);
@@ -237,7 +238,7 @@ mod tests {
     async fn one_that_made_room_reads_an_error() {
         let slots = Slots::new(1);
         let (_client, server) = tokio::io::duplex(64);
-        let mut connection = Connection::new(server, Port::new("test", 1), slots.enter().unwrap().0);
+        let mut connection = Connection::new(server, Port::new("test", 1).counts(), slots.enter().unwrap().0);
         let reading = tokio::spawn(async move { connection.read_u8().await });
         tokio::task::yield_now().await;
         let (_slot, made_room) = slots.enter().unwrap();

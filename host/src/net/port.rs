@@ -102,6 +102,12 @@ impl Port {
         }
     }
 
+    /// Returns the counts that the port's connections add to.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> Arc<Counts> {
+        self.0.counts.clone()
+    }
+
     fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<Connection<TcpStream>> {
         let Inner { slots, counts, .. } = &*self.0;
         let Some((slot, made_room)) = slots.enter() else {

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lockstep_proto::peer::peer_client::PeerClient;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tonic::transport::Channel;

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use lockstep_proto::peer::{self, Route};
+use lockstep_proto::peer;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tonic::Status;

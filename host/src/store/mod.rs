@@ -15,6 +15,7 @@
 //! things. Data in `raft/` is durable when the call completes. Data in `state/` is durable after a
 //! flush; its writer writes a row only once the log entry that the row comes from is durable.
 
+mod checkpoint;
 pub mod columns;
 mod directory;
 mod error;

@@ -54,7 +54,7 @@ impl Members {
         if leader == me.node_id {
             return self.set_addresses(leader, me.node.clone()).await.map(drop).map_err(|error| error.to_string());
         }
-        let node: Node = leader_node(now).ok_or("the leader is not in the membership")?;
+        let node: Addresses = leader_node(now).ok_or("the leader is not in the membership")?;
         let route = links.cluster().route(me.node_id, leader);
         let request = SetAddressesRequest { route, node: Some(wire::encode_node(&me.node)) };
         let link = links.to(leader, &node, Lane::Control);

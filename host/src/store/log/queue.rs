@@ -1,5 +1,5 @@
-//! The queue in front of the writer. `DurableProgress::room` bounds its entries; each caller adds at most
-//! one other small item. Never touches the disk.
+//! The queue in front of the writer. `DurableProgress::room` bounds its entries; each caller adds
+//! at most one other small item. Never touches the disk.
 
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
