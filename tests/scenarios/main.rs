@@ -26,6 +26,7 @@ mod forged;
 mod forwarding;
 mod founding;
 mod fuel_table;
+mod golden_directory;
 mod guest_bench;
 mod guest_projects;
 mod guest_tools;

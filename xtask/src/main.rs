@@ -119,7 +119,7 @@ fn build() -> Result<()> {
     guests()?;
     let binary = target_dir()?.join("release/lockstep");
     if !binary.exists() {
-        println!("The first build compiles RocksDB and wasmtime: about 20 minutes on two cores, once per machine.");
+        println!("The first build compiles RocksDB and wasmtime: 20 to 60 minutes on two cores, once per machine.");
     }
     program("lockstep", &[])?;
     place("release/lockstep", "lockstep")?;
