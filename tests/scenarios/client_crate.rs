@@ -114,9 +114,9 @@ async fn writers_follow_the_leader_through_kills_and_lose_nothing() -> Result<()
         .await?;
         let leader = cluster.leader().await?;
         if round % 2 == 0 {
-            cluster.nodes[leader].kill()?
+            cluster.nodes[leader].kill()?;
         } else {
-            drop(cluster.nodes[leader].stop().await?)
+            ensure!(cluster.nodes[leader].stop().await?.success());
         }
         cluster.nodes[leader].start().await?;
     }

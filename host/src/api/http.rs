@@ -117,6 +117,12 @@ fn unready(status: &NodeStatus, contact: Contact, silence_max: Duration, stoppin
     }
     match (&status.leader, contact) {
         (None, _) => reasons.push("no leader is known".into()),
+        (Some(leader), Contact::Ago(ago)) if ago > silence_max && leader.is_me => {
+            reasons.push(format!(
+                "this node leads, but no majority of the voters has answered it for {ago:?}: commands and linearizable reads fail \
+                 until one does"
+            ));
+        }
         (Some(leader), Contact::Ago(ago)) if ago > silence_max => {
             reasons.push(format!("nothing was heard from the leader, {}, for {ago:?}", leader.node.name));
         }
@@ -151,6 +157,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
 mod tests {
     use super::super::node_status::tests::{machine, status};
     use super::*;
+    use crate::raft::LeaderView;
 
     const SILENCE_MAX: Duration = Duration::from_secs(3);
     const HEARD: Contact = Contact::Ago(Duration::from_millis(10));
@@ -166,7 +173,11 @@ mod tests {
         let far = NodeStatus { raft: crate::raft::figures::RaftStatus { commit_index: 5_000, ..far.raft }, ..far };
         let mut behind = status();
         behind.machine.mode = NodeMode::CatchingUp("applying".into());
+        let leads = status().leader.map(|leader| LeaderView { is_me: true, ..leader });
+        let alone = "this node leads, but no majority of the voters has answered it for 9s: commands and linearizable reads \
+                     fail until one does";
         let rows = [
+            (NodeStatus { leader: leads, ..status() }, Contact::Ago(Duration::from_secs(9)), false, alone),
             (NodeStatus { leader: None, ..status() }, HEARD, false, "no leader is known"),
             (status(), Contact::Ago(Duration::from_secs(9)), false, "nothing was heard from the leader, nodeA, for 9s"),
             (status(), Contact::Never, false, "nothing was heard from the leader, nodeA, yet"),

@@ -15,7 +15,7 @@ use super::client::{self, CONNECT_PATIENCE};
 use super::door;
 use super::progress::{Line, mebibytes};
 use super::report::{Failure, print_notice};
-use crate::machine::backup::{BackupReader, BackupWriter, Summary};
+use crate::machine::backup::{BackupError, BackupReader, BackupWriter, Summary};
 
 /// Most frames, each of about a MiB, that wait to be written.
 const FRAMES_WAITING_MAX: usize = 2;
@@ -97,7 +97,12 @@ fn start_writing(out: &File) -> anyhow::Result<(mpsc::Sender<Bytes>, oneshot::Re
         while let Some(frame) = frames.blocking_recv() {
             writer.push(&frame).context("cannot write the backup")?;
         }
-        let (summary, buffer) = writer.finish().context("the node stopped sending; what was written is no backup")?;
+        let finished = writer.finish().map_err(|error| {
+            let is_ours = matches!(error, BackupError::Io(_));
+            let why = if is_ours { "cannot write the backup" } else { "the node stopped sending" };
+            anyhow::Error::from(error).context(format!("{why}; what was written is no backup"))
+        });
+        let (summary, buffer) = finished?;
         drop(buffer);
         Ok(summary)
     };

@@ -21,7 +21,7 @@ use super::progress::mebibytes;
 use super::reflection::Reflection;
 use super::report::{Failure, print_line, print_notice};
 use crate::config::guests_hint;
-use nodes::{Nodes, Plan};
+use nodes::{Nodes, Plan, PlannedNode};
 use place::Directory;
 
 /// Longest wait for a node to start. Loading a large guest for the first time takes a while on a
@@ -113,6 +113,19 @@ async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
     Err(Failure::new("every node has died").into())
 }
 
+/// Adds a node through the first one. On a busy machine that node may lose its leadership for a
+/// moment, so a refusal is tried again.
+async fn add(manager: &Manager, node: &PlannedNode) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + START_PATIENCE;
+    loop {
+        match manager.run("AddVoter", &[&node.name, &node.raft_addr, "0"]).await {
+            Ok(_) => return Ok(()),
+            Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
+            Err(_) => tokio::time::sleep(POLL_PAUSE).await,
+        }
+    }
+}
+
 /// Forms the cluster as the README tells a person to: the first node leads alone, then it adds the
 /// others. Returns the methods that every node serves, once every node serves them.
 async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
@@ -131,10 +144,7 @@ async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
     for node in &plan.nodes[1..] {
         // The peer port opens when the node has started. The leader connects to it at once.
         client::connect_quietly(&node.grpc_addr, START_PATIENCE).await?;
-        manager
-            .run("AddVoter", &[&node.name, &node.raft_addr, "0"])
-            .await
-            .with_context(|| format!("{} was not added", node.name))?;
+        add(&manager, node).await.with_context(|| format!("{} was not added", node.name))?;
     }
     let mut methods = Vec::new();
     for node in &plan.nodes {
@@ -218,10 +228,11 @@ fn find_fsm(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Ctrl-C and SIGTERM.
+/// Ctrl-C, SIGTERM, and the end of the terminal.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -229,6 +240,7 @@ impl Signals {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?,
             terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            hangup: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
         })
     }
 
@@ -236,6 +248,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

@@ -172,6 +172,15 @@ mod tests {
         command().debug_assert();
     }
 
+    /// clap breaks the line at `{n}`, so the help writes the placeholder of scripts with spaces.
+    #[test]
+    fn the_help_shows_the_placeholders_of_scripts() {
+        for tool in ["test", "bench"] {
+            let help = parse(["lockstep", "guest", tool, "--help"].map(Into::into).into_iter()).unwrap_err();
+            assert!(help.to_string().contains("{{ n }}"), "{help}");
+        }
+    }
+
     #[test]
     fn every_subcommand_has_help_with_an_example() {
         let mut lockstep = command();

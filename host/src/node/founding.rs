@@ -31,10 +31,9 @@ use crate::raft::{Claim, ClusterCell, Me, Process, Raft, RaftCell};
 use crate::store::{self, DataDir};
 use crate::types::{Cluster, NodeMode, StoredMembership};
 
-/// How long a founder listens for members of another cluster. A leader tries each of its members at
-/// least twice a second. A member that hears no leader asks after its heartbeat timeout, one second
-/// by default.
-const LISTEN_FOR: Duration = Duration::from_millis(1_500);
+/// Shortest time that a founder listens for members of another cluster. A leader tries each of its
+/// members at least twice a second.
+const LISTEN_FOR_MIN: Duration = Duration::from_millis(1_500);
 
 /// Longest wait for an answer from this node's former address. It answers or refuses at once, or
 /// proves nothing.
@@ -190,9 +189,12 @@ async fn listen(config: &NodeConfig, cell: &ClusterCell) -> Option<Claim> {
         return None;
     }
     let mut claims = cell.claims();
-    tracing::debug!(?LISTEN_FOR, "listening whether members of another cluster take this node for one of theirs");
+    // A member that hears no leader asks after its heartbeat timeout. That of this node is the best
+    // guess at theirs.
+    let time = LISTEN_FOR_MIN.max(config.heartbeat_timeout * 3 / 2);
+    tracing::debug!(?time, "listening whether members of another cluster take this node for one of theirs");
     tokio::select! {
-        claim = timeout(LISTEN_FOR, claims.wait_for(Option::is_some)) => claim.ok()?.ok()?.clone(),
+        claim = timeout(time, claims.wait_for(Option::is_some)) => claim.ok()?.ok()?.clone(),
         // Added by a leader, this node forms no cluster.
         _ = async { cell.joined().await }, if cell.get().is_none() => None,
     }

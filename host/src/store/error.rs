@@ -53,6 +53,20 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
+    /// The leader has other entries than those that this node has applied.
+    #[error(
+        "this node has applied entry {applied}, and the leader's log has other entries after {}: a majority of the voters lost entries that \
+         were committed, for instance because a data directory was put back to an earlier copy. What this node has is kept, and it stops. \
+         To give up what only this node has, remove it from the cluster and add it again with an empty data directory. To keep it, stop the \
+         others and recover this one: docs/lost-majority.md",
+        last.map_or("its beginning".to_owned(), |last| format!("entry {last}"))
+    )]
+    AppliedIsReplaced {
+        /// Index of the last entry that this node has applied.
+        applied: u64,
+        /// Index of the last entry that both logs have; `None` when that is no entry.
+        last: Option<u64>,
+    },
     /// The log lacks data that it had acknowledged, or cannot be read. The node must not take part
     /// in the cluster with it.
     #[error(

@@ -218,7 +218,7 @@ impl Log {
         if found != Some(applied) {
             if found.is_some() {
                 let before = around.iter().map(|entry| entry.log_id).find(|log_id| log_id.index + 1 == index);
-                self.truncate_after(before).await?;
+                self.0.shared.truncate_after(before);
             }
             self.purge(applied).await?;
         }
@@ -321,6 +321,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        self.0.shared.check_keeps_applied(last_log_id)?;
         self.0.shared.truncate_after(last_log_id);
         Ok(())
     }
@@ -345,6 +346,21 @@ impl Shared {
         self.progress.submitted(bytes);
         self.queue.push(Op::Append { entries, bytes, append_number, callback });
         Ok(())
+    }
+
+    /// Refuses to cut off entries that the state holds. The state cannot take them back, and what
+    /// readers saw of them would stay. Raft never asks for that, unless a majority lost entries
+    /// that were committed: then this node ends.
+    fn check_keeps_applied(&self, last: Option<LogId>) -> Result<(), StoreError> {
+        let last = last.map(|last| last.index);
+        match self.served.log_id().map(|applied| applied.index) {
+            Some(applied) if last < Some(applied) => {
+                let error = StoreError::AppliedIsReplaced { applied, last };
+                self.fatal.raise(error.to_string());
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Records that every append up to `append_number` is on disk.

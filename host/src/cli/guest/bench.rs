@@ -37,8 +37,8 @@ expectations and \"after\" are left out. Each row begins with an empty state, wh
 often as a node flushes it. What a cluster does with them is measured by `lockstep bench`.
 
 A command that is the same in each pass through the script may cost less from the second one on,
-because its rows are there: it is named at the end. {{n}} in it, the number of the pass, makes it a
-new one each time, as in \"key\": \"a-{{n}}\"; see `lockstep guest test --help`.
+because its rows are there: it is named at the end. {{ n }} in it, the number of the pass, makes it a
+new one each time, as in \"key\": \"a-{{ n }}\"; see `lockstep guest test --help`.
 
 Examples:
   lockstep guest bench build/kv.wasm --script calls.jsonl

@@ -37,9 +37,9 @@ gives in the details. \"caller\" sets who calls. Each command comes a second aft
 with \"after\": \"10s\" that much log time passes before the call instead. Of a watch what it sends at
 once is looked at, the first step and those that run again without waiting, at most 1000: its
 \"reply\" is a list. Empty lines and lines that begin with # are left out.\n\
-In the texts of requests and replies, and in \"caller\", {{n}} is the number of the pass through
+In the texts of requests and replies, and in \"caller\", {{ n }} is the number of the pass through
 the script: 1 in a test, and growing in a benchmark, which takes the script over and over. Numbers
-may be written so, too: \"amount\": \"{{n}}\". {{uuid}} is another id wherever it stands, and
+may be written so, too: \"amount\": \"{{ n }}\". {{uuid}} is another id wherever it stands, and
 {{uuid:order}} the same one throughout a pass.\n\
 A call that nothing is expected of may reply or be refused; when the guest panics in it, traps or
 goes beyond a limit, the test fails.";

@@ -1,63 +1,95 @@
 //! Tells the leader this node's addresses when the membership holds others. Records nothing itself:
 //! `Members::set_addresses` does, on the leader.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_proto::peer::SetAddressesRequest;
 
-use super::{Members, Metrics, leader_node, metrics};
+use super::{Members, Metrics, metrics};
+use crate::raft::figures::{self, Contact};
 use crate::raft::link::Lane;
-use crate::raft::wire;
-use crate::types::Addresses;
+use crate::raft::{Raft, wire};
+use crate::types::{Addresses, NodeId};
 
 /// Pause between attempts to have new addresses recorded.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Rounds without a word of a leader after which a node asks although its membership has its
+/// addresses. That membership may be older than the one in force.
+const SILENT_ROUNDS_MAX: u32 = 3;
 
 /// Longest duration of one attempt to have new addresses recorded. The leader commits an entry
 /// meanwhile.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Members {
-    /// Asks the leader to record this node's addresses when the membership holds others. Returns
-    /// once it holds these. Runs beside everything else, because a node that has moved may have to
-    /// wait for a leader.
+    /// Has this node's addresses recorded when the membership holds others. Returns once a leader
+    /// was heard at these addresses: the membership that this node knows may be older than the one
+    /// in force. Runs beside everything else, because a node that has moved may have to wait for a
+    /// leader.
     pub async fn announce_addresses(&self) {
         let me = &self.0.me;
+        let mut silent_rounds = 0;
+        let mut since = None;
         loop {
             let Some(raft) = self.0.raft.get() else {
                 tokio::time::sleep(ANNOUNCE_PAUSE).await;
                 continue;
             };
+            let since = *since.get_or_insert_with(Instant::now);
             let now = metrics(&raft);
-            match now.membership_config.get_node(&me.node_id) {
-                Some(recorded) if *recorded == me.node => return,
-                // There is no leader to tell yet.
-                Some(_) if now.current_leader.is_none() => {}
-                Some(recorded) => {
-                    if let Err(reason) = self.announce(&now).await {
+            let recorded = now.membership_config.get_node(&me.node_id);
+            let is_recorded = recorded == Some(&me.node);
+            if is_recorded && (now.current_leader == Some(me.node_id) || has_heard(&raft, since).await) {
+                return;
+            }
+            silent_rounds += u32::from(is_recorded);
+            // A node that did not move hears its leader within a few rounds.
+            if let Some(recorded) = recorded.filter(|_| !is_recorded || silent_rounds > SILENT_ROUNDS_MAX) {
+                match self.announce(&now).await {
+                    Ok(()) => silent_rounds = 0,
+                    Err(reason) if is_recorded => tracing::debug!(reason, "no leader has taken this node's addresses"),
+                    Err(reason) => {
                         tracing::warn!(%recorded, now = %me.node, reason, "the leader has not recorded the new addresses yet");
                     }
                 }
-                None => {}
             }
             // The leader's entry reaches this node like any other.
-            let recorded = |metrics: &Metrics| metrics.membership_config.get_node(&me.node_id) == Some(&me.node);
-            if raft.wait(Some(ANNOUNCE_PAUSE)).metrics(recorded, "the new addresses are recorded").await.is_ok() {
-                return;
-            }
+            let is_new =
+                |metrics: &Metrics| !is_recorded && metrics.membership_config.get_node(&me.node_id) == Some(&me.node);
+            drop(raft.wait(Some(ANNOUNCE_PAUSE)).metrics(is_new, "the new addresses are recorded").await);
         }
     }
 
+    /// Asks the leader, as far as it is known, and then every other member: one of them leads.
     async fn announce(&self, now: &Metrics) -> Result<(), String> {
-        let (me, links) = (&self.0.me, &self.0.links);
-        let leader = now.current_leader.ok_or("no leader is known")?;
-        if leader == me.node_id {
-            return self.set_addresses(leader, me.node.clone()).await.map(drop).map_err(|error| error.to_string());
+        let me = &self.0.me;
+        if now.current_leader == Some(me.node_id) {
+            let recorded = self.set_addresses(me.node_id, me.node.clone()).await;
+            return recorded.map(drop).map_err(|error| error.to_string());
         }
-        let node: Addresses = leader_node(now).ok_or("the leader is not in the membership")?;
-        let route = links.cluster().route(me.node_id, leader);
+        let mut others: Vec<(NodeId, Addresses)> = now
+            .membership_config
+            .nodes()
+            .map(|(id, node)| (*id, node.clone()))
+            .filter(|(id, _)| *id != me.node_id)
+            .collect();
+        others.sort_by_key(|(id, _)| now.current_leader != Some(*id));
+        let mut reason = "there is no other member".to_owned();
+        for (id, node) in others {
+            match self.announce_to(id, &node).await {
+                Ok(()) => return Ok(()),
+                Err(refusal) => reason = refusal,
+            }
+        }
+        Err(reason)
+    }
+
+    async fn announce_to(&self, to: NodeId, node: &Addresses) -> Result<(), String> {
+        let (me, links) = (&self.0.me, &self.0.links);
+        let route = links.cluster().route(me.node_id, to);
         let request = SetAddressesRequest { route, node: Some(wire::encode_node(&me.node)) };
-        let link = links.to(leader, &node, Lane::Control);
+        let link = links.to(to, node, Lane::Control);
         let mut client = link.client().map_err(|error| error.to_string())?;
         match tokio::time::timeout(ANNOUNCE_TIMEOUT, client.set_addresses(request)).await {
             Ok(Ok(_)) => Ok(()),
@@ -67,5 +99,14 @@ impl Members {
             }
             Err(_) => Err(format!("no answer within {ANNOUNCE_TIMEOUT:?}")),
         }
+    }
+}
+
+/// Returns whether a leader has been heard after `since`. openraft dates the vote that it loads
+/// from the disk at its start, like a leader's message.
+async fn has_heard(raft: &Raft, since: Instant) -> bool {
+    match figures::follower_contact(raft).await {
+        Contact::Ago(ago) => ago < since.elapsed(),
+        Contact::Never => false,
     }
 }

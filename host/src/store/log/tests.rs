@@ -268,6 +268,20 @@ async fn a_failed_write_poisons_the_log() {
 }
 
 #[tokio::test]
+async fn entries_that_were_applied_are_not_cut_off() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut log, leave, fatal) = gated(&root);
+    leave.send(true).unwrap();
+    log.blocking_append([entry(1, 0, b"a"), entry(1, 1, b"b"), entry(1, 2, b"c")]).await.unwrap();
+    log.note_served(entry(1, 1, b"b").log_id).unwrap();
+    log.truncate_after(Some(entry(1, 1, b"b").log_id)).await.unwrap();
+    assert!(!fatal.is_raised(), "what was not applied may go");
+    assert!(log.truncate_after(Some(entry(1, 0, b"a").log_id)).await.is_err());
+    assert!(fatal.raised().await.contains("this node has applied entry 1, and the leader's log has other entries"));
+    assert_eq!(indexes(&mut log).await, [(1, 0), (1, 1)], "it keeps what it has");
+}
+
+#[tokio::test]
 async fn a_writer_that_panics_leaves_nobody_waiting() {
     let root = tempfile::tempdir().unwrap();
     let (mut log, _leave, fatal) = with_gate(&root, true);
