@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lockstep_tests::{Cluster, Options, eventually};
 
 #[tokio::test]
@@ -42,7 +42,15 @@ async fn a_node_that_applied_what_a_majority_lost_ends_in_words() -> Result<()> 
     cluster.nodes[away].start().await?;
     eventually("they go on", || cluster.add(old, "key", "new")).await?;
     cluster.nodes[whole].start().await?;
-    let status = cluster.nodes[whole].wait_exit().await?;
+    // The leader first finds out, entry by entry, where the two logs part.
+    let mut ended = cluster.nodes[whole].wait_exit().await;
+    for _ in 0..2 {
+        if ended.is_err() {
+            ended = cluster.nodes[whole].wait_exit().await;
+        }
+    }
+    let others = format!("{}\n{}", cluster.nodes[old].log(), cluster.nodes[away].log());
+    let status = ended.with_context(|| others)?;
     let log = cluster.nodes[whole].log();
     ensure!(status.code() == Some(1), "{status}: {log}");
     ensure!(log.contains("this node has applied entry") && log.contains("the leader's log has other entries"), "{log}");
