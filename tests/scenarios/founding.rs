@@ -1,7 +1,7 @@
 //! A bootstrap where a cluster exists already: a member that lost its directory and is started with
 //! the same command line, and a second node name in the same `--raft_data_dir`.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddRequest, AddVoterRequest, GetRequest, RemoveServerRequest};
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed};
 
@@ -37,6 +37,7 @@ async fn says(node: &NodeProcess, words: &[&str]) -> Result<()> {
         Ok(())
     })
     .await
+    .with_context(|| node.log())
 }
 
 async fn serves_nothing(node: &NodeProcess) -> Result<()> {
