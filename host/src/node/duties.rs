@@ -175,12 +175,15 @@ async fn publish_mode(
                 std::future::pending::<()>().await;
             }
         };
+        // `removed` ends with Raft, which a dispute and a quarantine stop. Those two come first, so
+        // that their mode is published even if the end of Raft is seen at the same time.
         tokio::select! {
-            () = more => {}
+            biased;
             // Its sender ends with the node.
             _ = quarantined.changed() => {}
             // Its sender lives as long as the node.
             _ = disputes.changed() => {}
+            () = more => {}
             changed = removed.changed() => if changed.is_err() { return },
         }
     }
