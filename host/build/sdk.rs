@@ -49,13 +49,10 @@ pub(super) fn record() -> Result<(), Box<dyn Error>> {
     let mut text =
         String::from("/// Path from the checkout, and text.\npub(super) const FILES: &[(&str, &str)] = &[\n");
     for (name, path) in &files {
-        writeln!(text, "    ({name:?}, include_str!({:?})),", path.canonicalize()?)?;
+        writeln!(text, "    ({name:?}, {}),", included(path))?;
     }
-    let lock = Path::new(CHECKOUT).join("Cargo.lock").canonicalize()?;
-    writeln!(
-        text,
-        "];\n/// The versions that it is tested with.\npub(super) const LOCK: &str = include_str!({lock:?});"
-    )?;
+    let lock = included(&Path::new(CHECKOUT).join("Cargo.lock"));
+    writeln!(text, "];\n/// The versions that it is tested with.\npub(super) const LOCK: &str = {lock};")?;
     let revision = revision();
     let (url, why) = match origin(&revision) {
         Ok(origin) => (Some(origin), String::new()),
@@ -72,6 +69,13 @@ pub(super) fn record() -> Result<(), Box<dyn Error>> {
     writeln!(text, "/// The revision that has these files, here or elsewhere.")?;
     writeln!(text, "pub(super) const REVISION: Option<&str> = {:?};", revision.ok().as_deref())?;
     Ok(std::fs::write(PathBuf::from(std::env::var("OUT_DIR")?).join("sdk.rs"), text)?)
+}
+
+/// Returns the expression that includes a file of the checkout. It names no directory of this
+/// machine, so that what one clone generated serves another one that shares its target directory.
+fn included(path: &Path) -> String {
+    let path = format!("/{}", path.display());
+    format!("include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))")
 }
 
 fn collect(path: &Path, name: &Path, files: &mut Vec<(String, PathBuf)>) -> std::io::Result<()> {
@@ -96,7 +100,8 @@ fn revision() -> Result<String, String> {
     if !given.is_empty() {
         return Ok(given);
     }
-    let sources = ["guest-sdk", "proto/lockstep/options.proto", "wit", "Cargo.toml", "LICENSE"];
+    // git follows no links, so what the links among the parts lead to is named, too.
+    let sources = [&PARTS[..], &["proto/lockstep/options.proto", "wit"]].concat();
     let commit = git(&["log", "-1", "--format=%H", "--"], &sources).unwrap_or_default();
     if commit.is_empty() {
         return Err("it was built from sources without a git history".into());
