@@ -75,7 +75,8 @@ pub(crate) async fn keep_mode(
     let (progress, reached) = watch::channel(NodeMode::CatchingUp("the node is starting".into()));
     let disputes = cluster.disputes();
     let catching_up = catch_up(&machine, cluster, raft, log, fatal, progress);
-    tokio::join!(catching_up, publish_mode(&machine, reached, removed, quarantined, disputes));
+    let publish = |mode| machine.set_mode(mode);
+    tokio::join!(catching_up, publish_mode(publish, reached, removed, quarantined, disputes));
 }
 
 /// Brings the mode from starting to serving. Ignores removals.
@@ -148,8 +149,9 @@ async fn index_to_reach(machine: &Machine, raft: &Raft, seen: Seen, progress: &w
     }
 }
 
+/// Publishes the mode that this node's place in the cluster and its state give it, until Raft ends.
 async fn publish_mode(
-    machine: &Machine,
+    publish: impl Fn(NodeMode),
     mut reached: watch::Receiver<NodeMode>,
     mut removed: watch::Receiver<Option<u64>>,
     mut quarantined: watch::Receiver<Option<String>>,
@@ -158,12 +160,12 @@ async fn publish_mode(
     loop {
         if let Some(why) = quarantined.borrow_and_update().clone() {
             // It stays so for the rest of this process's life.
-            return machine.set_mode(NodeMode::Quarantined(why));
+            return publish(NodeMode::Quarantined(why));
         }
         let removed_at = *removed.borrow_and_update();
         let reached_mode = reached.borrow_and_update().clone();
         let mode = disputes.borrow_and_update().clone().map_or(reached_mode, NodeMode::Disputed);
-        machine.set_mode(removed_at.map_or(mode, |index| {
+        publish(removed_at.map_or(mode, |index| {
             NodeMode::Removed(format!(
                 "this node was removed from the cluster: it is not in the configuration of entry {index}. It serves nothing; stop \
                  it, or add it again from the leader"
@@ -323,6 +325,35 @@ pub(crate) async fn panicked(tasks: &mut JoinSet<()>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_reason_to_serve_nothing_is_published_although_raft_ends_with_it() {
+        // Each round gives the end of Raft an even chance to be seen first.
+        for round in 0..64 {
+            let last = std::cell::RefCell::new(None);
+            let (_progress, reached) = watch::channel(NodeMode::Serving);
+            let (raft_runs, removed) = watch::channel(None);
+            let (quarantine, quarantined) = watch::channel(None);
+            let (dispute, disputes) = watch::channel(None);
+            let publishing =
+                publish_mode(|mode| *last.borrow_mut() = Some(mode), reached, removed, quarantined, disputes);
+            let happening = async {
+                if round % 2 == 0 {
+                    dispute.send_replace(Some("two of it".to_owned()));
+                } else {
+                    quarantine.send_replace(Some("another state".to_owned()));
+                }
+                drop(raft_runs);
+            };
+            tokio::join!(biased; publishing, happening);
+            let expected = if round % 2 == 0 {
+                NodeMode::Disputed("two of it".into())
+            } else {
+                NodeMode::Quarantined("another state".into())
+            };
+            assert_eq!(last.into_inner(), Some(expected), "round {round}");
+        }
+    }
 
     #[tokio::test]
     async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
