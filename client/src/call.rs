@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
-use crate::outcome::{self, Judged, Outcome, judge, leader_of};
+use crate::outcome::{self, Judged, Outcome, doubted, judge, leader_of};
 use crate::{Client, Options};
 
-/// How much longer than the deadline a node's own answer is waited for. The node ends the call at
-/// the deadline and says what became of the command; this client could only say that it does not
-/// know.
+/// How much longer than the deadline a node's own answer is waited for, when the call names no
+/// deadline to the node. Otherwise the channel ends the call at that deadline.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// Bytes that gRPC puts in front of each message.
+const PREFIX_BYTES: usize = 5;
 
 /// The longest timeout that gRPC can name is longer. This one keeps the arithmetic of instants
 /// sound.
@@ -33,6 +35,9 @@ pub(crate) struct Call {
     /// Nodes that are not asked again in this round.
     avoid: Vec<String>,
     pause: Duration,
+    /// Whether an attempt broke after it was sent. Then the call may have run, whatever a later
+    /// attempt says.
+    may_have_run: bool,
     /// What the caller is told if nothing better comes until the deadline.
     last: Option<http::Response<Body>>,
     last_words: String,
@@ -48,14 +53,18 @@ impl Call {
         let (head, body) = request.into_parts();
         let asked = head.headers.get("grpc-timeout").and_then(|text| timeout_of(text.to_str().ok()?));
         let deadline = Instant::now() + asked.unwrap_or(options.call_timeout).min(TIMEOUT_MAX);
-        let body = Limited::new(body, options.request_bytes_max);
-        let body = body.collect().await.map_err(|error| {
-            let text = format!("the request was not sent: {error}; at most {} bytes are", options.request_bytes_max);
-            outcome::with_outcome(Status::resource_exhausted(text), Outcome::NotApplied)
+        let max = options.request_bytes_max;
+        let body = Limited::new(body, max.saturating_add(PREFIX_BYTES)).collect().await.map_err(|error| {
+            let status = if error.is::<LengthLimitError>() {
+                Status::resource_exhausted(format!("the request was not sent: it is larger than {max} bytes"))
+            } else {
+                Status::from_error(error)
+            };
+            outcome::with_outcome(status, Outcome::NotApplied)
         })?;
         let pause = options.pause_min;
         let (body, avoid, last_words) = (body.to_bytes(), Vec::new(), String::new());
-        Ok(Call { client, head, body, deadline, avoid, pause, last: None, last_words })
+        Ok(Call { client, head, body, deadline, avoid, pause, may_have_run: false, last: None, last_words })
     }
 
     /// Makes attempts until one is final or the deadline has come.
@@ -85,6 +94,7 @@ impl Call {
                 return None;
             }
             Err(_) => {
+                nodes.pass_over(address);
                 self.last_words = format!("{address} did not take a connection in time");
                 return None;
             }
@@ -96,32 +106,38 @@ impl Call {
         };
         match timeout_at(self.deadline + GRACE, sent).await {
             Ok(Ok(response)) => self.answered(address, response).await,
-            Ok(Err(error)) if was_not_sent(&error) => {
+            Ok(Err(error)) if caused_by::<tonic::ConnectError>(&error) => {
                 self.unreachable(address, &error);
                 None
             }
+            Ok(Err(error)) if caused_by::<tonic::TimeoutExpired>(&error) => Some(self.late(address)),
             Ok(Err(error)) => {
                 self.client.nodes().failed(address);
                 let text = format!("the connection to {address} broke during the call: {}", chain(&error));
                 if self.client.repeats() {
+                    self.may_have_run = true;
                     self.last_words = text;
                     self.avoid.push(address.to_owned());
                     return None;
                 }
                 Some(outcome::with_outcome(Status::unknown(text), Outcome::Unknown).into_http())
             }
-            Err(_) => {
-                let text = format!("{address} did not answer before the deadline");
-                Some(outcome::with_outcome(Status::deadline_exceeded(text), Outcome::Unknown).into_http())
-            }
+            Err(_) => Some(self.late(address)),
         }
+    }
+
+    /// The deadline came while `address` had the call. The connection may be sound, so it is kept.
+    fn late(&self, address: &str) -> http::Response<Body> {
+        self.client.nodes().pass_over(address);
+        let text = format!("{address} did not answer before the deadline");
+        outcome::with_outcome(Status::deadline_exceeded(text), Outcome::Unknown).into_http()
     }
 
     async fn answered(&mut self, address: &str, response: http::Response<Body>) -> Option<http::Response<Body>> {
         let leader = leader_of(response.headers());
         let moved = leader.as_deref().is_some_and(|leader| self.client.nodes().prefer(leader));
         match judge(response.headers()) {
-            Judged::Final => return Some(response),
+            Judged::Final => return Some(self.certain(response)),
             Judged::Again if moved => {}
             Judged::Again => {
                 if leader.is_none() {
@@ -134,6 +150,11 @@ impl Call {
         }
         self.last = Some(response);
         None
+    }
+
+    /// Takes back that the call did not run, if an earlier attempt may have run it.
+    fn certain(&self, response: http::Response<Body>) -> http::Response<Body> {
+        if self.may_have_run { doubted(response) } else { response }
     }
 
     fn unreachable(&mut self, address: &str, error: &tonic::transport::Error) {
@@ -155,19 +176,20 @@ impl Call {
         self.pause = (self.pause * 2).min(self.client.options().pause_max);
     }
 
-    /// The deadline has come, and no node ran the call.
-    fn give_up(self) -> http::Response<Body> {
-        match self.last {
-            Some(response) => response,
+    /// The deadline has come between two attempts.
+    fn give_up(mut self) -> http::Response<Body> {
+        match self.last.take() {
+            Some(response) => self.certain(response),
             None => {
-                let outcome = if self.client.repeats() { Outcome::Unknown } else { Outcome::NotApplied };
+                let outcome = if self.may_have_run { Outcome::Unknown } else { Outcome::NotApplied };
                 let text = format!("no node answered before the deadline; {}", self.last_words);
                 outcome::with_outcome(Status::deadline_exceeded(text), outcome).into_http()
             }
         }
     }
 
-    /// The request, with the time that is left.
+    /// The request, with the time that is left if the caller named one. A call without a deadline
+    /// names none to the node either, so that a watch goes on.
     fn request(&self) -> http::Request<Body> {
         let mut request = http::Request::new(Body::new(Full::new(self.body.clone())));
         *request.method_mut() = self.head.method.clone();
@@ -175,8 +197,9 @@ impl Call {
         *request.version_mut() = self.head.version;
         *request.headers_mut() = self.head.headers.clone();
         *request.extensions_mut() = self.head.extensions.clone();
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        set_timeout(request.headers_mut(), left);
+        if self.head.headers.contains_key("grpc-timeout") {
+            set_timeout(request.headers_mut(), self.deadline.saturating_duration_since(Instant::now()));
+        }
         request
     }
 }
@@ -205,11 +228,11 @@ fn timeout_of(text: &str) -> Option<Duration> {
     })
 }
 
-/// Whether the error came while a connection was made, before anything of the call was sent.
-fn was_not_sent(error: &tonic::transport::Error) -> bool {
+/// Returns whether an error of the type `E` is behind `error`.
+fn caused_by<E: Error + 'static>(error: &tonic::transport::Error) -> bool {
     let mut source: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
+        if error.is::<E>() {
             return true;
         }
         source = error.source();

@@ -76,8 +76,9 @@ pub enum ConnectError {
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The time that a call without a deadline of its own may take, all attempts together. Default:
-    /// 10 s, as nodes have it.
+    /// The time that a call without a deadline of its own may take, all attempts together, until
+    /// its answer begins. A stream that has begun goes on. Nodes end a command or a query without a
+    /// deadline after 10 s, so a longer one is set on the request. Default: 10 s.
     pub call_timeout: Duration,
     /// The time that one attempt to connect may take. Default: 2 s.
     pub connect_timeout: Duration,

@@ -88,6 +88,15 @@ impl Nodes {
         }
     }
 
+    /// Prefers the node behind `address`, if that one is preferred: it did not answer in time. Its
+    /// connection stays, because it may only be slow.
+    pub(crate) fn pass_over(&self, address: &str) {
+        let mut known = self.known.lock();
+        if known.nodes[known.preferred].address == address {
+            known.preferred = (known.preferred + 1) % known.nodes.len();
+        }
+    }
+
     /// Prefers the node at `leader` from now on. Returns whether that is news.
     pub(crate) fn prefer(&self, leader: &str) -> bool {
         let mut known = self.known.lock();
@@ -129,6 +138,10 @@ mod tests {
         nodes.failed("c:3");
         assert_eq!(nodes.choose(&[]).unwrap(), "a:1");
         assert_eq!(nodes.choose(&["a:1".into(), "b:2".into(), "c:3".into()]), None);
+        nodes.pass_over("b:2");
+        assert_eq!(nodes.choose(&[]).unwrap(), "a:1", "it was not preferred");
+        nodes.pass_over("a:1");
+        assert_eq!(nodes.choose(&[]).unwrap(), "b:2");
     }
 
     #[test]

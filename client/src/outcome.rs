@@ -96,6 +96,14 @@ pub(crate) fn with_outcome(mut status: Status, outcome: Outcome) -> Status {
     status
 }
 
+/// Makes a response that says "not applied" say "unknown": an earlier attempt may have run.
+pub(crate) fn doubted<B>(mut response: http::Response<B>) -> http::Response<B> {
+    if response.headers().get(OUTCOME).is_some_and(|outcome| outcome == "not-applied") {
+        response.headers_mut().insert(OUTCOME, http::HeaderValue::from_static("unknown"));
+    }
+    response
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -125,6 +133,16 @@ mod tests {
         assert_eq!(judged(Code::ResourceExhausted, &[host, not_applied, (REASON, "not-run")]), Judged::Again);
         assert_eq!(judged(Code::ResourceExhausted, &[host, not_applied]), Judged::Final, "too large, or overloaded");
         assert_eq!(judged(Code::DeadlineExceeded, &[host, not_applied]), Judged::Final);
+    }
+
+    #[test]
+    fn what_may_have_run_is_not_called_unapplied() {
+        for (said, told) in [("not-applied", "unknown"), ("applied", "applied"), ("unknown", "unknown")] {
+            let mut response = http::Response::new(());
+            response.headers_mut().insert(OUTCOME, said.parse().unwrap());
+            assert_eq!(doubted(response).headers()[OUTCOME], told);
+        }
+        assert!(doubted(http::Response::new(())).headers().is_empty());
     }
 
     #[test]
