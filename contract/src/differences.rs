@@ -11,6 +11,7 @@ use std::fmt;
 
 use prost_reflect::{
     Cardinality, DescriptorPool, EnumDescriptor, FieldDescriptor, Kind as FieldKind, MessageDescriptor,
+    MethodDescriptor,
 };
 
 use crate::method::{Consistency, Freshness, Kind, Method};
@@ -36,7 +37,7 @@ impl fmt::Display for Difference {
 /// Returns the differences between two contracts, those first that break old clients, each group by
 /// name. Messages that no method of the old contract uses are not compared.
 pub fn differences(old: &Contract, new: &Contract) -> Vec<Difference> {
-    let (Some(old_pool), Some(new_pool)) = (pool(old), pool(new)) else { return Vec::new() };
+    let (old_pool, new_pool) = (pool(old), pool(new));
     let mut found = Found { differences: BTreeSet::new(), compared: BTreeSet::new() };
     for service in old.services().iter().filter(|service| !new.services().contains(service)) {
         found.broken(service, "the service is gone");
@@ -51,11 +52,9 @@ pub fn differences(old: &Contract, new: &Contract) -> Vec<Difference> {
             None => found.broken(&method.name, "the method is gone"),
             Some(now) => {
                 found.methods(method, now);
-                let shapes = shape(&old_pool, method).zip(shape(&new_pool, now));
-                if let Some(((old_input, old_output), (new_input, new_output))) = shapes {
-                    found.messages(&old_input, &new_input);
-                    found.messages(&old_output, &new_output);
-                }
+                let (old, new) = (shape(&old_pool, method), shape(&new_pool, now));
+                found.messages(&old.input(), &new.input());
+                found.messages(&old.output(), &new.output());
             }
         }
     }
@@ -70,20 +69,20 @@ pub fn differences(old: &Contract, new: &Contract) -> Vec<Difference> {
 }
 
 /// A contract was read from its descriptor, so it decodes again.
-fn pool(contract: &Contract) -> Option<DescriptorPool> {
-    DescriptorPool::decode(contract.encoded()).ok()
+fn pool(contract: &Contract) -> DescriptorPool {
+    DescriptorPool::decode(contract.encoded()).expect("a contract was read from this descriptor")
 }
 
 fn service_of(method: &Method) -> &str {
     method.name.split_once('/').map_or(&*method.name, |(service, _)| service)
 }
 
-/// Returns the messages of a method's requests and replies.
-fn shape(pool: &DescriptorPool, method: &Method) -> Option<(MessageDescriptor, MessageDescriptor)> {
-    let (service, name) = method.name.split_once('/')?;
-    let service = pool.get_service_by_name(service)?;
-    let method = service.methods().find(|method| method.name() == name)?;
-    Some((method.input(), method.output()))
+/// Returns a method's declaration.
+fn shape(pool: &DescriptorPool, method: &Method) -> MethodDescriptor {
+    let declared = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+    let is_it =
+        |found: &MethodDescriptor| *method.name == *format!("{}/{}", found.parent_service().full_name(), found.name());
+    declared.into_iter().find(is_it).expect("a contract's methods stand in its descriptor")
 }
 
 struct Found {
@@ -163,6 +162,9 @@ impl Found {
         if one_of(old) != one_of(new) {
             let name = |oneof: Option<String>| oneof.map_or("no oneof".to_owned(), |name| format!("oneof `{name}`"));
             self.broken(subject, &format!("it is in {} now, and was in {}", name(one_of(new)), name(one_of(old))));
+        }
+        if one_of(old) == one_of(new) && old.supports_presence() && !new.supports_presence() {
+            self.broken(subject, "it is not `optional` any more: a default value reads as missing now");
         }
         self.kinds(subject, &old.kind(), &new.kind());
     }
@@ -281,6 +283,11 @@ mod tests {
             ("int32 a = 1;", "repeated int32 a = 1;", "! M.a: it is repeated now, and was single"),
             ("int32 a = 1;", "int32 b = 1;", "  M.a: it is called `b` now; only clients that speak JSON notice"),
             ("int32 a = 1;", "oneof o { int32 a = 1; }", "! M.a: it is in oneof `o` now, and was in no oneof"),
+            (
+                "optional int32 a = 1;",
+                "int32 a = 1;",
+                "! M.a: it is not `optional` any more: a default value reads as missing now",
+            ),
             ("R a = 1;", "map<string, R> a = 1;", "! M.a: it is a map now, and was single"),
         ];
         for (old, new, words) in rows {

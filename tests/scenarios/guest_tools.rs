@@ -376,7 +376,7 @@ fn a_guest_is_compared_with_the_one_before() -> Result<()> {
     // The other way round, the field is gone.
     let told = refused(&["check", &old, "--against", &grown], 1)?;
     assert_says(&told, &["BREAKS     GetRequest.tenant: the field (number 99) is gone"]);
-    assert_says(&told, &["1 difference breaks clients that were made for", "hint: ", "--allow-breaking"]);
+    assert_says(&told, &["1 difference breaks clients that were made for", "hint: ", "--allow_breaking"]);
     done(&["check", &old, "--against", &grown, "--allow-breaking"])?;
     let told = refused(&["check", &old, "--against", &grown, "--json"], 1)?;
     assert_says(&told, &[r#""breaks":true"#, r#""subject":"GetRequest.tenant""#, r#""ok":true"#]);

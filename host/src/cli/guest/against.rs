@@ -11,6 +11,29 @@ use super::read;
 use crate::cli::report::{Failure, print_line};
 use crate::guest::Anatomy;
 
+/// An older guest.
+pub(super) struct Old {
+    file: String,
+    contract: Contract,
+}
+
+impl Old {
+    /// Reads the guest at `path` without running anything of it. Whether a node of this version
+    /// would still take it does not matter: its clients are out there.
+    pub(super) fn read(path: &Path) -> anyhow::Result<Old> {
+        let file = path.display().to_string();
+        let refused = |error: &dyn std::fmt::Display| Failure::new(format!("--against {file}: {error}"));
+        let anatomy = Anatomy::of(&read(path)?).map_err(|error| refused(&error))?;
+        let contract = Contract::new(anatomy.descriptor.as_deref(), true).map_err(|error| refused(&error))?;
+        Ok(Old { file, contract })
+    }
+
+    /// Compares its contract with `new`.
+    pub(super) fn compare(self, new: &Contract) -> Comparison {
+        Comparison { differences: differences(&self.contract, new), old: self.file }
+    }
+}
+
 /// The result of a comparison.
 pub(super) struct Comparison {
     old: String,
@@ -18,16 +41,6 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    /// Reads the guest at `old` without running anything of it, and compares its contract with
-    /// `new`.
-    pub(super) fn of(old: &Path, new: &Contract) -> anyhow::Result<Comparison> {
-        let refused = |error: &dyn std::fmt::Display| Failure::new(format!("--against {}: {error}", old.display()));
-        let anatomy = Anatomy::of(&read(old)?).map_err(|error| refused(&error))?;
-        let contract =
-            Contract::new(anatomy.descriptor.as_deref(), anatomy.has_watcher).map_err(|error| refused(&error))?;
-        Ok(Comparison { old: old.display().to_string(), differences: differences(&contract, new) })
-    }
-
     /// Returns how many of the differences break old clients.
     pub(super) fn breaking(&self) -> usize {
         self.differences.iter().filter(|difference| difference.breaks).count()
@@ -61,7 +74,7 @@ impl Comparison {
                     if count == 1 { "1 difference breaks".into() } else { format!("{count} differences break") };
                 let text = format!("{differences} clients that were made for {}", self.old);
                 Err(Failure::new(text)
-                    .hint("keep what they use, or say --allow-breaking if no such client is left")
+                    .hint("keep what they use, or say --allow_breaking if no such client is left")
                     .into())
             }
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::against::Comparison;
+use super::against::{Comparison, Old};
 use super::{Admitted, admit, imported, on_guest_stack, read};
 use crate::cli::report::print_line;
 use crate::guest::{Component, HiddenStack, hidden_stack};
@@ -41,11 +41,13 @@ pub(crate) struct CheckArgs {
     against: Option<PathBuf>,
 
     /// Do not fail if clients of the older guest would break
-    #[arg(long = "allow_breaking", alias = "allow-breaking", requires = "against")]
+    #[arg(long = "allow_breaking", requires = "against")]
     allow_breaking: bool,
 
     /// One JSON object, for programs: {"file", "ok", "component", "services", "imported",
-    /// "warnings", "against"} or {"file", "ok", "problem"}
+    /// "warnings", "against"} or {"file", "ok", "problem"}. "ok" says that a node takes the guest;
+    /// "breaks" in "against" and the exit code say whether old clients break. A file that cannot be
+    /// read is told on stderr alone
     #[arg(long = "json")]
     json: bool,
 }
@@ -53,6 +55,8 @@ pub(crate) struct CheckArgs {
 /// Checks one file.
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let bytes = read(&args.file)?;
+    // First, because a wrong path should not cost the time of a trial.
+    let old = args.against.as_deref().map(Old::read).transpose()?;
     let admitted = on_guest_stack(|| {
         let admitted = admit(&bytes)?;
         let warnings = warnings(&admitted.component)?;
@@ -62,7 +66,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     match admitted {
         Ok((Admitted { component, routes }, warnings)) => {
             let (hash, services) = (hex(&component.hash()), routes.services());
-            let comparison = args.against.as_deref().map(|old| Comparison::of(old, &routes)).transpose()?;
+            let comparison = old.map(|old| old.compare(&routes));
             let verdict = comparison.as_ref().map_or(Ok(()), |comparison| comparison.verdict(args.allow_breaking));
             if args.json {
                 print_line(json!({
