@@ -44,6 +44,17 @@ async fn a_follower_that_missed_a_change_of_leader_is_back_at_other_addresses() 
 
 #[tokio::test]
 async fn a_node_that_goes_back_to_its_old_addresses_is_heard_there() -> Result<()> {
+    went_back(false).await
+}
+
+#[tokio::test]
+async fn a_node_that_goes_back_is_heard_also_by_a_leader_that_it_never_knew() -> Result<()> {
+    went_back(true).await
+}
+
+/// A node runs at other addresses until the leader has recorded them, and then at its old ones,
+/// which its own membership still names.
+async fn went_back(another_leads: bool) -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
     let (leader, follower) = (cluster.leader().await?, cluster.follower().await?);
     cluster.nodes[follower].kill()?;
@@ -58,6 +69,10 @@ async fn a_node_that_goes_back_to_its_old_addresses_is_heard_there() -> Result<(
     })
     .await?;
     away.kill()?;
+    if another_leads {
+        let other = (0..3).find(|n| *n != leader && *n != follower).expect("three nodes");
+        cluster.hand_over(other).await?;
+    }
     cluster.nodes[follower].start().await?;
     is_back(&cluster, follower).await
 }

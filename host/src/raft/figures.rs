@@ -8,7 +8,7 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
 use crate::raft::{Raft, RaftCell};
-use crate::types::LogId;
+use crate::types::{LogId, TypeConfig};
 
 /// How long to wait for a number that only Raft's core knows, before an older number is shown.
 const CORE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -93,6 +93,18 @@ pub async fn follower_contact(raft: &Raft) -> Contact {
         Ok(Ok(Some(at))) => Contact::Ago(openraft::Instant::elapsed(&at)),
         Ok(Ok(None) | Err(_)) | Err(_) => Contact::Never,
     }
+}
+
+/// A moment as openraft dates it.
+pub type Moment = openraft::alias::InstantOf<TypeConfig>;
+
+/// Returns whether a leader has been heard after `since`. openraft dates a vote also when it loads
+/// it from the disk, and when a candidate or a refusal brings it: then it is not committed.
+pub async fn has_heard_leader(raft: &Raft, since: Moment) -> bool {
+    let asked = raft.with_raft_state(move |state| {
+        state.vote_ref().committed && state.vote_last_modified().is_some_and(|at| at > since)
+    });
+    matches!(timeout(CORE_TIMEOUT, asked).await, Ok(Ok(true)))
 }
 
 /// Returns the contact of a leader: now, unless its voters have been silent for longer than

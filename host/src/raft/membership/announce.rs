@@ -1,14 +1,13 @@
 //! Tells the leader this node's addresses when the membership holds others. Records nothing itself:
 //! `Members::set_addresses` does, on the leader.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockstep_proto::peer::SetAddressesRequest;
 
 use super::{Members, Metrics, metrics};
-use crate::raft::figures::{self, Contact};
 use crate::raft::link::Lane;
-use crate::raft::{Raft, wire};
+use crate::raft::{figures, wire};
 use crate::types::{Addresses, NodeId};
 
 /// Pause between attempts to have new addresses recorded.
@@ -29,18 +28,17 @@ impl Members {
     /// leader.
     pub async fn announce_addresses(&self) {
         let me = &self.0.me;
+        let Some(raft) = self.0.raft.get() else { return };
+        let since = <figures::Moment as openraft::Instant>::now();
         let mut silent_rounds = 0;
-        let mut since = None;
-        loop {
-            let Some(raft) = self.0.raft.get() else {
-                tokio::time::sleep(ANNOUNCE_PAUSE).await;
-                continue;
-            };
-            let since = *since.get_or_insert_with(Instant::now);
+        let mut told = String::new();
+        // The cell is empty once Raft stops.
+        while self.0.raft.get().is_some() {
             let now = metrics(&raft);
             let recorded = now.membership_config.get_node(&me.node_id);
             let is_recorded = recorded == Some(&me.node);
-            if is_recorded && (now.current_leader == Some(me.node_id) || has_heard(&raft, since).await) {
+            let leads = now.current_leader == Some(me.node_id);
+            if is_recorded && (leads || figures::has_heard_leader(&raft, since).await) {
                 return;
             }
             silent_rounds += u32::from(is_recorded);
@@ -49,15 +47,15 @@ impl Members {
                 match self.announce(&now).await {
                     Ok(()) => silent_rounds = 0,
                     Err(reason) if is_recorded => tracing::debug!(reason, "no leader has taken this node's addresses"),
+                    Err(reason) if reason == told => {}
                     Err(reason) => {
                         tracing::warn!(%recorded, now = %me.node, reason, "the leader has not recorded the new addresses yet");
+                        told = reason;
                     }
                 }
             }
             // The leader's entry reaches this node like any other.
-            let is_new =
-                |metrics: &Metrics| !is_recorded && metrics.membership_config.get_node(&me.node_id) == Some(&me.node);
-            drop(raft.wait(Some(ANNOUNCE_PAUSE)).metrics(is_new, "the new addresses are recorded").await);
+            tokio::time::sleep(ANNOUNCE_PAUSE).await;
         }
     }
 
@@ -99,14 +97,5 @@ impl Members {
             }
             Err(_) => Err(format!("no answer within {ANNOUNCE_TIMEOUT:?}")),
         }
-    }
-}
-
-/// Returns whether a leader has been heard after `since`. openraft dates the vote that it loads
-/// from the disk at its start, like a leader's message.
-async fn has_heard(raft: &Raft, since: Instant) -> bool {
-    match figures::follower_contact(raft).await {
-        Contact::Ago(ago) => ago < since.elapsed(),
-        Contact::Never => false,
     }
 }
