@@ -347,7 +347,9 @@ impl Processes {
 
     fn take_place(&self, node: NodeId, process: Process) {
         let mut nodes = self.0.known.lock();
-        let known = nodes.entry(node).or_insert_with(|| Known::new(process));
+        // `judge` came first. It keeps every node with a process, except strangers when there are
+        // too many.
+        let Some(known) = nodes.get_mut(&node) else { return };
         if known.process.nonce != process.nonce && !known.settled {
             // It spoke first, from another address.
             known.remember(known.process.nonce);

@@ -138,6 +138,8 @@ async fn strangers_without_end_fill_no_memory_and_push_out_no_member() {
     processes.set_addresses(Box::new(|node| (node == NODE).then(|| "127.0.0.1:1".to_owned())));
     for stranger in 0..1_000 {
         processes.admit_now(NODE + 1 + stranger, process(1, stranger + 1)).unwrap();
+        processes.admit_to_vote(NODE + 2_001 + stranger, process(1, stranger + 1)).await.unwrap();
+        processes.admit_elsewhere(NODE + 4_001 + stranger, process(1, stranger + 1)).await.unwrap();
     }
     assert_eq!(processes.0.known.lock().len(), NODES_BEFORE_CLEANUP);
     processes.admit_elsewhere(NODE, process(3, 30)).await.unwrap();
