@@ -184,11 +184,7 @@ async fn a_leader_that_moved_is_recorded_and_leads_from_its_new_address() -> Res
         })
         .await?;
         if size > 1 {
-            let leader = cluster.leader().await?;
-            let request = pb::LeadershipTransferToServerRequest { id: name, address };
-            let operation =
-                cluster.nodes[leader].manager().await?.leadership_transfer_to_server(request).await?.into_inner();
-            cluster.finish(leader, operation).await?;
+            cluster.hand_over(moved).await?;
         }
         assert_eq!(cluster.leader().await?, moved);
         for n in 0..size {

@@ -4,18 +4,11 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{Cluster, Options, eventually};
+use lockstep_tests::{eventually, formed};
 
 #[tokio::test]
 async fn a_node_that_applied_what_a_majority_lost_ends_in_words() -> Result<()> {
-    let mut cluster = Cluster::new()?;
-    for options in [Options::bootstrap(), Options::member(), Options::member()] {
-        let n = cluster.push(options)?;
-        cluster.nodes[n].start().await?;
-        if n > 0 {
-            cluster.add_voter(n).await?;
-        }
-    }
+    let mut cluster = formed(3, &[]).await?;
     let [whole, old, away] = [0, 1, 2];
     cluster.add(whole, "key", "early").await?;
     eventually("everyone has it", || cluster.everyone_reads("key", "early")).await?;

@@ -380,7 +380,4 @@ pub(super) mod tests {
         assert_eq!(Contact::Never.to_string(), "never");
         assert_eq!(Contact::Ago(Duration::ZERO).to_string(), "0");
     }
-
-    #[test]
-    fn a_raft_group_that_does_not_run_is_shut_down() {}
 }

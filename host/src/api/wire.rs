@@ -1,6 +1,5 @@
-//! Reads one bool from an encoded protobuf message without decoding it, and parses `grpc-timeout`.
-//! It never allocates for a request and never fails: refusing a malformed message is left to the
-//! guest.
+//! Parses `grpc-timeout`, and says which deadline a call has that names none. It never allocates
+//! for a request and never fails.
 
 use std::time::Duration;
 

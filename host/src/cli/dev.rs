@@ -114,15 +114,21 @@ async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
 }
 
 /// Adds a node through the first one. On a busy machine that node may lose its leadership for a
-/// moment, so a refusal is tried again.
+/// moment, so a refusal is tried again. The first one is shown.
 async fn add(manager: &Manager, node: &PlannedNode) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + START_PATIENCE;
+    let mut is_told = false;
     loop {
         match manager.run("AddVoter", &[&node.name, &node.raft_addr, "0"]).await {
             Ok(_) => return Ok(()),
             Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
-            Err(_) => tokio::time::sleep(POLL_PAUSE).await,
+            Err(error) if !is_told => {
+                print_notice(format!("{} is not added yet, which is tried again: {error:#}", node.name));
+                is_told = true;
+            }
+            Err(_) => {}
         }
+        tokio::time::sleep(POLL_PAUSE).await;
     }
 }
 

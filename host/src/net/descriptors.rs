@@ -41,10 +41,10 @@ impl Descriptors {
                 Err(error) => refused = Some(error),
             }
         }
-        if let Some(error) = refused {
-            tracing::warn!(%error, before, hard, "the limit of open files and sockets cannot be raised to the hard one");
-        }
         let max = limits().0.min(UNLIMITED);
+        if let Some(error) = refused {
+            tracing::warn!(%error, before, max, hard, "the limit of open files and sockets cannot be raised to the hard one");
+        }
         Descriptors { max, counted: Arc::default() }
     }
 

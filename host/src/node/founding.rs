@@ -162,17 +162,15 @@ pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) 
             "this node was bootstrapping when it last stopped; start it with --fsm and its state machine to finish that"
         );
     };
-    // A leader of that cluster may have asked this node in at the same moment: then it is at home.
-    if let Some(claim) = listen(config, cell).await
-        && admission.cluster().is_none()
-    {
+    let claim = listen(config, cell).await;
+    // A leader added this node meanwhile. Then it is at home, whoever else spoke to it.
+    if admission.cluster().is_some() {
+        return Ok(());
+    }
+    if let Some(claim) = claim {
         let why = not_founded(me, &claim);
         tracing::error!("NOT BOOTSTRAPPED: {why}");
         cell.begin_dispute(why);
-        return Ok(());
-    }
-    // A leader added this node meanwhile.
-    if admission.cluster().is_some() {
         return Ok(());
     }
     if !initialized {

@@ -40,7 +40,7 @@ struct Shared {
     me: NodeId,
     cluster: ClusterCell,
     budget: Arc<Budget>,
-    lane: Mutex<Option<LeaderStream>>,
+    stream: Mutex<Option<LeaderStream>>,
 }
 
 /// The connection to one leader at one address.
@@ -54,7 +54,7 @@ struct LeaderStream {
 impl Forward {
     /// Creates a forwarder for node `me`. It connects on first use.
     pub fn new(me: NodeId, cluster: ClusterCell) -> Forward {
-        Forward(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), lane: Mutex::new(None) }))
+        Forward(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), stream: Mutex::new(None) }))
     }
 
     /// Returns the bytes of commands that wait to be sent.
@@ -63,13 +63,13 @@ impl Forward {
         self.0.budget.used_bytes()
     }
 
-    /// Runs `with` on the lane to `leader`. Opens a new lane when the leader or its address changed
-    /// or the lane broke.
+    /// Runs `with` on the stream to `leader`. Opens a new stream when the leader or its address changed
+    /// or the stream broke.
     fn with_stream<T>(&self, leader: &LeaderView, with: impl FnOnce(&LeaderStream) -> T) -> Result<T, NotProposed> {
         let route = self.0.cluster.route(self.0.me, leader.node_id).ok_or(NotProposed::NotLeader)?;
-        let mut slot = self.0.lane.lock();
-        let usable = slot.as_ref().is_some_and(|lane| {
-            lane.leader == leader.node_id && lane.address == leader.node.raft_addr && !lane.queue.is_closed()
+        let mut slot = self.0.stream.lock();
+        let usable = slot.as_ref().is_some_and(|stream| {
+            stream.leader == leader.node_id && stream.address == leader.node.raft_addr && !stream.queue.is_closed()
         });
         if !usable {
             *slot = Some(LeaderStream::open(&self.0.cluster, leader, route)?);
@@ -86,7 +86,7 @@ impl Propose for Forward {
         let share = share.ok_or_else(|| overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands")))?;
         let (ticket, claim) = ticket();
         let queued = Queued { term: leader.term, command, deadline, claim, share };
-        let queue = self.with_stream(leader, |lane| lane.queue.clone())?;
+        let queue = self.with_stream(leader, |stream| stream.queue.clone())?;
         queue.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => overloaded(format!("{QUEUE_COMMANDS_MAX} commands")),
             mpsc::error::TrySendError::Closed(_) => NotProposed::NotLeader,
@@ -106,7 +106,7 @@ impl Forward {
         F: Future<Output = Result<u64, tonic::Status>> + Send,
     {
         let route = self.0.cluster.route(self.0.me, leader.node_id);
-        let channel = self.with_stream(leader, |lane| lane.channel.clone());
+        let channel = self.with_stream(leader, |stream| stream.channel.clone());
         let cluster = self.0.cluster.clone();
         async move {
             let channel = channel.map_err(|_| RoundError::NotLeader)?;
@@ -139,8 +139,8 @@ impl RemoteClock for Forward {
 }
 
 impl LeaderStream {
-    /// Opens a lane that connects on first use. Its task ends when the stream ends, or when the
-    /// lane was replaced and its last answer has come.
+    /// Opens a stream that connects on first use. Its task ends when the stream ends, or when the
+    /// stream was replaced and its last answer has come.
     fn open(cluster: &ClusterCell, leader: &LeaderView, route: peer::Route) -> Result<LeaderStream, NotProposed> {
         let address = leader.node.raft_addr.clone();
         let channel = match dial::endpoint(&address) {

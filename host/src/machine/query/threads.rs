@@ -110,15 +110,15 @@ pub(super) enum WorkKind {
 impl Pool {
     /// Starts the threads. Each queue holds at most `queue_max` calls.
     pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
-        let lanes = Arc::new(Queues { waiting: Mutex::default(), more: Condvar::new(), queue_max });
+        let queues = Arc::new(Queues { waiting: Mutex::default(), more: Condvar::new(), queue_max });
         // If an error returns early, dropping this value ends the threads that have started.
-        let pool = Pool(Arc::new(Ends(lanes.clone())));
+        let pool = Pool(Arc::new(Ends(queues.clone())));
         for number in 0..threads.max(1) {
-            let lanes = lanes.clone();
+            let queues = queues.clone();
             std::thread::Builder::new()
                 .name(format!("query-{number}"))
                 .stack_size(CALLER_STACK_BYTES)
-                .spawn(move || serve(&lanes))
+                .spawn(move || serve(&queues))
                 .map_err(|source| MachineError::Thread { name: "query", source })?;
         }
         Ok(pool)
@@ -127,7 +127,7 @@ impl Pool {
     /// Runs `work` on one of the threads, with the instance that the thread keeps.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        lane: WorkKind,
+        kind: WorkKind,
         work: impl FnOnce(&mut Kept) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
         let (done, answer) = oneshot::channel();
@@ -138,25 +138,25 @@ impl Pool {
             }
         });
         {
-            let lanes = &self.0.0;
-            let mut waiting = lanes.waiting.lock();
-            let queue = match lane {
+            let queues = &self.0.0;
+            let mut waiting = queues.waiting.lock();
+            let queue = match kind {
                 WorkKind::Queries => &mut waiting.queries,
                 WorkKind::Steps => &mut waiting.steps,
             };
-            if queue.len() >= lanes.queue_max {
+            if queue.len() >= queues.queue_max {
                 return Err(QueryError::Busy);
             }
             queue.push_back(work);
-            lanes.more.notify_one();
+            queues.more.notify_one();
         }
         answer.await.unwrap_or_else(|_| Err(QueryError::Fault("a query thread ended; its panic is in the log".into())))
     }
 }
 
-fn serve(lanes: &Queues) {
+fn serve(queues: &Queues) {
     let mut kept = Kept::default();
-    while let Some(work) = lanes.wait(&mut kept) {
+    while let Some(work) = queues.wait(&mut kept) {
         // A panic of the host's code in one query must not cost the node a query thread. The
         // instance is not used again.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut kept))).is_err() {
