@@ -151,7 +151,7 @@ fn each_foreign_library_has_one_home() {
                 "host/src/cli/logging.rs",
             ][..],
         ),
-        ("prometheus_client::", &["host/src/api/metrics"][..]),
+        ("prometheus_client::", &["host/src/api/http/metrics"][..]),
         ("bincode::", &["host/src/codec.rs"][..]),
     ];
     for (library, rooms) in homes {

@@ -4,8 +4,9 @@
 //!
 //! ```text
 //! client ── gRPC ──► api/dynamic ──► api/commands
-//!   ├─ leader here ──► raft/proposer
-//!   └─ elsewhere ──► raft/forward ──► the leader's raft/service ──► raft/forwarded ──► proposer
+//!   ├─ leader here ──► raft/path/proposer
+//!   └─ elsewhere ──► raft/path/forward ──► the leader's raft/peers/service
+//!                                          ──► raft/path/forwarded ──► proposer
 //! proposer ──► openraft ──► store/log (fsync) ──► committed
 //! committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```

@@ -31,13 +31,15 @@ use crate::config::{self, NodeConfig};
 use crate::guest::QUERY_INSTANCES_MAX;
 use crate::machine::{self, Machine};
 use crate::net::Sockets;
-use crate::raft::proposer::STALL_MAX;
+use crate::raft::membership::builds;
+use crate::raft::path::proposer::STALL_MAX;
+use crate::raft::peers::service::Parts;
+use crate::raft::peers::{install, link};
 use crate::raft::retention::{Retention, RetentionLimits};
-use crate::raft::service::Parts;
+use crate::raft::time::clock_warning;
 use crate::raft::{
     Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, LogTime, Me, Members, NetworkFactory,
-    PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts, builds,
-    clock_warning, install, link,
+    PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};

@@ -19,8 +19,8 @@ use super::attended::{STALLED_AFTER, attended};
 use super::fetch::Fetched;
 use super::wire::DEADLINE_DEFAULT;
 use crate::machine::SnapshotError;
-use crate::raft::own_clock::OwnClock;
-use crate::raft::read::RoundError;
+use crate::raft::path::read::RoundError;
+use crate::raft::time::own_clock::OwnClock;
 use crate::types::{CLOCK_MAX_MS, date};
 
 /// The service. Cheap to clone.

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::codec::Command;
 use crate::machine::{Fate, Outcome, Waiter, Waiters, is_not_run};
-use crate::raft::leader::{LeaderView, LeaderWatch};
-use crate::raft::proposer::Propose;
-use crate::raft::ticket::{Answer, NotProposed, Ticket};
+use crate::raft::liveness::leader::{LeaderView, LeaderWatch};
+use crate::raft::path::proposer::Propose;
+use crate::raft::path::ticket::{Answer, NotProposed, Ticket};
 use crate::types::{NodeId, NodeMode, Origin};
 
 /// Shortest pause between two attempts while the leader stays the same. It is short because a

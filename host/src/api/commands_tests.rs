@@ -4,7 +4,7 @@
 use super::*;
 use crate::guest::Verdict;
 use crate::machine::not_run;
-use crate::raft::ticket::{Claim, ticket};
+use crate::raft::path::ticket::{Claim, ticket};
 use crate::types::{Addresses, CommittedLeaderId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;

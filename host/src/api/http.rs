@@ -2,6 +2,8 @@
 //! checks whether the process makes progress, never whether there is a leader. Readiness lists the
 //! reasons why the node is not ready.
 
+pub(super) mod metrics;
+
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,7 +5,7 @@
 //! ```text
 //! net (HTTP/2) ──► router ─┬─ manager, health, reflection
 //!                          └─ dynamic ─┬─ COMMAND ──► commands ─► raft/
-//!                                      ├─ QUERY ────► raft/read (linearizable), then machine/query
+//!                                      ├─ QUERY ────► raft/path/read (linearizable), then machine/query
 //!                                      └─ WATCH ────► watch ──► machine, step by step
 //! ```
 
@@ -17,7 +17,6 @@ mod fetch;
 mod health;
 mod http;
 mod manager;
-mod metrics;
 mod node_status;
 mod operations;
 mod raft_admin;
@@ -137,7 +136,7 @@ struct Shared {
     /// None until the component is known.
     routes: ArcSwapOption<Contract>,
     operations: operations::Operations,
-    metrics: metrics::Metrics,
+    metrics: http::metrics::Metrics,
     watches: watch::places::Places,
     /// Limits the log lines about watches that run again and again and send nothing.
     silent_watches: Sparse,
@@ -175,7 +174,7 @@ impl Api {
             parts,
             routes: ArcSwapOption::empty(),
             operations: operations::Operations::default(),
-            metrics: metrics::Metrics::new(),
+            metrics: http::metrics::Metrics::new(),
             watches: watch::places::Places::default(),
             silent_watches: Sparse::default(),
             progress: Mutex::new(http::ApplyProgress::new()),

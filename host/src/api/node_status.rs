@@ -10,10 +10,10 @@ use crate::machine::{MachineStatus, TransferStatus};
 use crate::net::{PortStatus, SocketsStatus};
 use crate::raft::LeaderView;
 use crate::raft::figures::{Contact, RaftStatus};
-use crate::raft::log_time::wall_ms;
 use crate::raft::membership::Server;
-use crate::raft::own_clock::OwnClock;
 use crate::raft::retention::RetentionStatus;
+use crate::raft::time::log_time::wall_ms;
+use crate::raft::time::own_clock::OwnClock;
 use crate::types::Addresses;
 
 /// All data that both forms contain.

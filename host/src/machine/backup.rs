@@ -16,8 +16,8 @@ use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 
-use super::snapshot_error::SnapshotError;
-use super::snapshot_frames::{BODY_BYTES_MAX, End, FORMAT, Frame};
+use super::snapshot::error::SnapshotError;
+use super::snapshot::frames::{BODY_BYTES_MAX, End, FORMAT, Frame};
 
 mod found;
 mod rows;
@@ -261,9 +261,9 @@ impl<R: Read> BackupReader<R> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::snapshot_frames::{Footer, Header};
     use super::super::system::LogPosition;
     use super::*;
+    use crate::machine::snapshot::frames::{Footer, Header};
 
     fn frames() -> Vec<Frame> {
         let applied = LogPosition { term: 1, leader: 2, index: 30 };

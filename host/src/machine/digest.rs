@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::hash;
 use super::overlay::Transaction;
-use super::snapshot_frames::{Footer, row_head};
-use super::transfers::Transfer;
+use super::snapshot::frames::{Footer, row_head};
+use super::snapshot::transfers::Transfer;
 use crate::guest::{Page, Range, Rows, StoreFault};
 use crate::store::{Column, Generation, Read, StoreError};
 
@@ -165,7 +165,7 @@ impl Rows for Watched {
 fn rows_of(page: &Page) -> Vec<(&[u8], &[u8])> {
     let mut rows = Vec::new();
     let mut rest = page.rows.as_slice();
-    while let Some((key, value)) = super::snapshot_frames::split_row(rest) {
+    while let Some((key, value)) = super::snapshot::frames::split_row(rest) {
         rest = &rest[8 + key.len() + value.len()..];
         rows.push((key, value));
     }

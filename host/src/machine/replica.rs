@@ -1,6 +1,6 @@
 //! A state machine driven by its caller, for tools that test a guest. It has a state in a
 //! directory, and applies entries one after the other. It has no Raft, no log and no threads of its
-//! own. As on a node, `entry` computes an entry, and `snapshot_send` and `snapshot_receive` handle
+//! own. As on a node, `entry` computes an entry, and `snapshot/send` and `snapshot/receive` handle
 //! snapshots; this file decides none of that.
 //!
 //! - The first entry is a genesis entry, as in every cluster.
@@ -29,12 +29,13 @@ use super::fitness::genesis_of;
 use super::overlay::Transaction;
 use super::pace::Pace;
 use super::query::Kept;
-use super::snapshot_error::SnapshotError;
-use super::snapshot_frames::Frame;
-use super::snapshot_receive;
-use super::snapshot_send::{self, Outlet};
+use super::snapshot::error::SnapshotError;
+use super::snapshot::frames::Frame;
+use super::snapshot::receive;
+use super::snapshot::send;
+use super::snapshot::send::Outlet;
+use super::snapshot::transfers::{Direction, Transfer, Transfers};
 use super::system::System;
-use super::transfers::{Direction, Transfer, Transfers};
 use crate::codec::Command;
 use crate::guest::{
     self, ApplyInstance, CALLER_STACK_BYTES, Call, Cause, Component, Context, HostFault, Limits, QueryInstance, Rows,
@@ -282,7 +283,7 @@ impl Replica {
         let sender = std::thread::Builder::new()
             .name("snapshot-send".into())
             .stack_size(CALLER_STACK_BYTES)
-            .spawn(move || snapshot_send::send(&checkpoint, Some(&component), &outlet))
+            .spawn(move || send::send(&checkpoint, Some(&component), &outlet))
             .map_err(ReplicaError::Thread)?;
         let fell_back = Arc::new(AtomicBool::new(false));
         let noted = fell_back.clone();
@@ -293,7 +294,7 @@ impl Replica {
             }
             Ok(frame)
         });
-        let received = snapshot_receive::receive(&self.state, Some(&self.component), incoming, &Arc::default());
+        let received = receive::receive(&self.state, Some(&self.component), incoming, &Arc::default());
         let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // A node would send the rows instead, so that a faulty guest cannot prevent snapshots. Here
         // the guest is under test.
@@ -301,7 +302,7 @@ impl Replica {
             return Err(ReplicaError::Snapshot(self.snapshot_problem()?));
         }
         let (generation, system) = received?;
-        if let Err(snapshot_send::SendError::Store(error)) = sent {
+        if let Err(send::SendError::Store(error)) = sent {
             return Err(error.into());
         }
         self.state.install(generation, system.applied_index())?;

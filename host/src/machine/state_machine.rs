@@ -10,8 +10,8 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 
 use super::apply::{ApplyHandle, Committed, LogGate};
-use super::snapshot_error::SnapshotError;
-use super::snapshots::{Meta, SnapshotData, Snapshots, blocking};
+use super::snapshot::error::SnapshotError;
+use super::snapshot::{Meta, SnapshotData, Snapshots, blocking};
 use super::system::System;
 use crate::faults;
 use crate::store::Checkpoint;

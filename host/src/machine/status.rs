@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::shared::Shared;
-use super::transfers::TransferStatus;
+use super::snapshot::transfers::TransferStatus;
 use crate::guest::Reason;
 use crate::store::SpaceStatus;
 use crate::types::{LogId, NodeMode};

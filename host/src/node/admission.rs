@@ -1,6 +1,6 @@
 //! Owns which component this node may run and which cluster it is in: loads, stores and compares
-//! components, and records the cluster on disk. Sends nothing to others; `raft/join.rs` does that
-//! through the [`Host`] that this implements.
+//! components, and records the cluster on disk. Sends nothing to others;
+//! `raft/membership/join.rs` does that through the [`Host`] that this implements.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use crate::faults;
 use crate::guest::{Component, Engine, Limits, Shelf};
 use crate::machine::{self, Machine};
 use crate::raft::ClusterCell;
-use crate::raft::join::{ComponentId, Host, JoinOffer};
+use crate::raft::membership::join::{ComponentId, Host, JoinOffer};
 use crate::store::{DataDir, Log};
 use crate::types::{Cluster, Identity, NodeId, hex};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 
 use crate::machine::Machine;
-use crate::raft::log_time::{LogTimeParts, voters_of};
+use crate::raft::time::log_time::{LogTimeParts, voters_of};
 use crate::raft::{LogTime, RaftCell};
 use crate::types::{CLOCK_MAX_MS, CLOCK_MIN_MS, NodeId, date};
 

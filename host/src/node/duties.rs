@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::node::stopping::{hand_over, stop_raft};
 use crate::raft::inquiry::Divergence;
-use crate::raft::proposer::Written;
+use crate::raft::path::proposer::Written;
 use crate::raft::{ClusterCell, Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
 use crate::store::{DataDir, Log, Seen, Space};
 use crate::types::{Fatal, NodeMode, hex};

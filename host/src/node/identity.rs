@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 
 use crate::config::NodeConfig;
-use crate::raft::bounds::TERM_END;
+use crate::raft::peers::bounds::TERM_END;
 use crate::store::Log;
 use crate::types::{Identity, NodeId};
 

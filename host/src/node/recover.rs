@@ -24,7 +24,7 @@ use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 
 use crate::machine;
-use crate::raft::bounds::{TERM_END, TERM_LEAP_MAX};
+use crate::raft::peers::bounds::{TERM_END, TERM_LEAP_MAX};
 use crate::store::{DataDir, Log, State};
 use crate::types::{
     Addresses, Cluster, CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, NodeId, StoredMembership,

@@ -17,14 +17,14 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tonic::Status;
 
+use super::membership::join::{ComponentId, Host, JoinOffer};
+use super::peers::install::Installer;
+use super::peers::link::Links;
+use super::peers::service::{ForwardHandler, LeaderHandler, Parts};
 use crate::codec::Genesis;
 use crate::machine::{self, Machine};
 use crate::net::Port;
-use crate::raft::install::Installer;
-use crate::raft::join::{ComponentId, Host, JoinOffer};
-use crate::raft::link::Links;
 use crate::raft::membership::MembershipError;
-use crate::raft::service::{ForwardHandler, LeaderHandler, Parts};
 use crate::raft::{
     Canvass, ClusterCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts,
 };

@@ -16,9 +16,9 @@ use lockstep_proto::peer::StateHashRequest;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::{sleep, timeout};
 
+use super::peers::link::{Lane, Links};
 use crate::machine::{Doubt, Machine};
 use crate::raft::Raft;
-use crate::raft::link::{Lane, Links};
 use crate::types::{Addresses, NodeId};
 
 /// Longest wait for one voter's answer.

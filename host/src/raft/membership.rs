@@ -16,16 +16,21 @@ use lockstep_proto::peer::IdentifyResponse;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, RaftMetrics};
 
+use super::peers::link::Links;
+use super::peers::wire;
 use crate::codec::Genesis;
-use crate::raft::join::{self, Host, JoinError};
-use crate::raft::link::Links;
-use crate::raft::{Me, Process, Raft, RaftCell, Timeouts, wire};
+use crate::raft::{Me, Process, Raft, RaftCell, Timeouts};
 use crate::types::{Addresses, LogId, Membership, NodeId, TypeConfig, hex};
+use join::{Host, JoinError};
 
 mod announce;
+pub mod builds;
 mod change;
 mod error;
+pub mod join;
 mod nearer;
+pub(in crate::raft) mod removal;
+pub mod standing;
 mod transfer;
 
 use change::Change;

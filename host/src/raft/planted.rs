@@ -7,7 +7,7 @@ use lockstep_proto::peer;
 use openraft::entry::RaftEntry;
 use openraft::raft::AppendEntriesRequest;
 
-use super::wire;
+use super::peers::wire;
 use crate::types::TypeConfig;
 
 /// Answers every append as stored, and stores nothing.

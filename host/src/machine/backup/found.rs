@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use super::super::snapshot_error::SnapshotError;
-use super::super::snapshot_receive::receive_backup;
 use super::super::system::System;
-use super::super::transfers::{Direction, Transfers};
 use super::{BackupError, BackupReader};
 use crate::codec::Genesis;
+use crate::machine::snapshot::error::SnapshotError;
+use crate::machine::snapshot::receive::receive_backup;
+use crate::machine::snapshot::transfers::{Direction, Transfers};
 use crate::store::{Batch, Checkpoints, Column, Generation, State};
 use crate::types::{Addresses, LogId, Membership, NodeId, StoredMembership, hex};
 

@@ -3,8 +3,8 @@
 
 use std::io::{self, Read};
 
-use super::super::snapshot_frames::{Frame, Header, RowReader, row_head};
 use super::{BackupError, BackupReader};
+use crate::machine::snapshot::frames::{Frame, Header, RowReader, row_head};
 
 /// A backup whose rows are read.
 pub struct RowsOf<R> {
@@ -60,10 +60,10 @@ impl<R: Read> RowsOf<R> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::super::snapshot_frames::{FORMAT, Footer};
     use super::super::super::system::LogPosition;
     use super::super::BackupWriter;
     use super::*;
+    use crate::machine::snapshot::frames::{FORMAT, Footer};
 
     fn file(raw: &[&[u8]]) -> Vec<u8> {
         let applied = LogPosition { term: 1, leader: 2, index: 30 };

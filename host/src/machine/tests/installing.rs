@@ -23,9 +23,10 @@ use super::super::{Machine, SnapshotData};
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::Component;
-use crate::raft::install::{Frames, Installer, SnapshotHandler};
-use crate::raft::link::Links;
-use crate::raft::{ClusterCell, LogTime, NetworkFactory, Raft, RaftCell, Timeouts, wire};
+use crate::raft::peers::install::{Frames, Installer, SnapshotHandler};
+use crate::raft::peers::link::Links;
+use crate::raft::peers::wire;
+use crate::raft::{ClusterCell, LogTime, NetworkFactory, Raft, RaftCell, Timeouts};
 use crate::store::StoreError;
 use crate::types::{Entry, LogId, NodeMode, TypeConfig, Vote};
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 
-use super::super::snapshot_frames::Frame;
 use super::super::{Change, Fate, SnapshotData, SnapshotError};
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::{Component, Verdict};
+use crate::machine::snapshot::frames::Frame;
 use crate::types::NodeMode;
 
 /// Makes a node with two rows, a membership, and a snapshot of them at index 3.

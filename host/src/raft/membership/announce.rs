@@ -6,8 +6,9 @@ use std::time::Duration;
 use lockstep_proto::peer::SetAddressesRequest;
 
 use super::{Members, Metrics, metrics};
-use crate::raft::link::Lane;
-use crate::raft::{figures, wire};
+use crate::raft::figures;
+use crate::raft::peers::link::Lane;
+use crate::raft::peers::wire;
 use crate::types::{Addresses, NodeId};
 
 /// Pause between attempts to have new addresses recorded.

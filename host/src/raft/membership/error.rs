@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 
-use crate::raft::join::JoinError;
+use super::join::JoinError;
 use crate::types::{Addresses, NodeId, TypeConfig};
 
 /// Why a change was not made. The texts are for operators.

@@ -13,7 +13,8 @@ use openraft::raft::VoteRequest;
 use tokio::time::sleep;
 
 use super::{Members, MembershipError, Metrics, find_name, leader_node, matched, metrics};
-use crate::raft::{Raft, probe};
+use crate::raft::Raft;
+use crate::raft::peers::probe;
 use crate::types::{NodeId, Vote};
 
 /// Most entries that a target may lack when it is asked. It waits for them before it stands.

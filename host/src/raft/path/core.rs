@@ -1,0 +1,113 @@
+//! Implements the traits of the command path with openraft and the machine: how entries are
+//! proposed and read indexes obtained. Owns the meaning of openraft's write errors ("not proposed"
+//! or "unknown") and nothing else.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+
+use super::proposer::{Core, Written};
+use super::read::{LocalIndex, RoundError};
+use crate::machine::Machine;
+use crate::raft::Raft;
+use crate::store::Log;
+use crate::types::{CommittedLeaderId, EntryData, NodeId, TypeConfig};
+
+type DataMetrics = openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftDataMetrics<TypeConfig>>;
+
+/// openraft and the machine, as the proposer and readers see them.
+#[derive(Clone)]
+pub struct RaftCore {
+    raft: Raft,
+    machine: Machine,
+    log: Log,
+    me: NodeId,
+    metrics: DataMetrics,
+}
+
+impl RaftCore {
+    /// Creates a core from this node's Raft, machine and log.
+    pub fn new(raft: Raft, machine: Machine, log: Log, me: NodeId) -> RaftCore {
+        let metrics = raft.data_metrics();
+        RaftCore { raft, machine, log, me, metrics }
+    }
+}
+
+impl Core for RaftCore {
+    fn entries_behind(&self) -> u64 {
+        let last = self.metrics.borrow_watched().last_log.map_or(0, |id| id.index);
+        last.saturating_sub(self.machine.applied_index())
+    }
+
+    fn refuses_commands(&self) -> Option<String> {
+        self.machine.space().refuses_commands()
+    }
+
+    fn writing_for(&self) -> Duration {
+        self.log.writing_for()
+    }
+
+    fn applying_for(&self) -> Duration {
+        self.machine.applying_for()
+    }
+
+    fn log_time_ms(&self) -> u64 {
+        self.machine.applied().borrow().time_ms
+    }
+
+    fn hash_tip(&self) -> (u64, u64) {
+        self.machine.hash_tip()
+    }
+
+    fn write(&self, term: u64, data: EntryData) -> BoxFuture<'static, Written> {
+        let leader = CommittedLeaderId { term, node_id: self.me };
+        let raft = self.raft.clone();
+        async move {
+            let (responder, completed) = ProgressResponder::complete_only();
+            if raft.write(data).with_leader(leader).responder(responder).await.is_err() {
+                return Written::Stopped;
+            }
+            match completed.await {
+                Ok(result) => written(result),
+                // Raft stopped while it held the entry.
+                Err(_) => Written::Unknown,
+            }
+        }
+        .boxed()
+    }
+}
+
+fn written(result: ClientWriteResult<TypeConfig>) -> Written {
+    match result {
+        Ok(response) => Written::Applied { index: response.log_id.index },
+        // Rejected before it was appended, whatever the reason: not the leader, a transfer, no
+        // fresh quorum.
+        Err(ClientWriteError::ForwardToLeader(_)) => Written::NotLeader,
+        Err(ClientWriteError::LogEntryDiscarded(_)) => Written::Unknown,
+        Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_))) => {
+            tracing::error!(%error, "an entry of commands was answered as if it were a membership change");
+            Written::Unknown
+        }
+    }
+}
+
+impl LocalIndex for RaftCore {
+    fn read_index(&self) -> BoxFuture<'static, Result<u64, RoundError>> {
+        let raft = self.raft.clone();
+        async move {
+            match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+                Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(RoundError::NotLeader),
+                Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(RoundError::NoQuorum),
+                Err(RaftError::Fatal(fatal)) => Err(RoundError::Failed(fatal.to_string())),
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,327 @@
+//! Sends this node's commands and read requests to the leader, in one hop. One pooled stream
+//! carries commands; one channel carries both. Never makes a second hop and never copies a command:
+//! a command that was handed to a stream is not sent again from here.
+//!
+//! - A command leaves the queue when the transport asks for the next message. Before that, its
+//!   client can take it back, and a failure to connect answers "not proposed".
+//! - When the stream breaks, the fate of the commands that were handed over is unknown here; the
+//!   waiters decide it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, stream};
+use lockstep_proto::peer::peer_client::PeerClient;
+use lockstep_proto::peer::{self, forward_response, not_proposed};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
+use super::read::{RemoteIndex, RoundError};
+use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
+use crate::codec::{CodecError, Command};
+use crate::machine::{Outcome, decode_verdict, encode_verdict};
+use crate::raft::ClusterCell;
+use crate::raft::liveness::leader::LeaderView;
+use crate::raft::peers::dial;
+use crate::raft::time::clock::RemoteClock;
+use crate::types::NodeId;
+
+/// Sends commands and read requests to the leader. Cheap to clone.
+#[derive(Clone)]
+pub struct Forward(Arc<Shared>);
+
+struct Shared {
+    me: NodeId,
+    cluster: ClusterCell,
+    budget: Arc<Budget>,
+    stream: Mutex<Option<LeaderStream>>,
+}
+
+/// The connection to one leader at one address.
+struct LeaderStream {
+    leader: NodeId,
+    address: String,
+    channel: Channel,
+    queue: mpsc::Sender<Queued>,
+}
+
+impl Forward {
+    /// Creates a forwarder for node `me`. It connects on first use.
+    pub fn new(me: NodeId, cluster: ClusterCell) -> Forward {
+        Forward(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), stream: Mutex::new(None) }))
+    }
+
+    /// Returns the bytes of commands that wait to be sent.
+    #[cfg(test)]
+    fn queued_bytes(&self) -> usize {
+        self.0.budget.used_bytes()
+    }
+
+    /// Runs `with` on the stream to `leader`. Opens a new stream when the leader or its address
+    /// changed or the stream broke.
+    fn with_stream<T>(&self, leader: &LeaderView, with: impl FnOnce(&LeaderStream) -> T) -> Result<T, NotProposed> {
+        let route = self.0.cluster.route(self.0.me, leader.node_id).ok_or(NotProposed::NotLeader)?;
+        let mut slot = self.0.stream.lock();
+        let usable = slot.as_ref().is_some_and(|stream| {
+            stream.leader == leader.node_id && stream.address == leader.node.raft_addr && !stream.queue.is_closed()
+        });
+        if !usable {
+            *slot = Some(LeaderStream::open(&self.0.cluster, leader, route)?);
+        }
+        Ok(with(slot.as_ref().expect("set above")))
+    }
+}
+
+impl Propose for Forward {
+    fn propose(&self, leader: &LeaderView, command: Command, deadline: Instant) -> Result<Ticket, NotProposed> {
+        check_size(&command)?;
+        let overloaded = |what: String| NotProposed::Overloaded(format!("{what} wait for the leader on this node"));
+        let share = self.0.budget.share(weight_bytes(&command));
+        let share = share.ok_or_else(|| overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands")))?;
+        let (ticket, claim) = ticket();
+        let queued = Queued { term: leader.term, command, deadline, claim, share };
+        let queue = self.with_stream(leader, |stream| stream.queue.clone())?;
+        queue.try_send(queued).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => overloaded(format!("{QUEUE_COMMANDS_MAX} commands")),
+            mpsc::error::TrySendError::Closed(_) => NotProposed::NotLeader,
+        })?;
+        Ok(ticket)
+    }
+}
+
+impl Forward {
+    /// Sends the leader one request whose answer is an index.
+    fn ask<F>(
+        &self,
+        leader: &LeaderView,
+        ask: impl FnOnce(PeerClient<Channel>, Option<peer::Route>) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<u64, RoundError>>
+    where
+        F: Future<Output = Result<u64, tonic::Status>> + Send,
+    {
+        let route = self.0.cluster.route(self.0.me, leader.node_id);
+        let channel = self.with_stream(leader, |stream| stream.channel.clone());
+        let cluster = self.0.cluster.clone();
+        async move {
+            let channel = channel.map_err(|_| RoundError::NotLeader)?;
+            ask(dial::client(channel), route).await.map_err(|status| {
+                if status.code() == tonic::Code::FailedPrecondition {
+                    cluster.note(&status);
+                    return RoundError::NotLeader;
+                }
+                RoundError::Failed(format!("the leader: {}", status.message()))
+            })
+        }
+        .boxed()
+    }
+}
+
+impl RemoteIndex for Forward {
+    fn read_index(&self, leader: &LeaderView) -> BoxFuture<'static, Result<u64, RoundError>> {
+        self.ask(leader, |mut client, route| async move {
+            Ok(client.read_index(peer::ReadIndexRequest { route }).await?.into_inner().index)
+        })
+    }
+}
+
+impl RemoteClock for Forward {
+    fn pass_time(&self, leader: &LeaderView, until_ms: u64) -> BoxFuture<'static, Result<u64, RoundError>> {
+        self.ask(leader, move |mut client, route| async move {
+            Ok(client.pass_time(peer::PassTimeRequest { route, until_ms }).await?.into_inner().index)
+        })
+    }
+}
+
+impl LeaderStream {
+    /// Opens a stream that connects on first use. Its task ends when the stream ends, or when the
+    /// stream was replaced and its last answer has come.
+    fn open(cluster: &ClusterCell, leader: &LeaderView, route: peer::Route) -> Result<LeaderStream, NotProposed> {
+        let address = leader.node.raft_addr.clone();
+        let channel = match dial::endpoint(&address) {
+            Ok(endpoint) => endpoint.connect_lazy(),
+            Err(error) => {
+                tracing::error!(%address, %error, "the leader's raft address in the membership is not an address");
+                return Err(NotProposed::NotLeader);
+            }
+        };
+        let (queue, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
+        let traffic = Traffic::new(cluster.clone(), route, receiver);
+        let client = dial::client(channel.clone());
+        tokio::spawn(traffic.run(client, address.clone()));
+        Ok(LeaderStream { leader: leader.node_id, address, channel, queue })
+    }
+}
+
+/// The traffic of one Forward stream.
+struct Traffic {
+    cluster: ClusterCell,
+    route: peer::Route,
+    queue: Mutex<mpsc::Receiver<Queued>>,
+    /// Commands that were handed to the transport and not answered, by `Origin::counter` and the
+    /// term of the attempt. A command may be tried again in a later term over this stream; a late
+    /// refusal of the first attempt must not count for the second.
+    handed: Mutex<HashMap<(u64, u64), Claim>>,
+}
+
+impl Traffic {
+    fn new(cluster: ClusterCell, route: peer::Route, queue: mpsc::Receiver<Queued>) -> Arc<Traffic> {
+        Arc::new(Traffic { cluster, route, queue: Mutex::new(queue), handed: Mutex::default() })
+    }
+
+    async fn run(self: Arc<Self>, mut client: PeerClient<Channel>, address: String) {
+        let error = match client.forward(self.clone().outgoing()).await {
+            Ok(responses) => self.listen(responses.into_inner()).await,
+            Err(status) => Some(status),
+        };
+        if let Some(status) = error {
+            self.cluster.note(&status);
+            tracing::debug!(%address, error = status.message(), "the stream of forwarded commands to the leader ended");
+        }
+        self.close();
+    }
+
+    async fn listen(&self, mut responses: tonic::Streaming<peer::ForwardResponse>) -> Option<tonic::Status> {
+        loop {
+            match responses.message().await {
+                Ok(Some(response)) => self.answered(response),
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            }
+        }
+    }
+
+    fn outgoing(self: Arc<Self>) -> impl Stream<Item = peer::ForwardRequest> + Send + 'static {
+        stream::poll_fn(move |cx| self.poll_next(cx))
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<peer::ForwardRequest>> {
+        let mut queue = self.queue.lock();
+        loop {
+            let Poll::Ready(next) = queue.poll_recv(cx) else { return Poll::Pending };
+            let Some(queued) = next else { return Poll::Ready(None) };
+            if let Some(request) = self.hand_over(queued) {
+                return Poll::Ready(Some(request));
+            }
+        }
+    }
+
+    /// Hands a command to the transport. From then on it may be proposed.
+    fn hand_over(&self, queued: Queued) -> Option<peer::ForwardRequest> {
+        let left = queued.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            queued.claim.refuse(NotProposed::Expired);
+            return None;
+        }
+        if !queued.claim.take() {
+            return None;
+        }
+        let counter = queued.command.origin.as_ref().map_or(0, |origin| origin.counter);
+        self.handed.lock().insert((counter, queued.term), queued.claim);
+        Some(peer::ForwardRequest {
+            route: Some(self.route.clone()),
+            leader_term: queued.term,
+            command: Bytes::from(queued.command.encode_to_vec()),
+            timeout_ms: left.as_millis().max(1) as u64,
+        })
+    }
+
+    fn answered(&self, response: peer::ForwardResponse) {
+        let attempt = (response.counter, response.leader_term);
+        let Some(claim) = self.handed.lock().remove(&attempt) else { return };
+        match response.result {
+            Some(forward_response::Result::NotProposed(refusal)) => {
+                let reason = decode_not_proposed(refusal);
+                if let NotProposed::Removed { index } = reason {
+                    self.cluster.told_removed(index);
+                }
+                claim.refuse(reason);
+            }
+            Some(forward_response::Result::Outcome(outcome)) => match decode_outcome(&outcome) {
+                Ok(outcome) => claim.complete(outcome),
+                // This node's own apply will give the outcome.
+                Err(error) => tracing::error!(%error, "the leader sent an outcome that this node cannot read"),
+            },
+            // The leader has no more to say; the waiters decide.
+            None => {}
+        }
+    }
+
+    /// Closes the queue. Dropping a queued command answers that it was not proposed; the waiters
+    /// decide the commands that were handed over.
+    fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.close();
+        while queue.try_recv().is_ok() {}
+        drop(queue);
+        self.handed.lock().clear();
+    }
+}
+
+/// Encodes a refusal for the node that forwarded the command.
+pub fn encode_not_proposed(reason: &NotProposed) -> peer::NotProposed {
+    use not_proposed::Reason;
+    let code = match reason {
+        NotProposed::NotLeader => Reason::NotLeader,
+        NotProposed::Overloaded(_) => Reason::Overloaded,
+        NotProposed::Expired => Reason::Expired,
+        NotProposed::TooLarge { .. } => Reason::TooLarge,
+        NotProposed::Stopping => Reason::Stopping,
+        NotProposed::Removed { .. } => Reason::Removed,
+    };
+    let index = match reason {
+        NotProposed::Removed { index } => *index,
+        _ => 0,
+    };
+    peer::NotProposed { reason: code.into(), detail: reason.to_string(), index }
+}
+
+fn decode_not_proposed(refusal: peer::NotProposed) -> NotProposed {
+    use not_proposed::Reason;
+    match refusal.reason() {
+        Reason::Overloaded => NotProposed::Overloaded(refusal.detail),
+        Reason::Expired => NotProposed::Expired,
+        // Both nodes check the same limit before anything is sent, so this is a leader of another
+        // version.
+        Reason::TooLarge => NotProposed::Overloaded(refusal.detail),
+        Reason::Removed => NotProposed::Removed { index: refusal.index },
+        // A leader that stops leaves the lead to another node.
+        Reason::NotLeader | Reason::Stopping => NotProposed::NotLeader,
+    }
+}
+
+/// Encodes an outcome for the node that forwarded the command.
+pub fn encode_outcome(outcome: &Outcome) -> peer::Outcome {
+    let detail = match &outcome.verdict {
+        crate::guest::Verdict::Failed(failure) => failure.detail.clone(),
+        _ => String::new(),
+    };
+    peer::Outcome {
+        index: outcome.index,
+        position: outcome.position,
+        term: outcome.term,
+        verdict: encode_verdict(&outcome.verdict).into(),
+        detail,
+    }
+}
+
+/// Decodes what [`encode_outcome`] encoded. Log time is not transmitted.
+pub fn decode_outcome(outcome: &peer::Outcome) -> Result<Outcome, CodecError> {
+    Ok(Outcome {
+        index: outcome.index,
+        position: outcome.position,
+        term: outcome.term,
+        time_ms: 0,
+        verdict: decode_verdict(&outcome.verdict, &outcome.detail)?,
+    })
+}
+
+#[cfg(test)]
+#[path = "forward_tests.rs"]
+mod tests;

@@ -1,0 +1,15 @@
+//! The paths of commands and of reads, from the node that takes one to the leader's log. Its files
+//! know openraft by the traits that `core` implements. It decides nothing about members.
+//!
+//! - `proposer` makes the leader's commands into entries; `packing` chooses which go together.
+//! - `forward` sends the commands of other nodes to the leader; `forwarded` is the leader's side.
+//! - `ticket` joins the waiting caller and the proposer.
+//! - `read` finds the index that a linearizable read must wait for.
+
+pub mod core;
+pub mod forward;
+pub mod forwarded;
+pub mod packing;
+pub mod proposer;
+pub mod read;
+pub mod ticket;

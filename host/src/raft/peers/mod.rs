@@ -1,0 +1,25 @@
+//! The other nodes: connections to them, messages, and who may speak as whom. It carries votes and
+//! entries and decides nothing about them.
+//!
+//! - Out: `network` (openraft's view of a peer; `stream` pipelines its appends) → `link` (one
+//!   pooled channel per peer and lane) → `dial` → the peer port of another node.
+//! - In: `only_grpc` → `service` → `gate` (`cluster`: is this for this node, from its cluster?) →
+//!   `wire` → openraft. A snapshot goes through `install`.
+//! - Checks: `processes` knows which `process` of each node takes part, and refuses a second one.
+//!   `bounds` limits how far ahead a peer's numbers may be. `probe` asks who is at an address.
+
+pub mod bounds;
+pub mod cluster;
+pub mod dial;
+mod gate;
+pub mod install;
+pub mod link;
+pub mod network;
+mod only_grpc;
+pub mod probe;
+pub mod process;
+pub mod processes;
+pub mod service;
+mod stream;
+pub mod wire;
+pub mod wire_error;
