@@ -13,9 +13,11 @@ use tokio::sync::watch;
 /// node.
 pub type NodeId = u64;
 
-/// The Raft group. One process serves one group today; keys on disk and peer messages already carry
-/// it.
-pub const GROUP: u32 = 0;
+/// A replicated state machine within a process. Keys on disk and peer messages carry it.
+pub type GroupId = u32;
+
+/// The group that every process has from its start. Its files stand in the data directory itself.
+pub const GROUP: GroupId = 0;
 
 /// Most bytes of an encoded component that a node accepts, from a leader or a backup.
 pub const COMPONENT_BYTES_MAX: usize = 256 << 20;
