@@ -33,13 +33,14 @@ use crate::machine::{self, Machine};
 use crate::net::Sockets;
 use crate::raft::membership::builds;
 use crate::raft::path::proposer::STALL_MAX;
+use crate::raft::peers::groups::{GroupParts, Groups};
 use crate::raft::peers::service::Parts;
 use crate::raft::peers::{install, link};
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::time::clock_warning;
 use crate::raft::{
-    Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, LogTime, Me, Members, NetworkFactory,
-    PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts,
+    Canvass, Clock, ClusterCell, Forward, Forwarded, GroupCell, Inquiry, LeaderWatch, LogTime, Me, Members,
+    NetworkFactory, PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
@@ -89,6 +90,8 @@ struct Foundation {
     identity: Identity,
     me: Me,
     cluster: ClusterCell,
+    group: GroupCell,
+    channels: link::Channels,
     /// The index of the configuration in which the cluster removed this node, as the disk says.
     removed: Option<u64>,
     admission: Admission,
@@ -249,9 +252,11 @@ async fn open_disk(
     })?;
     let cluster = ClusterCell::of_process(identity.cluster.clone(), process);
     let removed = directory.removed_at()?;
+    let group = GroupCell::new(cluster.clone(), GROUP);
     if let Some(index) = removed {
-        cluster.told_removed(index);
+        group.told_removed(index);
     }
+    let channels = link::Channels::default();
     let api = Arc::new(OnceLock::new());
     let admission =
         Admission::new(directory.clone(), log.clone(), machine.clone(), cluster.clone(), identity.clone(), api.clone());
@@ -259,7 +264,10 @@ async fn open_disk(
     let unfit = tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
     held = held.or(unfit.or(identity::out_of_terms(&log).await?).map(NodeMode::Unfit));
     held = held.or(founding::disputed(config, &directory, &recorded, &me, process).await?);
-    Ok((Foundation { directory, log, machine, identity, me, cluster, removed, admission, api, held }, state_machine))
+    Ok((
+        Foundation { directory, log, machine, identity, me, cluster, group, channels, removed, admission, api, held },
+        state_machine,
+    ))
 }
 
 /// Starts Raft on the log and the state machine.
@@ -272,7 +280,13 @@ async fn start_raft(
     let me = &below.me;
     let timeouts = Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout };
     let cell = RaftCell::default();
-    let links = link::Links::new(me.node_id, below.cluster.clone(), cell.clone(), timeouts.append_progress());
+    let links = link::Links::new(
+        me.node_id,
+        below.group.clone(),
+        cell.clone(),
+        below.channels.clone(),
+        timeouts.append_progress(),
+    );
     let log_time = clock::log_time(me.node_id, &below.machine, &cell, config.heartbeat_timeout);
     let snapshots = below.machine.snapshots().clone();
     let network = NetworkFactory::new(links.clone(), below.identity.boot, snapshots, timeouts, log_time.clone());
@@ -318,7 +332,7 @@ fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, ta
     let (leader, log_time) = (consensus.leader.clone(), consensus.log_time.clone());
     let (proposer, proposing) = Proposer::new(core.clone(), log_time, leader, machine.genesis_applied());
     tasks.spawn(proposing.run());
-    let forward = Forward::new(me, below.cluster.clone());
+    let forward = Forward::new(me, below.group.clone());
     let (read, reading) =
         ReadIndex::new(core.clone(), Arc::new(forward.clone()), consensus.leader.clone(), config.election_timeout);
     tasks.spawn(reading.run());
@@ -339,20 +353,22 @@ fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> Pee
         consensus.cell.clone(),
     ));
     let space = below.machine.space().clone();
-    PeerService::new(Parts {
-        me: below.me.clone(),
-        cluster: below.cluster.clone(),
+    let groups = Groups::default();
+    groups.serve(GroupParts {
+        me: below.me.node_id,
+        cluster: below.group.clone(),
         raft: consensus.cell.clone(),
         canvass: consensus.canvass.clone(),
         members: consensus.members.clone(),
         refuses_entries: Arc::new(move |bytes| space.refuses_entries(bytes)),
         states: Arc::new(below.machine.clone()),
-        host: Arc::new(below.admission.clone()),
         snapshots: Arc::new(install::Installer::new(below.machine.clone())),
         log_time: consensus.log_time.clone(),
         forward: forwarded.clone(),
         leader: forwarded,
-    })
+    });
+    let (me, cluster) = (below.me.clone(), below.cluster.clone());
+    PeerService::new(Parts { me, cluster, host: Arc::new(below.admission.clone()), groups })
 }
 
 /// Makes the API for clients and operators. It serves once [`Node::run`] begins.

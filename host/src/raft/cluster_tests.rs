@@ -18,15 +18,18 @@ use tokio::sync::oneshot;
 use tonic::Status;
 
 use super::membership::join::{ComponentId, Host, JoinOffer};
+use super::peers::groups::{GroupParts, Groups};
+use super::peers::handlers::{ForwardHandler, LeaderHandler};
 use super::peers::install::Installer;
-use super::peers::link::Links;
-use super::peers::service::{ForwardHandler, LeaderHandler, Parts};
+use super::peers::link::{Channels, Links};
+use super::peers::service::Parts;
 use crate::codec::Genesis;
 use crate::machine::{self, Machine};
 use crate::net::Port;
 use crate::raft::membership::MembershipError;
 use crate::raft::{
-    Canvass, ClusterCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts,
+    Canvass, ClusterCell, GroupCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell,
+    Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, Space, State};
 use crate::types::{Addresses, Cluster, Fatal, GROUP, Membership, NodeId};
@@ -81,7 +84,7 @@ impl LeaderHandler for Nobody {
 
 struct TestNode {
     me: Me,
-    cluster: ClusterCell,
+    cluster: GroupCell,
     raft: RaftCell,
     members: Members,
     machine: Machine,
@@ -117,15 +120,14 @@ impl TestNode {
             restores_snapshot: true,
         })
         .unwrap();
-        let (cluster, raft) = (ClusterCell::new(None), RaftCell::default());
-        let links = Links::new(id, cluster.clone(), raft.clone(), Duration::from_secs(1));
+        let (cluster, raft) = (GroupCell::new(ClusterCell::new(None), GROUP), RaftCell::default());
+        let me = Me { node_id: id, node: Addresses { name: name.into(), ..Addresses::default() } };
+        let links = links(&me, &cluster, &raft);
         if with_raft {
             let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), timeouts(), LogTime::default());
             let config = Arc::new(timeouts().config("test").unwrap());
             raft.set(Raft::new(id, config, network, log.clone(), state_machine).await.unwrap());
         }
-        let node = Addresses { name: name.into(), ..Addresses::default() };
-        let me = Me { node_id: id, node };
         let members = members(&me, &cluster, &raft, catch_up);
         let mut node =
             TestNode { me, cluster, raft, members, machine, log, catch_up, stop: None, _place: (directory, place) };
@@ -141,20 +143,22 @@ impl TestNode {
         self.me.node.grpc_addr = format!("client-of-{address}");
         self.me.node.raft_addr = address;
         self.members = members(&self.me, &self.cluster, &self.raft, self.catch_up);
-        let service = PeerService::new(Parts {
-            me: self.me.clone(),
+        let groups = Groups::default();
+        groups.serve(GroupParts {
+            me: self.me.node_id,
             cluster: self.cluster.clone(),
             raft: self.raft.clone(),
             canvass: self.canvass(),
             members: self.members.clone(),
             refuses_entries: Arc::new(|_| None),
             states: Arc::new(self.machine.clone()),
-            host: Arc::new(TestHost),
             snapshots: Arc::new(Installer::new(self.machine.clone())),
             log_time: LogTime::default(),
             forward: Arc::new(Nobody),
             leader: Arc::new(Nobody),
         });
+        let (me, cluster) = (self.me.clone(), self.cluster.node().clone());
+        let service = PeerService::new(Parts { me, cluster, host: Arc::new(TestHost), groups });
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
         tokio::spawn(async move {
@@ -171,7 +175,7 @@ impl TestNode {
     async fn bootstrapped(id: NodeId, name: &str, catch_up: Duration) -> TestNode {
         let node = Self::start_with(id, name, catch_up, true).await;
         let component_hash = *blake3::hash(COMPONENT).as_bytes();
-        assert!(node.cluster.set(Cluster { id: [1; 16], incarnation: 0, component_hash }));
+        assert!(node.cluster.node().set(Cluster { id: [1; 16], incarnation: 0, component_hash }));
         node.raft().initialize(BTreeMap::from([(id, node.me.node.clone())])).await.unwrap();
         node.wait_leader(id).await;
         node
@@ -218,13 +222,13 @@ fn timeouts() -> Timeouts {
     Timeouts { heartbeat: Duration::from_secs(2), election: Duration::from_secs(10) }
 }
 
-fn members(me: &Me, cluster: &ClusterCell, raft: &RaftCell, catch_up: Duration) -> Members {
+fn members(me: &Me, cluster: &GroupCell, raft: &RaftCell, catch_up: Duration) -> Members {
     let links = links(me, cluster, raft);
     Members::new(me.clone(), links, raft.clone(), Arc::new(TestHost), timeouts(), catch_up)
 }
 
-fn links(me: &Me, cluster: &ClusterCell, raft: &RaftCell) -> Links {
-    Links::new(me.node_id, cluster.clone(), raft.clone(), Duration::from_secs(1))
+fn links(me: &Me, cluster: &GroupCell, raft: &RaftCell) -> Links {
+    Links::new(me.node_id, cluster.clone(), raft.clone(), Channels::default(), Duration::from_secs(1))
 }
 
 fn set(members: &[(&str, bool)]) -> Vec<(String, bool)> {

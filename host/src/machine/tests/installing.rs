@@ -24,11 +24,11 @@ use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::Component;
 use crate::raft::peers::install::{Frames, Installer, SnapshotHandler};
-use crate::raft::peers::link::Links;
+use crate::raft::peers::link::{Channels, Links};
 use crate::raft::peers::wire;
-use crate::raft::{ClusterCell, LogTime, NetworkFactory, Raft, RaftCell, Timeouts};
+use crate::raft::{ClusterCell, GroupCell, LogTime, NetworkFactory, Raft, RaftCell, Timeouts};
 use crate::store::StoreError;
-use crate::types::{Entry, LogId, NodeMode, TypeConfig, Vote};
+use crate::types::{Entry, GROUP, LogId, NodeMode, TypeConfig, Vote};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The leader, which is the test itself.
@@ -104,7 +104,13 @@ async fn follower(component: &Component) -> Follower {
     let TestNode { machine, state_machine, options, directory } = start_in(tempfile::tempdir().unwrap(), gate.clone());
     machine.set_component(component.clone());
     machine.set_mode(NodeMode::Serving);
-    let links = Links::new(FOLLOWER, ClusterCell::new(None), RaftCell::default(), Duration::from_secs(1));
+    let links = Links::new(
+        FOLLOWER,
+        GroupCell::new(ClusterCell::new(None), GROUP),
+        RaftCell::default(),
+        Channels::default(),
+        Duration::from_secs(1),
+    );
     let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), Timeouts::default(), LogTime::default());
     let config = Arc::new(Timeouts::default().config("test").unwrap());
     let raft = Raft::new(FOLLOWER, config, network, options.log.clone(), state_machine).await.unwrap();

@@ -22,11 +22,11 @@ use tonic::Status;
 
 use crate::codec::Genesis;
 use crate::machine::SendAttempt;
-use crate::raft::peers::cluster::{check_ends, same_cluster};
+use crate::raft::peers::cluster::{RouteError, check_ends, same_cluster};
 use crate::raft::peers::network::describe;
 use crate::raft::peers::{dial, wire};
 use crate::raft::{ClusterCell, Me, Process};
-use crate::types::{Addresses, COMPONENT_BYTES_MAX, Cluster, NodeId, hex};
+use crate::types::{Addresses, COMPONENT_BYTES_MAX, Cluster, GROUP, NodeId, hex};
 
 /// Size of the chunks in which a component is sent.
 const COMPONENT_CHUNK_BYTES: usize = 256 << 10;
@@ -195,6 +195,9 @@ impl Joins {
     pub(in crate::raft) async fn join(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
         let route = request.route.as_ref().ok_or_else(|| Status::invalid_argument("the message has no route"))?;
         check_ends(route, self.me.node_id)?;
+        if route.group != GROUP {
+            return Err(RouteError::OtherGroup { theirs: route.group }.into());
+        }
         let busy = self.busy.clone().lock_owned().await;
         if let Some(cluster) = self.cluster.get() {
             same_cluster(route, &cluster)?;

@@ -27,7 +27,7 @@ use super::read::{RemoteIndex, RoundError};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
 use crate::codec::{CodecError, Command};
 use crate::machine::{Outcome, decode_verdict, encode_verdict};
-use crate::raft::ClusterCell;
+use crate::raft::GroupCell;
 use crate::raft::liveness::leader::LeaderView;
 use crate::raft::peers::dial;
 use crate::raft::time::clock::RemoteClock;
@@ -39,7 +39,7 @@ pub struct Forward(Arc<Shared>);
 
 struct Shared {
     me: NodeId,
-    cluster: ClusterCell,
+    cluster: GroupCell,
     budget: Arc<Budget>,
     stream: Mutex<Option<LeaderStream>>,
 }
@@ -54,7 +54,7 @@ struct LeaderStream {
 
 impl Forward {
     /// Creates a forwarder for node `me`. It connects on first use.
-    pub fn new(me: NodeId, cluster: ClusterCell) -> Forward {
+    pub fn new(me: NodeId, cluster: GroupCell) -> Forward {
         Forward(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), stream: Mutex::new(None) }))
     }
 
@@ -142,7 +142,7 @@ impl RemoteClock for Forward {
 impl LeaderStream {
     /// Opens a stream that connects on first use. Its task ends when the stream ends, or when the
     /// stream was replaced and its last answer has come.
-    fn open(cluster: &ClusterCell, leader: &LeaderView, route: peer::Route) -> Result<LeaderStream, NotProposed> {
+    fn open(cluster: &GroupCell, leader: &LeaderView, route: peer::Route) -> Result<LeaderStream, NotProposed> {
         let address = leader.node.raft_addr.clone();
         let channel = match dial::endpoint(&address) {
             Ok(endpoint) => endpoint.connect_lazy(),
@@ -161,7 +161,7 @@ impl LeaderStream {
 
 /// The traffic of one Forward stream.
 struct Traffic {
-    cluster: ClusterCell,
+    cluster: GroupCell,
     route: peer::Route,
     queue: Mutex<mpsc::Receiver<Queued>>,
     /// Commands that were handed to the transport and not answered, by `Origin::counter` and the
@@ -171,7 +171,7 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn new(cluster: ClusterCell, route: peer::Route, queue: mpsc::Receiver<Queued>) -> Arc<Traffic> {
+    fn new(cluster: GroupCell, route: peer::Route, queue: mpsc::Receiver<Queued>) -> Arc<Traffic> {
         Arc::new(Traffic { cluster, route, queue: Mutex::new(queue), handed: Mutex::default() })
     }
 

@@ -10,11 +10,12 @@ use super::*;
 use crate::codec;
 use crate::guest::Verdict;
 use crate::machine::Waiters;
+use crate::raft::ClusterCell;
 use crate::raft::liveness::leader::LeaderWatch;
 use crate::raft::path::proposer::{Core, Proposer, Written};
 use crate::raft::path::read::{LocalIndex, ReadIndex};
 use crate::raft::path::ticket::Answer;
-use crate::raft::peers::service::{ForwardHandler, LeaderHandler};
+use crate::raft::peers::handlers::{ForwardHandler, LeaderHandler};
 use crate::raft::time::clock::{Clock, RemoteClock};
 use crate::raft::{Forwarded, LogTime, RaftCell};
 use crate::reserved::Reserved;
@@ -103,7 +104,7 @@ fn world() -> World {
 fn stream_to(forwarded: &Forwarded) -> mpsc::Sender<Queued> {
     let route = peer::Route { group: GROUP, from: FOLLOWER, to: LEADER, ..Default::default() };
     let (queue, receiver) = mpsc::channel(16);
-    let traffic = Traffic::new(ClusterCell::new(None), route, receiver);
+    let traffic = Traffic::new(GroupCell::new(ClusterCell::new(None), GROUP), route, receiver);
     let mut answers = forwarded.forward(FOLLOWER, traffic.clone().outgoing().map(Ok).boxed());
     tokio::spawn(async move {
         while let Some(answer) = answers.next().await {
@@ -210,7 +211,7 @@ async fn reads_are_confirmed_by_the_leader_only() {
 async fn a_leader_that_cannot_be_reached_was_not_given_the_command() {
     let (_reserved, address) = Reserved::address();
     let cluster = crate::types::Cluster { id: [1; 16], incarnation: 0, component_hash: [2; 32] };
-    let forward = Forward::new(FOLLOWER, ClusterCell::new(Some(cluster)));
+    let forward = Forward::new(FOLLOWER, GroupCell::new(ClusterCell::new(Some(cluster)), GROUP));
     let node = Addresses { raft_addr: address.to_string(), ..Addresses::default() };
     let leader = LeaderView { term: 1, node_id: LEADER, node, is_me: false };
     let command = Command { origin: Some(origin(1).into()), ..Command::default() };
@@ -239,7 +240,7 @@ fn refusals_keep_their_meaning_over_the_hop() {
 #[tokio::test]
 async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
     let (_queue, receiver) = mpsc::channel(1);
-    let traffic = Traffic::new(ClusterCell::new(None), peer::Route::default(), receiver);
+    let traffic = Traffic::new(GroupCell::new(ClusterCell::new(None), GROUP), peer::Route::default(), receiver);
     let attempt = |term: u64| {
         let (ticket, claim) = ticket();
         let share = Budget::new(QUEUE_BYTES_MAX).share(1).unwrap();
@@ -259,7 +260,7 @@ async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
 #[tokio::test]
 async fn a_command_of_a_removed_node_is_refused_and_the_node_learns_it() {
     let (_queue, receiver) = mpsc::channel(1);
-    let cluster = ClusterCell::new(None);
+    let cluster = GroupCell::new(ClusterCell::new(None), GROUP);
     let traffic = Traffic::new(cluster.clone(), peer::Route::default(), receiver);
     let (mut ticket, claim) = ticket();
     let share = Budget::new(QUEUE_BYTES_MAX).share(1).unwrap();

@@ -24,7 +24,7 @@ use crate::machine::{Fate, Waiters};
 use crate::raft::RaftCell;
 use crate::raft::liveness::leader::LeaderWatch;
 use crate::raft::membership::{removal, standing};
-use crate::raft::peers::service::{ForwardHandler, LeaderHandler};
+use crate::raft::peers::handlers::{ForwardHandler, LeaderHandler};
 use crate::raft::time::clock::Clock;
 use crate::types::{CommittedLeaderId, NodeId, Origin};
 

@@ -1,6 +1,6 @@
-//! Holds this node's cluster, what members said of its removal, and which others claim its place.
-//! Checks every peer message first. Never does IO: `processes` makes the checks that must ask
-//! another node.
+//! Holds this node's cluster and which others claim its place ([`ClusterCell`]), and for each group
+//! what members said of this node's removal ([`GroupCell`]). Checks every peer message first. Never
+//! does IO: `processes` makes the checks that must ask another node.
 //!
 //! - A message is refused and changes nothing if it comes from another cluster, another incarnation
 //!   or another group, or is meant for another node.
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::bounds::INDEX_END;
 use crate::raft::membership::removal;
 use crate::raft::{Process, Processes};
-use crate::types::{Cluster, GROUP, NodeId, hex};
+use crate::types::{Cluster, GroupId, NodeId, hex};
 
 /// The node's cluster, shared by all code that talks to peers. Set on bootstrap, on join, or from
 /// the disk at start.
@@ -24,8 +24,6 @@ pub struct ClusterCell(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     cluster: watch::Sender<Option<Cluster>>,
-    /// The greatest index of a configuration of which a member said that this node is not in it.
-    removed_at: watch::Sender<Option<u64>>,
     /// The latest member of another cluster that took this node for one of its own.
     claim: watch::Sender<Option<Claim>>,
     /// The reason why this node runs but serves nobody: another node has its identity or its
@@ -83,11 +81,11 @@ pub enum RouteError {
         /// This node's incarnation.
         ours: u32,
     },
-    /// The sender is of a later version with several groups.
-    #[error("the message is for group {theirs}, this node serves group {GROUP}")]
+    /// This node holds no such group.
+    #[error("the message is for group {theirs}, which this node does not serve")]
     OtherGroup {
         /// The sender's group.
-        theirs: u32,
+        theirs: GroupId,
     },
     /// An address has changed hands, or a disk was wiped.
     #[error("the message is for node {theirs:016x}, this is node {me:016x}")]
@@ -118,7 +116,6 @@ impl ClusterCell {
     pub fn of_process(cluster: Option<Cluster>, process: Process) -> Self {
         ClusterCell(Arc::new(Inner {
             cluster: watch::channel(cluster).0,
-            removed_at: watch::channel(None).0,
             claim: watch::channel(None).0,
             dispute: watch::channel(None).0,
             processes: Processes::new(process),
@@ -183,51 +180,8 @@ impl ClusterCell {
         cluster.clone().expect("waited for Some")
     }
 
-    /// Notes that a member said: this node is not in the committed configuration of entry `index`.
-    /// `standing` decides whether that counts.
-    pub fn told_removed(&self, index: u64) {
-        if index >= INDEX_END {
-            return;
-        }
-        self.0.removed_at.send_if_modified(|told| {
-            let is_news = *told < Some(index);
-            if is_news {
-                *told = Some(index);
-            }
-            is_news
-        });
-    }
-
-    /// Notes what a refusal says of this node's removal and of processes.
-    pub fn note(&self, refusal: &tonic::Status) {
-        if let Some(index) = removal::told(refusal) {
-            self.told_removed(index);
-        }
-        self.0.processes.note(refusal);
-    }
-
-    /// Follows what members said of this node's removal.
-    pub fn removals(&self) -> watch::Receiver<Option<u64>> {
-        self.0.removed_at.subscribe()
-    }
-
-    /// Returns the route for a message from `from` to `to`. `None` while this node is in no
-    /// cluster.
-    pub fn route(&self, from: NodeId, to: NodeId) -> Option<Route> {
-        let slot = self.0.cluster.borrow();
-        slot.as_ref().map(|cluster| Route {
-            cluster_id: cluster.id.to_vec().into(),
-            incarnation: cluster.incarnation,
-            group: GROUP,
-            from,
-            to,
-            nonce: self.0.processes.mine().nonce,
-            boot: self.0.processes.mine().boot,
-        })
-    }
-
-    /// Checks whether a message is for this node and returns its sender. Must be called before any
-    /// state changes.
+    /// Checks whether a message is for this node and returns its sender, whichever group it is for.
+    /// Must be called before any state changes.
     pub fn check(&self, route: Option<&Route>, me: NodeId) -> Result<NodeId, RouteError> {
         let route = route.ok_or(RouteError::Missing)?;
         {
@@ -258,12 +212,97 @@ impl ClusterCell {
     }
 }
 
-/// Checks group, receiver and sender. A Join needs this part too, and it comes before there is a
-/// cluster.
+/// The part of one group in this node's cluster. Clones share it.
+#[derive(Clone, Debug)]
+pub struct GroupCell {
+    cluster: ClusterCell,
+    group: GroupId,
+    /// The greatest index of a configuration of which a member said that this node is not in it.
+    removed_at: watch::Sender<Option<u64>>,
+}
+
+impl GroupCell {
+    /// Creates the cell of a group. Nobody has said yet that this node was removed from it.
+    pub fn new(cluster: ClusterCell, group: GroupId) -> GroupCell {
+        GroupCell { cluster, group, removed_at: watch::channel(None).0 }
+    }
+
+    /// Returns the group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Returns the cell of the whole node.
+    pub fn node(&self) -> &ClusterCell {
+        &self.cluster
+    }
+
+    /// Returns the cluster, if this node is in one.
+    pub fn get(&self) -> Option<Cluster> {
+        self.cluster.get()
+    }
+
+    /// Returns the record of which process of each member takes part.
+    pub fn processes(&self) -> &Processes {
+        self.cluster.processes()
+    }
+
+    /// Notes that a member said: this node is not in the committed configuration of entry `index`.
+    /// `standing` decides whether that counts.
+    pub fn told_removed(&self, index: u64) {
+        if index >= INDEX_END {
+            return;
+        }
+        self.removed_at.send_if_modified(|told| {
+            let is_news = *told < Some(index);
+            if is_news {
+                *told = Some(index);
+            }
+            is_news
+        });
+    }
+
+    /// Notes what a refusal says of this node's removal and of processes.
+    pub fn note(&self, refusal: &tonic::Status) {
+        if let Some(index) = removal::told(refusal) {
+            self.told_removed(index);
+        }
+        self.processes().note(refusal);
+    }
+
+    /// Follows what members said of this node's removal.
+    pub fn removals(&self) -> watch::Receiver<Option<u64>> {
+        self.removed_at.subscribe()
+    }
+
+    /// Returns the route for a message of this group from `from` to `to`. `None` while this node is
+    /// in no cluster.
+    pub fn route(&self, from: NodeId, to: NodeId) -> Option<Route> {
+        let slot = self.cluster.0.cluster.borrow();
+        slot.as_ref().map(|cluster| Route {
+            cluster_id: cluster.id.to_vec().into(),
+            incarnation: cluster.incarnation,
+            group: self.group,
+            from,
+            to,
+            nonce: self.processes().mine().nonce,
+            boot: self.processes().mine().boot,
+        })
+    }
+
+    /// Checks like [`ClusterCell::check`], and whether the message is for this group.
+    pub fn check(&self, route: Option<&Route>, me: NodeId) -> Result<NodeId, RouteError> {
+        let from = self.cluster.check(route, me)?;
+        match route.map_or(self.group, |route| route.group) {
+            group if group == self.group => Ok(from),
+            theirs => Err(RouteError::OtherGroup { theirs }),
+        }
+    }
+}
+
+/// Checks receiver and sender. A Join needs this part too, and it comes before there is a cluster.
 pub(crate) fn check_ends(route: &Route, me: NodeId) -> Result<(), RouteError> {
-    if route.group != GROUP {
-        Err(RouteError::OtherGroup { theirs: route.group })
-    } else if route.to != me {
+    if route.to != me {
         Err(RouteError::OtherNode { theirs: route.to, me })
     } else if route.from == me {
         Err(RouteError::Myself(me))
@@ -292,20 +331,24 @@ pub(crate) fn same_cluster(route: &Route, cluster: &Cluster) -> Result<(), Route
 mod tests {
     use super::*;
 
+    fn group_of(cluster: Option<Cluster>) -> GroupCell {
+        GroupCell::new(ClusterCell::new(cluster), 0)
+    }
+
     fn cluster(id: u8, incarnation: u32) -> Cluster {
         Cluster { id: [id; 16], incarnation, component_hash: [9; 32] }
     }
 
     #[test]
     fn a_message_of_the_own_cluster_passes_and_names_its_sender() {
-        let cell = ClusterCell::new(Some(cluster(1, 0)));
+        let cell = group_of(Some(cluster(1, 0)));
         let route = cell.route(5, 6).unwrap();
         assert_eq!(cell.check(Some(&route), 6), Ok(5));
     }
 
     #[test]
     fn every_other_message_is_refused_with_both_sides_named() {
-        let cell = ClusterCell::new(Some(cluster(1, 0)));
+        let cell = group_of(Some(cluster(1, 0)));
         let route = cell.route(5, 6).unwrap();
         let refused = |route: &Route| cell.check(Some(route), 6).unwrap_err().to_string();
         assert_eq!(cell.check(None, 6), Err(RouteError::Missing));
@@ -321,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_node_in_no_cluster_refuses_raft_traffic() {
-        let route = ClusterCell::new(Some(cluster(1, 0))).route(5, 6).unwrap();
+        let route = group_of(Some(cluster(1, 0))).route(5, 6).unwrap();
         let error = ClusterCell::new(None).check(Some(&route), 6).unwrap_err();
         assert!(matches!(error, RouteError::InNoCluster { .. }));
         assert_eq!(tonic::Status::from(error).code(), tonic::Code::FailedPrecondition);

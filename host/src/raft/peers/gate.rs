@@ -1,29 +1,29 @@
-//! Checks every message before the handlers of the peer port get it: the message must be for this
-//! node, from its cluster, from the one process of its sender that takes part, and its numbers must
-//! be possible. Changes nothing and forwards nothing.
+//! Checks every message before the handlers of a group get it: the message must be for this node and
+//! this group, from its cluster, from the one process of its sender that takes part, and its numbers
+//! must be possible. Changes nothing and forwards nothing.
 
 use std::sync::Arc;
 
 use lockstep_proto::peer;
 use openraft::EntryPayload;
 use openraft::raft::AppendEntriesRequest;
-use tonic::{Response, Status};
+use tonic::Status;
 
 use super::bounds;
 use super::wire;
 use super::wire_error::WireError;
 use crate::logs::Sparse;
-use crate::raft::{ClusterCell, Process, Raft, RaftCell};
+use crate::raft::{GroupCell, Process, Raft, RaftCell};
 use crate::types::{NodeId, TypeConfig, Vote};
 
 /// Returns why that many bytes of commands are refused now, if they are.
 pub type Refuses = Arc<dyn Fn(u64) -> Option<String> + Send + Sync>;
 
-/// Checks peer messages. Cheap to clone.
+/// Checks the peer messages of one group. Cheap to clone.
 #[derive(Clone)]
 pub(in crate::raft) struct Gate {
     pub(in crate::raft) me: NodeId,
-    pub(in crate::raft) cluster: ClusterCell,
+    pub(in crate::raft) cluster: GroupCell,
     pub(in crate::raft) raft: RaftCell,
     pub(in crate::raft) refuses_entries: Refuses,
     /// Limits the log lines about refused messages.
@@ -68,9 +68,13 @@ impl Gate {
 
     pub(in crate::raft) async fn raft(&self, route: Option<&peer::Route>) -> Result<(NodeId, Arc<Raft>), Status> {
         let from = self.check(route).await?;
+        Ok((from, self.running()?))
+    }
+
+    /// Returns the group's Raft, if it runs.
+    pub(in crate::raft) fn running(&self) -> Result<Arc<Raft>, Status> {
         let raft = self.raft.get();
-        let raft = raft.ok_or_else(|| Status::failed_precondition("this node runs no Raft instance at the moment"))?;
-        Ok((from, raft))
+        raft.ok_or_else(|| Status::failed_precondition("this node runs no Raft instance at the moment"))
     }
 
     /// Does the same as `raft` for a request for a vote.
@@ -89,13 +93,6 @@ impl Gate {
     /// the vote is saved.
     pub(in crate::raft) fn check_vote(&self, raft: &Raft, from: NodeId, vote: &Vote) -> Result<(), Status> {
         self.read(wire::check_vote(from, vote).and_then(|()| Ok(bounds::check_vote_of_peer(raft, vote)?)))
-    }
-
-    /// Builds a response that names the process that gives it.
-    pub(in crate::raft) fn answer<T>(&self, message: T) -> Response<T> {
-        let mut response = Response::new(message);
-        self.cluster.processes().sign(response.metadata_mut());
-        response
     }
 
     fn tell(&self, error: &dyn std::error::Error) {

@@ -1,6 +1,6 @@
-//! Owns the connections to peers: one pooled channel for each peer and lane, and the settings of
-//! every channel of this folder ([`endpoint`]). Knows no Raft messages. `forward` and `join` keep
-//! channels outside the pool: to the leader and to a node that is joining.
+//! Owns the connections to peers: one channel for each address and lane, which all groups of the
+//! process share. Knows no Raft messages. `forward` and `join` keep channels outside the pool: to
+//! the leader and to a node that is joining.
 //!
 //! - A closed link looks its address up in the current membership before it dials again, so it
 //!   finds a node that has moved.
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tonic::transport::Channel;
 
 use super::dial::{AddressError, client, endpoint};
-use crate::raft::{ClusterCell, Raft, RaftCell};
+use crate::raft::{GroupCell, Raft, RaftCell};
 use crate::types::{Addresses, NodeId};
 
 /// The purpose of a channel.
@@ -31,23 +31,56 @@ pub enum Lane {
     Bulk,
 }
 
-/// All links of this node.
+/// The channels of a process to its peers: one for each address and lane, whichever groups use it.
+/// A channel that no link uses any more is closed when the next one is made.
+#[derive(Clone, Default)]
+pub struct Channels(Arc<Mutex<HashMap<(String, Lane), Arc<Line>>>>);
+
+impl Channels {
+    fn at(&self, address: &str, lane: Lane) -> Arc<Line> {
+        let mut lines = self.0.lock();
+        lines.retain(|_, line| Arc::strong_count(line) > 1);
+        let line = lines.entry((address.to_owned(), lane));
+        line.or_insert_with(|| Arc::new(Line { address: address.to_owned(), state: Mutex::default() })).clone()
+    }
+}
+
+/// One channel, open or not.
+struct Line {
+    address: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Open>,
+    /// Whether the operator was told that the peer is unreachable.
+    down: bool,
+}
+
+struct Open {
+    client: PeerClient<Channel>,
+    heard: Instant,
+}
+
+/// The links of one group to its other members.
 #[derive(Clone)]
 pub struct Links(Arc<Pool>);
 
 struct Pool {
     me: NodeId,
-    cluster: ClusterCell,
+    cluster: GroupCell,
     raft: RaftCell,
     silence_max: Duration,
+    channels: Channels,
     open: Mutex<HashMap<(NodeId, Lane), Arc<Link>>>,
 }
 
 impl Links {
     /// Creates a pool without links. A link is dialled anew when every call on it has timed out for
     /// `silence_max`.
-    pub fn new(me: NodeId, cluster: ClusterCell, raft: RaftCell, silence_max: Duration) -> Self {
-        Links(Arc::new(Pool { me, cluster, raft, silence_max, open: Mutex::default() }))
+    pub fn new(me: NodeId, cluster: GroupCell, raft: RaftCell, channels: Channels, silence_max: Duration) -> Self {
+        Links(Arc::new(Pool { me, cluster, raft, silence_max, channels, open: Mutex::default() }))
     }
 
     /// Returns the id of this node.
@@ -55,8 +88,8 @@ impl Links {
         self.0.me
     }
 
-    /// Returns the cluster that messages on these links name.
-    pub fn cluster(&self) -> &ClusterCell {
+    /// Returns the cluster and the group that messages on these links name.
+    pub fn cluster(&self) -> &GroupCell {
         &self.0.cluster
     }
 
@@ -76,10 +109,12 @@ impl Links {
                 lane,
                 raft: self.0.raft.clone(),
                 silence_max: self.0.silence_max,
-                state: Mutex::new(State { fallback: node.clone(), open: None, down: false }),
+                channels: self.0.channels.clone(),
+                fallback: Mutex::new(node.clone()),
+                line: Mutex::default(),
             })
         });
-        link.state.lock().fallback = node.clone();
+        *link.fallback.lock() = node.clone();
         let link = link.clone();
         // Nothing else holds the links of nodes that have left.
         if open.len() > LINKS_BEFORE_CLEANUP {
@@ -92,26 +127,16 @@ impl Links {
 /// Number of links above which unused links are dropped. It is more than a large cluster has.
 const LINKS_BEFORE_CLEANUP: usize = 64;
 
-/// One channel to one peer.
+/// The way to one peer, by the channel at its address.
 pub struct Link {
     target: NodeId,
     lane: Lane,
     raft: RaftCell,
     silence_max: Duration,
-    state: Mutex<State>,
-}
-
-struct State {
-    fallback: Addresses,
-    open: Option<Open>,
-    /// Whether the operator was told that the peer is unreachable.
-    down: bool,
-}
-
-struct Open {
-    address: String,
-    client: PeerClient<Channel>,
-    heard: Instant,
+    channels: Channels,
+    fallback: Mutex<Addresses>,
+    /// The channel in use.
+    line: Mutex<Option<Arc<Line>>>,
 }
 
 impl Link {
@@ -119,49 +144,63 @@ impl Link {
     /// call. A dropped call does not stop it from connecting, so short timeouts do not keep a
     /// distant peer unreachable for ever.
     pub fn client(&self) -> Result<PeerClient<Channel>, AddressError> {
-        let current = self.address_in_membership();
-        let mut state = self.state.lock();
-        let address = current.unwrap_or_else(|| state.fallback.raft_addr.clone());
-        if let Some(open) = state.open.as_ref().filter(|open| open.address == address) {
+        let address = self.address_in_membership().unwrap_or_else(|| self.fallback.lock().raft_addr.clone());
+        let mut slot = self.line.lock();
+        let line = match slot.take().filter(|line| line.address == address) {
+            Some(line) => line,
+            None => self.channels.at(&address, self.lane),
+        };
+        let line = slot.insert(line);
+        let mut state = line.state.lock();
+        if let Some(open) = &state.open {
             return Ok(open.client.clone());
         }
         tracing::debug!(peer = format_args!("{:016x}", self.target), lane = ?self.lane, %address, "dialling");
         let client = client(endpoint(&address)?.connect_lazy());
-        state.open = Some(Open { address, client: client.clone(), heard: Instant::now() });
+        state.open = Some(Open { client: client.clone(), heard: Instant::now() });
         Ok(client)
     }
 
     /// Notes that a response came.
     pub fn heard(&self) {
-        let mut state = self.state.lock();
+        let Some(line) = self.line() else { return };
+        let mut state = line.state.lock();
         if let Some(open) = state.open.as_mut() {
             open.heard = Instant::now();
         }
         if std::mem::take(&mut state.down) {
-            tracing::info!(peer = %state.fallback, "a peer is reachable again");
+            tracing::info!(peer = %self.fallback.lock(), "a peer is reachable again");
         }
     }
 
     /// Drops the channel after a failed call. Warns the operator once until the peer is heard
     /// again.
     pub fn broke(&self, reason: &str) {
-        let mut state = self.state.lock();
+        let Some(line) = self.line() else { return };
+        let mut state = line.state.lock();
         state.open = None;
         if self.lane == Lane::Control && !std::mem::replace(&mut state.down, true) {
-            tracing::warn!(peer = %state.fallback, reason, "a peer is unreachable");
+            tracing::warn!(peer = %self.fallback.lock(), reason, "a peer is unreachable");
         }
     }
 
     /// Notes that a call had no answer in time. Closes a channel that stays silent: its connection
     /// may be broken.
     pub fn timed_out(&self) {
-        let mut state = self.state.lock();
+        let Some(line) = self.line() else { return };
+        let mut state = line.state.lock();
         state.open = state.open.take().filter(|open| open.heard.elapsed() < self.silence_max);
     }
 
     /// Drops the channel. The next call looks the address up and dials.
     pub fn close(&self) {
-        self.state.lock().open = None;
+        if let Some(line) = self.line() {
+            line.state.lock().open = None;
+        }
+    }
+
+    fn line(&self) -> Option<Arc<Line>> {
+        self.line.lock().clone()
     }
 
     fn address_in_membership(&self) -> Option<String> {
@@ -181,17 +220,43 @@ pub fn recorded_address(raft: &Raft, node: NodeId) -> Option<String> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::raft::ClusterCell;
+    use crate::types::GroupId;
 
     fn node(address: &str) -> Addresses {
         Addresses { raft_addr: address.into(), ..Addresses::default() }
     }
 
     fn links() -> Links {
-        Links::new(1, ClusterCell::new(None), RaftCell::default(), Duration::from_secs(1))
+        links_of(0, &Channels::default())
+    }
+
+    fn links_of(group: GroupId, channels: &Channels) -> Links {
+        let cell = GroupCell::new(ClusterCell::new(None), group);
+        Links::new(1, cell, RaftCell::default(), channels.clone(), Duration::from_secs(1))
     }
 
     fn opened_at(link: &Link) -> Option<String> {
-        link.state.lock().open.as_ref().map(|open| open.address.clone())
+        let line = link.line()?;
+        let is_open = line.state.lock().open.is_some();
+        is_open.then(|| line.address.clone())
+    }
+
+    #[tokio::test]
+    async fn groups_share_the_channels_and_the_last_one_closes_them() {
+        let channels = Channels::default();
+        let (first, second) = (links_of(0, &channels), links_of(1, &channels));
+        let (one, other) = (first.to(2, &node("a:1"), Lane::Append), second.to(2, &node("a:1"), Lane::Append));
+        one.client().unwrap();
+        other.client().unwrap();
+        assert!(Arc::ptr_eq(&one.line().unwrap(), &other.line().unwrap()));
+        drop((second, other));
+        first.to(3, &node("b:2"), Lane::Append).client().unwrap();
+        assert_eq!(channels.0.lock().len(), 2, "the first group uses both");
+        drop((first, one));
+        let third = links_of(2, &channels);
+        third.to(4, &node("c:3"), Lane::Append).client().unwrap();
+        assert_eq!(channels.0.lock().len(), 1);
     }
 
     #[tokio::test]
@@ -218,7 +283,7 @@ mod tests {
         link.client().unwrap();
         link.timed_out();
         assert!(opened_at(&link).is_some(), "heard of just now");
-        link.state.lock().open.as_mut().unwrap().heard -= Duration::from_secs(2);
+        link.line().unwrap().state.lock().open.as_mut().unwrap().heard -= Duration::from_secs(2);
         link.timed_out();
         assert_eq!(opened_at(&link), None);
     }

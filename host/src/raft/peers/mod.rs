@@ -3,8 +3,9 @@
 //!
 //! - Out: `network` (openraft's view of a peer; `stream` pipelines its appends) → `link` (one
 //!   pooled channel per peer and lane) → `dial` → the peer port of another node.
-//! - In: `only_grpc` → `service` → `gate` (`cluster`: is this for this node, from its cluster?) →
-//!   `wire` → openraft. A snapshot goes through `install`.
+//! - In: `only_grpc` → `service` (`incoming` reads its streams) → `groups` (which group is meant) →
+//!   `gate` (`cluster`: is this for this node, from its cluster?) → `wire` → openraft, or one of
+//!   the `handlers`. A snapshot goes through `install`.
 //! - Checks: `processes` knows which `process` of each node takes part, and refuses a second one.
 //!   `bounds` limits how far ahead a peer's numbers may be. `probe` asks who is at an address.
 
@@ -12,6 +13,9 @@ pub mod bounds;
 pub mod cluster;
 pub mod dial;
 mod gate;
+pub mod groups;
+pub mod handlers;
+mod incoming;
 pub mod install;
 pub mod link;
 pub mod network;

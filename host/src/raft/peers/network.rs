@@ -440,6 +440,8 @@ fn snapshot_parts(
 mod tests {
     use super::*;
     use crate::machine::{Direction, Transfers};
+    use crate::raft::peers::link::Channels;
+    use crate::raft::{ClusterCell, GroupCell, RaftCell};
     use bytes::Bytes;
 
     #[tokio::test]
@@ -474,7 +476,13 @@ mod tests {
 
     #[test]
     fn what_refuses_calls_for_a_pause_and_what_breaks_does_not() {
-        let links = Links::new(1, crate::raft::ClusterCell::new(None), crate::raft::RaftCell::default(), Duration::MAX);
+        let links = Links::new(
+            1,
+            GroupCell::new(ClusterCell::new(None), 0),
+            RaftCell::default(),
+            Channels::default(),
+            Duration::MAX,
+        );
         let link = links.to(2, &Addresses::default(), Lane::Append);
         for status in [tonic::Status::unavailable("x"), tonic::Status::failed_precondition("x")] {
             assert!(matches!(broken(&link, &status), RPCError::Unreachable(_)));

@@ -7,37 +7,31 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
+use futures::stream;
+use futures::stream::BoxStream;
 use lockstep_proto::peer;
 use lockstep_proto::peer::peer_server::{Peer, PeerServer};
 use lockstep_proto::peer::snapshot_request::Part;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
-use parking_lot::Mutex;
+use openraft::raft::AppendEntriesResponse;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::dial::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
-use super::gate::{Gate, Refuses};
-use super::install::SnapshotHandler;
+use super::groups::{Door, Groups};
+use super::incoming::{appended, forwarded, stopped};
 use super::only_grpc::OnlyGrpc;
 use super::wire;
 use crate::faults;
-use crate::machine::Machine;
 use crate::net::{self, Http2Limits, Port};
-use crate::raft::liveness::presence;
-use crate::raft::liveness::presence::Presence;
-use crate::raft::membership::Members;
 use crate::raft::membership::join::{Host, Joins};
 use crate::raft::membership::{removal, standing};
 use crate::raft::time::log_time::wall_ms;
-use crate::raft::{Canvass, ClusterCell, LogTime, Me, Process, Raft, RaftCell, planted};
-use crate::types::{NodeId, TypeConfig};
+use crate::raft::{ClusterCell, Me, Process, Raft};
+use crate::types::{GROUP, NodeId};
 
 /// Limits of peer connections. A peer has a handful of calls under way.
 const LIMITS: Http2Limits = Http2Limits {
@@ -48,106 +42,39 @@ const LIMITS: Http2Limits = Http2Limits {
     keepalive_timeout: KEEPALIVE_TIMEOUT,
 };
 
-/// Handles the commands that other nodes took for this leader.
-pub trait ForwardHandler: Send + Sync + 'static {
-    /// Answers requests, whose routes are checked, in any order. The answers end after the requests
-    /// have ended and all of them are answered.
-    fn forward(
-        &self,
-        from: NodeId,
-        requests: BoxStream<'static, Result<peer::ForwardRequest, Status>>,
-    ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>>;
-}
-
-/// Handles the other requests to the leader, besides commands. FAILED_PRECONDITION when this node
-/// does not lead.
-pub trait LeaderHandler: Send + Sync + 'static {
-    /// Returns the index that a linearizable read must wait for.
-    fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>>;
-    /// Returns the index at which log time is `until_ms`, or as near as it can be.
-    fn pass_time(&self, from: NodeId, until_ms: u64) -> BoxFuture<'static, Result<u64, Status>>;
-}
-
-/// The rolling state hash of this node. [`Machine`] implements it.
-pub trait StateHashes: Send + Sync + 'static {
-    /// Returns this node's hash after entry `index`, if it is known.
-    fn hash_at(&self, index: u64) -> Option<u64>;
-    /// Compares another node's hash with ours. A difference raises a doubt here, too.
-    fn compare_hash(&self, index: u64, theirs: u64);
-}
-
-impl StateHashes for Machine {
-    fn hash_at(&self, index: u64) -> Option<u64> {
-        Machine::hash_at(self, index)
-    }
-
-    fn compare_hash(&self, index: u64, theirs: u64) {
-        Machine::compare_hash(self, index, theirs);
-    }
-}
-
-/// The modules to which the service passes messages.
+/// What the service is built from.
 pub struct Parts {
     /// This node.
     pub me: Me,
     /// Its cluster.
     pub cluster: ClusterCell,
-    /// Its Raft instance.
-    pub raft: RaftCell,
-    /// Answers whether the leader is gone.
-    pub canvass: Canvass,
-    /// Membership, for nodes that have moved.
-    pub members: Members,
-    /// Why this node can take no commands from its leader now: its disk is full.
-    pub refuses_entries: Refuses,
-    /// The rolling hash, for nodes that have a doubt.
-    pub states: Arc<dyn StateHashes>,
     /// The rest of the node.
     pub host: Arc<dyn Host>,
-    /// `install::Installer`.
-    pub snapshots: Arc<dyn SnapshotHandler>,
-    /// Receives the leaders' statements of log time.
-    pub log_time: LogTime,
-    /// `forwarded::Forwarded`.
-    pub forward: Arc<dyn ForwardHandler>,
-    /// The same object, for reads.
-    pub leader: Arc<dyn LeaderHandler>,
+    /// The groups that the node serves. More may come while it runs.
+    pub groups: Groups,
 }
 
 /// The tonic service. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerService {
-    gate: Gate,
-    canvass: Canvass,
     joins: Arc<Joins>,
-    members: Members,
-    states: Arc<dyn StateHashes>,
-    snapshots: Arc<dyn SnapshotHandler>,
-    log_time: LogTime,
-    forward: Arc<dyn ForwardHandler>,
-    leader: Arc<dyn LeaderHandler>,
+    door: Door,
 }
 
 impl PeerService {
     /// Creates the service. It serves nothing yet.
     pub fn new(parts: Parts) -> Self {
         PeerService {
-            joins: Arc::new(Joins::new(parts.me.clone(), parts.cluster.clone(), parts.host)),
-            gate: Gate {
-                me: parts.me.node_id,
-                cluster: parts.cluster,
-                raft: parts.raft,
-                refuses_entries: parts.refuses_entries,
-                refusals: Arc::default(),
-            },
-            canvass: parts.canvass,
-            members: parts.members,
-            states: parts.states,
-            snapshots: parts.snapshots,
-            log_time: parts.log_time,
-            forward: parts.forward,
-            leader: parts.leader,
+            door: Door::new(parts.me.node_id, parts.cluster.clone(), parts.groups),
+            joins: Arc::new(Joins::new(parts.me, parts.cluster, parts.host)),
         }
+    }
+
+    /// Builds a response that names the process that gives it.
+    fn answer<T>(&self, message: T) -> Response<T> {
+        let mut response = Response::new(message);
+        self.door.cluster.processes().sign(response.metadata_mut());
+        response
     }
 
     /// Serves the peer port until `stopped` completes. The calls under way may then end, in limited
@@ -181,12 +108,7 @@ fn refuse_removed(raft: &Raft, from: NodeId, request: &peer::VoteRequest) -> Res
     }
 }
 
-/// Converts an error of openraft. openraft answers an error only when its core has stopped.
-fn stopped(error: impl std::fmt::Display) -> Status {
-    Status::unavailable(format!("Raft has stopped: {error}"))
-}
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
 
 #[tonic::async_trait]
 impl Peer for PeerService {
@@ -196,60 +118,54 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<peer::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let raft =
-            self.gate.raft.get().filter(|_| self.gate.cluster.get().is_some()).ok_or_else(|| {
-                Status::failed_precondition("this node is in no cluster yet, or runs no Raft instance")
-            })?;
-        let (requests, refusal) =
-            accepted(request.into_inner(), self.gate.clone(), raft.clone(), self.canvass.presence().clone());
-        if faults::is_set("peer-skip-append") {
-            return Ok(self.gate.answer(Box::pin(planted::answers(requests).map(Ok))));
+        if self.door.cluster.get().is_none() {
+            return Err(Status::failed_precondition("this node is in no cluster yet"));
         }
-        let answers = raft
-            .stream_append(requests)
-            .map(|answer| answer.map(|answer| wire::encode_stream_result(&answer)).map_err(stopped));
-        // The accepted requests are answered first; then comes the error that ended the stream.
-        let last = stream::once(async move { refusal.lock().take() }).filter_map(|refusal| async { refusal.map(Err) });
-        Ok(self.gate.answer(Box::pin(answers.chain(last))))
+        // The stream opens before the first message, which names the group.
+        let answers = stream::once(appended(request.into_inner(), self.door.clone())).flatten();
+        Ok(self.answer(Box::pin(answers)))
     }
 
     async fn heartbeat(&self, request: Request<peer::AppendRequest>) -> Result<Response<peer::AppendResponse>, Status> {
         let request = request.into_inner();
-        let (from, raft) = self.gate.raft(request.route.as_ref()).await?;
+        let group = self.door.group(request.route.as_ref())?;
+        let (from, raft) = group.gate.raft(request.route.as_ref()).await?;
         if !request.entries.is_empty() {
             return Err(Status::invalid_argument("a heartbeat carries no entries"));
         }
         let telling = wire::telling_of(&request);
-        let request = self.gate.read(wire::decode_append(request))?;
-        self.gate.read(wire::check_append(from, &request))?;
-        self.gate.check_vote(&raft, from, &request.vote)?;
+        let request = group.gate.read(wire::decode_append(request))?;
+        group.gate.read(wire::check_append(from, &request))?;
+        group.gate.check_vote(&raft, from, &request.vote)?;
         let prev = request.prev_log_id;
         let response = raft.append_entries(request).await.map_err(stopped)?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-            self.log_time.told(telling);
+            group.log_time.told(telling);
         }
         let answer = wire::encode_heartbeat_response(response, prev);
-        Ok(self.gate.answer(peer::AppendResponse { clock_ms: wall_ms(), ..answer }))
+        Ok(self.answer(peer::AppendResponse { clock_ms: wall_ms(), ..answer }))
     }
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
-        let (from, raft) = self.gate.candidate(request.route.as_ref()).await?;
+        let group = self.door.group(request.route.as_ref())?;
+        let (from, raft) = group.gate.candidate(request.route.as_ref()).await?;
         refuse_removed(&raft, from, &request)?;
-        let request = self.gate.read(wire::decode_vote_request(request))?;
-        self.gate.check_vote(&raft, from, &request.vote)?;
+        let request = group.gate.read(wire::decode_vote_request(request))?;
+        group.gate.check_vote(&raft, from, &request.vote)?;
         let response = raft.vote(request).await.map_err(stopped)?;
-        Ok(self.gate.answer(wire::encode_vote_response(&response)))
+        Ok(self.answer(wire::encode_vote_response(&response)))
     }
 
     async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
         let request = request.into_inner();
-        let (from, raft) = self.gate.raft(request.route.as_ref()).await?;
+        let group = self.door.group(request.route.as_ref())?;
+        let (from, raft) = group.gate.raft(request.route.as_ref()).await?;
         refuse_removed(&raft, from, &request)?;
-        let request = self.gate.read(wire::decode_vote_request(request))?;
-        self.gate.check_vote(&raft, from, &request.vote)?;
+        let request = group.gate.read(wire::decode_vote_request(request))?;
+        group.gate.check_vote(&raft, from, &request.vote)?;
         let response = raft.pre_vote(request).await.map_err(stopped)?;
-        Ok(self.gate.answer(wire::encode_vote_response(&response)))
+        Ok(self.answer(wire::encode_vote_response(&response)))
     }
 
     async fn transfer_leader(
@@ -257,17 +173,19 @@ impl Peer for PeerService {
         request: Request<peer::TransferLeaderRequest>,
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
-        let (from, raft) = self.gate.raft(request.route.as_ref()).await?;
+        let group = self.door.group(request.route.as_ref())?;
+        let (from, raft) = group.gate.raft(request.route.as_ref()).await?;
         faults::io("peer-transfer-refused")?;
-        let request = self.gate.read(wire::decode_transfer(request))?;
-        self.gate.check_vote(&raft, from, request.from_leader())?;
+        let request = group.gate.read(wire::decode_transfer(request))?;
+        group.gate.check_vote(&raft, from, request.from_leader())?;
         let response = raft.handle_transfer_leader(request).await.map_err(stopped)?;
-        Ok(self.gate.answer(wire::encode_transfer_response(&response)))
+        Ok(self.answer(wire::encode_transfer_response(&response)))
     }
 
     async fn canvass(&self, request: Request<peer::CanvassRequest>) -> Result<Response<peer::CanvassResponse>, Status> {
-        let (_, raft) = self.gate.raft(request.get_ref().route.as_ref()).await?;
-        Ok(self.gate.answer(self.canvass.answer(&raft).await))
+        let group = self.door.group(request.get_ref().route.as_ref())?;
+        let (_, raft) = group.gate.raft(request.get_ref().route.as_ref()).await?;
+        Ok(self.answer(group.canvass.answer(&raft).await))
     }
 
     type SnapshotStream = Answers<peer::SnapshotResponse>;
@@ -281,8 +199,9 @@ impl Peer for PeerService {
         let Some(Part::Header(header)) = first else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
-        let (from, raft) = self.gate.raft(header.route.as_ref()).await?;
-        Ok(self.gate.answer(self.snapshots.install(raft, from, header, frames.boxed())))
+        let group = self.door.group(header.route.as_ref())?;
+        let (from, raft) = group.gate.raft(header.route.as_ref()).await?;
+        Ok(self.answer(group.snapshots.install(raft, from, header, frames.boxed())))
     }
 
     type ForwardStream = Answers<peer::ForwardResponse>;
@@ -291,7 +210,7 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<peer::ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
-        let answers = forwarded(request.into_inner(), self.gate.clone(), self.forward.clone());
+        let answers = forwarded(request.into_inner(), self.door.clone());
         // The stream opens before the first message: its opener may have nothing to send yet.
         Ok(Response::new(Box::pin(stream::once(answers).flatten())))
     }
@@ -300,18 +219,20 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexResponse>, Status> {
-        let from = self.gate.check(request.get_ref().route.as_ref()).await?;
-        let index = self.leader.read_index(from).await?;
-        Ok(self.gate.answer(peer::ReadIndexResponse { index }))
+        let group = self.door.group(request.get_ref().route.as_ref())?;
+        let from = group.gate.check(request.get_ref().route.as_ref()).await?;
+        let index = group.leader.read_index(from).await?;
+        Ok(self.answer(peer::ReadIndexResponse { index }))
     }
 
     async fn pass_time(
         &self,
         request: Request<peer::PassTimeRequest>,
     ) -> Result<Response<peer::PassTimeResponse>, Status> {
-        let from = self.gate.check(request.get_ref().route.as_ref()).await?;
-        let index = self.leader.pass_time(from, request.get_ref().until_ms).await?;
-        Ok(self.gate.answer(peer::PassTimeResponse { index }))
+        let group = self.door.group(request.get_ref().route.as_ref())?;
+        let from = group.gate.check(request.get_ref().route.as_ref()).await?;
+        let index = group.leader.pass_time(from, request.get_ref().until_ms).await?;
+        Ok(self.answer(peer::PassTimeResponse { index }))
     }
 
     async fn identify(
@@ -319,10 +240,11 @@ impl Peer for PeerService {
         request: Request<peer::IdentifyRequest>,
     ) -> Result<Response<peer::IdentifyResponse>, Status> {
         if let Some(copy) = &request.get_ref().copy {
-            self.gate.cluster.processes().news(self.gate.me, copy);
+            self.door.cluster.processes().news(self.door.me, copy);
         }
-        let leads = self.gate.raft.get().is_some_and(|raft| raft.is_leader());
-        Ok(self.gate.answer(peer::IdentifyResponse { leads, ..self.joins.identify() }))
+        let raft = self.door.groups.get(GROUP).and_then(|group| group.gate.raft.get());
+        let leads = raft.is_some_and(|raft| raft.is_leader());
+        Ok(self.answer(peer::IdentifyResponse { leads, ..self.joins.identify() }))
     }
 
     async fn join(&self, request: Request<peer::JoinRequest>) -> Result<Response<peer::JoinResponse>, Status> {
@@ -336,7 +258,7 @@ impl Peer for PeerService {
         request: Request<peer::FetchComponentRequest>,
     ) -> Result<Response<Self::FetchComponentStream>, Status> {
         let request = request.into_inner();
-        self.gate.check(request.route.as_ref()).await?;
+        self.door.group(request.route.as_ref())?.gate.check(request.route.as_ref()).await?;
         Ok(Response::new(self.joins.ship(request).await?))
     }
 
@@ -344,8 +266,9 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::StandingRequest>,
     ) -> Result<Response<peer::StandingResponse>, Status> {
-        let (from, raft) = self.gate.raft(request.get_ref().route.as_ref()).await?;
-        Ok(self.gate.answer(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
+        let group = self.door.group(request.get_ref().route.as_ref())?;
+        let (from, raft) = group.gate.raft(request.get_ref().route.as_ref()).await?;
+        Ok(self.answer(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
     }
 
     async fn state_hash(
@@ -353,9 +276,10 @@ impl Peer for PeerService {
         request: Request<peer::StateHashRequest>,
     ) -> Result<Response<peer::StateHashResponse>, Status> {
         let request = request.into_inner();
-        self.gate.check(request.route.as_ref()).await?;
-        self.states.compare_hash(request.index, request.hash);
-        Ok(self.gate.answer(peer::StateHashResponse { hash: self.states.hash_at(request.index) }))
+        let group = self.door.group(request.route.as_ref())?;
+        group.gate.check(request.route.as_ref()).await?;
+        group.states.compare_hash(request.index, request.hash);
+        Ok(self.answer(peer::StateHashResponse { hash: group.states.hash_at(request.index) }))
     }
 
     async fn set_addresses(
@@ -363,91 +287,16 @@ impl Peer for PeerService {
         request: Request<peer::SetAddressesRequest>,
     ) -> Result<Response<peer::SetAddressesResponse>, Status> {
         let request = request.into_inner();
-        let from = self.gate.check(request.route.as_ref()).await?;
+        let group = self.door.group(request.route.as_ref())?;
+        let from = group.gate.check(request.route.as_ref()).await?;
         let node = request.node.ok_or_else(|| Status::invalid_argument("the message has no node"))?;
         let process = request.route.as_ref().map(Process::of).unwrap_or_default();
         // All nodes will find the node at the address that is recorded here.
-        self.gate.cluster.processes().admit_elsewhere(from, process).await?;
-        match self.members.set_addresses(from, wire::decode_node(node)).await {
-            Ok(_) => Ok(self.gate.answer(peer::SetAddressesResponse {})),
+        self.door.cluster.processes().admit_elsewhere(from, process).await?;
+        match group.members.set_addresses(from, wire::decode_node(node)).await {
+            Ok(_) => Ok(self.answer(peer::SetAddressesResponse {})),
             Err(error) => Err(Status::failed_precondition(error.to_string())),
         }
-    }
-}
-
-/// Waits for the first message, which names the sender, and passes the stream to the handler.
-async fn forwarded(
-    mut requests: Streaming<peer::ForwardRequest>,
-    gate: Gate,
-    handler: Arc<dyn ForwardHandler>,
-) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
-    let first = match requests.message().await {
-        Ok(Some(first)) => gate.check(first.route.as_ref()).await.map(|from| (from, first)),
-        Ok(None) => return stream::empty().boxed(),
-        Err(status) => Err(status),
-    };
-    let (from, first) = match first {
-        Ok(first) => first,
-        Err(status) => return stream::once(async { Err(status) }).boxed(),
-    };
-    let rest = requests.map(move |request| {
-        let request = request?;
-        match gate.check_again(request.route.as_ref())? {
-            sender if sender == from => Ok(request),
-            _ => Err(Status::failed_precondition("one stream, one sender")),
-        }
-    });
-    handler.forward(from, stream::once(async { Ok(first) }).chain(rest).boxed())
-}
-
-type Refusal = Arc<Mutex<Option<Status>>>;
-
-/// Returns the requests up to the first one that is refused. The second value is the place where
-/// the reason for the refusal will be. The sender is present from its first request until the
-/// stream ends.
-fn accepted(
-    requests: Streaming<peer::AppendRequest>,
-    gate: Gate,
-    raft: Arc<Raft>,
-    presence: Presence,
-) -> (impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static, Refusal) {
-    let refusal = Refusal::default();
-    let begun = Accepted { requests, gate, raft, presence, open: None, refusal: refusal.clone() };
-    let accepted = stream::unfold(begun, |mut accepted| async move {
-        match accepted.next().await {
-            Ok(request) => request.map(|request| (request, accepted)),
-            Err(status) => {
-                *accepted.refusal.lock() = Some(status);
-                None
-            }
-        }
-    });
-    (accepted, refusal)
-}
-
-/// One append stream, read.
-struct Accepted {
-    requests: Streaming<peer::AppendRequest>,
-    gate: Gate,
-    raft: Arc<Raft>,
-    presence: Presence,
-    open: Option<presence::Stream>,
-    refusal: Refusal,
-}
-
-impl Accepted {
-    async fn next(&mut self) -> Result<Option<AppendEntriesRequest<TypeConfig>>, Status> {
-        let Some(message) = self.requests.message().await? else { return Ok(None) };
-        faults::io("peer-append-refused")?;
-        let from = self.gate.check(message.route.as_ref()).await?;
-        if self.open.is_none() {
-            self.open = Some(self.presence.opened(from, message.boot));
-        }
-        let request = self.gate.read(wire::decode_append(message))?;
-        self.gate.read(wire::check_append(from, &request))?;
-        self.gate.check_vote(&self.raft, from, &request.vote)?;
-        self.gate.check_room(&request)?;
-        Ok(Some(request))
     }
 }
 

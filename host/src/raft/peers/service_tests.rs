@@ -6,17 +6,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tonic::Code;
 
 use super::*;
 use crate::codec::Genesis;
 use crate::net::Port;
-use crate::raft::Timeouts;
+use crate::raft::membership::Members;
 use crate::raft::membership::join;
 use crate::raft::membership::join::{ComponentId, JoinOffer};
 use crate::raft::peers::dial;
-use crate::raft::peers::install::{Answers, Frames};
-use crate::raft::peers::link::Links;
+use crate::raft::peers::groups::{GroupParts, Groups};
+use crate::raft::peers::handlers::{ForwardHandler, LeaderHandler, StateHashes};
+use crate::raft::peers::install::{Answers, Frames, SnapshotHandler};
+use crate::raft::peers::link::{Channels, Links};
+use crate::raft::{Canvass, GroupCell, LogTime, Presence, RaftCell, Timeouts};
 use crate::types::{Addresses, Cluster, hex};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
@@ -128,7 +133,8 @@ impl TestNode {
         let me = Me { node_id: id, node };
         let raft = RaftCell::default();
         let (host, reached) = (Shared(Arc::new(host)), Reached::default());
-        let links = Links::new(id, cluster.clone(), raft.clone(), Duration::from_secs(1));
+        let group = GroupCell::new(cluster.clone(), GROUP);
+        let links = Links::new(id, group.clone(), raft.clone(), Channels::default(), Duration::from_secs(1));
         let canvass = Canvass::new(raft.clone(), links.clone(), Presence::default(), Timeouts::default());
         let members = Members::new(
             me.clone(),
@@ -138,20 +144,22 @@ impl TestNode {
             Timeouts::default(),
             Duration::from_secs(60),
         );
-        let service = PeerService::new(Parts {
-            me,
-            cluster: cluster.clone(),
+        let groups = Groups::default();
+        groups.serve(GroupParts {
+            me: id,
+            cluster: group,
             raft,
             canvass,
             members,
             refuses_entries: Arc::new(|_| None),
             states: Arc::new(NoStates),
-            host: Arc::new(host.clone()),
             snapshots: Arc::new(reached.clone()),
             log_time: LogTime::default(),
             forward: Arc::new(reached.clone()),
             leader: Arc::new(reached.clone()),
         });
+        let rest = Arc::new(host.clone());
+        let service = PeerService::new(Parts { me, cluster: cluster.clone(), host: rest, groups });
         tokio::spawn(
             async move { service.serve(&Port::new("raft", 64), vec![listener], std::future::pending()).await },
         );
@@ -176,7 +184,7 @@ fn cluster(id: u8) -> Cluster {
 }
 
 fn route(id: u8, from: NodeId, to: NodeId) -> peer::Route {
-    ClusterCell::new(Some(cluster(id))).route(from, to).unwrap()
+    GroupCell::new(ClusterCell::new(Some(cluster(id))), GROUP).route(from, to).unwrap()
 }
 
 fn genesis() -> Genesis {
@@ -408,7 +416,7 @@ async fn nobody_votes_for_a_process_whose_place_was_not_looked_at() {
 async fn a_message_of_a_copy_gets_no_further_than_the_gate() {
     let me = ClusterCell::of_process(Some(cluster(1)), process(1, 1000));
     let node = TestNode::start_cell(2, me, TestHost::default()).await;
-    let sender = |boot, nonce| ClusterCell::of_process(Some(cluster(1)), process(boot, nonce));
+    let sender = |boot, nonce| GroupCell::new(ClusterCell::of_process(Some(cluster(1)), process(boot, nonce)), GROUP);
     let mut client = node.client().await;
     for (cell, reaches) in [(sender(3, 30), 1), (sender(3, 31), 1), (sender(2, 20), 1), (sender(4, 40), 2)] {
         let request = peer::ReadIndexRequest { route: cell.route(5, 2) };
