@@ -29,7 +29,7 @@ use crate::api::commands::{Commands, CommandsParts};
 use crate::api::{Api, ApiParts};
 use crate::config::{self, NodeConfig};
 use crate::guest::QUERY_INSTANCES_MAX;
-use crate::machine::{self, Machine};
+use crate::machine::{self, Executor, Machine, QueryPool};
 use crate::net::Sockets;
 use crate::raft::membership::builds;
 use crate::raft::path::proposer::STALL_MAX;
@@ -245,9 +245,8 @@ async fn open_disk(
         boot: identity.boot,
         fatal: fatal.clone(),
         snapshot_pace: machine::Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
-        // Each thread keeps an instance of the pool between queries.
-        query_threads: std::thread::available_parallelism().map_or(2, usize::from).min(QUERY_INSTANCES_MAX as usize),
-        query_queue_max: QUERY_QUEUE_MAX,
+        queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
+        executor: Executor::default(),
         restores_snapshot: !config.no_snapshot_restore_on_start,
     })?;
     let cluster = ClusterCell::of_process(identity.cluster.clone(), process);
@@ -268,6 +267,12 @@ async fn open_disk(
         Foundation { directory, log, machine, identity, me, cluster, group, channels, removed, admission, api, held },
         state_machine,
     ))
+}
+
+/// Returns the number of threads for queries. Each keeps an instance of the guest's pool between
+/// queries.
+fn query_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).min(QUERY_INSTANCES_MAX as usize)
 }
 
 /// Starts Raft on the log and the state machine.

@@ -20,13 +20,14 @@ use tokio::sync::oneshot;
 
 use super::dirty::{Dirty, FIRST_FLUSH_AFTER, FLUSH_AFTER};
 use super::entry::{self, Effects, Runner};
+use super::executor::Executor;
 use super::outcome::Outcome;
 use super::shared::Shared;
 use super::system::{System, key};
 use super::{ApplyError, MachineError};
 use crate::codec::{self, Genesis, encode_record};
 use crate::faults;
-use crate::guest::{CALLER_STACK_BYTES, Component, Failure, Verdict};
+use crate::guest::{Component, Failure, Verdict};
 use crate::logs::Foreign;
 use crate::store::{Batch, Column, Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
@@ -80,7 +81,12 @@ pub(crate) struct ApplyHandle {
 }
 
 impl ApplyHandle {
-    pub(crate) fn start(shared: Arc<Shared>, gate: Arc<dyn LogGate>, system: System) -> Result<Self, MachineError> {
+    pub(crate) fn start(
+        shared: Arc<Shared>,
+        gate: Arc<dyn LogGate>,
+        system: System,
+        executor: &Executor,
+    ) -> Result<Self, MachineError> {
         let (jobs, work) = channel();
         let generation = shared.state.current();
         let applier = Applier {
@@ -91,10 +97,8 @@ impl ApplyHandle {
             dirty: Dirty::nothing(FIRST_FLUSH_AFTER),
             fit: None,
         };
-        std::thread::Builder::new()
-            .name("apply".into())
-            .stack_size(CALLER_STACK_BYTES)
-            .spawn(move || applier.run(work))
+        executor
+            .start("apply", move || applier.run(work))
             .map_err(|source| MachineError::Thread { name: "apply", source })?;
         Ok(ApplyHandle { jobs, shared })
     }

@@ -19,6 +19,7 @@ mod changes;
 mod digest;
 mod dirty;
 mod entry;
+mod executor;
 mod fitness;
 mod gaps;
 mod hash;
@@ -48,10 +49,12 @@ use crate::types::{Fatal, LogId, NodeId, NodeMode, StoredMembership};
 pub use again::Again;
 pub use changes::{Change, Changed, ReadSet};
 pub use entry::{Instance, Instances};
+pub use executor::Executor;
 pub use fitness::{SEMANTICS, genesis_of, limits_of};
 pub use hash::Doubt;
 pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
 pub use pace::Pace;
+pub use query::Pool as QueryPool;
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
 pub use replica::{AppliedEntry, Replica, ReplicaDigest, ReplicaError, Reuse};
 pub use snapshot::error::SnapshotError;
@@ -83,10 +86,10 @@ pub struct Options {
     pub fatal: Fatal,
     /// How fast this node sends snapshots.
     pub snapshot_pace: Pace,
-    /// Number of threads that serve queries and steps of watches.
-    pub query_threads: usize,
-    /// Most queries that may wait for a thread. Further queries are refused.
-    pub query_queue_max: usize,
+    /// The threads that serve queries and steps of watches. Machines may share them.
+    pub queries: QueryPool,
+    /// Where the apply thread comes from. Machines may share it.
+    pub executor: Executor,
     /// Whether a state that is behind the newest snapshot is restored from it.
     pub restores_snapshot: bool,
 }
@@ -213,10 +216,9 @@ pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
 fn open_behind(gate: Arc<dyn LogGate>, options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let system = system::System::read(&*options.state.current())?;
     let shared = Arc::new(Shared::new(&options, &system));
-    let queries = query::Pool::start(options.query_threads, options.query_queue_max)?;
-    let apply = ApplyHandle::start(shared.clone(), gate.clone(), system)?;
+    let apply = ApplyHandle::start(shared.clone(), gate.clone(), system, &options.executor)?;
     let snapshots = Snapshots::new(shared.clone(), options.snapshot_pace.clone());
-    let machine = Machine { shared, queries, apply: apply.clone(), snapshots: snapshots.clone() };
+    let machine = Machine { shared, queries: options.queries, apply: apply.clone(), snapshots: snapshots.clone() };
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
 }
 

@@ -23,8 +23,9 @@ use crate::guest::{
 use crate::logs::Foreign;
 use crate::store::{Column, Read, StoreError, View};
 use crate::types::{Fatal, NodeMode};
+pub(crate) use threads::Kept;
+pub use threads::Pool;
 use threads::WorkKind;
-pub(crate) use threads::{Kept, Pool};
 
 /// A query.
 pub struct QueryCall {

@@ -24,7 +24,7 @@ use super::peers::install::Installer;
 use super::peers::link::{Channels, Links};
 use super::peers::service::Parts;
 use crate::codec::Genesis;
-use crate::machine::{self, Machine};
+use crate::machine::{self, Executor, Machine, QueryPool};
 use crate::net::Port;
 use crate::raft::membership::MembershipError;
 use crate::raft::{
@@ -115,8 +115,8 @@ impl TestNode {
             boot: 1,
             fatal,
             snapshot_pace: Default::default(),
-            query_threads: 1,
-            query_queue_max: 1,
+            queries: QueryPool::start(1, 1).unwrap(),
+            executor: Executor::default(),
             restores_snapshot: true,
         })
         .unwrap();

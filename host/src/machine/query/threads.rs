@@ -58,7 +58,7 @@ type Work = Box<dyn FnOnce(&mut Kept) + Send>;
 /// The threads that serve queries and steps of watches. Cheap to clone. The threads end when the
 /// last clone is dropped.
 #[derive(Clone)]
-pub(crate) struct Pool(Arc<Ends>);
+pub struct Pool(Arc<Ends>);
 
 /// The queues that [`Pool`] and its threads share.
 struct Queues {
@@ -108,8 +108,11 @@ pub(super) enum WorkKind {
 }
 
 impl Pool {
-    /// Starts the threads. Each queue holds at most `queue_max` calls.
-    pub(crate) fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
+    /// Starts the threads. Each queue holds at most `queue_max` calls; more are refused.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(threads: usize, queue_max: usize) -> Result<Pool, MachineError> {
         let queues = Arc::new(Queues { waiting: Mutex::default(), more: Condvar::new(), queue_max });
         // If an error returns early, dropping this value ends the threads that have started.
         let pool = Pool(Arc::new(Ends(queues.clone())));

@@ -15,7 +15,9 @@ use openraft::vote::RaftLeaderId;
 use tempfile::TempDir;
 
 use super::super::apply::LogGate;
-use super::super::{Answer, Machine, Options, QueryCall, StateMachine, WatchCall, Watched, genesis_of, open_behind};
+use super::super::{
+    Answer, Executor, Machine, Options, QueryCall, QueryPool, StateMachine, WatchCall, Watched, genesis_of, open_behind,
+};
 use super::guest_text::request;
 use crate::codec::{self, Command};
 use crate::guest::{Cause, Component};
@@ -69,8 +71,8 @@ pub(super) fn start_in(place: TempDir, gate: Arc<dyn LogGate>) -> TestNode {
         boot: 1,
         fatal,
         snapshot_pace: Default::default(),
-        query_threads: 2,
-        query_queue_max: 16,
+        queries: QueryPool::start(2, 16).unwrap(),
+        executor: Executor::default(),
         restores_snapshot: true,
     };
     let (machine, state_machine) = open_behind(gate, options.clone()).unwrap();
