@@ -12,12 +12,14 @@
 //! ```
 //!
 //! No module uses one above it: `api → raft → machine → {guest, store}`. `net` accepts the
-//! connections of `api` and `raft`. All may use `types`, `codec`, `faults` and `logs`. Only `node`
-//! sees everything.
+//! connections of `api` and `raft`. `group` joins `raft`, `machine` and `store` to one replicated
+//! machine; `node` is the process, which holds groups and serves them. All may use `types`, `codec`,
+//! `faults` and `logs`. Only `node` sees everything.
 
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod group;
 pub mod node;
 
 pub mod raft;

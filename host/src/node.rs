@@ -1,8 +1,9 @@
-//! Connects the modules from bottom to top, and stops them from top to bottom. The only file that
-//! sees everything. Decides nothing itself. `node/identity.rs` owns the node's identity,
-//! `node/clock.rs` its clock. `node/founding.rs` decides whether it forms a cluster and whether its
-//! place is disputed, `node/admission.rs` what it may run. `node/duties.rs` has its background
-//! tasks, `node/sockets.rs` its sockets, and `node/stopping.rs` ends its Raft.
+//! The process: connects what it has once with its groups, from bottom to top, and stops them from
+//! top to bottom. The only file that sees everything. Decides nothing itself. `node/identity.rs`
+//! owns the node's identity. `node/founding.rs` decides whether it forms a cluster and whether its
+//! place is disputed, by `node/clock.rs` too; `node/admission.rs` what it may run. `node/duties.rs`
+//! has its background tasks, `node/sockets.rs` its sockets, and `node/stopping.rs` what Shutdown
+//! does. `group` has the rest.
 
 mod admission;
 mod clock;
@@ -15,6 +16,7 @@ mod resync;
 mod sockets;
 mod stopping;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -22,32 +24,27 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::api::commands::{Commands, CommandsParts};
 use crate::api::{Api, ApiParts};
 use crate::config::{self, NodeConfig};
+use crate::group::{Group, Lent, Opened, Settings};
 use crate::guest::QUERY_INSTANCES_MAX;
-use crate::machine::{self, Executor, Machine, QueryPool};
+use crate::machine::{Executor, Pace, QueryPool};
 use crate::net::Sockets;
-use crate::raft::membership::builds;
-use crate::raft::path::proposer::STALL_MAX;
-use crate::raft::peers::groups::{GroupParts, Groups};
+use crate::raft::peers::groups::Groups;
+use crate::raft::peers::link::Channels;
 use crate::raft::peers::service::Parts;
-use crate::raft::peers::{install, link};
-use crate::raft::retention::{Retention, RetentionLimits};
-use crate::raft::time::clock_warning;
-use crate::raft::{
-    Canvass, Clock, ClusterCell, Forward, Forwarded, GroupCell, Inquiry, LeaderWatch, LogTime, Me, Members,
-    NetworkFactory, PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts,
-};
-use crate::store::{Checkpoints, DataDir, Log, Space, State};
-use crate::types::{Fatal, GROUP, Identity, NodeMode};
+use crate::raft::retention::RetentionLimits;
+use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
+use crate::store::{DataDir, Log, Space};
+use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
 use admission::Admission;
 use resync::Resync;
 use sockets::{Listeners, bind, describe, serve_peers};
-use stopping::{hand_over, hold, stop_handle, stop_raft};
+use stopping::stop_handle;
 
 /// Most queries that may wait for a thread; more are refused.
 const QUERY_QUEUE_MAX: usize = 4_096;
@@ -56,13 +53,10 @@ const QUERY_QUEUE_MAX: usize = 4_096;
 /// acknowledged.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A running node.
+/// A running node: what a process has once, and its groups.
 pub struct Node {
     api: Api,
-    members: Members,
-    raft: RaftCell,
-    machine: Machine,
-    log: Log,
+    groups: BTreeMap<GroupId, Group>,
     fatal: Fatal,
     exit: Arc<Notify>,
     /// Set when the process is to start again after it has stopped.
@@ -82,45 +76,15 @@ pub enum Ended {
     Restart,
 }
 
-/// The modules below Raft, opened from the disk.
+/// What is open before any Raft runs.
 struct Foundation {
-    directory: Arc<DataDir>,
-    log: Log,
-    machine: Machine,
+    lent: Lent,
     identity: Identity,
-    me: Me,
-    cluster: ClusterCell,
-    group: GroupCell,
-    channels: link::Channels,
-    /// The index of the configuration in which the cluster removed this node, as the disk says.
-    removed: Option<u64>,
     admission: Admission,
     /// Gives admission the API once there is one.
     api: Arc<OnceLock<Api>>,
     /// Set if this node takes no part in its cluster, with the reason. It then only reports that.
     held: Option<NodeMode>,
-}
-
-/// The running Raft, and the connections to the peers.
-struct Consensus {
-    raft: Raft,
-    cell: RaftCell,
-    canvass: Canvass,
-    members: Members,
-    leader: LeaderWatch,
-    log_time: LogTime,
-    retention: Retention,
-    inquiry: Inquiry,
-    /// Set when the cluster has removed this node.
-    removed: watch::Receiver<Option<u64>>,
-}
-
-/// The paths of commands and reads.
-struct Paths {
-    proposer: Proposer,
-    forward: Forward,
-    read: ReadIndex,
-    clock: Clock,
 }
 
 impl Node {
@@ -135,35 +99,34 @@ impl Node {
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;
         let http_addr = config.http_addr.as_deref().map(|addr| config::advertised(None, addr, &http)).transpose()?;
-        let (below, state_machine) = open_disk(&config, me, &fatal).await?;
+        let (below, opened) = open_disk(&config, me, &fatal).await?;
+        let group = opened.start(Arc::new(below.admission.clone()), below.held.as_ref()).await?;
         let mut tasks = JoinSet::new();
-        let consensus = start_raft(&config, &below, state_machine, &mut tasks).await?;
-        let paths = open_paths(&config, &below, &consensus, &mut tasks);
-        let service = peer_service(&below, &consensus, &paths);
+        let service = PeerService::new(Parts {
+            me: below.lent.me.clone(),
+            cluster: below.lent.cluster.clone(),
+            host: Arc::new(below.admission.clone()),
+            groups: below.lent.groups.clone(),
+        });
         tasks.spawn(serve_peers(service, sockets.peers.clone(), peer_listeners, fatal.clone()));
         if below.held.is_none() {
-            founding::found(&config, &below, &consensus.raft).await?;
+            founding::found(&config, &below, &group.raft).await?;
         }
         let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
-        let resync = Resync::new(&below, &consensus.raft, &exit, &restart);
-        let api = open_api(&config, &below, &consensus, &paths, &exit, resync, sockets)?;
+        let resync = Resync::new(&below.lent, &group, &exit, &restart);
+        let api = open_api(&config, &below, &group, &exit, resync, sockets)?;
         announce(&config, &below, http_addr.as_deref());
-        match below.held {
-            None => start_duties(&config, &below, &consensus, paths, &fatal, &mut tasks),
-            Some(_) => drop(tasks.spawn(duties::watch_space(below.machine.space().clone()))),
-        }
+        tasks.spawn(duties::watch_space(below.lent.space.clone()));
+        let group = start_duties(&config, &below, group, &mut tasks);
         Ok(Node {
             api,
-            members: consensus.members,
-            raft: consensus.cell,
-            machine: below.machine,
-            log: below.log,
+            groups: BTreeMap::from([(GROUP, group)]),
             fatal,
             exit,
             restart,
             tasks,
             listeners: Some(Listeners { grpc, raft: Vec::new(), http }),
-            _directory: below.directory,
+            _directory: below.lent.directory,
         })
     }
 
@@ -202,71 +165,66 @@ impl Node {
     /// Stops from top to bottom: hands leadership over, lets open calls end, then stops Raft, the
     /// state and the log.
     async fn stop(mut self, serving: tokio::task::JoinHandle<std::io::Result<()>>) -> anyhow::Result<()> {
-        hand_over(&self.members, &self.raft).await;
+        for group in self.groups.values() {
+            group.hand_over().await;
+        }
         self.api.stop();
         serving.await?.context("the client port did not close cleanly")?;
-        // Another node that stops at the same time may have handed leadership to this one
-        // meanwhile.
-        hand_over(&self.members, &self.raft).await;
-        stop_raft(&self.raft).await.map_err(anyhow::Error::msg)?;
+        for group in self.groups.values() {
+            // Another node that stops at the same time may have handed leadership to this one
+            // meanwhile.
+            group.hand_over().await;
+            group.stop_raft().await?;
+        }
         // This also ends the peer port and its streams, which never end by themselves.
         self.tasks.shutdown().await;
-        self.machine.close().await?;
-        let log = self.log.clone();
-        tokio::task::spawn_blocking(move || log.close()).await?;
+        for group in self.groups.into_values() {
+            group.close().await?;
+        }
         tracing::info!("stopped");
         Ok(())
     }
 }
 
 /// Opens everything on the disk, and loads the component that this node may run.
-async fn open_disk(
-    config: &NodeConfig,
-    node: crate::types::Addresses,
-    fatal: &Fatal,
-) -> anyhow::Result<(Foundation, machine::StateMachine)> {
+async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyhow::Result<(Foundation, Opened)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);
     // Must come before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
     resync::finish(&directory).await?;
-    let mut held = directory.quarantined()?.map(NodeMode::Quarantined);
+    let quarantined = directory.quarantined()?.map(NodeMode::Quarantined);
     let log = Log::open(&directory, GROUP, fatal.clone())?;
     let identity = identity::open(&log, config)?;
     let process = Process { boot: identity.boot, nonce: identity::mint_nonce()? };
     let me = Me { node_id: identity.node_id, node };
-    let state = State::open(&directory, GROUP)?;
-    let recorded = machine::stands_at(&state)?.1;
-    let (machine, state_machine) = machine::open(machine::Options {
-        state,
-        checkpoints: Checkpoints::open(&directory, GROUP)?,
-        log: log.clone(),
-        space,
-        node: identity.node_id,
+    let lent = Lent {
+        me: me.clone(),
         boot: identity.boot,
-        fatal: fatal.clone(),
-        snapshot_pace: machine::Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
+        directory: directory.clone(),
+        space,
+        cluster: ClusterCell::of_process(identity.cluster.clone(), process),
+        channels: Channels::default(),
+        groups: Groups::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
         executor: Executor::default(),
-        restores_snapshot: !config.no_snapshot_restore_on_start,
-    })?;
-    let cluster = ClusterCell::of_process(identity.cluster.clone(), process);
-    let removed = directory.removed_at()?;
-    let group = GroupCell::new(cluster.clone(), GROUP);
-    if let Some(index) = removed {
-        group.told_removed(index);
-    }
-    let channels = link::Channels::default();
+        snapshot_pace: Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
+        fatal: fatal.clone(),
+    };
+    let opened = Opened::open(&lent, GROUP, log, settings(config))?;
     let api = Arc::new(OnceLock::new());
-    let admission =
-        Admission::new(directory.clone(), log.clone(), machine.clone(), cluster.clone(), identity.clone(), api.clone());
+    let admission = Admission::new(
+        directory.clone(),
+        opened.log.clone(),
+        opened.machine.clone(),
+        lent.cluster.clone(),
+        identity.clone(),
+        api.clone(),
+    );
     let (desk, fsm) = (admission.clone(), config.fsm.clone());
     let unfit = tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
-    held = held.or(unfit.or(identity::out_of_terms(&log).await?).map(NodeMode::Unfit));
-    held = held.or(founding::disputed(config, &directory, &recorded, &me, process).await?);
-    Ok((
-        Foundation { directory, log, machine, identity, me, cluster, group, channels, removed, admission, api, held },
-        state_machine,
-    ))
+    let mut held = quarantined.or(unfit.or(identity::out_of_terms(&opened.log).await?).map(NodeMode::Unfit));
+    held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, process).await?);
+    Ok((Foundation { lent, identity, admission, api, held }, opened))
 }
 
 /// Returns the number of threads for queries. Each keeps an instance of the guest's pool between
@@ -275,142 +233,56 @@ fn query_threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).min(QUERY_INSTANCES_MAX as usize)
 }
 
-/// Starts Raft on the log and the state machine.
-async fn start_raft(
-    config: &NodeConfig,
-    below: &Foundation,
-    state_machine: machine::StateMachine,
-    tasks: &mut JoinSet<()>,
-) -> anyhow::Result<Consensus> {
-    let me = &below.me;
-    let timeouts = Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout };
-    let cell = RaftCell::default();
-    let links = link::Links::new(
-        me.node_id,
-        below.group.clone(),
-        cell.clone(),
-        below.channels.clone(),
-        timeouts.append_progress(),
-    );
-    let log_time = clock::log_time(me.node_id, &below.machine, &cell, config.heartbeat_timeout);
-    let snapshots = below.machine.snapshots().clone();
-    let network = NetworkFactory::new(links.clone(), below.identity.boot, snapshots, timeouts, log_time.clone());
-    let raft_config = Arc::new(timeouts.config("lockstep")?);
-    if below.held.is_some() {
-        below.log.apply_nothing();
+fn settings(config: &NodeConfig) -> Settings {
+    Settings {
+        timeouts: Timeouts { heartbeat: config.heartbeat_timeout, election: config.election_timeout },
+        catch_up_timeout: config.catch_up_timeout,
+        retention: RetentionLimits {
+            interval: config.snapshot_interval,
+            threshold_commands: config.snapshot_threshold,
+            threshold_bytes: config.snapshot_threshold_bytes,
+            trailing_commands: config.trailing_logs,
+            trailing_entries_min: config.trailing_entries_min,
+            log_bytes_max: config.log_quota,
+        },
+        restores_snapshot: !config.no_snapshot_restore_on_start,
     }
-    let raft = Raft::new(me.node_id, raft_config, network, below.log.clone(), state_machine)
-        .await
-        .context("Raft could not start over this node's log and state")?;
-    cell.set(raft.clone());
-    match &below.held {
-        None => {
-            let cell = cell.clone();
-            below.cluster.processes().set_addresses(Box::new(move |node| link::recorded_address(&*cell.get()?, node)));
-        }
-        Some(mode) => hold(mode, &below.machine, &cell).await?,
-    }
-    let (leader, feed) = LeaderWatch::start(&raft);
-    tasks.spawn(feed);
-    let canvass = Canvass::new(cell.clone(), links.clone(), Presence::default(), timeouts);
-    let host = Arc::new(below.admission.clone());
-    let inquiry = Inquiry::new(raft.clone(), links.clone(), below.machine.clone());
-    let (removed, standing) = Standing::start(raft.clone(), links.clone(), timeouts.heartbeat);
-    tasks.spawn(standing);
-    let members = Members::new(me.clone(), links, cell.clone(), host, timeouts, config.catch_up_timeout);
-    let limits = RetentionLimits {
-        interval: config.snapshot_interval,
-        threshold_commands: config.snapshot_threshold,
-        threshold_bytes: config.snapshot_threshold_bytes,
-        trailing_commands: config.trailing_logs,
-        trailing_entries_min: config.trailing_entries_min,
-        log_bytes_max: config.log_quota,
-    };
-    let retention = Retention::new(raft.clone(), below.machine.clone(), below.log.clone(), limits);
-    Ok(Consensus { raft, cell, canvass, members, leader, log_time, retention, inquiry, removed })
-}
-
-/// Makes the paths of commands and reads, and starts their loops.
-fn open_paths(config: &NodeConfig, below: &Foundation, consensus: &Consensus, tasks: &mut JoinSet<()>) -> Paths {
-    let (me, machine) = (below.me.node_id, &below.machine);
-    let core = Arc::new(RaftCore::new(consensus.raft.clone(), machine.clone(), below.log.clone(), me));
-    let (leader, log_time) = (consensus.leader.clone(), consensus.log_time.clone());
-    let (proposer, proposing) = Proposer::new(core.clone(), log_time, leader, machine.genesis_applied());
-    tasks.spawn(proposing.run());
-    let forward = Forward::new(me, below.group.clone());
-    let (read, reading) =
-        ReadIndex::new(core.clone(), Arc::new(forward.clone()), consensus.leader.clone(), config.election_timeout);
-    tasks.spawn(reading.run());
-    let clock = Clock::new(core, proposer.clone(), Arc::new(forward.clone()), consensus.leader.clone());
-    tasks.spawn(clock.clone().check_silence());
-    Paths { proposer, forward, read, clock }
-}
-
-/// Makes the service that answers the other nodes.
-fn peer_service(below: &Foundation, consensus: &Consensus, paths: &Paths) -> PeerService {
-    let forwarded = Arc::new(Forwarded::new(
-        below.me.node_id,
-        consensus.leader.clone(),
-        paths.proposer.clone(),
-        below.machine.waiters().clone(),
-        paths.read.clone(),
-        paths.clock.clone(),
-        consensus.cell.clone(),
-    ));
-    let space = below.machine.space().clone();
-    let groups = Groups::default();
-    groups.serve(GroupParts {
-        me: below.me.node_id,
-        cluster: below.group.clone(),
-        raft: consensus.cell.clone(),
-        canvass: consensus.canvass.clone(),
-        members: consensus.members.clone(),
-        refuses_entries: Arc::new(move |bytes| space.refuses_entries(bytes)),
-        states: Arc::new(below.machine.clone()),
-        snapshots: Arc::new(install::Installer::new(below.machine.clone())),
-        log_time: consensus.log_time.clone(),
-        forward: forwarded.clone(),
-        leader: forwarded,
-    });
-    let (me, cluster) = (below.me.clone(), below.cluster.clone());
-    PeerService::new(Parts { me, cluster, host: Arc::new(below.admission.clone()), groups })
 }
 
 /// Makes the API for clients and operators. It serves once [`Node::run`] begins.
 fn open_api(
     config: &NodeConfig,
     below: &Foundation,
-    consensus: &Consensus,
-    paths: &Paths,
+    group: &Group,
     exit: &Arc<Notify>,
     resync: Resync,
     sockets: Sockets,
 ) -> anyhow::Result<Api> {
-    let mode = below.machine.clone();
+    let mode = group.machine.clone();
     let commands = Commands::new(CommandsParts {
-        node: below.me.node_id,
-        boot: below.identity.boot,
-        leader: consensus.leader.clone(),
-        waiters: below.machine.waiters().clone(),
-        local: Arc::new(paths.proposer.clone()),
-        forward: Arc::new(paths.forward.clone()),
+        node: below.lent.me.node_id,
+        boot: below.lent.boot,
+        leader: group.leader.clone(),
+        waiters: group.machine.waiters().clone(),
+        local: Arc::new(group.paths.proposer.clone()),
+        forward: Arc::new(group.paths.forward.clone()),
         mode: Arc::new(move || mode.mode()),
         election_timeout: config.election_timeout,
     });
     let api = Api::new(ApiParts {
-        node: below.me.node.clone(),
-        raft: consensus.cell.clone(),
-        machine: below.machine.clone(),
+        node: below.lent.me.node.clone(),
+        raft: group.running.clone(),
+        machine: group.machine.clone(),
         commands,
-        read: paths.read.clone(),
-        clock: paths.clock.clone(),
-        log_time: consensus.log_time.clone(),
-        members: consensus.members.clone(),
-        leader: consensus.leader.clone(),
+        read: group.paths.read.clone(),
+        clock: group.paths.clock.clone(),
+        log_time: group.log_time.clone(),
+        members: group.members.clone(),
+        leader: group.leader.clone(),
         election_timeout: config.election_timeout,
-        retention: consensus.retention.clone(),
+        retention: group.retention.clone(),
         sockets,
-        stop: stop_handle(&consensus.members, &consensus.cell, exit),
+        stop: stop_handle(&group.members, &group.running, exit),
         resync: Arc::new(move |from| {
             let resync = resync.clone();
             Box::pin(async move { resync.run(from).await })
@@ -421,74 +293,39 @@ fn open_api(
     if below.api.set(api.clone()).is_err() {
         bail!("a node opens its API once");
     }
-    if let Some(component) = below.machine.component() {
+    if let Some(component) = group.machine.component() {
         api.set_component(&component)?;
     }
     Ok(api)
 }
 
-/// Starts the node's background tasks.
-fn start_duties(
-    config: &NodeConfig,
-    below: &Foundation,
-    consensus: &Consensus,
-    paths: Paths,
-    fatal: &Fatal,
-    tasks: &mut JoinSet<()>,
-) {
-    let (machine, admission) = (&below.machine, below.admission.clone());
-    tasks.spawn(consensus.canvass.clone().run());
-    tasks.spawn(consensus.retention.clone().run());
-    tasks.spawn(duties::watch_space(machine.space().clone()));
-    tasks.spawn(duties::propose_genesis(consensus.leader.clone(), paths.proposer, machine.clone(), admission));
-    let (quarantine, quarantined) = watch::channel(None);
-    tasks.spawn(duties::quarantine(
-        consensus.inquiry.clone(),
-        below.directory.clone(),
-        below.log.clone(),
-        machine.clone(),
-        consensus.members.clone(),
-        consensus.cell.clone(),
-        quarantine,
-    ));
-    tasks.spawn(duties::keep_mode(
-        machine.clone(),
-        below.cluster.clone(),
-        consensus.raft.clone(),
-        below.log.clone(),
-        fatal.clone(),
-        consensus.removed.clone(),
-        quarantined,
-    ));
+/// Starts the background tasks of a node that is not held.
+fn start_duties(config: &NodeConfig, below: &Foundation, mut group: Group, tasks: &mut JoinSet<()>) -> Group {
+    if below.held.is_some() {
+        return group;
+    }
+    let admission = below.admission.clone();
+    group.start_duties(move || admission.genesis_to_propose());
     tasks.spawn(founding::keep_identity(founding::Place {
-        me: below.me.clone(),
-        cluster: below.cluster.clone(),
-        raft: consensus.raft.clone(),
-        cell: consensus.cell.clone(),
-        directory: below.directory.clone(),
+        me: below.lent.me.clone(),
+        cluster: below.lent.cluster.clone(),
+        raft: group.raft.clone(),
+        cell: group.running.clone(),
+        directory: below.lent.directory.clone(),
         forced: config.bootstrap_forced,
     }));
-    tasks.spawn(duties::remember_removal(below.directory.clone(), below.removed, consensus.removed.clone()));
-    tasks.spawn(duties::watch_core(consensus.raft.clone(), consensus.cell.clone(), fatal.clone()));
-    tasks.spawn(clock_warning::watch(consensus.log_time.clone(), consensus.leader.clone()));
-    let hung = STALL_MAX.max(2 * config.heartbeat_timeout);
-    tasks.spawn(duties::leave_hung_disk(below.log.clone(), consensus.leader.clone(), consensus.members.clone(), hung));
-    let members = consensus.members.clone();
-    tasks.spawn(async move { members.announce_addresses().await });
-    let members = consensus.members.clone();
-    tasks.spawn(async move { members.finish_changes().await });
-    tasks.spawn(builds::compare(below.me.clone(), consensus.raft.clone(), Arc::new(below.admission.clone())));
+    group
 }
 
 /// Logs the line that people look for. It has the ports that the system chose where none was given.
 fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>) {
     let what = if below.held.is_some() { "serving operators only" } else { "serving" };
     let http = http.unwrap_or("off");
-    let cluster = below.cluster.get();
+    let cluster = below.lent.cluster.get();
     let cluster = cluster.map_or("none yet: add this node from the cluster's leader".into(), |found| found.id_hex());
     tracing::info!(
-        grpc = below.me.node.grpc_addr,
-        raft = below.me.node.raft_addr,
+        grpc = below.lent.me.node.grpc_addr,
+        raft = below.lent.me.node.raft_addr,
         http,
         cluster,
         data = %config.data_dir().display(),

@@ -1,25 +1,8 @@
-//! This machine's clock where the node depends on it: it feeds the log time, and no cluster is
-//! founded by a clock that cannot be right. Sets no clock.
-
-use std::time::Duration;
+//! No cluster is founded by a clock that cannot be right. Sets no clock.
 
 use anyhow::bail;
 
-use crate::machine::Machine;
-use crate::raft::time::log_time::{LogTimeParts, voters_of};
-use crate::raft::{LogTime, RaftCell};
-use crate::types::{CLOCK_MAX_MS, CLOCK_MIN_MS, NodeId, date};
-
-/// Makes the log time that stamps this node's entries, and that its clock is compared with.
-pub(super) fn log_time(me: NodeId, machine: &Machine, raft: &RaftCell, heartbeat: Duration) -> LogTime {
-    let applied = machine.applied();
-    LogTime::new(LogTimeParts {
-        me,
-        applied_ms: Box::new(move || applied.borrow().time_ms),
-        voters: voters_of(raft.clone()),
-        heartbeat,
-    })
-}
+use crate::types::{CLOCK_MAX_MS, CLOCK_MIN_MS, date};
 
 /// Refuses to found a cluster by a clock that cannot be right.
 ///

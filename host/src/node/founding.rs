@@ -21,9 +21,9 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
 use super::identity::mint_cluster_id;
-use super::stopping::stop_raft;
 use super::{Foundation, clock};
 use crate::config::NodeConfig;
+use crate::group::stopping::stop_raft;
 use crate::raft::peers::probe;
 use crate::raft::peers::probe::Answer;
 use crate::raft::peers::process::Original;
@@ -137,7 +137,7 @@ fn copied(me: &Me, process: Process, original: &Original, directory: &DataDir) -
 /// initialized before the cluster is recorded on disk. A crash in between leaves a node that the
 /// next start finishes: alone in its cluster, it cannot disagree with anybody.
 pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) -> anyhow::Result<()> {
-    let (me, admission, cell) = (&below.me, &below.admission, &below.cluster);
+    let (me, admission, cell) = (&below.lent.me, &below.admission, &below.lent.cluster);
     if let Some(cluster) = admission.cluster() {
         if config.bootstrap {
             let id = cluster.id_hex();
@@ -149,7 +149,7 @@ pub(super) async fn found(config: &NodeConfig, below: &Foundation, raft: &Raft) 
             && let Some(claim) = listen(config, cell).await
         {
             // `keep_identity` logs and records it.
-            cell.begin_dispute(claimed(me, &cluster, &claim, &below.directory));
+            cell.begin_dispute(claimed(me, &cluster, &claim, &below.lent.directory));
         }
         return Ok(());
     }

@@ -18,8 +18,8 @@ use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{Mutex, Notify, mpsc};
 
-use super::Foundation;
 use crate::api::{self, Fetched};
+use crate::group::{Group, Lent};
 use crate::machine::Machine;
 use crate::machine::backup::{self, BackupWriter, Summary};
 use crate::raft::Raft;
@@ -42,12 +42,12 @@ pub(super) struct Resync {
 }
 
 impl Resync {
-    pub(super) fn new(below: &Foundation, raft: &Raft, exit: &Arc<Notify>, restart: &Arc<AtomicBool>) -> Resync {
+    pub(super) fn new(lent: &Lent, group: &Group, exit: &Arc<Notify>, restart: &Arc<AtomicBool>) -> Resync {
         Resync {
-            me: below.me.node_id,
-            raft: raft.clone(),
-            directory: below.directory.clone(),
-            machine: below.machine.clone(),
+            me: lent.me.node_id,
+            raft: group.raft.clone(),
+            directory: lent.directory.clone(),
+            machine: group.machine.clone(),
             exit: exit.clone(),
             restart: restart.clone(),
             one: Arc::default(),

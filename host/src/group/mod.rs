@@ -1,0 +1,273 @@
+//! One replicated machine of a process: its log, its state, its Raft, its members, the paths of its
+//! commands and reads, its mode. A group is opened, started, stopped and held by itself. It serves
+//! no client and no port: `node` has those, and lends the group what a process has once.
+//!
+//! ```text
+//! node (one process): listeners, data directory, log disk, space, channels, query threads, cluster
+//!   └─ groups: 0, and more in a process of tests
+//!        Opened: log, state, machine, its place in the cluster
+//!        Group:  Raft, members, leader, paths, duties
+//! ```
+
+mod clock;
+pub(crate) mod duties;
+mod mode;
+mod start;
+pub(crate) mod stopping;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::FutureExt;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::codec::Genesis;
+use crate::machine::{self, Executor, Machine, Pace, QueryPool, StateMachine};
+use crate::raft::membership::builds;
+use crate::raft::membership::join::Host;
+use crate::raft::path::proposer::STALL_MAX;
+use crate::raft::peers::groups::Groups;
+use crate::raft::peers::link::Channels;
+use crate::raft::retention::{Retention, RetentionLimits};
+use crate::raft::time::clock_warning;
+use crate::raft::{
+    Canvass, Clock, ClusterCell, Forward, GroupCell, Inquiry, LeaderWatch, LogTime, Me, Members, Proposer, Raft,
+    RaftCell, ReadIndex, Timeouts,
+};
+use crate::store::{Checkpoints, DataDir, Log, Space, State};
+use crate::types::{Fatal, GroupId, NodeMode, StoredMembership};
+
+/// What a process has once and lends to each of its groups. Cheap to clone.
+#[derive(Clone)]
+pub struct Lent {
+    /// This node, as others know it.
+    pub me: Me,
+    /// The number of this run of the process.
+    pub boot: u64,
+    /// The data directory, locked.
+    pub directory: Arc<DataDir>,
+    /// The room on the disk.
+    pub space: Space,
+    /// The node's cluster, and which processes take part in it.
+    pub cluster: ClusterCell,
+    /// The channels to peers.
+    pub channels: Channels,
+    /// The groups that the peer port serves.
+    pub groups: Groups,
+    /// The threads for queries.
+    pub queries: QueryPool,
+    /// Where apply threads come from.
+    pub executor: Executor,
+    /// How fast this node sends snapshots, those of all groups together.
+    pub snapshot_pace: Pace,
+    /// Receives errors that the process cannot survive.
+    pub fatal: Fatal,
+}
+
+/// How a group behaves. Times and limits are those of the operator's flags.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Of heartbeats and elections.
+    pub timeouts: Timeouts,
+    /// Time in which a new voter must catch up.
+    pub catch_up_timeout: Duration,
+    /// When snapshots are made, and how much log stays.
+    pub retention: RetentionLimits,
+    /// Whether a state that is behind the newest snapshot is restored from it.
+    pub restores_snapshot: bool,
+}
+
+/// A group whose disk is open. Its Raft does not run yet.
+pub struct Opened {
+    /// Which group it is.
+    pub id: GroupId,
+    /// Its log.
+    pub log: Log,
+    /// Its machine.
+    pub machine: Machine,
+    /// Its place in the node's cluster.
+    pub cell: GroupCell,
+    /// The membership that its state recorded last.
+    pub recorded: StoredMembership,
+    /// The index of the configuration in which the cluster removed this node, as the disk says.
+    pub removed: Option<u64>,
+    state_machine: StateMachine,
+    settings: Settings,
+    lent: Lent,
+}
+
+impl Opened {
+    /// Opens the log and the state of a group.
+    ///
+    /// # Errors
+    /// The disk fails, or log and state do not belong together.
+    pub fn open(lent: &Lent, id: GroupId, log: Log, settings: Settings) -> anyhow::Result<Opened> {
+        let state = State::open(&lent.directory, id)?;
+        let recorded = machine::stands_at(&state)?.1;
+        let (machine, state_machine) = machine::open(machine::Options {
+            state,
+            checkpoints: Checkpoints::open(&lent.directory, id)?,
+            log: log.clone(),
+            space: lent.space.clone(),
+            node: lent.me.node_id,
+            boot: lent.boot,
+            fatal: lent.fatal.clone(),
+            snapshot_pace: lent.snapshot_pace.clone(),
+            queries: lent.queries.clone(),
+            executor: lent.executor.clone(),
+            restores_snapshot: settings.restores_snapshot,
+        })?;
+        let cell = GroupCell::new(lent.cluster.clone(), id);
+        let removed = lent.directory.removed_at()?;
+        if let Some(index) = removed {
+            cell.told_removed(index);
+        }
+        Ok(Opened { id, log, machine, cell, recorded, removed, state_machine, settings, lent: lent.clone() })
+    }
+
+    /// Starts Raft, the paths of commands and reads, and what answers the other members. A group
+    /// that is `held` takes no part: it applies nothing, its Raft stops at once, and it only
+    /// reports why.
+    ///
+    /// # Errors
+    /// Raft does not start over this log and state.
+    pub async fn start(self, host: Arc<dyn Host>, held: Option<&NodeMode>) -> anyhow::Result<Group> {
+        start::start(self, host, held).await
+    }
+}
+
+/// A group that runs.
+pub struct Group {
+    /// Its log.
+    pub log: Log,
+    /// Its machine.
+    pub machine: Machine,
+    /// Its Raft, as it was started.
+    pub raft: Raft,
+    /// Its Raft, while it runs.
+    pub running: RaftCell,
+    /// Its members.
+    pub members: Members,
+    /// Who leads it.
+    pub leader: LeaderWatch,
+    /// Its log time.
+    pub log_time: LogTime,
+    /// Makes its snapshots.
+    pub retention: Retention,
+    /// The paths of its commands and reads.
+    pub paths: Paths,
+    id: GroupId,
+    cell: GroupCell,
+    canvass: Canvass,
+    inquiry: Inquiry,
+    /// The removal that the disk knew of at the start.
+    removed_before: Option<u64>,
+    /// Set when the cluster has removed this node.
+    removed: watch::Receiver<Option<u64>>,
+    settings: Settings,
+    lent: Lent,
+    host: Arc<dyn Host>,
+    tasks: Tasks,
+}
+
+/// The paths of a group's commands and reads.
+pub struct Paths {
+    /// Makes entries of commands, while this node leads.
+    pub proposer: Proposer,
+    /// Sends commands to the leader.
+    pub forward: Forward,
+    /// Finds the index that a linearizable read waits for.
+    pub read: ReadIndex,
+    /// Lets log time pass on an idle cluster.
+    pub clock: Clock,
+}
+
+impl Group {
+    /// Starts the background tasks. `genesis` returns the first entry of the group's log, once the
+    /// node knows it.
+    pub fn start_duties(&mut self, genesis: impl Fn() -> Option<Genesis> + Send + Sync + 'static) {
+        let (machine, leader) = (self.machine.clone(), self.leader.clone());
+        self.tasks.start(self.canvass.clone().run());
+        self.tasks.start(self.retention.clone().run());
+        self.tasks.start(duties::propose_genesis(
+            leader.clone(),
+            self.paths.proposer.clone(),
+            machine.clone(),
+            genesis,
+        ));
+        let (quarantine, quarantined) = watch::channel(None);
+        self.tasks.start(duties::quarantine(duties::Suspect {
+            inquiry: self.inquiry.clone(),
+            directory: self.lent.directory.clone(),
+            log: self.log.clone(),
+            machine: machine.clone(),
+            members: self.members.clone(),
+            cell: self.running.clone(),
+            quarantined: quarantine,
+        }));
+        self.tasks.start(mode::keep(mode::Parts {
+            machine,
+            cluster: self.lent.cluster.clone(),
+            raft: self.raft.clone(),
+            log: self.log.clone(),
+            fatal: self.lent.fatal.clone(),
+            removed: self.removed.clone(),
+            quarantined,
+        }));
+        let (directory, removed) = (self.lent.directory.clone(), self.removed.clone());
+        self.tasks.start(duties::remember_removal(directory, self.removed_before, removed));
+        self.tasks.start(duties::watch_core(self.raft.clone(), self.running.clone(), self.lent.fatal.clone()));
+        self.tasks.start(clock_warning::watch(self.log_time.clone(), leader.clone()));
+        let hung = STALL_MAX.max(2 * self.settings.timeouts.heartbeat);
+        self.tasks.start(duties::leave_hung_disk(self.log.clone(), leader, self.members.clone(), hung));
+        let members = self.members.clone();
+        self.tasks.start(async move { members.announce_addresses().await });
+        let members = self.members.clone();
+        self.tasks.start(async move { members.finish_changes().await });
+        self.tasks.start(builds::compare(self.lent.me.clone(), self.raft.clone(), self.host.clone()));
+    }
+
+    /// Hands leadership to a member that can take it, if this node leads and is not the only voter.
+    pub async fn hand_over(&self) {
+        stopping::hand_over(&self.members, &self.running).await;
+    }
+
+    /// Stops the group's Raft. What reports the group's mode goes on.
+    pub async fn stop_raft(&self) -> anyhow::Result<()> {
+        stopping::stop_raft(&self.running).await.map_err(anyhow::Error::msg)
+    }
+
+    /// Ends the tasks, the machine and the log, in this order. Its Raft has stopped. Other groups
+    /// of the process go on.
+    pub async fn close(mut self) -> anyhow::Result<()> {
+        self.lent.groups.drop_group(self.id);
+        self.tasks.0.shutdown().await;
+        self.machine.close().await?;
+        let log = self.log.clone();
+        tokio::task::spawn_blocking(move || log.close()).await.context("the log's end")
+    }
+}
+
+/// The background tasks of a group. One that panics ends the process: without it the node would
+/// answer and do only half of its work.
+struct Tasks(JoinSet<()>, Fatal);
+
+impl Tasks {
+    fn start(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        let fatal = self.1.clone();
+        self.0.spawn(async move {
+            if let Err(panic) = std::panic::AssertUnwindSafe(task).catch_unwind().await {
+                fatal.raise(format!("a task of this node panicked: {}", words(&*panic)));
+            }
+        });
+    }
+}
+
+/// Returns what a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
+}
