@@ -236,7 +236,8 @@ pub(crate) async fn quarantine(
     tracing::error!("QUARANTINE: {why}");
     quarantined.send_replace(Some(why.clone()));
     let entry = entry_at(log, index).await;
-    let saved = tokio::task::spawn_blocking(move || directory.group(GROUP).save_quarantined(&why, entry.as_deref())).await;
+    let saved =
+        tokio::task::spawn_blocking(move || directory.group(GROUP).save_quarantined(&why, entry.as_deref())).await;
     if let Err(error) = saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|e| e.to_string())) {
         tracing::error!(error, "cannot keep on the disk that this node is in quarantine; do not start it again");
     }
