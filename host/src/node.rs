@@ -39,7 +39,7 @@ use crate::raft::peers::link::Channels;
 use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
-use crate::store::{DataDir, Log, Space};
+use crate::store::{DataDir, LogDisk, Space};
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
 use admission::Admission;
 use resync::Resync;
@@ -63,6 +63,7 @@ pub struct Node {
     restart: Arc<AtomicBool>,
     tasks: JoinSet<()>,
     listeners: Option<Listeners>,
+    disk: LogDisk,
     /// Holds the lock on the directory until the end.
     _directory: Arc<DataDir>,
 }
@@ -126,6 +127,7 @@ impl Node {
             restart,
             tasks,
             listeners: Some(Listeners { grpc, raft: Vec::new(), http }),
+            disk: below.lent.disk,
             _directory: below.lent.directory,
         })
     }
@@ -181,6 +183,7 @@ impl Node {
         for group in self.groups.into_values() {
             group.close().await?;
         }
+        tokio::task::spawn_blocking(move || self.disk.close()).await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -192,15 +195,16 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
     // Must come before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
     resync::finish(&directory).await?;
-    let quarantined = directory.quarantined()?.map(NodeMode::Quarantined);
-    let log = Log::open(&directory, GROUP, fatal.clone())?;
-    let identity = identity::open(&log, config)?;
+    let quarantined = directory.group(GROUP).quarantined()?.map(NodeMode::Quarantined);
+    let disk = LogDisk::open(&directory, fatal.clone())?;
+    let identity = identity::open(&disk, config)?;
     let process = Process { boot: identity.boot, nonce: identity::mint_nonce()? };
     let me = Me { node_id: identity.node_id, node };
     let lent = Lent {
         me: me.clone(),
         boot: identity.boot,
         directory: directory.clone(),
+        disk: disk.clone(),
         space,
         cluster: ClusterCell::of_process(identity.cluster.clone(), process),
         channels: Channels::default(),
@@ -210,11 +214,11 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
         snapshot_pace: Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
         fatal: fatal.clone(),
     };
-    let opened = Opened::open(&lent, GROUP, log, settings(config))?;
+    let opened = Opened::open(&lent, GROUP, settings(config))?;
     let api = Arc::new(OnceLock::new());
     let admission = Admission::new(
         directory.clone(),
-        opened.log.clone(),
+        disk,
         opened.machine.clone(),
         lent.cluster.clone(),
         identity.clone(),

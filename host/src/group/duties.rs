@@ -8,12 +8,11 @@ use crate::machine::Machine;
 use crate::raft::inquiry::Divergence;
 use crate::raft::path::proposer::Written;
 use crate::raft::{Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
-use crate::store::{DataDir, Log};
+use crate::store::{GroupDir, Log};
 use crate::types::{Fatal, hex};
 use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, RaftLogReader};
-use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
@@ -56,7 +55,7 @@ pub(super) async fn propose_genesis(
 ///
 /// After a restart the node then serves nothing either, whichever nodes it can reach.
 pub(super) async fn remember_removal(
-    directory: Arc<DataDir>,
+    directory: GroupDir,
     mut kept: Option<u64>,
     mut removed: watch::Receiver<Option<u64>>,
 ) {
@@ -81,7 +80,7 @@ pub(super) async fn remember_removal(
 /// A group whose state is watched for a difference.
 pub(super) struct Suspect {
     pub(super) inquiry: Inquiry,
-    pub(super) directory: Arc<DataDir>,
+    pub(super) directory: GroupDir,
     pub(super) log: Log,
     pub(super) machine: Machine,
     pub(super) members: Members,

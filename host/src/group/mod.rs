@@ -37,7 +37,7 @@ use crate::raft::{
     Canvass, Clock, ClusterCell, Forward, GroupCell, Inquiry, LeaderWatch, LogTime, Me, Members, Proposer, Raft,
     RaftCell, ReadIndex, Timeouts,
 };
-use crate::store::{Checkpoints, DataDir, Log, Space, State};
+use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Fatal, GroupId, NodeMode, StoredMembership};
 
 /// What a process has once and lends to each of its groups. Cheap to clone.
@@ -49,6 +49,8 @@ pub struct Lent {
     pub boot: u64,
     /// The data directory, locked.
     pub directory: Arc<DataDir>,
+    /// The logs of all groups.
+    pub disk: LogDisk,
     /// The room on the disk.
     pub space: Space,
     /// The node's cluster, and which processes take part in it.
@@ -104,7 +106,8 @@ impl Opened {
     ///
     /// # Errors
     /// The disk fails, or log and state do not belong together.
-    pub fn open(lent: &Lent, id: GroupId, log: Log, settings: Settings) -> anyhow::Result<Opened> {
+    pub fn open(lent: &Lent, id: GroupId, settings: Settings) -> anyhow::Result<Opened> {
+        let log = lent.disk.log(id)?;
         let state = State::open(&lent.directory, id)?;
         let recorded = machine::stands_at(&state)?.1;
         let (machine, state_machine) = machine::open(machine::Options {
@@ -121,7 +124,7 @@ impl Opened {
             restores_snapshot: settings.restores_snapshot,
         })?;
         let cell = GroupCell::new(lent.cluster.clone(), id);
-        let removed = lent.directory.removed_at()?;
+        let removed = lent.directory.group(id).removed_at()?;
         if let Some(index) = removed {
             cell.told_removed(index);
         }
@@ -201,7 +204,7 @@ impl Group {
         let (quarantine, quarantined) = watch::channel(None);
         self.tasks.start(duties::quarantine(duties::Suspect {
             inquiry: self.inquiry.clone(),
-            directory: self.lent.directory.clone(),
+            directory: self.lent.directory.group(self.id),
             log: self.log.clone(),
             machine: machine.clone(),
             members: self.members.clone(),
@@ -217,7 +220,7 @@ impl Group {
             removed: self.removed.clone(),
             quarantined,
         }));
-        let (directory, removed) = (self.lent.directory.clone(), self.removed.clone());
+        let (directory, removed) = (self.lent.directory.group(self.id), self.removed.clone());
         self.tasks.start(duties::remember_removal(directory, self.removed_before, removed));
         self.tasks.start(duties::watch_core(self.raft.clone(), self.running.clone(), self.lent.fatal.clone()));
         self.tasks.start(clock_warning::watch(self.log_time.clone(), leader.clone()));
@@ -270,4 +273,17 @@ impl Tasks {
 fn words(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it did not say why")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_process_and_says_why() {
+        let mut tasks = Tasks(JoinSet::new(), Fatal::default());
+        tasks.start(async {});
+        tasks.start(async { panic!("a {}", "bug") });
+        assert_eq!(tasks.1.raised().await, "a task of this node panicked: a bug");
+    }
 }

@@ -23,7 +23,7 @@ use crate::group::{Group, Lent};
 use crate::machine::Machine;
 use crate::machine::backup::{self, BackupWriter, Summary};
 use crate::raft::Raft;
-use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::store::{Checkpoints, DataDir, LogDisk, State};
 use crate::types::{Fatal, GROUP, NodeId, NodeMode};
 
 /// Frames buffered between the network and the disk.
@@ -104,8 +104,8 @@ impl Resync {
         let written = writing.await.context("the thread that writes the state ended")?;
         let fetched = received.and(written);
         match &fetched {
-            Ok(_) => self.directory.keep_resync()?,
-            Err(_) => self.directory.drop_resync_unfinished()?,
+            Ok(_) => self.directory.group(GROUP).keep_resync()?,
+            Err(_) => self.directory.group(GROUP).drop_resync_unfinished()?,
         }
         fetched
     }
@@ -124,7 +124,7 @@ async fn pass_on(frames: impl Stream<Item = Result<Bytes, String>>, to: mpsc::Se
 }
 
 fn write(directory: &DataDir, mut frames: mpsc::Receiver<Bytes>) -> anyhow::Result<Summary> {
-    let path = directory.resync_unfinished();
+    let path = directory.group(GROUP).resync_unfinished()?;
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut writer = BackupWriter::new(BufWriter::new(file))?;
     while let Some(frame) = frames.blocking_recv() {
@@ -138,15 +138,17 @@ fn write(directory: &DataDir, mut frames: mpsc::Receiver<Bytes>) -> anyhow::Resu
 
 /// At a start, replaces the state in quarantine by the fetched one, if there is one.
 pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
-    directory.drop_resync_unfinished()?;
-    let path = directory.resync();
+    let of_group = directory.group(GROUP);
+    of_group.drop_resync_unfinished()?;
+    let path = of_group.resync();
     let from = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
     };
-    let mut log = Log::open(directory, GROUP, Fatal::default())?;
-    let Some(cluster) = log.identity().and_then(|identity| identity.cluster) else {
+    let disk = LogDisk::open(directory, Fatal::default())?;
+    let mut log = disk.log(GROUP)?;
+    let Some(cluster) = disk.identity().and_then(|identity| identity.cluster) else {
         bail!("{} is there, and this node is in no cluster; remove that file", path.display());
     };
     let (state, checkpoints) = (State::open(directory, GROUP)?, Checkpoints::open(directory, GROUP)?);
@@ -155,7 +157,7 @@ pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
     let replaced = match replaced {
         Err(error) if error.is_of_the_file() => {
             tracing::error!(%error, "the state that was fetched cannot be used; the node stays in quarantine");
-            return Ok(directory.drop_resync()?);
+            return Ok(of_group.drop_resync()?);
         }
         replaced => replaced.context(
             "the state that was fetched could not be put in place; start the node again when that is mended",
@@ -163,8 +165,8 @@ pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
     };
     log.vote_with(replaced.applied.leader_id).await?;
     log.go_on_behind(replaced.applied).await?;
-    log.close();
-    directory.end_quarantine()?;
+    disk.close();
+    of_group.end_quarantine()?;
     let (index, rows) = (replaced.applied.index, replaced.rows);
     tracing::warn!(index, rows, "this node's state was replaced by that of another node; its quarantine is over");
     Ok(())
