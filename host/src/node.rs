@@ -10,6 +10,8 @@ mod clock;
 mod duties;
 mod founding;
 mod identity;
+#[cfg(feature = "failpoints")]
+pub mod many;
 pub mod recover;
 pub mod restore;
 mod resync;

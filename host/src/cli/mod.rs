@@ -17,6 +17,8 @@ mod dev;
 mod door;
 mod environment;
 mod fsm;
+#[cfg(feature = "failpoints")]
+mod groups;
 mod guest;
 mod json;
 mod logging;
@@ -76,6 +78,10 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Make, look at, check, test and measure guests
     Guest(guest::GuestArgs),
+    /// Run a process of many groups, for tests
+    #[cfg(feature = "failpoints")]
+    #[command(hide = true)]
+    Groups(groups::GroupsArgs),
 }
 
 /// Runs the command line of this process.
@@ -95,6 +101,8 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => exit_at_once(restore::run(&args)),
         Command::Bench(args) => bench::run(&args),
         Command::Guest(args) => exit_at_once(guest::run(&args)),
+        #[cfg(feature = "failpoints")]
+        Command::Groups(args) => groups::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
