@@ -14,7 +14,7 @@ use crate::codec::Command;
 use crate::machine::{Fate, Outcome, Waiter, Waiters, is_not_run};
 use crate::raft::liveness::leader::{LeaderView, LeaderWatch};
 use crate::raft::path::proposer::Propose;
-use crate::raft::path::ticket::{Answer, NotProposed, Ticket};
+use crate::raft::path::ticket::{NotProposed, Ticket};
 use crate::types::{NodeId, NodeMode, Origin};
 
 /// Shortest pause between two attempts while the leader stays the same. It is short because a
@@ -226,8 +226,8 @@ async fn follow(mut ticket: Ticket, waiter: &mut Waiter, leader: &LeaderView, de
             Fate::Unknown => Attempt::Failed(CommandError::Unknown),
         },
         answer = ticket.answer() => match answer {
-            Answer::Outcome(outcome) => Attempt::Outcome(outcome),
-            Answer::NotProposed(reason) => refused(reason, leader.is_me),
+            Ok(outcome) => Attempt::Outcome(outcome),
+            Err(reason) => refused(reason, leader.is_me),
         },
         () = sleep_until(deadline) => Attempt::Failed(match ticket.withdraw() {
             true => CommandError::DeadlineBefore,

@@ -7,7 +7,6 @@ use crate::machine::Machine;
 use crate::node::admission::Admission;
 use crate::node::stopping::{hand_over, stop_raft};
 use crate::raft::inquiry::Divergence;
-use crate::raft::path::proposer::Written;
 use crate::raft::{ClusterCell, Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
 use crate::store::{DataDir, Log, Seen, Space};
 use crate::types::{Fatal, NodeMode, hex};
@@ -46,7 +45,7 @@ pub(crate) async fn propose_genesis(
         match (mine, admission.genesis_to_propose()) {
             (Some(view), Some(genesis)) => {
                 let entry = entry::Entry { genesis: Some(genesis), ..entry::Entry::default() };
-                if !matches!(proposer.propose_entry(view.term, entry).await, Written::Applied { .. }) {
+                if !matches!(proposer.propose_entry(view.term, entry).await, Ok(Some(_))) {
                     sleep(GENESIS_RETRY).await;
                 }
             }
