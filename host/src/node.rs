@@ -25,8 +25,8 @@ use anyhow::{Context, bail};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::api::commands::{Commands, CommandsParts};
 use crate::api::{Api, ApiParts};
+use crate::calls::{Calls, CallsParts};
 use crate::config::{self, NodeConfig};
 use crate::guest::QUERY_INSTANCES_MAX;
 use crate::machine::{self, Machine};
@@ -365,24 +365,24 @@ fn open_api(
     resync: Resync,
     sockets: Sockets,
 ) -> anyhow::Result<Api> {
-    let mode = below.machine.clone();
-    let commands = Commands::new(CommandsParts {
-        node: below.me.node_id,
+    let calls = Calls::new(CallsParts {
+        me: below.me.clone(),
         boot: below.identity.boot,
+        machine: below.machine.clone(),
+        raft: consensus.cell.clone(),
         leader: consensus.leader.clone(),
-        waiters: below.machine.waiters().clone(),
+        members: consensus.members.clone(),
         local: Arc::new(paths.proposer.clone()),
         forward: Arc::new(paths.forward.clone()),
-        mode: Arc::new(move || mode.mode()),
+        read: paths.read.clone(),
+        clock: paths.clock.clone(),
         election_timeout: config.election_timeout,
     });
     let api = Api::new(ApiParts {
         node: below.me.node.clone(),
         raft: consensus.cell.clone(),
         machine: below.machine.clone(),
-        commands,
-        read: paths.read.clone(),
-        clock: paths.clock.clone(),
+        calls,
         log_time: consensus.log_time.clone(),
         members: consensus.members.clone(),
         leader: consensus.leader.clone(),

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::codec::Command;
 use crate::machine::Outcome;
 
-/// Why a command, or an entry, was certainly not proposed. It may be sent again. The texts are those
-/// that a client gets.
+/// Why a command, or an entry, was certainly not proposed. It may be sent again. The texts are
+/// those that a client gets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotProposed {
     /// The node asked does not lead in that term.
