@@ -168,12 +168,13 @@ fn each_foreign_library_has_one_home() {
 
 #[test]
 fn nothing_points_up() {
-    let above: [(&str, &[&str]); 6] = [
-        ("host/src/store/", &["net", "guest", "machine", "raft", "group", "api", "cli", "node", "config"]),
-        ("host/src/net/", &["store", "guest", "machine", "raft", "group", "api", "cli", "node", "config"]),
-        ("host/src/guest/", &["net", "store", "machine", "raft", "group", "api", "cli", "node", "config"]),
-        ("host/src/machine/", &["net", "raft", "group", "api", "cli", "node", "config"]),
-        ("host/src/raft/", &["group", "api", "cli", "node", "config"]),
+    let above: [(&str, &[&str]); 7] = [
+        ("host/src/store/", &["net", "guest", "machine", "raft", "calls", "group", "api", "cli", "node", "config"]),
+        ("host/src/net/", &["store", "guest", "machine", "raft", "calls", "group", "api", "cli", "node", "config"]),
+        ("host/src/guest/", &["net", "store", "machine", "raft", "calls", "group", "api", "cli", "node", "config"]),
+        ("host/src/machine/", &["net", "raft", "calls", "group", "api", "cli", "node", "config"]),
+        ("host/src/raft/", &["calls", "group", "api", "cli", "node", "config"]),
+        ("host/src/calls/", &["net", "store", "group", "api", "cli", "node", "config"]),
         ("host/src/group/", &["net", "api", "cli", "node", "config"]),
     ];
     for (room, forbidden) in above {
@@ -188,6 +189,33 @@ fn nothing_points_up() {
             .collect();
         assert_none("a room that knows what is above it", pointing);
     }
+}
+
+/// A call means the same whatever protocol brings it.
+#[test]
+fn calls_know_no_transport() {
+    let transports = ["tonic", "axum", "http::", "hyper", "lockstep_proto"];
+    let calls: Vec<_> = sources().into_iter().filter(|(name, _)| name.starts_with("host/src/calls/")).collect();
+    assert!(calls.len() > 5, "the room has more files than {}", calls.len());
+    let named = |text: &str| {
+        transports.iter().find(|transport| code_lines(text).any(|line| line.contains(**transport))).copied()
+    };
+    let knowing =
+        calls.iter().filter_map(|(name, text)| named(text).map(|transport| format!("{name} names {transport}")));
+    assert_none("a call that knows a transport", knowing.collect());
+}
+
+/// A status is made of a call's end in one table, so that every service says the same.
+#[test]
+fn one_file_turns_the_end_of_a_call_into_a_status() {
+    let ends = ["NotProposed::", "QueryError::", "ReadError::", "RoundError::"];
+    let strays = sources()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("host/src/api/") && !name.starts_with("host/src/api/status"))
+        .filter(|(_, text)| ends.iter().any(|end| code_lines(text).any(|line| line.contains(end))))
+        .map(|(name, _)| name)
+        .collect();
+    assert_none("api/status.rs has the words for the end of a call", strays);
 }
 
 /// A circle makes its files one file: nobody can read, test or replace one without the others.

@@ -3,7 +3,7 @@
 //! The path of one command, which is also the order in which to read the modules:
 //!
 //! ```text
-//! client ── gRPC ──► api/dynamic ──► api/commands
+//! client ── gRPC ──► api/dynamic ──► calls/command
 //!   ├─ leader here ──► raft/path/proposer
 //!   └─ elsewhere ──► raft/path/forward ──► the leader's raft/peers/service
 //!                                          ──► raft/path/forwarded ──► proposer
@@ -11,9 +11,10 @@
 //! committed ──► machine/apply ──► guest/instance ──► store/state ──► machine/waiters ──► client
 //! ```
 //!
-//! No module uses one above it: `api → raft → machine → {guest, store}`. `net` accepts the
-//! connections of `api` and `raft`. `group` joins `raft`, `machine` and `store` to one replicated
-//! machine; `node` is the process, which holds groups and serves them. All may use `types`, `codec`,
+//! No module uses one above it: `api → calls → raft → machine → {guest, store}`. `calls` knows no
+//! transport. `net` accepts the connections of `api` and `raft`. `group` joins `calls`, `raft`,
+//! `machine` and `store` to one replicated machine; `node` is the process, which holds groups and
+//! serves them. All may use `types`, `codec`,
 //! `faults` and `logs`. Only `node` sees everything.
 
 pub mod api;
@@ -21,6 +22,8 @@ pub mod cli;
 pub mod config;
 pub mod group;
 pub mod node;
+
+pub mod calls;
 
 pub mod raft;
 

@@ -29,7 +29,6 @@ use anyhow::{Context, bail};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::api::commands::{Commands, CommandsParts};
 use crate::api::{Api, ApiParts};
 use crate::config::{self, NodeConfig};
 use crate::group::{Group, Lent, Opened, Settings};
@@ -264,24 +263,11 @@ fn open_api(
     resync: Resync,
     sockets: Sockets,
 ) -> anyhow::Result<Api> {
-    let mode = group.machine.clone();
-    let commands = Commands::new(CommandsParts {
-        node: below.lent.me.node_id,
-        boot: below.lent.boot,
-        leader: group.leader.clone(),
-        waiters: group.machine.waiters().clone(),
-        local: Arc::new(group.paths.proposer.clone()),
-        forward: Arc::new(group.paths.forward.clone()),
-        mode: Arc::new(move || mode.mode()),
-        election_timeout: config.election_timeout,
-    });
     let api = Api::new(ApiParts {
         node: below.lent.me.node.clone(),
         raft: group.running.clone(),
         machine: group.machine.clone(),
-        commands,
-        read: group.paths.read.clone(),
-        clock: group.paths.clock.clone(),
+        calls: group.calls.clone(),
         log_time: group.log_time.clone(),
         members: group.members.clone(),
         leader: group.leader.clone(),

@@ -11,15 +11,14 @@ use lockstep_proto::v1::{
     BackupRequest, BackupResponse, ResyncRequest, ResyncResponse, SetLogTimeRequest, SetLogTimeResponse, StatusRequest,
     StatusResponse,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::Shared;
 use super::attended::{STALLED_AFTER, attended};
 use super::fetch::Fetched;
-use super::wire::DEADLINE_DEFAULT;
+use super::{Shared, status};
+use crate::calls::DEADLINE_DEFAULT;
 use crate::machine::SnapshotError;
-use crate::raft::path::read::RoundError;
 use crate::raft::time::own_clock::OwnClock;
 use crate::types::{CLOCK_MAX_MS, date};
 
@@ -34,7 +33,8 @@ impl Admin for AdminService {
     async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
         let peer = request.remote_addr().map_or_else(|| "an operator".into(), |address| address.to_string());
         if !request.into_inner().local {
-            self.0.read_barrier(Instant::now() + DEADLINE_DEFAULT).await?;
+            let barrier = self.0.parts.calls.read_barrier(Instant::now() + DEADLINE_DEFAULT).await;
+            barrier.map_err(|error| status::ended(&error))?;
         }
         let sending = self.0.parts.machine.snapshots().back_up(&peer).await.map_err(refusal)?;
         let frames = attended(sending, peer, STALLED_AFTER);
@@ -52,15 +52,11 @@ impl Admin for AdminService {
 
     async fn set_log_time(&self, request: Request<SetLogTimeRequest>) -> Result<Response<SetLogTimeResponse>, Status> {
         let SetLogTimeRequest { time_ms, sure } = request.into_inner();
-        self.0.require_leader().await.map_err(Status::failed_precondition)?;
+        self.0.parts.calls.require_leader().await.map_err(|error| status::unmarked(&error))?;
         let now = self.0.parts.log_time.own_clock(true).expect("a leader knows where log time stands");
         refuse_time(now, time_ms, sure)?;
-        let set = timeout(DEADLINE_DEFAULT, self.0.parts.clock.set(time_ms)).await;
-        let index = set.unwrap_or(Err(RoundError::NoQuorum)).map_err(|error| match error {
-            RoundError::NotLeader => Status::failed_precondition("this node leads no more; log time was not moved"),
-            RoundError::NoQuorum => Status::unknown(format!("{error}; log time may be moved yet")),
-            RoundError::Failed(why) => Status::unavailable(why),
-        })?;
+        let set = self.0.parts.calls.set_log_time(time_ms).await;
+        let index = set.map_err(|error| status::unmarked(&error))?;
         tracing::warn!(index, from = date(now.log_ms), to = date(time_ms), "an operator moved log time ahead");
         Ok(Response::new(SetLogTimeResponse { index, before_ms: now.log_ms }))
     }

@@ -1,6 +1,6 @@
-//! Serves the guest's services. Requests and replies are bytes; the route of a method says whether
-//! it is a command, a query or a watch. This module checks limits and deadlines, decodes no
-//! message, and answers every call with a definite status.
+//! Serves the guest's services over gRPC. It finds the method, reads the request and the timeout,
+//! hands the call to `calls/`, and answers every call with a definite status. It decodes no message
+//! and decides nothing about a call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,24 +8,18 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf, BufMut, Bytes};
-use futures::StreamExt;
 use futures::future::BoxFuture;
-use tokio::time::{Instant, timeout, timeout_at};
+use futures::stream::MapErr;
+use futures::{StreamExt, TryStreamExt};
+use tokio::time::{Instant, timeout};
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
-use super::commands::CommandCall;
-use super::wire::{DEADLINE_DEFAULT, parse_timeout};
-use super::{Shared, status, watch};
-use crate::machine::QueryCall;
-use lockstep_contract::{Consistency, Kind, Method};
-
-/// Most bytes of one request or reply message, decompressed. Stock clients have the same limit.
-pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
-
-/// Longest deadline. A deadline further away is shortened to this.
-const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+use super::wire::parse_timeout;
+use super::{Shared, status};
+use crate::calls::{self, CallError, Connection, MESSAGE_BYTES_MAX, Replies, WatchEnd};
+use lockstep_contract::{Kind, Method};
 
 /// How long after the deadline [`overdue`] answers a call that did not answer itself.
 const DEADLINE_GRACE: Duration = Duration::from_millis(500);
@@ -63,7 +57,7 @@ pub(super) async fn drain(body: Body) {
 
 fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, Status> {
     let name = request.uri().path().trim_start_matches('/');
-    let routes = shared.routes.load_full().ok_or_else(|| shared.no_component())?;
+    let routes = shared.routes.load_full().ok_or_else(|| status::unrouted(&shared.parts.calls.no_component()))?;
     let method = routes.method(name).ok_or_else(|| status::unimplemented(&routes.explain_unknown(name)))?;
     let timeout = client_timeout(request.headers())?;
     let now = Instant::now();
@@ -71,11 +65,7 @@ fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, St
         shared: shared.clone(),
         method: method.clone(),
         started: now,
-        deadline: match (timeout, method.kind) {
-            (Some(timeout), _) => Some(now + timeout.min(DEADLINE_MAX)),
-            (None, Kind::Watch) => None,
-            (None, Kind::Command | Kind::Query) => Some(now + DEADLINE_DEFAULT),
-        },
+        deadline: calls::deadline(method.kind, timeout, now),
         reached: Arc::default(),
         connection: request.extensions().get().cloned().unwrap_or_default(),
     })
@@ -87,7 +77,10 @@ fn client_timeout(headers: &http::HeaderMap) -> Result<Option<Duration>, Status>
     timeout.map(Some).ok_or_else(|| status::bad_timeout(value.as_bytes()))
 }
 
-/// One call of a guest's method, from its headers to its reply.
+/// The replies of a watch, with a status at their end.
+type GrpcReplies = MapErr<Replies, fn(WatchEnd) -> Status>;
+
+/// One call of a guest's method over gRPC, from its headers to its reply.
 #[derive(Clone)]
 struct Call {
     shared: Arc<Shared>,
@@ -97,7 +90,7 @@ struct Call {
     deadline: Option<Instant>,
     /// Set once the whole request message was read.
     reached: Arc<AtomicBool>,
-    connection: watch::places::Connection,
+    connection: Connection,
 }
 
 impl Call {
@@ -125,49 +118,29 @@ impl Call {
         response
     }
 
+    /// Returns the call without its transport. Nobody is authenticated, so the caller has no name.
+    fn with(&self, request: Bytes) -> calls::Call {
+        calls::Call { method: self.method.clone(), request, caller: String::new(), deadline: self.deadline }
+    }
+
     async fn unary(self, request: Bytes) -> Result<Response<Bytes>, Status> {
+        let call = self.with(request);
+        let calls = &self.shared.parts.calls;
+        let leader = || self.shared.leader_address();
         match self.method.kind {
-            Kind::Query => self.query(request).await,
-            Kind::Command => self.command(request).await,
+            Kind::Command => status::command(calls.command(call).await, leader),
+            Kind::Query => status::query(calls.query(call, self.shared.node_status()).await, leader),
             Kind::Watch => unreachable!("a watch is a stream, and never served as one call"),
         }
     }
 
-    async fn command(self, request: Bytes) -> Result<Response<Bytes>, Status> {
-        self.shared.ready(self.unary_deadline()).await.map_err(status::not_proposed)?;
-        let call = CommandCall {
-            method: self.method.name.to_string(),
-            request,
-            caller: String::new(),
-            deadline: self.unary_deadline(),
-        };
-        let leader = || self.shared.leader_address();
-        match self.shared.parts.commands.run(call).await {
-            Ok(outcome) => status::outcome(outcome, leader()),
-            Err(error) => Err(status::with_leader(status::command(&error), leader())),
+    fn watch(self, request: Bytes) -> Result<Response<GrpcReplies>, Status> {
+        let started = self.shared.parts.calls.watch(self.with(request), &self.connection);
+        if let Err(CallError::TooManyWatches(full)) = &started {
+            self.shared.metrics.watch_refused(*full);
         }
-    }
-
-    async fn query(self, request: Bytes) -> Result<Response<Bytes>, Status> {
-        let deadline = self.unary_deadline();
-        self.shared.ready(deadline).await?;
-        if self.method.consistency(&request) == Consistency::Linearizable {
-            self.shared.read_barrier(deadline).await?;
-        }
-        let call = QueryCall {
-            method: self.method.name.to_string(),
-            request,
-            caller: String::new(),
-            deadline: deadline.into_std(),
-            status: self.shared.node_status(),
-        };
-        let answered = timeout_at(deadline, self.shared.parts.machine.query(call)).await;
-        let answer = answered.map_err(|_| status::query_deadline())?.map_err(|error| status::query(&error))?;
-        status::verdict(answer.verdict, answer.index, self.shared.leader_address())
-    }
-
-    fn unary_deadline(&self) -> Instant {
-        self.deadline.unwrap_or(self.started + DEADLINE_DEFAULT)
+        let replies = started.map_err(|error| status::ended(&error))?;
+        Ok(Response::new(replies.map_err(status::watch as fn(WatchEnd) -> Status)))
     }
 }
 
@@ -193,16 +166,13 @@ impl UnaryService<Bytes> for Call {
 
 impl ServerStreamingService<Bytes> for Call {
     type Response = Bytes;
-    type ResponseStream = watch::Replies;
+    type ResponseStream = GrpcReplies;
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         self.reached.store(true, Ordering::Relaxed);
         let call = self.clone();
-        Box::pin(async move {
-            watch::start(call.shared, &call.connection, call.method, request.into_inner(), call.deadline)
-                .map(Response::new)
-        })
+        Box::pin(async move { call.watch(request.into_inner()) })
     }
 }
 

@@ -17,7 +17,7 @@ pub const LEADER_SERVICE: &str = "quis.RaftLeader";
 /// serving.
 pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
     let mut leader = shared.parts.leader.clone();
-    let mut stopping = shared.stopping.subscribe();
+    let mut stopping = shared.parts.calls.stopping();
     let mut mode = shared.parts.machine.watch_mode();
     let mut shutting_down = shared.shutting_down.subscribe();
     let mut component = shared.component_known.subscribe();

@@ -10,19 +10,14 @@ use lockstep_proto::manager::raft_manager_server::RaftManager;
 use lockstep_proto::manager::{self as pb, Future as Token};
 use lockstep_proto::v1::Call as EncodedCall;
 use prost::Message;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::commands::CommandCall;
 use super::node_status::suffrage;
 use super::operations::{Done, OperationError};
 use super::{Shared, status};
-use crate::raft::LeaderView;
+use crate::calls::Call;
 use crate::raft::figures::Contact;
 use lockstep_contract::Kind;
-
-/// Longest time for an operation on the leader that only waits for the log.
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the token of a Shutdown still answers after the Raft group has stopped, unless it is
 /// forgotten before.
@@ -47,14 +42,16 @@ impl Manager {
     }
 
     /// Starts `work` if this node leads. Otherwise the operation's error names the leader.
-    fn start_on_leader<F>(&self, work: impl FnOnce(LeaderView, Arc<Shared>) -> F + Send + 'static) -> Reply<Token>
+    fn start_on_leader<F>(&self, work: impl FnOnce(Arc<Shared>) -> F + Send + 'static) -> Reply<Token>
     where
         F: Future<Output = Result<u64, String>> + Send + 'static,
     {
         let shared = self.0.clone();
-        self.start(async move {
-            let leader = shared.require_leader().await?;
-            work(leader, shared).await
+        self.start_done(async move {
+            match shared.parts.calls.require_leader().await {
+                Ok(_) => work(shared).await.into(),
+                Err(error) => status::operation(Err(error)),
+            }
         })
     }
 }
@@ -72,34 +69,34 @@ fn text(error: impl std::fmt::Display) -> String {
 impl RaftManager for Manager {
     async fn add_voter(&self, request: Request<pb::AddVoterRequest>) -> Reply<Token> {
         let pb::AddVoterRequest { id, address, previous_index } = request.into_inner();
-        self.start_on_leader(move |_, shared| async move {
+        self.start_on_leader(move |shared| async move {
             shared.parts.members.add_voter(&id, &address, previous_index).await.map_err(text)
         })
     }
 
     async fn add_nonvoter(&self, request: Request<pb::AddNonvoterRequest>) -> Reply<Token> {
         let pb::AddNonvoterRequest { id, address, previous_index } = request.into_inner();
-        self.start_on_leader(move |_, shared| async move {
+        self.start_on_leader(move |shared| async move {
             shared.parts.members.add_learner(&id, &address, previous_index).await.map_err(text)
         })
     }
 
     async fn demote_voter(&self, request: Request<pb::DemoteVoterRequest>) -> Reply<Token> {
         let pb::DemoteVoterRequest { id, previous_index } = request.into_inner();
-        self.start_on_leader(move |_, shared| async move {
+        self.start_on_leader(move |shared| async move {
             shared.parts.members.demote(&id, previous_index).await.map_err(text)
         })
     }
 
     async fn remove_server(&self, request: Request<pb::RemoveServerRequest>) -> Reply<Token> {
         let pb::RemoveServerRequest { id, previous_index } = request.into_inner();
-        self.start_on_leader(move |_, shared| async move {
+        self.start_on_leader(move |shared| async move {
             shared.parts.members.remove(&id, previous_index).await.map_err(text)
         })
     }
 
     async fn leadership_transfer(&self, _: Request<pb::LeadershipTransferRequest>) -> Reply<Token> {
-        self.start_on_leader(|_, shared| async move {
+        self.start_on_leader(|shared| async move {
             shared.parts.members.transfer_leadership().await.map_err(text)?;
             Ok(shared.parts.machine.applied_index())
         })
@@ -110,7 +107,7 @@ impl RaftManager for Manager {
         request: Request<pb::LeadershipTransferToServerRequest>,
     ) -> Reply<Token> {
         let pb::LeadershipTransferToServerRequest { id, address } = request.into_inner();
-        self.start_on_leader(move |_, shared| async move {
+        self.start_on_leader(move |shared| async move {
             shared.check_address(&id, &address)?;
             shared.parts.members.transfer_leadership_to(&id).await.map_err(text)?;
             Ok(shared.parts.machine.applied_index())
@@ -119,24 +116,18 @@ impl RaftManager for Manager {
 
     async fn apply_log(&self, request: Request<pb::ApplyLogRequest>) -> Reply<Token> {
         let call = self.0.decode_call(&request.into_inner().data)?;
-        let shared = self.0.clone();
-        self.start_done(async move {
-            match shared.require_leader().await {
-                Ok(_) => apply_log(&shared, call).await,
-                Err(error) => Err(error).into(),
-            }
-        })
+        let calls = self.0.parts.calls.clone();
+        self.start_done(async move { status::applied_log(calls.command_on_leader(call).await) })
     }
 
     async fn barrier(&self, _: Request<pb::BarrierRequest>) -> Reply<Token> {
-        self.start_on_leader(|leader, shared| async move { barrier(&shared, leader).await })
+        let calls = self.0.parts.calls.clone();
+        self.start_done(async move { status::operation(calls.barrier().await) })
     }
 
     async fn verify_leader(&self, _: Request<pb::VerifyLeaderRequest>) -> Reply<Token> {
-        self.start_on_leader(|_, shared| async move {
-            let index = shared.parts.read.read_index(operation_deadline()).await.map_err(text)?;
-            shared.require_leader().await.map(|_| index)
-        })
+        let calls = self.0.parts.calls.clone();
+        self.start_done(async move { status::operation(calls.verify_leader().await) })
     }
 
     // A snapshot changes nothing for other nodes, so every node takes its own, as the original
@@ -226,25 +217,7 @@ fn unknown_token(error: OperationError) -> Status {
     Status::not_found(error.to_string())
 }
 
-fn operation_deadline() -> Instant {
-    Instant::now() + OPERATION_TIMEOUT
-}
-
 impl Shared {
-    /// Returns the leader if it is this node, otherwise an error text for operators. While no
-    /// leader is known, it waits as long as an election may take, because scripts ask a node that
-    /// has just started.
-    pub(super) async fn require_leader(&self) -> Result<LeaderView, String> {
-        match self.parts.leader.clone().wait(Instant::now() + self.parts.election_timeout).await {
-            Some(leader) if leader.is_me => Ok(leader),
-            Some(leader) => Err(format!(
-                "node is not the leader; the leader is {} at {} (admin: {})",
-                leader.node.name, leader.node.raft_addr, leader.node.grpc_addr
-            )),
-            None => Err("node is not the leader, and knows of none at the moment".into()),
-        }
-    }
-
     /// Returns an error if `name` is a server, but not at the address that the operator gave.
     fn check_address(&self, name: &str, address: &str) -> Result<(), String> {
         let servers = self.configuration().servers;
@@ -259,12 +232,14 @@ impl Shared {
 
     /// Decodes the data of ApplyLog and checks that it names a command. Nothing else is ever
     /// proposed.
-    fn decode_call(&self, data: &[u8]) -> Result<EncodedCall, Status> {
+    fn decode_call(&self, data: &[u8]) -> Result<Call, Status> {
         let call = EncodedCall::decode(data)
             .map_err(|error| Status::invalid_argument(format!("data is no encoded lockstep.v1.Call: {error}")))?;
-        let routes = self.routes.load_full().ok_or_else(|| self.no_component())?;
+        let routes = self.routes.load_full().ok_or_else(|| status::unrouted(&self.parts.calls.no_component()))?;
         match routes.method(&call.method) {
-            Some(method) if method.kind == Kind::Command => Ok(call),
+            Some(method) if method.kind == Kind::Command => {
+                Ok(Call { method: method.clone(), request: call.request, caller: String::new(), deadline: None })
+            }
             Some(method) => Err(Status::invalid_argument(format!(
                 "{} is a {}; ApplyLog takes commands only",
                 call.method,
@@ -275,45 +250,5 @@ impl Shared {
                 routes.explain_unknown(&call.method)
             ))),
         }
-    }
-}
-
-async fn apply_log(shared: &Shared, call: EncodedCall) -> Done {
-    let call = CommandCall {
-        method: call.method,
-        request: call.request,
-        caller: String::new(),
-        deadline: Instant::now() + super::wire::DEADLINE_DEFAULT,
-    };
-    match shared.parts.commands.run(call).await {
-        Ok(outcome) => {
-            let index = outcome.index;
-            let error = match status::outcome(outcome, None) {
-                Ok(_) => String::new(),
-                Err(status) => format!("{:?}: {}", status.code(), status.message()),
-            };
-            Done { index, error }
-        }
-        Err(error) => Err(error.to_string()).into(),
-    }
-}
-
-/// Waits until this node has applied every entry that is in this leader's log at the call.
-async fn barrier(shared: &Shared, leader: LeaderView) -> Result<u64, String> {
-    let deadline = operation_deadline();
-    let committed = shared.parts.read.read_index(deadline).await.map_err(text)?;
-    let index = committed.max(shared.raft_status().last_log_index);
-    let mut watch = shared.parts.leader.clone();
-    let lost = async {
-        while watch.leads(leader.term) {
-            watch.changed().await;
-        }
-    };
-    tokio::select! {
-        // When both are true, the entries were applied under this leader.
-        biased;
-        () = shared.parts.machine.wait_applied(index) => Ok(index),
-        () = lost => Err("leadership was lost while waiting; entries before the barrier may not have been applied".into()),
-        () = tokio::time::sleep_until(deadline) => Err(format!("index {index} was not applied within {OPERATION_TIMEOUT:?}")),
     }
 }

@@ -1,17 +1,16 @@
-//! The API for clients and operators: the guest's services, RaftManager, health, reflection, and
-//! plain HTTP for operators of the process. It knows gRPC and the texts for people. It leaves
-//! consensus to `raft/` and state to `machine/`, and it never touches the disk.
+//! The faces for clients and operators: the guest's services, RaftManager, health, reflection, and
+//! plain HTTP for operators of the process. This room knows gRPC and the texts for people. It
+//! leaves the calls to `calls/`, consensus to `raft/` and state to `machine/`, and it never touches
+//! the disk.
 //!
 //! ```text
-//! net (HTTP/2) ──► router ─┬─ manager, health, reflection
-//!                          └─ dynamic ─┬─ COMMAND ──► commands ─► raft/
-//!                                      ├─ QUERY ────► raft/path/read (linearizable), then machine/query
-//!                                      └─ WATCH ────► watch ──► machine, step by step
+//! net (HTTP/2) ──► router ─┬─ manager, admin, health, reflection
+//!                          └─ dynamic ──► calls/, with a command, a query or a watch
+//! status: how a call ended, in gRPC's words
 //! ```
 
 mod admin;
 mod attended;
-pub mod commands;
 mod dynamic;
 mod fetch;
 mod health;
@@ -23,7 +22,6 @@ mod raft_admin;
 mod reflection;
 pub mod status;
 mod trailers;
-mod watch;
 mod wire;
 
 use std::convert::Infallible;
@@ -40,30 +38,30 @@ use lockstep_contract::{Contract, ContractError};
 use lockstep_proto::{manager as manager_proto, v1};
 use parking_lot::Mutex;
 use tokio::sync::watch as watch_channel;
-use tokio::time::{Instant, timeout_at};
-use tonic::Status;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
 use tonic_health::server::HealthReporter;
 
+use crate::calls::{Calls, Connection, MESSAGE_BYTES_MAX, WATCHES_PER_CONNECTION_MAX};
 use crate::guest::Component;
-use crate::logs::Sparse;
-use crate::machine::{Machine, QueryError};
+use crate::machine::Machine;
 use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Sockets, media};
 use crate::raft::figures::{self, Contact, RaftStatus};
 use crate::raft::membership::Configuration;
-use crate::raft::{Clock, LeaderWatch, LogTime, Members, RaftCell, ReadIndex, Retention};
-use crate::types::{Addresses, NodeMode};
-use commands::Commands;
+use crate::raft::{LeaderWatch, LogTime, Members, RaftCell, Retention};
+use crate::types::Addresses;
 use node_status::NodeStatus;
 
-pub use dynamic::MESSAGE_BYTES_MAX;
+pub use crate::calls::DEADLINE_DEFAULT;
 pub use fetch::{Fetched, fetch_backup};
 pub use health::LEADER_SERVICE;
-pub use wire::DEADLINE_DEFAULT;
 
 /// Most calls that one connection may have open at a time. A client library queues further calls.
 pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
+
+// A client library silently queues a call while its connection is full, so watches alone must never
+// fill one.
+const _: () = assert!(WATCHES_PER_CONNECTION_MAX < CONCURRENT_STREAMS_MAX as usize);
 
 /// Limits for the connections of clients. The windows have room for a few requests of the largest
 /// size.
@@ -83,12 +81,8 @@ pub struct ApiParts {
     pub raft: RaftCell,
     /// The state machine.
     pub machine: Machine,
-    /// Runs commands.
-    pub commands: Commands,
-    /// Serves linearizable reads.
-    pub read: ReadIndex,
-    /// Advances log time on an idle cluster.
-    pub clock: Clock,
+    /// Runs the calls of the guest's methods.
+    pub calls: Calls,
     /// Compares this node's clock with log time.
     pub log_time: LogTime,
     /// Changes membership and leadership.
@@ -137,12 +131,7 @@ struct Shared {
     routes: ArcSwapOption<Contract>,
     operations: operations::Operations,
     metrics: http::metrics::Metrics,
-    watches: watch::places::Places,
-    /// Limits the log lines about watches that run again and again and send nothing.
-    silent_watches: Sparse,
     progress: Mutex<http::ApplyProgress>,
-    /// Set when the listeners are about to close.
-    stopping: watch_channel::Sender<bool>,
     /// Set by Shutdown, while the listeners stay open.
     shutting_down: watch_channel::Sender<bool>,
     /// Notified when `routes` has changed.
@@ -175,10 +164,7 @@ impl Api {
             routes: ArcSwapOption::empty(),
             operations: operations::Operations::default(),
             metrics: http::metrics::Metrics::new(),
-            watches: watch::places::Places::default(),
-            silent_watches: Sparse::default(),
             progress: Mutex::new(http::ApplyProgress::new()),
-            stopping: watch_channel::channel(false).0,
             shutting_down: watch_channel::channel(false).0,
             component_known: watch_channel::channel(false).0,
         });
@@ -212,7 +198,7 @@ impl Api {
             let router = Router::clone(&current.load());
             call_router(router, request)
         });
-        let connection = move || router.clone().layer(axum::Extension(watch::places::Connection::default()));
+        let connection = move || router.clone().layer(axum::Extension(Connection::default()));
         let served = tokio::try_join!(
             net::serve(&self.shared.parts.sockets.clients, grpc, LIMITS, connection, self.shared.stopped()),
             http::serve(self.shared.clone(), http),
@@ -225,7 +211,7 @@ impl Api {
 
     /// Ends open watches and closes the listeners.
     pub fn stop(&self) {
-        self.shared.stopping.send_replace(true);
+        self.shared.parts.calls.stop();
     }
 }
 
@@ -278,17 +264,13 @@ where
 }
 
 impl Shared {
-    fn no_component(&self) -> Status {
-        status::no_component(&self.parts.node, &self.parts.machine.mode())
-    }
-
     fn is_shutting_down(&self) -> bool {
         *self.shutting_down.borrow()
     }
 
     /// Completes once [`Api::stop`] was called.
     fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut receiver = self.stopping.subscribe();
+        let mut receiver = self.parts.calls.stopping();
         async move {
             // An error means that the sender is gone, and with it everything to serve.
             drop(receiver.wait_for(|stopping| *stopping).await);
@@ -298,56 +280,6 @@ impl Shared {
     /// Returns the leader's client address, when a leader is known.
     fn leader_address(&self) -> Option<String> {
         self.parts.leader.current().map(|leader| leader.node.grpc_addr)
-    }
-
-    /// Waits while a member catches up with its own log, but no longer than an election may take. A
-    /// client that calls just after a start gets an answer instead of an error. On a node that is
-    /// in no cluster, it returns an error at once.
-    async fn ready(&self, deadline: Instant) -> Result<(), Status> {
-        let mut mode = self.parts.machine.watch_mode();
-        let reason = match &*mode.borrow() {
-            NodeMode::CatchingUp(reason) => reason.clone(),
-            NodeMode::Removed(reason) => return Err(status::query(&QueryError::Removed(reason.clone()))),
-            NodeMode::Serving | NodeMode::Quarantined(_) | NodeMode::Disputed(_) | NodeMode::Unfit(_) => return Ok(()),
-        };
-        if self.configuration().servers.is_empty() {
-            return Err(status::query(&QueryError::NotReady(reason)));
-        }
-        let patience = deadline.min(Instant::now() + self.parts.election_timeout);
-        let caught_up = mode.wait_for(|mode| !matches!(mode, NodeMode::CatchingUp(_)));
-        match timeout_at(patience, caught_up).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(status::query(&QueryError::NotReady(reason))),
-        }
-    }
-
-    /// Completes when this node has applied everything that was answered before the call.
-    async fn read_barrier(&self, deadline: Instant) -> Result<(), Status> {
-        let applied = async {
-            let index = self.parts.read.read_index(deadline).await.map_err(|error| status::read(&error))?;
-            timeout_at(deadline, self.parts.machine.wait_applied(index)).await.map_err(|_| status::read_behind(index))
-        };
-        tokio::select! {
-            biased;
-            status = self.out_of_service() => Err(status),
-            applied = applied => applied,
-        }
-    }
-
-    /// Completes when this node may no longer serve, with the status for its clients.
-    fn out_of_service(&self) -> impl Future<Output = Status> + Send + use<> {
-        let mut mode = self.parts.machine.watch_mode();
-        async move {
-            loop {
-                if let Some(status) = status::out_of_service(&mode.borrow_and_update()) {
-                    return status;
-                }
-                if mode.changed().await.is_err() {
-                    // The machine is gone, and with it every client that could get the status.
-                    std::future::pending::<()>().await;
-                }
-            }
-        }
     }
 
     /// Returns the function that answers `node.status` for a query.

@@ -1,10 +1,6 @@
-//! Parses `grpc-timeout`, and says which deadline a call has that names none. It never allocates
-//! for a request and never fails.
+//! Parses `grpc-timeout`. It never allocates for a request and never fails.
 
 use std::time::Duration;
-
-/// Deadline of a unary call whose client gave none.
-pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Parses `grpc-timeout`: one to eight digits and a unit. Returns `None` for anything else.
 pub fn parse_timeout(header: &str) -> Option<Duration> {

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use tokio::sync::mpsc;
+
 use super::logging::{self, LogFormat};
 use super::report::{print_line, print_notice};
 use crate::node::many::{self, Many};
@@ -46,9 +48,12 @@ pub(crate) fn run(args: &GroupsArgs) -> anyhow::Result<()> {
             print_notice(format_args!("an answer is lost: {error:#}"));
         }
     };
+    let (lines, told) = mpsc::channel(16);
+    // Nobody waits for this thread: it may wait for input for ever.
+    std::thread::spawn(move || {
+        let sent = std::io::stdin().lines().map_while(Result::ok).try_for_each(|line| lines.blocking_send(line));
+        drop(sent);
+    });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(many::run(many, tokio::io::stdin(), say));
-    // A thread may still wait for input, which nobody sends any more.
-    runtime.shutdown_background();
-    ended
+    runtime.block_on(many::run(many, told, say))
 }

@@ -6,7 +6,6 @@ use crate::codec::{Genesis, entry};
 use crate::group::stopping::{hand_over, stop_raft};
 use crate::machine::Machine;
 use crate::raft::inquiry::Divergence;
-use crate::raft::path::proposer::Written;
 use crate::raft::{Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
 use crate::store::{GroupDir, Log};
 use crate::types::{Fatal, hex};
@@ -39,7 +38,7 @@ pub(super) async fn propose_genesis(
         match (mine, genesis()) {
             (Some(view), Some(genesis)) => {
                 let entry = entry::Entry { genesis: Some(genesis), ..entry::Entry::default() };
-                if !matches!(proposer.propose_entry(view.term, entry).await, Written::Applied { .. }) {
+                if !matches!(proposer.propose_entry(view.term, entry).await, Ok(Some(_))) {
                     sleep(GENESIS_RETRY).await;
                 }
             }

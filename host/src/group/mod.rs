@@ -24,6 +24,7 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::calls::Calls;
 use crate::codec::Genesis;
 use crate::machine::{self, Executor, Machine, Pace, QueryPool, StateMachine};
 use crate::raft::membership::builds;
@@ -34,8 +35,7 @@ use crate::raft::peers::link::Channels;
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::time::clock_warning;
 use crate::raft::{
-    Canvass, Clock, ClusterCell, Forward, GroupCell, Inquiry, LeaderWatch, LogTime, Me, Members, Proposer, Raft,
-    RaftCell, ReadIndex, Timeouts,
+    Canvass, ClusterCell, GroupCell, Inquiry, LeaderWatch, LogTime, Me, Members, Proposer, Raft, RaftCell, Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Fatal, GroupId, NodeMode, StoredMembership};
@@ -160,8 +160,9 @@ pub struct Group {
     pub log_time: LogTime,
     /// Makes its snapshots.
     pub retention: Retention,
-    /// The paths of its commands and reads.
-    pub paths: Paths,
+    /// Runs the calls of its methods.
+    pub calls: Calls,
+    proposer: Proposer,
     id: GroupId,
     cell: GroupCell,
     canvass: Canvass,
@@ -176,18 +177,6 @@ pub struct Group {
     tasks: Tasks,
 }
 
-/// The paths of a group's commands and reads.
-pub struct Paths {
-    /// Makes entries of commands, while this node leads.
-    pub proposer: Proposer,
-    /// Sends commands to the leader.
-    pub forward: Forward,
-    /// Finds the index that a linearizable read waits for.
-    pub read: ReadIndex,
-    /// Lets log time pass on an idle cluster.
-    pub clock: Clock,
-}
-
 impl Group {
     /// Starts the background tasks. `genesis` returns the first entry of the group's log, once the
     /// node knows it.
@@ -195,12 +184,7 @@ impl Group {
         let (machine, leader) = (self.machine.clone(), self.leader.clone());
         self.tasks.start(self.canvass.clone().run());
         self.tasks.start(self.retention.clone().run());
-        self.tasks.start(duties::propose_genesis(
-            leader.clone(),
-            self.paths.proposer.clone(),
-            machine.clone(),
-            genesis,
-        ));
+        self.tasks.start(duties::propose_genesis(leader.clone(), self.proposer.clone(), machine.clone(), genesis));
         let (quarantine, quarantined) = watch::channel(None);
         self.tasks.start(duties::quarantine(duties::Suspect {
             inquiry: self.inquiry.clone(),

@@ -6,7 +6,8 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 
 use super::stopping::hold;
-use super::{Group, Lent, Opened, Paths, Settings, Tasks, clock};
+use super::{Group, Lent, Opened, Settings, Tasks, clock};
+use crate::calls::{Calls, CallsParts};
 use crate::machine::Machine;
 use crate::raft::membership::join::Host;
 use crate::raft::peers::groups::GroupParts;
@@ -52,6 +53,20 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
     let retention = Retention::new(raft.clone(), machine.clone(), log.clone(), retention);
     let core = Arc::new(RaftCore::new(raft.clone(), machine.clone(), log.clone(), me));
     let paths = open_paths(core, Forward::new(me, cell.clone()), &machine, &leader, &log_time, settings, &mut tasks);
+    let calls = Calls::new(CallsParts {
+        me: lent.me.clone(),
+        boot: lent.boot,
+        machine: machine.clone(),
+        raft: running.clone(),
+        leader: leader.clone(),
+        members: members.clone(),
+        local: Arc::new(paths.proposer.clone()),
+        forward: Arc::new(paths.forward.clone()),
+        read: paths.read.clone(),
+        clock: paths.clock.clone(),
+        election_timeout: timeouts.election,
+    });
+    let proposer = paths.proposer.clone();
     let group = Group {
         log,
         machine,
@@ -61,7 +76,8 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         leader,
         log_time,
         retention,
-        paths,
+        calls,
+        proposer,
         id,
         cell,
         canvass,
@@ -73,7 +89,7 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         host,
         tasks,
     };
-    serve_members(&group);
+    serve_members(&group, paths);
     Ok(group)
 }
 
@@ -83,6 +99,14 @@ fn know_addresses(lent: &Lent, running: &RaftCell) {
     let running = running.clone();
     let addresses = move |node| link::recorded_address(&*running.get()?, node);
     lent.cluster.processes().set_addresses(Box::new(addresses));
+}
+
+/// The paths of a group's commands and reads.
+struct Paths {
+    proposer: Proposer,
+    forward: Forward,
+    read: ReadIndex,
+    clock: Clock,
 }
 
 /// Makes the paths of commands and reads, and starts their loops.
@@ -107,14 +131,14 @@ fn open_paths(
 }
 
 /// Has the peer port pass the group's messages to its modules.
-fn serve_members(group: &Group) {
+fn serve_members(group: &Group, paths: Paths) {
     let forwarded = Arc::new(Forwarded::new(
         group.lent.me.node_id,
         group.leader.clone(),
-        group.paths.proposer.clone(),
+        paths.proposer,
         group.machine.waiters().clone(),
-        group.paths.read.clone(),
-        group.paths.clock.clone(),
+        paths.read,
+        paths.clock,
         group.running.clone(),
     ));
     let space = group.lent.space.clone();

@@ -5,7 +5,7 @@
 //! openraft ─► state_machine ─► apply (one thread) ─► entry: guest, overlay ─► batch ─► store/state
 //!                  │                                 hash, system           │
 //!                  └─ snapshots: send, receive                              └─► progress, changes,
-//! api ─► query (a few threads) ─► guest over a view                             waiters
+//! calls ─► query (a few threads) ─► guest over a view                           waiters
 //! ```
 //!
 //! [`open`] returns two values: [`StateMachine`] for openraft, and [`Machine`] for all other

@@ -19,12 +19,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use futures::future::{BoxFuture, join_all};
 use prost::Message;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::{identity, query_threads};
-use crate::calls::{Call, Calls, CallsParts};
+use crate::calls::Call;
 use crate::codec::Genesis;
 use crate::config;
 use crate::group::{Group, Lent, Opened, Settings};
@@ -80,29 +80,31 @@ struct Running {
     component: Component,
     genesis: Genesis,
     add: Arc<Method>,
-    groups: BTreeMap<GroupId, (Group, Calls)>,
+    groups: BTreeMap<GroupId, Group>,
 }
 
-/// Runs the process until a line says `stop`, or the input ends. `say` gets each answer.
+/// Runs the process until a line says `stop`, or no more can come. `say` gets each answer.
 pub async fn run(
     many: Many,
-    input: impl AsyncRead + Unpin,
-    say: impl Fn(String) + Clone + Send + 'static,
+    mut lines: mpsc::Receiver<String>,
+    say: impl Fn(String) + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
     let fatal = Fatal::default();
     let mut running = start(&many, &fatal).await?;
     say("ready".into());
-    let mut lines = BufReader::new(input).lines();
     let mut loads = JoinSet::new();
     loop {
         let line = tokio::select! {
-            line = lines.next_line() => line?.unwrap_or_else(|| "stop".into()),
+            line = lines.recv() => line.unwrap_or_else(|| "stop".into()),
             reason = fatal.raised() => bail!("{reason}"),
         };
         match line.split_whitespace().collect::<Vec<_>>()[..] {
             ["load", name, count] => {
                 let (load, say) = (running.load(name, count.parse()?), say.clone());
-                loads.spawn(async move { say(format!("loaded {}", load.await)) });
+                loads.spawn(async move {
+                    let acknowledged = load.await;
+                    say(format!("loaded {acknowledged}"));
+                });
             }
             ["states"] => say(running.states()),
             ["disk"] => {
@@ -177,7 +179,7 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
     if many.number == 1 {
         let members: BTreeMap<NodeId, Addresses> =
             (1..=many.peers.len() as NodeId).map(|number| (number, named(number))).collect();
-        for (group, _) in running.groups.values() {
+        for group in running.groups.values() {
             if !group.raft.is_initialized().await? {
                 group.raft.initialize(members.clone()).await?;
             }
@@ -198,35 +200,21 @@ impl Running {
             log_bytes_max: 0,
         };
         let timeouts = Timeouts { election: ELECTION_TIMEOUT, ..Timeouts::default() };
-        let settings =
-            Settings { timeouts, catch_up_timeout: ELECTION_TIMEOUT, retention, restores_snapshot: true };
+        let settings = Settings { timeouts, catch_up_timeout: ELECTION_TIMEOUT, retention, restores_snapshot: true };
         let opened = Opened::open(&self.lent, id, settings)?;
         opened.machine.set_component(self.component.clone());
         let mut group = opened.start(self.host.clone(), None).await?;
         let genesis = self.genesis.clone();
         group.start_duties(move || Some(genesis.clone()));
-        let calls = Calls::new(CallsParts {
-            me: self.lent.me.clone(),
-            boot: self.lent.boot,
-            machine: group.machine.clone(),
-            raft: group.running.clone(),
-            leader: group.leader.clone(),
-            members: group.members.clone(),
-            local: Arc::new(group.paths.proposer.clone()),
-            forward: Arc::new(group.paths.forward.clone()),
-            read: group.paths.read.clone(),
-            clock: group.paths.clock.clone(),
-            election_timeout: ELECTION_TIMEOUT,
-        });
-        self.groups.insert(id, (group, calls));
+        self.groups.insert(id, group);
         Ok(())
     }
 
     /// Runs that many commands in each group, one after another in one group and all groups at
     /// once. Returns how many were acknowledged.
     fn load(&self, name: &str, count: u32) -> impl Future<Output = u64> + Send + use<> {
-        let each = self.groups.iter().map(|(group, (_, calls))| {
-            let (group, calls, add, name) = (*group, calls.clone(), self.add.clone(), name.to_owned());
+        let each = self.groups.iter().map(|(group, running)| {
+            let (group, calls, add, name) = (*group, running.calls.clone(), self.add.clone(), name.to_owned());
             async move {
                 let mut acknowledged = 0;
                 for n in 0..count {
@@ -251,7 +239,7 @@ impl Running {
 
     fn states(&self) -> String {
         let mut line = "states".to_owned();
-        for (id, (group, _)) in &self.groups {
+        for (id, group) in &self.groups {
             let (index, hash) = group.machine.hash_tip();
             write!(line, " {id}:{index}:{hash:016x}").expect("a String takes everything");
         }
@@ -260,14 +248,14 @@ impl Running {
 
     /// Stops one group and opens it again, while the others go on.
     async fn restart(&mut self, id: GroupId) -> anyhow::Result<()> {
-        let (group, _) = self.groups.remove(&id).context("there is no such group")?;
+        let group = self.groups.remove(&id).context("there is no such group")?;
         group.stop_raft().await?;
         group.close().await?;
         self.open(id).await
     }
 
     async fn stop(self) -> anyhow::Result<()> {
-        for (group, _) in self.groups.into_values() {
+        for group in self.groups.into_values() {
             group.stop_raft().await?;
             group.close().await?;
         }

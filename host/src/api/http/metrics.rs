@@ -1,6 +1,6 @@
-//! Metrics for `/metrics`. This file counts calls of the guest's methods and steps of watches as
-//! they end; `metrics/table.rs` has all metrics with their help, and reads the others at each
-//! scrape. Method names come from routes, never from clients, so the label set is bounded.
+//! Metrics for `/metrics`. This file counts calls of the guest's methods as they end;
+//! `metrics/table.rs` has all metrics with their help, and reads the others at each scrape. Method
+//! names come from routes, never from clients, so the label set is bounded.
 
 mod table;
 
@@ -17,7 +17,7 @@ use prometheus_client::registry::{Metric, Registry};
 use tonic::Code;
 
 use crate::api::Shared;
-use crate::api::watch::places::Full;
+use crate::calls::Full;
 use table::Row;
 
 /// Upper bounds of the histogram in seconds. They range from a local query to the default deadline.
@@ -28,15 +28,7 @@ pub(in crate::api) struct Metrics {
     registry: Mutex<Registry>,
     calls: Family<CallLabels, Counter>,
     seconds: Family<KindLabels, Histogram>,
-    watches: WatchCounts,
-}
-
-/// Counters that watches increment.
-#[derive(Default)]
-struct WatchCounts {
-    refused: Family<LimitLabels, Counter>,
-    steps: Counter,
-    held_back: Counter,
+    watches_refused: Family<LimitLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,14 +52,12 @@ impl Metrics {
     pub(in crate::api) fn new() -> Metrics {
         let calls = Family::default();
         let seconds = Family::new_with_constructor((|| Histogram::new(SECONDS_BOUNDS)) as fn() -> Histogram);
-        let watches = WatchCounts::default();
+        let watches_refused = Family::default();
         let mut registry = Registry::with_prefix("lockstep");
         register(&mut registry, table::CALLS, calls.clone());
         register(&mut registry, table::CALL_SECONDS, seconds.clone());
-        register(&mut registry, table::WATCHES_REFUSED, watches.refused.clone());
-        register(&mut registry, table::WATCH_STEPS, watches.steps.clone());
-        register(&mut registry, table::WATCH_STEPS_HELD_BACK, watches.held_back.clone());
-        Metrics { registry: Mutex::new(registry), calls, seconds, watches }
+        register(&mut registry, table::WATCHES_REFUSED, watches_refused.clone());
+        Metrics { registry: Mutex::new(registry), calls, seconds, watches_refused }
     }
 
     /// Registers the numbers that are read at each scrape.
@@ -82,15 +72,7 @@ impl Metrics {
     }
 
     pub(in crate::api) fn watch_refused(&self, full: Full) {
-        self.watches.refused.get_or_create(&LimitLabels { limit: full.name() }).inc();
-    }
-
-    pub(in crate::api) fn watch_stepped(&self) {
-        self.watches.steps.inc();
-    }
-
-    pub(in crate::api) fn watch_held_back(&self) {
-        self.watches.held_back.inc();
+        self.watches_refused.get_or_create(&LimitLabels { limit: full.name() }).inc();
     }
 
     /// Returns the metrics as OpenMetrics text.

@@ -14,6 +14,7 @@ use openraft::raft::ClientWriteResult;
 
 use super::proposer::{Core, Written};
 use super::read::{LocalIndex, RoundError};
+use super::ticket::NotProposed;
 use crate::machine::Machine;
 use crate::raft::Raft;
 use crate::store::Log;
@@ -71,12 +72,12 @@ impl Core for RaftCore {
         async move {
             let (responder, completed) = ProgressResponder::complete_only();
             if raft.write(data).with_leader(leader).responder(responder).await.is_err() {
-                return Written::Stopped;
+                return Err(NotProposed::Stopping);
             }
             match completed.await {
                 Ok(result) => written(result),
                 // Raft stopped while it held the entry.
-                Err(_) => Written::Unknown,
+                Err(_) => Ok(None),
             }
         }
         .boxed()
@@ -85,14 +86,14 @@ impl Core for RaftCore {
 
 fn written(result: ClientWriteResult<TypeConfig>) -> Written {
     match result {
-        Ok(response) => Written::Applied { index: response.log_id.index },
+        Ok(response) => Ok(Some(response.log_id.index)),
         // Rejected before it was appended, whatever the reason: not the leader, a transfer, no
         // fresh quorum.
-        Err(ClientWriteError::ForwardToLeader(_)) => Written::NotLeader,
-        Err(ClientWriteError::LogEntryDiscarded(_)) => Written::Unknown,
+        Err(ClientWriteError::ForwardToLeader(_)) => Err(NotProposed::NotLeader),
+        Err(ClientWriteError::LogEntryDiscarded(_)) => Ok(None),
         Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_))) => {
             tracing::error!(%error, "an entry of commands was answered as if it were a membership change");
-            Written::Unknown
+            Ok(None)
         }
     }
 }

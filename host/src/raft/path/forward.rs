@@ -14,8 +14,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, stream};
+use lockstep_proto::peer;
 use lockstep_proto::peer::peer_client::PeerClient;
-use lockstep_proto::peer::{self, forward_response, not_proposed};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -25,8 +25,9 @@ use tonic::transport::Channel;
 use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
 use super::read::{RemoteIndex, RoundError};
 use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
-use crate::codec::{CodecError, Command};
-use crate::machine::{Outcome, decode_verdict, encode_verdict};
+use super::wire::decode_end;
+use crate::codec::Command;
+use crate::machine::Fate;
 use crate::raft::GroupCell;
 use crate::raft::liveness::leader::LeaderView;
 use crate::raft::peers::dial;
@@ -235,21 +236,16 @@ impl Traffic {
     fn answered(&self, response: peer::ForwardResponse) {
         let attempt = (response.counter, response.leader_term);
         let Some(claim) = self.handed.lock().remove(&attempt) else { return };
-        match response.result {
-            Some(forward_response::Result::NotProposed(refusal)) => {
-                let reason = decode_not_proposed(refusal);
+        match decode_end(response.result) {
+            Ok(Fate::Outcome(outcome)) => claim.complete(outcome),
+            // The leader has no more to say; the waiters decide.
+            Ok(Fate::NotRun | Fate::Unknown) => {}
+            Err(reason) => {
                 if let NotProposed::Removed { index } = reason {
                     self.cluster.told_removed(index);
                 }
                 claim.refuse(reason);
             }
-            Some(forward_response::Result::Outcome(outcome)) => match decode_outcome(&outcome) {
-                Ok(outcome) => claim.complete(outcome),
-                // This node's own apply will give the outcome.
-                Err(error) => tracing::error!(%error, "the leader sent an outcome that this node cannot read"),
-            },
-            // The leader has no more to say; the waiters decide.
-            None => {}
         }
     }
 
@@ -262,64 +258,6 @@ impl Traffic {
         drop(queue);
         self.handed.lock().clear();
     }
-}
-
-/// Encodes a refusal for the node that forwarded the command.
-pub fn encode_not_proposed(reason: &NotProposed) -> peer::NotProposed {
-    use not_proposed::Reason;
-    let code = match reason {
-        NotProposed::NotLeader => Reason::NotLeader,
-        NotProposed::Overloaded(_) => Reason::Overloaded,
-        NotProposed::Expired => Reason::Expired,
-        NotProposed::TooLarge { .. } => Reason::TooLarge,
-        NotProposed::Stopping => Reason::Stopping,
-        NotProposed::Removed { .. } => Reason::Removed,
-    };
-    let index = match reason {
-        NotProposed::Removed { index } => *index,
-        _ => 0,
-    };
-    peer::NotProposed { reason: code.into(), detail: reason.to_string(), index }
-}
-
-fn decode_not_proposed(refusal: peer::NotProposed) -> NotProposed {
-    use not_proposed::Reason;
-    match refusal.reason() {
-        Reason::Overloaded => NotProposed::Overloaded(refusal.detail),
-        Reason::Expired => NotProposed::Expired,
-        // Both nodes check the same limit before anything is sent, so this is a leader of another
-        // version.
-        Reason::TooLarge => NotProposed::Overloaded(refusal.detail),
-        Reason::Removed => NotProposed::Removed { index: refusal.index },
-        // A leader that stops leaves the lead to another node.
-        Reason::NotLeader | Reason::Stopping => NotProposed::NotLeader,
-    }
-}
-
-/// Encodes an outcome for the node that forwarded the command.
-pub fn encode_outcome(outcome: &Outcome) -> peer::Outcome {
-    let detail = match &outcome.verdict {
-        crate::guest::Verdict::Failed(failure) => failure.detail.clone(),
-        _ => String::new(),
-    };
-    peer::Outcome {
-        index: outcome.index,
-        position: outcome.position,
-        term: outcome.term,
-        verdict: encode_verdict(&outcome.verdict).into(),
-        detail,
-    }
-}
-
-/// Decodes what [`encode_outcome`] encoded. Log time is not transmitted.
-pub fn decode_outcome(outcome: &peer::Outcome) -> Result<Outcome, CodecError> {
-    Ok(Outcome {
-        index: outcome.index,
-        position: outcome.position,
-        term: outcome.term,
-        time_ms: 0,
-        verdict: decode_verdict(&outcome.verdict, &outcome.detail)?,
-    })
 }
 
 #[cfg(test)]

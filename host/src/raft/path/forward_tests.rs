@@ -9,12 +9,12 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::codec;
 use crate::guest::Verdict;
-use crate::machine::Waiters;
+use crate::machine::{Outcome, Waiters};
 use crate::raft::ClusterCell;
 use crate::raft::liveness::leader::LeaderWatch;
 use crate::raft::path::proposer::{Core, Proposer, Written};
 use crate::raft::path::read::{LocalIndex, ReadIndex};
-use crate::raft::path::ticket::Answer;
+use crate::raft::path::wire::encode_end;
 use crate::raft::peers::handlers::{ForwardHandler, LeaderHandler};
 use crate::raft::time::clock::{Clock, RemoteClock};
 use crate::raft::{Forwarded, LogTime, RaftCell};
@@ -51,7 +51,7 @@ impl Core for FakeCore {
     fn write(&self, _: u64, data: EntryData) -> BoxFuture<'static, Written> {
         let (sender, receiver) = oneshot::channel();
         self.0.send((codec::decode_entry(&data).unwrap(), sender)).unwrap();
-        async move { receiver.await.unwrap_or(Written::Unknown) }.boxed()
+        async move { receiver.await.unwrap_or(Ok(None)) }.boxed()
     }
 }
 
@@ -145,10 +145,9 @@ async fn outcomes_come_back_in_any_order() {
     assert_eq!(Origin::from(entry.commands[0].origin.as_ref().unwrap()), origin(2));
     let leader = CommittedLeaderId { term: 1, node_id: LEADER };
     world.waiters.entry_applied(leader, vec![applied(2, 8)]);
-    let Answer::Outcome(outcome) = second.answer().await else { panic!("an outcome") };
-    assert_eq!(outcome, applied(2, 8).1);
+    assert_eq!(second.answer().await, Ok(applied(2, 8).1));
     world.waiters.entry_applied(leader, vec![applied(1, 7)]);
-    assert!(matches!(first.answer().await, Answer::Outcome(outcome) if outcome.index == 7));
+    assert_eq!(first.answer().await, Ok(applied(1, 7).1));
 }
 
 #[tokio::test]
@@ -156,10 +155,10 @@ async fn only_the_leader_of_that_term_proposes() {
     let mut world = world();
     let queue = stream_to(&world.forwarded);
     let mut stale = send(&queue, 7, 1, LONG);
-    assert!(matches!(stale.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+    assert_eq!(stale.answer().await, Err(NotProposed::NotLeader));
     world.view.send_replace(view(2, false));
     let mut deposed = send(&queue, 1, 2, LONG);
-    assert!(matches!(deposed.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+    assert_eq!(deposed.answer().await, Err(NotProposed::NotLeader));
     assert!(world.proposals.try_recv().is_err());
 }
 
@@ -186,7 +185,7 @@ async fn a_command_another_node_took_is_not_run_for_this_one() {
     let command = Command { origin: Some(foreign.into()), ..Command::default() };
     let share = Budget::new(usize::MAX).share(1).unwrap();
     queue.try_send(Queued { term: 1, command, deadline: Instant::now() + LONG, claim, share }).unwrap();
-    assert!(matches!(ticket.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+    assert_eq!(ticket.answer().await, Err(NotProposed::NotLeader));
     assert!(world.proposals.try_recv().is_err());
 }
 
@@ -195,7 +194,7 @@ async fn an_expired_command_does_not_travel() {
     let world = world();
     let queue = stream_to(&world.forwarded);
     let mut late = send(&queue, 1, 1, Duration::ZERO);
-    assert!(matches!(late.answer().await, Answer::NotProposed(NotProposed::Expired)));
+    assert_eq!(late.answer().await, Err(NotProposed::Expired));
 }
 
 #[tokio::test]
@@ -216,22 +215,11 @@ async fn a_leader_that_cannot_be_reached_was_not_given_the_command() {
     let leader = LeaderView { term: 1, node_id: LEADER, node, is_me: false };
     let command = Command { origin: Some(origin(1).into()), ..Command::default() };
     let mut ticket = forward.propose(&leader, command, Instant::now() + LONG).unwrap();
-    assert!(matches!(ticket.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+    assert_eq!(ticket.answer().await, Err(NotProposed::NotLeader));
     assert!(matches!(RemoteIndex::read_index(&forward, &leader).await, Err(RoundError::Failed(_))));
     while forward.queued_bytes() > 0 {
         tokio::task::yield_now().await;
     }
-}
-
-#[test]
-fn refusals_keep_their_meaning_over_the_hop() {
-    let full = NotProposed::Overloaded("full".into());
-    let survives = [NotProposed::NotLeader, full, NotProposed::Expired, NotProposed::Removed { index: 9 }];
-    for reason in survives {
-        assert_eq!(decode_not_proposed(encode_not_proposed(&reason)), reason);
-    }
-    let stopping = decode_not_proposed(encode_not_proposed(&NotProposed::Stopping));
-    assert_eq!(stopping, NotProposed::NotLeader, "another node will lead");
 }
 
 /// A command was tried twice over one stream, because leadership went away and came back. The
@@ -251,9 +239,9 @@ async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
         ticket
     };
     let (mut first, mut second) = (attempt(1), attempt(3));
-    let refusal = forward_response::Result::NotProposed(encode_not_proposed(&NotProposed::NotLeader));
-    traffic.answered(peer::ForwardResponse { counter: 7, leader_term: 1, result: Some(refusal) });
-    assert!(matches!(first.answer().now_or_never(), Some(Answer::NotProposed(NotProposed::NotLeader))));
+    let refusal = encode_end(Err(NotProposed::NotLeader));
+    traffic.answered(peer::ForwardResponse { counter: 7, leader_term: 1, result: refusal });
+    assert_eq!(first.answer().now_or_never(), Some(Err(NotProposed::NotLeader)));
     assert!(second.answer().now_or_never().is_none());
 }
 
@@ -268,9 +256,9 @@ async fn a_command_of_a_removed_node_is_refused_and_the_node_learns_it() {
     let command = Command { origin: Some(origin.into()), ..Command::default() };
     let deadline = Instant::now() + Duration::from_secs(60);
     traffic.hand_over(Queued { term: 1, command, deadline, claim, share }).unwrap();
-    let refusal = forward_response::Result::NotProposed(encode_not_proposed(&NotProposed::Removed { index: 42 }));
-    traffic.answered(peer::ForwardResponse { counter: 7, leader_term: 1, result: Some(refusal) });
+    let refusal = encode_end(Err(NotProposed::Removed { index: 42 }));
+    traffic.answered(peer::ForwardResponse { counter: 7, leader_term: 1, result: refusal });
     let answer = ticket.answer().now_or_never();
-    assert!(matches!(answer, Some(Answer::NotProposed(NotProposed::Removed { index: 42 }))));
+    assert_eq!(answer, Some(Err(NotProposed::Removed { index: 42 })));
     assert_eq!(*cluster.removals().borrow(), Some(42));
 }

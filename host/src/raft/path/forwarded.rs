@@ -8,17 +8,17 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered};
 use futures::{FutureExt, StreamExt};
-use lockstep_proto::peer::{self, forward_response};
+use lockstep_proto::peer;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::forward::{encode_not_proposed, encode_outcome};
 use super::proposer::Proposer;
 use super::read::{ReadIndex, RoundError};
-use super::ticket::{Answer, NotProposed};
+use super::ticket::NotProposed;
+use super::wire::encode_end;
 use crate::codec::Command;
 use crate::machine::{Fate, Waiters};
 use crate::raft::RaftCell;
@@ -131,16 +131,13 @@ impl Forwarded {
 
     async fn run(self, from: NodeId, accepted: Accepted) -> peer::ForwardResponse {
         let (counter, leader_term) = (accepted.origin.counter, accepted.request.leader_term);
-        let result = match self.outcome(from, accepted).await {
-            Ok(Some(outcome)) => Some(forward_response::Result::Outcome(outcome)),
-            Ok(None) => None,
-            Err(reason) => Some(forward_response::Result::NotProposed(encode_not_proposed(&reason))),
-        };
+        let result = encode_end(self.end(from, accepted).await);
         peer::ForwardResponse { counter, leader_term, result }
     }
 
-    /// Returns the outcome, or `None` when only the other node itself can learn the fate.
-    async fn outcome(&self, from: NodeId, accepted: Accepted) -> Result<Option<peer::Outcome>, NotProposed> {
+    /// Returns how the command ended. After [`Fate::Unknown`] only the other node itself can learn
+    /// more.
+    async fn end(&self, from: NodeId, accepted: Accepted) -> Result<Fate, NotProposed> {
         if from != accepted.origin.node {
             tracing::error!(from, origin = accepted.origin.node, "a node forwarded a command that another one took");
             return Err(NotProposed::NotLeader);
@@ -157,19 +154,15 @@ impl Forwarded {
         tokio::select! {
             biased;
             fate = waiter.fate() => match fate {
-                Fate::Outcome(outcome) => Ok(Some(encode_outcome(&outcome))),
                 // The command may still be queued here for the old term. Dropping the ticket takes
                 // it back.
                 Fate::NotRun => Err(NotProposed::NotLeader),
-                Fate::Unknown => Ok(None),
+                fate => Ok(fate),
             },
-            answer = ticket.answer() => match answer {
-                Answer::NotProposed(reason) => Err(reason),
-                Answer::Outcome(outcome) => Ok(Some(encode_outcome(&outcome))),
-            },
+            answer = ticket.answer() => answer.map(Fate::Outcome),
             () = sleep_until(accepted.deadline) => match ticket.withdraw() {
                 true => Err(NotProposed::Expired),
-                false => Ok(None),
+                false => Ok(Fate::Unknown),
             },
         }
     }

@@ -4,6 +4,7 @@
 //! - `proposer` makes the leader's commands into entries; `packing` chooses which go together.
 //! - `forward` sends the commands of other nodes to the leader; `forwarded` is the leader's side.
 //! - `ticket` joins the waiting caller and the proposer.
+//! - `wire` is how a forwarded command ended, as one node tells it to another.
 //! - `read` finds the index that a linearizable read must wait for.
 
 pub mod core;
@@ -13,3 +14,4 @@ pub mod packing;
 pub mod proposer;
 pub mod read;
 pub mod ticket;
+pub mod wire;

@@ -93,7 +93,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::raft::path::ticket::{Answer, Budget, Ticket, ticket};
+    use crate::raft::path::ticket::{Budget, Ticket, ticket};
 
     fn queued(term: u64, bytes: usize, deadline: Instant) -> (Ticket, Queued) {
         let (ticket, claim) = ticket();
@@ -155,7 +155,7 @@ mod tests {
         assert!(withdrawn.withdraw());
         let mut queue = filled([first, second, third]);
         assert_eq!(queue.pack(Instant::now()).unwrap().commands.len(), 1);
-        assert!(matches!(expired.answer().await, Answer::NotProposed(NotProposed::Expired)));
+        assert_eq!(expired.answer().await, Err(NotProposed::Expired));
     }
 
     #[tokio::test]
@@ -164,7 +164,7 @@ mod tests {
         let (_kept, second) = queued(2, 1, later());
         let mut queue = filled([first, second]);
         queue.retain(|term| term == 2);
-        assert!(matches!(old.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+        assert_eq!(old.answer().await, Err(NotProposed::NotLeader));
         assert_eq!(queue.pack(Instant::now()).unwrap().term, 2);
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::packing::{Packed, Queue};
-use super::ticket::{Budget, Claim, NotProposed, Queued, Share, Ticket, check_size, ticket, weight_bytes};
+use super::ticket::{Budget, NotProposed, Queued, Share, Ticket, check_size, ticket, weight_bytes};
 use crate::codec::{self, Command, entry};
 use crate::raft::liveness::leader::{LeaderView, LeaderWatch};
 use crate::raft::time::log_time::LogTime;
@@ -51,26 +51,15 @@ pub trait Core: Send + Sync + 'static {
     fn log_time_ms(&self) -> u64;
     /// Returns the newest applied index and the state hash there.
     fn hash_tip(&self) -> (u64, u64);
-    /// Proposes `data` if this node leads in `term`. Completes when the entry is applied, or never
-    /// will be through this node.
+    /// Proposes `data` if this node leads in `term`. Completes when the entry is applied, or when
+    /// this node will not learn more of it.
     fn write(&self, term: u64, data: EntryData) -> BoxFuture<'static, Written>;
 }
 
-/// What happened to a proposed entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// Applied here.
-    Applied {
-        /// Its log index.
-        index: u64,
-    },
-    /// Not proposed: this node does not lead in that term, or leads without a fresh quorum.
-    NotLeader,
-    /// It may be in a log. The first applied entry of a later term decides.
-    Unknown,
-    /// Not proposed: Raft has stopped.
-    Stopped,
-}
+/// What happened to an entry: `Some` is the index at which it was applied here. `None` says that it
+/// may be in a log, and that the first applied entry of a later term decides. An error says that it
+/// was certainly not proposed.
+pub type Written = Result<Option<u64>, NotProposed>;
 
 /// Queues commands for entries while this node leads. Cheap to clone.
 #[derive(Clone)]
@@ -131,7 +120,7 @@ impl Proposer {
     }
 
     /// Proposes an entry of the host itself (genesis, clock), past the queue and stamped here.
-    /// `Applied` means applied on this node.
+    /// An index means that it is applied on this node.
     pub async fn propose_entry(&self, term: u64, entry: entry::Entry) -> Written {
         let data = stamp(&*self.core, self.log_time.stamp(), entry);
         self.core.write(term, data).await
@@ -223,15 +212,9 @@ impl ProposerTask {
 
 /// Tells waiting callers what the proposer knows. Outcomes reach them elsewhere.
 fn settle(batch: Packed, written: Written) {
-    let refuse = |claims: Vec<Claim>, reason: NotProposed| {
-        for claim in claims {
-            claim.refuse(reason.clone());
-        }
-    };
-    match written {
-        Written::Applied { .. } | Written::Unknown => {}
-        Written::NotLeader => refuse(batch.claims, NotProposed::NotLeader),
-        Written::Stopped => refuse(batch.claims, NotProposed::Stopping),
+    let Err(reason) = written else { return };
+    for claim in batch.claims {
+        claim.refuse(reason.clone());
     }
 }
 
@@ -258,7 +241,7 @@ impl Propose for Proposer {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::raft::path::ticket::{Answer, REQUEST_BYTES_MAX};
+    use crate::raft::path::ticket::REQUEST_BYTES_MAX;
     use crate::raft::time::log_time::LogTimeParts;
     use crate::types::Addresses;
     use futures::FutureExt;
@@ -300,7 +283,7 @@ mod tests {
             let (sender, receiver) = oneshot::channel();
             self.writes.lock().push_back((term, codec::decode_entry(&data).unwrap(), sender));
             self.wrote.notify_one();
-            async move { receiver.await.unwrap_or(Written::Unknown) }.boxed()
+            async move { receiver.await.unwrap_or(Ok(None)) }.boxed()
         }
     }
 
@@ -400,7 +383,7 @@ mod tests {
         }
         tickets.extend((0..10).map(|_| world.proposer.propose(1, command(1), later()).unwrap()));
         assert!(world.core.written().now_or_never().is_none());
-        pending.remove(0).send(Written::Applied { index: 1 }).unwrap();
+        pending.remove(0).send(Ok(Some(1))).unwrap();
         assert_eq!(world.core.written().await.1.commands.len(), 10);
     }
 
@@ -409,13 +392,13 @@ mod tests {
         let (world, task) = world();
         tokio::spawn(task.run());
         let mut refused = world.proposer.propose(1, command(1), later()).unwrap();
-        world.core.written().await.2.send(Written::NotLeader).unwrap();
-        assert!(matches!(refused.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+        world.core.written().await.2.send(Err(NotProposed::NotLeader)).unwrap();
+        assert_eq!(refused.answer().await, Err(NotProposed::NotLeader));
         let mut unknown = world.proposer.propose(1, command(1), later()).unwrap();
-        world.core.written().await.2.send(Written::Unknown).unwrap();
+        world.core.written().await.2.send(Ok(None)).unwrap();
         let mut stopped = world.proposer.propose(1, command(1), later()).unwrap();
-        world.core.written().await.2.send(Written::Stopped).unwrap();
-        assert!(matches!(stopped.answer().await, Answer::NotProposed(NotProposed::Stopping)));
+        world.core.written().await.2.send(Err(NotProposed::Stopping)).unwrap();
+        assert_eq!(stopped.answer().await, Err(NotProposed::Stopping));
         assert!(unknown.answer().now_or_never().is_none());
     }
 
@@ -431,7 +414,7 @@ mod tests {
         }
         let mut queued = world.proposer.propose(1, command(1), later()).unwrap();
         world.leader.send_replace(leads(3));
-        assert!(matches!(queued.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+        assert_eq!(queued.answer().await, Err(NotProposed::NotLeader));
     }
 
     #[tokio::test]
@@ -478,7 +461,7 @@ mod tests {
         let ticket = world.proposer.propose(1, command(100), later()).unwrap();
         let (_, _, done) = world.core.written().await;
         assert!(world.proposer.queued_bytes() >= 100);
-        done.send(Written::Applied { index: 1 }).unwrap();
+        done.send(Ok(Some(1))).unwrap();
         while world.proposer.queued_bytes() > 0 {
             tokio::task::yield_now().await;
         }

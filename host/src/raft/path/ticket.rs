@@ -12,20 +12,21 @@ use tokio::time::Instant;
 use crate::codec::Command;
 use crate::machine::Outcome;
 
-/// Why a command was certainly not proposed. It may be sent again.
+/// Why a command, or an entry, was certainly not proposed. It may be sent again. The texts are
+/// those that a client gets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotProposed {
     /// The node asked does not lead in that term.
-    #[error("the node asked does not lead in that term")]
+    #[error("the node asked does not lead in that term; the command was not proposed")]
     NotLeader,
     /// A limit of the proposing node is reached; the text names it.
-    #[error("{0}")]
+    #[error("{0}; the command was not proposed")]
     Overloaded(String),
-    /// Its deadline passed while it was queued.
-    #[error("the deadline passed while the command was queued")]
+    /// Its deadline passed before it was proposed.
+    #[error("the deadline passed before the command was proposed; it was not applied")]
     Expired,
     /// No entry takes a command of this size.
-    #[error("the command has {bytes} bytes, the limit is {limit_bytes}")]
+    #[error("the request has {bytes} bytes, the limit is {limit_bytes}")]
     TooLarge {
         /// Size of the request.
         bytes: usize,
@@ -33,7 +34,7 @@ pub enum NotProposed {
         limit_bytes: usize,
     },
     /// The node asked is stopping.
-    #[error("the node is stopping")]
+    #[error("this node is stopping; the command was not proposed")]
     Stopping,
     /// The node that took the command was removed from the cluster.
     #[error("this node was removed from the cluster: it is not in the configuration of entry {index}")]
@@ -43,14 +44,9 @@ pub enum NotProposed {
     },
 }
 
-/// The proposing side's answer about a command.
-#[derive(Clone, Debug)]
-pub enum Answer {
-    /// It was not proposed.
-    NotProposed(NotProposed),
-    /// It was applied (only over a hop; a local outcome comes through the waiters).
-    Outcome(Outcome),
-}
+/// What the proposing side knows about a command: its outcome, or why it was not proposed. An
+/// outcome comes over a hop only; a local one comes through the waiters.
+type Answer = Result<Outcome, NotProposed>;
 
 const QUEUED: u8 = 0;
 const TAKEN: u8 = 1;
@@ -81,7 +77,7 @@ pub fn ticket() -> (Ticket, Claim) {
 impl Ticket {
     /// Returns the proposing side's answer. Never completes when that side has nothing more to say:
     /// the fate then comes through the waiters. Cancel safe.
-    pub async fn answer(&mut self) -> Answer {
+    pub async fn answer(&mut self) -> Result<Outcome, NotProposed> {
         if let Some(receiver) = &mut self.answer {
             let answer = receiver.await;
             self.answer = None;
@@ -116,12 +112,12 @@ impl Claim {
 
     /// Answers that the command was not proposed.
     pub fn refuse(mut self, reason: NotProposed) {
-        self.send(Answer::NotProposed(reason));
+        self.send(Err(reason));
     }
 
     /// Answers that the command was applied on another node.
     pub fn complete(mut self, outcome: Outcome) {
-        self.send(Answer::Outcome(outcome));
+        self.send(Ok(outcome));
     }
 
     fn send(&mut self, answer: Answer) {
@@ -135,7 +131,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if self.answer.is_some() && self.take() {
-            self.send(Answer::NotProposed(NotProposed::NotLeader));
+            self.send(Err(NotProposed::NotLeader));
         }
     }
 }
@@ -239,7 +235,7 @@ mod tests {
     async fn a_claim_dropped_in_the_queue_says_not_proposed() {
         let (mut ticket, claim) = ticket();
         drop(claim);
-        assert!(matches!(ticket.answer().await, Answer::NotProposed(NotProposed::NotLeader)));
+        assert_eq!(ticket.answer().await, Err(NotProposed::NotLeader));
         assert!(ticket.answer().now_or_never().is_none(), "nothing more to be heard");
     }
 

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use crate::raft::liveness::leader::{LeaderView, LeaderWatch};
 use crate::raft::path::proposer::{Core, Proposer, Written};
 use crate::raft::path::read::RoundError;
+use crate::raft::path::ticket::NotProposed;
 
 /// Time between two clock entries of one leader.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -140,9 +141,10 @@ impl Clock {
 
 fn index_of(written: Written) -> Result<u64, RoundError> {
     match written {
-        Written::Applied { index } => Ok(index),
-        Written::NotLeader => Err(RoundError::NotLeader),
-        Written::Unknown => Err(RoundError::NoQuorum),
-        Written::Stopped => Err(RoundError::Failed("the node is stopping".into())),
+        Ok(Some(index)) => Ok(index),
+        Ok(None) => Err(RoundError::NoQuorum),
+        Err(NotProposed::NotLeader) => Err(RoundError::NotLeader),
+        Err(NotProposed::Stopping) => Err(RoundError::Failed("the node is stopping".into())),
+        Err(reason) => Err(RoundError::Failed(reason.to_string())),
     }
 }

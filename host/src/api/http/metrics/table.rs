@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::node_status::NodeStatus;
 use crate::api::{Shared, status};
+use crate::calls::WatchFigures;
 use crate::logs::stderr;
 use crate::net::PortStatus;
 use crate::types::NodeMode;
@@ -29,7 +30,7 @@ pub(super) struct Row {
 
 /// Where the value of a metric comes from.
 enum Read {
-    /// Calls and watches count it as they happen.
+    /// Calls count it as they end.
     Counted,
     /// It is read at each scrape.
     Now(fn(&Scrape) -> Value),
@@ -38,7 +39,7 @@ enum Read {
 /// The numbers of one scrape.
 struct Scrape {
     status: NodeStatus,
-    watches_open: u64,
+    watches: WatchFigures,
     copies_refused: u64,
 }
 
@@ -92,24 +93,19 @@ pub(super) const WATCHES_REFUSED: Row = row(
     "Watches refused because as many were open as the node, or their connection, may have",
     Read::Counted,
 );
-pub(super) const WATCH_STEPS: Row =
-    row("watch_steps", MetricType::Counter, "", "Steps of watches that the guest has run", Read::Counted);
-pub(super) const WATCH_STEPS_HELD_BACK: Row = row(
-    "watch_steps_held_back",
-    MetricType::Counter,
-    "",
-    "Steps that waited because those before them ran again and again and sent nothing",
-    Read::Counted,
-);
 
 /// All metrics, in the order of the page.
 const ROWS: &[Row] = &[
     CALLS,
     CALL_SECONDS,
-    gauge("watches_open", "Open watches", |now| One(now.watches_open)),
+    gauge("watches_open", "Open watches", |now| One(now.watches.open)),
     WATCHES_REFUSED,
-    WATCH_STEPS,
-    WATCH_STEPS_HELD_BACK,
+    counter("watch_steps", "Steps of watches that the guest has run", |now| One(now.watches.steps)),
+    counter(
+        "watch_steps_held_back",
+        "Steps that waited because those before them ran again and again and sent nothing",
+        |now| One(now.watches.held_back),
+    ),
     gauge("serving", "1 while this node serves reads", |now| {
         One(u64::from(now.status.machine.mode == NodeMode::Serving))
     }),
@@ -278,7 +274,7 @@ impl Collector for AtScrape {
         let Some(shared) = self.0.upgrade() else { return Ok(()) };
         let now = Scrape {
             status: shared.status_now(),
-            watches_open: shared.watches.taken(),
+            watches: shared.parts.calls.watch_figures(),
             copies_refused: shared.parts.members.copies_refused(),
         };
         for row in ROWS {

@@ -5,17 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::api::CONCURRENT_STREAMS_MAX;
-
 /// Most watches open at a time on one node.
 pub const WATCHES_MAX: usize = 4096;
 
-/// Most watches open at a time on one connection. It is less than the number of calls that a
-/// connection carries. A client library silently queues a call while its connection is full, so
-/// watches alone must never fill one.
+/// Most watches open at a time on one connection. A face whose connections carry a limited number
+/// of calls has a higher limit, so that watches alone never fill a connection.
 pub const WATCHES_PER_CONNECTION_MAX: usize = 1000;
-
-const _: () = assert!(WATCHES_PER_CONNECTION_MAX < CONCURRENT_STREAMS_MAX as usize);
 
 /// One connection of a client. Each of its requests carries it.
 #[derive(Clone, Debug)]
@@ -45,9 +40,16 @@ pub struct Place {
 }
 
 /// Which limit is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
+    /// The limit of the node.
+    #[error("{WATCHES_MAX} watches are open on this node, which is its limit; watch on another one")]
     Node,
+    /// The limit of one connection.
+    #[error(
+        "{WATCHES_PER_CONNECTION_MAX} watches are open on this connection, which is its limit, so that other calls find room on it; \
+         open another connection for more"
+    )]
     Connection,
 }
 

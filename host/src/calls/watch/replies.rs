@@ -8,30 +8,51 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::{mpsc, oneshot};
-use tonic::Status;
 
 use super::places::Place;
-use crate::api::status;
+use crate::calls::CallError;
+use crate::guest::{Failure, Status};
 
 /// Most replies that wait for a slow client.
 const QUEUED_MAX: usize = 4;
+
+/// How a watch ends that was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEnd {
+    /// The guest refused.
+    Refused {
+        /// What it said.
+        refusal: Status,
+        /// Index of the last entry in the state that it read.
+        index: u64,
+    },
+    /// The guest failed.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// Index of the last entry in the state that it read.
+        index: u64,
+    },
+    /// The host ended it.
+    Host(CallError),
+}
 
 /// The end of the queue that the task holds. If it is dropped without [`Outlet::end`], the client
 /// is told that this node failed.
 pub(super) struct Outlet {
     queue: mpsc::Sender<Bytes>,
-    end: oneshot::Sender<Option<Status>>,
+    end: oneshot::Sender<Option<WatchEnd>>,
 }
 
 /// The client has left.
 pub(super) struct Left;
 
-/// The end of the queue that the connection holds: the body of the response. The watch keeps its
-/// place until this is dropped.
+/// The replies of a watch, as its connection takes them. An error is the last item. The watch keeps
+/// its place until this is dropped.
 pub struct Replies {
     queue: mpsc::Receiver<Bytes>,
     /// `None` once the end was reported.
-    end: Option<oneshot::Receiver<Option<Status>>>,
+    end: Option<oneshot::Receiver<Option<WatchEnd>>>,
     _place: Place,
 }
 
@@ -52,10 +73,10 @@ impl Outlet {
         self.queue.closed().await;
     }
 
-    /// Ends the stream after everything that was sent, with OK or with a status.
-    pub(super) fn end(self, status: Option<Status>) {
+    /// Ends the stream after everything that was sent. `None` says that the watch is done.
+    pub(super) fn end(self, end: Option<WatchEnd>) {
         // An error means that the client has left, which needs no handling.
-        let _left = self.end.send(status);
+        let _left = self.end.send(end);
     }
 }
 
@@ -75,7 +96,7 @@ impl Sender {
 }
 
 impl Stream for Replies {
-    type Item = Result<Bytes, Status>;
+    type Item = Result<Bytes, WatchEnd>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
@@ -85,14 +106,15 @@ impl Stream for Replies {
         let Some(end) = &mut this.end else { return Poll::Ready(None) };
         let ended = ready!(Pin::new(end).poll(context));
         this.end = None;
-        Poll::Ready(ended.unwrap_or_else(|_| Some(status::watch_broken())).map(Err))
+        Poll::Ready(ended.unwrap_or(Some(WatchEnd::Host(CallError::WatchBroken))).map(Err))
     }
 }
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::api::watch::places::{Connection, Places};
+    use crate::calls::watch::places::{Connection, Places};
     use futures::{FutureExt, StreamExt};
 
     fn begun() -> (Outlet, Sender, Replies) {
@@ -105,12 +127,12 @@ mod tests {
     async fn a_client_that_is_slow_learns_how_its_stream_ended() {
         let (outlet, sender, mut replies) = begun();
         while sender.send(Bytes::from_static(b"reply")).now_or_never().is_some() {}
-        outlet.end(Some(Status::unavailable("the node stops")));
+        outlet.end(Some(WatchEnd::Host(CallError::WatchStopping)));
         drop(sender);
         for _ in 0..QUEUED_MAX {
             assert_eq!(replies.next().await.unwrap().unwrap(), "reply");
         }
-        assert_eq!(replies.next().await.unwrap().unwrap_err().message(), "the node stops");
+        assert_eq!(replies.next().await, Some(Err(WatchEnd::Host(CallError::WatchStopping))));
         assert!(replies.next().await.is_none());
     }
 
@@ -118,7 +140,7 @@ mod tests {
     async fn a_stream_whose_task_fails_does_not_look_done() {
         let (outlet, sender, mut replies) = begun();
         drop((outlet, sender));
-        assert_eq!(replies.next().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+        assert_eq!(replies.next().await, Some(Err(WatchEnd::Host(CallError::WatchBroken))));
         assert!(replies.next().await.is_none());
         let (outlet, sender, mut replies) = begun();
         outlet.end(None);

@@ -4,27 +4,24 @@
 //!
 //! - The next step runs when the client has taken everything that the last step sent.
 //! - A step gets the cause `wake` only when nothing that the last step read has changed.
-//! - A stream always ends with a status, whatever happens to this node.
+//! - A stream always says how it ended, whatever happens to this node.
 
 pub(super) mod places;
-mod replies;
+pub(super) mod replies;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use tokio::time::Instant;
-use tonic::Status;
+use lockstep_contract::Consistency;
 
-use super::{Shared, status};
+use super::{Call, CallError, Calls};
 use crate::guest::{Cause, Step, Stepped};
+use crate::logs::Sparse;
 use crate::machine::{Again, Change, Changed, QueryError, WatchCall, Watched};
-use lockstep_contract::{Consistency, Method};
-use places::Connection;
-use replies::{Left, Outlet, Sender};
-
-pub(super) use replies::Replies;
+use places::{Connection, Places};
+use replies::{Left, Outlet, Replies, Sender, WatchEnd};
 
 /// How long a step waits before it asks a busy node again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -33,31 +30,53 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// time.
 const APPLY_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Starts the stream. It ends when the client leaves, the guest is done, the deadline passes, or
-/// the node stops or may no longer serve.
-pub(super) fn start(
-    shared: Arc<Shared>,
-    connection: &Connection,
-    method: Arc<Method>,
-    request: Bytes,
-    deadline: Option<Instant>,
-) -> Result<Replies, Status> {
-    let place = shared.watches.take(connection).map_err(|full| {
-        shared.metrics.watch_refused(full);
-        status::too_many_watches(full)
-    })?;
-    let (outlet, replies) = replies::channel(place);
-    let sender = outlet.sender();
-    let watch = Watch { shared, method, request, deadline, sender, memo: Bytes::new(), again: Again::default() };
-    tokio::spawn(watch.run(outlet));
-    Ok(replies)
+/// The watches of this node.
+#[derive(Default)]
+pub(super) struct Watches {
+    places: Places,
+    steps: AtomicU64,
+    held_back: AtomicU64,
+    /// Limits the log lines about watches that run again and again and send nothing.
+    silent: Sparse,
+}
+
+/// The numbers of this node's watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchFigures {
+    /// Open watches.
+    pub open: u64,
+    /// Steps that the guest has run since the process started.
+    pub steps: u64,
+    /// Steps that waited because those before them ran again and again and sent nothing.
+    pub held_back: u64,
+}
+
+impl Calls {
+    /// Starts a watch on `connection`. It ends when the client leaves, the guest is done, the
+    /// deadline passes, or the node stops or may no longer serve.
+    pub fn watch(&self, call: Call, connection: &Connection) -> Result<Replies, CallError> {
+        let place = self.0.watches.places.take(connection).map_err(CallError::TooManyWatches)?;
+        let (outlet, replies) = replies::channel(place);
+        let sender = outlet.sender();
+        let watch = Watch { calls: self.clone(), call, sender, memo: Bytes::new(), again: Again::default() };
+        tokio::spawn(watch.run(outlet));
+        Ok(replies)
+    }
+
+    /// Returns the numbers of the watches.
+    pub fn watch_figures(&self) -> WatchFigures {
+        let watches = &self.0.watches;
+        WatchFigures {
+            open: watches.places.taken(),
+            steps: watches.steps.load(Relaxed),
+            held_back: watches.held_back.load(Relaxed),
+        }
+    }
 }
 
 struct Watch {
-    shared: Arc<Shared>,
-    method: Arc<Method>,
-    request: Bytes,
-    deadline: Option<Instant>,
+    calls: Calls,
+    call: Call,
     sender: Sender,
     memo: Bytes,
     again: Again,
@@ -67,7 +86,7 @@ struct Watch {
 enum End {
     Done,
     ClientLeft,
-    Failed(Status),
+    Failed(WatchEnd),
 }
 
 impl From<Left> for End {
@@ -76,40 +95,39 @@ impl From<Left> for End {
     }
 }
 
-impl From<Status> for End {
-    fn from(status: Status) -> End {
-        End::Failed(status)
+impl From<CallError> for End {
+    fn from(error: CallError) -> End {
+        End::Failed(WatchEnd::Host(error))
     }
 }
 
 impl Watch {
     async fn run(mut self, outlet: Outlet) {
-        let mut stopping = self.shared.stopping.subscribe();
-        let deadline = self.deadline;
+        let mut stopping = self.calls.stopping();
+        let deadline = self.call.deadline;
         let overdue = async move {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
                 None => std::future::pending().await,
             }
         };
-        let out_of_service = self.shared.out_of_service();
+        let out_of_service = self.calls.out_of_service();
         let end = tokio::select! {
             end = self.steps() => end,
             () = outlet.left() => End::ClientLeft,
-            () = overdue => End::Failed(status::watch_deadline()),
-            status = out_of_service => End::Failed(status),
-            _ = stopping.wait_for(|stopping| *stopping) => End::Failed(status::stopping()),
+            () = overdue => CallError::WatchDeadline.into(),
+            error = out_of_service => error.into(),
+            _ = stopping.wait_for(|stopping| *stopping) => CallError::WatchStopping.into(),
         };
         match end {
             End::Done | End::ClientLeft => outlet.end(None),
-            End::Failed(status) => outlet.end(Some(status)),
+            End::Failed(end) => outlet.end(Some(end)),
         }
     }
 
     async fn steps(&mut self) -> End {
-        match self.begin().await {
-            Ok(()) => {}
-            Err(status) => return End::Failed(status),
+        if let Err(error) = self.begin().await {
+            return error.into();
         }
         let mut next = Next { cause: Cause::Start, unchanged: None };
         loop {
@@ -121,11 +139,11 @@ impl Watch {
     }
 
     /// Waits until this node may show its state.
-    async fn begin(&self) -> Result<(), Status> {
-        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + super::wire::DEADLINE_DEFAULT);
-        self.shared.ready(deadline).await?;
-        match self.method.consistency(&self.request) {
-            Consistency::Linearizable => self.shared.read_barrier(deadline).await,
+    async fn begin(&self) -> Result<(), CallError> {
+        let deadline = self.call.deadline();
+        self.calls.ready(deadline).await?;
+        match self.call.method.consistency(&self.call.request) {
+            Consistency::Linearizable => self.calls.read_barrier(deadline).await,
             Consistency::Local => Ok(()),
         }
     }
@@ -136,8 +154,8 @@ impl Watch {
         let Watched { index, time_ms, stepped, reads } = self.step_for(next).await?;
         let step = match stepped {
             Stepped::Step(step) => step,
-            Stepped::Refused(refusal) => return Err(status::watch_refused(refusal, index).into()),
-            Stepped::Failed(failure) => return Err(status::watch_failed(&failure, index).into()),
+            Stepped::Refused(refusal) => return Err(End::Failed(WatchEnd::Refused { refusal, index })),
+            Stepped::Failed(failure) => return Err(End::Failed(WatchEnd::Failed { failure, index })),
         };
         let again = self.again.after(&step, index);
         let Step { replies, memo, wake_at_index, wake_after_ms, done } = step;
@@ -148,7 +166,7 @@ impl Watch {
             return Err(End::Done);
         }
         self.memo = memo;
-        let changed = self.shared.parts.machine.changed(index, reads);
+        let changed = self.calls.0.parts.machine.changed(index, reads);
         let wakes = Wakes { again, at_index: wake_at_index, time_ms, after_ms: wake_after_ms };
         Ok(self.wait(changed, wakes).await)
     }
@@ -157,33 +175,33 @@ impl Watch {
     /// when its step reads the state. If that happens to a step with the cause `wake`, the step
     /// runs again with the change as its cause. So a guest that gets `wake` may rely on what it
     /// read before.
-    async fn step_for(&self, next: Next) -> Result<Watched, Status> {
+    async fn step_for(&self, next: Next) -> Result<Watched, CallError> {
         let watched = self.step(next.cause).await?;
         let Some(mut unchanged) = next.unchanged else { return Ok(watched) };
         // After this wait, all changes up to the state that the step read have been reported.
-        self.shared.parts.machine.wait_applied(watched.index).await;
+        self.calls.0.parts.machine.wait_applied(watched.index).await;
         match (&mut unchanged).now_or_never() {
             Some(change) => self.step(change.into()).await,
             None => Ok(watched),
         }
     }
 
-    async fn step(&self, cause: Cause) -> Result<Watched, Status> {
+    async fn step(&self, cause: Cause) -> Result<Watched, CallError> {
         loop {
             let call = WatchCall {
-                method: self.method.name.to_string(),
-                request: self.request.clone(),
-                caller: String::new(),
+                method: self.call.method.name.to_string(),
+                request: self.call.request.clone(),
+                caller: self.call.caller.clone(),
                 cause,
                 memo: self.memo.clone(),
             };
-            match self.shared.parts.machine.watch_step(call).await {
+            match self.calls.0.parts.machine.watch_step(call).await {
                 Ok(watched) => {
-                    self.shared.metrics.watch_stepped();
+                    self.calls.0.watches.steps.fetch_add(1, Relaxed);
                     return Ok(watched);
                 }
                 Err(QueryError::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
-                Err(error) => return Err(status::query(&error)),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -204,15 +222,15 @@ impl Watch {
             (Some(Duration::ZERO), _) => {}
             (Some(pause), _) => self.hold_back(pause).await,
             (None, 0) => std::future::pending().await,
-            (None, index) => self.shared.parts.machine.wait_applied(index).await,
+            (None, index) => self.calls.0.parts.machine.wait_applied(index).await,
         }
     }
 
     /// Delays a watch that runs again and again for nothing. So it costs the other watches little.
     async fn hold_back(&self, pause: Duration) {
-        self.shared.metrics.watch_held_back();
-        if let Some(left_out) = self.shared.silent_watches.due() {
-            let method = &self.method.name;
+        self.calls.0.watches.held_back.fetch_add(1, Relaxed);
+        if let Some(left_out) = self.calls.0.watches.silent.due() {
+            let method = &self.call.method.name;
             tracing::warn!(%method, left_out, "a watch runs again and again and sends nothing; its steps are held back");
         }
         tokio::time::sleep(pause).await;
@@ -226,13 +244,13 @@ impl Watch {
             return std::future::pending().await;
         }
         tokio::time::sleep(Duration::from_millis(wakes.after_ms.into())).await;
-        match self.shared.parts.clock.pass(wakes.time_ms.saturating_add(wakes.after_ms.into())).await {
+        match self.calls.0.parts.clock.pass(wakes.time_ms.saturating_add(wakes.after_ms.into())).await {
             Ok(passed) => {
-                let applied = self.shared.parts.machine.wait_applied(passed);
+                let applied = self.calls.0.parts.machine.wait_applied(passed);
                 drop(tokio::time::timeout(APPLY_PATIENCE, applied).await);
             }
             Err(error) => {
-                tracing::debug!(%error, method = %self.method.name, "a watch wakes without log time having passed")
+                tracing::debug!(%error, method = %self.call.method.name, "a watch wakes without log time having passed")
             }
         }
     }

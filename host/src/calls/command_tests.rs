@@ -6,6 +6,8 @@ use crate::guest::Verdict;
 use crate::machine::not_run;
 use crate::raft::path::ticket::{Claim, ticket};
 use crate::types::{Addresses, CommittedLeaderId};
+use bytes::Bytes;
+use lockstep_contract::{Consistency, Freshness, Kind, Method};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use tokio::sync::{Notify, watch};
@@ -52,7 +54,7 @@ struct World {
     forward: Arc<FakeWay>,
     waiters: Waiters,
     mode: Arc<Mutex<NodeMode>>,
-    commands: Commands,
+    commands: Arc<Commands>,
 }
 
 fn view(term: u64, is_me: bool) -> Option<LeaderView> {
@@ -65,7 +67,7 @@ fn world(first: Option<LeaderView>) -> World {
     let waiters = Waiters::default();
     let mode = Arc::new(Mutex::new(NodeMode::Serving));
     let mode_now = mode.clone();
-    let commands = Commands::new(CommandsParts {
+    let commands = Arc::new(Commands::new(CommandsParts {
         node: 1,
         boot: 1,
         leader: LeaderWatch::new(seen),
@@ -74,18 +76,17 @@ fn world(first: Option<LeaderView>) -> World {
         forward: forward.clone(),
         mode: Arc::new(move || mode_now.lock().clone()),
         election_timeout: ELECTION,
-    });
+    }));
     World { leader, local, forward, waiters, mode, commands }
 }
 
 impl World {
-    fn spawn(&self) -> tokio::task::JoinHandle<Result<Outcome, CommandError>> {
+    fn spawn(&self) -> tokio::task::JoinHandle<Result<Outcome, CallError>> {
         self.spawn_for(Duration::from_secs(60))
     }
-    fn spawn_for(&self, patience: Duration) -> tokio::task::JoinHandle<Result<Outcome, CommandError>> {
+    fn spawn_for(&self, patience: Duration) -> tokio::task::JoinHandle<Result<Outcome, CallError>> {
         let commands = self.commands.clone();
-        let call = CommandCall { deadline: Instant::now() + patience, ..call() };
-        tokio::spawn(async move { commands.run(call).await })
+        tokio::spawn(async move { commands.run(call(), Instant::now() + patience).await })
     }
 }
 
@@ -93,9 +94,14 @@ fn leader(term: u64) -> CommittedLeaderId {
     CommittedLeaderId { term, node_id: 1 }
 }
 
-fn call() -> CommandCall {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    CommandCall { method: "E/Add".into(), request: Bytes::new(), caller: String::new(), deadline }
+fn call() -> Call {
+    let freshness = Freshness::Fixed(Consistency::Linearizable);
+    let method = Arc::new(Method { name: "E/Add".into(), kind: Kind::Command, freshness });
+    Call { method, request: Bytes::new(), caller: String::new(), deadline: None }
+}
+
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(10)
 }
 
 fn outcome(index: u64) -> Outcome {
@@ -147,7 +153,7 @@ async fn a_leader_that_is_over_is_asked_for_nothing_while_the_watch_lags() {
     // The watch still shows node 2, the leader of term 1. An entry of term 2 is applied, so it is
     // over for good.
     let error = world.spawn().await.unwrap().unwrap_err();
-    assert_eq!(error, CommandError::NoLeader { waited: ELECTION });
+    assert_eq!(error, CallError::NoLeader { waited: ELECTION });
     assert!(start.elapsed() >= ELECTION);
     assert_eq!(world.forward.asked.load(Ordering::Relaxed), 0, "nothing is left behind in its queue");
     let run = world.spawn();
@@ -167,7 +173,7 @@ async fn a_command_that_may_be_in_the_log_is_not_sent_again() {
     assert!(claim.take());
     drop(claim);
     world.leader.send_replace(view(2, true));
-    assert_eq!(run.await.unwrap(), Err(CommandError::DeadlineAfter { term: 1 }));
+    assert_eq!(run.await.unwrap(), Err(CallError::DeadlineAfter { term: 1 }));
     assert!(world.local.handed.lock().is_empty());
 }
 
@@ -177,7 +183,7 @@ async fn not_proposed_is_tried_again_without_a_busy_loop() {
     *world.local.refusal.lock() = Some(NotProposed::NotLeader);
     let start = Instant::now();
     let error = world.spawn().await.unwrap().unwrap_err();
-    assert_eq!(error, CommandError::NoLeader { waited: ELECTION });
+    assert_eq!(error, CallError::NoLeader { waited: ELECTION });
     assert!(start.elapsed() >= ELECTION);
     let asked = world.local.asked.load(Ordering::Relaxed);
     // The pauses are 2, 4, 8 and 16 ms, then 20 ms each.
@@ -202,9 +208,9 @@ async fn news_of_a_leader_ends_the_pause() {
 #[tokio::test]
 async fn without_a_leader_the_wait_is_bounded_by_election_and_deadline() {
     let world = world(None);
-    assert!(matches!(world.commands.run(call()).await, Err(CommandError::NoLeader { .. })));
-    let soon = CommandCall { deadline: Instant::now() + ELECTION / 4, ..call() };
-    assert_eq!(world.commands.run(soon).await, Err(CommandError::DeadlineBefore));
+    assert!(matches!(world.commands.run(call(), later()).await, Err(CallError::NoLeader { .. })));
+    let soon = Instant::now() + ELECTION / 4;
+    assert_eq!(world.commands.run(call(), soon).await, Err(NotProposed::Expired.into()));
 }
 
 #[tokio::test]
@@ -212,7 +218,7 @@ async fn still_queued_at_its_deadline_is_certainly_not_applied() {
     let world = world(view(1, true));
     let run = world.spawn_for(ELECTION);
     let (_, _, claim) = world.local.next().await;
-    assert_eq!(run.await.unwrap(), Err(CommandError::DeadlineBefore));
+    assert_eq!(run.await.unwrap(), Err(NotProposed::Expired.into()));
     assert!(!claim.take(), "and nobody may propose it any more");
 }
 
@@ -235,7 +241,7 @@ async fn a_snapshot_hides_the_fate_of_what_was_proposed_only() {
     let (_, second, _waiting) = world.forward.next().await;
     assert!(claim.take());
     world.waiters.snapshot_installed(CommittedLeaderId { term: 1, node_id: 2 });
-    assert_eq!(proposed.await.unwrap(), Err(CommandError::Unknown));
+    assert_eq!(proposed.await.unwrap(), Err(CallError::Unknown));
     let (_, again, claim) = world.forward.next().await;
     assert!(again == second && first != second);
     assert!(claim.take());
@@ -260,16 +266,17 @@ async fn an_entry_out_of_fuel_is_left_for_the_next_one() {
 #[tokio::test]
 async fn refusals_that_no_retry_mends_are_answered_at_once() {
     let world = world(view(1, true));
-    let cases = [
-        (NotProposed::Overloaded("full".into()), CommandError::Overloaded("full".into())),
-        (NotProposed::TooLarge { bytes: 3, limit_bytes: 2 }, CommandError::TooLarge { bytes: 3, limit_bytes: 2 }),
-        (NotProposed::Expired, CommandError::DeadlineBefore),
-        (NotProposed::Stopping, CommandError::Stopping),
+    let refusals = [
+        NotProposed::Overloaded("full".into()),
+        NotProposed::TooLarge { bytes: 3, limit_bytes: 2 },
+        NotProposed::Expired,
+        NotProposed::Stopping,
+        NotProposed::Removed { index: 9 },
     ];
-    for (refusal, error) in cases {
-        *world.local.refusal.lock() = Some(refusal);
-        assert_eq!(world.commands.run(call()).await, Err(error));
+    for refusal in refusals {
+        *world.local.refusal.lock() = Some(refusal.clone());
+        assert_eq!(world.commands.run(call(), later()).await, Err(refusal.into()));
     }
     *world.mode.lock() = NodeMode::Unfit("two hashes".into());
-    assert_eq!(world.commands.run(call()).await, Err(CommandError::Unfit("two hashes".into())));
+    assert_eq!(world.commands.run(call(), later()).await, Err(CallError::OutOfService("two hashes".into())));
 }

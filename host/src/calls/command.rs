@@ -1,0 +1,219 @@
+//! Runs a command on the node that received it. This module finds the leader, sends the command to
+//! it (locally or over one hop), and retries until the command ran, certainly will not run, or its
+//! deadline passed. It decides what a client is told. It never sends an attempt while an earlier
+//! one may still run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Call, CallError, Calls};
+use crate::codec::Command;
+use crate::machine::{Fate, Outcome, Waiter, Waiters, is_not_run};
+use crate::raft::liveness::leader::{LeaderView, LeaderWatch};
+use crate::raft::path::proposer::Propose;
+use crate::raft::path::ticket::{NotProposed, Ticket};
+use crate::types::{NodeId, NodeMode, Origin};
+
+/// Shortest pause between two attempts while the leader stays the same. It is short because a
+/// leader that was just elected takes commands a moment later. Each attempt doubles the pause, up
+/// to `RETRY_PAUSE_MAX`.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(2);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+impl Calls {
+    /// Runs the command and returns its outcome. Dropping the future withdraws a command that is
+    /// still queued.
+    pub async fn command(&self, call: Call) -> Result<Outcome, CallError> {
+        let deadline = call.deadline();
+        self.ready(deadline).await?;
+        self.0.commands.run(call, deadline).await
+    }
+
+    /// Runs the command if this node leads. The time until its deadline begins when that is known.
+    pub async fn command_on_leader(&self, call: Call) -> Result<Outcome, CallError> {
+        self.require_leader().await?;
+        let deadline = call.deadline();
+        self.0.commands.run(call, deadline).await
+    }
+}
+
+/// The parts that [`Commands`] needs.
+pub(super) struct CommandsParts {
+    /// This node's id. Together with `boot` and a counter it forms the origin of a command.
+    pub(super) node: NodeId,
+    /// Number of this boot of the node. See `node`.
+    pub(super) boot: u64,
+    /// Shows who leads.
+    pub(super) leader: LeaderWatch,
+    /// Where outcomes arrive.
+    pub(super) waiters: Waiters,
+    /// Proposes a command when this node leads.
+    pub(super) local: Arc<dyn Propose>,
+    /// Sends a command to the leader when another node leads.
+    pub(super) forward: Arc<dyn Propose>,
+    /// Returns the mode of this node.
+    pub(super) mode: Arc<dyn Fn() -> NodeMode + Send + Sync>,
+    /// How long a command waits for a leader.
+    pub(super) election_timeout: Duration,
+}
+
+/// Runs commands.
+pub(super) struct Commands {
+    parts: CommandsParts,
+    counter: AtomicU64,
+}
+
+impl Commands {
+    /// Creates the value from the parts that `node` wires.
+    pub(super) fn new(parts: CommandsParts) -> Commands {
+        Commands { parts, counter: AtomicU64::new(1) }
+    }
+
+    /// Runs the command until an outcome is known, or until `deadline`: the call's own one, or the
+    /// default.
+    async fn run(&self, call: Call, deadline: Instant) -> Result<Outcome, CallError> {
+        let parts = &self.parts;
+        self.check_mode()?;
+        let mut leader = parts.leader.clone();
+        let (mut command, mut waiter) = self.register(&call);
+        let mut patience = Instant::now() + parts.election_timeout;
+        let (mut retry_pause, mut asked) = (RETRY_PAUSE_MIN, None);
+        loop {
+            let Some(view) = leader.wait(patience.min(deadline)).await else {
+                self.check_mode()?;
+                return Err(self.gave_up(deadline));
+            };
+            let is_another = asked.replace(view.id()) != Some(view.id());
+            match self.attempt(&view, &command, &mut waiter, deadline).await {
+                // The entry had no fuel left for the command. It becomes a new command for the log,
+                // with a new origin.
+                Ok(Fate::Outcome(outcome)) if is_not_run(&outcome.verdict) && Instant::now() < deadline => {
+                    (command, waiter) = self.register(&call);
+                    patience = Instant::now() + parts.election_timeout;
+                }
+                Ok(Fate::Outcome(outcome)) => return Ok(outcome),
+                Ok(Fate::Unknown) => return Err(CallError::Unknown),
+                // The command had reached a leader, so the wait for the next one starts anew. For a
+                // moment, apply may know of a later leader that the watch does not show yet.
+                // Asking the same leader again at once would be a busy loop.
+                Ok(Fate::NotRun) if is_another => {
+                    patience = Instant::now() + parts.election_timeout;
+                    retry_pause = RETRY_PAUSE_MIN;
+                    pause(&mut leader, retry_pause, patience.min(deadline)).await;
+                }
+                Ok(Fate::NotRun) | Err(CallError::NotProposed(NotProposed::NotLeader))
+                    if Instant::now() >= patience.min(deadline) =>
+                {
+                    return Err(self.gave_up(deadline));
+                }
+                Ok(Fate::NotRun) | Err(CallError::NotProposed(NotProposed::NotLeader)) => {
+                    pause(&mut leader, retry_pause, patience.min(deadline)).await;
+                    retry_pause = (2 * retry_pause).min(RETRY_PAUSE_MAX);
+                }
+                Err(error) => return Err(error),
+            }
+            waiter.reset();
+        }
+    }
+
+    /// Returns an error if this node may not take commands at all.
+    fn check_mode(&self) -> Result<(), CallError> {
+        match (self.parts.mode)() {
+            NodeMode::Unfit(text)
+            | NodeMode::Quarantined(text)
+            | NodeMode::Disputed(text)
+            | NodeMode::Removed(text) => Err(CallError::OutOfService(text)),
+            NodeMode::Serving | NodeMode::CatchingUp(_) => Ok(()),
+        }
+    }
+
+    /// Creates a command with its own origin, and the waiter for its outcome.
+    fn register(&self, call: &Call) -> (Command, Waiter) {
+        let counter = self.counter.fetch_add(1, Ordering::Relaxed);
+        let origin = Origin { node: self.parts.node, boot: self.parts.boot, counter };
+        let command = Command {
+            origin: Some(origin.into()),
+            method: call.method.name.to_string(),
+            request: call.request.clone(),
+            caller: call.caller.clone(),
+        };
+        (command, self.parts.waiters.register(origin))
+    }
+
+    /// Offers the command to `leader` once. The error `NotLeader` says that it does not lead, or
+    /// cannot be reached: the next leader may take the command.
+    async fn attempt(
+        &self,
+        leader: &LeaderView,
+        command: &Command,
+        waiter: &mut Waiter,
+        deadline: Instant,
+    ) -> Result<Fate, CallError> {
+        let way = if leader.is_me { &self.parts.local } else { &self.parts.forward };
+        if !waiter.sent_under(leader.id()) {
+            return Ok(match waiter.fate().await {
+                // Nothing was sent.
+                Fate::Unknown => Fate::NotRun,
+                fate => fate,
+            });
+        }
+        match way.propose(leader, command.clone(), deadline) {
+            Ok(ticket) => follow(ticket, waiter, leader, deadline).await,
+            Err(reason) => Err(refused(reason, leader.is_me)),
+        }
+    }
+
+    fn gave_up(&self, deadline: Instant) -> CallError {
+        if Instant::now() >= deadline {
+            NotProposed::Expired.into()
+        } else {
+            CallError::NoLeader { waited: self.parts.election_timeout }
+        }
+    }
+}
+
+/// Waits for the first of: this node's own apply, the proposing side's answer, the deadline.
+async fn follow(
+    mut ticket: Ticket,
+    waiter: &mut Waiter,
+    leader: &LeaderView,
+    deadline: Instant,
+) -> Result<Fate, CallError> {
+    tokio::select! {
+        biased;
+        fate = waiter.fate() => Ok(match fate {
+            Fate::Unknown if ticket.withdraw() => Fate::NotRun,
+            fate => fate,
+        }),
+        answer = ticket.answer() => answer.map(Fate::Outcome).map_err(|reason| refused(reason, leader.is_me)),
+        () = sleep_until(deadline) => Err(match ticket.withdraw() {
+            true => NotProposed::Expired.into(),
+            false => CallError::DeadlineAfter { term: leader.term },
+        }),
+    }
+}
+
+/// Returns the error of an attempt. Another node that stops leaves the lead to a further one.
+fn refused(reason: NotProposed, by_me: bool) -> CallError {
+    match reason {
+        NotProposed::Stopping if !by_me => NotProposed::NotLeader.into(),
+        reason => reason.into(),
+    }
+}
+
+/// Waits until the view of the leader changes, `at_most` has passed, or it is `until`.
+async fn pause(leader: &mut LeaderWatch, at_most: Duration, until: Instant) {
+    tokio::select! {
+        () = leader.changed() => {}
+        () = sleep(at_most) => {}
+        () = sleep_until(until) => {}
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "command_tests.rs"]
+mod tests;
