@@ -226,7 +226,7 @@ async fn open_disk(
     // Must come before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
     resync::finish(&directory).await?;
-    let mut held = directory.quarantined()?.map(NodeMode::Quarantined);
+    let mut held = directory.group(GROUP).quarantined()?.map(NodeMode::Quarantined);
     let log = Log::open(&directory, GROUP, fatal.clone())?;
     let identity = identity::open(&log, config)?;
     let process = Process { boot: identity.boot, nonce: identity::mint_nonce()? };
@@ -248,7 +248,7 @@ async fn open_disk(
         restores_snapshot: !config.no_snapshot_restore_on_start,
     })?;
     let cluster = ClusterCell::of_process(identity.cluster.clone(), process);
-    let removed = directory.removed_at()?;
+    let removed = directory.group(GROUP).removed_at()?;
     if let Some(index) = removed {
         cluster.told_removed(index);
     }

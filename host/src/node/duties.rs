@@ -10,7 +10,7 @@ use crate::raft::inquiry::Divergence;
 use crate::raft::path::proposer::Written;
 use crate::raft::{ClusterCell, Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
 use crate::store::{DataDir, Log, Seen, Space};
-use crate::types::{Fatal, NodeMode, hex};
+use crate::types::{Fatal, GROUP, NodeMode, hex};
 use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftLogStorage;
 use openraft::{EntryPayload, RaftLogReader};
@@ -209,7 +209,7 @@ pub(crate) async fn remember_removal(
             None => tracing::info!("this node belongs to the cluster again"),
         }
         let place = directory.clone();
-        let saved = tokio::task::spawn_blocking(move || place.save_removed_at(known)).await;
+        let saved = tokio::task::spawn_blocking(move || place.group(GROUP).save_removed_at(known)).await;
         match saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|error| error.to_string())) {
             Ok(()) => kept = known,
             Err(error) => tracing::error!(error, "cannot keep on the disk that the cluster has removed this node"),
@@ -236,7 +236,8 @@ pub(crate) async fn quarantine(
     tracing::error!("QUARANTINE: {why}");
     quarantined.send_replace(Some(why.clone()));
     let entry = entry_at(log, index).await;
-    let saved = tokio::task::spawn_blocking(move || directory.save_quarantined(&why, entry.as_deref())).await;
+    let saved =
+        tokio::task::spawn_blocking(move || directory.group(GROUP).save_quarantined(&why, entry.as_deref())).await;
     if let Err(error) = saved.map_err(|error| error.to_string()).and_then(|saved| saved.map_err(|e| e.to_string())) {
         tracing::error!(error, "cannot keep on the disk that this node is in quarantine; do not start it again");
     }

@@ -87,7 +87,7 @@ impl Survivor {
             );
         }
         let directory = Arc::new(DataDir::open(path)?);
-        if let Some(why) = directory.quarantined()? {
+        if let Some(why) = directory.group(GROUP).quarantined()? {
             bail!(
                 "this node is in quarantine, so its state must not become the cluster's; recover from another one: {why}"
             );
@@ -117,7 +117,7 @@ impl Survivor {
             committed: log.committed_hint().max(applied),
             applied,
             members: members(membership.membership(), identity.node_id),
-            removed_at: directory.removed_at()?,
+            removed_at: directory.group(GROUP).removed_at()?,
         };
         Ok(Survivor { directory, log, vote, identity, membership, found })
     }
@@ -152,7 +152,7 @@ impl Survivor {
         crate::faults::point("recover-after-vote");
         let alone = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, node)]))?;
         self.append(leader_id, alone).await?;
-        self.directory.save_removed_at(None)?;
+        self.directory.group(GROUP).save_removed_at(None)?;
         let log = self.log.clone();
         tokio::task::spawn_blocking(move || log.close()).await?;
         Ok(cluster)

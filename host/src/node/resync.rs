@@ -104,8 +104,8 @@ impl Resync {
         let written = writing.await.context("the thread that writes the state ended")?;
         let fetched = received.and(written);
         match &fetched {
-            Ok(_) => self.directory.keep_resync()?,
-            Err(_) => self.directory.drop_resync_unfinished()?,
+            Ok(_) => self.directory.group(GROUP).keep_resync()?,
+            Err(_) => self.directory.group(GROUP).drop_resync_unfinished()?,
         }
         fetched
     }
@@ -124,7 +124,7 @@ async fn pass_on(frames: impl Stream<Item = Result<Bytes, String>>, to: mpsc::Se
 }
 
 fn write(directory: &DataDir, mut frames: mpsc::Receiver<Bytes>) -> anyhow::Result<Summary> {
-    let path = directory.resync_unfinished();
+    let path = directory.group(GROUP).resync_unfinished()?;
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut writer = BackupWriter::new(BufWriter::new(file))?;
     while let Some(frame) = frames.blocking_recv() {
@@ -138,8 +138,9 @@ fn write(directory: &DataDir, mut frames: mpsc::Receiver<Bytes>) -> anyhow::Resu
 
 /// At a start, replaces the state in quarantine by the fetched one, if there is one.
 pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
-    directory.drop_resync_unfinished()?;
-    let path = directory.resync();
+    let of_group = directory.group(GROUP);
+    of_group.drop_resync_unfinished()?;
+    let path = of_group.resync();
     let from = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -155,7 +156,7 @@ pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
     let replaced = match replaced {
         Err(error) if error.is_of_the_file() => {
             tracing::error!(%error, "the state that was fetched cannot be used; the node stays in quarantine");
-            return Ok(directory.drop_resync()?);
+            return Ok(of_group.drop_resync()?);
         }
         replaced => replaced.context(
             "the state that was fetched could not be put in place; start the node again when that is mended",
@@ -164,7 +165,7 @@ pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
     log.vote_with(replaced.applied.leader_id).await?;
     log.go_on_behind(replaced.applied).await?;
     log.close();
-    directory.end_quarantine()?;
+    of_group.end_quarantine()?;
     let (index, rows) = (replaced.applied.index, replaced.rows);
     tracing::warn!(index, rows, "this node's state was replaced by that of another node; its quarantine is over");
     Ok(())

@@ -36,16 +36,20 @@
 //! removed when three newer ones exist and nobody reads it. One that cannot be read is renamed to
 //! `<index>-<term>.tmp`, like an incomplete one, and is removed at the next open.
 //!
-//! Small files:
+//! Small files of one group. Those of group 0 stand in the data directory, those of another group
+//! in `groups/<group>/`:
 //!
-//! - `FORMAT`: a number. `LOCK`: locked with flock.
 //! - `REMOVED`: the index of the configuration in which the cluster removed this node. It exists
 //!   only while the node is removed.
 //! - `QUARANTINE` and `QUARANTINE.entry`: why this node must not serve: its state differs from its
 //!   cluster's. `QUARANTINE.ended`: the former `QUARANTINE`, once the node has another state.
-//! - `DISPUTED`: why this node serves nothing: another cluster takes it for a member of its own.
 //! - `RESYNC.tmp`: a backup of another node while it is received. `RESYNC`: the whole one. The next
 //!   start takes its state from it and removes it.
+//!
+//! Other small files:
+//!
+//! - `FORMAT`: a number. `LOCK`: locked with flock.
+//! - `DISPUTED`: why this node serves nothing: another cluster takes it for a member of its own.
 //! - `state/<group>/CURRENT`: the number of the generation in force, and the index of the snapshot
 //!   that it was installed from, if any. It is replaced by rename.
 //! - `SYNCED`: what the last fsync made durable, see `log/synced.rs`.

@@ -1,14 +1,17 @@
 //! The data directory: its paths, its format number, its lock, the components stored by content,
-//! and their compiled code. Opens no database.
+//! their compiled code, and what else belongs to the whole process. What belongs to one group is in
+//! `group_dir.rs`. Opens no database.
 
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::StoreError;
-use super::files::{Lock, create_directory, names, read_regular, remove_directory, sync_directory, write_atomically};
-use crate::types::{COMPONENT_BYTES_MAX, hex};
+use super::files::{
+    Lock, create_directory, names, read_if_there, read_regular, remove_directory, remove_file, rename, sync_directory,
+    write_atomically,
+};
+use super::{GroupDir, StoreError};
+use crate::types::{COMPONENT_BYTES_MAX, GroupId, hex};
 
 /// The format that this version writes. Raised when an older version could misread what this one
 /// writes.
@@ -96,43 +99,36 @@ impl DataDir {
     pub(super) fn replace_log(&self, copy: &Path) -> Result<PathBuf, StoreError> {
         let original = self.damaged_log();
         remove_directory(&original)?;
-        self.rename(copy, &self.repaired_log())?;
-        self.rename(&self.raft(), &original)?;
-        self.rename(&self.repaired_log(), &self.raft())?;
+        rename(copy, &self.repaired_log())?;
+        rename(&self.raft(), &original)?;
+        rename(&self.repaired_log(), &self.raft())?;
         Ok(original)
     }
 
     fn finish_replacing_log(&self) -> Result<(), StoreError> {
         match (self.raft().exists(), self.repaired_log().exists()) {
-            (false, true) => self.rename(&self.repaired_log(), &self.raft()),
+            (false, true) => rename(&self.repaired_log(), &self.raft()),
             // The original is still in force. This start examines it again.
             (true, true) => remove_directory(&self.repaired_log()),
             (_, false) => Ok(()),
         }
     }
 
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
-        fs::rename(from, to).map_err(StoreError::io("rename to", to))?;
-        sync_directory(&self.root)
-    }
-
-    /// The generations of a group's state.
-    pub fn state(&self, group: u32) -> PathBuf {
-        self.root.join("state").join(group.to_string())
-    }
-
-    /// The checkpoints of a group's state.
-    pub fn snapshots(&self, group: u32) -> PathBuf {
-        self.root.join("snapshots").join(group.to_string())
+    /// What the directory holds of one group beside its log.
+    pub fn group(&self, group: GroupId) -> GroupDir {
+        GroupDir::new(&self.root, group)
     }
 
     /// Finds a file or directory that only a node with a log leaves behind.
     ///
     /// `None` in a new directory.
-    pub(super) fn remains_of_state(&self, group: u32) -> Result<Option<PathBuf>, StoreError> {
-        for place in [self.state(group), self.snapshots(group)] {
-            if place.is_dir() && !names(&place)?.is_empty() {
-                return Ok(Some(place));
+    pub(super) fn remains_of_state(&self) -> Result<Option<PathBuf>, StoreError> {
+        for place in [self.root.join("state"), self.root.join("snapshots")] {
+            for group in names(&place)? {
+                let group = place.join(group);
+                if group.is_dir() && !names(&group)?.is_empty() {
+                    return Ok(Some(group));
+                }
             }
         }
         let served = self.root.join("SERVED");
@@ -177,44 +173,6 @@ impl DataDir {
         read_regular(&self.code(name), CODE_BYTES_MAX)
     }
 
-    /// Returns the index of the configuration in which the cluster removed this node.
-    ///
-    /// `None` while it is a member.
-    pub fn removed_at(&self) -> Result<Option<u64>, StoreError> {
-        let path = self.removed();
-        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
-        let text = String::from_utf8_lossy(&bytes);
-        let index = text.trim().parse().map_err(|_| StoreError::damaged(&path, format!("{text:?} is not an index")))?;
-        Ok(Some(index))
-    }
-
-    /// Records the removal from the cluster, or deletes that record. Durable on return.
-    pub fn save_removed_at(&self, index: Option<u64>) -> Result<(), StoreError> {
-        let path = self.removed();
-        match index {
-            Some(index) => write_atomically(&path, format!("{index}\n").as_bytes()),
-            None => match fs::remove_file(&path) {
-                Ok(()) => sync_directory(&self.root),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(StoreError::io("remove", &path)(error)),
-            },
-        }
-    }
-
-    /// Returns why this node must not serve, if its state was found to differ from its cluster's.
-    pub fn quarantined(&self) -> Result<Option<String>, StoreError> {
-        Ok(read_if_there(&self.root.join("QUARANTINE"))?.map(|text| String::from_utf8_lossy(&text).trim().to_owned()))
-    }
-
-    /// Records why this node must not serve, and beside it the entry that led to it. Durable on
-    /// return.
-    pub fn save_quarantined(&self, why: &str, entry: Option<&[u8]>) -> Result<(), StoreError> {
-        if let Some(entry) = entry {
-            write_atomically(&self.root.join("QUARANTINE.entry"), entry)?;
-        }
-        write_atomically(&self.root.join("QUARANTINE"), format!("{why}\n").as_bytes())
-    }
-
     /// Returns why this node must not serve, if another cluster has its place.
     pub fn disputed(&self) -> Result<Option<String>, StoreError> {
         Ok(read_if_there(&self.root.join("DISPUTED"))?.map(|text| String::from_utf8_lossy(&text).trim().to_owned()))
@@ -225,61 +183,8 @@ impl DataDir {
         let path = self.root.join("DISPUTED");
         match why {
             Some(why) => write_atomically(&path, format!("{why}\n").as_bytes()),
-            None => self.remove(&path),
+            None => remove_file(&path),
         }
-    }
-
-    /// The file of a whole backup of another node. The next start takes its state from it.
-    pub fn resync(&self) -> PathBuf {
-        self.root.join("RESYNC")
-    }
-
-    /// The file that such a backup is written to until it is whole.
-    pub fn resync_unfinished(&self) -> PathBuf {
-        self.root.join("RESYNC.tmp")
-    }
-
-    /// Renames the file at [`DataDir::resync_unfinished`], which is whole and on disk. Durable on
-    /// return.
-    pub fn keep_resync(&self) -> Result<(), StoreError> {
-        self.rename(&self.resync_unfinished(), &self.resync())
-    }
-
-    /// Removes the unfinished backup. Durable on return.
-    pub fn drop_resync_unfinished(&self) -> Result<(), StoreError> {
-        self.remove(&self.resync_unfinished())
-    }
-
-    /// Removes the backup at [`DataDir::resync`]. Durable on return.
-    pub fn drop_resync(&self) -> Result<(), StoreError> {
-        self.remove(&self.resync())
-    }
-
-    /// Removes a file. Durable on return. A missing file is no error.
-    fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(StoreError::io("remove", path)(error)),
-            Ok(()) => sync_directory(&self.root),
-        }
-    }
-
-    /// Ends the quarantine after the state was made anew, and removes the backup. Durable on
-    /// return.
-    ///
-    /// The entry that led to the quarantine stays for inspection.
-    pub fn end_quarantine(&self) -> Result<(), StoreError> {
-        let (why, ended) = (self.root.join("QUARANTINE"), self.root.join("QUARANTINE.ended"));
-        match fs::rename(&why, ended) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            renamed => renamed.map_err(StoreError::io("rename", &why))?,
-        }
-        sync_directory(&self.root)?;
-        self.drop_resync()
-    }
-
-    fn removed(&self) -> PathBuf {
-        self.root.join("REMOVED")
     }
 
     fn component(&self, hash: &[u8; 32]) -> PathBuf {
@@ -319,14 +224,6 @@ fn lock(path: &Path) -> Result<Lock, StoreError> {
         Ok(lock) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
-    }
-}
-
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("read", path)(error)),
     }
 }
 
@@ -388,21 +285,6 @@ mod tests {
         drop(DataDir::open(root.path()).unwrap());
         fs::remove_file(root.path().join("FORMAT")).unwrap();
         assert!(matches!(DataDir::open(root.path()), Err(StoreError::Damaged { .. })));
-    }
-
-    #[test]
-    fn a_removal_is_kept_until_it_is_forgotten() {
-        let root = tempfile::tempdir().unwrap();
-        let directory = DataDir::open(root.path()).unwrap();
-        assert_eq!(directory.removed_at().unwrap(), None);
-        directory.save_removed_at(Some(42)).unwrap();
-        assert_eq!(directory.removed_at().unwrap(), Some(42));
-        for _ in 0..2 {
-            directory.save_removed_at(None).unwrap();
-            assert_eq!(directory.removed_at().unwrap(), None);
-        }
-        fs::write(root.path().join("REMOVED"), "soup").unwrap();
-        assert!(directory.removed_at().unwrap_err().to_string().contains("REMOVED"));
     }
 
     #[test]

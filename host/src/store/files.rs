@@ -1,6 +1,6 @@
 //! Owns the primitives for files and directories. A file is replaced atomically: after a crash it
-//! is either the old or the new one. Reads are whole and bounded. Directory entries survive a
-//! crash. Never interprets the contents.
+//! is either the old or the new one. Reads are whole; those of files that others may have written
+//! are bounded. Directory entries survive a crash. Never interprets the contents.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Write};
@@ -73,6 +73,30 @@ pub(super) fn read_regular(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
     file.take(bytes_max).read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
     Ok(Some(bytes))
+}
+
+/// Returns the contents of a small file of this node; `None` if it does not exist.
+pub(super) fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+/// Renames a file or directory within its directory. Durable on return.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(StoreError::io("rename to", to))?;
+    sync_directory(to.parent().expect("a file in the data directory has a parent"))
+}
+
+/// Removes a file. Durable on return. A missing file is no error.
+pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::io("remove", path)(error)),
+        Ok(()) => sync_directory(path.parent().expect("a file in the data directory has a parent")),
+    }
 }
 
 /// Opens a small file that is rewritten in place, and creates it if missing. Its name is not

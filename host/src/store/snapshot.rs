@@ -43,7 +43,7 @@ impl Checkpoints {
     /// Lists the checkpoints on disk. Removes unfinished ones; removes damaged ones and logs an
     /// error.
     pub fn open(directory: &DataDir, group: u32) -> Result<Checkpoints, StoreError> {
-        let root = directory.snapshots(group);
+        let root = directory.group(group).snapshots();
         create_directory(&root)?;
         // RocksDB makes `<name>.tmp` before it gives a checkpoint its final name.
         for name in names(&root)?.iter().filter(|name| name.ends_with(".tmp")) {

@@ -40,7 +40,7 @@ impl State {
     /// Opens the generation in force, or makes the first one. Removes other generations that a
     /// crash left.
     pub fn open(directory: &DataDir, group: u32) -> Result<State, StoreError> {
-        let root = directory.state(group);
+        let root = directory.group(group).state();
         create_directory(&root)?;
         let numbers = numbers(&root)?;
         let (number, installed) = match read_current(&root)? {

@@ -42,7 +42,7 @@ fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
     let promised = synced.read()?;
     // After a power cut `SYNCED` may be empty although there is a log.
     if promised.is_nothing() && !directory.raft().join("CURRENT").exists() {
-        check_nothing_was_lost(directory, group)?;
+        check_nothing_was_lost(directory)?;
     }
     remove_directory(&directory.root().join(REPAIRING))?;
     // Without this, RocksDB would make a new log if `CURRENT` is missing.
@@ -75,8 +75,8 @@ fn open_sound(directory: &DataDir, group: u32) -> Result<Opened, StoreError> {
 
 /// Fails if a node without a log has a state. A node without a log is new, and a new node has
 /// applied nothing.
-fn check_nothing_was_lost(directory: &DataDir, group: u32) -> Result<(), StoreError> {
-    match directory.remains_of_state(group)? {
+fn check_nothing_was_lost(directory: &DataDir) -> Result<(), StoreError> {
+    match directory.remains_of_state()? {
         None => Ok(()),
         Some(remains) => Err(StoreError::damaged(
             &directory.raft(),

@@ -104,7 +104,7 @@ fn three_are_kept_and_one_in_use_is_never_removed() {
     drop(pinned);
     make(6);
     assert_eq!(indexes(&checkpoints), [4, 5, 6]);
-    assert_eq!(names(&disk.directory.snapshots(0)).unwrap(), ["4-2", "5-2", "6-2"]);
+    assert_eq!(names(&disk.directory.group(0).snapshots()).unwrap(), ["4-2", "5-2", "6-2"]);
     assert_eq!(checkpoints.newest().unwrap().index, 6);
 }
 
@@ -116,7 +116,7 @@ fn the_same_position_is_not_made_twice() {
     let first = checkpoints.create(&disk.state.current(), &position).unwrap().unwrap();
     let second = checkpoints.create(&disk.state.current(), &position).unwrap().unwrap();
     assert!(Arc::ptr_eq(&first, &second));
-    assert_eq!(names(&disk.directory.snapshots(0)).unwrap(), ["1-2"]);
+    assert_eq!(names(&disk.directory.group(0).snapshots()).unwrap(), ["1-2"]);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn open_lists_the_sound_and_removes_the_unfinished_and_the_broken() {
         checkpoints.create(&disk.state.current(), &position).unwrap();
     }
     drop(checkpoints);
-    let root = disk.directory.snapshots(0);
+    let root = disk.directory.group(0).snapshots();
     fs::create_dir(root.join("making.tmp")).unwrap();
     fs::create_dir(root.join("making.tmp.tmp")).unwrap();
     fs::create_dir(root.join("12-2")).unwrap();
@@ -151,7 +151,7 @@ fn a_failure_leaves_nothing_behind() {
     apply(&disk.state, 1);
     let refused = checkpoints.create(&disk.state.current(), &|_| Err(StoreError::Misuse("no".into())));
     assert!(refused.is_err());
-    assert!(names(&disk.directory.snapshots(0)).unwrap().is_empty());
+    assert!(names(&disk.directory.group(0).snapshots()).unwrap().is_empty());
     assert!(checkpoints.newest().is_none());
 }
 

@@ -38,7 +38,7 @@ fn scan(state: &dyn Read, start: &str, end: Option<&str>, reverse: bool, limit: 
 }
 
 fn generations(directory: &DataDir) -> Vec<u64> {
-    numbers(&directory.state(0)).unwrap()
+    numbers(&directory.group(0).state()).unwrap()
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn what_names_no_generation_is_refused_with_the_way_back() {
     let (_root, directory) = directory();
     drop(State::open(&directory, 0).unwrap());
     for soup in [&b"\xff\xfe"[..], b"", b"one", b"1 2 3", b"-1"] {
-        fs::write(directory.state(0).join("CURRENT"), soup).unwrap();
+        fs::write(directory.group(0).state().join("CURRENT"), soup).unwrap();
         let error = State::open(&directory, 0).unwrap_err().to_string();
         assert!(error.contains("names no generation") && error.contains("Delete"), "{error}");
     }
@@ -160,22 +160,22 @@ fn one_generation_is_built_at_a_time_and_an_abandoned_one_goes() {
 fn what_a_crash_left_beside_the_current_generation_is_removed() {
     let (_root, directory) = directory();
     drop(State::open(&directory, 0).unwrap());
-    drop(Generation::open(&directory.state(0).join("7")).unwrap());
-    fs::write(directory.state(0).join("CURRENT.tmp"), "7").unwrap();
+    drop(Generation::open(&directory.group(0).state().join("7")).unwrap());
+    fs::write(directory.group(0).state().join("CURRENT.tmp"), "7").unwrap();
     let state = State::open(&directory, 0).unwrap();
     assert_eq!(generations(&directory), [1]);
-    assert_eq!(state.current().path(), directory.state(0).join("1"));
+    assert_eq!(state.current().path(), directory.group(0).state().join("1"));
 }
 
 #[test]
 fn a_missing_generation_is_not_replaced_by_an_empty_one() {
     let (_root, directory) = directory();
     drop(State::open(&directory, 0).unwrap());
-    let current = directory.state(0).join("CURRENT");
+    let current = directory.group(0).state().join("CURRENT");
     fs::write(&current, "3\n").unwrap();
     assert!(matches!(State::open(&directory, 0), Err(StoreError::Damaged { .. })));
     fs::remove_file(&current).unwrap();
-    fs::create_dir(directory.state(0).join("2")).unwrap();
+    fs::create_dir(directory.group(0).state().join("2")).unwrap();
     assert!(matches!(State::open(&directory, 0), Err(StoreError::Damaged { .. })));
 }
 
