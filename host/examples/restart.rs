@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lockstep::codec;
-use lockstep::store::{DataDir, Log};
+use lockstep::store::{DataDir, LogDisk};
 use lockstep::types::{Entry, Fatal, GROUP, LogId};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, RaftLogStorage};
@@ -135,7 +135,7 @@ fn memory(node: &Running) -> Anyhow<String> {
 fn fill(data: &Path, count: u64) -> Anyhow<()> {
     let begun = Instant::now();
     let directory = DataDir::open(data)?;
-    let mut log = Log::open(&directory, GROUP, Fatal::default())?;
+    let mut log = LogDisk::open(&directory, Fatal::default())?.log(GROUP)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(async {
         let before = log.get_log_state().await?.last_log_id.ok_or("the log is empty")?;

@@ -41,7 +41,7 @@ use crate::raft::{
     Canvass, Clock, ClusterCell, Forward, Forwarded, Inquiry, LeaderWatch, LogTime, Me, Members, NetworkFactory,
     PeerService, Presence, Process, Proposer, Raft, RaftCell, RaftCore, ReadIndex, Standing, Timeouts,
 };
-use crate::store::{Checkpoints, DataDir, Log, Space, State};
+use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Fatal, GROUP, Identity, NodeMode};
 use admission::Admission;
 use resync::Resync;
@@ -61,7 +61,7 @@ pub struct Node {
     members: Members,
     raft: RaftCell,
     machine: Machine,
-    log: Log,
+    disk: LogDisk,
     fatal: Fatal,
     exit: Arc<Notify>,
     /// Set when the process is to start again after it has stopped.
@@ -84,6 +84,7 @@ pub enum Ended {
 /// The modules below Raft, opened from the disk.
 struct Foundation {
     directory: Arc<DataDir>,
+    disk: LogDisk,
     log: Log,
     machine: Machine,
     identity: Identity,
@@ -154,7 +155,7 @@ impl Node {
             members: consensus.members,
             raft: consensus.cell,
             machine: below.machine,
-            log: below.log,
+            disk: below.disk,
             fatal,
             exit,
             restart,
@@ -197,7 +198,7 @@ impl Node {
     }
 
     /// Stops from top to bottom: hands leadership over, lets open calls end, then stops Raft, the
-    /// state and the log.
+    /// state and the logs.
     async fn stop(mut self, serving: tokio::task::JoinHandle<std::io::Result<()>>) -> anyhow::Result<()> {
         hand_over(&self.members, &self.raft).await;
         self.api.stop();
@@ -209,8 +210,8 @@ impl Node {
         // This also ends the peer port and its streams, which never end by themselves.
         self.tasks.shutdown().await;
         self.machine.close().await?;
-        let log = self.log.clone();
-        tokio::task::spawn_blocking(move || log.close()).await?;
+        let disk = self.disk.clone();
+        tokio::task::spawn_blocking(move || disk.close()).await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -227,8 +228,9 @@ async fn open_disk(
     let space = Space::open(&directory, config.min_free_bytes)?;
     resync::finish(&directory).await?;
     let mut held = directory.group(GROUP).quarantined()?.map(NodeMode::Quarantined);
-    let log = Log::open(&directory, GROUP, fatal.clone())?;
-    let identity = identity::open(&log, config)?;
+    let disk = LogDisk::open(&directory, fatal.clone())?;
+    let log = disk.log(GROUP)?;
+    let identity = identity::open(&disk, config)?;
     let process = Process { boot: identity.boot, nonce: identity::mint_nonce()? };
     let me = Me { node_id: identity.node_id, node };
     let state = State::open(&directory, GROUP)?;
@@ -253,13 +255,20 @@ async fn open_disk(
         cluster.told_removed(index);
     }
     let api = Arc::new(OnceLock::new());
-    let admission =
-        Admission::new(directory.clone(), log.clone(), machine.clone(), cluster.clone(), identity.clone(), api.clone());
+    let admission = Admission::new(
+        directory.clone(),
+        disk.clone(),
+        machine.clone(),
+        cluster.clone(),
+        identity.clone(),
+        api.clone(),
+    );
     let (desk, fsm) = (admission.clone(), config.fsm.clone());
     let unfit = tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
     held = held.or(unfit.or(identity::out_of_terms(&log).await?).map(NodeMode::Unfit));
     held = held.or(founding::disputed(config, &directory, &recorded, &me, process).await?);
-    Ok((Foundation { directory, log, machine, identity, me, cluster, removed, admission, api, held }, state_machine))
+    let below = Foundation { directory, disk, log, machine, identity, me, cluster, removed, admission, api, held };
+    Ok((below, state_machine))
 }
 
 /// Starts Raft on the log and the state machine.

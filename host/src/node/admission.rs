@@ -17,14 +17,14 @@ use crate::guest::{Component, Engine, Limits, Shelf};
 use crate::machine::{self, Machine};
 use crate::raft::ClusterCell;
 use crate::raft::membership::join::{ComponentId, Host, JoinOffer};
-use crate::store::{DataDir, Log};
+use crate::store::{DataDir, LogDisk};
 use crate::types::{Cluster, Identity, NodeId, hex};
 
 /// A node's own admission. Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub(crate) struct Admission {
     directory: Arc<DataDir>,
-    log: Log,
+    disk: LogDisk,
     machine: Machine,
     cluster: ClusterCell,
     identity: Arc<Mutex<Identity>>,
@@ -37,14 +37,14 @@ pub(crate) struct Admission {
 impl Admission {
     pub(crate) fn new(
         directory: Arc<DataDir>,
-        log: Log,
+        disk: LogDisk,
         machine: Machine,
         cluster: ClusterCell,
         identity: Identity,
         api: Arc<OnceLock<Api>>,
     ) -> Admission {
         let (identity, current) = (Arc::new(Mutex::new(identity)), Arc::default());
-        Admission { directory, log, machine, cluster, identity, current, api }
+        Admission { directory, disk, machine, cluster, identity, current, api }
     }
 
     pub(crate) fn cluster(&self) -> Option<Cluster> {
@@ -186,7 +186,7 @@ impl Admission {
             bail!("this node is already in cluster {}, it cannot enter {}", current.id_hex(), cluster.id_hex());
         }
         let stamped = Identity { cluster: Some(cluster.clone()), ..identity.clone() };
-        self.log.save_identity(&stamped)?;
+        self.disk.save_identity(&stamped)?;
         *identity = stamped;
         self.cluster.set(cluster.clone());
         tracing::info!(cluster = cluster.id_hex(), "this node is in a cluster now");

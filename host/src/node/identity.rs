@@ -7,14 +7,14 @@ use openraft::storage::{RaftLogReader, RaftLogStorage};
 
 use crate::config::NodeConfig;
 use crate::raft::peers::bounds::TERM_END;
-use crate::store::Log;
+use crate::store::{Log, LogDisk};
 use crate::types::{Identity, NodeId};
 
 /// Returns the identity of the directory, and counts this start. Durable on return.
 ///
 /// Mints the identity if the directory is new.
-pub(super) fn open(log: &Log, config: &NodeConfig) -> anyhow::Result<Identity> {
-    let mut identity = match log.identity() {
+pub(super) fn open(disk: &LogDisk, config: &NodeConfig) -> anyhow::Result<Identity> {
+    let mut identity = match disk.identity() {
         Some(identity) => identity,
         None => Identity { node_id: mint_node_id()?, name: config.name.clone(), cluster: None, boot: 0 },
     };
@@ -28,7 +28,7 @@ pub(super) fn open(log: &Log, config: &NodeConfig) -> anyhow::Result<Identity> {
         );
     }
     identity.boot += 1;
-    log.save_identity(&identity)?;
+    disk.save_identity(&identity)?;
     Ok(identity)
 }
 

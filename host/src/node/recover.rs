@@ -25,7 +25,7 @@ use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 
 use crate::machine;
 use crate::raft::peers::bounds::{TERM_END, TERM_LEAP_MAX};
-use crate::store::{DataDir, Log, State};
+use crate::store::{DataDir, Log, LogDisk, State};
 use crate::types::{
     Addresses, Cluster, CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, NodeId, StoredMembership,
     TypeConfig, Vote,
@@ -67,6 +67,7 @@ pub struct Found {
 /// The directory of a survivor, open and locked.
 pub struct Survivor {
     directory: Arc<DataDir>,
+    disk: LogDisk,
     log: Log,
     vote: Option<Vote>,
     identity: Identity,
@@ -92,8 +93,9 @@ impl Survivor {
                 "this node is in quarantine, so its state must not become the cluster's; recover from another one: {why}"
             );
         }
-        let mut log = Log::open(&directory, GROUP, Fatal::default())?;
-        let identity = log.identity().context("this directory was never used by a node")?;
+        let disk = LogDisk::open(&directory, Fatal::default())?;
+        let mut log = disk.log(GROUP)?;
+        let identity = disk.identity().context("this directory was never used by a node")?;
         let Some(cluster) = identity.cluster.clone() else {
             bail!("node {} is in no cluster yet, so it has nothing to recover", identity.name);
         };
@@ -119,7 +121,7 @@ impl Survivor {
             members: members(membership.membership(), identity.node_id),
             removed_at: directory.group(GROUP).removed_at()?,
         };
-        Ok(Survivor { directory, log, vote, identity, membership, found })
+        Ok(Survivor { directory, disk, log, vote, identity, membership, found })
     }
 
     /// Returns the contents of the directory.
@@ -145,7 +147,7 @@ impl Survivor {
         let incarnation =
             incarnation.checked_add(1).context("the cluster has no incarnation left; restore a backup")?;
         let cluster = Cluster { incarnation, ..self.found.cluster.clone() };
-        self.log.save_identity(&Identity { cluster: Some(cluster.clone()), ..self.identity.clone() })?;
+        self.disk.save_identity(&Identity { cluster: Some(cluster.clone()), ..self.identity.clone() })?;
         crate::faults::point("recover-after-identity");
         let leader_id = CommittedLeaderId { term, node_id };
         self.log.save_vote(&Vote { leader_id, committed: true }).await?;
@@ -153,8 +155,8 @@ impl Survivor {
         let alone = Membership::new(vec![[node_id].into()], BTreeMap::from([(node_id, node)]))?;
         self.append(leader_id, alone).await?;
         self.directory.group(GROUP).save_removed_at(None)?;
-        let log = self.log.clone();
-        tokio::task::spawn_blocking(move || log.close()).await?;
+        let disk = self.disk.clone();
+        tokio::task::spawn_blocking(move || disk.close()).await?;
         Ok(cluster)
     }
 
@@ -247,9 +249,10 @@ mod tests {
         let cluster = Cluster { id: [1; 16], incarnation: 0, component_hash: [2; 32] };
         {
             let directory = DataDir::open(place.path()).unwrap();
-            let mut log = Log::open(&directory, GROUP, Fatal::default()).unwrap();
+            let disk = LogDisk::open(&directory, Fatal::default()).unwrap();
+            let mut log = disk.log(GROUP).unwrap();
             drop(State::open(&directory, GROUP).unwrap());
-            log.save_identity(&Identity { node_id: 1, name: "a".into(), cluster: Some(cluster), boot: 1 }).unwrap();
+            disk.save_identity(&Identity { node_id: 1, name: "a".into(), cluster: Some(cluster), boot: 1 }).unwrap();
             let nodes = BTreeMap::from([(1, node("a")), (2, node("b"))]);
             let both = Membership::new(vec![[1, 2].into()], nodes).unwrap();
             let leader_id = CommittedLeaderId { term: 3, node_id: 1 };
@@ -258,12 +261,12 @@ mod tests {
             log.save_vote(&Vote::new(u64::MAX, 2)).await.unwrap();
             let why = crate::node::identity::out_of_terms(&log).await.unwrap().unwrap();
             assert!(why.contains("lockstep recover"), "{why}");
-            log.close();
+            disk.close();
         }
         let survivor = Survivor::open(place.path()).await.unwrap();
         assert_eq!(survivor.recover().await.unwrap().incarnation, 1);
         let directory = DataDir::open(place.path()).unwrap();
-        let mut log = Log::open(&directory, GROUP, Fatal::default()).unwrap();
+        let mut log = LogDisk::open(&directory, Fatal::default()).unwrap().log(GROUP).unwrap();
         let vote = log.get_log_reader().await.read_vote().await.unwrap();
         assert_eq!(vote, Some(Vote::new_committed(4, 1)));
         assert_eq!(log.get_log_state().await.unwrap().last_log_id.unwrap().index, 1);

@@ -16,7 +16,7 @@ use crate::api;
 use crate::codec::Genesis;
 use crate::guest::{Component, Engine};
 use crate::machine::{self, backup};
-use crate::store::{Checkpoints, DataDir, Lock, Log, State};
+use crate::store::{Checkpoints, DataDir, Lock, LogDisk, State};
 use crate::types::{Addresses, Cluster, Fatal, GROUP, Identity, Vote, hex};
 
 /// Suffix of a directory that is not whole yet.
@@ -110,7 +110,7 @@ fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     let node = Addresses { name: name.into(), ..Addresses::default() };
     let founder = backup::Founder { node_id, node, cluster_id };
     // The log first, as in every node: a state without a log looks as if its log were lost.
-    let log = Log::open(&data, GROUP, Fatal::default())?;
+    let disk = LogDisk::open(&data, Fatal::default())?;
     let state = State::open(&data, GROUP)?;
     let checkpoints = Checkpoints::open(&data, GROUP)?;
     let founded = backup::found(&state, &checkpoints, BufReader::new(from), &founder)?;
@@ -119,7 +119,7 @@ fn build(from: File, directory: &Path, name: &str) -> anyhow::Result<Restored> {
     data.save_component(&component_hash, &founded.component)?;
     let cluster = Cluster { id: cluster_id, incarnation: 0, component_hash };
     let identity = Identity { node_id, name: name.into(), cluster: Some(cluster.clone()), boot: 0 };
-    write_log(log, &identity, &founded)?;
+    write_log(&disk, &identity, &founded)?;
     Ok(Restored {
         directory: directory.to_owned(),
         index: founded.applied.index,
@@ -139,8 +139,9 @@ fn check_component(genesis: &Genesis, encoded: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Writes an empty log that continues after the state, in a term that no other node knows.
-fn write_log(mut log: Log, identity: &Identity, founded: &backup::Founded) -> anyhow::Result<()> {
-    log.save_identity(identity)?;
+fn write_log(disk: &LogDisk, identity: &Identity, founded: &backup::Founded) -> anyhow::Result<()> {
+    disk.save_identity(identity)?;
+    let mut log = disk.log(GROUP)?;
     let term = founded
         .applied
         .leader_id
@@ -155,6 +156,6 @@ fn write_log(mut log: Log, identity: &Identity, founded: &backup::Founded) -> an
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("cannot start a runtime")?;
     let written = runtime.block_on(written).context("the log was not written");
-    log.close();
+    disk.close();
     written
 }

@@ -23,7 +23,7 @@ use crate::api::{self, Fetched};
 use crate::machine::Machine;
 use crate::machine::backup::{self, BackupWriter, Summary};
 use crate::raft::Raft;
-use crate::store::{Checkpoints, DataDir, Log, State};
+use crate::store::{Checkpoints, DataDir, LogDisk, State};
 use crate::types::{Fatal, GROUP, NodeId, NodeMode};
 
 /// Frames buffered between the network and the disk.
@@ -146,8 +146,9 @@ pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
     };
-    let mut log = Log::open(directory, GROUP, Fatal::default())?;
-    let Some(cluster) = log.identity().and_then(|identity| identity.cluster) else {
+    let disk = LogDisk::open(directory, Fatal::default())?;
+    let mut log = disk.log(GROUP)?;
+    let Some(cluster) = disk.identity().and_then(|identity| identity.cluster) else {
         bail!("{} is there, and this node is in no cluster; remove that file", path.display());
     };
     let (state, checkpoints) = (State::open(directory, GROUP)?, Checkpoints::open(directory, GROUP)?);
@@ -164,7 +165,7 @@ pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
     };
     log.vote_with(replaced.applied.leader_id).await?;
     log.go_on_behind(replaced.applied).await?;
-    log.close();
+    disk.close();
     of_group.end_quarantine()?;
     let (index, rows) = (replaced.applied.index, replaced.rows);
     tracing::warn!(index, rows, "this node's state was replaced by that of another node; its quarantine is over");

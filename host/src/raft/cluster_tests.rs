@@ -28,7 +28,7 @@ use crate::raft::membership::MembershipError;
 use crate::raft::{
     Canvass, ClusterCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell, Timeouts,
 };
-use crate::store::{Checkpoints, DataDir, Log, Space, State};
+use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Addresses, Cluster, Fatal, GROUP, Membership, NodeId};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
@@ -102,7 +102,7 @@ impl TestNode {
         let place = tempfile::tempdir().unwrap();
         let directory = DataDir::open(place.path()).unwrap();
         let fatal = Fatal::default();
-        let log = Log::open(&directory, GROUP, fatal.clone()).unwrap();
+        let log = LogDisk::open(&directory, fatal.clone()).unwrap().log(GROUP).unwrap();
         let (machine, state_machine) = machine::open(machine::Options {
             state: State::open(&directory, GROUP).unwrap(),
             checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),

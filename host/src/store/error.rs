@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use rocksdb::ErrorKind;
 use rustix::io::Errno;
 
+use crate::types::{GROUP, GroupId};
+
 /// The C library's texts for ENOSPC and EDQUOT.
 const FULL: [&str; 2] = ["No space left on device", "quota exceeded"];
 /// The C library's text for EFBIG.
@@ -208,6 +210,17 @@ impl StoreError {
                 _ => true,
             },
             _ => false,
+        }
+    }
+
+    /// Names the group whose data the error is about. Group 0, which every process has, stays
+    /// unnamed.
+    pub(super) fn of_group(self, group: GroupId) -> StoreError {
+        match self {
+            StoreError::Damaged { path, what } if group != GROUP => {
+                StoreError::Damaged { path, what: format!("group {group}: {what}") }
+            }
+            error => error,
         }
     }
 

@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::files::{create_directory, read_if_there, remove_file, rename, sync_directory, write_atomically};
+use super::files::{create_directory, names, read_if_there, remove_file, rename, sync_directory, write_atomically};
 use crate::types::{GROUP, GroupId};
 
 /// The files of one group in a data directory, which the caller holds open.
@@ -32,6 +32,16 @@ impl GroupDir {
     /// The checkpoints of the group's state.
     pub fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots").join(self.group.to_string())
+    }
+
+    /// Finds a directory that only a group with a log leaves behind.
+    pub(super) fn remains_of_state(&self) -> Result<Option<PathBuf>, StoreError> {
+        for place in [self.state(), self.snapshots()] {
+            if place.is_dir() && !names(&place)?.is_empty() {
+                return Ok(Some(place));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the index of the configuration in which the cluster removed this node.

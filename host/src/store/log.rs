@@ -1,18 +1,23 @@
-//! The Raft log, vote and identity of one group, durable before anything is acknowledged. Never
-//! interprets an entry.
+//! The Raft logs and votes of all groups, durable before anything is acknowledged. Never interprets
+//! an entry.
 //!
 //! ```text
 //! openraft ── append, truncate, purge, save_vote ──► Shared: what readers see at once (tail.rs)
-//!                                              └───► queue.rs ──► writer.rs: one thread, one
-//!                                                              batch, one fsync ──► callbacks
+//! of a group                                   └──┐
+//! openraft                                        ├─► queue.rs ──► writer.rs: one thread, one
+//! of another group ───────────────────────────────┘            batch, one fsync ──► callbacks
 //! ```
 //!
+//! [`LogDisk`] (`disk.rs`) is what the logs share: the database, the queue, the writer, its fsync.
+//! A [`Log`] is that of one group.
+//!
 //! - Readers see an append when the call returns. It is acknowledged only after its fsync.
-//! - Everything reaches the disk in the order it was submitted: memory and queue change under one
-//!   lock.
-//! - After a failed write nothing is acknowledged any more, and the node ends.
+//! - Everything of a group reaches the disk in the order it was submitted: memory and queue change
+//!   under one lock.
+//! - After a failed write nothing is acknowledged any more, of no group, and the node ends.
 
 mod check;
+mod disk;
 mod durable;
 mod opening;
 mod queue;
@@ -26,8 +31,7 @@ mod writer;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::OptionalSend;
 use openraft::RaftLogReader;
@@ -35,22 +39,22 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use parking_lot::{Mutex, RwLock};
 use rocksdb::DB;
 
+use check::Found;
+pub use disk::{LogDisk, LogDiskStats};
 pub use durable::Durable;
 use durable::DurableProgress;
-use opening::Opened;
 use queue::{Op, Queue, Reply};
 pub use reader::LogReader;
 pub use served::Seen;
 use served::Served;
 pub use synced::holds_log;
 use tail::View;
-use writer::{Rocks, Sink, Writer};
 
-use super::{DataDir, StoreError};
+use super::StoreError;
 use crate::faults;
-use crate::types::{CommittedLeaderId, Entry, Fatal, Identity, LogId, TypeConfig, Vote};
+use crate::types::{CommittedLeaderId, Entry, Fatal, GroupId, LogId, TypeConfig, Vote};
 
-/// The log of one group. Clones share it. Dropping the last clone closes the log.
+/// The log of one group. Clones share it. Dropping the last clone closes this log and no other.
 #[derive(Clone)]
 pub struct Log(Arc<Handle>);
 
@@ -72,82 +76,33 @@ pub struct LogStats {
 
 struct Handle {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// Dropped after the log is closed. The last log to be dropped may be the last user of the
+    /// disk.
+    disk: LogDisk,
 }
 
-/// The data that the log, its readers and its writer share. Lock order: `view`, then queue or
-/// progress.
+/// The data that a log, its readers and the writer share. Lock order: `view`, then queue, progress
+/// or hint.
 struct Shared {
-    group: u32,
+    group: GroupId,
     database: Arc<DB>,
     view: RwLock<View>,
-    queue: Queue,
+    queue: Arc<Queue>,
     progress: Arc<DurableProgress>,
-    identity: Mutex<Option<Identity>>,
     /// Raised when the log cannot be read. That ends the node, as a failed write does.
     fatal: Fatal,
     served: Served,
-    /// When the writer began the batch that it is writing now; `None` between batches.
-    writing: Mutex<Option<Instant>>,
+    /// The newest committed hint, until it is written. It is not worth an fsync of its own.
+    hint: Mutex<Option<LogId>>,
     /// Whether openraft must not learn the commit index.
     applies_nothing: AtomicBool,
+    /// Whether the log takes no more operations. Changed under the queue's lock.
+    closing: AtomicBool,
 }
 
 impl Log {
-    /// Opens the log and checks it. Cuts a torn tail and refuses damage (`log/opening.rs`).
-    ///
-    /// The log must have no gaps and no record that fails its checksum, and must hold at least what
-    /// the last run had synced. Starts the writer thread. `fatal` is raised when a write or a read
-    /// fails.
-    pub fn open(directory: &DataDir, group: u32, fatal: Fatal) -> Result<Log, StoreError> {
-        let opened = opening::open(directory, group)?;
-        let sink = Rocks::new(opened.database.clone(), directory.raft());
-        Log::with_sink(directory, group, fatal, opened, sink)
-    }
-
-    fn with_sink(
-        directory: &DataDir,
-        group: u32,
-        fatal: Fatal,
-        opened: Opened,
-        sink: impl Sink,
-    ) -> Result<Log, StoreError> {
-        let Opened { database, mut found, synced } = opened;
-        let served = Served::open(&directory.root().join("SERVED"), group, found.last())?;
-        // Whatever was applied had been committed.
-        found.committed = found.committed.max(served.log_id());
-        let shared = Arc::new(Shared {
-            group,
-            database,
-            fatal: fatal.clone(),
-            progress: Arc::new(DurableProgress::new(found.last().map_or(0, |last| last.index + 1))),
-            queue: Queue::default(),
-            identity: Mutex::new(found.identity.clone()),
-            view: RwLock::new(View::new(&found)),
-            served,
-            writing: Mutex::default(),
-            applies_nothing: AtomicBool::new(false),
-        });
-        let writer = Writer::new(shared.clone(), sink, synced, fatal, &found);
-        let thread = std::thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || writer.run())
-            .map_err(StoreError::io("start the log writer of", directory.root()))?;
-        Ok(Log(Arc::new(Handle { shared, writer: Mutex::new(Some(thread)) })))
-    }
-
-    /// Returns this node's identity; `None` before the first start recorded it.
-    pub fn identity(&self) -> Option<Identity> {
-        self.0.shared.identity.lock().clone()
-    }
-
-    /// Records this node's identity. Durable on return. Blocks for one fsync.
-    pub fn save_identity(&self, identity: &Identity) -> Result<(), StoreError> {
-        let (reply, answer) = std::sync::mpsc::channel();
-        self.0.shared.queue.push(Op::Identity(identity.clone(), Reply::Blocking(reply)));
-        answer.recv().unwrap_or(Err(StoreError::Closed))?;
-        *self.0.shared.identity.lock() = Some(identity.clone());
-        Ok(())
+    fn new(shared: Arc<Shared>, disk: LogDisk) -> Log {
+        Log(Arc::new(Handle { shared, disk }))
     }
 
     /// Returns a handle that tells when entries are on this node's disk.
@@ -155,17 +110,18 @@ impl Log {
         Durable::new(self.0.shared.progress.clone())
     }
 
-    /// Returns how long the disk has been writing the current batch of the log.
+    /// Returns how long the disk has been writing its current batch, of whichever groups: an append
+    /// here waits for it.
     ///
     /// Zero between batches.
     pub fn writing_for(&self) -> Duration {
-        self.0.shared.writing.lock().map_or(Duration::ZERO, |since| since.elapsed())
+        self.0.disk.writing_for()
     }
 
     /// Completes when everything submitted before is on disk.
     pub async fn barrier(&self) -> Result<(), StoreError> {
         let (reply, answer) = tokio::sync::oneshot::channel();
-        self.0.shared.queue.push(Op::Barrier(Reply::Async(reply)));
+        self.0.shared.submit(Op::Barrier(Reply::Async(reply)));
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
@@ -249,8 +205,9 @@ impl Log {
         }
     }
 
-    /// Writes what is queued, stops the writer thread and refuses everything after. A second call
-    /// does nothing.
+    /// Writes what is queued and refuses everything after. A second call does nothing.
+    ///
+    /// Other groups go on. The group's log may be opened again.
     pub fn close(&self) {
         self.0.close();
     }
@@ -258,12 +215,8 @@ impl Log {
 
 impl Handle {
     fn close(&self) {
-        self.shared.queue.close();
-        if let Some(thread) = self.writer.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the log writer panicked");
-        }
+        self.shared.queue.close_log(&self.shared);
+        self.shared.progress.wait_end();
     }
 }
 
@@ -290,7 +243,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         {
             let mut view = self.0.shared.view.write();
             view.vote = Some(*vote);
-            self.0.shared.queue.push(Op::Vote(*vote, Reply::Async(reply)));
+            self.0.shared.submit(Op::Vote(*vote, Reply::Async(reply)));
         }
         Ok(answer.await.unwrap_or(Err(StoreError::Closed))?)
     }
@@ -300,7 +253,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         faults::point("raft-core");
         let mut view = self.0.shared.view.write();
         view.committed = committed;
-        self.0.shared.queue.set_committed(committed);
+        *self.0.shared.hint.lock() = committed;
         Ok(())
     }
 
@@ -333,7 +286,37 @@ impl RaftLogStorage<TypeConfig> for Log {
 }
 
 impl Shared {
-    fn append(&self, entries: Vec<Entry>, callback: IOFlushed<TypeConfig>) -> Result<(), StoreError> {
+    fn new(
+        group: GroupId,
+        database: Arc<DB>,
+        queue: Arc<Queue>,
+        fatal: Fatal,
+        served: Served,
+        found: &Found,
+    ) -> Shared {
+        Shared {
+            group,
+            database,
+            view: RwLock::new(View::new(found)),
+            queue,
+            progress: Arc::new(DurableProgress::new(found.last().map_or(0, |last| last.index + 1))),
+            fatal,
+            served,
+            hint: Mutex::default(),
+            applies_nothing: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    fn submit(self: &Arc<Self>, op: Op) {
+        self.queue.push(self, op);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    fn append(self: &Arc<Self>, entries: Vec<Entry>, callback: IOFlushed<TypeConfig>) -> Result<(), StoreError> {
         let mut view = self.view.write();
         view.check_follows(&entries)?;
         let append_number = view.next_append_number();
@@ -344,7 +327,7 @@ impl Shared {
         let bytes = view.tail.bytes() - before;
         view.written_bytes += bytes as u64;
         self.progress.submitted(bytes);
-        self.queue.push(Op::Append { entries, bytes, append_number, callback });
+        self.submit(Op::Append { entries, bytes, append_number, callback });
         Ok(())
     }
 
@@ -371,7 +354,7 @@ impl Shared {
         self.progress.synced(bytes, next);
     }
 
-    fn truncate_after(&self, last_log_id: Option<LogId>) {
+    fn truncate_after(self: &Arc<Self>, last_log_id: Option<LogId>) {
         let mut view = self.view.write();
         let Some(old_last) = view.last else { return };
         let from = last_log_id.map_or(0, |kept| kept.index + 1).max(view.first());
@@ -381,10 +364,10 @@ impl Shared {
         let kept = if from == view.first() { view.purged } else { last_log_id };
         view.truncate(from, kept);
         self.progress.truncate(from);
-        self.queue.push(Op::Truncate { from, to: old_last.index, kept });
+        self.submit(Op::Truncate { from, to: old_last.index, kept });
     }
 
-    fn purge(&self, upto: LogId) {
+    fn purge(self: &Arc<Self>, upto: LogId) {
         let mut view = self.view.write();
         if view.purged.is_some_and(|purged| purged.index >= upto.index) {
             return;
@@ -395,7 +378,7 @@ impl Shared {
             self.progress.skip_to(upto.index + 1);
         }
         view.purge(upto);
-        self.queue.push(Op::Purge { from, upto });
+        self.submit(Op::Purge { from, upto });
     }
 }
 

@@ -3,17 +3,19 @@
 //! ```text
 //! <data dir>/FORMAT  LOCK                      directory: format number, lock
 //!            components/                       directory: components by BLAKE3, compiled code
-//!            raft/  SYNCED  SERVED             log: vote, entries, identity; fsynced before any
-//!                                              acknowledgement
+//!            raft/  SYNCED  SERVED             log: votes and entries of all groups, identity;
+//!                                              fsynced before any acknowledgement
 //!            state/<group>/<generation>/       state: rows of the guest and the host; no WAL,
 //!                                              the Raft log is its WAL
 //!            snapshots/<group>/<index>-<term>/ snapshot: checkpoints, each at one log position
+//!            groups/<group>/                   group_dir: small files of groups other than 0
 //!            BALLAST  BALLAST.running          space: room to give up when the disk is full
 //! ```
 //!
-//! [`columns`] describes every column family, key and value. The two databases promise different
-//! things. Data in `raft/` is durable when the call completes. Data in `state/` is durable after a
-//! flush; its writer writes a row only once the log entry that the row comes from is durable.
+//! [`columns`] describes every column family, key and value. A process has one `raft/`, which its
+//! groups share, and one `state/` for each group. The two databases promise different things. Data
+//! in `raft/` is durable when the call completes. Data in `state/` is durable after a flush; its
+//! writer writes a row only once the log entry that the row comes from is durable.
 
 mod checkpoint;
 pub mod columns;
@@ -39,7 +41,7 @@ pub use error::StoreError;
 pub use files::Lock;
 pub use generation::{Generation, View};
 pub use group_dir::GroupDir;
-pub use log::{Durable, Log, LogReader, LogStats, Seen, holds_log};
+pub use log::{Durable, Log, LogDisk, LogDiskStats, LogReader, LogStats, Seen, holds_log};
 pub use open_files::OpenFiles;
 pub use rows::{Batch, Column, Read, Row};
 pub use snapshot::Checkpoints;

@@ -19,7 +19,7 @@ use super::super::{Answer, Machine, Options, QueryCall, StateMachine, WatchCall,
 use super::guest_text::request;
 use crate::codec::{self, Command};
 use crate::guest::{Cause, Component};
-use crate::store::{Checkpoints, Column, DataDir, Log, Read, Space, State, StoreError};
+use crate::store::{Checkpoints, Column, DataDir, LogDisk, Read, Space, State, StoreError};
 use crate::types::{CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, NodeMode, Origin};
 
 /// A gate with which everything is durable at once.
@@ -54,16 +54,16 @@ pub(super) fn start() -> TestNode {
 pub(super) fn start_in(place: TempDir, gate: Arc<dyn LogGate>) -> TestNode {
     let directory = DataDir::open(place.path()).unwrap();
     let fatal = Fatal::default();
-    let log = Log::open(&directory, GROUP, fatal.clone()).unwrap();
+    let disk = LogDisk::open(&directory, fatal.clone()).unwrap();
     // A node does this before it has a state. A state beside a log without an owner would mean that
     // the log was lost.
-    if log.identity().is_none() {
-        log.save_identity(&Identity { node_id: 1, name: "a".into(), cluster: None, boot: 1 }).unwrap();
+    if disk.identity().is_none() {
+        disk.save_identity(&Identity { node_id: 1, name: "a".into(), cluster: None, boot: 1 }).unwrap();
     }
     let options = Options {
         state: State::open(&directory, GROUP).unwrap(),
         checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),
-        log,
+        log: disk.log(GROUP).unwrap(),
         space: Space::open(&directory, 0).unwrap(),
         node: 1,
         boot: 1,

@@ -1,11 +1,12 @@
-//! Checks a log on disk when it is opened, and returns what it holds. Changes nothing: reports
-//! damage, never repairs it.
+//! Checks a log on disk when it is opened, and returns what it holds. Finds which groups have one.
+//! Changes nothing: reports damage, never repairs it.
 //!
-//! At open it checks the records in `meta` and the newest entries, up to [`CHECKED_BYTES`]: each
+//! At open it checks the records in `meta` and the newest entries, up to a number of bytes: each
 //! passes its checksum, none is missing, and terms never decrease. It also checks that the log
 //! begins right after what was purged. Older entries are checked in the same way whenever they are
 //! read.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -19,11 +20,11 @@ use super::super::columns::{
 use super::super::pinned::family;
 use super::synced::Ends;
 use crate::codec::decode_record;
-use crate::types::{Entry, Identity, LogId, Vote};
+use crate::types::{Entry, GroupId, Identity, LogId, Vote};
 
-/// Bytes of log on disk that are checked at open. By default a node keeps far less; a log of
-/// gigabytes must not delay its start.
-const CHECKED_BYTES: u64 = 256 << 20;
+/// Bytes of all logs on disk that are checked at a start, the same for each. By default a node
+/// keeps far less; gigabytes of log must not delay its start.
+pub(super) const CHECKED_BYTES: u64 = 256 << 20;
 
 /// The contents of a sound log.
 #[derive(Debug)]
@@ -53,13 +54,27 @@ impl Found {
     }
 }
 
-/// Checks the log as the head of this file says.
-pub(super) fn check(database: &DB, path: &Path, group: u32) -> Result<Found, StoreError> {
-    check_newest(database, path, group, CHECKED_BYTES)
+/// Returns every group that has a key in the database.
+pub(super) fn groups(database: &DB, path: &Path) -> Result<BTreeSet<GroupId>, StoreError> {
+    let mut groups = BTreeSet::new();
+    for name in [LOG, META] {
+        let mut rows = database.raw_iterator_cf(family(database, name));
+        rows.seek_to_first();
+        while let Some(key) = rows.key() {
+            let Some(group) = key.first_chunk().map(|group| GroupId::from_be_bytes(*group)) else {
+                return Err(StoreError::damaged(path, format!("a key of {} bytes names no group", key.len())));
+            };
+            groups.insert(group);
+            let Some(next) = group.checked_add(1) else { break };
+            rows.seek(next.to_be_bytes());
+        }
+        rows.status().map_err(StoreError::rocks("read the log", path))?;
+    }
+    Ok(groups)
 }
 
-/// Checks the log like [`check`], with another limit in bytes.
-pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -> Result<Found, StoreError> {
+/// Checks the log of a group as the head of this file says: the newest `bytes` of it.
+pub(super) fn check(database: &DB, path: &Path, group: GroupId, bytes: u64) -> Result<Found, StoreError> {
     let mut found = Found {
         vote: meta(database, path, group, Meta::Vote)?,
         committed: meta(database, path, group, Meta::Committed)?,
@@ -79,7 +94,13 @@ pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -
         }
         let from = newest_within(database, group, first..last + 1, bytes);
         if from > first {
-            tracing::info!(first, last, from, "the log is long: entries before `from` are checked when they are read");
+            tracing::info!(
+                group,
+                first,
+                last,
+                from,
+                "the log is long: entries before `from` are checked when they are read"
+            );
         }
         let before = found.purged.filter(|_| from == first);
         found.first = Some(first);
@@ -90,7 +111,7 @@ pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -
         found.bytes = u64::try_from(whole).unwrap_or(u64::MAX);
     }
     if found.committed > found.last() {
-        tracing::warn!(committed = ?found.committed, last = ?found.last(), "ignoring a committed hint beyond the log");
+        tracing::warn!(group, committed = ?found.committed, last = ?found.last(), "ignoring a committed hint beyond the log");
         // Whatever was purged had been committed.
         found.committed = found.purged;
     }
@@ -98,7 +119,7 @@ pub(super) fn check_newest(database: &DB, path: &Path, group: u32, bytes: u64) -
 }
 
 /// Returns the indexes of the first and the last entry.
-fn outermost(database: &DB, path: &Path, group: u32) -> Result<Option<(u64, u64)>, StoreError> {
+fn outermost(database: &DB, path: &Path, group: GroupId) -> Result<Option<(u64, u64)>, StoreError> {
     let mut rows = database.raw_iterator_cf_opt(family(database, LOG), range_options(group, 0..u64::MAX));
     rows.seek_to_first();
     let first = rows.key().map(|key| index_of(key, path, group)).transpose()?;
@@ -111,7 +132,7 @@ fn outermost(database: &DB, path: &Path, group: u32) -> Result<Option<(u64, u64)
 }
 
 /// Returns the first of the newest entries of `indexes` that take roughly `bytes` on disk.
-fn newest_within(database: &DB, group: u32, indexes: Range<u64>, bytes: u64) -> u64 {
+fn newest_within(database: &DB, group: GroupId, indexes: Range<u64>, bytes: u64) -> u64 {
     let keys = log_keys(group, indexes.clone());
     let all = database.get_approximate_sizes_cf(family(database, LOG), &[KeyRange::new(&keys.start, &keys.end)]);
     let all = all.first().copied().unwrap_or(0);
@@ -129,7 +150,7 @@ fn newest_within(database: &DB, group: u32, indexes: Range<u64>, bytes: u64) -> 
 fn check_range(
     database: &DB,
     path: &Path,
-    group: u32,
+    group: GroupId,
     indexes: Range<u64>,
     mut before: Option<LogId>,
 ) -> Result<(LogId, u64), StoreError> {
@@ -159,7 +180,7 @@ fn check_range(
     }
 }
 
-fn index_of(key: &[u8], path: &Path, group: u32) -> Result<u64, StoreError> {
+fn index_of(key: &[u8], path: &Path, group: GroupId) -> Result<u64, StoreError> {
     match decode_log_key(key).filter(|(of, _)| *of == group) {
         Some((_, index)) => Ok(index),
         None => Err(StoreError::damaged(path, format!("a key of {} bytes is not a log key", key.len()))),
@@ -176,7 +197,7 @@ fn entry_damaged(path: &Path, index: u64, error: &crate::codec::CodecError) -> S
 pub(super) fn walk<D: DBAccess>(
     mut rows: DBRawIteratorWithThreadMode<'_, D>,
     path: &Path,
-    group: u32,
+    group: GroupId,
     mut each: impl FnMut(Entry) -> Result<bool, StoreError>,
 ) -> Result<(), StoreError> {
     rows.seek_to_first();
@@ -192,7 +213,7 @@ pub(super) fn walk<D: DBAccess>(
 }
 
 /// Returns read options for the entries of `indexes`.
-pub(super) fn range_options(group: u32, indexes: Range<u64>) -> ReadOptions {
+pub(super) fn range_options(group: GroupId, indexes: Range<u64>) -> ReadOptions {
     let keys = log_keys(group, indexes);
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(keys.start);
@@ -202,7 +223,7 @@ pub(super) fn range_options(group: u32, indexes: Range<u64>) -> ReadOptions {
     options
 }
 
-fn meta<T: DeserializeOwned>(database: &DB, path: &Path, group: u32, meta: Meta) -> Result<Option<T>, StoreError> {
+fn meta<T: DeserializeOwned>(database: &DB, path: &Path, group: GroupId, meta: Meta) -> Result<Option<T>, StoreError> {
     let family: &ColumnFamily = family(database, META);
     let value = database
         .get_cf(family, encode_meta_key(group, meta))

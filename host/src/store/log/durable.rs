@@ -122,6 +122,14 @@ impl DurableProgress {
         self.wake();
     }
 
+    /// Blocks until nothing more of this log will reach the disk.
+    pub(super) fn wait_end(&self) {
+        let mut state = self.state.lock();
+        while state.end.is_none() {
+            self.changed.wait(&mut state);
+        }
+    }
+
     /// Completes when another append may enter, or when none ever will.
     pub(super) async fn room(&self) {
         loop {

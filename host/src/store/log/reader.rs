@@ -90,8 +90,12 @@ impl LogReader {
                 let group = self.0.group;
                 let reading = move || patiently(|| read_disk(&pinned, group, indexes.clone(), bytes_max));
                 let read = tokio::task::spawn_blocking(reading).await.map_err(io::Error::other)?;
+                let read = read.map_err(|error| error.of_group(group));
                 let mut entries = read.inspect_err(|error| {
-                    self.0.fatal.raise(format!("the log could not be read: {error}"));
+                    // Another log of the group may have purged what a closed one still knows.
+                    if !self.0.is_closing() {
+                        self.0.fatal.raise(format!("the log could not be read: {error}"));
+                    }
                 })?;
                 entries.extend(then);
                 Ok(entries)

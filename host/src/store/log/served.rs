@@ -1,6 +1,6 @@
-//! `SERVED`, a file beside the log: how far readers of this node may have seen its state. After a
-//! crash the state is at its last flush. With this record a node knows how far it must apply again
-//! before it answers anyone, without asking a leader.
+//! `SERVED`, a file beside the logs: how far readers of this node may have seen each group's state.
+//! After a crash the state is at its last flush. With this record a node knows how far it must
+//! apply again before it answers anyone, without asking a leader.
 //!
 //! - It is rewritten in place before each entry becomes visible, and never fsynced. It is exact
 //!   after a crash of the process, and as good as lost after a crash of the machine. So it holds
@@ -15,12 +15,13 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::super::StoreError;
 use super::super::files::open_in_place;
-use crate::types::{CommittedLeaderId, LogId};
+use crate::types::{CommittedLeaderId, GroupId, LogId};
 
 const SLOT_BYTES: u64 = 64;
 const RECORD_BYTES: usize = 48;
@@ -39,11 +40,22 @@ pub enum Seen {
     Perhaps(u64),
 }
 
-/// The record of one group. The head of this file describes it.
-pub(super) struct Served {
+/// The file with the records of all groups.
+pub(super) struct ServedFile {
     file: File,
     path: PathBuf,
-    group: u32,
+}
+
+impl ServedFile {
+    pub(super) fn open(path: &Path) -> Result<ServedFile, StoreError> {
+        Ok(ServedFile { file: open_in_place(path)?, path: path.to_owned() })
+    }
+}
+
+/// The record of one group. The head of this file describes it.
+pub(super) struct Served {
+    at: Arc<ServedFile>,
+    group: GroupId,
     /// This machine's boot id; `UNKNOWN` if it has none.
     boot: [u8; 16],
     before: Seen,
@@ -58,13 +70,17 @@ struct State {
 
 impl Served {
     /// Opens the record beside a log that ends at `last`.
-    pub(super) fn open(path: &Path, group: u32, last: Option<LogId>) -> Result<Served, StoreError> {
-        Served::open_in_boot(path, group, last, boot_id())
+    pub(super) fn open(at: Arc<ServedFile>, group: GroupId, last: Option<LogId>) -> Result<Served, StoreError> {
+        Served::open_in_boot(at, group, last, boot_id())
     }
 
-    fn open_in_boot(path: &Path, group: u32, last: Option<LogId>, boot: [u8; 16]) -> Result<Served, StoreError> {
-        let file = open_in_place(path)?;
-        let found = read(&file, group).map_err(StoreError::io("read", path))?;
+    fn open_in_boot(
+        at: Arc<ServedFile>,
+        group: GroupId,
+        last: Option<LogId>,
+        boot: [u8; 16],
+    ) -> Result<Served, StoreError> {
+        let found = read(&at.file, group).map_err(StoreError::io("read", &at.path))?;
         // A record beyond the log belongs to another log, or to a log that has lost its end.
         let beyond = found.filter(|(log_id, of_boot)| last < Some(*log_id) && *of_boot == boot && boot != UNKNOWN);
         let found = found.filter(|(log_id, _)| last >= Some(*log_id));
@@ -77,7 +93,7 @@ impl Served {
         let before = if exact { Seen::Through(index(log_id)) } else { Seen::Perhaps(index(last)) };
         let state = Mutex::new(State { log_id, exact });
         let beyond = beyond.map(|(log_id, _)| log_id);
-        Ok(Served { file, path: path.to_owned(), group, boot, before, beyond, state })
+        Ok(Served { at, group, boot, before, beyond, state })
     }
 
     /// Returns what readers may have seen before this start.
@@ -115,13 +131,14 @@ impl Served {
     fn put(&self, state: &State) -> Result<(), StoreError> {
         let Some(log_id) = state.log_id else { return Ok(()) };
         let boot = if state.exact { self.boot } else { UNKNOWN };
-        let at = u64::from(self.group) * SLOT_BYTES;
-        self.file.write_all_at(&encode(self.group, boot, log_id), at).map_err(StoreError::io("write", &self.path))
+        let offset = u64::from(self.group) * SLOT_BYTES;
+        let ServedFile { file, path } = &*self.at;
+        file.write_all_at(&encode(self.group, boot, log_id), offset).map_err(StoreError::io("write", path))
     }
 }
 
 /// Reads a record; `None` when there is none, or a crash of the machine tore it.
-fn read(file: &File, group: u32) -> std::io::Result<Option<(LogId, [u8; 16])>> {
+fn read(file: &File, group: GroupId) -> std::io::Result<Option<(LogId, [u8; 16])>> {
     let mut record = [0; RECORD_BYTES];
     match file.read_exact_at(&mut record, u64::from(group) * SLOT_BYTES) {
         Ok(()) => Ok(decode(group, &record)),
@@ -141,7 +158,7 @@ fn boot_id() -> [u8; 16] {
     }
 }
 
-fn encode(group: u32, boot: [u8; 16], log_id: LogId) -> [u8; RECORD_BYTES] {
+fn encode(group: GroupId, boot: [u8; 16], log_id: LogId) -> [u8; RECORD_BYTES] {
     let mut record = [0; RECORD_BYTES];
     record[0] = VERSION;
     record[4..20].copy_from_slice(&boot);
@@ -154,7 +171,7 @@ fn encode(group: u32, boot: [u8; 16], log_id: LogId) -> [u8; RECORD_BYTES] {
     record
 }
 
-fn decode(group: u32, record: &[u8; RECORD_BYTES]) -> Option<(LogId, [u8; 16])> {
+fn decode(group: GroupId, record: &[u8; RECORD_BYTES]) -> Option<(LogId, [u8; 16])> {
     if record[0] != VERSION || checksum(group, &record[..CRC_AT]).to_be_bytes() != record[CRC_AT..] {
         return None;
     }
@@ -163,7 +180,7 @@ fn decode(group: u32, record: &[u8; RECORD_BYTES]) -> Option<(LogId, [u8; 16])> 
     Some((LogId::new(CommittedLeaderId { term: number(0), node_id: number(1) }, number(2)), boot))
 }
 
-fn checksum(group: u32, record: &[u8]) -> u32 {
+fn checksum(group: GroupId, record: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&group.to_be_bytes()), record)
 }
 
@@ -180,8 +197,12 @@ mod tests {
         LogId::new(CommittedLeaderId { term: 2, node_id: 9 }, index)
     }
 
+    fn file(root: &TempDir) -> Arc<ServedFile> {
+        Arc::new(ServedFile::open(&root.path().join("SERVED")).unwrap())
+    }
+
     fn open(root: &TempDir, last: u64, boot: u8) -> Served {
-        Served::open_in_boot(&root.path().join("SERVED"), 0, Some(log_id(last)), [boot; 16]).unwrap()
+        Served::open_in_boot(file(root), 0, Some(log_id(last)), [boot; 16]).unwrap()
     }
 
     #[test]
@@ -196,7 +217,7 @@ mod tests {
     #[test]
     fn a_crash_of_the_process_leaves_it_exact() {
         let root = tempfile::tempdir().unwrap();
-        let new = Served::open_in_boot(&root.path().join("SERVED"), 0, None, BOOT).unwrap();
+        let new = Served::open_in_boot(file(&root), 0, None, BOOT).unwrap();
         assert_eq!(new.before(), Seen::Through(0), "an empty log has served nothing");
         new.write(log_id(4)).unwrap();
         let next = open(&root, 6, 7);
@@ -206,7 +227,7 @@ mod tests {
     #[test]
     fn a_crash_of_the_machine_leaves_a_lower_bound_until_the_node_has_recovered() {
         let root = tempfile::tempdir().unwrap();
-        let new = Served::open_in_boot(&root.path().join("SERVED"), 0, None, BOOT).unwrap();
+        let new = Served::open_in_boot(file(&root), 0, None, BOOT).unwrap();
         new.write(log_id(4)).unwrap();
         let after = open(&root, 6, 8);
         assert_eq!((after.before(), after.log_id()), (Seen::Perhaps(6), Some(log_id(4))));
@@ -225,7 +246,7 @@ mod tests {
         let served = open(&root, 6, 7);
         served.recovered().unwrap();
         assert_eq!(open(&root, 6, 7).before(), Seen::Through(6));
-        served.file.write_all_at(&[1], 30).unwrap();
+        served.at.file.write_all_at(&[1], 30).unwrap();
         let torn = open(&root, 6, 7);
         assert_eq!((torn.before(), torn.log_id()), (Seen::Perhaps(6), None));
     }

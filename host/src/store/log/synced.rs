@@ -1,19 +1,22 @@
-//! `SYNCED`, a file beside the log: what the last fsync of the log made durable. It tells damage
-//! from a torn tail: after a crash, data that was not yet synced may be missing, but synced data
-//! may not. It also names the node, which reveals a log of another node.
+//! `SYNCED`, a file beside the logs: what the last fsync made durable of each group's log. It tells
+//! damage from a torn tail: after a crash, data that was not yet synced may be missing, but synced
+//! data may not. The slot of group 0 also names the node, which reveals the logs of another node.
 //!
-//! - It is made, and fsynced, before the log is. If there is a log and no `SYNCED`, someone removed
-//!   `SYNCED`.
-//! - It is rewritten in place after each fsync of the log, before any acknowledgement. It is not
-//!   fsynced itself: it is exact after a process crash, and a lower bound after a power cut.
-//! - It is lowered, and then fsynced, before the log is cut. So it never promises more than the
+//! - It is made, and fsynced, before the logs are. If there are logs and no `SYNCED`, someone
+//!   removed `SYNCED`. The slot of another group is made, and fsynced, before that group's log is.
+//! - The slots of the groups that an fsync covered are rewritten in place after it, before any
+//!   acknowledgement. The file is not fsynced then: it is exact after a process crash, and a lower
+//!   bound after a power cut.
+//! - A slot is lowered, and then fsynced, before its log is cut. So it never promises more than the
 //!   disk holds.
 //!
-//! Each group has one slot of [`SLOT_BYTES`]. It holds the same record twice, [`COPY_BYTES`] apart,
-//! so that one rotten bit loses nothing: version u8, flags u8, two zero bytes, vote term u64, vote
-//! node u64, last term u64, last node u64, last index u64, NodeId u64, boot u64, crc32c u32 over
-//! the group and all before; big-endian.
+//! Each group has one slot of [`SLOT_BYTES`]. Zeros, and what is beyond the end of the file, belong
+//! to groups that were never here; group 0 always has its slot. A slot holds the same record twice,
+//! [`COPY_BYTES`] apart, so that one rotten bit loses nothing: version u8, flags u8, two zero
+//! bytes, vote term u64, vote node u64, last term u64, last node u64, last index u64, NodeId u64,
+//! boot u64, crc32c u32 over the group and all before; big-endian.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
@@ -22,7 +25,11 @@ use std::path::{Path, PathBuf};
 use super::super::StoreError;
 use super::super::files::{open_in_place, sync_directory};
 use crate::faults;
-use crate::types::{CommittedLeaderId, GROUP, LogId, NodeId, Vote};
+use crate::types::{CommittedLeaderId, GROUP, GroupId, LogId, NodeId, Vote};
+
+/// Number of groups that a data directory has slots for. Bounds this file, of which a start reads
+/// every slot.
+pub(super) const GROUPS_MAX: GroupId = 1 << 16;
 
 const SLOT_BYTES: usize = 256;
 const COPY_BYTES: usize = 128;
@@ -85,15 +92,17 @@ fn show(value: &Option<impl std::fmt::Display>) -> String {
     value.as_ref().map_or("none".into(), ToString::to_string)
 }
 
+/// What was promised of each group that was ever here.
+pub(super) type Promises = BTreeMap<GroupId, Ends>;
+
 pub(super) struct Synced {
     file: File,
     path: PathBuf,
-    group: u32,
 }
 
 impl Synced {
-    /// Opens the file, and makes it if the log at `raft` does not exist yet. Durable on return.
-    pub(super) fn open(path: &Path, group: u32, raft: &Path) -> Result<Synced, StoreError> {
+    /// Opens the file, and makes it if the logs at `raft` do not exist yet. Durable on return.
+    pub(super) fn open(path: &Path, raft: &Path) -> Result<Synced, StoreError> {
         let is_new = match std::fs::metadata(path) {
             Ok(metadata) => metadata.len() == 0,
             Err(error) if error.kind() == ErrorKind::NotFound => true,
@@ -104,60 +113,96 @@ impl Synced {
             return Err(StoreError::damaged(path, text));
         }
         let file = open_in_place(path)?;
-        let synced = Synced { file, path: path.to_owned(), group };
+        let synced = Synced { file, path: path.to_owned() };
         if is_new {
-            synced.lower(&Ends::default())?;
+            synced.lower(&[(GROUP, Ends::default())])?;
             sync_directory(path.parent().expect("a file in the data directory has a parent"))?;
         }
         Ok(synced)
     }
 
-    /// Returns what was synced. Fails when both copies are damaged.
-    pub(super) fn read(&self) -> Result<Ends, StoreError> {
-        let mut slot = [0; SLOT_BYTES];
+    /// Returns what was synced of every group. Group 0 is always among them.
+    ///
+    /// Fails when both copies of a record are damaged.
+    pub(super) fn read(&self) -> Result<Promises, StoreError> {
+        let bytes = self.file.metadata().map_err(StoreError::io("look at", &self.path))?.len();
+        let count = bytes.div_ceil(SLOT_BYTES as u64).clamp(1, u64::from(GROUPS_MAX));
+        let slots = self.read_slots(GROUP, usize::try_from(count).expect("a bounded number of slots"))?;
+        let mut promises = Promises::new();
+        for (group, slot) in (GROUP..).zip(slots.chunks_exact(SLOT_BYTES)) {
+            if let Some(ends) = self.decode_slot(group, slot)? {
+                promises.insert(group, ends);
+            }
+        }
+        Ok(promises)
+    }
+
+    /// Returns what was synced of one group; `None` if it was never here.
+    pub(super) fn read_group(&self, group: GroupId) -> Result<Option<Ends>, StoreError> {
+        self.decode_slot(group, &self.read_slots(group, 1)?)
+    }
+
+    /// Returns the bytes of `count` slots from that of `first` on. Zeros stand for what is beyond
+    /// the end of the file.
+    fn read_slots(&self, first: GroupId, count: usize) -> Result<Vec<u8>, StoreError> {
+        let mut slots = vec![0; count * SLOT_BYTES];
         let mut length = 0;
-        while length < SLOT_BYTES {
-            match self.file.read_at(&mut slot[length..], self.offset() + length as u64) {
+        while length < slots.len() {
+            match self.file.read_at(&mut slots[length..], offset(first) + length as u64) {
                 Ok(0) => break,
                 Ok(count) => length += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(StoreError::io("read", &self.path)(error)),
             }
         }
-        match [0, COPY_BYTES].map(|at| decode(self.group, &slot[at..at + RECORD_BYTES])) {
+        Ok(slots)
+    }
+
+    fn decode_slot(&self, group: GroupId, slot: &[u8]) -> Result<Option<Ends>, StoreError> {
+        if group != GROUP && slot.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        match [0, COPY_BYTES].map(|at| decode(group, &slot[at..at + RECORD_BYTES])) {
             // A power cut between the two sectors leaves two different records. Both are true.
-            [Some(one), Some(other)] => Ok(one.max(other)),
+            [Some(one), Some(other)] => Ok(Some(one.max(other))),
             [Some(one), None] | [None, Some(one)] => {
-                tracing::warn!(path = %self.path.display(), "one of the two copies was damaged; the other one counts");
-                Ok(one)
+                let path = self.path.display();
+                tracing::warn!(%path, group, "one of the two copies was damaged; the other one counts");
+                Ok(Some(one))
             }
             [None, None] => {
                 let text = "both copies of its record are damaged: nobody can tell whether the log beside it is whole";
-                Err(StoreError::damaged(&self.path, text))
+                Err(StoreError::damaged(&self.path, text).of_group(group))
             }
         }
     }
 
-    /// Records `ends` after an fsync of the log.
-    pub(super) fn write(&self, ends: &Ends) -> Result<(), StoreError> {
+    /// Records the ends of logs after an fsync. `ends` is in the order of the groups.
+    ///
+    /// The slots of neighbours are written at once.
+    pub(super) fn write(&self, ends: &[(GroupId, Ends)]) -> Result<(), StoreError> {
         faults::io("synced-before-write").map_err(StoreError::io("write", &self.path))?;
-        let mut slot = [0; SLOT_BYTES];
-        let record = encode(self.group, ends);
-        slot[..RECORD_BYTES].copy_from_slice(&record);
-        slot[COPY_BYTES..COPY_BYTES + RECORD_BYTES].copy_from_slice(&record);
-        self.file.write_all_at(&slot, self.offset()).map_err(StoreError::io("write", &self.path))?;
+        for neighbours in ends.chunk_by(|(group, _), (next, _)| group + 1 == *next) {
+            let mut slots = vec![0; neighbours.len() * SLOT_BYTES];
+            for ((group, ends), slot) in neighbours.iter().zip(slots.chunks_exact_mut(SLOT_BYTES)) {
+                let record = encode(*group, ends);
+                slot[..RECORD_BYTES].copy_from_slice(&record);
+                slot[COPY_BYTES..COPY_BYTES + RECORD_BYTES].copy_from_slice(&record);
+            }
+            self.file.write_all_at(&slots, offset(neighbours[0].0)).map_err(StoreError::io("write", &self.path))?;
+        }
         faults::io("synced-after-write").map_err(StoreError::io("write", &self.path))
     }
 
-    /// Records `ends` before the log is cut. On disk when it returns.
-    pub(super) fn lower(&self, ends: &Ends) -> Result<(), StoreError> {
+    /// Records the ends of logs before they are cut. On disk when it returns.
+    pub(super) fn lower(&self, ends: &[(GroupId, Ends)]) -> Result<(), StoreError> {
         self.write(ends)?;
         self.file.sync_data().map_err(StoreError::io("fsync", &self.path))
     }
+}
 
-    fn offset(&self) -> u64 {
-        u64::from(self.group) * SLOT_BYTES as u64
-    }
+fn offset(group: GroupId) -> u64 {
+    u64::from(group) * SLOT_BYTES as u64
 }
 
 /// Returns whether `directory` belongs to a node whose log has held an entry.
@@ -170,12 +215,12 @@ pub fn holds_log(directory: &Path) -> bool {
         return directory.join("raft").join("CURRENT").is_file();
     };
     let mut slot = [0; SLOT_BYTES];
-    let is_whole = file.read_exact_at(&mut slot, u64::from(GROUP) * SLOT_BYTES as u64).is_ok();
+    let is_whole = file.read_exact_at(&mut slot, offset(GROUP)).is_ok();
     let copies = [0, COPY_BYTES].map(|at| decode(GROUP, &slot[at..at + RECORD_BYTES]));
     is_whole && copies.iter().flatten().any(|ends| ends.last.is_some())
 }
 
-fn encode(group: u32, ends: &Ends) -> [u8; RECORD_BYTES] {
+fn encode(group: GroupId, ends: &Ends) -> [u8; RECORD_BYTES] {
     let mut flags = 0;
     let mut numbers = [0u64; 7];
     if let Some(vote) = ends.vote {
@@ -197,7 +242,7 @@ fn encode(group: u32, ends: &Ends) -> [u8; RECORD_BYTES] {
     record
 }
 
-fn decode(group: u32, record: &[u8]) -> Option<Ends> {
+fn decode(group: GroupId, record: &[u8]) -> Option<Ends> {
     if record[0] != VERSION || checksum(group, &record[..CHECKED_BYTES]).to_be_bytes() != record[CHECKED_BYTES..] {
         return None;
     }
@@ -212,7 +257,7 @@ fn decode(group: u32, record: &[u8]) -> Option<Ends> {
     })
 }
 
-fn checksum(group: u32, record: &[u8]) -> u32 {
+fn checksum(group: GroupId, record: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&group.to_be_bytes()), record)
 }
 
@@ -233,7 +278,7 @@ mod tests {
     }
 
     fn file(directory: &tempfile::TempDir) -> Synced {
-        Synced::open(&directory.path().join("SYNCED"), 0, &directory.path().join("raft")).unwrap()
+        Synced::open(&directory.path().join("SYNCED"), &directory.path().join("raft")).unwrap()
     }
 
     #[test]
@@ -271,18 +316,36 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_one_damaged_copy_takes_nothing_away() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(file(&directory).read().unwrap(), Ends::default());
+        assert_eq!(file(&directory).read().unwrap(), Promises::from([(0, Ends::default())]));
         let written = ends(Some((3, false)), Some((2, 9)), 4);
-        file(&directory).write(&written).unwrap();
-        assert_eq!(file(&directory).read().unwrap(), written);
-        for at in [20, COPY_BYTES as u64 + 20] {
-            file(&directory).write(&written).unwrap();
-            file(&directory).file.write_all_at(&[9], at).unwrap();
-            assert_eq!(file(&directory).read().unwrap(), written);
+        for (group, slot) in [(0, 0), (7, 7 * SLOT_BYTES as u64)] {
+            file(&directory).write(&[(group, written)]).unwrap();
+            assert_eq!(file(&directory).read_group(group).unwrap(), Some(written));
+            for at in [20, COPY_BYTES as u64 + 20] {
+                file(&directory).write(&[(group, written)]).unwrap();
+                file(&directory).file.write_all_at(&[9], slot + at).unwrap();
+                assert_eq!(file(&directory).read().unwrap()[&group], written);
+            }
+            file(&directory).file.write_all_at(&[9], slot + 20).unwrap();
+            let error = file(&directory).read().unwrap_err().to_string();
+            assert!(error.contains("SYNCED") && error.contains("both copies"), "{error}");
+            assert_eq!(error.contains("group 7"), group == 7, "{error}");
+            file(&directory).write(&[(group, written)]).unwrap();
         }
-        file(&directory).file.write_all_at(&[9], 20).unwrap();
-        let error = file(&directory).read().unwrap_err().to_string();
-        assert!(error.contains("SYNCED") && error.contains("both copies"), "{error}");
+    }
+
+    #[test]
+    fn each_group_has_its_slot_and_the_others_were_never_here() {
+        let directory = tempfile::tempdir().unwrap();
+        let of = |index| ends(Some((3, false)), Some((2, index)), 4);
+        let written = [(1, of(1)), (2, of(2)), (3, of(3)), (9, of(9))];
+        file(&directory).write(&written).unwrap();
+        let expected = [(0, Ends::default())].into_iter().chain(written).collect::<Promises>();
+        assert_eq!(file(&directory).read().unwrap(), expected);
+        assert_eq!(file(&directory).read_group(2).unwrap(), Some(of(2)));
+        for never in [4, 8, 10, GROUPS_MAX - 1] {
+            assert_eq!(file(&directory).read_group(never).unwrap(), None, "{never}");
+        }
     }
 
     #[test]
@@ -291,7 +354,7 @@ mod tests {
         let raft = directory.path().join("raft");
         std::fs::create_dir(&raft).unwrap();
         std::fs::write(raft.join("CURRENT"), "MANIFEST-000001").unwrap();
-        let error = Synced::open(&directory.path().join("SYNCED"), 0, &raft).err().unwrap().to_string();
+        let error = Synced::open(&directory.path().join("SYNCED"), &raft).err().unwrap().to_string();
         assert!(error.contains("SYNCED: it is missing"), "{error}");
     }
 }

@@ -12,11 +12,14 @@ use proptest::prelude::*;
 use rocksdb::WriteBatch;
 use tempfile::TempDir;
 
+use super::super::DataDir;
+use super::writer::{Rocks, Sink};
 use super::*;
-use crate::types::{CommittedLeaderId, EntryData};
+use crate::types::{CommittedLeaderId, EntryData, GROUP, Identity};
 
 mod bounds;
 mod damage;
+mod groups;
 mod suite;
 
 fn entry(term: u64, index: u64, payload: &[u8]) -> Entry {
@@ -33,8 +36,11 @@ fn vote(term: u64) -> Vote {
 }
 
 fn open(root: &TempDir) -> Result<Log, StoreError> {
-    let directory = DataDir::open(root.path()).unwrap();
-    Log::open(&directory, 0, Fatal::default())
+    open_disk(root)?.log(GROUP)
+}
+
+fn open_disk(root: &TempDir) -> Result<LogDisk, StoreError> {
+    LogDisk::open(&DataDir::open(root.path()).unwrap(), Fatal::default())
 }
 
 async fn append(log: &mut Log, term: u64, indexes: std::ops::Range<u64>) {
@@ -51,8 +57,8 @@ async fn a_restart_keeps_vote_entries_identity_and_hint() {
     let root = tempfile::tempdir().unwrap();
     let identity = Identity { node_id: 9, name: "a".into(), cluster: None, boot: 3 };
     let mut log = open(&root).unwrap();
-    assert_eq!(log.identity(), None);
-    log.save_identity(&identity).unwrap();
+    assert_eq!(log.0.disk.identity(), None);
+    log.0.disk.save_identity(&identity).unwrap();
     log.save_vote(&vote(2)).await.unwrap();
     append(&mut log, 2, 0..5).await;
     log.save_committed(Some(log_id(2, 3))).await.unwrap();
@@ -60,7 +66,7 @@ async fn a_restart_keeps_vote_entries_identity_and_hint() {
     log.close();
     drop(log);
     let mut log = open(&root).unwrap();
-    assert_eq!(log.identity(), Some(identity));
+    assert_eq!(log.0.disk.identity(), Some(identity));
     assert_eq!(log.get_log_reader().await.read_vote().await.unwrap(), Some(vote(2)));
     assert_eq!(log.committed_hint(), Some(log_id(2, 3)));
     assert_eq!(indexes(&mut log).await, (0..5).map(|index| (2, index)).collect::<Vec<_>>());
@@ -219,13 +225,49 @@ fn gated(root: &TempDir) -> (Log, mpsc::Sender<bool>, Fatal) {
 }
 
 fn with_gate(root: &TempDir, panics: bool) -> (Log, mpsc::Sender<bool>, Fatal) {
+    let (disk, sender, fatal) = gated_disk(root, panics);
+    (disk.log(GROUP).unwrap(), sender, fatal)
+}
+
+fn gated_disk(root: &TempDir, panics: bool) -> (LogDisk, mpsc::Sender<bool>, Fatal) {
     let directory = DataDir::open(root.path()).unwrap();
-    let opened = opening::open(&directory, 0).unwrap();
+    let opened = opening::open(&directory).unwrap();
     let (sender, leave) = mpsc::channel();
     let sink = Gate { disk: Rocks::new(opened.database.clone(), directory.raft()), leave, panics };
     let fatal = Fatal::default();
-    let log = Log::with_sink(&directory, 0, fatal.clone(), opened, sink).unwrap();
-    (log, sender, fatal)
+    let disk = LogDisk::with_sink(&directory, fatal.clone(), opened, sink).unwrap();
+    (disk, sender, fatal)
+}
+
+/// A thread that appends to a log and purges it until this is dropped.
+struct Busy(Option<(Arc<AtomicBool>, std::thread::JoinHandle<()>)>);
+
+impl Busy {
+    fn start(mut log: Log) -> Busy {
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = ended.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            for first in (0..).step_by(5) {
+                runtime.block_on(append(&mut log, 1, first..first + 5));
+                runtime.block_on(log.purge(log_id(1, first + 2))).unwrap();
+                assert_eq!(runtime.block_on(indexes(&mut log)), [(1, first + 3), (1, first + 4)]);
+                if end.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        Busy(Some((ended, thread)))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some((ended, thread)) = self.0.take() {
+            ended.store(true, Ordering::Relaxed);
+            thread.join().unwrap();
+        }
+    }
 }
 
 type Flushed = tokio::sync::oneshot::Receiver<io::Result<()>>;

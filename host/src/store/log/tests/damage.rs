@@ -48,31 +48,40 @@ fn files(image: &TempDir, is: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     found
 }
 
-fn wal(image: &TempDir) -> PathBuf {
+pub(super) fn wal(image: &TempDir) -> PathBuf {
     let longest = |path: &PathBuf| fs::metadata(path).unwrap().len();
     files(image, |name| name.ends_with(".log")).into_iter().max_by_key(longest).unwrap()
 }
 
-fn cut(path: &Path, bytes: u64) {
+pub(super) fn cut(path: &Path, bytes: u64) {
     let file = File::options().write(true).open(path).unwrap();
     file.set_len(file.metadata().unwrap().len() - bytes).unwrap();
 }
 
-fn flip(path: &Path, at: u64, bit: u32) {
+pub(super) fn flip(path: &Path, at: u64, bit: u32) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ (1 << bit)], at).unwrap();
 }
 
-fn synced(image: &TempDir) -> Synced {
-    Synced::open(&image.path().join("SYNCED"), 0, &image.path().join("raft")).unwrap()
+pub(super) fn synced(image: &TempDir) -> Synced {
+    Synced::open(&image.path().join("SYNCED"), &image.path().join("raft")).unwrap()
+}
+
+/// Returns what was synced of group 0.
+fn promised(image: &TempDir) -> Ends {
+    synced(image).read().unwrap()[&GROUP]
+}
+
+/// Replaces what was synced of group 0.
+fn promise(image: &TempDir, ends: Ends) {
+    synced(image).write(&[(GROUP, ends)]).unwrap();
 }
 
 /// Lowers `SYNCED` to `last`, as after a power cut that lost its newer content.
 fn promise_only(image: &TempDir, last: LogId) {
-    let promised = synced(image).read().unwrap();
-    synced(image).write(&Ends { last: Some(last), ..promised }).unwrap();
+    promise(image, Ends { last: Some(last), ..promised(image) });
 }
 
 /// Changes a closed log.
@@ -88,7 +97,7 @@ fn error_of(image: &TempDir) -> String {
 /// Makes a log with some history: a vote, an identity, two terms, a truncation, a purge.
 async fn history(root: &TempDir) -> Log {
     let mut log = open(root).unwrap();
-    log.save_identity(&Identity { node_id: 9, name: "a".into(), cluster: None, boot: 3 }).unwrap();
+    log.0.disk.save_identity(&Identity { node_id: 9, name: "a".into(), cluster: None, boot: 3 }).unwrap();
     log.save_vote(&vote(1)).await.unwrap();
     for index in 0..30 {
         append(&mut log, 1, index..index + 1).await;
@@ -108,7 +117,7 @@ async fn check_opened(mut log: Log, promised: &Ends) {
     assert!(state.last_log_id >= promised.last, "{state:?}");
     let read = log.get_log_reader().await.read_vote().await.unwrap();
     assert!(read >= promised.vote, "{read:?}");
-    assert!(log.identity().is_some_and(|identity| identity.node_id == 9 && identity.boot >= promised.boot));
+    assert!(log.0.disk.identity().is_some_and(|identity| identity.node_id == 9 && identity.boot >= promised.boot));
     let entries = log.get_log_reader().await.try_get_log_entries(..).await.unwrap();
     let first = state.last_purged_log_id.map_or(0, |purged| purged.index + 1);
     for (entry, index) in entries.iter().zip(first..) {
@@ -138,7 +147,7 @@ async fn a_torn_tail_that_nobody_was_told_of_is_cut() {
     promise_only(&image, log_id(2, 38));
     // RocksDB itself opens a log whose last record ends too early,
     cut(&wal(&image), 3);
-    check_opened(open(&image).unwrap(), &synced(&image).read().unwrap()).await;
+    check_opened(open(&image).unwrap(), &promised(&image)).await;
     // and refuses one whose last record is complete and wrong.
     let image = killed(&root);
     promise_only(&image, log_id(2, 38));
@@ -165,7 +174,7 @@ async fn a_power_cut_may_leave_a_log_without_a_promise_beside_its_state() {
     let log = history(&root).await;
     let image = killed(&root);
     drop(log);
-    synced(&image).write(&Ends::default()).unwrap();
+    promise(&image, Ends::default());
     fs::create_dir_all(image.path().join("state/0/1")).unwrap();
     check_opened(open(&image).unwrap(), &Ends::default()).await;
 }
@@ -202,7 +211,7 @@ async fn the_wal_torn_at_any_byte_opens_with_what_was_synced_or_not_at_all() {
     let log = history(&root).await;
     let image = killed(&root);
     drop(log);
-    let promised = synced(&image).read().unwrap();
+    let promised = promised(&image);
     let whole = fs::read(wal(&image)).unwrap();
     let length = whole.len() as u64;
     let mut opened = 0;
@@ -213,7 +222,7 @@ async fn the_wal_torn_at_any_byte_opens_with_what_was_synced_or_not_at_all() {
         for promised in [promised, Ends { last: Some(log_id(1, 10)), vote: Some(vote(1)), ..promised }] {
             let torn = killed(&image);
             cut(&wal(&torn), bytes);
-            synced(&torn).write(&promised).unwrap();
+            promise(&torn, promised);
             match open(&torn) {
                 Ok(log) => {
                     opened += 1;
@@ -262,7 +271,7 @@ async fn a_flipped_bit_anywhere_is_survived_or_refused_by_name() {
     let (mut opened, mut refused) = (0, 0);
     for case in 0..cases {
         let image = killed(if case % 2 == 0 { &in_wal } else { &in_tables });
-        let promised = synced(&image).read().unwrap();
+        let promised = promised(&image);
         let mut targets = files(&image, |name| !name.starts_with("LO") && !name.starts_with("OPTIONS"));
         targets.push(image.path().join("SYNCED"));
         targets.retain(|path| fs::metadata(path).unwrap().len() > 0);
@@ -299,7 +308,7 @@ async fn a_record_that_rocksdb_would_read_for_ever_is_damage_like_any_other() {
     assert!(error.contains("only recycled logs have") && error.contains("T2-N1.39 had been synced"), "{error}");
     assert_eq!(error.matches("empty").count(), 1, "one way back: {error}");
     promise_only(&image, log_id(2, 38));
-    check_opened(open(&image).unwrap(), &synced(&image).read().unwrap()).await;
+    check_opened(open(&image).unwrap(), &promised(&image)).await;
     assert!(image.path().join("raft.damaged").exists(), "its tail was cut, and the original is kept");
 
     let image = killed(&root);
@@ -320,7 +329,7 @@ async fn a_record_that_rocksdb_would_read_for_ever_is_damage_like_any_other() {
 async fn zeros_in_the_middle_of_the_log_are_damage() {
     let root = tempfile::tempdir().unwrap();
     let mut log = open(&root).unwrap();
-    log.save_identity(&Identity { node_id: 9, name: "a".into(), cluster: None, boot: 3 }).unwrap();
+    log.0.disk.save_identity(&Identity { node_id: 9, name: "a".into(), cluster: None, boot: 3 }).unwrap();
     append(&mut log, 1, 0..30).await;
     let kept = fragments(&wal(&root)).len();
     log.truncate_after(Some(log_id(1, 24))).await.unwrap();
@@ -371,7 +380,7 @@ async fn a_log_of_another_node_is_refused() {
     let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     drop(history(&root).await);
     let log = open(&other).unwrap();
-    log.save_identity(&Identity { node_id: 8, name: "a".into(), cluster: None, boot: 30 }).unwrap();
+    log.0.disk.save_identity(&Identity { node_id: 8, name: "a".into(), cluster: None, boot: 30 }).unwrap();
     drop(log);
     fs::remove_dir_all(root.path().join("raft")).unwrap();
     copy(&other.path().join("raft"), &root.path().join("raft"));
@@ -424,15 +433,12 @@ async fn what_is_too_long_to_be_checked_at_open_is_checked_when_it_is_read() {
         flipped[25] ^= 1;
         database.put_cf(log, key, flipped).unwrap();
         database.flush_cf(log).unwrap();
-        assert!(check::check(database, root.path(), 0).is_err());
-        let found = check::check_newest(database, root.path(), 0, 1 << 20).unwrap();
+        assert!(check::check(database, root.path(), 0, check::CHECKED_BYTES).is_err());
+        let found = check::check(database, root.path(), 0, 1 << 20).unwrap();
         assert_eq!((found.first, found.last()), (Some(0), Some(log_id(1, 399))));
         database.delete_cf(log, encode_log_key(0, 0)).unwrap();
         database.put_cf(family(database, "meta"), encode_meta_key(0, Meta::Purged), purged_at(4)).unwrap();
-        assert!(
-            check::check_newest(database, root.path(), 0, 1 << 20).is_err(),
-            "where it begins is looked at in any case"
-        );
+        assert!(check::check(database, root.path(), 0, 1 << 20).is_err(), "where it begins is looked at in any case");
     });
 }
 
@@ -448,7 +454,7 @@ async fn a_read_that_finds_damage_ends_the_node() {
     drop(log);
     let directory = DataDir::open(root.path()).unwrap();
     let fatal = Fatal::default();
-    let mut log = Log::open(&directory, 0, fatal.clone()).unwrap();
+    let mut log = LogDisk::open(&directory, fatal.clone()).unwrap().log(GROUP).unwrap();
     let (database, key) = (log.0.shared.database.clone(), encode_log_key(0, 2));
     database.put_cf(family(&database, LOG), key, b"soup").unwrap();
     assert!(log.get_log_reader().await.try_get_log_entries(..).await.is_err());

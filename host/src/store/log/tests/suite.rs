@@ -10,7 +10,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder, StorageError, alias};
 use tempfile::TempDir;
 
 use super::super::Log;
-use super::open;
+use super::{Busy, open, open_disk};
 use crate::types::{Applied, LogId, StoredMembership, TypeConfig};
 
 type Meta = alias::SnapshotMetaOf<TypeConfig>;
@@ -87,4 +87,21 @@ impl StoreBuilder<TypeConfig, Log, Memory, TempDir> for Builder {
 #[tokio::test]
 async fn openrafts_own_suite_passes() {
     Suite::test_all(Builder).await.unwrap();
+}
+
+/// Builds logs of group 7 on disks that group 0 is writing to.
+struct Beside;
+
+impl StoreBuilder<TypeConfig, Log, Memory, (Busy, TempDir)> for Beside {
+    async fn build(&self) -> Result<((Busy, TempDir), Log, Memory), StorageError<TypeConfig>> {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let disk = open_disk(&root).expect("a new disk opens");
+        let busy = Busy::start(disk.log(0).expect("a new log opens"));
+        Ok(((busy, root), disk.log(7).expect("a new log opens"), Memory::default()))
+    }
+}
+
+#[tokio::test]
+async fn openrafts_own_suite_passes_beside_another_group() {
+    Suite::test_all(Beside).await.unwrap();
 }
