@@ -135,8 +135,7 @@ fn memory(node: &Running) -> Anyhow<String> {
 fn fill(data: &Path, count: u64) -> Anyhow<()> {
     let begun = Instant::now();
     let directory = DataDir::open(data)?;
-    let disk = LogDisk::open(&directory, Fatal::default())?;
-    let mut log = disk.log(GROUP)?;
+    let mut log = LogDisk::open(&directory, Fatal::default())?.log(GROUP)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(async {
         let before = log.get_log_state().await?.last_log_id.ok_or("the log is empty")?;
@@ -151,7 +150,7 @@ fn fill(data: &Path, count: u64) -> Anyhow<()> {
         log.barrier().await?;
         Ok::<_, Box<dyn Error>>(())
     })?;
-    disk.close();
+    log.close();
     println!("{count} entries written in {:.2?}", begun.elapsed());
     Ok(())
 }

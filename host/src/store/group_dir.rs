@@ -1,5 +1,5 @@
-//! What the data directory holds of one group beside its log: the places of its state, and the small
-//! files that say whether the group may serve here. Opens no database.
+//! What the data directory holds of one group beside its log: the places of its state, and the
+//! small files that say whether the group may serve here. Opens no database.
 //!
 //! The small files of group 0 stand in the data directory itself. Those of another group stand in
 //! `groups/<group>/`, which is made when the first of them is written.
@@ -77,8 +77,8 @@ impl GroupDir {
         self.write("QUARANTINE", format!("{why}\n").as_bytes())
     }
 
-    /// Ends the quarantine after the state was made anew from the backup at [`GroupDir::resync`], and
-    /// removes that backup. Durable on return.
+    /// Ends the quarantine after the state was made anew from the backup at [`GroupDir::resync`],
+    /// and removes that backup. Durable on return.
     ///
     /// The entry that led to the quarantine stays for inspection.
     pub fn end_quarantine(&self) -> Result<(), StoreError> {

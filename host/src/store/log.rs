@@ -3,9 +3,9 @@
 //!
 //! ```text
 //! openraft ── append, truncate, purge, save_vote ──► Shared: what readers see at once (tail.rs)
-//!   of each group                              └──┐
-//! openraft ── of another group ───────────────────┴► queue.rs ──► writer.rs: one thread, one
-//!                                                              batch, one fsync ──► callbacks
+//! of a group                                   └──┐
+//! openraft                                        ├─► queue.rs ──► writer.rs: one thread, one
+//! of another group ───────────────────────────────┘            batch, one fsync ──► callbacks
 //! ```
 //!
 //! [`LogDisk`] (`disk.rs`) is what the logs share: the database, the queue, the writer, its fsync.
@@ -76,7 +76,8 @@ pub struct LogStats {
 
 struct Handle {
     shared: Arc<Shared>,
-    /// Dropped after the log is closed. The last log to be dropped may be the last user of the disk.
+    /// Dropped after the log is closed. The last log to be dropped may be the last user of the
+    /// disk.
     disk: LogDisk,
 }
 

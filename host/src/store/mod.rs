@@ -13,8 +13,9 @@
 //! ```
 //!
 //! [`columns`] describes every column family, key and value. A process has one `raft/`, which its
-//! groups share, and one `state/` for each group. The two databases promise different things. Data in `raft/` is durable when the call completes. Data in `state/` is durable after a
-//! flush; its writer writes a row only once the log entry that the row comes from is durable.
+//! groups share, and one `state/` for each group. The two databases promise different things. Data
+//! in `raft/` is durable when the call completes. Data in `state/` is durable after a flush; its
+//! writer writes a row only once the log entry that the row comes from is durable.
 
 mod checkpoint;
 pub mod columns;

@@ -58,9 +58,9 @@ impl LogDisk {
     /// Opens the disk and checks the logs of all groups that were ever here. Cuts a torn tail and
     /// refuses damage (`log/opening.rs`).
     ///
-    /// Each log must have no gaps and no record that fails its checksum, and must hold at least what
-    /// the last run had synced. Starts the writer thread. `fatal` is raised when a write or a read
-    /// fails, of whichever group.
+    /// Each log must have no gaps and no record that fails its checksum, and must hold at least
+    /// what the last run had synced. Starts the writer thread. `fatal` is raised when a write or a
+    /// read fails, of whichever group.
     pub fn open(directory: &DataDir, fatal: Fatal) -> Result<LogDisk, StoreError> {
         let opened = opening::open(directory)?;
         let sink = Rocks::new(opened.database.clone(), directory.raft());
@@ -160,8 +160,8 @@ impl LogDisk {
         LogDiskStats { fsyncs, operations, entries }
     }
 
-    /// Closes all logs: writes what is queued, stops the writer thread and refuses everything after.
-    /// A second call does nothing.
+    /// Closes all logs: writes what is queued, stops the writer thread and refuses everything
+    /// after. A second call does nothing.
     pub fn close(&self) {
         self.0.close();
     }

@@ -1,6 +1,7 @@
-//! Opens `raft/`, with the logs of all groups. Decides whether logs that are not whole have the torn
-//! tail of a crash, which is cut, or are damaged, which is refused. Never accepts a log that holds
-//! less than `SYNCED` says, whichever group it is of. Never changes logs that RocksDB refuses.
+//! Opens `raft/`, with the logs of all groups. Decides whether logs that are not whole have the
+//! torn tail of a crash, which is cut, or are damaged, which is refused. Never accepts a log that
+//! holds less than `SYNCED` says, whichever group it is of. Never changes logs that RocksDB
+//! refuses.
 //!
 //! - RocksDB opens logs whose last record is incomplete. `SYNCED` tells whether that dropped too
 //!   much.

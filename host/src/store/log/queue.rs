@@ -148,8 +148,8 @@ impl State {
 }
 
 impl Queue {
-    /// Submits an operation of a log. If the log or the queue is closed, it completes with the error
-    /// at once.
+    /// Submits an operation of a log. If the log or the queue is closed, it completes with the
+    /// error at once.
     pub(super) fn push(&self, log: &Arc<Shared>, op: Op) {
         self.submit(Submitted { group: log.group, log: Some(log.clone()), op });
     }
@@ -235,8 +235,8 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Refuses everything from now on. Returns the operations that will not be written, and the logs
-    /// that were open.
+    /// Refuses everything from now on. Returns the operations that will not be written, and the
+    /// logs that were open.
     pub(super) fn poison(&self, reason: String) -> (VecDeque<Submitted>, BTreeMap<GroupId, Arc<Shared>>) {
         let mut state = self.state.lock();
         state.closed = Some(Closed::Poisoned(reason));

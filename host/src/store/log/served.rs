@@ -1,6 +1,6 @@
-//! `SERVED`, a file beside the logs: how far readers of this node may have seen each group's state. After a
-//! crash the state is at its last flush. With this record a node knows how far it must apply again
-//! before it answers anyone, without asking a leader.
+//! `SERVED`, a file beside the logs: how far readers of this node may have seen each group's state.
+//! After a crash the state is at its last flush. With this record a node knows how far it must
+//! apply again before it answers anyone, without asking a leader.
 //!
 //! - It is rewritten in place before each entry becomes visible, and never fsynced. It is exact
 //!   after a crash of the process, and as good as lost after a crash of the machine. So it holds

@@ -2,8 +2,8 @@
 //! damage from a torn tail: after a crash, data that was not yet synced may be missing, but synced
 //! data may not. The slot of group 0 also names the node, which reveals the logs of another node.
 //!
-//! - It is made, and fsynced, before the logs are. If there are logs and no `SYNCED`, someone removed
-//!   `SYNCED`. The slot of another group is made, and fsynced, before that group's log is.
+//! - It is made, and fsynced, before the logs are. If there are logs and no `SYNCED`, someone
+//!   removed `SYNCED`. The slot of another group is made, and fsynced, before that group's log is.
 //! - The slots of the groups that an fsync covered are rewritten in place after it, before any
 //!   acknowledgement. The file is not fsynced then: it is exact after a process crash, and a lower
 //!   bound after a power cut.
@@ -11,10 +11,10 @@
 //!   disk holds.
 //!
 //! Each group has one slot of [`SLOT_BYTES`]. Zeros, and what is beyond the end of the file, belong
-//! to groups that were never here; group 0 always has its slot. A slot holds the same record twice, [`COPY_BYTES`] apart,
-//! so that one rotten bit loses nothing: version u8, flags u8, two zero bytes, vote term u64, vote
-//! node u64, last term u64, last node u64, last index u64, NodeId u64, boot u64, crc32c u32 over
-//! the group and all before; big-endian.
+//! to groups that were never here; group 0 always has its slot. A slot holds the same record twice,
+//! [`COPY_BYTES`] apart, so that one rotten bit loses nothing: version u8, flags u8, two zero
+//! bytes, vote term u64, vote node u64, last term u64, last node u64, last index u64, NodeId u64,
+//! boot u64, crc32c u32 over the group and all before; big-endian.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -142,8 +142,8 @@ impl Synced {
         self.decode_slot(group, &self.read_slots(group, 1)?)
     }
 
-    /// Returns the bytes of `count` slots from that of `first` on. Zeros stand for what is beyond the
-    /// end of the file.
+    /// Returns the bytes of `count` slots from that of `first` on. Zeros stand for what is beyond
+    /// the end of the file.
     fn read_slots(&self, first: GroupId, count: usize) -> Result<Vec<u8>, StoreError> {
         let mut slots = vec![0; count * SLOT_BYTES];
         let mut length = 0;

@@ -248,13 +248,14 @@ impl Busy {
         let end = ended.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let mut next = 0;
-            while !end.load(Ordering::Relaxed) {
-                runtime.block_on(append(&mut log, 1, next..next + 5));
-                next += 5;
-                runtime.block_on(log.purge(log_id(1, next - 3))).unwrap();
+            for first in (0..).step_by(5) {
+                runtime.block_on(append(&mut log, 1, first..first + 5));
+                runtime.block_on(log.purge(log_id(1, first + 2))).unwrap();
+                assert_eq!(runtime.block_on(indexes(&mut log)), [(1, first + 3), (1, first + 4)]);
+                if end.load(Ordering::Relaxed) {
+                    return;
+                }
             }
-            assert_eq!(runtime.block_on(indexes(&mut log)), [(1, next - 2), (1, next - 1)]);
         });
         Busy(Some((ended, thread)))
     }

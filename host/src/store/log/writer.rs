@@ -1,9 +1,9 @@
-//! The only thread that writes `raft/`. It turns everything that waits, of all groups, into one batch
-//! and one fsync, then completes all callers in order. Never reads the logs.
+//! The only thread that writes `raft/`. It turns everything that waits, of all groups, into one
+//! batch and one fsync, then completes all callers in order. Never reads the logs.
 //!
 //! - No caller is answered before the fsync and the rewrite of `SYNCED`.
-//! - After the first failure nothing more is written, of no group. Nothing is retried, because after
-//!   a failed fsync the kernel may have dropped the pages.
+//! - After the first failure nothing more is written, of no group. Nothing is retried, because
+//!   after a failed fsync the kernel may have dropped the pages.
 //! - A committed hint never runs ahead of the entries on disk.
 
 use std::collections::BTreeMap;
@@ -300,8 +300,8 @@ impl Draft {
 
     /// Adds the committed hint of the log, or leaves it there until its entry is on disk.
     ///
-    /// A hint beyond the entries on disk would keep openraft from starting after a crash. A hint for
-    /// an entry that another one still has the place of would have that other one applied.
+    /// A hint beyond the entries on disk would keep openraft from starting after a crash. A hint
+    /// for an entry that another one still has the place of would have that other one applied.
     fn add_committed(&self, log: &Shared, batch: &mut Batch<'_>) {
         let mut hint = log.hint.lock();
         let is_on_disk = |committed: &mut LogId| {

@@ -1,5 +1,5 @@
-//! Many groups over one disk: each has its own log, and they share the writer, its fsync, its failure
-//! and `SYNCED`.
+//! Many groups over one disk: each has its own log, and they share the writer, its fsync, its
+//! failure and `SYNCED`.
 
 use std::os::unix::fs::FileExt;
 use std::process::Command;
