@@ -11,12 +11,12 @@ use tonic::transport::{Channel, Endpoint};
 const NODES_MAX: usize = 64;
 
 /// How often an idle connection is checked, so that a node that vanished is noticed.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// All nodes of one client.
 pub(crate) struct Nodes {
     connect_timeout: Duration,
+    ping_timeout: Duration,
     known: Mutex<Known>,
 }
 
@@ -34,10 +34,10 @@ struct Node {
 }
 
 impl Nodes {
-    pub(crate) fn new(addresses: Vec<String>, connect_timeout: Duration) -> Nodes {
+    pub(crate) fn new(addresses: Vec<String>, connect_timeout: Duration, ping_timeout: Duration) -> Nodes {
         let named = addresses.len();
         let nodes = addresses.into_iter().map(|address| Node { address, channel: None }).collect();
-        Nodes { connect_timeout, known: Mutex::new(Known { nodes, named, preferred: 0 }) }
+        Nodes { connect_timeout, ping_timeout, known: Mutex::new(Known { nodes, named, preferred: 0 }) }
     }
 
     /// Returns the address of the preferred node, or, when that is among `avoid`, of the next one
@@ -60,8 +60,8 @@ impl Nodes {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(self.ping_timeout)
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await?;
         let mut known = self.known.lock();
@@ -125,7 +125,8 @@ mod tests {
     use super::*;
 
     fn nodes(addresses: &[&str]) -> Nodes {
-        Nodes::new(addresses.iter().map(|address| (*address).to_owned()).collect(), Duration::from_secs(1))
+        let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
+        Nodes::new(addresses, Duration::from_secs(1), Duration::from_secs(1))
     }
 
     #[test]
