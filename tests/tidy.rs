@@ -137,6 +137,7 @@ fn each_foreign_library_has_one_home() {
         ("rocksdb::", &["host/src/store/"][..]),
         ("tonic::", &["host/src/api/", "host/src/raft/", "host/src/cli/", "host/src/codec.rs"][..]),
         ("clap::", &["host/src/cli/"][..]),
+        ("lockstep_client::", &["host/src/cli/"][..]),
         ("hyper::", &["host/src/net/"][..]),
         ("hyper_util::", &["host/src/net/"][..]),
         ("axum::", &["host/src/api/", "host/src/cli/reflection.rs", "host/src/net/server.rs"][..]),

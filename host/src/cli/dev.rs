@@ -136,8 +136,8 @@ async fn add(manager: &Manager, node: &PlannedNode) -> anyhow::Result<()> {
 /// others. Returns the methods that every node serves, once every node serves them.
 async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
     let first = plan.nodes.first().context("a cluster has at least one node")?;
-    let channel = client::connect_quietly(&first.grpc_addr, START_PATIENCE).await?;
-    let manager = Manager::new(channel, Some(OPERATION_TIMEOUT));
+    let server = client::connect_quietly(&first.grpc_addr, START_PATIENCE).await?;
+    let manager = Manager::new(server, Some(OPERATION_TIMEOUT));
     let leads = async {
         while text_field(&manager.run("State", &[]).await?, "state").as_deref() != Some("Leader") {
             tokio::time::sleep(POLL_PAUSE).await;
