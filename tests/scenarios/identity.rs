@@ -8,6 +8,7 @@ use lockstep_tests::peer::{AppendRequest, Ballot, IdentifyRequest, LogId, Route,
 use lockstep_tests::{Cluster, Options, eventually, formed};
 use tonic::transport::Channel;
 
+/// Connects to the port for peers, which the client crate does not speak to.
 async fn peer(cluster: &Cluster, n: usize) -> Result<PeerClient<Channel>> {
     Ok(PeerClient::connect(format!("http://{}", cluster.nodes[n].raft_addr())).await?)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddRequest, LeadershipTransferToServerRequest};
-use lockstep_tests::{Cluster, Options, eventually, formed};
+use lockstep_tests::{Cluster, Options, eventually, formed, one_node};
 
 /// A restarted node stands for election after 12 to 18 s, a follower of a silent leader after 30 s.
 /// A call without a deadline waits 10 s.
@@ -178,19 +178,18 @@ async fn a_hand_over_that_nobody_takes_says_so_and_the_cluster_goes_on() -> Resu
 ///
 /// A failed call is an error unless that node is the one that is being restarted.
 async fn pinned_writer(
-    endpoint: String,
+    address: String,
     n: usize,
     restarting: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 ) -> Result<BTreeMap<String, u64>> {
-    let endpoint = tonic::transport::Endpoint::from_shared(endpoint)?;
     let mut client = None;
     let (mut version, mut acknowledged) = (0, BTreeMap::new());
     while !stop.load(Ordering::SeqCst) {
         let mut open = match client.take() {
             Some(open) => open,
-            None => match endpoint.connect().await {
-                Ok(channel) => lockstep_tests::pb::example_client::ExampleClient::new(channel),
+            None => match one_node().connect(&address).await {
+                Ok(node) => lockstep_tests::pb::example_client::ExampleClient::new(node),
                 Err(_) => {
                     tokio::task::yield_now().await;
                     continue;
@@ -217,8 +216,8 @@ async fn a_rolling_restart_under_load_fails_no_call_at_another_node() -> Result<
     let (restarting, stop) = (Arc::new(AtomicUsize::new(usize::MAX)), Arc::new(AtomicBool::new(false)));
     let writers: Vec<_> = (0..3)
         .map(|n| {
-            let endpoint = format!("http://{}", cluster.nodes[n].grpc_addr());
-            tokio::spawn(pinned_writer(endpoint, n, restarting.clone(), stop.clone()))
+            let address = cluster.nodes[n].grpc_addr();
+            tokio::spawn(pinned_writer(address, n, restarting.clone(), stop.clone()))
         })
         .collect();
     // The leader is first, which is the hardest case: each of the three nodes leads when it is

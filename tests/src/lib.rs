@@ -68,6 +68,18 @@ pub mod chain_pb {
 /// the tests pass on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Returns how tests call a node: this node alone, each call once, with nothing hidden of what came
+/// of it.
+///
+/// The connection breaks when the node hangs. Without that, a test of such a node would not end.
+pub fn one_node() -> lockstep_client::Options {
+    lockstep_client::Options {
+        connect_timeout: PATIENCE,
+        ping_timeout: PATIENCE,
+        ..lockstep_client::Options::one_node()
+    }
+}
+
 /// Repeats `attempt` until it succeeds. After [`PATIENCE`] it fails with the last error.
 pub async fn eventually<T, F, Fut>(what: &str, mut attempt: F) -> Result<T>
 where

@@ -6,12 +6,12 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use tonic::transport::{Channel, Endpoint};
+use lockstep_client::Client;
 
 use crate::pb::example_client::ExampleClient;
 use crate::pb::raft_manager_client::RaftManagerClient;
 use crate::place::Place;
-use crate::{PATIENCE, descriptors, eventually};
+use crate::{PATIENCE, descriptors, eventually, one_node};
 
 /// Lines of a node's log that a message quotes.
 const LAST_LINES: usize = 60;
@@ -192,9 +192,8 @@ impl NodeProcess {
     }
 
     async fn answers(&self) -> bool {
-        let endpoint = format!("http://{}", self.grpc_addr());
-        let Ok(mut manager) = RaftManagerClient::connect(endpoint).await else { return false };
-        manager.state(crate::pb::StateRequest {}).await.is_ok()
+        let Ok(node) = one_node().connect(&self.grpc_addr()).await else { return false };
+        RaftManagerClient::new(node).state(crate::pb::StateRequest {}).await.is_ok()
     }
 
     /// Starts the process and returns at once.
@@ -347,24 +346,19 @@ impl NodeProcess {
         Ok(Duration::from_millis(hundredths * 10))
     }
 
-    /// Makes a new connection to the client port.
-    ///
-    /// The connection breaks when the node hangs. Without that, a test of such a node would not
-    /// end.
-    pub async fn channel(&self) -> Result<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr()))?;
-        let endpoint = endpoint.http2_keep_alive_interval(PATIENCE / 2).keep_alive_timeout(PATIENCE);
-        eventually("a connection", || async { Ok(endpoint.connect().await?) }).await
+    /// Makes a new connection to the client port, as [`one_node`] says.
+    pub async fn connect(&self) -> Result<Client> {
+        eventually("a connection", || async { Ok(one_node().connect(&self.grpc_addr()).await?) }).await
     }
 
     /// Returns raft-example's client.
-    pub async fn client(&self) -> Result<ExampleClient<Channel>> {
-        Ok(ExampleClient::new(self.channel().await?))
+    pub async fn client(&self) -> Result<ExampleClient<Client>> {
+        Ok(ExampleClient::new(self.connect().await?))
     }
 
     /// Returns the manager's client.
-    pub async fn manager(&self) -> Result<RaftManagerClient<Channel>> {
-        Ok(RaftManagerClient::new(self.channel().await?))
+    pub async fn manager(&self) -> Result<RaftManagerClient<Client>> {
+        Ok(RaftManagerClient::new(self.connect().await?))
     }
 
     /// Returns the parsed reply of `Stat`.
