@@ -21,7 +21,7 @@ fn checkout() -> PathBuf {
 /// Returns every Rust file of the project: path from the checkout, and text.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut open: Vec<PathBuf> = ["client", "contract", "host", "guest-sdk", "guests", "proto", "tests", "xtask"]
+    let mut open: Vec<PathBuf> = ["client", "contract", "host", "guest-sdk", "guests", "processes", "proto", "tests", "xtask"]
         .iter()
         .map(|room| checkout().join(room))
         .collect();
