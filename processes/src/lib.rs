@@ -13,4 +13,4 @@ mod process;
 pub use command::NodeCommand;
 pub use nix::sys::signal::Signal;
 pub use plan::{Node, Plan, PortError};
-pub use process::{Output, Process, Stream};
+pub use process::{Output, Process, Stream, TakeLine};

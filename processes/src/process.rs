@@ -28,12 +28,15 @@ pub enum Stream {
     Stderr,
 }
 
+/// Takes one line of the output.
+pub type TakeLine = dyn Fn(Stream, &str) + Send + Sync;
+
 /// Where the output of a process goes.
 pub enum Output {
     /// Both streams go to this file.
     File(File),
     /// Each line goes to this function, on a thread for each stream. See [`Output::lines`].
-    Lines(Arc<dyn Fn(Stream, &str) + Send + Sync>),
+    Lines(Arc<TakeLine>),
 }
 
 impl Output {
@@ -77,12 +80,7 @@ impl Process {
         Ok(process)
     }
 
-    fn read(
-        &mut self,
-        from: impl Read + Send + 'static,
-        stream: Stream,
-        take: Arc<dyn Fn(Stream, &str) + Send + Sync>,
-    ) -> io::Result<()> {
+    fn read(&mut self, from: impl Read + Send + 'static, stream: Stream, take: Arc<TakeLine>) -> io::Result<()> {
         let work = move || read_lines(from, |line| take(stream, line));
         self.readers.push(std::thread::Builder::new().name("output".into()).spawn(work)?);
         Ok(())
