@@ -21,10 +21,11 @@ fn checkout() -> PathBuf {
 /// Returns every Rust file of the project: path from the checkout, and text.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut open: Vec<PathBuf> = ["client", "contract", "host", "guest-sdk", "guests", "processes", "proto", "tests", "xtask"]
-        .iter()
-        .map(|room| checkout().join(room))
-        .collect();
+    let mut open: Vec<PathBuf> =
+        ["client", "contract", "host", "guest-sdk", "guests", "processes", "proto", "tests", "xtask"]
+            .iter()
+            .map(|room| checkout().join(room))
+            .collect();
     while let Some(path) = open.pop() {
         if path.is_dir() {
             if path.file_name().is_some_and(|name| name != "target") {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddRequest, LeadershipTransferToServerRequest};
-use lockstep_tests::{Cluster, Options, eventually, formed, one_node};
+use lockstep_tests::{Cluster, Options, Signal, eventually, formed, one_node};
 
 /// A restarted node stands for election after 12 to 18 s, a follower of a silent leader after 30 s.
 /// A call without a deadline waits 10 s.
@@ -116,7 +116,7 @@ async fn a_planned_stop_hands_leadership_over_and_exits_cleanly() -> Result<()> 
 async fn nodes_stopped_all_at_once_do_not_wait_for_each_other() -> Result<()> {
     let mut cluster = formed(3, &SLOW).await?;
     for node in &cluster.nodes {
-        node.signal("-TERM")?;
+        node.signal(Signal::SIGTERM)?;
     }
     for node in &mut cluster.nodes {
         ensure!(node.wait_exit().await?.success(), "{} did not stop cleanly", node.name);
@@ -129,7 +129,7 @@ async fn calls_at_healthy_nodes_wait_out_a_paused_leader() -> Result<()> {
     let cluster = formed(3, &[]).await?;
     cluster.add(0, "k", "before").await?;
     let paused = cluster.leader().await?;
-    cluster.nodes[paused].signal("-STOP")?;
+    cluster.nodes[paused].signal(Signal::SIGSTOP)?;
     let healthy = others(&cluster, paused);
     let (a, b) = (healthy[0], healthy[1]);
     let calls = tokio::try_join!(
@@ -138,7 +138,7 @@ async fn calls_at_healthy_nodes_wait_out_a_paused_leader() -> Result<()> {
         cluster.get(a, "k", true),
         cluster.get(b, "k", true),
     );
-    cluster.nodes[paused].signal("-CONT")?;
+    cluster.nodes[paused].signal(Signal::SIGCONT)?;
     let (_, _, read_a, read_b) = calls?;
     ensure!(read_a == "before" && read_b == "before", "read {read_a:?} and {read_b:?}");
     eventually("the one that was paused follows", || cluster.everyone_reads("written-b", "1")).await

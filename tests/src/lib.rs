@@ -16,6 +16,7 @@ pub mod torture;
 
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
+pub use lockstep_processes::Signal;
 pub use misbehaving::{misbehaving_wasm, unfinished_wasm};
 pub use network::{Cut, Network, in_network};
 pub use place::nobody;
