@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use lockstep_client::{Unanswered, unanswered};
 use lockstep_proto::v1::StatusRequest;
 use lockstep_proto::v1::admin_client::AdminClient;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
@@ -24,8 +25,11 @@ pub(crate) async fn failure(server: &Client, status: Status) -> Failure {
 /// Returns the failure like [`failure`], but also shows messages that the server describes.
 pub(crate) async fn failure_described(server: &Client, status: Status, pool: Option<&DescriptorPool>) -> Failure {
     let failure = Failure::from_described(&status, pool);
+    if unanswered(&status) == Some(Unanswered::Unreachable) {
+        return failure.hint("no connection could be made: is the node still running? Any other node will do");
+    }
     // A status that a server sent has no source. A status that this side makes of a broken
-    // connection has one.
+    // connection has one, also when a stream broke.
     if std::error::Error::source(&status).is_some() {
         return failure
             .hint("the connection broke: is the node still running? What was on its way may have taken effect; any other node will do");
