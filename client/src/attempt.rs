@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use tower_service::Service;
 
 use crate::connecting::{causes, chain};
-use crate::nodes::Nodes;
+use crate::nodes::{Connection, Nodes};
 use crate::outcome::{Outcome, with_outcome};
 
 /// How much longer than the deadline a node's own answer is waited for, when the call names no
@@ -71,13 +71,13 @@ pub(crate) async fn attempt(
     deadline: Instant,
 ) -> Result<http::Response<Body>, Failed> {
     let unreachable = |words| Failed { why: Unanswered::Unreachable, words };
-    let refused = |error: &tonic::transport::Error| {
-        nodes.failed(address);
+    let refused = |error: &tonic::transport::Error, broken: Option<u64>| {
+        nodes.failed(address, broken);
         unreachable(format!("{address} cannot be reached: {}", chain(error)))
     };
-    let mut channel = match timeout_at(deadline, nodes.channel(address)).await {
-        Ok(Ok(channel)) => channel,
-        Ok(Err(error)) => return Err(refused(&error)),
+    let Connection { mut channel, number } = match timeout_at(deadline, nodes.connection(address)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return Err(refused(&error, None)),
         Err(_) => {
             nodes.pass_over(address);
             return Err(unreachable(format!("{address} did not take a connection in time")));
@@ -89,9 +89,11 @@ pub(crate) async fn attempt(
     };
     match timeout_at(deadline + GRACE, sent).await {
         Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) if causes(&error).any(|cause| cause.is::<tonic::ConnectError>()) => Err(refused(&error)),
+        Ok(Err(error)) if causes(&error).any(|cause| cause.is::<tonic::ConnectError>()) => {
+            Err(refused(&error, Some(number)))
+        }
         Ok(Err(error)) if !causes(&error).any(|cause| cause.is::<tonic::TimeoutExpired>()) => {
-            nodes.failed(address);
+            nodes.failed(address, Some(number));
             let words = format!("the connection to {address} broke during the call: {}", chain(&error));
             Err(Failed { why: Unanswered::Broken, words })
         }

@@ -127,11 +127,11 @@ impl Client {
         let mut avoid = Vec::new();
         let mut unreached = Vec::new();
         while let Some(address) = self.nodes().choose(&avoid) {
-            match self.nodes().channel(&address).await {
+            match self.nodes().connection(&address).await {
                 Ok(_) => return Ok(()),
                 Err(error) => unreached.push(Unreached { address: address.clone(), error }),
             }
-            self.nodes().failed(&address);
+            self.nodes().failed(&address, None);
             avoid.push(address);
         }
         Err(unreached)

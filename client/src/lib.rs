@@ -87,7 +87,7 @@ struct Shared {
 impl Client {
     /// Returns a client that also sends a call again when it may have run: when its connection
     /// broke before the answer. For queries, and for commands that have the same effect when they
-    /// run twice.
+    /// run twice. A client of one node alone sends nothing again all the same.
     #[must_use]
     pub fn repeating(&self) -> Client {
         Client { shared: self.shared.clone(), repeats: true }
