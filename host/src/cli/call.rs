@@ -39,8 +39,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct CallArgs {
-    /// The grpc_addr of a node, which is called itself; or of several nodes, separated by commas,
-    /// whose leader is called, again while no node has run the call
+    /// The grpc_addr of a node; or of several nodes, separated by commas, to call their leader
     #[arg(value_name = "HOST:PORT,…")]
     addr: String,
 
