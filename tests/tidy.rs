@@ -21,10 +21,11 @@ fn checkout() -> PathBuf {
 /// Returns every Rust file of the project: path from the checkout, and text.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut open: Vec<PathBuf> = ["client", "contract", "host", "guest-sdk", "guests", "proto", "tests", "xtask"]
-        .iter()
-        .map(|room| checkout().join(room))
-        .collect();
+    let mut open: Vec<PathBuf> =
+        ["client", "contract", "host", "guest-sdk", "guests", "processes", "proto", "tests", "xtask"]
+            .iter()
+            .map(|room| checkout().join(room))
+            .collect();
     while let Some(path) = open.pop() {
         if path.is_dir() {
             if path.file_name().is_some_and(|name| name != "target") {
@@ -137,6 +138,7 @@ fn each_foreign_library_has_one_home() {
         ("rocksdb::", &["host/src/store/"][..]),
         ("tonic::", &["host/src/api/", "host/src/raft/", "host/src/cli/", "host/src/codec.rs"][..]),
         ("clap::", &["host/src/cli/"][..]),
+        ("lockstep_client::", &["host/src/cli/"][..]),
         ("hyper::", &["host/src/net/"][..]),
         ("hyper_util::", &["host/src/net/"][..]),
         ("axum::", &["host/src/api/", "host/src/cli/reflection.rs", "host/src/net/server.rs"][..]),

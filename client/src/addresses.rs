@@ -9,6 +9,9 @@ pub enum AddressError {
     /// One address has no port, or is no address at all.
     #[error("\"{0}\" is no address of a node; write `host:port`, such as `127.0.0.1:20051`")]
     Malformed(String),
+    /// The client is to call one node, and the list names this many.
+    #[error("{0} addresses are given, and one node is to be called; give one of them")]
+    Several(usize),
 }
 
 /// Splits `list` at its commas. Each part is `host:port`; a leading `http://`, and a leading

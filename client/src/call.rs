@@ -1,23 +1,18 @@
 //! One call, from the first attempt to the answer: which node it goes to, when it is sent again,
 //! and when it is given up. Sends a call again only if no node ran it.
 
-use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use tokio::time::{Instant, sleep, timeout_at};
-use tonic::Status;
+use tokio::time::{Instant, sleep};
 use tonic::body::Body;
-use tower_service::Service;
+use tonic::{Code, Status};
 
+use crate::attempt::{Failed, Unanswered, attempt, own};
 use crate::outcome::{self, Judged, Outcome, doubted, judge, leader_of};
 use crate::{Client, Options};
-
-/// How much longer than the deadline a node's own answer is waited for, when the call names no
-/// deadline to the node. Otherwise the channel ends the call at that deadline.
-const GRACE: Duration = Duration::from_millis(500);
 
 /// Bytes that gRPC puts in front of each message.
 const PREFIX_BYTES: usize = 5;
@@ -25,6 +20,13 @@ const PREFIX_BYTES: usize = 5;
 /// The longest timeout that gRPC can name is longer. This one keeps the arithmetic of instants
 /// sound.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Sends the call to the node of a client that has only one, as it is, and once.
+pub(crate) async fn once(client: &Client, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+    let deadline = deadline_of(request.headers(), client.options());
+    let address = client.nodes().choose(&[]).expect("a client has at least one node");
+    attempt(client.nodes(), &address, request, deadline).await.map_err(Failed::status)
+}
 
 /// One call under way.
 pub(crate) struct Call {
@@ -51,8 +53,7 @@ impl Call {
     pub(crate) async fn new(client: Client, request: http::Request<Body>) -> Result<Call, Status> {
         let options = client.options();
         let (head, body) = request.into_parts();
-        let asked = head.headers.get("grpc-timeout").and_then(|text| timeout_of(text.to_str().ok()?));
-        let deadline = Instant::now() + asked.unwrap_or(options.call_timeout).min(TIMEOUT_MAX);
+        let deadline = deadline_of(&head.headers, options);
         let max = options.request_bytes_max;
         let body = Limited::new(body, max.saturating_add(PREFIX_BYTES)).collect().await.map_err(|error| {
             let status = if error.is::<LengthLimitError>() {
@@ -68,7 +69,7 @@ impl Call {
     }
 
     /// Makes attempts until one is final or the deadline has come.
-    pub(crate) async fn run(mut self) -> http::Response<Body> {
+    pub(crate) async fn run(mut self) -> Result<http::Response<Body>, Status> {
         loop {
             if Instant::now() >= self.deadline {
                 return self.give_up();
@@ -85,52 +86,20 @@ impl Call {
 
     /// Sends the call to one node. Returns what the caller gets, or `None` when another attempt is
     /// due.
-    async fn attempt(&mut self, address: &str) -> Option<http::Response<Body>> {
-        let nodes = self.client.nodes();
-        let mut channel = match timeout_at(self.deadline, nodes.channel(address)).await {
-            Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => {
-                self.unreachable(address, &error);
-                return None;
-            }
-            Err(_) => {
-                nodes.pass_over(address);
-                self.last_words = format!("{address} did not take a connection in time");
-                return None;
-            }
-        };
+    async fn attempt(&mut self, address: &str) -> Option<Result<http::Response<Body>, Status>> {
         let request = self.request();
-        let sent = async {
-            std::future::poll_fn(|context| channel.poll_ready(context)).await?;
-            channel.call(request).await
+        let failed = match attempt(self.client.nodes(), address, request, self.deadline).await {
+            Ok(response) => return self.answered(address, response).await.map(Ok),
+            Err(failed) => failed,
         };
-        match timeout_at(self.deadline + GRACE, sent).await {
-            Ok(Ok(response)) => self.answered(address, response).await,
-            Ok(Err(error)) if caused_by::<tonic::ConnectError>(&error) => {
-                self.unreachable(address, &error);
-                None
-            }
-            Ok(Err(error)) if caused_by::<tonic::TimeoutExpired>(&error) => Some(self.late(address)),
-            Ok(Err(error)) => {
-                self.client.nodes().failed(address);
-                let text = format!("the connection to {address} broke during the call: {}", chain(&error));
-                if self.client.repeats() {
-                    self.may_have_run = true;
-                    self.last_words = text;
-                    self.avoid.push(address.to_owned());
-                    return None;
-                }
-                Some(outcome::with_outcome(Status::unknown(text), Outcome::Unknown).into_http())
-            }
-            Err(_) => Some(self.late(address)),
+        match failed.why {
+            Unanswered::Unreachable => {}
+            Unanswered::Broken if self.client.repeats() => self.may_have_run = true,
+            Unanswered::Broken | Unanswered::Late => return Some(Err(failed.status())),
         }
-    }
-
-    /// The deadline came while `address` had the call. The connection may be sound, so it is kept.
-    fn late(&self, address: &str) -> http::Response<Body> {
-        self.client.nodes().pass_over(address);
-        let text = format!("{address} did not answer before the deadline");
-        outcome::with_outcome(Status::deadline_exceeded(text), Outcome::Unknown).into_http()
+        self.last_words = failed.words;
+        self.avoid.push(address.to_owned());
+        None
     }
 
     async fn answered(&mut self, address: &str, response: http::Response<Body>) -> Option<http::Response<Body>> {
@@ -157,12 +126,6 @@ impl Call {
         if self.may_have_run { doubted(response) } else { response }
     }
 
-    fn unreachable(&mut self, address: &str, error: &tonic::transport::Error) {
-        self.client.nodes().failed(address);
-        self.last_words = format!("{address} cannot be reached: {}", chain(error));
-        self.avoid.push(address.to_owned());
-    }
-
     /// All nodes were asked. They are asked again after a pause.
     async fn next_round(&mut self) {
         self.rest().await;
@@ -177,15 +140,16 @@ impl Call {
     }
 
     /// The deadline has come between two attempts.
-    fn give_up(mut self) -> http::Response<Body> {
-        match self.last.take() {
-            Some(response) => self.certain(response),
-            None => {
-                let outcome = if self.may_have_run { Outcome::Unknown } else { Outcome::NotApplied };
-                let text = format!("no node answered before the deadline; {}", self.last_words);
-                outcome::with_outcome(Status::deadline_exceeded(text), outcome).into_http()
-            }
+    fn give_up(mut self) -> Result<http::Response<Body>, Status> {
+        if let Some(response) = self.last.take() {
+            return Ok(self.certain(response));
         }
+        let (outcome, why) = match self.may_have_run {
+            true => (Outcome::Unknown, Unanswered::Broken),
+            false => (Outcome::NotApplied, Unanswered::Unreachable),
+        };
+        let words = format!("no node answered before the deadline; {}", self.last_words);
+        Err(own(Code::DeadlineExceeded, words, outcome, why))
     }
 
     /// The request, with the time that is left if the caller named one. A call without a deadline
@@ -202,6 +166,12 @@ impl Call {
         }
         request
     }
+}
+
+/// When a call ends that begins now.
+fn deadline_of(headers: &HeaderMap, options: &Options) -> Instant {
+    let asked = headers.get("grpc-timeout").and_then(|text| timeout_of(text.to_str().ok()?));
+    Instant::now() + asked.unwrap_or(options.call_timeout).min(TIMEOUT_MAX)
 }
 
 fn set_timeout(headers: &mut HeaderMap, left: Duration) {
@@ -228,47 +198,11 @@ fn timeout_of(text: &str) -> Option<Duration> {
     })
 }
 
-/// Returns whether an error of the type `E` is behind `error`.
-fn caused_by<E: Error + 'static>(error: &tonic::transport::Error) -> bool {
-    let mut source: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if error.is::<E>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
-}
-
-/// An error with its causes.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
-
 /// Half of `pause` to all of it, so that clients that were refused together do not come back
 /// together.
 fn jittered(pause: Duration) -> Duration {
     let share = getrandom::u32().map_or(1.0, |number| f64::from(number) / f64::from(u32::MAX));
     pause.mul_f64(0.5 + share / 2.0)
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            call_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(2),
-            request_bytes_max: 4 << 20,
-            pause_min: Duration::from_millis(10),
-            pause_max: Duration::from_millis(500),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -29,28 +29,38 @@
 //! [`Client::repeating`], which sends such a call again, too. A stream that has begun is never
 //! begun again: the request of a watch says where it goes on.
 //!
+//! # One node alone
+//!
+//! [`Options::one_node`] makes a client of one node for what only that node can say or do: its
+//! status, a change of membership that names it, a read of its own state, a test. Each call is one
+//! attempt, and the caller gets what came of it. Nothing is sent again, not even what certainly did
+//! not run.
+//!
 //! The client speaks plain gRPC; a cluster is reached over a network that its operator trusts.
 
 mod addresses;
+mod attempt;
 mod call;
+mod connecting;
 mod nodes;
 mod outcome;
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
 pub use addresses::AddressError;
+pub use attempt::{Unanswered, unanswered};
+pub use connecting::{ConnectError, Options, Unreached};
 pub use outcome::{Outcome, index, leader, outcome};
 
-use call::{Call, chain};
+use call::Call;
 use nodes::Nodes;
 
 /// Connects to a cluster with the default [`Options`]. `addresses` names one node or more:
@@ -60,65 +70,6 @@ use nodes::Nodes;
 /// `addresses` is malformed, or no node can be reached.
 pub async fn connect(addresses: &str) -> Result<Client, ConnectError> {
     Options::default().connect(addresses).await
-}
-
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The list of addresses cannot be used.
-    #[error(transparent)]
-    Address(#[from] AddressError),
-    /// No node takes a connection.
-    #[error("no node can be reached: {0}")]
-    Unreachable(String),
-}
-
-/// How a client behaves.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The time that a call without a deadline of its own may take, all attempts together, until
-    /// its answer begins. A stream that has begun goes on. Nodes end a command or a query without a
-    /// deadline after 10 s, so a longer one is set on the request. Default: 10 s.
-    pub call_timeout: Duration,
-    /// The time that one attempt to connect may take. Default: 2 s.
-    pub connect_timeout: Duration,
-    /// The largest request, in bytes. The client holds a request until its call has ended. Default:
-    /// 4 MiB, as nodes have it.
-    pub request_bytes_max: usize,
-    /// The pause before the second attempt. It doubles with each attempt. Default: 10 ms.
-    pub pause_min: Duration,
-    /// The longest pause between two attempts. Default: 500 ms.
-    pub pause_max: Duration,
-}
-
-impl Options {
-    /// Connects as [`connect`] does.
-    ///
-    /// # Errors
-    /// Those of [`connect`].
-    pub async fn connect(self, addresses: &str) -> Result<Client, ConnectError> {
-        let client = self.connect_lazily(addresses)?;
-        let mut avoid = Vec::new();
-        let mut words = Vec::new();
-        while let Some(address) = client.nodes().choose(&avoid) {
-            match client.nodes().channel(&address).await {
-                Ok(_) => return Ok(client),
-                Err(error) => words.push(format!("{address}: {}", chain(&error))),
-            }
-            client.nodes().failed(&address);
-            avoid.push(address);
-        }
-        Err(ConnectError::Unreachable(words.join("; ")))
-    }
-
-    /// Makes a client that connects with its first call.
-    ///
-    /// # Errors
-    /// `addresses` is malformed.
-    pub fn connect_lazily(self, addresses: &str) -> Result<Client, AddressError> {
-        let nodes = Nodes::new(addresses::parse(addresses)?, self.connect_timeout);
-        Ok(Client { shared: Arc::new(Shared { options: self, nodes }), repeats: false })
-    }
 }
 
 /// A cluster, as a tower service. Cheap to clone; clones share their connections.
@@ -136,7 +87,7 @@ struct Shared {
 impl Client {
     /// Returns a client that also sends a call again when it may have run: when its connection
     /// broke before the answer. For queries, and for commands that have the same effect when they
-    /// run twice.
+    /// run twice. A client of one node alone sends nothing again all the same.
     #[must_use]
     pub fn repeating(&self) -> Client {
         Client { shared: self.shared.clone(), repeats: true }
@@ -166,21 +117,21 @@ impl fmt::Debug for Client {
 
 impl Service<http::Request<Body>> for Client {
     type Response = http::Response<Body>;
-    /// A call that fails ends with a status, like one that a node refuses.
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+    /// The status of a call that no node answered. A node's own status is a response.
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Status>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let client = self.clone();
         Box::pin(async move {
-            Ok(match Call::new(client, request).await {
-                Ok(call) => call.run().await,
-                Err(status) => status.into_http(),
-            })
+            match client.options().follow_leader {
+                true => Call::new(client, request).await?.run().await,
+                false => call::once(&client, request).await,
+            }
         })
     }
 }

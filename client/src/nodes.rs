@@ -11,12 +11,12 @@ use tonic::transport::{Channel, Endpoint};
 const NODES_MAX: usize = 64;
 
 /// How often an idle connection is checked, so that a node that vanished is noticed.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// All nodes of one client.
 pub(crate) struct Nodes {
     connect_timeout: Duration,
+    ping_timeout: Duration,
     known: Mutex<Known>,
 }
 
@@ -26,18 +26,27 @@ struct Known {
     named: usize,
     /// The node that gets the next call first: the leader, as far as is known.
     preferred: usize,
+    /// Connections made so far.
+    connections: u64,
 }
 
 struct Node {
     address: String,
-    channel: Option<Channel>,
+    connection: Option<Connection>,
+}
+
+/// A connection, with a number that no other one of this client has.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) channel: Channel,
+    pub(crate) number: u64,
 }
 
 impl Nodes {
-    pub(crate) fn new(addresses: Vec<String>, connect_timeout: Duration) -> Nodes {
+    pub(crate) fn new(addresses: Vec<String>, connect_timeout: Duration, ping_timeout: Duration) -> Nodes {
         let named = addresses.len();
-        let nodes = addresses.into_iter().map(|address| Node { address, channel: None }).collect();
-        Nodes { connect_timeout, known: Mutex::new(Known { nodes, named, preferred: 0 }) }
+        let nodes = addresses.into_iter().map(|address| Node { address, connection: None }).collect();
+        Nodes { connect_timeout, ping_timeout, known: Mutex::new(Known { nodes, named, preferred: 0, connections: 0 }) }
     }
 
     /// Returns the address of the preferred node, or, when that is among `avoid`, of the next one
@@ -53,36 +62,42 @@ impl Nodes {
     ///
     /// # Errors
     /// The node cannot be reached. Nothing was sent to it.
-    pub(crate) async fn channel(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
-        if let Some(channel) = self.open(address) {
-            return Ok(channel);
+    pub(crate) async fn connection(&self, address: &str) -> Result<Connection, tonic::transport::Error> {
+        if let Some(connection) = self.open(address) {
+            return Ok(connection);
         }
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(self.ping_timeout)
             .keep_alive_while_idle(true);
         let channel = endpoint.connect().await?;
         let mut known = self.known.lock();
+        known.connections += 1;
+        let connection = Connection { channel, number: known.connections };
         if let Some(node) = known.nodes.iter_mut().find(|node| node.address == address) {
             // Two calls may have connected at once. One connection is enough.
-            return Ok(node.channel.get_or_insert(channel).clone());
+            return Ok(node.connection.get_or_insert(connection).clone());
         }
-        Ok(channel)
+        Ok(connection)
     }
 
-    fn open(&self, address: &str) -> Option<Channel> {
-        self.known.lock().nodes.iter().find(|node| node.address == address)?.channel.clone()
+    fn open(&self, address: &str) -> Option<Connection> {
+        self.known.lock().nodes.iter().find(|node| node.address == address)?.connection.clone()
     }
 
-    /// Drops the connection to a node that failed, and prefers the next node if this one was
-    /// preferred.
-    pub(crate) fn failed(&self, address: &str) {
+    /// Prefers the next node if the one at `address` was preferred: it failed. Drops its connection
+    /// if that is still the one which broke. The calls that were on it all come here, and must not
+    /// drop the next one.
+    pub(crate) fn failed(&self, address: &str, broken: Option<u64>) {
         let mut known = self.known.lock();
         let count = known.nodes.len();
         let Some(at) = known.nodes.iter().position(|node| node.address == address) else { return };
-        known.nodes[at].channel = None;
+        let connection = &mut known.nodes[at].connection;
+        if broken.is_some() && connection.as_ref().map(|connection| connection.number) == broken {
+            *connection = None;
+        }
         if known.preferred == at {
             known.preferred = (at + 1) % count;
         }
@@ -110,7 +125,7 @@ impl Nodes {
                     let named = known.named;
                     known.nodes.remove(named);
                 }
-                known.nodes.push(Node { address: leader.to_owned(), channel: None });
+                known.nodes.push(Node { address: leader.to_owned(), connection: None });
                 known.nodes.len() - 1
             }
         };
@@ -125,7 +140,8 @@ mod tests {
     use super::*;
 
     fn nodes(addresses: &[&str]) -> Nodes {
-        Nodes::new(addresses.iter().map(|address| (*address).to_owned()).collect(), Duration::from_secs(1))
+        let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
+        Nodes::new(addresses, Duration::from_secs(1), Duration::from_secs(1))
     }
 
     #[test]
@@ -135,7 +151,7 @@ mod tests {
         assert!(nodes.prefer("c:3") && !nodes.prefer("c:3"));
         assert_eq!(nodes.choose(&[]).unwrap(), "c:3");
         assert_eq!(nodes.choose(&["c:3".into()]).unwrap(), "a:1");
-        nodes.failed("c:3");
+        nodes.failed("c:3", None);
         assert_eq!(nodes.choose(&[]).unwrap(), "a:1");
         assert_eq!(nodes.choose(&["a:1".into(), "b:2".into(), "c:3".into()]), None);
         nodes.pass_over("b:2");
@@ -155,5 +171,19 @@ mod tests {
         assert_eq!(nodes.choose(&[]).unwrap(), "x:199");
         assert_eq!(nodes.known.lock().nodes.len(), NODES_MAX);
         assert_eq!(nodes.known.lock().nodes[0].address, "a:1");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_broke_is_dropped_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let nodes = nodes(&[&address]);
+        let first = nodes.connection(&address).await.unwrap().number;
+        assert_eq!(nodes.connection(&address).await.unwrap().number, first);
+        nodes.failed(&address, Some(first));
+        let second = nodes.connection(&address).await.unwrap().number;
+        assert_ne!(second, first);
+        nodes.failed(&address, Some(first));
+        assert_eq!(nodes.connection(&address).await.unwrap().number, second);
     }
 }

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::AddRequest;
-use lockstep_tests::pb::example_client::ExampleClient;
 use lockstep_tests::{Cluster, Options, formed, lockstep, lockstep_binary};
 
 fn backup(addr: &str, to: &Path) -> Result<Output> {
@@ -45,9 +44,8 @@ async fn a_backup_under_load_begins_a_cluster_elsewhere_that_grows_to_three() ->
     let follower = old.follower().await?;
     let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let (stopping, count) = (stop.clone(), acknowledged.clone());
-    let endpoint = format!("http://{}", old.nodes[old.leader().await?].grpc_addr());
+    let mut client = old.nodes[old.leader().await?].client().await?;
     let writer = tokio::spawn(async move {
-        let mut client = ExampleClient::connect(endpoint).await?;
         while !stopping.load(SeqCst) {
             let k = count.load(SeqCst);
             client.add(AddRequest { key: format!("k{k}"), val: format!("v{k}") }).await?;

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{PATIENCE, formed, lockstep, lockstep_binary};
+use lockstep_tests::{PATIENCE, formed, lockstep, lockstep_binary, nobody};
 use serde_json::Value;
 
 use crate::misbehaving::misbehaving;
@@ -47,6 +47,30 @@ async fn a_reply_that_cannot_be_shown_is_a_call_that_succeeded() -> Result<()> {
     );
     let said = stderr(&done);
     ensure!(said.contains("the call succeeded (") && said.contains("lockstep-index: "), "{said}");
+    Ok(())
+}
+
+/// With one address the node answers for itself. With several, a command goes on when the leader
+/// dies.
+#[tokio::test]
+async fn several_addresses_are_those_of_one_cluster() -> Result<()> {
+    let mut cluster = formed(3, &[]).await?;
+    let leader = cluster.leader().await?;
+    let all = cluster.nodes.iter().map(|node| node.grpc_addr()).collect::<Vec<_>>().join(",");
+    cluster.nodes[leader].kill()?;
+    let request = r#"{"key": "a", "val": "1"}"#;
+    let told = lockstep(&["call", &all, "Example/Add", request, "--timeout", "60s"])?;
+    ensure!(told.status.success(), "{}", stderr(&told));
+    let follower = cluster.follower().await?;
+    let read = r#"{"key": "a", "linearizable": true}"#;
+    let told = lockstep(&["call", &cluster.nodes[follower].grpc_addr(), "Example/Get", read])?;
+    ensure!(String::from_utf8_lossy(&told.stdout).contains(r#""value":"1""#), "{told:?}");
+    // A list of methods needs one node of them, too.
+    let told = lockstep(&["call", &all, "Example"])?;
+    ensure!(told.status.success() && String::from_utf8_lossy(&told.stdout).contains("Example/Add"), "{told:?}");
+    let (_kept, closed) = nobody()?;
+    let told = lockstep(&["call", &format!("{closed},nowhere"), "Example"])?;
+    ensure!(told.status.code() == Some(2) && stderr(&told).contains("give host:port"), "{}", stderr(&told));
     Ok(())
 }
 

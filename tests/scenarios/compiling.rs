@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
@@ -112,17 +112,6 @@ async fn is_gone(id: u32) -> Result<()> {
     eventually("the compiler is gone", gone).await
 }
 
-/// A process that is killed when the test ends, however it ends.
-struct Node(Child);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // The process may have ended by itself.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 /// Returns a component with the exports of a guest that takes minutes to compile.
 /// It is made once, because its text has a hundred megabytes.
 fn dear() -> &'static [u8] {
@@ -141,20 +130,16 @@ fn dear() -> &'static [u8] {
 
 /// Starts a node for the first time, with a guest that takes minutes to compile.
 /// Returns the node and the process id of its compiler, which is running.
-async fn compiling(place: &Path) -> Result<(Node, u32)> {
+async fn compiling(place: &Path) -> Result<(NodeProcess, u32)> {
     let mut component = dear().to_vec();
     let kv = std::fs::read(lockstep_tests::kv_wasm())?;
     component.extend(sections(&kv)?.into_iter().filter(|section| is_descriptor(section)).flatten());
     let path = place.join("dear.wasm");
     std::fs::write(&path, component)?;
-    let node = NodeProcess::new("nodeA", place, Options { fsm: Some(path), ..Options::bootstrap() })?;
-    let log = std::fs::File::create(place.join("log"))?;
-    let node =
-        Command::new(lockstep_binary()).args(node.arguments()).stdin(Stdio::null()).stderr(log).spawn().map(Node)?;
+    let mut node = NodeProcess::new("nodeA", place, Options { fsm: Some(path), ..Options::bootstrap() })?;
+    node.spawn()?;
     let only = || async {
-        let children = children(node.0.id())?;
-        let log = std::fs::read_to_string(place.join("log"))?;
-        let child = *children.first().with_context(|| format!("no compiler yet: {log}"))?;
+        let child = *children(node.id()?)?.first().with_context(|| format!("no compiler yet: {}", node.log()))?;
         let line = std::fs::read_to_string(format!("/proc/{child}/cmdline"))?;
         ensure!(line.contains("__compile"), "{line:?}");
         Ok(child)
@@ -168,14 +153,9 @@ async fn compiling(place: &Path) -> Result<(Node, u32)> {
 async fn a_node_that_is_stopped_while_it_compiles_ends_at_once_and_takes_its_compiler_along() -> Result<()> {
     let place = tempfile::tempdir()?;
     let (mut node, compiler) = compiling(place.path()).await?;
-    ensure!(Command::new("kill").arg(node.0.id().to_string()).status()?.success());
-    let ended = || {
-        let ended = node.0.try_wait();
-        async { ended?.context("it runs") }
-    };
+    let status = node.stop().await?;
     // If it had been compiled to its end, the guest would have been refused.
-    let status = eventually("it ends", ended).await?;
-    ensure!(status.success(), "{status:?}: {}", std::fs::read_to_string(place.path().join("log"))?);
+    ensure!(status.success(), "{status:?}: {}", node.log());
     is_gone(compiler).await
 }
 
@@ -184,8 +164,7 @@ async fn a_node_that_is_stopped_while_it_compiles_ends_at_once_and_takes_its_com
 async fn a_compiler_ends_with_a_node_that_is_killed() -> Result<()> {
     let place = tempfile::tempdir()?;
     let (mut node, compiler) = compiling(place.path()).await?;
-    node.0.kill()?;
-    node.0.wait()?;
+    node.kill()?;
     is_gone(compiler).await
 }
 

@@ -19,6 +19,7 @@ async fn term(cluster: &Cluster, n: usize) -> Result<u64> {
 
 /// Sends a ballot in every way in which a member saves a vote, and returns the answers.
 async fn send_all(to: &str, route: Route, ballot: Ballot, last: LogId) -> Result<Vec<Result<(), tonic::Status>>> {
+    // A port for peers, which the client crate does not speak to.
     let mut client = PeerClient::connect(format!("http://{to}")).await?;
     let route = Some(route);
     let vote = |leadership_transfer| VoteRequest {

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddRequest, AddVoterRequest, GetRequest, RemoveServerRequest};
-use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed};
+use lockstep_tests::{Cluster, NodeProcess, Options, Signal, eventually, formed};
 
 /// Forms a cluster of three nodes and wipes the directory of the one that bootstrapped it. Then the
 /// others have a leader, and that leader has noticed that the first node is gone.
@@ -82,12 +82,12 @@ async fn a_wiped_founder_forms_no_second_cluster_and_comes_home_while_it_runs() 
 #[tokio::test]
 async fn a_second_cluster_yields_to_the_first_one_when_that_is_heard() -> Result<()> {
     let (mut cluster, _empty) = wiped_founder().await?;
-    cluster.nodes[1].signal("-STOP")?;
-    cluster.nodes[2].signal("-STOP")?;
+    cluster.nodes[1].signal(Signal::SIGSTOP)?;
+    cluster.nodes[2].signal(Signal::SIGSTOP)?;
     cluster.nodes[0].start().await?;
     eventually("it founds another one", || async { cluster.add(0, "key", "of the second").await }).await?;
-    cluster.nodes[1].signal("-CONT")?;
-    cluster.nodes[2].signal("-CONT")?;
+    cluster.nodes[1].signal(Signal::SIGCONT)?;
+    cluster.nodes[2].signal(Signal::SIGCONT)?;
     says(&cluster.nodes[0], &["is alone in cluster", "takes it for a member of its own", "--raft_bootstrap=force"])
         .await?;
     serves_nothing(&cluster.nodes[0]).await?;

@@ -5,9 +5,10 @@ use anyhow::Result;
 use lockstep_tests::pb::{AddVoterRequest, RemoveServerRequest};
 use lockstep_tests::peer::peer_client::PeerClient;
 use lockstep_tests::peer::{AppendRequest, Ballot, IdentifyRequest, LogId, Route, TransferLeaderRequest, VoteRequest};
-use lockstep_tests::{Cluster, Options, eventually, formed};
+use lockstep_tests::{Cluster, Options, Signal, eventually, formed};
 use tonic::transport::Channel;
 
+/// Connects to the port for peers, which the client crate does not speak to.
 async fn peer(cluster: &Cluster, n: usize) -> Result<PeerClient<Channel>> {
     Ok(PeerClient::connect(format!("http://{}", cluster.nodes[n].raft_addr())).await?)
 }
@@ -84,13 +85,13 @@ async fn a_wiped_disk_does_not_count_until_it_is_removed_and_added_again() -> Re
 
     // Two of three nodes have the data. When one of them is paused, the empty node must not make a
     // majority.
-    cluster.nodes[other].signal("-STOP")?;
+    cluster.nodes[other].signal(Signal::SIGSTOP)?;
     let request = lockstep_tests::pb::AddRequest { key: "lost".into(), val: "never".into() };
     let mut request = tonic::Request::new(request);
     request.set_timeout(std::time::Duration::from_secs(5));
     let answer = cluster.nodes[leader].client().await?.add(request).await;
     assert!(answer.is_err(), "acknowledged by an empty disk");
-    cluster.nodes[other].signal("-CONT")?;
+    cluster.nodes[other].signal(Signal::SIGCONT)?;
     cluster.nodes[wiped].kill()?;
     let leader = cluster.leader().await?;
     cluster.nodes[wiped].start().await?;

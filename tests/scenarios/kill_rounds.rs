@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use lockstep_tests::pb::{AddRequest, GetRequest};
-use lockstep_tests::{Cluster, eventually, formed};
+use lockstep_tests::{Cluster, eventually, formed, one_node};
 use tokio::task::JoinHandle;
 
 /// Kills in one run.
@@ -26,19 +26,20 @@ struct Written {
 /// A failed call, whose node was killed, is not repeated. The writer then connects to the next
 /// node.
 async fn writer(cluster: &Cluster, n: usize, stop: Arc<AtomicBool>) -> Result<JoinHandle<Written>> {
-    let endpoints: Vec<String> = cluster.nodes.iter().map(|node| format!("http://{}", node.grpc_addr())).collect();
+    let addresses: Vec<String> = cluster.nodes.iter().map(|node| node.grpc_addr()).collect();
     Ok(tokio::spawn(async move {
         let mut written = Written::default();
         let mut version = 0;
         let mut place = n;
         while !stop.load(Ordering::Relaxed) {
-            let endpoint = tonic::transport::Endpoint::from_shared(endpoints[place % endpoints.len()].clone()).unwrap();
+            // One node at a time: a call whose node was killed is a failure here.
+            let node = one_node().connect(&addresses[place % addresses.len()]).await;
             place += 1;
-            let Ok(channel) = endpoint.connect().await else {
+            let Ok(node) = node else {
                 tokio::task::yield_now().await;
                 continue;
             };
-            let mut client = lockstep_tests::pb::example_client::ExampleClient::new(channel);
+            let mut client = lockstep_tests::pb::example_client::ExampleClient::new(node);
             while !stop.load(Ordering::Relaxed) {
                 version += 1;
                 let key = format!("writer{n}-{}", version % 10);

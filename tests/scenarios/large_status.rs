@@ -40,7 +40,7 @@ async fn a_status_fits_and_says_what_it_lost() -> Result<()> {
     let mut cluster = Cluster::new()?;
     let options = Options::member().with(&[&format!("--grpc_advertise_addr={leader}")]);
     cluster.form(1, &Options { fsm: Some(statics_wasm()), ..options }).await?;
-    let mut client = StaticsClient::new(cluster.nodes[0].channel().await?);
+    let mut client = StaticsClient::new(cluster.nodes[0].connect().await?);
     let rows = [(510, 3_400, "details"), (512, 4_096, "details"), (0, 4_096, ""), (100, 2_000, ""), (512, 0, "")];
     for (letters, detail_bytes, cut) in rows {
         let request = Request { letters, detail_bytes };

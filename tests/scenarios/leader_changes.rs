@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddRequest, LeadershipTransferToServerRequest};
-use lockstep_tests::{Cluster, Options, eventually, formed};
+use lockstep_tests::{Cluster, Options, Signal, eventually, formed, one_node};
 
 /// A restarted node stands for election after 12 to 18 s, a follower of a silent leader after 30 s.
 /// A call without a deadline waits 10 s.
@@ -116,7 +116,7 @@ async fn a_planned_stop_hands_leadership_over_and_exits_cleanly() -> Result<()> 
 async fn nodes_stopped_all_at_once_do_not_wait_for_each_other() -> Result<()> {
     let mut cluster = formed(3, &SLOW).await?;
     for node in &cluster.nodes {
-        node.signal("-TERM")?;
+        node.signal(Signal::SIGTERM)?;
     }
     for node in &mut cluster.nodes {
         ensure!(node.wait_exit().await?.success(), "{} did not stop cleanly", node.name);
@@ -129,7 +129,7 @@ async fn calls_at_healthy_nodes_wait_out_a_paused_leader() -> Result<()> {
     let cluster = formed(3, &[]).await?;
     cluster.add(0, "k", "before").await?;
     let paused = cluster.leader().await?;
-    cluster.nodes[paused].signal("-STOP")?;
+    cluster.nodes[paused].signal(Signal::SIGSTOP)?;
     let healthy = others(&cluster, paused);
     let (a, b) = (healthy[0], healthy[1]);
     let calls = tokio::try_join!(
@@ -138,7 +138,7 @@ async fn calls_at_healthy_nodes_wait_out_a_paused_leader() -> Result<()> {
         cluster.get(a, "k", true),
         cluster.get(b, "k", true),
     );
-    cluster.nodes[paused].signal("-CONT")?;
+    cluster.nodes[paused].signal(Signal::SIGCONT)?;
     let (_, _, read_a, read_b) = calls?;
     ensure!(read_a == "before" && read_b == "before", "read {read_a:?} and {read_b:?}");
     eventually("the one that was paused follows", || cluster.everyone_reads("written-b", "1")).await
@@ -178,19 +178,18 @@ async fn a_hand_over_that_nobody_takes_says_so_and_the_cluster_goes_on() -> Resu
 ///
 /// A failed call is an error unless that node is the one that is being restarted.
 async fn pinned_writer(
-    endpoint: String,
+    address: String,
     n: usize,
     restarting: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 ) -> Result<BTreeMap<String, u64>> {
-    let endpoint = tonic::transport::Endpoint::from_shared(endpoint)?;
     let mut client = None;
     let (mut version, mut acknowledged) = (0, BTreeMap::new());
     while !stop.load(Ordering::SeqCst) {
         let mut open = match client.take() {
             Some(open) => open,
-            None => match endpoint.connect().await {
-                Ok(channel) => lockstep_tests::pb::example_client::ExampleClient::new(channel),
+            None => match one_node().connect(&address).await {
+                Ok(node) => lockstep_tests::pb::example_client::ExampleClient::new(node),
                 Err(_) => {
                     tokio::task::yield_now().await;
                     continue;
@@ -217,8 +216,8 @@ async fn a_rolling_restart_under_load_fails_no_call_at_another_node() -> Result<
     let (restarting, stop) = (Arc::new(AtomicUsize::new(usize::MAX)), Arc::new(AtomicBool::new(false)));
     let writers: Vec<_> = (0..3)
         .map(|n| {
-            let endpoint = format!("http://{}", cluster.nodes[n].grpc_addr());
-            tokio::spawn(pinned_writer(endpoint, n, restarting.clone(), stop.clone()))
+            let address = cluster.nodes[n].grpc_addr();
+            tokio::spawn(pinned_writer(address, n, restarting.clone(), stop.clone()))
         })
         .collect();
     // The leader is first, which is the hardest case: each of the three nodes leads when it is

@@ -75,8 +75,7 @@ async fn a_node_that_lost_its_record_waits_for_a_leader() -> Result<()> {
 async fn a_node_killed_right_after_a_read_shows_no_less_afterwards() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
     let n = cluster.follower().await?;
-    let endpoint = format!("http://{}", cluster.nodes[cluster.leader().await?].grpc_addr());
-    let mut client = lockstep_tests::pb::example_client::ExampleClient::connect(endpoint).await?;
+    let mut client = cluster.nodes[cluster.leader().await?].client().await?;
     let writer = tokio::spawn(async move {
         for value in 1u64.. {
             let request = lockstep_tests::pb::AddRequest { key: "counter".into(), val: value.to_string() };

@@ -55,7 +55,7 @@ async fn the_older_name_is_the_same_service_in_other_words() -> Result<()> {
     let mut cluster = formed(1, &[]).await?;
     let n = cluster.push(Options::member())?;
     cluster.nodes[n].start().await?;
-    let mut admin = RaftAdminClient::new(cluster.nodes[0].channel().await?);
+    let mut admin = RaftAdminClient::new(cluster.nodes[0].connect().await?);
     let mut manager = cluster.nodes[0].manager().await?;
 
     let (id, address) = (cluster.nodes[n].name.clone(), cluster.nodes[n].raft_addr());
@@ -74,7 +74,7 @@ async fn the_older_name_is_the_same_service_in_other_words() -> Result<()> {
     assert_eq!(admin.state(pb::StateRequest {}).await?.into_inner().state(), State::Leader);
     assert_eq!(admin.leader(pb::LeaderRequest {}).await?.into_inner().address, cluster.nodes[0].raft_addr());
     assert!(admin.last_contact(pb::LastContactRequest {}).await?.into_inner().unix_nano > 0);
-    let mut follower = RaftAdminClient::new(cluster.nodes[n].channel().await?);
+    let mut follower = RaftAdminClient::new(cluster.nodes[n].connect().await?);
     assert_eq!(follower.state(pb::StateRequest {}).await?.into_inner().state(), State::Follower);
 
     for service in ["RaftAdmin", "RaftManager"] {
@@ -92,7 +92,7 @@ async fn the_other_calls_answer_under_both_names() -> Result<()> {
     let leader = cluster.leader().await?;
     let index = cluster.add(leader, "key", "value").await?;
     let mut manager = cluster.nodes[leader].manager().await?;
-    let mut admin = RaftAdminClient::new(cluster.nodes[leader].channel().await?);
+    let mut admin = RaftAdminClient::new(cluster.nodes[leader].connect().await?);
 
     let barrier = [manager.barrier(pb::BarrierRequest {}).await?, admin.barrier(pb::BarrierRequest {}).await?];
     let verify = [

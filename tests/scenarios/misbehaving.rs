@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
+use lockstep_client::Client;
 use lockstep_tests::chain_pb::{PanicRequest, chain_client::ChainClient};
 use lockstep_tests::misbehaving_pb::misbehaving_client::MisbehavingClient;
 use lockstep_tests::misbehaving_pb::{Deed, Done, What};
 use lockstep_tests::{Cluster, Options, chain_wasm, eventually, formed_of, lockstep, misbehaving_wasm};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 /// Forms a cluster whose nodes run the guest.
@@ -19,8 +19,8 @@ pub(crate) async fn misbehaving(size: usize, more: &[&str]) -> Result<Cluster> {
     Ok(cluster)
 }
 
-pub(crate) async fn client(cluster: &Cluster, n: usize) -> Result<MisbehavingClient<Channel>> {
-    Ok(MisbehavingClient::new(cluster.nodes[n].channel().await?))
+pub(crate) async fn client(cluster: &Cluster, n: usize) -> Result<MisbehavingClient<Client>> {
+    Ok(MisbehavingClient::new(cluster.nodes[n].connect().await?))
 }
 
 pub(crate) fn deed(what: What) -> Deed {
@@ -105,7 +105,7 @@ fn check(what: What, expected: Expected, answer: Result<Done, Status>) -> Result
 }
 
 /// Increments the counter once. `counted` is its expected value, because no other client counts.
-async fn count(bystander: &mut MisbehavingClient<Channel>, counted: &mut u64) -> Result<()> {
+async fn count(bystander: &mut MisbehavingClient<Client>, counted: &mut u64) -> Result<()> {
     match bystander.r#do(deed(What::Count)).await {
         Ok(done) => {
             *counted += 1;
@@ -235,7 +235,7 @@ async fn who_asked_is_told_what_and_where_and_the_log_says_it_once() -> Result<(
 
     let fsm = Some(chain_wasm());
     let cluster = formed_of(1, Options { fsm, ..Options::member() }).await?;
-    let mut chain = ChainClient::new(cluster.nodes[0].channel().await?);
+    let mut chain = ChainClient::new(cluster.nodes[0].connect().await?);
     let panicked = chain.panic(PanicRequest { word: "told to".into() }).await.unwrap_err();
     let said = panicked.message();
     ensure!(said.contains("chain.Chain/Panic at index ") && said.contains("src/lib.rs:"), "message and place: {said}");

@@ -1,7 +1,7 @@
 //! What an operator uses: HTTP, signals, Stat, the admin command, environment variables.
 
 use anyhow::{Result, ensure};
-use lockstep_tests::{Options, formed, lockstep};
+use lockstep_tests::{Options, Signal, formed, lockstep};
 use serde_json::json;
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn a_node_without_quorum_is_live_but_not_ready() -> Result<()> {
 #[tokio::test]
 async fn signals_stop_a_node_with_exit_code_0() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
-    for (n, signal) in ["-TERM", "-INT", "-TERM"].iter().enumerate() {
+    for (n, signal) in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGTERM].into_iter().enumerate() {
         cluster.nodes[n].signal(signal)?;
         let status = cluster.nodes[n].wait_exit().await?;
         assert_eq!(status.code(), Some(0), "{}", cluster.nodes[n].log());

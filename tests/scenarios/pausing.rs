@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{AddRequest, GetRequest};
-use lockstep_tests::{Cluster, Load, eventually, formed};
+use lockstep_tests::{Cluster, Load, Signal, eventually, formed};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Longer than the others need to replace a leader.
@@ -61,7 +61,7 @@ async fn a_leader_that_was_paused_serves_no_stale_read() -> Result<()> {
         readers.join_all().await.into_iter().collect::<Result<Vec<_>>>()
     });
 
-    cluster.nodes[paused].signal("-STOP")?;
+    cluster.nodes[paused].signal(Signal::SIGSTOP)?;
     tokio::time::sleep(PAUSE).await;
     // The others have continued without it, so the last write that the old leader knows is
     // outdated.
@@ -72,7 +72,7 @@ async fn a_leader_that_was_paused_serves_no_stale_read() -> Result<()> {
     })
     .await?;
     let while_paused = acknowledged.load(Ordering::SeqCst);
-    cluster.nodes[paused].signal("-CONT")?;
+    cluster.nodes[paused].signal(Signal::SIGCONT)?;
     eventually("reads at the paused node", || async {
         let found: u64 = cluster.get(paused, "key", true).await?.parse()?;
         ensure!(found >= while_paused);
@@ -93,9 +93,9 @@ async fn a_pause_of_the_leader_loses_no_acknowledged_write() -> Result<()> {
     for _ in 0..2 {
         let leader = cluster.leader().await?;
         load.touch(&[leader]);
-        cluster.nodes[leader].signal("-STOP")?;
+        cluster.nodes[leader].signal(Signal::SIGSTOP)?;
         tokio::time::sleep(PAUSE).await;
-        cluster.nodes[leader].signal("-CONT")?;
+        cluster.nodes[leader].signal(Signal::SIGCONT)?;
         load.everyone_served().await?;
     }
     load.finish(&cluster).await.map(drop)

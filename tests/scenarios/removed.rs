@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{self, AddRequest, GetRequest, RemoveServerRequest, WatchRequest};
-use lockstep_tests::{Cluster, eventually, formed, lockstep};
+use lockstep_tests::{Cluster, Signal, eventually, formed, lockstep};
 
 async fn remove(cluster: &Cluster, n: usize) -> Result<u64> {
     let leader = cluster.leader().await?;
@@ -74,12 +74,12 @@ async fn a_removed_follower_says_so_ends_its_watches_and_remembers_it() -> Resul
     // The node remembers its removal after a restart, even when it can reach no other node.
     cluster.nodes[n].stop().await?;
     for other in (0..3).filter(|other| *other != n) {
-        cluster.nodes[other].signal("-STOP")?;
+        cluster.nodes[other].signal(Signal::SIGSTOP)?;
     }
     cluster.nodes[n].start().await?;
     says_that_it_is_removed(&cluster, n).await?;
     for other in (0..3).filter(|other| *other != n) {
-        cluster.nodes[other].signal("-CONT")?;
+        cluster.nodes[other].signal(Signal::SIGCONT)?;
     }
     Ok(())
 }
@@ -122,13 +122,13 @@ async fn a_node_that_was_frozen_while_it_was_removed_is_told_when_it_wakes() -> 
     let cluster = formed(3, &[]).await?;
     cluster.add(0, "key", "value").await?;
     let n = cluster.follower().await?;
-    cluster.nodes[n].signal("-STOP")?;
+    cluster.nodes[n].signal(Signal::SIGSTOP)?;
     let leader = (0..3).find(|other| *other != n).unwrap();
     let leader = leader_among(&cluster, leader).await?;
     let request = RemoveServerRequest { id: cluster.nodes[n].name.clone(), previous_index: 0 };
     let operation = cluster.nodes[leader].manager().await?.remove_server(request).await?.into_inner();
     cluster.finish(leader, operation).await?;
-    cluster.nodes[n].signal("-CONT")?;
+    cluster.nodes[n].signal(Signal::SIGCONT)?;
     says_that_it_is_removed(&cluster, n).await
 }
 

@@ -10,7 +10,7 @@ use tonic_prost::ProstCodec;
 async fn an_unknown_method_is_unimplemented() -> Result<()> {
     let cluster = formed(1, &[]).await?;
     for path in ["/Example/Remove", "/Nothing/At", "/x"] {
-        let mut client = tonic::client::Grpc::new(cluster.nodes[0].channel().await?);
+        let mut client = tonic::client::Grpc::new(cluster.nodes[0].connect().await?);
         client.ready().await?;
         let codec = ProstCodec::<AddRequest, AddRequest>::default();
         let status = client
@@ -45,7 +45,7 @@ async fn a_malformed_request_is_invalid_and_changes_nothing() -> Result<()> {
         #[prost(uint64, tag = "1")]
         key: u64,
     }
-    let mut client = tonic::client::Grpc::new(cluster.nodes[0].channel().await?);
+    let mut client = tonic::client::Grpc::new(cluster.nodes[0].connect().await?);
     client.ready().await?;
     let codec = ProstCodec::<Wrong, Wrong>::default();
     let status = client

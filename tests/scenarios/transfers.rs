@@ -136,12 +136,11 @@ struct Writing {
 }
 
 /// Writes as fast as one client can, until it is told to stop.
-fn keep_writing(cluster: &Cluster, n: usize) -> Result<Writing> {
+async fn keep_writing(cluster: &Cluster, n: usize) -> Result<Writing> {
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let endpoint = format!("http://{}", cluster.nodes[n].grpc_addr());
+    let mut client = cluster.nodes[n].client().await?;
     let (stopping, count) = (stop.clone(), written.clone());
     let writer = tokio::spawn(async move {
-        let mut client = lockstep_tests::pb::example_client::ExampleClient::connect(endpoint).await?;
         while !stopping.load(Relaxed) {
             let k = count.load(Relaxed);
             client.add(AddRequest { key: format!("k{}", k % 100), val: k.to_string() }).await?;
@@ -157,7 +156,7 @@ async fn a_joiner_that_needs_longer_than_the_trailing_logs_last_still_joins() ->
     let mut cluster = formed(1, &TIGHT_AND_SLOW).await?;
     write_large(&cluster, 0, 400).await?;
     purged_past(&cluster, 0, 100).await?;
-    let Writing { stop, written, writer } = keep_writing(&cluster, 0)?;
+    let Writing { stop, written, writer } = keep_writing(&cluster, 0).await?;
     let joiner = cluster.push(Options { fsm: None, ..Options::member().with(&TIGHT_AND_SLOW) })?;
     cluster.nodes[joiner].start().await?;
     let before = written.load(Relaxed);

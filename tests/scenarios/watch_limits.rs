@@ -2,15 +2,15 @@
 //! is refused with a message.
 
 use anyhow::{Context, Result, ensure};
+use lockstep_client::Client;
 use lockstep_tests::pb::example_client::ExampleClient;
 use lockstep_tests::pb::{AddRequest, GetRequest, WatchRequest, WatchResponse};
 use lockstep_tests::{eventually, formed};
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 const WATCHES_MAX: usize = 1_000;
 
-async fn watch(client: &mut ExampleClient<Channel>) -> Result<Streaming<WatchResponse>, Status> {
+async fn watch(client: &mut ExampleClient<Client>) -> Result<Streaming<WatchResponse>, Status> {
     let mut stream = client.watch(WatchRequest { key: "key".into(), ..WatchRequest::default() }).await?.into_inner();
     stream.message().await?.ok_or_else(|| Status::unknown("the stream ended"))?;
     Ok(stream)

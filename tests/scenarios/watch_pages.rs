@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use lockstep_client::Client;
 use lockstep_tests::chain_pb::chain_client::ChainClient;
 use lockstep_tests::chain_pb::{GetRequest, PutRequest, WalkRequest, WalkResponse};
 use lockstep_tests::{Cluster, Options, PATIENCE, chain_wasm, eventually, formed_of};
 use tokio::task::JoinSet;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 const ROWS: usize = 2_391;
 const PAGE: u32 = 500;
@@ -20,15 +20,15 @@ async fn chains(size: usize) -> Result<Cluster> {
     formed_of(size, Options { fsm: Some(chain_wasm()), ..Options::member() }).await
 }
 
-async fn client(cluster: &Cluster, n: usize) -> Result<ChainClient<Channel>> {
-    Ok(ChainClient::new(cluster.nodes[n].channel().await?))
+async fn client(cluster: &Cluster, n: usize) -> Result<ChainClient<Client>> {
+    Ok(ChainClient::new(cluster.nodes[n].connect().await?))
 }
 
 fn key(n: usize) -> String {
     format!("row-{n:05}")
 }
 
-async fn put(client: &mut ChainClient<Channel>, key: String) -> Result<()> {
+async fn put(client: &mut ChainClient<Client>, key: String) -> Result<()> {
     client.put(PutRequest { key, value: "x".repeat(100) }).await?;
     Ok(())
 }

@@ -10,16 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lockstep_client::{Client, Outcome, outcome};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::medley_pb::ActRequest;
 use crate::medley_pb::medley_client::MedleyClient;
 use crate::pb::LeadershipTransferToServerRequest;
 use crate::process::{NodeProcess, Options, failpoints_binary, lockstep_binary, medley_wasm};
-use crate::{Cluster, PATIENCE, eventually};
+use crate::{Cluster, PATIENCE, eventually, one_node};
 
 /// Concurrent calls at each node. Enough that an entry contains many commands, in a different
 /// combination each time.
@@ -398,10 +398,9 @@ impl Load {
         let flow = watch::Sender::new(Flow::Runs);
         let mut clients = Vec::new();
         for _ in 0..CONNECTIONS_EACH {
-            let channel = |node: &NodeProcess| -> Result<Channel> {
-                Ok(Endpoint::from_shared(format!("http://{}", node.grpc_addr()))?.connect_lazy())
-            };
-            let mut nodes = cluster.nodes.iter().map(channel).collect::<Result<Vec<_>>>()?;
+            // One node at a time: the clients spread the commands over the nodes themselves.
+            let connect = |node: &NodeProcess| one_node().connect_lazily(&node.grpc_addr());
+            let mut nodes = cluster.nodes.iter().map(connect).collect::<Result<Vec<_>, _>>()?;
             for _ in &cluster.nodes {
                 nodes.rotate_left(1);
                 for _ in 0..CALLS_EACH / CONNECTIONS_EACH {
@@ -440,7 +439,7 @@ impl Load {
 /// Each command is sent until it has an outcome, so it may run more than once. Every node runs it
 /// equally often, which is what matters.
 async fn send(
-    mut nodes: Vec<MedleyClient<Channel>>,
+    mut nodes: Vec<MedleyClient<Client>>,
     seed: u64,
     mut flow: watch::Receiver<Flow>,
     next: Arc<AtomicU64>,
@@ -469,8 +468,7 @@ async fn send(
 
 /// Tells whether the guest refused the command or failed in it. Both are outcomes.
 fn has_run(status: &Status) -> bool {
-    let outcome = status.metadata().get("lockstep-outcome").map(|outcome| outcome.as_bytes());
-    outcome == Some(b"applied") && matches!(status.code(), Code::FailedPrecondition | Code::Internal)
+    outcome(status) == Outcome::Applied && matches!(status.code(), Code::FailedPrecondition | Code::Internal)
 }
 
 /// Prints a progress line.

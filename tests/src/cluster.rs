@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use lockstep_processes::Node;
 use tempfile::TempDir;
 
 use crate::eventually;
@@ -113,7 +114,7 @@ impl Cluster {
     /// Adds another node, not yet started, and returns its place.
     pub fn push(&mut self, options: Options) -> Result<usize> {
         let n = self.nodes.len();
-        let name = format!("node{}", char::from(b'A' + n as u8));
+        let name = Node::name_at(n);
         let place = match &mut self.network {
             Some(network) => network.place()?,
             None => Place::on_loopback()?,

@@ -16,6 +16,7 @@ pub mod torture;
 
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
+pub use lockstep_processes::Signal;
 pub use misbehaving::{misbehaving_wasm, unfinished_wasm};
 pub use network::{Cut, Network, in_network};
 pub use place::nobody;
@@ -67,6 +68,18 @@ pub mod chain_pb {
 /// Time that any condition may take before the test fails. It is far above what is needed, so that
 /// the tests pass on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Returns how tests call a node: this node alone, each call once, with nothing hidden of what came
+/// of it.
+///
+/// The connection breaks when the node hangs. Without that, a test of such a node would not end.
+pub fn one_node() -> lockstep_client::Options {
+    lockstep_client::Options {
+        connect_timeout: PATIENCE,
+        ping_timeout: PATIENCE,
+        ..lockstep_client::Options::one_node()
+    }
+}
 
 /// Repeats `attempt` until it succeeds. After [`PATIENCE`] it fails with the last error.
 pub async fn eventually<T, F, Fut>(what: &str, mut attempt: F) -> Result<T>

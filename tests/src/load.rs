@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lockstep_client::Client;
 use tokio::task::JoinHandle;
-use tonic::transport::{Channel, Endpoint};
 
 use crate::pb::example_client::ExampleClient;
 use crate::pb::{AddRequest, GetRequest};
-use crate::{Cluster, eventually};
+use crate::{Cluster, eventually, one_node};
 
 /// Keys that a client writes in turn.
 const KEYS: usize = 10;
@@ -90,10 +90,10 @@ impl Load {
             nodes,
         });
         let client = |(client, node): (usize, &usize)| {
-            let endpoint = Endpoint::from_shared(format!("http://{}", cluster.nodes[*node].grpc_addr()))?;
-            Ok(tokio::spawn(write(client, *node, endpoint, shared.clone())))
+            let address = cluster.nodes[*node].grpc_addr();
+            tokio::spawn(write(client, *node, address, shared.clone()))
         };
-        let clients = shared.nodes.iter().enumerate().map(client).collect::<Result<_>>()?;
+        let clients = shared.nodes.iter().enumerate().map(client).collect();
         Ok(Load { clients, shared })
     }
 
@@ -168,17 +168,20 @@ impl Shared {
 }
 
 /// Writes increasing versions to the client's own keys until it is told to stop.
-async fn write(client: usize, node: usize, endpoint: Endpoint, shared: Arc<Shared>) -> Written {
+///
+/// The client is one of its node alone and sends nothing again, because every failure of an attempt
+/// is to be seen and counted.
+async fn write(client: usize, node: usize, address: String, shared: Arc<Shared>) -> Written {
     let mut written = Written::default();
-    let mut connection: Option<ExampleClient<Channel>> = None;
+    let mut connection: Option<ExampleClient<Client>> = None;
     let mut version = 0;
     // A write that failed may still be applied at any later time. Its key is not written again, so
     // that this is not mistaken for a lost write.
     let mut spoilt = [0u64; KEYS];
     while !shared.stop.load(Ordering::SeqCst) {
         let Some(connected) = &mut connection else {
-            match endpoint.connect().await {
-                Ok(channel) => connection = Some(ExampleClient::new(channel)),
+            match one_node().connect(&address).await {
+                Ok(node) => connection = Some(ExampleClient::new(node)),
                 Err(_) => tokio::time::sleep(RECONNECT).await,
             }
             continue;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use lockstep_processes::Node;
 use socket2::{Domain, Socket, Type};
 
 use crate::network::Namespace;
@@ -32,6 +33,11 @@ impl Place {
         let (raft_socket, raft) = reserve()?;
         let (http_socket, http) = reserve()?;
         Ok(Place { grpc, raft, http, namespace: None, _reserved: vec![grpc_socket, raft_socket, http_socket] })
+    }
+
+    /// Returns the node of this name at this place.
+    pub(crate) fn node(&self, name: &str) -> Node {
+        Node { name: name.to_owned(), grpc_addr: self.grpc.to_string(), raft_addr: self.raft.to_string() }
     }
 
     /// Returns the place at `ip` in a namespace where no other process listens.

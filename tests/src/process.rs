@@ -2,16 +2,17 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use tonic::transport::{Channel, Endpoint};
+use lockstep_client::Client;
+use lockstep_processes::{NodeCommand, Output, Process, Signal};
 
 use crate::pb::example_client::ExampleClient;
 use crate::pb::raft_manager_client::RaftManagerClient;
 use crate::place::Place;
-use crate::{PATIENCE, descriptors, eventually};
+use crate::{PATIENCE, descriptors, eventually, one_node};
 
 /// Lines of a node's log that a message quotes.
 const LAST_LINES: usize = 60;
@@ -93,15 +94,14 @@ pub struct NodeProcess {
     side_dir: PathBuf,
     /// Options of the next start.
     pub options: Options,
-    child: Option<Child>,
+    process: Option<Process>,
     place: Place,
 }
 
 impl Drop for NodeProcess {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
-            drop(child.kill());
-            drop(child.wait());
+        if let Some(mut process) = self.process.take() {
+            drop(process.kill());
             if std::thread::panicking() {
                 eprintln!("--- log of {}:\n{}", self.name, self.log());
             }
@@ -122,7 +122,7 @@ impl NodeProcess {
             data_dir: data_dir.to_path_buf(),
             side_dir: data_dir.to_path_buf(),
             options,
-            child: None,
+            process: None,
             place,
         }
     }
@@ -142,32 +142,34 @@ impl NodeProcess {
         self.place.http.to_string()
     }
 
-    /// Returns the arguments of a start.
-    pub fn arguments(&self) -> Vec<String> {
-        let mut words: Vec<String> = vec!["node".into()];
-        let mut flag = |name: &str, value: String| words.push(format!("--{name}={value}"));
-        flag("raft_id", self.name.clone());
-        flag("grpc_addr", self.grpc_addr());
-        flag("raft_addr", self.raft_addr());
-        flag("http_addr", self.http_addr());
-        flag("raft_data_dir", self.data_dir.display().to_string());
+    /// Returns what starts the process.
+    fn command(&self) -> NodeCommand {
+        let mut command = NodeCommand::new(&self.options.program, &self.place.node(&self.name), &self.data_dir)
+            .flag("http_addr", self.http_addr());
         if let Some(fsm) = &self.options.fsm {
-            flag("fsm", fsm.display().to_string());
+            command = command.flag("fsm", fsm);
         }
         if self.options.bootstrap {
-            words.push("--raft_bootstrap".into());
+            command = command.bootstrap();
         }
         // The disk of the machine that runs the tests is not under test, unless a scenario sets the
         // flag.
         if !self.options.more.iter().any(|word| word.starts_with("--min_free_bytes")) {
-            words.push("--min_free_bytes=0".into());
+            command = command.flag("min_free_bytes", "0");
         }
         if self.place.namespace.is_some() {
             // The address is not on loopback, but the network is the test's own.
-            words.push("--insecure".into());
+            command = command.arguments(["--insecure"]);
         }
-        words.extend(self.options.more.iter().cloned());
-        words
+        command = command.arguments(&self.options.more);
+        for (name, value) in &self.options.env {
+            command = command.variable(name, value);
+        }
+        if let Some((soft, hard)) = self.options.descriptors {
+            let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+            command = command.through(["sh", "-c", &limits]);
+        }
+        command.variable("LOCKSTEP_FAILPOINTS", self.failpoints_path())
     }
 
     /// Starts the process and waits until it answers a call on its client port.
@@ -192,43 +194,26 @@ impl NodeProcess {
     }
 
     async fn answers(&self) -> bool {
-        let endpoint = format!("http://{}", self.grpc_addr());
-        let Ok(mut manager) = RaftManagerClient::connect(endpoint).await else { return false };
-        manager.state(crate::pb::StateRequest {}).await.is_ok()
+        let Ok(node) = one_node().connect(&self.grpc_addr()).await else { return false };
+        RaftManagerClient::new(node).state(crate::pb::StateRequest {}).await.is_ok()
     }
 
     /// Starts the process and returns at once.
     pub fn spawn(&mut self) -> Result<()> {
-        if self.child.is_some() {
+        if self.process.is_some() {
             bail!("{} runs already", self.name);
         }
         descriptors::raise();
         if !self.failpoints_path().exists() {
             self.fail_at(&[])?;
         }
-        let log = File::options().create(true).append(true).open(self.log_path())?;
-        let program = &self.options.program;
-        let mut command = match self.options.descriptors {
-            None => Command::new(program),
-            Some((soft, hard)) => {
-                let mut shell = Command::new("sh");
-                let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
-                shell.args(["-c", &limits]).arg(program);
-                shell
-            }
+        let log = Output::File(File::options().create(true).append(true).open(self.log_path())?);
+        let command = self.command();
+        let started = match &self.place.namespace {
+            Some(namespace) => namespace.enter(|| command.start(log))?,
+            None => command.start(log),
         };
-        command
-            .args(self.arguments())
-            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
-            .env("LOCKSTEP_FAILPOINTS", self.failpoints_path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let child = match &self.place.namespace {
-            Some(namespace) => namespace.enter(|| command.spawn())?,
-            None => command.spawn(),
-        };
-        self.child = Some(child.with_context(|| format!("{} does not start", program.display()))?);
+        self.process = Some(started.with_context(|| format!("{} does not start", self.options.program.display()))?);
         Ok(())
     }
 
@@ -283,26 +268,24 @@ impl NodeProcess {
 
     /// Sends SIGKILL and reaps the process.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("not running")?;
-        child.kill()?;
-        child.wait()?;
+        self.process.take().context("not running")?.kill()?;
         Ok(())
     }
 
     /// Sends SIGTERM and waits until the process has ended.
     pub async fn stop(&mut self) -> Result<ExitStatus> {
-        self.signal("-TERM")?;
+        self.signal(Signal::SIGTERM)?;
         self.wait_exit().await
     }
 
-    /// Sends a signal, named as for `kill`.
-    pub fn signal(&self, signal: &str) -> Result<()> {
-        let child = self.child.as_ref().context("not running")?;
-        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status()?;
-        if !sent.success() {
-            bail!("kill {signal} failed");
-        }
-        Ok(())
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(self.process.as_ref().context("not running")?.signal(signal)?)
+    }
+
+    /// Returns the process id.
+    pub fn id(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("not running")?.id())
     }
 
     /// Waits until the process has ended by itself.
@@ -310,7 +293,7 @@ impl NodeProcess {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.exited()? {
-                self.child = None;
+                self.process = None;
                 return Ok(status);
             }
             if Instant::now() > deadline {
@@ -327,18 +310,18 @@ impl NodeProcess {
     }
 
     fn exited(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.as_mut().context("not running")?.try_wait()?)
+        Ok(self.process.as_mut().context("not running")?.try_wait()?)
     }
 
     /// Tells whether there is a process.
     pub fn running(&self) -> bool {
-        self.child.is_some()
+        self.process.is_some()
     }
 
     /// Returns the processor time of the process so far, of all its threads together.
     #[cfg(target_os = "linux")]
     pub fn cpu_time(&self) -> Result<Duration> {
-        let id = self.child.as_ref().context("not running")?.id();
+        let id = self.id()?;
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
         // After the name: the state, then numbers. User and system time are the 12th and 13th of
         // these fields, in hundredths of a second.
@@ -347,24 +330,19 @@ impl NodeProcess {
         Ok(Duration::from_millis(hundredths * 10))
     }
 
-    /// Makes a new connection to the client port.
-    ///
-    /// The connection breaks when the node hangs. Without that, a test of such a node would not
-    /// end.
-    pub async fn channel(&self) -> Result<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc_addr()))?;
-        let endpoint = endpoint.http2_keep_alive_interval(PATIENCE / 2).keep_alive_timeout(PATIENCE);
-        eventually("a connection", || async { Ok(endpoint.connect().await?) }).await
+    /// Makes a new connection to the client port, as [`one_node`] says.
+    pub async fn connect(&self) -> Result<Client> {
+        eventually("a connection", || async { Ok(one_node().connect(&self.grpc_addr()).await?) }).await
     }
 
     /// Returns raft-example's client.
-    pub async fn client(&self) -> Result<ExampleClient<Channel>> {
-        Ok(ExampleClient::new(self.channel().await?))
+    pub async fn client(&self) -> Result<ExampleClient<Client>> {
+        Ok(ExampleClient::new(self.connect().await?))
     }
 
     /// Returns the manager's client.
-    pub async fn manager(&self) -> Result<RaftManagerClient<Channel>> {
-        Ok(RaftManagerClient::new(self.channel().await?))
+    pub async fn manager(&self) -> Result<RaftManagerClient<Client>> {
+        Ok(RaftManagerClient::new(self.connect().await?))
     }
 
     /// Returns the parsed reply of `Stat`.
@@ -462,6 +440,6 @@ fn built(name: &str) -> PathBuf {
 }
 
 /// Runs a short `lockstep` command to its end.
-pub fn lockstep(arguments: &[&str]) -> Result<Output> {
+pub fn lockstep(arguments: &[&str]) -> Result<std::process::Output> {
     Ok(Command::new(lockstep_binary()).args(arguments).stdin(Stdio::null()).output()?)
 }

@@ -1,8 +1,6 @@
 //! The steps of the demo. Every sentence that it prints was checked a line before.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -68,15 +66,7 @@ fn form(cluster: &Cluster) -> Result<()> {
 
 fn watch_a_change(cluster: &Cluster, follower: &'static str, written: &mut BTreeMap<String, String>) -> Result<()> {
     step("Watch a key on a follower while it changes");
-    let stream = cluster.stream(follower, "Example/Watch", r#"{"key":"watched"}"#)?;
-    let (sender, updates) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stream).lines().map_while(Result::ok) {
-            if sender.send((Instant::now(), line)).is_err() {
-                return;
-            }
-        }
-    });
+    let updates = cluster.stream(follower, "Example/Watch", r#"{"key":"watched"}"#)?;
     let patience = Duration::from_secs(10);
     let (_, first) = updates.recv_timeout(patience).context("the watch did not send the current value")?;
     println!("    {first}");

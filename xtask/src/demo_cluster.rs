@@ -2,13 +2,13 @@
 //! temporary directory. They are stopped and removed on every way out, including Ctrl-C.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lockstep_processes::{Node, NodeCommand, Output, Plan, Process, Signal, Stream};
 use serde_json::Value;
 
 use crate::demo_directory;
@@ -18,32 +18,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Cluster {
     directory: PathBuf,
-    nodes: Vec<Node>,
+    plan: Plan,
     cleanup: Arc<Mutex<Cleanup>>,
     /// Tells other demos that the directory is in use.
     _lock: File,
 }
 
-struct Node {
-    name: &'static str,
-    grpc_addr: String,
-    raft_addr: String,
-}
-
 /// What must be removed at the end. The Ctrl-C handler can reach it.
 #[derive(Default)]
 struct Cleanup {
-    children: Vec<(String, Child)>,
+    processes: Vec<Process>,
     directory: Option<PathBuf>,
 }
 
 impl Cleanup {
     fn run(&mut self) {
-        for (_, child) in &mut self.children {
-            drop(child.kill());
-            drop(child.wait());
-        }
-        self.children.clear();
+        // What is dropped is killed.
+        self.processes.clear();
         if let Some(directory) = self.directory.take() {
             drop(std::fs::remove_dir_all(directory));
         }
@@ -62,26 +53,19 @@ impl Cluster {
     /// Plans the directory and the addresses of three nodes. Nothing runs yet.
     pub(crate) fn plan() -> Result<Cluster> {
         let (directory, lock) = demo_directory::create()?;
-        let cleanup = Arc::new(Mutex::new(Cleanup { children: Vec::new(), directory: Some(directory.clone()) }));
+        let cleanup = Arc::new(Mutex::new(Cleanup { processes: Vec::new(), directory: Some(directory.clone()) }));
         let at_interrupt = cleanup.clone();
         ctrlc::set_handler(move || {
             at_interrupt.lock().expect("no holder panics").run();
             std::process::exit(130);
         })?;
         demo_directory::remove_left_behind(&directory)?;
-        // All six listeners are open at once, so that the system picks six different ports.
-        let listeners: Vec<TcpListener> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-        let address = |n: usize| listeners[n].local_addr().map(|address| address.to_string());
-        let nodes = Self::NAMES
-            .iter()
-            .enumerate()
-            .map(|(n, name)| Ok(Node { name, grpc_addr: address(n)?, raft_addr: address(n + 3)? }))
-            .collect::<Result<_>>()?;
-        Ok(Cluster { directory, nodes, cleanup, _lock: lock })
+        let plan = Plan::on_free_ports("127.0.0.1", 3)?;
+        Ok(Cluster { directory, plan, cleanup, _lock: lock })
     }
 
     fn node(&self, name: &str) -> &Node {
-        self.nodes.iter().find(|node| node.name == name).expect("a name of NAMES")
+        self.plan.nodes.iter().find(|node| node.name == name).expect("a name of NAMES")
     }
 
     pub(crate) fn grpc_addr(&self, name: &str) -> &str {
@@ -95,66 +79,47 @@ impl Cluster {
     /// Starts a node. Its log goes to a file beside its data.
     pub(crate) fn start(&self, name: &str, bootstrap: bool) -> Result<()> {
         let node = self.node(name);
-        let directory = self.directory.display().to_string();
-        let fsm = crate::build_dir().join("kv.wasm").display().to_string();
-        let mut arguments =
-            vec!["node", "--raft_id", name, "--grpc_addr", &node.grpc_addr, "--raft_addr", &node.raft_addr];
         // The demo may run on a disk with little free space; an ordinary node keeps more.
-        arguments.extend(["--raft_data_dir", &directory, "--fsm", &fsm, "--min_free_bytes=64MiB"]);
+        let mut command = NodeCommand::new(program(), node, &self.directory)
+            .flag("fsm", crate::build_dir().join("kv.wasm"))
+            .flag("min_free_bytes", "64MiB");
         if bootstrap {
-            arguments.push("--raft_bootstrap");
+            command = command.bootstrap();
         }
-        say_command(&arguments);
-        // Stops the node even when this process is killed: its end of the pipe closes with it.
-        arguments.push("--exit_on_stdin_close");
+        say_command(&command.words());
         let log = File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
-        let child = Command::new(crate::build_dir().join("lockstep"))
-            .args(&arguments)
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("build/lockstep does not start")?;
-        self.cleanup.lock().expect("no holder panics").children.push((name.to_string(), child));
+        let process = command.start(Output::File(log)).context("build/lockstep does not start")?;
+        self.cleanup.lock().expect("no holder panics").processes.push(process);
         Ok(())
     }
 
     /// Kills a node with SIGKILL, so that it cannot clean up.
     pub(crate) fn kill(&self, name: &str) -> Result<()> {
         let mut cleanup = self.cleanup.lock().expect("no holder panics");
-        let position =
-            cleanup.children.iter().position(|(child, _)| child == name).context("that node does not run")?;
-        let (_, mut child) = cleanup.children.remove(position);
-        child.kill()?;
-        child.wait()?;
+        let position = cleanup.processes.iter().position(|process| process.name() == name);
+        let mut process = cleanup.processes.remove(position.context("that node does not run")?);
+        process.kill()?;
         Ok(())
     }
 
     /// Stops every node with SIGTERM, and requires exit code 0 of each.
     pub(crate) fn stop(&self) -> Result<()> {
         let mut cleanup = self.cleanup.lock().expect("no holder panics");
-        for (_, child) in &cleanup.children {
-            let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status()?;
-            if !killed.success() {
+        for process in &mut cleanup.processes {
+            if process.try_wait()?.is_some() {
                 bail!("a node was gone before it was told to stop");
             }
+            process.signal(Signal::SIGTERM)?;
         }
-        for (name, child) in &mut cleanup.children {
-            let deadline = Instant::now() + PATIENCE;
-            let status = loop {
-                if let Some(status) = child.try_wait()? {
-                    break status;
-                }
-                if Instant::now() > deadline {
-                    bail!("{name} did not stop within {PATIENCE:?} of SIGTERM");
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            };
-            if !status.success() {
-                bail!("{name} ended with {status} on SIGTERM");
+        for process in &mut cleanup.processes {
+            let name = process.name().to_owned();
+            match process.wait(PATIENCE)? {
+                Some(status) if status.success() => {}
+                Some(status) => bail!("{name} ended with {status} on SIGTERM"),
+                None => bail!("{name} did not stop within {PATIENCE:?} of SIGTERM"),
             }
         }
-        cleanup.children.clear();
+        cleanup.processes.clear();
         Ok(())
     }
 
@@ -170,7 +135,7 @@ impl Cluster {
 
     /// Runs `lockstep` without printing anything.
     pub(crate) fn quietly(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(crate::build_dir().join("lockstep")).args(arguments).stdin(Stdio::null()).output()?;
+        let output = Command::new(program()).args(arguments).stdin(Stdio::null()).output()?;
         if !output.status.success() {
             bail!("lockstep {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -183,18 +148,19 @@ impl Cluster {
         serde_json::from_str(&text).with_context(|| format!("{method} printed {text:?}"))
     }
 
-    /// Starts a long-running call: `lockstep call` as a child process whose lines are read. It ends
-    /// with the cluster.
-    pub(crate) fn stream(&self, name: &str, method: &str, request: &str) -> Result<std::process::ChildStdout> {
+    /// Starts a long-running call: `lockstep call` as a child process whose lines are read. Each
+    /// comes with the time at which it was read. The call ends with the cluster.
+    pub(crate) fn stream(&self, name: &str, method: &str, request: &str) -> Result<mpsc::Receiver<(Instant, String)>> {
         let arguments = ["call", self.grpc_addr(name), method, request];
         say_command(&arguments);
-        let mut child = Command::new(crate::build_dir().join("lockstep"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let lines = child.stdout.take().expect("piped");
-        self.cleanup.lock().expect("no holder panics").children.push(("call".into(), child));
+        let (sender, lines) = mpsc::channel();
+        let output = Output::lines(move |stream, line| match stream {
+            Stream::Stdout => drop(sender.send((Instant::now(), line.to_owned()))),
+            Stream::Stderr => eprintln!("{line}"),
+        });
+        let mut command = Command::new(program());
+        let process = Process::start("call", command.args(arguments).stdin(Stdio::null()), output)?;
+        self.cleanup.lock().expect("no holder panics").processes.push(process);
         Ok(lines)
     }
 
@@ -234,9 +200,14 @@ impl Cluster {
     }
 }
 
-fn say_command(arguments: &[&str]) {
+fn program() -> PathBuf {
+    crate::build_dir().join("lockstep")
+}
+
+fn say_command(arguments: &[impl AsRef<str>]) {
     let quoted: Vec<String> = arguments
         .iter()
+        .map(AsRef::as_ref)
         .map(|word| if word.contains(['{', ' ']) { format!("'{word}'") } else { word.to_string() })
         .collect();
     println!("  $ build/lockstep {}", quoted.join(" "));

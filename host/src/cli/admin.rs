@@ -75,7 +75,7 @@ pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
         let request = set_log_time::request(&args.arguments)?;
         return super::client_runtime()?.block_on(async {
             let manager = reach(args).await?;
-            set_log_time::run(manager.channel().clone(), request, args.timeout).await
+            set_log_time::run(manager.server().clone(), request, args.timeout).await
         });
     }
     let rpc = manager::rpc(&args.rpc).ok_or_else(|| unknown_rpc(&args.rpc))?;
@@ -99,7 +99,7 @@ async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMess
     if !is_operation(&reply) {
         return Ok(());
     }
-    let outcome = with_transfers(manager.channel(), say(manager, &known("Await"), &reply)).await?;
+    let outcome = with_transfers(manager.server(), say(manager, &known("Await"), &reply)).await?;
     // The operation is over, whatever happens to its token. A node that was shut down may be gone
     // already.
     if let Err(error) = say(manager, &known("Forget"), &reply).await {
@@ -116,7 +116,7 @@ async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage
     print_line(format!("Invoking {}({})", rpc.name(), text::format(request, Defaults::Hidden)))?;
     let reply = match manager.call(rpc, request).await {
         Ok(reply) => reply,
-        Err(status) => return Err(door::failure(manager.channel(), status).await.into()),
+        Err(status) => return Err(door::failure(manager.server(), status).await.into()),
     };
     let shown = text::format(&reply, Defaults::Shown);
     let separator = if shown.contains('\n') { "\n" } else { " " };
@@ -130,8 +130,8 @@ async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<M
     for addr in addrs.split(',') {
         // Does not wait for a dead node: another one may lead.
         let answer = match client::connect(addr, Duration::ZERO).await {
-            Ok(channel) => {
-                let manager = Manager::new(channel, timeout);
+            Ok(server) => {
+                let manager = Manager::new(server, timeout);
                 let reply = manager.run("State", &[]).await;
                 match reply.map(|reply| text_field(&reply, "state").unwrap_or_default()) {
                     Ok(state) if state == "Leader" => return Ok(manager),

@@ -64,12 +64,12 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<()> {
 }
 
 async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
-    let channel = client::connect(&args.addr, CONNECT_PATIENCE).await?;
-    let mut client = AdminClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let server = client::connect(&args.addr, CONNECT_PATIENCE).await?;
+    let mut client = AdminClient::new(server.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let failed = |status| Failure::from_status(&status);
     let mut frames = match client.backup(BackupRequest { local: args.local }).await {
         Ok(reply) => reply.into_inner(),
-        Err(status) => return Err(door::failure(&channel, status).await.into()),
+        Err(status) => return Err(door::failure(&server, status).await.into()),
     };
     let (queue, written) = start_writing(out)?;
     let (mut line, mut bytes) = (Line::new(), 0);

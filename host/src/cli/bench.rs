@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use http::uri::PathAndQuery;
 use tokio::task::JoinSet;
 use tonic::client::Grpc;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-use super::client::{self, CONNECT_PATIENCE};
+use super::client::{self, CONNECT_PATIENCE, Client};
 use super::report::{Failure, code_name, print_line};
 
 /// How long a client waits after an error. Without a pause, a dead cluster would only show how fast
@@ -105,15 +104,17 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 /// Runs the load once. It connects first, so that the measured time covers commands only.
 async fn measure(args: &BenchArgs, clients: u32) -> anyhow::Result<(Seen, Duration)> {
-    let mut channels = Vec::new();
+    let mut connections = Vec::new();
     for addr in args.addrs.iter().cycle().take(clients as usize) {
-        channels.push(client::connect(addr, CONNECT_PATIENCE).await?);
+        // Nothing is sent again for a client, so that each latency is that of one call, and each
+        // error is counted.
+        connections.push(client::connect(addr, CONNECT_PATIENCE).await?);
     }
     let began = Instant::now();
     let end = began + Duration::from_secs(args.seconds);
     let mut running = JoinSet::new();
-    for (client, channel) in channels.into_iter().enumerate() {
-        running.spawn(drive(channel, client, args.value_bytes, end));
+    for (client, connection) in connections.into_iter().enumerate() {
+        running.spawn(drive(connection, client, args.value_bytes, end));
     }
     let mut all = Seen::default();
     while let Some(seen) = running.join_next().await {
@@ -127,9 +128,9 @@ async fn measure(args: &BenchArgs, clients: u32) -> anyhow::Result<(Seen, Durati
     Ok((all, began.elapsed()))
 }
 
-async fn drive(channel: Channel, client: usize, value_bytes: usize, end: Instant) -> Seen {
+async fn drive(connection: Client, client: usize, value_bytes: usize, end: Instant) -> Seen {
     let mut seen = Seen::default();
-    let mut grpc = Grpc::new(channel);
+    let mut grpc = Grpc::new(connection);
     let val = "x".repeat(value_bytes);
     let mut count = 0;
     while Instant::now() < end {
@@ -148,9 +149,8 @@ async fn drive(channel: Channel, client: usize, value_bytes: usize, end: Instant
     seen
 }
 
-async fn add(grpc: &mut Grpc<Channel>, request: AddRequest) -> Result<u64, Status> {
-    let gone = |error: tonic::transport::Error| Status::unavailable(format!("the connection is gone: {error}"));
-    grpc.ready().await.map_err(gone)?;
+async fn add(grpc: &mut Grpc<Client>, request: AddRequest) -> Result<u64, Status> {
+    grpc.ready().await?;
     let mut request = Request::new(request);
     request.set_timeout(COMMAND_TIMEOUT);
     let codec: ProstCodec<AddRequest, AddResponse> = ProstCodec::default();

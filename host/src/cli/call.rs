@@ -8,10 +8,9 @@ use anyhow::Context;
 use prost_reflect::{DynamicMessage, MethodDescriptor, ServiceDescriptor};
 use tonic::Status;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
-use tonic::transport::Channel;
 
 use super::called::as_called;
-use super::client::{self, CONNECT_PATIENCE, CallOptions};
+use super::client::{self, CONNECT_PATIENCE, CallOptions, Client};
 use super::door;
 use super::json::{Shown, Tree, read_message, show_bytes};
 use super::reflection::Reflection;
@@ -31,6 +30,7 @@ Examples:
   lockstep call localhost:40051
   lockstep call localhost:40051 Example/Add '{\"key\": \"a\", \"val\": \"1\"}'
   lockstep call localhost:40051 Example/Get '{\"key\": \"a\", \"linearizable\": true}' --timeout 2s
+  lockstep call localhost:40051,localhost:40052 Example/Get '{\"key\": \"a\"}'
   lockstep call localhost:40051 Example/Watch '{\"key\": \"a\"}'
   lockstep call localhost:40051 Example/Add @request.json
   echo '{\"key\": \"a\"}' | lockstep call localhost:40051 Example/Get -";
@@ -39,8 +39,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct CallArgs {
-    /// The grpc_addr of a node
-    #[arg(value_name = "HOST:PORT")]
+    /// The grpc_addr of a node; or of several nodes, separated by commas, to call their leader
+    #[arg(value_name = "HOST:PORT,…")]
     addr: String,
 
     /// Service/Method; without it, or with a service alone, the methods are listed
@@ -70,17 +70,17 @@ pub(crate) fn run(args: &CallArgs) -> anyhow::Result<()> {
             .into());
     }
     super::client_runtime()?.block_on(async {
-        let channel = client::connect(&args.addr, CONNECT_PATIENCE).await?;
+        let server = client::connect_to_any(&args.addr, CONNECT_PATIENCE).await?;
         match method {
-            None => list(args, channel, None).await,
-            Some((service, None)) => list(args, channel, Some(service)).await,
-            Some((service, Some(method))) => call(channel, service, method, args).await,
+            None => list(args, server, None).await,
+            Some((service, None)) => list(args, server, Some(service)).await,
+            Some((service, Some(method))) => call(server, service, method, args).await,
         }
     })
 }
 
-async fn call(channel: Channel, service: &str, method: &str, args: &CallArgs) -> anyhow::Result<()> {
-    let service = describe(channel.clone(), service).await?;
+async fn call(server: Client, service: &str, method: &str, args: &CallArgs) -> anyhow::Result<()> {
+    let service = describe(server.clone(), service).await?;
     let method = find_method(&service, method)?;
     let request = request(&method, args.json.as_deref().unwrap_or("{}"))?;
     let mut options = CallOptions { timeout: args.timeout, metadata: MetadataMap::new() };
@@ -92,32 +92,32 @@ async fn call(channel: Channel, service: &str, method: &str, args: &CallArgs) ->
         return Err(Failure::usage(format!("{name} takes a stream of requests, which this command cannot send")).into());
     }
     if !method.is_server_streaming() {
-        return match client::unary_bytes(&channel, &method, &request, &options).await {
+        return match client::unary_bytes(&server, &method, &request, &options).await {
             Ok(reply) => {
                 let shown = show_bytes(&method.output(), reply.get_ref());
                 print_reply(&shown, &format!("the call succeeded{}", in_brackets(reply.metadata())))
             }
-            Err(status) => Err(refusal(&channel, &method, status).await.into()),
+            Err(status) => Err(refusal(&server, &method, status).await.into()),
         };
     }
-    match stream(&channel, &method, &request, &options).await? {
+    match stream(&server, &method, &request, &options).await? {
         Ok(()) => Ok(()),
-        Err(status) => Err(refusal(&channel, &method, status).await.into()),
+        Err(status) => Err(refusal(&server, &method, status).await.into()),
     }
 }
 
-async fn refusal(channel: &Channel, method: &MethodDescriptor, status: Status) -> Failure {
-    door::failure_described(channel, status, Some(method.parent_pool())).await
+async fn refusal(server: &Client, method: &MethodDescriptor, status: Status) -> Failure {
+    door::failure_described(server, status, Some(method.parent_pool())).await
 }
 
 /// Prints the replies until the stream ends. The inner error is the server's or the connection's.
 async fn stream(
-    channel: &Channel,
+    server: &Client,
     method: &MethodDescriptor,
     request: &DynamicMessage,
     options: &CallOptions,
 ) -> anyhow::Result<Result<(), Status>> {
-    let mut replies = match client::server_streaming(channel, method, request, options).await {
+    let mut replies = match client::server_streaming(server, method, request, options).await {
         Ok(replies) => replies,
         Err(status) => return Ok(Err(status)),
     };
@@ -153,12 +153,12 @@ fn in_brackets(metadata: &MetadataMap) -> String {
     if lines.is_empty() { String::new() } else { format!(" ({})", lines.join(", ")) }
 }
 
-async fn describe(channel: Channel, service: &str) -> anyhow::Result<ServiceDescriptor> {
-    let mut reflection = Reflection::new(channel.clone());
+async fn describe(server: Client, service: &str) -> anyhow::Result<ServiceDescriptor> {
+    let mut reflection = Reflection::new(server.clone());
     let services = reflection.services().await?;
     let unknown = |hint: String| Failure::new(format!("the server has no service {service:?}")).hint(hint);
     if !services.iter().any(|known| known == service) {
-        if let Some(what_to_do) = door::outside(&channel).await {
+        if let Some(what_to_do) = door::outside(&server).await {
             return Err(unknown(what_to_do).into());
         }
         if let Some(called) = named_by_its_method(&mut reflection, &services, service).await? {
@@ -204,11 +204,11 @@ fn find_method(service: &ServiceDescriptor, name: &str) -> anyhow::Result<Method
 
 /// Prints the methods of one service, or all methods of the guest. In the second case, the names of
 /// the host's own services follow.
-async fn list(args: &CallArgs, channel: Channel, only: Option<&str>) -> anyhow::Result<()> {
-    let mut reflection = Reflection::new(channel.clone());
+async fn list(args: &CallArgs, server: Client, only: Option<&str>) -> anyhow::Result<()> {
+    let mut reflection = Reflection::new(server.clone());
     if let Some(service) = only {
         let is_node = is_node(&reflection.services().await?);
-        return print_service(&describe(channel, service).await?, is_node);
+        return print_service(&describe(server, service).await?, is_node);
     }
     let services = reflection.services().await?;
     let is_node = is_node(&services);
@@ -225,7 +225,7 @@ async fn list(args: &CallArgs, channel: Channel, only: Option<&str>) -> anyhow::
     for service in own {
         print_line(as_called(&format!("{service}  of the node; `lockstep call {} {service}` lists it", args.addr)))?;
     }
-    if let Some(what_to_do) = door::outside(&channel).await {
+    if let Some(what_to_do) = door::outside(&server).await {
         print_notice(as_called(&what_to_do));
     }
     Ok(())

@@ -1,27 +1,27 @@
-//! Connects to a node and makes calls whose messages are known only by their descriptor. It knows
-//! no method by name.
+//! Connects to a node, or to a cluster, and makes calls whose messages are known only by their
+//! descriptor. It knows no method by name. How a call reaches a node, and when it is sent again,
+//! is up to `lockstep-client`.
 
-use std::io::ErrorKind;
-use std::io::Write;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
+use lockstep_client::{ConnectError, Options, Unanswered, Unreached, unanswered};
 use prost::Message;
 use prost_reflect::{DynamicMessage, MethodDescriptor};
 use tokio::time::Instant;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::report::Failure;
+use super::report::{Failure, print_notice};
 use crate::config::Address;
+
+pub(crate) use lockstep_client::Client;
 
 /// How long to retry when a node refuses connections. The node may just be starting.
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Longest time for one attempt to reach an address that does not answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes that are read as one message. Lockstep's own servers send far less.
@@ -43,108 +43,105 @@ pub(crate) struct Replies {
     deadline: Option<Instant>,
 }
 
-/// Connects to the gRPC port of a node. While the node refuses connections, it retries for
-/// `patience`, with a notice on stderr.
-pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Channel> {
-    connect_with(addr, patience, |notice| drop(writeln!(std::io::stderr(), "{notice}"))).await
+/// Connects to the gRPC port of a node. All calls go to this node alone, each of them once. While
+/// the node refuses connections, it retries for `patience`, with a notice on stderr.
+pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Client> {
+    reach(Options { patience, ..Options::one_node() }, &[addr], print_waiting(patience)).await
 }
 
 /// Connects like [`connect`], but without a notice, to a node that is known to be starting.
-pub(crate) async fn connect_quietly(addr: &str, patience: Duration) -> anyhow::Result<Channel> {
-    connect_with(addr, patience, |_| ()).await
+pub(crate) async fn connect_quietly(addr: &str, patience: Duration) -> anyhow::Result<Client> {
+    reach(Options { patience, ..Options::one_node() }, &[addr], |_| ()).await
 }
 
-async fn connect_with(addr: &str, patience: Duration, notice: impl Fn(&str)) -> anyhow::Result<Channel> {
-    let endpoint = endpoint(addr)?;
-    let deadline = Instant::now() + patience;
-    let mut noticed = false;
-    loop {
-        let error = match endpoint.connect().await {
-            Ok(channel) => return Ok(channel),
-            Err(error) => error,
-        };
-        let refused = is_refused(&error);
-        if !refused || Instant::now() >= deadline {
-            let hint = if refused {
-                "is the node running, and is this its --grpc_addr?"
-            } else {
-                "check the address; it is the --grpc_addr of a node"
-            };
-            let failure = Failure::new(format!("cannot connect to {addr}: {}", innermost(&error)));
-            return Err(failure.hint(hint).into());
-        }
-        if !noticed {
-            let patience = humantime::format_duration(patience);
-            notice(&format!("nothing listens at {addr} yet; trying for {patience}"));
-            noticed = true;
-        }
-        tokio::time::sleep(CONNECT_PAUSE).await;
+/// Connects like [`connect`] to one address. To several, separated by commas, it connects as a
+/// client of their cluster: calls go to the leader, and are sent again when no node ran them.
+pub(crate) async fn connect_to_any(addrs: &str, patience: Duration) -> anyhow::Result<Client> {
+    let addrs: Vec<&str> = addrs.split(',').collect();
+    if let [addr] = addrs[..] {
+        return connect(addr, patience).await;
+    }
+    // The node says which request is too large.
+    let options = Options { patience, request_bytes_max: usize::MAX, ..Options::default() };
+    reach(options, &addrs, print_waiting(patience)).await
+}
+
+fn print_waiting(patience: Duration) -> impl FnOnce(&[&str]) {
+    move |silent| {
+        let patience = humantime::format_duration(patience);
+        print_notice(format_args!("nothing listens at {} yet; trying for {patience}", silent.join(", ")));
     }
 }
 
-fn endpoint(addr: &str) -> anyhow::Result<Endpoint> {
-    let plain = addr.strip_prefix("http://").unwrap_or(addr);
+async fn reach(options: Options, typed: &[&str], waiting: impl FnOnce(&[&str])) -> anyhow::Result<Client> {
+    let addresses = typed.iter().map(|addr| address(addr)).collect::<Result<Vec<_>, _>>()?;
+    let options = Options { connect_timeout: CONNECT_TIMEOUT, ..options };
+    match options.connect_with_notice(&addresses.join(","), waiting).await {
+        Ok(client) => Ok(client),
+        Err(ConnectError::Unreachable(nodes)) => Err(unreachable(typed, &nodes).into()),
+        Err(ConnectError::Address(refused)) => Err(Failure::usage(refused.to_string()).into()),
+    }
+}
+
+/// Reads an address as a person types it. A port alone is one of this machine.
+fn address(typed: &str) -> Result<String, Failure> {
+    let plain = typed.strip_prefix("http://").unwrap_or(typed);
     let mut address =
         Address::parse("the address", plain).map_err(|refused| Failure::usage(refused.problem).hint(refused.hint))?;
     if address.host.is_empty() {
         address.host = "localhost".into();
     }
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| Failure::usage(format!("{addr:?} is no address: {error}")))?;
-    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
+    Ok(address.to_string())
 }
 
-fn is_refused(error: &tonic::transport::Error) -> bool {
-    causes(error).any(|cause| {
-        let io = cause.downcast_ref::<std::io::Error>();
-        io.is_some_and(|io| io.kind() == ErrorKind::ConnectionRefused)
-    })
-}
-
-/// Returns the text of the innermost cause. It says what happened; the outer ones say only that
-/// something failed.
-fn innermost(error: &tonic::transport::Error) -> String {
-    let last = causes(error).last();
-    last.map_or_else(|| error.to_string(), |cause| cause.to_string())
-}
-
-fn causes<'a>(error: &'a tonic::transport::Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    let first: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(first), |cause| cause.source())
+fn unreachable(typed: &[&str], nodes: &[Unreached]) -> Failure {
+    let hint = match nodes.iter().all(Unreached::is_refused) {
+        true => "is the node running, and is this its --grpc_addr?",
+        false => "check the address; it is the --grpc_addr of a node",
+    };
+    let failure = match (typed, nodes) {
+        ([addr], [node]) => Failure::new(format!("cannot connect to {addr}: {}", node.reason())),
+        _ => nodes.iter().fold(Failure::new("cannot connect to any of these nodes"), |failure, node| {
+            failure.note(format!("{}: {}", node.address(), node.reason()))
+        }),
+    };
+    failure.hint(hint)
 }
 
 /// Calls a method with one reply.
 pub(crate) async fn unary(
-    channel: &Channel,
+    server: &Client,
     method: &MethodDescriptor,
     request: &DynamicMessage,
     options: &CallOptions,
 ) -> Result<DynamicMessage, Status> {
-    let reply = unary_bytes(channel, method, request, options).await?;
+    let reply = unary_bytes(server, method, request, options).await?;
     decode(method, reply.into_inner())
 }
 
 /// Calls like [`unary`], but returns the raw reply and the server's metadata.
 pub(crate) async fn unary_bytes(
-    channel: &Channel,
+    server: &Client,
     method: &MethodDescriptor,
     request: &DynamicMessage,
     options: &CallOptions,
 ) -> Result<Response<Bytes>, Status> {
-    let mut grpc = ready(channel).await?;
+    let mut grpc = grpc(server);
+    grpc.ready().await?;
     let reply = grpc.unary(request_of(request, options), path(method), RawCodec).await;
     reply.map_err(|status| say_timeout(status, options))
 }
 
 /// Calls a method with a stream of replies. [`next`] reads them.
 pub(crate) async fn server_streaming(
-    channel: &Channel,
+    server: &Client,
     method: &MethodDescriptor,
     request: &DynamicMessage,
     options: &CallOptions,
 ) -> Result<Replies, Status> {
     let deadline = options.timeout.map(|timeout| Instant::now() + timeout);
-    let mut grpc = ready(channel).await?;
+    let mut grpc = grpc(server);
+    grpc.ready().await?;
     let reply = grpc
         .server_streaming(request_of(request, options), path(method), RawCodec)
         .await
@@ -171,11 +168,10 @@ pub(crate) fn decode(method: &MethodDescriptor, reply: Bytes) -> Result<DynamicM
         .map_err(|error| Status::internal(format!("the reply is no {}: {error}", method.output().full_name())))
 }
 
-/// Turns the end of a call at its timeout into DEADLINE_EXCEEDED. tonic's channel ends such a call
-/// as CANCELLED, which would mean that the caller wanted it to end.
+/// Says how long a call without an answer was waited for, as --timeout asks.
 fn say_timeout(status: Status, options: &CallOptions) -> Status {
     match options.timeout {
-        Some(timeout) if status.code() == Code::Cancelled => {
+        Some(timeout) if unanswered(&status) == Some(Unanswered::Late) => {
             let timeout = humantime::format_duration(timeout);
             Status::deadline_exceeded(format!("no answer within {timeout}; a command may still have taken effect"))
         }
@@ -195,12 +191,8 @@ fn say_stream_timeout(status: Status, options: &CallOptions) -> Status {
     }
 }
 
-async fn ready(channel: &Channel) -> Result<Grpc<Channel>, Status> {
-    let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    grpc.ready()
-        .await
-        .map_err(|error| Status::unavailable(format!("the connection is gone: {}", innermost(&error))))?;
-    Ok(grpc)
+fn grpc(server: &Client) -> Grpc<Client> {
+    Grpc::new(server.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 fn request_of(message: &DynamicMessage, options: &CallOptions) -> Request<Bytes> {
@@ -252,5 +244,36 @@ impl Decoder for RawCodec {
 
     fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(src.copy_to_bytes(src.remaining())))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::reserved::Reserved;
+
+    async fn refused(addrs: &str) -> String {
+        let error = connect_to_any(addrs, Duration::ZERO).await.unwrap_err();
+        format!("{:?}", error.downcast_ref::<Failure>().unwrap())
+    }
+
+    #[tokio::test]
+    async fn one_closed_address_and_several_are_named_as_they_were_typed() {
+        let ((_one, one), (_other, other)) = (Reserved::address(), Reserved::address());
+        let text = refused(&one.to_string()).await;
+        assert!(text.contains(&format!("cannot connect to {one}: ")), "{text}");
+        let text = refused(&format!("{one},{other}")).await;
+        assert!(text.contains(&format!("{one}: ")) && text.contains(&format!("{other}: ")), "{text}");
+        assert!(text.contains("is this its --grpc_addr?"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_malformed_address_in_a_list_is_refused_as_one_alone_is() {
+        for addrs in ["localhost", "localhost:1,localhost", "localhost:1,"] {
+            assert!(refused(addrs).await.contains("give host:port"), "{addrs}");
+        }
+        assert_eq!(address(":40051").unwrap(), "localhost:40051");
+        assert_eq!(address("http://[::1]:5").unwrap(), "[::1]:5");
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use lockstep_processes::{Node, Plan};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::call::signature;
@@ -21,7 +22,7 @@ use super::progress::mebibytes;
 use super::reflection::Reflection;
 use super::report::{Failure, print_line, print_notice};
 use crate::config::guests_hint;
-use nodes::{Nodes, Plan, PlannedNode};
+use nodes::Nodes;
 use place::Directory;
 
 /// Longest wait for a node to start. Loading a large guest for the first time takes a while on a
@@ -73,7 +74,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<()> {
 
 async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let plan = Plan::new(args.nodes, args.base_port)?;
+    let plan = nodes::plan(args.nodes, args.base_port)?;
     let directory = Directory::create()?;
     for (path, bytes) in directory.remove_left_behind() {
         print_notice(format_args!("removed {} ({}), which a killed run left", path.display(), mebibytes(bytes)));
@@ -89,7 +90,7 @@ async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = nodes.stop() => {}
-        () = signals.next() => nodes.kill().await,
+        () = signals.next() => nodes.kill(),
     }
     result
 }
@@ -98,14 +99,16 @@ async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
 /// is no cluster.
 async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
     let plan = nodes.plan().clone();
-    let methods = tokio::select! {
-        // Checked first: a server that answers in the place of a dead node does not belong to this
-        // cluster.
-        biased;
-        dead = nodes.one_died() => return Err(Failure::new(format!("{dead} while the cluster was formed")).hint("its log is above").into()),
-        formed = form(&plan) => formed?,
+    let (dead, formed) = tokio::select! {
+        dead = nodes.one_died() => (Some(dead), Ok(Vec::new())),
+        // A server that answers in the place of a dead node does not belong to this cluster.
+        formed = form(&plan) => (nodes.take_dead(), formed),
     };
-    tell(&plan, fsm, &methods)?;
+    if let Some(dead) = dead {
+        let failure = Failure::new(format!("{dead} while the cluster was formed"));
+        return Err(failure.hint("its log is above").into());
+    }
+    tell(&plan, fsm, &formed?)?;
     for _ in &plan.nodes {
         let dead = nodes.one_died().await;
         print_notice(dead);
@@ -115,7 +118,7 @@ async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
 
 /// Adds a node through the first one. On a busy machine that node may lose its leadership for a
 /// moment, so a refusal is tried again. The first one is shown.
-async fn add(manager: &Manager, node: &PlannedNode) -> anyhow::Result<()> {
+async fn add(manager: &Manager, node: &Node) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + START_PATIENCE;
     let mut is_told = false;
     loop {
@@ -136,8 +139,8 @@ async fn add(manager: &Manager, node: &PlannedNode) -> anyhow::Result<()> {
 /// others. Returns the methods that every node serves, once every node serves them.
 async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
     let first = plan.nodes.first().context("a cluster has at least one node")?;
-    let channel = client::connect_quietly(&first.grpc_addr, START_PATIENCE).await?;
-    let manager = Manager::new(channel, Some(OPERATION_TIMEOUT));
+    let server = client::connect_quietly(&first.grpc_addr, START_PATIENCE).await?;
+    let manager = Manager::new(server, Some(OPERATION_TIMEOUT));
     let leads = async {
         while text_field(&manager.run("State", &[]).await?, "state").as_deref() != Some("Leader") {
             tokio::time::sleep(POLL_PAUSE).await;

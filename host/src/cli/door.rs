@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use lockstep_client::{Unanswered, unanswered};
 use lockstep_proto::v1::StatusRequest;
 use lockstep_proto::v1::admin_client::AdminClient;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::client::{self, CallOptions};
+use super::client::{self, CallOptions, Client};
 use super::manager;
 use super::report::Failure;
 
@@ -18,15 +18,18 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns the failure for a gRPC error, with a hint. The hint says what to do if the address is a
 /// port for nodes, or if no server is there any more.
-pub(crate) async fn failure(channel: &Channel, status: Status) -> Failure {
-    failure_described(channel, status, None).await
+pub(crate) async fn failure(server: &Client, status: Status) -> Failure {
+    failure_described(server, status, None).await
 }
 
 /// Returns the failure like [`failure`], but also shows messages that the server describes.
-pub(crate) async fn failure_described(channel: &Channel, status: Status, pool: Option<&DescriptorPool>) -> Failure {
+pub(crate) async fn failure_described(server: &Client, status: Status, pool: Option<&DescriptorPool>) -> Failure {
     let failure = Failure::from_described(&status, pool);
+    if unanswered(&status) == Some(Unanswered::Unreachable) {
+        return failure.hint("no connection could be made: is the node still running? Any other node will do");
+    }
     // A status that a server sent has no source. A status that this side makes of a broken
-    // connection has one.
+    // connection has one, also when a stream broke.
     if std::error::Error::source(&status).is_some() {
         return failure
             .hint("the connection broke: is the node still running? What was on its way may have taken effect; any other node will do");
@@ -34,19 +37,19 @@ pub(crate) async fn failure_described(channel: &Channel, status: Status, pool: O
     if status.code() != Code::Unimplemented {
         return failure;
     }
-    match peer_port(channel).await {
+    match peer_port(server).await {
         Some(hint) => failure.hint(hint),
         None => failure.hint("is this the --grpc_addr of a node, and is the node of this version?"),
     }
 }
 
 /// Returns the hint for a server that is the peer port of a node.
-async fn peer_port(channel: &Channel) -> Option<String> {
+async fn peer_port(server: &Client) -> Option<String> {
     let service = manager::descriptors().get_service_by_name("lockstep.peer.v1.Peer")?;
     let identify = service.methods().find(|method| method.name() == "Identify")?;
     let options = CallOptions { timeout: Some(ASK_TIMEOUT), ..CallOptions::default() };
     let request = DynamicMessage::new(identify.input());
-    let reply = client::unary(channel, &identify, &request, &options).await.ok()?;
+    let reply = client::unary(server, &identify, &request, &options).await.ok()?;
     let node = reply.get_field_by_name("node")?;
     let node = node.as_message()?;
     let text = |field| node.get_field_by_name(field).as_deref().and_then(Value::as_str).unwrap_or("?").to_owned();
@@ -59,10 +62,10 @@ async fn peer_port(channel: &Channel) -> Option<String> {
 
 /// Returns what to do about a node without a guest's services. Such a node is in no cluster yet, or
 /// unfit. `None` for other nodes and for other servers.
-pub(crate) async fn outside(channel: &Channel) -> Option<String> {
+pub(crate) async fn outside(server: &Client) -> Option<String> {
     let mut request = tonic::Request::new(StatusRequest {});
     request.set_timeout(ASK_TIMEOUT);
-    let status = AdminClient::new(channel.clone()).status(request).await.ok()?;
+    let status = AdminClient::new(server.clone()).status(request).await.ok()?;
     advice(&serde_json::from_str(&status.into_inner().json).ok()?)
 }
 

@@ -10,9 +10,8 @@ use prost_reflect::{
     ServiceDescriptor, Value,
 };
 use tonic::Status;
-use tonic::transport::Channel;
 
-use super::client::{self, CallOptions};
+use super::client::{self, CallOptions, Client};
 use super::report::Failure;
 use super::text::snake_case;
 
@@ -113,20 +112,20 @@ fn bytes(word: &str) -> Result<bytes::Bytes, String> {
 /// The manager service of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Manager {
-    channel: Channel,
+    server: Client,
     options: CallOptions,
 }
 
 impl Manager {
     /// Creates the client on an open connection. `timeout` limits each call.
-    pub(crate) fn new(channel: Channel, timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(server: Client, timeout: Option<Duration>) -> Self {
         let options = CallOptions { timeout, ..CallOptions::default() };
-        Manager { channel, options }
+        Manager { server, options }
     }
 
     /// Returns the connection, for other services of the same node.
-    pub(crate) fn channel(&self) -> &Channel {
-        &self.channel
+    pub(crate) fn server(&self) -> &Client {
+        &self.server
     }
 
     /// Makes one call.
@@ -135,7 +134,7 @@ impl Manager {
         rpc: &MethodDescriptor,
         request: &DynamicMessage,
     ) -> Result<DynamicMessage, Status> {
-        client::unary(&self.channel, rpc, request, &self.options).await
+        client::unary(&self.server, rpc, request, &self.options).await
     }
 
     /// Calls an RPC by name. If the reply is an operation, it runs it to its end: `Await`, then

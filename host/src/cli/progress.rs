@@ -7,7 +7,8 @@ use std::time::Duration;
 use lockstep_proto::v1::StatusRequest;
 use lockstep_proto::v1::admin_client::AdminClient;
 use serde_json::Value;
-use tonic::transport::Channel;
+
+use super::client::Client;
 
 /// Time between two status requests to a node.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
@@ -53,7 +54,7 @@ impl Drop for Line {
 
 /// Waits for `work`. Meanwhile it shows the node's snapshot transfers on a terminal, in both
 /// directions.
-pub(crate) async fn with_transfers<T>(channel: &Channel, work: impl Future<Output = T>) -> T {
+pub(crate) async fn with_transfers<T>(server: &Client, work: impl Future<Output = T>) -> T {
     let mut line = Line::new();
     if !line.is_shown() {
         return work.await;
@@ -63,7 +64,7 @@ pub(crate) async fn with_transfers<T>(channel: &Channel, work: impl Future<Outpu
             tokio::time::sleep(LOOK_PAUSE).await;
             // If a node does not answer, or is older, there is no line. The work itself reports
             // what is wrong.
-            match AdminClient::new(channel.clone()).status(StatusRequest {}).await {
+            match AdminClient::new(server.clone()).status(StatusRequest {}).await {
                 Ok(status) => match transfers(&status.into_inner().json) {
                     Some(text) => line.draw(&text),
                     None => line.erase(),

@@ -7,12 +7,12 @@ use prost::{Message, encoding};
 use prost_reflect::DescriptorPool;
 use prost_types::FileDescriptorProto;
 use tonic::Code;
-use tonic::transport::Channel;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ErrorResponse, ServerReflectionRequest};
 
+use super::client::Client;
 use super::door;
 use super::report::Failure;
 
@@ -30,14 +30,14 @@ struct File {
 
 /// The reflection service of one server.
 pub(crate) struct Reflection {
-    channel: Channel,
-    client: ServerReflectionClient<Channel>,
+    server: Client,
+    client: ServerReflectionClient<Client>,
 }
 
 impl Reflection {
     /// Creates the client on an open connection.
-    pub(crate) fn new(channel: Channel) -> Self {
-        Reflection { client: ServerReflectionClient::new(channel.clone()), channel }
+    pub(crate) fn new(server: Client) -> Self {
+        Reflection { client: ServerReflectionClient::new(server.clone()), server }
     }
 
     /// Returns the full names of the services, sorted.
@@ -130,7 +130,7 @@ impl Reflection {
                     error_message: status.message().to_owned(),
                 }));
             }
-            Err(status) => return Err(door::failure(&self.channel, status).await.into()),
+            Err(status) => return Err(door::failure(&self.server, status).await.into()),
             Ok(reply) => reply,
         };
         let response = reply.and_then(|reply| reply.message_response);
@@ -184,14 +184,14 @@ mod tests {
         addr
     }
 
-    async fn health() -> (Channel, impl Fn(&str) -> MethodDescriptor) {
+    async fn health() -> (Client, impl Fn(&str) -> MethodDescriptor) {
         let addr = serve(Reserved::address().0.listen()).await;
-        let channel = client::connect(&addr.to_string(), CONNECT_PATIENCE).await.unwrap();
-        let mut reflection = Reflection::new(channel.clone());
+        let server = client::connect(&addr.to_string(), CONNECT_PATIENCE).await.unwrap();
+        let mut reflection = Reflection::new(server.clone());
         let pool = reflection.describe(&[HEALTH.to_owned()]).await.unwrap();
         let service = pool.unwrap().get_service_by_name(HEALTH).unwrap();
         let method = move |name: &str| service.methods().find(|m| m.name() == name).unwrap();
-        (channel, method)
+        (server, method)
     }
 
     fn check(method: &MethodDescriptor, service: &str) -> DynamicMessage {
@@ -202,8 +202,8 @@ mod tests {
 
     #[tokio::test]
     async fn services_are_listed_and_unknown_ones_are_none() {
-        let (channel, _) = health().await;
-        let mut reflection = Reflection::new(channel);
+        let (server, _) = health().await;
+        let mut reflection = Reflection::new(server);
         let services = reflection.services().await.unwrap();
         assert!(services.iter().any(|service| service == HEALTH));
         let unknown = reflection.describe(&["No.Such".to_owned()]).await.unwrap();
@@ -212,17 +212,17 @@ mod tests {
 
     #[tokio::test]
     async fn described_method_can_be_called_and_streamed() {
-        let (channel, method) = health().await;
+        let (server, method) = health().await;
         let options = CallOptions::default();
         let serving = Value::EnumNumber(1);
         let unary = method("Check");
-        let reply = client::unary(&channel, &unary, &check(&unary, "Example"), &options).await;
+        let reply = client::unary(&server, &unary, &check(&unary, "Example"), &options).await;
         let reply = reply.unwrap();
         assert_eq!(*reply.get_field_by_name("status").unwrap(), serving);
 
         let watch = method("Watch");
         let request = check(&watch, "Example");
-        let replies = client::server_streaming(&channel, &watch, &request, &options).await;
+        let replies = client::server_streaming(&server, &watch, &request, &options).await;
         let first = client::next(&mut replies.unwrap(), &options).await.unwrap().unwrap();
         let first = client::decode(&watch, first).unwrap();
         assert_eq!(*first.get_field_by_name("status").unwrap(), serving);
@@ -230,20 +230,20 @@ mod tests {
 
     #[tokio::test]
     async fn error_of_the_server_keeps_its_code() {
-        let (channel, method) = health().await;
+        let (server, method) = health().await;
         let unary = method("Check");
         let request = check(&unary, "Nobody");
-        let result = client::unary(&channel, &unary, &request, &CallOptions::default()).await;
+        let result = client::unary(&server, &unary, &request, &CallOptions::default()).await;
         assert_eq!(result.unwrap_err().code(), Code::NotFound);
     }
 
     #[tokio::test]
     async fn stream_past_its_timeout_is_deadline_exceeded() {
-        let (channel, method) = health().await;
+        let (server, method) = health().await;
         let watch = method("Watch");
         let options = CallOptions { timeout: Some(std::time::Duration::from_millis(20)), ..CallOptions::default() };
         let request = check(&watch, "Example");
-        let mut replies = client::server_streaming(&channel, &watch, &request, &options).await.unwrap();
+        let mut replies = client::server_streaming(&server, &watch, &request, &options).await.unwrap();
         let status = loop {
             match client::next(&mut replies, &options).await {
                 Ok(reply) => assert!(reply.is_some(), "the stream ended without an error"),

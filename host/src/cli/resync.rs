@@ -20,12 +20,12 @@ pub(crate) fn run(addr: &str, arguments: &[String], timeout: Option<Duration>) -
         _ => return Err(Failure::usage(format!("{USAGE}: too many arguments")).into()),
     };
     super::client_runtime()?.block_on(async {
-        let channel = client::connect(addr, CONNECT_PATIENCE).await?;
+        let server = client::connect(addr, CONNECT_PATIENCE).await?;
         let mut request = tonic::Request::new(ResyncRequest { from });
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
-        let done = AdminClient::new(channel).resync(request).await.map_err(|status| Failure::from_status(&status))?;
+        let done = AdminClient::new(server).resync(request).await.map_err(|status| Failure::from_status(&status))?;
         let done = done.into_inner();
         print_line(format!(
             "{addr} has the state of {} as of index {}, {} rows, and starts again with it",

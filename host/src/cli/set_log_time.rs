@@ -5,9 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use lockstep_proto::v1::SetLogTimeRequest;
 use lockstep_proto::v1::admin_client::AdminClient;
-use tonic::transport::Channel;
 use tonic::{Code, Request};
 
+use super::client::Client;
 use super::report::{Failure, print_line};
 use crate::types::date;
 
@@ -40,14 +40,14 @@ fn milliseconds(time: &str) -> Option<u64> {
     u64::try_from(since.as_millis()).ok()
 }
 
-/// Sends the request to the leader behind `channel`.
-pub(crate) async fn run(channel: Channel, request: SetLogTimeRequest, limit: Option<Duration>) -> anyhow::Result<()> {
+/// Sends the request to the leader behind `server`.
+pub(crate) async fn run(server: Client, request: SetLogTimeRequest, limit: Option<Duration>) -> anyhow::Result<()> {
     let mut message = Request::new(request);
     if let Some(limit) = limit {
         message.set_timeout(limit);
     }
     let SetLogTimeRequest { time_ms, sure } = request;
-    match AdminClient::new(channel).set_log_time(message).await {
+    match AdminClient::new(server).set_log_time(message).await {
         Ok(done) => {
             let done = done.into_inner();
             let (before, after) = (date(done.before_ms), date(time_ms));

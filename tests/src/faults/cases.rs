@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lockstep_tests::torture::plan::Random;
-use lockstep_tests::{Cluster, Cut, Load, eventually};
+use lockstep_tests::{Cluster, Cut, Load, Signal, eventually};
 
 use crate::round::all_well;
 
@@ -95,9 +95,9 @@ impl Case {
             Case::Stop => stop_and_start(cluster, load, leader).await?,
             Case::Pause => {
                 load.touch(&[leader]);
-                cluster.nodes[leader].signal("-STOP")?;
+                cluster.nodes[leader].signal(Signal::SIGSTOP)?;
                 tokio::time::sleep(HELD).await;
-                cluster.nodes[leader].signal("-CONT")?;
+                cluster.nodes[leader].signal(Signal::SIGCONT)?;
             }
             Case::KillAll => return kill_all(cluster, load).await,
             Case::Rolling => {
@@ -135,7 +135,7 @@ async fn stop_and_start(cluster: &mut Cluster, load: &Load, node: usize) -> Resu
 async fn kill_all(cluster: &mut Cluster, load: &Load) -> Result<Told> {
     load.touch(&[0, 1, 2]);
     for node in &cluster.nodes {
-        node.signal("-KILL")?;
+        node.signal(Signal::SIGKILL)?;
     }
     for node in &mut cluster.nodes {
         node.wait_exit().await?;

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use lockstep_client::{Options, outcome, unanswered};
 use tokio::task::JoinHandle;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::history::{Clock, Kind, Operation, Outcome, Record};
 use super::plan::Random;
 use crate::chain_pb::chain_client::ChainClient;
 use crate::chain_pb::{GetRequest, PutRequest};
-use crate::{Cluster, NodeProcess, PATIENCE};
+use crate::{Cluster, NodeProcess, PATIENCE, one_node};
 
 /// Time that a client waits for an answer. After that, the outcome of the request is unknown.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -37,27 +37,28 @@ const SLOW_PAUSE: Duration = Duration::from_millis(20);
 /// Source of the tokens of a run. No two writes share a token.
 pub type Tokens = Arc<AtomicU64>;
 
-/// One client of one node.
+/// One client of one node. It sends each request once, to its node alone: the judges must see what
+/// came of every single attempt.
 pub struct Session {
     /// Id of the client.
     pub id: u32,
     /// The node that the client calls.
     pub node: u32,
-    endpoint: Endpoint,
-    client: Option<ChainClient<Channel>>,
+    address: String,
+    client: Option<ChainClient<lockstep_client::Client>>,
     clock: Clock,
 }
 
 impl Session {
     /// Makes a client that connects at its first call.
-    pub fn new(id: u32, node: u32, address: &str, clock: Clock) -> Result<Session> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(CONNECT_TIME_MAX);
-        Ok(Session { id, node, endpoint, client: None, clock })
+    pub fn new(id: u32, node: u32, address: String, clock: Clock) -> Session {
+        Session { id, node, address, client: None, clock }
     }
 
-    async fn client(&mut self) -> Option<ChainClient<Channel>> {
+    async fn client(&mut self) -> Option<ChainClient<lockstep_client::Client>> {
         if self.client.is_none() {
-            self.client = self.endpoint.connect().await.ok().map(ChainClient::new);
+            let options = Options { connect_timeout: CONNECT_TIME_MAX, ..one_node() };
+            self.client = options.connect(&self.address).await.ok().map(ChainClient::new);
         }
         self.client.clone()
     }
@@ -109,14 +110,17 @@ impl Session {
 
     /// Returns the outcome of a failed write.
     ///
-    /// Only a node can say that the write did not happen and will not happen. Without such a
-    /// statement the connection is given up, too.
+    /// A node can say that the write did not happen and will not happen, and the client crate can,
+    /// when it could not send it. The judges hold both to it. When no node answered, the connection
+    /// is given up, too.
     fn failed(&mut self, status: &Status) -> Outcome {
-        match status.metadata().get("lockstep-outcome").map(|value| value.as_bytes()) {
+        if unanswered(status).is_some() || status.metadata().get("lockstep-outcome").is_none() {
+            self.client = None;
+        }
+        match outcome(status) {
             // The test guest refuses nothing, and the writes of a command that failed are undone.
-            Some(b"not-applied" | b"applied") => Outcome::Refused,
-            Some(_) => Outcome::Maybe,
-            None => self.silent(),
+            lockstep_client::Outcome::NotApplied | lockstep_client::Outcome::Applied => Outcome::Refused,
+            lockstep_client::Outcome::Unknown => Outcome::Maybe,
         }
     }
 
@@ -162,7 +166,7 @@ impl Load {
             for _ in 0..options.clients_per_node {
                 let id = u32::try_from(load.clients.len()).expect("few clients");
                 let client = Client {
-                    session: Session::new(id, node, &process.grpc_addr(), clock)?,
+                    session: Session::new(id, node, process.grpc_addr(), clock),
                     keys: options.keys.clone(),
                     random: Random::new(options.seed ^ (u64::from(id) << 32)),
                     tokens: tokens.clone(),
@@ -250,7 +254,7 @@ fn running(cluster: &Cluster) -> impl Iterator<Item = (u32, &NodeProcess)> {
 pub async fn liveness(cluster: &Cluster, keys: Range<u32>, clock: Clock, tokens: &Tokens) -> Result<Vec<Operation>> {
     let mut seen = Vec::new();
     for (node, process) in running(cluster) {
-        let mut session = Session::new(LIVENESS_CLIENT + node, node, &process.grpc_addr(), clock)?;
+        let mut session = Session::new(LIVENESS_CLIENT + node, node, process.grpc_addr(), clock);
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let (mut wrote, mut read) = (false, false);
         while !(wrote && read) {
@@ -276,7 +280,7 @@ pub async fn liveness(cluster: &Cluster, keys: Range<u32>, clock: Clock, tokens:
 pub async fn final_reads(cluster: &Cluster, keys: Range<u32>, clock: Clock) -> Result<Vec<Operation>> {
     let mut seen = Vec::new();
     for (node, process) in running(cluster) {
-        let mut session = Session::new(FINAL_CLIENT + node, node, &process.grpc_addr(), clock)?;
+        let mut session = Session::new(FINAL_CLIENT + node, node, process.grpc_addr(), clock);
         let deadline = tokio::time::Instant::now() + PATIENCE;
         for (key, linearizable) in keys.clone().flat_map(|key| [(key, true), (key, false)]) {
             loop {

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::load::Load;
 use super::plan::{Fault, FaultKind};
 use super::points::{Point, Role, Setup};
-use crate::{Cluster, Cut, NodeProcess, Options, eventually};
+use crate::{Cluster, Cut, NodeProcess, Options, Signal, eventually};
 
 /// Writes that must be acknowledged during a fault that leaves a majority.
 const PROGRESS: u64 = 20;
@@ -143,9 +143,9 @@ async fn stop_leader(cluster: &mut Cluster, load: &Load) -> Result<String> {
 }
 
 async fn pause(node: &NodeProcess, hold: Duration) -> Result<String> {
-    node.signal("-STOP")?;
+    node.signal(Signal::SIGSTOP)?;
     sleep(hold).await;
-    node.signal("-CONT")?;
+    node.signal(Signal::SIGCONT)?;
     Ok(format!("{} for {hold:.1?}", node.name))
 }
 

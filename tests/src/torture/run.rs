@@ -358,7 +358,7 @@ impl Memory {
 
     async fn is_still_there(&self, cluster: &Cluster, clock: Clock) -> Result<()> {
         for (node, process) in (0..).zip(&cluster.nodes) {
-            let mut session = Session::new(0, node, &process.grpc_addr(), clock)?;
+            let mut session = Session::new(0, node, process.grpc_addr(), clock);
             for (key, kept) in &self.newest {
                 let deadline = Instant::now() + PATIENCE;
                 let found = loop {
