@@ -27,6 +27,7 @@ mod forwarding;
 mod founding;
 mod fuel_table;
 mod golden_directory;
+mod groups;
 mod guest_bench;
 mod guest_projects;
 mod guest_tools;
