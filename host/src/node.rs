@@ -21,8 +21,8 @@ mod stopping;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -83,8 +83,6 @@ struct Foundation {
     lent: Lent,
     identity: Identity,
     admission: Admission,
-    /// Gives admission the API once there is one.
-    api: Arc<OnceLock<Api>>,
     /// Set if this node takes no part in its cluster, with the reason. It then only reports that.
     held: Option<NodeMode>,
 }
@@ -216,20 +214,13 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
         fatal: fatal.clone(),
     };
     let opened = Opened::open(&lent, GROUP, settings(config))?;
-    let api = Arc::new(OnceLock::new());
-    let admission = Admission::new(
-        directory.clone(),
-        disk,
-        opened.machine.clone(),
-        lent.cluster.clone(),
-        identity.clone(),
-        api.clone(),
-    );
+    let admission =
+        Admission::new(directory.clone(), disk, opened.machine.clone(), lent.cluster.clone(), identity.clone());
     let (desk, fsm) = (admission.clone(), config.fsm.clone());
     let unfit = tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
     let mut held = quarantined.or(unfit.or(identity::out_of_terms(&opened.log).await?).map(NodeMode::Unfit));
     held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, process).await?);
-    Ok((Foundation { lent, identity, admission, api, held }, opened))
+    Ok((Foundation { lent, identity, admission, held }, opened))
 }
 
 /// Returns the number of threads for queries. Each keeps an instance of the guest's pool between
@@ -263,7 +254,7 @@ fn open_api(
     resync: Resync,
     sockets: Sockets,
 ) -> anyhow::Result<Api> {
-    let api = Api::new(ApiParts {
+    Ok(Api::new(ApiParts {
         node: below.lent.me.node.clone(),
         raft: group.running.clone(),
         machine: group.machine.clone(),
@@ -279,16 +270,7 @@ fn open_api(
             let resync = resync.clone();
             Box::pin(async move { resync.run(from).await })
         }),
-    })?;
-    // Admission must know the API before the component is read, so that a join in between is not
-    // missed.
-    if below.api.set(api.clone()).is_err() {
-        bail!("a node opens its API once");
-    }
-    if let Some(component) = group.machine.component() {
-        api.set_component(&component)?;
-    }
-    Ok(api)
+    })?)
 }
 
 /// Starts the background tasks of a node that is not held.

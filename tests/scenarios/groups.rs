@@ -109,6 +109,9 @@ impl Doors {
         for number in 1..=3 {
             doors.push(Door::start(place.path(), number, &peers).await?);
         }
+        for door in &mut doors {
+            ensure!(door.ask("serve").await? == "serving");
+        }
         Ok(Doors { doors, place, peers, _reserved: reserved })
     }
 

@@ -57,7 +57,7 @@ pub(super) async fn drain(body: Body) {
 
 fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, Status> {
     let name = request.uri().path().trim_start_matches('/');
-    let routes = shared.routes.load_full().ok_or_else(|| status::unrouted(&shared.parts.calls.no_component()))?;
+    let routes = shared.routes().ok_or_else(|| status::unrouted(&shared.parts.calls.no_component()))?;
     let method = routes.method(name).ok_or_else(|| status::unimplemented(&routes.explain_unknown(name)))?;
     let timeout = client_timeout(request.headers())?;
     let now = Instant::now();

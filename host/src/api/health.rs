@@ -20,7 +20,7 @@ pub(super) async fn run(shared: Arc<Shared>, reporter: HealthReporter) {
     let mut stopping = shared.parts.calls.stopping();
     let mut mode = shared.parts.machine.watch_mode();
     let mut shutting_down = shared.shutting_down.subscribe();
-    let mut component = shared.component_known.subscribe();
+    let mut component = shared.parts.machine.watch_component();
     let mut reported: Vec<(String, bool)> = Vec::new();
     loop {
         let closing = *stopping.borrow_and_update();
@@ -53,7 +53,7 @@ fn states(shared: &Shared) -> Vec<(String, bool)> {
     let leads = shared.parts.leader.current().is_some_and(|leader| leader.is_me);
     let mut states = vec![(String::new(), true), (LEADER_SERVICE.to_owned(), leads)];
     states.extend(["RaftManager", "RaftAdmin"].map(|service| (service.to_owned(), true)));
-    if let Some(routes) = shared.routes.load_full() {
+    if let Some(routes) = shared.routes() {
         states.extend(routes.services().iter().map(|service| (service.clone(), serves)));
     }
     states

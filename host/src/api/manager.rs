@@ -235,7 +235,7 @@ impl Shared {
     fn decode_call(&self, data: &[u8]) -> Result<Call, Status> {
         let call = EncodedCall::decode(data)
             .map_err(|error| Status::invalid_argument(format!("data is no encoded lockstep.v1.Call: {error}")))?;
-        let routes = self.routes.load_full().ok_or_else(|| status::unrouted(&self.parts.calls.no_component()))?;
+        let routes = self.routes().ok_or_else(|| status::unrouted(&self.parts.calls.no_component()))?;
         match routes.method(&call.method) {
             Some(method) if method.kind == Kind::Command => {
                 Ok(Call { method: method.clone(), request: call.request, caller: String::new(), deadline: None })

@@ -30,7 +30,7 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::response::IntoResponse;
 use futures::future::BoxFuture;
@@ -120,22 +120,26 @@ pub struct Stop {
 #[derive(Clone)]
 pub struct Api {
     shared: Arc<Shared>,
-    router: Arc<ArcSwap<Router>>,
+    served: Arc<ArcSwap<Served>>,
     health: HealthReporter,
+}
+
+/// The services of this port, with those of the component that `routes` describe.
+struct Served {
+    routes: Option<Arc<Contract>>,
+    router: Router,
 }
 
 /// State that all services of the API share.
 struct Shared {
     parts: ApiParts,
-    /// None until the component is known.
-    routes: ArcSwapOption<Contract>,
+    /// The contract of the component with that version in the machine; none while it has none.
+    routes: ArcSwap<(u64, Option<Arc<Contract>>)>,
     operations: operations::Operations,
     metrics: http::metrics::Metrics,
     progress: Mutex<http::ApplyProgress>,
     /// Set by Shutdown, while the listeners stay open.
     shutting_down: watch_channel::Sender<bool>,
-    /// Notified when `routes` has changed.
-    component_known: watch_channel::Sender<bool>,
 }
 
 /// Why a component cannot be served.
@@ -151,37 +155,52 @@ pub enum ServeError {
 
 /// Reads a component's services, or returns why they cannot be served. Called before a component is
 /// accepted.
-pub fn admit(component: &Component) -> Result<Contract, ContractError> {
+pub fn admit(component: &Component) -> Result<Contract, ServeError> {
+    let contract = contract_of(component)?;
+    reflection::check(&contract)?;
+    Ok(contract)
+}
+
+fn contract_of(component: &Component) -> Result<Contract, ContractError> {
     Contract::new(component.descriptor(), component.has_watcher())
 }
 
 impl Api {
-    /// Creates an API that serves the host's own services. [`Api::set_component`] adds those of the
-    /// guest.
+    /// Creates an API that serves the host's own services, and those of the component that the
+    /// machine has when a call comes.
     pub fn new(parts: ApiParts) -> Result<Api, ServeError> {
         let shared = Arc::new(Shared {
             parts,
-            routes: ArcSwapOption::empty(),
+            routes: ArcSwap::from_pointee((0, None)),
             operations: operations::Operations::default(),
             metrics: http::metrics::Metrics::new(),
             progress: Mutex::new(http::ApplyProgress::new()),
             shutting_down: watch_channel::channel(false).0,
-            component_known: watch_channel::channel(false).0,
         });
         shared.metrics.watch(&shared);
         let health = HealthReporter::new();
         let router = router(&shared, &health, None)?;
-        Ok(Api { shared, router: Arc::new(ArcSwap::from_pointee(router)), health })
+        let served = Arc::new(ArcSwap::from_pointee(Served { routes: None, router }));
+        Ok(Api { shared, served, health })
     }
 
-    /// Serves the services of this component from now on.
-    pub fn set_component(&self, component: &Component) -> Result<(), ServeError> {
-        let routes = Arc::new(admit(component)?);
-        let router = router(&self.shared, &self.health, Some(&routes))?;
-        self.shared.routes.store(Some(routes));
-        self.router.store(Arc::new(router));
-        self.shared.component_known.send_replace(true);
-        Ok(())
+    /// Returns the router for one call. Makes another one when the component has changed.
+    fn router(&self) -> Router {
+        let (served, routes) = (self.served.load(), self.shared.routes());
+        if served.routes.as_ref().map(Arc::as_ptr) == routes.as_ref().map(Arc::as_ptr) {
+            return served.router.clone();
+        }
+        match router(&self.shared, &self.health, routes.as_deref()) {
+            Ok(router) => {
+                self.served.store(Arc::new(Served { routes, router: router.clone() }));
+                router
+            }
+            Err(error) => {
+                // Admission has checked it.
+                tracing::error!(%error, "the component's services cannot be served");
+                served.router.clone()
+            }
+        }
     }
 
     /// Serves clients on `grpc` and operators of the process on `http`, until [`Api::stop`]. Open
@@ -191,13 +210,10 @@ impl Api {
             tokio::spawn(health::run(self.shared.clone(), self.health.clone())),
             tokio::spawn(http::observe_progress(self.shared.clone())),
         ];
-        let current = self.router.clone();
+        let api = self.clone();
         // Each request looks up the current router: a component may become known while connections
         // are open.
-        let router = Router::new().fallback(move |request: axum::extract::Request| {
-            let router = Router::clone(&current.load());
-            call_router(router, request)
-        });
+        let router = Router::new().fallback(move |request: axum::extract::Request| call_router(api.router(), request));
         let connection = move || router.clone().layer(axum::Extension(Connection::default()));
         let served = tokio::try_join!(
             net::serve(&self.shared.parts.sockets.clients, grpc, LIMITS, connection, self.shared.stopped()),
@@ -264,6 +280,22 @@ where
 }
 
 impl Shared {
+    /// Returns the contract of the machine's component; `None` while it has none.
+    fn routes(&self) -> Option<Arc<Contract>> {
+        let version = self.parts.machine.component_version();
+        let known = self.routes.load();
+        if known.0 == version {
+            return known.1.clone();
+        }
+        let routes = self.parts.machine.component().and_then(|component| {
+            // Admission has checked it.
+            let refused = |error: &ContractError| tracing::error!(%error, "the component's services cannot be served");
+            contract_of(&component).inspect_err(refused).ok().map(Arc::new)
+        });
+        self.routes.store(Arc::new((version, routes.clone())));
+        routes
+    }
+
     fn is_shutting_down(&self) -> bool {
         *self.shutting_down.borrow()
     }

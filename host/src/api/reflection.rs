@@ -33,6 +33,11 @@ pub(super) fn add(router: Router, guest: Option<&Contract>) -> Result<Router, Er
     Ok(mount(mount(router, v1), v1alpha))
 }
 
+/// Returns why a guest's descriptor cannot be served, if so.
+pub(super) fn check(guest: &Contract) -> Result<(), Error> {
+    builder(Some(guest)).build_v1().map(drop)
+}
+
 fn builder(guest: Option<&Contract>) -> Builder<'_> {
     let builder = Builder::configure()
         .register_encoded_file_descriptor_set(&HOST_FILES)

@@ -319,6 +319,16 @@ impl Machine {
         self.shared.component()
     }
 
+    /// Returns a number that rises whenever a component is set; 0 before the first.
+    pub fn component_version(&self) -> u64 {
+        self.shared.component_version()
+    }
+
+    /// Returns a receiver that follows [`Machine::component_version`].
+    pub fn watch_component(&self) -> watch::Receiver<u64> {
+        self.shared.component_set.subscribe()
+    }
+
     /// Returns the cluster's genesis entry, once it is applied on this node.
     pub fn genesis(&self) -> Option<Genesis> {
         self.shared.genesis()

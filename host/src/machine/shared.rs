@@ -102,6 +102,8 @@ pub(crate) struct Shared {
     component: Mutex<Option<Component>>,
     /// Counts how often a component was set.
     component_version: AtomicU64,
+    /// Told when a component is set: its version.
+    pub(crate) component_set: watch::Sender<u64>,
     /// Signalled when the component changes or the machine stops.
     component_changed: Condvar,
     /// Written by `stop`, which `close` calls.
@@ -152,6 +154,7 @@ impl Shared {
             replicated: Mutex::default(),
             component: Mutex::new(None),
             component_version: AtomicU64::new(0),
+            component_set: watch::channel(0).0,
             component_changed: Condvar::new(),
             stopping: AtomicBool::new(false),
         };
@@ -211,8 +214,9 @@ impl Shared {
     pub(crate) fn set_component(&self, component: Component) {
         let mut slot = self.component.lock();
         *slot = Some(component);
-        self.component_version.fetch_add(1, Ordering::AcqRel);
+        let before = self.component_version.fetch_add(1, Ordering::AcqRel);
         self.component_changed.notify_all();
+        self.component_set.send_replace(before + 1);
     }
 
     /// Returns a number that rises whenever a component is set.

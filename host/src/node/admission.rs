@@ -3,14 +3,14 @@
 //! `raft/membership/join.rs` does that through the [`Host`] that this implements.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::api::{self, Api};
+use crate::api;
 use crate::codec::Genesis;
 use crate::faults;
 use crate::guest::{Component, Engine, Limits, Shelf};
@@ -30,8 +30,6 @@ pub(crate) struct Admission {
     identity: Arc<Mutex<Identity>>,
     /// The component that the node was started with or has fetched.
     current: Arc<Mutex<Option<ComponentId>>>,
-    /// Told when the component becomes known; empty until the API exists.
-    api: Arc<OnceLock<Api>>,
 }
 
 impl Admission {
@@ -41,10 +39,9 @@ impl Admission {
         machine: Machine,
         cluster: ClusterCell,
         identity: Identity,
-        api: Arc<OnceLock<Api>>,
     ) -> Admission {
         let (identity, current) = (Arc::new(Mutex::new(identity)), Arc::default());
-        Admission { directory, disk, machine, cluster, identity, current, api }
+        Admission { directory, disk, machine, cluster, identity, current }
     }
 
     pub(crate) fn cluster(&self) -> Option<Cluster> {
@@ -167,12 +164,7 @@ impl Admission {
     /// Stores the component on disk and puts it into use.
     fn install(&self, id: ComponentId, component: Component) -> anyhow::Result<()> {
         self.directory.save_component(&id.hash, component.encoded())?;
-        // The machine first. An API that is opened meanwhile is then either seen here, or finds the
-        // component there.
-        self.machine.set_component(component.clone());
-        if let Some(api) = self.api.get() {
-            api.set_component(&component)?;
-        }
+        self.machine.set_component(component);
         *self.current.lock() = Some(id);
         Ok(())
     }

@@ -4,6 +4,7 @@
 //!
 //! | line | answer |
 //! |---|---|
+//! | `serve` | `serving`, once every group serves |
 //! | `load <name> <count>` | `loaded <acknowledged>`, after that many commands in each group |
 //! | `states` | `states <group>:<index>:<hash> …`: how far each group was applied, and its hash |
 //! | `disk` | `disk <fsyncs> <entries>` of all groups together |
@@ -38,7 +39,7 @@ use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
-use crate::types::{Addresses, Cluster, Fatal, GroupId, Identity, NodeId};
+use crate::types::{Addresses, Cluster, Fatal, GroupId, Identity, NodeId, NodeMode};
 use lockstep_contract::{Contract, Method};
 
 /// The id of the cluster. These processes are nobody's production.
@@ -105,6 +106,12 @@ pub async fn run(
                     let acknowledged = load.await;
                     say(format!("loaded {acknowledged}"));
                 });
+            }
+            ["serve"] => {
+                for group in running.groups.values() {
+                    group.machine.watch_mode().wait_for(|mode| *mode == NodeMode::Serving).await?;
+                }
+                say("serving".into());
             }
             ["states"] => say(running.states()),
             ["disk"] => {
