@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use super::stopping::hold;
 use super::{Group, Lent, Opened, Settings, Tasks, clock};
 use crate::calls::{Calls, CallsParts};
-use crate::machine::Machine;
 use crate::raft::membership::join::Host;
+use crate::raft::path::forwarded::ForwardedParts;
 use crate::raft::peers::groups::GroupParts;
 use crate::raft::peers::install;
 use crate::raft::peers::link::{self, Links};
@@ -19,30 +19,45 @@ use crate::raft::{
 };
 use crate::types::{GROUP, NodeMode};
 
-/// Does what [`Opened::start`] says.
-pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&NodeMode>) -> anyhow::Result<Group> {
-    let Opened { id, log, machine, cell, removed: removed_before, state_machine, settings, lent, .. } = group;
-    let Settings { timeouts, catch_up_timeout, retention, .. } = settings;
-    let (me, running) = (lent.me.node_id, RaftCell::default());
-    let mut tasks = Tasks(JoinSet::new(), lent.fatal.clone());
-    let silence_max = timeouts.append_progress();
-    let links = Links::new(me, cell.clone(), running.clone(), lent.channels.clone(), silence_max);
-    let log_time = clock::log_time(me, &machine, &running, timeouts.heartbeat);
-    let snapshots = machine.snapshots().clone();
+/// A Raft that was started, with the links to its members and the log time that it stamps.
+struct Started {
+    raft: Raft,
+    running: RaftCell,
+    links: Links,
+    log_time: LogTime,
+}
+
+/// Starts Raft. Over a held group it stops again before it gets a message.
+async fn start_raft(group: &Opened, held: Option<&NodeMode>) -> anyhow::Result<Started> {
+    let (lent, timeouts, running) = (&group.lent, group.settings.timeouts, RaftCell::default());
+    let me = lent.me.node_id;
+    let links = Links::new(me, group.cell.clone(), running.clone(), lent.channels.clone(), timeouts.append_progress());
+    let log_time = clock::log_time(me, &group.machine, &running, timeouts.heartbeat);
+    let snapshots = group.machine.snapshots().clone();
     let network = NetworkFactory::new(links.clone(), lent.boot, snapshots, timeouts, log_time.clone());
     if held.is_some() {
-        log.apply_nothing();
+        group.log.apply_nothing();
     }
     let config = Arc::new(timeouts.config("lockstep")?);
-    let raft = Raft::new(me, config, network, log.clone(), state_machine)
+    let raft = Raft::new(me, config, network, group.log.clone(), group.state_machine.clone())
         .await
         .context("Raft could not start over this node's log and state")?;
     running.set(raft.clone());
     match held {
-        None if id == GROUP => know_addresses(&lent, &running),
+        None if group.id == GROUP => know_addresses(lent, &running),
         None => {}
-        Some(mode) => hold(mode, &machine, &running).await?,
+        Some(mode) => hold(mode, &group.machine, &running).await?,
     }
+    Ok(Started { raft, running, links, log_time })
+}
+
+/// Does what [`Opened::start`] says.
+pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&NodeMode>) -> anyhow::Result<Group> {
+    let Started { raft, running, links, log_time } = start_raft(&group, held).await?;
+    let Opened { id, log, machine, cell, removed: removed_before, settings, lent, .. } = group;
+    let Settings { timeouts, catch_up_timeout, retention, .. } = settings;
+    let me = lent.me.node_id;
+    let mut tasks = Tasks(JoinSet::new(), lent.fatal.clone());
     let (leader, feed) = LeaderWatch::start(&raft);
     tasks.start(feed);
     let canvass = Canvass::new(running.clone(), links.clone(), Presence::default(), timeouts);
@@ -52,7 +67,14 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
     let members = Members::new(lent.me.clone(), links, running.clone(), host.clone(), timeouts, catch_up_timeout);
     let retention = Retention::new(raft.clone(), machine.clone(), log.clone(), retention);
     let core = Arc::new(RaftCore::new(raft.clone(), machine.clone(), log.clone(), me));
-    let paths = open_paths(core, Forward::new(me, cell.clone()), &machine, &leader, &log_time, settings, &mut tasks);
+    let (proposer, proposing) =
+        Proposer::new(core.clone(), log_time.clone(), leader.clone(), machine.genesis_applied());
+    tasks.start(proposing.run());
+    let forward = Arc::new(Forward::new(me, cell.clone()));
+    let (read, reading) = ReadIndex::new(core.clone(), forward.clone(), leader.clone(), timeouts.election);
+    tasks.start(reading.run());
+    let clock = Clock::new(core, proposer.clone(), forward.clone(), leader.clone());
+    tasks.start(clock.clone().check_silence());
     let calls = Calls::new(CallsParts {
         me: lent.me.clone(),
         boot: lent.boot,
@@ -60,13 +82,12 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         raft: running.clone(),
         leader: leader.clone(),
         members: members.clone(),
-        local: Arc::new(paths.proposer.clone()),
-        forward: Arc::new(paths.forward.clone()),
-        read: paths.read.clone(),
-        clock: paths.clock.clone(),
+        local: Arc::new(proposer.clone()),
+        forward,
+        read: read.clone(),
+        clock: clock.clone(),
         election_timeout: timeouts.election,
     });
-    let proposer = paths.proposer.clone();
     let group = Group {
         log,
         machine,
@@ -89,7 +110,7 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         host,
         tasks,
     };
-    serve_members(&group, paths);
+    serve_members(&group, read, clock);
     Ok(group)
 }
 
@@ -101,46 +122,17 @@ fn know_addresses(lent: &Lent, running: &RaftCell) {
     lent.cluster.processes().set_addresses(Box::new(addresses));
 }
 
-/// The paths of a group's commands and reads.
-struct Paths {
-    proposer: Proposer,
-    forward: Forward,
-    read: ReadIndex,
-    clock: Clock,
-}
-
-/// Makes the paths of commands and reads, and starts their loops.
-fn open_paths(
-    core: Arc<RaftCore>,
-    forward: Forward,
-    machine: &Machine,
-    leader: &LeaderWatch,
-    log_time: &LogTime,
-    settings: Settings,
-    tasks: &mut Tasks,
-) -> Paths {
-    let genesis = machine.genesis_applied();
-    let (proposer, proposing) = Proposer::new(core.clone(), log_time.clone(), leader.clone(), genesis);
-    tasks.start(proposing.run());
-    let remote = Arc::new(forward.clone());
-    let (read, reading) = ReadIndex::new(core.clone(), remote.clone(), leader.clone(), settings.timeouts.election);
-    tasks.start(reading.run());
-    let clock = Clock::new(core, proposer.clone(), remote, leader.clone());
-    tasks.start(clock.clone().check_silence());
-    Paths { proposer, forward, read, clock }
-}
-
 /// Has the peer port pass the group's messages to its modules.
-fn serve_members(group: &Group, paths: Paths) {
-    let forwarded = Arc::new(Forwarded::new(
-        group.lent.me.node_id,
-        group.leader.clone(),
-        paths.proposer,
-        group.machine.waiters().clone(),
-        paths.read,
-        paths.clock,
-        group.running.clone(),
-    ));
+fn serve_members(group: &Group, reads: ReadIndex, clock: Clock) {
+    let forwarded = Arc::new(Forwarded::new(ForwardedParts {
+        me: group.lent.me.node_id,
+        leader: group.leader.clone(),
+        proposer: group.proposer.clone(),
+        waiters: group.machine.waiters().clone(),
+        reads,
+        clock,
+        raft: group.running.clone(),
+    }));
     let space = group.lent.space.clone();
     group.lent.groups.serve(GroupParts {
         me: group.lent.me.node_id,

@@ -24,7 +24,8 @@ const BYTES_MAX: usize = 4 << 20;
 
 type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 
-/// The state machine that openraft calls.
+/// The state machine that openraft calls. A handle: clones are the same machine.
+#[derive(Clone)]
 pub struct StateMachine {
     apply: ApplyHandle,
     gate: Arc<dyn LogGate>,

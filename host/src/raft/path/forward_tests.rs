@@ -12,6 +12,7 @@ use crate::guest::Verdict;
 use crate::machine::{Outcome, Waiters};
 use crate::raft::ClusterCell;
 use crate::raft::liveness::leader::LeaderWatch;
+use crate::raft::path::forwarded::ForwardedParts;
 use crate::raft::path::proposer::{Core, Proposer, Written};
 use crate::raft::path::read::{LocalIndex, ReadIndex};
 use crate::raft::path::wire::encode_end;
@@ -96,7 +97,15 @@ fn world() -> World {
     tokio::spawn(proposing.run());
     tokio::spawn(reading.run());
     let waiters = Waiters::default();
-    let forwarded = Forwarded::new(LEADER, leader, proposer, waiters.clone(), reads, clock, RaftCell::default());
+    let forwarded = Forwarded::new(ForwardedParts {
+        me: LEADER,
+        leader,
+        proposer,
+        waiters: waiters.clone(),
+        reads,
+        clock,
+        raft: RaftCell::default(),
+    });
     World { view, proposals, waiters, forwarded }
 }
 

@@ -38,30 +38,30 @@ const TIMEOUT_MAX: Duration = Duration::from_mins(10);
 
 /// Answers `Forward`, `ReadIndex` and `PassTime` of the peer service. Cheap to clone.
 #[derive(Clone)]
-pub struct Forwarded(Arc<Parts>);
+pub struct Forwarded(Arc<ForwardedParts>);
 
-struct Parts {
-    me: NodeId,
-    leader: LeaderWatch,
-    proposer: Proposer,
-    waiters: Waiters,
-    reads: ReadIndex,
-    clock: Clock,
-    raft: RaftCell,
+/// The parts that serve this node's own clients, too.
+pub struct ForwardedParts {
+    /// This node.
+    pub me: NodeId,
+    /// Who leads.
+    pub leader: LeaderWatch,
+    /// Makes entries of the commands.
+    pub proposer: Proposer,
+    /// Where outcomes arrive.
+    pub waiters: Waiters,
+    /// Finds the index that a read waits for.
+    pub reads: ReadIndex,
+    /// Lets log time pass.
+    pub clock: Clock,
+    /// The Raft instance, while it runs.
+    pub raft: RaftCell,
 }
 
 impl Forwarded {
-    /// Creates the service from the parts that serve this node's own clients, too.
-    pub fn new(
-        me: NodeId,
-        leader: LeaderWatch,
-        proposer: Proposer,
-        waiters: Waiters,
-        reads: ReadIndex,
-        clock: Clock,
-        raft: RaftCell,
-    ) -> Forwarded {
-        Forwarded(Arc::new(Parts { me, leader, proposer, waiters, reads, clock, raft }))
+    /// Creates the service.
+    pub fn new(parts: ForwardedParts) -> Forwarded {
+        Forwarded(Arc::new(parts))
     }
 
     /// Returns the index of the configuration in which `from` is missing. `None` while it is a
