@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -39,6 +40,10 @@ use crate::raft::{
 };
 use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Fatal, GroupId, NodeMode, StoredMembership};
+
+/// Longest wait for calls that still use the state of a closed group. They end within their
+/// deadlines.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a process has once and lends to each of its groups. Cheap to clone.
 #[derive(Clone)]
@@ -229,12 +234,30 @@ impl Group {
 
     /// Ends the tasks, the machine and the log, in this order. Its Raft has stopped. Other groups
     /// of the process go on.
-    pub async fn close(mut self) -> anyhow::Result<()> {
+    pub async fn close(mut self) -> anyhow::Result<Closed> {
         self.lent.groups.drop_group(self.id);
         self.tasks.0.shutdown().await;
         self.machine.close().await?;
         let log = self.log.clone();
-        tokio::task::spawn_blocking(move || log.close()).await.context("the log's end")
+        tokio::task::spawn_blocking(move || log.close()).await.context("the log's end")?;
+        Ok(Closed { id: self.id, released: Box::pin(self.machine.released()) })
+    }
+}
+
+/// A group that is closed. Calls that were under way may still have its state.
+pub struct Closed {
+    id: GroupId,
+    released: BoxFuture<'static, ()>,
+}
+
+impl Closed {
+    /// Waits until the group can be opened again.
+    ///
+    /// # Errors
+    /// Somebody still uses its state after [`RELEASE_PATIENCE`].
+    pub async fn released(self) -> anyhow::Result<()> {
+        let released = tokio::time::timeout(RELEASE_PATIENCE, self.released).await;
+        released.with_context(|| format!("the state of group {} is still in use", self.id))
     }
 }
 

@@ -381,6 +381,12 @@ impl Machine {
         self.shared.progress.wait(index).await;
     }
 
+    /// Returns a future that completes once nobody uses the machine's state any more. The machine
+    /// was closed before.
+    pub fn released(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shared.state.released()
+    }
+
     /// Returns how long apply has been busy with the current entry; zero when it is idle. The time
     /// includes waits, such as for the log to be durable or for free space on the disk.
     pub fn applying_for(&self) -> Duration {

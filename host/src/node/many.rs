@@ -257,7 +257,7 @@ impl Running {
     async fn restart(&mut self, id: GroupId) -> anyhow::Result<()> {
         let group = self.groups.remove(&id).context("there is no such group")?;
         group.stop_raft().await?;
-        group.close().await?;
+        group.close().await?.released().await?;
         self.open(id).await
     }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rocksdb::{DB, FlushOptions, WriteBatch};
+use tokio::sync::watch;
 
 use super::StoreError;
 use super::checkpoint::Checkpoint;
@@ -43,6 +44,8 @@ pub struct Generation {
     under_construction: Mutex<Option<Construction>>,
     /// Keeps a checkpoint's directory on disk while this generation reads it.
     _checkpoint: Option<Arc<Checkpoint>>,
+    /// Declared last: it is dropped when the database is closed.
+    open: watch::Sender<()>,
 }
 
 /// The directory of a generation, and whether it is removed together with the generation.
@@ -103,7 +106,15 @@ impl Generation {
             place: Place { path: path.to_owned(), doomed: AtomicBool::new(false) },
             under_construction: Mutex::new(None),
             _checkpoint: checkpoint,
+            open: watch::channel(()).0,
         }
+    }
+
+    /// Returns a future that completes once the database is closed: nobody has the generation or a
+    /// view of it any more.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut open = self.open.subscribe();
+        async move { while open.changed().await.is_ok() {} }
     }
 
     /// Makes the whole batch visible, or nothing of it. It is durable only after a flush.

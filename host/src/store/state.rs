@@ -37,6 +37,12 @@ struct Inner {
 }
 
 impl State {
+    /// Returns a future that completes once nobody has the generation in force any more. After the
+    /// last of these states it may be opened again.
+    pub fn released(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.current().closed()
+    }
+
     /// Opens the generation in force, or makes the first one. Removes other generations that a
     /// crash left.
     pub fn open(directory: &DataDir, group: u32) -> Result<State, StoreError> {

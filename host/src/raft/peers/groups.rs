@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lockstep_proto::peer;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use tonic::Status;
 
 use super::cluster::RouteError;
@@ -53,6 +54,16 @@ pub(super) struct Served {
     pub(super) log_time: LogTime,
     pub(super) forward: Arc<dyn ForwardHandler>,
     pub(super) leader: Arc<dyn LeaderHandler>,
+    /// Dropped when the process serves the group no more.
+    served: watch::Sender<()>,
+}
+
+impl Served {
+    /// Completes when the process serves the group no more. Streams that peers keep open end then.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut served = self.served.subscribe();
+        async move { while served.changed().await.is_ok() {} }
+    }
 }
 
 /// The groups of a process. Clones share them.
@@ -78,11 +89,12 @@ impl Groups {
             log_time: parts.log_time,
             forward: parts.forward,
             leader: parts.leader,
+            served: watch::channel(()).0,
         };
         self.0.write().insert(group, Arc::new(served));
     }
 
-    /// Serves a group no more. Streams that are open end with their Raft.
+    /// Serves a group no more. Its streams end.
     pub fn drop_group(&self, group: GroupId) {
         self.0.write().remove(&group);
     }

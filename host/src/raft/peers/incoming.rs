@@ -57,7 +57,8 @@ pub(super) async fn forwarded(
             _ => Err(Status::failed_precondition("one stream, one sender")),
         }
     });
-    group.forward.forward(from, stream::once(async { Ok(first) }).chain(rest).boxed())
+    let requests = stream::once(async { Ok(first) }).chain(rest).boxed();
+    group.forward.forward(from, requests).take_until(group.ended()).boxed()
 }
 
 /// Waits for the first message, which names the group, and has its Raft answer the stream.
@@ -86,14 +87,14 @@ pub(super) async fn appended(
         refusal: refusal.clone(),
     });
     if faults::is_set("peer-skip-append") {
-        return planted::answers(accepted).map(Ok).boxed();
+        return planted::answers(accepted).map(Ok).take_until(group.ended()).boxed();
     }
     let answers = raft
         .stream_append(accepted)
         .map(|answer| answer.map(|answer| wire::encode_stream_result(&answer)).map_err(stopped));
     // The accepted requests are answered first; then comes the error that ended the stream.
     let last = stream::once(async move { refusal.lock().take() }).filter_map(|refusal| async { refusal.map(Err) });
-    answers.chain(last).boxed()
+    answers.chain(last).take_until(group.ended()).boxed()
 }
 
 /// Where the reason is put for which the rest of a stream is refused.

@@ -201,7 +201,8 @@ impl Peer for PeerService {
         };
         let group = self.door.group(header.route.as_ref())?;
         let (from, raft) = group.gate.raft(header.route.as_ref()).await?;
-        Ok(self.answer(group.snapshots.install(raft, from, header, frames.boxed())))
+        let answers = group.snapshots.install(raft, from, header, frames.boxed()).take_until(group.ended());
+        Ok(self.answer(answers.boxed()))
     }
 
     type ForwardStream = Answers<peer::ForwardResponse>;

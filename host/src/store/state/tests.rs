@@ -196,3 +196,17 @@ fn a_manifest_that_rocksdb_would_read_for_ever_is_damage() {
     assert!(text.contains("only recycled logs have") && text.contains("to have it made again"), "{text}");
     assert!(!text.contains("Remove this node"), "one way back: {text}");
 }
+
+#[tokio::test]
+async fn a_state_is_released_when_the_last_view_of_it_is_gone_and_can_be_opened_again() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 7).unwrap();
+    put(&state.current(), &[("k", "1")]);
+    let (view, mut released) = (state.current().view(), Box::pin(state.released()));
+    drop(state);
+    assert!(futures::poll!(&mut released).is_pending(), "a view still reads it");
+    assert_eq!(get(&view, "k").as_deref(), Some("1"));
+    drop(view);
+    released.await;
+    State::open(&directory, 7).unwrap();
+}
