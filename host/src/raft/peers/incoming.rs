@@ -57,7 +57,8 @@ pub(super) async fn forwarded(
             _ => Err(Status::failed_precondition("one stream, one sender")),
         }
     });
-    let requests = stream::once(async { Ok(first) }).chain(rest).boxed();
+    // The handler reads the requests in a task of its own.
+    let requests = stream::once(async { Ok(first) }).chain(rest).take_until(group.ended()).boxed();
     group.forward.forward(from, requests).take_until(group.ended()).boxed()
 }
 
