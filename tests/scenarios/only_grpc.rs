@@ -29,7 +29,7 @@ async fn post(address: &str, path: &str, content_type: Option<&str>, message: &[
         text.extend_from_slice(&data?);
     }
     connection.abort();
-    Ok((head.status.as_u16(), String::from_utf8_lossy(&text).into_owned()))
+    Ok((head.status.as_u16(), String::from_utf8(text)?))
 }
 
 /// Sends the same request over HTTP/1.1 and returns the response.
@@ -43,7 +43,7 @@ async fn post_http1(address: &str, content_type: &str, message: &[u8]) -> Result
     connection.write_all(&[head.as_bytes(), &framed].concat()).await?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    Ok(String::from_utf8(answer)?)
 }
 
 fn add(val: &str) -> Vec<u8> {
