@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lockstep_tests::{Options, Signal, formed, lockstep};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::printed;
 
@@ -113,6 +113,27 @@ async fn admin_fails_with_the_operation() -> Result<()> {
     let output = lockstep(&["admin", &address, "add_votr"])?;
     let said = printed::stderr(&output);
     assert!(output.status.code() == Some(2) && said.contains("did you mean add_voter?"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn admin_prints_the_status_of_a_node_as_json() -> Result<()> {
+    let cluster = formed(3, &[]).await?;
+    let (leader, follower) = (cluster.leader().await?, cluster.follower().await?);
+    let addr = |n: usize| cluster.nodes[n].grpc_addr();
+    let all = (0..3).map(addr).collect::<Vec<_>>().join(",");
+    for (arguments, of) in
+        [(vec!["admin", &addr(follower), "status"], follower), (vec!["admin", "--leader", &all, "status"], leader)]
+    {
+        let output = lockstep(&arguments)?;
+        ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let shown: Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(shown["node_id"], cluster.nodes[of].name.as_str());
+        let names = |status: &Value| status.as_object().map(|all| all.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(names(&shown), names(&cluster.nodes[of].status().await?));
+    }
+    let output = lockstep(&["admin", &addr(follower), "status", "more"])?;
+    assert!(output.status.code() == Some(2) && printed::stderr(&output).contains("1 arguments"), "{output:?}");
     Ok(())
 }
 
