@@ -38,6 +38,9 @@ pub(crate) struct Extra {
     pub(crate) hint: Option<fn(&DynamicMessage, &Status) -> Option<String>>,
 }
 
+/// Reads one word of the command line as the value of a field.
+pub(crate) type ReadWord = fn(&str) -> Result<Value, Failure>;
+
 /// How one field is given on the command line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Argument {
@@ -48,7 +51,7 @@ pub(crate) struct Argument {
     /// Whether the argument may be left out.
     pub(crate) is_optional: bool,
     /// Reads the word, if that differs from how words of the field's type are read.
-    pub(crate) read: Option<fn(&str) -> Result<Value, Failure>>,
+    pub(crate) read: Option<ReadWord>,
 }
 
 /// A call that succeeded.
