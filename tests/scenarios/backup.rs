@@ -11,6 +11,8 @@ use anyhow::{Result, ensure};
 use lockstep_tests::pb::AddRequest;
 use lockstep_tests::{Cluster, Options, formed, lockstep, lockstep_binary};
 
+use crate::printed::stderr;
+
 fn backup(addr: &str, to: &Path) -> Result<Output> {
     let out = File::create(to)?;
     Ok(Command::new(lockstep_binary())
@@ -24,10 +26,6 @@ fn backup(addr: &str, to: &Path) -> Result<Output> {
 fn restore(from: &Path, data_dir: &Path) -> Result<Output> {
     let (from, data_dir) = (from.display().to_string(), data_dir.display().to_string());
     lockstep(&["restore", "--from", &from, "--raft_id=nodeA", "--raft_data_dir", &data_dir])
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 async fn everything(cluster: &Cluster, n: usize, keys: u64) -> Result<Vec<String>> {
@@ -155,7 +153,7 @@ async fn a_backup_is_not_written_to_a_terminal() -> Result<()> {
         eprintln!("skipped: there is no `script` here to play a terminal");
         return Ok(());
     };
-    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let text = String::from_utf8(shown.stdout)?;
     ensure!(shown.status.code() == Some(2) && text.contains("stdout is a terminal"), "{text}");
     Ok(())
 }

@@ -12,6 +12,8 @@ use lockstep_tests::pb::example_client::ExampleClient;
 use lockstep_tests::pb::{AddRequest, GetRequest, WatchRequest};
 use lockstep_tests::{Cluster, PATIENCE, eventually, formed, kv_client_binary, nobody};
 
+use crate::printed;
+
 fn addresses(cluster: &Cluster) -> String {
     cluster.nodes.iter().map(|node| node.grpc_addr()).collect::<Vec<_>>().join(",")
 }
@@ -154,12 +156,9 @@ async fn writers_follow_the_leader_through_kills_and_lose_nothing() -> Result<()
 async fn the_example_does_what_it_says() -> Result<()> {
     let cluster = formed(3, &[]).await?;
     let out = Command::new(kv_client_binary()).args([&addresses(&cluster), "hello", "world"]).output()?;
+    ensure!(out.status.success(), "{}", printed::all(&out));
     let said = String::from_utf8(out.stdout)?;
-    ensure!(
-        out.status.success() && said.ends_with("read \"world\"\n"),
-        "{said}{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    ensure!(said.ends_with("read \"world\"\n"), "{said}");
     let out = Command::new(kv_client_binary()).args(["localhost", "hello", "world"]).output()?;
     let said = String::from_utf8(out.stderr)?;
     ensure!(!out.status.success() && said.contains("write `host:port`"), "{said}");

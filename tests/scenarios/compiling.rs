@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::{NodeProcess, Options, eventually, lockstep_binary};
 
 use crate::guest_tools::{is_descriptor, sections};
+use crate::printed;
 
 /// SIGXCPU: the limit of processor time was reached.
 const TIME_IS_UP: i32 = 24;
@@ -65,7 +66,7 @@ fn functions(count: usize) -> String {
 #[test]
 fn a_component_within_the_bounds_is_compiled() -> Result<()> {
     let done = compiled(4 << 30, 60, &large(3)?)?;
-    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    ensure!(done.status.success(), "{}", printed::stderr(&done));
     ensure!(done.stdout.starts_with(b"\x7fELF"), "no code");
     Ok(())
 }
@@ -81,7 +82,7 @@ fn one_that_takes_too_long_ends_the_process_that_compiles() -> Result<()> {
 #[test]
 fn one_that_needs_too_much_memory_ends_it_too() -> Result<()> {
     let ended = compiled(64 << 20, 60, &large(4_000)?)?;
-    let said = String::from_utf8_lossy(&ended.stderr);
+    let said = printed::stderr(&ended);
     ensure!(ended.status.signal() == Some(ABORTED) && said.contains("memory allocation"), "{:?}: {said}", ended.status);
     Ok(())
 }
@@ -174,7 +175,7 @@ fn a_compiler_whose_parent_is_gone_does_nothing() -> Result<()> {
         r#"{"what":"Compile","bounds":{"memory_bytes_max":4294967296,"cpu_seconds_max":60,"seconds_max":60},"parent":1}"#,
         &large(1)?,
     )?;
-    let said = String::from_utf8_lossy(&refused.stderr);
+    let said = printed::stderr(&refused);
     ensure!(refused.status.code() == Some(1) && said.contains("process 1, for which"), "{:?}: {said}", refused.status);
     Ok(())
 }
@@ -182,7 +183,7 @@ fn a_compiler_whose_parent_is_gone_does_nothing() -> Result<()> {
 #[test]
 fn what_is_no_component_is_refused_in_words() -> Result<()> {
     let refused = compiled(4 << 30, 60, b"\0asm nonsense")?;
-    let said = String::from_utf8_lossy(&refused.stderr);
+    let said = printed::stderr(&refused);
     ensure!(refused.status.code() == Some(1) && !said.trim().is_empty(), "{:?}: {said}", refused.status);
     Ok(())
 }

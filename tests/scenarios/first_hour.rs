@@ -102,7 +102,7 @@ fn node_output(directory: &Path, more: &[&str]) -> Result<String> {
     arguments.extend(more);
     let output = lockstep(&arguments)?;
     ensure!(!output.status.success(), "it started");
-    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    Ok(String::from_utf8(output.stderr)?)
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn a_data_directory_of_another_node() -> Result<()> {
         "--raft_addr=127.0.0.1:0",
     ])?;
     assert!(!output.status.success());
-    assert_says(&String::from_utf8_lossy(&output.stderr), &["nodeA", "nodeB"]);
+    assert_says(&String::from_utf8(output.stderr)?, &["nodeA", "nodeB"]);
     Ok(())
 }
 

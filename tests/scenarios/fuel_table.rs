@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::{lockstep, prices_wasm};
 
+use crate::printed;
+
 /// Most percent by which a price may differ from the page. Another compiler may generate slightly
 /// different code.
 const TOLERANCE_PERCENT: u64 = 10;
@@ -34,8 +36,8 @@ fn table() -> Result<Vec<(String, u64)>> {
 fn measured() -> Result<Vec<u64>> {
     let script = checkout().join("guests/prices/calls.jsonl").display().to_string();
     let output = lockstep(&["guest", "bench", &prices_wasm().display().to_string(), "--script", &script, "--fuel"])?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{}", printed::all(&output));
+    let text = String::from_utf8(output.stdout)?;
     ensure!(!text.contains("failed") && !text.contains("refused"), "{text}");
     let lines = text.lines().skip_while(|line| !line.starts_with("line ")).skip(1).take_while(|line| !line.is_empty());
     lines.map(|line| Ok(line.split_whitespace().nth(1).context("no fuel")?.parse()?)).collect()

@@ -7,13 +7,15 @@ use anyhow::{Result, ensure};
 use lockstep_tests::{chain_wasm, kv_wasm, lockstep, medley_wasm};
 use tempfile::tempdir;
 
+use crate::printed;
+
 fn bench(wasm: &Path, script: &str) -> Result<String> {
     let place = tempdir()?;
     let file = place.path().join("calls.jsonl");
     std::fs::write(&file, script)?;
     let (wasm, file) = (wasm.display().to_string(), file.display().to_string());
     let output = lockstep(&["guest", "bench", &wasm, "--script", &file])?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = printed::all(&output);
     ensure!(output.status.success(), "{text}");
     Ok(text)
 }
@@ -43,12 +45,12 @@ fn a_number_makes_each_pass_another_command() -> Result<()> {
     std::fs::write(&file, first)?;
     let (wasm, file) = (chain_wasm().display().to_string(), file.display().to_string());
     let output = lockstep(&["guest", "test", &wasm, "--script", &file])?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{}", printed::stderr(&output));
     // A script must fit the guest in every pass.
     let flawed = r#"{"method": "medley.Medley/Act", "request": {"seed": "{{n}}000000000000000000"}}"#;
     std::fs::write(&file, flawed)?;
     let output = lockstep(&["guest", "bench", &medley_wasm().display().to_string(), "--script", &file])?;
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = printed::stderr(&output);
     ensure!(output.status.code() == Some(2) && told.contains("line 1, in pass 19: "), "{told}");
     Ok(())
 }

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::lockstep_binary;
 use tempfile::tempdir;
 
+use crate::printed;
+
 /// Files of the checkout that are in its repository. Build output is left out.
 const SOURCES: [&str; 13] = [
     "Cargo.lock",
@@ -47,7 +49,7 @@ fn run(program: &Path, arguments: &[&str], directory: &Path) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("{} does not start", program.display()))?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = printed::all(&output);
     ensure!(output.status.success(), "{} {}: {text}", program.display(), arguments.join(" "));
     Ok(text)
 }

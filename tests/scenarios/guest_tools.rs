@@ -8,9 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::{chain_wasm, kv_wasm, lockstep, lockstep_binary, misbehaving_wasm, statics_wasm, unfinished_wasm};
 use tempfile::tempdir;
 
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use crate::printed::all as text;
 
 fn guest(arguments: &[&str]) -> Result<Output> {
     lockstep(&[&["guest"], arguments].concat())

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, ensure};
 use lockstep_tests::{Cluster, Options, formed_of, lockstep, lockstep_binary};
 use serde_json::{Value, json};
 
+use crate::printed;
+
 /// Returns the path of a golden component, which is kept for ever.
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
@@ -20,7 +22,7 @@ async fn cluster_of(fsm: PathBuf) -> Result<Cluster> {
 /// Calls node `n` with `lockstep call`, as a user does.
 fn call(cluster: &Cluster, n: usize, method: &str, request: Value) -> Result<Value> {
     let output = lockstep(&["call", &cluster.nodes[n].grpc_addr(), method, &request.to_string()])?;
-    ensure!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{method}: {}", printed::stderr(&output));
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
@@ -78,7 +80,7 @@ fn tally(directory: &Path) -> Result<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/tally/build.sh");
     let built = directory.join("tally.wasm");
     let output = Command::new(script).arg(&built).env("LOCKSTEP", lockstep_binary()).stdin(Stdio::null()).output()?;
-    ensure!(output.status.success(), "build.sh: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "build.sh: {}", printed::stderr(&output));
     Ok(built)
 }
 

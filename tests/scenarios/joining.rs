@@ -161,7 +161,7 @@ async fn a_member_that_is_started_with_another_component_stays_up_unfit_and_says
     let refused = cluster.add(n, "never", "here").await.unwrap_err().to_string();
     assert!(refused.contains("other.wasm is component"), "{refused}");
     let called = lockstep(&["call", &cluster.nodes[n].grpc_addr(), "Example/Get", "{}"])?;
-    let said = String::from_utf8_lossy(&called.stderr);
+    let said = String::from_utf8(called.stderr)?;
     assert!(said.contains("is unfit: ") && said.contains("other.wasm is component"), "{said}");
     assert!(cluster.nodes[n].stop().await?.success());
     cluster.nodes[n].options = fitting;

@@ -97,7 +97,7 @@ async fn empty_variables_say_nothing_and_others_are_named() -> Result<()> {
     for (variable, value) in [("LOCKSTEP_HEARTBEAT_TIMEOUT", "fast"), ("LOCKSTEP_ELECTION_TIMEOUT", "1ms")] {
         let mut command = Command::new(lockstep_binary());
         let told = command.args(["node", "--raft_id=nodeB"]).env(variable, value).stdin(Stdio::null()).output()?;
-        let said = String::from_utf8_lossy(&told.stderr);
+        let said = String::from_utf8(told.stderr)?;
         ensure!(told.status.code() == Some(2) && said.contains(variable), "{said}");
     }
     Ok(())

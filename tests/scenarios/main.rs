@@ -54,6 +54,7 @@ mod only_grpc;
 mod operating;
 mod partitions;
 mod pausing;
+mod printed;
 mod put_back;
 mod quiet_links;
 mod reading;

@@ -10,6 +10,7 @@ use lockstep_tests::misbehaving_pb::{Deed, What};
 use lockstep_tests::{Cluster, Options, eventually, lockstep_binary};
 
 use crate::misbehaving::{client, deed, misbehaving};
+use crate::printed;
 
 /// Limits so small that a hundred commands are no longer in the log.
 const TIGHT: [&str; 4] =
@@ -49,7 +50,7 @@ fn back_up(cluster: &Cluster) -> Result<()> {
         .stdout(out)
         .stderr(Stdio::piped())
         .output()?;
-    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    ensure!(done.status.success(), "{}", printed::stderr(&done));
     ensure!(path.metadata()?.len() > 1_000, "an empty backup");
     Ok(())
 }

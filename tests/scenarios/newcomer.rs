@@ -3,11 +3,13 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use lockstep_tests::{NodeProcess, Options, eventually, formed, kv_wasm, lockstep, lockstep_binary};
 use tempfile::tempdir;
+
+use crate::printed::all as said;
 
 /// A `lockstep dev` in a temporary directory of its own.
 struct Dev {
@@ -60,10 +62,6 @@ impl Drop for Dev {
 fn dev_directories(place: &Path) -> Result<Vec<PathBuf>> {
     let paths = std::fs::read_dir(place)?.map(|entry| Ok(entry?.path()));
     paths.collect()
-}
-
-fn said(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn assert_says(text: &str, words: &[&str]) {
@@ -260,7 +258,9 @@ async fn a_restored_node_starts_and_stops_without_a_warning() -> Result<()> {
     let mut node = NodeProcess::new("nodeX", directory.path(), Options { fsm: None, ..Options::member() })?;
     node.start().await?;
     let read = lockstep(&["call", &node.grpc_addr(), "Example/Get", r#"{"key": "key", "linearizable": true}"#])?;
-    ensure!(said(&read).contains("value"), "{}", said(&read));
+    ensure!(read.status.success(), "{}", said(&read));
+    let reply: serde_json::Value = serde_json::from_slice(&read.stdout)?;
+    assert_eq!(reply["value"], "value");
     assert_eq!(node.stop().await?.code(), Some(0));
     assert!(!node.log().contains("WARN") && !node.log().contains("ERROR"), "{}", node.log());
     Ok(())

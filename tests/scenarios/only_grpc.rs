@@ -13,7 +13,7 @@ use tonic::codegen::{Bytes, http};
 const CALL: &str = "/Example/Add";
 
 /// Sends a POST over HTTP/2 and returns code and body of the response.
-async fn post(address: &str, path: &str, content_type: Option<&str>, message: &[u8]) -> Result<(u16, String)> {
+async fn post(address: &str, path: &str, content_type: Option<&str>, message: &[u8]) -> Result<(u16, Vec<u8>)> {
     let (mut client, connection) = h2::client::handshake(TcpStream::connect(address).await?).await?;
     let connection = tokio::spawn(connection);
     let mut request = http::Request::post(format!("http://{address}{path}"));
@@ -24,12 +24,12 @@ async fn post(address: &str, path: &str, content_type: Option<&str>, message: &[
     let framed = [&[0], &(message.len() as u32).to_be_bytes()[..], message].concat();
     body.send_data(Bytes::from(framed), true)?;
     let (head, mut body) = response.await?.into_parts();
-    let mut text = Vec::new();
+    let mut answer = Vec::new();
     while let Some(data) = body.data().await {
-        text.extend_from_slice(&data?);
+        answer.extend_from_slice(&data?);
     }
     connection.abort();
-    Ok((head.status.as_u16(), String::from_utf8_lossy(&text).into_owned()))
+    Ok((head.status.as_u16(), answer))
 }
 
 /// Sends the same request over HTTP/1.1 and returns the response.
@@ -43,7 +43,7 @@ async fn post_http1(address: &str, content_type: &str, message: &[u8]) -> Result
     connection.write_all(&[head.as_bytes(), &framed].concat()).await?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
+    Ok(String::from_utf8(answer)?)
 }
 
 fn add(val: &str) -> Vec<u8> {
@@ -69,6 +69,7 @@ async fn only_grpc_is_run() -> Result<()> {
     ];
     for content_type in refused.map(Some).into_iter().chain([None]) {
         let (code, text) = post(&address, CALL, content_type, &add("run")).await?;
+        let text = String::from_utf8(text)?;
         ensure!(code == 415 && text.contains("it was not run"), "{content_type:?}: {code} {text}");
         ensure!(text.contains(content_type.unwrap_or("none")), "{content_type:?}: {text}");
     }
@@ -94,6 +95,7 @@ async fn no_service_is_an_exception() -> Result<()> {
     for (address, path) in calls.chain([(&peers, "/lockstep.peer.v1.Peer/Identify".to_owned())]) {
         ensure!(post(address, &path, Some("application/grpc"), &[]).await?.0 == 200, "{path}");
         let (code, text) = post(address, &path, Some("application/grpc-web"), &[]).await?;
+        let text = String::from_utf8(text)?;
         ensure!(code == 415 && text.contains("application/grpc-web"), "{path}: {code} {text}");
     }
     Ok(())

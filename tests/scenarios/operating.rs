@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 use lockstep_tests::{Options, Signal, formed, lockstep};
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::printed;
 
 #[tokio::test]
 async fn http_serves_livez_readyz_and_metrics() -> Result<()> {
@@ -94,7 +96,7 @@ async fn admin_prints_and_transfers_leadership() -> Result<()> {
     let (name, address) = (cluster.nodes[target].name.clone(), cluster.nodes[target].raft_addr());
     let output =
         lockstep(&["admin", &cluster.nodes[leader].grpc_addr(), "leadership_transfer_to_server", &name, &address])?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = printed::all(&output);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("LeadershipTransferToServer") && text.contains("Await"), "{text}");
     assert_eq!(cluster.leader().await?, target);
@@ -106,10 +108,32 @@ async fn admin_fails_with_the_operation() -> Result<()> {
     let cluster = formed(1, &[]).await?;
     let address = cluster.nodes[0].grpc_addr();
     let output = lockstep(&["admin", &address, "remove_server", "nobody"])?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(!output.status.success() && text.contains("nobody"), "{text}");
+    let text = printed::all(&output);
+    assert!(output.status.code() == Some(1) && text.contains("nobody"), "{text}");
     let output = lockstep(&["admin", &address, "add_votr"])?;
-    assert!(String::from_utf8_lossy(&output.stderr).contains("add_voter"), "{output:?}");
+    let said = printed::stderr(&output);
+    assert!(output.status.code() == Some(2) && said.contains("did you mean add_voter?"), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn admin_prints_the_status_of_a_node_as_json() -> Result<()> {
+    let cluster = formed(3, &[]).await?;
+    let (leader, follower) = (cluster.leader().await?, cluster.follower().await?);
+    let addr = |n: usize| cluster.nodes[n].grpc_addr();
+    let all = (0..3).map(addr).collect::<Vec<_>>().join(",");
+    for (arguments, of) in
+        [(vec!["admin", &addr(follower), "status"], follower), (vec!["admin", "--leader", &all, "status"], leader)]
+    {
+        let output = lockstep(&arguments)?;
+        ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let shown: Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(shown["node_id"], cluster.nodes[of].name.as_str());
+        let names = |status: &Value| status.as_object().map(|all| all.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(names(&shown), names(&cluster.nodes[of].status().await?));
+    }
+    let output = lockstep(&["admin", &addr(follower), "status", "more"])?;
+    assert!(output.status.code() == Some(2) && printed::stderr(&output).contains("1 arguments"), "{output:?}");
     Ok(())
 }
 

@@ -5,6 +5,8 @@ use anyhow::{Result, ensure};
 use lockstep_tests::pb::AddVoterRequest;
 use lockstep_tests::{Cluster, NodeProcess, Options, eventually, formed, lockstep};
 
+use crate::printed;
+
 const CONFIRM: &str = "--yes_i_lose_what_the_others_had";
 
 /// Runs `lockstep recover` and returns the exit code and all that it printed.
@@ -16,7 +18,7 @@ fn recover(program: &std::path::Path, node: &NodeProcess, more: &[&str]) -> Resu
         .args(more)
         .env("LOCKSTEP_FAILPOINTS", node.data_dir.join(format!("{}.failpoints", node.name)))
         .output()?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = printed::all(&output);
     Ok((output.status.code(), text))
 }
 
@@ -133,7 +135,7 @@ async fn what_is_no_survivor_is_refused_in_words() -> Result<()> {
     let directory = cluster.directory().display().to_string();
     let refused = |id: &str, directory: &str, expected: &str| -> Result<()> {
         let output = lockstep(&["recover", &format!("--raft_id={id}"), "--raft_data_dir", directory, CONFIRM])?;
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let text = String::from_utf8(output.stderr)?;
         ensure!(output.status.code() == Some(1) && text.contains(expected), "{expected:?}: {text}");
         Ok(())
     };

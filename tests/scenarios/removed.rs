@@ -3,7 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::{self, AddRequest, GetRequest, RemoveServerRequest, WatchRequest};
-use lockstep_tests::{Cluster, Signal, eventually, formed, lockstep};
+use lockstep_tests::{Cluster, Signal, eventually, formed};
+
+use crate::surface::health;
 
 async fn remove(cluster: &Cluster, n: usize) -> Result<u64> {
     let leader = cluster.leader().await?;
@@ -25,7 +27,7 @@ async fn says_that_it_is_removed(cluster: &Cluster, n: usize) -> Result<()> {
     })
     .await?;
     assert_eq!(node.http("/livez").await?.0, 200);
-    assert!(node.http("/status").await?.1.contains(r#""mode":"removed""#));
+    assert_eq!(node.status().await?["mode"], "removed");
     let stats = node.manager().await?.stats(pb::StatsRequest {}).await?.into_inner().stats;
     assert_eq!(stats["mode"], "removed");
 
@@ -43,11 +45,8 @@ async fn says_that_it_is_removed(cluster: &Cluster, n: usize) -> Result<()> {
         assert!(status.message().contains("removed from the cluster"), "{status:?}");
     }
     assert_eq!(add.metadata().get("lockstep-outcome").unwrap(), "not-applied");
-    for (service, expected) in [("Example", "NOT_SERVING"), ("quis.RaftLeader", "NOT_SERVING"), ("", "\"SERVING\"")] {
-        let request = format!(r#"{{"service":"{service}"}}"#);
-        let reply = lockstep(&["call", &node.grpc_addr(), "grpc.health.v1.Health/Check", &request])?;
-        let reply = String::from_utf8(reply.stdout)?;
-        assert!(reply.contains(expected), "{service:?}: {reply}");
+    for (service, expected) in [("Example", "NOT_SERVING"), ("quis.RaftLeader", "NOT_SERVING"), ("", "SERVING")] {
+        assert_eq!(health(node, service)?, expected, "{service:?}");
     }
     Ok(())
 }

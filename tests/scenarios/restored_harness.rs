@@ -11,6 +11,8 @@ use lockstep_guest::{Code, Harness, Machine, State, Status};
 use lockstep_tests::pb::{AddRequest, AddResponse, GetRequest, GetResponse};
 use lockstep_tests::{formed, kv_wasm, lockstep, lockstep_binary};
 
+use crate::printed;
+
 /// The key-value guest. Its handlers are in its component only.
 struct Kv;
 
@@ -48,7 +50,7 @@ async fn a_test_goes_on_from_the_backup_of_a_cluster() -> Result<()> {
         last = cluster.add(0, &format!("k{n}"), &format!("v{n}")).await?;
     }
     let backed_up = lockstep(&["backup", &cluster.nodes[0].grpc_addr()])?;
-    ensure!(backed_up.status.success(), "{}", String::from_utf8_lossy(&backed_up.stderr));
+    ensure!(backed_up.status.success(), "{}", printed::stderr(&backed_up));
     let backup = backed_up.stdout;
     tokio::task::spawn_blocking(move || goes_on(&backup, last)).await?
 }
@@ -82,7 +84,7 @@ fn rows_of_what_is_no_backup_are_refused() -> Result<()> {
         [(&*kv.display().to_string(), "no backup of Lockstep"), ("-", "stdin"), ("/no/file", "cannot read")]
     {
         let output = rows(file)?;
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let told = String::from_utf8(output.stderr)?;
         ensure!(output.status.code() == Some(1) && told.contains(words), "{file}: {told}");
     }
     Ok(())

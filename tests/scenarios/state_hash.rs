@@ -4,6 +4,8 @@
 use anyhow::{Result, ensure};
 use lockstep_tests::{Cluster, Options, eventually, formed, formed_of, lockstep};
 
+use crate::printed;
+
 #[tokio::test]
 async fn all_nodes_have_one_hash_after_restarts() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
@@ -48,12 +50,11 @@ async fn is_quarantined(cluster: &Cluster, n: usize) -> Result<()> {
 async fn takes_no_other_state(cluster: &Cluster, victim: usize) -> Result<()> {
     let addr = cluster.nodes[victim].grpc_addr();
     let refused = lockstep(&["admin", &addr, "resync", "127.0.0.1:1"])?;
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let said = printed::stderr(&refused);
     ensure!(refused.status.code() == Some(1) && said.contains("127.0.0.1:1: cannot connect"), "{said}");
     let refused = lockstep(&["admin", "--leader", &addr, "resync"])?;
-    ensure!(
-        refused.status.code() == Some(2) && String::from_utf8_lossy(&refused.stderr).contains("leave --leader out")
-    );
+    let said = printed::stderr(&refused);
+    ensure!(refused.status.code() == Some(2) && said.contains("leave --leader out"), "{said}");
     // To which cluster a state belongs shows only when all of it was fetched and checked, at the
     // next start.
     let stranger = formed(1, &[]).await?;
@@ -72,13 +73,13 @@ async fn takes_no_other_state(cluster: &Cluster, victim: usize) -> Result<()> {
 async fn is_made_anew(cluster: &mut Cluster, victim: usize, other: usize) -> Result<()> {
     let addr = cluster.nodes[other].grpc_addr();
     let healthy = lockstep(&["admin", &addr, "resync"])?;
-    let said = String::from_utf8_lossy(&healthy.stderr).into_owned();
+    let said = printed::stderr(&healthy);
     ensure!(healthy.status.code() == Some(1) && said.contains("only a node in quarantine is made anew"), "{said}");
     let addr = cluster.nodes[victim].grpc_addr();
     takes_no_other_state(cluster, victim).await?;
     let made = lockstep(&["admin", &addr, "resync"])?;
-    let said = String::from_utf8_lossy(&made.stdout).into_owned();
-    ensure!(made.status.success() && said.contains("starts again with it"), "{said} {made:?}");
+    let said = printed::all(&made);
+    ensure!(made.status.success() && said.contains("starts again with it"), "{said}");
     eventually("it serves again", || async {
         let status = cluster.nodes[victim].status().await?;
         ensure!(status["mode"] == "serving", "{}", status["mode"]);
@@ -125,7 +126,7 @@ async fn diverges(leads: bool) -> Result<()> {
     let (name, place) = (cluster.nodes[victim].name.clone(), cluster.directory().display().to_string());
     let recovered =
         lockstep(&["recover", "--raft_id", &name, "--raft_data_dir", &place, "--yes_i_lose_what_the_others_had"])?;
-    let said = String::from_utf8_lossy(&recovered.stderr).into_owned();
+    let said = printed::stderr(&recovered);
     ensure!(recovered.status.code() == Some(1) && said.contains("recover from another one"), "{said}");
     cluster.nodes[victim].spawn()?;
     is_quarantined(&cluster, victim).await?;
@@ -207,7 +208,7 @@ async fn nodes_that_run_guests_by_another_build_are_warned_of() -> Result<()> {
     // With another leader, all nodes check the builds.
     let leader = cluster.nodes[cluster.leader().await?].grpc_addr();
     let transferred = lockstep(&["admin", &leader, "leadership_transfer"])?;
-    ensure!(transferred.status.success(), "{}", String::from_utf8_lossy(&transferred.stderr));
+    ensure!(transferred.status.success(), "{}", printed::stderr(&transferred));
     eventually("each sees who differs", || async {
         for (n, node) in cluster.nodes.iter().enumerate() {
             let log = node.log();

@@ -1,10 +1,13 @@
 //! The interface for clients: reflection, health, limits, unknown methods, the call command.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lockstep_tests::pb::AddRequest;
-use lockstep_tests::{formed, lockstep};
+use lockstep_tests::{NodeProcess, formed, lockstep};
+use serde_json::{Value, json};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
+
+use crate::printed;
 
 #[tokio::test]
 async fn an_unknown_method_is_unimplemented() -> Result<()> {
@@ -58,19 +61,17 @@ async fn a_malformed_request_is_invalid_and_changes_nothing() -> Result<()> {
 
 fn run(arguments: &[&str]) -> Result<String> {
     let output = lockstep(arguments)?;
-    let text = String::from_utf8(output.stdout)?;
-    ensure!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    Ok(text)
+    ensure!(output.status.success(), "{arguments:?}: {}", printed::all(&output));
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 #[tokio::test]
 async fn call_speaks_json_through_reflection() -> Result<()> {
     let cluster = formed(1, &[]).await?;
     let address = cluster.nodes[0].grpc_addr();
-    let reply: serde_json::Value =
-        serde_json::from_str(&run(&["call", &address, "Example/Add", r#"{"key":"a","val":"b"}"#])?)?;
+    let reply: Value = serde_json::from_str(&run(&["call", &address, "Example/Add", r#"{"key":"a","val":"b"}"#])?)?;
     assert!(reply["commitIndex"].as_str().is_some_and(|index| index != "0"), "{reply}");
-    let reply: serde_json::Value = serde_json::from_str(&run(&["call", &address, "Example/Get", r#"{"key":"a"}"#])?)?;
+    let reply: Value = serde_json::from_str(&run(&["call", &address, "Example/Get", r#"{"key":"a"}"#])?)?;
     assert_eq!(reply["value"], "b");
     let services = run(&["call", &address])?;
     // The guest's methods with their kinds come first. The node's own services follow, one line
@@ -89,11 +90,19 @@ async fn call_speaks_json_through_reflection() -> Result<()> {
     assert!(run(&["call", &address, "grpc.health.v1.Health"])?.contains("grpc.health.v1.Health/Check"));
     let wrong = lockstep(&["call", &address, "Example/Ad", "{}"])?;
     assert!(!wrong.status.success());
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("Example/Add"), "{wrong:?}");
+    assert!(printed::stderr(&wrong).contains("Example/Add"), "{wrong:?}");
     let wrong = lockstep(&["call", &address, "Example/Add", r#"{"kei":"a"}"#])?;
     assert!(!wrong.status.success());
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("kei"), "{wrong:?}");
+    assert!(printed::stderr(&wrong).contains("kei"), "{wrong:?}");
     Ok(())
+}
+
+/// Returns the status that the node's health service gives for this service.
+pub fn health(node: &NodeProcess, service: &str) -> Result<String> {
+    let request = json!({ "service": service }).to_string();
+    let reply: Value =
+        serde_json::from_str(&run(&["call", &node.grpc_addr(), "grpc.health.v1.Health/Check", &request])?)?;
+    Ok(reply["status"].as_str().context("no status")?.to_owned())
 }
 
 #[tokio::test]
@@ -102,14 +111,11 @@ async fn health_knows_the_guest_and_the_leader() -> Result<()> {
     let leader = cluster.leader().await?;
     for (n, node) in cluster.nodes.iter().enumerate() {
         for service in ["", "Example"] {
-            let request = format!(r#"{{"service":"{service}"}}"#);
-            let reply = run(&["call", &node.grpc_addr(), "grpc.health.v1.Health/Check", &request])?;
-            assert!(reply.contains("\"SERVING\""), "{service} on {}: {reply}", node.name);
+            assert_eq!(health(node, service)?, "SERVING", "{service} on {}", node.name);
         }
         lockstep_tests::eventually("quis.RaftLeader is right", || async {
-            let reply =
-                run(&["call", &node.grpc_addr(), "grpc.health.v1.Health/Check", r#"{"service":"quis.RaftLeader"}"#])?;
-            ensure!(reply.contains("\"SERVING\"") == (n == leader), "{}: {reply}", node.name);
+            let status = health(node, "quis.RaftLeader")?;
+            ensure!(status == if n == leader { "SERVING" } else { "NOT_SERVING" }, "{}: {status}", node.name);
             Ok(())
         })
         .await?;

@@ -192,7 +192,7 @@ async fn a_terminal_shows_how_far_a_transfer_is_while_admin_waits() -> Result<()
         eprintln!("skipped: there is no `script` here to play a terminal");
         return Ok(());
     };
-    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let text = String::from_utf8(shown.stdout)?;
     ensure!(shown.status.success() && text.contains(&format!("sending a snapshot to {name}: ")), "{text}");
     ensure!(cluster.nodes[0].log().contains("a snapshot is on its way"), "the log says it, too");
     Ok(())

@@ -1,9 +1,9 @@
-//! `lockstep admin`: calls one RPC of a node's manager and prints the request and the reply. It
-//! decides nothing about membership; the node does.
+//! `lockstep admin`: calls one RPC of a node's manager, or of its service `lockstep.v1.Admin`, and
+//! prints the request and the reply. It decides nothing about membership; the node does.
 
 use std::time::Duration;
 
-use prost_reflect::{DynamicMessage, MethodDescriptor};
+use prost_reflect::DynamicMessage;
 
 use super::client::{self, CONNECT_PATIENCE};
 use super::door;
@@ -11,11 +11,11 @@ use super::manager::{self, Manager, is_operation, known, operation_error, text_f
 use super::progress::with_transfers;
 use super::report::{Failure, print_line, print_notice};
 use super::resync;
+use super::rpcs::{self, Answered, Extra, Rpc};
 use super::set_log_time;
-use super::similar::{similar, suggestion};
 use super::text::{self, Defaults};
 
-/// Call one RPC of a node's RaftManager service, and wait for the operation it starts.
+/// Call one RPC of a node's manager, and wait for the operation it starts.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AdminArgs {
     /// Find the leader among the addresses, and call the leader
@@ -39,18 +39,36 @@ pub(crate) struct AdminArgs {
     arguments: Vec<String>,
 }
 
+/// What some RPCs have beyond what their descriptor says.
+const EXTRAS: [Extra; 3] = [resync::EXTRA, set_log_time::EXTRA, STATUS];
+
+/// The reply of `status` is JSON already, and is printed as it is.
+const STATUS: Extra = Extra {
+    rpc: "lockstep.v1.Admin.Status",
+    about: "status prints the node's status as one JSON object.",
+    answer: Some(|answered| Ok(text_field(answered.reply, "json").unwrap_or_default())),
+    ..Extra::NONE
+};
+
+/// Returns all RPCs: those of the manager, and those of `lockstep.v1.Admin`.
+pub(crate) fn rpcs() -> Vec<Rpc> {
+    let own = manager::descriptors().get_service_by_name("lockstep.v1.Admin");
+    rpcs::of(&[manager::service(), own.expect("the build compiles admin.proto")], &EXTRAS)
+}
+
 /// Returns the list of RPCs with their arguments, and examples.
 pub(crate) fn help() -> String {
     let mut help = String::from("RPCs:\n");
-    for rpc in manager::rpcs() {
-        help.push_str(&format!("  {}\n", manager::usage(&rpc)));
+    let rpcs = rpcs();
+    for rpc in &rpcs {
+        help.push_str(&format!("  {}\n", rpc.usage()));
     }
-    help.push_str(&format!("  {}\n", resync::USAGE));
-    help.push_str(&format!("  {}\n", set_log_time::USAGE));
+    help.push('\n');
+    for rpc in rpcs.iter().filter(|rpc| !rpc.extra.about.is_empty()) {
+        help.push_str(&format!("{}\n", rpc.extra.about));
+    }
     help.push_str(
-        "\n\
-        resync makes a node in quarantine anew, from the node with the grpc_addr `from` or from any voter.\n\
-        set_log_time moves log time ahead, for clocks that cannot bring it where it belongs; it says what that ends until you are sure.\n\
+        "\
         A previous_index other than 0 refuses the change if the configuration changed after that index.\n\
         Bytes are text, hex:… or @file. What an operation waits for is awaited; an error exits with code 1.\n\
         \n\
@@ -64,25 +82,15 @@ pub(crate) fn help() -> String {
 
 /// Runs one RPC to its end.
 pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
-    if args.rpc == "resync" {
-        if args.leader {
-            let failure = Failure::usage("resync is asked of the node in quarantine itself, which never leads");
-            return Err(failure.hint("leave --leader out and give that node's grpc_addr").into());
-        }
-        return resync::run(&args.addr, &args.arguments, args.timeout);
+    let rpcs = rpcs();
+    let rpc = rpcs::find(&rpcs, &args.rpc)?;
+    if let (true, Some(refuse)) = (args.leader, rpc.extra.refuse_leader) {
+        return Err(refuse().into());
     }
-    if args.rpc.replace('-', "_") == "set_log_time" {
-        let request = set_log_time::request(&args.arguments)?;
-        return super::client_runtime()?.block_on(async {
-            let manager = reach(args).await?;
-            set_log_time::run(manager.server().clone(), request, args.timeout).await
-        });
-    }
-    let rpc = manager::rpc(&args.rpc).ok_or_else(|| unknown_rpc(&args.rpc))?;
-    let request = manager::request(&rpc, &args.arguments)?;
+    let request = rpc.request(&args.arguments)?;
     super::client_runtime()?.block_on(async {
         let manager = reach(args).await?;
-        invoke(&manager, &rpc, &request).await
+        invoke(&manager, &args.addr, rpc, &request).await
     })
 }
 
@@ -94,33 +102,45 @@ async fn reach(args: &AdminArgs) -> anyhow::Result<Manager> {
     }
 }
 
-async fn invoke(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage) -> anyhow::Result<()> {
-    let reply = say(manager, rpc, request).await?;
+async fn invoke(manager: &Manager, addr: &str, rpc: &Rpc, request: &DynamicMessage) -> anyhow::Result<()> {
+    let reply = say(manager, addr, rpc, request).await?;
     if !is_operation(&reply) {
         return Ok(());
     }
-    let outcome = with_transfers(manager.server(), say(manager, &known("Await"), &reply)).await?;
+    let outcome = with_transfers(manager.server(), say(manager, addr, &known("Await"), &reply)).await?;
     // The operation is over, whatever happens to its token. A node that was shut down may be gone
     // already.
-    if let Err(error) = say(manager, &known("Forget"), &reply).await {
+    if let Err(error) = say(manager, addr, &known("Forget"), &reply).await {
         print_notice(format_args!("the operation ended, but its token was not forgotten: {error}"));
     }
     match operation_error(&outcome) {
-        Some(error) => Err(Failure::new(format!("{} failed: {error}", rpc.name())).into()),
+        Some(error) => Err(Failure::new(format!("{} failed: {error}", rpc.method.name())).into()),
         None => Ok(()),
     }
 }
 
-/// Calls the RPC, and prints request and reply.
-async fn say(manager: &Manager, rpc: &MethodDescriptor, request: &DynamicMessage) -> anyhow::Result<DynamicMessage> {
-    print_line(format!("Invoking {}({})", rpc.name(), text::format(request, Defaults::Hidden)))?;
-    let reply = match manager.call(rpc, request).await {
+/// Calls the RPC. Prints request and reply, or what the RPC says in words of its own.
+async fn say(manager: &Manager, addr: &str, rpc: &Rpc, request: &DynamicMessage) -> anyhow::Result<DynamicMessage> {
+    let Extra { answer, hint, .. } = rpc.extra;
+    if answer.is_none() {
+        print_line(format!("Invoking {}({})", rpc.method.name(), text::format(request, Defaults::Hidden)))?;
+    }
+    let reply = match manager.call(&rpc.method, request).await {
         Ok(reply) => reply,
-        Err(status) => return Err(door::failure(manager.server(), status).await.into()),
+        Err(status) => {
+            let hint = hint.and_then(|hint| hint(request, &status));
+            let failure = door::failure(manager.server(), status).await;
+            return Err(hint.into_iter().fold(failure, Failure::hint).into());
+        }
     };
-    let shown = text::format(&reply, Defaults::Shown);
-    let separator = if shown.contains('\n') { "\n" } else { " " };
-    print_line(format!("Response:{separator}{shown}").trim_end())?;
+    match answer {
+        Some(answer) => print_line(answer(&Answered { addr, request, reply: &reply })?)?,
+        None => {
+            let shown = text::format(&reply, Defaults::Shown);
+            let separator = if shown.contains('\n') { "\n" } else { " " };
+            print_line(format!("Response:{separator}{shown}").trim_end())?;
+        }
+    }
     Ok(reply)
 }
 
@@ -152,14 +172,6 @@ async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<M
     Err(failure.hint("give the --grpc_addr of every node that runs; without a majority there is no leader").into())
 }
 
-fn unknown_rpc(name: &str) -> Failure {
-    let rpcs = manager::rpcs();
-    let names = rpcs.iter().map(|rpc| text::snake_case(rpc.name())).chain(["resync".into(), "set_log_time".into()]);
-    let names: Vec<String> = names.collect();
-    let close: Vec<String> = similar(name, names.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
-    Failure::usage(format!("there is no RPC {name:?}")).hint(suggestion(&close, &names))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -168,14 +180,44 @@ mod tests {
     #[test]
     fn help_lists_every_rpc_with_its_arguments() {
         let help = help();
-        for rpc in manager::rpcs() {
-            assert!(help.contains(&format!("  {}\n", manager::usage(&rpc))), "{}", rpc.name());
+        for rpc in rpcs() {
+            assert!(help.contains(&format!("  {}\n", rpc.usage())), "{}", rpc.name());
+        }
+        for service in ["RaftManager", "lockstep.v1.Admin"] {
+            let service = manager::descriptors().get_service_by_name(service).unwrap();
+            for method in service.methods().filter(|method| !method.is_server_streaming()) {
+                assert!(help.contains(&format!("\n  {}", text::snake_case(method.name()))), "{}", method.name());
+            }
+        }
+        for usage in ["resync [from]", "set_log_time <time> [sure]", "status"] {
+            assert!(help.contains(&format!("  {usage}\n")), "{usage}");
+        }
+    }
+
+    #[test]
+    fn each_name_is_of_one_rpc() {
+        let mut names: Vec<String> = rpcs().iter().map(Rpc::name).collect();
+        names.sort();
+        assert!(names.is_sorted_by(|one, next| one < next), "{names:?}");
+    }
+
+    #[test]
+    fn extras_are_of_rpcs_and_fields_that_exist() {
+        let rpcs = rpcs();
+        for extra in EXTRAS {
+            let rpc = rpcs.iter().find(|rpc| rpc.method.full_name() == extra.rpc).unwrap();
+            for argument in extra.arguments {
+                assert!(rpc.method.input().get_field_by_name(argument.field).is_some(), "{argument:?}");
+            }
         }
     }
 
     #[test]
     fn unknown_rpc_is_answered_with_what_was_meant() {
-        assert!(format!("{:?}", unknown_rpc("add_votr")).contains("did you mean add_voter"));
-        assert!(format!("{:?}", unknown_rpc("xyzzy")).contains("get_configuration"));
+        let rpcs = rpcs();
+        let hint = |name: &str| format!("{:?}", rpcs::find(&rpcs, name).unwrap_err());
+        assert!(hint("add_votr").contains("did you mean add_voter"));
+        assert!(hint("resink").contains("did you mean resync"));
+        assert!(hint("xyzzy").contains("get_configuration"));
     }
 }

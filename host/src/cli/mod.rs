@@ -30,6 +30,7 @@ mod reflection;
 mod report;
 mod restore;
 mod resync;
+mod rpcs;
 mod set_log_time;
 mod similar;
 mod text;

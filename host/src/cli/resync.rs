@@ -1,35 +1,29 @@
-//! `lockstep admin <addr> resync`: makes a node in quarantine replace its state by another node's.
-//! The node does the work.
+//! What `resync` has beyond other RPCs on the command line: `lockstep admin <addr> resync` makes a
+//! node in quarantine replace its state by another node's. The node does the work.
 
-use std::time::Duration;
+use lockstep_proto::v1::ResyncResponse;
 
-use lockstep_proto::v1::ResyncRequest;
-use lockstep_proto::v1::admin_client::AdminClient;
+use super::report::Failure;
+use super::rpcs::{Answered, Argument, Extra};
 
-use super::client::{self, CONNECT_PATIENCE};
-use super::report::{Failure, print_line};
+/// The addition to the RPC.
+pub(crate) const EXTRA: Extra = Extra {
+    rpc: "lockstep.v1.Admin.Resync",
+    about: "resync makes a node in quarantine anew, from the node with the grpc_addr `from` or from any voter.",
+    arguments: &[Argument { field: "from", name: "from", is_optional: true, read: None }],
+    refuse_leader: Some(refuse_leader),
+    answer: Some(answer),
+    ..Extra::NONE
+};
 
-/// Usage, as the list of RPCs shows it.
-pub(crate) const USAGE: &str = "resync [from]";
+fn refuse_leader() -> Failure {
+    Failure::usage("resync is asked of the node in quarantine itself, which never leads")
+        .hint("leave --leader out and give that node's grpc_addr")
+}
 
-/// Sends the request, and waits until the other node's state is on that node's disk.
-pub(crate) fn run(addr: &str, arguments: &[String], timeout: Option<Duration>) -> anyhow::Result<()> {
-    let from = match arguments {
-        [] => String::new(),
-        [from] => from.clone(),
-        _ => return Err(Failure::usage(format!("{USAGE}: too many arguments")).into()),
-    };
-    super::client_runtime()?.block_on(async {
-        let server = client::connect(addr, CONNECT_PATIENCE).await?;
-        let mut request = tonic::Request::new(ResyncRequest { from });
-        if let Some(timeout) = timeout {
-            request.set_timeout(timeout);
-        }
-        let done = AdminClient::new(server).resync(request).await.map_err(|status| Failure::from_status(&status))?;
-        let done = done.into_inner();
-        print_line(format!(
-            "{addr} has the state of {} as of index {}, {} rows, and starts again with it",
-            done.from, done.index, done.rows
-        ))
-    })
+/// Says what the node has. The other node's state is on its disk by then.
+fn answer(answered: &Answered<'_>) -> anyhow::Result<String> {
+    let ResyncResponse { index, rows, from } = answered.reply.transcode_to()?;
+    let addr = answered.addr;
+    Ok(format!("{addr} has the state of {from} as of index {index}, {rows} rows, and starts again with it"))
 }

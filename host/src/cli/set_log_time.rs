@@ -1,35 +1,43 @@
-//! `lockstep admin <addr> set_log_time`: moves a cluster's log time ahead, as a last resort. The
-//! leader does it, and says what it ends.
+//! What `set_log_time` has beyond other RPCs on the command line: `lockstep admin <addr>
+//! set_log_time` moves a cluster's log time ahead, as a last resort. The leader does it, and says
+//! what it ends.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
-use lockstep_proto::v1::SetLogTimeRequest;
-use lockstep_proto::v1::admin_client::AdminClient;
-use tonic::{Code, Request};
+use lockstep_proto::v1::{SetLogTimeRequest, SetLogTimeResponse};
+use prost_reflect::{DynamicMessage, Value};
+use tonic::{Code, Status};
 
-use super::client::Client;
-use super::report::{Failure, print_line};
+use super::report::Failure;
+use super::rpcs::{Answered, Argument, Extra};
 use crate::types::date;
 
-/// Usage, as the list of RPCs shows it.
-pub(crate) const USAGE: &str = "set_log_time <time> [sure]";
+/// The addition to the RPC.
+pub(crate) const EXTRA: Extra = Extra {
+    rpc: "lockstep.v1.Admin.SetLogTime",
+    about: "set_log_time moves log time ahead, for clocks that cannot bring it where it belongs; it says what that ends until you are sure.",
+    arguments: &[
+        Argument { field: "time_ms", name: "time", is_optional: false, read: Some(read_time) },
+        Argument { field: "sure", name: "sure", is_optional: true, read: Some(read_sure) },
+    ],
+    answer: Some(answer),
+    hint: Some(hint),
+    ..Extra::NONE
+};
 
-/// Returns the request that these words describe.
-pub(crate) fn request(words: &[String]) -> Result<SetLogTimeRequest, Failure> {
-    let usage = |what: String| Failure::usage(format!("set_log_time: {what}")).hint(format!("it is used as: {USAGE}"));
-    match words {
-        [time] => Ok(SetLogTimeRequest { time_ms: milliseconds(time).ok_or_else(|| unreadable(time))?, sure: false }),
-        [time, word] if word == "sure" => {
-            Ok(SetLogTimeRequest { time_ms: milliseconds(time).ok_or_else(|| unreadable(time))?, sure: true })
-        }
-        [_, word] => Err(usage(format!("{word:?} is not \"sure\""))),
-        _ => Err(usage(format!("it was given {} arguments", words.len()))),
-    }
+fn read_time(word: &str) -> Result<Value, Failure> {
+    milliseconds(word).map(Value::U64).ok_or_else(|| {
+        let failure = Failure::usage(format!("set_log_time: {word:?} is no time"));
+        failure.hint("write it in UTC, as `date -u +%FT%TZ` does: 2026-11-29T08:30:00Z; or as milliseconds since 1970")
+    })
 }
 
-fn unreadable(time: &str) -> Failure {
-    let failure = Failure::usage(format!("set_log_time: {time:?} is no time"));
-    failure.hint("write it in UTC, as `date -u +%FT%TZ` does: 2026-11-29T08:30:00Z; or as milliseconds since 1970")
+fn read_sure(word: &str) -> Result<Value, Failure> {
+    match word {
+        "sure" => Ok(Value::Bool(true)),
+        _ => Err(Failure::usage(format!("set_log_time: {word:?} is not \"sure\""))
+            .hint("it is used as: set_log_time <time> [sure]")),
+    }
 }
 
 fn milliseconds(time: &str) -> Option<u64> {
@@ -40,36 +48,30 @@ fn milliseconds(time: &str) -> Option<u64> {
     u64::try_from(since.as_millis()).ok()
 }
 
-/// Sends the request to the leader behind `server`.
-pub(crate) async fn run(server: Client, request: SetLogTimeRequest, limit: Option<Duration>) -> anyhow::Result<()> {
-    let mut message = Request::new(request);
-    if let Some(limit) = limit {
-        message.set_timeout(limit);
-    }
-    let SetLogTimeRequest { time_ms, sure } = request;
-    match AdminClient::new(server).set_log_time(message).await {
-        Ok(done) => {
-            let done = done.into_inner();
-            let (before, after) = (date(done.before_ms), date(time_ms));
-            print_line(format!("log time was {before} and is {after} as of index {}", done.index))
-        }
-        Err(status) => {
-            let failure = Failure::from_status(&status);
-            let asks = status.code() == Code::FailedPrecondition && status.message().ends_with("say that you are sure");
-            Err(if asks && !sure { failure.hint(format!("set_log_time {} sure", date(time_ms))) } else { failure }
-                .into())
-        }
-    }
+fn answer(answered: &Answered<'_>) -> anyhow::Result<String> {
+    let SetLogTimeRequest { time_ms, .. } = answered.request.transcode_to()?;
+    let SetLogTimeResponse { index, before_ms } = answered.reply.transcode_to()?;
+    Ok(format!("log time was {} and is {} as of index {index}", date(before_ms), date(time_ms)))
+}
+
+/// Returns the words to type for the same time, if the leader asks whether the operator is sure.
+fn hint(request: &DynamicMessage, status: &Status) -> Option<String> {
+    let SetLogTimeRequest { time_ms, sure } = request.transcode_to().ok()?;
+    let asks = status.code() == Code::FailedPrecondition && status.message().ends_with("say that you are sure");
+    (asks && !sure).then(|| format!("set_log_time {} sure", date(time_ms)))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::cli::admin;
+    use crate::cli::rpcs::find;
 
     fn of(words: &[&str]) -> Result<SetLogTimeRequest, String> {
         let words: Vec<String> = words.iter().map(|word| word.to_string()).collect();
-        request(&words).map_err(|failure| failure.to_string())
+        let request = find(&admin::rpcs(), "set_log_time").unwrap().request(&words);
+        request.map(|message| message.transcode_to().unwrap()).map_err(|failure| format!("{failure:?}"))
     }
 
     #[test]
@@ -82,8 +84,25 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused_with_one_that_is() {
-        for words in [&["tomorrow"][..], &["-5"], &["1969-01-01T00:00:00Z"], &["5", "yes"], &[], &["5", "sure", "6"]] {
-            assert!(of(words).unwrap_err().contains("set_log_time"), "{words:?}");
+        for words in [&["tomorrow"][..], &["-5"], &["1969-01-01T00:00:00Z"]] {
+            assert!(of(words).unwrap_err().contains("2026-11-29T08:30:00Z"), "{words:?}");
         }
+        for words in [&["5", "yes"][..], &["5", "true"], &[], &["5", "sure", "6"]] {
+            assert!(of(words).unwrap_err().contains("it is used as: set_log_time <time> [sure]"), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_hint_comes_only_when_the_leader_asks() {
+        let asked = Status::failed_precondition("it ends leases: say that you are sure");
+        let rpcs = admin::rpcs();
+        let request = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| word.to_string()).collect();
+            find(&rpcs, "set_log_time").unwrap().request(&words).unwrap()
+        };
+        let expected = Some("set_log_time 2026-09-21T14:13:20Z sure");
+        assert_eq!(hint(&request(&["1790000000000"]), &asked).as_deref(), expected);
+        assert_eq!(hint(&request(&["1790000000000", "sure"]), &asked), None);
+        assert_eq!(hint(&request(&["1790000000000"]), &Status::failed_precondition("other")), None);
     }
 }
