@@ -67,7 +67,7 @@ enum Command {
     Dev(dev::DevArgs),
     /// Call a method of a running cluster, with JSON
     Call(call::CallArgs),
-    /// Change or inspect a cluster through its RaftManager service
+    /// Change or inspect a cluster through the services of its nodes for operators
     Admin(admin::AdminArgs),
     /// Make a cluster of one survivor after the majority is lost for good; the node must be stopped
     Recover(recover::RecoverArgs),

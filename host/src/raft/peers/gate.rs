@@ -1,6 +1,6 @@
-//! Checks every message before the handlers of a group get it: the message must be for this node and
-//! this group, from its cluster, from the one process of its sender that takes part, and its numbers
-//! must be possible. Changes nothing and forwards nothing.
+//! Checks every message before the handlers of a group get it: the message must be for this
+//! node and this group, from its cluster, from the one process of its sender that takes part, and
+//! its numbers must be possible. Changes nothing and forwards nothing.
 
 use std::sync::Arc;
 

@@ -34,7 +34,10 @@ pub enum Lane {
 /// The channels of a process to its peers: one for each address and lane, whichever groups use it.
 /// A channel that no link uses any more is closed when the next one is made.
 #[derive(Clone, Default)]
-pub struct Channels(Arc<Mutex<HashMap<(String, Lane), Arc<Line>>>>);
+pub struct Channels(Arc<Mutex<Lines>>);
+
+/// The channels, by address and lane.
+type Lines = HashMap<(String, Lane), Arc<Line>>;
 
 impl Channels {
     fn at(&self, address: &str, lane: Lane) -> Arc<Line> {
