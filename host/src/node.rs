@@ -1,9 +1,9 @@
 //! The process: connects what it has once with its groups, from bottom to top, and stops them from
-//! top to bottom. The only file that sees everything. Decides nothing itself. `node/identity.rs`
-//! owns the node's identity. `node/founding.rs` decides whether it forms a cluster and whether its
-//! place is disputed, by `node/clock.rs` too; `node/admission.rs` what it may run. `node/duties.rs`
-//! has its background tasks, `node/sockets.rs` its sockets, and `node/stopping.rs` what Shutdown
-//! does. `group` has the rest.
+//! top to bottom. The only file that sees everything. Decides only which reason to hold a node comes
+//! first. `node/identity.rs` owns the node's identity. `node/founding.rs` decides whether it forms a
+//! cluster (not by a clock that `node/clock.rs` refuses), and whether its place is disputed.
+//! `node/admission.rs` decides what it may run. `node/duties.rs` has its background tasks,
+//! `node/sockets.rs` its sockets, and `node/stopping.rs` what Shutdown does. `group` has the rest.
 
 mod admission;
 mod clock;
@@ -54,7 +54,8 @@ const QUERY_QUEUE_MAX: usize = 4_096;
 /// acknowledged.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A running node: what a process has once, and its groups.
+/// A running node: what a process has once, and its groups. It has group 0 alone today: `api`,
+/// `admission`, `resync` and `join` know one group.
 pub struct Node {
     api: Api,
     groups: BTreeMap<GroupId, Group>,
@@ -216,8 +217,8 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
     let opened = Opened::open(&lent, GROUP, settings(config))?;
     let admission =
         Admission::new(directory.clone(), disk, opened.machine.clone(), lent.cluster.clone(), identity.clone());
-    let (desk, fsm) = (admission.clone(), config.fsm.clone());
-    let unfit = tokio::task::spawn_blocking(move || desk.load_at_start(fsm.as_deref())).await??;
+    let (loader, fsm) = (admission.clone(), config.fsm.clone());
+    let unfit = tokio::task::spawn_blocking(move || loader.load_at_start(fsm.as_deref())).await??;
     let mut held = quarantined.or(unfit.or(identity::out_of_terms(&opened.log).await?).map(NodeMode::Unfit));
     held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, process).await?);
     Ok((Foundation { lent, identity, admission, held }, opened))

@@ -67,7 +67,7 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// Creates the value from the parts that `node` wires.
+    /// Creates the value from the parts that `group` wires.
     pub(super) fn new(parts: CommandsParts) -> Commands {
         Commands { parts, counter: AtomicU64::new(1) }
     }

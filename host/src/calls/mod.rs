@@ -63,11 +63,11 @@ impl Call {
     }
 }
 
-/// The parts of the node that calls use.
+/// The parts of a group that calls use.
 pub struct CallsParts {
     /// This node. Its id, `boot` and a counter form the origin of a command.
     pub me: Me,
-    /// Number of this boot of the node. See `me`.
+    /// The number of this run of the process. See `me`.
     pub boot: u64,
     /// The state machine.
     pub machine: Machine,
@@ -102,7 +102,7 @@ struct Inner {
 }
 
 impl Calls {
-    /// Creates the value from the parts that `node` wires.
+    /// Creates the value from the parts that `group` wires.
     pub fn new(parts: CallsParts) -> Calls {
         let machine = parts.machine.clone();
         let commands = Commands::new(CommandsParts {

@@ -1,6 +1,7 @@
 //! One replicated machine of a process: its log, its state, its Raft, its members, the paths of its
-//! commands and reads, its mode. A group is opened, started, stopped and held by itself. It serves
-//! no client and no port: `node` has those, and lends the group what a process has once.
+//! commands and reads, its mode. A group is opened, started and stopped apart from other groups. A
+//! held group takes no part in its cluster, and only reports why. A group serves no client and no
+//! port: `node` has those, and lends the group what a process has once.
 //!
 //! ```text
 //! node (one process): listeners, data directory, log disk, space, channels, query threads, cluster
@@ -60,7 +61,7 @@ pub struct Lent {
     pub space: Space,
     /// The node's cluster, and which processes take part in it.
     pub cluster: ClusterCell,
-    /// The channels to peers.
+    /// The pooled channels to peers. `forward`, `join` and `probe` dial their own.
     pub channels: Channels,
     /// The groups that the peer port serves.
     pub groups: Groups,
@@ -153,7 +154,7 @@ pub struct Group {
     pub log: Log,
     /// Its machine.
     pub machine: Machine,
-    /// Its Raft, as it was started.
+    /// Its Raft, as it was started. Whoever must see its end uses `running`.
     pub raft: Raft,
     /// Its Raft, while it runs.
     pub running: RaftCell,

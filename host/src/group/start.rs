@@ -1,4 +1,5 @@
-//! Starts the Raft of a group and connects its modules from bottom to top. It decides nothing.
+//! Starts the Raft of a group and connects its modules from bottom to top. Holds a group that is to
+//! take no part.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! Finds out which node is right when the states of two nodes differ: asks every voter for its hash
-//! at that entry. Quarantines no node: `node` acts on the finding.
+//! at that entry. Quarantines no node: `group` acts on the finding.
 //!
 //! - The state of a majority of the voters is right. A node with another state is in the minority,
 //!   whoever leads.

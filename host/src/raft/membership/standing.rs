@@ -1,5 +1,5 @@
 //! Decides whether a node belongs to the cluster: how a member tells a removed node, and how the
-//! removed node finds out. Removes and stops no node; `node` decides what a removed node does.
+//! removed node finds out. Removes and stops no node; `group` decides what a removed node does.
 //!
 //! Raft sends nothing to a node from the moment it is removed, so the node never sees the entry
 //! that removed it.

@@ -1,5 +1,5 @@
 //! The groups that a process serves to its peers, and the modules of each that take messages. It
-//! finds the group that a message names, and handles no message.
+//! finds the group that a message names, and refuses a message for none. It handles no message.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,13 +34,13 @@ pub struct GroupParts {
     pub refuses_entries: Refuses,
     /// The rolling hash, for nodes that have a doubt.
     pub states: Arc<dyn StateHashes>,
-    /// `install::Installer`.
+    /// Takes in snapshots.
     pub snapshots: Arc<dyn SnapshotHandler>,
     /// Receives the leaders' statements of log time.
     pub log_time: LogTime,
-    /// `forwarded::Forwarded`.
+    /// Answers the commands that others took.
     pub forward: Arc<dyn ForwardHandler>,
-    /// The same object, for reads.
+    /// Answers reads and questions of log time.
     pub leader: Arc<dyn LeaderHandler>,
 }
 

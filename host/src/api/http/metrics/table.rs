@@ -1,6 +1,7 @@
 //! The table of all metrics: name, kind, labels, help, and where the value comes from. `/metrics`
-//! and the page `docs/metrics.md` are both made of it, so a new metric is one row here. A row reads
-//! numbers that other rooms keep. It counts nothing itself.
+//! and the page `docs/metrics.md` are both made of it. A number of [`NodeStatus`] becomes a metric
+//! by one row here. A number that calls count also needs a field in `metrics.rs`. This file counts
+//! nothing.
 
 use std::sync::Weak;
 
