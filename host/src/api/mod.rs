@@ -198,7 +198,9 @@ impl Api {
             Err(error) => {
                 // Admission has checked it.
                 tracing::error!(%error, "the component's services cannot be served");
-                served.router.clone()
+                let router = served.router.clone();
+                self.served.store(Arc::new(Served { routes, router: router.clone() }));
+                router
             }
         }
     }

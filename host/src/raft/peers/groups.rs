@@ -54,15 +54,18 @@ pub(super) struct Served {
     pub(super) log_time: LogTime,
     pub(super) forward: Arc<dyn ForwardHandler>,
     pub(super) leader: Arc<dyn LeaderHandler>,
-    /// Dropped when the process serves the group no more.
-    served: watch::Sender<()>,
+    /// Set when the process serves the group no more.
+    dropped: watch::Sender<bool>,
 }
 
 impl Served {
     /// Completes when the process serves the group no more. Streams that peers keep open end then.
     pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut served = self.served.subscribe();
-        async move { while served.changed().await.is_ok() {} }
+        let mut dropped = self.dropped.subscribe();
+        async move {
+            // An error means that nobody has the group any more.
+            drop(dropped.wait_for(|dropped| *dropped).await);
+        }
     }
 }
 
@@ -89,14 +92,16 @@ impl Groups {
             log_time: parts.log_time,
             forward: parts.forward,
             leader: parts.leader,
-            served: watch::channel(()).0,
+            dropped: watch::channel(false).0,
         };
         self.0.write().insert(group, Arc::new(served));
     }
 
     /// Serves a group no more. Its streams end.
     pub fn drop_group(&self, group: GroupId) {
-        self.0.write().remove(&group);
+        if let Some(group) = self.0.write().remove(&group) {
+            group.dropped.send_replace(true);
+        }
     }
 
     /// Returns the group, if this process serves it.

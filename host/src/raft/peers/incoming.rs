@@ -86,9 +86,10 @@ pub(super) async fn appended(
         presence: group.canvass.presence().clone(),
         open: None,
         refusal: refusal.clone(),
-    });
+    })
+    .take_until(group.ended());
     if faults::is_set("peer-skip-append") {
-        return planted::answers(accepted).map(Ok).take_until(group.ended()).boxed();
+        return planted::answers(accepted).map(Ok).boxed();
     }
     let answers = raft
         .stream_append(accepted)

@@ -1,5 +1,5 @@
-//! Owns the connections to peers: one channel for each address and lane, which all groups of the
-//! process share. Knows no Raft messages. `forward` and `join` keep channels outside the pool: to
+//! Owns the connections to peers: one channel for each peer, address and lane, which all groups of
+//! the process share. Knows no Raft messages. `forward` and `join` keep channels outside the pool: to
 //! the leader and to a node that is joining.
 //!
 //! - A closed link looks its address up in the current membership before it dials again, so it
@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lockstep_proto::peer::peer_client::PeerClient;
@@ -31,39 +32,43 @@ pub enum Lane {
     Bulk,
 }
 
-/// The channels of a process to its peers: one for each address and lane, whichever groups use it.
-/// A channel that no link uses any more is closed when the next one is made.
+/// The channels of a process to its peers: one for each peer, address and lane, whichever groups use
+/// it. A channel that no link uses any more is closed when the next one is made.
 #[derive(Clone, Default)]
 pub struct Channels(Arc<Mutex<Lines>>);
 
-/// The channels, by address and lane.
-type Lines = HashMap<(String, Lane), Arc<Line>>;
+/// The channels, by peer, address and lane. Two nodes at one address, of which one is gone, share
+/// none: what one of them refuses is nothing to the other.
+type Lines = HashMap<(NodeId, String, Lane), Arc<Line>>;
 
 impl Channels {
-    fn at(&self, address: &str, lane: Lane) -> Arc<Line> {
+    fn to(&self, peer: NodeId, address: &str, lane: Lane) -> Arc<Line> {
         let mut lines = self.0.lock();
         lines.retain(|_, line| Arc::strong_count(line) > 1);
-        let line = lines.entry((address.to_owned(), lane));
-        line.or_insert_with(|| Arc::new(Line { address: address.to_owned(), state: Mutex::default() })).clone()
+        let line = lines.entry((peer, address.to_owned(), lane));
+        line.or_insert_with(|| Arc::new(Line { address: address.to_owned(), open: Mutex::default() })).clone()
     }
 }
 
 /// One channel, open or not.
 struct Line {
     address: String,
-    state: Mutex<State>,
+    open: Mutex<Open>,
 }
 
 #[derive(Default)]
-struct State {
-    open: Option<Open>,
-    /// Whether the operator was told that the peer is unreachable.
-    down: bool,
+struct Open {
+    client: Option<PeerClient<Channel>>,
+    /// When something was heard on it. It begins when the channel does.
+    heard: Option<Instant>,
+    /// Counts the channels that this line had. A link closes only the one that it used.
+    number: u64,
 }
 
-struct Open {
-    client: PeerClient<Channel>,
-    heard: Instant,
+/// The channel that a link used last.
+struct Used {
+    line: Arc<Line>,
+    number: u64,
 }
 
 /// The links of one group to its other members.
@@ -114,7 +119,8 @@ impl Links {
                 silence_max: self.0.silence_max,
                 channels: self.0.channels.clone(),
                 fallback: Mutex::new(node.clone()),
-                line: Mutex::default(),
+                used: Mutex::default(),
+                down: AtomicBool::new(false),
             })
         });
         *link.fallback.lock() = node.clone();
@@ -138,8 +144,9 @@ pub struct Link {
     silence_max: Duration,
     channels: Channels,
     fallback: Mutex<Addresses>,
-    /// The channel in use.
-    line: Mutex<Option<Arc<Line>>>,
+    used: Mutex<Option<Used>>,
+    /// Whether the operator was told that the peer is unreachable.
+    down: AtomicBool,
 }
 
 impl Link {
@@ -148,30 +155,36 @@ impl Link {
     /// distant peer unreachable for ever.
     pub fn client(&self) -> Result<PeerClient<Channel>, AddressError> {
         let address = self.address_in_membership().unwrap_or_else(|| self.fallback.lock().raft_addr.clone());
-        let mut slot = self.line.lock();
-        let line = match slot.take().filter(|line| line.address == address) {
-            Some(line) => line,
-            None => self.channels.at(&address, self.lane),
+        let mut used = self.used.lock();
+        let line = match used.take().filter(|used| used.line.address == address) {
+            Some(used) => used.line,
+            None => self.channels.to(self.target, &address, self.lane),
         };
-        let line = slot.insert(line);
-        let mut state = line.state.lock();
-        if let Some(open) = &state.open {
-            return Ok(open.client.clone());
-        }
-        tracing::debug!(peer = format_args!("{:016x}", self.target), lane = ?self.lane, %address, "dialling");
-        let client = client(endpoint(&address)?.connect_lazy());
-        state.open = Some(Open { client: client.clone(), heard: Instant::now() });
+        let mut open = line.open.lock();
+        let client = match &open.client {
+            Some(client) => client.clone(),
+            None => {
+                tracing::debug!(peer = format_args!("{:016x}", self.target), lane = ?self.lane, %address, "dialling");
+                let client = client(endpoint(&address)?.connect_lazy());
+                *open = Open { client: Some(client.clone()), heard: Some(Instant::now()), number: open.number + 1 };
+                client
+            }
+        };
+        let number = open.number;
+        drop(open);
+        *used = Some(Used { line, number });
         Ok(client)
     }
 
     /// Notes that a response came.
     pub fn heard(&self) {
-        let Some(line) = self.line() else { return };
-        let mut state = line.state.lock();
-        if let Some(open) = state.open.as_mut() {
-            open.heard = Instant::now();
+        if let Some(used) = &*self.used.lock() {
+            let mut open = used.line.open.lock();
+            if open.number == used.number {
+                open.heard = Some(Instant::now());
+            }
         }
-        if std::mem::take(&mut state.down) {
+        if self.down.swap(false, Ordering::Relaxed) {
             tracing::info!(peer = %self.fallback.lock(), "a peer is reachable again");
         }
     }
@@ -179,10 +192,8 @@ impl Link {
     /// Drops the channel after a failed call. Warns the operator once until the peer is heard
     /// again.
     pub fn broke(&self, reason: &str) {
-        let Some(line) = self.line() else { return };
-        let mut state = line.state.lock();
-        state.open = None;
-        if self.lane == Lane::Control && !std::mem::replace(&mut state.down, true) {
+        self.close();
+        if self.lane == Lane::Control && !self.down.swap(true, Ordering::Relaxed) {
             tracing::warn!(peer = %self.fallback.lock(), reason, "a peer is unreachable");
         }
     }
@@ -190,20 +201,21 @@ impl Link {
     /// Notes that a call had no answer in time. Closes a channel that stays silent: its connection
     /// may be broken.
     pub fn timed_out(&self) {
-        let Some(line) = self.line() else { return };
-        let mut state = line.state.lock();
-        state.open = state.open.take().filter(|open| open.heard.elapsed() < self.silence_max);
+        self.close_if(|open| open.heard.is_none_or(|heard| heard.elapsed() >= self.silence_max));
     }
 
     /// Drops the channel. The next call looks the address up and dials.
     pub fn close(&self) {
-        if let Some(line) = self.line() {
-            line.state.lock().open = None;
-        }
+        self.close_if(|_| true);
     }
 
-    fn line(&self) -> Option<Arc<Line>> {
-        self.line.lock().clone()
+    /// Drops the channel that this link used, if nobody has opened another one since.
+    fn close_if(&self, is_over: impl FnOnce(&Open) -> bool) {
+        let Some(used) = &*self.used.lock() else { return };
+        let mut open = used.line.open.lock();
+        if open.number == used.number && is_over(&open) {
+            open.client = None;
+        }
     }
 
     fn address_in_membership(&self) -> Option<String> {
@@ -240,9 +252,38 @@ mod tests {
     }
 
     fn opened_at(link: &Link) -> Option<String> {
-        let line = link.line()?;
-        let is_open = line.state.lock().open.is_some();
+        let used = link.used.lock();
+        let line = &used.as_ref()?.line;
+        let is_open = line.open.lock().client.is_some();
         is_open.then(|| line.address.clone())
+    }
+
+    fn line(link: &Link) -> Arc<Line> {
+        link.used.lock().as_ref().unwrap().line.clone()
+    }
+
+    /// A node that lost its disk and the one that took its address are two peers.
+    #[tokio::test]
+    async fn what_one_node_refuses_closes_no_channel_to_another_at_its_address() {
+        let links = links();
+        let (gone, new) = (links.to(2, &node("a:1"), Lane::Control), links.to(3, &node("a:1"), Lane::Control));
+        gone.client().unwrap();
+        new.client().unwrap();
+        gone.broke("another node is there");
+        assert_eq!((opened_at(&gone), opened_at(&new).as_deref()), (None, Some("a:1")));
+    }
+
+    #[tokio::test]
+    async fn a_link_closes_no_channel_that_another_group_has_opened_since() {
+        let channels = Channels::default();
+        let (first, second) = (links_of(0, &channels), links_of(1, &channels));
+        let (one, other) = (first.to(2, &node("a:1"), Lane::Append), second.to(2, &node("a:1"), Lane::Append));
+        one.client().unwrap();
+        other.client().unwrap();
+        one.broke("first");
+        one.client().unwrap();
+        other.broke("late news of the channel before");
+        assert_eq!(opened_at(&one).as_deref(), Some("a:1"));
     }
 
     #[tokio::test]
@@ -252,7 +293,7 @@ mod tests {
         let (one, other) = (first.to(2, &node("a:1"), Lane::Append), second.to(2, &node("a:1"), Lane::Append));
         one.client().unwrap();
         other.client().unwrap();
-        assert!(Arc::ptr_eq(&one.line().unwrap(), &other.line().unwrap()));
+        assert!(Arc::ptr_eq(&line(&one), &line(&other)));
         drop((second, other));
         first.to(3, &node("b:2"), Lane::Append).client().unwrap();
         assert_eq!(channels.0.lock().len(), 2, "the first group uses both");
@@ -286,7 +327,7 @@ mod tests {
         link.client().unwrap();
         link.timed_out();
         assert!(opened_at(&link).is_some(), "heard of just now");
-        link.line().unwrap().state.lock().open.as_mut().unwrap().heard -= Duration::from_secs(2);
+        line(&link).open.lock().heard = Instant::now().checked_sub(Duration::from_secs(2));
         link.timed_out();
         assert_eq!(opened_at(&link), None);
     }

@@ -14,12 +14,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use lockstep_proto::peer;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -57,7 +57,7 @@ pub struct Processes(Arc<Inner>);
 
 struct Inner {
     mine: Process,
-    addresses: OnceLock<AddressBook>,
+    addresses: RwLock<Option<AddressBook>>,
     known: Mutex<HashMap<NodeId, Known>>,
     /// Set once a member has said that this process runs on a copy.
     original: watch::Sender<Option<Original>>,
@@ -111,7 +111,7 @@ impl Processes {
     pub fn new(mine: Process) -> Processes {
         Processes(Arc::new(Inner {
             mine,
-            addresses: OnceLock::new(),
+            addresses: RwLock::default(),
             known: Mutex::default(),
             original: watch::channel(None).0,
             doubts: watch::channel(0).0,
@@ -122,9 +122,9 @@ impl Processes {
         }))
     }
 
-    /// Sets the source of the members' addresses.
+    /// Sets the source of the members' addresses, in place of the one before.
     pub fn set_addresses(&self, addresses: AddressBook) {
-        assert!(self.0.addresses.set(addresses).is_ok(), "a node has one membership");
+        *self.0.addresses.write() = Some(addresses);
     }
 
     /// Returns this process.
@@ -422,7 +422,7 @@ impl Processes {
     }
 
     fn address(&self, node: NodeId) -> Option<String> {
-        self.0.addresses.get()?(node)
+        self.0.addresses.read().as_ref()?(node)
     }
 }
 
