@@ -1,9 +1,10 @@
 //! The process: connects what it has once with its groups, from bottom to top, and stops them from
 //! top to bottom. The only file that sees everything. Decides only which reason to hold a node
 //! comes first. `node/identity.rs` owns the node's identity. `node/founding.rs` decides whether it
-//! forms a cluster (not by a clock that `node/clock.rs` refuses), and whether its place is disputed.
-//! `node/admission.rs` decides what it may run. `node/duties.rs` has its background tasks,
-//! `node/sockets.rs` its sockets, and `node/stopping.rs` what Shutdown does. `group` has the rest.
+//! forms a cluster (not by a clock that `node/clock.rs` refuses), and whether its place is
+//! disputed. `node/admission.rs` decides what it may run. `node/duties.rs` has its background
+//! tasks, `node/sockets.rs` its sockets, and `node/stopping.rs` what Shutdown does. `group` has the
+//! rest.
 
 mod admission;
 mod clock;

@@ -1,6 +1,6 @@
-//! Owns the connections to peers: one channel for each peer, address and lane, which all groups of
-//! the process share. Knows no Raft messages. `forward` and `join` keep channels outside the pool: to
-//! the leader and to a node that is joining.
+//! Owns the connections to peers: one channel for each peer, address and lane, which all groups
+//! of the process share. Knows no Raft messages. `forward` and `join` keep channels outside the
+//! pool: to the leader and to a node that is joining.
 //!
 //! - A closed link looks its address up in the current membership before it dials again, so it
 //!   finds a node that has moved.
@@ -32,8 +32,8 @@ pub enum Lane {
     Bulk,
 }
 
-/// The channels of a process to its peers: one for each peer, address and lane, whichever groups use
-/// it. A channel that no link uses any more is closed when the next one is made.
+/// The channels of a process to its peers: one for each peer, address and lane, whichever groups
+/// use it. A channel that no link uses any more is closed when the next one is made.
 #[derive(Clone, Default)]
 pub struct Channels(Arc<Mutex<Lines>>);
 
