@@ -94,6 +94,9 @@ impl Forwarded {
         .boxed()
     }
 
+    /// Serves one stream, until it has ended and all its commands are answered, or nobody takes the
+    /// answers: the other node is gone, or this one serves the group no more. Then the commands that
+    /// are proposed run, and the others are withdrawn with their tickets.
     async fn serve(
         self,
         from: NodeId,
@@ -120,10 +123,9 @@ impl Forwarded {
                         continue;
                     }
                 },
+                () = answers.closed() => return,
             };
             if answers.send(answer).await.is_err() {
-                // The other node is gone. Its commands that are proposed run; the others are
-                // withdrawn with their tickets.
                 return;
             }
         }

@@ -212,15 +212,16 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
         let snapshot = peer::SnapshotRequest { part: Some(Part::Header(header)) };
         let forward = peer::ForwardRequest { route: wrong.clone(), ..Default::default() };
         let mut forwarded = client.forward(stream::iter([forward])).await.unwrap().into_inner();
+        let mut appended = client.append(stream::iter([append.clone()])).await.unwrap().into_inner();
         let statuses = [
-            client.heartbeat(append.clone()).await.map(drop),
+            client.heartbeat(append).await.map(drop),
             client.vote(vote.clone()).await.map(drop),
             client.pre_vote(vote).await.map(drop),
             client
                 .transfer_leader(peer::TransferLeaderRequest { route: wrong.clone(), ..Default::default() })
                 .await
                 .map(drop),
-            client.append(stream::iter([append])).await.map(drop),
+            appended.message().await.map(drop),
             client.snapshot(stream::iter([snapshot])).await.map(drop),
             forwarded.message().await.map(drop),
             client.read_index(peer::ReadIndexRequest { route: wrong.clone() }).await.map(drop),
