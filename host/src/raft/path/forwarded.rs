@@ -95,8 +95,8 @@ impl Forwarded {
     }
 
     /// Serves one stream, until it has ended and all its commands are answered, or nobody takes the
-    /// answers: the other node is gone, or this one serves the group no more. Then the commands that
-    /// are proposed run, and the others are withdrawn with their tickets.
+    /// answers: the other node is gone, or this one serves the group no more. Then the commands
+    /// that are proposed run, and the others are withdrawn with their tickets.
     async fn serve(
         self,
         from: NodeId,
