@@ -32,7 +32,8 @@ pub enum Unanswered {
 }
 
 /// Returns why no node answered the call that ended with `status`. `None` when the status is a
-/// node's own, and when a stream broke after its answer had begun.
+/// node's own, when the client refused to send the request (it is too large, or could not be read),
+/// and when a stream broke after its answer had begun.
 pub fn unanswered(status: &Status) -> Option<Unanswered> {
     std::error::Error::source(status)?.downcast_ref().copied()
 }

@@ -28,11 +28,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use crate::api::{Api, ApiParts};
 use crate::config::{self, NodeConfig};
-use crate::group::{Group, Lent, Opened, Settings};
+use crate::group::{Group, Lent, Opened, Settings, Tasks};
 use crate::guest::QUERY_INSTANCES_MAX;
 use crate::machine::{Executor, Pace, QueryPool};
 use crate::net::Sockets;
@@ -64,7 +63,7 @@ pub struct Node {
     exit: Arc<Notify>,
     /// Set when the process is to start again after it has stopped.
     restart: Arc<AtomicBool>,
-    tasks: JoinSet<()>,
+    tasks: Tasks,
     listeners: Option<Listeners>,
     disk: LogDisk,
     /// Holds the lock on the directory until the end.
@@ -103,14 +102,14 @@ impl Node {
         let http_addr = config.http_addr.as_deref().map(|addr| config::advertised(None, addr, &http)).transpose()?;
         let (below, opened) = open_disk(&config, me, &fatal).await?;
         let group = opened.start(Arc::new(below.admission.clone()), below.held.as_ref()).await?;
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::new(fatal.clone());
         let service = PeerService::new(Parts {
             me: below.lent.me.clone(),
             cluster: below.lent.cluster.clone(),
             host: Arc::new(below.admission.clone()),
             groups: below.lent.groups.clone(),
         });
-        tasks.spawn(serve_peers(service, sockets.peers.clone(), peer_listeners, fatal.clone()));
+        tasks.start(serve_peers(service, sockets.peers.clone(), peer_listeners, fatal.clone()));
         if below.held.is_none() {
             founding::found(&config, &below, &group.raft).await?;
         }
@@ -118,7 +117,7 @@ impl Node {
         let resync = Resync::new(&below.lent, &group, &exit, &restart);
         let api = open_api(&config, &below, &group, &exit, resync, sockets)?;
         announce(&config, &below, http_addr.as_deref());
-        tasks.spawn(duties::watch_space(below.lent.space.clone()));
+        tasks.start(duties::watch_space(below.lent.space.clone()));
         let group = start_duties(&config, &below, group, &mut tasks);
         Ok(Node {
             api,
@@ -149,7 +148,6 @@ impl Node {
                 None
             }
             reason = self.fatal.raised() => Some(reason),
-            reason = duties::panicked(&mut self.tasks) => Some(reason),
             served = &mut serving => Some(match served? {
                 Ok(()) => "the client port was closed".to_string(),
                 Err(error) => format!("the client port cannot be served: {error}"),
@@ -276,13 +274,13 @@ fn open_api(
 }
 
 /// Starts the background tasks of a node that is not held.
-fn start_duties(config: &NodeConfig, below: &Foundation, mut group: Group, tasks: &mut JoinSet<()>) -> Group {
+fn start_duties(config: &NodeConfig, below: &Foundation, mut group: Group, tasks: &mut Tasks) -> Group {
     if below.held.is_some() {
         return group;
     }
     let admission = below.admission.clone();
     group.start_duties(move || admission.genesis_to_propose());
-    tasks.spawn(founding::keep_identity(founding::Place {
+    tasks.start(founding::keep_identity(founding::Place {
         me: below.lent.me.clone(),
         cluster: below.lent.cluster.clone(),
         raft: group.raft.clone(),

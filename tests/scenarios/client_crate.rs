@@ -62,7 +62,8 @@ async fn a_watch_without_a_deadline_goes_on_for_longer_than_a_call_may_take() ->
     let begun = eventually("a watch", || async { Ok(example.clone().watch(watch.clone()).await?) }).await?;
     let mut stream = begun.into_inner();
     ensure!(stream.message().await?.context("no message")?.value == "value");
-    tokio::time::sleep(call_timeout + Duration::from_secs(1)).await;
+    let ended = tokio::time::timeout(call_timeout + Duration::from_secs(1), stream.message()).await;
+    ensure!(ended.is_err(), "the watch did not wait for a change: {ended:?}");
     example.add(add("key", "newer")).await?;
     ensure!(stream.message().await?.context("no message")?.value == "newer");
     Ok(())

@@ -190,19 +190,14 @@ impl Api {
         if served.routes.as_ref().map(Arc::as_ptr) == routes.as_ref().map(Arc::as_ptr) {
             return served.router.clone();
         }
-        match router(&self.shared, &self.health, routes.as_deref()) {
-            Ok(router) => {
-                self.served.store(Arc::new(Served { routes, router: router.clone() }));
-                router
-            }
-            Err(error) => {
-                // Admission has checked it.
-                tracing::error!(%error, "the component's services cannot be served");
-                let router = served.router.clone();
-                self.served.store(Arc::new(Served { routes, router: router.clone() }));
-                router
-            }
-        }
+        // Admission has checked it.
+        let refused = |error: &tonic_reflection::server::Error| {
+            tracing::error!(%error, "the component's services cannot be served");
+        };
+        let router = router(&self.shared, &self.health, routes.as_deref()).inspect_err(refused);
+        let router = router.unwrap_or_else(|_| served.router.clone());
+        self.served.store(Arc::new(Served { routes, router: router.clone() }));
+        router
     }
 
     /// Serves clients on `grpc` and operators of the process on `http`, until [`Api::stop`]. Open

@@ -96,6 +96,10 @@ pub(crate) fn run(args: &AdminArgs) -> anyhow::Result<()> {
 
 /// Connects to the node to call.
 async fn reach(args: &AdminArgs) -> anyhow::Result<Manager> {
+    if !args.leader && args.addr.contains(',') {
+        let failure = Failure::usage("these are several addresses, and an RPC is asked of one node");
+        return Err(failure.hint("give one address, or --leader to find the leader among them").into());
+    }
     match args.leader {
         true => find_leader(&args.addr, args.timeout).await,
         false => Ok(Manager::new(client::connect(&args.addr, CONNECT_PATIENCE).await?, args.timeout)),
@@ -145,6 +149,7 @@ async fn say(manager: &Manager, addr: &str, rpc: &Rpc, request: &DynamicMessage)
 }
 
 async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<Manager> {
+    client::check(&addrs.split(',').collect::<Vec<_>>())?;
     // Groups the addresses by answer, so that an answer that several nodes give is printed once.
     let mut answers: Vec<(String, Vec<&str>)> = Vec::new();
     for addr in addrs.split(',') {

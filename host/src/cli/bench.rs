@@ -79,6 +79,7 @@ struct Seen {
 
 /// Runs the load for each number of clients, and prints one line for each run.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    client::check(&args.addrs.iter().map(String::as_str).collect::<Vec<_>>())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         print_line(format!("Example/Add, {}-byte values, {} s a run, closed loop", args.value_bytes, args.seconds))?;

@@ -39,7 +39,8 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct CallArgs {
-    /// The grpc_addr of a node; or of several nodes, separated by commas, to call their leader
+    /// The grpc_addr of a node; or of several, separated by commas: another one is tried when one
+    /// cannot be reached or has not run the call
     #[arg(value_name = "HOST:PORT,…")]
     addr: String,
 

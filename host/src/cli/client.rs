@@ -55,7 +55,7 @@ pub(crate) async fn connect_quietly(addr: &str, patience: Duration) -> anyhow::R
 }
 
 /// Connects like [`connect`] to one address. To several, separated by commas, it connects as a
-/// client of their cluster: calls go to the leader, and are sent again when no node ran them.
+/// client of their cluster: a call is sent again, to another node, when no node has run it.
 pub(crate) async fn connect_to_any(addrs: &str, patience: Duration) -> anyhow::Result<Client> {
     let addrs: Vec<&str> = addrs.split(',').collect();
     if let [addr] = addrs[..] {
@@ -74,13 +74,18 @@ fn print_waiting(patience: Duration) -> impl FnOnce(&[&str]) {
 }
 
 async fn reach(options: Options, typed: &[&str], waiting: impl FnOnce(&[&str])) -> anyhow::Result<Client> {
-    let addresses = typed.iter().map(|addr| address(addr)).collect::<Result<Vec<_>, _>>()?;
+    let addresses = check(typed)?;
     let options = Options { connect_timeout: CONNECT_TIMEOUT, ..options };
     match options.connect_with_notice(&addresses.join(","), waiting).await {
         Ok(client) => Ok(client),
         Err(ConnectError::Unreachable(nodes)) => Err(unreachable(typed, &nodes).into()),
         Err(ConnectError::Address(refused)) => Err(Failure::usage(refused.to_string()).into()),
     }
+}
+
+/// Reads addresses as a person types them, and returns the first mistake.
+pub(crate) fn check(typed: &[&str]) -> Result<Vec<String>, Failure> {
+    typed.iter().map(|addr| address(addr)).collect()
 }
 
 /// Reads an address as a person types it. A port alone is one of this machine.

@@ -25,8 +25,16 @@ pub(crate) async fn failure(server: &Client, status: Status) -> Failure {
 /// Returns the failure like [`failure`], but also shows messages that the server describes.
 pub(crate) async fn failure_described(server: &Client, status: Status, pool: Option<&DescriptorPool>) -> Failure {
     let failure = Failure::from_described(&status, pool);
-    if unanswered(&status) == Some(Unanswered::Unreachable) {
-        return failure.hint("no connection could be made: is the node still running? Any other node will do");
+    match unanswered(&status) {
+        Some(Unanswered::Unreachable) => {
+            return failure.hint("no connection could be made: is the node still running? Any other node will do");
+        }
+        Some(Unanswered::Late) => {
+            return failure.hint(
+                "the node took the call and did not answer in time: it may have taken effect; any other node will do",
+            );
+        }
+        _ => {}
     }
     // A status that a server sent has no source. A status that this side makes of a broken
     // connection has one, also when a stream broke.

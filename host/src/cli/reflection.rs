@@ -35,9 +35,10 @@ pub(crate) struct Reflection {
 }
 
 impl Reflection {
-    /// Creates the client on an open connection.
+    /// Creates the client on an open connection. Reflection changes nothing, so a client of several
+    /// nodes asks another one when a connection breaks.
     pub(crate) fn new(server: Client) -> Self {
-        Reflection { client: ServerReflectionClient::new(server.clone()), server }
+        Reflection { client: ServerReflectionClient::new(server.repeating()), server }
     }
 
     /// Returns the full names of the services, sorted.

@@ -11,7 +11,7 @@
 //! ```
 
 mod clock;
-pub(crate) mod duties;
+mod duties;
 mod mode;
 mod start;
 pub(crate) mod stopping;
@@ -121,8 +121,6 @@ impl Opened {
             checkpoints: Checkpoints::open(&lent.directory, id)?,
             log: log.clone(),
             space: lent.space.clone(),
-            node: lent.me.node_id,
-            boot: lent.boot,
             fatal: lent.fatal.clone(),
             snapshot_pace: lent.snapshot_pace.clone(),
             queries: lent.queries.clone(),
@@ -237,7 +235,7 @@ impl Group {
     /// of the process go on.
     pub async fn close(mut self) -> anyhow::Result<Closed> {
         self.lent.groups.drop_group(self.id);
-        self.tasks.0.shutdown().await;
+        self.tasks.shutdown().await;
         self.machine.close().await?;
         let log = self.log.clone();
         tokio::task::spawn_blocking(move || log.close()).await.context("the log's end")?;
@@ -262,12 +260,23 @@ impl Closed {
     }
 }
 
-/// The background tasks of a group. One that panics ends the process: without it the node would
-/// answer and do only half of its work.
-struct Tasks(JoinSet<()>, Fatal);
+/// Background tasks. One that panics ends the process: without it the node would answer and do only
+/// half of its work.
+pub(crate) struct Tasks(JoinSet<()>, Fatal);
 
 impl Tasks {
-    fn start(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Creates an empty set.
+    pub(crate) fn new(fatal: Fatal) -> Tasks {
+        Tasks(JoinSet::new(), fatal)
+    }
+
+    /// Ends all tasks.
+    pub(crate) async fn shutdown(&mut self) {
+        self.0.shutdown().await;
+    }
+
+    /// Starts a task.
+    pub(crate) fn start(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         let fatal = self.1.clone();
         self.0.spawn(async move {
             if let Err(panic) = std::panic::AssertUnwindSafe(task).catch_unwind().await {
@@ -289,7 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_panics_ends_the_process_and_says_why() {
-        let mut tasks = Tasks(JoinSet::new(), Fatal::default());
+        let mut tasks = Tasks::new(Fatal::default());
         tasks.start(async {});
         tasks.start(async { panic!("a {}", "bug") });
         assert_eq!(tasks.1.raised().await, "a task of this node panicked: a bug");

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::task::JoinSet;
 
 use super::stopping::hold;
 use super::{Group, Lent, Opened, Settings, Tasks, clock};
@@ -58,7 +57,7 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
     let Opened { id, log, machine, cell, removed: removed_before, settings, lent, .. } = group;
     let Settings { timeouts, catch_up_timeout, retention, .. } = settings;
     let me = lent.me.node_id;
-    let mut tasks = Tasks(JoinSet::new(), lent.fatal.clone());
+    let mut tasks = Tasks::new(lent.fatal.clone());
     let (leader, feed) = LeaderWatch::start(&raft);
     tasks.start(feed);
     let canvass = Canvass::new(running.clone(), links.clone(), Presence::default(), timeouts);

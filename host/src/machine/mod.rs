@@ -44,7 +44,7 @@ use tokio::sync::watch;
 use crate::codec::Genesis;
 use crate::guest::{Component, HostFault};
 use crate::store::{Checkpoints, Log, Space, State, StoreError};
-use crate::types::{Fatal, LogId, NodeId, NodeMode, StoredMembership};
+use crate::types::{Fatal, LogId, NodeMode, StoredMembership};
 
 pub use again::Again;
 pub use changes::{Change, Changed, ReadSet};
@@ -78,10 +78,6 @@ pub struct Options {
     pub log: Log,
     /// Free space on the disk.
     pub space: Space,
-    /// This node's id, as used in origins.
-    pub node: NodeId,
-    /// The number of this run of the process, as used in origins.
-    pub boot: u64,
     /// Receives faults that this node cannot survive.
     pub fatal: Fatal,
     /// How fast this node sends snapshots.

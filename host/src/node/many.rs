@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::sockets::serve_peers;
 use super::{identity, query_threads};
 use crate::calls::Call;
 use crate::codec::Genesis;
@@ -131,6 +132,9 @@ pub async fn run(
 }
 
 async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
+    if !(1..=many.peers.len() as NodeId).contains(&many.number) {
+        bail!("the number of a process is 1 to {}, as many as there are addresses", many.peers.len());
+    }
     let directory = Arc::new(DataDir::open(&many.data)?);
     let space = Space::open(&directory, 0)?;
     let disk = LogDisk::open(&directory, fatal.clone())?;
@@ -178,11 +182,7 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         running.open(group).await?;
     }
     let listeners = config::bind("the peer address", &me.node.raft_addr)?;
-    let fatal = fatal.clone();
-    tokio::spawn(async move {
-        let served = service.serve(&Port::new("raft", 256), listeners, std::future::pending()).await;
-        fatal.raise(format!("the peer port cannot be served: {served:?}"));
-    });
+    tokio::spawn(serve_peers(service, Port::new("raft", 256), listeners, fatal.clone()));
     if many.number == 1 {
         let members: BTreeMap<NodeId, Addresses> =
             (1..=many.peers.len() as NodeId).map(|number| (number, named(number))).collect();

@@ -111,8 +111,6 @@ impl TestNode {
             checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),
             log: log.clone(),
             space: Space::open(&directory, 0).unwrap(),
-            node: id,
-            boot: 1,
             fatal,
             snapshot_pace: Default::default(),
             queries: QueryPool::start(1, 1).unwrap(),

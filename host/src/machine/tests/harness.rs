@@ -67,8 +67,6 @@ pub(super) fn start_in(place: TempDir, gate: Arc<dyn LogGate>) -> TestNode {
         checkpoints: Checkpoints::open(&directory, GROUP).unwrap(),
         log: disk.log(GROUP).unwrap(),
         space: Space::open(&directory, 0).unwrap(),
-        node: 1,
-        boot: 1,
         fatal,
         snapshot_pace: Default::default(),
         queries: QueryPool::start(2, 16).unwrap(),

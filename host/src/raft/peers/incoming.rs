@@ -29,16 +29,24 @@ fn refused<T: Send + 'static>(status: Status) -> Answers<T> {
     stream::once(async { Err(status) }).boxed()
 }
 
+/// Returns the first message of a stream, or what answers a stream that has none.
+async fn first<M, T: Send + 'static>(requests: &mut Streaming<M>) -> Result<M, Answers<T>> {
+    match requests.message().await {
+        Ok(Some(first)) => Ok(first),
+        Ok(None) => Err(stream::empty().boxed()),
+        Err(status) => Err(refused(status)),
+    }
+}
+
 /// Waits for the first message, which names the sender, and passes the stream to the group's
 /// handler.
 pub(super) async fn forwarded(
     mut requests: Streaming<peer::ForwardRequest>,
     door: Door,
 ) -> Answers<peer::ForwardResponse> {
-    let first = match requests.message().await {
-        Ok(Some(first)) => first,
-        Ok(None) => return stream::empty().boxed(),
-        Err(status) => return refused(status),
+    let first = match first(&mut requests).await {
+        Ok(first) => first,
+        Err(ended) => return ended,
     };
     let checked = async {
         let group = door.group(first.route.as_ref())?;
@@ -67,10 +75,9 @@ pub(super) async fn appended(
     mut requests: Streaming<peer::AppendRequest>,
     door: Door,
 ) -> Answers<peer::AppendResponse> {
-    let first = match requests.message().await {
-        Ok(Some(first)) => first,
-        Ok(None) => return stream::empty().boxed(),
-        Err(status) => return refused(status),
+    let first = match first(&mut requests).await {
+        Ok(first) => first,
+        Err(ended) => return ended,
     };
     let running = door.group(first.route.as_ref()).and_then(|group| Ok((group.gate.running()?, group)));
     let (raft, group) = match running {

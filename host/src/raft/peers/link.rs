@@ -1,9 +1,9 @@
 //! Owns the connections to peers: one channel for each peer, address and lane, which all groups
-//! of the process share. Knows no Raft messages. `forward` and `join` keep channels outside the
-//! pool: to the leader and to a node that is joining.
+//! of the process share. Knows no Raft messages. `forward`, `join` and `probe` keep channels
+//! outside the pool.
 //!
-//! - A closed link looks its address up in the current membership before it dials again, so it
-//!   finds a node that has moved.
+//! - A link looks its address up in the current membership at each call, so it finds a node that has
+//!   moved.
 //! - Each lane has its own channel, so a snapshot or a burst of entries never delays a heartbeat.
 //! - A host name is tried at every address it resolves to (`localhost` is two).
 

@@ -27,7 +27,7 @@ use crate::types::{Fatal, GROUP, GroupId, Identity};
 #[derive(Clone)]
 pub struct LogDisk(Arc<Disk>);
 
-/// Figures of the disk of the logs for operators, since it was opened.
+/// Figures of the disk of the logs, since it was opened. Tests see by them that groups share fsyncs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogDiskStats {
     /// Batches that were written, each with one fsync for all groups.
@@ -153,7 +153,7 @@ impl LogDisk {
         self.0.figures.writing_for()
     }
 
-    /// Returns figures for operators.
+    /// Returns the figures.
     pub fn stats(&self) -> LogDiskStats {
         let Figures { fsyncs, operations, entries, .. } = &*self.0.figures;
         let [fsyncs, operations, entries] = [fsyncs, operations, entries].map(|count| count.load(Ordering::Relaxed));
