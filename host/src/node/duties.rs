@@ -1,5 +1,5 @@
-//! A node's background task that is of no group: regular checks of the room on the disk. It talks to
-//! no client.
+//! A node's background task that is of no group: regular checks of the room on the disk. It talks
+//! to no client.
 
 use tokio::time::{Duration, sleep};
 

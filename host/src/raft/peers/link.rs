@@ -2,8 +2,8 @@
 //! of the process share. Knows no Raft messages. `forward`, `join` and `probe` keep channels
 //! outside the pool.
 //!
-//! - A link looks its address up in the current membership at each call, so it finds a node that has
-//!   moved.
+//! - A link looks its address up in the current membership at each call, so it finds a node that
+//!   has moved.
 //! - Each lane has its own channel, so a snapshot or a burst of entries never delays a heartbeat.
 //! - A host name is tried at every address it resolves to (`localhost` is two).
 

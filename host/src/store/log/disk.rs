@@ -27,7 +27,8 @@ use crate::types::{Fatal, GROUP, GroupId, Identity};
 #[derive(Clone)]
 pub struct LogDisk(Arc<Disk>);
 
-/// Figures of the disk of the logs, since it was opened. Tests see by them that groups share fsyncs.
+/// Figures of the disk of the logs, since it was opened. Tests see by them that groups share
+/// fsyncs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogDiskStats {
     /// Batches that were written, each with one fsync for all groups.
