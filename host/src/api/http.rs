@@ -39,7 +39,14 @@ pub(super) async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> s
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .with_state(shared.clone());
-    net::serve(&shared.parts.sockets.http, listeners, LIMITS, move || router.clone(), shared.stopped()).await
+    net::serve(
+        &shared.parts.sockets.http,
+        listeners,
+        LIMITS,
+        move |remote| router.clone().layer(axum::Extension(remote)),
+        shared.stopped(),
+    )
+    .await
 }
 
 /// Records when the machine last made progress, until the node stops.

@@ -45,7 +45,7 @@ use tonic_health::server::HealthReporter;
 use crate::calls::{Calls, Connection, MESSAGE_BYTES_MAX, WATCHES_PER_CONNECTION_MAX};
 use crate::guest::Component;
 use crate::machine::Machine;
-use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Sockets, media};
+use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Remote, Sockets, media};
 use crate::raft::figures::{self, Contact, RaftStatus};
 use crate::raft::membership::Configuration;
 use crate::raft::{LeaderWatch, LogTime, Members, RaftCell, Retention};
@@ -211,7 +211,9 @@ impl Api {
         // Each request looks up the current router: a component may become known while connections
         // are open.
         let router = Router::new().fallback(move |request: axum::extract::Request| call_router(api.router(), request));
-        let connection = move || router.clone().layer(axum::Extension(Connection::default()));
+        let connection = move |remote: Remote| {
+            router.clone().layer(axum::Extension(Connection::default())).layer(axum::Extension(remote))
+        };
         let served = tokio::try_join!(
             net::serve(&self.shared.parts.sockets.clients, grpc, LIMITS, connection, self.shared.stopped()),
             http::serve(self.shared.clone(), http),

@@ -11,7 +11,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::counts::Counts;
@@ -19,6 +18,7 @@ use super::frames::{Frames, RST_STREAM};
 use super::preface::{Preface, Spoken};
 use super::rate::Rate;
 use super::slots::Slot;
+use crate::tls::Stream;
 
 /// Longest time that a connection may take to finish its preface. A client sends it at once; this
 /// bounds how long a place is held without it.
@@ -139,10 +139,14 @@ impl<S> Connection<S> {
     }
 }
 
-impl Connection<TcpStream> {
-    /// Returns bytes that the client has sent without consuming them. Waits for the first.
-    pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        self.io.peek(bytes).await
+impl Connection<Stream> {
+    /// Returns bytes that the client has sent without consuming them. Waits for the first. `None`
+    /// if the connection is encrypted.
+    pub async fn peek(&self, bytes: &mut [u8]) -> Option<io::Result<usize>> {
+        match &self.io {
+            Stream::Plain(io) => Some(io.peek(bytes).await),
+            Stream::Encrypted(_) => None,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod port;
 mod preface;
 mod rate;
 mod refusal;
+mod remote;
 mod server;
 mod slots;
 
@@ -27,6 +28,7 @@ use port::Listener;
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
 pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};
+pub use remote::Remote;
 pub use server::{Http2Limits, serve};
 
 /// The ports of a node, and the descriptors of its process. Cheap to clone.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use futures::Stream;
 use futures::stream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -16,8 +15,10 @@ use tokio::sync::Semaphore;
 use super::connection::Connection;
 use super::counts::Counts;
 use super::refusal;
+use super::remote::Remote;
 use super::slots::Slots;
 use crate::logs::Sparse;
+use crate::tls::Stream;
 
 /// Time to wait after a connection could not be accepted (usually because no descriptor is left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -108,7 +109,7 @@ impl Port {
         self.0.counts.clone()
     }
 
-    fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<Connection<TcpStream>> {
+    fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<(Connection<Stream>, Remote)> {
         let Inner { slots, counts, .. } = &*self.0;
         let Some((slot, made_room)) = slots.enter() else {
             Counts::add(&counts.refused);
@@ -126,7 +127,8 @@ impl Port {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
         }
-        Some(Connection::new(stream, counts.clone(), slot))
+        let remote = Remote { address: peer, certificate: None, is_encrypted: false };
+        Some((Connection::new(Stream::Plain(stream), counts.clone(), slot), remote))
     }
 
     fn note_made_room(&self, why: &'static str) {
@@ -169,13 +171,13 @@ pub struct Listener {
 
 impl Listener {
     /// Returns the connections, for as long as the stream lives. The stream never ends by itself.
-    pub fn connections(self) -> impl Stream<Item = Connection<TcpStream>> + Send + Unpin {
+    pub fn connections(self) -> impl futures::Stream<Item = (Connection<Stream>, Remote)> + Send + Unpin {
         // As a stream, an accept in progress and its pause survive when a caller stops waiting for
         // it.
         Box::pin(stream::unfold(self, |listener| async move { Some((listener.accept().await, listener)) }))
     }
 
-    async fn accept(&self) -> Connection<TcpStream> {
+    async fn accept(&self) -> (Connection<Stream>, Remote) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
@@ -216,7 +218,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut connections = port.listen(listener).unwrap().connections();
         tokio::spawn(async move {
-            while let Some(mut connection) = connections.next().await {
+            while let Some((mut connection, _)) = connections.next().await {
                 tokio::spawn(async move { connection.read_to_end(&mut Vec::new()).await });
             }
         });

@@ -18,13 +18,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::authority::AnyAuthority;
-use super::{Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX};
+use super::{Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX, Remote};
+use crate::tls::Stream;
 
 /// Most bytes of request headers.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
@@ -53,7 +53,8 @@ pub struct Http2Limits {
 
 /// Serves every listener of `port` until `stop` completes.
 ///
-/// Then it lets open calls end for at most [`DRAIN`]. `service` makes the service of a connection.
+/// Then it lets open calls end for at most [`DRAIN`]. `service` makes the service of a connection
+/// with the one who is at its other end.
 ///
 /// # Errors
 /// A listener cannot be handed to the runtime.
@@ -65,7 +66,7 @@ pub async fn serve<M, S, B>(
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<()>
 where
-    M: Fn() -> S + Clone + Send + 'static,
+    M: Fn(Remote) -> S + Clone + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -90,7 +91,7 @@ async fn accept<M, S, B>(
     service: M,
     mut stopped: watch::Receiver<bool>,
 ) where
-    M: Fn() -> S,
+    M: Fn(Remote) -> S,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -102,8 +103,8 @@ async fn accept<M, S, B>(
         tokio::select! {
             () = until(&mut stopped) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            Some(connection) = incoming.next() => {
-                connections.spawn(serve_connection(connection, builder.clone(), service(), stopped.clone()));
+            Some((connection, remote)) = incoming.next() => {
+                connections.spawn(serve_connection(connection, builder.clone(), service(remote), stopped.clone()));
             }
         }
     }
@@ -115,7 +116,7 @@ async fn accept<M, S, B>(
 }
 
 async fn serve_connection<S, B>(
-    stream: Connection<TcpStream>,
+    stream: Connection<Stream>,
     builder: Builder<TokioExecutor>,
     service: S,
     mut stopped: watch::Receiver<bool>,
@@ -149,12 +150,12 @@ fn is_http_date(now: SystemTime) -> bool {
 }
 
 /// Returns whether the client does not begin like one of HTTP/2.
-async fn is_http1(stream: &Connection<TcpStream>) -> bool {
+async fn is_http1(stream: &Connection<Stream>) -> bool {
     const PREFACE: &[u8; 4] = b"PRI ";
     let mut first = [0; PREFACE.len()];
     match tokio::time::timeout(PREFACE_TIMEOUT, stream.peek(&mut first)).await {
-        Ok(Ok(bytes @ 1..)) => !PREFACE.starts_with(&first[..bytes]),
-        Ok(Ok(0) | Err(_)) | Err(_) => true,
+        Ok(Some(Ok(bytes @ 1..))) => !PREFACE.starts_with(&first[..bytes]),
+        Ok(Some(Ok(0) | Err(_)) | None) | Err(_) => true,
     }
 }
 
@@ -162,7 +163,7 @@ async fn is_http1(stream: &Connection<TcpStream>) -> bool {
 ///
 /// hyper reads the date at each turn of an HTTP/1 connection, and panics if HTTP cannot express it.
 /// For HTTP/2 that can be switched off.
-async fn say_that_the_clock_is_wrong(mut stream: Connection<TcpStream>) {
+async fn say_that_the_clock_is_wrong(mut stream: Connection<Stream>) {
     let words = "this machine's clock stands where HTTP has no date, before 1970 or after 9999: set it. gRPC is served meanwhile\n";
     let reply = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{words}",
@@ -212,6 +213,7 @@ fn builder(limits: &Http2Limits) -> Builder<TokioExecutor> {
 mod tests {
     use super::*;
     use axum::routing::get;
+    use tokio::net::TcpStream;
 
     const LIMITS: Http2Limits = Http2Limits {
         streams_max: 16,
@@ -238,7 +240,7 @@ mod tests {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let port = Port::new("test", 16);
         let served = tokio::spawn(async move {
-            serve(&port, listeners, LIMITS, move || router.clone(), async { stopped.await.unwrap() }).await
+            serve(&port, listeners, LIMITS, move |_| router.clone(), async { stopped.await.unwrap() }).await
         });
         for addr in &addrs {
             let reply = get_path(*addr, "/").await;
@@ -267,11 +269,11 @@ mod tests {
         for (first, http1) in [("GET / HTTP/1.1\r\n\r\n", true), ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false)] {
             let mut client = TcpStream::connect(addr).await.unwrap();
             client.write_all(first.as_bytes()).await.unwrap();
-            let stream = accepted.next().await.unwrap();
+            let (stream, _) = accepted.next().await.unwrap();
             assert_eq!(is_http1(&stream).await, http1, "{first}");
         }
         let client = tokio::spawn(async move { get_path(addr, "/livez").await });
-        say_that_the_clock_is_wrong(accepted.next().await.unwrap()).await;
+        say_that_the_clock_is_wrong(accepted.next().await.unwrap().0).await;
         let reply = client.await.unwrap();
         assert!(reply.starts_with("HTTP/1.1 503 ") && reply.contains("clock"), "{reply}");
     }
@@ -294,7 +296,7 @@ mod tests {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let port = Port::new("test", 16);
         let served = tokio::spawn(async move {
-            serve(&port, vec![listener], LIMITS, move || router.clone(), async { stopped.await.unwrap() }).await
+            serve(&port, vec![listener], LIMITS, move |_| router.clone(), async { stopped.await.unwrap() }).await
         });
         let call = tokio::spawn(async move { get_path(addr, "/").await });
         entered.clone().wait_for(|entered| *entered).await.unwrap();

@@ -8,11 +8,21 @@ use futures::future::{Either, Ready, ready};
 use tonic::body::Body;
 use tonic::codegen::Service;
 
-use crate::net::media;
+use crate::net::{Remote, media};
 
-/// Wraps a service so that it gets gRPC requests only.
+/// Wraps the service of one connection so that it gets gRPC requests only, each with the one who
+/// sent it.
 #[derive(Clone, Debug)]
-pub(in crate::raft) struct OnlyGrpc<S>(pub(super) S);
+pub(in crate::raft) struct OnlyGrpc<S> {
+    service: S,
+    remote: Remote,
+}
+
+impl<S> OnlyGrpc<S> {
+    pub(super) fn new(service: S, remote: Remote) -> OnlyGrpc<S> {
+        OnlyGrpc { service, remote }
+    }
+}
 
 impl<S, Q> Service<http::Request<Q>> for OnlyGrpc<S>
 where
@@ -23,12 +33,13 @@ where
     type Future = Either<Ready<Result<S::Response, Infallible>>, S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
+        self.service.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Q>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Q>) -> Self::Future {
         let Some((code, text)) = media::refusal(request.method(), request.version(), request.headers()) else {
-            return Either::Right(self.0.call(request));
+            request.extensions_mut().insert(self.remote.clone());
+            return Either::Right(self.service.call(request));
         };
         let mut response = http::Response::new(Body::new(http_body_util::Full::from(text)));
         *response.status_mut() = code;

@@ -91,8 +91,8 @@ impl PeerService {
         let server = PeerServer::new(self)
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-        let server = OnlyGrpc(server);
-        net::serve(port, listeners, LIMITS, move || server.clone(), stopped).await
+        let service = move |remote| OnlyGrpc::new(server.clone(), remote);
+        net::serve(port, listeners, LIMITS, service, stopped).await
     }
 }
 
