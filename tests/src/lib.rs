@@ -2,6 +2,7 @@
 //! and standard clients. It waits for conditions, never for a duration, and leaves nothing behind.
 //! It knows nothing of the host's internals.
 
+pub mod abuse;
 pub mod alike;
 mod cluster;
 mod descriptors;

@@ -54,6 +54,7 @@ fn run_task(task: &Task<'_>) -> Result<()> {
         Task::Setup => setup::all(),
         Task::Torture(options) => torture(options),
         Task::Faults(words) => build().and_then(|()| run("faults", words)),
+        Task::Abuse(words) => abuse(words),
         Task::Alike(words) => {
             setup::all().and_then(|()| test_programs()).and_then(|()| build()).and_then(|()| run("alike", words))
         }
@@ -172,6 +173,16 @@ fn torture(options: &[&str]) -> Result<()> {
     setup::all()?;
     test_programs()?;
     run("torture", options)
+}
+
+/// Builds only what the words need: nothing for a list, and no node beside one that is given.
+fn abuse(words: &[&str]) -> Result<()> {
+    if words.contains(&"--program") {
+        setup::all().and_then(|()| guests())?;
+    } else if !words.contains(&"--list") {
+        build()?;
+    }
+    run("abuse", words)
 }
 
 fn test(filter: &[&str]) -> Result<()> {

@@ -15,6 +15,7 @@ cargo xtask <command>
   setup     installs what is missing, or names it
   torture   faults under load, every answer checked
   faults    how long clients wait for a write when a leader dies, is stopped, paused or cut off
+  abuse     clients that mean harm, beside clients that do not: floods, bombs, silence
   alike     ten million commands on three nodes that live differently, and one hash at the end
   bench     first throughput figures of a fresh three-node cluster on this machine
   costs     what a call into a guest costs, with and without fuel, and beside native code
@@ -75,6 +76,19 @@ cargo xtask faults [rounds] [--seed N] [case ...]
 Twenty rounds of every case, without anything said: nearly half an hour. The table goes to stdout, in Markdown.
 Cases: ";
 
+const ABUSE: &str = "\
+cargo xtask abuse [--case NAME]... [--seconds N] [--program PATH] [--json FILE] [--list]
+
+Attacks one of three real nodes in each case, and judges what honest clients of the others notice: 25 seconds a case, and twelve
+minutes for all. docs/abuse.md describes the cases.
+
+  --case NAME     run this case; all unless given
+  --seconds N     attack for N seconds, 1 to 600; 10 unless given
+  --program PATH  the node to judge; build/lockstep unless given
+  --json FILE     write the figures to FILE, too
+  --list          print the cases, and run nothing
+";
+
 const ALIKE: &str = "\
 cargo xtask alike [--commands N] [--seed S]
 
@@ -119,12 +133,42 @@ const TORTURE_FAULTS: [&str; 15] = [
 /// names.
 const FAULTS_CASES: [&str; 8] = ["kill", "stop", "pause", "kill-all", "rolling", "cut-off", "one-way", "refused"];
 
+/// The cases of `abuse`. `tests/src/abuse/cases/mod.rs` has them, and a test compares the names.
+const ABUSE_CASES: [&str; 24] = [
+    "silent",
+    "half-open",
+    "connect-storm",
+    "handshake-storm",
+    "foreign",
+    "pings",
+    "settings",
+    "rapid-reset",
+    "continuation",
+    "header-bombs",
+    "slow-bodies",
+    "oversized",
+    "inflating",
+    "padded-watches",
+    "sleeping-watchers",
+    "untaken-replies",
+    "identify",
+    "reflection",
+    "sleeping-backups",
+    "failing-commands",
+    "query-flood",
+    "big-replies",
+    "bad-tokens",
+    "planted",
+];
+
 /// Flags that are passed on to `cargo test`.
 const TEST_FLAGS: [&str; 10] =
     ["--test", "--package", "-p", "--lib", "--bin", "--bins", "--doc", "--no-run", "--no-fail-fast", "--exclude"];
 
 /// Fewest commands of `alike`, the same as in `tests/src/bin/alike.rs`.
 const ALIKE_COMMANDS_MIN: u64 = 10_000;
+/// Longest attack of `abuse`, the same as in `tests/src/bin/abuse.rs`.
+const ABUSE_SECONDS_MAX: u64 = 600;
 const BENCH_SECONDS: u64 = 5;
 const BENCH_SECONDS_MAX: u64 = 600;
 
@@ -143,6 +187,8 @@ pub(crate) enum Task<'a> {
     Torture(&'a [&'a str]),
     /// Run the faults, with the words that its program takes.
     Faults(&'a [&'a str]),
+    /// Run the abuse, with the words that its program takes.
+    Abuse(&'a [&'a str]),
     /// Run `alike`, with the words that its program takes.
     Alike(&'a [&'a str]),
     /// Run the benchmark, with this many seconds a run.
@@ -176,6 +222,7 @@ pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
         "setup" => nothing_behind(rest).map(|()| Task::Setup),
         "torture" => check_torture(rest).map(|()| Task::Torture(rest)),
         "faults" => check_faults(rest).map(|()| Task::Faults(rest)),
+        "abuse" => check_abuse(rest).map(|()| Task::Abuse(rest)),
         "alike" => check_alike(rest).map(|()| Task::Alike(rest)),
         "bench" => bench_seconds(rest).map(Task::Bench),
         "costs" => nothing_behind(rest).map(|()| Task::Costs),
@@ -193,6 +240,7 @@ fn help(command: &str) -> Result<String, Refusal> {
         "setup" => SETUP.into(),
         "torture" => format!("{TORTURE}{}\n", TORTURE_FAULTS.join(",")),
         "faults" => format!("{FAULTS}{}\n", FAULTS_CASES.join(" ")),
+        "abuse" => ABUSE.into(),
         "alike" => ALIKE.into(),
         "bench" => BENCH.into(),
         "costs" => COSTS.into(),
@@ -255,6 +303,24 @@ fn check_faults(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+fn check_abuse(words: &[&str]) -> Result<()> {
+    let mut words = words.iter();
+    while let Some(flag) = words.next() {
+        let mut value = || words.next().with_context(|| format!("{flag} needs a value"));
+        match *flag {
+            "--case" => known("--case: no case", value()?, &ABUSE_CASES)?,
+            "--seconds" => {
+                let seconds = number(flag, value()?)?;
+                ensure!((1..=ABUSE_SECONDS_MAX).contains(&seconds), "--seconds must be 1 to {ABUSE_SECONDS_MAX}");
+            }
+            "--program" | "--json" => drop(value()?),
+            "--list" => {}
+            _ => bail!("there is no flag '{flag}'"),
+        }
+    }
+    Ok(())
+}
+
 fn check_alike(words: &[&str]) -> Result<()> {
     let mut words = words.iter();
     while let Some(flag) = words.next() {
@@ -294,8 +360,8 @@ fn known(what: &str, name: &str, names: &[&str]) -> Result<()> {
 mod tests {
     use super::*;
 
-    const COMMANDS: [&str; 10] =
-        ["demo", "test", "build", "guests", "setup", "torture", "faults", "alike", "bench", "costs"];
+    const COMMANDS: [&str; 11] =
+        ["demo", "test", "build", "guests", "setup", "torture", "faults", "abuse", "alike", "bench", "costs"];
 
     #[test]
     fn every_command_has_help_wherever_it_is_asked_for() {
@@ -319,6 +385,8 @@ mod tests {
         assert_eq!(parse(&words).unwrap(), Task::Test(&words[1..]));
         let words = ["alike", "--commands", "20000", "--seed", "3"];
         assert_eq!(parse(&words).unwrap(), Task::Alike(&words[1..]));
+        let words = ["abuse", "--case", "pings", "--case", "silent", "--seconds", "3", "--json", "figures.json"];
+        assert_eq!(parse(&words).unwrap(), Task::Abuse(&words[1..]));
         assert_eq!(parse(&["bench"]).unwrap(), Task::Bench(5));
         assert_eq!(parse(&["bench", "9"]).unwrap(), Task::Bench(9));
     }
@@ -336,6 +404,9 @@ mod tests {
             (&["faults", "kil"], "no case 'kil'"),
             (&["faults", "0"], "1 to 1000"),
             (&["alike", "--commands", "9"], "at least 10000"),
+            (&["abuse", "--case", "ping"], "no case 'ping'"),
+            (&["abuse", "--seconds", "0"], "1 to 600"),
+            (&["abuse", "--program"], "--program needs a value"),
             (&["costs", "all"], "'all' is unknown"),
             (&["bench", "soon"], "'soon' is not a number"),
             (&["bench", "5", "6"], "'6' is one argument"),

@@ -25,7 +25,7 @@
     $flood_removes $write_too_much $write $remember $compute $abort $refuse $ask_status $write_snapshot $read_snapshot $choose
     $unfaithful $write_gigantic_chunk $read_past_the_end $ok $many_rows $no_rows $scan_where_rows_were $remove_then_scan
     $flood_large_scans $step_of_no_case $step_gigantic_memo $step_gigantic_replies $divide $round_vectors
-    $multiply_denormals $root_denormals $multiply_denormal_vectors))
+    $multiply_denormals $root_denormals $multiply_denormal_vectors $reply_large))
   (data (i32.const 1024) "c!?mwxyz no, never")
   (data $bytes "0123456789012345678901234567890123456789012345678901234567890123")
   (global $next (mut i32) (i32.const 131072))
@@ -164,6 +164,7 @@
   ;; Results that are too large, or none.
   (func $reply_gigantic (result i32) (call $reply (i32.const 0) (i32.const -1)))
   (func $reply_too_large (result i32) (call $room) (call $reply (i32.const 0) (i32.const 4128769)))
+  (func $reply_large (result i32) (call $room) (call $reply (i32.const 0) (i32.const 4128768)))
   (func $reply_beyond_memory (result i32) (call $reply (i32.const -16) (i32.const 8)))
   (func $reply_of_no_case (result i32) (i32.store8 (i32.const 256) (i32.const 9)) (i32.const 256))
   (func $reply_no_message (result i32) (i64.store (i32.const 512) (i64.const -1)) (call $reply (i32.const 512) (i32.const 8)))

@@ -1,0 +1,33 @@
+//! A flood of SETTINGS. The attacker changes its settings all the time on 16 connections and reads
+//! nothing. The node has to apply and acknowledge each change, and a new window size changes every
+//! open stream.
+
+use anyhow::Result;
+
+use super::super::case::{Case, Role, Target};
+use super::super::wire::{self, Frames, INITIAL_WINDOW_SIZE, SETTINGS, frame};
+
+/// Connections.
+const CONNECTIONS: usize = 16;
+/// Frames of one write.
+const AT_ONCE: usize = 1_000;
+
+pub(crate) const CASE: Case = Case {
+    name: "settings",
+    does: "changes its settings all the time on 16 connections and reads nothing",
+    role: Role::Follower,
+    attack: |target| Box::pin(attack(target)),
+    ..Case::PLAIN
+};
+
+async fn attack(target: Target) -> Result<()> {
+    target.together(CONNECTIONS, change_settings).await
+}
+
+async fn change_settings(target: Target, _: usize) -> Result<()> {
+    let mut connection = Frames::connect(&target.clients).await?;
+    let window = |bytes: u32| [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &bytes.to_be_bytes()].concat();
+    let both = [frame(SETTINGS, 0, 0, &window(1)), frame(SETTINGS, 0, 0, &window(1 << 20))].concat();
+    let flood = both.repeat(AT_ONCE / 2);
+    wire::write_again_and_again(&target, &mut connection.io, &flood, "settings", AT_ONCE).await
+}
