@@ -111,7 +111,10 @@ async fn under_attack(cluster: &mut Cluster, case: &Case, options: &Options) -> 
     let attack = attack(case, options, &cluster.nodes[attacked], &watched).await?;
     stage.enter(Phase::After);
     let begun = Instant::now();
-    let back = honest::serves_again(cluster, case.guest, attacked, PATIENCE).await?;
+    let back = match cluster.nodes[attacked].has_ended()? {
+        true => None,
+        false => honest::serves_again(cluster, case.guest, attacked, PATIENCE).await,
+    };
     sleep(options.calm.saturating_sub(begun.elapsed())).await;
     let elections = cluster_term(cluster).await.saturating_sub(term);
     let growth_bytes = watched.growths().into_iter().max().unwrap_or_default();

@@ -177,6 +177,7 @@ pub(crate) fn padded(mut encoded: Vec<u8>, bytes: usize) -> Vec<u8> {
 /// One connection that follows the rules of HTTP/2.
 #[derive(Clone)]
 pub(crate) struct Caller {
+    target: Target,
     send: SendRequest<Bytes>,
     /// Ends with the last clone.
     _connection: Arc<Connection>,
@@ -191,18 +192,14 @@ impl Drop for Connection {
 }
 
 impl Caller {
-    /// Connects with windows so large that a node never waits for the attacker.
-    pub(crate) async fn connect(address: &str) -> Result<Caller> {
-        let mut builder = h2::client::Builder::new();
+    /// Connects to a port, with windows so large that a node never waits for the attacker.
+    pub(crate) async fn connect(target: &Target, port: &str) -> Result<Caller> {
+        let mut builder = Builder::new();
         builder.initial_window_size(16 << 20).initial_connection_window_size(256 << 20);
-        Caller::connect_with(address, &builder).await
-    }
-
-    async fn connect_with(address: &str, builder: &Builder) -> Result<Caller> {
-        let (send, connection) = builder.handshake(connect(address).await?).await.context("the handshake")?;
+        let (send, connection) = builder.handshake(connect(port).await?).await.context("the handshake")?;
         // Its error is that of the calls.
         let connection = tokio::spawn(async move { drop(connection.await) });
-        Ok(Caller { send, _connection: Arc::new(Connection(connection)) })
+        Ok(Caller { target: target.clone(), send, _connection: Arc::new(Connection(connection)) })
     }
 
     /// Opens a call. The caller sends the body, or never does.
@@ -223,7 +220,7 @@ impl Caller {
 
     /// Makes a call with this body, and reads and forgets all that comes.
     pub(crate) async fn call(&self, path: &str, body: Bytes) -> Result<()> {
-        forget(self.begin(path, body).await?.await?.into_body()).await
+        self.end(self.begin(path, body).await?).await
     }
 
     /// Makes a call with a bearer token.
@@ -231,7 +228,30 @@ impl Caller {
         let request = request(path).header("authorization", format!("Bearer {token}")).body(())?;
         let (response, mut sending) = self.send(request).await?;
         sending.send_data(body, true)?;
-        forget(response.await?.into_body()).await
+        self.end(response).await
+    }
+
+    /// Waits for the end of a call, and counts whether it was an answer or a refusal.
+    pub(crate) async fn end(&self, response: ResponseFuture) -> Result<()> {
+        let (head, mut body) = response.await?.into_parts();
+        while let Some(data) = body.data().await {
+            let bytes = data?.len();
+            body.flow_control().release_capacity(bytes)?;
+        }
+        let trailers = body.trailers().await?.unwrap_or_default();
+        self.count(is_refusal(&head.headers) || is_refusal(&trailers));
+        Ok(())
+    }
+
+    /// Waits for the beginning of a stream of answers, and counts whether it is a refusal.
+    pub(crate) async fn beginning(&self, response: ResponseFuture) -> Result<RecvStream> {
+        let (head, body) = response.await?.into_parts();
+        self.count(is_refusal(&head.headers));
+        Ok(body)
+    }
+
+    fn count(&self, is_refusal: bool) {
+        self.target.count(if is_refusal { "refusals" } else { "answers" }, 1);
     }
 
     async fn send(&self, request: http::Request<()>) -> Result<(ResponseFuture, SendStream<Bytes>)> {
@@ -259,13 +279,8 @@ where
     Ok(())
 }
 
-/// Reads and forgets a body.
-pub(crate) async fn forget(mut body: RecvStream) -> Result<()> {
-    while let Some(data) = body.data().await {
-        let bytes = data?.len();
-        body.flow_control().release_capacity(bytes)?;
-    }
-    Ok(())
+fn is_refusal(headers: &http::HeaderMap) -> bool {
+    headers.get("grpc-status").is_some_and(|status| status != "0")
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn call_with_bad_tokens(target: Target, _: usize) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     let get = wire::message(&GetRequest { key: "k".into(), linearizable: true }.encode_to_vec());
     for token in TOKENS.iter().cycle().take_while(|_| target.goes_on()) {
         caller.call_as(token, "/Example/Get", get.clone()).await?;

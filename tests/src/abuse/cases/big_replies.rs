@@ -28,7 +28,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn ask_for_much(target: Target, _: usize) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     let command = wire::message(&Deed { what: What::ReplyLarge.into(), ..Deed::default() }.encode_to_vec());
     let each = |_| {
         let (caller, target, command) = (caller.clone(), target.clone(), command.clone());

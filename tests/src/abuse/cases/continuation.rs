@@ -30,7 +30,7 @@ async fn never_end_the_headers(target: Target, n: usize) -> Result<()> {
     let mut connection = Frames::connect(&target.clients).await?;
     connection.io.write_all(&frame(HEADERS, 0, 1, &call_headers("/Example/Get"))).await?;
     let header = indexed_header("x", &[b'a'; 1_000]);
-    let payload = if n % 2 == 0 { header.repeat(PAYLOAD_BYTES / header.len()) } else { Vec::new() };
+    let payload = if n.is_multiple_of(2) { header.repeat(PAYLOAD_BYTES / header.len()) } else { Vec::new() };
     let frames = frame(CONTINUATION, 0, 1, &payload).repeat(AT_ONCE);
     wire::write_again_and_again(&target, &mut connection.io, &frames, "continuations", AT_ONCE).await
 }

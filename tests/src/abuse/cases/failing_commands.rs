@@ -31,7 +31,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn fail_again_and_again(target: Target, _: usize) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     let each = |n: usize| {
         let (caller, target) = (caller.clone(), target.clone());
         let deed = deed(DEEDS[n % DEEDS.len()]);

@@ -30,7 +30,7 @@ async fn speak_in_tongues(target: Target, n: usize) -> Result<()> {
     let port = [&target.clients, &target.peers, &target.http][n % 3];
     let language = n / 3 % 6;
     if language == 5 {
-        let caller = Caller::connect(port).await?;
+        let caller = Caller::connect(&target, port).await?;
         target.count("unknown services", 1);
         return caller.call("/foreign.Service/Do", wire::message(b"hello")).await;
     }

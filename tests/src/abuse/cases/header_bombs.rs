@@ -32,7 +32,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn bomb(target: Target, n: usize) -> Result<()> {
-    let is_bomb = n % 2 == 0;
+    let is_bomb = n.is_multiple_of(2);
     let block = if is_bomb { hpack_bomb() } else { large_headers() };
     let (mut answers, mut requests) = Frames::connect(&target.clients).await?.io.into_split();
     let reading = tokio::spawn(async move { wire::read_all(&mut answers).await });

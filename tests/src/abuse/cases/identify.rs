@@ -25,11 +25,11 @@ async fn attack(target: Target) -> Result<()> {
     let hold = move |target: Target, _| {
         let body = body.clone();
         async move {
-            let caller = Caller::connect(&target.peers).await?;
+            let caller = Caller::connect(&target, &target.peers).await?;
             let (response, mut sending) = caller.open("/lockstep.peer.v1.Peer/Identify").await?;
             sending.send_data(body, false)?;
             target.count("calls held open", 1);
-            wire::forget(response.await?.into_body()).await
+            caller.end(response).await
         }
     };
     target.together(CONNECTIONS, hold).await

@@ -27,7 +27,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn inflate(target: Target, bomb: Bytes) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     while target.goes_on() {
         caller.call("/Example/Add", bomb.clone()).await?;
         target.count("gzip bombs", 1);

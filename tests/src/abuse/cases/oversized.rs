@@ -33,7 +33,7 @@ async fn attack(target: Target) -> Result<()> {
 async fn lie(target: Target, n: usize, body: Bytes) -> Result<()> {
     let port = if n % 8 == 7 { &target.peers } else { &target.clients };
     let path = if n % 8 == 7 { "/lockstep.peer.v1.Peer/Identify" } else { "/Example/Add" };
-    let caller = Caller::connect(port).await?;
+    let caller = Caller::connect(&target, port).await?;
     for _ in 0..CALLS {
         target.count("oversized messages", 1);
         caller.call(path, body.clone()).await?;

@@ -32,7 +32,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn watch_much(target: Target, request: Bytes) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     let mut open = Vec::new();
     for _ in 0..WATCHES {
         open.push(caller.begin("/Example/Watch", request.clone()).await?);
@@ -41,7 +41,7 @@ async fn watch_much(target: Target, request: Bytes) -> Result<()> {
     // Their answers are taken, and the watches go on.
     let mut bodies = Vec::new();
     for response in open {
-        bodies.push(response.await?.into_body());
+        bodies.push(caller.beginning(response).await?);
     }
     target.end().await
 }

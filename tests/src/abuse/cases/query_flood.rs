@@ -28,7 +28,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn ask_for_long(target: Target, _: usize) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     let query = wire::message(&Deed { what: What::Loop.into(), ..Deed::default() }.encode_to_vec());
     let each = |_| {
         let (caller, target, query) = (caller.clone(), target.clone(), query.clone());

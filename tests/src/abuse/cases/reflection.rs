@@ -26,7 +26,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn ask(target: Target, _: usize) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     let questions = questions();
     while target.goes_on() {
         caller.call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", questions.clone()).await?;

@@ -54,7 +54,7 @@ async fn watch(target: Target) -> Result<()> {
 }
 
 async fn change_value(target: Target, change: Bytes) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     while target.goes_on() {
         caller.call("/Example/Add", change.clone()).await?;
         target.count("changes", 1);

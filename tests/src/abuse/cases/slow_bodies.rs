@@ -33,7 +33,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn send_slowly(target: Target, _: usize) -> Result<()> {
-    let caller = Caller::connect(&target.clients).await?;
+    let caller = Caller::connect(&target, &target.clients).await?;
     let beginning: Bytes = wire::announced(ANNOUNCED, &[0; AT_ONCE]);
     let mut open = Vec::new();
     for n in 0..CALLS {
