@@ -18,6 +18,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
 use tonic::codegen::{Bytes, http};
 
 use super::case::Target;
@@ -32,6 +33,8 @@ pub(crate) const CONTINUATION: u8 = 9;
 /// Largest payload of a frame that every peer must take.
 pub(crate) const PAYLOAD_BYTES: usize = 16 << 10;
 
+/// Pause of a silent client before it comes again.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Size of the receive buffer of a client that does not read.
 const RECEIVE_BYTES: u32 = 4 << 10;
 
@@ -46,6 +49,16 @@ pub(crate) async fn connect(address: &str) -> Result<TcpStream> {
 /// connects all the time does not run out of ports.
 pub(crate) fn end_with_reset(stream: &TcpStream) -> Result<()> {
     Ok(SockRef::from(stream).set_linger(Some(Duration::ZERO))?)
+}
+
+/// Keeps a connection that has nothing more to say until the node closes it, and waits a moment: who
+/// is silent is in no hurry.
+pub(crate) async fn keep(mut stream: TcpStream) -> Result<()> {
+    end_with_reset(&stream)?;
+    // A reset ends it as well.
+    drop(read_all(&mut stream).await);
+    sleep(MOMENT).await;
+    Ok(())
 }
 
 /// Connects with a small receive buffer, so that what the node sends soon waits in the node.

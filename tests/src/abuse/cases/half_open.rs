@@ -39,5 +39,5 @@ async fn stop_in_the_middle(target: Target, n: usize) -> Result<()> {
         }
     }
     target.count("half-open connections", 1);
-    wire::read_all(&mut stream).await
+    wire::keep(stream).await
 }

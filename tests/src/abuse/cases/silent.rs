@@ -3,7 +3,6 @@
 //! descriptors, as a shell gives it by default.
 
 use anyhow::Result;
-use tokio::net::TcpStream;
 
 use super::super::case::{Case, Role, Target};
 use super::super::wire;
@@ -27,7 +26,7 @@ async fn attack(target: Target) -> Result<()> {
 /// Connects, and waits until the node closes. Then it comes again.
 async fn stay_silent(target: Target, n: usize) -> Result<()> {
     let port = [&target.clients, &target.peers, &target.http][n % 3];
-    let mut stream: TcpStream = wire::connect(port).await?;
+    let stream = wire::connect(port).await?;
     target.count("silent connections", 1);
-    wire::read_all(&mut stream).await
+    wire::keep(stream).await
 }
