@@ -315,9 +315,9 @@ mod tests {
     }
 
     #[test]
-    fn a_megabyte_of_zeros_is_a_kilobyte_on_the_wire() {
+    fn a_megabyte_of_zeros_is_little_on_the_wire() {
         let framed = gzipped(&[0; 1 << 20]).unwrap();
-        assert!(framed[0] == 1 && framed.len() < 1200, "{}", framed.len());
+        assert!(framed[0] == 1 && framed.len() < 4096, "{}", framed.len());
         let mut back = Vec::new();
         flate2::read::GzDecoder::new(&framed[5..]).read_to_end(&mut back).unwrap();
         assert_eq!(back.len(), 1 << 20);
