@@ -39,7 +39,7 @@ use crate::raft::peers::groups::Groups;
 use crate::raft::peers::link::Channels;
 use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
-use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
+use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
 use crate::tls::Connector;
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
@@ -109,6 +109,7 @@ impl Node {
             cluster: below.lent.cluster.clone(),
             host: Arc::new(below.admission.clone()),
             groups: below.lent.groups.clone(),
+            intake: below.lent.intake.clone(),
         });
         tasks.start(serve_peers(service, sockets.peers.clone(), peer_listeners, fatal.clone()));
         if below.held.is_none() {
@@ -200,16 +201,18 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
     let identity = identity::open(&disk, config)?;
     let process = Process { boot: identity.boot, nonce: identity::mint_nonce()? };
     let me = Me { node_id: identity.node_id, node };
+    let connector = Connector::plain();
     let lent = Lent {
         me: me.clone(),
         boot: identity.boot,
         directory: directory.clone(),
         disk: disk.clone(),
         space,
-        cluster: ClusterCell::of_process(identity.cluster.clone(), process),
+        cluster: ClusterCell::of_node(identity.cluster.clone(), process, connector.clone(), &me.node.name),
         channels: Channels::default(),
-        connector: Connector::plain(),
+        connector,
         groups: Groups::default(),
+        intake: Intake::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
         executor: Executor::default(),
         snapshot_pace: Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
@@ -221,7 +224,7 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
     let (loader, fsm) = (admission.clone(), config.fsm.clone());
     let unfit = tokio::task::spawn_blocking(move || loader.load_at_start(fsm.as_deref())).await??;
     let mut held = quarantined.or(unfit.or(identity::out_of_terms(&opened.log).await?).map(NodeMode::Unfit));
-    held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, process).await?);
+    held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, &lent.cluster).await?);
     Ok((Foundation { lent, identity, admission, held }, opened))
 }
 
@@ -268,6 +271,7 @@ fn open_api(
         retention: group.retention.clone(),
         sockets,
         stop: stop_handle(&group.members, &group.running, exit),
+        intake: below.lent.intake.clone(),
         resync: Arc::new(move |from| {
             let resync = resync.clone();
             Box::pin(async move { resync.run(from).await })
