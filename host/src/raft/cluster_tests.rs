@@ -28,8 +28,8 @@ use crate::machine::{self, Executor, Machine, QueryPool};
 use crate::net::Port;
 use crate::raft::membership::MembershipError;
 use crate::raft::{
-    Canvass, ClusterCell, GroupCell, Intake, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell,
-    Timeouts,
+    Canvass, ClusterCell, GroupCell, Intake, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft,
+    RaftCell, Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Addresses, Cluster, Fatal, GROUP, Membership, NodeId};

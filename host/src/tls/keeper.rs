@@ -59,6 +59,11 @@ impl Keeper {
         self.changes.subscribe()
     }
 
+    /// Returns whether the files hold something that cannot be used.
+    pub(super) fn is_refusing(&self) -> bool {
+        matches!(self.seen.lock().bad, Some((_, true)))
+    }
+
     /// Looks at the files. Blocks.
     ///
     /// Files that belong together are seldom written at the same moment. So bad contents count only

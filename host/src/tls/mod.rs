@@ -34,4 +34,4 @@ pub use keeper::Looked;
 pub use reason::{is_not_tls, reason};
 pub use server::{Server, speaks_tls};
 pub use settings::{Audience, ConnectorSettings, Files, MinVersion, Mode, Part, ServerSettings, TlsError};
-pub use stream::Stream;
+pub use stream::{Chain, Stream};

@@ -33,7 +33,9 @@ pub(super) fn tls_reason(error: &Error) -> String {
         Error::NoCertificatesPresented => "it shows no certificate".into(),
         Error::InvalidMessage(_) => "it does not speak TLS".into(),
         Error::PeerIncompatible(
-            PeerIncompatible::Tls13RequiredForQuic | PeerIncompatible::SupportedVersionsExtensionRequired,
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::SupportedVersionsExtensionRequired,
         )
         | Error::AlertReceived(AlertDescription::ProtocolVersion) => {
             "it speaks an older TLS than is allowed (--tls_min_version)".into()
@@ -50,7 +52,10 @@ fn certificate_reason(error: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "its certificate is not valid yet".into()
         }
-        CertificateError::UnknownIssuer => "no trusted CA has signed its certificate".into(),
+        // The latter is a CA of the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "no trusted CA has signed its certificate".into()
+        }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "its certificate is not for this use (extended key usage serverAuth or clientAuth)".into()
         }

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::keeper::{Keeper, Looked};
 use super::settings::{Audience, Mode, ServerSettings, TlsError};
+use super::stream::Chain;
 use super::{Certificate, Connector, Stream};
 
 /// First byte of a connection that speaks TLS: the kind of a record with a handshake message.
@@ -64,6 +65,11 @@ impl Server {
         self.keeper.as_ref().map_or(Looked::Same, |keeper| keeper.look())
     }
 
+    /// Returns whether new files were refused, and the old ones are still in use.
+    pub fn are_files_refused(&self) -> bool {
+        self.keeper.as_ref().is_some_and(|keeper| keeper.is_refusing())
+    }
+
     /// Makes the handshake. Returns the verified certificate that the other end has shown, if any.
     /// A client is never given a node's certificate.
     ///
@@ -94,18 +100,29 @@ impl Server {
     }
 
     /// Completes once new files no longer accept the certificate that an open connection has shown.
-    pub async fn until_refused(&self, stream: Option<Vec<CertificateDer<'static>>>) {
-        let (Some(keeper), Some(chain)) = (&self.keeper, stream) else { return pending().await };
+    pub async fn until_refused(&self, chain: Option<Chain>) {
+        let (Some(keeper), Some(chain)) = (&self.keeper, chain) else { return pending().await };
         let Some((first, others)) = chain.split_first() else { return pending().await };
         let mut changes = keeper.changes();
-        while changes.changed().await.is_ok() {
+        loop {
+            // Also at the beginning: they may have changed since the handshake began.
             let verifier = keeper.now().verifier.clone();
-            if verifier.verify_client_cert(first, others, UnixTime::now()).is_err() {
+            if verifier.verify_client_cert(first, others, while_valid(first)).is_err() {
                 return;
             }
+            if changes.changed().await.is_err() {
+                return pending().await;
+            }
         }
-        pending().await
     }
+}
+
+/// Returns the time, or that of the certificate's end if it has expired. An open connection survives
+/// that.
+fn while_valid(certificate: &CertificateDer<'_>) -> UnixTime {
+    let not_after = Certificate::read(certificate).map(|certificate| certificate.not_after);
+    let last = not_after.and_then(|last| last.duration_since(UNIX_EPOCH).ok()).map(UnixTime::since_unix_epoch);
+    last.map_or_else(UnixTime::now, |last| last.min(UnixTime::now()))
 }
 
 /// Returns whether a connection begins with TLS. Waits for its first byte, and consumes nothing.

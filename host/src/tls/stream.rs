@@ -8,6 +8,9 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// The certificates that one end has shown, its own first.
+pub type Chain = Vec<CertificateDer<'static>>;
+
 /// An accepted connection below HTTP.
 #[derive(Debug)]
 pub enum Stream {
@@ -29,7 +32,7 @@ macro_rules! each {
 impl Stream {
     /// Returns the certificates that the other end has shown, its own first. `None` if it has shown
     /// none.
-    pub fn chain(&self) -> Option<Vec<CertificateDer<'static>>> {
+    pub fn shown(&self) -> Option<Chain> {
         match self {
             Stream::Plain(_) => None,
             Stream::Encrypted(io) => io.get_ref().1.peer_certificates().map(<[_]>::to_vec),
