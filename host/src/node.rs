@@ -41,6 +41,7 @@ use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
+use crate::tls::Connector;
 use crate::trust::{TokenRules, Trust, TrustSettings};
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
 use admission::Admission;
@@ -213,6 +214,7 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
         space,
         cluster: ClusterCell::of_process(identity.cluster.clone(), process),
         channels: Channels::default(),
+        connector: Connector::plain(),
         groups: Groups::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
         executor: Executor::default(),

@@ -25,6 +25,7 @@ mod policy;
 mod quota;
 mod refusal;
 mod roles;
+mod shown;
 mod state;
 mod tokens;
 mod verified;
@@ -39,7 +40,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::tls::Certificate;
-use caller::Certified;
 use counts::Counts;
 use files::Watched;
 use keys::{KEYS_BYTES_MAX, Keys};
@@ -54,6 +54,7 @@ pub use issue::{NewKey, NewToken, Shown, new_key, show, write_new};
 pub use policy::{ANONYMOUS, Policy, PolicyError};
 pub use refusal::{Reason, Refusal};
 pub use roles::{Right, Role, Roles};
+pub use shown::Authorization;
 pub use tokens::{LEEWAY, SUBJECT_BYTES_MAX, TOKEN_BYTES_MAX, TokenRules};
 
 /// Time between two looks at the files.
@@ -91,17 +92,6 @@ pub struct OpenError {
     pub problem: String,
     /// What to do.
     pub hint: &'static str,
-}
-
-/// What a call shows of its caller beside the connection: its `authorization`.
-#[derive(Clone, Copy, Debug)]
-pub enum Authorization<'a> {
-    /// There is none.
-    Nothing,
-    /// Its value.
-    Value(&'a [u8]),
-    /// There is more than one.
-    Many,
 }
 
 /// Decides who may do what. Cheap to clone.
@@ -178,7 +168,7 @@ impl Trust {
         let refuse = |caller: Caller, text: String| Err((caller, Refusal::unauthenticated(text)));
         let mut caller = Caller::default();
         if let Some(certificate) = certificate {
-            match certified(certificate, now) {
+            match shown::certified(certificate, now) {
                 Ok(certified) => caller.certified = Some(certified),
                 Err(problem) => return refuse(caller, problem.into()),
             }
@@ -190,14 +180,7 @@ impl Trust {
     }
 
     fn bearer(&self, authorization: Authorization<'_>, now: SystemTime) -> Result<Option<Arc<tokens::Bearer>>, String> {
-        let value = match authorization {
-            Authorization::Nothing => return Ok(None),
-            Authorization::Value(value) => value,
-            Authorization::Many => return Err("there is more than one `authorization`; show one token".into()),
-        };
-        let Some(token) = bearer_token(value) else {
-            return Err("the `authorization` is not `Bearer`, a space and a token".into());
-        };
+        let Some(token) = authorization.token()? else { return Ok(None) };
         if self.0.settings.keys.is_none() {
             return Err("this node takes no tokens: it was started without --token_jwks".into());
         }
@@ -383,32 +366,6 @@ fn too_many(caller: &Caller, method: &str, per_second: u32, wait: Duration) -> R
         "{name} has used its quota of {per_second} calls a second for {method}; there is room again in {shown}"
     );
     Refusal { reason: Reason::Quota, text, retry_after: Some(wait) }
-}
-
-fn bearer_token(value: &[u8]) -> Option<&str> {
-    let (scheme, token) = std::str::from_utf8(value).ok()?.trim().split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-fn certified(certificate: &Arc<Certificate>, now: SystemTime) -> Result<Certified, &'static str> {
-    if now >= certificate.not_after {
-        return Err("the client certificate has expired");
-    }
-    match certificate_name(certificate).filter(|name| tokens::is_name(name)) {
-        Some(name) => Ok(Certified { name: name.into(), certificate: certificate.clone() }),
-        None => Err(
-            "the client certificate has no usable name: a URI lockstep://<cluster>/client/<name>, a common name, or a DNS name",
-        ),
-    }
-}
-
-/// Returns the name of the subject of a client certificate.
-fn certificate_name(certificate: &Certificate) -> Option<&str> {
-    let of_client =
-        |uri: &'_ String| uri.strip_prefix("lockstep://").and_then(|rest| rest.split_once("/client/")).is_some();
-    let uri = certificate.uris.iter().find(|uri| of_client(uri)).and_then(|uri| uri.split_once("/client/"));
-    let common = Some(certificate.common_name.as_str()).filter(|name| !name.is_empty());
-    uri.map(|(_, name)| name).or(common).or(certificate.dns_names.first().map(String::as_str))
 }
 
 /// Opens a watched file, if there is to be one, and reads what stands in it.

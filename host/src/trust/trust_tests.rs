@@ -160,7 +160,8 @@ fn a_token_counts_more_than_a_certificate() {
     let named = certificate("cn", &["https://x", "lockstep://db/client/alice"]);
     let caller = of(&named).unwrap();
     assert_eq!((caller.name().map(|name| &**name), caller.proof()), (Some("alice"), "certificate"));
-    assert_eq!(of(&certificate("cn", &["lockstep://db/node/nodeA"])).unwrap().name().map(|name| &**name), Some("cn"));
+    assert_eq!(of(&certificate("cn", &[])).unwrap().name().map(|name| &**name), Some("cn"));
+    assert!(of(&certificate("cn", &["lockstep://db/node/nodeA"])).unwrap_err().contains("a node is no client"));
     assert_eq!(of(&certificate("", &[])).unwrap().name().map(|name| &**name), Some("host.example"));
     let expired = Arc::new(Certificate { not_after: SystemTime::UNIX_EPOCH, ..(*named).clone() });
     assert!(of(&expired).unwrap_err().contains("has expired"));
