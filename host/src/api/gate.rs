@@ -56,7 +56,9 @@ pub(super) fn admit(shared: &Shared, request: &mut Request) -> Result<Admitted, 
     let rights::Known { right, is_long } = rights::of(&method, shared.routes().as_deref());
     let from = address(request);
     let caller = decide(trust, request, &method, right, from).map_err(|refusal| status::not_allowed(&refusal))?;
-    request.extensions_mut().insert(caller.clone());
+    if caller.name().is_some() {
+        request.extensions_mut().insert(caller.clone());
+    }
     let arguments = trust.is_audited(right).then(Arguments::default);
     if let Some(arguments) = &arguments {
         request.extensions_mut().insert(arguments.clone());

@@ -134,6 +134,9 @@ impl Trust {
             problem: format!("it cannot be opened: {error}"),
             hint: "name a file in a directory that this user may write to",
         })?;
+        if settings.client_certificates && settings.keys.is_none() && settings.policy.is_none() {
+            tracing::warn!("clients show certificates, and nothing grants them anything: add --policy");
+        }
         Ok(Trust(Arc::new(Inner {
             state: ArcSwap::from_pointee(State::new(keys, policy)),
             files: Mutex::new(Files { policy: policy_file, keys: keys_file }),

@@ -47,7 +47,9 @@ pub(super) fn certified(certificate: &Arc<Certificate>, now: SystemTime) -> Resu
     }
     let name = certificate.subject();
     if !is_name(&name) {
-        return Err("the client certificate has no usable name: a URI lockstep://<cluster>/client/<name>, a common name, or a DNS name");
+        return Err(
+            "the client certificate has no usable name: a URI lockstep://<cluster>/client/<name>, a common name, or a DNS name",
+        );
     }
     Ok(Certified { name: name.into(), certificate: certificate.clone() })
 }
