@@ -157,7 +157,7 @@ fn each_foreign_library_has_one_home() {
         ("prometheus_client::", &["host/src/api/http/metrics"][..]),
         ("bincode::", &["host/src/codec.rs"][..]),
         ("jsonwebtoken::", &["host/src/trust/"][..]),
-        ("toml::", &["host/src/trust/"][..]),
+        ("toml::", &["host/src/trust/", "host/src/cli/tls/"][..]),
     ];
     for (library, rooms) in homes {
         let strays = sources()

