@@ -147,6 +147,7 @@ fn the_page_on_a_lost_majority_does_what_it_says() -> Result<()> {
 
 #[test]
 fn the_page_on_access_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
     let script = blocks("docs/access.md").concat();
     let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
     for expected in [
