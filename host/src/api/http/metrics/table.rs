@@ -17,6 +17,7 @@ use crate::calls::WatchFigures;
 use crate::logs::stderr;
 use crate::net::PortStatus;
 use crate::raft::IntakeStatus;
+use crate::trust::TrustFigures;
 use crate::types::NodeMode;
 
 /// One metric.
@@ -45,6 +46,7 @@ struct Scrape {
     copies_refused: u64,
     peer_certificates_refused: u64,
     intake: IntakeStatus,
+    trust: TrustFigures,
 }
 
 /// The value of a metric at one scrape.
@@ -284,6 +286,26 @@ const ROWS: &[Row] = &[
             by_port(now, |port| port.accept_failures)
         }),
     ),
+    by(
+        "reason",
+        counter("calls_refused", "Calls and pages refused: nobody said who calls, it may not, or too often", |now| {
+            Value::By("reason", now.trust.refused.clone())
+        }),
+    ),
+    gauge("tokens_remembered", "Tokens that need not be checked again", |now| One(now.trust.tokens_remembered)),
+    by(
+        "file",
+        counter("access_reloads", "New policies and keys of tokens that were taken", |now| {
+            Value::By("file", now.trust.reloads.clone())
+        }),
+    ),
+    by(
+        "file",
+        counter("access_reloads_refused", "New policies and keys of tokens that could not be used", |now| {
+            Value::By("file", now.trust.reloads_refused.clone())
+        }),
+    ),
+    counter("audit_lines_dropped", "Lines that did not get into --audit_file", |now| One(now.trust.audit_dropped)),
     gauge("descriptors_max", "Files and sockets that this process may have open at a time", |now| {
         One(now.status.sockets.descriptors_max)
     }),
@@ -327,6 +349,7 @@ impl Collector for AtScrape {
             copies_refused: shared.parts.members.copies_refused(),
             peer_certificates_refused: shared.parts.members.certificates_refused(),
             intake: shared.parts.intake.status(),
+            trust: shared.parts.trust.figures(),
         };
         for row in ROWS {
             if let Read::Now(read) = row.read {
