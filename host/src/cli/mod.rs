@@ -34,6 +34,7 @@ mod rpcs;
 mod set_log_time;
 mod similar;
 mod text;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -77,6 +78,8 @@ enum Command {
     Restore(restore::RestoreArgs),
     /// Measure how many commands a cluster running the key-value guest takes
     Bench(bench::BenchArgs),
+    /// Make the certificates of a cluster, and look at them
+    Tls(tls::TlsArgs),
     /// Make, look at, check, test and measure guests
     Guest(guest::GuestArgs),
     /// Run a process of many groups, for tests
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => exit_at_once(restore::run(&args)),
         Command::Bench(args) => bench::run(&args),
+        Command::Tls(args) => tls::run(&args),
         Command::Guest(args) => exit_at_once(guest::run(&args)),
         #[cfg(feature = "failpoints")]
         Command::Groups(args) => groups::run(&args),
