@@ -12,6 +12,7 @@ mod bench;
 mod call;
 mod called;
 mod client;
+mod credentials;
 mod details;
 mod dev;
 mod door;

@@ -1,5 +1,5 @@
-//! `lockstep tls`: makes the certificates of a cluster, and says what is in such files. It starts no
-//! node and asks none. A node reads and checks its files itself (`tls/`).
+//! `lockstep tls`: makes the certificates of a cluster, and says what is in such files. It starts
+//! no node and asks none. A node reads and checks its files itself (`tls/`).
 
 mod authority;
 mod certificate;
@@ -11,6 +11,10 @@ mod policy;
 mod show;
 
 use clap::Subcommand;
+
+pub(crate) use holder::{ClientRole, NodeNames};
+pub(crate) use init::{Wanted, make};
+pub(crate) use policy::FILE as POLICY;
 
 const AFTER_HELP: &str = "\
 Examples:

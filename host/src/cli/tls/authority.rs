@@ -1,5 +1,5 @@
-//! Certificate authorities of a directory: `ca`, and `ca-2` and so on for a change of authority. The
-//! newest one signs. It signs for nodes and clients, and for nothing else.
+//! Certificate authorities of a directory: `ca`, and `ca-2` and so on for a change of authority.
+//! The newest one signs. It signs for nodes and clients, and for nothing else.
 
 use std::time::{Duration, SystemTime};
 
@@ -85,8 +85,8 @@ impl Authority {
         Ok(Authority { name, cluster: cluster.to_owned(), not_after, issuer: Issuer::new(params, key) })
     }
 
-    /// Makes a certificate with a key of its own, for a node or a client of the cluster. It does not
-    /// outlive the authority.
+    /// Makes a certificate with a key of its own, for a node or a client of the cluster. It does
+    /// not outlive the authority.
     pub(super) fn sign(&self, files: &Files, kind: Kind, name: &str, hosts: &[Host], days: u32) -> anyhow::Result<()> {
         let holder = Holder { cluster: self.cluster.clone(), kind, name: name.to_owned() };
         let mut params = CertificateParams::default();

@@ -1,6 +1,6 @@
 //! Who a certificate is for, and how its names say so: nodes and clients of a named cluster. This
-//! file owns the form `lockstep://<cluster>/node/<raft_id>` on the side that makes certificates, and
-//! reads names from the command line. It makes no certificate.
+//! file owns the form `lockstep://<cluster>/node/<raft_id>` on the side that makes certificates,
+//! and reads names from the command line. It makes no certificate.
 
 use std::net::IpAddr;
 

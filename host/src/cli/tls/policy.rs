@@ -9,7 +9,7 @@ use super::holder::ClientRole;
 use crate::cli::report::Failure;
 
 /// Name of the file.
-pub(super) const FILE: &str = "policy.toml";
+pub(crate) const FILE: &str = "policy.toml";
 
 const HEAD: &str = "\
 # Who may do what. A node that is started with --policy reads this file, and reads it again when it
