@@ -68,6 +68,8 @@ mod slow_apply;
 mod snapshot_catch_up;
 mod state_hash;
 mod surface;
+mod tls_clients;
+mod tls_moves;
 mod transfers;
 mod watch_ends;
 mod watch_limits;
