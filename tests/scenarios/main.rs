@@ -70,6 +70,7 @@ mod state_hash;
 mod surface;
 mod tls_clients;
 mod tls_moves;
+mod tls_reload;
 mod transfers;
 mod watch_ends;
 mod watch_limits;

@@ -185,6 +185,9 @@ fn port_json(port: &PortStatus) -> Value {
         "accept_failures": port.accept_failures,
         "resets": port.resets,
         "slowed": port.slowed,
+        "tls": port.tls.word(),
+        "handshakes_failed": port.handshakes_failed,
+        "certificate_expires": port.certificate_expires,
     })
 }
 

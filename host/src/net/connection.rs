@@ -1,8 +1,8 @@
 //! An accepted connection, as its server reads and writes it. Closes it when it is silent for too
 //! long or has to make room, and slows it down when it resets calls too fast. Changes no byte.
 //!
-//! It sits between HTTP and the transport. A layer that encrypts would go below it; then the time
-//! limit for the preface also covers the handshake.
+//! It sits between HTTP and the transport. TLS is below it, and `arrival` makes the handshake. One
+//! time limit covers the handshake and the preface.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,10 +18,10 @@ use super::frames::{Frames, RST_STREAM};
 use super::preface::{Preface, Spoken};
 use super::rate::Rate;
 use super::slots::Slot;
-use crate::tls::Stream;
+use crate::tls::{Chain, Stream};
 
-/// Longest time that a connection may take to finish its preface. A client sends it at once; this
-/// bounds how long a place is held without it.
+/// Longest time that a connection may take to finish its preface, and before it the handshake of
+/// TLS. A client sends both at once; this bounds how long a place is held without them.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most calls that a connection may reset at once, by either side. As many as it may have open,
@@ -59,8 +59,9 @@ enum Speech {
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(io: S, counts: Arc<Counts>, slot: Slot) -> Connection<S> {
-        let until = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
+    /// Makes one that must finish its preface before `until`.
+    pub(super) fn new(io: S, counts: Arc<Counts>, slot: Slot, until: Instant) -> Connection<S> {
+        let until = Box::pin(tokio::time::sleep_until(until));
         Connection {
             io,
             counts,
@@ -148,6 +149,11 @@ impl Connection<Stream> {
             Stream::Encrypted(_) => None,
         }
     }
+
+    /// Returns the certificates that the other end has shown; `None` without any.
+    pub fn shown(&self) -> Option<Chain> {
+        self.io.shown()
+    }
 }
 
 fn made_room() -> io::Error {
@@ -220,7 +226,7 @@ mod tests {
         let port = Port::new("test", 1);
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let (slot, _) = Slots::new(1).enter().unwrap();
-        let mut connection = Connection::new(server, port.counts(), slot);
+        let mut connection = Connection::new(server, port.counts(), slot, Instant::now() + PREFACE_TIMEOUT);
         // One that gets nothing back while this runs, however long that takes.
         let hours_later = Instant::now() + Duration::from_secs(10_000);
         connection.resets = Rate::new(RESETS_AT_ONCE_MAX, RESETS_A_SECOND_MAX, hours_later);
@@ -242,7 +248,8 @@ mod tests {
     async fn one_that_made_room_reads_an_error() {
         let slots = Slots::new(1);
         let (_client, server) = tokio::io::duplex(64);
-        let mut connection = Connection::new(server, Port::new("test", 1).counts(), slots.enter().unwrap().0);
+        let until = Instant::now() + PREFACE_TIMEOUT;
+        let mut connection = Connection::new(server, Port::new("test", 1).counts(), slots.enter().unwrap().0, until);
         let reading = tokio::spawn(async move { connection.read_u8().await });
         tokio::task::yield_now().await;
         let (_slot, made_room) = slots.enter().unwrap();

@@ -1,9 +1,10 @@
 //! The counts of one port since the process began, and the log lines that its connections cause.
 //! `port` shows them to operators; ports and connections count.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::logs::Sparse;
+use crate::logs::{Foreign, Sparse};
 
 /// The counts of one port.
 #[derive(Debug)]
@@ -16,7 +17,9 @@ pub(super) struct Counts {
     pub(super) failures: AtomicU64,
     pub(super) resets: AtomicU64,
     pub(super) slowed: AtomicU64,
+    pub(super) handshakes_failed: AtomicU64,
     slowed_lines: Sparse,
+    handshake_lines: Sparse,
 }
 
 impl Counts {
@@ -29,7 +32,9 @@ impl Counts {
             failures: AtomicU64::new(0),
             resets: AtomicU64::new(0),
             slowed: AtomicU64::new(0),
+            handshakes_failed: AtomicU64::new(0),
             slowed_lines: Sparse::default(),
+            handshake_lines: Sparse::default(),
         }
     }
 
@@ -47,6 +52,15 @@ impl Counts {
         Counts::add(&self.slowed);
         if let Some(left_out) = self.slowed_lines.due() {
             tracing::warn!(port = self.name, left_out, "a connection resets calls too fast: it is slowed down");
+        }
+    }
+
+    /// Counts and logs that no connection came about, because the two ends do not agree on TLS.
+    pub(super) fn handshake_failed(&self, address: SocketAddr, reason: &str) {
+        Counts::add(&self.handshakes_failed);
+        if let Some(left_out) = self.handshake_lines.due() {
+            let reason = Foreign(reason);
+            tracing::warn!(port = self.name, %address, %reason, left_out, "a TLS handshake has failed");
         }
     }
 }

@@ -4,11 +4,12 @@
 //!
 //! ```text
 //! port (a listener accepts) ──► slots (is there room?)
-//!   ├─ yes ──► connection (preface in time; resets below a rate) ──► server
+//!   ├─ yes ──► arrival (TLS, in time) ──► connection (preface in time; resets below a rate) ──► server
 //!   └─ no ───► refusal (in words)
 //! descriptors (how many are there) ──► the places of each port
 //! ```
 
+mod arrival;
 mod authority;
 mod connection;
 mod counts;
@@ -22,9 +23,11 @@ mod refusal;
 mod remote;
 mod server;
 mod slots;
+mod unencrypted;
 
 use port::Listener;
 
+pub use arrival::Arrival;
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
 pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};
