@@ -6,6 +6,7 @@ mod address;
 mod listen;
 mod size;
 mod tls;
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ pub use address::Address;
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
 pub use tls::{CLIENT_FLAGS, PEER_FLAGS, PortTls, TlsConfig, TlsFlags};
+pub use trust::TrustConfig;
 
 use crate::tls::Mode;
 
@@ -114,6 +116,8 @@ pub struct NodeConfig {
     /// Whether the state is never made from a snapshot at start, even if it is behind the newest
     /// one.
     pub no_snapshot_restore_on_start: bool,
+    /// Who may do what.
+    pub trust: TrustConfig,
 }
 
 impl Default for NodeConfig {
@@ -143,6 +147,7 @@ impl Default for NodeConfig {
             trailing_entries_min: TRAILING_ENTRIES_MIN,
             min_free_bytes: MIN_FREE_BYTES,
             no_snapshot_restore_on_start: false,
+            trust: TrustConfig::default(),
         }
     }
 }
@@ -179,6 +184,7 @@ impl NodeConfig {
         self.tls.validate()?;
         self.validate_addresses()?;
         self.validate_times()?;
+        self.trust.validate(self.http_addr.as_deref())?;
         self.validate_fsm()
     }
 

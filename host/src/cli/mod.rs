@@ -36,6 +36,8 @@ mod set_log_time;
 mod similar;
 mod text;
 mod tls;
+mod token;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -81,6 +83,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Make the certificates of a cluster, and look at them
     Tls(tls::TlsArgs),
+    /// Make keys and tokens for clients
+    Token(token::TokenArgs),
     /// Make, look at, check, test and measure guests
     Guest(guest::GuestArgs),
     /// Run a process of many groups, for tests
@@ -106,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => exit_at_once(restore::run(&args)),
         Command::Bench(args) => bench::run(&args),
         Command::Tls(args) => tls::run(&args),
+        Command::Token(args) => token::run(&args),
         Command::Guest(args) => exit_at_once(guest::run(&args)),
         #[cfg(feature = "failpoints")]
         Command::Groups(args) => groups::run(&args),
