@@ -40,7 +40,7 @@ use crate::raft::peers::groups::Groups;
 use crate::raft::peers::link::Channels;
 use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
-use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
+use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
 use crate::tls::{Connector, Mode};
 use crate::trust::{TokenRules, Trust, TrustSettings};
@@ -115,6 +115,7 @@ impl Node {
             cluster: below.lent.cluster.clone(),
             host: Arc::new(below.admission.clone()),
             groups: below.lent.groups.clone(),
+            intake: below.lent.intake.clone(),
         });
         tasks.start(serve_peers(service, sockets.peers.clone(), peer_listeners, fatal.clone()));
         if below.held.is_none() {
@@ -221,10 +222,11 @@ async fn open_disk(
         directory: directory.clone(),
         disk: disk.clone(),
         space,
-        cluster: ClusterCell::of_process(identity.cluster.clone(), process),
+        cluster: ClusterCell::of_node(identity.cluster.clone(), process, connector.clone(), &me.node.name),
         channels: Channels::default(),
         connector,
         groups: Groups::default(),
+        intake: Intake::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
         executor: Executor::default(),
         snapshot_pace: Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
@@ -236,7 +238,7 @@ async fn open_disk(
     let (loader, fsm) = (admission.clone(), config.fsm.clone());
     let unfit = tokio::task::spawn_blocking(move || loader.load_at_start(fsm.as_deref())).await??;
     let mut held = quarantined.or(unfit.or(identity::out_of_terms(&opened.log).await?).map(NodeMode::Unfit));
-    held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, process).await?);
+    held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, &lent.cluster).await?);
     Ok((Foundation { lent, identity, admission, held }, opened))
 }
 
@@ -300,6 +302,7 @@ fn open_api(
         sockets,
         trust,
         stop: stop_handle(&group.members, &group.running, exit),
+        intake: below.lent.intake.clone(),
         resync: Arc::new(move |from| {
             let resync = resync.clone();
             Box::pin(async move { resync.run(from).await })

@@ -14,12 +14,11 @@ use lockstep_proto::v1::{
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::attended::{STALLED_AFTER, attended};
-use super::fetch::Fetched;
 use super::gate::note;
-use super::{Shared, status};
+use super::{Fetched, Shared, status};
 use crate::calls::DEADLINE_DEFAULT;
-use crate::machine::SnapshotError;
+use crate::raft::path::state_source::refusal;
+use crate::raft::peers::attended::{STALLED_AFTER, attended};
 use crate::raft::time::own_clock::OwnClock;
 use crate::types::{CLOCK_MAX_MS, date};
 
@@ -98,15 +97,6 @@ fn refuse_time(now: OwnClock, to_ms: u64, sure: bool) -> Result<(), Status> {
         ));
     }
     Err(Status::failed_precondition(format!("{words}. Nothing was done; say that you are sure")))
-}
-
-fn refusal(error: SnapshotError) -> Status {
-    let text = error.to_string();
-    match error {
-        SnapshotError::BackingUp => Status::resource_exhausted(text),
-        SnapshotError::Empty | SnapshotError::NoComponent | SnapshotError::Mode(_) => Status::failed_precondition(text),
-        _ => Status::internal(text),
-    }
 }
 
 #[cfg(test)]

@@ -11,9 +11,7 @@
 //! ```
 
 mod admin;
-mod attended;
 mod dynamic;
-mod fetch;
 mod gate;
 mod health;
 mod http;
@@ -51,13 +49,12 @@ use crate::machine::Machine;
 use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Remote, Sockets, media};
 use crate::raft::figures::{self, Contact, RaftStatus};
 use crate::raft::membership::Configuration;
-use crate::raft::{LeaderWatch, LogTime, Members, RaftCell, Retention};
+use crate::raft::{Intake, LeaderWatch, LogTime, Members, RaftCell, Retention};
 use crate::trust::Trust;
 use crate::types::Addresses;
 use node_status::NodeStatus;
 
 pub use crate::calls::DEADLINE_DEFAULT;
-pub use fetch::{Fetched, fetch_backup};
 pub use health::LEADER_SERVICE;
 
 /// Most calls that one connection may have open at a time. A client library queues further calls.
@@ -101,11 +98,24 @@ pub struct ApiParts {
     pub sockets: Sockets,
     /// Who a client is, and what it may do.
     pub trust: Trust,
+    /// The room for peers' messages of which a part is here.
+    pub intake: Intake,
     /// The parts of the process that Shutdown needs.
     pub stop: Stop,
-    /// Makes this node fetch its state from the node at that grpc_addr, or from any voter, and then
-    /// restart. An error is a text for operators.
+    /// Makes this node fetch its state from that member, or from any voter, and then restart. An
+    /// error is a text for operators.
     pub resync: Resync,
+}
+
+/// A fetched state that is now on this node's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The member that sent the state, by its name and its raft_addr.
+    pub from: String,
+    /// The last log index that the state holds.
+    pub index: u64,
+    /// Rows of the guest and of the host together.
+    pub rows: u64,
 }
 
 /// See [`ApiParts::resync`].

@@ -201,7 +201,7 @@ fn code(error: &CallError) -> Code {
         | E::Query(QueryError::Busy)
         | E::Read(ReadError::Overloaded)
         | E::TooManyWatches(_) => Code::ResourceExhausted,
-        E::NotProposed(NotProposed::Removed { .. })
+        E::NotProposed(NotProposed::Removed { .. } | NotProposed::CallerUnproven)
         | E::OutOfService(_)
         | E::Query(QueryError::Removed(_))
         | E::NotLeader(_)

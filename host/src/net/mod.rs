@@ -28,6 +28,10 @@ mod unencrypted;
 use port::Listener;
 
 pub use arrival::Arrival;
+// The rooms above name no library of HTTP. They wrap a body, or dial, with these.
+pub use hyper::body::{Body as HttpBody, Frame};
+pub use hyper_util::rt::TokioIo;
+
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
 pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};

@@ -38,7 +38,7 @@ use crate::raft::peers::groups::Groups;
 use crate::raft::peers::link::Channels;
 use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
-use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
+use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
 use crate::tls::Connector;
 use crate::types::{Addresses, Cluster, Fatal, GroupId, Identity, NodeId, NodeMode};
@@ -168,6 +168,7 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         channels: Channels::default(),
         connector: Connector::plain(),
         groups: Groups::default(),
+        intake: Intake::default(),
         queries: QueryPool::start(query_threads(), QUERIES_MAX)?,
         executor: Executor::default(),
         snapshot_pace: Pace::default(),
@@ -178,6 +179,7 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         cluster: lent.cluster.clone(),
         host: host.clone(),
         groups: lent.groups.clone(),
+        intake: lent.intake.clone(),
     });
     let mut running = Running { lent, host, component, genesis, add, groups: BTreeMap::new() };
     for group in 0..many.groups {

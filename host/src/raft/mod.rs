@@ -43,6 +43,7 @@ pub use path::forwarded::Forwarded;
 pub use path::proposer::{Propose, Proposer};
 pub use path::read::{ReadError, ReadIndex};
 pub use path::ticket::NotProposed;
+pub use peers::bounded::{Intake, IntakeStatus};
 pub use peers::cluster::{Claim, ClusterCell, GroupCell};
 pub use peers::network::NetworkFactory;
 pub use peers::process::Process;

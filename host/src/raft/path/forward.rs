@@ -30,7 +30,7 @@ use crate::codec::Command;
 use crate::machine::Fate;
 use crate::raft::GroupCell;
 use crate::raft::liveness::leader::LeaderView;
-use crate::raft::peers::dial;
+use crate::raft::peers::dial::{self, Expect};
 use crate::raft::time::clock::RemoteClock;
 use crate::types::NodeId;
 
@@ -145,8 +145,8 @@ impl LeaderStream {
     /// stream was replaced and its last answer has come.
     fn open(cluster: &GroupCell, leader: &LeaderView, route: peer::Route) -> Result<LeaderStream, NotProposed> {
         let address = leader.node.raft_addr.clone();
-        let channel = match dial::endpoint(&address) {
-            Ok(endpoint) => endpoint.connect_lazy(),
+        let channel = match cluster.dialer().lazy(&address, Expect::of(&leader.node)) {
+            Ok(channel) => channel,
             Err(error) => {
                 tracing::error!(%address, %error, "the leader's raft address in the membership is not an address");
                 return Err(NotProposed::NotLeader);
@@ -177,7 +177,8 @@ impl Traffic {
     }
 
     async fn run(self: Arc<Self>, mut client: PeerClient<Channel>, address: String) {
-        let error = match client.forward(self.clone().outgoing()).await {
+        let requests = dial::routed(self.clone().outgoing(), &self.route);
+        let error = match client.forward(requests).await {
             Ok(responses) => self.listen(responses.into_inner()).await,
             Err(status) => Some(status),
         };

@@ -16,6 +16,7 @@ use crate::api::{Shared, status};
 use crate::calls::WatchFigures;
 use crate::logs::stderr;
 use crate::net::PortStatus;
+use crate::raft::IntakeStatus;
 use crate::trust::TrustFigures;
 use crate::types::NodeMode;
 
@@ -44,6 +45,8 @@ struct Scrape {
     watches: WatchFigures,
     copies_refused: u64,
     trust: TrustFigures,
+    peer_certificates_refused: u64,
+    intake: IntakeStatus,
 }
 
 /// The value of a metric at one scrape.
@@ -164,6 +167,21 @@ const ROWS: &[Row] = &[
         "copies_refused",
         "Second processes of a node's identity that this process refused or was told of",
         |now| One(now.copies_refused),
+    ),
+    counter(
+        "peer_certificates_refused",
+        "Messages and answers of peers that were refused because their certificate names another node, or none",
+        |now| One(now.peer_certificates_refused),
+    ),
+    gauge(
+        "peer_half_received_bytes",
+        "Bytes of large peer messages of which a part is here (at most 256 MiB)",
+        |now| One(now.intake.half_received_bytes),
+    ),
+    counter(
+        "peer_messages_refused",
+        "Calls of peers that were ended because a message was too large, or did not come whole in time",
+        |now| One(now.intake.refused),
     ),
     gauge(
         "clock_ahead_seconds",
@@ -330,6 +348,8 @@ impl Collector for AtScrape {
             watches: shared.parts.calls.watch_figures(),
             copies_refused: shared.parts.members.copies_refused(),
             trust: shared.parts.trust.figures(),
+            peer_certificates_refused: shared.parts.members.certificates_refused(),
+            intake: shared.parts.intake.status(),
         };
         for row in ROWS {
             if let Read::Now(read) = row.read {
