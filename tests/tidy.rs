@@ -155,6 +155,8 @@ fn each_foreign_library_has_one_home() {
             ][..],
         ),
         ("prometheus_client::", &["host/src/api/http/metrics"][..]),
+        ("rcgen::", &["host/src/cli/tls/"][..]),
+        ("x509_parser::", &["host/src/tls/", "host/src/cli/tls/"][..]),
         ("bincode::", &["host/src/codec.rs"][..]),
         ("jsonwebtoken::", &["host/src/trust/"][..]),
         ("toml::", &["host/src/trust/", "host/src/cli/tls/"][..]),

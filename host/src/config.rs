@@ -15,9 +15,9 @@ pub use address::Address;
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
 pub use tls::{CLIENT_FLAGS, PEER_FLAGS, PortTls, TlsConfig, TlsFlags};
+pub use trust::TrustConfig;
 
 use crate::tls::Mode;
-pub use trust::TrustConfig;
 
 /// Default address that serves clients and operators.
 pub const GRPC_ADDR: &str = "localhost:40051";

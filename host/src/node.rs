@@ -42,7 +42,7 @@ use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
-use crate::tls::Connector;
+use crate::tls::{Connector, Mode};
 use crate::trust::{TokenRules, Trust, TrustSettings};
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
 use admission::Admission;
@@ -268,7 +268,7 @@ fn open_trust(config: &NodeConfig) -> Result<Trust, ConfigError> {
     let trust = &config.trust;
     let settings = TrustSettings {
         node: config.name.clone(),
-        client_certificates: false,
+        client_certificates: config.tls.clients.ca.is_some() && config.tls.clients.mode() != Mode::Off,
         keys: trust.token_jwks.clone(),
         rules: TokenRules { issuer: trust.token_issuer.clone(), audience: trust.token_audience.clone() },
         policy: trust.policy.clone(),

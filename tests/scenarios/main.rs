@@ -69,6 +69,8 @@ mod slow_apply;
 mod snapshot_catch_up;
 mod state_hash;
 mod surface;
+mod tls_clients;
+mod tls_moves;
 mod tls_reload;
 mod transfers;
 mod watch_ends;

@@ -3,6 +3,7 @@
 //! It knows nothing of the host's internals.
 
 pub mod alike;
+mod certificates;
 mod cluster;
 mod descriptors;
 pub mod frames;
@@ -12,8 +13,10 @@ mod network;
 mod place;
 mod process;
 mod raw_http2;
+mod stock;
 pub mod torture;
 
+pub use certificates::{Certificates, Deployed, Expiry};
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
 pub use lockstep_processes::Signal;
@@ -26,6 +29,7 @@ pub use process::{
 };
 
 pub use raw_http2::{RawHttp2, literal};
+pub use stock::{Shown, Stock, openssl};
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -96,10 +96,10 @@ pub struct ApiParts {
     pub retention: Retention,
     /// The open connections of each port, and their limits.
     pub sockets: Sockets,
-    /// The room for peers' messages of which a part is here.
-    pub intake: Intake,
     /// Who a client is, and what it may do.
     pub trust: Trust,
+    /// The room for peers' messages of which a part is here.
+    pub intake: Intake,
     /// The parts of the process that Shutdown needs.
     pub stop: Stop,
     /// Makes this node fetch its state from that member, or from any voter, and then restart. An

@@ -44,9 +44,9 @@ struct Scrape {
     status: NodeStatus,
     watches: WatchFigures,
     copies_refused: u64,
+    trust: TrustFigures,
     peer_certificates_refused: u64,
     intake: IntakeStatus,
-    trust: TrustFigures,
 }
 
 /// The value of a metric at one scrape.
@@ -347,9 +347,9 @@ impl Collector for AtScrape {
             status: shared.status_now(),
             watches: shared.parts.calls.watch_figures(),
             copies_refused: shared.parts.members.copies_refused(),
+            trust: shared.parts.trust.figures(),
             peer_certificates_refused: shared.parts.members.certificates_refused(),
             intake: shared.parts.intake.status(),
-            trust: shared.parts.trust.figures(),
         };
         for row in ROWS {
             if let Read::Now(read) = row.read {

@@ -1,0 +1,143 @@
+//! Other people's clients, as they come from their registries: gRPC for Python and for Go, and
+//! `openssl s_client`. They know nothing of Lockstep. Python needs `python3` with `venv`, Go needs
+//! `go`; each needs the network at its first use, and is kept in the target directory after that.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{LazyLock, Mutex};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Version of gRPC for Python.
+const GRPCIO: &str = "grpcio==1.75.1";
+
+/// A client that was installed.
+#[derive(Clone, Debug)]
+pub struct Stock {
+    /// Its language.
+    pub name: &'static str,
+    words: Vec<String>,
+}
+
+/// What a client shows and trusts. All are files but the token.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// The authorities that it trusts. Without them it does not speak TLS.
+    pub ca: Option<PathBuf>,
+    /// Its certificate and the key of it.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Its token.
+    pub token: Option<String>,
+    /// The name that it expects in the node's certificate.
+    pub server_name: Option<String>,
+}
+
+impl Stock {
+    /// Returns the clients that this machine can have. It says on stderr which it cannot, and why.
+    pub fn all() -> Vec<Stock> {
+        // Two tests would install the same at once.
+        static ALL: LazyLock<Mutex<Option<Vec<Stock>>>> = LazyLock::new(Mutex::default);
+        let mut all = ALL.lock().expect("no holder panics");
+        all.get_or_insert_with(|| {
+            let attempts = [("python", python()), ("go", go())];
+            let installed = |(name, words): (&'static str, Result<Vec<String>>)| match words {
+                Ok(words) => Some(Stock { name, words }),
+                Err(error) => {
+                    eprintln!("left out: there is no client in {name} here: {error:#}");
+                    None
+                }
+            };
+            attempts.into_iter().filter_map(installed).collect()
+        })
+        .clone()
+    }
+
+    /// Adds a key to the key-value guest at a node. Returns `OK`, or the code of the status and its
+    /// text.
+    pub fn add(&self, address: &str, shown: &Shown) -> Result<String> {
+        let mut command = Command::new(&self.words[0]);
+        command.args(&self.words[1..]).arg(address);
+        let mut give = |flag: &str, value: &Option<String>| {
+            if let Some(value) = value {
+                command.arg(flag).arg(value);
+            }
+        };
+        let text = |path: &PathBuf| path.display().to_string();
+        give("--ca", &shown.ca.as_ref().map(text));
+        give("--cert", &shown.identity.as_ref().map(|(certificate, _)| text(certificate)));
+        give("--key", &shown.identity.as_ref().map(|(_, key)| text(key)));
+        give("--token", &shown.token);
+        give("--server_name", &shown.server_name);
+        let out = command.stdin(Stdio::null()).output().with_context(|| format!("{} does not start", self.name))?;
+        ensure!(out.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&out.stderr));
+        Ok(String::from_utf8(out.stdout)?.trim().to_owned())
+    }
+}
+
+/// Runs `openssl s_client` with these words against an address until the other end closes, or until
+/// the handshake is over. Returns all that it printed.
+pub fn openssl(address: &str, words: &[&str]) -> Result<String> {
+    // The line lets the server's refusal arrive, which with TLS 1.3 comes after the handshake.
+    let mut child = Command::new("openssl")
+        .args(["s_client", "-connect", address])
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("openssl is needed")?;
+    let mut stdin = child.stdin.take().context("piped")?;
+    std::io::Write::write_all(&mut stdin, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").ok();
+    // It ends at the end of its input, if the server has not ended it before.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    drop(stdin);
+    let out = child.wait_with_output()?;
+    Ok(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("stock")
+}
+
+/// Returns the directory in which clients are kept.
+fn kept() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    // The test lies in <target>/release/deps.
+    let target = program.ancestors().nth(3).context("the test lies in a target directory")?;
+    let kept = target.join("stock-clients");
+    std::fs::create_dir_all(&kept)?;
+    Ok(kept)
+}
+
+fn python() -> Result<Vec<String>> {
+    let environment = kept()?.join("python");
+    let python = environment.join("bin/python");
+    let script = sources().join("client.py").display().to_string();
+    let has_grpc = |python: &Path| {
+        let probe =
+            Command::new(python).args(["-c", "import grpc"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        probe.is_ok_and(|status| status.success())
+    };
+    if !has_grpc(&python) {
+        succeeded(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+        succeeded(Command::new(&python).args(["-m", "pip", "install", "--quiet", GRPCIO]))?;
+    }
+    Ok(vec![python.display().to_string(), script])
+}
+
+fn go() -> Result<Vec<String>> {
+    let program = kept()?.join("go-client");
+    let mut build = Command::new("go");
+    build.current_dir(sources().join("go")).args(["build", "-o"]).arg(&program).arg(".");
+    succeeded(&mut build)?;
+    Ok(vec![program.display().to_string()])
+}
+
+fn succeeded(command: &mut Command) -> Result<Output> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("{program} does not start"))?;
+    match out.status.success() {
+        true => Ok(out),
+        false => bail!("{program}: {}", String::from_utf8_lossy(&out.stderr)),
+    }
+}
