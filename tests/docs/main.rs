@@ -154,6 +154,8 @@ fn the_page_on_access_does_what_it_says() -> Result<()> {
         "for --token_jwks of every node",
         r#""lockstep_role": "admin""#,
         "its signature was not checked",
+        r#""commitIndex""#,
+        "UNAUTHENTICATED: nobody may do this without a name",
         "nobody may do this without a name: show a token",
         "shop-7 may not call http/metrics",
         r#"lockstep_calls_refused_total{reason="denied"} 1"#,
