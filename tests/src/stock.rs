@@ -2,12 +2,23 @@
 //! `openssl s_client`. They know nothing of Lockstep. Python needs `python3` with `venv`, Go needs
 //! `go`; each needs the network at its first use, and is kept in the target directory after that.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::PATIENCE;
+
+/// How a client of HTTP/2 begins, with an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// Kind, flags and stream of the frame with which a server answers.
+const SETTINGS: &[u8] = &[4, 0, 0, 0, 0, 0];
+/// Time between two looks at what was printed.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Version of gRPC for Python.
 const GRPCIO: &str = "grpcio==1.75.1";
 
@@ -74,10 +85,9 @@ impl Stock {
     }
 }
 
-/// Runs `openssl s_client` with these words against an address until the other end closes, or until
-/// the handshake is over. Returns all that it printed.
+/// Runs `openssl s_client` with these words against an address, until the other end refuses it or
+/// sends the first frame of HTTP/2. Returns all that it printed.
 pub fn openssl(address: &str, words: &[&str]) -> Result<String> {
-    // The line lets the server's refusal arrive, which with TLS 1.3 comes after the handshake.
     let mut child = Command::new("openssl")
         .args(["s_client", "-connect", address])
         .args(words)
@@ -86,13 +96,36 @@ pub fn openssl(address: &str, words: &[&str]) -> Result<String> {
         .stderr(Stdio::piped())
         .spawn()
         .context("openssl is needed")?;
+    let printed = Arc::<Mutex<Vec<u8>>>::default();
+    let readers = [
+        collect(child.stdout.take().context("piped")?, printed.clone()),
+        collect(child.stderr.take().context("piped")?, printed.clone()),
+    ];
+    // With TLS 1.3 a refusal comes after the handshake, so the client has to go on. Whether it can
+    // write does not matter.
     let mut stdin = child.stdin.take().context("piped")?;
-    std::io::Write::write_all(&mut stdin, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").ok();
-    // It ends at the end of its input, if the server has not ended it before.
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    drop(stdin);
-    let out = child.wait_with_output()?;
-    Ok(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    drop(stdin.write_all(PREFACE).and_then(|()| stdin.flush()));
+    let deadline = Instant::now() + PATIENCE;
+    let is_served = || printed.lock().expect("no holder panics").windows(SETTINGS.len()).any(|part| part == SETTINGS);
+    while child.try_wait()?.is_none() && !is_served() {
+        ensure!(Instant::now() < deadline, "openssl neither ends nor is served");
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    child.kill()?;
+    child.wait()?;
+    readers.into_iter().for_each(|reader| drop(reader.join()));
+    let printed = printed.lock().expect("no holder panics");
+    Ok(String::from_utf8_lossy(&printed).into_owned())
+}
+
+/// Reads to the end in a thread of its own.
+fn collect(mut from: impl Read + Send + 'static, to: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut part = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut part) {
+            to.lock().expect("no holder panics").extend_from_slice(&part[..count]);
+        }
+    })
 }
 
 fn sources() -> PathBuf {
