@@ -5,6 +5,7 @@
 mod address;
 mod listen;
 mod size;
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub use address::Address;
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
+pub use trust::TrustConfig;
 
 /// Default address that serves clients and operators.
 pub const GRPC_ADDR: &str = "localhost:40051";
@@ -108,6 +110,8 @@ pub struct NodeConfig {
     /// Whether the state is never made from a snapshot at start, even if it is behind the newest
     /// one.
     pub no_snapshot_restore_on_start: bool,
+    /// Who may do what.
+    pub trust: TrustConfig,
 }
 
 impl Default for NodeConfig {
@@ -136,6 +140,7 @@ impl Default for NodeConfig {
             trailing_entries_min: TRAILING_ENTRIES_MIN,
             min_free_bytes: MIN_FREE_BYTES,
             no_snapshot_restore_on_start: false,
+            trust: TrustConfig::default(),
         }
     }
 }
@@ -171,6 +176,7 @@ impl NodeConfig {
         self.validate_name()?;
         self.validate_addresses()?;
         self.validate_times()?;
+        self.trust.validate(self.http_addr.as_deref())?;
         self.validate_fsm()
     }
 

@@ -30,7 +30,7 @@ use anyhow::{Context, bail};
 use tokio::sync::Notify;
 
 use crate::api::{Api, ApiParts};
-use crate::config::{self, NodeConfig};
+use crate::config::{self, ConfigError, NodeConfig};
 use crate::group::{Group, Lent, Opened, Settings, Tasks};
 use crate::guest::QUERY_INSTANCES_MAX;
 use crate::machine::{Executor, Pace, QueryPool};
@@ -41,6 +41,8 @@ use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
+use crate::tls::Connector;
+use crate::trust::{TokenRules, Trust, TrustSettings};
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
 use admission::Admission;
 use resync::Resync;
@@ -58,6 +60,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// `admission`, `resync` and `join` know one group.
 pub struct Node {
     api: Api,
+    trust: Trust,
     groups: BTreeMap<GroupId, Group>,
     fatal: Fatal,
     exit: Arc<Notify>,
@@ -96,6 +99,7 @@ impl Node {
         config.validate()?;
         founding::check_siblings(&config)?;
         let sockets = sockets::open()?;
+        let trust = open_trust(&config)?;
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;
@@ -115,12 +119,14 @@ impl Node {
         }
         let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
         let resync = Resync::new(&below.lent, &group, &exit, &restart);
-        let api = open_api(&config, &below, &group, &exit, resync, sockets)?;
+        let api = open_api(&config, &below, &group, &exit, resync, sockets, trust.clone())?;
         announce(&config, &below, http_addr.as_deref());
         tasks.start(duties::watch_space(below.lent.space.clone()));
+        tasks.start(trust.clone().watch_files());
         let group = start_duties(&config, &below, group, &mut tasks);
         Ok(Node {
             api,
+            trust,
             groups: BTreeMap::from([(GROUP, group)]),
             fatal,
             exit,
@@ -183,6 +189,7 @@ impl Node {
             group.close().await?;
         }
         tokio::task::spawn_blocking(move || self.disk.close()).await?;
+        tokio::task::spawn_blocking(move || self.trust.flush()).await?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -207,6 +214,7 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
         space,
         cluster: ClusterCell::of_process(identity.cluster.clone(), process),
         channels: Channels::default(),
+        connector: Connector::plain(),
         groups: Groups::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
         executor: Executor::default(),
@@ -245,6 +253,21 @@ fn settings(config: &NodeConfig) -> Settings {
     }
 }
 
+/// Reads who may do what.
+fn open_trust(config: &NodeConfig) -> Result<Trust, ConfigError> {
+    let trust = &config.trust;
+    let settings = TrustSettings {
+        node: config.name.clone(),
+        client_certificates: false,
+        keys: trust.token_jwks.clone(),
+        rules: TokenRules { issuer: trust.token_issuer.clone(), audience: trust.token_audience.clone() },
+        policy: trust.policy.clone(),
+        http_open: trust.http_open,
+        audit_file: trust.audit_file.clone(),
+    };
+    Trust::open(settings).map_err(|error| ConfigError::new(error.flag, error.problem, error.hint))
+}
+
 /// Makes the API for clients and operators. It serves once [`Node::run`] begins.
 fn open_api(
     config: &NodeConfig,
@@ -253,6 +276,7 @@ fn open_api(
     exit: &Arc<Notify>,
     resync: Resync,
     sockets: Sockets,
+    trust: Trust,
 ) -> anyhow::Result<Api> {
     Ok(Api::new(ApiParts {
         node: below.lent.me.node.clone(),
@@ -265,6 +289,7 @@ fn open_api(
         election_timeout: config.election_timeout,
         retention: group.retention.clone(),
         sockets,
+        trust,
         stop: stop_handle(&group.members, &group.running, exit),
         resync: Arc::new(move |from| {
             let resync = resync.clone();

@@ -1,6 +1,6 @@
 //! Executes every command of the README, of the client's README, of `docs/operations.md`, of
-//! `docs/lost-majority.md` and of `docs/limits.md` as it stands there. The `sh` blocks of a page
-//! are one script, which runs from the checkout. `guide` executes the guide for authors. Left out
+//! `docs/lost-majority.md`, of `docs/limits.md` and of `docs/access.md` as it stands there. The
+//! `sh` blocks of a page are one script, which runs from the checkout. `guide` executes the guide for authors. Left out
 //! are the test command itself, which would run this test again, `faults`, which takes half an
 //! hour, and the demo and the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
@@ -142,6 +142,25 @@ fn the_page_on_a_lost_majority_does_what_it_says() -> Result<()> {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
     assert_eq!(text.matches(r#""value":"world""#).count(), 2, "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_access_does_what_it_says() -> Result<()> {
+    let script = blocks("docs/access.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in [
+        "for --token_jwks of every node",
+        r#""lockstep_role": "admin""#,
+        "its signature was not checked",
+        "nobody may do this without a name: show a token",
+        "shop-7 may not call http/metrics",
+        r#"lockstep_calls_refused_total{reason="denied"} 1"#,
+        r#""code":"UNAUTHENTICATED""#,
+        r#"reloads_total{file="policy"} 1"#,
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The scenarios: each file tests one behaviour, with real processes.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod any_authority;
 mod backup;
 #[cfg(target_os = "linux")]

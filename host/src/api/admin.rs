@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::attended::{STALLED_AFTER, attended};
 use super::fetch::Fetched;
+use super::gate::note;
 use super::{Shared, status};
 use crate::calls::DEADLINE_DEFAULT;
 use crate::machine::SnapshotError;
@@ -32,6 +33,7 @@ impl Admin for AdminService {
 
     async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
         let peer = request.remote_addr().map_or_else(|| "an operator".into(), |address| address.to_string());
+        note(&request, "local", request.get_ref().local);
         if !request.into_inner().local {
             let barrier = self.0.parts.calls.read_barrier(Instant::now() + DEADLINE_DEFAULT).await;
             barrier.map_err(|error| status::ended(&error))?;
@@ -42,6 +44,7 @@ impl Admin for AdminService {
     }
 
     async fn resync(&self, request: Request<ResyncRequest>) -> Result<Response<ResyncResponse>, Status> {
+        note(&request, "from", &request.get_ref().from);
         let from = Some(request.into_inner().from).filter(|from| !from.is_empty());
         // Runs on its own task: if the client disconnects, a resync that has begun still completes.
         let resync = tokio::spawn((self.0.parts.resync)(from));
@@ -51,7 +54,9 @@ impl Admin for AdminService {
     }
 
     async fn set_log_time(&self, request: Request<SetLogTimeRequest>) -> Result<Response<SetLogTimeResponse>, Status> {
-        let SetLogTimeRequest { time_ms, sure } = request.into_inner();
+        let SetLogTimeRequest { time_ms, sure } = *request.get_ref();
+        note(&request, "time", date(time_ms));
+        note(&request, "sure", sure);
         self.0.parts.calls.require_leader().await.map_err(|error| status::unmarked(&error))?;
         let now = self.0.parts.log_time.own_clock(true).expect("a leader knows where log time stands");
         refuse_time(now, time_ms, sure)?;

@@ -17,7 +17,7 @@ use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
 use super::wire::parse_timeout;
-use super::{Shared, status};
+use super::{Shared, gate, status};
 use crate::calls::{self, CallError, Connection, MESSAGE_BYTES_MAX, Replies, WatchEnd};
 use lockstep_contract::{Kind, Method};
 
@@ -67,6 +67,7 @@ fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, St
         started: now,
         deadline: calls::deadline(method.kind, timeout, now),
         reached: Arc::default(),
+        caller: gate::caller_name(request.extensions()),
         connection: request.extensions().get().cloned().unwrap_or_default(),
     })
 }
@@ -90,6 +91,8 @@ struct Call {
     deadline: Option<Instant>,
     /// Set once the whole request message was read.
     reached: Arc<AtomicBool>,
+    /// Name of the client. Empty if it has shown none.
+    caller: String,
     connection: Connection,
 }
 
@@ -118,9 +121,9 @@ impl Call {
         response
     }
 
-    /// Returns the call without its transport. Nobody is authenticated, so the caller has no name.
+    /// Returns the call without its transport.
     fn with(&self, request: Bytes) -> calls::Call {
-        calls::Call { method: self.method.clone(), request, caller: String::new(), deadline: self.deadline }
+        calls::Call { method: self.method.clone(), request, caller: self.caller.clone(), deadline: self.deadline }
     }
 
     async fn unary(self, request: Bytes) -> Result<Response<Bytes>, Status> {
@@ -191,7 +194,7 @@ fn response_code(response: &http::Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }
 
-fn into_http(status: Status) -> http::Response<Body> {
+pub(super) fn into_http(status: Status) -> http::Response<Body> {
     status.into_http::<tonic::body::Body>().map(Body::new)
 }
 

@@ -4,8 +4,9 @@
 //! the disk.
 //!
 //! ```text
-//! net (HTTP/2) ──► router ─┬─ manager, admin, health, reflection
-//!                          └─ dynamic ──► calls/, with a command, a query or a watch
+//! net (HTTP/2) ──► gate ──► router ─┬─ manager, admin, health, reflection
+//!                                   └─ dynamic ──► calls/, with a command, a query or a watch
+//! gate: who calls, and whether that is allowed (`rights` says what a method needs; `trust` decides)
 //! status: how a call ended, in gRPC's words
 //! ```
 
@@ -13,6 +14,7 @@ mod admin;
 mod attended;
 mod dynamic;
 mod fetch;
+mod gate;
 mod health;
 mod http;
 mod manager;
@@ -20,6 +22,7 @@ mod node_status;
 mod operations;
 mod raft_admin;
 mod reflection;
+mod rights;
 pub mod status;
 mod trailers;
 mod wire;
@@ -49,6 +52,7 @@ use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Remote, Sockets, media};
 use crate::raft::figures::{self, Contact, RaftStatus};
 use crate::raft::membership::Configuration;
 use crate::raft::{LeaderWatch, LogTime, Members, RaftCell, Retention};
+use crate::trust::Trust;
 use crate::types::Addresses;
 use node_status::NodeStatus;
 
@@ -95,6 +99,8 @@ pub struct ApiParts {
     pub retention: Retention,
     /// The open connections of each port, and their limits.
     pub sockets: Sockets,
+    /// Who a client is, and what it may do.
+    pub trust: Trust,
     /// The parts of the process that Shutdown needs.
     pub stop: Stop,
     /// Makes this node fetch its state from the node at that grpc_addr, or from any voter, and then
@@ -210,7 +216,7 @@ impl Api {
         let api = self.clone();
         // Each request looks up the current router: a component may become known while connections
         // are open.
-        let router = Router::new().fallback(move |request: axum::extract::Request| call_router(api.router(), request));
+        let router = Router::new().fallback(move |request: axum::extract::Request| call_router(api.clone(), request));
         let connection = move |remote: Remote| {
             router.clone().layer(axum::Extension(Connection::default())).layer(axum::Extension(remote))
         };
@@ -230,15 +236,22 @@ impl Api {
     }
 }
 
-/// Serves one call. Checks the request before any service gets it, and fits the size of the
-/// response's status.
-async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {
+/// Serves one call. Checks the request and its caller before any service gets it, and fits the size
+/// of the response's status.
+async fn call_router(api: Api, mut request: axum::extract::Request) -> axum::response::Response {
     if let Some(refusal) = media::refusal(request.method(), request.version(), request.headers()) {
         dynamic::drain(request.into_body()).await;
         return refusal.into_response();
     }
-    match router.call(request).await {
-        Ok(response) => trailers::fitted(response),
+    let admitted = match gate::admit(&api.shared, &mut request) {
+        Ok(admitted) => admitted,
+        Err(status) => {
+            dynamic::drain(request.into_body()).await;
+            return dynamic::into_http(status);
+        }
+    };
+    match api.router().call(request).await {
+        Ok(response) => trailers::fitted(admitted.accompany(response)),
         Err(never) => match never {},
     }
 }

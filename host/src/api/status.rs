@@ -23,6 +23,7 @@ use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Answer, Outcome, QueryError, is_not_run};
 use crate::raft::path::read::RoundError;
 use crate::raft::{NotProposed, ReadError};
+use crate::trust::Refusal;
 use lockstep_contract::Kind;
 
 /// Log index of the entry that held the command, or of the state that a query saw.
@@ -35,6 +36,8 @@ pub const OUTCOME: &str = "lockstep-outcome";
 pub const ORIGIN: &str = "lockstep-origin";
 /// Which of the enumerated reasons ended the guest's call.
 pub const REASON: &str = "lockstep-reason";
+/// Milliseconds after which the client may try again, in the words of gRPC's own retries.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Most bytes of a status message. `trailers` limits the size of the whole status as it is sent.
 const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
@@ -262,6 +265,24 @@ pub fn bad_timeout(value: &[u8]) -> Status {
 /// Returns the status of a method that this node does not serve.
 pub fn unimplemented(explanation: &str) -> Status {
     with_fate(host(Code::Unimplemented, explanation), NOT_APPLIED)
+}
+
+/// Returns the status of a call that its caller may not make. No service has seen the call.
+pub(super) fn not_allowed(refusal: &Refusal) -> Status {
+    let status = with_fate(host(refusal_code(refusal.reason), &refusal.text), NOT_APPLIED);
+    match refusal.retry_after {
+        Some(wait) => with(status, PUSHBACK, &wait.as_millis().to_string()),
+        None => status,
+    }
+}
+
+/// Returns the code of a call that its caller may not make.
+pub(super) fn refusal_code(reason: crate::trust::Reason) -> Code {
+    match reason {
+        crate::trust::Reason::Unauthenticated => Code::Unauthenticated,
+        crate::trust::Reason::Denied => Code::PermissionDenied,
+        crate::trust::Reason::Quota => Code::ResourceExhausted,
+    }
 }
 
 fn with_leader(status: Status, leader: Option<String>) -> Status {

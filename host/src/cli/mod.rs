@@ -34,6 +34,8 @@ mod rpcs;
 mod set_log_time;
 mod similar;
 mod text;
+mod token;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -77,6 +79,8 @@ enum Command {
     Restore(restore::RestoreArgs),
     /// Measure how many commands a cluster running the key-value guest takes
     Bench(bench::BenchArgs),
+    /// Make keys and tokens for clients
+    Token(token::TokenArgs),
     /// Make, look at, check, test and measure guests
     Guest(guest::GuestArgs),
     /// Run a process of many groups, for tests
@@ -101,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => exit_at_once(restore::run(&args)),
         Command::Bench(args) => bench::run(&args),
+        Command::Token(args) => token::run(&args),
         Command::Guest(args) => exit_at_once(guest::run(&args)),
         #[cfg(feature = "failpoints")]
         Command::Groups(args) => groups::run(&args),

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::fsm;
 use super::logging::{self, LogFormat};
+use super::trust::TrustArgs;
 use crate::config::{self, ConfigError, NodeConfig};
 use crate::guest::apart;
 use crate::node::{Ended, Node};
@@ -151,6 +152,9 @@ pub(crate) struct NodeArgs {
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     no_snapshot_restore_on_start: bool,
+
+    #[command(flatten)]
+    trust: TrustArgs,
 
     /// Refused, because there is no discovery by gossip yet;
     /// add nodes with `lockstep admin ... add_voter`
@@ -355,6 +359,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         trailing_entries_min: args.trailing_entries_min,
         min_free_bytes: args.min_free_bytes.0,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
+        trust: args.trust.config(),
     };
     config.validate()?;
     Ok(config)

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -23,6 +24,17 @@ macro_rules! each {
             Stream::Encrypted($io) => $body,
         }
     };
+}
+
+impl Stream {
+    /// Returns the certificates that the other end has shown, its own first. `None` if it has shown
+    /// none.
+    pub fn chain(&self) -> Option<Vec<CertificateDer<'static>>> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Encrypted(io) => io.get_ref().1.peer_certificates().map(<[_]>::to_vec),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -16,6 +16,7 @@ use crate::api::{Shared, status};
 use crate::calls::WatchFigures;
 use crate::logs::stderr;
 use crate::net::PortStatus;
+use crate::trust::TrustFigures;
 use crate::types::NodeMode;
 
 /// One metric.
@@ -42,6 +43,7 @@ struct Scrape {
     status: NodeStatus,
     watches: WatchFigures,
     copies_refused: u64,
+    trust: TrustFigures,
 }
 
 /// The value of a metric at one scrape.
@@ -244,6 +246,26 @@ const ROWS: &[Row] = &[
             by_port(now, |port| port.accept_failures)
         }),
     ),
+    by(
+        "reason",
+        counter("calls_refused", "Calls and pages refused: nobody said who calls, it may not, or too often", |now| {
+            Value::By("reason", now.trust.refused.clone())
+        }),
+    ),
+    gauge("tokens_remembered", "Tokens that need not be checked again", |now| One(now.trust.tokens_remembered)),
+    by(
+        "file",
+        counter("access_reloads", "New policies and keys of tokens that were taken", |now| {
+            Value::By("file", now.trust.reloads.clone())
+        }),
+    ),
+    by(
+        "file",
+        counter("access_reloads_refused", "New policies and keys of tokens that could not be used", |now| {
+            Value::By("file", now.trust.reloads_refused.clone())
+        }),
+    ),
+    counter("audit_lines_dropped", "Lines that did not get into --audit_file", |now| One(now.trust.audit_dropped)),
     gauge("descriptors_max", "Files and sockets that this process may have open at a time", |now| {
         One(now.status.sockets.descriptors_max)
     }),
@@ -277,6 +299,7 @@ impl Collector for AtScrape {
             status: shared.status_now(),
             watches: shared.parts.calls.watch_figures(),
             copies_refused: shared.parts.members.copies_refused(),
+            trust: shared.parts.trust.figures(),
         };
         for row in ROWS {
             if let Read::Now(read) = row.read {

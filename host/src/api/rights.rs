@@ -1,0 +1,153 @@
+//! Which right a method needs. The table has each RPC of the host's own services; a test compares
+//! it with their descriptors. The guest's methods need a right by their kind. Decides about no
+//! caller.
+
+use lockstep_contract::{Contract, Kind};
+
+use crate::trust::Right::{self, Administer, Look, Operate};
+
+/// RaftManager, and RaftAdmin, its older name. What only reads is for operators, and what changes
+/// the cluster for administrators. A snapshot changes nothing for others.
+const MANAGER: &[(&str, Right)] = &[
+    ("AddNonvoter", Administer),
+    ("AddVoter", Administer),
+    ("AppliedIndex", Operate),
+    ("ApplyLog", Administer),
+    ("Await", Operate),
+    ("Barrier", Administer),
+    ("DemoteVoter", Administer),
+    ("Forget", Operate),
+    ("GetConfiguration", Operate),
+    ("LastContact", Operate),
+    ("LastIndex", Operate),
+    ("Leader", Operate),
+    ("LeadershipTransfer", Administer),
+    ("LeadershipTransferToServer", Administer),
+    ("RemoveServer", Administer),
+    ("Shutdown", Administer),
+    ("Snapshot", Operate),
+    ("State", Operate),
+    ("Stats", Operate),
+    ("VerifyLeader", Operate),
+];
+
+/// All host services, with their methods.
+const SERVICES: &[(&str, &[(&str, Right)])] = &[
+    ("RaftManager", MANAGER),
+    ("RaftAdmin", MANAGER),
+    (
+        "lockstep.v1.Admin",
+        &[("Backup", Operate), ("Resync", Administer), ("SetLogTime", Administer), ("Status", Operate)],
+    ),
+    ("grpc.health.v1.Health", &[("Check", Look), ("List", Look), ("Watch", Look)]),
+    ("grpc.reflection.v1.ServerReflection", &[("ServerReflectionInfo", Look)]),
+    ("grpc.reflection.v1alpha.ServerReflection", &[("ServerReflectionInfo", Look)]),
+];
+
+/// What is known of a method before its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) right: Right,
+    /// Whether a call may last longer than its caller's right.
+    pub(super) is_long: bool,
+}
+
+/// Returns what a method needs, by its name `package.Service/Method`. A method that nobody serves
+/// needs the least right, so that its caller learns that.
+pub(super) fn of(method: &str, guest: Option<&Contract>) -> Known {
+    if let Some(right) = of_host(method) {
+        return Known { right, is_long: true };
+    }
+    let kind = guest.and_then(|guest| guest.method(method)).map(|method| method.kind);
+    match kind {
+        Some(Kind::Command) => Known { right: Right::Command, is_long: false },
+        Some(Kind::Query) => Known { right: Right::Query, is_long: false },
+        Some(Kind::Watch) => Known { right: Right::Query, is_long: true },
+        None => Known { right: Look, is_long: false },
+    }
+}
+
+fn of_host(method: &str) -> Option<Right> {
+    let (service, method) = method.split_once('/')?;
+    let (_, methods) = SERVICES.iter().find(|(name, _)| *name == service)?;
+    methods.iter().find(|(name, _)| *name == method).map(|(_, right)| *right)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+    use crate::trust::Role;
+
+    /// The services that this port does not serve.
+    const ELSEWHERE: [&str; 1] = ["lockstep.peer.v1.Peer"];
+
+    fn served() -> BTreeSet<String> {
+        let sets = [
+            lockstep_proto::DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        let mut methods = BTreeSet::new();
+        for file in sets.into_iter().flat_map(|set| FileDescriptorSet::decode(set).unwrap().file) {
+            let package = if file.package().is_empty() { String::new() } else { format!("{}.", file.package()) };
+            for service in &file.service {
+                let service_name = format!("{package}{}", service.name());
+                if !ELSEWHERE.contains(&&*service_name) {
+                    methods.extend(service.method.iter().map(|method| format!("{service_name}/{}", method.name())));
+                }
+            }
+        }
+        methods
+    }
+
+    fn listed() -> BTreeSet<String> {
+        let of = |(service, methods): &(&str, &[(&str, Right)])| {
+            methods.iter().map(|(method, _)| format!("{service}/{method}")).collect::<Vec<_>>()
+        };
+        SERVICES.iter().flat_map(of).collect()
+    }
+
+    #[test]
+    fn the_table_has_every_rpc_of_the_host_and_no_other() {
+        assert_eq!(listed(), served());
+        println!("{:<62}{:>8}{:>8}{:>10}{:>7}", "method", "reader", "writer", "operator", "admin");
+        let row = |method: &str, right: Right| {
+            let [reader, writer, operator, admin] = Role::ALL.map(|role| if role.may(right) { "yes" } else { "-" });
+            println!("{method:<62}{reader:>8}{writer:>8}{operator:>10}{admin:>7}");
+        };
+        for method in listed() {
+            row(&method, of_host(&method).unwrap());
+        }
+        for (kind, right) in [("query", Right::Query), ("watch", Right::Query), ("command", Right::Command)] {
+            row(&format!("a {kind} of the guest"), right);
+        }
+    }
+
+    #[test]
+    fn the_guests_methods_need_a_right_by_their_kind() {
+        let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+        let mut compiler = protox::Compiler::new([protos]).unwrap();
+        compiler.include_imports(true).open_file("example.proto").unwrap();
+        let guest = Contract::new(Some(&compiler.encode_file_descriptor_set()), true).unwrap();
+        let rows = [
+            ("Example/Add", Right::Command, false),
+            ("Example/Get", Right::Query, false),
+            ("Example/Watch", Right::Query, true),
+            ("Example/None", Look, false),
+            ("RaftManager/None", Look, false),
+            ("RaftManager/Shutdown", Administer, true),
+            ("", Look, false),
+        ];
+        for (method, right, is_long) in rows {
+            assert_eq!(of(method, Some(&guest)), Known { right, is_long }, "{method}");
+        }
+        assert_eq!(of("Example/Add", None).right, Look, "without a component nobody serves it");
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of both ends together. They come with `made.rs`.
