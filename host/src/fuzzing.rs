@@ -31,7 +31,7 @@ static ALLOCATOR: Counting = Counting;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and corpora.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("entry", entry),
     ("record", record),
     ("log", log),
@@ -42,6 +42,10 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("http2", http2),
     ("descriptor", descriptor),
     ("component", component),
+    ("policy", policy),
+    ("token", token),
+    ("jwks", jwks),
+    ("certificate", certificate),
 ];
 
 const KIB: usize = 1 << 10;
@@ -135,5 +139,41 @@ pub fn component(bytes: &[u8]) {
             let anatomy = Anatomy::of(&packed).expect("a component stays one when it is packed");
             assert_eq!(anatomy.descriptor.as_deref(), Some(&b"a descriptor"[..]));
         }
+    });
+}
+
+/// Policies.
+pub fn policy(bytes: &[u8]) {
+    // The document is a tree before it is a policy.
+    assert_within(MIB, 2048, bytes, || crate::trust::fuzzing::policy(bytes));
+}
+
+/// Tokens of clients, and the header that shows one.
+pub fn token(bytes: &[u8]) {
+    assert_within(MIB, 1024, bytes, || crate::trust::fuzzing::token(bytes));
+}
+
+/// Files with the keys of tokens.
+pub fn jwks(bytes: &[u8]) {
+    assert_within(MIB, 1024, bytes, || crate::trust::fuzzing::keys(bytes));
+}
+
+/// What a certificate says about its holder. rustls has verified it by then, and a stranger may have
+/// written what it says.
+pub fn certificate(bytes: &[u8]) {
+    use crate::tls::Certificate;
+    assert_within(MIB, 1024, bytes, || {
+        let Some(certificate) = Certificate::read(bytes) else { return };
+        for name in certificate.node_of("lockstep") {
+            assert!(certificate.is_node("lockstep", name), "{name:?} is named and is not the node");
+            assert!(certificate.is_node("", name), "{name:?} is a node of one cluster and of none");
+        }
+        for name in certificate.node_of("") {
+            let cluster = certificate.cluster_of(name).unwrap_or("lockstep");
+            assert!(certificate.is_node(cluster, name), "{name:?} is not the node of its own cluster");
+        }
+        assert!(!certificate.is_of_node() || !certificate.node_of("").is_empty(), "a node without a name");
+        assert!(certificate.fingerprint.len() == 64);
+        drop((certificate.subject(), certificate.describe()));
     });
 }

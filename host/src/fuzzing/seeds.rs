@@ -24,7 +24,8 @@ pub(super) struct Seed {
 
 /// Returns all seeds.
 pub(super) fn all() -> Vec<Seed> {
-    [entries(), records(), logs(), frames(), backups(), messages(), refusals(), connections(), guests()].concat()
+    let data = [entries(), records(), logs(), frames(), backups(), guests()].concat();
+    [data, messages(), refusals(), connections(), trust()].concat()
 }
 
 impl Clone for Seed {
@@ -328,5 +329,57 @@ fn guests() -> Vec<Seed> {
         seed("component", "guest", wat::parse_str(text).unwrap()),
         seed("component", "foreign", wat::parse_str(foreign).unwrap()),
         seed("component", "module", wat::parse_str(module).unwrap()),
+    ]
+}
+
+const POLICY: &str = r#"
+[[grant]]
+subject = "shop-*"
+role = "writer"
+methods = ["orders.*/Place", "a"]
+per_second = 100
+[[grant]]
+subject = "anonymous"
+role = "reader"
+"#;
+
+const ED: &str = r#"{"kty":"OKP","crv":"Ed25519","kid":"one","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+const EC: &str = r#"{"kty":"EC","crv":"P-256","use":"sig","alg":"ES256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+const ED_PEM: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
+
+/// A certificate with a key of zeros: nothing here checks its signature, and the seeds must not
+/// change from run to run.
+fn certificate() -> Vec<u8> {
+    let der = |tag: u8, body: &[u8]| match body.len() {
+        short @ 0..0x80 => [&[tag, short as u8], body].concat(),
+        long => [&[tag, 0x82], &(long as u16).to_be_bytes()[..], body].concat(),
+    };
+    let name = |text: &[u8]| der(0x30, &der(0x31, &der(0x30, &[&[6, 3, 0x55, 4, 3][..], &der(0x0c, text)].concat())));
+    let ed25519 = der(0x30, &[6, 3, 0x2b, 0x65, 0x70]);
+    let validity = der(0x30, &[der(0x17, b"260101000000Z"), der(0x17, b"270101000000Z")].concat());
+    let key = der(0x30, &[&ed25519[..], &der(3, &[0; 33])].concat());
+    let names = [der(0x86, b"lockstep://prod/node/nodeA"), der(0x82, b"nodea.example")].concat();
+    let san = [&[6, 3, 0x55, 0x1d, 0x11][..], &der(4, &der(0x30, &names))].concat();
+    let ca = [&[6, 3, 0x55, 0x1d, 0x13][..], &der(4, &der(0x30, &[1, 1, 0xff]))].concat();
+    let extensions = der(0xa3, &der(0x30, &[der(0x30, &san), der(0x30, &ca)].concat()));
+    let body =
+        [der(0xa0, &[2, 1, 2]), der(2, &[1]), ed25519.clone(), name(b"CA"), validity, name(b"alice"), key, extensions];
+    der(0x30, &[der(0x30, &body.concat()), ed25519, der(3, &[0; 65])].concat())
+}
+
+fn trust() -> Vec<Seed> {
+    let claims =
+        r#"{"sub":"alice","iss":"i","aud":["a","b"],"exp":1790000600,"nbf":1790000000,"lockstep_role":"writer"}"#;
+    let token = format!("{{\"alg\":\"EdDSA\",\"typ\":\"JWT\",\"kid\":\"one\"}}\n{claims}");
+    let none = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.";
+    vec![
+        seed("policy", "grants", POLICY),
+        seed("token", "signed", kind(1, token)),
+        seed("token", "of-nobody", kind(0, none)),
+        seed("token", "shown", kind(2, "Bearer abc")),
+        seed("jwks", "set", format!("{{\"keys\":[{ED},{EC}]}}")),
+        seed("jwks", "one", ED),
+        seed("jwks", "pem", ED_PEM),
+        seed("certificate", "node", certificate()),
     ]
 }
