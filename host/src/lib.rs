@@ -41,5 +41,7 @@ pub mod faults;
 pub mod logs;
 pub mod types;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 #[cfg(test)]
 mod reserved;

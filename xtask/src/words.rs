@@ -4,6 +4,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::fuzz::Fuzz;
+
 /// The list of commands.
 pub(crate) const HELP: &str = "\
 cargo xtask <command>
@@ -16,6 +18,8 @@ cargo xtask <command>
   torture   faults under load, every answer checked
   faults    how long clients wait for a write when a leader dies, is stopped, paused or cut off
   alike     ten million commands on three nodes that live differently, and one hash at the end
+  fuzz      bytes that break a parser, looked for by libFuzzer
+  advisories  the locked dependencies against the advisories of RustSec
   bench     first throughput figures of a fresh three-node cluster on this machine
   costs     what a call into a guest costs, with and without fuel, and beside native code
 
@@ -82,6 +86,24 @@ Three nodes with other memory, caches, files, restarts and leaders run the same 
 backups must be equal. Ten million commands, unless N says otherwise; at least 10000. They go on until all kills and stops are done.
 ";
 
+const FUZZ: &str = "\
+cargo xtask fuzz [target ...] [--seconds N] [--keep]
+
+Looks for bytes that break a parser: one target after the other, all of fuzz/fuzz_targets/ when none is named. Needs a nightly
+compiler and cargo-fuzz, and installs both where they are missing. Takes RocksDB from the ordinary build.
+
+  --seconds N    for each target; 600 otherwise
+  --keep         add the fewest finds to fuzz/corpus/ that reach all code which was reached
+";
+
+const ADVISORIES: &str = "\
+cargo xtask advisories [--db DIR]
+
+Compares Cargo.lock with the advisories of RustSec, and fails when one of them hits a locked crate. They are in DIR, or where
+LOCKSTEP_ADVISORY_DB says, or in ~/.cargo/advisory-db; otherwise git fetches them once a day. Where there are none, it says
+\"not checked\" and passes. Exceptions are in .ci/advisories-ignored.toml.
+";
+
 const COSTS: &str = "\
 cargo xtask costs
 
@@ -125,6 +147,7 @@ const TEST_FLAGS: [&str; 10] =
 
 /// Fewest commands of `alike`, the same as in `tests/src/bin/alike.rs`.
 const ALIKE_COMMANDS_MIN: u64 = 10_000;
+const FUZZ_SECONDS: u64 = 600;
 const BENCH_SECONDS: u64 = 5;
 const BENCH_SECONDS_MAX: u64 = 600;
 
@@ -148,6 +171,10 @@ pub(crate) enum Task<'a> {
     /// Run the benchmark, with this many seconds a run.
     Bench(u64),
     Costs,
+    /// Look for bytes that break a parser.
+    Fuzz(Fuzz<'a>),
+    /// Check the locked dependencies, with the advisories of this directory.
+    Advisories(Option<&'a str>),
 }
 
 /// What is wrong with the typed words, and which words are possible.
@@ -179,6 +206,8 @@ pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
         "alike" => check_alike(rest).map(|()| Task::Alike(rest)),
         "bench" => bench_seconds(rest).map(Task::Bench),
         "costs" => nothing_behind(rest).map(|()| Task::Costs),
+        "fuzz" => read_fuzz(rest).map(Task::Fuzz),
+        "advisories" => read_advisories(rest).map(Task::Advisories),
         unknown => unreachable!("{unknown} has help and no task"),
     };
     task.map_err(|error| Refusal { problem: error.to_string(), usage: help })
@@ -196,6 +225,8 @@ fn help(command: &str) -> Result<String, Refusal> {
         "alike" => ALIKE.into(),
         "bench" => BENCH.into(),
         "costs" => COSTS.into(),
+        "fuzz" => FUZZ.into(),
+        "advisories" => ADVISORIES.into(),
         unknown => {
             return Err(Refusal { problem: format!("there is no command '{unknown}'"), usage: HELP.into() });
         }
@@ -270,6 +301,31 @@ fn check_alike(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+fn read_fuzz<'a>(words: &'a [&'a str]) -> Result<Fuzz<'a>> {
+    let mut fuzz = Fuzz { seconds: FUZZ_SECONDS, ..Fuzz::default() };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--seconds" => fuzz.seconds = number(word, words.next().context("--seconds needs a value")?)?,
+            "--keep" => fuzz.keep = true,
+            flag if flag.starts_with('-') => bail!("there is no flag '{flag}'"),
+            target => fuzz.targets.push(target),
+        }
+    }
+    // For libFuzzer, 0 seconds are for ever.
+    ensure!(fuzz.seconds > 0, "--seconds is at least 1");
+    Ok(fuzz)
+}
+
+fn read_advisories<'a>(words: &'a [&'a str]) -> Result<Option<&'a str>> {
+    match words {
+        [] => Ok(None),
+        ["--db", directory] => Ok(Some(directory)),
+        ["--db"] => bail!("--db needs a directory"),
+        [first, ..] => bail!("'{first}' is unknown here; there is --db DIR"),
+    }
+}
+
 fn bench_seconds(words: &[&str]) -> Result<u64> {
     let seconds = match words {
         [] => BENCH_SECONDS,
@@ -294,8 +350,20 @@ fn known(what: &str, name: &str, names: &[&str]) -> Result<()> {
 mod tests {
     use super::*;
 
-    const COMMANDS: [&str; 10] =
-        ["demo", "test", "build", "guests", "setup", "torture", "faults", "alike", "bench", "costs"];
+    const COMMANDS: [&str; 12] = [
+        "demo",
+        "test",
+        "build",
+        "guests",
+        "setup",
+        "torture",
+        "faults",
+        "alike",
+        "bench",
+        "costs",
+        "fuzz",
+        "advisories",
+    ];
 
     #[test]
     fn every_command_has_help_wherever_it_is_asked_for() {
@@ -319,6 +387,11 @@ mod tests {
         assert_eq!(parse(&words).unwrap(), Task::Test(&words[1..]));
         let words = ["alike", "--commands", "20000", "--seed", "3"];
         assert_eq!(parse(&words).unwrap(), Task::Alike(&words[1..]));
+        let words = ["fuzz", "peer", "--seconds", "60", "entry", "--keep"];
+        let asked = Fuzz { targets: vec!["peer", "entry"], seconds: 60, keep: true };
+        assert_eq!(parse(&words).unwrap(), Task::Fuzz(asked));
+        assert_eq!(parse(&["fuzz"]).unwrap(), Task::Fuzz(Fuzz { seconds: 600, ..Fuzz::default() }));
+        assert_eq!(parse(&["advisories", "--db", "x"]).unwrap(), Task::Advisories(Some("x")));
         assert_eq!(parse(&["bench"]).unwrap(), Task::Bench(5));
         assert_eq!(parse(&["bench", "9"]).unwrap(), Task::Bench(9));
     }
@@ -337,6 +410,10 @@ mod tests {
             (&["faults", "0"], "1 to 1000"),
             (&["alike", "--commands", "9"], "at least 10000"),
             (&["costs", "all"], "'all' is unknown"),
+            (&["fuzz", "--seconds", "0"], "--seconds is at least 1"),
+            (&["fuzz", "--second", "1"], "no flag '--second'"),
+            (&["advisories", "--db"], "--db needs a directory"),
+            (&["advisories", "db"], "'db' is unknown here"),
             (&["bench", "soon"], "'soon' is not a number"),
             (&["bench", "5", "6"], "'6' is one argument"),
             (&["test", "--tset", "x"], "'--tset' is no flag"),

@@ -15,6 +15,8 @@ mod connection;
 mod counts;
 mod descriptors;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod media;
 mod port;
 mod preface;

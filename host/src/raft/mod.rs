@@ -14,6 +14,8 @@
 //!   that a test plants.
 
 pub mod figures;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod inquiry;
 pub mod liveness;
 pub mod membership;

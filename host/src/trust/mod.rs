@@ -18,6 +18,8 @@ mod bucket;
 mod caller;
 mod counts;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod issue;
 mod keys;
 mod pattern;
