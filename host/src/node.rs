@@ -95,7 +95,7 @@ impl Node {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Node> {
         config.validate()?;
         founding::check_siblings(&config)?;
-        let sockets = sockets::open()?;
+        let sockets = sockets::open(&config)?;
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;

@@ -1,6 +1,8 @@
 //! `lockstep node`: turns flags and environment into a `NodeConfig`, and signals into a clean stop.
 //! It does not wire the parts of a node; `node::Node` does.
 
+mod connections;
+
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -151,6 +153,9 @@ pub(crate) struct NodeArgs {
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     no_snapshot_restore_on_start: bool,
+
+    #[command(flatten)]
+    connections: connections::ConnectionArgs,
 
     /// Refused, because there is no discovery by gossip yet;
     /// add nodes with `lockstep admin ... add_voter`
@@ -351,6 +356,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         heartbeat_timeout: args.heartbeat_timeout.0,
         election_timeout: args.election_timeout.0,
         catch_up_timeout: args.catch_up_timeout.0,
+        connections: args.connections.settings(),
         trailing_logs: args.trailing_logs,
         trailing_entries_min: args.trailing_entries_min,
         min_free_bytes: args.min_free_bytes.0,

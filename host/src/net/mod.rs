@@ -4,16 +4,20 @@
 //!
 //! ```text
 //! port (a listener accepts) ──► slots (is there room?)
-//!   ├─ yes ──► connection (preface in time; resets below a rate) ──► server
+//!   ├─ yes ──► connection (preface in time, frames below their rates) ──► server
+//!   │          idle (how long without a call)
 //!   └─ no ───► refusal (in words)
 //! descriptors (how many are there) ──► the places of each port
 //! ```
 
 mod authority;
 mod connection;
+mod control;
 mod counts;
 mod descriptors;
+mod farewell;
 mod frames;
+mod idle;
 pub mod media;
 mod port;
 mod preface;
@@ -21,13 +25,16 @@ mod rate;
 mod refusal;
 mod remote;
 mod server;
+#[cfg(test)]
+mod server_tests;
 mod slots;
+mod source;
 
 use port::Listener;
 
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
-pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};
+pub use port::{Port, PortLimits, PortStatus, REFUSED_IN_WORDS_MAX};
 pub use remote::Remote;
 pub use server::{Http2Limits, serve};
 

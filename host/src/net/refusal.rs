@@ -26,18 +26,19 @@ pub(super) async fn tell(mut io: impl AsyncRead + AsyncWrite + Unpin, text: &str
 async fn answer(io: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str) -> std::io::Result<()> {
     let mut first = [0; 4];
     io.read_exact(&mut first).await?;
-    io.write_all(&if first == *b"PRI " { goaway(text) } else { unavailable(text) }).await?;
+    io.write_all(&if first == *b"PRI " { [&SETTINGS[..], &goaway(0, text)].concat() } else { unavailable(text) })
+        .await?;
     io.shutdown().await?;
     // Unread bytes would reset the connection, and the reason would be lost.
     tokio::io::copy(io, &mut tokio::io::sink()).await.map(drop)
 }
 
-fn goaway(text: &str) -> Vec<u8> {
+/// Encodes the end of a connection of HTTP/2. A client may try each call elsewhere whose stream is
+/// beyond `last_stream`, because it was not processed.
+pub(super) fn goaway(last_stream: u32, text: &str) -> Vec<u8> {
     let length = u8::try_from(8 + text.len()).expect("a reason is a short sentence");
     let head = [0, 0, length, GOAWAY, 0, 0, 0, 0, 0];
-    // No stream was processed, so that a client may try every call elsewhere.
-    let payload = [0, 0, 0, 0, 0, 0, 0, ENHANCE_YOUR_CALM];
-    [&SETTINGS[..], &head, &payload, text.as_bytes()].concat()
+    [&head, &last_stream.to_be_bytes()[..], &[0, 0, 0, ENHANCE_YOUR_CALM], text.as_bytes()].concat()
 }
 
 fn unavailable(text: &str) -> Vec<u8> {
