@@ -15,7 +15,7 @@
 //! transport. `net` accepts the connections of `api` and `raft`, encrypted by `tls`. `group` joins `calls`, `raft`,
 //! `machine` and `store` to one replicated machine; `node` is the process, which holds groups and
 //! serves them. All may use `types`, `codec`,
-//! `faults` and `logs`. Only `node` sees everything.
+//! `faults`, `logs` and `threads`. Only `node` sees everything.
 
 pub mod api;
 pub mod cli;
@@ -38,6 +38,7 @@ pub mod tls;
 pub mod codec;
 pub mod faults;
 pub mod logs;
+pub mod threads;
 pub mod types;
 
 #[cfg(test)]
