@@ -3,10 +3,11 @@
 //! comes first. `node/identity.rs` owns the node's identity. `node/founding.rs` decides whether it
 //! forms a cluster (not by a clock that `node/clock.rs` refuses), and whether its place is
 //! disputed. `node/admission.rs` decides what it may run. `node/duties.rs` has its background
-//! tasks, `node/sockets.rs` its sockets, and `node/stopping.rs` what Shutdown does. `group` has the
-//! rest.
+//! tasks, `node/sockets.rs` its sockets, `node/certificates.rs` its certificates, and
+//! `node/stopping.rs` what Shutdown does. `group` has the rest.
 
 mod admission;
+mod certificates;
 mod clock;
 mod duties;
 mod founding;
@@ -42,8 +43,10 @@ use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
+use crate::tls::Connector;
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
 use admission::Admission;
+use certificates::Certificates;
 use resync::Resync;
 use sockets::{Listeners, bind, describe, serve_peers};
 use stopping::stop_handle;
@@ -96,12 +99,13 @@ impl Node {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Node> {
         config.validate()?;
         founding::check_siblings(&config)?;
-        let sockets = sockets::open(&config)?;
+        let certificates = certificates::open(&config)?;
+        let sockets = certificates.on(sockets::open(&config)?);
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;
         let http_addr = config.http_addr.as_deref().map(|addr| config::advertised(None, addr, &http)).transpose()?;
-        let (below, opened) = open_disk(&config, me, &fatal).await?;
+        let (below, opened) = open_disk(&config, me, certificates.of_peers().connector(&config.name), &fatal).await?;
         let group = opened.start(Arc::new(below.admission.clone()), below.held.as_ref()).await?;
         let mut tasks = Tasks::new(fatal.clone());
         let service = PeerService::new(Parts {
@@ -117,7 +121,8 @@ impl Node {
         let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
         let resync = Resync::new(&below.lent, &group, &exit, &restart);
         let api = open_api(&config, &below, &group, &exit, resync, sockets)?;
-        announce(&config, &below, http_addr.as_deref());
+        announce(&config, &below, http_addr.as_deref(), &certificates);
+        tasks.start(certificates.keep());
         tasks.start(duties::watch_space(below.lent.space.clone()));
         let group = start_duties(&config, &below, group, &mut tasks);
         Ok(Node {
@@ -191,7 +196,12 @@ impl Node {
 }
 
 /// Opens everything on the disk, and loads the component that this node may run.
-async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyhow::Result<(Foundation, Opened)> {
+async fn open_disk(
+    config: &NodeConfig,
+    node: Addresses,
+    connector: Connector,
+    fatal: &Fatal,
+) -> anyhow::Result<(Foundation, Opened)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);
     // Must come before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
@@ -209,6 +219,7 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
         space,
         cluster: ClusterCell::of_process(identity.cluster.clone(), process),
         channels: Channels::default(),
+        connector,
         groups: Groups::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
         executor: Executor::default(),
@@ -294,8 +305,9 @@ fn start_duties(config: &NodeConfig, below: &Foundation, mut group: Group, tasks
 }
 
 /// Logs the line that people look for. It has the ports that the system chose where none was given.
-fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>) {
+fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>, certificates: &Certificates) {
     let what = if below.held.is_some() { "serving operators only" } else { "serving" };
+    let encrypted = certificates.describe(http.is_some());
     let http = http.unwrap_or("off");
     let cluster = below.lent.cluster.get();
     let cluster = cluster.map_or("none yet: add this node from the cluster's leader".into(), |found| found.id_hex());
@@ -303,6 +315,7 @@ fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>) {
         grpc = below.lent.me.node.grpc_addr,
         raft = below.lent.me.node.raft_addr,
         http,
+        encrypted,
         cluster,
         data = %config.data_dir().display(),
         "{what}"

@@ -70,6 +70,7 @@ mod slow_apply;
 mod snapshot_catch_up;
 mod state_hash;
 mod surface;
+mod tls_reload;
 mod transfers;
 mod watch_ends;
 mod watch_limits;

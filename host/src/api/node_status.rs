@@ -192,6 +192,9 @@ fn port_json(port: &PortStatus) -> Value {
         "control_closed": port.control_closed,
         "unread_closed": port.unread_closed,
         "idle_closed": port.idle_closed,
+        "tls": port.tls.word(),
+        "handshakes_failed": port.handshakes_failed,
+        "certificate_expires": port.certificate_expires,
     })
 }
 

@@ -2,6 +2,7 @@
 //! It does not wire the parts of a node; `node::Node` does.
 
 mod connections;
+mod tls;
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -83,11 +84,14 @@ pub(crate) struct NodeArgs {
     #[arg(long = "fsm", env = "LOCKSTEP_FSM", value_name = "FILE")]
     fsm: Option<PathBuf>,
 
-    /// Allow addresses that other machines can reach, although nothing is encrypted
+    /// Allow addresses that other machines can reach although connections there may be in plain text
     #[arg(long = "insecure", env = "LOCKSTEP_INSECURE", value_name = "true|false",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     insecure: bool,
+
+    #[command(flatten)]
+    tls: tls::TlsArgs,
 
     /// Time between two checks whether to make a snapshot
     #[arg(long = "snapshot_interval", env = "LOCKSTEP_SNAPSHOT_INTERVAL", value_name = "DURATION",
@@ -344,6 +348,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         raft_data_dir: args.raft_data_dir.clone(),
         fsm: args.fsm.clone(),
         insecure: args.insecure,
+        tls: args.tls.config(),
         snapshot_interval: args.snapshot_interval.0,
         snapshot_threshold: args.snapshot_threshold,
         snapshot_threshold_bytes: args.snapshot_threshold_bytes.0,
@@ -392,6 +397,22 @@ mod tests {
         assert_eq!(snake, config(&["--raft-id=a", "--heartbeat-timeout=500ms", "--election-timeout", "2s"]).unwrap());
         assert_eq!(snake, config(&["-raft_id=a", "-heartbeat_timeout=500ms", "-election_timeout", "2s"]).unwrap());
         assert_eq!(snake.heartbeat_timeout, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn tls_is_given_by_files_and_a_mode() {
+        let files = ["--raft_id=a", "--tls_cert=a.pem", "--tls-key", "a.key"];
+        let given = |more: &str| config(&[&files[..], &[more]].concat()).map(|config| config.tls);
+        let tls = given("--tls_min_version=1.2").unwrap();
+        assert_eq!((tls.clients.mode().word(), tls.peers.mode().word()), ("require", "off"));
+        assert_eq!(tls.min_version.word(), "1.2");
+        assert_eq!(given("--tls-mode=prefer").unwrap().clients.mode().word(), "prefer");
+        let error = given("--tls_mode=perhaps").unwrap_err();
+        assert!(error.contains("--tls_mode") && error.contains("off, prefer or require"), "{error}");
+        let error = given("--peer_tls_cert=b.pem").unwrap_err();
+        assert!(error.contains("--peer_tls_key"), "{error}");
+        let error = given("--tls_min_version=1.1").unwrap_err();
+        assert!(error.contains("1.2 or 1.3"), "{error}");
     }
 
     #[test]

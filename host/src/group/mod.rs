@@ -40,6 +40,7 @@ use crate::raft::{
     Canvass, ClusterCell, GroupCell, Inquiry, LeaderWatch, LogTime, Me, Members, Proposer, Raft, RaftCell, Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
+use crate::tls::Connector;
 use crate::types::{Fatal, GroupId, NodeMode, StoredMembership};
 
 /// Longest wait for calls that still use the state of a closed group. They end within their
@@ -63,6 +64,8 @@ pub struct Lent {
     pub cluster: ClusterCell,
     /// The pooled channels to peers. `forward`, `join` and `probe` dial their own.
     pub channels: Channels,
+    /// How this node speaks to its peers, encrypted or not.
+    pub connector: Connector,
     /// The groups that the peer port serves.
     pub groups: Groups,
     /// The threads for queries.

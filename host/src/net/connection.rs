@@ -2,8 +2,8 @@
 //! long, has to make room, or takes nothing of what is sent. Slows it down when it resets calls or
 //! sends control frames too fast, and closes it when it goes on with the latter. Changes no byte.
 //!
-//! It sits between HTTP and the transport. A layer that encrypts would go below it; then the time
-//! limit for the preface also covers the handshake.
+//! It sits between HTTP and the transport. TLS is below it, and `arrival` makes the handshake. One
+//! time limit covers the handshake and the preface.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -22,10 +22,10 @@ use super::preface::{Preface, Spoken};
 use super::rate::Rate;
 use super::refusal::goaway;
 use super::slots::Slot;
-use crate::tls::Stream;
+use crate::tls::{Chain, Stream};
 
-/// Longest time that a connection may take to finish its preface. A client sends it at once; this
-/// bounds how long a place is held without it.
+/// Longest time that a connection may take to finish its preface, and before it the handshake of
+/// TLS. A client sends both at once; this bounds how long a place is held without them.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most calls that a connection may reset at once, by either side. As many as it may have open,
@@ -83,8 +83,9 @@ enum Speech {
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(io: S, counts: Arc<Counts>, slot: Slot) -> Connection<S> {
-        let until = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
+    /// Makes one that must finish its preface before `until`.
+    pub(super) fn new(io: S, counts: Arc<Counts>, slot: Slot, until: Instant) -> Connection<S> {
+        let until = Box::pin(tokio::time::sleep_until(until));
         Connection {
             io,
             counts,
@@ -248,6 +249,11 @@ impl Connection<Stream> {
             Stream::Plain(io) => Some(io.peek(bytes).await),
             Stream::Encrypted(_) => None,
         }
+    }
+
+    /// Returns the certificates that the other end has shown; `None` without any.
+    pub fn shown(&self) -> Option<Chain> {
+        self.io.shown()
     }
 }
 

@@ -1,9 +1,10 @@
 //! The counts of one port since the process began, and the log lines that its connections cause.
 //! `port` shows them to operators; ports and connections count.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::logs::Sparse;
+use crate::logs::{Foreign, Sparse};
 
 /// The counts of one port.
 #[derive(Debug)]
@@ -22,9 +23,11 @@ pub(super) struct Counts {
     pub(super) control_closed: AtomicU64,
     pub(super) unread_closed: AtomicU64,
     pub(super) idle_closed: AtomicU64,
+    pub(super) handshakes_failed: AtomicU64,
     slowed_lines: Sparse,
     control_lines: Sparse,
     unread_lines: Sparse,
+    handshake_lines: Sparse,
 }
 
 impl Counts {
@@ -42,9 +45,11 @@ impl Counts {
             control_closed: AtomicU64::new(0),
             unread_closed: AtomicU64::new(0),
             idle_closed: AtomicU64::new(0),
+            handshakes_failed: AtomicU64::new(0),
             slowed_lines: Sparse::default(),
             control_lines: Sparse::default(),
             unread_lines: Sparse::default(),
+            handshake_lines: Sparse::default(),
         }
     }
 
@@ -92,6 +97,15 @@ impl Counts {
                 left_out,
                 "a connection takes nothing of what was sent to it: it is closed"
             );
+        }
+    }
+
+    /// Counts and logs that no connection came about, because the two ends do not agree on TLS.
+    pub(super) fn handshake_failed(&self, address: SocketAddr, reason: &str) {
+        Counts::add(&self.handshakes_failed);
+        if let Some(left_out) = self.handshake_lines.due() {
+            let reason = Foreign(reason);
+            tracing::warn!(port = self.name, %address, %reason, left_out, "a TLS handshake has failed");
         }
     }
 }

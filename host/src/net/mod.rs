@@ -4,12 +4,13 @@
 //!
 //! ```text
 //! port (a listener accepts) ──► slots (is there room?)
-//!   ├─ yes ──► connection (preface in time, frames below their rates) ──► server
-//!   │          idle (how long without a call)
+//!   ├─ yes ──► arrival (TLS, in time) ──► connection (preface in time, frames below their rates)
+//!   │          ──► server ──► idle (how long without a call)
 //!   └─ no ───► refusal (in words)
 //! descriptors (how many are there) ──► the places of each port
 //! ```
 
+mod arrival;
 mod authority;
 mod connection;
 mod control;
@@ -29,9 +30,11 @@ mod server;
 mod server_tests;
 mod slots;
 mod source;
+mod unencrypted;
 
 use port::Listener;
 
+pub use arrival::Arrival;
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
 pub use port::{Port, PortLimits, PortStatus, REFUSED_IN_WORDS_MAX};

@@ -6,20 +6,19 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use futures::stream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::connection::Connection;
+use super::arrival::Arrival;
 use super::counts::Counts;
 use super::refusal;
-use super::remote::Remote;
 use super::slots::{Count, Evicted, Full, Slots};
 use super::source::Source;
 use crate::logs::Sparse;
-use crate::tls::Stream;
+use crate::tls::{Mode, Server};
 
 /// Time to wait after a connection could not be accepted (usually because no descriptor is left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -41,7 +40,7 @@ pub struct PortLimits {
 
 /// A port and its connections. Cheap to clone; several listeners may share its places.
 #[derive(Clone, Debug)]
-pub struct Port(Arc<Inner>);
+pub struct Port(Arc<Inner>, Server);
 
 #[derive(Debug)]
 struct Inner {
@@ -66,12 +65,12 @@ pub struct PortStatus {
     pub open: usize,
     /// Open connections that have not finished their preface.
     pub silent: usize,
-    /// Connections that got a place. This and the following are counted since the process began.
-    pub accepted: u64,
     /// Connections of one address that may be open at a time.
     pub per_address_max: usize,
     /// Connections of the address that has most of them open.
     pub of_one_address: usize,
+    /// Connections that got a place. This and the following are counted since the process began.
+    pub accepted: u64,
     /// Connections that were closed at once, because all places were in use, or all of an address.
     pub refused: u64,
     /// Of these, those whose address had all that it may have.
@@ -92,6 +91,14 @@ pub struct PortStatus {
     pub unread_closed: u64,
     /// Connections that were closed because they had no call for a long time.
     pub idle_closed: u64,
+    /// Connections that did not come about, because the two ends do not agree on TLS.
+    pub handshakes_failed: u64,
+    /// Whether connections are encrypted.
+    pub tls: Mode,
+    /// When the port's certificate expires, in seconds since 1970; `None` without one.
+    pub certificate_expires: Option<u64>,
+    /// Whether new files of TLS were refused, and the old ones are still in use.
+    pub are_files_refused: bool,
 }
 
 impl Port {
@@ -103,7 +110,7 @@ impl Port {
 
     /// Makes a port with limits of its own.
     pub fn limited(name: &'static str, limits: PortLimits) -> Port {
-        Port(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             slots: Slots::new(limits.connections_max, limits.per_address_max),
             idle_timeout: limits.idle_timeout,
             counts: Arc::new(Counts::new(name)),
@@ -112,7 +119,19 @@ impl Port {
             full: Sparse::default(),
             address_full: Sparse::default(),
             made_room: Sparse::default(),
-        }))
+        });
+        Port(inner, Server::plain())
+    }
+
+    /// Returns this port with connections that are encrypted so.
+    #[must_use]
+    pub fn encrypted_by(self, tls: Server) -> Port {
+        Port(self.0, tls)
+    }
+
+    /// Returns whether connections are encrypted.
+    pub fn tls(&self) -> Mode {
+        self.1.mode()
     }
 
     /// Accepts from a socket that already listens. Must be called inside a tokio runtime.
@@ -143,7 +162,16 @@ impl Port {
             control_closed: counts.control_closed.load(Relaxed),
             unread_closed: counts.unread_closed.load(Relaxed),
             idle_closed: counts.idle_closed.load(Relaxed),
+            handshakes_failed: counts.handshakes_failed.load(Relaxed),
+            tls: self.1.mode(),
+            certificate_expires: self.certificate_expires(),
+            are_files_refused: self.1.are_files_refused(),
         }
+    }
+
+    fn certificate_expires(&self) -> Option<u64> {
+        let after = self.1.own()?.not_after.duration_since(UNIX_EPOCH);
+        Some(after.map_or(0, |after| after.as_secs()))
     }
 
     /// Returns the counts that the port's connections add to.
@@ -152,7 +180,7 @@ impl Port {
         self.0.counts.clone()
     }
 
-    fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<(Connection<Stream>, Remote)> {
+    fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<Arrival> {
         let Inner { slots, counts, .. } = &*self.0;
         let (slot, evicted) = match slots.enter(Source::of(peer.ip())) {
             Ok(entered) => entered,
@@ -170,8 +198,7 @@ impl Port {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
         }
-        let remote = Remote { address: peer, certificate: None, is_encrypted: false };
-        Some((Connection::new(Stream::Plain(stream), counts.clone(), slot), remote))
+        Some(Arrival::new(stream, peer, self.1.clone(), counts.clone(), slot))
     }
 
     fn note_made_room(&self, why: &'static str) {
@@ -246,18 +273,18 @@ impl Listener {
     }
 
     /// Returns the connections, for as long as the stream lives. The stream never ends by itself.
-    pub fn connections(self) -> impl futures::Stream<Item = (Connection<Stream>, Remote)> + Send + Unpin {
+    pub fn connections(self) -> impl futures::Stream<Item = Arrival> + Send + Unpin {
         // As a stream, an accept in progress and its pause survive when a caller stops waiting for
         // it.
         Box::pin(stream::unfold(self, |listener| async move { Some((listener.accept().await, listener)) }))
     }
 
-    async fn accept(&self) -> (Connection<Stream>, Remote) {
+    async fn accept(&self) -> Arrival {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    if let Some(connection) = self.port.enter(stream, peer) {
-                        return connection;
+                    if let Some(arrival) = self.port.enter(stream, peer) {
+                        return arrival;
                     }
                 }
                 // The other side has gone meanwhile, which is no reason to wait.
@@ -293,7 +320,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut connections = port.listen(listener).unwrap().connections();
         tokio::spawn(async move {
-            while let Some((mut connection, _)) = connections.next().await {
+            while let Some(arrival) = connections.next().await {
+                let (mut connection, _) = arrival.open().await.unwrap();
                 tokio::spawn(async move { connection.read_to_end(&mut Vec::new()).await });
             }
         });

@@ -12,6 +12,11 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// An empty SETTINGS frame, which a server sends first.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// First byte of a connection that speaks TLS.
+const HANDSHAKE: u8 = 0x16;
+/// An alert of TLS that ends a connection: internal_error.
+const INTERNAL_ERROR: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 80];
+
 /// Kind of a GOAWAY frame.
 const GOAWAY: u8 = 7;
 /// Error code of that frame: the other side asks for more than it can get.
@@ -26,8 +31,13 @@ pub(super) async fn tell(mut io: impl AsyncRead + AsyncWrite + Unpin, text: &str
 async fn answer(io: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str) -> std::io::Result<()> {
     let mut first = [0; 4];
     io.read_exact(&mut first).await?;
-    io.write_all(&if first == *b"PRI " { [&SETTINGS[..], &goaway(0, text)].concat() } else { unavailable(text) })
-        .await?;
+    let words = match &first {
+        // There is no room for words before a handshake.
+        [HANDSHAKE, ..] => INTERNAL_ERROR.to_vec(),
+        b"PRI " => [&SETTINGS[..], &goaway(0, text)].concat(),
+        _ => unavailable(text),
+    };
+    io.write_all(&words).await?;
     io.shutdown().await?;
     // Unread bytes would reset the connection, and the reason would be lost.
     tokio::io::copy(io, &mut tokio::io::sink()).await.map(drop)
@@ -69,6 +79,7 @@ mod tests {
     async fn each_protocol_has_its_words() {
         let heard = told(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         assert!(heard.starts_with(&SETTINGS) && heard[9 + 3] == GOAWAY && heard.ends_with(b"all are in use"));
+        assert_eq!(told(&[HANDSHAKE, 3, 1, 0, 0]).await, INTERNAL_ERROR);
         let heard = String::from_utf8(told(b"GET / HTTP/1.1\r\n\r\n").await).unwrap();
         assert!(heard.starts_with("HTTP/1.1 503 ") && heard.ends_with("all are in use\n"), "{heard}");
     }

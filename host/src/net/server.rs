@@ -24,7 +24,7 @@ use tower_service::Service;
 
 use super::authority::AnyAuthority;
 use super::idle::Attendance;
-use super::{Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX, Remote};
+use super::{Arrival, Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX, Remote};
 use crate::tls::Stream;
 
 /// Most bytes of request headers, each with 32 more (SETTINGS_MAX_HEADER_LIST_SIZE). Libraries of
@@ -100,7 +100,7 @@ async fn accept<M, S, B>(
     service: M,
     mut stopped: watch::Receiver<bool>,
 ) where
-    M: Fn(Remote) -> S,
+    M: Fn(Remote) -> S + Clone + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -113,9 +113,9 @@ async fn accept<M, S, B>(
         tokio::select! {
             () = until(&mut stopped) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            Some((connection, remote)) = incoming.next() => {
-                let service = service(remote);
-                connections.spawn(serve_connection(connection, port.clone(), builder.clone(), service, stopped.clone()));
+            Some(arrival) = incoming.next() => {
+                let (port, service) = (port.clone(), service.clone());
+                connections.spawn(serve_arrival(arrival, port, builder.clone(), service, stopped.clone()));
             }
         }
     }
@@ -123,6 +123,35 @@ async fn accept<M, S, B>(
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::info!("closing connections with calls that did not end in time");
+    }
+}
+
+/// Makes the handshake, and serves the connection for as long as its certificate is accepted.
+async fn serve_arrival<M, S, B>(
+    arrival: Arrival,
+    port: Port,
+    builder: Builder<TokioExecutor>,
+    service: M,
+    mut stopped: watch::Receiver<bool>,
+) where
+    M: Fn(Remote) -> S,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let tls = arrival.tls();
+    let opened = tokio::select! {
+        opened = arrival.open() => opened,
+        () = until(&mut stopped) => None,
+    };
+    let Some((connection, remote)) = opened else { return };
+    let (address, chain) = (remote.address, connection.shown());
+    tokio::select! {
+        () = serve_connection(connection, port, builder, service(remote), stopped) => {}
+        () = tls.until_refused(chain) => {
+            tracing::info!(%address, "a connection is closed: the new CAs do not accept its certificate");
+        }
     }
 }
 
@@ -288,11 +317,11 @@ mod tests {
         for (first, http1) in [("GET / HTTP/1.1\r\n\r\n", true), ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false)] {
             let mut client = TcpStream::connect(addr).await.unwrap();
             client.write_all(first.as_bytes()).await.unwrap();
-            let (stream, _) = accepted.next().await.unwrap();
+            let (stream, _) = accepted.next().await.unwrap().open().await.unwrap();
             assert_eq!(is_http1(&stream).await, http1, "{first}");
         }
         let client = tokio::spawn(async move { get_path(addr, "/livez").await });
-        say_that_the_clock_is_wrong(accepted.next().await.unwrap().0).await;
+        say_that_the_clock_is_wrong(accepted.next().await.unwrap().open().await.unwrap().0).await;
         let reply = client.await.unwrap();
         assert!(reply.starts_with("HTTP/1.1 503 ") && reply.contains("clock"), "{reply}");
     }

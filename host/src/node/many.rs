@@ -40,6 +40,7 @@ use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
+use crate::tls::Connector;
 use crate::types::{Addresses, Cluster, Fatal, GroupId, Identity, NodeId, NodeMode};
 use lockstep_contract::{Contract, Method};
 
@@ -165,6 +166,7 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         space,
         cluster: ClusterCell::of_process(Some(cluster), process),
         channels: Channels::default(),
+        connector: Connector::plain(),
         groups: Groups::default(),
         queries: QueryPool::start(query_threads(), QUERIES_MAX)?,
         executor: Executor::default(),

@@ -16,12 +16,17 @@ const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 const RESET: &[u8] = &[0, 0, 4, RST_STREAM, 0, 0, 0, 0, 1, 0, 0, 0, 8];
 
+/// When a preface must be finished.
+fn in_time() -> Instant {
+    Instant::now() + PREFACE_TIMEOUT
+}
+
 #[tokio::test]
 async fn resets_beyond_a_burst_come_in_measure_from_either_side() {
     let port = Port::new("test", 1);
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let (slot, _) = Slots::new(1, 1).enter(SOURCE).unwrap();
-    let mut connection = Connection::new(server, port.counts(), slot);
+    let mut connection = Connection::new(server, port.counts(), slot, in_time());
     // One that gets nothing back while this runs, however long that takes.
     let hours_later = Instant::now() + Duration::from_secs(10_000);
     connection.resets = Rate::new(RESETS_AT_ONCE_MAX, RESETS_A_SECOND_MAX, hours_later);
@@ -43,7 +48,8 @@ async fn resets_beyond_a_burst_come_in_measure_from_either_side() {
 async fn one_that_made_room_reads_an_error() {
     let slots = Slots::new(1, 1);
     let (_client, server) = tokio::io::duplex(64);
-    let mut connection = Connection::new(server, Port::new("test", 1).counts(), slots.enter(SOURCE).unwrap().0);
+    let (slot, _) = slots.enter(SOURCE).unwrap();
+    let mut connection = Connection::new(server, Port::new("test", 1).counts(), slot, in_time());
     let reading = tokio::spawn(async move { connection.read_u8().await });
     tokio::task::yield_now().await;
     let (_slot, evicted) = slots.enter(SOURCE).unwrap();
@@ -53,7 +59,7 @@ async fn one_that_made_room_reads_an_error() {
 }
 
 fn accepted(port: &Port, io: tokio::io::DuplexStream) -> Connection<tokio::io::DuplexStream> {
-    Connection::new(io, port.counts(), Slots::new(1, 1).enter(SOURCE).unwrap().0)
+    Connection::new(io, port.counts(), Slots::new(1, 1).enter(SOURCE).unwrap().0, in_time())
 }
 
 #[tokio::test]

@@ -288,6 +288,28 @@ const ROWS: &[Row] = &[
     ),
     by(
         "port",
+        counter(
+            "tls_handshakes_failed",
+            "Connections that did not come about, because the ends do not agree on TLS",
+            |now| by_port(now, |port| port.handshakes_failed),
+        ),
+    ),
+    by(
+        "use",
+        gauge(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the certificate for clients or for peers expires, in seconds since 1970",
+            |now| by_use(now, |port| port.certificate_expires),
+        ),
+    ),
+    by(
+        "use",
+        gauge("tls_files_refused", "1 while new files of TLS cannot be used and the old ones stay in use", |now| {
+            by_use(now, |port| port.certificate_expires.map(|_| u64::from(port.are_files_refused)))
+        }),
+    ),
+    by(
+        "port",
         counter("accept_failures", "Connections that the system could not hand over", |now| {
             by_port(now, |port| port.accept_failures)
         }),
@@ -307,6 +329,14 @@ const ROWS: &[Row] = &[
 
 fn by_port(now: &Scrape, value: fn(&PortStatus) -> u64) -> Value {
     Value::By("port", now.status.sockets.ports.iter().map(|port| (port.name, value(port))).collect())
+}
+
+/// Returns a number of the certificates for clients and for peers, as far as there are any.
+fn by_use(now: &Scrape, value: fn(&PortStatus) -> Option<u64>) -> Value {
+    let uses = [("grpc", "client"), ("raft", "peer")];
+    let of = |port: &PortStatus| uses.iter().find(|(name, _)| *name == port.name).map(|(_, used)| *used);
+    let ports = now.status.sockets.ports.iter();
+    Value::By("use", ports.filter_map(|port| Some((of(port)?, value(port)?))).collect())
 }
 
 /// Reads the rows at each scrape.
