@@ -246,8 +246,8 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     let runtimes = Runtimes::start().context("cannot start the threads of this process")?;
     let clients = runtimes.clients.handle().clone();
     let ended = runtimes.main.block_on(serve(config, clients, args.exit_on_stdin_close));
-    // Dropped last. It waits for its blocking threads, and one of them may be waiting for a compiler.
-    // The next line ends the compiler.
+    // Dropped last. It waits for its blocking threads, and one of them may be waiting for a
+    // compiler. The next line ends the compiler.
     let _main = runtimes.end();
     apart::end();
     match ended? {

@@ -54,16 +54,16 @@ const PEERS: Wish = Wish { max: 1_024, min: 64 };
 /// Connections of probes, scrapers and operators. Never fewer than the minimum, whatever clients
 /// do.
 const HTTP: Wish = Wish { max: 1_024, min: 32 };
-/// One address may have this part of the connections of clients, and of probes: a machine of an
-/// application that runs wild leaves room for three others.
+/// One address may have this part of the connections of clients, and of probes: a machine that
+/// runs wild leaves room for three others.
 const OF_CLIENTS: usize = 4;
-/// One address may have this part of the connections of peers. Several nodes may run on one machine,
-/// and in a trial all do.
+/// One address may have this part of the connections of peers. Several nodes may run on one
+/// machine, and in a trial all do.
 const OF_PEERS: usize = 2;
 /// Connections that this node opens: up to eight to each of fifteen others.
 const DIALLED: u64 = 128;
-/// Descriptors of the process itself: standard streams, both runtimes, listeners, small files of the
-/// data directory, pipes to a compiler, a file of a backup or a guest.
+/// Descriptors of the process itself: standard streams, both runtimes, listeners, small files of
+/// the data directory, pipes to a compiler, a file of a backup or a guest.
 const OWN: u64 = 64;
 /// Connections that are being told why they are closed, on all three ports.
 const REFUSED: u64 = 3 * REFUSED_IN_WORDS_MAX as u64;
