@@ -141,7 +141,7 @@ fn each_foreign_library_has_one_home() {
         ("lockstep_client::", &["host/src/cli/"][..]),
         ("hyper::", &["host/src/net/"][..]),
         ("hyper_util::", &["host/src/net/"][..]),
-        ("axum::", &["host/src/api/", "host/src/cli/reflection.rs", "host/src/net/server.rs"][..]),
+        ("axum::", &["host/src/api/", "host/src/cli/reflection.rs", "host/src/net/server"][..]),
         (
             "openraft::",
             &[

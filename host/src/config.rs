@@ -3,6 +3,7 @@
 //! nothing until asked.
 
 mod address;
+mod connections;
 mod listen;
 mod size;
 mod tls;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::Address;
+pub use connections::Connections;
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
 pub use tls::{CLIENT_FLAGS, PEER_FLAGS, PortTls, TlsConfig, TlsFlags};
@@ -118,6 +120,8 @@ pub struct NodeConfig {
     pub no_snapshot_restore_on_start: bool,
     /// Who may do what.
     pub trust: TrustConfig,
+    /// What connections to the ports may do.
+    pub connections: Connections,
 }
 
 impl Default for NodeConfig {
@@ -148,6 +152,7 @@ impl Default for NodeConfig {
             min_free_bytes: MIN_FREE_BYTES,
             no_snapshot_restore_on_start: false,
             trust: TrustConfig::default(),
+            connections: Connections::default(),
         }
     }
 }
@@ -185,6 +190,7 @@ impl NodeConfig {
         self.validate_addresses()?;
         self.validate_times()?;
         self.trust.validate(self.http_addr.as_deref())?;
+        self.connections.validate()?;
         self.validate_fsm()
     }
 

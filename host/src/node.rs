@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::api::{Api, ApiParts};
@@ -101,7 +102,7 @@ impl Node {
         config.validate()?;
         founding::check_siblings(&config)?;
         let certificates = certificates::open(&config)?;
-        let sockets = certificates.on(sockets::open()?);
+        let sockets = certificates.on(sockets::open(&config)?);
         let trust = open_trust(&config)?;
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
@@ -143,12 +144,13 @@ impl Node {
         })
     }
 
-    /// Serves until `stop` completes, Shutdown was called, or the node cannot continue. An error
-    /// says why it could not.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
+    /// Serves until `stop` completes, Shutdown was called, or the node cannot continue. Connections
+    /// and calls of clients run in the runtime `clients`, all else in this one. An error says why
+    /// the node could not continue.
+    pub async fn run(mut self, clients: Handle, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
         let listeners = self.listeners.take().expect("a node runs once");
         let api = self.api.clone();
-        let mut serving = tokio::spawn(async move { api.serve(listeners.grpc, listeners.http).await });
+        let mut serving = tokio::spawn(async move { api.serve(&clients, listeners.grpc, listeners.http).await });
         let mut ended = Ended::Stopped;
         let failed = tokio::select! {
             () = stop => None,

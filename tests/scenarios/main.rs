@@ -27,6 +27,8 @@ mod forged;
 mod forwarding;
 mod founding;
 mod fuel_table;
+#[cfg(target_os = "linux")]
+mod full_port;
 mod golden_directory;
 mod groups;
 mod guest_bench;

@@ -4,7 +4,8 @@
 //! the disk.
 //!
 //! ```text
-//! net (HTTP/2) ──► gate ──► router ─┬─ manager, admin, health, reflection
+//! net (HTTP/2) ──► gate ──► router ─┬─ operators ──► manager, admin, health, where Raft runs
+//!                                   ├─ reflection
 //!                                   └─ dynamic ──► calls/, with a command, a query or a watch
 //! gate: who calls, and whether that is allowed (`rights` says what a method needs; `trust` decides)
 //! status: how a call ended, in gRPC's words
@@ -18,6 +19,7 @@ mod http;
 mod manager;
 mod node_status;
 mod operations;
+mod operators;
 mod raft_admin;
 mod reflection;
 mod rights;
@@ -38,6 +40,7 @@ use futures::future::BoxFuture;
 use lockstep_contract::{Contract, ContractError};
 use lockstep_proto::{manager as manager_proto, v1};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch as watch_channel;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -53,6 +56,7 @@ use crate::raft::{Intake, LeaderWatch, LogTime, Members, RaftCell, Retention};
 use crate::trust::Trust;
 use crate::types::Addresses;
 use node_status::NodeStatus;
+use operators::Apart;
 
 pub use crate::calls::DEADLINE_DEFAULT;
 pub use health::LEADER_SERVICE;
@@ -149,6 +153,8 @@ struct Served {
 /// State that all services of the API share.
 struct Shared {
     parts: ApiParts,
+    /// Where calls of operators run.
+    main: Handle,
     /// The contract of the component with that version in the machine; none while it has none.
     routes: ArcSwap<(u64, Option<Arc<Contract>>)>,
     operations: operations::Operations,
@@ -183,10 +189,11 @@ fn contract_of(component: &Component) -> Result<Contract, ContractError> {
 
 impl Api {
     /// Creates an API that serves the host's own services, and those of the component that the
-    /// machine has when a call comes.
+    /// machine has when a call comes. Must be called inside the runtime in which Raft runs.
     pub fn new(parts: ApiParts) -> Result<Api, ServeError> {
         let shared = Arc::new(Shared {
             parts,
+            main: Handle::current(),
             routes: ArcSwap::from_pointee((0, None)),
             operations: operations::Operations::default(),
             metrics: http::metrics::Metrics::new(),
@@ -216,9 +223,9 @@ impl Api {
         router
     }
 
-    /// Serves clients on `grpc` and operators of the process on `http`, until [`Api::stop`]. Open
-    /// calls then get a moment to end.
-    pub async fn serve(&self, grpc: Vec<StdListener>, http: Vec<StdListener>) -> std::io::Result<()> {
+    /// Serves clients on `grpc`, in the runtime `clients`, and operators of the process on `http`,
+    /// in this one, until [`Api::stop`]. Open calls then get a moment to end.
+    pub async fn serve(&self, clients: &Handle, grpc: Vec<StdListener>, http: Vec<StdListener>) -> std::io::Result<()> {
         let background = [
             tokio::spawn(health::run(self.shared.clone(), self.health.clone())),
             tokio::spawn(http::observe_progress(self.shared.clone())),
@@ -230,10 +237,10 @@ impl Api {
         let connection = move |remote: Remote| {
             router.clone().layer(axum::Extension(Connection::default())).layer(axum::Extension(remote))
         };
-        let served = tokio::try_join!(
-            net::serve(&self.shared.parts.sockets.clients, grpc, LIMITS, connection, self.shared.stopped()),
-            http::serve(self.shared.clone(), http),
-        );
+        let (port, stopped) = (self.shared.parts.sockets.clients.clone(), self.shared.stopped());
+        let grpc = clients.spawn(async move { net::serve(&port, grpc, LIMITS, connection, stopped).await });
+        let grpc = async { grpc.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) };
+        let served = tokio::try_join!(grpc, http::serve(self.shared.clone(), http));
         for task in background {
             task.abort();
         }
@@ -285,7 +292,9 @@ fn router(
     let raft_admin = manager_proto::raft_admin_server::RaftAdminServer::new(raft_admin)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
-    let services = mount(mount(mount(mount(Router::new(), manager), raft_admin), admin), health);
+    let main = &shared.main;
+    let services = mount(mount(Router::new(), Apart::new(manager, main)), Apart::new(raft_admin, main));
+    let services = mount(mount(services, Apart::new(admin, main)), Apart::new(health, main));
     let shared = shared.clone();
     Ok(reflection::add(services, routes)?
         .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))

@@ -1,6 +1,7 @@
 //! `lockstep node`: turns flags and environment into a `NodeConfig`, and signals into a clean stop.
 //! It does not wire the parts of a node; `node::Node` does.
 
+mod connections;
 mod tls;
 
 use std::os::unix::process::CommandExt;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ArgAction;
 use clap::builder::BoolishValueParser;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -19,11 +21,10 @@ use super::trust::TrustArgs;
 use crate::config::{self, ConfigError, NodeConfig};
 use crate::guest::apart;
 use crate::node::{Ended, Node};
+use crate::threads::Runtimes;
 
 /// Exit code that shells report for a process that Ctrl-C ended.
 const STOPPED_BY_SIGNAL: i32 = 130;
-/// Fewest worker threads. Disk, network and apply must not wait for each other even on one core.
-const WORKER_THREADS_MIN: usize = 2;
 
 const AFTER_HELP: &str = "\
 A node keeps everything in <raft_data_dir>/<raft_id>. Durations are written 500ms, 2s, 5m.
@@ -160,6 +161,7 @@ pub(crate) struct NodeArgs {
 
     #[command(flatten)]
     trust: TrustArgs,
+    connections: connections::ConnectionArgs,
 
     /// Refused, because there is no discovery by gossip yet;
     /// add nodes with `lockstep admin ... add_voter`
@@ -243,16 +245,12 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
         fsm::check("--fsm: ", fsm)?;
     }
     logging::init(&args.log_level, args.log_format, &config.name)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.max(WORKER_THREADS_MIN))
-        .thread_name("lockstep")
-        .enable_all()
-        .build()
-        .context("cannot start the threads of this process")?;
-    let ended = runtime.block_on(serve(config, args.exit_on_stdin_close));
-    // The runtime waits for its blocking threads, and one of them may be waiting for a compiler.
-    // This ends the compiler.
+    let runtimes = Runtimes::start().context("cannot start the threads of this process")?;
+    let clients = runtimes.clients.handle().clone();
+    let ended = runtimes.main.block_on(serve(config, clients, args.exit_on_stdin_close));
+    // Dropped last. It waits for its blocking threads, and one of them may be waiting for a
+    // compiler. The next line ends the compiler.
+    let _main = runtimes.end();
     apart::end();
     match ended? {
         Ended::Stopped => Ok(()),
@@ -269,14 +267,14 @@ fn start_again() -> std::io::Error {
     }
 }
 
-async fn serve(config: NodeConfig, exit_on_stdin_close: bool) -> anyhow::Result<Ended> {
+async fn serve(config: NodeConfig, clients: Handle, exit_on_stdin_close: bool) -> anyhow::Result<Ended> {
     let stop = stop_on_signals(exit_on_stdin_close)?;
     let name = config.name.clone();
     let node = tokio::select! {
         node = Node::start(config) => node.with_context(|| format!("node {name} could not start"))?,
         () = stopped(stop.clone()) => return Ok(Ended::Stopped),
     };
-    node.run(stopped(stop)).await.with_context(|| format!("node {name} stopped"))
+    node.run(clients, stopped(stop)).await.with_context(|| format!("node {name} stopped"))
 }
 
 /// Returns a watch that turns true at the first SIGINT or SIGTERM. A second signal ends the process
@@ -366,6 +364,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         min_free_bytes: args.min_free_bytes.0,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
         trust: args.trust.config(),
+        connections: args.connections.settings(),
     };
     config.validate()?;
     Ok(config)

@@ -34,7 +34,7 @@ async fn answer(io: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str) -> s
     let words = match &first {
         // There is no room for words before a handshake.
         [HANDSHAKE, ..] => INTERNAL_ERROR.to_vec(),
-        b"PRI " => goaway(text),
+        b"PRI " => [&SETTINGS[..], &goaway(0, text)].concat(),
         _ => unavailable(text),
     };
     io.write_all(&words).await?;
@@ -43,12 +43,12 @@ async fn answer(io: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str) -> s
     tokio::io::copy(io, &mut tokio::io::sink()).await.map(drop)
 }
 
-fn goaway(text: &str) -> Vec<u8> {
+/// Encodes the end of a connection of HTTP/2. A client may try each call elsewhere whose stream is
+/// beyond `last_stream`, because it was not processed.
+pub(super) fn goaway(last_stream: u32, text: &str) -> Vec<u8> {
     let length = u8::try_from(8 + text.len()).expect("a reason is a short sentence");
     let head = [0, 0, length, GOAWAY, 0, 0, 0, 0, 0];
-    // No stream was processed, so that a client may try every call elsewhere.
-    let payload = [0, 0, 0, 0, 0, 0, 0, ENHANCE_YOUR_CALM];
-    [&SETTINGS[..], &head, &payload, text.as_bytes()].concat()
+    [&head, &last_stream.to_be_bytes()[..], &[0, 0, 0, ENHANCE_YOUR_CALM], text.as_bytes()].concat()
 }
 
 fn unavailable(text: &str) -> Vec<u8> {

@@ -240,6 +240,26 @@ const ROWS: &[Row] = &[
     ),
     by(
         "port",
+        gauge("connections_per_address_max", "Connections that one address may have open to a port", |now| {
+            by_port(now, |port| port.per_address_max as u64)
+        }),
+    ),
+    by(
+        "port",
+        gauge("connections_of_one_address", "Those of the address that has most of them open", |now| {
+            by_port(now, |port| port.of_one_address as u64)
+        }),
+    ),
+    by(
+        "port",
+        counter(
+            "connections_refused_address",
+            "Of those closed at once, the ones whose address had all that one may have",
+            |now| by_port(now, |port| port.refused_address),
+        ),
+    ),
+    by(
+        "port",
         counter(
             "connections_silent_closed",
             "Silent connections that were closed in time, or made room for new ones",
@@ -256,6 +276,34 @@ const ROWS: &[Row] = &[
         "port",
         counter("connections_slowed", "How often a connection was slowed down for resetting calls too fast", |now| {
             by_port(now, |port| port.slowed)
+        }),
+    ),
+    by(
+        "port",
+        counter(
+            "connections_control_slowed",
+            "How often a connection was slowed down for PING, SETTINGS and other frames without a call",
+            |now| by_port(now, |port| port.control_slowed),
+        ),
+    ),
+    by(
+        "port",
+        counter("connections_control_closed", "Connections closed because they went on with such frames", |now| {
+            by_port(now, |port| port.control_closed)
+        }),
+    ),
+    by(
+        "port",
+        counter(
+            "connections_unread_closed",
+            "Connections closed because for a minute they took nothing of what was sent to them",
+            |now| by_port(now, |port| port.unread_closed),
+        ),
+    ),
+    by(
+        "port",
+        counter("connections_idle_closed", "Connections closed after --client_idle_timeout without a call", |now| {
+            by_port(now, |port| port.idle_closed)
         }),
     ),
     by(
