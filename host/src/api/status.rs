@@ -177,7 +177,7 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
         Reason::NotRun => (
             Code::ResourceExhausted,
             "not-run",
-            "was not called: the log entry had no fuel left for the command; send it again",
+            "was not called: the log entry had no fuel left for the command, or no room for its reply; send it again",
         ),
     }
 }

@@ -118,7 +118,7 @@ impl CallError {
 }
 
 /// Returns what an outcome without a reply says about its command: [`APPLIED`], or [`NOT_APPLIED`]
-/// when its entry had no fuel left for it.
+/// when its entry had no fuel or no room left for it.
 pub fn fate_of(outcome: &Outcome) -> &'static str {
     if is_not_run(&outcome.verdict) { NOT_APPLIED } else { APPLIED }
 }
