@@ -3,6 +3,7 @@
 //! nothing until asked.
 
 mod address;
+mod costs;
 mod listen;
 mod size;
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::Address;
+pub use costs::{CLIENT_MEMORY, Costs};
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
 
@@ -108,6 +110,8 @@ pub struct NodeConfig {
     /// Whether the state is never made from a snapshot at start, even if it is behind the newest
     /// one.
     pub no_snapshot_restore_on_start: bool,
+    /// What clients may cost.
+    pub costs: Costs,
 }
 
 impl Default for NodeConfig {
@@ -136,6 +140,7 @@ impl Default for NodeConfig {
             trailing_entries_min: TRAILING_ENTRIES_MIN,
             min_free_bytes: MIN_FREE_BYTES,
             no_snapshot_restore_on_start: false,
+            costs: Costs::default(),
         }
     }
 }
@@ -171,6 +176,7 @@ impl NodeConfig {
         self.validate_name()?;
         self.validate_addresses()?;
         self.validate_times()?;
+        self.costs.validate()?;
         self.validate_fsm()
     }
 

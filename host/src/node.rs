@@ -30,6 +30,7 @@ use anyhow::{Context, bail};
 use tokio::sync::Notify;
 
 use crate::api::{Api, ApiParts};
+use crate::calls::budget::Budget;
 use crate::config::{self, NodeConfig};
 use crate::group::{Group, Lent, Opened, Settings, Tasks};
 use crate::guest::QUERY_INSTANCES_MAX;
@@ -209,6 +210,7 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
         channels: Channels::default(),
         groups: Groups::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
+        budget: Budget::new(config.costs.client_memory),
         executor: Executor::default(),
         snapshot_pace: Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
         fatal: fatal.clone(),

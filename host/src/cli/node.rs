@@ -1,6 +1,8 @@
 //! `lockstep node`: turns flags and environment into a `NodeConfig`, and signals into a clean stop.
 //! It does not wire the parts of a node; `node::Node` does.
 
+mod costs;
+
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -151,6 +153,9 @@ pub(crate) struct NodeArgs {
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     no_snapshot_restore_on_start: bool,
+
+    #[command(flatten)]
+    costs: costs::CostArgs,
 
     /// Refused, because there is no discovery by gossip yet;
     /// add nodes with `lockstep admin ... add_voter`
@@ -355,6 +360,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         trailing_entries_min: args.trailing_entries_min,
         min_free_bytes: args.min_free_bytes.0,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
+        costs: (&args.costs).into(),
     };
     config.validate()?;
     Ok(config)
@@ -416,6 +422,9 @@ mod tests {
         assert_eq!(free("--min_free_bytes=64MiB").unwrap(), 64 << 20);
         assert_eq!(free("--min_free_bytes=67108864").unwrap(), 64 << 20);
         assert_eq!(free("--min_free_bytes=0").unwrap(), 0);
+        let memory = |flag: &str| config(&["--raft_id=a", flag]).map(|config| config.costs.client_memory);
+        assert_eq!(memory("--client_memory=1GiB").unwrap(), 1 << 30);
+        assert!(memory("--client_memory=1MiB").unwrap_err().contains("64MiB to 1TiB"));
         let error = free("--min_free_bytes=lots").unwrap_err();
         assert!(error.contains("--min_free_bytes") && error.contains("256MiB"), "{error}");
     }

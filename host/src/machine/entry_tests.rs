@@ -283,9 +283,8 @@ fn replies_past_the_limit_leave_nothing_but_their_verdict() {
     let sandbox = Scripted::default();
     let limits = Limits { fuel_per_entry: u64::MAX, reply_bytes_per_entry_max: 1, ..limits() };
     let entry = entry_of(&["large", "put a", "put b"]);
-    let effects = || {
-        normal(&begun(), log_id(2), &entry, Some(Runner { instances: &sandbox, limits: &limits }), Empty).unwrap()
-    };
+    let effects =
+        || normal(&begun(), log_id(2), &entry, Some(Runner { instances: &sandbox, limits: &limits }), Empty).unwrap();
     let once = effects();
     assert!(once.writes.is_empty() && once.system.counters.commands == 1);
     assert_eq!(once.system.hash, effects().system.hash);

@@ -27,6 +27,7 @@ use port::Listener;
 
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
+pub use hyper::body::Frame;
 pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};
 pub use remote::Remote;
 pub use server::{Http2Limits, serve};
