@@ -17,7 +17,8 @@
 //! - A call that its node refused because it has no leader, or is not ready: the node says that the
 //!   call did not run.
 //! - A call whose connection could not be made.
-//! - A command that a node returned unrun because its log entry had no fuel left.
+//! - A command that a node returned unrun, because its log entry had no fuel left, or no room for
+//!   its reply.
 //!
 //! Attempts end at the deadline of the call (`Request::set_timeout`), or after
 //! [`Options::call_timeout`] when it has none.

@@ -4,6 +4,7 @@
 
 mod address;
 mod connections;
+mod costs;
 mod listen;
 mod size;
 mod tls;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use address::Address;
 pub use connections::Connections;
+pub use costs::{CLIENT_MEMORY, Costs};
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
 pub use tls::{CLIENT_FLAGS, PEER_FLAGS, PortTls, TlsConfig, TlsFlags};
@@ -122,6 +124,8 @@ pub struct NodeConfig {
     pub trust: TrustConfig,
     /// What connections to the ports may do.
     pub connections: Connections,
+    /// What clients may cost.
+    pub costs: Costs,
 }
 
 impl Default for NodeConfig {
@@ -153,6 +157,7 @@ impl Default for NodeConfig {
             no_snapshot_restore_on_start: false,
             trust: TrustConfig::default(),
             connections: Connections::default(),
+            costs: Costs::default(),
         }
     }
 }
@@ -191,6 +196,7 @@ impl NodeConfig {
         self.validate_times()?;
         self.trust.validate(self.http_addr.as_deref())?;
         self.connections.validate()?;
+        self.costs.validate()?;
         self.validate_fsm()
     }
 

@@ -32,6 +32,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::api::{Api, ApiParts};
+use crate::calls::budget::Budget;
 use crate::config::{self, ConfigError, NodeConfig};
 use crate::group::{Group, Lent, Opened, Settings, Tasks};
 use crate::guest::QUERY_INSTANCES_MAX;
@@ -229,6 +230,7 @@ async fn open_disk(
         groups: Groups::default(),
         intake: Intake::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
+        budget: Budget::new(config.costs.client_memory),
         executor: Executor::default(),
         snapshot_pace: Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
         fatal: fatal.clone(),

@@ -9,6 +9,8 @@ mod before_1970;
 mod calling;
 mod catching_up;
 mod client_crate;
+#[cfg(target_os = "linux")]
+mod client_memory;
 mod clocks;
 #[cfg(target_os = "linux")]
 mod compiling;

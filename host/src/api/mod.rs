@@ -4,14 +4,17 @@
 //! the disk.
 //!
 //! ```text
-//! net (HTTP/2) ──► gate ──► router ─┬─ operators ──► manager, admin, health, where Raft runs
-//!                                   ├─ reflection
-//!                                   └─ dynamic ──► calls/, with a command, a query or a watch
+//! net (HTTP/2) ──► gate ──► bodies ──► router ─┬─ operators ──► manager, admin, health
+//!                                              ├─ reflection
+//!                                              └─ dynamic ──► calls/: command, query, watch
 //! gate: who calls, and whether that is allowed (`rights` says what a method needs; `trust` decides)
+//! bodies: the bytes of both bodies are counted, and bounded
+//! operators: their work is done where Raft runs
 //! status: how a call ended, in gRPC's words
 //! ```
 
 mod admin;
+mod bodies;
 mod dynamic;
 mod gate;
 mod health;
@@ -68,12 +71,12 @@ pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
 // fill one.
 const _: () = assert!(WATCHES_PER_CONNECTION_MAX < CONCURRENT_STREAMS_MAX as usize);
 
-/// Limits for the connections of clients. The windows have room for a few requests of the largest
-/// size.
+/// Limits for the connections of clients. What is in the windows is counted only when a service
+/// reads it, so they are small; and a call that does not read leaves half of them to the others.
 const LIMITS: Http2Limits = Http2Limits {
     streams_max: CONCURRENT_STREAMS_MAX,
-    stream_window_bytes: 2 << 20,
-    connection_window_bytes: 8 << 20,
+    stream_window_bytes: 512 << 10,
+    connection_window_bytes: 1 << 20,
     keepalive_interval: Duration::from_secs(20),
     keepalive_timeout: Duration::from_secs(20),
 };
@@ -160,6 +163,7 @@ struct Shared {
     operations: operations::Operations,
     metrics: http::metrics::Metrics,
     progress: Mutex<http::ApplyProgress>,
+    bodies: bodies::Bodies,
     /// Set by Shutdown, while the listeners stay open.
     shutting_down: watch_channel::Sender<bool>,
 }
@@ -198,6 +202,7 @@ impl Api {
             operations: operations::Operations::default(),
             metrics: http::metrics::Metrics::new(),
             progress: Mutex::new(http::ApplyProgress::new()),
+            bodies: bodies::Bodies::new(),
             shutting_down: watch_channel::channel(false).0,
         });
         shared.metrics.watch(&shared);
@@ -229,13 +234,16 @@ impl Api {
         let background = [
             tokio::spawn(health::run(self.shared.clone(), self.health.clone())),
             tokio::spawn(http::observe_progress(self.shared.clone())),
+            tokio::spawn(self.shared.bodies.clone().keep_room(self.shared.parts.calls.budget().clone())),
         ];
         let api = self.clone();
         // Each request looks up the current router: a component may become known while connections
         // are open.
         let router = Router::new().fallback(move |request: axum::extract::Request| call_router(api.clone(), request));
+        let calls = self.shared.parts.calls.clone();
         let connection = move |remote: Remote| {
-            router.clone().layer(axum::Extension(Connection::default())).layer(axum::Extension(remote))
+            let connection = calls.connection(remote.address.ip());
+            router.clone().layer(axum::Extension(connection)).layer(axum::Extension(remote))
         };
         let (port, stopped) = (self.shared.parts.sockets.clients.clone(), self.shared.stopped());
         let grpc = clients.spawn(async move { net::serve(&port, grpc, LIMITS, connection, stopped).await });
@@ -253,8 +261,8 @@ impl Api {
     }
 }
 
-/// Serves one call. Checks the request and its caller before any service gets it, and fits the size
-/// of the response's status.
+/// Serves one call. Checks the request and its caller before any service gets it, counts the bytes
+/// of both bodies, and fits the size of the response's status.
 async fn call_router(api: Api, mut request: axum::extract::Request) -> axum::response::Response {
     if let Some(refusal) = media::refusal(request.method(), request.version(), request.headers()) {
         dynamic::drain(request.into_body()).await;
@@ -267,8 +275,17 @@ async fn call_router(api: Api, mut request: axum::extract::Request) -> axum::res
             return dynamic::into_http(status);
         }
     };
+    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+    let bodies = &api.shared.bodies;
+    let (request, held) = match bodies.received(request) {
+        Ok(received) => received,
+        Err((body, refusal)) => {
+            dynamic::drain(body).await;
+            return dynamic::into_http(refusal);
+        }
+    };
     match api.router().call(request).await {
-        Ok(response) => trailers::fitted(admitted.accompany(response)),
+        Ok(response) => bodies.sent(trailers::fitted(admitted.accompany(response)), &connection, held),
         Err(never) => match never {},
     }
 }

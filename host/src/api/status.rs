@@ -13,11 +13,14 @@
 //! - [`super::trailers`] limits the bytes of all this that a client gets. `lockstep-cut` names what
 //!   was left out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
 
 use super::operations::Done;
+use crate::calls::budget::{Short, Use};
 use crate::calls::{CallError, NOT_APPLIED, UNKNOWN, WatchEnd, fate_of};
 use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Answer, Outcome, QueryError, is_not_run};
@@ -180,7 +183,7 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
         Reason::NotRun => (
             Code::ResourceExhausted,
             "not-run",
-            "was not called: the log entry had no fuel left for the command; send it again",
+            "was not called: the log entry had no fuel left for the command, or no room for its reply; send it again",
         ),
     }
 }
@@ -200,7 +203,9 @@ fn code(error: &CallError) -> Code {
         E::NotProposed(NotProposed::Overloaded(_) | NotProposed::TooLarge { .. })
         | E::Query(QueryError::Busy)
         | E::Read(ReadError::Overloaded)
-        | E::TooManyWatches(_) => Code::ResourceExhausted,
+        | E::TooManyWatches(_)
+        | E::NoMemory(_)
+        | E::WatchStarved { .. } => Code::ResourceExhausted,
         E::NotProposed(NotProposed::Removed { .. } | NotProposed::CallerUnproven)
         | E::OutOfService(_)
         | E::Query(QueryError::Removed(_))
@@ -251,6 +256,51 @@ pub fn overdue(kind: Kind, reached: bool) -> Status {
 pub fn request_too_large(limit_bytes: usize) -> Status {
     let text = format!("the request message is larger than {limit_bytes} bytes (decompressed), the limit of this node");
     with_fate(host(Code::ResourceExhausted, &text), NOT_APPLIED)
+}
+
+/// Returns the status of a watch whose request has too many bytes to be kept.
+pub fn watch_too_large(limit_bytes: usize) -> Status {
+    let text = format!(
+        "the request of a watch may have {limit_bytes} bytes in the fields that its message declares, because the node keeps them; \
+         ask for less, or open more watches"
+    );
+    host(Code::ResourceExhausted, &text)
+}
+
+/// Returns the status of a call that would make this node hold too much. The call may have been a
+/// command, and did not run.
+pub fn no_memory(short: Short) -> Status {
+    unrouted(&short.into())
+}
+
+/// Returns the status of a request that did not arrive within `limit`.
+pub fn too_slow(limit: Duration) -> Status {
+    let text = format!("the request did not arrive whole within {limit:?}, the time that it may take");
+    with_fate(host(Code::DeadlineExceeded, &text), NOT_APPLIED)
+}
+
+/// Returns the status of a compressed request that cannot be read.
+pub fn bad_compression(error: &std::io::Error) -> Status {
+    with_fate(host(Code::Internal, &format!("the request cannot be decompressed: {error}")), NOT_APPLIED)
+}
+
+/// Returns the status of a call whose reply was not taken while this node was short of memory. A
+/// command was applied, and its client can not know that.
+pub fn not_taken(patience: Duration, of: Use) -> Status {
+    let text = format!(
+        "nothing of the reply was taken for {patience:?} while this node was short of memory for its clients (--client_memory), so the \
+         call was ended; take replies as they come, and call again"
+    );
+    let status = host(Code::ResourceExhausted, &text);
+    match of {
+        Use::Call => with_fate(status, UNKNOWN),
+        Use::Watch => status,
+    }
+}
+
+/// Returns whether the host says why in this response, and not the gRPC library.
+pub fn is_hosts<T>(response: &http::Response<T>) -> bool {
+    response.headers().contains_key(ORIGIN)
 }
 
 /// Returns the status of a malformed `grpc-timeout`.

@@ -2,6 +2,7 @@
 //! It does not wire the parts of a node; `node::Node` does.
 
 mod connections;
+mod costs;
 mod tls;
 
 use std::os::unix::process::CommandExt;
@@ -161,7 +162,12 @@ pub(crate) struct NodeArgs {
 
     #[command(flatten)]
     trust: TrustArgs,
+
+    #[command(flatten)]
     connections: connections::ConnectionArgs,
+
+    #[command(flatten)]
+    costs: costs::CostArgs,
 
     /// Refused, because there is no discovery by gossip yet;
     /// add nodes with `lockstep admin ... add_voter`
@@ -365,6 +371,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
         trust: args.trust.config(),
         connections: args.connections.settings(),
+        costs: (&args.costs).into(),
     };
     config.validate()?;
     Ok(config)
@@ -442,6 +449,9 @@ mod tests {
         assert_eq!(free("--min_free_bytes=64MiB").unwrap(), 64 << 20);
         assert_eq!(free("--min_free_bytes=67108864").unwrap(), 64 << 20);
         assert_eq!(free("--min_free_bytes=0").unwrap(), 0);
+        let memory = |flag: &str| config(&["--raft_id=a", flag]).map(|config| config.costs.client_memory);
+        assert_eq!(memory("--client_memory=1GiB").unwrap(), 1 << 30);
+        assert!(memory("--client_memory=1MiB").unwrap_err().contains("64MiB to 1TiB"));
         let error = free("--min_free_bytes=lots").unwrap_err();
         assert!(error.contains("--min_free_bytes") && error.contains("256MiB"), "{error}");
     }

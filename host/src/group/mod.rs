@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::calls::Calls;
+use crate::calls::budget::Budget;
 use crate::codec::Genesis;
 use crate::machine::{self, Executor, Machine, Pace, QueryPool, StateMachine};
 use crate::raft::membership::builds;
@@ -72,6 +73,8 @@ pub struct Lent {
     pub queries: QueryPool,
     /// Where apply threads come from.
     pub executor: Executor,
+    /// The bytes that clients may make this node hold.
+    pub budget: Budget,
     /// How fast this node sends snapshots, those of all groups together.
     pub snapshot_pace: Pace,
     /// Receives errors that the process cannot survive.

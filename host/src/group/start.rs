@@ -88,6 +88,7 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         read: read.clone(),
         clock: clock.clone(),
         election_timeout: timeouts.election,
+        budget: lent.budget.clone(),
     });
     let group = Group {
         log,

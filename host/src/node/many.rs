@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use super::sockets::serve_peers;
 use super::{identity, query_threads};
 use crate::calls::Call;
+use crate::calls::budget::Budget;
 use crate::codec::Genesis;
 use crate::config;
 use crate::group::{Group, Lent, Opened, Settings};
@@ -168,6 +169,7 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         groups: Groups::default(),
         intake: Intake::default(),
         queries: QueryPool::start(query_threads(), QUERIES_MAX)?,
+        budget: Budget::default(),
         executor: Executor::default(),
         snapshot_pace: Pace::default(),
         fatal: fatal.clone(),

@@ -13,7 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::node_status::NodeStatus;
 use crate::api::{Shared, status};
-use crate::calls::WatchFigures;
+use crate::calls::budget::BudgetFigures;
+use crate::calls::{WATCHES_MAX, WatchFigures};
 use crate::logs::stderr;
 use crate::net::PortStatus;
 use crate::raft::IntakeStatus;
@@ -43,6 +44,8 @@ enum Read {
 struct Scrape {
     status: NodeStatus,
     watches: WatchFigures,
+    memory: BudgetFigures,
+    replies_dropped: u64,
     copies_refused: u64,
     trust: TrustFigures,
     peer_certificates_refused: u64,
@@ -96,7 +99,7 @@ pub(super) const WATCHES_REFUSED: Row = row(
     "watches_refused",
     MetricType::Counter,
     "limit",
-    "Watches refused because as many were open as the node, or their connection, may have",
+    "Watches refused because as many were open as the node, their client, or their connection may have",
     Read::Counted,
 );
 
@@ -105,12 +108,37 @@ const ROWS: &[Row] = &[
     CALLS,
     CALL_SECONDS,
     gauge("watches_open", "Open watches", |now| One(now.watches.open)),
+    gauge("watches_max", "Watches that may be open at a time", |_| One(WATCHES_MAX as u64)),
+    gauge("watches_open_of_one", "Open watches of the client that has most (a quarter of all is its limit)", |now| {
+        One(now.watches.open_of_one)
+    }),
     WATCHES_REFUSED,
     counter("watch_steps", "Steps of watches that the guest has run", |now| One(now.watches.steps)),
     counter(
         "watch_steps_held_back",
         "Steps that waited because those before them ran again and again and sent nothing",
         |now| One(now.watches.held_back),
+    ),
+    gauge("client_memory_max_bytes", "Bytes that clients may make this node hold (--client_memory)", |now| {
+        One(now.memory.max)
+    }),
+    by(
+        "by",
+        gauge(
+            "client_memory_bytes",
+            "Bytes that clients make this node hold: requests, replies that wait, what watches keep (half of all is the limit of watches)",
+            |now| Value::By("by", vec![("calls", now.memory.by_calls), ("watches", now.memory.by_watches)]),
+        ),
+    ),
+    counter(
+        "client_memory_refused",
+        "Calls, watches and parts of requests refused because the node, their connection, or all watches held as much as they may",
+        |now| One(now.memory.refused),
+    ),
+    counter(
+        "replies_dropped",
+        "Calls and watches ended because nobody took their reply while memory was short",
+        |now| One(now.replies_dropped),
     ),
     gauge("serving", "1 while this node serves reads", |now| {
         One(u64::from(now.status.machine.mode == NodeMode::Serving))
@@ -394,6 +422,8 @@ impl Collector for AtScrape {
         let now = Scrape {
             status: shared.status_now(),
             watches: shared.parts.calls.watch_figures(),
+            memory: shared.parts.calls.budget().figures(),
+            replies_dropped: shared.bodies.ended(),
             copies_refused: shared.parts.members.copies_refused(),
             trust: shared.parts.trust.figures(),
             peer_certificates_refused: shared.parts.members.certificates_refused(),
