@@ -33,7 +33,8 @@ impl Connector {
         Connector::default()
     }
 
-    /// Reads the files. Blocks.
+    /// Reads the files. Blocks. Nobody looks at them again; a node takes
+    /// [`super::Server::connector`].
     ///
     /// # Errors
     /// A file cannot be used, with the reason.
