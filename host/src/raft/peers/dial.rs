@@ -162,8 +162,8 @@ fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
-/// Returns the message of a call that may have large ones: the route in the metadata says early that
-/// it may.
+/// Returns the message of a call that may have large ones: the route in the metadata says early
+/// that it may.
 pub fn routed<T>(message: T, route: &Route) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.metadata_mut().insert_bin(ROUTE, MetadataValue::from_bytes(&route.encode_to_vec()));
