@@ -88,8 +88,8 @@ impl Resync {
         Err(format!("no other voter gave its state: {}", refusals.join("; ")))
     }
 
-    /// Returns the member that was asked for, or else all other voters, as of the end of this node's
-    /// log.
+    /// Returns the member that was asked for, or else all other voters, as of the end of this
+    /// node's log.
     ///
     /// Raft has stopped, so its metrics are those of its last moment.
     fn sources(&self, from: Option<&str>) -> Result<Vec<(NodeId, Addresses)>, String> {

@@ -1,6 +1,6 @@
-//! Passes the frames of a backup on to a client, or to another node. If the client takes no frame for a minute, this
-//! module ends the backup, tells the client why, and frees the backup's turn and its checkpoint. It
-//! makes no frames.
+//! Passes the frames of a backup on to a client, or to another node. If the client takes no frame
+//! for a minute, this module ends the backup, tells the client why, and frees the backup's turn and
+//! its checkpoint. It makes no frames.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -51,7 +51,7 @@ pub(in crate::raft) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to reach a peer, over all of its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time after that for the handshake of TLS, and for another connection without it.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 
 pub(in crate::raft) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 pub(in crate::raft) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -162,8 +162,8 @@ fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
-/// Returns the message of a call that may have large ones: the route in the metadata says early that
-/// it may.
+/// Returns the message of a call that may have large ones: the route in the metadata says early
+/// that it may.
 pub fn routed<T>(message: T, route: &Route) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.metadata_mut().insert_bin(ROUTE, MetadataValue::from_bytes(&route.encode_to_vec()));

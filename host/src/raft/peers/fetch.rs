@@ -17,8 +17,8 @@ use crate::types::Addresses;
 /// first frame.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Fetches the state of `node` as frames. It holds everything that was acknowledged before the call.
-/// `route` is the one to that node.
+/// Fetches the state of `node` as frames. It holds everything that was acknowledged before the
+/// call. `route` is the one to that node.
 pub async fn fetch_state(
     dialer: &Dialer,
     node: &Addresses,
@@ -37,8 +37,8 @@ pub async fn fetch_state(
     }))
 }
 
-/// Returns the reason of a refusal. An earlier build does not know the call, and answers with a bare
-/// code.
+/// Returns the reason of a refusal. An earlier build does not know the call, and answers with a
+/// bare code.
 fn words(status: &Status) -> String {
     match (status.code(), status.message()) {
         (Code::Unimplemented, _) => {

@@ -1,7 +1,7 @@
-//! Checks every message before the handlers of a group get it: the message must be for this node and
-//! this group, from its cluster, from the node that the sender's certificate names, from the one
-//! process of it that takes part, and its numbers must be possible. Changes nothing and forwards
-//! nothing.
+//! Checks every message before the handlers of a group get it: the message must be for this node
+//! and this group, from its cluster, from the node that the sender's certificate names, from the
+//! one process of it that takes part, and its numbers must be possible. Changes nothing and
+//! forwards nothing.
 
 use std::sync::Arc;
 
@@ -48,8 +48,8 @@ impl Gate {
         }
     }
 
-    /// Returns the sender of a message, if `by`, who has sent it, may speak as the sender. Waits only when a process has
-    /// replaced another one.
+    /// Returns the sender of a message, if `by`, who has sent it, may speak as the sender. Waits
+    /// only when a process has replaced another one.
     pub(in crate::raft) async fn check(&self, route: Option<&peer::Route>, by: &Remote) -> Result<NodeId, Status> {
         let (from, process) = self.check_route(route, by)?;
         self.cluster.processes().admit(from, process).await?;

@@ -153,8 +153,8 @@ impl Door {
         })
     }
 
-    /// Does the same by the first bytes of the call's first message, which is all that there is from
-    /// an earlier build.
+    /// Does the same by the first bytes of the call's first message, which is all that there is
+    /// from an earlier build.
     pub(super) fn admit_first(&self, message: &[u8], depth: usize, by: &Remote) -> Result<(), String> {
         let field = (0..depth).try_fold(message, |bytes, _| first_field(bytes));
         match field.map(peer::Route::decode) {
