@@ -1,6 +1,6 @@
 //! Executes every command of the README, of the client's README, of `docs/operations.md`, of
-//! `docs/lost-majority.md`, of `docs/security.md`, of `docs/access.md` and of `docs/limits.md` as it
-//! stands there. The `sh` blocks of a page are one script, which runs from the checkout. `guide`
+//! `docs/lost-majority.md`, of `docs/security.md`, of `docs/access.md` and of `docs/limits.md` as
+//! it stands there. The `sh` blocks of a page are one script, which runs from the checkout. `guide`
 //! executes the guide for authors. Left out are the test command itself, which would run this test
 //! again, `faults`, which takes half an hour, and the demo and the torture, which have their own
 //! tests.

@@ -190,8 +190,8 @@ fn replace(path: &std::path::Path, text: &str) -> Result<()> {
     Ok(std::fs::rename(beside, path)?)
 }
 
-/// Both authorities are trusted, then all certificates are made anew, then the old one is forgotten.
-/// No process is started again.
+/// Both authorities are trusted, then all certificates are made anew, then the old one is
+/// forgotten. No process is started again.
 async fn change_the_authority(
     cluster: &Cluster,
     certificates: &Certificates,
