@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::{NodeProcess, Options, PATIENCE, eventually};
@@ -72,7 +73,7 @@ impl Client {
     /// Connects, and accepts the node only if its certificate is from `ca`.
     fn connect(node: &NodeProcess, ca: &Path, more: &[&str]) -> Result<Client> {
         let mut process = tokio::process::Command::new("openssl")
-            .args(["s_client", "-quiet", "-no_ign_eof", "-verify_return_error", "-servername", "localhost", "-connect"])
+            .args(["s_client", "-quiet", "-verify_return_error", "-servername", "localhost", "-connect"])
             .arg(node.http_addr())
             .arg("-CAfile")
             .arg(ca)
@@ -112,6 +113,17 @@ async fn livez(node: &NodeProcess, ca: &Path, more: &[&str]) -> Result<()> {
     Client::connect(node, ca, more)?.livez().await
 }
 
+/// Waits for something while the open connection is used all the time.
+async fn beside<T>(open: &mut Client, what: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut what = std::pin::pin!(what);
+    loop {
+        tokio::select! {
+            done = &mut what => return done,
+            () = tokio::time::sleep(Duration::from_millis(500)) => open.livez().await.context("the open connection")?,
+        }
+    }
+}
+
 /// Returns a node whose client ports take TLS and plain text, so that the harness gets in as well.
 fn node(ours: &Authority, more: &[&str]) -> Result<NodeProcess> {
     let file = |name: &str| ours.path(name).display().to_string();
@@ -149,13 +161,13 @@ async fn new_files_are_used_without_a_restart_and_bad_ones_are_refused() -> Resu
 
     // The key of another certificate: refused, and everything goes on.
     ours.replace("node.key", "next.key")?;
-    says(&node, "new files of TLS cannot be used").await?;
+    beside(&mut open, says(&node, "new files of TLS cannot be used")).await?;
     ensure!(metric(&node, "lockstep_tls_files_refused{use=\"client\"} 1").await?, "the metric says so");
     livez(&node, &our_ca, &[]).await?;
 
     // The certificate follows: now both belong together.
     ours.replace("node.pem", "next.pem")?;
-    eventually("the new certificate", || livez(&node, &other_ca, &[])).await?;
+    beside(&mut open, eventually("the new certificate", || livez(&node, &other_ca, &[]))).await?;
     ensure!(metric(&node, "lockstep_tls_files_refused{use=\"client\"} 0").await?, "the metric says so");
     ensure!(livez(&node, &our_ca, &[]).await.is_err(), "the old certificate is gone");
     open.livez().await.context("the connection from before")?;
@@ -190,6 +202,7 @@ async fn a_connection_ends_once_the_ca_of_its_certificate_is_gone() -> Result<()
 
     ours.replace("clients.pem", "other.pem")?;
     of_alice.ends().await?;
+    says(&node, "the new CAs do not accept its certificate").await?;
     of_nobody.livez().await.context("one that has shown no certificate")?;
     ensure!(livez(&node, &our_ca, &alice).await.is_err(), "the CA is gone");
     livez(&node, &our_ca, &mallory).await?;

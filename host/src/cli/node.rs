@@ -84,7 +84,7 @@ pub(crate) struct NodeArgs {
     #[arg(long = "fsm", env = "LOCKSTEP_FSM", value_name = "FILE")]
     fsm: Option<PathBuf>,
 
-    /// Allow addresses that other machines can reach although connections there may be in plain text
+    /// Allow addresses that other machines can reach, although nothing is encrypted there
     #[arg(long = "insecure", env = "LOCKSTEP_INSECURE", value_name = "true|false",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]

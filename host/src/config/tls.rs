@@ -1,4 +1,4 @@
-//! The settings of TLS: which files, and whether connections are encrypted. Reads none of the files.
+//! The settings of TLS: which files, and whether connections are encrypted. Reads no file.
 
 use std::path::PathBuf;
 

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -13,6 +14,9 @@ use super::keeper::Keeper;
 use super::reason::{is_not_tls, reason};
 use super::settings::{Audience, ConnectorSettings, Mode, TlsError};
 use super::{Certificate, ClientStream};
+
+/// Longest time of a handshake. It takes two round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The dialling end of a node. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +33,8 @@ impl Connector {
         Connector::default()
     }
 
-    /// Reads the files. Blocks.
+    /// Reads the files. Blocks. Nobody looks at them again; a node takes
+    /// [`super::Server::connector`].
     ///
     /// # Errors
     /// A file cannot be used, with the reason.
@@ -91,7 +96,12 @@ impl Connector {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this node has no certificate for its peers"));
         };
         let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
-        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let handshake = TlsConnector::from(config).connect(name, stream);
+        let Ok(stream) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await else {
+            let text = format!("no handshake within {HANDSHAKE_TIMEOUT:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        };
+        let stream = stream?;
         let chain = stream.get_ref().1.peer_certificates();
         let certificate = chain.and_then(|chain| Certificate::read(chain.first()?));
         let Some(certificate) = certificate else { return Err(refused("its certificate cannot be read")) };

@@ -11,6 +11,10 @@ use super::Certificate;
 /// How a URI of Lockstep begins.
 const SCHEME: &str = "lockstep://";
 
+/// Most names, and most characters of each, that people are shown.
+const SHOWN_NAMES_MAX: usize = 4;
+const SHOWN_CHARS_MAX: usize = 128;
+
 /// One URI of Lockstep.
 struct Named<'a> {
     cluster: &'a str,
@@ -70,12 +74,14 @@ impl Certificate {
         client.or(common_name).or(dns_name).unwrap_or_default().to_owned()
     }
 
-    /// Returns whom it names, for people.
+    /// Returns whom it names, for people. At most the first few names.
     pub fn describe(&self) -> String {
-        match self.uris.iter().chain(self.dns_names.iter().take(4)).collect::<Vec<_>>()[..] {
-            [] if self.common_name.is_empty() => "nobody".into(),
-            [] => format!("CN={}", self.common_name),
-            ref names => names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", "),
+        let short = |name: &String| name.chars().take(SHOWN_CHARS_MAX).collect::<String>();
+        let names: Vec<String> = self.uris.iter().chain(&self.dns_names).take(SHOWN_NAMES_MAX).map(short).collect();
+        match names.is_empty() {
+            false => names.join(", "),
+            true if self.common_name.is_empty() => "nobody".into(),
+            true => format!("CN={}", short(&self.common_name)),
         }
     }
 

@@ -2,6 +2,7 @@
 //! bad ones. Has no clock and no task of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -17,6 +18,8 @@ pub(super) struct Keeper {
     audience: Audience,
     current: ArcSwap<Material>,
     seen: Mutex<Seen>,
+    /// Whether the files hold something that cannot be used. Read without waiting for a look.
+    is_refusing: AtomicBool,
     /// Counts the changes.
     changes: watch::Sender<u64>,
 }
@@ -47,7 +50,8 @@ impl Keeper {
         let material = Material::make(&files, bytes, &audience)?;
         let seen = Mutex::new(Seen { used, bad: None });
         let current = ArcSwap::from_pointee(material);
-        Ok(Arc::new(Keeper { files, audience, current, seen, changes: watch::Sender::new(0) }))
+        let is_refusing = AtomicBool::new(false);
+        Ok(Arc::new(Keeper { files, audience, current, seen, is_refusing, changes: watch::Sender::new(0) }))
     }
 
     pub(super) fn now(&self) -> Arc<Material> {
@@ -61,7 +65,7 @@ impl Keeper {
 
     /// Returns whether the files hold something that cannot be used.
     pub(super) fn is_refusing(&self) -> bool {
-        matches!(self.seen.lock().bad, Some((_, true)))
+        self.is_refusing.load(Relaxed)
     }
 
     /// Looks at the files. Blocks.
@@ -70,6 +74,12 @@ impl Keeper {
     /// once they were seen twice, and are told once.
     pub(super) fn look(&self) -> Looked {
         let mut seen = self.seen.lock();
+        let looked = self.look_at(&mut seen);
+        self.is_refusing.store(matches!(seen.bad, Some((_, true))), Relaxed);
+        looked
+    }
+
+    fn look_at(&self, seen: &mut Seen) -> Looked {
         let bytes = Bytes::read(&self.files);
         let found = bytes.hash();
         if found == seen.used {

@@ -1,6 +1,6 @@
-//! What the files of one use hold: our certificate and key, the CAs, and the two ends of TLS made of
-//! them. Everything that can be wrong with them is found here, and said with the file's name. A key
-//! is never shown.
+//! What the files of one use hold: our certificate and key, the CAs, and the two ends of TLS made
+//! of them. Everything that can be wrong with them is found here, and said with the file's name. A
+//! key is never shown.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -117,8 +117,8 @@ impl Server {
     }
 }
 
-/// Returns the time, or that of the certificate's end if it has expired. An open connection survives
-/// that.
+/// Returns the time, or that of the certificate's end if it has expired. An open connection
+/// survives that.
 fn while_valid(certificate: &CertificateDer<'_>) -> UnixTime {
     let not_after = Certificate::read(certificate).map(|certificate| certificate.not_after);
     let last = not_after.and_then(|last| last.duration_since(UNIX_EPOCH).ok()).map(UnixTime::since_unix_epoch);

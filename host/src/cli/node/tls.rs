@@ -44,8 +44,8 @@ pub(super) struct TlsArgs {
     #[arg(long = "peer_tls_ca", env = "LOCKSTEP_PEER_TLS_CA", value_name = "FILE")]
     peer_tls_ca: Option<PathBuf>,
 
-    /// Whether connections between nodes are encrypted; prefer is for a cluster on its way from plain
-    /// text to TLS [default: require with --peer_tls_cert, else off]
+    /// Whether connections between nodes are encrypted; prefer is for a cluster on its way to TLS
+    /// [default: require with --peer_tls_cert, else off]
     #[arg(long = "peer_tls_mode", env = "LOCKSTEP_PEER_TLS_MODE", value_name = "off|prefer|require", value_parser = mode)]
     peer_tls_mode: Option<Mode>,
 }
