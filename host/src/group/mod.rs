@@ -41,7 +41,6 @@ use crate::raft::{
     Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
-use crate::tls::Connector;
 use crate::types::{Fatal, GroupId, NodeMode, StoredMembership};
 
 /// Longest wait for calls that still use the state of a closed group. They end within their
@@ -65,8 +64,6 @@ pub struct Lent {
     pub cluster: ClusterCell,
     /// The pooled channels to peers. `forward`, `join` and `probe` have their own.
     pub channels: Channels,
-    /// How this node speaks to its peers, encrypted or not.
-    pub connector: Connector,
     /// The groups that the peer port serves.
     pub groups: Groups,
     /// The room for peers' messages of which a part is here.

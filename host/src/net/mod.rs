@@ -28,15 +28,15 @@ mod unencrypted;
 use port::Listener;
 
 pub use arrival::Arrival;
-// The rooms above name no library of HTTP. They wrap a body, or dial, with these.
-pub use hyper::body::{Body as HttpBody, Frame};
-pub use hyper_util::rt::TokioIo;
-
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
 pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};
 pub use remote::Remote;
 pub use server::{Http2Limits, serve};
+
+// The rooms above name no library of HTTP. They wrap a body, or dial, with these.
+pub use hyper::body::{Body as HttpBody, Frame};
+pub use hyper_util::rt::TokioIo;
 
 /// The ports of a node, and the descriptors of its process. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -40,7 +40,6 @@ use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
-use crate::tls::Connector;
 use crate::types::{Addresses, Cluster, Fatal, GroupId, Identity, NodeId, NodeMode};
 use lockstep_contract::{Contract, Method};
 
@@ -166,7 +165,6 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         space,
         cluster: ClusterCell::of_process(Some(cluster), process),
         channels: Channels::default(),
-        connector: Connector::plain(),
         groups: Groups::default(),
         intake: Intake::default(),
         queries: QueryPool::start(query_threads(), QUERIES_MAX)?,

@@ -51,7 +51,7 @@ pub(in crate::raft) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to reach a peer, over all of its addresses.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest time after that for the handshake of TLS, and for another connection without it.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 
 pub(in crate::raft) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 pub(in crate::raft) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;

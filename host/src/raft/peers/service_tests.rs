@@ -488,3 +488,6 @@ async fn an_answer_says_which_process_gives_it_and_news_arrive() {
 
 #[path = "trust_tests.rs"]
 mod trust;
+
+#[path = "encrypted_tests.rs"]
+mod encrypted;
