@@ -155,7 +155,7 @@ fn each_foreign_library_has_one_home() {
             ][..],
         ),
         ("prometheus_client::", &["host/src/api/http/metrics"][..]),
-        ("rcgen::", &["host/src/cli/tls/"][..]),
+        ("rcgen::", &["host/src/cli/tls/", "host/src/tls/made.rs", "host/src/trust/tokens_tests.rs"][..]),
         ("x509_parser::", &["host/src/tls/", "host/src/cli/tls/"][..]),
         ("bincode::", &["host/src/codec.rs"][..]),
         ("jsonwebtoken::", &["host/src/trust/"][..]),

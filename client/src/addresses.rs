@@ -27,8 +27,8 @@ pub enum AddressError {
 
 /// Splits `list` at its commas. Each part is `host:port`; a leading `http://` or
 /// `https://`, and a leading `ipv4:` or `ipv6:` before the whole list, are accepted and dropped. An
-/// address that stands twice is kept once. `is_tls` says how the client speaks; an address that asks
-/// for something else is refused.
+/// address that stands twice is kept once. `is_tls` says how the client speaks; an address that
+/// asks for something else is refused.
 pub(crate) fn parse(list: &str, is_tls: bool) -> Result<Vec<String>, AddressError> {
     let list = list.trim();
     let list = list.strip_prefix("ipv4:").or_else(|| list.strip_prefix("ipv6:")).unwrap_or(list);

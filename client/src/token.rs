@@ -1,6 +1,6 @@
 //! The bearer token that a client shows with every call. It is never shown in a message or in
-//! `Debug`. Where it comes from is up to the program: a text, a file that another program renews, or
-//! a function.
+//! `Debug`. Where it comes from is up to the program: a text, a file that another program renews,
+//! or a function.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use lockstep_client::{Outcome, Tls, outcome};
 use lockstep_tests::pb::example_client::ExampleClient;
 use lockstep_tests::pb::{AddRequest, GetRequest};
-use lockstep_tests::{Certificates, Cluster, Deployed, PATIENCE, eventually, formed, lockstep, one_node};
+use lockstep_tests::{Certificates, Cluster, Deployed, PATIENCE, eventually, formed, lockstep, one_node, openssl};
 use tokio::task::JoinHandle;
 
 /// Everybody may do everything. It lasts while clients get their certificates.
@@ -190,8 +190,8 @@ fn replace(path: &std::path::Path, text: &str) -> Result<()> {
     Ok(std::fs::rename(beside, path)?)
 }
 
-/// Both authorities are trusted, then all certificates are made anew, then the old one is forgotten.
-/// No process is started again.
+/// Both authorities are trusted, then all certificates are made anew, then the old one is
+/// forgotten. No process is started again.
 async fn change_the_authority(
     cluster: &Cluster,
     certificates: &Certificates,
@@ -240,6 +240,18 @@ async fn change_the_authority(
     for n in 0..cluster.nodes.len() {
         eventually_called(cluster, n, &first, false).await.context("the first authority still counts")?;
         eventually_called(cluster, n, &second, true).await?;
+    }
+    // The port for peers has forgotten it, too.
+    for node in &cluster.nodes {
+        let (address, cert, key) = (node.raft_addr(), certificates.word("before.pem"), certificates.word("before.key"));
+        eventually("a peer of the first authority is refused", || async {
+            let (address, cert, key) = (address.clone(), cert.clone(), key.clone());
+            let words = move || openssl(&address, &["-cert", &cert, "-key", &key, "-alpn", "h2"]);
+            let said = tokio::task::spawn_blocking(words).await??;
+            ensure!(said.contains("alert"), "{said}");
+            Ok(())
+        })
+        .await?;
     }
     writer.goes_on().await?;
     // A node that is cut off from the others by its certificates would fall behind.

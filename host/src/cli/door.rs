@@ -30,6 +30,8 @@ pub(crate) async fn failure_described(server: &Client, status: Status, pool: Opt
         return failure.hint(hint);
     }
     match unanswered(&status) {
+        // The words say what is missing.
+        Some(Unanswered::Refused) => return failure,
         Some(Unanswered::Unreachable) => {
             return failure.hint("no connection could be made: is the node still running? Any other node will do");
         }

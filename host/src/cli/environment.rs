@@ -12,7 +12,8 @@ use super::argv;
 
 /// Prefix of a variable's name. The flag's name in capitals follows.
 const PREFIX: &str = "LOCKSTEP_";
-/// The same for the TLS of clients. Those of a node have the same names, and a machine may run both.
+/// The same for the TLS of clients. Flags of a node have the same names, and both may run on one
+/// machine.
 const CLIENT_PREFIX: &str = "LOCKSTEP_CLIENT_";
 
 /// Returns the command line, in which an empty variable counts as not set. Scripts and manifests
