@@ -40,10 +40,7 @@ async fn connect(node: &NodeProcess) -> Result<Channel> {
     Ok(endpoint.connect().await?)
 }
 
-async fn watch(
-    channel: Channel,
-    request: impl prost::Message + Send + Sync + 'static,
-) -> Result<Streaming<WatchResponse>, Status> {
+async fn watch(channel: Channel, request: impl prost::Message + 'static) -> Result<Streaming<WatchResponse>, Status> {
     let mut grpc = tonic::client::Grpc::new(channel).send_compressed(CompressionEncoding::Gzip);
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = tonic::codegen::http::uri::PathAndQuery::from_static("/Example/Watch");
