@@ -88,7 +88,7 @@ async fn a_call_beyond_the_share_is_refused_in_words_and_a_body_too() {
     let connection = connection(&budget);
     let full = connection.share().lease(Use::Call, 16 * MIB as u64 - CALL_BYTES - 100).unwrap();
     let sent = message(0, &[7; 1_000]);
-    let begun = bodies.received(request(&connection, UNARY, &[], pieces(&[sent.clone()])));
+    let begun = bodies.received(request(&connection, UNARY, &[], pieces(std::slice::from_ref(&sent))));
     let (begun, _held) = begun.map_err(|_| ()).unwrap();
     let refused = read(begun.into_body()).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);

@@ -57,7 +57,7 @@ impl Incoming {
             self.bytes = 0;
         }
         let bytes = data.len() as u64;
-        self.held.lock().grow(bytes).map_err(|short| status::no_memory(short))?;
+        self.held.lock().grow(bytes).map_err(status::no_memory)?;
         self.bytes += bytes;
         if self.shape == Shape::Stream {
             let is_within = self.messages.is_within();

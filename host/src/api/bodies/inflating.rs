@@ -95,7 +95,7 @@ impl Reader {
             if message.len() - PREFIX_BYTES + bytes > MESSAGE_BYTES_MAX {
                 return Err(status::request_too_large(MESSAGE_BYTES_MAX));
             }
-            self.held.lock().grow(bytes as u64).map_err(|short| status::no_memory(short))?;
+            self.held.lock().grow(bytes as u64).map_err(status::no_memory)?;
             message.put_slice(&step[..bytes]);
             tokio::task::yield_now().await;
         }
