@@ -7,8 +7,8 @@
 //!   each DATA frame that is sent pays for three of them, and a client that takes a GB a second is
 //!   never slowed down.
 //! - An opened call pays for two more: the window of the call, and its priority.
-//! - SETTINGS count tenfold: each makes the node look at all calls of the connection, and a client
-//!   sends them once.
+//! - SETTINGS count fivefold: each makes the node look at all calls of the connection. A client
+//!   sends them once, or a few times a second while it measures the path.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ impl Control {
                 self.paid -= 1;
                 0
             }
-            SETTINGS if !frame.has(ACK) => 10,
+            SETTINGS if !frame.has(ACK) => 5,
             // A block of headers that is within the limit needs one CONTINUATION. Kinds that nobody
             // knows are here, too.
             _ => 1,
@@ -146,7 +146,7 @@ mod tests {
             ("empty HEADERS", frame(HEADERS, 4, 0), 1),
             ("PRIORITY", frame(2, 0, 5), 1),
             ("a reset", frame(RST_STREAM, 0, 4), 0),
-            ("SETTINGS", frame(SETTINGS, 0, 0), 10),
+            ("SETTINGS", frame(SETTINGS, 0, 0), 5),
             ("an answer to SETTINGS", frame(SETTINGS, ACK, 0), 1),
             ("PING", frame(PING, 0, 8), 1),
             ("an answer to no PING", frame(PING, ACK, 8), 1),

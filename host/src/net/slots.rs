@@ -139,7 +139,9 @@ impl Table {
     /// Evicts a silent connection if the limits leave no place for one more of `source`.
     fn make_room(&mut self, source: Source, limits: &Inner) -> Result<Evicted, Full> {
         let of_source = self.sources.get(&source);
-        if of_source.is_some_and(|taken| taken.count >= limits.per_source_max) {
+        // Where one source may have all places, the limit of the port is the one that is reached.
+        let is_limited = limits.per_source_max < limits.max;
+        if is_limited && of_source.is_some_and(|taken| taken.count >= limits.per_source_max) {
             let oldest = of_source.and_then(|taken| taken.silent.first().copied());
             return match oldest {
                 Some(number) if self.evict(number) => Ok(Evicted::OfSource),
