@@ -25,7 +25,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) async fn once(client: &Client, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
     let deadline = deadline_of(request.headers(), client.options());
     let address = client.nodes().choose(&[]).expect("a client has at least one node");
-    attempt(client.nodes(), &address, request, deadline).await.map_err(Failed::status)
+    attempt(client.nodes(), &address, request, deadline, client.options()).await.map_err(Failed::status)
 }
 
 /// One call under way.
@@ -40,6 +40,8 @@ pub(crate) struct Call {
     /// Whether an attempt broke after it was sent. Then the call may have run, whatever a later
     /// attempt says.
     may_have_run: bool,
+    /// Whether every node of this round refused to be spoken to, or this side refused the node.
+    all_refused: bool,
     /// What the caller is told if nothing better comes until the deadline.
     last: Option<http::Response<Body>>,
     last_words: String,
@@ -65,7 +67,18 @@ impl Call {
         })?;
         let pause = options.pause_min;
         let (body, avoid, last_words) = (body.to_bytes(), Vec::new(), String::new());
-        Ok(Call { client, head, body, deadline, avoid, pause, may_have_run: false, last: None, last_words })
+        Ok(Call {
+            client,
+            head,
+            body,
+            deadline,
+            avoid,
+            pause,
+            may_have_run: false,
+            all_refused: true,
+            last: None,
+            last_words,
+        })
     }
 
     /// Makes attempts until one is final or the deadline has come.
@@ -75,6 +88,9 @@ impl Call {
                 return self.give_up();
             }
             let Some(address) = self.client.nodes().choose(&self.avoid) else {
+                if self.all_refused {
+                    return self.refused();
+                }
                 self.next_round().await;
                 continue;
             };
@@ -88,13 +104,18 @@ impl Call {
     /// due.
     async fn attempt(&mut self, address: &str) -> Option<Result<http::Response<Body>, Status>> {
         let request = self.request();
-        let failed = match attempt(self.client.nodes(), address, request, self.deadline).await {
+        let client = &self.client;
+        let failed = match attempt(client.nodes(), address, request, self.deadline, client.options()).await {
             Ok(response) => return self.answered(address, response).await.map(Ok),
             Err(failed) => failed,
         };
         match failed.why {
-            Unanswered::Unreachable => {}
-            Unanswered::Broken if self.client.repeats() => self.may_have_run = true,
+            Unanswered::Unreachable => self.all_refused = false,
+            Unanswered::Refused => {}
+            Unanswered::Broken if self.client.repeats() => {
+                self.may_have_run = true;
+                self.all_refused = false;
+            }
             Unanswered::Broken | Unanswered::Late => return Some(Err(failed.status())),
         }
         self.last_words = failed.words;
@@ -103,6 +124,7 @@ impl Call {
     }
 
     async fn answered(&mut self, address: &str, response: http::Response<Body>) -> Option<http::Response<Body>> {
+        self.all_refused = false;
         let leader = leader_of(response.headers());
         let moved = leader.as_deref().is_some_and(|leader| self.client.nodes().prefer(leader));
         match judge(response.headers()) {
@@ -126,10 +148,18 @@ impl Call {
         if self.may_have_run { doubted(response) } else { response }
     }
 
+    /// No node is spoken to, and a pause would not change that.
+    fn refused(self) -> Result<http::Response<Body>, Status> {
+        let outcome = if self.may_have_run { Outcome::Unknown } else { Outcome::NotApplied };
+        let words = format!("no node took the call; {}", self.last_words);
+        Err(own(Code::Unauthenticated, words, outcome, Unanswered::Refused))
+    }
+
     /// All nodes were asked. They are asked again after a pause.
     async fn next_round(&mut self) {
         self.rest().await;
         self.avoid.clear();
+        self.all_refused = true;
     }
 
     /// Waits, longer each time, and never past the deadline.

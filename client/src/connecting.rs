@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::addresses::{self, AddressError};
-use crate::nodes::Nodes;
-use crate::{Client, Shared};
+use crate::nodes::{self, Nodes};
+use crate::refused::is_refusal;
+use crate::{Client, Shared, Tls, Token};
 
 /// Time between two looks at an address where nothing listens.
 const LISTEN_PAUSE: Duration = Duration::from_millis(50);
@@ -43,6 +44,15 @@ pub struct Options {
     /// The largest request, in bytes. The client holds a request until its call has ended. Default:
     /// 4 MiB, as nodes have it.
     pub request_bytes_max: usize,
+    /// Encrypts every connection, also to a leader that a node names. Default: none, so nothing is
+    /// encrypted.
+    pub tls: Option<Tls>,
+    /// The token that is shown with every call whose request has no metadata `authorization` of its
+    /// own. Default: none.
+    pub token: Option<Token>,
+    /// Whether the token is also sent to other machines over connections without TLS, where
+    /// everybody on the way can take it. Default: false.
+    pub token_without_tls: bool,
     /// The pause before the second attempt. It doubles with each attempt. Default: 10 ms.
     pub pause_min: Duration,
     /// The longest pause between two attempts. Default: 500 ms.
@@ -58,6 +68,9 @@ impl Default for Options {
             patience: Duration::ZERO,
             ping_timeout: Duration::from_secs(10),
             request_bytes_max: 4 << 20,
+            tls: None,
+            token: None,
+            token_without_tls: false,
             pause_min: Duration::from_millis(10),
             pause_max: Duration::from_millis(500),
         }
@@ -112,11 +125,11 @@ impl Options {
     /// # Errors
     /// `addresses` is malformed, or names several nodes although the client is to call one.
     pub fn connect_lazily(self, addresses: &str) -> Result<Client, AddressError> {
-        let addresses = addresses::parse(addresses)?;
+        let addresses = addresses::parse(addresses, self.tls.is_some())?;
         if !self.follow_leader && addresses.len() > 1 {
             return Err(AddressError::Several(addresses.len()));
         }
-        let nodes = Nodes::new(addresses, self.connect_timeout, self.ping_timeout);
+        let nodes = Nodes::new(addresses, self.connect_timeout, self.ping_timeout, self.tls.clone());
         Ok(Client { shared: Arc::new(Shared { options: self, nodes }), repeats: false })
     }
 }
@@ -153,7 +166,7 @@ pub enum ConnectError {
 #[derive(Debug)]
 pub struct Unreached {
     address: String,
-    error: tonic::transport::Error,
+    error: nodes::Error,
 }
 
 impl Unreached {
@@ -164,22 +177,28 @@ impl Unreached {
 
     /// Returns whether nothing listens at the address.
     pub fn is_refused(&self) -> bool {
-        causes(&self.error).any(|cause| {
+        causes(&*self.error).any(|cause| {
             let io = cause.downcast_ref::<std::io::Error>();
             io.is_some_and(|io| io.kind() == ErrorKind::ConnectionRefused)
         })
     }
 
+    /// Returns whether TLS failed: the node's certificate was refused, or the node refused this
+    /// side's, or one side does not speak TLS, or a file has no certificate.
+    pub fn is_tls(&self) -> bool {
+        causes(&*self.error).any(|cause| cause.is::<crate::TlsError>()) || is_refusal(&chain(&*self.error))
+    }
+
     /// Returns the text of the innermost cause. It says what happened; the outer ones say only that
     /// something failed.
     pub fn reason(&self) -> String {
-        causes(&self.error).last().map_or_else(String::new, |cause| cause.to_string())
+        causes(&*self.error).last().map_or_else(String::new, |cause| cause.to_string())
     }
 }
 
 impl fmt::Display for Unreached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.address, chain(&self.error))
+        write!(f, "{}: {}", self.address, chain(&*self.error))
     }
 }
 

@@ -17,7 +17,8 @@
 //! - A call that its node refused because it has no leader, or is not ready: the node says that the
 //!   call did not run.
 //! - A call whose connection could not be made.
-//! - A command that a node returned unrun because its log entry had no fuel left.
+//! - A command that a node returned unrun, because its log entry had no fuel left, or no room for
+//!   its reply.
 //!
 //! Attempts end at the deadline of the call (`Request::set_timeout`), or after
 //! [`Options::call_timeout`] when it has none.
@@ -36,7 +37,23 @@
 //! attempt, and the caller gets what came of it. Nothing is sent again, not even what certainly did
 //! not run.
 //!
-//! The client speaks plain gRPC; a cluster is reached over a network that its operator trusts.
+//! # Who speaks
+//!
+//! [`Options::tls`] encrypts every connection, and [`Tls::identity`] or [`Options::token`] say who
+//! the client is. Both go to every node alike, also to a leader that a node names. What a node
+//! refuses for who the client is (`UNAUTHENTICATED`, `PERMISSION_DENIED`) is not tried elsewhere.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use lockstep_client::{Options, Tls, Token};
+//!
+//! let tls = Tls::trusting_file("certs/ca.pem");
+//! let token = Some(Token::file("/run/secrets/token"));
+//! let options = Options { tls: Some(tls), token, ..Options::default() };
+//! let cluster = options.connect("db1.example:20051,db2.example:20051").await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod addresses;
 mod attempt;
@@ -44,6 +61,9 @@ mod call;
 mod connecting;
 mod nodes;
 mod outcome;
+mod refused;
+mod tls;
+mod token;
 
 use std::fmt;
 use std::future::Future;
@@ -59,6 +79,8 @@ pub use addresses::AddressError;
 pub use attempt::{Unanswered, unanswered};
 pub use connecting::{ConnectError, Options, Unreached};
 pub use outcome::{Outcome, index, leader, outcome};
+pub use tls::{Tls, TlsError};
+pub use token::{Token, TokenError};
 
 use call::Call;
 use nodes::Nodes;
@@ -91,6 +113,26 @@ impl Client {
     #[must_use]
     pub fn repeating(&self) -> Client {
         Client { shared: self.shared.clone(), repeats: true }
+    }
+
+    /// Returns the addresses of the nodes that the client knows, those first that it was given.
+    pub fn addresses(&self) -> Vec<String> {
+        self.shared.nodes.addresses()
+    }
+
+    /// Returns whether its connections are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.shared.options.tls.is_some()
+    }
+
+    /// Returns whether it shows nodes a certificate.
+    pub fn has_identity(&self) -> bool {
+        self.shared.options.tls.as_ref().is_some_and(Tls::has_identity)
+    }
+
+    /// Returns whether it shows nodes a token.
+    pub fn has_token(&self) -> bool {
+        self.shared.options.token.is_some()
     }
 
     fn options(&self) -> &Options {

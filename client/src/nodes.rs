@@ -6,6 +6,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::tls::Tls;
+
+/// Why there is no connection.
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
+
 /// Nodes that one client knows at most. Addresses beyond it that nodes name as the leader's replace
 /// learned ones.
 const NODES_MAX: usize = 64;
@@ -17,6 +22,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub(crate) struct Nodes {
     connect_timeout: Duration,
     ping_timeout: Duration,
+    tls: Option<Tls>,
     known: Mutex<Known>,
 }
 
@@ -43,10 +49,16 @@ pub(crate) struct Connection {
 }
 
 impl Nodes {
-    pub(crate) fn new(addresses: Vec<String>, connect_timeout: Duration, ping_timeout: Duration) -> Nodes {
+    pub(crate) fn new(
+        addresses: Vec<String>,
+        connect_timeout: Duration,
+        ping_timeout: Duration,
+        tls: Option<Tls>,
+    ) -> Nodes {
         let named = addresses.len();
         let nodes = addresses.into_iter().map(|address| Node { address, connection: None }).collect();
-        Nodes { connect_timeout, ping_timeout, known: Mutex::new(Known { nodes, named, preferred: 0, connections: 0 }) }
+        let known = Mutex::new(Known { nodes, named, preferred: 0, connections: 0 });
+        Nodes { connect_timeout, ping_timeout, tls, known }
     }
 
     /// Returns the address of the preferred node, or, when that is among `avoid`, of the next one
@@ -58,21 +70,19 @@ impl Nodes {
         order.into_iter().find(|address| !avoid.contains(address)).cloned()
     }
 
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.known.lock().nodes.iter().map(|node| node.address.clone()).collect()
+    }
+
     /// Returns a connection to `address`, which it makes when there is none.
     ///
     /// # Errors
     /// The node cannot be reached. Nothing was sent to it.
-    pub(crate) async fn connection(&self, address: &str) -> Result<Connection, tonic::transport::Error> {
+    pub(crate) async fn connection(&self, address: &str) -> Result<Connection, Error> {
         if let Some(connection) = self.open(address) {
             return Ok(connection);
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(self.connect_timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(self.ping_timeout)
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await?;
+        let channel = self.endpoint(address)?.connect().await?;
         let mut known = self.known.lock();
         known.connections += 1;
         let connection = Connection { channel, number: known.connections };
@@ -81,6 +91,22 @@ impl Nodes {
             return Ok(node.connection.get_or_insert(connection).clone());
         }
         Ok(connection)
+    }
+
+    /// A connection to a leader that a node named is as encrypted as every other one.
+    fn endpoint(&self, address: &str) -> Result<Endpoint, Error> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(self.ping_timeout)
+            .keep_alive_while_idle(true);
+        match &self.tls {
+            // The timeout of connecting ends before the handshake begins.
+            Some(tls) => Ok(endpoint.tls_config(tls.config()?.timeout(self.connect_timeout))?),
+            None => Ok(endpoint),
+        }
     }
 
     fn open(&self, address: &str) -> Option<Connection> {
@@ -141,7 +167,7 @@ mod tests {
 
     fn nodes(addresses: &[&str]) -> Nodes {
         let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
-        Nodes::new(addresses, Duration::from_secs(1), Duration::from_secs(1))
+        Nodes::new(addresses, Duration::from_secs(1), Duration::from_secs(1), None)
     }
 
     #[test]

@@ -133,6 +133,9 @@ mod tests {
         assert_eq!(judged(Code::ResourceExhausted, &[host, not_applied, (REASON, "not-run")]), Judged::Again);
         assert_eq!(judged(Code::ResourceExhausted, &[host, not_applied]), Judged::Final, "too large, or overloaded");
         assert_eq!(judged(Code::DeadlineExceeded, &[host, not_applied]), Judged::Final);
+        for code in [Code::Unauthenticated, Code::PermissionDenied] {
+            assert_eq!(judged(code, &[host, not_applied]), Judged::Final, "another node knows the client no better");
+        }
     }
 
     #[test]

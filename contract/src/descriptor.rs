@@ -69,6 +69,7 @@ pub(crate) fn read(encoded: &[u8]) -> Result<Files, ContractError> {
         count.walk(raw, Kind::File, 0)?;
         count.check()?;
         let mut file = FileDescriptorProto::decode(raw).map_err(undecodable)?;
+        check_syntax(&file)?;
         check_names(&file)?;
         // A file that one crate imports may be another crate's own.
         if !is_import(raw).map_err(undecodable)? {
@@ -234,6 +235,18 @@ impl Count {
         ];
         let over = counts.into_iter().find(|(found, _, most)| found > most);
         over.map_or(Ok(()), |(_, what, most)| Err(too_large(what, most)))
+    }
+}
+
+/// Refuses a syntax that the descriptor library does not know. It panics at one, such as that of
+/// editions.
+fn check_syntax(file: &FileDescriptorProto) -> Result<(), ContractError> {
+    match file.syntax.as_deref() {
+        None | Some("proto2" | "proto3") => Ok(()),
+        Some(syntax) => {
+            let (name, syntax) = (shown(file.name()), shown(syntax));
+            Err(ContractError::Undecodable(format!("{name} has the syntax {syntax}; proto2 and proto3 can be served")))
+        }
     }
 }
 

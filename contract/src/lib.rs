@@ -17,6 +17,7 @@
 
 mod descriptor;
 mod differences;
+mod known;
 mod method;
 pub mod rules;
 mod services;
@@ -25,5 +26,6 @@ pub use descriptor::{
     DESCRIPTOR_BYTES_MAX, FILES_MAX, MESSAGES_MAX, METHODS_MAX, NAME_BYTES_MAX, PARTS_MAX, mark_import,
 };
 pub use differences::{Difference, differences};
+pub use known::TooLarge;
 pub use method::{Consistency, Freshness, Kind, Method, find_bool};
 pub use services::{Contract, ContractError, described, is_reserved};

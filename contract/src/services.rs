@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost_reflect::{DescriptorPool, MethodDescriptor, ServiceDescriptor};
+use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
 
 use crate::descriptor::{self, NAME_BYTES_MAX};
+use crate::known::{self, TooLarge};
 use crate::method::{Kind, Method};
 use crate::rules::{self, Refusal};
 
@@ -58,6 +59,8 @@ fn only_imported(services: &str) -> String {
 pub struct Contract {
     encoded: Bytes,
     methods: HashMap<Arc<str>, Arc<Method>>,
+    /// The message that each method takes.
+    requests: HashMap<Arc<str>, MessageDescriptor>,
     services: Vec<String>,
     imported: Vec<String>,
 }
@@ -71,7 +74,7 @@ impl Contract {
         let files = descriptor::read(descriptor.ok_or(ContractError::NoDescriptor)?)?;
         let encoded = files.encoded;
         let pool = DescriptorPool::decode(encoded.clone()).map_err(|error| descriptor::refused(&error.to_string()))?;
-        let mut methods = HashMap::new();
+        let (mut methods, mut requests) = (HashMap::new(), HashMap::new());
         let (mut services, mut imported) = (BTreeSet::new(), BTreeSet::new());
         for service in pool.services() {
             let (name, file) = (service.full_name(), service.parent_file());
@@ -82,6 +85,8 @@ impl Contract {
             services.insert(name.to_owned());
             match admit_service(&pool, &service, has_watcher) {
                 Ok(admitted) => {
+                    let names = admitted.iter().map(|method| method.name.clone());
+                    requests.extend(names.zip(service.methods().map(|method| method.input())));
                     methods.extend(admitted.into_iter().map(|method| (method.name.clone(), Arc::new(method))))
                 }
                 Err(error) if files.imported.is_empty() && is_dependency(&pool, file.name()) => {
@@ -95,12 +100,25 @@ impl Contract {
             let imported = (!imported.is_empty()).then(|| imported.join(", "));
             return Err(ContractError::NoServices { imported });
         }
-        Ok(Contract { encoded, methods, services: services.into_iter().collect(), imported })
+        Ok(Contract { encoded, methods, requests, services: services.into_iter().collect(), imported })
     }
 
     /// Returns the method with the name `package.Service/Method`.
     pub fn method(&self, name: &str) -> Option<&Arc<Method>> {
         self.methods.get(name)
+    }
+
+    /// Returns the fields of a request that its message declares, without the others. A request of
+    /// a method that this contract does not have is returned as it is.
+    ///
+    /// # Errors
+    /// They have more than `bytes_max` bytes.
+    pub fn known_fields(&self, method: &Method, request: &[u8], bytes_max: usize) -> Result<Vec<u8>, TooLarge> {
+        match self.requests.get(&method.name) {
+            Some(message) => known::fields(message, request, bytes_max),
+            None if request.len() <= bytes_max => Ok(request.to_vec()),
+            None => Err(TooLarge),
+        }
     }
 
     /// Returns all methods, sorted by name.

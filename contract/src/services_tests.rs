@@ -216,3 +216,17 @@ fn a_reason_shows_nothing_that_a_terminal_obeys() {
     assert!(matches!(Contract::new(Some(&set), true), Err(ContractError::Undecodable(_))), "{error}");
     assert!(error.len() < 1_000 && !error.chars().any(char::is_control), "{error:?}");
 }
+
+/// The descriptor library panics at a syntax that it does not know, such as that of editions.
+#[test]
+fn a_syntax_that_is_not_known_is_refused() {
+    use prost::Message;
+    use prost_types::{FileDescriptorProto, FileDescriptorSet};
+    for syntax in ["editions", "", "pr\0\0o3"] {
+        let (name, syntax) = (Some("a.proto".into()), Some(syntax.into()));
+        let set = FileDescriptorSet { file: vec![FileDescriptorProto { name, syntax, ..Default::default() }] };
+        let error = Contract::new(Some(&set.encode_to_vec()), true).unwrap_err().to_string();
+        assert!(error.contains("a.proto has the syntax "), "{error}");
+        assert!(error.ends_with("proto2 and proto3 can be served"), "{error}");
+    }
+}

@@ -37,10 +37,11 @@ macro_rules! shared_methods {
                 Duration::from_millis(self.place.time_ms)
             }
 
-            /// Returns the authenticated name of the client.
+            /// Returns the name that the client has proven, by a token or by its certificate.
             ///
-            /// Clients are not authenticated yet, so a node always returns the empty string; a test
-            /// can set the name with `Harness::as_caller`. Decide nothing by it.
+            /// It is empty if the client has shown neither, and on a node that lets everybody do
+            /// everything. A command has it in its log entry, so every node sees the same name. A
+            /// test sets it with `Harness::as_caller`.
             pub fn caller(&self) -> String {
                 host::caller()
             }

@@ -3,15 +3,25 @@
 //! nothing until asked.
 
 mod address;
+mod connections;
+mod costs;
 mod listen;
 mod size;
+mod tls;
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use address::Address;
+pub use connections::Connections;
+pub use costs::{CLIENT_MEMORY, Costs};
 pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
+pub use tls::{CLIENT_FLAGS, PEER_FLAGS, PortTls, TlsConfig, TlsFlags};
+pub use trust::TrustConfig;
+
+use crate::tls::Mode;
 
 /// Default address that serves clients and operators.
 pub const GRPC_ADDR: &str = "localhost:40051";
@@ -82,6 +92,8 @@ pub struct NodeConfig {
     pub fsm: Option<PathBuf>,
     /// Whether plain text beyond loopback is allowed.
     pub insecure: bool,
+    /// Which connections are encrypted, and with what.
+    pub tls: TlsConfig,
     /// Time between two decisions about a checkpoint, spread over one to two times this value.
     pub snapshot_interval: Duration,
     /// Commands since the last checkpoint below which none is made.
@@ -108,6 +120,12 @@ pub struct NodeConfig {
     /// Whether the state is never made from a snapshot at start, even if it is behind the newest
     /// one.
     pub no_snapshot_restore_on_start: bool,
+    /// Who may do what.
+    pub trust: TrustConfig,
+    /// What connections to the ports may do.
+    pub connections: Connections,
+    /// What clients may cost.
+    pub costs: Costs,
 }
 
 impl Default for NodeConfig {
@@ -124,6 +142,7 @@ impl Default for NodeConfig {
             raft_data_dir: PathBuf::from(RAFT_DATA_DIR),
             fsm: None,
             insecure: false,
+            tls: TlsConfig::default(),
             snapshot_interval: SNAPSHOT_INTERVAL,
             snapshot_threshold: SNAPSHOT_THRESHOLD,
             snapshot_threshold_bytes: SNAPSHOT_THRESHOLD_BYTES,
@@ -136,6 +155,9 @@ impl Default for NodeConfig {
             trailing_entries_min: TRAILING_ENTRIES_MIN,
             min_free_bytes: MIN_FREE_BYTES,
             no_snapshot_restore_on_start: false,
+            trust: TrustConfig::default(),
+            connections: Connections::default(),
+            costs: Costs::default(),
         }
     }
 }
@@ -169,8 +191,12 @@ impl NodeConfig {
     /// problem found.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.validate_name()?;
+        self.tls.validate()?;
         self.validate_addresses()?;
         self.validate_times()?;
+        self.trust.validate(self.http_addr.as_deref())?;
+        self.connections.validate()?;
+        self.costs.validate()?;
         self.validate_fsm()
     }
 
@@ -212,13 +238,7 @@ impl NodeConfig {
                 validate_advertised(flag, &address, advertise_flag, advertised.as_deref())?;
             }
             if !address.is_loopback() && !self.insecure {
-                return Err(ConfigError::new(
-                    flag,
-                    format!(
-                        "{address} can be reached from other machines, and the connection is neither encrypted nor authenticated"
-                    ),
-                    "add --insecure if the network is trusted, or listen on localhost",
-                ));
+                self.validate_encrypted(flag, &address)?;
             }
             if let Some((other, _)) = listening.iter().find(|(_, earlier)| earlier.collides_with(&address)) {
                 let hint = "give each its own port, or port 0 to let the system choose";
@@ -227,6 +247,26 @@ impl NodeConfig {
             listening.push((flag, address));
         }
         Ok(())
+    }
+
+    /// Refuses an address for others where plain text is accepted.
+    fn validate_encrypted(&self, flag: &'static str, address: &Address) -> Result<(), ConfigError> {
+        let (mode, flags) = self.tls.of(flag);
+        let (problem, hint) = match mode {
+            Mode::Require => return Ok(()),
+            Mode::Prefer => (
+                "connections in plain text are accepted",
+                format!("add --insecure until every other end speaks TLS, and then {}=require", flags.mode),
+            ),
+            Mode::Off => (
+                "the connection is neither encrypted nor authenticated",
+                format!(
+                    "encrypt it with {} and {}, add --insecure if the network is trusted, or listen on localhost",
+                    flags.cert, flags.key
+                ),
+            ),
+        };
+        Err(ConfigError::new(flag, format!("{address} can be reached from other machines, and {problem}"), hint))
     }
 
     fn validate_times(&self) -> Result<(), ConfigError> {
@@ -353,6 +393,16 @@ mod tests {
             ("--grpc_addr", "reached from other machines", |c| c.grpc_addr = "10.0.0.1:1".into()),
             ("--raft_addr", "reached from other machines", |c| c.raft_addr = "db1.example:1".into()),
             ("--http_addr", "reached from other machines", |c| c.http_addr = Some("0.0.0.0:80".into())),
+            ("--raft_addr", "plain text are accepted", |c| {
+                c.raft_addr = "10.0.0.1:1".into();
+                let file = || Some("x.pem".into());
+                (c.tls.peers.cert, c.tls.peers.key, c.tls.peers.ca) = (file(), file(), file());
+                c.tls.peers.mode = Some(Mode::Prefer);
+            }),
+            ("--raft_addr", "neither encrypted", |c| {
+                c.raft_addr = "10.0.0.1:1".into();
+                (c.tls.clients.cert, c.tls.clients.key) = (Some("x.pem".into()), Some("x.key".into()));
+            }),
             ("--raft_addr", "every interface", |c| {
                 c.insecure = true;
                 c.raft_addr = "0.0.0.0:5".into();
@@ -395,6 +445,11 @@ mod tests {
                 c.raft_advertise_addr = Some("db1.example:5".into());
             },
             |c| c.election_timeout = c.heartbeat_timeout,
+            |c| {
+                c.grpc_addr = "10.0.0.1:1".into();
+                c.http_addr = Some("10.0.0.1:2".into());
+                (c.tls.clients.cert, c.tls.clients.key) = (Some("x.pem".into()), Some("x.key".into()));
+            },
         ];
         for (row, change) in table.iter().enumerate() {
             let mut config = good();

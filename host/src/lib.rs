@@ -12,10 +12,10 @@
 //! ```
 //!
 //! No module uses one above it: `api → calls → raft → machine → {guest, store}`. `calls` knows no
-//! transport. `net` accepts the connections of `api` and `raft`, encrypted by `tls`. `group` joins `calls`, `raft`,
-//! `machine` and `store` to one replicated machine; `node` is the process, which holds groups and
-//! serves them. All may use `types`, `codec`,
-//! `faults` and `logs`. Only `node` sees everything.
+//! transport. `net` accepts the connections of `api` and `raft`, encrypted by `tls`. `trust`
+//! decides who may do what. `group` joins `calls`, `raft`, `machine` and `store` to one replicated
+//! machine; `node` is the process, which holds groups and serves them. All may use `types`,
+//! `codec`, `faults`, `logs` and `threads`. Only `node` sees everything.
 
 pub mod api;
 pub mod cli;
@@ -34,11 +34,15 @@ pub mod store;
 
 pub mod net;
 pub mod tls;
+pub mod trust;
 
 pub mod codec;
 pub mod faults;
 pub mod logs;
+pub mod threads;
 pub mod types;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 #[cfg(test)]
 mod reserved;

@@ -3,10 +3,11 @@
 //! comes first. `node/identity.rs` owns the node's identity. `node/founding.rs` decides whether it
 //! forms a cluster (not by a clock that `node/clock.rs` refuses), and whether its place is
 //! disputed. `node/admission.rs` decides what it may run. `node/duties.rs` has its background
-//! tasks, `node/sockets.rs` its sockets, and `node/stopping.rs` what Shutdown does. `group` has the
-//! rest.
+//! tasks, `node/sockets.rs` its sockets, `node/certificates.rs` its certificates, and
+//! `node/stopping.rs` what Shutdown does. `group` has the rest.
 
 mod admission;
+mod certificates;
 mod clock;
 mod duties;
 mod founding;
@@ -27,10 +28,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::api::{Api, ApiParts};
-use crate::config::{self, NodeConfig};
+use crate::calls::budget::Budget;
+use crate::config::{self, ConfigError, NodeConfig};
 use crate::group::{Group, Lent, Opened, Settings, Tasks};
 use crate::guest::QUERY_INSTANCES_MAX;
 use crate::machine::{Executor, Pace, QueryPool};
@@ -39,10 +42,13 @@ use crate::raft::peers::groups::Groups;
 use crate::raft::peers::link::Channels;
 use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
-use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
+use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
+use crate::tls::{Connector, Mode};
+use crate::trust::{TokenRules, Trust, TrustSettings};
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
 use admission::Admission;
+use certificates::Certificates;
 use resync::Resync;
 use sockets::{Listeners, bind, describe, serve_peers};
 use stopping::stop_handle;
@@ -58,6 +64,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// `admission`, `resync` and `join` know one group.
 pub struct Node {
     api: Api,
+    trust: Trust,
     groups: BTreeMap<GroupId, Group>,
     fatal: Fatal,
     exit: Arc<Notify>,
@@ -95,12 +102,14 @@ impl Node {
     pub async fn start(config: NodeConfig) -> anyhow::Result<Node> {
         config.validate()?;
         founding::check_siblings(&config)?;
-        let sockets = sockets::open()?;
+        let certificates = certificates::open(&config)?;
+        let sockets = certificates.on(sockets::open(&config)?);
+        let trust = open_trust(&config)?;
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;
         let http_addr = config.http_addr.as_deref().map(|addr| config::advertised(None, addr, &http)).transpose()?;
-        let (below, opened) = open_disk(&config, me, &fatal).await?;
+        let (below, opened) = open_disk(&config, me, certificates.of_peers().connector(&config.name), &fatal).await?;
         let group = opened.start(Arc::new(below.admission.clone()), below.held.as_ref()).await?;
         let mut tasks = Tasks::new(fatal.clone());
         let service = PeerService::new(Parts {
@@ -108,6 +117,7 @@ impl Node {
             cluster: below.lent.cluster.clone(),
             host: Arc::new(below.admission.clone()),
             groups: below.lent.groups.clone(),
+            intake: below.lent.intake.clone(),
         });
         tasks.start(serve_peers(service, sockets.peers.clone(), peer_listeners, fatal.clone()));
         if below.held.is_none() {
@@ -115,12 +125,15 @@ impl Node {
         }
         let (exit, restart) = (Arc::new(Notify::new()), Arc::default());
         let resync = Resync::new(&below.lent, &group, &exit, &restart);
-        let api = open_api(&config, &below, &group, &exit, resync, sockets)?;
-        announce(&config, &below, http_addr.as_deref());
+        let api = open_api(&config, &below, &group, &exit, resync, sockets, trust.clone())?;
+        announce(&config, &below, http_addr.as_deref(), &certificates);
+        tasks.start(certificates.keep());
         tasks.start(duties::watch_space(below.lent.space.clone()));
+        tasks.start(trust.clone().watch_files());
         let group = start_duties(&config, &below, group, &mut tasks);
         Ok(Node {
             api,
+            trust,
             groups: BTreeMap::from([(GROUP, group)]),
             fatal,
             exit,
@@ -132,12 +145,13 @@ impl Node {
         })
     }
 
-    /// Serves until `stop` completes, Shutdown was called, or the node cannot continue. An error
-    /// says why it could not.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
+    /// Serves until `stop` completes, Shutdown was called, or the node cannot continue. Connections
+    /// and calls of clients run in the runtime `clients`, all else in this one. An error says why
+    /// the node could not continue.
+    pub async fn run(mut self, clients: Handle, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
         let listeners = self.listeners.take().expect("a node runs once");
         let api = self.api.clone();
-        let mut serving = tokio::spawn(async move { api.serve(listeners.grpc, listeners.http).await });
+        let mut serving = tokio::spawn(async move { api.serve(&clients, listeners.grpc, listeners.http).await });
         let mut ended = Ended::Stopped;
         let failed = tokio::select! {
             () = stop => None,
@@ -183,13 +197,19 @@ impl Node {
             group.close().await?;
         }
         tokio::task::spawn_blocking(move || self.disk.close()).await?;
+        tokio::task::spawn_blocking(move || self.trust.flush()).await?;
         tracing::info!("stopped");
         Ok(())
     }
 }
 
 /// Opens everything on the disk, and loads the component that this node may run.
-async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyhow::Result<(Foundation, Opened)> {
+async fn open_disk(
+    config: &NodeConfig,
+    node: Addresses,
+    connector: Connector,
+    fatal: &Fatal,
+) -> anyhow::Result<(Foundation, Opened)> {
     let directory = Arc::new(DataDir::open(&config.data_dir())?);
     // Must come before any database is opened: on a full disk this makes the room they need.
     let space = Space::open(&directory, config.min_free_bytes)?;
@@ -205,10 +225,12 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
         directory: directory.clone(),
         disk: disk.clone(),
         space,
-        cluster: ClusterCell::of_process(identity.cluster.clone(), process),
+        cluster: ClusterCell::of_node(identity.cluster.clone(), process, connector, &me.node.name),
         channels: Channels::default(),
         groups: Groups::default(),
+        intake: Intake::default(),
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
+        budget: Budget::new(config.costs.client_memory),
         executor: Executor::default(),
         snapshot_pace: Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
         fatal: fatal.clone(),
@@ -219,7 +241,7 @@ async fn open_disk(config: &NodeConfig, node: Addresses, fatal: &Fatal) -> anyho
     let (loader, fsm) = (admission.clone(), config.fsm.clone());
     let unfit = tokio::task::spawn_blocking(move || loader.load_at_start(fsm.as_deref())).await??;
     let mut held = quarantined.or(unfit.or(identity::out_of_terms(&opened.log).await?).map(NodeMode::Unfit));
-    held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, process).await?);
+    held = held.or(founding::disputed(config, &directory, &opened.recorded, &me, &lent.cluster).await?);
     Ok((Foundation { lent, identity, admission, held }, opened))
 }
 
@@ -245,6 +267,21 @@ fn settings(config: &NodeConfig) -> Settings {
     }
 }
 
+/// Reads who may do what.
+fn open_trust(config: &NodeConfig) -> Result<Trust, ConfigError> {
+    let trust = &config.trust;
+    let settings = TrustSettings {
+        node: config.name.clone(),
+        client_certificates: config.tls.clients.ca.is_some() && config.tls.clients.mode() != Mode::Off,
+        keys: trust.token_jwks.clone(),
+        rules: TokenRules { issuer: trust.token_issuer.clone(), audience: trust.token_audience.clone() },
+        policy: trust.policy.clone(),
+        http_open: trust.http_open,
+        audit_file: trust.audit_file.clone(),
+    };
+    Trust::open(settings).map_err(|error| ConfigError::new(error.flag, error.problem, error.hint))
+}
+
 /// Makes the API for clients and operators. It serves once [`Node::run`] begins.
 fn open_api(
     config: &NodeConfig,
@@ -253,6 +290,7 @@ fn open_api(
     exit: &Arc<Notify>,
     resync: Resync,
     sockets: Sockets,
+    trust: Trust,
 ) -> anyhow::Result<Api> {
     Ok(Api::new(ApiParts {
         node: below.lent.me.node.clone(),
@@ -265,7 +303,9 @@ fn open_api(
         election_timeout: config.election_timeout,
         retention: group.retention.clone(),
         sockets,
+        trust,
         stop: stop_handle(&group.members, &group.running, exit),
+        intake: below.lent.intake.clone(),
         resync: Arc::new(move |from| {
             let resync = resync.clone();
             Box::pin(async move { resync.run(from).await })
@@ -292,8 +332,9 @@ fn start_duties(config: &NodeConfig, below: &Foundation, mut group: Group, tasks
 }
 
 /// Logs the line that people look for. It has the ports that the system chose where none was given.
-fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>) {
+fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>, certificates: &Certificates) {
     let what = if below.held.is_some() { "serving operators only" } else { "serving" };
+    let encrypted = certificates.describe(http.is_some());
     let http = http.unwrap_or("off");
     let cluster = below.lent.cluster.get();
     let cluster = cluster.map_or("none yet: add this node from the cluster's leader".into(), |found| found.id_hex());
@@ -301,6 +342,7 @@ fn announce(config: &NodeConfig, below: &Foundation, http: Option<&str>) {
         grpc = below.lent.me.node.grpc_addr,
         raft = below.lent.me.node.raft_addr,
         http,
+        encrypted,
         cluster,
         data = %config.data_dir().display(),
         "{what}"

@@ -16,6 +16,28 @@ const VARIABLES: &str = "LOCKSTEP_";
 /// it is killed. It is no flag for people.
 const EXIT_WITH_ITS_PARENT: &str = "--exit_on_stdin_close";
 
+/// The files with which a node speaks TLS, at either port.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Its certificate.
+    pub certificate: PathBuf,
+    /// The private key of the certificate.
+    pub key: PathBuf,
+    /// The authorities that it trusts.
+    pub authorities: PathBuf,
+}
+
+impl TlsFiles {
+    /// Returns the files of a node in a directory that `lockstep tls init` made.
+    pub fn of(directory: &Path, node: &str) -> TlsFiles {
+        TlsFiles {
+            certificate: directory.join(format!("{node}.pem")),
+            key: directory.join(format!("{node}.key")),
+            authorities: directory.join("ca.pem"),
+        }
+    }
+}
+
 /// What starts one node.
 #[derive(Clone, Debug)]
 pub struct NodeCommand {
@@ -61,6 +83,19 @@ impl NodeCommand {
     /// Adds `--raft_bootstrap`: this node founds the cluster.
     pub fn bootstrap(self) -> NodeCommand {
         self.arguments(["--raft_bootstrap"])
+    }
+
+    /// Serves clients over TLS, and knows clients by certificates of the same authorities.
+    pub fn client_tls(self, files: &TlsFiles) -> NodeCommand {
+        self.flag("tls_cert", &files.certificate).flag("tls_key", &files.key).flag("tls_client_ca", &files.authorities)
+    }
+
+    /// Speaks TLS with peers. `mode` is that of --peer_tls_mode: off, prefer or require.
+    pub fn peer_tls(self, files: &TlsFiles, mode: &str) -> NodeCommand {
+        self.flag("peer_tls_cert", &files.certificate)
+            .flag("peer_tls_key", &files.key)
+            .flag("peer_tls_ca", &files.authorities)
+            .flag("peer_tls_mode", mode)
     }
 
     /// Sets an environment variable. The node has no variable `LOCKSTEP_...` apart from these.
@@ -118,6 +153,17 @@ mod tests {
         let expected =
             "node --raft_id=nodeA --grpc_addr=a:1 --raft_addr=a:2 --raft_data_dir=/data --fsm=kv.wasm --raft_bootstrap";
         assert_eq!(command.words().join(" "), expected);
+    }
+
+    #[test]
+    fn tls_is_three_flags_a_port() {
+        let files = TlsFiles::of(Path::new("certs"), "nodeA");
+        let command = NodeCommand::new("lockstep", &node(), Path::new("/data")).client_tls(&files);
+        let words = command.peer_tls(&files, "prefer").words().join(" ");
+        let expected = "--tls_cert=certs/nodeA.pem --tls_key=certs/nodeA.key --tls_client_ca=certs/ca.pem \
+             --peer_tls_cert=certs/nodeA.pem --peer_tls_key=certs/nodeA.key --peer_tls_ca=certs/ca.pem \
+             --peer_tls_mode=prefer";
+        assert!(words.ends_with(expected), "{words}");
     }
 
     #[test]

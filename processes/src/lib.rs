@@ -10,7 +10,7 @@ mod command;
 mod plan;
 mod process;
 
-pub use command::NodeCommand;
+pub use command::{NodeCommand, TlsFiles};
 pub use nix::sys::signal::Signal;
 pub use plan::{Node, Plan, PortError};
 pub use process::{Output, Process, Stream, TakeLine};

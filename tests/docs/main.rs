@@ -1,8 +1,9 @@
 //! Executes every command of the README, of the client's README, of `docs/operations.md`, of
-//! `docs/lost-majority.md` and of `docs/limits.md` as it stands there. The `sh` blocks of a page
-//! are one script, which runs from the checkout. `guide` executes the guide for authors. Left out
-//! are the test command itself, which would run this test again, `faults`, which takes half an
-//! hour, and the demo and the torture, which have their own tests.
+//! `docs/lost-majority.md`, of `docs/security.md`, of `docs/access.md` and of `docs/limits.md` as
+//! it stands there. The `sh` blocks of a page are one script, which runs from the checkout. `guide`
+//! executes the guide for authors. Left out are the test command itself, which would run this test
+//! again, `faults`, which takes half an hour, and the demo and the torture, which have their own
+//! tests.
 #![allow(clippy::unwrap_used)]
 
 mod guide;
@@ -142,6 +143,43 @@ fn the_page_on_a_lost_majority_does_what_it_says() -> Result<()> {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
     assert_eq!(text.matches(r#""value":"world""#).count(), 2, "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_security_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/security.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in [
+        "node nodeA of the cluster \"lockstep\"",
+        r#""value":"world""#,
+        "PERMISSION_DENIED",
+        "--tls_cert and --tls_key with the certificate of a client",
+        "localhost:20081 speaks TLS",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_page_on_access_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/access.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in [
+        "for --token_jwks of every node",
+        r#""lockstep_role": "admin""#,
+        "its signature was not checked",
+        "nobody may do this without a name: show a token",
+        "shop-7 may not call http/metrics",
+        r#"lockstep_calls_refused_total{reason="denied"} 1"#,
+        r#""code":"UNAUTHENTICATED""#,
+        r#"reloads_total{file="policy"} 1"#,
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The scenarios: each file tests one behaviour, with real processes.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod any_authority;
 mod backup;
 #[cfg(target_os = "linux")]
@@ -8,6 +9,8 @@ mod before_1970;
 mod calling;
 mod catching_up;
 mod client_crate;
+#[cfg(target_os = "linux")]
+mod client_memory;
 mod clocks;
 #[cfg(target_os = "linux")]
 mod compiling;
@@ -26,6 +29,8 @@ mod forged;
 mod forwarding;
 mod founding;
 mod fuel_table;
+#[cfg(target_os = "linux")]
+mod full_port;
 mod golden_directory;
 mod groups;
 mod guest_bench;
@@ -68,6 +73,9 @@ mod slow_apply;
 mod snapshot_catch_up;
 mod state_hash;
 mod surface;
+mod tls_clients;
+mod tls_moves;
+mod tls_reload;
 mod transfers;
 mod watch_ends;
 mod watch_limits;

@@ -19,10 +19,11 @@ struct Dev {
 }
 
 impl Dev {
-    fn start(place: &Path) -> Result<Dev> {
+    fn start(place: &Path, more: &[&str]) -> Result<Dev> {
         let mut child = Command::new(lockstep_binary())
             .arg("dev")
             .arg(kv_wasm())
+            .args(more)
             .env("TMPDIR", place)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -75,7 +76,7 @@ fn assert_says(text: &str, words: &[&str]) {
 #[tokio::test]
 async fn what_dev_prints_works_at_once_and_what_a_killed_one_left_goes_with_the_next() -> Result<()> {
     let place = tempdir()?;
-    let mut killed = Dev::start(place.path())?;
+    let mut killed = Dev::start(place.path(), &[])?;
     let greeting = killed.greeting()?;
     let commands: Vec<&str> = greeting
         .lines()
@@ -95,7 +96,7 @@ async fn what_dev_prints_works_at_once_and_what_a_killed_one_left_goes_with_the_
     eventually("the nodes end with dev", || async { Ok(lock.try_lock()?) }).await?;
     lock.unlock()?;
 
-    let mut next = Dev::start(place.path())?;
+    let mut next = Dev::start(place.path(), &[])?;
     next.greeting()?;
     let stopped = Command::new("kill").args(["-INT", &next.child.id().to_string()]).status()?;
     ensure!(stopped.success());
@@ -104,6 +105,32 @@ async fn what_dev_prints_works_at_once_and_what_a_killed_one_left_goes_with_the_
     assert_says(&words, &[&format!("removed {}", left[0].display()), "which a killed run left"]);
     assert!(!words.contains("WARN") && !words.contains("ERROR"), "an ordinary stop is quiet:\n{words}");
     assert!(dev_directories(place.path())?.is_empty());
+    Ok(())
+}
+
+/// Everything that `dev --tls` prints to try is one script. Without its variables nobody is let in.
+#[tokio::test]
+async fn what_dev_with_tls_prints_lets_in_and_nothing_else_does() -> Result<()> {
+    let place = tempdir()?;
+    let mut dev = Dev::start(place.path(), &["--tls"])?;
+    let greeting = dev.greeting()?;
+    let program = lockstep_binary().display().to_string();
+    let (exports, commands): (Vec<&str>, Vec<&str>) = greeting
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("export ") || line.starts_with(&program))
+        .partition(|line| line.starts_with("export "));
+    assert_eq!((exports.len(), commands.len()), (3, 3), "{greeting}");
+    assert_says(&greeting, &["grpcurl -cacert $LOCKSTEP_CLIENT_TLS_CA"]);
+    let script = |lines: &[&str]| Command::new("sh").args(["-e", "-c", &lines.join("\n")]).output();
+    let output = script(&[&exports[..], &commands[..]].concat())?;
+    ensure!(output.status.success() && said(&output).contains("world"), "{}", said(&output));
+    let output = script(&commands[..1])?;
+    ensure!(!output.status.success(), "{}", said(&output));
+    assert_says(&said(&output), &["speaks TLS", "--tls_ca"]);
+    let output = script(&[exports[0], commands[0]])?;
+    ensure!(!output.status.success(), "{}", said(&output));
+    assert_says(&said(&output), &["UNAUTHENTICATED", "--tls_cert"]);
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 pub mod abuse;
 pub mod alike;
+mod certificates;
 mod cluster;
 mod descriptors;
 pub mod frames;
@@ -13,8 +14,10 @@ mod network;
 mod place;
 mod process;
 mod raw_http2;
+mod stock;
 pub mod torture;
 
+pub use certificates::{Certificates, Deployed, Expiry};
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
 pub use lockstep_processes::Signal;
@@ -27,6 +30,7 @@ pub use process::{
 };
 
 pub use raw_http2::{RawHttp2, literal};
+pub use stock::{Shown, Stock, openssl};
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -6,9 +6,10 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lockstep_client::Client;
+use lockstep_client::{Client, Tls};
 use lockstep_processes::{NodeCommand, Output, Process, Signal};
 
+use crate::call::admin_client::AdminClient;
 use crate::pb::example_client::ExampleClient;
 use crate::pb::raft_manager_client::RaftManagerClient;
 use crate::place::Place;
@@ -36,6 +37,8 @@ pub struct Options {
     /// Soft and hard limit of the files and sockets that the process may have open. `None` means
     /// the limits of the test process.
     pub descriptors: Option<(u64, u64)>,
+    /// How the harness speaks to the node at its port for clients. `None` means without TLS.
+    pub tls: Option<Tls>,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             planted: Vec::new(),
             env: Vec::new(),
             descriptors: None,
+            tls: None,
         }
     }
 
@@ -194,7 +198,7 @@ impl NodeProcess {
     }
 
     async fn answers(&self) -> bool {
-        let Ok(node) = one_node().connect(&self.grpc_addr()).await else { return false };
+        let Ok(node) = self.dial().await else { return false };
         RaftManagerClient::new(node).state(crate::pb::StateRequest {}).await.is_ok()
     }
 
@@ -332,7 +336,12 @@ impl NodeProcess {
 
     /// Makes a new connection to the client port, as [`one_node`] says.
     pub async fn connect(&self) -> Result<Client> {
-        eventually("a connection", || async { Ok(one_node().connect(&self.grpc_addr()).await?) }).await
+        eventually("a connection", || async { Ok(self.dial().await?) }).await
+    }
+
+    async fn dial(&self) -> Result<Client, lockstep_client::ConnectError> {
+        let options = lockstep_client::Options { tls: self.options.tls.clone(), ..one_node() };
+        options.connect(&self.grpc_addr()).await
     }
 
     /// Returns raft-example's client.
@@ -353,7 +362,14 @@ impl NodeProcess {
 
     /// Returns the parsed reply of `GET /status`.
     /// It has the content of `Stat`, for a node with any guest.
+    ///
+    /// A node that speaks TLS is asked at its port for clients.
     pub async fn status(&self) -> Result<serde_json::Value> {
+        if self.options.tls.is_some() {
+            let mut admin = AdminClient::new(self.connect().await?);
+            let json = admin.status(crate::call::StatusRequest {}).await?.into_inner().json;
+            return serde_json::from_str(&json).with_context(|| format!("Status answered {json:?}"));
+        }
         let (code, body) = self.http("/status").await?;
         anyhow::ensure!(code == 200, "/status answered {code}: {body}");
         serde_json::from_str(&body).with_context(|| format!("/status answered {body:?}"))

@@ -1,9 +1,11 @@
 //! `cargo xtask <command>`: the tasks of this project. Each command first sets up what it needs. It
 //! uses the network only to install what is missing, and never leaves a process behind.
 
+mod advisories;
 mod demo;
 mod demo_cluster;
 mod demo_directory;
+mod fuzz;
 mod guests;
 mod setup;
 mod words;
@@ -58,6 +60,8 @@ fn run_task(task: &Task<'_>) -> Result<()> {
         Task::Alike(words) => {
             setup::all().and_then(|()| test_programs()).and_then(|()| build()).and_then(|()| run("alike", words))
         }
+        Task::Fuzz(asked) => fuzz::fuzz(asked),
+        Task::Advisories(database) => advisories::check(database.map(Path::new)),
         Task::Costs => build().and_then(|()| cargo(&["bench", "--locked", "--workspace", "--bench", "costs"])),
         Task::Bench(seconds) => build().and_then(|()| demo::bench(*seconds)),
     }
@@ -78,7 +82,7 @@ pub(crate) fn build_dir() -> PathBuf {
 
 /// Returns the directory in which cargo builds. It is outside the checkout, so that all clones on a
 /// machine share one build of RocksDB.
-fn target_dir() -> Result<PathBuf> {
+pub(crate) fn target_dir() -> Result<PathBuf> {
     if let Some(dir) = std::env::var_os("CARGO_TARGET_DIR") {
         return Ok(std::path::absolute(dir)?);
     }
@@ -115,7 +119,7 @@ fn cargo_with(variables: &[(&str, &Path)], arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn build() -> Result<()> {
+pub(crate) fn build() -> Result<()> {
     setup::all()?;
     guests()?;
     let binary = target_dir()?.join("release/lockstep");
@@ -190,6 +194,7 @@ fn test(filter: &[&str]) -> Result<()> {
     test_programs()?;
     build()?;
     if filter.is_empty() {
+        advisories::check(None)?;
         cargo(&["fmt", "--all", "--check"])?;
         cargo(&["clippy", "--locked", "--release", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     }

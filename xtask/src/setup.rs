@@ -44,7 +44,7 @@ fn missing() -> Vec<&'static str> {
     missing
 }
 
-fn runs(program: &str, arguments: &[&str]) -> bool {
+pub(crate) fn runs(program: &str, arguments: &[&str]) -> bool {
     Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -146,7 +146,7 @@ fn components() -> Result<()> {
     Ok(())
 }
 
-fn rustup(arguments: &[&str]) -> Result<()> {
+pub(crate) fn rustup(arguments: &[&str]) -> Result<()> {
     println!("$ rustup {}", arguments.join(" "));
     let added =
         Command::new("rustup").args(arguments).current_dir(crate::root()).status().is_ok_and(|status| status.success());

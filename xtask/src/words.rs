@@ -4,6 +4,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::fuzz::Fuzz;
+
 /// The list of commands.
 pub(crate) const HELP: &str = "\
 cargo xtask <command>
@@ -17,6 +19,8 @@ cargo xtask <command>
   faults    how long clients wait for a write when a leader dies, is stopped, paused or cut off
   abuse     clients that mean harm, beside clients that do not: floods, bombs, silence
   alike     ten million commands on three nodes that live differently, and one hash at the end
+  fuzz      bytes that break a parser, looked for by libFuzzer
+  advisories  the locked dependencies against the advisories of RustSec
   bench     first throughput figures of a fresh three-node cluster on this machine
   costs     what a call into a guest costs, with and without fuel, and beside native code
 
@@ -96,6 +100,24 @@ Three nodes with other memory, caches, files, restarts and leaders run the same 
 backups must be equal. Ten million commands, unless N says otherwise; at least 10000. They go on until all kills and stops are done.
 ";
 
+const FUZZ: &str = "\
+cargo xtask fuzz [target ...] [--seconds N] [--keep]
+
+Looks for bytes that break a parser: one target after the other, all of fuzz/fuzz_targets/ when none is named. Needs a nightly
+compiler and cargo-fuzz, and installs both where they are missing. Takes RocksDB from the ordinary build.
+
+  --seconds N    for each target; 600 otherwise
+  --keep         add the fewest finds to fuzz/corpus/ that reach all code which was reached
+";
+
+const ADVISORIES: &str = "\
+cargo xtask advisories [--db DIR]
+
+Compares Cargo.lock with the advisories of RustSec, and fails when one of them hits a locked crate. They are in DIR, or where
+LOCKSTEP_ADVISORY_DB says, or in ~/.cargo/advisory-db; otherwise git fetches them once a day. Where there are none, it says
+\"not checked\" and passes. Exceptions are in .ci/advisories-ignored.toml.
+";
+
 const COSTS: &str = "\
 cargo xtask costs
 
@@ -169,6 +191,7 @@ const TEST_FLAGS: [&str; 10] =
 const ALIKE_COMMANDS_MIN: u64 = 10_000;
 /// Longest attack of `abuse`, the same as in `tests/src/bin/abuse.rs`.
 const ABUSE_SECONDS_MAX: u64 = 600;
+const FUZZ_SECONDS: u64 = 600;
 const BENCH_SECONDS: u64 = 5;
 const BENCH_SECONDS_MAX: u64 = 600;
 
@@ -194,6 +217,10 @@ pub(crate) enum Task<'a> {
     /// Run the benchmark, with this many seconds a run.
     Bench(u64),
     Costs,
+    /// Look for bytes that break a parser.
+    Fuzz(Fuzz<'a>),
+    /// Check the locked dependencies, with the advisories of this directory.
+    Advisories(Option<&'a str>),
 }
 
 /// What is wrong with the typed words, and which words are possible.
@@ -226,6 +253,8 @@ pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
         "alike" => check_alike(rest).map(|()| Task::Alike(rest)),
         "bench" => bench_seconds(rest).map(Task::Bench),
         "costs" => nothing_behind(rest).map(|()| Task::Costs),
+        "fuzz" => read_fuzz(rest).map(Task::Fuzz),
+        "advisories" => read_advisories(rest).map(Task::Advisories),
         unknown => unreachable!("{unknown} has help and no task"),
     };
     task.map_err(|error| Refusal { problem: error.to_string(), usage: help })
@@ -244,6 +273,8 @@ fn help(command: &str) -> Result<String, Refusal> {
         "alike" => ALIKE.into(),
         "bench" => BENCH.into(),
         "costs" => COSTS.into(),
+        "fuzz" => FUZZ.into(),
+        "advisories" => ADVISORIES.into(),
         unknown => {
             return Err(Refusal { problem: format!("there is no command '{unknown}'"), usage: HELP.into() });
         }
@@ -336,6 +367,31 @@ fn check_alike(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+fn read_fuzz<'a>(words: &'a [&'a str]) -> Result<Fuzz<'a>> {
+    let mut fuzz = Fuzz { seconds: FUZZ_SECONDS, ..Fuzz::default() };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--seconds" => fuzz.seconds = number(word, words.next().context("--seconds needs a value")?)?,
+            "--keep" => fuzz.keep = true,
+            flag if flag.starts_with('-') => bail!("there is no flag '{flag}'"),
+            target => fuzz.targets.push(target),
+        }
+    }
+    // For libFuzzer, 0 seconds are for ever.
+    ensure!(fuzz.seconds > 0, "--seconds is at least 1");
+    Ok(fuzz)
+}
+
+fn read_advisories<'a>(words: &'a [&'a str]) -> Result<Option<&'a str>> {
+    match words {
+        [] => Ok(None),
+        ["--db", directory] => Ok(Some(directory)),
+        ["--db"] => bail!("--db needs a directory"),
+        [first, ..] => bail!("'{first}' is unknown here; there is --db DIR"),
+    }
+}
+
 fn bench_seconds(words: &[&str]) -> Result<u64> {
     let seconds = match words {
         [] => BENCH_SECONDS,
@@ -357,65 +413,5 @@ fn known(what: &str, name: &str, names: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    const COMMANDS: [&str; 11] =
-        ["demo", "test", "build", "guests", "setup", "torture", "faults", "abuse", "alike", "bench", "costs"];
-
-    #[test]
-    fn every_command_has_help_wherever_it_is_asked_for() {
-        for command in COMMANDS {
-            assert!(HELP.contains(&format!("\n  {command} ")), "{command} is not in the list");
-            for words in [&[command, "--help"][..], &[command, "-h"], &["help", command], &[command, "5", "--help"]] {
-                let Task::Help(help) = parse(words).unwrap() else { panic!("{words:?} is a task") };
-                assert!(help.starts_with(&format!("cargo xtask {command}")), "{help}");
-            }
-        }
-        assert_eq!(parse(&[]).unwrap(), Task::Help(HELP.into()));
-    }
-
-    #[test]
-    fn good_words_are_taken() {
-        let words = ["torture", "--cycles", "300", "--faults", "crash,cut-power", "--nodes", "5"];
-        assert_eq!(parse(&words).unwrap(), Task::Torture(&words[1..]));
-        let words = ["faults", "5", "kill", "cut-off", "--seed", "7"];
-        assert_eq!(parse(&words).unwrap(), Task::Faults(&words[1..]));
-        let words = ["test", "--test", "scenarios", "first_hour", "--", "--help"];
-        assert_eq!(parse(&words).unwrap(), Task::Test(&words[1..]));
-        let words = ["alike", "--commands", "20000", "--seed", "3"];
-        assert_eq!(parse(&words).unwrap(), Task::Alike(&words[1..]));
-        let words = ["abuse", "--case", "pings", "--case", "silent", "--seconds", "3", "--json", "figures.json"];
-        assert_eq!(parse(&words).unwrap(), Task::Abuse(&words[1..]));
-        assert_eq!(parse(&["bench"]).unwrap(), Task::Bench(5));
-        assert_eq!(parse(&["bench", "9"]).unwrap(), Task::Bench(9));
-    }
-
-    #[test]
-    fn bad_words_are_refused_by_name_with_the_usage() {
-        let table: &[(&[&str], &str)] = &[
-            (&["dmeo"], "no command 'dmeo'"),
-            (&["demo", "--fast"], "'--fast' is unknown"),
-            (&["build", "x"], "'x' is unknown"),
-            (&["torture", "--cycle", "3"], "no flag '--cycle'"),
-            (&["torture", "--cycles"], "--cycles needs a value"),
-            (&["torture", "--cycles", "many"], "'many' is not a number"),
-            (&["torture", "--faults", "crash,flood"], "no fault 'flood'"),
-            (&["faults", "kil"], "no case 'kil'"),
-            (&["faults", "0"], "1 to 1000"),
-            (&["alike", "--commands", "9"], "at least 10000"),
-            (&["abuse", "--case", "ping"], "no case 'ping'"),
-            (&["abuse", "--seconds", "0"], "1 to 600"),
-            (&["abuse", "--program"], "--program needs a value"),
-            (&["costs", "all"], "'all' is unknown"),
-            (&["bench", "soon"], "'soon' is not a number"),
-            (&["bench", "5", "6"], "'6' is one argument"),
-            (&["test", "--tset", "x"], "'--tset' is no flag"),
-        ];
-        for (words, problem) in table {
-            let refusal = parse(words).unwrap_err();
-            assert!(refusal.problem.contains(problem), "{words:?}: {}", refusal.problem);
-            assert!(refusal.usage.starts_with("cargo xtask"), "{}", refusal.usage);
-        }
-    }
-}
+#[path = "words_tests.rs"]
+mod tests;

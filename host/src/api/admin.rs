@@ -14,11 +14,11 @@ use lockstep_proto::v1::{
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::attended::{STALLED_AFTER, attended};
-use super::fetch::Fetched;
-use super::{Shared, status};
+use super::gate::note;
+use super::{Fetched, Shared, status};
 use crate::calls::DEADLINE_DEFAULT;
-use crate::machine::SnapshotError;
+use crate::raft::path::state_source::refusal;
+use crate::raft::peers::attended::{STALLED_AFTER, attended};
 use crate::raft::time::own_clock::OwnClock;
 use crate::types::{CLOCK_MAX_MS, date};
 
@@ -32,6 +32,7 @@ impl Admin for AdminService {
 
     async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
         let peer = request.remote_addr().map_or_else(|| "an operator".into(), |address| address.to_string());
+        note(&request, "local", request.get_ref().local);
         if !request.into_inner().local {
             let barrier = self.0.parts.calls.read_barrier(Instant::now() + DEADLINE_DEFAULT).await;
             barrier.map_err(|error| status::ended(&error))?;
@@ -42,6 +43,7 @@ impl Admin for AdminService {
     }
 
     async fn resync(&self, request: Request<ResyncRequest>) -> Result<Response<ResyncResponse>, Status> {
+        note(&request, "from", &request.get_ref().from);
         let from = Some(request.into_inner().from).filter(|from| !from.is_empty());
         // Runs on its own task: if the client disconnects, a resync that has begun still completes.
         let resync = tokio::spawn((self.0.parts.resync)(from));
@@ -51,7 +53,9 @@ impl Admin for AdminService {
     }
 
     async fn set_log_time(&self, request: Request<SetLogTimeRequest>) -> Result<Response<SetLogTimeResponse>, Status> {
-        let SetLogTimeRequest { time_ms, sure } = request.into_inner();
+        let SetLogTimeRequest { time_ms, sure } = *request.get_ref();
+        note(&request, "time", date(time_ms));
+        note(&request, "sure", sure);
         self.0.parts.calls.require_leader().await.map_err(|error| status::unmarked(&error))?;
         let now = self.0.parts.log_time.own_clock(true).expect("a leader knows where log time stands");
         refuse_time(now, time_ms, sure)?;
@@ -93,15 +97,6 @@ fn refuse_time(now: OwnClock, to_ms: u64, sure: bool) -> Result<(), Status> {
         ));
     }
     Err(Status::failed_precondition(format!("{words}. Nothing was done; say that you are sure")))
-}
-
-fn refusal(error: SnapshotError) -> Status {
-    let text = error.to_string();
-    match error {
-        SnapshotError::BackingUp => Status::resource_exhausted(text),
-        SnapshotError::Empty | SnapshotError::NoComponent | SnapshotError::Mode(_) => Status::failed_precondition(text),
-        _ => Status::internal(text),
-    }
 }
 
 #[cfg(test)]

@@ -17,9 +17,12 @@ use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 
 use super::wire::parse_timeout;
-use super::{Shared, status};
-use crate::calls::{self, CallError, Connection, MESSAGE_BYTES_MAX, Replies, WatchEnd};
-use lockstep_contract::{Kind, Method};
+use super::{Shared, gate, status};
+use crate::calls::budget::Use;
+use crate::calls::{
+    self, CallError, Connection, DEADLINE_DEFAULT, MESSAGE_BYTES_MAX, Replies, WATCH_REQUEST_BYTES_MAX, WatchEnd,
+};
+use lockstep_contract::{Contract, Kind, Method};
 
 /// How long after the deadline [`overdue`] answers a call that did not answer itself.
 const DEADLINE_GRACE: Duration = Duration::from_millis(500);
@@ -64,9 +67,11 @@ fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, St
     Ok(Call {
         shared: shared.clone(),
         method: method.clone(),
+        contract: routes.clone(),
         started: now,
         deadline: calls::deadline(method.kind, timeout, now),
         reached: Arc::default(),
+        caller: gate::caller_name(request.extensions()),
         connection: request.extensions().get().cloned().unwrap_or_default(),
     })
 }
@@ -85,11 +90,15 @@ type GrpcReplies = MapErr<Replies, fn(WatchEnd) -> Status>;
 struct Call {
     shared: Arc<Shared>,
     method: Arc<Method>,
+    /// The contract that has the method.
+    contract: Arc<Contract>,
     started: Instant,
     /// Deadline of the call. None only for a watch that has none.
     deadline: Option<Instant>,
     /// Set once the whole request message was read.
     reached: Arc<AtomicBool>,
+    /// Name of the client. Empty if it has shown none.
+    caller: String,
     connection: Connection,
 }
 
@@ -99,12 +108,12 @@ impl Call {
             .accept_compressed(CompressionEncoding::Gzip)
             .apply_max_message_size_config(Some(MESSAGE_BYTES_MAX), Some(MESSAGE_BYTES_MAX));
         let reached = self.reached.clone();
-        let overdue = overdue(self.deadline);
+        let overdue = overdue(self.deadline.unwrap_or(self.started + DEADLINE_DEFAULT));
         let (kind, shared, started, name) =
             (self.method.kind, self.shared.clone(), self.started, self.method.name.clone());
         let served = async {
             match kind {
-                Kind::Watch => grpc.server_streaming(self, request).await,
+                Kind::Watch => of_watch(grpc.server_streaming(self, request).await),
                 Kind::Command | Kind::Query => grpc.unary(self, request).await,
             }
         };
@@ -112,30 +121,46 @@ impl Call {
             response = served => response.map(Body::new),
             () = overdue => into_http(status::overdue(kind, reached.load(Ordering::Relaxed))),
         };
-        let response = if reached.load(Ordering::Relaxed) { response } else { explain_unread(response) };
+        let is_explained = reached.load(Ordering::Relaxed) || status::is_hosts(&response);
+        let response = if is_explained { response } else { explain_unread(response) };
         let code = response_code(&response);
         shared.metrics.call_ended(&name, kind, code, started.elapsed());
         response
     }
 
-    /// Returns the call without its transport. Nobody is authenticated, so the caller has no name.
+    /// Returns the call without its transport.
     fn with(&self, request: Bytes) -> calls::Call {
-        calls::Call { method: self.method.clone(), request, caller: String::new(), deadline: self.deadline }
+        calls::Call { method: self.method.clone(), request, caller: self.caller.clone(), deadline: self.deadline }
     }
 
     async fn unary(self, request: Bytes) -> Result<Response<Bytes>, Status> {
         let call = self.with(request);
         let calls = &self.shared.parts.calls;
         let leader = || self.shared.leader_address();
+        let share = self.connection.share();
         match self.method.kind {
-            Kind::Command => status::command(calls.command(call).await, leader),
-            Kind::Query => status::query(calls.query(call, self.shared.node_status()).await, leader),
+            Kind::Command => {
+                let reply = status::command(calls.command(call).await, leader)?;
+                // The command was applied. Its client must learn that, so the reply is counted
+                // although there may be no room.
+                Ok(reply.map(|reply| share.force(Use::Call, reply.len() as u64).tied_to(reply)))
+            }
+            Kind::Query => {
+                let reply = status::query(calls.query(call, self.shared.node_status()).await, leader)?;
+                let lease = share.lease(Use::Call, reply.get_ref().len() as u64);
+                let lease = lease.map_err(|short| status::ended(&short.into()))?;
+                Ok(reply.map(|reply| lease.tied_to(reply)))
+            }
             Kind::Watch => unreachable!("a watch is a stream, and never served as one call"),
         }
     }
 
     fn watch(self, request: Bytes) -> Result<Response<GrpcReplies>, Status> {
-        let started = self.shared.parts.calls.watch(self.with(request), &self.connection);
+        let known = self.contract.known_fields(&self.method, &request, WATCH_REQUEST_BYTES_MAX);
+        let known = known.map_err(|_| status::watch_too_large(WATCH_REQUEST_BYTES_MAX))?;
+        // The request as it arrived is larger, and is not kept.
+        drop(request);
+        let started = self.shared.parts.calls.watch(self.with(known.into()), &self.connection);
         if let Err(CallError::TooManyWatches(full)) = &started {
             self.shared.metrics.watch_refused(*full);
         }
@@ -146,12 +171,9 @@ impl Call {
 
 /// Completes some time after the deadline. Calls answer at their deadline themselves; this ends
 /// those whose request never arrives completely. A stream that has begun no longer waits here and
-/// ends itself.
-async fn overdue(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline + DEADLINE_GRACE).await,
-        None => std::future::pending().await,
-    }
+/// ends itself, so the request of a watch must arrive in time although the watch has no deadline.
+async fn overdue(deadline: Instant) {
+    tokio::time::sleep_until(deadline + DEADLINE_GRACE).await;
 }
 
 impl UnaryService<Bytes> for Call {
@@ -176,6 +198,12 @@ impl ServerStreamingService<Bytes> for Call {
     }
 }
 
+/// Says that the response is one of a watch, for those who count its bytes.
+fn of_watch<B>(mut response: http::Response<B>) -> http::Response<B> {
+    response.extensions_mut().insert(Use::Watch);
+    response
+}
+
 /// Replaces tonic's status for a message that is too large. tonic uses OUT_OF_RANGE or
 /// RESOURCE_EXHAUSTED and does not name the host's limit.
 fn explain_unread(response: http::Response<Body>) -> http::Response<Body> {
@@ -191,7 +219,7 @@ fn response_code(response: &http::Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }
 
-fn into_http(status: Status) -> http::Response<Body> {
+pub(super) fn into_http(status: Status) -> http::Response<Body> {
     status.into_http::<tonic::body::Body>().map(Body::new)
 }
 

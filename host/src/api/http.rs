@@ -1,6 +1,6 @@
 //! Plain HTTP for operators of the process: `/livez`, `/readyz`, `/metrics`, `/status`. Liveness
 //! checks whether the process makes progress, never whether there is a leader. Readiness lists the
-//! reasons why the node is not ready.
+//! reasons why the node is not ready. Both are open to everybody; `gate` decides about the others.
 
 pub(super) mod metrics;
 
@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::time::Instant;
 
 use super::node_status::NodeStatus;
-use super::{LIMITS, Shared};
+use super::{LIMITS, Shared, gate};
 use crate::net;
 use crate::raft::figures::Contact;
 use crate::types::NodeMode;
@@ -147,7 +147,10 @@ fn unready(status: &NodeStatus, contact: Contact, silence_max: Duration, stoppin
     reasons
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+async fn metrics(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    if let Some(refused) = gate::refused_page(&shared, &request) {
+        return refused;
+    }
     match shared.metrics.encode() {
         Ok(text) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -157,7 +160,10 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn status(State(shared): State<Arc<Shared>>) -> Response {
+async fn status(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    if let Some(refused) = gate::refused_page(&shared, &request) {
+        return refused;
+    }
     ([(header::CONTENT_TYPE, "application/json")], shared.status_now().to_json().to_string()).into_response()
 }
 

@@ -12,6 +12,7 @@ use lockstep_proto::v1::Call as EncodedCall;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
+use super::gate::{caller_name, note};
 use super::node_status::suffrage;
 use super::operations::{Done, OperationError};
 use super::{Shared, status};
@@ -68,6 +69,7 @@ fn text(error: impl std::fmt::Display) -> String {
 #[tonic::async_trait]
 impl RaftManager for Manager {
     async fn add_voter(&self, request: Request<pb::AddVoterRequest>) -> Reply<Token> {
+        note_server(&request, &request.get_ref().id, &request.get_ref().address);
         let pb::AddVoterRequest { id, address, previous_index } = request.into_inner();
         self.start_on_leader(move |shared| async move {
             shared.parts.members.add_voter(&id, &address, previous_index).await.map_err(text)
@@ -75,6 +77,7 @@ impl RaftManager for Manager {
     }
 
     async fn add_nonvoter(&self, request: Request<pb::AddNonvoterRequest>) -> Reply<Token> {
+        note_server(&request, &request.get_ref().id, &request.get_ref().address);
         let pb::AddNonvoterRequest { id, address, previous_index } = request.into_inner();
         self.start_on_leader(move |shared| async move {
             shared.parts.members.add_learner(&id, &address, previous_index).await.map_err(text)
@@ -82,6 +85,7 @@ impl RaftManager for Manager {
     }
 
     async fn demote_voter(&self, request: Request<pb::DemoteVoterRequest>) -> Reply<Token> {
+        note_server(&request, &request.get_ref().id, "");
         let pb::DemoteVoterRequest { id, previous_index } = request.into_inner();
         self.start_on_leader(move |shared| async move {
             shared.parts.members.demote(&id, previous_index).await.map_err(text)
@@ -89,6 +93,7 @@ impl RaftManager for Manager {
     }
 
     async fn remove_server(&self, request: Request<pb::RemoveServerRequest>) -> Reply<Token> {
+        note_server(&request, &request.get_ref().id, "");
         let pb::RemoveServerRequest { id, previous_index } = request.into_inner();
         self.start_on_leader(move |shared| async move {
             shared.parts.members.remove(&id, previous_index).await.map_err(text)
@@ -106,6 +111,7 @@ impl RaftManager for Manager {
         &self,
         request: Request<pb::LeadershipTransferToServerRequest>,
     ) -> Reply<Token> {
+        note_server(&request, &request.get_ref().id, &request.get_ref().address);
         let pb::LeadershipTransferToServerRequest { id, address } = request.into_inner();
         self.start_on_leader(move |shared| async move {
             shared.check_address(&id, &address)?;
@@ -115,7 +121,9 @@ impl RaftManager for Manager {
     }
 
     async fn apply_log(&self, request: Request<pb::ApplyLogRequest>) -> Reply<Token> {
-        let call = self.0.decode_call(&request.into_inner().data)?;
+        let caller = caller_name(request.extensions());
+        let call = self.0.decode_call(&request.get_ref().data, caller)?;
+        note(&request, "command", &call.method.name);
         let calls = self.0.parts.calls.clone();
         self.start_done(async move { status::applied_log(calls.command_on_leader(call).await) })
     }
@@ -203,13 +211,24 @@ impl RaftManager for Manager {
 
     async fn r#await(&self, request: Request<Token>) -> Reply<pb::AwaitResponse> {
         let Done { index, error } =
-            self.0.operations.wait(&request.into_inner().operation_token).await.map_err(unknown_token)?;
+            self.0.operations.wait(&request.get_ref().operation_token).await.map_err(unknown_token)?;
+        if !error.is_empty() {
+            note(&request, "error", &error);
+        }
         Ok(Response::new(pb::AwaitResponse { error, index }))
     }
 
     async fn forget(&self, request: Request<Token>) -> Reply<pb::ForgetResponse> {
         self.0.operations.forget(&request.into_inner().operation_token).map_err(unknown_token)?;
         Ok(Response::new(pb::ForgetResponse {}))
+    }
+}
+
+/// Notes the server that a call is about, for the audit.
+fn note_server<T>(request: &Request<T>, id: &str, address: &str) {
+    note(request, "raft_id", id);
+    if !address.is_empty() {
+        note(request, "raft_addr", address);
     }
 }
 
@@ -232,13 +251,13 @@ impl Shared {
 
     /// Decodes the data of ApplyLog and checks that it names a command. Nothing else is ever
     /// proposed.
-    fn decode_call(&self, data: &[u8]) -> Result<Call, Status> {
+    fn decode_call(&self, data: &[u8], caller: String) -> Result<Call, Status> {
         let call = EncodedCall::decode(data)
             .map_err(|error| Status::invalid_argument(format!("data is no encoded lockstep.v1.Call: {error}")))?;
         let routes = self.routes().ok_or_else(|| status::unrouted(&self.parts.calls.no_component()))?;
         match routes.method(&call.method) {
             Some(method) if method.kind == Kind::Command => {
-                Ok(Call { method: method.clone(), request: call.request, caller: String::new(), deadline: None })
+                Ok(Call { method: method.clone(), request: call.request, caller, deadline: None })
             }
             Some(method) => Err(Status::invalid_argument(format!(
                 "{} is a {}; ApplyLog takes commands only",

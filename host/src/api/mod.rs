@@ -4,22 +4,28 @@
 //! the disk.
 //!
 //! ```text
-//! net (HTTP/2) ──► router ─┬─ manager, admin, health, reflection
-//!                          └─ dynamic ──► calls/, with a command, a query or a watch
+//! net (HTTP/2) ──► gate ──► bodies ──► router ─┬─ operators ──► manager, admin, health
+//!                                              ├─ reflection
+//!                                              └─ dynamic ──► calls/: command, query, watch
+//! gate: who calls, and whether that is allowed (`rights` says what a method needs; `trust` decides)
+//! bodies: the bytes of both bodies are counted, and bounded
+//! operators: their work is done where Raft runs
 //! status: how a call ended, in gRPC's words
 //! ```
 
 mod admin;
-mod attended;
+mod bodies;
 mod dynamic;
-mod fetch;
+mod gate;
 mod health;
 mod http;
 mod manager;
 mod node_status;
 mod operations;
+mod operators;
 mod raft_admin;
 mod reflection;
+mod rights;
 pub mod status;
 mod trailers;
 mod wire;
@@ -37,6 +43,7 @@ use futures::future::BoxFuture;
 use lockstep_contract::{Contract, ContractError};
 use lockstep_proto::{manager as manager_proto, v1};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::watch as watch_channel;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -48,12 +55,13 @@ use crate::machine::Machine;
 use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Remote, Sockets, media};
 use crate::raft::figures::{self, Contact, RaftStatus};
 use crate::raft::membership::Configuration;
-use crate::raft::{LeaderWatch, LogTime, Members, RaftCell, Retention};
+use crate::raft::{Intake, LeaderWatch, LogTime, Members, RaftCell, Retention};
+use crate::trust::Trust;
 use crate::types::Addresses;
 use node_status::NodeStatus;
+use operators::Apart;
 
 pub use crate::calls::DEADLINE_DEFAULT;
-pub use fetch::{Fetched, fetch_backup};
 pub use health::LEADER_SERVICE;
 
 /// Most calls that one connection may have open at a time. A client library queues further calls.
@@ -63,12 +71,12 @@ pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
 // fill one.
 const _: () = assert!(WATCHES_PER_CONNECTION_MAX < CONCURRENT_STREAMS_MAX as usize);
 
-/// Limits for the connections of clients. The windows have room for a few requests of the largest
-/// size.
+/// Limits for the connections of clients. What is in the windows is counted only when a service
+/// reads it, so they are small; and a call that does not read leaves half of them to the others.
 const LIMITS: Http2Limits = Http2Limits {
     streams_max: CONCURRENT_STREAMS_MAX,
-    stream_window_bytes: 2 << 20,
-    connection_window_bytes: 8 << 20,
+    stream_window_bytes: 512 << 10,
+    connection_window_bytes: 1 << 20,
     keepalive_interval: Duration::from_secs(20),
     keepalive_timeout: Duration::from_secs(20),
 };
@@ -95,11 +103,26 @@ pub struct ApiParts {
     pub retention: Retention,
     /// The open connections of each port, and their limits.
     pub sockets: Sockets,
+    /// Who a client is, and what it may do.
+    pub trust: Trust,
+    /// The room for peers' messages of which a part is here.
+    pub intake: Intake,
     /// The parts of the process that Shutdown needs.
     pub stop: Stop,
-    /// Makes this node fetch its state from the node at that grpc_addr, or from any voter, and then
-    /// restart. An error is a text for operators.
+    /// Makes this node fetch its state from that member, or from any voter, and then restart. An
+    /// error is a text for operators.
     pub resync: Resync,
+}
+
+/// A fetched state that is now on this node's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The member that sent the state, by its name and its raft_addr.
+    pub from: String,
+    /// The last log index that the state holds.
+    pub index: u64,
+    /// Rows of the guest and of the host together.
+    pub rows: u64,
 }
 
 /// See [`ApiParts::resync`].
@@ -133,11 +156,14 @@ struct Served {
 /// State that all services of the API share.
 struct Shared {
     parts: ApiParts,
+    /// Where calls of operators run.
+    main: Handle,
     /// The contract of the component with that version in the machine; none while it has none.
     routes: ArcSwap<(u64, Option<Arc<Contract>>)>,
     operations: operations::Operations,
     metrics: http::metrics::Metrics,
     progress: Mutex<http::ApplyProgress>,
+    bodies: bodies::Bodies,
     /// Set by Shutdown, while the listeners stay open.
     shutting_down: watch_channel::Sender<bool>,
 }
@@ -167,14 +193,16 @@ fn contract_of(component: &Component) -> Result<Contract, ContractError> {
 
 impl Api {
     /// Creates an API that serves the host's own services, and those of the component that the
-    /// machine has when a call comes.
+    /// machine has when a call comes. Must be called inside the runtime in which Raft runs.
     pub fn new(parts: ApiParts) -> Result<Api, ServeError> {
         let shared = Arc::new(Shared {
             parts,
+            main: Handle::current(),
             routes: ArcSwap::from_pointee((0, None)),
             operations: operations::Operations::default(),
             metrics: http::metrics::Metrics::new(),
             progress: Mutex::new(http::ApplyProgress::new()),
+            bodies: bodies::Bodies::new(),
             shutting_down: watch_channel::channel(false).0,
         });
         shared.metrics.watch(&shared);
@@ -200,24 +228,27 @@ impl Api {
         router
     }
 
-    /// Serves clients on `grpc` and operators of the process on `http`, until [`Api::stop`]. Open
-    /// calls then get a moment to end.
-    pub async fn serve(&self, grpc: Vec<StdListener>, http: Vec<StdListener>) -> std::io::Result<()> {
+    /// Serves clients on `grpc`, in the runtime `clients`, and operators of the process on `http`,
+    /// in this one, until [`Api::stop`]. Open calls then get a moment to end.
+    pub async fn serve(&self, clients: &Handle, grpc: Vec<StdListener>, http: Vec<StdListener>) -> std::io::Result<()> {
         let background = [
             tokio::spawn(health::run(self.shared.clone(), self.health.clone())),
             tokio::spawn(http::observe_progress(self.shared.clone())),
+            tokio::spawn(self.shared.bodies.clone().keep_room(self.shared.parts.calls.budget().clone())),
         ];
         let api = self.clone();
         // Each request looks up the current router: a component may become known while connections
         // are open.
-        let router = Router::new().fallback(move |request: axum::extract::Request| call_router(api.router(), request));
+        let router = Router::new().fallback(move |request: axum::extract::Request| call_router(api.clone(), request));
+        let calls = self.shared.parts.calls.clone();
         let connection = move |remote: Remote| {
-            router.clone().layer(axum::Extension(Connection::default())).layer(axum::Extension(remote))
+            let connection = calls.connection(remote.address.ip());
+            router.clone().layer(axum::Extension(connection)).layer(axum::Extension(remote))
         };
-        let served = tokio::try_join!(
-            net::serve(&self.shared.parts.sockets.clients, grpc, LIMITS, connection, self.shared.stopped()),
-            http::serve(self.shared.clone(), http),
-        );
+        let (port, stopped) = (self.shared.parts.sockets.clients.clone(), self.shared.stopped());
+        let grpc = clients.spawn(async move { net::serve(&port, grpc, LIMITS, connection, stopped).await });
+        let grpc = async { grpc.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) };
+        let served = tokio::try_join!(grpc, http::serve(self.shared.clone(), http));
         for task in background {
             task.abort();
         }
@@ -230,15 +261,31 @@ impl Api {
     }
 }
 
-/// Serves one call. Checks the request before any service gets it, and fits the size of the
-/// response's status.
-async fn call_router(mut router: Router, request: axum::extract::Request) -> axum::response::Response {
+/// Serves one call. Checks the request and its caller before any service gets it, counts the bytes
+/// of both bodies, and fits the size of the response's status.
+async fn call_router(api: Api, mut request: axum::extract::Request) -> axum::response::Response {
     if let Some(refusal) = media::refusal(request.method(), request.version(), request.headers()) {
         dynamic::drain(request.into_body()).await;
         return refusal.into_response();
     }
-    match router.call(request).await {
-        Ok(response) => trailers::fitted(response),
+    let admitted = match gate::admit(&api.shared, &mut request) {
+        Ok(admitted) => admitted,
+        Err(status) => {
+            dynamic::drain(request.into_body()).await;
+            return dynamic::into_http(status);
+        }
+    };
+    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+    let bodies = &api.shared.bodies;
+    let (request, held) = match bodies.received(request) {
+        Ok(received) => received,
+        Err((body, refusal)) => {
+            dynamic::drain(body).await;
+            return dynamic::into_http(refusal);
+        }
+    };
+    match api.router().call(request).await {
+        Ok(response) => bodies.sent(trailers::fitted(admitted.accompany(response)), &connection, held),
         Err(never) => match never {},
     }
 }
@@ -262,7 +309,9 @@ fn router(
     let raft_admin = manager_proto::raft_admin_server::RaftAdminServer::new(raft_admin)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
-    let services = mount(mount(mount(mount(Router::new(), manager), raft_admin), admin), health);
+    let main = &shared.main;
+    let services = mount(mount(Router::new(), Apart::new(manager, main)), Apart::new(raft_admin, main));
+    let services = mount(mount(services, Apart::new(admin, main)), Apart::new(health, main));
     let shared = shared.clone();
     Ok(reflection::add(services, routes)?
         .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))

@@ -180,11 +180,21 @@ fn port_json(port: &PortStatus) -> Value {
         "open": port.open,
         "silent": port.silent,
         "accepted": port.accepted,
+        "per_address_max": port.per_address_max,
+        "of_one_address": port.of_one_address,
         "refused": port.refused,
+        "refused_address": port.refused_address,
         "silent_closed": port.silent_closed,
         "accept_failures": port.accept_failures,
         "resets": port.resets,
         "slowed": port.slowed,
+        "control_slowed": port.control_slowed,
+        "control_closed": port.control_closed,
+        "unread_closed": port.unread_closed,
+        "idle_closed": port.idle_closed,
+        "tls": port.tls.word(),
+        "handshakes_failed": port.handshakes_failed,
+        "certificate_expires": port.certificate_expires,
     })
 }
 

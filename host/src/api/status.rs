@@ -13,16 +13,20 @@
 //! - [`super::trailers`] limits the bytes of all this that a client gets. `lockstep-cut` names what
 //!   was left out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Response, Status};
 
 use super::operations::Done;
+use crate::calls::budget::{Short, Use};
 use crate::calls::{CallError, NOT_APPLIED, UNKNOWN, WatchEnd, fate_of};
 use crate::guest::{Failure, Limits, Reason, Verdict};
 use crate::machine::{Answer, Outcome, QueryError, is_not_run};
 use crate::raft::path::read::RoundError;
 use crate::raft::{NotProposed, ReadError};
+use crate::trust::Refusal;
 use lockstep_contract::Kind;
 
 /// Log index of the entry that held the command, or of the state that a query saw.
@@ -35,6 +39,8 @@ pub const OUTCOME: &str = "lockstep-outcome";
 pub const ORIGIN: &str = "lockstep-origin";
 /// Which of the enumerated reasons ended the guest's call.
 pub const REASON: &str = "lockstep-reason";
+/// Milliseconds after which the client may try again, in the words of gRPC's own retries.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Most bytes of a status message. `trailers` limits the size of the whole status as it is sent.
 const STATUS_TEXT_BYTES_MAX: usize = 1 << 10;
@@ -177,7 +183,7 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
         Reason::NotRun => (
             Code::ResourceExhausted,
             "not-run",
-            "was not called: the log entry had no fuel left for the command; send it again",
+            "was not called: the log entry had no fuel left for the command, or no room for its reply; send it again",
         ),
     }
 }
@@ -197,8 +203,10 @@ fn code(error: &CallError) -> Code {
         E::NotProposed(NotProposed::Overloaded(_) | NotProposed::TooLarge { .. })
         | E::Query(QueryError::Busy)
         | E::Read(ReadError::Overloaded)
-        | E::TooManyWatches(_) => Code::ResourceExhausted,
-        E::NotProposed(NotProposed::Removed { .. })
+        | E::TooManyWatches(_)
+        | E::NoMemory(_)
+        | E::WatchStarved { .. } => Code::ResourceExhausted,
+        E::NotProposed(NotProposed::Removed { .. } | NotProposed::CallerUnproven)
         | E::OutOfService(_)
         | E::Query(QueryError::Removed(_))
         | E::NotLeader(_)
@@ -250,6 +258,51 @@ pub fn request_too_large(limit_bytes: usize) -> Status {
     with_fate(host(Code::ResourceExhausted, &text), NOT_APPLIED)
 }
 
+/// Returns the status of a watch whose request has too many bytes to be kept.
+pub fn watch_too_large(limit_bytes: usize) -> Status {
+    let text = format!(
+        "the request of a watch may have {limit_bytes} bytes in the fields that its message declares, because the node keeps them; \
+         ask for less, or open more watches"
+    );
+    host(Code::ResourceExhausted, &text)
+}
+
+/// Returns the status of a call that would make this node hold too much. The call may have been a
+/// command, and did not run.
+pub fn no_memory(short: Short) -> Status {
+    unrouted(&short.into())
+}
+
+/// Returns the status of a request that did not arrive within `limit`.
+pub fn too_slow(limit: Duration) -> Status {
+    let text = format!("the request did not arrive whole within {limit:?}, the time that it may take");
+    with_fate(host(Code::DeadlineExceeded, &text), NOT_APPLIED)
+}
+
+/// Returns the status of a compressed request that cannot be read.
+pub fn bad_compression(error: &std::io::Error) -> Status {
+    with_fate(host(Code::Internal, &format!("the request cannot be decompressed: {error}")), NOT_APPLIED)
+}
+
+/// Returns the status of a call whose reply was not taken while this node was short of memory. A
+/// command was applied, and its client can not know that.
+pub fn not_taken(patience: Duration, of: Use) -> Status {
+    let text = format!(
+        "nothing of the reply was taken for {patience:?} while this node was short of memory for its clients (--client_memory), so the \
+         call was ended; take replies as they come, and call again"
+    );
+    let status = host(Code::ResourceExhausted, &text);
+    match of {
+        Use::Call => with_fate(status, UNKNOWN),
+        Use::Watch => status,
+    }
+}
+
+/// Returns whether the host says why in this response, and not the gRPC library.
+pub fn is_hosts<T>(response: &http::Response<T>) -> bool {
+    response.headers().contains_key(ORIGIN)
+}
+
 /// Returns the status of a malformed `grpc-timeout`.
 pub fn bad_timeout(value: &[u8]) -> Status {
     let text = format!(
@@ -262,6 +315,24 @@ pub fn bad_timeout(value: &[u8]) -> Status {
 /// Returns the status of a method that this node does not serve.
 pub fn unimplemented(explanation: &str) -> Status {
     with_fate(host(Code::Unimplemented, explanation), NOT_APPLIED)
+}
+
+/// Returns the status of a call that its caller may not make. No service has seen the call.
+pub(super) fn not_allowed(refusal: &Refusal) -> Status {
+    let status = with_fate(host(refusal_code(refusal.reason), &refusal.text), NOT_APPLIED);
+    match refusal.retry_after {
+        Some(wait) => with(status, PUSHBACK, &wait.as_millis().to_string()),
+        None => status,
+    }
+}
+
+/// Returns the code of a call that its caller may not make.
+pub(super) fn refusal_code(reason: crate::trust::Reason) -> Code {
+    match reason {
+        crate::trust::Reason::Unauthenticated => Code::Unauthenticated,
+        crate::trust::Reason::Denied => Code::PermissionDenied,
+        crate::trust::Reason::Quota => Code::ResourceExhausted,
+    }
 }
 
 fn with_leader(status: Status, leader: Option<String>) -> Status {

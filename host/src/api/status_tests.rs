@@ -23,6 +23,7 @@ fn a_command_without_an_outcome_says_whether_it_may_have_run() {
         (NotProposed::Stopping.into(), Code::Unavailable, "not-applied"),
         (E::OutOfService("hashes differ".into()), Code::FailedPrecondition, "not-applied"),
         (NotProposed::Removed { index: 9 }.into(), Code::FailedPrecondition, "not-applied"),
+        (NotProposed::CallerUnproven.into(), Code::FailedPrecondition, "not-applied"),
         (NotProposed::Overloaded("queue".into()).into(), Code::ResourceExhausted, "not-applied"),
         (too_large.into(), Code::ResourceExhausted, "not-applied"),
         (NotProposed::Expired.into(), Code::DeadlineExceeded, "not-applied"),

@@ -88,8 +88,8 @@ impl Commands {
             };
             let is_another = asked.replace(view.id()) != Some(view.id());
             match self.attempt(&view, &command, &mut waiter, deadline).await {
-                // The entry had no fuel left for the command. It becomes a new command for the log,
-                // with a new origin.
+                // The entry had no fuel or no room left for the command. It becomes a new command
+                // for the log, with a new origin.
                 Ok(Fate::Outcome(outcome)) if is_not_run(&outcome.verdict) && Instant::now() < deadline => {
                     (command, waiter) = self.register(&call);
                     patience = Instant::now() + parts.election_timeout;

@@ -272,6 +272,7 @@ async fn refusals_that_no_retry_mends_are_answered_at_once() {
         NotProposed::Expired,
         NotProposed::Stopping,
         NotProposed::Removed { index: 9 },
+        NotProposed::CallerUnproven,
     ];
     for refusal in refusals {
         *world.local.refusal.lock() = Some(refusal.clone());

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::budget::Short;
 use super::watch::places::Full;
 use crate::machine::{Outcome, QueryError, is_not_run};
 use crate::raft::path::read::RoundError;
@@ -67,6 +68,18 @@ pub enum CallError {
     /// As many watches are open as there may be.
     #[error("{0}")]
     TooManyWatches(Full),
+    /// Clients make this node hold as much as they may.
+    #[error(transparent)]
+    NoMemory(#[from] Short),
+    /// There was no memory for the next step of a watch.
+    #[error(
+        "this node had no memory for the next step of the watch for {waited:?}, because other clients do not take their replies \
+         (--client_memory); watch again, or on another node"
+    )]
+    WatchStarved {
+        /// How long it waited.
+        waited: Duration,
+    },
     /// The watch is open while the node stops.
     #[error("this node is stopping; watch again on another one")]
     WatchStopping,
@@ -107,6 +120,8 @@ impl CallError {
             | CallError::QueryDeadline
             | CallError::WatchDeadline
             | CallError::TooManyWatches(_)
+            | CallError::NoMemory(_)
+            | CallError::WatchStarved { .. }
             | CallError::WatchStopping
             | CallError::WatchBroken
             | CallError::NotLeader(_)
@@ -118,7 +133,7 @@ impl CallError {
 }
 
 /// Returns what an outcome without a reply says about its command: [`APPLIED`], or [`NOT_APPLIED`]
-/// when its entry had no fuel left for it.
+/// when its entry had no fuel or no room left for it.
 pub fn fate_of(outcome: &Outcome) -> &'static str {
     if is_not_run(&outcome.verdict) { NOT_APPLIED } else { APPLIED }
 }

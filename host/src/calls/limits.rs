@@ -9,7 +9,12 @@ use tokio::time::Instant;
 /// Most bytes of one request or reply message, decompressed. Stock clients have the same limit.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-/// Deadline of a unary call whose client gave none.
+/// Most bytes of the declared fields of a watch's request. The node keeps them as long as the watch
+/// is open.
+pub const WATCH_REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// Deadline of a unary call whose client gave none. The request of any call must arrive within it,
+/// if its client gave none.
 pub const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Longest deadline. A deadline further away is shortened to this.

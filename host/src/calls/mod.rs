@@ -14,7 +14,9 @@
 //! - `ready` waits until this node may answer; it knows the mode, the barrier and the removal.
 //! - `leader` is what only the leader answers.
 //! - `error` is how a call ends without the guest's word.
+//! - `budget` counts the bytes that clients make this node hold, and says when there are too many.
 
+pub mod budget;
 mod command;
 mod error;
 mod leader;
@@ -23,6 +25,7 @@ mod query;
 mod ready;
 mod watch;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,13 +36,14 @@ use tokio::time::Instant;
 
 use crate::machine::Machine;
 use crate::raft::{Clock, LeaderWatch, Me, Members, Propose, RaftCell, ReadIndex};
+use budget::Budget;
 use command::{Commands, CommandsParts};
 use watch::Watches;
 
 pub use error::{APPLIED, CallError, NOT_APPLIED, UNKNOWN, fate_of};
-pub use limits::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX, deadline};
+pub use limits::{DEADLINE_DEFAULT, MESSAGE_BYTES_MAX, WATCH_REQUEST_BYTES_MAX, deadline};
 pub use watch::WatchFigures;
-pub use watch::places::{Connection, Full, WATCHES_PER_CONNECTION_MAX};
+pub use watch::places::{Connection, Full, WATCHES_MAX, WATCHES_PER_CLIENT_MAX, WATCHES_PER_CONNECTION_MAX};
 pub use watch::replies::{Replies, WatchEnd};
 
 /// One call of a guest's method.
@@ -87,6 +91,8 @@ pub struct CallsParts {
     pub clock: Clock,
     /// How long a call waits for a leader, and for a node that catches up.
     pub election_timeout: Duration,
+    /// The bytes that clients may make this node hold.
+    pub budget: Budget,
 }
 
 /// Runs calls. Cheap to clone.
@@ -117,6 +123,16 @@ impl Calls {
         });
         let stopping = watch_channel::channel(false).0;
         Calls(Arc::new(Inner { parts, commands, watches: Watches::default(), stopping }))
+    }
+
+    /// Returns what a new connection carries with each of its requests.
+    pub fn connection(&self, address: IpAddr) -> Connection {
+        Connection::new(self.0.parts.budget.share(), address)
+    }
+
+    /// Returns the bytes that clients make this node hold.
+    pub fn budget(&self) -> &Budget {
+        &self.0.parts.budget
     }
 
     /// Ends open watches. The value of [`Calls::stopping`] becomes true.

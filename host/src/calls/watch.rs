@@ -5,6 +5,8 @@
 //! - The next step runs when the client has taken everything that the last step sent.
 //! - A step gets the cause `wake` only when nothing that the last step read has changed.
 //! - A stream always says how it ended, whatever happens to this node.
+//! - What a watch makes this node hold is counted: its request, its memo, the keys that its last step
+//!   read, and replies until the client has taken them. A step waits until there is room.
 
 pub(super) mod places;
 pub(super) mod replies;
@@ -16,10 +18,11 @@ use bytes::Bytes;
 use futures::FutureExt;
 use lockstep_contract::Consistency;
 
+use super::budget::{Lease, Share, Use};
 use super::{Call, CallError, Calls};
 use crate::guest::{Cause, Step, Stepped};
 use crate::logs::Sparse;
-use crate::machine::{Again, Change, Changed, QueryError, WatchCall, Watched};
+use crate::machine::{Again, Change, Changed, QueryError, ReadSet, WatchCall, Watched};
 use places::{Connection, Places};
 use replies::{Left, Outlet, Replies, Sender, WatchEnd};
 
@@ -29,6 +32,16 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a watch that wakes for a time waits for this node to apply the entry that carries the
 /// time.
 const APPLY_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Bytes that a watch takes beside what it keeps: its task, and the buffers of its stream.
+const WATCH_BYTES: u64 = 16 << 10;
+
+/// Bytes for which the first step of a watch waits. Each later one waits for as many as the one
+/// before it sent.
+const FIRST_STEP_BYTES: u64 = 64 << 10;
+
+/// Longest time that a step waits for memory.
+const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The watches of this node.
 #[derive(Default)]
@@ -45,6 +58,8 @@ pub(super) struct Watches {
 pub struct WatchFigures {
     /// Open watches.
     pub open: u64,
+    /// Those of the client that has most.
+    pub open_of_one: u64,
     /// Steps that the guest has run since the process started.
     pub steps: u64,
     /// Steps that waited because those before them ran again and again and sent nothing.
@@ -55,10 +70,19 @@ impl Calls {
     /// Starts a watch on `connection`. It ends when the client leaves, the guest is done, the
     /// deadline passes, or the node stops or may no longer serve.
     pub fn watch(&self, call: Call, connection: &Connection) -> Result<Replies, CallError> {
-        let place = self.0.watches.places.take(connection).map_err(CallError::TooManyWatches)?;
+        let place = self.0.watches.places.take(connection, &call.caller).map_err(CallError::TooManyWatches)?;
+        let held = connection.share().lease(Use::Watch, WATCH_BYTES + call.request.len() as u64)?;
         let (outlet, replies) = replies::channel(place);
-        let sender = outlet.sender();
-        let watch = Watch { calls: self.clone(), call, sender, memo: Bytes::new(), again: Again::default() };
+        let watch = Watch {
+            calls: self.clone(),
+            call,
+            sender: outlet.sender(),
+            memo: Bytes::new(),
+            again: Again::default(),
+            share: connection.share().clone(),
+            held,
+            last_step_bytes: FIRST_STEP_BYTES,
+        };
         tokio::spawn(watch.run(outlet));
         Ok(replies)
     }
@@ -68,6 +92,7 @@ impl Calls {
         let watches = &self.0.watches;
         WatchFigures {
             open: watches.places.taken(),
+            open_of_one: watches.places.taken_by_one(),
             steps: watches.steps.load(Relaxed),
             held_back: watches.held_back.load(Relaxed),
         }
@@ -80,6 +105,11 @@ struct Watch {
     sender: Sender,
     memo: Bytes,
     again: Again,
+    share: Share,
+    /// What the watch keeps between its steps.
+    held: Lease,
+    /// Bytes that the last step sent.
+    last_step_bytes: u64,
 }
 
 /// Why the stream ends.
@@ -151,6 +181,7 @@ impl Watch {
     /// Runs one step, sends its replies, and waits for the next step.
     async fn round(&mut self, next: Next) -> Result<Next, End> {
         self.sender.taken().await?;
+        let room = self.room().await?;
         let Watched { index, time_ms, stepped, reads } = self.step_for(next).await?;
         let step = match stepped {
             Stepped::Step(step) => step,
@@ -159,6 +190,7 @@ impl Watch {
         };
         let again = self.again.after(&step, index);
         let Step { replies, memo, wake_at_index, wake_after_ms, done } = step;
+        let replies = self.held_replies(replies, room);
         for reply in replies {
             self.sender.send(reply).await?;
         }
@@ -166,9 +198,37 @@ impl Watch {
             return Err(End::Done);
         }
         self.memo = memo;
+        let reads = self.keep(reads);
         let changed = self.calls.0.parts.machine.changed(index, reads);
         let wakes = Wakes { again, at_index: wake_at_index, time_ms, after_ms: wake_after_ms };
         Ok(self.wait(changed, wakes).await)
+    }
+
+    /// Waits until there is room for as many replies as the last step had.
+    async fn room(&self) -> Result<Lease, End> {
+        let bytes = self.last_step_bytes.min(self.calls.budget().watch_max());
+        let room = self.share.when_room(Use::Watch, bytes, ROOM_PATIENCE).await;
+        room.ok_or_else(|| CallError::WatchStarved { waited: ROOM_PATIENCE }.into())
+    }
+
+    /// Counts the replies of a step, each until it is written. A step that sends more than there
+    /// was room for is counted by force: it has run, and it holds up the next ones.
+    fn held_replies(&mut self, replies: Vec<Bytes>, mut room: Lease) -> Vec<Bytes> {
+        self.last_step_bytes = replies.iter().map(|reply| reply.len() as u64).sum();
+        room.grow_by_force(self.last_step_bytes.saturating_sub(room.bytes()));
+        replies.into_iter().map(|reply| room.split(reply.len() as u64).tied_to(reply)).collect()
+    }
+
+    /// Counts what the watch keeps until its next step. When there is no room for the keys that the
+    /// step read, the watch depends on all keys instead.
+    fn keep(&mut self, reads: ReadSet) -> ReadSet {
+        let own = WATCH_BYTES + (self.call.request.len() + self.memo.len()) as u64;
+        if self.held.set(own + reads.bytes_held()).is_ok() {
+            return reads;
+        }
+        self.held.grow_by_force(own.saturating_sub(self.held.bytes()));
+        drop(self.held.split(self.held.bytes() - own));
+        ReadSet::everything()
     }
 
     /// Runs the next step. A change may come between the event that woke the stream and the moment

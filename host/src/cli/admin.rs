@@ -6,6 +6,7 @@ use std::time::Duration;
 use prost_reflect::DynamicMessage;
 
 use super::client::{self, CONNECT_PATIENCE};
+use super::credentials::Credentials;
 use super::door;
 use super::manager::{self, Manager, is_operation, known, operation_error, text_field};
 use super::progress::with_transfers;
@@ -25,6 +26,9 @@ pub(crate) struct AdminArgs {
     /// Give up on a call after this long [default: never]
     #[arg(long = "timeout", value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
+
+    #[command(flatten)]
+    credentials: Credentials,
 
     /// The grpc_addr of a node; with --leader, of several nodes, separated by commas
     #[arg(value_name = "HOST:PORT")]
@@ -101,8 +105,11 @@ async fn reach(args: &AdminArgs) -> anyhow::Result<Manager> {
         return Err(failure.hint("give one address, or --leader to find the leader among them").into());
     }
     match args.leader {
-        true => find_leader(&args.addr, args.timeout).await,
-        false => Ok(Manager::new(client::connect(&args.addr, CONNECT_PATIENCE).await?, args.timeout)),
+        true => find_leader(&args.addr, &args.credentials, args.timeout).await,
+        false => {
+            let server = client::connect(&args.addr, &args.credentials, CONNECT_PATIENCE).await?;
+            Ok(Manager::new(server, args.timeout))
+        }
     }
 }
 
@@ -148,13 +155,13 @@ async fn say(manager: &Manager, addr: &str, rpc: &Rpc, request: &DynamicMessage)
     Ok(reply)
 }
 
-async fn find_leader(addrs: &str, timeout: Option<Duration>) -> anyhow::Result<Manager> {
-    client::check(&addrs.split(',').collect::<Vec<_>>())?;
+async fn find_leader(addrs: &str, credentials: &Credentials, timeout: Option<Duration>) -> anyhow::Result<Manager> {
+    client::check(&addrs.split(',').collect::<Vec<_>>(), credentials)?;
     // Groups the addresses by answer, so that an answer that several nodes give is printed once.
     let mut answers: Vec<(String, Vec<&str>)> = Vec::new();
     for addr in addrs.split(',') {
         // Does not wait for a dead node: another one may lead.
-        let answer = match client::connect(addr, Duration::ZERO).await {
+        let answer = match client::connect(addr, credentials, Duration::ZERO).await {
             Ok(server) => {
                 let manager = Manager::new(server, timeout);
                 let reply = manager.run("State", &[]).await;

@@ -12,6 +12,7 @@ use lockstep_proto::v1::admin_client::AdminClient;
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::{self, CONNECT_PATIENCE};
+use super::credentials::Credentials;
 use super::door;
 use super::progress::{Line, mebibytes};
 use super::report::{Failure, print_notice};
@@ -41,6 +42,9 @@ pub(crate) struct BackupArgs {
     #[arg(long = "local")]
     local: bool,
 
+    #[command(flatten)]
+    credentials: Credentials,
+
     /// The grpc_addr of a node
     #[arg(value_name = "HOST:PORT")]
     addr: String,
@@ -64,7 +68,7 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<()> {
 }
 
 async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
-    let server = client::connect(&args.addr, CONNECT_PATIENCE).await?;
+    let server = client::connect(&args.addr, &args.credentials, CONNECT_PATIENCE).await?;
     let mut client = AdminClient::new(server.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let failed = |status| Failure::from_status(&status);
     let mut frames = match client.backup(BackupRequest { local: args.local }).await {

@@ -12,6 +12,7 @@ use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::client::{self, CONNECT_PATIENCE, Client};
+use super::credentials::Credentials;
 use super::report::{Failure, code_name, print_line};
 
 /// How long a client waits after an error. Without a pause, a dead cluster would only show how fast
@@ -51,6 +52,9 @@ pub(crate) struct BenchArgs {
     /// Length of each run
     #[arg(long = "seconds", value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 /// `AddRequest` of the key-value guest's `Example` service.
@@ -79,7 +83,7 @@ struct Seen {
 
 /// Runs the load for each number of clients, and prints one line for each run.
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    client::check(&args.addrs.iter().map(String::as_str).collect::<Vec<_>>())?;
+    client::check(&args.addrs.iter().map(String::as_str).collect::<Vec<_>>(), &args.credentials)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         print_line(format!("Example/Add, {}-byte values, {} s a run, closed loop", args.value_bytes, args.seconds))?;
@@ -109,7 +113,7 @@ async fn measure(args: &BenchArgs, clients: u32) -> anyhow::Result<(Seen, Durati
     for addr in args.addrs.iter().cycle().take(clients as usize) {
         // Nothing is sent again for a client, so that each latency is that of one call, and each
         // error is counted.
-        connections.push(client::connect(addr, CONNECT_PATIENCE).await?);
+        connections.push(client::connect(addr, &args.credentials, CONNECT_PATIENCE).await?);
     }
     let began = Instant::now();
     let end = began + Duration::from_secs(args.seconds);

@@ -11,6 +11,7 @@ use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 
 use super::called::as_called;
 use super::client::{self, CONNECT_PATIENCE, CallOptions, Client};
+use super::credentials::Credentials;
 use super::door;
 use super::json::{Shown, Tree, read_message, show_bytes};
 use super::reflection::Reflection;
@@ -60,6 +61,9 @@ pub(crate) struct CallArgs {
     /// Metadata to send; may be given several times
     #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = metadata_pair)]
     metadata: Vec<(AsciiMetadataKey, AsciiMetadataValue)>,
+
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 /// Makes one call, or lists the methods.
@@ -71,7 +75,7 @@ pub(crate) fn run(args: &CallArgs) -> anyhow::Result<()> {
             .into());
     }
     super::client_runtime()?.block_on(async {
-        let server = client::connect_to_any(&args.addr, CONNECT_PATIENCE).await?;
+        let server = client::connect_to_any(&args.addr, &args.credentials, CONNECT_PATIENCE).await?;
         match method {
             None => list(args, server, None).await,
             Some((service, None)) => list(args, server, Some(service)).await,

@@ -15,6 +15,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::credentials::{Credentials, advice};
 use super::report::{Failure, print_notice};
 use crate::config::Address;
 
@@ -45,25 +46,33 @@ pub(crate) struct Replies {
 
 /// Connects to the gRPC port of a node. All calls go to this node alone, each of them once. While
 /// the node refuses connections, it retries for `patience`, with a notice on stderr.
-pub(crate) async fn connect(addr: &str, patience: Duration) -> anyhow::Result<Client> {
-    reach(Options { patience, ..Options::one_node() }, &[addr], print_waiting(patience)).await
+pub(crate) async fn connect(addr: &str, credentials: &Credentials, patience: Duration) -> anyhow::Result<Client> {
+    reach(Options { patience, ..Options::one_node() }, credentials, &[addr], print_waiting(patience)).await
 }
 
 /// Connects like [`connect`], but without a notice, to a node that is known to be starting.
-pub(crate) async fn connect_quietly(addr: &str, patience: Duration) -> anyhow::Result<Client> {
-    reach(Options { patience, ..Options::one_node() }, &[addr], |_| ()).await
+pub(crate) async fn connect_quietly(
+    addr: &str,
+    credentials: &Credentials,
+    patience: Duration,
+) -> anyhow::Result<Client> {
+    reach(Options { patience, ..Options::one_node() }, credentials, &[addr], |_| ()).await
 }
 
 /// Connects like [`connect`] to one address. To several, separated by commas, it connects as a
 /// client of their cluster: a call is sent again, to another node, when no node has run it.
-pub(crate) async fn connect_to_any(addrs: &str, patience: Duration) -> anyhow::Result<Client> {
+pub(crate) async fn connect_to_any(
+    addrs: &str,
+    credentials: &Credentials,
+    patience: Duration,
+) -> anyhow::Result<Client> {
     let addrs: Vec<&str> = addrs.split(',').collect();
     if let [addr] = addrs[..] {
-        return connect(addr, patience).await;
+        return connect(addr, credentials, patience).await;
     }
     // The node says which request is too large.
     let options = Options { patience, request_bytes_max: usize::MAX, ..Options::default() };
-    reach(options, &addrs, print_waiting(patience)).await
+    reach(options, credentials, &addrs, print_waiting(patience)).await
 }
 
 fn print_waiting(patience: Duration) -> impl FnOnce(&[&str]) {
@@ -73,24 +82,42 @@ fn print_waiting(patience: Duration) -> impl FnOnce(&[&str]) {
     }
 }
 
-async fn reach(options: Options, typed: &[&str], waiting: impl FnOnce(&[&str])) -> anyhow::Result<Client> {
-    let addresses = check(typed)?;
-    let options = Options { connect_timeout: CONNECT_TIMEOUT, ..options };
+async fn reach(
+    options: Options,
+    credentials: &Credentials,
+    typed: &[&str],
+    waiting: impl FnOnce(&[&str]),
+) -> anyhow::Result<Client> {
+    let addresses = check(typed, credentials)?;
+    let options = credentials.add_to(Options { connect_timeout: CONNECT_TIMEOUT, ..options })?;
     match options.connect_with_notice(&addresses.join(","), waiting).await {
         Ok(client) => Ok(client),
-        Err(ConnectError::Unreachable(nodes)) => Err(unreachable(typed, &nodes).into()),
+        Err(ConnectError::Unreachable(nodes)) => Err(unreachable(typed, &nodes, credentials).into()),
         Err(ConnectError::Address(refused)) => Err(Failure::usage(refused.to_string()).into()),
     }
 }
 
 /// Reads addresses as a person types them, and returns the first mistake.
-pub(crate) fn check(typed: &[&str]) -> Result<Vec<String>, Failure> {
-    typed.iter().map(|addr| address(addr)).collect()
+pub(crate) fn check(typed: &[&str], credentials: &Credentials) -> Result<Vec<String>, Failure> {
+    typed.iter().map(|addr| address(addr, credentials)).collect()
 }
 
 /// Reads an address as a person types it. A port alone is one of this machine.
-fn address(typed: &str) -> Result<String, Failure> {
-    let plain = typed.strip_prefix("http://").unwrap_or(typed);
+fn address(typed: &str, credentials: &Credentials) -> Result<String, Failure> {
+    let plain = match (typed.strip_prefix("http://"), typed.strip_prefix("https://")) {
+        (Some(_), _) if credentials.are_encrypted() => {
+            let failure =
+                Failure::usage(format!("{typed} asks for a connection without TLS, and --tls_ca for one with it"));
+            return Err(failure.hint("write the address without http://, or leave --tls_ca out"));
+        }
+        (_, Some(_)) if !credentials.are_encrypted() => {
+            let failure = Failure::usage(format!("{typed} asks for TLS"));
+            return Err(
+                failure.hint("name the file of the authorities that sign the nodes' certificates: --tls_ca ca.pem")
+            );
+        }
+        (plain, encrypted) => plain.or(encrypted).unwrap_or(typed),
+    };
     let mut address =
         Address::parse("the address", plain).map_err(|refused| Failure::usage(refused.problem).hint(refused.hint))?;
     if address.host.is_empty() {
@@ -99,7 +126,8 @@ fn address(typed: &str) -> Result<String, Failure> {
     Ok(address.to_string())
 }
 
-fn unreachable(typed: &[&str], nodes: &[Unreached]) -> Failure {
+fn unreachable(typed: &[&str], nodes: &[Unreached], credentials: &Credentials) -> Failure {
+    let of_tls = nodes.iter().find_map(|node| advice(&node.to_string(), credentials.have_identity()));
     let hint = match nodes.iter().all(Unreached::is_refused) {
         true => "is the node running, and is this its --grpc_addr?",
         false => "check the address; it is the --grpc_addr of a node",
@@ -110,7 +138,7 @@ fn unreachable(typed: &[&str], nodes: &[Unreached]) -> Failure {
             failure.note(format!("{}: {}", node.address(), node.reason()))
         }),
     };
-    failure.hint(hint)
+    failure.hint(of_tls.unwrap_or(hint))
 }
 
 /// Calls a method with one reply.
@@ -259,7 +287,7 @@ mod tests {
     use crate::reserved::Reserved;
 
     async fn refused(addrs: &str) -> String {
-        let error = connect_to_any(addrs, Duration::ZERO).await.unwrap_err();
+        let error = connect_to_any(addrs, &Credentials::default(), Duration::ZERO).await.unwrap_err();
         format!("{:?}", error.downcast_ref::<Failure>().unwrap())
     }
 
@@ -278,7 +306,12 @@ mod tests {
         for addrs in ["localhost", "localhost:1,localhost", "localhost:1,"] {
             assert!(refused(addrs).await.contains("give host:port"), "{addrs}");
         }
-        assert_eq!(address(":40051").unwrap(), "localhost:40051");
-        assert_eq!(address("http://[::1]:5").unwrap(), "[::1]:5");
+        let (plain, encrypted) =
+            (Credentials::default(), Credentials::of_files("ca.pem".as_ref(), "a.pem".as_ref(), "a.key".as_ref()));
+        assert_eq!(address(":40051", &plain).unwrap(), "localhost:40051");
+        assert_eq!(address("http://[::1]:5", &plain).unwrap(), "[::1]:5");
+        assert_eq!(address("https://[::1]:5", &encrypted).unwrap(), "[::1]:5");
+        assert!(format!("{:?}", address("https://a:5", &plain)).contains("--tls_ca"));
+        assert!(format!("{:?}", address("http://a:5", &encrypted)).contains("leave --tls_ca out"));
     }
 }

@@ -2,6 +2,7 @@
 //! person would type, and it is removed at the end. The nodes are ordinary `lockstep node`
 //! processes. They know nothing of this program except a pipe, which closes when this program dies.
 
+mod certificates;
 mod nodes;
 mod place;
 
@@ -15,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::call::signature;
 use super::called::as_called;
 use super::client;
+use super::credentials::Credentials;
 use super::fsm;
 use super::logging;
 use super::manager::{Manager, text_field};
@@ -22,7 +24,8 @@ use super::progress::mebibytes;
 use super::reflection::Reflection;
 use super::report::{Failure, print_line, print_notice};
 use crate::config::guests_hint;
-use nodes::Nodes;
+use certificates::Certificates;
+use nodes::{Nodes, Settings};
 use place::Directory;
 
 /// Longest wait for a node to start. Loading a large guest for the first time takes a while on a
@@ -40,7 +43,8 @@ kv.wasm beside this program. Its nodes take commands while 64 MiB of disk are fr
 Examples:
   lockstep dev
   lockstep dev target/wasm32-unknown-unknown/release/my_machine.wasm
-  lockstep dev --base_port 40051";
+  lockstep dev --base_port 40051
+  lockstep dev --tls";
 
 /// Run a cluster on this machine, until Ctrl-C.
 #[derive(Debug, clap::Args)]
@@ -62,6 +66,11 @@ pub(crate) struct DevArgs {
     /// Log level of the nodes
     #[arg(long = "log_level", value_name = "LEVEL", default_value = "warn")]
     log_level: String,
+
+    /// Encrypt all ports and let in only who has a certificate: makes certificates as `lockstep tls
+    /// init` does, and says how to call the nodes with them
+    #[arg(long = "tls")]
+    tls: bool,
 }
 
 /// Runs the cluster until Ctrl-C or SIGTERM, or until every node has died.
@@ -79,10 +88,13 @@ async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
     for (path, bytes) in directory.remove_left_behind() {
         print_notice(format_args!("removed {} ({}), which a killed run left", path.display(), mebibytes(bytes)));
     }
+    let certificates = if args.tls { Some(Certificates::make(directory.path(), &plan)?) } else { None };
+    let certificates = certificates.as_ref();
     print_notice(format_args!("starting {} nodes", plan.nodes.len()));
-    let mut nodes = Nodes::start(plan, directory, fsm, &args.log_level)?;
+    let settings = Settings { fsm, log_level: &args.log_level, certificates };
+    let mut nodes = Nodes::start(plan, directory, &settings)?;
     let result = tokio::select! {
-        formed = form_and_watch(&mut nodes, fsm) => formed,
+        formed = form_and_watch(&mut nodes, &settings) => formed,
         () = signals.next() => {
             print_notice("stopping the nodes; once more to kill them");
             Ok(())
@@ -97,18 +109,19 @@ async fn serve(args: &DevArgs, fsm: &Path) -> anyhow::Result<()> {
 
 /// Forms the cluster and watches it. Returns when every node has died, or with the reason why there
 /// is no cluster.
-async fn form_and_watch(nodes: &mut Nodes, fsm: &Path) -> anyhow::Result<()> {
+async fn form_and_watch(nodes: &mut Nodes, settings: &Settings<'_>) -> anyhow::Result<()> {
     let plan = nodes.plan().clone();
+    let credentials = settings.certificates.map(Certificates::credentials).unwrap_or_default();
     let (dead, formed) = tokio::select! {
         dead = nodes.one_died() => (Some(dead), Ok(Vec::new())),
         // A server that answers in the place of a dead node does not belong to this cluster.
-        formed = form(&plan) => (nodes.take_dead(), formed),
+        formed = form(&plan, &credentials) => (nodes.take_dead(), formed),
     };
     if let Some(dead) = dead {
         let failure = Failure::new(format!("{dead} while the cluster was formed"));
         return Err(failure.hint("its log is above").into());
     }
-    tell(&plan, fsm, &formed?)?;
+    tell(&plan, settings, &formed?)?;
     for _ in &plan.nodes {
         let dead = nodes.one_died().await;
         print_notice(dead);
@@ -137,9 +150,9 @@ async fn add(manager: &Manager, node: &Node) -> anyhow::Result<()> {
 
 /// Forms the cluster as the README tells a person to: the first node leads alone, then it adds the
 /// others. Returns the methods that every node serves, once every node serves them.
-async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
+async fn form(plan: &Plan, credentials: &Credentials) -> anyhow::Result<Vec<String>> {
     let first = plan.nodes.first().context("a cluster has at least one node")?;
-    let server = client::connect_quietly(&first.grpc_addr, START_PATIENCE).await?;
+    let server = client::connect_quietly(&first.grpc_addr, credentials, START_PATIENCE).await?;
     let manager = Manager::new(server, Some(OPERATION_TIMEOUT));
     let leads = async {
         while text_field(&manager.run("State", &[]).await?, "state").as_deref() != Some("Leader") {
@@ -152,14 +165,14 @@ async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
     leads.with_context(|| format!("{} did not become leader within {patience}", first.name))??;
     for node in &plan.nodes[1..] {
         // The peer port opens when the node has started. The leader connects to it at once.
-        client::connect_quietly(&node.grpc_addr, START_PATIENCE).await?;
+        client::connect_quietly(&node.grpc_addr, credentials, START_PATIENCE).await?;
         add(&manager, node).await.with_context(|| format!("{} was not added", node.name))?;
     }
     let mut methods = Vec::new();
     for node in &plan.nodes {
         let serves = async {
             loop {
-                match guest_methods(&node.grpc_addr).await? {
+                match guest_methods(&node.grpc_addr, credentials).await? {
                     methods if methods.is_empty() => tokio::time::sleep(POLL_PAUSE).await,
                     methods => return anyhow::Ok(methods),
                 }
@@ -173,8 +186,8 @@ async fn form(plan: &Plan) -> anyhow::Result<Vec<String>> {
 }
 
 /// Prints where the nodes are and what to try first.
-fn tell(plan: &Plan, fsm: &Path, methods: &[String]) -> anyhow::Result<()> {
-    print_line(format!("\n{} nodes run {}:", plan.nodes.len(), fsm.display()))?;
+fn tell(plan: &Plan, settings: &Settings<'_>, methods: &[String]) -> anyhow::Result<()> {
+    print_line(format!("\n{} nodes run {}:", plan.nodes.len(), settings.fsm.display()))?;
     for node in &plan.nodes {
         print_line(format!("  {}  clients {}  peers {}", node.name, node.grpc_addr, node.raft_addr))?;
     }
@@ -184,19 +197,33 @@ fn tell(plan: &Plan, fsm: &Path, methods: &[String]) -> anyhow::Result<()> {
         print_line(format!("  {method}"))?;
     }
     print_line("\nTry, in another terminal:")?;
+    let grpcurl = match settings.certificates {
+        Some(certificates) => say_certificates(certificates)?,
+        None => "grpcurl -plaintext".to_owned(),
+    };
     let is_key_value =
         methods.iter().any(|method| method.starts_with("Example/Add  {\"key\": string, \"val\": string}"));
     if is_key_value {
         let other = &plan.nodes[plan.nodes.len() - 1].grpc_addr;
         try_line(&format!("  lockstep call {addr} Example/Add '{{\"key\": \"hello\", \"val\": \"world\"}}'"))?;
         try_line(&format!("  lockstep call {other} Example/Get '{{\"key\": \"hello\", \"linearizable\": true}}'"))?;
-        print_line(format!("  grpcurl -plaintext -d '{{\"key\": \"hello\"}}' {addr} Example/Get"))?;
+        print_line(format!("  {grpcurl} -d '{{\"key\": \"hello\"}}' {addr} Example/Get"))?;
     } else if let Some(name) = methods.first().and_then(|method| method.split_whitespace().next()) {
         try_line(&format!("  lockstep call {addr} {name} '{{}}'"))?;
-        print_line(format!("  grpcurl -plaintext -d '{{}}' {addr} {name}"))?;
+        print_line(format!("  {grpcurl} -d '{{}}' {addr} {name}"))?;
     }
     try_line(&format!("  lockstep admin {addr} get_configuration"))?;
     print_line("\nCtrl-C stops the nodes and removes their data.")
+}
+
+/// Prints the variables with which the commands below are let in. Returns how grpcurl is.
+fn say_certificates(certificates: &Certificates) -> anyhow::Result<String> {
+    let variables = certificates.variables();
+    for (name, value) in &variables {
+        print_line(format!("  export {name}={value}"))?;
+    }
+    let names = variables.map(|(name, _)| format!("${name}"));
+    Ok(format!("grpcurl -cacert {} -cert {} -key {}", names[0], names[1], names[2]))
 }
 
 /// Prints a command to try, as the person would type it.
@@ -204,8 +231,9 @@ fn try_line(command: &str) -> anyhow::Result<()> {
     print_line(as_called(command))
 }
 
-async fn guest_methods(addr: &str) -> anyhow::Result<Vec<String>> {
-    let mut reflection = Reflection::new(client::connect_quietly(addr, client::CONNECT_PATIENCE).await?);
+async fn guest_methods(addr: &str, credentials: &Credentials) -> anyhow::Result<Vec<String>> {
+    let server = client::connect_quietly(addr, credentials, client::CONNECT_PATIENCE).await?;
+    let mut reflection = Reflection::new(server);
     let mut methods = Vec::new();
     for service in reflection.services().await? {
         let of_the_host = service.starts_with("grpc.")

@@ -10,6 +10,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use tonic::{Code, Status};
 
 use super::client::{self, CallOptions, Client};
+use super::credentials::{advice as advice_for, missing, speaks_tls};
 use super::manager;
 use super::report::Failure;
 
@@ -25,7 +26,12 @@ pub(crate) async fn failure(server: &Client, status: Status) -> Failure {
 /// Returns the failure like [`failure`], but also shows messages that the server describes.
 pub(crate) async fn failure_described(server: &Client, status: Status, pool: Option<&DescriptorPool>) -> Failure {
     let failure = Failure::from_described(&status, pool);
+    if let Some(hint) = about_tls(server, &status).await {
+        return failure.hint(hint);
+    }
     match unanswered(&status) {
+        // The words say what is missing.
+        Some(Unanswered::Refused) => return failure,
         Some(Unanswered::Unreachable) => {
             return failure.hint("no connection could be made: is the node still running? Any other node will do");
         }
@@ -48,6 +54,37 @@ pub(crate) async fn failure_described(server: &Client, status: Status, pool: Opt
     match peer_port(server).await {
         Some(hint) => failure.hint(hint),
         None => failure.hint("is this the --grpc_addr of a node, and is the node of this version?"),
+    }
+}
+
+/// Tells whether the node itself answered, and not the guest.
+fn is_by_node(status: &Status) -> bool {
+    status.metadata().get("lockstep-origin").is_some_and(|origin| origin == "host")
+}
+
+/// Returns what to do when one side speaks TLS and the other does not, when a certificate was
+/// refused, and when the node does not know who calls.
+async fn about_tls(server: &Client, status: &Status) -> Option<String> {
+    match unanswered(status) {
+        Some(Unanswered::Refused) => advice_for(status.message(), server.has_identity()).map(str::to_owned),
+        Some(Unanswered::Broken) if !server.is_encrypted() => {
+            for address in server.addresses() {
+                if speaks_tls(&address, ASK_TIMEOUT).await {
+                    return Some(format!(
+                        "{address} speaks TLS: give --tls_ca, and --tls_cert and --tls_key or --token_file"
+                    ));
+                }
+            }
+            None
+        }
+        None if !is_by_node(status) => None,
+        None if status.code() == Code::Unauthenticated => {
+            Some(missing(server.has_identity(), server.has_token()).to_owned())
+        }
+        None if status.code() == Code::PermissionDenied => {
+            Some("the policy of the node (--policy) says what each subject may do".to_owned())
+        }
+        _ => None,
     }
 }
 

@@ -12,6 +12,9 @@ use super::argv;
 
 /// Prefix of a variable's name. The flag's name in capitals follows.
 const PREFIX: &str = "LOCKSTEP_";
+/// The same for the TLS of clients. Flags of a node have the same names, and both may run on one
+/// machine.
+const CLIENT_PREFIX: &str = "LOCKSTEP_CLIENT_";
 
 /// Returns the command line, in which an empty variable counts as not set. Scripts and manifests
 /// leave variables empty.
@@ -24,7 +27,7 @@ pub(crate) fn without_empty(command: Command) -> Command {
 
 /// Returns where the value of a flag came from, when that is not the command line.
 pub(crate) fn note(flag: &str) -> Option<String> {
-    let name = variable(flag);
+    let name = variable(flag, is_of_client());
     let is_set = std::env::var_os(&name).is_some_and(|value| !value.is_empty());
     (is_set && typed(flag, arguments()).is_none()).then(|| format!("the value is that of {name} in the environment"))
 }
@@ -33,7 +36,7 @@ pub(crate) fn note(flag: &str) -> Option<String> {
 /// parsed.
 pub(crate) fn value(flag: &str) -> Option<String> {
     let typed = typed(flag, arguments());
-    typed.or_else(|| std::env::var(variable(flag)).ok().filter(|value| !value.is_empty()))
+    typed.or_else(|| std::env::var(variable(flag, is_of_client())).ok().filter(|value| !value.is_empty()))
 }
 
 /// Adds a note to the error when the refused value came from a variable.
@@ -63,8 +66,13 @@ fn typed(flag: &str, arguments: impl Iterator<Item = OsString>) -> Option<String
     values.next_back().map(str::to_owned)
 }
 
-fn variable(flag: &str) -> String {
-    format!("{PREFIX}{}", flag.trim_start_matches('-').to_uppercase())
+fn is_of_client() -> bool {
+    arguments().next().is_none_or(|subcommand| subcommand != "node")
+}
+
+fn variable(flag: &str, is_of_client: bool) -> String {
+    let prefix = if is_of_client && flag.trim_start_matches('-').starts_with("tls_") { CLIENT_PREFIX } else { PREFIX };
+    format!("{prefix}{}", flag.trim_start_matches('-').to_uppercase())
 }
 
 #[cfg(test)]
@@ -77,7 +85,7 @@ mod tests {
         let mut seen = 0;
         while let Some(command) = unread.pop() {
             for arg in command.get_arguments().filter(|arg| arg.get_env().is_some()) {
-                let flag = arg.get_long().map(variable);
+                let flag = arg.get_long().map(|flag| variable(flag, command.get_name() != "node"));
                 assert_eq!(arg.get_env().map(|name| name.to_string_lossy().into_owned()), flag, "{arg}");
                 seen += 1;
             }

@@ -12,6 +12,7 @@ mod bench;
 mod call;
 mod called;
 mod client;
+mod credentials;
 mod details;
 mod dev;
 mod door;
@@ -34,6 +35,9 @@ mod rpcs;
 mod set_log_time;
 mod similar;
 mod text;
+mod tls;
+mod token;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -77,6 +81,10 @@ enum Command {
     Restore(restore::RestoreArgs),
     /// Measure how many commands a cluster running the key-value guest takes
     Bench(bench::BenchArgs),
+    /// Make the certificates of a cluster, and look at them
+    Tls(tls::TlsArgs),
+    /// Make keys and tokens for clients
+    Token(token::TokenArgs),
     /// Make, look at, check, test and measure guests
     Guest(guest::GuestArgs),
     /// Run a process of many groups, for tests
@@ -101,6 +109,8 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => exit_at_once(restore::run(&args)),
         Command::Bench(args) => bench::run(&args),
+        Command::Tls(args) => tls::run(&args),
+        Command::Token(args) => token::run(&args),
         Command::Guest(args) => exit_at_once(guest::run(&args)),
         #[cfg(feature = "failpoints")]
         Command::Groups(args) => groups::run(&args),

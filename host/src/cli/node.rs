@@ -1,6 +1,10 @@
 //! `lockstep node`: turns flags and environment into a `NodeConfig`, and signals into a clean stop.
 //! It does not wire the parts of a node; `node::Node` does.
 
+mod connections;
+mod costs;
+mod tls;
+
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,19 +12,20 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ArgAction;
 use clap::builder::BoolishValueParser;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::fsm;
 use super::logging::{self, LogFormat};
+use super::trust::TrustArgs;
 use crate::config::{self, ConfigError, NodeConfig};
 use crate::guest::apart;
 use crate::node::{Ended, Node};
+use crate::threads::Runtimes;
 
 /// Exit code that shells report for a process that Ctrl-C ended.
 const STOPPED_BY_SIGNAL: i32 = 130;
-/// Fewest worker threads. Disk, network and apply must not wait for each other even on one core.
-const WORKER_THREADS_MIN: usize = 2;
 
 const AFTER_HELP: &str = "\
 A node keeps everything in <raft_data_dir>/<raft_id>. Durations are written 500ms, 2s, 5m.
@@ -81,11 +86,14 @@ pub(crate) struct NodeArgs {
     #[arg(long = "fsm", env = "LOCKSTEP_FSM", value_name = "FILE")]
     fsm: Option<PathBuf>,
 
-    /// Allow addresses that other machines can reach, although nothing is encrypted
+    /// Allow addresses that other machines can reach, although nothing is encrypted there
     #[arg(long = "insecure", env = "LOCKSTEP_INSECURE", value_name = "true|false",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     insecure: bool,
+
+    #[command(flatten)]
+    tls: tls::TlsArgs,
 
     /// Time between two checks whether to make a snapshot
     #[arg(long = "snapshot_interval", env = "LOCKSTEP_SNAPSHOT_INTERVAL", value_name = "DURATION",
@@ -151,6 +159,15 @@ pub(crate) struct NodeArgs {
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
     no_snapshot_restore_on_start: bool,
+
+    #[command(flatten)]
+    trust: TrustArgs,
+
+    #[command(flatten)]
+    connections: connections::ConnectionArgs,
+
+    #[command(flatten)]
+    costs: costs::CostArgs,
 
     /// Refused, because there is no discovery by gossip yet;
     /// add nodes with `lockstep admin ... add_voter`
@@ -234,16 +251,12 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
         fsm::check("--fsm: ", fsm)?;
     }
     logging::init(&args.log_level, args.log_format, &config.name)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cores.max(WORKER_THREADS_MIN))
-        .thread_name("lockstep")
-        .enable_all()
-        .build()
-        .context("cannot start the threads of this process")?;
-    let ended = runtime.block_on(serve(config, args.exit_on_stdin_close));
-    // The runtime waits for its blocking threads, and one of them may be waiting for a compiler.
-    // This ends the compiler.
+    let runtimes = Runtimes::start().context("cannot start the threads of this process")?;
+    let clients = runtimes.clients.handle().clone();
+    let ended = runtimes.main.block_on(serve(config, clients, args.exit_on_stdin_close));
+    // Dropped last. It waits for its blocking threads, and one of them may be waiting for a
+    // compiler. The next line ends the compiler.
+    let _main = runtimes.end();
     apart::end();
     match ended? {
         Ended::Stopped => Ok(()),
@@ -260,14 +273,14 @@ fn start_again() -> std::io::Error {
     }
 }
 
-async fn serve(config: NodeConfig, exit_on_stdin_close: bool) -> anyhow::Result<Ended> {
+async fn serve(config: NodeConfig, clients: Handle, exit_on_stdin_close: bool) -> anyhow::Result<Ended> {
     let stop = stop_on_signals(exit_on_stdin_close)?;
     let name = config.name.clone();
     let node = tokio::select! {
         node = Node::start(config) => node.with_context(|| format!("node {name} could not start"))?,
         () = stopped(stop.clone()) => return Ok(Ended::Stopped),
     };
-    node.run(stopped(stop)).await.with_context(|| format!("node {name} stopped"))
+    node.run(clients, stopped(stop)).await.with_context(|| format!("node {name} stopped"))
 }
 
 /// Returns a watch that turns true at the first SIGINT or SIGTERM. A second signal ends the process
@@ -343,6 +356,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         raft_data_dir: args.raft_data_dir.clone(),
         fsm: args.fsm.clone(),
         insecure: args.insecure,
+        tls: args.tls.config(),
         snapshot_interval: args.snapshot_interval.0,
         snapshot_threshold: args.snapshot_threshold,
         snapshot_threshold_bytes: args.snapshot_threshold_bytes.0,
@@ -355,6 +369,9 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         trailing_entries_min: args.trailing_entries_min,
         min_free_bytes: args.min_free_bytes.0,
         no_snapshot_restore_on_start: args.no_snapshot_restore_on_start,
+        trust: args.trust.config(),
+        connections: args.connections.settings(),
+        costs: (&args.costs).into(),
     };
     config.validate()?;
     Ok(config)
@@ -393,6 +410,22 @@ mod tests {
     }
 
     #[test]
+    fn tls_is_given_by_files_and_a_mode() {
+        let files = ["--raft_id=a", "--tls_cert=a.pem", "--tls-key", "a.key"];
+        let given = |more: &str| config(&[&files[..], &[more]].concat()).map(|config| config.tls);
+        let tls = given("--tls_min_version=1.2").unwrap();
+        assert_eq!((tls.clients.mode().word(), tls.peers.mode().word()), ("require", "off"));
+        assert_eq!(tls.min_version.word(), "1.2");
+        assert_eq!(given("--tls-mode=prefer").unwrap().clients.mode().word(), "prefer");
+        let error = given("--tls_mode=perhaps").unwrap_err();
+        assert!(error.contains("--tls_mode") && error.contains("off, prefer or require"), "{error}");
+        let error = given("--peer_tls_cert=b.pem").unwrap_err();
+        assert!(error.contains("--peer_tls_key"), "{error}");
+        let error = given("--tls_min_version=1.1").unwrap_err();
+        assert!(error.contains("1.2 or 1.3"), "{error}");
+    }
+
+    #[test]
     fn booleans_take_an_optional_value() {
         let read = |flag: &str| config(&["--raft_id=a", "--fsm=/dev/null", flag]);
         let bootstrap = |flag: &str| read(flag).map(|config| (config.bootstrap, config.bootstrap_forced)).unwrap();
@@ -416,6 +449,9 @@ mod tests {
         assert_eq!(free("--min_free_bytes=64MiB").unwrap(), 64 << 20);
         assert_eq!(free("--min_free_bytes=67108864").unwrap(), 64 << 20);
         assert_eq!(free("--min_free_bytes=0").unwrap(), 0);
+        let memory = |flag: &str| config(&["--raft_id=a", flag]).map(|config| config.costs.client_memory);
+        assert_eq!(memory("--client_memory=1GiB").unwrap(), 1 << 30);
+        assert!(memory("--client_memory=1MiB").unwrap_err().contains("64MiB to 1TiB"));
         let error = free("--min_free_bytes=lots").unwrap_err();
         assert!(error.contains("--min_free_bytes") && error.contains("256MiB"), "{error}");
     }

@@ -153,6 +153,7 @@ fn unexpected(response: &MessageResponse) -> anyhow::Error {
 mod tests {
     use super::*;
     use crate::cli::client::{self, CONNECT_PATIENCE, CallOptions};
+    use crate::cli::credentials::Credentials;
     use crate::reserved::Reserved;
     use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
     use std::net::SocketAddr;
@@ -187,7 +188,7 @@ mod tests {
 
     async fn health() -> (Client, impl Fn(&str) -> MethodDescriptor) {
         let addr = serve(Reserved::address().0.listen()).await;
-        let server = client::connect(&addr.to_string(), CONNECT_PATIENCE).await.unwrap();
+        let server = client::connect(&addr.to_string(), &Credentials::default(), CONNECT_PATIENCE).await.unwrap();
         let mut reflection = Reflection::new(server.clone());
         let pool = reflection.describe(&[HEALTH.to_owned()]).await.unwrap();
         let service = pool.unwrap().get_service_by_name(HEALTH).unwrap();
@@ -257,8 +258,8 @@ mod tests {
     #[tokio::test]
     async fn node_that_is_just_starting_is_waited_for() {
         let (reserved, addr) = Reserved::address();
-        let text = addr.to_string();
-        let (connected, _) = tokio::join!(client::connect(&text, CONNECT_PATIENCE), async {
+        let (text, none) = (addr.to_string(), Credentials::default());
+        let (connected, _) = tokio::join!(client::connect(&text, &none, CONNECT_PATIENCE), async {
             tokio::task::yield_now().await;
             serve(reserved.listen()).await
         });
@@ -269,7 +270,7 @@ mod tests {
     async fn refused_connection_says_what_to_check() {
         let (_reserved, addr) = Reserved::address();
         let addr = addr.to_string();
-        let error = client::connect(&addr, std::time::Duration::ZERO).await;
+        let error = client::connect(&addr, &Credentials::default(), std::time::Duration::ZERO).await;
         let text = format!("{:?}", error.unwrap_err().downcast_ref::<Failure>());
         assert!(text.contains(&addr) && text.contains("--grpc_addr"), "{text}");
     }

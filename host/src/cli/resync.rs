@@ -9,7 +9,7 @@ use super::rpcs::{Answered, Argument, Extra};
 /// The addition to the RPC.
 pub(crate) const EXTRA: Extra = Extra {
     rpc: "lockstep.v1.Admin.Resync",
-    about: "resync makes a node in quarantine anew, from the node with the grpc_addr `from` or from any voter.",
+    about: "resync makes a node in quarantine anew, from the member with the grpc_addr, raft_addr or raft_id `from`, or from any voter.",
     arguments: &[Argument { field: "from", name: "from", is_optional: true, read: None }],
     refuse_leader: Some(refuse_leader),
     answer: Some(answer),

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::calls::Calls;
+use crate::calls::budget::Budget;
 use crate::codec::Genesis;
 use crate::machine::{self, Executor, Machine, Pace, QueryPool, StateMachine};
 use crate::raft::membership::builds;
@@ -37,7 +38,8 @@ use crate::raft::peers::link::Channels;
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::time::clock_warning;
 use crate::raft::{
-    Canvass, ClusterCell, GroupCell, Inquiry, LeaderWatch, LogTime, Me, Members, Proposer, Raft, RaftCell, Timeouts,
+    Canvass, ClusterCell, GroupCell, Inquiry, Intake, LeaderWatch, LogTime, Me, Members, Proposer, Raft, RaftCell,
+    Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Fatal, GroupId, NodeMode, StoredMembership};
@@ -59,16 +61,20 @@ pub struct Lent {
     pub disk: LogDisk,
     /// The room on the disk.
     pub space: Space,
-    /// The node's cluster, and which processes take part in it.
+    /// The node's cluster, which processes take part in it, and what dials peers.
     pub cluster: ClusterCell,
-    /// The pooled channels to peers. `forward`, `join` and `probe` dial their own.
+    /// The pooled channels to peers. `forward`, `join` and `probe` have their own.
     pub channels: Channels,
     /// The groups that the peer port serves.
     pub groups: Groups,
+    /// The room for peers' messages of which a part is here.
+    pub intake: Intake,
     /// The threads for queries.
     pub queries: QueryPool,
     /// Where apply threads come from.
     pub executor: Executor,
+    /// The bytes that clients may make this node hold.
+    pub budget: Budget,
     /// How fast this node sends snapshots, those of all groups together.
     pub snapshot_pace: Pace,
     /// Receives errors that the process cannot survive.
@@ -218,7 +224,12 @@ impl Group {
         self.tasks.start(async move { members.announce_addresses().await });
         let members = self.members.clone();
         self.tasks.start(async move { members.finish_changes().await });
-        self.tasks.start(builds::compare(self.lent.me.clone(), self.raft.clone(), self.host.clone()));
+        self.tasks.start(builds::compare(
+            self.lent.me.clone(),
+            self.lent.cluster.dialer().clone(),
+            self.raft.clone(),
+            self.host.clone(),
+        ));
     }
 
     /// Hands leadership to a member that can take it, if this node leads and is not the only voter.

@@ -10,6 +10,7 @@ use super::{Group, Lent, Opened, Settings, Tasks, clock};
 use crate::calls::{Calls, CallsParts};
 use crate::raft::membership::join::Host;
 use crate::raft::path::forwarded::ForwardedParts;
+use crate::raft::path::state_source::Source;
 use crate::raft::peers::groups::GroupParts;
 use crate::raft::peers::install;
 use crate::raft::peers::link::{self, Links};
@@ -44,7 +45,7 @@ async fn start_raft(group: &Opened, held: Option<&NodeMode>) -> anyhow::Result<S
         .context("Raft could not start over this node's log and state")?;
     running.set(raft.clone());
     match held {
-        None if group.id == GROUP => know_addresses(lent, &running),
+        None if group.id == GROUP => know_members(lent, &running),
         None => {}
         Some(mode) => hold(mode, &group.machine, &running).await?,
     }
@@ -87,6 +88,7 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         read: read.clone(),
         clock: clock.clone(),
         election_timeout: timeouts.election,
+        budget: lent.budget.clone(),
     });
     let group = Group {
         log,
@@ -114,16 +116,19 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
     Ok(group)
 }
 
-/// Lets the record of processes look up where each member is. The members of group 0 are those of
-/// the cluster.
-fn know_addresses(lent: &Lent, running: &RaftCell) {
-    let running = running.clone();
-    let addresses = move |node| link::recorded_address(&*running.get()?, node);
+/// Lets the records of processes and names look up where each member is, and who it is. The members
+/// of group 0 are those of the cluster.
+fn know_members(lent: &Lent, running: &RaftCell) {
+    let (running, raft) = (running.clone(), running.clone());
+    let addresses = move |node| Some(link::recorded_node(&*running.get()?, node)?.raft_addr);
     lent.cluster.processes().set_addresses(Box::new(addresses));
+    let names = move |node| Some(link::recorded_node(&*raft.get()?, node)?.name);
+    lent.cluster.names().set_members(Box::new(names));
 }
 
 /// Has the peer port pass the group's messages to its modules.
 fn serve_members(group: &Group, reads: ReadIndex, clock: Clock) {
+    let source = Arc::new(Source::new(reads.clone(), group.machine.clone(), group.running.clone()));
     let forwarded = Arc::new(Forwarded::new(ForwardedParts {
         me: group.lent.me.node_id,
         leader: group.leader.clone(),
@@ -146,5 +151,6 @@ fn serve_members(group: &Group, reads: ReadIndex, clock: Clock) {
         log_time: group.log_time.clone(),
         forward: forwarded.clone(),
         leader: forwarded,
+        source,
     });
 }

@@ -52,8 +52,8 @@ pub enum Reason {
     Deadline = 11,
     /// The other side of a snapshot or restore stream failed; never in a command.
     Stream = 12,
-    /// The host did not call the guest: the entry had no fuel left for the command, or the cluster
-    /// had no genesis yet. The command may be sent again.
+    /// The host did not call the guest: the entry had no fuel left for the command or no room for
+    /// its reply, or the cluster had no genesis yet. The command may be sent again.
     NotRun = 13,
 }
 

@@ -193,6 +193,24 @@ impl Sandbox {
         Ok(verdict)
     }
 
+    /// Charges the fuel of a reply's bytes. A reply for which no fuel is left becomes a failure.
+    fn charge_reply(&mut self, verdict: Verdict, call: Call<'_>) -> Result<Verdict, HostFault> {
+        let Verdict::Reply(reply) = &verdict else { return Ok(verdict) };
+        let price = (reply.len() as u64).saturating_mul(self.limits().fuel_per_reply_byte);
+        if !self.engine.inner.metered || price == 0 {
+            return Ok(verdict);
+        }
+        let broken = |error| HostFault(format!("fuel could not be charged: {error:#}"));
+        let left = self.wasm.get_fuel().map_err(broken)?;
+        self.wasm.set_fuel(left.saturating_sub(price)).map_err(broken)?;
+        if price <= left {
+            return Ok(verdict);
+        }
+        self.usable = false;
+        let detail = format!("the reply of {} bytes costs {price} units of fuel, and {left} were left", reply.len());
+        Ok(Verdict::Failed(Failure { reason: Reason::Fuel, detail }.at(call.method, call.context)))
+    }
+
     fn watch(&mut self, function: &Watch, call: Call<'_>, cause: Cause, memo: &[u8]) -> Result<Stepped, HostFault> {
         let params = (call.context.into(), call.method.to_owned(), call.request.to_vec(), cause.into(), memo.to_vec());
         let stepped = match self.call(function, params, Interrupts::Deadline)? {
@@ -290,6 +308,7 @@ impl ApplyInstance {
         self.sandbox.set_caller(call.caller);
         let started = self.sandbox.start(Mode::Apply, call.fuel, store);
         let verdict = started.and_then(|()| self.sandbox.command(&self.apply, call, Interrupts::Fault));
+        let verdict = verdict.and_then(|verdict| self.sandbox.charge_reply(verdict, call));
         (verdict, self.sandbox.finish())
     }
 }

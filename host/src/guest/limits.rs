@@ -62,6 +62,15 @@ pub struct Limits {
     pub store_bytes_max: u64,
     /// Most keys that one command removes with `remove-range`.
     pub keys_removed_max: u64,
+    /// Fuel that each byte of a command's reply costs. Every replica holds all replies of a log
+    /// entry. A profile of semantics 3 does not have it, and its replies cost nothing.
+    #[serde(default)]
+    pub fuel_per_reply_byte: u64,
+    /// Bytes of the replies of one log entry after which its other commands are not run. The code
+    /// that applies entries enforces it, and the first command always runs. A profile of semantics
+    /// 3 does not have it, and its entries have no such limit.
+    #[serde(default = "without_limit")]
+    pub reply_bytes_per_entry_max: u64,
     /// Most bytes of a reply, and of each reply of a watch step.
     pub reply_bytes_max: u32,
     /// Most bytes of all replies of one watch step.
@@ -96,6 +105,8 @@ impl Limits {
         store_calls_max: 100_000,
         store_bytes_max: 64 * MIB,
         keys_removed_max: 100_000,
+        fuel_per_reply_byte: 1,
+        reply_bytes_per_entry_max: 16 * MIB,
         reply_bytes_max: (4 * MIB - 64 * KIB) as u32,
         watch_replies_bytes_max: 16 * MIB as u32,
         watch_memo_bytes_max: 4 * KIB as u32,
@@ -104,6 +115,10 @@ impl Limits {
         snapshot_chunk_bytes_max: MIB as u32,
         log_bytes_max: 64 * KIB as u32,
     };
+}
+
+fn without_limit() -> u64 {
+    u64::MAX
 }
 
 impl Default for Limits {

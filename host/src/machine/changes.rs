@@ -23,6 +23,10 @@ const ENTRIES_KEPT_MAX: usize = 1024;
 const KEYS_KEPT_MAX: usize = 65_536;
 /// Most keys and ranges remembered for one reader. A reader with more depends on every key.
 const READS_MAX: usize = 4096;
+/// Most bytes of these keys and ranges. A reader with more depends on every key.
+const READS_BYTES_MAX: usize = 256 << 10;
+/// Bytes that a key or a range takes beside its own: its places in the table and in maps.
+const READ_OVERHEAD_BYTES: usize = 96;
 
 /// The keys and ranges that a step of a watch read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,28 +34,44 @@ pub struct ReadSet {
     keys: BTreeSet<Vec<u8>>,
     /// Start and end of each range; an end of `None` means that the range reaches to the last key.
     ranges: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// The step read more than `READS_MAX` keys and ranges.
+    /// The step read more than `READS_MAX` keys and ranges, or `READS_BYTES_MAX` of them.
     everything: bool,
+    /// Bytes of the keys and ranges.
+    bytes: usize,
 }
 
 impl ReadSet {
     /// Remembers a key.
     pub fn key(&mut self, key: &[u8]) {
-        if self.has_room() {
-            self.keys.insert(key.to_vec());
+        if self.has_room(key.len()) && self.keys.insert(key.to_vec()) {
+            self.bytes += key.len();
         }
     }
 
     /// Remembers a range.
     pub fn range(&mut self, start: Vec<u8>, end: Option<Vec<u8>>) {
-        if self.has_room() {
+        let bytes = start.len() + end.as_ref().map_or(0, Vec::len);
+        if self.has_room(bytes) {
             self.ranges.push((start, end));
+            self.bytes += bytes;
         }
     }
 
-    fn has_room(&mut self) -> bool {
-        if self.keys.len() + self.ranges.len() >= READS_MAX {
-            *self = ReadSet { everything: true, ..ReadSet::default() };
+    /// Returns a set of every key. It costs nothing, and wakes its reader at each commit that
+    /// writes.
+    pub fn everything() -> ReadSet {
+        ReadSet { everything: true, ..ReadSet::default() }
+    }
+
+    /// Returns the bytes that the set takes in the table of readers, where a key stands twice.
+    pub fn bytes_held(&self) -> u64 {
+        let count = self.keys.len() + self.ranges.len();
+        (2 * self.bytes + count * READ_OVERHEAD_BYTES) as u64
+    }
+
+    fn has_room(&mut self, bytes: usize) -> bool {
+        if self.keys.len() + self.ranges.len() >= READS_MAX || self.bytes + bytes > READS_BYTES_MAX {
+            *self = ReadSet::everything();
         }
         !self.everything
     }
@@ -315,9 +335,21 @@ mod tests {
     }
 
     #[test]
+    fn a_set_knows_what_it_takes() {
+        let mut set = reads(&["a", "bc", "a"], &[("d", Some("e")), ("fg", None)]);
+        assert_eq!(set.bytes_held(), 2 * (1 + 2 + 2 + 2) + 4 * READ_OVERHEAD_BYTES as u64);
+        set.key(b"a");
+        assert_eq!(set.bytes, 7, "a key that is there already");
+    }
+
+    #[test]
     fn readers_of_very_much_depend_on_everything() {
         let mut set = ReadSet::default();
         (0..READS_MAX as u32 + 1).for_each(|n| set.key(&n.to_be_bytes()));
+        assert_eq!(set, ReadSet::everything());
+        let mut large = ReadSet::default();
+        (0..65u8).for_each(|n| large.key(&vec![n; 4 << 10]));
+        assert_eq!((large.bytes_held(), large), (0, ReadSet::everything()));
         let changes = changes();
         let everything = changes.register(10, set);
         changes.committed(11, keys(&["unrelated"]));

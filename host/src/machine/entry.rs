@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::hash;
-use super::outcome::{encode_verdict, is_not_run, not_run};
+use super::outcome::{Parts, bytes_held, is_not_run, not_run};
 use super::overlay::Transaction;
 use super::system::System;
 use crate::codec::{self, Command};
@@ -93,6 +93,7 @@ pub(crate) fn normal<R: Read + Send + 'static>(
         transaction: Some(Box::new(Transaction::new(base))),
         instance: None,
         fuel_used: 0,
+        reply_bytes: 0,
     };
     let mut verdicts = Vec::with_capacity(entry.commands.len());
     for (position, command) in (0u32..).zip(&entry.commands) {
@@ -130,8 +131,8 @@ fn finish(
     let system_writes = system.changes_since(before);
     let data = writes.iter().map(|(key, value)| hash::Write { column: hash::DATA, key, value: value.as_deref() });
     let host = system_writes.iter().map(|(key, value)| hash::Write { column: hash::SYSTEM, key, value: Some(value) });
-    let encoded: Vec<Vec<u8>> = outcomes.iter().map(|(_, verdict)| encode_verdict(verdict)).collect();
-    system.hash = hash::next(before.hash, log_id.index, &encoded, data.chain(host));
+    let parts = outcomes.iter().map(|(_, verdict)| Parts::of(verdict));
+    system.hash = hash::next(before.hash, log_id.index, parts, data.chain(host));
     Effects { writes, system_writes, system, outcomes }
 }
 
@@ -145,14 +146,16 @@ struct EntryRun<R> {
     /// Fuel used by this entry, including discarded first runs and the creation of instances: every
     /// replica spends that fuel too.
     fuel_used: u64,
+    /// Bytes of what the commands of this entry answered. Every replica holds them until the entry
+    /// is committed.
+    reply_bytes: u64,
 }
 
 impl<R: Read + Send + 'static> EntryRun<R> {
     fn run(&mut self, runner: &Runner<'_>, command: &Command) -> Result<Verdict, HostFault> {
-        let left = runner.limits.fuel_per_entry.saturating_sub(self.fuel_used);
         // The first command always runs, or a limit per entry below the limit per command would
         // stop the cluster.
-        if self.context.position > 0 && left < runner.limits.fuel_per_command {
+        if self.context.position > 0 && !self.has_room(runner.limits) {
             return Ok(not_run());
         }
         let (first, had_neighbours) = self.attempt(runner, command)?;
@@ -163,7 +166,14 @@ impl<R: Read + Send + 'static> EntryRun<R> {
         } else {
             first
         };
+        self.reply_bytes = self.reply_bytes.saturating_add(bytes_held(&verdict));
         Ok(verdict)
+    }
+
+    /// Returns whether the entry has fuel for one more command, and room for its reply.
+    fn has_room(&self, limits: &Limits) -> bool {
+        let fuel_left = limits.fuel_per_entry.saturating_sub(self.fuel_used);
+        fuel_left >= limits.fuel_per_command && self.reply_bytes < limits.reply_bytes_per_entry_max
     }
 
     /// Runs the command. After a reply it keeps the command's writes; otherwise it undoes them and

@@ -33,8 +33,11 @@ impl Read for Empty {
     }
 }
 
+/// Bytes of the reply to "large".
+const LARGE: usize = 1_000;
+
 /// Runs requests like "put a", "put a; fail", "neighbour" (fails unless it is the first of its
-/// instance), "burn", "fault".
+/// instance), "burn", "large", "fault".
 #[derive(Default)]
 struct Scripted {
     /// The requests in the order in which they ran, with the number of commands their instance had
@@ -80,6 +83,7 @@ impl Instance for ScriptedInstance {
                 "refuse" => verdict = Verdict::Refused(Status { code: 5, message: "no".into(), details: vec![] }),
                 "neighbour" if neighbours > 0 => verdict = failed(),
                 "burn" => self.fuel_used = call.fuel,
+                "large" => verdict = Verdict::Reply(vec![7; LARGE].into()),
                 "fault" => return (Err(HostFault("disk".into())), store),
                 put => {
                     if let Some(key) = put.strip_prefix("put ") {
@@ -245,4 +249,43 @@ fn making_instances_costs_the_entry() {
     let not_run = effects.outcomes.iter().filter(|(_, verdict)| is_not_run(verdict)).count();
     assert_eq!(not_run, 3);
     assert_eq!(sandbox.ran.borrow().len(), 3);
+}
+
+/// Returns the verdicts of an entry under a limit of its replies.
+fn replies_within(reply_bytes_per_entry_max: u64, requests: &[&str]) -> Vec<Verdict> {
+    let sandbox = Scripted::default();
+    let limits = Limits { fuel_per_entry: u64::MAX, reply_bytes_per_entry_max, ..limits() };
+    let runner = Runner { instances: &sandbox, limits: &limits };
+    let effects = normal(&begun(), log_id(2), &entry_of(requests), Some(runner), Empty).unwrap();
+    effects.outcomes.into_iter().map(|(_, verdict)| verdict).collect()
+}
+
+#[test]
+fn commands_past_the_replies_of_their_entry_are_not_run() {
+    let large = Verdict::Reply(vec![7; LARGE].into());
+    let run = |bytes_max, requests: &[&str]| replies_within(bytes_max, requests);
+    assert_eq!(run(1_500, &["large"; 4]), [large.clone(), large.clone(), not_run(), not_run()]);
+    assert_eq!(run(1_000, &["large", "put a"]), [large.clone(), not_run()], "the limit is used up");
+    assert_eq!(run(0, &["large", "put a"]), [large.clone(), not_run()], "the first one always runs");
+    assert_eq!(run(u64::MAX, &["large"; 3]), [large.clone(), large.clone(), large], "a profile of semantics 3");
+}
+
+#[test]
+fn refusals_count_as_replies_and_failures_do_not() {
+    let refused = || Verdict::Refused(Status { code: 5, message: "no".into(), details: vec![] });
+    assert_eq!(replies_within(2, &["refuse", "refuse"]), [refused(), not_run()]);
+    assert_eq!(replies_within(2, &["fail", "fail", "refuse"]), [failed(), failed(), refused()]);
+}
+
+/// What is not run is the same for the hash on every replica, and counts no command.
+#[test]
+fn replies_past_the_limit_leave_nothing_but_their_verdict() {
+    let sandbox = Scripted::default();
+    let limits = Limits { fuel_per_entry: u64::MAX, reply_bytes_per_entry_max: 1, ..limits() };
+    let entry = entry_of(&["large", "put a", "put b"]);
+    let effects =
+        || normal(&begun(), log_id(2), &entry, Some(Runner { instances: &sandbox, limits: &limits }), Empty).unwrap();
+    let once = effects();
+    assert!(once.writes.is_empty() && once.system.counters.commands == 1);
+    assert_eq!(once.system.hash, effects().system.hash);
 }

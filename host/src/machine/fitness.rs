@@ -8,7 +8,13 @@ use crate::types::hex;
 /// Version of the meaning of fuel, limits and verdicts. It is raised with every change that could
 /// make two builds disagree on an outcome. A new version of wasmtime is such a change: the size of
 /// its stack frames decides where a recursion ends.
-pub const SEMANTICS: u32 = 3;
+///
+/// What 4 added is in the limits: the fuel of a reply's bytes, and the replies of one entry.
+pub const SEMANTICS: u32 = 4;
+
+/// The oldest version that this build runs. A cluster keeps its version for ever. Version 3 knew no
+/// limit on the replies of an entry, and a profile without that limit has none in this build.
+const SEMANTICS_OLDEST: u32 = 3;
 
 /// Makes the genesis entry of a new cluster that runs `component`. `source_hash` is the BLAKE3 hash
 /// of the file from which the component was encoded.
@@ -30,9 +36,10 @@ fn limits_json(limits: &Limits) -> String {
 /// Returns the limits of a profile if this build can run it. An error says what differs and how to
 /// repair that.
 pub fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
-    if genesis.semantics != SEMANTICS {
+    if !(SEMANTICS_OLDEST..=SEMANTICS).contains(&genesis.semantics) {
         return Err(format!(
-            "the cluster's profile has semantics {}, this build of Lockstep has {SEMANTICS}; run the version that the cluster runs",
+            "the cluster's profile has semantics {}, this build of Lockstep has {SEMANTICS_OLDEST} to {SEMANTICS}; run the version that \
+             the cluster runs",
             genesis.semantics
         ));
     }
@@ -79,6 +86,31 @@ mod tests {
     #[test]
     fn a_profile_is_read_as_it_was_written() {
         assert_eq!(limits_of(&profile(limits_json(&Limits::default()))), Ok(Limits::default()));
+    }
+
+    /// The profile that a node of 0.1.0 recorded.
+    const OF_SEMANTICS_3: &str = "{\"fuel_per_command\":100000000,\"fuel_per_entry\":400000000,\"fuel_per_query\":1000000000,\
+        \"fuel_per_instantiation\":20000000,\"fuel_per_snapshot\":100000000000000,\"query_deadline_ms\":5000,\
+        \"memory_bytes_max\":67108864,\"wasm_stack_bytes\":2097152,\"table_elements_max\":65536,\"key_bytes_max\":4096,\
+        \"value_bytes_max\":1048576,\"write_bytes_per_command_max\":8388608,\"store_calls_max\":100000,\
+        \"store_bytes_max\":67108864,\"keys_removed_max\":100000,\"reply_bytes_max\":4128768,\
+        \"watch_replies_bytes_max\":16777216,\"watch_memo_bytes_max\":4096,\"status_message_bytes_max\":1024,\
+        \"status_details_bytes_max\":4096,\"snapshot_chunk_bytes_max\":1048576,\"log_bytes_max\":65536}";
+
+    #[test]
+    fn a_cluster_of_an_earlier_build_keeps_its_own_limits() {
+        let genesis = Genesis { semantics: 3, ..profile(OF_SEMANTICS_3.into()) };
+        let free = Limits { fuel_per_reply_byte: 0, reply_bytes_per_entry_max: u64::MAX, ..Limits::default() };
+        assert_eq!(limits_of(&genesis), Ok(free));
+    }
+
+    #[test]
+    fn other_semantics_are_refused_with_what_this_build_has() {
+        for semantics in [SEMANTICS_OLDEST - 1, SEMANTICS + 1] {
+            let genesis = Genesis { semantics, ..profile(limits_json(&Limits::default())) };
+            let refusal = limits_of(&genesis).expect_err("nobody knows what it means");
+            assert!(refusal.contains(&format!("has semantics {semantics}, this build")), "{refusal}");
+        }
     }
 
     /// A node that ignores a limit would compute other outcomes than the nodes that enforce it.

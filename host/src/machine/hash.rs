@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::outcome::Parts;
 use super::system::HashRecord;
 
 /// How many past hashes are kept for comparison.
@@ -39,7 +40,7 @@ pub(crate) const SYSTEM: u8 = 1;
 pub(crate) fn next<'a>(
     before: HashRecord,
     index: u64,
-    outcomes: &[Vec<u8>],
+    outcomes: impl ExactSizeIterator<Item = Parts<'a>>,
     writes: impl Iterator<Item = Write<'a>>,
 ) -> HashRecord {
     let mut hasher = Xxh3::new();
@@ -47,7 +48,8 @@ pub(crate) fn next<'a>(
     hasher.update(&index.to_le_bytes());
     hasher.update(&(outcomes.len() as u64).to_le_bytes());
     for outcome in outcomes {
-        update_bytes(&mut hasher, outcome);
+        hasher.update(&(outcome.len() as u64).to_le_bytes());
+        outcome.each().into_iter().for_each(|part| hasher.update(part));
     }
     for write in writes {
         hasher.update(&[write.column, u8::from(write.value.is_some())]);
@@ -105,7 +107,7 @@ mod tests {
     fn hash_is_frozen() {
         let before = HashRecord { index: 4, hash: 9 };
         let writes = vec![write(b"a", Some(b"1")), write(b"b", None)];
-        let after = next(before, 5, &[b"ok".to_vec()], writes.into_iter());
+        let after = next(before, 5, [Parts::of_bytes(b"ok")].into_iter(), writes.into_iter());
         assert_eq!(after, HashRecord { index: 5, hash: after.hash });
         assert_eq!(after.hash, FROZEN);
     }
@@ -115,8 +117,8 @@ mod tests {
     #[test]
     fn removing_differs_from_writing_nothing() {
         let start = HashRecord::default();
-        let removed = next(start, 1, &[], std::iter::once(write(b"a", None)));
-        let emptied = next(start, 1, &[], std::iter::once(write(b"a", Some(b""))));
+        let removed = next(start, 1, std::iter::empty(), std::iter::once(write(b"a", None)));
+        let emptied = next(start, 1, std::iter::empty(), std::iter::once(write(b"a", Some(b""))));
         assert_ne!(removed.hash, emptied.hash);
     }
 

@@ -21,6 +21,8 @@ mod dirty;
 mod entry;
 mod executor;
 mod fitness;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gaps;
 mod hash;
 mod outcome;

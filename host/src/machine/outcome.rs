@@ -24,7 +24,7 @@ pub struct Outcome {
 }
 
 /// Makes the verdict on a command that the host did not run: its entry had no fuel left for it, or
-/// it stands in the log before the cluster's genesis entry. The command changed nothing and may be
+/// no room for more replies, or it stands in the log before the cluster's genesis entry. The command changed nothing and may be
 /// sent again as it is.
 pub fn not_run() -> Verdict {
     Verdict::Failed(Failure { reason: Reason::NotRun, detail: String::new() })
@@ -40,20 +40,70 @@ const REPLY: u8 = 1;
 const REFUSED: u8 = 2;
 const FAILED: u8 = 3;
 
-/// Encodes the replicated bytes of a verdict: a tag, then the reply; or code (u32 LE), message
-/// length (u32 LE), message, details; or the reason.
+/// Longest head of an encoded verdict: that of a refusal.
+const HEAD_BYTES_MAX: usize = 9;
+
+/// The replicated bytes of a verdict: a tag, then the reply; or code (u32 LE), message length (u32
+/// LE), message, details; or the reason. They are parts of the verdict itself, so that a reply of
+/// some megabytes is hashed without a copy.
+pub(crate) struct Parts<'a> {
+    head: [u8; HEAD_BYTES_MAX],
+    head_bytes: usize,
+    rest: [&'a [u8]; 2],
+}
+
+impl<'a> Parts<'a> {
+    /// Returns the parts of a verdict.
+    pub(crate) fn of(verdict: &'a Verdict) -> Parts<'a> {
+        match verdict {
+            Verdict::Reply(reply) => Parts::new(&[REPLY], [reply.as_ref(), &[]]),
+            Verdict::Refused(status) => Parts::refused(status),
+            Verdict::Failed(failure) => Parts::new(&[FAILED, failure.reason as u8], [&[], &[]]),
+        }
+    }
+
+    /// Returns bytes that are no verdict.
+    #[cfg(test)]
+    pub(crate) fn of_bytes(bytes: &'a [u8]) -> Parts<'a> {
+        Parts::new(&[], [bytes, &[]])
+    }
+
+    fn refused(status: &'a Status) -> Parts<'a> {
+        let mut head = [REFUSED; HEAD_BYTES_MAX];
+        head[1..5].copy_from_slice(&status.code.to_le_bytes());
+        head[5..].copy_from_slice(&(status.message.len() as u32).to_le_bytes());
+        Parts::new(&head, [status.message.as_bytes(), &status.details])
+    }
+
+    fn new(given: &[u8], rest: [&'a [u8]; 2]) -> Parts<'a> {
+        let mut head = [0; HEAD_BYTES_MAX];
+        head[..given.len()].copy_from_slice(given);
+        Parts { head, head_bytes: given.len(), rest }
+    }
+
+    /// Returns the number of bytes of all parts.
+    pub(crate) fn len(&self) -> usize {
+        self.head_bytes + self.rest.iter().map(|part| part.len()).sum::<usize>()
+    }
+
+    /// Returns the parts in order.
+    pub(crate) fn each(&self) -> [&[u8]; 3] {
+        [&self.head[..self.head_bytes], self.rest[0], self.rest[1]]
+    }
+}
+
+/// Encodes the replicated bytes of a verdict, see [`Parts`].
 pub fn encode_verdict(verdict: &Verdict) -> Vec<u8> {
+    Parts::of(verdict).each().concat()
+}
+
+/// Returns the bytes of what the guest answered. A replica holds them until the entry is committed.
+pub(crate) fn bytes_held(verdict: &Verdict) -> u64 {
     match verdict {
-        Verdict::Reply(reply) => [&[REPLY], reply.as_ref()].concat(),
-        Verdict::Refused(status) => [
-            &[REFUSED],
-            status.code.to_le_bytes().as_slice(),
-            (status.message.len() as u32).to_le_bytes().as_slice(),
-            status.message.as_bytes(),
-            status.details.as_slice(),
-        ]
-        .concat(),
-        Verdict::Failed(failure) => vec![FAILED, failure.reason as u8],
+        Verdict::Reply(reply) => reply.len() as u64,
+        Verdict::Refused(status) => (status.message.len() + status.details.len()) as u64,
+        // Its text is no part of the outcome, and its reason has one byte.
+        Verdict::Failed(_) => 0,
     }
 }
 

@@ -139,7 +139,8 @@ impl Replica {
         let checkpoints = Checkpoints::open(&directory, GROUP)?;
         let system = System::read(&*state.current())?;
         // Here the caller decides how many commands share an entry.
-        let limits = Limits { fuel_per_entry: u64::MAX, ..component.engine().limits().clone() };
+        let own = component.engine().limits().clone();
+        let limits = Limits { fuel_per_entry: u64::MAX, reply_bytes_per_entry_max: u64::MAX, ..own };
         let (kept, dirty) = (Kept::default(), Dirty::nothing(FLUSH_AFTER));
         let mut replica = Replica { state, checkpoints, system, component, limits, kept, dirty, directory };
         if replica.system.genesis.is_none() {

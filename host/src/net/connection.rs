@@ -1,8 +1,9 @@
 //! An accepted connection, as its server reads and writes it. Closes it when it is silent for too
-//! long or has to make room, and slows it down when it resets calls too fast. Changes no byte.
+//! long, has to make room, or takes nothing of what is sent. Slows it down when it resets calls or
+//! sends control frames too fast, and closes it when it goes on with the latter. Changes no byte.
 //!
-//! It sits between HTTP and the transport. A layer that encrypts would go below it; then the time
-//! limit for the preface also covers the handshake.
+//! It sits between HTTP and the transport. TLS is below it, and `arrival` makes the handshake. One
+//! time limit covers the handshake and the preface.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,15 +14,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::control::{Control, Pace};
 use super::counts::Counts;
-use super::frames::{Frames, RST_STREAM};
+use super::farewell::Farewell;
+use super::frames::{Frames, Head, RST_STREAM};
 use super::preface::{Preface, Spoken};
 use super::rate::Rate;
+use super::refusal::goaway;
 use super::slots::Slot;
-use crate::tls::Stream;
+use crate::tls::{Chain, Stream};
 
-/// Longest time that a connection may take to finish its preface. A client sends it at once; this
-/// bounds how long a place is held without it.
+/// Longest time that a connection may take to finish its preface, and before it the handshake of
+/// TLS. A client sends both at once; this bounds how long a place is held without them.
 pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most calls that a connection may reset at once, by either side. As many as it may have open,
@@ -37,6 +41,20 @@ pub const RESETS_A_SECOND_MAX: u32 = 2_000;
 /// and not ended.
 pub const PENDING_RESETS_MAX: usize = 4 * RESETS_AT_ONCE_MAX as usize;
 
+/// Longest time for which bytes may wait without one of them being taken.
+pub const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Most bytes of one read while a connection sends control frames too fast. They hold a hundred of
+/// the smallest frames, so that a rest comes soon.
+const RESTLESS_READ_BYTES: usize = 1 << 10;
+
+/// The last stream that a GOAWAY may name: every call may have been run.
+const EVERY_STREAM: u32 = u32::MAX >> 1;
+
+/// Why a connection is closed that sends control frames too fast, in words for its user.
+const TOO_MUCH_CONTROL: &str =
+    "this connection sent PING, SETTINGS or other frames without a call too fast for too long";
+
 /// One connection. Its place is given back when it is dropped.
 pub struct Connection<S> {
     io: S,
@@ -44,8 +62,14 @@ pub struct Connection<S> {
     slot: Slot,
     speech: Speech,
     resets: Rate,
+    control: Control,
     /// Nothing is read before this has elapsed.
     rest: Option<Pin<Box<Sleep>>>,
+    unread_timeout: Duration,
+    /// Runs while bytes wait to be taken. The connection is closed when it has elapsed.
+    unread: Option<Pin<Box<Sleep>>>,
+    /// Set when the connection is being closed with words.
+    farewell: Option<Farewell>,
 }
 
 /// How much the client has sent so far.
@@ -59,15 +83,20 @@ enum Speech {
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(io: S, counts: Arc<Counts>, slot: Slot) -> Connection<S> {
-        let until = Box::pin(tokio::time::sleep(PREFACE_TIMEOUT));
+    /// Makes one that must finish its preface before `until`.
+    pub(super) fn new(io: S, counts: Arc<Counts>, slot: Slot, until: Instant) -> Connection<S> {
+        let until = Box::pin(tokio::time::sleep_until(until));
         Connection {
             io,
             counts,
             slot,
             speech: Speech::Silent { preface: Preface::default(), sent: Frames::default(), until },
             resets: Rate::new(RESETS_AT_ONCE_MAX, RESETS_A_SECOND_MAX, Instant::now()),
+            control: Control::new(Instant::now()),
             rest: None,
+            unread_timeout: UNREAD_TIMEOUT,
+            unread: None,
+            farewell: None,
         }
     }
 
@@ -87,32 +116,40 @@ impl<S> Connection<S> {
 
     /// Examines bytes that have arrived. An error ends the connection.
     fn received(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut resets = 0;
-        let mut count = |kind| resets += usize::from(kind == RST_STREAM);
+        let (mut resets, mut cost) = (0, 0);
+        let control = &mut self.control;
+        let mut count = |head: Head| {
+            resets += usize::from(head.kind == RST_STREAM);
+            cost += control.received(head);
+        };
         match &mut self.speech {
             Speech::Silent { preface, sent, .. } => {
-                let spoken = match preface.pass(bytes, &mut count) {
-                    None => return Ok(()),
-                    Some(Spoken::Http1) => Speech::Http1,
-                    Some(Spoken::Http2(received)) => Speech::Http2 { received, sent: std::mem::take(sent) },
-                };
-                self.speech = spoken;
-                if !self.slot.has_spoken() {
-                    return Err(made_room());
+                if let Some(spoken) = preface.pass(bytes, &mut count) {
+                    self.speech = match spoken {
+                        Spoken::Http1 => Speech::Http1,
+                        Spoken::Http2(received) => Speech::Http2 { received, sent: std::mem::take(sent) },
+                    };
+                    if !self.slot.has_spoken() {
+                        return Err(made_room());
+                    }
                 }
             }
             Speech::Http1 => {}
-            Speech::Http2 { received, .. } => received.pass(bytes, |kind, _| count(kind)),
+            Speech::Http2 { received, .. } => received.pass(bytes, count),
         }
         self.note_resets(resets);
-        Ok(())
+        self.note_control(cost)
     }
 
     /// Examines bytes that were sent. A reset that a peer provokes costs as much as one that it
     /// sends.
     fn sent(&mut self, bytes: &[u8]) {
         let mut resets = 0;
-        let count = |kind, _| resets += usize::from(kind == RST_STREAM);
+        let control = &mut self.control;
+        let count = |head: Head| {
+            resets += usize::from(head.kind == RST_STREAM);
+            control.sent(head);
+        };
         match &mut self.speech {
             Speech::Silent { preface, sent, .. } if preface.is_http2() => sent.pass(bytes, count),
             Speech::Http2 { sent, .. } => sent.pass(bytes, count),
@@ -130,12 +167,77 @@ impl<S> Connection<S> {
         let rest = self.resets.spend(count, now);
         if rest > Duration::ZERO {
             self.counts.slowed();
-            // A reader may wait on the timer that there is, and nothing else would wake it.
-            match &mut self.rest {
-                Some(timer) => timer.as_mut().reset(now + rest),
-                None => self.rest = Some(Box::pin(tokio::time::sleep_until(now + rest))),
+            self.rest_until(now + rest);
+        }
+    }
+
+    /// Pays for control frames. An error ends the connection at once.
+    fn note_control(&mut self, cost: usize) -> io::Result<()> {
+        if cost == 0 {
+            return Ok(());
+        }
+        let now = Instant::now();
+        match self.control.spend(cost, now) {
+            Pace::Free => Ok(()),
+            Pace::Rest(rest) => {
+                self.counts.control_slowed();
+                self.rest_until(now + rest);
+                Ok(())
+            }
+            Pace::Over => {
+                self.counts.control_closed();
+                self.part()
             }
         }
+    }
+
+    /// Begins to close the connection with words. An error ends it without any, because a frame is
+    /// on its way that the other side does not take.
+    fn part(&mut self) -> io::Result<()> {
+        match &self.speech {
+            Speech::Http2 { sent, .. } if sent.is_between() => {
+                self.farewell = Some(Farewell::new(goaway(EVERY_STREAM, TOO_MUCH_CONTROL), TOO_MUCH_CONTROL));
+                Ok(())
+            }
+            _ => Err(io::Error::new(io::ErrorKind::ConnectionAborted, TOO_MUCH_CONTROL)),
+        }
+    }
+
+    /// Reads nothing until then, or longer if it rests already.
+    fn rest_until(&mut self, until: Instant) {
+        // A reader may wait on the timer that there is, and nothing else would wake it.
+        match &mut self.rest {
+            Some(timer) if timer.deadline() >= until => {}
+            Some(timer) => timer.as_mut().reset(until),
+            None => self.rest = Some(Box::pin(tokio::time::sleep_until(until))),
+        }
+    }
+
+    /// Watches that the other side takes what is sent. Passes on what a write has given.
+    fn attend<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.unread = None;
+            return written;
+        }
+        let timer = self.unread.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.unread_timeout)));
+        ready!(timer.as_mut().poll(cx));
+        self.counts.unread_closed();
+        let text = format!("it took nothing of what was sent to it for {:?}", self.unread_timeout);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Connection<S> {
+    /// Reads, and fewer bytes at a time if the connection sends control frames too fast.
+    fn poll_some(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.control.is_restless(Instant::now) {
+            return Pin::new(&mut self.io).poll_read(cx, buffer);
+        }
+        let mut space = [0; RESTLESS_READ_BYTES];
+        let mut some = ReadBuf::new(&mut space[..RESTLESS_READ_BYTES.min(buffer.remaining())]);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut some))?;
+        buffer.put_slice(some.filled());
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -148,29 +250,48 @@ impl Connection<Stream> {
             Stream::Encrypted(_) => None,
         }
     }
+
+    /// Returns the certificates that the other end has shown; `None` without any.
+    pub fn shown(&self) -> Option<Chain> {
+        self.io.shown()
+    }
 }
 
 fn made_room() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "it was silent and had to make room for a new connection")
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.check_patience(cx)?;
-        if let Some(rest) = &mut this.rest {
-            ready!(rest.as_mut().poll(cx));
-            this.rest = None;
+        if this.farewell.is_none() {
+            this.check_patience(cx)?;
+            if let Some(rest) = &mut this.rest {
+                ready!(rest.as_mut().poll(cx));
+                this.rest = None;
+            }
+            let before = buffer.filled().len();
+            ready!(this.poll_some(cx, buffer))?;
+            this.received(&buffer.filled()[before..])?;
+            if this.farewell.is_some() {
+                buffer.set_filled(before);
+            }
         }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
-        Poll::Ready(this.received(&buffer.filled()[before..]))
+        match &mut this.farewell {
+            Some(farewell) => farewell.poll(&mut this.io, cx).map(Err),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        if self.farewell.is_some() {
+            // The last words are said. Nobody waits for these.
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        let written = ready!(self.attend(cx, written))?;
         self.sent(&bytes[..written]);
         Poll::Ready(Ok(written))
     }
@@ -180,7 +301,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices))?;
+        if self.farewell.is_some() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        let written = ready!(self.attend(cx, written))?;
         let mut left = written;
         for slice in slices {
             let part = &slice[..left.min(slice.len())];
@@ -195,7 +320,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        if self.farewell.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.attend(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -205,47 +334,4 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::net::Port;
-    use crate::net::slots::Slots;
-
-    const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    const RESET: &[u8] = &[0, 0, 4, RST_STREAM, 0, 0, 0, 0, 1, 0, 0, 0, 8];
-
-    #[tokio::test]
-    async fn resets_beyond_a_burst_come_in_measure_from_either_side() {
-        let port = Port::new("test", 1);
-        let (mut client, server) = tokio::io::duplex(1 << 20);
-        let (slot, _) = Slots::new(1).enter().unwrap();
-        let mut connection = Connection::new(server, port.counts(), slot);
-        // One that gets nothing back while this runs, however long that takes.
-        let hours_later = Instant::now() + Duration::from_secs(10_000);
-        connection.resets = Rate::new(RESETS_AT_ONCE_MAX, RESETS_A_SECOND_MAX, hours_later);
-        let burst = RESET.repeat(RESETS_AT_ONCE_MAX as usize);
-        client.write_all(&[OPENING, &burst].concat()).await.unwrap();
-        let mut read = vec![0; OPENING.len() + burst.len()];
-        connection.read_exact(&mut read).await.unwrap();
-        assert_eq!((port.status().resets, port.status().slowed), (u64::from(RESETS_AT_ONCE_MAX), 0));
-        // Ours count, too.
-        let begun = Instant::now();
-        connection.write_all(&RESET.repeat(RESETS_A_SECOND_MAX as usize / 2)).await.unwrap();
-        assert_eq!(port.status().slowed, 1);
-        client.write_all(b"more").await.unwrap();
-        connection.read_exact(&mut read[..4]).await.unwrap();
-        assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
-    }
-
-    #[tokio::test]
-    async fn one_that_made_room_reads_an_error() {
-        let slots = Slots::new(1);
-        let (_client, server) = tokio::io::duplex(64);
-        let mut connection = Connection::new(server, Port::new("test", 1).counts(), slots.enter().unwrap().0);
-        let reading = tokio::spawn(async move { connection.read_u8().await });
-        tokio::task::yield_now().await;
-        let (_slot, made_room) = slots.enter().unwrap();
-        assert!(made_room && reading.await.unwrap().unwrap_err().kind() == io::ErrorKind::ConnectionAborted);
-    }
-}
+mod tests;

@@ -4,16 +4,23 @@
 //!
 //! ```text
 //! port (a listener accepts) ──► slots (is there room?)
-//!   ├─ yes ──► connection (preface in time; resets below a rate) ──► server
+//!   ├─ yes ──► arrival (TLS, in time) ──► connection (preface in time, frames below their rates)
+//!   │          ──► server ──► idle (how long without a call)
 //!   └─ no ───► refusal (in words)
 //! descriptors (how many are there) ──► the places of each port
 //! ```
 
+mod arrival;
 mod authority;
 mod connection;
+mod control;
 mod counts;
 mod descriptors;
+mod farewell;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod idle;
 pub mod media;
 mod port;
 mod preface;
@@ -21,13 +28,22 @@ mod rate;
 mod refusal;
 mod remote;
 mod server;
+#[cfg(test)]
+mod server_tests;
 mod slots;
+mod source;
+mod unencrypted;
 
 use port::Listener;
 
+pub use arrival::Arrival;
+// The rooms above name no library of HTTP. They wrap a body, or dial, with these.
+pub use hyper::body::{Body as HttpBody, Frame};
+pub use hyper_util::rt::TokioIo;
+
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
-pub use port::{Port, PortStatus, REFUSED_IN_WORDS_MAX};
+pub use port::{Port, PortLimits, PortStatus, REFUSED_IN_WORDS_MAX};
 pub use remote::Remote;
 pub use server::{Http2Limits, serve};
 

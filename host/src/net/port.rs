@@ -6,19 +6,19 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use futures::stream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::connection::Connection;
+use super::arrival::Arrival;
 use super::counts::Counts;
 use super::refusal;
-use super::remote::Remote;
-use super::slots::Slots;
+use super::slots::{Count, Evicted, Full, Slots};
+use super::source::Source;
 use crate::logs::Sparse;
-use crate::tls::Stream;
+use crate::tls::{Mode, Server};
 
 /// Time to wait after a connection could not be accepted (usually because no descriptor is left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -27,17 +27,30 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// closed without a reason.
 pub const REFUSED_IN_WORDS_MAX: usize = 16;
 
+/// Limits of the connections of one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortLimits {
+    /// Connections that may be open at a time.
+    pub connections_max: usize,
+    /// Those of one address (IPv6: of one network of 64 bits) among them.
+    pub per_address_max: usize,
+    /// Time without an open call after which a connection is closed; `None` for never.
+    pub idle_timeout: Option<Duration>,
+}
+
 /// A port and its connections. Cheap to clone; several listeners may share its places.
 #[derive(Clone, Debug)]
-pub struct Port(Arc<Inner>);
+pub struct Port(Arc<Inner>, Server);
 
 #[derive(Debug)]
 struct Inner {
     slots: Slots,
+    idle_timeout: Option<Duration>,
     counts: Arc<Counts>,
     refusing: Arc<Semaphore>,
     failures: Sparse,
     full: Sparse,
+    address_full: Sparse,
     made_room: Sparse,
 }
 
@@ -52,10 +65,16 @@ pub struct PortStatus {
     pub open: usize,
     /// Open connections that have not finished their preface.
     pub silent: usize,
+    /// Connections of one address that may be open at a time.
+    pub per_address_max: usize,
+    /// Connections of the address that has most of them open.
+    pub of_one_address: usize,
     /// Connections that got a place. This and the following are counted since the process began.
     pub accepted: u64,
-    /// Connections that were closed at once, because all places were in use.
+    /// Connections that were closed at once, because all places were in use, or all of an address.
     pub refused: u64,
+    /// Of these, those whose address had all that it may have.
+    pub refused_address: u64,
     /// Silent connections that were closed after a while, or made room for new ones.
     pub silent_closed: u64,
     /// Connections that the system failed to hand over.
@@ -64,19 +83,55 @@ pub struct PortStatus {
     pub resets: u64,
     /// How often a connection was slowed down because it reset calls too fast.
     pub slowed: u64,
+    /// How often a connection was slowed down because it sent control frames too fast.
+    pub control_slowed: u64,
+    /// Connections that were closed because they went on with that.
+    pub control_closed: u64,
+    /// Connections that were closed because they took nothing of what was sent to them.
+    pub unread_closed: u64,
+    /// Connections that were closed because they had no call for a long time.
+    pub idle_closed: u64,
+    /// Connections that did not come about, because the two ends do not agree on TLS.
+    pub handshakes_failed: u64,
+    /// Whether connections are encrypted.
+    pub tls: Mode,
+    /// When the port's certificate expires, in seconds since 1970; `None` without one.
+    pub certificate_expires: Option<u64>,
+    /// Whether new files of TLS were refused, and the old ones are still in use.
+    pub are_files_refused: bool,
 }
 
 impl Port {
-    /// Makes a port that operators know as `name`, with at most `max` connections open at a time.
+    /// Makes a port that operators know as `name`, with at most `max` connections open at a time,
+    /// all of which may come from one address and stay as long as they like.
     pub fn new(name: &'static str, max: usize) -> Port {
-        Port(Arc::new(Inner {
-            slots: Slots::new(max),
+        Port::limited(name, PortLimits { connections_max: max, per_address_max: max, idle_timeout: None })
+    }
+
+    /// Makes a port with limits of its own.
+    pub fn limited(name: &'static str, limits: PortLimits) -> Port {
+        let inner = Arc::new(Inner {
+            slots: Slots::new(limits.connections_max, limits.per_address_max),
+            idle_timeout: limits.idle_timeout,
             counts: Arc::new(Counts::new(name)),
             refusing: Arc::new(Semaphore::new(REFUSED_IN_WORDS_MAX)),
             failures: Sparse::default(),
             full: Sparse::default(),
+            address_full: Sparse::default(),
             made_room: Sparse::default(),
-        }))
+        });
+        Port(inner, Server::plain())
+    }
+
+    /// Returns this port with connections that are encrypted so.
+    #[must_use]
+    pub fn encrypted_by(self, tls: Server) -> Port {
+        Port(self.0, tls)
+    }
+
+    /// Returns whether connections are encrypted.
+    pub fn tls(&self) -> Mode {
+        self.1.mode()
     }
 
     /// Accepts from a socket that already listens. Must be called inside a tokio runtime.
@@ -88,19 +143,35 @@ impl Port {
     /// Returns figures for operators.
     pub fn status(&self) -> PortStatus {
         let Inner { slots, counts, .. } = &*self.0;
-        let (open, silent) = slots.count();
+        let Count { taken: open, silent, of_one_source } = slots.count();
         PortStatus {
             name: counts.name,
             max: slots.max(),
             open,
             silent,
             accepted: counts.accepted.load(Relaxed),
+            per_address_max: slots.per_source_max(),
+            of_one_address: of_one_source,
             refused: counts.refused.load(Relaxed),
+            refused_address: counts.refused_address.load(Relaxed),
             silent_closed: counts.silent_closed.load(Relaxed),
             accept_failures: counts.failures.load(Relaxed),
             resets: counts.resets.load(Relaxed),
             slowed: counts.slowed.load(Relaxed),
+            control_slowed: counts.control_slowed.load(Relaxed),
+            control_closed: counts.control_closed.load(Relaxed),
+            unread_closed: counts.unread_closed.load(Relaxed),
+            idle_closed: counts.idle_closed.load(Relaxed),
+            handshakes_failed: counts.handshakes_failed.load(Relaxed),
+            tls: self.1.mode(),
+            certificate_expires: self.certificate_expires(),
+            are_files_refused: self.1.are_files_refused(),
         }
+    }
+
+    fn certificate_expires(&self) -> Option<u64> {
+        let after = self.1.own()?.not_after.duration_since(UNIX_EPOCH);
+        Some(after.map_or(0, |after| after.as_secs()))
     }
 
     /// Returns the counts that the port's connections add to.
@@ -109,26 +180,25 @@ impl Port {
         self.0.counts.clone()
     }
 
-    fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<(Connection<Stream>, Remote)> {
+    fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<Arrival> {
         let Inner { slots, counts, .. } = &*self.0;
-        let Some((slot, made_room)) = slots.enter() else {
-            Counts::add(&counts.refused);
-            if let Some(left_out) = self.0.full.due() {
-                tracing::warn!(port = counts.name, connections = slots.max(), %peer, left_out,
-                    "all connections that this port may have are in use: a new one is closed");
+        let (slot, evicted) = match slots.enter(Source::of(peer.ip())) {
+            Ok(entered) => entered,
+            Err(full) => {
+                self.refuse(stream, peer, full);
+                return None;
             }
-            self.refuse(stream);
-            return None;
         };
         Counts::add(&counts.accepted);
-        if made_room {
-            self.note_made_room("the port is full");
+        match evicted {
+            Evicted::Nobody => {}
+            Evicted::Oldest => self.note_made_room("the port is full"),
+            Evicted::OfSource => self.note_made_room("its address has all that one may have"),
         }
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
         }
-        let remote = Remote { address: peer, certificate: None, is_encrypted: false };
-        Some((Connection::new(Stream::Plain(stream), counts.clone(), slot), remote))
+        Some(Arrival::new(stream, peer, self.1.clone(), counts.clone(), slot))
     }
 
     fn note_made_room(&self, why: &'static str) {
@@ -143,15 +213,42 @@ impl Port {
         }
     }
 
-    /// Tells the connection why it is refused, unless too many are being told now.
-    fn refuse(&self, stream: TcpStream) {
+    /// Counts and logs that there is no place. Tells the connection so, unless too many are being
+    /// told now.
+    fn refuse(&self, stream: TcpStream, peer: SocketAddr, full: Full) {
+        let Inner { slots, counts, .. } = &*self.0;
+        Counts::add(&counts.refused);
+        let (text, lines) = match full {
+            Full::Port => (format!("all {} connections that this port may have are in use", slots.max()), &self.0.full),
+            Full::Source => {
+                Counts::add(&counts.refused_address);
+                let text = format!(
+                    "all {} connections to this port that one address may have are in use (--connections_per_address)",
+                    slots.per_source_max()
+                );
+                (text, &self.0.address_full)
+            }
+        };
+        if let Some(left_out) = lines.due() {
+            tracing::warn!(port = counts.name, %peer, left_out, "{text}: a new one is closed");
+        }
         if let Ok(turn) = self.0.refusing.clone().try_acquire_owned() {
-            let text = format!("all {} connections that this port may have are in use", self.0.slots.max());
             tokio::spawn(async move {
                 refusal::tell(stream, &text).await;
                 drop(turn);
             });
         }
+    }
+
+    /// Returns the time without an open call after which a connection is closed.
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        self.0.idle_timeout
+    }
+
+    /// Counts a connection that is closed because it had no call for that long.
+    pub(super) fn note_idle(&self) {
+        Counts::add(&self.0.counts.idle_closed);
+        tracing::debug!(port = self.0.counts.name, "a connection had no call for long: it is closed");
     }
 
     fn note_failure(&self, error: &io::Error) {
@@ -170,19 +267,24 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Returns the port that accepts here.
+    pub(super) fn port(&self) -> &Port {
+        &self.port
+    }
+
     /// Returns the connections, for as long as the stream lives. The stream never ends by itself.
-    pub fn connections(self) -> impl futures::Stream<Item = (Connection<Stream>, Remote)> + Send + Unpin {
+    pub fn connections(self) -> impl futures::Stream<Item = Arrival> + Send + Unpin {
         // As a stream, an accept in progress and its pause survive when a caller stops waiting for
         // it.
         Box::pin(stream::unfold(self, |listener| async move { Some((listener.accept().await, listener)) }))
     }
 
-    async fn accept(&self) -> (Connection<Stream>, Remote) {
+    async fn accept(&self) -> Arrival {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    if let Some(connection) = self.port.enter(stream, peer) {
-                        return connection;
+                    if let Some(arrival) = self.port.enter(stream, peer) {
+                        return arrival;
                     }
                 }
                 // The other side has gone meanwhile, which is no reason to wait.
@@ -218,7 +320,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut connections = port.listen(listener).unwrap().connections();
         tokio::spawn(async move {
-            while let Some((mut connection, _)) = connections.next().await {
+            while let Some(arrival) = connections.next().await {
+                let (mut connection, _) = arrival.open().await.unwrap();
                 tokio::spawn(async move { connection.read_to_end(&mut Vec::new()).await });
             }
         });
@@ -260,5 +363,25 @@ mod tests {
         assert_eq!((status.open, status.accepted, status.refused, status.silent_closed), (2, 3, 1, 1));
         drop(next);
         until(&port, |status| status.open == 1).await;
+    }
+
+    #[tokio::test]
+    async fn an_address_with_all_it_may_have_is_told_so_and_others_come_in() {
+        let port = Port::limited("test", PortLimits { connections_max: 9, per_address_max: 1, idle_timeout: None });
+        let address = serve(&port);
+        let _used = connect(address, "GET / HTTP/1.1\r\n\r\n").await;
+        until(&port, |status| (status.open, status.silent) == (1, 0)).await;
+        let mut heard = String::new();
+        connect(address, "GET / HTTP/1.1\r\n\r\n").await.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 503 ") && heard.contains("all 1 connections"), "{heard}");
+        assert!(heard.contains("--connections_per_address"), "{heard}");
+        let status = port.status();
+        assert_eq!((status.refused, status.refused_address, status.of_one_address), (1, 1, 1));
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // Only Linux has more addresses of loopback than one.
+        if socket.bind("127.0.0.2:0".parse().unwrap()).is_ok() {
+            let _other = socket.connect(address).await.unwrap();
+            until(&port, |status| status.open == 2).await;
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! its preface: in HTTP/2 the preface and its SETTINGS, in HTTP/1 the head of a request. Parses no
 //! request; the connection's server finds errors in it.
 
-use super::frames::{ACK, Frames, SETTINGS};
+use super::frames::{ACK, Frames, Head, SETTINGS};
 
 /// The first bytes that a client of HTTP/2 sends.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -47,8 +47,8 @@ impl Preface {
 
     /// Reads the next bytes. Returns the protocol once the preface is complete.
     ///
-    /// Calls `more` with the kind of each frame after the preface.
-    pub(super) fn pass(&mut self, bytes: &[u8], mut more: impl FnMut(u8)) -> Option<Spoken> {
+    /// Calls `more` with the head of each frame, before the first SETTINGS or after it.
+    pub(super) fn pass(&mut self, bytes: &[u8], mut more: impl FnMut(Head)) -> Option<Spoken> {
         let mut bytes = bytes;
         if let Preface::Open { matched } = self {
             let expected = &PREFACE[*matched..];
@@ -73,11 +73,9 @@ impl Preface {
             Preface::Head { at_line_start } => head_ends(bytes, at_line_start).then_some(Spoken::Http1),
             Preface::Settings(frames) => {
                 let mut is_whole = false;
-                frames.pass(bytes, |kind, flags| {
-                    if is_whole {
-                        more(kind);
-                    }
-                    is_whole |= kind == SETTINGS && flags & ACK == 0;
+                frames.pass(bytes, |head| {
+                    more(head);
+                    is_whole |= head.kind == SETTINGS && !head.has(ACK);
                 });
                 is_whole.then(|| Spoken::Http2(std::mem::take(frames)))
             }
@@ -105,13 +103,14 @@ mod tests {
     const SETTINGS_FRAME: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 9];
     const RESET_FRAME: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
 
-    /// Returns after how many bytes the preface is complete, the protocol, and the frames after it.
+    /// Returns after how many bytes the preface is complete, the protocol, and the frames of the
+    /// last part.
     fn passed(sent: &[u8], size: usize) -> Option<(usize, &'static str, Vec<u8>)> {
         let (mut preface, mut taken) = (Preface::default(), 0);
         for part in sent.chunks(size) {
             let mut more = Vec::new();
             taken += part.len();
-            match preface.pass(part, |kind| more.push(kind)) {
+            match preface.pass(part, |head| more.push(head.kind)) {
                 None => {}
                 Some(Spoken::Http1) => return Some((taken, "1", more)),
                 Some(Spoken::Http2(_)) => return Some((taken, "2", more)),
@@ -126,10 +125,10 @@ mod tests {
         for size in 1..whole.len() {
             assert_eq!(passed(&whole[..whole.len() - 1], size), None, "in parts of {size}");
             let taken = whole.len().min(whole.len().div_ceil(size) * size);
-            assert_eq!(passed(&whole, size), Some((taken, "2", Vec::new())), "in parts of {size}");
+            assert_eq!(passed(&whole, size), Some((taken, "2", vec![SETTINGS])), "in parts of {size}");
         }
         let more = [&whole[..], RESET_FRAME].concat();
-        assert_eq!(passed(&more, more.len()), Some((more.len(), "2", vec![3])));
+        assert_eq!(passed(&more, more.len()), Some((more.len(), "2", vec![SETTINGS, 3])));
         let other = [&PREFACE[..], RESET_FRAME].concat();
         assert_eq!(passed(&other, 7), None, "no SETTINGS yet");
     }

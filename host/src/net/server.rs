@@ -23,11 +23,20 @@ use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::authority::AnyAuthority;
-use super::{Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX, Remote};
+use super::idle::Attendance;
+use super::{Arrival, Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX, Remote};
 use crate::tls::Stream;
 
-/// Most bytes of request headers.
-const HEADERS_BYTES_MAX: u32 = 64 << 10;
+/// Most bytes of request headers, each with 32 more (SETTINGS_MAX_HEADER_LIST_SIZE). Libraries of
+/// gRPC take 8 KiB themselves. h2 answers a list that is larger with 431. It ends a connection
+/// whose list is four times as large, or whose block has more than five CONTINUATIONs, and decodes
+/// none of it beyond that.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// Most bytes of one call that wait in HTTP/2 to be sent, beside what the other side's window lets
+/// it take (hyper's default is 400 KiB). A thousand calls of a connection that reads nothing hold
+/// so much, each.
+const SEND_BYTES_MAX: usize = 64 << 10;
 
 /// Longest time that open calls may take to end once the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -70,7 +79,7 @@ where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     debug_assert!(limits.streams_max <= RESETS_AT_ONCE_MAX, "{limits:?}");
     let (stopping, stopped) = watch::channel(false);
@@ -91,20 +100,22 @@ async fn accept<M, S, B>(
     service: M,
     mut stopped: watch::Receiver<bool>,
 ) where
-    M: Fn(Remote) -> S,
+    M: Fn(Remote) -> S + Clone + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
+    let port = listener.port().clone();
     let mut incoming = listener.connections();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = until(&mut stopped) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            Some((connection, remote)) = incoming.next() => {
-                connections.spawn(serve_connection(connection, builder.clone(), service(remote), stopped.clone()));
+            Some(arrival) = incoming.next() => {
+                let (port, service) = (port.clone(), service.clone());
+                connections.spawn(serve_arrival(arrival, port, builder.clone(), service, stopped.clone()));
             }
         }
     }
@@ -115,8 +126,38 @@ async fn accept<M, S, B>(
     }
 }
 
+/// Makes the handshake, and serves the connection for as long as its certificate is accepted.
+async fn serve_arrival<M, S, B>(
+    arrival: Arrival,
+    port: Port,
+    builder: Builder<TokioExecutor>,
+    service: M,
+    mut stopped: watch::Receiver<bool>,
+) where
+    M: Fn(Remote) -> S,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let tls = arrival.tls();
+    let opened = tokio::select! {
+        opened = arrival.open() => opened,
+        () = until(&mut stopped) => None,
+    };
+    let Some((connection, remote)) = opened else { return };
+    let (address, chain) = (remote.address, connection.shown());
+    tokio::select! {
+        () = serve_connection(connection, port, builder, service(remote), stopped) => {}
+        () = tls.until_refused(chain) => {
+            tracing::info!(%address, "a connection is closed: the new CAs do not accept its certificate");
+        }
+    }
+}
+
 async fn serve_connection<S, B>(
     stream: Connection<Stream>,
+    port: Port,
     builder: Builder<TokioExecutor>,
     service: S,
     mut stopped: watch::Receiver<bool>,
@@ -124,17 +165,23 @@ async fn serve_connection<S, B>(
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + Unpin + 'static,
 {
     if !is_http_date(SystemTime::now()) && is_http1(&stream).await {
         return say_that_the_clock_is_wrong(stream).await;
     }
-    let connection =
-        builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), TowerToHyperService::new(service));
+    let calls = Attendance::new();
+    let service = TowerToHyperService::new(calls.of(service));
+    let connection = builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = until(&mut stopped) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = calls.idle(port.idle_timeout()) => {
+            port.note_idle();
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -203,6 +250,7 @@ fn builder(limits: &Http2Limits) -> Builder<TokioExecutor> {
         .initial_stream_window_size(limits.stream_window_bytes)
         .initial_connection_window_size(limits.connection_window_bytes)
         .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_send_buf_size(SEND_BYTES_MAX)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
     builder
@@ -269,11 +317,11 @@ mod tests {
         for (first, http1) in [("GET / HTTP/1.1\r\n\r\n", true), ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false)] {
             let mut client = TcpStream::connect(addr).await.unwrap();
             client.write_all(first.as_bytes()).await.unwrap();
-            let (stream, _) = accepted.next().await.unwrap();
+            let (stream, _) = accepted.next().await.unwrap().open().await.unwrap();
             assert_eq!(is_http1(&stream).await, http1, "{first}");
         }
         let client = tokio::spawn(async move { get_path(addr, "/livez").await });
-        say_that_the_clock_is_wrong(accepted.next().await.unwrap().0).await;
+        say_that_the_clock_is_wrong(accepted.next().await.unwrap().open().await.unwrap().0).await;
         let reply = client.await.unwrap();
         assert!(reply.starts_with("HTTP/1.1 503 ") && reply.contains("clock"), "{reply}");
     }

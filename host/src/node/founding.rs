@@ -75,27 +75,29 @@ pub(super) async fn disputed(
     directory: &DataDir,
     recorded: &StoredMembership,
     me: &Me,
-    process: Process,
+    cluster: &ClusterCell,
 ) -> anyhow::Result<Option<NodeMode>> {
+    let process = cluster.processes().mine();
     if config.bootstrap_forced {
         directory.save_disputed(None)?;
     }
     if let Some(why) = directory.disputed()? {
         return Ok(Some(NodeMode::Disputed(why)));
     }
-    let original = original(recorded, me, process).await;
+    let original = original(recorded, me, cluster).await;
     Ok(original.map(|original| NodeMode::Disputed(copied(me, process, &original, directory))))
 }
 
 /// Finds another process with this node's identity at this node's former address.
 ///
 /// Tells that process of this one.
-async fn original(recorded: &StoredMembership, me: &Me, process: Process) -> Option<Original> {
+async fn original(recorded: &StoredMembership, me: &Me, cluster: &ClusterCell) -> Option<Original> {
+    let process = cluster.processes().mine();
     let before = recorded.membership().get_node(&me.node_id)?.raft_addr.clone();
     if before == me.node.raft_addr || before.is_empty() {
         return None;
     }
-    match probe::who(&before, Some(copy(me, process)), LOOK_TIMEOUT).await {
+    match probe::who(cluster.dialer(), &before, Some(copy(me, process)), LOOK_TIMEOUT).await {
         Answer::Somebody(answer) if answer.node_id == me.node_id && answer.nonce != process.nonce => {
             let process = Process { boot: answer.boot, nonce: answer.nonce };
             Some(Original { process, raft_addr: before })
@@ -254,7 +256,8 @@ async fn yield_to_original(place: &Place) {
     tracing::error!("A COPY: {why}");
     place.cluster.begin_dispute(why);
     if !original.raft_addr.is_empty() && original.raft_addr != me.node.raft_addr {
-        probe::who(&original.raft_addr, Some(copy(me, processes.mine())), LOOK_TIMEOUT).await;
+        let copy = Some(copy(me, processes.mine()));
+        probe::who(place.cluster.dialer(), &original.raft_addr, copy, LOOK_TIMEOUT).await;
     }
 }
 

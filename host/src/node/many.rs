@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use super::sockets::serve_peers;
 use super::{identity, query_threads};
 use crate::calls::Call;
+use crate::calls::budget::Budget;
 use crate::codec::Genesis;
 use crate::config;
 use crate::group::{Group, Lent, Opened, Settings};
@@ -38,7 +39,7 @@ use crate::raft::peers::groups::Groups;
 use crate::raft::peers::link::Channels;
 use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
-use crate::raft::{ClusterCell, Me, PeerService, Process, Timeouts};
+use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
 use crate::types::{Addresses, Cluster, Fatal, GroupId, Identity, NodeId, NodeMode};
 use lockstep_contract::{Contract, Method};
@@ -166,7 +167,9 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         cluster: ClusterCell::of_process(Some(cluster), process),
         channels: Channels::default(),
         groups: Groups::default(),
+        intake: Intake::default(),
         queries: QueryPool::start(query_threads(), QUERIES_MAX)?,
+        budget: Budget::default(),
         executor: Executor::default(),
         snapshot_pace: Pace::default(),
         fatal: fatal.clone(),
@@ -176,6 +179,7 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         cluster: lent.cluster.clone(),
         host: host.clone(),
         groups: lent.groups.clone(),
+        intake: lent.intake.clone(),
     });
     let mut running = Running { lent, host, component, genesis, add, groups: BTreeMap::new() };
     for group in 0..many.groups {

@@ -2,8 +2,9 @@
 //! place at the next start. The log, vote and identity stay, because only the state computed from
 //! the log was wrong. If the fetched state is ahead of the log and the vote, they follow it.
 //!
-//! - The state comes as a backup of a node that serves, taken after a read of its leader's commit
-//!   index. So it holds everything that this node had acknowledged and shown.
+//! - The state comes over the peer port of a member that serves, as a backup that is taken after a
+//!   read of its leader's commit index. So it holds everything that this node had acknowledged and
+//!   shown.
 //! - Nothing of the old state is changed before the whole backup is on the disk. If the node
 //!   crashes after that, the next start finishes.
 
@@ -18,13 +19,14 @@ use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{Mutex, Notify, mpsc};
 
-use crate::api::{self, Fetched};
+use crate::api::Fetched;
 use crate::group::{Group, Lent};
 use crate::machine::Machine;
 use crate::machine::backup::{self, BackupWriter, Summary};
-use crate::raft::Raft;
+use crate::raft::peers::fetch::fetch_state;
+use crate::raft::{GroupCell, Raft};
 use crate::store::{Checkpoints, DataDir, LogDisk, State};
-use crate::types::{Fatal, GROUP, NodeId, NodeMode};
+use crate::types::{Addresses, Fatal, GROUP, Membership, NodeId, NodeMode};
 
 /// Frames buffered between the network and the disk.
 const FRAMES_AHEAD: usize = 4;
@@ -34,6 +36,7 @@ const FRAMES_AHEAD: usize = 4;
 pub(super) struct Resync {
     me: NodeId,
     raft: Raft,
+    cell: GroupCell,
     directory: Arc<DataDir>,
     machine: Machine,
     exit: Arc<Notify>,
@@ -46,6 +49,7 @@ impl Resync {
         Resync {
             me: lent.me.node_id,
             raft: group.raft.clone(),
+            cell: GroupCell::new(lent.cluster.clone(), GROUP),
             directory: lent.directory.clone(),
             machine: group.machine.clone(),
             exit: exit.clone(),
@@ -56,47 +60,54 @@ impl Resync {
 
     /// Fetches another node's state, and restarts the process.
     ///
-    /// The source is the node at `from`, or else the first voter that gives its state.
+    /// The source is the member with that address or name, or else the first voter that gives its
+    /// state.
     pub(super) async fn run(&self, from: Option<String>) -> Result<Fetched, String> {
         let Ok(_turn) = self.one.try_lock() else { return Err("a resync is under way on this node".into()) };
         if !matches!(self.machine.mode(), NodeMode::Quarantined(_)) {
             return Err(format!("only a node in quarantine is made anew; this one is {}", self.machine.mode()));
         }
-        let sources = from.map_or_else(|| self.voters(), |from| vec![from]);
         let mut refusals = Vec::new();
-        for from in sources {
-            tracing::info!(from, "fetching the state of another node");
-            match self.fetch(&from).await {
+        for (id, node) in self.sources(from.as_deref())? {
+            tracing::info!(from = %node, "fetching the state of another node");
+            match self.fetch(id, &node).await {
                 Ok(Summary { index, rows, .. }) => {
                     tracing::info!(
-                        from,
+                        from = %node,
                         index,
                         rows,
                         "the state of another node is on the disk; starting again with it"
                     );
                     self.restart.store(true, Relaxed);
                     self.exit.notify_one();
-                    return Ok(Fetched { from, index, rows });
+                    return Ok(Fetched { from: node.to_string(), index, rows });
                 }
-                Err(error) => refusals.push(format!("{from}: {error:#}")),
+                Err(error) => refusals.push(format!("{node}: {error:#}")),
             }
         }
         Err(format!("no other voter gave its state: {}", refusals.join("; ")))
     }
 
-    /// Returns the client addresses of the other voters, as of the end of this node's log.
+    /// Returns the member that was asked for, or else all other voters, as of the end of this
+    /// node's log.
     ///
     /// Raft has stopped, so its metrics are those of its last moment.
-    fn voters(&self) -> Vec<String> {
+    fn sources(&self, from: Option<&str>) -> Result<Vec<(NodeId, Addresses)>, String> {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
         let membership = now.membership_config.membership();
-        let others = membership.voter_ids().filter(|id| *id != self.me);
-        others.filter_map(|id| membership.get_node(&id)).map(|node| node.grpc_addr.clone()).collect()
+        match from {
+            Some(from) => Ok(vec![find(membership, self.me, from)?]),
+            None => {
+                let others = membership.voter_ids().filter(|id| *id != self.me);
+                Ok(others.filter_map(|id| Some((id, membership.get_node(&id)?.clone()))).collect())
+            }
+        }
     }
 
-    async fn fetch(&self, from: &str) -> anyhow::Result<Summary> {
-        let frames = api::fetch_backup(from).await.map_err(anyhow::Error::msg)?;
+    async fn fetch(&self, id: NodeId, node: &Addresses) -> anyhow::Result<Summary> {
+        let route = self.cell.route(self.me, id).context("this node is in no cluster")?;
+        let frames = fetch_state(self.cell.dialer(), node, route).await.map_err(anyhow::Error::msg)?;
         let (sender, receiver) = mpsc::channel(FRAMES_AHEAD);
         let directory = self.directory.clone();
         let writing = tokio::task::spawn_blocking(move || write(&directory, receiver));
@@ -109,6 +120,21 @@ impl Resync {
         }
         fetched
     }
+}
+
+/// Returns the other member with that grpc_addr, raft_addr or raft_id.
+fn find(membership: &Membership, me: NodeId, from: &str) -> Result<(NodeId, Addresses), String> {
+    let others = || membership.nodes().filter(|(id, _)| **id != me);
+    let is_meant = |node: &Addresses| [&node.grpc_addr, &node.raft_addr, &node.name].into_iter().any(|it| it == from);
+    let found = others().find(|(_, node)| is_meant(node)).map(|(id, node)| (*id, node.clone()));
+    found.ok_or_else(|| {
+        let members: Vec<String> = others().map(|(_, node)| node.to_string()).collect();
+        format!(
+            "{from:?} is no other member of this cluster: give the grpc_addr, raft_addr or raft_id of one, or none to take any \
+             voter. The others are {}",
+            members.join(", ")
+        )
+    })
 }
 
 /// Passes frames on until the stream ends or fails, or the writer is gone.
@@ -170,4 +196,33 @@ pub(super) async fn finish(directory: &DataDir) -> anyhow::Result<()> {
     let (index, rows) = (replaced.applied.index, replaced.rows);
     tracing::warn!(index, rows, "this node's state was replaced by that of another node; its quarantine is over");
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_member_is_found_by_either_address_and_by_its_name() {
+        let node = |name: &str| Addresses {
+            name: name.into(),
+            raft_addr: format!("{name}:1"),
+            grpc_addr: format!("{name}:2"),
+        };
+        let nodes = BTreeMap::from([(1, node("nodeA")), (2, node("nodeB"))]);
+        let membership = Membership::new(vec![[1].into()], nodes).unwrap();
+        for from in ["nodeB", "nodeB:1", "nodeB:2"] {
+            assert_eq!(find(&membership, 1, from).unwrap(), (2, node("nodeB")));
+        }
+        for from in ["nodeA", "nodeC:2", ""] {
+            let words = find(&membership, 1, from).unwrap_err();
+            assert!(
+                words.contains("is no other member") && words.contains("nodeB (raft nodeB:1, grpc nodeB:2)"),
+                "{words}"
+            );
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use anyhow::bail;
 
 use crate::config::{self, NodeConfig};
-use crate::net::{Descriptors, Port, REFUSED_IN_WORDS_MAX, Sockets, Wish, share};
+use crate::net::{Descriptors, Port, PortLimits, REFUSED_IN_WORDS_MAX, Sockets, Wish, share};
 use crate::raft::PeerService;
 use crate::store;
 use crate::types::{Addresses, Fatal};
@@ -54,16 +54,22 @@ const PEERS: Wish = Wish { max: 1_024, min: 64 };
 /// Connections of probes, scrapers and operators. Never fewer than the minimum, whatever clients
 /// do.
 const HTTP: Wish = Wish { max: 1_024, min: 32 };
+/// One address may have this part of the connections of clients, and of probes: a machine that
+/// runs wild leaves room for three others.
+const OF_CLIENTS: usize = 4;
+/// One address may have this part of the connections of peers. Several nodes may run on one
+/// machine, and in a trial all do.
+const OF_PEERS: usize = 2;
 /// Connections that this node opens: up to eight to each of fifteen others.
 const DIALLED: u64 = 128;
-/// Descriptors of the process itself: standard streams, the runtime, listeners, small files of the
-/// data directory, pipes to a compiler, a file of a backup or a guest.
+/// Descriptors of the process itself: standard streams, both runtimes, listeners, small files of
+/// the data directory, pipes to a compiler, a file of a backup or a guest.
 const OWN: u64 = 64;
 /// Connections that are being told why they are closed, on all three ports.
 const REFUSED: u64 = 3 * REFUSED_IN_WORDS_MAX as u64;
 
 /// Raises the limit of descriptors, and shares them out. Fails if the limit is too low for a node.
-pub(super) fn open() -> anyhow::Result<Sockets> {
+pub(super) fn open(config: &NodeConfig) -> anyhow::Result<Sockets> {
     let descriptors = Descriptors::raise();
     let limit = descriptors.max();
     // Half of them are the store's, up to the number that it can use.
@@ -81,10 +87,16 @@ pub(super) fn open() -> anyhow::Result<Sockets> {
             "the limit of open files and sockets (ulimit -Hn) is low, so the ports may have only so many connections at a time"
         );
     }
+    let port = |name, connections_max, share, idle_timeout| {
+        let per_address_max = config.connections.of_one_address(connections_max, share);
+        Port::limited(name, PortLimits { connections_max, per_address_max, idle_timeout })
+    };
+    let idle = config.connections.idle_timeout();
     Ok(Sockets {
-        clients: Port::new("grpc", clients),
-        peers: Port::new("raft", peers),
-        http: Port::new("http", http),
+        clients: port("grpc", clients, clients / OF_CLIENTS, idle),
+        // Silence of a peer is nothing strange, and its connections are few.
+        peers: port("raft", peers, peers / OF_PEERS, None),
+        http: port("http", http, http / OF_CLIENTS, idle),
         descriptors,
     })
 }

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::membership::join::{ComponentId, Host, JoinOffer};
 use super::peers::groups::{GroupParts, Groups};
-use super::peers::handlers::{ForwardHandler, LeaderHandler};
+use super::peers::handlers::{ForwardHandler, Forwarder, LeaderHandler, StateFrames, StateSource};
 use super::peers::install::Installer;
 use super::peers::link::{Channels, Links};
 use super::peers::service::Parts;
@@ -28,8 +28,8 @@ use crate::machine::{self, Executor, Machine, QueryPool};
 use crate::net::Port;
 use crate::raft::membership::MembershipError;
 use crate::raft::{
-    Canvass, ClusterCell, GroupCell, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft, RaftCell,
-    Timeouts,
+    Canvass, ClusterCell, GroupCell, Intake, LogTime, Me, Members, NetworkFactory, PeerService, Presence, Raft,
+    RaftCell, Timeouts,
 };
 use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Addresses, Cluster, Fatal, GROUP, Membership, NodeId};
@@ -66,7 +66,7 @@ struct Nobody;
 impl ForwardHandler for Nobody {
     fn forward(
         &self,
-        _from: NodeId,
+        _from: Forwarder,
         _requests: BoxStream<'static, Result<peer::ForwardRequest, Status>>,
     ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
         futures::stream::empty().boxed()
@@ -78,6 +78,12 @@ impl LeaderHandler for Nobody {
         Box::pin(async { Err(Status::failed_precondition("not under test")) })
     }
     fn pass_time(&self, _from: NodeId, _until_ms: u64) -> BoxFuture<'static, Result<u64, Status>> {
+        Box::pin(async { Err(Status::failed_precondition("not under test")) })
+    }
+}
+
+impl StateSource for Nobody {
+    fn fetch_state(&self, _from: NodeId) -> BoxFuture<'static, Result<StateFrames, Status>> {
         Box::pin(async { Err(Status::failed_precondition("not under test")) })
     }
 }
@@ -154,9 +160,11 @@ impl TestNode {
             log_time: LogTime::default(),
             forward: Arc::new(Nobody),
             leader: Arc::new(Nobody),
+            source: Arc::new(Nobody),
         });
         let (me, cluster) = (self.me.clone(), self.cluster.node().clone());
-        let service = PeerService::new(Parts { me, cluster, host: Arc::new(TestHost), groups });
+        let (host, intake) = (Arc::new(TestHost), Intake::default());
+        let service = PeerService::new(Parts { me, cluster, host, groups, intake });
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
         tokio::spawn(async move {

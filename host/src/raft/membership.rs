@@ -136,6 +136,11 @@ impl Members {
         self.0.links.cluster().processes().refused()
     }
 
+    /// Returns how many peers' messages and answers were refused for their certificate.
+    pub fn certificates_refused(&self) -> u64 {
+        self.0.links.cluster().node().names().refused()
+    }
+
     /// Adds the node at `raft_addr` as a voter, or makes a learner a voter. The node must be named
     /// `name`. Returns the index of the configuration once it is applied here. `previous_index` 0:
     /// no precondition.
@@ -205,7 +210,7 @@ impl Members {
         if address == self.0.me.node.raft_addr && name == self.0.me.node.name {
             return Ok(index);
         }
-        let found = join::identify(address, JOINER_PATIENCE).await?;
+        let found = join::identify(self.0.links.cluster().dialer(), address, JOINER_PATIENCE).await?;
         let change = self.begin(previous).await?;
         let node = check_joiner(name, address, &found, change.membership())?;
         self.check_process(address, &found, change.membership()).await?;
@@ -277,7 +282,9 @@ impl Members {
         }
         let genesis = self.genesis().await?;
         let route = inner.links.cluster().route(inner.me.node_id, found.node_id).ok_or_else(stopped)?;
-        Ok(join::invite(address, route, &genesis, &inner.me.node).await?)
+        let joiner = Addresses { raft_addr: address.to_owned(), ..node.clone() };
+        let dialer = inner.links.cluster().dialer();
+        Ok(join::invite(dialer, &joiner, route, &genesis, &inner.me.node).await?)
     }
 
     /// Waits as long as the learner makes progress: a large state takes time.

@@ -14,6 +14,8 @@
 //!   that a test plants.
 
 pub mod figures;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod inquiry;
 pub mod liveness;
 pub mod membership;
@@ -43,6 +45,7 @@ pub use path::forwarded::Forwarded;
 pub use path::proposer::{Propose, Proposer};
 pub use path::read::{ReadError, ReadIndex};
 pub use path::ticket::NotProposed;
+pub use peers::bounded::{Intake, IntakeStatus};
 pub use peers::cluster::{Claim, ClusterCell, GroupCell};
 pub use peers::network::NetworkFactory;
 pub use peers::process::Process;

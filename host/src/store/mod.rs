@@ -23,6 +23,8 @@ mod directory;
 mod error;
 mod file_limit;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod generation;
 mod group_dir;
 mod log;

@@ -4,8 +4,12 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+/// The certificates that one end has shown, its own first.
+pub type Chain = Vec<CertificateDer<'static>>;
 
 /// An accepted connection below HTTP.
 #[derive(Debug)]
@@ -23,6 +27,17 @@ macro_rules! each {
             Stream::Encrypted($io) => $body,
         }
     };
+}
+
+impl Stream {
+    /// Returns the certificates that the other end has shown, its own first. `None` if it has shown
+    /// none.
+    pub fn shown(&self) -> Option<Chain> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Encrypted(io) => io.get_ref().1.peer_certificates().map(<[_]>::to_vec),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

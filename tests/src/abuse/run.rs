@@ -146,6 +146,7 @@ async fn form(cluster: &mut Cluster, case: &Case, options: &Options) -> Result<(
         planted: Vec::new(),
         env: Vec::new(),
         descriptors: case.descriptors.map(|limit| (limit, limit)),
+        tls: None,
     };
     cluster.form(NODES, &member).await?;
     honest::write_large(cluster, case.large_values).await

@@ -1,34 +1,85 @@
-//! Limits how many watches may be open, on this node and on one connection. It counts them, and
-//! does not know what a watch does.
+//! Limits how many watches may be open: on this node, for one client and on one connection. It
+//! counts them, and does not know what a watch does.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::calls::budget::{Budget, Share};
 
 /// Most watches open at a time on one node.
 pub const WATCHES_MAX: usize = 4096;
+
+/// Most watches of one client on one node: a quarter of all.
+pub const WATCHES_PER_CLIENT_MAX: usize = WATCHES_MAX / 4;
 
 /// Most watches open at a time on one connection. A face whose connections carry a limited number
 /// of calls has a higher limit, so that watches alone never fill a connection.
 pub const WATCHES_PER_CONNECTION_MAX: usize = 1000;
 
+/// Bits of an IPv6 address that one client has for itself.
+const IPV6_CLIENT_BITS: u32 = 64;
+
 /// One connection of a client. Each of its requests carries it.
 #[derive(Clone, Debug)]
-pub struct Connection(Arc<Semaphore>);
+pub struct Connection {
+    watches: Arc<Semaphore>,
+    share: Share,
+    /// The address of the client, as the limit of watches counts it.
+    client: Arc<str>,
+}
 
 impl Default for Connection {
     fn default() -> Connection {
-        Connection(Arc::new(Semaphore::new(WATCHES_PER_CONNECTION_MAX)))
+        Connection::new(Budget::default().share(), IpAddr::from([127, 0, 0, 1]))
+    }
+}
+
+impl Connection {
+    /// Makes the value for a new connection from `address`, with its share of the node's bytes.
+    pub fn new(share: Share, address: IpAddr) -> Connection {
+        Connection { watches: Arc::new(Semaphore::new(WATCHES_PER_CONNECTION_MAX)), share, client: client_at(address) }
+    }
+
+    /// Returns the bytes that the connection may hold.
+    pub fn share(&self) -> &Share {
+        &self.share
+    }
+
+    /// Returns who the client is: its name if it has one, else its address.
+    fn client(&self, caller: &str) -> Arc<str> {
+        match caller {
+            "" => self.client.clone(),
+            name => format!("name {name}").into(),
+        }
+    }
+}
+
+/// Returns the client at an address. A client with IPv6 usually has the last half of it to choose.
+fn client_at(address: IpAddr) -> Arc<str> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string().into(),
+        IpAddr::V6(address) => {
+            let network = u128::from(address) >> (u128::BITS - IPV6_CLIENT_BITS);
+            format!("network {network:x}").into()
+        }
     }
 }
 
 /// The places of one node.
 #[derive(Clone, Debug)]
-pub struct Places(Arc<Semaphore>);
+pub struct Places {
+    node: Arc<Semaphore>,
+    /// How many watches each client has. A client without watches is not in it.
+    clients: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+}
 
 impl Default for Places {
     fn default() -> Places {
-        Places(Arc::new(Semaphore::new(WATCHES_MAX)))
+        Places { node: Arc::new(Semaphore::new(WATCHES_MAX)), clients: Arc::default() }
     }
 }
 
@@ -37,6 +88,14 @@ impl Default for Places {
 pub struct Place {
     _on_node: OwnedSemaphorePermit,
     _on_connection: OwnedSemaphorePermit,
+    _of_client: ClientPlace,
+}
+
+/// The place of a watch among those of its client.
+#[derive(Debug)]
+struct ClientPlace {
+    clients: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+    client: Arc<str>,
 }
 
 /// Which limit is reached.
@@ -45,6 +104,12 @@ pub enum Full {
     /// The limit of the node.
     #[error("{WATCHES_MAX} watches are open on this node, which is its limit; watch on another one")]
     Node,
+    /// The limit of one client.
+    #[error(
+        "{WATCHES_PER_CLIENT_MAX} watches of this client (its name, or else its address) are open on this node, a quarter of all that the node \
+         may have; close some, or watch on another node"
+    )]
+    Client,
     /// The limit of one connection.
     #[error(
         "{WATCHES_PER_CONNECTION_MAX} watches are open on this connection, which is its limit, so that other calls find room on it; \
@@ -58,22 +123,53 @@ impl Full {
     pub fn name(self) -> &'static str {
         match self {
             Full::Node => "node",
+            Full::Client => "client",
             Full::Connection => "connection",
         }
     }
 }
 
 impl Places {
-    /// Takes a place for one more watch.
-    pub fn take(&self, connection: &Connection) -> Result<Place, Full> {
-        let on_connection = connection.0.clone().try_acquire_owned().map_err(|_| Full::Connection)?;
-        let on_node = self.0.clone().try_acquire_owned().map_err(|_| Full::Node)?;
-        Ok(Place { _on_node: on_node, _on_connection: on_connection })
+    /// Takes a place for one more watch of `caller`, which is empty if the client has no name.
+    pub fn take(&self, connection: &Connection, caller: &str) -> Result<Place, Full> {
+        let on_connection = connection.watches.clone().try_acquire_owned().map_err(|_| Full::Connection)?;
+        let of_client = self.take_of_client(connection.client(caller))?;
+        let on_node = self.node.clone().try_acquire_owned().map_err(|_| Full::Node)?;
+        Ok(Place { _on_node: on_node, _on_connection: on_connection, _of_client: of_client })
+    }
+
+    fn take_of_client(&self, client: Arc<str>) -> Result<ClientPlace, Full> {
+        let mut clients = self.clients.lock();
+        let open = clients.entry(client.clone()).or_default();
+        if *open >= WATCHES_PER_CLIENT_MAX {
+            return Err(Full::Client);
+        }
+        *open += 1;
+        drop(clients);
+        Ok(ClientPlace { clients: self.clients.clone(), client })
     }
 
     /// Returns the number of open watches.
     pub fn taken(&self) -> u64 {
-        (WATCHES_MAX - self.0.available_permits()) as u64
+        (WATCHES_MAX - self.node.available_permits()) as u64
+    }
+
+    /// Returns the number of watches of the client that has most.
+    pub fn taken_by_one(&self) -> u64 {
+        self.clients.lock().values().max().copied().unwrap_or(0) as u64
+    }
+}
+
+impl Drop for ClientPlace {
+    fn drop(&mut self) {
+        let mut clients = self.clients.lock();
+        let open = clients.get_mut(&self.client).map_or(0, |open| {
+            *open -= 1;
+            *open
+        });
+        if open == 0 {
+            clients.remove(&self.client);
+        }
     }
 }
 
@@ -82,24 +178,57 @@ impl Places {
 mod tests {
     use super::*;
 
+    fn from(address: [u8; 4]) -> Connection {
+        Connection::new(Budget::default().share(), address.into())
+    }
+
     #[test]
-    fn a_connection_and_a_node_have_places_of_their_own() {
+    fn a_connection_a_client_and_a_node_have_places_of_their_own() {
         let places = Places::default();
-        let (one, mut held) = (Connection::default(), Vec::new());
+        let (one, mut held) = (from([10, 0, 0, 1]), Vec::new());
         for _ in 0..WATCHES_PER_CONNECTION_MAX {
-            held.push(places.take(&one).unwrap());
+            held.push(places.take(&one, "").unwrap());
         }
-        assert_eq!(places.take(&one).unwrap_err(), Full::Connection);
-        // Other connections are not affected until the node is full.
-        while held.len() < WATCHES_MAX {
-            let next = Connection::default();
+        assert_eq!(places.take(&one, "").unwrap_err(), Full::Connection);
+        let again = from([10, 0, 0, 1]);
+        for _ in WATCHES_PER_CONNECTION_MAX..WATCHES_PER_CLIENT_MAX {
+            held.push(places.take(&again, "").unwrap());
+        }
+        assert_eq!(places.take(&again, "").unwrap_err(), Full::Client);
+        // Others are not affected until the node is full.
+        for last in 2.. {
+            let next = from([10, 0, 0, last]);
             let free = (WATCHES_MAX - held.len()).min(WATCHES_PER_CONNECTION_MAX);
-            held.extend((0..free).map(|_| places.take(&next).unwrap()));
+            if free == 0 {
+                break;
+            }
+            held.extend((0..free).map(|_| places.take(&next, "").unwrap()));
         }
-        assert_eq!(places.take(&Connection::default()).unwrap_err(), Full::Node);
-        assert_eq!(places.taken(), WATCHES_MAX as u64);
+        assert_eq!(places.take(&from([10, 0, 1, 1]), "").unwrap_err(), Full::Node);
+        assert_eq!((places.taken(), places.taken_by_one()), (WATCHES_MAX as u64, WATCHES_PER_CLIENT_MAX as u64));
         held.clear();
-        assert_eq!(places.taken(), 0);
-        places.take(&one).unwrap();
+        assert_eq!((places.taken(), places.taken_by_one()), (0, 0));
+        places.take(&one, "").unwrap();
+    }
+
+    #[test]
+    fn a_name_counts_wherever_it_comes_from_and_beside_others_of_its_address() {
+        let places = Places::default();
+        let at = |n: usize| from([10, 0, 0, (n / WATCHES_PER_CONNECTION_MAX) as u8]);
+        let connections: Vec<Connection> = (0..3).map(|n| at(n * WATCHES_PER_CONNECTION_MAX)).collect();
+        let take = |n: usize| places.take(&connections[n / WATCHES_PER_CONNECTION_MAX], "alice");
+        let held: Vec<Place> = (0..WATCHES_PER_CLIENT_MAX).map(|n| take(n).unwrap()).collect();
+        assert_eq!(places.take(&connections[2], "alice").unwrap_err(), Full::Client);
+        places.take(&connections[2], "bob").unwrap();
+        places.take(&connections[2], "").unwrap();
+        assert_eq!(held.len(), WATCHES_PER_CLIENT_MAX);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let at = |text: &str| client_at(text.parse().unwrap());
+        assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
+        assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
+        assert_eq!(at("::ffff:10.0.0.1"), at("10.0.0.1"));
     }
 }

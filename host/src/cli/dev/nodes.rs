@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use lockstep_processes::{NodeCommand, Output, Plan, Process};
+use lockstep_processes::{NodeCommand, Output, Plan, Process, TlsFiles};
 use tokio::time::{Instant, sleep};
 
+use super::certificates::Certificates;
 use super::place::Directory;
 use crate::cli::report::{Failure, print_notice};
 
@@ -39,6 +40,14 @@ pub(crate) fn plan(count: u16, base_port: Option<u16>) -> anyhow::Result<Plan> {
     })
 }
 
+/// What all nodes are started with.
+pub(crate) struct Settings<'a> {
+    pub(crate) fsm: &'a Path,
+    pub(crate) log_level: &'a str,
+    /// With them, the nodes speak TLS at all ports.
+    pub(crate) certificates: Option<&'a Certificates>,
+}
+
 /// The running nodes. Dropping it kills those that still run and removes the directory.
 pub(crate) struct Nodes {
     plan: Plan,
@@ -52,11 +61,11 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     /// Starts all nodes. The first one bootstraps.
-    pub(crate) fn start(plan: Plan, directory: Directory, fsm: &Path, log_level: &str) -> anyhow::Result<Nodes> {
+    pub(crate) fn start(plan: Plan, directory: Directory, settings: &Settings<'_>) -> anyhow::Result<Nodes> {
         let stopping = Arc::new(AtomicBool::new(false));
         let mut nodes = Nodes { plan, running: Vec::new(), stopping, directory };
         for position in 0..nodes.plan.nodes.len() {
-            nodes.start_one(position, fsm, log_level)?;
+            nodes.start_one(position, settings)?;
         }
         Ok(nodes)
     }
@@ -65,14 +74,18 @@ impl Nodes {
         &self.plan
     }
 
-    fn start_one(&mut self, position: usize, fsm: &Path, log_level: &str) -> anyhow::Result<()> {
+    fn start_one(&mut self, position: usize, settings: &Settings<'_>) -> anyhow::Result<()> {
         let node = &self.plan.nodes[position];
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut command = NodeCommand::new(program, node, self.directory.path())
-            .flag("log_level", log_level)
+            .flag("log_level", settings.log_level)
             .flag("min_free_bytes", MIN_FREE);
         if position == 0 {
-            command = command.bootstrap().flag("fsm", fsm);
+            command = command.bootstrap().flag("fsm", settings.fsm);
+        }
+        if let Some(certificates) = settings.certificates {
+            let files = TlsFiles::of(&certificates.directory, &node.name);
+            command = command.client_tls(&files).peer_tls(&files, "require").flag("policy", &certificates.policy);
         }
         let (name, stopping) = (node.name.clone(), self.stopping.clone());
         let output = Output::lines(move |_, line| print_node_line(&name, line, &stopping));

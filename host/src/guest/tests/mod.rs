@@ -100,9 +100,13 @@ impl Text<'_> {
     }
 
     fn load(&self) -> Component {
+        self.load_into(&ENGINE)
+    }
+
+    fn load_into(&self, engine: &Engine) -> Component {
         let world = if self.watch.is_some() { "watching-guest" } else { "machine-guest" };
         let encoded = Component::encode(&typed_module(&self.module(), CONTRACT, world)).unwrap();
-        Component::load(&ENGINE, &encoded).unwrap()
+        Component::load(engine, &encoded).unwrap()
     }
 }
 

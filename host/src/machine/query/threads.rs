@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::QueryError;
 use crate::guest::{CALLER_STACK_BYTES, Component, HostFault, QueryInstance};
 use crate::machine::MachineError;
+use crate::threads;
 
 /// A thread that was idle for this long drops its instance, and its reference to the component,
 /// which may be the last one.
@@ -158,6 +159,8 @@ impl Pool {
 }
 
 fn serve(queues: &Queues) {
+    // A flood of queries must leave commands their time.
+    threads::give_way();
     let mut kept = Kept::default();
     while let Some(work) = queues.wait(&mut kept) {
         // A panic of the host's code in one query must not cost the node a query thread. The

@@ -175,7 +175,8 @@ impl Canvass {
         // A leader that has left the membership has no address here. It hands over by itself.
         let Some(node) = now.membership_config.membership().get_node(&leader) else { return false };
         let suspect = Suspect { node: leader, boot: self.0.presence.boot(leader) };
-        let found = probe(&node.raft_addr, suspect, self.0.timeouts.probe()).await;
+        let dialer = self.0.links.cluster().dialer();
+        let found = probe(dialer, &node.raft_addr, suspect, self.0.timeouts.probe()).await;
         found == Found::Gone && self.stream_ended(leader).await
     }
 

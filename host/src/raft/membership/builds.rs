@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::join;
 use super::join::Host;
+use crate::raft::peers::dial::Dialer;
 use crate::raft::{Me, Raft};
 use crate::types::{Addresses, NodeId};
 
@@ -19,7 +20,7 @@ use crate::types::{Addresses, NodeId};
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Asks the other members for as long as Raft runs. Warns once of each member's build that differs.
-pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
+pub async fn compare(me: Me, dialer: Dialer, raft: Raft, host: Arc<dyn Host>) {
     let mut metrics = raft.server_metrics();
     let mut pause = tokio::time::interval(PAUSE);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -35,7 +36,9 @@ pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
             now.membership_config.membership().nodes().map(|(id, node)| (*id, node.clone())).collect()
         };
         let others = members.into_iter().filter(|(id, _)| *id != me.node_id);
-        let answers = join_all(others.map(|(id, node)| async move { (build_of(id, &node).await, id, node) })).await;
+        let dialer = &dialer;
+        let asked = others.map(|(id, node)| async move { (build_of(dialer, id, &node).await, id, node) });
+        let answers = join_all(asked).await;
         for (theirs, id, node) in answers {
             if theirs.as_ref().is_some_and(|theirs| differs(&mut warned, id, theirs, &ours)) {
                 tracing::warn!(
@@ -52,8 +55,8 @@ pub async fn compare(me: Me, raft: Raft, host: Arc<dyn Host>) {
 
 /// Returns the engine build of a member. `None`: the member does not answer, another node now has
 /// its address, or it runs no guest yet.
-async fn build_of(id: NodeId, node: &Addresses) -> Option<String> {
-    let found = join::identify(&node.raft_addr, Duration::ZERO).await.ok()?;
+async fn build_of(dialer: &Dialer, id: NodeId, node: &Addresses) -> Option<String> {
+    let found = join::identify(dialer, &node.raft_addr, Duration::ZERO).await.ok()?;
     (found.node_id == id && !found.build.is_empty()).then_some(found.build)
 }
 

@@ -22,9 +22,11 @@ use tonic::Status;
 
 use crate::codec::Genesis;
 use crate::machine::SendAttempt;
+use crate::net::Remote;
 use crate::raft::peers::cluster::{RouteError, check_ends, same_cluster};
+use crate::raft::peers::dial::{Dialer, Expect, small_client};
 use crate::raft::peers::network::describe;
-use crate::raft::peers::{dial, wire};
+use crate::raft::peers::wire;
 use crate::raft::{ClusterCell, Me, Process};
 use crate::types::{Addresses, COMPONENT_BYTES_MAX, Cluster, GROUP, NodeId, hex};
 
@@ -112,14 +114,16 @@ pub enum JoinError {
 }
 
 /// Asks the node at `address` who it is. Tries again for `patience` while nobody answers.
-pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyResponse, JoinError> {
+pub async fn identify(dialer: &Dialer, address: &str, patience: Duration) -> Result<IdentifyResponse, JoinError> {
     let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
-    let endpoint = dial::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
     let deadline = Instant::now() + patience;
     loop {
         let attempt = async {
-            let channel = endpoint.connect().await.map_err(|error| Status::from_error(error.into()))?;
-            Ok(dial::client(channel).identify(IdentifyRequest::default()).await?.into_inner())
+            let dialled = dialer.connect(address, Expect::AnyNode).await?;
+            let mut client = small_client(dialled.channel.clone());
+            let answer = client.identify(IdentifyRequest::default()).await?.into_inner();
+            dialer.check_answer(&dialled, &answer)?;
+            Ok(answer)
         };
         let answer: Result<IdentifyResponse, Status> = match tokio::time::timeout(IDENTIFY_TIMEOUT, attempt).await {
             Ok(answer) => answer,
@@ -131,14 +135,29 @@ pub async fn identify(address: &str, patience: Duration) -> Result<IdentifyRespo
             Err(status) if status.code() == tonic::Code::Unimplemented => {
                 return Err(unreachable(format!("{}; is this its grpc_addr? give its raft_addr", status.message())));
             }
+            // It refuses our certificate, or its own is not that of the node that it says to be.
+            Err(status) if status.code() == tonic::Code::PermissionDenied => {
+                return Err(JoinError::Refused { address: address.to_owned(), reason: status.message().to_owned() });
+            }
+            Err(status) if status.code() == tonic::Code::InvalidArgument => {
+                return Err(unreachable(status.message().to_owned()));
+            }
             Err(status) if Instant::now() >= deadline => return Err(unreachable(describe(&status))),
             Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }
     }
 }
 
-/// Invites the node at `address`. Returns once it has stamped its disk and accepts Raft traffic.
-pub async fn invite(address: &str, route: Route, genesis: &Genesis, leader: &Addresses) -> Result<(), JoinError> {
+/// Invites the node at `joiner.raft_addr`. Returns once it has stamped its disk and accepts Raft
+/// traffic.
+pub async fn invite(
+    dialer: &Dialer,
+    joiner: &Addresses,
+    route: Route,
+    genesis: &Genesis,
+    leader: &Addresses,
+) -> Result<(), JoinError> {
+    let address = joiner.raft_addr.as_str();
     let unreachable = |reason: String| JoinError::Unreachable { address: address.to_owned(), reason };
     let request = JoinRequest {
         route: Some(route),
@@ -148,16 +167,20 @@ pub async fn invite(address: &str, route: Route, genesis: &Genesis, leader: &Add
         limits_json: genesis.limits_json.clone(),
         semantics: genesis.semantics,
     };
-    let endpoint = dial::endpoint(address).map_err(|error| unreachable(error.to_string()))?;
-    let mut client = dial::client(endpoint.connect_lazy());
+    let channel = dialer.lazy(address, Expect::of(joiner)).map_err(|error| unreachable(error.to_string()))?;
+    let mut client = small_client(channel);
     match tokio::time::timeout(JOIN_TIMEOUT, client.join(request)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+        Ok(Err(status)) if is_refusal(status.code()) => {
             Err(JoinError::Refused { address: address.to_owned(), reason: status.message().to_owned() })
         }
         Ok(Err(status)) => Err(unreachable(describe(&status))),
         Err(_) => Err(unreachable(format!("it did not enter the cluster within {JOIN_TIMEOUT:?}"))),
     }
+}
+
+fn is_refusal(code: tonic::Code) -> bool {
+    matches!(code, tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied)
 }
 
 /// Handles joins on the joiner's side and sends components.
@@ -192,19 +215,20 @@ impl Joins {
         }
     }
 
-    pub(in crate::raft) async fn join(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
+    pub(in crate::raft) async fn join(&self, request: JoinRequest, by: &Remote) -> Result<JoinResponse, Status> {
         let route = request.route.as_ref().ok_or_else(|| Status::invalid_argument("the message has no route"))?;
         check_ends(route, self.me.node_id)?;
         if route.group != GROUP {
             return Err(RouteError::OtherGroup { theirs: route.group }.into());
         }
+        let leader = wire::decode_node(request.leader.clone().unwrap_or_default());
+        self.check_inviter(route, &leader, by)?;
         let busy = self.busy.clone().lock_owned().await;
         if let Some(cluster) = self.cluster.get() {
             same_cluster(route, &cluster)?;
             return Ok(JoinResponse {});
         }
         let (cluster, genesis) = offered(&request, route)?;
-        let leader = wire::decode_node(request.leader.unwrap_or_default());
         let component = match self.host.component() {
             Some(brought) if brought.hash == cluster.component_hash => None,
             brought => {
@@ -213,7 +237,10 @@ impl Joins {
                 if let Some(brought) = brought {
                     check_component(&brought, &genesis)?;
                 }
-                Some(fetch_component(&leader.raft_addr, self.reply_route(route), cluster.component_hash).await?)
+                Some(
+                    fetch_component(self.cluster.dialer(), &leader, self.reply_route(route), cluster.component_hash)
+                        .await?,
+                )
             }
         };
         tracing::info!(cluster = cluster.id_hex(), %leader, fetched = component.is_some(), "joining");
@@ -230,6 +257,16 @@ impl Joins {
             return Err(Status::failed_precondition("this node entered another cluster meanwhile"));
         }
         Ok(JoinResponse {})
+    }
+
+    /// Checks that whoever invites is the node that it says to be.
+    fn check_inviter(&self, route: &Route, leader: &Addresses, by: &Remote) -> Result<(), Status> {
+        let names = self.cluster.names();
+        names.admit(route, by)?;
+        match &by.certificate {
+            Some(certificate) => names.admit_as(&leader.name, certificate),
+            None => Ok(()),
+        }
     }
 
     /// Sends the component, if this node holds it. The caller has checked the route.
@@ -256,7 +293,8 @@ impl Joins {
     /// cluster yet, so the cell has no route of its own.
     fn reply_route(&self, route: &Route) -> Route {
         let Process { boot, nonce } = self.cluster.processes().mine();
-        Route { from: route.to, to: route.from, boot, nonce, ..route.clone() }
+        let from_name = self.me.node.name.clone();
+        Route { from: route.to, to: route.from, boot, nonce, from_name, ..route.clone() }
     }
 }
 
@@ -294,11 +332,17 @@ fn check_component(brought: &ComponentId, genesis: &Genesis) -> Result<(), Statu
     )))
 }
 
-/// Fetches and verifies a component from the node at `address`.
-pub(in crate::raft) async fn fetch_component(address: &str, route: Route, hash: [u8; 32]) -> Result<Bytes, Status> {
+/// Fetches and verifies a component from another node.
+pub(in crate::raft) async fn fetch_component(
+    dialer: &Dialer,
+    holder: &Addresses,
+    route: Route,
+    hash: [u8; 32],
+) -> Result<Bytes, Status> {
+    let address = holder.raft_addr.as_str();
     let fetch = async {
-        let endpoint = dial::endpoint(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let mut client = dial::client(endpoint.connect_lazy());
+        let channel = dialer.lazy(address, Expect::of(holder));
+        let mut client = small_client(channel.map_err(|error| Status::invalid_argument(error.to_string()))?);
         let request = FetchComponentRequest { route: Some(route), component_hash: hash.to_vec().into() };
         let mut chunks = client.fetch_component(request).await?.into_inner();
         let mut bytes = Vec::new();

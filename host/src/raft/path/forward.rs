@@ -18,6 +18,7 @@ use lockstep_proto::peer;
 use lockstep_proto::peer::peer_client::PeerClient;
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -30,7 +31,7 @@ use crate::codec::Command;
 use crate::machine::Fate;
 use crate::raft::GroupCell;
 use crate::raft::liveness::leader::LeaderView;
-use crate::raft::peers::dial;
+use crate::raft::peers::dial::{self, Expect};
 use crate::raft::time::clock::RemoteClock;
 use crate::types::NodeId;
 
@@ -43,6 +44,8 @@ struct Shared {
     cluster: GroupCell,
     budget: Arc<Budget>,
     stream: Mutex<Option<LeaderStream>>,
+    /// Where the stream and its connection live, whoever uses them first.
+    runtime: Handle,
 }
 
 /// The connection to one leader at one address.
@@ -54,9 +57,15 @@ struct LeaderStream {
 }
 
 impl Forward {
-    /// Creates a forwarder for node `me`. It connects on first use.
+    /// Creates a forwarder for node `me`. It connects on first use, in the runtime that calls this.
     pub fn new(me: NodeId, cluster: GroupCell) -> Forward {
-        Forward(Arc::new(Shared { me, cluster, budget: Budget::new(QUEUE_BYTES_MAX), stream: Mutex::new(None) }))
+        Forward(Arc::new(Shared {
+            me,
+            cluster,
+            budget: Budget::new(QUEUE_BYTES_MAX),
+            stream: Mutex::new(None),
+            runtime: Handle::current(),
+        }))
     }
 
     /// Returns the bytes of commands that wait to be sent.
@@ -74,6 +83,7 @@ impl Forward {
             stream.leader == leader.node_id && stream.address == leader.node.raft_addr && !stream.queue.is_closed()
         });
         if !usable {
+            let _runtime = self.0.runtime.enter();
             *slot = Some(LeaderStream::open(&self.0.cluster, leader, route)?);
         }
         Ok(with(slot.as_ref().expect("set above")))
@@ -145,8 +155,8 @@ impl LeaderStream {
     /// stream was replaced and its last answer has come.
     fn open(cluster: &GroupCell, leader: &LeaderView, route: peer::Route) -> Result<LeaderStream, NotProposed> {
         let address = leader.node.raft_addr.clone();
-        let channel = match dial::endpoint(&address) {
-            Ok(endpoint) => endpoint.connect_lazy(),
+        let channel = match cluster.dialer().lazy(&address, Expect::of(&leader.node)) {
+            Ok(channel) => channel,
             Err(error) => {
                 tracing::error!(%address, %error, "the leader's raft address in the membership is not an address");
                 return Err(NotProposed::NotLeader);
@@ -177,7 +187,8 @@ impl Traffic {
     }
 
     async fn run(self: Arc<Self>, mut client: PeerClient<Channel>, address: String) {
-        let error = match client.forward(self.clone().outgoing()).await {
+        let requests = dial::routed(self.clone().outgoing(), &self.route);
+        let error = match client.forward(requests).await {
             Ok(responses) => self.listen(responses.into_inner()).await,
             Err(status) => Some(status),
         };

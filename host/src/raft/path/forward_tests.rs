@@ -16,7 +16,7 @@ use crate::raft::path::forwarded::ForwardedParts;
 use crate::raft::path::proposer::{Core, Proposer, Written};
 use crate::raft::path::read::{LocalIndex, ReadIndex};
 use crate::raft::path::wire::encode_end;
-use crate::raft::peers::handlers::{ForwardHandler, LeaderHandler};
+use crate::raft::peers::handlers::{ForwardHandler, Forwarder, LeaderHandler};
 use crate::raft::time::clock::{Clock, RemoteClock};
 use crate::raft::{Forwarded, LogTime, RaftCell};
 use crate::reserved::Reserved;
@@ -111,10 +111,16 @@ fn world() -> World {
 
 /// Opens a follower's end of a stream to `forwarded`.
 fn stream_to(forwarded: &Forwarded) -> mpsc::Sender<Queued> {
+    stream_of(forwarded, false)
+}
+
+/// Opens a follower's end whose certificate has shown that it is this node, or not.
+fn stream_of(forwarded: &Forwarded, is_proven: bool) -> mpsc::Sender<Queued> {
     let route = peer::Route { group: GROUP, from: FOLLOWER, to: LEADER, ..Default::default() };
     let (queue, receiver) = mpsc::channel(16);
     let traffic = Traffic::new(GroupCell::new(ClusterCell::new(None), GROUP), route, receiver);
-    let mut answers = forwarded.forward(FOLLOWER, traffic.clone().outgoing().map(Ok).boxed());
+    let mut answers =
+        forwarded.forward(Forwarder { node: FOLLOWER, is_proven }, traffic.clone().outgoing().map(Ok).boxed());
     tokio::spawn(async move {
         while let Some(answer) = answers.next().await {
             traffic.answered(answer.unwrap());
@@ -129,8 +135,12 @@ fn origin(counter: u64) -> Origin {
 }
 
 fn send(queue: &mpsc::Sender<Queued>, term: u64, counter: u64, timeout: Duration) -> Ticket {
-    let (ticket, claim) = ticket();
     let command = Command { origin: Some(origin(counter).into()), method: "E/Add".into(), ..Command::default() };
+    send_command(queue, term, command, timeout)
+}
+
+fn send_command(queue: &mpsc::Sender<Queued>, term: u64, command: Command, timeout: Duration) -> Ticket {
+    let (ticket, claim) = ticket();
     let share = Budget::new(usize::MAX).share(1).unwrap();
     queue.try_send(Queued { term, command, deadline: Instant::now() + timeout, claim, share }).unwrap();
     ticket
@@ -270,4 +280,26 @@ async fn a_command_of_a_removed_node_is_refused_and_the_node_learns_it() {
     let answer = ticket.answer().now_or_never();
     assert_eq!(answer, Some(Err(NotProposed::Removed { index: 42 })));
     assert_eq!(*cluster.removals().borrow(), Some(42));
+}
+
+#[tokio::test]
+async fn the_caller_of_a_command_is_believed_only_from_a_node_that_has_shown_who_it_is() {
+    let mut world = world();
+    let with_caller = |counter| Command {
+        origin: Some(origin(counter).into()),
+        method: "E/Add".into(),
+        caller: "alice".into(),
+        ..Command::default()
+    };
+    let unproven = stream_of(&world.forwarded, false);
+    let mut refused = send_command(&unproven, 1, with_caller(1), LONG);
+    assert_eq!(refused.answer().await, Err(NotProposed::CallerUnproven));
+    assert!(world.proposals.try_recv().is_err(), "nothing was proposed");
+    // Without a caller it is as before.
+    let _anonymous = send(&unproven, 1, 2, LONG);
+    assert_eq!(world.proposals.recv().await.unwrap().0.commands[0].caller, "");
+    let proven = stream_of(&world.forwarded, true);
+    let _believed = send_command(&proven, 1, with_caller(3), LONG);
+    let (entry, _written) = world.proposals.recv().await.unwrap();
+    assert_eq!(entry.commands[0].caller, "alice");
 }

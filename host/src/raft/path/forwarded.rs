@@ -24,7 +24,7 @@ use crate::machine::{Fate, Waiters};
 use crate::raft::RaftCell;
 use crate::raft::liveness::leader::LeaderWatch;
 use crate::raft::membership::{removal, standing};
-use crate::raft::peers::handlers::{ForwardHandler, LeaderHandler};
+use crate::raft::peers::handlers::{ForwardHandler, Forwarder, LeaderHandler};
 use crate::raft::time::clock::Clock;
 use crate::types::{CommittedLeaderId, NodeId, Origin};
 
@@ -99,7 +99,7 @@ impl Forwarded {
     /// that are proposed run, and the others are withdrawn with their tickets.
     async fn serve(
         self,
-        from: NodeId,
+        from: Forwarder,
         mut requests: Requests,
         answers: mpsc::Sender<Result<peer::ForwardResponse, Status>>,
     ) {
@@ -131,7 +131,7 @@ impl Forwarded {
         }
     }
 
-    async fn run(self, from: NodeId, accepted: Accepted) -> peer::ForwardResponse {
+    async fn run(self, from: Forwarder, accepted: Accepted) -> peer::ForwardResponse {
         let (counter, leader_term) = (accepted.origin.counter, accepted.request.leader_term);
         let result = encode_end(self.end(from, accepted).await);
         peer::ForwardResponse { counter, leader_term, result }
@@ -139,13 +139,17 @@ impl Forwarded {
 
     /// Returns how the command ended. After [`Fate::Unknown`] only the other node itself can learn
     /// more.
-    async fn end(&self, from: NodeId, accepted: Accepted) -> Result<Fate, NotProposed> {
+    async fn end(&self, sender: Forwarder, accepted: Accepted) -> Result<Fate, NotProposed> {
+        let from = sender.node;
         if from != accepted.origin.node {
             tracing::error!(from, origin = accepted.origin.node, "a node forwarded a command that another one took");
             return Err(NotProposed::NotLeader);
         }
         if let Some(index) = self.removed_at(from) {
             return Err(NotProposed::Removed { index });
+        }
+        if !sender.is_proven && !accepted.command.caller.is_empty() {
+            return Err(NotProposed::CallerUnproven);
         }
         let term = accepted.request.leader_term;
         let mut waiter = self.0.waiters.register(accepted.origin);
@@ -171,7 +175,11 @@ impl Forwarded {
 }
 
 impl ForwardHandler for Forwarded {
-    fn forward(&self, from: NodeId, requests: Requests) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
+    fn forward(
+        &self,
+        from: Forwarder,
+        requests: Requests,
+    ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
         let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(self.clone().serve(from, requests, answers));
         ReceiverStream::new(receiver).boxed()

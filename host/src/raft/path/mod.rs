@@ -13,5 +13,6 @@ pub mod forwarded;
 pub mod packing;
 pub mod proposer;
 pub mod read;
+pub mod state_source;
 pub mod ticket;
 pub mod wire;

@@ -42,6 +42,12 @@ pub enum NotProposed {
         /// The index of the leader's committed configuration.
         index: u64,
     },
+    /// The command has a caller, and the node that forwarded it has shown no certificate.
+    #[error(
+        "the node that forwarded this command has shown no certificate, so the name of the client cannot be believed: give the nodes \
+         --peer_tls_cert, --peer_tls_key and --peer_tls_ca, or send commands to the leader; the command was not proposed"
+    )]
+    CallerUnproven,
 }
 
 /// What the proposing side knows about a command: its outcome, or why it was not proposed. An

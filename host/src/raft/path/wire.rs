@@ -45,6 +45,7 @@ fn encode_not_proposed(reason: &NotProposed) -> peer::NotProposed {
         NotProposed::TooLarge { .. } => (Reason::TooLarge, reason.to_string(), 0),
         NotProposed::Stopping => (Reason::Stopping, reason.to_string(), 0),
         NotProposed::Removed { index } => (Reason::Removed, reason.to_string(), *index),
+        NotProposed::CallerUnproven => (Reason::CallerUnproven, reason.to_string(), 0),
     };
     peer::NotProposed { reason: code.into(), detail, index }
 }
@@ -57,6 +58,7 @@ fn decode_not_proposed(refusal: peer::NotProposed) -> NotProposed {
         // version.
         Reason::TooLarge => NotProposed::Overloaded(refusal.detail),
         Reason::Removed => NotProposed::Removed { index: refusal.index },
+        Reason::CallerUnproven => NotProposed::CallerUnproven,
         // A leader that stops leaves the lead to another node.
         Reason::NotLeader | Reason::Stopping => NotProposed::NotLeader,
     }
@@ -99,7 +101,8 @@ mod tests {
     #[test]
     fn ends_keep_their_meaning_over_the_hop() {
         let full = NotProposed::Overloaded("full".into());
-        for reason in [NotProposed::NotLeader, full, NotProposed::Expired, NotProposed::Removed { index: 9 }] {
+        let removed = NotProposed::Removed { index: 9 };
+        for reason in [NotProposed::NotLeader, full, NotProposed::Expired, removed, NotProposed::CallerUnproven] {
             assert_eq!(hop(Err(reason.clone())), Err(reason));
         }
         let verdict = Verdict::Reply(Bytes::from_static(b"done"));

@@ -1,6 +1,7 @@
-//! Holds this node's cluster and which others claim its place ([`ClusterCell`]), and for each group
-//! what members said of this node's removal ([`GroupCell`]). Checks every peer message first. Never
-//! does IO: `processes` makes the checks that must ask another node.
+//! Holds this node's cluster, which others claim its place, and what all parts need to talk to
+//! peers ([`ClusterCell`]), and for each group what members said of this node's removal
+//! ([`GroupCell`]). Checks every peer message first. Never does IO: `processes` makes the checks
+//! that must ask another node.
 //!
 //! - A message is refused and changes nothing if it comes from another cluster, another incarnation
 //!   or another group, or is meant for another node.
@@ -12,8 +13,11 @@ use lockstep_proto::peer::Route;
 use tokio::sync::watch;
 
 use super::bounds::INDEX_END;
+use super::dial::Dialer;
+use super::names::Names;
 use crate::raft::membership::removal;
 use crate::raft::{Process, Processes};
+use crate::tls::Connector;
 use crate::types::{Cluster, GroupId, NodeId, hex};
 
 /// The node's cluster, shared by all code that talks to peers. Set on bootstrap, on join, or from
@@ -30,6 +34,8 @@ struct Inner {
     /// address.
     dispute: watch::Sender<Option<String>>,
     processes: Processes,
+    names: Names,
+    dialer: Dialer,
 }
 
 /// A claim of another cluster on this node. One of its members has sent a message here, to an
@@ -112,19 +118,39 @@ impl ClusterCell {
         ClusterCell::of_process(cluster, Process::default())
     }
 
-    /// Creates a cell from the identity on disk, for this process.
+    /// Creates a cell from the identity on disk, for this process. Its node has no certificate.
     pub fn of_process(cluster: Option<Cluster>, process: Process) -> Self {
+        ClusterCell::of_node(cluster, process, Connector::plain(), "")
+    }
+
+    /// Creates a cell from the identity on disk, for this process of the node with that name.
+    /// `connector` has the node's certificate.
+    pub fn of_node(cluster: Option<Cluster>, process: Process, connector: Connector, name: &str) -> Self {
+        let names = Names::new(connector.clone(), name);
+        let dialer = Dialer::new(connector, names.clone());
         ClusterCell(Arc::new(Inner {
             cluster: watch::channel(cluster).0,
             claim: watch::channel(None).0,
             dispute: watch::channel(None).0,
-            processes: Processes::new(process),
+            processes: Processes::new(process, dialer.clone()),
+            names,
+            dialer,
         }))
     }
 
     /// Returns the record of which process of each member takes part.
     pub fn processes(&self) -> &Processes {
         &self.0.processes
+    }
+
+    /// Returns who each node is by name.
+    pub fn names(&self) -> &Names {
+        &self.0.names
+    }
+
+    /// Returns what dials peers.
+    pub fn dialer(&self) -> &Dialer {
+        &self.0.dialer
     }
 
     /// Returns the cluster, if this node is in one.
@@ -247,6 +273,11 @@ impl GroupCell {
         self.cluster.processes()
     }
 
+    /// Returns what dials peers.
+    pub fn dialer(&self) -> &Dialer {
+        self.cluster.dialer()
+    }
+
     /// Notes that a member said: this node is not in the committed configuration of entry `index`.
     /// `standing` decides whether that counts.
     pub fn told_removed(&self, index: u64) {
@@ -287,6 +318,7 @@ impl GroupCell {
             to,
             nonce: self.processes().mine().nonce,
             boot: self.processes().mine().boot,
+            from_name: self.cluster.names().mine().to_owned(),
         })
     }
 

@@ -1,6 +1,7 @@
-//! Checks every message before the handlers of a group get it: the message must be for this
-//! node and this group, from its cluster, from the one process of its sender that takes part, and
-//! its numbers must be possible. Changes nothing and forwards nothing.
+//! Checks every message before the handlers of a group get it: the message must be for this node
+//! and this group, from its cluster, from the node that the sender's certificate names, from the
+//! one process of it that takes part, and its numbers must be possible. Changes nothing and
+//! forwards nothing.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use super::bounds;
 use super::wire;
 use super::wire_error::WireError;
 use crate::logs::Sparse;
+use crate::net::Remote;
 use crate::raft::{GroupCell, Process, Raft, RaftCell};
 use crate::types::{NodeId, TypeConfig, Vote};
 
@@ -46,28 +48,35 @@ impl Gate {
         }
     }
 
-    /// Returns the sender of a message, if the sender may send it. Waits only when a process has
-    /// replaced another one.
-    pub(in crate::raft) async fn check(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
-        let (from, process) = self.check_route(route)?;
+    /// Returns the sender of a message, if `by`, who has sent it, may speak as the sender. Waits
+    /// only when a process has replaced another one.
+    pub(in crate::raft) async fn check(&self, route: Option<&peer::Route>, by: &Remote) -> Result<NodeId, Status> {
+        let (from, process) = self.check_route(route, by)?;
         self.cluster.processes().admit(from, process).await?;
         Ok(from)
     }
 
     /// Applies [`Gate::check`] to a later message on a stream whose first message has passed.
-    pub(in crate::raft) fn check_again(&self, route: Option<&peer::Route>) -> Result<NodeId, Status> {
-        let (from, process) = self.check_route(route)?;
+    pub(in crate::raft) fn check_again(&self, route: Option<&peer::Route>, by: &Remote) -> Result<NodeId, Status> {
+        let (from, process) = self.check_route(route, by)?;
         self.cluster.processes().admit_now(from, process)?;
         Ok(from)
     }
 
-    fn check_route(&self, route: Option<&peer::Route>) -> Result<(NodeId, Process), Status> {
+    fn check_route(&self, route: Option<&peer::Route>, by: &Remote) -> Result<(NodeId, Process), Status> {
         let from = self.cluster.check(route, self.me).inspect_err(|error| self.tell(error))?;
+        if let Some(route) = route {
+            self.cluster.node().names().admit(route, by)?;
+        }
         Ok((from, route.map(Process::of).unwrap_or_default()))
     }
 
-    pub(in crate::raft) async fn raft(&self, route: Option<&peer::Route>) -> Result<(NodeId, Arc<Raft>), Status> {
-        let from = self.check(route).await?;
+    pub(in crate::raft) async fn raft(
+        &self,
+        route: Option<&peer::Route>,
+        by: &Remote,
+    ) -> Result<(NodeId, Arc<Raft>), Status> {
+        let from = self.check(route, by).await?;
         Ok((from, self.running()?))
     }
 
@@ -78,8 +87,12 @@ impl Gate {
     }
 
     /// Does the same as `raft` for a request for a vote.
-    pub(in crate::raft) async fn candidate(&self, route: Option<&peer::Route>) -> Result<(NodeId, Arc<Raft>), Status> {
-        let (from, raft) = self.raft(route).await?;
+    pub(in crate::raft) async fn candidate(
+        &self,
+        route: Option<&peer::Route>,
+        by: &Remote,
+    ) -> Result<(NodeId, Arc<Raft>), Status> {
+        let (from, raft) = self.raft(route, by).await?;
         self.cluster.processes().admit_to_vote(from, route.map(Process::of).unwrap_or_default()).await?;
         Ok((from, raft))
     }

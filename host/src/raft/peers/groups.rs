@@ -6,14 +6,19 @@ use std::sync::Arc;
 
 use lockstep_proto::peer;
 use parking_lot::RwLock;
+use prost::Message;
 use tokio::sync::watch;
 use tonic::Status;
+use tonic::codegen::http::HeaderMap;
+use tonic::metadata::MetadataMap;
 
 use super::cluster::RouteError;
+use super::dial::ROUTE;
 use super::gate::{Gate, Refuses};
-use super::handlers::{ForwardHandler, LeaderHandler, StateHashes};
+use super::handlers::{ForwardHandler, LeaderHandler, StateHashes, StateSource};
 use super::install::SnapshotHandler;
 use crate::logs::Sparse;
+use crate::net::Remote;
 use crate::raft::membership::Members;
 use crate::raft::{Canvass, ClusterCell, GroupCell, LogTime, RaftCell};
 use crate::types::{GroupId, NodeId};
@@ -42,6 +47,8 @@ pub struct GroupParts {
     pub forward: Arc<dyn ForwardHandler>,
     /// Answers reads and questions of log time.
     pub leader: Arc<dyn LeaderHandler>,
+    /// Hands the group's state to a member in quarantine.
+    pub source: Arc<dyn StateSource>,
 }
 
 /// One group, as the peer port serves it.
@@ -54,6 +61,7 @@ pub(super) struct Served {
     pub(super) log_time: LogTime,
     pub(super) forward: Arc<dyn ForwardHandler>,
     pub(super) leader: Arc<dyn LeaderHandler>,
+    pub(super) source: Arc<dyn StateSource>,
     /// Set when the process serves the group no more.
     dropped: watch::Sender<bool>,
 }
@@ -92,6 +100,7 @@ impl Groups {
             log_time: parts.log_time,
             forward: parts.forward,
             leader: parts.leader,
+            source: parts.source,
             dropped: watch::channel(false).0,
         };
         self.0.write().insert(group, Arc::new(served));
@@ -132,6 +141,39 @@ impl Door {
         group.ok_or_else(|| self.refuse(route))
     }
 
+    /// Returns whether a call may have large messages, by the route in its metadata. The error says
+    /// why not. `None`: there is no route.
+    pub(super) fn admit_metadata(&self, headers: &HeaderMap, by: &Remote) -> Option<Result<(), String>> {
+        let given = headers.contains_key(ROUTE).then(|| MetadataMap::from_headers(headers.clone()))?;
+        let bytes = given.get_bin(ROUTE).and_then(|value| value.to_bytes().ok());
+        let route = bytes.and_then(|bytes| peer::Route::decode(bytes).ok());
+        Some(match route {
+            Some(route) => self.admit_route(&route, by),
+            None => Err(format!("the {ROUTE} of its metadata cannot be read")),
+        })
+    }
+
+    /// Does the same by the first bytes of the call's first message, which is all that there is
+    /// from an earlier build.
+    pub(super) fn admit_first(&self, message: &[u8], depth: usize, by: &Remote) -> Result<(), String> {
+        let field = (0..depth).try_fold(message, |bytes, _| first_field(bytes));
+        match field.map(peer::Route::decode) {
+            Some(Ok(route)) => self.admit_route(&route, by),
+            Some(Err(_)) | None => {
+                Err(format!("there is no {ROUTE} in its metadata, and its first message does not begin with a route"))
+            }
+        }
+    }
+
+    fn admit_route(&self, route: &peer::Route, by: &Remote) -> Result<(), String> {
+        self.cluster.check(Some(route), self.me).map_err(|error| error.to_string())?;
+        self.cluster.names().admit(route, by).map_err(|status| status.message().to_owned())?;
+        match self.groups.get(route.group) {
+            Some(_) => Ok(()),
+            None => Err(RouteError::OtherGroup { theirs: route.group }.to_string()),
+        }
+    }
+
     /// Returns why a message for no group of this node is refused. What is wrong with its cluster
     /// comes first.
     fn refuse(&self, route: Option<&peer::Route>) -> Status {
@@ -142,4 +184,12 @@ impl Door {
         }
         error.into()
     }
+}
+
+/// Returns the bytes of a message's first field, if that is field 1 and has bytes or a message.
+fn first_field(message: &[u8]) -> Option<&[u8]> {
+    const FIELD_1: u8 = 1 << 3 | 2;
+    let mut rest = message.strip_prefix(&[FIELD_1])?;
+    let bytes = prost::decode_length_delimiter(&mut rest).ok()?;
+    rest.get(..bytes)
 }

@@ -12,8 +12,10 @@ use tonic::{Status, Streaming};
 
 use super::gate::Gate;
 use super::groups::{Door, Served};
+use super::handlers::Forwarder;
 use super::wire;
 use crate::faults;
+use crate::net::Remote;
 use crate::raft::liveness::presence::{self, Presence};
 use crate::raft::{Raft, planted};
 use crate::types::TypeConfig;
@@ -43,6 +45,7 @@ async fn first<M, T: Send + 'static>(requests: &mut Streaming<M>) -> Result<M, A
 pub(super) async fn forwarded(
     mut requests: Streaming<peer::ForwardRequest>,
     door: Door,
+    by: Remote,
 ) -> Answers<peer::ForwardResponse> {
     let first = match first(&mut requests).await {
         Ok(first) => first,
@@ -50,7 +53,7 @@ pub(super) async fn forwarded(
     };
     let checked = async {
         let group = door.group(first.route.as_ref())?;
-        let from = group.gate.check(first.route.as_ref()).await?;
+        let from = group.gate.check(first.route.as_ref(), &by).await?;
         Ok((group, from))
     };
     let (group, from): (Arc<Served>, _) = match checked.await {
@@ -58,22 +61,24 @@ pub(super) async fn forwarded(
         Err(status) => return refused(status),
     };
     let gate = group.gate.clone();
+    let sender = Forwarder { node: from, is_proven: by.certificate.is_some() };
     let rest = requests.map(move |request| {
         let request = request?;
-        match gate.check_again(request.route.as_ref())? {
+        match gate.check_again(request.route.as_ref(), &by)? {
             sender if sender == from => Ok(request),
             _ => Err(Status::failed_precondition("one stream, one sender")),
         }
     });
     // The handler reads the requests in a task of its own.
     let requests = stream::once(async { Ok(first) }).chain(rest).take_until(group.ended()).boxed();
-    group.forward.forward(from, requests).take_until(group.ended()).boxed()
+    group.forward.forward(sender, requests).take_until(group.ended()).boxed()
 }
 
 /// Waits for the first message, which names the group, and has its Raft answer the stream.
 pub(super) async fn appended(
     mut requests: Streaming<peer::AppendRequest>,
     door: Door,
+    by: Remote,
 ) -> Answers<peer::AppendResponse> {
     let first = match first(&mut requests).await {
         Ok(first) => first,
@@ -88,6 +93,7 @@ pub(super) async fn appended(
     let accepted = accepted(Accepted {
         first: Some(first),
         requests,
+        by,
         gate: group.gate.clone(),
         raft: raft.clone(),
         presence: group.canvass.presence().clone(),
@@ -127,6 +133,7 @@ fn accepted(begun: Accepted) -> impl Stream<Item = AppendEntriesRequest<TypeConf
 struct Accepted {
     first: Option<peer::AppendRequest>,
     requests: Streaming<peer::AppendRequest>,
+    by: Remote,
     gate: Gate,
     raft: Arc<Raft>,
     presence: Presence,
@@ -144,7 +151,7 @@ impl Accepted {
             },
         };
         faults::io("peer-append-refused")?;
-        let from = self.gate.check(message.route.as_ref()).await?;
+        let from = self.gate.check(message.route.as_ref(), &self.by).await?;
         if self.open.is_none() {
             self.open = Some(self.presence.opened(from, message.boot));
         }

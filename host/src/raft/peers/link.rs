@@ -17,7 +17,7 @@ use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tonic::transport::Channel;
 
-use super::dial::{AddressError, client, endpoint};
+use super::dial::{AddressError, Dialer, Expect, client};
 use crate::raft::{GroupCell, Raft, RaftCell};
 use crate::types::{Addresses, NodeId};
 
@@ -118,6 +118,7 @@ impl Links {
                 raft: self.0.raft.clone(),
                 silence_max: self.0.silence_max,
                 channels: self.0.channels.clone(),
+                dialer: self.0.cluster.dialer().clone(),
                 fallback: Mutex::new(node.clone()),
                 used: Mutex::default(),
                 down: AtomicBool::new(false),
@@ -143,6 +144,7 @@ pub struct Link {
     raft: RaftCell,
     silence_max: Duration,
     channels: Channels,
+    dialer: Dialer,
     fallback: Mutex<Addresses>,
     used: Mutex<Option<Used>>,
     /// Whether the operator was told that the peer is unreachable.
@@ -154,7 +156,8 @@ impl Link {
     /// call. A dropped call does not stop it from connecting, so short timeouts do not keep a
     /// distant peer unreachable for ever.
     pub fn client(&self) -> Result<PeerClient<Channel>, AddressError> {
-        let address = self.address_in_membership().unwrap_or_else(|| self.fallback.lock().raft_addr.clone());
+        let node = self.node_in_membership().unwrap_or_else(|| self.fallback.lock().clone());
+        let address = node.raft_addr.clone();
         let mut used = self.used.lock();
         let line = match used.take().filter(|used| used.line.address == address) {
             Some(used) => used.line,
@@ -165,7 +168,7 @@ impl Link {
             Some(client) => client.clone(),
             None => {
                 tracing::debug!(peer = format_args!("{:016x}", self.target), lane = ?self.lane, %address, "dialling");
-                let client = client(endpoint(&address)?.connect_lazy());
+                let client = client(self.dialer.lazy(&address, Expect::of(&node))?);
                 *open = Open { client: Some(client.clone()), heard: Some(Instant::now()), number: open.number + 1 };
                 client
             }
@@ -218,17 +221,17 @@ impl Link {
         }
     }
 
-    fn address_in_membership(&self) -> Option<String> {
-        recorded_address(&*self.raft.get()?, self.target)
+    fn node_in_membership(&self) -> Option<Addresses> {
+        recorded_node(&*self.raft.get()?, self.target)
     }
 }
 
-/// Returns a node's address in the membership.
-pub fn recorded_address(raft: &Raft, node: NodeId) -> Option<String> {
+/// Returns a node's name and addresses in the membership.
+pub fn recorded_node(raft: &Raft, node: NodeId) -> Option<Addresses> {
     let metrics = raft.metrics();
     // Cloned at once: a borrow that is held would stop the core.
     let membership = metrics.borrow_watched().membership_config.clone();
-    membership.get_node(&node).map(|node| node.raft_addr.clone())
+    membership.get_node(&node).cloned()
 }
 
 #[cfg(test)]

@@ -3,21 +3,28 @@
 //!
 //! - Out: `network` (openraft's view of a peer; `stream` pipelines its appends) → `link` (one
 //!   pooled channel per peer and lane) → `dial` → the peer port of another node.
-//! - In: `only_grpc` → `service` (`incoming` reads its streams) → `groups` (which group is meant) →
-//!   `gate` (`cluster`: is this for this node, from its cluster?) → `wire` → openraft, or one of
-//!   the `handlers`. A snapshot goes through `install`.
-//! - Checks: `processes` knows which `process` of each node takes part, and refuses a second one.
-//!   `bounds` limits how far ahead a peer's numbers may be. `probe` asks who is at an address.
+//!   `fetch` asks a member for its state.
+//! - In: `only_grpc` (`bounded` limits what comes before it is decoded) → `service` (`incoming`
+//!   reads its streams) → `groups` (which group is meant) → `gate` (`cluster`: is this for this
+//!   node, from its cluster?) → `wire` → openraft, or one of the `handlers`. A snapshot goes
+//!   through `install`.
+//! - Checks: `names` knows which node a certificate may speak for. `processes` knows which
+//!   `process` of each node takes part, and refuses a second one. `bounds` limits how far ahead a
+//!   peer's numbers may be. `probe` asks who is at an address.
 
+pub mod attended;
+pub mod bounded;
 pub mod bounds;
 pub mod cluster;
 pub mod dial;
+pub mod fetch;
 mod gate;
 pub mod groups;
 pub mod handlers;
 mod incoming;
 pub mod install;
 pub mod link;
+pub mod names;
 pub mod network;
 mod only_grpc;
 pub mod probe;

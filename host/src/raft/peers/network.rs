@@ -27,6 +27,7 @@ use tokio::time::timeout_at;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
+use super::dial::routed;
 use super::install;
 use super::install::{OtherEnd, STALLED_AFTER};
 use super::link::{Lane, Link, Links};
@@ -179,7 +180,8 @@ impl Peer {
         let link = self.link(Lane::Append);
         let mut client = link.client().map_err(unreachable)?;
         let outstanding = Outstanding::new();
-        let requests = outstanding.requests(input, self.route()?, self.factory.boot);
+        let route = self.route()?;
+        let requests = routed(outstanding.requests(input, route.clone(), self.factory.boot), &route);
         let responses = match tokio::time::timeout(progress_timeout, client.append(requests)).await {
             Ok(Ok(response)) => match self.check_process(response.metadata()) {
                 Ok(()) => response.into_inner(),
@@ -223,6 +225,8 @@ fn broken(link: &Link, status: &tonic::Status) -> CallError {
         Code::Unavailable | Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented => unreachable(text),
         // Its disk is full.
         Code::ResourceExhausted => unreachable(text),
+        // Our certificate is not that of this node.
+        Code::PermissionDenied => unreachable(text),
         _ => RPCError::Network(NetworkError::from_string(text)),
     }
 }
@@ -342,13 +346,14 @@ impl NetSnapshot<TypeConfig> for Peer {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let link = self.link(Lane::Bulk);
         let client = link.client().map_err(unreachable)?;
-        let header = wire::encode_snapshot_header(self.route()?, &vote, &snapshot);
+        let route = self.route()?;
+        let header = wire::encode_snapshot_header(route.clone(), &vote, &snapshot);
         let (broke, mut unreadable) = oneshot::channel();
         let sending = self.factory.snapshots.send(&snapshot.snapshot, self.target, &self.node.name);
         // Listed until the receiver has installed it, long after the last frame was sent.
         let transfer = sending.transfer.clone();
         let answer = tokio::select! {
-            answer = self.send_snapshot(client, snapshot_parts(header, sending, broke), &transfer) => answer,
+            answer = self.send_snapshot(client, routed(snapshot_parts(header, sending, broke), &route), &transfer) => answer,
             closed = cancel => return Err(closed.into()),
         };
         // The receiver sees only a stream that ends too soon; the reason is on this side.
@@ -380,7 +385,7 @@ impl Peer {
     async fn send_snapshot(
         &self,
         mut client: PeerClient<Channel>,
-        parts: impl Stream<Item = peer::SnapshotRequest> + Send + 'static,
+        parts: tonic::Request<impl Stream<Item = peer::SnapshotRequest> + Send + 'static>,
         transfer: &Transfer,
     ) -> Result<Vote, tonic::Status> {
         use peer::snapshot_response::Part;
@@ -484,7 +489,8 @@ mod tests {
             Duration::MAX,
         );
         let link = links.to(2, &Addresses::default(), Lane::Append);
-        for status in [tonic::Status::unavailable("x"), tonic::Status::failed_precondition("x")] {
+        use tonic::Status;
+        for status in [Status::unavailable("x"), Status::failed_precondition("x"), Status::permission_denied("x")] {
             assert!(matches!(broken(&link, &status), RPCError::Unreachable(_)));
         }
         assert!(matches!(broken(&link, &tonic::Status::unknown("h2 reset")), RPCError::Network(_)));

@@ -10,7 +10,7 @@ use lockstep_proto::peer::{Copy, IdentifyRequest, IdentifyResponse};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use super::dial;
+use super::dial::{Dialer, Expect, small_client};
 use crate::faults;
 use crate::types::NodeId;
 
@@ -47,8 +47,8 @@ pub enum Answer {
 }
 
 /// Looks for the suspect at `address` within `limit`.
-pub async fn probe(address: &str, suspect: Suspect, limit: Duration) -> Found {
-    match who(address, None, limit).await {
+pub async fn probe(dialer: &Dialer, address: &str, suspect: Suspect, limit: Duration) -> Found {
+    match who(dialer, address, None, limit).await {
         Answer::Nobody => Found::Gone,
         Answer::Somebody(answer) => judge(suspect, &answer),
         Answer::Unclear => Found::Unclear,
@@ -56,13 +56,13 @@ pub async fn probe(address: &str, suspect: Suspect, limit: Duration) -> Found {
 }
 
 /// Asks which node is at `address`, within `limit`. Reports `copy` to it, if there is one.
-pub async fn who(address: &str, copy: Option<Copy>, limit: Duration) -> Answer {
+pub async fn who(dialer: &Dialer, address: &str, copy: Option<Copy>, limit: Duration) -> Answer {
     let asked = async {
         match listeners(address).await {
             Listeners::None => Answer::Nobody,
-            Listeners::Some => {
-                identity(address, copy).await.map_or(Answer::Unclear, |answer| Answer::Somebody(Box::new(answer)))
-            }
+            Listeners::Some => identity(dialer, address, copy)
+                .await
+                .map_or(Answer::Unclear, |answer| Answer::Somebody(Box::new(answer))),
             Listeners::Unclear => Answer::Unclear,
         }
     };
@@ -100,9 +100,12 @@ async fn listeners(address: &str) -> Listeners {
     }
 }
 
-async fn identity(address: &str, copy: Option<Copy>) -> Option<IdentifyResponse> {
-    let channel = dial::endpoint(address).ok()?.connect().await.ok()?;
-    Some(dial::client(channel).identify(IdentifyRequest { copy }).await.ok()?.into_inner())
+async fn identity(dialer: &Dialer, address: &str, copy: Option<Copy>) -> Option<IdentifyResponse> {
+    let dialled = dialer.connect(address, Expect::AnyNode).await.ok()?;
+    let request = IdentifyRequest { copy };
+    let answer = small_client(dialled.channel.clone()).identify(request).await.ok()?.into_inner();
+    dialer.check_answer(&dialled, &answer).ok()?;
+    Some(answer)
 }
 
 /// Judges the process that answered. A process that leads is there: if it is a later one, it was
@@ -155,14 +158,17 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         // The kernel accepts the connection, and nothing is sent.
-        assert_eq!(probe(&address, suspect(Some(1)), Duration::from_millis(200)).await, Found::Unclear);
+        assert_eq!(
+            probe(&Dialer::plain(), &address, suspect(Some(1)), Duration::from_millis(200)).await,
+            Found::Unclear
+        );
         let (_reserved, address) = Reserved::address();
-        assert_eq!(probe(&address.to_string(), suspect(Some(1)), LIMIT).await, Found::Gone);
+        assert_eq!(probe(&Dialer::plain(), &address.to_string(), suspect(Some(1)), LIMIT).await, Found::Gone);
     }
 
     #[tokio::test]
     async fn a_name_without_an_address_proves_nothing() {
-        assert_eq!(probe("no-such-host.invalid:1", suspect(Some(1)), LIMIT).await, Found::Unclear);
-        assert_eq!(probe("no port", suspect(Some(1)), LIMIT).await, Found::Unclear);
+        assert_eq!(probe(&Dialer::plain(), "no-such-host.invalid:1", suspect(Some(1)), LIMIT).await, Found::Unclear);
+        assert_eq!(probe(&Dialer::plain(), "no port", suspect(Some(1)), LIMIT).await, Found::Unclear);
     }
 }

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use super::dial::Dialer;
 use super::probe;
 use super::probe::Answer;
 use super::process::{Original, Process};
@@ -57,6 +58,7 @@ pub struct Processes(Arc<Inner>);
 
 struct Inner {
     mine: Process,
+    dialer: Dialer,
     addresses: RwLock<Option<AddressBook>>,
     known: Mutex<HashMap<NodeId, Known>>,
     /// Set once a member has said that this process runs on a copy.
@@ -108,9 +110,10 @@ enum Judged {
 
 impl Processes {
     /// Creates the record of process `mine`. Checks no address before [`Processes::set_addresses`].
-    pub fn new(mine: Process) -> Processes {
+    pub fn new(mine: Process, dialer: Dialer) -> Processes {
         Processes(Arc::new(Inner {
             mine,
+            dialer,
             addresses: RwLock::default(),
             known: Mutex::default(),
             original: watch::channel(None).0,
@@ -296,7 +299,7 @@ impl Processes {
             Judged::TakesPart | Judged::First | Judged::Unsure => {}
         }
         let found = match self.address(node) {
-            Some(address) => probe::who(&address, None, LOOK_TIMEOUT).await,
+            Some(address) => probe::who(&self.0.dialer, &address, None, LOOK_TIMEOUT).await,
             None => Answer::Nobody,
         };
         self.decide(node, claim, found)
@@ -418,7 +421,8 @@ impl Processes {
         let Some(address) = self.address(node).filter(|_| refused.boot <= known.boot) else { return };
         let copy =
             peer::Copy { node, nonce: known.nonce, boot: known.boot, raft_addr: String::new(), takes_part: true };
-        tokio::spawn(async move { probe::who(&address, Some(copy), LOOK_TIMEOUT).await });
+        let dialer = self.0.dialer.clone();
+        tokio::spawn(async move { probe::who(&dialer, &address, Some(copy), LOOK_TIMEOUT).await });
     }
 
     fn address(&self, node: NodeId) -> Option<String> {

@@ -18,6 +18,7 @@ use lockstep_proto::peer::snapshot_request::Part;
 use openraft::raft::AppendEntriesResponse;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::bounded::Intake;
 use super::dial::{
     CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
@@ -26,7 +27,7 @@ use super::incoming::{appended, forwarded, stopped};
 use super::only_grpc::OnlyGrpc;
 use super::wire;
 use crate::faults;
-use crate::net::{self, Http2Limits, Port};
+use crate::net::{self, Http2Limits, Port, Remote};
 use crate::raft::membership::join::{Host, Joins};
 use crate::raft::membership::{removal, standing};
 use crate::raft::time::log_time::wall_ms;
@@ -52,6 +53,8 @@ pub struct Parts {
     pub host: Arc<dyn Host>,
     /// The groups that the node serves. More may come while it runs.
     pub groups: Groups,
+    /// The room for messages of which a part is here.
+    pub intake: Intake,
 }
 
 /// The tonic service. Cheap to clone.
@@ -59,6 +62,7 @@ pub struct Parts {
 pub struct PeerService {
     joins: Arc<Joins>,
     door: Door,
+    intake: Intake,
 }
 
 impl PeerService {
@@ -67,6 +71,7 @@ impl PeerService {
         PeerService {
             door: Door::new(parts.me.node_id, parts.cluster.clone(), parts.groups),
             joins: Arc::new(Joins::new(parts.me, parts.cluster, parts.host)),
+            intake: parts.intake,
         }
     }
 
@@ -88,11 +93,16 @@ impl PeerService {
         listeners: Vec<TcpListener>,
         stopped: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let server = PeerServer::new(self)
+        let service = move |remote| self.of_connection(remote);
+        net::serve(port, listeners, LIMITS, service, stopped).await
+    }
+
+    /// Returns the service of one connection.
+    fn of_connection(&self, remote: Remote) -> OnlyGrpc<PeerServer<PeerService>> {
+        let server = PeerServer::new(self.clone())
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-        let service = move |remote| OnlyGrpc::new(server.clone(), remote);
-        net::serve(port, listeners, LIMITS, service, stopped).await
+        OnlyGrpc::new(server, self.door.clone(), self.intake.connection(), remote)
     }
 }
 
@@ -106,6 +116,12 @@ fn refuse_removed(raft: &Raft, from: NodeId, request: &peer::VoteRequest) -> Res
         Some(index) if last < Some(index) => Err(removal::refusal(from, index)),
         _ => Ok(()),
     }
+}
+
+/// Returns who has sent a request.
+fn sender<T>(request: &Request<T>) -> Result<Remote, Status> {
+    let remote = request.extensions().get::<Remote>();
+    remote.cloned().ok_or_else(|| Status::internal("a request came without the end that has sent it"))
 }
 
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
@@ -122,14 +138,16 @@ impl Peer for PeerService {
             return Err(Status::failed_precondition("this node is in no cluster yet"));
         }
         // The stream opens before the first message, which names the group.
-        let answers = stream::once(appended(request.into_inner(), self.door.clone())).flatten();
+        let by = sender(&request)?;
+        let answers = stream::once(appended(request.into_inner(), self.door.clone(), by)).flatten();
         Ok(self.answer(Box::pin(answers)))
     }
 
     async fn heartbeat(&self, request: Request<peer::AppendRequest>) -> Result<Response<peer::AppendResponse>, Status> {
+        let by = sender(&request)?;
         let request = request.into_inner();
         let group = self.door.group(request.route.as_ref())?;
-        let (from, raft) = group.gate.raft(request.route.as_ref()).await?;
+        let (from, raft) = group.gate.raft(request.route.as_ref(), &by).await?;
         if !request.entries.is_empty() {
             return Err(Status::invalid_argument("a heartbeat carries no entries"));
         }
@@ -147,9 +165,10 @@ impl Peer for PeerService {
     }
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
+        let by = sender(&request)?;
         let request = request.into_inner();
         let group = self.door.group(request.route.as_ref())?;
-        let (from, raft) = group.gate.candidate(request.route.as_ref()).await?;
+        let (from, raft) = group.gate.candidate(request.route.as_ref(), &by).await?;
         refuse_removed(&raft, from, &request)?;
         let request = group.gate.read(wire::decode_vote_request(request))?;
         group.gate.check_vote(&raft, from, &request.vote)?;
@@ -158,9 +177,10 @@ impl Peer for PeerService {
     }
 
     async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
+        let by = sender(&request)?;
         let request = request.into_inner();
         let group = self.door.group(request.route.as_ref())?;
-        let (from, raft) = group.gate.raft(request.route.as_ref()).await?;
+        let (from, raft) = group.gate.raft(request.route.as_ref(), &by).await?;
         refuse_removed(&raft, from, &request)?;
         let request = group.gate.read(wire::decode_vote_request(request))?;
         group.gate.check_vote(&raft, from, &request.vote)?;
@@ -172,9 +192,10 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::TransferLeaderRequest>,
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
+        let by = sender(&request)?;
         let request = request.into_inner();
         let group = self.door.group(request.route.as_ref())?;
-        let (from, raft) = group.gate.raft(request.route.as_ref()).await?;
+        let (from, raft) = group.gate.raft(request.route.as_ref(), &by).await?;
         faults::io("peer-transfer-refused")?;
         let request = group.gate.read(wire::decode_transfer(request))?;
         group.gate.check_vote(&raft, from, request.from_leader())?;
@@ -183,8 +204,9 @@ impl Peer for PeerService {
     }
 
     async fn canvass(&self, request: Request<peer::CanvassRequest>) -> Result<Response<peer::CanvassResponse>, Status> {
+        let by = sender(&request)?;
         let group = self.door.group(request.get_ref().route.as_ref())?;
-        let (_, raft) = group.gate.raft(request.get_ref().route.as_ref()).await?;
+        let (_, raft) = group.gate.raft(request.get_ref().route.as_ref(), &by).await?;
         Ok(self.answer(group.canvass.answer(&raft).await))
     }
 
@@ -194,13 +216,14 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<peer::SnapshotRequest>>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let by = sender(&request)?;
         let mut frames = request.into_inner();
         let first = frames.message().await?.and_then(|message| message.part);
         let Some(Part::Header(header)) = first else {
             return Err(Status::invalid_argument("a snapshot begins with its header"));
         };
         let group = self.door.group(header.route.as_ref())?;
-        let (from, raft) = group.gate.raft(header.route.as_ref()).await?;
+        let (from, raft) = group.gate.raft(header.route.as_ref(), &by).await?;
         let answers = group.snapshots.install(raft, from, header, frames.boxed()).take_until(group.ended());
         Ok(self.answer(answers.boxed()))
     }
@@ -211,7 +234,8 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<peer::ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
-        let answers = forwarded(request.into_inner(), self.door.clone());
+        let by = sender(&request)?;
+        let answers = forwarded(request.into_inner(), self.door.clone(), by);
         // The stream opens before the first message: its opener may have nothing to send yet.
         Ok(Response::new(Box::pin(stream::once(answers).flatten())))
     }
@@ -220,8 +244,9 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::ReadIndexRequest>,
     ) -> Result<Response<peer::ReadIndexResponse>, Status> {
+        let by = sender(&request)?;
         let group = self.door.group(request.get_ref().route.as_ref())?;
-        let from = group.gate.check(request.get_ref().route.as_ref()).await?;
+        let from = group.gate.check(request.get_ref().route.as_ref(), &by).await?;
         let index = group.leader.read_index(from).await?;
         Ok(self.answer(peer::ReadIndexResponse { index }))
     }
@@ -230,8 +255,9 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::PassTimeRequest>,
     ) -> Result<Response<peer::PassTimeResponse>, Status> {
+        let by = sender(&request)?;
         let group = self.door.group(request.get_ref().route.as_ref())?;
-        let from = group.gate.check(request.get_ref().route.as_ref()).await?;
+        let from = group.gate.check(request.get_ref().route.as_ref(), &by).await?;
         let index = group.leader.pass_time(from, request.get_ref().until_ms).await?;
         Ok(self.answer(peer::PassTimeResponse { index }))
     }
@@ -240,6 +266,7 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::IdentifyRequest>,
     ) -> Result<Response<peer::IdentifyResponse>, Status> {
+        self.door.cluster.names().admit_any(&sender(&request)?)?;
         if let Some(copy) = &request.get_ref().copy {
             self.door.cluster.processes().news(self.door.me, copy);
         }
@@ -249,7 +276,8 @@ impl Peer for PeerService {
     }
 
     async fn join(&self, request: Request<peer::JoinRequest>) -> Result<Response<peer::JoinResponse>, Status> {
-        Ok(Response::new(self.joins.join(request.into_inner()).await?))
+        let by = sender(&request)?;
+        Ok(Response::new(self.joins.join(request.into_inner(), &by).await?))
     }
 
     type FetchComponentStream = Answers<peer::FetchComponentResponse>;
@@ -258,8 +286,9 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::FetchComponentRequest>,
     ) -> Result<Response<Self::FetchComponentStream>, Status> {
+        let by = sender(&request)?;
         let request = request.into_inner();
-        self.door.group(request.route.as_ref())?.gate.check(request.route.as_ref()).await?;
+        self.door.group(request.route.as_ref())?.gate.check(request.route.as_ref(), &by).await?;
         Ok(Response::new(self.joins.ship(request).await?))
     }
 
@@ -267,8 +296,9 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::StandingRequest>,
     ) -> Result<Response<peer::StandingResponse>, Status> {
+        let by = sender(&request)?;
         let group = self.door.group(request.get_ref().route.as_ref())?;
-        let (from, raft) = group.gate.raft(request.get_ref().route.as_ref()).await?;
+        let (from, raft) = group.gate.raft(request.get_ref().route.as_ref(), &by).await?;
         Ok(self.answer(peer::StandingResponse { removed_at: standing::removed_at(&raft, from) }))
     }
 
@@ -276,9 +306,10 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::StateHashRequest>,
     ) -> Result<Response<peer::StateHashResponse>, Status> {
+        let by = sender(&request)?;
         let request = request.into_inner();
         let group = self.door.group(request.route.as_ref())?;
-        group.gate.check(request.route.as_ref()).await?;
+        group.gate.check(request.route.as_ref(), &by).await?;
         group.states.compare_hash(request.index, request.hash);
         Ok(self.answer(peer::StateHashResponse { hash: group.states.hash_at(request.index) }))
     }
@@ -287,9 +318,10 @@ impl Peer for PeerService {
         &self,
         request: Request<peer::SetAddressesRequest>,
     ) -> Result<Response<peer::SetAddressesResponse>, Status> {
+        let by = sender(&request)?;
         let request = request.into_inner();
         let group = self.door.group(request.route.as_ref())?;
-        let from = group.gate.check(request.route.as_ref()).await?;
+        let from = group.gate.check(request.route.as_ref(), &by).await?;
         let node = request.node.ok_or_else(|| Status::invalid_argument("the message has no node"))?;
         let process = request.route.as_ref().map(Process::of).unwrap_or_default();
         // All nodes will find the node at the address that is recorded here.
@@ -298,6 +330,19 @@ impl Peer for PeerService {
             Ok(_) => Ok(self.answer(peer::SetAddressesResponse {})),
             Err(error) => Err(Status::failed_precondition(error.to_string())),
         }
+    }
+
+    type FetchStateStream = Answers<peer::FetchStateResponse>;
+
+    async fn fetch_state(
+        &self,
+        request: Request<peer::FetchStateRequest>,
+    ) -> Result<Response<Self::FetchStateStream>, Status> {
+        let by = sender(&request)?;
+        let group = self.door.group(request.get_ref().route.as_ref())?;
+        let from = group.gate.check(request.get_ref().route.as_ref(), &by).await?;
+        let frames = group.source.fetch_state(from).await?.take_until(group.ended());
+        Ok(self.answer(frames.map(|frame| frame.map(|frame| peer::FetchStateResponse { frame })).boxed()))
     }
 }
 

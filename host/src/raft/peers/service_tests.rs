@@ -17,11 +17,13 @@ use crate::raft::membership::Members;
 use crate::raft::membership::join;
 use crate::raft::membership::join::{ComponentId, JoinOffer};
 use crate::raft::peers::dial;
+use crate::raft::peers::dial::{Dialer, Expect};
 use crate::raft::peers::groups::{GroupParts, Groups};
-use crate::raft::peers::handlers::{ForwardHandler, LeaderHandler, StateHashes};
+use crate::raft::peers::handlers::{ForwardHandler, Forwarder, LeaderHandler, StateFrames, StateHashes, StateSource};
 use crate::raft::peers::install::{Answers, Frames, SnapshotHandler};
 use crate::raft::peers::link::{Channels, Links};
 use crate::raft::{Canvass, GroupCell, LogTime, Presence, RaftCell, Timeouts};
+use crate::tls::Certificate;
 use crate::types::{Addresses, Cluster, hex};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
@@ -77,14 +79,14 @@ impl SnapshotHandler for Reached {
 impl ForwardHandler for Reached {
     fn forward(
         &self,
-        _from: NodeId,
+        from: Forwarder,
         requests: BoxStream<'static, Result<peer::ForwardRequest, Status>>,
     ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
         self.0.fetch_add(1, Ordering::SeqCst);
         requests
-            .map(|request| {
+            .map(move |request| {
                 request.map(|request| peer::ForwardResponse {
-                    counter: 1,
+                    counter: u64::from(from.is_proven),
                     leader_term: request.leader_term,
                     result: None,
                 })
@@ -104,6 +106,14 @@ impl LeaderHandler for Reached {
     }
 }
 
+impl StateSource for Reached {
+    fn fetch_state(&self, from: NodeId) -> BoxFuture<'static, Result<StateFrames, Status>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let frame = Bytes::from(format!("state for {from}"));
+        Box::pin(async move { Ok(stream::iter([Ok(frame)]).boxed()) })
+    }
+}
+
 struct NoStates;
 
 impl StateHashes for NoStates {
@@ -119,6 +129,7 @@ struct TestNode {
     cluster: ClusterCell,
     host: Shared,
     reached: Reached,
+    intake: Intake,
 }
 
 impl TestNode {
@@ -127,6 +138,21 @@ impl TestNode {
     }
 
     async fn start_cell(id: NodeId, cluster: ClusterCell, host: TestHost) -> TestNode {
+        TestNode::start_for(id, cluster, host, None).await
+    }
+
+    /// Starts a node all of whose connections have shown that certificate.
+    async fn start_for(id: NodeId, cluster: ClusterCell, host: TestHost, shown: Option<Arc<Certificate>>) -> TestNode {
+        TestNode::start_at(Port::new("raft", 64), id, cluster, host, shown).await
+    }
+
+    async fn start_at(
+        port: Port,
+        id: NodeId,
+        cluster: ClusterCell,
+        host: TestHost,
+        shown: Option<Arc<Certificate>>,
+    ) -> TestNode {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let node = Addresses { name: format!("node{id}"), raft_addr: address.clone(), grpc_addr: String::new() };
@@ -157,17 +183,24 @@ impl TestNode {
             log_time: LogTime::default(),
             forward: Arc::new(reached.clone()),
             leader: Arc::new(reached.clone()),
+            source: Arc::new(reached.clone()),
         });
         let rest = Arc::new(host.clone());
-        let service = PeerService::new(Parts { me, cluster: cluster.clone(), host: rest, groups });
+        let service =
+            PeerService::new(Parts { me, cluster: cluster.clone(), host: rest, groups, intake: Intake::default() });
+        let intake = service.intake.clone();
+        let of_connection = move |remote: Remote| {
+            let certificate = shown.clone().or(remote.certificate);
+            service.of_connection(Remote { certificate, ..remote })
+        };
         tokio::spawn(
-            async move { service.serve(&Port::new("raft", 64), vec![listener], std::future::pending()).await },
+            async move { net::serve(&port, vec![listener], LIMITS, of_connection, std::future::pending()).await },
         );
-        TestNode { address, cluster, host, reached }
+        TestNode { address, cluster, host, reached, intake }
     }
 
     async fn client(&self) -> peer::peer_client::PeerClient<tonic::transport::Channel> {
-        dial::client(dial::endpoint(&self.address).unwrap().connect().await.unwrap())
+        dial::client(Dialer::plain().lazy(&self.address, Expect::AnyNode).unwrap())
     }
 
     fn adopted(&self) -> usize {
@@ -195,6 +228,11 @@ fn genesis() -> Genesis {
         semantics: 1,
         limits_json: "{}".into(),
     }
+}
+
+/// A node of which only the address is known.
+fn at(address: &str) -> Addresses {
+    Addresses { raft_addr: address.to_owned(), ..Addresses::default() }
 }
 
 fn holder() -> TestHost {
@@ -232,6 +270,7 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
                 .map(drop),
             client.standing(peer::StandingRequest { route: wrong.clone() }).await.map(drop),
             client.set_addresses(peer::SetAddressesRequest { route: wrong.clone(), node: None }).await.map(drop),
+            client.fetch_state(peer::FetchStateRequest { route: wrong.clone() }).await.map(drop),
         ];
         for status in statuses {
             assert_eq!(status.unwrap_err().code(), Code::FailedPrecondition);
@@ -243,7 +282,7 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
 #[tokio::test]
 async fn a_node_in_no_cluster_says_who_it_is_and_refuses_raft_traffic() {
     let node = TestNode::start(2, None, TestHost::default()).await;
-    let found = join::identify(&node.address, Duration::ZERO).await.unwrap();
+    let found = join::identify(&Dialer::plain(), &node.address, Duration::ZERO).await.unwrap();
     assert_eq!((found.node_id, found.boot, found.cluster_id.len()), (2, 4, 0));
     assert_eq!(found.node.unwrap().name, "node2");
     let vote = peer::VoteRequest { route: Some(route(1, 1, 2)), ..Default::default() };
@@ -278,16 +317,19 @@ async fn a_joiner_fetches_the_component_and_enters_once() {
     let leader = TestNode::start(1, Some(cluster(1)), holder()).await;
     let joiner = TestNode::start(2, None, TestHost::default()).await;
     let inviting = Addresses { name: "node1".into(), raft_addr: leader.address.clone(), grpc_addr: String::new() };
-    join::invite(&joiner.address, route(1, 1, 2), &genesis(), &inviting).await.unwrap();
+    join::invite(&Dialer::plain(), &at(&joiner.address), route(1, 1, 2), &genesis(), &inviting).await.unwrap();
     assert_eq!(joiner.cluster.get(), Some(cluster(1)));
     {
         let adopted = joiner.host.0.adopted.lock();
         assert_eq!(adopted[0].component.as_deref(), Some(COMPONENT));
         assert_eq!(adopted[0].genesis, genesis());
     }
-    join::invite(&joiner.address, route(1, 1, 2), &genesis(), &inviting).await.unwrap();
+    join::invite(&Dialer::plain(), &at(&joiner.address), route(1, 1, 2), &genesis(), &inviting).await.unwrap();
     assert_eq!(joiner.adopted(), 1, "asked again it changes nothing");
-    let error = join::invite(&joiner.address, route(3, 1, 2), &genesis(), &inviting).await.unwrap_err().to_string();
+    let error = join::invite(&Dialer::plain(), &at(&joiner.address), route(3, 1, 2), &genesis(), &inviting)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(&hex(&[1; 16])) && error.contains(&hex(&[3; 16])), "{error}");
     assert_eq!(joiner.cluster.get(), Some(cluster(1)));
 }
@@ -297,7 +339,7 @@ async fn a_joiner_that_brought_the_component_fetches_nothing() {
     let brought = ComponentId { hash: component_hash(), source_hash: [9; 32] };
     let joiner = TestNode::start(2, None, TestHost { component: Some(brought), ..TestHost::default() }).await;
     let nowhere = Addresses { raft_addr: "127.0.0.1:1".into(), ..Addresses::default() };
-    join::invite(&joiner.address, route(1, 1, 2), &genesis(), &nowhere).await.unwrap();
+    join::invite(&Dialer::plain(), &at(&joiner.address), route(1, 1, 2), &genesis(), &nowhere).await.unwrap();
     assert!(joiner.host.0.adopted.lock()[0].component.is_none());
 }
 
@@ -307,7 +349,7 @@ async fn a_joiner_that_encoded_the_same_source_otherwise_fetches_what_is_recorde
     let brought = ComponentId { hash: [7; 32], source_hash: [8; 32] };
     let joiner = TestNode::start(2, None, TestHost { component: Some(brought), ..TestHost::default() }).await;
     let inviting = Addresses { name: "node1".into(), raft_addr: leader.address.clone(), grpc_addr: String::new() };
-    join::invite(&joiner.address, route(1, 1, 2), &genesis(), &inviting).await.unwrap();
+    join::invite(&Dialer::plain(), &at(&joiner.address), route(1, 1, 2), &genesis(), &inviting).await.unwrap();
     assert_eq!(joiner.host.0.adopted.lock()[0].component.as_deref(), Some(COMPONENT));
 }
 
@@ -315,7 +357,9 @@ async fn a_joiner_that_encoded_the_same_source_otherwise_fetches_what_is_recorde
 async fn a_joiner_with_another_component_refuses_and_names_both() {
     let brought = ComponentId { hash: [5; 32], source_hash: [6; 32] };
     let joiner = TestNode::start(2, None, TestHost { component: Some(brought), ..TestHost::default() }).await;
-    let error = join::invite(&joiner.address, route(1, 1, 2), &genesis(), &Addresses::default()).await.unwrap_err();
+    let error = join::invite(&Dialer::plain(), &at(&joiner.address), route(1, 1, 2), &genesis(), &Addresses::default())
+        .await
+        .unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&hex(&[5; 32])) && text.contains(&hex(&component_hash())), "{text}");
     assert_eq!((joiner.adopted(), joiner.cluster.get()), (0, None));
@@ -325,9 +369,10 @@ async fn a_joiner_with_another_component_refuses_and_names_both() {
 async fn a_component_that_is_not_what_was_recorded_is_refused() {
     let leader = TestNode::start(1, Some(cluster(1)), holder()).await;
     let reply = route(1, 2, 1);
-    let fetched = join::fetch_component(&leader.address, reply.clone(), component_hash()).await.unwrap();
+    let fetched =
+        join::fetch_component(&Dialer::plain(), &at(&leader.address), reply.clone(), component_hash()).await.unwrap();
     assert_eq!(fetched, COMPONENT);
-    let error = join::fetch_component(&leader.address, reply, [0; 32]).await.unwrap_err();
+    let error = join::fetch_component(&Dialer::plain(), &at(&leader.address), reply, [0; 32]).await.unwrap_err();
     assert!(error.message().contains("does not hold component 0000"), "{error}");
 }
 
@@ -336,7 +381,7 @@ async fn localhost_is_tried_at_every_address() {
     // The server listens on one family only; the name resolves to both on most machines.
     let node = TestNode::start(2, None, TestHost::default()).await;
     let port = node.address.rsplit_once(':').unwrap().1;
-    let found = join::identify(&format!("localhost:{port}"), Duration::ZERO).await.unwrap();
+    let found = join::identify(&Dialer::plain(), &format!("localhost:{port}"), Duration::ZERO).await.unwrap();
     assert_eq!(found.node_id, 2);
 }
 
@@ -345,7 +390,7 @@ async fn an_address_where_nobody_listens_is_named() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let error = join::identify(&address, Duration::ZERO).await.unwrap_err().to_string();
+    let error = join::identify(&Dialer::plain(), &address, Duration::ZERO).await.unwrap_err().to_string();
     assert!(error.contains(&address), "{error}");
 }
 
@@ -359,7 +404,7 @@ fn process(boot: u64, nonce: u64) -> Process {
 /// Creates a member that finds node 2 at the peer port of a real process of node 2.
 async fn member_and(there: Process) -> (TestNode, crate::raft::Processes) {
     let node = TestNode::start_cell(2, ClusterCell::of_process(Some(cluster(1)), there), TestHost::default()).await;
-    let member = crate::raft::Processes::new(process(1, 1000));
+    let member = crate::raft::Processes::new(process(1, 1000), Dialer::plain());
     let address = node.address.clone();
     member.set_addresses(Box::new(move |_| Some(address.clone())));
     (node, member)
@@ -385,7 +430,7 @@ async fn a_later_start_that_answers_at_the_address_is_admitted_at_once() {
     member
         .answered(2, &{
             let mut headers = tonic::metadata::MetadataMap::new();
-            crate::raft::Processes::new(process(BOOT - 1, 30)).sign(&mut headers);
+            crate::raft::Processes::new(process(BOOT - 1, 30), Dialer::plain()).sign(&mut headers);
             headers
         })
         .unwrap();
@@ -440,3 +485,9 @@ async fn an_answer_says_which_process_gives_it_and_news_arrive() {
     node.client().await.identify(peer::IdentifyRequest { copy: Some(copy) }).await.unwrap();
     assert_eq!(*node.cluster.processes().doubts().borrow(), 1);
 }
+
+#[path = "trust_tests.rs"]
+mod trust;
+
+#[path = "encrypted_tests.rs"]
+mod encrypted;

@@ -10,7 +10,7 @@ use super::*;
 use crate::types::hex;
 
 fn route() -> peer::Route {
-    peer::Route { cluster_id: vec![7; 16].into(), incarnation: 1, group: 0, from: 1, to: 2, nonce: 0, boot: 0 }
+    peer::Route { cluster_id: vec![7; 16].into(), incarnation: 1, group: 0, from: 1, to: 2, ..Default::default() }
 }
 
 fn log_id(term: u64, node: u64, index: u64) -> LogId {

@@ -10,10 +10,11 @@ use lockstep_guest::{Cause, Command, Query, Status, Step, Value, Watch};
 lockstep_guest::include_proto!();
 
 lockstep_guest::state! {
-    /// One number that is kept in the store alone, and one that depends on a static.
+    /// One number that is kept in the store alone, one that depends on a static, and a name.
     pub struct Numbers {
         kept: Value<u64> = 1,
         leaked: Value<u64> = 2,
+        signed_by: Value<String> = 3,
     }
 }
 
@@ -69,6 +70,19 @@ impl Statics for Numbers {
 
     fn clock(&self, cx: &Query, _: Request) -> lockstep_guest::Reply<Reply> {
         Ok(Reply { count: cx.time_ms() })
+    }
+
+    fn sign(&mut self, cx: &Command, _: Request) -> lockstep_guest::Reply<Signature> {
+        self.signed_by.set(&cx.caller());
+        Ok(Signature { caller: cx.caller(), signed_by: cx.caller() })
+    }
+
+    fn ask(&self, cx: &Query, _: Request) -> lockstep_guest::Reply<Signature> {
+        Ok(Signature { caller: cx.caller(), signed_by: self.signed_by.get().unwrap_or_default() })
+    }
+
+    fn look(&self, cx: &Watch, _: Request) -> lockstep_guest::Reply<Step<Signature>> {
+        Ok(Step::send(Signature { caller: cx.caller(), signed_by: self.signed_by.get().unwrap_or_default() }))
     }
 }
 

@@ -13,9 +13,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::node_status::NodeStatus;
 use crate::api::{Shared, status};
-use crate::calls::WatchFigures;
+use crate::calls::budget::BudgetFigures;
+use crate::calls::{WATCHES_MAX, WatchFigures};
 use crate::logs::stderr;
 use crate::net::PortStatus;
+use crate::raft::IntakeStatus;
+use crate::trust::TrustFigures;
 use crate::types::NodeMode;
 
 /// One metric.
@@ -41,7 +44,12 @@ enum Read {
 struct Scrape {
     status: NodeStatus,
     watches: WatchFigures,
+    memory: BudgetFigures,
+    replies_dropped: u64,
     copies_refused: u64,
+    trust: TrustFigures,
+    peer_certificates_refused: u64,
+    intake: IntakeStatus,
 }
 
 /// The value of a metric at one scrape.
@@ -91,7 +99,7 @@ pub(super) const WATCHES_REFUSED: Row = row(
     "watches_refused",
     MetricType::Counter,
     "limit",
-    "Watches refused because as many were open as the node, or their connection, may have",
+    "Watches refused because as many were open as the node, their client, or their connection may have",
     Read::Counted,
 );
 
@@ -100,12 +108,37 @@ const ROWS: &[Row] = &[
     CALLS,
     CALL_SECONDS,
     gauge("watches_open", "Open watches", |now| One(now.watches.open)),
+    gauge("watches_max", "Watches that may be open at a time", |_| One(WATCHES_MAX as u64)),
+    gauge("watches_open_of_one", "Open watches of the client that has most (a quarter of all is its limit)", |now| {
+        One(now.watches.open_of_one)
+    }),
     WATCHES_REFUSED,
     counter("watch_steps", "Steps of watches that the guest has run", |now| One(now.watches.steps)),
     counter(
         "watch_steps_held_back",
         "Steps that waited because those before them ran again and again and sent nothing",
         |now| One(now.watches.held_back),
+    ),
+    gauge("client_memory_max_bytes", "Bytes that clients may make this node hold (--client_memory)", |now| {
+        One(now.memory.max)
+    }),
+    by(
+        "by",
+        gauge(
+            "client_memory_bytes",
+            "Bytes that clients make this node hold: requests, replies that wait, what watches keep (half of all is the limit of watches)",
+            |now| Value::By("by", vec![("calls", now.memory.by_calls), ("watches", now.memory.by_watches)]),
+        ),
+    ),
+    counter(
+        "client_memory_refused",
+        "Calls, watches and parts of requests refused because the node, their connection, or all watches held as much as they may",
+        |now| One(now.memory.refused),
+    ),
+    counter(
+        "replies_dropped",
+        "Calls and watches ended because nobody took their reply while memory was short",
+        |now| One(now.replies_dropped),
     ),
     gauge("serving", "1 while this node serves reads", |now| {
         One(u64::from(now.status.machine.mode == NodeMode::Serving))
@@ -162,6 +195,21 @@ const ROWS: &[Row] = &[
         "copies_refused",
         "Second processes of a node's identity that this process refused or was told of",
         |now| One(now.copies_refused),
+    ),
+    counter(
+        "peer_certificates_refused",
+        "Messages and answers of peers that were refused because their certificate names another node, or none",
+        |now| One(now.peer_certificates_refused),
+    ),
+    gauge(
+        "peer_half_received_bytes",
+        "Bytes of large peer messages of which a part is here (at most 256 MiB)",
+        |now| One(now.intake.half_received_bytes),
+    ),
+    counter(
+        "peer_messages_refused",
+        "Calls of peers that were ended because a message was too large, or did not come whole in time",
+        |now| One(now.intake.refused),
     ),
     gauge(
         "clock_ahead_seconds",
@@ -220,6 +268,26 @@ const ROWS: &[Row] = &[
     ),
     by(
         "port",
+        gauge("connections_per_address_max", "Connections that one address may have open to a port", |now| {
+            by_port(now, |port| port.per_address_max as u64)
+        }),
+    ),
+    by(
+        "port",
+        gauge("connections_of_one_address", "Those of the address that has most of them open", |now| {
+            by_port(now, |port| port.of_one_address as u64)
+        }),
+    ),
+    by(
+        "port",
+        counter(
+            "connections_refused_address",
+            "Of those closed at once, the ones whose address had all that one may have",
+            |now| by_port(now, |port| port.refused_address),
+        ),
+    ),
+    by(
+        "port",
         counter(
             "connections_silent_closed",
             "Silent connections that were closed in time, or made room for new ones",
@@ -240,10 +308,80 @@ const ROWS: &[Row] = &[
     ),
     by(
         "port",
+        counter(
+            "connections_control_slowed",
+            "How often a connection was slowed down for PING, SETTINGS and other frames without a call",
+            |now| by_port(now, |port| port.control_slowed),
+        ),
+    ),
+    by(
+        "port",
+        counter("connections_control_closed", "Connections closed because they went on with such frames", |now| {
+            by_port(now, |port| port.control_closed)
+        }),
+    ),
+    by(
+        "port",
+        counter(
+            "connections_unread_closed",
+            "Connections closed because for a minute they took nothing of what was sent to them",
+            |now| by_port(now, |port| port.unread_closed),
+        ),
+    ),
+    by(
+        "port",
+        counter("connections_idle_closed", "Connections closed after --client_idle_timeout without a call", |now| {
+            by_port(now, |port| port.idle_closed)
+        }),
+    ),
+    by(
+        "port",
+        counter(
+            "tls_handshakes_failed",
+            "Connections that did not come about, because the ends do not agree on TLS",
+            |now| by_port(now, |port| port.handshakes_failed),
+        ),
+    ),
+    by(
+        "use",
+        gauge(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the certificate for clients or for peers expires, in seconds since 1970",
+            |now| by_use(now, |port| port.certificate_expires),
+        ),
+    ),
+    by(
+        "use",
+        gauge("tls_files_refused", "1 while new files of TLS cannot be used and the old ones stay in use", |now| {
+            by_use(now, |port| port.certificate_expires.map(|_| u64::from(port.are_files_refused)))
+        }),
+    ),
+    by(
+        "port",
         counter("accept_failures", "Connections that the system could not hand over", |now| {
             by_port(now, |port| port.accept_failures)
         }),
     ),
+    by(
+        "reason",
+        counter("calls_refused", "Calls and pages refused: nobody said who calls, it may not, or too often", |now| {
+            Value::By("reason", now.trust.refused.clone())
+        }),
+    ),
+    gauge("tokens_remembered", "Tokens that need not be checked again", |now| One(now.trust.tokens_remembered)),
+    by(
+        "file",
+        counter("access_reloads", "New policies and keys of tokens that were taken", |now| {
+            Value::By("file", now.trust.reloads.clone())
+        }),
+    ),
+    by(
+        "file",
+        counter("access_reloads_refused", "New policies and keys of tokens that could not be used", |now| {
+            Value::By("file", now.trust.reloads_refused.clone())
+        }),
+    ),
+    counter("audit_lines_dropped", "Lines that did not get into --audit_file", |now| One(now.trust.audit_dropped)),
     gauge("descriptors_max", "Files and sockets that this process may have open at a time", |now| {
         One(now.status.sockets.descriptors_max)
     }),
@@ -261,6 +399,14 @@ fn by_port(now: &Scrape, value: fn(&PortStatus) -> u64) -> Value {
     Value::By("port", now.status.sockets.ports.iter().map(|port| (port.name, value(port))).collect())
 }
 
+/// Returns a number of the certificates for clients and for peers, as far as there are any.
+fn by_use(now: &Scrape, value: fn(&PortStatus) -> Option<u64>) -> Value {
+    let uses = [("grpc", "client"), ("raft", "peer")];
+    let of = |port: &PortStatus| uses.iter().find(|(name, _)| *name == port.name).map(|(_, used)| *used);
+    let ports = now.status.sockets.ports.iter();
+    Value::By("use", ports.filter_map(|port| Some((of(port)?, value(port)?))).collect())
+}
+
 /// Reads the rows at each scrape.
 pub(super) struct AtScrape(pub(super) Weak<Shared>);
 
@@ -276,7 +422,12 @@ impl Collector for AtScrape {
         let now = Scrape {
             status: shared.status_now(),
             watches: shared.parts.calls.watch_figures(),
+            memory: shared.parts.calls.budget().figures(),
+            replies_dropped: shared.bodies.ended(),
             copies_refused: shared.parts.members.copies_refused(),
+            trust: shared.parts.trust.figures(),
+            peer_certificates_refused: shared.parts.members.certificates_refused(),
+            intake: shared.parts.intake.status(),
         };
         for row in ROWS {
             if let Read::Now(read) = row.read {

@@ -1,6 +1,6 @@
-//! Passes the frames of a backup on to a client. If the client takes no frame for a minute, this
-//! module ends the backup, tells the client why, and frees the backup's turn and its checkpoint. It
-//! makes no frames.
+//! Passes the frames of a backup on to a client, or to another node. If the client takes no frame
+//! for a minute, this module ends the backup, tells the client why, and frees the backup's turn and
+//! its checkpoint. It makes no frames.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::machine::Sending;
 /// Time without taking a frame after which a client counts as stalled. A frame has at most a MiB,
 /// so a client that takes 18 KiB a second does not stall. An end of a snapshot between nodes may
 /// make no progress for as long.
-pub(super) const STALLED_AFTER: Duration = Duration::from_secs(60);
+pub const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Returns the frames of `sending` for as long as the client `peer` takes them. `patience` is the
 /// longest time for which the client may take no frame.
-pub(super) fn attended(
+pub fn attended(
     sending: Sending,
     peer: String,
     patience: Duration,

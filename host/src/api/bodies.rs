@@ -1,0 +1,149 @@
+//! Counts the bytes that the bodies of calls make this node hold: the headers and the request as it
+//! arrives and is decompressed, and the response until it is written. Every call of the client port
+//! passes here, whatever its service. It decides no call; `calls/budget` says how much there may be.
+//!
+//! ```text
+//! request  ──► incoming (counted as it arrives, in time) ──► inflating (gzip, in steps) ──► router
+//! response ◄── outgoing (counted until it is written, in pieces) ◄──────────────────────── router
+//!                └─ ended when nobody takes it and the node is short of memory
+//! ```
+
+mod incoming;
+mod inflating;
+mod outgoing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{HeaderMap, Request, Response};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use super::status;
+use super::wire::parse_timeout;
+use crate::calls::budget::{Budget, Lease, Use};
+use crate::calls::{Connection, DEADLINE_DEFAULT};
+use incoming::{Incoming, Shape};
+use outgoing::Unread;
+
+/// Bytes that a call takes beside its messages: its task, and the buffers of its bodies.
+const CALL_BYTES: u64 = 8 << 10;
+
+/// Bytes that HTTP/2 counts for each header beside its name and value.
+const HEADER_OVERHEAD_BYTES: usize = 32;
+
+/// Longest time that a request may take, however late its deadline.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// How long after its deadline a request that has not arrived is refused here. The guest's methods
+/// answer before that themselves.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Longest time that nothing of a response may be taken while the node is short of memory.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Time between two looks for responses that nobody takes, while the node is short of memory.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Most messages that are decompressed at a time. The others wait in order, so that they take turns
+/// with all other work.
+const INFLATING_MAX: usize = 2;
+
+/// The bodies of one node. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Bodies {
+    unread: Unread,
+    inflating: Arc<Semaphore>,
+}
+
+/// The bytes of one call's request. They are given back when the last copy is dropped.
+type Held = Arc<Mutex<Lease>>;
+
+impl Bodies {
+    pub(super) fn new() -> Bodies {
+        Bodies { unread: Unread::default(), inflating: Arc::new(Semaphore::new(INFLATING_MAX)) }
+    }
+
+    /// Returns the request with a body that is counted, and what holds its bytes while the call
+    /// runs. An error has the body, and the status of a call for which there is no memory.
+    pub(super) fn received(&self, request: Request<Body>) -> Result<(Request<Body>, Held), (Body, Status)> {
+        let (parts, body) = request.into_parts();
+        let share = parts.extensions.get::<Connection>().cloned().unwrap_or_default();
+        let of = if stays_open(parts.uri.path()) { Use::Watch } else { Use::Call };
+        let lease = share.share().lease(of, CALL_BYTES + bytes_of(&parts.headers));
+        let held = match lease {
+            Ok(lease) => Arc::new(Mutex::new(lease)),
+            Err(short) => return Err((body, status::no_memory(short))),
+        };
+        let limit = limit_of(&parts.headers);
+        let shape = if is_streaming(parts.uri.path()) { Shape::Stream } else { Shape::Unary };
+        let incoming = Incoming::new(body, held.clone(), limit + GRACE, shape);
+        let body = match is_gzip(&parts.headers) {
+            true => inflating::inflated(incoming, held.clone(), self.inflating.clone()),
+            false => Body::new(incoming),
+        };
+        Ok((Request::from_parts(parts, body), held))
+    }
+
+    /// Returns the response with a body that is counted until it is written. It has what was held
+    /// for the request, except that of a watch, which counts what it keeps itself.
+    pub(super) fn sent(&self, response: Response<Body>, connection: &Connection, held: Held) -> Response<Body> {
+        let of = response.extensions().get::<Use>().copied().unwrap_or(Use::Call);
+        let held = (of == Use::Call).then_some(held);
+        response.map(|body| self.unread.add(body, connection.share().clone(), of, held))
+    }
+
+    /// Ends responses that nobody takes, while the node is short of memory. The oldest end first,
+    /// and no more than it takes.
+    pub(super) async fn keep_room(self, budget: Budget) {
+        loop {
+            budget.short().await;
+            let ended = self.unread.end_the_longest_unread(PATIENCE);
+            if ended > 0 {
+                tracing::warn!(ended, "calls were ended: their clients took nothing while memory was short");
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Returns the number of responses that were ended since the process started.
+    pub(super) fn ended(&self) -> u64 {
+        self.unread.ended()
+    }
+}
+
+/// Returns the bytes of headers as HTTP/2 counts them.
+fn bytes_of(headers: &HeaderMap) -> u64 {
+    let each = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        name.as_str().len() + value.len() + HEADER_OVERHEAD_BYTES
+    };
+    headers.iter().map(each).sum::<usize>() as u64
+}
+
+/// Returns the time in which the request must arrive.
+fn limit_of(headers: &HeaderMap) -> Duration {
+    let timeout = headers.get("grpc-timeout").and_then(|value| value.to_str().ok()).and_then(parse_timeout);
+    timeout.unwrap_or(DEADLINE_DEFAULT).min(LONGEST)
+}
+
+fn is_gzip(headers: &HeaderMap) -> bool {
+    headers.get("grpc-encoding").is_some_and(|encoding| encoding == "gzip")
+}
+
+/// Returns whether clients of this method send one message after the other.
+fn is_streaming(path: &str) -> bool {
+    path.starts_with("/grpc.reflection.")
+}
+
+/// Returns whether a call of the host's own services may stay open for ever. It counts among the
+/// watches, so that such calls alone never keep others out.
+fn stays_open(path: &str) -> bool {
+    is_streaming(path) || path == "/grpc.health.v1.Health/Watch"
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "bodies_tests.rs"]
+mod tests;

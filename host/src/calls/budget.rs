@@ -1,0 +1,363 @@
+//! How many bytes clients make this node hold: requests, replies that wait, what watches keep. It
+//! counts them, for the node, for each connection and for watches, and refuses more than there may
+//! be. It knows no call, and holds no byte itself.
+//!
+//! - A [`Lease`] is a number of bytes that are held. Dropping it gives them back.
+//! - Most leases are refused at a limit. The reply of a command that was applied is never refused,
+//!   so it is counted by force, and the next call is refused.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+/// The part of the bytes that one connection may hold: a quarter. So it takes several connections
+/// to fill a node.
+const CONNECTION_PART: u64 = 4;
+
+/// The part of the bytes that all watches may hold: a half. So watches alone never keep commands
+/// and queries out.
+const WATCHES_PART: u64 = 2;
+
+/// The part of a limit that is left when it counts as nearly used up.
+const NEARLY_PART: u64 = 8;
+
+/// How long a waiting lease waits before it tries again although nobody gave bytes back. Its own
+/// connection may have been the one that was full.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the bytes are held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// A call: its request, and its reply until the client has taken it.
+    Call,
+    /// A watch: its request, what its next step depends on, and replies.
+    Watch,
+}
+
+/// Why a lease is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Short {
+    /// The node holds as much as it may.
+    #[error(
+        "calls and watches hold the {} that clients may make this node hold (--client_memory); this call was refused, and nothing \
+         was applied. Try again, or at another node", size(*.0)
+    )]
+    Node(u64),
+    /// One connection holds as much as it may.
+    #[error(
+        "the calls and watches of this connection hold {} of this node, a quarter of what clients may make it hold \
+         (--client_memory); this call was refused, and nothing was applied. Take the replies that wait, or send less at a time", size(*.0)
+    )]
+    Connection(u64),
+    /// The watches hold as much as they may.
+    #[error(
+        "watches hold {} of this node, half of what clients may make it hold (--client_memory); this watch was refused. Try \
+         again, or at another node", size(*.0)
+    )]
+    Watches(u64),
+}
+
+/// Returns bytes in words.
+fn size(bytes: u64) -> String {
+    match bytes % (1 << 20) {
+        0 => format!("{} MiB", bytes >> 20),
+        _ => format!("{bytes} bytes"),
+    }
+}
+
+/// The bytes of one node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Node>);
+
+#[derive(Debug)]
+struct Node {
+    max: u64,
+    held: AtomicU64,
+    /// Those of `held` that are for watches.
+    by_watches: AtomicU64,
+    refused: AtomicU64,
+    /// Leases that wait for room.
+    waiting: AtomicU64,
+    /// Notified when bytes are given back while somebody waits.
+    freed: Notify,
+    /// Notified when a lease was refused or has to wait.
+    short: Notify,
+}
+
+/// The numbers of a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetFigures {
+    /// Bytes that may be held.
+    pub max: u64,
+    /// Bytes that calls hold.
+    pub by_calls: u64,
+    /// Bytes that watches hold.
+    pub by_watches: u64,
+    /// Leases that were refused since the process started.
+    pub refused: u64,
+}
+
+/// The bytes of one connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Share(Arc<Connection>);
+
+#[derive(Debug)]
+struct Connection {
+    budget: Budget,
+    held: AtomicU64,
+}
+
+/// Bytes that are held.
+#[derive(Debug)]
+pub struct Lease {
+    share: Share,
+    of: Use,
+    bytes: u64,
+}
+
+/// A budget without a limit, for requests that come over no connection of a client.
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget::new(u64::MAX)
+    }
+}
+
+impl Budget {
+    /// Makes a budget of `max` bytes.
+    pub fn new(max: u64) -> Budget {
+        Budget(Arc::new(Node {
+            max,
+            held: AtomicU64::new(0),
+            by_watches: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            freed: Notify::new(),
+            short: Notify::new(),
+        }))
+    }
+
+    /// Returns the share of a new connection.
+    pub fn share(&self) -> Share {
+        Share(Arc::new(Connection { budget: self.clone(), held: AtomicU64::new(0) }))
+    }
+
+    /// Returns figures for operators.
+    pub fn figures(&self) -> BudgetFigures {
+        let by_watches = self.0.by_watches.load(Relaxed);
+        BudgetFigures {
+            max: self.0.max,
+            by_calls: self.0.held.load(Relaxed).saturating_sub(by_watches),
+            by_watches,
+            refused: self.0.refused.load(Relaxed),
+        }
+    }
+
+    /// Completes when a lease was refused, or has to wait.
+    pub async fn short(&self) {
+        self.0.short.notified().await;
+    }
+
+    /// Returns the most bytes for which a step of a watch waits. They fit when nothing is nearly
+    /// used up.
+    pub fn watch_max(&self) -> u64 {
+        self.0.max / CONNECTION_PART / NEARLY_PART
+    }
+
+    /// Returns the counter that bounds all bytes of that use, with its limit.
+    fn add(&self, of: Use, bytes: u64) -> Result<(), Short> {
+        let node = &self.0;
+        let watches_max = node.max / WATCHES_PART;
+        if of == Use::Watch && !add_within(&node.by_watches, bytes, watches_max) {
+            return Err(Short::Watches(watches_max));
+        }
+        if !add_within(&node.held, bytes, node.max) {
+            if of == Use::Watch {
+                node.by_watches.fetch_sub(bytes, Relaxed);
+            }
+            return Err(Short::Node(node.max));
+        }
+        Ok(())
+    }
+
+    fn force(&self, of: Use, bytes: u64) {
+        if of == Use::Watch {
+            self.0.by_watches.fetch_add(bytes, Relaxed);
+        }
+        self.0.held.fetch_add(bytes, Relaxed);
+    }
+
+    fn give_back(&self, of: Use, bytes: u64) {
+        if of == Use::Watch {
+            self.0.by_watches.fetch_sub(bytes, Relaxed);
+        }
+        self.0.held.fetch_sub(bytes, Relaxed);
+        if self.0.waiting.load(Relaxed) > 0 {
+            self.0.freed.notify_one();
+        }
+    }
+
+    /// Counts one who waits, until the result is dropped.
+    fn wait(&self) -> Waits<'_> {
+        self.0.waiting.fetch_add(1, Relaxed);
+        Waits(self)
+    }
+}
+
+/// One who waits for room.
+struct Waits<'a>(&'a Budget);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Share {
+    /// Returns a lease of `bytes`, unless a limit is reached.
+    pub fn lease(&self, of: Use, bytes: u64) -> Result<Lease, Short> {
+        let mut lease = self.force(of, 0);
+        lease.grow(bytes)?;
+        Ok(lease)
+    }
+
+    /// Returns a lease of `bytes`, whatever the limits say.
+    pub fn force(&self, of: Use, bytes: u64) -> Lease {
+        self.add_by_force(of, bytes);
+        Lease { share: self.clone(), of, bytes }
+    }
+
+    /// Returns a lease of `bytes` once there is room. `None` when there is none for `patience`.
+    pub async fn when_room(&self, of: Use, bytes: u64, patience: Duration) -> Option<Lease> {
+        if self.add(of, bytes).is_ok() {
+            return Some(Lease { share: self.clone(), of, bytes });
+        }
+        let budget = self.budget();
+        let until = Instant::now() + patience;
+        let _waits = budget.wait();
+        loop {
+            let freed = budget.0.freed.notified();
+            if self.add(of, bytes).is_ok() {
+                // There may be room for the next one, too.
+                budget.0.freed.notify_one();
+                return Some(Lease { share: self.clone(), of, bytes });
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            budget.0.short.notify_one();
+            let _or_time = timeout(RETRY.min(patience), freed).await;
+        }
+    }
+
+    /// Returns whether the node, the watches or this connection hold nearly as much as they may.
+    pub fn is_nearly_used_up(&self) -> bool {
+        let node = &self.budget().0;
+        let nearly = |counter: &AtomicU64, max: u64| counter.load(Relaxed) > max - max / NEARLY_PART;
+        nearly(&node.held, node.max)
+            || nearly(&node.by_watches, node.max / WATCHES_PART)
+            || nearly(&self.0.held, node.max / CONNECTION_PART)
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+
+    fn add(&self, of: Use, bytes: u64) -> Result<(), Short> {
+        let max = self.budget().0.max / CONNECTION_PART;
+        if !add_within(&self.0.held, bytes, max) {
+            return Err(Short::Connection(max));
+        }
+        self.budget().add(of, bytes).inspect_err(|_| {
+            self.0.held.fetch_sub(bytes, Relaxed);
+        })
+    }
+
+    fn add_by_force(&self, of: Use, bytes: u64) {
+        self.0.held.fetch_add(bytes, Relaxed);
+        self.budget().force(of, bytes);
+    }
+
+    fn refused(&self) {
+        self.budget().0.refused.fetch_add(1, Relaxed);
+        self.budget().0.short.notify_one();
+    }
+}
+
+/// Adds if the sum is at most `max`. Returns whether it did.
+fn add_within(counter: &AtomicU64, bytes: u64, max: u64) -> bool {
+    let sum = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= max);
+    counter.fetch_update(Relaxed, Relaxed, sum).is_ok()
+}
+
+impl Lease {
+    /// Returns the number of bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds bytes, unless a limit is reached.
+    pub fn grow(&mut self, bytes: u64) -> Result<(), Short> {
+        self.share.add(self.of, bytes).inspect_err(|_| self.share.refused())?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Adds bytes, whatever the limits say.
+    pub fn grow_by_force(&mut self, bytes: u64) {
+        self.share.add_by_force(self.of, bytes);
+        self.bytes += bytes;
+    }
+
+    /// Makes the lease one of `bytes`. It is unchanged if a limit is reached.
+    pub fn set(&mut self, bytes: u64) -> Result<(), Short> {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.grow(more),
+            None => {
+                drop(self.split(self.bytes - bytes));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes bytes from this lease into a lease of their own. At most those that it has.
+    pub fn split(&mut self, bytes: u64) -> Lease {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Lease { share: self.share.clone(), of: self.of, bytes }
+    }
+
+    /// Ties the lease to `bytes`. It is given back when the last copy of them is dropped.
+    pub fn tied_to(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Tied { bytes, _lease: self })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.share.0.held.fetch_sub(self.bytes, Relaxed);
+            self.share.budget().give_back(self.of, self.bytes);
+        }
+    }
+}
+
+struct Tied {
+    bytes: Bytes,
+    _lease: Lease,
+}
+
+impl AsRef<[u8]> for Tied {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "budget_tests.rs"]
+mod tests;

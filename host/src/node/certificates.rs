@@ -1,0 +1,153 @@
+//! The certificates of a node: opened before anything on disk is touched, looked at while the node
+//! runs, and a warning before they expire. `tls` says what is wrong with a file; here it gets the
+//! flag that named it.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep};
+
+use crate::config::{CLIENT_FLAGS, ConfigError, NodeConfig, PEER_FLAGS, PortTls, TlsFlags};
+use crate::net::Sockets;
+use crate::tls::{Audience, Looked, Mode, Server, ServerSettings, TlsError};
+
+/// Time between two looks at the files.
+const LOOK_PAUSE: Duration = Duration::from_secs(3);
+/// A certificate that expires sooner is warned of.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Time between two such warnings.
+const WARNING_PAUSE: Duration = Duration::from_secs(24 * 3600);
+
+/// The accepting ends of a node.
+pub(super) struct Certificates {
+    clients: Kept,
+    peers: Kept,
+}
+
+/// One use of certificates.
+#[derive(Clone)]
+struct Kept {
+    /// For whom they are.
+    used: &'static str,
+    flags: TlsFlags,
+    server: Server,
+}
+
+/// Reads the files that the flags name.
+///
+/// # Errors
+/// A file cannot be used.
+pub(super) fn open(config: &NodeConfig) -> Result<Certificates, ConfigError> {
+    let clients = Audience::Clients { min_version: config.tls.min_version };
+    let peers = Audience::Peers { raft_id: config.name.clone() };
+    Ok(Certificates {
+        clients: Kept::open("clients", &config.tls.clients, clients, CLIENT_FLAGS)?,
+        peers: Kept::open("peers", &config.tls.peers, peers, PEER_FLAGS)?,
+    })
+}
+
+impl Certificates {
+    /// Returns the ports as they are to accept connections.
+    pub(super) fn on(&self, sockets: Sockets) -> Sockets {
+        Sockets {
+            clients: sockets.clients.encrypted_by(self.clients.server.clone()),
+            peers: sockets.peers.encrypted_by(self.peers.server.clone()),
+            http: sockets.http.encrypted_by(self.clients.server.clone()),
+            descriptors: sockets.descriptors,
+        }
+    }
+
+    /// Returns the accepting end for peers.
+    pub(super) fn of_peers(&self) -> &Server {
+        &self.peers.server
+    }
+
+    /// Returns which ports are encrypted, for people.
+    pub(super) fn describe(&self, has_http: bool) -> String {
+        let ports = [("grpc", &self.clients), ("raft", &self.peers), ("http", &self.clients)];
+        let words = ports.iter().filter(|(name, _)| has_http || *name != "http").filter_map(|(name, kept)| match kept
+            .server
+            .mode()
+        {
+            Mode::Off => None,
+            Mode::Prefer => Some(format!("{name} (plain text as well)")),
+            Mode::Require => Some((*name).to_owned()),
+        });
+        let words: Vec<String> = words.collect();
+        if words.is_empty() { "nothing".into() } else { words.join(", ") }
+    }
+
+    /// Looks at the files for as long as the node lives.
+    pub(super) async fn keep(self) {
+        tokio::join!(self.clients.keep(), self.peers.keep());
+    }
+}
+
+impl Kept {
+    fn open(used: &'static str, port: &PortTls, audience: Audience, flags: TlsFlags) -> Result<Kept, ConfigError> {
+        let server = match port.files() {
+            None => Server::plain(),
+            Some(files) => {
+                let opened = Server::open(ServerSettings { mode: port.mode(), files, audience });
+                opened.map_err(|TlsError { part, problem, hint }| ConfigError::new(flags.of(part), problem, hint))?
+            }
+        };
+        Ok(Kept { used, flags, server })
+    }
+
+    async fn keep(self) {
+        if self.server.mode() == Mode::Off {
+            return;
+        }
+        let mut warned = None;
+        loop {
+            self.warn_of_expiry(&mut warned);
+            sleep(LOOK_PAUSE).await;
+            let server = self.server.clone();
+            match tokio::task::spawn_blocking(move || server.look()).await {
+                Ok(Looked::Same) => {}
+                Ok(Looked::Changed) => {
+                    self.tell_of_change();
+                    warned = None;
+                }
+                Ok(Looked::Refused(error)) => self.tell_of_refusal(&error),
+                Err(error) => tracing::error!(%error, "looking at the files of TLS failed"),
+            }
+        }
+    }
+
+    fn tell_of_change(&self) {
+        let Some(own) = self.server.own() else { return };
+        let expires = humantime::format_rfc3339_seconds(own.not_after);
+        tracing::info!(used_for = self.used, names = own.describe(), %expires, fingerprint = own.fingerprint,
+            "new connections use the new files of TLS");
+    }
+
+    fn tell_of_refusal(&self, error: &TlsError) {
+        let flag = self.flags.of(error.part);
+        tracing::error!(
+            used_for = self.used,
+            flag,
+            problem = error.problem,
+            hint = error.hint,
+            "new files of TLS cannot be used: the old ones stay in use"
+        );
+    }
+
+    /// Warns once a day while the certificate expires soon, and first at once.
+    fn warn_of_expiry(&self, warned: &mut Option<Instant>) {
+        let Some(own) = self.server.own() else { return };
+        let left = own.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let is_due = warned.is_none_or(|warned| warned.elapsed() >= WARNING_PAUSE);
+        if left >= EXPIRES_SOON || !is_due {
+            return;
+        }
+        *warned = Some(Instant::now());
+        let (flag, expires) = (self.flags.cert, humantime::format_rfc3339_seconds(own.not_after));
+        if left.is_zero() {
+            tracing::error!(flag, %expires, "the certificate has expired, and nobody accepts it: replace the file");
+        } else {
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+            tracing::warn!(flag, %expires, %left, "the certificate expires soon: replace the file, which needs no restart");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Bounds what peers send before it is decoded. It follows the frames of gRPC in the body of a
+//! request: the size of a message is known by its first five bytes. It decodes no message and knows
+//! no method.
+//!
+//! - A message that is larger than its call may have ends the call, before its bytes are read.
+//! - A message of which a part is here takes its whole size from a budget: a large one from that of
+//!   the port, a small one from that of its connection. A call for whose message there is no room
+//!   is not read further until there is. So large messages never keep a heartbeat waiting, and
+//!   one connection never fills the room of another one's small messages.
+//! - Whoever has room must send the rest in time, so nobody waits for ever.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tonic::Status;
+
+use crate::logs::Sparse;
+use crate::net::{Frame, HttpBody};
+
+/// Largest message of a call that may have small ones only.
+pub const SMALL_MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Most bytes of large messages of which a part is here, on all connections of the port together.
+pub const HALF_RECEIVED_BYTES_MAX: usize = 256 << 20;
+
+/// Most bytes of small messages of which a part is here, on one connection.
+pub const SMALL_HALF_RECEIVED_BYTES_MAX: usize = 1 << 20;
+
+/// Longest time from the first part of a message to its last one, without the time that its size
+/// needs.
+const MESSAGE_TIME: Duration = Duration::from_secs(60);
+
+/// Fewest bytes a second at which a message must come after that.
+const BYTES_A_SECOND_MIN: usize = 1 << 20;
+
+/// Bytes before each message: a flag, and the size.
+const HEADER_BYTES: usize = 5;
+
+/// The room for the large messages of one port. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Intake(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    room: Arc<Semaphore>,
+    room_bytes: usize,
+    too_large: AtomicU64,
+    /// Limits the log lines about messages that are too large, or come too slowly.
+    refusals: Sparse,
+}
+
+/// Figures of an [`Intake`] for operators.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IntakeStatus {
+    /// Bytes of large messages of which a part is here.
+    pub half_received_bytes: u64,
+    /// Calls that were ended for the size of a message, or because it did not come in time.
+    pub refused: u64,
+}
+
+impl Default for Intake {
+    fn default() -> Intake {
+        Intake::new(HALF_RECEIVED_BYTES_MAX)
+    }
+}
+
+impl Intake {
+    /// Makes room for that many bytes.
+    pub fn new(room_bytes: usize) -> Intake {
+        let room = Arc::new(Semaphore::new(room_bytes));
+        Intake(Arc::new(Inner { room, room_bytes, too_large: AtomicU64::new(0), refusals: Sparse::default() }))
+    }
+
+    /// Returns figures for operators.
+    pub fn status(&self) -> IntakeStatus {
+        IntakeStatus {
+            half_received_bytes: (self.0.room_bytes - self.0.room.available_permits()) as u64,
+            refused: self.0.too_large.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns the share of one connection.
+    pub(super) fn connection(&self) -> Share {
+        Share { intake: self.clone(), small: Arc::new(Semaphore::new(SMALL_HALF_RECEIVED_BYTES_MAX)) }
+    }
+
+    fn refuse(&self, status: Status) -> Status {
+        self.0.too_large.fetch_add(1, Ordering::Relaxed);
+        if let Some(left_out) = self.0.refusals.due() {
+            tracing::warn!(error = status.message(), left_out, "ended a call of a peer for its message");
+        }
+        status
+    }
+}
+
+/// What a connection may have of the port's room, and its own room for small messages.
+#[derive(Clone, Debug)]
+pub(super) struct Share {
+    intake: Intake,
+    small: Arc<Semaphore>,
+}
+
+/// What the messages of one call may be.
+pub(super) struct Bound {
+    /// Largest message.
+    pub(super) bytes: usize,
+    /// Why it may not be larger. For the text of a refusal.
+    pub(super) why: String,
+    /// What the beginning of the first message may change in that.
+    pub(super) judge: Option<Judge>,
+}
+
+/// Returns another bound, by the first bytes of a call's first message.
+pub(super) type Judge = Box<dyn FnOnce(&[u8]) -> Bound + Send>;
+
+impl Share {
+    /// Bounds the messages of a request.
+    pub(super) fn bound<B>(&self, body: B, bound: Bound) -> Bounded<B> {
+        Bounded {
+            body,
+            bound,
+            share: self.clone(),
+            header: Vec::with_capacity(HEADER_BYTES),
+            left_bytes: 0,
+            rest: Bytes::new(),
+            waiting: None,
+            held: None,
+            late: None,
+        }
+    }
+
+    fn room(&self, bytes: usize) -> Arc<Semaphore> {
+        match bytes <= SMALL_MESSAGE_BYTES_MAX {
+            true => self.small.clone(),
+            false => self.intake.0.room.clone(),
+        }
+    }
+}
+
+/// The body of a request whose messages are bounded.
+pub(in crate::raft) struct Bounded<B> {
+    body: B,
+    bound: Bound,
+    share: Share,
+    /// The header of the message that begins, as far as it is here.
+    header: Vec<u8>,
+    /// Bytes of the message under way that have not come.
+    left_bytes: usize,
+    /// Bytes that were read, and are passed on after those of the message before.
+    rest: Bytes,
+    waiting: Option<Waiting>,
+    /// The room of the message under way.
+    held: Option<OwnedSemaphorePermit>,
+    /// When the message under way must be here.
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+/// The beginning of a message for which there is no room yet.
+struct Waiting {
+    room: BoxFuture<'static, OwnedSemaphorePermit>,
+    bytes: Bytes,
+    size: usize,
+}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+impl<B> HttpBody for Bounded<B>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if this.left_bytes == 0 && this.waiting.is_none() {
+            // Whoever asks for more has decoded the message that this was for.
+            (this.held, this.late) = (None, None);
+        }
+        loop {
+            if let Some(bytes) = ready!(this.poll_room(cx)) {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            if let Some(late) = &mut this.late
+                && late.poll_unpin(cx).is_ready()
+            {
+                return Poll::Ready(Some(Err(this.refuse_late().into())));
+            }
+            let bytes = match std::mem::take(&mut this.rest) {
+                rest if !rest.is_empty() => rest,
+                _ => match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                    None => return Poll::Ready(None),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(bytes) => bytes,
+                        Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                    },
+                },
+            };
+            match this.take(bytes) {
+                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Ok(None) => {}
+                Err(status) => return Poll::Ready(Some(Err(status.into()))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.waiting.is_none() && self.body.is_end_stream()
+    }
+}
+
+impl<B> Bounded<B> {
+    /// Waits for the room of a message, if one waits, and returns its beginning.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let Some(waiting) = &mut self.waiting else { return Poll::Ready(None) };
+        let room = ready!(waiting.room.poll_unpin(cx));
+        let Some(Waiting { bytes, size, .. }) = self.waiting.take() else { return Poll::Ready(None) };
+        self.held = Some(room);
+        let time = MESSAGE_TIME + Duration::from_secs((size / BYTES_A_SECOND_MIN) as u64);
+        self.late = Some(Box::pin(tokio::time::sleep(time)));
+        Poll::Ready(Some(bytes))
+    }
+
+    /// Takes bytes from the connection and returns those that can be passed on now. `None`: they
+    /// wait for room.
+    fn take(&mut self, mut bytes: Bytes) -> Result<Option<Bytes>, Status> {
+        if self.left_bytes > 0 {
+            let of_message = bytes.split_to(bytes.len().min(self.left_bytes));
+            self.left_bytes -= of_message.len();
+            self.rest = bytes;
+            return Ok(Some(of_message));
+        }
+        let mut whole_bytes = 0;
+        loop {
+            let missing = HEADER_BYTES - self.header.len();
+            let Some((header, body)) = bytes[whole_bytes..].split_at_checked(missing) else {
+                self.header.extend_from_slice(&bytes[whole_bytes..]);
+                return Ok(Some(bytes));
+            };
+            let body_bytes = body.len();
+            let size = size_of(&self.header, header);
+            if let Some(judge) = self.bound.judge.take() {
+                self.bound = judge(&body[..size.min(body_bytes)]);
+            }
+            if size <= self.bound.bytes && size <= body_bytes {
+                self.header.clear();
+                whole_bytes += missing + size;
+                if whole_bytes == bytes.len() {
+                    return Ok(Some(bytes));
+                }
+                continue;
+            }
+            if whole_bytes > 0 {
+                // The whole messages go on first. They are decoded before the next one gets room.
+                self.rest = bytes.split_off(whole_bytes);
+                return Ok(Some(bytes));
+            }
+            if size > self.bound.bytes {
+                return Err(self.refuse_size(size));
+            }
+            self.header.clear();
+            self.left_bytes = size - body_bytes;
+            self.wait(bytes, size);
+            return Ok(None);
+        }
+    }
+
+    fn wait(&mut self, bytes: Bytes, size: usize) {
+        let room = self.share.room(size);
+        // No bound is above the room, or this would wait for ever.
+        let permits = u32::try_from(size).unwrap_or(u32::MAX);
+        let room = async move { room.acquire_many_owned(permits).await.expect("the room is never closed") };
+        self.waiting = Some(Waiting { room: room.boxed(), bytes, size });
+    }
+
+    fn refuse_size(&self, size: usize) -> Status {
+        let Bound { bytes, why, .. } = &self.bound;
+        let text = format!("a message of {size} bytes; on this call it may have {bytes}, because {why}");
+        self.share.intake.refuse(Status::resource_exhausted(text))
+    }
+
+    fn refuse_late(&self) -> Status {
+        let text = format!("a message did not come whole in time; {} bytes of it are missing", self.left_bytes);
+        self.share.intake.refuse(Status::deadline_exceeded(text))
+    }
+}
+
+/// Returns the size that a header of gRPC gives, of which a part may have come before.
+fn size_of(before: &[u8], now: &[u8]) -> usize {
+    // The first byte is a flag.
+    let size = before.iter().chain(now).skip(1);
+    size.fold(0, |size, byte| size << 8 | usize::from(*byte))
+}
+
+#[cfg(test)]
+#[path = "bounded_tests.rs"]
+mod tests;

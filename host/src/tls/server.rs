@@ -1,0 +1,138 @@
+//! The accepting end of one port. Decides nothing about what a holder of a certificate may do.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::keeper::{Keeper, Looked};
+use super::settings::{Audience, Mode, ServerSettings, TlsError};
+use super::stream::Chain;
+use super::{Certificate, Connector, Stream};
+
+/// First byte of a connection that speaks TLS: the kind of a record with a handshake message.
+const HANDSHAKE: u8 = 0x16;
+
+/// The accepting end of a port. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    mode: Mode,
+    /// `None` if nothing is encrypted.
+    keeper: Option<Arc<Keeper>>,
+    is_for_peers: bool,
+}
+
+impl Server {
+    /// Makes one that encrypts nothing.
+    pub fn plain() -> Server {
+        Server::default()
+    }
+
+    /// Reads the files. Blocks.
+    ///
+    /// # Errors
+    /// A file cannot be used, with the reason.
+    pub fn open(settings: ServerSettings) -> Result<Server, TlsError> {
+        let ServerSettings { mode, files, audience } = settings;
+        if mode == Mode::Off {
+            return Ok(Server::plain());
+        }
+        let is_for_peers = matches!(audience, Audience::Peers { .. });
+        Ok(Server { mode, keeper: Some(Keeper::open(files, audience)?), is_for_peers })
+    }
+
+    /// Returns whether connections are encrypted.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Returns our certificate. `None` if nothing is encrypted.
+    pub fn own(&self) -> Option<Arc<Certificate>> {
+        self.keeper.as_ref().map(|keeper| keeper.now().own.clone())
+    }
+
+    /// Returns the dialling end of the node whose peer port this is. It uses the same files.
+    pub fn connector(&self, raft_id: &str) -> Connector {
+        Connector::of(self.mode, self.keeper.clone(), raft_id)
+    }
+
+    /// Looks whether the files have changed. Blocks.
+    pub fn look(&self) -> Looked {
+        self.keeper.as_ref().map_or(Looked::Same, |keeper| keeper.look())
+    }
+
+    /// Returns whether new files were refused, and the old ones are still in use.
+    pub fn are_files_refused(&self) -> bool {
+        self.keeper.as_ref().is_some_and(|keeper| keeper.is_refusing())
+    }
+
+    /// Makes the handshake. Returns the verified certificate that the other end has shown, if any.
+    /// A client is never given a node's certificate.
+    ///
+    /// With [`Mode::Prefer`], a connection that does not begin with TLS stays plain.
+    ///
+    /// # Errors
+    /// The handshake fails; [`super::reason()`] says why in words.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<(Stream, Option<Arc<Certificate>>)> {
+        let Some(keeper) = &self.keeper else { return Ok((Stream::Plain(stream), None)) };
+        if self.mode == Mode::Prefer && !speaks_tls(&stream).await? {
+            return Ok((Stream::Plain(stream), None));
+        }
+        let stream = TlsAcceptor::from(keeper.now().server.clone()).accept(stream).await?;
+        let certificate = self.shown(stream.get_ref().1.peer_certificates())?;
+        Ok((Stream::Encrypted(Box::new(stream)), certificate))
+    }
+
+    fn shown(&self, chain: Option<&[CertificateDer<'static>]>) -> io::Result<Option<Arc<Certificate>>> {
+        let Some(first) = chain.and_then(<[_]>::first) else { return Ok(None) };
+        let refuse = |reason| Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        let Some(certificate) = Certificate::read(first) else { return refuse("its certificate cannot be read") };
+        // A resumed session does not verify the dates again.
+        if certificate.not_after < SystemTime::now() {
+            return refuse("its certificate has expired");
+        }
+        let is_peer_as_client = !self.is_for_peers && certificate.is_of_node();
+        Ok((!is_peer_as_client).then(|| Arc::new(certificate)))
+    }
+
+    /// Completes once new files no longer accept the certificate that an open connection has shown.
+    pub async fn until_refused(&self, chain: Option<Chain>) {
+        let (Some(keeper), Some(chain)) = (&self.keeper, chain) else { return pending().await };
+        let Some((first, others)) = chain.split_first() else { return pending().await };
+        let mut changes = keeper.changes();
+        loop {
+            // Also at the beginning: they may have changed since the handshake began.
+            let verifier = keeper.now().verifier.clone();
+            if verifier.verify_client_cert(first, others, while_valid(first)).is_err() {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+}
+
+/// Returns the time, or that of the certificate's end if it has expired. An open connection
+/// survives that.
+fn while_valid(certificate: &CertificateDer<'_>) -> UnixTime {
+    let not_after = Certificate::read(certificate).map(|certificate| certificate.not_after);
+    let last = not_after.and_then(|last| last.duration_since(UNIX_EPOCH).ok()).map(UnixTime::since_unix_epoch);
+    last.map_or_else(UnixTime::now, |last| last.min(UnixTime::now()))
+}
+
+/// Returns whether a connection begins with TLS. Waits for its first byte, and consumes nothing.
+///
+/// # Errors
+/// The connection fails, or ends without a byte.
+pub async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    match stream.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(first[0] == HANDSHAKE),
+    }
+}
