@@ -21,8 +21,9 @@ use crate::{NodeProcess, descriptors};
 /// First word of the command line of an attacker's process.
 pub const ATTACK: &str = "attack";
 
-/// How nice the attacker is to the nodes, which share its processors.
-const NICENESS: &str = "5";
+/// How nice the attacker is to the nodes, which share its processors. Their threads for clients are
+/// nice, too, but less so.
+const NICENESS: &str = "10";
 /// Time that an attacker may take to end after its time.
 const GRACE: Duration = Duration::from_secs(3);
 /// Time between two looks at the attacker's process.

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,16 +34,32 @@ pub(crate) const CONTINUATION: u8 = 9;
 /// Largest payload of a frame that every peer must take.
 pub(crate) const PAYLOAD_BYTES: usize = 16 << 10;
 
+/// Where the attacker comes from: not from the address of the honest clients and of the peers,
+/// because nodes limit what one address may have.
+const SOURCE: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 2), 0);
 /// Pause of a silent client before it comes again.
 const MOMENT: Duration = Duration::from_secs(1);
 /// Size of the receive buffer of a client that does not read.
 const RECEIVE_BYTES: u32 = 4 << 10;
 
-/// Connects to a port.
+/// Connects to a port, from the attacker's own address.
 pub(crate) async fn connect(address: &str) -> Result<TcpStream> {
-    let stream = TcpStream::connect(address).await.context("connecting")?;
+    let stream = socket()?.connect(address.parse()?).await.context("connecting")?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+fn socket() -> Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    // A port whose last connection has only just ended is as good as any.
+    socket.set_reuseaddr(true)?;
+    socket.bind(SOURCE.into()).context("the attacker's own address")?;
+    Ok(socket)
+}
+
+/// Connects and speaks HTTP/2.
+pub(crate) async fn connect_http2(address: &str) -> Result<Frames> {
+    speak_http2(connect(address).await?, &[]).await
 }
 
 /// Makes the end of a connection a reset. The system then keeps nothing of it, and an attacker that
@@ -63,7 +80,7 @@ pub(crate) async fn keep(mut stream: TcpStream) -> Result<()> {
 
 /// Connects with a small receive buffer, so that what the node sends soon waits in the node.
 pub(crate) async fn connect_with_small_buffer(address: &str) -> Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
+    let socket = socket()?;
     socket.set_recv_buffer_size(RECEIVE_BYTES)?;
     socket.connect(address.parse()?).await.context("connecting")
 }

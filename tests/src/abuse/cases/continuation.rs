@@ -6,7 +6,7 @@ use anyhow::Result;
 use tokio::io::AsyncWriteExt;
 
 use super::super::case::{Case, Role, Target};
-use super::super::wire::{self, CONTINUATION, Frames, HEADERS, PAYLOAD_BYTES, call_headers, frame, indexed_header};
+use super::super::wire::{self, CONTINUATION, HEADERS, PAYLOAD_BYTES, call_headers, frame, indexed_header};
 
 /// Connections.
 const CONNECTIONS: usize = 16;
@@ -27,7 +27,7 @@ async fn attack(target: Target) -> Result<()> {
 
 /// Every second attacker sends large frames, the others empty ones: these cost almost nothing.
 async fn never_end_the_headers(target: Target, n: usize) -> Result<()> {
-    let mut connection = Frames::connect(&target.clients).await?;
+    let mut connection = wire::connect_http2(&target.clients).await?;
     connection.io.write_all(&frame(HEADERS, 0, 1, &call_headers("/Example/Get"))).await?;
     let header = indexed_header("x", &[b'a'; 1_000]);
     let payload = if n.is_multiple_of(2) { header.repeat(PAYLOAD_BYTES / header.len()) } else { Vec::new() };

@@ -27,7 +27,7 @@ async fn attack(target: Target) -> Result<()> {
 
 async fn shake_hands_and_reset(target: Target, n: usize) -> Result<()> {
     let port = [&target.clients, &target.peers, &target.http][n % 3];
-    let mut connection = wire::speak_http2(wire::connect(port).await?, &[]).await?;
+    let mut connection = wire::connect_http2(port).await?;
     wire::end_with_reset(&connection.io)?;
     connection.io.read_exact(&mut [0; HEAD_BYTES]).await?;
     target.count("handshakes", 1);

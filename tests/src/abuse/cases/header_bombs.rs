@@ -6,7 +6,7 @@ use anyhow::Result;
 use tokio::io::AsyncWriteExt;
 
 use super::super::case::{Case, Role, Target};
-use super::super::wire::{self, END_STREAM, Frames, call_headers, header_frames, indexed_header};
+use super::super::wire::{self, END_STREAM, call_headers, header_frames, indexed_header};
 
 /// Connections.
 const CONNECTIONS: usize = 16;
@@ -34,7 +34,7 @@ async fn attack(target: Target) -> Result<()> {
 async fn bomb(target: Target, n: usize) -> Result<()> {
     let is_bomb = n.is_multiple_of(2);
     let block = if is_bomb { hpack_bomb() } else { large_headers() };
-    let (mut answers, mut requests) = Frames::connect(&target.clients).await?.io.into_split();
+    let (mut answers, mut requests) = wire::connect_http2(&target.clients).await?.io.into_split();
     let reading = tokio::spawn(async move { wire::read_all(&mut answers).await });
     let mut sent = Ok(());
     for stream in (0..CALLS).map(|n| 2 * n + 1) {

@@ -5,7 +5,7 @@
 use anyhow::Result;
 
 use super::super::case::{Case, Role, Target};
-use super::super::wire::{self, Frames, PING, frame};
+use super::super::wire::{self, PING, frame};
 
 /// Connections. They made a leader's clients five to seven times slower.
 const CONNECTIONS: usize = 16;
@@ -25,7 +25,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn ping(target: Target, _: usize) -> Result<()> {
-    let mut connection = Frames::connect(&target.clients).await?;
+    let mut connection = wire::connect_http2(&target.clients).await?;
     let pings = frame(PING, 0, 0, b"lockstep").repeat(AT_ONCE);
     wire::write_again_and_again(&target, &mut connection.io, &pings, "pings", AT_ONCE).await
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use tokio::io::AsyncWriteExt;
 
 use super::super::case::{Case, Role, Target};
-use super::super::wire::{self, Frames, RST_STREAM, call, frame};
+use super::super::wire::{self, RST_STREAM, call, frame};
 
 /// Connections.
 const CONNECTIONS: usize = 16;
@@ -29,7 +29,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn call_and_cancel(target: Target, _: usize) -> Result<()> {
-    let (mut answers, mut requests) = Frames::connect(&target.clients).await?.io.into_split();
+    let (mut answers, mut requests) = wire::connect_http2(&target.clients).await?.io.into_split();
     let reading = tokio::spawn(async move { wire::read_all(&mut answers).await });
     let mut stream = 1;
     while target.goes_on() {

