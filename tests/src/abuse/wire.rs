@@ -68,8 +68,8 @@ pub(crate) fn end_with_reset(stream: &TcpStream) -> Result<()> {
     Ok(SockRef::from(stream).set_linger(Some(Duration::ZERO))?)
 }
 
-/// Keeps a connection that has nothing more to say until the node closes it, and waits a moment: who
-/// is silent is in no hurry.
+/// Keeps a connection that has nothing more to say until the node closes it.
+/// Then it waits a moment, because a silent client is in no hurry.
 pub(crate) async fn keep(mut stream: TcpStream) -> Result<()> {
     end_with_reset(&stream)?;
     // A reset ends it as well.
