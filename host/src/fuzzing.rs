@@ -160,8 +160,8 @@ pub fn jwks(bytes: &[u8]) {
     assert_within(MIB, 1024, bytes, || crate::trust::fuzzing::keys(bytes));
 }
 
-/// What a certificate says about its holder. rustls has verified it by then, and a stranger may have
-/// written what it says.
+/// What a certificate says about its holder. rustls has verified it by then, and yet a stranger may
+/// have written what it says.
 pub fn certificate(bytes: &[u8]) {
     use crate::tls::Certificate;
     assert_within(MIB, 1024, bytes, || {

@@ -1,6 +1,6 @@
 //! `cargo xtask advisories`: compares the locked dependencies with the advisories of RustSec, and
-//! says which of them hits which crate and what mends it. It changes nothing. Without the advisories
-//! it says that nothing was checked.
+//! says which of them hits which crate and what mends it. It changes nothing. Without the
+//! advisories it says that nothing was checked.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz`: builds the programs of `fuzz/` with a nightly compiler and cargo-fuzz, runs
 //! one after the other for some time, and says what they found. It installs both where they are
-//! missing. It takes the RocksDB that the ordinary build has made, because with a sanitizer it would
-//! be compiled once more.
+//! missing. It takes the RocksDB that the ordinary build has made, which would be compiled once
+//! more otherwise.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};

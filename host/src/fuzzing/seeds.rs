@@ -10,9 +10,7 @@ use prost::Message;
 use crate::codec::{Command, Genesis, encode_entry, encode_record, entry};
 use crate::guest::Limits;
 use crate::raft::peers::wire;
-use crate::types::{
-    Addresses, Cluster, CommittedLeaderId, Entry, EntryData, Identity, LogId, Membership, Origin, Vote,
-};
+use crate::types::{Addresses, Cluster, CommittedLeaderId, Identity, LogId, Membership, Origin, Vote};
 
 /// One input of a target.
 pub(super) struct Seed {
@@ -186,17 +184,18 @@ fn route() -> peer::Route {
 }
 
 fn append() -> peer::AppendRequest {
-    let normal = openraft::EntryPayload::Normal(EntryData(Bytes::from_static(b"abc")));
-    let entries = [
-        Entry { log_id: log_id(5), payload: openraft::EntryPayload::Blank },
-        Entry { log_id: log_id(6), payload: normal },
-        Entry { log_id: log_id(7), payload: openraft::EntryPayload::Membership(membership()) },
-    ];
+    use peer::entry::Payload;
+    let entry =
+        |index, payload| peer::Entry { log_id: Some(wire::encode_log_id(&log_id(index))), payload: Some(payload) };
     peer::AppendRequest {
         route: Some(route()),
         vote: Some(ballot()),
         prev: Some(wire::encode_log_id(&log_id(4))),
-        entries: entries.iter().map(wire::encode_entry).collect(),
+        entries: vec![
+            entry(5, Payload::Blank(true)),
+            entry(6, Payload::Normal(Bytes::from_static(b"abc"))),
+            entry(7, Payload::Membership(wire::encode_membership(&membership()))),
+        ],
         leader_commit: Some(wire::encode_log_id(&log_id(4))),
         boot: 1,
         log_time_ms: 1000,
