@@ -1,6 +1,7 @@
 //! Counts the bytes that the bodies of calls make this node hold: the headers and the request as it
 //! arrives and is decompressed, and the response until it is written. Every call of the client port
-//! passes here, whatever its service. It decides no call; `calls/budget` says how much there may be.
+//! passes here, whatever its service. It decides no call; `calls/budget` says how much there may
+//! be.
 //!
 //! ```text
 //! request  ──► incoming (counted as it arrives, in time) ──► inflating (gzip, in steps) ──► router

@@ -5,8 +5,8 @@
 //! - The next step runs when the client has taken everything that the last step sent.
 //! - A step gets the cause `wake` only when nothing that the last step read has changed.
 //! - A stream always says how it ended, whatever happens to this node.
-//! - What a watch makes this node hold is counted: its request, its memo, the keys that its last step
-//!   read, and replies until the client has taken them. A step waits until there is room.
+//! - What a watch makes this node hold is counted: its request, its memo, the keys that its last
+//!   step read, and replies until the client has taken them. A step waits until there is room.
 
 pub(super) mod places;
 pub(super) mod replies;

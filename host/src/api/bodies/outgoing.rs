@@ -1,5 +1,5 @@
-//! The body of a response until it is written: counts its bytes, hands them on in pieces, and can be
-//! ended from outside when nobody takes it. It reads no message.
+//! The body of a response until it is written: counts its bytes, hands them on in pieces, and can
+//! be ended from outside when nobody takes it. It reads no message.
 //!
 //! The transport asks for the next piece when the client has taken most of the last. A response for
 //! which it does not ask is unread.

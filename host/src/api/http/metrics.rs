@@ -2,6 +2,7 @@
 //! `metrics/table.rs` has all metrics with their help, and reads the others at each scrape. Method
 //! names come from routes, never from clients, so the label set is bounded.
 
+mod scrape;
 mod table;
 
 use std::sync::Arc;
@@ -62,7 +63,7 @@ impl Metrics {
 
     /// Registers the numbers that are read at each scrape.
     pub(in crate::api) fn watch(&self, shared: &Arc<Shared>) {
-        self.registry.lock().register_collector(Box::new(table::AtScrape(Arc::downgrade(shared))));
+        self.registry.lock().register_collector(Box::new(scrape::AtScrape(Arc::downgrade(shared))));
     }
 
     pub(in crate::api) fn call_ended(&self, method: &Arc<str>, kind: Kind, code: Code, took: Duration) {

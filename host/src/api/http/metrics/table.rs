@@ -3,16 +3,10 @@
 //! by one row here. A number that calls count also needs a field in `metrics.rs`. This file counts
 //! nothing.
 
-use std::sync::Weak;
-
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::api::node_status::NodeStatus;
-use crate::api::{Shared, status};
+use crate::api::status;
 use crate::calls::budget::BudgetFigures;
 use crate::calls::{WATCHES_MAX, WatchFigures};
 use crate::logs::stderr;
@@ -25,15 +19,15 @@ use crate::types::NodeMode;
 pub(super) struct Row {
     /// Its name, without the prefix `lockstep_` and without the `_total` that counters get.
     pub(super) name: &'static str,
-    kind: MetricType,
+    pub(super) kind: MetricType,
     /// Its labels, for the page. Empty if it has none.
     labels: &'static str,
     pub(super) help: &'static str,
-    read: Read,
+    pub(super) read: Read,
 }
 
 /// Where the value of a metric comes from.
-enum Read {
+pub(super) enum Read {
     /// Calls count it as they end.
     Counted,
     /// It is read at each scrape.
@@ -41,19 +35,19 @@ enum Read {
 }
 
 /// The numbers of one scrape.
-struct Scrape {
-    status: NodeStatus,
-    watches: WatchFigures,
-    memory: BudgetFigures,
-    replies_dropped: u64,
-    copies_refused: u64,
-    trust: TrustFigures,
-    peer_certificates_refused: u64,
-    intake: IntakeStatus,
+pub(super) struct Scrape {
+    pub(super) status: NodeStatus,
+    pub(super) watches: WatchFigures,
+    pub(super) memory: BudgetFigures,
+    pub(super) replies_dropped: u64,
+    pub(super) copies_refused: u64,
+    pub(super) trust: TrustFigures,
+    pub(super) peer_certificates_refused: u64,
+    pub(super) intake: IntakeStatus,
 }
 
 /// The value of a metric at one scrape.
-enum Value {
+pub(super) enum Value {
     /// The node does not know it now.
     Unknown,
     One(u64),
@@ -104,7 +98,7 @@ pub(super) const WATCHES_REFUSED: Row = row(
 );
 
 /// All metrics, in the order of the page.
-const ROWS: &[Row] = &[
+pub(super) const ROWS: &[Row] = &[
     CALLS,
     CALL_SECONDS,
     gauge("watches_open", "Open watches", |now| One(now.watches.open)),
@@ -405,63 +399,6 @@ fn by_use(now: &Scrape, value: fn(&PortStatus) -> Option<u64>) -> Value {
     let of = |port: &PortStatus| uses.iter().find(|(name, _)| *name == port.name).map(|(_, used)| *used);
     let ports = now.status.sockets.ports.iter();
     Value::By("use", ports.filter_map(|port| Some((of(port)?, value(port)?))).collect())
-}
-
-/// Reads the rows at each scrape.
-pub(super) struct AtScrape(pub(super) Weak<Shared>);
-
-impl std::fmt::Debug for AtScrape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AtScrape")
-    }
-}
-
-impl Collector for AtScrape {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(shared) = self.0.upgrade() else { return Ok(()) };
-        let now = Scrape {
-            status: shared.status_now(),
-            watches: shared.parts.calls.watch_figures(),
-            memory: shared.parts.calls.budget().figures(),
-            replies_dropped: shared.bodies.ended(),
-            copies_refused: shared.parts.members.copies_refused(),
-            trust: shared.parts.trust.figures(),
-            peer_certificates_refused: shared.parts.members.certificates_refused(),
-            intake: shared.parts.intake.status(),
-        };
-        for row in ROWS {
-            if let Read::Now(read) = row.read {
-                encode(&mut encoder, row, read(&now))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn encode(encoder: &mut DescriptorEncoder<'_>, row: &Row, value: Value) -> Result<(), std::fmt::Error> {
-    match value {
-        Value::Unknown => Ok(()),
-        One(value) => number(encoder.encode_descriptor(row.name, row.help, None, row.kind)?, row, value),
-        Value::Seconds(seconds) => {
-            ConstGauge::new(seconds).encode(encoder.encode_descriptor(row.name, row.help, None, row.kind)?)
-        }
-        // The help of a metric without a value says nothing.
-        Value::By(_, values) if values.is_empty() => Ok(()),
-        Value::By(label, values) => {
-            let mut family = encoder.encode_descriptor(row.name, row.help, None, row.kind)?;
-            for (label_value, value) in values {
-                number(family.encode_family(&[(label, label_value)])?, row, value)?;
-            }
-            Ok(())
-        }
-    }
-}
-
-fn number(encoder: MetricEncoder<'_>, row: &Row, value: u64) -> Result<(), std::fmt::Error> {
-    match row.kind {
-        MetricType::Counter => ConstCounter::new(value).encode(encoder),
-        _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder),
-    }
 }
 
 #[cfg(test)]
