@@ -3,7 +3,7 @@
 use super::{ConfigError, format_size};
 
 /// Default bytes that clients may make a node hold.
-pub const CLIENT_MEMORY: u64 = 256 << 20;
+pub const CLIENT_MEMORY: u64 = 192 << 20;
 /// Least bytes of that. A quarter of it, the share of one connection, has room for some requests of
 /// the largest size.
 pub const CLIENT_MEMORY_MIN: u64 = 64 << 20;

@@ -115,7 +115,7 @@ fn spoken(sent: &[u8], size: usize) -> (Option<u8>, bool) {
 fn frames(sent: &[u8], size: usize) -> Vec<(u8, u8)> {
     let (mut frames, mut seen) = (Frames::default(), Vec::new());
     for piece in sent.chunks(size.min(sent.len().max(1))) {
-        frames.pass(piece, |kind, flags| seen.push((kind, flags)));
+        frames.pass(piece, |head| seen.push((head.kind, head.flags)));
     }
     seen
 }
