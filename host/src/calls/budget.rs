@@ -127,6 +127,13 @@ impl Default for Budget {
     }
 }
 
+/// A share without a limit, for calls that come over no connection of a client.
+impl Default for Share {
+    fn default() -> Share {
+        Budget::default().share()
+    }
+}
+
 impl Budget {
     /// Makes a budget of `max` bytes.
     pub fn new(max: u64) -> Budget {
@@ -162,10 +169,15 @@ impl Budget {
         self.0.short.notified().await;
     }
 
-    /// Returns the most bytes for which a step of a watch waits. They fit when nothing is nearly
-    /// used up.
+    /// Returns the most bytes that one connection may hold.
+    pub fn connection_max(&self) -> u64 {
+        self.0.max / CONNECTION_PART
+    }
+
+    /// Returns the most bytes for which a step of a watch waits before it runs. They fit when
+    /// nothing is nearly used up.
     pub fn watch_max(&self) -> u64 {
-        self.0.max / CONNECTION_PART / NEARLY_PART
+        self.connection_max() / NEARLY_PART
     }
 
     /// Returns the counter that bounds all bytes of that use, with its limit.
@@ -260,7 +272,34 @@ impl Share {
         let nearly = |counter: &AtomicU64, max: u64| counter.load(Relaxed) > max - max / NEARLY_PART;
         nearly(&node.held, node.max)
             || nearly(&node.by_watches, node.max / WATCHES_PART)
-            || nearly(&self.0.held, node.max / CONNECTION_PART)
+            || nearly(&self.0.held, self.budget().connection_max())
+    }
+
+    /// Returns an error if the node or this connection holds as much as it may. Replies that were
+    /// counted by force may have used up what a call found when it was admitted.
+    pub fn check(&self) -> Result<(), Short> {
+        self.check_but(0)
+    }
+
+    /// Returns an error if the node or this connection holds nearly as much as it may.
+    pub fn check_nearly(&self) -> Result<(), Short> {
+        self.check_but(NEARLY_PART)
+    }
+
+    /// Checks the limits, of which one part in `part` must be left. 0 for nothing.
+    fn check_but(&self, part: u64) -> Result<(), Short> {
+        let is_full = |counter: &AtomicU64, max: u64| counter.load(Relaxed) > max - max.checked_div(part).unwrap_or(0);
+        let node = &self.budget().0;
+        let own_max = self.budget().connection_max();
+        let short = if is_full(&self.0.held, own_max) {
+            Short::Connection(own_max)
+        } else if is_full(&node.held, node.max) {
+            Short::Node(node.max)
+        } else {
+            return Ok(());
+        };
+        self.refused();
+        Err(short)
     }
 
     fn budget(&self) -> &Budget {
@@ -268,7 +307,7 @@ impl Share {
     }
 
     fn add(&self, of: Use, bytes: u64) -> Result<(), Short> {
-        let max = self.budget().0.max / CONNECTION_PART;
+        let max = self.budget().connection_max();
         if !add_within(&self.0.held, bytes, max) {
             return Err(Short::Connection(max));
         }
