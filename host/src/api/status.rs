@@ -205,7 +205,8 @@ fn code(error: &CallError) -> Code {
         | E::Read(ReadError::Overloaded)
         | E::TooManyWatches(_)
         | E::NoMemory(_)
-        | E::WatchStarved { .. } => Code::ResourceExhausted,
+        | E::WatchStarved { .. }
+        | E::WatchStepTooLarge { .. } => Code::ResourceExhausted,
         E::NotProposed(NotProposed::Removed { .. } | NotProposed::CallerUnproven)
         | E::OutOfService(_)
         | E::Query(QueryError::Removed(_))
