@@ -339,6 +339,11 @@ impl Lease {
         self.bytes
     }
 
+    /// Returns an error if the node or the connection of the lease holds nearly as much as it may.
+    pub fn check_nearly(&self) -> Result<(), Short> {
+        self.share.check_nearly()
+    }
+
     /// Adds bytes, unless a limit is reached.
     pub fn grow(&mut self, bytes: u64) -> Result<(), Short> {
         self.share.add(self.of, bytes).inspect_err(|_| self.share.refused())?;
