@@ -129,7 +129,7 @@ impl Calls {
 
     /// Returns what a new connection carries with each of its requests.
     pub fn connection(&self, address: IpAddr) -> Connection {
-        Connection::new(self.0.parts.budget.share(), address)
+        Connection::new(self.0.parts.budget.share_of(address), address)
     }
 
     /// Returns the bytes that clients make this node hold.
