@@ -42,10 +42,11 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// answer before that themselves.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Longest time that nothing of a response may be taken while the node is short of memory.
+/// Longest time that hardly anything of a response may be taken, and nothing of a request arrive,
+/// while the node is short of memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Time between two looks for responses that nobody takes, while the node is short of memory.
+/// Time between two looks for responses that nobody takes and requests that stopped, while the node is short of memory.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Most messages that are decompressed at a time. The others wait in order, so that they take turns
@@ -103,7 +104,7 @@ impl Bodies {
             budget.short().await;
             let ended = self.unread.end_the_longest_unread(PATIENCE);
             if ended > 0 {
-                tracing::warn!(ended, "calls were ended: their clients took nothing while memory was short");
+                tracing::warn!(ended, "calls were ended: their clients took hardly anything while memory was short");
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -234,7 +234,20 @@ async fn responses_that_nobody_takes_end_while_memory_is_short_and_only_then() {
     let end = bodies_of.remove(0).collect().await.unwrap();
     let end = Status::from_header_map(end.trailers().unwrap()).unwrap();
     assert_eq!(end.code(), Code::ResourceExhausted);
-    assert!(end.message().contains("nothing of the reply was taken for 50ms"), "{end}");
+    assert!(end.message().contains("less than 64 KiB of the reply was taken in 50ms"), "{end}");
     assert_eq!(bodies.ended(), 1);
     assert_eq!(bodies_of.remove(0).collect().await.unwrap().to_bytes().len(), 5 * MIB - (16 << 10), "this one woke");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_a_little_now_and_then_counts_as_one_that_takes_nothing() {
+    let (budget, bodies) = (budget(), Bodies::new());
+    let mut slow = response(&bodies, &connection(&budget), 15 * MIB);
+    for _ in 0..2 {
+        drop(slow.frame().await.unwrap().unwrap());
+        tokio::time::sleep(SHORT).await;
+    }
+    drop(slow.frame().await.unwrap().unwrap());
+    assert_eq!(bodies.unread.end_the_longest_unread(SHORT), 1, "48 KiB in more than its time");
+    assert!(slow.collect().await.unwrap().trailers().is_some());
 }

@@ -130,7 +130,8 @@ impl Call {
 
     /// Returns the call without its transport.
     fn with(&self, request: Bytes) -> calls::Call {
-        calls::Call { method: self.method.clone(), request, caller: self.caller.clone(), deadline: self.deadline }
+        let (method, caller, share) = (self.method.clone(), self.caller.clone(), self.connection.share().clone());
+        calls::Call { method, request, caller, deadline: self.deadline, share }
     }
 
     async fn unary(self, request: Bytes) -> Result<Response<Bytes>, Status> {

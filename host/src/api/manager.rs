@@ -16,7 +16,8 @@ use super::gate::{caller_name, note};
 use super::node_status::suffrage;
 use super::operations::{Done, OperationError};
 use super::{Shared, status};
-use crate::calls::Call;
+use crate::calls::budget::Share;
+use crate::calls::{Call, Connection};
 use crate::raft::figures::Contact;
 use lockstep_contract::Kind;
 
@@ -122,7 +123,8 @@ impl RaftManager for Manager {
 
     async fn apply_log(&self, request: Request<pb::ApplyLogRequest>) -> Reply<Token> {
         let caller = caller_name(request.extensions());
-        let call = self.0.decode_call(&request.get_ref().data, caller)?;
+        let connection: Connection = request.extensions().get().cloned().unwrap_or_default();
+        let call = self.0.decode_call(&request.get_ref().data, caller, connection.share().clone())?;
         note(&request, "command", &call.method.name);
         let calls = self.0.parts.calls.clone();
         self.start_done(async move { status::applied_log(calls.command_on_leader(call).await) })
@@ -251,13 +253,14 @@ impl Shared {
 
     /// Decodes the data of ApplyLog and checks that it names a command. Nothing else is ever
     /// proposed.
-    fn decode_call(&self, data: &[u8], caller: String) -> Result<Call, Status> {
+    fn decode_call(&self, data: &[u8], caller: String, share: Share) -> Result<Call, Status> {
         let call = EncodedCall::decode(data)
             .map_err(|error| Status::invalid_argument(format!("data is no encoded lockstep.v1.Call: {error}")))?;
         let routes = self.routes().ok_or_else(|| status::unrouted(&self.parts.calls.no_component()))?;
         match routes.method(&call.method) {
             Some(method) if method.kind == Kind::Command => {
-                Ok(Call { method: method.clone(), request: call.request, caller, deadline: None })
+                let (method, request) = (method.clone(), call.request);
+                Ok(Call { method, request, caller, deadline: None, share })
             }
             Some(method) => Err(Status::invalid_argument(format!(
                 "{} is a {}; ApplyLog takes commands only",

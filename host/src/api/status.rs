@@ -205,7 +205,8 @@ fn code(error: &CallError) -> Code {
         | E::Read(ReadError::Overloaded)
         | E::TooManyWatches(_)
         | E::NoMemory(_)
-        | E::WatchStarved { .. } => Code::ResourceExhausted,
+        | E::WatchStarved { .. }
+        | E::WatchStepTooLarge { .. } => Code::ResourceExhausted,
         E::NotProposed(NotProposed::Removed { .. } | NotProposed::CallerUnproven)
         | E::OutOfService(_)
         | E::Query(QueryError::Removed(_))
@@ -279,16 +280,26 @@ pub fn too_slow(limit: Duration) -> Status {
     with_fate(host(Code::DeadlineExceeded, &text), NOT_APPLIED)
 }
 
+/// Returns the status of a request of which no byte came for `patience` while this node was short of
+/// memory.
+pub fn stalled(patience: Duration) -> Status {
+    let text = format!(
+        "nothing of the request arrived for {patience:?} while this node was short of memory for its clients (--client_memory); the \
+         call was refused, and nothing was applied. Send a request without breaks, or at another node"
+    );
+    with_fate(host(Code::ResourceExhausted, &text), NOT_APPLIED)
+}
+
 /// Returns the status of a compressed request that cannot be read.
 pub fn bad_compression(error: &std::io::Error) -> Status {
     with_fate(host(Code::Internal, &format!("the request cannot be decompressed: {error}")), NOT_APPLIED)
 }
 
-/// Returns the status of a call whose reply was not taken while this node was short of memory. A
+/// Returns the status of a call whose reply was hardly taken while this node was short of memory. A
 /// command was applied, and its client can not know that.
 pub fn not_taken(patience: Duration, of: Use) -> Status {
     let text = format!(
-        "nothing of the reply was taken for {patience:?} while this node was short of memory for its clients (--client_memory), so the \
+        "less than 64 KiB of the reply was taken in {patience:?} while this node was short of memory for its clients (--client_memory), so the \
          call was ended; take replies as they come, and call again"
     );
     let status = host(Code::ResourceExhausted, &text);

@@ -1,11 +1,15 @@
 //! How many bytes clients make this node hold: requests, replies that wait, what watches keep. It
-//! counts them, for the node, for each connection and for watches, and refuses more than there may
+//! counts them, for the node, for each address and connection, and for watches, and refuses more than there may
 //! be. It knows no call, and holds no byte itself.
 //!
 //! - A [`Lease`] is a number of bytes that are held. Dropping it gives them back.
 //! - Most leases are refused at a limit. The reply of a command that was applied is never refused,
 //!   so it is counted by force, and the next call is refused.
 
+mod addresses;
+mod short;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,9 +19,21 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+pub use addresses::client_at;
+use addresses::{Addresses, OfAddress};
+pub use short::Short;
+
 /// The part of the bytes that one connection may hold: a quarter. So it takes several connections
 /// to fill a node.
 const CONNECTION_PART: u64 = 4;
+
+/// The part of the bytes that all connections of one address may hold: a half. So it takes several
+/// addresses to fill a node.
+const ADDRESS_PART: u64 = 2;
+
+/// The part of an address's bytes that is left when its watches get no more: a quarter. So its
+/// watches alone never keep its commands and queries out.
+const ADDRESS_CALLS_PART: u64 = 4;
 
 /// The part of the bytes that all watches may hold: a half. So watches alone never keep commands
 /// and queries out.
@@ -39,37 +55,6 @@ pub enum Use {
     Watch,
 }
 
-/// Why a lease is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Short {
-    /// The node holds as much as it may.
-    #[error(
-        "calls and watches hold the {} that clients may make this node hold (--client_memory); this call was refused, and nothing \
-         was applied. Try again, or at another node", size(*.0)
-    )]
-    Node(u64),
-    /// One connection holds as much as it may.
-    #[error(
-        "the calls and watches of this connection hold {} of this node, a quarter of what clients may make it hold \
-         (--client_memory); this call was refused, and nothing was applied. Take the replies that wait, or send less at a time", size(*.0)
-    )]
-    Connection(u64),
-    /// The watches hold as much as they may.
-    #[error(
-        "watches hold {} of this node, half of what clients may make it hold (--client_memory); this watch was refused. Try \
-         again, or at another node", size(*.0)
-    )]
-    Watches(u64),
-}
-
-/// Returns bytes in words.
-fn size(bytes: u64) -> String {
-    match bytes % (1 << 20) {
-        0 => format!("{} MiB", bytes >> 20),
-        _ => format!("{bytes} bytes"),
-    }
-}
-
 /// The bytes of one node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Node>);
@@ -80,6 +65,7 @@ struct Node {
     held: AtomicU64,
     /// Those of `held` that are for watches.
     by_watches: AtomicU64,
+    addresses: Addresses,
     refused: AtomicU64,
     /// Leases that wait for room.
     waiting: AtomicU64,
@@ -110,6 +96,7 @@ pub struct Share(Arc<Connection>);
 struct Connection {
     budget: Budget,
     held: AtomicU64,
+    address: Arc<OfAddress>,
 }
 
 /// Bytes that are held.
@@ -127,6 +114,13 @@ impl Default for Budget {
     }
 }
 
+/// A share without a limit, for calls that come over no connection of a client.
+impl Default for Share {
+    fn default() -> Share {
+        Budget::default().share()
+    }
+}
+
 impl Budget {
     /// Makes a budget of `max` bytes.
     pub fn new(max: u64) -> Budget {
@@ -134,6 +128,7 @@ impl Budget {
             max,
             held: AtomicU64::new(0),
             by_watches: AtomicU64::new(0),
+            addresses: Addresses::default(),
             refused: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             freed: Notify::new(),
@@ -141,9 +136,18 @@ impl Budget {
         }))
     }
 
-    /// Returns the share of a new connection.
+    /// Returns the share of a new connection whose address has no other.
     pub fn share(&self) -> Share {
-        Share(Arc::new(Connection { budget: self.clone(), held: AtomicU64::new(0) }))
+        self.share_with(Arc::default())
+    }
+
+    /// Returns the share of a new connection from `address`.
+    pub fn share_of(&self, address: IpAddr) -> Share {
+        self.share_with(self.0.addresses.of(address))
+    }
+
+    fn share_with(&self, address: Arc<OfAddress>) -> Share {
+        Share(Arc::new(Connection { budget: self.clone(), held: AtomicU64::new(0), address }))
     }
 
     /// Returns figures for operators.
@@ -162,10 +166,24 @@ impl Budget {
         self.0.short.notified().await;
     }
 
-    /// Returns the most bytes for which a step of a watch waits. They fit when nothing is nearly
-    /// used up.
+    /// Returns the most bytes that one connection may hold.
+    pub fn connection_max(&self) -> u64 {
+        self.0.max / CONNECTION_PART
+    }
+
+    /// Returns how many bytes an address may hold for one more of that use.
+    fn address_max(&self, of: Use) -> u64 {
+        let max = self.0.max / ADDRESS_PART;
+        match of {
+            Use::Call => max,
+            Use::Watch => max - max / ADDRESS_CALLS_PART,
+        }
+    }
+
+    /// Returns the most bytes for which a step of a watch waits before it runs. They fit when
+    /// nothing is nearly used up.
     pub fn watch_max(&self) -> u64 {
-        self.0.max / CONNECTION_PART / NEARLY_PART
+        self.connection_max() / NEARLY_PART
     }
 
     /// Returns the counter that bounds all bytes of that use, with its limit.
@@ -254,13 +272,43 @@ impl Share {
         }
     }
 
-    /// Returns whether the node, the watches or this connection hold nearly as much as they may.
+    /// Returns whether the node, the watches, this address or this connection hold nearly as much as they may.
     pub fn is_nearly_used_up(&self) -> bool {
         let node = &self.budget().0;
         let nearly = |counter: &AtomicU64, max: u64| counter.load(Relaxed) > max - max / NEARLY_PART;
         nearly(&node.held, node.max)
             || nearly(&node.by_watches, node.max / WATCHES_PART)
-            || nearly(&self.0.held, node.max / CONNECTION_PART)
+            || nearly(&self.0.address.held, self.budget().address_max(Use::Watch))
+            || nearly(&self.0.held, self.budget().connection_max())
+    }
+
+    /// Returns an error if the node, this address or this connection holds as much as it may. Replies that were
+    /// counted by force may have used up what a call found when it was admitted.
+    pub fn check(&self) -> Result<(), Short> {
+        self.check_but(0)
+    }
+
+    /// Returns an error if the node, this address or this connection holds nearly as much as it may.
+    pub fn check_nearly(&self) -> Result<(), Short> {
+        self.check_but(NEARLY_PART)
+    }
+
+    /// Checks the limits, of which one part in `part` must be left. 0 for nothing.
+    fn check_but(&self, part: u64) -> Result<(), Short> {
+        let is_full = |counter: &AtomicU64, max: u64| counter.load(Relaxed) > max - max.checked_div(part).unwrap_or(0);
+        let node = &self.budget().0;
+        let (own_max, address_max) = (self.budget().connection_max(), self.budget().address_max(Use::Call));
+        let short = if is_full(&self.0.held, own_max) {
+            Short::Connection(own_max)
+        } else if is_full(&self.0.address.held, address_max) {
+            Short::Address(address_max)
+        } else if is_full(&node.held, node.max) {
+            Short::Node(node.max)
+        } else {
+            return Ok(());
+        };
+        self.refused();
+        Err(short)
     }
 
     fn budget(&self) -> &Budget {
@@ -268,17 +316,26 @@ impl Share {
     }
 
     fn add(&self, of: Use, bytes: u64) -> Result<(), Short> {
-        let max = self.budget().0.max / CONNECTION_PART;
+        let max = self.budget().connection_max();
         if !add_within(&self.0.held, bytes, max) {
             return Err(Short::Connection(max));
         }
-        self.budget().add(of, bytes).inspect_err(|_| {
+        let address_max = self.budget().address_max(of);
+        if !add_within(&self.0.address.held, bytes, address_max) {
             self.0.held.fetch_sub(bytes, Relaxed);
-        })
+            return Err(Short::Address(address_max));
+        }
+        self.budget().add(of, bytes).inspect_err(|_| self.take_off(bytes))
+    }
+
+    fn take_off(&self, bytes: u64) {
+        self.0.held.fetch_sub(bytes, Relaxed);
+        self.0.address.held.fetch_sub(bytes, Relaxed);
     }
 
     fn add_by_force(&self, of: Use, bytes: u64) {
         self.0.held.fetch_add(bytes, Relaxed);
+        self.0.address.held.fetch_add(bytes, Relaxed);
         self.budget().force(of, bytes);
     }
 
@@ -298,6 +355,11 @@ impl Lease {
     /// Returns the number of bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns an error if the node, the address or the connection of the lease holds nearly as much as it may.
+    pub fn check_nearly(&self) -> Result<(), Short> {
+        self.share.check_nearly()
     }
 
     /// Adds bytes, unless a limit is reached.
@@ -340,7 +402,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.share.0.held.fetch_sub(self.bytes, Relaxed);
+            self.share.take_off(self.bytes);
             self.share.budget().give_back(self.of, self.bytes);
         }
     }

@@ -32,8 +32,32 @@ fn a_connection_holds_a_quarter_and_watches_a_half() {
 }
 
 #[test]
+fn all_connections_of_an_address_hold_a_half_and_its_watches_less() {
+    let budget = Budget::new(64 << 20);
+    let at = |text: &str| budget.share_of(text.parse().unwrap());
+    let connections = [at("10.0.0.1"), at("10.0.0.1"), at("10.0.0.1")];
+    let mut leases = vec![connections[0].lease(Use::Watch, 16 << 20).unwrap()];
+    leases.push(connections[1].lease(Use::Watch, 8 << 20).unwrap());
+    assert_eq!(connections[2].lease(Use::Watch, 1).unwrap_err(), Short::Address(24 << 20));
+    assert!(connections[2].is_nearly_used_up(), "so those that wait in vain are ended");
+    assert!(connections[2].check_nearly().is_ok(), "its calls have room");
+    leases.push(connections[2].lease(Use::Call, 8 << 20).unwrap());
+    assert_eq!(connections[2].lease(Use::Call, 1).unwrap_err(), Short::Address(32 << 20));
+    assert_eq!(connections[2].check_nearly().unwrap_err(), Short::Address(32 << 20));
+    leases.push(at("10.0.0.2").lease(Use::Call, 16 << 20).unwrap());
+    let reply = leases.remove(0).tied_to(Bytes::from_static(b"a reply"));
+    leases.clear();
+    drop(connections);
+    assert_eq!(budget.0.addresses.len(), 1, "it has bytes yet");
+    assert!(at("10.0.0.1").lease(Use::Watch, 8 << 20).is_ok());
+    assert!(at("10.0.0.1").lease(Use::Watch, 9 << 20).is_err());
+    drop(reply);
+    assert_eq!((budget.0.addresses.len(), held(&budget)), (0, (0, 0)));
+}
+
+#[test]
 fn a_refusal_says_the_limit_and_the_flag_and_that_nothing_was_applied() {
-    for short in [Short::Node(256 << 20), Short::Connection(64 << 20)] {
+    for short in [Short::Node(256 << 20), Short::Address(128 << 20), Short::Connection(64 << 20)] {
         let words = short.to_string();
         assert!(words.contains(" MiB ") && words.contains("--client_memory"), "{words}");
         assert!(words.contains("nothing was applied"), "{words}");

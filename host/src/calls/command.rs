@@ -23,6 +23,14 @@ use crate::types::{NodeId, NodeMode, Origin};
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(2);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(20);
 
+/// Longest pause before a command that its log entry left over becomes a new one. Each round
+/// doubles the pause, from `RETRY_PAUSE_MIN`. Every round writes all left commands to the log
+/// again, so many at a time must not follow each other at once.
+const ROUND_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// How often a command goes to the log before its client is told that it was left over.
+const ROUNDS_MAX: u32 = 12;
+
 impl Calls {
     /// Runs the command and returns its outcome. Dropping the future withdraws a command that is
     /// still queued.
@@ -77,10 +85,11 @@ impl Commands {
     async fn run(&self, call: Call, deadline: Instant) -> Result<Outcome, CallError> {
         let parts = &self.parts;
         self.check_mode()?;
+        call.share.check()?;
         let mut leader = parts.leader.clone();
         let (mut command, mut waiter) = self.register(&call);
         let mut patience = Instant::now() + parts.election_timeout;
-        let (mut retry_pause, mut asked) = (RETRY_PAUSE_MIN, None);
+        let (mut retry_pause, mut asked, mut rounds) = (RETRY_PAUSE_MIN, None, 1);
         loop {
             let Some(view) = leader.wait(patience.min(deadline)).await else {
                 self.check_mode()?;
@@ -89,8 +98,15 @@ impl Commands {
             let is_another = asked.replace(view.id()) != Some(view.id());
             match self.attempt(&view, &command, &mut waiter, deadline).await {
                 // The entry had no fuel or no room left for the command. It becomes a new command
-                // for the log, with a new origin.
-                Ok(Fate::Outcome(outcome)) if is_not_run(&outcome.verdict) && Instant::now() < deadline => {
+                // for the log, with a new origin, as long as its reply finds room here.
+                Ok(Fate::Outcome(outcome)) if is_not_run(&outcome.verdict) => {
+                    let round_pause = pause_after(rounds);
+                    if rounds >= ROUNDS_MAX || Instant::now() + round_pause >= deadline {
+                        return Ok(outcome);
+                    }
+                    sleep(round_pause).await;
+                    call.share.check_nearly()?;
+                    rounds += 1;
                     (command, waiter) = self.register(&call);
                     patience = Instant::now() + parts.election_timeout;
                 }
@@ -202,6 +218,11 @@ fn refused(reason: NotProposed, by_me: bool) -> CallError {
         NotProposed::Stopping if !by_me => NotProposed::NotLeader.into(),
         reason => reason.into(),
     }
+}
+
+/// Returns the pause after that many rounds through the log.
+fn pause_after(rounds: u32) -> Duration {
+    RETRY_PAUSE_MIN.saturating_mul(1 << (rounds - 1).min(16)).min(ROUND_PAUSE_MAX)
 }
 
 /// Waits until the view of the leader changes, `at_most` has passed, or it is `until`.

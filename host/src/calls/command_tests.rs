@@ -2,6 +2,7 @@
 //! peers are functions.
 
 use super::*;
+use crate::calls::budget::{Budget, Share, Short, Use};
 use crate::guest::Verdict;
 use crate::machine::not_run;
 use crate::raft::path::ticket::{Claim, ticket};
@@ -97,7 +98,7 @@ fn leader(term: u64) -> CommittedLeaderId {
 fn call() -> Call {
     let freshness = Freshness::Fixed(Consistency::Linearizable);
     let method = Arc::new(Method { name: "E/Add".into(), kind: Kind::Command, freshness });
-    Call { method, request: Bytes::new(), caller: String::new(), deadline: None }
+    Call { method, request: Bytes::new(), caller: String::new(), deadline: None, share: Share::default() }
 }
 
 fn later() -> Instant {
@@ -261,6 +262,44 @@ async fn an_entry_out_of_fuel_is_left_for_the_next_one() {
     assert!(claim.take());
     world.waiters.entry_applied(leader(1), vec![(second, outcome(6))]);
     assert_eq!(run.await.unwrap(), Ok(outcome(6)));
+}
+
+#[tokio::test]
+async fn a_command_that_entries_leave_over_again_and_again_is_given_back() {
+    let world = world(view(1, true));
+    let (run, start) = (world.spawn(), Instant::now());
+    let left_over = || Outcome { verdict: not_run(), ..outcome(5) };
+    for _ in 0..ROUNDS_MAX {
+        let (_, origin, claim) = world.local.next().await;
+        assert!(claim.take());
+        world.waiters.entry_applied(leader(1), vec![(origin, left_over())]);
+    }
+    assert_eq!(run.await.unwrap(), Ok(left_over()));
+    assert_eq!(world.local.asked.load(Ordering::Relaxed), u64::from(ROUNDS_MAX));
+    assert!(start.elapsed() >= Duration::from_secs(1), "with pauses between them");
+    assert!(world.waiters.is_empty());
+}
+
+#[tokio::test]
+async fn a_command_whose_reply_would_find_no_room_is_not_sent() {
+    let share = Budget::new(64 << 20).share();
+    let world = world(view(1, true));
+    let commands = world.commands.clone();
+    let call = Call { share: share.clone(), ..call() };
+    let left_over = tokio::spawn({
+        let call = call.clone();
+        async move { commands.run(call, later()).await }
+    });
+    let (_, origin, claim) = world.local.next().await;
+    assert!(claim.take());
+    let _replies = share.force(Use::Call, 15 << 20);
+    world.waiters.entry_applied(leader(1), vec![(origin, Outcome { verdict: not_run(), ..outcome(5) })]);
+    let full = Err(CallError::NoMemory(Short::Connection(16 << 20)));
+    assert_eq!(left_over.await.unwrap(), full, "nearly used up");
+    let _more = share.force(Use::Call, 2 << 20);
+    assert_eq!(world.commands.run(call, later()).await, full);
+    assert_eq!(world.local.asked.load(Ordering::Relaxed), 1);
+    assert!(world.waiters.is_empty());
 }
 
 #[tokio::test]

@@ -80,6 +80,16 @@ pub enum CallError {
         /// How long it waited.
         waited: Duration,
     },
+    /// The replies of one step of a watch never fit.
+    #[error(
+        "the replies of one step of the watch have {bytes} bytes, and {most} bytes are left for them of what one connection may make          this node hold (a quarter of --client_memory); watch less at a time, or give the node more"
+    )]
+    WatchStepTooLarge {
+        /// Bytes of the replies.
+        bytes: u64,
+        /// Most bytes that there can be for them.
+        most: u64,
+    },
     /// The watch is open while the node stops.
     #[error("this node is stopping; watch again on another one")]
     WatchStopping,
@@ -122,6 +132,7 @@ impl CallError {
             | CallError::TooManyWatches(_)
             | CallError::NoMemory(_)
             | CallError::WatchStarved { .. }
+            | CallError::WatchStepTooLarge { .. }
             | CallError::WatchStopping
             | CallError::WatchBroken
             | CallError::NotLeader(_)

@@ -36,7 +36,7 @@ use tokio::time::Instant;
 
 use crate::machine::Machine;
 use crate::raft::{Clock, LeaderWatch, Me, Members, Propose, RaftCell, ReadIndex};
-use budget::Budget;
+use budget::{Budget, Share};
 use command::{Commands, CommandsParts};
 use watch::Watches;
 
@@ -58,6 +58,8 @@ pub struct Call {
     /// Time at which the client stops waiting. Without one, a watch has no end, and the beginning
     /// of every call ends after [`DEADLINE_DEFAULT`].
     pub deadline: Option<Instant>,
+    /// The bytes that its connection may hold. A command runs only while there are some left.
+    pub share: Share,
 }
 
 impl Call {
@@ -127,7 +129,7 @@ impl Calls {
 
     /// Returns what a new connection carries with each of its requests.
     pub fn connection(&self, address: IpAddr) -> Connection {
-        Connection::new(self.0.parts.budget.share(), address)
+        Connection::new(self.0.parts.budget.share_of(address), address)
     }
 
     /// Returns the bytes that clients make this node hold.

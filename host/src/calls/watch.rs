@@ -37,7 +37,7 @@ const APPLY_PATIENCE: Duration = Duration::from_secs(3);
 const WATCH_BYTES: u64 = 16 << 10;
 
 /// Bytes for which the first step of a watch waits. Each later one waits for as many as the one
-/// before it sent.
+/// before it sent, and runs again when it needs more than that and there is no room.
 const FIRST_STEP_BYTES: u64 = 64 << 10;
 
 /// Longest time that a step waits for memory.
@@ -181,8 +181,8 @@ impl Watch {
     /// Runs one step, sends its replies, and waits for the next step.
     async fn round(&mut self, next: Next) -> Result<Next, End> {
         self.sender.taken().await?;
-        let room = self.room().await?;
-        let Watched { index, time_ms, stepped, reads } = self.step_for(next).await?;
+        let (watched, room) = self.step_with_room(next).await?;
+        let Watched { index, time_ms, stepped, reads } = watched;
         let step = match stepped {
             Stepped::Step(step) => step,
             Stepped::Refused(refusal) => return Err(End::Failed(WatchEnd::Refused { refusal, index })),
@@ -190,8 +190,7 @@ impl Watch {
         };
         let again = self.again.after(&step, index);
         let Step { replies, memo, wake_at_index, wake_after_ms, done } = step;
-        let replies = self.held_replies(replies, room);
-        for reply in replies {
+        for reply in held_replies(replies, room) {
             self.sender.send(reply).await?;
         }
         if done {
@@ -204,19 +203,33 @@ impl Watch {
         Ok(self.wait(changed, wakes).await)
     }
 
-    /// Waits until there is room for as many replies as the last step had.
-    async fn room(&self) -> Result<Lease, End> {
-        let bytes = self.last_step_bytes.min(self.calls.budget().watch_max());
-        let room = self.share.when_room(Use::Watch, bytes, ROOM_PATIENCE).await;
-        room.ok_or_else(|| CallError::WatchStarved { waited: ROOM_PATIENCE }.into())
+    /// Runs the next step, and returns it with room for its replies. How large they are shows only
+    /// afterwards. When there is no room for them, they are dropped and the step runs again once
+    /// there is: a step only reads.
+    async fn step_with_room(&mut self, mut next: Next) -> Result<(Watched, Lease), End> {
+        // Each later step waits for as many bytes as the last one had, but for no more than can be
+        // expected to be free.
+        let mut room = self.room(self.last_step_bytes.min(self.calls.budget().watch_max())).await?;
+        loop {
+            let watched = self.step_for(&mut next).await?;
+            let bytes = reply_bytes(&watched.stepped);
+            self.last_step_bytes = bytes;
+            if room.grow(bytes.saturating_sub(room.bytes())).is_ok() {
+                return Ok((watched, room));
+            }
+            drop((watched, room));
+            let most = self.calls.budget().connection_max().saturating_sub(self.held.bytes());
+            if bytes > most {
+                return Err(CallError::WatchStepTooLarge { bytes, most }.into());
+            }
+            room = self.room(bytes).await?;
+        }
     }
 
-    /// Counts the replies of a step, each until it is written. A step that sends more than there
-    /// was room for is counted by force: it has run, and it holds up the next ones.
-    fn held_replies(&mut self, replies: Vec<Bytes>, mut room: Lease) -> Vec<Bytes> {
-        self.last_step_bytes = replies.iter().map(|reply| reply.len() as u64).sum();
-        room.grow_by_force(self.last_step_bytes.saturating_sub(room.bytes()));
-        replies.into_iter().map(|reply| room.split(reply.len() as u64).tied_to(reply)).collect()
+    /// Waits until there is room for that many bytes of replies.
+    async fn room(&self, bytes: u64) -> Result<Lease, End> {
+        let room = self.share.when_room(Use::Watch, bytes, ROOM_PATIENCE).await;
+        room.ok_or_else(|| CallError::WatchStarved { waited: ROOM_PATIENCE }.into())
     }
 
     /// Counts what the watch keeps until its next step. When there is no room for the keys that the
@@ -235,13 +248,16 @@ impl Watch {
     /// when its step reads the state. If that happens to a step with the cause `wake`, the step
     /// runs again with the change as its cause. So a guest that gets `wake` may rely on what it
     /// read before.
-    async fn step_for(&self, next: Next) -> Result<Watched, CallError> {
+    async fn step_for(&self, next: &mut Next) -> Result<Watched, CallError> {
         let watched = self.step(next.cause).await?;
-        let Some(mut unchanged) = next.unchanged else { return Ok(watched) };
+        let Some(unchanged) = &mut next.unchanged else { return Ok(watched) };
         // After this wait, all changes up to the state that the step read have been reported.
         self.calls.0.parts.machine.wait_applied(watched.index).await;
-        match (&mut unchanged).now_or_never() {
-            Some(change) => self.step(change.into()).await,
+        match unchanged.now_or_never() {
+            Some(change) => {
+                *next = Next { cause: change.into(), unchanged: None };
+                self.step(next.cause).await
+            }
             None => Ok(watched),
         }
     }
@@ -314,6 +330,19 @@ impl Watch {
             }
         }
     }
+}
+
+/// Returns the bytes of the replies of a step.
+fn reply_bytes(stepped: &Stepped) -> u64 {
+    match stepped {
+        Stepped::Step(step) => step.replies.iter().map(|reply| reply.len() as u64).sum(),
+        Stepped::Refused(_) | Stepped::Failed(_) => 0,
+    }
+}
+
+/// Counts each reply of a step until it is written. `room` has room for all.
+fn held_replies(replies: Vec<Bytes>, mut room: Lease) -> impl Iterator<Item = Bytes> {
+    replies.into_iter().map(move |reply| room.split(reply.len() as u64).tied_to(reply))
 }
 
 /// Why the next step runs.

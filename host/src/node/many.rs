@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::sockets::serve_peers;
 use super::{identity, query_threads};
 use crate::calls::Call;
-use crate::calls::budget::Budget;
+use crate::calls::budget::{Budget, Share};
 use crate::codec::Genesis;
 use crate::config;
 use crate::group::{Group, Lent, Opened, Settings};
@@ -235,6 +235,7 @@ impl Running {
                         request: request.encode_to_vec().into(),
                         caller: String::new(),
                         deadline: Some(Instant::now() + COMMAND_TIMEOUT),
+                        share: Share::default(),
                     };
                     match calls.command(call).await {
                         Ok(_) => acknowledged += 1,

@@ -1,5 +1,6 @@
-//! The body of a request as it arrives: counts its bytes, and refuses one that takes too long. It
-//! knows where a gRPC message begins and ends, and reads none.
+//! The body of a request as it arrives: counts its bytes, and refuses one that takes too long, or
+//! that stops on its way while memory is short. It knows where a gRPC message begins and ends, and
+//! reads none.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,7 +10,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::Held;
+use super::{Held, LOOK, PATIENCE};
 use crate::api::status;
 use crate::net::Frame;
 
@@ -38,6 +39,10 @@ pub(super) struct Incoming {
     /// Ends a wait for bytes. Made when one begins.
     timer: Option<Pin<Box<Sleep>>>,
     until: Option<Instant>,
+    /// Ends a wait for bytes while memory is short. Made when one begins.
+    stall: Option<Pin<Box<Sleep>>>,
+    /// Time without a byte after which the body ends while memory is short.
+    patience: Duration,
     is_over: bool,
 }
 
@@ -45,13 +50,27 @@ impl Incoming {
     /// `limit` is the time that the request may take, and `held` has its bytes.
     pub(super) fn new(body: Body, held: Held, limit: Duration, shape: Shape) -> Incoming {
         let until = (shape == Shape::Unary).then(|| Instant::now() + limit);
-        let messages = Messages::default();
-        Incoming { body, held, shape, limit, messages, bytes: 0, timer: None, until, is_over: false }
+        Incoming {
+            body,
+            held,
+            shape,
+            limit,
+            messages: Messages::default(),
+            bytes: 0,
+            timer: None,
+            until,
+            stall: None,
+            patience: PATIENCE,
+            is_over: false,
+        }
     }
 
     /// Counts bytes that have arrived.
     fn received(&mut self, data: &[u8]) -> Result<(), Status> {
         let begun = self.messages.pass(data);
+        if !data.is_empty() {
+            self.stall = None;
+        }
         if self.shape == Shape::Stream && begun {
             drop(self.held.lock().split(self.bytes));
             self.bytes = 0;
@@ -66,6 +85,31 @@ impl Incoming {
             self.timer = None;
         }
         Ok(())
+    }
+
+    /// Completes when no more bytes are waited for, with the status that says why.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if self.poll_late(cx).is_ready() {
+            return Poll::Ready(status::too_slow(self.limit));
+        }
+        self.poll_stalled(cx).map(|()| status::stalled(self.patience))
+    }
+
+    /// Completes when bytes are missing, none came for a while, and the node or the connection
+    /// holds nearly as much as it may.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.shape == Shape::Stream && !self.messages.is_within() {
+            return Poll::Pending;
+        }
+        let patience = self.patience;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        loop {
+            ready!(stall.as_mut().poll(cx));
+            if self.held.lock().check_nearly().is_err() {
+                return Poll::Ready(());
+            }
+            stall.as_mut().reset(Instant::now() + LOOK);
+        }
     }
 
     /// Completes when the request has taken too long.
@@ -86,9 +130,9 @@ impl HttpBody for Incoming {
             return Poll::Ready(None);
         }
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
-            ready!(this.poll_late(cx));
+            let status = ready!(this.poll_ended(cx));
             this.is_over = true;
-            return Poll::Ready(Some(Err(status::too_slow(this.limit))));
+            return Poll::Ready(Some(Err(status)));
         };
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(|error| Status::from_error(error.into()))?;
@@ -150,9 +194,34 @@ impl Messages {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::calls::budget::{Budget, Use};
+    use futures::{StreamExt, stream};
+    use http_body_util::BodyExt;
+    use parking_lot::Mutex;
     use proptest::prelude::*;
+
+    #[tokio::test]
+    async fn a_body_that_stops_on_its_way_ends_while_memory_is_short_and_only_then() {
+        let share = Budget::new(64 << 20).share();
+        let held = Arc::new(Mutex::new(share.force(Use::Call, 0)));
+        let begun = stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from_static(&[0, 0]))]);
+        let body = Body::from_stream(begun.chain(stream::pending()));
+        let mut incoming = Incoming::new(body, held, Duration::from_secs(600), Shape::Unary);
+        incoming.patience = Duration::from_millis(20);
+        assert!(incoming.frame().await.unwrap().is_ok());
+        let silence = Duration::from_millis(100);
+        assert!(tokio::time::timeout(silence, incoming.frame()).await.is_err(), "there is memory");
+        let _replies = share.force(Use::Call, 15 << 20);
+        let ended = incoming.frame().await.unwrap().unwrap_err();
+        assert_eq!(ended.code(), tonic::Code::ResourceExhausted);
+        assert!(ended.message().contains("nothing of the request arrived for 20ms"), "{ended}");
+        assert!(incoming.frame().await.is_none());
+    }
 
     #[test]
     fn messages_are_told_apart() {

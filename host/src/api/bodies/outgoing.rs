@@ -2,7 +2,7 @@
 //! be ended from outside when nobody takes it. It reads no message.
 //!
 //! The transport asks for the next piece when the client has taken most of the last. A response for
-//! which it does not ask is unread.
+//! which it hardly asks is unread.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -25,6 +25,10 @@ use crate::net::Frame;
 /// Most bytes that the transport gets at a time: one frame of HTTP/2. What it has, nobody can take
 /// back while the connection is open.
 const PIECE_BYTES: usize = 16 << 10;
+
+/// Bytes that a client takes at least within the patience of this node. Who takes less only keeps
+/// the rest in memory.
+const TAKEN_BYTES_MIN: usize = 64 << 10;
 
 /// The responses that are not written yet. Cheap to clone.
 #[derive(Clone, Default)]
@@ -59,8 +63,10 @@ struct State {
     held: Option<Held>,
     /// The end that replaces what was not read.
     end: Option<HeaderMap>,
-    /// When the transport asked last.
-    asked: Instant,
+    /// Since when the client has taken `taken` bytes. It begins anew when the client has taken all
+    /// that there was, or [`TAKEN_BYTES_MIN`].
+    since: Instant,
+    taken: usize,
     /// Whether the transport waits for the next piece.
     is_awaited: bool,
 }
@@ -84,7 +90,8 @@ impl Unread {
             lease: share.force(of, 0),
             held,
             end: None,
-            asked: Instant::now(),
+            since: Instant::now(),
+            taken: 0,
             is_awaited: false,
         };
         let response = Arc::new(Response { share, of, state: Mutex::new(state) });
@@ -96,8 +103,8 @@ impl Unread {
         Body::new(Outgoing { unread: self.clone(), number, response })
     }
 
-    /// Ends responses for which the transport has not asked for `patience`, as long as their
-    /// connection, or the node, holds nearly as much as it may. Returns how many.
+    /// Ends responses of which the client has taken less than [`TAKEN_BYTES_MIN`] in `patience`, as
+    /// long as their connection, or the node, holds nearly as much as it may. Returns how many.
     pub(super) fn end_the_longest_unread(&self, patience: Duration) -> u64 {
         let now = Instant::now();
         let mut unread: Vec<(Instant, Arc<Response>)> = self
@@ -126,12 +133,12 @@ impl Unread {
 }
 
 impl Response {
-    /// Returns since when nobody has asked, if that is at least `patience`.
+    /// Returns since when too little was taken, if that is at least `patience`.
     fn unread_since(&self, now: Instant, patience: Duration) -> Option<Instant> {
         self.state.lock().unread_since(now, patience)
     }
 
-    /// Drops what was not read, and leaves a status in its place. Returns false if somebody asks
+    /// Drops what was not read, and leaves a status in its place. Returns false if enough is taken
     /// meanwhile.
     fn end(&self, now: Instant, patience: Duration) -> bool {
         let mut trailers = HeaderMap::new();
@@ -154,16 +161,28 @@ impl Response {
 
 impl State {
     fn unread_since(&self, now: Instant, patience: Duration) -> Option<Instant> {
-        let is_unread = !self.is_awaited && self.body.is_some() && now.duration_since(self.asked) >= patience;
-        is_unread.then_some(self.asked)
+        let is_unread = !self.is_awaited && self.body.is_some() && now.duration_since(self.since) >= patience;
+        is_unread.then_some(self.since)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.asked = Instant::now();
+        if self.is_awaited {
+            self.begin_anew();
+        }
         self.is_awaited = true;
         let frame = ready!(self.next(cx));
         self.is_awaited = false;
+        if let Some(Ok(frame)) = &frame {
+            self.taken += frame.data_ref().map_or(0, Bytes::len);
+        }
+        if self.taken >= TAKEN_BYTES_MIN {
+            self.begin_anew();
+        }
         Poll::Ready(frame)
+    }
+
+    fn begin_anew(&mut self) {
+        (self.since, self.taken) = (Instant::now(), 0);
     }
 
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::calls::budget::{Budget, Share};
+use crate::calls::budget::{Budget, Share, client_at};
 
 /// Most watches open at a time on one node.
 pub const WATCHES_MAX: usize = 4096;
@@ -19,9 +19,6 @@ pub const WATCHES_PER_CLIENT_MAX: usize = WATCHES_MAX / 4;
 /// Most watches open at a time on one connection. A face whose connections carry a limited number
 /// of calls has a higher limit, so that watches alone never fill a connection.
 pub const WATCHES_PER_CONNECTION_MAX: usize = 1000;
-
-/// Bits of an IPv6 address that one client has for itself.
-const IPV6_CLIENT_BITS: u32 = 64;
 
 /// One connection of a client. Each of its requests carries it.
 #[derive(Clone, Debug)]
@@ -54,17 +51,6 @@ impl Connection {
         match caller {
             "" => self.client.clone(),
             name => format!("name {name}").into(),
-        }
-    }
-}
-
-/// Returns the client at an address. A client with IPv6 usually has the last half of it to choose.
-fn client_at(address: IpAddr) -> Arc<str> {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.to_string().into(),
-        IpAddr::V6(address) => {
-            let network = u128::from(address) >> (u128::BITS - IPV6_CLIENT_BITS);
-            format!("network {network:x}").into()
         }
     }
 }

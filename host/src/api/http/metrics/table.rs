@@ -126,7 +126,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
     counter(
         "client_memory_refused",
-        "Calls, watches and parts of requests refused because the node, their connection, or all watches held as much as they may",
+        "Calls, watches and parts of requests refused because the node, their address, their connection, or all watches held as much as they may",
         |now| One(now.memory.refused),
     ),
     counter(
