@@ -1,6 +1,6 @@
 //! Runs calls of operators on the threads of Raft, which no client can fill, although they come by
-//! the port of clients. So many run there at a time; one more is refused, and does nothing. Knows no
-//! service, but which calls may be long.
+//! the port of clients. So many run there at a time; one more is refused, and does nothing. Knows
+//! no service, but which calls may be long.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::net::HttpBody;
 /// Most calls of operators that run at a time, and most of those that may be long.
 const CALLS_MAX: usize = 64;
 
-/// Methods whose calls may be long: they stream, or wait for another call. They have places of their
-/// own, so that they keep no other call out.
+/// Methods whose calls may be long: they stream, or wait for another call. They have places of
+/// their own, so that they keep no other call out.
 const LONG: [&str; 2] = ["Await", "Backup"];
 
 /// Where calls of operators run, and how many may. Clones share the places.

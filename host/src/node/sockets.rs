@@ -54,8 +54,8 @@ const PEERS: Wish = Wish { max: 1_024, min: 64 };
 /// Connections of probes, scrapers and operators. Never fewer than the minimum, whatever clients
 /// do.
 const HTTP: Wish = Wish { max: 1_024, min: 32 };
-/// One address may have this part of the connections to a port. A machine that runs wild leaves room
-/// for others. And several nodes, or a bench and some tools, may run on one machine.
+/// One address may have this part of the connections to a port. A machine that runs wild leaves
+/// room for others. And several nodes, or a bench and some tools, may run on one machine.
 const OF_ONE_ADDRESS: usize = 2;
 /// Connections that this node opens: up to eight to each of fifteen others.
 const DIALLED: u64 = 128;
