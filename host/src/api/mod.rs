@@ -4,12 +4,12 @@
 //! the disk.
 //!
 //! ```text
-//! net (HTTP/2) ──► gate ──► bodies ──► router ─┬─ operators ──► manager, admin, health
-//!                                              ├─ reflection
+//! net (HTTP/2) ──► gate ──► bodies ──► router ─┬─ operators ──► manager, admin
+//!                                              ├─ health, reflection
 //!                                              └─ dynamic ──► calls/: command, query, watch
 //! gate: who calls, and whether that is allowed (`rights` says what a method needs; `trust` decides)
 //! bodies: the bytes of both bodies are counted, and bounded
-//! operators: their work is done where Raft runs
+//! operators: their work is done where Raft runs, so many calls at a time
 //! status: how a call ended, in gRPC's words
 //! ```
 
@@ -59,7 +59,7 @@ use crate::raft::{Intake, LeaderWatch, LogTime, Members, RaftCell, Retention};
 use crate::trust::Trust;
 use crate::types::Addresses;
 use node_status::NodeStatus;
-use operators::Apart;
+use operators::{Apart, Places};
 
 pub use crate::calls::DEADLINE_DEFAULT;
 pub use health::LEADER_SERVICE;
@@ -156,8 +156,8 @@ struct Served {
 /// State that all services of the API share.
 struct Shared {
     parts: ApiParts,
-    /// Where calls of operators run.
-    main: Handle,
+    /// Where calls of operators run, and how many may.
+    operators: Places,
     /// The contract of the component with that version in the machine; none while it has none.
     routes: ArcSwap<(u64, Option<Arc<Contract>>)>,
     operations: operations::Operations,
@@ -197,7 +197,7 @@ impl Api {
     pub fn new(parts: ApiParts) -> Result<Api, ServeError> {
         let shared = Arc::new(Shared {
             parts,
-            main: Handle::current(),
+            operators: Places::new(&Handle::current()),
             routes: ArcSwap::from_pointee((0, None)),
             operations: operations::Operations::default(),
             metrics: http::metrics::Metrics::new(),
@@ -309,9 +309,10 @@ fn router(
     let raft_admin = manager_proto::raft_admin_server::RaftAdminServer::new(raft_admin)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
-    let main = &shared.main;
-    let services = mount(mount(Router::new(), Apart::new(manager, main)), Apart::new(raft_admin, main));
-    let services = mount(mount(services, Apart::new(admin, main)), Apart::new(health, main));
+    let places = &shared.operators;
+    let services = mount(mount(Router::new(), Apart::new(manager, places)), Apart::new(raft_admin, places));
+    // Health reads what is known, so a flood of it needs nothing of the threads of Raft.
+    let services = mount(mount(services, Apart::new(admin, places)), health);
     let shared = shared.clone();
     Ok(reflection::add(services, routes)?
         .fallback(move |request: axum::extract::Request| dynamic::serve(shared.clone(), request)))

@@ -328,6 +328,17 @@ pub fn unimplemented(explanation: &str) -> Status {
     with_fate(host(Code::Unimplemented, explanation), NOT_APPLIED)
 }
 
+/// Returns the status of an operator's call for which this node has no place.
+pub(super) fn no_place(text: &str) -> Status {
+    with_fate(host(Code::ResourceExhausted, text), NOT_APPLIED)
+}
+
+/// Returns the status of a call that a mistake of this node ended.
+pub(super) fn panicked() -> Status {
+    let text = "a mistake in this node ended the call, and it may have taken effect; the node's log says more";
+    with_fate(host(Code::Internal, text), UNKNOWN)
+}
+
 /// Returns the status of a call that its caller may not make. No service has seen the call.
 pub(super) fn not_allowed(refusal: &Refusal) -> Status {
     let status = with_fate(host(refusal_code(refusal.reason), &refusal.text), NOT_APPLIED);

@@ -6,7 +6,10 @@
 //!   WINDOW_UPDATEs (call and connection) and a PING (to measure the path) for a DATA frame. So
 //!   each DATA frame that is sent pays for three of them, and a client that takes a GB a second is
 //!   never slowed down.
-//! - An opened call pays for two more: the window of the call, and its priority.
+//! - An opened call pays for two more: the window of the call, and its priority (PRIORITY, which
+//!   libraries send once a call). Headers that do not fit one frame pay for one CONTINUATION.
+//! - What is paid for and not used is kept up to a limit, so an hour of honest work pays for no
+//!   flood.
 //! - SETTINGS count fivefold: each makes the node look at all calls of the connection. A client
 //!   sends them once, or a few times a second while it measures the path.
 
@@ -14,7 +17,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::frames::{ACK, DATA, END_STREAM, HEADERS, Head, PADDED, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE};
+use super::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Head, PADDED, PING, PRIORITY, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE,
+};
 use super::rate::Rate;
 
 /// Most control frames that a connection may send at once beyond those that are paid for.
@@ -30,6 +36,10 @@ pub const CONTROL_TOO_LONG: Duration = Duration::from_secs(10);
 /// answer to our own PING is read in time.
 const REST_MAX: Duration = Duration::from_secs(1);
 
+/// Most frames that are paid for and have not come: what a client says about 80 MB that are on
+/// their way.
+const PAID_MAX: u32 = 16 << 10;
+
 /// Most bytes of a DATA frame that may be nothing but padding.
 const PADDING_BYTES_MAX: u32 = 256;
 
@@ -37,8 +47,10 @@ const PADDING_BYTES_MAX: u32 = 256;
 #[derive(Debug)]
 pub(super) struct Control {
     rate: Rate,
-    /// PINGs and WINDOW_UPDATEs that are paid for.
-    paid: u64,
+    /// PINGs, WINDOW_UPDATEs and PRIORITYs that are paid for.
+    paid: u32,
+    /// Whether the headers of the last call go on in a CONTINUATION that is paid for.
+    goes_on: bool,
     /// Time beyond the rate after which the connection is closed.
     too_long: Duration,
     /// The start of the time in which the connection is beyond the rate.
@@ -62,7 +74,8 @@ impl Control {
     }
 
     pub(super) fn ended_after(too_long: Duration, now: Instant) -> Control {
-        Control { rate: Rate::new(CONTROL_AT_ONCE_MAX, CONTROL_A_SECOND_MAX, now), paid: 0, too_long, since: None }
+        let rate = Rate::new(CONTROL_AT_ONCE_MAX, CONTROL_A_SECOND_MAX, now);
+        Control { rate, paid: 0, goes_on: false, too_long, since: None }
     }
 
     /// Returns what a frame costs that the client has sent.
@@ -71,18 +84,19 @@ impl Control {
             DATA => usize::from(is_empty(frame)),
             HEADERS if frame.length == 0 => 1,
             HEADERS => {
-                self.paid = self.paid.saturating_add(2);
+                self.pay(2);
+                self.goes_on = !frame.has(END_HEADERS);
                 0
             }
             // They have a rate of their own.
             RST_STREAM => 0,
-            PING | WINDOW_UPDATE if self.paid > 0 => {
+            PING | WINDOW_UPDATE | PRIORITY if self.paid > 0 => {
                 self.paid -= 1;
                 0
             }
+            CONTINUATION => usize::from(!std::mem::take(&mut self.goes_on)),
             SETTINGS if !frame.has(ACK) => 5,
-            // A block of headers that is within the limit needs one CONTINUATION. Kinds that nobody
-            // knows are here, too.
+            // Kinds that nobody knows are here, too.
             _ => 1,
         }
     }
@@ -90,8 +104,12 @@ impl Control {
     /// Notes a frame that was sent to the client.
     pub(super) fn sent(&mut self, frame: Head) {
         if frame.kind == DATA {
-            self.paid = self.paid.saturating_add(3);
+            self.pay(3);
         }
+    }
+
+    fn pay(&mut self, frames: u32) {
+        self.paid = PAID_MAX.min(self.paid + frames);
     }
 
     /// Pays for frames that the client has sent.
@@ -144,14 +162,14 @@ mod tests {
             ("a DATA", frame(DATA, 0, 100), 0),
             ("a call", frame(HEADERS, 4, 50), 0),
             ("empty HEADERS", frame(HEADERS, 4, 0), 1),
-            ("PRIORITY", frame(2, 0, 5), 1),
+            ("PRIORITY", frame(PRIORITY, 0, 5), 1),
             ("a reset", frame(RST_STREAM, 0, 4), 0),
             ("SETTINGS", frame(SETTINGS, 0, 0), 5),
             ("an answer to SETTINGS", frame(SETTINGS, ACK, 0), 1),
             ("PING", frame(PING, 0, 8), 1),
             ("an answer to no PING", frame(PING, ACK, 8), 1),
             ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 4), 1),
-            ("CONTINUATION", frame(9, 0, 0), 1),
+            ("CONTINUATION", frame(CONTINUATION, 0, 0), 1),
             ("a kind that nobody knows", frame(77, 0, 100), 1),
         ];
         for (what, frame, cost) in rows {
@@ -172,6 +190,36 @@ mod tests {
         assert_eq!(control.received(frame(WINDOW_UPDATE, 0, 4)), 1, "no more than that");
         let _call = control.received(frame(HEADERS, 4, 50));
         assert_eq!([(); 3].map(|()| control.received(frame(WINDOW_UPDATE, 0, 4))), [0, 0, 1]);
+    }
+
+    #[test]
+    fn a_call_pays_for_its_priority_and_for_headers_in_two_frames() {
+        let (mut control, _) = control();
+        for _ in 0..10_000 {
+            let of_call = [
+                frame(HEADERS, 0, 16 << 10),
+                frame(CONTINUATION, END_HEADERS, 100),
+                frame(PRIORITY, 0, 5),
+                frame(WINDOW_UPDATE, 0, 4),
+            ];
+            assert_eq!(of_call.map(|frame| control.received(frame)), [0; 4]);
+        }
+        assert_eq!(control.received(frame(PRIORITY, 0, 5)), 1, "no more than that");
+        let begun = [frame(HEADERS, 0, 100), frame(CONTINUATION, 0, 100), frame(CONTINUATION, 0, 100)];
+        assert_eq!(begun.map(|frame| control.received(frame)), [0, 0, 1]);
+        let whole = [frame(HEADERS, END_HEADERS, 100), frame(CONTINUATION, 0, 100)];
+        assert_eq!(whole.map(|frame| control.received(frame)), [0, 1]);
+    }
+
+    #[test]
+    fn honest_work_of_an_hour_pays_for_no_flood() {
+        let (mut control, _) = control();
+        for _ in 0..1_000_000 {
+            control.sent(frame(DATA, 0, 16 << 10));
+            let _call = control.received(frame(HEADERS, END_HEADERS, 50));
+        }
+        let cost: usize = (0..1_000_000).map(|_| control.received(frame(PING, 0, 8))).sum();
+        assert_eq!(cost, 1_000_000 - PAID_MAX as usize);
     }
 
     #[test]

@@ -8,6 +8,8 @@ const HEAD_BYTES: usize = 9;
 pub(super) const DATA: u8 = 0;
 /// Kind of a frame that opens a call, or has its trailers. RFC 9113, section 6.2.
 pub(super) const HEADERS: u8 = 1;
+/// Kind of a frame with the priority of a call. RFC 9113, section 6.3.
+pub(super) const PRIORITY: u8 = 2;
 /// Kind of a frame that resets a stream. RFC 9113, section 6.4.
 pub(super) const RST_STREAM: u8 = 3;
 /// Kind of a frame of settings. RFC 9113, section 6.5.
@@ -16,10 +18,14 @@ pub(super) const SETTINGS: u8 = 4;
 pub(super) const PING: u8 = 6;
 /// Kind of a frame that lets the other side send more. RFC 9113, section 6.9.
 pub(super) const WINDOW_UPDATE: u8 = 8;
+/// Kind of a frame that goes on with the headers of a call. RFC 9113, section 6.10.
+pub(super) const CONTINUATION: u8 = 9;
 /// Flag of a SETTINGS frame that only acknowledges the other side's.
 pub(super) const ACK: u8 = 1;
 /// Flag of a DATA or HEADERS frame that is the last one of its side of a call.
 pub(super) const END_STREAM: u8 = 1;
+/// Flag of a HEADERS frame with all headers, which no CONTINUATION follows.
+pub(super) const END_HEADERS: u8 = 4;
 /// Flag of a DATA or HEADERS frame with padding.
 pub(super) const PADDED: u8 = 8;
 

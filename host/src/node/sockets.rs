@@ -54,12 +54,9 @@ const PEERS: Wish = Wish { max: 1_024, min: 64 };
 /// Connections of probes, scrapers and operators. Never fewer than the minimum, whatever clients
 /// do.
 const HTTP: Wish = Wish { max: 1_024, min: 32 };
-/// One address may have this part of the connections of clients, and of probes: a machine that
-/// runs wild leaves room for three others.
-const OF_CLIENTS: usize = 4;
-/// One address may have this part of the connections of peers. Several nodes may run on one
-/// machine, and in a trial all do.
-const OF_PEERS: usize = 2;
+/// One address may have this part of the connections to a port. A machine that runs wild leaves
+/// room for others. And several nodes, or a bench and some tools, may run on one machine.
+const OF_ONE_ADDRESS: usize = 2;
 /// Connections that this node opens: up to eight to each of fifteen others.
 const DIALLED: u64 = 128;
 /// Descriptors of the process itself: standard streams, both runtimes, listeners, small files of
@@ -87,16 +84,16 @@ pub(super) fn open(config: &NodeConfig) -> anyhow::Result<Sockets> {
             "the limit of open files and sockets (ulimit -Hn) is low, so the ports may have only so many connections at a time"
         );
     }
-    let port = |name, connections_max, share, idle_timeout| {
-        let per_address_max = config.connections.of_one_address(connections_max, share);
+    let port = |name, connections_max, idle_timeout| {
+        let per_address_max = config.connections.of_one_address(connections_max, connections_max / OF_ONE_ADDRESS);
         Port::limited(name, PortLimits { connections_max, per_address_max, idle_timeout })
     };
     let idle = config.connections.idle_timeout();
     Ok(Sockets {
-        clients: port("grpc", clients, clients / OF_CLIENTS, idle),
+        clients: port("grpc", clients, idle),
         // Silence of a peer is nothing strange, and its connections are few.
-        peers: port("raft", peers, peers / OF_PEERS, None),
-        http: port("http", http, http / OF_CLIENTS, idle),
+        peers: port("raft", peers, None),
+        http: port("http", http, idle),
         descriptors,
     })
 }

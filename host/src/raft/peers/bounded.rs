@@ -5,8 +5,9 @@
 //! - A message that is larger than its call may have ends the call, before its bytes are read.
 //! - A message of which a part is here takes its whole size from a budget: a large one from that of
 //!   the port, a small one from that of its connection. A call for whose message there is no room
-//!   is not read further until there is. So large messages never keep a heartbeat waiting, and
-//!   one connection never fills the room of another one's small messages.
+//!   is not read further until there is. So large messages never keep a heartbeat waiting. One
+//!   connection never fills the room of another one's small messages, and of that of the port it
+//!   has a quarter at most. The room is free again when the last byte was passed on.
 //! - Whoever has room must send the rest in time, so nobody waits for ever.
 
 use std::error::Error;
@@ -32,6 +33,12 @@ pub const SMALL_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of large messages of which a part is here, on all connections of the port together.
 pub const HALF_RECEIVED_BYTES_MAX: usize = 256 << 20;
 
+/// Most bytes of large messages of which a part is here, on one connection.
+pub const HALF_RECEIVED_BYTES_OF_ONE_MAX: usize = HALF_RECEIVED_BYTES_MAX / OF_ONE_CONNECTION;
+
+/// One connection may have this part of a port's room for large messages.
+const OF_ONE_CONNECTION: usize = 4;
+
 /// Most bytes of small messages of which a part is here, on one connection.
 pub const SMALL_HALF_RECEIVED_BYTES_MAX: usize = 1 << 20;
 
@@ -44,6 +51,9 @@ const BYTES_A_SECOND_MIN: usize = 1 << 20;
 
 /// Bytes before each message: a flag, and the size.
 const HEADER_BYTES: usize = 5;
+
+/// Bytes of a first message that are enough to judge a call by.
+const JUDGED_BYTES: usize = 256;
 
 /// The room for the large messages of one port. Clones share it.
 #[derive(Clone, Debug)]
@@ -90,7 +100,9 @@ impl Intake {
 
     /// Returns the share of one connection.
     pub(super) fn connection(&self) -> Share {
-        Share { intake: self.clone(), small: Arc::new(Semaphore::new(SMALL_HALF_RECEIVED_BYTES_MAX)) }
+        let room = |bytes| Arc::new(Semaphore::new(bytes));
+        let (large, small) = (room(self.0.room_bytes / OF_ONE_CONNECTION), room(SMALL_HALF_RECEIVED_BYTES_MAX));
+        Share { intake: self.clone(), large, small }
     }
 
     fn refuse(&self, status: Status) -> Status {
@@ -106,6 +118,7 @@ impl Intake {
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     intake: Intake,
+    large: Arc<Semaphore>,
     small: Arc<Semaphore>,
 }
 
@@ -119,7 +132,8 @@ pub(super) struct Bound {
     pub(super) judge: Option<Judge>,
 }
 
-/// Returns another bound, by the first bytes of a call's first message.
+/// Returns another bound, by the first bytes of a call's first message: all of it, or
+/// [`JUDGED_BYTES`] and more.
 pub(super) type Judge = Box<dyn FnOnce(&[u8]) -> Bound + Send>;
 
 impl Share {
@@ -129,19 +143,21 @@ impl Share {
             body,
             bound,
             share: self.clone(),
+            begun: Bytes::new(),
             header: Vec::with_capacity(HEADER_BYTES),
             left_bytes: 0,
             rest: Bytes::new(),
             waiting: None,
-            held: None,
+            held: Vec::new(),
             late: None,
         }
     }
 
-    fn room(&self, bytes: usize) -> Arc<Semaphore> {
+    /// Returns the rooms that a message needs a place in, its connection's before the port's.
+    fn rooms(&self, bytes: usize) -> Vec<Arc<Semaphore>> {
         match bytes <= SMALL_MESSAGE_BYTES_MAX {
-            true => self.small.clone(),
-            false => self.intake.0.room.clone(),
+            true => vec![self.small.clone()],
+            false => vec![self.large.clone(), self.intake.0.room.clone()],
         }
     }
 }
@@ -151,6 +167,8 @@ pub(in crate::raft) struct Bounded<B> {
     body: B,
     bound: Bound,
     share: Share,
+    /// The beginning of the first message, until it can be judged.
+    begun: Bytes,
     /// The header of the message that begins, as far as it is here.
     header: Vec<u8>,
     /// Bytes of the message under way that have not come.
@@ -159,14 +177,14 @@ pub(in crate::raft) struct Bounded<B> {
     rest: Bytes,
     waiting: Option<Waiting>,
     /// The room of the message under way.
-    held: Option<OwnedSemaphorePermit>,
+    held: Vec<OwnedSemaphorePermit>,
     /// When the message under way must be here.
     late: Option<Pin<Box<Sleep>>>,
 }
 
 /// The beginning of a message for which there is no room yet.
 struct Waiting {
-    room: BoxFuture<'static, OwnedSemaphorePermit>,
+    room: BoxFuture<'static, Vec<OwnedSemaphorePermit>>,
     bytes: Bytes,
     size: usize,
 }
@@ -182,10 +200,6 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        if this.left_bytes == 0 && this.waiting.is_none() {
-            // Whoever asks for more has decoded the message that this was for.
-            (this.held, this.late) = (None, None);
-        }
         loop {
             if let Some(bytes) = ready!(this.poll_room(cx)) {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
@@ -198,7 +212,7 @@ where
             let bytes = match std::mem::take(&mut this.rest) {
                 rest if !rest.is_empty() => rest,
                 _ => match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                    None => return Poll::Ready(None),
+                    None => return Poll::Ready(this.cut_off().map(|status| Err(status.into()))),
                     Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                     Some(Ok(frame)) => match frame.into_data() {
                         Ok(bytes) => bytes,
@@ -206,6 +220,7 @@ where
                     },
                 },
             };
+            let Some(bytes) = this.gather(bytes) else { continue };
             match this.take(bytes) {
                 Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Ok(None) => {}
@@ -215,7 +230,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.waiting.is_none() && self.body.is_end_stream()
+        self.begun.is_empty() && self.rest.is_empty() && self.waiting.is_none() && self.body.is_end_stream()
     }
 }
 
@@ -225,10 +240,31 @@ impl<B> Bounded<B> {
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(None) };
         let room = ready!(waiting.room.poll_unpin(cx));
         let Some(Waiting { bytes, size, .. }) = self.waiting.take() else { return Poll::Ready(None) };
-        self.held = Some(room);
+        self.held = room;
         let time = MESSAGE_TIME + Duration::from_secs((size / BYTES_A_SECOND_MIN) as u64);
         self.late = Some(Box::pin(tokio::time::sleep(time)));
         Poll::Ready(Some(bytes))
+    }
+
+    /// Holds back the beginning of the first message until it can be judged. Small pieces may come
+    /// before that.
+    fn gather(&mut self, bytes: Bytes) -> Option<Bytes> {
+        if self.bound.judge.is_none() {
+            return Some(bytes);
+        }
+        let begun = std::mem::take(&mut self.begun);
+        let bytes = if begun.is_empty() { bytes } else { [begun, bytes].concat().into() };
+        if is_enough(&bytes) {
+            return Some(bytes);
+        }
+        self.begun = bytes;
+        None
+    }
+
+    /// Returns why a request is broken that ends while its beginning is held back.
+    fn cut_off(&mut self) -> Option<Status> {
+        let begun = std::mem::take(&mut self.begun);
+        (!begun.is_empty()).then(|| Status::internal("the request ended within its first message"))
     }
 
     /// Takes bytes from the connection and returns those that can be passed on now. `None`: they
@@ -237,6 +273,11 @@ impl<B> Bounded<B> {
         if self.left_bytes > 0 {
             let of_message = bytes.split_to(bytes.len().min(self.left_bytes));
             self.left_bytes -= of_message.len();
+            if self.left_bytes == 0 {
+                // It is decoded at once. What its handler does then may take long.
+                self.held.clear();
+                self.late = None;
+            }
             self.rest = bytes;
             return Ok(Some(of_message));
         }
@@ -276,10 +317,16 @@ impl<B> Bounded<B> {
     }
 
     fn wait(&mut self, bytes: Bytes, size: usize) {
-        let room = self.share.room(size);
-        // No bound is above the room, or this would wait for ever.
+        let rooms = self.share.rooms(size);
+        // No bound is above a room, or this would wait for ever.
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
-        let room = async move { room.acquire_many_owned(permits).await.expect("the room is never closed") };
+        let room = async move {
+            let mut held = Vec::with_capacity(rooms.len());
+            for room in rooms {
+                held.push(room.acquire_many_owned(permits).await.expect("the room is never closed"));
+            }
+            held
+        };
         self.waiting = Some(Waiting { room: room.boxed(), bytes, size });
     }
 
@@ -293,6 +340,12 @@ impl<B> Bounded<B> {
         let text = format!("a message did not come whole in time; {} bytes of it are missing", self.left_bytes);
         self.share.intake.refuse(Status::deadline_exceeded(text))
     }
+}
+
+/// Returns whether a call can be judged by these bytes, with which its first message begins.
+fn is_enough(bytes: &[u8]) -> bool {
+    let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else { return false };
+    body.len() >= size_of(&[], header).min(JUDGED_BYTES)
 }
 
 /// Returns the size that a header of gRPC gives, of which a part may have come before.

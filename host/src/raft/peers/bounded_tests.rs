@@ -81,12 +81,13 @@ async fn a_message_above_the_bound_ends_the_call_after_those_before_it() {
 
 #[tokio::test]
 async fn half_a_message_waits_for_room_and_what_comes_whole_does_not() {
-    let intake = Intake::new(LARGE);
+    let intake = Intake::new(OF_ONE_CONNECTION * LARGE);
+    let full: Vec<_> = (1..OF_ONE_CONNECTION).map(|_| half_of_a_large_one(&intake.connection())).collect();
     let (share, other) = (intake.connection(), intake.connection());
     let (first, mut holds) = open(&share, LARGE);
     first.send(message(LARGE)[..100].to_vec().into()).unwrap();
     assert_eq!(holds.frame().await.unwrap().unwrap().into_data().unwrap().len(), 100);
-    assert_eq!(intake.status().half_received_bytes, LARGE as u64);
+    assert_eq!(intake.status().half_received_bytes, (OF_ONE_CONNECTION * LARGE) as u64);
     let (second, mut waits) = open(&other, LARGE);
     second.send([message(5), message(LARGE)[..100].to_vec()].concat().into()).unwrap();
     assert_eq!(waits.frame().await.unwrap().unwrap().into_data().unwrap().len(), HEADER_BYTES + 5);
@@ -97,11 +98,32 @@ async fn half_a_message_waits_for_room_and_what_comes_whole_does_not() {
     assert!(small.frame().now_or_never().is_some());
     first.send(message(LARGE)[100..].to_vec().into()).unwrap();
     assert!(holds.frame().await.is_some());
-    assert!(waits.frame().now_or_never().is_none(), "the first one is not decoded yet");
-    assert!(holds.frame().now_or_never().is_none(), "it asks for more, so it has decoded the message");
+    // The first one is whole, and its handler asks for nothing more.
     assert_eq!(waits.frame().await.unwrap().unwrap().into_data().unwrap().len(), 100);
-    drop(waits);
+    drop((waits, full));
     assert_eq!(intake.status().half_received_bytes, 0);
+}
+
+/// Sends half of a large message, and returns the call, which now has the room for all of it.
+fn half_of_a_large_one(share: &Share) -> (mpsc::UnboundedSender<Bytes>, Bounded<Pieces>) {
+    let (sender, mut body) = open(share, LARGE);
+    sender.send(message(LARGE)[..100].to_vec().into()).unwrap();
+    assert!(body.frame().now_or_never().is_some());
+    (sender, body)
+}
+
+#[tokio::test]
+async fn one_connection_leaves_room_for_large_messages_of_others() {
+    let intake = Intake::new(OF_ONE_CONNECTION * LARGE);
+    let share = intake.connection();
+    let first = half_of_a_large_one(&share);
+    let (second, mut waits) = open(&share, LARGE);
+    second.send(message(LARGE)[..100].to_vec().into()).unwrap();
+    assert!(waits.frame().now_or_never().is_none(), "its connection has a quarter of the room");
+    let others = [(); OF_ONE_CONNECTION - 1].map(|()| half_of_a_large_one(&intake.connection()));
+    drop(first);
+    assert!(waits.frame().now_or_never().is_some());
+    drop(others);
 }
 
 #[tokio::test]
@@ -138,4 +160,21 @@ async fn the_first_message_may_change_the_bound() {
         let body = intake.connection().bound(StreamBody::new(frames), judged);
         assert_eq!(collected(body).await.ok() == Some(sent), passes);
     }
+}
+
+#[tokio::test]
+async fn a_call_is_judged_when_enough_of_its_first_message_is_here() {
+    let judge = |bytes: &[u8]| bound(if bytes.len() >= JUDGED_BYTES { LARGE } else { 10 });
+    let judged = || Bound { judge: Some(Box::new(judge)), ..bound(10) };
+    let sent = [message(LARGE), message(3)].concat();
+    for size in [1, 3, 5, 6, 100, JUDGED_BYTES + HEADER_BYTES, sent.len()] {
+        let intake = Intake::default();
+        let frames = stream::iter(pieces(&sent, size).into_iter().map(|piece| Ok(Frame::data(piece)))).boxed();
+        let body = intake.connection().bound(StreamBody::new(frames), judged());
+        assert_eq!(collected(body).await.unwrap(), sent, "in pieces of {size}");
+    }
+    let frames = stream::iter(vec![Ok(Frame::data(Bytes::from(message(100)).slice(..50)))]).boxed();
+    let body = Intake::default().connection().bound(StreamBody::new(frames), judged());
+    let error = collected(body).await.unwrap_err();
+    assert!(error.message().contains("within its first message"), "{error}");
 }

@@ -8,7 +8,7 @@ use futures::future::{Either, Ready, ready};
 use tonic::body::Body;
 use tonic::codegen::Service;
 
-use super::bounded::{Bound, Bounded, SMALL_MESSAGE_BYTES_MAX, Share};
+use super::bounded::{Bound, Bounded, HALF_RECEIVED_BYTES_OF_ONE_MAX, SMALL_MESSAGE_BYTES_MAX, Share};
 use super::dial::PEER_MESSAGE_BYTES_MAX;
 use super::groups::Door;
 use crate::net::{Remote, media};
@@ -20,6 +20,9 @@ const LARGE: [(&str, usize); 3] = [
     ("/lockstep.peer.v1.Peer/Forward", 1),
     ("/lockstep.peer.v1.Peer/Snapshot", 2),
 ];
+
+// Or a large message would wait for ever.
+const _: () = assert!(PEER_MESSAGE_BYTES_MAX <= HALF_RECEIVED_BYTES_OF_ONE_MAX);
 
 /// Wraps the service of one connection so that it gets gRPC requests only, each with the one who
 /// sent it, and with messages that it may have.
