@@ -12,7 +12,7 @@ const NAME: &str = "lockstep";
 /// The subcommands that the host's own texts name. A text such as `/tmp/lockstep is gone` is not
 /// about this program.
 const SUBCOMMANDS: [&str; 10] =
-    ["node", "dev", "call", "admin", "recover", "backup", "restore", "bench", "token", "guest"];
+    ["node", "dev", "call", "admin", "recover", "backup", "restore", "bench", "tls", "token", "guest"];
 
 static CALLED: LazyLock<String> = LazyLock::new(|| {
     let called = std::env::args_os().next().unwrap_or_default();

@@ -32,8 +32,8 @@ impl Costs {
         let (min, max) = (format_size(CLIENT_MEMORY_MIN), format_size(CLIENT_MEMORY_MAX));
         Err(ConfigError::new(
             "--client_memory",
-            format!("{} is out of range", format_size(self.client_memory)),
-            format!("give a size from {min} to {max}; {} is the default", format_size(CLIENT_MEMORY)),
+            format!("{} is out of range, from {min} to {max}", format_size(self.client_memory)),
+            format!("give a size in it; {} is the default", format_size(CLIENT_MEMORY)),
         ))
     }
 }
