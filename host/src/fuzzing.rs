@@ -171,11 +171,11 @@ pub fn certificate(bytes: &[u8]) {
             assert!(certificate.is_node("", name), "{name:?} is a node of one cluster and of none");
         }
         for name in certificate.node_of("") {
-            let cluster = certificate.cluster_of(name).unwrap_or("lockstep");
+            let cluster = certificate.cluster_of(name).unwrap_or_default();
             assert!(certificate.is_node(cluster, name), "{name:?} is not the node of its own cluster");
         }
         assert!(!certificate.is_of_node() || !certificate.node_of("").is_empty(), "a node without a name");
         assert!(certificate.fingerprint.len() == 64);
-        drop((certificate.subject(), certificate.describe()));
+        drop((certificate.subject(""), certificate.subject("lockstep"), certificate.describe()));
     });
 }

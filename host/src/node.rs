@@ -44,7 +44,7 @@ use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
 use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
-use crate::tls::{Connector, Mode};
+use crate::tls::{Connector, Mode, OwnCluster};
 use crate::trust::{TokenRules, Trust, TrustSettings};
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
 use admission::Admission;
@@ -104,7 +104,8 @@ impl Node {
         founding::check_siblings(&config)?;
         let certificates = certificates::open(&config)?;
         let sockets = certificates.on(sockets::open(&config)?);
-        let trust = open_trust(&config)?;
+        let trust = open_trust(&config, certificates.cluster(&config.name))?;
+        certificates.check_names(trust.is_closed());
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
         let fatal = Fatal::default();
         let me = describe(&config, &grpc, &peer_listeners)?;
@@ -268,10 +269,11 @@ fn settings(config: &NodeConfig) -> Settings {
 }
 
 /// Reads who may do what.
-fn open_trust(config: &NodeConfig) -> Result<Trust, ConfigError> {
+fn open_trust(config: &NodeConfig, cluster: OwnCluster) -> Result<Trust, ConfigError> {
     let trust = &config.trust;
     let settings = TrustSettings {
         node: config.name.clone(),
+        cluster,
         client_certificates: config.tls.clients.ca.is_some() && config.tls.clients.mode() != Mode::Off,
         keys: trust.token_jwks.clone(),
         rules: TokenRules { issuer: trust.token_issuer.clone(), audience: trust.token_audience.clone() },

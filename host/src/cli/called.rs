@@ -11,7 +11,7 @@ use clap::Command;
 const NAME: &str = "lockstep";
 /// The subcommands that the host's own texts name. A text such as `/tmp/lockstep is gone` is not
 /// about this program.
-const SUBCOMMANDS: [&str; 10] =
+const SUBCOMMANDS: [&str; 11] =
     ["node", "dev", "call", "admin", "recover", "backup", "restore", "bench", "tls", "token", "guest"];
 
 static CALLED: LazyLock<String> = LazyLock::new(|| {

@@ -20,7 +20,7 @@ pub(crate) struct TrustArgs {
     #[arg(long = "token_issuer", env = "LOCKSTEP_TOKEN_ISSUER", value_name = "TEXT")]
     token_issuer: Option<String>,
 
-    /// Audience that a token must name [default: any]
+    /// Audience that a token must name [default: none, and a token that names one is refused]
     #[arg(long = "token_audience", env = "LOCKSTEP_TOKEN_AUDIENCE", value_name = "TEXT")]
     token_audience: Option<String>,
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::config::{CLIENT_FLAGS, ConfigError, NodeConfig, PEER_FLAGS, PortTls, TlsFlags};
 use crate::net::Sockets;
-use crate::tls::{Audience, Looked, Mode, Server, ServerSettings, TlsError};
+use crate::tls::{Audience, Looked, Mode, OwnCluster, Server, ServerSettings, TlsError};
 
 /// Time between two looks at the files.
 const LOOK_PAUSE: Duration = Duration::from_secs(3);
@@ -53,6 +53,24 @@ impl Certificates {
             peers: sockets.peers.encrypted_by(self.peers.server.clone()),
             http: sockets.http.encrypted_by(self.clients.server.clone()),
             descriptors: sockets.descriptors,
+        }
+    }
+
+    /// Returns what names this node's cluster.
+    pub(super) fn cluster(&self, raft_id: &str) -> OwnCluster {
+        let (peers, clients) = (self.peers.server.clone(), self.clients.server.clone());
+        OwnCluster { raft_id: raft_id.to_owned(), peers, clients }
+    }
+
+    /// Warns if clients have names here, and peers do not prove theirs.
+    pub(super) fn check_names(&self, is_closed: bool) {
+        if is_closed && self.peers.server.mode() != Mode::Require {
+            tracing::warn!(
+                flag = self.peers.flags.mode,
+                "commands of named clients that a follower takes will be refused: a node that shows no certificate \
+                 forwards them, so the name of the client cannot be believed; give all nodes --peer_tls_cert, \
+                 --peer_tls_key and --peer_tls_ca, and require TLS"
+            );
         }
     }
 

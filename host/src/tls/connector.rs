@@ -10,9 +10,12 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::client_stream::Trusted;
 use super::keeper::Keeper;
 use super::reason::{is_not_tls, reason};
 use super::settings::{Audience, ConnectorSettings, Mode, TlsError};
+use super::stream::Chain;
+use super::verify::PeerServer;
 use super::{Certificate, ClientStream};
 
 /// Longest time of a handshake. It takes two round trips.
@@ -86,13 +89,14 @@ impl Connector {
     }
 
     /// Makes the handshake over an open connection. Returns the certificate of the node that has
-    /// answered. It names a node of the same cluster as ours.
+    /// answered. It names a node of the same cluster as ours. A read fails once new files no longer
+    /// trust it.
     ///
     /// # Errors
     /// The handshake fails, or the certificate names no such node. Always with [`Mode::Off`].
     pub async fn secure(&self, stream: TcpStream) -> io::Result<(ClientStream, Arc<Certificate>)> {
-        let config = self.keeper.as_ref().and_then(|keeper| keeper.now().client.clone());
-        let Some(config) = config else {
+        let client = |keeper: &Arc<Keeper>| Some((keeper.clone(), keeper.now().client.clone()?));
+        let Some((keeper, config)) = self.keeper.as_ref().and_then(client) else {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this node has no certificate for its peers"));
         };
         let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
@@ -102,8 +106,8 @@ impl Connector {
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         };
         let stream = stream?;
-        let chain = stream.get_ref().1.peer_certificates();
-        let certificate = chain.and_then(|chain| Certificate::read(chain.first()?));
+        let chain: Chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+        let certificate = chain.first().and_then(|first| Certificate::read(first));
         let Some(certificate) = certificate else { return Err(refused("its certificate cannot be read")) };
         let cluster = self.cluster();
         if certificate.node_of(&cluster).is_empty() {
@@ -113,6 +117,11 @@ impl Connector {
                 false => format!("its certificate names no node of the cluster {cluster}, but {shown}"),
             }));
         }
+        let refused = async move {
+            let accepts = |dialled: &Arc<PeerServer>| dialled.still_accepts(&chain);
+            keeper.until_refused(|material| !material.dialled.as_ref().is_some_and(accepts)).await;
+        };
+        let stream = Trusted::new(stream, Box::pin(refused));
         Ok((ClientStream::Encrypted(Box::new(stream)), Arc::new(certificate)))
     }
 }

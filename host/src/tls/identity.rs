@@ -3,8 +3,9 @@
 //! | alternative name | names |
 //! |---|---|
 //! | URI `lockstep://<cluster>/node/<raft_id>` | the node of that cluster |
-//! | DNS `<raft_id>` or `<raft_id>.more`, without any URI of Lockstep | the node, of any cluster |
-//! | URI `lockstep://<cluster>/client/<name>` | the client |
+//! | DNS `<raft_id>` or `<raft_id>.more`, without any URI of Lockstep | the node, for a node that knows no cluster |
+//! | URI `lockstep://<cluster>/client/<name>` | the client of that cluster |
+//! | common name, else DNS, without any URI of Lockstep | the client |
 
 use super::Certificate;
 
@@ -33,7 +34,7 @@ impl Named<'_> {
 
 impl Certificate {
     /// Returns the nodes that it names in that cluster, by their `--raft_id`. An empty `cluster`
-    /// stands for any.
+    /// stands for any, and only then a name from DNS counts.
     ///
     /// A name from DNS may differ in case; [`Certificate::is_node`] knows.
     pub fn node_of(&self, cluster: &str) -> Vec<&str> {
@@ -41,12 +42,16 @@ impl Certificate {
             let of_cluster = |named: &Named<'_>| cluster.is_empty() || named.cluster == cluster;
             return self.named("node").filter(of_cluster).map(|named| named.name).collect();
         }
+        if !cluster.is_empty() {
+            return Vec::new();
+        }
         self.first_labels().collect()
     }
 
-    /// Returns whether it names that node of that cluster. An empty `cluster` stands for any.
+    /// Returns whether it names that node of that cluster. An empty `cluster` stands for any, and
+    /// only then a name from DNS counts: it does not say of which cluster it is.
     pub fn is_node(&self, cluster: &str, raft_id: &str) -> bool {
-        if self.has_uri() {
+        if self.has_uri() || !cluster.is_empty() {
             return self.node_of(cluster).contains(&raft_id);
         }
         // A --raft_id may have dots, so the whole name counts as well.
@@ -65,13 +70,18 @@ impl Certificate {
         self.named("node").next().is_some()
     }
 
-    /// Returns the client's name: the one in its URI, else the common name, else the first DNS
-    /// name. Empty if it has none of them.
-    pub fn subject(&self) -> String {
+    /// Returns the name of the client of that cluster. An empty `cluster` stands for any.
+    ///
+    /// With a URI of Lockstep it is the one in a client's URI of that cluster, and otherwise the
+    /// common name, else the first DNS name. Empty if there is none.
+    pub fn subject(&self, cluster: &str) -> String {
+        if self.has_uri() {
+            let mut clients = self.named("client").filter(|named| cluster.is_empty() || named.cluster == cluster);
+            return clients.next().map(|named| named.name).unwrap_or_default().to_owned();
+        }
         let common_name = Some(self.common_name.as_str()).filter(|name| !name.is_empty());
         let dns_name = self.dns_names.first().map(String::as_str);
-        let client = self.named("client").next().map(|named| named.name);
-        client.or(common_name).or(dns_name).unwrap_or_default().to_owned()
+        common_name.or(dns_name).unwrap_or_default().to_owned()
     }
 
     /// Returns whom it names, for people. At most the first few names.
@@ -134,9 +144,10 @@ mod tests {
     #[test]
     fn without_a_uri_of_ours_the_first_label_of_a_dns_name_is_the_node() {
         let node = certificate(&["spiffe://x/y"], &["nodea.lockstep.svc", "*.example", "db.1"], "nodeC");
-        assert!(node.is_node("prod", "nodeA") && node.is_node("", "NODEA") && node.is_node("prod", "db.1"));
-        assert!(!node.is_node("prod", "nodeC") && !node.is_node("prod", "*") && !node.is_node("prod", "lockstep"));
-        assert_eq!(node.node_of("prod"), ["nodea", "db"]);
+        assert!(node.is_node("", "nodeA") && node.is_node("", "NODEA") && node.is_node("", "db.1"));
+        assert!(!node.is_node("", "nodeC") && !node.is_node("", "*") && !node.is_node("", "lockstep"));
+        assert_eq!(node.node_of(""), ["nodea", "db"]);
+        assert!(node.node_of("prod").is_empty() && !node.is_node("prod", "nodeA"), "it names no cluster");
         assert_eq!(node.cluster_of("nodeA"), None);
         assert!(!node.is_of_node());
     }
@@ -145,10 +156,14 @@ mod tests {
     fn a_client_is_no_node_and_has_a_name() {
         let client = certificate(&["lockstep://prod/client/team/alice"], &["nodeA"], "Alice");
         assert!(client.node_of("").is_empty() && !client.is_node("", "nodeA") && !client.is_of_node());
-        assert_eq!(client.subject(), "team/alice");
-        assert_eq!(certificate(&[], &["a.example"], "bob").subject(), "bob");
-        assert_eq!(certificate(&["http://x"], &["a.example"], "").subject(), "a.example");
-        assert_eq!(certificate(&[], &[], "").subject(), "");
+        assert_eq!((client.subject("prod"), client.subject("")), ("team/alice".into(), "team/alice".into()));
+        assert_eq!(client.subject("test"), "", "it is of another cluster, and its other names do not count");
+        let of_two = certificate(&["lockstep://test/client/bob", "lockstep://prod/client/alice"], &[], "");
+        assert_eq!((of_two.subject("prod"), of_two.subject("test")), ("alice".into(), "bob".into()));
+        assert_eq!(certificate(&["lockstep://prod/node/nodeA"], &[], "Alice").subject(""), "");
+        assert_eq!(certificate(&[], &["a.example"], "bob").subject("prod"), "bob");
+        assert_eq!(certificate(&["http://x"], &["a.example"], "").subject("prod"), "a.example");
+        assert_eq!(certificate(&[], &[], "").subject(""), "");
     }
 
     #[test]

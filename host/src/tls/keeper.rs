@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::material::{Bytes, Material};
+use super::material::{Bytes, Dates, Material};
 use super::settings::{Audience, Files, TlsError};
 
 /// The files of one use, and what they held when they were last good.
@@ -27,9 +27,11 @@ pub(super) struct Keeper {
 /// What the files held when somebody looked last.
 #[derive(Debug)]
 struct Seen {
+    last: blake3::Hash,
+    /// The contents in use.
     used: blake3::Hash,
-    /// Contents that cannot be used, and whether somebody was told so.
-    bad: Option<(blake3::Hash, bool)>,
+    /// Contents that cannot be used, and somebody was told so.
+    bad: Option<blake3::Hash>,
 }
 
 /// What a look at the files has found.
@@ -47,8 +49,9 @@ impl Keeper {
     pub(super) fn open(files: Files, audience: Audience) -> Result<Arc<Keeper>, TlsError> {
         let bytes = Bytes::read(&files);
         let used = bytes.hash();
-        let material = Material::make(&files, bytes, &audience)?;
-        let seen = Mutex::new(Seen { used, bad: None });
+        let dates = if matches!(audience, Audience::Clients { .. }) { Dates::AreTold } else { Dates::Hold };
+        let material = Material::make(&files, bytes, &audience, dates)?;
+        let seen = Mutex::new(Seen { last: used, used, bad: None });
         let current = ArcSwap::from_pointee(material);
         let is_refusing = AtomicBool::new(false);
         Ok(Arc::new(Keeper { files, audience, current, seen, is_refusing, changes: watch::Sender::new(0) }))
@@ -58,9 +61,16 @@ impl Keeper {
         self.current.load_full()
     }
 
-    /// Returns a watch that changes with the material.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    /// Completes once what is in use refuses something, by `refuses`.
+    pub(super) async fn until_refused(&self, refuses: impl Fn(&Material) -> bool) {
+        let mut changes = self.changes.subscribe();
+        // Also at the beginning: the files may have changed since the handshake began.
+        while !refuses(&self.now()) {
+            // The sender lives as long as `self`.
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Returns whether the files hold something that cannot be used.
@@ -70,36 +80,37 @@ impl Keeper {
 
     /// Looks at the files. Blocks.
     ///
-    /// Files that belong together are seldom written at the same moment. So bad contents count only
-    /// once they were seen twice, and are told once.
+    /// Files that belong together are seldom written at the same moment, and half a file with CAs
+    /// may be a good one. So new contents count only once two looks in a row have found them. Bad
+    /// ones are told once.
     pub(super) fn look(&self) -> Looked {
         let mut seen = self.seen.lock();
         let looked = self.look_at(&mut seen);
-        self.is_refusing.store(matches!(seen.bad, Some((_, true))), Relaxed);
+        self.is_refusing.store(seen.bad.is_some(), Relaxed);
         looked
     }
 
     fn look_at(&self, seen: &mut Seen) -> Looked {
         let bytes = Bytes::read(&self.files);
         let found = bytes.hash();
+        let is_settled = std::mem::replace(&mut seen.last, found) == found;
         if found == seen.used {
             seen.bad = None;
             return Looked::Same;
         }
-        if seen.bad == Some((found, true)) {
+        if !is_settled || seen.bad == Some(found) {
             return Looked::Same;
         }
-        match Material::make(&self.files, bytes, &self.audience) {
+        match Material::make(&self.files, bytes, &self.audience, Dates::Hold) {
             Ok(material) => {
-                *seen = Seen { used: found, bad: None };
+                (seen.used, seen.bad) = (found, None);
                 self.current.store(Arc::new(material));
                 self.changes.send_modify(|changes| *changes += 1);
                 Looked::Changed
             }
             Err(error) => {
-                let is_settled = seen.bad == Some((found, false));
-                seen.bad = Some((found, is_settled));
-                if is_settled { Looked::Refused(error) } else { Looked::Same }
+                seen.bad = Some(found);
+                Looked::Refused(error)
             }
         }
     }

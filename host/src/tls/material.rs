@@ -41,6 +41,8 @@ pub(super) struct Material {
     pub(super) client: Option<Arc<ClientConfig>>,
     /// Decides about the certificates of those who connect.
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    /// Decides about the certificates of those who were dialled, for peers alone.
+    pub(super) dialled: Option<Arc<PeerServer>>,
 }
 
 impl std::fmt::Debug for Material {
@@ -81,11 +83,20 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))
 }
 
+/// What becomes of a certificate that is not valid now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dates {
+    /// It is refused.
+    Hold,
+    /// It is used, and a line in the log says so. Clients refuse it, and peers are served.
+    AreTold,
+}
+
 impl Material {
-    pub(super) fn make(files: &Files, bytes: Bytes, audience: &Audience) -> Result<Material, TlsError> {
+    pub(super) fn make(files: &Files, bytes: Bytes, audience: &Audience, dates: Dates) -> Result<Material, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chain = chain(&files.certificate, bytes.certificate)?;
-        let own = own(&files.certificate, &chain, audience)?;
+        let own = own(&files.certificate, &chain, audience, dates)?;
         let key = certified(files, &provider, chain.clone(), bytes.key)?;
         let roots = match (&files.ca, bytes.ca) {
             (Some(path), Some(bytes)) => Some(Arc::new(roots(path, bytes)?)),
@@ -96,11 +107,12 @@ impl Material {
         }
         let verifier = verifier(files, roots.clone(), audience, &provider)?;
         let server = server(&key, verifier.clone(), audience, &provider);
-        let client = match (audience, roots) {
-            (Audience::Peers { .. }, Some(roots)) => Some(client(&key, roots, &provider)),
+        let dialled = match (audience, roots) {
+            (Audience::Peers { .. }, Some(roots)) => Some(Arc::new(PeerServer::new(roots, provider.clone()))),
             _ => None,
         };
-        Ok(Material { own: Arc::new(own), server, client, verifier })
+        let client = dialled.clone().map(|dialled| client(&key, dialled, &provider));
+        Ok(Material { own: Arc::new(own), server, client, verifier, dialled })
     }
 }
 
@@ -127,21 +139,26 @@ fn certificates(
 }
 
 /// Returns what our certificate says, if it can be used now and for this.
-fn own(path: &Path, chain: &[CertificateDer<'static>], audience: &Audience) -> Result<Certificate, TlsError> {
+fn own(
+    path: &Path,
+    chain: &[CertificateDer<'static>],
+    audience: &Audience,
+    dates: Dates,
+) -> Result<Certificate, TlsError> {
     let shown = path.display();
     let refuse = |problem: String, hint: &str| Err(TlsError::new(Part::Certificate, problem, hint));
     let Some(Details { certificate, not_before, .. }) = Details::read(&chain[0]) else {
         return refuse(format!("the first certificate in {shown} cannot be read"), "issue it again");
     };
-    let now = SystemTime::now();
-    if certificate.not_after < now {
-        let when = humantime::format_rfc3339_seconds(certificate.not_after);
-        return refuse(format!("the certificate in {shown} expired at {when}"), "issue a new one for the same key");
-    }
-    if not_before > now {
-        let when = humantime::format_rfc3339_seconds(not_before);
-        let hint = "check this machine's clock, or issue the certificate again";
-        return refuse(format!("the certificate in {shown} is not valid before {when}"), hint);
+    if let Err(error) = valid_now(path, &certificate, not_before) {
+        match dates {
+            Dates::Hold => return Err(error),
+            Dates::AreTold => tracing::error!(
+                problem = error.problem,
+                hint = error.hint,
+                "clients do not accept this node's certificate, and the node starts in spite of it"
+            ),
+        }
     }
     if let Audience::Peers { raft_id } = audience
         && !certificate.is_node("", raft_id)
@@ -152,6 +169,22 @@ fn own(path: &Path, chain: &[CertificateDer<'static>], audience: &Audience) -> R
         );
     }
     Ok(certificate)
+}
+
+/// Refuses a certificate before and after its time.
+fn valid_now(path: &Path, certificate: &Certificate, not_before: SystemTime) -> Result<(), TlsError> {
+    let (shown, now) = (path.display(), SystemTime::now());
+    let refuse = |problem: String, hint: &str| Err(TlsError::new(Part::Certificate, problem, hint));
+    if certificate.not_after < now {
+        let when = humantime::format_rfc3339_seconds(certificate.not_after);
+        return refuse(format!("the certificate in {shown} expired at {when}"), "issue a new one for the same key");
+    }
+    if not_before > now {
+        let when = humantime::format_rfc3339_seconds(not_before);
+        let hint = "check this machine's clock, or issue the certificate again";
+        return refuse(format!("the certificate in {shown} is not valid before {when}"), hint);
+    }
+    Ok(())
 }
 
 fn certified(
@@ -275,12 +308,12 @@ fn server(
     Arc::new(config)
 }
 
-fn client(key: &Arc<CertifiedKey>, roots: Arc<RootCertStore>, provider: &Arc<CryptoProvider>) -> Arc<ClientConfig> {
+fn client(key: &Arc<CertifiedKey>, dialled: Arc<PeerServer>, provider: &Arc<CryptoProvider>) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider knows this version")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PeerServer::new(roots, provider.clone())))
+        .with_custom_certificate_verifier(dialled)
         .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key.clone())));
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.resumption = Resumption::disabled();

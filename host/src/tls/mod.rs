@@ -11,6 +11,7 @@
 
 mod certificate;
 mod client_stream;
+mod cluster;
 mod connector;
 mod identity;
 mod keeper;
@@ -29,6 +30,7 @@ mod verify;
 
 pub use certificate::Certificate;
 pub use client_stream::ClientStream;
+pub use cluster::OwnCluster;
 pub use connector::Connector;
 pub use keeper::Looked;
 pub use reason::{is_not_tls, reason};

@@ -3,15 +3,17 @@
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::keeper::{Keeper, Looked};
+use super::material::Material;
 use super::settings::{Audience, Mode, ServerSettings, TlsError};
 use super::stream::Chain;
+use super::verify::while_valid;
 use super::{Certificate, Connector, Stream};
 
 /// First byte of a connection that speaks TLS: the kind of a record with a handshake message.
@@ -103,26 +105,10 @@ impl Server {
     pub async fn until_refused(&self, chain: Option<Chain>) {
         let (Some(keeper), Some(chain)) = (&self.keeper, chain) else { return pending().await };
         let Some((first, others)) = chain.split_first() else { return pending().await };
-        let mut changes = keeper.changes();
-        loop {
-            // Also at the beginning: they may have changed since the handshake began.
-            let verifier = keeper.now().verifier.clone();
-            if verifier.verify_client_cert(first, others, while_valid(first)).is_err() {
-                return;
-            }
-            if changes.changed().await.is_err() {
-                return pending().await;
-            }
-        }
+        let refuses =
+            |material: &Material| material.verifier.verify_client_cert(first, others, while_valid(first)).is_err();
+        keeper.until_refused(refuses).await;
     }
-}
-
-/// Returns the time, or that of the certificate's end if it has expired. An open connection
-/// survives that.
-fn while_valid(certificate: &CertificateDer<'_>) -> UnixTime {
-    let not_after = Certificate::read(certificate).map(|certificate| certificate.not_after);
-    let last = not_after.and_then(|last| last.duration_since(UNIX_EPOCH).ok()).map(UnixTime::since_unix_epoch);
-    last.map_or_else(UnixTime::now, |last| last.min(UnixTime::now()))
 }
 
 /// Returns whether a connection begins with TLS. Waits for its first byte, and consumes nothing.

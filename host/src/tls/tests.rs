@@ -224,7 +224,7 @@ async fn a_client_may_show_a_certificate_and_a_bad_one_is_refused() {
     let (made, foreign) = (Made::new(), Made::new());
     let ca = made.write("clients.pem", &made.ca_pem());
     let server = for_clients(&made.server("server", "localhost", Some(ca)), MinVersion::Tls13);
-    let shown = |accepted: Accepted| accepted.unwrap().1.map(|certificate| certificate.subject());
+    let shown = |accepted: Accepted| accepted.unwrap().1.map(|certificate| certificate.subject(""));
     let (dialled, accepted) = client(&server, &made, None, NEWEST).await;
     assert!(dialled.is_ok() && shown(accepted).is_none(), "none is needed");
     let alice = Says { common_name: "alice", ..Says::default() };
@@ -308,6 +308,26 @@ fn each_file_that_cannot_be_used_is_refused_in_words() {
     assert!(peer(Mode::Require, &Files { ca: Some(ca), ..good }, "nodeA").is_ok());
 }
 
+/// Looks until new contents that stay as they are count.
+fn settled(server: &Server) -> Looked {
+    assert_eq!(server.look(), Looked::Same, "a file may be half written");
+    server.look()
+}
+
+#[tokio::test]
+async fn a_clients_port_begins_with_an_expired_certificate_and_does_not_take_a_new_one() {
+    let made = Made::new();
+    let late = Says { dns: Some("localhost"), is_expired: true, ..Says::default() };
+    let files = made.files("server", late);
+    let server = for_clients(&files, MinVersion::Tls13);
+    let first = server.own().unwrap().fingerprint.clone();
+    made.files("server", late);
+    assert!(matches!(settled(&server), Looked::Refused(error) if error.problem.contains("expired at")));
+    made.files("server", Says { is_expired: false, ..late });
+    assert_eq!(settled(&server), Looked::Changed);
+    assert_ne!(server.own().unwrap().fingerprint, first);
+}
+
 #[tokio::test]
 async fn new_files_are_used_and_bad_ones_are_told_once_and_not_used() {
     let made = Made::new();
@@ -328,7 +348,7 @@ async fn new_files_are_used_and_bad_ones_are_told_once_and_not_used() {
     let (dialled, _) = meet(&server, &connector).await;
     assert_eq!(dialled.unwrap().unwrap().fingerprint, first);
     std::fs::write(&files.key, &key).unwrap();
-    assert_eq!(server.look(), Looked::Changed);
+    assert_eq!(settled(&server), Looked::Changed);
     assert!(!server.are_files_refused());
     let (dialled, _) = meet(&server, &connector).await;
     assert_ne!(dialled.unwrap().unwrap().fingerprint, first, "both ends use it");
@@ -344,9 +364,32 @@ async fn an_open_connection_ends_once_its_ca_is_gone() {
     let mut refused = std::pin::pin!(server.until_refused(accepted.unwrap().0.shown()));
     std::fs::write(&ca, made.ca_pem() + &other.ca_pem()).unwrap();
     assert!(futures::poll!(&mut refused).is_pending());
-    assert_eq!(server.look(), Looked::Changed);
+    assert_eq!(settled(&server), Looked::Changed);
     assert!(futures::poll!(&mut refused).is_pending(), "its CA is still there");
     std::fs::write(&ca, other.ca_pem()).unwrap();
-    assert_eq!(server.look(), Looked::Changed);
+    assert_eq!(settled(&server), Looked::Changed);
     refused.await;
+}
+
+#[tokio::test]
+async fn a_dialled_connection_ends_once_the_ca_of_the_other_end_is_gone() {
+    let (made, other) = (Made::new(), Made::new());
+    let both = made.ca_pem() + &other.ca_pem();
+    let ca = other.write("ca.pem", &both);
+    let a = Files { ca: Some(made.write("both.pem", &both)), ..made.node("nodeA") };
+    let b = Files { ca: Some(ca.clone()), ..other.node("nodeB") };
+    let (server, dialling) = (peer(Mode::Require, &a, "nodeA").unwrap(), peer(Mode::Require, &b, "nodeB").unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = tokio::spawn(accept(listener, server));
+    let (mut stream, _) = dialling.connector("nodeB").connect(|| TcpStream::connect(address)).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    let _open = accepting.await.unwrap();
+    let mut read = Box::pin(stream.read_u8());
+    assert!(futures::poll!(&mut read).is_pending());
+    // Its own certificate comes from the CA that stays.
+    std::fs::write(&ca, other.ca_pem()).unwrap();
+    assert_eq!(settled(&dialling), Looked::Changed);
+    assert_eq!(read.await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    drop(stream);
 }

@@ -2,6 +2,7 @@
 //! server. Its names are not compared with the address; `connector.rs` checks whom it names.
 
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
@@ -9,6 +10,8 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use super::Certificate;
 
 /// The verifier of peers as servers.
 #[derive(Debug)]
@@ -21,6 +24,21 @@ impl PeerServer {
     pub(super) fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> PeerServer {
         PeerServer { roots, provider }
     }
+
+    /// Returns whether it still accepts the certificates of an open connection, the other end's own
+    /// first.
+    pub(super) fn still_accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((first, others)) = chain.split_first() else { return false };
+        is_signed(first, others, &self.roots, while_valid(first), &self.provider).is_ok()
+    }
+}
+
+/// Returns the time, or that of the certificate's end if it has expired. An open connection
+/// survives that.
+pub(super) fn while_valid(certificate: &CertificateDer<'_>) -> UnixTime {
+    let not_after = Certificate::read(certificate).map(|certificate| certificate.not_after);
+    let last = not_after.and_then(|last| last.duration_since(UNIX_EPOCH).ok()).map(UnixTime::since_unix_epoch);
+    last.map_or_else(UnixTime::now, |last| last.min(UnixTime::now()))
 }
 
 /// Checks that one of the CAs has signed the certificate, that it may be a server's, and its dates.

@@ -14,6 +14,8 @@ pub(super) struct Watched {
     bytes_max: usize,
     /// What the last look found: a hash of the content, or why there was none.
     seen: Result<[u8; 32], String>,
+    /// The same of what was returned last.
+    told: Result<[u8; 32], String>,
 }
 
 impl Watched {
@@ -21,19 +23,25 @@ impl Watched {
     pub(super) fn open(flag: &'static str, path: &Path, bytes_max: usize) -> Result<(Watched, String), String> {
         let text = read(path, bytes_max)?;
         let seen = Ok(hash(&text));
-        Ok((Watched { flag, path: path.to_owned(), bytes_max, seen }, text))
+        Ok((Watched { flag, path: path.to_owned(), bytes_max, told: seen.clone(), seen }, text))
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns the content if it is another one than at the last look, or why there is none, if
-    /// that is new.
+    /// Returns the content if it is another one than was returned last, or why there is none, if
+    /// that is new. A file may be half written, so a content counts only once two looks in a row
+    /// have found the same.
     pub(super) fn look(&mut self) -> Option<Result<String, String>> {
         let found = read(&self.path, self.bytes_max);
         let seen = found.as_ref().map(|text| hash(text)).map_err(Clone::clone);
-        (std::mem::replace(&mut self.seen, seen.clone()) != seen).then_some(found)
+        let is_settled = std::mem::replace(&mut self.seen, seen.clone()) == seen;
+        if !is_settled || self.told == seen {
+            return None;
+        }
+        self.told = seen;
+        Some(found)
     }
 }
 
@@ -57,6 +65,12 @@ fn read(path: &Path, bytes_max: usize) -> Result<String, String> {
 mod tests {
     use super::*;
 
+    /// Looks until a content that stays as it is counts.
+    fn settled(file: &mut Watched) -> Option<Result<String, String>> {
+        assert_eq!(file.look(), None, "it may be half written");
+        file.look()
+    }
+
     #[test]
     fn a_change_is_told_once() {
         let place = tempfile::tempdir().unwrap();
@@ -64,16 +78,32 @@ mod tests {
         assert!(Watched::open("--policy", &path, 8).unwrap_err().contains("cannot be opened"));
         std::fs::write(&path, "one").unwrap();
         let (mut file, text) = Watched::open("--policy", &path, 8).unwrap();
-        assert_eq!((text.as_str(), file.look()), ("one", None));
+        assert_eq!((text.as_str(), settled(&mut file)), ("one", None));
         std::fs::write(&path, "two").unwrap();
-        assert_eq!((file.look(), file.look()), (Some(Ok("two".into())), None));
+        assert_eq!((settled(&mut file), file.look()), (Some(Ok("two".into())), None));
         std::fs::write(&path, "far too long").unwrap();
-        assert_eq!((file.look(), file.look()), (Some(Err("it is larger than 8 bytes".into())), None));
+        assert_eq!((settled(&mut file), file.look()), (Some(Err("it is larger than 8 bytes".into())), None));
         std::fs::remove_file(&path).unwrap();
-        assert!(file.look().unwrap().is_err() && file.look().is_none());
+        assert!(settled(&mut file).unwrap().is_err() && file.look().is_none());
         std::fs::write(&path, "two").unwrap();
-        assert_eq!((file.look(), file.look()), (Some(Ok("two".into())), None), "it is back");
+        assert_eq!((settled(&mut file), file.look()), (Some(Ok("two".into())), None), "it is back");
         std::fs::write(&path, b"\xff").unwrap();
-        assert_eq!(file.look(), Some(Err("it is no text in UTF-8".into())));
+        assert_eq!(settled(&mut file), Some(Err("it is no text in UTF-8".into())));
+    }
+
+    #[test]
+    fn a_half_written_file_does_not_count() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("policy");
+        std::fs::write(&path, "one").unwrap();
+        let (mut file, _) = Watched::open("--policy", &path, 8).unwrap();
+        std::fs::write(&path, "tw").unwrap();
+        assert_eq!(file.look(), None);
+        std::fs::write(&path, "two").unwrap();
+        assert_eq!((file.look(), file.look()), (None, Some(Ok("two".into()))));
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(file.look(), None);
+        std::fs::write(&path, "two").unwrap();
+        assert_eq!((file.look(), file.look()), (None, None), "nothing has changed");
     }
 }

@@ -41,7 +41,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::tls::Certificate;
+use crate::tls::{Certificate, OwnCluster};
 use counts::Counts;
 use files::Watched;
 use keys::KEYS_BYTES_MAX;
@@ -72,6 +72,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct TrustSettings {
     /// Name of this node, for the audit file.
     pub node: String,
+    /// What names this node's cluster. Clients of others are nobody here.
+    pub cluster: OwnCluster,
     /// Whether the client port checks certificates of clients.
     pub client_certificates: bool,
     /// The file with the keys of tokens.
@@ -140,6 +142,9 @@ impl Trust {
         if settings.client_certificates && settings.keys.is_none() && settings.policy.is_none() {
             tracing::warn!("clients show certificates, and nothing grants them anything: add --policy");
         }
+        if settings.keys.is_some() {
+            settings.rules.warn();
+        }
         Ok(Trust(Arc::new(Inner {
             state: ArcSwap::from_pointee(State::new(keys, policy)),
             files: Mutex::new(Files { policy: policy_file, keys: keys_file }),
@@ -172,16 +177,14 @@ impl Trust {
             return Ok(Caller::default());
         }
         let refuse = |caller: Caller, text: String| Err((caller, Refusal::unauthenticated(text)));
-        let mut caller = Caller::default();
-        if let Some(certificate) = certificate {
-            match shown::certified(certificate, now) {
-                Ok(certified) => caller.certified = Some(certified),
-                Err(problem) => return refuse(caller, problem.into()),
-            }
-        }
-        match self.bearer(authorization, now) {
-            Ok(bearer) => Ok(Caller { bearer, ..caller }),
-            Err(problem) => refuse(caller, problem),
+        let cluster = certificate.map(|_| self.0.settings.cluster.name()).unwrap_or_default();
+        let shown = certificate.map(|certificate| shown::certified(certificate, &cluster, now)).transpose();
+        match (self.bearer(authorization, now), shown) {
+            (Err(problem), shown) => refuse(Caller { bearer: None, certified: shown.ok().flatten() }, problem),
+            // A token needs no certificate, and so not a good one.
+            (Ok(Some(bearer)), shown) => Ok(Caller { bearer: Some(bearer), certified: shown.ok().flatten() }),
+            (Ok(None), Ok(certified)) => Ok(Caller { bearer: None, certified }),
+            (Ok(None), Err(problem)) => refuse(Caller::default(), problem.into()),
         }
     }
 
@@ -209,15 +212,13 @@ impl Trust {
         match self.0.state.load().call(caller.name(), method, right, now) {
             Fare::Allowed => Ok(()),
             Fare::Denied => Err(self.denied(caller, method, right)),
-            Fare::TooMany(per_second, wait) => Err(too_many(caller, method, per_second, wait)),
+            Fare::TooMany(per_second, wait) => Err(Refusal::too_many(caller.name(), method, per_second, wait)),
         }
     }
 
     fn denied(&self, caller: &Caller, method: &str, right: Right) -> Refusal {
         let Some(name) = caller.name() else { return Refusal::unauthenticated(self.who_are_you()) };
-        let text =
-            format!("{name} may not call {method}: that needs the role {}, and nothing grants it", right.roles());
-        Refusal { reason: Reason::Denied, text, retry_after: None }
+        Refusal::denied(name, method, right)
     }
 
     fn who_are_you(&self) -> String {
@@ -288,7 +289,7 @@ impl Trust {
         }
     }
 
-    /// Looks once, and takes what has changed.
+    /// Looks once, and takes what has changed and is the same as at the look before.
     fn look(&self) {
         let mut files = self.0.files.lock();
         let state = self.0.state.load_full();
@@ -361,17 +362,6 @@ impl Trust {
 
 fn has_role(caller: &Caller, right: Right) -> bool {
     caller.bearer.as_ref().is_some_and(|bearer| bearer.roles.may(right))
-}
-
-fn too_many(caller: &Caller, method: &str, per_second: u32, wait: Duration) -> Refusal {
-    let name = caller.name().map_or(ANONYMOUS, |name| name);
-    // A wait of 0 would be an invitation to call at once.
-    let wait = Duration::from_millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
-    let shown = humantime::format_duration(wait);
-    let text = format!(
-        "{name} has used its quota of {per_second} calls a second for {method}; there is room again in {shown}"
-    );
-    Refusal { reason: Reason::Quota, text, retry_after: Some(wait) }
 }
 
 /// Returns the subject of a token, or why it is refused. A node does this with [`Trust::identify`].

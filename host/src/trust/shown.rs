@@ -37,18 +37,23 @@ fn bearer_token(value: &[u8]) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Returns the holder of a client certificate, or why nobody can be it.
-pub(super) fn certified(certificate: &Arc<Certificate>, now: SystemTime) -> Result<Certified, &'static str> {
+/// Returns the holder of a client certificate, or why nobody can be it. `cluster` is the name of
+/// this node's own; empty if it has none.
+pub(super) fn certified(
+    certificate: &Arc<Certificate>,
+    cluster: &str,
+    now: SystemTime,
+) -> Result<Certified, &'static str> {
     if now >= certificate.not_after {
         return Err("the client certificate has expired");
     }
     if certificate.is_of_node() {
         return Err("the certificate is of a node, and a node is no client");
     }
-    let name = certificate.subject();
+    let name = certificate.subject(cluster);
     if !is_name(&name) {
         return Err(
-            "the client certificate has no usable name: a URI lockstep://<cluster>/client/<name>, a common name, or a DNS name",
+            "the client certificate has no usable name: a URI lockstep://<cluster>/client/<name> of this cluster, or, without a URI of lockstep, a common name or a DNS name",
         );
     }
     Ok(Certified { name: name.into(), certificate: certificate.clone() })

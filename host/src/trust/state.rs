@@ -17,6 +17,10 @@ use super::verified::Verified;
 /// Most verdicts that are remembered. Some 500 bytes each, with the longest names.
 const VERDICTS_MAX: usize = 8_192;
 
+/// Most bytes of a method whose verdicts are remembered. Longer ones are names that a stranger has
+/// made up.
+pub(super) const METHOD_BYTES_MAX: usize = 256;
+
 /// What is in force.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -75,14 +79,16 @@ impl State {
     }
 
     fn verdict(&self, subject: Option<&Arc<str>>, method: &str, right: Right) -> Arc<Verdict> {
+        if method.len() > METHOD_BYTES_MAX {
+            return Arc::new(self.judge(subject, method, right));
+        }
         let (is_named, name) = (subject.is_some(), subject.map_or("", |subject| subject));
         // No name has a control character.
         let key = format!("{}{}{name}\0{method}", right as u8, u8::from(is_named));
         if let Some(known) = self.verdicts.read().get(&key) {
             return known.clone();
         }
-        let grants = self.policy.allowing(subject.map(|subject| &**subject), method, right);
-        let verdict = Arc::new(self.verdict_of(&grants));
+        let verdict = Arc::new(self.judge(subject, method, right));
         let mut verdicts = self.verdicts.write();
         if verdicts.len() >= VERDICTS_MAX {
             verdicts.clear();
@@ -91,7 +97,8 @@ impl State {
         verdict
     }
 
-    fn verdict_of(&self, grants: &[usize]) -> Verdict {
+    fn judge(&self, subject: Option<&Arc<str>>, method: &str, right: Right) -> Verdict {
+        let grants = self.policy.allowing(subject.map(|subject| &**subject), method, right);
         if grants.is_empty() {
             return Verdict::Denied;
         }
@@ -140,5 +147,16 @@ mod tests {
             state.allows(None, &number.to_string(), Right::Look);
         }
         assert!(state.verdicts.read().len() <= VERDICTS_MAX);
+    }
+
+    #[test]
+    fn a_long_method_is_judged_and_not_remembered() {
+        let state = state(&grant("anonymous", "reader", "methods = [\"x/*\"]"));
+        let long = "y".repeat(METHOD_BYTES_MAX);
+        assert!(state.allows(None, &format!("x/{long}"), Right::Query));
+        assert!(!state.allows(None, &format!("z/{long}"), Right::Query));
+        assert!(state.verdicts.read().is_empty());
+        assert!(!state.allows(None, &long, Right::Query));
+        assert_eq!(state.verdicts.read().len(), 1);
     }
 }

@@ -8,7 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 
 use super::keys::{Key, KeyId, Keys};
 use super::policy::ANONYMOUS;
@@ -30,6 +31,20 @@ pub struct TokenRules {
     pub audience: Option<String>,
 }
 
+impl TokenRules {
+    /// Warns of what is not checked.
+    pub(super) fn warn(&self) {
+        if self.issuer.is_none() {
+            tracing::warn!(
+                "tokens of any issuer are taken if a key of --token_jwks has signed them: add --token_issuer"
+            );
+        }
+        if self.audience.is_none() {
+            tracing::warn!("tokens for an audience are refused, and those for none are taken: add --token_audience");
+        }
+    }
+}
+
 /// Who shows a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bearer {
@@ -49,6 +64,8 @@ pub(super) enum BadToken {
     TooLong,
     #[error("the token is no JWT: three parts in base64url, the first and second of them JSON")]
     NoJwt,
+    #[error("the token's header has `crit`: rules that this node does not know")]
+    Critical,
     #[error("the token is signed by {0}; only EdDSA, ES256 and RS256 are taken")]
     Algorithm(&'static str),
     #[error("this node has no key for the token: of its algorithm, and with its `kid` if it names one")]
@@ -69,6 +86,8 @@ pub(super) enum BadToken {
     Issuer(String),
     #[error("the token is not for the audience {0:?}")]
     Audience(String),
+    #[error("the token is for an audience (`aud`), and this node was started without --token_audience")]
+    AnyAudience,
     #[error("the token has no `sub`, so it names nobody")]
     NoSubject,
     #[error(
@@ -85,6 +104,12 @@ fn whole(duration: &Duration) -> String {
 struct Head {
     alg: String,
     kid: Option<String>,
+    #[serde(default, rename = "crit", deserialize_with = "whatever_it_is")]
+    is_critical: bool,
+}
+
+fn whatever_it_is<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 #[derive(Deserialize)]
@@ -119,6 +144,9 @@ pub(super) fn verify(token: &str, keys: &Keys, rules: &TokenRules, now: SystemTi
         return Err(BadToken::TooLong);
     }
     let head = head(token)?;
+    if head.is_critical {
+        return Err(BadToken::Critical);
+    }
     let algorithm = algorithm(&head.alg)?;
     let candidates = keys.candidates(algorithm, head.kid.as_deref());
     if candidates.is_empty() {
@@ -183,6 +211,10 @@ impl Claims {
         let names = |audience: &String| self.aud.as_ref().is_some_and(|named| named.as_slice().contains(audience));
         if let Some(audience) = rules.audience.as_ref().filter(|audience| !names(audience)) {
             return Err(BadToken::Audience(audience.clone()));
+        }
+        // RFC 7519, 4.1.3: whoever is not among them must refuse it.
+        if rules.audience.is_none() && self.aud.is_some() {
+            return Err(BadToken::AnyAudience);
         }
         let until = moment(self.exp.ok_or(BadToken::NoExpiry)?)? + LEEWAY;
         if now >= until {

@@ -97,11 +97,20 @@ fn clocks_may_differ_by_a_minute() {
         assert!(read(&signed(&changed(name, value.clone()))).is_ok(), "{name} {value}");
     }
     let loose = TokenRules::default();
-    for name in ["iss", "aud"] {
-        assert!(verify(&signed(&without(name)), &keys(), &loose, now()).is_ok(), "{name} is not asked for");
+    let mut claims = without("aud");
+    assert!(verify(&signed(&claims), &keys(), &loose, now()).is_ok(), "no audience is asked for");
+    claims.as_object_mut().unwrap().remove("iss");
+    assert!(verify(&signed(&claims), &keys(), &loose, now()).is_ok(), "no issuer is asked for");
+}
+
+#[test]
+fn a_token_for_an_audience_is_refused_by_a_node_that_has_none() {
+    for audience in [json!("lockstep"), json!(["others"]), json!([])] {
+        let token = signed(&changed("aud", audience));
+        let refusal = verify(&token, &keys(), &TokenRules::default(), now()).unwrap_err();
+        assert_eq!(refusal, BadToken::AnyAudience);
+        assert!(refusal.to_string().contains("--token_audience"), "{refusal}");
     }
-    let for_others = changed("aud", json!("others"));
-    assert!(verify(&signed(&for_others), &keys(), &loose, now()).is_ok(), "no audience is configured");
 }
 
 #[test]
@@ -162,7 +171,12 @@ fn bad_tokens_are_refused_in_words_that_have_nothing_of_the_token() {
         ("four parts", format!("{good}.x"), "is no JWT"),
         ("empty", String::new(), "is no JWT"),
         ("no base64", format!("!{good}"), "is no JWT"),
-        ("a critical extension", unsigned(&json!({"alg": "EdDSA", "crit": ["x"]}), &claims()) + signature, "is no JWT"),
+        (
+            "a critical extension",
+            unsigned(&json!({"alg": "EdDSA", "crit": ["x"]}), &claims()) + signature,
+            "has `crit`",
+        ),
+        ("a critical nothing", unsigned(&json!({"alg": "EdDSA", "crit": null}), &claims()) + signature, "has `crit`"),
     ];
     for (what, token, expected) in rows {
         let text = read(&token).expect_err(what).to_string();

@@ -80,6 +80,35 @@ fn allow(trust: &Trust, caller: &Caller, method: &str, right: Right) -> Result<(
 }
 
 #[test]
+fn a_client_of_another_cluster_is_nobody() {
+    use crate::tls::made::Made;
+    use crate::tls::{Audience, Mode, Server, ServerSettings};
+    let (place, made) = (Place::new(), Made::new());
+    let audience = Audience::Peers { raft_id: "nodeA".into() };
+    let peers = Server::open(ServerSettings { mode: Mode::Require, files: made.node("nodeA"), audience }).unwrap();
+    let cluster = OwnCluster { raft_id: "nodeA".into(), peers, clients: Server::plain() };
+    let trust = Trust::open(TrustSettings { cluster, ..place.settings() }).unwrap();
+    let of = |uri| trust.identify(Authorization::Nothing, Some(&certificate("cn", &[uri])), SystemTime::now());
+    assert_eq!(of("lockstep://prod/client/alice").unwrap().name().map(|name| &**name), Some("alice"));
+    assert!(of("lockstep://test/client/alice").unwrap_err().1.text.contains("of this cluster"));
+}
+
+#[test]
+fn a_long_method_is_cut_in_a_refusal() {
+    let place = Place::new();
+    let trust = place.trust();
+    let reader = identify(&trust, &place.token("reader", &[], HOUR)).unwrap();
+    let refusal = trust.allow(&reader, &"m".repeat(16 << 10), Right::Command, Instant::now()).unwrap_err();
+    assert!(refusal.text.len() < 512, "{}", refusal.text.len());
+}
+
+/// Looks until a content that stays as it is counts.
+fn settled(trust: &Trust) {
+    trust.look();
+    trust.look();
+}
+
+#[test]
 fn a_node_without_any_of_it_is_open() {
     let trust = Trust::open(TrustSettings::default()).unwrap();
     let caller = identify(&trust, "no token at all").unwrap();
@@ -170,6 +199,10 @@ fn a_token_counts_more_than_a_certificate() {
     let both = trust.identify(Authorization::Value(value.as_bytes()), Some(&named), SystemTime::now()).unwrap();
     assert_eq!((both.name().map(|name| &**name), both.proof()), (Some("reader"), "token"));
     assert_eq!(both.certificate(), Some(("alice", "ab12")));
+    for useless in [expired, certificate("anonymous", &[]), certificate("cn", &["lockstep://db/node/nodeA"])] {
+        let caller = trust.identify(Authorization::Value(value.as_bytes()), Some(&useless), SystemTime::now()).unwrap();
+        assert_eq!((caller.name().map(|name| &**name), caller.certificate()), (Some("reader"), None));
+    }
 }
 
 #[test]
@@ -179,15 +212,15 @@ fn a_bad_new_file_changes_nothing_and_a_good_one_is_taken() {
     let reader = identify(&trust, &place.token("reader", &[], HOUR)).unwrap();
     let may_read = |trust: &Trust| allow(trust, &reader, "a.B/C", Right::Query).is_ok();
     std::fs::write(place.path("policy"), "[[grant]]\nsubject = 7").unwrap();
-    trust.look();
+    settled(&trust);
     trust.look();
     assert!(may_read(&trust));
     assert_eq!(trust.figures().reloads_refused, [("policy", 1), ("keys", 0)]);
     std::fs::write(place.path("policy"), POLICY.replace("\"reader\"\nrole", "\"writer\"\nrole")).unwrap();
-    trust.look();
+    settled(&trust);
     assert!(!may_read(&trust), "its grant is gone");
     std::fs::write(place.path("jwks"), new_key().unwrap().jwks).unwrap();
-    trust.look();
+    settled(&trust);
     assert!(identify(&trust, &place.token("reader", &[], HOUR)).unwrap_err().text.contains("not signed by a key"));
     assert_eq!(trust.figures().reloads, [("policy", 1), ("keys", 1)]);
 }
@@ -216,12 +249,12 @@ async fn whoever_loses_a_right_is_told_at_once() {
     let by_role = start(&place.token("other", &[Role::Reader], HOUR), "a.B/C");
     tokio::task::yield_now().await;
     std::fs::write(place.path("policy"), "").unwrap();
-    trust.look();
+    settled(&trust);
     let refusal = reader.await.unwrap();
     assert!(refusal.reason == Reason::Denied && refusal.text.contains("reader may not call a.B/C"), "{refusal:?}");
     assert!(!by_role.is_finished());
     std::fs::write(place.path("jwks"), new_key().unwrap().jwks).unwrap();
-    trust.look();
+    settled(&trust);
     let refusal = by_role.await.unwrap();
     assert!(refusal.reason == Reason::Unauthenticated && refusal.text.contains("no longer trusted"), "{refusal:?}");
 }

@@ -145,7 +145,20 @@ impl Names {
     }
 
     fn speaks(&self, from: NodeId, claimed: &str, certificate: &Certificate) -> Result<(), NameError> {
-        let Some(known) = self.known(from) else { return self.prove(from, claimed, certificate) };
+        match self.known(from) {
+            Some(known) => self.speaks_as(from, known, claimed, certificate),
+            None => self.prove(from, claimed, certificate),
+        }
+    }
+
+    /// Checks a message of a node that has a name.
+    fn speaks_as(
+        &self,
+        from: NodeId,
+        known: String,
+        claimed: &str,
+        certificate: &Certificate,
+    ) -> Result<(), NameError> {
         if !claimed.is_empty() && claimed != known {
             return Err(NameError::OtherName {
                 id: from,
@@ -167,6 +180,10 @@ impl Names {
         let name = name.to_owned();
         self.names(certificate, &name)?;
         let mut proven = self.0.proven.lock();
+        // Another message of the node may have come first.
+        if let Some((_, known)) = proven.iter().find(|(proven, _)| *proven == id) {
+            return self.speaks_as(id, known.clone(), claimed, certificate);
+        }
         let of_name = proven.iter().filter(|(_, known)| *known == name).count();
         if of_name >= IDS_PER_NAME_MAX
             && let Some(oldest) = proven.iter().position(|(_, known)| *known == name)
