@@ -180,7 +180,16 @@ fn backups() -> Vec<Seed> {
 }
 
 fn route() -> peer::Route {
-    peer::Route { cluster_id: vec![1; 16].into(), incarnation: 3, group: 0, from: 1, to: 2, nonce: 5, boot: 1 }
+    peer::Route {
+        cluster_id: vec![1; 16].into(),
+        incarnation: 3,
+        group: 0,
+        from: 1,
+        to: 2,
+        nonce: 5,
+        boot: 1,
+        from_name: String::new(),
+    }
 }
 
 fn append() -> peer::AppendRequest {
