@@ -46,7 +46,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// while the node is short of memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Time between two looks for responses that nobody takes and requests that stopped, while the node is short of memory.
+/// Time between two looks for responses that nobody takes and requests that stopped, while the node
+/// is short of memory.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Most messages that are decompressed at a time. The others wait in order, so that they take turns

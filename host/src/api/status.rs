@@ -280,8 +280,8 @@ pub fn too_slow(limit: Duration) -> Status {
     with_fate(host(Code::DeadlineExceeded, &text), NOT_APPLIED)
 }
 
-/// Returns the status of a request of which no byte came for `patience` while this node was short of
-/// memory.
+/// Returns the status of a request of which no byte came for `patience` while this node was short
+/// of memory.
 pub fn stalled(patience: Duration) -> Status {
     let text = format!(
         "nothing of the request arrived for {patience:?} while this node was short of memory for its clients (--client_memory); the \

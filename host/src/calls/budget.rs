@@ -1,6 +1,6 @@
 //! How many bytes clients make this node hold: requests, replies that wait, what watches keep. It
-//! counts them, for the node, for each address and connection, and for watches, and refuses more than there may
-//! be. It knows no call, and holds no byte itself.
+//! counts them, for the node, for each address and connection, and for watches, and refuses more
+//! than there may be. It knows no call, and holds no byte itself.
 //!
 //! - A [`Lease`] is a number of bytes that are held. Dropping it gives them back.
 //! - Most leases are refused at a limit. The reply of a command that was applied is never refused,
@@ -272,7 +272,8 @@ impl Share {
         }
     }
 
-    /// Returns whether the node, the watches, this address or this connection hold nearly as much as they may.
+    /// Returns whether the node, the watches, this address or this connection hold nearly as much
+    /// as they may.
     pub fn is_nearly_used_up(&self) -> bool {
         let node = &self.budget().0;
         let nearly = |counter: &AtomicU64, max: u64| counter.load(Relaxed) > max - max / NEARLY_PART;
@@ -282,13 +283,14 @@ impl Share {
             || nearly(&self.0.held, self.budget().connection_max())
     }
 
-    /// Returns an error if the node, this address or this connection holds as much as it may. Replies that were
-    /// counted by force may have used up what a call found when it was admitted.
+    /// Returns an error if the node, this address or this connection holds as much as it may.
+    /// Replies that were counted by force may have used up what a call found when it was admitted.
     pub fn check(&self) -> Result<(), Short> {
         self.check_but(0)
     }
 
-    /// Returns an error if the node, this address or this connection holds nearly as much as it may.
+    /// Returns an error if the node, this address or this connection holds nearly as much as it
+    /// may.
     pub fn check_nearly(&self) -> Result<(), Short> {
         self.check_but(NEARLY_PART)
     }
@@ -357,7 +359,8 @@ impl Lease {
         self.bytes
     }
 
-    /// Returns an error if the node, the address or the connection of the lease holds nearly as much as it may.
+    /// Returns an error if the node, the address or the connection of the lease holds nearly as
+    /// much as it may.
     pub fn check_nearly(&self) -> Result<(), Short> {
         self.share.check_nearly()
     }

@@ -24,8 +24,8 @@ pub struct Outcome {
 }
 
 /// Makes the verdict on a command that the host did not run: its entry had no fuel left for it, or
-/// no room for more replies, or it stands in the log before the cluster's genesis entry. The command
-/// changed nothing and may be sent again as it is.
+/// no room for more replies, or it stands in the log before the cluster's genesis entry. The
+/// command changed nothing and may be sent again as it is.
 pub fn not_run() -> Verdict {
     Verdict::Failed(Failure { reason: Reason::NotRun, detail: String::new() })
 }

@@ -3,9 +3,9 @@
 //! | alternative name | names |
 //! |---|---|
 //! | URI `lockstep://<cluster>/node/<raft_id>` | the node of that cluster |
-//! | DNS `<raft_id>` or `<raft_id>.more`, without any URI of Lockstep | the node, for a node that knows no cluster |
+//! | DNS `<raft_id>` or `<raft_id>.more`, and no URI of ours | the node, if we know no cluster |
 //! | URI `lockstep://<cluster>/client/<name>` | the client of that cluster |
-//! | common name, else DNS, without any URI of Lockstep | the client |
+//! | common name, else DNS, and no URI of ours | the client |
 
 use super::Certificate;
 

@@ -1,5 +1,5 @@
-//! Reads the rows of [`super::table`] at each scrape, and writes them in Prometheus' words. Knows no
-//! metric by its name, and counts nothing.
+//! Reads the rows of [`super::table`] at each scrape, and writes them in Prometheus' words. Knows
+//! no metric by its name, and counts nothing.
 
 use std::sync::Weak;
 
