@@ -25,8 +25,11 @@ async fn occupy(held: &mut JoinSet<()>, from: u8, to: SocketAddr, count: u64) ->
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from(([127, 0, 0, from], 0)))?;
         let mut io = socket.connect(to).await?;
-        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
-        io.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+        let greeting = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat();
+        if io.write_all(&greeting).await.is_err() {
+            // It was refused, and closed before it had spoken.
+            continue;
+        }
         let mut connection = Frames { io };
         held.spawn(async move {
             // One that was refused ends here.

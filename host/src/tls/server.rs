@@ -3,9 +3,10 @@
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -18,6 +19,11 @@ use super::{Certificate, Connector, Stream};
 
 /// First byte of a connection that speaks TLS: the kind of a record with a handshake message.
 const HANDSHAKE: u8 = 0x16;
+
+/// Longest time that the end of a failed handshake may take.
+const LEAVE: Duration = Duration::from_secs(1);
+/// Most bytes that are read meanwhile.
+const LEAVE_BYTES_MAX: u64 = 64 << 10;
 
 /// The accepting end of a port. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +90,14 @@ impl Server {
         if self.mode == Mode::Prefer && !speaks_tls(&stream).await? {
             return Ok((Stream::Plain(stream), None));
         }
-        let stream = TlsAcceptor::from(keeper.now().server.clone()).accept(stream).await?;
+        let accepting = TlsAcceptor::from(keeper.now().server.clone()).accept(stream);
+        let stream = match accepting.into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                take_leave(stream).await;
+                return Err(error);
+            }
+        };
         let certificate = self.shown(stream.get_ref().1.peer_certificates())?;
         Ok((Stream::Encrypted(Box::new(stream)), certificate))
     }
@@ -121,4 +134,15 @@ pub async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(first[0] == HANDSHAKE),
     }
+}
+/// Lets the other end read the alert that says why its handshake failed. What it has sent meanwhile
+/// is read and dropped: closing a socket with unread bytes would reset the connection, and the
+/// alert would be lost.
+async fn take_leave(mut stream: TcpStream) {
+    let left = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut (&mut stream).take(LEAVE_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    // An end that does not wait for the reason does not need it.
+    let _out_of_time = tokio::time::timeout(LEAVE, left).await;
 }
