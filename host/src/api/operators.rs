@@ -158,7 +158,7 @@ mod tests {
     use tokio::runtime::{Builder, Runtime};
 
     fn runtime(name: &str) -> Runtime {
-        Builder::new_multi_thread().worker_threads(1).thread_name(name).build().unwrap()
+        Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_time().build().unwrap()
     }
 
     async fn name_of_thread() -> String {

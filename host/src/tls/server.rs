@@ -135,6 +135,7 @@ pub async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
         _ => Ok(first[0] == HANDSHAKE),
     }
 }
+
 /// Lets the other end read the alert that says why its handshake failed. What it has sent meanwhile
 /// is read and dropped: closing a socket with unread bytes would reset the connection, and the
 /// alert would be lost.
