@@ -216,10 +216,11 @@ impl Work<'_> {
 
     /// Returns the names that a node's certificate gets.
     fn hosts_of(&self, node: &NodeNames) -> anyhow::Result<Vec<Host>> {
-        if self.wanted.renew && node.hosts.is_empty() {
-            if let Found::Certificate(before) = self.files.find(&node.name)? {
-                return Ok(before.hosts());
-            }
+        if self.wanted.renew
+            && node.hosts.is_empty()
+            && let Found::Certificate(before) = self.files.find(&node.name)?
+        {
+            return Ok(before.hosts());
         }
         let mut hosts = node.all_hosts();
         if self.wanted.localhost && !self.renews_all() {
