@@ -128,7 +128,8 @@ impl Credentials {
 pub(crate) fn advice(words: &str, has_identity: bool) -> Option<&'static str> {
     let says = |part: &str| words.contains(part);
     let is_about_the_node = says("invalid peer certificate");
-    let advice = if says("UnknownIssuer") {
+    // Two authorities of one name differ in their keys alone.
+    let advice = if says("UnknownIssuer") || (is_about_the_node && says("BadSignature")) {
         "no authority in --tls_ca signed the node's certificate; give the file of the cluster's own authority"
     } else if is_about_the_node && (says("NotValidForName") || says("not valid for name")) {
         "the node's certificate does not name this address: use an address that it names, or give one of its names \
@@ -217,6 +218,7 @@ mod tests {
     fn what_tls_libraries_say_is_told_with_what_to_do() {
         for (has_identity, words, expected) in [
             (true, "invalid peer certificate: UnknownIssuer", "no authority in --tls_ca"),
+            (true, "invalid peer certificate: BadSignature", "no authority in --tls_ca"),
             (true, "invalid peer certificate: certificate not valid for name \"x\"", "--tls_server_name"),
             (true, "invalid peer certificate: certificate expired: verification time 1 (UNIX)", "renew it"),
             (true, "received fatal alert: UnknownCA", "refuses the certificate in --tls_cert"),
