@@ -15,7 +15,7 @@
 //! transport. `net` accepts the connections of `api` and `raft`, encrypted by `tls`. `trust`
 //! decides who may do what. `group` joins `calls`, `raft`, `machine` and `store` to one replicated
 //! machine; `node` is the process, which holds groups and serves them. All may use `types`,
-//! `codec`, `faults`, `logs` and `threads`. Only `node` sees everything.
+//! `codec`, `faults`, `logs`, `source` and `threads`. Only `node` sees everything.
 
 pub mod api;
 pub mod cli;
@@ -39,6 +39,7 @@ pub mod trust;
 pub mod codec;
 pub mod faults;
 pub mod logs;
+pub mod source;
 pub mod threads;
 pub mod types;
 

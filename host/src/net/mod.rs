@@ -31,7 +31,6 @@ mod server;
 #[cfg(test)]
 mod server_tests;
 mod slots;
-mod source;
 mod unencrypted;
 
 use port::Listener;

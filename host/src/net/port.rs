@@ -16,8 +16,8 @@ use super::arrival::Arrival;
 use super::counts::Counts;
 use super::refusal;
 use super::slots::{Count, Evicted, Full, Slots};
-use super::source::Source;
 use crate::logs::Sparse;
+use crate::source::Source;
 use crate::tls::{Mode, Server};
 
 /// Time to wait after a connection could not be accepted (usually because no descriptor is left).

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
-use super::source::Source;
+use crate::source::Source;
 
 /// The places of one port. Cheap to clone.
 #[derive(Clone, Debug)]

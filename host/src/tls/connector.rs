@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use super::client_stream::Trusted;
 use super::keeper::Keeper;
 use super::reason::{is_not_tls, reason};
-use super::settings::{Audience, ConnectorSettings, Mode, TlsError};
+use super::settings::Mode;
 use super::stream::Chain;
 use super::verify::PeerServer;
 use super::{Certificate, ClientStream};
@@ -34,20 +34,6 @@ impl Connector {
     /// Makes one that encrypts nothing.
     pub fn plain() -> Connector {
         Connector::default()
-    }
-
-    /// Reads the files. Blocks. Nobody looks at them again; a node takes
-    /// [`super::Server::connector`].
-    ///
-    /// # Errors
-    /// A file cannot be used, with the reason.
-    pub fn open(settings: ConnectorSettings) -> Result<Connector, TlsError> {
-        let ConnectorSettings { mode, files, raft_id } = settings;
-        if mode == Mode::Off {
-            return Ok(Connector::plain());
-        }
-        let keeper = Keeper::open(files, Audience::Peers { raft_id: raft_id.clone() })?;
-        Ok(Connector::of(mode, Some(keeper), &raft_id))
     }
 
     pub(super) fn of(mode: Mode, keeper: Option<Arc<Keeper>>, raft_id: &str) -> Connector {

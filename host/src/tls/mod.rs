@@ -35,5 +35,5 @@ pub use connector::Connector;
 pub use keeper::Looked;
 pub use reason::{is_not_tls, reason};
 pub use server::{Server, speaks_tls};
-pub use settings::{Audience, ConnectorSettings, Files, MinVersion, Mode, Part, ServerSettings, TlsError};
+pub use settings::{Audience, Files, MinVersion, Mode, Part, ServerSettings, TlsError};
 pub use stream::{Chain, Stream};

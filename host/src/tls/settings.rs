@@ -105,17 +105,6 @@ pub struct ServerSettings {
     pub audience: Audience,
 }
 
-/// What a [`super::Connector`] is opened with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectorSettings {
-    /// Whether connections are encrypted.
-    pub mode: Mode,
-    /// The files of the node as a peer.
-    pub files: Files,
-    /// This node's `--raft_id`.
-    pub raft_id: String,
-}
-
 /// One of [`Files`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {

@@ -20,7 +20,7 @@ fn for_clients(files: &Files, min_version: MinVersion) -> Server {
 }
 
 fn connector(mode: Mode, files: &Files, raft_id: &str) -> Connector {
-    Connector::open(ConnectorSettings { mode, files: files.clone(), raft_id: raft_id.into() }).unwrap()
+    peer(mode, files, raft_id).unwrap().connector(raft_id)
 }
 
 type Accepted = io::Result<(Stream, Option<Arc<Certificate>>)>;

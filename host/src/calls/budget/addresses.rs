@@ -1,5 +1,4 @@
-//! The bytes of each address that has connections. It knows which addresses are one client, and no
-//! limit.
+//! The bytes of each address that has connections. It knows no limit.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,18 +7,11 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// Bits of an IPv6 address that one client has for itself.
-const IPV6_CLIENT_BITS: u32 = 64;
+use crate::source::Source;
 
-/// Returns the client at an address. A client with IPv6 usually has the last half of it to choose.
+/// Returns the name of the client at an address, where nothing else names it.
 pub fn client_at(address: IpAddr) -> Arc<str> {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.to_string().into(),
-        IpAddr::V6(address) => {
-            let network = u128::from(address) >> (u128::BITS - IPV6_CLIENT_BITS);
-            format!("network {network:x}").into()
-        }
-    }
+    Source::of(address).to_string().into()
 }
 
 type Table = Arc<Mutex<HashMap<Arc<str>, Weak<OfAddress>>>>;

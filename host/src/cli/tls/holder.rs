@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use rustls::pki_types::DnsName;
 
+use crate::trust::Role;
+
 /// Name of a cluster whose operator gives it none.
 pub(super) const CLUSTER_NAME: &str = "lockstep";
 /// Longest name of a node, a client or a cluster. The same limit holds for --raft_id.
@@ -139,18 +141,18 @@ pub(crate) struct ClientRole {
     pub(crate) role: Option<&'static str>,
 }
 
-/// What a policy can let a client do.
-const ROLES: [&str; 4] = ["reader", "writer", "operator", "admin"];
-
 impl ClientRole {
     /// Reads `alice:admin`. Without a role the policy is not touched.
     pub(crate) fn parse(text: &str) -> Result<ClientRole, String> {
         let Some((name, role)) = text.split_once(':') else {
             return Ok(ClientRole { name: file_name(text)?, role: None });
         };
-        match ROLES.into_iter().find(|known| *known == role) {
-            Some(role) => Ok(ClientRole { name: file_name(name)?, role: Some(role) }),
-            None => Err(format!("there is no role {role:?}; the roles are {}", ROLES.join(", "))),
+        match Role::named(role) {
+            Some(role) => Ok(ClientRole { name: file_name(name)?, role: Some(role.name()) }),
+            None => {
+                let roles = Role::ALL.map(Role::name).join(", ");
+                Err(format!("there is no role {role:?}; the roles are {roles}"))
+            }
         }
     }
 }

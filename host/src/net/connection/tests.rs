@@ -6,7 +6,7 @@ use super::*;
 use crate::net::Port;
 use crate::net::control::CONTROL_AT_ONCE_MAX;
 use crate::net::slots::{Evicted, Slots};
-use crate::net::source::Source;
+use crate::source::Source;
 
 /// Time beyond the rate after which a connection of these tests is closed.
 const TOO_LONG: Duration = Duration::from_secs(2);

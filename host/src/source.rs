@@ -1,11 +1,13 @@
-//! From where a connection comes, as far as places are concerned: what one machine can choose
-//! freely counts as one. Knows no connection.
+//! From where a connection comes, as far as limits are concerned: what one machine can choose
+//! freely counts as one. Places of a port, bytes and watches of an address all count by it. Knows
+//! no connection and no limit.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// An address of IPv4, or a network of IPv6 with 64 bits, which is the least that one machine gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Source {
+pub enum Source {
     /// All of it.
     V4(Ipv4Addr),
     /// The first 64 bits.
@@ -15,13 +17,22 @@ pub(super) enum Source {
 impl Source {
     /// Returns the source that an address belongs to. An address of IPv4 that is written as one of
     /// IPv6, as a socket for both shows it, stays one of IPv4.
-    pub(super) fn of(address: IpAddr) -> Source {
+    pub fn of(address: IpAddr) -> Source {
         match address.to_canonical() {
             IpAddr::V4(address) => Source::V4(address),
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = address.segments();
                 Source::V6([a, b, c, d])
             }
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::V4(address) => address.fmt(f),
+            Source::V6([a, b, c, d]) => write!(f, "network {a:x}:{b:x}:{c:x}:{d:x}"),
         }
     }
 }
