@@ -240,12 +240,16 @@ impl Count {
 
 /// Refuses a syntax that the descriptor library does not know. It panics at one, such as that of
 /// editions.
-fn check_syntax(file: &FileDescriptorProto) -> Result<(), ContractError> {
+///
+/// # Errors
+/// The file has another syntax than proto2 and proto3.
+pub fn check_syntax(file: &FileDescriptorProto) -> Result<(), ContractError> {
     match file.syntax.as_deref() {
         None | Some("proto2" | "proto3") => Ok(()),
         Some(syntax) => {
             let (name, syntax) = (shown(file.name()), shown(syntax));
-            Err(ContractError::Undecodable(format!("{name} has the syntax {syntax}; proto2 and proto3 can be served")))
+            let known = "proto2 and proto3 are known";
+            Err(ContractError::Undecodable(format!("{name} has the syntax {syntax}; {known}")))
         }
     }
 }

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use prost_reflect::{
-    Cardinality, DescriptorPool, EnumDescriptor, FieldDescriptor, Kind as FieldKind, MessageDescriptor,
-    MethodDescriptor,
+    Cardinality, DescriptorPool, EnumDescriptor, EnumValueDescriptor, FieldDescriptor, Kind as FieldKind,
+    MessageDescriptor, MethodDescriptor,
 };
 
 use crate::method::{Consistency, Freshness, Kind, Method};
@@ -53,6 +53,8 @@ pub fn differences(old: &Contract, new: &Contract) -> Vec<Difference> {
             Some(now) => {
                 found.methods(method, now);
                 let (old, new) = (shape(&old_pool, method), shape(&new_pool, now));
+                found.renamed(&method.name, "takes", "took", &old.input(), &new.input());
+                found.renamed(&method.name, "returns", "returned", &old.output(), &new.output());
                 found.messages(&old.input(), &new.input());
                 found.messages(&old.output(), &new.output());
             }
@@ -123,6 +125,14 @@ impl Found {
         }
     }
 
+    /// Notes another name of a method's request or reply. Names of messages are not sent.
+    fn renamed(&mut self, method: &str, does: &str, did: &str, old: &MessageDescriptor, new: &MessageDescriptor) {
+        if old.full_name() != new.full_name() {
+            let (old, new) = (old.full_name(), new.full_name());
+            self.harmless(method, &format!("it {does} {new} now, and {did} {old}; only generated code notices"));
+        }
+    }
+
     fn messages(&mut self, old: &MessageDescriptor, new: &MessageDescriptor) {
         if !self.compared.insert((old.full_name().to_owned(), new.full_name().to_owned())) {
             return;
@@ -131,21 +141,33 @@ impl Found {
             let subject = format!("{}.{}", old.full_name(), field.name());
             match new.get_field(field.number()) {
                 Some(now) => self.fields(&subject, &field, &now),
-                None => self.broken(&subject, &format!("the field (number {}) is gone", field.number())),
+                None => match new.get_field_by_name(field.name()) {
+                    Some(now) => self.renumbered(&subject, field.number(), now.number()),
+                    None => self.broken(&subject, &format!("the field (number {}) is gone", field.number())),
+                },
             }
         }
         for field in new.fields().filter(|field| old.get_field(field.number()).is_none()) {
             let subject = format!("{}.{}", new.full_name(), field.name());
+            let is_renumbered = old.get_field_by_name(field.name()).is_some();
             match field.cardinality() {
+                Cardinality::Optional | Cardinality::Repeated if is_renumbered => {}
                 Cardinality::Required => self.broken(&subject, "the field is new and required"),
                 Cardinality::Optional | Cardinality::Repeated => self.harmless(&subject, "the field is new"),
             }
         }
     }
 
+    fn renumbered(&mut self, subject: &str, old: impl fmt::Display, new: impl fmt::Display) {
+        self.broken(subject, &format!("its number is {new} now, and was {old}"));
+    }
+
     fn fields(&mut self, subject: &str, old: &FieldDescriptor, new: &FieldDescriptor) {
         if old.name() != new.name() {
             let words = format!("it is called `{}` now; only clients that speak JSON notice", new.name());
+            self.harmless(subject, &words);
+        } else if old.json_name() != new.json_name() {
+            let words = format!("it is called `{}` in JSON now; only clients that speak JSON notice", new.json_name());
             self.harmless(subject, &words);
         }
         if old.is_list() != new.is_list() || old.is_map() != new.is_map() {
@@ -166,6 +188,16 @@ impl Found {
         if one_of(old) == one_of(new) && old.supports_presence() && !new.supports_presence() {
             self.broken(subject, "it is not `optional` any more: a default value reads as missing now");
         }
+        if old.is_group() != new.is_group() {
+            let name = |is_group| if is_group { "a group" } else { "no group" };
+            self.broken(subject, &format!("it is {} now, and was {}", name(new.is_group()), name(old.is_group())));
+        }
+        let default = |field: &FieldDescriptor| field.field_descriptor_proto().default_value.clone();
+        if default(old) != default(new) {
+            let name = |value: Option<String>| value.map_or("the default of its type".to_owned(), |value| value);
+            let (old, new) = (name(default(old)), name(default(new)));
+            self.broken(subject, &format!("if it is missing, it reads as {new} now, and did as {old}"));
+        }
         self.kinds(subject, &old.kind(), &new.kind());
     }
 
@@ -185,7 +217,10 @@ impl Found {
         for value in old.values() {
             let subject = format!("{}.{}", old.full_name(), value.name());
             match new.get_value(value.number()) {
-                None => self.broken(&subject, &format!("the value (number {}) is gone", value.number())),
+                None => match new.get_value_by_name(value.name()) {
+                    Some(now) => self.renumbered(&subject, value.number(), now.number()),
+                    None => self.broken(&subject, &format!("the value (number {}) is gone", value.number())),
+                },
                 Some(_) if new.get_value_by_name(value.name()).is_some_and(|now| now.number() == value.number()) => {}
                 Some(now) => {
                     let words = format!("it is called `{}` now; only clients that speak JSON notice", now.name());
@@ -193,7 +228,15 @@ impl Found {
                 }
             }
         }
-        for value in new.values().filter(|value| old.get_value(value.number()).is_none()) {
+        let (first, now) = (old.default_value(), new.default_value());
+        if first.number() != now.number() {
+            let words = format!("a missing value reads as `{}` now, and did as `{}`", now.name(), first.name());
+            self.broken(old.full_name(), &words);
+        }
+        let is_new = |value: &EnumValueDescriptor| {
+            old.get_value(value.number()).is_none() && old.get_value_by_name(value.name()).is_none()
+        };
+        for value in new.values().filter(is_new) {
             let subject = format!("{}.{}", new.full_name(), value.name());
             self.harmless(&subject, "the value is new; an old client reads it as a number that it does not know");
         }
@@ -229,9 +272,9 @@ fn type_name(kind: &FieldKind) -> String {
 mod tests {
     use super::*;
 
-    fn contract(body: &str) -> Contract {
+    fn contract_in(syntax: &str, body: &str) -> Contract {
         let directory = tempfile::tempdir().unwrap();
-        let source = format!("syntax = \"proto3\";\nimport \"lockstep/options.proto\";\n{body}");
+        let source = format!("syntax = \"{syntax}\";\nimport \"lockstep/options.proto\";\n{body}");
         std::fs::write(directory.path().join("app.proto"), source).unwrap();
         let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
         let mut compiler = protox::Compiler::new([directory.path(), protos.as_ref()]).unwrap();
@@ -241,8 +284,12 @@ mod tests {
 
     /// Lines `! subject: words` for what breaks old clients, `  subject: words` for the rest.
     fn compared(old: &str, new: &str) -> Vec<String> {
+        compared_in("proto3", old, new)
+    }
+
+    fn compared_in(syntax: &str, old: &str, new: &str) -> Vec<String> {
         let line = |difference: &Difference| format!("{} {difference}", if difference.breaks { "!" } else { " " });
-        differences(&contract(old), &contract(new)).iter().map(line).collect()
+        differences(&contract_in(syntax, old), &contract_in(syntax, new)).iter().map(line).collect()
     }
 
     const SERVICE: &str = "service S { rpc Put(M) returns (R); } message R { string text = 1; }";
@@ -289,11 +336,60 @@ mod tests {
                 "! M.a: it is not `optional` any more: a default value reads as missing now",
             ),
             ("R a = 1;", "map<string, R> a = 1;", "! M.a: it is a map now, and was single"),
+            ("map<string, R> a = 1;", "map<int32, R> a = 1;", "! M.AEntry.key: its type is int32 now, and was string"),
+            ("int32 a = 1;", "int32 a = 2;", "! M.a: its number is 2 now, and was 1"),
+            (
+                "int32 a = 1;",
+                "int32 a = 1 [json_name = \"b\"];",
+                "  M.a: it is called `b` in JSON now; only clients that speak JSON notice",
+            ),
         ];
         for (old, new, words) in rows {
             assert_eq!(compared(&message(old), &message(new)), [words]);
         }
         assert!(compared(&message("int32 a = 1;"), &message("optional int32 a = 1;")).is_empty());
+    }
+
+    #[test]
+    fn what_a_missing_field_means_is_part_of_the_contract() {
+        let message = |fields: &str, values: &str| {
+            let message = "service S { rpc Put(M) returns (M); } message M";
+            format!("{message} {{ {fields} }} enum E {{ {values} }}")
+        };
+        let rows = [
+            (
+                ("optional int32 a = 1;", "X = 0;"),
+                ("optional int32 a = 1 [default = 7];", "X = 0;"),
+                "! M.a: if it is missing, it reads as 7 now, and did as the default of its type",
+            ),
+            (
+                ("optional E a = 1;", "X = 0; Y = 1;"),
+                ("optional E a = 1;", "Y = 1; X = 0;"),
+                "! E: a missing value reads as `Y` now, and did as `X`",
+            ),
+            (
+                ("optional E a = 1;", "X = 0; Y = 1;"),
+                ("optional E a = 1;", "X = 0; Y = 2;"),
+                "! E.Y: its number is 2 now, and was 1",
+            ),
+            (
+                ("required int32 a = 1;", "X = 0;"),
+                ("optional int32 a = 1;", "X = 0;"),
+                "! M.a: it may be missing now, and old clients require it",
+            ),
+        ];
+        for (old, new, words) in rows {
+            assert_eq!(compared_in("proto2", &message(old.0, old.1), &message(new.0, new.1)), [words]);
+        }
+    }
+
+    #[test]
+    fn names_of_messages_are_not_sent() {
+        let service = |name: &str| {
+            format!("service S {{ rpc Put({name}) returns (R); }} message {name} {{ string a = 1; }} message R {{}}")
+        };
+        let words = "  S/Put: it takes N now, and took M; only generated code notices";
+        assert_eq!(compared(&service("M"), &service("N")), [words]);
     }
 
     #[test]

@@ -227,6 +227,6 @@ fn a_syntax_that_is_not_known_is_refused() {
         let set = FileDescriptorSet { file: vec![FileDescriptorProto { name, syntax, ..Default::default() }] };
         let error = Contract::new(Some(&set.encode_to_vec()), true).unwrap_err().to_string();
         assert!(error.contains("a.proto has the syntax "), "{error}");
-        assert!(error.ends_with("proto2 and proto3 can be served"), "{error}");
+        assert!(error.ends_with("proto2 and proto3 are known"), "{error}");
     }
 }

@@ -89,6 +89,11 @@ pub(crate) fn remove_first(range: &Range, limit: u32) -> u64 {
 macro_rules! handle {
     ($name:ident<$($parameter:ident: $bound:ident),*>) => {
         impl<$($parameter: $bound),*> $crate::dispatch::Collection for $name<$($parameter),*> {
+            const ROWS: $crate::Shape = $crate::Shape::Of {
+                name: stringify!($name),
+                parts: &[$(<$parameter as $bound>::SHAPE),*],
+            };
+
             fn at(tag: u16) -> Self {
                 Self { place: $crate::collections::Place { tag }, types: ::std::marker::PhantomData }
             }

@@ -36,7 +36,13 @@ macro_rules! shared_methods {
             pub fn time(&self) -> Duration {
                 Duration::from_millis(self.place.time_ms)
             }
+        }
+    };
+}
 
+macro_rules! caller_method {
+    ($context:ty) => {
+        impl $context {
             /// Returns the name that the client has proven, by a token or by its certificate.
             ///
             /// It is empty if the client has shown neither, and on a node that lets everybody do
@@ -57,6 +63,7 @@ pub struct Command {
 }
 
 shared_methods!(Command, "Raft log index of the entry being applied. Commands of one entry share it.");
+caller_method!(Command);
 
 impl Command {
     /// Returns the position of the command in its entry, from 0.
@@ -110,6 +117,7 @@ pub struct Query {
 }
 
 shared_methods!(Query, "Raft log index last applied to the state that this call sees.");
+caller_method!(Query);
 
 impl Query {
     /// Returns the status of this node, a JSON object. It differs between nodes.
@@ -146,6 +154,7 @@ pub struct Watch {
 }
 
 shared_methods!(Watch, "Raft log index last applied to the state that this call sees.");
+caller_method!(Watch);
 
 impl Watch {
     /// Returns why this step runs.
@@ -179,5 +188,48 @@ impl Watch {
     #[doc(hidden)]
     pub fn at(place: Place, cause: Cause, memo: Vec<u8>) -> Self {
         Self { place, cause, memo }
+    }
+}
+
+/// The machine that ran before a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// BLAKE3 hash of its component.
+    pub hash: [u8; 32],
+    /// The version that it declares; empty if it declares none.
+    pub version: String,
+}
+
+/// Context of a call of a migration. Everything in it is equal on every node.
+#[derive(Debug)]
+pub struct Migration {
+    place: Place,
+    predecessor: Predecessor,
+    cursor: Vec<u8>,
+}
+
+shared_methods!(Migration, "Raft log index of the entry that makes the change.");
+
+impl Migration {
+    /// Returns what ran before.
+    pub fn predecessor(&self) -> &Predecessor {
+        &self.predecessor
+    }
+
+    /// Returns the bytes that the last call passed to [`Migrated::more`](crate::Migrated::more).
+    ///
+    /// They are empty in the first call.
+    pub fn cursor(&self) -> &[u8] {
+        &self.cursor
+    }
+
+    /// Returns the same call with another cursor.
+    pub(crate) fn with_cursor(&self, cursor: &[u8]) -> Self {
+        Self { place: self.place, predecessor: self.predecessor.clone(), cursor: cursor.to_vec() }
+    }
+
+    #[doc(hidden)]
+    pub fn at(place: Place, predecessor: Predecessor, cursor: Vec<u8>) -> Self {
+        Self { place, predecessor, cursor }
     }
 }

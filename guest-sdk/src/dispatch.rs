@@ -7,12 +7,17 @@ use std::fmt;
 use prost::Message;
 
 use crate::context::{Command, Query, Watch};
+use crate::shape::Shape;
 use crate::snapshot::Format;
 use crate::status::{Reply, Status};
 use crate::step::Step;
+use crate::tags::Tags;
 
 /// A struct of collections, made by [`state!`](crate::state).
 pub trait State: Sized + 'static {
+    #[doc(hidden)]
+    const COLLECTIONS: &'static [Tags] = &[];
+
     /// Returns the handles of the collections. Reads nothing.
     fn open() -> Self;
 }
@@ -27,8 +32,12 @@ pub trait State: Sized + 'static {
     note = "they are ordered, and every node holds them in the same order; a hash map's order differs from node to node"
 )]
 pub trait Collection {
+    /// Type of the collection's rows.
+    const ROWS: Shape;
     /// Tags of the collection's indexes.
     const INDEX_TAGS: &'static [u16] = &[];
+    /// Types of the entries of these indexes.
+    const INDEX_ENTRIES: &'static [Shape] = &[];
 
     /// Returns the handle of the collection with this tag.
     fn at(tag: u16) -> Self;

@@ -1,13 +1,15 @@
 //! Implements the exports of `machine.wit` for any machine. Contains only conversions and the panic
-//! hook; `export!` connects them to the author's type.
+//! hook; `export!` and `migrate!` connect them to the author's type.
 
 use std::marker::PhantomData;
 use std::sync::Once;
 
 use crate::bindings::exports::lockstep::machine::{machine, watcher};
 use crate::bindings::lockstep::machine::types;
-use crate::context::{Cause, Command, Place, Query, Watch};
+use crate::context::{Cause, Command, Migration, Place, Predecessor, Query, Watch};
 use crate::dispatch::{self, Machine};
+use crate::migration::{self, Migrates};
+use crate::migrator_bindings::exports::lockstep::machine::migrator;
 use crate::snapshot::{self, Format};
 use crate::{Status, host, missing};
 
@@ -64,6 +66,25 @@ impl<M: Machine> watcher::Guest for Exports<M> {
             wake_after_ms: step.wake_after_ms,
             done: step.done,
         })
+    }
+}
+
+/// The type that `migrate!` exports.
+#[derive(Debug)]
+pub struct Migrator<M>(PhantomData<M>);
+
+impl<M: Migrates> migrator::Guest for Migrator<M> {
+    fn migrate(
+        context: types::Context,
+        from: migrator::Predecessor,
+        cursor: Vec<u8>,
+    ) -> Result<migrator::Migration, types::Status> {
+        report_panics();
+        let hash = from.hash.try_into().expect("a hash has 32 bytes");
+        let predecessor = Predecessor { hash, version: from.version };
+        let cx = Migration::at(place(context), predecessor, cursor);
+        let migrated = migration::run::<M>(&cx).map_err(status)?;
+        Ok(migrator::Migration { done: migrated.cursor.is_none(), cursor: migrated.cursor.unwrap_or_default() })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::collections::{Place, range_behind};
 use crate::host;
 use crate::key::{EncodeKey, Key, KeyRange, Prefix, end_of_prefix};
 use crate::rows::{Range, RawRows, both_ends, decode_key, decode_value};
+use crate::shape::Shape;
 use crate::value::{Stored, describe};
 
 /// An index of a [`Table`](crate::Table): it computes what the rows are found by.
@@ -49,6 +50,13 @@ pub trait Index: 'static {
     /// Tag of the index entries. No collection or other index of the state has the same tag.
     const TAG: u16;
 
+    /// Type of the index entries.
+    #[doc(hidden)]
+    const ENTRIES: Shape = Shape::Of {
+        name: "Set",
+        parts: &[Shape::Tuple { parts: &[<Self::By as Key>::SHAPE, <Self::Key as Key>::SHAPE] }],
+    };
+
     /// Returns the values that this row is found by: none, one or several.
     fn by(key: &Self::Key, value: &Self::Value) -> Vec<Self::By>;
 }
@@ -58,6 +66,8 @@ pub trait Index: 'static {
 pub trait Indexes<K, V>: 'static {
     /// Tags of the indexes.
     const TAGS: &'static [u16];
+    /// Types of their entries, in the same order.
+    const ENTRIES: &'static [Shape];
 
     /// Adds the keys of the index entries of one row to `entries`.
     fn entries(key: &K, value: &V, entries: &mut BTreeSet<Vec<u8>>);
@@ -65,6 +75,7 @@ pub trait Indexes<K, V>: 'static {
 
 impl<A: Index> Indexes<A::Key, A::Value> for A {
     const TAGS: &'static [u16] = &[A::TAG];
+    const ENTRIES: &'static [Shape] = &[<A as Index>::ENTRIES];
 
     fn entries(key: &A::Key, value: &A::Value, entries: &mut BTreeSet<Vec<u8>>) {
         for by in A::by(key, value) {
@@ -81,6 +92,7 @@ macro_rules! index_tuples {
             Indexes<$first::Key, $first::Value> for ($first, $($other,)*)
         {
             const TAGS: &'static [u16] = &[$first::TAG, $($other::TAG),*];
+            const ENTRIES: &'static [Shape] = &[<$first as Index>::ENTRIES, $(<$other as Index>::ENTRIES),*];
 
             fn entries(key: &$first::Key, value: &$first::Value, entries: &mut BTreeSet<Vec<u8>>) {
                 <$first as Indexes<_, _>>::entries(key, value, entries);

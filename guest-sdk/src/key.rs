@@ -17,6 +17,8 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
+use crate::shape::{Shape, UNNAMED};
+
 /// A value that can be written as a key of type `K`: the key itself, its borrowed form, or a
 /// reference to either.
 ///
@@ -39,6 +41,9 @@ pub trait EncodeKey<K: ?Sized = Self> {
             What a hash orders is not equal on every node"
 )]
 pub trait Key: EncodeKey + Sized {
+    /// Names the type in the description of a state. A type of your own may name itself.
+    const SHAPE: Shape = UNNAMED;
+
     /// Reads a key from the front of `input` and advances `input` past it.
     ///
     /// # Errors
@@ -134,6 +139,8 @@ macro_rules! integer_keys {
         }
 
         impl Key for $unsigned {
+            const SHAPE: Shape = Shape::Name(stringify!($unsigned));
+
             fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
                 let bytes = take(input, size_of::<Self>())?;
                 Ok(Self::from_be_bytes(bytes.try_into().map_err(|_| NotAKey)?))
@@ -148,6 +155,8 @@ macro_rules! integer_keys {
         }
 
         impl Key for $signed {
+            const SHAPE: Shape = Shape::Name(stringify!($signed));
+
             fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
                 let flipped = <$unsigned>::decode_key(input)?;
                 Ok((flipped ^ (1 << (Self::BITS - 1))).cast_signed())
@@ -171,6 +180,8 @@ impl EncodeKey for bool {
 }
 
 impl Key for bool {
+    const SHAPE: Shape = Shape::Name("bool");
+
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
         match take(input, 1)? {
             [0] => Ok(false),
@@ -185,6 +196,8 @@ impl EncodeKey for () {
 }
 
 impl Key for () {
+    const SHAPE: Shape = Shape::Name("()");
+
     fn decode_key(_: &mut &[u8]) -> Result<Self, NotAKey> {
         Ok(())
     }
@@ -197,6 +210,8 @@ impl EncodeKey for char {
 }
 
 impl Key for char {
+    const SHAPE: Shape = Shape::Name("char");
+
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
         Self::from_u32(u32::decode_key(input)?).ok_or(NotAKey)
     }
@@ -209,6 +224,8 @@ impl<const N: usize> EncodeKey for [u8; N] {
 }
 
 impl<const N: usize> Key for [u8; N] {
+    const SHAPE: Shape = Shape::Bytes(N);
+
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
         take(input, N)?.try_into().map_err(|_| NotAKey)
     }
@@ -224,6 +241,8 @@ impl<K, Q: EncodeKey<K>> EncodeKey<Option<K>> for Option<Q> {
 }
 
 impl<K: Key> Key for Option<K> {
+    const SHAPE: Shape = Shape::Of { name: "Option", parts: &[K::SHAPE] };
+
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
         if bool::decode_key(input)? { K::decode_key(input).map(Some) } else { Ok(None) }
     }
@@ -240,6 +259,8 @@ impl<K, Q: EncodeKey<K>> EncodeKey<Reverse<K>> for Reverse<Q> {
 }
 
 impl<K: Key> Key for Reverse<K> {
+    const SHAPE: Shape = Shape::Of { name: "Reverse", parts: &[K::SHAPE] };
+
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
         let flipped: Vec<u8> = input.iter().map(|byte| !byte).collect();
         let mut rest = flipped.as_slice();
@@ -295,6 +316,8 @@ impl<K, Q: EncodeKey<K> + ?Sized> EncodeKey<K> for &Q {
 }
 
 impl Key for Vec<u8> {
+    const SHAPE: Shape = Shape::Name("Vec<u8>");
+
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
         let mut bytes = Vec::new();
         loop {
@@ -310,6 +333,8 @@ impl Key for Vec<u8> {
 }
 
 impl Key for String {
+    const SHAPE: Shape = Shape::Name("String");
+
     fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
         Self::from_utf8(Vec::decode_key(input)?).map_err(|_| NotAKey)
     }
@@ -354,6 +379,8 @@ macro_rules! tuple_keys {
         }
 
         impl<$($part: Key),+> Key for ($($part,)+) {
+            const SHAPE: Shape = Shape::Tuple { parts: &[$($part::SHAPE),+] };
+
             fn decode_key(input: &mut &[u8]) -> Result<Self, NotAKey> {
                 Ok(($($part::decode_key(input)?,)+))
             }

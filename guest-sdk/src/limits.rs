@@ -22,6 +22,12 @@ pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
 pub const STEP_REPLIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most bytes that a step may pass to the next one.
 pub const MEMO_BYTES_MAX: usize = 4 * 1024;
+/// Most bytes of the cursor that a call of a migration passes to the next one.
+pub const CURSOR_BYTES_MAX: usize = 4 * 1024;
+/// Most calls of one migration.
+pub const MIGRATION_CALLS_MAX: usize = 10_000;
+/// Most bytes that all calls of one migration write.
+pub const MIGRATION_WRITE_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes after which the message of a status is cut.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// Most bytes of the details of a refusal.

@@ -49,6 +49,12 @@ impl RawRows {
         Self { range, more: true, front, back, limit: FIRST_PAGE_ROWS }
     }
 
+    /// Asks for so many rows with the first page.
+    pub(crate) fn in_pages_of(mut self, rows: u32) -> Self {
+        self.limit = rows;
+        self
+    }
+
     /// Returns the first or last remaining row, read as a page of one row.
     pub(crate) fn just_one(mut self, end: End) -> Option<Row> {
         self.limit = 1;

@@ -6,6 +6,7 @@ use crate::collections::{Place, handle};
 use crate::dispatch::Collection;
 use crate::host;
 use crate::rows::decode_value;
+use crate::shape::Shape;
 use crate::status::{Reply, Status};
 use crate::value::{EncodeValue, Stored, encode};
 
@@ -18,6 +19,10 @@ pub struct Value<V> {
 handle!(Value<V: Stored>);
 
 impl<V: Stored> Value<V> {
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
     /// Returns the value, or `None` if it was never set.
     pub fn get(&self) -> Option<V> {
         let key = self.place.tag_bytes();
@@ -62,6 +67,8 @@ pub struct Counter {
 }
 
 impl Collection for Counter {
+    const ROWS: Shape = Value::<u64>::ROWS;
+
     fn at(tag: u16) -> Self {
         Self { value: Value::at(tag) }
     }

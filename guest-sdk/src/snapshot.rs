@@ -6,7 +6,8 @@
 //! - the end: key length 0, value length 8, the number of rows (u64, little-endian).
 //!
 //! Between nodes that run the same component, the host compares the restored state with the
-//! original key by key. A format of your own must restore every key as it was.
+//! original key by key. A format of your own must restore every key as it was. A node ends a
+//! restore that writes more than 64 MiB and 1,024 bytes for each byte that it has read.
 
 use crate::host;
 use crate::rows::split_row;

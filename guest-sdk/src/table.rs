@@ -15,6 +15,7 @@ use crate::index::{By, Index, Indexes};
 use crate::key::{EncodeKey, Key, KeyRange, Prefix};
 use crate::map::Map;
 use crate::rows::{Keys, Range, RawRows, Rows, Values, decode_key, decode_value};
+use crate::shape::Shape;
 use crate::value::{Stored, encode};
 
 /// A sorted map with indexes: `Table<u64, Book, ByAuthor>`, `Table<u64, Book, (ByAuthor, ByYear)>`.
@@ -27,7 +28,9 @@ pub struct Table<K, V, I> {
 }
 
 impl<K: Key, V: Stored, I: Indexes<K, V>> Collection for Table<K, V, I> {
+    const ROWS: Shape = Map::<K, V>::ROWS;
     const INDEX_TAGS: &'static [u16] = I::TAGS;
+    const INDEX_ENTRIES: &'static [Shape] = I::ENTRIES;
 
     fn at(tag: u16) -> Self {
         Self { rows: Map::at(tag), indexes: PhantomData }
@@ -260,6 +263,10 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
         value.is_some()
     }
 
+    pub(crate) fn place(&self) -> Place {
+        self.rows.place
+    }
+
     fn clear_indexes(&mut self) {
         for &tag in I::TAGS {
             remove_range(&Place { tag }.everything());
@@ -267,7 +274,8 @@ impl<K: Key, V: Stored, I: Indexes<K, V>> Table<K, V, I> {
     }
 }
 
-fn entries<K, V, I: Indexes<K, V>>(key: &K, value: &V) -> BTreeSet<Vec<u8>> {
+/// Returns the keys of a row's index entries.
+pub(crate) fn entries<K, V, I: Indexes<K, V>>(key: &K, value: &V) -> BTreeSet<Vec<u8>> {
     let mut entries = BTreeSet::new();
     I::entries(key, value, &mut entries);
     entries

@@ -1,6 +1,9 @@
 //! Checks at compile time of the author's crate that each collection and index of a state has a tag
 //! of its own. Also writes the error message.
 
+use crate::shape::Shape;
+use crate::text::Text;
+
 /// Largest tag of a collection. It takes two bytes of a key.
 pub(crate) const TAG_MAX: u16 = 0x3fff;
 
@@ -12,8 +15,12 @@ pub struct Tags {
     pub field: &'static str,
     /// Tag of the collection.
     pub own: u16,
+    /// Type of its rows.
+    pub rows: Shape,
     /// Tags of its indexes.
     pub indexes: &'static [u16],
+    /// Types of the entries of its indexes, in the same order.
+    pub entries: &'static [Shape],
 }
 
 /// Fails the build when a tag is out of range or used twice. The error names the fields.
@@ -69,57 +76,12 @@ const fn holder(text: Text, collections: &[Tags], (i, n): Place) -> Text {
     text.add("`").add(collections[i].field).add("`")
 }
 
-/// An error message, built in a buffer of fixed size because it is built at compile time.
-#[derive(Clone, Copy)]
-struct Text {
-    bytes: [u8; TEXT_BYTES_MAX],
-    len: usize,
-}
-
-/// Enough for two field names of usual length and the words around them.
-const TEXT_BYTES_MAX: usize = 512;
-
-impl Text {
-    const fn new() -> Self {
-        Self { bytes: [0; TEXT_BYTES_MAX], len: 0 }
-    }
-
-    /// Appends a text. A text that does not fit is left out as a whole, so that no character is
-    /// cut.
-    const fn add(mut self, text: &str) -> Self {
-        let text = text.as_bytes();
-        if self.len + text.len() > TEXT_BYTES_MAX {
-            return self;
-        }
-        let mut at = 0;
-        while at < text.len() {
-            self.bytes[self.len] = text[at];
-            self.len += 1;
-            at += 1;
-        }
-        self
-    }
-
-    const fn number(self, number: u16) -> Self {
-        const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-        let text = if number < 10 { self } else { self.number(number / 10) };
-        text.add(DIGITS[(number % 10) as usize])
-    }
-
-    const fn as_str(&self) -> &str {
-        match std::str::from_utf8(self.bytes.split_at(self.len).0) {
-            Ok(text) => text,
-            Err(_) => "a tag is out of range or taken twice",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const fn tags(field: &'static str, own: u16, indexes: &'static [u16]) -> Tags {
-        Tags { field, own, indexes }
+        Tags { field, own, rows: Shape::Name("u8"), indexes, entries: &[] }
     }
 
     fn told(collections: &[Tags]) -> String {
@@ -144,12 +106,5 @@ mod tests {
         ] {
             assert!(told(collections).starts_with(expected), "{}", told(collections));
         }
-    }
-
-    #[test]
-    fn a_text_that_is_too_long_ends_with_a_whole_word() {
-        let long = "é".repeat(200);
-        let text = Text::new().add(&long).add(&long).add("!");
-        assert_eq!(text.as_str(), format!("{long}!"));
     }
 }

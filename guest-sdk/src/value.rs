@@ -19,6 +19,8 @@ use std::fmt;
 
 use prost::Message;
 
+use crate::shape::{Shape, UNNAMED};
+
 /// A value that can be written as a value of type `V`: the value itself, its borrowed form, or a
 /// reference to either.
 ///
@@ -42,6 +44,9 @@ pub trait EncodeValue<V: ?Sized = Self> {
             the order of a hash map differs from node to node"
 )]
 pub trait Stored: EncodeValue + Sized {
+    /// Names the type in the description of a state. A type of your own may name itself.
+    const SHAPE: Shape = UNNAMED;
+
     /// Reads a value from `bytes`, which must contain nothing else.
     ///
     /// # Errors
@@ -103,6 +108,8 @@ macro_rules! integer_values {
         }
 
         impl Stored for $integer {
+            const SHAPE: Shape = Shape::Name(stringify!($integer));
+
             fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
                 let bytes = bytes.try_into().map_err(|_| Malformed::of::<Self>())?;
                 Ok(Self::from_be_bytes(bytes))
@@ -120,6 +127,8 @@ impl EncodeValue for bool {
 }
 
 impl Stored for bool {
+    const SHAPE: Shape = Shape::Name("bool");
+
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
         match bytes {
             [0] => Ok(false),
@@ -134,6 +143,8 @@ impl EncodeValue for () {
 }
 
 impl Stored for () {
+    const SHAPE: Shape = Shape::Name("()");
+
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
         if bytes.is_empty() { Ok(()) } else { Err(Malformed::of::<Self>()) }
     }
@@ -152,6 +163,8 @@ impl EncodeValue for String {
 }
 
 impl Stored for String {
+    const SHAPE: Shape = Shape::Name("String");
+
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
         Self::from_utf8(bytes.to_vec()).map_err(|_| Malformed::of::<Self>())
     }
@@ -170,6 +183,8 @@ impl EncodeValue for Vec<u8> {
 }
 
 impl Stored for Vec<u8> {
+    const SHAPE: Shape = Shape::Name("Vec<u8>");
+
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
         Ok(bytes.to_vec())
     }
@@ -188,6 +203,8 @@ impl<const N: usize> EncodeValue for [u8; N] {
 }
 
 impl<const N: usize> Stored for [u8; N] {
+    const SHAPE: Shape = Shape::Bytes(N);
+
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
         bytes.try_into().map_err(|_| Malformed::of::<Self>())
     }
@@ -200,6 +217,8 @@ impl EncodeValue for char {
 }
 
 impl Stored for char {
+    const SHAPE: Shape = Shape::Name("char");
+
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
         u32::decode_value(bytes).ok().and_then(Self::from_u32).ok_or_else(Malformed::of::<Self>)
     }
@@ -216,6 +235,8 @@ macro_rules! float_values {
         }
 
         impl Stored for $float {
+            const SHAPE: Shape = Shape::Name(stringify!($float));
+
             fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
                 <$bits>::decode_value(bytes).map(Self::from_bits).map_err(|_| Malformed::of::<Self>())
             }
@@ -229,7 +250,7 @@ float_values! {
 }
 
 macro_rules! message_values {
-    ($($message:ty)*) => {$(
+    ($($message:ty, $name:literal;)*) => {$(
         impl EncodeValue for $message {
             fn encode_value(&self, out: &mut Vec<u8>) {
                 encode_message(self, out);
@@ -237,6 +258,8 @@ macro_rules! message_values {
         }
 
         impl Stored for $message {
+            const SHAPE: Shape = Shape::Name($name);
+
             fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
                 decode_message(bytes)
             }
@@ -244,7 +267,10 @@ macro_rules! message_values {
     )*};
 }
 
-message_values!(prost_types::Timestamp prost_types::Duration);
+message_values! {
+    prost_types::Timestamp, "google.protobuf.Timestamp";
+    prost_types::Duration, "google.protobuf.Duration";
+}
 
 /// Appends a part of a tuple that is not the last one: its length and its bytes.
 fn encode_part<V>(part: &impl EncodeValue<V>, out: &mut Vec<u8>) {
@@ -278,6 +304,8 @@ macro_rules! tuple_values {
         }
 
         impl<$($part: Stored,)+ $last: Stored> Stored for ($($part,)+ $last) {
+            const SHAPE: Shape = Shape::Tuple { parts: &[$($part::SHAPE,)+ $last::SHAPE] };
+
             fn decode_value(mut bytes: &[u8]) -> Result<Self, Malformed> {
                 Ok((
                     $($part::decode_value(split_part(&mut bytes).ok_or_else(Malformed::of::<Self>)?)?,)+
@@ -304,6 +332,8 @@ impl<V, W: EncodeValue<V>> EncodeValue<Option<V>> for Option<W> {
 }
 
 impl<T: Stored> Stored for Option<T> {
+    const SHAPE: Shape = Shape::Of { name: "Option", parts: &[T::SHAPE] };
+
     fn decode_value(bytes: &[u8]) -> Result<Self, Malformed> {
         match bytes.split_first() {
             Some((0, [])) => Ok(None),

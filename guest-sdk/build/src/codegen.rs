@@ -151,7 +151,7 @@ fn write_message_value(message: &MessageDescriptor, path: &str, out: &mut String
         return;
     }
     let name = names::camel(message.name());
-    line(out, &format!("::lockstep_guest::message_value!({path}{name});"));
+    line(out, &format!("::lockstep_guest::message_value!({path}{name}, {:?});", message.full_name()));
     let nested = format!("{path}{}::", names::snake(message.name()));
     for child in message.child_messages() {
         write_message_value(&child, &nested, out);

@@ -9,6 +9,7 @@
 //! The services of the given files are the guest's API. A file that is only imported adds messages;
 //! the guest does not serve its services.
 //!
+//! - `state` passes the record of the state, the file `state.lock`, to the macros of the SDK.
 //! - `own` knows which files are the guest's own and marks the others in the descriptor.
 //! - [`rules`] decides whether a method is a command, a query or a watch, and refuses methods that
 //!   cannot be served.
@@ -30,6 +31,7 @@ mod own;
 mod report;
 mod requests;
 pub mod rules;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -92,6 +94,14 @@ pub enum Error {
         /// Error of the operating system.
         source: io::Error,
     },
+    /// The record of the state cannot be read.
+    #[error("{}: {problem}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The function was not called from a build script.
     #[error("OUT_DIR is not set: call this from build.rs")]
     NoOutDir,
@@ -141,6 +151,7 @@ pub fn compile_protos(protos: &[impl AsRef<Path>], includes: &[impl AsRef<Path>]
         // is fixed.
         println!("cargo:rerun-if-changed={}", proto.as_ref().display());
     }
+    state::pass_on()?;
     let output = generate(protos, includes)?;
     for source in &output.sources {
         println!("cargo:rerun-if-changed={}", source.display());

@@ -104,8 +104,8 @@ fn maps_are_ordered_and_nested_messages_are_values() {
         compile_text("", "message Outer { map<string, Inner> by_name = 1; message Inner { uint64 n = 1; } }").unwrap();
     assert!(output.rust.contains("BTreeMap<"), "{}", output.rust);
     assert!(!output.rust.contains("HashMap<"));
-    assert!(output.rust.contains("message_value!(Outer);"));
-    assert!(output.rust.contains("message_value!(outer::Inner);"));
+    assert!(output.rust.contains("message_value!(Outer, \"Outer\");"));
+    assert!(output.rust.contains("message_value!(outer::Inner, \"Outer.Inner\");"));
     assert!(!output.rust.contains("ByNameEntry"));
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::frames::{self, Answer, Came, Hello, Said};
 use super::host::{self, Call};
 use super::program::Program;
+use crate::context::Predecessor;
 use crate::dispatch::Machine;
 use crate::log::Level;
 use crate::status::Status;
@@ -109,6 +110,23 @@ impl Component {
             lacking.join("\n  "),
             self.0.hello.methods.join("\n  "),
         );
+    }
+
+    /// Checks that the component exports what the machine's `migrate!` makes.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub(super) fn assert_migrates(&self) {
+        let file = self.0.file.display();
+        assert!(self.0.hello.migrates, "{file} does not export `migrator`; is it older than its source?");
+    }
+
+    /// Returns hash and version, as the successor sees them.
+    pub(super) fn as_predecessor(&self) -> Predecessor {
+        let Hello { component, version, .. } = &self.0.hello;
+        let byte = |at: usize| component.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let hash = std::array::from_fn(|at| byte(2 * at).unwrap_or_default());
+        Predecessor { hash, version: version.clone() }
     }
 
     /// Runs a call in an instance of its own, with `call` as its host. On an error its writes are

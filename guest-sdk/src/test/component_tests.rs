@@ -20,6 +20,8 @@ crate::state! {
     struct Box {}
 }
 
+crate::migrate!(Box { _ => |_, _| Err(Status::unknown("this ran natively")) });
+
 impl Machine for Box {
     type Snapshots = AsItIs;
     const METHODS: &'static [&'static [Method<Self>]] =
@@ -28,7 +30,15 @@ impl Machine for Box {
 
 fn hello() -> Said {
     let methods = vec!["command Box/Put".to_owned()];
-    Said::Hello(Hello { protocol: PROTOCOL, program: "9.9".into(), component: "ab".into(), methods })
+    let component = format!("ab{:062}", 0);
+    Said::Hello(Hello {
+        protocol: PROTOCOL,
+        program: "9.9".into(),
+        component,
+        methods,
+        version: "2".into(),
+        migrates: true,
+    })
 }
 
 fn replied(bytes: &[u8]) -> Said {
@@ -101,6 +111,28 @@ fn a_rule_of_the_harness_ends_the_call_with_its_own_status() {
 }
 
 #[test]
+fn a_migration_runs_call_by_call_and_twice() {
+    let row = |value: &[u8]| Said::Put(Row { key: b"\x01".to_vec(), value: value.to_vec() });
+    let migrated = |cursor: &[u8]| {
+        let migrated = frames::Migrated { done: cursor.is_empty(), cursor: cursor.to_vec() };
+        Said::Outcome(Outcome { came: Some(Came::Migrated(migrated)) })
+    };
+    let run = [row(b"half"), migrated(b"on"), row(b"whole"), migrated(b"")];
+    let written = Written::new("migrates", [hello()].into_iter().chain(run.clone()).chain(run));
+    let component = written.open();
+    let mut machine = Harness::<Box>::in_component(&component);
+    machine.predecessor = Some(component.as_predecessor());
+    assert_eq!(machine.predecessor.as_ref().unwrap().hash[..2], [0xab, 0]);
+    assert_eq!(machine.migrate(), Ok(()));
+    assert_eq!(machine.store.into_iter().collect::<Vec<_>>(), [(b"\x01".to_vec(), b"whole".to_vec())]);
+    let written = Written::new("migrates.no", [Said::Hello(Hello { protocol: PROTOCOL, ..Hello::default() })]);
+    let old = written.open().harness();
+    let mut machine = Harness::<Box> { guest: old.guest.clone(), ..Harness::taking_over(old) };
+    let told = panic_of(|| drop(machine.migrate_from("1")));
+    assert!(told.contains("does not export `migrator`"), "{told}");
+}
+
+#[test]
 fn a_program_that_breaks_ends_the_test_and_is_no_outcome() {
     let written = Written::new("breaks.dies", [hello()]);
     let component = written.open();
@@ -147,7 +179,7 @@ fn a_file_is_looked_for_from_the_package_up_to_its_workspace() {
 #[test]
 fn a_component_of_another_machine_is_named_with_what_it_lacks() {
     let methods = vec!["query Box/Put".to_owned(), "command Hat/Wear".to_owned()];
-    let other = Hello { protocol: PROTOCOL, program: String::new(), component: "abcdef".into(), methods };
+    let other = Hello { protocol: PROTOCOL, component: "abcdef".into(), methods, ..Hello::default() };
     let component = Written::new("other", [Said::Hello(other)]).open();
     let told = panic_of(|| drop(Harness::<Box>::in_component(&component)));
     for word in ["component abcdef", "lacks\n  command Box/Put\n", "command Hat/Wear", "another guest"] {

@@ -8,7 +8,7 @@ use prost::{Enumeration, Message, Oneof};
 
 /// Version of the protocol. Raise it with every change that an older side would not understand. The
 /// tag of [`Hello::protocol`] never changes.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Most bytes of a frame. The largest frames carry steps and snapshot chunks. Neither side writes a
 /// longer one.
@@ -103,12 +103,18 @@ pub struct Hello {
     /// Names as `command locks.Locks/Acquire`.
     #[prost(string, repeated, tag = "4")]
     pub methods: Vec<String>,
+    /// The version that the component declares; empty if it declares none.
+    #[prost(string, tag = "5")]
+    pub version: String,
+    /// Whether the component exports `migrator`.
+    #[prost(bool, tag = "6")]
+    pub migrates: bool,
 }
 
 /// Outcome of a call. It is empty when the harness ended the call.
 #[derive(Clone, PartialEq, Message)]
 pub struct Outcome {
-    #[prost(oneof = "Came", tags = "1, 2, 3")]
+    #[prost(oneof = "Came", tags = "1, 2, 3, 4")]
     pub came: Option<Came>,
 }
 
@@ -122,6 +128,17 @@ pub enum Came {
     /// A refusal or a failure of the guest, as a client of a node would get it.
     #[prost(message, tag = "3")]
     Status(Status),
+    #[prost(message, tag = "4")]
+    Migrated(Migrated),
+}
+
+/// How far a call of a migration has come.
+#[derive(Clone, PartialEq, Message)]
+pub struct Migrated {
+    #[prost(bool, tag = "1")]
+    pub done: bool,
+    #[prost(bytes, tag = "2")]
+    pub cursor: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -224,6 +241,22 @@ pub struct Call {
     /// Memo of the step before. Set for a watch only.
     #[prost(bytes, tag = "9")]
     pub memo: Vec<u8>,
+    /// What a migration starts from. Set for a migration only.
+    #[prost(message, optional, tag = "10")]
+    pub from: Option<Predecessor>,
+    /// Cursor of the call before. Set for a migration only.
+    #[prost(bytes, tag = "11")]
+    pub cursor: Vec<u8>,
+}
+
+/// The machine that ran before.
+#[derive(Clone, PartialEq, Message)]
+pub struct Predecessor {
+    /// Hash of its component, 32 bytes.
+    #[prost(bytes, tag = "1")]
+    pub hash: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub version: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash, Enumeration)]
@@ -234,6 +267,7 @@ pub enum Mode {
     Watch = 2,
     Snapshot = 3,
     Restore = 4,
+    Migrate = 5,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash, Enumeration)]

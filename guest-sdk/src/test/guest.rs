@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use super::component::{self, Component};
 use super::frames::{self, Came, Mode};
 use super::host::Call;
-use crate::context::{Cause, Command, Place, Query, Watch};
+use crate::context::{Cause, Command, Migration, Place, Predecessor, Query, Watch};
 use crate::dispatch::{self, Machine};
-use crate::limits::{DETAILS_BYTES_MAX, MEMO_BYTES_MAX, REPLY_BYTES_MAX, STEP_REPLIES_BYTES_MAX};
+use crate::limits::{CURSOR_BYTES_MAX, DETAILS_BYTES_MAX, MEMO_BYTES_MAX, REPLY_BYTES_MAX, STEP_REPLIES_BYTES_MAX};
+use crate::migration::{self, Migrated, Migrates};
 use crate::snapshot::{Format, Sink, Source};
 use crate::status::{Reply, Status};
 use crate::step::Step;
@@ -73,6 +74,28 @@ impl Guest {
             Self::Component(component) => {
                 let cause = frame_cause(cause).into();
                 step(component.run(call, frames::Call { cause, memo, ..request.frame(Mode::Watch) }))
+            }
+        }
+    }
+
+    /// Runs one call of a migration.
+    pub(super) fn migrate<M: Migrates>(
+        &self,
+        call: Call,
+        place: Place,
+        from: &Predecessor,
+        cursor: Vec<u8>,
+    ) -> (Call, Reply<Migrated>) {
+        match self {
+            Self::Native => call.run(|| {
+                let cx = Migration::at(place, from.clone(), cursor);
+                checked_cursor(migration::run::<M>(&cx).map_err(checked_status)?)
+            }),
+            Self::Component(component) => {
+                let from = frames::Predecessor { hash: from.hash.to_vec(), version: from.version.clone() };
+                let request = Request { place, method: "", bytes: &[] };
+                let frame = frames::Call { from: Some(from), cursor, ..request.frame(Mode::Migrate) };
+                migrated(component.run(call, frame))
             }
         }
     }
@@ -150,6 +173,15 @@ fn step((call, came): Ran) -> (Call, Result<Step<Vec<u8>>, Status>) {
     (call, step)
 }
 
+fn migrated((call, came): Ran) -> (Call, Reply<Migrated>) {
+    let migrated = came.map(|came| match came {
+        Came::Migrated(migrated) if migrated.done => Migrated::done(),
+        Came::Migrated(migrated) => Migrated::more(migrated.cursor),
+        other => unexpected(&other),
+    });
+    (call, migrated)
+}
+
 fn stream(ran: Ran) -> (Call, Result<(), Status>) {
     let (call, reply) = reply(ran);
     (call, reply.map(drop))
@@ -179,6 +211,16 @@ fn checked_status(status: Status) -> Status {
         ));
     }
     status.with_short_message()
+}
+
+fn checked_cursor(migrated: Migrated) -> Reply<Migrated> {
+    let bytes = migrated.cursor.as_ref().map_or(0, Vec::len);
+    if bytes > CURSOR_BYTES_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "the cursor of a migration has {bytes} bytes; at most {CURSOR_BYTES_MAX}"
+        )));
+    }
+    Ok(migrated)
 }
 
 fn checked_step(step: Step<Vec<u8>>) -> Result<Step<Vec<u8>>, Status> {

@@ -32,6 +32,7 @@ pub(crate) enum Mode {
     Watch,
     Snapshot,
     Restore,
+    Migrate,
 }
 
 /// State of the host during a call, and what the call left behind.
@@ -143,9 +144,19 @@ impl Call {
 
     fn count_written(&mut self, bytes: usize) {
         self.written_bytes += bytes;
-        if self.mode == Mode::Apply && self.written_bytes > COMMAND_WRITE_BYTES_MAX {
+        if self.is_bounded() && self.written_bytes > COMMAND_WRITE_BYTES_MAX {
             end(Status::resource_exhausted(format!("one command writes at most {COMMAND_WRITE_BYTES_MAX} bytes")));
         }
+    }
+
+    /// Tells whether what the call writes has a limit.
+    fn is_bounded(&self) -> bool {
+        matches!(self.mode, Mode::Apply | Mode::Migrate)
+    }
+
+    /// Returns the bytes of keys and values that the call wrote.
+    pub(crate) fn written_bytes(&self) -> usize {
+        self.written_bytes
     }
 
     fn replace(&mut self, key: &[u8], value: Option<&[u8]>) {
@@ -177,7 +188,7 @@ impl Call {
     }
 
     fn may_write(&self, what: &str, key: &[u8]) {
-        if !matches!(self.mode, Mode::Apply | Mode::Restore) {
+        if !matches!(self.mode, Mode::Apply | Mode::Migrate | Mode::Restore) {
             end(Status::internal(format!(
                 "{what} at key {} in a {:?}, which must not write",
                 describe(key),
@@ -336,7 +347,7 @@ pub(crate) fn remove_range(start: &[u8], end: Option<&[u8]>, limit: u32) -> u64 
             .take(most)
             .collect();
         call.keys_removed += keys.len();
-        if call.mode == Mode::Apply && call.keys_removed > KEYS_REMOVED_MAX {
+        if call.is_bounded() && call.keys_removed > KEYS_REMOVED_MAX {
             self::end(Status::resource_exhausted(format!(
                 "one command removes at most {KEYS_REMOVED_MAX} keys by range"
             )));

@@ -40,6 +40,7 @@ mod component_tests;
 mod frames;
 mod guest;
 pub(crate) mod host;
+mod migrate;
 mod program;
 mod replay;
 mod watches;
@@ -50,7 +51,7 @@ use std::time::Duration;
 
 use prost::Message;
 
-use crate::context::Place;
+use crate::context::{Place, Predecessor};
 use crate::dispatch::Machine;
 use crate::log::Level;
 use crate::status::{Reply, Status};
@@ -60,6 +61,7 @@ use host::{Call, Mode, Store, Writes};
 use watches::Streams;
 
 pub use component::{Component, ComponentError};
+pub use migrate::AnyMachine;
 pub use watches::Stream;
 
 /// Log time at which a harness starts, in milliseconds since 1970: 2024-01-01.
@@ -84,6 +86,8 @@ pub struct Harness<M> {
     entry: Option<OpenEntry>,
     lines: Vec<(Level, String)>,
     streams: Streams,
+    /// The machine that made the state, if another one did.
+    predecessor: Option<Predecessor>,
     machine: PhantomData<fn() -> M>,
 }
 
@@ -154,6 +158,7 @@ impl<M: Machine> Harness<M> {
             entry: None,
             lines: Vec::new(),
             streams: Streams::default(),
+            predecessor: None,
             machine: PhantomData,
         }
     }

@@ -1,0 +1,5 @@
+//! A version without characters.
+
+lockstep_guest::version!("");
+
+fn main() {}
