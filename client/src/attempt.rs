@@ -108,8 +108,8 @@ pub(crate) async fn attempt(
         Ok(Err(error)) if causes(&error).any(|cause| cause.is::<tonic::ConnectError>()) => {
             Err(refused(&error, Some(number)))
         }
-        // With TLS 1.3 the node refuses a certificate after this side has begun to speak. It has
-        // read nothing of the call.
+        // With TLS 1.3 the node refuses a certificate after this side has begun to speak, and plain
+        // text at any time. It has read nothing of the call.
         Ok(Err(error)) if is_late_refusal(&chain(&error)) => Err(refused(&error, Some(number))),
         Ok(Err(error)) if !causes(&error).any(|cause| cause.is::<tonic::TimeoutExpired>()) => {
             nodes.failed(address, Some(number));

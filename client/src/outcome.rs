@@ -74,6 +74,7 @@ pub(crate) fn judge(head: &HeaderMap) -> Judged {
     match code {
         _ if undone => Judged::Final,
         Code::Unavailable if by_node || not_applied => Judged::Again,
+        Code::FailedPrecondition if value(REASON) == Some("read-only") => Judged::Final,
         Code::FailedPrecondition if by_node || not_applied => Judged::Elsewhere,
         Code::ResourceExhausted if not_applied && value(REASON) == Some("not-run") => Judged::Again,
         _ => Judged::Final,
@@ -129,6 +130,8 @@ mod tests {
         assert_eq!(judged(Code::Unavailable, &[(ORIGIN, "guest"), (OUTCOME, "applied")]), Judged::Final, "the guest's");
         assert_eq!(judged(Code::Unavailable, &[host, (OUTCOME, "unknown")]), Judged::Final);
         assert_eq!(judged(Code::FailedPrecondition, &[host, not_applied]), Judged::Elsewhere, "an unfit node");
+        let read_only = (REASON, "read-only");
+        assert_eq!(judged(Code::FailedPrecondition, &[host, not_applied, read_only]), Judged::Final, "on every node");
         assert_eq!(judged(Code::FailedPrecondition, &[(ORIGIN, "guest"), (OUTCOME, "applied")]), Judged::Final);
         assert_eq!(judged(Code::ResourceExhausted, &[host, not_applied, (REASON, "not-run")]), Judged::Again);
         assert_eq!(judged(Code::ResourceExhausted, &[host, not_applied]), Judged::Final, "too large, or overloaded");

@@ -9,7 +9,29 @@ use serde::de::DeserializeOwned;
 
 use crate::types::{EntryData, Origin};
 
-pub use lockstep_proto::entry::{self, Command, Genesis};
+pub use lockstep_proto::entry::{self, Change, Command, Genesis, Rollback};
+
+/// Number of the field `read_only` of an entry.
+pub const READ_ONLY_FIELD: u32 = 9;
+
+/// Number of the field `rows` of an entry.
+pub const ROWS_FIELD: u32 = 10;
+
+/// Number of the field `needs` of an entry.
+pub const NEEDS_FIELD: u32 = 11;
+
+/// Number of the field `operation` of an entry.
+pub const OPERATION_FIELD: u32 = 12;
+
+/// The level of entries that this build applies. Members tell each other. Up to [`OPERATION_FIELD`]
+/// a level is the number of the newest field of an entry. Every later addition to any message of
+/// `entry.proto` raises the level by one, and an entry that has the addition says so in `needs`.
+pub const ENTRY_LEVEL: u32 = OPERATION_FIELD;
+
+/// The lowest level of a node that is added to a cluster of this build. A node below
+/// [`NEEDS_FIELD`] passes over what it does not know. A node from there on stops at such an entry
+/// by itself.
+pub const JOINER_LEVEL_MIN: u32 = NEEDS_FIELD;
 
 /// A record on disk that this version cannot read.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +45,28 @@ pub enum CodecError {
     /// Cut short or damaged.
     #[error("damaged record: {0}")]
     Damaged(String),
+}
+
+/// An entry that this build does not know whole. A build that applied what it knows of it would get
+/// another state than the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "entry {index} needs a build of Lockstep that applies entries of level {needs}, and this one applies level {ENTRY_LEVEL}; it is \
+     passed over by no node: start this node with the build of the leader"
+)]
+pub struct NeedsNewerBuild {
+    /// The index of the entry.
+    pub index: u64,
+    /// The level that it needs.
+    pub needs: u32,
+}
+
+/// Checks that this build knows all that an entry needs.
+pub fn check_needs(index: u64, entry: &entry::Entry) -> Result<(), NeedsNewerBuild> {
+    match entry.needs > ENTRY_LEVEL {
+        true => Err(NeedsNewerBuild { index, needs: entry.needs }),
+        false => Ok(()),
+    }
 }
 
 /// First byte of each internal record. Raised when the encoding of any record changes.
@@ -101,8 +145,8 @@ mod tests {
             time_ms: 1000,
             hash_index: 3,
             hash: 0x0102_0304_0506_0708,
-            genesis: None,
             commands: vec![command(9, "Example/Add", b"ab".to_vec())],
+            ..entry::Entry::default()
         };
         assert_eq!(
             hex(&encode_entry(&entry).0),
@@ -110,6 +154,34 @@ mod tests {
              2a200a0d0907000000000000001002180912\
              0b4578616d706c652f4164641a026162"
         );
+    }
+
+    #[test]
+    fn an_entry_that_a_later_build_made_is_known_by_its_level() {
+        let entry = |needs| entry::Entry { needs, ..entry::Entry::default() };
+        assert_eq!(hex(&encode_entry(&entry(13)).0), "580d");
+        assert!(check_needs(7, &entry(0)).is_ok() && check_needs(7, &entry(ENTRY_LEVEL)).is_ok());
+        let refused = check_needs(7, &entry(ENTRY_LEVEL + 1)).unwrap_err().to_string();
+        assert!(refused.starts_with("entry 7 needs a build of Lockstep that applies entries of level"), "{refused}");
+        assert!(refused.ends_with("start this node with the build of the leader"), "{refused}");
+    }
+
+    /// Whoever adds a field raises the level, has entries with the field say so in `needs`, and
+    /// writes the new pair here.
+    #[test]
+    fn an_addition_to_the_entries_raises_their_level() {
+        let proto = include_str!("../../proto/lockstep/entry.proto");
+        let is_field = |line: &&str| line.starts_with("  ") && line.contains(" = ") && line.ends_with(';');
+        let fields = proto.lines().filter(is_field).filter(|line| !line.trim_start().starts_with("//")).count();
+        assert_eq!((fields, ENTRY_LEVEL), (45, 12));
+    }
+
+    #[test]
+    fn operation_bytes_are_frozen() {
+        let settings = vec![entry::Setting { key: "a_max".into(), value: "7".into() }];
+        let operation = entry::Operation { expected_index: 5, settings, by: "ann".into() };
+        let entry = entry::Entry { operation: Some(operation), ..entry::Entry::default() };
+        assert_eq!(hex(&encode_entry(&entry).0), format!("62130805120a0a05{}1201371a03{}", hex(b"a_max"), hex(b"ann")));
     }
 
     #[test]
@@ -154,7 +226,7 @@ mod tests {
         ) {
             let commands = requests.into_iter().enumerate()
                 .map(|(n, request)| command(n as u64, "a.b.C/D", request)).collect();
-            let entry = entry::Entry { time_ms, hash_index, hash, genesis: None, commands };
+            let entry = entry::Entry { time_ms, hash_index, hash, commands, ..entry::Entry::default() };
             prop_assert_eq!(decode_entry(&encode_entry(&entry)).unwrap(), entry);
         }
 

@@ -5,6 +5,7 @@
 mod address;
 mod connections;
 mod costs;
+mod exposed;
 mod listen;
 mod size;
 mod tls;
@@ -20,8 +21,6 @@ pub use listen::{ListenError, advertised, bind};
 pub use size::{format_size, parse_size};
 pub use tls::{CLIENT_FLAGS, PEER_FLAGS, PortTls, TlsConfig, TlsFlags};
 pub use trust::TrustConfig;
-
-use crate::tls::Mode;
 
 /// Default address that serves clients and operators.
 pub const GRPC_ADDR: &str = "localhost:40051";
@@ -104,6 +103,9 @@ pub struct NodeConfig {
     pub snapshot_rate_limit: u64,
     /// Bytes of log above which the node warns and keeps only what it must; 0: never.
     pub log_quota: u64,
+    /// The directory that holds one archive of committed log entries for each node. `None`: the log
+    /// is not archived.
+    pub log_archive: Option<PathBuf>,
     /// H: time without a leader's message after which a follower stands for election.
     pub heartbeat_timeout: Duration,
     /// How long a command waits for a leader; at least `heartbeat_timeout`.
@@ -148,6 +150,7 @@ impl Default for NodeConfig {
             snapshot_threshold_bytes: SNAPSHOT_THRESHOLD_BYTES,
             snapshot_rate_limit: SNAPSHOT_RATE_LIMIT,
             log_quota: LOG_QUOTA,
+            log_archive: None,
             heartbeat_timeout: HEARTBEAT_TIMEOUT,
             election_timeout: ELECTION_TIMEOUT,
             catch_up_timeout: CATCH_UP_TIMEOUT,
@@ -187,6 +190,11 @@ impl NodeConfig {
         self.raft_data_dir.join(&self.name)
     }
 
+    /// Returns the directory of this node's archive of the log: `<log_archive>/<raft_id>`.
+    pub fn archive_dir(&self) -> Option<PathBuf> {
+        self.log_archive.as_ref().map(|directory| directory.join(&self.name))
+    }
+
     /// Refuses settings that cannot work, before anything is opened or bound. Reports the first
     /// problem found.
     pub fn validate(&self) -> Result<(), ConfigError> {
@@ -194,6 +202,7 @@ impl NodeConfig {
         self.tls.validate()?;
         self.validate_addresses()?;
         self.validate_times()?;
+        self.validate_archive()?;
         self.trust.validate(self.http_addr.as_deref())?;
         self.connections.validate()?;
         self.costs.validate()?;
@@ -238,7 +247,7 @@ impl NodeConfig {
                 validate_advertised(flag, &address, advertise_flag, advertised.as_deref())?;
             }
             if !address.is_loopback() && !self.insecure {
-                self.validate_encrypted(flag, &address)?;
+                exposed::validate(self, flag, &address)?;
             }
             if let Some((other, _)) = listening.iter().find(|(_, earlier)| earlier.collides_with(&address)) {
                 let hint = "give each its own port, or port 0 to let the system choose";
@@ -247,26 +256,6 @@ impl NodeConfig {
             listening.push((flag, address));
         }
         Ok(())
-    }
-
-    /// Refuses an address for others where plain text is accepted.
-    fn validate_encrypted(&self, flag: &'static str, address: &Address) -> Result<(), ConfigError> {
-        let (mode, flags) = self.tls.of(flag);
-        let (problem, hint) = match mode {
-            Mode::Require => return Ok(()),
-            Mode::Prefer => (
-                "connections in plain text are accepted",
-                format!("add --insecure until every other end speaks TLS, and then {}=require", flags.mode),
-            ),
-            Mode::Off => (
-                "the connection is neither encrypted nor authenticated",
-                format!(
-                    "encrypt it with {} and {}, add --insecure if the network is trusted, or listen on localhost",
-                    flags.cert, flags.key
-                ),
-            ),
-        };
-        Err(ConfigError::new(flag, format!("{address} can be reached from other machines, and {problem}"), hint))
     }
 
     fn validate_times(&self) -> Result<(), ConfigError> {
@@ -296,6 +285,27 @@ impl NodeConfig {
             ));
         }
         Ok(())
+    }
+
+    /// Refuses an archive that would lie in the data directory, and go with it, and one whose disk
+    /// is not mounted.
+    fn validate_archive(&self) -> Result<(), ConfigError> {
+        let (Some(archive), Some(place)) = (self.archive_dir(), &self.log_archive) else { return Ok(()) };
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let refuse = |problem, hint: &str| Err(ConfigError::new("--log_archive", problem, hint));
+        if absolute(&archive).starts_with(absolute(&self.data_dir())) {
+            return refuse(
+                format!("{} lies in the data directory of this node", archive.display()),
+                "give a directory beside --raft_data_dir, best on another disk; each node has a sub-directory of its own there",
+            );
+        }
+        match absolute(place).parent() {
+            Some(above) if !above.is_dir() => refuse(
+                format!("there is no directory {}", above.display()),
+                "mount its disk, or make it; a node makes only the last directory of the path",
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn validate_fsm(&self) -> Result<(), ConfigError> {
@@ -365,6 +375,7 @@ fn validate_advertised(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::tls::Mode;
 
     fn good() -> NodeConfig {
         NodeConfig { name: "nodeA".into(), ..NodeConfig::default() }
@@ -390,6 +401,8 @@ mod tests {
             }),
             ("--fsm", "no file", |c| c.fsm = Some("/nonexistent/x.wasm".into())),
             ("--fsm", "is a directory", |c| c.fsm = Some("/".into())),
+            ("--log_archive", "lies in the data", |c| c.log_archive = Some(c.data_dir())),
+            ("--log_archive", "no directory /nonexistent", |c| c.log_archive = Some("/nonexistent/log".into())),
             ("--grpc_addr", "reached from other machines", |c| c.grpc_addr = "10.0.0.1:1".into()),
             ("--raft_addr", "reached from other machines", |c| c.raft_addr = "db1.example:1".into()),
             ("--http_addr", "reached from other machines", |c| c.http_addr = Some("0.0.0.0:80".into())),
@@ -449,6 +462,7 @@ mod tests {
                 c.grpc_addr = "10.0.0.1:1".into();
                 c.http_addr = Some("10.0.0.1:2".into());
                 (c.tls.clients.cert, c.tls.clients.key) = (Some("x.pem".into()), Some("x.key".into()));
+                c.tls.clients.ca = Some("ca.pem".into());
             },
         ];
         for (row, change) in table.iter().enumerate() {

@@ -5,12 +5,22 @@
 //! With the feature, `LOCKSTEP_FAILPOINTS` names a file that is read every few milliseconds. Each
 //! of its lines is `name=task`, with the task in the language of the `fail` crate:
 //!
-//! - `return(crash)` ends the process as `kill -9` would.
+//! - `return(crash)` ends the process as `kill -9` would, once its log is written.
 //! - `return(error)`, `return(full)` and `return(descriptors)` make an IO step fail (EIO, ENOSPC,
 //!   EMFILE).
 //! - `sleep(500)` delays the step. `5*off->1*return(error)` skips the first five. `off` ends a
 //!   task.
 //! - At a clock, `return(-2000)` sets it back by two seconds.
+//!
+//! `LOCKSTEP_SEMANTICS_MAX` makes the process one of an earlier build, as far as semantics go: it
+//! runs, tells and founds with no number above that one.
+//!
+//! `LOCKSTEP_END_WAIT_MS` is the longest wait, in milliseconds, of a process that ends for whoever
+//! reads its log.
+//!
+//! Lines about failpoints go through the queue of the log. They are never torn apart, and a log
+//! that nobody reads holds no failpoint up. A point is set before the log says so, and whatever it
+//! does comes after that line.
 //!
 //! A point that a later version of the file does not name is off. "Any task" below means any task
 //! that fails the step. Where the last column says "crash or wait", the point can do nothing else.
@@ -25,6 +35,7 @@
 //! | `synced-before-write` `synced-after-write` | the rewrite of `SYNCED` | ends the node |
 //! | `log-skip-sync` | any task: the log is written, not fsynced | nothing, until a power cut |
 //! | `log-read` | a read of the log from disk | ends the node |
+//! | `archive-sync` | a segment of the log archive, before its fsync | the purge waits |
 //! | `state-before-flush` `state-after-flush` | the flush of the state | see below |
 //! | `state-read` | a read of the newest state while an entry is applied | ends the node |
 //! | `state-cramped` | any task, at the open of a state: see below | nothing |
@@ -45,6 +56,18 @@
 //! | `guest-diverge` | any task: this node's guest writes other values | its hash differs |
 //! | `build-differs` | any task: this node reports another engine build | the nodes warn |
 //! | `apply-entry` | before an entry is applied | crash or wait |
+//! | `change-prepared` | a member has compiled and kept the component of a change | crash or wait |
+//! | `change-marked` | the marked entry is applied, and has its checkpoint | crash or wait |
+//! | `rehearsal-migrated` | the first scratch state of a rehearsal is migrated | crash or wait |
+//! | `change-before-propose` | all members are ready, nothing is proposed | crash or wait |
+//! | `component-before-write` | the file of a component | it is not kept; the change ends |
+//! | `change-before-migrate` | a change of the machine, before its migration | crash or wait |
+//! | `change-before-commit` | its effects are known and not in the state | crash or wait |
+//! | `change-after-commit` | they are in the state; readers wait: see below | crash or wait |
+//! | `change-after-switch` | the new component is in use and shown | crash or wait |
+//! | `shadow-running` | a shadow is about to run an entry once more | crash or wait |
+//! | `rollback-before-install` | the old component's state is whole, not in force | crash or wait |
+//! | `rollback-after-install` | it is in force on the disk; readers wait | crash or wait |
 //! | `clock-shift` | the wall clock of log time: see below | |
 //! | `peer-skip-append` | any task, before a stream begins: see below | nothing at first |
 //! | `read-skip-index` | any task: a linearizable read asks no leader | a stale answer |
@@ -63,6 +86,7 @@
 //! - `membership-caught-up`: the leader has not yet checked again that it leads.
 //! - `membership-after-voters`: nobody was told of the entry yet.
 //! - `recover-after-vote`: the configuration is not written yet.
+//! - `change-after-commit`: the new component is not in use yet.
 //! - `clock-shift` moves the clock by a number of milliseconds. It stamps entries, other nodes hear
 //!   of it, and it founds a cluster.
 //! - `peer-skip-append`: a follower claims to have stored entries that it did not store. That shows
@@ -70,13 +94,14 @@
 //! - `raft-core`: the task `panic` ends the core and not the process.
 
 #[cfg(not(feature = "failpoints"))]
-pub use switched_off::{io, is_set, point, point_beside, shift_ms, start};
+pub use switched_off::{end_wait, io, is_set, point, point_beside, semantics_max, shift_ms, start};
 #[cfg(feature = "failpoints")]
-pub use switched_on::{io, is_set, point, point_beside, shift_ms, start};
+pub use switched_on::{end_wait, io, is_set, point, point_beside, semantics_max, shift_ms, start};
 
 #[cfg(not(feature = "failpoints"))]
 mod switched_off {
     use std::io;
+    use std::time::Duration;
 
     /// A step that a test can crash or hold up. Does nothing in this build.
     #[inline(always)]
@@ -105,6 +130,19 @@ mod switched_off {
         0
     }
 
+    /// Returns the newest semantics that a test lets this process run. Always `None` in this build.
+    #[inline(always)]
+    pub fn semantics_max() -> Option<u32> {
+        None
+    }
+
+    /// Returns how long a process that ends waits for whoever reads its log, where a test says so.
+    /// Always `None` in this build.
+    #[inline(always)]
+    pub fn end_wait() -> Option<Duration> {
+        None
+    }
+
     /// Starts to watch the file that a test names. Does nothing in this build.
     pub fn start() {}
 }
@@ -112,12 +150,23 @@ mod switched_off {
 #[cfg(feature = "failpoints")]
 mod switched_on {
     use std::collections::BTreeMap;
-    use std::io::{self, Write};
+    use std::io;
     use std::path::PathBuf;
+    use std::sync::OnceLock;
     use std::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use crate::logs::stderr;
 
     /// Time between two reads of the file.
     const LOOK_PAUSE: Duration = Duration::from_millis(5);
+    /// Longest wait of a crash for whoever reads the log.
+    const CRASH_WAIT: Duration = Duration::from_secs(1);
+
+    /// Held while a point is set and the log is told. A point that acts waits for that, so that its
+    /// deeds come after the line.
+    static CHANGING: Mutex<()> = Mutex::new(());
 
     /// A step that a test can crash or hold up.
     pub fn point(name: &'static str) {
@@ -131,17 +180,19 @@ mod switched_on {
 
     /// A step that a test can also make fail.
     pub fn io(name: &'static str) -> io::Result<()> {
-        match fail::eval(name, |word| word.unwrap_or_default()).as_deref() {
-            None => Ok(()),
-            Some("crash") => {
-                drop(writeln!(io::stderr(), "failpoint {name}: crash"));
-                // No destructor and no flush, like kill -9.
+        let Some(word) = fail::eval(name, |word| word.unwrap_or_default()) else { return Ok(()) };
+        drop(CHANGING.lock());
+        match word.as_str() {
+            "crash" => {
+                say(&format!("failpoint {name}: crash"));
+                stderr::flush(CRASH_WAIT);
+                // No destructor and no flush of anything but the log, like kill -9.
                 std::process::abort();
             }
-            Some("error") => Err(io::Error::from_raw_os_error(libc::EIO)),
-            Some("full") => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-            Some("descriptors") => Err(io::Error::from_raw_os_error(libc::EMFILE)),
-            Some(word) => unreachable!("failpoint {name}: {word:?} is none of crash, error, full, descriptors"),
+            "error" => Err(io::Error::from_raw_os_error(libc::EIO)),
+            "full" => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            "descriptors" => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            word => unreachable!("failpoint {name}: {word:?} is none of crash, error, full, descriptors"),
         }
     }
 
@@ -154,6 +205,21 @@ mod switched_on {
     pub fn shift_ms(name: &'static str) -> i64 {
         let word = fail::eval(name, |word| word.unwrap_or_default());
         word.map_or(0, |word| word.parse().expect("a clock moves by a number of milliseconds"))
+    }
+
+    /// Returns the newest semantics that a test lets this process run. It is read once.
+    pub fn semantics_max() -> Option<u32> {
+        static MAX: OnceLock<Option<u32>> = OnceLock::new();
+        *MAX.get_or_init(|| {
+            let word = std::env::var("LOCKSTEP_SEMANTICS_MAX").ok()?;
+            Some(word.parse().expect("LOCKSTEP_SEMANTICS_MAX is a number"))
+        })
+    }
+
+    /// Returns how long a process that ends waits for whoever reads its log, where a test says so.
+    pub fn end_wait() -> Option<Duration> {
+        let word = std::env::var("LOCKSTEP_END_WAIT_MS").ok()?;
+        Some(Duration::from_millis(word.parse().expect("LOCKSTEP_END_WAIT_MS is a number")))
     }
 
     /// Starts to watch the file that a test names, if one is named.
@@ -189,8 +255,20 @@ mod switched_on {
             fail::remove(name);
         }
         for (name, task) in now.iter().filter(|(name, task)| before.get(*name) != Some(task)) {
-            drop(writeln!(io::stderr(), "failpoint {name} is now {task}"));
+            let changing = CHANGING.lock();
             fail::cfg(name, task).expect("a test writes tasks that can be read");
+            say(&format!("failpoint {name} is now {task}"));
+            drop(changing);
         }
+    }
+
+    /// Hands a line over to the log, also where other lines are dropped.
+    fn say(line: &str) {
+        stderr::write_last(format!("{line}\n").as_bytes(), lost);
+    }
+
+    /// Returns the line that says that lines before it are missing.
+    fn lost(count: u64) -> String {
+        format!("{count} lines before this one could not be written")
     }
 }

@@ -17,8 +17,8 @@ mod tests;
 
 use bytes::Bytes;
 
-use crate::codec::{decode_entry, encode_entry};
-use crate::guest::{Anatomy, Component, hidden_stack, with_descriptor};
+use crate::codec::{check_needs, decode_entry, encode_entry};
+use crate::guest::{Anatomy, Component, hidden_stack, with_descriptor, with_version};
 use crate::machine::limits_of;
 use crate::types::EntryData;
 use allocations::{Counting, assert_within};
@@ -31,17 +31,21 @@ static ALLOCATOR: Counting = Counting;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the names of their programs and corpora.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("entry", entry),
     ("record", record),
     ("log", log),
+    ("segment", segment),
     ("frame", frame),
     ("backup", backup),
     ("peer", peer),
+    ("framing", framing),
     ("refusal", refusal),
     ("http2", http2),
+    ("message", message),
     ("descriptor", descriptor),
     ("component", component),
+    ("depth", depth),
     ("policy", policy),
     ("token", token),
     ("jwks", jwks),
@@ -65,6 +69,10 @@ pub fn entry(bytes: &[u8]) {
         if let Some(genesis) = &entry.genesis {
             drop(limits_of(genesis));
         }
+        if let Some(operation) = &entry.operation {
+            crate::machine::fuzzing::operation(operation);
+        }
+        drop(check_needs(5, &entry).map_err(|needs| needs.to_string()));
     });
 }
 
@@ -76,6 +84,13 @@ pub fn record(bytes: &[u8]) {
 /// The rows of the log, and the files of records that RocksDB would read.
 pub fn log(bytes: &[u8]) {
     assert_within(RECORD_BYTES, 64, bytes, || crate::store::fuzzing::log(bytes));
+}
+
+/// Segment files of a log archive, and of incremental backups.
+pub fn segment(bytes: &[u8]) {
+    // An entry without a payload has one byte in the input, and two hundred in a file and in
+    // memory.
+    assert_within(RECORD_BYTES, 1024, bytes, || crate::store::fuzzing::segment(bytes));
 }
 
 /// Frames of a snapshot, and the rows that they carry.
@@ -94,6 +109,11 @@ pub fn peer(bytes: &[u8]) {
     assert_within(64 * KIB, 512, bytes, || crate::raft::fuzzing::peer(bytes));
 }
 
+/// The messages of peers as gRPC frames them, up to where they are decoded.
+pub fn framing(bytes: &[u8]) {
+    assert_within(MIB, 64, bytes, || crate::raft::peers::fuzzing::framing(bytes));
+}
+
 /// What the answers of peers say in their headers.
 pub fn refusal(bytes: &[u8]) {
     assert_within(256 * KIB, 64, bytes, || crate::raft::fuzzing::refusal(bytes));
@@ -102,6 +122,12 @@ pub fn refusal(bytes: &[u8]) {
 /// The bytes of a client's connection, up to where the HTTP library gets them.
 pub fn http2(bytes: &[u8]) {
     assert_within(MIB, 64, bytes, || crate::net::fuzzing::connection(bytes));
+}
+
+/// The messages of clients, up to where a guest gets them.
+pub fn message(bytes: &[u8]) {
+    // A message of 4 MiB may arrive in a few kilobytes. Its buffer grows by doubling.
+    assert_within(32 * MIB, 64, bytes, || crate::api::fuzzing::message(bytes));
 }
 
 /// The descriptor that a guest brings.
@@ -141,7 +167,16 @@ pub fn component(bytes: &[u8]) {
             let anatomy = Anatomy::of(&packed).expect("a component stays one when it is packed");
             assert_eq!(anatomy.descriptor.as_deref(), Some(&b"a descriptor"[..]));
         }
+        if let Ok(packed) = with_version(bytes, "1.0") {
+            assert_eq!(Anatomy::of(&packed).expect("a component stays one when it is packed").version, "1.0");
+        }
     });
+}
+
+/// A component whose depth of recursion is metered, up to where it would be compiled.
+pub fn depth(bytes: &[u8]) {
+    // A function of four bytes gets thirty more, and a few numbers in memory.
+    assert_within(64 * MIB, 4096, bytes, || crate::guest::fuzzing::depth(bytes));
 }
 
 /// Policies.

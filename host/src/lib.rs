@@ -3,7 +3,7 @@
 //! The path of one command, which is also the order in which to read the modules:
 //!
 //! ```text
-//! client ── gRPC ──► api/dynamic ──► calls/command
+//! client ── gRPC ──► api/face ──► calls/command
 //!   ├─ leader here ──► raft/path/proposer
 //!   └─ elsewhere ──► raft/path/forward ──► the leader's raft/peers/service
 //!                                          ──► raft/path/forwarded ──► proposer
@@ -15,7 +15,8 @@
 //! transport. `net` accepts the connections of `api` and `raft`, encrypted by `tls`. `trust`
 //! decides who may do what. `group` joins `calls`, `raft`, `machine` and `store` to one replicated
 //! machine; `node` is the process, which holds groups and serves them. All may use `types`,
-//! `codec`, `faults`, `logs`, `source` and `threads`. Only `node` sees everything.
+//! `codec`, `faults`, `limit`, `logs`, `pattern`, `source` and `threads`. `memory` is for `main`
+//! alone. Only `node` sees everything.
 
 pub mod api;
 pub mod cli;
@@ -38,7 +39,10 @@ pub mod trust;
 
 pub mod codec;
 pub mod faults;
+pub mod limit;
 pub mod logs;
+pub mod memory;
+pub mod pattern;
 pub mod source;
 pub mod threads;
 pub mod types;

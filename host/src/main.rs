@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     if let Some(done) = lockstep::guest::apart::serve(lockstep::guest::WORKERS) {
         return done;
     }
+    lockstep::memory::give_large_buffers_back();
     lockstep::guest::apart::enable();
     lockstep::faults::start();
     lockstep::cli::main()

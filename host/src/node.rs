@@ -15,6 +15,7 @@ mod identity;
 #[cfg(feature = "failpoints")]
 pub mod many;
 pub mod recover;
+pub mod replay;
 pub mod restore;
 mod resync;
 mod sockets;
@@ -28,10 +29,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::api::{Api, ApiParts};
+use crate::api::{Api, ApiParts, Keep};
 use crate::calls::budget::Budget;
 use crate::config::{self, ConfigError, NodeConfig};
 use crate::group::{Group, Lent, Opened, Settings, Tasks};
@@ -42,8 +42,9 @@ use crate::raft::peers::groups::Groups;
 use crate::raft::peers::link::Channels;
 use crate::raft::peers::service::Parts;
 use crate::raft::retention::RetentionLimits;
-use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
+use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, RaftCell, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
+use crate::threads::Handles;
 use crate::tls::{Connector, Mode, OwnCluster};
 use crate::trust::{TokenRules, Trust, TrustSettings};
 use crate::types::{Addresses, Fatal, GROUP, GroupId, Identity, NodeMode};
@@ -71,6 +72,7 @@ pub struct Node {
     /// Set when the process is to start again after it has stopped.
     restart: Arc<AtomicBool>,
     tasks: Tasks,
+    threads: Handles,
     listeners: Option<Listeners>,
     disk: LogDisk,
     /// Holds the lock on the directory until the end.
@@ -96,14 +98,15 @@ struct Foundation {
 }
 
 impl Node {
-    /// Binds the ports, opens the disk and connects the modules.
+    /// Binds the ports, opens the disk and connects the modules. What clients and probes can make
+    /// as much of as they like runs in `threads`, all else in this runtime.
     ///
     /// From here on the node takes part in its cluster. [`Node::run`] serves clients.
-    pub async fn start(config: NodeConfig) -> anyhow::Result<Node> {
+    pub async fn start(config: NodeConfig, threads: Handles) -> anyhow::Result<Node> {
         config.validate()?;
         founding::check_siblings(&config)?;
         let certificates = certificates::open(&config)?;
-        let sockets = certificates.on(sockets::open(&config)?);
+        let sockets = certificates.on(sockets::open(&config)?, &threads.ports);
         let trust = open_trust(&config, certificates.cluster(&config.name))?;
         certificates.check_names(trust.is_closed());
         let Listeners { grpc, raft: peer_listeners, http } = bind(&config)?;
@@ -111,8 +114,14 @@ impl Node {
         let me = describe(&config, &grpc, &peer_listeners)?;
         let http_addr = config.http_addr.as_deref().map(|addr| config::advertised(None, addr, &http)).transpose()?;
         let (below, opened) = open_disk(&config, me, certificates.of_peers().connector(&config.name), &fatal).await?;
-        let group = opened.start(Arc::new(below.admission.clone()), below.held.as_ref()).await?;
         let mut tasks = Tasks::new(fatal.clone());
+        let raft = RaftCell::default();
+        if below.held.is_none() {
+            // What the state lacks is applied from the start of Raft on, and may need a component.
+            tasks.start(below.admission.clone().supply(opened.recorded.clone(), raft.clone()));
+        }
+        let group = opened.start(Arc::new(below.admission.clone()), below.held.as_ref()).await?;
+        raft.set(group.raft.clone());
         let service = PeerService::new(Parts {
             me: below.lent.me.clone(),
             cluster: below.lent.cluster.clone(),
@@ -140,19 +149,19 @@ impl Node {
             exit,
             restart,
             tasks,
+            threads,
             listeners: Some(Listeners { grpc, raft: Vec::new(), http }),
             disk: below.lent.disk,
             _directory: below.lent.directory,
         })
     }
 
-    /// Serves until `stop` completes, Shutdown was called, or the node cannot continue. Connections
-    /// and calls of clients run in the runtime `clients`, all else in this one. An error says why
-    /// the node could not continue.
-    pub async fn run(mut self, clients: Handle, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
+    /// Serves until `stop` completes, Shutdown was called, or the node cannot continue. An error
+    /// says why the node could not continue.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<Ended> {
         let listeners = self.listeners.take().expect("a node runs once");
-        let api = self.api.clone();
-        let mut serving = tokio::spawn(async move { api.serve(&clients, listeners.grpc, listeners.http).await });
+        let (api, threads) = (self.api.clone(), self.threads.clone());
+        let mut serving = tokio::spawn(async move { api.serve(&threads, listeners.grpc, listeners.http).await });
         let mut ended = Ended::Stopped;
         let failed = tokio::select! {
             () = stop => None,
@@ -233,6 +242,7 @@ async fn open_disk(
         queries: QueryPool::start(query_threads(), QUERY_QUEUE_MAX)?,
         budget: Budget::new(config.costs.client_memory),
         executor: Executor::default(),
+        log_archive: config.archive_dir().map(Into::into),
         snapshot_pace: Pace::new(NonZeroU64::new(config.snapshot_rate_limit)),
         fatal: fatal.clone(),
     };
@@ -304,6 +314,7 @@ fn open_api(
         leader: group.leader.clone(),
         election_timeout: config.election_timeout,
         retention: group.retention.clone(),
+        log_source: group.log_source.clone(),
         sockets,
         trust,
         stop: stop_handle(&group.members, &group.running, exit),
@@ -312,7 +323,21 @@ fn open_api(
             let resync = resync.clone();
             Box::pin(async move { resync.run(from).await })
         }),
+        keep: keep_handle(&below.admission),
+        upgrades: group.upgrades.clone(),
     })?)
+}
+
+/// Makes the function by which the API has a component kept.
+fn keep_handle(admission: &Admission) -> Keep {
+    let admission = admission.clone();
+    Arc::new(move |file| {
+        let admission = admission.clone();
+        Box::pin(async move {
+            let kept = tokio::task::spawn_blocking(move || admission.keep(&file)).await;
+            kept.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))
+        })
+    })
 }
 
 /// Starts the background tasks of a node that is not held.

@@ -1,18 +1,22 @@
 //! Which threads of a node give way to which. Raft, the log, the machine and operators come first;
 //! what clients can make as much of as they like, their connections and their queries, takes what
-//! is left. Knows nothing of what the threads do.
+//! is left, and so does what can wait. Knows nothing of what the threads do.
 //!
 //! ```text
-//! main runtime    Raft, peers, http, operators' calls, duties       first
+//! main runtime    Raft, peers, operators' calls, duties             first
 //! own threads     log writer, state machine, snapshots              first
 //! client runtime  accepting, connections, calls, watches            gives way
+//! port runtime    the http port and its pages, peers' handshakes    gives way
 //! query threads   queries and steps of watches                      give way
+//! rehearsal       a change tried out on a copy of the state         gives way
+//! rollback        commands run once more, to take a change back     gives way
+//! tidy-state      rewriting the files of a state above its quota    gives way
 //! ```
 
 use std::io;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 /// By how much a thread gives way: it gets about a third of the time of a thread that does not,
 /// when both want all of a core.
@@ -26,16 +30,32 @@ const MAIN_THREADS_MIN: usize = 2;
 /// Fewest threads of the client runtime. One that works on a large message leaves the others one.
 const CLIENT_THREADS_MIN: usize = 2;
 
-/// Longest time that the client runtime may take to end, after its connections were closed.
+/// Threads of the port runtime. One that makes a handshake leaves `/livez` the other.
+const PORT_THREADS: usize = 2;
+
+/// Longest time that the client runtime or the port runtime may take to end, after its connections
+/// were closed.
 const CLIENTS_END: Duration = Duration::from_secs(1);
 
-/// The two runtimes of a node's process.
+/// The runtimes of a node's process.
 #[derive(Debug)]
 pub struct Runtimes {
     /// Of Raft, peers, operators and whatever the node does by itself.
     pub main: Runtime,
     /// Of the clients' port.
     pub clients: Runtime,
+    /// Of the http port, and of the handshakes at the peer port: no flood of clients' calls is
+    /// before them, and they are before nothing of the main runtime.
+    pub ports: Runtime,
+}
+
+/// The runtimes that give way, for those who start work there.
+#[derive(Clone, Debug)]
+pub struct Handles {
+    /// See [`Runtimes::clients`].
+    pub clients: Handle,
+    /// See [`Runtimes::ports`].
+    pub ports: Handle,
 }
 
 impl Runtimes {
@@ -50,19 +70,29 @@ impl Runtimes {
             .thread_name("lockstep")
             .enable_all()
             .build()?;
-        let clients = Builder::new_multi_thread()
-            .worker_threads(cores.max(CLIENT_THREADS_MIN))
-            .thread_name("clients")
-            .on_thread_start(give_way)
-            .enable_all()
-            .build()?;
-        Ok(Runtimes { main, clients })
+        let giving_way = |name: &str, threads: usize| {
+            Builder::new_multi_thread()
+                .worker_threads(threads)
+                .thread_name(name)
+                .on_thread_start(give_way)
+                .enable_all()
+                .build()
+        };
+        let clients = giving_way("clients", cores.max(CLIENT_THREADS_MIN))?;
+        let ports = giving_way("ports", PORT_THREADS)?;
+        Ok(Runtimes { main, clients, ports })
     }
 
-    /// Ends both. What clients still wait for is dropped; what the node does itself is waited for
+    /// Returns the runtimes that give way.
+    pub fn handles(&self) -> Handles {
+        Handles { clients: self.clients.handle().clone(), ports: self.ports.handle().clone() }
+    }
+
+    /// Ends all. What clients still wait for is dropped; what the node does itself is waited for
     /// when the result is dropped.
     pub fn end(self) -> Runtime {
         self.clients.shutdown_timeout(CLIENTS_END);
+        self.ports.shutdown_timeout(CLIENTS_END);
         self.main
     }
 }
@@ -107,7 +137,9 @@ mod tests {
         let runtimes = Runtimes::start().unwrap();
         let of = |runtime: &Runtime| runtime.block_on(async { tokio::spawn(async { nice() }).await.unwrap() });
         assert_eq!(of(&runtimes.main), before);
-        assert_eq!(of(&runtimes.clients), (before + i64::from(NICE)).min(19));
+        for runtime in [&runtimes.clients, &runtimes.ports] {
+            assert_eq!(of(runtime), (before + i64::from(NICE)).min(19));
+        }
         assert_eq!(nice(), before);
         drop(runtimes.end());
     }

@@ -1,6 +1,8 @@
 //! The types that every module uses: openraft's type configuration, node, cluster and origin. Has
 //! no behaviour and never does IO.
 
+mod plain;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -8,6 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+pub use plain::{COMPONENT_BYTES_MAX, hex};
 
 /// A node's identity in Raft: random, minted once per data directory. A wiped disk makes another
 /// node.
@@ -18,9 +22,6 @@ pub type GroupId = u32;
 
 /// The group that every process has from its start. Its files stand in the data directory itself.
 pub const GROUP: GroupId = 0;
-
-/// Most bytes of an encoded component that a node accepts, from a leader or a backup.
-pub const COMPONENT_BYTES_MAX: usize = 256 << 20;
 
 /// Earliest time that a right clock can show, in milliseconds since 1970: 14 April 2026.
 ///
@@ -89,6 +90,11 @@ pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub type CommittedLeaderId = openraft::alias::CommittedLeaderIdOf<TypeConfig>;
 /// A log entry.
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+/// Makes an entry without a payload, for tests of modules that do not know openraft.
+#[cfg(test)]
+pub(crate) fn blank_entry(log_id: LogId) -> Entry {
+    Entry { log_id, payload: openraft::EntryPayload::Blank }
+}
 /// A membership with the log id that set it.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 /// Sets of voters, and nodes.
@@ -111,15 +117,6 @@ impl Cluster {
     pub fn id_hex(&self) -> String {
         hex(&self.id)
     }
-}
-
-/// Formats bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String does not fail");
-        text
-    })
 }
 
 /// Formats milliseconds since 1970 as a date in UTC. A time after the year 9999 is shown as that

@@ -1,5 +1,6 @@
 //! The service lockstep.v1.Admin: what an operator asks of one node beyond RaftManager. It only
-//! translates requests and responses. `machine/` makes the frames of a backup.
+//! translates requests and responses. `machine/` makes the frames of a backup, and `upgrade` has
+//! the calls that change what the cluster runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +9,17 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use lockstep_proto::v1::admin_server::Admin;
 use lockstep_proto::v1::{
-    BackupRequest, BackupResponse, ResyncRequest, ResyncResponse, SetLogTimeRequest, SetLogTimeResponse, StatusRequest,
-    StatusResponse,
+    BackupRequest, BackupResponse, ImportRowsRequest, ImportRowsResponse, LogEntriesRequest, ProfileRequest,
+    ProfileResponse, PutComponentRequest, PutComponentResponse, RaiseRequest, ReadOnlyRequest, ReadOnlyResponse,
+    ResyncRequest, ResyncResponse, RollbackRequest, SetLogTimeRequest, SetLogTimeResponse, SetProfileRequest,
+    StatusRequest, StatusResponse, UpgradeRequest,
 };
 use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::gate::note;
-use super::{Fetched, Shared, status};
+use super::upgrade::{profile, raise};
+use super::{Fetched, Shared, log_entries, read_only, rows, status, upgrade};
 use crate::calls::DEADLINE_DEFAULT;
 use crate::raft::path::state_source::refusal;
 use crate::raft::peers::attended::{STALLED_AFTER, attended};
@@ -42,6 +46,15 @@ impl Admin for AdminService {
         Ok(Response::new(frames.map(|frame| frame.map(|frame| BackupResponse { frame })).boxed()))
     }
 
+    type LogEntriesStream = log_entries::Entries;
+
+    async fn log_entries(
+        &self,
+        request: Request<LogEntriesRequest>,
+    ) -> Result<Response<Self::LogEntriesStream>, Status> {
+        log_entries::send(&self.0, request).await
+    }
+
     async fn resync(&self, request: Request<ResyncRequest>) -> Result<Response<ResyncResponse>, Status> {
         note(&request, "from", &request.get_ref().from);
         let from = Some(request.into_inner().from).filter(|from| !from.is_empty());
@@ -65,8 +78,57 @@ impl Admin for AdminService {
         Ok(Response::new(SetLogTimeResponse { index, before_ms: now.log_ms }))
     }
 
+    async fn read_only(&self, request: Request<ReadOnlyRequest>) -> Result<Response<ReadOnlyResponse>, Status> {
+        read_only::set(&self.0, request).await
+    }
+
+    async fn import_rows(
+        &self,
+        request: Request<Streaming<ImportRowsRequest>>,
+    ) -> Result<Response<ImportRowsResponse>, Status> {
+        rows::import(&self.0, request).await
+    }
+
+    async fn profile(&self, _: Request<ProfileRequest>) -> Result<Response<ProfileResponse>, Status> {
+        profile::show(&self.0).map(Response::new)
+    }
+
+    type SetProfileStream = upgrade::Events;
+
+    async fn set_profile(
+        &self,
+        request: Request<SetProfileRequest>,
+    ) -> Result<Response<Self::SetProfileStream>, Status> {
+        profile::set(&self.0, request).await
+    }
+
+    type RaiseStream = upgrade::Events;
+
+    async fn raise(&self, request: Request<RaiseRequest>) -> Result<Response<Self::RaiseStream>, Status> {
+        raise::raise(&self.0, request).await
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         Ok(Response::new(StatusResponse { json: self.0.status_now().to_json().to_string() }))
+    }
+
+    async fn put_component(
+        &self,
+        request: Request<Streaming<PutComponentRequest>>,
+    ) -> Result<Response<PutComponentResponse>, Status> {
+        upgrade::put_component(&self.0, request).await
+    }
+
+    type UpgradeStream = upgrade::Events;
+
+    async fn upgrade(&self, request: Request<UpgradeRequest>) -> Result<Response<Self::UpgradeStream>, Status> {
+        upgrade::upgrade(&self.0, request).await
+    }
+
+    type RollbackStream = upgrade::Events;
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<Self::RollbackStream>, Status> {
+        upgrade::rollback::roll_back(&self.0, request).await
     }
 }
 

@@ -8,6 +8,8 @@
 //! response ◄── outgoing (counted until it is written, in pieces) ◄──────────────────────── router
 //!                └─ ended when nobody takes it and the node is short of memory
 //! ```
+//!
+//! A plain unary call of the guest passes `incoming` and `outgoing` alone, without a box (`face`).
 
 mod incoming;
 mod inflating;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -24,10 +27,14 @@ use tonic::Status;
 
 use super::status;
 use super::wire::parse_timeout;
-use crate::calls::budget::{Budget, Lease, Use};
+use crate::calls::budget::{Budget, Lease, Share, Use};
 use crate::calls::{Connection, DEADLINE_DEFAULT};
-use incoming::{Incoming, Shape};
-use outgoing::Unread;
+use crate::limit::Limit;
+use incoming::Shape;
+use outgoing::{Keeps, Unread};
+
+pub(super) use incoming::{Incoming, PREFIX_BYTES};
+pub(super) use outgoing::Outgoing;
 
 /// Bytes that a call takes beside its messages: its task, and the buffers of its bodies.
 const CALL_BYTES: u64 = 8 << 10;
@@ -42,13 +49,25 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// answer before that themselves.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Longest time that hardly anything of a response may be taken, and nothing of a request arrive,
-/// while the node is short of memory.
+/// Longest time that hardly anything of a request may arrive. And the longest time that hardly
+/// anything of a response may be taken, while the node is short of memory.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Time between two looks for responses that nobody takes and requests that stopped, while the node
-/// is short of memory.
+/// Bytes of a request that must arrive in [`PATIENCE`], or the rest of it. That is 4 KiB a second,
+/// less than any link has that carries calls. A request that is slower holds its place and its
+/// bytes for next to nothing.
+const PACE_BYTES: usize = 40 << 10;
+
+/// Longest time that hardly anything is taken of a stream of the host's own that may stay open for
+/// ever. While nobody takes what reflection answers, it reads no further question, and what the
+/// client has sent stays in the connection.
+const STREAM_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Time between two looks for responses that nobody takes, while the node is short of memory.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Time between two looks for streams that nobody takes.
+const STREAM_LOOK: Duration = Duration::from_secs(10);
 
 /// Most messages that are decompressed at a time. The others wait in order, so that they take turns
 /// with all other work.
@@ -62,7 +81,7 @@ pub(super) struct Bodies {
 }
 
 /// The bytes of one call's request. They are given back when the last copy is dropped.
-type Held = Arc<Mutex<Lease>>;
+pub(super) type Held = Arc<Mutex<Lease>>;
 
 impl Bodies {
     pub(super) fn new() -> Bodies {
@@ -94,8 +113,16 @@ impl Bodies {
     /// for the request, except that of a watch, which counts what it keeps itself.
     pub(super) fn sent(&self, response: Response<Body>, connection: &Connection, held: Held) -> Response<Body> {
         let of = response.extensions().get::<Use>().copied().unwrap_or(Use::Call);
+        // A watch of the guest says itself that it is one. Its next step waits for its client.
+        let patience = (of == Use::Call && held.lock().held_for() == Use::Watch).then_some(STREAM_PATIENCE);
         let held = (of == Use::Call).then_some(held);
-        response.map(|body| self.unread.add(body, connection.share().clone(), of, held))
+        response.map(|body| self.unread.add(body, connection.share().clone(), of, Keeps { held, patience }))
+    }
+
+    /// Returns the body of a response that is whole: its bytes, and the trailers behind them. Like
+    /// any other, it is counted until it is written. `lease` has all that its call holds.
+    pub(super) fn whole(&self, bytes: Bytes, trailers: HeaderMap, lease: Lease) -> Outgoing {
+        self.unread.add_whole(bytes, trailers, lease)
     }
 
     /// Ends responses that nobody takes, while the node is short of memory. The oldest end first,
@@ -111,10 +138,45 @@ impl Bodies {
         }
     }
 
+    /// Ends streams of the host's own of which nobody takes anything, whether or not memory is
+    /// short.
+    pub(super) async fn end_unread_streams(self) {
+        loop {
+            tokio::time::sleep(STREAM_LOOK).await;
+            let ended = self.unread.end_the_impatient();
+            if ended > 0 {
+                tracing::info!(ended, "streams were ended: their clients took hardly anything of them");
+            }
+        }
+    }
+
+    /// Returns how many messages are being decompressed, of how many.
+    pub(super) fn limit(&self) -> Limit {
+        Limit::new("inflating_messages", INFLATING_MAX - self.inflating.available_permits(), INFLATING_MAX)
+    }
+
     /// Returns the number of responses that were ended since the process started.
     pub(super) fn ended(&self) -> u64 {
         self.unread.ended()
     }
+}
+
+/// Returns the body of a guest's unary request as it is counted, and what holds its bytes while the
+/// call runs. An error has the body, and the status of a call for which there is no memory.
+pub(super) fn unary<B>(body: B, headers: &HeaderMap, share: &Share) -> Result<(Incoming<B>, Held), (B, Status)> {
+    let held = match share.lease(Use::Call, CALL_BYTES + bytes_of(headers)) {
+        Ok(lease) => Arc::new(Mutex::new(lease)),
+        Err(short) => return Err((body, status::no_memory(short))),
+    };
+    let incoming = Incoming::new(body, held.clone(), limit_of(headers) + GRACE, Shape::Unary);
+    Ok((incoming, held))
+}
+
+/// Takes all bytes that are held into one lease.
+pub(super) fn taken(held: &Held) -> Lease {
+    let mut held = held.lock();
+    let bytes = held.bytes();
+    held.split(bytes)
 }
 
 /// Returns the bytes of headers as HTTP/2 counts them.
@@ -137,13 +199,17 @@ fn is_gzip(headers: &HeaderMap) -> bool {
 
 /// Returns whether clients of this method send one message after the other.
 fn is_streaming(path: &str) -> bool {
+    is_reflection(path) || matches!(path, "/lockstep.v1.Admin/ImportRows" | "/lockstep.v1.Admin/PutComponent")
+}
+
+fn is_reflection(path: &str) -> bool {
     path.starts_with("/grpc.reflection.")
 }
 
 /// Returns whether a call of the host's own services may stay open for ever. It counts among the
 /// watches, so that such calls alone never keep others out.
 fn stays_open(path: &str) -> bool {
-    is_streaming(path) || path == "/grpc.health.v1.Health/Watch"
+    is_reflection(path) || path == "/grpc.health.v1.Health/Watch"
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 
-use axum::body::Bytes;
+use axum::body::HttpBody;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::{FutureExt, StreamExt, stream};
@@ -203,9 +203,9 @@ async fn a_response_is_held_until_it_is_written() {
     let mut body = response(&bodies, &connection(&budget), 20_000);
     assert_eq!(budget.figures().by_watches, 0);
     let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
-    assert_eq!((first.len(), budget.figures().by_watches), (16 << 10, 20_000));
+    assert_eq!((first.len(), budget.figures().by_watches), (16 << 10, 20_000 + (16 << 10)), "it is a copy");
     drop(first);
-    assert_eq!(budget.figures().by_watches, 20_000 - (16 << 10));
+    assert_eq!(budget.figures().by_watches, 20_000, "the whole is in memory until its last piece is taken");
     let rest = body.collect().await.unwrap();
     assert_eq!(rest.trailers().unwrap()["grpc-status"], "0");
     assert_eq!(rest.to_bytes().len(), 20_000 - (16 << 10));
@@ -240,6 +240,26 @@ async fn responses_that_nobody_takes_end_while_memory_is_short_and_only_then() {
 }
 
 #[tokio::test]
+async fn a_stream_of_the_host_that_nobody_takes_ends_also_while_there_is_room() {
+    let (budget, bodies) = (budget(), Bodies::new());
+    let connection = connection(&budget);
+    let open = |patience| {
+        let held: Held = Arc::new(Mutex::new(connection.share().force(Use::Watch, 100)));
+        let keeps = Keeps { held: Some(held), patience };
+        let endless = stream::repeat(Ok::<_, Status>(Bytes::from_static(&[7; 1_000])));
+        bodies.unread.add(Body::from_stream(endless), connection.share().clone(), Use::Call, keeps)
+    };
+    let (unread, other) = (open(Some(SHORT)), open(None));
+    tokio::time::sleep(SHORT).await;
+    assert_eq!((bodies.unread.end_the_impatient(), bodies.unread.end_the_impatient()), (1, 0));
+    assert_eq!(budget.figures().by_watches, 100, "the other may wait");
+    let end = unread.collect().await.unwrap();
+    let end = Status::from_header_map(end.trailers().unwrap()).unwrap();
+    assert!(end.code() == Code::ResourceExhausted && end.message().contains("50ms"), "{end}");
+    drop(other);
+}
+
+#[tokio::test]
 async fn a_client_that_takes_a_little_now_and_then_counts_as_one_that_takes_nothing() {
     let (budget, bodies) = (budget(), Bodies::new());
     let mut slow = response(&bodies, &connection(&budget), 15 * MIB);
@@ -250,4 +270,29 @@ async fn a_client_that_takes_a_little_now_and_then_counts_as_one_that_takes_noth
     drop(slow.frame().await.unwrap().unwrap());
     assert_eq!(bodies.unread.end_the_longest_unread(SHORT), 1, "48 KiB in more than its time");
     assert!(slow.collect().await.unwrap().trailers().is_some());
+}
+
+#[tokio::test]
+async fn a_whole_reply_counts_and_ends_like_any_other() {
+    let (budget, bodies) = (budget(), Bodies::new());
+    let connection = connection(&budget);
+    let trailers = || -> HeaderMap { HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]) };
+    let lease = connection.share().lease(Use::Call, 20_100).unwrap();
+    let mut reply = bodies.whole(vec![7; 20_000].into(), trailers(), lease);
+    assert!(!reply.is_end_stream());
+    drop(reply.frame().await.unwrap().unwrap());
+    assert_eq!(budget.figures().by_calls, 20_100, "the whole is in memory until its last piece is taken");
+    let rest = reply.collect().await.unwrap();
+    assert_eq!(rest.trailers().unwrap()["grpc-status"], "0");
+    assert_eq!(rest.to_bytes().len(), 20_000 - (16 << 10));
+    assert_eq!(budget.figures().by_calls, 0);
+
+    let lease = connection.share().lease(Use::Call, 15 * MIB as u64).unwrap();
+    let unread = bodies.whole(vec![7; 15 * MIB].into(), trailers(), lease);
+    tokio::time::sleep(SHORT).await;
+    assert_eq!(bodies.unread.end_the_longest_unread(SHORT), 1);
+    assert_eq!(budget.figures().by_calls, 0);
+    let end = unread.collect().await.unwrap();
+    let end = Status::from_header_map(end.trailers().unwrap()).unwrap();
+    assert_eq!(end.code(), Code::ResourceExhausted);
 }

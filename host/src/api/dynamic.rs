@@ -1,6 +1,6 @@
-//! Serves the guest's services over gRPC. It finds the method, reads the request and the timeout,
-//! hands the call to `calls/`, and answers every call with a definite status. It decodes no message
-//! and decides nothing about a call.
+//! Serves the guest's services over gRPC: its watches, and every unary call that `face` leaves. It
+//! finds the method, reads the request and the timeout, hands the call to `calls/`, and answers
+//! every call with a definite status. It decodes no message and decides nothing about a call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,7 @@ use crate::calls::budget::Use;
 use crate::calls::{
     self, CallError, Connection, DEADLINE_DEFAULT, MESSAGE_BYTES_MAX, Replies, WATCH_REQUEST_BYTES_MAX, WatchEnd,
 };
+use crate::guest::StatusSource;
 use lockstep_contract::{Contract, Kind, Method};
 
 /// How long after the deadline [`overdue`] answers a call that did not answer itself.
@@ -32,6 +33,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves a request that none of the host's own services took.
 pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> http::Response<Body> {
+    if is_unknown(&shared, &request) {
+        // A component that is still to be applied may have the method. `route` looks once more.
+        let _not_ready = shared.parts.calls.ready(Instant::now() + DEADLINE_DEFAULT).await;
+    }
     match route(&shared, &request) {
         Ok(call) => call.serve(request).await,
         Err(status) => {
@@ -39,6 +44,19 @@ pub(super) async fn serve(shared: Arc<Shared>, request: http::Request<Body>) -> 
             into_http(status)
         }
     }
+}
+
+/// Serves a request whose method was found before its body was read. Its caller was admitted to
+/// that method, so a component that came meanwhile changes nothing. Nor does its deadline start
+/// anew.
+pub(super) async fn serve_found(
+    shared: Arc<Shared>,
+    (method, contract): (Arc<Method>, Arc<Contract>),
+    started: Instant,
+    deadline: Instant,
+    request: http::Request<Body>,
+) -> http::Response<Body> {
+    Call::new(shared, (method, contract), (started, Some(deadline)), request.extensions()).serve(request).await
 }
 
 /// Reads the rest of the request of a refused call. Some clients take the reset of an unread
@@ -58,25 +76,31 @@ pub(super) async fn drain(body: Body) {
     let _out_of_time = timeout(DRAIN_TIMEOUT, read).await;
 }
 
-fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, Status> {
-    let name = request.uri().path().trim_start_matches('/');
-    let routes = shared.routes().ok_or_else(|| status::unrouted(&shared.parts.calls.no_component()))?;
-    let method = routes.method(name).ok_or_else(|| status::unimplemented(&routes.explain_unknown(name)))?;
-    let timeout = client_timeout(request.headers())?;
-    let now = Instant::now();
-    Ok(Call {
-        shared: shared.clone(),
-        method: method.clone(),
-        contract: routes.clone(),
-        started: now,
-        deadline: calls::deadline(method.kind, timeout, now),
-        reached: Arc::default(),
-        caller: gate::caller_name(request.extensions()),
-        connection: request.extensions().get().cloned().unwrap_or_default(),
-    })
+/// Returns whether the component in use does not have the method of a request.
+fn is_unknown(shared: &Shared, request: &http::Request<Body>) -> bool {
+    shared.routes().is_some_and(|routes| routes.method(method_name(request)).is_none())
 }
 
-fn client_timeout(headers: &http::HeaderMap) -> Result<Option<Duration>, Status> {
+fn method_name(request: &http::Request<Body>) -> &str {
+    request.uri().path().trim_start_matches('/')
+}
+
+fn route(shared: &Arc<Shared>, request: &http::Request<Body>) -> Result<Call, Status> {
+    let name = method_name(request);
+    // This comes first, so that the routes are those of a node that serves, if it does.
+    let not_serving = shared.parts.calls.not_serving();
+    let routes = shared.routes().ok_or_else(|| status::unrouted(&shared.parts.calls.no_component()))?;
+    let method = routes.method(name).ok_or_else(|| match not_serving {
+        Some(error) => status::unrouted(&error),
+        None => status::unimplemented(&shared.explain_unknown(&routes, name)),
+    })?;
+    let timeout = client_timeout(request.headers())?;
+    let now = Instant::now();
+    let times = (now, calls::deadline(method.kind, timeout, now));
+    Ok(Call::new(shared.clone(), (method.clone(), routes.clone()), times, request.extensions()))
+}
+
+pub(super) fn client_timeout(headers: &http::HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
     let timeout = value.to_str().ok().and_then(parse_timeout);
     timeout.map(Some).ok_or_else(|| status::bad_timeout(value.as_bytes()))
@@ -103,6 +127,20 @@ struct Call {
 }
 
 impl Call {
+    /// `times` are when the call started, and its deadline. `extensions` have its caller and its
+    /// connection.
+    fn new(
+        shared: Arc<Shared>,
+        (method, contract): (Arc<Method>, Arc<Contract>),
+        times: (Instant, Option<Instant>),
+        extensions: &http::Extensions,
+    ) -> Call {
+        let (started, deadline) = times;
+        let caller = gate::caller_name(extensions);
+        let connection = extensions.get().cloned().unwrap_or_default();
+        Call { shared, method, contract, started, deadline, reached: Arc::default(), caller, connection }
+    }
+
     async fn serve(self, request: http::Request<Body>) -> http::Response<Body> {
         let mut grpc = Grpc::new(RawCodec)
             .accept_compressed(CompressionEncoding::Gzip)
@@ -121,8 +159,7 @@ impl Call {
             response = served => response.map(Body::new),
             () = overdue => into_http(status::overdue(kind, reached.load(Ordering::Relaxed))),
         };
-        let is_explained = reached.load(Ordering::Relaxed) || status::is_hosts(&response);
-        let response = if is_explained { response } else { explain_unread(response) };
+        let response = if reached.load(Ordering::Relaxed) { response } else { explain_unread(response) };
         let code = response_code(&response);
         shared.metrics.call_ended(&name, kind, code, started.elapsed());
         response
@@ -135,25 +172,16 @@ impl Call {
     }
 
     async fn unary(self, request: Bytes) -> Result<Response<Bytes>, Status> {
-        let call = self.with(request);
-        let calls = &self.shared.parts.calls;
-        let leader = || self.shared.leader_address();
         let share = self.connection.share();
-        match self.method.kind {
-            Kind::Command => {
-                let reply = status::command(calls.command(call).await, leader)?;
-                // The command was applied. Its client must learn that, so the reply is counted
-                // although there may be no room.
-                Ok(reply.map(|reply| share.force(Use::Call, reply.len() as u64).tied_to(reply)))
-            }
-            Kind::Query => {
-                let reply = status::query(calls.query(call, self.shared.node_status()).await, leader)?;
-                let lease = share.lease(Use::Call, reply.get_ref().len() as u64);
-                let lease = lease.map_err(|short| status::ended(&short.into()))?;
-                Ok(reply.map(|reply| lease.tied_to(reply)))
-            }
-            Kind::Watch => unreachable!("a watch is a stream, and never served as one call"),
-        }
+        let reply = run(&self.shared, self.with(request), || self.shared.node_status()).await?;
+        let bytes = reply.get_ref().len() as u64;
+        let lease = match self.method.kind {
+            // The command was applied. Its client must learn that, so the reply is counted although
+            // there may be no room.
+            Kind::Command => share.force(Use::Call, bytes),
+            Kind::Query | Kind::Watch => share.lease(Use::Call, bytes).map_err(|short| status::ended(&short.into()))?,
+        };
+        Ok(reply.map(|reply| lease.tied_to(reply)))
     }
 
     fn watch(self, request: Bytes) -> Result<Response<GrpcReplies>, Status> {
@@ -170,10 +198,42 @@ impl Call {
     }
 }
 
+/// Runs a command or a query. Returns the guest's reply, or the status that says why there is none.
+/// `of_node` returns what answers the guest's `node.status`.
+pub(super) async fn run(
+    shared: &Shared,
+    call: calls::Call,
+    of_node: impl FnOnce() -> StatusSource,
+) -> Result<Response<Bytes>, Status> {
+    let method = call.method.clone();
+    let leader = || shared.leader_address();
+    match method.kind {
+        Kind::Command => {
+            let result = shared.parts.calls.command(call).await;
+            if let Ok(outcome) = &result
+                && let Some(component) = shared.component_without(&method, &outcome.verdict, outcome.index)
+            {
+                return Err(status::gone(&method.name, &component, Some(outcome)));
+            }
+            status::command(result, leader)
+        }
+        Kind::Query => {
+            let result = shared.parts.calls.query(call, of_node()).await;
+            if let Ok(answer) = &result
+                && let Some(component) = shared.component_without(&method, &answer.verdict, answer.index)
+            {
+                return Err(status::gone(&method.name, &component, None));
+            }
+            status::query(result, leader)
+        }
+        Kind::Watch => unreachable!("a watch is a stream, and never served as one call"),
+    }
+}
+
 /// Completes some time after the deadline. Calls answer at their deadline themselves; this ends
 /// those whose request never arrives completely. A stream that has begun no longer waits here and
 /// ends itself, so the request of a watch must arrive in time although the watch has no deadline.
-async fn overdue(deadline: Instant) {
+pub(super) async fn overdue(deadline: Instant) {
     tokio::time::sleep_until(deadline + DEADLINE_GRACE).await;
 }
 
@@ -206,9 +266,10 @@ fn of_watch<B>(mut response: http::Response<B>) -> http::Response<B> {
 }
 
 /// Replaces tonic's status for a message that is too large. tonic uses OUT_OF_RANGE or
-/// RESOURCE_EXHAUSTED and does not name the host's limit.
-fn explain_unread(response: http::Response<Body>) -> http::Response<Body> {
+/// RESOURCE_EXHAUSTED and does not name the host's limit. What the host says itself stays.
+pub(super) fn explain_unread(response: http::Response<Body>) -> http::Response<Body> {
     match response_code(&response) {
+        _ if status::is_hosts(&response) => response,
         Code::OutOfRange | Code::ResourceExhausted => into_http(status::request_too_large(MESSAGE_BYTES_MAX)),
         _ => response,
     }
@@ -216,7 +277,7 @@ fn explain_unread(response: http::Response<Body>) -> http::Response<Body> {
 
 /// Returns the code of a response that failed before its first message, and OK for all others. The
 /// trailers of a stream come later.
-fn response_code(response: &http::Response<Body>) -> Code {
+pub(super) fn response_code(response: &http::Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }
 

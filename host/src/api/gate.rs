@@ -4,6 +4,7 @@
 //! words for a refusal.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
@@ -27,26 +28,49 @@ pub(super) struct Admitted {
     caller: Caller,
     method: String,
     right: Right,
-    from: Option<SocketAddr>,
     is_long: bool,
-    /// What the call asked for, if it gets an audit line.
-    arguments: Option<Arguments>,
+    /// Its audit line, if it gets one.
+    audited: Option<Audited>,
 }
 
-/// What a call of an operator asks for, as its service notes it for the audit. Requests carry it.
-#[derive(Clone, Debug, Default)]
-struct Arguments(Arc<Mutex<Vec<(&'static str, String)>>>);
+/// What a request shows of its caller.
+pub(super) struct Shown<'a> {
+    pub(super) headers: &'a HeaderMap,
+    /// The other end of its connection.
+    pub(super) remote: Option<&'a Remote>,
+}
+
+impl<'a> Shown<'a> {
+    fn by(request: &'a Request) -> Shown<'a> {
+        Shown { headers: request.headers(), remote: request.extensions().get() }
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        self.remote.map(|remote| remote.address)
+    }
+}
+
+/// Takes a request apart from its message. What the audit learns can be noted on the rest.
+pub(super) fn apart<T>(request: tonic::Request<T>) -> (tonic::Request<()>, T) {
+    let (metadata, extensions, message) = request.into_parts();
+    (tonic::Request::from_parts(metadata, extensions, ()), message)
+}
 
 /// Notes what a call asks for. Never a value of the guest.
 pub(super) fn note<T>(request: &tonic::Request<T>, name: &'static str, value: impl ToString) {
-    if let Some(Arguments(noted)) = request.extensions().get::<Arguments>() {
-        noted.lock().push((name, value.to_string()));
+    if let Some(Audited(line)) = request.extensions().get::<Audited>() {
+        line.arguments.lock().push((name, value.to_string()));
     }
 }
 
 /// Returns the name under which the guest knows the caller. Empty if the caller has shown none.
 pub(super) fn caller_name(extensions: &http::Extensions) -> String {
-    extensions.get::<Caller>().and_then(Caller::name).map(|name| name.to_string()).unwrap_or_default()
+    extensions.get().map(name_of).unwrap_or_default()
+}
+
+/// Returns the name of a caller, as the guest knows it. See [`caller_name`].
+pub(super) fn name_of(caller: &Caller) -> String {
+    caller.name().map(|name| name.to_string()).unwrap_or_default()
 }
 
 /// Lets a call in, or returns the status that refuses it.
@@ -55,15 +79,23 @@ pub(super) fn admit(shared: &Shared, request: &mut Request) -> Result<Admitted, 
     let method = request.uri().path().trim_start_matches('/').to_owned();
     let rights::Known { right, is_long } = rights::of(&method, shared.routes().as_deref());
     let from = address(request);
-    let caller = decide(trust, request, &method, right, from).map_err(|refusal| status::not_allowed(&refusal))?;
+    let caller = decide(trust, &Shown::by(request), &method, right).map_err(|refusal| status::not_allowed(&refusal))?;
     if caller.name().is_some() {
         request.extensions_mut().insert(caller.clone());
     }
-    let arguments = trust.is_audited(right).then(Arguments::default);
-    if let Some(arguments) = &arguments {
-        request.extensions_mut().insert(arguments.clone());
+    let line = || Line {
+        trust: trust.clone(),
+        caller: caller.clone(),
+        method: method.clone(),
+        from,
+        arguments: Mutex::new(Vec::new()),
+        is_written: AtomicBool::new(false),
+    };
+    let audited = trust.is_audited(right).then(|| Audited(Arc::new(line())));
+    if let Some(audited) = &audited {
+        request.extensions_mut().insert(audited.clone());
     }
-    Ok(Admitted { trust: trust.clone(), caller, method, right, from, is_long, arguments })
+    Ok(Admitted { trust: trust.clone(), caller, method, right, is_long, audited })
 }
 
 /// Returns the refusal of a page that needs the right to look, or `None` if it may be shown.
@@ -73,7 +105,7 @@ pub(super) fn refused_page(shared: &Shared, request: &Request) -> Option<Respons
         return None;
     }
     let method = format!("http{}", request.uri().path());
-    let refusal = decide(trust, request, &method, Right::Look, address(request)).err()?;
+    let refusal = decide(trust, &Shown::by(request), &method, Right::Look).err()?;
     let text = format!("{}\n", refusal.text);
     Some(match (refusal.reason, refusal.retry_after) {
         (Reason::Unauthenticated, _) => {
@@ -87,16 +119,17 @@ pub(super) fn refused_page(shared: &Shared, request: &Request) -> Option<Respons
     })
 }
 
+/// Lets a unary call of the guest in, or returns the status that refuses it. Such a call is short,
+/// and nothing of it is written to the audit but its refusal.
+pub(super) fn admit_unary(trust: &Trust, shown: &Shown<'_>, method: &str, right: Right) -> Result<Caller, Status> {
+    debug_assert!(!trust.is_audited(right), "{right:?} is a right to a guest's method");
+    decide(trust, shown, method, right).map_err(|refusal| status::not_allowed(&refusal))
+}
+
 /// Returns who makes the call, if it may be made. A refusal is counted and gets its audit line.
-fn decide(
-    trust: &Trust,
-    request: &Request,
-    method: &str,
-    right: Right,
-    from: Option<SocketAddr>,
-) -> Result<Caller, Refusal> {
-    let certificate = request.extensions().get::<Remote>().and_then(|remote| remote.certificate.as_ref());
-    let identified = trust.identify(authorization(request.headers()), certificate, SystemTime::now());
+fn decide(trust: &Trust, shown: &Shown<'_>, method: &str, right: Right) -> Result<Caller, Refusal> {
+    let (certificate, from) = (shown.remote.and_then(|remote| remote.certificate.as_ref()), shown.address());
+    let identified = trust.identify(authorization(shown.headers), certificate, SystemTime::now());
     let decided = identified.and_then(|caller| match trust.allow(&caller, method, right, Instant::now()) {
         Ok(()) => Ok(caller),
         Err(refusal) => Err((caller, refusal)),
@@ -119,7 +152,7 @@ fn authorization(headers: &HeaderMap) -> Authorization<'_> {
 }
 
 fn address(request: &Request) -> Option<SocketAddr> {
-    request.extensions().get::<Remote>().map(|remote| remote.address)
+    Shown::by(request).address()
 }
 
 impl Admitted {
@@ -131,9 +164,16 @@ impl Admitted {
             true => self.until_revoked(response),
             false => response,
         };
-        match &self.arguments {
-            Some(arguments) => Audited::new(&self, arguments.clone()).watch(response),
+        match self.audited {
+            Some(audited) => audited.watch(response),
             None => response,
+        }
+    }
+
+    /// Notes that no service got the call.
+    pub(super) fn refused(self, refusal: &Status) {
+        if let Some(Audited(line)) = self.audited {
+            line.ended(refusal.code(), refusal.message());
         }
     }
 
@@ -161,57 +201,108 @@ fn trailers(refusal: &Refusal) -> HeaderMap {
     trailers
 }
 
-/// The audit line of a call that was let in. It is written when the call ends, and when its caller
-/// leaves before.
-struct Audited {
+/// The audit line of a call that was let in. It is written when the call ends. If its caller leaves
+/// before, it is written when nothing works on the call any more: a change that was proposed goes
+/// on, and notes its end. Requests carry it.
+#[derive(Clone)]
+struct Audited(Arc<Line>);
+
+struct Line {
     trust: Trust,
     caller: Caller,
     method: String,
     from: Option<SocketAddr>,
-    arguments: Arguments,
-    is_written: bool,
+    /// What the call asks for, as its service notes it.
+    arguments: Mutex<Vec<(&'static str, String)>>,
+    is_written: AtomicBool,
 }
 
 impl Audited {
-    fn new(call: &Admitted, arguments: Arguments) -> Audited {
-        let Admitted { trust, caller, method, from, .. } = call;
-        Audited {
-            trust: trust.clone(),
-            caller: caller.clone(),
-            method: method.clone(),
-            from: *from,
-            arguments,
-            is_written: false,
-        }
-    }
-
-    fn watch(mut self, response: Response) -> Response {
+    fn watch(self, response: Response) -> Response {
         if let Some(status) = Status::from_header_map(response.headers()) {
-            self.ended(status.code(), status.message());
+            self.0.ended(status.code(), status.message());
             return response;
         }
         response.map(|body| {
             Body::new(body.map_frame(move |frame| {
                 if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-                    self.ended(status.code(), status.message());
+                    self.0.ended(status.code(), status.message());
                 }
                 frame
             }))
         })
     }
+}
 
-    fn ended(&mut self, code: Code, text: &str) {
-        self.is_written = true;
-        let arguments = self.arguments.0.lock();
+impl Line {
+    fn ended(&self, code: Code, text: &str) {
+        if self.is_written.swap(true, Relaxed) {
+            return;
+        }
+        let arguments = self.arguments.lock();
         let (caller, method, code) = (&self.caller, &self.method, code_name(code));
         self.trust.audit(&AuditLine { caller, method, arguments: &arguments, from: self.from, code, text });
     }
 }
 
-impl Drop for Audited {
+impl Drop for Line {
     fn drop(&mut self) {
-        if !self.is_written {
-            self.ended(Code::Cancelled, "the caller left before the end");
-        }
+        self.ended(Code::Cancelled, "the caller left before the end");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::trust::TrustSettings;
+
+    /// Returns the lines that `work` leads to.
+    fn lines(work: impl FnOnce(Audited)) -> Vec<serde_json::Value> {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("audit");
+        let trust = Trust::open(TrustSettings { audit_file: Some(path.clone()), ..TrustSettings::default() }).unwrap();
+        let line = Line {
+            trust: trust.clone(),
+            caller: Caller::default(),
+            method: "lockstep.v1.Admin/Upgrade".to_owned(),
+            from: None,
+            arguments: Mutex::new(Vec::new()),
+            is_written: AtomicBool::new(false),
+        };
+        work(Audited(Arc::new(line)));
+        trust.flush();
+        let text = std::fs::read_to_string(&path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_call_whose_caller_left_before_the_response_has_a_line() {
+        let lines = lines(drop);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!(lines[0]["code"], "CANCELLED");
+        assert_eq!(lines[0]["text"], "the caller left before the end");
+    }
+
+    #[test]
+    fn what_goes_on_without_its_caller_notes_its_end() {
+        let lines = lines(|audited| {
+            let mut call = tonic::Request::new(());
+            call.extensions_mut().insert(audited.clone());
+            drop(audited);
+            note(&call, "end", "changed at entry 7");
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].to_string().contains("changed at entry 7"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_call_that_ended_has_one_line() {
+        let lines = lines(|audited| {
+            let response = audited.clone().watch(Status::not_found("no").into_http::<Body>());
+            drop((response, audited));
+        });
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!(lines[0]["code"], "NOT_FOUND");
     }
 }

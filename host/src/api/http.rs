@@ -1,7 +1,12 @@
 //! Plain HTTP for operators of the process: `/livez`, `/readyz`, `/metrics`, `/status`. Liveness
 //! checks whether the process makes progress, never whether there is a leader. Readiness lists the
 //! reasons why the node is not ready. Both are open to everybody; `gate` decides about the others.
+//!
+//! - Nothing here runs on the threads of Raft, and pages that take time are made beside the threads
+//!   that serve connections.
+//! - A page is made once for all who ask for it while another one is being made (`http/fresh.rs`).
 
+mod fresh;
 pub(super) mod metrics;
 
 use std::net::TcpListener as StdListener;
@@ -9,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,6 +26,7 @@ use super::{LIMITS, Shared, gate};
 use crate::net;
 use crate::raft::figures::Contact;
 use crate::types::NodeMode;
+use fresh::Fresh;
 
 /// How long committed entries may wait without any being applied before the process counts as
 /// stuck.
@@ -30,6 +37,23 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most committed entries that a ready node may have left to apply.
 const LAG_MAX: u64 = 1024;
+
+/// The pages as they were made last.
+#[derive(Default)]
+pub(super) struct Pages {
+    /// The reasons why the node is not ready, and why it takes no commands.
+    readyz: Fresh<Arc<Readiness>>,
+    metrics: Fresh<Result<Bytes, String>>,
+    status: Fresh<Result<Bytes, String>>,
+}
+
+/// What `/readyz` says.
+struct Readiness {
+    /// Why the node should get no traffic. Empty when it is ready.
+    reasons: Vec<String>,
+    /// Why a ready node takes no commands.
+    disk: Option<String>,
+}
 
 /// Serves the four pages until the node stops.
 pub(super) async fn serve(shared: Arc<Shared>, listeners: Vec<StdListener>) -> std::io::Result<()> {
@@ -101,17 +125,23 @@ async fn livez(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let contact = shared.last_contact().await;
-    let status = shared.status_now();
-    let reasons = unready(&status, contact, shared.parts.election_timeout, shared.is_shutting_down());
+    let readiness = shared.pages.readyz.get(|| look_whether_ready(&shared)).await;
+    let Readiness { reasons, disk } = &*readiness;
     if reasons.is_empty() {
-        // The node serves reads, and forwards commands to a leader that may have disk space.
-        let disk = shared.parts.machine.space().refuses_commands();
-        let text = disk.map_or("ok\n".to_owned(), |disk| format!("ok\n{disk}\n"));
+        let text = disk.as_ref().map_or("ok\n".to_owned(), |disk| format!("ok\n{disk}\n"));
         return (StatusCode::OK, text).into_response();
     }
     let text = reasons.iter().map(|reason| format!("{reason}\n")).collect::<String>();
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+async fn look_whether_ready(shared: &Shared) -> Arc<Readiness> {
+    let contact = shared.last_contact().await;
+    let status = shared.status_now();
+    let reasons = unready(&status, contact, shared.parts.election_timeout, shared.is_shutting_down());
+    // The node serves reads, and forwards commands to a leader that may have disk space.
+    let disk = shared.parts.machine.space().refuses_commands();
+    Arc::new(Readiness { reasons, disk })
 }
 
 /// Returns the reasons why this node should get no traffic. Empty when it is ready.
@@ -151,20 +181,31 @@ async fn metrics(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     if let Some(refused) = gate::refused_page(&shared, &request) {
         return refused;
     }
-    match shared.metrics.encode() {
-        Ok(text) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, content_type)], text).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+    let made = shared.clone();
+    let make = || beside(move || made.metrics.encode().map_err(|error| error.to_string()));
+    page("application/openmetrics-text; version=1.0.0; charset=utf-8", shared.pages.metrics.get(make).await)
 }
 
 async fn status(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     if let Some(refused) = gate::refused_page(&shared, &request) {
         return refused;
     }
-    ([(header::CONTENT_TYPE, "application/json")], shared.status_now().to_json().to_string()).into_response()
+    let made = shared.clone();
+    let make = || beside(move || Ok(made.status_now().to_json().to_string()));
+    page("application/json", shared.pages.status.get(make).await)
+}
+
+/// Makes a page beside the threads that serve connections, so that the other pages need not wait.
+async fn beside(make: impl FnOnce() -> Result<String, String> + Send + 'static) -> Result<Bytes, String> {
+    let made = tokio::task::spawn_blocking(make).await;
+    made.unwrap_or_else(|error| Err(error.to_string())).map(Bytes::from)
+}
+
+fn page(content_type: &'static str, made: Result<Bytes, String>) -> Response {
+    match made {
+        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 #[cfg(test)]

@@ -256,8 +256,14 @@ impl Shared {
     fn decode_call(&self, data: &[u8], caller: String, share: Share) -> Result<Call, Status> {
         let call = EncodedCall::decode(data)
             .map_err(|error| Status::invalid_argument(format!("data is no encoded lockstep.v1.Call: {error}")))?;
+        let not_serving = self.parts.calls.not_serving();
         let routes = self.routes().ok_or_else(|| status::unrouted(&self.parts.calls.no_component()))?;
-        match routes.method(&call.method) {
+        let found = routes.method(&call.method);
+        let is_command = found.is_some_and(|method| method.kind == Kind::Command);
+        if let Some(error) = not_serving.filter(|_| !is_command) {
+            return Err(status::unrouted(&error));
+        }
+        match found {
             Some(method) if method.kind == Kind::Command => {
                 let (method, request) = (method.clone(), call.request);
                 Ok(Call { method, request, caller, deadline: None, share })

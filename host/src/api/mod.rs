@@ -4,30 +4,45 @@
 //! the disk.
 //!
 //! ```text
-//! net (HTTP/2) ──► gate ──► bodies ──► router ─┬─ operators ──► manager, admin
-//!                                              ├─ health, reflection
-//!                                              └─ dynamic ──► calls/: command, query, watch
+//! net (HTTP/2) ──► face ─┬─ a plain unary call of the guest ──► calls/: command, query
+//!                        └─ gate ──► bodies ──► router ─┬─ operators ──► manager, admin
+//!                                                       ├─ health, reflection
+//!                                                       └─ dynamic ──► calls/: all kinds
+//! face: passes the same gate and counts the same bytes (`message` reads the request)
+//! routes: the unary methods of the component
 //! gate: who calls, and whether that is allowed (`rights` says what a method needs; `trust` decides)
 //! bodies: the bytes of both bodies are counted, and bounded
 //! operators: their work is done where Raft runs, so many calls at a time
+//! upgrade: a component is taken in, limits are set, and the steps of a change are told
+//! log_entries: entries are sent to whoever keeps them
+//! read_only: the mode in which commands are refused is set
 //! status: how a call ended, in gRPC's words
 //! ```
 
 mod admin;
 mod bodies;
 mod dynamic;
+mod face;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gate;
 mod health;
 mod http;
+mod log_entries;
 mod manager;
+mod message;
 mod node_status;
 mod operations;
 mod operators;
 mod raft_admin;
+mod read_only;
 mod reflection;
 mod rights;
+mod routes;
+mod rows;
 pub mod status;
 mod trailers;
+mod upgrade;
 mod wire;
 
 use std::convert::Infallible;
@@ -52,10 +67,11 @@ use tonic_health::server::HealthReporter;
 use crate::calls::{Calls, Connection, MESSAGE_BYTES_MAX, WATCHES_PER_CONNECTION_MAX};
 use crate::guest::Component;
 use crate::machine::Machine;
-use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Remote, Sockets, media};
+use crate::net::{self, Http2Limits, RESETS_AT_ONCE_MAX, Remote, Sockets, WindowLimits, Windows, media};
 use crate::raft::figures::{self, Contact, RaftStatus};
 use crate::raft::membership::Configuration;
-use crate::raft::{Intake, LeaderWatch, LogTime, Members, RaftCell, Retention};
+use crate::raft::{Intake, LeaderWatch, LogSource, LogTime, Members, RaftCell, Retention, Upgrades};
+use crate::threads::Handles;
 use crate::trust::Trust;
 use crate::types::Addresses;
 use node_status::NodeStatus;
@@ -63,6 +79,8 @@ use operators::{Apart, Places};
 
 pub use crate::calls::DEADLINE_DEFAULT;
 pub use health::LEADER_SERVICE;
+pub(crate) use upgrade::Answers;
+pub use upgrade::{Keep, Kept};
 
 /// Most calls that one connection may have open at a time. A client library queues further calls.
 pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
@@ -71,12 +89,20 @@ pub const CONCURRENT_STREAMS_MAX: u32 = RESETS_AT_ONCE_MAX;
 // fill one.
 const _: () = assert!(WATCHES_PER_CONNECTION_MAX < CONCURRENT_STREAMS_MAX as usize);
 
+/// Most bytes of a message of an operator. The largest row fits, which has a value of 4 MiB.
+const ADMIN_MESSAGE_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+
 /// Limits for the connections of clients. What is in the windows is counted only when a service
-/// reads it, so they are small; and a call that does not read leaves half of them to the others.
+/// reads it, so they are small, and few are wide: those of one address hold 16 MiB, beside 64 KiB
+/// for each of its other connections. A call that does not read leaves half of them to the others.
 const LIMITS: Http2Limits = Http2Limits {
     streams_max: CONCURRENT_STREAMS_MAX,
-    stream_window_bytes: 512 << 10,
-    connection_window_bytes: 1 << 20,
+    windows: WindowLimits {
+        wide: Windows { stream_bytes: 256 << 10, connection_bytes: 512 << 10 },
+        wide_max: 128,
+        wide_per_address_max: 32,
+        proven: None,
+    },
     keepalive_interval: Duration::from_secs(20),
     keepalive_timeout: Duration::from_secs(20),
 };
@@ -101,6 +127,8 @@ pub struct ApiParts {
     pub election_timeout: Duration,
     /// Makes snapshots.
     pub retention: Retention,
+    /// Reads the log for others to keep.
+    pub log_source: LogSource,
     /// The open connections of each port, and their limits.
     pub sockets: Sockets,
     /// Who a client is, and what it may do.
@@ -112,6 +140,10 @@ pub struct ApiParts {
     /// Makes this node fetch its state from that member, or from any voter, and then restart. An
     /// error is a text for operators.
     pub resync: Resync,
+    /// Keeps a component for a change.
+    pub keep: Keep,
+    /// Changes what the cluster runs.
+    pub upgrades: Upgrades,
 }
 
 /// A fetched state that is now on this node's disk.
@@ -158,12 +190,14 @@ struct Shared {
     parts: ApiParts,
     /// Where calls of operators run, and how many may.
     operators: Places,
-    /// The contract of the component with that version in the machine; none while it has none.
-    routes: ArcSwap<(u64, Option<Arc<Contract>>)>,
+    /// What is served of the machine's component.
+    routes: ArcSwap<routes::Routes>,
     operations: operations::Operations,
+    uploads: upgrade::Uploads,
     metrics: http::metrics::Metrics,
     progress: Mutex<http::ApplyProgress>,
     bodies: bodies::Bodies,
+    pages: http::Pages,
     /// Set by Shutdown, while the listeners stay open.
     shutting_down: watch_channel::Sender<bool>,
 }
@@ -198,11 +232,13 @@ impl Api {
         let shared = Arc::new(Shared {
             parts,
             operators: Places::new(&Handle::current()),
-            routes: ArcSwap::from_pointee((0, None)),
+            routes: ArcSwap::from_pointee(routes::Routes::new(0, None)),
             operations: operations::Operations::default(),
+            uploads: upgrade::Uploads::default(),
             metrics: http::metrics::Metrics::new(),
             progress: Mutex::new(http::ApplyProgress::new()),
             bodies: bodies::Bodies::new(),
+            pages: http::Pages::default(),
             shutting_down: watch_channel::channel(false).0,
         });
         shared.metrics.watch(&shared);
@@ -228,27 +264,31 @@ impl Api {
         router
     }
 
-    /// Serves clients on `grpc`, in the runtime `clients`, and operators of the process on `http`,
-    /// in this one, until [`Api::stop`]. Open calls then get a moment to end.
-    pub async fn serve(&self, clients: &Handle, grpc: Vec<StdListener>, http: Vec<StdListener>) -> std::io::Result<()> {
+    /// Serves clients on `grpc`, and operators of the process on `http`, each in a runtime of its
+    /// own, until [`Api::stop`]. Open calls then get a moment to end.
+    pub async fn serve(
+        &self,
+        threads: &Handles,
+        grpc: Vec<StdListener>,
+        http: Vec<StdListener>,
+    ) -> std::io::Result<()> {
         let background = [
             tokio::spawn(health::run(self.shared.clone(), self.health.clone())),
             tokio::spawn(http::observe_progress(self.shared.clone())),
             tokio::spawn(self.shared.bodies.clone().keep_room(self.shared.parts.calls.budget().clone())),
+            tokio::spawn(self.shared.bodies.clone().end_unread_streams()),
         ];
         let api = self.clone();
-        // Each request looks up the current router: a component may become known while connections
-        // are open.
-        let router = Router::new().fallback(move |request: axum::extract::Request| call_router(api.clone(), request));
-        let calls = self.shared.parts.calls.clone();
         let connection = move |remote: Remote| {
-            let connection = calls.connection(remote.address.ip());
-            router.clone().layer(axum::Extension(connection)).layer(axum::Extension(remote))
+            let client = Arc::new(face::Client::new(api.clone(), remote));
+            net::handler(move |request| face::answer(client.clone(), request))
         };
         let (port, stopped) = (self.shared.parts.sockets.clients.clone(), self.shared.stopped());
-        let grpc = clients.spawn(async move { net::serve(&port, grpc, LIMITS, connection, stopped).await });
+        let grpc = threads.clients.spawn(async move { net::serve(&port, grpc, LIMITS, connection, stopped).await });
+        let http = threads.ports.spawn(http::serve(self.shared.clone(), http));
         let grpc = async { grpc.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) };
-        let served = tokio::try_join!(grpc, http::serve(self.shared.clone(), http));
+        let http = async { http.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) };
+        let served = tokio::try_join!(grpc, http);
         for task in background {
             task.abort();
         }
@@ -261,9 +301,9 @@ impl Api {
     }
 }
 
-/// Serves one call. Checks the request and its caller before any service gets it, counts the bytes
-/// of both bodies, and fits the size of the response's status.
-async fn call_router(api: Api, mut request: axum::extract::Request) -> axum::response::Response {
+/// Serves one call that `face` leaves. Checks the request and its caller before any service gets
+/// it, counts the bytes of both bodies, and fits the size of the response's status.
+async fn call_router(api: &Api, mut request: axum::extract::Request) -> axum::response::Response {
     if let Some(refusal) = media::refusal(request.method(), request.version(), request.headers()) {
         dynamic::drain(request.into_body()).await;
         return refusal.into_response();
@@ -280,6 +320,7 @@ async fn call_router(api: Api, mut request: axum::extract::Request) -> axum::res
     let (request, held) = match bodies.received(request) {
         Ok(received) => received,
         Err((body, refusal)) => {
+            admitted.refused(&refusal);
             dynamic::drain(body).await;
             return dynamic::into_http(refusal);
         }
@@ -301,6 +342,7 @@ fn router(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
     let admin = v1::admin_server::AdminServer::new(admin::AdminService(shared.clone()))
+        .max_decoding_message_size(ADMIN_MESSAGE_BYTES_MAX)
         .accept_compressed(tonic::codec::CompressionEncoding::Gzip);
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health.clone()),
@@ -329,22 +371,6 @@ where
 }
 
 impl Shared {
-    /// Returns the contract of the machine's component; `None` while it has none.
-    fn routes(&self) -> Option<Arc<Contract>> {
-        let version = self.parts.machine.component_version();
-        let known = self.routes.load();
-        if known.0 == version {
-            return known.1.clone();
-        }
-        let routes = self.parts.machine.component().and_then(|component| {
-            // Admission has checked it.
-            let refused = |error: &ContractError| tracing::error!(%error, "the component's services cannot be served");
-            contract_of(&component).inspect_err(refused).ok().map(Arc::new)
-        });
-        self.routes.store(Arc::new((version, routes.clone())));
-        routes
-    }
-
     fn is_shutting_down(&self) -> bool {
         *self.shutting_down.borrow()
     }
@@ -412,4 +438,14 @@ impl Shared {
             None => 0,
         }
     }
+}
+
+/// Returns the contract of the default guest, for tests.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+fn example_contract() -> Contract {
+    let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+    let mut compiler = protox::Compiler::new([protos]).unwrap();
+    compiler.include_imports(true).open_file("example.proto").unwrap();
+    Contract::new(Some(&compiler.encode_file_descriptor_set()), true).unwrap()
 }

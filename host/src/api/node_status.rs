@@ -6,15 +6,17 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::machine::{MachineStatus, TransferStatus};
+use crate::machine::{ChangeReport, MachineStatus, Operation, Probation, ReadOnly, TransferStatus};
 use crate::net::{PortStatus, SocketsStatus};
+use crate::pattern::Pattern;
 use crate::raft::LeaderView;
 use crate::raft::figures::{Contact, RaftStatus};
 use crate::raft::membership::Server;
 use crate::raft::retention::RetentionStatus;
 use crate::raft::time::log_time::wall_ms;
 use crate::raft::time::own_clock::OwnClock;
-use crate::types::Addresses;
+use crate::tls::Certificate;
+use crate::types::{Addresses, hex};
 
 /// All data that both forms contain.
 #[derive(Clone, Debug)]
@@ -105,6 +107,10 @@ impl NodeStatus {
             "purged_index": self.raft.purged_index,
             "log_bytes": self.log.log_bytes,
             "log_over_quota": self.log.over_quota,
+            "archived_index": self.log.archive.archived_index,
+            "archive_failures": self.log.archive.failures,
+            "archive_gaps": self.log.archive.gaps,
+            "archive_failing": self.log.archive.is_failing,
             "latest_configuration_index": self.servers_index,
             "num_peers": self.peers(),
         })
@@ -116,6 +122,12 @@ impl NodeStatus {
             "fsm_index": self.applied_index(),
             "commands_applied": machine.commands_applied,
             "commands_failed": machine.commands_failed,
+            "commands_run": machine.commands_run,
+            "commands_run_us": machine.commands_run_us,
+            "queries_run": machine.queries_run,
+            "queries_run_us": machine.queries_run_us,
+            "queries_refused": machine.queries_refused,
+            "queries_failed": machine.queries_failed,
             "snapshot_count": machine.snapshot_count,
             "restore_count": machine.restore_count,
             "last_snapshot_index": machine.last_snapshot_index,
@@ -126,6 +138,16 @@ impl NodeStatus {
             "state_hash_mismatches": machine.hash_mismatches,
             "state_bytes": machine.state_bytes,
             "engine": machine.build,
+            "component": machine.component.map(|hash| hex(&hash)),
+            "version": machine.version,
+            "profile_index": machine.profile_index,
+            "semantics": machine.semantics,
+            "semantics_oldest": machine.semantics_range.oldest,
+            "semantics_newest": machine.semantics_range.newest,
+            "probation": machine.probation.as_ref().map(probation_json),
+            "last_change": machine.last_change.as_ref().map(change_json),
+            "read_only": machine.read_only.as_ref().map(read_only_json),
+            "operation": operation_json(&machine.operation),
         })
     }
 
@@ -173,6 +195,44 @@ impl NodeStatus {
     }
 }
 
+fn probation_json(probation: &Probation) -> Value {
+    json!({
+        "change_index": probation.change_index,
+        "until_ms": probation.until_ms,
+        "before": hex(&probation.before),
+        "checkpoint_index": probation.checkpoint_index,
+        "has_checkpoint": probation.has_checkpoint,
+    })
+}
+
+fn change_json(change: &ChangeReport) -> Value {
+    json!({
+        "index": change.index,
+        "from": hex(&change.from),
+        "to": hex(&change.to),
+        "verdict": change.verdict.name(),
+        "detail": change.detail,
+        "rows": change.rows,
+        "held_ms": change.held.as_millis() as u64,
+    })
+}
+
+fn read_only_json(mode: &ReadOnly) -> Value {
+    let methods: Vec<&str> = mode.methods.iter().map(Pattern::as_str).collect();
+    json!({ "index": mode.index, "since_ms": mode.time_ms, "methods": methods, "by": mode.by })
+}
+
+/// Null before any value was set.
+fn operation_json(operation: &Operation) -> Value {
+    match operation.index {
+        0 => Value::Null,
+        index => {
+            let Operation { time_ms, settings, by, .. } = operation;
+            json!({ "index": index, "since_ms": time_ms, "settings": settings, "by": by })
+        }
+    }
+}
+
 fn port_json(port: &PortStatus) -> Value {
     json!({
         "port": port.name,
@@ -194,8 +254,15 @@ fn port_json(port: &PortStatus) -> Value {
         "idle_closed": port.idle_closed,
         "tls": port.tls.word(),
         "handshakes_failed": port.handshakes_failed,
+        "handshakes": port.handshakes,
+        "handshakes_delayed": port.handshakes_delayed,
         "certificate_expires": port.certificate_expires,
+        "authorities": port.authorities.iter().map(authority_json).collect::<Vec<_>>(),
     })
+}
+
+fn authority_json(authority: &Certificate) -> Value {
+    json!({ "names": authority.describe(), "fingerprint": authority.fingerprint })
 }
 
 fn transfer_json(transfer: &TransferStatus) -> Value {
@@ -228,166 +295,5 @@ fn configuration_text(servers: &[Server]) -> String {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub(super) mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::store::{Level, SpaceStatus};
-    use crate::types::CommittedLeaderId;
-    use crate::types::LogId;
-
-    pub(crate) fn machine(applied: u64) -> MachineStatus {
-        let leader_id = CommittedLeaderId { term: 2, node_id: 1 };
-        MachineStatus {
-            mode: crate::types::NodeMode::Serving,
-            applied: Some(LogId { leader_id, index: applied }),
-            time_ms: 1_000,
-            entries_applied: 5,
-            commands_applied: 4,
-            commands_failed: 1,
-            commands_waiting: 0,
-            entries_undecodable: 0,
-            hash_index: applied,
-            hash: 0xab,
-            hash_mismatches: 0,
-            command_failures: Vec::new(),
-            queries_failed: 0,
-            flushes: 1,
-            disk_full: 0,
-            descriptors_short: 0,
-            disk: SpaceStatus { free_bytes: 1 << 30, min_free_bytes: 1 << 29, level: Level::Ample },
-            state_bytes: 100,
-            snapshot_count: 3,
-            snapshots_failed: 0,
-            snapshots_sent: 0,
-            restore_count: 0,
-            last_snapshot_index: 6,
-            last_snapshot_term: 1,
-            build: "wasmtime 1.2.3".into(),
-            transfers: vec![TransferStatus {
-                direction: crate::machine::Direction::Sending,
-                peer: "nodeC".into(),
-                node: Some(50_053),
-                index: 6,
-                bytes: 70,
-                rows: 3,
-                began_ms: 1,
-                elapsed: Duration::from_secs(9),
-            }],
-        }
-    }
-
-    fn node(name: &str, port: u16) -> Addresses {
-        Addresses {
-            name: name.into(),
-            raft_addr: format!("localhost:{port}"),
-            grpc_addr: format!("localhost:{}", port - 10_000),
-        }
-    }
-
-    pub(crate) fn status() -> NodeStatus {
-        let server = |name: &str, port: u16, voter: bool| Server {
-            id: u64::from(port),
-            node: node(name, port),
-            voter,
-            leader: port == 50_051,
-        };
-        NodeStatus {
-            node: node("nodeB", 50_052),
-            leader: Some(LeaderView { term: 2, node_id: 50_051, node: node("nodeA", 50_051), is_me: false }),
-            servers: vec![server("nodeA", 50_051, true), server("nodeB", 50_052, true), server("nodeC", 50_053, false)],
-            servers_index: 4,
-            raft: RaftStatus {
-                state: "Follower",
-                term: 2,
-                last_log_index: 9,
-                commit_index: 9,
-                applied_index: 8,
-                snapshot_index: 6,
-                snapshot_term: 1,
-                purged_index: 0,
-            },
-            machine: machine(8),
-            log: RetentionStatus { log_bytes: 500, over_quota: false },
-            sockets: SocketsStatus {
-                descriptors_max: 1_024,
-                descriptors_open: 40,
-                ports: ["grpc", "raft", "http"].map(|name| PortStatus {
-                    name,
-                    max: 64,
-                    open: 3,
-                    ..PortStatus::default()
-                }),
-            },
-            clock: Some(OwnClock { own_ms: 70_000, log_ms: 1_070_000, median_ms: Some(70_000) }),
-        }
-    }
-
-    #[test]
-    fn the_json_has_the_documented_fields_and_numbers_are_numbers() {
-        let json = status().to_json();
-        assert_eq!(json["node_id"], "nodeB");
-        assert_eq!(json["addr"], "localhost:50052");
-        assert_eq!(json["leader"]["node_id"], "nodeA");
-        assert_eq!(json["leader"]["addr"], "localhost:50051");
-        assert_eq!(json["nodes"][2], json!({ "id": "nodeC", "addr": "localhost:50053", "suffrage": "Nonvoter" }));
-        assert_eq!(json["raft"]["state"], "Follower");
-        assert_eq!(json["raft"]["commit_index"], 9);
-        assert_eq!(json["raft"]["last_log_index"], 9);
-        assert_eq!(json["last_applied_index"], 8);
-        assert_eq!(json["fsm"]["fsm_index"], 8);
-        assert_eq!(json["fsm"]["snapshot_count"], 3);
-        assert_eq!((&json["raft"]["log_bytes"], &json["raft"]["log_over_quota"]), (&json!(500), &json!(false)));
-        let transfer = json!({
-            "direction": "sending", "peer": "nodeC", "index": 6, "bytes": 70, "rows": 3, "began_ms": 1, "seconds": 9
-        });
-        assert_eq!(json["transfers"], json!([transfer]));
-        assert_eq!(json["descriptors"], json!({ "max": 1_024, "open": 40 }));
-        assert_eq!((&json["connections"][1]["port"], &json["connections"][1]["open"]), (&json!("raft"), &json!(3)));
-    }
-
-    #[test]
-    fn a_clock_is_compared_where_log_time_is_known() {
-        let json = status().to_json();
-        let clock = &json["clock"];
-        assert_eq!((&clock["log_time_ms"], &clock["ahead_ms"]), (&json!(1_070_000), &json!(-1_000_000)));
-        assert!(clock["problem"].as_str().unwrap().contains("16m 40s behind log time"), "{clock}");
-        let json = NodeStatus { clock: None, ..status() }.to_json();
-        assert_eq!((&json["clock"]["ahead_ms"], &json["clock"]["problem"]), (&Value::Null, &json!("")));
-        assert!(json["clock"]["now_ms"].is_u64());
-    }
-
-    #[test]
-    fn without_a_leader_the_fields_stay_and_are_empty() {
-        let json = NodeStatus { leader: None, ..status() }.to_json();
-        assert_eq!(json["leader"]["node_id"], "");
-        assert_eq!(json["leader"]["addr"], "");
-    }
-
-    #[test]
-    fn stats_use_the_keys_of_hashicorp() {
-        let stats = status().to_stats(2, Contact::Ago(Duration::from_millis(12)));
-        let rows = [
-            ("state", "Follower"),
-            ("term", "2"),
-            ("last_log_index", "9"),
-            ("last_log_term", "2"),
-            ("commit_index", "9"),
-            ("applied_index", "8"),
-            ("fsm_pending", "1"),
-            ("last_snapshot_index", "6"),
-            ("last_snapshot_term", "1"),
-            ("latest_configuration_index", "4"),
-            ("last_contact", "12ms"),
-            ("num_peers", "1"),
-            ("protocol_version", "3"),
-            ("mode", "serving"),
-        ];
-        for (key, value) in rows {
-            assert_eq!(stats[key], value, "{key}");
-        }
-        assert!(stats["latest_configuration"].starts_with("[{Suffrage:Voter ID:nodeA Address:localhost:50051} "));
-        assert_eq!(Contact::Never.to_string(), "never");
-        assert_eq!(Contact::Ago(Duration::ZERO).to_string(), "0");
-    }
-}
+#[path = "node_status_tests.rs"]
+pub(super) mod tests;

@@ -20,6 +20,7 @@ use tonic::codegen::Service;
 use tonic::server::NamedService;
 
 use super::{dynamic, status};
+use crate::limit::Limit;
 use crate::net::HttpBody;
 
 /// Most calls of operators that run at a time, and most of those that may be long.
@@ -27,7 +28,8 @@ const CALLS_MAX: usize = 64;
 
 /// Methods whose calls may be long: they stream, or wait for another call. They have places of
 /// their own, so that they keep no other call out.
-const LONG: [&str; 2] = ["Await", "Backup"];
+const LONG: [&str; 9] =
+    ["Await", "Backup", "ImportRows", "LogEntries", "PutComponent", "Raise", "Rollback", "SetProfile", "Upgrade"];
 
 /// Where calls of operators run, and how many may. Clones share the places.
 #[derive(Clone)]
@@ -43,11 +45,21 @@ impl Places {
         Places { runtime: runtime.clone(), short: places(), long: places() }
     }
 
+    /// Returns how near the limits are.
+    pub(super) fn limits(&self) -> [Limit; 2] {
+        let taken = |places: &Semaphore| CALLS_MAX - places.available_permits();
+        [
+            Limit::new("operators_calls", taken(&self.short), CALLS_MAX),
+            Limit::new("operators_long_calls", taken(&self.long), CALLS_MAX),
+        ]
+    }
+
     /// Returns a place for a call, or why there is none.
     fn place(&self, path: &str) -> Result<Place, String> {
         let method = path.rsplit('/').next().unwrap_or_default();
         let is_long = LONG.contains(&method);
-        let (places, kind) = if is_long { (&self.long, "Await and Backup") } else { (&self.short, "operators") };
+        let (places, kind) =
+            if is_long { (&self.long, "operators that may be long") } else { (&self.short, "operators") };
         match places.clone().try_acquire_owned() {
             Ok(permit) => Ok(Place { permit, is_long }),
             Err(_) => Err(format!(

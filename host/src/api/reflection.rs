@@ -83,10 +83,6 @@ mod tests {
     #[test]
     fn it_is_built_with_and_without_a_guest() {
         drop(add(Router::new(), None).unwrap());
-        let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
-        let mut compiler = protox::Compiler::new([protos]).unwrap();
-        compiler.include_imports(true).open_file("example.proto").unwrap();
-        let routes = Contract::new(Some(&compiler.encode_file_descriptor_set()), true).unwrap();
-        drop(add(Router::new(), Some(&routes)).unwrap());
+        drop(add(Router::new(), Some(&crate::api::example_contract())).unwrap());
     }
 }

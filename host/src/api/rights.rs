@@ -1,6 +1,6 @@
 //! Which right a method needs. The table has each RPC of the host's own services; a test compares
-//! it with their descriptors. The guest's methods need a right by their kind. Decides about no
-//! caller.
+//! it with their descriptors, and with `rights.txt`, which says what each role may do. The guest's
+//! methods need a right by their kind. Decides about no caller.
 
 use lockstep_contract::{Contract, Kind};
 
@@ -37,7 +37,21 @@ const SERVICES: &[(&str, &[(&str, Right)])] = &[
     ("RaftAdmin", MANAGER),
     (
         "lockstep.v1.Admin",
-        &[("Backup", Operate), ("Resync", Administer), ("SetLogTime", Administer), ("Status", Operate)],
+        &[
+            ("Backup", Operate),
+            ("ImportRows", Administer),
+            ("LogEntries", Operate),
+            ("Profile", Operate),
+            ("PutComponent", Administer),
+            ("Raise", Administer),
+            ("ReadOnly", Administer),
+            ("Resync", Administer),
+            ("Rollback", Administer),
+            ("SetLogTime", Administer),
+            ("SetProfile", Administer),
+            ("Status", Operate),
+            ("Upgrade", Administer),
+        ],
     ),
     ("grpc.health.v1.Health", &[("Check", Look), ("Watch", Look)]),
     ("grpc.reflection.v1.ServerReflection", &[("ServerReflectionInfo", Look)]),

@@ -29,7 +29,8 @@ use crate::raft::{NotProposed, ReadError};
 use crate::trust::Refusal;
 use lockstep_contract::Kind;
 
-/// Log index of the entry that held the command, or of the state that a query saw.
+/// Log index of the entry that held the command, or of the state that a query saw. A command that
+/// no entry held has none.
 pub const INDEX: &str = "lockstep-index";
 /// The leader's client address, when one is known.
 pub const LEADER: &str = "lockstep-leader";
@@ -39,6 +40,8 @@ pub const OUTCOME: &str = "lockstep-outcome";
 pub const ORIGIN: &str = "lockstep-origin";
 /// Which of the enumerated reasons ended the guest's call.
 pub const REASON: &str = "lockstep-reason";
+/// The [`REASON`] of a command that the read-only mode refused.
+const READ_ONLY: &str = "read-only";
 /// Milliseconds after which the client may try again, in the words of gRPC's own retries.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
@@ -64,6 +67,8 @@ pub fn command(
         Ok(ran) => outcome(ran, leader()),
         // This node was not ready, so the command looked for no leader.
         Err(error @ CallError::Query(_)) => Err(with_fate(ended(&error), error.fate())),
+        // No other node would take it either.
+        Err(error @ CallError::ReadOnly(_)) => Err(with(with_fate(ended(&error), error.fate()), REASON, READ_ONLY)),
         Err(error) => Err(with_leader(with_fate(ended(&error), error.fate()), leader())),
     }
 }
@@ -183,7 +188,8 @@ fn failure_row(reason: Reason) -> (Code, &'static str, &'static str) {
         Reason::NotRun => (
             Code::ResourceExhausted,
             "not-run",
-            "was not called: the log entry had no fuel left for the command, or no room for its reply; send it again",
+            "was not called: the log entry had no fuel left for the command, or no room for its reply, or large replies of this \
+             client were to come first; send it again",
         ),
     }
 }
@@ -209,6 +215,7 @@ fn code(error: &CallError) -> Code {
         | E::WatchStepTooLarge { .. } => Code::ResourceExhausted,
         E::NotProposed(NotProposed::Removed { .. } | NotProposed::CallerUnproven)
         | E::OutOfService(_)
+        | E::ReadOnly(_)
         | E::Query(QueryError::Removed(_))
         | E::NotLeader(_)
         | E::LogTime(RoundError::NotLeader) => Code::FailedPrecondition,
@@ -280,12 +287,11 @@ pub fn too_slow(limit: Duration) -> Status {
     with_fate(host(Code::DeadlineExceeded, &text), NOT_APPLIED)
 }
 
-/// Returns the status of a request of which no byte came for `patience` while this node was short
-/// of memory.
-pub fn stalled(patience: Duration) -> Status {
+/// Returns the status of a request of which hardly anything came for `patience`.
+pub fn drips(patience: Duration) -> Status {
     let text = format!(
-        "nothing of the request arrived for {patience:?} while this node was short of memory for its clients (--client_memory); the \
-         call was refused, and nothing was applied. Send a request without breaks, or at another node"
+        "less than 40 KiB of the request arrived in {patience:?}, and it is not whole; the call was refused, and nothing was applied. \
+         Make the request before you call, and send it without breaks"
     );
     with_fate(host(Code::ResourceExhausted, &text), NOT_APPLIED)
 }
@@ -309,6 +315,14 @@ pub fn not_taken(patience: Duration, of: Use) -> Status {
     }
 }
 
+/// Ends a stream of the host's own of which nobody takes anything.
+pub fn stream_not_taken(patience: Duration) -> Status {
+    let text = format!(
+        "less than 64 KiB of what this stream has to say was taken in {patience:?}, so it was ended; take replies as they come"
+    );
+    host(Code::ResourceExhausted, &text)
+}
+
 /// Returns whether the host says why in this response, and not the gRPC library.
 pub fn is_hosts<T>(response: &http::Response<T>) -> bool {
     response.headers().contains_key(ORIGIN)
@@ -326,6 +340,20 @@ pub fn bad_timeout(value: &[u8]) -> Status {
 /// Returns the status of a method that this node does not serve.
 pub fn unimplemented(explanation: &str) -> Status {
     with_fate(host(Code::Unimplemented, explanation), NOT_APPLIED)
+}
+
+/// Returns the status of a call that reached a machine which has no such method any more: the
+/// cluster has changed its component meanwhile. A command has an index, that of its entry.
+pub fn gone(method: &str, component: &str, command: Option<&Outcome>) -> Status {
+    let now = format!("the cluster runs component {component} now");
+    match command {
+        Some(outcome) => {
+            let (index, fate) = (outcome.index, fate_of(outcome));
+            let text = format!("{now}, which has no command {method}; this one changed nothing at index {index}");
+            at(with_fate(host(Code::Unimplemented, &text), fate), index, None)
+        }
+        None => host(Code::Unimplemented, &format!("{now}, which has no query {method}")),
+    }
 }
 
 /// Returns the status of an operator's call for which this node has no place.
@@ -370,7 +398,9 @@ fn at(mut status: Status, index: u64, leader: Option<String>) -> Status {
 }
 
 fn describe(metadata: &mut MetadataMap, index: u64, leader: Option<String>) {
-    metadata.insert(INDEX, MetadataValue::from(index));
+    if index > 0 {
+        metadata.insert(INDEX, MetadataValue::from(index));
+    }
     if let Some(Ok(leader)) = leader.map(MetadataValue::try_from) {
         metadata.insert(LEADER, leader);
     }

@@ -43,6 +43,14 @@ fn a_command_without_an_outcome_says_whether_it_may_have_run() {
 }
 
 #[test]
+fn a_read_only_cluster_is_told_from_an_unfit_node() {
+    let refused = CallError::ReadOnly("the cluster is in read-only mode".into());
+    let status = command(Err(refused), leader).unwrap_err();
+    assert_eq!((status.code(), text(&status, OUTCOME)), (Code::FailedPrecondition, "not-applied"));
+    assert_eq!((text(&status, ORIGIN), text(&status, REASON)), ("host", "read-only"));
+}
+
+#[test]
 fn the_texts_of_a_command_that_was_not_proposed() {
     let rows = [
         (NotProposed::Overloaded("full".into()), "full; the command was not proposed"),
@@ -161,7 +169,29 @@ fn a_refusal_of_the_guest_arrives_as_it_is() {
 fn a_command_that_found_no_fuel_was_not_applied() {
     let status = outcome(outcome_of(not_run()), None).unwrap_err();
     assert_eq!((status.code(), text(&status, OUTCOME)), (Code::ResourceExhausted, "not-applied"));
-    assert_eq!(text(&status, ORIGIN), "host");
+    assert_eq!((text(&status, ORIGIN), text(&status, INDEX)), ("host", "7"));
+}
+
+#[test]
+fn a_command_that_came_to_no_log_has_no_index() {
+    let status = outcome(Outcome { index: 0, ..outcome_of(not_run()) }, None).unwrap_err();
+    assert_eq!((status.code(), text(&status, OUTCOME)), (Code::ResourceExhausted, "not-applied"));
+    assert!(!status.metadata().contains_key(INDEX));
+}
+
+#[test]
+fn a_method_that_is_gone_is_named_with_index_and_component() {
+    let refusal = crate::guest::Status { code: 12, message: "what is it?".into(), details: Vec::new() };
+    let outcome = outcome_of(Verdict::Refused(refusal));
+    let status = gone("S/Put", "c0ffee", Some(&outcome));
+    assert_eq!(
+        (status.code(), text(&status, ORIGIN), text(&status, OUTCOME)),
+        (Code::Unimplemented, "host", "applied")
+    );
+    assert_eq!(text(&status, INDEX), outcome.index.to_string());
+    assert!(status.message().contains("component c0ffee now, which has no command S/Put"), "{status}");
+    let status = gone("S/Get", "c0ffee", None);
+    assert_eq!((status.code(), text(&status, INDEX), text(&status, OUTCOME)), (Code::Unimplemented, "", ""));
 }
 
 #[test]

@@ -19,6 +19,9 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use crate::limit::{Limit, Many};
+use crate::source::Party;
+
 pub use addresses::client_at;
 use addresses::{Addresses, OfAddress};
 pub use short::Short;
@@ -66,6 +69,7 @@ struct Node {
     /// Those of `held` that are for watches.
     by_watches: AtomicU64,
     addresses: Addresses,
+    connections: Many<AtomicU64>,
     refused: AtomicU64,
     /// Leases that wait for room.
     waiting: AtomicU64,
@@ -95,7 +99,7 @@ pub struct Share(Arc<Connection>);
 #[derive(Debug)]
 struct Connection {
     budget: Budget,
-    held: AtomicU64,
+    held: Arc<AtomicU64>,
     address: Arc<OfAddress>,
 }
 
@@ -129,6 +133,7 @@ impl Budget {
             held: AtomicU64::new(0),
             by_watches: AtomicU64::new(0),
             addresses: Addresses::default(),
+            connections: Many::default(),
             refused: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             freed: Notify::new(),
@@ -147,7 +152,9 @@ impl Budget {
     }
 
     fn share_with(&self, address: Arc<OfAddress>) -> Share {
-        Share(Arc::new(Connection { budget: self.clone(), held: AtomicU64::new(0), address }))
+        let held = Arc::default();
+        self.0.connections.add(&held);
+        Share(Arc::new(Connection { budget: self.clone(), held, address }))
     }
 
     /// Returns figures for operators.
@@ -159,6 +166,17 @@ impl Budget {
             by_watches,
             refused: self.0.refused.load(Relaxed),
         }
+    }
+
+    /// Returns how near the limits of one connection and of one address are, for the ones that hold
+    /// most.
+    pub fn limits(&self) -> [Limit; 2] {
+        let connection = self.0.connections.most(|held| held.load(Relaxed));
+        let (address, address_max) = (self.0.addresses.most(), self.address_max(Use::Call));
+        [
+            Limit { name: "client_memory_of_one_connection_bytes", used: connection, max: self.connection_max() },
+            Limit { name: "client_memory_of_one_address_bytes", used: address, max: address_max },
+        ]
     }
 
     /// Completes when a lease was refused, or has to wait.
@@ -238,9 +256,8 @@ impl Drop for Waits<'_> {
 impl Share {
     /// Returns a lease of `bytes`, unless a limit is reached.
     pub fn lease(&self, of: Use, bytes: u64) -> Result<Lease, Short> {
-        let mut lease = self.force(of, 0);
-        lease.grow(bytes)?;
-        Ok(lease)
+        self.add(of, bytes).inspect_err(|_| self.refused())?;
+        Ok(Lease { share: self.clone(), of, bytes })
     }
 
     /// Returns a lease of `bytes`, whatever the limits say.
@@ -269,6 +286,14 @@ impl Share {
             }
             budget.0.short.notify_one();
             let _or_time = timeout(RETRY.min(patience), freed).await;
+        }
+    }
+
+    /// Returns who takes turns with others: the caller if it has a name, else the address.
+    pub fn party(&self, caller: &str) -> Party {
+        match caller {
+            "" => self.0.address.party,
+            name => Party::named(name),
         }
     }
 
@@ -336,6 +361,9 @@ impl Share {
     }
 
     fn add_by_force(&self, of: Use, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         self.0.held.fetch_add(bytes, Relaxed);
         self.0.address.held.fetch_add(bytes, Relaxed);
         self.budget().force(of, bytes);
@@ -359,10 +387,14 @@ impl Lease {
         self.bytes
     }
 
-    /// Returns an error if the node, the address or the connection of the lease holds nearly as
-    /// much as it may.
-    pub fn check_nearly(&self) -> Result<(), Short> {
-        self.share.check_nearly()
+    /// Returns what the bytes are held for.
+    pub fn held_for(&self) -> Use {
+        self.of
+    }
+
+    /// Returns the share that the bytes belong to.
+    pub fn share(&self) -> &Share {
+        &self.share
     }
 
     /// Adds bytes, unless a limit is reached.

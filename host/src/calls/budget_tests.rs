@@ -165,3 +165,16 @@ proptest! {
         prop_assert_eq!(held(&budget), (0, 0));
     }
 }
+
+#[test]
+fn operators_see_the_fullest_connection_and_address() {
+    let budget = Budget::new(64 << 20);
+    let at = |address: &str| budget.share_of(address.parse().unwrap());
+    let (one, other, elsewhere) = (at("10.0.0.1"), at("10.0.0.1"), at("10.0.0.2"));
+    let leases = [(&one, 300), (&other, 400), (&elsewhere, 500)].map(|(share, bytes)| share.force(Use::Call, bytes));
+    let [connection, address] = budget.limits();
+    assert_eq!((connection.used, connection.max), (500, 16 << 20));
+    assert_eq!((address.used, address.max), (700, 32 << 20));
+    drop((leases, one, other, elsewhere));
+    assert_eq!(budget.limits().map(|limit| limit.used), [0, 0]);
+}

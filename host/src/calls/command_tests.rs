@@ -25,7 +25,7 @@ struct FakeWay {
 }
 
 impl Propose for FakeWay {
-    fn propose(&self, leader: &LeaderView, command: Command, _: Instant) -> Result<Ticket, NotProposed> {
+    fn propose(&self, leader: &LeaderView, _: Party, command: Command, _: Wait) -> Result<Ticket, NotProposed> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         if let Some(refusal) = self.refusal.lock().clone() {
             return Err(refusal);
@@ -55,6 +55,7 @@ struct World {
     forward: Arc<FakeWay>,
     waiters: Waiters,
     mode: Arc<Mutex<NodeMode>>,
+    refusal: Arc<Mutex<Option<String>>>,
     commands: Arc<Commands>,
 }
 
@@ -68,6 +69,8 @@ fn world(first: Option<LeaderView>) -> World {
     let waiters = Waiters::default();
     let mode = Arc::new(Mutex::new(NodeMode::Serving));
     let mode_now = mode.clone();
+    let refusal = Arc::new(Mutex::new(None));
+    let refusal_now = refusal.clone();
     let commands = Arc::new(Commands::new(CommandsParts {
         node: 1,
         boot: 1,
@@ -76,9 +79,10 @@ fn world(first: Option<LeaderView>) -> World {
         local: local.clone(),
         forward: forward.clone(),
         mode: Arc::new(move || mode_now.lock().clone()),
+        refuses_method: Arc::new(move |_: &str| refusal_now.lock().clone()),
         election_timeout: ELECTION,
     }));
-    World { leader, local, forward, waiters, mode, commands }
+    World { leader, local, forward, waiters, mode, refusal, commands }
 }
 
 impl World {
@@ -118,6 +122,28 @@ async fn own_apply_answers() {
     world.waiters.entry_applied(leader(term), vec![(origin, outcome(5))]);
     assert_eq!(run.await.unwrap(), Ok(outcome(5)));
     assert!(world.waiters.is_empty());
+}
+
+#[tokio::test]
+async fn a_read_only_cluster_is_offered_nothing() {
+    let world = world(view(1, true));
+    *world.refusal.lock() = Some("read-only".into());
+    assert_eq!(world.spawn().await.unwrap(), Err(CallError::ReadOnly("read-only".into())));
+    assert_eq!(world.local.asked.load(Ordering::Relaxed), 0);
+}
+
+/// The mode came between the proposal and apply.
+#[tokio::test]
+async fn what_the_mode_refuses_at_apply_was_not_applied() {
+    let world = world(view(1, true));
+    let run = world.spawn();
+    let (term, origin, claim) = world.local.next().await;
+    assert!(claim.take());
+    let message = "the cluster is in read-only mode; the command was not applied".to_owned();
+    let verdict = Verdict::Refused(crate::guest::Status { code: 9, message: message.clone(), details: Vec::new() });
+    world.waiters.entry_applied(leader(term), vec![(origin, Outcome { verdict, ..outcome(5) })]);
+    let error = run.await.unwrap().unwrap_err();
+    assert_eq!((error.fate(), error), (crate::calls::NOT_APPLIED, CallError::ReadOnly(message)));
 }
 
 #[tokio::test]
@@ -281,6 +307,45 @@ async fn a_command_that_entries_leave_over_again_and_again_is_given_back() {
 }
 
 #[tokio::test]
+async fn a_command_that_comes_to_no_log_waits_for_its_turn() {
+    let world = world(view(1, true));
+    let run = world.spawn();
+    for _ in 0..=ROUNDS_MAX {
+        let (term, _, claim) = world.local.next().await;
+        claim.leave_over(term);
+    }
+    let (term, origin, claim) = world.local.next().await;
+    assert!(claim.take());
+    world.waiters.entry_applied(leader(term), vec![(origin, outcome(5))]);
+    assert_eq!(run.await.unwrap(), Ok(outcome(5)));
+    assert!(world.waiters.is_empty());
+}
+
+#[tokio::test]
+async fn a_command_that_came_to_no_log_by_its_deadline_was_not_run() {
+    let world = world(view(1, true));
+    let (commands, large) = (world.commands.clone(), Call { request: vec![0; 4 << 20].into(), ..call() });
+    let run = tokio::spawn(async move { commands.run(large, Instant::now() + OFFER_PAUSE_MAX).await });
+    let (term, _, claim) = world.local.next().await;
+    claim.leave_over(term);
+    let outcome = run.await.unwrap().unwrap();
+    assert!(is_not_run(&outcome.verdict) && outcome.index == 0);
+    assert_eq!(crate::calls::fate_of(&outcome), crate::calls::NOT_APPLIED);
+    assert_eq!(world.local.asked.load(Ordering::Relaxed), 1);
+}
+
+/// Each offer sends the whole request to the leader. A client with large requests made its node
+/// send ten megabytes a second for each of them.
+#[test]
+fn a_large_request_is_offered_again_after_a_longer_pause() {
+    let pause = |bytes| pause_after(&Outcome { verdict: not_run(), ..outcome(0) }, 1, bytes);
+    assert_eq!(pause(100), OFFER_PAUSE_MIN);
+    assert_eq!(pause(2_000_000), Duration::from_secs(2));
+    assert_eq!(pause(usize::MAX), OFFER_PAUSE_MAX);
+    assert_eq!(pause_after(&outcome(7), 1, 2_000_000), RETRY_PAUSE_MIN, "its entry had come to it");
+}
+
+#[tokio::test]
 async fn a_command_whose_reply_would_find_no_room_is_not_sent() {
     let share = Budget::new(64 << 20).share();
     let world = world(view(1, true));
@@ -300,6 +365,40 @@ async fn a_command_whose_reply_would_find_no_room_is_not_sent() {
     assert_eq!(world.commands.run(call, later()).await, full);
     assert_eq!(world.local.asked.load(Ordering::Relaxed), 1);
     assert!(world.waiters.is_empty());
+}
+
+#[tokio::test]
+async fn replies_that_one_client_does_not_take_hold_back_no_other() {
+    let world = world(view(1, true));
+    let named = |name: &str| Call { caller: name.into(), ..call() };
+    let origin = |counter| Origin { node: 1, boot: 0, counter };
+    let reply = |bytes: u64| Outcome { verdict: Verdict::Reply(vec![0; bytes as usize].into()), ..outcome(5) };
+    let untaken = world.waiters.register(origin(1), Party::named("ann"));
+    world.waiters.entry_applied(leader(1), vec![(origin(1), reply(UNTAKEN_BYTES_MAX + 1))]);
+    let soon = Instant::now() + 3 * RETRY_PAUSE_MAX;
+    assert_eq!(world.commands.run(named("ann"), soon).await, Err(NotProposed::Expired.into()));
+    assert_eq!(world.local.asked.load(Ordering::Relaxed), 0, "it was not offered");
+    let commands = world.commands.clone();
+    let other = tokio::spawn(async move { commands.run(named("bob"), later()).await });
+    let (term, asked, claim) = world.local.next().await;
+    assert!(claim.take());
+    world.waiters.entry_applied(leader(term), vec![(asked, outcome(6))]);
+    assert_eq!(other.await.unwrap(), Ok(outcome(6)));
+    drop(untaken);
+    assert!(!has_untaken(&world.waiters, Party::named("ann")));
+}
+
+#[test]
+fn while_all_have_much_only_those_without_a_reply_go_on() {
+    let waiters = Waiters::default();
+    let origin = |counter| Origin { node: 1, boot: 0, counter };
+    let reply = |bytes: u64| Outcome { verdict: Verdict::Reply(vec![0; bytes as usize].into()), ..outcome(5) };
+    let [ann, bob, cat] = ["ann", "bob", "cat"].map(Party::named);
+    let _held = [waiters.register(origin(1), ann), waiters.register(origin(2), bob)];
+    waiters.entry_applied(leader(1), vec![(origin(2), reply(1))]);
+    assert!(!has_untaken(&waiters, bob));
+    waiters.entry_applied(leader(1), vec![(origin(1), reply(ALL_UNTAKEN_BYTES_MAX))]);
+    assert_eq!([ann, bob, cat].map(|party| has_untaken(&waiters, party)), [true, true, false]);
 }
 
 #[tokio::test]

@@ -34,6 +34,9 @@ pub enum CallError {
     /// This node must not take commands. The text says why, and what to do about it.
     #[error("{0}")]
     OutOfService(String),
+    /// The cluster is in read-only mode, and the method is one of those that it covers.
+    #[error("{0}")]
+    ReadOnly(String),
     /// The deadline passed after the command was sent to the leader. It may have run, or may still
     /// run.
     #[error("the deadline passed after the command was sent to the leader of term {term}; it may be applied")]
@@ -123,6 +126,7 @@ impl CallError {
             CallError::NotProposed(_)
             | CallError::NoLeader { .. }
             | CallError::OutOfService(_)
+            | CallError::ReadOnly(_)
             | CallError::NoComponent(_)
             | CallError::Query(_)
             | CallError::Read(_)
@@ -179,6 +183,7 @@ mod tests {
             CallError::NotProposed(NotProposed::Expired),
             CallError::NoLeader { waited: Duration::from_secs(1) },
             CallError::OutOfService("hashes differ".into()),
+            CallError::ReadOnly("the cluster is read-only".into()),
             CallError::Query(QueryError::NotReady("replaying".into())),
         ];
         assert!(unknown.iter().all(|error| error.fate() == UNKNOWN));

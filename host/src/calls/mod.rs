@@ -34,8 +34,9 @@ use lockstep_contract::Method;
 use tokio::sync::watch as watch_channel;
 use tokio::time::Instant;
 
+use crate::limit::Limit;
 use crate::machine::Machine;
-use crate::raft::{Clock, LeaderWatch, Me, Members, Propose, RaftCell, ReadIndex};
+use crate::raft::{Clock, LeaderWatch, Me, Members, Propose, Proposer, RaftCell, ReadIndex};
 use budget::{Budget, Share};
 use command::{Commands, CommandsParts};
 use watch::Watches;
@@ -85,6 +86,8 @@ pub struct CallsParts {
     pub members: Members,
     /// Proposes a command when this node leads.
     pub local: Arc<dyn Propose>,
+    /// The same, for those who want to know how much waits there.
+    pub proposer: Proposer,
     /// Sends a command to the leader when another node leads.
     pub forward: Arc<dyn Propose>,
     /// Serves linearizable reads.
@@ -112,7 +115,7 @@ struct Inner {
 impl Calls {
     /// Creates the value from the parts that `group` wires.
     pub fn new(parts: CallsParts) -> Calls {
-        let machine = parts.machine.clone();
+        let (machine, modes) = (parts.machine.clone(), parts.machine.clone());
         let commands = Commands::new(CommandsParts {
             node: parts.me.node_id,
             boot: parts.boot,
@@ -121,6 +124,7 @@ impl Calls {
             local: parts.local.clone(),
             forward: parts.forward.clone(),
             mode: Arc::new(move || machine.mode()),
+            refuses_method: Arc::new(move |method: &str| modes.refuses_method(method)),
             election_timeout: parts.election_timeout,
         });
         let stopping = watch_channel::channel(false).0;
@@ -132,9 +136,22 @@ impl Calls {
         Connection::new(self.0.parts.budget.share_of(address), address)
     }
 
+    /// Returns how often commands were offered again, because their log entries or the turns of
+    /// their clients had left them over.
+    pub fn offered_again(&self) -> u64 {
+        self.0.commands.offered_again()
+    }
+
     /// Returns the bytes that clients make this node hold.
     pub fn budget(&self) -> &Budget {
         &self.0.parts.budget
+    }
+
+    /// Returns how near the limits of calls are: what they hold, and what waits.
+    pub fn limits(&self) -> Vec<Limit> {
+        let Inner { parts, commands, .. } = &*self.0;
+        let waiting = parts.proposer.limits().into_iter().chain(parts.machine.query_limits());
+        parts.budget.limits().into_iter().chain(commands.limits()).chain(waiting).collect()
     }
 
     /// Ends open watches. The value of [`Calls::stopping`] becomes true.

@@ -12,13 +12,13 @@ impl Calls {
     /// Runs the query. `status` answers the guest's `node.status`.
     pub async fn query(&self, call: Call, status: StatusSource) -> Result<Answer, CallError> {
         let deadline = call.deadline();
-        self.ready(deadline).await?;
-        if call.method.consistency(&call.request) == Consistency::Linearizable {
+        if self.ready_to_read(&call, deadline).await? == Consistency::Linearizable {
             self.read_barrier(deadline).await?;
         }
         let query = QueryCall {
             method: call.method.name.to_string(),
             request: call.request,
+            party: call.share.party(&call.caller),
             caller: call.caller,
             deadline: deadline.into_std(),
             status,

@@ -5,9 +5,10 @@ use std::future::Future;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{CallError, Calls};
+use super::{Call, CallError, Calls};
 use crate::machine::QueryError;
 use crate::types::NodeMode;
+use lockstep_contract::Consistency;
 
 impl Calls {
     /// Returns why this node does not have its cluster's component: it has not joined yet, or it
@@ -27,7 +28,14 @@ impl Calls {
     /// Waits while a member catches up with its own log, but no longer than an election may take. A
     /// client that calls just after a start gets an answer instead of an error. On a node that is
     /// in no cluster, it returns an error at once.
-    pub(super) async fn ready(&self, deadline: Instant) -> Result<(), CallError> {
+    ///
+    /// # Errors
+    /// The node does not serve after that time, or was removed. One that is out of service for
+    /// another reason is no error here.
+    pub async fn ready(&self, deadline: Instant) -> Result<(), CallError> {
+        if self.0.parts.machine.mode() == NodeMode::Serving {
+            return Ok(());
+        }
         let mut mode = self.0.parts.machine.watch_mode();
         let reason = match &*mode.borrow() {
             NodeMode::CatchingUp(reason) => reason.clone(),
@@ -42,6 +50,25 @@ impl Calls {
             }
         }
         Err(QueryError::NotReady(reason).into())
+    }
+
+    /// Waits as [`Calls::ready`] does. Returns how fresh the state must be that the call reads. If
+    /// another component came meanwhile, the call's method is of the one before: a read that is
+    /// linearizable is right for both.
+    pub(super) async fn ready_to_read(&self, call: &Call, deadline: Instant) -> Result<Consistency, CallError> {
+        let machine = &self.0.parts.machine;
+        let version = machine.component_version();
+        self.ready(deadline).await?;
+        Ok(match machine.component_version() == version {
+            true => call.method.consistency(&call.request),
+            false => Consistency::Linearizable,
+        })
+    }
+
+    /// Returns why this node cannot say that a method does not exist: as long as it does not serve,
+    /// its component may be one that its cluster has replaced. `None` while it serves.
+    pub fn not_serving(&self) -> Option<CallError> {
+        not_serving(self.0.parts.machine.mode())
     }
 
     /// Completes when this node has applied everything that was answered before the call.
@@ -72,6 +99,14 @@ impl Calls {
                 }
             }
         }
+    }
+}
+
+/// Returns the error for a call whose method a node of this mode does not have.
+fn not_serving(mode: NodeMode) -> Option<CallError> {
+    match mode {
+        NodeMode::CatchingUp(why) => Some(QueryError::NotReady(why).into()),
+        mode => out_of_service(&mode),
     }
 }
 
@@ -106,5 +141,13 @@ mod tests {
         for mode in [NodeMode::Serving, NodeMode::CatchingUp("replaying".into())] {
             assert_eq!(out_of_service(&mode), None);
         }
+    }
+
+    #[test]
+    fn a_node_that_does_not_serve_yet_does_not_know_all_methods() {
+        let replaying = not_serving(NodeMode::CatchingUp("replaying".into()));
+        assert_eq!(replaying, Some(QueryError::NotReady("replaying".into()).into()));
+        assert_eq!(not_serving(NodeMode::Removed("gone".into())), Some(QueryError::Removed("gone".into()).into()));
+        assert_eq!(not_serving(NodeMode::Serving), None);
     }
 }

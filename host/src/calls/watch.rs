@@ -22,8 +22,8 @@ use super::budget::{Lease, Share, Use};
 use super::{Call, CallError, Calls};
 use crate::guest::{Cause, Step, Stepped};
 use crate::logs::Sparse;
-use crate::machine::{Again, Change, Changed, QueryError, ReadSet, WatchCall, Watched};
-use places::{Connection, Places};
+use crate::machine::{Again, Change, Changed, QueryError, ReadSet, WATCHES_QUOTA, WatchCall, Watched};
+use places::{Connection, Places, WATCHES_MAX};
 use replies::{Left, Outlet, Replies, Sender, WatchEnd};
 
 /// How long a step waits before it asks a busy node again.
@@ -58,6 +58,8 @@ pub(super) struct Watches {
 pub struct WatchFigures {
     /// Open watches.
     pub open: u64,
+    /// How many may be open at a time.
+    pub max: u64,
     /// Those of the client that has most.
     pub open_of_one: u64,
     /// Steps that the guest has run since the process started.
@@ -70,7 +72,8 @@ impl Calls {
     /// Starts a watch on `connection`. It ends when the client leaves, the guest is done, the
     /// deadline passes, or the node stops or may no longer serve.
     pub fn watch(&self, call: Call, connection: &Connection) -> Result<Replies, CallError> {
-        let place = self.0.watches.places.take(connection, &call.caller).map_err(CallError::TooManyWatches)?;
+        let place = self.0.watches.places.take_within(self.watches_quota(), connection, &call.caller);
+        let place = place.map_err(CallError::TooManyWatches)?;
         let held = connection.share().lease(Use::Watch, WATCH_BYTES + call.request.len() as u64)?;
         let (outlet, replies) = replies::channel(place);
         let watch = Watch {
@@ -87,11 +90,17 @@ impl Calls {
         Ok(replies)
     }
 
+    /// Returns how many watches the cluster lets a node have, if it has set that.
+    fn watches_quota(&self) -> Option<u64> {
+        self.0.parts.machine.operation().number(WATCHES_QUOTA)
+    }
+
     /// Returns the numbers of the watches.
     pub fn watch_figures(&self) -> WatchFigures {
         let watches = &self.0.watches;
         WatchFigures {
             open: watches.places.taken(),
+            max: self.watches_quota().unwrap_or(u64::MAX).min(WATCHES_MAX as u64),
             open_of_one: watches.places.taken_by_one(),
             steps: watches.steps.load(Relaxed),
             held_back: watches.held_back.load(Relaxed),
@@ -171,8 +180,7 @@ impl Watch {
     /// Waits until this node may show its state.
     async fn begin(&self) -> Result<(), CallError> {
         let deadline = self.call.deadline();
-        self.calls.ready(deadline).await?;
-        match self.call.method.consistency(&self.call.request) {
+        match self.calls.ready_to_read(&self.call, deadline).await? {
             Consistency::Linearizable => self.calls.read_barrier(deadline).await,
             Consistency::Local => Ok(()),
         }
@@ -268,6 +276,7 @@ impl Watch {
                 method: self.call.method.name.to_string(),
                 request: self.call.request.clone(),
                 caller: self.call.caller.clone(),
+                party: self.share.party(&self.call.caller),
                 cause,
                 memo: self.memo.clone(),
             };

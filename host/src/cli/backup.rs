@@ -1,17 +1,22 @@
 //! `lockstep backup`: writes a node's state as a file to stdout. The node sends the frames;
-//! `machine/backup.rs` defines the file format.
+//! `machine/backup.rs` defines the file format. `backup/incremental.rs` writes the log behind an
+//! earlier one instead.
+
+mod incremental;
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, IsTerminal};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use bytes::Bytes;
-use lockstep_proto::v1::BackupRequest;
 use lockstep_proto::v1::admin_client::AdminClient;
+use lockstep_proto::v1::{BackupRequest, BackupResponse};
 use tokio::sync::{mpsc, oneshot};
+use tonic::Streaming;
 
-use super::client::{self, CONNECT_PATIENCE};
+use super::client::{self, CONNECT_PATIENCE, Client};
 use super::credentials::Credentials;
 use super::door;
 use super::progress::{Line, mebibytes};
@@ -28,10 +33,17 @@ The file holds the whole state at one index, and the component that runs over it
 Any node will do. The cluster goes on meanwhile. What was written to a file is read back and checked before the command exits
 with 0; a file that was cut short is known by its missing end.
 
+With --incremental, what is written is the log behind an earlier backup: a segment file, which is small if little has happened. Give it
+the backup, or the segment file written last, so that the files follow each other. `lockstep restore --from <backup> --log <segment>...`
+restores to its end, or to any index or time in it. The node must still have the log since then. docs/archive.md tells how a node keeps
+all of it with --log_archive.
+
 Examples:
   lockstep backup localhost:40051 > today.backup
   lockstep backup localhost:40051 | ssh elsewhere 'cat > today.backup'
-  lockstep backup --local localhost:40052 > last-words.backup";
+  lockstep backup --local localhost:40052 > last-words.backup
+  lockstep backup --incremental today.backup localhost:40051 > 1.segment
+  lockstep backup --incremental 1.segment localhost:40051 > 2.segment";
 
 /// Write a consistent snapshot of a node's state to stdout.
 #[derive(Debug, clap::Args)]
@@ -41,6 +53,10 @@ pub(crate) struct BackupArgs {
     /// acknowledged before the call]
     #[arg(long = "local")]
     local: bool,
+
+    /// Write the log entries behind this backup, or behind this segment file, instead of the state
+    #[arg(long = "incremental", value_name = "BASE")]
+    incremental: Option<PathBuf>,
 
     #[command(flatten)]
     credentials: Credentials,
@@ -55,26 +71,31 @@ pub(crate) fn run(args: &BackupArgs) -> anyhow::Result<()> {
     let stdout = std::io::stdout();
     if stdout.is_terminal() {
         let failure = Failure::usage("a backup is binary, and stdout is a terminal");
-        return Err(failure.hint(format!("lockstep backup {} > today.backup", args.addr)).into());
+        let (what, file) = match &args.incremental {
+            Some(base) => (format!("--incremental {} ", base.display()), "next.segment"),
+            None => (String::new(), "today.backup"),
+        };
+        return Err(failure.hint(format!("lockstep backup {what}{} > {file}", args.addr)).into());
     }
     // Uses its own handle: data buffered in the process's stdout would not be part of the data that
     // is checked.
     let out = File::from(stdout.as_fd().try_clone_to_owned().context("cannot use stdout")?);
-    let written = super::client_runtime()?.block_on(fetch(args, &out))?;
+    if let Some(base) = &args.incremental {
+        let BackupArgs { addr, local, credentials, .. } = args;
+        return incremental::run(&incremental::Wanted { base, addr, local: *local, credentials }, &out);
+    }
+    let written = super::client_runtime()?.block_on(fetch(&args.addr, args.local, &args.credentials, &out))?;
     verify(&out, &written)?;
     let Summary { index, rows, bytes } = written;
     print_notice(format_args!("backed up {rows} rows as of index {index}: {bytes} bytes"));
     Ok(())
 }
 
-async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
-    let server = client::connect(&args.addr, &args.credentials, CONNECT_PATIENCE).await?;
-    let mut client = AdminClient::new(server.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+/// Writes a backup of the node's state to `out`.
+pub(super) async fn fetch(addr: &str, local: bool, credentials: &Credentials, out: &File) -> anyhow::Result<Summary> {
+    let server = client::connect(addr, credentials, CONNECT_PATIENCE).await?;
     let failed = |status| Failure::from_status(&status);
-    let mut frames = match client.backup(BackupRequest { local: args.local }).await {
-        Ok(reply) => reply.into_inner(),
-        Err(status) => return Err(door::failure(&server, status).await.into()),
-    };
+    let mut frames = ask(&server, local).await?;
     let (queue, written) = start_writing(out)?;
     let (mut line, mut bytes) = (Line::new(), 0);
     while let Some(frame) = frames.message().await.map_err(failed)? {
@@ -83,10 +104,19 @@ async fn fetch(args: &BackupArgs, out: &File) -> anyhow::Result<Summary> {
         if queue.send(frame.frame).await.is_err() {
             break;
         }
-        line.draw(&format!("backing up {}: {}", args.addr, mebibytes(bytes)));
+        line.draw(&format!("backing up {addr}: {}", mebibytes(bytes)));
     }
     drop(queue);
     written.await.context("the thread that writes the backup has ended without a word")?
+}
+
+/// Has a node send the frames of a backup.
+pub(super) async fn ask(server: &Client, local: bool) -> anyhow::Result<Streaming<BackupResponse>> {
+    let mut client = AdminClient::new(server.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    match client.backup(BackupRequest { local }).await {
+        Ok(reply) => Ok(reply.into_inner()),
+        Err(status) => Err(door::failure(server, status).await.into()),
+    }
 }
 
 /// Starts a thread that writes the frames that it gets, until there are no more. It is a separate

@@ -158,7 +158,8 @@ fn in_brackets(metadata: &MetadataMap) -> String {
     if lines.is_empty() { String::new() } else { format!(" ({})", lines.join(", ")) }
 }
 
-async fn describe(server: Client, service: &str) -> anyhow::Result<ServiceDescriptor> {
+/// Asks a server to describe one of its services. An error names similar services.
+pub(crate) async fn describe(server: Client, service: &str) -> anyhow::Result<ServiceDescriptor> {
     let mut reflection = Reflection::new(server.clone());
     let services = reflection.services().await?;
     let unknown = |hint: String| Failure::new(format!("the server has no service {service:?}")).hint(hint);
@@ -196,7 +197,8 @@ async fn named_by_its_method(
     Ok(None)
 }
 
-fn find_method(service: &ServiceDescriptor, name: &str) -> anyhow::Result<MethodDescriptor> {
+/// Finds a method of a service. An error names similar methods.
+pub(crate) fn find_method(service: &ServiceDescriptor, name: &str) -> anyhow::Result<MethodDescriptor> {
     let exact = service.methods().find(|method| method.name() == name);
     exact.ok_or_else(|| {
         let names: Vec<String> = service.methods().map(|method| method.name().to_owned()).collect();
@@ -292,7 +294,7 @@ fn kind_name(field: &prost_reflect::FieldDescriptor) -> String {
 }
 
 /// Splits a name: `/Example/Add` and `Example/Add` name a method, `Example` names a service.
-fn split_method(text: &str) -> (&str, Option<&str>) {
+pub(crate) fn split_method(text: &str) -> (&str, Option<&str>) {
     let text = text.strip_prefix('/').unwrap_or(text);
     match text.rsplit_once('/') {
         Some((service, method)) => (service, Some(method)),

@@ -11,8 +11,10 @@ use clap::Command;
 const NAME: &str = "lockstep";
 /// The subcommands that the host's own texts name. A text such as `/tmp/lockstep is gone` is not
 /// about this program.
-const SUBCOMMANDS: [&str; 11] =
-    ["node", "dev", "call", "admin", "recover", "backup", "restore", "bench", "tls", "token", "guest"];
+const SUBCOMMANDS: [&str; 15] = [
+    "node", "dev", "call", "admin", "recover", "upgrade", "rollback", "backup", "restore", "rows", "replay", "bench",
+    "tls", "token", "guest",
+];
 
 static CALLED: LazyLock<String> = LazyLock::new(|| {
     let called = std::env::args_os().next().unwrap_or_default();

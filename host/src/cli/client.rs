@@ -26,7 +26,7 @@ pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest time for one attempt to reach an address that does not answer at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes that are read as one message. Lockstep's own servers send far less.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a call sends in addition to its request.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +48,18 @@ pub(crate) struct Replies {
 /// the node refuses connections, it retries for `patience`, with a notice on stderr.
 pub(crate) async fn connect(addr: &str, credentials: &Credentials, patience: Duration) -> anyhow::Result<Client> {
     reach(Options { patience, ..Options::one_node() }, credentials, &[addr], print_waiting(patience)).await
+}
+
+/// Connects like [`connect`]. Each call is given up after `call_timeout`, of which the node hears
+/// nothing.
+pub(crate) async fn connect_for_load(
+    addr: &str,
+    credentials: &Credentials,
+    patience: Duration,
+    call_timeout: Duration,
+) -> anyhow::Result<Client> {
+    let options = Options { patience, call_timeout, ..Options::one_node() };
+    reach(options, credentials, &[addr], print_waiting(patience)).await
 }
 
 /// Connects like [`connect`], but without a notice, to a node that is known to be starting.
@@ -244,7 +256,7 @@ fn path(method: &MethodDescriptor) -> PathAndQuery {
 
 /// Passes bytes through. Messages are encoded and decoded by their descriptors.
 #[derive(Clone, Copy, Debug)]
-struct RawCodec;
+pub(crate) struct RawCodec;
 
 impl Codec for RawCodec {
     type Encode = Bytes;

@@ -4,8 +4,6 @@
 use std::time::Duration;
 
 use lockstep_client::{Unanswered, unanswered};
-use lockstep_proto::v1::StatusRequest;
-use lockstep_proto::v1::admin_client::AdminClient;
 use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 use tonic::{Code, Status};
 
@@ -13,6 +11,7 @@ use super::client::{self, CallOptions, Client};
 use super::credentials::{advice as advice_for, missing, speaks_tls};
 use super::manager;
 use super::report::Failure;
+use super::status;
 
 /// Longest wait for an answer. A port that does not answer in time is not one of Lockstep's.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,6 +20,23 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// port for nodes, or if no server is there any more.
 pub(crate) async fn failure(server: &Client, status: Status) -> Failure {
     failure_described(server, status, None).await
+}
+
+/// Returns the failure like [`failure`] for a call that changes what the cluster has. It says if it
+/// is not known whether the call did. `whether` is what it does, such as `the change was made`.
+pub(crate) async fn failure_of_change(server: &Client, status: Status, whether: &str) -> Failure {
+    let is_known = is_known(&status);
+    let failure = failure(server, status).await;
+    if is_known { failure } else { failure.not_known(whether) }
+}
+
+/// Tells whether a call that ended with this status surely changed nothing.
+fn is_known(status: &Status) -> bool {
+    match unanswered(status) {
+        Some(unanswered) => matches!(unanswered, Unanswered::Unreachable | Unanswered::Refused),
+        // A stream that broke has a source. A node that does not know it either says so.
+        None => std::error::Error::source(status).is_none() && status.code() != Code::Unknown,
+    }
 }
 
 /// Returns the failure like [`failure`], but also shows messages that the server describes.
@@ -66,8 +82,7 @@ fn is_by_node(status: &Status) -> bool {
 /// refused, and when the node does not know who calls.
 async fn about_tls(server: &Client, status: &Status) -> Option<String> {
     match unanswered(status) {
-        Some(Unanswered::Refused) => advice_for(status.message(), server.has_identity()).map(str::to_owned),
-        Some(Unanswered::Broken) if !server.is_encrypted() => {
+        Some(Unanswered::Refused | Unanswered::Broken) if !server.is_encrypted() => {
             for address in server.addresses() {
                 if speaks_tls(&address, ASK_TIMEOUT).await {
                     return Some(format!(
@@ -77,6 +92,7 @@ async fn about_tls(server: &Client, status: &Status) -> Option<String> {
             }
             None
         }
+        Some(Unanswered::Refused) => advice_for(status.message(), server.has_identity()).map(str::to_owned),
         None if !is_by_node(status) => None,
         None if status.code() == Code::Unauthenticated => {
             Some(missing(server.has_identity(), server.has_token()).to_owned())
@@ -108,10 +124,7 @@ async fn peer_port(server: &Client) -> Option<String> {
 /// Returns what to do about a node without a guest's services. Such a node is in no cluster yet, or
 /// unfit. `None` for other nodes and for other servers.
 pub(crate) async fn outside(server: &Client) -> Option<String> {
-    let mut request = tonic::Request::new(StatusRequest {});
-    request.set_timeout(ASK_TIMEOUT);
-    let status = AdminClient::new(server.clone()).status(request).await.ok()?;
-    advice(&serde_json::from_str(&status.into_inner().json).ok()?)
+    advice(&status::ask(server, ASK_TIMEOUT).await.ok()?)
 }
 
 /// Returns the advice for a status object of `docs/status.md`.
@@ -142,6 +155,19 @@ mod tests {
         status["nodes"] = json!([]);
         status["mode"] = json!("removed");
         assert_eq!(advice(&status), None);
+    }
+
+    #[test]
+    fn only_a_broken_call_and_the_code_unknown_leave_a_change_open() {
+        let broke = |why: Unanswered| {
+            let mut status = Status::unknown("it broke");
+            status.set_source(std::sync::Arc::new(why));
+            status
+        };
+        assert!(is_known(&Status::failed_precondition("no")));
+        assert!(is_known(&broke(Unanswered::Unreachable)) && is_known(&broke(Unanswered::Refused)));
+        assert!(!is_known(&broke(Unanswered::Broken)) && !is_known(&broke(Unanswered::Late)));
+        assert!(!is_known(&Status::unknown("the lead was lost")));
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod rows;
 mod script;
 mod sdk;
 mod serve;
+pub(super) mod shrink;
+pub(super) mod state_lock;
 mod test;
 mod trial;
 
@@ -26,7 +28,7 @@ use std::path::Path;
 use anyhow::Context;
 use clap::Subcommand;
 
-use crate::guest::{CALLER_STACK_BYTES, Component, Engine, Limits};
+use crate::guest::{self, Component, Engine, Limits};
 use lockstep_contract::Contract;
 
 const AFTER_HELP: &str = "\
@@ -115,15 +117,21 @@ fn imported(title: &str, routes: &Contract) -> String {
     }
 }
 
+/// Returns a declared version for people.
+fn shown_version(version: &str) -> &str {
+    if version.is_empty() { "none declared" } else { version }
+}
+
+/// Returns for people whether a guest migrates.
+fn shown_migrates(has_migrator: bool) -> &'static str {
+    if has_migrator { "the state of an earlier version" } else { "no, it takes the state as it is" }
+}
+
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Runs `work` on a thread whose stack is large enough to call guests.
 fn on_guest_stack<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("guest".into()).stack_size(CALLER_STACK_BYTES);
-        let running = thread.spawn_scoped(scope, work).context("cannot start a thread")?;
-        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    guest::on_guest_stack("guest", work).context("cannot start a thread")?
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use tracing::{Event, Subscriber};
@@ -18,10 +19,15 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli::json::Tree;
 use crate::config::ConfigError;
+use crate::faults;
 use crate::logs::stderr;
 
 /// Target of the lines that do not come from an event.
 const TARGET: &str = "lockstep";
+/// Longest wait of a process that ends for whoever reads its log.
+const END_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait of a thread that has panicked. The process may end right after it.
+const PANIC_WAIT: Duration = Duration::from_millis(100);
 
 /// Format of one log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,8 +38,11 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// How the lines of this process look, once that is known. Until then they are text for people.
+/// How the last words of this process look, once that is known. Until then they are text for
+/// people, beside the log.
 static LINES: OnceLock<Lines> = OnceLock::new();
+/// How a line about lost lines looks: like the lines of the log.
+static NOTICES: OnceLock<Lines> = OnceLock::new();
 
 /// One way to write lines.
 #[derive(Clone, Debug)]
@@ -45,10 +54,18 @@ struct Lines {
 /// Sets the format of everything that this process logs from now on. That includes its errors and
 /// panics.
 pub(crate) fn speak(format: LogFormat, node: &str) {
-    let is_first = LINES.set(Lines { format, node: node.to_owned() }).is_ok();
-    if is_first && format == LogFormat::Json {
-        std::panic::set_hook(Box::new(|panic| say_panic(panic, node_of_lines())));
+    let lines = Lines { format, node: node.to_owned() };
+    NOTICES.get_or_init(|| lines.clone());
+    if LINES.set(lines).is_ok() {
+        // The standard library's own hook waits for whoever reads stderr.
+        std::panic::set_hook(Box::new(say_panic));
     }
+}
+
+/// Waits until the log is written, for a second at most unless a test says otherwise. For a process
+/// that is about to end.
+pub(crate) fn flush() {
+    stderr::flush(faults::end_wait().unwrap_or(END_WAIT));
 }
 
 /// Starts logging for this process. `level` is a level or a filter such as
@@ -56,7 +73,7 @@ pub(crate) fn speak(format: LogFormat, node: &str) {
 pub(crate) fn init(level: &str, format: LogFormat, node: &str) -> Result<(), ConfigError> {
     let filter = filter(level)?;
     let lines = Lines { format, node: node.to_owned() };
-    let out = lines.clone();
+    let out = NOTICES.get_or_init(|| lines.clone()).clone();
     // Lines that cannot be written are dropped and counted. tracing's own report of that would be a
     // panic.
     let builder = tracing_subscriber::fmt()
@@ -84,45 +101,64 @@ pub(crate) fn say_error(text: &str, message: &str, causes: &[String], hints: &[S
             json::line("ERROR", node, TARGET, message, more)
         }
     };
-    write_line(&line, *format, node);
+    write_last(&line);
     true
 }
 
-fn node_of_lines() -> &'static str {
-    LINES.get().map_or("", |lines| lines.node.as_str())
-}
-
-fn say_panic(panic: &PanicHookInfo<'_>, node: &str) {
+fn say_panic(panic: &PanicHookInfo<'_>) {
+    let Some(lines) = LINES.get() else { return };
     let thread = std::thread::current();
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     let said = panic.payload_as_str().unwrap_or("(no text)");
     let message = format!("thread '{}' panicked at {place}: {said}", thread.name().unwrap_or("<unnamed>"));
     // Captured only if RUST_BACKTRACE asks for it.
     let frames = Backtrace::capture();
-    let more = match frames.status() {
-        BacktraceStatus::Captured => vec![("backtrace", Tree::text(frames.to_string()))],
-        _ => Vec::new(),
-    };
-    write_line(&json::line("ERROR", node, "panic", &message, more), LogFormat::Json, node);
+    let frames = (frames.status() == BacktraceStatus::Captured).then(|| frames.to_string());
+    write_last(&lines.panic(&message, frames));
+    stderr::flush(PANIC_WAIT);
 }
 
-fn write_line(line: &str, format: LogFormat, node: &str) {
-    stderr::write(format!("{line}\n").as_bytes(), |count| lost(count, format, node));
+fn write_last(line: &str) {
+    stderr::write_last(format!("{line}\n").as_bytes(), lost);
 }
 
 /// Returns the line that says that lines before it are missing.
-fn lost(count: u64, format: LogFormat, node: &str) -> String {
-    let message = format!("{count} lines of this log before this one could not be written");
-    match format {
-        LogFormat::Text => format!("{}  WARN {TARGET}: {message} node={node}", json::now()),
-        LogFormat::Json => json::line("WARN", node, TARGET, &message, Vec::new()),
+fn lost(count: u64) -> String {
+    // Whoever writes lines has set it.
+    NOTICES.get().map_or_else(String::new, |lines| lines.missing(count))
+}
+
+impl Lines {
+    /// Returns the line about a panic, with the frames of its backtrace.
+    fn panic(&self, message: &str, frames: Option<String>) -> String {
+        let Lines { format, node } = self;
+        match format {
+            LogFormat::Text => {
+                let frames = frames.map(|frames| format!("\n{}", frames.trim_end())).unwrap_or_default();
+                format!("{} ERROR panic: {message} node={node}{frames}", json::now())
+            }
+            LogFormat::Json => {
+                let more = frames.map(|frames| ("backtrace", Tree::text(frames))).into_iter().collect();
+                json::line("ERROR", node, "panic", message, more)
+            }
+        }
+    }
+
+    /// Returns the line that says that `count` lines before it are missing.
+    fn missing(&self, count: u64) -> String {
+        let Lines { format, node } = self;
+        let message = format!("{count} lines of this log before this one could not be written");
+        match format {
+            LogFormat::Text => format!("{}  WARN {TARGET}: {message} node={node}", json::now()),
+            LogFormat::Json => json::line("WARN", node, TARGET, &message, Vec::new()),
+        }
     }
 }
 
 impl Write for Lines {
     /// Takes all bytes that it is given: tracing passes whole lines.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        stderr::write(lines, |count| lost(count, self.format, &self.node));
+        stderr::write(lines, lost);
         Ok(lines.len())
     }
 
@@ -192,13 +228,25 @@ mod tests {
 
     #[test]
     fn missing_lines_are_told_in_the_format_of_the_others() {
-        let text = lost(3, LogFormat::Text, "nodeA");
+        let lines = |format| Lines { format, node: "nodeA".into() };
+        let text = lines(LogFormat::Text).missing(3);
         assert!(
             text.ends_with("Z  WARN lockstep: 3 lines of this log before this one could not be written node=nodeA"),
             "{text}"
         );
-        let value: serde_json::Value = serde_json::from_str(&lost(3, LogFormat::Json, "nodeA")).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&lines(LogFormat::Json).missing(3)).unwrap();
         assert_eq!((&value["level"], &value["node"]), (&"WARN".into(), &"nodeA".into()));
+    }
+
+    #[test]
+    fn a_panic_is_told_in_the_format_of_the_others() {
+        let lines = |format| Lines { format, node: "nodeA".into() };
+        let text = lines(LogFormat::Text).panic("it broke", Some("0: here\n".into()));
+        assert!(text.ends_with("Z ERROR panic: it broke node=nodeA\n0: here"), "{text}");
+        let json = lines(LogFormat::Json).panic("it broke", Some("0: here\n".into()));
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&value["message"], &value["backtrace"]), (&"it broke".into(), &"0: here\n".into()));
+        assert!(!lines(LogFormat::Json).panic("it broke", None).contains("backtrace"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! into an exit code. This module knows no Raft and no storage. It reaches a node through
 //! `node::Node`, or over gRPC like any other client.
 //!
-//! Exit codes: 0 done, 1 it failed, 2 the command line or the configuration cannot work, 130
-//! stopped by a second signal.
+//! Exit codes: 0 done, 1 it failed, 2 the command line or the configuration cannot work, 3 it is
+//! not known whether it took effect, 130 stopped by a second signal.
 
 mod admin;
 mod argv;
@@ -22,22 +22,32 @@ mod fsm;
 mod groups;
 mod guest;
 mod json;
+mod leader;
+mod log_entries;
 mod logging;
 mod manager;
 mod node;
+mod profile;
 mod progress;
+mod raise;
+mod read_only;
 mod recover;
 mod reflection;
+mod replay;
 mod report;
 mod restore;
 mod resync;
+mod rollback;
+mod rows;
 mod rpcs;
 mod set_log_time;
 mod similar;
+mod status;
 mod text;
 mod tls;
 mod token;
 mod trust;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -53,6 +63,7 @@ Examples:
   lockstep node --raft_bootstrap --raft_id=nodeA --fsm build/kv.wasm
   lockstep admin localhost:40051 add_voter nodeB localhost:50052
   lockstep call localhost:40051 Example/Add '{\"key\": \"a\", \"val\": \"1\"}'
+  lockstep upgrade localhost:40051 my_machine-2.wasm
   lockstep backup localhost:40051 > today.backup";
 
 /// A WebAssembly state machine on every node of a Raft cluster, in lockstep.
@@ -75,11 +86,20 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Make a cluster of one survivor after the majority is lost for good; the node must be stopped
     Recover(recover::RecoverArgs),
+    /// Replace the guest of a running cluster, after every node has rehearsed it on its state
+    Upgrade(upgrade::UpgradeArgs),
+    /// Take the last change of the guest back, without losing a command
+    Rollback(rollback::RollbackArgs),
     /// Write a consistent snapshot of a node's state to stdout
     Backup(backup::BackupArgs),
     /// Prepare the data directory of a new cluster's first node from a backup
     Restore(restore::RestoreArgs),
-    /// Measure how many commands a cluster running the key-value guest takes
+    /// Run a range of a log again, offline: verify it, look at one entry, or try another guest on
+    /// it
+    Replay(Box<replay::ReplayArgs>),
+    /// Move the rows of a state as JSON lines, from one cluster to another
+    Rows(rows::RowsArgs),
+    /// Measure how many calls a cluster serves, and how long they take
     Bench(bench::BenchArgs),
     /// Make the certificates of a cluster, and look at them
     Tls(tls::TlsArgs),
@@ -106,8 +126,12 @@ pub fn main() -> ExitCode {
         Command::Call(args) => call::run(&args),
         Command::Admin(args) => admin::run(&args),
         Command::Recover(args) => exit_at_once(recover::run(&args)),
+        Command::Upgrade(args) => upgrade::run(&args),
+        Command::Rollback(args) => rollback::run(&args),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => exit_at_once(restore::run(&args)),
+        Command::Replay(args) => exit_at_once(replay::run(&args)),
+        Command::Rows(args) => rows::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Tls(args) => tls::run(&args),
         Command::Token(args) => token::run(&args),
@@ -115,10 +139,12 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "failpoints")]
         Command::Groups(args) => groups::run(&args),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(report(&error)),
-    }
+    };
+    logging::flush();
+    code
 }
 
 /// Exits as clap does: help and version go to stdout with code 0. Everything else goes to stderr
@@ -133,6 +159,7 @@ fn refuse(error: clap::Error) -> ! {
         let message = parts.next().unwrap_or_default();
         let hints: Vec<String> = parts.collect();
         logging::say_error(&text, message.trim_start_matches("error: "), &[], &hints);
+        logging::flush();
         std::process::exit(error.exit_code());
     }
     error.exit()
@@ -157,10 +184,9 @@ fn exit_at_once(result: anyhow::Result<()>) -> ! {
         Ok(()) => 0,
         Err(error) => report(error),
     };
-    // Both streams are unbuffered or line-buffered. An error means a closed pipe, where nothing is
-    // lost any more.
+    logging::flush();
+    // An error means a closed pipe, where nothing is lost any more. Stderr has no buffer.
     drop(std::io::stdout().flush());
-    drop(std::io::stderr().flush());
     // SAFETY: _exit only ends the process; nothing after it can observe a broken invariant.
     unsafe { libc::_exit(i32::from(code)) }
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ArgAction;
 use clap::builder::BoolishValueParser;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -22,7 +21,7 @@ use super::trust::TrustArgs;
 use crate::config::{self, ConfigError, NodeConfig};
 use crate::guest::apart;
 use crate::node::{Ended, Node};
-use crate::threads::Runtimes;
+use crate::threads::{Handles, Runtimes};
 
 /// Exit code that shells report for a process that Ctrl-C ended.
 const STOPPED_BY_SIGNAL: i32 = 130;
@@ -86,7 +85,8 @@ pub(crate) struct NodeArgs {
     #[arg(long = "fsm", env = "LOCKSTEP_FSM", value_name = "FILE")]
     fsm: Option<PathBuf>,
 
-    /// Allow addresses that other machines can reach, although nothing is encrypted there
+    /// Allow addresses that other machines can reach, although nothing is encrypted there, or
+    /// everybody there may do everything
     #[arg(long = "insecure", env = "LOCKSTEP_INSECURE", value_name = "true|false",
         default_value = "false", default_missing_value = "true", num_args = 0..=1, require_equals = true,
         value_parser = BoolishValueParser::new(), action = ArgAction::Set)]
@@ -151,6 +151,12 @@ pub(crate) struct NodeArgs {
     #[arg(long = "log_quota", env = "LOCKSTEP_LOG_QUOTA", value_name = "SIZE",
         default_value_t = Size(config::LOG_QUOTA), value_parser = size)]
     log_quota: Size,
+
+    /// Directory that keeps every committed log entry for good; each node has a sub-directory of
+    /// its own there. The directory above it must exist, and the log is purged of nothing that is
+    /// not there yet [default: nowhere]
+    #[arg(long = "log_archive", env = "LOCKSTEP_LOG_ARCHIVE", value_name = "DIR")]
+    log_archive: Option<PathBuf>,
 
     /// Do not restore a state that is behind the newest snapshot from that snapshot: the log brings
     /// it up, or the node refuses to start. (A state on disk is never behind by itself; a state
@@ -252,8 +258,7 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
     }
     logging::init(&args.log_level, args.log_format, &config.name)?;
     let runtimes = Runtimes::start().context("cannot start the threads of this process")?;
-    let clients = runtimes.clients.handle().clone();
-    let ended = runtimes.main.block_on(serve(config, clients, args.exit_on_stdin_close));
+    let ended = runtimes.main.block_on(serve(config, runtimes.handles(), args.exit_on_stdin_close));
     // Dropped last. It waits for its blocking threads, and one of them may be waiting for a
     // compiler. The next line ends the compiler.
     let _main = runtimes.end();
@@ -267,20 +272,22 @@ pub(crate) fn run(args: &NodeArgs) -> anyhow::Result<()> {
 /// Replaces this process by a fresh process of the same program with the same arguments. Returns
 /// only when that fails.
 fn start_again() -> std::io::Error {
+    // The thread that writes the log ends with this process.
+    logging::flush();
     match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program).args(std::env::args_os().skip(1)).exec(),
         Err(error) => error,
     }
 }
 
-async fn serve(config: NodeConfig, clients: Handle, exit_on_stdin_close: bool) -> anyhow::Result<Ended> {
+async fn serve(config: NodeConfig, threads: Handles, exit_on_stdin_close: bool) -> anyhow::Result<Ended> {
     let stop = stop_on_signals(exit_on_stdin_close)?;
     let name = config.name.clone();
     let node = tokio::select! {
-        node = Node::start(config) => node.with_context(|| format!("node {name} could not start"))?,
+        node = Node::start(config, threads) => node.with_context(|| format!("node {name} could not start"))?,
         () = stopped(stop.clone()) => return Ok(Ended::Stopped),
     };
-    node.run(clients, stopped(stop)).await.with_context(|| format!("node {name} stopped"))
+    node.run(stopped(stop)).await.with_context(|| format!("node {name} stopped"))
 }
 
 /// Returns a watch that turns true at the first SIGINT or SIGTERM. A second signal ends the process
@@ -313,6 +320,7 @@ async fn count_signals(mut interrupt: Signal, mut terminate: Signal, stop: watch
         };
         if stop.send_replace(true) {
             tracing::warn!("{name} while stopping: exiting at once");
+            logging::flush();
             std::process::exit(STOPPED_BY_SIGNAL);
         }
         tracing::info!("{name}: stopping; once more to exit at once");
@@ -362,6 +370,7 @@ fn config_of(args: &NodeArgs) -> Result<NodeConfig, ConfigError> {
         snapshot_threshold_bytes: args.snapshot_threshold_bytes.0,
         snapshot_rate_limit: args.snapshot_rate_limit.0,
         log_quota: args.log_quota.0,
+        log_archive: args.log_archive.clone(),
         heartbeat_timeout: args.heartbeat_timeout.0,
         election_timeout: args.election_timeout.0,
         catch_up_timeout: args.catch_up_timeout.0,

@@ -63,6 +63,9 @@ impl Reflection {
             files.extend(found.into_iter().map(|file| (file.read.name().to_owned(), file)));
         }
         self.add_imports(&mut files).await?;
+        for file in files.values() {
+            lockstep_contract::check_syntax(&file.read).context("the server's description of its services")?;
+        }
         // Keeps the files as the server sent them: prost's types have lost the custom options.
         let mut set = Vec::new();
         for file in files.into_values() {

@@ -18,6 +18,8 @@ use crate::logs::stderr;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+/// Nobody knows whether the command took effect.
+const NOT_KNOWN: u8 = 3;
 /// Time between two checks whether stdout still has a reader.
 const READER_LOOK: Duration = Duration::from_millis(200);
 
@@ -28,18 +30,25 @@ pub(crate) struct Failure {
     message: String,
     /// Printed indented, one line each.
     notes: Vec<String>,
-    usage: bool,
+    code: u8,
 }
 
 impl Failure {
     /// Creates a failure of a command that went wrong while it ran.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), notes: Vec::new(), usage: false }
+        Failure { message: message.into(), notes: Vec::new(), code: FAILED }
     }
 
     /// Creates a failure of a command that cannot work as it was typed.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Failure { usage: true, ..Failure::new(message) }
+        Failure { code: USAGE, ..Failure::new(message) }
+    }
+
+    /// Marks a failure after which nobody knows whether the command took effect. `whether` is that
+    /// effect, such as `the change was made`.
+    pub(crate) fn not_known(self, whether: &str) -> Self {
+        let message = format!("not known whether {whether}: {}", self.message);
+        Failure { message, code: NOT_KNOWN, ..self }
     }
 
     /// Adds a hint that says what to do.
@@ -84,6 +93,8 @@ pub(crate) fn report(error: &anyhow::Error) -> u8 {
     let (causes, notes) = (called(&described.causes), called(&described.notes));
     let text = as_called(&described.to_string());
     if !logging::say_error(&text, &as_called(&described.message), &causes, &notes) {
+        // What was logged before comes first.
+        logging::flush();
         print_notice(text);
     }
     described.code
@@ -118,7 +129,7 @@ impl Described {
                 described.notes.push(format!("hint: {}", refused.hint));
             }
             if let Some(failure) = cause.downcast_ref::<Failure>() {
-                described.code = if failure.usage { USAGE } else { described.code };
+                described.code = described.code.max(failure.code);
                 described.notes.extend(failure.notes.iter().cloned());
             }
         }
@@ -202,6 +213,15 @@ mod tests {
         let described = Described::new(&error);
         assert_eq!(described.to_string(), "error: --fsm: there is no file x\n  hint: check the path");
         assert_eq!(described.code, USAGE);
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_and_exits_3() {
+        let failure = Failure::new("the connection broke").not_known("the change was made").hint("look");
+        let described = Described::new(&failure.into());
+        let text = "error: not known whether the change was made: the connection broke\n  hint: look";
+        assert_eq!((described.to_string().as_str(), described.code), (text, NOT_KNOWN));
+        assert_eq!(Described::new(&Failure::usage("no").into()).code, USAGE);
     }
 
     #[test]

@@ -30,13 +30,20 @@ pub(crate) struct Extra {
     pub(crate) about: &'static str,
     /// Arguments that are not what the descriptor says of their fields.
     pub(crate) arguments: &'static [Argument],
+    /// Whether the leader alone serves it, so that it is found from any node.
+    pub(crate) finds_leader: bool,
     /// Refuses `--leader`, for an RPC that no leader serves.
     pub(crate) refuse_leader: Option<fn() -> Failure>,
     /// Says the reply in words of its own. Neither request nor reply is shown as a message then.
-    pub(crate) answer: Option<fn(&Answered<'_>) -> anyhow::Result<String>>,
+    pub(crate) answer: Option<Say>,
+    /// Says the reply as JSON, for `--json`.
+    pub(crate) json: Option<Say>,
     /// Returns what to do about the request that failed with this status.
     pub(crate) hint: Option<fn(&DynamicMessage, &Status) -> Option<String>>,
 }
+
+/// Says a reply.
+pub(crate) type Say = fn(&Answered<'_>) -> anyhow::Result<String>;
 
 /// Reads one word of the command line as the value of a field.
 pub(crate) type ReadWord = fn(&str) -> Result<Value, Failure>;
@@ -65,8 +72,16 @@ pub(crate) struct Answered<'a> {
 
 impl Extra {
     /// Adds nothing.
-    pub(crate) const NONE: Extra =
-        Extra { rpc: "", about: "", arguments: &[], refuse_leader: None, answer: None, hint: None };
+    pub(crate) const NONE: Extra = Extra {
+        rpc: "",
+        about: "",
+        arguments: &[],
+        finds_leader: false,
+        refuse_leader: None,
+        answer: None,
+        json: None,
+        hint: None,
+    };
 }
 
 /// Returns the RPCs of the services that have one request and one reply, in the order of the

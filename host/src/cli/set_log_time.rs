@@ -40,7 +40,8 @@ fn read_sure(word: &str) -> Result<Value, Failure> {
     }
 }
 
-fn milliseconds(time: &str) -> Option<u64> {
+/// Reads a time as a date in UTC, or as milliseconds since 1970.
+pub(super) fn milliseconds(time: &str) -> Option<u64> {
     if let Ok(ms) = time.parse() {
         return Some(ms);
     }

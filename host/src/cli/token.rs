@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand};
 
 use super::report::{Failure, print_line, print_notice};
-use crate::trust::{NewToken, Role, TOKEN_BYTES_MAX, new_key, show, write_new};
+use crate::trust::{
+    KEYS_BYTES_MAX, NewKey, NewToken, Role, TOKEN_BYTES_MAX, new_key, show, with_key, write_new, write_over,
+};
 
 /// Most bytes of a key file. A large RSA key has some thousand.
 const KEY_BYTES_MAX: u64 = 64 << 10;
@@ -17,7 +19,7 @@ const AFTER_HELP: &str = "\
 Examples:
   lockstep token keygen --key token.pem --jwks token.jwks
   lockstep node --raft_id=nodeA --token_jwks token.jwks --policy policy.toml
-  lockstep token create --key token.pem --subject alice --role writer --ttl 1h > alice.token
+  lockstep token create --key token.pem --subject alice --role writer --ttl 1h --out alice.token
   lockstep token show alice.token";
 
 /// Make tokens for clients, without an identity provider.
@@ -31,12 +33,15 @@ pub(crate) struct TokenArgs {
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
     /// Make an Ed25519 key: the private one for `token create`, the public one for --token_jwks
-    #[command(after_help = "Example:\n  lockstep token keygen --key token.pem --jwks token.jwks")]
+    #[command(after_help = "\
+Examples:
+  lockstep token keygen --key token.pem --jwks token.jwks
+  lockstep token keygen --key token-2.pem --add_to token.jwks")]
     Keygen(KeygenArgs),
-    /// Print a token
+    /// Make a token, and print it or write it to a file
     #[command(after_help = "\
 Example:
-  lockstep token create --key token.pem --subject alice --role writer --ttl 1h > alice.token
+  lockstep token create --key token.pem --subject alice --role writer --ttl 1h --out alice.token
 
 Whoever has the token is its subject until it expires: keep it as a password, and short.")]
     Create(CreateArgs),
@@ -52,8 +57,13 @@ struct KeygenArgs {
     key: PathBuf,
 
     /// File for the public key, as a JWKS. It must not be there yet
-    #[arg(long = "jwks", value_name = "FILE")]
-    jwks: PathBuf,
+    #[arg(long = "jwks", value_name = "FILE", required_unless_present = "add_to", conflicts_with = "add_to")]
+    jwks: Option<PathBuf>,
+
+    /// JWKS to which the public key is added, beside those that it has, so that nodes take tokens
+    /// of both
+    #[arg(long = "add_to", value_name = "FILE")]
+    add_to: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +95,10 @@ struct CreateArgs {
     /// Name of the key, if the JWKS has more than one
     #[arg(long = "kid", value_name = "TEXT")]
     kid: Option<String>,
+
+    /// File for the token in place of stdout; only you may read it. It replaces one that is there
+    #[arg(long = "out", value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -116,21 +130,37 @@ pub(crate) fn run(args: &TokenArgs) -> anyhow::Result<()> {
 }
 
 fn keygen(args: &KeygenArgs) -> anyhow::Result<()> {
-    // Both are looked for first, so that a key without its public half is not left behind.
-    for path in [&args.key, &args.jwks] {
+    // All is looked for first, so that a key without its public half is not left behind.
+    for path in [Some(&args.key), args.jwks.as_ref()].into_iter().flatten() {
         if path.exists() {
             return Err(not_written(path, &std::io::ErrorKind::AlreadyExists.into()).into());
         }
     }
     let key = new_key().map_err(Failure::new)?;
+    let added = args.add_to.as_deref().map(|path| added(path, &key).map(|text| (path, text))).transpose()?;
     write_new(&args.key, &key.pem, 0o600).map_err(|error| not_written(&args.key, &error))?;
-    write_new(&args.jwks, &key.jwks, 0o644).map_err(|error| not_written(&args.jwks, &error))?;
+    if let Some(jwks) = &args.jwks {
+        write_new(jwks, &key.jwks, 0o644).map_err(|error| not_written(jwks, &error))?;
+    }
+    if let Some((path, text)) = &added {
+        write_over(path, text, 0o644).map_err(|error| not_written(path, &error))?;
+    }
+    let public = args.jwks.as_deref().or(args.add_to.as_deref()).unwrap_or(Path::new("-")).display();
+    let also = if args.add_to.is_some() { "beside those that it had, " } else { "" };
     print_line(format!(
-        "{}: the private key; keep it where tokens are made\n{}: the public key {}, for --token_jwks of every node",
+        "{}: the private key; keep it where tokens are made\n{public}: the public key {}, {also}for --token_jwks of every node",
         args.key.display(),
-        args.jwks.display(),
         key.kid
     ))
+}
+
+/// Returns the JWKS of the file with the new key.
+fn added(path: &Path, key: &NewKey) -> anyhow::Result<String> {
+    let jwks = read(path, KEYS_BYTES_MAX as u64)?;
+    let refused = |problem: String| {
+        Failure::new(format!("{}: {problem}", path.display())).hint("name the JWKS that nodes have as --token_jwks")
+    };
+    Ok(with_key(&jwks, key).map_err(refused)?)
 }
 
 fn not_written(path: &Path, error: &std::io::Error) -> Failure {
@@ -142,6 +172,10 @@ fn not_written(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 fn create(args: &CreateArgs) -> anyhow::Result<()> {
+    let is_same = |out: &PathBuf| std::fs::canonicalize(out).ok() == std::fs::canonicalize(&args.key).ok();
+    if args.out.as_ref().is_some_and(|out| out.exists() && is_same(out)) {
+        return Err(Failure::usage("--out names the file of the private key, which the token would replace").into());
+    }
     let pem = read(&args.key, KEY_BYTES_MAX)?;
     let token = NewToken {
         subject: args.subject.clone(),
@@ -152,7 +186,11 @@ fn create(args: &CreateArgs) -> anyhow::Result<()> {
         kid: args.kid.clone(),
     };
     let signed = token.sign(&pem, SystemTime::now());
-    print_line(signed.map_err(|problem| Failure::new(format!("{}: {problem}", args.key.display())))?)
+    let signed = signed.map_err(|problem| Failure::new(format!("{}: {problem}", args.key.display())))?;
+    match &args.out {
+        None => print_line(signed),
+        Some(path) => Ok(write_over(path, &format!("{signed}\n"), 0o600).map_err(|error| not_written(path, &error))?),
+    }
 }
 
 fn shown(args: &ShowArgs) -> anyhow::Result<()> {
@@ -213,9 +251,48 @@ mod tests {
     #[test]
     fn a_key_is_never_overwritten() {
         let place = tempfile::tempdir().unwrap();
-        let args = KeygenArgs { key: place.path().join("key"), jwks: place.path().join("jwks") };
-        std::fs::write(&args.jwks, "here").unwrap();
+        let jwks = place.path().join("jwks");
+        let args = KeygenArgs { key: place.path().join("key"), jwks: Some(jwks.clone()), add_to: None };
+        std::fs::write(&jwks, "here").unwrap();
         assert!(keygen(&args).unwrap_err().to_string().contains("jwks cannot be written"));
         assert!(!args.key.exists(), "a key without its public half is of no use");
+        let args = KeygenArgs { jwks: None, add_to: Some(jwks.clone()), ..args };
+        assert!(keygen(&args).unwrap_err().to_string().contains("it is neither JSON nor PEM"));
+        assert!(!args.key.exists(), "a key without its public half is of no use");
+    }
+
+    #[test]
+    fn a_token_in_a_file_is_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = tempfile::tempdir().unwrap();
+        let (key, out) = (place.path().join("key"), place.path().join("token"));
+        keygen(&KeygenArgs { key: key.clone(), jwks: Some(place.path().join("jwks")), add_to: None }).unwrap();
+        std::fs::write(&out, "an older one").unwrap();
+        let args = CreateArgs {
+            key,
+            subject: "alice".into(),
+            role: Vec::new(),
+            ttl: Duration::from_secs(60),
+            issuer: None,
+            audience: None,
+            kid: None,
+            out: Some(out.clone()),
+        };
+        create(&args).unwrap();
+        assert!(show(std::fs::read_to_string(&out).unwrap().trim()).is_ok());
+        assert_eq!(out.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let over_the_key = CreateArgs { out: Some(args.key.clone()), ..args };
+        assert!(create(&over_the_key).unwrap_err().to_string().contains("private key"));
+        assert!(read(&over_the_key.key, KEY_BYTES_MAX).unwrap().contains("PRIVATE KEY"));
+    }
+
+    #[test]
+    fn a_second_key_is_added_to_the_first() {
+        let place = tempfile::tempdir().unwrap();
+        let (key, jwks) = (place.path().join("key"), place.path().join("jwks"));
+        keygen(&KeygenArgs { key, jwks: Some(jwks.clone()), add_to: None }).unwrap();
+        keygen(&KeygenArgs { key: place.path().join("key-2"), jwks: None, add_to: Some(jwks.clone()) }).unwrap();
+        let set: serde_json::Value = serde_json::from_slice(&std::fs::read(&jwks).unwrap()).unwrap();
+        assert_eq!(set["keys"].as_array().unwrap().len(), 2);
     }
 }

@@ -1,15 +1,15 @@
 //! Small inputs that each parser takes, from which a fuzzer begins. A test compares them with the
 //! files of `fuzz/corpus/`, and writes them there when it is told to.
 
+mod peers;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use lockstep_proto::peer;
 use prost::Message;
 
 use crate::codec::{Command, Genesis, encode_entry, encode_record, entry};
 use crate::guest::Limits;
-use crate::raft::peers::wire;
 use crate::types::{Addresses, Cluster, CommittedLeaderId, Identity, LogId, Membership, Origin, Vote};
 
 /// One input of a target.
@@ -22,8 +22,8 @@ pub(super) struct Seed {
 
 /// Returns all seeds.
 pub(super) fn all() -> Vec<Seed> {
-    let data = [entries(), records(), logs(), frames(), backups(), guests()].concat();
-    [data, messages(), refusals(), connections(), trust()].concat()
+    let data = [entries(), records(), logs(), segments(), frames(), backups(), guests()].concat();
+    [data, peers::messages(), peers::framings(), peers::refusals(), connections(), calls(), trust()].concat()
 }
 
 impl Clone for Seed {
@@ -56,17 +56,36 @@ fn genesis() -> Genesis {
         cluster_id: vec![1; 16].into(),
         component_hash: hash(),
         source_hash: hash(),
-        semantics: crate::machine::SEMANTICS,
+        // That of the build which wrote the seeds, so that they stay as they are.
+        semantics: 4,
         limits_json: serde_json::to_string(&Limits::DEFAULT).unwrap(),
     }
 }
 
 fn entries() -> Vec<Seed> {
-    let empty = entry::Entry { time_ms: 1000, hash_index: 3, hash: 9, genesis: None, commands: Vec::new() };
+    let empty = entry::Entry { time_ms: 1000, hash_index: 3, hash: 9, ..entry::Entry::default() };
     let commands = vec![command(b"ab"), command(b"")];
     let bytes = |entry: entry::Entry| encode_entry(&entry).0.to_vec();
+    let read_only = entry::ReadOnly { on: true, methods: vec!["a.*/B".into()], by: "ann".into() };
+    let row = entry::Row { key: vec![1, 2].into(), value: vec![3].into() };
+    let rows = entry::Rows {
+        expected_component: genesis().component_hash,
+        clear: 2,
+        clear_from: vec![1].into(),
+        put: vec![row],
+    };
+    let setting = entry::Setting { key: "trailing_commands".into(), value: "7".into() };
+    let operation = entry::Operation { expected_index: 5, settings: vec![setting], by: "ann".into() };
     vec![
+        seed("entry", "operation", bytes(entry::Entry { operation: Some(operation), ..empty.clone() })),
         seed("entry", "commands", bytes(entry::Entry { commands, ..empty.clone() })),
+        seed(
+            "entry",
+            "rollback",
+            bytes(entry::Entry { rollback: Some(entry::Rollback { change_index: 7 }), ..empty.clone() }),
+        ),
+        seed("entry", "read_only", bytes(entry::Entry { read_only: Some(read_only), ..empty.clone() })),
+        seed("entry", "rows", bytes(entry::Entry { rows: Some(rows), ..empty.clone() })),
         seed("entry", "genesis", bytes(entry::Entry { genesis: Some(genesis()), ..empty })),
     ]
 }
@@ -94,6 +113,8 @@ fn records() -> Vec<Seed> {
     let identity = Identity { node_id: 1, name: "nodeA".into(), cluster, boot: 5 };
     let node = (1_u64, "a", "a:1", "a:2");
     let stored = (Some(POSITION), vec![vec![1_u64]], vec![node]);
+    let settings = vec![("state_bytes_max", "33554432"), ("trailing_commands", "7")];
+    let profile = (9_u64, genesis().encode_to_vec(), 1_u64, genesis().encode_to_vec(), 1000_u64, POSITION);
     vec![
         seed("record", "identity", kind(0, encode_record(&identity))),
         seed("record", "vote", kind(1, encode_record(&Vote::new_committed(7, 1)))),
@@ -109,6 +130,10 @@ fn records() -> Vec<Seed> {
         seed("record", "reply", kind(11, b"\x01ab")),
         seed("record", "refusal", kind(11, b"\x02\x05\0\0\0\x02\0\0\0no\x07")),
         seed("record", "failure", kind(11, b"\x03\x02")),
+        seed("record", "operation", kind(12, encode_record(&(9_u64, 7_u64, settings, "ann")))),
+        seed("record", "read-only", kind(13, encode_record(&(9_u64, 7_u64, true, vec!["a.*/B"], "ann")))),
+        seed("record", "change", kind(14, encode_record(&(9_u64, [1_u8; 32], [2_u8; 32], 3_u8, 5_u32, 5_u64)))),
+        seed("record", "profile", kind(15, encode_record(&profile))),
     ]
 }
 
@@ -124,6 +149,16 @@ fn logs() -> Vec<Seed> {
         seed("log", "membership", kind(2, head(2, &encode_record(&membership())))),
         seed("log", "foreign-file", kind(3, [&[9; 4][..], &[2, 0, 1, 7, 7], &[0; 40]].concat())),
         seed("log", "fragments", kind(4, parts.concat())),
+    ]
+}
+
+fn segments() -> Vec<Seed> {
+    let parts = b"\x03one\x00\x05three";
+    vec![
+        seed("segment", "foreign", kind(0, b"LOCKSTEP SEGMENT\0\0\0\x01")),
+        seed("segment", "empty", kind(1, b"")),
+        seed("segment", "written", kind(1, parts)),
+        seed("segment", "flipped", kind(2, [&[2, 33][..], parts].concat())),
     ]
 }
 
@@ -179,107 +214,6 @@ fn backups() -> Vec<Seed> {
     ]
 }
 
-fn route() -> peer::Route {
-    peer::Route {
-        cluster_id: vec![1; 16].into(),
-        incarnation: 3,
-        group: 0,
-        from: 1,
-        to: 2,
-        nonce: 5,
-        boot: 1,
-        from_name: "nodeA".into(),
-    }
-}
-
-fn append() -> peer::AppendRequest {
-    use peer::entry::Payload;
-    let entry =
-        |index, payload| peer::Entry { log_id: Some(wire::encode_log_id(&log_id(index))), payload: Some(payload) };
-    peer::AppendRequest {
-        route: Some(route()),
-        vote: Some(ballot()),
-        prev: Some(wire::encode_log_id(&log_id(4))),
-        entries: vec![
-            entry(5, Payload::Blank(true)),
-            entry(6, Payload::Normal(Bytes::from_static(b"abc"))),
-            entry(7, Payload::Membership(wire::encode_membership(&membership()))),
-        ],
-        leader_commit: Some(wire::encode_log_id(&log_id(4))),
-        boot: 1,
-        log_time_ms: 1000,
-        voters_clock_ms: 1001,
-    }
-}
-
-fn ballot() -> peer::Ballot {
-    wire::encode_vote(&Vote::new_committed(2, 1))
-}
-
-fn messages() -> Vec<Seed> {
-    let last = || Some(wire::encode_log_id(&log_id(5)));
-    let vote =
-        peer::VoteRequest { route: Some(route()), vote: Some(ballot()), last: last(), leadership_transfer: true };
-    let granted = peer::VoteResponse { vote: Some(ballot()), granted: true, last: last() };
-    let transfer =
-        peer::TransferLeaderRequest { route: Some(route()), from_leader: Some(ballot()), to: 2, last: last() };
-    let not_flushed = peer::transfer_leader_response::LogNotFlushed { expected: last(), actual: None };
-    let refusal = Some(peer::transfer_leader_response::Refusal::LogNotFlushed(not_flushed));
-    let header = peer::SnapshotHeader {
-        route: Some(route()),
-        vote: Some(ballot()),
-        last: last(),
-        membership_log_id: last(),
-        membership: Some(wire::encode_membership(&membership())),
-    };
-    let snapshot = peer::SnapshotRequest { part: Some(peer::snapshot_request::Part::Header(header)) };
-    let forward = peer::ForwardRequest {
-        route: Some(route()),
-        leader_term: 2,
-        command: command(b"ab").encode_to_vec().into(),
-        timeout_ms: 5000,
-    };
-    let node = || Some(wire::encode_node(&Addresses { name: "a".into(), ..Addresses::default() }));
-    let join = peer::JoinRequest {
-        route: Some(route()),
-        component_hash: vec![4; 32].into(),
-        source_hash: vec![4; 32].into(),
-        leader: node(),
-        limits_json: genesis().limits_json,
-        semantics: genesis().semantics,
-    };
-    let conflict = Some(peer::append_response::Result::Conflict(wire::encode_log_id(&log_id(5))));
-    let answer = peer::AppendResponse { result: conflict, flushed: None, clock_ms: 1000 };
-    vec![
-        seed("peer", "append", kind(0, append().encode_to_vec())),
-        seed("peer", "append-answer", kind(1, answer.encode_to_vec())),
-        seed("peer", "vote", kind(2, vote.encode_to_vec())),
-        seed("peer", "vote-answer", kind(3, granted.encode_to_vec())),
-        seed("peer", "transfer", kind(4, transfer.encode_to_vec())),
-        seed("peer", "transfer-answer", kind(5, peer::TransferLeaderResponse { refusal }.encode_to_vec())),
-        seed("peer", "snapshot", kind(6, snapshot.encode_to_vec())),
-        seed("peer", "forward", kind(7, forward.encode_to_vec())),
-        seed("peer", "outcome", kind(8, outcome().encode_to_vec())),
-        seed("peer", "join", kind(9, join.encode_to_vec())),
-        seed("peer", "route", kind(12, route().encode_to_vec())),
-    ]
-}
-
-fn outcome() -> peer::ForwardResponse {
-    let verdict = Bytes::from_static(b"\x01ab");
-    let outcome = peer::Outcome { index: 5, position: 1, term: 2, verdict, detail: String::new() };
-    let result = Some(peer::forward_response::Result::Outcome(outcome));
-    peer::ForwardResponse { counter: 9, leader_term: 2, result }
-}
-
-fn refusals() -> Vec<Seed> {
-    let copy = "grpc-status:9\nlockstep-copy:0000000000000001 1, 0000000000000002 2, a:1\nlockstep-process:01 1";
-    vec![
-        seed("refusal", "removed", "grpc-status:9\ngrpc-message:was%20removed\nlockstep-removed-at:42"),
-        seed("refusal", "copy", copy),
-    ]
-}
-
 fn connections() -> Vec<Seed> {
     let block = |fields: &[u8]| [&(fields.len() as u16).to_be_bytes()[..], fields].concat();
     let good = block(b"\x83\x86\x84\x41\x03a:1\x40\x01x\x01y");
@@ -295,6 +229,23 @@ fn connections() -> Vec<Seed> {
         seed("http2", "frames", kind(1, kind(5, padded))),
         seed("http2", "blocks", kind(2, kind(3, blocks))),
         seed("http2", "content-type", kind(3, b"\x01application/grpc\ntext/html")),
+    ]
+}
+
+/// One stored block, so that its bytes are the same whatever compresses here: `hello`.
+const GZIP: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\x01\x05\0\xfa\xffhello\x86\xa6\x10\x36\x05\0\0\0";
+
+fn calls() -> Vec<Seed> {
+    let framed = |flag: u8, bytes: &[u8]| [&[flag, 0, 0, 0, bytes.len() as u8][..], bytes].concat();
+    let fields = b"\x0a\x02hi\x12\x06\x0a\x01k\x7a\x01x\x1a\x02\x01\x02\x20\x01\xa0\x06\x07";
+    vec![
+        seed("message", "plain", kind(0, kind(1, framed(0, b"ab")))),
+        seed("message", "two", kind(0, kind(0, [framed(0, b"ab"), framed(0, b"c")].concat()))),
+        seed("message", "reply", kind(1, b"ab")),
+        seed("message", "gzip", kind(2, kind(1, [framed(1, GZIP), framed(0, b"ab"), framed(2, b"c")].concat()))),
+        seed("message", "compressed", kind(3, b"\x01\x01\0\x03abc\0\0\x02de\x01\0\0")),
+        seed("message", "fields", kind(4, kind(9, fields))),
+        seed("message", "timeout", kind(5, b"250m")),
     ]
 }
 
@@ -336,6 +287,7 @@ fn guests() -> Vec<Seed> {
         seed("descriptor", "plain", descriptor(plain)),
         seed("component", "guest", wat::parse_str(text).unwrap()),
         seed("component", "foreign", wat::parse_str(foreign).unwrap()),
+        seed("depth", "guest", wat::parse_str(text).unwrap()),
         seed("component", "module", wat::parse_str(module).unwrap()),
     ]
 }

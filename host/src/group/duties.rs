@@ -1,12 +1,12 @@
 //! The background tasks of a group: its genesis entry, its quarantine, the record of its removal, a
-//! disk that hangs, and the end of the process when Raft's core has ended. Each task is one loop.
-//! None talks to a client.
+//! disk that hangs, when it may lead after a start, a build that is too old to lead, and the end of
+//! the process when Raft's core has ended. Each task is one loop. None talks to a client.
 
 use crate::codec::{Genesis, entry};
 use crate::group::stopping::{hand_over, stop_raft};
 use crate::machine::Machine;
 use crate::raft::inquiry::Divergence;
-use crate::raft::{Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
+use crate::raft::{Canvass, Inquiry, LeaderWatch, Members, Proposer, Raft, RaftCell};
 use crate::store::{GroupDir, Log};
 use crate::types::{Fatal, hex};
 use openraft::async_runtime::WatchReceiver;
@@ -23,6 +23,9 @@ const DISK_LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Time between two hand-overs of leadership because of this node's disk.
 const LET_GO_PAUSE: Duration = Duration::from_secs(30);
+
+/// Time before an outdated leader tries again to hand the lead over.
+const STAND_BACK_PAUSE: Duration = Duration::from_secs(5);
 
 /// Proposes a genesis entry while this node leads a cluster that has none yet. A second one changes
 /// nothing.
@@ -94,7 +97,10 @@ pub(super) struct Suspect {
 /// Process and health stay up to report the reason. The entry is stored beside the reason.
 pub(super) async fn quarantine(suspect: Suspect) {
     let Suspect { inquiry, directory, log, machine, members, cell, quarantined } = suspect;
-    let Divergence { index, reason } = inquiry.run().await;
+    let Divergence { index, reason } = tokio::select! {
+        found = inquiry.run() => found,
+        left_behind = left_behind(&machine) => left_behind,
+    };
     let component = machine.component().map_or("none".into(), |component| hex(&component.hash()));
     let why = format!("{reason} (component {component})");
     tracing::error!("QUARANTINE: {why}");
@@ -109,6 +115,16 @@ pub(super) async fn quarantine(suspect: Suspect) {
         tracing::error!(error, "stopping Raft in quarantine");
     }
     quarantined.closed().await;
+}
+
+/// Waits until the cluster has taken back a change that this node cannot take back.
+async fn left_behind(machine: &Machine) -> Divergence {
+    let mut left_behind = machine.watch_left_behind();
+    let found = left_behind.wait_for(Option::is_some).await.map(|found| found.clone());
+    match found {
+        Ok(reason) => Divergence { index: machine.applied_index(), reason: reason.unwrap_or_default() },
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// Returns the commands of that entry from the log. They are evidence, and may be gone already.
@@ -140,24 +156,60 @@ pub(super) async fn leave_hung_disk(log: Log, leader: LeaderWatch, members: Memb
     }
 }
 
+/// Lets this node stand for election, and replaces a leader that has gone, once all is applied that
+/// was committed before the start, up to `replays_to`.
+///
+/// As a leader it would keep clients waiting for that. Until then it votes, and keeps the log.
+pub(super) async fn stand(machine: Machine, cell: RaftCell, replays_to: u64, canvass: Canvass) {
+    machine.wait_applied(replays_to).await;
+    cell.stand_now();
+    canvass.run().await;
+}
+
+/// Lets others lead once this node's build is too old for an entry of the log.
+///
+/// As a leader it would apply nothing, so the cluster would take no command. It still votes and
+/// keeps the log. It tries again as long as it leads: a node that refuses the lead while it starts
+/// takes it later.
+pub(super) async fn stand_back(machine: Machine, mut leader: LeaderWatch, members: Members, cell: RaftCell) {
+    if machine.watch_outdated().wait_for(|outdated| *outdated).await.is_err() {
+        return;
+    }
+    cell.stand_back();
+    loop {
+        // It may have stood for election just before.
+        while leader.seen().is_none_or(|view| !view.is_me) {
+            leader.changed().await;
+        }
+        match members.transfer_leadership().await {
+            Ok(()) => {
+                tracing::warn!("leadership is handed over, because this node needs a newer build to apply the log");
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "this node leads and needs a newer build to apply the log; nobody takes the lead over, so the cluster takes no commands \
+                 until a node with a newer build runs"
+            ),
+        }
+        sleep(STAND_BACK_PAUSE).await;
+    }
+}
+
 /// Ends the node when Raft's core has stopped without being asked to. A node that answers but does
 /// not replicate is worse than none.
 pub(super) async fn watch_core(raft: Raft, cell: RaftCell, fatal: Fatal) {
-    let mut metrics = raft.metrics();
-    loop {
-        let running = metrics.borrow_watched().running_state.clone();
-        if let Err(error) = running {
-            // The cell is emptied before an intended stop.
-            if cell.get().is_some() {
-                fatal.raise(format!("Raft's core has stopped: {error}"));
-            }
-            return;
-        }
-        if metrics.changed().await.is_err() {
-            if cell.get().is_some() {
-                fatal.raise("Raft's core is gone");
-            }
-            return;
-        }
+    // The core drops its end of these metrics when it ends, after it has said why. They change
+    // seldom. `Raft::metrics` would wake this task for every message that the core handles.
+    let mut metrics = raft.server_metrics();
+    while metrics.changed().await.is_ok() {}
+    // The cell is emptied before an intended stop.
+    if cell.get().is_none() {
+        return;
+    }
+    let running = raft.metrics().borrow_watched().running_state.clone();
+    match running {
+        Err(error) => fatal.raise(format!("Raft's core has stopped: {error}")),
+        // It panicked.
+        Ok(()) => fatal.raise("Raft's core is gone"),
     }
 }

@@ -17,6 +17,7 @@ mod start;
 pub(crate) mod stopping;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +39,8 @@ use crate::raft::peers::link::Channels;
 use crate::raft::retention::{Retention, RetentionLimits};
 use crate::raft::time::clock_warning;
 use crate::raft::{
-    Canvass, ClusterCell, GroupCell, Inquiry, Intake, LeaderWatch, LogTime, Me, Members, Proposer, Raft, RaftCell,
-    Timeouts,
+    Archive, Canvass, ClusterCell, GroupCell, Inquiry, Intake, LeaderWatch, LogSource, LogTime, Me, Members, Proposer,
+    Raft, RaftCell, Timeouts, Upgrades,
 };
 use crate::store::{Checkpoints, DataDir, Log, LogDisk, Space, State};
 use crate::types::{Fatal, GroupId, NodeMode, StoredMembership};
@@ -75,6 +76,8 @@ pub struct Lent {
     pub executor: Executor,
     /// The bytes that clients may make this node hold.
     pub budget: Budget,
+    /// The directory in which this node archives its log, if it does.
+    pub log_archive: Option<Arc<Path>>,
     /// How fast this node sends snapshots, those of all groups together.
     pub snapshot_pace: Pace,
     /// Receives errors that the process cannot survive.
@@ -170,13 +173,22 @@ pub struct Group {
     pub log_time: LogTime,
     /// Makes its snapshots.
     pub retention: Retention,
+    /// Reads its log for others to keep.
+    pub log_source: LogSource,
+    /// Keeps its log, if the node has an archive.
+    archive: Option<Archive>,
     /// Runs the calls of its methods.
     pub calls: Calls,
+    /// Changes what it runs.
+    pub upgrades: Upgrades,
     proposer: Proposer,
     id: GroupId,
     cell: GroupCell,
     canvass: Canvass,
     inquiry: Inquiry,
+    /// The last entry that was committed before the start and that the state lacked then; 0 if it
+    /// lacked none.
+    replays_to: u64,
     /// The removal that the disk knew of at the start.
     removed_before: Option<u64>,
     /// Set when the cluster has removed this node.
@@ -192,7 +204,7 @@ impl Group {
     /// node knows it.
     pub fn start_duties(&mut self, genesis: impl Fn() -> Option<Genesis> + Send + Sync + 'static) {
         let (machine, leader) = (self.machine.clone(), self.leader.clone());
-        self.tasks.start(self.canvass.clone().run());
+        self.tasks.start(duties::stand(machine.clone(), self.running.clone(), self.replays_to, self.canvass.clone()));
         self.tasks.start(self.retention.clone().run());
         self.tasks.start(duties::propose_genesis(leader.clone(), self.proposer.clone(), machine.clone(), genesis));
         let (quarantine, quarantined) = watch::channel(None);
@@ -210,6 +222,7 @@ impl Group {
             cluster: self.lent.cluster.clone(),
             raft: self.raft.clone(),
             log: self.log.clone(),
+            replays_to: self.replays_to,
             fatal: self.lent.fatal.clone(),
             removed: self.removed.clone(),
             quarantined,
@@ -218,17 +231,26 @@ impl Group {
         self.tasks.start(duties::remember_removal(directory, self.removed_before, removed));
         self.tasks.start(duties::watch_core(self.raft.clone(), self.running.clone(), self.lent.fatal.clone()));
         self.tasks.start(clock_warning::watch(self.log_time.clone(), leader.clone()));
+        self.tasks.start(duties::stand_back(
+            self.machine.clone(),
+            leader.clone(),
+            self.members.clone(),
+            self.running.clone(),
+        ));
         let hung = STALL_MAX.max(2 * self.settings.timeouts.heartbeat);
         self.tasks.start(duties::leave_hung_disk(self.log.clone(), leader, self.members.clone(), hung));
         let members = self.members.clone();
         self.tasks.start(async move { members.announce_addresses().await });
         let members = self.members.clone();
         self.tasks.start(async move { members.finish_changes().await });
+        let machine = self.machine.clone();
+        let values_are_set = move || machine.operation().index > 0;
         self.tasks.start(builds::compare(
             self.lent.me.clone(),
             self.lent.cluster.dialer().clone(),
             self.raft.clone(),
             self.host.clone(),
+            values_are_set,
         ));
     }
 
@@ -242,14 +264,20 @@ impl Group {
         stopping::stop_raft(&self.running).await.map_err(anyhow::Error::msg)
     }
 
-    /// Ends the tasks, the machine and the log, in this order. Its Raft has stopped. Other groups
-    /// of the process go on.
+    /// Ends the tasks, the machine, the archive and the log, in this order. Its Raft has stopped.
+    /// Other groups of the process go on.
     pub async fn close(mut self) -> anyhow::Result<Closed> {
         self.lent.groups.drop_group(self.id);
         self.tasks.shutdown().await;
         self.machine.close().await?;
-        let log = self.log.clone();
-        tokio::task::spawn_blocking(move || log.close()).await.context("the log's end")?;
+        let (archive, log) = (self.archive.take(), self.log.clone());
+        let end = move || {
+            if let Some(archive) = archive {
+                archive.end();
+            }
+            log.close();
+        };
+        tokio::task::spawn_blocking(end).await.context("the log's end")?;
         Ok(Closed { id: self.id, released: Box::pin(self.machine.released()) })
     }
 }

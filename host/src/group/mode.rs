@@ -15,6 +15,8 @@ pub(super) struct Parts {
     pub(super) cluster: ClusterCell,
     pub(super) raft: Raft,
     pub(super) log: Log,
+    /// The last entry that was committed before the start and that the state lacked then.
+    pub(super) replays_to: u64,
     pub(super) fatal: Fatal,
     /// The removal from the cluster, as `standing` finds it.
     pub(super) removed: watch::Receiver<Option<u64>>,
@@ -28,12 +30,22 @@ pub(super) struct Parts {
 /// have seen before this start. So local reads never go backwards. It stops serving when the
 /// cluster has removed it.
 pub(super) async fn keep(parts: Parts) {
-    let Parts { machine, cluster, raft, log, fatal, removed, quarantined } = parts;
-    let (progress, reached) = watch::channel(NodeMode::CatchingUp("the node is starting".into()));
+    let Parts { machine, cluster, raft, log, replays_to, fatal, removed, quarantined } = parts;
+    let (progress, reached) = watch::channel(applying_up_to(replays_to));
     let disputes = cluster.disputes();
-    let catching_up = catch_up(&machine, cluster, raft, log, fatal, progress);
+    let catching_up = async {
+        // From here on, what the state lacks is not known to be committed.
+        machine.wait_applied(replays_to).await;
+        catch_up(&machine, cluster, raft, log, fatal, progress).await;
+    };
     let publish = |mode| machine.set_mode(mode);
     tokio::join!(catching_up, publish_mode(publish, reached, removed, quarantined, disputes));
+}
+
+fn applying_up_to(index: u64) -> NodeMode {
+    NodeMode::CatchingUp(format!(
+        "the node is starting; it applies what was committed before the restart, up to entry {index}"
+    ))
 }
 
 /// Brings the mode from starting to serving. Ignores removals.
@@ -59,8 +71,7 @@ async fn catch_up(
         return;
     }
     let Some(index) = index_to_reach(machine, &raft, log.seen_before(), &progress).await else { return };
-    let why = format!("applying what was committed before the restart, up to entry {index}");
-    progress.send_replace(NodeMode::CatchingUp(why));
+    progress.send_replace(applying_up_to(index));
     machine.wait_applied(index).await;
     if let Err(error) = log.note_recovered() {
         return fatal.raise(error.to_string());

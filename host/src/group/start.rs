@@ -8,27 +8,39 @@ use anyhow::Context;
 use super::stopping::hold;
 use super::{Group, Lent, Opened, Settings, Tasks, clock};
 use crate::calls::{Calls, CallsParts};
+use crate::machine::Machine;
 use crate::raft::membership::join::Host;
 use crate::raft::path::forwarded::ForwardedParts;
 use crate::raft::path::state_source::Source;
+use crate::raft::peers::acks::Acks;
 use crate::raft::peers::groups::GroupParts;
 use crate::raft::peers::install;
 use crate::raft::peers::link::{self, Links};
+use crate::raft::upgrade::{Member, UpgradesParts};
 use crate::raft::{
-    Canvass, Clock, Forward, Forwarded, Inquiry, LeaderWatch, LogTime, Members, NetworkFactory, Presence, Proposer,
-    Raft, RaftCell, RaftCore, ReadIndex, Retention, Standing,
+    Archive, ArchiveParts, Canvass, Clock, Forward, Forwarded, GroupCell, Inquiry, LeaderWatch, LogSource,
+    LogSourceParts, LogTime, Members, NetworkFactory, Presence, Proposer, Raft, RaftCell, RaftCore, ReadIndex,
+    Retention, Standing, Upgrades,
 };
+use crate::store::Log;
 use crate::types::{GROUP, NodeMode};
 
-/// A Raft that was started, with the links to its members and the log time that it stamps.
+/// A Raft that was started, with the links to its members, what they acknowledge and the log time
+/// that it stamps.
 struct Started {
     raft: Raft,
     running: RaftCell,
     links: Links,
+    acks: Acks,
     log_time: LogTime,
+    /// See [`Group`].
+    replays_to: u64,
 }
 
 /// Starts Raft. Over a held group it stops again before it gets a message.
+///
+/// Entries that are committed and that the state lacks are applied from here on, and not before:
+/// they may wait for a component or for a newer build, and the node is to say so at its ports.
 async fn start_raft(group: &Opened, held: Option<&NodeMode>) -> anyhow::Result<Started> {
     let (lent, timeouts, running) = (&group.lent, group.settings.timeouts, RaftCell::default());
     let me = lent.me.node_id;
@@ -36,25 +48,32 @@ async fn start_raft(group: &Opened, held: Option<&NodeMode>) -> anyhow::Result<S
     let log_time = clock::log_time(me, &group.machine, &running, timeouts.heartbeat);
     let snapshots = group.machine.snapshots().clone();
     let network = NetworkFactory::new(links.clone(), lent.boot, snapshots, timeouts, log_time.clone());
+    let acks = network.acks();
     if held.is_some() {
         group.log.apply_nothing();
     }
     let config = Arc::new(timeouts.config("lockstep")?);
-    let raft = Raft::new(me, config, network, group.log.clone(), group.state_machine.clone())
+    group.state_machine.put_off();
+    let raft = Raft::build(me, config, network, group.log.clone(), group.state_machine.clone())
         .await
         .context("Raft could not start over this node's log and state")?;
+    let replays_to = group.state_machine.go_on();
     running.set(raft.clone());
+    if replays_to.is_some() {
+        running.stand_later();
+    }
+    raft.run();
     match held {
         None if group.id == GROUP => know_members(lent, &running),
         None => {}
         Some(mode) => hold(mode, &group.machine, &running).await?,
     }
-    Ok(Started { raft, running, links, log_time })
+    Ok(Started { raft, running, links, acks, log_time, replays_to: replays_to.unwrap_or(0) })
 }
 
 /// Does what [`Opened::start`] says.
 pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&NodeMode>) -> anyhow::Result<Group> {
-    let Started { raft, running, links, log_time } = start_raft(&group, held).await?;
+    let Started { raft, running, links, acks, log_time, replays_to } = start_raft(&group, held).await?;
     let Opened { id, log, machine, cell, removed: removed_before, settings, lent, .. } = group;
     let Settings { timeouts, catch_up_timeout, retention, .. } = settings;
     let me = lent.me.node_id;
@@ -66,8 +85,14 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
     let (removed, standing) = Standing::start(raft.clone(), links.clone(), timeouts.heartbeat);
     tasks.start(standing);
     let members = Members::new(lent.me.clone(), links, running.clone(), host.clone(), timeouts, catch_up_timeout);
-    let retention = Retention::new(raft.clone(), machine.clone(), log.clone(), retention);
-    let core = Arc::new(RaftCore::new(raft.clone(), machine.clone(), log.clone(), me));
+    let log_source = log_source(&lent, &cell, &machine, &log);
+    let archive = match held {
+        None => start_archive(&lent, &cell, &machine, &log, replays_to)?,
+        Some(_) => None,
+    };
+    let flags = retention;
+    let retention = Retention::new(raft.clone(), machine.clone(), log.clone(), retention, archive.clone());
+    let core = Arc::new(RaftCore::new(raft.clone(), machine.clone(), log.clone(), me, acks));
     let (proposer, proposing) =
         Proposer::new(core.clone(), log_time.clone(), leader.clone(), machine.genesis_applied());
     tasks.start(proposing.run());
@@ -84,11 +109,23 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         leader: leader.clone(),
         members: members.clone(),
         local: Arc::new(proposer.clone()),
+        proposer: proposer.clone(),
         forward,
         read: read.clone(),
         clock: clock.clone(),
         election_timeout: timeouts.election,
         budget: lent.budget.clone(),
+    });
+    let member = Member::new(me, cell.clone(), machine.clone(), log.clone(), host.clone(), flags);
+    let upgrades = Upgrades::new(UpgradesParts {
+        me: lent.me.clone(),
+        cell: cell.clone(),
+        machine: machine.clone(),
+        log: log.clone(),
+        leader: leader.clone(),
+        members: members.clone(),
+        proposer: proposer.clone(),
+        member: member.clone(),
     });
     let group = Group {
         log,
@@ -99,12 +136,16 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         leader,
         log_time,
         retention,
+        log_source,
+        archive,
         calls,
+        upgrades,
         proposer,
         id,
         cell,
         canvass,
         inquiry,
+        replays_to,
         removed_before,
         removed,
         settings,
@@ -112,8 +153,35 @@ pub(super) async fn start(group: Opened, host: Arc<dyn Host>, held: Option<&Node
         host,
         tasks,
     };
-    serve_members(&group, read, clock);
+    serve_members(&group, read, clock, member);
     Ok(group)
+}
+
+/// Makes what reads the group's log for others.
+fn log_source(lent: &Lent, cell: &GroupCell, machine: &Machine, log: &Log) -> LogSource {
+    let (cell, machine, log) = (cell.clone(), machine.clone(), log.clone());
+    LogSource::new(LogSourceParts { cell, machine, log, pace: lent.snapshot_pace.clone() })
+}
+
+/// Starts the archive of the group's log, if the node keeps one.
+fn start_archive(
+    lent: &Lent,
+    cell: &GroupCell,
+    machine: &Machine,
+    log: &Log,
+    replays_to: u64,
+) -> anyhow::Result<Option<Archive>> {
+    let Some(directory) = &lent.log_archive else { return Ok(None) };
+    let group = cell.group();
+    let absolute = std::path::absolute(directory).context("the log archive has no path")?;
+    let above = absolute.ancestors().nth(2).unwrap_or(&absolute).to_owned();
+    let directory = match group {
+        GROUP => directory.to_path_buf(),
+        group => directory.join("groups").join(group.to_string()),
+    };
+    let (cell, applied, log, space) = (cell.clone(), machine.applied(), log.clone(), lent.space.clone());
+    let archive = Archive::start(ArchiveParts { directory, above, group, cell, applied, replays_to, log, space });
+    archive.map(Some).context("cannot start the thread of the log archive")
 }
 
 /// Lets the records of processes and names look up where each member is, and who it is. The members
@@ -127,7 +195,7 @@ fn know_members(lent: &Lent, running: &RaftCell) {
 }
 
 /// Has the peer port pass the group's messages to its modules.
-fn serve_members(group: &Group, reads: ReadIndex, clock: Clock) {
+fn serve_members(group: &Group, reads: ReadIndex, clock: Clock, changes: Member) {
     let source = Arc::new(Source::new(reads.clone(), group.machine.clone(), group.running.clone()));
     let forwarded = Arc::new(Forwarded::new(ForwardedParts {
         me: group.lent.me.node_id,
@@ -147,10 +215,11 @@ fn serve_members(group: &Group, reads: ReadIndex, clock: Clock) {
         members: group.members.clone(),
         refuses_entries: Arc::new(move |bytes| space.refuses_entries(bytes)),
         states: Arc::new(group.machine.clone()),
-        snapshots: Arc::new(install::Installer::new(group.machine.clone())),
+        snapshots: Arc::new(install::Installer::new(group.machine.clone(), group.archive.clone())),
         log_time: group.log_time.clone(),
         forward: forwarded.clone(),
         leader: forwarded,
         source,
+        changes: Arc::new(changes),
     });
 }

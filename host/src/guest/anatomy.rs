@@ -21,10 +21,20 @@ pub struct Anatomy {
     pub descriptor: Option<Vec<u8>>,
     /// Whether the guest exports `watcher`.
     pub has_watcher: bool,
+    /// Whether the guest exports `migrator`.
+    pub has_migrator: bool,
+    /// The version that it declares; empty if it declares none, or one that no node takes.
+    pub version: String,
     /// The version of the contract that the guest was built for.
     pub contract: Option<String>,
     /// Why a node would refuse it, as far as that can be known without compiling.
     pub refused: Option<LoadError>,
+}
+
+/// Returns what a guest says about its state: the contents of the section `lockstep.state`. `None`
+/// if it has no such section.
+pub fn described_state(bytes: &[u8]) -> Result<Option<Vec<u8>>, LoadError> {
+    Ok(inspect(bytes)?.state)
 }
 
 impl Anatomy {
@@ -45,6 +55,8 @@ impl Anatomy {
             imports,
             contract: found.exports.iter().chain(&found.imports).find_map(version_of),
             has_watcher: found.export("watcher").is_some(),
+            has_migrator: found.export("migrator").is_some(),
+            version: found.version().unwrap_or_default().to_owned(),
             exports: found.exports,
             encoded,
             descriptor: found.descriptor,

@@ -69,6 +69,8 @@ pub(super) struct Task {
     /// The limits; the default ones if they are left out.
     #[serde(default)]
     pub(super) limits: Limits,
+    /// The semantics of the limits, whose JSON does not have it.
+    pub(super) semantics: u32,
     pub(super) bounds: Bounds,
     /// The process id of the parent. When the parent is gone, there is no one left to work for.
     pub(super) parent: u32,
@@ -76,7 +78,8 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(what: What, limits: &Limits) -> Task {
-        Task { what, limits: limits.clone(), bounds: BOUNDS, parent: std::process::id() }
+        let semantics = limits.semantics;
+        Task { what, limits: limits.clone(), semantics, bounds: BOUNDS, parent: std::process::id() }
     }
 }
 
@@ -263,7 +266,7 @@ fn serve_one(workers: Workers, input: &mut impl Read, output: &mut impl Write) -
     bind(task.bounds)?;
     let made = match task.what {
         What::Encode => (workers.encode)(&file)?,
-        What::Compile => (workers.compile)(&task.limits, &file)?,
+        What::Compile => (workers.compile)(&Limits { semantics: task.semantics, ..task.limits }, &file)?,
     };
     output.write_all(&made).map_err(|error| format!("what was made cannot be written: {error}"))
 }

@@ -1,12 +1,13 @@
-//! Properties of this build that may change where a guest's recursion ends, which is an outcome:
-//! the engine's version and target, how the host itself was compiled, and the measured depth of a
-//! recursion. Nodes compare them and people read them; no decision depends on them.
+//! Properties of this build that could change an outcome: the engine's version and target. Before
+//! semantics 5 the compiler's frames decided where a guest's recursion ends. There the host's own
+//! optimization level and the measured depth of a recursion belong to them, too. Nodes compare them
+//! and people read them; no decision depends on them.
 
 use std::thread;
 
 use wasmtime::{Engine, Instance, Module, Store, Trap};
 
-use super::limits::CALLER_STACK_BYTES;
+use super::limits::{CALLER_STACK_BYTES, Limits};
 
 /// A function that counts its calls and calls itself. The test below has it as text.
 const RECURSION: [u8; 59] = [
@@ -15,13 +16,17 @@ const RECURSION: [u8; 59] = [
 ];
 
 /// Returns the text that nodes compare. Returns an error when the engine does not work as it must.
-pub(super) fn describe(engine: &Engine, metered: bool) -> Result<String, String> {
+pub(super) fn describe(engine: &Engine, metered: bool, limits: &Limits) -> Result<String, String> {
+    let wasmtime = env!("LOCKSTEP_WASMTIME");
+    if limits.meters_depth() {
+        return Ok(format!("wasmtime {wasmtime}, {TARGET}"));
+    }
     let (engine, name) = (engine.clone(), "guest-depth".to_owned());
     let thread = thread::Builder::new().name(name).stack_size(CALLER_STACK_BYTES);
     let measured = thread.spawn(move || depth(&engine, metered)).map_err(|error| error.to_string())?;
     let depth = measured.join().map_err(|_| "measuring the depth of a recursion panicked".to_owned())?;
     let depth = depth.map_err(|error| format!("{error:#}"))?;
-    let (wasmtime, level) = (env!("LOCKSTEP_WASMTIME"), env!("LOCKSTEP_OPT_LEVEL"));
+    let level = env!("LOCKSTEP_OPT_LEVEL");
     Ok(format!("wasmtime {wasmtime}, {TARGET}, opt-level {level}, {depth} calls deep"))
 }
 
@@ -72,8 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn a_build_is_told_and_a_smaller_stack_is_less_deep() {
-        let limits = Limits::default();
+    fn a_build_is_told_alike_however_the_host_was_compiled() {
+        let told = Engine::new(&Limits::default()).unwrap().build().unwrap().to_owned();
+        assert!(told.starts_with("wasmtime ") && told.ends_with(&format!(", {TARGET}")), "{told}");
+    }
+
+    #[test]
+    fn before_semantics_5_a_build_tells_its_depth_and_a_smaller_stack_is_less_deep() {
+        let limits = Limits { semantics: 4, ..Limits::default() };
         let depth_of = |bytes: u64| {
             let limits = Limits { wasm_stack_bytes: bytes, ..limits.clone() };
             let told = Engine::new(&limits).unwrap().build().unwrap().to_owned();

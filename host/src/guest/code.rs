@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use wasmtime::component::Component;
 
 use super::apart;
+use super::depth;
 use super::engine::{Engine, FUEL, TABLES_PER_COMPONENT, without_pool};
 use super::load_error::LoadError;
 use crate::types::hex;
@@ -29,7 +30,7 @@ pub(super) fn compiled(
     shelf: &dyn Shelf,
 ) -> Result<Component, LoadError> {
     let component = hex(hash);
-    let name = format!("{component}.{}", made_by(engine));
+    let name = format!("{component}.{}", made_by(engine, depth::METERING));
     if let Some(kept) = shelf.take(&name)
         && let Some(code) = whole(&kept)
     {
@@ -58,10 +59,14 @@ pub(super) fn compile(engine: &Engine, encoded: &[u8]) -> Result<Component, Load
 fn code_of(engine: &Engine, encoded: &[u8]) -> Result<Vec<u8>, LoadError> {
     let apart = apart::compile(engine.limits(), encoded);
     let compiled = apart.unwrap_or_else(|| {
-        let here = engine.inner.wasmtime.precompile_component(encoded);
+        let form = depth::compiled_form(engine.limits(), encoded)?;
+        let here = engine.inner.wasmtime.precompile_component(&form);
         here.map_err(|error| format!("{error:#}"))
     });
-    compiled.map_err(LoadError::Compile)
+    compiled.map_err(|reason| match depth::refuses_metered_form(engine.limits(), encoded) {
+        Some(reason) => LoadError::Metered(reason),
+        None => LoadError::Compile(reason),
+    })
 }
 
 /// Loads code that was just compiled. The compiler does not know the pool, whose slots have the
@@ -84,14 +89,16 @@ fn fresh(engine: &Engine, code: &[u8]) -> Result<Component, LoadError> {
 }
 
 /// Returns a name for everything that can change the code: the engine's version and settings, this
-/// build, the limits. A different name only makes the code be compiled again, so the hash may
-/// depend on the compiler.
-fn made_by(engine: &Engine) -> String {
+/// build, the limits, the semantics, the version of the metering. A different name only makes the
+/// code be compiled again, so the hash may depend on the compiler.
+fn made_by(engine: &Engine, metering: u32) -> String {
     let mut hasher = DefaultHasher::new();
     engine.inner.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
     FUEL.hash(&mut hasher);
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
     serde_json::to_string(engine.limits()).expect("limits are JSON").hash(&mut hasher);
+    engine.limits().semantics.hash(&mut hasher);
+    metering.hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
@@ -116,4 +123,18 @@ fn revive(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component>
     // node put them on its own shelf and they are unchanged (their BLAKE3 was compared). The engine
     // compares its version and settings itself.
     unsafe { Component::deserialize(engine, code) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::guest::Limits;
+
+    #[test]
+    fn code_of_another_metering_has_another_name() {
+        let engine = Engine::new(&Limits::default()).unwrap();
+        let names = [0, 0, 1].map(|more| made_by(&engine, depth::METERING + more));
+        assert!(names[0] == names[1] && names[0] != names[2], "{names:?}");
+    }
 }

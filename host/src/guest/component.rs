@@ -21,6 +21,8 @@ pub(super) struct Inner {
     pub(super) encoded: Bytes,
     pub(super) hash: [u8; 32],
     pub(super) descriptor: Option<Vec<u8>>,
+    pub(super) version: String,
+    pub(super) state: Option<Vec<u8>>,
 }
 
 /// The positions of the contract's functions in a component.
@@ -30,6 +32,7 @@ pub(super) struct Exports {
     pub(super) snapshot: ComponentExportIndex,
     pub(super) restore: ComponentExportIndex,
     pub(super) watch: Option<ComponentExportIndex>,
+    pub(super) migrate: Option<ComponentExportIndex>,
 }
 
 impl Component {
@@ -56,6 +59,22 @@ impl Component {
     /// Returns whether the guest exports `watcher`.
     pub fn has_watcher(&self) -> bool {
         self.inner.exports.watch.is_some()
+    }
+
+    /// Returns whether the guest exports `migrator`.
+    pub fn has_migrator(&self) -> bool {
+        self.inner.exports.migrate.is_some()
+    }
+
+    /// Returns the version that the guest declares; empty if it declares none.
+    pub fn version(&self) -> &str {
+        &self.inner.version
+    }
+
+    /// Returns what the guest says of its state: the contents of the section `lockstep.state`.
+    /// `None` if it has no such section.
+    pub fn state(&self) -> Option<&[u8]> {
+        self.inner.state.as_deref()
     }
 
     /// Returns whether both are the same component, compiled and admitted once.

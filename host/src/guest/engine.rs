@@ -2,25 +2,29 @@
 //! differences (fuel, deadline, rights) are set per call. All settings that could make two replicas
 //! differ are set here explicitly, and never left to a default that a patch release may change.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use serde_json::Value;
 use wasmtime::component::Linker;
 use wasmtime::{
-    Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig, WasmFeatures,
+    Config, Enabled, Inlining, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig,
 };
 
 use super::build::{self, TARGET};
+use super::depth;
 use super::epochs::{Deadline, Ticker, epochs};
+use super::features::FEATURES;
 use super::imports::{self, State};
-use super::limits::{CALLER_STACK_BYTES, Limits};
+use super::limits::{Limits, WASM_STACK_BYTES_MAX};
 use super::load_error::LoadError;
 
-/// Slots of the pool for commands: the instance that applies, the fresh one that replaces it, and
-/// the same two for a component that takes over. Only commands use these slots, because apply must
-/// never find the pool full.
-const APPLY_INSTANCES_MAX: u32 = 4;
+/// Slots of the pool for commands and migrations: the instance that applies, the fresh one that
+/// replaces it, the same two for a component that takes over, and the same four for a rehearsal and
+/// for a rollback. Nothing else uses these slots, because apply must never find the pool full.
+const APPLY_INSTANCES_MAX: u32 = 12;
 /// Most instances that queries and steps of watches hold at the same time. A thread keeps one
 /// between calls.
 pub const QUERY_INSTANCES_MAX: u32 = 24;
@@ -28,8 +32,19 @@ pub const QUERY_INSTANCES_MAX: u32 = 24;
 pub const SNAPSHOT_INSTANCES_MAX: u32 = 4;
 /// Most restores that guests run at the same time. Another one waits.
 pub const RESTORE_INSTANCES_MAX: u32 = 2;
+/// Slots of the pool, for all uses together.
+const SLOTS: u32 = if cfg!(feature = "corpus") {
+    CORPUS_SLOTS
+} else {
+    APPLY_INSTANCES_MAX + QUERY_INSTANCES_MAX + SNAPSHOT_INSTANCES_MAX + RESTORE_INSTANCES_MAX
+};
+/// Slots of the corpus alone, which runs one command at a time. An emulator of another architecture
+/// may not have the address space for more. No outcome depends on their number.
+const CORPUS_SLOTS: u32 = 4;
 /// Most core instances in one component: a module, its shims, and those that Python's linker makes.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 40;
+// The instances of a component share its metered stack, and their number decides the shares.
+const _: () = assert!(CORE_INSTANCES_PER_COMPONENT <= depth::INSTANCES_MAX);
 pub(super) const TABLES_PER_COMPONENT: u32 = 8;
 /// Bytes of linear memory per slot that are cleaned in place instead of being returned to the
 /// kernel.
@@ -39,23 +54,11 @@ const TABLE_KEEP_RESIDENT_BYTES: usize = 16 * 1024;
 /// no bounds checks. It is only reserved; no memory or swap backs it.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 const MEMORY_GUARD_BYTES: u64 = 32 << 20;
+/// Most frames of a trap's backtrace.
+const BACKTRACE_FRAMES_MAX: usize = 20;
 /// Fuel of every operator. This is a complete table of our own, because fuel decides outcomes and
 /// the engine's defaults may change in a patch release. A missing operator is an error at start.
 pub(super) const FUEL: &str = include_str!("fuel.json");
-
-/// The allowed features: those that compilers use today, except all whose result or cost depends on
-/// the host. Not allowed are, among others: threads, relaxed SIMD, GC, exceptions, 64-bit memories,
-/// several memories, custom page sizes, stack switching, component-model async.
-const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
-    .union(WasmFeatures::SATURATING_FLOAT_TO_INT)
-    .union(WasmFeatures::SIGN_EXTENSION)
-    .union(WasmFeatures::REFERENCE_TYPES)
-    .union(WasmFeatures::MULTI_VALUE)
-    .union(WasmFeatures::BULK_MEMORY)
-    .union(WasmFeatures::SIMD)
-    .union(WasmFeatures::FLOATS)
-    .union(WasmFeatures::EXTENDED_CONST)
-    .union(WasmFeatures::COMPONENT_MODEL);
 
 /// Compiles and runs guests under one set of limits. Cheap to clone.
 #[derive(Clone)]
@@ -91,9 +94,10 @@ impl Engine {
     }
 
     fn make(limits: &Limits, metered: bool) -> Result<Self, LoadError> {
-        if limits.wasm_stack_bytes.saturating_mul(4) > CALLER_STACK_BYTES as u64 {
-            let (asked, room) = (limits.wasm_stack_bytes, CALLER_STACK_BYTES / 4);
-            return Err(LoadError::Engine(format!("a guest stack of {asked} bytes; this build has room for {room}")));
+        let asked = limits.wasm_stack_bytes;
+        if asked > WASM_STACK_BYTES_MAX {
+            let reason = format!("a guest stack of {asked} bytes; this build has room for {WASM_STACK_BYTES_MAX}");
+            return Err(LoadError::Engine(reason));
         }
         let unavailable = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
         let wasmtime =
@@ -123,11 +127,13 @@ impl Engine {
 
     /// Returns the properties of this build that may change where a guest's recursion ends.
     ///
-    /// Nodes compare them: the version of wasmtime, the target, the host's own optimization level,
-    /// and the depth of a recursion. The first call takes milliseconds.
+    /// Nodes compare them: the version of wasmtime and the target; before semantics 5 also the
+    /// host's own optimization level and the depth of a recursion, whose measuring takes
+    /// milliseconds in the first call.
     pub fn build(&self) -> Result<&str, LoadError> {
         if self.inner.build.get().is_none() {
-            let text = build::describe(&self.inner.wasmtime, self.inner.metered).map_err(LoadError::Engine)?;
+            let text = build::describe(&self.inner.wasmtime, self.inner.metered, &self.inner.limits)
+                .map_err(LoadError::Engine)?;
             // If another thread was first, it measured the same.
             let _ = self.inner.build.set(text);
         }
@@ -186,7 +192,8 @@ impl Drop for Slot {
 /// Compiles an encoded component as an engine with these limits does. It needs no pool, nor address
 /// space for one.
 pub(super) fn code_of(limits: &Limits, encoded: &[u8]) -> Result<Vec<u8>, String> {
-    let code = || without_pool(limits)?.precompile_component(encoded);
+    let form = depth::compiled_form(limits, encoded)?;
+    let code = || without_pool(limits)?.precompile_component(&form);
     code().map_err(|error| format!("{error:#}"))
 }
 
@@ -220,8 +227,16 @@ fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
     // Queries have a deadline as well. Commands run with a deadline that no epoch reaches.
     config.epoch_interruption(true);
     // The stack size is part of the profile, because the place where a recursion ends is an
-    // outcome.
-    config.max_wasm_stack(usize::try_from(limits.wasm_stack_bytes)?);
+    // outcome. Where the guest's own code meters the depth, the native stack is larger than that.
+    let native_stack_bytes = usize::try_from(limits.native_stack_bytes())?;
+    config.max_wasm_stack(native_stack_bytes);
+    // Nothing runs on such a stack, but it may not be smaller.
+    config.async_stack_size(native_stack_bytes);
+    // The innermost frame of a trap tells whether the metered stack is used up.
+    config.wasm_backtrace_max_frames(NonZeroUsize::new(BACKTRACE_FRAMES_MAX));
+    // That frame must be one of the function that trapped. Code that was moved into its caller has
+    // none, and another version of wasmtime may do this by default.
+    config.compiler_inlining(Inlining::No);
     // Nothing here is async. Without this bookkeeping, a call costs a third of its price with it.
     config.concurrency_support(false);
     config.cranelift_opt_level(OptLevel::Speed);
@@ -235,16 +250,15 @@ fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
 /// Configures the pool. Its slots are made once, so that a fresh instance for every entry costs
 /// microseconds.
 fn pool(limits: &Limits) -> wasmtime::Result<PoolingAllocationConfig> {
-    let slots = APPLY_INSTANCES_MAX + QUERY_INSTANCES_MAX + SNAPSHOT_INSTANCES_MAX + RESTORE_INSTANCES_MAX;
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(slots);
-    pool.total_core_instances(slots * CORE_INSTANCES_PER_COMPONENT);
+    pool.total_component_instances(SLOTS);
+    pool.total_core_instances(SLOTS * CORE_INSTANCES_PER_COMPONENT);
     pool.max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT);
     // A component has one memory, or the number of instances that fit would depend on the guest.
-    pool.total_memories(slots);
+    pool.total_memories(SLOTS);
     pool.max_memories_per_component(1);
     pool.max_memories_per_module(1);
-    pool.total_tables(slots * TABLES_PER_COMPONENT);
+    pool.total_tables(SLOTS * TABLES_PER_COMPONENT);
     pool.max_tables_per_component(TABLES_PER_COMPONENT);
     pool.max_tables_per_module(TABLES_PER_COMPONENT);
     pool.max_memory_size(usize::try_from(limits.memory_bytes_max)?);
@@ -257,7 +271,35 @@ fn pool(limits: &Limits) -> wasmtime::Result<PoolingAllocationConfig> {
 }
 
 fn fuel_table() -> wasmtime::Result<OperatorCost> {
-    serde_json::from_str(FUEL).map_err(|error| wasmtime::format_err!("fuel.json does not fit this wasmtime: {error}"))
+    let read = || -> serde_json::Result<OperatorCost> {
+        let ours: Value = serde_json::from_str(FUEL)?;
+        let table = if cfg!(feature = "corpus") { over_defaults(ours)? } else { ours };
+        serde_json::from_value(table)
+    };
+    read().map_err(|error| wasmtime::format_err!("fuel.json does not fit this wasmtime: {error}"))
+}
+
+/// Completes the table for another version of wasmtime, which may have operators that ours lacks.
+/// Only the corpus on such a version needs this. The version that recorded the corpus does not know
+/// these operators, so no case has one, and their price does not matter.
+fn over_defaults(ours: Value) -> serde_json::Result<Value> {
+    let mut table = serde_json::to_value(OperatorCost::default())?;
+    set_known(&mut table, ours);
+    Ok(table)
+}
+
+/// Sets what both have, at every depth.
+fn set_known(table: &mut Value, ours: Value) {
+    match (table, ours) {
+        (Value::Object(table), Value::Object(ours)) => {
+            for (name, ours) in ours {
+                if let Some(price) = table.get_mut(&name) {
+                    set_known(price, ours);
+                }
+            }
+        }
+        (price, ours) => *price = ours,
+    }
 }
 
 #[cfg(test)]
@@ -265,9 +307,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_function_is_moved_into_its_caller() {
+        let engine = without_pool(&Limits::default()).expect("an engine");
+        assert_eq!(engine.get_compiler_inlining(), Inlining::No);
+    }
+
+    #[test]
     fn fuel_table_names_every_operator() {
-        let ours: serde_json::Value = serde_json::from_str(FUEL).expect("fuel.json is JSON");
+        let ours: Value = serde_json::from_str(FUEL).expect("fuel.json is JSON");
         let read = serde_json::to_value(fuel_table().expect("complete")).expect("a table is JSON");
         assert_eq!(ours, read, "fuel.json names an operator that the engine does not know");
+    }
+
+    #[test]
+    fn a_completed_table_has_our_prices_and_the_names_of_the_engine() {
+        let ours: Value = serde_json::from_str(FUEL).expect("fuel.json is JSON");
+        assert_eq!(over_defaults(ours.clone()).expect("complete"), ours);
+        let mut other = ours.clone();
+        let names = other.as_object_mut().expect("a table");
+        names.remove("Call").expect("a price");
+        names.insert("Unknown".to_owned(), 9.into());
+        let completed = over_defaults(other).expect("complete");
+        let engines = serde_json::to_value(OperatorCost::default()).expect("a table is JSON");
+        assert_eq!((&completed["Call"], completed.get("Unknown")), (&engines["Call"], None));
+        assert_eq!(completed["CallIndirect"], ours["CallIndirect"]);
+        assert_eq!(completed["variable"], ours["variable"]);
     }
 }

@@ -40,9 +40,10 @@ pub enum Reason {
     StoreBudget = 5,
     /// A key, a value, a chunk, or the writes of one command are too big.
     LimitExceeded = 6,
-    /// A value that crossed the boundary was not valid for its type.
+    /// A value that crossed the boundary was not valid for its type, or `migrate` returned the
+    /// cursor that it was given.
     MalformedReply = 7,
-    /// A reply, memo or status details exceeded the profile's limit.
+    /// A reply, memo, cursor or status details exceeded its limit.
     OversizedReply = 8,
     /// The guest used an import that this kind of call may not use.
     Forbidden = 9,

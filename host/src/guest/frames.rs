@@ -12,13 +12,14 @@ const PANICKING: &str = "core::panicking::";
 /// Digits of the hashes that Rust puts into names.
 const HASH_DIGITS: usize = 16;
 
-/// Returns one line per function; empty when the engine knows no functions.
-pub(super) fn of(trace: &WasmBacktrace) -> String {
-    shown(&trace.to_string())
+/// Returns one line per function, without the innermost `hidden` ones; empty when the engine knows
+/// no functions.
+pub(super) fn of(trace: &WasmBacktrace, hidden: usize) -> String {
+    shown(&trace.to_string(), hidden)
 }
 
 /// Formats the engine's text, in which names are demangled.
-fn shown(printed: &str) -> String {
+fn shown(printed: &str, hidden: usize) -> String {
     let mut frames: Vec<String> = Vec::new();
     for line in printed.lines() {
         if let Some((_, name)) = line.split_once(" - ") {
@@ -27,6 +28,7 @@ fn shown(printed: &str) -> String {
             frame.push_str(&format!(" at {place}"));
         }
     }
+    frames.drain(..hidden.min(frames.len()));
     let is_panic = |frame: &String| PANIC.iter().any(|name| frame.trim_start().starts_with(name));
     let behind = frames.iter().position(is_panic).map_or(0, |at| at + 1);
     let panicking = |frame: &&String| behind > 0 && frame.trim_start().starts_with(PANICKING);
@@ -87,13 +89,14 @@ mod tests {
              4:   0xf9ac - m.wasm!core[c5930c85a12de822]::panicking::panic_fmt\n    \
              5:   0x7346 - m.wasm!medley::Mixture::panics::haaa5fda4405033df\n                    at src/lib.rs:7:9\n    \
              6:   0x3bc8 - m.wasm!act";
-        assert_eq!(shown(printed), "  medley::Mixture::panics at src/lib.rs:7:9\n  act");
+        assert_eq!(shown(printed, 0), "  medley::Mixture::panics at src/lib.rs:7:9\n  act");
         assert_eq!(
-            shown("error while executing at wasm backtrace:\n    0: 0x1 - m!core::panicking::panic"),
+            shown("error while executing at wasm backtrace:\n    0: 0x1 - m!core::panicking::panic", 0),
             "  core::panicking::panic"
         );
-        assert_eq!(shown(""), "");
+        assert_eq!((shown("", 0), shown("", 1)), (String::new(), String::new()));
         let caught = "0: 0x1 - m!app::traps\n1: 0x2 - m!std::panicking::catch_unwind\n2: 0x3 - m!main";
-        assert_eq!(shown(caught), "  app::traps\n  std::panicking::catch_unwind\n  main");
+        assert_eq!(shown(caught, 0), "  app::traps\n  std::panicking::catch_unwind\n  main");
+        assert_eq!(shown(caught, 1), "  std::panicking::catch_unwind\n  main");
     }
 }

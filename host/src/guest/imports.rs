@@ -13,7 +13,7 @@ use super::epochs::epochs;
 use super::failure::{Ended, Reason};
 use super::limits::{Budget, Growth, Limits, fuel};
 use super::outcome::cut;
-use super::{Page, Range, Rows, SnapshotSink, SnapshotSource, StatusSource, StoreFault};
+use super::{LogLine, Page, Range, Rows, SnapshotSink, SnapshotSource, StatusSource, StoreFault};
 use crate::faults;
 use crate::logs::{Bounded, Foreign};
 
@@ -35,11 +35,12 @@ pub(super) enum Mode {
     Watch,
     Snapshot,
     Restore,
+    Migrate,
 }
 
 impl Mode {
     fn writes(self) -> bool {
-        matches!(self, Self::Apply | Self::Restore)
+        matches!(self, Self::Apply | Self::Restore | Self::Migrate)
     }
 }
 
@@ -56,6 +57,8 @@ pub(super) struct State {
     pub(super) node_status: Option<StatusSource>,
     pub(super) sink: Option<Box<dyn SnapshotSink>>,
     pub(super) source: Option<Box<dyn SnapshotSource>>,
+    /// The lines that the guest has logged, if they are kept instead of written.
+    pub(super) lines: Option<Vec<LogLine>>,
     /// Only for a snapshot or a restore: how long the guest may still compute.
     pub(super) quiet: Option<Quiet>,
 }
@@ -87,6 +90,7 @@ impl State {
             node_status: None,
             sink: None,
             source: None,
+            lines: None,
             quiet: None,
         }
     }
@@ -116,6 +120,17 @@ enum Level {
     Warn,
     #[component(name = "error")]
     Error,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
 }
 
 /// Limits the log lines of guests, over all calls.
@@ -231,6 +246,11 @@ fn log_write(mut guest: Guest<'_>, (level, message): (Level, WasmStr)) -> Result
     if !guest.data_mut().budget.take_log(bytes as u64) {
         return Ok(());
     }
+    if guest.data().lines.is_some() {
+        let text = message.to_str(&guest)?.into_owned();
+        guest.data_mut().lines.get_or_insert_default().push(LogLine { level: level.name(), text });
+        return Ok(());
+    }
     if !is_enabled(level) {
         return Ok(());
     }
@@ -306,6 +326,7 @@ fn source_read(mut guest: Guest<'_>, (bytes_max,): (u32,)) -> Result<(Vec<u8>,)>
         return Err(Ended::Host("a snapshot source returned more than was asked for".to_owned()).into());
     }
     charge(&mut guest, bytes.len() as u64 * fuel::BYTE)?;
+    guest.data_mut().budget.earn_writes(bytes.len() as u64);
     Ok((bytes,))
 }
 
@@ -346,7 +367,7 @@ fn enter_store(guest: &mut Guest<'_>, cost: u64, bytes: usize) -> Result<()> {
 fn enter_write(guest: &mut Guest<'_>, cost: u64, bytes: usize) -> Result<()> {
     enter(guest, cost, bytes)?;
     if !guest.data().mode.writes() || guest.data().store.is_none() {
-        return Err(forbidden("a write to store", "outside apply and restore"));
+        return Err(forbidden("a write to store", "outside apply, migrate and restore"));
     }
     let budget = &mut guest.data_mut().budget;
     budget.take_call()?;

@@ -14,9 +14,9 @@ use super::epochs::Deadline;
 use super::imports::{Mode, Quiet, State};
 use super::limits::{Budget, Limits};
 use super::load_error::LoadError;
-use super::outcome::{self, Interrupts};
-use super::wire::{Command, Stream, Watch, WireStep};
-use super::{Call, Cause, Failure, HostFault, Reason, Rows, StatusSource, Step, Stepped, Verdict};
+use super::outcome::{self, Circumstances, Interrupts};
+use super::wire::{Command, Migrate, Stream, Watch, WireStep};
+use super::{Call, Cause, Failure, HostFault, LogLine, Reason, Rows, StatusSource, Step, Stepped, Verdict};
 
 /// An epoch that is never reached. It is not `u64::MAX`, because that plus the current epoch would
 /// wrap.
@@ -36,7 +36,7 @@ pub(super) struct Sandbox {
     instance: Instance,
     fuel_given: u64,
     /// Fuel that the start functions used.
-    fuel_of_start: u64,
+    pub(super) fuel_of_start: u64,
     usable: bool,
 }
 
@@ -59,6 +59,9 @@ impl Sandbox {
             let _: Stream = sandbox.typed(&exports.restore)?;
             if let Some(watch) = &exports.watch {
                 let _: Watch = sandbox.typed(watch)?;
+            }
+            if let Some(migrate) = &exports.migrate {
+                let _: Migrate = sandbox.typed(migrate)?;
             }
             Ok(())
         };
@@ -116,7 +119,7 @@ impl Sandbox {
         own.push_str(caller);
     }
 
-    fn fuel_used(&self) -> u64 {
+    pub(super) fn fuel_used(&self) -> u64 {
         if !self.engine.inner.metered {
             return 0;
         }
@@ -130,7 +133,9 @@ impl Sandbox {
         state.store = Some(store);
         state.growth.start_call();
         state.budget = match mode {
-            Mode::Snapshot | Mode::Restore => Budget::of_snapshot(&state.limits),
+            Mode::Snapshot => Budget::of_snapshot(&state.limits),
+            Mode::Restore => Budget::of_restore(&state.limits),
+            Mode::Migrate => Budget::of_migration(&state.limits),
             _ => Budget::of_call(&state.limits),
         };
         if !self.engine.inner.metered {
@@ -172,8 +177,12 @@ impl Sandbox {
         match function.call(&mut self.wasm, params) {
             Ok(value) => Ok(Ok(value)),
             Err(error) => {
-                let denied = self.wasm.data().growth.denied();
-                outcome::classify(&error, interrupts, denied).map(Err)
+                let circumstances = Circumstances {
+                    interrupts,
+                    growth_denied: self.wasm.data().growth.denied(),
+                    meters_depth: self.limits().meters_depth(),
+                };
+                outcome::classify(&error, circumstances).map(Err)
             }
         }
     }
@@ -296,6 +305,17 @@ impl ApplyInstance {
     /// the entry's budget.
     pub fn fuel_of_start(&self) -> u64 {
         self.sandbox.fuel_of_start
+    }
+
+    /// Keeps the lines that the guest logs from now on, in place of writing them to this node's
+    /// log. The guest notices nothing of it.
+    pub fn keep_lines(&mut self) {
+        self.sandbox.state().lines = Some(Vec::new());
+    }
+
+    /// Takes the lines that were kept.
+    pub fn take_lines(&mut self) -> Vec<LogLine> {
+        self.sandbox.state().lines.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Runs one command. Returns the store with the command's writes; the caller keeps them after a

@@ -15,12 +15,61 @@ use wasmtime::ResourceLimiter;
 
 use super::failure::{Ended, Reason};
 
-/// Stack of a thread that calls guests, in bytes. It is eight times the guest's own stack in the
-/// default profile; the rest is for the host functions under it.
-pub const CALLER_STACK_BYTES: usize = 16 << 20;
+/// Version of the meaning of fuel, limits and verdicts. It is raised with every change that could
+/// make two builds disagree on an outcome. Neither a new version of wasmtime nor another
+/// architecture is such a change, as long as the golden corpus is the same there.
+///
+/// What 4 added is in the limits: the fuel of a reply's bytes, and the replies of one entry. Since
+/// 5 the guest's own code meters how deep it recurses (`depth`).
+pub const SEMANTICS: u32 = 5;
+
+/// The first version in which the guest's own code meters how deep it recurses. Before, the frames
+/// of the compiler decided.
+const DEPTH_METERED_SINCE: u32 = 5;
+
+/// Stack of a thread that calls guests, in bytes: the largest native stack of a guest, and 15 MiB
+/// for the host functions under it. It is address space until it is used.
+pub const CALLER_STACK_BYTES: usize = 48 << 20;
+/// Most bytes of a guest's stack that a profile may have.
+pub(super) const WASM_STACK_BYTES_MAX: u64 = 2 * MIB;
+/// Native bytes for each metered byte of a guest's stack. A compiler's frames are seldom larger
+/// than the metered ones, since these count every value that a compiler could keep. All instances
+/// of modules of one component have four stacks together, so a metered byte has at least four
+/// native ones.
+const NATIVE_STACK_FACTOR: u64 = 16;
+/// Native bytes for what is not metered: the last frame, and the calls into the guest and out of
+/// it.
+const NATIVE_STACK_SPARE_BYTES: u64 = 256 * KIB;
+const _: () = assert!(
+    WASM_STACK_BYTES_MAX * NATIVE_STACK_FACTOR + NATIVE_STACK_SPARE_BYTES + 15 * MIB <= CALLER_STACK_BYTES as u64
+);
+
+/// All calls of `migrate` in one entry may use as much fuel together as this many such calls. An
+/// entry that is committed runs to its end, and all clients wait for it.
+const MIGRATION_CALLS: u64 = 10;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
+
+/// A call of `migrate` may use as much fuel, and as much of the store's budget, as this many
+/// commands.
+const MIGRATION_COMMANDS: u64 = 50;
+/// Most bytes of keys and values that one call of `migrate` writes. It is eight commands' worth:
+/// the writes of all calls of one entry are held in memory until the entry is done.
+const MIGRATION_WRITE_BYTES_MAX: u64 = 64 * MIB;
+/// Most bytes of the cursor that one call of `migrate` hands to the next.
+pub(super) const MIGRATION_CURSOR_BYTES_MAX: u32 = 4 * KIB as u32;
+
+/// Bytes that a `restore` may write, however little it has read.
+const RESTORE_WRITE_BYTES_FREE: u64 = 64 * MIB;
+/// Bytes that a `restore` may write beside these for each byte that it has read. A guest may make
+/// more rows than it sends, such as those of an index. A copy of its rows takes a factor of at most
+/// eight. A dense set that is sent as a bitmap, eight rows for a byte, takes one of more than 512.
+/// The host compresses the stream, so that no guest has to.
+const RESTORE_WRITE_BYTES_PER_BYTE: u64 = 1024;
+/// Bytes that each write of a `restore` counts beside its key and value: a row costs the store more
+/// than its bytes.
+const RESTORE_WRITE_OVERHEAD_BYTES: u64 = 64;
 
 /// The profile's limits. They are equal on every node of a cluster, because outcomes depend on
 /// them.
@@ -29,6 +78,10 @@ const MIB: u64 = 1024 * KIB;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
+    /// The version of [`SEMANTICS`] in which the limits are meant. It is no limit: the profile has
+    /// it beside the limits, and their JSON does not have it.
+    #[serde(skip, default = "newest")]
+    pub semantics: u32,
     /// Fuel of one command, including its calls into the host.
     pub fuel_per_command: u64,
     /// Fuel of the commands of one log entry; the code that applies entries enforces it. A command
@@ -46,7 +99,10 @@ pub struct Limits {
     pub query_deadline_ms: u32,
     /// Most bytes of linear memory of an instance.
     pub memory_bytes_max: u64,
-    /// Bytes of stack of an instance. Threads that call guests need four times as much.
+    /// Bytes of stack of an instance, as its own code counts them: 64 for each call, 8 for each
+    /// parameter, local and operand, 1 for each operator of the function. The modules of a
+    /// component of more than four instances share four such stacks. Before semantics 5, bytes of
+    /// the compiler's frames.
     pub wasm_stack_bytes: u64,
     /// Most elements of one table.
     pub table_elements_max: u32,
@@ -90,6 +146,7 @@ pub struct Limits {
 impl Limits {
     /// The default profile.
     pub const DEFAULT: Self = Self {
+        semantics: SEMANTICS,
         fuel_per_command: 100_000_000,
         fuel_per_entry: 400_000_000,
         fuel_per_query: 1_000_000_000,
@@ -115,6 +172,34 @@ impl Limits {
         snapshot_chunk_bytes_max: MIB as u32,
         log_bytes_max: 64 * KIB as u32,
     };
+
+    /// Returns the fuel of all calls of `migrate` in one entry, together.
+    pub fn migration_fuel_of_entry(&self) -> u64 {
+        self.migration_fuel().saturating_mul(MIGRATION_CALLS)
+    }
+
+    /// Returns the fuel of one call of `migrate`.
+    pub fn migration_fuel(&self) -> u64 {
+        self.fuel_per_command.saturating_mul(MIGRATION_COMMANDS)
+    }
+
+    /// Returns whether the guest's own code meters how deep it recurses.
+    pub(super) fn meters_depth(&self) -> bool {
+        self.semantics >= DEPTH_METERED_SINCE
+    }
+
+    /// Returns the bytes of native stack that a call of a guest may use. Where the depth is metered
+    /// it is so much that the metered stack is used up first.
+    pub(super) fn native_stack_bytes(&self) -> u64 {
+        match self.meters_depth() {
+            true => self.wasm_stack_bytes.saturating_mul(NATIVE_STACK_FACTOR).saturating_add(NATIVE_STACK_SPARE_BYTES),
+            false => self.wasm_stack_bytes,
+        }
+    }
+}
+
+fn newest() -> u32 {
+    SEMANTICS
 }
 
 fn without_limit() -> u64 {
@@ -150,6 +235,8 @@ pub(super) struct Budget {
     calls_left: u64,
     bytes_left: u64,
     write_bytes_left: u64,
+    /// Bytes that each write counts beside its key and value; 0 except in a restore.
+    write_overhead_bytes: u64,
     keys_removed_left: u64,
     log_bytes_left: u64,
 }
@@ -161,38 +248,75 @@ impl Budget {
             calls_left: limits.store_calls_max,
             bytes_left: limits.store_bytes_max,
             write_bytes_left: limits.write_bytes_per_command_max,
+            write_overhead_bytes: 0,
             keys_removed_left: limits.keys_removed_max,
             log_bytes_left: limits.log_bytes_max.into(),
         }
     }
 
-    /// Makes the budget of a snapshot or restore. Its work grows with the state, and fuel bounds
-    /// it.
+    /// Makes the budget of a snapshot. Its work grows with the state, and fuel bounds it.
     pub(super) fn of_snapshot(limits: &Limits) -> Self {
         Self {
             calls_left: u64::MAX,
             bytes_left: u64::MAX,
             write_bytes_left: u64::MAX,
+            write_overhead_bytes: 0,
             keys_removed_left: u64::MAX,
             log_bytes_left: limits.log_bytes_max.into(),
         }
     }
 
+    /// Makes the budget of a restore, which has read nothing yet. It may write more and more as it
+    /// reads: neither time nor fuel would end a restore that writes for ever before it has filled
+    /// the disk.
+    pub(super) fn of_restore(limits: &Limits) -> Self {
+        Self {
+            write_bytes_left: RESTORE_WRITE_BYTES_FREE,
+            write_overhead_bytes: RESTORE_WRITE_OVERHEAD_BYTES,
+            ..Self::of_snapshot(limits)
+        }
+    }
+
+    /// Makes the budget of one call of `migrate`. It reads and writes as much as many commands,
+    /// because it may have to touch every row. More rows than one call may touch take more calls.
+    pub(super) fn of_migration(limits: &Limits) -> Self {
+        let as_many = |of_one: u64| of_one.saturating_mul(MIGRATION_COMMANDS);
+        Self {
+            calls_left: as_many(limits.store_calls_max),
+            bytes_left: as_many(limits.store_bytes_max),
+            write_bytes_left: MIGRATION_WRITE_BYTES_MAX,
+            write_overhead_bytes: 0,
+            keys_removed_left: as_many(limits.keys_removed_max),
+            log_bytes_left: limits.log_bytes_max.into(),
+        }
+    }
+
     pub(super) fn take_call(&mut self) -> Result<(), Ended> {
-        take(&mut self.calls_left, 1, Reason::StoreBudget, "store calls of one command")
+        take(&mut self.calls_left, 1, Reason::StoreBudget, "store calls of one call")
     }
 
     pub(super) fn take_bytes(&mut self, bytes: u64) -> Result<(), Ended> {
-        take(&mut self.bytes_left, bytes, Reason::StoreBudget, "store bytes of one command")
+        take(&mut self.bytes_left, bytes, Reason::StoreBudget, "store bytes of one call")
     }
 
     pub(super) fn take_write(&mut self, bytes: u64) -> Result<(), Ended> {
-        take(&mut self.write_bytes_left, bytes, Reason::LimitExceeded, "bytes written by one command")?;
+        let what = match self.write_overhead_bytes {
+            0 => "bytes written by one call",
+            _ => "bytes written by a restore for those that it has read",
+        };
+        let counted = bytes.saturating_add(self.write_overhead_bytes);
+        take(&mut self.write_bytes_left, counted, Reason::LimitExceeded, what)?;
         self.take_bytes(bytes)
     }
 
+    /// Lets a restore write more, because it has read `bytes`.
+    pub(super) fn earn_writes(&mut self, bytes: u64) {
+        let earned = bytes.saturating_mul(RESTORE_WRITE_BYTES_PER_BYTE);
+        self.write_bytes_left = self.write_bytes_left.saturating_add(earned);
+    }
+
     pub(super) fn take_removed(&mut self, keys: u64) -> Result<(), Ended> {
-        take(&mut self.keys_removed_left, keys, Reason::StoreBudget, "keys removed by one command")
+        take(&mut self.keys_removed_left, keys, Reason::StoreBudget, "keys removed by one call")
     }
 
     /// Returns one more key than may be removed, so that exceeding the limit is noticed.
@@ -214,7 +338,7 @@ fn take(left: &mut u64, amount: u64, reason: Reason, what: &str) -> Result<(), E
             *left = rest;
             Ok(())
         }
-        None => Err(Ended::guest(reason, format!("the profile's limit on {what} was reached"))),
+        None => Err(Ended::guest(reason, format!("the limit on {what} was reached"))),
     }
 }
 

@@ -2,6 +2,8 @@
 //! them and what to do. This module never runs as part of a command. It only finds the bytes of
 //! descriptors and never reads them.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
@@ -13,11 +15,16 @@ use super::component::{Component, Exports, Inner};
 use super::engine::Engine;
 use super::imports::{INTERFACES, PACKAGE, VERSION};
 use super::instance::Sandbox;
-use super::load_error::{LoadError, NESTING_MAX};
+use super::limits::CALLER_STACK_BYTES;
+use super::load_error::{LoadError, NESTING_MAX, VERSION_BYTES_MAX};
 use crate::types::COMPONENT_BYTES_MAX;
 
 /// Name of the custom section that holds the guest's protobuf descriptor set.
 pub(super) const DESCRIPTOR_SECTION: &str = "lockstep.descriptor";
+/// Name of the custom section that holds the version which the guest declares, as text.
+pub(super) const VERSION_SECTION: &str = "lockstep.version";
+/// Name of the custom section in which a guest describes its state, as text.
+const STATE_SECTION: &str = "lockstep.state";
 /// Prefix of the custom sections in which compilers store the component type.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
 
@@ -28,6 +35,10 @@ pub struct Checked {
     pub descriptor: Option<Vec<u8>>,
     /// Whether it exports `watcher`.
     pub has_watcher: bool,
+    /// Whether it exports `migrator`.
+    pub has_migrator: bool,
+    /// The version that it declares; empty if it declares none.
+    pub version: String,
 }
 
 impl Component {
@@ -51,8 +62,12 @@ impl Component {
         let encoded = Self::encode(bytes)?;
         let found = inspect(&encoded)?;
         found.check(&encoded)?;
-        let has_watcher = found.export("watcher").is_some();
-        Ok(Checked { descriptor: found.descriptor, has_watcher })
+        Ok(Checked {
+            has_watcher: found.export("watcher").is_some(),
+            has_migrator: found.export("migrator").is_some(),
+            version: found.version()?.to_owned(),
+            descriptor: found.descriptor,
+        })
     }
 
     /// Checks, compiles and instantiates an encoded component.
@@ -89,12 +104,25 @@ impl Component {
             exports,
             encoded: Bytes::copy_from_slice(encoded),
             hash,
+            version: found.version()?.to_owned(),
             descriptor: found.descriptor,
+            state: found.state,
         };
         let component = Component::new(inner);
-        Sandbox::admit(&component)?;
+        admit_on_guest_stack(&component)?;
         Ok(component)
     }
+}
+
+/// Makes an instance on a thread with room for the guest's stack: a start function may recurse, and
+/// the caller may be any thread.
+fn admit_on_guest_stack(component: &Component) -> Result<(), LoadError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("guest-admission".into()).stack_size(CALLER_STACK_BYTES);
+        let running = thread.spawn_scoped(scope, || Sandbox::admit(component));
+        let running = running.map_err(|error| LoadError::Engine(format!("a thread cannot be started: {error}")))?;
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Encodes a module as a component. This decodes its component type, which may be nested without
@@ -127,12 +155,14 @@ impl Exports {
         };
         let machine = found.require("machine")?;
         let watcher = found.export("watcher");
+        let migrator = found.export("migrator");
         Ok(Self {
             apply: function(machine, "apply")?,
             query: function(machine, "query")?,
             snapshot: function(machine, "snapshot")?,
             restore: function(machine, "restore")?,
             watch: watcher.map(|watcher| function(watcher, "watch")).transpose()?,
+            migrate: migrator.map(|migrator| function(migrator, "migrate")).transpose()?,
         })
     }
 }
@@ -143,6 +173,10 @@ pub(super) struct Found {
     pub(super) imports: Vec<String>,
     pub(super) exports: Vec<String>,
     pub(super) descriptor: Option<Vec<u8>>,
+    /// Contents of the sections of the version, each once.
+    pub(super) versions: BTreeSet<Vec<u8>>,
+    /// What the guest says about its state, if it says anything.
+    pub(super) state: Option<Vec<u8>>,
     has_component_type: bool,
 }
 
@@ -150,7 +184,8 @@ impl Found {
     /// Refuses all that can be refused without compiling.
     pub(super) fn check(&self, bytes: &[u8]) -> Result<(), LoadError> {
         self.check_imports(bytes)?;
-        self.require("machine").map(drop)
+        self.require("machine")?;
+        self.version().map(drop)
     }
 
     /// Refuses every import outside the contract, and reports all of them at once.
@@ -186,6 +221,16 @@ impl Found {
         self.exports.iter().find(is_wanted).map(String::as_str)
     }
 
+    /// Returns the version that the guest declares; empty if it declares none.
+    pub(super) fn version(&self) -> Result<&str, LoadError> {
+        let mut versions = self.versions.iter();
+        let Some(version) = versions.next() else { return Ok("") };
+        if versions.next().is_some() {
+            return Err(LoadError::Version("differs between two of its sections".to_owned()));
+        }
+        checked_version(version)
+    }
+
     fn require(&self, wanted: &str) -> Result<&str, LoadError> {
         let missing = || LoadError::MissingExport { name: format!("{PACKAGE}/{wanted}@{VERSION}") };
         let name = self.export(wanted).ok_or_else(missing)?;
@@ -193,6 +238,17 @@ impl Found {
         check_version(name, version)?;
         Ok(name)
     }
+}
+
+/// Checks the version that a guest declares. It is shown to people and handed to `migrate`, so it
+/// is one short line.
+pub(super) fn checked_version(declared: &[u8]) -> Result<&str, LoadError> {
+    if declared.len() > VERSION_BYTES_MAX {
+        return Err(LoadError::Version(format!("has {} bytes", declared.len())));
+    }
+    let is_printable = declared.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    let text = str::from_utf8(declared).ok().filter(|_| is_printable);
+    text.ok_or_else(|| LoadError::Version(format!("is no printable ASCII: \"{}\"", declared.escape_ascii())))
 }
 
 /// Returns interface and version of a name such as `lockstep:machine/store@1.0.0`.
@@ -249,6 +305,12 @@ impl Found {
         if name == DESCRIPTOR_SECTION {
             // Descriptor sets may be concatenated, because protobuf merges messages in this way.
             self.descriptor.get_or_insert_default().extend_from_slice(data);
+        }
+        if name == VERSION_SECTION {
+            self.versions.insert(data.to_vec());
+        }
+        if name == STATE_SECTION {
+            self.state.get_or_insert_default().extend_from_slice(data);
         }
         self.has_component_type |= name.starts_with(COMPONENT_TYPE_SECTION);
     }

@@ -8,6 +8,9 @@ use crate::types::COMPONENT_BYTES_MAX;
 /// The time to inspect nested components grows with the square of the depth.
 pub(super) const NESTING_MAX: u32 = 64;
 
+/// Most bytes of the version that a guest declares.
+pub(super) const VERSION_BYTES_MAX: usize = 64;
+
 /// Why bytes were not admitted as a guest.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -42,6 +45,11 @@ pub enum LoadError {
         "components are nested in components more than {NESTING_MAX} deep: no compiler makes that; give the file that it left"
     )]
     Nested,
+    #[error(
+        "the version that it declares {0}: declare one, of at most {VERSION_BYTES_MAX} printable ASCII characters, with lockstep_guest::version!(\"2\"), \
+         or with `lockstep guest pack --version 2`"
+    )]
+    Version(String),
     #[error("the module cannot be made a component: {0}")]
     Encode(String),
     #[error(
@@ -50,6 +58,11 @@ pub enum LoadError {
     TooLarge { bytes: usize },
     #[error("the component does not compile: {0}")]
     Compile(String),
+    #[error(
+        "the component is valid, but the engine does not take it once its depth is metered, which adds a function, a global and types to \
+         each module: {0}; make its modules smaller, or split them"
+    )]
+    Metered(String),
     #[error(
         "the component needs more than the profile gives, which is one memory of {memory_mib_max} MiB and {tables_max} tables of {elements_max} \
          elements: {reason}"

@@ -6,19 +6,18 @@
 //! - [`Component`]: a guest that was checked, compiled and successfully instantiated (`load`); a
 //!   refused guest gets advice on what to write instead (`advice`). Compiled code may be kept on a
 //!   [`Shelf`] (`code`). Encoding and compiling run in a separate process ([`apart`]).
-//! - Properties of this build that may change where a recursion ends, for nodes to compare
-//!   (`build`).
-//! - [`Anatomy`] and [`with_descriptor`]: tools use them to inspect a guest and to complete one
-//!   (`anatomy`, `pack`); `layout` finds where its stack lies.
-//! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`]: calls into a guest
-//!   (`instance`, `streams`).
+//! - How deep a guest may recurse, metered by its own code (`depth`). Properties of this build that
+//!   could change an outcome, for nodes to compare (`build`).
+//! - [`Anatomy`], [`described_state`], [`with_descriptor`], [`with_version`]: tools use them to
+//!   inspect a guest and to complete one (`anatomy`, `pack`); `layout` finds where its stack lies.
+//! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`], [`migrate`]: calls into a
+//!   guest (`instance`, `streams`, `migrate`).
 //! - The functions that a guest may call (`imports`), the outcome of a call (`outcome`), and the
 //!   guest's functions in which it ended (`frames`).
 //!
 //! Rules: an instance serves one call at a time. After anything but a reply it is spent. Outcomes
-//! are equal on every replica; an error that is not is a [`HostFault`]. Calls use up to
-//! [`Limits::wasm_stack_bytes`] of the calling thread's stack, which must be at least four times as
-//! large.
+//! are equal on every replica; an error that is not is a [`HostFault`]. A thread that calls guests
+//! has a stack of [`CALLER_STACK_BYTES`].
 
 use std::any::Any;
 use std::sync::Arc;
@@ -31,24 +30,31 @@ pub mod apart;
 mod build;
 mod code;
 mod component;
+mod depth;
 mod engine;
 mod epochs;
 mod failure;
+mod features;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod imports;
 mod instance;
 mod layout;
+mod limit_keys;
 mod limits;
 mod load;
 mod load_error;
+mod migrate;
 mod outcome;
 mod pack;
+mod stack;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod wire;
 
-pub use anatomy::Anatomy;
+pub use anatomy::{Anatomy, described_state};
 pub use code::Shelf;
 pub use component::Component;
 pub use engine::{Engine, QUERY_INSTANCES_MAX, RESTORE_INSTANCES_MAX, SNAPSHOT_INSTANCES_MAX, Slot};
@@ -56,11 +62,14 @@ pub use failure::{Failure, HostFault, Reason};
 pub use imports::write_every_line;
 pub use instance::{ApplyInstance, QueryInstance};
 pub use layout::{HiddenStack, hidden_stack};
-pub use limits::{CALLER_STACK_BYTES, Limits};
+pub use limit_keys::{LimitChange, LimitKey, LimitRange};
+pub use limits::{CALLER_STACK_BYTES, Limits, SEMANTICS};
 pub use load::Checked;
 pub use load_error::LoadError;
+pub use migrate::{Migrated, migrate};
 pub use outcome::{Status, Verdict};
-pub use pack::{PackError, with_descriptor};
+pub use pack::{PackError, with_descriptor, with_version};
+pub use stack::on_guest_stack;
 pub use streams::{restore, restore_slot, snapshot, snapshot_slot};
 
 /// The work that [`apart`] does in a process of its own.
@@ -152,6 +161,15 @@ pub struct Context {
     pub time_ms: u64,
 }
 
+/// What ran before (`migrator.predecessor` of the contract).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predecessor<'a> {
+    /// BLAKE3 hash of its component.
+    pub hash: &'a [u8; 32],
+    /// The version that it declares; empty if it declares none.
+    pub version: &'a str,
+}
+
 /// One call of `apply`, `query` or `watch`.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
@@ -205,6 +223,15 @@ pub enum Stepped {
     Refused(Status),
     /// The step failed: the stream ends.
     Failed(Failure),
+}
+
+/// A line that a guest logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// `debug`, `info`, `warn` or `error`.
+    pub level: &'static str,
+    /// The text, as the guest wrote it.
+    pub text: String,
 }
 
 /// Answers `node.status` with a JSON object.

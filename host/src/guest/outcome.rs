@@ -2,13 +2,18 @@
 //! recorded like any other. Only the causes that `classify` lists are this host's own faults
 //! (`HostFault`); they stop the node and never become an outcome.
 
+use std::fmt::Display;
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use wasmtime::{OutOfMemory, PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
+use super::depth;
 use super::failure::{Ended, Failure, HostFault, Reason};
 use super::frames;
 use super::limits::Limits;
+use crate::logs::Sparse;
 
 /// Most bytes of a failure's detail that are kept.
 const DETAIL_BYTES_MAX: usize = 8 * 1024;
@@ -47,13 +52,19 @@ pub(super) enum Interrupts {
     Fault,
 }
 
-/// Classifies the error of a call that did not return. `growth_denied` tells whether the call was
-/// refused memory or table growth.
-pub(super) fn classify(
-    error: &wasmtime::Error,
-    interrupts: Interrupts,
-    growth_denied: bool,
-) -> Result<Failure, HostFault> {
+/// What decides the meaning of an error beside the error itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Circumstances {
+    pub(super) interrupts: Interrupts,
+    /// Whether the call was refused memory or table growth.
+    pub(super) growth_denied: bool,
+    /// Whether the guest's own code meters how deep it recurses.
+    pub(super) meters_depth: bool,
+}
+
+/// Classifies the error of a call that did not return.
+pub(super) fn classify(error: &wasmtime::Error, circumstances: Circumstances) -> Result<Failure, HostFault> {
+    let Circumstances { interrupts, growth_denied, meters_depth } = circumstances;
     if let Some(ended) = error.downcast_ref::<Ended>() {
         return match ended {
             Ended::Guest(failure) => Ok(Failure { reason: failure.reason, detail: detail(error) }),
@@ -69,7 +80,15 @@ pub(super) fn classify(
         }
         Some(Trap::Interrupt) => Reason::Deadline,
         Some(Trap::OutOfFuel) => Reason::Fuel,
-        Some(Trap::StackOverflow) => Reason::Stack,
+        Some(Trap::UnreachableCodeReached) if meters_depth && is_stack_used_up(error) => {
+            return Ok(Failure { reason: Reason::Stack, detail: detail_of(error, &Trap::StackOverflow, 1) });
+        }
+        Some(Trap::StackOverflow) => {
+            if meters_depth {
+                tell_of_native_overflow();
+            }
+            Reason::Stack
+        }
         Some(_) if growth_denied => Reason::Memory,
         Some(_) => Reason::Trap,
         // Errors of lifting and lowering are plain errors in wasmtime, not traps.
@@ -78,11 +97,34 @@ pub(super) fn classify(
     Ok(Failure { reason, detail: detail(error) })
 }
 
+fn is_stack_used_up(error: &wasmtime::Error) -> bool {
+    error.downcast_ref::<WasmBacktrace>().is_some_and(depth::is_used_up)
+}
+
+/// Tells that a guest filled the native stack before the metered one. The outcome is the same, but
+/// another build or architecture may have ended the recursion elsewhere.
+fn tell_of_native_overflow() {
+    static TOLD: LazyLock<Sparse> = LazyLock::new(Sparse::default);
+    if let Some(left_out) = TOLD.due() {
+        tracing::error!(
+            left_out,
+            "a guest filled the native stack before the metered one: its functions need far more room than they declare, and \
+             nodes of another build or architecture may answer otherwise; please report this guest"
+        );
+    }
+}
+
 /// Describes the error first, then the place: if the text is cut, the outermost frames are lost.
 fn detail(error: &wasmtime::Error) -> String {
+    detail_of(error, &error.root_cause(), 0)
+}
+
+/// Describes the error in these words. The innermost `hidden` functions are no functions of the
+/// guest's author.
+fn detail_of(error: &wasmtime::Error, words: &dyn Display, hidden: usize) -> String {
     let mut text = match error.downcast_ref::<WasmBacktrace>() {
         Some(trace) if !trace.frames().is_empty() => {
-            format!("{}\nin the guest:\n{}", error.root_cause(), frames::of(trace))
+            format!("{words}\nin the guest:\n{}", frames::of(trace, hidden))
         }
         _ => format!("{error:#}"),
     };

@@ -1,10 +1,11 @@
-//! Puts a protobuf descriptor into an encoded component whose compiler left none. Changes nothing
-//! else in the component, and does not check whether a node would accept the result.
+//! Puts a protobuf descriptor and a version into an encoded component whose compiler left none.
+//! Changes nothing else in the component, and does not check whether a node would accept the
+//! result.
 
 use bytes::Bytes;
 use wasmparser::{BinaryReader, Parser};
 
-use super::load::{DESCRIPTOR_SECTION, damaged, inspect};
+use super::load::{DESCRIPTOR_SECTION, VERSION_SECTION, checked_version, damaged, inspect};
 use super::load_error::LoadError;
 
 /// Size of magic number and version.
@@ -12,7 +13,7 @@ const HEADER_BYTES: usize = 8;
 /// Id of a custom section, in modules and components alike.
 const CUSTOM: u8 = 0;
 
-/// Why a descriptor was not put into a component.
+/// Why a descriptor or a version was not put into a component.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// The bytes cannot be read as a component.
@@ -24,25 +25,52 @@ pub enum PackError {
          guests whose compiler adds none"
     )]
     HasDescriptor,
+    /// The toolchain left a version inside the component's module, which cannot be removed.
+    #[error(
+        "it already declares a version inside its module, as lockstep_guest::version! leaves it: change that one and build again; packing is for \
+         guests whose compiler adds none"
+    )]
+    HasVersion,
 }
 
 /// Returns the component with this descriptor set as a custom section at its top level. It replaces
 /// one that an earlier call put there.
 pub fn with_descriptor(encoded: &[u8], descriptor: &[u8]) -> Result<Bytes, PackError> {
-    if !Parser::is_component(encoded) {
-        return Err(LoadError::Encode("it was not encoded yet".to_owned()).into());
-    }
-    let mut packed = without_section(encoded, DESCRIPTOR_SECTION).map_err(damaged)?;
-    if inspect(&packed)?.descriptor.is_some() {
+    let bare = bare_of(encoded, DESCRIPTOR_SECTION)?;
+    if inspect(&bare)?.descriptor.is_some() {
         return Err(PackError::HasDescriptor);
     }
-    let mut body = length(DESCRIPTOR_SECTION.len());
-    body.extend_from_slice(DESCRIPTOR_SECTION.as_bytes());
-    body.extend_from_slice(descriptor);
-    packed.push(CUSTOM);
-    packed.extend(length(body.len()));
-    packed.extend(body);
-    Ok(packed.into())
+    Ok(with_section(bare, DESCRIPTOR_SECTION, descriptor))
+}
+
+/// Returns the component with this version as a custom section at its top level. It replaces one
+/// that an earlier call put there.
+pub fn with_version(encoded: &[u8], version: &str) -> Result<Bytes, PackError> {
+    checked_version(version.as_bytes())?;
+    let bare = bare_of(encoded, VERSION_SECTION)?;
+    if !inspect(&bare)?.versions.is_empty() {
+        return Err(PackError::HasVersion);
+    }
+    Ok(with_section(bare, VERSION_SECTION, version.as_bytes()))
+}
+
+/// Returns the component without the section that an earlier call added.
+fn bare_of(encoded: &[u8], name: &str) -> Result<Vec<u8>, LoadError> {
+    if !Parser::is_component(encoded) {
+        return Err(LoadError::Encode("it was not encoded yet".to_owned()));
+    }
+    without_section(encoded, name).map_err(damaged)
+}
+
+/// Appends a custom section at the top level.
+fn with_section(mut component: Vec<u8>, name: &str, data: &[u8]) -> Bytes {
+    let mut body = length(name.len());
+    body.extend_from_slice(name.as_bytes());
+    body.extend_from_slice(data);
+    component.push(CUSTOM);
+    component.extend(length(body.len()));
+    component.extend(body);
+    component.into()
 }
 
 /// Returns all sections of the top level except custom sections with this name.
@@ -101,6 +129,26 @@ mod tests {
     fn one_that_the_compiler_left_inside_stays() {
         let built = wat::parse_str(r#"(component (core module (@custom "lockstep.descriptor" "x")))"#).unwrap();
         assert!(matches!(with_descriptor(&built, b"y"), Err(PackError::HasDescriptor)));
+    }
+
+    #[test]
+    fn a_version_is_added_and_replaced_beside_the_descriptor() {
+        let version = |component: &[u8]| inspect(component).unwrap().version().map(str::to_owned).unwrap();
+        let bare = wat::parse_str("(component (core module))").unwrap();
+        assert_eq!(version(&bare), "");
+        let packed = with_version(&with_descriptor(&bare, b"a descriptor").unwrap(), "1").unwrap();
+        let again = with_version(&packed, "2.0 rc").unwrap();
+        assert_eq!((version(&packed), version(&again)), ("1".to_owned(), "2.0 rc".to_owned()));
+        assert_eq!(descriptor(&again), Some(b"a descriptor".to_vec()));
+        for bad in ["zwölf", "1\n", &"1".repeat(65)] {
+            assert!(matches!(with_version(&bare, bad), Err(PackError::Component(LoadError::Version(_)))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_the_compiler_declared_inside_stays() {
+        let built = wat::parse_str(r#"(component (core module (@custom "lockstep.version" "1")))"#).unwrap();
+        assert!(matches!(with_version(&built, "1"), Err(PackError::HasVersion)));
     }
 
     #[test]

@@ -45,8 +45,9 @@ pub fn snapshot(
     run(&mut sandbox, &component.exports().snapshot, Mode::Snapshot, context, store, QUIET_MS).0
 }
 
-/// Lets the guest build the state in `store`, which is empty, from `source`. The caller keeps the
-/// writes after an empty reply, and drops them otherwise.
+/// Lets the guest build the state in `store`, which is empty, from `source`. A guest that writes
+/// far more than it reads is ended. The caller keeps the writes after an empty reply, and drops
+/// them otherwise.
 pub fn restore(
     component: &Component,
     _place: &Slot,

@@ -3,7 +3,7 @@
 
 use wasmtime::component::{ComponentType, Lift, Lower, TypedFunc};
 
-use super::{Cause, Context, Status};
+use super::{Cause, Context, Predecessor, Status};
 
 /// `types.context` of the contract.
 #[derive(Clone, Copy, ComponentType, Lower)]
@@ -52,6 +52,22 @@ pub(super) struct WireStep {
     pub(super) done: bool,
 }
 
+/// `migrator.predecessor` of the contract.
+#[derive(Clone, ComponentType, Lower)]
+#[component(record)]
+pub(super) struct WirePredecessor {
+    hash: Vec<u8>,
+    version: String,
+}
+
+/// `migrator.migration` of the contract.
+#[derive(ComponentType, Lift)]
+#[component(record)]
+pub(super) struct WireMigration {
+    pub(super) done: bool,
+    pub(super) cursor: Vec<u8>,
+}
+
 /// `machine.apply` and `machine.query`. The arguments are owned: a function that borrows them would
 /// have to be type-checked again for every call, which costs more than the copy.
 pub(super) type Command = TypedFunc<(WireContext, String, Vec<u8>), (Result<Vec<u8>, WireStatus>,)>;
@@ -59,6 +75,8 @@ pub(super) type Command = TypedFunc<(WireContext, String, Vec<u8>), (Result<Vec<
 pub(super) type Watch = TypedFunc<(WireContext, String, Vec<u8>, WireCause, Vec<u8>), (Result<WireStep, WireStatus>,)>;
 /// `machine.snapshot` and `machine.restore`.
 pub(super) type Stream = TypedFunc<(WireContext,), (Result<(), WireStatus>,)>;
+/// `migrator.migrate`.
+pub(super) type Migrate = TypedFunc<(WireContext, WirePredecessor, Vec<u8>), (Result<WireMigration, WireStatus>,)>;
 
 impl From<Context> for WireContext {
     fn from(context: Context) -> Self {
@@ -69,6 +87,12 @@ impl From<Context> for WireContext {
 impl From<WireStatus> for Status {
     fn from(status: WireStatus) -> Self {
         Self { code: status.code, message: status.message, details: status.details }
+    }
+}
+
+impl From<Predecessor<'_>> for WirePredecessor {
+    fn from(predecessor: Predecessor<'_>) -> Self {
+        Self { hash: predecessor.hash.to_vec(), version: predecessor.version.to_owned() }
     }
 }
 

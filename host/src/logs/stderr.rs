@@ -1,107 +1,206 @@
-//! Writes a node's log to stderr: whole lines, one after the other. A line that cannot be written
-//! is dropped and counted, with no other effect. Knows no format; its caller words the message
-//! about lost lines.
+//! Writes a node's log to stderr: whole lines, one after the other. A thread of its own writes
+//! them, so no thread that logs waits for whoever reads, or for a disk. Knows no format; its caller
+//! words the message about lost lines.
 //!
-//! - If a pipe's reader has left or the disk is full, the line is lost at once.
-//! - If a reader stays but does not read, one line waits [`PATIENCE`] for it. Later lines do not
-//!   wait until one gets through again. A node that waited for the reader of its log would stop
-//!   with it.
-//! - If a reader is slow, all lines of one second together wait [`PATIENCE`] for it.
+//! - At most [`QUEUED_BYTES_MAX`] wait for the thread. A line for which there is no room, or that
+//!   cannot be written, is dropped and counted, with no other effect.
+//! - After a drop, lines get in again once half of the room is free. So what is missing is told
+//!   once, and not at every second line.
+//! - The last words of a process have room of their own, and [`flush`] waits for them.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-/// Longest wait of the lines of one second for a slow reader of stderr. Well below a heartbeat
-/// timeout, because the thread that logs waits.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// Time after which the lines may wait again.
-const PATIENCE_AGAIN: Duration = Duration::from_secs(1);
-/// Bytes that a pipe takes without blocking when it reports that it is writable: PIPE_BUF of Linux.
-/// Elsewhere it is less.
-const PIECE_BYTES_MAX: usize = if cfg!(target_os = "linux") { 4096 } else { 512 };
+/// Most bytes of lines that wait for the thread.
+pub const QUEUED_BYTES_MAX: usize = 1 << 20;
+/// Room beyond that for last words: the error that ends a process, or a panic and its backtrace.
+const LAST_BYTES_MAX: usize = 256 << 10;
+/// Memory that a waiting line takes besides its text.
+const LINE_BYTES: usize = size_of::<Line>();
 
-static LOST: AtomicU64 = AtomicU64::new(0);
-static STDERR: Mutex<Sink> = Mutex::new(Sink::NEW);
+static QUEUE: Queue = Queue::new();
 
-/// A place where a sink writes.
-trait Out: Write {
-    /// Returns whether a piece can be written before `until`. Returns true if the system cannot
-    /// wait for it.
-    fn is_ready(&mut self, until: Instant) -> bool;
+/// Makes a line without its line break that says how many lines before it are missing.
+pub type Notice = fn(u64) -> String;
+
+/// Hands over `lines`, which end with a line break. If lines before them were lost, `notice` makes
+/// a line that says how many.
+pub fn write(lines: &[u8], notice: Notice) {
+    QUEUE.take(lines, notice, QUEUED_BYTES_MAX);
+}
+
+/// Hands over lines like [`write`], as the last words of this process or of one of its threads.
+/// They get in where other lines are dropped.
+pub fn write_last(lines: &[u8], notice: Notice) {
+    QUEUE.take(lines, notice, QUEUED_BYTES_MAX + LAST_BYTES_MAX);
+}
+
+/// Waits until all lines that were handed over are written, and no longer than `at_most`.
+pub fn flush(at_most: Duration) {
+    QUEUE.flush(at_most);
+}
+
+/// Returns the number of lines that could not be written since the process began.
+pub fn lost() -> u64 {
+    QUEUE.lost.load(Relaxed)
+}
+
+/// What waits for the thread.
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// A line was added.
+    added: Condvar,
+    /// Nothing waits any more.
+    written: Condvar,
+    lost: AtomicU64,
+}
+
+struct Waiting {
+    lines: VecDeque<Line>,
+    /// Memory of these lines, and of the one that is being written.
+    bytes: usize,
+    /// Lines that were dropped since the last one got in.
+    missing: u64,
+}
+
+struct Line {
+    text: Vec<u8>,
+    /// Lines that were dropped just before this one.
+    missing: u64,
+    notice: Notice,
+}
+
+impl Line {
+    fn size(&self) -> usize {
+        self.text.len() + LINE_BYTES
+    }
+}
+
+impl Waiting {
+    /// Whether a line of this size gets in. One line may be larger than all the room.
+    fn has_room(&self, size: usize, bytes_max: usize) -> bool {
+        let is_last = bytes_max > QUEUED_BYTES_MAX;
+        let bytes_max = if self.missing > 0 && !is_last { bytes_max / 2 } else { bytes_max };
+        self.bytes == 0 || self.bytes + size <= bytes_max
+    }
+}
+
+impl Queue {
+    const fn new() -> Queue {
+        Queue {
+            waiting: Mutex::new(Waiting { lines: VecDeque::new(), bytes: 0, missing: 0 }),
+            added: Condvar::new(),
+            written: Condvar::new(),
+            lost: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes lines for the thread, which begins with the first ones.
+    fn take(&'static self, lines: &[u8], notice: Notice, bytes_max: usize) {
+        static THREAD: OnceLock<bool> = OnceLock::new();
+        let has_thread = THREAD.get_or_init(|| {
+            let run = || self.run(&mut Process);
+            std::thread::Builder::new().name("log".into()).spawn(run).is_ok()
+        });
+        // A process that gets no thread is about to say so and to end.
+        let is_taken =
+            if *has_thread { self.push(lines, notice, bytes_max) } else { write_all(&mut Process, lines).is_ok() };
+        if !is_taken {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Adds lines. Returns whether there was room.
+    fn push(&self, lines: &[u8], notice: Notice, bytes_max: usize) -> bool {
+        let mut line = Line { text: lines.to_vec(), missing: 0, notice };
+        let mut waiting = self.waiting.lock();
+        if !waiting.has_room(line.size(), bytes_max) {
+            waiting.missing += 1;
+            return false;
+        }
+        line.missing = std::mem::take(&mut waiting.missing);
+        waiting.bytes += line.size();
+        waiting.lines.push_back(line);
+        drop(waiting);
+        self.added.notify_one();
+        true
+    }
+
+    /// Returns whether all was written in time.
+    fn flush(&self, at_most: Duration) -> bool {
+        let until = Instant::now() + at_most;
+        let mut waiting = self.waiting.lock();
+        while waiting.bytes > 0 {
+            if self.written.wait_until(&mut waiting, until).timed_out() {
+                return waiting.bytes == 0;
+            }
+        }
+        true
+    }
+
+    fn run(&self, out: &mut impl Write) {
+        let mut sink = Sink::default();
+        loop {
+            self.write_next(&mut sink, out);
+        }
+    }
+
+    /// Writes the oldest line, and waits for one if there is none.
+    fn write_next(&self, sink: &mut Sink, out: &mut impl Write) {
+        let mut waiting = self.waiting.lock();
+        let line = loop {
+            match waiting.lines.pop_front() {
+                Some(line) => break line,
+                None => self.added.wait(&mut waiting),
+            }
+        };
+        drop(waiting);
+        if !sink.write(out, &line) {
+            self.lost.fetch_add(1, Relaxed);
+        }
+        let mut waiting = self.waiting.lock();
+        waiting.bytes -= line.size();
+        if waiting.bytes == 0 {
+            self.written.notify_all();
+        }
+    }
 }
 
 /// The outcome of earlier lines.
+#[derive(Default)]
 struct Sink {
     /// Lines that were lost and not reported yet.
     untold: u64,
     /// Whether a line was cut off.
     is_cut: bool,
-    /// Whether the wait for the last line was in vain.
-    is_stuck: bool,
-    waits: Waits,
-}
-
-/// The time that lines have waited lately.
-struct Waits {
-    /// Since when `spent` is counted.
-    since: Option<Instant>,
-    spent: Duration,
-}
-
-impl Waits {
-    /// How long a line may wait at `now`.
-    fn left(&mut self, now: Instant) -> Duration {
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= PATIENCE_AGAIN) {
-            *self = Waits { since: Some(now), spent: Duration::ZERO };
-        }
-        PATIENCE.saturating_sub(self.spent)
-    }
-}
-
-/// Writes `lines`, which end with a line break. If lines before them were lost, `notice` makes a
-/// line that says how many.
-pub fn write(lines: &[u8], notice: impl FnOnce(u64) -> String) {
-    if !STDERR.lock().write(&mut Process, lines, notice) {
-        LOST.fetch_add(1, Relaxed);
-    }
-}
-
-/// Returns the number of lines that could not be written since the process began.
-pub fn lost() -> u64 {
-    LOST.load(Relaxed)
 }
 
 impl Sink {
-    const NEW: Sink =
-        Sink { untold: 0, is_cut: false, is_stuck: false, waits: Waits { since: None, spent: Duration::ZERO } };
-
-    /// Writes the lines. Returns whether that succeeded.
-    fn write(&mut self, out: &mut impl Out, lines: &[u8], notice: impl FnOnce(u64) -> String) -> bool {
-        let mut bytes = Vec::with_capacity(lines.len());
+    /// Writes a line. Returns whether that succeeded.
+    fn write(&mut self, out: &mut impl Write, line: &Line) -> bool {
+        self.untold += line.missing;
+        let mut bytes = Vec::with_capacity(line.text.len());
         if self.is_cut {
             bytes.push(b'\n');
         }
         if self.untold > 0 {
-            bytes.extend(notice(self.untold).into_bytes());
+            bytes.extend((line.notice)(self.untold).into_bytes());
             bytes.push(b'\n');
         }
-        bytes.extend(lines);
-        let begun = Instant::now();
-        let patience = if self.is_stuck { Duration::ZERO } else { self.waits.left(begun) };
-        let written = write_all(out, &bytes, begun + patience);
-        self.waits.spent += begun.elapsed();
-        match written {
-            Ok(()) => (self.untold, self.is_cut, self.is_stuck) = (0, false, false),
-            Err(Lost { written, is_stuck }) => {
+        bytes.extend(&line.text);
+        match write_all(out, &bytes) {
+            Ok(()) => *self = Sink::default(),
+            Err(written) => {
                 // The notice is made again with the next line: it may not have been read, and its
                 // number has grown.
                 self.untold += 1;
-                self.is_cut = written > 0 || self.is_cut;
-                self.is_stuck = is_stuck;
+                self.is_cut |= written > 0;
                 return false;
             }
         }
@@ -109,71 +208,57 @@ impl Sink {
     }
 }
 
-/// Why a line is lost.
-struct Lost {
-    /// Bytes of it that were written.
-    written: usize,
-    /// Whether the cause is that nobody reads, as opposed to an error.
-    is_stuck: bool,
-}
-
-fn write_all(out: &mut impl Out, bytes: &[u8], until: Instant) -> Result<(), Lost> {
+/// Writes all bytes, however long that takes. An error is the number of bytes that were written.
+fn write_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), usize> {
     let mut written = 0;
     while written < bytes.len() {
-        let lost = |is_stuck| Lost { written, is_stuck };
-        if !out.is_ready(until) {
-            return Err(lost(true));
-        }
-        let piece = &bytes[written..bytes.len().min(written + PIECE_BYTES_MAX)];
-        match out.write(piece) {
-            Ok(0) => return Err(lost(false)),
+        match out.write(&bytes[written..]) {
+            Ok(0) => return Err(written),
             Ok(count) => written += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Another process may have made the stream non-blocking. Then it was full after all.
-            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < until => {}
-            Err(error) => return Err(lost(error.kind() == ErrorKind::WouldBlock)),
+            Err(_) => return Err(written),
         }
     }
     Ok(())
 }
 
-/// Stderr of this process.
+/// Stderr of this process, without the lock of the standard library. A write that never returns
+/// would hold that lock, and whatever else prints to stderr would wait for it.
 struct Process;
 
 impl Write for Process {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().write(bytes)
+        let stderr = io::stderr().as_raw_fd();
+        loop {
+            #[allow(unsafe_code, reason = "the standard library writes only under its lock")]
+            // SAFETY: the pointer and the length are those of one slice that outlives the call.
+            let count = unsafe { libc::write(stderr, bytes.as_ptr().cast(), bytes.len()) };
+            if let Ok(count) = usize::try_from(count) {
+                return Ok(count);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != ErrorKind::WouldBlock {
+                return Err(error);
+            }
+            // Another process has made the stream non-blocking. The next write says what is wrong.
+            drop(poll(stderr, libc::POLLOUT, None));
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-impl Out for Process {
-    fn is_ready(&mut self, until: Instant) -> bool {
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match poll(io::stderr().as_raw_fd(), libc::POLLOUT, left) {
-                Ok(events) => return events != 0,
-                // A signal says nothing about the reader, and a write could wait for it for ever.
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // The write says what is wrong.
-                Err(_) => return true,
-            }
-        }
+        Ok(())
     }
 }
 
 /// Returns whether the reader of this pipe has left. Always false for a file or a terminal.
 pub fn reader_left(pipe: BorrowedFd<'_>) -> bool {
-    poll(pipe.as_raw_fd(), 0, Duration::ZERO).is_ok_and(|events| events & libc::POLLERR != 0)
+    poll(pipe.as_raw_fd(), 0, Some(Duration::ZERO)).is_ok_and(|events| events & libc::POLLERR != 0)
 }
 
-/// Returns the events at a descriptor within `wait`; 0 for none.
-fn poll(descriptor: i32, events: libc::c_short, wait: Duration) -> io::Result<libc::c_short> {
+/// Returns the events at a descriptor within `wait`; 0 for none. Without `wait` it waits for one.
+fn poll(descriptor: i32, events: libc::c_short, wait: Option<Duration>) -> io::Result<libc::c_short> {
     let mut asked = libc::pollfd { fd: descriptor, events, revents: 0 };
-    let milliseconds = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    let milliseconds = wait.map_or(-1, |wait| i32::try_from(wait.as_millis()).unwrap_or(i32::MAX));
     #[allow(unsafe_code, reason = "the standard library has no word for it")]
     // SAFETY: the pointer is to one whole structure that outlives the call.
     let count = unsafe { libc::poll(&raw mut asked, 1, milliseconds) };
@@ -182,20 +267,20 @@ fn poll(descriptor: i32, events: libc::c_short, wait: Duration) -> io::Result<li
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
     use super::*;
 
-    /// A pipe that takes some bytes, and then fails or is stuck.
+    /// A pipe that takes some bytes, and then fails.
     #[derive(Default)]
     struct Pipe {
         taken: Vec<u8>,
         room: usize,
-        is_broken: bool,
-        waits: Vec<bool>,
     }
 
     impl Write for Pipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.is_broken && self.room == 0 {
+            if self.room == 0 {
                 return Err(ErrorKind::BrokenPipe.into());
             }
             let count = bytes.len().min(self.room);
@@ -209,21 +294,38 @@ mod tests {
         }
     }
 
-    impl Out for Pipe {
-        fn is_ready(&mut self, until: Instant) -> bool {
-            self.waits.push(until > Instant::now());
-            self.is_broken || self.room > 0
+    /// A pipe of which each write waits until it is let through.
+    struct Held {
+        through: Receiver<()>,
+        taken: SyncSender<Vec<u8>>,
+    }
+
+    impl Write for Held {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.through.recv().is_err() {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
+            drop(self.taken.send(bytes.to_vec()));
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
         }
     }
 
+    fn notice(count: u64) -> String {
+        format!("{count} lost")
+    }
+
     fn write(sink: &mut Sink, pipe: &mut Pipe, line: &str) -> bool {
-        sink.write(pipe, line.as_bytes(), |count| format!("{count} lost"))
+        sink.write(pipe, &Line { text: line.into(), missing: 0, notice })
     }
 
     #[test]
     fn what_was_lost_is_told_with_the_next_line_that_can_be_written() {
-        let mut sink = Sink::NEW;
-        let mut pipe = Pipe { room: 6, is_broken: true, ..Pipe::default() };
+        let mut sink = Sink::default();
+        let mut pipe = Pipe { room: 6, ..Pipe::default() };
         assert!(write(&mut sink, &mut pipe, "one\n"));
         assert!(!write(&mut sink, &mut pipe, "two\n"), "cut short");
         assert!(!write(&mut sink, &mut pipe, "three\n"));
@@ -234,33 +336,51 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_read_is_waited_for_once() {
-        let mut sink = Sink::NEW;
-        let mut pipe = Pipe::default();
-        for _ in 0..3 {
-            assert!(!write(&mut sink, &mut pipe, "line\n"));
-        }
-        assert_eq!(pipe.waits, [true, false, false]);
-        pipe.room = 100;
-        assert!(write(&mut sink, &mut pipe, "line\n"));
-        assert_eq!(String::from_utf8_lossy(&pipe.taken), "3 lost\nline\n");
-        pipe.waits.clear();
-        pipe.room = 0;
-        sink.waits = Sink::NEW.waits;
-        write(&mut sink, &mut pipe, "line\n");
-        assert_eq!(pipe.waits, [true], "and waited for again once it has read");
+    fn lines_without_room_are_dropped_and_told_once() {
+        let queue = Queue::new();
+        let bytes_max = 4 * (LINE_BYTES + 2);
+        let push = |text: &str| queue.push(format!("{text}\n").as_bytes(), notice, bytes_max);
+        assert!(["a", "b", "c", "d"].into_iter().all(push));
+        assert!(!push("e") && !push("f"), "there is no room");
+        let (mut sink, mut pipe) = (Sink::default(), Pipe { room: 1_000, ..Pipe::default() });
+        let mut write_some = |count| (0..count).for_each(|_| queue.write_next(&mut sink, &mut pipe));
+        write_some(2);
+        assert!(!push("g"), "half of the room is not free yet");
+        write_some(1);
+        assert!(push("h") && push("i"));
+        write_some(3);
+        assert_eq!(String::from_utf8_lossy(&pipe.taken), "a\nb\nc\nd\n3 lost\nh\ni\n");
+        assert_eq!(queue.waiting.lock().bytes, 0);
     }
 
     #[test]
-    fn a_slow_reader_is_waited_for_in_measure() {
-        let start = Instant::now();
-        let mut waits = Sink::NEW.waits;
-        assert_eq!(waits.left(start), PATIENCE);
-        waits.spent += PATIENCE / 4;
-        assert_eq!(waits.left(start + PATIENCE / 4), PATIENCE / 4 * 3);
-        waits.spent += PATIENCE;
-        assert_eq!(waits.left(start + PATIENCE * 2), Duration::ZERO, "all lines of a second wait that long together");
-        assert_eq!(waits.left(start + PATIENCE_AGAIN), PATIENCE);
+    fn one_line_may_be_larger_than_the_room_and_last_words_have_their_own() {
+        let queue = Queue::new();
+        let line = vec![b'x'; QUEUED_BYTES_MAX];
+        assert!(queue.push(&line, notice, QUEUED_BYTES_MAX));
+        assert!(!queue.push(b"more\n", notice, QUEUED_BYTES_MAX));
+        assert!(queue.push(b"last words\n", notice, QUEUED_BYTES_MAX + LAST_BYTES_MAX));
+        assert_eq!(queue.waiting.lock().lines[1].missing, 1, "they tell what is missing before them");
+    }
+
+    #[test]
+    fn a_write_that_does_not_return_holds_nobody_up_and_a_flush_ends_in_time() {
+        static HELD: Queue = Queue::new();
+        let (let_through, through) = sync_channel(8);
+        let (taken, written) = sync_channel(8);
+        std::thread::spawn(move || HELD.run(&mut Held { through, taken }));
+        for _ in 0..3 {
+            assert!(HELD.push(b"line\n", notice, QUEUED_BYTES_MAX));
+        }
+        assert!(!HELD.flush(Duration::from_millis(1)), "nothing was let through");
+        (0..3).for_each(|_| let_through.send(()).expect("the thread lives"));
+        assert!(HELD.flush(Duration::from_secs(600)), "all is written");
+        assert_eq!(written.try_iter().collect::<Vec<_>>().concat(), b"line\nline\nline\n");
+        // From now on every write fails at once.
+        drop(let_through);
+        assert!(HELD.push(b"line\n", notice, QUEUED_BYTES_MAX));
+        assert!(HELD.flush(Duration::from_secs(600)), "a lost line is not waited for");
+        assert_eq!(HELD.lost.load(Relaxed), 1);
     }
 
     #[test]

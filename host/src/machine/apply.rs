@@ -7,7 +7,13 @@
 //! - Before readers can see entry i, a durable note says so: after a crash they see no less.
 //! - A fault stops this thread for good; no later entry is acknowledged.
 
+mod changing;
+mod installing;
+mod replaying;
+mod rolling_back;
+
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,17 +25,18 @@ use openraft::storage::ApplyResponder;
 use tokio::sync::oneshot;
 
 use super::dirty::{Dirty, FIRST_FLUSH_AFTER, FLUSH_AFTER};
-use super::entry::{self, Effects, Runner};
+use super::entry::{self, Effects, Runner, batch_of};
 use super::executor::Executor;
 use super::outcome::Outcome;
+use super::rows;
 use super::shared::Shared;
-use super::system::{System, key};
+use super::system::System;
 use super::{ApplyError, MachineError};
-use crate::codec::{self, Genesis, encode_record};
+use crate::codec::{self, Genesis, NeedsNewerBuild};
 use crate::faults;
 use crate::guest::{Component, Failure, Verdict};
 use crate::logs::Foreign;
-use crate::store::{Batch, Column, Generation, Log, StoreError};
+use crate::store::{Generation, Log, StoreError};
 use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 
 /// Time before a write of the state is retried, after the disk was full or no file descriptor was
@@ -42,6 +49,9 @@ pub(crate) trait LogGate: Send + Sync + 'static {
     fn wait_durable(&self, index: u64) -> Result<(), StoreError>;
     /// Notes that readers will see `log_id` next. The note survives a crash of the process.
     fn note_served(&self, log_id: LogId) -> Result<(), StoreError>;
+    /// Returns entries of `indexes`, from its start on: some of them, and none if the log does not
+    /// have the first one. Blocks.
+    fn read(&self, indexes: Range<u64>) -> Result<Vec<Entry>, StoreError>;
     /// Completes when everything submitted to the log so far is durable.
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>>;
 }
@@ -53,6 +63,10 @@ impl LogGate for Log {
 
     fn note_served(&self, log_id: LogId) -> Result<(), StoreError> {
         Log::note_served(self, log_id)
+    }
+
+    fn read(&self, indexes: Range<u64>) -> Result<Vec<Entry>, StoreError> {
+        self.read_here(indexes)
     }
 
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
@@ -67,13 +81,15 @@ type Done = oneshot::Sender<Result<(), ApplyError>>;
 
 enum Job {
     Apply(Vec<Committed>, Done),
+    /// Applies what the log holds behind the state, up to this index. Nobody waits for it.
+    Replay(u64),
     /// Installs a complete generation as the current state.
     Install(Arc<Generation>, Done),
     Close(Done),
 }
 
 /// Sends jobs to the apply thread. Each caller waits for its answer, so the queue holds at most one
-/// job for each caller.
+/// job for each caller, and one replay.
 #[derive(Clone)]
 pub(crate) struct ApplyHandle {
     jobs: Sender<Job>,
@@ -108,6 +124,13 @@ impl ApplyHandle {
         self.ask(|done| Job::Apply(entries, done)).await
     }
 
+    /// Has the thread apply what the log holds behind the state, up to entry `last`. Those entries
+    /// are committed. Called once, before other entries are applied; does not wait.
+    pub(crate) fn replay(&self, last: u64) {
+        // A thread that has ended has said why.
+        let _ended = self.jobs.send(Job::Replay(last));
+    }
+
     /// Installs a complete generation as the current state.
     pub(crate) async fn install(&self, generation: Arc<Generation>) -> Result<(), ApplyError> {
         self.ask(|done| Job::Install(generation, done)).await
@@ -135,7 +158,7 @@ struct Applier {
     generation: Arc<Generation>,
     system: System,
     dirty: Dirty,
-    /// The component found fit for the recorded genesis, and its version number. Comparing again
+    /// The component found fit for the profile in force, and its version number. Comparing again
     /// for each entry would cost more than the entry itself.
     fit: Option<(u64, Component)>,
 }
@@ -145,6 +168,7 @@ impl Applier {
         loop {
             let (result, done) = match self.next(&work) {
                 Some(Job::Apply(entries, done)) => (self.apply_all(entries), Some(done)),
+                Some(Job::Replay(last)) => (self.replay(last), None),
                 Some(Job::Install(generation, done)) => (self.install(generation), Some(done)),
                 Some(Job::Close(done)) => {
                     let flushed = self.flush();
@@ -164,6 +188,9 @@ impl Applier {
             }
             if let Some(why) = failed {
                 self.end(&why);
+                // Who asks from now on learns that the thread has ended when `work` goes, and may
+                // open the state again then.
+                drop(self);
                 return;
             }
         }
@@ -178,7 +205,8 @@ impl Applier {
         }
     }
 
-    /// Reports a fault as fatal. A stop while an entry waited for its component is not a fault.
+    /// Reports a fault as fatal. A stop while an entry waited, or before all were replayed, is not
+    /// a fault.
     fn end(&mut self, why: &str) {
         if !self.shared.stopping.load(Relaxed) {
             self.shared.fatal.raise(format!("apply after index {}: {why}", self.system.applied_index()));
@@ -207,19 +235,16 @@ impl Applier {
     fn apply(&mut self, entry: &Entry) -> Result<(), ApplyError> {
         let log_id = entry.log_id;
         faults::point("apply-entry");
-        let effects = match &entry.payload {
-            EntryPayload::Blank => entry::empty(&self.system, log_id, self.system.clone()),
+        match &entry.payload {
+            EntryPayload::Blank => self.commit(log_id, entry::empty(&self.system, log_id, self.system.clone())),
             EntryPayload::Membership(membership) => {
-                let mut system = self.system.clone();
-                system.membership = Arc::new(crate::types::StoredMembership::new(Some(log_id), membership.clone()));
-                entry::empty(&self.system, log_id, system)
+                self.commit(log_id, entry::membership(&self.system, log_id, membership))
             }
-            EntryPayload::Normal(data) => self.normal(log_id, data)?,
-        };
-        self.commit(log_id, effects)
+            EntryPayload::Normal(data) => self.normal(log_id, data),
+        }
     }
 
-    fn normal(&mut self, log_id: LogId, data: &EntryData) -> Result<Effects, ApplyError> {
+    fn normal(&mut self, log_id: LogId, data: &EntryData) -> Result<(), ApplyError> {
         let entry = match codec::decode_entry(data) {
             Ok(entry) => entry,
             Err(error) => {
@@ -227,52 +252,112 @@ impl Applier {
                 // nothing.
                 tracing::error!(index = log_id.index, %error, "a log entry cannot be decoded; it is applied as an empty one");
                 self.shared.counts.undecodable.fetch_add(1, Relaxed);
-                return Ok(entry::empty(&self.system, log_id, self.system.clone()));
+                return self.commit(log_id, entry::empty(&self.system, log_id, self.system.clone()));
             }
         };
+        codec::check_needs(log_id.index, &entry).or_else(|needs| self.wait_for_newer_build(&needs))?;
         if entry.hash_index != 0 {
             self.shared.compare_hash(entry.hash_index, entry.hash);
         }
+        match (&entry.change, &entry.rollback) {
+            (Some(change), _) => self.change(log_id, &entry, change),
+            (None, Some(rollback)) => self.roll_back(log_id, &entry, rollback),
+            (None, None) => self.run_commands(log_id, &entry),
+        }
+    }
+
+    /// Stands still before an entry that this build does not know, until the process ends. The node
+    /// says why by its mode, and goes on when a newer build starts.
+    fn wait_for_newer_build(&self, needs: &NeedsNewerBuild) -> Result<(), ApplyError> {
+        self.shared.set_outdated(needs.to_string());
+        while !self.shared.stopping.load(Relaxed) {
+            std::thread::sleep(RETRY);
+        }
+        Err(ApplyError::Stopped)
+    }
+
+    /// Runs the commands of an entry.
+    fn run_commands(&mut self, log_id: LogId, entry: &codec::entry::Entry) -> Result<(), ApplyError> {
         let component = match !entry.commands.is_empty() || entry.genesis.is_some() {
             true => self.fit_component(entry.genesis.as_ref())?,
             false => None,
         };
         let runner =
             component.as_ref().map(|component| Runner { instances: component, limits: component.engine().limits() });
-        Ok(entry::normal(&self.system, log_id, &entry, runner, self.generation.clone())?)
+        let began = Instant::now();
+        let mut effects = entry::normal(&self.system, log_id, entry, runner, self.generation.clone())?;
+        let run = effects.system.counters.commands - self.system.counters.commands;
+        if run > 0 {
+            let elapsed_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.shared.counts.commands_run.fetch_add(run, Relaxed);
+            self.shared.counts.commands_run_us.fetch_add(elapsed_us, Relaxed);
+        }
+        let report = entry.rows.as_ref().map(|rows| rows::report(log_id.index, &effects.system, rows, &effects.writes));
+        if report.is_some() {
+            // Whoever waits for the entry finds the report.
+            *self.shared.rows_here.lock() = report;
+        }
+        self.put(log_id, &effects, None)?;
+        // Whoever proposed the entry finds it when the entry is answered.
+        self.shared.spent.note(log_id.index, std::mem::take(&mut effects.spent));
+        self.mark(entry);
+        self.show(log_id, effects);
+        Ok(())
     }
 
-    /// Returns the component of the recorded genesis, or else of `proposed`; `None` when there is
+    /// Returns the component of the profile in force, or else of `proposed`; `None` when there is
     /// neither.
     fn fit_component(&mut self, proposed: Option<&Genesis>) -> Result<Option<Component>, ApplyError> {
-        let version = self.shared.component_version();
+        let version = self.shared.components.version();
         if let Some((_, component)) = self.fit.as_ref().filter(|fit| fit.0 == version) {
             return Ok(Some(component.clone()));
         }
-        let recorded = self.system.genesis.as_ref().map(|genesis| &genesis.1);
-        let Some(genesis) = recorded.or(proposed) else { return Ok(None) };
-        let component = self.shared.fit_component(genesis).ok_or(ApplyError::Stopped)?;
+        let recorded = self.system.in_force().map(|(_, profile)| profile);
+        let Some(profile) = recorded.or(proposed) else { return Ok(None) };
+        let component = self.shared.fit_component(profile).ok_or(ApplyError::Stopped)?;
+        // A waiting component may have been put into use meanwhile. The next entry compares again.
         self.fit = recorded.map(|_| (version, component.clone()));
         Ok(Some(component))
     }
 
     fn commit(&mut self, log_id: LogId, effects: Effects) -> Result<(), ApplyError> {
-        let batch = batch_of(&effects);
-        self.gate.wait_durable(log_id.index)?;
-        self.gate.note_served(log_id)?;
-        self.until_there_is_room(|| self.generation.commit(&batch))?;
-        self.dirty.note(batch.bytes());
-        self.system = effects.system;
-        if faults::is_set("apply-diverge") {
-            self.system.hash.hash ^= 1;
-        }
-        self.shared.recent.lock().push(self.system.hash);
-        self.shared.counts.entries.fetch_add(1, Relaxed);
+        self.put(log_id, &effects, None)?;
+        self.show(log_id, effects);
+        Ok(())
+    }
+
+    /// Shows the committed effects of an entry to readers, and answers its commands.
+    fn show(&self, log_id: LogId, effects: Effects) {
         // First wake the readers that depend on these keys, then publish the index: a caller that
         // waited for an index then finds that all changes up to it are reported.
         self.shared.changes.committed(log_id.index, effects.writes.into_keys().collect());
         self.shared.publish(&self.system);
         self.answer(log_id, effects.outcomes);
+    }
+
+    /// Commits the effects of an entry to the state. A component that takes over is put into use
+    /// with them.
+    fn put(&mut self, log_id: LogId, effects: &Effects, takes_over: Option<&Component>) -> Result<(), ApplyError> {
+        let batch = batch_of(effects);
+        self.gate.wait_durable(log_id.index)?;
+        self.gate.note_served(log_id)?;
+        match takes_over.zip(effects.system.in_force()) {
+            None => self.until_there_is_room(|| self.generation.commit(&batch))?,
+            Some((component, (_, profile))) => self.until_there_is_room(|| {
+                self.shared.components.switch(profile, Some(component.clone()), || {
+                    self.generation.commit(&batch)?;
+                    faults::point("change-after-commit");
+                    Ok(())
+                })
+            })?,
+        }
+        self.dirty.note(batch.bytes());
+        self.system = effects.system.clone();
+        if faults::is_set("apply-diverge") {
+            self.system.hash.hash ^= 1;
+        }
+        self.shared.recent.lock().push(self.system.hash);
+        self.shared.counts.entries.fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -324,7 +409,7 @@ impl Applier {
 
     /// Retries `write` while the disk is full or no file descriptor is left. A committed entry has
     /// to be applied, and reads go on meanwhile.
-    fn until_there_is_room(&self, write: impl Fn() -> Result<(), StoreError>) -> Result<(), ApplyError> {
+    fn until_there_is_room<T>(&self, write: impl Fn() -> Result<T, StoreError>) -> Result<T, ApplyError> {
         loop {
             match write() {
                 Err(error) if error.is_passing() && self.shared.stopping.load(Relaxed) => {
@@ -338,39 +423,11 @@ impl Applier {
             }
         }
     }
-
-    fn install(&mut self, generation: Arc<Generation>) -> Result<(), ApplyError> {
-        let system = System::read(&*generation)?;
-        let index = system.applied_index();
-        self.until_there_is_room(|| self.shared.state.install(generation.clone(), index))?;
-        self.generation = generation;
-        self.system = system;
-        self.shared.recent.lock().begin(self.system.hash);
-        self.fit = None;
-        self.dirty = Dirty::nothing(FLUSH_AFTER);
-        self.shared.counts.snapshots_installed.fetch_add(1, Relaxed);
-        // In the same order as in `commit`.
-        self.shared.changes.reset(self.system.applied_index());
-        self.shared.publish(&self.system);
-        if let Some(log_id) = self.system.applied {
-            self.shared.waiters.snapshot_installed(log_id.leader_id);
-        }
-        Ok(())
-    }
 }
 
-/// Puts all writes of one entry in one batch, so that they are stored all or none.
-pub(super) fn batch_of(effects: &Effects) -> Batch {
-    let mut batch = Batch::new();
-    for (key, value) in &effects.writes {
-        match value {
-            Some(value) => batch.put(Column::Data, key, value),
-            None => batch.remove(Column::Data, key),
-        }
+impl Drop for Applier {
+    fn drop(&mut self) {
+        // The caller of `close` may open the state again, so nothing else may stand beside it.
+        self.shared.end_shadow();
     }
-    for (key, value) in &effects.system_writes {
-        batch.put(Column::System, key, value);
-    }
-    batch.put(Column::System, key::HASH, &encode_record(&effects.system.hash));
-    batch
 }

@@ -19,11 +19,17 @@ use bytes::Bytes;
 use super::snapshot::error::SnapshotError;
 use super::snapshot::frames::{BODY_BYTES_MAX, End, FORMAT, Frame};
 
+mod forward;
 mod found;
+mod origin;
 mod rows;
+mod succession;
 
-pub use found::{Founded, Founder, Replaced, found, replace};
-pub use rows::RowsOf;
+pub use forward::{Forward, ForwardError, Forwarded, Until};
+pub use found::{Founded, Founder, Replaced, Unfounded, found, replace};
+pub use origin::BackupOrigin;
+pub use rows::{Beginning, RowsOf};
+pub use succession::Successor;
 
 const MAGIC: &[u8; 16] = b"LOCKSTEP BACKUP\n";
 /// Most bytes of a frame. A frame is hardly longer than its body: zstd adds little to data that it
@@ -261,7 +267,7 @@ impl<R: Read> BackupReader<R> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::system::LogPosition;
+    use super::super::log_position::LogPosition;
     use super::*;
     use crate::machine::snapshot::frames::{Footer, Header};
 

@@ -3,15 +3,20 @@
 //! never commits, waits, or reads a clock: its result is equal on every replica.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::hash;
+use super::operation::Operation;
 use super::outcome::{Parts, bytes_held, is_not_run, not_run};
 use super::overlay::Transaction;
-use super::system::System;
-use crate::codec::{self, Command};
+use super::read_only::{self, ReadOnly};
+use super::rows;
+use super::spent::{EntrySpent, Spent};
+use super::system::{System, key};
+use crate::codec::{self, Command, encode_record};
 use crate::guest::{ApplyInstance, Call, Component, Context, HostFault, Limits, Rows, Verdict};
-use crate::store::Read;
-use crate::types::{LogId, Origin};
+use crate::store::{Batch, Column, Read};
+use crate::types::{LogId, Membership, Origin, StoredMembership};
 
 /// Makes instances that run commands. They are real guests; or functions, in tests; or, in a
 /// benchmark, the code that a guest is compared with.
@@ -56,16 +61,21 @@ impl Instance for ApplyInstance {
     }
 }
 
+/// Writes by key; `None` is a removed key.
+pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
 /// The effects of an entry.
 pub(crate) struct Effects {
     /// The guest's writes, sorted by key.
-    pub(crate) writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub(crate) writes: Writes,
     /// The host's records that changed, without the hash, sorted by key.
     pub(crate) system_writes: Vec<(&'static [u8], Vec<u8>)>,
     /// The host's records after the entry.
     pub(crate) system: System,
     /// The origin and the verdict of each command, in order.
     pub(crate) outcomes: Vec<(Option<Origin>, Verdict)>,
+    /// What each command took, in order. Neither state nor hash has it.
+    pub(crate) spent: EntrySpent,
 }
 
 /// What is needed to run the commands of an entry.
@@ -74,8 +84,8 @@ pub(crate) struct Runner<'a> {
     pub(crate) limits: &'a Limits,
 }
 
-/// Computes the effects of a normal entry. `runner` must be set if the entry has commands and a
-/// genesis entry exists, including the case that this entry is the genesis entry.
+/// Computes the effects of a normal entry without a change. `runner` must be set if the entry has
+/// commands and a genesis entry exists, including the case that this entry is the genesis entry.
 pub(crate) fn normal<R: Read + Send + 'static>(
     before: &System,
     log_id: LogId,
@@ -83,11 +93,7 @@ pub(crate) fn normal<R: Read + Send + 'static>(
     runner: Option<Runner<'_>>,
     base: R,
 ) -> Result<Effects, HostFault> {
-    let mut system = before.clone();
-    system.time_ms = system.time_ms.max(entry.time_ms);
-    if let (None, Some(genesis)) = (&system.genesis, &entry.genesis) {
-        system.genesis = Some((log_id.index, genesis.clone()).into());
-    }
+    let mut system = begin(before, log_id, entry);
     let mut batch = EntryRun {
         context: Context { index: log_id.index, position: 0, time_ms: system.time_ms },
         transaction: Some(Box::new(Transaction::new(base))),
@@ -95,23 +101,35 @@ pub(crate) fn normal<R: Read + Send + 'static>(
         fuel_used: 0,
         reply_bytes: 0,
     };
+    if let (Some(rows), Some(transaction)) = (&entry.rows, &mut batch.transaction) {
+        rows::write(&system, rows, transaction)?;
+        transaction.savepoint();
+    }
     let mut verdicts = Vec::with_capacity(entry.commands.len());
+    let mut spent = EntrySpent::with_capacity(entry.commands.len());
     for (position, command) in (0u32..).zip(&entry.commands) {
         batch.context.position = position;
-        verdicts.push(match (&system.genesis, &runner) {
+        let fuel_before = batch.fuel_used;
+        let is_closed = system.read_only.as_ref().is_some_and(|mode| mode.covers(&command.method));
+        let verdict = match (&system.genesis, &runner) {
             (None, _) => not_run(),
+            (Some(_), _) if is_closed => read_only::refusal(),
             (Some(_), Some(runner)) => batch.run(runner, command)?,
             (Some(_), None) => return Err(HostFault("commands were to be applied without a component".into())),
-        });
+        };
+        let is_run = !is_closed && !is_not_run(&verdict);
+        if is_run {
+            system.counters.commands += 1;
+            system.counters.failed += u64::from(!matches!(verdict, Verdict::Reply(_)));
+        }
+        let fuel = batch.fuel_used - fuel_before;
+        spent.push(is_run.then(|| Spent { fuel, reply_bytes: bytes_held(&verdict) }));
+        verdicts.push(verdict);
     }
     let writes = batch.transaction.expect("each call gives it back").into_writes();
-    for verdict in verdicts.iter().filter(|verdict| !is_not_run(verdict)) {
-        system.counters.commands += 1;
-        system.counters.failed += u64::from(!matches!(verdict, Verdict::Reply(_)));
-    }
     let origins = entry.commands.iter().map(|command| command.origin.as_ref().map(Origin::from));
     let outcomes = origins.zip(verdicts).collect();
-    Ok(finish(before, log_id, system, writes, outcomes))
+    Ok(Effects { spent, ..finish(before, log_id, system, writes, outcomes) })
 }
 
 /// Computes the effects of an entry without commands. `system` holds the changes other than the
@@ -120,11 +138,48 @@ pub(crate) fn empty(before: &System, log_id: LogId, system: System) -> Effects {
     finish(before, log_id, system, BTreeMap::new(), Vec::new())
 }
 
-fn finish(
+/// Computes the effects of a change of the members.
+pub(crate) fn membership(before: &System, log_id: LogId, membership: &Membership) -> Effects {
+    let mut system = before.clone();
+    system.membership = Arc::new(StoredMembership::new(Some(log_id), membership.clone()));
+    empty(before, log_id, system)
+}
+
+/// Computes the effects of an entry of which nothing but its log time counts.
+pub(crate) fn passed_over(before: &System, log_id: LogId, entry: &codec::entry::Entry) -> Effects {
+    finish(before, log_id, begin(before, log_id, entry), Writes::new(), not_run_of(entry))
+}
+
+/// Returns the outcomes of an entry whose commands are not run.
+pub(super) fn not_run_of(entry: &codec::entry::Entry) -> Vec<(Option<Origin>, Verdict)> {
+    entry.commands.iter().map(|command| (command.origin.as_ref().map(Origin::from), not_run())).collect()
+}
+
+/// Returns the host's records with the log time, the genesis, the read-only mode, and the retention
+/// and quotas of an entry.
+pub(super) fn begin(before: &System, log_id: LogId, entry: &codec::entry::Entry) -> System {
+    let mut system = before.clone();
+    system.time_ms = system.time_ms.max(entry.time_ms);
+    if let (None, Some(genesis)) = (&system.genesis, &entry.genesis) {
+        system.genesis = Some((log_id.index, genesis.clone()).into());
+    }
+    if let Some(mode) = &entry.read_only {
+        system.read_only = Some(Arc::new(ReadOnly::set_by(log_id.index, system.time_ms, mode)));
+    }
+    if let Some(wanted) = &entry.operation
+        && wanted.expected_index == before.operation.as_ref().map_or(0, |operation| operation.index)
+    {
+        system.operation = Some(Arc::new(Operation::set_by(log_id.index, system.time_ms, wanted)));
+    }
+    system
+}
+
+/// Completes the effects of an entry: its position and the hash. `system` holds the other changes.
+pub(super) fn finish(
     before: &System,
     log_id: LogId,
     mut system: System,
-    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    writes: Writes,
     outcomes: Vec<(Option<Origin>, Verdict)>,
 ) -> Effects {
     system.applied = Some(log_id);
@@ -133,7 +188,23 @@ fn finish(
     let host = system_writes.iter().map(|(key, value)| hash::Write { column: hash::SYSTEM, key, value: Some(value) });
     let parts = outcomes.iter().map(|(_, verdict)| Parts::of(verdict));
     system.hash = hash::next(before.hash, log_id.index, parts, data.chain(host));
-    Effects { writes, system_writes, system, outcomes }
+    Effects { writes, system_writes, system, outcomes, spent: EntrySpent::new() }
+}
+
+/// Puts all writes of one entry in one batch, so that they are stored all or none.
+pub(super) fn batch_of(effects: &Effects) -> Batch {
+    let mut batch = Batch::new();
+    for (key, value) in &effects.writes {
+        match value {
+            Some(value) => batch.put(Column::Data, key, value),
+            None => batch.remove(Column::Data, key),
+        }
+    }
+    for (key, value) in &effects.system_writes {
+        batch.put(Column::System, key, value);
+    }
+    batch.put(Column::System, key::HASH, &encode_record(&effects.system.hash));
+    batch
 }
 
 /// The state of one entry while its commands run.

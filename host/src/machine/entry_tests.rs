@@ -211,6 +211,57 @@ fn commands_before_genesis_are_refused_and_those_beside_it_run() {
     assert_eq!(effects.system.genesis.unwrap().0, 1);
 }
 
+fn read_only(on: bool, methods: &[&str]) -> codec::entry::Entry {
+    let methods = methods.iter().map(|method| method.to_string()).collect();
+    let mode = codec::entry::ReadOnly { on, methods, by: "ann".into() };
+    codec::entry::Entry { read_only: Some(mode), ..entry_of(&[]) }
+}
+
+fn after(system: &System, entry: &codec::entry::Entry) -> System {
+    normal(system, log_id(2), entry, None, Empty).unwrap().system
+}
+
+#[test]
+fn a_read_only_mode_refuses_commands_and_runs_none() {
+    let open = after(&begun(), &read_only(true, &["S/Other"]));
+    assert_eq!(run_from(&open, &["put a"]).unwrap().verdicts(), [reply("put a")]);
+    let closed = after(&begun(), &read_only(true, &["S/*"]));
+    let run = run_from(&closed, &["put a", "put b"]).unwrap();
+    assert_eq!(run.verdicts(), [read_only::refusal(), read_only::refusal()]);
+    assert!(run.ran.is_empty() && run.keys().is_empty());
+    assert_eq!(run.effects.system.counters, begun().counters, "what was not run is not counted");
+    let again = after(&closed, &read_only(false, &[]));
+    assert_eq!(run_from(&again, &["put a"]).unwrap().verdicts(), [reply("put a")]);
+}
+
+#[test]
+fn retention_and_quotas_are_set_by_who_knew_the_ones_before() {
+    let set = |expected_index: u64, value: &str| {
+        let settings = vec![codec::entry::Setting { key: "trailing_commands".into(), value: value.into() }];
+        let operation = codec::entry::Operation { expected_index, settings, by: "ann".into() };
+        codec::entry::Entry { operation: Some(operation), ..entry_of(&[]) }
+    };
+    let first = normal(&begun(), log_id(2), &set(0, "5"), None, Empty).unwrap();
+    assert!(first.system_writes.iter().any(|(key, _)| *key == key::OPERATION));
+    let operation = first.system.operation.clone().unwrap();
+    assert_eq!((operation.index, operation.number("trailing_commands")), (2, Some(5)));
+    let late = normal(&first.system, log_id(3), &set(0, "7"), None, Empty).unwrap();
+    assert_eq!(late.system.operation, first.system.operation);
+    let next = normal(&first.system, log_id(3), &set(2, "7"), None, Empty).unwrap();
+    assert_eq!(next.system.operation.unwrap().number("trailing_commands"), Some(7));
+}
+
+#[test]
+fn a_read_only_mode_is_part_of_the_state() {
+    let effects = normal(&begun(), log_id(2), &read_only(true, &["S/*"]), None, Empty).unwrap();
+    let keys: Vec<_> = effects.system_writes.iter().map(|(key, _)| *key).collect();
+    assert!(keys.contains(&super::super::system::key::READ_ONLY), "{keys:?}");
+    let other = normal(&begun(), log_id(2), &read_only(true, &[]), None, Empty).unwrap();
+    assert_ne!(effects.system.hash, other.system.hash);
+    let mode = effects.system.read_only.unwrap();
+    assert_eq!((mode.index, mode.time_ms, mode.by.as_str()), (2, 7, "ann"));
+}
+
 #[test]
 fn second_genesis_changes_nothing() {
     let other = Genesis { cluster_id: vec![9; 16].into(), ..Genesis::default() };
@@ -249,6 +300,19 @@ fn making_instances_costs_the_entry() {
     let not_run = effects.outcomes.iter().filter(|(_, verdict)| is_not_run(verdict)).count();
     assert_eq!(not_run, 3);
     assert_eq!(sandbox.ran.borrow().len(), 3);
+}
+
+#[test]
+fn what_each_command_took_is_told_and_nothing_of_one_that_was_not_run() {
+    let (sandbox, limits) = (Scripted { fuel_of_start: 5, ..Scripted::default() }, limits());
+    let runner = Runner { instances: &sandbox, limits: &limits };
+    let entry = entry_of(&["large", "neighbour", "burn", "burn", "put a"]);
+    let spent = normal(&begun(), log_id(2), &entry, Some(runner), Empty).unwrap().spent;
+    let took = |fuel, reply_bytes| Some(Spent { fuel, reply_bytes });
+    // The second runs again in an instance of its own. After the fourth, 240 of 250 are used.
+    let burned = took(100, "burn".len() as u64);
+    let expected = [took(15, LARGE as u64), took(25, "neighbour".len() as u64), burned, burned, None];
+    assert_eq!(spent, expected);
 }
 
 /// Returns the verdicts of an entry under a limit of its replies.

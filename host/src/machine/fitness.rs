@@ -1,20 +1,11 @@
 //! Compares this node's component and limits with those that the cluster's genesis entry records,
 //! and explains a difference. The caller decides what to do about it.
 
+use super::semantics::SemanticsRange;
 use crate::codec::Genesis;
+pub use crate::guest::SEMANTICS;
 use crate::guest::{Component, Limits};
 use crate::types::hex;
-
-/// Version of the meaning of fuel, limits and verdicts. It is raised with every change that could
-/// make two builds disagree on an outcome. A new version of wasmtime is such a change: the size of
-/// its stack frames decides where a recursion ends.
-///
-/// What 4 added is in the limits: the fuel of a reply's bytes, and the replies of one entry.
-pub const SEMANTICS: u32 = 4;
-
-/// The oldest version that this build runs. A cluster keeps its version for ever. Version 3 knew no
-/// limit on the replies of an entry, and a profile without that limit has none in this build.
-const SEMANTICS_OLDEST: u32 = 3;
 
 /// Makes the genesis entry of a new cluster that runs `component`. `source_hash` is the BLAKE3 hash
 /// of the file from which the component was encoded.
@@ -23,29 +14,34 @@ pub fn genesis_of(cluster_id: [u8; 16], component: &Component, source_hash: [u8;
         cluster_id: cluster_id.to_vec().into(),
         component_hash: component.hash().to_vec().into(),
         source_hash: source_hash.to_vec().into(),
-        semantics: SEMANTICS,
+        semantics: component.engine().limits().semantics,
         limits_json: limits_json(component.engine().limits()),
     }
 }
 
 /// Encodes limits as genesis entries and join offers carry them.
-fn limits_json(limits: &Limits) -> String {
+pub fn limits_json(limits: &Limits) -> String {
     serde_json::to_string(limits).expect("limits are numbers")
 }
 
 /// Returns the limits of a profile if this build can run it. An error says what differs and how to
 /// repair that.
 pub fn limits_of(genesis: &Genesis) -> Result<Limits, String> {
-    if !(SEMANTICS_OLDEST..=SEMANTICS).contains(&genesis.semantics) {
+    let range = SemanticsRange::of_this_build();
+    if !range.holds(genesis.semantics) {
+        let advice = match genesis.semantics > range.newest {
+            true => "run a newer build, such as the leader's",
+            false => "run an earlier build, and raise the number there: lockstep admin <addr> raise",
+        };
         return Err(format!(
-            "the cluster's profile has semantics {}, this build of Lockstep has {SEMANTICS_OLDEST} to {SEMANTICS}; run the version that \
-             the cluster runs",
+            "the cluster's profile has semantics {}, this build of Lockstep has {range}; {advice}",
             genesis.semantics
         ));
     }
-    serde_json::from_str(&genesis.limits_json).map_err(|error| {
+    let limits: Limits = serde_json::from_str(&genesis.limits_json).map_err(|error| {
         format!("the cluster's limits cannot be read ({error}); run the version that the cluster runs")
-    })
+    })?;
+    Ok(Limits { semantics: genesis.semantics, ..limits })
 }
 
 /// Checks that `component` and its limits are those of `genesis`. An error says what differs and
@@ -63,6 +59,14 @@ pub(crate) fn check(genesis: &Genesis, component: Option<&Component>) -> Result<
         let found = hex(&found);
         return Err(format!(
             "the cluster runs component {wanted}, this node has {found}; start it without --fsm, or with --fsm and the cluster's component"
+        ));
+    }
+    let compiled_for = component.engine().limits().semantics;
+    if limits.semantics != compiled_for {
+        let semantics = limits.semantics;
+        return Err(format!(
+            "the cluster's profile has semantics {semantics}, and this node's component was compiled for {compiled_for}; \
+             start the node again"
         ));
     }
     if limits != *component.engine().limits() {
@@ -100,13 +104,24 @@ mod tests {
     #[test]
     fn a_cluster_of_an_earlier_build_keeps_its_own_limits() {
         let genesis = Genesis { semantics: 3, ..profile(OF_SEMANTICS_3.into()) };
-        let free = Limits { fuel_per_reply_byte: 0, reply_bytes_per_entry_max: u64::MAX, ..Limits::default() };
+        let free =
+            Limits { semantics: 3, fuel_per_reply_byte: 0, reply_bytes_per_entry_max: u64::MAX, ..Limits::default() };
         assert_eq!(limits_of(&genesis), Ok(free));
+    }
+
+    /// The same limits mean something else: in 5 the guest's own code meters its depth.
+    #[test]
+    fn limits_keep_the_semantics_of_their_profile() {
+        let json = limits_json(&Limits { semantics: 4, ..Limits::default() });
+        assert_eq!(json, limits_json(&Limits::default()), "the profile has it beside the limits");
+        let genesis = Genesis { semantics: 4, ..profile(json) };
+        assert_eq!(limits_of(&genesis).map(|limits| limits.semantics), Ok(4));
+        assert_ne!(limits_of(&genesis), Ok(Limits::default()));
     }
 
     #[test]
     fn other_semantics_are_refused_with_what_this_build_has() {
-        for semantics in [SEMANTICS_OLDEST - 1, SEMANTICS + 1] {
+        for semantics in [SemanticsRange::of_this_build().oldest - 1, SEMANTICS + 1] {
             let genesis = Genesis { semantics, ..profile(limits_json(&Limits::default())) };
             let refusal = limits_of(&genesis).expect_err("nobody knows what it means");
             assert!(refusal.contains(&format!("has semantics {semantics}, this build")), "{refusal}");

@@ -9,10 +9,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::backup::{BackupReader, BackupWriter, RowsOf};
+use super::log_position::LogPosition;
+use super::operation::Operation;
 use super::outcome::{decode_verdict, encode_verdict};
+use super::profile::Profile;
+use super::read_only::ReadOnly;
 use super::snapshot::frames::{BODY_BYTES_MAX, End, FORMAT, Footer, Frame, Header, RowReader, row_head};
-use super::system::{Counters, HashRecord, LogPosition, MembershipRecord, System};
-use crate::codec::{decode_record, encode_record};
+use super::system::{Counters, HashRecord, MembershipRecord, System};
+use super::tried::Tried;
+use crate::codec::{self, CodecError, decode_record, encode_record};
 use crate::store::{Column, Read, Row, StoreError};
 use crate::types::{Identity, LogId, Membership, StoredMembership, Vote};
 
@@ -32,8 +37,31 @@ pub fn record(bytes: &[u8]) {
         9 => same_again::<Footer>(record),
         10 => same_again::<End>(record),
         11 => verdict(record),
+        12 => own(record, Operation::decode, Operation::encode),
+        13 => own(record, ReadOnly::decode, ReadOnly::encode),
+        14 => own(record, Tried::decode, Tried::encode),
+        15 => own(record, Profile::decode, Profile::encode),
         _ => {}
     }
+}
+
+/// Reads a record that has a reader of its own.
+fn own<T: PartialEq + Debug>(bytes: &[u8], decode: fn(&[u8]) -> Result<T, CodecError>, encode: fn(&T) -> Vec<u8>) {
+    if let Ok(record) = decode(bytes) {
+        assert_eq!(decode(&encode(&record)).ok(), Some(record));
+    }
+}
+
+/// Values that an operator may set are recorded as they are set again, and this build knows them.
+/// Those of an entry may be of any other build.
+pub fn operation(entry: &codec::entry::Operation) {
+    let found = Operation::set_by(5, 0, entry);
+    drop((found.quotas(), found.unknown(), found.frees_room("a.B/C"), found.changes_to(&BTreeMap::new())));
+    let values: Vec<(String, String)> = found.settings.into_iter().collect();
+    let Ok(settings) = Operation::default().with(&values) else { return };
+    let values: Vec<(String, String)> = settings.clone().into_iter().collect();
+    assert_eq!(Operation::default().with(&values).as_ref(), Ok(&settings));
+    assert!(Operation { settings, ..Operation::default() }.unknown().is_empty());
 }
 
 fn same_again<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) {

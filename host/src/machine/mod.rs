@@ -13,9 +13,12 @@
 //! a guest.
 
 mod again;
+mod answered;
 mod apply;
 pub mod backup;
+mod change;
 mod changes;
+mod components;
 mod digest;
 mod dirty;
 mod entry;
@@ -25,17 +28,34 @@ mod fitness;
 pub mod fuzzing;
 mod gaps;
 mod hash;
+mod keeping;
+mod log_position;
+mod metered;
+mod operation;
 mod outcome;
 mod overlay;
 mod pace;
+mod profile;
 mod progress;
 mod query;
+mod quota;
+mod read_only;
+pub mod rehearsal;
+pub mod replay;
 mod replica;
+pub mod rollback;
+mod rows;
+mod semantics;
 mod shared;
 mod snapshot;
+mod spent;
+mod starting;
 mod state_machine;
 mod status;
 mod system;
+mod tidying;
+mod tidying_pace;
+mod tried;
 mod waiters;
 
 use std::sync::Arc;
@@ -44,7 +64,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::codec::Genesis;
-use crate::guest::{Component, HostFault};
+use crate::guest::HostFault;
+use crate::limit::Limit;
 use crate::store::{Checkpoints, Log, Space, State, StoreError};
 use crate::types::{Fatal, LogId, NodeMode, StoredMembership};
 
@@ -52,18 +73,31 @@ pub use again::Again;
 pub use changes::{Change, Changed, ReadSet};
 pub use entry::{Instance, Instances};
 pub use executor::Executor;
-pub use fitness::{SEMANTICS, genesis_of, limits_of};
+pub use fitness::{SEMANTICS, genesis_of, limits_json, limits_of};
 pub use hash::Doubt;
+pub use metered::Reuse;
+pub use operation::{Operation, OperationChange, OperationKey, OperationRange};
 pub use outcome::{Outcome, decode_verdict, encode_verdict, is_not_run, not_run};
 pub use pace::Pace;
+pub use profile::{Probation, change_to, profile_of};
 pub use query::Pool as QueryPool;
 pub use query::{Answer, QueryCall, QueryError, WatchCall, Watched};
-pub use replica::{AppliedEntry, Replica, ReplicaDigest, ReplicaError, Reuse};
+#[cfg(test)]
+pub(crate) use quota::Bucket;
+pub use quota::{Admitted, QuotaStatus, STATE_QUOTA, WATCHES_QUOTA};
+pub use read_only::{ReadOnly, read_only_refusal};
+pub use rehearsal::{Rehearsal, RehearsalReport};
+pub use replica::{AppliedEntry, Replica, ReplicaDigest, ReplicaError};
+pub use rollback::{RollbackReport, RollbackTrial};
+pub use rows::{RowsRefusal, RowsReport};
+pub use semantics::{SemanticsRange, raised_limits};
 pub use snapshot::error::SnapshotError;
 pub use snapshot::transfers::{Direction, Running, SendAttempt, Transfer, TransferStatus, Transfers};
 pub use snapshot::{PreparedState, Receiving, Sending, SnapshotData, Snapshots};
+pub use spent::Spent;
 pub use state_machine::StateMachine;
 pub use status::MachineStatus;
+pub use tried::{ChangeReport, ChangeVerdict, RanAgain};
 pub use waiters::{Fate, Waiter, Waiters};
 
 use apply::{ApplyHandle, LogGate};
@@ -213,16 +247,24 @@ pub fn open(options: Options) -> Result<(Machine, StateMachine), MachineError> {
 /// Does what [`open`] does after its checks, with `gate` in place of the log.
 fn open_behind(gate: Arc<dyn LogGate>, options: Options) -> Result<(Machine, StateMachine), MachineError> {
     let system = system::System::read(&*options.state.current())?;
+    // A crash may have come between a rollback and the end of what it left behind.
+    rollback::abandon(&options.checkpoints, &system);
     let shared = Arc::new(Shared::new(&options, &system));
     let apply = ApplyHandle::start(shared.clone(), gate.clone(), system, &options.executor)?;
     let snapshots = Snapshots::new(shared.clone(), options.snapshot_pace.clone());
-    let machine = Machine { shared, queries: options.queries, apply: apply.clone(), snapshots: snapshots.clone() };
+    let machine = Machine {
+        shared,
+        gate: gate.clone(),
+        queries: options.queries,
+        apply: apply.clone(),
+        snapshots: snapshots.clone(),
+    };
     Ok((machine, StateMachine::new(apply, gate, snapshots)))
 }
 
-/// Sets aside the checkpoints that are ahead of the state. openraft then replays the log to bring
-/// the state up to date. Returns an error, and leaves the checkpoint in place, when the log does
-/// not reach back far enough. A crash during the install of a leader's snapshot also leaves such a
+/// Sets aside the checkpoints that are ahead of the state. The log then brings the state up to
+/// date. Returns an error, and leaves the checkpoint in place, when the log does not reach back far
+/// enough. A crash during the install of a leader's snapshot also leaves such a
 /// checkpoint; the log is complete then, and the leader sends the missing entries.
 fn leave_out_snapshots(options: &Options) -> Result<(), MachineError> {
     let applied = system::System::read(&*options.state.current())?.applied.map(|log_id| log_id.index);
@@ -301,32 +343,13 @@ fn check_log_joins_state(options: &Options) -> Result<(), MachineError> {
 #[derive(Clone)]
 pub struct Machine {
     shared: Arc<Shared>,
+    gate: Arc<dyn LogGate>,
     queries: query::Pool,
     apply: ApplyHandle,
     snapshots: Snapshots,
 }
 
 impl Machine {
-    /// Sets the component to run from now on. Apply waits for a component when an entry needs one.
-    pub fn set_component(&self, component: Component) {
-        self.shared.set_component(component);
-    }
-
-    /// Returns the component in use.
-    pub fn component(&self) -> Option<Component> {
-        self.shared.component()
-    }
-
-    /// Returns a number that rises whenever a component is set; 0 before the first.
-    pub fn component_version(&self) -> u64 {
-        self.shared.component_version()
-    }
-
-    /// Returns a receiver that follows [`Machine::component_version`].
-    pub fn watch_component(&self) -> watch::Receiver<u64> {
-        self.shared.component_set.subscribe()
-    }
-
     /// Returns the cluster's genesis entry, once it is applied on this node.
     pub fn genesis(&self) -> Option<Genesis> {
         self.shared.genesis()
@@ -340,6 +363,12 @@ impl Machine {
     /// Returns the mode: what this node may do now.
     pub fn mode(&self) -> NodeMode {
         self.shared.mode.borrow().clone()
+    }
+
+    /// Returns a receiver that tells whether this node stands before a log entry that needs a newer
+    /// build. It then applies nothing for the rest of this process's life.
+    pub fn watch_outdated(&self) -> watch::Receiver<bool> {
+        self.shared.outdated.subscribe()
     }
 
     /// Returns a receiver that follows [`Machine::mode`].
@@ -397,6 +426,12 @@ impl Machine {
         self.shared.hash_tip()
     }
 
+    /// Takes what the commands of a newly applied entry took, in order: `None` for one that was not
+    /// run. Empty when the entry is not among the newest.
+    pub fn take_spent(&self, index: u64) -> Vec<Option<Spent>> {
+        self.shared.spent.take(index)
+    }
+
     /// Returns the rolling hash at `index`. It is known for the last 8192 entries of this run only.
     pub fn hash_at(&self, index: u64) -> Option<u64> {
         self.shared.recent.lock().at(index)
@@ -421,6 +456,11 @@ impl Machine {
     /// answer too.
     pub async fn query(&self, call: QueryCall) -> Result<Answer, QueryError> {
         query::query(&self.shared, &self.queries, call).await
+    }
+
+    /// Returns how near the limits of queries and steps of watches are that wait.
+    pub fn query_limits(&self) -> [Limit; 4] {
+        self.queries.limits()
     }
 
     /// Runs one step of a watch, and returns what it read along with the result.

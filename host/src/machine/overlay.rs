@@ -40,6 +40,9 @@ type Row<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 /// A written value; `None` is a removed key.
 type Value = Option<Vec<u8>>;
 
+/// Bytes of memory that a write takes beside its key and value, roughly.
+pub(crate) const WRITE_OVERHEAD_BYTES: u64 = 128;
+
 /// Writes on top of `base`, which can be rolled back to the last savepoint.
 pub(crate) struct Transaction<R> {
     base: R,
@@ -48,12 +51,36 @@ pub(crate) struct Transaction<R> {
     undo: Vec<(Vec<u8>, Option<Value>)>,
     /// Removed keys that the last scan or removal of a range passed over.
     passed_over: u64,
+    /// Bytes of the keys and values of all writes so far. A removed key counts as its length.
+    written_bytes: u64,
+    /// Writes so far. A key counts as often as it was written.
+    write_count: u64,
     gaps: Gaps,
 }
 
 impl<R: Read> Transaction<R> {
     pub(crate) fn new(base: R) -> Self {
-        Transaction { base, writes: BTreeMap::new(), undo: Vec::new(), passed_over: 0, gaps: Gaps::default() }
+        Transaction {
+            base,
+            writes: BTreeMap::new(),
+            undo: Vec::new(),
+            passed_over: 0,
+            written_bytes: 0,
+            write_count: 0,
+            gaps: Gaps::default(),
+        }
+    }
+
+    /// Returns the bytes of the keys and values of all writes so far. A key counts as often as it
+    /// was written; a removed key counts as its length.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Returns roughly the bytes of memory that all writes so far take: to those that
+    /// [`written_bytes`](Self::written_bytes) counts, each adds [`WRITE_OVERHEAD_BYTES`].
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.written_bytes + self.write_count * WRITE_OVERHEAD_BYTES
     }
 
     /// Makes the writes so far permanent within the transaction.
@@ -85,6 +112,8 @@ impl<R: Read> Transaction<R> {
     }
 
     fn write(&mut self, key: &[u8], value: Value) {
+        self.written_bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
+        self.write_count += 1;
         let before = self.writes.insert(key.to_vec(), value);
         self.undo.push((key.to_vec(), before));
     }

@@ -154,3 +154,12 @@ fn removed_keys_that_a_scan_passes_over_are_counted_alike_in_both_directions() {
     assert_eq!(transaction.remove_range(Range { start: &[4], end: Some(&[7]) }, 0).unwrap(), 1);
     assert_eq!(transaction.passed_over(), 2);
 }
+
+#[test]
+fn each_write_counts_for_more_than_its_bytes() {
+    let mut transaction = Transaction::new(Stored::default());
+    transaction.put(b"key", b"value").unwrap();
+    transaction.put(b"key", b"other").unwrap();
+    transaction.remove(b"key").unwrap();
+    assert_eq!((transaction.written_bytes(), transaction.held_bytes()), (19, 19 + 3 * WRITE_OVERHEAD_BYTES));
+}

@@ -1,8 +1,11 @@
 //! Queries and steps of watches. Each gets a view of the newest state and an instance that cannot
 //! write; for watches, the reads are recorded. `query/threads.rs` decides on which thread and in
-//! which instance they run. This module never writes.
+//! which instance they run, and `query/turns.rs` in which order; `query/sample.rs` keeps some of
+//! the queries. This module never writes.
 
+pub(crate) mod sample;
 mod threads;
+mod turns;
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -21,6 +24,7 @@ use crate::guest::{
     Verdict,
 };
 use crate::logs::Foreign;
+use crate::source::Party;
 use crate::store::{Column, Read, StoreError, View};
 use crate::types::{Fatal, NodeMode};
 pub(crate) use threads::Kept;
@@ -35,6 +39,8 @@ pub struct QueryCall {
     pub request: Bytes,
     /// The authenticated client; empty if there is none.
     pub caller: String,
+    /// Who takes turns with other clients.
+    pub party: Party,
     /// The query is not begun after this time.
     pub deadline: Instant,
     /// Produces the answer to `node.status`.
@@ -58,6 +64,8 @@ pub struct WatchCall {
     pub request: Bytes,
     /// The authenticated client; empty if there is none.
     pub caller: String,
+    /// Who takes turns with other clients.
+    pub party: Party,
     /// Why the step runs.
     pub cause: Cause,
     /// The memo that the last step returned; empty for the first step.
@@ -101,14 +109,17 @@ impl From<HostFault> for QueryError {
 }
 
 pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) -> Result<Answer, QueryError> {
-    let (component, shared) = (ready(shared)?, shared.clone());
-    pool.run(WorkKind::Queries, move |kept| {
-        let (context, reads) = begin(&shared, false)?;
+    check_mode(shared)?;
+    shared.samples.note(&call.method, &call.request, &call.caller);
+    let shared = shared.clone();
+    pool.run(WorkKind::Queries, call.party, move |kept| {
+        let (component, context, reads) = begin(&shared, false)?;
         if Instant::now() >= call.deadline {
             let failure = Failure { reason: Reason::Deadline, detail: "its deadline passed before it began".into() };
             return Ok(Answer { index: context.index, verdict: Verdict::Failed(failure) });
         }
         let mut store: Option<Box<dyn Rows>> = Some(Box::new(reads));
+        let began = Instant::now();
         let answered = kept.serve(&component, Some(call.deadline), |instance| {
             let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
             let given = store.take().expect("each call gives it back");
@@ -117,8 +128,11 @@ pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) ->
             verdict
         })?;
         let verdict = answered.ok_or(QueryError::Busy)?;
-        if let Verdict::Failed(failure) = &verdict {
-            note_failure(&shared, failure);
+        note_run(&shared, began);
+        match &verdict {
+            Verdict::Reply(_) => {}
+            Verdict::Refused(_) => note_refusal(&shared),
+            Verdict::Failed(failure) => note_failure(&shared, failure),
         }
         Ok(Answer { index: context.index, verdict })
     })
@@ -126,10 +140,12 @@ pub(crate) async fn query(shared: &Arc<Shared>, pool: &Pool, call: QueryCall) ->
 }
 
 pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCall) -> Result<Watched, QueryError> {
-    let (component, shared) = (ready(shared)?, shared.clone());
-    pool.run(WorkKind::Steps, move |kept| {
-        let (context, reads) = begin(&shared, true)?;
+    check_mode(shared)?;
+    let shared = shared.clone();
+    pool.run(WorkKind::Steps, call.party, move |kept| {
+        let (component, context, reads) = begin(&shared, true)?;
         let mut store = Some(Box::new(reads));
+        let began = Instant::now();
         let answered = kept.serve(&component, None, |instance| {
             let guest_call = guest_call(&component, context, &call.method, &call.request, &call.caller);
             // The reads of a first run whose result is discarded must not count.
@@ -139,13 +155,28 @@ pub(crate) async fn watch_step(shared: &Arc<Shared>, pool: &Pool, call: WatchCal
             stepped
         })?;
         let stepped = answered.ok_or(QueryError::Busy)?;
-        if let Stepped::Failed(failure) = &stepped {
-            note_failure(&shared, failure);
+        note_run(&shared, began);
+        match &stepped {
+            Stepped::Step(_) => {}
+            Stepped::Refused(_) => note_refusal(&shared),
+            Stepped::Failed(failure) => note_failure(&shared, failure),
         }
         let reads = store.expect("each call gives it back").recorded.unwrap_or_default();
         Ok(Watched { index: context.index, time_ms: context.time_ms, stepped, reads })
     })
     .await
+}
+
+/// Counts a call that the guest has run since `began`.
+fn note_run(shared: &Shared, began: Instant) {
+    let elapsed_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    shared.counts.queries_run.fetch_add(1, Relaxed);
+    shared.counts.queries_run_us.fetch_add(elapsed_us, Relaxed);
+}
+
+/// Counts a refusal. Refusals are ordinary, so none is logged.
+fn note_refusal(shared: &Shared) {
+    shared.counts.queries_refused.fetch_add(1, Relaxed);
 }
 
 /// Counts a failure and logs some of them. A client can cause any number of failures, so the number
@@ -157,25 +188,26 @@ fn note_failure(shared: &Shared, failure: &Failure) {
     }
 }
 
-/// Returns the component that runs queries, if this node may answer.
-fn ready(shared: &Shared) -> Result<Component, QueryError> {
+/// Checks that this node may answer.
+fn check_mode(shared: &Shared) -> Result<(), QueryError> {
     match &*shared.mode.borrow() {
-        NodeMode::Serving => {}
-        NodeMode::Removed(why) => return Err(QueryError::Removed(why.clone())),
+        NodeMode::Serving => Ok(()),
+        NodeMode::Removed(why) => Err(QueryError::Removed(why.clone())),
         NodeMode::CatchingUp(why) | NodeMode::Quarantined(why) | NodeMode::Disputed(why) | NodeMode::Unfit(why) => {
-            return Err(QueryError::NotReady(why.clone()));
+            Err(QueryError::NotReady(why.clone()))
         }
     }
-    shared.component().ok_or_else(|| QueryError::NotReady("this node has no component yet".into()))
 }
 
-/// Takes a view of the state, and returns its position as a context.
-fn begin(shared: &Shared, records: bool) -> Result<(Context, Reads), QueryError> {
-    let view = shared.state.current().view();
+/// Takes a view of the state together with the component that it belongs to. Returns both, and the
+/// position of the state as a context.
+fn begin(shared: &Shared, records: bool) -> Result<(Component, Context, Reads), QueryError> {
+    let taken = shared.components.with(|component| Some((component?.clone(), shared.state.current().view())));
+    let (component, view) = taken.ok_or_else(|| QueryError::NotReady("this node has no component yet".into()))?;
     let reads = Reads { view, recorded: records.then(ReadSet::default), fatal: shared.fatal.clone() };
     let (index, time_ms) =
         System::read_position(&reads.view).map_err(|error| QueryError::Fault(reads.broken(error).0))?;
-    Ok((Context { index, position: 0, time_ms }, reads))
+    Ok((component, Context { index, position: 0, time_ms }, reads))
 }
 
 fn guest_call<'a>(

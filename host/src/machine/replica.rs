@@ -1,66 +1,51 @@
 //! A state machine driven by its caller, for tools that test a guest. It has a state in a
 //! directory, and applies entries one after the other. It has no Raft, no log and no threads of its
-//! own. As on a node, `entry` computes an entry, and `snapshot/send` and `snapshot/receive` handle
-//! snapshots; this file decides none of that.
+//! own. As on a node, `entry` computes an entry and `snapshot` handles snapshots; this file decides
+//! none of that.
 //!
 //! - The first entry is a genesis entry, as in every cluster.
-//! - Guests run on the caller's thread, whose stack must have [`CALLER_STACK_BYTES`].
+//! - Guests run on the caller's thread, whose stack must have `CALLER_STACK_BYTES`.
 //! - The state is flushed when a node would flush it, so that rows which come and go leave no more
 //!   behind than on a node. Nothing needs to survive a crash.
 
-use std::cell::RefCell;
+mod error;
+
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lockstep_proto::entry::Entry;
 use openraft::vote::RaftLeaderId;
-use tokio::sync::mpsc;
 
 use super::again::Again;
-use super::apply::batch_of;
+use super::change::{self, Attempt};
 use super::digest::Digester;
 use super::dirty::{Dirty, FLUSH_AFTER};
-use super::entry::{self, Instance, Instances, Runner};
+use super::entry::{self, Effects, Instances, Runner, batch_of};
 use super::fitness::genesis_of;
+use super::metered::{Metered, Reuse};
 use super::overlay::Transaction;
-use super::pace::Pace;
+use super::profile::change_to;
 use super::query::Kept;
 use super::snapshot::error::SnapshotError;
-use super::snapshot::frames::Frame;
-use super::snapshot::receive;
-use super::snapshot::send;
-use super::snapshot::send::Outlet;
-use super::snapshot::transfers::{Direction, Transfer, Transfers};
+use super::snapshot::loopback;
+use super::snapshot::transfers::Transfer;
 use super::system::System;
+use super::tried::ChangeReport;
 use crate::codec::Command;
 use crate::guest::{
-    self, ApplyInstance, CALLER_STACK_BYTES, Call, Cause, Component, Context, HostFault, Limits, QueryInstance, Rows,
-    SnapshotSink, StatusSource, Step, Stepped, Verdict,
+    Call, Cause, Component, Context, HostFault, Limits, QueryInstance, Rows, StatusSource, Step, Stepped, Verdict,
 };
-use crate::store::{Checkpoints, Column, DataDir, Read, State, StoreError, View};
+use crate::store::{Checkpoints, Column, DataDir, Read, State, View};
 use crate::types::{CommittedLeaderId, GROUP, LogId};
+pub use error::ReplicaError;
 
 /// The term of all entries.
 const TERM: u64 = 1;
-/// Frames that may wait between the two ends of a snapshot. A frame has at most 1 MiB.
-const FRAMES_IN_FLIGHT: usize = 4;
 
 /// Most steps that a watch may run at once, one after the other. This bounds a stream without end.
 const STEPS_AT_ONCE_MAX: u32 = 1000;
-
-/// How long an instance is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reuse {
-    /// Used while all goes well, as on a node: from command to command of an entry, and from query
-    /// to query.
-    Shared,
-    /// Used for one call. No other call sees what the call leaves in memory.
-    Never,
-}
 
 /// An applied entry.
 #[derive(Clone, Debug)]
@@ -86,37 +71,6 @@ pub struct ReplicaDigest {
     pub digest: [u8; 32],
 }
 
-/// Why a replica cannot go on. A guest cannot cause these errors in a command or a query.
-#[derive(Debug, thiserror::Error)]
-pub enum ReplicaError {
-    /// The disk failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The sandbox failed.
-    #[error(transparent)]
-    Host(#[from] HostFault),
-    /// The guest did not write its snapshot.
-    #[error("the guest's snapshot did not end well: {0}")]
-    Snapshot(String),
-    /// The restored state differs from the state before, or nothing was restored.
-    #[error(transparent)]
-    Restore(#[from] SnapshotError),
-    /// A thread could not be started.
-    #[error("start the thread that sends a snapshot: {0}")]
-    Thread(#[source] std::io::Error),
-}
-
-impl ReplicaError {
-    /// Returns whether the guest's snapshot or restore function caused the error.
-    pub fn is_of_the_guest(&self) -> bool {
-        match self {
-            ReplicaError::Snapshot(_) => true,
-            ReplicaError::Restore(error) => error.is_unfaithful(),
-            ReplicaError::Store(_) | ReplicaError::Host(_) | ReplicaError::Thread(_) => false,
-        }
-    }
-}
-
 /// A state machine driven by its caller. See the file's head.
 pub struct Replica {
     // Declared before `directory`, so that it is closed before the directory's lock is released.
@@ -138,9 +92,7 @@ impl Replica {
         let state = State::open(&directory, GROUP)?;
         let checkpoints = Checkpoints::open(&directory, GROUP)?;
         let system = System::read(&*state.current())?;
-        // Here the caller decides how many commands share an entry.
-        let own = component.engine().limits().clone();
-        let limits = Limits { fuel_per_entry: u64::MAX, reply_bytes_per_entry_max: u64::MAX, ..own };
+        let limits = limits_of(&component);
         let (kept, dirty) = (Kept::default(), Dirty::nothing(FLUSH_AFTER));
         let mut replica = Replica { state, checkpoints, system, component, limits, kept, dirty, directory };
         if replica.system.genesis.is_none() {
@@ -167,27 +119,54 @@ impl Replica {
     }
 
     fn apply_entry(&mut self, entry: &Entry, reuse: Reuse) -> Result<AppliedEntry, ReplicaError> {
-        let fuel = Rc::new(RefCell::new(vec![0; entry.commands.len()]));
-        let metered = Metered { component: self.component.clone(), reuse, fuel: fuel.clone() };
+        let metered = Metered::new(&self.component, reuse, entry.commands.len());
         let verdicts = self.run_entry(entry, &metered)?;
-        Ok(AppliedEntry { index: self.system.applied_index(), verdicts, fuel: fuel.take() })
+        Ok(AppliedEntry { index: self.system.applied_index(), verdicts, fuel: metered.fuel() })
     }
 
     fn run_entry(&mut self, entry: &Entry, instances: &dyn Instances) -> Result<Vec<Verdict>, ReplicaError> {
-        let index = self.system.applied_index() + 1;
-        let log_id = LogId { leader_id: CommittedLeaderId::new(TERM, 1), index };
         let runner = Runner { instances, limits: &self.limits };
-        let generation = self.state.current();
-        let effects = entry::normal(&self.system, log_id, entry, Some(runner), generation.clone())?;
-        let batch = batch_of(&effects);
+        let effects = entry::normal(&self.system, self.next_log_id(), entry, Some(runner), self.state.current())?;
+        self.commit(&effects)?;
+        Ok(effects.outcomes.into_iter().map(|(_, verdict)| verdict).collect())
+    }
+
+    /// Tries to change to another component, by the next entry. If the change is made, the replica
+    /// runs that component from then on.
+    pub fn change(&mut self, component: Component) -> Result<ChangeReport, ReplicaError> {
+        let began = Instant::now();
+        let (index, profile) = self.system.in_force().expect("the first entry was a genesis entry");
+        let cluster_id = profile.cluster_id.as_ref().try_into().unwrap_or_default();
+        let change = change_to(&genesis_of(cluster_id, &component, component.hash()), index, 0);
+        let entry = Entry { change: Some(change.clone()), ..Entry::default() };
+        let migrate = change::migrate(&self.component, &component, self.state.current(), &|| false);
+        let attempt = change::effects(&self.system, self.next_log_id(), &entry, &change, Some(migrate))?;
+        self.commit(&attempt.effects)?;
+        let is_made = attempt.is_made();
+        let Attempt { tried, detail, .. } = attempt;
+        if is_made {
+            self.limits = limits_of(&component);
+            self.component = component;
+            self.kept = Kept::default();
+        }
+        let tried = tried.expect("the change names a component");
+        Ok(ChangeReport::new(&tried, detail, began.elapsed()))
+    }
+
+    fn next_log_id(&self) -> LogId {
+        LogId { leader_id: CommittedLeaderId::new(TERM, 1), index: self.system.applied_index() + 1 }
+    }
+
+    fn commit(&mut self, effects: &Effects) -> Result<(), ReplicaError> {
+        let (generation, batch) = (self.state.current(), batch_of(effects));
         generation.commit(&batch)?;
-        self.system = effects.system;
+        self.system = effects.system.clone();
         self.dirty.note(batch.bytes());
         if self.dirty.is_due() {
             generation.flush()?;
             self.dirty = Dirty::nothing(FLUSH_AFTER);
         }
-        Ok(effects.outcomes.into_iter().map(|(_, verdict)| verdict).collect())
+        Ok(())
     }
 
     /// Answers a query from the current state.
@@ -277,111 +256,17 @@ impl Replica {
             Ok(applied.map(|log_id| (log_id.index, log_id.leader_id.term)))
         };
         let checkpoint = self.checkpoints.create(&self.state.current(), &position)?.ok_or(SnapshotError::Empty)?;
-        let (out, mut frames) = mpsc::channel(FRAMES_IN_FLIGHT);
-        let transfer = Arc::new(Transfers::default().begin(Direction::Sending, "the same replica", None));
-        let outlet = Arc::new(Outlet { out, transfer, pace: Pace::default() });
-        let component = self.component.clone();
-        let sender = std::thread::Builder::new()
-            .name("snapshot-send".into())
-            .stack_size(CALLER_STACK_BYTES)
-            .spawn(move || send::send(&checkpoint, Some(&component), &outlet))
-            .map_err(ReplicaError::Thread)?;
-        let fell_back = Arc::new(AtomicBool::new(false));
-        let noted = fell_back.clone();
-        let incoming = Box::new(move || {
-            let frame = frames.blocking_recv().transpose().map_err(SnapshotError::Damaged)?;
-            if frame.as_ref().is_some_and(|frame| Frame::decode(frame) == Ok(Frame::Restart)) {
-                noted.store(true, Ordering::Release);
-            }
-            Ok(frame)
-        });
-        let received = receive::receive(&self.state, Some(&self.component), incoming, &Arc::default());
-        let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // A node would send the rows instead, so that a faulty guest cannot prevent snapshots. Here
-        // the guest is under test.
-        if fell_back.load(Ordering::Acquire) {
-            return Err(ReplicaError::Snapshot(self.snapshot_problem()?));
-        }
-        let (generation, system) = received?;
-        if let Err(send::SendError::Store(error)) = sent {
-            return Err(error.into());
-        }
+        let state = self.state.clone();
+        let (generation, system) =
+            loopback::pass(&checkpoint.open()?, &self.component, &|| state.create(), Arc::new(|| false))?;
         self.state.install(generation, system.applied_index())?;
         self.system = system;
         Ok(())
     }
-
-    /// Makes the snapshot again to find the reason of the failure, which the sender only logs.
-    fn snapshot_problem(&self) -> Result<String, ReplicaError> {
-        let place = guest::snapshot_slot(&self.component)
-            .ok_or_else(|| HostFault("all places for snapshots are taken".into()))?;
-        Ok(match guest::snapshot(&self.component, &place, self.context(), self.view(), Box::new(Nowhere))? {
-            Verdict::Reply(_) => "it failed once and then did not".to_owned(),
-            Verdict::Refused(status) => status.message,
-            Verdict::Failed(failure) => format!("{:?}: {}", failure.reason, failure.detail),
-        })
-    }
 }
 
-/// A sink for a snapshot that nobody reads.
-struct Nowhere;
-
-impl SnapshotSink for Nowhere {
-    fn write(&mut self, _: &[u8]) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-/// Makes instances that record the fuel of each command, by its place in the entry.
-struct Metered {
-    component: Component,
-    reuse: Reuse,
-    fuel: Rc<RefCell<Vec<u64>>>,
-}
-
-impl Instances for Metered {
-    fn fresh(&self) -> Result<Box<dyn Instance>, HostFault> {
-        Ok(Box::new(MeteredInstance {
-            instance: ApplyInstance::new(&self.component)?,
-            component: self.component.clone(),
-            reuse: self.reuse,
-            fuel: self.fuel.clone(),
-        }))
-    }
-}
-
-struct MeteredInstance {
-    instance: ApplyInstance,
-    component: Component,
-    reuse: Reuse,
-    fuel: Rc<RefCell<Vec<u64>>>,
-}
-
-impl Instance for MeteredInstance {
-    fn served(&self) -> u32 {
-        match self.reuse {
-            Reuse::Shared => self.instance.served(),
-            Reuse::Never => 0,
-        }
-    }
-
-    fn apply(&mut self, call: Call<'_>, store: Box<dyn Rows>) -> (Result<Verdict, HostFault>, Box<dyn Rows>) {
-        if self.reuse == Reuse::Never && self.instance.served() > 0 {
-            match ApplyInstance::new(&self.component) {
-                Ok(instance) => self.instance = instance,
-                Err(fault) => return (Err(fault), store),
-            }
-        }
-        let (verdict, store) = self.instance.apply(call, store);
-        self.fuel.borrow_mut()[call.context.position as usize] += self.instance.fuel_used();
-        (verdict, store)
-    }
-
-    fn fuel_used(&self) -> u64 {
-        self.instance.fuel_used()
-    }
-
-    fn fuel_of_start(&self) -> u64 {
-        self.instance.fuel_of_start()
-    }
+/// Returns the limits of a replica's guest. The caller decides how many commands share an entry.
+fn limits_of(component: &Component) -> Limits {
+    let own = component.engine().limits().clone();
+    Limits { fuel_per_entry: u64::MAX, reply_bytes_per_entry_max: u64::MAX, ..own }
 }

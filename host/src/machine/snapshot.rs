@@ -7,17 +7,19 @@
 //! - One snapshot is received at a time. A received snapshot that is dropped before its install is
 //!   removed.
 
+mod author;
 pub(crate) mod error;
 pub(crate) mod frames;
+pub(crate) mod loopback;
 pub(crate) mod receive;
 pub(crate) mod send;
 pub(crate) mod transfers;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::pace::Pace;
 use super::shared::Shared;
 use super::system::System;
+use crate::codec::Genesis;
 use crate::guest::CALLER_STACK_BYTES;
 use crate::store::{Batch, Checkpoint, Column, Generation, Read, State, StoreError};
 use crate::types::{LogId, NodeId, NodeMode, TypeConfig};
@@ -76,12 +79,12 @@ impl PreparedState {
     }
 }
 
-/// The exclusive right to receive or to back up. Dropping it gives it back.
+/// The exclusive right to receive, to back up or to rehearse. Dropping it gives it back.
 #[derive(Debug)]
-struct Turn(Arc<AtomicBool>);
+pub(crate) struct Turn(Arc<AtomicBool>);
 
 impl Turn {
-    fn take(of: &Arc<AtomicBool>) -> Option<Turn> {
+    pub(crate) fn take(of: &Arc<AtomicBool>) -> Option<Turn> {
         (!of.swap(true, Ordering::AcqRel)).then(|| Turn(of.clone()))
     }
 }
@@ -100,8 +103,12 @@ pub struct Snapshots {
     transfers: Transfers,
     receiving: Arc<AtomicBool>,
     backing_up: Arc<AtomicBool>,
-    /// Whether this process has stopped sending the guest's own snapshots.
-    guest_distrusted: Arc<AtomicBool>,
+    /// The version of the component in use when this process stopped sending its own snapshots; 0
+    /// while it sends them.
+    distrusted: Arc<AtomicU64>,
+    /// Nodes that lack the component which wrote the last snapshot that they were sent. The next
+    /// one consists of the rows.
+    lack_guest: Arc<Mutex<BTreeSet<NodeId>>>,
     /// Metadata by (index, term) of the checkpoint.
     metas: Arc<Mutex<BTreeMap<(u64, u64), Meta>>>,
     handed_over: Arc<Mutex<Option<LogId>>>,
@@ -115,7 +122,8 @@ impl Snapshots {
             pace,
             backing_up: Arc::default(),
             receiving: Arc::default(),
-            guest_distrusted: Arc::default(),
+            distrusted: Arc::default(),
+            lack_guest: Arc::default(),
             metas: Arc::default(),
             handed_over: Arc::default(),
         }
@@ -146,7 +154,6 @@ impl Snapshots {
     /// last item is an error text. Dropping the receiver cancels the transfer. The checkpoint stays
     /// on disk meanwhile.
     pub fn send(&self, data: &SnapshotData, to: NodeId, name: &str) -> Sending {
-        let component = self.shared.component().filter(|_| !self.guest_distrusted.load(Ordering::Acquire));
         let SnapshotData::Checkpoint(checkpoint) = data else {
             let (out, frames) = mpsc::channel(1);
             out.try_send(Err("only a snapshot that is on disk can be sent".into())).expect("the channel is empty");
@@ -157,7 +164,7 @@ impl Snapshots {
         transfer.is_of(checkpoint.index);
         let (checkpoint, this) = (checkpoint.clone(), self.clone());
         self.spawn_sender(transfer, move |outlet| {
-            let sent = send::send(&checkpoint, component.as_ref(), outlet);
+            let sent = send::send(&checkpoint, |system| this.author(system, to), outlet);
             match &sent {
                 Ok(()) => drop(this.shared.counts.snapshots_sent.fetch_add(1, Ordering::Relaxed)),
                 Err(SendError::Store(error)) if !error.lacks_descriptor() => this.set_aside(&checkpoint),
@@ -171,9 +178,11 @@ impl Snapshots {
     /// One backup is made at a time.
     pub async fn back_up(&self, peer: &str) -> Result<Sending, SnapshotError> {
         let turn = Turn::take(&self.backing_up).ok_or(SnapshotError::BackingUp)?;
-        let component = self.shared.component().ok_or(SnapshotError::NoComponent)?;
+        self.shared.component().ok_or(SnapshotError::NoComponent)?;
         self.take().await?;
         let checkpoint = self.shared.checkpoints.newest().ok_or(SnapshotError::Empty)?;
+        let (this, of) = (self.clone(), checkpoint.clone());
+        let component = blocking(move || this.component_of(&of)).await?;
         let transfer = self.transfers.begin(Direction::BackingUp, peer, None);
         transfer.is_of(checkpoint.index);
         Ok(self.spawn_sender(transfer, move |outlet| {
@@ -224,14 +233,6 @@ impl Snapshots {
         Sending { frames, transfer }
     }
 
-    /// Makes the host send the rows themselves from now on. A receiver found that the guest's
-    /// restore is not the inverse of its snapshot.
-    pub fn distrust_guest(&self, why: &str) {
-        if !self.guest_distrusted.swap(true, Ordering::AcqRel) {
-            tracing::error!(%why, "the guest's own snapshots are not sent any more; the host ships the rows themselves");
-        }
-    }
-
     /// Begins to receive a snapshot. `peer` is the sender's name for people. The state in use does
     /// not change before openraft installs the result.
     pub fn receive(&self, from: Option<NodeId>, peer: &str) -> Result<Receiving, SnapshotError> {
@@ -240,17 +241,18 @@ impl Snapshots {
         let progress = transfer.shared();
         let (frames, mut incoming) = mpsc::channel(FRAMES_IN_FLIGHT);
         let (done, result) = oneshot::channel();
-        let shared = self.shared.clone();
+        let this = self.clone();
         let work = move || {
             let incoming = Box::new(move || Ok(incoming.blocking_recv()));
-            let component = shared.component();
-            let received = receive::receive(&shared.state, component.as_ref(), incoming, &transfer.shared());
+            let progress = transfer.shared();
+            let find = |hash, profile: Option<&Genesis>| this.restorer(hash, profile, &progress);
+            let received = receive::receive(&this.shared.state, &find, incoming, &progress);
             let prepared = received.and_then(|(generation, system)| {
                 let applied = system.applied.ok_or(SnapshotError::Empty)?;
                 transfer.tell("a snapshot is received");
                 Ok(PreparedState { generation, applied, _transfer: transfer, _turn: turn })
             });
-            drop(shared);
+            drop(this);
             // If the caller gave up, the result is dropped here, and its directory with it.
             drop(done.send(prepared));
         };

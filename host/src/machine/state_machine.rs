@@ -1,5 +1,6 @@
-//! Adapts the machine to openraft: passes entries to the apply thread, and snapshots to
-//! `snapshots.rs`. Decides nothing about either, except the order of the steps of an install.
+//! Adapts the machine to openraft: passes entries to the apply thread, or to `starting.rs` while
+//! openraft starts, and snapshots to `snapshots.rs`. Decides nothing about either, except the order
+//! of the steps of an install.
 
 use std::io;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use openraft::{EntryPayload, OptionalSend};
 use super::apply::{ApplyHandle, Committed, LogGate};
 use super::snapshot::error::SnapshotError;
 use super::snapshot::{Meta, SnapshotData, Snapshots, blocking};
+use super::starting::Starting;
 use super::system::System;
 use crate::faults;
 use crate::store::Checkpoint;
@@ -30,11 +32,26 @@ pub struct StateMachine {
     apply: ApplyHandle,
     gate: Arc<dyn LogGate>,
     snapshots: Snapshots,
+    starting: Starting,
 }
 
 impl StateMachine {
     pub(crate) fn new(apply: ApplyHandle, gate: Arc<dyn LogGate>, snapshots: Snapshots) -> StateMachine {
-        StateMachine { apply, gate, snapshots }
+        StateMachine { apply, gate, snapshots, starting: Starting::default() }
+    }
+
+    /// Lets openraft start without waiting for what the state lacks. What it applies until
+    /// [`StateMachine::go_on`] is put off.
+    pub(crate) fn put_off(&self) {
+        self.starting.begin();
+    }
+
+    /// Has the apply thread apply what was put off, and waits for none of it. Returns the index of
+    /// the last such entry. Must come before openraft runs, whose entries follow these.
+    pub(crate) fn go_on(&self) -> Option<u64> {
+        let last = self.starting.end()?.index;
+        self.apply.replay(last);
+        Some(last)
     }
 }
 
@@ -51,7 +68,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
         let system = System::read(&*self.snapshots.state().current())?;
-        Ok((system.applied, (*system.membership).clone()))
+        Ok(self.starting.over(system.applied, (*system.membership).clone()))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -61,6 +78,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let (mut batch, mut bytes): (Vec<Committed>, usize) = (Vec::new(), 0);
         while let Some(entry) = entries.next().await {
             let entry = entry?;
+            if self.starting.puts_off(&entry.0) {
+                continue;
+            }
             bytes += payload_bytes(&entry);
             batch.push(entry);
             if batch.len() == ENTRIES_MAX || bytes >= BYTES_MAX {

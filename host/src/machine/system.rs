@@ -3,21 +3,28 @@
 //! snapshot carries them. This module does no IO of its own: callers pass a reader.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use openraft::vote::RaftLeaderId;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use super::log_position::LogPosition;
+use super::operation::Operation;
+use super::profile::Profile;
+use super::read_only::ReadOnly;
+use super::tried::Tried;
 use crate::codec::{CodecError, Genesis, decode_record, encode_record};
 use crate::store::{Column, Read, StoreError};
-use crate::types::{Addresses, CommittedLeaderId, LogId, Membership, NodeId, StoredMembership};
+use crate::types::{Addresses, LogId, Membership, NodeId, StoredMembership};
 
 /// Keys of the `system` column. Frozen: they are used on disk and in snapshots.
 pub(crate) mod key {
     /// The last applied log id. Absent before the first entry.
     pub(crate) const APPLIED: &[u8] = b"applied";
+    /// The last change that was tried. Absent before the first.
+    pub(crate) const CHANGE: &[u8] = b"change";
     /// Counters: commands and failures since the cluster began.
     pub(crate) const COUNTERS: &[u8] = b"counters";
     /// The genesis entry and its index.
@@ -26,28 +33,17 @@ pub(crate) mod key {
     pub(crate) const HASH: &[u8] = b"hash";
     /// The last applied membership.
     pub(crate) const MEMBERSHIP: &[u8] = b"membership";
+    /// Retention and quotas. Absent before they were set for the first time.
+    pub(crate) const OPERATION: &[u8] = b"operation";
+    /// The profile in force since a change. Absent while that of the genesis entry is in force.
+    pub(crate) const PROFILE: &[u8] = b"profile";
+    /// The read-only mode. Absent before it was set for the first time.
+    pub(crate) const READ_ONLY: &[u8] = b"read_only";
     /// Log time, in milliseconds since 1970.
     pub(crate) const TIME: &[u8] = b"time";
-}
-
-/// A log id in its form on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LogPosition {
-    pub(crate) term: u64,
-    pub(crate) leader: NodeId,
-    pub(crate) index: u64,
-}
-
-impl From<&LogId> for LogPosition {
-    fn from(log_id: &LogId) -> Self {
-        LogPosition { term: log_id.leader_id.term, leader: log_id.leader_id.node_id, index: log_id.index }
-    }
-}
-
-impl From<LogPosition> for LogId {
-    fn from(position: LogPosition) -> Self {
-        LogId { leader_id: CommittedLeaderId::new(position.term, position.leader), index: position.index }
-    }
+    /// All keys. A record under another key is of a newer build.
+    pub(crate) const ALL: [&[u8]; 10] =
+        [APPLIED, CHANGE, COUNTERS, GENESIS, HASH, MEMBERSHIP, OPERATION, PROFILE, READ_ONLY, TIME];
 }
 
 /// A membership in its form on disk.
@@ -115,11 +111,21 @@ pub(crate) struct System {
     pub(crate) counters: Counters,
     /// The genesis, with the index of its entry.
     pub(crate) genesis: Option<Arc<(u64, Genesis)>>,
+    /// The profile in force since a change.
+    pub(crate) profile: Option<Arc<Profile>>,
+    /// The last change that was tried.
+    pub(crate) change: Option<Tried>,
+    /// The read-only mode, since it was set for the first time.
+    pub(crate) read_only: Option<Arc<ReadOnly>>,
+    /// Retention and quotas, since they were set for the first time.
+    pub(crate) operation: Option<Arc<Operation>>,
 }
 
 impl System {
-    /// Reads all records. Records that do not exist yet get their initial values.
+    /// Reads all records. Records that do not exist yet get their initial values. A record that
+    /// this build does not know is an error: whoever passes over it computes another state.
     pub(crate) fn read(from: &dyn Read) -> Result<System, StoreError> {
+        refuse_unknown(from)?;
         let genesis = record::<GenesisRecord>(from, key::GENESIS)?.map(decode_genesis).transpose()?;
         Ok(System {
             applied: record::<LogPosition>(from, key::APPLIED)?.map(LogId::from),
@@ -132,7 +138,18 @@ impl System {
             hash: record(from, key::HASH)?.unwrap_or_default(),
             counters: record(from, key::COUNTERS)?.unwrap_or_default(),
             genesis: genesis.map(Arc::new),
+            profile: bytes_of(from, key::PROFILE, Profile::decode)?.map(Arc::new),
+            change: bytes_of(from, key::CHANGE, Tried::decode)?,
+            read_only: bytes_of(from, key::READ_ONLY, ReadOnly::decode)?.map(Arc::new),
+            operation: bytes_of(from, key::OPERATION, Operation::decode)?.map(Arc::new),
         })
+    }
+
+    /// Returns the profile in force, and the index of the entry that put it in force: the genesis
+    /// entry, or the last change that was made.
+    pub(crate) fn in_force(&self) -> Option<(u64, &Genesis)> {
+        let changed = self.profile.as_ref().map(|profile| (profile.index, &profile.genesis));
+        changed.or_else(|| self.genesis.as_ref().map(|genesis| (genesis.0, &genesis.1)))
     }
 
     /// Reads only the index of the last applied entry and its log time.
@@ -153,6 +170,9 @@ impl System {
         if let Some(applied) = self.applied.as_ref().filter(|_| self.applied != before.applied) {
             writes.push((key::APPLIED, encode_record(&LogPosition::from(applied))));
         }
+        if let Some(change) = self.change.as_ref().filter(|_| self.change != before.change) {
+            writes.push((key::CHANGE, change.encode()));
+        }
         if self.counters != before.counters {
             writes.push((key::COUNTERS, encode_record(&self.counters)));
         }
@@ -163,11 +183,44 @@ impl System {
         if self.membership != before.membership {
             writes.push((key::MEMBERSHIP, encode_record(&MembershipRecord::from(self.membership.as_ref()))));
         }
+        if let Some(operation) = self.operation.as_ref().filter(|_| self.operation != before.operation) {
+            writes.push((key::OPERATION, operation.encode()));
+        }
+        if let Some(profile) = self.profile.as_ref().filter(|_| self.profile != before.profile) {
+            writes.push((key::PROFILE, profile.encode()));
+        }
+        if let Some(mode) = self.read_only.as_ref().filter(|_| self.read_only != before.read_only) {
+            writes.push((key::READ_ONLY, mode.encode()));
+        }
         if self.time_ms != before.time_ms {
             writes.push((key::TIME, encode_record(&self.time_ms)));
         }
         writes
     }
+}
+
+fn refuse_unknown(from: &dyn Read) -> Result<(), StoreError> {
+    let mut unknown = None;
+    from.scan(Column::System, &[], None, false, &mut |key, _| match key::ALL.contains(&key) {
+        true => ControlFlow::Continue(()),
+        false => {
+            unknown = Some(String::from_utf8_lossy(key).into_owned());
+            ControlFlow::Break(())
+        }
+    })?;
+    match unknown {
+        Some(key) => Err(StoreError::Newer { what: format!("the state has a record `{}`", key.escape_debug()) }),
+        None => Ok(()),
+    }
+}
+
+/// Returns the id of the cluster in the bytes of the record under [`key::GENESIS`].
+pub(crate) fn cluster_of_genesis(bytes: &[u8]) -> Result<[u8; 16], CodecError> {
+    let record: GenesisRecord = decode_record(bytes)?;
+    let damaged = |what: String| CodecError::Damaged(what);
+    let genesis = Genesis::decode(record.genesis.as_slice()).map_err(|error| damaged(error.to_string()))?;
+    let id = genesis.cluster_id.as_ref().try_into();
+    id.map_err(|_| damaged("the id of the cluster has another length".into()))
 }
 
 fn decode_genesis(record: GenesisRecord) -> Result<(u64, Genesis), StoreError> {
@@ -184,7 +237,15 @@ fn damaged(key: &'static [u8]) -> impl FnOnce(CodecError) -> StoreError {
 }
 
 fn record<T: serde::de::DeserializeOwned>(from: &dyn Read, key: &'static [u8]) -> Result<Option<T>, StoreError> {
-    from.get(Column::System, key)?.map(|bytes| decode_record(&bytes)).transpose().map_err(damaged(key))
+    bytes_of(from, key, decode_record)
+}
+
+fn bytes_of<T>(
+    from: &dyn Read,
+    key: &'static [u8],
+    decode: impl Fn(&[u8]) -> Result<T, CodecError>,
+) -> Result<Option<T>, StoreError> {
+    from.get(Column::System, key)?.map(|bytes| decode(&bytes)).transpose().map_err(damaged(key))
 }
 
 #[cfg(test)]
@@ -206,7 +267,6 @@ mod tests {
 
     #[test]
     fn record_bytes_are_frozen() {
-        assert_eq!(hex(&encode_record(&position(4))), "01020000000000000003000000000000000400000000000000");
         assert_eq!(hex(&encode_record(&Counters { commands: 1, failed: 2 })), "0101000000000000000200000000000000");
         assert_eq!(hex(&encode_record(&HashRecord { index: 1, hash: 2 })), "0101000000000000000200000000000000");
         let word = |value: u8| format!("{value:02x}00000000000000");
@@ -234,7 +294,29 @@ mod tests {
         assert!(after.changes_since(&before).is_empty());
         after.applied = Some(position(1).into());
         after.time_ms = 5;
-        let keys: Vec<_> = after.changes_since(&before).into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, [key::APPLIED, key::TIME]);
+        let keys =
+            |after: &System| -> Vec<_> { after.changes_since(&before).into_iter().map(|(key, _)| key).collect() };
+        assert_eq!(keys(&after), [key::APPLIED, key::TIME]);
+        let (index, genesis) = (1, Genesis::default());
+        after.genesis = Some(Arc::new((index, genesis.clone())));
+        after.counters.commands = 1;
+        after.membership = Arc::new(membership());
+        after.change =
+            Some(Tried { index, from: [0; 32], to: [0; 32], verdict: super::super::ChangeVerdict::TooLarge, rows: 0 });
+        after.profile = Some(Arc::new(Profile {
+            index,
+            genesis: genesis.clone(),
+            before: (index, genesis),
+            probation_until_ms: 0,
+            checkpoint: position(0),
+        }));
+        let (methods, by) = (Vec::new(), String::new());
+        after.read_only = Some(Arc::new(ReadOnly { index, time_ms: 5, on: true, methods, by }));
+        after.operation = Some(Arc::new(Operation { index, ..Operation::default() }));
+        let all = keys(&after);
+        assert_eq!(all.len(), 9);
+        assert!(all.is_sorted(), "the hash takes them in key order");
+        let known: Vec<_> = key::ALL.into_iter().filter(|key| *key != key::HASH).collect();
+        assert_eq!(all, known, "whoever reads them refuses any other");
     }
 }

@@ -3,11 +3,20 @@
 #![allow(clippy::unwrap_used)]
 
 mod backup;
+mod changing;
 mod conformance;
+mod forward;
 mod guest_text;
 mod harness;
 mod installing;
 mod kept;
 mod lifecycle;
+mod logged;
+mod modes;
+mod moving;
+mod rehearsal;
+mod replay;
 mod replica;
+mod rolling_back;
+mod starting;
 mod transfer;

@@ -1,31 +1,50 @@
 //! A connection that has a place at its port, before it is served: with TLS its handshake comes
-//! first. Silence, the need for room, and a failed handshake end it here. Runs in the task of the
-//! connection, so that no handshake holds up another connection.
+//! first, in its turn. Silence, the need for room, and a failed handshake end it here. Runs in the
+//! task of the connection, so that no handshake holds up another connection. The handshake itself
+//! runs where its port says.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::connection::{Connection, PREFACE_TIMEOUT};
 use super::counts::Counts;
+use super::handshakes::Handshakes;
 use super::remote::Remote;
 use super::slots::Slot;
 use super::unencrypted;
+use crate::source::Source;
 use crate::tls::{self, Mode, Server, Stream, speaks_tls};
 
-/// Why a connection is closed that does not speak TLS, in words for its user.
+/// Why a connection is closed that does not speak TLS, in words for its user. The client crate
+/// knows the first of them.
 const WANTS_TLS: &str = "this port speaks TLS alone: use https, or give the CA (--tls_ca)";
+
+/// Longest time of a handshake once it has its turn. It takes two round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a port encrypts its connections, and what its handshakes may take.
+#[derive(Clone, Debug)]
+pub(super) struct Encryption {
+    pub(super) tls: Server,
+    pub(super) handshakes: Handshakes,
+    /// Where handshakes run; `None` for where the connection does.
+    pub(super) runs_on: Option<Handle>,
+}
 
 /// A connection of which nothing was read. Its place is given back when it is dropped.
 #[derive(Debug)]
 pub struct Arrival {
     stream: TcpStream,
     address: SocketAddr,
-    tls: Server,
+    encryption: Encryption,
     counts: Arc<Counts>,
     slot: Slot,
     /// When its handshake and its preface must be finished.
@@ -33,20 +52,26 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    pub(super) fn new(stream: TcpStream, address: SocketAddr, tls: Server, counts: Arc<Counts>, slot: Slot) -> Arrival {
-        Arrival { stream, address, tls, counts, slot, until: Instant::now() + PREFACE_TIMEOUT }
+    pub(super) fn new(
+        stream: TcpStream,
+        address: SocketAddr,
+        encryption: Encryption,
+        counts: Arc<Counts>,
+        slot: Slot,
+    ) -> Arrival {
+        Arrival { stream, address, encryption, counts, slot, until: Instant::now() + PREFACE_TIMEOUT }
     }
 
     /// Returns what decides about its certificate.
     pub fn tls(&self) -> Server {
-        self.tls.clone()
+        self.encryption.tls.clone()
     }
 
     /// Makes the handshake, if there is one. `None` if the connection is over.
     pub async fn open(self) -> Option<(Connection<Stream>, Remote)> {
-        let Arrival { stream, address, tls, counts, slot, until } = self;
+        let Arrival { stream, address, encryption, counts, mut slot, until } = self;
         let opened = tokio::select! {
-            opened = handshake(stream, &tls, &counts, address) => opened?,
+            opened = handshake(stream, &encryption, &counts, address) => opened?,
             () = poll_fn(|cx| slot.poll_evicted(cx)) => return None,
             () = tokio::time::sleep_until(until) => {
                 Counts::add(&counts.silent_closed);
@@ -55,6 +80,12 @@ impl Arrival {
         };
         let (stream, certificate) = opened;
         let is_encrypted = matches!(stream, Stream::Encrypted(_));
+        if !is_encrypted {
+            Counts::add(&counts.plain);
+        }
+        if !is_encrypted && encryption.tls.mode() == Mode::Prefer && encryption.tls.is_for_peers() {
+            slot.is_not_encrypted();
+        }
         let remote = Remote { address, certificate, is_encrypted };
         Some((Connection::new(stream, counts, slot, until), remote))
     }
@@ -62,27 +93,51 @@ impl Arrival {
 
 type Opened = (Stream, Option<Arc<tls::Certificate>>);
 
-async fn handshake(stream: TcpStream, tls: &Server, counts: &Counts, address: SocketAddr) -> Option<Opened> {
-    if tls.mode() == Mode::Require {
-        match speaks_tls(&stream).await {
-            Ok(true) => {}
-            Ok(false) => {
-                counts.handshake_failed(address, "it does not speak TLS, and this port speaks nothing else");
-                unencrypted::tell(stream, WANTS_TLS).await;
-                return None;
-            }
-            // A probe, or somebody who changed their mind.
-            Err(error) => return gone(&error),
-        }
+async fn handshake(stream: TcpStream, encryption: &Encryption, counts: &Counts, address: SocketAddr) -> Option<Opened> {
+    let Encryption { tls, handshakes, runs_on } = encryption;
+    if tls.mode() == Mode::Off {
+        return Some((Stream::Plain(stream), None));
     }
-    match tls.accept(stream).await {
-        Ok(opened) => Some(opened),
-        Err(error) if tls.mode() == Mode::Prefer && error.kind() == io::ErrorKind::UnexpectedEof => gone(&error),
-        Err(error) => {
+    match speaks_tls(&stream).await {
+        Ok(true) => {}
+        Ok(false) if tls.mode() == Mode::Prefer => return Some((Stream::Plain(stream), None)),
+        Ok(false) => {
+            counts.handshake_failed(address, "it does not speak TLS, and this port speaks nothing else");
+            unencrypted::tell(stream, WANTS_TLS).await;
+            return None;
+        }
+        // A probe, or somebody who changed their mind.
+        Err(error) => return gone(&error),
+    }
+    let source = Source::of(address.ip());
+    let turn = handshakes.turn(source).await;
+    let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, accept(stream, tls.clone(), runs_on.as_ref())).await;
+    drop(turn);
+    match accepted {
+        Ok(Ok(opened)) => {
+            if opened.1.is_some() {
+                handshakes.has_shown(source);
+            }
+            Some(opened)
+        }
+        Ok(Err(error)) => {
             counts.handshake_failed(address, &tls::reason(&error));
             None
         }
+        Err(_) => {
+            Counts::add(&counts.silent_closed);
+            None
+        }
     }
+}
+
+/// Makes the handshake, on other threads if they are given. It ends when the result is dropped.
+async fn accept(stream: TcpStream, tls: Server, runs_on: Option<&Handle>) -> io::Result<Opened> {
+    let Some(threads) = runs_on else { return tls.accept(stream).await };
+    let mut accepting = JoinSet::new();
+    accepting.spawn_on(async move { tls.accept(stream).await }, threads);
+    let accepted = accepting.join_next().await.unwrap_or_else(|| Ok(Err(io::ErrorKind::Interrupted.into())));
+    accepted.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 fn gone(error: &io::Error) -> Option<Opened> {
@@ -162,6 +217,6 @@ mod tests {
         while port.status().open != 1 || port.status().silent != 0 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(port.status().handshakes_failed, 0);
+        assert_eq!((port.status().handshakes_failed, port.status().plain), (0, 1));
     }
 }

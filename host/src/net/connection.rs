@@ -21,7 +21,7 @@ use super::frames::{Frames, Head, RST_STREAM};
 use super::preface::{Preface, Spoken};
 use super::rate::Rate;
 use super::refusal::goaway;
-use super::slots::Slot;
+use super::slots::{Gone, Slot};
 use crate::tls::{Chain, Stream};
 
 /// Longest time that a connection may take to finish its preface, and before it the handshake of
@@ -50,10 +50,15 @@ const RESTLESS_READ_BYTES: usize = 1 << 10;
 
 /// The last stream that a GOAWAY may name: every call may have been run.
 const EVERY_STREAM: u32 = u32::MAX >> 1;
+/// The same: no call was run.
+const NO_STREAM: u32 = 0;
 
 /// Why a connection is closed that sends control frames too fast, in words for its user.
 const TOO_MUCH_CONTROL: &str =
     "this connection sent PING, SETTINGS or other frames without a call too fast for too long";
+
+/// Why a connection is closed that is not encrypted, in words for its user.
+const TOO_MANY_PLAIN: &str = "half of the connections that this port may have are in use without TLS: use TLS";
 
 /// One connection. Its place is given back when it is dropped.
 pub struct Connection<S> {
@@ -129,8 +134,10 @@ impl<S> Connection<S> {
                         Spoken::Http1 => Speech::Http1,
                         Spoken::Http2(received) => Speech::Http2 { received, sent: std::mem::take(sent) },
                     };
-                    if !self.slot.has_spoken() {
-                        return Err(made_room());
+                    match self.slot.has_spoken() {
+                        Ok(()) => {}
+                        Err(Gone::MadeRoom) => return Err(made_room()),
+                        Err(Gone::Plain) => return self.refuse_plain(),
                     }
                 }
             }
@@ -186,20 +193,26 @@ impl<S> Connection<S> {
             }
             Pace::Over => {
                 self.counts.control_closed();
-                self.part()
+                self.part(EVERY_STREAM, TOO_MUCH_CONTROL)
             }
         }
     }
 
+    /// Closes a connection before its first call, because too many are not encrypted.
+    fn refuse_plain(&mut self) -> io::Result<()> {
+        self.counts.plain_refused();
+        self.part(NO_STREAM, TOO_MANY_PLAIN)
+    }
+
     /// Begins to close the connection with words. An error ends it without any, because a frame is
-    /// on its way that the other side does not take.
-    fn part(&mut self) -> io::Result<()> {
+    /// on its way that the other side does not take. No stream after `last_stream` was processed.
+    fn part(&mut self, last_stream: u32, words: &'static str) -> io::Result<()> {
         match &self.speech {
             Speech::Http2 { sent, .. } if sent.is_between() => {
-                self.farewell = Some(Farewell::new(goaway(EVERY_STREAM, TOO_MUCH_CONTROL), TOO_MUCH_CONTROL));
+                self.farewell = Some(Farewell::new(goaway(last_stream, words), words));
                 Ok(())
             }
-            _ => Err(io::Error::new(io::ErrorKind::ConnectionAborted, TOO_MUCH_CONTROL)),
+            _ => Err(io::Error::new(io::ErrorKind::ConnectionAborted, words)),
         }
     }
 

@@ -24,10 +24,13 @@ pub(super) struct Counts {
     pub(super) unread_closed: AtomicU64,
     pub(super) idle_closed: AtomicU64,
     pub(super) handshakes_failed: AtomicU64,
+    /// Connections that are not encrypted.
+    pub(super) plain: AtomicU64,
     slowed_lines: Sparse,
     control_lines: Sparse,
     unread_lines: Sparse,
     handshake_lines: Sparse,
+    plain_lines: Sparse,
 }
 
 impl Counts {
@@ -46,10 +49,12 @@ impl Counts {
             unread_closed: AtomicU64::new(0),
             idle_closed: AtomicU64::new(0),
             handshakes_failed: AtomicU64::new(0),
+            plain: AtomicU64::new(0),
             slowed_lines: Sparse::default(),
             control_lines: Sparse::default(),
             unread_lines: Sparse::default(),
             handshake_lines: Sparse::default(),
+            plain_lines: Sparse::default(),
         }
     }
 
@@ -96,6 +101,18 @@ impl Counts {
                 port = self.name,
                 left_out,
                 "a connection takes nothing of what was sent to it: it is closed"
+            );
+        }
+    }
+
+    /// Counts and logs that a connection is closed because too many are not encrypted.
+    pub(super) fn plain_refused(&self) {
+        Counts::add(&self.refused);
+        if let Some(left_out) = self.plain_lines.due() {
+            tracing::warn!(
+                port = self.name,
+                left_out,
+                "half of the connections that this port may have are in use without TLS: a new one is closed"
             );
         }
     }

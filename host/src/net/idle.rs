@@ -1,24 +1,27 @@
 //! Knows how many calls of a connection are open, and tells when there was none for a long time. A
 //! call is open until its reply is sent or nobody wants it any more. Closes nothing itself.
 
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use crate::limit::Many;
+
 /// The calls of one connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Attendance(Arc<Mutex<Calls>>);
 
+/// Those that are open.
 #[derive(Debug)]
-struct Calls {
+pub(super) struct Calls {
     open: usize,
     /// When the last call ended, or the connection began.
     since: Instant,
@@ -29,9 +32,29 @@ impl Attendance {
         Attendance(Arc::new(Mutex::new(Calls { open: 0, since: Instant::now() })))
     }
 
-    /// Wraps a service, so that its calls are counted.
-    pub(super) fn of<S>(&self, service: S) -> Attended<S> {
-        Attended { service, attendance: self.clone() }
+    /// Makes one whose open calls are among `all`.
+    pub(super) fn among(all: &Many<Mutex<Calls>>) -> Attendance {
+        let attendance = Attendance::new();
+        all.add(&attendance.0);
+        attendance
+    }
+
+    /// Has a service answer one call, and counts the call from now on. The future is not boxed: its
+    /// caller puts it into the task of the call.
+    pub(super) fn attend<S, R, B>(
+        &self,
+        mut service: S,
+        request: Request<R>,
+    ) -> impl Future<Output = Result<Response<Reply<B>>, S::Error>> + use<S, R, B>
+    where
+        S: Service<Request<R>, Response = Response<B>>,
+    {
+        let open = self.enter();
+        async move {
+            poll_fn(|cx| service.poll_ready(cx)).await?;
+            let reply = service.call(request).await?;
+            Ok(reply.map(|body| Reply { body, _open: open }))
+        }
     }
 
     /// Completes when no call was open for that long. Never, if there is no such time.
@@ -58,6 +81,12 @@ impl Attendance {
     }
 }
 
+impl Calls {
+    pub(super) fn open(&self) -> u64 {
+        self.open as u64
+    }
+}
+
 /// One open call.
 #[derive(Debug)]
 struct Open(Attendance);
@@ -67,33 +96,6 @@ impl Drop for Open {
         let mut calls = self.0.0.lock();
         calls.open -= 1;
         calls.since = Instant::now();
-    }
-}
-
-/// A service whose calls are counted.
-#[derive(Clone, Debug)]
-pub(super) struct Attended<S> {
-    service: S,
-    attendance: Attendance,
-}
-
-impl<S, R, B> Service<Request<R>> for Attended<S>
-where
-    S: Service<Request<R>, Response = Response<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Reply<B>>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<R>) -> Self::Future {
-        let open = self.attendance.enter();
-        let reply = self.service.call(request);
-        Box::pin(async move { Ok(reply.await?.map(|body| Reply { body, _open: open })) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Decides which requests are gRPC: POST over HTTP/2 with one of two content types. Says in words
 //! why another one is not. Sees heads only, and knows no service.
 
-use http::{HeaderMap, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 /// The content types that are served, with or without parameters. `+proto` states what the first
 /// one implies.
@@ -15,6 +15,9 @@ const QUOTED_BYTES_MAX: usize = 80;
 /// Such a request must not be run. Its client could not read the status, which travels in HTTP/2's
 /// trailers, nor the reply, which it expects in another encoding.
 pub fn refusal(method: &Method, version: Version, headers: &HeaderMap) -> Option<(StatusCode, String)> {
+    if is_grpc(method, version, headers) {
+        return None;
+    }
     let types: Vec<&[u8]> = headers.get_all(header::CONTENT_TYPE).iter().map(|value| value.as_bytes()).collect();
     if types.is_empty() || !types.iter().all(|content_type| is_served(content_type)) {
         return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, unsupported(&types)));
@@ -23,11 +26,15 @@ pub fn refusal(method: &Method, version: Version, headers: &HeaderMap) -> Option
         let text = format!("gRPC is served over HTTP/2, and this request came over {version:?}; it was not run.\n");
         return Some((StatusCode::HTTP_VERSION_NOT_SUPPORTED, text));
     }
-    if method != Method::POST {
-        let text = format!("gRPC calls are POST requests, and this one is a {method}; it was not run.\n");
-        return Some((StatusCode::METHOD_NOT_ALLOWED, text));
-    }
-    None
+    let text = format!("gRPC calls are POST requests, and this one is a {method}; it was not run.\n");
+    Some((StatusCode::METHOD_NOT_ALLOWED, text))
+}
+
+/// Returns whether a request is gRPC. It allocates nothing, since every call passes here.
+pub fn is_grpc(method: &Method, version: Version, headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let is_one = |content_type: &HeaderValue| is_served(content_type.as_bytes());
+    types.next().is_some_and(is_one) && types.all(is_one) && version == Version::HTTP_2 && method == Method::POST
 }
 
 fn is_served(content_type: &[u8]) -> bool {

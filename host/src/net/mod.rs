@@ -7,6 +7,8 @@
 //!   ├─ yes ──► arrival (TLS, in time) ──► connection (preface in time, frames below their rates)
 //!   │          ──► server ──► idle (how long without a call)
 //!   └─ no ───► refusal (in words)
+//! windows (how much a connection may send unread) ──► each connection's server
+//! handshakes (whose is next) ──► those of TLS at each port
 //! descriptors (how many are there) ──► the places of each port
 //! ```
 
@@ -20,6 +22,8 @@ mod farewell;
 mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod handler;
+mod handshakes;
 mod idle;
 pub mod media;
 mod port;
@@ -32,19 +36,22 @@ mod server;
 mod server_tests;
 mod slots;
 mod unencrypted;
+mod windows;
 
 use port::Listener;
 
 pub use arrival::Arrival;
 // The rooms above name no library of HTTP. They wrap a body, or dial, with these.
-pub use hyper::body::{Body as HttpBody, Frame};
+pub use hyper::body::{Body as HttpBody, Frame, Incoming as RequestBody, SizeHint};
 pub use hyper_util::rt::TokioIo;
 
 pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
 pub use descriptors::{Descriptors, Wish, share};
+pub use handler::{Handler, handler};
 pub use port::{Port, PortLimits, PortStatus, REFUSED_IN_WORDS_MAX};
 pub use remote::Remote;
 pub use server::{Http2Limits, serve};
+pub use windows::{WindowLimits, Windows};
 
 /// The ports of a node, and the descriptors of its process. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,7 +67,7 @@ pub struct Sockets {
 }
 
 /// Figures of the sockets for operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketsStatus {
     /// Descriptors that this process may have open at a time.
     pub descriptors_max: u64,

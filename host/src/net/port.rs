@@ -3,22 +3,29 @@
 //! it tries again after a pause.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, UNIX_EPOCH};
 
 use futures::stream;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::arrival::Arrival;
+use super::arrival::{Arrival, Encryption};
 use super::counts::Counts;
+use super::handshakes::Handshakes;
+use super::idle::{Attendance, Calls};
 use super::refusal;
-use super::slots::{Count, Evicted, Full, Slots};
+use super::remote::Remote;
+use super::slots::{Count, Evicted, Full, Origin, Slots};
+use super::windows::{NARROW, Wide, WidePlace, WindowLimits, Windows};
+use crate::limit::Many;
 use crate::logs::Sparse;
 use crate::source::Source;
-use crate::tls::{Mode, Server};
+use crate::tls::{Certificate, Mode, Server};
 
 /// Time to wait after a connection could not be accepted (usually because no descriptor is left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,17 +41,21 @@ pub struct PortLimits {
     pub connections_max: usize,
     /// Those of one address (IPv6: of one network of 64 bits) among them.
     pub per_address_max: usize,
+    /// Those that only programs on this node's machine get.
+    pub reserved: usize,
     /// Time without an open call after which a connection is closed; `None` for never.
     pub idle_timeout: Option<Duration>,
 }
 
 /// A port and its connections. Cheap to clone; several listeners may share its places.
 #[derive(Clone, Debug)]
-pub struct Port(Arc<Inner>, Server);
+pub struct Port(Arc<Inner>, Encryption);
 
 #[derive(Debug)]
 struct Inner {
     slots: Slots,
+    wide: Wide,
+    calls: Many<Mutex<Calls>>,
     idle_timeout: Option<Duration>,
     counts: Arc<Counts>,
     refusing: Arc<Semaphore>,
@@ -52,10 +63,15 @@ struct Inner {
     full: Sparse,
     address_full: Sparse,
     made_room: Sparse,
+    narrow: Sparse,
 }
 
+/// What an operator hears of a connection that is slow without TLS.
+const NARROW_CONNECTION: &str = "a connection without a certificate may send 64 KiB only before it is read: \
+     all wide ones are taken, so it is slow. Use TLS between nodes";
+
 /// Figures of one port for operators.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortStatus {
     /// `grpc`, `raft` or `http`.
     pub name: &'static str,
@@ -69,6 +85,10 @@ pub struct PortStatus {
     pub per_address_max: usize,
     /// Connections of the address that has most of them open.
     pub of_one_address: usize,
+    /// Open connections that may send more than the least before it is read.
+    pub wide: usize,
+    /// Open calls of the connection that has most.
+    pub calls_of_one: u64,
     /// Connections that got a place. This and the following are counted since the process began.
     pub accepted: u64,
     /// Connections that were closed at once, because all places were in use, or all of an address.
@@ -93,10 +113,18 @@ pub struct PortStatus {
     pub idle_closed: u64,
     /// Connections that did not come about, because the two ends do not agree on TLS.
     pub handshakes_failed: u64,
+    /// Connections that are not encrypted, since the process began.
+    pub plain: u64,
+    /// Handshakes that are under way.
+    pub handshakes: usize,
+    /// Handshakes that had to wait for their turn.
+    pub handshakes_delayed: u64,
     /// Whether connections are encrypted.
     pub tls: Mode,
     /// When the port's certificate expires, in seconds since 1970; `None` without one.
     pub certificate_expires: Option<u64>,
+    /// The CAs whose certificates are accepted.
+    pub authorities: Arc<[Certificate]>,
     /// Whether new files of TLS were refused, and the old ones are still in use.
     pub are_files_refused: bool,
 }
@@ -105,13 +133,15 @@ impl Port {
     /// Makes a port that operators know as `name`, with at most `max` connections open at a time,
     /// all of which may come from one address and stay as long as they like.
     pub fn new(name: &'static str, max: usize) -> Port {
-        Port::limited(name, PortLimits { connections_max: max, per_address_max: max, idle_timeout: None })
+        Port::limited(name, PortLimits { connections_max: max, per_address_max: max, reserved: 0, idle_timeout: None })
     }
 
     /// Makes a port with limits of its own.
     pub fn limited(name: &'static str, limits: PortLimits) -> Port {
         let inner = Arc::new(Inner {
-            slots: Slots::new(limits.connections_max, limits.per_address_max),
+            slots: Slots::new(limits.connections_max, limits.per_address_max, limits.reserved),
+            wide: Wide::default(),
+            calls: Many::default(),
             idle_timeout: limits.idle_timeout,
             counts: Arc::new(Counts::new(name)),
             refusing: Arc::new(Semaphore::new(REFUSED_IN_WORDS_MAX)),
@@ -119,19 +149,26 @@ impl Port {
             full: Sparse::default(),
             address_full: Sparse::default(),
             made_room: Sparse::default(),
+            narrow: Sparse::default(),
         });
-        Port(inner, Server::plain())
+        Port(inner, Encryption { tls: Server::plain(), handshakes: Handshakes::new(), runs_on: None })
     }
 
     /// Returns this port with connections that are encrypted so.
     #[must_use]
     pub fn encrypted_by(self, tls: Server) -> Port {
-        Port(self.0, tls)
+        Port(self.0, Encryption { tls, ..self.1 })
+    }
+
+    /// Returns this port with handshakes that run on those threads, wherever its connections do.
+    #[must_use]
+    pub fn with_handshakes_on(self, threads: Handle) -> Port {
+        Port(self.0, Encryption { runs_on: Some(threads), ..self.1 })
     }
 
     /// Returns whether connections are encrypted.
     pub fn tls(&self) -> Mode {
-        self.1.mode()
+        self.1.tls.mode()
     }
 
     /// Accepts from a socket that already listens. Must be called inside a tokio runtime.
@@ -152,6 +189,8 @@ impl Port {
             accepted: counts.accepted.load(Relaxed),
             per_address_max: slots.per_source_max(),
             of_one_address: of_one_source,
+            wide: self.0.wide.taken(),
+            calls_of_one: self.0.calls.most(|calls| calls.lock().open()),
             refused: counts.refused.load(Relaxed),
             refused_address: counts.refused_address.load(Relaxed),
             silent_closed: counts.silent_closed.load(Relaxed),
@@ -163,14 +202,18 @@ impl Port {
             unread_closed: counts.unread_closed.load(Relaxed),
             idle_closed: counts.idle_closed.load(Relaxed),
             handshakes_failed: counts.handshakes_failed.load(Relaxed),
-            tls: self.1.mode(),
+            plain: counts.plain.load(Relaxed),
+            handshakes: self.1.handshakes.under_way(),
+            handshakes_delayed: self.1.handshakes.delayed(),
+            tls: self.1.tls.mode(),
             certificate_expires: self.certificate_expires(),
-            are_files_refused: self.1.are_files_refused(),
+            authorities: self.1.tls.authorities(),
+            are_files_refused: self.1.tls.are_files_refused(),
         }
     }
 
     fn certificate_expires(&self) -> Option<u64> {
-        let after = self.1.own()?.not_after.duration_since(UNIX_EPOCH);
+        let after = self.1.tls.own()?.not_after.duration_since(UNIX_EPOCH);
         Some(after.map_or(0, |after| after.as_secs()))
     }
 
@@ -182,10 +225,11 @@ impl Port {
 
     fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Option<Arrival> {
         let Inner { slots, counts, .. } = &*self.0;
-        let (slot, evicted) = match slots.enter(Source::of(peer.ip())) {
+        let origin = origin(peer.ip(), || stream.local_addr().ok().map(|own| own.ip()));
+        let (slot, evicted) = match slots.enter(Source::of(peer.ip()), origin) {
             Ok(entered) => entered,
             Err(full) => {
-                self.refuse(stream, peer, full);
+                self.refuse(stream, peer, origin, full);
                 return None;
             }
         };
@@ -215,16 +259,16 @@ impl Port {
 
     /// Counts and logs that there is no place. Tells the connection so, unless too many are being
     /// told now.
-    fn refuse(&self, stream: TcpStream, peer: SocketAddr, full: Full) {
+    fn refuse(&self, stream: TcpStream, peer: SocketAddr, origin: Origin, full: Full) {
         let Inner { slots, counts, .. } = &*self.0;
         Counts::add(&counts.refused);
         let (text, lines) = match full {
-            Full::Port => (format!("all {} connections that this port may have are in use", slots.max()), &self.0.full),
+            Full::Port => (port_is_full(slots, origin), &self.0.full),
             Full::Source => {
                 Counts::add(&counts.refused_address);
                 let text = format!(
                     "all {} connections to this port that one address may have are in use (--connections_per_address)",
-                    slots.per_source_max()
+                    slots.of_source_max(origin)
                 );
                 (text, &self.0.address_full)
             }
@@ -238,6 +282,26 @@ impl Port {
                 drop(turn);
             });
         }
+    }
+
+    /// Returns the windows of a new connection, and its place if they are wide ones.
+    pub(super) fn windows(&self, limits: &WindowLimits, remote: &Remote) -> (Windows, Option<WidePlace>) {
+        let source = Source::of(remote.address.ip());
+        let chosen = self.0.wide.choose(limits, source, remote.certificate.is_some());
+        // With a certificate it would have wide ones however many others have them.
+        if limits.proven.is_some()
+            && chosen.0 == NARROW
+            && let Some(left_out) = self.0.narrow.due()
+        {
+            let (port, peer) = (self.0.counts.name, remote.address);
+            tracing::warn!(port, %peer, left_out, "{NARROW_CONNECTION}");
+        }
+        chosen
+    }
+
+    /// Returns what counts the open calls of a new connection.
+    pub(super) fn attendance(&self) -> Attendance {
+        Attendance::among(&self.0.calls)
     }
 
     /// Returns the time without an open call after which a connection is closed.
@@ -301,6 +365,29 @@ impl Listener {
     }
 }
 
+/// Returns where the other end of a connection is. This machine has the addresses that a program on
+/// it gets when it connects to loopback, and the address that it has reached here. Other addresses
+/// of loopback are as good as anybody's: a single program may have millions of them.
+fn origin(peer: IpAddr, reached: impl FnOnce() -> Option<IpAddr>) -> Origin {
+    let peer = peer.to_canonical();
+    let is_here = match peer.is_loopback() {
+        true => peer == Ipv4Addr::LOCALHOST || peer == Ipv6Addr::LOCALHOST,
+        false => reached().is_some_and(|own| own.to_canonical() == peer),
+    };
+    if is_here { Origin::Here } else { Origin::Elsewhere }
+}
+
+fn port_is_full(slots: &Slots, origin: Origin) -> String {
+    let (max, reserved) = (slots.max(), slots.reserved());
+    match origin {
+        Origin::Elsewhere if reserved > 0 => format!(
+            "all {} connections that this port may have are in use ({reserved} more are for programs on the node's machine)",
+            max - reserved
+        ),
+        _ => format!("all {max} connections that this port may have are in use"),
+    }
+}
+
 fn is_of_the_other_side(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
@@ -326,6 +413,24 @@ mod tests {
             }
         });
         address
+    }
+
+    #[test]
+    fn a_program_of_this_machine_is_known_by_its_address() {
+        let rows = [
+            ("127.0.0.1", "127.0.0.1", Origin::Here),
+            ("::ffff:127.0.0.1", "::ffff:127.0.0.1", Origin::Here),
+            ("::1", "::1", Origin::Here),
+            ("127.0.0.2", "127.0.0.1", Origin::Elsewhere),
+            ("127.0.0.2", "127.0.0.2", Origin::Elsewhere),
+            ("10.0.0.5", "10.0.0.5", Origin::Here),
+            ("::ffff:10.0.0.5", "10.0.0.5", Origin::Here),
+            ("10.0.0.6", "10.0.0.5", Origin::Elsewhere),
+        ];
+        for (peer, own, expected) in rows {
+            assert_eq!(origin(peer.parse().unwrap(), || own.parse().ok()), expected, "{peer} at {own}");
+        }
+        assert_eq!(origin("10.0.0.5".parse().unwrap(), || None), Origin::Elsewhere);
     }
 
     async fn connect(address: SocketAddr, words: &str) -> TcpStream {
@@ -367,7 +472,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_with_all_it_may_have_is_told_so_and_others_come_in() {
-        let port = Port::limited("test", PortLimits { connections_max: 9, per_address_max: 1, idle_timeout: None });
+        let port = Port::limited(
+            "test",
+            PortLimits { connections_max: 9, per_address_max: 1, reserved: 0, idle_timeout: None },
+        );
         let address = serve(&port);
         let _used = connect(address, "GET / HTTP/1.1\r\n\r\n").await;
         until(&port, |status| (status.open, status.silent) == (1, 0)).await;

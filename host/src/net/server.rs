@@ -14,23 +14,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures::StreamExt;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower_service::Service;
 
 use super::authority::AnyAuthority;
-use super::idle::Attendance;
+use super::windows::{WindowLimits, Windows};
 use super::{Arrival, Connection, Listener, PENDING_RESETS_MAX, PREFACE_TIMEOUT, Port, RESETS_AT_ONCE_MAX, Remote};
 use crate::tls::Stream;
 
 /// Most bytes of request headers, each with 32 more (SETTINGS_MAX_HEADER_LIST_SIZE). Libraries of
 /// gRPC take 8 KiB themselves. h2 answers a list that is larger with 431. It ends a connection
 /// whose list is four times as large, or whose block has more than five CONTINUATIONs, and decodes
-/// none of it beyond that.
+/// none of it beyond that. The head of a request of HTTP/1 has at most so many, or gets 431.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 
 /// Most bytes of one call that wait in HTTP/2 to be sent, beside what the other side's window lets
@@ -50,10 +50,8 @@ pub struct Http2Limits {
     /// Calls that one connection may have open at a time; a client library queues the others. At
     /// most [`RESETS_AT_ONCE_MAX`], because all of them may be reset at one deadline.
     pub streams_max: u32,
-    /// Flow control: bytes of one call that may be in transit.
-    pub stream_window_bytes: u32,
-    /// Flow control: bytes of one connection that may be in transit.
-    pub connection_window_bytes: u32,
+    /// Flow control: what a connection may send before it is read.
+    pub windows: WindowLimits,
     /// Time after which a silent connection is pinged.
     pub keepalive_interval: Duration,
     /// Longest time that the answer may take.
@@ -85,7 +83,7 @@ where
     let (stopping, stopped) = watch::channel(false);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(accept(port.listen(listener)?, builder(&limits), service.clone(), stopped.clone()));
+        accepting.spawn(accept(port.listen(listener)?, limits.clone(), service.clone(), stopped.clone()));
     }
     stop.await;
     stopping.send_replace(true);
@@ -94,12 +92,8 @@ where
     Ok(())
 }
 
-async fn accept<M, S, B>(
-    listener: Listener,
-    builder: Builder<TokioExecutor>,
-    service: M,
-    mut stopped: watch::Receiver<bool>,
-) where
+async fn accept<M, S, B>(listener: Listener, limits: Http2Limits, service: M, mut stopped: watch::Receiver<bool>)
+where
     M: Fn(Remote) -> S + Clone + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -115,7 +109,7 @@ async fn accept<M, S, B>(
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             Some(arrival) = incoming.next() => {
                 let (port, service) = (port.clone(), service.clone());
-                connections.spawn(serve_arrival(arrival, port, builder.clone(), service, stopped.clone()));
+                connections.spawn(serve_arrival(arrival, port, limits.clone(), service, stopped.clone()));
             }
         }
     }
@@ -130,7 +124,7 @@ async fn accept<M, S, B>(
 async fn serve_arrival<M, S, B>(
     arrival: Arrival,
     port: Port,
-    builder: Builder<TokioExecutor>,
+    limits: Http2Limits,
     service: M,
     mut stopped: watch::Receiver<bool>,
 ) where
@@ -147,6 +141,8 @@ async fn serve_arrival<M, S, B>(
     };
     let Some((connection, remote)) = opened else { return };
     let (address, chain) = (remote.address, connection.shown());
+    let (windows, _place) = port.windows(&limits.windows, &remote);
+    let builder = builder(&limits, windows);
     tokio::select! {
         () = serve_connection(connection, port, builder, service(remote), stopped) => {}
         () = tls.until_refused(chain) => {
@@ -170,8 +166,9 @@ async fn serve_connection<S, B>(
     if !is_http_date(SystemTime::now()) && is_http1(&stream).await {
         return say_that_the_clock_is_wrong(stream).await;
     }
-    let calls = Attendance::new();
-    let service = TowerToHyperService::new(calls.of(service));
+    let calls = port.attendance();
+    let attendance = calls.clone();
+    let service = service_fn(move |request: Request<Incoming>| attendance.attend(service.clone(), request));
     let connection = builder.serve_connection(TokioIo::new(AnyAuthority::new(stream)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -235,9 +232,14 @@ async fn until(stopped: &mut watch::Receiver<bool>) {
 
 /// Makes the server. Replies carry no date: no client reads it, and hyper panics if HTTP cannot
 /// express it.
-fn builder(limits: &Http2Limits) -> Builder<TokioExecutor> {
+fn builder(limits: &Http2Limits, windows: Windows) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().auto_date_header(false).timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
+    builder
+        .http1()
+        .auto_date_header(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(PREFACE_TIMEOUT)
+        .max_buf_size(HEADERS_BYTES_MAX as usize);
     builder
         .http2()
         .auto_date_header(false)
@@ -247,8 +249,8 @@ fn builder(limits: &Http2Limits) -> Builder<TokioExecutor> {
         // resets.
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(None)
-        .initial_stream_window_size(limits.stream_window_bytes)
-        .initial_connection_window_size(limits.connection_window_bytes)
+        .initial_stream_window_size(windows.stream_bytes)
+        .initial_connection_window_size(windows.connection_bytes)
         .max_header_list_size(HEADERS_BYTES_MAX)
         .max_send_buf_size(SEND_BYTES_MAX)
         .keep_alive_interval(limits.keepalive_interval)
@@ -265,8 +267,12 @@ mod tests {
 
     const LIMITS: Http2Limits = Http2Limits {
         streams_max: 16,
-        stream_window_bytes: 1 << 20,
-        connection_window_bytes: 1 << 20,
+        windows: WindowLimits {
+            wide: Windows { stream_bytes: 1 << 20, connection_bytes: 1 << 20 },
+            wide_max: 16,
+            wide_per_address_max: 16,
+            proven: None,
+        },
         keepalive_interval: Duration::from_secs(20),
         keepalive_timeout: Duration::from_secs(20),
     };

@@ -14,13 +14,16 @@ use tokio::time::Instant;
 
 use super::frames::{ACK, END_STREAM, HEADERS, PING, SETTINGS};
 use super::port::PortLimits;
-use super::{Http2Limits, Port, serve};
+use super::{Http2Limits, Port, WindowLimits, Windows, serve};
 
 const END_HEADERS: u8 = 4;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const NO_ERROR: u8 = 0;
 const ENHANCE_YOUR_CALM: u8 = 11;
+
+/// The setting with the window of a call.
+const INITIAL_WINDOW_SIZE: u8 = 4;
 
 /// `GET /` by `http`, of the static table, and an authority `x`.
 const CALL: &[u8] = &[0x82, 0x84, 0x86, 0x41, 1, b'x'];
@@ -30,8 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn limits() -> Http2Limits {
     Http2Limits {
         streams_max: 16,
-        stream_window_bytes: 1 << 20,
-        connection_window_bytes: 1 << 20,
+        windows: WindowLimits {
+            wide: Windows { stream_bytes: 1 << 20, connection_bytes: 1 << 20 },
+            wide_max: 1,
+            wide_per_address_max: 1,
+            proven: None,
+        },
         // Only one test is about it.
         keepalive_interval: PATIENCE,
         keepalive_timeout: PATIENCE,
@@ -42,7 +49,7 @@ fn limits() -> Http2Limits {
 async fn connected(idle_timeout: Option<Duration>, limits: Http2Limits) -> (Port, Client) {
     let listener = StdListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let port = Port::limited("test", PortLimits { connections_max: 9, per_address_max: 9, idle_timeout });
+    let port = Port::limited("test", PortLimits { connections_max: 9, per_address_max: 9, reserved: 0, idle_timeout });
     let router = Router::new().route("/", get(|| async { "here" }));
     let serving = port.clone();
     tokio::spawn(async move {
@@ -140,6 +147,26 @@ async fn a_header_list_beyond_the_limit_is_refused_and_a_bomb_ends_its_connectio
     client.send(HEADERS, END_STREAM | END_HEADERS, 7, &bomb(12_000)).await;
     let (code, words) = client.goaway().await;
     assert_eq!((code, &*words), (ENHANCE_YOUR_CALM, "header_list_way_too_large"));
+}
+
+/// Returns the window that a connection's settings give to a call.
+async fn call_window(client: &mut Client) -> u32 {
+    let settings = tokio::time::timeout(PATIENCE, client.next_of(SETTINGS)).await.unwrap().expect("no settings");
+    let sizes = settings.payload.chunks_exact(6).filter(|setting| setting[..2] == [0, INITIAL_WINDOW_SIZE]);
+    sizes.map(|setting| u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]])).next_back().unwrap()
+}
+
+#[tokio::test]
+async fn further_connections_of_an_address_may_send_less_before_it_is_read() {
+    let (port, mut first) = connected(None, limits()).await;
+    assert_eq!(call_window(&mut first).await, 1 << 20);
+    assert_eq!(port.status().wide, 1);
+    let mut second = Client(TcpStream::connect(first.0.peer_addr().unwrap()).await.unwrap());
+    second.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    second.send(SETTINGS, 0, 0, &[]).await;
+    assert_eq!(call_window(&mut second).await, 32 << 10);
+    second.send(HEADERS, END_STREAM | END_HEADERS, 1, CALL).await;
+    assert_eq!(second.status().await[0], 0x88, "and is served");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use crate::config::{CLIENT_FLAGS, ConfigError, NodeConfig, PEER_FLAGS, PortTls, TlsFlags};
@@ -46,11 +47,12 @@ pub(super) fn open(config: &NodeConfig) -> Result<Certificates, ConfigError> {
 }
 
 impl Certificates {
-    /// Returns the ports as they are to accept connections.
-    pub(super) fn on(&self, sockets: Sockets) -> Sockets {
+    /// Returns the ports as they are to accept connections. Handshakes of peers run in
+    /// `giving_way`, because whoever reaches the port can begin one.
+    pub(super) fn on(&self, sockets: Sockets, giving_way: &Handle) -> Sockets {
         Sockets {
             clients: sockets.clients.encrypted_by(self.clients.server.clone()),
-            peers: sockets.peers.encrypted_by(self.peers.server.clone()),
+            peers: sockets.peers.encrypted_by(self.peers.server.clone()).with_handshakes_on(giving_way.clone()),
             http: sockets.http.encrypted_by(self.clients.server.clone()),
             descriptors: sockets.descriptors,
         }
@@ -116,16 +118,16 @@ impl Kept {
         if self.server.mode() == Mode::Off {
             return;
         }
-        let mut warned = None;
+        let mut expiry = Expiry::default();
         loop {
-            self.warn_of_expiry(&mut warned);
+            self.warn_of_expiry(&mut expiry);
             sleep(LOOK_PAUSE).await;
             let server = self.server.clone();
             match tokio::task::spawn_blocking(move || server.look()).await {
                 Ok(Looked::Same) => {}
                 Ok(Looked::Changed) => {
                     self.tell_of_change();
-                    warned = None;
+                    expiry = Expiry::default();
                 }
                 Ok(Looked::Refused(error)) => self.tell_of_refusal(&error),
                 Err(error) => tracing::error!(%error, "looking at the files of TLS failed"),
@@ -136,8 +138,11 @@ impl Kept {
     fn tell_of_change(&self) {
         let Some(own) = self.server.own() else { return };
         let expires = humantime::format_rfc3339_seconds(own.not_after);
+        let authorities = self.server.authorities();
+        let trusted: Vec<String> =
+            authorities.iter().map(|ca| format!("{} ({})", ca.describe(), ca.fingerprint)).collect();
         tracing::info!(used_for = self.used, names = own.describe(), %expires, fingerprint = own.fingerprint,
-            "new connections use the new files of TLS");
+            authorities = trusted.join(", "), "new connections use the new files of TLS");
     }
 
     fn tell_of_refusal(&self, error: &TlsError) {
@@ -151,21 +156,81 @@ impl Kept {
         );
     }
 
-    /// Warns once a day while the certificate expires soon, and first at once.
-    fn warn_of_expiry(&self, warned: &mut Option<Instant>) {
+    /// Warns if that is due.
+    fn warn_of_expiry(&self, expiry: &mut Expiry) {
         let Some(own) = self.server.own() else { return };
-        let left = own.not_after.duration_since(SystemTime::now()).unwrap_or_default();
-        let is_due = warned.is_none_or(|warned| warned.elapsed() >= WARNING_PAUSE);
-        if left >= EXPIRES_SOON || !is_due {
-            return;
-        }
-        *warned = Some(Instant::now());
         let (flag, expires) = (self.flags.cert, humantime::format_rfc3339_seconds(own.not_after));
-        if left.is_zero() {
-            tracing::error!(flag, %expires, "the certificate has expired, and nobody accepts it: replace the file");
-        } else {
-            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-            tracing::warn!(flag, %expires, %left, "the certificate expires soon: replace the file, which needs no restart");
+        match expiry.due(own.not_after, SystemTime::now(), Instant::now()) {
+            None => {}
+            Some(Warning::Expired) => {
+                tracing::error!(flag, %expires, "the certificate has expired, and nobody accepts it: replace the file");
+            }
+            Some(Warning::Soon(left)) => {
+                let left = humantime::format_duration(left);
+                tracing::warn!(flag, %expires, %left, "the certificate expires soon: replace the file, which needs no restart");
+            }
         }
+    }
+}
+
+/// The warnings about one certificate.
+#[derive(Debug, Default)]
+struct Expiry {
+    warned: Option<Instant>,
+}
+
+/// What is to be said about the end of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Warning {
+    /// It ends after this time, in whole seconds.
+    Soon(Duration),
+    Expired,
+}
+
+impl Expiry {
+    /// Returns what is to be said at `now`, which is `at` by the clock that nobody sets: something
+    /// once a day while the certificate expires soon, and first at once.
+    fn due(&mut self, not_after: SystemTime, now: SystemTime, at: Instant) -> Option<Warning> {
+        let left = not_after.duration_since(now).unwrap_or_default();
+        let is_due = self.warned.is_none_or(|warned| at.saturating_duration_since(warned) >= WARNING_PAUSE);
+        if left >= EXPIRES_SOON || !is_due {
+            return None;
+        }
+        self.warned = Some(at);
+        Some(if left.is_zero() { Warning::Expired } else { Warning::Soon(Duration::from_secs(left.as_secs())) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    #[test]
+    fn a_certificate_is_warned_of_once_a_day_from_14_days_before_its_end() {
+        let (not_after, at) = (SystemTime::UNIX_EPOCH + 1_000 * DAY, Instant::now());
+        let mut expiry = Expiry::default();
+        // Time before the end, hours since the beginning, and what is said.
+        let rows = [
+            (15 * DAY, 0, None),
+            (14 * DAY, 24, None),
+            (14 * DAY - HOUR, 25, Some(Warning::Soon(14 * DAY - HOUR))),
+            (14 * DAY - 2 * HOUR, 26, None),
+            (13 * DAY, 48, None),
+            (13 * DAY - HOUR, 49, Some(Warning::Soon(13 * DAY - HOUR))),
+            (HOUR, 400, Some(Warning::Soon(HOUR))),
+            (Duration::ZERO, 401, None),
+            (Duration::ZERO, 424, Some(Warning::Expired)),
+            (Duration::ZERO, 447, None),
+            (Duration::ZERO, 448, Some(Warning::Expired)),
+        ];
+        for (left, hours, expected) in rows {
+            assert_eq!(expiry.due(not_after, not_after - left, at + hours * HOUR), expected, "{left:?} before");
+        }
+        assert_eq!(expiry.due(not_after, not_after + DAY, at + 480 * HOUR), Some(Warning::Expired));
+        let mut of_new_file = Expiry::default();
+        assert_eq!(of_new_file.due(not_after, not_after - DAY, at), Some(Warning::Soon(DAY)), "a new file begins anew");
     }
 }

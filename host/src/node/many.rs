@@ -28,7 +28,7 @@ use super::sockets::serve_peers;
 use super::{identity, query_threads};
 use crate::calls::Call;
 use crate::calls::budget::{Budget, Share};
-use crate::codec::Genesis;
+use crate::codec::{Change, Genesis};
 use crate::config;
 use crate::group::{Group, Lent, Opened, Settings};
 use crate::guest::{Component, Engine, Limits};
@@ -43,6 +43,7 @@ use crate::raft::{ClusterCell, Intake, Me, PeerService, Process, Timeouts};
 use crate::store::{DataDir, LogDisk, Space};
 use crate::types::{Addresses, Cluster, Fatal, GroupId, Identity, NodeId, NodeMode};
 use lockstep_contract::{Contract, Method};
+use lockstep_proto::peer::Route;
 
 /// The id of the cluster. These processes are nobody's production.
 const CLUSTER_ID: [u8; 16] = *b"groups of a test";
@@ -171,6 +172,7 @@ async fn start(many: &Many, fatal: &Fatal) -> anyhow::Result<Running> {
         queries: QueryPool::start(query_threads(), QUERIES_MAX)?,
         budget: Budget::default(),
         executor: Executor::default(),
+        log_archive: None,
         snapshot_pace: Pace::default(),
         fatal: fatal.clone(),
     };
@@ -292,8 +294,8 @@ impl Host for Known {
         Some(self.id)
     }
 
-    fn genesis(&self) -> Option<Genesis> {
-        Some(self.genesis.clone())
+    fn profile(&self) -> Option<(u64, Genesis)> {
+        Some((0, self.genesis.clone()))
     }
 
     fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String> {
@@ -302,5 +304,9 @@ impl Host for Known {
 
     fn adopt(&self, _: JoinOffer) -> BoxFuture<'static, Result<(), String>> {
         Box::pin(async { Err("the members of this process never change".into()) })
+    }
+
+    fn prepare(&self, _: Change, _: Option<(Addresses, Route)>) -> BoxFuture<'static, Result<String, String>> {
+        Box::pin(async { Err("the guest of this process never changes".into()) })
     }
 }

@@ -57,9 +57,12 @@ const HTTP: Wish = Wish { max: 1_024, min: 32 };
 /// One address may have this part of the connections to a port. A machine that runs wild leaves
 /// room for others. And several nodes, or a bench and some tools, may run on one machine.
 const OF_ONE_ADDRESS: usize = 2;
+/// Connections to the port for clients that only programs on this machine get. Operators come by
+/// that port, and each of their commands has one connection for a moment.
+const RESERVED_FOR_THIS_MACHINE: usize = 16;
 /// Connections that this node opens: up to eight to each of fifteen others.
 const DIALLED: u64 = 128;
-/// Descriptors of the process itself: standard streams, both runtimes, listeners, small files of
+/// Descriptors of the process itself: standard streams, the runtimes, listeners, small files of
 /// the data directory, pipes to a compiler, a file of a backup or a guest.
 const OWN: u64 = 64;
 /// Connections that are being told why they are closed, on all three ports.
@@ -84,16 +87,16 @@ pub(super) fn open(config: &NodeConfig) -> anyhow::Result<Sockets> {
             "the limit of open files and sockets (ulimit -Hn) is low, so the ports may have only so many connections at a time"
         );
     }
-    let port = |name, connections_max, idle_timeout| {
+    let port = |name, connections_max, reserved, idle_timeout| {
         let per_address_max = config.connections.of_one_address(connections_max, connections_max / OF_ONE_ADDRESS);
-        Port::limited(name, PortLimits { connections_max, per_address_max, idle_timeout })
+        Port::limited(name, PortLimits { connections_max, per_address_max, reserved, idle_timeout })
     };
     let idle = config.connections.idle_timeout();
     Ok(Sockets {
-        clients: port("grpc", clients, idle),
+        clients: port("grpc", clients, RESERVED_FOR_THIS_MACHINE, idle),
         // Silence of a peer is nothing strange, and its connections are few.
-        peers: port("raft", peers, None),
-        http: port("http", http, idle),
+        peers: port("raft", peers, 0, None),
+        http: port("http", http, 0, idle),
         descriptors,
     })
 }

@@ -11,6 +11,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use lockstep_proto::peer;
+use lockstep_proto::peer::Route;
 use openraft::EntryPayload;
 use openraft::async_runtime::WatchReceiver;
 use tempfile::TempDir;
@@ -19,12 +20,14 @@ use tonic::Status;
 
 use super::membership::join::{ComponentId, Host, JoinOffer};
 use super::peers::groups::{GroupParts, Groups};
-use super::peers::handlers::{ForwardHandler, Forwarder, LeaderHandler, StateFrames, StateSource};
+use super::peers::handlers::{
+    ChangeHandler, ForwardHandler, Forwarder, LeaderHandler, PreparedChange, StateFrames, StateSource, Trial,
+};
 use super::peers::install::Installer;
 use super::peers::link::{Channels, Links};
 use super::peers::service::Parts;
-use crate::codec::Genesis;
-use crate::machine::{self, Executor, Machine, QueryPool};
+use crate::codec::{Change, Genesis};
+use crate::machine::{self, Executor, Machine, QueryPool, RollbackTrial};
 use crate::net::Port;
 use crate::raft::membership::MembershipError;
 use crate::raft::{
@@ -48,15 +51,18 @@ impl Host for TestHost {
     fn component(&self) -> Option<ComponentId> {
         None
     }
-    fn genesis(&self) -> Option<Genesis> {
+    fn profile(&self) -> Option<(u64, Genesis)> {
         let component_hash = blake3::hash(COMPONENT).as_bytes().to_vec().into();
-        Some(Genesis { component_hash, ..Genesis::default() })
+        Some((1, Genesis { component_hash, ..Genesis::default() }))
     }
     fn load_component(&self, _hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String> {
         Ok(Some(COMPONENT.to_vec()))
     }
     fn adopt(&self, _offer: JoinOffer) -> BoxFuture<'static, Result<(), String>> {
         Box::pin(async { Ok(()) })
+    }
+    fn prepare(&self, _: Change, _: Option<(Addresses, Route)>) -> BoxFuture<'static, Result<String, String>> {
+        Box::pin(async { Err("not under test".into()) })
     }
 }
 
@@ -79,6 +85,21 @@ impl LeaderHandler for Nobody {
     }
     fn pass_time(&self, _from: NodeId, _until_ms: u64) -> BoxFuture<'static, Result<u64, Status>> {
         Box::pin(async { Err(Status::failed_precondition("not under test")) })
+    }
+}
+
+impl ChangeHandler for Nobody {
+    fn object(&self, _: &crate::codec::entry::Operation) -> Option<String> {
+        None
+    }
+    fn prepare(&self, _: NodeId, _: Change, _: Addresses) -> BoxFuture<'static, Result<PreparedChange, String>> {
+        Box::pin(async { Err("not under test".into()) })
+    }
+    fn rehearse(&self, _: Trial) -> BoxFuture<'static, Result<String, String>> {
+        Box::pin(async { Err("not under test".into()) })
+    }
+    fn prepare_rollback(&self, _: RollbackTrial) -> BoxFuture<'static, Result<String, String>> {
+        Box::pin(async { Err("not under test".into()) })
     }
 }
 
@@ -156,11 +177,12 @@ impl TestNode {
             members: self.members.clone(),
             refuses_entries: Arc::new(|_| None),
             states: Arc::new(self.machine.clone()),
-            snapshots: Arc::new(Installer::new(self.machine.clone())),
+            snapshots: Arc::new(Installer::new(self.machine.clone(), None)),
             log_time: LogTime::default(),
             forward: Arc::new(Nobody),
             leader: Arc::new(Nobody),
             source: Arc::new(Nobody),
+            changes: Arc::new(Nobody),
         });
         let (me, cluster) = (self.me.clone(), self.cluster.node().clone());
         let (host, intake) = (Arc::new(TestHost), Intake::default());
@@ -381,6 +403,32 @@ async fn a_hand_over_that_nobody_takes_is_taken_back() {
     };
     tokio::time::timeout(PATIENCE, written).await.expect("the old leader leads again and takes commands");
     for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+/// A node whose build is too old for an entry applies nothing. As the leader it would keep the
+/// whole cluster from taking commands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stands_back_takes_no_lead_and_still_votes() {
+    let a = TestNode::bootstrapped(1, "nodeA", PATIENCE).await;
+    let (b, c) = (TestNode::start(2, "nodeB").await, TestNode::start(3, "nodeC").await);
+    a.add_voter(&b).await;
+    a.add_voter(&c).await;
+    let written = a.write(1).await;
+    for node in [&b, &c] {
+        node.applied(written).await;
+    }
+    b.raft.stand_back();
+    let error = a.members.transfer_leadership_to("nodeB").await.unwrap_err().to_string();
+    assert!(error.contains("1 voters were asked and none took over"), "{error}");
+    let led_by_another = |metrics: &openraft::RaftMetrics<_>| metrics.current_leader.is_some_and(|leader| leader != 2);
+    b.raft().wait(Some(PATIENCE)).metrics(led_by_another, "a leader").await.unwrap();
+    // Without the first node, the third needs the vote of the second one.
+    a.stop().await;
+    c.wait_leader(3).await;
+    assert!(!b.raft().is_leader());
+    for node in [b, c] {
         node.stop().await;
     }
 }

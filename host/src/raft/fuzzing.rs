@@ -1,11 +1,19 @@
 //! What the readers of peers' messages promise, for the fuzz targets. Runs no Raft.
 
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
 use lockstep_proto::peer;
+use openraft::raft::StreamAppendError;
 use prost::Message;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use super::liveness::canvass::verdict::{Decision, Opinion, verdict};
+use super::membership::builds::Build;
 use super::membership::removal;
 use super::path::wire as path_wire;
 use super::peers::bounds::{INDEX_END, TERM_END, check_term};
@@ -13,8 +21,8 @@ use super::peers::process::Original;
 use super::peers::wire;
 use super::{ClusterCell, GroupCell, Process};
 use crate::codec::{Command, Genesis};
-use crate::machine::{SEMANTICS, limits_of};
-use crate::types::{Cluster, LogId, Origin};
+use crate::machine::{RehearsalReport, RollbackReport, SEMANTICS, limits_of};
+use crate::types::{Cluster, LogId, Origin, Vote};
 
 /// This node and the sender, in the routes of messages.
 const ME: u64 = 2;
@@ -45,13 +53,27 @@ pub fn peer(bytes: &[u8]) {
             Some(peer::ForwardResponse { result, ..message })
         }),
         9 => join(body),
-        10 => drop(peer::IdentifyResponse::decode(body)),
+        10 => {
+            if let Ok(found) = peer::IdentifyResponse::decode(body) {
+                drop(Build::of(&found).check(SEMANTICS));
+                drop(found.node.map(wire::decode_node));
+            }
+        }
         11 => drop(peer::IdentifyRequest::decode(body)),
         12 => {
             if let Ok(route) = peer::Route::decode(body) {
                 route_of(Some(&route));
             }
         }
+        13 => canvass(body),
+        14 => heartbeat_answer(body),
+        15 => prepare(body),
+        16 => trial(body),
+        17 => rollback(body),
+        18 => addresses(body),
+        19 => report::<RehearsalReport>(body),
+        20 => report::<RollbackReport>(body),
+        21 => questions(body),
         _ => {}
     }
 }
@@ -148,6 +170,99 @@ fn join(body: &[u8]) {
     let genesis = Genesis { semantics: SEMANTICS, limits_json: message.limits_json, ..Genesis::default() };
     drop(limits_of(&genesis));
     drop(message.leader.map(wire::decode_node));
+}
+
+/// What one voter says of itself elects nobody unless it agrees.
+fn canvass(body: &[u8]) {
+    let Ok(message) = peer::CanvassResponse::decode(body) else { return };
+    let (vote, last) = (wire::decode_vote(message.vote), wire::decode_place("last", message.last.as_ref()));
+    let (Ok(vote), Ok(last)) = (vote, last) else { return };
+    let other = Opinion { node: 3, vote, last, leaderless: message.leaderless };
+    let me = Opinion { node: ME, vote: Vote::new_committed(2, 1), last: None, leaderless: true };
+    let voters = [BTreeSet::from([1, ME, 3])];
+    for starting in [false, true] {
+        let (alone, found) = (verdict(&me, &[], &voters, starting), verdict(&me, &[other], &voters, starting));
+        assert!(other.leaderless || found == alone, "{found:?} by one who hears the leader");
+        match found {
+            Decision::TakeOver(rank) => assert!(other.vote == me.vote && rank < 2, "turn {rank} of {other:?}"),
+            Decision::Stand(rank) => assert!(starting && rank < 2, "turn {rank} of {other:?}"),
+            Decision::Wait | Decision::NoQuorum => {}
+        }
+    }
+}
+
+fn heartbeat_answer(body: &[u8]) {
+    same_again(body, |message: peer::AppendResponse| {
+        let sent = match wire::decode_stream_result(message).ok()? {
+            Ok(flushed) => flushed,
+            Err(StreamAppendError::Conflict(at)) => Some(at),
+            Err(StreamAppendError::HigherVote(_)) => None,
+        };
+        Some(wire::encode_heartbeat_response(wire::decode_heartbeat_response(message).ok()?, sent))
+    });
+}
+
+fn prepare(body: &[u8]) {
+    let Ok(message) = peer::PrepareChangeRequest::decode(body) else { return };
+    route_of(message.route.as_ref());
+    drop(message.holder.map(wire::decode_node));
+    let Ok(change) = wire::decode_change(&message.change) else { return };
+    assert_eq!(change.component_hash.len(), CLUSTER.component_hash.len());
+    assert_eq!(wire::decode_change(&change.encode_to_vec()).as_ref(), Ok(&change));
+    let profile = Genesis { semantics: SEMANTICS, limits_json: change.limits_json, ..Genesis::default() };
+    drop(limits_of(&profile));
+}
+
+fn trial(body: &[u8]) {
+    same_again(body, |message: peer::RehearseChangeRequest| {
+        route_of(message.route.as_ref());
+        let trial = wire::decode_trial(&message).ok()?;
+        assert!(trial.first <= trial.index && trial.index < INDEX_END);
+        Some(wire::encode_trial(message.route.unwrap_or_default(), &trial))
+    });
+}
+
+fn rollback(body: &[u8]) {
+    same_again(body, |message: peer::PrepareRollbackRequest| {
+        route_of(message.route.as_ref());
+        let trial = wire::decode_rollback(&message).ok()?;
+        assert!(trial.change_index < INDEX_END && trial.at.is_none_or(|at| 0 < at && at < INDEX_END));
+        Some(wire::encode_rollback(message.route.unwrap_or_default(), trial))
+    });
+}
+
+fn addresses(body: &[u8]) {
+    same_again(body, |message: peer::SetAddressesRequest| {
+        route_of(message.route.as_ref());
+        Some(peer::SetAddressesRequest { node: Some(wire::encode_node(&wire::decode_node(message.node?))), ..message })
+    });
+}
+
+/// What a member reports as JSON says the same when it is written again.
+fn report<T: Serialize + DeserializeOwned + PartialEq + Debug>(body: &[u8]) {
+    let Some(report) = std::str::from_utf8(body).ok().and_then(|text| serde_json::from_str::<T>(text).ok()) else {
+        return;
+    };
+    let again = serde_json::to_string(&report).expect("a report is JSON");
+    assert_eq!(serde_json::from_str::<T>(&again).ok(), Some(report));
+}
+
+/// Messages of a route and at most a few numbers. Whichever they are taken for, they name one
+/// sender.
+fn questions(body: &[u8]) {
+    let from = |route: Option<peer::Route>| route_of(route.as_ref());
+    let found = [
+        peer::ReadIndexRequest::decode(body).map(|message| from(message.route)),
+        peer::PassTimeRequest::decode(body).map(|message| from(message.route)),
+        peer::StateHashRequest::decode(body).map(|message| from(message.route)),
+        peer::StandingRequest::decode(body).map(|message| from(message.route)),
+        peer::CanvassRequest::decode(body).map(|message| from(message.route)),
+        peer::FetchComponentRequest::decode(body).map(|message| from(message.route)),
+        peer::FetchStateRequest::decode(body).map(|message| from(message.route)),
+    ];
+    let mut senders = found.into_iter().flatten();
+    let first = senders.next();
+    assert!(senders.all(|sender| Some(sender) == first), "the same bytes name two senders");
 }
 
 /// Reads the headers of an answer: lines of a name, a colon and a value.

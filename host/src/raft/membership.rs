@@ -16,9 +16,10 @@ use lockstep_proto::peer::IdentifyResponse;
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, RaftMetrics};
 
-use super::peers::link::Links;
+use super::peers::link::{HEARTBEAT_STREAMS_MAX, Links};
 use super::peers::wire;
-use crate::codec::Genesis;
+use crate::codec::{Genesis, JOINER_LEVEL_MIN};
+use crate::limit::Limit;
 use crate::raft::{Me, Process, Raft, RaftCell, Timeouts};
 use crate::types::{Addresses, LogId, Membership, NodeId, TypeConfig, hex};
 use join::{Host, JoinError};
@@ -141,6 +142,11 @@ impl Members {
         self.0.links.cluster().node().names().refused()
     }
 
+    /// Returns how near the limit of heartbeat streams is, on the channel that has most.
+    pub fn heartbeat_limit(&self) -> Limit {
+        Limit::new("heartbeat_streams", self.0.links.heartbeat_streams(), HEARTBEAT_STREAMS_MAX)
+    }
+
     /// Adds the node at `raft_addr` as a voter, or makes a learner a voter. The node must be named
     /// `name`. Returns the index of the configuration once it is applied here. `previous_index` 0:
     /// no precondition.
@@ -213,6 +219,7 @@ impl Members {
         let found = join::identify(self.0.links.cluster().dialer(), address, JOINER_PATIENCE).await?;
         let change = self.begin(previous).await?;
         let node = check_joiner(name, address, &found, change.membership())?;
+        check_build(name, &found)?;
         self.check_process(address, &found, change.membership()).await?;
         self.let_in(address, &found, &node).await?;
         let id = found.node_id;
@@ -280,11 +287,11 @@ impl Members {
                 ours: ours.id_hex(),
             });
         }
-        let genesis = self.genesis().await?;
+        let profile = self.profile().await?;
         let route = inner.links.cluster().route(inner.me.node_id, found.node_id).ok_or_else(stopped)?;
         let joiner = Addresses { raft_addr: address.to_owned(), ..node.clone() };
         let dialer = inner.links.cluster().dialer();
-        Ok(join::invite(dialer, &joiner, route, &genesis, &inner.me.node).await?)
+        Ok(join::invite(dialer, &joiner, route, &profile, &inner.me.node).await?)
     }
 
     /// Waits as long as the learner makes progress: a large state takes time.
@@ -317,12 +324,12 @@ impl Members {
         self.0.raft.get().ok_or_else(|| MembershipError::Stopped("no instance".into()))
     }
 
-    /// Returns the genesis entry, which the first leader proposes as soon as it leads.
-    async fn genesis(&self) -> Result<Genesis, MembershipError> {
+    /// Returns the profile in force. The first leader proposes one as soon as it leads.
+    async fn profile(&self) -> Result<Genesis, MembershipError> {
         let deadline = tokio::time::Instant::now() + self.0.timeouts.election;
         loop {
-            match self.0.host.genesis() {
-                Some(genesis) => return Ok(genesis),
+            match self.0.host.profile() {
+                Some((_, profile)) => return Ok(profile),
                 None if tokio::time::Instant::now() > deadline => return Err(MembershipError::NoGenesis),
                 None => tokio::time::sleep(GENESIS_POLL).await,
             }
@@ -356,6 +363,15 @@ fn check_joiner(
             Err(MembershipError::OtherDisk { name: name.into(), known, found: found.node_id })
         }
         _ => Ok(node),
+    }
+}
+
+/// Refuses a node whose build passes over entries that this one applies: its state would become
+/// another one.
+fn check_build(name: &str, found: &IdentifyResponse) -> Result<(), MembershipError> {
+    match found.entry_field < JOINER_LEVEL_MIN {
+        true => Err(MembershipError::OlderBuild { name: name.into() }),
+        false => Ok(()),
     }
 }
 
@@ -420,6 +436,14 @@ mod tests {
         let error = check_joiner("nodeB", "x:1", &found(9, "nodeB"), &membership()).unwrap_err();
         assert!(matches!(error, MembershipError::OtherDisk { known: 2, found: 9, .. }));
         assert!(error.to_string().contains("remove it first"));
+    }
+
+    #[test]
+    fn a_node_whose_build_passes_over_entries_is_refused() {
+        let of_build = |entry_field| IdentifyResponse { entry_field, ..found(3, "nodeC") };
+        assert!(check_build("nodeC", &of_build(JOINER_LEVEL_MIN)).is_ok());
+        let error = check_build("nodeC", &of_build(JOINER_LEVEL_MIN - 1)).unwrap_err().to_string();
+        assert!(error.contains(r#"the build of Lockstep of "nodeC""#), "{error}");
     }
 
     #[test]

@@ -4,12 +4,16 @@
 //!
 //! - A checkpoint is considered every interval, spread over one to two times it, and made when
 //!   enough has happened since the last one.
+//! - A checkpoint is made at once when a change of the machine was taken back.
 //! - The log keeps `trailing_commands` behind the newest checkpoint, and never fewer than
 //!   `trailing_entries_min` entries. Older checkpoints keep no log.
 //! - The log that a node needs after the snapshot being sent to it stays, also for a while after
-//!   the transfer.
+//!   the transfer. So does the log after a change of the machine that may be taken back.
 //! - A log larger than its quota raises an alarm: a checkpoint is made at once, and only the log
 //!   that the two rules around this one demand is kept.
+//! - A value that the cluster has set by an entry holds in place of this node's flag, from the
+//!   moment at which the entry is applied here.
+//! - Nothing is purged that an archive of the log has not got, if there is one.
 //! - Nothing is purged that the newest checkpoint does not hold. A checkpoint is durable, and so is
 //!   the state that it was made of.
 
@@ -20,10 +24,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::Raft;
-use crate::machine::Machine;
+use super::archive::{Archive, ArchiveStatus};
+use crate::machine::{Machine, Operation};
 use crate::store::Log;
 use samples::{Sample, Samples};
 
@@ -67,6 +73,54 @@ pub struct RetentionLimits {
     pub log_bytes_max: u64,
 }
 
+impl RetentionLimits {
+    /// Returns the value of a key of [`Operation`]; `None` if it is not about retention.
+    pub fn value(&self, key: &str) -> Option<u64> {
+        Some(match key {
+            "snapshot_interval_ms" => u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
+            "snapshot_threshold_commands" => self.threshold_commands,
+            "snapshot_threshold_bytes" => self.threshold_bytes,
+            "trailing_commands" => self.trailing_commands,
+            "trailing_entries_min" => self.trailing_entries_min,
+            "log_quota_bytes" => self.log_bytes_max,
+            _ => return None,
+        })
+    }
+
+    /// Says how values that the cluster sets would contradict these flags. `None` if they would
+    /// not, or if the ones in force, `now`, do so already.
+    pub fn contradiction(&self, now: &Operation, then: &Operation) -> Option<String> {
+        let is_wrong =
+            |limits: &RetentionLimits| limits.log_bytes_max != 0 && limits.threshold_bytes > limits.log_bytes_max;
+        let after = self.under(then);
+        if !is_wrong(&after) || is_wrong(&self.under(now)) {
+            return None;
+        }
+        let by = |key: &str, flag: &str| if then.number(key).is_some() { String::new() } else { format!(" by {flag}") };
+        Some(format!(
+            "snapshot_threshold_bytes is {} there{}, above log_quota_bytes, which is {}{}: every snapshot would come with the alarm of a log \
+             above its quota. Set both",
+            after.threshold_bytes,
+            by("snapshot_threshold_bytes", "--snapshot_threshold_bytes"),
+            after.log_bytes_max,
+            by("log_quota_bytes", "--log_quota"),
+        ))
+    }
+
+    /// Returns these settings, with those in their place that the cluster has set.
+    pub fn under(&self, operation: &Operation) -> RetentionLimits {
+        let number = |key: &str, own: u64| operation.number(key).unwrap_or(own);
+        RetentionLimits {
+            interval: operation.number("snapshot_interval_ms").map_or(self.interval, Duration::from_millis),
+            threshold_commands: number("snapshot_threshold_commands", self.threshold_commands),
+            threshold_bytes: number("snapshot_threshold_bytes", self.threshold_bytes),
+            trailing_commands: number("trailing_commands", self.trailing_commands),
+            trailing_entries_min: number("trailing_entries_min", self.trailing_entries_min),
+            log_bytes_max: number("log_quota_bytes", self.log_bytes_max),
+        }
+    }
+}
+
 /// Size of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetentionStatus {
@@ -74,6 +128,8 @@ pub struct RetentionStatus {
     pub log_bytes: u64,
     /// Whether that is above the quota.
     pub over_quota: bool,
+    /// Figures of the archive of the log; those of an empty one if there is none.
+    pub archive: ArchiveStatus,
 }
 
 /// Makes snapshots and purges the log. Cheap to clone.
@@ -84,7 +140,9 @@ struct Inner {
     raft: Raft,
     machine: Machine,
     log: Log,
-    limits: RetentionLimits,
+    /// Those of this node's flags.
+    own: RetentionLimits,
+    archive: Option<Archive>,
     samples: Mutex<Samples>,
     over_quota: AtomicBool,
     /// Allows one snapshot at a time: two would purge by each other's numbers.
@@ -92,11 +150,11 @@ struct Inner {
 }
 
 impl Retention {
-    /// Creates the retention of one group.
-    pub fn new(raft: Raft, machine: Machine, log: Log, limits: RetentionLimits) -> Retention {
+    /// Creates the retention of one group. With an archive, nothing is purged that it has not got.
+    pub fn new(raft: Raft, machine: Machine, log: Log, own: RetentionLimits, archive: Option<Archive>) -> Retention {
         let samples = Mutex::new(Samples::new(&log.stats()));
         let (over_quota, taking) = Default::default();
-        Retention(Arc::new(Inner { raft, machine, log, limits, samples, over_quota, taking }))
+        Retention(Arc::new(Inner { raft, machine, log, own, archive, samples, over_quota, taking }))
     }
 
     /// Makes a snapshot of the state as it is now and purges the log that it makes superfluous.
@@ -118,21 +176,47 @@ impl Retention {
         Ok(index)
     }
 
+    /// Returns the settings of this node's flags, whatever the cluster has set.
+    pub fn own(&self) -> &RetentionLimits {
+        &self.0.own
+    }
+
+    fn limits(&self) -> RetentionLimits {
+        self.0.own.under(&self.0.machine.operation())
+    }
+
     /// Returns the size of the log.
     pub fn status(&self) -> RetentionStatus {
-        RetentionStatus { log_bytes: self.log_bytes(), over_quota: self.0.over_quota.load(Relaxed) }
+        let archive = self.0.archive.as_ref().map(Archive::status).unwrap_or_default();
+        RetentionStatus { log_bytes: self.log_bytes(), over_quota: self.0.over_quota.load(Relaxed), archive }
     }
 
     /// Runs until dropped.
     pub async fn run(self) {
         self.remember().await;
-        tokio::join!(self.keep_notes(), self.make_in_time(), self.watch_the_log());
+        tokio::join!(self.keep_notes(), self.make_in_time(), self.watch_the_log(), self.follow_rollbacks());
+    }
+
+    /// Makes a snapshot at once when a change was taken back: openraft's newest one belongs to the
+    /// history before.
+    async fn follow_rollbacks(&self) {
+        let mut rolled_back = self.0.machine.watch_rolled_back();
+        while rolled_back.changed().await.is_ok() {
+            self.take_or_say_why_not().await;
+        }
+        // The machine lives as long as the node, and so does this task.
+        std::future::pending().await
     }
 
     async fn make_in_time(&self) {
+        let mut operation = self.0.machine.watch_operation();
         loop {
-            sleep(self.0.limits.interval.mul_f64(1.0 + spread())).await;
-            if self.is_worth_it() {
+            let interval = self.0.own.under(&operation.borrow_and_update()).interval;
+            let is_over = tokio::select! {
+                () = sleep(interval.mul_f64(1.0 + spread())) => true,
+                () = changed_interval(&mut operation, &self.0.own, interval) => false,
+            };
+            if is_over && self.is_worth_it() {
                 self.take_or_say_why_not().await;
             }
         }
@@ -151,7 +235,7 @@ impl Retention {
         let (mut told, mut tried): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             sleep(LOOK_PAUSE).await;
-            let (bytes, max) = (self.log_bytes(), self.0.limits.log_bytes_max);
+            let (bytes, max) = (self.log_bytes(), self.limits().log_bytes_max);
             let over = max != 0 && bytes > max;
             self.0.over_quota.store(over, Relaxed);
             if over && told.is_none_or(|at| at.elapsed() >= ALARM_AGAIN) {
@@ -165,6 +249,7 @@ impl Retention {
                 tried = Some(Instant::now());
                 self.take_or_say_why_not().await;
             }
+            self.0.machine.let_go_of_checkpoints();
             let snapshot = self.0.machine.status().last_snapshot_index;
             if let Err(reason) = self.purge(snapshot).await {
                 tracing::warn!(reason, "the log is not purged");
@@ -206,7 +291,7 @@ impl Retention {
     }
 
     fn is_worth_it(&self) -> bool {
-        let (status, limits) = (self.0.machine.status(), &self.0.limits);
+        let (status, limits) = (self.0.machine.status(), self.limits());
         let before = self.0.samples.lock().commands_at(status.last_snapshot_index);
         let commands = status.commands_applied.saturating_sub(before);
         let moved = status.applied.is_some_and(|applied| applied.index > status.last_snapshot_index);
@@ -230,15 +315,34 @@ impl Retention {
         let stats = self.0.log.stats();
         let upto = match self.0.over_quota.load(Relaxed) {
             true => Some(snapshot_index),
-            false => self.0.samples.lock().superfluous(snapshot_index, &self.0.limits),
+            false => self.0.samples.lock().superfluous(snapshot_index, &self.limits()),
         };
-        let needed = self.0.machine.snapshots().transfers().log_needed_after(RECENTLY);
+        let by_transfers = self.0.machine.snapshots().transfers().log_needed_after(RECENTLY);
+        let needed = by_transfers.into_iter().chain(self.0.machine.log_needed_after()).min();
         let upto = upto.map(|upto| upto.min(needed.unwrap_or(upto)));
+        let superfluous = upto.filter(|upto| stats.first_index.is_some_and(|first| first <= *upto));
+        let upto = superfluous.and_then(|upto| match &self.0.archive {
+            Some(archive) => archive.lets_purge(upto),
+            None => Some(upto),
+        });
         match upto {
             Some(upto) if stats.first_index.is_some_and(|first| first <= upto) => {
                 self.0.raft.trigger().purge_log(upto).await.map_err(|error| error.to_string())
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// Waits until another interval is in force. What else changes does not begin the wait anew.
+async fn changed_interval(operation: &mut watch::Receiver<Arc<Operation>>, own: &RetentionLimits, interval: Duration) {
+    loop {
+        if operation.changed().await.is_err() {
+            // The machine lives as long as the node, and so does this task.
+            return std::future::pending().await;
+        }
+        if own.under(&operation.borrow_and_update()).interval != interval {
+            return;
         }
     }
 }
@@ -249,5 +353,55 @@ fn spread() -> f64 {
     match getrandom::u32() {
         Ok(number) => f64::from(number) / f64::from(u32::MAX),
         Err(_) => 0.5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::OperationKey;
+
+    const OWN: RetentionLimits = RetentionLimits {
+        interval: Duration::from_secs(120),
+        threshold_commands: 1,
+        threshold_bytes: 2,
+        trailing_commands: 3,
+        trailing_entries_min: 4,
+        log_bytes_max: 5,
+    };
+
+    #[test]
+    fn values_that_contradict_a_flag_are_named_once() {
+        let set = |key: &str, value: &str| {
+            let settings = [(key.to_owned(), value.to_owned())].into();
+            Operation { settings, ..Operation::default() }
+        };
+        let none = Operation::default();
+        let words = OWN.contradiction(&none, &set("log_quota_bytes", "1")).expect("the flag has 2 bytes");
+        assert!(
+            words.starts_with("snapshot_threshold_bytes is 2 there by --snapshot_threshold_bytes, above"),
+            "{words}"
+        );
+        let words = OWN.contradiction(&none, &set("snapshot_threshold_bytes", "6")).expect("the flag has 5 bytes");
+        assert!(words.contains("above log_quota_bytes, which is 5 by --log_quota: "), "{words}");
+        assert_eq!(OWN.contradiction(&none, &set("log_quota_bytes", "2")), None);
+        assert_eq!(OWN.contradiction(&none, &set("log_quota_bytes", "0")), None, "there is no quota");
+        let already = set("log_quota_bytes", "1");
+        assert_eq!(OWN.contradiction(&already, &already), None, "it must not stop other values");
+    }
+
+    #[test]
+    fn what_the_cluster_has_set_holds_in_place_of_the_flag() {
+        let flags: Vec<&str> =
+            OperationKey::all().iter().filter(|key| key.flag.is_some()).map(|key| key.name).collect();
+        for set in &flags {
+            let settings = [((*set).to_owned(), "77".to_owned())].into();
+            let under = OWN.under(&Operation { settings, ..Operation::default() });
+            for key in &flags {
+                let wanted = if key == set { Some(77) } else { OWN.value(key) };
+                assert_eq!(under.value(key), wanted, "{key} while {set} is set");
+            }
+        }
+        assert_eq!((flags.len(), OWN.value("state_bytes_max")), (6, None));
     }
 }

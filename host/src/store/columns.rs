@@ -29,11 +29,17 @@
 //! | `system` | see `machine` | see below | the apply thread, in the entry's batch | see below |
 //!
 //! A row of `data` disappears when the guest removes it. Both families disappear with their
-//! generation. `system` holds the applied log id, membership, log time, hash, genesis and counters;
-//! `machine` defines its keys.
+//! generation. `system` holds the applied log id, membership, log time, hash, genesis, counters,
+//! the profile since a change, the last change that was tried, and the read-only mode; `machine`
+//! defines its keys.
+//!
+//! `state/<group>/<number>.scratch/` has the same families. It is a writable copy of a checkpoint,
+//! or a state made from one, on which something is tried out. It shares table files with the
+//! checkpoint and is removed when its last reader is dropped, or at the next open.
 //!
 //! `snapshots/<group>/<index>-<term>/` is a RocksDB checkpoint with the families of `state/`. It is
-//! removed when three newer ones exist and nobody reads it. One that cannot be read is renamed to
+//! removed when three newer ones exist and nobody reads it or holds it for a change. One that
+//! cannot be read, or that stands in a history which was taken back, is renamed to
 //! `<index>-<term>.tmp`, like an incomplete one, and is removed at the next open.
 //!
 //! Small files of one group. Those of group 0 stand in the data directory, those of another group

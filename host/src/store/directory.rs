@@ -11,12 +11,15 @@ use super::files::{
     write_atomically,
 };
 use super::{GroupDir, StoreError};
+use crate::faults;
 use crate::types::{COMPONENT_BYTES_MAX, GroupId, hex};
 
 /// The format that this version writes. Raised when an older version could misread what this one
 /// writes.
 const FORMAT: u32 = 1;
 
+/// File suffix of components.
+const COMPONENT_SUFFIX: &str = ".wasm";
 /// File suffix of compiled code.
 const CODE_SUFFIX: &str = ".code";
 /// Most bytes of one file of compiled code. No real code comes near it.
@@ -46,6 +49,24 @@ impl DataDir {
             create_directory(&place)?;
         }
         directory.close_components();
+        Ok(directory)
+    }
+
+    /// Opens the data directory of a stopped node to read it. Changes nothing in it, and keeps a
+    /// node from starting on it meanwhile.
+    ///
+    /// Fails when it is no data directory, when a node runs on it, or when that node left a repair
+    /// of its log unfinished.
+    pub fn look(root: &Path) -> Result<DataDir, StoreError> {
+        let unusable = |what: &str| StoreError::Unusable { path: root.to_owned(), what: what.to_owned() };
+        if !root.join("LOCK").is_file() || !root.join("FORMAT").is_file() {
+            return Err(unusable("it is no data directory of a node; give <raft_data_dir>/<raft_id>"));
+        }
+        let directory = DataDir { root: root.to_owned(), _lock: lock(&root.join("LOCK"))? };
+        directory.check_format()?;
+        if !directory.raft().is_dir() {
+            return Err(unusable("its log is not in place; start the node once, which mends that, and stop it again"));
+        }
         Ok(directory)
     }
 
@@ -148,12 +169,27 @@ impl DataDir {
         if self.load_component(hash).is_ok_and(|there| there.is_some_and(|there| there == bytes)) {
             return sync_directory(&self.components());
         }
-        write_atomically(&self.component(hash), bytes)
+        let path = self.component(hash);
+        faults::io("component-before-write").map_err(StoreError::io("write", &path))?;
+        write_atomically(&path, bytes)
     }
 
     /// Loads a stored component. The caller compares its BLAKE3 with `hash`.
     pub fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
         read_regular(&self.component(hash), COMPONENT_BYTES_MAX as u64)
+    }
+
+    /// Loads every stored component. The caller tells them apart by their BLAKE3.
+    pub fn load_components(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let place = self.components();
+        if !place.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for name in names(&place)?.iter().filter(|name| name.ends_with(COMPONENT_SUFFIX)) {
+            found.extend(read_regular(&place.join(name), COMPONENT_BYTES_MAX as u64)?);
+        }
+        Ok(found)
     }
 
     /// Stores compiled code, and removes code whose name begins with `replaces`.
@@ -188,7 +224,7 @@ impl DataDir {
     }
 
     fn component(&self, hash: &[u8; 32]) -> PathBuf {
-        self.components().join(format!("{}.wasm", hex(hash)))
+        self.components().join(format!("{}{COMPONENT_SUFFIX}", hex(hash)))
     }
 
     fn code(&self, name: &str) -> PathBuf {
@@ -241,6 +277,21 @@ mod tests {
         assert!(error.to_string().contains("in use by another process"));
         drop(first);
         DataDir::open(root.path()).unwrap();
+    }
+
+    #[test]
+    fn a_stopped_node_is_looked_at_and_nothing_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        let error = DataDir::look(root.path()).unwrap_err();
+        assert!(error.to_string().contains("no data directory"), "{error}");
+        assert!(names(root.path()).unwrap().is_empty());
+        let running = DataDir::open(root.path()).unwrap();
+        assert!(matches!(DataDir::look(root.path()), Err(StoreError::Locked { .. })));
+        running.save_component(&[7; 32], b"wasm").unwrap();
+        drop(running);
+        let looked = DataDir::look(root.path()).unwrap();
+        assert_eq!(looked.load_components().unwrap(), [b"wasm"]);
+        assert!(matches!(DataDir::open(root.path()), Err(StoreError::Locked { .. })));
     }
 
     #[test]

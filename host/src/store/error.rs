@@ -47,6 +47,14 @@ pub enum StoreError {
         /// What does not fit.
         what: String,
     },
+    /// A newer version wrote something that this one does not know and must not pass over.
+    #[error(
+        "{what}, which this build does not know: a newer build of Lockstep wrote it. Nothing was changed; start that build, or a newer one"
+    )]
+    Newer {
+        /// What was found.
+        what: String,
+    },
     /// A replaceable file of the data directory is not as this node left it.
     #[error("{} cannot be used: {what}", path.display())]
     Unusable {
@@ -136,6 +144,14 @@ pub enum StoreError {
     /// An earlier write failed, so nothing is acknowledged any more. The node must restart.
     #[error("the log takes no more writes since one failed: {0}")]
     Poisoned(String),
+    /// There is room, and it is kept for something else.
+    #[error("nothing is written in {}: {what}", path.display())]
+    NoRoom {
+        /// The directory.
+        path: PathBuf,
+        /// How much there is, and what it is kept for.
+        what: String,
+    },
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
@@ -169,6 +185,7 @@ impl StoreError {
                 let text = source.to_string();
                 (FULL.iter().any(|words| text.contains(words)), text.contains(TOO_LARGE))
             }
+            StoreError::NoRoom { .. } => (true, false),
             _ => (false, false),
         };
         if is_too_large {
@@ -248,5 +265,7 @@ mod tests {
         assert!(advice(libc::EDQUOT).is_some_and(|advice| advice.contains("make room")));
         assert!(advice(libc::EFBIG).is_some_and(|advice| advice.contains("ulimit -f")));
         assert_eq!(advice(libc::EIO), None);
+        let kept = StoreError::NoRoom { path: Path::new("x").to_owned(), what: "1 KiB are free".into() };
+        assert!(kept.room_advice().is_some_and(|advice| advice.contains("make room")));
     }
 }

@@ -119,7 +119,11 @@ pub(super) fn create_directory(path: &Path) -> Result<(), StoreError> {
     if let Some(parent) = parent {
         create_directory(parent)?;
     }
-    fs::create_dir(path).map_err(StoreError::io("create directory", path))?;
+    match fs::create_dir(path) {
+        // Another node's process made it just now.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made.map_err(StoreError::io("create directory", path))?,
+    }
     sync_directory(parent.unwrap_or(Path::new(".")))
 }
 

@@ -1,7 +1,14 @@
 //! What the parsers of the log promise, for the fuzz targets. Opens no database.
 
+use std::path::Path;
+
+use bytes::Bytes;
+use openraft::EntryPayload;
+
 use super::columns::{check_entry, decode_entry, decode_log_key, encode_entry, encode_log_key};
 use super::record_files::{BLOCK_BYTES, HEADER_BYTES, Seen, walk};
+use super::{SegmentHeader, SegmentOut, SegmentReader, StoreError};
+use crate::types::{CommittedLeaderId, Entry, EntryData, LogId};
 
 /// Bytes of an entry's head, in front of its checksum.
 const HEAD_BYTES: usize = 18;
@@ -44,6 +51,63 @@ fn with_checksum(value: &[u8]) -> Vec<u8> {
         checksum.copy_from_slice(&fitting.to_be_bytes());
     }
     value
+}
+
+/// Reads a segment file that anybody made, or makes one of a list of payloads. The first byte says
+/// which.
+pub fn segment(bytes: &[u8]) {
+    match bytes {
+        [0, file @ ..] => {
+            // Whatever is read is written again as it was. Without entries, the end may name any
+            // entry before.
+            if let Ok((header, entries)) = read_segment(file)
+                && !entries.is_empty()
+            {
+                assert_eq!(write_segment(header, &entries), file, "another file says the same");
+            }
+        }
+        [1, parts @ ..] => {
+            let (header, entries) = payloads(parts);
+            let read = read_segment(&write_segment(header, &entries)).expect("what was written is read");
+            assert_eq!(read, (header, entries));
+        }
+        [2, high, low, parts @ ..] => {
+            let (header, entries) = payloads(parts);
+            let mut file = write_segment(header, &entries);
+            let bit = usize::from(u16::from_be_bytes([*high, *low])) % (8 * file.len());
+            file[bit / 8] ^= 1 << (bit % 8);
+            assert!(read_segment(&file).is_err(), "bit {bit} is another one, and nobody notices");
+        }
+        _ => {}
+    }
+}
+
+fn read_segment(file: &[u8]) -> Result<(SegmentHeader, Vec<Entry>), StoreError> {
+    let mut reader = SegmentReader::new(file, Path::new("memory"))?;
+    let mut entries = Vec::new();
+    while let Some(entry) = reader.next_entry()? {
+        entries.push(entry);
+    }
+    Ok((*reader.header(), entries))
+}
+
+fn write_segment(header: SegmentHeader, entries: &[Entry]) -> Vec<u8> {
+    let mut out = SegmentOut::new(Vec::new(), Path::new("memory"), header).expect("memory takes everything");
+    entries.iter().for_each(|entry| out.push(entry).expect("they follow each other"));
+    out.finish().expect("memory takes everything").1
+}
+
+/// Makes entries of payloads, each behind a byte with its length.
+fn payloads(mut parts: &[u8]) -> (SegmentHeader, Vec<Entry>) {
+    let header = SegmentHeader { cluster: [7; 16], group: 0, incarnation: 2, first: 3 };
+    let mut entries = Vec::new();
+    while let Some((&length, rest)) = parts.split_first() {
+        let (payload, behind) = rest.split_at(rest.len().min(length.into()));
+        parts = behind;
+        let log_id = LogId::new(CommittedLeaderId { term: 1, node_id: 9 }, header.first + entries.len() as u64);
+        entries.push(Entry { log_id, payload: EntryPayload::Normal(EntryData(Bytes::copy_from_slice(payload))) });
+    }
+    (header, entries)
 }
 
 /// The walk goes forward, stays within the file, and reports a cut at its end alone.

@@ -3,7 +3,8 @@
 //!
 //! - A commit is visible at once and durable only after a flush. Both families reach the disk at
 //!   the same log position.
-//! - Only [`Generation::flush`] flushes on purpose, and it names every family.
+//! - Only [`Generation::flush`] flushes on purpose, and it names every family. `compaction.rs`
+//!   calls it from a thread of its own.
 //! - A generation that is marked as doomed removes its directory when its last reader is dropped.
 
 use std::io;
@@ -40,6 +41,8 @@ pub struct Generation {
     // Declared before `place`, so that the database is closed before its directory is removed.
     database: Arc<DB>,
     place: Place,
+    /// Size of one of its memtables.
+    memtable_bytes: usize,
     /// The mark that this generation is under construction. At most one generation may be.
     under_construction: Mutex<Option<Construction>>,
     /// Keeps a checkpoint's directory on disk while this generation reads it.
@@ -100,10 +103,25 @@ impl Generation {
         Ok(Generation::new(database, path, pin))
     }
 
+    /// Opens or creates the database of a scratch state at `path`. Its directory is removed when
+    /// the last reader is dropped.
+    pub(super) fn open_scratch(path: &Path, is_compacted: bool) -> Result<Generation, StoreError> {
+        let database = open_files::patiently(|| {
+            record_files::check(path)?;
+            DB::open_cf_descriptors(&options::scratch(), path, options::scratch_families(is_compacted))
+                .map_err(StoreError::rocks("open a scratch state", path))
+        })?;
+        let memtable_bytes = options::SCRATCH_MEMTABLE_BYTES;
+        let generation = Generation { memtable_bytes, ..Generation::new(database, path, None) };
+        generation.doom();
+        Ok(generation)
+    }
+
     fn new(database: DB, path: &Path, checkpoint: Option<Arc<Checkpoint>>) -> Generation {
         Generation {
             database: Arc::new(database),
             place: Place { path: path.to_owned(), doomed: AtomicBool::new(false) },
+            memtable_bytes: options::STATE_MEMTABLE_BYTES,
             under_construction: Mutex::new(None),
             _checkpoint: checkpoint,
             open: watch::channel(()).0,
@@ -145,7 +163,16 @@ impl Generation {
     /// Returns whether RocksDB will soon flush by itself. RocksDB does not check first whether
     /// there is room and descriptors for that.
     pub fn is_nearly_full(&self) -> bool {
-        [DATA, SYSTEM].iter().any(|family| options::is_nearly_full(&self.database, family))
+        let bytes = self.memtable_bytes;
+        [DATA, SYSTEM].iter().any(|family| options::is_nearly_full(&self.database, family, bytes))
+    }
+
+    /// Flushes before RocksDB does so by itself.
+    ///
+    /// # Errors
+    /// There is no room or no descriptor for it, or the disk failed.
+    pub fn flush_if_nearly_full(&self) -> Result<(), StoreError> {
+        if self.is_nearly_full() { self.flush() } else { Ok(()) }
     }
 
     /// Checks that a flush would find descriptors and room on the disk.

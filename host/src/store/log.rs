@@ -23,6 +23,7 @@ mod opening;
 mod queue;
 mod reader;
 mod served;
+mod stopped;
 mod synced;
 mod tail;
 mod wal_tail;
@@ -47,6 +48,7 @@ use queue::{Op, Queue, Reply};
 pub use reader::LogReader;
 pub use served::Seen;
 use served::Served;
+pub use stopped::StoppedLog;
 pub use synced::holds_log;
 use tail::View;
 
@@ -116,6 +118,22 @@ impl Log {
     /// Zero between batches.
     pub fn writing_for(&self) -> Duration {
         self.0.disk.writing_for()
+    }
+
+    /// Reads entries of `indexes`, from its start on: some of them, and none if the log does not
+    /// have the first one. Blocks this thread.
+    pub fn read_here(&self, indexes: std::ops::Range<u64>) -> Result<Vec<Entry>, StoreError> {
+        LogReader::new(self.0.shared.clone()).read_here(indexes)
+    }
+
+    /// Returns the id of an entry that the log has, or of the last one that has left it; `None` of
+    /// any other. Blocks this thread.
+    pub fn log_id_at(&self, index: u64) -> Result<Option<LogId>, StoreError> {
+        let purged = self.0.shared.view.read().purged.filter(|purged| purged.index == index);
+        match purged {
+            Some(purged) => Ok(Some(purged)),
+            None => Ok(self.read_here(index..index.saturating_add(1))?.first().map(|entry| entry.log_id)),
+        }
     }
 
     /// Completes when everything submitted before is on disk.

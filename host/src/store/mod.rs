@@ -7,9 +7,12 @@
 //!                                              fsynced before any acknowledgement
 //!            state/<group>/<generation>/       state: rows of the guest and the host; no WAL,
 //!                                              the Raft log is its WAL
+//!            state/<group>/<n>.scratch/        state: copies to try something out on
 //!            snapshots/<group>/<index>-<term>/ snapshot: checkpoints, each at one log position
 //!            groups/<group>/                   group_dir: small files of groups other than 0
 //!            BALLAST  BALLAST.running          space: room to give up when the disk is full
+//! <log archive>/<first>-<last>.segment         segments: committed entries, outside of the data
+//!                                              directory; written before they are purged
 //! ```
 //!
 //! [`columns`] describes every column family, key and value. A process has one `raft/`, which its
@@ -19,6 +22,7 @@
 
 mod checkpoint;
 pub mod columns;
+mod compaction;
 mod directory;
 mod error;
 mod file_limit;
@@ -33,6 +37,7 @@ mod options;
 mod pinned;
 mod record_files;
 mod rows;
+mod segments;
 mod snapshot;
 mod space;
 mod state;
@@ -43,9 +48,15 @@ pub use error::StoreError;
 pub use files::Lock;
 pub use generation::{Generation, View};
 pub use group_dir::GroupDir;
-pub use log::{Durable, Log, LogDisk, LogDiskStats, LogReader, LogStats, Seen, holds_log};
+pub use log::{Durable, Log, LogDisk, LogDiskStats, LogReader, LogStats, Seen, StoppedLog, holds_log};
 pub use open_files::OpenFiles;
+pub(crate) use options::STATE_MEMTABLE_BYTES;
 pub use rows::{Batch, Column, Read, Row};
+pub(crate) use segments::{
+    Archived, Header as SegmentHeader, MAGIC as SEGMENT_MAGIC, Newest as SegmentNewest, SegmentOut, SegmentReader,
+    SegmentWriter, Segments, Written as SegmentWritten, create_archive, decode_value, encode_value, joined_runs,
+    open_archive, remove_segment,
+};
 pub use snapshot::Checkpoints;
 pub use space::{Level, Space, SpaceStatus};
 pub use state::State;

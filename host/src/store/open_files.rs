@@ -19,8 +19,10 @@ const TABLES_MIN: u32 = 64;
 /// Files of a database other than tables: its lock, manifest, text log, directories and write-ahead
 /// logs.
 const BESIDE_TABLES: u64 = 16;
-/// Most databases that are open at a time: the log, the state, one that is being received, and
-/// checkpoints that are sent, backed up or inspected.
+/// Most databases that are open at a time: the log, the state, one that is being received or put in
+/// force, and four more. These are checkpoints that are sent, backed up or inspected, with either
+/// the three scratch states of a rehearsal or the two histories of a rollback's shadow. A machine
+/// has no shadow while it rehearses.
 const DATABASES_MAX: u64 = 7;
 
 /// Files that a flush opens, with a compaction beside it: one or two for each family and output,
@@ -60,6 +62,12 @@ impl OpenFiles {
 /// Returns the value for RocksDB's option `max_open_files`.
 pub(super) fn tables_max() -> i32 {
     i32::try_from(TABLES.load(Ordering::Relaxed)).expect("a few hundred")
+}
+
+/// Returns the value for RocksDB's option `max_open_files` in a scratch state. It is the least that
+/// a database works with, because there may be three of them.
+pub(super) fn scratch_tables_max() -> i32 {
+    i32::try_from(TABLES_MIN).expect("a few dozen")
 }
 
 /// Checks that a flush will find the descriptors it needs.

@@ -14,7 +14,7 @@ use crate::faults;
 const MIB: usize = 1024 * 1024;
 /// Size of one memtable of the Raft log. Entries that are purged before it is full never reach the
 /// lower levels of table files.
-const LOG_MEMTABLE_BYTES: usize = 32 * MIB;
+pub(super) const LOG_MEMTABLE_BYTES: usize = 32 * MIB;
 /// Size of one memtable of the log's `meta`, which holds a few small records.
 const META_MEMTABLE_BYTES: usize = 4 * MIB;
 /// Most bytes of WALs. `meta` hardly ever fills its memtable, and would keep old WALs alive without
@@ -23,10 +23,17 @@ const WAL_BYTES_MAX: u64 = 256 * MIB as u64;
 /// Size of all memtables of the state. The apply thread flushes at 16 MiB; this limit applies when
 /// it is late.
 const STATE_MEMTABLES_BYTES: usize = 32 * MIB;
+/// Size of one memtable of the state.
+pub(crate) const STATE_MEMTABLE_BYTES: usize = STATE_MEMTABLES_BYTES / 2;
 /// Size of a table file that a compaction makes; RocksDB's own default.
 const TABLE_FILE_BYTES: u64 = 64 * MIB as u64;
 /// Size of a cache of table blocks. `log` and `meta` have one each, `data` and `system` share one.
 const BLOCK_CACHE_BYTES: usize = 32 * MIB;
+/// Size of all memtables of a scratch state, and of its cache of table blocks. A rehearsal has a
+/// few of them beside the state in use.
+const SCRATCH_MEMORY_BYTES: usize = 8 * MIB;
+/// Size of one memtable of a scratch state.
+pub(super) const SCRATCH_MEMTABLE_BYTES: usize = SCRATCH_MEMORY_BYTES / 2;
 /// Number of neighbouring rows in which RocksDB counts removals. See [`REMOVALS_MAX`].
 const REMOVALS_WINDOW: usize = 4096;
 /// Removals within [`REMOVALS_WINDOW`] rows at which a state file is compacted soon. A scan has to
@@ -41,9 +48,9 @@ const ACTIVE_MEMTABLE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
 
 /// Returns whether RocksDB will soon flush `family` by itself, and open files for it.
 ///
-/// That is so when three quarters of a memtable are full.
-pub(super) fn is_nearly_full(database: &DB, family: &'static str) -> bool {
-    let memtable = memtable(if family == LOG { LOG_MEMTABLE_BYTES } else { STATE_MEMTABLES_BYTES / 2 }) as u64;
+/// That is so when three quarters of a memtable of `memtable_bytes` are full.
+pub(super) fn is_nearly_full(database: &DB, family: &'static str, memtable_bytes: usize) -> bool {
+    let memtable = memtable(memtable_bytes) as u64;
     let bytes = database.property_int_value_cf(pinned::family(database, family), ACTIVE_MEMTABLE_BYTES);
     bytes.ok().flatten().is_some_and(|bytes| bytes >= memtable / 4 * 3)
 }
@@ -119,6 +126,25 @@ pub(super) fn state_families() -> Vec<ColumnFamilyDescriptor> {
     vec![ColumnFamilyDescriptor::new(DATA, family.clone()), ColumnFamilyDescriptor::new(SYSTEM, family)]
 }
 
+/// Options of a scratch state. It lives for minutes beside the state in use, and takes little of
+/// what that one needs.
+pub(super) fn scratch() -> Options {
+    let mut options = common();
+    options.set_db_write_buffer_size(memtable(SCRATCH_MEMORY_BYTES));
+    options.set_max_open_files(open_files::scratch_tables_max());
+    options
+}
+
+/// The families of a scratch state. One that takes few entries is not compacted: that would copy
+/// tables that it shares with its checkpoint. In one that takes many, files would pile up until
+/// RocksDB stops the writes.
+pub(super) fn scratch_families(is_compacted: bool) -> Vec<ColumnFamilyDescriptor> {
+    let mut family = family_with(SCRATCH_MEMORY_BYTES);
+    family.set_write_buffer_size(memtable(SCRATCH_MEMTABLE_BYTES));
+    family.set_disable_auto_compactions(!is_compacted);
+    vec![ColumnFamilyDescriptor::new(DATA, family.clone()), ColumnFamilyDescriptor::new(SYSTEM, family)]
+}
+
 /// Write options of `state/`: no WAL, because the Raft log is its WAL.
 pub(super) fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
@@ -155,8 +181,12 @@ fn common() -> Options {
 }
 
 fn family() -> Options {
+    family_with(BLOCK_CACHE_BYTES)
+}
+
+fn family_with(cache_bytes: usize) -> Options {
     let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_block_cache(&Cache::new_lru_cache(cache_bytes));
     // Index and filter blocks count against the cache, so that a large state does not grow the
     // process.
     table.set_cache_index_and_filter_blocks(true);
@@ -165,7 +195,7 @@ fn family() -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
-    options.set_write_buffer_size(memtable(STATE_MEMTABLES_BYTES / 2));
+    options.set_write_buffer_size(memtable(STATE_MEMTABLE_BYTES));
     options.set_target_file_size_base(within(TABLE_FILE_BYTES));
     options
 }

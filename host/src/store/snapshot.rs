@@ -4,8 +4,11 @@
 //!
 //! - A checkpoint gets its final name only when it is complete and durable.
 //! - The three newest are kept. One that is in use is never removed.
+//! - None of an abandoned range of positions is listed, once that range is known. Its directory
+//!   goes when nobody uses it.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,10 +33,20 @@ pub struct Checkpoints(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    /// Oldest first.
-    list: Mutex<Vec<Arc<Checkpoint>>>,
+    listed: Mutex<Listed>,
+    /// Abandoned checkpoints that were in use, and where each is now.
+    aside: Mutex<Vec<(Arc<Checkpoint>, PathBuf)>>,
     /// Held while a checkpoint is made, so that only one is made at a time.
     making: Mutex<()>,
+}
+
+/// The checkpoints that are offered, and those that must not come to them.
+#[derive(Debug)]
+struct Listed {
+    /// Oldest first.
+    checkpoints: Vec<Arc<Checkpoint>>,
+    /// Positions of a history that was taken back.
+    abandoned: Range<u64>,
 }
 
 /// Returns the (index, term) at which a state stands; `None` when nothing was applied yet.
@@ -63,7 +76,25 @@ impl Checkpoints {
             }
         }
         list.sort_by_key(|checkpoint| (checkpoint.index, checkpoint.term));
-        Ok(Checkpoints(Arc::new(Inner { root, list: Mutex::new(list), making: Mutex::new(()) })))
+        Ok(Checkpoints(Arc::new(Inner {
+            root,
+            listed: Mutex::new(Listed { checkpoints: list, abandoned: 0..0 }),
+            aside: Mutex::default(),
+            making: Mutex::new(()),
+        })))
+    }
+
+    /// Finds the whole checkpoints of a stopped node, oldest first. Opens none of them, and changes
+    /// nothing.
+    pub fn found(directory: &DataDir, group: u32) -> Result<Vec<Arc<Checkpoint>>, StoreError> {
+        let root = directory.group(group).snapshots();
+        if !root.is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut found: Vec<_> = names(&root)?.iter().filter_map(|name| decode_name(name)).collect();
+        found.sort_unstable();
+        let checkpoint = |(index, term)| Checkpoint { index, term, path: root.join(encode_name(index, term)) };
+        Ok(found.into_iter().map(|position| Arc::new(checkpoint(position))).collect())
     }
 
     /// Makes a checkpoint of `from` as it is now. Commits may continue meanwhile.
@@ -90,12 +121,12 @@ impl Checkpoints {
 
     /// Returns the checkpoint at the greatest position.
     pub fn newest(&self) -> Option<Arc<Checkpoint>> {
-        self.0.list.lock().last().cloned()
+        self.0.listed.lock().checkpoints.last().cloned()
     }
 
     /// Returns all checkpoints, oldest first.
     pub fn list(&self) -> Vec<Arc<Checkpoint>> {
-        self.0.list.lock().clone()
+        self.0.listed.lock().checkpoints.clone()
     }
 
     /// Removes an unreadable checkpoint from the list, now and after a restart. Returns whether it
@@ -109,40 +140,103 @@ impl Checkpoints {
     /// Does the same as [`Checkpoints::discard`], but also with the last one. For use before
     /// openraft is started.
     pub fn set_aside(&self, broken: &Arc<Checkpoint>) -> bool {
-        let mut list = self.0.list.lock();
-        if !list.iter().any(|kept| Arc::ptr_eq(kept, broken)) {
+        let mut listed = self.0.listed.lock();
+        if !listed.checkpoints.iter().any(|kept| Arc::ptr_eq(kept, broken)) {
             return false;
         }
+        if self.rename_aside(broken).is_none() {
+            return false;
+        }
+        listed.checkpoints.retain(|kept| !Arc::ptr_eq(kept, broken));
+        true
+    }
+
+    /// Sets aside all checkpoints at these indexes, and keeps those that are being made from being
+    /// listed: their history was taken back.
+    pub fn abandon(&self, indexes: Range<u64>) {
+        let mut listed = self.0.listed.lock();
+        let all = std::mem::take(&mut listed.checkpoints).into_iter();
+        let (gone, kept): (Vec<_>, Vec<_>) = all.partition(|checkpoint| indexes.contains(&checkpoint.index));
+        *listed = Listed { checkpoints: kept, abandoned: indexes };
+        drop(listed);
+        for checkpoint in gone {
+            tracing::info!(index = checkpoint.index, "a checkpoint of a history that was taken back is set aside");
+            self.put_aside(checkpoint);
+        }
+        self.remove_aside();
+    }
+
+    /// Sets aside a checkpoint that is not listed. If its name stays, the next open asks again.
+    fn put_aside(&self, checkpoint: Arc<Checkpoint>) {
+        if let Some(aside) = self.rename_aside(&checkpoint) {
+            self.0.aside.lock().push((checkpoint, aside));
+        }
+    }
+
+    /// Removes what was set aside and is not in use any more.
+    fn remove_aside(&self) {
+        self.0.aside.lock().retain(|(checkpoint, aside)| {
+            // It is not listed, so only who has a reference can take another.
+            if Arc::strong_count(checkpoint) > 1 {
+                return true;
+            }
+            if let Err(error) = remove_directory(aside) {
+                tracing::warn!(%error, "an abandoned checkpoint stays on disk until the next start");
+            }
+            false
+        });
+    }
+
+    fn is_abandoned(&self, index: u64) -> bool {
+        self.0.listed.lock().abandoned.contains(&index)
+    }
+
+    /// Returns the new name; `None` if the old one stays.
+    fn rename_aside(&self, checkpoint: &Checkpoint) -> Option<PathBuf> {
         // The name of an unfinished checkpoint: the next open removes it, and a current reader can
         // finish.
-        let aside = self.0.root.join(format!("{}.tmp", encode_name(broken.index, broken.term)));
-        if let Err(error) = fs::rename(&broken.path, &aside) {
-            tracing::warn!(%error, path = %broken.path.display(), "a broken checkpoint cannot be set aside");
-            return false;
+        let aside = self.0.root.join(format!("{}.tmp", encode_name(checkpoint.index, checkpoint.term)));
+        match fs::rename(&checkpoint.path, &aside) {
+            Ok(()) => Some(aside),
+            Err(error) => {
+                tracing::warn!(%error, path = %checkpoint.path.display(), "a checkpoint cannot be set aside");
+                None
+            }
         }
-        list.retain(|kept| !Arc::ptr_eq(kept, broken));
-        true
     }
 
     fn publish(&self, temporary: &Path, index: u64, term: u64) -> Result<Option<Arc<Checkpoint>>, StoreError> {
         let same = |checkpoint: &&Arc<Checkpoint>| (checkpoint.index, checkpoint.term) == (index, term);
-        let existing = self.0.list.lock().iter().find(same).cloned();
+        let existing = self.0.listed.lock().checkpoints.iter().find(same).cloned();
         if existing.is_some() {
             remove_directory(temporary)?;
             return Ok(existing);
         }
         let path = self.0.root.join(encode_name(index, term));
+        if self.is_abandoned(index) {
+            return Err(abandoned(index));
+        }
         faults::io("checkpoint-before-publish").map_err(StoreError::io("rename to", &path))?;
         fs::rename(temporary, &path).map_err(StoreError::io("rename to", &path))?;
         sync_directory(&self.0.root)?;
         faults::point("checkpoint-after-publish");
         let checkpoint = Arc::new(Checkpoint { index, term, path });
-        let mut list = self.0.list.lock();
-        list.push(checkpoint.clone());
-        list.sort_by_key(|checkpoint| (checkpoint.index, checkpoint.term));
-        remove_superfluous(&mut list);
+        let mut listed = self.0.listed.lock();
+        if listed.abandoned.contains(&index) {
+            self.put_aside(checkpoint);
+            self.remove_aside();
+            return Err(abandoned(index));
+        }
+        listed.checkpoints.push(checkpoint.clone());
+        listed.checkpoints.sort_by_key(|checkpoint| (checkpoint.index, checkpoint.term));
+        remove_superfluous(&mut listed.checkpoints);
+        self.remove_aside();
         Ok(Some(checkpoint))
     }
+}
+
+fn abandoned(index: u64) -> StoreError {
+    StoreError::Misuse(format!("the state at entry {index} belongs to a history that was taken back"))
 }
 
 fn make(from: &Generation, temporary: &Path) -> Result<(), StoreError> {

@@ -13,7 +13,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -171,6 +172,32 @@ impl Space {
         if taken.is_ok() { None } else { self.refuses_commands() }
     }
 
+    /// Returns why `bytes` of scratch files may not be written now: commands would be refused for
+    /// lack of room. Asks the file system.
+    pub fn refuses_scratch(&self, bytes: u64) -> Result<Option<String>, StoreError> {
+        let Inner { root, min_free_bytes, .. } = &*self.0;
+        let (free, needed) = (free_bytes(root)?, bytes.saturating_add(*min_free_bytes));
+        Ok((free < needed).then(|| {
+            format!(
+                "{} are free in {}; {} are needed beside {} that stay free (--min_free_bytes)",
+                in_words(free),
+                root.display(),
+                in_words(bytes),
+                in_words(*min_free_bytes)
+            )
+        }))
+    }
+
+    /// Returns why `bytes` may not be written in `directory` now: it is on the disk of the data
+    /// directory, and commands would be refused for lack of room. Asks the file system.
+    pub fn refuses_beside(&self, directory: &Path, bytes: u64) -> Result<Option<String>, StoreError> {
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(StoreError::io("look at", path));
+        match device(directory)? == device(&self.0.root)? {
+            true => self.refuses_scratch(bytes),
+            false => Ok(None),
+        }
+    }
+
     /// Returns figures for operators.
     pub fn status(&self) -> SpaceStatus {
         SpaceStatus {
@@ -267,7 +294,7 @@ impl Space {
 }
 
 /// Returns the bytes that are free for this process on the file system of `root`.
-pub(super) fn free_bytes(root: &std::path::Path) -> Result<u64, StoreError> {
+pub(super) fn free_bytes(root: &Path) -> Result<u64, StoreError> {
     let found = statvfs(root).map_err(|error| StoreError::io("look at the room of", root)(error.into()))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
@@ -331,6 +358,16 @@ mod tests {
         assert_eq!(space.refuses_entries(MIB), None);
         space.note(4 * MIB);
         assert!(space.refuses_entries(1).is_some(), "and no more, however often it looks");
+    }
+
+    #[test]
+    fn scratch_files_leave_room_for_commands() {
+        let root = tempfile::tempdir().unwrap();
+        let (_directory, ample) = space(&root, MIB);
+        assert_eq!(ample.refuses_scratch(0).unwrap(), None);
+        let text = ample.refuses_scratch(1 << 60).unwrap().unwrap();
+        assert!(text.contains("are needed beside 1024 KiB that stay free"), "{text}");
+        assert!(ample.refuses_scratch(u64::MAX).unwrap().is_some());
     }
 
     #[test]

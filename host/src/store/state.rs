@@ -7,6 +7,9 @@
 //! - At most one other generation is built at a time. One that was never installed is removed when
 //!   it is dropped, or at the next open.
 //! - A replaced generation stays readable until its last reader is dropped.
+//! - A scratch state is never in force. `state/scratch.rs` makes it.
+
+mod scratch;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -43,11 +46,12 @@ impl State {
         self.current().closed()
     }
 
-    /// Opens the generation in force, or makes the first one. Removes other generations that a
-    /// crash left.
+    /// Opens the generation in force, or makes the first one. Removes other generations, and
+    /// scratch states, that a crash left.
     pub fn open(directory: &DataDir, group: u32) -> Result<State, StoreError> {
         let root = directory.group(group).state();
         create_directory(&root)?;
+        scratch::remove_left_over(&root)?;
         let numbers = numbers(&root)?;
         let (number, installed) = match read_current(&root)? {
             Some(current) => current,
@@ -73,6 +77,16 @@ impl State {
             newest: AtomicU64::new(number),
             constructing: Arc::default(),
         })))
+    }
+
+    /// Opens the generation in force of a stopped node, to read it. `None` if there is none. It
+    /// holds what was flushed.
+    pub fn look(directory: &DataDir, group: u32) -> Result<Option<Generation>, StoreError> {
+        let root = directory.group(group).state();
+        match read_current(&root)? {
+            Some((number, _)) => Generation::open_read_only(&root.join(number.to_string()), None).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Returns the generation in force.

@@ -31,6 +31,8 @@ pub(super) struct Details {
     pub(super) not_before: SystemTime,
     /// Whether it may sign other certificates.
     pub(super) is_ca: bool,
+    /// Whether it may prove a server.
+    pub(super) is_for_server: bool,
 }
 
 impl Certificate {
@@ -53,8 +55,14 @@ impl Details {
             fingerprint: fingerprint(der),
         };
         let not_before = moment(parsed.validity().not_before.timestamp());
-        Some(Details { certificate, not_before, is_ca: parsed.is_ca() })
+        Some(Details { certificate, not_before, is_ca: parsed.is_ca(), is_for_server: is_for_server(&parsed) })
     }
+}
+
+/// A certificate without extended key usages is for all of them.
+fn is_for_server(parsed: &X509Certificate<'_>) -> bool {
+    let uses = parsed.extended_key_usage().ok().flatten();
+    uses.is_none_or(|uses| uses.value.any || uses.value.server_auth)
 }
 
 /// Returns the URIs and the DNS names. `None` if they cannot be read.

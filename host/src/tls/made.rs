@@ -28,6 +28,8 @@ pub(crate) struct Says<'a> {
     pub(crate) is_expired: bool,
     /// It is for servers alone.
     pub(crate) is_for_server: bool,
+    /// It is for clients alone.
+    pub(crate) is_for_client: bool,
 }
 
 /// Makes each CA's name its own.
@@ -69,10 +71,12 @@ impl Made {
         let uri = says.uri.map(|uri| SanType::URI(uri.try_into().unwrap()));
         let dns = says.dns.map(|name| SanType::DnsName(name.try_into().unwrap()));
         params.subject_alt_names = uri.into_iter().chain(dns).collect();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        if !says.is_for_server {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
-        }
+        let uses = [
+            (ExtendedKeyUsagePurpose::ServerAuth, !says.is_for_client),
+            (ExtendedKeyUsagePurpose::ClientAuth, !says.is_for_server),
+        ];
+        params.extended_key_usages =
+            uses.into_iter().filter(|(_, is_there)| *is_there).map(|(usage, _)| usage).collect();
         let now = SystemTime::now();
         params.not_before = (now - 30 * DAY).into();
         params.not_after = if says.is_expired { now - DAY } else { now + 100 * DAY }.into();

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
@@ -18,11 +18,15 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 
 use super::Certificate;
 use super::certificate::Details;
+use super::pem::pem_problem;
 use super::settings::{Audience, Files, MinVersion, Part, TlsError};
 use super::verify::{PeerServer, is_signed};
 
 /// Largest file of certificates or keys. A bundle of all public CAs has 200 kB.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// Most authorities of a file that operators are told of.
+const AUTHORITIES_TOLD_MAX: usize = 64;
 
 /// The contents of the files, or why one cannot be read.
 pub(super) struct Bytes {
@@ -35,6 +39,8 @@ pub(super) struct Bytes {
 pub(super) struct Material {
     /// Our certificate.
     pub(super) own: Arc<Certificate>,
+    /// The first of the CAs that are trusted.
+    pub(super) authorities: Arc<[Certificate]>,
     /// The accepting end.
     pub(super) server: Arc<ServerConfig>,
     /// The dialling end, for peers alone.
@@ -83,7 +89,8 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))
 }
 
-/// What becomes of a certificate that is not valid now.
+/// What becomes of a certificate that clients would refuse: it is not valid now, or not for a
+/// server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dates {
     /// It is refused.
@@ -98,9 +105,12 @@ impl Material {
         let chain = chain(&files.certificate, bytes.certificate)?;
         let own = own(&files.certificate, &chain, audience, dates)?;
         let key = certified(files, &provider, chain.clone(), bytes.key)?;
-        let roots = match (&files.ca, bytes.ca) {
-            (Some(path), Some(bytes)) => Some(Arc::new(roots(path, bytes)?)),
-            _ => None,
+        let (roots, authorities) = match (&files.ca, bytes.ca) {
+            (Some(path), Some(bytes)) => {
+                let (roots, authorities) = roots(path, bytes)?;
+                (Some(Arc::new(roots)), authorities)
+            }
+            _ => (None, Vec::new()),
         };
         if let (Audience::Peers { .. }, Some(roots), Some(path)) = (audience, &roots, &files.ca) {
             check_own_ca(files, path, &chain, roots, &provider)?;
@@ -112,7 +122,7 @@ impl Material {
             _ => None,
         };
         let client = dialled.clone().map(|dialled| client(&key, dialled, &provider));
-        Ok(Material { own: Arc::new(own), server, client, verifier, dialled })
+        Ok(Material { own: Arc::new(own), authorities: authorities.into(), server, client, verifier, dialled })
     }
 }
 
@@ -133,7 +143,7 @@ fn certificates(
     let problem = match read {
         Ok(found) if found.is_empty() => "has no certificate in PEM".into(),
         Ok(found) => return Ok(found),
-        Err(error) => format!("is no file of certificates in PEM: {error}"),
+        Err(error) => format!("is no file of certificates in PEM: {}", pem_problem(&error)),
     };
     Err(TlsError::new(part, format!("{} {problem}", path.display()), hint))
 }
@@ -147,10 +157,18 @@ fn own(
 ) -> Result<Certificate, TlsError> {
     let shown = path.display();
     let refuse = |problem: String, hint: &str| Err(TlsError::new(Part::Certificate, problem, hint));
-    let Some(Details { certificate, not_before, .. }) = Details::read(&chain[0]) else {
+    let Some(Details { certificate, not_before, is_for_server, .. }) = Details::read(&chain[0]) else {
         return refuse(format!("the first certificate in {shown} cannot be read"), "issue it again");
     };
-    if let Err(error) = valid_now(path, &certificate, not_before) {
+    let usable = valid_now(path, &certificate, not_before).and_then(|()| match is_for_server {
+        true => Ok(()),
+        false => Err(TlsError::new(
+            Part::Certificate,
+            format!("the certificate in {shown} is for a client alone: it cannot prove a server"),
+            "issue one with the extended key usage serverAuth; `lockstep tls init --node` makes one",
+        )),
+    });
+    if let Err(error) = usable {
         match dates {
             Dates::Hold => return Err(error),
             Dates::AreTold => tracing::error!(
@@ -197,9 +215,10 @@ fn certified(
     let hint = "name the PEM file with the certificate's private key (PKCS#8, SEC1 or PKCS#1, not encrypted)";
     let refuse = |problem: String| TlsError::new(Part::Key, problem, hint);
     let bytes = key.map_err(refuse)?;
-    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| match is_encrypted(&bytes) {
-        true => refuse(format!("the private key in {path} is encrypted with a passphrase")),
-        false => refuse(format!("{path} has no private key in PEM")),
+    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+        _ if is_encrypted(&bytes) => refuse(format!("the private key in {path} is encrypted with a passphrase")),
+        pem::Error::NoItemsFound => refuse(format!("{path} has no private key in PEM")),
+        error => refuse(format!("{path} has no private key in PEM: {}", pem_problem(&error))),
     })?;
     let key = provider
         .key_provider
@@ -217,11 +236,11 @@ fn is_encrypted(pem: &[u8]) -> bool {
     pem.windows(9).any(|window| window == b"ENCRYPTED")
 }
 
-/// Reads a bundle of CAs.
-fn roots(path: &Path, bytes: Result<Vec<u8>, String>) -> Result<RootCertStore, TlsError> {
+/// Reads a bundle of CAs. Returns what the first of them say, too.
+fn roots(path: &Path, bytes: Result<Vec<u8>, String>) -> Result<(RootCertStore, Vec<Certificate>), TlsError> {
     let hint = "name a PEM file with the certificates of the CAs that are trusted, and nothing else";
     let refuse = |problem: String| TlsError::new(Part::Ca, problem, hint);
-    let mut roots = RootCertStore::empty();
+    let (mut roots, mut told) = (RootCertStore::empty(), Vec::new());
     for der in certificates(Part::Ca, path, bytes, hint)? {
         let shown = path.display();
         match Details::read(&der) {
@@ -230,10 +249,14 @@ fn roots(path: &Path, bytes: Result<Vec<u8>, String>) -> Result<RootCertStore, T
                 let named = found.certificate.describe();
                 return Err(refuse(format!("the certificate of {named} in {shown} is not that of a CA")));
             }
-            Some(_) => roots.add(der).map_err(|error| refuse(format!("a CA in {shown} cannot be used: {error}")))?,
+            Some(found) => {
+                roots.add(der).map_err(|error| refuse(format!("a CA in {shown} cannot be used: {error}")))?;
+                told.push(found.certificate);
+            }
         }
     }
-    Ok(roots)
+    told.truncate(AUTHORITIES_TOLD_MAX);
+    Ok((roots, told))
 }
 
 /// Refuses a certificate that no peer with the same CAs would accept.

@@ -19,6 +19,7 @@ mod keeper;
 #[allow(clippy::unwrap_used)]
 pub(crate) mod made;
 mod material;
+mod pem;
 mod reason;
 mod server;
 mod settings;
@@ -33,6 +34,7 @@ pub use client_stream::ClientStream;
 pub use cluster::OwnCluster;
 pub use connector::Connector;
 pub use keeper::Looked;
+pub use pem::pem_problem;
 pub use reason::{is_not_tls, reason};
 pub use server::{Server, speaks_tls};
 pub use settings::{Audience, Files, MinVersion, Mode, Part, ServerSettings, TlsError};

@@ -58,9 +58,20 @@ impl Server {
         self.mode
     }
 
+    /// Returns whether the other ends are nodes, which all have certificates once they encrypt.
+    pub fn is_for_peers(&self) -> bool {
+        self.is_for_peers
+    }
+
     /// Returns our certificate. `None` if nothing is encrypted.
     pub fn own(&self) -> Option<Arc<Certificate>> {
         self.keeper.as_ref().map(|keeper| keeper.now().own.clone())
+    }
+
+    /// Returns the CAs whose certificates are accepted, the first 64 of them. None without a file
+    /// of CAs.
+    pub fn authorities(&self) -> Arc<[Certificate]> {
+        self.keeper.as_ref().map(|keeper| keeper.now().authorities.clone()).unwrap_or_default()
     }
 
     /// Returns the dialling end of the node whose peer port this is. It uses the same files.
@@ -79,7 +90,7 @@ impl Server {
     }
 
     /// Makes the handshake. Returns the verified certificate that the other end has shown, if any.
-    /// A client is never given a node's certificate.
+    /// Whether it is one of a client or of a node, the caller looks.
     ///
     /// With [`Mode::Prefer`], a connection that does not begin with TLS stays plain.
     ///
@@ -110,8 +121,7 @@ impl Server {
         if certificate.not_after < SystemTime::now() {
             return refuse("its certificate has expired");
         }
-        let is_peer_as_client = !self.is_for_peers && certificate.is_of_node();
-        Ok((!is_peer_as_client).then(|| Arc::new(certificate)))
+        Ok(Some(Arc::new(certificate)))
     }
 
     /// Completes once new files no longer accept the certificate that an open connection has shown.

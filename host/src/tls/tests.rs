@@ -225,6 +225,7 @@ async fn a_client_may_show_a_certificate_and_a_bad_one_is_refused() {
     let ca = made.write("clients.pem", &made.ca_pem());
     let server = for_clients(&made.server("server", "localhost", Some(ca)), MinVersion::Tls13);
     let shown = |accepted: Accepted| accepted.unwrap().1.map(|certificate| certificate.subject(""));
+    let is_node = |accepted: Accepted| accepted.unwrap().1.is_some_and(|certificate| certificate.is_of_node());
     let (dialled, accepted) = client(&server, &made, None, NEWEST).await;
     assert!(dialled.is_ok() && shown(accepted).is_none(), "none is needed");
     let alice = Says { common_name: "alice", ..Says::default() };
@@ -232,7 +233,7 @@ async fn a_client_may_show_a_certificate_and_a_bad_one_is_refused() {
     assert!(dialled.is_ok());
     assert_eq!(shown(accepted).as_deref(), Some("alice"));
     let (dialled, accepted) = client(&server, &made, Some(&made.node("nodeA")), NEWEST).await;
-    assert!(dialled.is_ok() && shown(accepted).is_none(), "a node is no client");
+    assert!(dialled.is_ok() && is_node(accepted), "whoever asks is told that a node is no client");
     let bad = [
         (foreign.files("alice", alice), "no trusted CA"),
         (made.files("late", Says { is_expired: true, ..alice }), "has expired"),
@@ -280,14 +281,23 @@ fn each_file_that_cannot_be_used_is_refused_in_words() {
     let encrypted =
         made.write("locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
     let missing = made.path("missing.pem");
+    let half = |path: &std::path::Path, name: &str| {
+        let text = std::fs::read_to_string(path).unwrap();
+        made.write(name, &text[..text.len() / 2])
+    };
+    let (half_pem, half_key) = (half(&good.certificate, "half.pem"), half(&good.key, "half.key"));
     let uri = "lockstep://prod/node/nodeA";
     let expired = made.files("late", Says { uri: Some(uri), is_expired: true, ..Says::default() });
+    let client_alone = made.files("client", Says { uri: Some(uri), is_for_client: true, ..Says::default() });
     let server_alone = made.files("server", Says { is_for_server: true, dns: Some("b"), ..Says::default() });
     let table: Vec<(Files, Part, &str)> = vec![
         (Files { certificate: missing.clone(), ..good.clone() }, Part::Certificate, "cannot read"),
         (Files { certificate: nonsense.clone(), ..good.clone() }, Part::Certificate, "no certificate in PEM"),
         (Files { certificate: made.path(""), ..good.clone() }, Part::Certificate, "is no file"),
+        (Files { certificate: half_pem, ..good.clone() }, Part::Certificate, "before -----END CERTIFICATE-----"),
+        (Files { key: half_key, ..good.clone() }, Part::Key, "it is cut off"),
         (expired, Part::Certificate, "expired at"),
+        (client_alone, Part::Certificate, "for a client alone"),
         (made.node("nodeB"), Part::Certificate, "not this node, nodeA"),
         (server_alone, Part::Certificate, "not this node, nodeA"),
         (Files { ca: foreign.node("x").ca, ..good.clone() }, Part::Certificate, "no peer would accept"),
@@ -303,7 +313,7 @@ fn each_file_that_cannot_be_used_is_refused_in_words() {
         let error = peer(Mode::Require, &files, "nodeA").unwrap_err();
         assert_eq!(error.part, part, "{error}");
         assert!(error.problem.contains(problem), "{problem:?} not in {error}");
-        assert!(!error.hint.is_empty() && !error.problem.contains("PRIVATE KEY"), "{error}");
+        assert!(!error.hint.is_empty() && !error.problem.contains("-----BEGIN"), "{error}");
     }
     assert!(peer(Mode::Require, &Files { ca: Some(ca), ..good }, "nodeA").is_ok());
 }
@@ -326,6 +336,15 @@ async fn a_clients_port_begins_with_an_expired_certificate_and_does_not_take_a_n
     made.files("server", Says { is_expired: false, ..late });
     assert_eq!(settled(&server), Looked::Changed);
     assert_ne!(server.own().unwrap().fingerprint, first);
+}
+
+#[tokio::test]
+async fn a_clients_port_begins_with_a_certificate_of_a_client_and_does_not_take_a_new_one() {
+    let made = Made::new();
+    let alone = Says { dns: Some("localhost"), is_for_client: true, ..Says::default() };
+    let server = for_clients(&made.files("server", alone), MinVersion::Tls13);
+    made.files("server", alone);
+    assert!(matches!(settled(&server), Looked::Refused(error) if error.problem.contains("for a client alone")));
 }
 
 #[tokio::test]
@@ -362,10 +381,14 @@ async fn an_open_connection_ends_once_its_ca_is_gone() {
     let alice = made.files("alice", Says { common_name: "alice", ..Says::default() });
     let (_, accepted) = client(&server, &made, Some(&alice), NEWEST).await;
     let mut refused = std::pin::pin!(server.until_refused(accepted.unwrap().0.shown()));
+    let before = server.authorities();
+    assert!(before.len() == 1 && before[0].describe().starts_with("CN=test CA"), "{before:?}");
     std::fs::write(&ca, made.ca_pem() + &other.ca_pem()).unwrap();
     assert!(futures::poll!(&mut refused).is_pending());
     assert_eq!(settled(&server), Looked::Changed);
     assert!(futures::poll!(&mut refused).is_pending(), "its CA is still there");
+    let both = server.authorities();
+    assert!(both.len() == 2 && both[0] == before[0] && both[1] != before[0], "{both:?}");
     std::fs::write(&ca, other.ca_pem()).unwrap();
     assert_eq!(settled(&server), Looked::Changed);
     refused.await;

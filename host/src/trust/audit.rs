@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::bucket::Bucket;
 use super::caller::Caller;
 use super::refusal::Reason;
+use crate::limit;
 use crate::logs::Foreign;
 use file::AuditFile;
 
@@ -68,6 +69,14 @@ struct Row<'a> {
     certificate_name: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unproven_subject: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unproven_kid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unproven_certificate_names: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unproven_certificate: Option<&'a str>,
     method: &'a str,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     arguments: serde_json::Map<String, serde_json::Value>,
@@ -106,6 +115,11 @@ impl Audit {
         self.file.as_ref().map_or(0, AuditFile::dropped)
     }
 
+    /// Returns how near the limit of lines is that wait for the file; `None` without a file.
+    pub(super) fn limit(&self) -> Option<limit::Limit> {
+        self.file.as_ref().map(AuditFile::limit)
+    }
+
     /// Waits until the lines that were written so far are in the file, but not for long.
     pub(super) fn flush(&self, at_most: Duration) {
         if let Some(file) = &self.file {
@@ -131,6 +145,8 @@ impl Audit {
     fn put(&self, line: &AuditLine<'_>, left_out: u64) {
         let arguments = line.arguments.iter().map(|(name, value)| ((*name).to_owned(), cut(value).into()));
         let certificate = line.caller.certificate();
+        let unproven = line.caller.unproven.as_deref();
+        let unfit = unproven.and_then(|unproven| unproven.certificate.as_ref());
         let row = Row {
             timestamp: humantime::format_rfc3339_micros(SystemTime::now()).to_string(),
             node: &self.node,
@@ -138,6 +154,10 @@ impl Audit {
             proof: line.caller.proof(),
             certificate_name: certificate.map(|(name, _)| name),
             certificate: certificate.map(|(_, fingerprint)| fingerprint),
+            unproven_subject: unproven.and_then(|unproven| unproven.subject.as_deref()).map(cut),
+            unproven_kid: unproven.and_then(|unproven| unproven.kid.as_deref()).map(cut),
+            unproven_certificate_names: unfit.map(|(names, _)| cut(names)),
+            unproven_certificate: unfit.map(|(_, fingerprint)| fingerprint.as_str()),
             method: cut(line.method),
             arguments: arguments.collect(),
             from: line.from,
@@ -164,8 +184,12 @@ impl Row<'_> {
             target: "audit",
             who = %Foreign(self.who),
             proof = self.proof,
-            certificate_name = self.certificate_name.map(|name| tracing::field::display(Foreign(name))),
+            certificate_name = foreign(self.certificate_name),
             certificate = self.certificate,
+            unproven_subject = foreign(self.unproven_subject),
+            unproven_kid = foreign(self.unproven_kid),
+            unproven_certificate_names = foreign(self.unproven_certificate_names),
+            unproven_certificate = self.unproven_certificate,
             method = %Foreign(self.method),
             arguments = (!arguments.is_empty()).then(|| tracing::field::display(Foreign(&arguments))),
             from = self.from.map(tracing::field::display),
@@ -175,6 +199,10 @@ impl Row<'_> {
             "call"
         );
     }
+}
+
+fn foreign(text: Option<&str>) -> Option<tracing::field::DisplayValue<Foreign<'_>>> {
+    text.map(|text| tracing::field::display(Foreign(text)))
 }
 
 fn cut(text: &str) -> &str {

@@ -7,11 +7,27 @@ use std::time::SystemTime;
 use super::tokens::Bearer;
 use crate::tls::Certificate;
 
+/// How a name is proven, as [`Caller::proof_number`] numbers them.
+pub(super) const PROOFS: [&str; 3] = ["nothing", "token", "certificate"];
+
 /// Who makes a call. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
     pub(super) bearer: Option<Arc<Bearer>>,
     pub(super) certified: Option<Certified>,
+    /// What was shown and not taken, for the audit alone.
+    pub(super) unproven: Option<Arc<Unproven>>,
+}
+
+/// What a refused call has shown. Nobody has proven a word of it, and it counts for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unproven {
+    /// The `sub` of a token.
+    pub(super) subject: Option<String>,
+    /// The `kid` of a token.
+    pub(super) kid: Option<String>,
+    /// The names in a certificate that names no client, and its fingerprint.
+    pub(super) certificate: Option<(String, String)>,
 }
 
 /// The holder of a client certificate.
@@ -31,10 +47,15 @@ impl Caller {
 
     /// Returns how the name is proven: `token`, `certificate`, or `nothing`.
     pub fn proof(&self) -> &'static str {
+        PROOFS[self.proof_number()]
+    }
+
+    /// Returns the number of the proof in [`PROOFS`].
+    pub(super) fn proof_number(&self) -> usize {
         match (&self.bearer, &self.certified) {
-            (Some(_), _) => "token",
-            (None, Some(_)) => "certificate",
-            (None, None) => "nothing",
+            (None, None) => 0,
+            (Some(_), _) => 1,
+            (None, Some(_)) => 2,
         }
     }
 

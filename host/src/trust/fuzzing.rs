@@ -9,11 +9,11 @@ use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey};
 
 use super::keys::Keys;
-use super::pattern::Pattern;
 use super::policy::Policy;
 use super::roles::Right;
 use super::shown::Authorization;
 use super::tokens::{BadToken, LEEWAY, TOKEN_BYTES_MAX, TokenRules, is_name, verify};
+use crate::pattern::Pattern;
 
 /// An Ed25519 key in PKCS#8, in front of its 32 secret bytes.
 const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];

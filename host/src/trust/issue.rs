@@ -4,7 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -13,6 +13,7 @@ use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Map, Value, json};
 
+use super::keys::Keys;
 use super::roles::Role;
 use super::tokens::{SUBJECT_BYTES_MAX, is_name};
 
@@ -116,6 +117,25 @@ pub fn new_key() -> Result<NewKey, String> {
     Ok(NewKey { pem: pem("PRIVATE KEY", &pkcs8), jwks, kid })
 }
 
+/// Returns the JWKS with one more public key, behind those that it has. An error says why that is
+/// none that a node would take.
+pub fn with_key(jwks: &str, key: &NewKey) -> Result<String, String> {
+    Keys::parse(jwks)?;
+    let mut set: Value = serde_json::from_str(jwks).map_err(|_| "it is no JWKS; keys in PEM cannot be added to")?;
+    let added: Value = serde_json::from_str(&key.jwks).map_err(|error| format!("the new key is no JSON: {error}"))?;
+    let added = added["keys"].as_array().cloned().unwrap_or_default();
+    if set.get("keys").is_none() {
+        // A single JWK is a set, too.
+        set = json!({ "keys": [set] });
+    }
+    if let Some(keys) = set["keys"].as_array_mut() {
+        keys.extend(added);
+    }
+    let text = format!("{set:#}\n");
+    Keys::parse(&text)?;
+    Ok(text)
+}
+
 fn pem(label: &str, der: &[u8]) -> String {
     let encoded = STANDARD.encode(der);
     let lines: Vec<&str> =
@@ -128,6 +148,20 @@ pub fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
+}
+
+/// Writes a file in one step, in place of the one that is there. Whoever reads it never finds half
+/// of it.
+pub fn write_over(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let beside: PathBuf = path.with_file_name(format!(".{name}.new"));
+    match std::fs::remove_file(&beside) {
+        // What an interrupted run has left may have other rights.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    write_new(&beside, text, mode)?;
+    std::fs::rename(&beside, path)
 }
 
 /// What stands in a token. Nobody has checked it.
@@ -205,6 +239,34 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(show("a.b").is_err() && show("a.b.c").is_err());
+    }
+
+    #[test]
+    fn a_key_is_added_behind_those_that_are_there() {
+        let (first, second, now) = (new_key().unwrap(), new_key().unwrap(), SystemTime::now());
+        let one: Value = serde_json::from_str(&first.jwks).unwrap();
+        for before in [first.jwks.clone(), one["keys"][0].to_string()] {
+            let keys = Keys::parse(&with_key(&before, &second).unwrap()).unwrap();
+            for key in [&first, &second] {
+                let token = NewToken { issuer: None, audience: None, ..token() }.sign(&key.pem, now).unwrap();
+                assert!(verify(&token, &keys, &TokenRules::default(), now).is_ok());
+            }
+        }
+        for text in ["", "{\"keys\":[]}", "-----BEGIN PUBLIC KEY-----"] {
+            assert!(with_key(text, &second).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_with_its_rights() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("token");
+        write_new(&path, "one", 0o644).unwrap();
+        write_over(&path, "two", 0o600).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]

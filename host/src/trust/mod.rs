@@ -22,7 +22,6 @@ mod files;
 pub mod fuzzing;
 mod issue;
 mod keys;
-mod pattern;
 mod policy;
 mod quota;
 mod refusal;
@@ -41,10 +40,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::limit::Limit;
 use crate::tls::{Certificate, OwnCluster};
 use counts::Counts;
 use files::Watched;
-use keys::KEYS_BYTES_MAX;
 use policy::POLICY_BYTES_MAX;
 use state::{Fare, State};
 use verified::Verified;
@@ -52,8 +51,8 @@ use verified::Verified;
 pub use audit::AuditLine;
 pub use caller::Caller;
 pub use counts::TrustFigures;
-pub use issue::{NewKey, NewToken, Shown, new_key, show, write_new};
-pub use keys::Keys;
+pub use issue::{NewKey, NewToken, Shown, new_key, show, with_key, write_new, write_over};
+pub use keys::{KEYS_BYTES_MAX, Keys};
 pub use policy::{ANONYMOUS, Policy, PolicyError};
 pub use refusal::{Reason, Refusal};
 pub use roles::{Right, Role, Roles};
@@ -176,16 +175,20 @@ impl Trust {
         if !self.is_closed() {
             return Ok(Caller::default());
         }
-        let refuse = |caller: Caller, text: String| Err((caller, Refusal::unauthenticated(text)));
         let cluster = certificate.map(|_| self.0.settings.cluster.name()).unwrap_or_default();
         let shown = certificate.map(|certificate| shown::certified(certificate, &cluster, now)).transpose();
-        match (self.bearer(authorization, now), shown) {
-            (Err(problem), shown) => refuse(Caller { bearer: None, certified: shown.ok().flatten() }, problem),
+        let unfit = certificate.filter(|_| shown.is_err());
+        let (certified, problem) = match (self.bearer(authorization, now), shown) {
             // A token needs no certificate, and so not a good one.
-            (Ok(Some(bearer)), shown) => Ok(Caller { bearer: Some(bearer), certified: shown.ok().flatten() }),
-            (Ok(None), Ok(certified)) => Ok(Caller { bearer: None, certified }),
-            (Ok(None), Err(problem)) => refuse(Caller::default(), problem.into()),
-        }
+            (Ok(Some(bearer)), shown) => {
+                return Ok(Caller { bearer: Some(bearer), certified: shown.ok().flatten(), unproven: None });
+            }
+            (Ok(None), Ok(certified)) => return Ok(Caller { certified, ..Caller::default() }),
+            (Ok(None), Err(problem)) => (None, problem.to_owned()),
+            (Err(problem), shown) => (shown.ok().flatten(), problem),
+        };
+        let unproven = Some(Arc::new(shown::unproven(authorization, unfit)));
+        Err((Caller { bearer: None, certified, unproven }, Refusal::unauthenticated(problem)))
     }
 
     fn bearer(&self, authorization: Authorization<'_>, now: SystemTime) -> Result<Option<Arc<tokens::Bearer>>, String> {
@@ -206,6 +209,12 @@ impl Trust {
 
     /// Checks that the caller may call the method, and counts the call.
     pub fn allow(&self, caller: &Caller, method: &str, right: Right, now: Instant) -> Result<(), Refusal> {
+        self.judge(caller, method, right, now)?;
+        self.0.counts.admitted(caller);
+        Ok(())
+    }
+
+    fn judge(&self, caller: &Caller, method: &str, right: Right, now: Instant) -> Result<(), Refusal> {
         if !self.is_closed() || has_role(caller, right) {
             return Ok(());
         }
@@ -314,6 +323,7 @@ impl Trust {
         let file = file?;
         let parsed = file.look()?.and_then(|text| parse(&text));
         let (flag, path) = (file.flag, file.path().display());
+        self.0.counts.is_refused[number].store(parsed.is_err(), Relaxed);
         match parsed {
             Ok(parsed) => {
                 self.0.counts.reloads[number].fetch_add(1, Relaxed);
@@ -351,6 +361,11 @@ impl Trust {
     /// Waits a moment until all audit lines are in their file. It blocks the thread.
     pub fn flush(&self) {
         self.0.audit.flush(FLUSH_TIMEOUT);
+    }
+
+    /// Returns how near the limits are of what it remembers, and of audit lines that wait.
+    pub fn limits(&self) -> Vec<Limit> {
+        self.0.state.load().limits().into_iter().chain(self.0.audit.limit()).collect()
     }
 
     /// Returns figures for operators.

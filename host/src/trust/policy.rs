@@ -6,8 +6,8 @@ use std::fmt;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::pattern::Pattern;
 use super::roles::{Right, Role};
+use crate::pattern::Pattern;
 
 /// Name that a policy gives to whoever showed neither a certificate nor a token.
 pub const ANONYMOUS: &str = "anonymous";
@@ -67,13 +67,19 @@ struct Row {
 }
 
 impl Policy {
-    /// Reads a policy.
+    /// Reads a policy. One without any grant is refused: a file that was emptied by a slip would
+    /// lock everybody out.
     pub fn parse(text: &str) -> Result<Policy, PolicyError> {
         let file: File = toml::from_str(text).map_err(|error| {
             let begin = error.span().map_or(0, |span| span.start);
             // The library's own words may have several lines.
             PolicyError::at(text, begin, error.message().split_whitespace().collect::<Vec<_>>().join(" "))
         })?;
+        if file.grant.is_empty() {
+            let problem =
+                "it has no [[grant]], so it would lock everybody out; without --policy, tokens alone give roles";
+            return Err(PolicyError::at(text, 0, problem.into()));
+        }
         if file.grant.len() > GRANTS_MAX {
             return Err(PolicyError::at(text, 0, format!("more than {GRANTS_MAX} grants")));
         }
@@ -134,13 +140,9 @@ impl Row {
             let problem = "no method is named; leave it out to allow all that the role allows";
             return Err(PolicyError::at(text, methods.span().start, problem.into()));
         }
-        let read = |method: &Spanned<String>| match method.get_ref().as_str() {
-            "" => Err(PolicyError::at(text, method.span().start, "a method has a name".into())),
-            slash if slash.starts_with('/') => {
-                let problem = "a method is written package.Service/Method, without a / before it";
-                Err(PolicyError::at(text, method.span().start, problem.into()))
-            }
-            name => Ok(Pattern::new(name)),
+        let read = |method: &Spanned<String>| {
+            let read = Pattern::of_methods(method.get_ref());
+            read.map_err(|problem| PolicyError::at(text, method.span().start, problem.into()))
         };
         methods.get_ref().iter().map(read).collect()
     }
@@ -197,7 +199,7 @@ methods = ["news.News/Read"]
             assert_eq!(policy.allowing(subject, method, right), expected, "{subject:?} {method}");
         }
         assert_eq!(policy.grants[1].per_second, Some(100));
-        assert!(Policy::parse("").unwrap().allowing(Some("alice"), place, Right::Look).is_empty());
+        assert!(Policy::default().allowing(Some("alice"), place, Right::Look).is_empty());
     }
 
     #[test]
@@ -217,6 +219,8 @@ methods = ["news.News/Read"]
             ("[[grant]]\nrole = \"reader\"".into(), "line 1, column 1: missing field `subject`"),
             ("[[grants]]\n".into(), "line 1, column 3: unknown field `grants`"),
             ("what".into(), "line 1, column "),
+            (String::new(), "line 1, column 1: it has no [[grant]]"),
+            ("# All of it is commented out.\ngrant = []\n".into(), "line 1, column 1: it has no [[grant]]"),
         ];
         for (text, expected) in rows {
             let error = Policy::parse(&text).unwrap_err().to_string();

@@ -18,6 +18,11 @@ pub(super) struct Quotas {
 }
 
 impl Quotas {
+    /// Returns how many are remembered, and how many may be.
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        (self.buckets.len(), REMEMBERED_MAX)
+    }
+
     /// Takes one call of the quota of a grant, or returns how long to wait for it.
     pub(super) fn take(
         &mut self,

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::caller::Certified;
-use super::tokens::is_name;
+use super::caller::{Certified, Unproven};
+use super::tokens::{claimed, is_name};
 use crate::tls::Certificate;
 
 /// The `authorization` of a call.
@@ -48,7 +48,7 @@ pub(super) fn certified(
         return Err("the client certificate has expired");
     }
     if certificate.is_of_node() {
-        return Err("the certificate is of a node, and a node is no client");
+        return Err("the certificate is of a node, and a node is no client: show that of a client, or a token");
     }
     let name = certificate.subject(cluster);
     if !is_name(&name) {
@@ -57,4 +57,13 @@ pub(super) fn certified(
         );
     }
     Ok(Certified { name: name.into(), certificate: certificate.clone() })
+}
+
+/// Returns what a refused call has shown, for the audit. `unfit` is a certificate that names no
+/// client.
+pub(super) fn unproven(authorization: Authorization<'_>, unfit: Option<&Arc<Certificate>>) -> Unproven {
+    let token = authorization.token().ok().flatten();
+    let (kid, subject) = token.map(claimed).unwrap_or_default();
+    let certificate = unfit.map(|unfit| (unfit.describe(), unfit.fingerprint.clone()));
+    Unproven { subject, kid, certificate }
 }

@@ -13,8 +13,10 @@ use super::policy::Policy;
 use super::quota::Quotas;
 use super::roles::Right;
 use super::verified::Verified;
+use crate::limit::Limit;
 
-/// Most verdicts that are remembered. Some 500 bytes each, with the longest names.
+/// Most verdicts that are remembered. About 1 KiB each, with the longest names and one verdict for
+/// each subject.
 const VERDICTS_MAX: usize = 8_192;
 
 /// Most bytes of a method whose verdicts are remembered. Longer ones are names that a stranger has
@@ -27,8 +29,19 @@ pub(super) struct State {
     pub(super) keys: Keys,
     pub(super) policy: Policy,
     pub(super) verified: Verified,
-    verdicts: RwLock<HashMap<String, Arc<Verdict>>>,
+    verdicts: RwLock<Verdicts>,
     quotas: Mutex<Quotas>,
+}
+
+/// The verdicts about one subject, by method and right.
+type OfSubject = HashMap<String, Vec<(Right, Arc<Verdict>)>>;
+
+/// The verdicts that are remembered. They are found without an allocation, since every call asks.
+#[derive(Debug, Default)]
+struct Verdicts {
+    /// `None` is whoever shows no name.
+    of: HashMap<Option<Arc<str>>, OfSubject>,
+    count: usize,
 }
 
 /// What the policy says about a subject and a method.
@@ -78,22 +91,26 @@ impl State {
         *self.verdict(subject, method, right) != Verdict::Denied
     }
 
+    /// Returns how near the limits are of what is remembered.
+    pub(super) fn limits(&self) -> [Limit; 3] {
+        let (subjects, subjects_max) = self.quotas.lock().remembered();
+        [
+            Limit::new("tokens_remembered", self.verified.len(), Verified::MAX),
+            Limit::new("verdicts_remembered", self.verdicts.read().count, VERDICTS_MAX),
+            Limit::new("quota_subjects_remembered", subjects, subjects_max),
+        ]
+    }
+
     fn verdict(&self, subject: Option<&Arc<str>>, method: &str, right: Right) -> Arc<Verdict> {
         if method.len() > METHOD_BYTES_MAX {
             return Arc::new(self.judge(subject, method, right));
         }
-        let (is_named, name) = (subject.is_some(), subject.map_or("", |subject| subject));
-        // No name has a control character.
-        let key = format!("{}{}{name}\0{method}", right as u8, u8::from(is_named));
-        if let Some(known) = self.verdicts.read().get(&key) {
+        let subject_key = subject.cloned();
+        if let Some(known) = self.verdicts.read().get(&subject_key, method, right) {
             return known.clone();
         }
         let verdict = Arc::new(self.judge(subject, method, right));
-        let mut verdicts = self.verdicts.write();
-        if verdicts.len() >= VERDICTS_MAX {
-            verdicts.clear();
-        }
-        verdicts.insert(key, verdict.clone());
+        self.verdicts.write().put(subject_key, method, right, verdict.clone());
         verdict
     }
 
@@ -104,6 +121,25 @@ impl State {
         }
         let counted = grants.iter().map(|&grant| Some((grant, self.policy.grants[grant].per_second?)));
         counted.collect::<Option<Vec<_>>>().map_or(Verdict::Free, Verdict::Counted)
+    }
+}
+
+impl Verdicts {
+    fn get(&self, subject: &Option<Arc<str>>, method: &str, right: Right) -> Option<&Arc<Verdict>> {
+        let of_method = self.of.get(subject)?.get(method)?;
+        of_method.iter().find(|(of, _)| *of == right).map(|(_, verdict)| verdict)
+    }
+
+    /// Remembers a verdict. When there is no room, all others go, and are made again.
+    fn put(&mut self, subject: Option<Arc<str>>, method: &str, right: Right, verdict: Arc<Verdict>) {
+        if self.get(&subject, method, right).is_some() {
+            return;
+        }
+        if self.count >= VERDICTS_MAX {
+            *self = Verdicts::default();
+        }
+        self.of.entry(subject).or_default().entry(method.to_owned()).or_default().push((right, verdict));
+        self.count += 1;
     }
 }
 
@@ -131,7 +167,7 @@ mod tests {
         let two = state(&(grant("shop", "reader", "per_second = 2") + &grant("*", "writer", "per_second = 3")));
         assert!((0..5).all(|_| call(&two) == Fare::Allowed), "quotas add up");
         assert!(matches!(call(&two), Fare::TooMany(3, _)));
-        assert_eq!(call(&state("")), Fare::Denied);
+        assert_eq!(call(&State::default()), Fare::Denied);
     }
 
     #[test]
@@ -146,7 +182,9 @@ mod tests {
         for number in 0..2 * VERDICTS_MAX {
             state.allows(None, &number.to_string(), Right::Look);
         }
-        assert!(state.verdicts.read().len() <= VERDICTS_MAX);
+        let verdicts = state.verdicts.read();
+        let held = verdicts.of.values().flat_map(HashMap::values).map(Vec::len).sum::<usize>();
+        assert!(held == verdicts.count && held <= VERDICTS_MAX, "{held}");
     }
 
     #[test]
@@ -155,8 +193,8 @@ mod tests {
         let long = "y".repeat(METHOD_BYTES_MAX);
         assert!(state.allows(None, &format!("x/{long}"), Right::Query));
         assert!(!state.allows(None, &format!("z/{long}"), Right::Query));
-        assert!(state.verdicts.read().is_empty());
+        assert_eq!(state.verdicts.read().count, 0);
         assert!(!state.allows(None, &long, Right::Query));
-        assert_eq!(state.verdicts.read().len(), 1);
+        assert_eq!(state.verdicts.read().count, 1);
     }
 }

@@ -162,6 +162,23 @@ pub(super) fn verify(token: &str, keys: &Keys, rules: &TokenRules, now: SystemTi
     Err(BadToken::Signature)
 }
 
+/// Returns `kid` and `sub` of a token that is refused, as far as it is a JWT. Nobody has checked
+/// them.
+pub(super) fn claimed(token: &str) -> (Option<String>, Option<String>) {
+    #[derive(Deserialize)]
+    struct Named {
+        sub: Option<String>,
+    }
+    if token.len() > TOKEN_BYTES_MAX {
+        return (None, None);
+    }
+    // Where the header is none, the second part may be a secret.
+    let Ok(head) = head(token) else { return (None, None) };
+    let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let named = claims.and_then(|claims| serde_json::from_slice::<Named>(&claims).ok());
+    (head.kid, named.and_then(|named| named.sub))
+}
+
 /// Returns whether a text can be the name of a subject.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= SUBJECT_BYTES_MAX && !name.chars().any(char::is_control) && name != ANONYMOUS

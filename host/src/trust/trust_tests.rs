@@ -199,6 +199,10 @@ fn a_token_counts_more_than_a_certificate() {
     let both = trust.identify(Authorization::Value(value.as_bytes()), Some(&named), SystemTime::now()).unwrap();
     assert_eq!((both.name().map(|name| &**name), both.proof()), (Some("reader"), "token"));
     assert_eq!(both.certificate(), Some(("alice", "ab12")));
+    assert!(allow(&trust, &both, "a.B/C", Right::Query).is_ok());
+    assert!(allow(&trust, &Caller::default(), "news.News/Read", Right::Query).is_ok());
+    assert!(allow(&trust, &caller, "a.B/C", Right::Query).is_err(), "what is refused is counted elsewhere");
+    assert_eq!(trust.figures().admitted, [("nothing", 1), ("token", 1), ("certificate", 0)]);
     for useless in [expired, certificate("anonymous", &[]), certificate("cn", &["lockstep://db/node/nodeA"])] {
         let caller = trust.identify(Authorization::Value(value.as_bytes()), Some(&useless), SystemTime::now()).unwrap();
         assert_eq!((caller.name().map(|name| &**name), caller.certificate()), (Some("reader"), None));
@@ -216,9 +220,15 @@ fn a_bad_new_file_changes_nothing_and_a_good_one_is_taken() {
     trust.look();
     assert!(may_read(&trust));
     assert_eq!(trust.figures().reloads_refused, [("policy", 1), ("keys", 0)]);
+    assert!(trust.figures().policy_refused && !trust.figures().keys_refused);
+    std::fs::write(place.path("policy"), "").unwrap();
+    settled(&trust);
+    assert!(may_read(&trust), "a file that was emptied locks nobody out");
+    assert_eq!(trust.figures().reloads_refused, [("policy", 2), ("keys", 0)]);
     std::fs::write(place.path("policy"), POLICY.replace("\"reader\"\nrole", "\"writer\"\nrole")).unwrap();
     settled(&trust);
     assert!(!may_read(&trust), "its grant is gone");
+    assert!(!trust.figures().policy_refused, "the file was mended");
     std::fs::write(place.path("jwks"), new_key().unwrap().jwks).unwrap();
     settled(&trust);
     assert!(identify(&trust, &place.token("reader", &[], HOUR)).unwrap_err().text.contains("not signed by a key"));
@@ -232,7 +242,10 @@ fn a_bad_file_at_the_start_names_its_flag_and_its_place() {
     let error = Trust::open(place.settings()).unwrap_err();
     assert_eq!(error.flag, "--policy");
     assert!(error.problem.contains("policy: line 2, column 1: unknown field `rolle`"), "{}", error.problem);
-    std::fs::write(place.path("policy"), "").unwrap();
+    std::fs::write(place.path("policy"), "# nobody\n").unwrap();
+    let error = Trust::open(place.settings()).unwrap_err();
+    assert!(error.flag == "--policy" && error.problem.contains("it has no [[grant]]"), "{error:?}");
+    std::fs::write(place.path("policy"), POLICY).unwrap();
     std::fs::write(place.path("jwks"), "{}").unwrap();
     assert_eq!(Trust::open(place.settings()).unwrap_err().flag, "--token_jwks");
 }
@@ -248,7 +261,7 @@ async fn whoever_loses_a_right_is_told_at_once() {
     let reader = start(&place.token("reader", &[], HOUR), "a.B/C");
     let by_role = start(&place.token("other", &[Role::Reader], HOUR), "a.B/C");
     tokio::task::yield_now().await;
-    std::fs::write(place.path("policy"), "").unwrap();
+    std::fs::write(place.path("policy"), POLICY.replace("\"reader\"\nrole", "\"writer\"\nrole")).unwrap();
     settled(&trust);
     let refusal = reader.await.unwrap();
     assert!(refusal.reason == Reason::Denied && refusal.text.contains("reader may not call a.B/C"), "{refusal:?}");
@@ -291,6 +304,43 @@ fn no_token_is_in_what_is_shown_for_debugging_or_written() {
         assert!(!shown.contains(part), "{part}");
     }
     assert_eq!(trust.figures().refused, [("unauthenticated", 0), ("denied", 1), ("quota", 0)]);
+}
+
+#[test]
+fn the_audit_tells_what_a_refused_caller_has_shown() {
+    let place = Place::new();
+    let trust = place.trust();
+    let other = new_key().unwrap();
+    let token = NewToken {
+        subject: "alice".into(),
+        roles: Vec::new(),
+        ttl: HOUR,
+        issuer: None,
+        audience: None,
+        kid: Some(other.kid.clone()),
+    };
+    let foreign = format!("Bearer {}", token.sign(&other.pem, SystemTime::now()).unwrap());
+    let node = certificate("cn", &["lockstep://db/node/nodeA"]);
+    let rows = [
+        (Authorization::Value(foreign.as_bytes()), None),
+        (Authorization::Nothing, Some(&node)),
+        (Authorization::Value(b"Bearer a secret"), None),
+    ];
+    for (shown, certificate) in rows {
+        let (caller, refusal) = trust.identify(shown, certificate, SystemTime::now()).unwrap_err();
+        let text = &refusal.text;
+        let line = AuditLine { caller: &caller, method: "a.B/C", arguments: &[], from: None, code: "NO", text };
+        trust.audit_refused(&line, refusal.reason);
+    }
+    trust.flush();
+    let written = std::fs::read_to_string(place.path("audit")).unwrap();
+    let lines: Vec<serde_json::Value> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().all(|line| line["who"] == "anonymous" && line["proof"] == "nothing"), "{written}");
+    assert_eq!(lines[0]["unproven_subject"], "alice");
+    assert_eq!(lines[0]["unproven_kid"], other.kid.as_str());
+    assert_eq!(lines[1]["unproven_certificate"], "ab12");
+    assert_eq!(lines[1]["unproven_certificate_names"], "lockstep://db/node/nodeA, host.example");
+    assert!(lines[2].get("unproven_subject").is_none() && !written.contains("a secret"), "{written}");
 }
 
 /// What the gate costs a call. It prints the time; only the reason for it is checked.

@@ -39,6 +39,9 @@ impl Verified {
         known.insert(hash, bearer);
     }
 
+    /// How many tokens are remembered at most.
+    pub(super) const MAX: usize = REMEMBERED_MAX;
+
     pub(super) fn len(&self) -> usize {
         self.0.read().len()
     }

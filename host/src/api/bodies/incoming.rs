@@ -1,7 +1,7 @@
 //! The body of a request as it arrives: counts its bytes, and refuses one that takes too long, or
-//! that stops on its way while memory is short. It knows where a gRPC message begins and ends, and
-//! reads none.
+//! that arrives too slowly. It knows where a gRPC message begins and ends, and reads none.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use axum::body::{Body, Bytes, HttpBody};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-use super::{Held, LOOK, PATIENCE};
+use super::{Held, PACE_BYTES, PATIENCE};
 use crate::api::status;
 use crate::net::Frame;
 
 /// Bytes before each message: whether it is compressed, and its length.
-pub(super) const PREFIX_BYTES: usize = 5;
+pub(in crate::api) const PREFIX_BYTES: usize = 5;
 
 /// How many messages a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(super) enum Shape {
     Stream,
 }
 
-/// A request's body.
-pub(super) struct Incoming {
-    body: Body,
+/// A request's body, as it comes from the transport or from a test.
+pub(in crate::api) struct Incoming<B = Body> {
+    body: B,
     held: Held,
     shape: Shape,
     limit: Duration,
@@ -39,16 +39,13 @@ pub(super) struct Incoming {
     /// Ends a wait for bytes. Made when one begins.
     timer: Option<Pin<Box<Sleep>>>,
     until: Option<Instant>,
-    /// Ends a wait for bytes while memory is short. Made when one begins.
-    stall: Option<Pin<Box<Sleep>>>,
-    /// Time without a byte after which the body ends while memory is short.
-    patience: Duration,
+    pace: Pace,
     is_over: bool,
 }
 
-impl Incoming {
+impl<B> Incoming<B> {
     /// `limit` is the time that the request may take, and `held` has its bytes.
-    pub(super) fn new(body: Body, held: Held, limit: Duration, shape: Shape) -> Incoming {
+    pub(super) fn new(body: B, held: Held, limit: Duration, shape: Shape) -> Incoming<B> {
         let until = (shape == Shape::Unary).then(|| Instant::now() + limit);
         Incoming {
             body,
@@ -59,8 +56,7 @@ impl Incoming {
             bytes: 0,
             timer: None,
             until,
-            stall: None,
-            patience: PATIENCE,
+            pace: Pace::new(PATIENCE),
             is_over: false,
         }
     }
@@ -68,9 +64,7 @@ impl Incoming {
     /// Counts bytes that have arrived.
     fn received(&mut self, data: &[u8]) -> Result<(), Status> {
         let begun = self.messages.pass(data);
-        if !data.is_empty() {
-            self.stall = None;
-        }
+        self.pace.received(data.len(), begun);
         if self.shape == Shape::Stream && begun {
             drop(self.held.lock().split(self.bytes));
             self.bytes = 0;
@@ -92,24 +86,10 @@ impl Incoming {
         if self.poll_late(cx).is_ready() {
             return Poll::Ready(status::too_slow(self.limit));
         }
-        self.poll_stalled(cx).map(|()| status::stalled(self.patience))
-    }
-
-    /// Completes when bytes are missing, none came for a while, and the node or the connection
-    /// holds nearly as much as it may.
-    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.shape == Shape::Stream && !self.messages.is_within() {
             return Poll::Pending;
         }
-        let patience = self.patience;
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        loop {
-            ready!(stall.as_mut().poll(cx));
-            if self.held.lock().check_nearly().is_err() {
-                return Poll::Ready(());
-            }
-            stall.as_mut().reset(Instant::now() + LOOK);
-        }
+        self.pace.poll_slow(cx).map(|()| status::drips(self.pace.patience))
     }
 
     /// Completes when the request has taken too long.
@@ -120,7 +100,10 @@ impl Incoming {
     }
 }
 
-impl HttpBody for Incoming {
+impl<B> HttpBody for Incoming<B>
+where
+    B: HttpBody<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+{
     type Data = Bytes;
     type Error = Status;
 
@@ -147,6 +130,45 @@ impl HttpBody for Incoming {
 
     fn is_end_stream(&self) -> bool {
         self.is_over || self.body.is_end_stream()
+    }
+}
+
+/// How fast a message arrives, as long as somebody waits for it. The time in which nobody reads, as
+/// while another message is decompressed, is not the client's.
+struct Pace {
+    /// Time of waiting in which [`PACE_BYTES`] must come.
+    patience: Duration,
+    /// Bytes that have come since that many came before, and the time for which they were waited
+    /// for.
+    bytes: usize,
+    waited: Duration,
+    /// The wait that is under way: when it began, and what ends it.
+    wait: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Pace {
+    fn new(patience: Duration) -> Pace {
+        Pace { patience, bytes: 0, waited: Duration::ZERO, wait: None }
+    }
+
+    /// Notes that bytes have come, and whether a message begins in them.
+    fn received(&mut self, bytes: usize, begun: bool) {
+        if let Some((since, _)) = self.wait.take() {
+            self.waited += since.elapsed();
+        }
+        self.bytes += bytes;
+        if begun || self.bytes >= PACE_BYTES {
+            self.bytes = 0;
+            self.waited = Duration::ZERO;
+        }
+    }
+
+    /// Completes when too few bytes have come for too long.
+    fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let left = self.patience.saturating_sub(self.waited);
+        let begin = || (Instant::now(), Box::pin(tokio::time::sleep(left)));
+        let (_, timer) = self.wait.get_or_insert_with(begin);
+        timer.as_mut().poll(cx)
     }
 }
 
@@ -200,27 +222,69 @@ mod tests {
 
     use super::*;
     use crate::calls::budget::{Budget, Use};
-    use futures::{StreamExt, stream};
+    use futures::{Stream, StreamExt, stream};
     use http_body_util::BodyExt;
     use parking_lot::Mutex;
     use proptest::prelude::*;
 
+    /// Returns a body that begins with these pieces, and its bound on time.
+    fn incoming(pieces: impl Stream<Item = Bytes> + Send + 'static, shape: Shape, patience: Duration) -> Incoming {
+        let held = Arc::new(Mutex::new(Budget::new(64 << 20).share().force(Use::Call, 0)));
+        let sent = pieces.chain(stream::pending()).map(Ok::<_, std::convert::Infallible>);
+        let body = Incoming::new(Body::from_stream(sent), held, Duration::from_secs(600), shape);
+        Incoming { pace: Pace::new(patience), ..body }
+    }
+
+    /// Returns the status with which a body ends.
+    async fn end(mut incoming: Incoming) -> Status {
+        loop {
+            if let Err(status) = incoming.frame().await.unwrap() {
+                assert!(incoming.frame().await.is_none());
+                return status;
+            }
+        }
+    }
+
+    const BEGINNING: Bytes = Bytes::from_static(&[0, 0, 255, 255, 255]);
+
     #[tokio::test]
-    async fn a_body_that_stops_on_its_way_ends_while_memory_is_short_and_only_then() {
-        let share = Budget::new(64 << 20).share();
-        let held = Arc::new(Mutex::new(share.force(Use::Call, 0)));
-        let begun = stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from_static(&[0, 0]))]);
-        let body = Body::from_stream(begun.chain(stream::pending()));
-        let mut incoming = Incoming::new(body, held, Duration::from_secs(600), Shape::Unary);
-        incoming.patience = Duration::from_millis(20);
-        assert!(incoming.frame().await.unwrap().is_ok());
-        let silence = Duration::from_millis(100);
-        assert!(tokio::time::timeout(silence, incoming.frame()).await.is_err(), "there is memory");
-        let _replies = share.force(Use::Call, 15 << 20);
-        let ended = incoming.frame().await.unwrap().unwrap_err();
-        assert_eq!(ended.code(), tonic::Code::ResourceExhausted);
-        assert!(ended.message().contains("nothing of the request arrived for 20ms"), "{ended}");
-        assert!(incoming.frame().await.is_none());
+    async fn a_body_that_drips_or_stops_is_refused() {
+        let patience = Duration::from_millis(200);
+        for shape in [Shape::Unary, Shape::Stream] {
+            let drops = stream::repeat(Bytes::from_static(&[7])).then(|drop| async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                drop
+            });
+            for pieces in [stream::iter([BEGINNING]).chain(drops).boxed(), stream::iter([BEGINNING]).boxed()] {
+                let status = end(incoming(pieces, shape, patience)).await;
+                assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+                assert!(status.message().contains("less than 40 KiB of the request arrived in 200ms"), "{status}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn time_in_which_nobody_reads_is_not_the_clients() {
+        let patience = Duration::from_millis(50);
+        let mut incoming = incoming(stream::iter(vec![BEGINNING; 4]), Shape::Unary, patience);
+        for _ in 0..4 {
+            tokio::time::sleep(2 * patience).await;
+            assert!(incoming.frame().await.unwrap().is_ok());
+        }
+        assert!(incoming.frame().await.unwrap().is_err(), "now it is");
+    }
+
+    #[test]
+    fn a_client_that_keeps_the_pace_has_its_time_again() {
+        let (mut pace, waited) = (Pace::new(PATIENCE), PATIENCE / 2);
+        pace.waited = waited;
+        pace.received(PACE_BYTES - 1, false);
+        assert_eq!((pace.waited, pace.bytes), (waited, PACE_BYTES - 1));
+        pace.received(1, false);
+        assert_eq!((pace.waited, pace.bytes), (Duration::ZERO, 0));
+        pace.waited = waited;
+        pace.received(1, true);
+        assert_eq!(pace.waited, Duration::ZERO, "the next message has its own");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use bytes::Buf;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tonic::Status;
 
 use super::Held;
 use crate::api::status;
@@ -50,6 +51,8 @@ struct Responses {
 struct Response {
     share: Share,
     of: Use,
+    /// How long it may be unread while memory is not short; `None` for as long as it likes.
+    patience: Option<Duration>,
     state: Mutex<State>,
 }
 
@@ -58,6 +61,8 @@ struct State {
     body: Option<Body>,
     /// Bytes that it made, and that the transport did not get yet.
     rest: Bytes,
+    /// What comes after `rest`, if no body makes it.
+    trailers: Option<HeaderMap>,
     lease: Lease,
     /// What the call holds beside its response.
     held: Option<Held>,
@@ -71,8 +76,16 @@ struct State {
     is_awaited: bool,
 }
 
+/// What goes with a response.
+pub(super) struct Keeps {
+    /// What its call holds beside it.
+    pub(super) held: Option<Held>,
+    /// How long it may be unread while memory is not short; `None` for as long as it likes.
+    pub(super) patience: Option<Duration>,
+}
+
 /// A response's body.
-struct Outgoing {
+pub(in crate::api) struct Outgoing {
     unread: Unread,
     number: u64,
     response: Arc<Response>,
@@ -80,27 +93,32 @@ struct Outgoing {
 
 impl Unread {
     /// Returns the body as it is to be sent.
-    pub(super) fn add(&self, body: Body, share: Share, of: Use, held: Option<Held>) -> Body {
+    pub(super) fn add(&self, body: Body, share: Share, of: Use, keeps: Keeps) -> Body {
         if body.is_end_stream() {
             return body;
         }
-        let state = State {
-            body: Some(body),
-            rest: Bytes::new(),
-            lease: share.force(of, 0),
-            held,
-            end: None,
-            since: Instant::now(),
-            taken: 0,
-            is_awaited: false,
-        };
-        let response = Arc::new(Response { share, of, state: Mutex::new(state) });
+        let lease = share.force(of, 0);
+        let Keeps { held, patience } = keeps;
+        let state = Mutex::new(State { body: Some(body), held, ..State::new(lease) });
+        Body::new(self.open_one(Response { share, of, patience, state }))
+    }
+
+    /// Returns the body of a response that is whole: its bytes, and the trailers behind them.
+    /// `lease` has all that the call holds, with these bytes.
+    pub(super) fn add_whole(&self, bytes: Bytes, trailers: HeaderMap, lease: Lease) -> Outgoing {
+        let share = lease.share().clone();
+        let state = Mutex::new(State { rest: bytes, trailers: Some(trailers), ..State::new(lease) });
+        self.open_one(Response { share, of: Use::Call, patience: None, state })
+    }
+
+    fn open_one(&self, response: Response) -> Outgoing {
+        let response = Arc::new(response);
         let mut responses = self.0.responses.lock();
         let number = responses.next;
         responses.next += 1;
         responses.open.insert(number, response.clone());
         drop(responses);
-        Body::new(Outgoing { unread: self.clone(), number, response })
+        Outgoing { unread: self.clone(), number, response }
     }
 
     /// Ends responses of which the client has taken less than [`TAKEN_BYTES_MIN`] in `patience`, as
@@ -116,7 +134,21 @@ impl Unread {
         let mut ended = 0;
         for (_, response) in unread {
             if response.share.is_nearly_used_up() {
-                ended += u64::from(response.end(now, patience));
+                let status = status::not_taken(patience, response.of);
+                ended += u64::from(response.end(now, patience, &status));
+            }
+        }
+        self.0.ended.fetch_add(ended, Relaxed);
+        ended
+    }
+
+    /// Ends responses that are unread for longer than they may be at any time. Returns how many.
+    pub(super) fn end_the_impatient(&self) -> u64 {
+        let now = Instant::now();
+        let mut ended = 0;
+        for response in self.open() {
+            if let Some(patience) = response.patience {
+                ended += u64::from(response.end(now, patience, &status::stream_not_taken(patience)));
             }
         }
         self.0.ended.fetch_add(ended, Relaxed);
@@ -138,11 +170,10 @@ impl Response {
         self.state.lock().unread_since(now, patience)
     }
 
-    /// Drops what was not read, and leaves a status in its place. Returns false if enough is taken
-    /// meanwhile.
-    fn end(&self, now: Instant, patience: Duration) -> bool {
+    /// Drops what was not read, and leaves a status in its place. Returns false if enough is taken.
+    fn end(&self, now: Instant, patience: Duration, status: &Status) -> bool {
         let mut trailers = HeaderMap::new();
-        if status::not_taken(patience, self.of).add_header(&mut trailers).is_err() {
+        if status.add_header(&mut trailers).is_err() {
             return false;
         }
         let mut state = self.state.lock();
@@ -151,6 +182,7 @@ impl Response {
         }
         state.end = Some(trailers);
         let bytes = state.lease.bytes();
+        state.trailers = None;
         let unread = (state.body.take(), state.held.take(), std::mem::take(&mut state.rest), state.lease.split(bytes));
         drop(state);
         // Not under the lock: the body may wake others.
@@ -160,8 +192,28 @@ impl Response {
 }
 
 impl State {
+    /// Returns the state of a response of which nothing is there yet.
+    fn new(lease: Lease) -> State {
+        State {
+            body: None,
+            rest: Bytes::new(),
+            trailers: None,
+            lease,
+            held: None,
+            end: None,
+            since: Instant::now(),
+            taken: 0,
+            is_awaited: false,
+        }
+    }
+
+    /// Whether more is to come than `rest`.
+    fn is_open(&self) -> bool {
+        self.body.is_some() || self.trailers.is_some()
+    }
+
     fn unread_since(&self, now: Instant, patience: Duration) -> Option<Instant> {
-        let is_unread = !self.is_awaited && self.body.is_some() && now.duration_since(self.since) >= patience;
+        let is_unread = !self.is_awaited && self.is_open() && now.duration_since(self.since) >= patience;
         is_unread.then_some(self.since)
     }
 
@@ -193,6 +245,9 @@ impl State {
             if !self.rest.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(self.piece()))));
             }
+            if let Some(trailers) = self.trailers.take() {
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
             let Some(frame) = ready!(Pin::new(body).poll_frame(cx)).transpose()? else {
                 self.body = None;
@@ -209,17 +264,17 @@ impl State {
     }
 
     /// Takes the next piece. It is a copy, unless it is all there is: a part of a large reply would
-    /// keep the whole.
+    /// keep the whole. The whole stays in memory until its last piece is taken, and so it counts
+    /// until then.
     fn piece(&mut self) -> Bytes {
-        let piece = match self.rest.len() {
-            0..=PIECE_BYTES => std::mem::take(&mut self.rest),
-            _ => {
-                let piece = Bytes::copy_from_slice(&self.rest[..PIECE_BYTES]);
-                self.rest.advance(PIECE_BYTES);
-                piece
-            }
-        };
-        self.lease.split(piece.len() as u64).tied_to(piece)
+        if self.rest.len() <= PIECE_BYTES {
+            let whole = self.lease.bytes();
+            return self.lease.split(whole).tied_to(std::mem::take(&mut self.rest));
+        }
+        let piece = Bytes::copy_from_slice(&self.rest[..PIECE_BYTES]);
+        self.rest.advance(PIECE_BYTES);
+        self.lease.grow_by_force(PIECE_BYTES as u64);
+        self.lease.split(PIECE_BYTES as u64).tied_to(piece)
     }
 }
 
@@ -233,7 +288,8 @@ impl HttpBody for Outgoing {
 
     fn is_end_stream(&self) -> bool {
         let state = self.response.state.lock();
-        state.end.is_none() && state.rest.is_empty() && state.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        let is_over = state.end.is_none() && state.trailers.is_none() && state.rest.is_empty();
+        is_over && state.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 }
 

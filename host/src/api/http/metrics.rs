@@ -2,13 +2,14 @@
 //! `metrics/table.rs` has all metrics with their help, and reads the others at each scrape. Method
 //! names come from routes, never from clients, so the label set is bounded.
 
+mod row;
 mod scrape;
 mod table;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use lockstep_contract::Kind;
+use lockstep_contract::{Kind, Method};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -19,7 +20,7 @@ use tonic::Code;
 
 use crate::api::Shared;
 use crate::calls::Full;
-use table::Row;
+use row::Row;
 
 /// Upper bounds of the histogram in seconds. They range from a local query to the default deadline.
 const SECONDS_BOUNDS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
@@ -30,6 +31,13 @@ pub(in crate::api) struct Metrics {
     calls: Family<CallLabels, Counter>,
     seconds: Family<KindLabels, Histogram>,
     watches_refused: Family<LimitLabels, Counter>,
+}
+
+/// The counters of one unary method. A method that was never called has none, so it is not shown.
+#[derive(Debug, Default)]
+pub(in crate::api) struct Found {
+    calls: OnceLock<Counter>,
+    seconds: OnceLock<Histogram>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,6 +78,19 @@ impl Metrics {
         let kind = kind.name();
         self.calls.get_or_create(&CallLabels { method: method.clone(), kind, code: code_name(code) }).inc();
         self.seconds.get_or_create(&KindLabels { kind }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a call like [`Metrics::call_ended`]. The counters of a call that went well are found
+    /// once, and kept in `found`.
+    pub(in crate::api) fn unary_ended(&self, method: &Method, found: &Found, code: Code, took: Duration) {
+        if code != Code::Ok {
+            return self.call_ended(&method.name, method.kind, code, took);
+        }
+        let kind = method.kind.name();
+        let labels = || CallLabels { method: method.name.clone(), kind, code: code_name(code) };
+        found.calls.get_or_init(|| self.calls.get_or_create_owned(&labels())).inc();
+        let seconds = found.seconds.get_or_init(|| self.seconds.get_or_create_owned(&KindLabels { kind }));
+        seconds.observe(took.as_secs_f64());
     }
 
     pub(in crate::api) fn watch_refused(&self, full: Full) {

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::source::Source;
+use crate::source::{Party, Source};
 
 /// Returns the name of the client at an address, where nothing else names it.
 pub fn client_at(address: IpAddr) -> Arc<str> {
@@ -24,6 +24,8 @@ pub(super) struct Addresses(Table);
 #[derive(Debug, Default)]
 pub(super) struct OfAddress {
     pub(super) held: AtomicU64,
+    /// The clients at this address that have no names.
+    pub(super) party: Party,
     /// Where it is found, and under which name.
     place: Option<(Table, Arc<str>)>,
 }
@@ -36,9 +38,17 @@ impl Addresses {
         if let Some(known) = table.get(&client).and_then(Weak::upgrade) {
             return known;
         }
-        let new = Arc::new(OfAddress { held: AtomicU64::new(0), place: Some((self.0.clone(), client.clone())) });
+        let place = Some((self.0.clone(), client.clone()));
+        let new = Arc::new(OfAddress { held: AtomicU64::new(0), party: Party::at(&client), place });
         table.insert(client, Arc::downgrade(&new));
         new
+    }
+
+    /// Returns the most bytes that one address holds.
+    pub(super) fn most(&self) -> u64 {
+        let all: Vec<_> = self.0.lock().values().filter_map(Weak::upgrade).collect();
+        // Not under the lock, which the last owner of a counter takes.
+        all.iter().map(|address| address.held.load(Relaxed)).max().unwrap_or(0)
     }
 
     #[cfg(test)]

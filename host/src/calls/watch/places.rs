@@ -56,31 +56,29 @@ impl Connection {
 }
 
 /// The places of one node.
-#[derive(Clone, Debug)]
-pub struct Places {
-    node: Arc<Semaphore>,
-    /// How many watches each client has. A client without watches is not in it.
-    clients: Arc<Mutex<HashMap<Arc<str>, usize>>>,
-}
+#[derive(Clone, Debug, Default)]
+pub struct Places(Arc<Mutex<Open>>);
 
-impl Default for Places {
-    fn default() -> Places {
-        Places { node: Arc::new(Semaphore::new(WATCHES_MAX)), clients: Arc::default() }
-    }
+/// The watches that are open. One lock covers all counts, so that of two watches for the last place
+/// one gets it.
+#[derive(Debug, Default)]
+struct Open {
+    on_node: usize,
+    /// How many watches each client has. A client without watches is not in it.
+    of_clients: HashMap<Arc<str>, usize>,
 }
 
 /// The place of one watch. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
-    _on_node: OwnedSemaphorePermit,
     _on_connection: OwnedSemaphorePermit,
-    _of_client: ClientPlace,
+    _on_node: NodePlace,
 }
 
-/// The place of a watch among those of its client.
+/// The place of a watch on its node, and among those of its client.
 #[derive(Debug)]
-struct ClientPlace {
-    clients: Arc<Mutex<HashMap<Arc<str>, usize>>>,
+struct NodePlace {
+    open: Arc<Mutex<Open>>,
     client: Arc<str>,
 }
 
@@ -90,6 +88,12 @@ pub enum Full {
     /// The limit of the node.
     #[error("{WATCHES_MAX} watches are open on this node, which is its limit; watch on another one")]
     Node,
+    /// The quota of the machine.
+    #[error(
+        "{0} watches are open on this node, as many as the cluster lets a node have (watches_per_node_max in its profile); watch on another \
+         one"
+    )]
+    Machine(u64),
     /// The limit of one client.
     #[error(
         "{WATCHES_PER_CLIENT_MAX} watches of this client (its name, or else its address) are open on this node, a quarter of all that the node \
@@ -109,6 +113,7 @@ impl Full {
     pub fn name(self) -> &'static str {
         match self {
             Full::Node => "node",
+            Full::Machine(_) => "machine",
             Full::Client => "client",
             Full::Connection => "connection",
         }
@@ -117,45 +122,61 @@ impl Full {
 
 impl Places {
     /// Takes a place for one more watch of `caller`, which is empty if the client has no name.
-    pub fn take(&self, connection: &Connection, caller: &str) -> Result<Place, Full> {
+    /// `quota` is how many the cluster lets a node have. Those that are open stay when it sinks.
+    pub fn take_within(&self, quota: Option<u64>, connection: &Connection, caller: &str) -> Result<Place, Full> {
         let on_connection = connection.watches.clone().try_acquire_owned().map_err(|_| Full::Connection)?;
-        let of_client = self.take_of_client(connection.client(caller))?;
-        let on_node = self.node.clone().try_acquire_owned().map_err(|_| Full::Node)?;
-        Ok(Place { _on_node: on_node, _on_connection: on_connection, _of_client: of_client })
-    }
-
-    fn take_of_client(&self, client: Arc<str>) -> Result<ClientPlace, Full> {
-        let mut clients = self.clients.lock();
-        let open = clients.entry(client.clone()).or_default();
-        if *open >= WATCHES_PER_CLIENT_MAX {
-            return Err(Full::Client);
-        }
-        *open += 1;
-        drop(clients);
-        Ok(ClientPlace { clients: self.clients.clone(), client })
+        let client = connection.client(caller);
+        self.0.lock().take(client.clone(), quota)?;
+        Ok(Place { _on_connection: on_connection, _on_node: NodePlace { open: self.0.clone(), client } })
     }
 
     /// Returns the number of open watches.
     pub fn taken(&self) -> u64 {
-        (WATCHES_MAX - self.node.available_permits()) as u64
+        self.0.lock().on_node as u64
     }
 
     /// Returns the number of watches of the client that has most.
     pub fn taken_by_one(&self) -> u64 {
-        self.clients.lock().values().max().copied().unwrap_or(0) as u64
+        self.0.lock().of_clients.values().max().copied().unwrap_or(0) as u64
     }
 }
 
-impl Drop for ClientPlace {
-    fn drop(&mut self) {
-        let mut clients = self.clients.lock();
-        let open = clients.get_mut(&self.client).map_or(0, |open| {
+impl Open {
+    /// Counts one more watch of a client, if there is a place for it.
+    fn take(&mut self, client: Arc<str>, quota: Option<u64>) -> Result<(), Full> {
+        let of_client = self.of_clients.get(&client).copied().unwrap_or(0);
+        if of_client >= WATCHES_PER_CLIENT_MAX {
+            return Err(Full::Client);
+        }
+        if self.on_node >= WATCHES_MAX {
+            return Err(Full::Node);
+        }
+        if let Some(quota) = quota
+            && self.on_node as u64 >= quota
+        {
+            return Err(Full::Machine(quota));
+        }
+        self.on_node += 1;
+        self.of_clients.insert(client, of_client + 1);
+        Ok(())
+    }
+
+    /// Counts one watch of a client less.
+    fn give_back(&mut self, client: &Arc<str>) {
+        self.on_node -= 1;
+        let left = self.of_clients.get_mut(client).map_or(0, |open| {
             *open -= 1;
             *open
         });
-        if open == 0 {
-            clients.remove(&self.client);
+        if left == 0 {
+            self.of_clients.remove(client);
         }
+    }
+}
+
+impl Drop for NodePlace {
+    fn drop(&mut self) {
+        self.open.lock().give_back(&self.client);
     }
 }
 
@@ -166,6 +187,45 @@ mod tests {
 
     fn from(address: [u8; 4]) -> Connection {
         Connection::new(Budget::default().share(), address.into())
+    }
+
+    impl Places {
+        /// Takes a place without a quota of the cluster.
+        fn take(&self, connection: &Connection, caller: &str) -> Result<Place, Full> {
+            self.take_within(None, connection, caller)
+        }
+    }
+
+    /// Each of two watches for the last place was refused, because both were counted before either
+    /// looked. Now they are counted and compared under one lock.
+    #[test]
+    fn one_of_two_watches_gets_the_last_place() {
+        let places = Places::default();
+        for _ in 0..200 {
+            let start = std::sync::Barrier::new(2);
+            let take = |last: u8| {
+                start.wait();
+                places.take_within(Some(1), &from([10, 0, 0, last]), "")
+            };
+            let (one, other) = std::thread::scope(|scope| {
+                let one = scope.spawn(|| take(1));
+                let other = take(2);
+                (one.join().unwrap(), other)
+            });
+            assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+        }
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[test]
+    fn the_quota_of_the_machine_leaves_open_watches_alone() {
+        let (places, one) = (Places::default(), from([10, 0, 0, 1]));
+        let mut held: Vec<Place> = (0..3).map(|_| places.take_within(None, &one, "").unwrap()).collect();
+        assert_eq!(places.take_within(Some(2), &one, "").unwrap_err(), Full::Machine(2));
+        assert_eq!(places.taken(), 3, "a refused watch holds no place");
+        held.truncate(1);
+        held.push(places.take_within(Some(2), &one, "").unwrap());
+        assert_eq!(places.take_within(Some(2), &one, "").unwrap_err(), Full::Machine(2));
     }
 
     #[test]

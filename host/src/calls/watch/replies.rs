@@ -118,7 +118,7 @@ mod tests {
     use futures::{FutureExt, StreamExt};
 
     fn begun() -> (Outlet, Sender, Replies) {
-        let (outlet, replies) = channel(Places::default().take(&Connection::default(), "").unwrap());
+        let (outlet, replies) = channel(Places::default().take_within(None, &Connection::default(), "").unwrap());
         let sender = outlet.sender();
         (outlet, sender, replies)
     }

@@ -1,13 +1,15 @@
 //! `lockstep guest check`: runs a node's admission offline, and warns of what an author should know
 //! even if a node would take the guest. `guest/load.rs` and the crate `contract` decide what is
-//! refused, and with which words. `against` compares the guest with an older one.
+//! refused, and with which words. `against` compares the guest with an older one, `state_lock` its
+//! state with the record of it.
 
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::against::{Comparison, Old};
-use super::{Admitted, admit, imported, on_guest_stack, read};
+use super::state_lock::{Compared, StateArgs};
+use super::{Admitted, admit, imported, on_guest_stack, read, shown_migrates, shown_version};
 use crate::cli::report::print_line;
 use crate::guest::{Component, HiddenStack, hidden_stack};
 use crate::machine::Replica;
@@ -23,9 +25,13 @@ With --against it also compares the contract with that of an older guest: servic
 kinds and consistency, and the messages that they use. It exits with 1 when a client that was made
 for the older guest would fail with this one, or misread its replies.
 
+With --lock it compares the state with a state.lock: the file beside the guest's Cargo.toml that
+records what lies under each tag. It exits with 1 when they differ. --write_lock writes that file.
+
 Examples:
   lockstep guest check target/wasm32-unknown-unknown/release/my_machine.wasm
   lockstep guest check my_machine.wasm --against my_machine-1.0.wasm
+  lockstep guest check my_machine.wasm --write_lock state.lock
   lockstep guest check my_machine.wasm --json";
 
 /// Say whether a node would take a guest, and if not, what to change.
@@ -44,10 +50,14 @@ pub(crate) struct CheckArgs {
     #[arg(long = "allow_breaking", requires = "against")]
     allow_breaking: bool,
 
-    /// One JSON object, for programs: {"file", "ok", "component", "services", "imported",
-    /// "warnings", "against"} or {"file", "ok", "problem"}. "ok" says that a node takes the guest;
-    /// "breaks" in "against" and the exit code say whether old clients break. A file that cannot be
-    /// read is told on stderr alone
+    #[command(flatten)]
+    state: StateArgs,
+
+    /// One JSON object, for programs: {"file", "ok", "component", "version", "migrates",
+    /// "services", "imported", "warnings", "against", "lock"} or {"file", "ok", "problem"}. "ok"
+    /// says that a node takes the guest; "breaks" in "against" and the exit code say whether old
+    /// clients break, "breaks" in "lock" whether old rows do. A file that cannot be read is told on
+    /// stderr alone
     #[arg(long = "json")]
     json: bool,
 }
@@ -68,21 +78,28 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
             let (hash, services) = (hex(&component.hash()), routes.services());
             let comparison = old.map(|old| old.compare(&routes));
             let verdict = comparison.as_ref().map_or(Ok(()), |comparison| comparison.verdict(args.allow_breaking));
+            let state = args.state.apply(component.encoded())?;
+            let verdict = verdict.and_then(|()| state.as_ref().map_or(Ok(()), Compared::verdict));
             if args.json {
                 print_line(json!({
-                    "file": file, "ok": true, "component": hash, "services": services, "imported": routes.imported(),
+                    "file": file, "ok": true, "component": hash, "version": component.version(),
+                    "migrates": component.has_migrator(), "services": services, "imported": routes.imported(),
                     "warnings": warnings, "against": comparison.as_ref().map(Comparison::json),
+                    "lock": state.as_ref().map(Compared::json),
                 }))?;
                 return verdict;
             }
             print_line(format!(
-                "{file} is a guest that nodes take\n  component  {hash}\n  serves     {} ({} methods){}",
+                "{file} is a guest that nodes take\n  component  {hash}\n  version    {}\n  migrates   {}\n  serves     {} ({} methods){}",
+                shown_version(component.version()),
+                shown_migrates(component.has_migrator()),
                 services.join(", "),
                 routes.methods().len(),
                 imported("\n  imports    ", &routes),
             ))?;
             warnings.iter().try_for_each(|warning| print_line(format!("warning: {warning}")))?;
             comparison.iter().try_for_each(Comparison::print)?;
+            state.iter().try_for_each(Compared::print)?;
             verdict
         }
         Err(error) => {

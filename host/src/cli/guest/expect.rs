@@ -19,6 +19,7 @@ use lockstep_contract::Kind;
 const WELL_KNOWN_PACKAGE: &str = "google.protobuf";
 
 /// The answer that a line of a script expects.
+#[derive(Clone)]
 pub(super) enum Expected {
     /// One sample for each reply. Anything but a watch has one reply.
     Replies(Vec<Sample>),
@@ -27,6 +28,7 @@ pub(super) enum Expected {
 }
 
 /// A reply, as far as the author wrote it down.
+#[derive(Clone)]
 pub(super) struct Sample {
     written: Value,
     message: DynamicMessage,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use serde_json::{Value, json};
 
-use super::{imported, read};
+use super::{imported, read, shown_migrates, shown_version};
 use crate::cli::call::shapes;
 use crate::cli::report::{Failure, print_line};
 use crate::guest::Anatomy;
@@ -19,7 +19,8 @@ const COLUMN_CHARS_MAX: usize = 80;
 
 const AFTER_HELP: &str = "\
 Nothing of the guest is run. The hash is the BLAKE3 of the encoded component: what a cluster
-records, and what every node of it must have. Whether a node would take the guest is said by
+records, and what every node of it must have. The version is the one that the guest declares; a
+later version's `migrate` is told it. Whether a node would take the guest is said by
 `lockstep guest check`.
 
 Examples:
@@ -57,6 +58,8 @@ fn print(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Contract, Contrac
         None => print_line(format!("size       {file_bytes} bytes, which cannot be made a component"))?,
     }
     print_line(format!("contract   {}", anatomy.contract.as_deref().unwrap_or("none")))?;
+    print_line(format!("version    {}", shown_version(&anatomy.version)))?;
+    print_line(format!("migrates   {}", shown_migrates(anatomy.has_migrator)))?;
     print_list("imports", &anatomy.imports)?;
     print_list("exports", &anatomy.exports)?;
     match routes {
@@ -104,6 +107,8 @@ fn as_json(file_bytes: usize, anatomy: &Anatomy, routes: &Result<Contract, Contr
         "encoded_bytes": anatomy.encoded.as_ref().map(|encoded| encoded.len()),
         "file_bytes": file_bytes,
         "contract": anatomy.contract,
+        "version": anatomy.version,
+        "migrates": anatomy.has_migrator,
         "imports": anatomy.imports,
         "exports": anatomy.exports,
         "services": routes.as_ref().map(|routes| routes.services().to_vec()).unwrap_or_default(),

@@ -16,7 +16,7 @@ use super::expect::{Expected, as_json};
 use crate::api::status;
 use crate::cli::call::signature;
 use crate::cli::details;
-use crate::cli::json::{Tree, read_message};
+use crate::cli::json::{Tree, read_message, show_bytes};
 use crate::cli::report::{Failure, code_name};
 use crate::cli::similar::{similar, suggestion};
 use crate::codec::Command;
@@ -69,6 +69,7 @@ struct Problem {
 }
 
 /// One call.
+#[derive(Clone)]
 pub(super) struct ScriptCall {
     /// Number of its line in the file, from 1.
     pub(super) line: usize,
@@ -88,6 +89,7 @@ pub(super) struct ScriptCall {
 }
 
 /// The parts of a call that are filled in anew for each pass.
+#[derive(Clone)]
 struct Varying {
     request: Tree,
     caller: String,
@@ -116,6 +118,11 @@ pub(super) fn read(path: &Path, routes: &Contract) -> anyhow::Result<Vec<ScriptC
         return Err(Failure::usage(format!("{} has no calls", path.display())).into());
     }
     Ok(calls)
+}
+
+/// Reads one line that is a call. An error says what is wrong with it.
+pub(super) fn call(text: &str, line: usize, routes: &Contract, pool: &DescriptorPool) -> Result<ScriptCall, String> {
+    parse(text, line, routes, pool).map_err(|problem| problem.text)
 }
 
 fn parse(text: &str, line: usize, routes: &Contract, pool: &DescriptorPool) -> Result<ScriptCall, Problem> {
@@ -255,6 +262,24 @@ impl ScriptCall {
 
     pub(super) fn has_expectation(&self) -> bool {
         self.expected.is_some()
+    }
+
+    /// Returns what a line has beside its call to expect this answer of a command. An error says
+    /// why no line can.
+    pub(super) fn expectation(&self, answer: &Answer) -> Result<Vec<(String, Tree)>, String> {
+        match self.outcome(answer) {
+            Ok(replies) => {
+                let shown = show_bytes(&self.descriptor.output(), &replies.concat());
+                match shown.problems.first() {
+                    None => Ok(vec![("reply".to_owned(), shown.json)]),
+                    Some(problem) => Err(format!("the reply has no JSON form: {problem}")),
+                }
+            }
+            Err(status) => {
+                let reason = details::reason(status.details()).map(|reason| ("reason".to_owned(), Tree::text(reason)));
+                Ok([("error".to_owned(), Tree::text(code_name(status.code())))].into_iter().chain(reason).collect())
+            }
+        }
     }
 
     fn outcome(&self, answer: &Answer) -> Result<Vec<Bytes>, Status> {

@@ -15,8 +15,8 @@ use super::{Admitted, admit_file_under, on_guest_stack};
 use crate::api::status;
 use crate::cli::report::Failure;
 use crate::guest::{
-    self, ApplyInstance, Call, Cause, Component, Context as Place, HostFault, Limits, QueryInstance, StatusSource,
-    Stepped, Verdict,
+    self, ApplyInstance, Call, Cause, Component, Context as Place, HostFault, Limits, Migrated, Predecessor,
+    QueryInstance, Rows, StatusSource, Stepped, Verdict,
 };
 use crate::types::hex;
 use lockstep_contract::Contract;
@@ -79,6 +79,8 @@ fn hello(component: &Component, routes: &Contract) -> Hello {
         program: env!("CARGO_PKG_VERSION").to_owned(),
         component: hex(&component.hash()),
         methods: methods.iter().map(|method| format!("{} {}", method.kind.name(), method.name)).collect(),
+        version: component.version().to_owned(),
+        migrates: component.has_migrator(),
     }
 }
 
@@ -109,6 +111,7 @@ fn run_mode(component: &Component, call: &frames::Call, harness: &Remote) -> any
             let stepped = instance.watch(guest_call(limits.fuel_per_query), cause, &call.memo, store).0?;
             return Ok(stepped_frame(stepped, call.index));
         }
+        Mode::Migrate => return migrate(component, call, place, store),
         Mode::Snapshot => {
             let slot = guest::snapshot_slot(component).ok_or_else(pool_is_full)?;
             guest::snapshot(component, &slot, place, store, Box::new(harness.clone()))
@@ -118,10 +121,31 @@ fn run_mode(component: &Component, call: &frames::Call, harness: &Remote) -> any
             guest::restore(component, &slot, place, store, Box::new(harness.clone())).0
         }
     };
-    Ok(match status::verdict(verdict?, call.index, None) {
+    Ok(came(verdict?, call.index))
+}
+
+fn came(verdict: Verdict, index: u64) -> Came {
+    match status::verdict(verdict, index, None) {
         Ok(reply) => Came::Reply(reply.into_inner().into()),
         Err(status) => status_frame(&status),
-    })
+    }
+}
+
+fn migrate(component: &Component, call: &frames::Call, place: Place, store: Box<dyn Rows>) -> anyhow::Result<Came> {
+    let from = call.from.as_ref().context("a migration starts from something")?;
+    let hash = from.hash.as_slice().try_into().context("a hash has 32 bytes")?;
+    let from = Predecessor { hash, version: &from.version };
+    let fuel = component.engine().limits().migration_fuel();
+    let (migrated, _) = guest::migrate(component, place, from, &call.cursor, fuel, store).0?;
+    let verdict = match migrated {
+        Migrated::Done => return Ok(Came::Migrated(frames::Migrated { done: true, cursor: Vec::new() })),
+        Migrated::More(cursor) => {
+            return Ok(Came::Migrated(frames::Migrated { done: false, cursor: cursor.into() }));
+        }
+        Migrated::Refused(refusal) => Verdict::Refused(refusal),
+        Migrated::Failed(failure) => Verdict::Failed(failure),
+    };
+    Ok(came(verdict, call.index))
 }
 
 fn query_instance(component: &Component) -> anyhow::Result<QueryInstance> {

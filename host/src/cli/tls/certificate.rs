@@ -75,6 +75,11 @@ impl Certificate {
         self.uris.iter().find_map(|uri| Holder::of_uri(uri))
     }
 
+    /// Returns its SHA-256, as nodes tell it.
+    pub(super) fn fingerprint(&self) -> String {
+        crate::tls::Certificate::read(&self.der).map(|read| read.fingerprint).unwrap_or_default()
+    }
+
     /// Returns the names of machines in it.
     pub(super) fn hosts(&self) -> Vec<Host> {
         let names = self.dns_names.iter().cloned().map(Host::Dns);

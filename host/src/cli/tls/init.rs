@@ -87,6 +87,8 @@ pub(crate) struct Made {
     pub(crate) lines: Vec<String>,
     /// A line for each thing that was there.
     pub(crate) kept: Vec<String>,
+    /// A line for each client whose role is not what the caller may think.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Makes what is missing, and prints it.
@@ -109,6 +111,7 @@ pub(super) fn run(args: &InitArgs) -> anyhow::Result<()> {
     }
     made.lines.iter().try_for_each(|line| print_line(format!("  {line}")))?;
     made.kept.iter().try_for_each(|line| print_line(format!("kept: {line}")))?;
+    made.notes.iter().try_for_each(|line| print_line(format!("note: {line}")))?;
     tell_flags(&wanted)
 }
 
@@ -122,7 +125,7 @@ pub(crate) fn make(wanted: &Wanted) -> anyhow::Result<Made> {
         Err(_) if wanted.new_authority => (None, true),
         found => (found?, wanted.new_authority),
     };
-    let mut made = Made { cluster: String::new(), lines: Vec::new(), kept: Vec::new() };
+    let mut made = Made { cluster: String::new(), lines: Vec::new(), kept: Vec::new(), notes: Vec::new() };
     let authority = match found {
         Some(found) if !is_new => {
             made.kept.push(format!("{}.pem, the authority, until {}", found.name, date(found.not_after)));
@@ -145,9 +148,11 @@ pub(crate) fn make(wanted: &Wanted) -> anyhow::Result<Made> {
     let work = Work { wanted, files: &files, authority: &authority };
     work.nodes(&mut made)?;
     work.clients(&mut made)?;
-    for client in policy::add(&files, &wanted.clients)? {
+    let policy = policy::add(&files, &wanted.clients)?;
+    for client in policy.added {
         made.lines.push(format!("{}  {} is {}", policy::FILE, client.name, client.role.unwrap_or_default()));
     }
+    made.notes = policy.notes;
     Ok(made)
 }
 
@@ -286,19 +291,21 @@ fn newest_trust(directory: &Path) -> PathBuf {
     if bundle.exists() { bundle } else { directory.join("ca.pem") }
 }
 
-/// Returns the flags of a node, for both ports.
+/// Returns the flags of a node, for both ports. There is no policy before a client has a role.
 pub(crate) fn node_flags(directory: &Path, ca: &Path, name: &str) -> Vec<String> {
     let file = |ending: &str| directory.join(format!("{name}.{ending}")).display().to_string();
     let (certificate, key, ca) = (file("pem"), file("key"), ca.display());
-    vec![
+    let policy = Some(directory.join(policy::FILE)).filter(|policy| policy.exists());
+    let mut flags = vec![
         format!("--tls_cert={certificate}"),
         format!("--tls_key={key}"),
         format!("--tls_client_ca={ca}"),
         format!("--peer_tls_cert={certificate}"),
         format!("--peer_tls_key={key}"),
         format!("--peer_tls_ca={ca}"),
-        format!("--policy={}", directory.join(policy::FILE).display()),
-    ]
+    ];
+    flags.extend(policy.map(|policy| format!("--policy={}", policy.display())));
+    flags
 }
 
 /// Returns the flags of a client.
@@ -380,6 +387,16 @@ mod tests {
         assert!(text(place.path(), "policy.toml").starts_with(&policy));
         let again = make(&more).unwrap();
         assert!(again.lines.is_empty(), "{again:?}");
+        assert!(again.notes.is_empty(), "{again:?}");
+        let role = |client: &str| {
+            let clients = vec![ClientRole::parse(client).unwrap()];
+            make(&Wanted { nodes: Vec::new(), clients, ..wanted(place.path()) }).unwrap().notes.join("\n")
+        };
+        assert_eq!(
+            role("bob:writer"),
+            "bob stays reader in policy.toml, and is not made writer: change the role there"
+        );
+        assert!(role("carol").contains("nothing in policy.toml names carol") && role("bob").is_empty());
         let elsewhere = Wanted { nodes: vec![NodeNames::parse("nodeA=db9.example").unwrap()], ..more };
         assert!(make(&elsewhere).unwrap().kept.iter().any(|line| line.contains("does not name db9.example")));
     }
@@ -405,6 +422,10 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let none = Wanted { nodes: Vec::new(), clients: Vec::new(), ..wanted(place.path()) };
         assert!(make(&none).unwrap_err().to_string().contains("neither a node nor a client"));
+        let nobody = Wanted { clients: Vec::new(), directory: place.path().join("nobody"), ..wanted(place.path()) };
+        make(&nobody).unwrap();
+        let flags = node_flags(&nobody.directory, Path::new("ca.pem"), "nodeA").join(" ");
+        assert!(!nobody.directory.join("policy.toml").exists() && !flags.contains("--policy"), "{flags}");
         make(&wanted(place.path())).unwrap();
         let refused = |wanted: Wanted| make(&wanted).unwrap_err().to_string();
         let other = Wanted { cluster_name: Some("orders".into()), ..wanted(place.path()) };

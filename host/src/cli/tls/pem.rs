@@ -9,6 +9,7 @@ use rustls::pki_types::pem::{PemObject, SectionKind};
 
 use super::certificate::Certificate;
 use crate::cli::report::Failure;
+use crate::tls::pem_problem;
 
 /// Largest file that is read. A bundle of a hundred authorities is far smaller.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -42,7 +43,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, Failure> {
 fn contents(bytes: &[u8]) -> Result<Contents, String> {
     let mut contents = Contents::default();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
-        let (kind, der) = section.map_err(|error| format!("it is damaged: {error:?}"))?;
+        let (kind, der) = section.map_err(|error| format!("it is damaged: {}", pem_problem(&error)))?;
         match kind {
             SectionKind::Certificate => contents.certificates.push(Certificate::of_der(&der)?),
             SectionKind::PrivateKey | SectionKind::EcPrivateKey | SectionKind::RsaPrivateKey => {
@@ -107,7 +108,7 @@ mod tests {
             (b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n", "passphrase"),
             (request.as_bytes(), "an authority has yet to sign"),
             (b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", "no certificate"),
-            (b"-----BEGIN CERTIFICATE-----\nMAA", "damaged"),
+            (b"-----BEGIN CERTIFICATE-----\nMAA", "the file ends before -----END CERTIFICATE-----: it is cut off"),
         ] {
             let problem = contents(bytes).unwrap_err();
             assert!(problem.contains(expected), "{problem}");

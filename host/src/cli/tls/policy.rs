@@ -27,11 +27,21 @@ struct Policy {
 struct Grant {
     #[serde(default)]
     subject: String,
+    #[serde(default)]
+    role: String,
 }
 
-/// Adds a grant for each client that has a role and that the file does not name. Returns those that
-/// were added. The file is made even when there are none.
-pub(super) fn add<'a>(files: &Files, clients: &'a [ClientRole]) -> anyhow::Result<Vec<&'a ClientRole>> {
+/// What became of the policy.
+pub(super) struct Outcome<'a> {
+    /// The clients that got a grant.
+    pub(super) added: Vec<&'a ClientRole>,
+    /// A line for each client whose role is not what the caller may think.
+    pub(super) notes: Vec<String>,
+}
+
+/// Adds a grant for each client that has a role and that the file does not name. Without
+/// any, no file is made: a node refuses a policy that grants nothing.
+pub(super) fn add<'a>(files: &Files, clients: &'a [ClientRole]) -> anyhow::Result<Outcome<'a>> {
     let path = files.path(FILE);
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => Some(text),
@@ -43,12 +53,31 @@ pub(super) fn add<'a>(files: &Files, clients: &'a [ClientRole]) -> anyhow::Resul
     })?;
     let is_named = |client: &ClientRole| policy.grant.iter().any(|grant| grant.subject == client.name);
     let added: Vec<&ClientRole> = clients.iter().filter(|client| client.role.is_some() && !is_named(client)).collect();
-    if before.is_none() || !added.is_empty() {
+    if !added.is_empty() {
         let grants = added.iter().filter_map(|client| Some(grant(&client.name, client.role?)));
         let text = before.unwrap_or_else(|| HEAD.to_owned()) + &grants.collect::<String>();
         files.write_public(FILE, &text)?;
     }
-    Ok(added)
+    let notes = clients.iter().filter_map(|client| note(client, &policy)).collect();
+    Ok(Outcome { added, notes })
+}
+
+/// Says why the role of a client is not the one that was asked for, if it is not.
+fn note(client: &ClientRole, before: &Policy) -> Option<String> {
+    let name = &client.name;
+    let grants = before.grant.iter().filter(|grant| grant.subject == *name);
+    let roles: Vec<&str> = grants.map(|grant| grant.role.as_str()).collect();
+    match client.role {
+        None if roles.is_empty() => Some(format!(
+            "nothing in {FILE} names {name}, so only a grant with a pattern gives it a role: add a grant there, or give \
+             --client {name}:ROLE"
+        )),
+        Some(role) if !roles.is_empty() && !roles.contains(&role) => Some(format!(
+            "{name} stays {} in {FILE}, and is not made {role}: change the role there",
+            roles.join(" and ")
+        )),
+        None | Some(_) => None,
+    }
 }
 
 /// Names and roles have no character that TOML would have to escape.

@@ -153,6 +153,7 @@ fn about(certificate: &Certificate, authorities: &[(PathBuf, Certificate)], now:
     }
     told.push(("issuer", issuer(certificate, authorities)));
     told.push(("key", certificate.key.clone()));
+    told.push(("sha256", certificate.fingerprint()));
     let (from, to) = (date(certificate.not_before), date(certificate.not_after));
     let (title, left) = match certificate.time_left(now) {
         TimeLeft::NotYet => (PROBLEM, "it does not hold yet; is the clock of this machine right?".to_owned()),
@@ -203,5 +204,142 @@ fn issuer(certificate: &Certificate, authorities: &[(PathBuf, Certificate)]) -> 
         _ if certificate.is_signed_by(certificate) => "itself".into(),
         Some((path, _)) => format!("{}, which is in {}", certificate.issuer, path.display()),
         None => format!("{}, which is not among these files", certificate.issuer),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::cli::tls::holder::{ClientRole, NodeNames};
+    use crate::cli::tls::init::{Wanted, make};
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    /// Makes an authority, a node and a client.
+    fn made() -> TempDir {
+        let place = tempfile::tempdir().unwrap();
+        let wanted = Wanted {
+            directory: place.path().to_owned(),
+            nodes: vec![NodeNames::parse("nodeA=db1.example,10.0.0.1").unwrap()],
+            clients: vec![ClientRole::parse("alice:admin").unwrap()],
+            cluster_name: None,
+            days: 30,
+            localhost: false,
+            renew: false,
+            new_authority: false,
+        };
+        make(&wanted).unwrap();
+        place
+    }
+
+    /// Returns what is told of a file ten days before the end of its certificate.
+    fn told_of(file: &Path) -> Told {
+        let contents = pem::read(file).unwrap();
+        let now = contents.certificates.first().map_or_else(SystemTime::now, |it| it.not_after - 10 * DAY);
+        told(file, &contents, &authorities(&[file.to_owned()]), now)
+    }
+
+    /// Returns the texts with this title.
+    fn under<'a>(told: &'a [(&'static str, String)], title: &str) -> Vec<&'a str> {
+        told.iter().filter(|(it, _)| *it == title).map(|(_, text)| text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_nodes_certificate_is_told_with_its_names_its_issuer_and_its_key() {
+        let place = made();
+        let told = told_of(&place.path().join("nodeA.pem"));
+        assert_eq!(under(&told, "certificate"), ["node nodeA of the cluster \"lockstep\""]);
+        assert_eq!(under(&told, "names"), ["lockstep://lockstep/node/nodeA, nodeA, db1.example, 10.0.0.1"]);
+        assert_eq!(under(&told, "proves"), ["a server and a client, as nodes need it at both ports"]);
+        let issuer = under(&told, "issuer")[0];
+        assert!(issuer.ends_with(&format!("which is in {}", place.path().join("ca.pem").display())), "{issuer}");
+        assert_eq!((under(&told, "key").len(), under(&told, "sha256")[0].is_empty()), (1, false));
+        let pair = under(&told, "pair")[0];
+        assert!(pair.starts_with("key and certificate belong together") && pair.ends_with("nodeA.key"), "{pair}");
+        assert!(under(&told, "valid")[0].ends_with("10 days left: renew it soon"), "{told:?}");
+        assert!(under(&told, PROBLEM).is_empty(), "{told:?}");
+    }
+
+    #[test]
+    fn a_client_and_an_authority_are_told_as_such() {
+        let place = made();
+        let client = told_of(&place.path().join("alice.pem"));
+        assert_eq!(under(&client, "certificate"), ["client alice of the cluster \"lockstep\""]);
+        assert_eq!(under(&client, "proves"), ["a client only; a node cannot use it"]);
+        let authority = told_of(&place.path().join("ca.pem"));
+        let expected = "an authority, of the cluster \"lockstep\" if `lockstep tls init` made it";
+        assert_eq!(under(&authority, "certificate"), [expected]);
+        assert_eq!((under(&authority, "issuer"), under(&authority, "proves")), (vec!["itself"], vec![]));
+        // Away from its authority and its key.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let alone = elsewhere.path().join("alice.pem");
+        std::fs::copy(place.path().join("alice.pem"), &alone).unwrap();
+        let told = told_of(&alone);
+        let issuer = under(&told, "issuer")[0];
+        assert!(issuer.ends_with("which is not among these files"), "{issuer}");
+        assert!(under(&told, "pair").is_empty() && under(&told, PROBLEM).is_empty(), "{told:?}");
+    }
+
+    #[test]
+    fn the_time_left_is_told_in_days_and_one_that_does_not_hold_is_a_problem() {
+        let place = made();
+        let contents = pem::read(&place.path().join("nodeA.pem")).unwrap();
+        let certificate = &contents.certificates[0];
+        let second = Duration::from_secs(1);
+        let rows = [
+            (certificate.not_before - second, PROBLEM, "it does not hold yet; is the clock of this machine right?"),
+            (certificate.not_after - 14 * DAY, "valid", ", 14 days left"),
+            (certificate.not_after - 14 * DAY + second, "valid", ", 13 days left: renew it soon"),
+            (certificate.not_after - DAY, "valid", ", 1 day left: renew it soon"),
+            (certificate.not_after + second, PROBLEM, "it expired 0 days ago; every TLS library refuses it"),
+            (certificate.not_after + DAY, PROBLEM, "it expired 1 day ago; every TLS library refuses it"),
+        ];
+        for (now, title, expected) in rows {
+            let told = about(certificate, &[], now);
+            let text = under(&told, title);
+            assert!(text.len() == 1 && text[0].ends_with(expected), "{expected}: {told:?}");
+            let dates = format!("{} to {}, ", date(certificate.not_before), date(certificate.not_after));
+            assert!(text[0].starts_with(&dates), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_told_without_its_content_and_what_is_wrong_with_it_is_a_problem() {
+        let place = made();
+        let key = place.path().join("alice.key");
+        let told = told_of(&key);
+        assert_eq!(under(&told, "key"), ["a private key; only its owner should be able to read this file"]);
+        assert!(under(&told, "pair")[0].ends_with("alice.pem") && under(&told, PROBLEM).is_empty(), "{told:?}");
+        let secret = std::fs::read_to_string(&key).unwrap();
+        let secret = secret.lines().nth(1).unwrap();
+        assert!(!format!("{told:?}").contains(secret), "{told:?}");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let told = told_of(&key);
+        let problem = under(&told, PROBLEM)[0];
+        assert!(problem.starts_with("others can read or change it (mode 644): chmod 600 "), "{problem}");
+        // Another one's key.
+        std::fs::copy(&key, place.path().join("nodeA.key")).unwrap();
+        let told = told_of(&place.path().join("nodeA.pem"));
+        let problem = under(&told, PROBLEM)[0];
+        assert!(problem.starts_with("key and certificate do not belong together: the key is in "), "{problem}");
+    }
+
+    #[test]
+    fn a_problem_of_any_file_is_the_end_of_the_command() {
+        let place = made();
+        let show =
+            |names: &[&str]| run(&ShowArgs { files: names.iter().map(|name| place.path().join(name)).collect() });
+        show(&["ca.pem", "nodeA.pem", "nodeA.key"]).unwrap();
+        let error = show(&["nodeA.pem", "nothing.pem"]).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read ") && error.contains("nothing.pem"), "{error}");
+        std::fs::write(place.path().join("empty.pem"), "").unwrap();
+        let error = show(&["nothing.pem", "empty.pem"]).unwrap_err().to_string();
+        assert_eq!(error, "2 problems, which are shown above");
     }
 }

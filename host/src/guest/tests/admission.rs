@@ -222,6 +222,57 @@ fn watcher_is_probed() {
 }
 
 #[test]
+fn migrator_is_probed_and_its_type_checked() {
+    assert!(!Text { watch: Some("unreachable"), ..Text::default() }.load().has_migrator());
+    let text = Text { migrate: Some("unreachable"), ..Text::default() };
+    assert!(text.load().has_migrator() && text.load().has_watcher());
+
+    let other = CONTRACT.replace("-> result<migration, status>", "-> result<_, status>");
+    let error = refused(&typed_module(&text.module(), &other, text.world()));
+    assert!(matches!(error, LoadError::Link(_)), "{error}");
+    let lacking = text.module().replace("migrator@1.0.0#migrate", "another");
+    let error = refused(&typed_module(&lacking, CONTRACT, text.world()));
+    assert!(error.to_string().contains("lockstep:machine/migrator@1.0.0#migrate"), "{error}");
+}
+
+#[test]
+fn the_version_is_found_wherever_it_is_declared() {
+    let one = r#"(@custom "lockstep.version" "2.1 rc")"#;
+    assert_eq!(Text::default().load().version(), "");
+    assert_eq!(Text { more: one, ..Text::default() }.load().version(), "2.1 rc");
+    let twice = format!("{one} {one}");
+    let module = typed_module(&Text { more: &twice, ..Text::default() }.module(), CONTRACT, "machine-guest");
+    let encoded = Component::encode(&module).unwrap();
+    assert_eq!(Component::load(&ENGINE, &encoded).unwrap().version(), "2.1 rc");
+    let checked = Component::check(&module).unwrap();
+    assert_eq!((checked.version.as_str(), checked.has_migrator), ("2.1 rc", false));
+    let packed = with_version(&component("(component)"), "3").unwrap();
+    assert_eq!(Anatomy::of(&packed).unwrap().version, "3");
+}
+
+#[test]
+fn versions_that_nobody_can_read_are_refused() {
+    let long = "1".repeat(65);
+    let declared = |text: &str| format!(r#"(@custom "lockstep.version" "{text}")"#);
+    let cases = [
+        (declared("1") + &declared("2"), "differs between two of its sections"),
+        (declared(&long), "has 65 bytes"),
+        (declared(r"2\0a"), r#"is no printable ASCII: "2\n""#),
+        (declared(r"\c3\bc"), "is no printable ASCII"),
+        (declared(r"\ff"), "is no printable ASCII"),
+    ];
+    for (more, reason) in &cases {
+        let module = typed_module(&Text { more, ..Text::default() }.module(), CONTRACT, "machine-guest");
+        let text = refused(&module).to_string();
+        assert!(text.contains(reason) && text.contains("guest pack --version"), "{more}: {text}");
+        let anatomy = Anatomy::of(&module).unwrap();
+        assert!(anatomy.version.is_empty() && matches!(anatomy.refused, Some(LoadError::Version(_))), "{more}");
+    }
+    let longest = declared(&"1".repeat(64));
+    assert_eq!(Text { more: &longest, ..Text::default() }.load().version().len(), 64);
+}
+
+#[test]
 fn more_than_a_node_hands_on_is_refused_before_it_is_read() {
     let mut huge = vec![0; crate::types::COMPONENT_BYTES_MAX + 1];
     let header = component("(component)");
@@ -246,7 +297,7 @@ fn a_file_is_taken_apart_also_when_it_is_refused() {
     assert_eq!(good.encoded, Some(Component::encode(&module).unwrap()));
     assert_eq!(good.contract.as_deref(), Some("1.0.0"));
     assert!(good.exports.contains(&"lockstep:machine/machine@1.0.0".to_owned()), "{:?}", good.exports);
-    assert!(good.refused.is_none() && !good.has_watcher);
+    assert!(good.refused.is_none() && !good.has_watcher && !good.has_migrator);
     let wasi = Anatomy::of(&component(r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#)).unwrap();
     assert_eq!(wasi.imports, ["wasi:cli/environment@0.2.0"]);
     assert!(matches!(wasi.refused, Some(LoadError::ForbiddenImport { .. })));

@@ -23,6 +23,7 @@ fn code_comes_back_and_the_task_goes_there() {
     assert!(echoed.ends_with(b"component"));
     let task = String::from_utf8_lossy(&echoed[4..]);
     assert!(task.contains("\"fuel_per_command\":100000000") && task.contains("\"cpu_seconds_max\":600"), "{task}");
+    assert!(task.contains(&format!("\"semantics\":{SEMANTICS},")), "what is compiled depends on it: {task}");
 }
 
 #[test]
@@ -82,5 +83,6 @@ fn what_is_unwanted_is_killed() {
 fn code_made_without_a_pool_runs_in_an_engine_with_one() {
     let encoded = Component::encode(&typed_module(&Text::default().module(), CONTRACT, "machine-guest")).unwrap();
     let apart = engine::code_of(&Limits::default(), &encoded).unwrap();
-    assert_eq!(apart, ENGINE.inner.wasmtime.precompile_component(&encoded).unwrap(), "bit for bit");
+    let form = depth::compiled_form(&Limits::default(), &encoded).unwrap();
+    assert_eq!(apart, ENGINE.inner.wasmtime.precompile_component(&form).unwrap(), "bit for bit");
 }

@@ -66,4 +66,8 @@ fn code_of_other_limits_is_not_used() {
     let limits = Limits { wasm_stack_bytes: Limits::default().wasm_stack_bytes / 2, ..Limits::default() };
     Component::load_from(&Engine::new(&limits).unwrap(), &encoded(), &shelf).unwrap();
     assert_eq!((*shelf.puts.borrow(), shelf.held.borrow().len()), (2, 1), "it took the place of the first");
+    // The code of a profile of an earlier semantics counts no depth.
+    let limits = Limits { semantics: 4, ..Limits::default() };
+    Component::load_from(&Engine::new(&limits).unwrap(), &encoded(), &shelf).unwrap();
+    assert_eq!(*shelf.puts.borrow(), 3);
 }

@@ -67,6 +67,7 @@ fn golden_components_are_what_clusters_hold() {
         let component = load(golden);
         assert_eq!(crate::types::hex(&component.hash()), hash);
         assert_eq!(component.has_watcher(), watches, "{hash}");
+        assert_eq!((component.has_migrator(), component.version()), (false, ""), "{hash}: what came later");
         assert!(component.descriptor().is_some_and(|descriptor| !descriptor.is_empty()), "{hash}");
     }
 }

@@ -8,8 +8,11 @@ mod code;
 mod corpus;
 mod golden;
 mod limits;
+mod metering;
+mod migrating;
 mod outcomes;
 mod queries;
+mod random;
 mod streaming;
 
 use std::any::Any;
@@ -65,6 +68,8 @@ const PRELUDE: &str = r#"
 
 const CONTEXT: &str = "(param $index i64) (param $position i32) (param $time i64)";
 const REQUEST: &str = "(param $method i32) (param $method_length i32) (param $request i32) (param $length i32)";
+const MIGRATION: &str = "(param $hash i32) (param $hash_length i32) (param $version i32) (param $version_length i32)
+    (param $cursor i32) (param $cursor_length i32)";
 const ECHO: &str = "(call $reply (local.get $request) (local.get $length))";
 
 /// A guest in text: the bodies of its exports, and other parts of its module.
@@ -74,12 +79,15 @@ struct Text<'a> {
     snapshot: &'a str,
     restore: &'a str,
     watch: Option<&'a str>,
+    /// A guest that migrates has a watch, too.
+    migrate: Option<&'a str>,
     more: &'a str,
 }
 
 impl Default for Text<'_> {
     fn default() -> Self {
-        Self { apply: ECHO, query: ECHO, snapshot: "(call $ok)", restore: "(call $ok)", watch: None, more: "" }
+        let (snapshot, restore) = ("(call $ok)", "(call $ok)");
+        Self { apply: ECHO, query: ECHO, snapshot, restore, watch: None, migrate: None, more: "" }
     }
 }
 
@@ -92,9 +100,12 @@ impl Text<'_> {
         functions += &export("machine@1.0.0#query", REQUEST, self.query);
         functions += &export("machine@1.0.0#snapshot", "", self.snapshot);
         functions += &export("machine@1.0.0#restore", "", self.restore);
-        if let Some(watch) = self.watch {
+        if let Some(watch) = self.watch.or(self.migrate.map(|_| "unreachable")) {
             let params = format!("{REQUEST} (param $cause i32) (param $memo i32) (param $memo_length i32)");
             functions += &export("watcher@1.0.0#watch", &params, watch);
+        }
+        if let Some(migrate) = self.migrate {
+            functions += &export("migrator@1.0.0#migrate", MIGRATION, migrate);
         }
         format!("(module {PRELUDE} {functions} {})", self.more)
     }
@@ -104,9 +115,16 @@ impl Text<'_> {
     }
 
     fn load_into(&self, engine: &Engine) -> Component {
-        let world = if self.watch.is_some() { "watching-guest" } else { "machine-guest" };
-        let encoded = Component::encode(&typed_module(&self.module(), CONTRACT, world)).unwrap();
+        let encoded = Component::encode(&typed_module(&self.module(), CONTRACT, self.world())).unwrap();
         Component::load(engine, &encoded).unwrap()
+    }
+
+    fn world(&self) -> &'static str {
+        match (self.watch, self.migrate) {
+            (_, Some(_)) => "migrating-guest",
+            (Some(_), None) => "watching-guest",
+            (None, None) => "machine-guest",
+        }
     }
 }
 

@@ -178,12 +178,19 @@ fn denied_growth_is_told_to_the_guest_that_asks() {
 fn endless_recursion_is_an_outcome() {
     let run = || {
         let more = "(func $deep (param i32) (result i32) (i32.add (call $deep (i32.add (local.get 0) (i32.const 1))) (local.get 0)))";
-        let component = Text { apply: "(call $deep (i32.const 0))", more, ..Text::default() }.load();
-        let (verdict, _) = ApplyInstance::new(&component).unwrap().apply(call(b""), Box::new(Map::default()));
-        reason(verdict.unwrap())
+        let text = Text { apply: "(call $deep (i32.const 0))", more, ..Text::default() };
+        for semantics in [4, SEMANTICS] {
+            let engine = Engine::new(&Limits { semantics, ..Limits::default() }).unwrap();
+            let component = text.load_into(&engine);
+            let (verdict, _) = ApplyInstance::new(&component).unwrap().apply(call(b""), Box::new(Map::default()));
+            let Verdict::Failed(failure) = verdict.unwrap() else { panic!("it has no end") };
+            assert_eq!(failure.reason, Reason::Stack, "semantics {semantics}: {}", failure.detail);
+            let lines: Vec<&str> = failure.detail.lines().collect();
+            assert!(lines[0].ends_with("wasm trap: call stack exhausted"), "{}", failure.detail);
+            assert_eq!(lines[1..3], ["in the guest:", "  deep"], "the guest's own functions alone");
+        }
     };
-    let thread = std::thread::Builder::new().stack_size(8 << 20).spawn(run).unwrap();
-    assert_eq!(thread.join().unwrap(), Reason::Stack);
+    std::thread::Builder::new().stack_size(CALLER_STACK_BYTES).spawn(run).unwrap().join().unwrap();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use super::super::limits::Budget;
 use super::*;
 
 #[derive(Clone, Default)]
@@ -96,8 +97,52 @@ fn stream_that_stands_still_ends_the_call_whatever_the_fuel() {
     ends_by_its_quiet_deadline(Text { snapshot: writes_nothing, ..Text::default() }, imports::Mode::Snapshot);
     let reads_past_the_end = "(loop (call $source (i32.const 9) (i32.const 64)) (br 0)) (call $ok)";
     ends_by_its_quiet_deadline(Text { restore: reads_past_the_end, ..Text::default() }, imports::Mode::Restore);
-    let puts = "(loop (call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)) (br 0)) (call $ok)";
-    ends_by_its_quiet_deadline(Text { restore: puts, ..Text::default() }, imports::Mode::Restore);
+    let gets = "(loop (call $get (i32.const 0) (i32.const 1) (i32.const 64)) (br 0)) (call $ok)";
+    ends_by_its_quiet_deadline(Text { restore: gets, ..Text::default() }, imports::Mode::Restore);
+}
+
+/// Puts a row of 64 KiB.
+const PUT: &str = "(call $put (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 65536))";
+
+#[test]
+fn restore_that_writes_far_more_than_it_has_read_is_ended() {
+    let for_ever = format!("(loop {PUT} (br 0)) (call $ok)");
+    let component = Text { restore: &for_ever, ..Text::default() }.load();
+    let (verdict, _) = restore_of(&component, Shared::default());
+    match verdict.unwrap() {
+        Verdict::Failed(failure) => {
+            assert_eq!(failure.reason, Reason::LimitExceeded);
+            assert!(failure.detail.contains("written by a restore"), "{}", failure.detail);
+        }
+        other => panic!("expected a failure, got {other:?}"),
+    }
+}
+
+#[test]
+fn restore_may_write_more_the_more_it_reads() {
+    // 1,500 rows are more than a restore may write that has read nothing.
+    let restore = format!(
+        "(local $n i32)
+        (call $source (i32.const 524288) (i32.const 64))
+        (loop $more {PUT}
+          (br_if $more (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 1500))))
+        (call $ok)"
+    );
+    let component = Text { restore: &restore, ..Text::default() }.load();
+    let (verdict, _) = restore_of(&component, Shared::default());
+    assert_eq!(reason(verdict.unwrap()), Reason::LimitExceeded);
+    let (verdict, _) = restore_of(&component, Shared(Arc::new(Mutex::new(vec![7; 512 << 10]))));
+    assert_eq!(verdict.unwrap(), Verdict::Reply(Bytes::new()));
+}
+
+#[test]
+fn each_row_of_a_restore_counts_more_than_its_bytes() {
+    let mut budget = Budget::of_restore(&Limits::default());
+    let rows = (0..2_000_000).take_while(|_| budget.take_write(1).is_ok()).count();
+    assert!((900_000..1_100_000).contains(&rows), "{rows}");
+    // The eight rows of a byte of a bitmap.
+    budget.earn_writes(1);
+    assert!((0..8).all(|_| budget.take_write(64).is_ok()) && budget.take_write(1 << 10).is_err());
 }
 
 /// A disk or a network that is slow for each chunk.

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use super::super::system::System;
 use super::{BackupError, BackupReader};
 use crate::codec::Genesis;
+use crate::guest::Component;
+use crate::machine::ReadOnly;
 use crate::machine::snapshot::error::SnapshotError;
 use crate::machine::snapshot::receive::receive_backup;
 use crate::machine::snapshot::transfers::{Direction, Transfers};
@@ -33,10 +35,17 @@ pub struct Founded {
     pub applied: LogId,
     /// The genesis record of the new cluster.
     pub genesis: Genesis,
-    /// The encoded component. Its BLAKE3 hash is the one in the genesis.
+    /// The profile in force: that of the genesis record, or of the last change.
+    pub profile: Genesis,
+    /// The encoded component. Its BLAKE3 hash is the one in the profile.
     pub component: Vec<u8>,
     /// Rows of the guest and the host together.
     pub rows: u64,
+    /// The read-only mode of the old cluster, if it was on. The new cluster keeps it.
+    pub read_only: Option<ReadOnly>,
+    /// Retention and quotas of the old cluster, as they are written, by their keys. The new cluster
+    /// keeps them.
+    pub operation: BTreeMap<String, String>,
 }
 
 /// The state that replaced a node's state.
@@ -46,6 +55,62 @@ pub struct Replaced {
     pub applied: LogId,
     /// Rows of the guest and the host together.
     pub rows: u64,
+}
+
+/// A state that was read from a backup, and is not in force yet.
+pub struct Unfounded {
+    pub(super) generation: Arc<Generation>,
+    /// The host's records as they are on the disk.
+    pub(super) stored: System,
+    /// The host's records as they shall be.
+    pub(super) system: System,
+    /// The encoded component that the state belongs to.
+    pub(super) component: Vec<u8>,
+    /// The version that it declares; empty if it declares none.
+    pub(super) version: String,
+    pub(super) rows: u64,
+}
+
+impl Unfounded {
+    /// Reads a backup into a new generation of `state`. Blocks.
+    pub fn read(state: &State, from: impl Read + Send + 'static) -> Result<Unfounded, BackupError> {
+        let (generation, stored, component, rows) = read(state, from)?;
+        let in_force = stored.in_force().map(|(_, profile)| &profile.component_hash);
+        if in_force.is_none_or(|hash| hash != blake3::hash(&component).as_bytes().as_slice()) {
+            return Err(BackupError::Damaged("the component in it is not the one that its state runs".into()));
+        }
+        let checked = Component::check(&component).map_err(|error| BackupError::Damaged(error.to_string()))?;
+        Ok(Unfounded { generation, system: stored.clone(), stored, component, version: checked.version, rows })
+    }
+
+    /// Returns the profile in force, as a genesis entry has it.
+    pub fn profile(&self) -> &Genesis {
+        self.system.in_force().map(|(_, profile)| profile).expect("reading it has checked that there is one")
+    }
+
+    /// Returns the state that was read.
+    pub(crate) fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// Returns the encoded component that the state belongs to.
+    pub fn component(&self) -> &[u8] {
+        &self.component
+    }
+
+    /// Makes the state that of a new node, and makes a checkpoint of it. `state` must be the one
+    /// that it was read into. Blocks.
+    pub fn found(self, state: &State, checkpoints: &Checkpoints, founder: &Founder) -> Result<Founded, BackupError> {
+        let Unfounded { generation, stored, system, component, rows, .. } = self;
+        let applied = system.applied.ok_or(SnapshotError::Empty)?;
+        let genesis = genesis(&system, founder)?;
+        let after = rewrite(&generation, &stored, system, genesis.clone(), applied, founder)?;
+        put_in_force(state, checkpoints, generation, applied)?;
+        let profile = after.in_force().map_or_else(|| genesis.clone(), |(_, profile)| profile.clone());
+        let read_only = after.read_only.filter(|mode| mode.on).map(|mode| (*mode).clone());
+        let operation = after.operation.map(|operation| operation.settings.clone()).unwrap_or_default();
+        Ok(Founded { applied, genesis, profile, component, rows, read_only, operation })
+    }
 }
 
 /// Installs the state of a backup of the same cluster as it is. Sets aside the checkpoints of the
@@ -81,12 +146,7 @@ pub fn found(
     from: impl Read + Send + 'static,
     founder: &Founder,
 ) -> Result<Founded, BackupError> {
-    let (generation, system, component, rows) = read(state, from)?;
-    let applied = system.applied.ok_or(SnapshotError::Empty)?;
-    let genesis = genesis(&system, &component, founder)?;
-    rewrite(&generation, &system, genesis.clone(), applied, founder)?;
-    put_in_force(state, checkpoints, generation, applied)?;
-    Ok(Founded { applied, genesis, component, rows })
+    Unfounded::read(state, from)?.found(state, checkpoints, founder)
 }
 
 /// Reads a backup into a new generation. Returns it with its host records, the component, and the
@@ -115,34 +175,35 @@ fn put_in_force(
 }
 
 /// Returns the recorded genesis with the new cluster's id.
-fn genesis(system: &System, component: &[u8], founder: &Founder) -> Result<Genesis, BackupError> {
-    let damaged = |what: &str| BackupError::Damaged(what.into());
-    let recorded = system.genesis.as_ref().ok_or_else(|| damaged("it is of a cluster without a genesis entry"))?;
-    if recorded.1.component_hash != blake3::hash(component).as_bytes()[..] {
-        return Err(damaged("the component in it is not the one that its genesis entry names"));
-    }
+fn genesis(system: &System, founder: &Founder) -> Result<Genesis, BackupError> {
+    let recorded = system.genesis.as_ref();
+    let recorded = recorded.ok_or_else(|| BackupError::Damaged("it is of a cluster without a genesis entry".into()))?;
     Ok(Genesis { cluster_id: founder.cluster_id.to_vec().into(), ..recorded.1.clone() })
 }
 
+/// Writes the records of a cluster of one to the disk, where `stored` is.
 fn rewrite(
     generation: &Generation,
-    before: &System,
+    stored: &System,
+    system: System,
     genesis: Genesis,
     applied: LogId,
     founder: &Founder,
-) -> Result<(), BackupError> {
+) -> Result<System, BackupError> {
     let nodes = BTreeMap::from([(founder.node_id, founder.node.clone())]);
     let membership = Membership::new(vec![BTreeSet::from([founder.node_id])], nodes)
         .map_err(|error| BackupError::Damaged(format!("no membership of one: {error}")))?;
-    let index = before.genesis.as_ref().map_or(0, |genesis| genesis.0);
+    let index = system.genesis.as_ref().map_or(0, |genesis| genesis.0);
     let after = System {
         membership: Arc::new(StoredMembership::new(Some(applied), membership)),
         genesis: Some(Arc::new((index, genesis))),
-        ..before.clone()
+        profile: system.profile.as_ref().map(|profile| Arc::new(profile.in_cluster(founder.cluster_id))),
+        ..system
     };
     let mut batch = Batch::new();
-    for (key, value) in after.changes_since(before) {
+    for (key, value) in after.changes_since(stored) {
         batch.put(Column::System, key, &value);
     }
-    Ok(generation.commit(&batch).map_err(SnapshotError::from)?)
+    generation.commit(&batch).map_err(SnapshotError::from)?;
+    Ok(after)
 }

@@ -1,5 +1,5 @@
-//! Reads the guest's rows of a backup one by one, for tools. This module builds no state;
-//! `BackupReader` checks that the file is complete.
+//! Reads the guest's rows of a backup one by one, and the component that they belong to, for tools.
+//! This module builds no state; `BackupReader` checks that the file is complete.
 
 use std::io::{self, Read};
 
@@ -10,6 +10,37 @@ use crate::machine::snapshot::frames::{Frame, Header, RowReader, row_head};
 pub struct RowsOf<R> {
     reader: BackupReader<R>,
     header: Header,
+    component: Vec<u8>,
+    /// The first frame behind the component.
+    next: Option<Frame>,
+}
+
+/// The beginning of a backup as a node sends it: which component its state belongs to, and whether
+/// it has any rows.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    /// The last entry in the state; 0 until the first frame.
+    pub index: u64,
+    /// The encoded component.
+    pub component: Vec<u8>,
+    /// Whether the guest has any rows.
+    pub has_rows: bool,
+}
+
+impl Beginning {
+    /// Takes in a frame. Returns whether that was the last one of the beginning.
+    pub fn push(&mut self, frame: &[u8]) -> Result<bool, BackupError> {
+        match Frame::decode(frame).map_err(BackupError::Damaged)? {
+            Frame::Header(header) => self.index = header.applied.index,
+            Frame::Component(part) => self.component.extend_from_slice(&part),
+            Frame::Raw(_) => {
+                self.has_rows = true;
+                return Ok(true);
+            }
+            _ => return Ok(true),
+        }
+        Ok(false)
+    }
 }
 
 impl<R: Read> RowsOf<R> {
@@ -19,7 +50,19 @@ impl<R: Read> RowsOf<R> {
         let first =
             reader.next_frame()?.map(|frame| Frame::decode(&frame)).transpose().map_err(BackupError::Damaged)?;
         match first {
-            Some(Frame::Header(header)) => Ok(RowsOf { reader, header }),
+            Some(Frame::Header(header)) => {
+                let (mut component, mut next) = (Vec::new(), None);
+                while let Some(frame) = reader.next_frame()? {
+                    match Frame::decode(&frame).map_err(BackupError::Damaged)? {
+                        Frame::Component(part) => component.extend_from_slice(&part),
+                        other => {
+                            next = Some(other);
+                            break;
+                        }
+                    }
+                }
+                Ok(RowsOf { reader, header, component, next })
+            }
             Some(other) => Err(BackupError::Damaged(format!("it begins with a frame out of place: {}", other.name()))),
             None => Err(BackupError::Damaged("it has no frames".into())),
         }
@@ -35,13 +78,18 @@ impl<R: Read> RowsOf<R> {
         self.header.time_ms
     }
 
+    /// Returns the encoded component that the rows belong to.
+    pub fn component(&self) -> &[u8] {
+        &self.component
+    }
+
     /// Calls `row` for each row in order, and returns the number of rows. `row` receives the
     /// lengths of key and value in the format of a snapshot, the key, and the value. The whole file
     /// is known to be good only when this function returns.
     pub fn read(mut self, mut row: impl FnMut(&[u8], &[u8], &[u8]) -> io::Result<()>) -> Result<u64, BackupError> {
         let (mut rows, mut count) = (RowReader::default(), 0);
-        while let Some(frame) = self.reader.next_frame()? {
-            let Frame::Raw(body) = Frame::decode(&frame).map_err(BackupError::Damaged)? else { continue };
+        while let Some(frame) = self.next_frame()? {
+            let Frame::Raw(body) = frame else { continue };
             rows.push(&body, |key, value| {
                 count += 1;
                 row(&row_head(key, value), key, value)
@@ -55,12 +103,19 @@ impl<R: Read> RowsOf<R> {
         }
         Ok(count)
     }
+
+    fn next_frame(&mut self) -> Result<Option<Frame>, BackupError> {
+        if let Some(next) = self.next.take() {
+            return Ok(Some(next));
+        }
+        self.reader.next_frame()?.map(|frame| Frame::decode(&frame)).transpose().map_err(BackupError::Damaged)
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::super::system::LogPosition;
+    use super::super::super::log_position::LogPosition;
     use super::super::BackupWriter;
     use super::*;
     use crate::machine::snapshot::frames::{FORMAT, Footer};
@@ -92,7 +147,7 @@ mod tests {
         for cut in 0..rows.len() {
             let file = file(&[&rows[..cut], &rows[cut..]]);
             let backup = RowsOf::open(file.as_slice()).unwrap();
-            assert_eq!((backup.index(), backup.time_ms()), (30, 4));
+            assert_eq!((backup.index(), backup.time_ms(), backup.component()), (30, 4, &b"wasm"[..]));
             let mut read = Vec::new();
             let count = backup.read(|head, key, value| {
                 read.extend([head, key, value].concat());
@@ -111,5 +166,22 @@ mod tests {
             assert!(read(&whole[..length]).is_err(), "{length}");
         }
         assert!(read(&file(&[&rows[..rows.len() - 1]])).unwrap_err().to_string().contains("cut short"));
+    }
+
+    #[test]
+    fn the_beginning_ends_behind_the_component() {
+        let applied = LogPosition { term: 1, leader: 2, index: 30 };
+        let header = Frame::Header(Header { format: FORMAT, applied, time_ms: 4, component: None });
+        let begin = |behind: Frame| {
+            let mut beginning = Beginning::default();
+            for frame in [header.clone(), Frame::Component(b"wa".to_vec()), Frame::Component(b"sm".to_vec())] {
+                assert!(!beginning.push(&frame.encode()).unwrap());
+            }
+            assert!(beginning.push(&behind.encode()).unwrap());
+            (beginning.index, beginning.component, beginning.has_rows)
+        };
+        assert_eq!(begin(Frame::Raw(rows())), (30, b"wasm".to_vec(), true));
+        assert_eq!(begin(Frame::System(Vec::new())), (30, b"wasm".to_vec(), false));
+        assert!(Beginning::default().push(b"nothing").is_err());
     }
 }

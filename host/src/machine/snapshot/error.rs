@@ -36,6 +36,10 @@ pub enum SnapshotError {
     /// next time: see [`Snapshots::distrust_guest`].
     #[error("the guest's snapshot and restore are not inverse: {0}; the snapshot was not installed")]
     Unfaithful(String),
+    /// The snapshot is the guest's own, of a component that this node does not have and did not get
+    /// in time.
+    #[error("the snapshot is written by component {0}, which this node does not have yet; it was not installed")]
+    OtherComponent(String),
     /// The file that the frames come from could not be used.
     #[error("{0}")]
     Backup(String),
@@ -54,6 +58,11 @@ impl SnapshotError {
     /// Returns whether the sender should be told to send rows instead of the guest's own snapshot.
     pub fn is_unfaithful(&self) -> bool {
         matches!(self, SnapshotError::Unfaithful(_))
+    }
+
+    /// Returns whether the receiver lacks the component that wrote the snapshot. The rows would do.
+    pub fn lacks_component(&self) -> bool {
+        matches!(self, SnapshotError::OtherComponent(_))
     }
 }
 

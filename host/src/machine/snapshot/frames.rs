@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! frame   = kind u8, crc32c u32 LE (of kind and body), body (zstd)
-//! stream  = Header, (Guest* [Restart Raw*] | Raw*), System*, Footer     between nodes
+//! stream  = Header, ([Profile] Guest* [Restart Raw*] | Raw*), System*, Footer   between nodes
 //! backup  = Header, Component*, Raw*, System*, Footer, End              in a file, see backup.rs
+//! Profile   = the profile of the component that wrote it, in a cluster whose machine was changed
 //! Guest     = the guest's own snapshot, cut anywhere
 //! Raw       = rows of the guest, cut anywhere
 //! System    = rows of the host, cut anywhere
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{decode_record, encode_record};
-use crate::machine::system::LogPosition;
+use crate::machine::log_position::LogPosition;
 
 /// Most bytes of a body before compression.
 pub(crate) const BODY_BYTES_MAX: usize = 1 << 20;
@@ -73,6 +74,9 @@ pub(crate) enum Frame {
     Component(Vec<u8>),
     /// Only in a backup.
     End(End),
+    /// Encoded `lockstep.entry.v1.Genesis`: the profile of the component whose own snapshot
+    /// follows.
+    Profile(Vec<u8>),
 }
 
 impl Frame {
@@ -86,6 +90,7 @@ impl Frame {
             Frame::Footer(_) => 6,
             Frame::Component(_) => 7,
             Frame::End(_) => 8,
+            Frame::Profile(_) => 9,
         }
     }
 
@@ -100,6 +105,7 @@ impl Frame {
             Frame::Footer(_) => "footer",
             Frame::Component(_) => "component",
             Frame::End(_) => "end",
+            Frame::Profile(_) => "profile",
         }
     }
 
@@ -109,7 +115,11 @@ impl Frame {
             Frame::Footer(footer) => encode_record(footer),
             Frame::End(end) => encode_record(end),
             Frame::Restart => Vec::new(),
-            Frame::Guest(bytes) | Frame::Raw(bytes) | Frame::System(bytes) | Frame::Component(bytes) => bytes.clone(),
+            Frame::Guest(bytes)
+            | Frame::Raw(bytes)
+            | Frame::System(bytes)
+            | Frame::Component(bytes)
+            | Frame::Profile(bytes) => bytes.clone(),
         };
         assert!(body.len() <= BODY_BYTES_MAX, "whoever makes frames cuts them");
         let body = zstd::bulk::compress(&body, ZSTD_LEVEL).expect("compressing into a growing buffer does not fail");
@@ -138,6 +148,7 @@ impl Frame {
             6 => decode_record(&body).map(Frame::Footer).map_err(|error| format!("footer: {error}")),
             7 => Ok(Frame::Component(body)),
             8 => decode_record(&body).map(Frame::End).map_err(|error| format!("end: {error}")),
+            9 => Ok(Frame::Profile(body)),
             _ => Err(format!("a frame of unknown kind {kind}; the sender is newer than this node")),
         }
     }
@@ -243,6 +254,7 @@ mod tests {
             Frame::Footer(Footer { digest: [6; 32], rows: 7 }),
             Frame::Component(b"wasm".to_vec()),
             Frame::End(End { index: 3, frames: 6, digest: [8; 32] }),
+            Frame::Profile(b"profile".to_vec()),
         ]
     }
 

@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message;
 
 use super::error::SnapshotError;
 use super::frames::{FORMAT, Footer, Frame, Header, RowReader};
 use super::transfers::Transfer;
+use crate::codec::Genesis;
 use crate::faults;
 use crate::guest::{self, Component, Context, Page, Range, Rows, SnapshotSource, StoreFault, Verdict};
 use crate::machine::digest::digest;
+use crate::machine::log_position::LogPosition;
 use crate::machine::overlay::{Transaction, fault};
-use crate::machine::system::{LogPosition, System};
+use crate::machine::system::System;
 use crate::store::{Batch, Column, Generation, State, StoreError};
 use crate::types::{COMPONENT_BYTES_MAX, hex};
 
@@ -32,25 +35,44 @@ const PLACE_LOOK: Duration = Duration::from_millis(100);
 /// Waits for the next frame; returns `None` when there are no more.
 pub(in crate::machine) type Incoming = Box<dyn FnMut() -> Result<Option<Bytes>, SnapshotError> + Send>;
 
+/// Finds the component that restores a guest's own snapshot, by its hash, and by its profile where
+/// the sender told that. May wait.
+pub(in crate::machine) type Find<'a> = &'a dyn Fn([u8; 32], Option<&Genesis>) -> Option<Component>;
+
 /// Builds the state that the frames describe. Blocks. It runs guests, so the thread needs the stack
 /// size for guests.
 pub(in crate::machine) fn receive(
     state: &State,
-    component: Option<&Component>,
+    find: Find<'_>,
+    incoming: Incoming,
+    transfer: &Arc<Transfer>,
+) -> Result<(Arc<Generation>, System), SnapshotError> {
+    receive_into(&|| state.create(), find, incoming, transfer)
+}
+
+/// Builds the state that the frames describe in a generation that `create` makes, as [`receive`]
+/// does.
+pub(in crate::machine) fn receive_into(
+    create: &dyn Fn() -> Result<Generation, StoreError>,
+    find: Find<'_>,
     incoming: Incoming,
     transfer: &Arc<Transfer>,
 ) -> Result<(Arc<Generation>, System), SnapshotError> {
     let frames = Frames::new(incoming, transfer.clone());
     let header = read_header(&frames)?;
-    let mut generation = Arc::new(state.create()?);
+    let mut generation = Arc::new(create()?);
     let mut restored = Ok(());
     if let Some(wanted) = header.component {
-        restored = restore(&generation, header, wanted, component, &frames, transfer);
+        let profile = read_profile(&frames)?;
+        restored = match find(wanted, profile.as_ref()) {
+            Some(component) => restore(&generation, header, &component, &frames, transfer),
+            None => Err(SnapshotError::OtherComponent(hex(&wanted))),
+        };
         frames.lock().skip_guest()?;
         if frames.lock().take(&Frame::Restart)? {
             tracing::warn!("the sender's guest failed in the middle of its snapshot; the rows themselves follow");
             drop(generation);
-            generation = Arc::new(state.create()?);
+            generation = Arc::new(create()?);
             restored = Ok(());
         }
     }
@@ -167,20 +189,24 @@ fn read_header(frames: &Mutex<Frames>) -> Result<Header, SnapshotError> {
     }
 }
 
+/// Reads the profile of the component that wrote the snapshot, if the sender told it.
+fn read_profile(frames: &Mutex<Frames>) -> Result<Option<Genesis>, SnapshotError> {
+    let mut frames = frames.lock();
+    if !matches!(frames.peek()?, Frame::Profile(_)) {
+        return Ok(None);
+    }
+    let Frame::Profile(body) = frames.next()? else { return Ok(None) };
+    let damaged = |error: prost::DecodeError| SnapshotError::Damaged(format!("its profile: {error}"));
+    Genesis::decode(body.as_slice()).map(Some).map_err(damaged)
+}
+
 fn restore(
     generation: &Arc<Generation>,
     header: Header,
-    wanted: [u8; 32],
-    component: Option<&Component>,
+    component: &Component,
     frames: &Arc<Mutex<Frames>>,
     transfer: &Arc<Transfer>,
 ) -> Result<(), SnapshotError> {
-    let component = component.filter(|component| component.hash() == wanted).ok_or_else(|| {
-        SnapshotError::Unfaithful(format!(
-            "it is the guest's own, of component {}, which this node does not run",
-            hex(&wanted)
-        ))
-    })?;
     let context = Context { index: header.applied.index, position: 0, time_ms: header.time_ms };
     let source = Source { frames: frames.clone(), rest: Bytes::new() };
     let loader = Loader {

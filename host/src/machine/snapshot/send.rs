@@ -9,19 +9,29 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::sync::mpsc;
 
 use super::frames::{BODY_BYTES_MAX, Cutter, FORMAT, Frame, Header, row_head};
 use super::transfers::Running;
+use crate::codec::Genesis;
 use crate::faults;
 use crate::guest::{self, Component, Context, SnapshotSink, Verdict};
 use crate::machine::digest::{Digester, Seen, Watched};
+use crate::machine::log_position::LogPosition;
 use crate::machine::pace::Pace;
-use crate::machine::system::{LogPosition, System};
+use crate::machine::system::System;
 use crate::store::{Checkpoint, Column, Generation, Read, StoreError};
 
 /// How often a waiting frame or guest checks whether the receiver has gone.
 const PACE_LOOK: Duration = Duration::from_millis(100);
+
+/// The guest that writes a snapshot.
+pub(in crate::machine) struct Author {
+    pub(in crate::machine) component: Component,
+    /// Its profile, if the receiver may not have the component yet.
+    pub(in crate::machine) profile: Option<Genesis>,
+}
 
 /// Why sending ended early.
 #[derive(Debug, thiserror::Error)]
@@ -80,19 +90,36 @@ impl Outlet {
     }
 }
 
-/// Sends a whole snapshot to a node. Blocks while the receiver is slow. It runs guests, so the
-/// thread needs the stack size for guests.
+/// Sends a whole snapshot to a node. `author` finds the guest that writes it, from the host's
+/// records in it; without one, the rows are sent. Blocks while the receiver is slow. It runs
+/// guests, so the thread needs the stack size for guests.
 pub(in crate::machine) fn send(
     checkpoint: &Arc<Checkpoint>,
-    component: Option<&Component>,
+    author: impl FnOnce(&System) -> Option<Author>,
     outlet: &Arc<Outlet>,
 ) -> Result<(), SendError> {
-    let (generation, system) = begin(checkpoint, component, outlet)?;
-    let digester = match component {
-        Some(component) => send_guest(&generation, &system, component, outlet)?,
-        None => send_data(&generation, outlet)?,
+    send_state(&checkpoint.open()?, author, outlet)
+}
+
+/// Sends a state to which nobody writes meanwhile, as [`send`] does.
+pub(in crate::machine) fn send_state(
+    generation: &Arc<Generation>,
+    author: impl FnOnce(&System) -> Option<Author>,
+    outlet: &Arc<Outlet>,
+) -> Result<(), SendError> {
+    let system = System::read(&**generation)?;
+    let author = author(&system);
+    begin(&system, author.as_ref().map(|author| &author.component), outlet)?;
+    let digester = match author {
+        Some(Author { component, profile }) => {
+            if let Some(profile) = profile {
+                outlet.put(&Frame::Profile(profile.encode_to_vec()))?;
+            }
+            send_guest(generation, &system, &component, outlet)?
+        }
+        None => send_data(generation, outlet)?,
     };
-    finish(&generation, digester, outlet)
+    finish(generation, digester, outlet)
 }
 
 /// Sends a whole snapshot as a backup: the component, and always the rows themselves, so that
@@ -102,7 +129,8 @@ pub(in crate::machine) fn send_backup(
     component: &Component,
     outlet: &Arc<Outlet>,
 ) -> Result<(), SendError> {
-    let (generation, _) = begin(checkpoint, None, outlet)?;
+    let generation = checkpoint.open()?;
+    begin(&System::read(&*generation)?, None, outlet)?;
     for chunk in component.encoded().chunks(BODY_BYTES_MAX) {
         outlet.put(&Frame::Component(chunk.to_vec()))?;
     }
@@ -110,17 +138,10 @@ pub(in crate::machine) fn send_backup(
     finish(&generation, digester, outlet)
 }
 
-fn begin(
-    checkpoint: &Arc<Checkpoint>,
-    component: Option<&Component>,
-    outlet: &Outlet,
-) -> Result<(Arc<Generation>, System), SendError> {
-    let generation = checkpoint.open()?;
-    let system = System::read(&*generation)?;
+fn begin(system: &System, component: Option<&Component>, outlet: &Outlet) -> Result<(), SendError> {
     let applied = system.applied.as_ref().map(LogPosition::from).ok_or(SendError::Empty)?;
     let header = Header { format: FORMAT, applied, time_ms: system.time_ms, component: component.map(Component::hash) };
-    outlet.put(&Frame::Header(header))?;
-    Ok((generation, system))
+    outlet.put(&Frame::Header(header))
 }
 
 fn finish(generation: &Generation, mut digester: Digester, outlet: &Outlet) -> Result<(), SendError> {

@@ -15,13 +15,13 @@ use crate::types::{Addresses, NodeMode};
 
 const CLUSTER: [u8; 16] = [9; 16];
 
-async fn node(component: Component) -> TestNode {
+pub(super) async fn node(component: Component) -> TestNode {
     let mut node = TestNode::begun(component).await;
     node.apply(vec![membership(2), puts(3, &[("a", "1"), ("b", "2")])]).await;
     node
 }
 
-async fn backup(node: &TestNode) -> Vec<u8> {
+pub(super) async fn backup(node: &TestNode) -> Vec<u8> {
     let mut sending = node.machine.snapshots().back_up("test").await.unwrap();
     assert!(matches!(node.machine.snapshots().back_up("test").await, Err(SnapshotError::BackingUp)));
     let mut writer = BackupWriter::new(Vec::new()).unwrap();
@@ -34,7 +34,7 @@ async fn backup(node: &TestNode) -> Vec<u8> {
     file
 }
 
-fn founder() -> Founder {
+pub(super) fn founder() -> Founder {
     Founder { node_id: 7, node: Addresses { name: "new".into(), ..Addresses::default() }, cluster_id: CLUSTER }
 }
 

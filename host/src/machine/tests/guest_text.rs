@@ -14,7 +14,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(&Limits::default(
 const CONTRACT: &str = include_str!("../../../../wit/machine.wit");
 
 /// Returns the module's text. `restore` and `query` are the bodies of these exports.
-fn module(restore: &str, query: &str) -> String {
+pub(super) fn module(restore: &str, query: &str) -> String {
     let context = "(param $index i64) (param $position i32) (param $time i64)";
     let request = "(param $method i32) (param $method_length i32) (param $request i32) (param $length i32)";
     format!(
@@ -74,7 +74,7 @@ fn module(restore: &str, query: &str) -> String {
 
 /// A restore of one page, which is enough for tests. Rows are
 /// `key length, value length (u32), key, value`.
-const RESTORE: &str = r#"
+pub(super) const RESTORE: &str = r#"
     (local $at i32) (local $end i32)
     (call $source (i32.const 1000000) (i32.const 64))
     (local.set $at (i32.load (i32.const 64)))
@@ -88,7 +88,7 @@ const RESTORE: &str = r#"
         (i32.add (i32.load (local.get $at)) (i32.load offset=4 (local.get $at)))))
       (br $row)))"#;
 
-const LOOKUP: &str = "(call $lookup (local.get $request) (i32.const 128))
+pub(super) const LOOKUP: &str = "(call $lookup (local.get $request) (i32.const 128))
     (call $reply (i32.load (i32.const 128)) (i32.load (i32.const 132)))";
 
 /// Counts its queries in memory and answers with the count, one byte. The request `grow` allocates
@@ -108,10 +108,15 @@ const COUNT: &str = r#"
     (call $reply (i32.const 1024) (i32.const 1))"#;
 
 fn load(restore: &str, query: &str) -> Component {
-    let mut module = wat::parse_str(module(restore, query)).unwrap();
+    load_text(&module(restore, query), "watching-guest")
+}
+
+/// Loads a module's text, whose exports are those of `world`.
+pub(super) fn load_text(text: &str, world: &str) -> Component {
+    let mut module = wat::parse_str(text).unwrap();
     let mut resolve = Resolve::default();
     let package = resolve.push_str("machine.wit", CONTRACT).unwrap();
-    let world = resolve.select_world(&[package], Some("watching-guest")).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
     wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
     Component::load(&ENGINE, &Component::encode(&module).unwrap()).unwrap()
 }
@@ -124,6 +129,13 @@ pub(super) fn faithful() -> Component {
 /// Makes a guest whose restore restores nothing.
 pub(super) fn forgetful() -> Component {
     load("", LOOKUP)
+}
+
+/// Makes a guest that stores and answers the first byte of a value alone.
+pub(super) fn short() -> Component {
+    let whole = "(local.get $value) (local.get $value_length)";
+    let first = "(local.get $value) (i32.const 1)";
+    load_text(&module(RESTORE, LOOKUP).replace(whole, first), "watching-guest")
 }
 
 /// Makes a guest with a static variable. Its queries are `x`, `grow`, `refuse` and `alone`.

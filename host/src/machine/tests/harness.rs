@@ -21,6 +21,7 @@ use super::super::{
 use super::guest_text::request;
 use crate::codec::{self, Command};
 use crate::guest::{Cause, Component};
+use crate::source::Party;
 use crate::store::{Checkpoints, Column, DataDir, LogDisk, Read, Space, State, StoreError};
 use crate::types::{CommittedLeaderId, Entry, Fatal, GROUP, Identity, LogId, Membership, NodeMode, Origin};
 
@@ -34,6 +35,10 @@ impl LogGate for Open {
 
     fn note_served(&self, _: LogId) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn read(&self, _: std::ops::Range<u64>) -> Result<Vec<Entry>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
@@ -97,6 +102,7 @@ impl TestNode {
             method: "Test/Get".into(),
             request: request(key, "").into(),
             caller: String::new(),
+            party: Party::default(),
             deadline: Instant::now() + Duration::from_secs(60),
             status: Arc::new(|| "{}".into()),
         };
@@ -108,6 +114,7 @@ impl TestNode {
             method: "Test/Watch".into(),
             request: request(key, "").into(),
             caller: String::new(),
+            party: Party::default(),
             cause: Cause::Start,
             memo: Default::default(),
         };

@@ -26,9 +26,9 @@ use crate::guest::Component;
 use crate::raft::peers::install::{Frames, Installer, SnapshotHandler};
 use crate::raft::peers::link::{Channels, Links};
 use crate::raft::peers::wire;
-use crate::raft::{ClusterCell, GroupCell, LogTime, NetworkFactory, Raft, RaftCell, Timeouts};
+use crate::raft::{Archive, ArchiveParts, ClusterCell, GroupCell, LogTime, NetworkFactory, Raft, RaftCell, Timeouts};
 use crate::store::StoreError;
-use crate::types::{Entry, GROUP, LogId, NodeMode, TypeConfig, Vote};
+use crate::types::{Cluster, Entry, GROUP, LogId, NodeMode, TypeConfig, Vote};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The leader, which is the test itself.
@@ -52,6 +52,10 @@ impl LogGate for Held {
         Ok(())
     }
 
+    fn read(&self, _: std::ops::Range<u64>) -> Result<Vec<Entry>, StoreError> {
+        Ok(Vec::new())
+    }
+
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
         Box::pin(async {
             self.reached.send_replace(true);
@@ -65,7 +69,7 @@ struct Follower {
     raft: Arc<Raft>,
     machine: Machine,
     gate: Arc<Held>,
-    _rest: (super::super::Options, (crate::store::DataDir, tempfile::TempDir)),
+    rest: (super::super::Options, (crate::store::DataDir, tempfile::TempDir)),
 }
 
 fn vote() -> Vote {
@@ -114,7 +118,7 @@ async fn follower(component: &Component) -> Follower {
     let network = NetworkFactory::new(links, 1, machine.snapshots().clone(), Timeouts::default(), LogTime::default());
     let config = Arc::new(Timeouts::default().config("test").unwrap());
     let raft = Raft::new(FOLLOWER, config, network, options.log.clone(), state_machine).await.unwrap();
-    let follower = Follower { raft: Arc::new(raft), machine, gate, _rest: (options, directory) };
+    let follower = Follower { raft: Arc::new(raft), machine, gate, rest: (options, directory) };
     assert!(append(&follower, entries(component, 0, 20), 5).await);
     tokio::time::timeout(PATIENCE, follower.machine.wait_applied(5)).await.unwrap();
     follower
@@ -151,7 +155,7 @@ async fn messages(leader: &TestNode, snapshot: &Snapshot) -> Frames {
 async fn the_gate_refuses_a_second_snapshot_until_the_first_is_applied() {
     let (leader, snapshots) = leader(&faithful(), &[10, 15]).await;
     let follower = follower(&faithful()).await;
-    let installer = Installer::new(follower.machine.clone());
+    let installer = Installer::new(follower.machine.clone(), None);
     let install = async |snapshot: &Snapshot| {
         let header = wire::encode_snapshot_header(Default::default(), &vote(), snapshot);
         installer.install(follower.raft.clone(), LEADER, header, messages(&leader, snapshot).await)
@@ -184,7 +188,7 @@ async fn an_unfaithful_restore_changes_nothing_and_the_rows_are_installed_instea
     let (leader, snapshots) = leader(&component, &[10]).await;
     let follower = follower(&component).await;
     follower.gate.open.send_replace(true);
-    let installer = Installer::new(follower.machine.clone());
+    let installer = Installer::new(follower.machine.clone(), None);
     let answer = async || {
         let header = wire::encode_snapshot_header(Default::default(), &vote(), &snapshots[0]);
         let frames = messages(&leader, &snapshots[0]).await;
@@ -198,4 +202,50 @@ async fn an_unfaithful_restore_changes_nothing_and_the_rows_are_installed_instea
     leader.machine.snapshots().distrust_guest(refused.message());
     assert!(matches!(answer().await.unwrap().part, Some(snapshot_response::Part::Vote(_))));
     assert_eq!((follower.machine.applied_index(), follower.machine.status().restore_count), (10, 1));
+}
+
+fn archive(follower: &Follower, above: &std::path::Path) -> Archive {
+    let cluster = Cluster { id: [1; 16], incarnation: 0, component_hash: [2; 32] };
+    let options = &follower.rest.0;
+    let parts = ArchiveParts {
+        directory: above.join("archive"),
+        above: above.to_owned(),
+        group: GROUP,
+        cell: GroupCell::new(ClusterCell::new(Some(cluster)), GROUP),
+        applied: follower.machine.applied(),
+        replays_to: 0,
+        log: options.log.clone(),
+        space: options.space.clone(),
+    };
+    Archive::start(parts).unwrap()
+}
+
+/// Regression test: an install removed entries from the log that were applied and not archived yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_applied_is_archived_before_a_snapshot_replaces_it() {
+    let (leader, snapshots) = leader(&faithful(), &[10]).await;
+    let follower = follower(&faithful()).await;
+    follower.gate.open.send_replace(true);
+    let place = tempfile::tempdir().unwrap();
+    // The archive cannot be written at first: a file stands where its directory belongs.
+    std::fs::write(place.path().join("archive"), "in the way").unwrap();
+    let archive = archive(&follower, place.path());
+    while archive.status().failures == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let installer = Installer::new(follower.machine.clone(), Some(archive.clone()));
+    let header = wire::encode_snapshot_header(Default::default(), &vote(), &snapshots[0]);
+    let answers = installer.install(follower.raft.clone(), LEADER, header, messages(&leader, &snapshots[0]).await);
+    let answers = tokio::spawn(answers.collect::<Vec<_>>());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    std::fs::remove_file(place.path().join("archive")).unwrap();
+    let last = tokio::time::timeout(PATIENCE, answers).await.unwrap().unwrap().pop().unwrap();
+    assert!(matches!(last.unwrap().part, Some(snapshot_response::Part::Vote(_))));
+    assert_eq!(follower.machine.applied_index(), 10);
+    let names: Vec<String> = std::fs::read_dir(place.path().join("archive"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(names.contains(&format!("{:020}-{:020}.segment", 0, 5)), "{names:?}");
+    tokio::task::spawn_blocking(move || archive.end()).await.unwrap();
 }

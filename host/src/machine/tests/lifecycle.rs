@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, stream};
 use openraft::EntryPayload;
 use openraft::storage::RaftStateMachine;
 use parking_lot::{Condvar, Mutex};
 
 use super::super::apply::LogGate;
+use super::super::system::System;
 use super::super::{Change, Fate, MachineError, Options, QueryError, Watched, open};
 use super::guest_text::{faithful, forgetful};
 use super::harness::*;
+use crate::codec;
 use crate::guest::{Reason, Stepped, Verdict};
-use crate::store::{State, StoreError};
+use crate::source::Party;
+use crate::store::{Batch, Column, State, StoreError};
 use crate::types::{Entry, EntryData, GROUP, LogId, NodeMode};
 
 fn reply(text: &'static str) -> Verdict {
@@ -26,7 +29,7 @@ fn reply(text: &'static str) -> Verdict {
 #[tokio::test]
 async fn command_reaches_its_waiter_and_every_reader_after_it() {
     let mut node = TestNode::begun(faithful()).await;
-    let mut waiter = node.machine.waiters().register(origin(0));
+    let mut waiter = node.machine.waiters().register(origin(0), Party::default());
     waiter.sent_under(log_id(1, 0).leader_id);
     node.apply(vec![puts(2, &[("a", "1")])]).await;
     let Fate::Outcome(outcome) = waiter.fate().await else { panic!("an outcome") };
@@ -61,7 +64,7 @@ async fn changes_are_told_before_the_index_that_they_came_with() {
 #[tokio::test]
 async fn trapped_command_is_an_outcome_and_changes_nothing() {
     let mut node = TestNode::begun(faithful()).await;
-    let mut waiter = node.machine.waiters().register(origin(1));
+    let mut waiter = node.machine.waiters().register(origin(1), Party::default());
     node.apply(vec![puts(2, &[("a", "1"), ("a", ""), ("b", "2")])]).await;
     let Fate::Outcome(outcome) = waiter.fate().await else { panic!("an outcome") };
     assert!(matches!(&outcome.verdict, Verdict::Failed(failure) if failure.reason == Reason::Trap));
@@ -117,6 +120,43 @@ async fn undecodable_entry_is_applied_as_an_empty_one() {
     node.apply(vec![Entry { log_id: log_id(1, 2), payload }, puts(3, &[("a", "1")])]).await;
     assert_eq!(node.machine.status().entries_undecodable, 1);
     assert_eq!(node.get("a").await.verdict, reply("1"));
+}
+
+/// A build that passed over the entry would compute another state than the newer ones.
+#[tokio::test]
+async fn an_entry_that_needs_a_newer_build_stops_apply_for_good() {
+    let mut node = TestNode::begun(faithful()).await;
+    let mut mode = node.machine.watch_mode();
+    let outdated = node.machine.watch_outdated();
+    assert!(!*outdated.borrow());
+    let machine = node.machine.clone();
+    let newer = codec::entry::Entry { needs: codec::ENTRY_LEVEL + 1, ..commands(&[("a", "1")]) };
+    let entries = vec![normal(1, 2, &newer), puts(3, &[("a", "2")])];
+    let applying = tokio::spawn(async move {
+        let entries = stream::iter(entries.into_iter().map(|entry| Ok((entry, None))));
+        node.state_machine.apply(entries).await
+    });
+    mode.wait_for(|mode| matches!(mode, NodeMode::Unfit(why) if why.contains("entry 2 needs"))).await.unwrap();
+    assert!(*outdated.borrow(), "others are told, so that it does not lead");
+    machine.offer_component(faithful());
+    assert!(matches!(machine.mode(), NodeMode::Unfit(_)), "no component helps it");
+    assert_eq!(machine.applied_index(), 1);
+    machine.close().await.unwrap();
+    assert!(applying.await.unwrap().is_err());
+    assert_eq!(machine.applied_index(), 1);
+}
+
+/// So would a build that took over a state, or a snapshot, without all of its records.
+#[tokio::test]
+async fn a_record_of_a_newer_build_is_not_passed_over() {
+    let node = TestNode::begun(faithful()).await;
+    let generation = node.options.state.current();
+    System::read(&*generation).unwrap();
+    let mut batch = Batch::new();
+    batch.put(Column::System, b"quota", b"\x01");
+    generation.commit(&batch).unwrap();
+    let refused = System::read(&*generation).unwrap_err().to_string();
+    assert!(refused.contains("record `quota`") && refused.contains("start that build"), "{refused}");
 }
 
 #[tokio::test]
@@ -181,6 +221,7 @@ async fn node_that_is_not_serving_answers_no_query() {
         method: "Test/Get".into(),
         request: Bytes::new(),
         caller: String::new(),
+        party: Party::default(),
         deadline: std::time::Instant::now(),
         status: Arc::new(String::new),
     };
@@ -199,6 +240,10 @@ impl LogGate for Held {
 
     fn note_served(&self, _: LogId) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn read(&self, _: std::ops::Range<u64>) -> Result<Vec<Entry>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
@@ -294,6 +339,10 @@ async fn failing_disk_ends_the_node_and_acknowledges_nothing() {
         fn note_served(&self, _: LogId) -> Result<(), StoreError> {
             Ok(())
         }
+        fn read(&self, _: std::ops::Range<u64>) -> Result<Vec<Entry>, StoreError> {
+            Ok(Vec::new())
+        }
+
         fn barrier(&self) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
             Box::pin(async { Ok(()) })
         }

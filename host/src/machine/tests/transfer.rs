@@ -11,6 +11,7 @@ use super::guest_text::{faithful, forgetful};
 use super::harness::*;
 use crate::guest::{Component, Verdict};
 use crate::machine::snapshot::frames::Frame;
+use crate::source::Party;
 use crate::types::NodeMode;
 
 /// Makes a node with two rows, a membership, and a snapshot of them at index 3.
@@ -83,7 +84,7 @@ async fn install_resets_watches_and_hides_the_fate_of_commands() {
     to.apply(vec![genesis(1, &faithful())]).await;
     let step = to.watch("a").await;
     let changed = to.machine.changed(step.index, step.reads);
-    let mut waiter = to.machine.waiters().register(origin(9));
+    let mut waiter = to.machine.waiters().register(origin(9), Party::default());
     waiter.sent_under(log_id(1, 0).leader_id);
     let data = receive(&to, frames(&mut from).await).await.unwrap();
     install(&mut from, &mut to, data).await;

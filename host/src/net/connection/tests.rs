@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::net::Port;
 use crate::net::control::CONTROL_AT_ONCE_MAX;
-use crate::net::slots::{Evicted, Slots};
+use crate::net::slots::{Evicted, Origin, Slots};
 use crate::source::Source;
 
 /// Time beyond the rate after which a connection of these tests is closed.
@@ -25,7 +25,7 @@ fn in_time() -> Instant {
 async fn resets_beyond_a_burst_come_in_measure_from_either_side() {
     let port = Port::new("test", 1);
     let (mut client, server) = tokio::io::duplex(1 << 20);
-    let (slot, _) = Slots::new(1, 1).enter(SOURCE).unwrap();
+    let (slot, _) = Slots::new(1, 1, 0).enter(SOURCE, Origin::Elsewhere).unwrap();
     let mut connection = Connection::new(server, port.counts(), slot, in_time());
     // One that gets nothing back while this runs, however long that takes.
     let hours_later = Instant::now() + Duration::from_secs(10_000);
@@ -46,20 +46,41 @@ async fn resets_beyond_a_burst_come_in_measure_from_either_side() {
 
 #[tokio::test]
 async fn one_that_made_room_reads_an_error() {
-    let slots = Slots::new(1, 1);
+    let slots = Slots::new(1, 1, 0);
     let (_client, server) = tokio::io::duplex(64);
-    let (slot, _) = slots.enter(SOURCE).unwrap();
+    let (slot, _) = slots.enter(SOURCE, Origin::Elsewhere).unwrap();
     let mut connection = Connection::new(server, Port::new("test", 1).counts(), slot, in_time());
     let reading = tokio::spawn(async move { connection.read_u8().await });
     tokio::task::yield_now().await;
-    let (_slot, evicted) = slots.enter(SOURCE).unwrap();
+    let (_slot, evicted) = slots.enter(SOURCE, Origin::Elsewhere).unwrap();
     assert!(
         evicted != Evicted::Nobody && reading.await.unwrap().unwrap_err().kind() == io::ErrorKind::ConnectionAborted
     );
 }
 
 fn accepted(port: &Port, io: tokio::io::DuplexStream) -> Connection<tokio::io::DuplexStream> {
-    Connection::new(io, port.counts(), Slots::new(1, 1).enter(SOURCE).unwrap().0, in_time())
+    Connection::new(io, port.counts(), Slots::new(1, 1, 0).enter(SOURCE, Origin::Elsewhere).unwrap().0, in_time())
+}
+
+#[tokio::test]
+async fn one_without_tls_is_told_when_half_of_the_places_have_none() {
+    let (slots, port) = (Slots::new(2, 2, 0), Port::new("test", 2));
+    let plain = || {
+        let (mut slot, _) = slots.enter(SOURCE, Origin::Elsewhere).unwrap();
+        slot.is_not_encrypted();
+        slot
+    };
+    let first = plain();
+    assert_eq!(first.has_spoken(), Ok(()));
+    let (mut client, server) = tokio::io::duplex(1 << 10);
+    let mut second = Connection::new(server, port.counts(), plain(), in_time());
+    client.write_all(OPENING).await.unwrap();
+    assert!(second.read_to_end(&mut Vec::new()).await.is_err());
+    drop(second);
+    let mut heard = Vec::new();
+    client.read_to_end(&mut heard).await.unwrap();
+    assert!(heard.ends_with(TOO_MANY_PLAIN.as_bytes()), "{heard:?}");
+    assert_eq!(port.status().refused, 1);
 }
 
 #[tokio::test]

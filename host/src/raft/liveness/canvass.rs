@@ -11,6 +11,7 @@
 //!   this once for each vote. If none succeeds, the ordinary election timer decides.
 //! - A node that has just started asks as well. When a quorum has no leader, it stands for
 //!   election, with a pre-vote.
+//! - A node that stands back (`RaftCell::stand_back`) answers others and never stands itself.
 //! - A takeover overrides the leader's lease. Nothing here relies on the lease: reads ask a quorum.
 
 use std::collections::BTreeSet;
@@ -33,7 +34,7 @@ use crate::raft::peers::wire;
 use crate::raft::{Raft, RaftCell, Timeouts};
 use crate::types::{Addresses, NodeId, TypeConfig, Vote};
 
-mod verdict;
+pub(in crate::raft) mod verdict;
 
 use verdict::{Decision, Opinion, leader_of, verdict};
 
@@ -100,6 +101,10 @@ impl Canvass {
                     if !watch.rest(self.0.timeouts.heartbeat / 4).await {
                         return;
                     }
+                }
+                // The voters behind it take their turns.
+                Decision::TakeOver(_) | Decision::Stand(_) if self.0.raft.stands_back() => {
+                    watch.acted = Some(now.vote);
                 }
                 Decision::TakeOver(rank) if self.turn(&raft, &now, rank).await => {
                     watch.acted = Some(now.vote);

@@ -63,6 +63,15 @@ pub enum MembershipError {
         /// This cluster's incarnation.
         ours: u32,
     },
+    /// The joiner's build does not apply all entries that the leader may write.
+    #[error(
+        "the build of Lockstep of {name:?} does not know all entries that the log of this cluster may have; start it with the build of \
+         the leader"
+    )]
+    OlderBuild {
+        /// The joiner.
+        name: String,
+    },
     /// A known name has another disk.
     #[error(
         "{name:?} is in the configuration with another data directory (node {known:016x}, now {found:016x}); remove it first, then add it"

@@ -20,8 +20,8 @@ use lockstep_proto::peer::{
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::codec::Genesis;
-use crate::machine::SendAttempt;
+use crate::codec::{Change, ENTRY_LEVEL, Genesis};
+use crate::machine::{SemanticsRange, SendAttempt};
 use crate::net::Remote;
 use crate::raft::peers::cluster::{RouteError, check_ends, same_cluster};
 use crate::raft::peers::dial::{Dialer, Expect, small_client};
@@ -49,15 +49,16 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub trait Host: Send + Sync + 'static {
     /// Returns how many processes have opened this data directory, this one included.
     fn boot(&self) -> u64;
-    /// Returns the component that this node runs or was started with.
+    /// Returns the component that is in force here, or that this node was started with.
     fn component(&self) -> Option<ComponentId>;
-    /// Describes what in this build may change where a guest's recursion ends. Nodes compare it.
+    /// Describes what in this build of the engine could change an outcome. Nodes compare it.
     /// `None` while the node runs no guest.
     fn build(&self) -> Option<String> {
         None
     }
-    /// Returns the recorded genesis, once applied.
-    fn genesis(&self) -> Option<Genesis>;
+    /// Returns the index of the entry that put the profile in force, and the profile as a genesis
+    /// entry has it, once there is one.
+    fn profile(&self) -> Option<(u64, Genesis)>;
     /// Loads the encoded component of that hash from the data directory, if it is there. Blocks on
     /// the disk.
     fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String>;
@@ -68,6 +69,11 @@ pub trait Host: Send + Sync + 'static {
     /// Enters the cluster: compiles and keeps the component, and stamps the disk, durable on
     /// success. The error is a text for the operator who is adding this node. Calls never overlap.
     fn adopt(&self, offer: JoinOffer) -> BoxFuture<'static, Result<(), String>>;
+    /// Makes this node ready for a change: fetches the component from the holder if it is not on
+    /// the disk, compiles it under the change's limits, keeps it, and offers it to the machine.
+    /// Returns facts about this build. The error is a text for the operator who makes the change.
+    fn prepare(&self, change: Change, holder: Option<(Addresses, Route)>)
+    -> BoxFuture<'static, Result<String, String>>;
 }
 
 /// A component, as nodes compare it.
@@ -88,6 +94,8 @@ pub struct JoinOffer {
     pub genesis: Genesis,
     /// The leader that invites.
     pub leader: Addresses,
+    /// Its id.
+    pub leader_id: NodeId,
     /// The encoded component, checked against its hash. `None` when this node was started with it.
     pub component: Option<Bytes>,
 }
@@ -197,10 +205,10 @@ impl Joins {
         Joins { me, cluster, host, busy: Arc::default() }
     }
 
-    /// Describes this node. The caller fills in whether it leads.
+    /// Describes this node. The caller fills in whether it leads, and what it objects to.
     pub(in crate::raft) fn identify(&self) -> IdentifyResponse {
         let cluster = self.cluster.get();
-        let component = self.host.component();
+        let (component, semantics) = (self.host.component(), SemanticsRange::of_this_build());
         IdentifyResponse {
             node_id: self.me.node_id,
             node: Some(wire::encode_node(&self.me.node)),
@@ -212,6 +220,12 @@ impl Joins {
             leads: false,
             build: self.host.build().unwrap_or_default(),
             nonce: self.cluster.processes().mine().nonce,
+            profile_index: self.host.profile().map_or(0, |(index, _)| index),
+            entry_field: ENTRY_LEVEL,
+            semantics_oldest: semantics.oldest,
+            semantics_newest: semantics.newest,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            objection: String::new(),
         }
     }
 
@@ -244,7 +258,7 @@ impl Joins {
             }
         };
         tracing::info!(cluster = cluster.id_hex(), %leader, fetched = component.is_some(), "joining");
-        let offer = JoinOffer { cluster: cluster.clone(), genesis, leader, component };
+        let offer = JoinOffer { cluster: cluster.clone(), genesis, leader, leader_id: route.from, component };
         let host = self.host.clone();
         // Runs to its end, and no other join runs meanwhile, even if the inviting node hangs up:
         // entering a cluster is not undone.
@@ -333,7 +347,7 @@ fn check_component(brought: &ComponentId, genesis: &Genesis) -> Result<(), Statu
 }
 
 /// Fetches and verifies a component from another node.
-pub(in crate::raft) async fn fetch_component(
+pub(crate) async fn fetch_component(
     dialer: &Dialer,
     holder: &Addresses,
     route: Route,

@@ -3,7 +3,7 @@
 //! openraft never takes a hand-over back: once asked, this leader accepts no more commands. So a
 //! target must have answered a moment ago and hold nearly the whole log. When it does not take over
 //! in time, the next such voter is asked. After the last one, this node ends its leadership itself
-//! and stands for election again.
+//! and stands for election again, unless it stands back.
 
 use std::time::Duration;
 
@@ -105,14 +105,20 @@ impl Members {
     /// Makes a leader that no voter replaced useful again. openraft never takes a hand-over back:
     /// the leader stays, sends nothing and accepts no commands. So it grants `target` the vote that
     /// `target` should have asked for, as if with a log like ours. This ends the leadership. Then
-    /// it stands itself, in the next term. If the target still asks, its log is checked as usual.
+    /// it stands itself, in the next term. If the target still asks, its log is checked as usual. A
+    /// node that stands back leaves the lead to whoever stands next.
     async fn take_back(&self, raft: &Raft, target: NodeId) {
         let last_log_id = raft.data_metrics().borrow_watched().last_log;
         let term = metrics(raft).vote.leader_id.term + 1;
         let request = VoteRequest { vote: Vote::new(term, target), last_log_id, leadership_transfer: true };
-        tracing::warn!(term, "nobody took leadership over; stepping down and standing again");
+        let stands = !self.0.raft.stands_back();
+        tracing::warn!(
+            term,
+            stands,
+            "nobody took leadership over; stepping down, and standing again unless this node stands back"
+        );
         // An error of either means that the core has stopped, which the watchdog sees.
-        if raft.vote(request).await.is_ok() {
+        if raft.vote(request).await.is_ok() && stands {
             let _ = raft.trigger().elect(true).await;
         }
     }
@@ -216,7 +222,7 @@ fn no_target(asked: usize) -> MembershipError {
     MembershipError::NotTransferred(match asked {
         0 => "no voter that could take over answers and has the whole log".into(),
         _ => format!(
-            "{asked} voters were asked and none took over in time; this node stepped down and stands for election again"
+            "{asked} voters were asked and none took over in time; this node stepped down, and stands for election again if it may"
         ),
     })
 }

@@ -2,6 +2,7 @@
 //! proposed and read indexes obtained. Owns the meaning of openraft's write errors ("not proposed"
 //! or "unknown") and nothing else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -11,12 +12,14 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
+use tokio::time::Instant;
 
 use super::proposer::{Core, Written};
 use super::read::{LocalIndex, RoundError};
 use super::ticket::NotProposed;
-use crate::machine::Machine;
+use crate::machine::{Admitted, Machine, Spent};
 use crate::raft::Raft;
+use crate::raft::peers::acks::Acks;
 use crate::store::Log;
 use crate::types::{CommittedLeaderId, EntryData, NodeId, TypeConfig};
 
@@ -29,14 +32,15 @@ pub struct RaftCore {
     machine: Machine,
     log: Log,
     me: NodeId,
+    acks: Acks,
     metrics: DataMetrics,
 }
 
 impl RaftCore {
-    /// Creates a core from this node's Raft, machine and log.
-    pub fn new(raft: Raft, machine: Machine, log: Log, me: NodeId) -> RaftCore {
+    /// Creates a core from this node's Raft, machine and log. `acks` are those of Raft's network.
+    pub fn new(raft: Raft, machine: Machine, log: Log, me: NodeId, acks: Acks) -> RaftCore {
         let metrics = raft.data_metrics();
-        RaftCore { raft, machine, log, me, metrics }
+        RaftCore { raft, machine, log, me, acks, metrics }
     }
 }
 
@@ -50,12 +54,20 @@ impl Core for RaftCore {
         self.machine.space().refuses_commands()
     }
 
+    fn admit(&self, method: &str) -> Result<Admitted, String> {
+        self.machine.admit(method)
+    }
+
     fn writing_for(&self) -> Duration {
         self.log.writing_for()
     }
 
     fn applying_for(&self) -> Duration {
         self.machine.applying_for()
+    }
+
+    fn take_spent(&self, index: u64) -> Vec<Option<Spent>> {
+        self.machine.take_spent(index)
     }
 
     fn log_time_ms(&self) -> u64 {
@@ -100,15 +112,35 @@ fn written(result: ClientWriteResult<TypeConfig>) -> Written {
 
 impl LocalIndex for RaftCore {
     fn read_index(&self) -> BoxFuture<'static, Result<u64, RoundError>> {
-        let raft = self.raft.clone();
+        let (raft, acks, me) = (self.raft.clone(), self.acks.clone(), self.me);
         async move {
-            match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-                Ok(linearizer) => Ok(linearizer.read_log_id().index()),
-                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(RoundError::NotLeader),
-                Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(RoundError::NoQuorum),
-                Err(RaftError::Fatal(fatal)) => Err(RoundError::Failed(fatal.to_string())),
-            }
+            let since = Instant::now();
+            let linearizer = match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+                Ok(linearizer) => linearizer,
+                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {
+                    return Err(RoundError::NotLeader);
+                }
+                Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                    return Err(RoundError::NoQuorum);
+                }
+                Err(RaftError::Fatal(fatal)) => return Err(RoundError::Failed(fatal.to_string())),
+            };
+            // The index covers what this leader had committed when it was asked. Whether a quorum
+            // followed it then is counted here: openraft credits an acknowledgement with the time
+            // of the newest request that it may answer.
+            let read = linearizer.read_log_id();
+            let (term, index) = (read.committed_leader_id().term, read.index());
+            acks.quorum(me, term, since, &voters(&raft)).await;
+            Ok(index)
         }
         .boxed()
     }
+}
+
+/// Returns the voters of each config of the membership in force.
+fn voters(raft: &Raft) -> Vec<BTreeSet<NodeId>> {
+    let metrics = raft.server_metrics();
+    // Cloned at once: a borrow that is held would stop the core.
+    let membership = metrics.borrow_watched().membership_config.clone();
+    membership.get_joint_config().clone()
 }

@@ -23,16 +23,19 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::proposer::{Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
+use super::proposer::{CLIENT_BYTES_MAX, Propose, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
 use super::read::{RemoteIndex, RoundError};
-use super::ticket::{Budget, Claim, NotProposed, Queued, Ticket, check_size, ticket, weight_bytes};
+use super::ticket::{
+    Budget, CLIENT_COMMAND_BYTES_MIN, Claim, NotProposed, Queued, Spare, Ticket, Wait, check_size, ticket, weight_bytes,
+};
 use super::wire::decode_end;
 use crate::codec::Command;
-use crate::machine::Fate;
+use crate::machine::{Admitted, Fate};
 use crate::raft::GroupCell;
 use crate::raft::liveness::leader::LeaderView;
 use crate::raft::peers::dial::{self, Expect};
 use crate::raft::time::clock::RemoteClock;
+use crate::source::Party;
 use crate::types::NodeId;
 
 /// Sends commands and read requests to the leader. Cheap to clone.
@@ -62,7 +65,7 @@ impl Forward {
         Forward(Arc::new(Shared {
             me,
             cluster,
-            budget: Budget::new(QUEUE_BYTES_MAX),
+            budget: Budget::by_party(QUEUE_BYTES_MAX, CLIENT_BYTES_MAX),
             stream: Mutex::new(None),
             runtime: Handle::current(),
         }))
@@ -91,13 +94,19 @@ impl Forward {
 }
 
 impl Propose for Forward {
-    fn propose(&self, leader: &LeaderView, command: Command, deadline: Instant) -> Result<Ticket, NotProposed> {
+    fn propose(&self, leader: &LeaderView, party: Party, command: Command, wait: Wait) -> Result<Ticket, NotProposed> {
         check_size(&command)?;
         let overloaded = |what: String| NotProposed::Overloaded(format!("{what} wait for the leader on this node"));
-        let share = self.0.budget.share(weight_bytes(&command));
-        let share = share.ok_or_else(|| overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands")))?;
+        let share = self.0.budget.share_of(party, weight_bytes(&command)).map_err(|spare| match spare {
+            Spare::None => overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands")),
+            Spare::ForOthers => overloaded(format!(
+                "{CLIENT_BYTES_MAX} bytes of commands of this client (each counted with at least {CLIENT_COMMAND_BYTES_MIN})"
+            )),
+        })?;
         let (ticket, claim) = ticket();
-        let queued = Queued { term: leader.term, command, deadline, claim, share };
+        // The leader asks the quotas.
+        let admitted = Admitted::default();
+        let queued = Queued { term: leader.term, party, command, wait, claim, share, admitted };
         let queue = self.with_stream(leader, |stream| stream.queue.clone())?;
         queue.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => overloaded(format!("{QUEUE_COMMANDS_MAX} commands")),
@@ -226,7 +235,8 @@ impl Traffic {
 
     /// Hands a command to the transport. From then on it may be proposed.
     fn hand_over(&self, queued: Queued) -> Option<peer::ForwardRequest> {
-        let left = queued.deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let left = queued.wait.deadline.saturating_duration_since(now);
         if left.is_zero() {
             queued.claim.refuse(NotProposed::Expired);
             return None;
@@ -241,6 +251,8 @@ impl Traffic {
             leader_term: queued.term,
             command: Bytes::from(queued.command.encode_to_vec()),
             timeout_ms: left.as_millis().max(1) as u64,
+            client: queued.party.number(),
+            waited_ms: queued.wait.since.map_or(0, |since| now.saturating_duration_since(since).as_millis() as u64),
         })
     }
 

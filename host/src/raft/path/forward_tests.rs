@@ -9,12 +9,13 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::codec;
 use crate::guest::Verdict;
-use crate::machine::{Outcome, Waiters};
+use crate::machine::{Outcome, Spent, Waiters, not_run};
 use crate::raft::ClusterCell;
 use crate::raft::liveness::leader::LeaderWatch;
 use crate::raft::path::forwarded::ForwardedParts;
 use crate::raft::path::proposer::{Core, Proposer, Written};
 use crate::raft::path::read::{LocalIndex, ReadIndex};
+use crate::raft::path::ticket::Share;
 use crate::raft::path::wire::encode_end;
 use crate::raft::peers::handlers::{ForwardHandler, Forwarder, LeaderHandler};
 use crate::raft::time::clock::{Clock, RemoteClock};
@@ -37,11 +38,17 @@ impl Core for FakeCore {
     fn refuses_commands(&self) -> Option<String> {
         None
     }
+    fn admit(&self, _: &str) -> Result<Admitted, String> {
+        Ok(Admitted::default())
+    }
     fn writing_for(&self) -> Duration {
         Duration::ZERO
     }
     fn applying_for(&self) -> Duration {
         Duration::ZERO
+    }
+    fn take_spent(&self, _: u64) -> Vec<Option<Spent>> {
+        Vec::new()
     }
     fn log_time_ms(&self) -> u64 {
         0
@@ -142,8 +149,13 @@ fn send(queue: &mpsc::Sender<Queued>, term: u64, counter: u64, timeout: Duration
 fn send_command(queue: &mpsc::Sender<Queued>, term: u64, command: Command, timeout: Duration) -> Ticket {
     let (ticket, claim) = ticket();
     let share = Budget::new(usize::MAX).share(1).unwrap();
-    queue.try_send(Queued { term, command, deadline: Instant::now() + timeout, claim, share }).unwrap();
+    queue.try_send(queued(term, command, Instant::now() + timeout, claim, share)).unwrap();
     ticket
+}
+
+fn queued(term: u64, command: Command, deadline: Instant, claim: Claim, share: Share) -> Queued {
+    let (party, wait, admitted) = (Party::default(), Wait::until(deadline), Admitted::default());
+    Queued { term, party, command, wait, claim, share, admitted }
 }
 
 fn applied(counter: u64, index: u64) -> (Origin, Outcome) {
@@ -167,6 +179,38 @@ async fn outcomes_come_back_in_any_order() {
     assert_eq!(second.answer().await, Ok(applied(2, 8).1));
     world.waiters.entry_applied(leader, vec![applied(1, 7)]);
     assert_eq!(first.answer().await, Ok(applied(1, 7).1));
+}
+
+/// A node took no answers, so the leader did not look at the outcomes of its commands. Their
+/// replies stayed with the leader, which then took no commands of its own clients.
+#[tokio::test]
+async fn replies_for_a_node_that_takes_none_do_not_stay_with_the_leader() {
+    let mut world = world();
+    let commands = 600;
+    let requests = (1..=commands).map(|counter| {
+        let command = Command { origin: Some(origin(counter).into()), method: "E/Add".into(), ..Command::default() };
+        let command = Bytes::from(command.encode_to_vec());
+        Ok(peer::ForwardRequest { leader_term: 1, command, timeout_ms: 60_000, client: 7, ..Default::default() })
+    });
+    let requests = futures::stream::iter(requests).chain(futures::stream::pending()).boxed();
+    let mut answers = world.forwarded.forward(Forwarder { node: FOLLOWER, is_proven: false }, requests);
+    let leader = CommittedLeaderId { term: 1, node_id: LEADER };
+    let mut index = 0;
+    while index < commands {
+        let (entry, written) = world.proposals.recv().await.unwrap();
+        let outcomes = entry.commands.iter().map(|command| {
+            index += 1;
+            applied(Origin::from(command.origin.as_ref().unwrap()).counter, index)
+        });
+        world.waiters.entry_applied(leader, outcomes.collect());
+        written.send(Ok(Some(index))).unwrap();
+    }
+    while world.waiters.reply_bytes() > 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..commands {
+        assert!(answers.next().await.unwrap().is_ok(), "and the node gets all answers");
+    }
 }
 
 #[tokio::test]
@@ -203,9 +247,19 @@ async fn a_command_another_node_took_is_not_run_for_this_one() {
     let foreign = Origin { node: 9, boot: 1, counter: 1 };
     let command = Command { origin: Some(foreign.into()), ..Command::default() };
     let share = Budget::new(usize::MAX).share(1).unwrap();
-    queue.try_send(Queued { term: 1, command, deadline: Instant::now() + LONG, claim, share }).unwrap();
+    queue.try_send(queued(1, command, Instant::now() + LONG, claim, share)).unwrap();
     assert_eq!(ticket.answer().await, Err(NotProposed::NotLeader));
     assert!(world.proposals.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_command_that_the_leader_leaves_over_comes_back_as_not_run() {
+    let outcome = Outcome { index: 0, position: 0, term: 1, time_ms: 0, verdict: not_run() };
+    let (mut at_leader, claim) = ticket();
+    claim.leave_over(1);
+    let left_over = at_leader.answer().now_or_never();
+    assert_eq!(left_over, Some(Ok(outcome.clone())));
+    assert_eq!(decode_end(encode_end(Ok(Fate::Outcome(outcome.clone())))), Ok(Fate::Outcome(outcome)));
 }
 
 #[tokio::test]
@@ -233,7 +287,7 @@ async fn a_leader_that_cannot_be_reached_was_not_given_the_command() {
     let node = Addresses { raft_addr: address.to_string(), ..Addresses::default() };
     let leader = LeaderView { term: 1, node_id: LEADER, node, is_me: false };
     let command = Command { origin: Some(origin(1).into()), ..Command::default() };
-    let mut ticket = forward.propose(&leader, command, Instant::now() + LONG).unwrap();
+    let mut ticket = forward.propose(&leader, Party::default(), command, Wait::until(Instant::now() + LONG)).unwrap();
     assert_eq!(ticket.answer().await, Err(NotProposed::NotLeader));
     assert!(matches!(RemoteIndex::read_index(&forward, &leader).await, Err(RoundError::Failed(_))));
     while forward.queued_bytes() > 0 {
@@ -254,7 +308,7 @@ async fn a_late_refusal_of_one_attempt_says_nothing_of_the_next() {
         let origin = Origin { node: FOLLOWER, boot: 1, counter: 7 };
         let command = Command { origin: Some(origin.into()), ..Command::default() };
         let deadline = Instant::now() + Duration::from_secs(60);
-        traffic.hand_over(Queued { term, command, deadline, claim, share }).unwrap();
+        traffic.hand_over(queued(term, command, deadline, claim, share)).unwrap();
         ticket
     };
     let (mut first, mut second) = (attempt(1), attempt(3));
@@ -274,7 +328,7 @@ async fn a_command_of_a_removed_node_is_refused_and_the_node_learns_it() {
     let origin = Origin { node: FOLLOWER, boot: 1, counter: 7 };
     let command = Command { origin: Some(origin.into()), ..Command::default() };
     let deadline = Instant::now() + Duration::from_secs(60);
-    traffic.hand_over(Queued { term: 1, command, deadline, claim, share }).unwrap();
+    traffic.hand_over(queued(1, command, deadline, claim, share)).unwrap();
     let refusal = encode_end(Err(NotProposed::Removed { index: 42 }));
     traffic.answered(peer::ForwardResponse { counter: 7, leader_term: 1, result: refusal });
     let answer = ticket.answer().now_or_never();

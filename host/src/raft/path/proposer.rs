@@ -4,29 +4,47 @@
 //! `machine::Waiters`.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::packing::{Packed, Queue};
-use super::ticket::{Budget, NotProposed, Queued, Share, Ticket, check_size, ticket, weight_bytes};
+use super::packing::Packed;
+use super::queue::Queue;
+use super::ticket::{
+    Budget, CLIENT_COMMAND_BYTES_MIN, NotProposed, Queued, Share, Spare, Ticket, Wait, check_size, ticket, weight_bytes,
+};
+use super::turns::WAITING_COMMANDS_MAX;
 use crate::codec::{self, Command, entry};
+use crate::limit::Limit;
+use crate::machine::{Admitted, Spent};
 use crate::raft::liveness::leader::{LeaderView, LeaderWatch};
 use crate::raft::time::log_time::LogTime;
+use crate::source::Party;
 use crate::types::EntryData;
 
-/// Most commands that wait in the channel to be packed. A change of the leader view that keeps the
-/// term moves the waiting commands out of the channel (`Queue::retain`), which then has room for as
-/// many again. In that case only [`QUEUE_BYTES_MAX`] limits the queue.
+/// Most commands that wait in the channel. The commands whose clients take turns have left it, and
+/// have a limit of their own (`turns::WAITING_COMMANDS_MAX`). A change of the leader view moves all
+/// out of the channel (`Queue::retain`). In that case only [`QUEUE_BYTES_MAX`] limits them.
 pub const QUEUE_COMMANDS_MAX: usize = 16_384;
 /// Most bytes of commands that wait or are in flight.
-pub const QUEUE_BYTES_MAX: usize = 32 << 20;
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of commands of one client that wait or are in flight: a half, so that no client has
+/// others refused. Small commands count [`CLIENT_COMMAND_BYTES_MIN`], so it is also a half of the
+/// commands that the stream of one node may have under way.
+pub const CLIENT_BYTES_MAX: usize = QUEUE_BYTES_MAX / 2;
 /// Most entries that are proposed and not yet applied. A higher limit only makes entries smaller.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+/// Time between two entries while one is in flight. An entry costs about as much with one command
+/// as with fifty, on every node. Where a round is shorter than this, one entry is in flight and the
+/// next one gathers; where disks or networks are slower, entries follow each other at this pace.
+pub const GATHERING: Duration = Duration::from_millis(2);
 /// Most entries in the log that are not applied yet before commands are refused. Raft's core must
 /// not wait for a guest.
 pub const ENTRIES_BEHIND_MAX: u64 = 16_384;
@@ -42,11 +60,17 @@ pub trait Core: Send + Sync + 'static {
     fn entries_behind(&self) -> u64;
     /// Returns why this node accepts no commands now, whoever leads: its disk is nearly full.
     fn refuses_commands(&self) -> Option<String>;
+    /// Takes a command of this method from the quotas. An error says which one it goes beyond.
+    /// Asked last, once for each command.
+    fn admit(&self, method: &str) -> Result<Admitted, String>;
     /// Returns how long this node's disk has been writing one batch of the log; zero while it
     /// writes none.
     fn writing_for(&self) -> Duration;
     /// Returns how long apply has been applying one entry; zero while it applies none.
     fn applying_for(&self) -> Duration;
+    /// Takes what the commands of an entry took that was applied here: `None` for one that was not
+    /// run. Empty when that is not known.
+    fn take_spent(&self, index: u64) -> Vec<Option<Spent>>;
     /// Returns log time here, in milliseconds since 1970; 0 before any.
     fn log_time_ms(&self) -> u64;
     /// Returns the newest applied index and the state hash there.
@@ -67,6 +91,8 @@ pub struct Proposer {
     core: Arc<dyn Core>,
     leader: LeaderWatch,
     queue: mpsc::Sender<Queued>,
+    /// The commands that have left the channel and wait for their turns.
+    waiting: Arc<AtomicUsize>,
     budget: Arc<Budget>,
     log_time: LogTime,
 }
@@ -90,32 +116,43 @@ impl Proposer {
         genesis: watch::Receiver<bool>,
     ) -> (Proposer, ProposerTask) {
         let (sender, receiver) = mpsc::channel(QUEUE_COMMANDS_MAX);
+        let waiting_queue = Queue::new(receiver);
+        let waiting = waiting_queue.waiting();
         let task = ProposerTask {
             core: core.clone(),
             leader: leader.clone(),
             genesis,
-            queue: Queue::new(receiver),
+            queue: waiting_queue,
             log_time: log_time.clone(),
         };
-        let proposer = Proposer { core, leader, queue: sender, budget: Budget::new(QUEUE_BYTES_MAX), log_time };
+        let proposer = Proposer {
+            core,
+            leader,
+            queue: sender,
+            waiting,
+            budget: Budget::by_party(QUEUE_BYTES_MAX, CLIENT_BYTES_MAX),
+            log_time,
+        };
         (proposer, task)
     }
 
-    /// Queues `command` for this node as leader in `term`. Never waits. An error: certainly not
-    /// proposed.
-    pub fn propose(&self, term: u64, command: Command, deadline: Instant) -> Result<Ticket, NotProposed> {
+    /// Queues `command` of `party` for this node as leader in `term`. Never waits. An error:
+    /// certainly not proposed.
+    pub fn propose(&self, term: u64, party: Party, command: Command, wait: Wait) -> Result<Ticket, NotProposed> {
         if !self.leader.leads(term) {
             return Err(NotProposed::NotLeader);
         }
         check_size(&command)?;
-        let share = self.admit(weight_bytes(&command))?;
-        let (ticket, claim) = ticket();
-        self.queue.try_send(Queued { term, command, deadline, claim, share }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
+        let share = self.share_of(party, weight_bytes(&command))?;
+        let place = self.queue.try_reserve().map_err(|error| match error {
+            TrySendError::Full(()) => {
                 NotProposed::Overloaded(format!("{QUEUE_COMMANDS_MAX} commands wait on the leader"))
             }
-            mpsc::error::TrySendError::Closed(_) => NotProposed::Stopping,
+            TrySendError::Closed(()) => NotProposed::Stopping,
         })?;
+        let admitted = self.core.admit(&command.method).map_err(NotProposed::Overloaded)?;
+        let (ticket, claim) = ticket();
+        place.send(Queued { term, party, command, wait, claim, share, admitted });
         Ok(ticket)
     }
 
@@ -126,11 +163,27 @@ impl Proposer {
         self.core.write(term, data).await
     }
 
+    /// Returns an error while this node's disk has no room for what the host itself could put off.
+    pub fn check_room(&self) -> Result<(), NotProposed> {
+        self.core.refuses_commands().map_or(Ok(()), |why| Err(NotProposed::Overloaded(why)))
+    }
+
     /// Proposes an entry that moves log time to `time_ms`, whatever the clocks say. Otherwise like
     /// [`Proposer::propose_entry`].
     pub async fn propose_time(&self, term: u64, time_ms: u64) -> Written {
         let data = stamp(&*self.core, time_ms, entry::Entry::default());
         self.core.write(term, data).await
+    }
+
+    /// Returns how near the limits of the commands are that wait here for entries.
+    pub fn limits(&self) -> [Limit; 4] {
+        let new = self.queue.max_capacity() - self.queue.capacity();
+        [
+            Limit::new("leader_queue_bytes", self.budget.used_bytes(), QUEUE_BYTES_MAX),
+            Limit::new("leader_queue_of_one_client_bytes", self.budget.used_bytes_of_one(), CLIENT_BYTES_MAX),
+            Limit::new("leader_new_commands", new, QUEUE_COMMANDS_MAX),
+            Limit::new("leader_waiting_commands", self.waiting.load(Relaxed), WAITING_COMMANDS_MAX),
+        ]
     }
 
     /// Returns the bytes of commands that wait or are in flight.
@@ -139,7 +192,7 @@ impl Proposer {
         self.budget.used_bytes()
     }
 
-    fn admit(&self, bytes: usize) -> Result<Share, NotProposed> {
+    fn share_of(&self, party: Party, bytes: usize) -> Result<Share, NotProposed> {
         if let Some(why) = self.core.refuses_commands() {
             return Err(NotProposed::Overloaded(why));
         }
@@ -163,9 +216,15 @@ impl Proposer {
                 return Err(NotProposed::Overloaded(text));
             }
         }
-        self.budget
-            .share(bytes)
-            .ok_or_else(|| NotProposed::Overloaded(format!("{QUEUE_BYTES_MAX} bytes of commands wait on the leader")))
+        self.budget.share_of(party, bytes).map_err(|spare| {
+            NotProposed::Overloaded(match spare {
+                Spare::None => format!("{QUEUE_BYTES_MAX} bytes of commands wait on the leader"),
+                Spare::ForOthers => format!(
+                    "{CLIENT_BYTES_MAX} bytes of commands of this client wait on the leader, each counted with at least \
+                     {CLIENT_COMMAND_BYTES_MIN}"
+                ),
+            })
+        })
     }
 }
 
@@ -176,26 +235,45 @@ impl ProposerTask {
         let mut clock = interval(CLOCK_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut open = *self.genesis.borrow_and_update();
+        // Whether another entry may follow the newest one that is in flight.
+        let mut gathered = true;
+        let mut gathering = pin!(sleep(Duration::ZERO));
         loop {
-            let may_write = open && writing.len() < ENTRIES_IN_FLIGHT_MAX;
+            let has_place = open && writing.len() < ENTRIES_IN_FLIGHT_MAX;
+            let may_write = has_place && (writing.is_empty() || gathered);
             tokio::select! {
                 biased;
-                Some((batch, written)) = writing.next(), if !writing.is_empty() => settle(batch, written),
+                Some((batch, written)) = writing.next(), if !writing.is_empty() => self.settle(batch, written),
                 () = self.leader.changed() => self.queue.retain(|term| self.leader.leads(term)),
                 Ok(()) = self.genesis.changed(), if !open => open = *self.genesis.borrow_and_update(),
                 _ = clock.tick() => self.log_time.observe(),
+                () = &mut gathering, if has_place && !may_write => gathered = true,
                 more = self.queue.ready(), if may_write => {
                     if !more {
                         break;
                     }
                     if let Some(batch) = self.queue.pack(Instant::now()) {
                         writing.push(self.write(batch));
+                        gathered = false;
+                        gathering.as_mut().reset(Instant::now() + GATHERING);
                     }
                 }
             }
         }
         while let Some((batch, written)) = writing.next().await {
-            settle(batch, written);
+            self.settle(batch, written);
+        }
+    }
+
+    /// Lets the clients of an entry that is over take further turns, and tells waiting callers what
+    /// the proposer knows. Outcomes reach them elsewhere.
+    fn settle(&mut self, batch: Packed, written: Written) {
+        let index = written.as_ref().ok().copied().flatten();
+        let spent = index.map(|index| self.core.take_spent(index)).unwrap_or_default();
+        self.queue.settled(&batch, &spent);
+        let Err(reason) = written else { return };
+        for claim in batch.claims {
+            claim.refuse(reason.clone());
         }
     }
 
@@ -210,14 +288,6 @@ impl ProposerTask {
     }
 }
 
-/// Tells waiting callers what the proposer knows. Outcomes reach them elsewhere.
-fn settle(batch: Packed, written: Written) {
-    let Err(reason) = written else { return };
-    for claim in batch.claims {
-        claim.refuse(reason.clone());
-    }
-}
-
 fn stamp(core: &dyn Core, time_ms: u64, mut entry: entry::Entry) -> EntryData {
     entry.time_ms = time_ms;
     (entry.hash_index, entry.hash) = core.hash_tip();
@@ -227,251 +297,16 @@ fn stamp(core: &dyn Core, time_ms: u64, mut entry: entry::Entry) -> EntryData {
 /// A way to have a command proposed: by this node or over a hop. The retry loop uses either through
 /// this trait.
 pub trait Propose: Send + Sync + 'static {
-    /// Passes the command to `leader`. Never waits. An error: certainly not proposed.
-    fn propose(&self, leader: &LeaderView, command: Command, deadline: Instant) -> Result<Ticket, NotProposed>;
+    /// Passes the command of `party` to `leader`. Never waits. An error: certainly not proposed.
+    fn propose(&self, leader: &LeaderView, party: Party, command: Command, wait: Wait) -> Result<Ticket, NotProposed>;
 }
 
 impl Propose for Proposer {
-    fn propose(&self, leader: &LeaderView, command: Command, deadline: Instant) -> Result<Ticket, NotProposed> {
-        Proposer::propose(self, leader.term, command, deadline)
+    fn propose(&self, leader: &LeaderView, party: Party, command: Command, wait: Wait) -> Result<Ticket, NotProposed> {
+        Proposer::propose(self, leader.term, party, command, wait)
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::raft::path::ticket::REQUEST_BYTES_MAX;
-    use crate::raft::time::log_time::LogTimeParts;
-    use crate::types::Addresses;
-    use futures::FutureExt;
-    use parking_lot::Mutex;
-    use std::collections::VecDeque;
-    use tokio::sync::{Notify, oneshot};
-
-    /// A Raft whose answers the test gives, entry by entry.
-    #[derive(Default)]
-    struct FakeCore {
-        behind: std::sync::atomic::AtomicU64,
-        refuses: Mutex<Option<String>>,
-        writing: Mutex<Duration>,
-        applying: Mutex<Duration>,
-        writes: Mutex<VecDeque<(u64, entry::Entry, oneshot::Sender<Written>)>>,
-        wrote: Notify,
-    }
-
-    impl Core for FakeCore {
-        fn entries_behind(&self) -> u64 {
-            self.behind.load(std::sync::atomic::Ordering::Relaxed)
-        }
-        fn refuses_commands(&self) -> Option<String> {
-            self.refuses.lock().clone()
-        }
-        fn writing_for(&self) -> Duration {
-            *self.writing.lock()
-        }
-        fn applying_for(&self) -> Duration {
-            *self.applying.lock()
-        }
-        fn log_time_ms(&self) -> u64 {
-            1_000
-        }
-        fn hash_tip(&self) -> (u64, u64) {
-            (7, 77)
-        }
-        fn write(&self, term: u64, data: EntryData) -> BoxFuture<'static, Written> {
-            let (sender, receiver) = oneshot::channel();
-            self.writes.lock().push_back((term, codec::decode_entry(&data).unwrap(), sender));
-            self.wrote.notify_one();
-            async move { receiver.await.unwrap_or(Ok(None)) }.boxed()
-        }
-    }
-
-    impl FakeCore {
-        async fn written(&self) -> (u64, entry::Entry, oneshot::Sender<Written>) {
-            loop {
-                let next = self.writes.lock().pop_front();
-                match next {
-                    Some(write) => return write,
-                    None => self.wrote.notified().await,
-                }
-            }
-        }
-    }
-
-    struct World {
-        core: Arc<FakeCore>,
-        leader: watch::Sender<Option<LeaderView>>,
-        genesis: watch::Sender<bool>,
-        proposer: Proposer,
-    }
-
-    fn leads(term: u64) -> Option<LeaderView> {
-        Some(LeaderView { term, node_id: 1, node: Addresses::default(), is_me: true })
-    }
-
-    fn world() -> (World, ProposerTask) {
-        let core = Arc::new(FakeCore::default());
-        let (leader, view) = watch::channel(leads(1));
-        let (genesis, seen) = watch::channel(true);
-        let log_time = LogTime::new(LogTimeParts {
-            me: 1,
-            applied_ms: Box::new(|| 1_000),
-            voters: Box::new(Default::default),
-            heartbeat: Duration::from_secs(1),
-        });
-        let (proposer, task) = Proposer::new(core.clone(), log_time, LeaderWatch::new(view), seen);
-        (World { core, leader, genesis, proposer }, task)
-    }
-
-    fn command(bytes: usize) -> Command {
-        Command { request: vec![0; bytes].into(), ..Command::default() }
-    }
-
-    fn later() -> Instant {
-        Instant::now() + Duration::from_secs(10)
-    }
-
-    #[tokio::test]
-    async fn what_waits_shares_a_stamped_entry() {
-        let (world, task) = world();
-        let _tickets: Vec<_> = (0..3).map(|_| world.proposer.propose(1, command(1), later()).unwrap()).collect();
-        tokio::spawn(task.run());
-        let (term, entry, _done) = world.core.written().await;
-        assert_eq!((term, entry.commands.len()), (1, 3));
-        assert_eq!((entry.hash_index, entry.hash), (7, 77));
-        // A leader that has heard no other clock moves log time by the time that passed, and does
-        // not jump.
-        assert!((1_000..60_000).contains(&entry.time_ms), "{}", entry.time_ms);
-    }
-
-    #[tokio::test]
-    async fn only_the_leader_of_that_term_takes_commands() {
-        let (world, _task) = world();
-        assert_eq!(world.proposer.propose(2, command(1), later()).unwrap_err(), NotProposed::NotLeader);
-        world.leader.send_replace(None);
-        assert_eq!(world.proposer.propose(1, command(1), later()).unwrap_err(), NotProposed::NotLeader);
-    }
-
-    #[tokio::test]
-    async fn commands_wait_for_genesis() {
-        let (world, task) = world();
-        world.genesis.send_replace(false);
-        let _ticket = world.proposer.propose(1, command(1), later()).unwrap();
-        let running = tokio::spawn(task.run());
-        assert_eq!(
-            world.proposer.propose_entry(1, entry::Entry::default()).now_or_never(),
-            None,
-            "genesis goes past the queue"
-        );
-        let (_, own, _done) = world.core.written().await;
-        assert!(own.commands.is_empty());
-        world.genesis.send_replace(true);
-        assert_eq!(world.core.written().await.1.commands.len(), 1);
-        drop(running);
-    }
-
-    #[tokio::test]
-    async fn few_entries_are_in_flight_and_the_rest_packs() {
-        let (world, task) = world();
-        tokio::spawn(task.run());
-        let mut pending = Vec::new();
-        let mut tickets = Vec::new();
-        for _ in 0..ENTRIES_IN_FLIGHT_MAX {
-            tickets.push(world.proposer.propose(1, command(1), later()).unwrap());
-            pending.push(world.core.written().await.2);
-        }
-        tickets.extend((0..10).map(|_| world.proposer.propose(1, command(1), later()).unwrap()));
-        assert!(world.core.written().now_or_never().is_none());
-        pending.remove(0).send(Ok(Some(1))).unwrap();
-        assert_eq!(world.core.written().await.1.commands.len(), 10);
-    }
-
-    #[tokio::test]
-    async fn refusal_by_raft_is_told_and_an_unknown_fate_is_not() {
-        let (world, task) = world();
-        tokio::spawn(task.run());
-        let mut refused = world.proposer.propose(1, command(1), later()).unwrap();
-        world.core.written().await.2.send(Err(NotProposed::NotLeader)).unwrap();
-        assert_eq!(refused.answer().await, Err(NotProposed::NotLeader));
-        let mut unknown = world.proposer.propose(1, command(1), later()).unwrap();
-        world.core.written().await.2.send(Ok(None)).unwrap();
-        let mut stopped = world.proposer.propose(1, command(1), later()).unwrap();
-        world.core.written().await.2.send(Err(NotProposed::Stopping)).unwrap();
-        assert_eq!(stopped.answer().await, Err(NotProposed::Stopping));
-        assert!(unknown.answer().now_or_never().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_lost_term_frees_the_queue_while_raft_hangs() {
-        let (world, task) = world();
-        tokio::spawn(task.run());
-        let mut hanging = Vec::new();
-        let mut tickets = Vec::new();
-        for _ in 0..ENTRIES_IN_FLIGHT_MAX {
-            tickets.push(world.proposer.propose(1, command(1), later()).unwrap());
-            hanging.push(world.core.written().await);
-        }
-        let mut queued = world.proposer.propose(1, command(1), later()).unwrap();
-        world.leader.send_replace(leads(3));
-        assert_eq!(queued.answer().await, Err(NotProposed::NotLeader));
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_refuses_commands_and_not_what_the_host_proposes() {
-        let (world, task) = world();
-        tokio::spawn(task.run());
-        *world.core.refuses.lock() = Some("the disk is full".into());
-        let refused = world.proposer.propose(1, command(1), later()).unwrap_err();
-        assert_eq!(refused, NotProposed::Overloaded("the disk is full".into()));
-        assert_eq!(world.proposer.propose_entry(1, entry::Entry::default()).now_or_never(), None);
-        world.core.written().await;
-        *world.core.refuses.lock() = None;
-        let _ticket = world.proposer.propose(1, command(1), later()).unwrap();
-        world.core.written().await;
-    }
-
-    #[tokio::test]
-    async fn overload_is_answered_at_once() {
-        let (world, _task) = world();
-        let tickets: Vec<_> =
-            (0..15).map(|_| world.proposer.propose(1, command(REQUEST_BYTES_MAX), later()).unwrap()).collect();
-        let full = world.proposer.propose(1, command(REQUEST_BYTES_MAX), later()).unwrap_err();
-        assert!(matches!(&full, NotProposed::Overloaded(text) if text.contains("bytes")), "{full:?}");
-        world.core.behind.store(ENTRIES_BEHIND_MAX + 1, std::sync::atomic::Ordering::Relaxed);
-        let behind = world.proposer.propose(1, command(1), later()).unwrap_err();
-        assert!(matches!(&behind, NotProposed::Overloaded(text) if text.contains("entries")), "{behind:?}");
-        world.core.behind.store(0, std::sync::atomic::Ordering::Relaxed);
-        *world.core.applying.lock() = STALL_MAX + Duration::from_millis(1);
-        let stalled = world.proposer.propose(1, command(1), later()).unwrap_err();
-        assert!(matches!(&stalled, NotProposed::Overloaded(text) if text.contains("2001 ms")), "{stalled:?}");
-        *world.core.applying.lock() = Duration::ZERO;
-        *world.core.writing.lock() = STALL_MAX + Duration::from_millis(2);
-        let hung = world.proposer.propose(1, command(1), later()).unwrap_err();
-        assert!(
-            matches!(&hung, NotProposed::Overloaded(text) if text.contains("writing one batch of its log for 2002 ms"))
-        );
-        drop(tickets);
-    }
-
-    #[tokio::test]
-    async fn bytes_are_given_back_when_an_entry_is_applied() {
-        let (world, task) = world();
-        tokio::spawn(task.run());
-        let ticket = world.proposer.propose(1, command(100), later()).unwrap();
-        let (_, _, done) = world.core.written().await;
-        assert!(world.proposer.queued_bytes() >= 100);
-        done.send(Ok(Some(1))).unwrap();
-        while world.proposer.queued_bytes() > 0 {
-            tokio::task::yield_now().await;
-        }
-        drop(ticket);
-    }
-
-    #[test]
-    fn what_no_entry_takes_is_refused_by_size() {
-        let (world, _task) = world();
-        let error = world.proposer.propose(1, command(REQUEST_BYTES_MAX + 1), later()).unwrap_err();
-        assert_eq!(error, NotProposed::TooLarge { bytes: REQUEST_BYTES_MAX + 1, limit_bytes: REQUEST_BYTES_MAX });
-    }
-}
+#[path = "proposer_tests.rs"]
+mod tests;

@@ -9,6 +9,10 @@
 //!   connection never fills the room of another one's small messages, and of that of the port it
 //!   has a quarter at most. The room is free again when the last byte was passed on.
 //! - Whoever has room must send the rest in time, so nobody waits for ever.
+//! - A call that waits keeps the frame that it was read with, and HTTP/2 counts that frame no more.
+//!   So the number of calls that wait is bounded, and a further one ends. Calls that may have large
+//!   messages have the bound of the port: a peer with many groups has many of them. The others,
+//!   which anybody can make, have a small one on each connection: their honest messages come whole.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -24,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tonic::Status;
 
+use crate::limit::{Limit, Many};
 use crate::logs::Sparse;
 use crate::net::{Frame, HttpBody};
 
@@ -31,7 +36,7 @@ use crate::net::{Frame, HttpBody};
 pub const SMALL_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Most bytes of large messages of which a part is here, on all connections of the port together.
-pub const HALF_RECEIVED_BYTES_MAX: usize = 256 << 20;
+pub const HALF_RECEIVED_BYTES_MAX: usize = 128 << 20;
 
 /// Most bytes of large messages of which a part is here, on one connection.
 pub const HALF_RECEIVED_BYTES_OF_ONE_MAX: usize = HALF_RECEIVED_BYTES_MAX / OF_ONE_CONNECTION;
@@ -39,8 +44,17 @@ pub const HALF_RECEIVED_BYTES_OF_ONE_MAX: usize = HALF_RECEIVED_BYTES_MAX / OF_O
 /// One connection may have this part of a port's room for large messages.
 const OF_ONE_CONNECTION: usize = 4;
 
-/// Most bytes of small messages of which a part is here, on one connection.
-pub const SMALL_HALF_RECEIVED_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of small messages of which a part is here, on one connection: two of the largest. Who
+/// has shown no certificate may have half of the port's connections.
+pub const SMALL_HALF_RECEIVED_BYTES_MAX: usize = 2 * SMALL_MESSAGE_BYTES_MAX;
+
+/// Most calls on one connection that wait for room and may have small messages only. Each keeps one
+/// frame of HTTP/2, which is 16 KiB at most.
+pub const SMALL_WAITING_CALLS_MAX: usize = 8;
+
+/// Most calls on all connections of the port that wait for room and may have large messages. Each
+/// keeps one frame, so they keep 64 MiB. It is what 16 connections have with all their calls.
+pub const WAITING_CALLS_MAX: usize = 4_096;
 
 /// Longest time from the first part of a message to its last one, without the time that its size
 /// needs.
@@ -63,6 +77,13 @@ pub struct Intake(Arc<Inner>);
 struct Inner {
     room: Arc<Semaphore>,
     room_bytes: usize,
+    /// What is left of the rooms of each connection.
+    large: Many<Semaphore>,
+    small: Many<Semaphore>,
+    /// The places of calls that wait: of the port for those that may have large messages, and of
+    /// each connection for the others.
+    waiting: Arc<Semaphore>,
+    small_waiting: Many<Semaphore>,
     too_large: AtomicU64,
     /// Limits the log lines about messages that are too large, or come too slowly.
     refusals: Sparse,
@@ -73,7 +94,8 @@ struct Inner {
 pub struct IntakeStatus {
     /// Bytes of large messages of which a part is here.
     pub half_received_bytes: u64,
-    /// Calls that were ended for the size of a message, or because it did not come in time.
+    /// Calls that were ended for the size of a message, because it did not come in time, or because
+    /// too many waited.
     pub refused: u64,
 }
 
@@ -87,7 +109,16 @@ impl Intake {
     /// Makes room for that many bytes.
     pub fn new(room_bytes: usize) -> Intake {
         let room = Arc::new(Semaphore::new(room_bytes));
-        Intake(Arc::new(Inner { room, room_bytes, too_large: AtomicU64::new(0), refusals: Sparse::default() }))
+        Intake(Arc::new(Inner {
+            room,
+            room_bytes,
+            large: Many::default(),
+            small: Many::default(),
+            waiting: Arc::new(Semaphore::new(WAITING_CALLS_MAX)),
+            small_waiting: Many::default(),
+            too_large: AtomicU64::new(0),
+            refusals: Sparse::default(),
+        }))
     }
 
     /// Returns figures for operators.
@@ -98,11 +129,37 @@ impl Intake {
         }
     }
 
+    /// Returns how near the limits are: that of the port, and those of the connections that hold
+    /// most.
+    pub fn limits(&self) -> [Limit; 5] {
+        let taken = |room: &Semaphore, max: usize| max - room.available_permits();
+        let (all_max, large_max) = (self.0.room_bytes, self.0.room_bytes / OF_ONE_CONNECTION);
+        let small_max = SMALL_HALF_RECEIVED_BYTES_MAX;
+        let large = self.0.large.most(|room| taken(room, large_max) as u64);
+        let small = self.0.small.most(|room| taken(room, small_max) as u64);
+        let small_waiting = self.0.small_waiting.most(|places| taken(places, SMALL_WAITING_CALLS_MAX) as u64);
+        [
+            Limit::new("peer_half_received_bytes", taken(&self.0.room, all_max), all_max),
+            Limit { name: "peer_half_received_of_one_connection_bytes", used: large, max: large_max as u64 },
+            Limit { name: "peer_small_half_received_of_one_connection_bytes", used: small, max: small_max as u64 },
+            Limit::new("peer_waiting_calls", taken(&self.0.waiting, WAITING_CALLS_MAX), WAITING_CALLS_MAX),
+            Limit {
+                name: "peer_small_waiting_calls_of_one_connection",
+                used: small_waiting,
+                max: SMALL_WAITING_CALLS_MAX as u64,
+            },
+        ]
+    }
+
     /// Returns the share of one connection.
     pub(super) fn connection(&self) -> Share {
-        let room = |bytes| Arc::new(Semaphore::new(bytes));
+        let room = |places| Arc::new(Semaphore::new(places));
         let (large, small) = (room(self.0.room_bytes / OF_ONE_CONNECTION), room(SMALL_HALF_RECEIVED_BYTES_MAX));
-        Share { intake: self.clone(), large, small }
+        let small_waiting = room(SMALL_WAITING_CALLS_MAX);
+        self.0.large.add(&large);
+        self.0.small.add(&small);
+        self.0.small_waiting.add(&small_waiting);
+        Share { intake: self.clone(), large, small, small_waiting }
     }
 
     fn refuse(&self, status: Status) -> Status {
@@ -114,12 +171,14 @@ impl Intake {
     }
 }
 
-/// What a connection may have of the port's room, and its own room for small messages.
+/// What a connection may have of the port's room, its own room for small messages, and its own
+/// places for calls that wait.
 #[derive(Clone, Debug)]
 pub(super) struct Share {
     intake: Intake,
     large: Arc<Semaphore>,
     small: Arc<Semaphore>,
+    small_waiting: Arc<Semaphore>,
 }
 
 /// What the messages of one call may be.
@@ -160,6 +219,18 @@ impl Share {
             false => vec![self.large.clone(), self.intake.0.room.clone()],
         }
     }
+
+    /// Takes a place among the calls that wait, for one whose messages may have so many bytes.
+    fn place(&self, bytes_max: usize) -> Result<OwnedSemaphorePermit, Status> {
+        let (places, max, whose) = match bytes_max <= SMALL_MESSAGE_BYTES_MAX {
+            true => (&self.small_waiting, SMALL_WAITING_CALLS_MAX, "this connection"),
+            false => (&self.intake.0.waiting, WAITING_CALLS_MAX, "this port"),
+        };
+        places.clone().try_acquire_owned().map_err(|_| {
+            let text = format!("{max} calls of {whose} wait for room, each with the beginning of a message");
+            self.intake.refuse(Status::resource_exhausted(text))
+        })
+    }
 }
 
 /// The body of a request whose messages are bounded.
@@ -187,6 +258,7 @@ struct Waiting {
     room: BoxFuture<'static, Vec<OwnedSemaphorePermit>>,
     bytes: Bytes,
     size: usize,
+    _place: OwnedSemaphorePermit,
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -240,10 +312,15 @@ impl<B> Bounded<B> {
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(None) };
         let room = ready!(waiting.room.poll_unpin(cx));
         let Some(Waiting { bytes, size, .. }) = self.waiting.take() else { return Poll::Ready(None) };
+        self.begin(room, size);
+        Poll::Ready(Some(bytes))
+    }
+
+    /// Begins a message that has room.
+    fn begin(&mut self, room: Vec<OwnedSemaphorePermit>, size: usize) {
         self.held = room;
         let time = MESSAGE_TIME + Duration::from_secs((size / BYTES_A_SECOND_MIN) as u64);
         self.late = Some(Box::pin(tokio::time::sleep(time)));
-        Poll::Ready(Some(bytes))
     }
 
     /// Holds back the beginning of the first message until it can be judged. Small pieces may come
@@ -257,7 +334,8 @@ impl<B> Bounded<B> {
         if is_enough(&bytes) {
             return Some(bytes);
         }
-        self.begun = bytes;
+        // A copy keeps no more than itself, and a part of a frame keeps all of it.
+        self.begun = Bytes::copy_from_slice(&bytes);
         None
     }
 
@@ -311,23 +389,30 @@ impl<B> Bounded<B> {
             }
             self.header.clear();
             self.left_bytes = size - body_bytes;
-            self.wait(bytes, size);
-            return Ok(None);
+            return self.enter(bytes, size);
         }
     }
 
-    fn wait(&mut self, bytes: Bytes, size: usize) {
+    /// Takes room for a message and returns its beginning, or has it wait.
+    fn enter(&mut self, bytes: Bytes, size: usize) -> Result<Option<Bytes>, Status> {
         let rooms = self.share.rooms(size);
         // No bound is above a room, or this would wait for ever.
         let permits = u32::try_from(size).unwrap_or(u32::MAX);
-        let room = async move {
+        let mut room = async move {
             let mut held = Vec::with_capacity(rooms.len());
             for room in rooms {
                 held.push(room.acquire_many_owned(permits).await.expect("the room is never closed"));
             }
             held
-        };
-        self.waiting = Some(Waiting { room: room.boxed(), bytes, size });
+        }
+        .boxed();
+        if let Some(held) = (&mut room).now_or_never() {
+            self.begin(held, size);
+            return Ok(Some(bytes));
+        }
+        let place = self.share.place(self.bound.bytes)?;
+        self.waiting = Some(Waiting { room, bytes, size, _place: place });
+        Ok(None)
     }
 
     fn refuse_size(&self, size: usize) -> Status {

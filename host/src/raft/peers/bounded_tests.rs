@@ -149,6 +149,59 @@ async fn small_messages_of_one_connection_take_no_room_of_another_one() {
     assert!(last.1.frame().now_or_never().is_some());
 }
 
+/// Returns a call with the first frame of a small message, on a call with that bound.
+fn with_one_frame(share: &Share, bound: usize) -> (mpsc::UnboundedSender<Bytes>, Bounded<Pieces>) {
+    let (sender, body) = open(share, bound);
+    sender.send(message(SMALL_MESSAGE_BYTES_MAX)[..16 << 10].to_vec().into()).unwrap();
+    (sender, body)
+}
+
+#[tokio::test]
+async fn few_calls_that_anybody_can_make_wait_with_the_frame_that_came() {
+    let intake = Intake::default();
+    let share = intake.connection();
+    let has_begun = |body: &mut Bounded<Pieces>| body.frame().now_or_never().is_some();
+    let mut holding: Vec<_> = (0..SMALL_HALF_RECEIVED_BYTES_MAX / SMALL_MESSAGE_BYTES_MAX)
+        .map(|_| with_one_frame(&share, SMALL_MESSAGE_BYTES_MAX))
+        .collect();
+    assert!(holding.iter_mut().all(|(_, body)| has_begun(body)));
+    let mut waiting: Vec<_> =
+        (0..SMALL_WAITING_CALLS_MAX).map(|_| with_one_frame(&share, SMALL_MESSAGE_BYTES_MAX)).collect();
+    assert!(!waiting.iter_mut().any(|(_, body)| has_begun(body)));
+    let used = |name| intake.limits().into_iter().find(|limit| limit.name == name).unwrap().used;
+    assert_eq!(used("peer_small_waiting_calls_of_one_connection"), SMALL_WAITING_CALLS_MAX as u64);
+    let (_sender, mut refused) = with_one_frame(&share, SMALL_MESSAGE_BYTES_MAX);
+    let error = Status::from_error(refused.frame().await.unwrap().unwrap_err());
+    assert_eq!((error.code(), intake.status().refused), (Code::ResourceExhausted, 1));
+    assert!(error.message().contains("wait for room"), "{error}");
+    // A peer with many groups has many calls whose route was accepted, also with small messages.
+    let mut accepted: Vec<_> = (0..2 * SMALL_WAITING_CALLS_MAX).map(|_| with_one_frame(&share, LARGE)).collect();
+    assert!(!accepted.iter_mut().any(|(_, body)| has_begun(body)));
+    assert_eq!(used("peer_waiting_calls"), 2 * SMALL_WAITING_CALLS_MAX as u64);
+    // What comes whole never waits.
+    let (sender, mut whole) = open(&share, SMALL_MESSAGE_BYTES_MAX);
+    sender.send(message(1_000).into()).unwrap();
+    assert!(has_begun(&mut whole));
+    drop(holding);
+    assert!(has_begun(&mut waiting[0].1) && has_begun(&mut waiting[1].1), "the oldest ones get the room");
+    assert_eq!(used("peer_small_waiting_calls_of_one_connection"), SMALL_WAITING_CALLS_MAX as u64 - 2);
+    drop((waiting, accepted));
+    assert_eq!((used("peer_waiting_calls"), used("peer_small_waiting_calls_of_one_connection")), (0, 0));
+}
+
+#[tokio::test]
+async fn calls_that_wait_have_a_bound_on_the_whole_port() {
+    let intake = Intake::default();
+    let _others = intake.0.waiting.clone().try_acquire_many_owned(WAITING_CALLS_MAX as u32).unwrap();
+    let share = intake.connection();
+    let mut open: Vec<_> =
+        (0..=SMALL_HALF_RECEIVED_BYTES_MAX / SMALL_MESSAGE_BYTES_MAX).map(|_| with_one_frame(&share, LARGE)).collect();
+    let (_sender, mut last) = open.pop().unwrap();
+    assert!(open.iter_mut().all(|(_, body)| body.frame().now_or_never().is_some()), "they have room");
+    let error = Status::from_error(last.frame().await.unwrap().unwrap_err());
+    assert_eq!(error.code(), Code::ResourceExhausted);
+}
+
 #[tokio::test]
 async fn the_first_message_may_change_the_bound() {
     let intake = Intake::default();

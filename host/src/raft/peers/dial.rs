@@ -31,10 +31,13 @@ use crate::net::TokioIo;
 use crate::tls::{Certificate, ClientStream, Connector};
 use crate::types::Addresses;
 
-/// Largest message between peers, in both directions. One log entry must fit: the proposer packs at
-/// most 1 MiB into one, or a single command of 2 MiB; a genesis entry is small. The log reader cuts
-/// appends at 1 MiB, or one entry.
-pub const PEER_MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Largest answer of a peer.
+pub const PEER_ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Largest message that a peer sends. One log entry must fit: the proposer packs at most 1 MiB into
+/// one, or a single command of 2 MiB, and an import at most 1 MiB or one row; a genesis entry is
+/// small. The log reader cuts appends at 1 MiB, or one entry.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 32 << 20;
 
 /// Largest answer of [`small_client`]: an introduction, or a chunk of a component or of a state.
 const SMALL_ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -178,7 +181,7 @@ pub fn small_client(channel: Channel) -> PeerClient<Channel> {
 /// Creates a client with the limits that all peers keep.
 pub fn client(channel: Channel) -> PeerClient<Channel> {
     PeerClient::new(channel)
-        .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+        .max_decoding_message_size(PEER_ANSWER_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
 }
 

@@ -15,7 +15,7 @@ use tonic::metadata::MetadataMap;
 use super::cluster::RouteError;
 use super::dial::ROUTE;
 use super::gate::{Gate, Refuses};
-use super::handlers::{ForwardHandler, LeaderHandler, StateHashes, StateSource};
+use super::handlers::{ChangeHandler, ForwardHandler, LeaderHandler, StateHashes, StateSource};
 use super::install::SnapshotHandler;
 use crate::logs::Sparse;
 use crate::net::Remote;
@@ -49,6 +49,8 @@ pub struct GroupParts {
     pub leader: Arc<dyn LeaderHandler>,
     /// Hands the group's state to a member in quarantine.
     pub source: Arc<dyn StateSource>,
+    /// Prepares and tries out changes of what the cluster runs.
+    pub changes: Arc<dyn ChangeHandler>,
 }
 
 /// One group, as the peer port serves it.
@@ -62,6 +64,7 @@ pub(super) struct Served {
     pub(super) forward: Arc<dyn ForwardHandler>,
     pub(super) leader: Arc<dyn LeaderHandler>,
     pub(super) source: Arc<dyn StateSource>,
+    pub(super) changes: Arc<dyn ChangeHandler>,
     /// Set when the process serves the group no more.
     dropped: watch::Sender<bool>,
 }
@@ -101,6 +104,7 @@ impl Groups {
             forward: parts.forward,
             leader: parts.leader,
             source: parts.source,
+            changes: parts.changes,
             dropped: watch::channel(false).0,
         };
         self.0.write().insert(group, Arc::new(served));
@@ -187,7 +191,7 @@ impl Door {
 }
 
 /// Returns the bytes of a message's first field, if that is field 1 and has bytes or a message.
-fn first_field(message: &[u8]) -> Option<&[u8]> {
+pub(super) fn first_field(message: &[u8]) -> Option<&[u8]> {
     const FIELD_1: u8 = 1 << 3 | 2;
     let mut rest = message.strip_prefix(&[FIELD_1])?;
     let bytes = prost::decode_length_delimiter(&mut rest).ok()?;

@@ -7,8 +7,9 @@ use futures::stream::BoxStream;
 use lockstep_proto::peer;
 use tonic::Status;
 
-use crate::machine::Machine;
-use crate::types::NodeId;
+use crate::codec::{Change, entry};
+use crate::machine::{Machine, RollbackTrial};
+use crate::types::{Addresses, NodeId};
 
 /// A node that forwards commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,48 @@ pub trait LeaderHandler: Send + Sync + 'static {
 pub trait StateSource: Send + Sync + 'static {
     /// Returns the frames of a backup. It holds all that was acknowledged before the call.
     fn fetch_state(&self, from: NodeId) -> BoxFuture<'static, Result<StateFrames, Status>>;
+}
+
+/// Makes this node ready for a change of what the cluster runs, and tries the change out. An error
+/// is a text for the operator who makes the change.
+pub trait ChangeHandler: Send + Sync + 'static {
+    /// Fetches the component from `holder`, which is node `from`, if it is not here; compiles and
+    /// keeps it. It goes on to its end, even if the caller does not wait for it.
+    fn prepare(
+        &self,
+        from: NodeId,
+        change: Change,
+        holder: Addresses,
+    ) -> BoxFuture<'static, Result<PreparedChange, String>>;
+    /// Tries the change out and returns the report as JSON. Ends when it is dropped.
+    fn rehearse(&self, trial: Trial) -> BoxFuture<'static, Result<String, String>>;
+    /// Makes this node ready to take a change back and returns the report as JSON.
+    fn prepare_rollback(&self, trial: RollbackTrial) -> BoxFuture<'static, Result<String, String>>;
+    /// Says what speaks against these values of retention and quotas on this node. `None` if
+    /// nothing does.
+    fn object(&self, values: &entry::Operation) -> Option<String>;
+}
+
+/// What a member that is ready for a change says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedChange {
+    /// Facts about its build.
+    pub build: String,
+    /// The first index that its log has.
+    pub log_first: u64,
+}
+
+/// What a member tries out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trial {
+    /// The change.
+    pub change: Change,
+    /// The name of the checkpoint on which it is tried.
+    pub mark: [u8; 16],
+    /// Index of the marked entry.
+    pub index: u64,
+    /// The first entry whose commands are run again; `index` if none are.
+    pub first: u64,
 }
 
 /// The frames of a backup.

@@ -6,6 +6,8 @@
 //!   position is applied.
 //! - An install that has begun runs to its end even if the sender hangs up. A sender that hangs up
 //!   before that leaves nothing behind.
+//! - An install removes the log up to the snapshot. So what this node has applied of it is archived
+//!   before, if it keeps an archive.
 //! - The whole transfer has no time limit. Either end may take as long as it needs while its count
 //!   of steps grows. Each end sends its count about every second.
 
@@ -28,7 +30,7 @@ use tonic::Status;
 use super::wire_error::WireError;
 use super::{bounds, wire};
 use crate::machine::{Machine, Receiving, SnapshotData, SnapshotError, Transfer};
-use crate::raft::Raft;
+use crate::raft::{Archive, Raft};
 use crate::types::{NodeId, TypeConfig, Vote};
 
 /// Time after which an end of a transfer has stalled if its count of steps does not grow: its disk
@@ -37,6 +39,10 @@ pub const STALLED_AFTER: Duration = Duration::from_secs(60);
 
 /// Time between two messages that tell the steps, while an end has nothing else to send.
 pub const STEPS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest wait for the log archive before an install. An archive that cannot be written must not
+/// keep a node from following its cluster.
+const ARCHIVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The messages that follow the header.
 pub type Frames = BoxStream<'static, Result<SnapshotRequest, Status>>;
@@ -53,13 +59,14 @@ pub trait SnapshotHandler: Send + Sync + 'static {
 /// The [`SnapshotHandler`] of a running node.
 pub struct Installer {
     machine: Machine,
+    archive: Option<Archive>,
     gate: Arc<Mutex<()>>,
 }
 
 impl Installer {
-    /// Creates an installer for one group.
-    pub fn new(machine: Machine) -> Self {
-        Installer { machine, gate: Arc::default() }
+    /// Creates an installer for one group, with the archive of its log.
+    pub fn new(machine: Machine, archive: Option<Archive>) -> Self {
+        Installer { machine, archive, gate: Arc::default() }
     }
 
     /// Takes the gate and begins to receive, or returns the reason for a refusal.
@@ -91,14 +98,20 @@ impl SnapshotHandler for Installer {
             Ok(Begun::Outdated(newer)) => return stream::once(async move { Ok(installed(&newer)) }).boxed(),
             Err(status) => return stream::once(async { Err(status) }).boxed(),
         };
-        let machine = self.machine.clone();
+        let (machine, archive) = (self.machine.clone(), self.archive.clone());
         let transfer = receiving.transfer();
         let progress = transfer.clone();
         let work = async move {
             let data = receive(receiving, frames)
                 .await
                 .inspect_err(|status| tracing::warn!(error = status.message(), "a snapshot was not restored"))?;
-            let install = finish(machine, raft, vote, SnapshotOf::<TypeConfig, _> { meta, snapshot: data }, guard);
+            let snapshot = SnapshotOf::<TypeConfig, _> { meta, snapshot: data };
+            let install = async move {
+                if let Some(archive) = archive {
+                    archive.settle(ARCHIVE_PATIENCE).await;
+                }
+                finish(machine, raft, vote, snapshot, guard).await
+            };
             // openraft answers or the node ends. While the install runs, this end counts as alive.
             let mut install = tokio::spawn(install);
             let mut ticks = ticks();
@@ -203,13 +216,15 @@ async fn receive(receiving: Receiving, mut frames: Frames) -> Result<SnapshotDat
     receiving.finish().await.map_err(refuse)
 }
 
-/// Converts an error into a status. DATA_LOSS has a meaning between peers: the guest restored
-/// another state than the one sent, and the sender must send the rows itself.
+/// Converts an error into a status. Two have a meaning between peers. DATA_LOSS: the guest restored
+/// another state than the one sent, and the sender must send the rows itself. NOT_FOUND: this node
+/// lacks the component that wrote the snapshot, and the rows would do.
 fn refuse(error: SnapshotError) -> Status {
     let text = format!("cannot restore the snapshot: {error}");
-    match error.is_unfaithful() {
-        true => Status::data_loss(text),
-        false => Status::failed_precondition(text),
+    match (error.is_unfaithful(), error.lacks_component()) {
+        (true, _) => Status::data_loss(text),
+        (false, true) => Status::not_found(text),
+        (false, false) => Status::failed_precondition(text),
     }
 }
 
@@ -243,8 +258,9 @@ mod tests {
     use tonic::Code;
 
     #[test]
-    fn only_an_unfaithful_restore_asks_for_the_rows() {
+    fn only_an_unfaithful_restore_or_another_component_asks_for_the_rows() {
         assert_eq!(refuse(SnapshotError::Unfaithful("x".into())).code(), Code::DataLoss);
+        assert_eq!(refuse(SnapshotError::OtherComponent("x".into())).code(), Code::NotFound);
         for error in [SnapshotError::Busy, SnapshotError::Damaged("x".into()), SnapshotError::Empty] {
             assert_eq!(refuse(error).code(), Code::FailedPrecondition);
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use lockstep_proto::peer::peer_client::PeerClient;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 
 use super::dial::{AddressError, Dialer, Expect, client};
@@ -50,6 +51,20 @@ impl Channels {
     }
 }
 
+/// Most heartbeat streams on one channel. Each group has one at each peer, and a peer takes 256
+/// calls at a time from one connection. The others are left for calls that end.
+pub const HEARTBEAT_STREAMS_MAX: usize = 128;
+
+/// An open channel, as a call gets it.
+#[derive(Clone)]
+pub struct Dialled {
+    /// What makes calls on it.
+    pub client: PeerClient<Channel>,
+    /// The places for heartbeat streams on it. Each channel has its own, by which it is told from
+    /// the one before.
+    pub streams: Arc<Semaphore>,
+}
+
 /// One channel, open or not.
 struct Line {
     address: String,
@@ -58,7 +73,7 @@ struct Line {
 
 #[derive(Default)]
 struct Open {
-    client: Option<PeerClient<Channel>>,
+    channel: Option<Dialled>,
     /// When something was heard on it. It begins when the channel does.
     heard: Option<Instant>,
     /// Counts the channels that this line had. A link closes only the one that it used.
@@ -104,6 +119,16 @@ impl Links {
     /// Returns the Raft instance that these links serve, while it runs.
     pub fn raft(&self) -> Option<Arc<Raft>> {
         self.0.raft.get()
+    }
+
+    /// Returns the heartbeat streams on the channel that has most.
+    pub fn heartbeat_streams(&self) -> usize {
+        let lines: Vec<_> = self.0.channels.0.lock().values().cloned().collect();
+        let on = |line: &Arc<Line>| {
+            let open = line.open.lock();
+            open.channel.as_ref().map_or(0, |dialled| HEARTBEAT_STREAMS_MAX - dialled.streams.available_permits())
+        };
+        lines.iter().map(on).max().unwrap_or(0)
     }
 
     /// Returns the link to a peer. The address in `node` is used while the membership does not know
@@ -152,10 +177,15 @@ pub struct Link {
 }
 
 impl Link {
-    /// Returns a client on the open channel, or on a new one. The channel connects with the first
-    /// call. A dropped call does not stop it from connecting, so short timeouts do not keep a
-    /// distant peer unreachable for ever.
+    /// Returns a client on the channel that [`Link::dialled`] returns.
     pub fn client(&self) -> Result<PeerClient<Channel>, AddressError> {
+        Ok(self.dialled()?.client)
+    }
+
+    /// Returns the open channel, or a new one. The channel connects with the first call. A dropped
+    /// call does not stop it from connecting, so short timeouts do not keep a distant peer
+    /// unreachable for ever.
+    pub fn dialled(&self) -> Result<Dialled, AddressError> {
         let node = self.node_in_membership().unwrap_or_else(|| self.fallback.lock().clone());
         let address = node.raft_addr.clone();
         let mut used = self.used.lock();
@@ -164,19 +194,20 @@ impl Link {
             None => self.channels.to(self.target, &address, self.lane),
         };
         let mut open = line.open.lock();
-        let client = match &open.client {
-            Some(client) => client.clone(),
+        let channel = match &open.channel {
+            Some(channel) => channel.clone(),
             None => {
                 tracing::debug!(peer = format_args!("{:016x}", self.target), lane = ?self.lane, %address, "dialling");
                 let client = client(self.dialer.lazy(&address, Expect::of(&node))?);
-                *open = Open { client: Some(client.clone()), heard: Some(Instant::now()), number: open.number + 1 };
-                client
+                let channel = Dialled { client, streams: Arc::new(Semaphore::new(HEARTBEAT_STREAMS_MAX)) };
+                *open = Open { channel: Some(channel.clone()), heard: Some(Instant::now()), number: open.number + 1 };
+                channel
             }
         };
         let number = open.number;
         drop(open);
         *used = Some(Used { line, number });
-        Ok(client)
+        Ok(channel)
     }
 
     /// Notes that a response came.
@@ -217,7 +248,7 @@ impl Link {
         let Some(used) = &*self.used.lock() else { return };
         let mut open = used.line.open.lock();
         if open.number == used.number && is_over(&open) {
-            open.client = None;
+            open.channel = None;
         }
     }
 
@@ -228,7 +259,8 @@ impl Link {
 
 /// Returns a node's name and addresses in the membership.
 pub fn recorded_node(raft: &Raft, node: NodeId) -> Option<Addresses> {
-    let metrics = raft.metrics();
+    // These metrics change seldom, so the core does not write them meanwhile.
+    let metrics = raft.server_metrics();
     // Cloned at once: a borrow that is held would stop the core.
     let membership = metrics.borrow_watched().membership_config.clone();
     membership.get_node(&node).cloned()
@@ -257,7 +289,7 @@ mod tests {
     fn opened_at(link: &Link) -> Option<String> {
         let used = link.used.lock();
         let line = &used.as_ref()?.line;
-        let is_open = line.open.lock().client.is_some();
+        let is_open = line.open.lock().channel.is_some();
         is_open.then(|| line.address.clone())
     }
 
@@ -322,6 +354,20 @@ mod tests {
         assert_eq!(opened_at(&link).as_deref(), Some("a:1"));
         links.to(2, &node("b:2"), Lane::Append).client().unwrap();
         assert_eq!(opened_at(&link).as_deref(), Some("b:2"));
+    }
+
+    /// A stream that stays open is told by them from one on an earlier channel.
+    #[tokio::test]
+    async fn each_channel_has_places_of_its_own() {
+        let links = links();
+        let link = links.to(2, &node("a:1"), Lane::Control);
+        let first = link.dialled().unwrap().streams;
+        assert!(Arc::ptr_eq(&first, &link.dialled().unwrap().streams), "the channel is the same");
+        link.close();
+        let second = link.dialled().unwrap().streams;
+        assert!(!Arc::ptr_eq(&first, &second), "the channel was given up");
+        links.to(2, &node("b:2"), Lane::Control);
+        assert!(!Arc::ptr_eq(&second, &link.dialled().unwrap().streams), "the peer has moved");
     }
 
     #[tokio::test]

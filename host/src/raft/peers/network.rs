@@ -2,6 +2,8 @@
 //! hand-overs, snapshots. Enforces every timeout itself (openraft leaves that to its network).
 //! Never retries: openraft does, with our backoff.
 
+mod beats;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +16,12 @@ use openraft::alias::SnapshotOf;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{
-    Backoff, NetAppend, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
-    RaftNetworkFactory, stream_append_sequential,
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption, RaftNetworkFactory,
+    stream_append_sequential,
 };
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -27,15 +29,17 @@ use tokio::time::timeout_at;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
+use super::acks::Acks;
 use super::dial::routed;
 use super::install;
 use super::install::{OtherEnd, STALLED_AFTER};
-use super::link::{Lane, Link, Links};
+use super::link::{Dialled, Lane, Link, Links};
 use super::stream::{Answers, Broken, Outstanding};
 use super::{bounds, wire};
 use crate::machine::{Sending, SnapshotData, Snapshots, Transfer};
 use crate::raft::{LogTime, Timeouts};
 use crate::types::{Addresses, NodeId, TypeConfig, Vote};
+use beats::Beats;
 
 type CallError = RPCError<TypeConfig>;
 
@@ -56,16 +60,23 @@ pub struct NetworkFactory {
     snapshots: Snapshots,
     timeouts: Timeouts,
     log_time: LogTime,
+    acks: Acks,
 }
 
 impl NetworkFactory {
     /// Creates a factory without dialling. `boot` is the number of this node's process.
     pub fn new(links: Links, boot: u64, snapshots: Snapshots, timeouts: Timeouts, log_time: LogTime) -> Self {
-        NetworkFactory { links, boot, snapshots, timeouts, log_time }
+        NetworkFactory { links, boot, snapshots, timeouts, log_time, acks: Acks::default() }
+    }
+
+    /// Returns what the peers of all its clients have acknowledged.
+    pub fn acks(&self) -> Acks {
+        self.acks.clone()
     }
 
     fn peer(&self, target: NodeId, node: &Addresses, appends: Appends) -> Peer {
-        Peer { factory: self.clone(), target, node: node.clone(), appends, failed_at: Mutex::default() }
+        let (failed_at, beats) = Default::default();
+        Peer { factory: self.clone(), target, node: node.clone(), appends, failed_at, beats }
     }
 }
 
@@ -90,7 +101,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 enum Appends {
     /// Log replication.
     Streamed,
-    /// Heartbeats, one call each on the control lane.
+    /// Heartbeats, on the control lane.
     OneByOne,
 }
 
@@ -102,6 +113,8 @@ pub struct Peer {
     appends: Appends,
     /// The last time at which the append stream broke or could not be opened.
     failed_at: Mutex<Option<tokio::time::Instant>>,
+    /// How the next heartbeat goes; `None` before the first one and after a failure.
+    beats: Mutex<Option<Beats>>,
 }
 
 impl Peer {
@@ -123,14 +136,14 @@ impl Peer {
         &self,
         action: RPCTypes,
         limit: Duration,
-        call: impl FnOnce(PeerClient<Channel>) -> F,
+        call: impl FnOnce(Dialled) -> F,
     ) -> Result<A, CallError>
     where
         F: Future<Output = Result<tonic::Response<A>, tonic::Status>>,
     {
         let link = self.link(Lane::Control);
-        let client = link.client().map_err(unreachable)?;
-        match tokio::time::timeout(limit, call(client)).await {
+        let channel = link.dialled().map_err(unreachable)?;
+        match tokio::time::timeout(limit, call(channel)).await {
             Ok(Ok(response)) => {
                 link.heard();
                 self.check_process(response.metadata()).map_err(|status| broken(&link, &status))?;
@@ -190,8 +203,10 @@ impl Peer {
             Ok(Err(status)) => return Err(self.append_broke(&link, Broken::Status(status))),
             Err(_) => return Err(self.append_broke(&link, Broken::Silent)),
         };
+        let (acks, target) = (self.factory.acks.clone(), self.target);
         let explain = move |cause| self.append_broke(&link, cause);
-        Ok(Box::pin(Answers { responses, outstanding, progress_timeout }.into_stream(explain)))
+        let answers = Answers { responses, outstanding, progress_timeout, acks, target };
+        Ok(Box::pin(answers.into_stream(explain)))
     }
 
     fn append_broke(&self, link: &Link, cause: Broken) -> CallError {
@@ -269,29 +284,6 @@ impl NetStreamAppend<TypeConfig> for Peer {
     }
 }
 
-impl NetAppend<TypeConfig> for Peer {
-    async fn append_entries(
-        &mut self,
-        request: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<AppendEntriesResponse<TypeConfig>, CallError> {
-        let log_time = &self.factory.log_time;
-        let message = wire::with_telling(wire::encode_append(self.route()?, &request), log_time.telling());
-        let call = |mut client: PeerClient<Channel>| async move { client.heartbeat(message).await };
-        let response = self.call(RPCTypes::AppendEntries, option.hard_ttl(), call).await?;
-        log_time.heard(self.target, response.clock_ms);
-        let response = wire::decode_heartbeat_response(response).map_err(unreachable)?;
-        match &response {
-            AppendEntriesResponse::HigherVote(vote) => self.check_vote(vote)?,
-            AppendEntriesResponse::PartialSuccess(flushed) => {
-                wire::check_flushed(*flushed, request.prev_log_id).map_err(unreachable)?;
-            }
-            AppendEntriesResponse::Success | AppendEntriesResponse::Conflict => {}
-        }
-        Ok(response)
-    }
-}
-
 impl NetVote<TypeConfig> for Peer {
     async fn vote(
         &mut self,
@@ -299,7 +291,7 @@ impl NetVote<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, CallError> {
         let message = wire::encode_vote_request(self.route()?, &request);
-        let call = |mut client: PeerClient<Channel>| async move { client.vote(message).await };
+        let call = |mut channel: Dialled| async move { channel.client.vote(message).await };
         let response = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
         let response = wire::decode_vote_response(response).map_err(unreachable)?;
         self.check_vote(&response.vote)?;
@@ -312,7 +304,7 @@ impl NetVote<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, CallError> {
         let message = wire::encode_vote_request(self.route()?, &request);
-        let call = |mut client: PeerClient<Channel>| async move { client.pre_vote(message).await };
+        let call = |mut channel: Dialled| async move { channel.client.pre_vote(message).await };
         let response = self.call(RPCTypes::Vote, option.hard_ttl(), call).await?;
         let response = wire::decode_vote_response(response).map_err(unreachable)?;
         self.check_vote(&response.vote)?;
@@ -327,7 +319,7 @@ impl NetTransferLeader<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, CallError> {
         let message = wire::encode_transfer(self.route()?, &request);
-        let call = |mut client: PeerClient<Channel>| async move { client.transfer_leader(message).await };
+        let call = |mut channel: Dialled| async move { channel.client.transfer_leader(message).await };
         let response = self.call(RPCTypes::TransferLeader, option.hard_ttl(), call).await?;
         wire::decode_transfer_response(response).map_err(unreachable)
     }
@@ -371,8 +363,10 @@ impl NetSnapshot<TypeConfig> for Peer {
                 link.close();
                 self.factory.links.cluster().note(&status);
                 tracing::warn!(peer = %self.node, error = status.message(), "a snapshot was not installed; it is tried again");
-                if status.code() == tonic::Code::DataLoss {
-                    self.factory.snapshots.distrust_guest(status.message());
+                match status.code() {
+                    tonic::Code::DataLoss => self.factory.snapshots.distrust_guest(status.message()),
+                    tonic::Code::NotFound => self.factory.snapshots.send_rows_next(self.target),
+                    _ => {}
                 }
                 Err(unreachable(describe(&status)).into())
             }

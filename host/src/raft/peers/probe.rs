@@ -102,7 +102,7 @@ async fn listeners(address: &str) -> Listeners {
 
 async fn identity(dialer: &Dialer, address: &str, copy: Option<Copy>) -> Option<IdentifyResponse> {
     let dialled = dialer.connect(address, Expect::AnyNode).await.ok()?;
-    let request = IdentifyRequest { copy };
+    let request = IdentifyRequest { copy, ..IdentifyRequest::default() };
     let answer = small_client(dialled.channel.clone()).identify(request).await.ok()?.into_inner();
     dialer.check_answer(&dialled, &answer).ok()?;
     Some(answer)

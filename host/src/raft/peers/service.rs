@@ -15,33 +15,43 @@ use futures::stream::BoxStream;
 use lockstep_proto::peer;
 use lockstep_proto::peer::peer_server::{Peer, PeerServer};
 use lockstep_proto::peer::snapshot_request::Part;
-use openraft::raft::AppendEntriesResponse;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::bounded::Intake;
 use super::dial::{
-    CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEER_ANSWER_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
+    STREAM_WINDOW_BYTES,
 };
 use super::groups::{Door, Groups};
-use super::incoming::{appended, forwarded, stopped};
+use super::handlers::PreparedChange;
+use super::incoming::{all_heard, appended, forwarded, heard, stopped};
+use super::link::HEARTBEAT_STREAMS_MAX;
 use super::only_grpc::OnlyGrpc;
 use super::wire;
 use crate::faults;
-use crate::net::{self, Http2Limits, Port, Remote};
+use crate::net::{self, Http2Limits, Port, Remote, WindowLimits, Windows};
 use crate::raft::membership::join::{Host, Joins};
 use crate::raft::membership::{removal, standing};
-use crate::raft::time::log_time::wall_ms;
 use crate::raft::{ClusterCell, Me, Process, Raft};
 use crate::types::{GROUP, NodeId};
 
-/// Limits of peer connections. A peer has a handful of calls under way.
+/// Limits of peer connections. A peer has a handful of calls under way, and a handful of
+/// connections. Who has shown no certificate may be anybody: the windows of one address hold 32
+/// MiB, beside 64 KiB for each of its other connections.
 const LIMITS: Http2Limits = Http2Limits {
     streams_max: 256,
-    stream_window_bytes: STREAM_WINDOW_BYTES,
-    connection_window_bytes: CONNECTION_WINDOW_BYTES,
+    windows: WindowLimits {
+        wide: Windows { stream_bytes: 1 << 20, connection_bytes: 2 << 20 },
+        wide_max: 32,
+        wide_per_address_max: 16,
+        proven: Some(Windows { stream_bytes: STREAM_WINDOW_BYTES, connection_bytes: CONNECTION_WINDOW_BYTES }),
+    },
     keepalive_interval: KEEPALIVE_INTERVAL,
     keepalive_timeout: KEEPALIVE_TIMEOUT,
 };
+
+// Heartbeat streams stay open, and leave half of a connection's calls to all others.
+const _: () = assert!(2 * HEARTBEAT_STREAMS_MAX <= LIMITS.streams_max as usize);
 
 /// What the service is built from.
 pub struct Parts {
@@ -101,7 +111,7 @@ impl PeerService {
     fn of_connection(&self, remote: Remote) -> OnlyGrpc<PeerServer<PeerService>> {
         let server = PeerServer::new(self.clone())
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
+            .max_encoding_message_size(PEER_ANSWER_BYTES_MAX);
         OnlyGrpc::new(server, self.door.clone(), self.intake.connection(), remote)
     }
 }
@@ -129,6 +139,7 @@ type Answers<T> = BoxStream<'static, Result<T, Status>>;
 #[tonic::async_trait]
 impl Peer for PeerService {
     type AppendStream = Answers<peer::AppendResponse>;
+    type HeartbeatsStream = Answers<peer::AppendResponse>;
 
     async fn append(
         &self,
@@ -143,25 +154,21 @@ impl Peer for PeerService {
         Ok(self.answer(Box::pin(answers)))
     }
 
+    async fn heartbeats(
+        &self,
+        request: Request<Streaming<peer::AppendRequest>>,
+    ) -> Result<Response<Self::HeartbeatsStream>, Status> {
+        // The stream opens before the first message, which names the group.
+        let by = sender(&request)?;
+        let answers = stream::once(all_heard(request.into_inner(), self.door.clone(), by)).flatten();
+        Ok(self.answer(Box::pin(answers)))
+    }
+
     async fn heartbeat(&self, request: Request<peer::AppendRequest>) -> Result<Response<peer::AppendResponse>, Status> {
         let by = sender(&request)?;
         let request = request.into_inner();
         let group = self.door.group(request.route.as_ref())?;
-        let (from, raft) = group.gate.raft(request.route.as_ref(), &by).await?;
-        if !request.entries.is_empty() {
-            return Err(Status::invalid_argument("a heartbeat carries no entries"));
-        }
-        let telling = wire::telling_of(&request);
-        let request = group.gate.read(wire::decode_append(request))?;
-        group.gate.read(wire::check_append(from, &request))?;
-        group.gate.check_vote(&raft, from, &request.vote)?;
-        let prev = request.prev_log_id;
-        let response = raft.append_entries(request).await.map_err(stopped)?;
-        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
-            group.log_time.told(telling);
-        }
-        let answer = wire::encode_heartbeat_response(response, prev);
-        Ok(self.answer(peer::AppendResponse { clock_ms: wall_ms(), ..answer }))
+        Ok(self.answer(heard(&group, request, &by).await?))
     }
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Result<Response<peer::VoteResponse>, Status> {
@@ -199,6 +206,9 @@ impl Peer for PeerService {
         faults::io("peer-transfer-refused")?;
         let request = group.gate.read(wire::decode_transfer(request))?;
         group.gate.check_vote(&raft, from, request.from_leader())?;
+        if group.gate.raft.stands_back() {
+            return Err(Status::failed_precondition("this node has not applied its log, so it takes no lead over"));
+        }
         let response = raft.handle_transfer_leader(request).await.map_err(stopped)?;
         Ok(self.answer(wire::encode_transfer_response(&response)))
     }
@@ -270,9 +280,19 @@ impl Peer for PeerService {
         if let Some(copy) = &request.get_ref().copy {
             self.door.cluster.processes().news(self.door.me, copy);
         }
-        let raft = self.door.groups.get(GROUP).and_then(|group| group.gate.raft.get());
+        let group = self.door.groups.get(GROUP);
+        let raft = group.as_ref().and_then(|group| group.gate.raft.get());
         let leads = raft.is_some_and(|raft| raft.is_leader());
-        Ok(self.answer(peer::IdentifyResponse { leads, ..self.joins.identify() }))
+        let operation = Some(&request.get_ref().operation).filter(|operation| !operation.is_empty());
+        let objection = match group.zip(operation) {
+            Some((group, operation)) => {
+                let operation = wire::decode_operation(operation);
+                let operation = operation.map_err(|error| Status::invalid_argument(error.to_string()))?;
+                group.changes.object(&operation).unwrap_or_default()
+            }
+            None => String::new(),
+        };
+        Ok(self.answer(peer::IdentifyResponse { leads, objection, ..self.joins.identify() }))
     }
 
     async fn join(&self, request: Request<peer::JoinRequest>) -> Result<Response<peer::JoinResponse>, Status> {
@@ -343,6 +363,53 @@ impl Peer for PeerService {
         let from = group.gate.check(request.get_ref().route.as_ref(), &by).await?;
         let frames = group.source.fetch_state(from).await?.take_until(group.ended());
         Ok(self.answer(frames.map(|frame| frame.map(|frame| peer::FetchStateResponse { frame })).boxed()))
+    }
+
+    async fn prepare_change(
+        &self,
+        request: Request<peer::PrepareChangeRequest>,
+    ) -> Result<Response<peer::PrepareChangeResponse>, Status> {
+        let by = sender(&request)?;
+        let request = request.into_inner();
+        let group = self.door.group(request.route.as_ref())?;
+        let from = group.gate.check(request.route.as_ref(), &by).await?;
+        let change = group.gate.read(wire::decode_change(&request.change))?;
+        let holder = request.holder.ok_or_else(|| Status::invalid_argument("the message has no holder"))?;
+        let prepared = group.changes.prepare(from, change, wire::decode_node(holder)).await;
+        let PreparedChange { build, log_first } = prepared.map_err(Status::failed_precondition)?;
+        Ok(self.answer(peer::PrepareChangeResponse { build, log_first }))
+    }
+
+    async fn rehearse_change(
+        &self,
+        request: Request<peer::RehearseChangeRequest>,
+    ) -> Result<Response<peer::RehearseChangeResponse>, Status> {
+        let by = sender(&request)?;
+        let request = request.into_inner();
+        let group = self.door.group(request.route.as_ref())?;
+        group.gate.check(request.route.as_ref(), &by).await?;
+        let trial = group.gate.read(wire::decode_trial(&request))?;
+        let report = tokio::select! {
+            report = group.changes.rehearse(trial) => report.map_err(Status::failed_precondition)?,
+            () = group.ended() => return Err(Status::unavailable("this node serves the group no more")),
+        };
+        Ok(self.answer(peer::RehearseChangeResponse { report_json: report }))
+    }
+
+    async fn prepare_rollback(
+        &self,
+        request: Request<peer::PrepareRollbackRequest>,
+    ) -> Result<Response<peer::PrepareRollbackResponse>, Status> {
+        let by = sender(&request)?;
+        let request = request.into_inner();
+        let group = self.door.group(request.route.as_ref())?;
+        group.gate.check(request.route.as_ref(), &by).await?;
+        let trial = group.gate.read(wire::decode_rollback(&request))?;
+        let report = tokio::select! {
+            report = group.changes.prepare_rollback(trial) => report.map_err(Status::failed_precondition)?,
+            () = group.ended() => return Err(Status::unavailable("this node serves the group no more")),
+        };
+        Ok(self.answer(peer::PrepareRollbackResponse { report_json: report }))
     }
 }
 

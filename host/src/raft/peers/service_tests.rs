@@ -2,7 +2,6 @@
 //! accepted, which are refused, and that a refusal changes nothing.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use parking_lot::Mutex;
 use tonic::Code;
 
 use super::*;
-use crate::codec::Genesis;
+use crate::codec::{Change, Genesis};
 use crate::net::Port;
 use crate::raft::membership::Members;
 use crate::raft::membership::join;
@@ -19,12 +18,15 @@ use crate::raft::membership::join::{ComponentId, JoinOffer};
 use crate::raft::peers::dial;
 use crate::raft::peers::dial::{Dialer, Expect};
 use crate::raft::peers::groups::{GroupParts, Groups};
-use crate::raft::peers::handlers::{ForwardHandler, Forwarder, LeaderHandler, StateFrames, StateHashes, StateSource};
-use crate::raft::peers::install::{Answers, Frames, SnapshotHandler};
 use crate::raft::peers::link::{Channels, Links};
 use crate::raft::{Canvass, GroupCell, LogTime, Presence, RaftCell, Timeouts};
 use crate::tls::Certificate;
 use crate::types::{Addresses, Cluster, hex};
+
+#[path = "fakes_tests.rs"]
+mod fakes;
+
+use fakes::{NoStates, Reached};
 
 const COMPONENT: &[u8] = b"pretend that this is wasm";
 
@@ -47,7 +49,7 @@ impl Host for Shared {
     fn component(&self) -> Option<ComponentId> {
         self.0.component
     }
-    fn genesis(&self) -> Option<Genesis> {
+    fn profile(&self) -> Option<(u64, Genesis)> {
         None
     }
     fn load_component(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, String> {
@@ -57,71 +59,9 @@ impl Host for Shared {
         self.0.adopted.lock().push(offer);
         Box::pin(async { Ok(()) })
     }
-}
-
-/// Counts the messages that pass the gate.
-#[derive(Clone, Default)]
-struct Reached(Arc<AtomicUsize>);
-
-impl Reached {
-    fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
+    fn prepare(&self, _: Change, _: Option<(Addresses, peer::Route)>) -> BoxFuture<'static, Result<String, String>> {
+        Box::pin(async { Err("not under test".into()) })
     }
-}
-
-impl SnapshotHandler for Reached {
-    fn install(&self, _raft: Arc<Raft>, _from: NodeId, _header: peer::SnapshotHeader, _frames: Frames) -> Answers {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        stream::empty().boxed()
-    }
-}
-
-impl ForwardHandler for Reached {
-    fn forward(
-        &self,
-        from: Forwarder,
-        requests: BoxStream<'static, Result<peer::ForwardRequest, Status>>,
-    ) -> BoxStream<'static, Result<peer::ForwardResponse, Status>> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        requests
-            .map(move |request| {
-                request.map(|request| peer::ForwardResponse {
-                    counter: u64::from(from.is_proven),
-                    leader_term: request.leader_term,
-                    result: None,
-                })
-            })
-            .boxed()
-    }
-}
-
-impl LeaderHandler for Reached {
-    fn read_index(&self, from: NodeId) -> BoxFuture<'static, Result<u64, Status>> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async move { Ok(from * 10) })
-    }
-    fn pass_time(&self, from: NodeId, until_ms: u64) -> BoxFuture<'static, Result<u64, Status>> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async move { Ok(from * 10 + until_ms) })
-    }
-}
-
-impl StateSource for Reached {
-    fn fetch_state(&self, from: NodeId) -> BoxFuture<'static, Result<StateFrames, Status>> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        let frame = Bytes::from(format!("state for {from}"));
-        Box::pin(async move { Ok(stream::iter([Ok(frame)]).boxed()) })
-    }
-}
-
-struct NoStates;
-
-impl StateHashes for NoStates {
-    fn hash_at(&self, _: u64) -> Option<u64> {
-        None
-    }
-
-    fn compare_hash(&self, _: u64, _: u64) {}
 }
 
 struct TestNode {
@@ -184,6 +124,7 @@ impl TestNode {
             forward: Arc::new(reached.clone()),
             leader: Arc::new(reached.clone()),
             source: Arc::new(reached.clone()),
+            changes: Arc::new(reached.clone()),
         });
         let rest = Arc::new(host.clone());
         let service =
@@ -251,8 +192,10 @@ async fn a_wrong_route_is_refused_everywhere_and_reaches_nobody() {
         let forward = peer::ForwardRequest { route: wrong.clone(), ..Default::default() };
         let mut forwarded = client.forward(stream::iter([forward])).await.unwrap().into_inner();
         let mut appended = client.append(stream::iter([append.clone()])).await.unwrap().into_inner();
+        let mut heard = client.heartbeats(stream::iter([append.clone()])).await.unwrap().into_inner();
         let statuses = [
             client.heartbeat(append).await.map(drop),
+            heard.message().await.map(drop),
             client.vote(vote.clone()).await.map(drop),
             client.pre_vote(vote).await.map(drop),
             client
@@ -482,9 +425,12 @@ async fn an_answer_says_which_process_gives_it_and_news_arrive() {
     assert_eq!(answer.get_ref().nonce, 40);
     member.answered(2, answer.metadata()).unwrap();
     let copy = peer::Copy { node: 2, boot: BOOT, nonce: 41, takes_part: true, raft_addr: "x:1".into() };
-    node.client().await.identify(peer::IdentifyRequest { copy: Some(copy) }).await.unwrap();
+    node.client().await.identify(peer::IdentifyRequest { copy: Some(copy), ..Default::default() }).await.unwrap();
     assert_eq!(*node.cluster.processes().doubts().borrow(), 1);
 }
+
+#[path = "change_tests.rs"]
+mod changes;
 
 #[path = "trust_tests.rs"]
 mod trust;

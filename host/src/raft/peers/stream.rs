@@ -17,9 +17,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::acks::Acks;
 use super::bounds::check_term;
 use super::wire;
-use crate::types::{LogId, TypeConfig};
+use crate::types::{LogId, NodeId, TypeConfig};
 
 /// Most requests on their way at once. A higher limit would only make them smaller: waiting entries
 /// go into the next request.
@@ -81,13 +82,13 @@ impl Outstanding {
         self.began.notify_one();
     }
 
-    /// Notes an answer and returns the end of the log in its request.
-    fn answered(&self) -> Option<LogId> {
+    /// Notes an answer and returns its request.
+    fn answered(&self) -> Option<Sent> {
         let sent = self.sent.lock().pop_front();
         if sent.is_some() {
             self.room.add_permits(1);
         }
-        sent?.last
+        sent
     }
 
     fn oldest(&self) -> Option<Instant> {
@@ -101,6 +102,10 @@ pub(in crate::raft) struct Answers<R> {
     pub(in crate::raft) outstanding: Arc<Outstanding>,
     /// Longest time for which the oldest request may be unanswered.
     pub(in crate::raft) progress_timeout: Duration,
+    /// Where it is noted that the peer accepts this leader.
+    pub(in crate::raft) acks: Acks,
+    /// The peer.
+    pub(in crate::raft) target: NodeId,
 }
 
 /// Why the reading half ended.
@@ -145,7 +150,7 @@ where
                 biased;
                 response = self.responses.next() => {
                     let sent = self.outstanding.answered();
-                    return Some(decode(self.outstanding.term.load(Ordering::Relaxed), sent, response?));
+                    return Some(self.accepted(sent, response?));
                 }
                 () = self.outstanding.began.notified(), if deadline.is_none() => {}
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
@@ -153,6 +158,20 @@ where
                 }
             }
         }
+    }
+
+    /// Decodes the answer to a request. Notes it before openraft hears of it.
+    fn accepted(
+        &self,
+        sent: Option<Sent>,
+        response: Result<peer::AppendResponse, tonic::Status>,
+    ) -> Result<StreamAppendResult<TypeConfig>, Broken> {
+        let term = self.outstanding.term.load(Ordering::Relaxed);
+        let answer = decode(term, sent.and_then(|sent| sent.last), response);
+        if let (Some(sent), Ok(Ok(_) | Err(StreamAppendError::Conflict(_)))) = (sent, &answer) {
+            self.acks.accepted(self.target, term, sent.at);
+        }
+        answer
     }
 }
 
@@ -179,6 +198,8 @@ fn decode(
 mod tests {
     use super::*;
     use crate::types::Vote;
+    use futures::FutureExt;
+    use std::collections::BTreeSet;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::ReceiverStream;
 
@@ -209,6 +230,8 @@ mod tests {
             responses: ReceiverStream::new(receiver),
             outstanding: outstanding.clone(),
             progress_timeout: PROGRESS,
+            acks: Acks::default(),
+            target: 2,
         };
         (sender, answers)
     }
@@ -239,6 +262,28 @@ mod tests {
         let error = answers.next().await.unwrap().unwrap_err();
         assert!(error.to_string().contains("Silent"), "{error}");
         assert!(answers.next().await.is_none(), "the stream ends");
+    }
+
+    /// An answer is that to the oldest request, whatever was sent since.
+    #[tokio::test]
+    async fn an_answer_counts_as_of_the_time_of_its_own_request() {
+        let outstanding = Outstanding::new();
+        let input = stream::iter([request(), request()]).chain(stream::pending());
+        let mut requests = Box::pin(outstanding.requests(input, peer::Route::default(), 1));
+        requests.next().await.unwrap();
+        let since = Instant::now() + Duration::from_nanos(1);
+        while Instant::now() <= since {
+            tokio::task::yield_now().await;
+        }
+        requests.next().await.unwrap();
+        let (sender, mut answers) = answers(&outstanding);
+        let (acks, voters) = (answers.acks.clone(), [BTreeSet::from([1, 2, 3])]);
+        let confirmed = || acks.quorum(1, 1, since, &voters).now_or_never().is_some();
+        for is_confirmed in [false, true] {
+            sender.send(Ok(success())).await.unwrap();
+            assert!(matches!(answers.next().await, Some(Ok(Ok(None)))));
+            assert_eq!(confirmed(), is_confirmed);
+        }
     }
 
     #[tokio::test]

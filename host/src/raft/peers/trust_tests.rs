@@ -41,10 +41,12 @@ async fn a_message_in_the_name_of_another_node_is_refused_everywhere_and_reaches
     let snapshot = peer::SnapshotRequest { part: Some(Part::Header(header)) };
     let forward = peer::ForwardRequest { route: route(), ..Default::default() };
     let mut forwarded = client.forward(stream::iter([forward])).await.unwrap().into_inner();
+    let mut heard = client.heartbeats(stream::iter([append.clone()])).await.unwrap().into_inner();
     let transfer = peer::TransferLeaderRequest { route: route(), ..Default::default() };
     let moved = peer::Node { name: "node1".into(), ..Default::default() };
     let statuses = [
         client.heartbeat(append).await.map(drop),
+        heard.message().await.map(drop),
         client.vote(vote.clone()).await.map(drop),
         client.pre_vote(vote).await.map(drop),
         client.transfer_leader(transfer).await.map(drop),
@@ -196,7 +198,7 @@ async fn other_calls_have_small_messages_whatever_their_route_is() {
     let server = member(None).await;
     let mut client = server.client().await;
     let copy = peer::Copy { raft_addr: "x".repeat(SMALL_MESSAGE_BYTES_MAX), ..Default::default() };
-    let large = routed(peer::IdentifyRequest { copy: Some(copy) }, &named(1, "node1").unwrap());
+    let large = routed(peer::IdentifyRequest { copy: Some(copy), ..Default::default() }, &named(1, "node1").unwrap());
     let status = client.identify(large).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(status.message().contains("its messages are small"), "{status}");

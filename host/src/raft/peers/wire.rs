@@ -14,13 +14,20 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use prost::Message;
 
 use super::bounds::{INDEX_END, TERM_END};
+use super::handlers::Trial;
 use super::wire_error::WireError;
+use crate::codec::{Change, entry};
+use crate::machine::RollbackTrial;
 use crate::raft::time::log_time::Telling;
 use crate::types::{
     Addresses, CommittedLeaderId, Entry, EntryData, LogId, Membership, NodeId, StoredMembership, TypeConfig, Vote,
 };
+
+/// Bytes of a component's BLAKE3.
+const COMPONENT_HASH_BYTES: usize = 32;
 
 /// Encodes a node, as membership and introductions carry it.
 pub fn encode_node(node: &Addresses) -> peer::Node {
@@ -365,6 +372,57 @@ pub fn check_snapshot(from: NodeId, vote: &Vote, meta: &SnapshotMetaOf<TypeConfi
     check_vote(from, vote)?;
     check_before("last", meta.last_log_id, vote)?;
     check_before("membership_log_id", *meta.last_membership.log_id(), vote)
+}
+
+/// Decodes a change of what the cluster runs.
+pub fn decode_change(bytes: &[u8]) -> Result<Change, WireError> {
+    let change = Change::decode(bytes).map_err(|_| WireError::Unreadable("change"))?;
+    match change.component_hash.len() {
+        COMPONENT_HASH_BYTES => Ok(change),
+        _ => Err(WireError::Unreadable("hash of a component")),
+    }
+}
+
+/// Decodes values of retention and quotas.
+pub fn decode_operation(bytes: &[u8]) -> Result<entry::Operation, WireError> {
+    entry::Operation::decode(bytes).map_err(|_| WireError::Unreadable("values"))
+}
+
+/// Encodes what a member is to try out.
+pub fn encode_trial(route: peer::Route, trial: &Trial) -> peer::RehearseChangeRequest {
+    peer::RehearseChangeRequest {
+        route: Some(route),
+        change: trial.change.encode_to_vec().into(),
+        mark: trial.mark.to_vec().into(),
+        index: trial.index,
+        first: trial.first,
+    }
+}
+
+/// Decodes what [`encode_trial`] encoded.
+pub fn decode_trial(request: &peer::RehearseChangeRequest) -> Result<Trial, WireError> {
+    let change = decode_change(&request.change)?;
+    let mark = request.mark.as_ref().try_into().map_err(|_| WireError::Unreadable("mark"))?;
+    let &peer::RehearseChangeRequest { index, first, .. } = request;
+    match first <= index && index < INDEX_END {
+        true => Ok(Trial { change, mark, index, first }),
+        false => Err(WireError::Unreadable("range of entries")),
+    }
+}
+
+/// Encodes what a member is to make ready for.
+pub fn encode_rollback(route: peer::Route, trial: RollbackTrial) -> peer::PrepareRollbackRequest {
+    let RollbackTrial { change_index, at } = trial;
+    peer::PrepareRollbackRequest { route: Some(route), change_index, at: at.unwrap_or(0) }
+}
+
+/// Decodes what [`encode_rollback`] encoded.
+pub fn decode_rollback(request: &peer::PrepareRollbackRequest) -> Result<RollbackTrial, WireError> {
+    let &peer::PrepareRollbackRequest { change_index, at, .. } = request;
+    match change_index.max(at) < INDEX_END {
+        true => Ok(RollbackTrial { change_index, at: Some(at).filter(|at| *at > 0) }),
+        false => Err(WireError::Unreadable("index of an entry")),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ pub enum WireError {
     /// A required field is missing.
     #[error("the message has no {0}")]
     Missing(&'static str),
+    /// A field does not hold what it must.
+    #[error("the message's {0} cannot be read")]
+    Unreadable(&'static str),
     /// Voter sets and nodes contradict each other.
     #[error("impossible membership: {0}")]
     Membership(String),

@@ -211,3 +211,28 @@ fn entries_that_no_leader_has_in_a_row_are_refused() {
     let error = append(2, None, &[]).unwrap_err().to_string();
     assert!(error.contains("from node 0000000000000002") && error.contains("0000000000000001"), "{error}");
 }
+
+fn trial() -> Trial {
+    let change = Change { expected_index: 3, component_hash: vec![5; 32].into(), ..Change::default() };
+    Trial { change, mark: [6; 16], index: 90, first: 40 }
+}
+
+#[test]
+fn what_a_member_tries_out_survives_the_wire() {
+    assert_eq!(decode_trial(&encode_trial(route(), &trial())), Ok(trial()));
+    assert!(encode_trial(route(), &trial()).encode_to_vec().len() < 1 << 10, "it is a small message");
+}
+
+#[test]
+fn what_no_member_can_try_out_is_refused() {
+    let good = || encode_trial(route(), &trial());
+    for (request, unreadable) in [
+        (peer::RehearseChangeRequest { mark: vec![6; 15].into(), ..good() }, "mark"),
+        (peer::RehearseChangeRequest { change: vec![0xff].into(), ..good() }, "change"),
+        (peer::RehearseChangeRequest { change: Bytes::new(), ..good() }, "hash of a component"),
+        (peer::RehearseChangeRequest { first: 91, ..good() }, "range of entries"),
+        (peer::RehearseChangeRequest { index: INDEX_END, ..good() }, "range of entries"),
+    ] {
+        assert_eq!(decode_trial(&request), Err(WireError::Unreadable(unreadable)));
+    }
+}

@@ -82,7 +82,9 @@ struct Told {
 /// Returns the voters of the configuration in force for `raft`. Returns none while it does not run.
 pub fn voters_of(raft: RaftCell) -> Box<dyn Fn() -> BTreeSet<NodeId> + Send + Sync> {
     Box::new(move || {
-        let metrics = raft.get().map(|raft| raft.metrics());
+        // Asked for each entry and heartbeat. These metrics change seldom, so the core does not
+        // write them meanwhile.
+        let metrics = raft.get().map(|raft| raft.server_metrics());
         metrics.map_or_else(BTreeSet::new, |metrics| metrics.borrow_watched().membership_config.voter_ids().collect())
     })
 }

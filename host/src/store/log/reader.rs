@@ -53,6 +53,26 @@ impl LogReader {
         self.follow(plan, bytes_max).await
     }
 
+    /// Reads the entries of `indexes` that the log has, on this thread, until they exceed
+    /// [`READ_BYTES_MAX`], but at least one. Blocks.
+    pub(super) fn read_here(&self, indexes: Range<u64>) -> Result<Vec<Entry>, StoreError> {
+        let plan = {
+            let view = self.0.view.read();
+            let there = present(&view, &indexes);
+            if there.start > indexes.start {
+                return Ok(Vec::new());
+            }
+            self.plan(&view, there, READ_BYTES_MAX)?
+        };
+        match plan {
+            Plan::Memory(entries) => Ok(entries),
+            Plan::Disk { pinned, indexes, .. } => {
+                patiently(|| read_disk(&pinned, self.0.group, indexes.clone(), READ_BYTES_MAX))
+                    .map_err(|error| error.of_group(self.0.group))
+            }
+        }
+    }
+
     /// Plans a read under the lock, so that all of it belongs to one moment. Does not read the disk
     /// under the lock.
     fn plan(&self, view: &View, indexes: Range<u64>, bytes_max: usize) -> Result<Plan, StoreError> {
@@ -119,7 +139,12 @@ fn present(view: &View, range: &impl RangeBounds<u64>) -> Range<u64> {
     start.max(view.first())..end.min(view.end())
 }
 
-fn read_disk(pinned: &Pinned, group: u32, indexes: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, StoreError> {
+pub(super) fn read_disk(
+    pinned: &Pinned,
+    group: u32,
+    indexes: Range<u64>,
+    bytes_max: usize,
+) -> Result<Vec<Entry>, StoreError> {
     let path = pinned.path();
     faults::io("log-read").map_err(StoreError::io("read the log in", path))?;
     let rows = pinned.snapshot().raw_iterator_cf_opt(pinned.family(LOG), range_options(group, indexes.clone()));

@@ -5,6 +5,8 @@
 //! - It is rewritten in place before each entry becomes visible, and never fsynced. It is exact
 //!   after a crash of the process, and as good as lost after a crash of the machine. So it holds
 //!   the machine's boot id, and only a record of this boot counts as exact.
+//! - It never goes back: an entry that is applied again after a crash changes nothing. Otherwise a
+//!   second crash, before all were applied again, would hide what the first run had served.
 //! - While a node does not know what an earlier run had served, it writes a boot id of zeros.
 //!   Otherwise a second crash could make a lower record look exact.
 //!
@@ -116,6 +118,9 @@ impl Served {
     /// Records that entry `log_id`, which is on disk, becomes visible next.
     pub(super) fn write(&self, log_id: LogId) -> Result<(), StoreError> {
         let mut state = self.state.lock();
+        if state.log_id >= Some(log_id) {
+            return Ok(());
+        }
         state.log_id = Some(log_id);
         self.put(&state)
     }
@@ -235,6 +240,21 @@ mod tests {
         assert_eq!(open(&root, 6, 8).before(), Seen::Perhaps(6), "5 is not all that the first run can have served");
         after.recovered().unwrap();
         assert_eq!(open(&root, 6, 8).before(), Seen::Through(5));
+    }
+
+    /// Regression test: each entry that was applied again lowered the record. A second kill then
+    /// let readers see an older state than before the first one.
+    #[test]
+    fn entries_that_are_applied_again_do_not_lower_it() {
+        let root = tempfile::tempdir().unwrap();
+        let new = Served::open_in_boot(file(&root), 0, None, BOOT).unwrap();
+        new.write(log_id(4)).unwrap();
+        let again = open(&root, 6, 7);
+        again.write(log_id(2)).unwrap();
+        assert_eq!(again.log_id(), Some(log_id(4)));
+        assert_eq!(open(&root, 6, 7).before(), Seen::Through(4));
+        again.write(log_id(5)).unwrap();
+        assert_eq!(open(&root, 6, 7).before(), Seen::Through(5));
     }
 
     #[test]

@@ -163,3 +163,25 @@ fn names_are_positions_and_nothing_else() {
         assert_eq!(decode_name(name), None, "{name}");
     }
 }
+
+#[test]
+fn an_abandoned_range_is_set_aside_now_and_later() {
+    let disk = disk();
+    let checkpoints = Checkpoints::open(&disk.directory, 0).unwrap();
+    for index in 1..=3 {
+        apply(&disk.state, index);
+        checkpoints.create(&disk.state.current(), &position).unwrap();
+    }
+    let read = checkpoints.list()[1].open().unwrap();
+    checkpoints.abandon(2..4);
+    assert_eq!(indexes(&checkpoints), [1]);
+    let root = disk.directory.group(0).snapshots();
+    assert_eq!(names(&root).unwrap(), ["1-2", "2-2.tmp"], "one is in use");
+    assert!(read.get(Column::Data, b"key2").unwrap().is_some(), "who reads one can finish");
+    assert!(checkpoints.create(&disk.state.current(), &position).is_err(), "it stands in that range, too");
+    apply(&disk.state, 4);
+    drop(read);
+    checkpoints.create(&disk.state.current(), &position).unwrap();
+    assert_eq!(names(&root).unwrap(), ["1-2", "4-2"]);
+    assert_eq!(indexes(&Checkpoints::open(&disk.directory, 0).unwrap()), [1, 4]);
+}

@@ -6,12 +6,13 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::limit::Limit;
 use crate::logs::Sparse;
 
 /// Most lines that wait for the thread. A line has up to some kilobytes.
@@ -22,6 +23,8 @@ const MODE: u32 = 0o600;
 #[derive(Debug)]
 pub(super) struct AuditFile {
     queue: SyncSender<Message>,
+    /// Lines in the queue.
+    queued: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -35,15 +38,25 @@ impl AuditFile {
     /// Opens the file, behind what is in it, and starts the thread.
     pub(super) fn open(path: &Path) -> io::Result<AuditFile> {
         let (queue, lines) = sync_channel(QUEUED_MAX);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let writer =
-            Writer { file: open(path)?, path: path.to_owned(), dropped: dropped.clone(), failing: Sparse::default() };
+        let (queued, dropped) = (Arc::<AtomicUsize>::default(), Arc::<AtomicU64>::default());
+        let writer = Writer {
+            file: open(path)?,
+            path: path.to_owned(),
+            queued: queued.clone(),
+            dropped: dropped.clone(),
+            failing: Sparse::default(),
+        };
         std::thread::Builder::new().name("audit".into()).spawn(move || writer.run(&lines))?;
-        Ok(AuditFile { queue, dropped })
+        Ok(AuditFile { queue, queued, dropped })
     }
 
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
+    }
+
+    /// Returns how near the limit of waiting lines is.
+    pub(super) fn limit(&self) -> Limit {
+        Limit::new("audit_lines_waiting", self.queued.load(Relaxed), QUEUED_MAX)
     }
 
     pub(super) fn write(&self, row: &impl Serialize) {
@@ -51,8 +64,11 @@ impl AuditFile {
             line.push(b'\n');
             line
         });
+        // Counted before the thread can have taken it.
+        self.queued.fetch_add(1, Relaxed);
         let sent = line.is_some_and(|line| self.queue.try_send(Message::Line(line)).is_ok());
         if !sent {
+            self.queued.fetch_sub(1, Relaxed);
             self.dropped.fetch_add(1, Relaxed);
         }
     }
@@ -69,6 +85,7 @@ impl AuditFile {
 struct Writer {
     path: PathBuf,
     file: File,
+    queued: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
     failing: Sparse,
 }
@@ -78,6 +95,7 @@ impl Writer {
         while let Ok(message) = lines.recv() {
             match message {
                 Message::Line(line) => {
+                    self.queued.fetch_sub(1, Relaxed);
                     if let Err(error) = self.write(&line) {
                         self.lost(&error);
                     }

@@ -9,8 +9,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::table::{ROWS, Read, Row, Scrape, Value};
+use super::row::{Read, Row, Scrape, Value};
+use super::table::ROWS;
 use crate::api::Shared;
+use crate::limit::Limit;
 
 /// Reads the rows at each scrape.
 pub(super) struct AtScrape(pub(super) Weak<Shared>);
@@ -29,10 +31,12 @@ impl Collector for AtScrape {
             watches: shared.parts.calls.watch_figures(),
             memory: shared.parts.calls.budget().figures(),
             replies_dropped: shared.bodies.ended(),
+            commands_offered_again: shared.parts.calls.offered_again(),
             copies_refused: shared.parts.members.copies_refused(),
             trust: shared.parts.trust.figures(),
             peer_certificates_refused: shared.parts.members.certificates_refused(),
             intake: shared.parts.intake.status(),
+            limits: limits(&shared),
         };
         for row in ROWS {
             if let Read::Now(read) = row.read {
@@ -41,6 +45,18 @@ impl Collector for AtScrape {
         }
         Ok(())
     }
+}
+
+/// Returns how near the limits are that have no metric of their own.
+fn limits(shared: &Shared) -> Vec<Limit> {
+    let parts = &shared.parts;
+    let mut limits = parts.calls.limits();
+    limits.extend(shared.operators.limits());
+    limits.push(shared.bodies.limit());
+    limits.extend(parts.intake.limits());
+    limits.push(parts.members.heartbeat_limit());
+    limits.extend(parts.trust.limits());
+    limits
 }
 
 fn encode(encoder: &mut DescriptorEncoder<'_>, row: &Row, value: Value) -> Result<(), std::fmt::Error> {

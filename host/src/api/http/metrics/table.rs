@@ -1,79 +1,17 @@
 //! The table of all metrics: name, kind, labels, help, and where the value comes from. `/metrics`
-//! and the page `docs/metrics.md` are both made of it. A number of [`NodeStatus`] becomes a metric
+//! and the page `docs/metrics.md` are both made of it. A number of the status becomes a metric
 //! by one row here. A number that calls count also needs a field in `metrics.rs`. This file counts
 //! nothing.
 
 use prometheus_client::metrics::MetricType;
 
-use crate::api::node_status::NodeStatus;
+use super::row::{Read, Row, Scrape, Value, by, counter, gauge, row};
 use crate::api::status;
-use crate::calls::budget::BudgetFigures;
-use crate::calls::{WATCHES_MAX, WatchFigures};
 use crate::logs::stderr;
 use crate::net::PortStatus;
-use crate::raft::IntakeStatus;
-use crate::trust::TrustFigures;
 use crate::types::NodeMode;
 
-/// One metric.
-pub(super) struct Row {
-    /// Its name, without the prefix `lockstep_` and without the `_total` that counters get.
-    pub(super) name: &'static str,
-    pub(super) kind: MetricType,
-    /// Its labels, for the page. Empty if it has none.
-    labels: &'static str,
-    pub(super) help: &'static str,
-    pub(super) read: Read,
-}
-
-/// Where the value of a metric comes from.
-pub(super) enum Read {
-    /// Calls count it as they end.
-    Counted,
-    /// It is read at each scrape.
-    Now(fn(&Scrape) -> Value),
-}
-
-/// The numbers of one scrape.
-pub(super) struct Scrape {
-    pub(super) status: NodeStatus,
-    pub(super) watches: WatchFigures,
-    pub(super) memory: BudgetFigures,
-    pub(super) replies_dropped: u64,
-    pub(super) copies_refused: u64,
-    pub(super) trust: TrustFigures,
-    pub(super) peer_certificates_refused: u64,
-    pub(super) intake: IntakeStatus,
-}
-
-/// The value of a metric at one scrape.
-pub(super) enum Value {
-    /// The node does not know it now.
-    Unknown,
-    One(u64),
-    Seconds(f64),
-    /// One value for each value of the label.
-    By(&'static str, Vec<(&'static str, u64)>),
-}
-
 use Value::One;
-
-const fn row(name: &'static str, kind: MetricType, labels: &'static str, help: &'static str, read: Read) -> Row {
-    Row { name, kind, labels, help, read }
-}
-
-const fn gauge(name: &'static str, help: &'static str, read: fn(&Scrape) -> Value) -> Row {
-    row(name, MetricType::Gauge, "", help, Read::Now(read))
-}
-
-const fn counter(name: &'static str, help: &'static str, read: fn(&Scrape) -> Value) -> Row {
-    row(name, MetricType::Counter, "", help, Read::Now(read))
-}
-
-const fn by(label: &'static str, mut row: Row) -> Row {
-    row.labels = label;
-    row
-}
 
 pub(super) const CALLS: Row = row(
     "calls",
@@ -93,7 +31,7 @@ pub(super) const WATCHES_REFUSED: Row = row(
     "watches_refused",
     MetricType::Counter,
     "limit",
-    "Watches refused because as many were open as the node, their client, or their connection may have",
+    "Watches refused because as many were open as the node, the cluster's quota, their client, or their connection allows",
     Read::Counted,
 );
 
@@ -102,7 +40,7 @@ pub(super) const ROWS: &[Row] = &[
     CALLS,
     CALL_SECONDS,
     gauge("watches_open", "Open watches", |now| One(now.watches.open)),
-    gauge("watches_max", "Watches that may be open at a time", |_| One(WATCHES_MAX as u64)),
+    gauge("watches_max", "Watches that may be open at a time", |now| One(now.watches.max)),
     gauge("watches_open_of_one", "Open watches of the client that has most (a quarter of all is its limit)", |now| {
         One(now.watches.open_of_one)
     }),
@@ -131,8 +69,25 @@ pub(super) const ROWS: &[Row] = &[
     ),
     counter(
         "replies_dropped",
-        "Calls and watches ended because nobody took their reply while memory was short",
+        "Calls and watches ended because nobody took their reply while memory was short, or, of reflection and health, for a minute",
         |now| One(now.replies_dropped),
+    ),
+    counter(
+        "commands_offered_again",
+        "Commands offered again because their log entry had no room for them, or too many large replies of their client were to come",
+        |now| One(now.commands_offered_again),
+    ),
+    by(
+        "limit",
+        gauge("limit_used", "How much of each of these limits is in use (docs/limits.md says what they are)", |now| {
+            Value::By("limit", now.limits.iter().map(|limit| (limit.name, limit.used)).collect())
+        }),
+    ),
+    by(
+        "limit",
+        gauge("limit_max", "How much there may be of it", |now| {
+            Value::By("limit", now.limits.iter().map(|limit| (limit.name, limit.max)).collect())
+        }),
     ),
     gauge("serving", "1 while this node serves reads", |now| {
         One(u64::from(now.status.machine.mode == NodeMode::Serving))
@@ -157,8 +112,22 @@ pub(super) const ROWS: &[Row] = &[
     gauge("raft_snapshot_index", "Last index of the newest snapshot", |now| One(now.status.raft.snapshot_index)),
     gauge("raft_purged_index", "Last index purged from the log", |now| One(now.status.raft.purged_index)),
     gauge("raft_log_bytes", "Approximate bytes of the entries in the log", |now| One(now.status.log.log_bytes)),
-    gauge("raft_log_over_quota", "1 while the log is larger than --log_quota", |now| {
-        One(u64::from(now.status.log.over_quota))
+    gauge(
+        "raft_log_over_quota",
+        "1 while the log is larger than --log_quota, or log_quota_bytes of the profile",
+        |now| One(u64::from(now.status.log.over_quota)),
+    ),
+    gauge("raft_archived_index", "Last index in the log archive; 0 without one", |now| {
+        One(now.status.log.archive.archived_index)
+    }),
+    gauge("raft_archive_failing", "1 while the log archive cannot be written, so that the log is not purged", |now| {
+        One(u64::from(now.status.log.archive.is_failing))
+    }),
+    counter("raft_archive_failures", "Attempts to write the log archive that failed", |now| {
+        One(now.status.log.archive.failures)
+    }),
+    counter("raft_archive_gaps", "Times that entries had left the log before they were archived", |now| {
+        One(now.status.log.archive.gaps)
     }),
     gauge("applied_index", "Last index applied to the state", |now| One(now.status.applied_index())),
     counter("entries_applied", "Entries applied by this process", |now| One(now.status.machine.entries_applied)),
@@ -182,6 +151,54 @@ pub(super) const ROWS: &[Row] = &[
     counter("queries_failed", "Queries and steps of watches that failed in the guest", |now| {
         One(now.status.machine.queries_failed)
     }),
+    gauge("read_only", "1 while the cluster refuses commands, of all methods or of some", |now| {
+        One(u64::from(now.status.machine.read_only.is_some()))
+    }),
+    by(
+        "quota",
+        gauge("quota", "The quotas of the machine that are set, by their keys", |now| {
+            Value::By("quota", now.status.machine.operation.quotas())
+        }),
+    ),
+    by(
+        "quota",
+        counter("quota_refused", "Commands that this node refused as the leader because of a quota", |now| {
+            Value::By("quota", now.status.machine.quota.refused.clone())
+        }),
+    ),
+    counter("commands_admitted", "Commands taken as the leader", |now| One(now.status.machine.quota.admitted)),
+    gauge("profile_index", "Index of the entry that put the component and the limits in force", |now| {
+        One(now.status.machine.profile_index)
+    }),
+    gauge("semantics", "The semantics of the cluster; 0 before it has any", |now| {
+        One(now.status.machine.semantics.unwrap_or(0).into())
+    }),
+    gauge("semantics_newest", "The newest semantics that this build runs", |now| {
+        One(now.status.machine.semantics_range.newest.into())
+    }),
+    by(
+        "verdict",
+        counter("changes", "Changes of the component or the limits, as this process applied them", |now| {
+            Value::By("verdict", now.status.machine.changes.clone())
+        }),
+    ),
+    gauge(
+        "change_held_seconds",
+        "How long the last change held apply on this node, if this process applied it",
+        |now| {
+            let change = now.status.machine.last_change.as_ref();
+            change.map_or(Value::Unknown, |change| Value::Seconds(change.held.as_secs_f64()))
+        },
+    ),
+    gauge(
+        "probation_seconds",
+        "How long, in log time, the last change may still be taken back; 0 when it may not",
+        |now| {
+            let machine = &now.status.machine;
+            let left = machine.probation.map_or(0, |probation| probation.until_ms.saturating_sub(machine.time_ms));
+            Value::Seconds(left as f64 / 1000.0)
+        },
+    ),
     counter("state_hash_mismatches", "Entries whose proposer had another state hash", |now| {
         One(now.status.machine.hash_mismatches)
     }),
@@ -197,7 +214,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
     gauge(
         "peer_half_received_bytes",
-        "Bytes of large peer messages of which a part is here (at most 256 MiB)",
+        "Bytes of large peer messages of which a part is here (at most 128 MiB)",
         |now| One(now.intake.half_received_bytes),
     ),
     counter(
@@ -274,6 +291,18 @@ pub(super) const ROWS: &[Row] = &[
     ),
     by(
         "port",
+        gauge("connections_wide", "Open connections that may send more than 64 KiB before it is read", |now| {
+            by_port(now, |port| port.wide as u64)
+        }),
+    ),
+    by(
+        "port",
+        gauge("connections_calls_of_one", "Open calls of the connection that has most", |now| {
+            by_port(now, |port| port.calls_of_one)
+        }),
+    ),
+    by(
+        "port",
         counter(
             "connections_refused_address",
             "Of those closed at once, the ones whose address had all that one may have",
@@ -337,6 +366,17 @@ pub(super) const ROWS: &[Row] = &[
         ),
     ),
     by(
+        "port",
+        gauge("tls_handshakes", "Handshakes that are under way", |now| by_port(now, |port| port.handshakes as u64)),
+    ),
+    by("port", counter("connections_plain", "Connections without TLS", |now| by_port(now, |port| port.plain))),
+    by(
+        "port",
+        counter("tls_handshakes_delayed", "Handshakes that had to wait for their turn", |now| {
+            by_port(now, |port| port.handshakes_delayed)
+        }),
+    ),
+    by(
         "use",
         gauge(
             "tls_certificate_expiry_timestamp_seconds",
@@ -362,6 +402,12 @@ pub(super) const ROWS: &[Row] = &[
             Value::By("reason", now.trust.refused.clone())
         }),
     ),
+    by(
+        "proof",
+        counter("calls_by_proof", "Calls and pages that were let in, by what proves who calls", |now| {
+            Value::By("proof", now.trust.admitted.clone())
+        }),
+    ),
     gauge("tokens_remembered", "Tokens that need not be checked again", |now| One(now.trust.tokens_remembered)),
     by(
         "file",
@@ -374,6 +420,14 @@ pub(super) const ROWS: &[Row] = &[
         counter("access_reloads_refused", "New policies and keys of tokens that could not be used", |now| {
             Value::By("file", now.trust.reloads_refused.clone())
         }),
+    ),
+    gauge("policy_refused", "1 while the file of --policy cannot be used, and an older one is in force", |now| {
+        One(u64::from(now.trust.policy_refused))
+    }),
+    gauge(
+        "token_keys_refused",
+        "1 while the file of --token_jwks cannot be used, and an older one is in force",
+        |now| One(u64::from(now.trust.keys_refused)),
     ),
     counter("audit_lines_dropped", "Lines that did not get into --audit_file", |now| One(now.trust.audit_dropped)),
     gauge("descriptors_max", "Files and sockets that this process may have open at a time", |now| {
@@ -403,54 +457,5 @@ fn by_use(now: &Scrape, value: fn(&PortStatus) -> Option<u64>) -> Value {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::fmt::Write;
-
-    use super::*;
-
-    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
-
-    fn page() -> String {
-        let mut text = String::from(
-            "# Metrics\n\n\
-             A node serves these at `/metrics` of its `--http_addr`, as OpenMetrics text for Prometheus. Every\n\
-             name begins with `lockstep_`, and the name of a counter ends with `_total`. A test compares this\n\
-             page with the table that serves them.\n\n\
-             | name | kind | labels | meaning |\n|---|---|---|---|\n",
-        );
-        for row in ROWS {
-            let (kind, ending) = match row.kind {
-                MetricType::Counter => ("counter", "_total"),
-                MetricType::Histogram => ("histogram", ""),
-                _ => ("gauge", ""),
-            };
-            writeln!(text, "| `lockstep_{}{ending}` | {kind} | {} | {} |", row.name, row.labels, row.help).unwrap();
-        }
-        text
-    }
-
-    /// With `LOCKSTEP_WRITE_PAGES=1` it writes the page instead of comparing it.
-    #[test]
-    fn the_page_is_the_table() {
-        if std::env::var_os("LOCKSTEP_WRITE_PAGES").is_some() {
-            std::fs::write(PAGE, page()).unwrap();
-        }
-        let found = std::fs::read_to_string(PAGE).unwrap_or_default();
-        assert_eq!(found, page(), "LOCKSTEP_WRITE_PAGES=1 cargo xtask test --lib the_page_is_the_table writes it anew");
-    }
-
-    #[test]
-    fn names_are_unique_and_help_is_one_line() {
-        let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
-        assert_eq!(names.len(), ROWS.len());
-        for row in ROWS {
-            assert!(row.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", row.name);
-            assert!(
-                !row.help.is_empty() && !row.help.contains(['\n', '|']) && !row.help.ends_with('.'),
-                "{}",
-                row.name
-            );
-        }
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

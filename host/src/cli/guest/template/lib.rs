@@ -4,6 +4,7 @@
 use lockstep_guest::{Command, Map, Query, Reply, Status};
 
 lockstep_guest::include_proto!();
+lockstep_guest::version!(env!("CARGO_PKG_VERSION"));
 
 lockstep_guest::state! {
     /// The state. Tags are like field numbers: never reused for something else.

@@ -12,13 +12,13 @@ const TABLE: &str = "(type $number (func (result i32))) (type $other (func (resu
     (elem (i32.const 0) $seven $eight $nine)
     (elem $passive func $eight $seven $eight)
     (data $bytes \"0123456789\")";
-const DEEP: &str = "(func $deep (param i32) (result i32)
+pub(super) const DEEP: &str = "(func $deep (param i32) (result i32)
     (if (result i32) (local.get 0)
       (then (i32.add (call $deep (i32.sub (local.get 0) (i32.const 1))) (local.get 0)))
       (else (i32.const 0))))";
 
 /// Makes a case whose reply is the value of the expression.
-fn number(name: &str, expression: &str) -> Case {
+pub(super) fn number(name: &str, expression: &str) -> Case {
     case(name, format!("(i32.const 512) {expression} i32.store (call $reply (i32.const 512) (i32.const 4))"))
 }
 
@@ -76,8 +76,8 @@ fn control() -> Vec<Case> {
     ]
 }
 
-/// The depth that `$deep` reaches: its frames fill the profile's stack, except for a few frames of
-/// the host.
+/// The depth that `$deep` reached before semantics 5: its native frames filled the profile's stack,
+/// except for a few frames of the host. The end of the metered stack is in `depth`.
 const STACK_LEVELS: u32 = 43_600;
 
 fn stack() -> Vec<Case> {

@@ -4,6 +4,7 @@
 
 mod calls;
 mod control;
+pub(super) mod depth;
 mod numbers;
 mod vectors;
 
@@ -12,15 +13,18 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::*;
-use crate::machine::SEMANTICS;
+use crate::guest::SEMANTICS;
 use crate::types::hex;
 
 /// Path from the crate's directory.
 const GOLDEN: &str = "src/guest/tests/corpus/golden.txt";
+/// The outcomes that this build must have. They are compiled in, because `corpus/` runs the test in
+/// another directory.
+const GOLDEN_TEXT: &str = include_str!("golden.txt");
 /// If this variable is set to any value, the test writes the file instead of comparing with it.
 const REWRITE: &str = "LOCKSTEP_REWRITE_GOLDEN";
-/// Replaces the fuel of a case whose recursion ends a few frames earlier or later, depending on the
-/// host's build. Everything else is exact.
+/// Replaces the fuel of a case whose recursion, before semantics 5, ended a few frames earlier or
+/// later, depending on the host's build. Everything else is exact.
 const INEXACT: &str = "-";
 
 /// A guest and its requests.
@@ -69,7 +73,7 @@ impl Case {
         Self { fuel, ..self }
     }
 
-    /// Excludes the used fuel from the comparison.
+    /// Excludes the used fuel from the comparison where the guest does not meter its depth.
     fn inexact(self) -> Self {
         Self { exact: false, ..self }
     }
@@ -84,7 +88,8 @@ impl Case {
         for request in &self.requests {
             let (verdict, returned) = instance.apply(Call { fuel: self.fuel, ..call(request) }, store);
             let state = map(returned);
-            let fuel = if self.exact { instance.fuel_used().to_string() } else { INEXACT.to_owned() };
+            let is_exact = self.exact || engine.limits().meters_depth();
+            let fuel = if is_exact { instance.fuel_used().to_string() } else { INEXACT.to_owned() };
             write!(line, "  {fuel} {} {}", short(&verdict.unwrap()), hash_of(&state)).unwrap();
             store = Box::new(state);
         }
@@ -132,8 +137,10 @@ fn lines() -> Vec<String> {
 
 /// Returns the lines of all cases under the limits of `engine`.
 fn results(engine: &Engine) -> Vec<String> {
-    let cases: Vec<Case> =
-        [numbers::cases(), vectors::cases(), control::cases(), calls::cases()].into_iter().flatten().collect();
+    let cases: Vec<Case> = [numbers::cases(), vectors::cases(), control::cases(), calls::cases(), depth::cases()]
+        .into_iter()
+        .flatten()
+        .collect();
     let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     assert_eq!(names.len(), cases.len(), "two cases have one name");
     cases.iter().map(|case| case.run(engine)).collect()
@@ -167,7 +174,7 @@ fn rewrite(lines: &[String]) {
 
 /// Runs `work` on a thread with the stack size of threads that call guests. A recursion may use all
 /// of it.
-fn on_a_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn on_a_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::Builder::new().stack_size(CALLER_STACK_BYTES).spawn(work).unwrap();
     thread.join().unwrap()
 }
@@ -175,8 +182,7 @@ fn on_a_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 #[test]
 fn nothing_has_changed_its_meaning() {
     let found = on_a_deep_stack(lines);
-    let text = std::fs::read_to_string(golden()).unwrap();
-    let mut golden: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut golden: Vec<String> = GOLDEN_TEXT.lines().map(str::to_owned).collect();
     let semantics = if golden.is_empty() { String::new() } else { golden.remove(0) };
     let same_semantics = semantics == format!("semantics {SEMANTICS}");
     let (changed, new) = differences(&golden, &found);
@@ -186,7 +192,7 @@ fn nothing_has_changed_its_meaning() {
         return;
     }
     let advice = format!(
-        "Replicas would disagree with those of the build before. If that is meant, raise SEMANTICS in host/src/machine/fitness.rs first; then \
+        "Replicas would disagree with those of the build before. If that is meant, raise SEMANTICS in host/src/guest/limits.rs first; then \
          `{REWRITE}=1 cargo test --release --workspace --lib nothing_has_changed_its_meaning` rewrites the file"
     );
     assert!(same_semantics, "golden.txt is of {semantics:?}, this build of {SEMANTICS}: rewrite it.\n{advice}");
@@ -194,21 +200,55 @@ fn nothing_has_changed_its_meaning() {
     assert!(new.is_empty(), "{} cases are not in golden.txt yet: {}\n{advice}", new.len(), new.join(", "));
 }
 
-/// The outcomes of semantics 3, as the build before 4 wrote them. A cluster keeps its semantics, so
-/// this file stays as it is.
+/// The outcomes of earlier semantics, as the last builds before the next one wrote them. A cluster
+/// keeps its semantics, so these files stay as they are.
 const GOLDEN_3: &str = include_str!("golden-3.txt");
+const GOLDEN_4: &str = include_str!("golden-4.txt");
+
+/// Compares the outcomes under these limits with those of a file. Cases that came later are not in
+/// it.
+fn means_what_it_meant(limits: Limits, golden: &str) {
+    let found = on_a_deep_stack(move || results(&Engine::new(&limits).unwrap()));
+    // The limits are those of today's default profile, and the test of profiles compares them.
+    let is_case = |line: &&str| !line.starts_with("semantics ") && !line.starts_with("table/");
+    let golden: Vec<String> = golden.lines().filter(is_case).map(str::to_owned).collect();
+    let (changed, _) = differences(&golden, &found);
+    assert!(changed.is_empty(), "{} cases changed:\n  {}", changed.len(), changed.join("\n  "));
+}
 
 #[test]
 fn a_profile_of_semantics_3_means_what_it_meant() {
-    let found = on_a_deep_stack(|| {
-        let limits = Limits { fuel_per_reply_byte: 0, reply_bytes_per_entry_max: u64::MAX, ..Limits::default() };
-        results(&Engine::new(&limits).unwrap())
+    let free = Limits { fuel_per_reply_byte: 0, reply_bytes_per_entry_max: u64::MAX, ..Limits::default() };
+    means_what_it_meant(Limits { semantics: 3, ..free }, GOLDEN_3);
+}
+
+#[test]
+fn a_profile_of_semantics_4_means_what_it_meant() {
+    means_what_it_meant(Limits { semantics: 4, ..Limits::default() }, GOLDEN_4);
+}
+
+/// A command that ends in the same way with and without the metering has the same reply and rows.
+/// Only its fuel differs, and where the stack ends.
+#[test]
+fn what_metering_adds_is_seen_in_fuel_and_depth_alone() {
+    let (plain, metered) = on_a_deep_stack(|| {
+        let plain = Engine::new(&Limits { semantics: 4, ..Limits::default() }).unwrap();
+        (results(&plain), results(&ENGINE))
     });
-    // The limits are those of today's default profile, and the test of profiles compares them.
-    let is_case = |line: &&str| !line.starts_with("semantics ") && !line.starts_with("table/");
-    let golden: Vec<String> = GOLDEN_3.lines().filter(is_case).map(str::to_owned).collect();
-    let (changed, _) = differences(&golden, &found);
-    assert!(changed.is_empty(), "{} cases changed:\n  {}", changed.len(), changed.join("\n  "));
+    let without_fuel = |line: &str| {
+        let columns = line.split("  ").map(|column| column.split_once(' ').map_or(column, |(_, rest)| rest));
+        columns.collect::<Vec<_>>().join("  ")
+    };
+    let may_differ = |line: &str| line.contains(" Fuel ") || line.contains(" Stack ");
+    let mut compared = 0;
+    for (plain, metered) in plain.iter().zip(&metered) {
+        if may_differ(plain) || may_differ(metered) {
+            continue;
+        }
+        assert_eq!(without_fuel(plain), without_fuel(metered));
+        compared += 1;
+    }
+    assert!(compared > 300, "only {compared} of {} cases", plain.len());
 }
 
 #[test]

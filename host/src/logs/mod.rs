@@ -1,6 +1,6 @@
 //! What a node logs on behalf of others. Anybody who can reach a port can cause such lines. They
 //! come at most once a second and say how many were left out. Text of others cannot look like a
-//! line of the node's own. `logs/stderr.rs` writes lines to stderr.
+//! line of the node's own. `stderr.rs` writes lines to stderr.
 
 pub mod stderr;
 

@@ -1,22 +1,34 @@
 //! Patterns of names: `*` stands for any run of characters, also for none. Everything else stands
-//! for itself.
+//! for itself. The policy and the read-only mode name methods by them. Knows no caller and no
+//! method.
 
 /// A pattern that subjects or methods match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern(String);
+pub struct Pattern(String);
 
 impl Pattern {
-    pub(super) fn new(text: impl Into<String>) -> Pattern {
+    /// Makes the pattern that is written so.
+    pub fn new(text: impl Into<String>) -> Pattern {
         Pattern(text.into())
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    /// Makes a pattern of methods. An error says how a method is written.
+    pub fn of_methods(text: &str) -> Result<Pattern, &'static str> {
+        match text {
+            "" => Err("a method has a name"),
+            slash if slash.starts_with('/') => Err("a method is written package.Service/Method, without a / before it"),
+            name => Ok(Pattern::new(name)),
+        }
+    }
+
+    /// Returns the pattern as it is written.
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether the whole of `name` matches. Its time grows with the product of both lengths, and no
-    /// faster.
-    pub(super) fn matches(&self, name: &str) -> bool {
+    /// Returns whether the whole of `name` matches. Its time grows with the product of both
+    /// lengths, and no faster.
+    pub fn matches(&self, name: &str) -> bool {
         let (pattern, name) = (self.0.as_bytes(), name.as_bytes());
         let (mut at, mut read) = (0, 0);
         // Where the last `*` stands, and how much of the name it has taken.
@@ -73,6 +85,12 @@ mod tests {
         for (pattern, name, expected) in rows {
             assert_eq!(Pattern::new(pattern).matches(name), expected, "{pattern} {name}");
         }
+    }
+
+    #[test]
+    fn a_method_is_named_as_it_is_called() {
+        assert_eq!(Pattern::of_methods("orders.*/Place"), Ok(Pattern::new("orders.*/Place")));
+        assert!(Pattern::of_methods("").is_err() && Pattern::of_methods("/a.B/C").is_err());
     }
 
     proptest! {
