@@ -1,12 +1,14 @@
 //! Generates the clients of the scenarios: for raft-example's service from its own proto, and for
 //! the test guests.
 
-const ROOMS: [&str; 6] = [
+const ROOMS: [&str; 8] = [
     "proto",
     "../proto",
     "guests/chain/proto",
+    "guests/locks-2/proto",
     "guests/medley/proto",
     "guests/misbehaving/proto",
+    "guests/orders-3/proto",
     "guests/statics/proto",
 ];
 
@@ -14,7 +16,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in ROOMS {
         println!("cargo::rerun-if-changed={path}");
     }
-    let protos = ["raft_example.proto", "chain.proto", "medley.proto", "misbehaving.proto", "statics.proto"];
+    let protos = [
+        "raft_example.proto",
+        "chain.proto",
+        "locks.proto",
+        "medley.proto",
+        "misbehaving.proto",
+        "orders.proto",
+        "statics.proto",
+    ];
     let set = protox::compile(protos, ROOMS)?;
     tonic_prost_build::configure().build_server(false).compile_fds(set)?;
     // The misbehaving guest, which is written as text, contains this descriptor. It is encoded

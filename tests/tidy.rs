@@ -22,7 +22,7 @@ fn checkout() -> PathBuf {
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> =
-        ["client", "contract", "fuzz", "host", "guest-sdk", "guests", "processes", "proto", "tests", "xtask"]
+        ["client", "contract", "corpus", "fuzz", "host", "guest-sdk", "guests", "processes", "proto", "tests", "xtask"]
             .iter()
             .map(|room| checkout().join(room))
             .collect();

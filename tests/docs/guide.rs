@@ -16,6 +16,8 @@ fn the_guide_makes_a_machine_and_deploys_it() -> Result<()> {
     let text = succeeded(&run(&format!("{clean}\nunset CARGO_TARGET_DIR CARGO_BUILD_TARGET_DIR\n{script}"))?)?;
     // Once natively, and once in the component.
     assert_eq!(text.matches("test a_lock_has_one_holder_until_its_lease_runs_out ... ok").count(), 2, "{text}");
+    let upgraded = text.matches("test locks_of_version_1_stay_held_and_are_found_by_owner ... ok").count();
+    assert_eq!(upgraded, 2, "{text}");
     for expected in [
         "test followers_see_the_lease_end ... ok",
         "is a guest that nodes take",
@@ -26,6 +28,9 @@ fn the_guide_makes_a_machine_and_deploys_it() -> Result<()> {
         "test pages_hold_every_book_once ... ok",
         "test a_book_that_is_there_comes_with_the_refusal ... ok",
         "library.Desk/Add",
+        "1 leases: Map<String, locks.Lease>",
+        "state.lock is written; the state differed",
+        "tag 3: is new, Set<(String, String)>",
         "The guest SDK",
     ] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");

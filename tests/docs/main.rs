@@ -1,9 +1,10 @@
 //! Executes every command of the README, of the client's README, of `docs/operations.md`, of
-//! `docs/lost-majority.md`, of `docs/security.md`, of `docs/access.md` and of `docs/limits.md` as
-//! it stands there. The `sh` blocks of a page are one script, which runs from the checkout. `guide`
-//! executes the guide for authors. Left out are the test command itself, which would run this test
-//! again, `faults`, which takes half an hour, and the demo and the torture, which have their own
-//! tests.
+//! `docs/lost-majority.md`, of `docs/security.md`, of `docs/access.md`, of `docs/upgrade.md`, of
+//! `docs/rows.md`, of `docs/archive.md`, of `docs/replay.md`, of `docs/bench.md`, of
+//! `docs/benchmarks/README.md`, of `docs/compatibility.md` and of `docs/limits.md` as it stands
+//! there. The `sh` blocks of a page are one script, which runs from the checkout. `guide` executes
+//! the guide for authors. Left out are the test command itself, which would run this test again,
+//! `faults`, which takes half an hour, and the demo and the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
 
 mod guide;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use lockstep_tests::changes::guest::Guest;
 use lockstep_tests::torture::plan::FaultKind;
 
 fn checkout() -> PathBuf {
@@ -118,8 +120,8 @@ fn the_page_on_operations_does_what_it_says() -> Result<()> {
     for expected in [r#""commitIndex""#, "lockstep 0.1.0", "--raft_data_dir"] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
-    // From a follower, and from the restored cluster.
-    assert_eq!(text.matches(r#""value":"world""#).count(), 2, "{text}");
+    // From a follower, twice while a mode and a limit are set, and from the restored cluster.
+    assert_eq!(text.matches(r#""value":"world""#).count(), 4, "{text}");
     Ok(())
 }
 
@@ -177,6 +179,8 @@ fn the_page_on_access_does_what_it_says() -> Result<()> {
         r#"lockstep_calls_refused_total{reason="denied"} 1"#,
         r#""code":"UNAUTHENTICATED""#,
         r#"reloads_total{file="policy"} 1"#,
+        "beside those that it had",
+        r#"reloads_total{file="keys"} 1"#,
     ] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
@@ -184,9 +188,147 @@ fn the_page_on_access_does_what_it_says() -> Result<()> {
 }
 
 #[test]
+fn the_page_on_rows_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/rows.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in [
+        "this was a dry run: nothing was restored",
+        "state     kept as it is",
+        r#"{"in":"values","key":"hello","value":"world"}"#,
+        "this was a dry run: nothing was written",
+        "imported 1 rows, in place of 2",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    // From the restored cluster, from the file, and behind the import.
+    assert_eq!(text.matches(r#""value":"world""#).count(), 3, "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_replay_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/replay.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in [
+        "hashes that are recorded are the same",
+        "command 0: Example/Add",
+        r#""call":"put""#,
+        r#""value":"again""#,
+        "2 commands, 0 answered differently",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_page_on_the_benchmark_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/bench.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in [
+        "put on lockstep",
+        "mixed on lockstep",
+        "open loop, 200 calls/s",
+        "8 in flight each",
+        "Example/Get on lockstep",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    // One object for each number of clients, and their count.
+    assert_eq!(text.matches(r#""client_cpu_us_per_call":"#).count(), 2, "{text}");
+    assert!(text.lines().any(|line| line == "2"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_upgrades_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/upgrade.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in [
+        "this was a dry run: nothing was changed",
+        "prepared: nodeA, nodeB, nodeC",
+        "changed at entry ",
+        "BREAKS     Example: the service is gone",
+        "BREAKS     state tag 1: was Map<String, String>, and is ",
+        "--allow_breaking",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    assert_eq!(text.matches(r#""value":"world""#).count(), 1, "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_compatibility_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/compatibility.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in ["already, since entry", "and semantics", "is never lowered, so not to 1"] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    assert_eq!(text.matches(r#""value":"world""#).count(), 1, "{text}");
+    Ok(())
+}
+
+#[test]
+fn the_page_on_the_archive_does_what_it_says() -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let script = blocks("docs/archive.md").concat();
+    let text = succeeded(&run(&format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}"))?)?;
+    for expected in ["backed up 2 log entries", "hashes in them are as here", "start it with: "] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    // From the restored cluster alone.
+    assert_eq!(text.matches(r#""value":"moon""#).count(), 1, "{text}");
+    Ok(())
+}
+
+#[test]
 fn the_page_on_limits_does_what_it_says() -> Result<()> {
     let text = succeeded(&run(&blocks("docs/limits.md").concat())?)?;
     assert!(text.contains("prices.Prices/Do") && text.contains("limits: 100000000 a command"), "{text}");
+    Ok(())
+}
+
+/// Runs a short comparison. Where there is no etcd, Lockstep is measured alone, and says so.
+#[test]
+fn the_page_on_benchmarks_does_what_it_says() -> Result<()> {
+    let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();
+    let out = checkout().join("build/bench");
+    if out.exists() {
+        std::fs::remove_dir_all(&out)?;
+    }
+    let text = succeeded(&run(&blocks("docs/benchmarks/README.md").concat())?)?;
+    let is_alone = text.contains("Nothing is compared");
+    let files: Vec<PathBuf> = std::fs::read_dir(&out)?.map(|file| Ok(file?.path())).collect::<Result<_>>()?;
+    let with = |extension: &str| {
+        let found = files.iter().filter(|path| path.extension().is_some_and(|found| found == extension));
+        found.cloned().collect::<Vec<_>>()
+    };
+    let (pages, raws) = (with("md"), with("json"));
+    let ([page], [raw]) = (&pages[..], &raws[..]) else { panic!("{files:?} of:\n{text}") };
+    let page = std::fs::read_to_string(page)?;
+    let title = if is_alone { "# Lockstep alone" } else { "# Lockstep beside etcd" };
+    for expected in [title, "| put, 4 clients | calls/s |", "| local_get, 4 clients | server CPU a call, us |"] {
+        assert!(page.contains(expected), "{expected} is not in:\n{page}");
+    }
+    assert!(!page.contains("| NO |"), "puts are answered before a majority has them on disk:\n{page}");
+    let raw: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(raw)?)?;
+    let blocks = raw["blocks"].as_array().context("the raw results have blocks")?;
+    assert_eq!(blocks.len(), if is_alone { 3 } else { 6 });
+    for block in blocks {
+        assert!(
+            block["report"]["calls"].as_u64() > Some(0) && block["report"]["errors"] == serde_json::json!({}),
+            "{block}"
+        );
+        assert!(block["servers"]["cpu_us_per_call"].as_f64() > Some(0.0), "{block}");
+    }
+    // Three latencies, throughputs and processor times, and apply.
+    assert_eq!(with("svg").len(), 10, "{files:?} of:\n{text}");
     Ok(())
 }
 
@@ -253,11 +395,15 @@ fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
     let text = succeeded(&xtask("torture --help")?)?;
     let faults = FaultKind::ALL.map(FaultKind::name).join(",");
     assert!(text.contains(&format!(": {faults}\n")) && !text.contains("code"), "{text}");
+    let text = succeeded(&xtask("changes --help")?)?;
+    let guests = Guest::ALL.map(Guest::name).join(",");
+    assert!(text.contains(&format!(": {guests}\n")) && !text.contains("code"), "{text}");
     for (words, expected) in [
         ("demo --help", "kills the leader"),
         ("test --help", "--test scenarios first_hour"),
         ("faults --help", "one-way"),
         ("bench --help", "1 to 600"),
+        ("bench 5", "error: there is no flag '5'"),
         ("alike --help", "Ten million commands"),
         ("costs --help", "native twin"),
         ("help", "cargo xtask <command> --help"),
@@ -317,7 +463,9 @@ fn every_path_that_the_pages_name_exists() {
             .map(|page| checkout().join(page))
             .into();
     let docs = std::fs::read_dir(checkout().join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    let benchmarks = std::fs::read_dir(checkout().join("docs/benchmarks")).unwrap().map(|entry| entry.unwrap().path());
+    let is_page = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "md");
+    pages.extend(docs.chain(benchmarks).filter(is_page));
     for page in pages {
         let text = std::fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -10,10 +10,14 @@ use lockstep_tests::statics_pb::statics_client::StaticsClient;
 use lockstep_tests::statics_pb::{Request, Signature};
 use lockstep_tests::{Cluster, NodeProcess, Options, PATIENCE, eventually, lockstep, statics_wasm};
 use serde_json::Value;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::codegen::tokio_stream;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use tonic_prost::ProstCodec;
 
 use crate::printed;
 
@@ -54,7 +58,7 @@ impl Interceptor for Shows {
     }
 }
 
-type Shown = tonic::service::interceptor::InterceptedService<Channel, Shows>;
+type Shown = InterceptedService<Channel, Shows>;
 
 impl Closed {
     async fn start(more: &[&str]) -> Result<Closed> {
@@ -138,6 +142,77 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 
 fn code_of<T>(result: &Result<T, Status>) -> Code {
     result.as_ref().err().map_or(Code::Ok, Status::code)
+}
+
+/// What each role may do, in a table that the host's own tests compare with its page for users.
+const RIGHTS: &str = include_str!("../../host/src/api/rights.txt");
+
+/// Makes one call of a method, with an empty message, and returns what it is told first.
+async fn told(closed: &Closed, method: &str, token: &str) -> Result<Status> {
+    if let Some(page) = method.strip_prefix("http") {
+        let (code, text) = closed.page(page, Some(token)).await?;
+        return Ok(match code {
+            200 => Status::ok(text),
+            403 => Status::permission_denied(text),
+            _ => Status::unknown(format!("{code} {text}")),
+        });
+    }
+    let channel = InterceptedService::new(closed.channel().await?, Shows(Some(token.into())));
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await?;
+    let request = tonic::Request::new(tokio_stream::iter([()]));
+    let path = PathAndQuery::try_from(format!("/{method}"))?;
+    // A reply is not read, so whatever message it is will do.
+    let answered = async {
+        let mut answers = client.streaming(request, path, ProstCodec::<(), ()>::default()).await?.into_inner();
+        answers.message().await
+    };
+    let first = tokio::time::timeout(PATIENCE, answered).await.with_context(|| format!("{method} is not answered"))?;
+    Ok(first.err().unwrap_or_else(|| Status::ok("")))
+}
+
+/// Each method with each role, on one node. An administrator comes last, and with `Shutdown` at the
+/// end, because its calls are carried out as far as an empty message asks for something.
+#[tokio::test]
+async fn every_method_is_for_the_roles_of_the_table() -> Result<()> {
+    const SHUTDOWN: [&str; 2] = ["RaftManager/Shutdown", "RaftAdmin/Shutdown"];
+    let closed = Closed::start(&[]).await?;
+    let mut lines = RIGHTS.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let head = lines.next().context("no table")?;
+    let mut rows: Vec<Vec<&str>> = lines.collect();
+    rows.sort_by_key(|row| SHUTDOWN.contains(&row[0]));
+    let mut found = vec![Vec::new(); rows.len()];
+    for (n, role) in head.iter().enumerate().skip(1) {
+        let token = match *role {
+            "admin" => closed.token("root", &["--role", "admin"])?,
+            role => closed.token(role, &[])?,
+        };
+        for (row, found) in rows.iter().zip(&mut found) {
+            // The first shutdown that is carried out leaves nobody who could judge the second.
+            if *role == "admin" && row[0] == SHUTDOWN[1] {
+                found.push("(yes)");
+                continue;
+            }
+            let method = match row[0] {
+                "guest/query" => "statics.Statics/Ask",
+                "guest/watch" => "statics.Statics/Look",
+                "guest/command" => "statics.Statics/Sign",
+                method => method,
+            };
+            let status = told(&closed, method, &token).await.with_context(|| format!("{role} calls {method}"))?;
+            let is_denied = status.code() == Code::PermissionDenied;
+            ensure!(status.code() != Code::Unauthenticated, "{role} is nobody to {method}: {status:?}");
+            ensure!(is_denied == (row[n] == "-"), "{role} calls {method}, and is told {status:?}");
+            let refusal = format!("{role} may not call {method}: that needs the role");
+            ensure!(!is_denied || status.message().starts_with(&refusal), "{status:?}");
+            found.push(if is_denied { "-" } else { "yes" });
+        }
+    }
+    println!("{:<62}{:>8}{:>8}{:>10}{:>7}", head[0], head[1], head[2], head[3], head[4]);
+    for (row, found) in rows.iter().zip(&found) {
+        println!("{:<62}{:>8}{:>8}{:>10}{:>7}", row[0], found[0], found[1], found[2], found[3]);
+    }
+    Ok(())
 }
 
 /// What each kind of call comes to for this token: query, command, operator's call, change.

@@ -32,7 +32,11 @@ async fn a_cluster_that_was_down_is_right_again_at_once() -> Result<()> {
         })
         .await?;
         let line = "log time moves ahead";
-        ensure!(cluster.nodes.iter().any(|node| node.log().contains(line)), "nobody says so");
+        eventually("somebody says so", || async {
+            ensure!(cluster.nodes.iter().any(|node| node.log().contains(line)), "nobody says so");
+            Ok(())
+        })
+        .await?;
         eventually("no clock is off", || async {
             for node in &cluster.nodes {
                 let clock = node.status().await?["clock"].take();

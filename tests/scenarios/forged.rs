@@ -105,7 +105,7 @@ async fn a_term_that_no_election_brings_is_refused_before_it_is_saved() -> Resul
                 );
             }
         }
-        ensure!(node.log().contains("refused a peer message"), "{}", node.last_words());
+        node.has_logged(&["refused a peer message"]).await?;
     }
     eventually("they agree on a leader that writes", || cluster.add(0, "key", "value")).await?;
     // Elections of their own may have come between, each of which takes one term.

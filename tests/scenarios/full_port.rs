@@ -1,13 +1,13 @@
 //! A client port that is full of connections in use: the node stays alive for its probes, its peers
-//! and the clients that it has, one address takes no more than its part, and there is room again
-//! when the others have gone.
+//! and the clients that it has, an operator on its machine gets in, one address takes no more than
+//! its part, and there is room again when the others have gone.
 
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::frames::{END_STREAM, Frames, GOAWAY, PING, SETTINGS, frame};
 use lockstep_tests::pb::{AddRequest, GetRequest};
-use lockstep_tests::{NodeProcess, Options, eventually, formed_of};
+use lockstep_tests::{NodeProcess, Options, eventually, formed_of, lockstep_beside};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
@@ -18,6 +18,9 @@ const DESCRIPTORS: u64 = 2_000;
 /// Addresses from which the port is filled. Each may have half of the places, and one
 /// connection more is a client's.
 const ADDRESSES: u8 = 3;
+/// Places that only programs on the node's machine get. They come from 127.0.0.1. Other addresses
+/// of loopback stand for other machines.
+const RESERVED: u64 = 16;
 
 /// Opens connections from one address that are in use, as many as it gets, and answers their PINGs.
 async fn occupy(held: &mut JoinSet<()>, from: u8, to: SocketAddr, count: u64) -> Result<()> {
@@ -46,9 +49,11 @@ async fn occupy(held: &mut JoinSet<()>, from: u8, to: SocketAddr, count: u64) ->
     Ok(())
 }
 
-/// Connects once more, and returns what the node says about it.
+/// Connects once more from another machine, and returns what the node says about it.
 async fn refusal(node: &NodeProcess) -> Result<String> {
-    let mut connection = Frames::connect(&node.grpc_addr()).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 2 + ADDRESSES], 0)))?;
+    let mut connection = Frames::over(socket.connect(node.grpc_addr().parse()?).await?).await?;
     loop {
         let heard = connection.next().await.context("it was closed without a word")?;
         if heard.kind == GOAWAY {
@@ -81,7 +86,7 @@ async fn a_full_client_port_costs_nobody_else_a_place() -> Result<()> {
     for address in 0..ADDRESSES {
         occupy(&mut held, 2 + address, port, of_one).await?;
         // One that is silent would make room for the next of its address.
-        let expected = (before_open + u64::from(address + 1) * of_one).min(places);
+        let expected = (before_open + u64::from(address + 1) * of_one).min(places - RESERVED);
         eventually("all have spoken", || async {
             let node = &cluster.nodes[leader];
             let (open, silent) = (of_clients(node, "open").await?, of_clients(node, "silent").await?);
@@ -94,7 +99,7 @@ async fn a_full_client_port_costs_nobody_else_a_place() -> Result<()> {
     eventually("the port is full", || async {
         let node = &cluster.nodes[leader];
         let (open, silent) = (of_clients(node, "open").await?, of_clients(node, "silent").await?);
-        ensure!((open, silent) == (places, 0), "{open} of {places}, {silent} of them silent");
+        ensure!(open >= places - RESERVED && silent == 0, "{open} of {places}, {silent} of them silent");
         ensure!(of_clients(node, "of_one_address").await? == of_one, "one has more than its part");
         let of_address = of_clients(node, "refused_address_total").await?;
         let refused = of_clients(node, "refused_total").await?;
@@ -108,7 +113,9 @@ async fn a_full_client_port_costs_nobody_else_a_place() -> Result<()> {
     let node = &cluster.nodes[leader];
     let told = eventually("one more is told why it is refused", || refusal(node)).await?;
     ensure!(told.contains("connections that this port may have are in use"), "{told}");
-    // Probes, a client that was there, and a peer that comes again.
+    // An operator on the machine, probes, a client that was there, and a peer that comes again.
+    let status = lockstep_beside(&["admin", &node.grpc_addr(), "status"]).await?;
+    ensure!(status.status.success(), "the operator does not get in: {status:?}");
     ensure!(node.http("/livez").await?.0 == 200 && node.http("/readyz").await?.0 == 200, "{}", node.last_words());
     before.add(AddRequest { key: "k".into(), val: "meanwhile".into() }).await?;
     let other = (0..3).find(|n| *n != leader).context("three nodes")?;
@@ -122,7 +129,8 @@ async fn a_full_client_port_costs_nobody_else_a_place() -> Result<()> {
     .await?;
     let read = before.get(GetRequest { key: "k".into(), ..GetRequest::default() }).await?.into_inner();
     ensure!(read.value == "meanwhile", "{read:?}");
-    ensure!(of_clients(&cluster.nodes[leader], "open").await? == places, "the port is not full any more");
+    let open = of_clients(&cluster.nodes[leader], "open").await?;
+    ensure!(open >= places - RESERVED, "the port is not full any more");
     held.shutdown().await;
     eventually("there is room again", || cluster.everyone_reads("k", "meanwhile")).await
 }

@@ -5,9 +5,12 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use lockstep_tests::pb::{AddRequest, GetRequest};
-use lockstep_tests::{NodeProcess, Options, eventually};
+use lockstep_tests::{NodeProcess, Options, eventually, lockstep};
 
-const ARCHIVE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/data-directory-0.1.0.tar.gz");
+use crate::printed;
+
+/// The directory `golden` in a compressed archive.
+pub const ARCHIVE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/data-directory-0.1.0.tar.gz");
 
 /// A node of 0.1.0 was killed after 50 commands, a snapshot, and 20 commands more. Its ballast and
 /// its compiled code are left out; a node makes them again.
@@ -37,6 +40,29 @@ async fn a_data_directory_of_an_earlier_build_opens_and_serves() -> Result<()> {
         })
         .await?;
         ensure!(node.stop().await?.success());
+    }
+    raised(&mut node).await
+}
+
+/// Raises the semantics of that old cluster to the newest, and starts the node once more.
+async fn raised(node: &mut NodeProcess) -> Result<()> {
+    node.start().await?;
+    let before = node.status().await?["fsm"].take();
+    ensure!(before["semantics"] == 3 && before["semantics_oldest"] == 3, "{before}");
+    eventually("it leads, and the semantics are raised", || async {
+        let output = lockstep(&["admin", &node.grpc_addr(), "raise"])?;
+        ensure!(output.status.success(), "{}", printed::all(&output));
+        Ok(())
+    })
+    .await?;
+    for _ in 0..2 {
+        let get = GetRequest { key: "k30".into(), linearizable: true };
+        let value = node.client().await?.get(get).await?.into_inner().value;
+        ensure!(value == "before 30", "k30 is {value:?}");
+        let fsm = node.status().await?["fsm"].take();
+        ensure!(fsm["semantics"] == fsm["semantics_newest"] && fsm["state_hash_mismatches"] == 0, "{fsm}");
+        ensure!(node.stop().await?.success());
+        node.start().await?;
     }
     Ok(())
 }

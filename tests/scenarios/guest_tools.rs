@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use lockstep_tests::{chain_wasm, kv_wasm, lockstep, lockstep_binary, misbehaving_wasm, statics_wasm, unfinished_wasm};
+use lockstep_tests::{
+    chain_wasm, kv_wasm, locks_wasm, lockstep, lockstep_binary, misbehaving_wasm, statics_wasm, unfinished_wasm,
+};
 use tempfile::tempdir;
 
 use crate::printed::all as text;
@@ -351,6 +353,35 @@ fn a_guest_of_another_language_is_packed_once() -> Result<()> {
         "syntax = \"proto3\"; service S { rpc A(Nothing) returns (Nothing); }",
     )?;
     assert_says(&refused(&["pack", &bare, "--proto", &broken, "-o", &again], 1)?, &["broken.proto", "Nothing"]);
+    Ok(())
+}
+
+#[test]
+fn the_version_of_a_guest_is_packed_and_shown() -> Result<()> {
+    let directory = tempdir()?;
+    let bare = written(directory.path(), "bare.wasm", without_descriptor(&std::fs::read(kv_wasm())?)?)?;
+    let proto = as_text(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/example.proto"))?;
+    let packed = as_text(&directory.path().join("packed.wasm"))?;
+    let pack = |version: &str| guest(&["pack", &bare, "--proto", &proto, "--version", version, "-o", &packed]);
+    let long = "1".repeat(65);
+    for (version, words) in [("zwölf", "no printable ASCII"), (long.as_str(), "has 65 bytes"), ("", "--version")] {
+        let output = pack(version)?;
+        ensure!(!output.status.success(), "{version:?} was packed");
+        assert_says(&text(&output), &[words]);
+    }
+    let output = pack("2.0")?;
+    ensure!(output.status.success(), "{}", text(&output));
+    assert_says(&text(&output), &["version    2.0"]);
+    for tool in ["check", "inspect"] {
+        assert_says(&done(&[tool, &packed])?, &["version    2.0", "migrates   no, it takes the state as it is"]);
+        let json: serde_json::Value = serde_json::from_str(&done(&[tool, &packed, "--json"])?)?;
+        assert_eq!((&json["version"], &json["migrates"]), (&"2.0".into(), &false.into()));
+    }
+    assert_says(&done(&["inspect", &as_text(&kv_wasm())?])?, &["version    none declared"]);
+    let second = as_text(&locks_wasm(2))?;
+    assert_says(&done(&["check", &second])?, &["version    2\n", "migrates   the state of an earlier version"]);
+    let told = done(&["check", &second, "--against", &as_text(&locks_wasm(1))?])?;
+    assert_says(&told, &["fine       locks.Locks/Count"]);
     Ok(())
 }
 

@@ -69,7 +69,7 @@ pub(crate) const COMMANDS: [(What, Expected); 36] = [
     (What::FloodPuts, FUEL),
     (What::FloodScans, FUEL),
     (What::FloodRemoves, FUEL),
-    (What::WriteTooMuch, (Code::ResourceExhausted, "bytes written by one command")),
+    (What::WriteTooMuch, (Code::ResourceExhausted, "bytes written by one call")),
     (What::Write, FINE),
     (What::Remember, FINE),
     (What::Compute, FINE),
@@ -230,6 +230,7 @@ async fn who_asked_is_told_what_and_where_and_the_log_says_it_once() -> Result<(
     ensure!(said.contains("misbehaving.Misbehaving/Do at index "), "method and place: {said}");
     ensure!(said.contains("position 0: wasm trap: wasm `unreachable` instruction executed"), "{said}");
     ensure!(said.contains("\n  trap_last\n"), "the function by name: {said}");
+    cluster.nodes[0].has_logged(&["  trap_last"]).await?;
     let log = cluster.nodes[0].log();
     ensure!(log.matches("  trap_last").count() == 1, "{log}");
 

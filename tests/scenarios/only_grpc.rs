@@ -78,6 +78,7 @@ async fn only_grpc_is_run() -> Result<()> {
     {
         let answer = post_http1(&address, content_type, &add("run")).await?;
         ensure!(answer.contains(code) && answer.contains("it was not run"), "{content_type}: {answer}");
+        ensure!(answer.to_lowercase().contains("content-length: "), "{content_type}: {answer}");
     }
     ensure!(cluster.get(0, "a", true).await? == served[3], "nothing of it was run");
     Ok(())

@@ -60,8 +60,7 @@ async fn bootstrap_of_an_existing_node_is_ignored_with_a_notice() -> Result<()> 
     assert!(cluster.nodes[0].options.bootstrap);
     cluster.nodes[0].start().await?;
     assert_eq!(cluster.get(0, "key", true).await?, "value");
-    assert!(cluster.nodes[0].log().contains("raft_bootstrap is ignored"), "{}", cluster.nodes[0].log());
-    Ok(())
+    cluster.nodes[0].has_logged(&["raft_bootstrap is ignored"]).await
 }
 
 #[tokio::test]

@@ -183,7 +183,7 @@ async fn a_guest_that_differs_on_one_node_is_found_when_the_cluster_falls_silent
     differs_by_one_entry(false).await
 }
 
-/// The depth at which a recursion ends may differ between builds.
+/// Builds of the engine are meant to have equal outcomes, and nobody can be sure.
 ///
 /// Upgrades go node by node, so this is only a warning: on the others about the node that differs,
 /// and on that node.
@@ -209,7 +209,7 @@ async fn nodes_that_run_guests_by_another_build_are_warned_of() -> Result<()> {
         for (n, node) in cluster.nodes.iter().enumerate() {
             let log = node.log();
             let wanted = if n == victim { 2 } else { 1 };
-            ensure!(log.matches(warned).count() == wanted && log.contains("calls deep, planted"), "not yet: {log}");
+            ensure!(log.matches(warned).count() == wanted && log.contains(", planted"), "not yet: {log}");
         }
         Ok(())
     })

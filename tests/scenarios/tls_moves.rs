@@ -1,6 +1,6 @@
-//! A running cluster moves from plain text to TLS, node by node, and then to another authority,
-//! without a restart. Writers go on all the time. What they were told stays, and a call fails only
-//! where the restart of its node may have ended it in the middle.
+//! A running cluster moves from plain text to TLS, node by node, then to another authority without
+//! a restart, and then all the way back to plain text. Writers go on all the time. What they were
+//! told stays, and a call fails only where the restart of its node may have ended it in the middle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -10,7 +10,9 @@ use anyhow::{Context, Result, ensure};
 use lockstep_client::{Outcome, Tls, outcome};
 use lockstep_tests::pb::example_client::ExampleClient;
 use lockstep_tests::pb::{AddRequest, GetRequest};
-use lockstep_tests::{Certificates, Cluster, Deployed, PATIENCE, eventually, formed, lockstep, one_node, openssl};
+use lockstep_tests::{
+    Certificates, Cluster, Deployed, PATIENCE, eventually, formed, is_served, lockstep, one_node, openssl,
+};
 use tokio::task::JoinHandle;
 
 /// Everybody may do everything. It lasts while clients get their certificates.
@@ -142,7 +144,7 @@ async fn eventually_called(cluster: &Cluster, n: usize, tls: &Tls, is_taken: boo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_moves_to_tls_and_to_another_authority_and_loses_nothing() -> Result<()> {
+async fn a_cluster_moves_to_tls_to_another_authority_and_back_and_loses_nothing() -> Result<()> {
     let mut cluster = formed(3, &[]).await?;
     let names: Vec<String> = cluster.nodes.iter().map(|node| node.name.clone()).collect();
     let certificates = Certificates::made(&names.iter().map(String::as_str).collect::<Vec<_>>(), &["alice:admin"])?;
@@ -157,11 +159,7 @@ async fn a_cluster_moves_to_tls_and_to_another_authority_and_loses_nothing() -> 
     let policy = certificates.path("policy.toml");
     let closed = std::fs::read_to_string(&policy)?;
     std::fs::write(&policy, closed.clone() + FOR_EVERYBODY)?;
-    let flags = |n: usize, mode: &str| {
-        let policy = vec![format!("--policy={}", certificates.word("policy.toml"))];
-        [deployed[n].peer_flags("require"), deployed[n].client_flags(mode), policy].concat()
-    };
-    restart_each(&mut cluster, &plain, |n| flags(n, "prefer")).await?;
+    restart_each(&mut cluster, &plain, |n| flags(&certificates, &deployed[n], "prefer")).await?;
     let of_client = certificates.deployed("alice")?;
     let alice = Tls::trusting_file(of_client.path("ca.pem"))
         .identity_files(of_client.path("node.pem"), of_client.path("node.key"));
@@ -173,14 +171,74 @@ async fn a_cluster_moves_to_tls_and_to_another_authority_and_loses_nothing() -> 
     for n in 0..3 {
         eventually_called(&cluster, n, &certificates.anonymous(), false).await?;
     }
-    restart_each(&mut cluster, &encrypted, |n| flags(n, "require")).await?;
+    restart_each(&mut cluster, &encrypted, |n| flags(&certificates, &deployed[n], "require")).await?;
     let error = lockstep(&["call", &cluster.nodes[0].grpc_addr()])?;
     ensure!(!error.status.success(), "a node still speaks plain text");
 
     change_the_authority(&cluster, &certificates, &deployed, &of_client, &encrypted).await?;
-    let told = encrypted.finish(&cluster).await?;
-    ensure!(told.acknowledged > 100, "{told:?}");
+    move_back(&mut cluster, &certificates, &deployed, encrypted, &closed).await?;
     cluster.everyone_has_one_hash().await
+}
+
+/// Returns the flags of a node that encrypts both ports, and clients' as `mode` says.
+fn flags(certificates: &Certificates, deployed: &Deployed, mode: &str) -> Vec<String> {
+    let policy = vec![format!("--policy={}", certificates.word("policy.toml"))];
+    [deployed.peer_flags("require"), deployed.client_flags(mode), policy].concat()
+}
+
+/// Moves a cluster that requires TLS back to plain text, in the steps of the page on security:
+/// clients first, then peers.
+async fn move_back(
+    cluster: &mut Cluster,
+    certificates: &Certificates,
+    deployed: &[Deployed],
+    encrypted: Writer,
+    closed: &str,
+) -> Result<()> {
+    replace(&certificates.path("policy.toml"), &(closed.to_owned() + FOR_EVERYBODY))?;
+    let anonymous = Tls::trusting_file(certificates.path("ca-2.pem"));
+    for n in 0..cluster.nodes.len() {
+        eventually_called(cluster, n, &anonymous, true).await?;
+    }
+    restart_each(cluster, &encrypted, |n| flags(certificates, &deployed[n], "prefer")).await?;
+
+    // Clients leave their certificates out.
+    let plain = Writer::start(cluster, "plain-again", None).await?;
+    plain.goes_on().await?;
+    cluster.nodes.iter_mut().for_each(|node| node.options.tls = None);
+    let told = encrypted.finish(cluster).await?;
+    ensure!(told.acknowledged > 100, "{told:?}");
+    eventually("no client shows a certificate any more", || async {
+        let before = shown_certificates(cluster).await?;
+        plain.goes_on().await?;
+        let after = shown_certificates(cluster).await?;
+        ensure!(before == after, "{before:?}, then {after:?}");
+        Ok(())
+    })
+    .await?;
+    restart_each(cluster, &plain, |n| deployed[n].peer_flags("require")).await?;
+    for n in 0..cluster.nodes.len() {
+        eventually_called(cluster, n, &anonymous, false).await.context("a node still speaks TLS")?;
+    }
+
+    restart_each(cluster, &plain, |n| deployed[n].peer_flags("prefer")).await?;
+    restart_each(cluster, &plain, |_| Vec::new()).await?;
+    let told = plain.finish(cluster).await?;
+    ensure!(told.acknowledged > 100, "{told:?}");
+    Ok(())
+}
+
+/// Returns how many calls each node has let in for a certificate or a token.
+async fn shown_certificates(cluster: &Cluster) -> Result<Vec<String>> {
+    let mut shown = Vec::new();
+    for node in &cluster.nodes {
+        let (_, metrics) = node.http("/metrics").await?;
+        let proofs = ["certificate", "token"].map(|proof| format!("calls_by_proof_total{{proof=\"{proof}\"}} "));
+        let is_one = |line: &&str| proofs.iter().any(|proof| line.contains(proof));
+        shown.extend(metrics.lines().filter(is_one).map(ToOwned::to_owned));
+    }
+    ensure!(!shown.is_empty(), "the metrics say nothing about proofs");
+    Ok(shown)
 }
 
 /// Puts other content in place of a file in one step.
@@ -188,6 +246,20 @@ fn replace(path: &std::path::Path, text: &str) -> Result<()> {
     let beside = path.with_extension("new");
     std::fs::write(&beside, text)?;
     Ok(std::fs::rename(beside, path)?)
+}
+
+/// How the client speaks that the first authority signed. It takes a node's certificate of either.
+fn of_first(certificates: &Certificates) -> Tls {
+    Tls::trusting_file(certificates.path("ca-bundle.pem"))
+        .identity_files(certificates.path("before.pem"), certificates.path("before.key"))
+}
+
+/// Shows a certificate at a port for peers. Returns whether it is served there.
+async fn dialled_as(certificates: &Certificates, name: &str, address: &str) -> Result<bool> {
+    let (cert, key) = (certificates.word(&format!("{name}.pem")), certificates.word(&format!("{name}.key")));
+    let (ca, address) = (certificates.word("ca-bundle.pem"), address.to_owned());
+    let words = move || openssl(&address, &["-CAfile", &ca, "-cert", &cert, "-key", &key, "-alpn", "h2"]);
+    Ok(is_served(tokio::task::spawn_blocking(words).await??.as_bytes()))
 }
 
 /// Both authorities are trusted, then all certificates are made anew, then the old one is
@@ -201,12 +273,16 @@ async fn change_the_authority(
 ) -> Result<()> {
     let processes: Vec<u32> = cluster.nodes.iter().map(|node| node.id()).collect::<Result<_>>()?;
     let unknown_before = writer.written.load(Relaxed);
-    // What the first authority signed, for the proof at the end.
-    certificates.sign("before", "alice", lockstep_tests::Expiry::Tomorrow)?;
-    let first = Tls::trusting_file(certificates.path("ca-2.pem"))
-        .identity_files(certificates.path("before.pem"), certificates.path("before.key"));
+    // What the first authority signed, for the proof at the end. Both are served before it.
+    certificates.keep("alice", "before")?;
+    certificates.keep("nodeB", "before-node")?;
 
     certificates.init(&["--new_ca"])?;
+    for (n, node) in cluster.nodes.iter().enumerate() {
+        let served_before = dialled_as(certificates, "before-node", &node.raft_addr()).await?;
+        ensure!(served_before, "{} refuses a node's certificate of its own authority", node.name);
+        eventually_called(cluster, n, &of_first(certificates), true).await?;
+    }
     for place in deployed.iter().chain([of_client]) {
         place.replace("ca.pem", &certificates.path("ca-bundle.pem"))?;
     }
@@ -238,20 +314,20 @@ async fn change_the_authority(
         place.replace("ca.pem", &certificates.path("ca-2.pem"))?;
     }
     for n in 0..cluster.nodes.len() {
-        eventually_called(cluster, n, &first, false).await.context("the first authority still counts")?;
+        eventually_called(cluster, n, &of_first(certificates), false)
+            .await
+            .context("the first authority still counts")?;
         eventually_called(cluster, n, &second, true).await?;
     }
-    // The port for peers has forgotten it, too.
+    // The port for peers has forgotten it, too, and takes the same node's new certificate.
     for node in &cluster.nodes {
-        let (address, cert, key) = (node.raft_addr(), certificates.word("before.pem"), certificates.word("before.key"));
+        let address = node.raft_addr();
         eventually("a peer of the first authority is refused", || async {
-            let (address, cert, key) = (address.clone(), cert.clone(), key.clone());
-            let words = move || openssl(&address, &["-cert", &cert, "-key", &key, "-alpn", "h2"]);
-            let said = tokio::task::spawn_blocking(words).await??;
-            ensure!(said.contains("alert"), "{said}");
+            ensure!(!dialled_as(certificates, "before-node", &address).await?, "it is served");
             Ok(())
         })
         .await?;
+        ensure!(dialled_as(certificates, "nodeB", &address).await?, "{} refuses the second authority", node.name);
     }
     writer.goes_on().await?;
     // A node that is cut off from the others by its certificates would fall behind.

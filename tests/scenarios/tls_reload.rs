@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use lockstep_tests::{NodeProcess, Options, PATIENCE, eventually};
@@ -41,12 +41,17 @@ impl Authority {
 
     /// Writes `<of>.pem` and `<of>.key`.
     fn issue(&self, of: &str) -> Result<()> {
+        self.issue_for(20, of)
+    }
+
+    /// Writes such files that hold for so many days.
+    fn issue_for(&self, days: u32, of: &str) -> Result<()> {
         let says = "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n";
         std::fs::write(self.path("says"), says)?;
         openssl(&self.directory, &format!("req -new {NEW_KEY} -keyout {of}.key -out {of}.csr -subj /CN={of}"))?;
         let ca = self.name;
         let signed =
-            format!("x509 -req -in {of}.csr -CA {ca}.pem -CAkey {ca}.key -days 20 -extfile says -out {of}.pem");
+            format!("x509 -req -in {of}.csr -CA {ca}.pem -CAkey {ca}.key -days {days} -extfile says -out {of}.pem");
         openssl(&self.directory, &signed).map(drop)
     }
 
@@ -145,19 +150,33 @@ async fn metric(node: &NodeProcess, line: &str) -> Result<bool> {
     Ok(node.http("/metrics").await?.1.lines().any(|found| found == line))
 }
 
+/// Compares the metric with what OpenSSL says about `node.pem`, within an hour.
+async fn expires_as_told(node: &NodeProcess, directory: &Path) -> Result<()> {
+    let (_, metrics) = node.http("/metrics").await?;
+    let name = "lockstep_tls_certificate_expiry_timestamp_seconds{use=\"client\"} ";
+    let expires = metrics.lines().find_map(|line| line.strip_prefix(name)).context("no such metric")?;
+    let left = expires.parse::<u64>()?.saturating_sub(UNIX_EPOCH.elapsed()?.as_secs());
+    let holds = |seconds: u64| openssl(directory, &format!("x509 -in node.pem -noout -checkend {seconds}")).is_ok();
+    ensure!(left > 3_600 && holds(left - 3_600) && !holds(left + 3_600), "{expires} is not its end");
+    Ok(())
+}
+
 #[tokio::test]
 async fn new_files_are_used_without_a_restart_and_bad_ones_are_refused() -> Result<()> {
     let place = tempfile::tempdir()?;
     let (ours, other) = (Authority::new(place.path(), "ours")?, Authority::new(place.path(), "other")?);
     let (our_ca, other_ca) = (ours.path("ours.pem"), ours.path("other.pem"));
     ours.issue("node")?;
-    other.issue("next")?;
+    other.issue_for(10, "next")?;
     let mut node = node(&ours, &[])?;
     node.start().await?;
     says(&node, "grpc (plain text as well), http (plain text as well)").await?;
     let mut open = Client::connect(&node, &our_ca, &[])?;
     open.livez().await?;
     ensure!(livez(&node, &other_ca, &[]).await.is_err(), "it has no certificate of the other CA");
+    expires_as_told(&node, &ours.directory).await?;
+    let soon = "the certificate expires soon";
+    ensure!(!node.log().contains(soon), "it holds for 20 days");
 
     // The key of another certificate: refused, and everything goes on.
     ours.replace("node.key", "next.key")?;
@@ -170,6 +189,8 @@ async fn new_files_are_used_without_a_restart_and_bad_ones_are_refused() -> Resu
     beside(&mut open, eventually("the new certificate", || livez(&node, &other_ca, &[]))).await?;
     ensure!(metric(&node, "lockstep_tls_files_refused{use=\"client\"} 0").await?, "the metric says so");
     ensure!(livez(&node, &our_ca, &[]).await.is_err(), "the old certificate is gone");
+    expires_as_told(&node, &ours.directory).await?;
+    says(&node, soon).await?;
     open.livez().await.context("the connection from before")?;
     node.stop().await?;
     Ok(())

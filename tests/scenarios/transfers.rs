@@ -103,8 +103,7 @@ async fn a_receiver_that_dies_in_the_middle_leaves_nothing_and_begins_anew() -> 
         ensure!(generations(&cluster.nodes[joiner])? <= 2, "leftovers");
     }
     caught_up(&cluster, joiner).await?;
-    ensure!(cluster.nodes[joiner].log().contains("a snapshot is received"), "{}", cluster.nodes[joiner].log());
-    Ok(())
+    cluster.nodes[joiner].has_logged(&["a snapshot is received"]).await
 }
 
 #[tokio::test]
@@ -194,8 +193,7 @@ async fn a_terminal_shows_how_far_a_transfer_is_while_admin_waits() -> Result<()
     };
     let text = String::from_utf8(shown.stdout)?;
     ensure!(shown.status.success() && text.contains(&format!("sending a snapshot to {name}: ")), "{text}");
-    ensure!(cluster.nodes[0].log().contains("a snapshot is on its way"), "the log says it, too");
-    Ok(())
+    cluster.nodes[0].has_logged(&["a snapshot is on its way"]).await.context("the log says it, too")
 }
 
 /// openraft issue 2116: fast writes, a small threshold, a slow install, and a second snapshot soon
@@ -290,7 +288,7 @@ async fn a_log_past_its_quota_is_an_alarm_and_is_shortened() -> Result<()> {
         Ok(())
     })
     .await?;
-    ensure!(cluster.nodes[0].log().contains("larger than its quota"), "{}", cluster.nodes[0].log());
+    cluster.nodes[0].has_logged(&["larger than its quota"]).await?;
     cluster.everyone_reads("large99", &noise(99, 16 << 10)).await
 }
 

@@ -1,12 +1,16 @@
 //! Certificates of a test: a directory that `lockstep tls init` made, copies of its files for each
-//! node, and certificates that it never makes, such as one that has expired. Starts no node.
+//! node, and certificates and tokens that it never makes, such as expired ones. Starts no node.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use lockstep_client::Tls;
-use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType, SigningKey,
+};
 use tempfile::TempDir;
 
 use crate::lockstep;
@@ -82,13 +86,31 @@ impl Certificates {
 
     /// Makes a certificate of a client by the authority of the directory, as files of this name.
     pub fn sign(&self, file: &str, client: &str, expiry: Expiry) -> Result<()> {
+        self.sign_as(file, "client", client, expiry)
+    }
+
+    /// Makes a certificate of a node by the authority of the directory, as files of this name. It
+    /// names no host, so peers take it of one that dials.
+    pub fn sign_node(&self, file: &str, node: &str, expiry: Expiry) -> Result<()> {
+        self.sign_as(file, "node", node, expiry)
+    }
+
+    /// Copies a certificate and its key, so that they outlast their renewal.
+    pub fn keep(&self, name: &str, copy: &str) -> Result<()> {
+        for kind in ["pem", "key"] {
+            std::fs::copy(self.path(&format!("{name}.{kind}")), self.path(&format!("{copy}.{kind}")))?;
+        }
+        Ok(())
+    }
+
+    fn sign_as(&self, file: &str, kind: &str, name: &str, expiry: Expiry) -> Result<()> {
         let authority = std::fs::read_to_string(self.path("ca.pem"))?;
         let key = KeyPair::from_pem(&std::fs::read_to_string(self.path("ca.key"))?)?;
         let issuer = Issuer::from_ca_cert_pem(&authority, key)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, client);
-        params.subject_alt_names = vec![SanType::URI(format!("lockstep://lockstep/client/{client}").try_into()?)];
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.subject_alt_names = vec![SanType::URI(format!("lockstep://lockstep/{kind}/{name}").try_into()?)];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let end = if expiry == Expiry::Tomorrow { today + DAY } else { today - DAY };
@@ -98,6 +120,19 @@ impl Certificates {
         std::fs::write(self.path(&format!("{file}.pem")), params.signed_by(&key, &issuer)?.pem())?;
         Ok(std::fs::write(self.path(&format!("{file}.key")), key.serialize_pem())?)
     }
+}
+
+/// Makes a token of these claims with the header of another, signed by the same key.
+pub fn token_of(claims: &str, like: &str, key: &Path) -> Result<String> {
+    let (header, _) = like.split_once('.').context("a token has dots")?;
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+    let key = KeyPair::from_pem(&std::fs::read_to_string(key)?)?;
+    Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes())?)))
+}
+
+/// Makes a token of these claims that nobody has signed.
+pub fn unsigned_token(claims: &str) -> String {
+    format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#), URL_SAFE_NO_PAD.encode(claims))
 }
 
 /// The files of one node.

@@ -160,7 +160,7 @@ impl Cluster {
     }
 
     /// Waits until every node has applied the configuration with all of them as voters.
-    async fn everyone_knows_everyone(&self) -> Result<()> {
+    pub async fn everyone_knows_everyone(&self) -> Result<()> {
         eventually("every node knows every voter", || async {
             for node in &self.nodes {
                 let stat = node.status().await?;

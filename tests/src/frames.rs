@@ -72,7 +72,11 @@ pub struct Frames {
 impl Frames {
     /// Connects, and sends the preface and SETTINGS.
     pub async fn connect(address: &str) -> Result<Frames> {
-        let mut io = TcpStream::connect(address).await?;
+        Frames::over(TcpStream::connect(address).await?).await
+    }
+
+    /// Sends the preface and SETTINGS over a connection.
+    pub async fn over(mut io: TcpStream) -> Result<Frames> {
         io.set_nodelay(true)?;
         io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
         io.write_all(&frame(SETTINGS, 0, 0, &[])).await?;

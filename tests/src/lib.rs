@@ -5,19 +5,22 @@
 pub mod abuse;
 pub mod alike;
 mod certificates;
+pub mod changes;
 mod cluster;
 mod descriptors;
 pub mod frames;
 mod load;
+mod logged;
 mod misbehaving;
 mod network;
+pub mod operator;
 mod place;
 mod process;
 mod raw_http2;
 mod stock;
 pub mod torture;
 
-pub use certificates::{Certificates, Deployed, Expiry};
+pub use certificates::{Certificates, Deployed, Expiry, token_of, unsigned_token};
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
 pub use lockstep_processes::Signal;
@@ -25,12 +28,12 @@ pub use misbehaving::{misbehaving_wasm, unfinished_wasm};
 pub use network::{Cut, Network, in_network};
 pub use place::nobody;
 pub use process::{
-    NodeProcess, Options, chain_wasm, failpoints_binary, kv_client_binary, kv_wasm, lockstep, lockstep_binary,
-    medley_wasm, names_wasm, prices_wasm, statics_wasm,
+    NodeProcess, Options, chain_wasm, failpoints_binary, kv_client_binary, kv_planted_wasm, kv_wasm, locks_wasm,
+    lockstep, lockstep_binary, medley_wasm, names_wasm, prices_wasm, statics_wasm, version_wasm,
 };
 
 pub use raw_http2::{RawHttp2, literal};
-pub use stock::{Shown, Stock, openssl};
+pub use stock::{LEFT_OUT, Shown, Stock, in_plain_text, is_served, openssl, reply};
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -56,6 +59,18 @@ pub mod misbehaving_pb {
 #[allow(missing_docs, clippy::all)]
 pub mod medley_pb {
     tonic::include_proto!("medley");
+}
+
+/// The client of the lock service, in its second version, which has all that the first one has.
+#[allow(missing_docs, clippy::all)]
+pub mod locks_pb {
+    tonic::include_proto!("locks");
+}
+
+/// The client of the order book, in its third version, which has all that the others have.
+#[allow(missing_docs, clippy::all)]
+pub mod orders_pb {
+    tonic::include_proto!("orders");
 }
 
 /// The client of the guest that keeps state in a static.
@@ -102,6 +117,13 @@ where
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
+}
+
+/// Runs a `lockstep` command to its end on a thread of its own, so that the test goes on beside it.
+pub async fn lockstep_beside(arguments: &[&str]) -> Result<std::process::Output> {
+    let arguments: Vec<String> = arguments.iter().map(|argument| argument.to_string()).collect();
+    let run = move || lockstep(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(run).await?
 }
 
 /// Returns text that hardly compresses.

@@ -15,9 +15,6 @@ use crate::pb::raft_manager_client::RaftManagerClient;
 use crate::place::Place;
 use crate::{PATIENCE, descriptors, eventually, one_node};
 
-/// Lines of a node's log that a message quotes.
-const LAST_LINES: usize = 60;
-
 /// Options of a node in addition to its id and addresses.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -67,8 +64,9 @@ impl Options {
         Options { bootstrap: true, ..Options::member() }
     }
 
-    /// Uses the program with failpoints.
+    /// Uses the program with failpoints. Comes before [`Options::through`].
     pub fn with_failpoints(mut self) -> Options {
+        assert!(!self.env.iter().any(|(name, _)| name == "THROUGH"), "the shell would never run");
         self.program = failpoints_binary();
         self
     }
@@ -263,13 +261,6 @@ impl NodeProcess {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// Returns the end of the log, for messages.
-    pub fn last_words(&self) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
-    }
-
     /// Sends SIGKILL and reaps the process.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().context("not running")?.kill()?;
@@ -282,9 +273,18 @@ impl NodeProcess {
         self.wait_exit().await
     }
 
-    /// Sends a signal.
+    /// Sends a signal. After SIGSTOP no thread of the process runs.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(self.process.as_ref().context("not running")?.signal(signal)?)
+        self.process.as_ref().context("not running")?.signal(signal)?;
+        if signal == Signal::SIGSTOP {
+            // The system stops threads one after the other, and a busy machine takes its time.
+            let deadline = Instant::now() + PATIENCE;
+            while !is_stopped(self.id()?)? {
+                ensure!(Instant::now() < deadline, "the process was told to stop, and runs on");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the process id.
@@ -422,6 +422,23 @@ pub fn chain_wasm() -> PathBuf {
     built("chain.wasm")
 }
 
+/// Returns a version of the lock service, from 1 to 3.
+pub fn locks_wasm(version: u32) -> PathBuf {
+    version_wasm("locks", version)
+}
+
+/// Returns a version, from 1 to 3, of the guest `kv`, `locks` or `orders` of the tests, such as
+/// `build/kv-1.wasm`. `cargo xtask test` makes them.
+pub fn version_wasm(guest: &str, version: u32) -> PathBuf {
+    built(&format!("{guest}-{version}.wasm"))
+}
+
+/// Returns `kv-1` with planted differences, `build/kv-planted.wasm`.
+/// `cargo xtask test` makes it.
+pub fn kv_planted_wasm() -> PathBuf {
+    built("kv-planted.wasm")
+}
+
 /// Returns the guest whose command does a little of everything, `build/medley.wasm`.
 /// `cargo xtask test` makes it.
 pub fn medley_wasm() -> PathBuf {
@@ -458,4 +475,17 @@ fn built(name: &str) -> PathBuf {
 /// Runs a short `lockstep` command to its end.
 pub fn lockstep(arguments: &[&str]) -> Result<std::process::Output> {
     Ok(Command::new(lockstep_binary()).args(arguments).stdin(Stdio::null()).output()?)
+}
+
+/// Returns whether all threads of a process are stopped.
+fn is_stopped(process: u32) -> Result<bool> {
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread that has just ended has no state.
+        let Ok(stat) = std::fs::read_to_string(task?.path().join("stat")) else { continue };
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        if !matches!(state, Some('T' | 'Z' | 'X')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

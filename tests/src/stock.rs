@@ -1,22 +1,32 @@
 //! Other people's clients, as they come from their registries: gRPC for Python and for Go, and
 //! `openssl s_client`. They know nothing of Lockstep. Python needs `python3` with `venv`, Go needs
 //! `go`; each needs the network at its first use, and is kept in the target directory after that.
+//! None is left out unless [`LEFT_OUT`] names it.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message;
 
 use crate::PATIENCE;
+
+/// The variable with the languages, separated by commas, whose clients this machine cannot have.
+pub const LEFT_OUT: &str = "LOCKSTEP_CLIENTS_LEFT_OUT";
 
 /// How a client of HTTP/2 begins, with an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Kind, flags and stream of the frame with which a server answers.
 const SETTINGS: &[u8] = &[4, 0, 0, 0, 0, 0];
+/// Kind, flags and stream of the frame with which a server takes the client's.
+const TAKEN: &[u8] = &[4, 1, 0, 0, 0, 0];
 /// Time between two looks at what was printed.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Version of gRPC for Python.
@@ -43,31 +53,42 @@ pub struct Shown {
     pub server_name: Option<String>,
 }
 
+/// Installs the client of a language, and returns the words that run it.
+type Install = fn() -> Result<Vec<String>>;
+
 impl Stock {
-    /// Returns the clients that this machine can have. It says on stderr which it cannot, and why.
-    pub fn all() -> Vec<Stock> {
+    /// Returns the clients, which are installed at the first call. None, if [`LEFT_OUT`] names all.
+    ///
+    /// # Errors
+    /// One cannot be installed, and [`LEFT_OUT`] does not name it.
+    pub fn all() -> Result<Vec<Stock>> {
         // Two tests would install the same at once.
-        static ALL: LazyLock<Mutex<Option<Vec<Stock>>>> = LazyLock::new(Mutex::default);
+        static ALL: Mutex<Option<Vec<Stock>>> = Mutex::new(None);
         let mut all = ALL.lock().expect("no holder panics");
-        all.get_or_insert_with(|| {
-            let attempts = [("python", python()), ("go", go())];
-            let installed = |(name, words): (&'static str, Result<Vec<String>>)| match words {
-                Ok(words) => Some(Stock { name, words }),
-                Err(error) => {
-                    eprintln!("left out: there is no client in {name} here: {error:#}");
-                    None
-                }
-            };
-            attempts.into_iter().filter_map(installed).collect()
-        })
-        .clone()
+        if let Some(known) = &*all {
+            return Ok(known.clone());
+        }
+        let left_out = std::env::var(LEFT_OUT).unwrap_or_default();
+        let languages: [(&'static str, Install); 2] = [("python", python), ("go", go)];
+        let mut installed = Vec::new();
+        for (name, install) in languages {
+            if left_out.split(',').any(|word| word.trim() == name) {
+                eprintln!("LEFT OUT: no client in {name} is tried, for {LEFT_OUT} names it");
+                continue;
+            }
+            let problem = || format!("there is no client in {name} here; {LEFT_OUT}={name} would leave it out");
+            installed.push(Stock { name, words: install().with_context(problem)? });
+        }
+        *all = Some(installed.clone());
+        Ok(installed)
     }
 
-    /// Adds a key to the key-value guest at a node. Returns `OK`, or the code of the status and its
-    /// text.
-    pub fn add(&self, address: &str, shown: &Shown) -> Result<String> {
+    /// Makes a call with one message each way. Returns `OK: ` and the reply in base64, which
+    /// [`reply`] reads, or the code of the status and its text.
+    pub fn call(&self, address: &str, shown: &Shown, method: &str, request: &impl Message) -> Result<String> {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).arg(address);
+        command.args(["--method", method, "--request", &STANDARD.encode(request.encode_to_vec())]);
         let mut give = |flag: &str, value: &Option<String>| {
             if let Some(value) = value {
                 command.arg(flag).arg(value);
@@ -83,6 +104,38 @@ impl Stock {
         ensure!(out.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&out.stderr));
         Ok(String::from_utf8(out.stdout)?.trim().to_owned())
     }
+}
+
+/// Returns the reply in what [`Stock::call`] returned.
+pub fn reply<M: Message + Default>(said: &str) -> Result<M> {
+    let text = said.strip_prefix("OK:").with_context(|| format!("it was refused: {said}"))?;
+    Ok(M::decode(&*STANDARD.decode(text.trim())?)?)
+}
+
+/// Returns whether the other end has served HTTP/2, by what [`openssl`] returned.
+pub fn is_served(heard: &[u8]) -> bool {
+    heard.windows(SETTINGS.len()).any(|part| part == SETTINGS)
+}
+
+/// Sends the beginning of HTTP/2 without TLS. Returns what the other end sends until it ends the
+/// connection. Fails if it serves: it has then taken the client's SETTINGS. Who only says why it
+/// ends the connection has not.
+pub fn in_plain_text(address: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(PREFACE)?;
+    let (mut heard, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        ensure!(!heard.windows(TAKEN.len()).any(|part| part == TAKEN), "plain text is served: {heard:?}");
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(count) => heard.extend_from_slice(&part[..count]),
+            // What it did not read makes its end a reset.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error).context("the other end neither serves nor ends the connection"),
+        }
+    }
+    Ok(heard)
 }
 
 /// Runs `openssl s_client` with these words against an address, until the other end refuses it or
@@ -106,16 +159,22 @@ pub fn openssl(address: &str, words: &[&str]) -> Result<String> {
     let mut stdin = child.stdin.take().context("piped")?;
     drop(stdin.write_all(PREFACE).and_then(|()| stdin.flush()));
     let deadline = Instant::now() + PATIENCE;
-    let is_served = || printed.lock().expect("no holder panics").windows(SETTINGS.len()).any(|part| part == SETTINGS);
-    while child.try_wait()?.is_none() && !is_served() {
-        ensure!(Instant::now() < deadline, "openssl neither ends nor is served");
+    let is_done = |child: &mut Child| -> Result<bool> {
+        Ok(child.try_wait()?.is_some() || is_served(&printed.lock().expect("no holder panics")))
+    };
+    let mut done = is_done(&mut child);
+    while matches!(done, Ok(false)) && Instant::now() < deadline {
         std::thread::sleep(LOOK_PAUSE);
+        done = is_done(&mut child);
     }
+    // Also before a failure: no process outlives the test.
     child.kill()?;
     child.wait()?;
     readers.into_iter().for_each(|reader| drop(reader.join()));
     let printed = printed.lock().expect("no holder panics");
-    Ok(String::from_utf8_lossy(&printed).into_owned())
+    let said = String::from_utf8_lossy(&printed).into_owned();
+    ensure!(done?, "openssl neither ends nor is served, and printed:\n{said}");
+    Ok(said)
 }
 
 /// Reads to the end in a thread of its own.

@@ -1,16 +1,13 @@
-"""A client in Python with gRPC as it comes from PyPI. It adds a key to the key-value guest and prints
-OK, or the code of the status and its text. It has no generated code: the request is two fields."""
+"""A client in Python with gRPC as it comes from PyPI. It makes one call and prints OK and the
+reply, or the code of the status and its text. It has no generated code: request and reply are
+base64."""
 
 import argparse
+import base64
 
 import grpc
 
 TIMEOUT_SECONDS = 20
-
-
-def field(number, text):
-    data = text.encode()
-    return bytes([number << 3 | 2, len(data)]) + data
 
 
 def content(path):
@@ -33,15 +30,15 @@ def channel(given):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
-    for flag in ["--ca", "--cert", "--key", "--token", "--server_name"]:
+    for flag in ["--method", "--request", "--ca", "--cert", "--key", "--token", "--server_name"]:
         parser.add_argument(flag)
     given = parser.parse_args()
     metadata = [("authorization", "Bearer " + given.token)] if given.token else []
     with channel(given) as connection:
-        add = connection.unary_unary("/Example/Add")
+        call = connection.unary_unary(given.method)
         try:
-            add(field(1, "python") + field(2, "value"), timeout=TIMEOUT_SECONDS, metadata=metadata)
-            print("OK")
+            reply = call(base64.b64decode(given.request), timeout=TIMEOUT_SECONDS, metadata=metadata)
+            print("OK: " + base64.b64encode(reply).decode())
         except grpc.RpcError as error:
             print(error.code().name + ": " + " ".join((error.details() or "").split()))
 

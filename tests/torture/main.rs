@@ -2,6 +2,7 @@
 //! the host, and each must be detected. The same run without the planted fault passes.
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod points;
 mod power;
 mod seeing;

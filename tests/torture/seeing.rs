@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use lockstep_tests::torture::disk::Disk;
 use lockstep_tests::torture::history::{Clock, Operation};
 use lockstep_tests::torture::judge::Verdict;
-use lockstep_tests::torture::load::{self, Load, LoadOptions, Tokens};
+use lockstep_tests::torture::load::{self, BRISK_OPERATIONS, Load, LoadOptions, Tokens};
 use lockstep_tests::{Cluster, Options, eventually, formed_of};
 
 /// Keys of one run.
@@ -28,7 +28,7 @@ impl Seen {
     }
 
     fn load(&self, cluster: &Cluster) -> Result<Load> {
-        let options = LoadOptions { keys: KEYS, clients_per_node: 2, seed: 1 };
+        let options = LoadOptions { keys: KEYS, clients_per_node: 2, seed: 1, brisk_operations: BRISK_OPERATIONS };
         Load::start(cluster, &options, self.clock, &self.tokens)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lockstep_tests::torture::plan::FaultKind;
-use lockstep_tests::torture::run::{Options, run};
+use lockstep_tests::torture::run::{Options, VERIFY_ENTRIES, run};
 
 /// Any seed would do. The plan is the same every time, but what the cluster does is not.
 const SEED: u64 = 20_261_124;
@@ -20,10 +20,12 @@ fn a_short_run_finds_nothing() -> Result<()> {
         kinds: FaultKind::ALL.to_vec(),
         nodes: Some(3),
         planted: Vec::new(),
+        verify_entries: VERIFY_ENTRIES,
     };
     let summary = run(&options)?;
     println!("{summary}");
     assert!(summary.cycles >= 1 && summary.counts.writes > 100, "{summary}");
+    assert!(summary.verified.entries > 100 && summary.verified.hashes > 1, "{summary}");
     Ok(())
 }
 
@@ -38,6 +40,7 @@ fn a_run_over_a_bug_fails_and_keeps_what_tells_of_it() -> Result<()> {
         nodes: Some(3),
         // Followers apply late, and reads do not ask the leader for an index.
         planted: vec!["read-skip-index=return(error)".into(), "log-before-sync=sleep(5)".into()],
+        verify_entries: VERIFY_ENTRIES,
     };
     let error = format!("{:#}", run(&options).unwrap_err());
     assert!(error.contains("lost or stale") && error.contains(&format!("seed {SEED}")), "{error}");

@@ -45,8 +45,8 @@ fn run(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Forms the cluster as the README tells a person to.
-fn form(cluster: &Cluster) -> Result<()> {
+/// Starts three nodes, and forms the cluster as the README tells a person to.
+pub(crate) fn form(cluster: &Cluster) -> Result<()> {
     step("Start three nodes");
     for name in Cluster::NAMES {
         cluster.start(name, name == "nodeA")?;
@@ -144,7 +144,7 @@ fn index_of(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
-fn leader(cluster: &Cluster) -> Result<String> {
+pub(crate) fn leader(cluster: &Cluster) -> Result<String> {
     cluster.eventually("a leader", || {
         Cluster::NAMES.iter().find_map(|name| leader_seen_by(cluster, name).ok()).context("no node knows a leader")
     })
@@ -203,18 +203,6 @@ fn status(cluster: &Cluster, name: &str) -> Result<Value> {
     Ok(serde_json::from_str(text)?)
 }
 
-fn step(title: &str) {
+pub(crate) fn step(title: &str) {
     println!("\n== {title}");
-}
-
-/// Prints first throughput figures: a fresh cluster, and the built-in load generator at every
-/// node's address.
-pub(crate) fn bench(seconds: u64) -> Result<()> {
-    let cluster = Cluster::plan()?;
-    form(&cluster)?;
-    step("256-byte values, closed loop");
-    let addresses = Cluster::NAMES.map(|name| cluster.grpc_addr(name)).join(",");
-    let seconds = seconds.to_string();
-    cluster.lockstep(&["bench", &addresses, "--clients", "1,64", "--value_bytes", "256", "--seconds", &seconds])?;
-    cluster.stop()
 }

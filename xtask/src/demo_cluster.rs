@@ -1,8 +1,9 @@
-//! The node processes of the demo. They run the built binary, on ports that the system picked, in a
-//! temporary directory. They are stopped and removed on every way out, including Ctrl-C.
+//! The node processes of the demo and of the benchmark. They run the built binary, on ports that
+//! the system picked, in a temporary directory. They are stopped and removed on every way out,
+//! including Ctrl-C.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Cluster {
     directory: PathBuf,
     plan: Plan,
+    /// `--http_addr` of each node, in the order of the plan. Empty when the nodes serve no pages.
+    pages: Vec<String>,
     cleanup: Arc<Mutex<Cleanup>>,
     /// Tells other demos that the directory is in use.
     _lock: File,
@@ -28,6 +31,8 @@ pub(crate) struct Cluster {
 #[derive(Default)]
 struct Cleanup {
     processes: Vec<Process>,
+    /// Processes that are no nodes. `Cluster::stop` leaves them alone.
+    adopted: Vec<Process>,
     directory: Option<PathBuf>,
 }
 
@@ -35,6 +40,7 @@ impl Cleanup {
     fn run(&mut self) {
         // What is dropped is killed.
         self.processes.clear();
+        self.adopted.clear();
         if let Some(directory) = self.directory.take() {
             drop(std::fs::remove_dir_all(directory));
         }
@@ -52,16 +58,52 @@ impl Cluster {
 
     /// Plans the directory and the addresses of three nodes. Nothing runs yet.
     pub(crate) fn plan() -> Result<Cluster> {
+        Self::on(Plan::on_free_ports("127.0.0.1", 3)?, Vec::new())
+    }
+
+    /// Plans three nodes that also serve their pages, such as `/metrics`.
+    pub(crate) fn plan_with_pages() -> Result<Cluster> {
+        // One plan holds all ports until all are found. The addresses of the last three nodes are
+        // those of the pages of the first three.
+        let mut plan = Plan::on_free_ports("127.0.0.1", 6)?;
+        let pages = plan.nodes.split_off(Self::NAMES.len());
+        Self::on(plan, pages.into_iter().map(|node| node.grpc_addr).collect())
+    }
+
+    fn on(plan: Plan, pages: Vec<String>) -> Result<Cluster> {
         let (directory, lock) = demo_directory::create()?;
-        let cleanup = Arc::new(Mutex::new(Cleanup { processes: Vec::new(), directory: Some(directory.clone()) }));
+        let cleanup = Cleanup { directory: Some(directory.clone()), ..Cleanup::default() };
+        let cleanup = Arc::new(Mutex::new(cleanup));
         let at_interrupt = cleanup.clone();
         ctrlc::set_handler(move || {
             at_interrupt.lock().expect("no holder panics").run();
             std::process::exit(130);
         })?;
         demo_directory::remove_left_behind(&directory)?;
-        let plan = Plan::on_free_ports("127.0.0.1", 3)?;
-        Ok(Cluster { directory, plan, cleanup, _lock: lock })
+        Ok(Cluster { directory, plan, pages, cleanup, _lock: lock })
+    }
+
+    /// Returns the temporary directory.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Returns the `--http_addr` of a node, if the nodes serve pages.
+    pub(crate) fn page_addr(&self, name: &str) -> Option<&str> {
+        let position = self.plan.nodes.iter().position(|node| node.name == name)?;
+        self.pages.get(position).map(String::as_str)
+    }
+
+    /// Returns the process id of a node that was started.
+    pub(crate) fn id_of(&self, name: &str) -> Result<u32> {
+        let cleanup = self.cleanup.lock().expect("no holder panics");
+        let process = cleanup.processes.iter().find(|process| process.name() == name);
+        Ok(process.with_context(|| format!("{name} does not run"))?.id())
+    }
+
+    /// Keeps a process that is no node. It is killed with the cluster, on every way out.
+    pub(crate) fn adopt(&self, process: Process) {
+        self.cleanup.lock().expect("no holder panics").adopted.push(process);
     }
 
     fn node(&self, name: &str) -> &Node {
@@ -83,6 +125,9 @@ impl Cluster {
         let mut command = NodeCommand::new(program(), node, &self.directory)
             .flag("fsm", crate::build_dir().join("kv.wasm"))
             .flag("min_free_bytes", "64MiB");
+        if let Some(page) = self.page_addr(name) {
+            command = command.flag("http_addr", page);
+        }
         if bootstrap {
             command = command.bootstrap();
         }

@@ -1,12 +1,14 @@
 //! `cargo xtask fuzz`: builds the programs of `fuzz/` with a nightly compiler and cargo-fuzz, runs
-//! one after the other for some time, and says what they found. It installs both where they are
-//! missing. It takes the RocksDB that the ordinary build has made, which would be compiled once
+//! one after the other, or some at a time, and says what they found. It installs both where they
+//! are missing. It takes the RocksDB that the ordinary build has made, which would be compiled once
 //! more otherwise.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -30,6 +32,8 @@ pub(crate) struct Fuzz<'a> {
     pub(crate) targets: Vec<&'a str>,
     /// Seconds for each target.
     pub(crate) seconds: u64,
+    /// How many targets run at a time.
+    pub(crate) jobs: u64,
     /// Whether inputs that reach new code are added to `fuzz/corpus/`.
     pub(crate) keep: bool,
 }
@@ -46,23 +50,83 @@ pub(crate) fn fuzz(asked: &Fuzz<'_>) -> Result<()> {
     // Its packages are those of the checkout, in the same versions.
     std::fs::copy(crate::root().join("Cargo.lock"), directory().join("Cargo.lock")).context("fuzz/Cargo.lock")?;
     tool.succeed(&["build", "-O"])?;
-    let chosen = targets.iter().filter(|target| asked.targets.is_empty() || asked.targets.contains(&target.as_str()));
-    let mut found = Vec::new();
-    for target in chosen {
-        let run = tool.run(target, asked.seconds)?;
-        println!("{}", run.line(target));
-        found.extend(run.inputs.iter().map(|input| input.display().to_string()));
-        if asked.keep {
-            tool.keep(target)?;
-        }
-    }
+    let is_chosen = |target: &String| asked.targets.is_empty() || asked.targets.contains(&target.as_str());
+    let chosen: Vec<String> = targets.into_iter().filter(is_chosen).collect();
+    let (runs, errors) = run_all(&tool, &chosen, asked);
+    print!("{}", table(runs.iter().map(|(place, run)| (&chosen[*place], run))));
+    verdict(runs.iter().flat_map(|(_, run)| &run.inputs), &errors)
+}
+
+/// Fails with all that was found, and then with all that went wrong.
+fn verdict<'a>(found: impl Iterator<Item = &'a PathBuf>, errors: &[String]) -> Result<()> {
+    let found: Vec<String> = found.map(|input| input.display().to_string()).collect();
+    let mut problems = Vec::new();
     if !found.is_empty() {
-        bail!(
+        problems.push(format!(
             "these inputs break a parser:\n  {}\nCopy one to fuzz/corpus/<target>/, and `cargo xtask test --package lockstep --lib fuzzing::` shows it",
             found.join("\n  ")
-        );
+        ));
     }
-    Ok(())
+    if !errors.is_empty() {
+        problems.push(format!("these did not run to their end:\n  {}", errors.join("\n  ")));
+    }
+    if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
+}
+
+/// Runs targets, so many at a time. Returns what each printed, with its place and in their order,
+/// and the errors. An error of one target ends no other.
+fn run_all(tool: &Tool, targets: &[String], asked: &Fuzz<'_>) -> (Vec<(usize, Run)>, Vec<String>) {
+    let next = AtomicUsize::new(0);
+    let (runs, errors) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let failed = |target: &str, problem: &str| held(&errors).push(format!("{target}: {problem}"));
+    let work = || {
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some(target) = targets.get(place) else { return };
+            match tool.run(target, asked.seconds) {
+                Ok(run) => {
+                    println!("{}", run.line(target));
+                    held(&runs).push((place, run));
+                }
+                Err(error) => {
+                    failed(target, &format!("{error:#}"));
+                    continue;
+                }
+            }
+            if asked.keep
+                && let Err(error) = tool.keep(target)
+            {
+                failed(target, &format!("{error:#}"));
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..asked.jobs).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            if worker.join().is_err() {
+                failed("a worker", "a panic: see above");
+            }
+        }
+    });
+    let mut runs = std::mem::take(&mut *held(&runs));
+    runs.sort_by_key(|(place, _)| *place);
+    let errors = std::mem::take(&mut *held(&errors));
+    (runs, errors)
+}
+
+/// Locks a list. One that a worker held when it panicked is still whole.
+fn held<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns a table of all that ran.
+fn table<'a>(runs: impl Iterator<Item = (&'a String, &'a Run)>) -> String {
+    let mut table = format!("{:<12} {:>12} {:>8} {:>8} {:>6}\n", "target", "executions", "edges", "inputs", "finds");
+    for (target, run) in runs {
+        let Run { executions, edges, inputs_kept, inputs, .. } = run;
+        table += &format!("{target:<12} {executions:>12} {edges:>8} {inputs_kept:>8} {:>6}\n", inputs.len());
+    }
+    table
 }
 
 fn directory() -> PathBuf {
@@ -243,6 +307,19 @@ mod tests {
         run.read("artifact_prefix='fuzz/artifacts/entry/'; Test unit written to fuzz/artifacts/entry/crash-00");
         assert!(run.line("entry").ends_with(": 1 inputs break it"), "{}", run.line("entry"));
         assert_eq!(run.inputs, [PathBuf::from("fuzz/artifacts/entry/crash-00")]);
+        let table = table([(&"entry".to_owned(), &run)].into_iter());
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[0], "target         executions    edges   inputs  finds");
+        assert_eq!(lines[1], "entry                5000      320       33      1");
+    }
+
+    #[test]
+    fn what_was_found_is_told_also_where_something_went_wrong() {
+        let found = [PathBuf::from("crash-00")];
+        let said = verdict(found.iter(), &["entry: no disk".to_owned()]).unwrap_err().to_string();
+        assert!(said.find("crash-00").unwrap() < said.find("entry: no disk").unwrap(), "{said}");
+        assert!(verdict(found.iter(), &[]).is_err() && verdict([].iter(), &["a".to_owned()]).is_err());
+        assert!(verdict([].iter(), &[]).is_ok());
     }
 
     #[test]

@@ -2,11 +2,15 @@
 //! uses the network only to install what is missing, and never leaves a process behind.
 
 mod advisories;
+mod bench;
+mod clients;
+mod corpus;
 mod demo;
 mod demo_cluster;
 mod demo_directory;
 mod fuzz;
 mod guests;
+mod rolling;
 mod setup;
 mod words;
 
@@ -21,7 +25,7 @@ use words::{Refusal, Task};
 /// Arguments that build one program. They name the whole workspace, although it is one program.
 /// Otherwise cargo chooses other features of its dependencies than for the tests, and compiles them
 /// and the host once more.
-const PROGRAM: [&str; 5] = ["build", "--locked", "--release", "--workspace", "--bin"];
+pub(crate) const PROGRAM: [&str; 5] = ["build", "--locked", "--release", "--workspace", "--bin"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -55,15 +59,18 @@ fn run_task(task: &Task<'_>) -> Result<()> {
         Task::Guests => setup::wasm_target().and_then(|()| guests()),
         Task::Setup => setup::all(),
         Task::Torture(options) => torture(options),
+        Task::Changes(options) => changes(options),
         Task::Faults(words) => build().and_then(|()| run("faults", words)),
         Task::Abuse(words) => abuse(words),
         Task::Alike(words) => {
             setup::all().and_then(|()| test_programs()).and_then(|()| build()).and_then(|()| run("alike", words))
         }
+        Task::Rolling(from) => rolling::rolling(*from),
         Task::Fuzz(asked) => fuzz::fuzz(asked),
+        Task::Corpus(asked) => corpus::corpus(asked),
         Task::Advisories(database) => advisories::check(database.map(Path::new)),
         Task::Costs => build().and_then(|()| cargo(&["bench", "--locked", "--workspace", "--bench", "costs"])),
-        Task::Bench(seconds) => build().and_then(|()| demo::bench(*seconds)),
+        Task::Bench(asked) => bench::bench(asked),
     }
 }
 
@@ -99,13 +106,18 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     cargo_with(&[], arguments)
 }
 
-fn cargo_with(variables: &[(&str, &Path)], arguments: &[&str]) -> Result<()> {
+pub(crate) fn cargo_with(variables: &[(&str, &Path)], arguments: &[&str]) -> Result<()> {
+    cargo_in(&root(), variables, arguments)
+}
+
+/// Runs cargo in a checkout, with the shared target directory.
+pub(crate) fn cargo_in(checkout: &Path, variables: &[(&str, &Path)], arguments: &[&str]) -> Result<()> {
     let set: String = variables.iter().map(|(name, path)| format!("{name}={} ", path.display())).collect();
     println!("$ {set}cargo {}", arguments.join(" "));
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(arguments)
         .envs(variables.iter().copied())
-        .current_dir(root())
+        .current_dir(checkout)
         .env("CARGO_TARGET_DIR", target_dir()?)
         .env("LOCKSTEP_BUILD_DIR", build_dir())
         // A failed test says what was wrong, and forty stack frames below that would hide it. A
@@ -164,11 +176,29 @@ fn run(name: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// The tests' guests. The answers of `chain` tell its history; those with numbers replace each
+/// other in a running cluster; `statics` does what no guest may.
+const TEST_GUESTS: [&str; 14] = [
+    "chain",
+    "kv-1",
+    "kv-2",
+    "kv-3",
+    "kv-planted",
+    "locks-1",
+    "locks-2",
+    "locks-3",
+    "medley",
+    "names",
+    "orders-1",
+    "orders-2",
+    "orders-3",
+    "statics",
+];
+
 /// Builds what only tests run: the tests' guests, and the node with its failpoints. The failpoints
-/// can crash the node between two steps. The answers of `chain` tell its history; `statics` does
-/// what no guest may.
-fn test_programs() -> Result<()> {
-    guests::build(&["chain".into(), "medley".into(), "names".into(), "statics".into()])?;
+/// can crash the node between two steps.
+pub(crate) fn test_programs() -> Result<()> {
+    guests::build(&TEST_GUESTS.map(String::from))?;
     program("lockstep", &["--features", "lockstep/failpoints"])?;
     place("release/lockstep", "lockstep-failpoints")
 }
@@ -177,6 +207,14 @@ fn torture(options: &[&str]) -> Result<()> {
     setup::all()?;
     test_programs()?;
     run("torture", options)
+}
+
+/// Builds the node and its twin with failpoints: the one is what an operator types, the other runs.
+fn changes(options: &[&str]) -> Result<()> {
+    setup::all()?;
+    test_programs()?;
+    build()?;
+    run("changes", options)
 }
 
 /// Builds only what the words need: nothing for a list, and no node beside one that is given.
@@ -191,6 +229,8 @@ fn abuse(words: &[&str]) -> Result<()> {
 
 fn test(filter: &[&str]) -> Result<()> {
     setup::all()?;
+    let left_out = if clients::are_needed(filter)? { clients::set_up()? } else { clients::left_out() };
+    tell_left_out(&left_out);
     test_programs()?;
     build()?;
     if filter.is_empty() {
@@ -200,8 +240,21 @@ fn test(filter: &[&str]) -> Result<()> {
     }
     let mut arguments = vec!["test", "--locked", "--release", "--workspace"];
     arguments.extend_from_slice(filter);
-    cargo(&arguments)?;
-    if filter.is_empty() { test_components() } else { Ok(()) }
+    cargo_with(&[(clients::LEFT_OUT, Path::new(&left_out))], &arguments)?;
+    if filter.is_empty() {
+        test_components()?;
+    }
+    tell_left_out(&left_out);
+    Ok(())
+}
+
+/// Says which clients are not tested with. It stands before the tests and behind them.
+fn tell_left_out(languages: &str) {
+    if !languages.is_empty() {
+        println!(
+            "NOT TESTED: clients in {languages}. Install Go 1.24 or newer, and python3 with venv, to test with them."
+        );
+    }
 }
 
 /// Runs the tests of the guests once more, each against its component. The tests are chosen by name

@@ -1,5 +1,5 @@
 //! Sets up what a machine needs in addition to Rust and git: a C++ compiler and libclang (for
-//! RocksDB), the wasm target. It installs them where it may (rustup; apt-get as root or with
+//! RocksDB) and the wasm target. It installs them where it may (rustup; apt-get as root or with
 //! passwordless sudo), and otherwise prints the exact command.
 
 use std::path::{Path, PathBuf};
@@ -14,6 +14,24 @@ const ADVICE: &str = "\
   macOS:           xcode-select --install && brew install llvm
 libclang in an unusual place: set LIBCLANG_PATH to its directory.";
 
+/// What `native` installs.
+const NATIVE_PACKAGES: [&str; 3] = ["g++", "make", "libclang-dev"];
+
+/// The target of programs for 64-bit ARM.
+pub(crate) const AARCH64: &str = "aarch64-unknown-linux-gnu";
+/// Where the packages below put the libraries of that target.
+pub(crate) const AARCH64_ROOT: &str = "/usr/aarch64-linux-gnu";
+/// The C compiler for that target, which also links.
+pub(crate) const AARCH64_COMPILER: &str = "aarch64-linux-gnu-gcc";
+/// Runs a program of that target on another machine.
+pub(crate) const AARCH64_EMULATOR: &str = "qemu-aarch64";
+/// What `aarch64` installs.
+const AARCH64_PACKAGES: [&str; 3] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"];
+
+const AARCH64_ADVICE: &str = "\
+  Debian, Ubuntu:  sudo apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+Elsewhere: run it without --target on a machine of that architecture.";
+
 pub(crate) fn all() -> Result<()> {
     native()?;
     wasm_target()?;
@@ -27,10 +45,32 @@ fn native() -> Result<()> {
         return Ok(());
     }
     println!("missing: {}", missing.join(", "));
-    if !(apt_install()? && self::missing().is_empty()) {
+    if !(apt_install(&NATIVE_PACKAGES)? && self::missing().is_empty()) {
         bail!("{} not found; install it and run this again:\n{ADVICE}", missing.join(" and "));
     }
     Ok(())
+}
+
+/// Sets up what builds programs for 64-bit ARM, and runs them on a machine of another architecture.
+pub(crate) fn aarch64() -> Result<()> {
+    let missing = missing_for_aarch64();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("missing: {}", missing.join(", "));
+    if !(apt_install(&AARCH64_PACKAGES)? && missing_for_aarch64().is_empty()) {
+        bail!("{} not found; install it and run this again:\n{AARCH64_ADVICE}", missing.join(" and "));
+    }
+    Ok(())
+}
+
+fn missing_for_aarch64() -> Vec<&'static str> {
+    let mut missing: Vec<&str> =
+        [AARCH64_COMPILER, AARCH64_EMULATOR].into_iter().filter(|program| !runs(program, &["--version"])).collect();
+    if !Path::new(AARCH64_ROOT).join("lib/libc.so.6").exists() {
+        missing.push("the C library for 64-bit ARM");
+    }
+    missing
 }
 
 fn missing() -> Vec<&'static str> {
@@ -90,7 +130,7 @@ fn holds_libclang(directory: &Path) -> bool {
 }
 
 /// Installs the packages with apt-get. Returns true if apt-get could be used.
-fn apt_install() -> Result<bool> {
+pub(crate) fn apt_install(packages: &[&str]) -> Result<bool> {
     if !runs("apt-get", &["--version"]) {
         return Ok(false);
     }
@@ -101,10 +141,8 @@ fn apt_install() -> Result<bool> {
     } else {
         return Ok(false);
     };
-    for arguments in [
-        vec!["apt-get", "update"],
-        vec!["apt-get", "install", "--yes", "--no-install-recommends", "g++", "make", "libclang-dev"],
-    ] {
+    let install = [&["apt-get", "install", "--yes", "--no-install-recommends"][..], packages].concat();
+    for arguments in [vec!["apt-get", "update"], install] {
         let words: Vec<&str> = prefix.iter().copied().chain(arguments).collect();
         println!("$ {}", words.join(" "));
         let status = Command::new(words[0])
@@ -121,12 +159,22 @@ fn apt_install() -> Result<bool> {
 
 /// Installs the standard library for guests, if it is missing.
 pub(crate) fn wasm_target() -> Result<()> {
-    let output = Command::new("rustc").args(["--print", "sysroot"]).current_dir(crate::root()).output()?;
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if sysroot.join("lib/rustlib/wasm32-unknown-unknown/lib").exists() {
+    target("wasm32-unknown-unknown", None)
+}
+
+/// Installs the standard library of a target for a toolchain of rustup, or for that of the
+/// checkout, if it is missing.
+pub(crate) fn target(name: &str, toolchain: Option<&str>) -> Result<()> {
+    let chosen = toolchain.map(|toolchain| format!("+{toolchain}"));
+    let mut rustc = Command::new("rustc");
+    rustc.args(&chosen).args(["--print", "sysroot"]).current_dir(crate::root());
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&rustc.output()?.stdout).trim());
+    if sysroot.join("lib/rustlib").join(name).join("lib").exists() {
         return Ok(());
     }
-    rustup(&["target", "add", "wasm32-unknown-unknown"])
+    let mut words = vec!["target", "add", name];
+    words.extend(toolchain.iter().flat_map(|toolchain| ["--toolchain", *toolchain]));
+    rustup(&words)
 }
 
 /// Installs rustfmt and clippy, which the tests run, if they are missing.

@@ -2,134 +2,18 @@
 //! This is checked before anything is compiled, so that a typing error costs no build. This file
 //! runs nothing.
 
+mod usage;
+
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::bench::{Bench, OPERATIONS};
+use crate::corpus::Corpus;
 use crate::fuzz::Fuzz;
-
-/// The list of commands.
-pub(crate) const HELP: &str = "\
-cargo xtask <command>
-
-  demo      sets up and builds, then shows a three-node cluster: writes, reads, a watch, a killed leader, a restart
-  test      sets up and builds, then checks format and lints and runs every test
-  build     sets up and builds build/lockstep and the guests
-  guests    builds every crate under guests/: build/kv.wasm and so on
-  setup     installs what is missing, or names it
-  torture   faults under load, every answer checked
-  faults    how long clients wait for a write when a leader dies, is stopped, paused or cut off
-  abuse     clients that mean harm, beside clients that do not: floods, bombs, silence
-  alike     ten million commands on three nodes that live differently, and one hash at the end
-  fuzz      bytes that break a parser, looked for by libFuzzer
-  advisories  the locked dependencies against the advisories of RustSec
-  bench     first throughput figures of a fresh three-node cluster on this machine
-  costs     what a call into a guest costs, with and without fuel, and beside native code
-
-cargo xtask <command> --help tells what a command takes.
-";
-
-const DEMO: &str = "\
-cargo xtask demo
-
-Sets up and builds, then starts three node processes, forms a cluster, writes, reads, watches, kills the leader, restarts
-it, and stops everything. Leaves no process and no file behind. Takes no arguments.
-";
-
-const TEST: &str = "\
-cargo xtask test [argument of cargo test ...]
-
-Sets up and builds, checks format and lints, and runs every test, those of the guests a second time against their components. With
-arguments it runs only what they choose, and leaves out format, lints and the second time:
-
-  cargo xtask test --test scenarios first_hour
-  cargo xtask test --package lockstep --lib config::
-";
-
-const BUILD: &str = "\
-cargo xtask build
-
-Sets up what is missing, and builds build/lockstep and the guests. Takes no arguments.
-";
-
-const GUESTS: &str = "\
-cargo xtask guests
-
-Builds every crate under guests/ for wasm32-unknown-unknown and puts it where `lockstep` looks: guests/kv becomes
-build/kv.wasm. Takes no arguments.
-";
-
-const SETUP: &str = "\
-cargo xtask setup
-
-Installs what is missing (a C++ compiler, libclang, the wasm32-unknown-unknown target, rustfmt, clippy) where it may, and
-otherwise names the command. Takes no arguments.
-";
-
-const TORTURE: &str = "\
-cargo xtask torture [--seconds N] [--cycles N] [--seed S] [--nodes 3|5] [--faults LIST] [--plant TASK]
-
-  --seconds N    begin no cycle after N seconds; 60 unless --cycles is given
-  --cycles N     end after N cycles of load, fault, heal and verdict
-  --seed S       draw faults and load from S; drawn from the clock and printed otherwise
-  --nodes N      nodes of every cluster; three otherwise, and five in every fourth
-  --plant TASK   a failpoint that every node has all the time, to see it found: read-skip-index=return(error)
-  --faults LIST  only these, with commas: ";
-
-const FAULTS: &str = "\
-cargo xtask faults [rounds] [--seed N] [case ...]
-
-Twenty rounds of every case, without anything said: nearly half an hour. The table goes to stdout, in Markdown.
-Cases: ";
-
-const ABUSE: &str = "\
-cargo xtask abuse [--case NAME]... [--seconds N] [--program PATH] [--json FILE] [--list]
-
-Attacks one of three real nodes in each case, and judges what honest clients of the others notice: 25 seconds a case, and twelve
-minutes for all. docs/abuse.md describes the cases.
-
-  --case NAME     run this case; all unless given
-  --seconds N     attack for N seconds, 1 to 600; 10 unless given
-  --program PATH  the node to judge; build/lockstep unless given
-  --json FILE     write the figures to FILE, too
-  --list          print the cases, and run nothing
-";
-
-const ALIKE: &str = "\
-cargo xtask alike [--commands N] [--seed S]
-
-Three nodes with other memory, caches, files, restarts and leaders run the same commands; their hashes and the bytes of their
-backups must be equal. Ten million commands, unless N says otherwise; at least 10000. They go on until all kills and stops are done.
-";
-
-const FUZZ: &str = "\
-cargo xtask fuzz [target ...] [--seconds N] [--keep]
-
-Looks for bytes that break a parser: one target after the other, all of fuzz/fuzz_targets/ when none is named. Needs a nightly
-compiler and cargo-fuzz, and installs both where they are missing. Takes RocksDB from the ordinary build.
-
-  --seconds N    for each target; 600 otherwise
-  --keep         add the fewest finds to fuzz/corpus/ that reach all code which was reached
-";
-
-const ADVISORIES: &str = "\
-cargo xtask advisories [--db DIR]
-
-Compares Cargo.lock with the advisories of RustSec, and fails when one of them hits a locked crate. They are in DIR, or where
-LOCKSTEP_ADVISORY_DB says, or in ~/.cargo/advisory-db; otherwise git fetches them once a day. Where there are none, it says
-\"not checked\" and passes. Exceptions are in .ci/advisories-ignored.toml.
-";
-
-const COSTS: &str = "\
-cargo xtask costs
-
-Sets up and builds, and measures on one thread what a call into a guest costs, what counting fuel adds, and the key-value guest
-beside its native twin. A minute or two on a quiet machine. Takes no arguments.
-";
-
-const BENCH: &str = "\
-cargo xtask bench [seconds]
-
-Sets up and builds, forms three nodes, and drives them for 5 seconds a run, or as many as are given (1 to 600).
-";
+use crate::setup::AARCH64;
+use usage::{
+    ABUSE, ADVISORIES, ALIKE, BENCH, BUILD, CHANGES, CORPUS, COSTS, DEMO, FAULTS, FUZZ, GUESTS, HELP, ROLLING, SETUP,
+    TEST, TORTURE,
+};
 
 /// The faults of the torture. `tests/src/torture/plan.rs` makes them, and a test there compares the
 /// names.
@@ -151,31 +35,53 @@ const TORTURE_FAULTS: [&str; 15] = [
     "sync-error",
 ];
 
+/// Most MiB of rows of the guest `locks` in `changes`: one migration writes at most 256 MiB.
+const MIGRATED_MIB_MAX: u64 = 200;
+
+/// The guests of `changes`. `tests/src/changes/guest.rs` has them, and a test compares the names.
+const CHANGES_GUESTS: [&str; 3] = ["kv", "locks", "orders"];
+
 /// The cases of `faults`. `tests/src/faults/cases.rs` makes them, and a test there compares the
 /// names.
 const FAULTS_CASES: [&str; 8] = ["kill", "stop", "pause", "kill-all", "rolling", "cut-off", "one-way", "refused"];
 
 /// The cases of `abuse`. `tests/src/abuse/cases/mod.rs` has them, and a test compares the names.
-const ABUSE_CASES: [&str; 24] = [
+const ABUSE_CASES: [&str; 40] = [
     "silent",
     "half-open",
     "connect-storm",
     "handshake-storm",
+    "handshake-flood",
     "foreign",
     "pings",
     "settings",
     "rapid-reset",
     "continuation",
     "header-bombs",
+    "pings-peers",
+    "pings-http",
+    "settings-peers",
+    "settings-http",
+    "rapid-reset-peers",
+    "rapid-reset-http",
+    "continuation-peers",
+    "continuation-http",
+    "header-bombs-peers",
+    "header-bombs-http",
     "slow-bodies",
+    "dripped-requests",
     "oversized",
     "inflating",
     "padded-watches",
     "sleeping-watchers",
+    "busy-watches",
     "untaken-replies",
+    "held-windows",
     "identify",
+    "half-peers",
     "reflection",
     "sleeping-backups",
+    "busy-backups",
     "failing-commands",
     "query-flood",
     "big-replies",
@@ -192,8 +98,11 @@ const ALIKE_COMMANDS_MIN: u64 = 10_000;
 /// Longest attack of `abuse`, the same as in `tests/src/bin/abuse.rs`.
 const ABUSE_SECONDS_MAX: u64 = 600;
 const FUZZ_SECONDS: u64 = 600;
-const BENCH_SECONDS: u64 = 5;
+/// Most targets of `fuzz` that run at a time.
+const FUZZ_JOBS_MAX: u64 = 64;
 const BENCH_SECONDS_MAX: u64 = 600;
+const BENCH_ROUNDS_MAX: u64 = 100;
+const BENCH_CLIENTS_MAX: u64 = 1000;
 
 /// The task that was asked for, checked as far as its words show.
 #[derive(Debug, PartialEq, Eq)]
@@ -208,17 +117,23 @@ pub(crate) enum Task<'a> {
     Setup,
     /// Run the torture, with the words that its program takes.
     Torture(&'a [&'a str]),
+    /// Run the changes, with the words that their program takes.
+    Changes(&'a [&'a str]),
     /// Run the faults, with the words that its program takes.
     Faults(&'a [&'a str]),
     /// Run the abuse, with the words that its program takes.
     Abuse(&'a [&'a str]),
     /// Run `alike`, with the words that its program takes.
     Alike(&'a [&'a str]),
-    /// Run the benchmark, with this many seconds a run.
-    Bench(u64),
+    /// Replace the binary of this commit, or of the last one that touched the host.
+    Rolling(Option<&'a str>),
+    /// Measure Lockstep beside etcd.
+    Bench(Bench<'a>),
     Costs,
     /// Look for bytes that break a parser.
     Fuzz(Fuzz<'a>),
+    /// Run the golden corpus on another build.
+    Corpus(Corpus<'a>),
     /// Check the locked dependencies, with the advisories of this directory.
     Advisories(Option<&'a str>),
 }
@@ -248,12 +163,15 @@ pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
         "guests" => nothing_behind(rest).map(|()| Task::Guests),
         "setup" => nothing_behind(rest).map(|()| Task::Setup),
         "torture" => check_torture(rest).map(|()| Task::Torture(rest)),
+        "changes" => check_changes(rest).map(|()| Task::Changes(rest)),
         "faults" => check_faults(rest).map(|()| Task::Faults(rest)),
         "abuse" => check_abuse(rest).map(|()| Task::Abuse(rest)),
         "alike" => check_alike(rest).map(|()| Task::Alike(rest)),
-        "bench" => bench_seconds(rest).map(Task::Bench),
+        "rolling" => read_rolling(rest).map(Task::Rolling),
+        "bench" => read_bench(rest).map(Task::Bench),
         "costs" => nothing_behind(rest).map(|()| Task::Costs),
         "fuzz" => read_fuzz(rest).map(Task::Fuzz),
+        "corpus" => read_corpus(rest).map(Task::Corpus),
         "advisories" => read_advisories(rest).map(Task::Advisories),
         unknown => unreachable!("{unknown} has help and no task"),
     };
@@ -268,12 +186,15 @@ fn help(command: &str) -> Result<String, Refusal> {
         "guests" => GUESTS.into(),
         "setup" => SETUP.into(),
         "torture" => format!("{TORTURE}{}\n", TORTURE_FAULTS.join(",")),
+        "changes" => CHANGES.into(),
         "faults" => format!("{FAULTS}{}\n", FAULTS_CASES.join(" ")),
         "abuse" => ABUSE.into(),
         "alike" => ALIKE.into(),
+        "rolling" => ROLLING.into(),
         "bench" => BENCH.into(),
         "costs" => COSTS.into(),
         "fuzz" => FUZZ.into(),
+        "corpus" => CORPUS.into(),
         "advisories" => ADVISORIES.into(),
         unknown => {
             return Err(Refusal { problem: format!("there is no command '{unknown}'"), usage: HELP.into() });
@@ -306,7 +227,7 @@ fn check_torture(words: &[&str]) -> Result<()> {
     while let Some(flag) = words.next() {
         let mut value = || words.next().with_context(|| format!("{flag} needs a value"));
         match *flag {
-            "--seconds" | "--cycles" | "--seed" => number(flag, value()?).map(drop)?,
+            "--seconds" | "--cycles" | "--seed" | "--verify_entries" => number(flag, value()?).map(drop)?,
             "--nodes" => ensure!(matches!(*value()?, "3" | "5"), "--nodes is 3 or 5"),
             "--plant" => drop(value()?),
             "--faults" => {
@@ -317,6 +238,34 @@ fn check_torture(words: &[&str]) -> Result<()> {
             _ => bail!("there is no flag '{flag}'"),
         }
     }
+    Ok(())
+}
+
+fn check_changes(words: &[&str]) -> Result<()> {
+    let (mut state_mib, mut has_locks) = (0, false);
+    let mut words = words.iter();
+    while let Some(flag) = words.next() {
+        let value = words.next().with_context(|| format!("{flag} needs a value"));
+        match *flag {
+            "--seconds" | "--legs" | "--seed" | "--verify_entries" => number(flag, value?).map(drop)?,
+            "--clients" => ensure!((3..=300).contains(&number(flag, value?)?), "--clients must be 3 to 300"),
+            "--state_mib" => {
+                state_mib = number(flag, value?)?;
+                ensure!((1..=4096).contains(&state_mib), "--state_mib must be 1 to 4096");
+            }
+            "--guests" => {
+                for name in value?.split(',') {
+                    known("--guests: no guest", name, &CHANGES_GUESTS)?;
+                    has_locks |= name == "locks";
+                }
+            }
+            _ => bail!("there is no flag '{flag}'"),
+        }
+    }
+    ensure!(
+        !has_locks || state_mib <= MIGRATED_MIB_MAX,
+        "--state_mib: locks migrates all rows at once, so at most {MIGRATED_MIB_MAX} for it"
+    );
     Ok(())
 }
 
@@ -368,11 +317,12 @@ fn check_alike(words: &[&str]) -> Result<()> {
 }
 
 fn read_fuzz<'a>(words: &'a [&'a str]) -> Result<Fuzz<'a>> {
-    let mut fuzz = Fuzz { seconds: FUZZ_SECONDS, ..Fuzz::default() };
+    let mut fuzz = Fuzz { seconds: FUZZ_SECONDS, jobs: 1, ..Fuzz::default() };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--seconds" => fuzz.seconds = number(word, words.next().context("--seconds needs a value")?)?,
+            "--jobs" => fuzz.jobs = number_up_to(FUZZ_JOBS_MAX, word, words.next().context("--jobs needs a value")?)?,
             "--keep" => fuzz.keep = true,
             flag if flag.starts_with('-') => bail!("there is no flag '{flag}'"),
             target => fuzz.targets.push(target),
@@ -381,6 +331,46 @@ fn read_fuzz<'a>(words: &'a [&'a str]) -> Result<Fuzz<'a>> {
     // For libFuzzer, 0 seconds are for ever.
     ensure!(fuzz.seconds > 0, "--seconds is at least 1");
     Ok(fuzz)
+}
+
+fn read_rolling<'a>(words: &'a [&'a str]) -> Result<Option<&'a str>> {
+    match words {
+        [] => Ok(None),
+        // git would take it for a flag.
+        ["--from", commit] if !commit.starts_with('-') && !commit.is_empty() => Ok(Some(commit)),
+        ["--from", ..] => bail!("--from needs a commit, and takes one"),
+        [first, ..] => bail!("'{first}' is unknown here; there is --from COMMIT"),
+    }
+}
+
+fn read_corpus<'a>(words: &'a [&'a str]) -> Result<Corpus<'a>> {
+    let mut corpus = Corpus::default();
+    let mut words = words.iter();
+    while let Some(flag) = words.next() {
+        let mut value = || words.next().copied().with_context(|| format!("{flag} needs a value"));
+        match *flag {
+            "--wasmtime" => {
+                let version = value()?;
+                ensure!(
+                    semver::Version::parse(version).is_ok(),
+                    "--wasmtime: '{version}' is no version such as 48.0.8"
+                );
+                corpus.wasmtime = Some(version);
+            }
+            "--toolchain" => corpus.toolchain = Some(value()?),
+            "--profile" => {
+                let profile = value()?;
+                known("--profile: no profile", profile, &["dev", "release"])?;
+                corpus.is_dev = profile == "dev";
+            }
+            "--target" => {
+                known("--target: no target", value()?, &[AARCH64])?;
+                corpus.is_aarch64 = true;
+            }
+            _ => bail!("there is no flag '{flag}'"),
+        }
+    }
+    Ok(corpus)
 }
 
 fn read_advisories<'a>(words: &'a [&'a str]) -> Result<Option<&'a str>> {
@@ -392,14 +382,45 @@ fn read_advisories<'a>(words: &'a [&'a str]) -> Result<Option<&'a str>> {
     }
 }
 
-fn bench_seconds(words: &[&str]) -> Result<u64> {
-    let seconds = match words {
-        [] => BENCH_SECONDS,
-        [seconds] => number("seconds", seconds)?,
-        [_, more, ..] => bail!("'{more}' is one argument too many"),
-    };
-    ensure!((1..=BENCH_SECONDS_MAX).contains(&seconds), "seconds must be 1 to {BENCH_SECONDS_MAX}");
-    Ok(seconds)
+fn read_bench<'a>(words: &'a [&'a str]) -> Result<Bench<'a>> {
+    let mut bench = Bench::default();
+    let mut words = words.iter();
+    while let Some(flag) = words.next() {
+        let mut value = || words.next().copied().with_context(|| format!("{flag} needs a value"));
+        match *flag {
+            "--seconds" => bench.seconds = number_up_to(BENCH_SECONDS_MAX, flag, value()?)?,
+            "--rounds" => bench.rounds = number_up_to(BENCH_ROUNDS_MAX, flag, value()?)?,
+            "--clients" => {
+                let clients = value()?.split(',').map(|clients| number_up_to(BENCH_CLIENTS_MAX, flag, clients));
+                bench.clients = distinct(flag, clients.collect::<Result<_>>()?)?;
+            }
+            "--only" => {
+                let operations: Vec<&str> = value()?.split(',').collect();
+                for operation in &operations {
+                    known("--only: no operation", operation, &OPERATIONS)?;
+                }
+                bench.operations = distinct(flag, operations)?;
+            }
+            "--etcd" => bench.etcd = Some(value()?),
+            "--out" => bench.out = Some(value()?),
+            _ => bail!("there is no flag '{flag}'"),
+        }
+    }
+    Ok(bench)
+}
+
+/// Refuses a list that names something twice.
+fn distinct<T: Copy + PartialEq + std::fmt::Display>(flag: &str, list: Vec<T>) -> Result<Vec<T>> {
+    for (position, element) in list.iter().enumerate() {
+        ensure!(!list[..position].contains(element), "{flag}: {element} is there twice");
+    }
+    Ok(list)
+}
+
+fn number_up_to(max: u64, flag: &str, text: &str) -> Result<u64> {
+    let value = number(flag, text)?;
+    ensure!((1..=max).contains(&value), "{flag} must be 1 to {max}");
+    Ok(value)
 }
 
 fn number(what: &str, text: &str) -> Result<u64> {

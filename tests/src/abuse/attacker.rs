@@ -14,7 +14,7 @@ use lockstep_processes::{Output, Process, Stream};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::case::{Case, Target, named};
+use super::case::{Case, FAILED, Target, named};
 use super::watched;
 use crate::{NodeProcess, descriptors};
 
@@ -85,6 +85,11 @@ impl Attacker {
 }
 
 impl Did {
+    /// Returns how much it did, without the attempts that failed.
+    pub(crate) fn deeds(&self) -> u64 {
+        self.counts.iter().filter(|(what, _)| *what != FAILED).map(|(_, number)| number).sum()
+    }
+
     fn parse(line: &str) -> Result<Did> {
         let told: Value = serde_json::from_str(line).with_context(|| format!("the attacker said {line:?}"))?;
         let counts = told["did"].as_object().context("it did not say what it did")?.iter();
@@ -118,6 +123,7 @@ pub fn attack_by_words(words: &[String]) -> Result<()> {
             clients: clients.clone(),
             peers: peers.clone(),
             http: http.clone(),
+            attacked: case.port,
             process,
             until: Instant::now() + time,
             did: Arc::default(),
@@ -144,6 +150,13 @@ mod tests {
             ["pings", "127.0.0.1:1", "10.0.0.1:1", "127.0.0.1:1", "1", "1"].map(str::to_owned).to_vec();
         let error = attack_by_words(&words).unwrap_err().to_string();
         assert!(error.contains("10.0.0.1:1 is not on loopback"), "{error}");
+    }
+
+    #[test]
+    fn attempts_that_failed_are_no_deeds() {
+        let did = |told: Value| Did::parse(&json!({ "did": told, "last_failure": "refused" }).to_string()).unwrap();
+        assert_eq!(did(json!({ "failed": 7 })).deeds(), 0);
+        assert_eq!(did(json!({ "failed": 7, "pings": 2, "calls": 1 })).deeds(), 3);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::cases;
 
+/// What attempts that failed are counted as. They are no deeds.
+pub(crate) const FAILED: &str = "failed";
+
 /// Pause of an attacker whose attempt failed. Without it, an attacker whom a node refuses would
 /// take the processor that the nodes need.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -25,6 +28,29 @@ pub enum Role {
     Leader,
     /// A node that does not lead.
     Follower,
+}
+
+/// A port of the attacked node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// The port for clients.
+    Clients,
+    /// The port for peers.
+    Peers,
+    /// The port for whoever runs the process.
+    Http,
+}
+
+/// Which calls at the attacked node are judged as those at the other nodes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Promised {
+    /// None: the node must only serve again after the attack.
+    #[default]
+    Nothing,
+    /// Commands. A flood of queries may delay a query.
+    Commands,
+    /// All.
+    Everything,
 }
 
 /// What the nodes run.
@@ -47,6 +73,10 @@ pub struct Case {
     pub does: &'static str,
     /// The attacked node.
     pub role: Role,
+    /// What its honest clients are promised.
+    pub promised: Promised,
+    /// The attacked port, in cases that attack one and could attack another.
+    pub(crate) port: Port,
     pub(crate) guest: Guest,
     /// Files and sockets that a node's process may have open. `None` leaves what the shell allows.
     pub(crate) descriptors: Option<u64>,
@@ -54,6 +84,8 @@ pub struct Case {
     pub(crate) large_values: usize,
     /// Whether the nodes verify tokens. Callers without a token may do everything.
     pub(crate) verifies_tokens: bool,
+    /// Whether the nodes require TLS of their peers. Clients speak without it.
+    pub(crate) encrypts_peers: bool,
     pub(crate) attack: fn(Target) -> Attack,
 }
 
@@ -71,12 +103,25 @@ impl Case {
         name: "",
         does: "",
         role: Role::Leader,
+        promised: Promised::Nothing,
+        port: Port::Clients,
         guest: Guest::Kv,
         descriptors: None,
         large_values: 0,
         verifies_tokens: false,
+        encrypts_peers: false,
         attack: |target| Box::pin(async move { target.end().await }),
     };
+
+    /// The same attack at the port for peers, of the leader, where other nodes' commands come in.
+    pub(crate) const fn at_peers(self, name: &'static str, does: &'static str) -> Case {
+        Case { name, does, port: Port::Peers, role: Role::Leader, promised: Promised::Nothing, ..self }
+    }
+
+    /// The same attack at the http port, of a follower.
+    pub(crate) const fn at_http(self, name: &'static str, does: &'static str) -> Case {
+        Case { name, does, port: Port::Http, role: Role::Follower, promised: Promised::Nothing, ..self }
+    }
 }
 
 /// Returns every case that is shown, in the order in which they run.
@@ -104,6 +149,8 @@ pub(crate) struct Target {
     pub(crate) peers: String,
     /// The port for whoever runs the process.
     pub(crate) http: String,
+    /// Which of them [`Target::port`] is.
+    pub(crate) attacked: Port,
     /// The process. Only the planted case uses it: no network gives this away.
     pub(crate) process: u32,
     pub(crate) until: Instant,
@@ -112,6 +159,26 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Returns the address of the port that the case attacks.
+    pub(crate) fn port(&self) -> &str {
+        match self.attacked {
+            Port::Clients => &self.clients,
+            Port::Peers => &self.peers,
+            Port::Http => &self.http,
+        }
+    }
+
+    /// Returns a path that this port serves, and the encoded message of a small request to it.
+    pub(crate) fn small_call(&self) -> (&'static str, &'static [u8]) {
+        match self.attacked {
+            // A linearizable Get of the key `k`.
+            Port::Clients => ("/Example/Get", b"\x0a\x01k\x10\x01"),
+            Port::Peers => ("/lockstep.peer.v1.Peer/Identify", b""),
+            // It takes GET only, and refuses this at once.
+            Port::Http => ("/livez", b""),
+        }
+    }
+
     /// Tells whether the attack is still on.
     pub(crate) fn goes_on(&self) -> bool {
         Instant::now() < self.until
@@ -151,7 +218,7 @@ impl Target {
     async fn again_and_again<W: Future<Output = Result<()>>>(&self, work: impl Fn() -> W) {
         while self.goes_on() {
             if let Ok(Err(error)) = timeout_at(self.until, work()).await {
-                self.count("failed", 1);
+                self.count(FAILED, 1);
                 *self.last_failure.lock() = Some(format!("{error:#}"));
                 sleep(PAUSE).await;
             }
@@ -185,6 +252,7 @@ mod tests {
     #[test]
     fn leaders_and_followers_are_attacked_about_as_often() {
         let leaders = shown().iter().filter(|case| case.role == Role::Leader).count();
-        assert!(leaders.abs_diff(shown().len() - leaders) <= 4, "{leaders} of {} attack the leader", shown().len());
+        let others = shown().len() - leaders;
+        assert!(leaders.abs_diff(others) <= shown().len() / 4, "{leaders} attack the leader, {others} do not");
     }
 }

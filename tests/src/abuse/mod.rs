@@ -25,7 +25,7 @@ mod watched;
 mod wire;
 
 pub use attacker::{ATTACK, attack_by_words};
-pub use case::{Case, Role, list, named, shown};
+pub use case::{Case, Promised, Role, list, named, shown};
 pub use judge::{Figures, Judging, Verdict};
 pub use run::{Judged, Options, run};
 pub use table::{json, rows};

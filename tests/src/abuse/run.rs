@@ -14,10 +14,13 @@ use super::honest::{self, Honest, Phase, Stage};
 use super::judge::{Figures, Judging, Verdict};
 use super::table;
 use super::watched::{self, GROWTH_BYTES_STOP, Watched};
+use crate::certificates::Certificates;
 use crate::{Cluster, NodeProcess, Options as NodeOptions, PATIENCE, kv_wasm, misbehaving_wasm};
 
 /// Nodes of the cluster.
 const NODES: usize = 3;
+/// Their names.
+const NAMES: [&str; NODES] = ["nodeA", "nodeB", "nodeC"];
 /// Time for connections and caches to become warm.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Time between two looks whether an attack must be ended.
@@ -58,8 +61,8 @@ pub struct Judged {
 pub fn run(cases: &[&'static Case], options: &Options, mut done: impl FnMut(&Judged)) -> Result<Vec<Judged>> {
     let mut all = Vec::new();
     for case in cases {
-        if !is_possible(case, &options.program)? {
-            eprintln!("SKIPPED: {}, because this node has no {VERIFIES_TOKENS}", case.name);
+        if let Some(flag) = missing(case, &options.program)? {
+            eprintln!("SKIPPED: {}, because this node has no {flag}", case.name);
             continue;
         }
         // Each case has a runtime of its own, so that its clients end with it.
@@ -81,7 +84,9 @@ pub fn run(cases: &[&'static Case], options: &Options, mut done: impl FnMut(&Jud
 
 async fn one(case: &'static Case, options: &Options) -> Result<Judged> {
     let mut cluster = Cluster::new()?;
-    let figures = match under_attack(&mut cluster, case, options).await {
+    // The files must be there as long as nodes read them.
+    let certificates = case.encrypts_peers.then(|| Certificates::made(&NAMES, &[])).transpose()?;
+    let figures = match under_attack(&mut cluster, case, options, certificates.as_ref()).await {
         Ok(figures) => figures,
         Err(error) => {
             let kept = cluster.keep();
@@ -93,8 +98,13 @@ async fn one(case: &'static Case, options: &Options) -> Result<Judged> {
     Ok(Judged { case: case.name, figures, verdict, kept })
 }
 
-async fn under_attack(cluster: &mut Cluster, case: &Case, options: &Options) -> Result<Figures> {
-    form(cluster, case, options).await?;
+async fn under_attack(
+    cluster: &mut Cluster,
+    case: &Case,
+    options: &Options,
+    certificates: Option<&Certificates>,
+) -> Result<Figures> {
+    form(cluster, case, options, certificates).await?;
     let attacked = match case.role {
         Role::Leader => cluster.leader().await?,
         Role::Follower => cluster.follower().await?,
@@ -120,6 +130,7 @@ async fn under_attack(cluster: &mut Cluster, case: &Case, options: &Options) -> 
     let growth_bytes = watched.growths().into_iter().max().unwrap_or_default();
     let calls = honest.finish().await;
     Ok(Figures {
+        promised: case.promised,
         growth_bytes,
         stopped: attack.stopped,
         back,
@@ -127,13 +138,18 @@ async fn under_attack(cluster: &mut Cluster, case: &Case, options: &Options) -> 
         elections,
         node_processors: attack.node_processors,
         attacker_processors: attack.attacker_processors,
-        deeds: attack.did.counts.values().sum(),
+        deeds: attack.did.deeds(),
         did: table::deeds(&attack.did),
         ..Figures::of(&calls)
     })
 }
 
-async fn form(cluster: &mut Cluster, case: &Case, options: &Options) -> Result<()> {
+async fn form(
+    cluster: &mut Cluster,
+    case: &Case,
+    options: &Options,
+    certificates: Option<&Certificates>,
+) -> Result<()> {
     let fsm = match case.guest {
         Guest::Kv => kv_wasm(),
         Guest::Misbehaving => misbehaving_wasm(cluster.directory())?,
@@ -148,8 +164,25 @@ async fn form(cluster: &mut Cluster, case: &Case, options: &Options) -> Result<(
         descriptors: case.descriptors.map(|limit| (limit, limit)),
         tls: None,
     };
-    cluster.form(NODES, &member).await?;
+    match certificates {
+        None => cluster.form(NODES, &member).await?,
+        Some(certificates) => form_encrypted(cluster, &member, certificates).await?,
+    }
     honest::write_large(cluster, case.large_values).await
+}
+
+/// Forms a cluster of nodes that require TLS of each other.
+async fn form_encrypted(cluster: &mut Cluster, member: &NodeOptions, certificates: &Certificates) -> Result<()> {
+    for name in NAMES {
+        let mut options = NodeOptions { bootstrap: cluster.nodes.is_empty(), ..member.clone() };
+        options.more.extend(certificates.deployed(name)?.peer_flags("require"));
+        let n = cluster.push(options)?;
+        cluster.nodes[n].start().await?;
+        if n > 0 {
+            cluster.add_voter(n).await?;
+        }
+    }
+    cluster.everyone_knows_everyone().await
 }
 
 /// A key that nobody has, in a set of keys as the node reads it.
@@ -159,6 +192,8 @@ const KEYS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA",
 const POLICY: &str = "[[grant]]\nsubject = \"anonymous\"\nrole = \"admin\"\n";
 /// Flag of a node that verifies tokens.
 const VERIFIES_TOKENS: &str = "--token_jwks";
+/// Flag of a node that speaks TLS with its peers.
+const ENCRYPTS_PEERS: &str = "--peer_tls_cert";
 
 /// Writes the files of nodes that verify tokens, and returns their flags.
 fn tokens(cluster: &Cluster) -> Result<Vec<String>> {
@@ -168,13 +203,12 @@ fn tokens(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(vec![format!("{VERIFIES_TOKENS}={}", keys.display()), format!("--policy={}", policy.display())])
 }
 
-/// Tells whether the program can do what a case needs.
-fn is_possible(case: &Case, program: &Path) -> Result<bool> {
-    if !case.verifies_tokens {
-        return Ok(true);
-    }
+/// Returns a flag that a case needs and the program does not have.
+fn missing(case: &Case, program: &Path) -> Result<Option<&'static str>> {
+    let needed = [(case.verifies_tokens, VERIFIES_TOKENS), (case.encrypts_peers, ENCRYPTS_PEERS)];
+    let Some((_, flag)) = needed.into_iter().find(|(is_needed, _)| *is_needed) else { return Ok(None) };
     let help = Command::new(program).args(["node", "--help"]).output().context("the program does not start")?;
-    Ok(String::from_utf8_lossy(&help.stdout).contains(VERIFIES_TOKENS))
+    Ok((!String::from_utf8_lossy(&help.stdout).contains(flag)).then_some(flag))
 }
 
 /// What came of an attack.

@@ -11,9 +11,10 @@ use super::run::Judged;
 /// Returns the table in Markdown, with what is wrong below it.
 pub fn rows(judged: &[Judged]) -> String {
     let mut table = String::from(
-        "| case | verdict | put p99, ms: before, during | get p99, ms | factor | failed calls: others | attacked node | \
-         growth, MiB | back after, s | elections | processors: node, attacker | what the attacker did |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| case | verdict | put p99, ms: before, during, factor | get p99 | put p99, attacked node | \
+         get p99, attacked node | failed calls: others | attacked node | growth, MiB | back after, s | elections | \
+         processors: node, attacker | what the attacker did |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     table.extend(judged.iter().map(row));
     for one in judged.iter().filter(|one| !one.verdict.passed()) {
@@ -27,12 +28,13 @@ pub fn rows(judged: &[Judged]) -> String {
 fn row(one: &Judged) -> String {
     let figures = &one.figures;
     format!(
-        "| {} | {} | {} | {} | {:.1} | {} | {} of {} | {} | {} | {} | {:.2}, {:.2} | {} |\n",
+        "| {} | {} | {} | {} | {} | {} | {} | {} of {} | {} | {} | {} | {:.2}, {:.2} | {} |\n",
         one.case,
         if one.verdict.passed() { "passed" } else { "FAILED" },
         times(&figures.puts),
         times(&figures.gets),
-        figures.factor(),
+        times(&figures.puts_at_attacked),
+        times(&figures.gets_at_attacked),
         figures.errors.len(),
         figures.at_attacked.0,
         figures.at_attacked.1,
@@ -45,8 +47,10 @@ fn row(one: &Judged) -> String {
     )
 }
 
+/// Returns the times and the factor as it was measured.
 fn times(times: &Times) -> String {
-    format!("{:.0}, {:.0}", milliseconds(times.baseline), milliseconds(times.attack))
+    let (baseline, attack) = (milliseconds(times.baseline), milliseconds(times.attack));
+    format!("{baseline:.1}, {attack:.1}, {:.1}", times.raw_factor())
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -74,7 +78,9 @@ fn object(one: &Judged) -> Value {
             "baseline_ms": milliseconds(times.baseline),
             "attack_ms": milliseconds(times.attack),
             "after_ms": milliseconds(times.after),
-            "factor": times.factor(),
+            "factor": times.raw_factor(),
+            "factor_judged": times.factor(),
+            "failed": times.failed,
         })
     };
     json!({
@@ -83,6 +89,9 @@ fn object(one: &Judged) -> Value {
         "wrong": one.verdict.wrong,
         "put_p99": times(&figures.puts),
         "get_p99": times(&figures.gets),
+        "put_p99_at_attacked": times(&figures.puts_at_attacked),
+        "get_p99_at_attacked": times(&figures.gets_at_attacked),
+        "promised_at_attacked": format!("{:?}", figures.promised),
         "calls": figures.calls,
         "errors": figures.errors.len(),
         "errors_at_attacked": figures.at_attacked.0,

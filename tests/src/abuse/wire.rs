@@ -10,7 +10,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use h2::client::{Builder, ResponseFuture, SendRequest};
@@ -25,6 +27,8 @@ use tonic::codegen::{Bytes, http};
 use super::case::Target;
 pub(crate) use crate::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, PING, RST_STREAM, SETTINGS, call, frame};
 
+/// Bytes before each message in gRPC: a flag, and its length.
+const MESSAGE_HEAD_BYTES: usize = 5;
 /// First byte of a compressed message in gRPC.
 const COMPRESSED: u8 = 1;
 /// What an HTTP/2 client says first.
@@ -204,6 +208,9 @@ pub(crate) fn padded(mut encoded: Vec<u8>, bytes: usize) -> Vec<u8> {
     encoded
 }
 
+/// A call of which the node waits for more: its answer, and where its body goes.
+pub(crate) type Open = (ResponseFuture, SendStream<Bytes>);
+
 /// One connection that follows the rules of HTTP/2.
 #[derive(Clone)]
 pub(crate) struct Caller {
@@ -224,8 +231,13 @@ impl Drop for Connection {
 impl Caller {
     /// Connects to a port, with windows so large that a node never waits for the attacker.
     pub(crate) async fn connect(target: &Target, port: &str) -> Result<Caller> {
+        Caller::connect_with_window(target, port, 16 << 20).await
+    }
+
+    /// Connects to a port that may send so many bytes of each answer before the attacker reads.
+    pub(crate) async fn connect_with_window(target: &Target, port: &str, bytes: u32) -> Result<Caller> {
         let mut builder = Builder::new();
-        builder.initial_window_size(16 << 20).initial_connection_window_size(256 << 20);
+        builder.initial_window_size(bytes).initial_connection_window_size(256 << 20);
         let (send, connection) = builder.handshake(connect(port).await?).await.context("the handshake")?;
         // Its error is that of the calls.
         let connection = tokio::spawn(async move { drop(connection.await) });
@@ -233,8 +245,18 @@ impl Caller {
     }
 
     /// Opens a call. The caller sends the body, or never does.
-    pub(crate) async fn open(&self, path: &str) -> Result<(ResponseFuture, SendStream<Bytes>)> {
+    pub(crate) async fn open(&self, path: &str) -> Result<Open> {
         self.send(request(path).body(())?).await
+    }
+
+    /// Opens a call that may take so long, in the words of `grpc-timeout`.
+    pub(crate) async fn open_for(&self, path: &str, timeout: &str) -> Result<Open> {
+        self.send(request(path).header("grpc-timeout", timeout).body(())?).await
+    }
+
+    /// Opens a call to a peer with this encoded route in its metadata.
+    pub(crate) async fn open_routed(&self, path: &str, route: &[u8]) -> Result<Open> {
+        self.send(request(path).header("lockstep-route-bin", STANDARD_NO_PAD.encode(route)).body(())?).await
     }
 
     /// Opens a call and sends its whole body.
@@ -253,6 +275,14 @@ impl Caller {
         self.end(self.begin(path, body).await?).await
     }
 
+    /// Makes a call, and returns the message that answers it.
+    pub(crate) async fn ask(&self, path: &str, body: Bytes) -> Result<Bytes> {
+        let mut answer = Vec::new();
+        self.read(self.begin(path, body).await?, |_, piece| answer.extend_from_slice(piece)).await?;
+        ensure!(answer.len() >= MESSAGE_HEAD_BYTES, "no answer from {path}");
+        Ok(answer.split_off(MESSAGE_HEAD_BYTES).into())
+    }
+
     /// Makes a call with a bearer token.
     pub(crate) async fn call_as(&self, token: &str, path: &str, body: Bytes) -> Result<()> {
         let request = request(path).header("authorization", format!("Bearer {token}")).body(())?;
@@ -263,14 +293,37 @@ impl Caller {
 
     /// Waits for the end of a call, and counts whether it was an answer or a refusal.
     pub(crate) async fn end(&self, response: ResponseFuture) -> Result<()> {
+        self.read(response, |_, _| ()).await
+    }
+
+    /// Does the same, and hands each piece of the answer to `take`.
+    pub(crate) async fn read(
+        &self,
+        response: ResponseFuture,
+        mut take: impl FnMut(&Target, &[u8]) + Send,
+    ) -> Result<()> {
         let (head, mut body) = response.await?.into_parts();
         while let Some(data) = body.data().await {
-            let bytes = data?.len();
-            body.flow_control().release_capacity(bytes)?;
+            let data = data?;
+            take(&self.target, &data);
+            body.flow_control().release_capacity(data.len())?;
         }
         let trailers = body.trailers().await?.unwrap_or_default();
         self.count(is_refusal(&head.headers) || is_refusal(&trailers));
         Ok(())
+    }
+
+    /// Keeps calls open until the node has ended them, and fails with the first that fails.
+    pub(crate) async fn keep_open(&self, calls: Vec<Open>) -> Result<()> {
+        let keep = |(response, sending): Open| {
+            let caller = self.clone();
+            async move {
+                let ended = caller.end(response).await;
+                drop(sending);
+                ended
+            }
+        };
+        all(calls.into_iter().map(keep)).await
     }
 
     /// Waits for the beginning of a stream of answers, and counts whether it is a refusal.
@@ -284,7 +337,7 @@ impl Caller {
         self.target.count(if is_refusal { "refusals" } else { "answers" }, 1);
     }
 
-    async fn send(&self, request: http::Request<()>) -> Result<(ResponseFuture, SendStream<Bytes>)> {
+    async fn send(&self, request: http::Request<()>) -> Result<Open> {
         let mut send = self.send.clone().ready().await.context("a place for a call")?;
         Ok(send.send_request(request, false)?)
     }

@@ -6,16 +6,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use lockstep_tests::torture::plan::FaultKind;
-use lockstep_tests::torture::run::{Options, run};
+use lockstep_tests::torture::run::{Options, VERIFY_ENTRIES, run};
 
 const HELP: &str = "\
 usage: cargo xtask torture [--seconds N] [--cycles N] [--seed S] [--nodes 3|5] [--faults LIST] [--plant TASK]
+                    [--verify_entries N]
 
   --seconds N    begin no cycle after N seconds; 60 unless --cycles is given
   --cycles N     end after N cycles of load, fault, heal and verdict
   --seed S       draw faults and load from S; drawn from the clock and printed otherwise
   --nodes N      nodes of every cluster; three otherwise, and five in every fourth
   --plant TASK   a failpoint that every node has all the time, to see it found: read-skip-index=return(error)
+  --verify_entries N
+                 run again at most N entries of each cluster's log when it ends, and compare hashes: 20000 otherwise, 0 for none
   --faults LIST  only these, with commas: ";
 
 fn help() -> String {
@@ -57,6 +60,7 @@ fn parse(words: &[String]) -> Result<Options> {
         kinds: FaultKind::ALL.to_vec(),
         nodes: None,
         planted: Vec::new(),
+        verify_entries: VERIFY_ENTRIES,
     };
     let mut words = words.iter();
     while let Some(flag) = words.next() {
@@ -66,6 +70,7 @@ fn parse(words: &[String]) -> Result<Options> {
             "--cycles" => options.cycles = Some(number(flag, value()?)?),
             "--seed" => options.seed = number(flag, value()?)?,
             "--nodes" => options.nodes = Some(nodes(value()?)?),
+            "--verify_entries" => options.verify_entries = number(flag, value()?)?,
             "--plant" => options.planted.push(value()?.clone()),
             "--faults" => options.kinds = kinds(value()?)?,
             _ => bail!("no flag '{flag}'"),

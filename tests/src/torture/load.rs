@@ -27,12 +27,13 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// Time between two attempts to reach a node that does not run.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Operations of one client in one cycle, after which it slows down so that the history stays
+/// Operations of all clients in one cycle, after which they slow down so that the history stays
 /// small.
-const BRISK_OPERATIONS: usize = 10_000;
+pub const BRISK_OPERATIONS: u64 = 120_000;
 
-/// Pause of a client that has slowed down.
-const SLOW_PAUSE: Duration = Duration::from_millis(20);
+/// Pause of a client that has slowed down, for each client that there is: together they do at most
+/// 500 operations a second.
+const SLOW_PAUSE: Duration = Duration::from_millis(2);
 
 /// Source of the tokens of a run. No two writes share a token.
 pub type Tokens = Arc<AtomicU64>;
@@ -149,6 +150,8 @@ pub struct LoadOptions {
     pub clients_per_node: u32,
     /// Seed of the choice of keys and operations. The cluster determines their interleaving.
     pub seed: u64,
+    /// Operations of all clients after which they slow down: [`BRISK_OPERATIONS`], as a rule.
+    pub brisk_operations: u64,
 }
 
 /// Running clients.
@@ -162,6 +165,8 @@ impl Load {
     /// Starts clients at every node, whether or not the node runs.
     pub fn start(cluster: &Cluster, options: &LoadOptions, clock: Clock, tokens: &Tokens) -> Result<Load> {
         let mut load = Load { stop: Arc::default(), acknowledged: Arc::default(), clients: Vec::new() };
+        let clients = u32::try_from(cluster.nodes.len()).expect("few nodes") * options.clients_per_node;
+        let brisk = usize::try_from(options.brisk_operations / u64::from(clients.max(1))).expect("they fit in memory");
         for (node, process) in (0..).zip(&cluster.nodes) {
             for _ in 0..options.clients_per_node {
                 let id = u32::try_from(load.clients.len()).expect("few clients");
@@ -172,6 +177,8 @@ impl Load {
                     tokens: tokens.clone(),
                     stop: load.stop.clone(),
                     acknowledged: load.acknowledged.clone(),
+                    brisk,
+                    pause: SLOW_PAUSE * clients,
                 };
                 load.clients.push(tokio::spawn(client.run()));
             }
@@ -215,6 +222,9 @@ struct Client {
     tokens: Tokens,
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
+    /// Operations after which it pauses behind each.
+    brisk: usize,
+    pause: Duration,
 }
 
 impl Client {
@@ -235,8 +245,8 @@ impl Client {
                 }
                 None => tokio::time::sleep(RECONNECT_PAUSE).await,
             }
-            if seen.len() > BRISK_OPERATIONS {
-                tokio::time::sleep(SLOW_PAUSE).await;
+            if seen.len() > self.brisk {
+                tokio::time::sleep(self.pause).await;
             }
         }
         Ok(seen)

@@ -6,6 +6,7 @@
 //! plan (seed) ──► run: one cycle = load ─► fault ─► heal ─► liveness ─► final reads ─► state hashes
 //!                        │ load: clients on every node ──► history
 //!                        └ judge: chain (every write names the one before it) and wgl (porcupine), both must agree
+//!                    the cluster ends: verify runs its log again (`lockstep replay`)
 //! ```
 //!
 //! - A write without a definite answer stays "maybe" for ever. A failed read proves nothing and is
@@ -15,6 +16,7 @@
 //!   does not grow with the run.
 
 pub mod chain;
+pub(crate) mod cycle;
 #[cfg(target_os = "linux")]
 pub mod disk;
 #[cfg(not(target_os = "linux"))]
@@ -27,4 +29,5 @@ pub mod nemesis;
 pub mod plan;
 pub mod points;
 pub mod run;
+pub mod verify;
 pub mod wgl;

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::load::Load;
 use super::plan::{Fault, FaultKind};
 use super::points::{Point, Role, Setup};
+use super::verify;
 use crate::{Cluster, Cut, NodeProcess, Options, Signal, eventually};
 
 /// Writes that must be acknowledged during a fault that leaves a majority.
@@ -80,7 +81,8 @@ async fn follower(cluster: &Cluster, draw: u64) -> Result<usize> {
     Ok(if place >= leader { place + 1 } else { place })
 }
 
-async fn with_role(cluster: &Cluster, role: Role, draw: u64) -> Result<usize> {
+/// Returns a node that has a role now.
+pub(crate) async fn with_role(cluster: &Cluster, role: Role, draw: u64) -> Result<usize> {
     match role {
         Role::Leader => cluster.leader().await,
         Role::Follower => follower(cluster, draw).await,
@@ -227,6 +229,11 @@ async fn grow_and_shrink(cluster: &mut Cluster, load: &Load) -> Result<String> {
     cluster.remove(newcomer).await?;
     load.progress(PROGRESS).await.context("with one voter less")?;
     let removed = cluster.drop_last()?;
+    // The next one with this name is another node.
+    let archive = verify::archive(cluster).join(&removed);
+    if archive.is_dir() {
+        std::fs::remove_dir_all(archive)?;
+    }
     Ok(format!("{removed} came and went"))
 }
 

@@ -29,7 +29,8 @@ impl Random {
         self.draw() % end
     }
 
-    fn shuffle<T>(&mut self, items: &mut [T]) {
+    /// Puts the items into another order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for n in (1..items.len()).rev() {
             items.swap(n, self.below(n as u64 + 1) as usize);
         }
@@ -165,23 +166,24 @@ pub struct Plan {
     random: Random,
     kinds: Vec<FaultKind>,
     round: Vec<FaultKind>,
-    crashes: Bag,
-    errors: Bag,
+    crashes: Bag<(Point, Role)>,
+    errors: Bag<(Point, Role)>,
 }
 
-/// Points in an order that the seed decides, repeated without end.
+/// Things in an order that the seed decides, repeated without end.
 #[derive(Clone, Debug)]
-struct Bag {
-    all: Vec<(Point, Role)>,
-    left: Vec<(Point, Role)>,
+pub(crate) struct Bag<T> {
+    all: Vec<T>,
+    left: Vec<T>,
 }
 
-impl Bag {
-    fn new(all: Vec<(Point, Role)>) -> Bag {
+impl<T: Clone> Bag<T> {
+    pub(crate) fn new(all: Vec<T>) -> Bag<T> {
         Bag { all, left: Vec::new() }
     }
 
-    fn draw(&mut self, random: &mut Random) -> Option<(Point, Role)> {
+    /// Returns the next one, or `None` if there is nothing at all.
+    pub(crate) fn draw(&mut self, random: &mut Random) -> Option<T> {
         if self.left.is_empty() {
             self.left.clone_from(&self.all);
             random.shuffle(&mut self.left);

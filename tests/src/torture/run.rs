@@ -2,19 +2,20 @@
 //! each, up to the limit of time or cycles. This file owns what is kept for inspection after a
 //! failure, and the counts of the last line.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::cycle::{Cycle, Memory};
 use super::disk::Disk;
-use super::history::{self, Clock, Counts, Kind, Operation, Outcome, Record};
-use super::judge::Verdict;
-use super::load::{self, Load, LoadOptions, Session, Tokens};
+use super::history::{Clock, Counts};
+use super::load::{BRISK_OPERATIONS, Load, LoadOptions, Tokens};
 use super::nemesis;
 use super::plan::{Fault, FaultKind, Plan};
-use crate::{Cluster, Network, Options as NodeOptions, PATIENCE};
+use super::verify::{self, Verified};
+use crate::{Cluster, Network, Options as NodeOptions, chain_wasm};
 
 /// Cycles on one cluster before the next one is formed.
 const CYCLES_PER_CLUSTER: u64 = 25;
@@ -35,6 +36,9 @@ const PROGRESS: u64 = 50;
 const TIGHT: [&str; 4] =
     ["--snapshot_threshold=200", "--snapshot_interval=1s", "--trailing_logs=20", "--trailing_entries_min=20"];
 
+/// Entries of a cluster's log that are run again at its end, unless said otherwise.
+pub const VERIFY_ENTRIES: u64 = 20_000;
+
 /// Parameters of a run, which ends at whichever limit comes first.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -50,6 +54,9 @@ pub struct Options {
     pub nodes: Option<usize>,
     /// Failpoints that every node has all the time: bugs that the run should detect.
     pub planted: Vec<String>,
+    /// Most entries of a cluster's log that are run again when it ends. 0: the nodes have no log
+    /// archive, and nothing is run again.
+    pub verify_entries: u64,
 }
 
 /// What a successful run has done.
@@ -67,6 +74,8 @@ pub struct Summary {
     pub counts: Counts,
     /// Number of snapshots that followers received and restored.
     pub installs: u64,
+    /// What was run again of the logs.
+    pub verified: Verified,
 }
 
 impl std::fmt::Display for Summary {
@@ -75,9 +84,12 @@ impl std::fmt::Display for Summary {
             let counts: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
             if counts.is_empty() { "none".into() } else { counts.join(", ") }
         };
-        let Summary { cycles, clusters, faults, points, counts, installs } = self;
+        let Summary { cycles, clusters, faults, points, counts, installs, verified } = self;
         writeln!(out, "faults: {}", list(faults))?;
         writeln!(out, "crash points: {}", list(points))?;
+        if *verified != Verified::default() {
+            writeln!(out, "{verified}")?;
+        }
         write!(
             out,
             "{cycles} cycles on {clusters} clusters, {installs} snapshots installed, {cycles} histories, {counts}: no violation"
@@ -172,7 +184,11 @@ impl Run {
         let size = self.options.nodes.unwrap_or(default);
         let planted = self.options.planted.clone();
         let node = NodeOptions { planted, ..NodeOptions::tortured() };
-        cluster.form(size, &node.with(&TIGHT)).await?;
+        let mut node = node.with(&TIGHT);
+        if self.options.verify_entries > 0 {
+            node = node.with(&[&verify::flag(&cluster)?]);
+        }
+        cluster.form(size, &node).await?;
         self.summary.clusters += 1;
         self.restored.clear();
         let mut memory = Memory::default();
@@ -184,10 +200,21 @@ impl Run {
             done = self.cycle(&mut cluster, &mut memory).await;
         }
         let done = match done {
-            Ok(()) => memory.is_still_there(&cluster, self.clock).await,
+            Ok(()) => self.end(&mut cluster, &memory).await,
             failed => failed,
         };
         done.with_context(|| format!("the nodes' directories and logs are kept in {}", cluster.keep().display()))
+    }
+
+    /// Looks everything up once more, stops the nodes, and runs their log again.
+    async fn end(&mut self, cluster: &mut Cluster, memory: &Memory) -> Result<()> {
+        memory.is_still_there(cluster, self.clock).await?;
+        if self.options.verify_entries > 0 {
+            let verified = verify::verify(cluster, &[chain_wasm()], self.options.verify_entries).await?;
+            println!("{:>5} s  {verified}", self.began.elapsed().as_secs());
+            self.summary.verified = self.summary.verified.plus(verified);
+        }
+        Ok(())
     }
 
     async fn cycle(&mut self, cluster: &mut Cluster, memory: &mut Memory) -> Result<()> {
@@ -224,7 +251,12 @@ impl Run {
         let first = u32::try_from(self.summary.cycles).expect("few cycles") * KEYS;
         let keys = first..first + KEYS;
         let seed = self.options.seed ^ self.summary.cycles;
-        let options = LoadOptions { keys: keys.clone(), clients_per_node: CLIENTS_PER_NODE, seed };
+        let options = LoadOptions {
+            keys: keys.clone(),
+            clients_per_node: CLIENTS_PER_NODE,
+            seed,
+            brisk_operations: BRISK_OPERATIONS,
+        };
         let load = Load::start(cluster, &options, self.clock, &self.tokens)?;
         let struck = async {
             load.progress(PROGRESS).await.context("before the fault")?;
@@ -234,45 +266,10 @@ impl Run {
             Ok(words)
         };
         let struck: Result<String> = struck.await;
-        // The history is judged in any case: a violation says more than a fault that could not be
-        // applied.
-        let mut seen = load.finish().await?;
-        let mut ends_at = None;
-        let live = match &struck {
-            Ok(_) => self.closing(cluster, keys, &mut seen, &mut ends_at).await,
-            Err(_) => Ok(()),
-        };
-        let (verdict, seen) = tokio::task::spawn_blocking(move || (Verdict::of(&seen, ends_at), seen)).await?;
-        if !verdict.passed() || live.is_err() || struck.is_err() {
-            history::save(&seen, path)?;
-        }
-        if !verdict.passed() {
-            let also = struck.err().or(live.err()).map(|error| format!("and {error:#}")).unwrap_or_default();
-            bail!("{verdict}{also}");
-        }
-        let words = struck?;
-        live?;
-        memory.keep(&seen);
-        Ok((words, Counts::of(&seen)))
-    }
-
-    /// Checks the cluster after a fault and takes the last reads.
-    ///
-    /// All nodes must run and be live, and all states must be equal.
-    async fn closing(
-        &mut self,
-        cluster: &mut Cluster,
-        keys: std::ops::Range<u32>,
-        seen: &mut Vec<Operation>,
-        ends_at: &mut Option<u64>,
-    ) -> Result<()> {
-        nobody_died(cluster).await?;
-        seen.extend(load::liveness(cluster, keys.clone(), self.clock, &self.tokens).await?);
-        *ends_at = Some(self.clock.now());
-        seen.extend(load::final_reads(cluster, keys, self.clock).await?);
-        states_agree(cluster).await?;
+        let cycle = Cycle { clock: self.clock, tokens: self.tokens.clone(), keys, history: path.to_path_buf() };
+        let (words, seen) = cycle.judge(cluster, load, struck, memory).await?;
         self.count_installs(cluster).await?;
-        nobody_died(cluster).await
+        Ok((words, Counts::of(&seen)))
     }
 }
 
@@ -285,96 +282,6 @@ impl Run {
             let now = node.status().await?["fsm"]["restore_count"].as_u64().context("no restore count")?;
             self.summary.installs += if now >= *before { now - *before } else { now };
             *before = now;
-        }
-        Ok(())
-    }
-}
-
-async fn nobody_died(cluster: &mut Cluster) -> Result<()> {
-    for node in &mut cluster.nodes {
-        if node.has_ended()? {
-            let status = node.wait_exit().await?;
-            bail!("{} ended with {status} although nobody struck it:\n{}", node.name, node.last_words());
-        }
-        ensure!(!node.log().contains("panicked at"), "{} panicked: its log says where", node.name);
-    }
-    Ok(())
-}
-
-/// Waits until every node has applied the same index, and checks that all have the same state hash.
-async fn states_agree(cluster: &Cluster) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut places = HashSet::new();
-        let mut hashes = HashSet::new();
-        let mut statuses = Vec::new();
-        for node in &cluster.nodes {
-            let status = node.status().await?;
-            places.insert(status["fsm"]["state_hash_index"].as_u64().context("no index of the state hash")?);
-            hashes.insert(status["fsm"]["state_hash"].as_str().context("no state hash")?.to_owned());
-            let mismatches = status["fsm"]["state_hash_mismatches"].as_u64();
-            ensure!(mismatches == Some(0), "{} counts {mismatches:?} mismatches of state hashes", node.name);
-            statuses.push(format!("{}: {}", node.name, status["fsm"]));
-        }
-        if places.len() == 1 {
-            ensure!(hashes.len() == 1, "states differ at one index:\n{}", statuses.join("\n"));
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!("the nodes do not reach one index within {PATIENCE:?}:\n{}", statuses.join("\n"));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// The newest record of each key of earlier cycles. This is all that is kept of a history. When the
-/// cluster ends, the records are looked up.
-#[derive(Default)]
-struct Memory {
-    newest: HashMap<u32, Record>,
-    /// Writes of unknown outcome. Each may still be applied.
-    maybes: HashSet<u64>,
-}
-
-impl Memory {
-    fn keep(&mut self, history: &[Operation]) {
-        for operation in history {
-            let record = match operation.outcome {
-                Outcome::Wrote(record, _) | Outcome::Read(Some(record)) => record,
-                Outcome::Maybe => {
-                    if let Kind::Put(token) = operation.kind {
-                        self.maybes.insert(token);
-                    }
-                    continue;
-                }
-                Outcome::Read(None) | Outcome::Refused => continue,
-            };
-            let newest = self.newest.entry(operation.key).or_insert(record);
-            if newest.version < record.version {
-                *newest = record;
-            }
-        }
-    }
-
-    async fn is_still_there(&self, cluster: &Cluster, clock: Clock) -> Result<()> {
-        for (node, process) in (0..).zip(&cluster.nodes) {
-            let mut session = Session::new(0, node, process.grpc_addr(), clock);
-            for (key, kept) in &self.newest {
-                let deadline = Instant::now() + PATIENCE;
-                let found = loop {
-                    match session.get(*key, true).await?.map(|operation| operation.outcome) {
-                        Some(Outcome::Read(found)) => break found,
-                        _ if Instant::now() > deadline => bail!("{} does not answer", process.name),
-                        _ => {}
-                    }
-                };
-                let later = |record: Record| record.version > kept.version && self.maybes.contains(&record.token);
-                ensure!(
-                    found.is_some_and(|record| record == *kept || later(record)),
-                    "lost: key {key} was {kept:?} and is {found:?} at {} when the cluster ends",
-                    process.name
-                );
-            }
         }
         Ok(())
     }

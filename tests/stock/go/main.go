@@ -1,12 +1,13 @@
-// A client in Go with gRPC as it comes from its module proxy. It adds a key to the key-value guest
-// and prints OK, or the code of the status and its text. It has no generated code: the request is
-// two fields.
+// A client in Go with gRPC as it comes from its module proxy. It makes one call and prints OK and
+// the reply, or the code of the status and its text. It has no generated code: request and reply
+// are base64.
 package main
 
 import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"flag"
 	"fmt"
 	"os"
@@ -35,13 +36,11 @@ func (raw) Unmarshal(data []byte, v any) error {
 
 func (raw) Name() string { return "proto" }
 
-func field(number byte, text string) []byte {
-	return append([]byte{number<<3 | 2, byte(len(text))}, text...)
-}
-
 func main() {
 	address, rest := os.Args[1], os.Args[2:]
 	flags := flag.NewFlagSet("client", flag.ExitOnError)
+	method := flags.String("method", "", "")
+	encoded := flags.String("request", "", "")
 	ca := flags.String("ca", "", "")
 	cert := flags.String("cert", "", "")
 	key := flags.String("key", "", "")
@@ -59,11 +58,12 @@ func main() {
 	if *token != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+*token)
 	}
-	request := append(field(1, "go"), field(2, "value")...)
+	request, err := base64.StdEncoding.DecodeString(*encoded)
+	must(err)
 	var reply []byte
-	err = connection.Invoke(ctx, "/Example/Add", &request, &reply, grpc.ForceCodec(raw{}))
+	err = connection.Invoke(ctx, *method, &request, &reply, grpc.ForceCodec(raw{}))
 	if err == nil {
-		fmt.Println("OK")
+		fmt.Println("OK: " + base64.StdEncoding.EncodeToString(reply))
 		return
 	}
 	said := status.Convert(err)

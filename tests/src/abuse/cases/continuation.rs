@@ -21,14 +21,17 @@ pub(crate) const CASE: Case = Case {
     ..Case::PLAIN
 };
 
+pub(crate) const AT_PEERS: Case = CASE.at_peers("continuation-peers", "does what continuation does, at the peer port");
+pub(crate) const AT_HTTP: Case = CASE.at_http("continuation-http", "does what continuation does, at the http port");
+
 async fn attack(target: Target) -> Result<()> {
     target.together(CONNECTIONS, never_end_the_headers).await
 }
 
 /// Every second attacker sends large frames, the others empty ones: these cost almost nothing.
 async fn never_end_the_headers(target: Target, n: usize) -> Result<()> {
-    let mut connection = wire::connect_http2(&target.clients).await?;
-    connection.io.write_all(&frame(HEADERS, 0, 1, &call_headers("/Example/Get"))).await?;
+    let mut connection = wire::connect_http2(target.port()).await?;
+    connection.io.write_all(&frame(HEADERS, 0, 1, &call_headers(target.small_call().0))).await?;
     let header = indexed_header("x", &[b'a'; 1_000]);
     let payload = if n.is_multiple_of(2) { header.repeat(PAYLOAD_BYTES / header.len()) } else { Vec::new() };
     let frames = frame(CONTINUATION, 0, 1, &payload).repeat(AT_ONCE);

@@ -27,14 +27,18 @@ pub(crate) const CASE: Case = Case {
     ..Case::PLAIN
 };
 
+pub(crate) const AT_PEERS: Case = CASE.at_peers("header-bombs-peers", "does what header-bombs does, at the peer port");
+pub(crate) const AT_HTTP: Case = CASE.at_http("header-bombs-http", "does what header-bombs does, at the http port");
+
 async fn attack(target: Target) -> Result<()> {
     target.together(CONNECTIONS, bomb).await
 }
 
 async fn bomb(target: Target, n: usize) -> Result<()> {
+    let (path, _) = target.small_call();
     let is_bomb = n.is_multiple_of(2);
-    let block = if is_bomb { hpack_bomb() } else { large_headers() };
-    let (mut answers, mut requests) = wire::connect_http2(&target.clients).await?.io.into_split();
+    let block = if is_bomb { hpack_bomb(path) } else { large_headers(path) };
+    let (mut answers, mut requests) = wire::connect_http2(target.port()).await?.io.into_split();
     let reading = tokio::spawn(async move { wire::read_all(&mut answers).await });
     let mut sent = Ok(());
     for stream in (0..CALLS).map(|n| 2 * n + 1) {
@@ -48,11 +52,11 @@ async fn bomb(target: Target, n: usize) -> Result<()> {
     Ok(sent?)
 }
 
-fn hpack_bomb() -> Vec<u8> {
-    [call_headers("/Example/Get"), indexed_header("x", &[b'a'; HEADER_BYTES]), vec![NEWEST; NAMED]].concat()
+fn hpack_bomb(path: &str) -> Vec<u8> {
+    [call_headers(path), indexed_header("x", &[b'a'; HEADER_BYTES]), vec![NEWEST; NAMED]].concat()
 }
 
-fn large_headers() -> Vec<u8> {
+fn large_headers(path: &str) -> Vec<u8> {
     let large = |n: usize| indexed_header(&format!("x-{n}"), &[b'a'; 1_000]);
-    [call_headers("/Example/Get")].into_iter().chain((0..60).map(large)).flatten().collect()
+    [call_headers(path)].into_iter().chain((0..60).map(large)).flatten().collect()
 }

@@ -2,13 +2,19 @@
 
 mod bad_tokens;
 mod big_replies;
+mod busy_backups;
+mod busy_watches;
 mod connect_storm;
 mod continuation;
+mod dripped_requests;
 mod failing_commands;
 mod foreign;
 mod half_open;
+mod half_peers;
+mod handshake_flood;
 mod handshake_storm;
 mod header_bombs;
+mod held_windows;
 mod identify;
 mod inflating;
 mod oversized;
@@ -31,26 +37,42 @@ use super::case::Case;
 pub(super) const PLANTED: &str = "planted";
 
 /// All cases, in the order in which they run.
-pub(super) const ALL: [&Case; 24] = [
+pub(super) const ALL: [&Case; 40] = [
     &silent::CASE,
     &half_open::CASE,
     &connect_storm::CASE,
     &handshake_storm::CASE,
+    &handshake_flood::CASE,
     &foreign::CASE,
     &pings::CASE,
     &settings::CASE,
     &rapid_reset::CASE,
     &continuation::CASE,
     &header_bombs::CASE,
+    &pings::AT_PEERS,
+    &pings::AT_HTTP,
+    &settings::AT_PEERS,
+    &settings::AT_HTTP,
+    &rapid_reset::AT_PEERS,
+    &rapid_reset::AT_HTTP,
+    &continuation::AT_PEERS,
+    &continuation::AT_HTTP,
+    &header_bombs::AT_PEERS,
+    &header_bombs::AT_HTTP,
     &slow_bodies::CASE,
+    &dripped_requests::CASE,
     &oversized::CASE,
     &inflating::CASE,
     &padded_watches::CASE,
     &sleeping_watchers::CASE,
+    &busy_watches::CASE,
     &untaken_replies::CASE,
+    &held_windows::CASE,
     &identify::CASE,
+    &half_peers::CASE,
     &reflection::CASE,
     &sleeping_backups::CASE,
+    &busy_backups::CASE,
     &failing_commands::CASE,
     &query_flood::CASE,
     &big_replies::CASE,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use prost::Message;
 use tonic::codegen::Bytes;
 
-use super::super::case::{Case, Role, Target};
+use super::super::case::{Case, Promised, Role, Target};
 use super::super::wire::{self, Caller};
 use crate::pb::WatchRequest;
 
@@ -21,6 +21,7 @@ pub(crate) const CASE: Case = Case {
     name: "padded-watches",
     does: "opens 4,500 watches whose requests are 3.9 MiB, and 4 kB on the wire",
     role: Role::Leader,
+    promised: Promised::Commands,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN
 };

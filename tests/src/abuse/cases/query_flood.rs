@@ -5,7 +5,7 @@
 use anyhow::Result;
 use prost::Message;
 
-use super::super::case::{Case, Guest, Role, Target};
+use super::super::case::{Case, Guest, Promised, Role, Target};
 use super::super::wire::{self, Caller};
 use crate::misbehaving_pb::{Deed, What};
 
@@ -17,7 +17,8 @@ const QUERIES: usize = 4;
 pub(crate) const CASE: Case = Case {
     name: "query-flood",
     does: "asks queries that use all their fuel, on 64 connections",
-    role: Role::Follower,
+    role: Role::Leader,
+    promised: Promised::Commands,
     guest: Guest::Misbehaving,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN

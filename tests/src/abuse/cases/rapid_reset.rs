@@ -13,8 +13,6 @@ const CONNECTIONS: usize = 16;
 const AT_ONCE: u32 = 100;
 /// Error code: the client no longer wants the answer.
 const CANCEL: u32 = 8;
-/// The encoded request of a linearizable Get of the key `k`.
-const REQUEST: &[u8] = b"\x0a\x01k\x10\x01";
 
 pub(crate) const CASE: Case = Case {
     name: "rapid-reset",
@@ -24,16 +22,20 @@ pub(crate) const CASE: Case = Case {
     ..Case::PLAIN
 };
 
+pub(crate) const AT_PEERS: Case = CASE.at_peers("rapid-reset-peers", "does what rapid-reset does, at the peer port");
+pub(crate) const AT_HTTP: Case = CASE.at_http("rapid-reset-http", "does what rapid-reset does, at the http port");
+
 async fn attack(target: Target) -> Result<()> {
     target.together(CONNECTIONS, call_and_cancel).await
 }
 
 async fn call_and_cancel(target: Target, _: usize) -> Result<()> {
-    let (mut answers, mut requests) = wire::connect_http2(&target.clients).await?.io.into_split();
+    let (mut answers, mut requests) = wire::connect_http2(target.port()).await?.io.into_split();
     let reading = tokio::spawn(async move { wire::read_all(&mut answers).await });
+    let small_call = target.small_call();
     let mut stream = 1;
     while target.goes_on() {
-        let calls: Vec<u8> = (0..AT_ONCE).flat_map(|n| cancelled(stream + 2 * n)).collect();
+        let calls: Vec<u8> = (0..AT_ONCE).flat_map(|n| cancelled(stream + 2 * n, small_call)).collect();
         stream += 2 * AT_ONCE;
         requests.write_all(&calls).await?;
         target.count("cancelled calls", AT_ONCE as usize);
@@ -42,6 +44,6 @@ async fn call_and_cancel(target: Target, _: usize) -> Result<()> {
     Ok(())
 }
 
-fn cancelled(stream: u32) -> Vec<u8> {
-    [call(stream, "/Example/Get", REQUEST), frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())].concat()
+fn cancelled(stream: u32, (path, request): (&str, &[u8])) -> Vec<u8> {
+    [call(stream, path, request), frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())].concat()
 }

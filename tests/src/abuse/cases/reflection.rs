@@ -5,9 +5,11 @@
 use anyhow::Result;
 use tonic::codegen::Bytes;
 
-use super::super::case::{Case, Role, Target};
+use super::super::case::{Case, Promised, Role, Target};
 use super::super::wire::{self, Caller};
 
+/// The call that answers questions.
+pub(super) const PATH: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 /// Connections.
 const CONNECTIONS: usize = 16;
 /// Questions in one call.
@@ -17,6 +19,7 @@ pub(crate) const CASE: Case = Case {
     name: "reflection",
     does: "asks for descriptors as fast as it can, on 16 connections",
     role: Role::Leader,
+    promised: Promised::Commands,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN
 };
@@ -27,17 +30,16 @@ async fn attack(target: Target) -> Result<()> {
 
 async fn ask(target: Target, _: usize) -> Result<()> {
     let caller = Caller::connect(&target, &target.clients).await?;
-    let questions = questions();
+    let questions: Bytes = question().repeat(QUESTIONS).into();
     while target.goes_on() {
-        caller.call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", questions.clone()).await?;
+        caller.call(PATH, questions.clone()).await?;
         target.count("questions", QUESTIONS);
     }
     Ok(())
 }
 
-/// Encodes `file_containing_symbol` (field 4) with the manager's service, many times.
-fn questions() -> Bytes {
+/// Encodes `file_containing_symbol` (field 4) with the manager's service.
+pub(super) fn question() -> Bytes {
     let symbol = b"RaftManager";
-    let question = wire::message(&[&[4 << 3 | 2, symbol.len() as u8], &symbol[..]].concat());
-    question.repeat(QUESTIONS).into()
+    wire::message(&[&[4 << 3 | 2, symbol.len() as u8], &symbol[..]].concat())
 }

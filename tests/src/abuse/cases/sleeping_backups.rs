@@ -5,7 +5,7 @@
 use anyhow::Result;
 use tokio::io::AsyncWriteExt;
 
-use super::super::case::{Case, Role, Target};
+use super::super::case::{Case, Promised, Role, Target};
 use super::super::wire::{self, call};
 
 /// Connections.
@@ -18,7 +18,8 @@ const REQUESTS: [&[u8]; 2] = [b"\x08\x01", b""];
 pub(crate) const CASE: Case = Case {
     name: "sleeping-backups",
     does: "starts backups on 32 connections and reads nothing",
-    role: Role::Follower,
+    role: Role::Leader,
+    promised: Promised::Commands,
     large_values: 80,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN

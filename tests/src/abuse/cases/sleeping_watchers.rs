@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 use tonic::codegen::Bytes;
 
-use super::super::case::{Case, LARGE_BYTES, Role, Target, large_key};
+use super::super::case::{Case, LARGE_BYTES, Promised, Role, Target, large_key};
 use super::super::wire::{self, Caller, call};
 use crate::noise;
 use crate::pb::{AddRequest, WatchRequest};
@@ -25,7 +25,8 @@ const CHANGE_PAUSE: Duration = Duration::from_millis(250);
 pub(crate) const CASE: Case = Case {
     name: "sleeping-watchers",
     does: "opens 2,000 watches of a changing value of 256 KiB and reads nothing",
-    role: Role::Follower,
+    role: Role::Leader,
+    promised: Promised::Commands,
     large_values: 1,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN

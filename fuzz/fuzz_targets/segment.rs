@@ -1,0 +1,4 @@
+//! Feeds `lockstep::fuzzing::segment`, which says what it expects.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lockstep::fuzzing::segment(bytes));
