@@ -11,12 +11,14 @@
 pub(super) mod places;
 pub(super) mod replies;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use lockstep_contract::Consistency;
+use tokio::sync::Semaphore;
 
 use super::budget::{Lease, Share, Use};
 use super::{Call, CallError, Calls};
@@ -75,11 +77,13 @@ impl Calls {
         let place = self.0.watches.places.take_within(self.watches_quota(), connection, &call.caller);
         let place = place.map_err(CallError::TooManyWatches)?;
         let held = connection.share().lease(Use::Watch, WATCH_BYTES + call.request.len() as u64)?;
+        let turns = place.steps();
         let (outlet, replies) = replies::channel(place);
         let watch = Watch {
             calls: self.clone(),
             call,
             sender: outlet.sender(),
+            turns,
             memo: Bytes::new(),
             again: Again::default(),
             share: connection.share().clone(),
@@ -112,6 +116,8 @@ struct Watch {
     calls: Calls,
     call: Call,
     sender: Sender,
+    /// The turns of this client's steps.
+    turns: Arc<Semaphore>,
     memo: Bytes,
     again: Again,
     share: Share,
@@ -280,7 +286,10 @@ impl Watch {
                 cause,
                 memo: self.memo.clone(),
             };
-            match self.calls.0.parts.machine.watch_step(call).await {
+            let turn = self.turns.acquire().await.expect("the turns are never closed");
+            let stepped = self.calls.0.parts.machine.watch_step(call).await;
+            drop(turn);
+            match stepped {
                 Ok(watched) => {
                     self.calls.0.watches.steps.fetch_add(1, Relaxed);
                     return Ok(watched);

@@ -24,7 +24,7 @@ use std::borrow::Cow;
 use wasmparser::{BinaryReader, Validator};
 use wasmtime::WasmBacktrace;
 
-use super::features::FEATURES;
+use super::features::PARSED_FEATURES;
 use super::limits::Limits;
 
 mod cost;
@@ -66,7 +66,7 @@ pub(super) fn refuses_metered_form(limits: &Limits, encoded: &[u8]) -> Option<St
         return None;
     }
     match metered(encoded, limits.wasm_stack_bytes) {
-        Ok(form) => Validator::new_with_features(FEATURES).validate_all(&form).err().map(|error| error.to_string()),
+        Ok(form) => Validator::new_with_features(PARSED_FEATURES).validate_all(&form).err().map(|error| error.to_string()),
         Err(why) => Some(why),
     }
 }

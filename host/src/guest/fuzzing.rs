@@ -3,7 +3,7 @@
 use wasmparser::{Parser, Validator};
 
 use super::depth;
-use super::features::FEATURES;
+use super::features::PARSED_FEATURES;
 use super::limits::Limits;
 use super::load::inspect;
 
@@ -15,7 +15,7 @@ pub(crate) fn depth(bytes: &[u8]) {
     if !Parser::is_component(bytes) {
         return;
     }
-    let validate = |bytes: &[u8]| Validator::new_with_features(FEATURES).validate_all(bytes).map(drop);
+    let validate = |bytes: &[u8]| Validator::new_with_features(PARSED_FEATURES).validate_all(bytes).map(drop);
     let form = match (depth::metered(bytes, Limits::DEFAULT.wasm_stack_bytes), validate(bytes)) {
         (Ok(form), Ok(())) => form,
         (Err(_), Err(_)) => return,

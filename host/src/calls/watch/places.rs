@@ -1,5 +1,5 @@
-//! Limits how many watches may be open: on this node, for one client and on one connection. It
-//! counts them, and does not know what a watch does.
+//! Limits how many watches may be open: on this node, for one client and on one connection, and how
+//! many of one client run a step at a time. It counts them, and does not know what a watch does.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,6 +19,10 @@ pub const WATCHES_PER_CLIENT_MAX: usize = WATCHES_MAX / 4;
 /// Most watches open at a time on one connection. A face whose connections carry a limited number
 /// of calls has a higher limit, so that watches alone never fill a connection.
 pub const WATCHES_PER_CONNECTION_MAX: usize = 1000;
+
+/// Most watches of one client whose step waits for a query thread or runs on one. When a change
+/// wakes a thousand watches of a client, its others and other clients' calls find short queues.
+const STEPS_AT_ONCE_OF_ONE_CLIENT: usize = 32;
 
 /// One connection of a client. Each of its requests carries it.
 #[derive(Clone, Debug)]
@@ -64,13 +68,28 @@ pub struct Places(Arc<Mutex<Open>>);
 #[derive(Debug, Default)]
 struct Open {
     on_node: usize,
-    /// How many watches each client has. A client without watches is not in it.
-    of_clients: HashMap<Arc<str>, usize>,
+    /// The watches of each client. A client without watches is not in it.
+    of_clients: HashMap<Arc<str>, OfClient>,
+}
+
+/// The watches of one client.
+#[derive(Debug)]
+struct OfClient {
+    open: usize,
+    steps: Arc<Semaphore>,
+}
+
+impl Default for OfClient {
+    fn default() -> OfClient {
+        OfClient { open: 0, steps: Arc::new(Semaphore::new(STEPS_AT_ONCE_OF_ONE_CLIENT)) }
+    }
 }
 
 /// The place of one watch. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
+    /// The turns that the steps of its client's watches take.
+    steps: Arc<Semaphore>,
     _on_connection: OwnedSemaphorePermit,
     _on_node: NodePlace,
 }
@@ -126,8 +145,8 @@ impl Places {
     pub fn take_within(&self, quota: Option<u64>, connection: &Connection, caller: &str) -> Result<Place, Full> {
         let on_connection = connection.watches.clone().try_acquire_owned().map_err(|_| Full::Connection)?;
         let client = connection.client(caller);
-        self.0.lock().take(client.clone(), quota)?;
-        Ok(Place { _on_connection: on_connection, _on_node: NodePlace { open: self.0.clone(), client } })
+        let steps = self.0.lock().take(client.clone(), quota)?;
+        Ok(Place { steps, _on_connection: on_connection, _on_node: NodePlace { open: self.0.clone(), client } })
     }
 
     /// Returns the number of open watches.
@@ -137,14 +156,14 @@ impl Places {
 
     /// Returns the number of watches of the client that has most.
     pub fn taken_by_one(&self) -> u64 {
-        self.0.lock().of_clients.values().max().copied().unwrap_or(0) as u64
+        self.0.lock().of_clients.values().map(|of| of.open).max().unwrap_or(0) as u64
     }
 }
 
 impl Open {
     /// Counts one more watch of a client, if there is a place for it.
-    fn take(&mut self, client: Arc<str>, quota: Option<u64>) -> Result<(), Full> {
-        let of_client = self.of_clients.get(&client).copied().unwrap_or(0);
+    fn take(&mut self, client: Arc<str>, quota: Option<u64>) -> Result<Arc<Semaphore>, Full> {
+        let of_client = self.of_clients.get(&client).map_or(0, |of| of.open);
         if of_client >= WATCHES_PER_CLIENT_MAX {
             return Err(Full::Client);
         }
@@ -157,20 +176,29 @@ impl Open {
             return Err(Full::Machine(quota));
         }
         self.on_node += 1;
-        self.of_clients.insert(client, of_client + 1);
-        Ok(())
+        let of_client = self.of_clients.entry(client).or_default();
+        of_client.open += 1;
+        Ok(of_client.steps.clone())
     }
 
     /// Counts one watch of a client less.
     fn give_back(&mut self, client: &Arc<str>) {
         self.on_node -= 1;
-        let left = self.of_clients.get_mut(client).map_or(0, |open| {
-            *open -= 1;
-            *open
+        let left = self.of_clients.get_mut(client).map_or(0, |of| {
+            of.open -= 1;
+            of.open
         });
         if left == 0 {
             self.of_clients.remove(client);
         }
+    }
+}
+
+impl Place {
+    /// Returns the turns of its client's watches. A step holds a permit while it waits for a query
+    /// thread and runs.
+    pub(super) fn steps(&self) -> Arc<Semaphore> {
+        self.steps.clone()
     }
 }
 
@@ -268,6 +296,16 @@ mod tests {
         places.take(&connections[2], "bob").unwrap();
         places.take(&connections[2], "").unwrap();
         assert_eq!(held.len(), WATCHES_PER_CLIENT_MAX);
+    }
+
+    #[test]
+    fn the_watches_of_a_client_share_their_turns_and_leave_others_theirs() {
+        let places = Places::default();
+        let place = |last: u8| places.take(&from([10, 0, 0, last]), "").unwrap();
+        let (one, same, other) = (place(1), place(1), place(2));
+        let taken: Vec<_> = std::iter::from_fn(|| one.steps().try_acquire_owned().ok()).collect();
+        assert_eq!(taken.len(), STEPS_AT_ONCE_OF_ONE_CLIENT);
+        assert!(same.steps().try_acquire().is_err() && other.steps().try_acquire().is_ok());
     }
 
     #[test]

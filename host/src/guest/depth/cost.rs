@@ -16,7 +16,7 @@ use wasmparser::{
     ValType, ValidPayload, Validator, ValidatorResources, WasmModuleResources,
 };
 
-use crate::guest::features::FEATURES;
+use crate::guest::features::PARSED_FEATURES;
 
 /// Version of what this directory makes of a component. Whoever changes it raises the number, or
 /// nodes would go on with compiled code that they kept from before.
@@ -53,9 +53,9 @@ pub(super) type Functions = BTreeMap<usize, Function>;
 
 /// Validates a component as the engine does for the features of guests, and measures its functions.
 pub(super) fn functions(encoded: &[u8]) -> Result<Functions> {
-    let mut validator = Validator::new_with_features(FEATURES);
+    let mut validator = Validator::new_with_features(PARSED_FEATURES);
     let mut parser = Parser::new(0);
-    parser.set_features(FEATURES);
+    parser.set_features(PARSED_FEATURES);
     let mut allocations = FuncValidatorAllocations::default();
     let mut functions = Functions::new();
     for payload in parser.parse_all(encoded) {
@@ -83,7 +83,7 @@ fn measure(
     }
     let mut validator = function.into_validator(allocations);
     let mut reader = body.get_binary_reader();
-    reader.set_features(FEATURES);
+    reader.set_features(PARSED_FEATURES);
     validator.read_locals(&mut reader)?;
     let mut operators = OperatorsReader::new(reader);
     let (mut operands, mut count, mut calls) = (Operands::default(), 0_u64, false);

@@ -15,7 +15,7 @@ use wasmparser::{
 };
 
 use super::cost::Functions;
-use crate::guest::features::FEATURES;
+use crate::guest::features::PARSED_FEATURES;
 
 /// Most core instances of a component, as many as the engine makes.
 pub(in crate::guest) const INSTANCES_MAX: u32 = 40;
@@ -24,7 +24,7 @@ pub(in crate::guest) const INSTANCES_MAX: u32 = 40;
 /// that is no part of a component makes none.
 pub(super) fn metered(encoded: &[u8], functions: &Functions) -> Result<u32> {
     let mut parser = Parser::new(0);
-    parser.set_features(FEATURES);
+    parser.set_features(PARSED_FEATURES);
     // The components around the place that is read, the innermost last.
     let mut around = vec![Scope::default()];
     // The modules around it: none, or one.

@@ -45,7 +45,7 @@ pub const HALF_RECEIVED_BYTES_OF_ONE_MAX: usize = HALF_RECEIVED_BYTES_MAX / OF_O
 const OF_ONE_CONNECTION: usize = 4;
 
 /// Most bytes of small messages of which a part is here, on one connection: two of the largest. Who
-/// has shown no certificate may have half of the port's connections.
+/// has shown no certificate may have an eighth of the port's connections.
 pub const SMALL_HALF_RECEIVED_BYTES_MAX: usize = 2 * SMALL_MESSAGE_BYTES_MAX;
 
 /// Most calls on one connection that wait for room and may have small messages only. Each keeps one

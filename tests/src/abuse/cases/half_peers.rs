@@ -17,8 +17,8 @@ use super::super::case::{Case, Role, Target};
 use super::super::wire::{self, Caller, Open};
 use crate::peer::{IdentifyResponse, Route};
 
-/// Connections: half of the port's places.
-const CONNECTIONS: usize = 512;
+/// Connections: as many as one address may have, an eighth of the port's places.
+const CONNECTIONS: usize = 128;
 /// One connection of so many sends large messages, the others small ones.
 const LARGE_EACH: usize = 16;
 /// Of the others, one of so many sends single frames.
@@ -51,7 +51,7 @@ const LARGE_BYTES: usize = 15 << 20;
 
 pub(crate) const CASE: Case = Case {
     name: "half-peers",
-    does: "sends half of small and large messages on 512 connections at the peer port",
+    does: "sends half of small and large messages on 128 connections at the peer port",
     role: Role::Follower,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN
@@ -66,10 +66,19 @@ async fn attack(target: Target) -> Result<()> {
         let (small, unread, frame, large) = (small.clone(), unread.clone(), frame.clone(), large.clone());
         async move {
             let caller = Caller::connect(&target, &target.peers).await?;
-            let open = match (n.is_multiple_of(LARGE_EACH), n.is_multiple_of(FRAMES_EACH)) {
-                (true, _) => begin_large(&target, &caller, large).await?,
-                (false, true) => begin_frames(&target, &caller, small, frame).await?,
-                (false, false) => begin_small(&target, &caller, small, unread).await?,
+            let halves = match n.is_multiple_of(FRAMES_EACH) {
+                true => Halves {
+                    first: (ROOM_CALLS, small, "halves of small messages"),
+                    then: (FRAME_CALLS, frame, "single frames of small messages"),
+                },
+                false => Halves {
+                    first: (SMALL_CALLS, small, "halves of small messages"),
+                    then: (UNREAD_CALLS, unread, "calls that wait to be read"),
+                },
+            };
+            let open = match n.is_multiple_of(LARGE_EACH) {
+                true => begin_large(&target, &caller, large).await?,
+                false => begin_small(&target, &caller, halves).await?,
             };
             // Until the node ends them: then come again.
             caller.keep_open(open).await
@@ -78,38 +87,24 @@ async fn attack(target: Target) -> Result<()> {
     target.together(CONNECTIONS, work).await
 }
 
-async fn begin_small(target: &Target, caller: &Caller, half: Bytes, unread: Bytes) -> Result<Vec<Open>> {
-    let mut open = Vec::new();
-    for n in 0..SMALL_CALLS + UNREAD_CALLS {
-        if n == SMALL_CALLS {
-            sleep(READ).await;
-        }
-        let (body, what) = match n < SMALL_CALLS {
-            true => (&half, "halves of small messages"),
-            false => (&unread, "calls that wait to be read"),
-        };
-        let (response, mut sending) = caller.open(IDENTIFY).await?;
-        sending.send_data(body.clone(), false)?;
-        target.count(what, 1);
-        open.push((response, sending));
-    }
-    Ok(open)
+/// What the calls of a connection send, one after the other.
+struct Halves {
+    /// Calls that take the room, or wait for it.
+    first: (usize, Bytes, &'static str),
+    /// Calls that come when the node has read those.
+    then: (usize, Bytes, &'static str),
 }
 
-async fn begin_frames(target: &Target, caller: &Caller, half: Bytes, frame: Bytes) -> Result<Vec<Open>> {
+async fn begin_small(target: &Target, caller: &Caller, halves: Halves) -> Result<Vec<Open>> {
     let mut open = Vec::new();
-    for n in 0..ROOM_CALLS + FRAME_CALLS {
-        if n == ROOM_CALLS {
-            sleep(READ).await;
+    for (calls, body, what) in [halves.first, halves.then] {
+        for _ in 0..calls {
+            let (response, mut sending) = caller.open(IDENTIFY).await?;
+            sending.send_data(body.clone(), false)?;
+            target.count(what, 1);
+            open.push((response, sending));
         }
-        let (body, what) = match n < ROOM_CALLS {
-            true => (&half, "halves of small messages"),
-            false => (&frame, "single frames of small messages"),
-        };
-        let (response, mut sending) = caller.open(IDENTIFY).await?;
-        sending.send_data(body.clone(), false)?;
-        target.count(what, 1);
-        open.push((response, sending));
+        sleep(READ).await;
     }
     Ok(open)
 }
