@@ -5,27 +5,25 @@
 //! Things that are compared run in turns, so that a machine that slows down slows both. Figures are
 //! medians over the turns.
 
+#[path = "parts/bed.rs"]
+mod bed;
+#[path = "parts/guests.rs"]
+mod guests;
+#[path = "parts/ladder.rs"]
+mod ladder;
 #[path = "costs/twin.rs"]
 mod twin;
 
-use std::any::Any;
-use std::collections::BTreeMap;
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
+use bed::{Bed, ROWS, add};
+use guests::limits;
+use ladder::{HeldRows, Rung, echo, one_call};
 use lockstep::codec::Command;
-use lockstep::guest::{
-    ApplyInstance, CALLER_STACK_BYTES, Call, Component, Context, Engine, Limits, Page, Range, Rows, StoreFault, Verdict,
-};
-use lockstep::machine::{Instances, Replica, ReplicaDigest};
-use prost::Message;
+use lockstep::guest::{ApplyInstance, CALLER_STACK_BYTES, Component, Engine, Rows};
+use lockstep::machine::Instances;
 use twin::Twins;
-use wit_component::StringEncoding;
-use wit_parser::Resolve;
-
-const LADDER: &str = include_str!("costs/ladder.wat");
-const CONTRACT: &str = include_str!("../../wit/machine.wit");
 
 /// Number of measurements of each thing.
 const TURNS: usize = 15;
@@ -35,27 +33,6 @@ const LENGTH: Duration = Duration::from_millis(100);
 const SIZES: [usize; 4] = [1, 16, 64, 1024];
 /// Commands of one measurement of the key-value guest. They write [`ROWS`] rows in turn.
 const COMMANDS: usize = 16 * 1024;
-const ROWS: usize = 4096;
-const START_MS: u64 = 1_704_067_200_000;
-/// Fuel for anything that is measured here.
-const FUEL: u64 = 1 << 60;
-
-/// The actions of `ladder.wat`.
-#[derive(Clone, Copy)]
-enum Rung {
-    Nothing = 0,
-    Get = 1,
-    Put = 2,
-    Scan = 3,
-    Loop = 4,
-    Echo = 5,
-}
-
-impl Rung {
-    fn request(self, times: u32) -> Vec<u8> {
-        [&[self as u8][..], &times.to_le_bytes()].concat()
-    }
-}
 
 fn main() -> Result<()> {
     // Rust's own harness passes arguments like --bench; they are ignored.
@@ -64,17 +41,14 @@ fn main() -> Result<()> {
 }
 
 fn measure() -> Result<()> {
-    // More fuel than any node gives, so that a measurement can be long.
-    let limits =
-        Limits { fuel_per_command: FUEL, fuel_per_entry: FUEL, store_calls_max: u64::MAX, ..Limits::default() };
-    let limits = Limits { store_bytes_max: u64::MAX, write_bytes_per_command_max: u64::MAX, ..limits };
+    let limits = limits();
     let (counting, not_counting) = (Engine::new(&limits)?, Engine::unmetered(&limits)?);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("lockstep {}, {cores} cores, one thread, medians of {TURNS} turns\n", env!("CARGO_PKG_VERSION"));
     println!("{:<54}{:>12}{:>12}{:>8}", "", "with fuel", "without", "ratio");
-    let ladder = typed_module()?;
+    let ladder = guests::ladder_wasm()?;
     ladder_rows(&load(&counting, &ladder)?, &load(&not_counting, &ladder)?)?;
-    let kv = kv_wasm()?;
+    let kv = guests::kv_wasm()?;
     let (metered, unmetered) = (load(&counting, &kv)?, load(&not_counting, &kv)?);
     fuel_of_adds(&metered, &unmetered)?;
     twins(&metered)
@@ -82,22 +56,6 @@ fn measure() -> Result<()> {
 
 fn load(engine: &Engine, wasm: &[u8]) -> Result<Component> {
     Ok(Component::load(engine, &Component::encode(wasm)?)?)
-}
-
-fn kv_wasm() -> Result<Vec<u8>> {
-    let directory = std::env::var_os("LOCKSTEP_BUILD_DIR").context("cargo xtask costs says where build/kv.wasm is")?;
-    let path = std::path::PathBuf::from(directory).join("kv.wasm");
-    std::fs::read(&path).with_context(|| format!("reading {}", path.display()))
-}
-
-/// Builds the guest from its text, in the form that a compiler leaves.
-fn typed_module() -> Result<Vec<u8>> {
-    let mut module = wat::parse_str(LADDER)?;
-    let mut resolve = Resolve::default();
-    let package = resolve.push_str("machine.wit", CONTRACT)?;
-    let world = resolve.select_world(&[package], Some("machine-guest"))?;
-    wit_component::embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
-    Ok(module)
 }
 
 /// Measures both in turns. Returns the median of each in nanoseconds.
@@ -156,7 +114,7 @@ fn ladder_rows(with: &Component, without: &Component) -> Result<()> {
         })
     };
     row("a fresh instance and a call that does nothing", in_turns(|| fresh_call(with), || fresh_call(without))?);
-    let echo = [&Rung::Echo.request(0)[..], &[7; 256]].concat();
+    let echo = echo();
     for (what, request) in [("a call that does nothing", &[][..]), ("a call that answers with its 261 bytes", &echo)] {
         row(what, in_turns(|| calls(with, request), || calls(without, request))?);
     }
@@ -169,16 +127,6 @@ fn ladder_rows(with: &Component, without: &Component) -> Result<()> {
         row(what, in_turns(|| inside(with, rung, times), || inside(without, rung, times))?);
     }
     Ok(())
-}
-
-fn one_call(instance: &mut ApplyInstance, request: &[u8], store: Box<dyn Rows>) -> Result<Box<dyn Rows>> {
-    let context = Context { index: 1, position: 0, time_ms: START_MS };
-    let call = Call { context, method: "costs.Ladder/Climb", request, caller: "", fuel: FUEL };
-    let (verdict, store) = instance.apply(call, store);
-    let verdict = verdict?;
-    ensure!(matches!(verdict, Verdict::Reply(_)), "the guest of the benchmark answered {verdict:?}");
-    black_box(verdict);
-    Ok(store)
 }
 
 /// Returns the nanoseconds of a call in an instance that has served others.
@@ -204,7 +152,7 @@ fn inside(component: &Component, rung: Rung, times: u32) -> Result<f64> {
             Ok(())
         })
     };
-    let (all, call_alone) = (call(&rung.request(times))?, call(&Rung::Nothing.request(0))?);
+    let (all, call_alone) = (call(&rung.request(times))?, call(&[])?);
     Ok((all - call_alone) / f64::from(times))
 }
 
@@ -213,11 +161,14 @@ fn fuel_of_adds(with: &Component, without: &Component) -> Result<()> {
     let commands = adds();
     let (mut one, mut other) = (Bed::new(with)?, Bed::new(without)?);
     let figures = in_turns(
-        || one.run(with, &commands, 64).map(|took| took * 1e3),
-        || other.run(without, &commands, 64).map(|took| took * 1e3),
+        || run(&mut one, with, &commands, 64).map(|took| took * 1e3),
+        || run(&mut other, without, &commands, 64).map(|took| took * 1e3),
     )?;
     row("Example/Add of kv.wasm, 64 an entry, state on disk", figures);
-    ensure!(one.standing()? == other.standing()?, "with and without fuel the guest came to other states");
+    ensure!(
+        one.replica.standing()? == other.replica.standing()?,
+        "with and without fuel the guest came to other states"
+    );
     Ok(())
 }
 
@@ -229,98 +180,24 @@ fn twins(component: &Component) -> Result<()> {
     for size in SIZES {
         let (mut wasm, mut native) = (Bed::new(component)?, Bed::new(component)?);
         let (with, without) =
-            in_turns(|| wasm.run(component, &commands, size), || native.run(&twins, &commands, size))?;
+            in_turns(|| run(&mut wasm, component, &commands, size), || run(&mut native, &twins, &commands, size))?;
         println!("{size:<20}{with:>10.2}{without:>10.2}{:>8.2}", with / without);
-        ensure!(wasm.standing()? == native.standing()?, "the guest and its twin came to other states");
+        ensure!(wasm.replica.standing()? == native.replica.standing()?, "the guest and its twin came to other states");
     }
     println!("The rolling hash and the rows of both were equal after every row of this table.");
     Ok(())
 }
 
 fn adds() -> Vec<Command> {
-    let add = |number: usize| {
-        let request = kv::AddRequest { key: format!("key-{:08}", number % ROWS), val: "x".repeat(256) };
-        Command { method: "Example/Add".into(), request: request.encode_to_vec().into(), ..Command::default() }
-    };
     (0..COMMANDS).map(add).collect()
 }
 
-/// A replica in a directory of its own.
-struct Bed {
-    replica: Replica,
-    time_ms: u64,
-    _place: tempfile::TempDir,
-}
-
-impl Bed {
-    fn new(component: &Component) -> Result<Bed> {
-        let place = tempfile::Builder::new().prefix("lockstep-costs-").tempdir()?;
-        Ok(Bed { replica: Replica::open(place.path(), component.clone())?, time_ms: START_MS, _place: place })
+/// Applies the commands in entries of `size`. Returns the microseconds of one command.
+fn run(bed: &mut Bed, instances: &dyn Instances, commands: &[Command], size: usize) -> Result<f64> {
+    let entries: Vec<Vec<Command>> = commands.chunks(size).map(<[Command]>::to_vec).collect();
+    let began = Instant::now();
+    for entry in entries {
+        bed.apply(instances, entry)?;
     }
-
-    /// Applies the commands in entries of `size`. Returns the microseconds of one command.
-    fn run(&mut self, instances: &dyn Instances, commands: &[Command], size: usize) -> Result<f64> {
-        let entries: Vec<Vec<Command>> = commands.chunks(size).map(<[Command]>::to_vec).collect();
-        let began = Instant::now();
-        for entry in entries {
-            self.time_ms += 1;
-            let verdicts = self.replica.apply_by(instances, self.time_ms, entry)?;
-            ensure!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Reply(_))), "an Add failed");
-        }
-        Ok(began.elapsed().as_secs_f64() * 1e6 / commands.len() as f64)
-    }
-
-    fn standing(&self) -> Result<ReplicaDigest> {
-        Ok(self.replica.standing()?)
-    }
-}
-
-/// HeldRows in memory, to measure a store call without any disk.
-#[derive(Default)]
-struct HeldRows(BTreeMap<Vec<u8>, Vec<u8>>);
-
-impl HeldRows {
-    /// Makes the rows that `ladder.wat` reads.
-    fn filled() -> HeldRows {
-        let key = |number: u32| [b"row\0", &number.to_le_bytes()[..]].concat();
-        HeldRows((0..1000).map(|number| (key(number), vec![0; 64])).collect())
-    }
-}
-
-impl Rows for HeldRows {
-    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreFault> {
-        Ok(self.0.get(key).cloned())
-    }
-
-    fn scan(&mut self, range: Range<'_>, reverse: bool, limit: u32) -> Result<Page, StoreFault> {
-        let mut page = Page::default();
-        let end = range.end.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let rows = self.0.range::<[u8], _>((std::ops::Bound::Included(range.start), end));
-        assert!(!reverse, "the benchmark scans forwards");
-        for (count, (key, value)) in (0..).zip(rows) {
-            page.more = limit != 0 && count == limit;
-            if page.more || !page.push(key, value) {
-                break;
-            }
-        }
-        Ok(page)
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreFault> {
-        self.0.insert(key.to_vec(), value.to_vec());
-        Ok(())
-    }
-
-    fn remove(&mut self, key: &[u8]) -> Result<(), StoreFault> {
-        self.0.remove(key);
-        Ok(())
-    }
-
-    fn remove_range(&mut self, _: Range<'_>, _: u64) -> Result<u64, StoreFault> {
-        Err(StoreFault("the benchmark removes no ranges".to_owned()))
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
+    Ok(began.elapsed().as_secs_f64() * 1e6 / commands.len() as f64)
 }

@@ -406,6 +406,7 @@ fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
         ("bench 5", "error: there is no flag '5'"),
         ("alike --help", "Ten million commands"),
         ("costs --help", "native twin"),
+        ("instructions --help", "--record"),
         ("help", "cargo xtask <command> --help"),
         ("demo --fast", "error: '--fast' is unknown here"),
         ("torture --cycle 3", "error: there is no flag '--cycle'"),

@@ -10,6 +10,7 @@ mod demo_cluster;
 mod demo_directory;
 mod fuzz;
 mod guests;
+mod instructions;
 mod rolling;
 mod setup;
 mod words;
@@ -20,6 +21,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 use guests::guests;
+use instructions::Instructions;
 use words::{Refusal, Task};
 
 /// Arguments that build one program. They name the whole workspace, although it is one program.
@@ -57,7 +59,7 @@ fn run_task(task: &Task<'_>) -> Result<()> {
         Task::Test(filter) => test(filter),
         Task::Build => build(),
         Task::Guests => setup::wasm_target().and_then(|()| guests()),
-        Task::Setup => setup::all(),
+        Task::Setup => setup::all().and_then(|()| instructions::set_up()),
         Task::Torture(options) => torture(options),
         Task::Changes(options) => changes(options),
         Task::Faults(words) => build().and_then(|()| run("faults", words)),
@@ -70,6 +72,7 @@ fn run_task(task: &Task<'_>) -> Result<()> {
         Task::Corpus(asked) => corpus::corpus(asked),
         Task::Advisories(database) => advisories::check(database.map(Path::new)),
         Task::Costs => build().and_then(|()| cargo(&["bench", "--locked", "--workspace", "--bench", "costs"])),
+        Task::Instructions(asked) => instructions::instructions(asked),
         Task::Bench(asked) => bench::bench(asked),
     }
 }
@@ -229,6 +232,9 @@ fn abuse(words: &[&str]) -> Result<()> {
 
 fn test(filter: &[&str]) -> Result<()> {
     setup::all()?;
+    if filter.is_empty() {
+        instructions::set_up()?;
+    }
     let left_out = if clients::are_needed(filter)? { clients::set_up()? } else { clients::left_out() };
     tell_left_out(&left_out);
     test_programs()?;
@@ -243,6 +249,7 @@ fn test(filter: &[&str]) -> Result<()> {
     cargo_with(&[(clients::LEFT_OUT, Path::new(&left_out))], &arguments)?;
     if filter.is_empty() {
         test_components()?;
+        instructions::instructions(&Instructions::default())?;
     }
     tell_left_out(&left_out);
     Ok(())

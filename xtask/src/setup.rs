@@ -1,6 +1,7 @@
 //! Sets up what a machine needs in addition to Rust and git: a C++ compiler and libclang (for
-//! RocksDB) and the wasm target. It installs them where it may (rustup; apt-get as root or with
-//! passwordless sudo), and otherwise prints the exact command.
+//! RocksDB), the wasm target, and valgrind for those who count instructions. It installs them where
+//! it may (rustup; apt-get as root or with passwordless sudo), and otherwise prints the exact
+//! command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,6 +33,11 @@ const AARCH64_ADVICE: &str = "\
   Debian, Ubuntu:  sudo apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 Elsewhere: run it without --target on a machine of that architecture.";
 
+const VALGRIND_ADVICE: &str = "\
+  Debian, Ubuntu:  sudo apt-get install valgrind
+  Fedora:          sudo dnf install valgrind
+  Arch:            sudo pacman -S valgrind";
+
 pub(crate) fn all() -> Result<()> {
     native()?;
     wasm_target()?;
@@ -60,6 +66,19 @@ pub(crate) fn aarch64() -> Result<()> {
     println!("missing: {}", missing.join(", "));
     if !(apt_install(&AARCH64_PACKAGES)? && missing_for_aarch64().is_empty()) {
         bail!("{} not found; install it and run this again:\n{AARCH64_ADVICE}", missing.join(" and "));
+    }
+    Ok(())
+}
+
+/// Sets up valgrind, which counts instructions.
+pub(crate) fn valgrind() -> Result<()> {
+    let has_valgrind = || runs("valgrind", &["--version"]);
+    if has_valgrind() {
+        return Ok(());
+    }
+    println!("missing: valgrind");
+    if !(apt_install(&["valgrind"])? && has_valgrind()) {
+        bail!("valgrind not found; install it and run this again:\n{VALGRIND_ADVICE}");
     }
     Ok(())
 }

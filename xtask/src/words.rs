@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::bench::{Bench, OPERATIONS};
 use crate::corpus::Corpus;
 use crate::fuzz::Fuzz;
+use crate::instructions::Instructions;
 use crate::setup::AARCH64;
 use usage::{
-    ABUSE, ADVISORIES, ALIKE, BENCH, BUILD, CHANGES, CORPUS, COSTS, DEMO, FAULTS, FUZZ, GUESTS, HELP, ROLLING, SETUP,
-    TEST, TORTURE,
+    ABUSE, ADVISORIES, ALIKE, BENCH, BUILD, CHANGES, CORPUS, COSTS, DEMO, FAULTS, FUZZ, GUESTS, HELP, INSTRUCTIONS,
+    ROLLING, SETUP, TEST, TORTURE,
 };
 
 /// The faults of the torture. `tests/src/torture/plan.rs` makes them, and a test there compares the
@@ -130,6 +131,8 @@ pub(crate) enum Task<'a> {
     /// Measure Lockstep beside etcd.
     Bench(Bench<'a>),
     Costs,
+    /// Count the instructions of hot pieces.
+    Instructions(Instructions<'a>),
     /// Look for bytes that break a parser.
     Fuzz(Fuzz<'a>),
     /// Run the golden corpus on another build.
@@ -170,6 +173,7 @@ pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
         "rolling" => read_rolling(rest).map(Task::Rolling),
         "bench" => read_bench(rest).map(Task::Bench),
         "costs" => nothing_behind(rest).map(|()| Task::Costs),
+        "instructions" => read_instructions(rest).map(Task::Instructions),
         "fuzz" => read_fuzz(rest).map(Task::Fuzz),
         "corpus" => read_corpus(rest).map(Task::Corpus),
         "advisories" => read_advisories(rest).map(Task::Advisories),
@@ -193,6 +197,7 @@ fn help(command: &str) -> Result<String, Refusal> {
         "rolling" => ROLLING.into(),
         "bench" => BENCH.into(),
         "costs" => COSTS.into(),
+        "instructions" => INSTRUCTIONS.into(),
         "fuzz" => FUZZ.into(),
         "corpus" => CORPUS.into(),
         "advisories" => ADVISORIES.into(),
@@ -331,6 +336,19 @@ fn read_fuzz<'a>(words: &'a [&'a str]) -> Result<Fuzz<'a>> {
     // For libFuzzer, 0 seconds are for ever.
     ensure!(fuzz.seconds > 0, "--seconds is at least 1");
     Ok(fuzz)
+}
+
+/// Which pieces there are, only the benchmark knows.
+fn read_instructions<'a>(words: &'a [&'a str]) -> Result<Instructions<'a>> {
+    let mut instructions = Instructions::default();
+    for word in words {
+        match *word {
+            "--record" => instructions.record = true,
+            flag if flag.starts_with('-') => bail!("there is no flag '{flag}'"),
+            piece => instructions.pieces.push(piece),
+        }
+    }
+    Ok(instructions)
 }
 
 fn read_rolling<'a>(words: &'a [&'a str]) -> Result<Option<&'a str>> {

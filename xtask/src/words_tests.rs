@@ -2,7 +2,7 @@
 
 use super::*;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "demo",
     "test",
     "build",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 16] = [
     "rolling",
     "bench",
     "costs",
+    "instructions",
     "fuzz",
     "corpus",
     "advisories",
@@ -51,6 +52,9 @@ fn good_words_are_taken() {
     let asked = Fuzz { targets: vec!["peer", "entry"], seconds: 60, jobs: 2, keep: true };
     assert_eq!(parse(&words).unwrap(), Task::Fuzz(asked));
     assert_eq!(parse(&["fuzz"]).unwrap(), Task::Fuzz(Fuzz { seconds: 600, jobs: 1, ..Fuzz::default() }));
+    let asked = Instructions { record: true, pieces: vec!["query", "call"] };
+    assert_eq!(parse(&["instructions", "query", "--record", "call"]).unwrap(), Task::Instructions(asked));
+    assert_eq!(parse(&["instructions"]).unwrap(), Task::Instructions(Instructions::default()));
     let words = ["corpus", "--wasmtime", "49.0.5", "--toolchain", "nightly", "--profile", "dev", "--target", AARCH64];
     let asked = Corpus { wasmtime: Some("49.0.5"), toolchain: Some("nightly"), is_dev: true, is_aarch64: true };
     assert_eq!(parse(&words).unwrap(), Task::Corpus(asked));
@@ -100,6 +104,7 @@ fn bad_words_are_refused_by_name_with_the_usage() {
         (&["abuse", "--seconds", "0"], "1 to 600"),
         (&["abuse", "--program"], "--program needs a value"),
         (&["costs", "all"], "'all' is unknown"),
+        (&["instructions", "--recrod"], "no flag '--recrod'"),
         (&["fuzz", "--seconds", "0"], "--seconds is at least 1"),
         (&["fuzz", "--jobs", "0"], "--jobs must be 1 to 64"),
         (&["fuzz", "--second", "1"], "no flag '--second'"),

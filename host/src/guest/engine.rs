@@ -34,13 +34,14 @@ pub const SNAPSHOT_INSTANCES_MAX: u32 = 4;
 pub const RESTORE_INSTANCES_MAX: u32 = 2;
 /// Slots of the pool, for all uses together.
 const SLOTS: u32 = if cfg!(feature = "corpus") {
-    CORPUS_SLOTS
+    FEW_SLOTS
 } else {
     APPLY_INSTANCES_MAX + QUERY_INSTANCES_MAX + SNAPSHOT_INSTANCES_MAX + RESTORE_INSTANCES_MAX
 };
-/// Slots of the corpus alone, which runs one command at a time. An emulator of another architecture
-/// may not have the address space for more. No outcome depends on their number.
-const CORPUS_SLOTS: u32 = 4;
+/// Slots of the corpus, and of [`Engine::narrow`]. Both run one call at a time. An emulator of
+/// another architecture, or valgrind, may not have the address space for more. No outcome depends
+/// on their number.
+const FEW_SLOTS: u32 = 4;
 /// Most core instances in one component: a module, its shims, and those that Python's linker makes.
 const CORE_INSTANCES_PER_COMPONENT: u32 = 40;
 // The instances of a component share its metered stack, and their number decides the shares.
@@ -83,17 +84,24 @@ pub(super) struct Inner {
 impl Engine {
     /// Builds the engine. Fails when this machine cannot provide what the limits promise.
     pub fn new(limits: &Limits) -> Result<Self, LoadError> {
-        Self::make(limits, true)
+        Self::make(limits, true, &Pool::OF_NODE)
     }
 
     /// Builds an engine that counts no fuel, to measure the cost of counting. Nothing ends a guest
     /// that loops.
     #[doc(hidden)]
     pub fn unmetered(limits: &Limits) -> Result<Self, LoadError> {
-        Self::make(limits, false)
+        Self::make(limits, false, &Pool::OF_NODE)
     }
 
-    fn make(limits: &Limits, metered: bool) -> Result<Self, LoadError> {
+    /// Builds an engine of few slots, for a program that runs one call at a time while valgrind
+    /// counts its instructions. It cleans memory in the same way on every kernel.
+    #[doc(hidden)]
+    pub fn narrow(limits: &Limits) -> Result<Self, LoadError> {
+        Self::make(limits, true, &Pool::NARROW)
+    }
+
+    fn make(limits: &Limits, metered: bool, pool: &Pool) -> Result<Self, LoadError> {
         let asked = limits.wasm_stack_bytes;
         if asked > WASM_STACK_BYTES_MAX {
             let reason = format!("a guest stack of {asked} bytes; this build has room for {WASM_STACK_BYTES_MAX}");
@@ -101,7 +109,7 @@ impl Engine {
         }
         let unavailable = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
         let wasmtime =
-            config(limits, metered).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
+            config(limits, metered, pool).and_then(|config| wasmtime::Engine::new(&config)).map_err(unavailable)?;
         let mut linker = Linker::new(&wasmtime);
         imports::link(&mut linker).map_err(unavailable)?;
         let ticker = Ticker::start(wasmtime.weak()).map_err(|error| LoadError::Engine(error.to_string()))?;
@@ -161,6 +169,18 @@ impl Engine {
     }
 }
 
+/// How the pools of engines differ. No outcome depends on it.
+struct Pool {
+    slots: u32,
+    /// Whether the kernel is asked which pages were touched, so that only those are cleaned.
+    pagemap_scan: Enabled,
+}
+
+impl Pool {
+    const OF_NODE: Pool = Pool { slots: SLOTS, pagemap_scan: Enabled::Auto };
+    const NARROW: Pool = Pool { slots: FEW_SLOTS, pagemap_scan: Enabled::No };
+}
+
 /// Counts the instances of one use in the pool.
 struct Slots {
     taken: AtomicUsize,
@@ -202,13 +222,13 @@ pub(super) fn without_pool(limits: &Limits) -> wasmtime::Result<wasmtime::Engine
     wasmtime::Engine::new(&code_config(limits)?)
 }
 
-fn config(limits: &Limits, metered: bool) -> wasmtime::Result<Config> {
+fn config(limits: &Limits, metered: bool, pool: &Pool) -> wasmtime::Result<Config> {
     let mut config = code_config(limits)?;
     config.consume_fuel(metered);
     // This process compiles only small modules. Components are compiled in a separate process, on
     // all cores.
     config.parallel_compilation(false);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)?));
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool_config(limits, pool)?));
     Ok(config)
 }
 
@@ -249,25 +269,24 @@ fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
 
 /// Configures the pool. Its slots are made once, so that a fresh instance for every entry costs
 /// microseconds.
-fn pool(limits: &Limits) -> wasmtime::Result<PoolingAllocationConfig> {
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(SLOTS);
-    pool.total_core_instances(SLOTS * CORE_INSTANCES_PER_COMPONENT);
-    pool.max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT);
+fn pool_config(limits: &Limits, pool: &Pool) -> wasmtime::Result<PoolingAllocationConfig> {
+    let mut config = PoolingAllocationConfig::new();
+    config.total_component_instances(pool.slots);
+    config.total_core_instances(pool.slots * CORE_INSTANCES_PER_COMPONENT);
+    config.max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT);
     // A component has one memory, or the number of instances that fit would depend on the guest.
-    pool.total_memories(SLOTS);
-    pool.max_memories_per_component(1);
-    pool.max_memories_per_module(1);
-    pool.total_tables(SLOTS * TABLES_PER_COMPONENT);
-    pool.max_tables_per_component(TABLES_PER_COMPONENT);
-    pool.max_tables_per_module(TABLES_PER_COMPONENT);
-    pool.max_memory_size(usize::try_from(limits.memory_bytes_max)?);
-    pool.table_elements(usize::try_from(limits.table_elements_max)?);
-    pool.linear_memory_keep_resident(MEMORY_KEEP_RESIDENT_BYTES);
-    pool.table_keep_resident(TABLE_KEEP_RESIDENT_BYTES);
-    // Where the kernel can tell which pages were touched, only those are cleaned.
-    pool.pagemap_scan(Enabled::Auto);
-    Ok(pool)
+    config.total_memories(pool.slots);
+    config.max_memories_per_component(1);
+    config.max_memories_per_module(1);
+    config.total_tables(pool.slots * TABLES_PER_COMPONENT);
+    config.max_tables_per_component(TABLES_PER_COMPONENT);
+    config.max_tables_per_module(TABLES_PER_COMPONENT);
+    config.max_memory_size(usize::try_from(limits.memory_bytes_max)?);
+    config.table_elements(usize::try_from(limits.table_elements_max)?);
+    config.linear_memory_keep_resident(MEMORY_KEEP_RESIDENT_BYTES);
+    config.table_keep_resident(TABLE_KEEP_RESIDENT_BYTES);
+    config.pagemap_scan(pool.pagemap_scan);
+    Ok(config)
 }
 
 fn fuel_table() -> wasmtime::Result<OperatorCost> {

@@ -20,6 +20,7 @@ cargo xtask <command>
   advisories  the locked dependencies against the advisories of RustSec
   bench     Lockstep beside etcd on this machine: throughput, latency, and what a call costs
   costs     what a call into a guest costs, with and without fuel, and beside native code
+  instructions  the instructions of the hot pieces of a node, counted by valgrind, against their record
 
 cargo xtask <command> --help tells what a command takes.
 ";
@@ -34,8 +35,9 @@ it, and stops everything. Leaves no process and no file behind. Takes no argumen
 pub(super) const TEST: &str = "\
 cargo xtask test [argument of cargo test ...]
 
-Sets up and builds, checks format and lints, and runs every test, those of the guests a second time against their components. With
-arguments it runs only what they choose, and leaves out format, lints and the second time:
+Sets up and builds, checks format and lints, runs every test, those of the guests a second time against their components, and
+compares the instructions of the hot pieces with their record. With arguments it runs only what they choose, and leaves out format,
+lints, the second time and the instructions:
 
   cargo xtask test --test scenarios first_hour
   cargo xtask test --package lockstep --lib config::
@@ -57,8 +59,8 @@ build/kv.wasm. Takes no arguments.
 pub(super) const SETUP: &str = "\
 cargo xtask setup
 
-Installs what is missing (a C++ compiler, libclang, the wasm32-unknown-unknown target, rustfmt, clippy) where it may, and
-otherwise names the command. Takes no arguments.
+Installs what is missing (a C++ compiler, libclang, the wasm32-unknown-unknown target, rustfmt, clippy, valgrind) where it may,
+and otherwise names the command. Takes no arguments.
 ";
 
 pub(super) const TORTURE: &str = "\
@@ -164,6 +166,17 @@ cargo xtask costs
 
 Sets up and builds, and measures on one thread what a call into a guest costs, what counting fuel adds, and the key-value guest
 beside its native twin. A minute or two on a quiet machine. Takes no arguments.
+";
+
+pub(super) const INSTRUCTIONS: &str = "\
+cargo xtask instructions [--record] [PIECE...]
+
+Sets up and builds, runs each piece of host/benches/instructions.rs twice under valgrind, and compares the instructions of one time
+with host/benches/instructions.txt. Fails when a piece takes 15 % more than its record, or when one is without the other; says so
+when it takes 15 % less. A minute or two. On another system than Linux on x86_64 it counts nothing, and says so.
+
+  --record  write the record instead; with pieces, only theirs
+  PIECE     count only these
 ";
 
 pub(super) const BENCH: &str = "\
