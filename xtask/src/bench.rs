@@ -3,20 +3,22 @@
 //!
 //! ```text
 //! run ──► nodes, etcd                   the processes
-//!   ├──► calibrate, measure (http)      what a block is measured with
-//!   ├──► syncs, applied                 the blocks apart from the comparison
+//!   ├──► block (measure), calibrate     what a block is measured with
+//!   ├──► syncs, applied (metrics, http) the blocks apart from the comparison
 //!   └──► figures ──► table, plot, pages what was seen, and the files of it
 //! ```
 //!
 //! `docs/benchmarks/README.md` says what the figures mean. Nothing here changes a node.
 
 mod applied;
+mod block;
 mod calibrate;
 mod conditions;
 mod etcd;
 mod figures;
 mod http;
 mod measure;
+mod metrics;
 mod nodes;
 mod pages;
 mod plot;
