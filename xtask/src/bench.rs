@@ -8,7 +8,8 @@
 //!   └──► figures ──► table, plot, pages what was seen, and the files of it
 //! ```
 //!
-//! `docs/benchmarks/README.md` says what the figures mean. Nothing here changes a node.
+//! `docs/benchmarks/README.md` says what the figures mean. Nothing here changes a node. `large` is
+//! `cargo xtask bench-large`, which measures Lockstep alone.
 
 mod applied;
 mod block;
@@ -17,6 +18,7 @@ mod conditions;
 mod etcd;
 mod figures;
 mod http;
+mod large;
 mod measure;
 mod metrics;
 mod nodes;
@@ -26,6 +28,7 @@ mod run;
 mod syncs;
 mod table;
 
+pub(crate) use large::{Large, bench_large};
 pub(crate) use run::bench;
 
 /// What may be measured, by the names of `lockstep bench --operation`.

@@ -71,6 +71,7 @@ fn run_task(task: &Task<'_>) -> Result<()> {
         Task::Advisories(database) => advisories::check(database.map(Path::new)),
         Task::Costs => build().and_then(|()| cargo(&["bench", "--locked", "--workspace", "--bench", "costs"])),
         Task::Bench(asked) => bench::bench(asked),
+        Task::BenchLarge(asked) => bench::bench_large(asked),
     }
 }
 

@@ -113,8 +113,8 @@ mod tests {
         assert!(body("SSH-2.0").is_err());
     }
 
-    /// Serves one connection: each answer follows a request that ends with `end`. The thread returns
-    /// all requests.
+    /// Serves one connection: each answer follows a request that ends with `end`. The thread
+    /// returns all requests.
     fn serve(answers: &'static [&'static str], end: &'static [u8]) -> (String, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
