@@ -3,10 +3,12 @@
 //! `docs/rows.md`, of `docs/archive.md`, of `docs/replay.md`, of `docs/bench.md`, of
 //! `docs/benchmarks/README.md`, of `docs/compatibility.md` and of `docs/limits.md` as it stands
 //! there. The `sh` blocks of a page are one script, which runs from the checkout. `guide` executes
-//! the guide for authors. Left out are the test command itself, which would run this test again,
-//! `faults`, which takes half an hour, and the demo and the torture, which have their own tests.
+//! the guide for authors, and `benchmarks` the page on benchmarks. Left out are the test command
+//! itself, which would run this test again, `faults`, which takes half an hour, and the demo and
+//! the torture, which have their own tests.
 #![allow(clippy::unwrap_used)]
 
+mod benchmarks;
 mod guide;
 
 use std::path::{Path, PathBuf};
@@ -294,44 +296,6 @@ fn the_page_on_limits_does_what_it_says() -> Result<()> {
     Ok(())
 }
 
-/// Runs a short comparison. Where there is no etcd, Lockstep is measured alone, and says so.
-#[test]
-fn the_page_on_benchmarks_does_what_it_says() -> Result<()> {
-    let _turn = ONE_DEMO_AT_A_TIME.lock().unwrap();
-    let out = checkout().join("build/bench");
-    if out.exists() {
-        std::fs::remove_dir_all(&out)?;
-    }
-    let text = succeeded(&run(&blocks("docs/benchmarks/README.md").concat())?)?;
-    let is_alone = text.contains("Nothing is compared");
-    let files: Vec<PathBuf> = std::fs::read_dir(&out)?.map(|file| Ok(file?.path())).collect::<Result<_>>()?;
-    let with = |extension: &str| {
-        let found = files.iter().filter(|path| path.extension().is_some_and(|found| found == extension));
-        found.cloned().collect::<Vec<_>>()
-    };
-    let (pages, raws) = (with("md"), with("json"));
-    let ([page], [raw]) = (&pages[..], &raws[..]) else { panic!("{files:?} of:\n{text}") };
-    let page = std::fs::read_to_string(page)?;
-    let title = if is_alone { "# Lockstep alone" } else { "# Lockstep beside etcd" };
-    for expected in [title, "| put, 4 clients | calls/s |", "| local_get, 4 clients | server CPU a call, us |"] {
-        assert!(page.contains(expected), "{expected} is not in:\n{page}");
-    }
-    assert!(!page.contains("| NO |"), "puts are answered before a majority has them on disk:\n{page}");
-    let raw: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(raw)?)?;
-    let blocks = raw["blocks"].as_array().context("the raw results have blocks")?;
-    assert_eq!(blocks.len(), if is_alone { 3 } else { 6 });
-    for block in blocks {
-        assert!(
-            block["report"]["calls"].as_u64() > Some(0) && block["report"]["errors"] == serde_json::json!({}),
-            "{block}"
-        );
-        assert!(block["servers"]["cpu_us_per_call"].as_f64() > Some(0.0), "{block}");
-    }
-    // Three latencies, throughputs and processor times, and apply.
-    assert_eq!(with("svg").len(), 10, "{files:?} of:\n{text}");
-    Ok(())
-}
-
 /// Writes the README's own guest, builds it, runs it in `dev` and calls it, in a copy of the
 /// checkout.
 #[test]
@@ -404,6 +368,8 @@ fn xtask_answers_help_and_slips_before_it_builds() -> Result<()> {
         ("faults --help", "one-way"),
         ("bench --help", "1 to 600"),
         ("bench 5", "error: there is no flag '5'"),
+        ("bench-large --help", "GiB of keys and values"),
+        ("bench-large --gib 0", "error: --gib must be 0.001 to 64"),
         ("alike --help", "Ten million commands"),
         ("costs --help", "native twin"),
         ("instructions --help", "--record"),

@@ -3,20 +3,24 @@
 //!
 //! ```text
 //! run ──► nodes, etcd                   the processes
-//!   ├──► calibrate, measure (http)      what a block is measured with
-//!   ├──► syncs, applied                 the blocks apart from the comparison
+//!   ├──► block (measure), calibrate     what a block is measured with
+//!   ├──► syncs, applied (metrics, http) the blocks apart from the comparison
 //!   └──► figures ──► table, plot, pages what was seen, and the files of it
 //! ```
 //!
-//! `docs/benchmarks/README.md` says what the figures mean. Nothing here changes a node.
+//! `docs/benchmarks/README.md` says what the figures mean. Nothing here changes a node. `large` is
+//! `cargo xtask bench-large`, which measures Lockstep alone.
 
 mod applied;
+mod block;
 mod calibrate;
 mod conditions;
 mod etcd;
 mod figures;
 mod http;
+mod large;
 mod measure;
+mod metrics;
 mod nodes;
 mod pages;
 mod plot;
@@ -24,6 +28,7 @@ mod run;
 mod syncs;
 mod table;
 
+pub(crate) use large::{Large, bench_large};
 pub(crate) use run::bench;
 
 /// What may be measured, by the names of `lockstep bench --operation`.

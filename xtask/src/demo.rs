@@ -52,15 +52,18 @@ pub(crate) fn form(cluster: &Cluster) -> Result<()> {
         cluster.start(name, name == "nodeA")?;
     }
     step("Form the cluster: nodeA leads it alone and adds the others");
-    let leader = cluster.grpc_addr("nodeA");
-    for name in ["nodeB", "nodeC"] {
-        let index = cluster.eventually("nodeA applies its first entries", || {
-            let reply = cluster.call("nodeA", "RaftManager/AppliedIndex", "{}")?;
-            index_of(&reply["index"]).filter(|index| *index > 0).context("nothing applied yet")
-        })?;
-        println!("  $ build/lockstep admin {leader} applied_index\n    {index}");
-        cluster.lockstep(&["admin", leader, "add_voter", name, cluster.raft_addr(name), &index.to_string()])?;
-    }
+    ["nodeB", "nodeC"].into_iter().try_for_each(|name| add_voter(cluster, "nodeA", name))
+}
+
+/// Adds a node to the cluster that `leader` leads, as the README tells a person to.
+pub(crate) fn add_voter(cluster: &Cluster, leader: &str, name: &str) -> Result<()> {
+    let index = cluster.eventually(&format!("{leader} applies its first entries"), || {
+        let reply = cluster.call(leader, "RaftManager/AppliedIndex", "{}")?;
+        index_of(&reply["index"]).filter(|index| *index > 0).context("nothing applied yet")
+    })?;
+    let leader = cluster.grpc_addr(leader);
+    println!("  $ build/lockstep admin {leader} applied_index\n    {index}");
+    cluster.lockstep(&["admin", leader, "add_voter", name, cluster.raft_addr(name), &index.to_string()])?;
     Ok(())
 }
 
@@ -144,9 +147,16 @@ fn index_of(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
+/// Returns the name of the leader of the first three nodes.
 pub(crate) fn leader(cluster: &Cluster) -> Result<String> {
+    leader_of(cluster, &Cluster::NAMES)
+}
+
+/// Returns the name of the leader of these nodes, which are one cluster.
+pub(crate) fn leader_of(cluster: &Cluster, names: &[impl AsRef<str>]) -> Result<String> {
     cluster.eventually("a leader", || {
-        Cluster::NAMES.iter().find_map(|name| leader_seen_by(cluster, name).ok()).context("no node knows a leader")
+        let seen = names.iter().find_map(|name| leader_seen_by(cluster, name.as_ref()).ok());
+        seen.context("no node knows a leader")
     })
 }
 

@@ -1,10 +1,10 @@
-//! The node processes of the demo and of the benchmark. They run the built binary, on ports that
+//! The node processes of the demo and of the benchmarks. They run the built binary, on ports that
 //! the system picked, in a temporary directory. They are stopped and removed on every way out,
 //! including Ctrl-C.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ use crate::demo_directory;
 
 /// Longest time for each step of the demo before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Time between two looks whether a command has ended.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Cluster {
     directory: PathBuf,
@@ -61,12 +63,13 @@ impl Cluster {
         Self::on(Plan::on_free_ports("127.0.0.1", 3)?, Vec::new())
     }
 
-    /// Plans three nodes that also serve their pages, such as `/metrics`.
-    pub(crate) fn plan_with_pages() -> Result<Cluster> {
-        // One plan holds all ports until all are found. The addresses of the last three nodes are
-        // those of the pages of the first three.
-        let mut plan = Plan::on_free_ports("127.0.0.1", 6)?;
-        let pages = plan.nodes.split_off(Self::NAMES.len());
+    /// Plans `count` nodes that also serve their pages, such as `/metrics`. The first three have
+    /// the names in `NAMES`.
+    pub(crate) fn plan_with_pages(count: u16) -> Result<Cluster> {
+        // One plan holds all ports until all are found. The addresses of its second half are those
+        // of the pages of the first half.
+        let mut plan = Plan::on_free_ports("127.0.0.1", 2 * count)?;
+        let pages = plan.nodes.split_off(usize::from(count));
         Self::on(plan, pages.into_iter().map(|node| node.grpc_addr).collect())
     }
 
@@ -81,6 +84,11 @@ impl Cluster {
         })?;
         demo_directory::remove_left_behind(&directory)?;
         Ok(Cluster { directory, plan, pages, cleanup, _lock: lock })
+    }
+
+    /// Returns the names of all nodes that are planned.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.plan.nodes.iter().map(|node| node.name.clone()).collect()
     }
 
     /// Returns the temporary directory.
@@ -107,7 +115,7 @@ impl Cluster {
     }
 
     fn node(&self, name: &str) -> &Node {
-        self.plan.nodes.iter().find(|node| node.name == name).expect("a name of NAMES")
+        self.plan.nodes.iter().find(|node| node.name == name).expect("a name of the plan")
     }
 
     pub(crate) fn grpc_addr(&self, name: &str) -> &str {
@@ -120,17 +128,28 @@ impl Cluster {
 
     /// Starts a node. Its log goes to a file beside its data.
     pub(crate) fn start(&self, name: &str, bootstrap: bool) -> Result<()> {
-        let node = self.node(name);
+        let command = self.command(name);
+        self.run_node(name, &if bootstrap { command.bootstrap() } else { command })
+    }
+
+    /// Starts a node with more flags, each with its value.
+    pub(crate) fn start_with(&self, name: &str, flags: &[(&str, String)]) -> Result<()> {
+        let command = flags.iter().fold(self.command(name), |command, (flag, value)| command.flag(flag, value));
+        self.run_node(name, &command)
+    }
+
+    fn command(&self, name: &str) -> NodeCommand {
         // The demo may run on a disk with little free space; an ordinary node keeps more.
-        let mut command = NodeCommand::new(program(), node, &self.directory)
+        let command = NodeCommand::new(program(), self.node(name), &self.directory)
             .flag("fsm", crate::build_dir().join("kv.wasm"))
             .flag("min_free_bytes", "64MiB");
-        if let Some(page) = self.page_addr(name) {
-            command = command.flag("http_addr", page);
+        match self.page_addr(name) {
+            Some(page) => command.flag("http_addr", page),
+            None => command,
         }
-        if bootstrap {
-            command = command.bootstrap();
-        }
+    }
+
+    fn run_node(&self, name: &str, command: &NodeCommand) -> Result<()> {
         say_command(&command.words());
         let log = File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
         let process = command.start(Output::File(log)).context("build/lockstep does not start")?;
@@ -140,30 +159,34 @@ impl Cluster {
 
     /// Kills a node with SIGKILL, so that it cannot clean up.
     pub(crate) fn kill(&self, name: &str) -> Result<()> {
+        self.take(name)?.kill()?;
+        Ok(())
+    }
+
+    /// Kills a node, and removes its data.
+    pub(crate) fn discard(&self, name: &str) -> Result<()> {
+        self.kill(name)?;
+        let data = self.directory.join(name);
+        std::fs::remove_dir_all(&data).with_context(|| format!("removing {}", data.display()))
+    }
+
+    /// Returns a node's process. From then on it ends with the value, or with this program.
+    fn take(&self, name: &str) -> Result<Process> {
         let mut cleanup = self.cleanup.lock().expect("no holder panics");
         let position = cleanup.processes.iter().position(|process| process.name() == name);
-        let mut process = cleanup.processes.remove(position.context("that node does not run")?);
-        process.kill()?;
-        Ok(())
+        Ok(cleanup.processes.remove(position.with_context(|| format!("{name} does not run"))?))
+    }
+
+    /// Stops one node with SIGTERM, and requires exit code 0.
+    pub(crate) fn stop_one(&self, name: &str) -> Result<()> {
+        let mut process = self.take(name)?;
+        stop_all(std::slice::from_mut(&mut process))
     }
 
     /// Stops every node with SIGTERM, and requires exit code 0 of each.
     pub(crate) fn stop(&self) -> Result<()> {
         let mut cleanup = self.cleanup.lock().expect("no holder panics");
-        for process in &mut cleanup.processes {
-            if process.try_wait()?.is_some() {
-                bail!("a node was gone before it was told to stop");
-            }
-            process.signal(Signal::SIGTERM)?;
-        }
-        for process in &mut cleanup.processes {
-            let name = process.name().to_owned();
-            match process.wait(PATIENCE)? {
-                Some(status) if status.success() => {}
-                Some(status) => bail!("{name} ended with {status} on SIGTERM"),
-                None => bail!("{name} did not stop within {PATIENCE:?} of SIGTERM"),
-            }
-        }
+        stop_all(&mut cleanup.processes)?;
         cleanup.processes.clear();
         Ok(())
     }
@@ -185,6 +208,48 @@ impl Cluster {
             bail!("lockstep {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs `lockstep` without printing anything, for `limit` at most. It ends with the cluster.
+    pub(crate) fn within(&self, limit: Duration, arguments: &[&str]) -> Result<String> {
+        let said = Arc::new(Mutex::new((String::new(), String::new())));
+        let heard = said.clone();
+        let output = Output::lines(move |stream, line| {
+            let mut heard = heard.lock().expect("no holder panics");
+            let text = if stream == Stream::Stdout { &mut heard.0 } else { &mut heard.1 };
+            text.push_str(line);
+            text.push('\n');
+        });
+        let mut command = Command::new(program());
+        let process = Process::start("lockstep", command.args(arguments).stdin(Stdio::null()), output)?;
+        let id = process.id();
+        self.adopt(process);
+        let ended = self.wait_for_adopted(id, limit)?;
+        let (printed, complaint) = std::mem::take(&mut *said.lock().expect("no holder panics"));
+        match ended {
+            Some(status) if status.success() => Ok(printed),
+            Some(_) => bail!("lockstep {}: {}", arguments.join(" "), complaint.trim()),
+            None => bail!("lockstep {}: not done within {limit:?}, and killed", arguments.join(" ")),
+        }
+    }
+
+    /// Waits until an adopted process has ended, or kills it after `limit`. Returns how it ended by
+    /// itself.
+    fn wait_for_adopted(&self, id: u32, limit: Duration) -> Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let mut cleanup = self.cleanup.lock().expect("no holder panics");
+            let position = cleanup.adopted.iter().position(|process| process.id() == id);
+            let position = position.context("the processes of this program were ended")?;
+            let ended = cleanup.adopted[position].try_wait()?;
+            if ended.is_some() || Instant::now() > deadline {
+                // What is dropped is killed.
+                drop(cleanup.adopted.remove(position));
+                return Ok(ended);
+            }
+            drop(cleanup);
+            std::thread::sleep(LOOK_PAUSE);
+        }
     }
 
     /// Makes a unary call on a node, as JSON.
@@ -233,7 +298,7 @@ impl Cluster {
     /// Returns the last lines of the nodes' logs, for a failure report.
     pub(crate) fn last_words(&self) -> String {
         let mut words = String::new();
-        for name in Self::NAMES {
+        for name in self.names() {
             let Ok(log) = std::fs::read_to_string(self.directory.join(format!("{name}.log"))) else {
                 continue;
             };
@@ -243,6 +308,25 @@ impl Cluster {
         }
         words
     }
+}
+
+/// Stops processes with SIGTERM, and requires exit code 0 of each.
+fn stop_all(processes: &mut [Process]) -> Result<()> {
+    for process in &mut *processes {
+        if process.try_wait()?.is_some() {
+            bail!("a node was gone before it was told to stop");
+        }
+        process.signal(Signal::SIGTERM)?;
+    }
+    for process in processes {
+        let name = process.name().to_owned();
+        match process.wait(PATIENCE)? {
+            Some(status) if status.success() => {}
+            Some(status) => bail!("{name} ended with {status} on SIGTERM"),
+            None => bail!("{name} did not stop within {PATIENCE:?} of SIGTERM"),
+        }
+    }
+    Ok(())
 }
 
 fn program() -> PathBuf {

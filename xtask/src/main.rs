@@ -74,6 +74,7 @@ fn run_task(task: &Task<'_>) -> Result<()> {
         Task::Costs => build().and_then(|()| cargo(&["bench", "--locked", "--workspace", "--bench", "costs"])),
         Task::Instructions(asked) => instructions::instructions(asked),
         Task::Bench(asked) => bench::bench(asked),
+        Task::BenchLarge(asked) => bench::bench_large(asked),
     }
 }
 

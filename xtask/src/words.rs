@@ -6,13 +6,17 @@ mod usage;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::bench::{Bench, OPERATIONS};
+use crate::bench::{Bench, Large, OPERATIONS};
 use crate::corpus::Corpus;
 use crate::fuzz::Fuzz;
 use crate::instructions::Instructions;
 use crate::setup::AARCH64;
 use usage::{
+<<<<<<< HEAD
     ABUSE, ADVISORIES, ALIKE, BENCH, BUILD, CHANGES, CORPUS, COSTS, DEMO, FAULTS, FUZZ, GUESTS, HELP, INSTRUCTIONS,
+=======
+    ABUSE, ADVISORIES, ALIKE, BENCH, BENCH_LARGE, BUILD, CHANGES, CORPUS, COSTS, DEMO, FAULTS, FUZZ, GUESTS, HELP,
+>>>>>>> large
     ROLLING, SETUP, TEST, TORTURE,
 };
 
@@ -104,6 +108,13 @@ const FUZZ_JOBS_MAX: u64 = 64;
 const BENCH_SECONDS_MAX: u64 = 600;
 const BENCH_ROUNDS_MAX: u64 = 100;
 const BENCH_CLIENTS_MAX: u64 = 1000;
+/// GiB of the large state, at least and at most.
+const LARGE_GIB: std::ops::RangeInclusive<f64> = 0.001..=64.0;
+/// Most keys of `lockstep bench`.
+const LARGE_KEYS_MAX: u64 = 100_000_000;
+const LARGE_ENTRIES_MAX: u64 = 1_000_000;
+/// Each round needs a node of its own.
+const LARGE_ROUNDS_MAX: u64 = 10;
 
 /// The task that was asked for, checked as far as its words show.
 #[derive(Debug, PartialEq, Eq)]
@@ -130,6 +141,8 @@ pub(crate) enum Task<'a> {
     Rolling(Option<&'a str>),
     /// Measure Lockstep beside etcd.
     Bench(Bench<'a>),
+    /// Measure Lockstep with a large state.
+    BenchLarge(Large<'a>),
     Costs,
     /// Count the instructions of hot pieces.
     Instructions(Instructions<'a>),
@@ -172,6 +185,7 @@ pub(crate) fn parse<'a>(words: &'a [&'a str]) -> Result<Task<'a>, Refusal> {
         "alike" => check_alike(rest).map(|()| Task::Alike(rest)),
         "rolling" => read_rolling(rest).map(Task::Rolling),
         "bench" => read_bench(rest).map(Task::Bench),
+        "bench-large" => read_bench_large(rest).map(Task::BenchLarge),
         "costs" => nothing_behind(rest).map(|()| Task::Costs),
         "instructions" => read_instructions(rest).map(Task::Instructions),
         "fuzz" => read_fuzz(rest).map(Task::Fuzz),
@@ -196,6 +210,7 @@ fn help(command: &str) -> Result<String, Refusal> {
         "alike" => ALIKE.into(),
         "rolling" => ROLLING.into(),
         "bench" => BENCH.into(),
+        "bench-large" => BENCH_LARGE.into(),
         "costs" => COSTS.into(),
         "instructions" => INSTRUCTIONS.into(),
         "fuzz" => FUZZ.into(),
@@ -425,6 +440,31 @@ fn read_bench<'a>(words: &'a [&'a str]) -> Result<Bench<'a>> {
         }
     }
     Ok(bench)
+}
+
+fn read_bench_large<'a>(words: &'a [&'a str]) -> Result<Large<'a>> {
+    let mut large = Large::default();
+    let mut words = words.iter();
+    while let Some(flag) = words.next() {
+        let value = words.next().copied().with_context(|| format!("{flag} needs a value"));
+        match *flag {
+            "--gib" => large.state_bytes = gibibytes(flag, value?)?,
+            "--keys" => large.keys = number_up_to(LARGE_KEYS_MAX, flag, value?)?,
+            "--entries" => large.entries = number_up_to(LARGE_ENTRIES_MAX, flag, value?)?,
+            "--seconds" => large.seconds = number_up_to(BENCH_SECONDS_MAX, flag, value?)?,
+            "--rounds" => large.rounds = number_up_to(LARGE_ROUNDS_MAX, flag, value?)?,
+            "--out" => large.out = Some(value?),
+            _ => bail!("there is no flag '{flag}'"),
+        }
+    }
+    Ok(large)
+}
+
+/// Returns the bytes of a number of GiB, such as 1 or 0.01.
+fn gibibytes(flag: &str, text: &str) -> Result<u64> {
+    let gib: f64 = text.parse().ok().with_context(|| format!("{flag}: '{text}' is not a number"))?;
+    ensure!(LARGE_GIB.contains(&gib), "{flag} must be {} to {}", LARGE_GIB.start(), LARGE_GIB.end());
+    Ok((gib * (1_u64 << 30) as f64) as u64)
 }
 
 /// Refuses a list that names something twice.

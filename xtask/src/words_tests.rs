@@ -15,6 +15,7 @@ const COMMANDS: [&str; 17] = [
     "alike",
     "rolling",
     "bench",
+    "bench-large",
     "costs",
     "instructions",
     "fuzz",
@@ -81,6 +82,12 @@ fn good_words_are_taken() {
     let (clients, operations) = (vec![1, 64], vec!["put", "mixed"]);
     let asked = Bench { seconds: 9, rounds: 2, clients, etcd: Some("x"), out: Some("y"), operations };
     assert_eq!(parse(&words).unwrap(), Task::Bench(asked));
+    assert_eq!(parse(&["bench-large"]).unwrap(), Task::BenchLarge(Large::default()));
+    let words = ["bench-large", "--gib", "0.5", "--keys", "7", "--entries", "8", "--seconds", "9", "--rounds", "2"];
+    let asked = Large { state_bytes: 1 << 29, keys: 7, entries: 8, seconds: 9, rounds: 2, out: None };
+    assert_eq!(parse(&words).unwrap(), Task::BenchLarge(asked));
+    let words = ["bench-large", "--out", "y"];
+    assert_eq!(parse(&words).unwrap(), Task::BenchLarge(Large { out: Some("y"), ..Large::default() }));
 }
 
 #[test]
@@ -125,6 +132,12 @@ fn bad_words_are_refused_by_name_with_the_usage() {
         (&["bench", "--clients", "4,4"], "--clients: 4 is there twice"),
         (&["bench", "--only", "put,scan"], "no operation 'scan'"),
         (&["bench", "--etcd"], "--etcd needs a value"),
+        (&["bench-large", "--gib", "0"], "--gib must be 0.001 to 64"),
+        (&["bench-large", "--gib", "NaN"], "--gib must be 0.001 to 64"),
+        (&["bench-large", "--gib", "much"], "'much' is not a number"),
+        (&["bench-large", "--rounds", "11"], "--rounds must be 1 to 10"),
+        (&["bench-large", "--keys"], "--keys needs a value"),
+        (&["bench-large", "--clients", "4"], "no flag '--clients'"),
         (&["test", "--tset", "x"], "'--tset' is no flag"),
     ];
     for (words, problem) in table {

@@ -4,16 +4,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use serde::Serialize;
 
 use super::figures::Load;
-use super::http;
+use super::metrics::Metrics;
 
 /// Time between two looks. A shorter pause of apply is not seen.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 const ENTRIES: &str = "lockstep_entries_applied_total";
-const FLUSHES: &str = "lockstep_state_flushes_total";
+pub(super) const FLUSHES: &str = "lockstep_state_flushes_total";
 
 /// What one node applied under a load.
 #[derive(Clone, Debug, Serialize)]
@@ -75,9 +75,9 @@ fn looks_until(is_over: &AtomicBool, page: &str) -> Result<Vec<Look>> {
     let began = Instant::now();
     let mut looks = Vec::new();
     while !is_over.load(Ordering::Relaxed) {
-        let text = http::get(page, "/metrics")?;
-        let of = |name| counter(&text, name).with_context(|| format!("http://{page}/metrics has no {name}"));
-        looks.push(Look { at: began.elapsed(), entries: of(ENTRIES)?, flushes: of(FLUSHES)? });
+        let metrics = Metrics::read(page)?;
+        let (entries, flushes) = (metrics.number(ENTRIES)?, metrics.number(FLUSHES)?);
+        looks.push(Look { at: began.elapsed(), entries, flushes });
         std::thread::sleep(LOOK_PAUSE);
     }
     Ok(looks)
@@ -97,25 +97,9 @@ fn points(looks: &[Look]) -> Vec<Point> {
     looks[first..=last + 1].windows(2).map(point).collect()
 }
 
-/// Returns a counter without labels of an OpenMetrics text.
-fn counter(text: &str, name: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-    value.split(' ').next()?.parse().ok()
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_counter_stands_on_its_line() {
-        let text = "# HELP lockstep_entries_applied Entries.\n# TYPE lockstep_entries_applied counter\n\
-                    lockstep_entries_applied_total 41\nlockstep_x_total{a=\"b\"} 1\n# EOF\n";
-        assert_eq!(counter(text, ENTRIES), Some(41));
-        assert_eq!(counter(text, "lockstep_x_total"), None);
-        assert_eq!(counter(text, FLUSHES), None);
-    }
 
     /// A client connects before, and the last look comes behind its end.
     #[test]

@@ -66,6 +66,16 @@ impl Conditions {
         matches!(self.file_system.as_str(), "tmpfs" | "ramfs")
     }
 
+    /// Says so when the directory of the servers lies in memory.
+    pub(super) fn warn_of_memory(&self, directory: &Path) {
+        if self.is_in_memory() {
+            println!(
+                "warning: {} lies in memory, where a sync costs nothing: set TMPDIR to a directory on a disk",
+                directory.display()
+            );
+        }
+    }
+
     /// Returns the begin of the names of the files about this run.
     pub(super) fn stem(&self) -> String {
         format!("{}-{}", self.date, self.commit)

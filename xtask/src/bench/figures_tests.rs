@@ -14,9 +14,13 @@ pub(in crate::bench) fn load(operation: &str, clients: u64) -> Load {
     Load { operation: operation.into(), clients }
 }
 
+/// Returns what the client printed.
+pub(in crate::bench) fn report() -> Report {
+    serde_json::from_str(PRINTED).unwrap()
+}
+
 fn block(round: u64, system: System, calls_per_second: f64, cpu_us_per_call: f64) -> Block {
-    let mut report: Report = serde_json::from_str(PRINTED).unwrap();
-    report.calls_per_second = calls_per_second;
+    let report = Report { calls_per_second, ..report() };
     let quantiles = Quantiles { p50: 200.0, p99: 300.0 };
     Block {
         round,

@@ -76,6 +76,16 @@ fn sample(ids: &[u32], at: Duration) -> Result<Sample> {
     Ok(sum)
 }
 
+/// Returns how much processor time processes have used so far, in seconds.
+pub(super) fn cpu_seconds(ids: &[u32]) -> Result<f64> {
+    Ok(sample(ids, Duration::ZERO)?.cpu_ticks as f64 / TICKS_PER_SECOND)
+}
+
+/// Returns what processes have made the kernel write so far, in bytes.
+pub(super) fn bytes_written(ids: &[u32]) -> Result<u64> {
+    Ok(sample(ids, Duration::ZERO)?.bytes_written)
+}
+
 /// Returns what was used in the last `seconds` of the samples, without a margin at either end.
 pub(super) fn used_in_the_last(samples: &[Sample], seconds: f64) -> Result<Used> {
     let end = samples.last().context("there is no sample")?.at.as_secs_f64();

@@ -8,9 +8,9 @@ use crate::demo;
 use crate::demo_cluster::Cluster;
 
 /// Size of each value.
-const VALUE_BYTES: u64 = 256;
+pub(super) const VALUE_BYTES: u64 = 256;
 /// Keys that are written and read.
-const KEYS: u64 = 10_000;
+pub(super) const KEYS: u64 = 10_000;
 
 /// The three processes of a system.
 #[derive(Debug)]
@@ -21,12 +21,19 @@ pub(super) struct Members {
     pub(super) ids: Vec<u32>,
 }
 
+impl Members {
+    /// Returns these nodes of ours, which run.
+    pub(super) fn of(cluster: &Cluster, names: &[impl AsRef<str>]) -> Result<Members> {
+        let addresses = names.iter().map(|name| cluster.grpc_addr(name.as_ref()).to_owned()).collect();
+        let ids = names.iter().map(|name| cluster.id_of(name.as_ref())).collect::<Result<Vec<u32>>>()?;
+        Ok(Members { addresses, ids })
+    }
+}
+
 /// Starts our nodes, and waits until they are one cluster.
 pub(super) fn start(cluster: &Cluster) -> Result<Members> {
     demo::form(cluster)?;
-    let addresses = Cluster::NAMES.iter().map(|name| cluster.grpc_addr(name).to_owned()).collect();
-    let ids = Cluster::NAMES.iter().map(|name| cluster.id_of(name)).collect::<Result<Vec<u32>>>()?;
-    Ok(Members { addresses, ids })
+    Members::of(cluster, &Cluster::NAMES)
 }
 
 /// Returns the name of the node that leads.
@@ -41,6 +48,10 @@ pub(super) struct Drive<'a> {
     /// The nodes that are called, in turn.
     pub(super) addresses: Vec<String>,
     pub(super) load: &'a Load,
+    /// Keys that the calls draw from.
+    pub(super) keys: u64,
+    /// Calls a second of all clients together; none in a closed loop.
+    pub(super) rate: Option<u64>,
     pub(super) seconds: u64,
     /// Seconds of load before the calls count.
     pub(super) warmup: u64,
@@ -66,12 +77,13 @@ impl Drive<'_> {
             ("--clients", self.load.clients.to_string()),
             ("--connections", connections.to_string()),
             ("--value_bytes", VALUE_BYTES.to_string()),
-            ("--keys", KEYS.to_string()),
+            ("--keys", self.keys.to_string()),
             ("--seconds", self.seconds.to_string()),
             ("--warmup", self.warmup.to_string()),
         ];
         let mut words = vec!["bench".to_owned(), self.addresses.join(",")];
         words.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+        words.extend(self.rate.iter().flat_map(|rate| ["--rate".to_owned(), rate.to_string()]));
         if self.is_filled && self.load.operation != "put" {
             words.push("--filled".to_owned());
         }
@@ -102,10 +114,21 @@ mod tests {
     fn the_client_is_told_everything() {
         let load = load("local_get", 64);
         let addresses = vec!["a:1".to_owned(), "b:1".to_owned()];
-        let drive = Drive { system: System::Etcd, addresses, load: &load, seconds: 5, warmup: 2, is_filled: true };
+        let drive = Drive {
+            system: System::Etcd,
+            addresses,
+            load: &load,
+            keys: KEYS,
+            rate: None,
+            seconds: 5,
+            warmup: 2,
+            is_filled: true,
+        };
         let expected = "bench a:1,b:1 --system etcd --operation local_get --clients 64 --connections 4 \
                         --value_bytes 256 --keys 10000 --seconds 5 --warmup 2 --filled --json";
         assert_eq!(drive.words().join(" "), expected);
+        let paced = Drive { rate: Some(2000), keys: 7, ..drive }.words().join(" ");
+        assert!(paced.contains("--keys 7 ") && paced.ends_with("--rate 2000 --filled --json"), "{paced}");
     }
 
     #[test]

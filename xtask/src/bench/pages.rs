@@ -2,7 +2,7 @@
 //! after the day and the commit, so a second run of a day on one commit replaces the first. It
 //! computes no figure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -13,6 +13,13 @@ use super::figures::{Load, Quantity, Results, System};
 use super::plot::{Axis, Chart, Line, plain};
 use super::table;
 
+/// Returns the directory for the files: the one that is named, or else `docs/benchmarks/`.
+pub(super) fn directory(named: Option<&str>) -> Result<PathBuf> {
+    let out = named.map_or_else(|| crate::root().join("docs/benchmarks"), PathBuf::from);
+    std::fs::create_dir_all(&out).with_context(|| format!("--out: making {}", out.display()))?;
+    Ok(out)
+}
+
 /// Writes all files, and returns their names.
 pub(super) fn write(results: &Results, out: &Path) -> Result<Vec<String>> {
     let stem = results.conditions.stem();
@@ -21,6 +28,11 @@ pub(super) fn write(results: &Results, out: &Path) -> Result<Vec<String>> {
     let plots: Vec<(String, String)> = charts.iter().map(|(name, chart)| (name.clone(), chart.title.clone())).collect();
     let mut files = vec![(format!("{stem}.md"), table::page(results, &plots)), (format!("{stem}.json"), raw(results)?)];
     files.extend(charts.into_iter().map(|(name, chart)| (name, chart.svg())));
+    write_all(files, out)
+}
+
+/// Writes files, each with its text, and returns their names.
+pub(super) fn write_all(files: Vec<(String, String)>, out: &Path) -> Result<Vec<String>> {
     for (name, text) in &files {
         let path = out.join(name);
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
@@ -51,7 +63,7 @@ fn raw(results: &Results) -> Result<String> {
 }
 
 /// Returns a JSON array with a line for each element.
-fn lines(elements: &[impl Serialize]) -> Result<String> {
+pub(super) fn lines(elements: &[impl Serialize]) -> Result<String> {
     let elements = elements.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     Ok(format!("[\n{}\n]", elements.join(",\n")))
 }

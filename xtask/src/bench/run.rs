@@ -1,23 +1,18 @@
 //! The run of a benchmark: starts both systems, drives them in blocks that alternate, counts syncs
 //! and watches apply at the end, and hands the results to the pages. It judges nothing.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result};
 
 use super::applied::Applied;
 use super::calibrate::calibrate;
 use super::conditions::{self, Conditions};
-use super::figures::{Block, Load, Report, Results, Servers, System};
-use super::nodes::{self, Drive, Members};
+use super::figures::{Block, Load, Report, Results, System};
+use super::nodes::{self, Drive, KEYS, Members};
 use super::syncs::{self, Syncs};
-use super::{Bench, etcd, measure, pages, table};
+use super::{Bench, block, etcd, pages, table};
 use crate::demo::step;
 use crate::demo_cluster::Cluster;
 
-/// Longest load before the calls of a block count, in seconds. Otherwise it is half as long as the
-/// block.
-const WARMUP_SECONDS_MAX: u64 = 2;
 /// Longest run under strace, in seconds.
 const SYNCS_SECONDS_MAX: u64 = 2;
 
@@ -26,9 +21,8 @@ pub(crate) fn bench(asked: &Bench<'_>) -> Result<()> {
     // Looked for before the build, so that a wrong --etcd costs no time.
     let program = etcd::find(asked.etcd)?;
     crate::build()?;
-    let out = asked.out.map_or_else(|| crate::root().join("docs/benchmarks"), PathBuf::from);
-    std::fs::create_dir_all(&out).with_context(|| format!("--out: making {}", out.display()))?;
-    let cluster = Cluster::plan_with_pages()?;
+    let out = pages::directory(asked.out)?;
+    let cluster = Cluster::plan_with_pages(3)?;
     let measured = measure_all(asked, program.as_ref(), &cluster)
         .map_err(|error| error.context(format!("the benchmark failed{}", cluster.last_words())));
     let results = measured?;
@@ -44,12 +38,7 @@ pub(crate) fn bench(asked: &Bench<'_>) -> Result<()> {
 fn measure_all(asked: &Bench<'_>, program: Option<&etcd::Program>, cluster: &Cluster) -> Result<Results> {
     let version = program.map(|program| program.version.clone());
     let mut conditions = Conditions::of(cluster.directory(), version, asked.seconds, asked.rounds)?;
-    if conditions.is_in_memory() {
-        println!(
-            "warning: {} lies in memory, where a sync costs nothing: set TMPDIR to a directory on a disk",
-            cluster.directory().display()
-        );
-    }
+    conditions.warn_of_memory(cluster.directory());
     let lockstep = nodes::start(cluster)?;
     let etcd = match program {
         Some(program) => {
@@ -116,19 +105,8 @@ impl Run<'_> {
     fn block(&self, round: u64, system: System, load: &Load) -> Result<Block> {
         let calibration = calibrate(self.cluster.directory())?;
         let ids = &self.members(system)?.ids;
-        let warmup = (self.asked.seconds / 2).min(WARMUP_SECONDS_MAX);
-        let work = || self.drive(system, load, self.asked.seconds, warmup);
-        let (report, samples) = measure::while_sampling(ids, work)?;
-        let used = measure::used_in_the_last(&samples, report.seconds)?;
-        let memory = ids.iter().map(|id| measure::memory(*id)).collect::<Result<Vec<_>>>()?;
-        let calls = used.seconds * report.calls_per_second;
-        let servers = Servers {
-            window_seconds: used.seconds,
-            cpu_us_per_call: used.cpu_seconds * 1e6 / calls,
-            bytes_written_per_call: used.bytes_written as f64 / calls,
-            resident_bytes: memory.iter().map(|memory| memory.resident_bytes).collect(),
-            resident_anonymous_bytes: memory.iter().map(|memory| memory.resident_anonymous_bytes).collect(),
-        };
+        let drive = self.prepared(system, load, self.asked.seconds, block::warmup(self.asked.seconds))?;
+        let (report, servers) = block::measured(self.cluster, ids, &drive)?;
         Ok(Block { round, system, load: load.clone(), calibration, report, servers })
     }
 
@@ -156,7 +134,7 @@ impl Run<'_> {
             };
             vec![leader]
         };
-        Ok(Drive { system, addresses, load, seconds, warmup, is_filled: true })
+        Ok(Drive { system, addresses, load, keys: KEYS, rate: None, seconds, warmup, is_filled: true })
     }
 
     /// Writes all keys to each system, so that every block finds the same ones.

@@ -2,8 +2,29 @@
 //! it runs. It computes no figure, apart from whether a target was reached.
 
 use super::applied::Applied;
+use super::conditions::Conditions;
 use super::figures::{Block, Load, Quantity, Results, Spread, System};
 use super::syncs::{SYNCS_A_PUT_MIN, Syncs};
+
+/// Two bounds of a figure.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) must: f64,
+    pub(super) goal: f64,
+    pub(super) is_better_high: bool,
+}
+
+impl Bounds {
+    /// Says which of the bounds a figure reaches.
+    pub(super) fn reached_by(self, figure: f64) -> &'static str {
+        let reaches = |bound: f64| if self.is_better_high { figure >= bound } else { figure <= bound };
+        match (reaches(self.goal), reaches(self.must)) {
+            (true, _) => "goal",
+            (false, true) => "must",
+            (false, false) => "no",
+        }
+    }
+}
 
 /// Part by which the machine's own speed before a block may differ from the median before the block
 /// is called a noisy one.
@@ -48,12 +69,8 @@ impl Target {
     }
 
     fn reached_by(&self, ratio: f64) -> &'static str {
-        let reaches = |bound: f64| if self.quantity.is_better_high() { ratio >= bound } else { ratio <= bound };
-        match (reaches(self.goal), reaches(self.must)) {
-            (true, _) => "goal",
-            (false, true) => "must",
-            (false, false) => "no",
-        }
+        let is_better_high = self.quantity.is_better_high();
+        Bounds { must: self.must, goal: self.goal, is_better_high }.reached_by(ratio)
     }
 }
 
@@ -64,7 +81,7 @@ pub(super) fn page(results: &Results, plots: &[(String, String)]) -> String {
     let mut page = format!("# {title}, {}\n\n", conditions.date);
     page += "`cargo xtask bench` has made this page. `docs/benchmarks/README.md` says what its figures\n";
     page += "mean, and what they do not show.\n\n## Conditions\n\n";
-    page += &conditions_table(results);
+    page += &conditions_table(conditions);
     page += "\n## Figures\n\n";
     page += "Each figure is the median over the rounds, with the lowest and the highest. A ratio is\n";
     page += "Lockstep's figure divided by etcd's of the same round.\n\n";
@@ -83,8 +100,8 @@ pub(super) fn page(results: &Results, plots: &[(String, String)]) -> String {
     page
 }
 
-fn conditions_table(results: &Results) -> String {
-    let conditions = &results.conditions;
+/// Returns the table of the conditions.
+pub(super) fn conditions_table(conditions: &Conditions) -> String {
     let seconds = format!("{} of {} s for each load and system", conditions.rounds, conditions.seconds);
     let cores = conditions.cores.to_string();
     let rows: [(&str, &str); 12] = [
@@ -255,7 +272,8 @@ pub(super) fn applied_line(applied: &Applied) -> String {
     format!("{}: the leader applied {entries} entries, with {flushes} flushes. {pause}", applied.load)
 }
 
-fn spread(spread: Option<Spread>) -> String {
+/// Returns a median with the ends around it; nothing if there is none.
+pub(super) fn spread(spread: Option<Spread>) -> String {
     let Some(Spread { median, min, max }) = spread else { return String::new() };
     if min == max {
         return number(median);
@@ -264,7 +282,7 @@ fn spread(spread: Option<Spread>) -> String {
 }
 
 /// Returns a number with about three digits, or all that stand before the point.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),

@@ -19,6 +19,7 @@ cargo xtask <command>
   corpus    the sandbox's recorded outcomes with another wasmtime, profile or architecture
   advisories  the locked dependencies against the advisories of RustSec
   bench     Lockstep beside etcd on this machine: throughput, latency, and what a call costs
+  bench-large  Lockstep with a large state: stops of apply, restarts, puts among many keys, new nodes
   costs     what a call into a guest costs, with and without fuel, and beside native code
   instructions  the instructions of the hot pieces of a node, counted by valgrind, against their record
 
@@ -194,4 +195,21 @@ docs/benchmarks/README.md says what the figures mean. About ten minutes, unless 
   --out DIR      where the page, the raw results and the plots go; docs/benchmarks unless given
 
   cargo xtask bench --seconds 1 --rounds 1 --clients 4 --out build/bench
+";
+
+pub(super) const BENCH_LARGE: &str = "\
+cargo xtask bench-large [--gib N] [--keys N] [--entries N] [--seconds N] [--rounds N] [--out DIR]
+
+Sets up and builds, and measures clusters of three nodes on this machine: how long a flush or a snapshot stops apply, how long a restart
+takes, what a put costs among many keys against 10000, and how long a snapshot takes to a new node against a copy of a file.
+docs/benchmarks/README.md says what the figures mean. About half an hour and 43 GB of free disk, unless told otherwise.
+
+  --gib N        GiB of keys and values in the state that is watched, restarted and sent, 0.001 to 64; 1 unless given
+  --keys N       keys of the larger cluster of the comparison of puts; 10000000 unless given
+  --entries N    entries in the log of the node that is restarted, at most 1000000; 100000 unless given
+  --seconds N    of each block, 1 to 600; 10 unless given
+  --rounds N     how often each figure is measured, 1 to 10; 3 unless given
+  --out DIR      where the page and the raw results go; docs/benchmarks unless given
+
+  cargo xtask bench-large --gib 0.01 --keys 20000 --entries 1000 --seconds 1 --rounds 1 --out build/bench-large
 ";
