@@ -1,6 +1,6 @@
 //! `cargo xtask instructions`: does one hot piece of a node so many times, and ends. valgrind
-//! counts its instructions. The data is the same in each run, and one thread works where that is possible.
-//! It counts and compares nothing itself: xtask does.
+//! counts its instructions. The data is the same in each run, and one thread works where that is
+//! possible. It counts and compares nothing itself: xtask does.
 //!
 //! `instructions list` prints each piece, and how many times are enough to count it;
 //! `instructions <piece> <times>` does one. Every piece is written so that its preparation does not

@@ -12,12 +12,8 @@ use crate::fuzz::Fuzz;
 use crate::instructions::Instructions;
 use crate::setup::AARCH64;
 use usage::{
-<<<<<<< HEAD
-    ABUSE, ADVISORIES, ALIKE, BENCH, BUILD, CHANGES, CORPUS, COSTS, DEMO, FAULTS, FUZZ, GUESTS, HELP, INSTRUCTIONS,
-=======
     ABUSE, ADVISORIES, ALIKE, BENCH, BENCH_LARGE, BUILD, CHANGES, CORPUS, COSTS, DEMO, FAULTS, FUZZ, GUESTS, HELP,
->>>>>>> large
-    ROLLING, SETUP, TEST, TORTURE,
+    INSTRUCTIONS, ROLLING, SETUP, TEST, TORTURE,
 };
 
 /// The faults of the torture. `tests/src/torture/plan.rs` makes them, and a test there compares the

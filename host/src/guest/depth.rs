@@ -66,7 +66,9 @@ pub(super) fn refuses_metered_form(limits: &Limits, encoded: &[u8]) -> Option<St
         return None;
     }
     match metered(encoded, limits.wasm_stack_bytes) {
-        Ok(form) => Validator::new_with_features(PARSED_FEATURES).validate_all(&form).err().map(|error| error.to_string()),
+        Ok(form) => {
+            Validator::new_with_features(PARSED_FEATURES).validate_all(&form).err().map(|error| error.to_string())
+        }
         Err(why) => Some(why),
     }
 }
