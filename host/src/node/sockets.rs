@@ -48,20 +48,16 @@ pub(super) async fn serve_peers(service: PeerService, port: Port, listeners: Vec
 /// Connections of clients. An application has tens of connections, and a thousand serve a large
 /// company. At least a few applications of one cluster.
 const CLIENTS: Wish = Wish { max: 4_096, min: 64 };
-/// One address may have this part of them. A machine that runs wild leaves room for others, and
-/// what its connections hold before anything is read is bounded. And a bench and some tools may run
-/// on one machine.
-const OF_ONE_CLIENT: usize = 4;
 /// Connections of peers. A member has up to eight connections to each other one, and reconnects
 /// when one breaks. At least a cluster of five.
 const PEERS: Wish = Wish { max: 1_024, min: 64 };
-/// One address may have this part of them: as many as fifteen other nodes on one machine have.
-const OF_ONE_PEER: usize = 8;
 /// Connections of probes, scrapers and operators. Never fewer than the minimum, whatever clients
 /// do.
 const HTTP: Wish = Wish { max: 1_024, min: 32 };
-/// One address may have this part of them.
-const OF_ONE_PROBE: usize = 4;
+/// One address may have this part of the connections to a port. A machine that runs wild leaves
+/// room for others, and what its connections hold before anything is read is bounded. And several
+/// nodes, or a bench and some tools, may run on one machine: fifteen have 120 to a peer port.
+const OF_ONE_ADDRESS: usize = 8;
 /// Connections to the port for clients that only programs on this machine get. Operators come by
 /// that port, and each of their commands has one connection for a moment.
 const RESERVED_FOR_THIS_MACHINE: usize = 16;
@@ -92,16 +88,16 @@ pub(super) fn open(config: &NodeConfig) -> anyhow::Result<Sockets> {
             "the limit of open files and sockets (ulimit -Hn) is low, so the ports may have only so many connections at a time"
         );
     }
-    let port = |name, connections_max, part, reserved, idle_timeout| {
-        let per_address_max = config.connections.of_one_address(connections_max, connections_max / part);
+    let port = |name, connections_max, reserved, idle_timeout| {
+        let per_address_max = config.connections.of_one_address(connections_max, connections_max / OF_ONE_ADDRESS);
         Port::limited(name, PortLimits { connections_max, per_address_max, reserved, idle_timeout })
     };
     let idle = config.connections.idle_timeout();
     Ok(Sockets {
-        clients: port("grpc", clients, OF_ONE_CLIENT, RESERVED_FOR_THIS_MACHINE, idle),
+        clients: port("grpc", clients, RESERVED_FOR_THIS_MACHINE, idle),
         // Silence of a peer is nothing strange, and its connections are few.
-        peers: port("raft", peers, OF_ONE_PEER, 0, None),
-        http: port("http", http, OF_ONE_PROBE, 0, idle),
+        peers: port("raft", peers, 0, None),
+        http: port("http", http, 0, idle),
         descriptors,
     })
 }

@@ -8,7 +8,7 @@ use crate::config::Connections;
 #[derive(Debug, clap::Args)]
 pub(super) struct ConnectionArgs {
     /// Connections that one address (IPv6: one network of 64 bits) may have open to one port; 0 for
-    /// no such limit [default: a quarter of the port's; an eighth for peers]
+    /// no such limit [default: an eighth of the port's]
     #[arg(long = "connections_per_address", env = "LOCKSTEP_CONNECTIONS_PER_ADDRESS", value_name = "COUNT")]
     connections_per_address: Option<usize>,
 

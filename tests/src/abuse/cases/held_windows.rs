@@ -10,8 +10,8 @@ use super::super::case::{Case, Role, Target};
 use super::super::wire::Caller;
 use super::reflection;
 
-/// Connections: as many as one address may have, a quarter of the port's places.
-const CONNECTIONS: usize = 1_024;
+/// Connections: as many as one address may have, an eighth of the port's places.
+const CONNECTIONS: usize = 512;
 /// Streams on each. Two of them fill the window of a connection of 1 MiB.
 const STREAMS: usize = 4;
 /// Bytes of questions that wait to be sent on each stream.
@@ -19,7 +19,7 @@ const QUESTIONS_BYTES: usize = 1 << 20;
 
 pub(crate) const CASE: Case = Case {
     name: "held-windows",
-    does: "fills the receive windows of 1,024 connections with questions whose answers it does not take",
+    does: "fills the receive windows of 512 connections with questions whose answers it does not take",
     role: Role::Follower,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN
