@@ -86,7 +86,7 @@ pub(super) fn figures(results: &Results) -> String {
         let name = format!("restart behind {end} until ready");
         table += &alone(&name, &format!("{} s", spread(seconds)), median(seconds), RESTART_SECONDS);
     }
-    let times: [(&str, fn(&Block) -> f64); 2] = [
+    let times: [(&str, Figure<Block>); 2] = [
         ("during the load", |block| block.servers.cpu_us_per_call),
         ("until the nodes are quiet", |block| block.cpu_us_until_quiet),
     ];
@@ -97,7 +97,7 @@ pub(super) fn figures(results: &Results) -> String {
         table += &compared(&name, [&of(Size::Many), &of(Size::Few)], results.ratio(time), PUT_RATIO);
     }
     let copy = format!("{} s", spread(results.copy_seconds()));
-    let times: [(&str, fn(&Newcomer) -> f64); 2] = [
+    let times: [(&str, Figure<Newcomer>); 2] = [
         ("snapshot received and installed, against a copy of a file", |newcomer| newcomer.transfer_seconds),
         ("a new node from its start until ready, against that copy", |newcomer| newcomer.ready_seconds),
     ];
@@ -107,6 +107,9 @@ pub(super) fn figures(results: &Results) -> String {
     }
     table
 }
+
+/// Takes a figure out of a measurement.
+type Figure<T> = fn(&T) -> f64;
 
 /// Returns the row of a figure that lies between two ends.
 fn alone(name: &str, result: &str, ends: (f64, f64), bounds: Bounds) -> String {
