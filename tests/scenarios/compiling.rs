@@ -23,7 +23,7 @@ const ABORTED: i32 = 6;
 fn compiled(memory_bytes: u64, cpu_seconds: u64, component: &[u8]) -> Result<Output> {
     told(
         &format!(
-            r#"{{"what":"Compile","semantics":5,"parent":{},"bounds":{{"memory_bytes_max":{memory_bytes},"cpu_seconds_max":{cpu_seconds},"seconds_max":60}}}}"#,
+            r#"{{"what":"Compile","semantics":6,"parent":{},"bounds":{{"memory_bytes_max":{memory_bytes},"cpu_seconds_max":{cpu_seconds},"seconds_max":60}}}}"#,
             std::process::id()
         ),
         component,
@@ -172,7 +172,7 @@ async fn a_compiler_ends_with_a_node_that_is_killed() -> Result<()> {
 #[test]
 fn a_compiler_whose_parent_is_gone_does_nothing() -> Result<()> {
     let refused = told(
-        r#"{"what":"Compile","semantics":5,"bounds":{"memory_bytes_max":4294967296,"cpu_seconds_max":60,"seconds_max":60},"parent":1}"#,
+        r#"{"what":"Compile","semantics":6,"bounds":{"memory_bytes_max":4294967296,"cpu_seconds_max":60,"seconds_max":60},"parent":1}"#,
         &large(1)?,
     )?;
     let said = printed::stderr(&refused);

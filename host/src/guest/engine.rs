@@ -59,6 +59,7 @@ const MEMORY_GUARD_BYTES: u64 = 32 << 20;
 const BACKTRACE_FRAMES_MAX: usize = 20;
 /// Fuel of every operator. This is a complete table of our own, because fuel decides outcomes and
 /// the engine's defaults may change in a patch release. A missing operator is an error at start.
+/// Its prices of operators with a size are those before semantics 6.
 pub(super) const FUEL: &str = include_str!("fuel.json");
 
 /// Compiles and runs guests under one set of limits. Cheap to clone.
@@ -243,7 +244,7 @@ fn code_config(limits: &Limits) -> wasmtime::Result<Config> {
     config.cranelift_nan_canonicalization(true);
     // Commands are bounded by fuel alone; it stops every replica at the same instruction.
     config.consume_fuel(true);
-    config.operator_cost(fuel_table()?);
+    config.operator_cost(fuel_table(limits)?);
     // Queries have a deadline as well. Commands run with a deadline that no epoch reaches.
     config.epoch_interruption(true);
     // The stack size is part of the profile, because the place where a recursion ends is an
@@ -289,13 +290,26 @@ fn pool_config(limits: &Limits, pool: &Pool) -> wasmtime::Result<PoolingAllocati
     Ok(config)
 }
 
-fn fuel_table() -> wasmtime::Result<OperatorCost> {
+fn fuel_table(limits: &Limits) -> wasmtime::Result<OperatorCost> {
     let read = || -> serde_json::Result<OperatorCost> {
         let ours: Value = serde_json::from_str(FUEL)?;
+        let ours = if limits.meters_sizes() { without_sizes(ours) } else { ours };
         let table = if cfg!(feature = "corpus") { over_defaults(ours)? } else { ours };
         serde_json::from_value(table)
     };
     read().map_err(|error| wasmtime::format_err!("fuel.json does not fit this wasmtime: {error}"))
+}
+
+/// Sets the prices to 0 that the guest's own code pays. The engine would look at the fuel beside
+/// such an operator, in one version before it and in another one behind it.
+fn without_sizes(mut table: Value) -> Value {
+    for name in depth::OPERATORS_WITH_A_SIZE {
+        table[name] = 0.into();
+    }
+    for price in table["variable"].as_object_mut().into_iter().flat_map(|prices| prices.values_mut()) {
+        *price = 0.into();
+    }
+    table
 }
 
 /// Completes the table for another version of wasmtime, which may have operators that ours lacks.
@@ -323,6 +337,8 @@ fn set_known(table: &mut Value, ours: Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -334,8 +350,17 @@ mod tests {
     #[test]
     fn fuel_table_names_every_operator() {
         let ours: Value = serde_json::from_str(FUEL).expect("fuel.json is JSON");
-        let read = serde_json::to_value(fuel_table().expect("complete")).expect("a table is JSON");
-        assert_eq!(ours, read, "fuel.json names an operator that the engine does not know");
+        let of = |semantics: u32| {
+            let limits = Limits { semantics, ..Limits::default() };
+            serde_json::to_value(fuel_table(&limits).expect("complete")).expect("a table is JSON")
+        };
+        assert_eq!(of(5), ours, "fuel.json names an operator that the engine does not know");
+        let newest = of(6);
+        let names = ours.as_object().expect("a table").keys();
+        let changed: BTreeSet<&str> =
+            names.filter(|name| newest[name.as_str()] != ours[name.as_str()]).map(String::as_str).collect();
+        let wanted = depth::OPERATORS_WITH_A_SIZE.into_iter().chain(["variable"]).collect();
+        assert_eq!(changed, wanted, "the prices that the guest's own code pays");
     }
 
     #[test]

@@ -7,8 +7,8 @@ use super::features::PARSED_FEATURES;
 use super::limits::Limits;
 use super::load::inspect;
 
-/// Meters the depth of a component. What the engine would take is still taken, and names, exports
-/// and descriptor stay; what it would refuse is an error.
+/// Meters a component. What the engine would take is still taken, and names, exports and descriptor
+/// stay; what it would refuse is an error.
 pub(crate) fn depth(bytes: &[u8]) {
     // A node comes here with components that it has inspected.
     let Ok(before) = inspect(bytes) else { return };
@@ -16,7 +16,7 @@ pub(crate) fn depth(bytes: &[u8]) {
         return;
     }
     let validate = |bytes: &[u8]| Validator::new_with_features(PARSED_FEATURES).validate_all(bytes).map(drop);
-    let form = match (depth::metered(bytes, Limits::DEFAULT.wasm_stack_bytes), validate(bytes)) {
+    let form = match (depth::metered(&Limits::DEFAULT, bytes), validate(bytes)) {
         (Ok(form), Ok(())) => form,
         (Err(_), Err(_)) => return,
         (Ok(_), Err(error)) => panic!("an invalid component was rewritten: {error}"),

@@ -3,8 +3,9 @@
 //! rows); they never depend on time or on this machine's free resources. The only exception is the
 //! query deadline, and queries change nothing.
 //!
-//! The engine charges bulk operators (`memory.copy`, `memory.fill`, `table.init`, ...) per byte or
-//! element, as `fuel.json` says, so that fuel bounds them too. The worst case for fuel is a chain
+//! Bulk operators (`memory.copy`, `memory.fill`, `table.init`, ...) cost more for each further 64
+//! bytes or 8 elements (`depth/sizes.rs`), so that fuel bounds them too. Before semantics 6 the
+//! engine charged them per byte or element, as `fuel.json` says. The worst case for fuel is a chain
 //! of loads that all miss the cache: 100 to 250 ns each, hundreds of times an addition. Loads are
 //! therefore expensive, and `fuel_per_command` is chosen so that even such a chain ends within
 //! about a second. Multiplications, divisions and roots of floats are expensive because processors
@@ -20,12 +21,17 @@ use super::failure::{Ended, Reason};
 /// architecture is such a change, as long as the golden corpus is the same there.
 ///
 /// What 4 added is in the limits: the fuel of a reply's bytes, and the replies of one entry. Since
-/// 5 the guest's own code meters how deep it recurses (`depth`).
-pub const SEMANTICS: u32 = 5;
+/// 5 the guest's own code meters how deep it recurses (`depth`). Since 6 it also pays for the sizes
+/// of bulk operators, which the engine charged before: some versions of wasmtime do that when the
+/// operator is done.
+pub const SEMANTICS: u32 = 6;
 
 /// The first version in which the guest's own code meters how deep it recurses. Before, the frames
 /// of the compiler decided.
 const DEPTH_METERED_SINCE: u32 = 5;
+/// The first version in which the guest's own code pays for the sizes of operators. What went
+/// before means the same only with a wasmtime that charges sizes before the operator runs.
+pub const SIZES_METERED_SINCE: u32 = 6;
 
 /// Stack of a thread that calls guests, in bytes: the largest native stack of a guest, and 15 MiB
 /// for the host functions under it. It is address space until it is used.
@@ -186,6 +192,11 @@ impl Limits {
     /// Returns whether the guest's own code meters how deep it recurses.
     pub(super) fn meters_depth(&self) -> bool {
         self.semantics >= DEPTH_METERED_SINCE
+    }
+
+    /// Returns whether the guest's own code pays for the sizes of operators.
+    pub(super) fn meters_sizes(&self) -> bool {
+        self.semantics >= SIZES_METERED_SINCE
     }
 
     /// Returns the bytes of native stack that a call of a guest may use. Where the depth is metered

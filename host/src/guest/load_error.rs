@@ -59,8 +59,8 @@ pub enum LoadError {
     #[error("the component does not compile: {0}")]
     Compile(String),
     #[error(
-        "the component is valid, but the engine does not take it once its depth is metered, which adds a function, a global and types to \
-         each module: {0}; make its modules smaller, or split them"
+        "the component is valid, but the engine does not take it once its depth is metered, which adds functions, a global and types to \
+         each module, and code to functions: {0}; make its modules smaller, or split them"
     )]
     Metered(String),
     #[error(

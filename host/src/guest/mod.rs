@@ -6,8 +6,9 @@
 //! - [`Component`]: a guest that was checked, compiled and successfully instantiated (`load`); a
 //!   refused guest gets advice on what to write instead (`advice`). Compiled code may be kept on a
 //!   [`Shelf`] (`code`). Encoding and compiling run in a separate process ([`apart`]).
-//! - How deep a guest may recurse, metered by its own code (`depth`). Properties of this build that
-//!   could change an outcome, for nodes to compare (`build`).
+//! - How deep a guest may recurse, and what operators cost by their size, metered by its own code
+//!   (`depth`). Properties of this build that could change an outcome, for nodes to compare
+//!   (`build`).
 //! - [`Anatomy`], [`described_state`], [`with_descriptor`], [`with_version`]: tools use them to
 //!   inspect a guest and to complete one (`anatomy`, `pack`); `layout` finds where its stack lies.
 //! - [`ApplyInstance`], [`QueryInstance`], [`snapshot`], [`restore`], [`migrate`]: calls into a
@@ -55,6 +56,7 @@ mod tests;
 mod wire;
 
 pub use anatomy::{Anatomy, described_state};
+pub use build::charges_sizes_first;
 pub use code::Shelf;
 pub use component::Component;
 pub use engine::{Engine, QUERY_INSTANCES_MAX, RESTORE_INSTANCES_MAX, SNAPSHOT_INSTANCES_MAX, Slot};
@@ -63,7 +65,7 @@ pub use imports::write_every_line;
 pub use instance::{ApplyInstance, QueryInstance};
 pub use layout::{HiddenStack, hidden_stack};
 pub use limit_keys::{LimitChange, LimitKey, LimitRange};
-pub use limits::{CALLER_STACK_BYTES, Limits, SEMANTICS};
+pub use limits::{CALLER_STACK_BYTES, Limits, SEMANTICS, SIZES_METERED_SINCE};
 pub use load::Checked;
 pub use load_error::LoadError;
 pub use migrate::{Migrated, migrate};

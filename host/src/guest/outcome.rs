@@ -101,6 +101,10 @@ fn is_stack_used_up(error: &wasmtime::Error) -> bool {
     error.downcast_ref::<WasmBacktrace>().is_some_and(depth::is_used_up)
 }
 
+fn is_in_a_price(error: &wasmtime::Error) -> bool {
+    error.downcast_ref::<WasmBacktrace>().is_some_and(depth::is_in_a_price)
+}
+
 /// Tells that a guest filled the native stack before the metered one. The outcome is the same, but
 /// another build or architecture may have ended the recursion elsewhere.
 fn tell_of_native_overflow() {
@@ -116,7 +120,7 @@ fn tell_of_native_overflow() {
 
 /// Describes the error first, then the place: if the text is cut, the outermost frames are lost.
 fn detail(error: &wasmtime::Error) -> String {
-    detail_of(error, &error.root_cause(), 0)
+    detail_of(error, &error.root_cause(), usize::from(is_in_a_price(error)))
 }
 
 /// Describes the error in these words. The innermost `hidden` functions are no functions of the

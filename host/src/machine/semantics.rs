@@ -8,9 +8,9 @@
 use std::fmt;
 
 use crate::faults;
-use crate::guest::{Limits, SEMANTICS};
+use crate::guest::{Limits, SEMANTICS, SIZES_METERED_SINCE, charges_sizes_first};
 
-/// The oldest version that this build runs. A cluster keeps its version until it is raised by a log
+/// The oldest version that a build runs. A cluster keeps its version until it is raised by a log
 /// entry. Version 3 knew no limit on the replies of an entry, and a profile without that limit has
 /// none in this build.
 const SEMANTICS_OLDEST: u32 = 3;
@@ -29,10 +29,12 @@ pub struct SemanticsRange {
 }
 
 impl SemanticsRange {
-    /// Returns the range of this build.
+    /// Returns the range of this build. A build whose wasmtime charges sizes behind the operator
+    /// does not run the numbers in which wasmtime charges them.
     pub fn of_this_build() -> SemanticsRange {
-        let newest = faults::semantics_max().map_or(SEMANTICS, |max| max.clamp(SEMANTICS_OLDEST, SEMANTICS));
-        SemanticsRange { oldest: SEMANTICS_OLDEST, newest }
+        let oldest = if charges_sizes_first() { SEMANTICS_OLDEST } else { SIZES_METERED_SINCE };
+        let newest = faults::semantics_max().map_or(SEMANTICS, |max| max.clamp(oldest, SEMANTICS));
+        SemanticsRange { oldest, newest }
     }
 
     /// Returns the limits with which the build founds a cluster.

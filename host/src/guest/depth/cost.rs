@@ -9,18 +9,19 @@
 //!   most as many of them as the function has operators, so each operator costs a byte: at most 16
 //!   native bytes for each metered one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wasmparser::{
     FuncToValidate, FuncValidator, FuncValidatorAllocations, FunctionBody, Operator, OperatorsReader, Parser, Result,
     ValType, ValidPayload, Validator, ValidatorResources, WasmModuleResources,
 };
 
+use super::sizes::{Payments, Size};
 use crate::guest::features::PARSED_FEATURES;
 
 /// Version of what this directory makes of a component. Whoever changes it raises the number, or
 /// nodes would go on with compiled code that they kept from before.
-pub(in crate::guest) const METERING: u32 = 1;
+pub(in crate::guest) const METERING: u32 = 2;
 
 /// Bytes of every frame: return address, saved registers, and what a compiler keeps for itself.
 const FRAME_BYTES: u64 = 64;
@@ -29,8 +30,9 @@ const WORD_BYTES: u64 = 8;
 /// Bytes for each operator, whose result a compiler may keep.
 const OPERATOR_BYTES: u64 = 1;
 /// Most bytes of the frame of a function that calls none and is not metered, without those for its
-/// operators. Only the last frame can be such a one, and the native stack has room for it. The
-/// small functions that run most often cost nothing more in this way.
+/// operators. Only the last frame can be such a one, and the native stack has room for it, and for
+/// the small frame of what it calls to pay for a size. The small functions that run most often cost
+/// nothing more in this way.
 const LEAF_BYTES_MAX: u64 = 1024;
 /// Most operators of such a function. Their results have at most 16 bytes each, half of the spare
 /// part of the native stack.
@@ -46,6 +48,10 @@ pub(super) struct Function {
     pub(super) is_metered: bool,
     /// Types of its results.
     pub(super) results: Vec<ValType>,
+    /// Whether it has operators that pay for their size.
+    pub(super) pays: bool,
+    /// The sizes that are paid for in a call.
+    pub(super) sizes: BTreeSet<Size>,
 }
 
 /// All functions of a component's modules, by the positions of their bodies in the file.
@@ -87,11 +93,16 @@ fn measure(
     validator.read_locals(&mut reader)?;
     let mut operators = OperatorsReader::new(reader);
     let (mut operands, mut count, mut calls) = (Operands::default(), 0_u64, false);
+    let (mut payments, mut pays, mut sizes) = (Payments::default(), false, BTreeSet::new());
     while !operators.eof() {
         let (operator, position) = operators.read_with_offset()?;
         let pushed = operator.operator_arity(&validator).map_or(0, |(_, pushed)| pushed);
         validator.op(position, &operator)?;
         calls |= matches!(operator, Operator::Call { .. } | Operator::CallIndirect { .. });
+        if let Some(payment) = payments.before(&operator) {
+            pays = true;
+            sizes.extend(payment.size());
+        }
         operands.follow(&validator, pushed);
         count += 1;
     }
@@ -100,7 +111,7 @@ fn measure(
     let is_metered = calls || declared > LEAF_BYTES_MAX || count > LEAF_OPERATORS_MAX;
     let cost = declared.saturating_add(OPERATOR_BYTES.saturating_mul(count));
     let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-    Ok((Function { index, cost, is_metered, results }, validator.into_allocations()))
+    Ok((Function { index, cost, is_metered, results, pays, sizes }, validator.into_allocations()))
 }
 
 /// The operands of a function while its code is read. What lies on the stack in code that is never

@@ -1,28 +1,32 @@
-//! Writes a module anew, so that its functions meter their depth. A global is added behind the
-//! others, a function behind the others, and types behind the others: no index changes. A metered
-//! function becomes
+//! Writes a module anew, so that its functions meter their depth and pay for sizes. A global is
+//! added behind the others, functions behind the others, and types behind the others: no index
+//! changes. A metered function becomes
 //!
 //! ```text
-//! if left < cost { call the added function }    left -= cost
+//! if left < cost { call the function that traps }    left -= cost
 //! block { its own code, in which a `return` is a branch to the end of this block }
 //! left += cost
 //! ```
 //!
 //! A branch to the function's own label needs no change, since the block's label takes its place.
-//! The added function has a name, in a section behind the others, by which its trap is known.
+//! In front of an operator that pays for its size stands the payment (`sizes`), in functions that
+//! are not metered, too. The functions for payments are added only where they are called, and the
+//! one that traps is behind them. The added functions have names, in a section behind the others.
 //! Sections that hold positions in the code, such as debug information, are left out: they would
 //! lie.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wasmparser::{
     BinaryReader, CodeSectionReader, FunctionBody, ImportSectionReader, Operator, OperatorsReader, RefType, TypeRef,
     ValType,
 };
 
+use super::code;
 use super::cost::{Function, Functions};
 use super::sections::{Section, put_bytes, put_section, put_signed, put_u32, rest, split};
+use super::sizes::{Payments, Size};
 
 /// Numbers of the sections of a component that hold others.
 const COMPONENT_MODULE: u8 = 1;
@@ -41,36 +45,19 @@ const CODE: u8 = 10;
 /// Prefixes of the names of custom sections that hold positions in the code.
 const POSITIONS: [&str; 2] = [".debug_", "metadata.code."];
 
-/// Name of the added function.
+/// Name of the function that traps.
 pub(super) const USED_UP: &str = "lockstep-stack-used-up";
 /// Name of the custom section of names, and the number of the part with those of functions.
 const NAMES: &str = "name";
 const NAMES_OF_FUNCTIONS: u8 = 1;
 
-/// Codes of operators and types.
-mod code {
-    pub(super) const UNREACHABLE: u8 = 0x00;
-    pub(super) const BLOCK: u8 = 0x02;
-    pub(super) const IF: u8 = 0x04;
-    pub(super) const END: u8 = 0x0b;
-    pub(super) const BR: u8 = 0x0c;
-    pub(super) const CALL: u8 = 0x10;
-    pub(super) const GLOBAL_GET: u8 = 0x23;
-    pub(super) const GLOBAL_SET: u8 = 0x24;
-    pub(super) const I32_CONST: u8 = 0x41;
-    pub(super) const I32_LT_U: u8 = 0x49;
-    pub(super) const I32_ADD: u8 = 0x6a;
-    pub(super) const I32_SUB: u8 = 0x6b;
-    pub(super) const NO_RESULT: u8 = 0x40;
-    pub(super) const FUNCTION_TYPE: u8 = 0x60;
-    pub(super) const I32: u8 = 0x7f;
-    pub(super) const MUTABLE: u8 = 0x01;
-}
-
-/// The functions that were measured, and the bytes that their frames have together.
+/// The functions that were measured, and what is metered.
 pub(super) struct Metering<'a> {
     pub(super) functions: &'a Functions,
+    /// The bytes that their frames have together.
     pub(super) stack_bytes: u32,
+    /// Whether operators pay for their size.
+    pub(super) charges_sizes: bool,
 }
 
 impl Metering<'_> {
@@ -110,7 +97,7 @@ impl Metering<'_> {
             let body = match section.id {
                 CUSTOM if holds_positions(section) => continue,
                 TYPE => extended(section, additions.types_added, &additions.types)?,
-                FUNCTION => extended(section, 1, &additions.function)?,
+                FUNCTION => extended(section, additions.functions_added(), &additions.function)?,
                 GLOBAL => extended(section, 1, &additions.global)?,
                 CODE => additions.code(&bodies)?,
                 _ => section.bytes().map_err(words)?.to_vec(),
@@ -119,7 +106,7 @@ impl Metering<'_> {
         }
         // The guest's own names stay in a section of their own. Of two names of a function, the
         // engine takes the last.
-        put_section(&mut out, CUSTOM, &additions.name()?)?;
+        put_section(&mut out, CUSTOM, &additions.names()?)?;
         Ok(out)
     }
 }
@@ -135,8 +122,12 @@ struct Additions<'a> {
     functions: Vec<&'a Function>,
     /// Index of the global.
     left: u32,
-    /// Index of the function that traps.
-    used_up: u32,
+    /// The sizes that have a function, in the order of these.
+    sizes: Vec<Size>,
+    /// Index of the first of these functions, or of the one that traps.
+    first_added: u32,
+    /// Whether operators pay for their size.
+    charges_sizes: bool,
     /// Indexes of the types of blocks with several results, by these results.
     blocks: BTreeMap<Vec<u8>, u32>,
     /// The added types, encoded, and their number.
@@ -158,7 +149,7 @@ impl<'a> Additions<'a> {
             metering.functions.get(&position).ok_or_else(|| format!("the function at {position} was not measured"))
         };
         let functions: Vec<&Function> = bodies.iter().map(measured).collect::<Result<_, _>>()?;
-        let used_up = functions.last().map_or(0, |last| last.index + 1);
+        let first_added = functions.last().map_or(0, |last| last.index + 1);
         let nothing = count(sections, TYPE)?;
         let (mut types, mut types_added) = (vec![code::FUNCTION_TYPE, 0, 0], 1);
         let mut blocks = BTreeMap::new();
@@ -171,20 +162,58 @@ impl<'a> Additions<'a> {
                 types_added += 1;
             }
         }
+        let charges_sizes = metering.charges_sizes;
+        let called = functions.iter().filter(|_| charges_sizes).flat_map(|function| function.sizes.iter().copied());
+        let sizes: Vec<Size> = called.collect::<BTreeSet<_>>().into_iter().collect();
         let mut function = Vec::new();
+        if !sizes.is_empty() {
+            types.extend_from_slice(&[code::FUNCTION_TYPE, 1, code::I32, 1, code::I32]);
+            sizes.iter().for_each(|_| put_u32(&mut function, nothing + types_added));
+            types_added += 1;
+        }
         put_u32(&mut function, nothing);
         let mut global = vec![code::I32, code::MUTABLE, code::I32_CONST];
         put_signed(&mut global, (metering.stack_bytes as i32).into());
         global.push(code::END);
         let left = imported_globals(sections)? + count(sections, GLOBAL)?;
-        Ok(Additions { functions, left, used_up, blocks, types, types_added, function, global })
+        Ok(Additions {
+            functions,
+            left,
+            sizes,
+            first_added,
+            charges_sizes,
+            blocks,
+            types,
+            types_added,
+            function,
+            global,
+        })
     }
 
-    /// Writes a section with the name of the function that traps.
-    fn name(&self) -> Result<Vec<u8>, String> {
-        let mut names = vec![1];
-        put_u32(&mut names, self.used_up);
-        put_bytes(&mut names, USED_UP.as_bytes())?;
+    fn functions_added(&self) -> u32 {
+        self.sizes.len() as u32 + 1
+    }
+
+    /// Returns the index of the function that traps.
+    fn used_up(&self) -> u32 {
+        self.first_added + self.sizes.len() as u32
+    }
+
+    /// Returns the index of the function for a size that is called.
+    fn function_for(&self, size: Size) -> u32 {
+        let place = self.sizes.binary_search(&size).expect("every size that is called has a function");
+        self.first_added + place as u32
+    }
+
+    /// Writes a section with the names of the added functions.
+    fn names(&self) -> Result<Vec<u8>, String> {
+        let mut names = Vec::new();
+        put_u32(&mut names, self.functions_added());
+        let added = self.sizes.iter().map(|size| size.name()).chain([USED_UP]);
+        for (index, name) in (self.first_added..).zip(added) {
+            put_u32(&mut names, index);
+            put_bytes(&mut names, name.as_bytes())?;
+        }
         let mut out = Vec::new();
         put_bytes(&mut out, NAMES.as_bytes())?;
         put_section(&mut out, NAMES_OF_FUNCTIONS, &names)?;
@@ -194,12 +223,15 @@ impl<'a> Additions<'a> {
     /// Writes the section of the code.
     fn code(&self, bodies: &[FunctionBody<'_>]) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
-        put_u32(&mut out, bodies.len() as u32 + 1);
+        put_u32(&mut out, bodies.len() as u32 + self.functions_added());
         for (body, function) in bodies.iter().zip(&self.functions) {
-            match function.is_metered {
-                true => put_bytes(&mut out, &self.metered(body, function)?)?,
+            match function.is_metered || (self.charges_sizes && function.pays) {
+                true => put_bytes(&mut out, &self.rewritten(body, function)?)?,
                 false => put_bytes(&mut out, body.as_bytes())?,
             }
+        }
+        for size in &self.sizes {
+            put_bytes(&mut out, &size.function())?;
         }
         // The function that traps: no locals.
         put_bytes(&mut out, &[0, code::UNREACHABLE, code::END])?;
@@ -207,13 +239,17 @@ impl<'a> Additions<'a> {
     }
 
     /// Writes a function's locals and code.
-    fn metered(&self, body: &FunctionBody<'_>, function: &Function) -> Result<Vec<u8>, String> {
+    fn rewritten(&self, body: &FunctionBody<'_>, function: &Function) -> Result<Vec<u8>, String> {
         let operators = body.get_binary_reader_for_operators().map_err(words)?;
         let (locals, own) = body.as_bytes().split_at(operators.original_position() - body.range().start);
         let mut out = locals.to_vec();
+        if !function.is_metered {
+            self.put_operators(&mut out, own, operators, false).map_err(words)?;
+            return Ok(out);
+        }
         self.put_left_and(&mut out, function, code::I32_LT_U);
         out.extend_from_slice(&[code::IF, code::NO_RESULT, code::CALL]);
-        put_u32(&mut out, self.used_up);
+        put_u32(&mut out, self.used_up());
         out.push(code::END);
         self.put_left_and(&mut out, function, code::I32_SUB);
         self.put_left(&mut out, code::GLOBAL_SET);
@@ -226,11 +262,46 @@ impl<'a> Additions<'a> {
                 put_signed(&mut out, i64::from(*of));
             }
         }
-        put_without_returns(&mut out, own, operators).map_err(words)?;
+        self.put_operators(&mut out, own, operators, true).map_err(words)?;
         self.put_left_and(&mut out, function, code::I32_ADD);
         self.put_left(&mut out, code::GLOBAL_SET);
         out.push(code::END);
         Ok(out)
+    }
+
+    /// Writes a function's operators up to its last `end`, and the payments between them. In a
+    /// block, which that `end` ends, a `return` becomes a branch to the block.
+    fn put_operators(
+        &self,
+        out: &mut Vec<u8>,
+        own: &[u8],
+        operators: BinaryReader<'_>,
+        in_block: bool,
+    ) -> wasmparser::Result<()> {
+        let begin = operators.original_position();
+        let mut operators = OperatorsReader::new(operators);
+        let (mut copied, mut nested, mut payments) = (0, 0_u32, Payments::default());
+        while !operators.eof() {
+            let (operator, position) = operators.read_with_offset()?;
+            match operator {
+                Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => nested += 1,
+                Operator::End => nested = nested.saturating_sub(1),
+                Operator::Return if in_block => {
+                    out.extend_from_slice(&own[copied..position - begin]);
+                    out.push(code::BR);
+                    put_u32(out, nested);
+                    copied = operators.original_position() - begin;
+                }
+                _ => {}
+            }
+            if let Some(payment) = payments.before(&operator).filter(|_| self.charges_sizes) {
+                out.extend_from_slice(&own[copied..position - begin]);
+                copied = position - begin;
+                payment.put(out, |size| self.function_for(size));
+            }
+        }
+        out.extend_from_slice(&own[copied..]);
+        Ok(())
     }
 
     fn put_left(&self, out: &mut Vec<u8>, operator: u8) {
@@ -245,30 +316,6 @@ impl<'a> Additions<'a> {
         put_signed(out, (function.cost as i32).into());
         out.push(operator);
     }
-}
-
-/// Writes a function's operators up to its last `end`, which ends the block around them. A `return`
-/// becomes a branch to that block.
-fn put_without_returns(out: &mut Vec<u8>, own: &[u8], operators: BinaryReader<'_>) -> wasmparser::Result<()> {
-    let begin = operators.original_position();
-    let mut operators = OperatorsReader::new(operators);
-    let (mut copied, mut nested) = (0, 0_u32);
-    while !operators.eof() {
-        let (operator, position) = operators.read_with_offset()?;
-        match operator {
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => nested += 1,
-            Operator::End => nested = nested.saturating_sub(1),
-            Operator::Return => {
-                out.extend_from_slice(&own[copied..position - begin]);
-                out.push(code::BR);
-                put_u32(out, nested);
-                copied = operators.original_position() - begin;
-            }
-            _ => {}
-        }
-    }
-    out.extend_from_slice(&own[copied..]);
-    Ok(())
 }
 
 /// Returns a section of items with more items behind them.

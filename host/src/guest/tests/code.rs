@@ -70,4 +70,9 @@ fn code_of_other_limits_is_not_used() {
     let limits = Limits { semantics: 4, ..Limits::default() };
     Component::load_from(&Engine::new(&limits).unwrap(), &encoded(), &shelf).unwrap();
     assert_eq!(*shelf.puts.borrow(), 3);
+    // That of the next one counts the depth alone, and the newest sizes, too.
+    let limits = Limits { semantics: 5, ..Limits::default() };
+    Component::load_from(&Engine::new(&limits).unwrap(), &encoded(), &shelf).unwrap();
+    Component::load_from(&ENGINE, &encoded(), &shelf).unwrap();
+    assert_eq!(*shelf.puts.borrow(), 5);
 }

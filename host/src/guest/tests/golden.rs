@@ -11,10 +11,10 @@ const GOLDEN: [(&[u8], &str, bool); 4] = [
     (WORDS, "daf2630b259de28cbaa1d87208788f02c42f73ce04a4218fc9896bff65a8a623", true),
     (TALLY, "bfea2a859b05b57e0a1c48423772422a2075321f2d99b9275445139052eea8a4", false),
 ];
-const KV: &[u8] = include_bytes!("../../../../tests/golden/kv.wasm");
-const COUNTER: &[u8] = include_bytes!("../../../../tests/golden/counter.wasm");
-const WORDS: &[u8] = include_bytes!("../../../../tests/golden/words.wasm");
-const TALLY: &[u8] = include_bytes!("../../../../tests/golden/tally.wasm");
+pub(super) const KV: &[u8] = include_bytes!("../../../../tests/golden/kv.wasm");
+pub(super) const COUNTER: &[u8] = include_bytes!("../../../../tests/golden/counter.wasm");
+pub(super) const WORDS: &[u8] = include_bytes!("../../../../tests/golden/words.wasm");
+pub(super) const TALLY: &[u8] = include_bytes!("../../../../tests/golden/tally.wasm");
 
 fn load(golden: &[u8]) -> Component {
     Component::load(&ENGINE, golden).unwrap()

@@ -1,6 +1,6 @@
-//! Tests of the metered depth: where a recursion ends, what tells a full stack from a guest's own
-//! trap, and what the rewriting leaves as it was. `random.rs` compares programs with and without
-//! it.
+//! Tests of what the guest's own code meters: where a recursion ends, what tells a full stack from
+//! a guest's own trap, and what the rewriting leaves as it was. `sizes.rs` has those of the price of
+//! a size. `random.rs` compares programs with and without the metering.
 
 use wasmparser::Validator;
 use wasmtime::component::Linker;
@@ -82,20 +82,16 @@ fn a_start_function_without_end_is_refused_and_ends_no_process() {
 
 #[test]
 fn what_is_rewritten_is_valid_and_keeps_its_names_and_sections() {
-    let goldens = ["kv", "counter", "words", "tally"].map(|name| {
-        let path = format!("{}/../tests/golden/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
-        std::fs::read(path).unwrap()
-    });
-    for golden in goldens {
-        let form = depth::metered(&golden, Limits::default().wasm_stack_bytes).unwrap();
+    for golden in [golden::KV, golden::COUNTER, golden::WORDS, golden::TALLY] {
+        let form = depth::metered(&Limits::default(), golden).unwrap();
         Validator::new_with_features(features::PARSED_FEATURES).validate_all(&form).unwrap();
-        let (before, after) = (Anatomy::of(&golden).unwrap(), Anatomy::of(&form).unwrap());
+        let (before, after) = (Anatomy::of(golden).unwrap(), Anatomy::of(&form).unwrap());
         assert_eq!((before.imports, before.exports), (after.imports, after.exports));
         assert_eq!((before.descriptor, before.version), (after.descriptor, after.version));
         assert!(form.len() > golden.len());
-        assert_eq!(depth::metered(&golden, 2 << 20).unwrap(), form, "the same bytes everywhere");
-        let component = Component::load(&ENGINE, &golden).unwrap();
-        assert_eq!((component.hash(), &component.encoded()[..]), (*blake3::hash(&golden).as_bytes(), &golden[..]));
+        assert_eq!(depth::metered(&Limits::default(), golden).unwrap(), form, "the same bytes everywhere");
+        let component = Component::load(&ENGINE, golden).unwrap();
+        assert_eq!((component.hash(), &component.encoded()[..]), (*blake3::hash(golden).as_bytes(), golden));
     }
 }
 
@@ -121,7 +117,7 @@ fn ends_by_the_metered_stack(name: &str, component: &str) {
     let (is_trap, is_used_up, shown) = on_a_deep_stack(move || {
         let limits = Limits::default();
         let engine = engine::without_pool(&limits).unwrap();
-        let form = depth::metered(&wat::parse_str(component).unwrap(), limits.wasm_stack_bytes).unwrap();
+        let form = depth::metered(&limits, &wat::parse_str(component).unwrap()).unwrap();
         let component = wasmtime::component::Component::new(&engine, form).unwrap();
         let error = error_of_run(&engine, &component);
         let is_trap = matches!(error.downcast_ref(), Some(Trap::UnreachableCodeReached));
@@ -163,7 +159,7 @@ fn a_guest_cannot_name_the_added_function() {
     let text = r#"(component (core module $m (func $last (call $last))
         (@custom "name" (after last) "\01\08\01\01\05guest"))
         (core instance (instantiate $m)))"#;
-    let form = depth::metered(&wat::parse_str(text).unwrap(), 2 << 20).unwrap();
+    let form = depth::metered(&Limits::default(), &wat::parse_str(text).unwrap()).unwrap();
     let position = |name: &[u8]| form.windows(name.len()).rposition(|window| window == name);
     let (own, added) = (position(b"guest").unwrap(), position(b"lockstep-stack-used-up").unwrap());
     assert!(own < added, "the name that counts is the last one");

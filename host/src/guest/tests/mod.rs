@@ -13,6 +13,7 @@ mod migrating;
 mod outcomes;
 mod queries;
 mod random;
+mod sizes;
 mod streaming;
 
 use std::any::Any;

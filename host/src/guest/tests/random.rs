@@ -39,6 +39,23 @@ impl Draw {
         (self.seed >> 11) % end
     }
 
+    /// Statements with an operator that has a size, and with what lies in memory behind it.
+    fn bulk(&mut self) -> String {
+        let size = match self.below(2) {
+            0 => format!("(i32.const {})", self.below(200)),
+            _ => format!("(i32.and {} (i32.const 255))", self.number(1)),
+        };
+        let does = match self.below(5) {
+            0 => format!("(memory.fill (i32.const 4096) {} {size})", self.number(0)),
+            1 => format!("(memory.copy (i32.const 4100) (i32.const 4096) {size})"),
+            2 => format!("(memory.init $bytes (i32.const 4096) (i32.const 3) (i32.rem_u {size} (i32.const 8)))"),
+            3 => format!("(table.copy (i32.const 0) (i32.const 0) (i32.rem_u {size} (i32.const 3)))"),
+            _ => "(local.set 2 (memory.grow (i32.const 0)))".to_owned(),
+        };
+        let at = format!("(i32.and {} (i32.const 255))", self.number(0));
+        format!("{does} (local.set 2 (i32.add (local.get 2) (i32.load8_u offset=4096 {at})))")
+    }
+
     /// An expression of one number.
     fn number(&mut self, depth: u32) -> String {
         match self.below(if depth == 0 { 2 } else { 8 }) {
@@ -90,6 +107,7 @@ impl Draw {
     /// A statement; `labels` blocks are around it, and then comes the function's own label.
     fn statement(&mut self, depth: u32, labels: u64) -> String {
         match self.below(if depth == 0 { 4 } else { 9 }) {
+            0 if self.below(2) == 0 => self.bulk(),
             0 => format!("(local.set 2 {})", self.number(2)),
             1 => format!("(if {} (then (return {})))", self.number(1), self.value(1)),
             2 => format!("(br_if {labels} {} {}) {}", self.value(0), self.number(1), self.drops()),
@@ -155,7 +173,7 @@ impl Draw {
         ];
         let mut all = String::from(
             "(type $two_numbers (func (param i32 i32) (result i32)))
-            (table 2 funcref) (elem (i32.const 0) $one0 $one1)\n",
+            (table 2 funcref) (elem (i32.const 0) $one0 $one1) (data $bytes \"0123456789\")\n",
         );
         for (name, results) in kinds {
             all += &self.function(name, results);
