@@ -1,52 +1,19 @@
 //! Properties of this build that could change an outcome: the engine's version and target. Before
 //! semantics 5 the compiler's frames decided where a guest's recursion ends. There the host's own
 //! optimization level and the measured depth of a recursion belong to them, too. Nodes compare them
-//! and people read them; no decision depends on them. One more property decides which semantics
-//! this build runs at all: when the engine charges a price by size ([`charges_sizes_first`]).
+//! and people read them; no decision depends on them.
 
-use std::sync::LazyLock;
 use std::thread;
 
 use wasmtime::{Engine, Instance, Module, Store, Trap};
 
-use super::engine::without_pool;
-use super::limits::{CALLER_STACK_BYTES, Limits, SIZES_METERED_SINCE};
+use super::limits::{CALLER_STACK_BYTES, Limits};
 
 /// A function that counts its calls and calls itself. The test below has it as text.
 const RECURSION: [u8; 59] = [
     0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0, 3, 2, 1, 0, 6, 6, 1, 127, 1, 65, 0, 11, 7, 16, 2, 4, 99, 97, 108,
     108, 0, 0, 5, 99, 97, 108, 108, 115, 3, 0, 10, 13, 1, 11, 0, 35, 0, 65, 1, 106, 36, 0, 16, 0, 11,
 ];
-
-/// A function that fills so much of a memory without pages as its parameter says. The test below
-/// has it as text.
-const FILL: [u8; 49] = [
-    0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 1, 127, 0, 3, 2, 1, 0, 5, 3, 1, 0, 0, 7, 8, 1, 4, 102, 105, 108, 108, 0,
-    0, 10, 13, 1, 11, 0, 65, 0, 65, 0, 32, 0, 252, 11, 0, 11,
-];
-
-/// Returns whether the engine charges the price by size of an operator before the operator runs.
-/// Semantics before [`SIZES_METERED_SINCE`] rely on that, and later ones have no such price. The
-/// first call measures it, which takes milliseconds. An engine that does not work counts as one
-/// that does not.
-pub fn charges_sizes_first() -> bool {
-    static MEASURED: LazyLock<bool> =
-        LazyLock::new(|| fills_too_much().is_ok_and(|ended| ended == Some(Trap::OutOfFuel)));
-    *MEASURED
-}
-
-/// Fills more than a memory has, with less fuel than that costs, and returns how it ends.
-fn fills_too_much() -> wasmtime::Result<Option<Trap>> {
-    const FUEL: u64 = 1_000;
-    let engine = without_pool(&Limits { semantics: SIZES_METERED_SINCE - 1, ..Limits::DEFAULT })?;
-    let module = Module::new(&engine, FILL)?;
-    let mut store = Store::new(&engine, ());
-    store.set_fuel(FUEL)?;
-    store.set_epoch_deadline(u64::MAX / 2);
-    let instance = Instance::new(&mut store, &module, &[])?;
-    let ended = instance.get_typed_func::<i32, ()>(&mut store, "fill")?.call(&mut store, -1);
-    Ok(ended.err().and_then(|error| error.downcast_ref().copied()))
-}
 
 /// Returns the text that nodes compare. Returns an error when the engine does not work as it must.
 pub(super) fn describe(engine: &Engine, metered: bool, limits: &Limits) -> Result<String, String> {
@@ -99,18 +66,14 @@ pub(super) const TARGET: &str = "aarch64-apple-darwin";
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::{Engine, Limits};
-    use super::{FILL, RECURSION, TARGET};
+    use super::{RECURSION, TARGET};
 
     const IN_WORDS: &str = r#"(module (global (mut i32) (i32.const 0))
         (func (export "call") global.get 0 i32.const 1 i32.add global.set 0 call 0) (export "calls" (global 0)))"#;
 
-    const FILL_IN_WORDS: &str = r#"(module (memory 0)
-        (func (export "fill") (param i32) i32.const 0 i32.const 0 local.get 0 memory.fill))"#;
-
     #[test]
     fn the_bytes_are_those_of_the_words() {
         assert_eq!(wat::parse_str(IN_WORDS).unwrap(), RECURSION);
-        assert_eq!(wat::parse_str(FILL_IN_WORDS).unwrap(), FILL);
     }
 
     #[test]

@@ -49,6 +49,7 @@ mod load_error;
 mod migrate;
 mod outcome;
 mod pack;
+mod sizes_first;
 mod stack;
 mod streams;
 #[cfg(test)]
@@ -56,7 +57,6 @@ mod tests;
 mod wire;
 
 pub use anatomy::{Anatomy, described_state};
-pub use build::charges_sizes_first;
 pub use code::Shelf;
 pub use component::Component;
 pub use engine::{Engine, QUERY_INSTANCES_MAX, RESTORE_INSTANCES_MAX, SNAPSHOT_INSTANCES_MAX, Slot};
@@ -71,6 +71,7 @@ pub use load_error::LoadError;
 pub use migrate::{Migrated, migrate};
 pub use outcome::{Status, Verdict};
 pub use pack::{PackError, with_descriptor, with_version};
+pub use sizes_first::charges_sizes_first;
 pub use stack::on_guest_stack;
 pub use streams::{restore, restore_slot, snapshot, snapshot_slot};
 
