@@ -1,6 +1,6 @@
-//! Which semantics this build can run at all: those before [`SIZES_METERED_SINCE`] rely on an engine
-//! that charges a price by size before the operator runs, and some versions of wasmtime charge it
-//! behind. It measures what the engine of this build does. It runs no guest.
+//! Which semantics this build can run at all: those before [`SIZES_METERED_SINCE`] rely on an
+//! engine that charges a price by size before the operator runs, and some versions of wasmtime
+//! charge it behind. It measures what the engine of this build does. It runs no guest.
 
 use std::sync::LazyLock;
 
