@@ -1,6 +1,6 @@
 //! Tests of what the guest's own code meters: where a recursion ends, what tells a full stack from
-//! a guest's own trap, and what the rewriting leaves as it was. `sizes.rs` has those of the price of
-//! a size. `random.rs` compares programs with and without the metering.
+//! a guest's own trap, and what the rewriting leaves as it was. `sizes.rs` has the tests of prices
+//! by size. `random.rs` compares programs with and without the metering.
 
 use wasmparser::Validator;
 use wasmtime::component::Linker;
