@@ -96,15 +96,23 @@ struct Halves {
 }
 
 async fn begin_small(target: &Target, caller: &Caller, halves: Halves) -> Result<Vec<Open>> {
-    let mut open = Vec::new();
-    for (calls, body, what) in [halves.first, halves.then] {
-        for _ in 0..calls {
-            let (response, mut sending) = caller.open(IDENTIFY).await?;
-            sending.send_data(body.clone(), false)?;
-            target.count(what, 1);
-            open.push((response, sending));
-        }
-        sleep(READ).await;
+    let mut open = begin(target, caller, halves.first).await?;
+    sleep(READ).await;
+    open.extend(begin(target, caller, halves.then).await?);
+    Ok(open)
+}
+
+async fn begin(
+    target: &Target,
+    caller: &Caller,
+    (calls, body, what): (usize, Bytes, &'static str),
+) -> Result<Vec<Open>> {
+    let mut open = Vec::with_capacity(calls);
+    for _ in 0..calls {
+        let (response, mut sending) = caller.open(IDENTIFY).await?;
+        sending.send_data(body.clone(), false)?;
+        target.count(what, 1);
+        open.push((response, sending));
     }
     Ok(open)
 }
