@@ -5,9 +5,11 @@
 //! - A file never changes once it has its name `<first>-<last>.segment`. Readers go by its header
 //!   and its end, so it may have any other name with that suffix.
 //! - A node writes its newest file anew while that is small: the longer one gets its name before
-//!   the shorter one goes. So a directory is listed until nothing in it has changed meanwhile.
+//!   the shorter one goes. So a directory is listed until nothing in it has changed meanwhile, and
+//!   of a file that goes later the longer one is read, as far as the shorter one went.
 //! - Files may overlap, for instance those of two nodes. All of them must then say the same.
 
+mod following;
 mod format;
 mod reader;
 #[cfg(test)]
@@ -18,7 +20,7 @@ mod writer;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +35,7 @@ pub(crate) use format::{End, Header, MAGIC, decode_value, encode_value};
 pub(crate) use reader::SegmentReader;
 pub(crate) use writer::{SUFFIX, SegmentOut, SegmentWriter, Written};
 
+use following::Following;
 use format::{END_BYTES, HEADER_BYTES, unreadable};
 
 /// Most listings of a directory in which files come and go meanwhile.
@@ -45,10 +48,15 @@ type Ends = (Header, End, u64);
 #[derive(Clone, Debug)]
 struct Place {
     path: PathBuf,
-    first: u64,
-    last: u64,
-    last_id: LogId,
+    header: Header,
+    last: LogId,
     bytes: u64,
+}
+
+impl Place {
+    fn first(&self) -> u64 {
+        self.header.first
+    }
 }
 
 /// The newest file of some segments.
@@ -81,13 +89,6 @@ struct Course {
     upcoming: usize,
 }
 
-/// A file that is read.
-struct Following {
-    reader: SegmentReader<BufReader<File>>,
-    path: PathBuf,
-    last: u64,
-}
-
 impl Segments {
     /// Reads the headers and ends of the segment files of a directory. Refuses files of two
     /// clusters or groups, and names them. A missing directory is an error; an empty one is not.
@@ -117,7 +118,7 @@ impl Segments {
     }
 
     fn sort(&mut self) {
-        self.places.sort_by_key(|place| (place.first, place.last));
+        self.places.sort_by_key(|place| (place.first(), place.last.index));
     }
 
     fn add(&mut self, path: PathBuf, (header, end, bytes): Ends) -> Result<(), StoreError> {
@@ -130,7 +131,7 @@ impl Segments {
             Some(_) => {}
         }
         if end.count > 0 {
-            self.places.push(Place { path, first: header.first, last: end.last.index, last_id: end.last, bytes });
+            self.places.push(Place { path, header, last: end.last, bytes });
         }
         Ok(())
     }
@@ -147,14 +148,14 @@ impl Segments {
 
     /// Returns all runs without a gap, the oldest first.
     pub(crate) fn runs(&self) -> Vec<RangeInclusive<u64>> {
-        joined_runs(self.places.iter().map(|place| place.first..=place.last).collect())
+        joined_runs(self.places.iter().map(|place| place.first()..=place.last.index).collect())
     }
 
     /// Returns the file with the newest entry. Of several, the one that begins first.
     pub(crate) fn newest(&self) -> Option<Newest> {
-        let newest = self.places.iter().max_by_key(|place| (place.last, std::cmp::Reverse(place.first)))?;
-        let Place { path, first, last_id, bytes, .. } = newest.clone();
-        Some(Newest { path, first, last: last_id, bytes })
+        let newest = self.places.iter().max_by_key(|place| (place.last.index, std::cmp::Reverse(place.first())))?;
+        let Place { path, header, last, bytes } = newest.clone();
+        Some(Newest { path, first: header.first, last, bytes })
     }
 
     /// Returns the entries from `from` on, in order, until about `bytes_max`, and at least one.
@@ -190,14 +191,14 @@ impl Segments {
 
     /// Returns an error if there are entries behind `next`, which none of the files has.
     fn nothing_at(&self, next: u64) -> Result<(), StoreError> {
-        match self.places.iter().find(|place| place.first > next) {
+        match self.places.iter().find(|place| place.first() > next) {
             None => Ok(()),
             Some(place) => Err(unreadable(
                 &place.path,
                 format!(
                     "the segments have a gap: entries {next} to {} are in none of them; the archive of another node, or an incremental \
                      backup, may have them",
-                    place.first - 1
+                    place.first() - 1
                 ),
             )),
         }
@@ -206,8 +207,8 @@ impl Segments {
     /// Reads the next entry from all files that have it; `None` if none has.
     fn step(&self, course: &mut Course) -> Result<Option<Entry>, StoreError> {
         let next = course.next;
-        while let Some(place) = self.places.get(course.upcoming).filter(|place| place.first <= next) {
-            if place.last >= next {
+        while let Some(place) = self.places.get(course.upcoming).filter(|place| place.first() <= next) {
+            if place.last.index >= next {
                 course.open.push(Following::open(place, next)?);
             }
             course.upcoming += 1;
@@ -216,15 +217,15 @@ impl Segments {
         for following in &mut course.open {
             let entry = following.take(next)?;
             match &found {
-                None => found = Some((entry, following.path.clone())),
+                None => found = Some((entry, following.path().to_owned())),
                 Some((other, path)) if *other != entry => {
                     let what = format!("entry {next} is another one than in {}", path.display());
-                    return Err(unreadable(&following.path, what));
+                    return Err(unreadable(following.path(), what));
                 }
                 Some(_) => {}
             }
         }
-        course.open.retain(|following| following.last > next);
+        course.open.retain(|following| following.last() > next);
         if found.is_some() {
             course.next = next.saturating_add(1);
         }
@@ -235,37 +236,6 @@ impl Segments {
 impl Course {
     fn nowhere() -> Course {
         Course { next: u64::MAX, open: Vec::new(), upcoming: 0 }
-    }
-}
-
-impl Following {
-    /// Opens a file, and reads up to the entry before `next`.
-    fn open(place: &Place, next: u64) -> Result<Following, StoreError> {
-        let opened = File::open(&place.path).map_err(StoreError::io("open", &place.path));
-        let file = opened.map_err(|error| match is_gone(&error) {
-            true => unreadable(
-                &place.path,
-                "the segment is gone since the directory was listed: a node writes its newest one anew while that is small; run this again",
-            ),
-            false => error,
-        })?;
-        let reader = SegmentReader::new(BufReader::new(file), &place.path)?;
-        let mut following = Following { reader, path: place.path.clone(), last: place.last };
-        for before in place.first..next {
-            following.take(before)?;
-        }
-        Ok(following)
-    }
-
-    /// Returns the next entry, which is `index`. Behind the last one the file is checked as a
-    /// whole.
-    fn take(&mut self, index: u64) -> Result<Entry, StoreError> {
-        let missing = || unreadable(&self.path, format!("the segment is damaged: entry {index} is missing"));
-        let entry = self.reader.next_entry()?.ok_or_else(missing)?;
-        if index == self.last && self.reader.next_entry()?.is_some() {
-            return Err(unreadable(&self.path, "the segment is damaged: its end is not where it says"));
-        }
-        Ok(entry)
     }
 }
 

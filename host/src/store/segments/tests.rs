@@ -196,11 +196,33 @@ fn a_file_that_is_written_anew_while_the_directory_is_read_is_not_missed() {
         Ok(vec![format!("{:020}{SUFFIX}", listings.get())])
     });
     assert!(restless.map(|_| ()).unwrap_err().to_string().contains("run this again"));
-    // One that goes later is named.
+}
+
+#[test]
+fn of_a_file_that_goes_later_the_longer_one_is_read() {
+    let place = tempfile::tempdir().unwrap();
+    write(place.path(), 0..=9);
+    let small = write(place.path(), 10..=20);
     let segments = Segments::open(place.path()).unwrap();
-    std::fs::remove_file(place.path().join(format!("{:020}-{:020}{SUFFIX}", 10, 20))).unwrap();
+    std::fs::remove_file(&small).unwrap();
+    // What begins or ends elsewhere, or is of another log, does not replace it.
+    write(place.path(), 10..=19);
+    write(place.path(), 11..=30);
+    let mut other = SegmentWriter::create(place.path(), Header { incarnation: 5, ..header(10) }).unwrap();
+    (10..=25).for_each(|index| other.push(&entry(index)).unwrap());
+    other.finish().unwrap();
     let error = segments.read(10, 1).unwrap_err().to_string();
-    assert!(error.contains("is gone since"), "{error}");
+    assert!(error.contains("is gone since") && error.contains(&small.display().to_string()), "{error}");
+    // It is read as far as the one that was listed.
+    let long = write(place.path(), 10..=30);
+    assert_eq!(indexes(&segments, 0), Vec::from_iter(0..=20));
+    // It is checked as a whole.
+    let mut bytes = std::fs::read(&long).unwrap();
+    let at = bytes.windows(8).position(|found| found == b"entry 30").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&long, bytes).unwrap();
+    let error = segments.read(10, usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("entry 30") && error.contains(&long.display().to_string()), "{error}");
 }
 
 #[test]
