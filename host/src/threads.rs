@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! main runtime    Raft, peers, operators' calls, duties             first
-//! own threads     log writer, state machine, snapshots              first
+//! own threads     log writer, state machine, flushes, snapshots     first
 //! client runtime  accepting, connections, calls, watches            gives way
 //! port runtime    the http port and its pages, peers' handshakes    gives way
 //! query threads   queries and steps of watches                      give way

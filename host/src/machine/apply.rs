@@ -1,6 +1,7 @@
 //! The apply thread. It takes committed entries in order, makes one batch of each entry, commits
-//! the batch, and notifies the waiting callers. It also flushes the state and installs snapshots,
-//! because no other thread may write the state. `entry.rs` computes the effects of an entry.
+//! the batch, and notifies the waiting callers. It also installs snapshots, because no other thread
+//! may write the state, and says when the state is flushed. `entry.rs` computes the effects of an
+//! entry.
 //!
 //! - Entry i is committed to the state only when log entry i is durable on this node: after a crash
 //!   the state is never ahead of the log.
@@ -8,6 +9,7 @@
 //! - A fault stops this thread for good; no later entry is acknowledged.
 
 mod changing;
+mod flushing;
 mod installing;
 mod replaying;
 mod rolling_back;
@@ -17,16 +19,17 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use openraft::EntryPayload;
 use openraft::storage::ApplyResponder;
 use tokio::sync::oneshot;
 
-use super::dirty::{Dirty, FIRST_FLUSH_AFTER, FLUSH_AFTER};
+use super::dirty::{Dirty, FIRST_FLUSH_AFTER};
 use super::entry::{self, Effects, Runner, batch_of};
 use super::executor::Executor;
+use super::flusher::Flusher;
 use super::outcome::Outcome;
 use super::rows;
 use super::shared::Shared;
@@ -42,6 +45,9 @@ use crate::types::{Applied, Entry, EntryData, LogId, Origin, TypeConfig};
 /// Time before a write of the state is retried, after the disk was full or no file descriptor was
 /// left.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Time between two looks whether the flush under way has ended, while there is nothing to apply.
+const FLUSH_LOOK: Duration = Duration::from_millis(20);
 
 /// The conditions that must hold before the state takes an entry.
 pub(crate) trait LogGate: Send + Sync + 'static {
@@ -111,6 +117,7 @@ impl ApplyHandle {
             generation,
             system,
             dirty: Dirty::nothing(FIRST_FLUSH_AFTER),
+            flusher: Flusher::start(executor)?,
             fit: None,
         };
         executor
@@ -157,7 +164,9 @@ struct Applier {
     gate: Arc<dyn LogGate>,
     generation: Arc<Generation>,
     system: System,
+    /// What was committed since the last flush began.
     dirty: Dirty,
+    flusher: Flusher,
     /// The component found fit for the profile in force, and its version number. Comparing again
     /// for each entry would cost more than the entry itself.
     fit: Option<(u64, Component)>,
@@ -167,10 +176,10 @@ impl Applier {
     fn run(mut self, work: Receiver<Job>) {
         loop {
             let (result, done) = match self.next(&work) {
-                Some(Job::Apply(entries, done)) => (self.apply_all(entries), Some(done)),
-                Some(Job::Replay(last)) => (self.replay(last), None),
-                Some(Job::Install(generation, done)) => (self.install(generation), Some(done)),
-                Some(Job::Close(done)) => {
+                Ok(Job::Apply(entries, done)) => (self.apply_all(entries), Some(done)),
+                Ok(Job::Replay(last)) => (self.replay(last), None),
+                Ok(Job::Install(generation, done)) => (self.install(generation), Some(done)),
+                Ok(Job::Close(done)) => {
                     let flushed = self.flush();
                     // The caller may open the state again as soon as it has the answer.
                     drop(self);
@@ -178,8 +187,13 @@ impl Applier {
                     let _gone = done.send(flushed);
                     return;
                 }
-                None if self.dirty.due_in().is_some() => (self.flush(), None),
-                None => return,
+                Err(RecvTimeoutError::Timeout) => (self.flush_if_due(), None),
+                Err(RecvTimeoutError::Disconnected) => {
+                    if let Err(error) = self.flush_rest() {
+                        self.end(&error.to_string());
+                    }
+                    return;
+                }
             };
             let failed = result.as_ref().err().map(ToString::to_string);
             if let Some(done) = done {
@@ -196,13 +210,19 @@ impl Applier {
         }
     }
 
-    /// Returns the next job; `None` when a flush is due, or when there will be no more jobs.
-    fn next(&self, work: &Receiver<Job>) -> Option<Job> {
-        match self.dirty.due_in() {
-            None => work.recv().ok(),
-            // When the channel is disconnected, the flush comes first, then the end of the thread.
-            Some(wait) => work.recv_timeout(wait).ok(),
+    /// Returns the next job. Times out when a flush is due, or may have ended.
+    fn next(&self, work: &Receiver<Job>) -> Result<Job, RecvTimeoutError> {
+        let wait = if self.flusher.is_busy() { Some(FLUSH_LOOK) } else { self.dirty.due_in() };
+        match wait {
+            None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wait) => work.recv_timeout(wait),
         }
+    }
+
+    /// Flushes what is not flushed, when nobody has the machine any more.
+    fn flush_rest(&mut self) -> Result<(), ApplyError> {
+        self.settle()?;
+        if self.dirty.due_in().is_some() { self.flush() } else { Ok(()) }
     }
 
     /// Reports a fault as fatal. A stop while an entry waited, or before all were replayed, is not
@@ -224,10 +244,7 @@ impl Applier {
             if let Some(responder) = responder {
                 responder.send(Applied);
             }
-            // RocksDB's own flush would not check first whether it can open files.
-            if self.dirty.is_due() || self.generation.is_nearly_full() {
-                self.flush()?;
-            }
+            self.flush_if_due()?;
         }
         Ok(())
     }
@@ -300,7 +317,7 @@ impl Applier {
         self.put(log_id, &effects, None)?;
         // Whoever proposed the entry finds it when the entry is answered.
         self.shared.spent.note(log_id.index, std::mem::take(&mut effects.spent));
-        self.mark(entry);
+        self.mark(entry)?;
         self.show(log_id, effects);
         Ok(())
     }
@@ -383,28 +400,6 @@ impl Applier {
             let detail = Foreign(&failure.detail);
             tracing::warn!(index, position, left_out, reason = ?failure.reason, %detail, "a command failed");
         }
-    }
-
-    /// Flushes the state. When the disk is full or no file descriptor is left, the state stays
-    /// unflushed and the next attempt is due after [`FLUSH_AFTER`]; the log still has everything.
-    /// Without a descriptor no more entries are applied once RocksDB might flush on its own.
-    fn flush(&mut self) -> Result<(), ApplyError> {
-        let mut flushed = self.generation.flush();
-        if flushed.as_ref().is_err_and(StoreError::lacks_descriptor) && self.generation.is_nearly_full() {
-            flushed = Ok(self.until_there_is_room(|| self.generation.flush())?);
-        }
-        match flushed {
-            Ok(()) => {
-                self.dirty = Dirty::nothing(FLUSH_AFTER);
-                self.shared.counts.flushes.fetch_add(1, Relaxed);
-            }
-            Err(error) if error.is_passing() => {
-                self.shared.note_shortage(&error, "the state is not written yet");
-                self.dirty = Dirty::put_off();
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
     }
 
     /// Retries `write` while the disk is full or no file descriptor is left. A committed entry has

@@ -1,21 +1,22 @@
-//! Tracks what is committed to the state and not yet flushed, and when the flush is due. Flushes
-//! nothing itself.
+//! Tracks what is committed to the state since its last flush began, and when the next flush is
+//! due. Flushes nothing itself.
 
 use std::time::{Duration, Instant};
 
 /// Unflushed entries at which the state is flushed.
-const FLUSH_ENTRIES: u64 = 4096;
+pub(super) const FLUSH_ENTRIES: u64 = 4096;
 /// Unflushed bytes at which the state is flushed.
 const FLUSH_BYTES: usize = 16 << 20;
 /// Longest time that an entry stays unflushed, unless `FLUSH_ENTRIES` or `FLUSH_BYTES` is reached
-/// first. These three limits bound how much the node replays after a crash.
+/// first. These three limits bound how much the node replays after a crash. What is committed while
+/// a flush runs comes on top of that, and is at most a memtable.
 pub(super) const FLUSH_AFTER: Duration = Duration::from_secs(2);
 /// Longest time that an entry stays unflushed before the first flush after a start. It is short, so
 /// that the next start need not replay again what this start replayed; otherwise the replays of
 /// several crashes in a row would add up.
 pub(super) const FIRST_FLUSH_AFTER: Duration = Duration::from_millis(200);
 
-/// What is not yet flushed.
+/// What is not flushed, and not being flushed.
 pub(super) struct Dirty {
     entries: u64,
     bytes: usize,

@@ -9,8 +9,7 @@
 //! ```
 //!
 //! [`open`] returns two values: [`StateMachine`] for openraft, and [`Machine`] for all other
-//! callers. A [`Replica`] is a state machine without Raft and without threads, for tools that test
-//! a guest.
+//! callers. A [`Replica`] is a state machine without Raft and threads, for tools that test a guest.
 
 mod again;
 mod answered;
@@ -24,6 +23,7 @@ mod dirty;
 mod entry;
 mod executor;
 mod fitness;
+mod flusher;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gaps;
@@ -120,7 +120,7 @@ pub struct Options {
     pub snapshot_pace: Pace,
     /// The threads that serve queries and steps of watches. Machines may share them.
     pub queries: QueryPool,
-    /// Where the apply thread comes from. Machines may share it.
+    /// Where the apply thread and the one that flushes the state come from. Machines may share it.
     pub executor: Executor,
     /// Whether a state that is behind the newest snapshot is restored from it.
     pub restores_snapshot: bool,

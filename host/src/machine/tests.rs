@@ -5,6 +5,7 @@
 mod backup;
 mod changing;
 mod conformance;
+mod flushing;
 mod forward;
 mod guest_text;
 mod harness;

@@ -2,9 +2,9 @@
 //! in force; `state.rs` does.
 //!
 //! - A commit is visible at once and durable only after a flush. Both families reach the disk at
-//!   the same log position.
-//! - Only [`Generation::flush`] flushes on purpose, and it names every family. `compaction.rs`
-//!   calls it from a thread of its own.
+//!   the same log position, whatever is committed while a flush runs.
+//! - Only [`Generation::flush`] flushes on purpose, and it names every family. Threads beside the
+//!   one that commits call it.
 //! - A generation that is marked as doomed removes its directory when its last reader is dropped.
 
 use std::io;
@@ -148,8 +148,9 @@ impl Generation {
         self.database.write_opt(writes, &options::unlogged()).map_err(StoreError::rocks("write", self.path()))
     }
 
-    /// Makes everything committed so far durable. Nothing else flushes on purpose. Names all
-    /// families.
+    /// Makes everything durable that was committed before the call. Commits may continue meanwhile:
+    /// all families switch to new memtables at one moment. Nothing else flushes on purpose. Names
+    /// all families.
     pub fn flush(&self) -> Result<(), StoreError> {
         let families = [DEFAULT, DATA, SYSTEM].map(|name| family(&self.database, name));
         let mut wait = FlushOptions::default();
@@ -161,10 +162,9 @@ impl Generation {
     }
 
     /// Returns whether RocksDB will soon flush by itself. RocksDB does not check first whether
-    /// there is room and descriptors for that.
+    /// there is room and descriptors for that. What is being flushed does not count.
     pub fn is_nearly_full(&self) -> bool {
-        let bytes = self.memtable_bytes;
-        [DATA, SYSTEM].iter().any(|family| options::is_nearly_full(&self.database, family, bytes))
+        options::is_nearly_full(&self.database, &[DATA, SYSTEM], self.memtable_bytes)
     }
 
     /// Flushes before RocksDB does so by itself.

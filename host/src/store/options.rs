@@ -20,11 +20,13 @@ const META_MEMTABLE_BYTES: usize = 4 * MIB;
 /// Most bytes of WALs. `meta` hardly ever fills its memtable, and would keep old WALs alive without
 /// this limit.
 const WAL_BYTES_MAX: u64 = 256 * MIB as u64;
-/// Size of all memtables of the state. The apply thread flushes at 16 MiB; this limit applies when
-/// it is late.
-const STATE_MEMTABLES_BYTES: usize = 32 * MIB;
-/// Size of one memtable of the state.
-pub(crate) const STATE_MEMTABLE_BYTES: usize = STATE_MEMTABLES_BYTES / 2;
+/// Size of one memtable of the state. Both families together have no more in active ones: apply has
+/// them flushed when they are nearly full, and waits if they are again before that flush has ended.
+pub(crate) const STATE_MEMTABLE_BYTES: usize = 16 * MIB;
+/// Most memtables that a family of the state has: one that is filled, and one that is flushed
+/// meanwhile. RocksDB stops the writes while two wait for a flush. That happens only if it began
+/// one of them by itself.
+const STATE_MEMTABLES: usize = 2;
 /// Size of a table file that a compaction makes; RocksDB's own default.
 const TABLE_FILE_BYTES: u64 = 64 * MIB as u64;
 /// Size of a cache of table blocks. `log` and `meta` have one each, `data` and `system` share one.
@@ -46,13 +48,16 @@ const TEXT_LOG_BYTES: usize = 4 * MIB;
 /// RocksDB's property for the bytes in a family's active memtable.
 const ACTIVE_MEMTABLE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
 
-/// Returns whether RocksDB will soon flush `family` by itself, and open files for it.
+/// Returns whether RocksDB will soon flush these families by itself, and open files for them.
 ///
-/// That is so when three quarters of a memtable of `memtable_bytes` are full.
-pub(super) fn is_nearly_full(database: &DB, family: &'static str, memtable_bytes: usize) -> bool {
-    let memtable = memtable(memtable_bytes) as u64;
-    let bytes = database.property_int_value_cf(pinned::family(database, family), ACTIVE_MEMTABLE_BYTES);
-    bytes.ok().flatten().is_some_and(|bytes| bytes >= memtable / 4 * 3)
+/// That is so when the active memtables of all of them together have three quarters of
+/// `memtable_bytes`. Memtables that are being flushed do not count.
+pub(super) fn is_nearly_full(database: &DB, families: &[&'static str], memtable_bytes: usize) -> bool {
+    let active = |&name: &&'static str| {
+        let bytes = database.property_int_value_cf(pinned::family(database, name), ACTIVE_MEMTABLE_BYTES);
+        bytes.ok().flatten().unwrap_or(0)
+    };
+    families.iter().map(active).sum::<u64>() >= memtable(memtable_bytes) as u64 / 4 * 3
 }
 
 /// Options of `raft/`.
@@ -107,13 +112,15 @@ pub(super) fn state() -> Options {
     let mut options = common();
     // Without a WAL, this keeps `data` and `system` at the same log position on disk.
     options.set_atomic_flush(true);
-    options.set_db_write_buffer_size(memtable(STATE_MEMTABLES_BYTES));
+    // Above this, and with half of it in active memtables, RocksDB flushes by itself.
+    options.set_db_write_buffer_size(STATE_MEMTABLES * memtable(STATE_MEMTABLE_BYTES));
     options
 }
 
 /// The families of `state/`. One cache serves both.
 pub(super) fn state_families() -> Vec<ColumnFamilyDescriptor> {
     let mut family = family();
+    family.set_max_write_buffer_number(STATE_MEMTABLES as i32);
     // 0 turns off the ratio over the whole file: a single stretch of removals is enough.
     family.add_compact_on_deletion_collector_factory(REMOVALS_WINDOW, REMOVALS_MAX, 0.0);
     if faults::is_set("state-cramped") {

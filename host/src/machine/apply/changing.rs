@@ -48,7 +48,7 @@ impl Applier {
         // From here on the state says that the checkpoint must stay.
         self.shared.keeping.hold(self.system.profile.as_deref(), self.system.time_ms, &self.shared.checkpoints);
         drop(checkpoint);
-        self.mark(entry);
+        self.mark(entry)?;
         self.tell_of(attempt, log_id, began);
         faults::point("change-after-switch");
         Ok(())
@@ -66,6 +66,7 @@ impl Applier {
     /// Makes a checkpoint of the state before a change that may be taken back. Without it this node
     /// cannot take the change back, and nothing else is wrong.
     fn checkpoint_before(&mut self, log_id: LogId) -> Result<Option<Arc<Checkpoint>>, ApplyError> {
+        self.settle()?;
         self.until_there_is_room(|| self.generation.flush())?;
         self.dirty = Dirty::nothing(FLUSH_AFTER);
         match self.until_there_is_room(|| self.checkpoint(&self.generation)) {
@@ -122,9 +123,10 @@ impl Applier {
     /// Makes a checkpoint if an entry is marked. The entry is committed and not shown yet, so that
     /// whoever sees it finds the checkpoint. If that fails, the reason is remembered in its place.
     /// It is what `checkpoint_before` does at a change, so its time is kept for the rehearsal.
-    pub(super) fn mark(&mut self, entry: &codec::entry::Entry) {
-        let Ok(mark) = entry.mark.as_ref().try_into() else { return };
+    pub(super) fn mark(&mut self, entry: &codec::entry::Entry) -> Result<(), ApplyError> {
+        let Ok(mark) = entry.mark.as_ref().try_into() else { return Ok(()) };
         let began = Instant::now();
+        self.settle()?;
         let flushed = self.generation.flush();
         if flushed.is_ok() {
             self.dirty = Dirty::nothing(FLUSH_AFTER);
@@ -136,5 +138,6 @@ impl Applier {
         }
         self.shared.keeping.mark(mark, made.map(|made| (made, began.elapsed())));
         faults::point("change-marked");
+        Ok(())
     }
 }

@@ -59,6 +59,11 @@ pub(super) fn start() -> TestNode {
 }
 
 pub(super) fn start_in(place: TempDir, gate: Arc<dyn LogGate>) -> TestNode {
+    start_on(place, gate, Executor::default())
+}
+
+/// Starts a node whose threads come from `executor`.
+pub(super) fn start_on(place: TempDir, gate: Arc<dyn LogGate>, executor: Executor) -> TestNode {
     let directory = DataDir::open(place.path()).unwrap();
     let fatal = Fatal::default();
     let disk = LogDisk::open(&directory, fatal.clone()).unwrap();
@@ -75,7 +80,7 @@ pub(super) fn start_in(place: TempDir, gate: Arc<dyn LogGate>) -> TestNode {
         fatal,
         snapshot_pace: Default::default(),
         queries: QueryPool::start(2, 16).unwrap(),
-        executor: Executor::default(),
+        executor,
         restores_snapshot: true,
     };
     let (machine, state_machine) = open_behind(gate, options.clone()).unwrap();

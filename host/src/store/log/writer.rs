@@ -51,7 +51,7 @@ impl Sink for Rocks {
         // When the memtable is full RocksDB opens files. A write that then finds no descriptor
         // would be the last one. Nothing is written while this waits; a leader that waits for long
         // gives way to another.
-        if options::is_nearly_full(&self.database, LOG, options::LOG_MEMTABLE_BYTES) {
+        if options::is_nearly_full(&self.database, &[LOG], options::LOG_MEMTABLE_BYTES) {
             open_files::patiently(|| open_files::check_some_are_left(&self.path))?;
         }
         self.database.write_opt(batch, &options).map_err(StoreError::rocks("write the log", &self.path))

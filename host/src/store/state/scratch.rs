@@ -191,6 +191,18 @@ mod tests {
     }
 
     #[test]
+    fn it_is_nearly_full_by_both_families_together() {
+        let disk = disk();
+        let history = disk.state.history().unwrap();
+        for (column, is_nearly_full) in [(Column::Data, false), (Column::System, true)] {
+            let mut batch = Batch::new();
+            batch.put(column, b"b", &vec![7; 7 << 18]);
+            history.commit(&batch).unwrap();
+            assert_eq!(history.is_nearly_full(), is_nearly_full, "{column:?}");
+        }
+    }
+
+    #[test]
     fn it_stands_beside_a_state_that_is_built_and_never_comes_into_force() {
         let disk = disk();
         let (built, empty) = (disk.state.create().unwrap(), disk.state.scratch().unwrap());

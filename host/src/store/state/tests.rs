@@ -1,6 +1,7 @@
 //! Tests of generations: commits, views, installs, and what crashes leave behind.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -65,6 +66,50 @@ fn what_was_flushed_survives_and_nothing_of_a_batch_survives_alone() {
     let data = found.get(Column::Data, b"k").unwrap();
     assert_eq!(data, found.get(Column::System, b"applied").unwrap());
     assert_eq!(data.as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn both_families_reach_the_disk_at_one_position_whatever_is_committed_meanwhile() {
+    let (_root, directory) = directory();
+    let state = State::open(&directory, 0).unwrap();
+    let (current, committed) = (state.current(), AtomicU64::new(0));
+    let commit = |position: u64| {
+        let mut batch = Batch::new();
+        batch.put(Column::Data, &position.to_be_bytes(), &[7; 100]);
+        batch.put(Column::Data, b"position", &position.to_be_bytes());
+        batch.put(Column::System, b"position", &position.to_be_bytes());
+        current.commit(&batch).unwrap();
+        committed.store(position, Ordering::Release);
+    };
+    commit(1);
+    let before = std::thread::scope(|scope| {
+        // Fewer flushes than begin a compaction, which would remove files that are copied below.
+        let flushing = scope.spawn(|| {
+            let mut before = 0;
+            for _ in 0..3 {
+                before = committed.load(Ordering::Acquire);
+                current.flush().unwrap();
+            }
+            before
+        });
+        while !flushing.is_finished() {
+            commit(committed.load(Ordering::Acquire) + 1);
+            // A slow disk must not let the memtable become full.
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        flushing.join().unwrap()
+    });
+    let copy = tempfile::tempdir().unwrap();
+    for name in names(current.path()).unwrap() {
+        fs::copy(current.path().join(&name), copy.path().join(&name)).unwrap();
+    }
+    let found = Generation::open(copy.path()).unwrap();
+    let position = |column| {
+        let bytes = found.get(column, b"position").unwrap().unwrap();
+        u64::from_be_bytes(bytes.try_into().unwrap())
+    };
+    assert_eq!(position(Column::Data), position(Column::System));
+    assert!((before..=committed.into_inner()).contains(&position(Column::Data)), "{before} were committed before");
 }
 
 #[test]
