@@ -1,6 +1,8 @@
 //! One entry while it is packed: what fits into it, and what it takes of each client. Owns no queue
 //! and never talks to Raft.
 
+use tokio::time::Instant;
+
 use super::costs;
 use super::ticket::{Claim, Queued, Share, weight_bytes};
 use crate::codec::Command;
@@ -40,6 +42,8 @@ pub struct Packed {
     pub taken: Vec<Taken>,
     /// Whether it is an entry of heavy commands, which no others are in.
     pub is_heavy: bool,
+    /// When it was packed.
+    pub since: Option<Instant>,
 }
 
 /// Commands of one client that stand side by side in an entry.
@@ -68,10 +72,8 @@ pub(super) struct Packing {
 }
 
 impl Packing {
-    /// Begins an entry with commands of a kind. While several clients have commands, its cost is
-    /// bounded.
-    pub(super) fn new(kind: Kind, is_shared: bool) -> Packing {
-        let cost_max = if is_shared { costs::ENTRY_MAX } else { u64::MAX };
+    /// Begins an entry with commands of a kind, which may cost so much together.
+    pub(super) fn new(kind: Kind, cost_max: u64) -> Packing {
         let packed = Packed { is_heavy: kind == Kind::Heavy, ..Packed::default() };
         Packing { packed, kind, untried: (0, 0), bytes: 0, cost: 0, cost_max }
     }
@@ -123,8 +125,8 @@ impl Packing {
         true
     }
 
-    /// Returns the entry. `None` when nothing is in it.
-    pub(super) fn end(self) -> Option<Packed> {
+    /// Returns the entry, as packed at `now`. `None` when nothing is in it.
+    pub(super) fn end(self, now: Instant) -> Option<Packed> {
         let (mut packed, (commands, clients)) = (self.packed, self.untried);
         if packed.commands.is_empty() {
             return None;
@@ -133,6 +135,7 @@ impl Packing {
         packed.claims.rotate_left(commands);
         packed.shares.rotate_left(commands);
         packed.taken.rotate_left(clients);
+        packed.since = Some(now);
         Some(packed)
     }
 }

@@ -270,7 +270,7 @@ impl ProposerTask {
     fn settle(&mut self, batch: Packed, written: Written) {
         let index = written.as_ref().ok().copied().flatten();
         let spent = index.map(|index| self.core.take_spent(index)).unwrap_or_default();
-        self.queue.settled(&batch, &spent);
+        self.queue.settled(&batch, &spent, Instant::now());
         let Err(reason) = written else { return };
         for claim in batch.claims {
             claim.refuse(reason.clone());

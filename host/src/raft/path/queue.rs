@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::packing::Packed;
 use super::ticket::Queued;
@@ -41,17 +41,19 @@ impl Queue {
     /// It does not complete while all commands are of clients that have their share under way: then
     /// [`Queue::settled`] is what changes that.
     pub async fn ready(&mut self) -> bool {
-        while !self.turns.has_next() {
-            if self.turns.is_full() {
-                return future::pending().await;
-            }
-            match self.receiver.recv().await {
-                Some(queued) => {
-                    self.turns.push(queued, Instant::now());
-                    self.count();
-                }
-                None if self.turns.is_empty() => return false,
-                None => return future::pending().await,
+        while !self.turns.has_next(Instant::now()) {
+            let (is_full, rest) = (self.turns.is_full(), self.turns.rest_until());
+            tokio::select! {
+                biased;
+                () = until(rest) => {}
+                more = self.receiver.recv(), if !is_full => match more {
+                    Some(queued) => {
+                        self.turns.push(queued, Instant::now());
+                        self.count();
+                    }
+                    None if self.turns.is_empty() => return false,
+                    None => until(rest).await,
+                },
             }
         }
         true
@@ -83,9 +85,17 @@ impl Queue {
 
     /// Notes that an entry is over, and what its commands took, in order. Nothing of what they took
     /// when that is not known.
-    pub fn settled(&mut self, packed: &Packed, spent: &[Option<Spent>]) {
-        self.turns.settled(packed, spent);
+    pub fn settled(&mut self, packed: &Packed, spent: &[Option<Spent>], now: Instant) {
+        self.turns.settled(packed, spent, now);
         self.count();
+    }
+}
+
+/// Completes at this time; never if there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => future::pending().await,
     }
 }
 
@@ -171,7 +181,7 @@ mod tests {
         let packed = queue.pack(Instant::now()).unwrap();
         assert_eq!(packed.commands.len(), 1 + costs::UNTRIED_COMMANDS_MAX);
         assert!(queue.ready().now_or_never().is_none(), "nothing may go now");
-        queue.settled(&packed, &[]);
+        queue.settled(&packed, &[], Instant::now());
         assert!(queue.ready().await);
         assert_eq!(queue.pack(Instant::now()).unwrap().commands.len(), 8 - costs::UNTRIED_COMMANDS_MAX);
         assert!(!queue.ready().await, "no sender is left");

@@ -9,6 +9,9 @@
 //!   into entries of their own. So light commands never stand behind heavy ones in an entry, and
 //!   find at most a few of them before it. A few commands of clients of which nothing is known are
 //!   in an entry of light ones, behind these.
+//! - While others have light commands, heavy ones take at most half of the time: behind an entry of
+//!   them, the next one waits as long as that one took. So members that are slower than the leader,
+//!   and have all else to do as well, do not fall behind it further and further.
 //! - While several clients have commands, one of them has only as many waiting as there may be room
 //!   for the replies. Those that were offered first stay, and the others are left over.
 //! - A client that is alone is not held back.
@@ -35,6 +38,10 @@ const SHARED_FOR: Duration = Duration::from_secs(5);
 /// Most entries of heavy commands under way while several clients have commands. The other places
 /// are for light ones. See `proposer::ENTRIES_IN_FLIGHT_MAX`.
 const HEAVY_ENTRIES_MAX: usize = 2;
+/// The same while some of them have light ones, which wait for what is under way.
+const HEAVY_ENTRIES_BESIDE_LIGHT_MAX: usize = 1;
+/// Longest rest of heavy commands. An entry may have taken longer because no majority was there.
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// The commands that wait for entries.
 #[derive(Debug, Default)]
@@ -51,7 +58,11 @@ pub struct Turns {
     /// Whose command came last, and when another client's than that came before.
     newest: Option<Party>,
     changed: Option<Instant>,
+    /// When a light command went last while several clients had commands.
+    light: Option<Instant>,
     heavy_in_flight: usize,
+    /// Until when heavy commands rest.
+    rest_until: Option<Instant>,
     /// Whether the last entry was one of heavy commands: the two kinds take turns, too.
     was_heavy: bool,
 }
@@ -69,6 +80,8 @@ struct Lanes {
 struct Rules {
     /// Whether several clients have had commands a short time ago.
     is_shared: bool,
+    /// Whether several clients have had commands, and light ones went, a short time ago.
+    has_light: bool,
     /// What the first commands of clients cost in the mean.
     newcomers: u64,
 }
@@ -112,8 +125,13 @@ impl Turns {
     }
 
     /// Returns whether a command may go now.
-    pub fn has_next(&self) -> bool {
-        self.next_is_heavy().is_some()
+    pub fn has_next(&self, now: Instant) -> bool {
+        self.next_is_heavy(now).is_some()
+    }
+
+    /// Returns until when heavy commands rest that may go then. `None` when there are none.
+    pub fn rest_until(&self) -> Option<Instant> {
+        self.rest_until.filter(|_| self.has_place_for_heavy() && !self.lanes.heavy.is_empty())
     }
 
     /// Returns whether no command waits.
@@ -142,16 +160,20 @@ impl Turns {
     /// Returns the commands for the next entry. `None` when none may go.
     pub fn pack(&mut self, now: Instant) -> Option<Packed> {
         self.look_whether_shared(now);
-        let is_heavy = self.next_is_heavy()?;
-        let mut packing = Packing::new(if is_heavy { Kind::Heavy } else { Kind::Untried }, self.rules.is_shared);
+        let is_heavy = self.next_is_heavy(now)?;
+        let kind = if is_heavy { Kind::Heavy } else { Kind::Untried };
+        let mut packing = Packing::new(kind, self.rules.entry_cost_max());
         self.fill(&mut packing, now);
         if !is_heavy {
             packing.go_on_with_light();
             self.fill(&mut packing, now);
         }
         self.was_heavy = is_heavy;
-        let packed = packing.end()?;
+        let packed = packing.end(now)?;
         self.heavy_in_flight += usize::from(is_heavy);
+        if !is_heavy && self.rules.is_shared {
+            self.light = Some(now);
+        }
         Some(packed)
     }
 
@@ -174,8 +196,13 @@ impl Turns {
     }
 
     /// Notes that an entry is over, and what its commands took, as far as that is known.
-    pub fn settled(&mut self, packed: &Packed, spent: &[Option<Spent>]) {
-        self.heavy_in_flight -= usize::from(packed.is_heavy);
+    pub fn settled(&mut self, packed: &Packed, spent: &[Option<Spent>], now: Instant) {
+        self.look_whether_shared(now);
+        if packed.is_heavy {
+            self.heavy_in_flight -= 1;
+            let took = packed.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            self.rest_until = self.rules.has_light.then(|| now + took.min(REST_MAX));
+        }
         let mut spent = spent.iter();
         for taken in &packed.taken {
             let line = self.lines.get_mut(&taken.party).expect("a client with commands under way has a line");
@@ -189,9 +216,15 @@ impl Turns {
         }
     }
 
+    fn has_place_for_heavy(&self) -> bool {
+        !self.rules.is_shared
+            || self.heavy_in_flight
+                < if self.rules.has_light { HEAVY_ENTRIES_BESIDE_LIGHT_MAX } else { HEAVY_ENTRIES_MAX }
+    }
+
     /// Returns which kind of entry is next. `None` when no command may go.
-    fn next_is_heavy(&self) -> Option<bool> {
-        let may_be_heavy = !self.rules.is_shared || self.heavy_in_flight < HEAVY_ENTRIES_MAX;
+    fn next_is_heavy(&self, now: Instant) -> Option<bool> {
+        let may_be_heavy = self.has_place_for_heavy() && self.rest_until.is_none_or(|until| until <= now);
         let may_be_light = !self.lanes.light.is_empty() || !self.lanes.untried.is_empty();
         match (may_be_light, may_be_heavy && !self.lanes.heavy.is_empty()) {
             (true, true) => Some(!self.was_heavy),
@@ -203,7 +236,9 @@ impl Turns {
 
     fn look_whether_shared(&mut self, now: Instant) {
         let was_shared = self.rules.is_shared;
-        self.rules.is_shared = self.changed.is_some_and(|changed| now.duration_since(changed) < SHARED_FOR);
+        let is_recent = |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) < SHARED_FOR);
+        self.rules.is_shared = is_recent(self.changed);
+        self.rules.has_light = self.rules.is_shared && is_recent(self.light);
         if was_shared && !self.rules.is_shared {
             for line in self.lines.values_mut() {
                 line.balance = line.balance.max(0);
@@ -232,6 +267,15 @@ impl Lanes {
 }
 
 impl Rules {
+    /// Returns how much the commands of one entry may cost together.
+    fn entry_cost_max(self) -> u64 {
+        match self {
+            Rules { has_light: true, .. } => costs::ENTRY_BESIDE_LIGHT_MAX,
+            Rules { is_shared: true, .. } => costs::ENTRY_MAX,
+            _ => u64::MAX,
+        }
+    }
+
     fn is_heavy(self, cost: u64) -> bool {
         self.is_shared && cost >= costs::HEAVY
     }
