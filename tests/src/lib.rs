@@ -24,7 +24,7 @@ pub use certificates::{Certificates, Deployed, Expiry, token_of, unsigned_token}
 pub use cluster::{Cluster, formed, formed_in, formed_of};
 pub use load::{Failure, Load, Seen};
 pub use lockstep_processes::Signal;
-pub use misbehaving::{misbehaving_wasm, unfinished_wasm};
+pub use misbehaving::{lean_misbehaving_wasm, misbehaving_wasm, unfinished_wasm};
 pub use network::{Cut, Network, in_network};
 pub use place::nobody;
 pub use process::{

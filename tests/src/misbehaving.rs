@@ -15,9 +15,18 @@ const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/misbehaving.
 /// that the cost of the operator itself does not matter.
 const ELEMENTS: usize = 10_000;
 
+/// Elements of that segment in [`lean_misbehaving_wasm`].
+const ELEMENTS_LEAN: usize = 10;
+
 /// Writes the guest into a directory and returns its path.
 pub fn misbehaving_wasm(place: &Path) -> Result<PathBuf> {
-    written(place, TEXT)
+    written(place, TEXT, ELEMENTS)
+}
+
+/// Writes the guest with a small segment. The engine fills a segment that waits to be copied anew
+/// for each instance. With the large one that takes a millisecond, and compilers make none.
+pub fn lean_misbehaving_wasm(place: &Path) -> Result<PathBuf> {
+    written(place, TEXT, ELEMENTS_LEAN)
 }
 
 /// Writes the guest as a compiler would build it that puts the stack above the data.
@@ -28,12 +37,12 @@ pub fn unfinished_wasm(place: &Path) -> Result<PathBuf> {
     let snapshot = "(call $write_snapshot))";
     ensure!(text.contains(snapshot), "the guest's snapshot ends otherwise than {snapshot}");
     let text = format!("{} {stack})", text.replace(snapshot, "unreachable)"));
-    written(place, &text)
+    written(place, &text, ELEMENTS)
 }
 
-fn written(place: &Path, text: &str) -> Result<PathBuf> {
-    let list = "$ok ".repeat(ELEMENTS);
-    let text = text.replace("ELEMENT_LIST", &list).replace("ELEMENTS", &ELEMENTS.to_string());
+fn written(place: &Path, text: &str, elements: usize) -> Result<PathBuf> {
+    let list = "$ok ".repeat(elements);
+    let text = text.replace("ELEMENT_LIST", &list).replace("ELEMENTS", &elements.to_string());
     let descriptor: String = DESCRIPTOR.iter().map(|byte| format!("\\{byte:02x}")).collect();
     let section = format!("(@custom \"lockstep.descriptor\" \"{descriptor}\"))");
     let text = format!("{}{section}", text.trim_end().strip_suffix(')').context("the text ends with its module")?);

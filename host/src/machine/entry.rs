@@ -118,12 +118,13 @@ pub(crate) fn normal<R: Read + Send + 'static>(
             (Some(_), None) => return Err(HostFault("commands were to be applied without a component".into())),
         };
         let is_run = !is_closed && !is_not_run(&verdict);
+        let failed = !matches!(verdict, Verdict::Reply(_));
         if is_run {
             system.counters.commands += 1;
-            system.counters.failed += u64::from(!matches!(verdict, Verdict::Reply(_)));
+            system.counters.failed += u64::from(failed);
         }
         let fuel = batch.fuel_used - fuel_before;
-        spent.push(is_run.then(|| Spent { fuel, reply_bytes: bytes_held(&verdict) }));
+        spent.push(is_run.then(|| Spent { fuel, reply_bytes: bytes_held(&verdict), failed }));
         verdicts.push(verdict);
     }
     let writes = batch.transaction.expect("each call gives it back").into_writes();

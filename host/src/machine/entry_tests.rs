@@ -308,7 +308,7 @@ fn what_each_command_took_is_told_and_nothing_of_one_that_was_not_run() {
     let runner = Runner { instances: &sandbox, limits: &limits };
     let entry = entry_of(&["large", "neighbour", "burn", "burn", "put a"]);
     let spent = normal(&begun(), log_id(2), &entry, Some(runner), Empty).unwrap().spent;
-    let took = |fuel, reply_bytes| Some(Spent { fuel, reply_bytes });
+    let took = |fuel, reply_bytes| Some(Spent { fuel, reply_bytes, failed: false });
     // The second runs again in an instance of its own. After the fourth, 240 of 250 are used.
     let burned = took(100, "burn".len() as u64);
     let expected = [took(15, LARGE as u64), took(25, "neighbour".len() as u64), burned, burned, None];

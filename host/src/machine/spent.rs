@@ -16,6 +16,9 @@ pub struct Spent {
     pub fuel: u64,
     /// The bytes of what it answered.
     pub reply_bytes: u64,
+    /// Whether it ended with anything but a reply. Then its instance is used no more, and mostly it
+    /// was its second run.
+    pub failed: bool,
 }
 
 /// What each command of an entry took. `None` if it was not run.
@@ -53,7 +56,7 @@ mod tests {
     #[test]
     fn an_entry_is_told_once_and_old_ones_are_forgotten() {
         let newest = NewestSpent::default();
-        let one = |fuel| vec![Some(Spent { fuel, reply_bytes: 0 }), None];
+        let one = |fuel| vec![Some(Spent { fuel, ..Spent::default() }), None];
         newest.note(1, Vec::new());
         for index in 2..=ENTRIES_KEPT as u64 + 2 {
             newest.note(index, one(index));

@@ -47,6 +47,7 @@ pub struct Arrival {
     encryption: Encryption,
     counts: Arc<Counts>,
     slot: Slot,
+    resets_a_second: u32,
     /// When its handshake and its preface must be finished.
     until: Instant,
 }
@@ -58,8 +59,9 @@ impl Arrival {
         encryption: Encryption,
         counts: Arc<Counts>,
         slot: Slot,
+        resets_a_second: u32,
     ) -> Arrival {
-        Arrival { stream, address, encryption, counts, slot, until: Instant::now() + PREFACE_TIMEOUT }
+        Arrival { stream, address, encryption, counts, slot, resets_a_second, until: Instant::now() + PREFACE_TIMEOUT }
     }
 
     /// Returns what decides about its certificate.
@@ -69,7 +71,7 @@ impl Arrival {
 
     /// Makes the handshake, if there is one. `None` if the connection is over.
     pub async fn open(self) -> Option<(Connection<Stream>, Remote)> {
-        let Arrival { stream, address, encryption, counts, mut slot, until } = self;
+        let Arrival { stream, address, encryption, counts, mut slot, resets_a_second, until } = self;
         let opened = tokio::select! {
             opened = handshake(stream, &encryption, &counts, address) => opened?,
             () = poll_fn(|cx| slot.poll_evicted(cx)) => return None,
@@ -87,7 +89,8 @@ impl Arrival {
             slot.is_not_encrypted();
         }
         let remote = Remote { address, certificate, is_encrypted };
-        Some((Connection::new(stream, counts, slot, until), remote))
+        let connection = Connection::new(stream, counts, slot, until);
+        Some((connection.with_resets_a_second(resets_a_second), remote))
     }
 }
 

@@ -36,6 +36,10 @@ pub const RESETS_AT_ONCE_MAX: u32 = 1_024;
 /// much as an answered one, and the limit of open calls does not bound resets.
 pub const RESETS_A_SECOND_MAX: u32 = 2_000;
 
+/// The same where few calls come: between nodes, and at the http port. What runs there is before
+/// clients' calls.
+pub const RESETS_A_SECOND_AMONG_FEW_MAX: u32 = 200;
+
 /// Most resets of calls that the server has not accepted yet: [`RESETS_AT_ONCE_MAX`], and what one
 /// read of 64 KiB may hold beyond it. The rate limit applies first, so a connection is slowed down
 /// and not ended.
@@ -103,6 +107,11 @@ impl<S> Connection<S> {
             unread: None,
             farewell: None,
         }
+    }
+
+    /// Returns it with another rate of resets in the long run.
+    pub(super) fn with_resets_a_second(self, a_second: u32) -> Connection<S> {
+        Connection { resets: Rate::new(RESETS_AT_ONCE_MAX, a_second, Instant::now()), ..self }
     }
 
     /// Checks a silent connection. An error ends it.

@@ -45,7 +45,10 @@ pub use arrival::Arrival;
 pub use hyper::body::{Body as HttpBody, Frame, Incoming as RequestBody, SizeHint};
 pub use hyper_util::rt::TokioIo;
 
-pub use connection::{Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX};
+pub use connection::{
+    Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_AMONG_FEW_MAX, RESETS_A_SECOND_MAX,
+    RESETS_AT_ONCE_MAX,
+};
 pub use descriptors::{Descriptors, Wish, share};
 pub use handler::{Handler, handler};
 pub use port::{Port, PortLimits, PortStatus, REFUSED_IN_WORDS_MAX};

@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::arrival::{Arrival, Encryption};
+use super::connection::RESETS_A_SECOND_MAX;
 use super::counts::Counts;
 use super::handshakes::Handshakes;
 use super::idle::{Attendance, Calls};
@@ -45,6 +46,8 @@ pub struct PortLimits {
     pub reserved: usize,
     /// Time without an open call after which a connection is closed; `None` for never.
     pub idle_timeout: Option<Duration>,
+    /// Calls that a connection may reset per second in the long run.
+    pub resets_a_second: u32,
 }
 
 /// A port and its connections. Cheap to clone; several listeners may share its places.
@@ -57,6 +60,7 @@ struct Inner {
     wide: Wide,
     calls: Many<Mutex<Calls>>,
     idle_timeout: Option<Duration>,
+    resets_a_second: u32,
     counts: Arc<Counts>,
     refusing: Arc<Semaphore>,
     failures: Sparse,
@@ -133,7 +137,10 @@ impl Port {
     /// Makes a port that operators know as `name`, with at most `max` connections open at a time,
     /// all of which may come from one address and stay as long as they like.
     pub fn new(name: &'static str, max: usize) -> Port {
-        Port::limited(name, PortLimits { connections_max: max, per_address_max: max, reserved: 0, idle_timeout: None })
+        let resets_a_second = RESETS_A_SECOND_MAX;
+        let limits =
+            PortLimits { connections_max: max, per_address_max: max, reserved: 0, idle_timeout: None, resets_a_second };
+        Port::limited(name, limits)
     }
 
     /// Makes a port with limits of its own.
@@ -143,6 +150,7 @@ impl Port {
             wide: Wide::default(),
             calls: Many::default(),
             idle_timeout: limits.idle_timeout,
+            resets_a_second: limits.resets_a_second,
             counts: Arc::new(Counts::new(name)),
             refusing: Arc::new(Semaphore::new(REFUSED_IN_WORDS_MAX)),
             failures: Sparse::default(),
@@ -242,7 +250,7 @@ impl Port {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
         }
-        Some(Arrival::new(stream, peer, self.1.clone(), counts.clone(), slot))
+        Some(Arrival::new(stream, peer, self.1.clone(), counts.clone(), slot, self.0.resets_a_second))
     }
 
     fn note_made_room(&self, why: &'static str) {
@@ -474,7 +482,7 @@ mod tests {
     async fn an_address_with_all_it_may_have_is_told_so_and_others_come_in() {
         let port = Port::limited(
             "test",
-            PortLimits { connections_max: 9, per_address_max: 1, reserved: 0, idle_timeout: None },
+            PortLimits { connections_max: 9, per_address_max: 1, reserved: 0, idle_timeout: None, resets_a_second: 1 },
         );
         let address = serve(&port);
         let _used = connect(address, "GET / HTTP/1.1\r\n\r\n").await;

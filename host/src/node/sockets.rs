@@ -6,7 +6,10 @@ use std::net::TcpListener;
 use anyhow::bail;
 
 use crate::config::{self, NodeConfig};
-use crate::net::{Descriptors, Port, PortLimits, REFUSED_IN_WORDS_MAX, Sockets, Wish, share};
+use crate::net::{
+    Descriptors, Port, PortLimits, REFUSED_IN_WORDS_MAX, RESETS_A_SECOND_AMONG_FEW_MAX, RESETS_A_SECOND_MAX, Sockets,
+    Wish, share,
+};
 use crate::raft::PeerService;
 use crate::store;
 use crate::types::{Addresses, Fatal};
@@ -88,16 +91,17 @@ pub(super) fn open(config: &NodeConfig) -> anyhow::Result<Sockets> {
             "the limit of open files and sockets (ulimit -Hn) is low, so the ports may have only so many connections at a time"
         );
     }
-    let port = |name, connections_max, reserved, idle_timeout| {
+    let port = |name, connections_max, reserved, idle_timeout, resets_a_second| {
         let per_address_max = config.connections.of_one_address(connections_max, connections_max / OF_ONE_ADDRESS);
-        Port::limited(name, PortLimits { connections_max, per_address_max, reserved, idle_timeout })
+        let limits = PortLimits { connections_max, per_address_max, reserved, idle_timeout, resets_a_second };
+        Port::limited(name, limits)
     };
     let idle = config.connections.idle_timeout();
     Ok(Sockets {
-        clients: port("grpc", clients, RESERVED_FOR_THIS_MACHINE, idle),
+        clients: port("grpc", clients, RESERVED_FOR_THIS_MACHINE, idle, RESETS_A_SECOND_MAX),
         // Silence of a peer is nothing strange, and its connections are few.
-        peers: port("raft", peers, 0, None),
-        http: port("http", http, 0, idle),
+        peers: port("raft", peers, 0, None, RESETS_A_SECOND_AMONG_FEW_MAX),
+        http: port("http", http, 0, idle, RESETS_A_SECOND_AMONG_FEW_MAX),
         descriptors,
     })
 }

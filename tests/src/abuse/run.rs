@@ -15,7 +15,7 @@ use super::judge::{Figures, Judging, Verdict};
 use super::table;
 use super::watched::{self, GROWTH_BYTES_STOP, Watched};
 use crate::certificates::Certificates;
-use crate::{Cluster, NodeProcess, Options as NodeOptions, PATIENCE, kv_wasm, misbehaving_wasm};
+use crate::{Cluster, NodeProcess, Options as NodeOptions, PATIENCE, kv_wasm, lean_misbehaving_wasm};
 
 /// Nodes of the cluster.
 const NODES: usize = 3;
@@ -152,7 +152,7 @@ async fn form(
 ) -> Result<()> {
     let fsm = match case.guest {
         Guest::Kv => kv_wasm(),
-        Guest::Misbehaving => misbehaving_wasm(cluster.directory())?,
+        Guest::Misbehaving => lean_misbehaving_wasm(cluster.directory())?,
     };
     let member = NodeOptions {
         bootstrap: false,

@@ -35,6 +35,9 @@ pub(super) const NEWCOMER_MAX: u64 = HEAVY / 2;
 const REQUEST_BYTE: u64 = 8;
 /// What a byte of a reply costs beside its fuel: all members make it, hash it and hold it.
 const REPLY_BYTE: u64 = 4;
+/// What it costs beside fuel that a command fails: each member makes an instance more for it, and
+/// catches a trap. That takes about a tenth of a millisecond.
+const FAILURE: u64 = 100_000;
 /// Most that one command counts.
 const COMMAND_MAX: u64 = 1_000_000_000;
 /// How much of the mean a new command makes out: an eighth.
@@ -47,7 +50,9 @@ pub(super) fn expected(mean: u64, request_bytes: usize) -> u64 {
 
 /// Returns what a command has cost, without its request.
 pub(super) fn of(spent: &Spent) -> u64 {
-    spent.fuel.saturating_add(spent.reply_bytes.saturating_mul(REPLY_BYTE)).min(COMMAND_MAX)
+    let failure = if spent.failed { FAILURE } else { 0 };
+    let reply = spent.reply_bytes.saturating_mul(REPLY_BYTE);
+    spent.fuel.saturating_add(reply).saturating_add(failure).min(COMMAND_MAX)
 }
 
 /// Returns the mean with one more cost.
@@ -61,13 +66,15 @@ mod tests {
 
     #[test]
     fn a_mean_follows_what_commands_cost_in_both_directions() {
-        let large = of(&Spent { fuel: 5_000_000, reply_bytes: 4 << 20 });
+        let large = of(&Spent { fuel: 5_000_000, reply_bytes: 4 << 20, failed: false });
         assert!(large > ENTRY_MAX / 2, "one reply of 4 MiB is under way at a time: {large}");
         let risen = (0..5).fold(10_000, |mean, _| mean_with(mean, large));
         assert!(risen > 2 * HEAVY, "{risen}");
         let fallen = (0..50).fold(risen, |mean, _| mean_with(mean, 10_000));
         assert!(fallen < HEAVY / 10, "{fallen}");
-        assert_eq!(of(&Spent { fuel: u64::MAX, reply_bytes: u64::MAX }), COMMAND_MAX);
+        assert_eq!(of(&Spent { fuel: u64::MAX, reply_bytes: u64::MAX, failed: true }), COMMAND_MAX);
         assert_eq!(expected(u64::MAX, usize::MAX), COMMAND_MAX);
+        let failed = Spent { fuel: 9, failed: true, ..Spent::default() };
+        assert_eq!(of(&failed), 9 + FAILURE);
     }
 }

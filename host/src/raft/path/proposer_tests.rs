@@ -191,7 +191,7 @@ async fn what_commands_took_decides_whose_turn_it_is() {
     tokio::spawn(task.run());
     let (heavy, light) = (Party::named("heavy"), Party::named("light"));
     let propose = |party| world.proposer.propose(1, party, command(1), later()).unwrap();
-    *world.core.spent.lock() = vec![Some(Spent { fuel: 50_000_000, reply_bytes: 0 })];
+    *world.core.spent.lock() = vec![Some(Spent { fuel: 50_000_000, ..Spent::default() })];
     let mut tickets = vec![propose(heavy)];
     world.core.written().await.2.send(Ok(Some(1))).unwrap();
     while world.proposer.queued_bytes() > 0 {

@@ -17,8 +17,8 @@ use crate::raft::path::packing::ENTRY_COMMANDS_MAX;
 use crate::raft::path::ticket::{Budget, Ticket, Wait, ticket};
 
 /// A command that makes a client heavy, and one that does not.
-const LARGE: Spent = Spent { fuel: 5_000_000, reply_bytes: 4 << 20 };
-const SMALL: Spent = Spent { fuel: 20_000, reply_bytes: 10 };
+const LARGE: Spent = Spent { fuel: 5_000_000, reply_bytes: 4 << 20, failed: false };
+const SMALL: Spent = Spent { fuel: 20_000, reply_bytes: 10, failed: false };
 
 /// Turns, and the tickets of all that was added, in order.
 struct World {
@@ -215,7 +215,7 @@ fn more_replies_than_there_may_be_room_for_are_left_over_and_the_oldest_stay() {
 fn commands_that_only_compute_are_not_left_over() {
     let mut world = World::default();
     world.teach("light", SMALL);
-    world.teach("heavy", Spent { fuel: 90_000_000, reply_bytes: 10 });
+    world.teach("heavy", Spent { fuel: 90_000_000, ..Spent::default() });
     let numbers: Vec<usize> = (0..500).map(|_| world.offer(party("heavy"), None)).collect();
     assert!(numbers.into_iter().all(|number| !world.is_left_over(number)));
 }
@@ -390,7 +390,7 @@ proptest! {
         let mut world = World::default();
         let names: Vec<String> = (0..fuels.len()).map(|number| number.to_string()).collect();
         let spent: BTreeMap<Party, Spent> = names.iter().zip(&fuels)
-            .map(|(name, fuel)| (party(name), Spent { fuel: *fuel, reply_bytes: 0 })).collect();
+            .map(|(name, fuel)| (party(name), Spent { fuel: *fuel, ..Spent::default() })).collect();
         for name in &names {
             world.teach(name, spent[&party(name)]);
         }
@@ -425,7 +425,7 @@ proptest! {
         let mut world = World::default();
         let mut clients: BTreeMap<Party, (String, Spent)> = BTreeMap::new();
         for (number, fuel) in fuels.into_iter().enumerate() {
-            let (name, spent) = (number.to_string(), Spent { fuel, reply_bytes: 0 });
+            let (name, spent) = (number.to_string(), Spent { fuel, ..Spent::default() });
             world.teach(&name, spent);
             clients.insert(party(&name), (name, spent));
         }
