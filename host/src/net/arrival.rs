@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::connection::Resets;
 use super::connection::{Connection, PREFACE_TIMEOUT};
 use super::counts::Counts;
 use super::handshakes::Handshakes;
@@ -47,7 +48,7 @@ pub struct Arrival {
     encryption: Encryption,
     counts: Arc<Counts>,
     slot: Slot,
-    resets_a_second: u32,
+    resets: Resets,
     /// When its handshake and its preface must be finished.
     until: Instant,
 }
@@ -59,9 +60,9 @@ impl Arrival {
         encryption: Encryption,
         counts: Arc<Counts>,
         slot: Slot,
-        resets_a_second: u32,
+        resets: Resets,
     ) -> Arrival {
-        Arrival { stream, address, encryption, counts, slot, resets_a_second, until: Instant::now() + PREFACE_TIMEOUT }
+        Arrival { stream, address, encryption, counts, slot, resets, until: Instant::now() + PREFACE_TIMEOUT }
     }
 
     /// Returns what decides about its certificate.
@@ -71,7 +72,7 @@ impl Arrival {
 
     /// Makes the handshake, if there is one. `None` if the connection is over.
     pub async fn open(self) -> Option<(Connection<Stream>, Remote)> {
-        let Arrival { stream, address, encryption, counts, mut slot, resets_a_second, until } = self;
+        let Arrival { stream, address, encryption, counts, mut slot, resets, until } = self;
         let opened = tokio::select! {
             opened = handshake(stream, &encryption, &counts, address) => opened?,
             () = poll_fn(|cx| slot.poll_evicted(cx)) => return None,
@@ -90,7 +91,7 @@ impl Arrival {
         }
         let remote = Remote { address, certificate, is_encrypted };
         let connection = Connection::new(stream, counts, slot, until);
-        Some((connection.with_resets_a_second(resets_a_second), remote))
+        Some((connection.with_resets(resets), remote))
     }
 }
 

@@ -36,9 +36,26 @@ pub const RESETS_AT_ONCE_MAX: u32 = 1_024;
 /// much as an answered one, and the limit of open calls does not bound resets.
 pub const RESETS_A_SECOND_MAX: u32 = 2_000;
 
-/// The same where few calls come: between nodes, and at the http port. What runs there is before
-/// clients' calls.
-pub const RESETS_A_SECOND_AMONG_FEW_MAX: u32 = 200;
+/// How many calls a connection may reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resets {
+    /// So many at once.
+    pub at_once: u32,
+    /// So many a second in the long run.
+    pub a_second: u32,
+}
+
+impl Resets {
+    /// At the clients' port.
+    pub const OF_CLIENTS: Resets = Resets { at_once: RESETS_AT_ONCE_MAX, a_second: RESETS_A_SECOND_MAX };
+    /// Between nodes and at the http port, where calls are few. What runs there is before clients'
+    /// calls. A connection between nodes may have as many calls open.
+    pub const AMONG_FEW: Resets = Resets { at_once: 256, a_second: 200 };
+
+    fn rate(self) -> Rate {
+        Rate::new(self.at_once, self.a_second, Instant::now())
+    }
+}
 
 /// Most resets of calls that the server has not accepted yet: [`RESETS_AT_ONCE_MAX`], and what one
 /// read of 64 KiB may hold beyond it. The rate limit applies first, so a connection is slowed down
@@ -48,8 +65,8 @@ pub const PENDING_RESETS_MAX: usize = 4 * RESETS_AT_ONCE_MAX as usize;
 /// Longest time for which bytes may wait without one of them being taken.
 pub const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Most bytes of one read while a connection sends control frames too fast. They hold a hundred of
-/// the smallest frames, so that a rest comes soon.
+/// Most bytes of one read while a connection sends control frames or resets too fast. They hold a
+/// hundred of the smallest frames, so that a rest comes soon.
 const RESTLESS_READ_BYTES: usize = 1 << 10;
 
 /// The last stream that a GOAWAY may name: every call may have been run.
@@ -71,6 +88,8 @@ pub struct Connection<S> {
     slot: Slot,
     speech: Speech,
     resets: Rate,
+    /// Whether a call was reset a short time ago.
+    is_resetting: bool,
     control: Control,
     /// Nothing is read before this has elapsed.
     rest: Option<Pin<Box<Sleep>>>,
@@ -100,7 +119,8 @@ impl<S> Connection<S> {
             counts,
             slot,
             speech: Speech::Silent { preface: Preface::default(), sent: Frames::default(), until },
-            resets: Rate::new(RESETS_AT_ONCE_MAX, RESETS_A_SECOND_MAX, Instant::now()),
+            resets: Resets::OF_CLIENTS.rate(),
+            is_resetting: false,
             control: Control::new(Instant::now()),
             rest: None,
             unread_timeout: UNREAD_TIMEOUT,
@@ -109,9 +129,9 @@ impl<S> Connection<S> {
         }
     }
 
-    /// Returns it with another rate of resets in the long run.
-    pub(super) fn with_resets_a_second(self, a_second: u32) -> Connection<S> {
-        Connection { resets: Rate::new(RESETS_AT_ONCE_MAX, a_second, Instant::now()), ..self }
+    /// Returns it with another limit of resets.
+    pub(super) fn with_resets(self, resets: Resets) -> Connection<S> {
+        Connection { resets: resets.rate(), ..self }
     }
 
     /// Checks a silent connection. An error ends it.
@@ -179,6 +199,7 @@ impl<S> Connection<S> {
             return;
         }
         self.counts.reset(count);
+        self.is_resetting = true;
         let now = Instant::now();
         let rest = self.resets.spend(count, now);
         if rest > Duration::ZERO {
@@ -225,6 +246,13 @@ impl<S> Connection<S> {
         }
     }
 
+    /// Returns whether the connection has sent control frames too fast, or reset half of the calls
+    /// that it may reset at once, a short time ago.
+    fn is_restless(&mut self) -> bool {
+        self.is_resetting = self.is_resetting && !self.resets.is_rested(Instant::now());
+        self.is_resetting || self.control.is_restless(Instant::now)
+    }
+
     /// Reads nothing until then, or longer if it rests already.
     fn rest_until(&mut self, until: Instant) {
         // A reader may wait on the timer that there is, and nothing else would wake it.
@@ -250,9 +278,9 @@ impl<S> Connection<S> {
 }
 
 impl<S: AsyncRead + Unpin> Connection<S> {
-    /// Reads, and fewer bytes at a time if the connection sends control frames too fast.
+    /// Reads, and fewer bytes at a time if the connection sends control frames or resets too fast.
     fn poll_some(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.control.is_restless(Instant::now) {
+        if !self.is_restless() {
             return Pin::new(&mut self.io).poll_read(cx, buffer);
         }
         let mut space = [0; RESTLESS_READ_BYTES];

@@ -46,8 +46,7 @@ pub use hyper::body::{Body as HttpBody, Frame, Incoming as RequestBody, SizeHint
 pub use hyper_util::rt::TokioIo;
 
 pub use connection::{
-    Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_AMONG_FEW_MAX, RESETS_A_SECOND_MAX,
-    RESETS_AT_ONCE_MAX,
+    Connection, PENDING_RESETS_MAX, PREFACE_TIMEOUT, RESETS_A_SECOND_MAX, RESETS_AT_ONCE_MAX, Resets,
 };
 pub use descriptors::{Descriptors, Wish, share};
 pub use handler::{Handler, handler};

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::arrival::{Arrival, Encryption};
-use super::connection::RESETS_A_SECOND_MAX;
+use super::connection::Resets;
 use super::counts::Counts;
 use super::handshakes::Handshakes;
 use super::idle::{Attendance, Calls};
@@ -46,8 +46,8 @@ pub struct PortLimits {
     pub reserved: usize,
     /// Time without an open call after which a connection is closed; `None` for never.
     pub idle_timeout: Option<Duration>,
-    /// Calls that a connection may reset per second in the long run.
-    pub resets_a_second: u32,
+    /// Calls that a connection may reset.
+    pub resets: Resets,
 }
 
 /// A port and its connections. Cheap to clone; several listeners may share its places.
@@ -60,7 +60,7 @@ struct Inner {
     wide: Wide,
     calls: Many<Mutex<Calls>>,
     idle_timeout: Option<Duration>,
-    resets_a_second: u32,
+    resets: Resets,
     counts: Arc<Counts>,
     refusing: Arc<Semaphore>,
     failures: Sparse,
@@ -137,9 +137,8 @@ impl Port {
     /// Makes a port that operators know as `name`, with at most `max` connections open at a time,
     /// all of which may come from one address and stay as long as they like.
     pub fn new(name: &'static str, max: usize) -> Port {
-        let resets_a_second = RESETS_A_SECOND_MAX;
-        let limits =
-            PortLimits { connections_max: max, per_address_max: max, reserved: 0, idle_timeout: None, resets_a_second };
+        let resets = Resets::OF_CLIENTS;
+        let limits = PortLimits { connections_max: max, per_address_max: max, reserved: 0, idle_timeout: None, resets };
         Port::limited(name, limits)
     }
 
@@ -150,7 +149,7 @@ impl Port {
             wide: Wide::default(),
             calls: Many::default(),
             idle_timeout: limits.idle_timeout,
-            resets_a_second: limits.resets_a_second,
+            resets: limits.resets,
             counts: Arc::new(Counts::new(name)),
             refusing: Arc::new(Semaphore::new(REFUSED_IN_WORDS_MAX)),
             failures: Sparse::default(),
@@ -250,7 +249,7 @@ impl Port {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
         }
-        Some(Arrival::new(stream, peer, self.1.clone(), counts.clone(), slot, self.0.resets_a_second))
+        Some(Arrival::new(stream, peer, self.1.clone(), counts.clone(), slot, self.0.resets))
     }
 
     fn note_made_room(&self, why: &'static str) {
@@ -482,7 +481,13 @@ mod tests {
     async fn an_address_with_all_it_may_have_is_told_so_and_others_come_in() {
         let port = Port::limited(
             "test",
-            PortLimits { connections_max: 9, per_address_max: 1, reserved: 0, idle_timeout: None, resets_a_second: 1 },
+            PortLimits {
+                connections_max: 9,
+                per_address_max: 1,
+                reserved: 0,
+                idle_timeout: None,
+                resets: Resets::OF_CLIENTS,
+            },
         );
         let address = serve(&port);
         let _used = connect(address, "GET / HTTP/1.1\r\n\r\n").await;

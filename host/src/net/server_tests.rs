@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::frames::{ACK, END_STREAM, HEADERS, PING, SETTINGS};
 use super::port::PortLimits;
-use super::{Http2Limits, Port, RESETS_A_SECOND_MAX, WindowLimits, Windows, serve};
+use super::{Http2Limits, Port, Resets, WindowLimits, Windows, serve};
 
 const END_HEADERS: u8 = 4;
 const GOAWAY: u8 = 7;
@@ -51,13 +51,7 @@ async fn connected(idle_timeout: Option<Duration>, limits: Http2Limits) -> (Port
     let address = listener.local_addr().unwrap();
     let port = Port::limited(
         "test",
-        PortLimits {
-            connections_max: 9,
-            per_address_max: 9,
-            reserved: 0,
-            idle_timeout,
-            resets_a_second: RESETS_A_SECOND_MAX,
-        },
+        PortLimits { connections_max: 9, per_address_max: 9, reserved: 0, idle_timeout, resets: Resets::OF_CLIENTS },
     );
     let router = Router::new().route("/", get(|| async { "here" }));
     let serving = port.clone();

@@ -6,10 +6,7 @@ use std::net::TcpListener;
 use anyhow::bail;
 
 use crate::config::{self, NodeConfig};
-use crate::net::{
-    Descriptors, Port, PortLimits, REFUSED_IN_WORDS_MAX, RESETS_A_SECOND_AMONG_FEW_MAX, RESETS_A_SECOND_MAX, Sockets,
-    Wish, share,
-};
+use crate::net::{Descriptors, Port, PortLimits, REFUSED_IN_WORDS_MAX, Resets, Sockets, Wish, share};
 use crate::raft::PeerService;
 use crate::store;
 use crate::types::{Addresses, Fatal};
@@ -91,17 +88,17 @@ pub(super) fn open(config: &NodeConfig) -> anyhow::Result<Sockets> {
             "the limit of open files and sockets (ulimit -Hn) is low, so the ports may have only so many connections at a time"
         );
     }
-    let port = |name, connections_max, reserved, idle_timeout, resets_a_second| {
+    let port = |name, connections_max, reserved, idle_timeout, resets| {
         let per_address_max = config.connections.of_one_address(connections_max, connections_max / OF_ONE_ADDRESS);
-        let limits = PortLimits { connections_max, per_address_max, reserved, idle_timeout, resets_a_second };
+        let limits = PortLimits { connections_max, per_address_max, reserved, idle_timeout, resets };
         Port::limited(name, limits)
     };
     let idle = config.connections.idle_timeout();
     Ok(Sockets {
-        clients: port("grpc", clients, RESERVED_FOR_THIS_MACHINE, idle, RESETS_A_SECOND_MAX),
+        clients: port("grpc", clients, RESERVED_FOR_THIS_MACHINE, idle, Resets::OF_CLIENTS),
         // Silence of a peer is nothing strange, and its connections are few.
-        peers: port("raft", peers, 0, None, RESETS_A_SECOND_AMONG_FEW_MAX),
-        http: port("http", http, 0, idle, RESETS_A_SECOND_AMONG_FEW_MAX),
+        peers: port("raft", peers, 0, None, Resets::AMONG_FEW),
+        http: port("http", http, 0, idle, Resets::AMONG_FEW),
         descriptors,
     })
 }

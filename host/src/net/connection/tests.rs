@@ -45,6 +45,21 @@ async fn resets_beyond_a_burst_come_in_measure_from_either_side() {
 }
 
 #[tokio::test]
+async fn one_that_resets_much_is_read_in_small_pieces() {
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let (slot, _) = Slots::new(1, 1, 0).enter(SOURCE, Origin::Elsewhere).unwrap();
+    let connection = Connection::new(server, Port::new("test", 1).counts(), slot, in_time());
+    let mut connection = connection.with_resets(Resets { at_once: 100, a_second: 1 });
+    let (mut read, some) = (vec![0; 64 << 10], RESET.repeat(40));
+    client.write_all(&[OPENING, &some].concat()).await.unwrap();
+    assert_eq!(connection.read(&mut read).await.unwrap(), OPENING.len() + some.len());
+    client.write_all(&RESET.repeat(40)).await.unwrap();
+    assert_eq!(connection.read(&mut read).await.unwrap(), 40 * RESET.len(), "half of a burst is free");
+    client.write_all(&RESET.repeat(1_000)).await.unwrap();
+    assert_eq!(connection.read(&mut read).await.unwrap(), RESTLESS_READ_BYTES);
+}
+
+#[tokio::test]
 async fn one_that_made_room_reads_an_error() {
     let slots = Slots::new(1, 1, 0);
     let (_client, server) = tokio::io::duplex(64);

@@ -9,9 +9,9 @@
 //!   into entries of their own. So light commands never stand behind heavy ones in an entry, and
 //!   find at most a few of them before it. A few commands of clients of which nothing is known are
 //!   in an entry of light ones, behind these.
-//! - While others have light commands, heavy ones take at most half of the time: behind an entry of
-//!   them, the next one waits as long as that one took. So members that are slower than the leader,
-//!   and have all else to do as well, do not fall behind it further and further.
+//! - While others have light commands, heavy ones take at most a third of the time: behind an entry of
+//!   them, the next one waits twice as long as that one took. So members that are slower than the
+//!   leader, and have all else to do as well, do not fall behind it further and further.
 //! - While several clients have commands, one of them has only as many waiting as there may be room
 //!   for the replies. Those that were offered first stay, and the others are left over.
 //! - A client that is alone is not held back.
@@ -40,6 +40,8 @@ const SHARED_FOR: Duration = Duration::from_secs(5);
 const HEAVY_ENTRIES_MAX: usize = 2;
 /// The same while some of them have light ones, which wait for what is under way.
 const HEAVY_ENTRIES_BESIDE_LIGHT_MAX: usize = 1;
+/// How long heavy commands rest: as many times as long as the entry before took.
+const REST: u32 = 2;
 /// Longest rest of heavy commands. An entry may have taken longer because no majority was there.
 const REST_MAX: Duration = Duration::from_secs(1);
 
@@ -201,7 +203,7 @@ impl Turns {
         if packed.is_heavy {
             self.heavy_in_flight -= 1;
             let took = packed.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-            self.rest_until = self.rules.has_light.then(|| now + took.min(REST_MAX));
+            self.rest_until = self.rules.has_light.then(|| now + (REST * took).min(REST_MAX));
         }
         let mut spent = spent.iter();
         for taken in &packed.taken {

@@ -3,13 +3,14 @@
 use super::*;
 
 #[test]
-fn beside_light_commands_heavy_ones_rest_for_as_long_as_they_took() {
+fn beside_light_commands_heavy_ones_rest_for_twice_as_long_as_they_took() {
     const TOOK: Duration = Duration::from_millis(30);
     let mut world = World::default();
     world.teach("heavy", LARGE);
     world.teach("light", SMALL);
     world.add("heavy", 4);
     for took in [TOOK, 2 * REST_MAX] {
+        let rest = (2 * took).min(REST_MAX);
         world.add("light", 1);
         let mut packed = [world.pack(), world.pack()];
         packed.sort_by_key(|packed| packed.is_heavy);
@@ -17,10 +18,10 @@ fn beside_light_commands_heavy_ones_rest_for_as_long_as_they_took() {
         world.passed += took;
         world.end(&packed[1], LARGE);
         assert!(!world.has_next());
-        assert_eq!(world.turns.rest_until(), Some(world.now() + took.min(REST_MAX)));
+        assert_eq!(world.turns.rest_until(), Some(world.now() + rest));
         world.add("light", 1);
         assert!(!world.pack().is_heavy, "light ones do not rest");
-        world.passed += took.min(REST_MAX);
+        world.passed += rest;
     }
     let packed = world.pack();
     assert!(packed.is_heavy && world.turns.rest_until().is_none(), "none may go after the rest");

@@ -292,8 +292,8 @@ fn every_command_of_a_client_has_its_turn() {
         }
     }
     assert!(left_over > 100, "{left_over}");
-    // An entry takes three steps, and the next one waits for three more.
-    assert!(longest <= 400, "a command took {longest} steps, where all callers together take 120 for one each");
+    // An entry takes three steps, and the next one waits for six more.
+    assert!(longest <= 600, "a command took {longest} steps, where all callers together take 180 for one each");
     assert!(callers.iter().all(|caller| caller.runs >= 20), "all had as much");
 }
 
