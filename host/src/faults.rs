@@ -80,7 +80,8 @@
 //! | `raft-core` | openraft's core is about to apply: see below | crash or wait |
 //!
 //! - `state-before-flush`, `state-after-flush`: ENOSPC and EMFILE are tried again; any other error
-//!   ends the node. A wait there holds up no entry before the memtables are full.
+//!   ends the node. A wait there holds up no entry before the memtables are nearly
+//!   full, except one that needs a checkpoint; and it holds up a close.
 //! - `state-cramped`: no cache, small files, and compaction all the time.
 //! - `state-piled`: files pile up, and are then all compacted into one.
 //! - `membership-caught-up`: the leader has not yet checked again that it leads.

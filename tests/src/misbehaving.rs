@@ -23,8 +23,8 @@ pub fn misbehaving_wasm(place: &Path) -> Result<PathBuf> {
     written(place, TEXT, ELEMENTS)
 }
 
-/// Writes the guest with a small segment. The engine fills a segment that waits to be copied anew
-/// for each instance. With the large one that takes a millisecond, and compilers make none.
+/// Writes the guest with a small segment. The engine makes such a segment anew for each instance.
+/// With the large one that takes a millisecond, and compilers make no such segments.
 pub fn lean_misbehaving_wasm(place: &Path) -> Result<PathBuf> {
     written(place, TEXT, ELEMENTS_LEAN)
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 pub(super) const FLUSH_ENTRIES: u64 = 4096;
 /// Unflushed bytes at which the state is flushed.
 const FLUSH_BYTES: usize = 16 << 20;
-/// Longest time that an entry stays unflushed, unless `FLUSH_ENTRIES` or `FLUSH_BYTES` is reached
-/// first. These three limits bound how much the node replays after a crash. What is committed while
-/// a flush runs comes on top of that, and is at most a memtable.
+/// Longest time until the flush of an entry begins, unless `FLUSH_ENTRIES` or `FLUSH_BYTES` is
+/// reached first. These three limits bound how much the node replays after a crash. What is
+/// committed while a flush runs comes on top of that, and is at most a memtable.
 pub(super) const FLUSH_AFTER: Duration = Duration::from_secs(2);
-/// Longest time that an entry stays unflushed before the first flush after a start. It is short, so
+/// Longest time until the first flush after a start begins. It is short, so
 /// that the next start need not replay again what this start replayed; otherwise the replays of
 /// several crashes in a row would add up.
 pub(super) const FIRST_FLUSH_AFTER: Duration = Duration::from_millis(200);

@@ -315,6 +315,15 @@ fn what_each_command_took_is_told_and_nothing_of_one_that_was_not_run() {
     assert_eq!(spent, expected);
 }
 
+#[test]
+fn what_failed_or_was_refused_is_told() {
+    let (sandbox, limits) = (Scripted::default(), limits());
+    let runner = Runner { instances: &sandbox, limits: &limits };
+    let spent =
+        normal(&begun(), log_id(2), &entry_of(&["fail", "put a", "refuse"]), Some(runner), Empty).unwrap().spent;
+    assert_eq!(spent.into_iter().map(|one| one.unwrap().failed).collect::<Vec<_>>(), [true, false, true]);
+}
+
 /// Returns the verdicts of an entry under a limit of its replies.
 fn replies_within(reply_bytes_per_entry_max: u64, requests: &[&str]) -> Vec<Verdict> {
     let sandbox = Scripted::default();

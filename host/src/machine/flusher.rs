@@ -16,7 +16,7 @@ use crate::store::{Generation, StoreError};
 /// The name of the thread.
 pub(super) const NAME: &str = "flush-state";
 
-/// The end of the flushing thread that the apply thread holds. Dropping it waits for the flush that
+/// What the apply thread has of the flushing thread. Dropping it waits for the flush that
 /// is under way.
 pub(super) struct Flusher {
     begin: SyncSender<Arc<Generation>>,

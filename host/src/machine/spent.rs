@@ -16,8 +16,8 @@ pub struct Spent {
     pub fuel: u64,
     /// The bytes of what it answered.
     pub reply_bytes: u64,
-    /// Whether it ended with anything but a reply. Then its instance is used no more, and mostly it
-    /// was its second run.
+    /// Whether it ended with anything but a reply. Then its instance is used no more, and it may
+    /// have run twice.
     pub failed: bool,
 }
 

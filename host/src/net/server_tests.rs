@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::frames::{ACK, END_STREAM, HEADERS, PING, SETTINGS};
 use super::port::PortLimits;
-use super::{Http2Limits, Port, Resets, WindowLimits, Windows, serve};
+use super::{Http2Limits, Port, WindowLimits, Windows, serve};
 
 const END_HEADERS: u8 = 4;
 const GOAWAY: u8 = 7;
@@ -49,10 +49,7 @@ fn limits() -> Http2Limits {
 async fn connected(idle_timeout: Option<Duration>, limits: Http2Limits) -> (Port, Client) {
     let listener = StdListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let port = Port::limited(
-        "test",
-        PortLimits { connections_max: 9, per_address_max: 9, reserved: 0, idle_timeout, resets: Resets::OF_CLIENTS },
-    );
+    let port = Port::limited("test", PortLimits { idle_timeout, ..PortLimits::new(9) });
     let router = Router::new().route("/", get(|| async { "here" }));
     let serving = port.clone();
     tokio::spawn(async move {

@@ -13,8 +13,7 @@ pub(super) const HEAVY: u64 = 2_000_000;
 /// Most that the commands of one entry cost while several clients have commands. A more expensive
 /// command goes alone.
 pub(super) const ENTRY_MAX: u64 = 32_000_000;
-/// The same while some clients have light commands, which wait for each other's entry: a few
-/// milliseconds.
+/// The same while light entries go, too, which wait for it: a few milliseconds.
 pub(super) const ENTRY_BESIDE_LIGHT_MAX: u64 = 8_000_000;
 /// Most that the commands of one client cost that are under way, while others have commands. One
 /// command always goes. This is about what others wait for.
@@ -35,8 +34,8 @@ pub(super) const NEWCOMER_MAX: u64 = HEAVY / 2;
 const REQUEST_BYTE: u64 = 8;
 /// What a byte of a reply costs beside its fuel: all members make it, hash it and hold it.
 const REPLY_BYTE: u64 = 4;
-/// What it costs beside fuel that a command fails: each member makes an instance more for it, and
-/// catches a trap. That takes about a tenth of a millisecond.
+/// What it costs beside fuel that a command fails or is refused: each member makes an instance more
+/// for it, and may run it twice.
 const FAILURE: u64 = 100_000;
 /// Most that one command counts.
 const COMMAND_MAX: u64 = 1_000_000_000;

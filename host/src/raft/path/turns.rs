@@ -9,9 +9,9 @@
 //!   into entries of their own. So light commands never stand behind heavy ones in an entry, and
 //!   find at most a few of them before it. A few commands of clients of which nothing is known are
 //!   in an entry of light ones, behind these.
-//! - While others have light commands, heavy ones take at most a third of the time: behind an entry of
-//!   them, the next one waits twice as long as that one took. So members that are slower than the
-//!   leader, and have all else to do as well, do not fall behind it further and further.
+//! - While light entries go, too, heavy ones take a third of the time: behind an entry of them, the
+//!   next one waits twice as long as that one took, and at most [`REST_MAX`]. So members that are
+//!   slower than the leader, and have all else to do as well, have time to follow.
 //! - While several clients have commands, one of them has only as many waiting as there may be room
 //!   for the replies. Those that were offered first stay, and the others are left over.
 //! - A client that is alone is not held back.
@@ -60,7 +60,7 @@ pub struct Turns {
     /// Whose command came last, and when another client's than that came before.
     newest: Option<Party>,
     changed: Option<Instant>,
-    /// When a light command went last while several clients had commands.
+    /// When an entry that is not heavy went last while several clients had commands.
     light: Option<Instant>,
     heavy_in_flight: usize,
     /// Until when heavy commands rest.
@@ -82,7 +82,8 @@ struct Lanes {
 struct Rules {
     /// Whether several clients have had commands a short time ago.
     is_shared: bool,
-    /// Whether several clients have had commands, and light ones went, a short time ago.
+    /// Whether several clients have had commands, and an entry went that was not heavy, a short
+    /// time ago.
     has_light: bool,
     /// What the first commands of clients cost in the mean.
     newcomers: u64,

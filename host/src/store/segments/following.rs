@@ -1,5 +1,5 @@
-//! One segment file that is read in order, also when its node writes it anew meanwhile. Decides
-//! nothing about which files are read.
+//! One segment file that is read in order. If its node has written it anew since it was listed, the
+//! longer file is found and read. Does not know of other segments.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -16,7 +16,7 @@ pub(super) struct Following {
     path: PathBuf,
     last: u64,
     /// Whether a longer file is read in place of the one that was listed.
-    longer: bool,
+    is_longer: bool,
 }
 
 impl Following {
@@ -27,9 +27,9 @@ impl Following {
             Err(error) if is_gone(&error) => longer_than(place)?,
             file => (file?, place.path.clone()),
         };
-        let longer = path != place.path;
+        let is_longer = path != place.path;
         let reader = SegmentReader::new(BufReader::new(file), &path)?;
-        let mut following = Following { reader, path, last: place.last.index, longer };
+        let mut following = Following { reader, path, last: place.last.index, is_longer };
         for before in place.first()..next {
             following.take(before)?;
         }
@@ -59,7 +59,7 @@ impl Following {
 
     fn check_end(&mut self) -> Result<(), StoreError> {
         while self.reader.next_entry()?.is_some() {
-            if !self.longer {
+            if !self.is_longer {
                 return Err(unreadable(&self.path, "the segment is damaged: its end is not where it says"));
             }
         }
