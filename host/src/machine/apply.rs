@@ -33,6 +33,7 @@ use super::flusher::Flusher;
 use super::outcome::Outcome;
 use super::rows;
 use super::shared::Shared;
+use super::spent::EntrySpent;
 use super::system::System;
 use super::{ApplyError, MachineError};
 use crate::codec::{self, Genesis, NeedsNewerBuild};
@@ -303,9 +304,9 @@ impl Applier {
             component.as_ref().map(|component| Runner { instances: component, limits: component.engine().limits() });
         let began = Instant::now();
         let mut effects = entry::normal(&self.system, log_id, entry, runner, self.generation.clone())?;
-        let run = effects.system.counters.commands - self.system.counters.commands;
+        let (run, took) = (effects.system.counters.commands - self.system.counters.commands, began.elapsed());
         if run > 0 {
-            let elapsed_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let elapsed_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             self.shared.counts.commands_run.fetch_add(run, Relaxed);
             self.shared.counts.commands_run_us.fetch_add(elapsed_us, Relaxed);
         }
@@ -316,7 +317,8 @@ impl Applier {
         }
         self.put(log_id, &effects, None)?;
         // Whoever proposed the entry finds it when the entry is answered.
-        self.shared.spent.note(log_id.index, std::mem::take(&mut effects.spent));
+        let commands = std::mem::take(&mut effects.spent);
+        self.shared.spent.note(log_id.index, EntrySpent { commands, took });
         self.mark(entry)?;
         self.show(log_id, effects);
         Ok(())

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 pub(super) const FLUSH_ENTRIES: u64 = 4096;
 /// Unflushed bytes at which the state is flushed.
 const FLUSH_BYTES: usize = 16 << 20;
+/// Entries beside a flush from which on apply waits for it.
+pub(super) const BESIDE_FLUSH_ENTRIES_MAX: u64 = 4 * FLUSH_ENTRIES;
 /// Longest time until the flush of an entry begins, unless `FLUSH_ENTRIES` or `FLUSH_BYTES` is
 /// reached first. These three limits bound how much the node replays after a crash. What is
-/// committed while a flush runs comes on top of that, and is at most a memtable.
+/// committed while a flush runs comes on top of that: at most a memtable and an entry, and not
+/// more than [`BESIDE_FLUSH_ENTRIES_MAX`] entries.
 pub(super) const FLUSH_AFTER: Duration = Duration::from_secs(2);
-/// Longest time until the first flush after a start begins. It is short, so
-/// that the next start need not replay again what this start replayed; otherwise the replays of
-/// several crashes in a row would add up.
+/// Longest time until the first flush after a start begins. It is short, so that the next start
+/// need not replay again what this start replayed; otherwise the replays of several crashes in a
+/// row would add up.
 pub(super) const FIRST_FLUSH_AFTER: Duration = Duration::from_millis(200);
 
 /// What is not flushed, and not being flushed.
@@ -49,6 +52,11 @@ impl Dirty {
         Some(if is_much { Duration::ZERO } else { self.patience.saturating_sub(since.elapsed()) })
     }
 
+    /// Returns whether no more may be committed beside a flush.
+    pub(super) fn is_too_much(&self) -> bool {
+        self.entries >= BESIDE_FLUSH_ENTRIES_MAX
+    }
+
     pub(super) fn is_due(&self) -> bool {
         self.due_in() == Some(Duration::ZERO)
     }
@@ -69,7 +77,11 @@ mod tests {
         }
         assert!(!dirty.is_due() && dirty.due_in().unwrap() > hour / 2);
         dirty.note(1);
-        assert!(dirty.is_due());
+        assert!(dirty.is_due() && !dirty.is_too_much());
+        for _ in FLUSH_ENTRIES..BESIDE_FLUSH_ENTRIES_MAX {
+            dirty.note(1);
+        }
+        assert!(dirty.is_too_much());
         let mut dirty = Dirty::nothing(hour);
         dirty.note(FLUSH_BYTES);
         assert!(dirty.is_due());

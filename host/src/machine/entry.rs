@@ -11,7 +11,7 @@ use super::outcome::{Parts, bytes_held, is_not_run, not_run};
 use super::overlay::Transaction;
 use super::read_only::{self, ReadOnly};
 use super::rows;
-use super::spent::{EntrySpent, Spent};
+use super::spent::{CommandsSpent, Spent};
 use super::system::{System, key};
 use crate::codec::{self, Command, encode_record};
 use crate::guest::{ApplyInstance, Call, Component, Context, HostFault, Limits, Rows, Verdict};
@@ -75,7 +75,7 @@ pub(crate) struct Effects {
     /// The origin and the verdict of each command, in order.
     pub(crate) outcomes: Vec<(Option<Origin>, Verdict)>,
     /// What each command took, in order. Neither state nor hash has it.
-    pub(crate) spent: EntrySpent,
+    pub(crate) spent: CommandsSpent,
 }
 
 /// What is needed to run the commands of an entry.
@@ -106,7 +106,7 @@ pub(crate) fn normal<R: Read + Send + 'static>(
         transaction.savepoint();
     }
     let mut verdicts = Vec::with_capacity(entry.commands.len());
-    let mut spent = EntrySpent::with_capacity(entry.commands.len());
+    let mut spent = CommandsSpent::with_capacity(entry.commands.len());
     for (position, command) in (0u32..).zip(&entry.commands) {
         batch.context.position = position;
         let fuel_before = batch.fuel_used;
@@ -189,7 +189,7 @@ pub(super) fn finish(
     let host = system_writes.iter().map(|(key, value)| hash::Write { column: hash::SYSTEM, key, value: Some(value) });
     let parts = outcomes.iter().map(|(_, verdict)| Parts::of(verdict));
     system.hash = hash::next(before.hash, log_id.index, parts, data.chain(host));
-    Effects { writes, system_writes, system, outcomes, spent: EntrySpent::new() }
+    Effects { writes, system_writes, system, outcomes, spent: CommandsSpent::new() }
 }
 
 /// Puts all writes of one entry in one batch, so that they are stored all or none.

@@ -94,7 +94,7 @@ pub use semantics::{SemanticsRange, raised_limits};
 pub use snapshot::error::SnapshotError;
 pub use snapshot::transfers::{Direction, Running, SendAttempt, Transfer, TransferStatus, Transfers};
 pub use snapshot::{PreparedState, Receiving, Sending, SnapshotData, Snapshots};
-pub use spent::Spent;
+pub use spent::{EntrySpent, Spent};
 pub use state_machine::StateMachine;
 pub use status::MachineStatus;
 pub use tried::{ChangeReport, ChangeVerdict, RanAgain};
@@ -428,7 +428,7 @@ impl Machine {
 
     /// Takes what the commands of a newly applied entry took, in order: `None` for one that was not
     /// run. Empty when the entry is not among the newest.
-    pub fn take_spent(&self, index: u64) -> Vec<Option<Spent>> {
+    pub fn take_spent(&self, index: u64) -> EntrySpent {
         self.shared.spent.take(index)
     }
 

@@ -2,6 +2,7 @@
 //! together. It is no part of the state, and decides nothing about it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -22,7 +23,16 @@ pub struct Spent {
 }
 
 /// What each command of an entry took. `None` if it was not run.
-pub(crate) type EntrySpent = Vec<Option<Spent>>;
+pub(crate) type CommandsSpent = Vec<Option<Spent>>;
+
+/// What an entry took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EntrySpent {
+    /// What each command took, in order. `None` if it was not run.
+    pub commands: Vec<Option<Spent>>,
+    /// The time in which this node ran them.
+    pub took: Duration,
+}
 
 /// What the commands of the newest entries took.
 #[derive(Debug, Default)]
@@ -31,7 +41,7 @@ pub(crate) struct NewestSpent(Mutex<VecDeque<(u64, EntrySpent)>>);
 impl NewestSpent {
     /// Remembers an entry. One without commands takes no room.
     pub(crate) fn note(&self, index: u64, spent: EntrySpent) {
-        if spent.is_empty() {
+        if spent.commands.is_empty() {
             return;
         }
         let mut newest = self.0.lock();
@@ -56,13 +66,16 @@ mod tests {
     #[test]
     fn an_entry_is_told_once_and_old_ones_are_forgotten() {
         let newest = NewestSpent::default();
-        let one = |fuel| vec![Some(Spent { fuel, ..Spent::default() }), None];
-        newest.note(1, Vec::new());
+        let one = |fuel| {
+            let commands = vec![Some(Spent { fuel, ..Spent::default() }), None];
+            EntrySpent { commands, took: Duration::from_millis(fuel) }
+        };
+        newest.note(1, EntrySpent::default());
         for index in 2..=ENTRIES_KEPT as u64 + 2 {
             newest.note(index, one(index));
         }
-        assert!(newest.take(2).is_empty(), "it was the oldest");
+        assert_eq!(newest.take(2), EntrySpent::default(), "it was the oldest");
         assert_eq!(newest.take(3), one(3));
-        assert!(newest.take(3).is_empty());
+        assert_eq!(newest.take(3), EntrySpent::default());
     }
 }

@@ -57,6 +57,10 @@ impl Resets {
     }
 }
 
+/// Longest time for which nothing is read because of resets. What one read held beyond that is
+/// forgiven, so that other calls of the connection go on: nodes hear heartbeats by theirs.
+const RESETS_REST_MAX: Duration = Duration::from_millis(250);
+
 /// Most resets of calls that the server has not accepted yet: [`RESETS_AT_ONCE_MAX`], and what one
 /// read of 64 KiB may hold beyond it. The rate limit applies first, so a connection is slowed down
 /// and not ended.
@@ -203,8 +207,9 @@ impl<S> Connection<S> {
         let now = Instant::now();
         let rest = self.resets.spend(count, now);
         if rest > Duration::ZERO {
+            self.resets.forgive(RESETS_REST_MAX);
             self.counts.slowed();
-            self.rest_until(now + rest);
+            self.rest_until(now + rest.min(RESETS_REST_MAX));
         }
     }
 

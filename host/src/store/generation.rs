@@ -35,6 +35,9 @@ const DEFAULT: &str = "default";
 const MEMTABLE_BYTES: &str = "rocksdb.cur-size-all-mem-tables";
 /// Room that a flush must leave free for the Raft log. A full disk would stop the log.
 const FLUSH_ROOM_BYTES: u64 = 256 << 10;
+/// Room from which on a flush may run beside commits. Until it has taken the memtables, at most one
+/// memtable more and the writes of one command or migration are committed.
+const AMPLE_ROOM_BYTES: u64 = 512 << 20;
 
 /// An open state database, of `state/` or of a checkpoint.
 pub struct Generation {
@@ -175,16 +178,27 @@ impl Generation {
         if self.is_nearly_full() { self.flush() } else { Ok(()) }
     }
 
+    /// Returns whether a flush would find room on the disk also if much more is committed before it
+    /// has begun.
+    pub fn has_ample_room(&self) -> bool {
+        free_bytes(self.path()).is_ok_and(|free| free >= self.bytes_to_flush() + AMPLE_ROOM_BYTES)
+    }
+
+    /// Returns about how many bytes a flush may take.
+    fn bytes_to_flush(&self) -> u64 {
+        let memory = |name| {
+            let bytes = self.database.property_int_value_cf(family(&self.database, name), MEMTABLE_BYTES);
+            bytes.ok().flatten().unwrap_or(0)
+        };
+        [DEFAULT, DATA, SYSTEM].map(memory).iter().sum::<u64>() + FLUSH_ROOM_BYTES
+    }
+
     /// Checks that a flush would find descriptors and room on the disk.
     ///
     /// If a flush fails for lack of room, RocksDB refuses every write until more room is free than
     /// a small disk ever has. So the store does not begin such a flush.
     pub(super) fn check_room(&self) -> Result<(), StoreError> {
-        let memory = |name| {
-            let bytes = self.database.property_int_value_cf(family(&self.database, name), MEMTABLE_BYTES);
-            bytes.ok().flatten().unwrap_or(0)
-        };
-        let needed = [DEFAULT, DATA, SYSTEM].map(memory).iter().sum::<u64>() + FLUSH_ROOM_BYTES;
+        let needed = self.bytes_to_flush();
         open_files::check_some_are_left(self.path())?;
         let free = free_bytes(self.path())?;
         if free >= needed {

@@ -20,13 +20,16 @@ const META_MEMTABLE_BYTES: usize = 4 * MIB;
 /// Most bytes of WALs. `meta` hardly ever fills its memtable, and would keep old WALs alive without
 /// this limit.
 const WAL_BYTES_MAX: u64 = 256 * MIB as u64;
-/// Size of one memtable of the state. Both families together have no more in active ones: apply has
-/// them flushed when they are nearly full, and waits if they are again before that flush has ended.
+/// Size of one memtable of the state. Both families together have no more in active ones, and one
+/// entry: apply has them flushed when they are nearly full, and waits if they are again before that
+/// flush has ended.
 pub(crate) const STATE_MEMTABLE_BYTES: usize = 16 * MIB;
-/// Most memtables that a family of the state has: one that is filled, and one that is flushed
-/// meanwhile. RocksDB stops the writes while two wait for a flush. That happens only if it began
-/// one of them by itself.
+/// Full memtables that the state has: one that is filled, and one that is flushed meanwhile.
 const STATE_MEMTABLES: usize = 2;
+/// Most memtables of a family of the state, of which all but one wait for a flush. RocksDB stops
+/// the writes when there are as many. Two flushes may begin at a time: that of apply, and that of a
+/// checkpoint or of a tidying.
+const STATE_FAMILY_MEMTABLES: i32 = STATE_MEMTABLES as i32 + 1;
 /// Size of a table file that a compaction makes; RocksDB's own default.
 const TABLE_FILE_BYTES: u64 = 64 * MIB as u64;
 /// Size of a cache of table blocks. `log` and `meta` have one each, `data` and `system` share one.
@@ -120,7 +123,7 @@ pub(super) fn state() -> Options {
 /// The families of `state/`. One cache serves both.
 pub(super) fn state_families() -> Vec<ColumnFamilyDescriptor> {
     let mut family = family();
-    family.set_max_write_buffer_number(STATE_MEMTABLES as i32);
+    family.set_max_write_buffer_number(STATE_FAMILY_MEMTABLES);
     // 0 turns off the ratio over the whole file: a single stretch of removals is enough.
     family.add_compact_on_deletion_collector_factory(REMOVALS_WINDOW, REMOVALS_MAX, 0.0);
     if faults::is_set("state-cramped") {

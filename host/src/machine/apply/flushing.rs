@@ -3,10 +3,12 @@
 //!
 //! - The log is the WAL of the state, so apply need not wait for a flush. What needs the state on
 //!   disk waits for the flush under way, and then flushes on this thread.
-//! - A flush that failed is found behind the next entry, or while there is none.
+//! - A flush that failed is found behind the next entry, or while there is none. So an entry that
+//!   waits, for instance for a newer build, comes first.
 //! - RocksDB never flushes by itself while there is room on the disk: it would not check first
 //!   whether it can open files. So apply waits while the memtable that it fills is nearly full and
-//!   the one before is not on disk.
+//!   the one before is not on disk. While there is little room, apply flushes by itself: what it
+//!   commits beside a flush might be more than that found room for.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -28,6 +30,9 @@ impl Applier {
         }
         self.wait_for_memtables()?;
         if !self.flusher.is_busy() && (self.dirty.is_due() || self.generation.is_nearly_full()) {
+            if !self.generation.has_ample_room() {
+                return self.flush();
+            }
             // What is committed from now on may miss this flush.
             self.dirty = Dirty::nothing(FLUSH_AFTER);
             self.flusher.begin(self.generation.clone());
@@ -37,9 +42,10 @@ impl Applier {
     }
 
     /// Waits while a flush is under way and the memtables are nearly full: until it has switched to
-    /// new ones, or, if these are nearly full, until it has ended.
+    /// new ones, or, if these are nearly full, until it has ended. Waits for the end also if very
+    /// many entries are not flushed.
     fn wait_for_memtables(&mut self) -> Result<(), ApplyError> {
-        while self.flusher.is_busy() && self.generation.is_nearly_full() {
+        while self.flusher.is_busy() && (self.generation.is_nearly_full() || self.dirty.is_too_much()) {
             if let Some(flushed) = self.flusher.ended_within(ROOM_LOOK) {
                 self.note_flush(flushed)?;
             }
@@ -61,6 +67,14 @@ impl Applier {
         match self.flusher.wait() {
             Some(flushed) => self.note_flush(flushed),
             None => Ok(()),
+        }
+    }
+
+    /// Waits for the flush that is under way, if there is one, of a state that is about to be
+    /// replaced. How it ends does not matter any more.
+    pub(super) fn let_go(&mut self) {
+        if let Some(Err(error)) = self.flusher.wait() {
+            tracing::warn!(%error, "a flush of the state that is replaced");
         }
     }
 

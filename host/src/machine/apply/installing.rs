@@ -35,7 +35,7 @@ impl Applier {
     ) -> Result<(), ApplyError> {
         let index = system.applied_index();
         // The thread that flushes must not have the old state any more when that one is replaced.
-        self.settle()?;
+        self.let_go();
         // A flush may wait for a compaction. It comes before the switch, which holds up readers.
         self.until_there_is_room(|| generation.flush())?;
         let install = || self.shared.state.install(generation.clone(), index);

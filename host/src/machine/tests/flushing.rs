@@ -11,7 +11,7 @@ use openraft::storage::RaftStateMachine;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use super::super::dirty::FLUSH_ENTRIES;
+use super::super::dirty::{BESIDE_FLUSH_ENTRIES_MAX, FLUSH_ENTRIES};
 use super::super::{Executor, flusher};
 use super::harness::*;
 use crate::codec::entry;
@@ -74,6 +74,23 @@ async fn entries_are_applied_while_the_state_is_flushed_and_the_next_flush_has_t
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn apply_waits_when_very_many_entries_are_not_flushed() {
+    let (mut node, gate) = under_way().await;
+    // On a slow machine the flush may have begun before the last of the first entries.
+    let (most, last) = (FLUSH_ENTRIES + BESIDE_FLUSH_ENTRIES_MAX, 2 * BESIDE_FLUSH_ENTRIES_MAX);
+    let machine = node.machine.clone();
+    let applying = tokio::spawn(async move {
+        node.apply((FLUSH_ENTRIES + 1..=last).map(membership).collect()).await;
+        node
+    });
+    in_time(machine.wait_applied(BESIDE_FLUSH_ENTRIES_MAX)).await;
+    tokio::time::sleep(A_WHILE).await;
+    assert!(machine.applied_index() <= most);
+    let _node = ends_at(gate, applying).await;
+    assert_eq!(machine.applied_index(), last);
 }
 
 #[tokio::test]

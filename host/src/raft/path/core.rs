@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::proposer::{Core, Written};
 use super::read::{LocalIndex, RoundError};
 use super::ticket::NotProposed;
-use crate::machine::{Admitted, Machine, Spent};
+use crate::machine::{Admitted, EntrySpent, Machine};
 use crate::raft::Raft;
 use crate::raft::peers::acks::Acks;
 use crate::store::Log;
@@ -66,7 +66,7 @@ impl Core for RaftCore {
         self.machine.applying_for()
     }
 
-    fn take_spent(&self, index: u64) -> Vec<Option<Spent>> {
+    fn take_spent(&self, index: u64) -> EntrySpent {
         self.machine.take_spent(index)
     }
 

@@ -13,8 +13,9 @@ pub(super) const HEAVY: u64 = 2_000_000;
 /// Most that the commands of one entry cost while several clients have commands. A more expensive
 /// command goes alone.
 pub(super) const ENTRY_MAX: u64 = 32_000_000;
-/// The same while light entries go, too, which wait for it: a few milliseconds.
-pub(super) const ENTRY_BESIDE_LIGHT_MAX: u64 = 8_000_000;
+/// The same of an entry of heavy commands while light ones go, too, which wait for it: a few
+/// milliseconds.
+pub(super) const HEAVY_ENTRY_BESIDE_LIGHT_MAX: u64 = 8_000_000;
 /// Most that the commands of one client cost that are under way, while others have commands. One
 /// command always goes. This is about what others wait for.
 pub(super) const IN_FLIGHT_MAX: u64 = 32_000_000;

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::*;
 use crate::codec;
 use crate::guest::Verdict;
-use crate::machine::{Outcome, Spent, Waiters, not_run};
+use crate::machine::{EntrySpent, Outcome, Waiters, not_run};
 use crate::raft::ClusterCell;
 use crate::raft::liveness::leader::LeaderWatch;
 use crate::raft::path::forwarded::ForwardedParts;
@@ -47,8 +47,8 @@ impl Core for FakeCore {
     fn applying_for(&self) -> Duration {
         Duration::ZERO
     }
-    fn take_spent(&self, _: u64) -> Vec<Option<Spent>> {
-        Vec::new()
+    fn take_spent(&self, _: u64) -> EntrySpent {
+        EntrySpent::default()
     }
     fn log_time_ms(&self) -> u64 {
         0

@@ -1,8 +1,6 @@
 //! One entry while it is packed: what fits into it, and what it takes of each client. Owns no queue
 //! and never talks to Raft.
 
-use tokio::time::Instant;
-
 use super::costs;
 use super::ticket::{Claim, Queued, Share, weight_bytes};
 use crate::codec::Command;
@@ -42,8 +40,6 @@ pub struct Packed {
     pub taken: Vec<Taken>,
     /// Whether it is an entry of heavy commands, which no others are in.
     pub is_heavy: bool,
-    /// When it was packed.
-    pub since: Option<Instant>,
 }
 
 /// Commands of one client that stand side by side in an entry.
@@ -125,8 +121,8 @@ impl Packing {
         true
     }
 
-    /// Returns the entry, as packed at `now`. `None` when nothing is in it.
-    pub(super) fn end(self, now: Instant) -> Option<Packed> {
+    /// Returns the entry. `None` when nothing is in it.
+    pub(super) fn end(self) -> Option<Packed> {
         let (mut packed, (commands, clients)) = (self.packed, self.untried);
         if packed.commands.is_empty() {
             return None;
@@ -135,7 +131,6 @@ impl Packing {
         packed.claims.rotate_left(commands);
         packed.shares.rotate_left(commands);
         packed.taken.rotate_left(clients);
-        packed.since = Some(now);
         Some(packed)
     }
 }

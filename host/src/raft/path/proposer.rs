@@ -23,7 +23,7 @@ use super::ticket::{
 use super::turns::WAITING_COMMANDS_MAX;
 use crate::codec::{self, Command, entry};
 use crate::limit::Limit;
-use crate::machine::{Admitted, Spent};
+use crate::machine::{Admitted, EntrySpent};
 use crate::raft::liveness::leader::{LeaderView, LeaderWatch};
 use crate::raft::time::log_time::LogTime;
 use crate::source::Party;
@@ -68,9 +68,8 @@ pub trait Core: Send + Sync + 'static {
     fn writing_for(&self) -> Duration;
     /// Returns how long apply has been applying one entry; zero while it applies none.
     fn applying_for(&self) -> Duration;
-    /// Takes what the commands of an entry took that was applied here: `None` for one that was not
-    /// run. Empty when that is not known.
-    fn take_spent(&self, index: u64) -> Vec<Option<Spent>>;
+    /// Takes what an entry took that was applied here. Empty when that is not known.
+    fn take_spent(&self, index: u64) -> EntrySpent;
     /// Returns log time here, in milliseconds since 1970; 0 before any.
     fn log_time_ms(&self) -> u64;
     /// Returns the newest applied index and the state hash there.

@@ -21,7 +21,7 @@ struct FakeCore {
     refuses: Mutex<Option<String>>,
     writing: Mutex<Duration>,
     applying: Mutex<Duration>,
-    spent: Mutex<Vec<Option<Spent>>>,
+    spent: Mutex<EntrySpent>,
     /// What is left of the rate, and the moment at which the clock stands for it.
     rate: Option<(Arc<Bucket>, std::time::Instant)>,
     writes: Mutex<VecDeque<(u64, entry::Entry, oneshot::Sender<Written>)>>,
@@ -48,7 +48,7 @@ impl Core for FakeCore {
     fn applying_for(&self) -> Duration {
         *self.applying.lock()
     }
-    fn take_spent(&self, _: u64) -> Vec<Option<Spent>> {
+    fn take_spent(&self, _: u64) -> EntrySpent {
         std::mem::take(&mut self.spent.lock())
     }
     fn log_time_ms(&self) -> u64 {
@@ -191,7 +191,8 @@ async fn what_commands_took_decides_whose_turn_it_is() {
     tokio::spawn(task.run());
     let (heavy, light) = (Party::named("heavy"), Party::named("light"));
     let propose = |party| world.proposer.propose(1, party, command(1), later()).unwrap();
-    *world.core.spent.lock() = vec![Some(Spent { fuel: 50_000_000, ..Spent::default() })];
+    let spent = Spent { fuel: 50_000_000, ..Spent::default() };
+    *world.core.spent.lock() = EntrySpent { commands: vec![Some(spent)], took: Duration::ZERO };
     let mut tickets = vec![propose(heavy)];
     world.core.written().await.2.send(Ok(Some(1))).unwrap();
     while world.proposer.queued_bytes() > 0 {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::packing::Packed;
 use super::ticket::Queued;
 use super::turns::Turns;
-use crate::machine::Spent;
+use crate::machine::EntrySpent;
 
 /// Commands that wait for an entry.
 pub struct Queue {
@@ -85,7 +85,7 @@ impl Queue {
 
     /// Notes that an entry is over, and what its commands took, in order. Nothing of what they took
     /// when that is not known.
-    pub fn settled(&mut self, packed: &Packed, spent: &[Option<Spent>], now: Instant) {
+    pub fn settled(&mut self, packed: &Packed, spent: &EntrySpent, now: Instant) {
         self.turns.settled(packed, spent, now);
         self.count();
     }
@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::codec::Command;
-    use crate::machine::Admitted;
+    use crate::machine::{Admitted, Spent};
     use crate::raft::path::costs;
     use crate::raft::path::packing::ENTRY_COMMANDS_MAX;
     use crate::raft::path::ticket::{Budget, NotProposed, Ticket, Wait, ticket};
@@ -181,10 +181,38 @@ mod tests {
         let packed = queue.pack(Instant::now()).unwrap();
         assert_eq!(packed.commands.len(), 1 + costs::UNTRIED_COMMANDS_MAX);
         assert!(queue.ready().now_or_never().is_none(), "nothing may go now");
-        queue.settled(&packed, &[], Instant::now());
+        queue.settled(&packed, &EntrySpent::default(), Instant::now());
         assert!(queue.ready().await);
         assert_eq!(queue.pack(Instant::now()).unwrap().commands.len(), 8 - costs::UNTRIED_COMMANDS_MAX);
         assert!(!queue.ready().await, "no sender is left");
+        drop(tickets);
+    }
+
+    #[tokio::test]
+    async fn heavy_commands_are_waited_for_while_they_rest() {
+        let (sender, receiver) = mpsc::channel(10);
+        let mut queue = Queue::new(receiver);
+        let mut tickets = Vec::new();
+        let mut send = |name| {
+            let (ticket, mut queued) = queued(1, 1, later());
+            queued.party = Party::named(name);
+            sender.try_send(queued).unwrap();
+            tickets.push(ticket);
+        };
+        let spent = |fuel, took| EntrySpent { commands: vec![Some(Spent { fuel, ..Spent::default() })], took };
+        for (name, fuel) in [("heavy", 50_000_000), ("light", 1)] {
+            send(name);
+            let packed = queue.pack(Instant::now()).unwrap();
+            queue.settled(&packed, &spent(fuel, Duration::ZERO), Instant::now());
+        }
+        send("heavy");
+        send("heavy");
+        let packed = queue.pack(Instant::now()).unwrap();
+        queue.settled(&packed, &spent(50_000_000, Duration::from_millis(100)), Instant::now());
+        let until = queue.turns.rest_until().unwrap();
+        drop(sender);
+        assert!(queue.ready().await && Instant::now() >= until);
+        assert!(queue.pack(Instant::now()).unwrap().is_heavy);
         drop(tickets);
     }
 

@@ -9,9 +9,9 @@
 //!   into entries of their own. So light commands never stand behind heavy ones in an entry, and
 //!   find at most a few of them before it. A few commands of clients of which nothing is known are
 //!   in an entry of light ones, behind these.
-//! - While light entries go, too, heavy ones take a third of the time: behind an entry of them, the
-//!   next one waits twice as long as that one took, and at most [`REST_MAX`]. So members that are
-//!   slower than the leader, and have all else to do as well, have time to follow.
+//! - While light entries go, too, heavy ones take a quarter of the time: behind an entry of them,
+//!   the next one waits three times as long as the leader ran that one, at most [`REST_MAX`]. So
+//!   members that are slower than the leader, and have all else to do as well, have time to follow.
 //! - While several clients have commands, one of them has only as many waiting as there may be room
 //!   for the replies. Those that were offered first stay, and the others are left over.
 //! - A client that is alone is not held back.
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::costs;
 use super::packing::{Kind, Packed, Packing};
 use super::ticket::{NotProposed, Queued, weight_bytes};
-use crate::machine::Spent;
+use crate::machine::{EntrySpent, Spent};
 use crate::source::Party;
 
 /// Most commands that wait for their turns. Further ones wait in the channel, in the order in which
@@ -40,9 +40,9 @@ const SHARED_FOR: Duration = Duration::from_secs(5);
 const HEAVY_ENTRIES_MAX: usize = 2;
 /// The same while some of them have light ones, which wait for what is under way.
 const HEAVY_ENTRIES_BESIDE_LIGHT_MAX: usize = 1;
-/// How long heavy commands rest: as many times as long as the entry before took.
-const REST: u32 = 2;
-/// Longest rest of heavy commands. An entry may have taken longer because no majority was there.
+/// How long heavy commands rest: as many times as long as the leader ran the entry before.
+const REST: u32 = 3;
+/// Longest rest of heavy commands.
 const REST_MAX: Duration = Duration::from_secs(1);
 
 /// The commands that wait for entries.
@@ -158,6 +158,7 @@ impl Turns {
             line.waiting.retain(|queued| leads(queued.term));
         }
         self.waiting = self.lines.values().map(|line| line.waiting.len()).sum();
+        self.rest_until = None;
     }
 
     /// Returns the commands for the next entry. `None` when none may go.
@@ -165,14 +166,14 @@ impl Turns {
         self.look_whether_shared(now);
         let is_heavy = self.next_is_heavy(now)?;
         let kind = if is_heavy { Kind::Heavy } else { Kind::Untried };
-        let mut packing = Packing::new(kind, self.rules.entry_cost_max());
+        let mut packing = Packing::new(kind, self.rules.entry_cost_max(is_heavy));
         self.fill(&mut packing, now);
         if !is_heavy {
             packing.go_on_with_light();
             self.fill(&mut packing, now);
         }
         self.was_heavy = is_heavy;
-        let packed = packing.end(now)?;
+        let packed = packing.end()?;
         self.heavy_in_flight += usize::from(is_heavy);
         if !is_heavy && self.rules.is_shared {
             self.light = Some(now);
@@ -199,14 +200,13 @@ impl Turns {
     }
 
     /// Notes that an entry is over, and what its commands took, as far as that is known.
-    pub fn settled(&mut self, packed: &Packed, spent: &[Option<Spent>], now: Instant) {
+    pub fn settled(&mut self, packed: &Packed, spent: &EntrySpent, now: Instant) {
         self.look_whether_shared(now);
         if packed.is_heavy {
             self.heavy_in_flight -= 1;
-            let took = packed.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-            self.rest_until = self.rules.has_light.then(|| now + (REST * took).min(REST_MAX));
+            self.rest_until = self.rest_until.max(Some(now + (REST * spent.took).min(REST_MAX)));
         }
-        let mut spent = spent.iter();
+        let mut spent = spent.commands.iter();
         for taken in &packed.taken {
             let line = self.lines.get_mut(&taken.party).expect("a client with commands under way has a line");
             line.in_flight -= taken.commands;
@@ -220,14 +220,14 @@ impl Turns {
     }
 
     fn has_place_for_heavy(&self) -> bool {
-        !self.rules.is_shared
-            || self.heavy_in_flight
-                < if self.rules.has_light { HEAVY_ENTRIES_BESIDE_LIGHT_MAX } else { HEAVY_ENTRIES_MAX }
+        let most = if self.rules.has_light { HEAVY_ENTRIES_BESIDE_LIGHT_MAX } else { HEAVY_ENTRIES_MAX };
+        !self.rules.is_shared || self.heavy_in_flight < most
     }
 
     /// Returns which kind of entry is next. `None` when no command may go.
     fn next_is_heavy(&self, now: Instant) -> Option<bool> {
-        let may_be_heavy = self.has_place_for_heavy() && self.rest_until.is_none_or(|until| until <= now);
+        let rests = self.rules.has_light && self.rest_until.is_some_and(|until| until > now);
+        let may_be_heavy = self.has_place_for_heavy() && !rests;
         let may_be_light = !self.lanes.light.is_empty() || !self.lanes.untried.is_empty();
         match (may_be_light, may_be_heavy && !self.lanes.heavy.is_empty()) {
             (true, true) => Some(!self.was_heavy),
@@ -271,9 +271,9 @@ impl Lanes {
 
 impl Rules {
     /// Returns how much the commands of one entry may cost together.
-    fn entry_cost_max(self) -> u64 {
+    fn entry_cost_max(self, is_heavy: bool) -> u64 {
         match self {
-            Rules { has_light: true, .. } => costs::ENTRY_BESIDE_LIGHT_MAX,
+            Rules { has_light: true, .. } if is_heavy => costs::HEAVY_ENTRY_BESIDE_LIGHT_MAX,
             Rules { is_shared: true, .. } => costs::ENTRY_MAX,
             _ => u64::MAX,
         }

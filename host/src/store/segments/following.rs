@@ -6,15 +6,15 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use super::format::unreadable;
-use super::{LISTINGS_MAX, Place, SegmentReader, StoreError, found_in, is_gone};
+use super::{LISTINGS_MAX, Place, SUFFIX, SegmentReader, StoreError, ends_of, is_gone};
 use crate::store::files;
-use crate::types::Entry;
+use crate::types::{Entry, LogId};
 
 /// A file that is read, up to the last entry that its place has.
 pub(super) struct Following {
     reader: SegmentReader<BufReader<File>>,
     path: PathBuf,
-    last: u64,
+    last: LogId,
     /// Whether a longer file is read in place of the one that was listed.
     is_longer: bool,
 }
@@ -29,7 +29,7 @@ impl Following {
         };
         let is_longer = path != place.path;
         let reader = SegmentReader::new(BufReader::new(file), &path)?;
-        let mut following = Following { reader, path, last: place.last.index, is_longer };
+        let mut following = Following { reader, path, last: place.last, is_longer };
         for before in place.first()..next {
             following.take(before)?;
         }
@@ -43,7 +43,7 @@ impl Following {
 
     /// Returns the index of the last entry that is read.
     pub(super) fn last(&self) -> u64 {
-        self.last
+        self.last.index
     }
 
     /// Returns the next entry, which is `index`. Behind the last one the file is checked as a
@@ -51,13 +51,17 @@ impl Following {
     pub(super) fn take(&mut self, index: u64) -> Result<Entry, StoreError> {
         let missing = || unreadable(&self.path, format!("the segment is damaged: entry {index} is missing"));
         let entry = self.reader.next_entry()?.ok_or_else(missing)?;
-        if index == self.last {
-            self.check_end()?;
+        if index == self.last.index {
+            self.check_end(&entry)?;
         }
         Ok(entry)
     }
 
-    fn check_end(&mut self) -> Result<(), StoreError> {
+    fn check_end(&mut self, last: &Entry) -> Result<(), StoreError> {
+        if last.log_id != self.last {
+            let what = format!("the segment has another entry {} than when the directory was listed", self.last.index);
+            return Err(unreadable(&self.path, what));
+        }
         while self.reader.next_entry()?.is_some() {
             if !self.is_longer {
                 return Err(unreadable(&self.path, "the segment is damaged: its end is not where it says"));
@@ -76,15 +80,23 @@ fn opened(path: &Path) -> Result<File, StoreError> {
 fn longer_than(place: &Place) -> Result<(File, PathBuf), StoreError> {
     let directory = place.path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     for _ in 0..LISTINGS_MAX {
-        let found = found_in(directory, || files::names(directory))?;
-        let longer =
-            found.iter().find(|(_, (header, end, _))| *header == place.header && end.last.index >= place.last.index);
-        let Some((name, _)) = longer else { break };
-        let path = directory.join(name);
-        match opened(&path) {
-            // It was small, too. The next listing has what replaces it.
-            Err(error) if is_gone(&error) => {}
-            file => return Ok((file?, path)),
+        let mut has_changed = false;
+        for name in files::names(directory)?.iter().filter(|name| name.ends_with(SUFFIX)) {
+            let path = directory.join(name);
+            let found = ends_of(&path).and_then(|ends| Ok((ends, opened(&path)?)));
+            match found {
+                Ok(((header, end, _), file)) if header == place.header && end.last.index >= place.last.index => {
+                    return Ok((file, path));
+                }
+                // It was small, too. The next listing has what replaces it.
+                Err(error) if is_gone(&error) => has_changed = true,
+                // Another one, and whether it is sound does not matter here.
+                Ok(_) | Err(StoreError::Unreadable { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if !has_changed {
+            break;
         }
     }
     let what = "the segment is gone since the directory was listed, and no longer one has its entries; run this again";

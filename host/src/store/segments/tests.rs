@@ -208,6 +208,7 @@ fn of_a_file_that_goes_later_the_longer_one_is_read() {
     // What begins or ends elsewhere, or is of another log, does not replace it.
     write(place.path(), 10..=19);
     write(place.path(), 11..=30);
+    std::fs::write(place.path().join(format!("damaged{SUFFIX}")), b"damaged").unwrap();
     let mut other = SegmentWriter::create(place.path(), Header { incarnation: 5, ..header(10) }).unwrap();
     (10..=25).for_each(|index| other.push(&entry(index)).unwrap());
     other.finish().unwrap();
