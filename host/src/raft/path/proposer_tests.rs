@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::machine::Bucket;
+use crate::machine::{Bucket, Spent};
 use crate::raft::path::ticket::REQUEST_BYTES_MAX;
 use crate::raft::time::log_time::LogTimeParts;
 use crate::types::Addresses;
