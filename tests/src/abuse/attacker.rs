@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::case::{Case, FAILED, Target, named};
-use super::watched;
+use super::{processors, watched};
 use crate::{NodeProcess, descriptors};
 
 /// First word of the command line of an attacker's process.
@@ -116,6 +116,7 @@ pub fn attack_by_words(words: &[String]) -> Result<()> {
     let process = process.parse().with_context(|| format!("'{process}' is no process"))?;
     let time = Duration::from_millis(milliseconds.parse().with_context(|| format!("'{milliseconds}' is no time"))?);
     descriptors::raise();
+    processors::join(process)?;
     // One thread: an attacker has no more than one of the processors.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

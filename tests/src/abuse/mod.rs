@@ -11,7 +11,8 @@
 //! ```
 //!
 //! - An attacker that did nothing proves nothing, so the table says what it did.
-//! - The attacker is nice(1): a real one has a machine of its own.
+//! - The attacker and the attacked node have half of the processors, and the attacker is nice(1): a
+//!   real one has a machine of its own, and so have the other nodes.
 //! - Everything is on loopback and ends with the run.
 
 mod attacker;
@@ -19,6 +20,7 @@ mod case;
 mod cases;
 mod honest;
 mod judge;
+mod processors;
 mod run;
 mod table;
 mod watched;

@@ -12,6 +12,7 @@ use super::attacker::{Attacker, Did};
 use super::case::{Case, Guest, Role};
 use super::honest::{self, Honest, Phase, Stage};
 use super::judge::{Figures, Judging, Verdict};
+use super::processors::Halves;
 use super::table;
 use super::watched::{self, GROWTH_BYTES_STOP, Watched};
 use crate::certificates::Certificates;
@@ -112,6 +113,7 @@ async fn under_attack(
     let stage = Stage::new();
     let honest = Honest::start(cluster, case.guest, attacked, stage.clone()).await?;
     let processes = cluster.nodes.iter().map(NodeProcess::id).collect::<Result<Vec<u32>>>()?;
+    let _halves = Halves::split(&processes, attacked)?;
     let watched = Watched::start(&processes, stage.clone())?;
     sleep(WARM_UP).await;
     stage.enter(Phase::Baseline);
