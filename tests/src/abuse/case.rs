@@ -86,6 +86,9 @@ pub struct Case {
     pub(crate) verifies_tokens: bool,
     /// Whether the nodes require TLS of their peers. Clients speak without it.
     pub(crate) encrypts_peers: bool,
+    /// Whether what the attacker wants is done by every node. Then the attacked node and the others
+    /// have no halves of the processors: two nodes would have as much as one.
+    pub(crate) reaches_all: bool,
     pub(crate) attack: fn(Target) -> Attack,
 }
 
@@ -110,6 +113,7 @@ impl Case {
         large_values: 0,
         verifies_tokens: false,
         encrypts_peers: false,
+        reaches_all: false,
         attack: |target| Box::pin(async move { target.end().await }),
     };
 

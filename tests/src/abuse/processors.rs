@@ -1,5 +1,6 @@
 //! Gives the attacked node and the attacker one half of the processors, and the other nodes and the
 //! honest clients the other one: they would be other machines. With one processor all share it.
+//! So they do in cases whose work every node does.
 
 use std::fs;
 

@@ -113,7 +113,7 @@ async fn under_attack(
     let stage = Stage::new();
     let honest = Honest::start(cluster, case.guest, attacked, stage.clone()).await?;
     let processes = cluster.nodes.iter().map(NodeProcess::id).collect::<Result<Vec<u32>>>()?;
-    let _halves = Halves::split(&processes, attacked)?;
+    let _halves = if case.reaches_all { None } else { Halves::split(&processes, attacked)? };
     let watched = Watched::start(&processes, stage.clone())?;
     sleep(WARM_UP).await;
     stage.enter(Phase::Baseline);

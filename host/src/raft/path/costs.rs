@@ -36,8 +36,9 @@ const REQUEST_BYTE: u64 = 8;
 /// What a byte of a reply costs beside its fuel: all members make it, hash it and hold it.
 const REPLY_BYTE: u64 = 4;
 /// What it costs beside fuel that a command fails or is refused: each member makes an instance more
-/// for it, and may run it twice.
-const FAILURE: u64 = 100_000;
+/// for it, and may run it twice. It is more than that takes, so that of a client whose commands all
+/// fail only some tens are under way while others have commands.
+const FAILURE: u64 = 1_000_000;
 /// Most that one command counts.
 const COMMAND_MAX: u64 = 1_000_000_000;
 /// How much of the mean a new command makes out: an eighth.

@@ -19,6 +19,7 @@ pub(crate) const CASE: Case = Case {
     does: "sends commands with answers of 4 MiB, 128 at a time",
     role: Role::Leader,
     guest: Guest::Misbehaving,
+    reaches_all: true,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN
 };

@@ -22,6 +22,7 @@ pub(crate) const CASE: Case = Case {
     does: "sends commands that trap, panic or are refused, 64 at a time",
     role: Role::Leader,
     guest: Guest::Misbehaving,
+    reaches_all: true,
     attack: |target| Box::pin(attack(target)),
     ..Case::PLAIN
 };
