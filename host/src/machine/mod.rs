@@ -426,8 +426,7 @@ impl Machine {
         self.shared.hash_tip()
     }
 
-    /// Takes what the commands of a newly applied entry took, in order: `None` for one that was not
-    /// run. Empty when the entry is not among the newest.
+    /// Takes what a newly applied entry took. Empty when the entry is not among the newest.
     pub fn take_spent(&self, index: u64) -> EntrySpent {
         self.shared.spent.take(index)
     }

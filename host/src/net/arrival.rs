@@ -14,8 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::connection::Resets;
-use super::connection::{Connection, PREFACE_TIMEOUT};
+use super::connection::{Connection, PREFACE_TIMEOUT, Resets};
 use super::counts::Counts;
 use super::handshakes::Handshakes;
 use super::remote::Remote;
