@@ -294,7 +294,8 @@ async fn entries_are_readable_before_and_acknowledged_after_the_fsync() {
 #[tokio::test]
 async fn a_failed_write_poisons_the_log() {
     let root = tempfile::tempdir().unwrap();
-    let (mut log, leave, fatal) = gated(&root);
+    let (disk, leave, fatal) = gated_disk(&root, false);
+    let mut log = disk.log(GROUP).unwrap();
     let first = submit(&mut log, vec![entry(1, 0, b"a")]).await;
     let second = submit(&mut log, vec![entry(1, 1, b"b")]).await;
     leave.send(false).unwrap();
@@ -306,6 +307,8 @@ async fn a_failed_write_poisons_the_log() {
     assert!(log.blocking_append([entry(1, 2, b"")]).await.is_err());
     assert!(matches!(log.barrier().await, Err(StoreError::Poisoned(_))));
     log.close();
+    // Whoever waits is told before the writer's thread ends. The disk's close waits for the thread.
+    disk.close();
     assert!(leave.send(true).is_err(), "nothing was tried again");
 }
 
