@@ -12,9 +12,16 @@ use super::{open_files, pinned};
 use crate::faults;
 
 const MIB: usize = 1024 * 1024;
-/// Size of one memtable of the Raft log. Entries that are purged before it is full never reach the
-/// lower levels of table files.
-pub(super) const LOG_MEMTABLE_BYTES: usize = 32 * MIB;
+/// Size of one memtable of the Raft log. A larger one spares no bytes: entries are kept for far
+/// longer than one is filled, so each is written to a table file anyway.
+pub(super) const LOG_MEMTABLE_BYTES: usize = 8 * MIB;
+/// Number of table files of the Raft log that are compacted together, which is 128 MiB. Entries
+/// that are purged before are not copied.
+const LOG_FILES: i32 = 16;
+/// Numbers of such files at which RocksDB slows the writes down, and stops them: as many again as
+/// come while a compaction runs, and more.
+const LOG_FILES_SLOW: i32 = 40;
+const LOG_FILES_STOP: i32 = 56;
 /// Size of one memtable of the log's `meta`, which holds a few small records.
 const META_MEMTABLE_BYTES: usize = 4 * MIB;
 /// Most bytes of WALs. `meta` hardly ever fills its memtable, and would keep old WALs alive without
@@ -93,6 +100,9 @@ pub(super) fn raft_up_to_damage() -> Options {
 pub(super) fn raft_families() -> Vec<ColumnFamilyDescriptor> {
     let mut log = family();
     log.set_write_buffer_size(memtable(LOG_MEMTABLE_BYTES));
+    log.set_level_zero_file_num_compaction_trigger(LOG_FILES);
+    log.set_level_zero_slowdown_writes_trigger(LOG_FILES_SLOW);
+    log.set_level_zero_stop_writes_trigger(LOG_FILES_STOP);
     let mut meta = family();
     meta.set_write_buffer_size(memtable(META_MEMTABLE_BYTES));
     vec![ColumnFamilyDescriptor::new(LOG, log), ColumnFamilyDescriptor::new(META, meta)]

@@ -17,7 +17,7 @@ use crate::types::{Entry, LogId, Vote};
 
 /// Bytes of synced entries kept for replication and apply. A follower further behind is served from
 /// RocksDB.
-const TAIL_BYTES_MAX: usize = 64 * 1024 * 1024;
+const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 pub(super) struct View {
     pub(super) vote: Option<Vote>,
