@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -209,13 +209,15 @@ impl Tool {
         ];
         let mut words = vec!["run", "-O", target, &finds, &corpus, "--"];
         words.extend(limits.iter().map(String::as_str));
+        let began = Instant::now();
         let mut child = self.command(&words)?.stderr(Stdio::piped()).spawn().context("cargo fuzz does not start")?;
         let output = BufReader::new(child.stderr.take().context("its output is piped")?);
-        let mut run = Run { seconds: Duration::from_secs(seconds), ..Run::default() };
+        let mut run = Run::default();
         for line in output.lines() {
             run.read(&line.context("the output of a target")?);
         }
         run.is_good = child.wait()?.success();
+        run.ran_for = began.elapsed();
         if !run.is_good {
             run.last.iter().for_each(|line| eprintln!("{line}"));
             ensure!(!run.inputs.is_empty(), "{target} failed, and left no input: see above");
@@ -238,7 +240,8 @@ fn finds(target: &str) -> Result<PathBuf> {
 /// What a program printed.
 #[derive(Debug, Default)]
 struct Run {
-    seconds: Duration,
+    /// A target ends early when it has found something.
+    ran_for: Duration,
     executions: u64,
     /// Edges of the code that were reached.
     edges: u64,
@@ -282,7 +285,7 @@ impl Run {
             0 => "nothing found".to_owned(),
             found => format!("{found} inputs break it"),
         };
-        let seconds = self.seconds.as_secs();
+        let seconds = self.ran_for.as_secs();
         format!("{target:<12} {seconds} s, {executions} executions, {edges} edges, {inputs_kept} inputs: {end}")
     }
 }
@@ -294,7 +297,7 @@ mod tests {
 
     #[test]
     fn what_libfuzzer_prints_becomes_a_line() {
-        let mut run = Run { seconds: Duration::from_secs(9), ..Run::default() };
+        let mut run = Run { ran_for: Duration::from_secs(9), ..Run::default() };
         for line in [
             "INFO: Seed: 1",
             "#2048\tpulse  cov: 312 ft: 700 corp: 31/4096b lim: 21 exec/s: 1024 rss: 60Mb",
