@@ -172,6 +172,14 @@ fn each_foreign_library_has_one_home() {
     }
 }
 
+/// Cargo only warns when no crate of the lock file is replaced any more.
+#[test]
+fn openraft_has_the_histograms_of_the_checkout() {
+    let lock = std::fs::read_to_string(checkout().join("Cargo.lock")).unwrap();
+    let entry = lock.split("[[package]]").find(|entry| entry.contains("name = \"base2histogram\"")).unwrap();
+    assert!(!entry.contains("source = "), "{entry}");
+}
+
 #[test]
 fn nothing_points_up() {
     let above: [(&str, &[&str]); 8] = [

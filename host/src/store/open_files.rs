@@ -15,7 +15,7 @@ use crate::logs::Sparse;
 const TABLES_MAX: u32 = 512;
 /// Fewest table files that a database may have open. With fewer, a database of a few GiB opens a
 /// file for every second read.
-const TABLES_MIN: u32 = 64;
+pub(super) const TABLES_MIN: u32 = 64;
 /// Files of a database other than tables: its lock, manifest, text log, directories and write-ahead
 /// logs.
 const BESIDE_TABLES: u64 = 16;

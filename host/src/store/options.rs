@@ -12,16 +12,22 @@ use super::{open_files, pinned};
 use crate::faults;
 
 const MIB: usize = 1024 * 1024;
-/// Size of one memtable of the Raft log. A larger one spares no bytes: entries are kept for far
-/// longer than one is filled, so each is written to a table file anyway.
-pub(super) const LOG_MEMTABLE_BYTES: usize = 8 * MIB;
-/// Number of table files of the Raft log that are compacted together, which is 128 MiB. Entries
-/// that are purged before are not copied.
-const LOG_FILES: i32 = 16;
-/// Numbers of such files at which RocksDB slows the writes down, and stops them: as many again as
-/// come while a compaction runs, and more.
+/// Size of one memtable of the Raft log. A larger one spares few bytes: by default, entries are
+/// kept for longer than one is filled, so each is written to a table file anyway.
+pub(super) const LOG_MEMTABLE_BYTES: usize = 16 * MIB;
+/// Most memtables of the Raft log, of which all but one wait for a flush. All flushes of a process
+/// take turns, so one of the state may be before them. RocksDB stops the writes when there are as
+/// many.
+const LOG_MEMTABLES: i32 = 4;
+/// Number of table files of the Raft log that are compacted together. They have 128 MiB, unless the
+/// limit of a file's size makes memtables smaller. Entries that are purged before are not copied.
+const LOG_FILES: i32 = 8;
+/// Numbers of such files at which RocksDB slows the writes down, and stops them. A compaction of
+/// the log may wait for one of the state, and files come meanwhile.
 const LOG_FILES_SLOW: i32 = 40;
-const LOG_FILES_STOP: i32 = 56;
+const LOG_FILES_STOP: i32 = 52;
+// Whoever reads the log opens all of them. Of the limit on table files, RocksDB takes 10 off.
+const _: () = assert!(LOG_FILES_STOP < open_files::TABLES_MIN as i32 - 10);
 /// Size of one memtable of the log's `meta`, which holds a few small records.
 const META_MEMTABLE_BYTES: usize = 4 * MIB;
 /// Most bytes of WALs. `meta` hardly ever fills its memtable, and would keep old WALs alive without
@@ -100,6 +106,7 @@ pub(super) fn raft_up_to_damage() -> Options {
 pub(super) fn raft_families() -> Vec<ColumnFamilyDescriptor> {
     let mut log = family();
     log.set_write_buffer_size(memtable(LOG_MEMTABLE_BYTES));
+    log.set_max_write_buffer_number(LOG_MEMTABLES);
     log.set_level_zero_file_num_compaction_trigger(LOG_FILES);
     log.set_level_zero_slowdown_writes_trigger(LOG_FILES_SLOW);
     log.set_level_zero_stop_writes_trigger(LOG_FILES_STOP);

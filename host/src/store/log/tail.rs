@@ -15,9 +15,9 @@ use super::super::columns::entry_bytes;
 use super::check::Found;
 use crate::types::{Entry, LogId, Vote};
 
-/// Bytes of synced entries kept for replication and apply. A follower further behind is served from
+/// Bytes of synced entries kept for replication and apply. Who is further behind is served from
 /// RocksDB.
-const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(super) const TAIL_BYTES_MAX: usize = 8 << 20;
 
 pub(super) struct View {
     pub(super) vote: Option<Vote>,

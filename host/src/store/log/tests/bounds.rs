@@ -3,6 +3,7 @@
 
 use futures::FutureExt;
 
+use super::super::tail::TAIL_BYTES_MAX;
 use super::*;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -59,8 +60,8 @@ async fn the_tail_in_memory_is_bounded_and_reads_beyond_it_go_on() {
         log.blocking_append(large(start..start + 8)).await.unwrap();
     }
     let stats = log.stats();
-    assert!(stats.tail_bytes <= 64 * MEBIBYTE, "{stats:?}");
-    assert!(stats.tail_bytes > 32 * MEBIBYTE, "most of it serves the readers: {stats:?}");
+    assert!(stats.tail_bytes <= TAIL_BYTES_MAX, "{stats:?}");
+    assert!(stats.tail_bytes > TAIL_BYTES_MAX / 2, "most of it serves the readers: {stats:?}");
     assert_eq!(indexes(&mut log).await.len(), 80);
 }
 
